@@ -1,0 +1,4 @@
+#[test]
+fn the_crate_builds() {
+    let _run: fn() -> std::process::ExitCode = maxpool::run;
+}
