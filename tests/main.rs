@@ -1,5 +1,7 @@
 //! The integration tests of maxpool.
 
+mod simulation;
+
 #[test]
 fn the_crate_builds() {
     let _run: fn() -> std::process::ExitCode = maxpool::run;
