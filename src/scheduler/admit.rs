@@ -15,7 +15,7 @@ use super::request::{
     Admission, Cancel, Grant, Lease, Limit, Refusal, RefusalReason, Request, Ticket, WaitCause,
     WaitClock, Wake,
 };
-use super::select::{Ask, Available, Choice, Patience, Route};
+use super::select::{Ask, Choice, Patience, Ranking, Route};
 use super::snapshot::ExplainedVerdict;
 use super::time::{Mono, Now};
 use super::{DRIFT_MS_MAX, Door, Held, Look, Scheduler};
@@ -34,14 +34,14 @@ impl Scheduler {
             return Admission::Refused(Refusal::plain(reason));
         }
         let tried_until = now.mono + self.pass_pause(request.last_failure);
-        let mut available = std::mem::take(&mut self.available);
+        let mut ranking = std::mem::take(&mut self.ranking);
         let ask = self.ask(now, &request, &request.excluded, tried_until);
-        self.rank(now, &ask, &mut available);
+        self.rank(now, &ask, &mut ranking);
         let may_try = self.policy.max_attempts == 0 || request.attempts < self.policy.max_attempts;
-        let choice = self.choose(&ask, &available).filter(|_| may_try);
+        let choice = self.choose(&ask, &ranking.available).filter(|_| may_try);
         let hold = match choice {
             Some(_) => Ok(WaitCause::Capacity),
-            None => self.may_hold(now, &request, &ask, &available),
+            None => self.may_hold(now, &request, &ask, &ranking),
         };
         let verdict = match (&choice, &hold) {
             (Some(choice), _) => {
@@ -51,9 +51,9 @@ impl Scheduler {
             (None, Err(refusal)) => ExplainedVerdict::Refuse(refusal.reason.clone()),
         };
         let mut decisions = std::mem::take(&mut self.decisions);
-        self.record(now, request.id, &ask, &available, verdict, &mut decisions);
+        self.record(now, request.id, &ask, &ranking, verdict, &mut decisions);
         self.decisions = decisions;
-        self.available = available;
+        self.ranking = ranking;
         match (choice, hold) {
             (Some(choice), _) => {
                 let clock = request.clock;
@@ -87,7 +87,8 @@ impl Scheduler {
         };
         match self.wakes.remove(index) {
             Some(Wake::Granted { grant, .. }) => Cancel::AlreadyGranted(grant),
-            Some(Wake::Expired { .. } | Wake::Refused { .. }) | None => Cancel::Cancelled,
+            Some(Wake::Expired { limit, .. }) => Cancel::AlreadyRefused(Some(limit)),
+            Some(Wake::Refused { .. }) | None => Cancel::AlreadyRefused(None),
         }
     }
 
@@ -153,12 +154,12 @@ impl Scheduler {
         now: Now,
         request: &Request,
         ask: &Ask<'_>,
-        available: &[Available],
+        ranking: &Ranking,
     ) -> Result<WaitCause, Refusal> {
         if let Route::Thread(_) = ask.route {
             return Err(self.refusal(now, ask, Some(RefusalReason::ThreadElsewhere)));
         }
-        if !available.is_empty() {
+        if !ranking.available.is_empty() {
             return Err(self.refusal(now, ask, Some(RefusalReason::AttemptsExhausted)));
         }
         let outlooks = self.outlooks(now, ask);
@@ -173,9 +174,7 @@ impl Scheduler {
         ) {
             (Patience::CanWait, Ok(())) => return Ok(cause),
             (Patience::CanWait, Err(Full)) => Some(RefusalReason::QueueFull),
-            (Patience::CannotWait, _)
-                if self.policy.queue_enabled && self.is_too_large(request) =>
-            {
+            (Patience::CannotWait, _) if self.has_queue() && self.is_too_large(request) => {
                 Some(RefusalReason::TooLargeToHold(cause))
             }
             (Patience::CannotWait, _) => None,
@@ -192,6 +191,9 @@ impl Scheduler {
             self.obstacles(now, account, ask, |obstacle| {
                 matches = obstacle.is_a_wait();
                 outlook.add(obstacle.cause(), obstacle.ends(now));
+                if let Some(at) = obstacle.unawaited_end(now) {
+                    outlook.add_unawaited(at);
+                }
                 true
             });
             if matches && !outlooks.contains(&outlook) {
@@ -293,9 +295,9 @@ impl Scheduler {
         if self.door == Door::Draining {
             return Step::Refuse(Refusal::plain(RefusalReason::Draining));
         }
-        let mut available = std::mem::take(&mut self.available);
-        let step = self.judge_waiter(now, place, seen, &mut available);
-        self.available = available;
+        let mut ranking = std::mem::take(&mut self.ranking);
+        let step = self.judge_waiter(now, place, seen, &mut ranking);
+        self.ranking = ranking;
         if let Step::Grant(choice, _) = &step {
             self.record_grant(now, place, *choice);
         }
@@ -316,7 +318,7 @@ impl Scheduler {
                 now,
                 waiter.request.id,
                 &ask,
-                &self.available,
+                &self.ranking,
                 verdict,
                 &mut decisions,
             );
@@ -324,13 +326,7 @@ impl Scheduler {
         self.decisions = decisions;
     }
 
-    fn judge_waiter(
-        &self,
-        now: Now,
-        place: Place,
-        seen: &mut Seen,
-        available: &mut Vec<Available>,
-    ) -> Step {
+    fn judge_waiter(&self, now: Now, place: Place, seen: &mut Seen, ranking: &mut Ranking) -> Step {
         let Some(waiter) = self.queue.get(place) else {
             return Step::Gone;
         };
@@ -342,8 +338,8 @@ impl Scheduler {
         }
         let class = seen.class(&ask);
         if class.is_none() {
-            self.rank(now, &ask, available);
-            if let Some(choice) = self.choose(&ask, available) {
+            self.rank(now, &ask, ranking);
+            if let Some(choice) = self.choose(&ask, &ranking.available) {
                 return Step::Grant(choice, now.mono.since(waiter.since.mono));
             }
         }

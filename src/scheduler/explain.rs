@@ -9,10 +9,10 @@ use super::policy::DECISIONS_MAX;
 use super::pool::Account;
 use super::quota::Verdict;
 use super::request::{AccountId, Refusal, RefusalReason, Request, Standing, WaitCause};
-use super::select::{Ask, Available, Ends, Obstacle, Route, mismatch};
+use super::select::{Ask, Available, Ends, Obstacle, Ranking, Route, mismatch};
 use super::snapshot::{
-    AccountSnapshot, BlockSnapshot, Candidate, ExplainedVerdict, Explanation, Learned,
-    QueueSnapshot, Snapshot, Status, Tier, WeeklySnapshot,
+    AccountSnapshot, BlockSnapshot, BreakerSnapshot, Candidate, ExplainedVerdict, Explanation,
+    Learned, QueueSnapshot, Snapshot, Status, Tier, WeeklySnapshot,
 };
 use super::time::{Now, Wall};
 use super::{Door, Scheduler, tier};
@@ -23,12 +23,12 @@ impl Scheduler {
     pub fn explain(&self, now: Now, request: &Request) -> Explanation {
         let tried_until = now.mono + self.pass_pause(request.last_failure);
         let ask = self.ask(now, request, &request.excluded, tried_until);
-        let mut available = Vec::new();
-        self.rank(now, &ask, &mut available);
-        let verdict = match self.choose(&ask, &available) {
+        let mut ranking = Ranking::default();
+        self.rank(now, &ask, &mut ranking);
+        let verdict = match self.choose(&ask, &ranking.available) {
             _ if self.door == Door::Draining => ExplainedVerdict::Refuse(RefusalReason::Draining),
             Some(choice) => ExplainedVerdict::Chosen(self.accounts[choice.index].id, choice.why),
-            None => match self.may_hold(now, request, &ask, &available) {
+            None => match self.may_hold(now, request, &ask, &ranking) {
                 Ok(cause) => {
                     let end = self
                         .outlooks(now, &ask)
@@ -41,13 +41,13 @@ impl Scheduler {
             },
         };
         let mut explanation = Explanation::empty();
-        self.describe(now, request.id, &ask, &available, verdict, &mut explanation);
-        explanation
+        self.describe(now, request.id, &ask, &ranking, verdict, &mut explanation);
+        explanation.in_order()
     }
 
     /// The last decisions, oldest first.
-    pub fn decisions(&self) -> impl Iterator<Item = &Explanation> {
-        self.decisions.iter()
+    pub fn decisions(&self) -> impl Iterator<Item = Explanation> {
+        self.decisions.iter().map(|one| one.clone().in_order())
     }
 
     /// Adds a decision to `decisions`, whose memory is used again.
@@ -56,7 +56,7 @@ impl Scheduler {
         now: Now,
         request: u64,
         ask: &Ask<'_>,
-        available: &[Available],
+        ranking: &Ranking,
         verdict: ExplainedVerdict,
         decisions: &mut VecDeque<Explanation>,
     ) {
@@ -66,7 +66,7 @@ impl Scheduler {
             None
         };
         let mut explanation = used.unwrap_or_else(Explanation::empty);
-        self.describe(now, request, ask, available, verdict, &mut explanation);
+        self.describe(now, request, ask, ranking, verdict, &mut explanation);
         decisions.push_back(explanation);
     }
 
@@ -75,7 +75,7 @@ impl Scheduler {
         now: Now,
         request: u64,
         ask: &Ask<'_>,
-        available: &[Available],
+        ranking: &Ranking,
         verdict: ExplainedVerdict,
         into: &mut Explanation,
     ) {
@@ -84,26 +84,20 @@ impl Scheduler {
         into.verdict = verdict;
         into.candidates.clear();
         into.candidates
-            .extend(available.iter().map(|one| self.candidate(now, ask, one)));
-        into.candidates.sort_by(by_rank);
-        for (index, candidate) in into.candidates.iter_mut().enumerate() {
-            candidate.rank = index + 1;
-        }
+            .extend(ranking.available.iter().map(|one| self.candidate(one)));
         into.passed_over.clear();
-        into.passed_over.extend(
-            self.accounts
-                .iter()
-                .filter_map(|account| self.standing(now, account, ask)),
-        );
+        let out = ranking.out.iter().map(|index| &self.accounts[*index]);
+        into.passed_over
+            .extend(out.filter_map(|account| self.standing(now, account, ask)));
     }
 
-    fn candidate(&self, now: Now, ask: &Ask<'_>, one: &Available) -> Candidate {
+    fn candidate(&self, one: &Available) -> Candidate {
         let account = &self.accounts[one.index];
         Candidate {
             account: account.id,
             name: account.spec.name.clone(),
             rank: 0,
-            tier: account.tier(now, &self.policy, ask.family),
+            tier: one.tier,
             priority: account.spec.priority,
             score: one.terms.total(),
             terms: one.terms,
@@ -229,6 +223,12 @@ impl Scheduler {
         }
     }
 
+    /// The shared breaker alone, which costs less than a snapshot.
+    #[must_use]
+    pub fn breaker(&self, now: Now) -> BreakerSnapshot {
+        self.breaker.snapshot(now)
+    }
+
     fn queue_snapshot(&self, now: Now) -> QueueSnapshot {
         let mut by_cause: Vec<(WaitCause, usize)> = Vec::new();
         for (cause, _) in self.queue.iter().filter_map(|waiter| waiter.clock.cause) {
@@ -320,7 +320,7 @@ impl Scheduler {
         let rejected = account.blocks(now).any(|block| is_weekly(&block.reason));
         let known = account
             .week(now.wall)
-            .and_then(|week| Some((week.used()?, week.elapsed(now.wall))));
+            .and_then(|week| Some((week.used?, week.elapsed(now.wall))));
         let Some((used, elapsed)) = known else {
             return WeeklySnapshot {
                 state: rejected.then_some(Tier::Exhausted),
@@ -360,6 +360,7 @@ impl Scheduler {
         let Some(account) = self.account_mut(id) else {
             return;
         };
+        account.stir();
         account.windows.restore(now, &learned.windows);
         let (own, saved) = (&mut account.usage, &learned.usage);
         own.tokens.input = own.tokens.input.saturating_add(saved.tokens.input);
@@ -379,6 +380,16 @@ impl Scheduler {
 }
 
 impl Explanation {
+    /// Best first. Decisions are kept as they were made: sorting them all would cost each request more than its choice.
+    fn in_order(mut self) -> Explanation {
+        self.candidates.sort_by(by_rank);
+        for (index, candidate) in self.candidates.iter_mut().enumerate() {
+            candidate.rank = index + 1;
+        }
+        self.passed_over.sort_by_key(|one| one.account);
+        self
+    }
+
     fn empty() -> Explanation {
         Explanation {
             at: Wall::default(),

@@ -17,8 +17,10 @@ pub(super) struct Outlook {
     at: [Option<Mono>; CLASSES.len()],
     /// Classes in which it also waits for other requests to end.
     on_release: [bool; CLASSES.len()],
-    /// Something that no wait cures.
+    /// Something that is never waited for.
     never: bool,
+    /// Its end, if that has a time: whoever waits for something else may profit.
+    unawaited: Option<Mono>,
 }
 
 const CLASSES: [WaitCause; 4] = [
@@ -45,6 +47,11 @@ impl Outlook {
             Ends::OnRelease => self.on_release[class] = true,
             Ends::Never => self.never = true,
         }
+    }
+
+    /// A block that is never waited for ends then.
+    pub(super) fn add_unawaited(&mut self, at: Mono) {
+        self.unawaited = self.unawaited.max(Some(at));
     }
 
     /// The known end, or none: it depends on others, or never comes.
@@ -155,8 +162,7 @@ pub(super) fn judge(now: Mono, allowance: &Allowance, outlooks: &[Outlook]) -> V
     };
     let ends = outlooks
         .iter()
-        .filter(|outlook| !outlook.never)
-        .flat_map(|outlook| outlook.at.iter().flatten().copied());
+        .flat_map(|outlook| outlook.at.into_iter().chain([outlook.unawaited]).flatten());
     let limits = covered().flat_map(|outlook| {
         let released = (0..CLASSES.len()).filter(|class| outlook.on_release[*class]);
         released.map(|class| allowance.until[class].0)

@@ -75,11 +75,14 @@ impl Hour {
     }
 }
 
-/// Weight granted in the last `spreadWindowMs`, to a sixteenth of it.
+/// Weight granted in the last `spreadWindowMs`, to a sixteenth of it. The sum is kept, since every score asks for it.
 #[derive(Clone, Debug)]
 pub(super) struct Recent {
     slot_ms: u64,
-    slots: [(u64, u64); SLOTS],
+    /// The number of the present slot.
+    present: u64,
+    slots: [u64; SLOTS],
+    sum: u64,
 }
 
 const SLOTS: usize = 16;
@@ -89,28 +92,36 @@ impl Recent {
         let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
         Recent {
             slot_ms: (window / SLOTS as u64).max(1),
-            slots: [(0, 0); SLOTS],
+            present: 0,
+            slots: [0; SLOTS],
+            sum: 0,
         }
+    }
+
+    /// Forgets what is older than the window.
+    pub(super) fn advance(&mut self, now: Mono) {
+        if now.0 / self.slot_ms <= self.present {
+            return;
+        }
+        let number = now.0 / self.slot_ms;
+        let passed = (number - self.present).min(SLOTS as u64);
+        for slot in number - passed + 1..=number {
+            let weight = std::mem::take(&mut self.slots[slot as usize % SLOTS]);
+            self.sum = self.sum.saturating_sub(weight);
+        }
+        self.present = number;
     }
 
     pub(super) fn add(&mut self, now: Mono, weight: u32) {
-        let number = now.0 / self.slot_ms;
-        let slot = &mut self.slots[number as usize % SLOTS];
-        if slot.0 != number {
-            *slot = (number, 0);
-        }
-        slot.1 = slot.1.saturating_add(u64::from(weight));
+        self.advance(now);
+        let slot = &mut self.slots[self.present as usize % SLOTS];
+        *slot = slot.saturating_add(u64::from(weight));
+        self.sum = self.sum.saturating_add(u64::from(weight));
     }
 
-    pub(super) fn weight(&self, now: Mono) -> u64 {
-        let first = (now.0 / self.slot_ms).saturating_sub(SLOTS as u64 - 1);
-        self.slots.iter().fold(0, |sum, (number, weight)| {
-            if *number >= first {
-                sum.saturating_add(*weight)
-            } else {
-                sum
-            }
-        })
+    /// As of the last `advance`.
+    pub(super) fn weight(&self) -> u64 {
+        self.sum
     }
 }
 
@@ -142,11 +153,21 @@ mod tests {
         let mut recent = Recent::new(Duration::from_millis(1_600));
         recent.add(Mono(10_000), 2);
         recent.add(Mono(10_800), 5);
-        assert_eq!(recent.weight(Mono(11_500)), 7);
-        assert_eq!(recent.weight(Mono(11_600)), 5);
-        assert_eq!(recent.weight(Mono(20_000)), 0);
+        for (at, weight) in [
+            (11_500, 7),
+            (11_599, 7),
+            (11_600, 5),
+            (12_399, 5),
+            (12_400, 0),
+            (20_000, 0),
+        ] {
+            recent.advance(Mono(at));
+            assert_eq!(recent.weight(), weight, "at {at}");
+        }
+        recent.add(Mono(20_000), 3);
+        assert_eq!(recent.weight(), 3);
         let mut none = Recent::new(Duration::ZERO);
         none.add(Mono(5), 1);
-        assert_eq!(none.weight(Mono(5)), 1);
+        assert_eq!(none.weight(), 1);
     }
 }

@@ -62,7 +62,7 @@ use policy::{DECISIONS_MAX, STORM_REQUESTS};
 use pool::{Account, Before, Expired, spread_blocks};
 use queue::Queue;
 use quota::{Family, QuotaReport};
-use select::Available;
+use select::Ranking;
 use time::{Mono, Now};
 
 /// All state of scheduling. Deterministic: the same calls give the same answers.
@@ -89,7 +89,7 @@ pub struct Scheduler {
     decisions: VecDeque<Explanation>,
     latest: Mono,
     /// Kept between calls for its memory.
-    available: Vec<Available>,
+    ranking: Ranking,
 }
 
 /// When the queue is to be looked through again.
@@ -145,7 +145,7 @@ impl Scheduler {
             door: Door::Open,
             decisions: VecDeque::with_capacity(DECISIONS_MAX),
             latest: Mono::default(),
-            available: Vec::new(),
+            ranking: Ranking::default(),
         }
     }
 
@@ -208,6 +208,7 @@ impl Scheduler {
     pub fn learn(&mut self, now: Now, id: AccountId, report: &QuotaReport) {
         let now = self.touch(now);
         if let Some(account) = self.account_mut(id) {
+            account.stir();
             account.windows.learn(now, report, Source::Probe);
         }
         self.look = Look::Now;

@@ -38,6 +38,8 @@ pub(super) struct Account {
     pub(super) last_error: Option<(Arc<str>, Wall)>,
     pub(super) unified_status: Option<Verdict>,
     overage: Option<End>,
+    /// Nothing passes before both of these; kept so that a look at many accounts is short.
+    quiet_until: (Mono, Wall),
     pub(super) hour: Hour,
     pub(super) recent: Recent,
     pub(super) usage: UsageTotals,
@@ -57,6 +59,8 @@ pub(super) enum Before {
     Free,
     Blocked,
 }
+
+const NEVER_QUIET: (Mono, Wall) = (Mono(0), Wall(i64::MIN));
 
 /// More than there are reasons and families of one upstream.
 const BLOCKS_MAX: usize = 32;
@@ -81,6 +85,7 @@ impl Account {
             last_error: None,
             unified_status: None,
             overage: None,
+            quiet_until: NEVER_QUIET,
             hour: Hour::new(),
             recent: Recent::new(policy.spread_window),
             usage: UsageTotals::default(),
@@ -112,6 +117,7 @@ impl Account {
     /// Places a block. One of the same reason and scope is prolonged; what an answer says of a reset replaces what an older
     /// one said. Tells whether the account was blocked for everyone before.
     pub(super) fn put_block(&mut self, now: Now, mut block: Block) -> Before {
+        self.stir();
         let blocked = self.blocks(now).any(|block| block.scope == Scope::Account);
         block.evidence = bounded(block.evidence);
         let same =
@@ -159,6 +165,41 @@ impl Account {
 
     /// Forgets what has passed.
     pub(super) fn expire(&mut self, now: Now) -> Expired {
+        self.recent.advance(now.mono);
+        if now.mono < self.quiet_until.0 && now.wall < self.quiet_until.1 {
+            return Expired::Nothing;
+        }
+        let expired = self.forget(now);
+        self.quiet_until = self.next_end();
+        expired
+    }
+
+    /// Something was learned that has an end.
+    pub(super) fn stir(&mut self) {
+        self.quiet_until = NEVER_QUIET;
+    }
+
+    /// The first end on each clock.
+    fn next_end(&self) -> (Mono, Wall) {
+        let mut first = (Mono::MAX, Wall(i64::MAX));
+        let ends = self
+            .blocks
+            .iter()
+            .map(|held| held.block.end)
+            .chain(self.overage);
+        for end in ends {
+            if let End::At { mono, wall } = end {
+                first.0 = first.0.min(mono.unwrap_or(Mono::MAX));
+                first.1 = first.1.min(wall.unwrap_or(Wall(i64::MAX)));
+            }
+        }
+        first.1 = first
+            .1
+            .min(self.windows.first_reset().unwrap_or(Wall(i64::MAX)));
+        first
+    }
+
+    fn forget(&mut self, now: Now) -> Expired {
         let mut expired = Expired::Nothing;
         if self.windows.expire(now.wall) {
             expired = Expired::Something;
@@ -210,6 +251,7 @@ impl Account {
     }
 
     fn move_end(&mut self, index: usize, mono: Mono) {
+        self.stir();
         self.blocks[index].block.end = End::At {
             mono: Some(mono),
             wall: None,
@@ -262,6 +304,7 @@ impl Account {
 
     /// S11: what an answer said of paid extra usage, and until when that holds.
     pub(super) fn set_overage(&mut self, until: Option<End>) {
+        self.stir();
         self.overage = until;
     }
 
@@ -291,7 +334,7 @@ impl Account {
     /// S4 for a request of this family; none is unknown. A limit at which one request may look counts as critical.
     pub(super) fn tier(&self, now: Now, policy: &Policy, family: Option<&Family>) -> Option<Tier> {
         let of = |window: &Window| {
-            let tier = tier::of_use(policy, window.used()?, window.elapsed(now.wall));
+            let tier = tier::of_use(policy, window.used?, window.elapsed(now.wall));
             match tier {
                 Tier::Exhausted if window.full(now) == Full::Lookable => Some(Tier::Critical),
                 tier => Some(tier),

@@ -252,6 +252,8 @@ pub enum Cancel {
     Cancelled,
     /// It was granted and `poll` has not said so yet: complete it.
     AlreadyGranted(Grant),
+    /// It was refused, or had expired at this limit, and `poll` has not said so yet; nothing is to be done.
+    AlreadyRefused(Option<Limit>),
     /// Its [`Wake`] was polled before: whoever polled it has the verdict.
     AlreadyPolled,
 }

@@ -53,7 +53,8 @@ pub(super) fn ramp(now: Mono, since: Option<Mono>, length: Duration) -> f64 {
     if length.is_zero() {
         return 0.0;
     }
-    (1.0 - now.since(since).as_secs_f64() / length.as_secs_f64()).max(0.0)
+    let past = now.0.saturating_sub(since.0) as f64 / length.as_millis() as f64;
+    (1.0 - past).max(0.0)
 }
 
 #[cfg(test)]

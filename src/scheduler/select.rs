@@ -133,6 +133,14 @@ impl Obstacle<'_> {
         }
     }
 
+    /// When a block that is never waited for (403) ends all the same.
+    pub(super) fn unawaited_end(&self, now: Now) -> Option<Mono> {
+        match self {
+            Obstacle::Block(block) if block.reason.wait_cause().is_none() => block.end.mono(now),
+            _ => None,
+        }
+    }
+
     /// The class of waiting for it.
     pub(super) fn cause(&self) -> WaitCause {
         match self {
@@ -201,8 +209,47 @@ impl Obstacle<'_> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Available {
     pub(super) index: usize,
+    pub(super) tier: Option<Tier>,
     pub(super) level: Level,
     pub(super) terms: Terms,
+}
+
+/// The accounts as one request sees them; kept between requests for its memory.
+#[derive(Debug, Default)]
+pub(super) struct Ranking {
+    pub(super) available: Vec<Available>,
+    /// The places of the others.
+    pub(super) out: Vec<usize>,
+}
+
+/// Weight given lately to all that serve, Claude accounts and providers apart.
+#[derive(Clone, Copy, Debug, Default)]
+struct Recently {
+    claude: u64,
+    providers: u64,
+}
+
+impl Recently {
+    fn of(accounts: &[Account]) -> Recently {
+        let mut sums = Recently::default();
+        for account in accounts.iter().filter(|account| account.serves()) {
+            let sum = if account.is_claude() {
+                &mut sums.claude
+            } else {
+                &mut sums.providers
+            };
+            *sum = sum.saturating_add(account.recent.weight());
+        }
+        sums
+    }
+
+    fn beside(self, account: &Account) -> u64 {
+        if account.is_claude() {
+            self.claude
+        } else {
+            self.providers
+        }
+    }
 }
 
 /// The passes of S7c.
@@ -256,15 +303,17 @@ impl Scheduler {
             tried,
             tried_until,
             last_failure: request.last_failure,
-            patience: match self.policy.queue_enabled
-                && request.holdable
-                && !self.is_too_large(request)
-            {
+            patience: match self.has_queue() && request.holdable && !self.is_too_large(request) {
                 true => Patience::CanWait,
                 false => Patience::CannotWait,
             },
             binding,
         }
+    }
+
+    /// A queue without a single place is none.
+    pub(super) fn has_queue(&self) -> bool {
+        self.policy.queue_enabled && self.policy.max_queued > 0
     }
 
     pub(super) fn is_too_large(&self, request: &Request) -> bool {
@@ -366,7 +415,7 @@ impl Scheduler {
             WindowKind::Generic => return false,
         };
         concerns(&window.kind, family)
-            && window.used().is_some_and(|used| used >= threshold)
+            && window.used.is_some_and(|used| used >= threshold)
             && window.full(now) != Full::Lookable
     }
 
@@ -380,28 +429,35 @@ impl Scheduler {
         free
     }
 
-    /// Fills `available` in the order of the scan, which starts after the account chosen last.
-    pub(super) fn rank(&self, now: Now, ask: &Ask<'_>, available: &mut Vec<Available>) {
-        available.clear();
+    /// Sorts the accounts into those that can serve and the others, in the order of the scan, which starts after the account
+    /// chosen last.
+    pub(super) fn rank(&self, now: Now, ask: &Ask<'_>, ranking: &mut Ranking) {
+        ranking.available.clear();
+        ranking.out.clear();
         let start = self
             .accounts
             .partition_point(|account| Some(account.id) <= self.last_chosen);
-        let mut recent: Option<[u64; 2]> = None;
         for index in (start..self.accounts.len()).chain(0..start) {
             let account = &self.accounts[index];
             if !self.is_available(now, account, ask) {
+                ranking.out.push(index);
                 continue;
             }
-            let all = *recent.get_or_insert_with(|| self.recent_weights(now.mono));
-            available.push(Available {
+            let tier = account.tier(now, &self.policy, ask.family);
+            ranking.available.push(Available {
                 index,
-                level: match account.tier(now, &self.policy, ask.family) {
+                tier,
+                level: match tier {
                     None | Some(Tier::Normal | Tier::Soft) => Level::Normal,
                     Some(Tier::Reserve) => Level::Reserve,
                     Some(Tier::Critical | Tier::Exhausted) => Level::Critical,
                 },
-                terms: self.terms(now, account, ask, all),
+                terms: Terms::default(),
             });
+        }
+        let recent = Recently::of(&self.accounts);
+        for one in &mut ranking.available {
+            one.terms = self.terms(now, &self.accounts[one.index], ask, recent);
         }
     }
 
@@ -487,23 +543,13 @@ impl Scheduler {
         })
     }
 
-    /// Weight given lately to enabled Claude accounts and to enabled providers.
-    fn recent_weights(&self, now: Mono) -> [u64; 2] {
-        let mut sums = [0_u64; 2];
-        for account in self.accounts.iter().filter(|account| account.serves()) {
-            let sum = &mut sums[usize::from(!account.is_claude())];
-            *sum = sum.saturating_add(account.recent.weight(now));
-        }
-        sums
-    }
-
-    fn terms(&self, now: Now, account: &Account, ask: &Ask<'_>, recent: [u64; 2]) -> Terms {
+    fn terms(&self, now: Now, account: &Account, ask: &Ask<'_>, recent: Recently) -> Terms {
         let facts = Facts {
             active_weight: account.active_weight,
             request_weight: ask.weight,
             scarcity: account.scarcity(now.wall, ask.family),
-            recent: account.recent.weight(now.mono),
-            recent_all: recent[usize::from(!account.is_claude())],
+            recent: account.recent.weight(),
+            recent_all: recent.beside(account),
             ramp: account.recovering(now.mono, &self.policy),
             failures: account.failures,
             week: match account.weekly_reset_known(now.wall) {

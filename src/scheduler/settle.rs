@@ -33,6 +33,7 @@ impl Scheduler {
         let account = &mut self.accounts[index];
         account.last_status = Some(head.status);
         account.unified_status = head.quota.verdict.or(account.unified_status);
+        account.stir();
         account.windows.learn(now, head.quota, Source::Answer);
         learn_overage(now, account, head.quota);
         if served {

@@ -75,7 +75,8 @@ impl Now {
 
 /// Milliseconds rounded up, so that a deadline is never early.
 fn whole_ms(wait: Duration) -> u64 {
-    u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+    let part = u64::from(wait.subsec_nanos().div_ceil(1_000_000));
+    wait.as_secs().saturating_mul(1_000).saturating_add(part)
 }
 
 #[cfg(test)]

@@ -19,6 +19,8 @@ pub(super) struct Windows {
 #[derive(Clone, Debug)]
 pub(super) struct Window {
     pub(super) kind: WindowKind,
+    /// Used share, 0 to 1 (S1: above 1 counts as 1).
+    pub(super) used: Option<f64>,
     pub(super) raw: Option<f64>,
     pub(super) limit: Option<u64>,
     pub(super) remaining: Option<u64>,
@@ -76,6 +78,11 @@ impl Windows {
         self.list.len() != before
     }
 
+    /// The first reset.
+    pub(super) fn first_reset(&self) -> Option<Wall> {
+        self.list.iter().filter_map(|window| window.reset).min()
+    }
+
     /// Takes over what an answer or the probe said. What it did not say stays.
     pub(super) fn learn(&mut self, now: Now, report: &QuotaReport, source: Source) {
         for reading in &report.windows {
@@ -109,6 +116,7 @@ impl Windows {
             if room {
                 self.list.push(Window {
                     kind: reading.kind.clone(),
+                    used: used_share(raw, reading.limit, reading.remaining),
                     raw,
                     limit: reading.limit,
                     remaining: reading.remaining,
@@ -121,6 +129,7 @@ impl Windows {
             return;
         };
         if has_use {
+            window.used = used_share(raw, reading.limit, reading.remaining);
             window.raw = raw;
             window.limit = reading.limit;
             window.remaining = reading.remaining;
@@ -143,6 +152,7 @@ impl Windows {
             }
             self.list.push(Window {
                 kind: window.kind.clone(),
+                used: used_share(window.raw, window.limit, window.remaining),
                 raw: window.raw.filter(|used| used.is_finite() && *used >= 0.0),
                 limit: window.limit,
                 remaining: window.remaining,
@@ -196,21 +206,17 @@ impl Windows {
 }
 
 impl Window {
-    /// Used share, 0 to 1 (S1: above 1 counts as 1).
-    pub(super) fn used(&self) -> Option<f64> {
-        used_share(self.raw, self.limit, self.remaining)
-    }
-
     /// Elapsed share of the window, if its length and reset are known and it has not passed.
     pub(super) fn elapsed(&self, wall: Wall) -> Option<f64> {
         let length = length(&self.kind)?;
         let reset = self.reset.filter(|reset| *reset > wall)?;
-        Some((1.0 - wall.until(reset).as_secs_f64() / length.as_secs_f64()).clamp(0.0, 1.0))
+        let left = reset.0.saturating_sub(wall.0) as f64 / length.as_millis() as f64;
+        Some((1.0 - left).clamp(0.0, 1.0))
     }
 
     /// S5: near its reset a window is cheap.
     pub(super) fn scarcity(&self, wall: Wall) -> f64 {
-        let used = self.used().unwrap_or(0.0);
+        let used = self.used.unwrap_or(0.0);
         match self.elapsed(wall) {
             Some(elapsed) => (used - elapsed).max(0.0),
             None => used,
@@ -232,7 +238,7 @@ impl Window {
     pub(super) fn snapshot(&self) -> WindowSnapshot {
         WindowSnapshot {
             kind: self.kind.clone(),
-            used: self.used(),
+            used: self.used,
             raw: self.raw,
             limit: self.limit,
             remaining: self.remaining,
@@ -289,7 +295,7 @@ pub(super) fn rejected(now: Now, report: &QuotaReport, known: &Windows) -> Vec<R
         kinds.extend(
             known
                 .iter(now.wall)
-                .filter(|window| window.used() >= Some(1.0))
+                .filter(|window| window.used >= Some(1.0))
                 .map(|window| window.kind.clone()),
         );
     }

@@ -33,6 +33,7 @@ const EXPECTED: &[&str] = &[
     "BlockReason::ServerError",
     "BlockReason::ServerSide",
     "Cancel::AlreadyGranted",
+    "Cancel::AlreadyRefused",
     "Cancel::Cancelled",
     "ExplainedVerdict::Chosen",
     "ExplainedVerdict::Refuse",
@@ -170,7 +171,7 @@ fn work(next: &AtomicU64, end: u64, totals: &Mutex<Totals>) {
             own.found.push((seed, violation));
             break;
         }
-        if seed % 16 == 0 {
+        if seed.is_multiple_of(16) {
             let (again, _) = run(seed, SOUND);
             if again.trace != report.trace {
                 own.found.push((seed, random()));

@@ -96,8 +96,9 @@ pub(crate) enum Admitted {
 
 #[derive(Debug)]
 pub(crate) enum Cancelled {
-    Cancelled,
+    Gone,
     AlreadyGranted(Given),
+    AlreadyRefused(Option<maxpool::scheduler::Limit>),
     AlreadyPolled,
 }
 
@@ -204,10 +205,10 @@ impl Subject {
                 request.tolerance = request.tolerance.map(|tolerance| tolerance / 2)
             }
             Some(Bug::SendsThinkingAway) => request.signed_thinking = false,
-            Some(Bug::RefusesWithoutNeed) => request.holdable = request.id % 7 != 0,
+            Some(Bug::RefusesWithoutNeed) => request.holdable &= !request.id.is_multiple_of(7),
             _ => {}
         }
-        let refuse = self.bug == Some(Bug::RefusesWithoutNeed) && request.id % 11 == 0;
+        let refuse = self.bug == Some(Bug::RefusesWithoutNeed) && request.id.is_multiple_of(11);
         let weight = request.weight;
         let ready = self.breaker_is_ready(now);
         let thread = request.thread.is_some();
@@ -238,7 +239,7 @@ impl Subject {
         if self.bug != Some(Bug::ProbesTwice) {
             return false;
         }
-        let breaker = self.scheduler.snapshot(now).breaker;
+        let breaker = self.scheduler.breaker(now);
         breaker.active
             && !breaker.probe_in_flight
             && breaker.until.is_some_and(|until| until <= now.wall)
@@ -266,10 +267,11 @@ impl Subject {
         let now = self.now(now);
         self.tickets.retain(|known| *known != ticket);
         match self.scheduler.cancel(now, ticket) {
-            Cancel::Cancelled => Cancelled::Cancelled,
+            Cancel::Cancelled => Cancelled::Gone,
             Cancel::AlreadyGranted(grant) => {
                 Cancelled::AlreadyGranted(self.give(now, grant, false, 0))
             }
+            Cancel::AlreadyRefused(limit) => Cancelled::AlreadyRefused(limit),
             Cancel::AlreadyPolled => Cancelled::AlreadyPolled,
         }
     }
@@ -285,14 +287,14 @@ impl Subject {
         let ready = self.breaker_is_ready(now);
         let wake = self.scheduler.poll(now)?;
         self.verdicts += 1;
-        if self.bug == Some(Bug::SwallowsAVerdict) && self.verdicts % 5 == 0 {
+        if self.bug == Some(Bug::SwallowsAVerdict) && self.verdicts.is_multiple_of(5) {
             if let Wake::Granted { grant, .. } = wake {
                 self.scheduler
                     .complete(now, grant.lease, Outcome::Abandoned);
             }
             return self.poll(now);
         }
-        let mut ticket = wake.ticket();
+        let ticket = wake.ticket();
         if self.bug == Some(Bug::ServesTheLastFirst) && matches!(wake, Wake::Granted { .. }) {
             // Whoever is last in the queue gets it, and the first takes that one's place.
             if let Some(last) = self.tickets.iter().position(|known| *known == ticket) {
@@ -313,15 +315,7 @@ impl Subject {
                 }
                 Verdict::Expired(ticket, limit, refusal)
             }
-            Wake::Refused { refusal, .. } => {
-                ticket = self
-                    .tickets
-                    .first()
-                    .copied()
-                    .filter(|_| false)
-                    .unwrap_or(ticket);
-                Verdict::Refused(ticket, refusal)
-            }
+            Wake::Refused { refusal, .. } => Verdict::Refused(ticket, refusal),
         })
     }
 
@@ -385,7 +379,7 @@ impl Subject {
             return;
         };
         match self.bug {
-            Some(Bug::LeaksALease) if lease.id() % 9 == 0 => return,
+            Some(Bug::LeaksALease) if lease.id().is_multiple_of(9) => return,
             Some(Bug::ForgetsToWake) => self.silent = true,
             Some(Bug::BlocksForEver) => {
                 if let Outcome::ServerError { evidence } = &outcome {

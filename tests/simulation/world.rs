@@ -11,8 +11,8 @@ use maxpool::scheduler::quota::{Family, QuotaReport, Verdict as Says, WindowKind
 use maxpool::scheduler::time::{Mono, Now, Wall};
 use maxpool::scheduler::{
     AccountId, AccountSpec, Blame, Evidence, ExplainedVerdict, Fingerprint, Kind, Limit, Outcome,
-    Overage, Overload, Policy, RefusalReason, Request, Routing, SessionKey, Shape, ThreadKey,
-    Ticket, WaitCause, Why,
+    Overage, Overload, PassedOver, Policy, RefusalReason, Request, Routing, SessionKey, Shape,
+    ThreadKey, Ticket, WaitCause, Why,
 };
 
 use super::model::{Known, Places};
@@ -65,6 +65,8 @@ struct World {
     faults: Faults,
     trouble_until: Mono,
     probe: Option<u64>,
+    /// The breaker cannot be followed in this step.
+    blind: bool,
     draining: bool,
     settling: bool,
     last_client: u64,
@@ -126,7 +128,7 @@ enum State {
     Flying {
         lease: u64,
         account: AccountId,
-        plan: Plan,
+        plan: Box<Plan>,
     },
     Gone,
 }
@@ -180,6 +182,7 @@ impl World {
             faults,
             trouble_until: Mono(0),
             probe: None,
+            blind: false,
             draining: false,
             settling: false,
             last_client: 0,
@@ -296,6 +299,7 @@ impl World {
             }
             self.deliver(verdict)?;
         }
+        self.blind = false;
         self.check_all()
     }
 
@@ -384,19 +388,37 @@ impl World {
         }
         let ready = self.breaker_state();
         let free = self.sure_route(&request);
-        match self.subject.admit(self.now, request.clone()) {
+        let admitted = self.subject.admit(self.now, request.clone());
+        if self.rng.chance(100) {
+            self.cancel_someone()?;
+        }
+        if let Admitted::Queued(ticket) = &admitted {
+            self.see("Admission::Queued");
+            self.note(&[2, id]);
+            self.wait(id, *ticket, &request)?;
+        }
+        // What the same call gave to those who wait came before.
+        let mut claude = 0;
+        let mut verdicts = Vec::new();
+        while let Some(verdict) = self.subject.poll(self.now) {
+            if let Verdict::Granted(_, given) = &verdict {
+                claude += u32::from(self.is_claude(given.account));
+                self.check_breaker(ready, claude, given)?;
+            }
+            verdicts.push(verdict);
+        }
+        for verdict in verdicts {
+            self.deliver(verdict)?;
+        }
+        match admitted {
             Admitted::Granted(given) => {
                 self.see("Admission::Granted");
-                let claude = u32::from(self.is_claude(given.account));
+                claude += u32::from(self.is_claude(given.account));
                 self.check_breaker(ready, claude, &given)?;
                 self.check_no_overtaking(&request)?;
                 self.fly(id, given)
             }
-            Admitted::Queued(ticket) => {
-                self.see("Admission::Queued");
-                self.note(&[2, id]);
-                self.wait(id, ticket, &request)
-            }
+            Admitted::Queued(_) => Ok(()),
             Admitted::Refused(refusal) => {
                 self.see("Admission::Refused");
                 self.see_refusal(&refusal);
@@ -578,7 +600,7 @@ impl World {
             client.state = State::Flying {
                 lease: given.lease,
                 account: given.account,
-                plan,
+                plan: Box::new(plan),
             };
         }
         Ok(())
@@ -716,14 +738,19 @@ impl World {
         let request = client.request.clone();
         self.tickets.remove(&ticket);
         self.ended.insert(ticket);
-        match self.subject.cancel(self.now, ticket) {
-            Cancelled::Cancelled => {
+        let cancelled = self.subject.cancel(self.now, ticket);
+        self.tell(|_| format!("client {id} leaves {ticket:?} at {place}: {cancelled:?}"));
+        match cancelled {
+            Cancelled::Gone => {
                 self.see("Cancel::Cancelled");
                 self.places.keep(self.now.mono, request.resume, place);
                 self.may_return(id)
             }
             Cancelled::AlreadyGranted(given) => {
                 self.see("Cancel::AlreadyGranted");
+                // It may have been the breaker's probe, which is handed back and goes to another.
+                self.blind = true;
+                self.probe = None;
                 if let Some(known) = self.accounts.get_mut(&given.account) {
                     known.ended(self.now, &self.policy, &Outcome::Abandoned);
                 }
@@ -731,6 +758,13 @@ impl World {
                     .complete(self.now, given.lease, Outcome::Abandoned);
                 self.give_up(id);
                 Ok(())
+            }
+            Cancelled::AlreadyRefused(limit) => {
+                self.see("Cancel::AlreadyRefused");
+                if limit == Some(Limit::ClientTolerance) {
+                    self.places.keep(self.now.mono, request.resume, place);
+                }
+                self.may_return(id)
             }
             Cancelled::AlreadyPolled => fail(
                 "every ticket ends once",
@@ -1087,11 +1121,8 @@ impl World {
         let request = self.draw_request(self.last_client);
         let explained = self.subject.real().explain(self.now, &request);
         for one in &explained.passed_over {
-            self.see(&format!(
-                "PassedOver::{}",
-                variant(&format!("{:?}", one.reason))
-            ));
-            if let maxpool::scheduler::PassedOver::Blocked(reason) = &one.reason {
+            self.see(passed_over_name(&one.reason));
+            if let PassedOver::Blocked(reason) = &one.reason {
                 self.see(&format!("BlockReason::{}", variant(&format!("{reason:?}"))));
             }
         }
@@ -1100,16 +1131,16 @@ impl World {
             variant(&format!("{:?}", explained.verdict))
         ));
         let both = explained.candidates.len() + explained.passed_over.len();
-        if both != self.subject.real().snapshot(self.now).accounts.len() {
+        if both != self.accounts.len() {
             return fail("snapshot sums agree", format!("{explained:?}"));
         }
-        if let ExplainedVerdict::Chosen(id, _) = explained.verdict {
-            if !explained.candidates.iter().any(|one| one.account == id) {
-                return fail(
-                    "snapshot sums agree",
-                    format!("chosen but no candidate: {explained:?}"),
-                );
-            }
+        if let ExplainedVerdict::Chosen(id, _) = explained.verdict
+            && !explained.candidates.iter().any(|one| one.account == id)
+        {
+            return fail(
+                "snapshot sums agree",
+                format!("chosen but no candidate: {explained:?}"),
+            );
         }
         Ok(())
     }
@@ -1216,6 +1247,7 @@ impl World {
                 format!("{:?} {:?}", self.tickets, self.clients),
             );
         }
+        self.check_snapshot()?;
         let snapshot = self.subject.snapshot(self.now);
         if snapshot.in_flight != 0 || snapshot.queue.waiting != 0 || snapshot.queue.bytes != 0 {
             return fail("everything settles", format!("{snapshot:?}"));
@@ -1231,6 +1263,7 @@ impl World {
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
+            self.pass_to(self.now.mono + Duration::from_secs(1));
             let request = Request {
                 pinned: Some(id),
                 ..Request::new(0, self.now.mono)
@@ -1305,14 +1338,14 @@ impl World {
     }
 
     fn breaker_state(&mut self) -> Option<bool> {
-        let breaker = self.subject.real().snapshot(self.now).breaker;
+        let breaker = self.subject.real().breaker(self.now);
         let ready = breaker.until.is_some_and(|until| until <= self.now.wall);
         breaker.active.then_some(ready && !breaker.probe_in_flight)
     }
 
     /// P8: while it is open nobody passes, and then one.
     fn check_breaker(&mut self, before: Option<bool>, claude: u32, given: &Given) -> Checked {
-        if !self.is_claude(given.account) {
+        if self.blind || !self.is_claude(given.account) {
             return Ok(());
         }
         if self.probe.is_some() {
@@ -1375,15 +1408,7 @@ impl World {
     }
 
     /// Q2: a newcomer passes nobody of its class.
-    fn check_no_overtaking(&mut self, request: &Request) -> Checked {
-        // Verdicts that are not polled yet are on their way.
-        let mut verdicts = Vec::new();
-        while let Some(verdict) = self.subject.poll(self.now) {
-            verdicts.push(verdict);
-        }
-        for verdict in verdicts {
-            self.deliver(verdict)?;
-        }
+    fn check_no_overtaking(&self, request: &Request) -> Checked {
         let waits = request.holdable;
         for id in self.tickets.values() {
             let Some(client) = self.clients.get(id) else {
@@ -1432,6 +1457,14 @@ impl World {
 
     fn check_all(&mut self) -> Checked {
         self.check_waiters()?;
+        // A snapshot is long work; a wrong count does not go away by itself.
+        if !self.report.steps.is_multiple_of(SNAPSHOT_EVERY) {
+            return Ok(());
+        }
+        self.check_snapshot()
+    }
+
+    fn check_snapshot(&mut self) -> Checked {
         let snapshot = self.subject.snapshot(self.now);
         let mut flying = 0;
         for account in &snapshot.accounts {
@@ -1531,6 +1564,9 @@ impl World {
                     format!("client {id} waits, {account:?} could serve it: {request:?}"),
                 );
             }
+            for one in &explained.passed_over {
+                self.see(passed_over_name(&one.reason));
+            }
             self.tell(|_| format!("client {id} waits: {:?}", explained.passed_over));
             asked.push(request);
         }
@@ -1561,10 +1597,7 @@ impl World {
             self.see(&format!("WaitCause::{cause:?}"));
         }
         for one in &refusal.accounts {
-            self.see(&format!(
-                "PassedOver::{}",
-                variant(&format!("{:?}", one.reason))
-            ));
+            self.see(passed_over_name(&one.reason));
         }
         self.tell(|_| format!("{refusal:?}"));
     }
@@ -1723,6 +1756,9 @@ fn policy(rng: &mut Rng) -> Policy {
     }
 }
 
+/// Steps from one look at a whole snapshot to the next.
+const SNAPSHOT_EVERY: u64 = 4;
+
 fn reading(kind: WindowKind, used: f64, reset: Wall) -> WindowReading {
     WindowReading {
         kind,
@@ -1774,6 +1810,29 @@ fn outcome_name(outcome: &Outcome) -> &'static str {
         Outcome::CredentialRefused { .. } => "Outcome::CredentialRefused",
         Outcome::NeedsLogin { .. } => "Outcome::NeedsLogin",
         Outcome::CredentialForbidden { .. } => "Outcome::CredentialForbidden",
+    }
+}
+
+fn passed_over_name(reason: &PassedOver) -> &'static str {
+    match reason {
+        PassedOver::Disabled => "PassedOver::Disabled",
+        PassedOver::Leaving => "PassedOver::Leaving",
+        PassedOver::OtherProfile => "PassedOver::OtherProfile",
+        PassedOver::SignedThinking => "PassedOver::SignedThinking",
+        PassedOver::NotPinned => "PassedOver::NotPinned",
+        PassedOver::AlreadyTried => "PassedOver::AlreadyTried",
+        PassedOver::Blocked(_) => "PassedOver::Blocked",
+        PassedOver::WindowFull(_) => "PassedOver::WindowFull",
+        PassedOver::WeekExhausted => "PassedOver::WeekExhausted",
+        PassedOver::FamilyExhausted(_) => "PassedOver::FamilyExhausted",
+        PassedOver::OverageInUse => "PassedOver::OverageInUse",
+        PassedOver::BeingLooked => "PassedOver::BeingLooked",
+        PassedOver::AccountFull => "PassedOver::AccountFull",
+        PassedOver::PoolFull => "PassedOver::PoolFull",
+        PassedOver::Ramping => "PassedOver::Ramping",
+        PassedOver::BreakerOpen => "PassedOver::BreakerOpen",
+        PassedOver::BreakerProbing => "PassedOver::BreakerProbing",
+        PassedOver::BreakerPacing => "PassedOver::BreakerPacing",
     }
 }
 
