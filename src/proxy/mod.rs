@@ -8,3 +8,6 @@ pub(crate) mod peek;
 pub(crate) mod reply;
 pub(crate) mod splice;
 pub(crate) mod sse;
+
+pub(crate) mod listener;
+pub(crate) mod sockets;
