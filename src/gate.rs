@@ -113,7 +113,7 @@ struct Slot {
 #[derive(Default)]
 struct SlotState {
     verdict: Option<Wake>,
-    bell: Option<OwnedFd>,
+    bell: Option<Arc<OwnedFd>>,
 }
 
 impl Slot {
@@ -131,12 +131,12 @@ impl Slot {
     }
 
     /// Hangs the bell up; it rings at once if the verdict was faster.
-    fn hang(&self, bell: &OwnedFd) {
+    fn hang(&self, bell: &Arc<OwnedFd>) {
         let mut state = self.lock();
         if state.verdict.is_some() {
             ring(bell);
         }
-        state.bell = bell.try_clone().ok();
+        state.bell = Some(Arc::clone(bell));
     }
 
     /// Waits for a verdict that another thread is delivering right now.
@@ -168,7 +168,7 @@ pub(crate) struct Waiting {
     gate: Gate,
     ticket: Ticket,
     slot: Arc<Slot>,
-    bell: OwnedFd,
+    bell: Arc<OwnedFd>,
     over: bool,
 }
 
@@ -232,6 +232,7 @@ impl Gate {
             Admission::Refused(refusal) => Admitted::Refused(refusal),
             Admission::Queued(ticket) => match rustix::event::eventfd(0, EventfdFlags::CLOEXEC) {
                 Ok(bell) => {
+                    let bell = Arc::new(bell);
                     slot.hang(&bell);
                     let gate = self.clone();
                     Admitted::Queued(Waiting { gate, ticket, slot, bell, over: false })
@@ -367,7 +368,7 @@ impl Hold {
     /// The answer's head is there.
     pub(crate) fn observe(&self, head: HeadReport<'_>) {
         if let Some(lease) = &self.lease {
-            self.gate.with(|scheduler, now| scheduler.observe(now, lease, head));
+            self.gate.with(|scheduler, now| scheduler.observe(now, lease, &head));
         }
     }
 
