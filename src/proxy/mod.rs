@@ -11,3 +11,6 @@ pub(crate) mod sse;
 
 pub(crate) mod listener;
 pub(crate) mod sockets;
+pub(crate) mod patience;
+pub(crate) mod stream;
+pub(crate) mod forward;
