@@ -1,1 +1,5 @@
-//! Placeholder: filled by the change that owns `account`.
+//! Accounts: their credentials, and what answers say about their quota.
+
+pub(crate) mod date;
+pub(crate) mod http;
+pub(crate) mod quota;
