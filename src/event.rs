@@ -86,8 +86,6 @@ pub(crate) enum Event {
         /// File, line, key and what was expected.
         why: String,
     },
-    /// A client left before its answer had ended (P12).
-    ClientGone(ClientGone),
     /// Stopping; running requests finish (R1).
     Draining {
         /// Requests still in flight.
@@ -158,7 +156,7 @@ pub(crate) struct StartedAccount {
 }
 
 /// How a request ended, seen from the one who is to blame for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The upstream answered below 400 and the body ended well.
     Ok,
@@ -168,34 +166,43 @@ pub(crate) enum Outcome {
     Refused,
     /// The answer broke after its first byte had gone to the client.
     Broken,
-    /// The client left.
-    ClientGone,
+    /// The client left before its answer had ended (P12).
+    ClientGone {
+        /// Where its request was.
+        stage: Stage,
+        /// Whether bytes of the answer had gone out.
+        output_started: bool,
+    },
     /// A local route or a relay with the client's own credential.
     Local,
 }
 
 impl Outcome {
-    /// All of them, in the order of their counters.
-    pub(crate) const ALL: [Outcome; 6] = [
-        Outcome::Ok,
-        Outcome::PassedOn,
-        Outcome::Refused,
-        Outcome::Broken,
-        Outcome::ClientGone,
-        Outcome::Local,
+    /// The labels in the metrics, in the order of the counters.
+    pub(crate) const WORDS: [&'static str; 6] = [
+        "ok",
+        "passed_on",
+        "refused",
+        "broken",
+        "client_gone",
+        "local",
     ];
+
+    fn index(self) -> usize {
+        match self {
+            Outcome::Ok => 0,
+            Outcome::PassedOn => 1,
+            Outcome::Refused => 2,
+            Outcome::Broken => 3,
+            Outcome::ClientGone { .. } => 4,
+            Outcome::Local => 5,
+        }
+    }
 
     /// The label in the metrics.
     #[must_use]
     pub(crate) fn word(self) -> &'static str {
-        match self {
-            Outcome::Ok => "ok",
-            Outcome::PassedOn => "passed_on",
-            Outcome::Refused => "refused",
-            Outcome::Broken => "broken",
-            Outcome::ClientGone => "client_gone",
-            Outcome::Local => "local",
-        }
+        Outcome::WORDS[self.index()]
     }
 }
 
@@ -343,21 +350,6 @@ impl RefreshResult {
             RefreshResult::NotStored(_) => 4,
         }
     }
-}
-
-/// A client left.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct ClientGone {
-    /// Where its request was.
-    pub(crate) stage: Stage,
-    /// How long after its request had begun.
-    pub(crate) after: Duration,
-    /// The account it held.
-    pub(crate) account: Option<Arc<str>>,
-    /// Whether bytes of the answer had gone out.
-    pub(crate) output_started: bool,
-    /// The session's tag.
-    pub(crate) session: Option<Arc<str>>,
 }
 
 /// The steps of a restart.

@@ -11,7 +11,7 @@ use super::{Event, Finished, Kind, Outcome, RefreshResult, Tokens};
 #[derive(Default)]
 pub(crate) struct Counters {
     /// By outcome, then by kind; the last column is "no account".
-    requests: [[AtomicU64; Kind::ALL.len() + 1]; Outcome::ALL.len()],
+    requests: [[AtomicU64; Kind::ALL.len() + 1]; Outcome::WORDS.len()],
     tokens: [AtomicU64; 4],
     refreshes: [AtomicU64; RefreshResult::WORDS.len()],
     blocks: Mutex<BTreeMap<&'static str, u64>>,
@@ -47,7 +47,6 @@ impl Counters {
             | Event::BreakerClosed { .. }
             | Event::Reloaded { .. }
             | Event::ReloadFailed { .. }
-            | Event::ClientGone(_)
             | Event::Draining { .. }
             | Event::Restart(_)
             | Event::Notice { .. }
@@ -57,7 +56,7 @@ impl Counters {
 
     fn count_finished(&self, finished: &Finished) {
         let kind = finished.account.as_ref().map(|(_, kind)| *kind);
-        add(&self.requests[finished.outcome as usize][column(kind)], 1);
+        add(&self.requests[finished.outcome.index()][column(kind)], 1);
         if let Some(tokens) = finished.tokens {
             let Tokens {
                 input,
@@ -93,10 +92,17 @@ impl Counters {
         self.dropped.load(Relaxed)
     }
 
-    /// Finished requests of one outcome and account kind (`None`: no account was involved).
-    #[must_use]
-    pub(crate) fn requests(&self, outcome: Outcome, kind: Option<Kind>) -> u64 {
-        self.requests[outcome as usize][column(kind)].load(Relaxed)
+    /// Finished requests by outcome and account kind (`None`: no account was involved), all combinations.
+    pub(crate) fn requests(&self) -> impl Iterator<Item = (&'static str, Option<Kind>, u64)> {
+        let kinds = || Kind::ALL.into_iter().map(Some).chain([None]);
+        Outcome::WORDS
+            .iter()
+            .zip(&self.requests)
+            .flat_map(move |(word, row)| {
+                kinds()
+                    .zip(row)
+                    .map(|(kind, count)| (*word, kind, count.load(Relaxed)))
+            })
     }
 
     /// Tokens of all answers so far.
@@ -229,12 +235,46 @@ mod tests {
     }
 
     #[test]
-    fn every_outcome_and_kind_has_its_own_counter() {
-        for (index, outcome) in Outcome::ALL.into_iter().enumerate() {
-            assert_eq!(outcome as usize, index);
-        }
-        for (index, kind) in Kind::ALL.into_iter().enumerate() {
-            assert_eq!(kind as usize, index);
-        }
+    fn a_finished_request_is_counted_under_its_outcome_and_kind() {
+        let counters = Counters::default();
+        let finished = Finished {
+            method: "POST".into(),
+            path: "/v1/messages".into(),
+            account: Some(("work".into(), Kind::Apikey)),
+            status: Some(200),
+            outcome: Outcome::Ok,
+            cause: None,
+            queued: Duration::ZERO,
+            first_byte: None,
+            total: Duration::from_millis(7),
+            tokens: Some(Tokens {
+                input: 3,
+                output: 4,
+                cache_read: 5,
+                cache_write: 6,
+            }),
+            session: None,
+            model: None,
+            attempts: 1,
+        };
+        counters.count(&Event::Finished(Box::new(finished.clone())));
+        counters.count(&Event::Finished(Box::new(Finished {
+            account: None,
+            outcome: Outcome::Local,
+            tokens: None,
+            ..finished
+        })));
+        let counted: Vec<_> = counters
+            .requests()
+            .filter(|(.., count)| *count > 0)
+            .collect();
+        assert_eq!(counted, [("ok", Some(Kind::Apikey), 1), ("local", None, 1)]);
+        assert_eq!(counters.tokens().cache_write, 6);
+        assert_eq!(
+            counters.total.read().count,
+            1,
+            "local routes are no latency"
+        );
+        assert_eq!(counters.first_byte.read().count, 0);
     }
 }
