@@ -5,6 +5,8 @@
 //! before. Both directions are here: the server writes it, `status` and `status --watch` read it, and a field that an older
 //! server does not send reads as its default.
 
+pub(crate) mod build;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
@@ -111,17 +113,18 @@ wire! {
         quota: Quota,
         weekly: Weekly,
         usage: Usage,
-        /// New: whether a request of this account's own profile could be served by it now, by the router's own predicate.
-        available: bool,
-        /// New: why not, in the router's words.
+        /// New: why the router would pass it over now, whatever the request; `null` when it would not.
         unavailable: Option<Unavailable>,
+        /// New: paid extra usage is in use (S11).
+        overage_in_use: bool,
+        /// New: removed from the config, finishing what it has.
+        leaving: bool,
         /// New: every block in force, with the answer behind it.
         blocks: Vec<Block>,
         /// New: every window that is known.
         windows: Vec<Window>,
         /// New: what is known of its credential.
         credential: Option<Credential>,
-        recovered_at: Option<Moment>,
     }
 
     struct Unavailable {
@@ -130,7 +133,13 @@ wire! {
     }
 
     struct Block {
+        /// `quota`, `server_side`, `overloaded`, `server_error`, `network`, `forbidden`, `credential_refused`, `needs_login`,
+        /// `refresh_failed`, `refresh_network`.
         reason: String,
+        /// The window of a `quota` block, if the upstream named it.
+        window: Option<String>,
+        /// The same for people.
+        text: String,
         /// `null`: until the credential changes.
         until: Option<Moment>,
         /// The model family, if only that is out.
@@ -156,7 +165,6 @@ wire! {
         reset: Option<Moment>,
         limit: Option<u64>,
         remaining: Option<u64>,
-        verdict: Option<String>,
         /// When it was learned.
         learned_at: Option<Moment>,
         /// Where: `answer`, `probe` or `state file`.
@@ -256,6 +264,8 @@ wire! {
         waiting: u64,
         oldest_ms: Option<u64>,
         bytes: u64,
+        /// How many wait for `quota`, `weekly`, `capacity`, `network`.
+        by_cause: Map<String, Value>,
         /// When the next account frees, if it is known.
         next_free_at: Option<Moment>,
     }
@@ -292,8 +302,10 @@ wire! {
     struct Explanation {
         request: Explained,
         chosen: Option<String>,
-        /// By which rule: `preferred`, `home`, `score` …
-        why: Option<String>,
+        /// By which rule (`preferred`, `home`, `score` …), or what becomes of the request instead.
+        why: String,
+        /// When it would be served, if it would wait.
+        until: Option<Moment>,
         candidates: Vec<Candidate>,
         passed_over: Vec<PassedOver>,
     }
@@ -301,15 +313,16 @@ wire! {
     struct Explained {
         id: Option<u64>,
         at: Option<Moment>,
-        profile: String,
+        profile: Option<String>,
         model: Option<String>,
         session: Option<String>,
-        weight: Option<u64>,
     }
 
     struct Candidate {
         account: String,
         rank: u64,
+        tier: String,
+        priority: i64,
         score: Option<f64>,
         /// The terms of S6 by name, in the order in which they are added.
         terms: Map<String, Value>,
@@ -322,3 +335,6 @@ wire! {
         evidence: Option<Evidence>,
     }
 }
+
+#[cfg(test)]
+mod tests;
