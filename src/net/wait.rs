@@ -16,6 +16,8 @@ use crate::scheduler::time::Mono;
 /// What a connection is doing while it waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
+    /// Waiting for an account.
+    Queue,
     /// Name look-up, TCP, upstream proxy and TLS handshake.
     Connect,
     /// Sending the request.
@@ -46,8 +48,8 @@ pub(crate) enum Stop {
     HeadTimeout,
     /// The answer brought nothing for `timeouts.idleMs`.
     IdleTimeout,
-    /// The process is ending and cuts what still runs.
-    Cut,
+    /// Enough time was spent on looking for the first event (SPEC P6); the call can be read on.
+    LookAheadOver,
 }
 
 impl fmt::Display for Stop {
@@ -58,7 +60,7 @@ impl fmt::Display for Stop {
             Stop::SendTimeout => "the upstream stopped taking the request",
             Stop::HeadTimeout => "the upstream sent no answer in time",
             Stop::IdleTimeout => "the upstream fell silent in the middle of its answer",
-            Stop::Cut => "maxpool is stopping",
+            Stop::LookAheadOver => "the first event is not complete yet",
         })
     }
 }
@@ -169,7 +171,7 @@ impl Waiter for Deadline {
             return Ok(Ready::Pause);
         }
         Err(match phase {
-            Phase::Connect => Stop::ConnectTimeout,
+            Phase::Connect | Phase::Queue => Stop::ConnectTimeout,
             Phase::Send => Stop::SendTimeout,
             Phase::Receive if self.wire.received.get() == 0 => Stop::HeadTimeout,
             Phase::Receive => Stop::IdleTimeout,

@@ -407,7 +407,7 @@ mod tests {
 
     fn check(
         door: &Door<'_>,
-        line: (&str, &str, (u8, u8)),
+        line: Line<'_>,
         lines: &[(&str, &str)],
         peer: IpAddr,
     ) -> Result<Entry, DoorRefusal> {
@@ -427,12 +427,14 @@ mod tests {
             .map_or_else(|refusal| refusal.status, |_| 200)
     }
 
-    const POST: (&str, &str, (u8, u8)) = ("POST", "/v1/messages?beta=true", (1, 1));
+    type Line<'a> = (&'a str, &'a str, (u8, u8));
+    const POST: Line<'_> = ("POST", "/v1/messages?beta=true", (1, 1));
     const HOST: (&str, &str) = ("Host", "localhost:3456");
 
     #[test]
     fn request_lines() {
-        let rows: &[(&str, (&str, &str, (u8, u8)), u16)] = &[
+        #[rustfmt::skip] // one row a line
+        let rows: &[(&str, Line<'_>, u16)] = &[
             ("P2 fine", POST, 200),
             ("P2 HTTP/1.0", ("GET", "/", (1, 0)), 200),
             ("P2 version", ("GET", "/", (2, 0)), 505),
@@ -443,16 +445,8 @@ mod tests {
             ("P2 method token", ("GET\u{7f}", "/", (1, 1)), 400),
             ("P2 any token is a method", ("M-SEARCH", "/x", (1, 1)), 200),
             ("P2 CONNECT", ("CONNECT", "localhost:80", (1, 1)), 400),
-            (
-                "P2 TRACE shows credentials",
-                ("TRACE", "/v1/x", (1, 1)),
-                400,
-            ),
-            (
-                "P2 absolute form",
-                ("GET", "http://localhost/", (1, 1)),
-                400,
-            ),
+            ("P2 TRACE shows credentials", ("TRACE", "/v1/x", (1, 1)), 400),
+            ("P2 absolute form", ("GET", "http://localhost/", (1, 1)), 400),
             ("P2 asterisk", ("OPTIONS", "*", (1, 1)), 400),
             ("P2 no target", ("GET", "", (1, 1)), 400),
             ("P2 control character", ("GET", "/a\u{1}", (1, 1)), 400),
@@ -461,48 +455,16 @@ mod tests {
             ("P2 fragment", ("GET", "/a#b", (1, 1)), 400),
             ("P2 dot segment", ("GET", "/v1/../x", (1, 1)), 400),
             ("P2 dot segment", ("GET", "/v1/.", (1, 1)), 400),
-            (
-                "P2 dot segment with parameters",
-                ("GET", "/v1/..;a/x", (1, 1)),
-                400,
-            ),
-            (
-                "P2 dot segment encoded",
-                ("GET", "/v1/%2e%2E/x", (1, 1)),
-                400,
-            ),
-            (
-                "P2 dot segment half encoded",
-                ("GET", "/v1/.%2e/x", (1, 1)),
-                400,
-            ),
-            (
-                "P2 dot segment behind an encoded slash",
-                ("GET", "/v1/a%2f..%2fb", (1, 1)),
-                400,
-            ),
-            (
-                "P2 dot segment encoded twice",
-                ("GET", "/v1/%252e%252e/x", (1, 1)),
-                400,
-            ),
-            (
-                "P2 encoded without end",
-                ("GET", "/%2525252525252525252e", (1, 1)),
-                400,
-            ),
+            ("P2 dot segment with parameters", ("GET", "/v1/..;a/x", (1, 1)), 400),
+            ("P2 dot segment encoded", ("GET", "/v1/%2e%2E/x", (1, 1)), 400),
+            ("P2 dot segment half encoded", ("GET", "/v1/.%2e/x", (1, 1)), 400),
+            ("P2 dot segment behind an encoded slash", ("GET", "/v1/a%2f..%2fb", (1, 1)), 400),
+            ("P2 dot segment encoded twice", ("GET", "/v1/%252e%252e/x", (1, 1)), 400),
+            ("P2 encoded without end", ("GET", "/%2525252525252525252e", (1, 1)), 400),
             ("P2 backslash", ("GET", "/v1\\x", (1, 1)), 400),
             ("P2 backslash encoded", ("GET", "/v1/%5C..", (1, 1)), 400),
-            (
-                "P2 control character encoded",
-                ("GET", "/v1/%0d%0ax", (1, 1)),
-                400,
-            ),
-            (
-                "P2 dots in names",
-                ("GET", "/v1/...a/..b/c..?x=../y\\", (1, 1)),
-                200,
-            ),
+            ("P2 control character encoded", ("GET", "/v1/%0d%0ax", (1, 1)), 400),
+            ("P2 dots in names", ("GET", "/v1/...a/..b/c..?x=../y\\", (1, 1)), 200),
             ("P2 encoded otherwise", ("GET", "/v1/a%20b%25", (1, 1)), 200),
         ];
         for (rule, line, expected) in rows {
@@ -528,101 +490,30 @@ mod tests {
     fn header_lines_and_framing() {
         type Lines = &'static [(&'static str, &'static str)];
         use Framing::{Chunked, Length, NoBody};
+        #[rustfmt::skip] // one row a line
         let rows: &[(&str, Lines, Result<Framing, u16>)] = &[
             ("P2 none", &[HOST], Ok(NoBody)),
-            (
-                "P2 length",
-                &[HOST, ("content-length", " 5 ")],
-                Ok(Length(5)),
-            ),
+            ("P2 length", &[HOST, ("content-length", " 5 ")], Ok(Length(5))),
             ("P2 length 0", &[HOST, ("content-length", "0")], Ok(NoBody)),
-            (
-                "P4 256 MiB",
-                &[HOST, ("content-length", "268435456")],
-                Ok(Length(268_435_456)),
-            ),
-            (
-                "P4 more",
-                &[HOST, ("content-length", "268435457")],
-                Err(413),
-            ),
-            (
-                "P4 far more",
-                &[HOST, ("content-length", "99999999999999999999999")],
-                Err(413),
-            ),
-            (
-                "P2 chunked",
-                &[HOST, ("Transfer-Encoding", "Chunked")],
-                Ok(Chunked),
-            ),
-            (
-                "P2 both",
-                &[
-                    HOST,
-                    ("transfer-encoding", "chunked"),
-                    ("content-length", "5"),
-                ],
-                Err(400),
-            ),
-            (
-                "P2 several lengths",
-                &[HOST, ("content-length", "5"), ("Content-Length", "5")],
-                Err(400),
-            ),
-            (
-                "P2 a list of lengths",
-                &[HOST, ("content-length", "5, 5")],
-                Err(400),
-            ),
+            ("P4 256 MiB", &[HOST, ("content-length", "268435456")], Ok(Length(268_435_456))),
+            ("P4 more", &[HOST, ("content-length", "268435457")], Err(413)),
+            ("P4 far more", &[HOST, ("content-length", "99999999999999999999999")], Err(413)),
+            ("P2 chunked", &[HOST, ("Transfer-Encoding", "Chunked")], Ok(Chunked)),
+            ("P2 both", &[HOST, ("transfer-encoding", "chunked"), ("content-length", "5")], Err(400)),
+            ("P2 several lengths", &[HOST, ("content-length", "5"), ("Content-Length", "5")], Err(400)),
+            ("P2 a list of lengths", &[HOST, ("content-length", "5, 5")], Err(400)),
             ("P2 bad length", &[HOST, ("content-length", "+5")], Err(400)),
             ("P2 bad length", &[HOST, ("content-length", "-1")], Err(400)),
-            (
-                "P2 bad length",
-                &[HOST, ("content-length", "0x5")],
-                Err(400),
-            ),
+            ("P2 bad length", &[HOST, ("content-length", "0x5")], Err(400)),
             ("P2 bad length", &[HOST, ("content-length", "")], Err(400)),
-            (
-                "P2 other coding",
-                &[HOST, ("transfer-encoding", "gzip, chunked")],
-                Err(400),
-            ),
-            (
-                "P2 other coding",
-                &[HOST, ("transfer-encoding", "chunked, chunked")],
-                Err(400),
-            ),
-            (
-                "P2 other coding",
-                &[HOST, ("transfer-encoding", "xchunked")],
-                Err(400),
-            ),
-            (
-                "P2 other coding",
-                &[HOST, ("transfer-encoding", "identity")],
-                Err(400),
-            ),
-            (
-                "P2 other coding",
-                &[HOST, ("transfer-encoding", "")],
-                Err(400),
-            ),
-            (
-                "P2 several codings",
-                &[
-                    HOST,
-                    ("transfer-encoding", "chunked"),
-                    ("transfer-encoding", "chunked"),
-                ],
-                Err(400),
-            ),
+            ("P2 other coding", &[HOST, ("transfer-encoding", "gzip, chunked")], Err(400)),
+            ("P2 other coding", &[HOST, ("transfer-encoding", "chunked, chunked")], Err(400)),
+            ("P2 other coding", &[HOST, ("transfer-encoding", "xchunked")], Err(400)),
+            ("P2 other coding", &[HOST, ("transfer-encoding", "identity")], Err(400)),
+            ("P2 other coding", &[HOST, ("transfer-encoding", "")], Err(400)),
+            ("P2 several codings", &[HOST, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], Err(400)),
             ("P2 name is no token", &[HOST, ("a b", "1")], Err(400)),
-            (
-                "P2 name is no token",
-                &[HOST, ("content-length ", "1")],
-                Err(400),
-            ),
+            ("P2 name is no token", &[HOST, ("content-length ", "1")], Err(400)),
             ("P2 name is empty", &[HOST, ("", "1")], Err(400)),
             ("P2 control character", &[HOST, ("a", "b\nc")], Err(400)),
             ("P2 control character", &[HOST, ("a", "b\0")], Err(400)),
@@ -691,6 +582,7 @@ mod tests {
             host: "pool.lan",
             ..OPEN
         };
+        #[rustfmt::skip] // one row a line
         let rows = [
             ("127.0.0.1", 200),
             ("127.0.0.1:1", 200),
@@ -731,30 +623,19 @@ mod tests {
     #[test]
     fn pages() {
         type Lines = &'static [(&'static str, &'static str)];
+        #[rustfmt::skip] // one row a line
         let rows: &[(&str, Lines, u16)] = &[
             ("own origin", &[("origin", "http://LOCALHOST:3456")], 200),
-            (
-                "another port is another origin",
-                &[("origin", "http://localhost:8080")],
-                403,
-            ),
+            ("another port is another origin", &[("origin", "http://localhost:8080")], 403),
             ("foreign", &[("origin", "https://evil.example")], 403),
             ("opaque", &[("origin", "null")], 403),
             ("empty", &[("origin", "")], 403),
             ("no scheme", &[("origin", "localhost:3456")], 403),
-            (
-                "two",
-                &[("origin", "http://localhost:3456"), ("origin", "http://a")],
-                403,
-            ),
+            ("two", &[("origin", "http://localhost:3456"), ("origin", "http://a")], 403),
             ("address bar", &[("sec-fetch-site", "none")], 200),
             ("same origin", &[("sec-fetch-site", "same-origin")], 200),
             ("cross-site", &[("Sec-Fetch-Site", "Cross-Site")], 403),
-            (
-                "even with the key",
-                &[("origin", "http://a"), ("x-api-key", KEY)],
-                403,
-            ),
+            ("even with the key", &[("origin", "http://a"), ("x-api-key", KEY)], 403),
         ];
         for (row, lines, expected) in rows {
             let lines: Vec<_> = [HOST].iter().chain(*lines).copied().collect();
@@ -784,152 +665,26 @@ mod tests {
         let status_route = ("GET", "/maxpool/status", (1, 1));
         let health = ("GET", "/maxpool/health", (1, 1));
         let unknown = ("GET", "/maxpool/x", (1, 1));
-        let rows: &[(
-            &str,
-            &Door<'_>,
-            (&str, &str, (u8, u8)),
-            &str,
-            Lines,
-            IpAddr,
-            u16,
-        )] = &[
-            (
-                "loopback needs none",
-                &OPEN,
-                POST,
-                "localhost",
-                none,
-                HERE,
-                200,
-            ),
-            (
-                "loopback, requireKey",
-                &strict,
-                POST,
-                "localhost",
-                none,
-                HERE,
-                401,
-            ),
-            (
-                "loopback, requireKey",
-                &strict,
-                POST,
-                "localhost",
-                api,
-                HERE,
-                200,
-            ),
-            (
-                "peer from elsewhere",
-                &OPEN,
-                POST,
-                "10.0.0.1",
-                none,
-                AWAY,
-                401,
-            ),
-            (
-                "peer from elsewhere",
-                &OPEN,
-                POST,
-                "10.0.0.1",
-                bearer,
-                AWAY,
-                200,
-            ),
+        type Row<'a> = (&'a str, &'a Door<'a>, Line<'a>, &'a str, Lines, IpAddr, u16);
+        #[rustfmt::skip] // one row a line
+        let rows: &[Row<'_>] = &[
+            ("loopback needs none", &OPEN, POST, "localhost", none, HERE, 200),
+            ("loopback, requireKey", &strict, POST, "localhost", none, HERE, 401),
+            ("loopback, requireKey", &strict, POST, "localhost", api, HERE, 200),
+            ("peer from elsewhere", &OPEN, POST, "10.0.0.1", none, AWAY, 401),
+            ("peer from elsewhere", &OPEN, POST, "10.0.0.1", bearer, AWAY, 200),
             ("either header", &OPEN, POST, "10.0.0.1", either, AWAY, 200),
             ("wrong", &OPEN, POST, "10.0.0.1", wrong, AWAY, 401),
-            (
-                "a foreign Host says nothing yet",
-                &strict,
-                POST,
-                "evil.example",
-                none,
-                HERE,
-                401,
-            ),
-            (
-                "the Host rule is for those without",
-                &strict,
-                POST,
-                "evil.example",
-                api,
-                HERE,
-                200,
-            ),
-            (
-                "the Host rule is for those without",
-                &OPEN,
-                POST,
-                "evil.example",
-                api,
-                HERE,
-                403,
-            ),
-            (
-                "P1 local routes",
-                &OPEN,
-                status_route,
-                "localhost",
-                none,
-                HERE,
-                401,
-            ),
-            (
-                "P1 local routes",
-                &OPEN,
-                status_route,
-                "localhost",
-                bearer,
-                HERE,
-                200,
-            ),
-            (
-                "P1 health needs none",
-                &strict,
-                health,
-                "localhost",
-                none,
-                HERE,
-                200,
-            ),
-            (
-                "P1 health needs none",
-                &OPEN,
-                health,
-                "pool.example",
-                none,
-                AWAY,
-                200,
-            ),
-            (
-                "P1 health, rebound",
-                &OPEN,
-                health,
-                "evil.example",
-                none,
-                HERE,
-                403,
-            ),
-            (
-                "P1 404 is no secret",
-                &OPEN,
-                unknown,
-                "localhost",
-                none,
-                HERE,
-                200,
-            ),
-            (
-                "P1 404 elsewhere",
-                &OPEN,
-                unknown,
-                "localhost",
-                none,
-                AWAY,
-                401,
-            ),
+            ("a foreign Host says nothing yet", &strict, POST, "evil.example", none, HERE, 401),
+            ("the Host rule is for those without", &strict, POST, "evil.example", api, HERE, 200),
+            ("the Host rule is for those without", &OPEN, POST, "evil.example", api, HERE, 403),
+            ("P1 local routes", &OPEN, status_route, "localhost", none, HERE, 401),
+            ("P1 local routes", &OPEN, status_route, "localhost", bearer, HERE, 200),
+            ("P1 health needs none", &strict, health, "localhost", none, HERE, 200),
+            ("P1 health needs none", &OPEN, health, "pool.example", none, AWAY, 200),
+            ("P1 health, rebound", &OPEN, health, "evil.example", none, HERE, 403),
+            ("P1 404 is no secret", &OPEN, unknown, "localhost", none, HERE, 200),
+            ("P1 404 elsewhere", &OPEN, unknown, "localhost", none, AWAY, 401),
         ];
         for (row, door, line, host, lines, peer, expected) in rows {
             let lines: Vec<_> = [("host", *host)].iter().chain(*lines).copied().collect();

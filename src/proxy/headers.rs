@@ -124,13 +124,16 @@ impl fmt::Debug for Headers {
 
 /// The request's headers as they go upstream (P5): everything but framing; `host` and `content-length` are the sender's.
 pub(crate) fn upstream(client: &Headers, auth: Auth<'_>, beta: Beta) -> Headers {
-    let kept = client.0.iter().filter(|(name, value)| {
-        !client.is_hop_by_hop(name)
-            && !ENDS_HERE.iter().any(|own| name.eq_ignore_ascii_case(own))
-            && !OUR_PREFIXES.iter().any(|prefix| starts_with(name, prefix))
-            && (!is_key_header(name) || auth.keeps(value))
-            && !(matches!(beta, Beta::Strip | Beta::OnlyOauth) && name.eq_ignore_ascii_case(BETA))
-    });
+    let drops_beta = matches!(beta, Beta::Strip | Beta::OnlyOauth);
+    let stays = |name: &str| {
+        client.is_hop_by_hop(name)
+            || ENDS_HERE.iter().any(|own| name.eq_ignore_ascii_case(own))
+            || OUR_PREFIXES.iter().any(|prefix| starts_with(name, prefix))
+            || (drops_beta && name.eq_ignore_ascii_case(BETA))
+    };
+    let is_foreign_key = |name: &str, value: &[u8]| is_key_header(name) && !auth.keeps(value);
+    let lines = client.0.iter();
+    let kept = lines.filter(|(name, value)| !stays(name) && !is_foreign_key(name, value));
     let mut sent = Headers(kept.cloned().collect());
     sent.push("accept-encoding", "identity");
     if matches!(beta, Beta::WithOauth | Beta::OnlyOauth) {
@@ -287,76 +290,14 @@ mod tests {
         let identity = ("accept-encoding", "identity");
         let credential = ("authorization", "Bearer pooled");
         type Lines = &'static [(&'static str, &'static str)];
+        #[rustfmt::skip] // one row a line
         let rows: &[(&str, Lines, Lines)] = &[
-            (
-                "P5 everything else passes, case, order and repetition kept",
-                &[
-                    ("X-Stainless-Lang", "js"),
-                    ("User-Agent", "claude-cli/2.1"),
-                    ("a", "1"),
-                    ("A", "2"),
-                ],
-                &[
-                    ("X-Stainless-Lang", "js"),
-                    ("User-Agent", "claude-cli/2.1"),
-                    ("a", "1"),
-                    ("A", "2"),
-                ],
-            ),
-            (
-                "P5 hop-by-hop",
-                &[
-                    ("Connection", "close"),
-                    ("Keep-Alive", "timeout=5"),
-                    ("TE", "trailers"),
-                    ("Trailer", "x"),
-                    ("Transfer-Encoding", "chunked"),
-                    ("Upgrade", "h2c"),
-                    ("Proxy-Connection", "close"),
-                    ("HTTP2-Settings", "x"),
-                ],
-                &[],
-            ),
-            (
-                "P5 what Connection names, over several lines and lists",
-                &[
-                    ("connection", "x-a , X-B"),
-                    ("Connection", ",x-c"),
-                    ("X-A", "1"),
-                    ("x-b", "2"),
-                    ("x-C", "3"),
-                    ("x-d", "4"),
-                ],
-                &[("x-d", "4")],
-            ),
-            (
-                "P5 host, length, encoding, expect",
-                &[
-                    ("Host", "localhost"),
-                    ("content-length", "3"),
-                    ("Accept-Encoding", "gzip, br"),
-                    ("Expect", "100-continue"),
-                ],
-                &[],
-            ),
-            (
-                "P5 ours, both spellings",
-                &[
-                    ("X-Maxpool-Zai-Token", "secret"),
-                    ("x-teamclaude-profile", "all"),
-                    ("x-maxpool", "other"),
-                ],
-                &[("x-maxpool", "other")],
-            ),
-            (
-                "P5 the client's credentials",
-                &[
-                    ("Authorization", "Bearer sk-ant-oat"),
-                    ("X-Api-Key", "mp-x"),
-                    ("Proxy-Authorization", "Basic x"),
-                ],
-                &[],
-            ),
+            ("P5 everything else passes, case, order and repetition kept", &[("X-Stainless-Lang", "js"), ("User-Agent", "claude-cli/2.1"), ("a", "1"), ("A", "2")], &[("X-Stainless-Lang", "js"), ("User-Agent", "claude-cli/2.1"), ("a", "1"), ("A", "2")]),
+            ("P5 hop-by-hop", &[("Connection", "close"), ("Keep-Alive", "timeout=5"), ("TE", "trailers"), ("Trailer", "x"), ("Transfer-Encoding", "chunked"), ("Upgrade", "h2c"), ("Proxy-Connection", "close"), ("HTTP2-Settings", "x")], &[]),
+            ("P5 what Connection names, over several lines and lists", &[("connection", "x-a , X-B"), ("Connection", ",x-c"), ("X-A", "1"), ("x-b", "2"), ("x-C", "3"), ("x-d", "4")], &[("x-d", "4")]),
+            ("P5 host, length, encoding, expect", &[("Host", "localhost"), ("content-length", "3"), ("Accept-Encoding", "gzip, br"), ("Expect", "100-continue")], &[]),
+            ("P5 ours, both spellings", &[("X-Maxpool-Zai-Token", "secret"), ("x-teamclaude-profile", "all"), ("x-maxpool", "other")], &[("x-maxpool", "other")]),
+            ("P5 the client's credentials", &[("Authorization", "Bearer sk-ant-oat"), ("X-Api-Key", "mp-x"), ("Proxy-Authorization", "Basic x")], &[]),
         ];
         for (name, sent, expected) in rows {
             let got = upstream(&headers(sent), POOLED, Beta::AsSent);
@@ -416,45 +357,16 @@ mod tests {
     fn beta_headers() {
         use Beta::{AsSent, OnlyOauth, Strip, WithOauth};
         type Values = &'static [&'static str];
+        #[rustfmt::skip] // one row a line
         let rows: &[(&str, Beta, Values, Values)] = &[
-            (
-                "P5 added when absent",
-                WithOauth,
-                &[],
-                &["oauth-2025-04-20"],
-            ),
-            (
-                "P5 joined to what is there",
-                WithOauth,
-                &["a,b"],
-                &["a,b,oauth-2025-04-20"],
-            ),
-            (
-                "P5 found in a list",
-                WithOauth,
-                &["a, OAuth-2025-04-20 ,b"],
-                &["a, OAuth-2025-04-20 ,b"],
-            ),
-            (
-                "P5 found in another line",
-                WithOauth,
-                &["a", "oauth-2025-04-20"],
-                &["a", "oauth-2025-04-20"],
-            ),
-            (
-                "P5 a longer name is another one",
-                WithOauth,
-                &["oauth-2025-04-201"],
-                &["oauth-2025-04-201,oauth-2025-04-20"],
-            ),
+            ("P5 added when absent", WithOauth, &[], &["oauth-2025-04-20"]),
+            ("P5 joined to what is there", WithOauth, &["a,b"], &["a,b,oauth-2025-04-20"]),
+            ("P5 found in a list", WithOauth, &["a, OAuth-2025-04-20 ,b"], &["a, OAuth-2025-04-20 ,b"]),
+            ("P5 found in another line", WithOauth, &["a", "oauth-2025-04-20"], &["a", "oauth-2025-04-20"]),
+            ("P5 a longer name is another one", WithOauth, &["oauth-2025-04-201"], &["oauth-2025-04-201,oauth-2025-04-20"]),
             ("P5 an empty line", WithOauth, &[" "], &["oauth-2025-04-20"]),
             ("P5 stripped in every line", Strip, &["a", "b"], &[]),
-            (
-                "P5 stripped, yet the login needs its own",
-                OnlyOauth,
-                &["a", "b"],
-                &["oauth-2025-04-20"],
-            ),
+            ("P5 stripped, yet the login needs its own", OnlyOauth, &["a", "b"], &["oauth-2025-04-20"]),
             ("P5 as sent", AsSent, &["a", ""], &["a", ""]),
         ];
         for (name, beta, sent, expected) in rows {

@@ -1,13 +1,21 @@
 //! One request's life. The files declared first are pure: no I/O, no clock, no locks.
 
 pub(crate) mod classify;
+pub(crate) mod digest;
 pub(crate) mod door;
 pub(crate) mod headers;
+pub(crate) mod json;
 pub(crate) mod paths;
 pub(crate) mod peek;
 pub(crate) mod reply;
 pub(crate) mod splice;
 pub(crate) mod sse;
 
+#[cfg(test)]
+pub(crate) mod random;
+
+pub(crate) mod forward;
 pub(crate) mod listener;
+pub(crate) mod patience;
 pub(crate) mod sockets;
+pub(crate) mod stream;

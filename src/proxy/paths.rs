@@ -226,172 +226,47 @@ mod tests {
             })
         };
         let get = "GET, HEAD";
+        #[rustfmt::skip] // one row a line
         let rows: Vec<(&str, &str, &str, Route)> = vec![
             ("P1", "GET", "/", Route::Local(Local::Root)),
             ("P1", "HEAD", "/?x=1", Route::Local(Local::Root)),
             ("P1 only GET and HEAD", "POST", "/", Route::Other),
             ("P1", "GET", "/maxpool/status", Route::Local(Local::Status)),
-            (
-                "P1",
-                "HEAD",
-                "/maxpool/status?a",
-                Route::Local(Local::Status),
-            ),
+            ("P1", "HEAD", "/maxpool/status?a", Route::Local(Local::Status)),
             ("P1", "GET", "/maxpool/health", Route::Local(Local::Health)),
-            (
-                "P1",
-                "GET",
-                "/maxpool/metrics",
-                Route::Local(Local::Metrics(Names::Hidden)),
-            ),
-            (
-                "P1",
-                "GET",
-                "/maxpool/metrics?names=1",
-                Route::Local(Local::Metrics(Names::Shown)),
-            ),
-            (
-                "P1",
-                "GET",
-                "/maxpool/metrics?names=0",
-                Route::Local(Local::Metrics(Names::Hidden)),
-            ),
+            ("P1", "GET", "/maxpool/metrics", Route::Local(Local::Metrics(Names::Hidden))),
+            ("P1", "GET", "/maxpool/metrics?names=1", Route::Local(Local::Metrics(Names::Shown))),
+            ("P1", "GET", "/maxpool/metrics?names=0", Route::Local(Local::Metrics(Names::Hidden))),
             ("P1", "POST", "/maxpool/reload", Route::Local(Local::Reload)),
-            (
-                "P1",
-                "POST",
-                "/maxpool/routing",
-                Route::Local(Local::Routing),
-            ),
-            (
-                "P1",
-                "POST",
-                "/maxpool/accounts/me%40x.org/enable",
-                account("me@x.org", Switch::Enable),
-            ),
-            (
-                "P1",
-                "POST",
-                "/maxpool/accounts/a%2Fb%20c/disable",
-                account("a/b c", Switch::Disable),
-            ),
-            (
-                "S12",
-                "GET",
-                "/maxpool/explain?model=claude%2Dopus&session=a+b&profile=",
-                Route::Local(Local::Explain {
-                    model: Some("claude-opus".into()),
-                    session: Some("a b".into()),
-                    profile: None,
-                }),
-            ),
-            (
-                "P1 405",
-                "POST",
-                "/maxpool/status",
-                Route::Local(Local::WrongMethod { allow: get }),
-            ),
-            (
-                "P1 405",
-                "GET",
-                "/maxpool/reload",
-                Route::Local(Local::WrongMethod { allow: "POST" }),
-            ),
-            (
-                "P1 405",
-                "GET",
-                "/maxpool/accounts/a/enable",
-                Route::Local(Local::WrongMethod { allow: "POST" }),
-            ),
+            ("P1", "POST", "/maxpool/routing", Route::Local(Local::Routing)),
+            ("P1", "POST", "/maxpool/accounts/me%40x.org/enable", account("me@x.org", Switch::Enable)),
+            ("P1", "POST", "/maxpool/accounts/a%2Fb%20c/disable", account("a/b c", Switch::Disable)),
+            ("S12", "GET", "/maxpool/explain?model=claude%2Dopus&session=a+b&profile=", Route::Local(Local::Explain { model: Some("claude-opus".into()), session: Some("a b".into()), profile: None })),
+            ("P1 405", "POST", "/maxpool/status", Route::Local(Local::WrongMethod { allow: get })),
+            ("P1 405", "GET", "/maxpool/reload", Route::Local(Local::WrongMethod { allow: "POST" })),
+            ("P1 405", "GET", "/maxpool/accounts/a/enable", Route::Local(Local::WrongMethod { allow: "POST" })),
             ("P1 404", "GET", "/maxpool", Route::Local(Local::Unknown)),
             ("P1 404", "GET", "/maxpool/", Route::Local(Local::Unknown)),
-            (
-                "P1 404",
-                "GET",
-                "/maxpool/status/",
-                Route::Local(Local::Unknown),
-            ),
-            (
-                "P1 404",
-                "GET",
-                "/maxpool/accounts//x/enable",
-                Route::Local(Local::Unknown),
-            ),
-            (
-                "P1 never forwarded",
-                "GET",
-                "//maxpool/status",
-                Route::Local(Local::Unknown),
-            ),
-            (
-                "P1 never forwarded",
-                "GET",
-                "/maxpool;a=b/status",
-                Route::Local(Local::Unknown),
-            ),
-            (
-                "P1 never forwarded",
-                "GET",
-                "/%6daxpool/health",
-                Route::Local(Local::Health),
-            ),
+            ("P1 404", "GET", "/maxpool/status/", Route::Local(Local::Unknown)),
+            ("P1 404", "GET", "/maxpool/accounts//x/enable", Route::Local(Local::Unknown)),
+            ("P1 never forwarded", "GET", "//maxpool/status", Route::Local(Local::Unknown)),
+            ("P1 never forwarded", "GET", "/maxpool;a=b/status", Route::Local(Local::Unknown)),
+            ("P1 never forwarded", "GET", "/%6daxpool/health", Route::Local(Local::Health)),
             ("P1 another word", "GET", "/maxpools", Route::Other),
-            (
-                "P3",
-                "POST",
-                "/v1/messages?beta=true",
-                Route::Pooled(Pooled::Messages),
-            ),
-            (
-                "P3",
-                "POST",
-                "/v1/messages/count_tokens?beta=true",
-                Route::Pooled(Pooled::CountTokens),
-            ),
+            ("P3", "POST", "/v1/messages?beta=true", Route::Pooled(Pooled::Messages)),
+            ("P3", "POST", "/v1/messages/count_tokens?beta=true", Route::Pooled(Pooled::CountTokens)),
             ("P3", "GET", "/v1/models", Route::Pooled(Pooled::Models)),
-            (
-                "P3",
-                "GET",
-                "/v1/models/claude-opus-4?limit=1",
-                Route::Pooled(Pooled::Models),
-            ),
-            (
-                "P3",
-                "POST",
-                "/v1/complete",
-                Route::Pooled(Pooled::Complete),
-            ),
-            (
-                "P3 batches",
-                "POST",
-                "/v1/messages/batches",
-                Route::Batches { id: None },
-            ),
-            (
-                "P3 batches",
-                "GET",
-                "/v1/messages/batches?limit=2",
-                Route::Batches { id: None },
-            ),
-            (
-                "P3 batches",
-                "GET",
-                "/v1/messages/batches/msgbatch_1/results",
-                Route::Batches {
-                    id: Some("msgbatch_1".into()),
-                },
-            ),
+            ("P3", "GET", "/v1/models/claude-opus-4?limit=1", Route::Pooled(Pooled::Models)),
+            ("P3", "POST", "/v1/complete", Route::Pooled(Pooled::Complete)),
+            ("P3 batches", "POST", "/v1/messages/batches", Route::Batches { id: None }),
+            ("P3 batches", "GET", "/v1/messages/batches?limit=2", Route::Batches { id: None }),
+            ("P3 batches", "GET", "/v1/messages/batches/msgbatch_1/results", Route::Batches { id: Some("msgbatch_1".into()) }),
             ("P3 other", "GET", "/v1/files", Route::Other),
             ("P3 other", "POST", "/v1/messages/other", Route::Other),
             ("P3 other", "POST", "/api/event_logging/batch", Route::Other),
             ("P3 other", "GET", "/v1/modelsx", Route::Other),
             ("T5", "POST", "/v1/oauth/token", Route::OauthToken),
-            (
-                "T5 in any spelling",
-                "POST",
-                "/v1/oauth/%74oken",
-                Route::OauthToken,
-            ),
+            ("T5 in any spelling", "POST", "/v1/oauth/%74oken", Route::OauthToken),
         ];
         for (rule, method, target, expected) in rows {
             assert_eq!(route(method, target), expected, "{rule} {method} {target}");
@@ -400,6 +275,7 @@ mod tests {
 
     #[test]
     fn decoding() {
+        #[rustfmt::skip] // one row a line
         let rows = [
             ("a%2fb", "a/b"),
             ("%", "%"),

@@ -8,10 +8,12 @@ use std::time::Duration;
 use super::text::{clean, name, push_clean, quoted};
 use super::{Entry, Level};
 use crate::clock::{human, iso};
+use crate::event::words;
 use crate::event::{
-    AccountBlocked, Because, Event, Failover, Finished, Held, Outcome, Refresh, RefreshResult,
-    RestartStep, Stamped, Started,
+    AccountBlocked, Event, Failover, Finished, Held, Outcome, Refresh, RefreshResult, RestartStep,
+    Stamped, Started,
 };
+use crate::scheduler::Evidence;
 use crate::scheduler::time::Wall;
 
 /// Longest text of one entry, in characters: with four bytes each a line is still one write to a pipe.
@@ -147,7 +149,7 @@ fn account_entries(at: Wall, started: &Started) -> impl Iterator<Item = Entry> {
             let text = format!(
                 "account {} ({}{note})",
                 name(&account.name),
-                account.kind.word()
+                words::kind(account.kind)
             );
             bounded(at, Level::Info, &text)
         })
@@ -242,25 +244,26 @@ fn failover_line(failover: &Failover) -> String {
         "failover {} -> {to}: {}{}{}",
         name(&failover.from),
         clean(&failover.why, PIECE_CHARS_MAX),
-        because_part(&failover.because),
+        evidence_part(failover.evidence.as_deref()),
         session_part(failover.session.as_ref())
     )
 }
 
 fn blocked_line(at: Wall, blocked: &AccountBlocked) -> String {
-    let scope = match &blocked.scope {
-        Some(scope) => format!(" for {}", clean(scope, PIECE_CHARS_MAX)),
+    let block = &blocked.block;
+    let scope = match words::scope(&block.scope) {
+        Some(family) => format!(" for {}", piece(family)),
         None => String::new(),
     };
-    let until = match blocked.until {
+    let until = match block.until {
         Some(until) => format!("until {}", moment(at, until)),
         None => "until its credential changes".into(),
     };
     format!(
-        "account {} is out{scope} ({}) {until}{}",
+        "account {} is out{scope}, {}, {until}{}",
         name(&blocked.account),
-        blocked.reason,
-        because_part(&blocked.because)
+        words::block_phrase(&block.reason),
+        evidence_part(Some(&block.evidence))
     )
 }
 
@@ -271,7 +274,7 @@ fn held_line(at: Wall, held: &Held) -> String {
     };
     format!(
         "request held ({}): {until}, {}{}",
-        held.cause,
+        words::wait_cause(held.cause),
         counted(held.queued, "request", "waiting"),
         session_part(held.session.as_ref())
     )
@@ -377,19 +380,20 @@ fn restart_line(step: &RestartStep) -> (Level, String) {
     }
 }
 
-/// ` [status 429; request-id req_1; header: value; "message"]`, or nothing when nothing is known.
-fn because_part(because: &Because) -> String {
+/// ` [status 429; request-id req_1; retry-after: 12; "message"]`, or nothing when nothing is known.
+fn evidence_part(evidence: Option<&Evidence>) -> String {
+    let Some(evidence) = evidence else {
+        return String::new();
+    };
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let parts: Vec<String> = [
-        because.status.map(|status| format!("status {status}")),
-        because
+        evidence.status.map(|status| format!("status {status}")),
+        evidence
             .request_id
             .as_deref()
             .map(|id| format!("request-id {}", piece(id))),
-        because.header.as_deref().map(piece),
-        because
-            .message
-            .as_deref()
-            .map(|message| quoted(message, PIECE_CHARS_MAX)),
+        some(&evidence.source).map(|source| piece(&source)),
+        some(&evidence.message).map(|message| quoted(&message, PIECE_CHARS_MAX)),
     ]
     .into_iter()
     .flatten()
@@ -427,7 +431,9 @@ fn counted(count: usize, one: &str, state: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Kind, Stage, StartedAccount, Tokens};
+    use crate::event::{Stage, StartedAccount};
+    use crate::scheduler::quota::{Family, WindowKind};
+    use crate::scheduler::{BlockReason, BlockSnapshot, Kind, Scope, Usage, WaitCause};
 
     /// 2026-11-21T22:45:00.123Z.
     const AT: Wall = Wall(1_795_301_100_123);
@@ -450,7 +456,7 @@ mod tests {
             queued: Duration::ZERO,
             first_byte: Some(Duration::from_millis(812)),
             total: Duration::from_millis(5_321),
-            tokens: Some(Tokens {
+            tokens: Some(Usage {
                 input: 1_200,
                 output: 340,
                 cache_read: 9_000,
@@ -462,13 +468,14 @@ mod tests {
         }
     }
 
-    fn because() -> Because {
-        Because {
+    fn evidence() -> Arc<Evidence> {
+        Arc::new(Evidence {
             status: Some(429),
             request_id: Some("req_011".into()),
-            header: Some("anthropic-ratelimit-unified-5h-reset: 1795316400".into()),
-            message: Some("This request would exceed your account's rate limit.".into()),
-        }
+            source: "anthropic-ratelimit-unified-5h-reset: 1795316400".into(),
+            at: AT,
+            message: "This request would exceed your account's rate limit.".into(),
+        })
     }
 
     #[test]
@@ -551,28 +558,36 @@ mod tests {
     fn events_say_what_until_when_and_because_of_which_answer() {
         let work: Arc<str> = "work".into();
         let session: Option<Arc<str>> = Some("ab12".into());
-        let evidence = "[status 429; request-id req_011; anthropic-ratelimit-unified-5h-reset: 1795316400; \
+        let answer = "[status 429; request-id req_011; anthropic-ratelimit-unified-5h-reset: 1795316400; \
                         \"This request would exceed your account's rate limit.\"]";
         let rows = [
             (
                 Event::AccountBlocked(AccountBlocked {
                     account: work.clone(),
-                    reason: "quota",
-                    until: Some(Wall(AT.0 + 15_120_000)),
-                    scope: None,
-                    because: because(),
+                    block: BlockSnapshot {
+                        reason: BlockReason::Quota(Some(WindowKind::FiveHour)),
+                        scope: Scope::Account,
+                        until: Some(Wall(AT.0 + 15_120_000)),
+                        remaining: None,
+                        evidence: evidence(),
+                    },
                 }),
-                format!("account work is out (quota) until 2026-11-22T02:57:00.123Z, in 4h 12m {evidence}"),
+                format!(
+                    "account work is out, five-hour limit reached, until 2026-11-22T02:57:00.123Z, in 4h 12m {answer}"
+                ),
             ),
             (
                 Event::AccountBlocked(AccountBlocked {
                     account: work.clone(),
-                    reason: "needs login",
-                    until: None,
-                    scope: Some("opus".into()),
-                    because: Because::default(),
+                    block: BlockSnapshot {
+                        reason: BlockReason::NeedsLogin,
+                        scope: Scope::Family(Family("opus".into())),
+                        until: None,
+                        remaining: None,
+                        evidence: Arc::default(),
+                    },
                 }),
-                "account work is out for opus (needs login) until its credential changes".into(),
+                "account work is out for opus, needs login, until its credential changes".into(),
             ),
             (
                 Event::AccountBack { account: work.clone(), after: Duration::from_secs(15_120) },
@@ -583,15 +598,15 @@ mod tests {
                     from: work.clone(),
                     to: Some("spare".into()),
                     why: "rate_limit_error".into(),
-                    because: because(),
+                    evidence: Some(evidence()),
                     session: session.clone(),
                 }),
-                format!("failover work -> spare: rate_limit_error {evidence} session=ab12"),
+                format!("failover work -> spare: rate_limit_error {answer} session=ab12"),
             ),
             (
                 Event::Held(Held {
                     session: session.clone(),
-                    cause: "quota",
+                    cause: WaitCause::Quota,
                     until: Some(Wall(AT.0 + 60_000)),
                     queued: 2,
                 }),

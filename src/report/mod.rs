@@ -16,7 +16,8 @@ use crate::event::{Events, Stamped};
 use crate::scheduler::time::Wall;
 
 mod log;
-mod text;
+pub(crate) mod status;
+pub(crate) mod text;
 
 /// Where the log goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
