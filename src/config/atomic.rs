@@ -41,13 +41,10 @@ impl FileLock {
             .create(true)
             .truncate(false)
             .open(&name)
-            .map_err(|cause| {
-                Error::file(
-                    "lock",
-                    &target,
-                    &io::Error::new(cause.kind(), format!("{}: {cause}", name.display())),
-                )
-            })?;
+            .map_err(|cause| Error::file("make the lock", &name, &cause))?;
+        if let Ok(old) = fs::metadata(&target) {
+            keep_owner(&lock, &old).map_err(|cause| Error::file("lock", &target, &cause))?;
+        }
         for _ in 0..LOCK_TRIES_MAX {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
@@ -58,7 +55,7 @@ impl FileLock {
                     });
                 }
                 Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {
-                    std::thread::sleep(LOCK_PAUSE)
+                    std::thread::sleep(LOCK_PAUSE);
                 }
                 Err(cause) => return Err(Error::file("lock", &target, &cause.into())),
             }
@@ -93,14 +90,19 @@ impl FileLock {
     }
 
     fn write_and_rename(&self, temporary: &Path, text: &str) -> io::Result<()> {
+        let directory = File::open(directory_of(&self.target))?;
         let mut file = private().create_new(true).open(temporary)?;
         file.write_all(text.as_bytes())?;
         if let Ok(old) = fs::metadata(&self.target) {
-            keep_owner_and_mode(&file, &old)?;
+            keep_mode(&file, &old)?;
+            keep_owner(&file, &old)?;
         }
         file.sync_all()?;
         fs::rename(temporary, &self.target)?;
-        File::open(directory_of(&self.target))?.sync_all()
+        // The file is replaced by now. Some file systems cannot sync a directory, and to call that a failed write would be
+        // wrong: the caller would go on as if the old content were there.
+        let _ = directory.sync_all();
+        Ok(())
     }
 }
 
@@ -211,12 +213,18 @@ fn is_temporary_suffix(suffix: &[u8]) -> bool {
     matches!(parts[..], [process, count, b"tmp"] if is_number(process) && is_number(count))
 }
 
-/// A mode stricter than 0600 stays; another owner stays where the system allows it (root changes a user's file).
-fn keep_owner_and_mode(file: &File, old: &fs::Metadata) -> io::Result<()> {
+/// A mode stricter than 0600 stays.
+fn keep_mode(file: &File, old: &fs::Metadata) -> io::Result<()> {
     let strict = old.mode() & 0o600;
-    if strict != 0o600 {
-        file.set_permissions(fs::Permissions::from_mode(strict))?;
+    if strict == 0o600 {
+        return Ok(());
     }
+    file.set_permissions(fs::Permissions::from_mode(strict))
+}
+
+/// A command that root runs on a user's config must not take the file away from the user. Only root can give files away,
+/// so where it fails there was nothing to keep.
+fn keep_owner(file: &File, old: &fs::Metadata) -> io::Result<()> {
     let own = file.metadata()?;
     if (own.uid(), own.gid()) != (old.uid(), old.gid()) {
         let _ = std::os::unix::fs::fchown(file, Some(old.uid()), Some(old.gid()));
