@@ -1,0 +1,153 @@
+//! Blocks: why an account cannot be used now, until when, for whom, and which answer said so.
+//!
+//! An account has a list of these instead of a status; it is available when none is in force.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::quota::{Family, WindowKind};
+use super::request::WaitCause;
+use super::time::{Mono, Now, Wall};
+
+/// Why an account cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BlockReason {
+    /// The upstream rejected for this window, or for a limit that it did not name (P7, S2).
+    Quota(Option<WindowKind>),
+    /// A 429 that is not the account's limit.
+    ServerSide,
+    /// 529.
+    Overloaded,
+    /// 500, 502, 503, 504.
+    ServerError,
+    /// Connect, TLS, reset or header time-out before an answer.
+    Network,
+    /// 403 about the credential.
+    Forbidden,
+    /// 401 on an API key or provider.
+    CredentialRefused,
+    /// The refresh token is dead (T2).
+    NeedsLogin,
+    /// A refresh failed for reasons of the token endpoint.
+    RefreshFailed,
+    /// A refresh failed on the way there.
+    RefreshNetwork,
+}
+
+impl BlockReason {
+    /// The class of waiting, or none for what is never waited for (Q1).
+    #[must_use]
+    pub fn wait_cause(&self) -> Option<WaitCause> {
+        match self {
+            BlockReason::Quota(Some(WindowKind::SevenDay | WindowKind::SevenDayFamily(_))) => {
+                Some(WaitCause::Weekly)
+            }
+            BlockReason::Quota(_) => Some(WaitCause::Quota),
+            BlockReason::ServerSide
+            | BlockReason::Overloaded
+            | BlockReason::ServerError
+            | BlockReason::RefreshFailed => Some(WaitCause::Capacity),
+            BlockReason::Network | BlockReason::RefreshNetwork => Some(WaitCause::Network),
+            BlockReason::Forbidden | BlockReason::CredentialRefused | BlockReason::NeedsLogin => {
+                None
+            }
+        }
+    }
+}
+
+/// When a block ends. Nothing but a look at the clocks ends a timed one; a step of the wall clock moves only `wall`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// When both have passed; an absent one has.
+    At {
+        /// For retry-after and cooldowns.
+        mono: Option<Mono>,
+        /// For resets.
+        wall: Option<Wall>,
+    },
+    /// When the credential changes.
+    CredentialChange,
+}
+
+impl End {
+    /// So long from now.
+    #[must_use]
+    pub fn after(now: Now, wait: Duration) -> End {
+        End::At {
+            mono: Some(now.mono + wait),
+            wall: None,
+        }
+    }
+
+    /// True once it is over.
+    #[must_use]
+    pub fn has_passed(self, now: Now) -> bool {
+        match self {
+            End::At { mono, wall } => {
+                mono.is_none_or(|at| at <= now.mono) && wall.is_none_or(|at| at <= now.wall)
+            }
+            End::CredentialChange => false,
+        }
+    }
+
+    /// The moment on the monotonic clock, as far as the wall clock lets it be known now.
+    #[must_use]
+    pub fn mono(self, now: Now) -> Option<Mono> {
+        match self {
+            End::At { mono, wall } => {
+                let wall = wall.filter(|&at| at > now.wall).map(|at| now.mono_at(at));
+                Some(mono.max(wall).unwrap_or(now.mono))
+            }
+            End::CredentialChange => None,
+        }
+    }
+
+    /// The same on the wall clock, for people.
+    #[must_use]
+    pub fn wall(self, now: Now) -> Option<Wall> {
+        match self {
+            End::At { mono, wall } => {
+                let mono = mono.map(|at| now.wall + at.since(now.mono));
+                Some(mono.max(wall).unwrap_or(now.wall))
+            }
+            End::CredentialChange => None,
+        }
+    }
+}
+
+/// Whom a block keeps out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everyone.
+    Account,
+    /// Requests for models of this family.
+    Family(Family),
+}
+
+/// The answer that is behind a block; it goes into status and explanations, so it never holds a secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evidence {
+    /// HTTP status, if there was an answer.
+    pub status: Option<u16>,
+    /// The upstream's `request-id`.
+    pub request_id: Option<Arc<str>>,
+    /// What said it: a header or the body, such as `retry-after: 12`.
+    pub source: Arc<str>,
+    /// When it came.
+    pub at: Wall,
+    /// The upstream's words, cut to [`super::policy::MESSAGE_CHARS_MAX`] when stored.
+    pub message: Arc<str>,
+}
+
+/// A reason why an account cannot be used now, with its end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Block {
+    /// Why.
+    pub reason: BlockReason,
+    /// Until when.
+    pub end: End,
+    /// For whom.
+    pub scope: Scope,
+    /// Who said so.
+    pub evidence: Arc<Evidence>,
+}

@@ -1,0 +1,105 @@
+//! What an answer means to its account (SPEC P7), as the classifier tells it to the scheduler.
+
+use std::time::Duration;
+
+use super::block::Evidence;
+use super::breaker::Fingerprint;
+use super::quota::QuotaReport;
+
+/// The head of an answer, told to `observe` as soon as it is there.
+#[derive(Clone, Debug)]
+pub struct HeadReport<'a> {
+    /// HTTP status.
+    pub status: u16,
+    /// What its headers said of quota.
+    pub quota: &'a QuotaReport,
+    /// Kept beside a block, if the head causes one.
+    pub evidence: Evidence,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// 2xx or 3xx whose body ended well.
+    Success,
+    /// Any answer that says nothing about the account: 4xx of the request's own, a stream that broke after its head.
+    Neutral,
+    /// The client left, or the attempt was given up before it was sent. Blames nobody.
+    Abandoned,
+    /// 429 for the account's own limit.
+    QuotaRejected {
+        /// The answer's headers once more, `retry_after` from header or body.
+        quota: QuotaReport,
+        /// The answer.
+        evidence: Evidence,
+    },
+    /// 429 that is not the account's limit, or 529.
+    ServerSide {
+        /// Which of the two.
+        overload: Overload,
+        /// As the upstream said it.
+        retry_after: Option<Duration>,
+        /// For the shared breaker (P8).
+        fingerprint: Fingerprint,
+        /// The answer.
+        evidence: Evidence,
+    },
+    /// 500, 502, 503, 504.
+    ServerError {
+        /// The answer.
+        evidence: Evidence,
+    },
+    /// No answer.
+    Network {
+        /// Whose fault it can be.
+        blame: Blame,
+        /// What was seen.
+        evidence: Evidence,
+    },
+    /// 401 on an API key or a provider.
+    CredentialRefused {
+        /// The answer.
+        evidence: Evidence,
+    },
+    /// 401 on OAuth after a refresh, or a refresh that was refused.
+    NeedsLogin {
+        /// The answer.
+        evidence: Evidence,
+    },
+    /// 403 about the credential.
+    CredentialForbidden {
+        /// The answer.
+        evidence: Evidence,
+    },
+}
+
+/// Which server-side refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overload {
+    /// 429.
+    Refused429,
+    /// 529.
+    Overloaded529,
+}
+
+/// Whom a network failure is held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The way to this account's upstream: connect, TLS, reset, header time-out.
+    Account,
+    /// Nobody: a failed name look-up.
+    Nobody,
+}
+
+/// Tokens of one answer (P13), added to the account's totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// `input_tokens`.
+    pub input: u64,
+    /// `output_tokens`.
+    pub output: u64,
+    /// `cache_read_input_tokens`.
+    pub cache_read: u64,
+    /// `cache_creation_input_tokens`.
+    pub cache_write: u64,
+}

@@ -1,0 +1,194 @@
+//! Every tunable of the scheduler, with the defaults of SPEC A2, and the fixed numbers of its rules.
+//!
+//! A policy is plain data: the configuration makes one, [`super::Scheduler::set_policy`] puts it into effect at once.
+
+use std::time::Duration;
+
+/// The settings of SPEC A2 that decide where a request goes and how long it may wait.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// `switchThreshold`: used share of a short window at which an account is left alone (S3).
+    pub switch_threshold: f64,
+    /// `scheduler.safetyMaxActivePerAccount`; 0 means no cap.
+    pub max_active_per_account: u32,
+    /// `scheduler.safetyMaxGlobalActive`; 0 means no cap.
+    pub max_active_global: u32,
+    /// `scheduler.cooldownMs`: the first cooldown after a 5xx (P7).
+    pub cooldown: Duration,
+    /// `scheduler.maxCooldownMs`: the longest cooldown after 5xx, and the longest pause of the breaker.
+    pub max_cooldown: Duration,
+    /// `scheduler.networkCooldownMs`.
+    pub network_cooldown: Duration,
+    /// `scheduler.weeklySoftThreshold` (S4).
+    pub weekly_soft: f64,
+    /// `scheduler.weeklyReserveThreshold`.
+    pub weekly_reserve: f64,
+    /// `scheduler.weeklyCriticalThreshold`.
+    pub weekly_critical: f64,
+    /// `scheduler.weeklyExhaustedThreshold`.
+    pub weekly_exhausted: f64,
+    /// `scheduler.weeklyBurnDebtWeight` (S4).
+    pub weekly_burn_debt_weight: f64,
+    /// `scheduler.scarcityWeight` (S6).
+    pub scarcity_weight: f64,
+    /// `scheduler.spreadShareWeight` (S6).
+    pub spread_share_weight: f64,
+    /// `scheduler.recoveryRampWeight` (S6).
+    pub recovery_ramp_weight: f64,
+    /// `scheduler.recoveryRampMs`: how long a recovery costs.
+    pub recovery_ramp: Duration,
+    /// `scheduler.spreadWindowMs`.
+    pub spread_window: Duration,
+    /// `scheduler.sessionIdleMs`: a binding unused that long is forgotten (S9).
+    pub session_idle: Duration,
+    /// `scheduler.overage` (S11).
+    pub overage: Overage,
+    /// `retry.maxAttemptsPerRequest`; 0 means one pass over the accounts.
+    pub max_attempts: u32,
+    /// `queue.enabled`: without it nothing is ever held.
+    pub queue_enabled: bool,
+    /// `queue.maxWaitMs` (Q1).
+    pub max_wait: Duration,
+    /// `queue.autoMaxWaitMs`; the smaller of this and `max_wait` holds.
+    pub auto_max_wait: Option<Duration>,
+    /// `queue.capacityMaxWaitMs`.
+    pub capacity_max_wait: Duration,
+    /// `queue.weeklyMaxWaitMs`; zero fails fast.
+    pub weekly_max_wait: Duration,
+    /// `queue.networkMaxWaitMs`.
+    pub network_max_wait: Duration,
+    /// `queue.countTokensMaxWaitMs`.
+    pub count_tokens_max_wait: Duration,
+    /// `queue.nonStreamMaxWaitMs`.
+    pub non_stream_max_wait: Duration,
+    /// `queue.maxQueuedBodyBytes`: a larger body is not held (P4).
+    pub max_queued_body_bytes: u64,
+    /// `queue.maxQueuedBytes`: all held bodies together (Q3).
+    pub max_queued_bytes: u64,
+    /// `queue.maxConcurrentQueued` (Q3).
+    pub max_queued: usize,
+    /// `queue.pollMs`: the longest time between two looks at the clock while a request waits; at least [`POLL_MIN`].
+    pub poll: Duration,
+}
+
+/// What becomes of an account whose answers say that paid extra usage is in use (S11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overage {
+    /// `last`: it counts as critical.
+    Last,
+    /// `never`: it is left out.
+    Never,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy {
+            switch_threshold: 0.90,
+            max_active_per_account: 50,
+            max_active_global: 150,
+            cooldown: Duration::from_millis(30_000),
+            max_cooldown: Duration::from_millis(900_000),
+            network_cooldown: Duration::from_millis(5_000),
+            weekly_soft: 0.65,
+            weekly_reserve: 0.85,
+            weekly_critical: 0.95,
+            weekly_exhausted: 0.985,
+            weekly_burn_debt_weight: 0.6,
+            scarcity_weight: 6.0,
+            spread_share_weight: 3.0,
+            recovery_ramp_weight: 4.0,
+            recovery_ramp: Duration::from_millis(300_000),
+            spread_window: Duration::from_millis(900_000),
+            session_idle: Duration::from_millis(3_600_000),
+            overage: Overage::Last,
+            max_attempts: 0,
+            queue_enabled: true,
+            max_wait: Duration::from_millis(86_400_000),
+            auto_max_wait: None,
+            capacity_max_wait: Duration::from_millis(900_000),
+            weekly_max_wait: Duration::ZERO,
+            network_max_wait: Duration::from_millis(15_000),
+            count_tokens_max_wait: Duration::from_millis(8_000),
+            non_stream_max_wait: Duration::from_millis(240_000),
+            max_queued_body_bytes: 268_435_456,
+            max_queued_bytes: 1_073_741_824,
+            max_queued: 256,
+            poll: Duration::from_millis(1_000),
+        }
+    }
+}
+
+/// Sessions remembered (S9); the least recently used goes first.
+pub const SESSIONS_MAX: usize = 10_000;
+/// Threads whose owner is remembered (P10).
+pub const THREADS_MAX: usize = 10_000;
+/// Decisions kept for status (S12).
+pub const DECISIONS_MAX: usize = 50;
+/// Characters kept of an upstream's message beside a block.
+pub const MESSAGE_CHARS_MAX: usize = 300;
+
+/// Length of the five-hour window.
+pub const FIVE_HOURS: Duration = Duration::from_secs(5 * 3600);
+/// Length of the weekly windows.
+pub const WEEK: Duration = Duration::from_secs(7 * 86_400);
+
+/// A limit whose end nobody told keeps an account out that long (S2, S3).
+pub const UNKNOWN_RESET_WAIT: Duration = Duration::from_secs(60);
+/// The least and the most that an upstream's `retry-after` counts for (P7).
+pub const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
+/// See [`RETRY_AFTER_MIN`].
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
+/// A server-side 429 without `retry-after` (P7).
+pub const SERVER_SIDE_WAIT: Duration = Duration::from_secs(5);
+/// A 529 without `retry-after`, and the longest that a server-side refusal sets an account aside.
+pub const SERVER_SIDE_WAIT_MAX: Duration = Duration::from_secs(30);
+/// A 403 about the credential (P7).
+pub const FORBIDDEN_WAIT: Duration = Duration::from_secs(30 * 60);
+
+/// One more failure costs this much score, fading with the recovery ramp (S6).
+pub const FAILURE_WEIGHT: f64 = 5.0;
+/// An account whose weekly reset is not known yet is looked at sooner (S6).
+pub const UNKNOWN_WEEK_BONUS: f64 = 0.5;
+/// The cap of the effective weekly use (S4).
+pub const EFFECTIVE_USE_MAX: f64 = 1.5;
+
+/// A request that has failed everywhere starts its next pass no sooner (Q1), so that cooldowns of zero cannot spin.
+pub const PASS_PAUSE: Duration = Duration::from_secs(1);
+/// The shortest time between two looks at the clock that `queue.pollMs` can ask for.
+pub const POLL_MIN: Duration = Duration::from_millis(10);
+/// Who comes back within this time takes the old place (Q6).
+pub const RETURN_WITHIN: Duration = Duration::from_secs(60);
+/// Places kept for those who may come back.
+pub const RETURNS_MAX: usize = 1_024;
+
+/// So many requests moved at once are a storm (S10).
+pub const STORM_REQUESTS: usize = 5;
+/// One more request at a time after each of these (S10), and between the releases after the breaker closed (P8).
+pub const STEP: Duration = Duration::from_millis(250);
+/// How long a storm's ramp lasts (S10).
+pub const STORM_RAMP: Duration = Duration::from_secs(30);
+/// Ends of blocks closer than this are moved apart (S10).
+pub const SPREAD_GAP: Duration = Duration::from_secs(1);
+/// By at most this much (S10).
+pub const SPREAD_MAX: Duration = Duration::from_secs(5);
+
+/// The breaker needs refusals from so many accounts (P8).
+pub const BREAKER_ACCOUNTS_MIN: usize = 2;
+/// Pauses after failed probes (P8).
+pub const BREAKER_REARM: [Duration; 5] = [
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::from_secs(20),
+    Duration::from_secs(40),
+    Duration::from_secs(60),
+];
+/// After so many failed probes in a row each account is judged by itself again (P8).
+pub const BREAKER_PROBES_MAX: u32 = 4;
+/// How long after that the breaker stays out of it, unless something succeeds before.
+pub const BREAKER_REST: Duration = Duration::from_secs(60);
+/// How long requests follow one by one after it closed (P8).
+pub const BREAKER_PACING: Duration = Duration::from_secs(5);
+/// Refusals older than this say nothing about now.
+pub const REFUSAL_MEMORY: Duration = Duration::from_secs(60);
+/// Refusals kept for the breaker's judgement.
+pub const REFUSALS_MAX: usize = 512;

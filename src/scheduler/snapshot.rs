@@ -1,0 +1,353 @@
+//! Plain values for status, metrics, the dashboard, `explain` and the state file; rendered outside the lock.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::block::{BlockReason, Evidence, Scope};
+use super::outcome::Usage;
+use super::quota::{Verdict, WindowKind};
+use super::request::{
+    AccountId, Kind, PassedOver, RefusalReason, Routing, Standing, WaitCause, Why,
+};
+use super::time::{Now, Wall};
+
+/// Everything that status shows.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// When it was taken.
+    pub at: Now,
+    /// `switchThreshold`.
+    pub switch_threshold: f64,
+    /// S7a.
+    pub routing: Routing,
+    /// The account chosen last.
+    pub current: Option<AccountId>,
+    /// In the order in which they were added.
+    pub accounts: Vec<AccountSnapshot>,
+    /// Requests in flight on all accounts.
+    pub in_flight: u32,
+    /// True while draining: nothing is admitted.
+    pub admission_paused: bool,
+    /// `safetyMaxActivePerAccount`.
+    pub max_active_per_account: u32,
+    /// `safetyMaxGlobalActive`.
+    pub max_active_global: u32,
+    /// P8.
+    pub breaker: BreakerSnapshot,
+    /// Q.
+    pub queue: QueueSnapshot,
+    /// Sessions with a binding in force.
+    pub sticky_bindings: usize,
+    /// Sessions that never go to a provider (P9).
+    pub thinking_protected: usize,
+    /// Threads whose owner is known (P10).
+    pub threads: usize,
+}
+
+/// One account.
+#[derive(Clone, Debug)]
+pub struct AccountSnapshot {
+    /// Which.
+    pub id: AccountId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its kind.
+    pub kind: Kind,
+    /// From the configuration.
+    pub enabled: bool,
+    /// Removed, finishing what it has.
+    pub leaving: bool,
+    /// From the configuration.
+    pub profiles: Vec<Arc<str>>,
+    /// From the configuration.
+    pub priority: i64,
+    /// In one word.
+    pub status: Status,
+    /// Leases.
+    pub in_flight: u32,
+    /// Their weights.
+    pub active_weight: u64,
+    /// Attempts that ended with an answer of the model's or the request's own.
+    pub completed: u64,
+    /// Attempts that ended otherwise, abandoned ones left out.
+    pub failed: u64,
+    /// S6.
+    pub consecutive_failures: u32,
+    /// Of the last answer.
+    pub last_status: Option<u16>,
+    /// From grant to end of the last attempt that was completed.
+    pub last_response: Option<Duration>,
+    /// The last 15 minutes.
+    pub last_15m: Load,
+    /// The last hour.
+    pub last_1h: Load,
+    /// The last failure in the upstream's words, bounded; gone with the next success.
+    pub last_error: Option<Arc<str>>,
+    /// When it was.
+    pub last_error_at: Option<Wall>,
+    /// End of the last block from 5xx, 529, 403, network or refresh.
+    pub cooldown_until: Option<Wall>,
+    /// End of the last block from a 429.
+    pub rate_limited_until: Option<Wall>,
+    /// What is known of its windows, those that have passed left out.
+    pub windows: Vec<WindowSnapshot>,
+    /// The last `unified-status`.
+    pub unified_status: Option<Verdict>,
+    /// S4.
+    pub weekly: WeeklySnapshot,
+    /// S11: paid extra usage is in use.
+    pub overage_in_use: bool,
+    /// Totals.
+    pub usage: UsageTotals,
+    /// Blocks in force.
+    pub blocks: Vec<BlockSnapshot>,
+}
+
+/// The status of an account (P1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Status {
+    /// Can be used, or is in a cooldown.
+    Active,
+    /// A block from a 429 of any kind.
+    Throttled,
+    /// The week is used up.
+    Exhausted,
+    /// Needs login, or its credential was refused.
+    Error,
+}
+
+/// Requests of a period.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Load {
+    /// Attempts that ended.
+    pub requests: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Their weights.
+    pub weight: u64,
+    /// Their mean duration.
+    pub average: Option<Duration>,
+}
+
+/// One quota window.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WindowSnapshot {
+    /// Which.
+    pub kind: WindowKind,
+    /// Used share, 0 to 1.
+    pub used: Option<f64>,
+    /// As the upstream sent it; may be above 1.
+    pub raw: Option<f64>,
+    /// Its size.
+    pub limit: Option<u64>,
+    /// What is left.
+    pub remaining: Option<u64>,
+    /// When it starts anew.
+    pub reset: Option<Wall>,
+    /// When this was learned.
+    pub learned_at: Wall,
+    /// From where.
+    pub source: Source,
+}
+
+/// Where a window was learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// The head of an answer.
+    Answer,
+    /// The usage probe (T6).
+    Probe,
+    /// The state file (A6).
+    Restored,
+}
+
+/// The weekly tiers of S4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tier {
+    /// Serves all.
+    Normal,
+    /// Serves all.
+    Soft,
+    /// Serves bound sessions, and new ones only if no account below it can.
+    Reserve,
+    /// Only if nothing else can.
+    Critical,
+    /// Never.
+    Exhausted,
+}
+
+/// The weekly state of an account; `None` is `unknown`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct WeeklySnapshot {
+    /// As selection uses it.
+    pub state: Option<Tier>,
+    /// Of the used share alone.
+    pub raw_state: Option<Tier>,
+    /// Of the effective use alone.
+    pub pace_state: Option<Tier>,
+    /// Used share with its burn debt.
+    pub effective_usage: Option<f64>,
+}
+
+/// Totals of an account (P13, A6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UsageTotals {
+    /// Tokens.
+    pub tokens: Usage,
+    /// Requests that were completed.
+    pub requests: u64,
+    /// When the last one began.
+    pub last_used: Option<Wall>,
+}
+
+/// One block in force.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BlockSnapshot {
+    /// Why.
+    pub reason: BlockReason,
+    /// For whom.
+    pub scope: Scope,
+    /// Until when; none: until the credential changes.
+    pub until: Option<Wall>,
+    /// Time until then.
+    pub remaining: Option<Duration>,
+    /// Which answer said so.
+    pub evidence: Arc<Evidence>,
+}
+
+/// The shared breaker.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BreakerSnapshot {
+    /// All Claude accounts pause, or one request probes.
+    pub active: bool,
+    /// End of the pause.
+    pub until: Option<Wall>,
+    /// The refusal that tripped it, in the upstream's words.
+    pub reason: Option<Arc<str>>,
+    /// A probe is under way.
+    pub probe_in_flight: bool,
+    /// How often it tripped.
+    pub count: u64,
+    /// When it tripped last.
+    pub last_at: Option<Wall>,
+}
+
+/// The queue.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QueueSnapshot {
+    /// Who waits.
+    pub waiting: usize,
+    /// The longest wait.
+    pub oldest: Option<Duration>,
+    /// Their bodies.
+    pub bytes: u64,
+    /// When the next account is expected to come back for one of them.
+    pub next_release: Option<Duration>,
+    /// How many wait for what.
+    pub by_cause: Vec<(WaitCause, usize)>,
+}
+
+/// What the state file keeps of an account (A6), and what a restart hands over.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Learned {
+    /// Quota windows.
+    pub windows: Vec<WindowSnapshot>,
+    /// Totals.
+    pub usage: UsageTotals,
+}
+
+/// S12: which accounts were ranked and why the others were passed over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// When.
+    pub at: Wall,
+    /// `Request::id`.
+    pub request: u64,
+    /// What came of it.
+    pub verdict: ExplainedVerdict,
+    /// Available accounts, best first.
+    pub candidates: Vec<Candidate>,
+    /// The others.
+    pub passed_over: Vec<Standing>,
+}
+
+/// What would happen, or did.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ExplainedVerdict {
+    /// This account, by this rule.
+    Chosen(AccountId, Why),
+    /// It would wait.
+    Wait(WaitCause, Option<Duration>),
+    /// It would be refused.
+    Refuse(RefusalReason),
+}
+
+/// One ranked account.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// Which.
+    pub account: AccountId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// 1 is first.
+    pub rank: usize,
+    /// Its weekly tier for this request; none is `unknown`, which serves as normal.
+    pub tier: Option<Tier>,
+    /// Its priority.
+    pub priority: i64,
+    /// The sum of the terms.
+    pub score: f64,
+    /// S6.
+    pub terms: Terms,
+}
+
+/// The terms of a score (S6).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Terms {
+    /// Active weight + the request's.
+    pub load: f64,
+    /// Scarcity of quota.
+    pub scarcity: f64,
+    /// Share of the recent work.
+    pub spread: f64,
+    /// Recovery ramp.
+    pub recovery: f64,
+    /// Failures in a row, fading.
+    pub failures: f64,
+    /// Weekly reset not known yet: negative.
+    pub unknown_week: f64,
+}
+
+impl Terms {
+    /// The score; lower is preferred.
+    #[must_use]
+    pub fn total(&self) -> f64 {
+        self.load + self.scarcity + self.spread + self.recovery + self.failures + self.unknown_week
+    }
+}
+
+/// For texts: every [`PassedOver`] that a wait can cure has one of these causes.
+impl PassedOver {
+    /// The class of waiting, or none for what is never waited for.
+    #[must_use]
+    pub fn wait_cause(&self) -> Option<WaitCause> {
+        match self {
+            PassedOver::Blocked(reason) => reason.wait_cause(),
+            PassedOver::WindowFull(_) | PassedOver::OverageInUse => Some(WaitCause::Quota),
+            PassedOver::WeekExhausted | PassedOver::FamilyExhausted(_) => Some(WaitCause::Weekly),
+            PassedOver::BeingLooked
+            | PassedOver::AccountFull
+            | PassedOver::PoolFull
+            | PassedOver::Ramping
+            | PassedOver::BreakerOpen
+            | PassedOver::BreakerProbing
+            | PassedOver::BreakerPacing
+            | PassedOver::AlreadyTried => Some(WaitCause::Capacity),
+            PassedOver::Disabled
+            | PassedOver::Leaving
+            | PassedOver::OtherProfile
+            | PassedOver::SignedThinking
+            | PassedOver::NotPinned => None,
+        }
+    }
+}
