@@ -6,6 +6,7 @@
 
 mod counters;
 mod live;
+pub(crate) mod words;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,7 @@ pub(crate) use counters::{Counters, Histogram, HistogramReading};
 pub(crate) use live::{InFlight, Live, Pulse, RequestMeta, Stage, Tracked};
 
 use crate::scheduler::time::Wall;
+use crate::scheduler::{BlockSnapshot, Evidence, Kind, Usage, WaitCause};
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,32 +107,6 @@ pub(crate) enum Event {
     },
 }
 
-/// The kinds of accounts, as the metrics and the log tell them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Kind {
-    /// A subscription by OAuth.
-    Oauth,
-    /// An Anthropic API key.
-    Apikey,
-    /// An Anthropic-compatible third party.
-    Provider,
-}
-
-impl Kind {
-    /// All of them, in the order of their counters.
-    pub(crate) const ALL: [Kind; 3] = [Kind::Oauth, Kind::Apikey, Kind::Provider];
-
-    /// The word of the config, the status and the metrics.
-    #[must_use]
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Kind::Oauth => "oauth",
-            Kind::Apikey => "apikey",
-            Kind::Provider => "provider",
-        }
-    }
-}
-
 /// Start-up facts (D2).
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Started {
@@ -206,19 +182,6 @@ impl Outcome {
     }
 }
 
-/// Tokens of one answer (P13); absent where the answer did not say.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tokens {
-    /// `input_tokens`.
-    pub(crate) input: u64,
-    /// `output_tokens`.
-    pub(crate) output: u64,
-    /// `cache_read_input_tokens`.
-    pub(crate) cache_read: u64,
-    /// `cache_creation_input_tokens`.
-    pub(crate) cache_write: u64,
-}
-
 /// One finished request: the line of D2.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Finished {
@@ -241,26 +204,13 @@ pub(crate) struct Finished {
     /// From the request's head to the end.
     pub(crate) total: Duration,
     /// Tokens, if the answer told.
-    pub(crate) tokens: Option<Tokens>,
+    pub(crate) tokens: Option<Usage>,
     /// The session's tag: short, not the key itself.
     pub(crate) session: Option<Arc<str>>,
     /// The model that the client asked for.
     pub(crate) model: Option<Arc<str>>,
     /// Attempts upstream, 0 if it never got there.
     pub(crate) attempts: u32,
-}
-
-/// The part of an upstream answer that a decision rests on (P7: every block remembers it).
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Because {
-    /// The answer's status.
-    pub(crate) status: Option<u16>,
-    /// The answer's `request-id`.
-    pub(crate) request_id: Option<String>,
-    /// The header that decided, as `name: value`.
-    pub(crate) header: Option<String>,
-    /// The upstream's message, bounded.
-    pub(crate) message: Option<String>,
 }
 
 /// A request moves to another account.
@@ -273,7 +223,7 @@ pub(crate) struct Failover {
     /// In words.
     pub(crate) why: String,
     /// The answer behind it.
-    pub(crate) because: Because,
+    pub(crate) evidence: Option<Arc<Evidence>>,
     /// The session's tag.
     pub(crate) session: Option<Arc<str>>,
 }
@@ -283,14 +233,8 @@ pub(crate) struct Failover {
 pub(crate) struct AccountBlocked {
     /// Its name.
     pub(crate) account: Arc<str>,
-    /// The scheduler's word for the reason.
-    pub(crate) reason: &'static str,
-    /// When it ends; absent when only a new credential ends it.
-    pub(crate) until: Option<Wall>,
-    /// What is blocked, if not all of it: a model family.
-    pub(crate) scope: Option<String>,
-    /// The answer behind it.
-    pub(crate) because: Because,
+    /// Why, until when, because of which answer.
+    pub(crate) block: BlockSnapshot,
 }
 
 /// A request is held.
@@ -298,8 +242,8 @@ pub(crate) struct AccountBlocked {
 pub(crate) struct Held {
     /// The session's tag.
     pub(crate) session: Option<Arc<str>>,
-    /// The class of the wait: `quota`, `capacity`, `network`, `weekly`, `cap`.
-    pub(crate) cause: &'static str,
+    /// The class of the wait.
+    pub(crate) cause: WaitCause,
     /// When an account is expected.
     pub(crate) until: Option<Wall>,
     /// How many wait now, this one included.

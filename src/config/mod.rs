@@ -6,6 +6,7 @@
 
 mod accounts;
 mod atomic;
+pub(crate) mod edit;
 pub(crate) mod file;
 pub(crate) mod identity;
 mod locate;

@@ -1,20 +1,20 @@
 //! Figures that only ever grow, as atomics: the metrics read them, nobody resets them.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Event, Finished, Kind, Outcome, RefreshResult, Tokens};
+use super::words::{BLOCK_REASONS, KINDS, block_reason};
+use super::{Event, Finished, Outcome, RefreshResult};
+use crate::scheduler::{Kind, Usage};
 
 /// All counters of the program.
 #[derive(Default)]
 pub(crate) struct Counters {
     /// By outcome, then by kind; the last column is "no account".
-    requests: [[AtomicU64; Kind::ALL.len() + 1]; Outcome::WORDS.len()],
+    requests: [[AtomicU64; KINDS.len() + 1]; Outcome::WORDS.len()],
     tokens: [AtomicU64; 4],
     refreshes: [AtomicU64; RefreshResult::WORDS.len()],
-    blocks: Mutex<BTreeMap<&'static str, u64>>,
+    blocks: [AtomicU64; BLOCK_REASONS.len()],
     failovers: AtomicU64,
     breaker_opened: AtomicU64,
     held: AtomicU64,
@@ -36,9 +36,10 @@ impl Counters {
             Event::BreakerOpen { .. } => add(&self.breaker_opened, 1),
             Event::Held(_) => add(&self.held, 1),
             Event::AccountBlocked(blocked) => {
-                // The keys are the scheduler's own words, so the map stays as small as its enum.
-                let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-                *blocks.entry(blocked.reason).or_default() += 1;
+                let word = block_reason(&blocked.block.reason);
+                if let Some(index) = BLOCK_REASONS.iter().position(|reason| *reason == word) {
+                    add(&self.blocks[index], 1);
+                }
             }
             Event::Started(_)
             | Event::AccountBack { .. }
@@ -58,7 +59,7 @@ impl Counters {
         let kind = finished.account.as_ref().map(|(_, kind)| *kind);
         add(&self.requests[finished.outcome.index()][column(kind)], 1);
         if let Some(tokens) = finished.tokens {
-            let Tokens {
+            let Usage {
                 input,
                 output,
                 cache_read,
@@ -94,7 +95,7 @@ impl Counters {
 
     /// Finished requests by outcome and account kind (`None`: no account was involved), all combinations.
     pub(crate) fn requests(&self) -> impl Iterator<Item = (&'static str, Option<Kind>, u64)> {
-        let kinds = || Kind::ALL.into_iter().map(Some).chain([None]);
+        let kinds = || KINDS.into_iter().map(Some).chain([None]);
         Outcome::WORDS
             .iter()
             .zip(&self.requests)
@@ -105,11 +106,11 @@ impl Counters {
             })
     }
 
-    /// Tokens of all answers so far.
+    /// Usage of all answers so far.
     #[must_use]
-    pub(crate) fn tokens(&self) -> Tokens {
+    pub(crate) fn tokens(&self) -> Usage {
         let [input, output, cache_read, cache_write] = &self.tokens;
-        Tokens {
+        Usage {
             input: input.load(Relaxed),
             output: output.load(Relaxed),
             cache_read: cache_read.load(Relaxed),
@@ -126,10 +127,11 @@ impl Counters {
     }
 
     /// Blocks set so far, by reason.
-    #[must_use]
-    pub(crate) fn blocks(&self) -> Vec<(&'static str, u64)> {
-        let blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-        blocks.iter().map(|(word, count)| (*word, *count)).collect()
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        BLOCK_REASONS
+            .iter()
+            .zip(&self.blocks)
+            .map(|(word, count)| (*word, count.load(Relaxed)))
     }
 
     /// Requests that moved to another account.
@@ -209,7 +211,7 @@ impl Histogram {
 }
 
 fn column(kind: Option<Kind>) -> usize {
-    kind.map_or(Kind::ALL.len(), |kind| kind as usize)
+    kind.map_or(KINDS.len(), |kind| kind as usize)
 }
 
 fn add(counter: &AtomicU64, value: u64) {
@@ -240,14 +242,14 @@ mod tests {
         let finished = Finished {
             method: "POST".into(),
             path: "/v1/messages".into(),
-            account: Some(("work".into(), Kind::Apikey)),
+            account: Some(("work".into(), Kind::ApiKey)),
             status: Some(200),
             outcome: Outcome::Ok,
             cause: None,
             queued: Duration::ZERO,
             first_byte: None,
             total: Duration::from_millis(7),
-            tokens: Some(Tokens {
+            tokens: Some(Usage {
                 input: 3,
                 output: 4,
                 cache_read: 5,
@@ -268,7 +270,7 @@ mod tests {
             .requests()
             .filter(|(.., count)| *count > 0)
             .collect();
-        assert_eq!(counted, [("ok", Some(Kind::Apikey), 1), ("local", None, 1)]);
+        assert_eq!(counted, [("ok", Some(Kind::ApiKey), 1), ("local", None, 1)]);
         assert_eq!(counters.tokens().cache_write, 6);
         assert_eq!(
             counters.total.read().count,

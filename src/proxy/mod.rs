@@ -14,3 +14,9 @@ pub(crate) mod sse;
 
 #[cfg(test)]
 pub(crate) mod random;
+
+pub(crate) mod forward;
+pub(crate) mod listener;
+pub(crate) mod patience;
+pub(crate) mod sockets;
+pub(crate) mod stream;

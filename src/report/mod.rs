@@ -16,6 +16,8 @@ use crate::event::{Events, Stamped};
 use crate::scheduler::time::Wall;
 
 mod log;
+pub(crate) mod status;
+pub(crate) mod text;
 
 /// Where the log goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +39,8 @@ pub(crate) struct Reporter {
 
 /// How many lines the activity log holds.
 pub(crate) const ACTIVITY_MAX: usize = 200;
-/// Bytes that are written at once, and the point at which a batch is written before it is complete.
-const BATCH_BYTES: usize = 32 * 1024;
+/// Bytes that are written at once: PIPE_BUF, so that two processes on one pipe (R2) never cut each other's lines.
+const WRITE_BYTES_MAX: usize = 4_096;
 /// A pause after each batch, so that a busy server wakes this thread fifty times a second and not for every request.
 const BATCH_PAUSE: Duration = Duration::from_millis(20);
 
@@ -135,9 +137,8 @@ impl Consumer {
         let receiver = self.receiver.clone();
         for stamped in first.into_iter().chain(receiver.try_iter()) {
             last = stamped.at;
-            self.take(log::entry(&stamped), &mut text);
-            if text.len() >= BATCH_BYTES {
-                self.write(&mut text);
+            for entry in log::entries(&stamped) {
+                self.take(entry, &mut text);
             }
         }
         let dropped = self.events.counters().dropped();
@@ -152,13 +153,19 @@ impl Consumer {
 
     fn take(&mut self, entry: Entry, text: &mut String) {
         if self.out.is_some() {
-            log::push_line(text, &entry);
+            let line = log::line(&entry);
+            if text.len() + line.len() > WRITE_BYTES_MAX {
+                self.write(text);
+            }
+            text.push_str(&line);
         }
         self.activity.push(entry);
     }
 
     fn write(&mut self, text: &mut String) {
-        if let Some(out) = &mut self.out {
+        if let Some(out) = &mut self.out
+            && !text.is_empty()
+        {
             // EPIPE, ENOSPC and the like: there is nobody left to tell, and the requests matter more (R3).
             let _ = out.write_all(text.as_bytes());
         }
@@ -209,5 +216,128 @@ impl Activity {
             .skip(entries.len().saturating_sub(most))
             .cloned()
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io;
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::event::Event;
+
+    /// Hands every write to the test; `None` fails the way a closed pipe does.
+    struct Sink(Option<mpsc::Sender<String>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            match &self.0 {
+                Some(sender) => {
+                    sender
+                        .send(String::from_utf8(bytes.to_vec()).unwrap())
+                        .unwrap();
+                    Ok(bytes.len())
+                }
+                None => Err(io::ErrorKind::BrokenPipe.into()),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Blocks for ever, as a supervisor that has stopped reading does.
+    struct Stuck(mpsc::Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn what_was_emitted_before_the_end_is_written_in_whole_lines() {
+        let (sender, writes) = mpsc::channel();
+        let (events, reporter) = Reporter::start_on(Mode::Plain, Box::new(Sink(Some(sender))));
+        for number in 0..500 {
+            events.notice(Wall(0), format!("line {number}"));
+        }
+        let activity = Arc::clone(reporter.activity());
+        reporter.finish(LONG);
+        let writes: Vec<String> = writes.try_iter().collect();
+        assert!(
+            writes
+                .iter()
+                .all(|write| write.ends_with('\n') && write.len() <= WRITE_BYTES_MAX)
+        );
+        let text = writes.concat();
+        assert_eq!(text.lines().count(), 500);
+        assert!(text.starts_with("1970-01-01T00:00:00.000Z line 0\n"));
+        let last = activity.last(2);
+        assert_eq!(last[1].text, "line 499");
+        assert_eq!(activity.last(9_999).len(), ACTIVITY_MAX);
+    }
+
+    #[test]
+    fn a_closed_log_is_not_an_error() {
+        let (events, reporter) = Reporter::start_on(Mode::Plain, Box::new(Sink(None)));
+        events.notice(Wall(0), "nobody reads this");
+        let activity = Arc::clone(reporter.activity());
+        reporter.finish(LONG);
+        assert_eq!(activity.last(1)[0].text, "nobody reads this");
+    }
+
+    #[test]
+    fn a_log_that_nobody_reads_holds_nobody_up() {
+        let (_keep, stuck) = mpsc::channel();
+        let (events, reporter) = Reporter::start_on(Mode::Plain, Box::new(Stuck(stuck)));
+        for _ in 0..10_000 {
+            events.emit(Wall(0), Event::Draining { left: 1 });
+        }
+        assert!(events.counters().dropped() > 0);
+        reporter.finish(Duration::from_millis(50));
+    }
+
+    #[test]
+    fn dropped_lines_are_counted_in_the_log() {
+        let (sender, writes) = mpsc::channel();
+        let (events, receiver) = Events::channel();
+        for _ in 0..crate::event::EVENTS_MAX + 5 {
+            events.notice(Wall(7), "x");
+        }
+        let mut consumer = Consumer {
+            events,
+            receiver,
+            out: Some(Box::new(Sink(Some(sender)))),
+            activity: Arc::default(),
+            told_dropped: 0,
+        };
+        consumer.batch(None);
+        consumer.batch(None);
+        let text: String = writes.try_iter().collect();
+        assert_eq!(
+            text.matches("warning: 5 log lines were lost, the log is read too slowly\n")
+                .count(),
+            1
+        );
+    }
+
+    #[test]
+    fn off_means_no_thread_and_no_line() {
+        let (events, reporter) = Reporter::start(Mode::Off);
+        events.notice(Wall(0), "x");
+        let activity = Arc::clone(reporter.activity());
+        reporter.finish(LONG);
+        assert!(activity.last(1).is_empty());
     }
 }
