@@ -16,6 +16,7 @@ pub(crate) mod provider;
 pub(crate) mod quota;
 mod refresh;
 pub(crate) mod sync;
+pub(crate) mod wire;
 mod token;
 
 use std::path::PathBuf;

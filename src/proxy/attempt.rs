@@ -17,6 +17,7 @@ use super::reply;
 use super::splice;
 use super::sse::{Form, Scanner};
 use super::stream::{Body, Committed, Uncommitted};
+use crate::account::provider::model_for;
 use crate::account::quota::report_of_headers;
 use crate::account::{Account, Cooling, Obstacle, Readiness, Ready, Unready};
 use crate::clock;
@@ -208,7 +209,7 @@ fn credential_failed(granted: &Granted, why: String, kept: Option<String>) -> Fa
 
 impl Course<'_> {
     /// Calls with each credential that the account has to offer: the current one, and once its successor after a 401.
-    fn with_credential(&self, hold: Hold, first: Readiness, mut out: Uncommitted) -> Attempted {
+    fn with_credential(&self, hold: Hold, first: Readiness, out: Uncommitted) -> Attempted {
         let mut readiness = first;
         let mut refusals = 0;
         let mut refused: Option<(Evidence, String)> = None;
@@ -270,8 +271,6 @@ impl Course<'_> {
                     });
                 }
             }
-            // The loop keeps the writer: nothing has been sent.
-            out = out.unchanged();
         }
     }
 
@@ -281,11 +280,10 @@ impl Course<'_> {
         let headers = headers::upstream(&job.headers, auth, self.beta);
         let profile = self.account.profile();
         let model = job.peek.model.as_deref();
-        let replacement =
-            crate::account::provider::model_for(profile.model.as_deref(), &profile.model_map, model.unwrap_or(""));
-        let spliced = match (replacement, model) {
-            (Some(to), Some(_)) => splice::replace_model(&job.body, &job.peek.models, &to).parts,
-            _ => vec![Cow::Borrowed(job.body.as_slice())],
+        let replacement = model.and_then(|model| model_for(&profile, model));
+        let spliced = match replacement {
+            Some(to) => splice::replace_model(&job.body, &job.peek.models, to).parts,
+            None => vec![Cow::Borrowed(job.body.as_slice())],
         };
         let order = Order {
             method: &job.method,

@@ -30,6 +30,7 @@ use super::paths::{Pooled, Route};
 use super::peek::{self, BODY_BYTES_MAX, Peek};
 use super::relay;
 use super::reply::{self, Reply};
+use super::runtime;
 use super::stream::{ClientForm, Uncommitted};
 use crate::account::Flight;
 use crate::clock::{self, Stopwatch};
@@ -176,7 +177,9 @@ fn receive(
 
 /// A pooled request: from account to account until it is served or there is nothing left to try.
 fn run(job: &Job, mut out: Uncommitted) -> Ended {
-    super::runtime::take_header_accounts(job);
+    if let Err(reply) = runtime::take_header_accounts(job) {
+        return answer(out, &reply);
+    }
     let mut request = job.request();
     if job.wants_stream() {
         let grace = job.config.queue.stream_forward_grace;
