@@ -33,15 +33,26 @@ pub(crate) fn take_off() -> (Pilot, Flight) {
 impl Flight {
     /// Blocks until the end, at most for `limit`. True if it has ended.
     pub(crate) fn wait(&self, limit: Duration) -> bool {
-        let waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let wait = self.0.ended.wait_timeout_while(waiting, limit, |waiting| waiting.is_some());
+        let waiting = self
+            .0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let wait = self
+            .0
+            .ended
+            .wait_timeout_while(waiting, limit, |waiting| waiting.is_some());
         let (waiting, _) = wait.unwrap_or_else(PoisonError::into_inner);
         waiting.is_none()
     }
 
     /// Calls `wake` once, from whichever thread: at the end, or now if that has come. It must not block.
     pub(crate) fn on_end(&self, wake: Waker) {
-        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self
+            .0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         match waiting.as_mut() {
             Some(wakers) => wakers.push(wake),
             None => {
@@ -53,19 +64,32 @@ impl Flight {
 
     /// True once it has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+        self.0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
     }
 }
 
 impl std::fmt::Debug for Flight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.has_ended() { "Flight(ended)" } else { "Flight" })
+        f.write_str(if self.has_ended() {
+            "Flight(ended)"
+        } else {
+            "Flight"
+        })
     }
 }
 
 impl Drop for Pilot {
     fn drop(&mut self) {
-        let wakers = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let wakers = self
+            .0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         self.0.ended.notify_all();
         for wake in wakers.into_iter().flatten() {
             wake();

@@ -10,27 +10,32 @@
 pub(crate) mod date;
 mod flight;
 pub(crate) mod http;
+pub(crate) mod import;
 pub(crate) mod oauth;
+pub(crate) mod provider;
 pub(crate) mod quota;
 mod refresh;
-mod sync;
+pub(crate) mod sync;
 mod token;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use crate::config::{AccountEntry, AuthHeader, BaseUrl, Config, Credential, Identity, ImportFrom, Secret};
+use crate::config::{
+    AccountEntry, AuthHeader, BaseUrl, Config, Credential, Identity, ImportFrom, Secret,
+};
+use crate::error;
 use crate::event::Events;
-use crate::scheduler::time::Now;
+use crate::scheduler::time::{Mono, Now, Wall};
 use crate::scheduler::{AccountId, AccountSpec, Kind};
 
 pub(crate) use flight::Flight;
 use http::Http;
 use oauth::Endpoints;
-pub(crate) use sync::{Change, CredentialChange, Diff};
-use token::{Pause, Plan, Switch, TokenState, Tokens};
 pub(crate) use token::{Cooling, Obstacle};
+use token::{Pause, Plan, Switch, TokenState, Tokens};
 
 /// What the live set works with.
 #[derive(Clone)]
@@ -45,6 +50,11 @@ pub(crate) struct Surroundings {
     pub(crate) events: Events,
     /// `clock::now`, or a test's own clock.
     pub(crate) now: Arc<dyn Fn() -> Now + Send + Sync>,
+    /// The home directory, for `~/` in `importFrom`.
+    pub(crate) home: Option<PathBuf>,
+    /// Called when a refresh has changed an account's tokens, before those who wait for it go on: the scheduler's blocks
+    /// for the old credential end. Called without any lock held.
+    pub(crate) renewed: Arc<dyn Fn(AccountId) + Send + Sync>,
 }
 
 /// The live set of accounts. Its locks are held for moments only and never across I/O.
@@ -52,6 +62,8 @@ pub(crate) struct Accounts {
     around: Surroundings,
     live: RwLock<Vec<Arc<Account>>>,
     settings: RwLock<Settings>,
+    /// Held while an account of a request is looked up and made.
+    requests: Mutex<()>,
 }
 
 /// What the config says beside the accounts.
@@ -67,6 +79,8 @@ pub(crate) struct Account {
     kind: Kind,
     profile: RwLock<Arc<AccountProfile>>,
     held: Mutex<Held>,
+    /// When a request last brought it; only for [`Origin::Request`].
+    touched: AtomicU64,
 }
 
 /// Everything about an account but its credential; replaced as a whole by a hot sync.
@@ -171,22 +185,32 @@ impl Accounts {
             around,
             live: RwLock::default(),
             settings: RwLock::new(Settings::of(config)),
+            requests: Mutex::new(()),
         }
     }
 
     /// The account of that id.
     pub(crate) fn get(&self, id: AccountId) -> Option<Arc<Account>> {
-        self.read_live().iter().find(|account| account.id == id).cloned()
+        self.read_live()
+            .iter()
+            .find(|account| account.id == id)
+            .cloned()
     }
 
     /// The account of that name.
     pub(crate) fn by_name(&self, name: &str) -> Option<Arc<Account>> {
-        self.read_live().iter().find(|account| &*account.profile().name == name).cloned()
+        self.read_live()
+            .iter()
+            .find(|account| &*account.profile().name == name)
+            .cloned()
     }
 
     /// The account that is the same as `who` (SPEC A4).
     pub(crate) fn by_identity(&self, who: &Identity<'_>) -> Option<Arc<Account>> {
-        self.read_live().iter().find(|account| account.profile().identity().is_same(who)).cloned()
+        self.read_live()
+            .iter()
+            .find(|account| account.profile().identity().is_same(who))
+            .cloned()
     }
 
     /// All, in the order of their registration.
@@ -202,13 +226,16 @@ impl Accounts {
     /// The API has answered 401 to the credential of `generation`. Returns at once: the newer credential if there is one
     /// by now, else the account's one refresh, else why not.
     pub(crate) fn refused(self: &Arc<Self>, id: AccountId, generation: u64) -> Readiness {
-        let plan = |state: &mut TokenState, switch, now| state.plan_after_401(generation, switch, now);
+        let plan =
+            |state: &mut TokenState, switch, now| state.plan_after_401(generation, switch, now);
         self.ask(id, plan, Some(generation))
     }
 
     /// The same for a credential that this request got from [`Accounts::refused`] already: no second refresh (SPEC P7).
     pub(crate) fn refused_again(self: &Arc<Self>, id: AccountId, generation: u64) -> Readiness {
-        let plan = |state: &mut TokenState, switch, now| state.plan_after_second_401(generation, switch, now);
+        let plan = |state: &mut TokenState, switch, now| {
+            state.plan_after_second_401(generation, switch, now)
+        };
         self.ask(id, plan, Some(generation))
     }
 
@@ -236,7 +263,11 @@ impl Accounts {
     /// True if none is left.
     pub(crate) fn settle(&self, limit: Duration) -> bool {
         let end = (self.around.now)().mono + limit;
-        let flights: Vec<Flight> = self.all().iter().filter_map(|account| account.held().flight.clone()).collect();
+        let flights: Vec<Flight> = self
+            .all()
+            .iter()
+            .filter_map(|account| account.held().flight.clone())
+            .collect();
         flights.iter().all(|flight| {
             let now = (self.around.now)().mono;
             flight.wait(end.since(now))
@@ -269,17 +300,47 @@ impl Accounts {
             // Whatever was asked, the answer is under way. A 401 to the token that is being replaced says nothing new.
             return Readiness::Refreshing(flight.clone());
         }
-        let switch = if profile.enabled { Switch::On } else { Switch::Off };
+        let switch = if profile.enabled {
+            Switch::On
+        } else {
+            Switch::Off
+        };
         let unready = match plan(state, switch, (self.around.now)()) {
             Plan::Serve => match &state.tokens().access {
-                Some(access) => return Readiness::Ready(ready(&profile, access, state.generation())),
-                None => Unready::NeedsLogin { why: "it has no token".to_owned() },
+                Some(access) => {
+                    return Readiness::Ready(ready(&profile, access, state.generation()));
+                }
+                None => Unready::NeedsLogin {
+                    why: "it has no token".to_owned(),
+                },
             },
             Plan::Refresh => {
                 let (pilot, flight) = flight::take_off();
-                held.flight = Some(flight.clone());
-                refresh::start(self.clone(), account.clone(), pilot);
-                return Readiness::Refreshing(flight);
+                match refresh::start(self.clone(), account.clone(), pilot) {
+                    Ok(()) => {
+                        held.flight = Some(flight.clone());
+                        return Readiness::Refreshing(flight);
+                    }
+                    Err(cause) => {
+                        let why = format!(
+                            "cannot start a thread for the refresh: {}",
+                            error::reason(&cause)
+                        );
+                        let now = (self.around.now)();
+                        state.failed(
+                            Obstacle::Local,
+                            None,
+                            why.clone(),
+                            &self.settings().pause,
+                            now,
+                        );
+                        Unready::Cooling(Cooling {
+                            obstacle: Obstacle::Local,
+                            until: now.mono,
+                            why,
+                        })
+                    }
+                }
             }
             Plan::Cooling(cooling) => Unready::Cooling(cooling),
             Plan::NeedsLogin(why) => Unready::NeedsLogin { why },
@@ -293,7 +354,10 @@ impl Accounts {
     }
 
     fn settings(&self) -> Settings {
-        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.settings
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -310,15 +374,26 @@ impl Account {
 
     /// Everything but the credential, as of now.
     pub(crate) fn profile(&self) -> Arc<AccountProfile> {
-        self.profile.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.profile
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// When its access token ends, for `accounts -v`; `None` for keys and where it is not known.
-    pub(crate) fn expires_at(&self) -> Option<crate::scheduler::time::Wall> {
+    pub(crate) fn expires_at(&self) -> Option<Wall> {
         match &self.held().what {
             Holding::Fixed { .. } => None,
             Holding::Oauth(state) => state.tokens().expires_at,
         }
+    }
+
+    fn touch(&self, now: Mono) {
+        self.touched.store(now.0, Ordering::Relaxed);
+    }
+
+    fn touched(&self) -> Mono {
+        Mono(self.touched.load(Ordering::Relaxed))
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -384,10 +459,17 @@ pub(crate) fn kind_of(entry: &AccountEntry) -> Kind {
 
 fn ready(profile: &AccountProfile, secret: &Secret, generation: u64) -> Ready {
     let (header, value) = match profile.auth_header {
-        AuthHeader::Authorization => ("authorization", Secret::new(format!("Bearer {}", secret.expose()))),
+        AuthHeader::Authorization => (
+            "authorization",
+            Secret::new(format!("Bearer {}", secret.expose())),
+        ),
         AuthHeader::XApiKey => ("x-api-key", secret.clone()),
     };
-    Ready { header, value, generation }
+    Ready {
+        header,
+        value,
+        generation,
+    }
 }
 
 /// Refreshes that one blocking question may wait for.

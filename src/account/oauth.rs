@@ -36,10 +36,22 @@ impl Endpoints {
             set.unwrap_or_else(|| default.to_owned())
         };
         Endpoints {
-            authorize: one("MAXPOOL_OAUTH_AUTHORIZE_ENDPOINT", "https://claude.ai/oauth/authorize"),
-            token: one("MAXPOOL_OAUTH_TOKEN_ENDPOINT", "https://platform.claude.com/v1/oauth/token"),
-            profile: one("MAXPOOL_OAUTH_PROFILE_ENDPOINT", "https://api.anthropic.com/api/oauth/profile"),
-            usage: one("MAXPOOL_OAUTH_USAGE_ENDPOINT", "https://api.anthropic.com/api/oauth/usage"),
+            authorize: one(
+                "MAXPOOL_OAUTH_AUTHORIZE_ENDPOINT",
+                "https://claude.ai/oauth/authorize",
+            ),
+            token: one(
+                "MAXPOOL_OAUTH_TOKEN_ENDPOINT",
+                "https://platform.claude.com/v1/oauth/token",
+            ),
+            profile: one(
+                "MAXPOOL_OAUTH_PROFILE_ENDPOINT",
+                "https://api.anthropic.com/api/oauth/profile",
+            ),
+            usage: one(
+                "MAXPOOL_OAUTH_USAGE_ENDPOINT",
+                "https://api.anthropic.com/api/oauth/usage",
+            ),
         }
     }
 }
@@ -55,8 +67,12 @@ pub(crate) struct Proof {
 impl Proof {
     /// 32 random bytes each.
     pub(crate) fn new() -> crate::error::Result<Proof> {
-        let random = || crate::config::random::bytes::<32>().map(|bytes| Secret::new(base64url(&bytes)));
-        Ok(Proof { verifier: random()?, state: random()? })
+        let random =
+            || crate::config::random::bytes::<32>().map(|bytes| Secret::new(base64url(&bytes)));
+        Ok(Proof {
+            verifier: random()?,
+            state: random()?,
+        })
     }
 }
 
@@ -83,7 +99,11 @@ pub(crate) fn authorize_url(endpoints: &Endpoints, proof: &Proof, redirect_uri: 
         ("state", proof.state.expose()),
     ];
     let query = query.map(|(name, value)| format!("{name}={}", percent_encoded(value)));
-    let joint = if endpoints.authorize.contains('?') { '&' } else { '?' };
+    let joint = if endpoints.authorize.contains('?') {
+        '&'
+    } else {
+        '?'
+    };
     format!("{}{joint}{}", endpoints.authorize, query.join("&"))
 }
 
@@ -115,13 +135,20 @@ impl TokenFailure {
     /// In words.
     pub(crate) fn why(&self) -> &str {
         match self {
-            TokenFailure::NoAnswer { why, .. } | TokenFailure::Temporary { why, .. } | TokenFailure::Refused { why } => why,
+            TokenFailure::NoAnswer { why, .. }
+            | TokenFailure::Temporary { why, .. }
+            | TokenFailure::Refused { why } => why,
         }
     }
 }
 
 /// Redeems a refresh token: one attempt. An answer without a new refresh token keeps this one.
-pub(crate) fn refresh(http: &Http, endpoints: &Endpoints, token: &Secret, now: &dyn Fn() -> Now) -> Result<Tokens, TokenFailure> {
+pub(crate) fn refresh(
+    http: &Http,
+    endpoints: &Endpoints,
+    token: &Secret,
+    now: &dyn Fn() -> Now,
+) -> Result<Tokens, TokenFailure> {
     let body = json!({
         "grant_type": "refresh_token",
         "refresh_token": token.expose(),
@@ -149,10 +176,22 @@ pub(crate) fn exchange(
         "redirect_uri": redirect_uri,
         "code_verifier": proof.verifier.expose(),
     });
-    token_call(http, endpoints, &body, &[code, &proof.verifier, &proof.state], now)
+    token_call(
+        http,
+        endpoints,
+        &body,
+        &[code, &proof.verifier, &proof.state],
+        now,
+    )
 }
 
-fn token_call(http: &Http, endpoints: &Endpoints, body: &Value, secrets: &[&Secret], now: &dyn Fn() -> Now) -> Result<Tokens, TokenFailure> {
+fn token_call(
+    http: &Http,
+    endpoints: &Endpoints,
+    body: &Value,
+    secrets: &[&Secret],
+    now: &dyn Fn() -> Now,
+) -> Result<Tokens, TokenFailure> {
     let call = HttpCall {
         method: "POST",
         url: endpoints.token.clone(),
@@ -163,20 +202,36 @@ fn token_call(http: &Http, endpoints: &Endpoints, body: &Value, secrets: &[&Secr
     };
     let reply = http(call).map_err(|failure| TokenFailure::NoAnswer {
         phase: failure.phase,
-        why: format!("no answer from the token endpoint: {}", cleaned(&failure.cause, secrets)),
+        why: format!(
+            "no answer from the token endpoint: {}",
+            cleaned(&failure.cause, secrets)
+        ),
     })?;
     let now = now();
     match reply.status {
-        200..=299 => tokens_of_answer(&reply.body, now.wall).ok_or_else(|| TokenFailure::Temporary {
-            retry_after: None,
-            why: format!("the token endpoint answered {} without an access token", reply.status),
-        }),
+        200..=299 => {
+            tokens_of_answer(&reply.body, now.wall).ok_or_else(|| TokenFailure::Temporary {
+                retry_after: None,
+                why: format!(
+                    "the token endpoint answered {} without an access token",
+                    reply.status
+                ),
+            })
+        }
         status @ (400 | 401 | 403) => Err(TokenFailure::Refused {
-            why: format!("the token endpoint refused it: {status}{}", said(&reply, secrets)),
+            why: format!(
+                "the token endpoint refused it: {status}{}",
+                said(&reply, secrets)
+            ),
         }),
         status => Err(TokenFailure::Temporary {
-            retry_after: reply.header("retry-after").and_then(|text| date::retry_after_of_text(text, now.wall)),
-            why: format!("the token endpoint answered {status}{}", said(&reply, secrets)),
+            retry_after: reply
+                .header("retry-after")
+                .and_then(|text| date::retry_after_of_text(text, now.wall)),
+            why: format!(
+                "the token endpoint answered {status}{}",
+                said(&reply, secrets)
+            ),
         }),
     }
 }
@@ -199,13 +254,17 @@ pub(crate) fn tokens_of_answer(body: &[u8], now: Wall) -> Option<Tokens> {
 
 /// True for what fits into a header unchanged.
 pub(crate) fn is_sendable(token: &str) -> bool {
-    !token.is_empty() && token.len() <= TOKEN_BYTES_MAX && token.bytes().all(|byte| byte.is_ascii_graphic())
+    !token.is_empty()
+        && token.len() <= TOKEN_BYTES_MAX
+        && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn expiry_of_answer(answer: &Map<String, Value>, now: Wall) -> Wall {
     let number = |name: &str| {
         let value = answer.get(name)?;
-        let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?;
+        let number = value
+            .as_f64()
+            .or_else(|| value.as_str()?.trim().parse().ok())?;
         (number.is_finite() && (0.0..1e15).contains(&number)).then_some(number)
     };
     if let Some(lifetime_s) = number("expires_in") {
@@ -259,18 +318,29 @@ impl Tier {
 }
 
 /// Reads the profile. An error is one line for people.
-pub(crate) fn profile(http: &Http, endpoints: &Endpoints, access: &Secret) -> Result<Profile, String> {
+pub(crate) fn profile(
+    http: &Http,
+    endpoints: &Endpoints,
+    access: &Secret,
+) -> Result<Profile, String> {
     let reply = get(http, &endpoints.profile, access, None)?;
     if reply.status != 200 {
-        return Err(format!("the profile endpoint answered {}{}", reply.status, said(&reply, &[access])));
+        return Err(format!(
+            "the profile endpoint answered {}{}",
+            reply.status,
+            said(&reply, &[access])
+        ));
     }
-    let answer: Value = serde_json::from_slice(&reply.body).map_err(|_| "the profile endpoint answered no JSON".to_owned())?;
+    let answer: Value = serde_json::from_slice(&reply.body)
+        .map_err(|_| "the profile endpoint answered no JSON".to_owned())?;
     let text = |object: &str, name: &str| {
         let text = answer.get(object)?.get(name)?.as_str()?;
         let text = cleaned(text, &[]);
         (!text.is_empty()).then_some(text)
     };
-    let has = |name: &str| answer.get("account").and_then(|account| account.get(name)) == Some(&Value::Bool(true));
+    let has = |name: &str| {
+        answer.get("account").and_then(|account| account.get(name)) == Some(&Value::Bool(true))
+    };
     Ok(Profile {
         account_uuid: text("account", "uuid"),
         email: text("account", "email"),
@@ -300,7 +370,12 @@ pub(crate) enum UsageReading {
 }
 
 /// Reads the usage endpoint once.
-pub(crate) fn usage(http: &Http, endpoints: &Endpoints, access: &Secret, now: &dyn Fn() -> Now) -> UsageReading {
+pub(crate) fn usage(
+    http: &Http,
+    endpoints: &Endpoints,
+    access: &Secret,
+    now: &dyn Fn() -> Now,
+) -> UsageReading {
     let reply = match get(http, &endpoints.usage, access, Some(OAUTH_BETA)) {
         Ok(reply) => reply,
         Err(why) => return UsageReading::Failed(why),
@@ -308,12 +383,19 @@ pub(crate) fn usage(http: &Http, endpoints: &Endpoints, access: &Secret, now: &d
     match reply.status {
         200 => match quota::report_of_usage(&reply.body, now()) {
             Some(report) => UsageReading::Read(report),
-            None => UsageReading::Failed("the usage endpoint answered nothing that can be read".to_owned()),
+            None => UsageReading::Failed(
+                "the usage endpoint answered nothing that can be read".to_owned(),
+            ),
         },
         429 => UsageReading::TooOften {
-            retry_after: reply.header("retry-after").and_then(|text| date::retry_after_of_text(text, now().wall)),
+            retry_after: reply
+                .header("retry-after")
+                .and_then(|text| date::retry_after_of_text(text, now().wall)),
         },
-        status => UsageReading::Failed(format!("the usage endpoint answered {status}{}", said(&reply, &[access]))),
+        status => UsageReading::Failed(format!(
+            "the usage endpoint answered {status}{}",
+            said(&reply, &[access])
+        )),
     }
 }
 
@@ -346,9 +428,16 @@ fn said(reply: &HttpReply, secrets: &[&Secret]) -> String {
         return String::new();
     };
     let error = answer.get("error");
-    let nested = |name: &str| error.and_then(|error| error.get(name)).and_then(Value::as_str);
+    let nested = |name: &str| {
+        error
+            .and_then(|error| error.get(name))
+            .and_then(Value::as_str)
+    };
     let code = error.and_then(Value::as_str).or_else(|| nested("type"));
-    let text = answer.get("error_description").and_then(Value::as_str).or_else(|| nested("message"));
+    let text = answer
+        .get("error_description")
+        .and_then(Value::as_str)
+        .or_else(|| nested("message"));
     let words: Vec<&str> = code.into_iter().chain(text).collect();
     if words.is_empty() {
         return String::new();
@@ -365,7 +454,12 @@ pub(crate) fn cleaned(text: &str, secrets: &[&Secret]) -> String {
         }
     }
     let shown = |c: char| if c.is_control() { ' ' } else { c };
-    let text: String = text.trim().chars().map(shown).take(SAID_CHARS_MAX).collect();
+    let text: String = text
+        .trim()
+        .chars()
+        .map(shown)
+        .take(SAID_CHARS_MAX)
+        .collect();
     text
 }
 
@@ -386,7 +480,9 @@ fn sha256(data: &[u8]) -> [u8; 32] {
     // The hash comes out of the TLS library's provider, which has it anyway.
     let suites = rustls::crypto::ring::default_provider().cipher_suites;
     let hash = suites.iter().find_map(|suite| match suite {
-        rustls::SupportedCipherSuite::Tls13(suite) if suite.common.hash_provider.output_len() == 32 => {
+        rustls::SupportedCipherSuite::Tls13(suite)
+            if suite.common.hash_provider.output_len() == 32 =>
+        {
             Some(suite.common.hash_provider.hash(data))
         }
         _ => None,

@@ -3,7 +3,9 @@
 //! Who applies it is `run`, piece by piece, to the scheduler and to this set, so that both know the same accounts. Accounts
 //! of requests (SPEC V1) are left alone.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use super::token::Tokens;
 use super::{Account, AccountProfile, Accounts, Held, Holding, Origin, Settings, kind_of};
@@ -43,28 +45,58 @@ pub(crate) enum CredentialChange {
     Same,
 }
 
+/// What became of an account that a request's headers describe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OfRequest {
+    /// It is new.
+    Added(AccountId),
+    /// Its settings or its credential became others.
+    Changed(AccountId, CredentialChange),
+    /// It is as it was, or the config has an account of that name, which stays as it is.
+    Known(AccountId),
+}
+
 impl Accounts {
     /// What `config` changes. Changes nothing by itself.
     pub(crate) fn diff(&self, config: &Config) -> Diff {
-        let mut left: Vec<Arc<Account>> = self.all();
-        left.retain(|account| account.profile().origin == Origin::Config);
+        let (mut left, of_requests): (Vec<_>, Vec<_>) = self
+            .all()
+            .into_iter()
+            .partition(|account| account.profile().origin == Origin::Config);
         let mut diff = Diff::default();
         for entry in &config.accounts {
             let same = |account: &Arc<Account>| {
-                account.kind == kind_of(entry) && account.profile().identity().is_same(&entry.identity())
+                account.kind == kind_of(entry)
+                    && account.profile().identity().is_same(&entry.identity())
             };
             match left.iter().position(same) {
                 Some(at) => diff.changed.extend(change(&left.remove(at), entry, config)),
                 None => diff.added.push(entry.clone()),
             }
         }
-        diff.removed = left.iter().map(|account| account.id).collect();
+        // A name of the config outranks one that only a request's headers gave.
+        let has_name = |account: &&Arc<Account>| {
+            let profile = account.profile();
+            config
+                .accounts
+                .iter()
+                .any(|entry| *entry.name == *profile.name)
+        };
+        let outranked = of_requests.iter().filter(has_name);
+        diff.removed = left
+            .iter()
+            .chain(outranked)
+            .map(|account| account.id)
+            .collect();
         diff
     }
 
     /// The settings beside the accounts; to be called before the accounts of the same config are applied.
     pub(crate) fn set_settings(&self, config: &Config) {
-        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Settings::of(config);
+        *self
+            .settings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Settings::of(config);
     }
 
     /// What the scheduler needs to know to give `entry` an id.
@@ -73,7 +105,12 @@ impl Accounts {
     }
 
     /// Registers an account under the id that the scheduler gave it.
-    pub(crate) fn insert(&self, id: AccountId, entry: &AccountEntry, origin: Origin) -> Arc<Account> {
+    pub(crate) fn insert(
+        &self,
+        id: AccountId,
+        entry: &AccountEntry,
+        origin: Origin,
+    ) -> Arc<Account> {
         let profile = AccountProfile::of(entry, &self.settings(), origin);
         let account = Arc::new(Account {
             id,
@@ -83,8 +120,12 @@ impl Accounts {
                 what: Holding::of(&entry.credential),
                 flight: None,
             }),
+            touched: AtomicU64::new((self.around.now)().mono.0),
         });
-        self.live.write().unwrap_or_else(PoisonError::into_inner).push(account.clone());
+        self.live
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(account.clone());
         account
     }
 
@@ -101,23 +142,86 @@ impl Accounts {
             return CredentialChange::Same;
         };
         let profile = AccountProfile::of(entry, &self.settings(), account.profile().origin);
-        *account.profile.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(profile);
+        *account
+            .profile
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(profile);
         let is_new = match (&mut account.held().what, &entry.credential) {
-            (Holding::Oauth(state), Credential::Oauth(tokens)) => state.merge_file(&Tokens::of(tokens)),
-            (Holding::Fixed { secret, generation }, Credential::ApiKey(new) | Credential::Provider(new)) if secret != new => {
+            (Holding::Oauth(state), Credential::Oauth(tokens)) => {
+                state.merge_file(&Tokens::of(tokens))
+            }
+            (
+                Holding::Fixed { secret, generation },
+                Credential::ApiKey(new) | Credential::Provider(new),
+            ) if secret != new => {
                 *secret = new.clone();
                 *generation += 1;
                 true
             }
             _ => false,
         };
-        if is_new { CredentialChange::New } else { CredentialChange::Same }
+        if is_new {
+            CredentialChange::New
+        } else {
+            CredentialChange::Same
+        }
+    }
+
+    /// Finds or makes the account that a request's headers describe (SPEC V1). `register` gives a new one its id; it is
+    /// called with a lock of this set held, and must not ask this set anything.
+    pub(crate) fn of_request(
+        &self,
+        entry: &AccountEntry,
+        register: impl FnOnce(AccountSpec) -> AccountId,
+    ) -> OfRequest {
+        let _one_at_a_time = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(account) = self.by_name(&entry.name) else {
+            let id = register(self.spec_of(entry, Origin::Request));
+            self.insert(id, entry, Origin::Request);
+            return OfRequest::Added(id);
+        };
+        let old = account.profile();
+        if old.origin == Origin::Config {
+            return OfRequest::Known(account.id);
+        }
+        account.touch((self.around.now)().mono);
+        // A user's disable stays.
+        let entry = AccountEntry {
+            enabled: old.enabled,
+            ..entry.clone()
+        };
+        let is_same = AccountProfile::of(&entry, &self.settings(), Origin::Request) == *old
+            && !credential_differs(&account, &entry.credential);
+        if is_same {
+            return OfRequest::Known(account.id);
+        }
+        OfRequest::Changed(account.id, self.update(account.id, &entry))
+    }
+
+    /// Accounts of requests that no request has brought for a day, to be taken out. One that a user has disabled stays, or
+    /// it would come back enabled.
+    pub(crate) fn forgotten(&self) -> Vec<AccountId> {
+        let now = (self.around.now)().mono;
+        let is_forgotten = |account: &&Arc<Account>| {
+            let profile = account.profile();
+            profile.origin == Origin::Request
+                && profile.enabled
+                && now.since(account.touched()) > FORGET_AFTER
+        };
+        self.all()
+            .iter()
+            .filter(is_forgotten)
+            .map(|account| account.id)
+            .collect()
     }
 
     /// The dashboard and the routes switch an account before the file says so.
     pub(crate) fn set_enabled(&self, id: AccountId, enabled: bool) {
         if let Some(account) = self.get(id) {
-            let mut profile = account.profile.write().unwrap_or_else(PoisonError::into_inner);
+            let mut profile = account
+                .profile
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             Arc::make_mut(&mut profile).enabled = enabled;
         }
     }
@@ -162,7 +266,9 @@ fn change(account: &Account, entry: &AccountEntry, config: &Config) -> Option<Ch
 fn credential_differs(account: &Account, new: &Credential) -> bool {
     match (&account.held().what, new) {
         (Holding::Oauth(state), Credential::Oauth(tokens)) => state.would_take(&Tokens::of(tokens)),
-        (Holding::Fixed { secret, .. }, Credential::ApiKey(new) | Credential::Provider(new)) => secret != new,
+        (Holding::Fixed { secret, .. }, Credential::ApiKey(new) | Credential::Provider(new)) => {
+            secret != new
+        }
         _ => false,
     }
 }
@@ -178,7 +284,10 @@ impl AccountProfile {
             account_uuid: entry.account_uuid.as_ref().map(shared),
             org_uuid: entry.org_uuid.as_ref().map(shared),
             provider: shared(&entry.provider),
-            upstream: entry.upstream.clone().unwrap_or_else(|| settings.upstream.clone()),
+            upstream: entry
+                .upstream
+                .clone()
+                .unwrap_or_else(|| settings.upstream.clone()),
             auth_header: entry.auth_header.unwrap_or(match kind_of(entry) {
                 // SPEC P5.
                 Kind::Oauth | Kind::Provider => AuthHeader::Authorization,
@@ -195,3 +304,10 @@ impl AccountProfile {
         }
     }
 }
+
+/// SPEC V1: dropped after a day unused.
+const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+#[cfg(test)]
+#[path = "sync_tests.rs"]
+mod tests;

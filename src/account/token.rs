@@ -56,7 +56,8 @@ impl Tokens {
     }
 
     fn is_about_to_expire(&self, now: Wall) -> bool {
-        self.expires_at.is_some_and(|end| end <= now + REFRESH_AHEAD)
+        self.expires_at
+            .is_some_and(|end| end <= now + REFRESH_AHEAD)
     }
 }
 
@@ -174,7 +175,9 @@ impl TokenState {
             return Plan::NeedsLogin(why.clone());
         }
         let usable = self.is_usable(now);
-        let just_renewed = self.renewed.is_some_and(|at| now.mono.since(at) < BETWEEN_REFRESHES);
+        let just_renewed = self
+            .renewed
+            .is_some_and(|at| now.mono.since(at) < BETWEEN_REFRESHES);
         let due = !usable || (self.tokens.is_about_to_expire(now.wall) && !just_renewed);
         if usable && (!due || self.tokens.refresh.is_none()) {
             return Plan::Serve;
@@ -189,7 +192,10 @@ impl TokenState {
         } else if switch == Switch::Off {
             Some(Plan::Disabled)
         } else {
-            let cooling = self.cooling.as_ref().filter(|cooling| now.mono < cooling.until);
+            let cooling = self
+                .cooling
+                .as_ref()
+                .filter(|cooling| now.mono < cooling.until);
             cooling.map(|cooling| Plan::Cooling(cooling.clone()))
         };
         match obstacle {
@@ -226,7 +232,12 @@ impl TokenState {
     }
 
     /// The API has refused the token of `generation` after a refresh had brought it: *needs login* (SPEC P7).
-    pub(crate) fn plan_after_second_401(&mut self, generation: u64, switch: Switch, now: Now) -> Plan {
+    pub(crate) fn plan_after_second_401(
+        &mut self,
+        generation: u64,
+        switch: Switch,
+        now: Now,
+    ) -> Plan {
         if generation != self.generation {
             return self.plan(switch, now);
         }
@@ -246,7 +257,11 @@ impl TokenState {
         if file == &self.on_file {
             return false;
         }
-        if file.refresh.as_ref().is_some_and(|token| self.spent.contains(token)) {
+        if file
+            .refresh
+            .as_ref()
+            .is_some_and(|token| self.spent.contains(token))
+        {
             // An older copy came back, or the read was overtaken by our own write: the memory is ahead.
             self.unsaved = !file.same_pair(&self.tokens);
             return false;
@@ -258,7 +273,10 @@ impl TokenState {
 
     /// True if [`TokenState::merge_file`] would make the tokens others.
     pub(crate) fn would_take(&self, file: &Tokens) -> bool {
-        let spent = file.refresh.as_ref().is_some_and(|token| self.spent.contains(token));
+        let spent = file
+            .refresh
+            .as_ref()
+            .is_some_and(|token| self.spent.contains(token));
         file != &self.on_file && !spent && !file.same_pair(&self.tokens)
     }
 
@@ -300,7 +318,14 @@ impl TokenState {
     }
 
     /// A refresh failed for now: none before `cooldown`, or twice that and so on for failures of the endpoint, is over.
-    pub(crate) fn failed(&mut self, obstacle: Obstacle, retry_after: Option<Duration>, why: Why, pause: &Pause, now: Now) {
+    pub(crate) fn failed(
+        &mut self,
+        obstacle: Obstacle,
+        retry_after: Option<Duration>,
+        why: Why,
+        pause: &Pause,
+        now: Now,
+    ) {
         let wait = match obstacle {
             Obstacle::Network | Obstacle::Local => pause.network,
             Obstacle::Endpoint => {
@@ -315,7 +340,11 @@ impl TokenState {
         {
             until = until.max(at + BETWEEN_REFRESHES);
         }
-        self.cooling = Some(Cooling { obstacle, until, why });
+        self.cooling = Some(Cooling {
+            obstacle,
+            until,
+            why,
+        });
     }
 
     /// The token endpoint refused `sent` for good.

@@ -96,7 +96,8 @@ impl FileLock {
         let mut file = private().create_new(true).open(temporary)?;
         file.write_all(text.as_bytes())?;
         if let Ok(old) = fs::metadata(&self.target) {
-            keep_owner_and_mode(&file, &old)?;
+            keep_mode(&file, &old)?;
+            keep_owner(&file, &old)?;
         }
         file.sync_all()?;
         fs::rename(temporary, &self.target)?;
@@ -211,12 +212,18 @@ fn is_temporary_suffix(suffix: &[u8]) -> bool {
     matches!(parts[..], [process, count, b"tmp"] if is_number(process) && is_number(count))
 }
 
-/// A mode stricter than 0600 stays; another owner stays where the system allows it (root changes a user's file).
-fn keep_owner_and_mode(file: &File, old: &fs::Metadata) -> io::Result<()> {
+/// A mode stricter than 0600 stays.
+fn keep_mode(file: &File, old: &fs::Metadata) -> io::Result<()> {
     let strict = old.mode() & 0o600;
-    if strict != 0o600 {
-        file.set_permissions(fs::Permissions::from_mode(strict))?;
+    if strict == 0o600 {
+        return Ok(());
     }
+    file.set_permissions(fs::Permissions::from_mode(strict))
+}
+
+/// A command that root runs on a user's config must not take the file away from the user. Only root can give files away,
+/// so where it fails there was nothing to keep.
+fn keep_owner(file: &File, old: &fs::Metadata) -> io::Result<()> {
     let own = file.metadata()?;
     if (own.uid(), own.gid()) != (old.uid(), old.gid()) {
         let _ = std::os::unix::fs::fchown(file, Some(old.uid()), Some(old.gid()));

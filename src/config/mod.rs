@@ -13,6 +13,8 @@ mod locate;
 mod parse;
 pub(crate) mod random;
 mod reader;
+#[cfg(test)]
+pub(crate) mod scratch;
 mod secret;
 pub(crate) mod state;
 
@@ -21,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::scheduler::time::Wall;
+use crate::scheduler::{Overage, Policy};
 
 pub(crate) use identity::Identity;
 pub(crate) use secret::Secret;
@@ -170,15 +173,6 @@ pub(crate) enum SessionAffinity {
     Off,
 }
 
-/// `scheduler.overage`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Overage {
-    /// Paid extra usage is spent only when nothing else can serve.
-    Last,
-    /// It is never spent.
-    Never,
-}
-
 /// `retry`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Retry {
@@ -322,6 +316,47 @@ pub(crate) enum AuthHeader {
     Authorization,
     /// `x-api-key`.
     XApiKey,
+}
+
+impl Config {
+    /// What the scheduler decides by.
+    pub(crate) fn policy(&self) -> Policy {
+        let (scheduler, queue) = (&self.scheduler, &self.queue);
+        let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Policy {
+            switch_threshold: self.switch_threshold,
+            max_active_per_account: small(scheduler.safety_max_active_per_account),
+            max_active_global: small(scheduler.safety_max_global_active),
+            cooldown: scheduler.cooldown,
+            max_cooldown: scheduler.cooldown_max,
+            network_cooldown: scheduler.network_cooldown,
+            weekly_soft: scheduler.weekly_soft,
+            weekly_reserve: scheduler.weekly_reserve,
+            weekly_critical: scheduler.weekly_critical,
+            weekly_exhausted: scheduler.weekly_exhausted,
+            weekly_burn_debt_weight: scheduler.weekly_burn_debt_weight,
+            scarcity_weight: scheduler.scarcity_weight,
+            spread_share_weight: scheduler.spread_share_weight,
+            recovery_ramp_weight: scheduler.recovery_ramp_weight,
+            recovery_ramp: scheduler.recovery_ramp,
+            spread_window: scheduler.spread_window,
+            session_idle: scheduler.session_idle,
+            overage: scheduler.overage,
+            max_attempts: small(self.retry.attempts_max),
+            queue_enabled: queue.enabled,
+            max_wait: queue.wait_max,
+            auto_max_wait: queue.auto_wait_max,
+            capacity_max_wait: queue.capacity_wait_max,
+            weekly_max_wait: queue.weekly_wait_max,
+            network_max_wait: queue.network_wait_max,
+            count_tokens_max_wait: queue.count_tokens_wait_max,
+            non_stream_max_wait: queue.non_stream_wait_max,
+            max_queued_body_bytes: queue.queued_body_bytes_max as u64,
+            max_queued_bytes: queue.queued_bytes_max as u64,
+            max_queued: queue.queued_max,
+            poll: queue.poll,
+        }
+    }
 }
 
 impl Default for Config {

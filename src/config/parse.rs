@@ -7,10 +7,11 @@ use serde_json::{Map, Value};
 
 use super::reader::{Findings, Section};
 use super::{
-    BaseUrl, Config, Overage, Proxy, Queue, Retry, Routing, Scheduler, Secret, SessionAffinity,
-    Timeouts, UpstreamProxy, accounts, locate,
+    BaseUrl, Config, Proxy, Queue, Retry, Routing, Scheduler, Secret, SessionAffinity, Timeouts,
+    UpstreamProxy, accounts, locate,
 };
 use crate::error::{Error, Result};
+use crate::scheduler::Overage;
 
 impl Config {
     /// Reads the text of a config file. The path is for messages only.
