@@ -135,7 +135,7 @@ enum Holding {
     /// An API key or a provider's token.
     Fixed { secret: Secret, generation: u64 },
     /// An OAuth account's tokens.
-    Oauth(TokenState),
+    Oauth(Box<TokenState>),
 }
 
 /// A credential, ready for a request.
@@ -439,7 +439,9 @@ impl Settings {
 impl Holding {
     fn of(credential: &Credential) -> Holding {
         match credential {
-            Credential::Oauth(tokens) => Holding::Oauth(TokenState::new(Tokens::of(tokens))),
+            Credential::Oauth(tokens) => {
+                Holding::Oauth(Box::new(TokenState::new(Tokens::of(tokens))))
+            }
             Credential::ApiKey(secret) | Credential::Provider(secret) => Holding::Fixed {
                 secret: secret.clone(),
                 generation: 1,

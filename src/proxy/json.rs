@@ -271,27 +271,33 @@ fn hex_unit(text: &str) -> Option<(u32, &str)> {
     Some((unit, rest))
 }
 
-/// The index of the first quote or backslash, or the length. Eight bytes at a time, since request bodies are mostly strings.
+/// The index of the first quote or backslash, or the length.
 pub(crate) fn quote_or_escape(bytes: &[u8]) -> usize {
+    find_either::<b'"', b'\\'>(bytes)
+}
+
+/// The index of the first of two bytes, or the length. Eight bytes at a time: bodies are mostly strings, and streams mostly long lines.
+pub(crate) fn find_either<const A: u8, const B: u8>(bytes: &[u8]) -> usize {
     let (words, rest) = bytes.as_chunks::<8>();
     for (number, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
-        let hits = zero_bytes(word ^ EVERY_BYTE * b'"' as u64)
-            | zero_bytes(word ^ EVERY_BYTE * b'\\' as u64);
+        let hits = zero_bytes(word ^ every_byte(A)) | zero_bytes(word ^ every_byte(B));
         if hits != 0 {
             return number * 8 + (hits.trailing_zeros() / 8) as usize;
         }
     }
-    let found = rest.iter().position(|byte| matches!(byte, b'"' | b'\\'));
+    let found = rest.iter().position(|&byte| byte == A || byte == B);
     words.len() * 8 + found.unwrap_or(rest.len())
 }
 
 /// The high bit of the lowest zero byte is set, and none below it.
 fn zero_bytes(word: u64) -> u64 {
-    word.wrapping_sub(EVERY_BYTE) & !word & (EVERY_BYTE << 7)
+    word.wrapping_sub(every_byte(1)) & !word & every_byte(0x80)
 }
 
-const EVERY_BYTE: u64 = 0x0101_0101_0101_0101;
+const fn every_byte(byte: u8) -> u64 {
+    u64::from_le_bytes([byte; 8])
+}
 
 /// Longer keys and words are none of ours, even with every letter written as `\uXXXX`.
 const NAME_BYTES_MAX: usize = 256;

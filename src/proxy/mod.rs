@@ -2,6 +2,7 @@
 
 pub(crate) mod classify;
 pub(crate) mod digest;
+pub(crate) mod document;
 pub(crate) mod door;
 pub(crate) mod headers;
 pub(crate) mod json;
