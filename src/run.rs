@@ -105,15 +105,22 @@ fn build(path: PathBuf, config: Config, events: &Events, reporter: &Reporter) ->
     let tls = net::tls::client_config(std::env::var_os("SSL_CERT_FILE").map(PathBuf::from).as_deref())
         .map_err(Error::operator)?;
     let proxies = crate::proxy::context::proxies(&config).map_err(Error::operator)?;
+    let shared: Arc<OnceLock<Weak<Context>>> = Arc::default();
+    let renewed = Arc::clone(&shared);
     let around = Surroundings {
         config: path.clone(),
         http: crate::account::wire::http(net::agent(Arc::clone(&tls), proxies)),
         endpoints: Endpoints::from_environment(&|name| std::env::var(name).ok()),
         events: events.clone(),
         now: Arc::new(clock::now),
+        home: std::env::var_os("HOME").map(PathBuf::from),
+        renewed: Arc::new(move |id| {
+            if let Some(context) = renewed.get().and_then(Weak::upgrade) {
+                context.gate.with(|scheduler, now| scheduler.clear_credential_blocks(now, id));
+            }
+        }),
     };
     let accounts = Arc::new(Accounts::new(around, &config));
-    let shared: Arc<OnceLock<Weak<Context>>> = Arc::default();
     let stepped = Arc::clone(&shared);
     let gate = Gate::start(Scheduler::new(config.policy()), move || {
         if let Some(context) = stepped.get().and_then(Weak::upgrade) {

@@ -44,8 +44,6 @@ pub(crate) struct Context {
     agent: RwLock<Agent>,
     tls: Arc<ClientConfig>,
     batches: Mutex<Batches>,
-    /// Accounts that requests have brought in their headers.
-    pub(crate) brought: super::runtime::Brought,
     stopping: AtomicBool,
     requests: AtomicU64,
     /// What the state file holds.
@@ -91,7 +89,6 @@ impl Context {
             agent: RwLock::new(agent),
             tls: parts.tls,
             batches: Mutex::default(),
-            brought: super::runtime::Brought::default(),
             stopping: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             saved: Mutex::default(),

@@ -6,13 +6,14 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::context::{Context, proxies};
-use crate::account::{CredentialChange, Origin};
+use crate::account::Origin;
+use crate::account::sync::CredentialChange;
 use crate::clock;
 use crate::config::state::{self, AccountState, State};
 use crate::config::{self, Config, edit, file};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::report::status::{AccountFacts, CredentialFacts};
+use crate::report::status::build::{AccountFacts, CredentialFacts};
 use crate::scheduler::{AccountId, Routing};
 
 /// One change at a time: two reloads at once could apply an older file after a newer one.
@@ -179,7 +180,7 @@ pub(crate) fn switch(context: &Context, name: &str, enabled: bool) -> Result<Vec
     let account = context.accounts.by_name(name).ok_or_else(|| Error::client(format!("there is no account {name}")))?;
     if account.profile().origin == Origin::Request {
         context.accounts.set_enabled(account.id(), enabled);
-        let spec = account.for_scheduler(account.kind());
+        let spec = account.profile().for_scheduler(account.kind());
         context.gate.with(|scheduler, now| scheduler.update_account(now, account.id(), spec));
         return Ok(vec![format!("{name}: enabled {enabled}")]);
     }
@@ -217,7 +218,7 @@ pub(crate) fn restore_learned(context: &Context) -> Option<String> {
     for account in context.accounts.all() {
         let learned = known.of(&account.profile().identity(), clock::wall());
         if let Some(learned) = learned {
-            context.gate.with(|scheduler, now| scheduler.restore(now, account.id(), learned));
+            context.gate.with(|scheduler, now| scheduler.restore(now, account.id(), &learned));
         }
     }
     notice

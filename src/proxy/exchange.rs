@@ -211,7 +211,7 @@ fn run(job: &Job, mut out: Uncommitted) -> Ended {
                 out = uncommitted;
                 request.excluded.push(account);
                 request.attempts += 1;
-                request.last_failure = failed.cause;
+                request.last_failure = failed.wait();
                 let tries_left = job.body.len() <= job.config.retry.buffer_bytes_max || !failed.was_sent;
                 last = Some(failed);
                 if !tries_left {
@@ -284,7 +284,7 @@ fn wait(job: &Job, request: &Request, mut waiting: Waiting) -> Waited {
 fn tell_held(job: &Job, request: &Request) {
     let (queued, release) = job.context.gate.look(|scheduler, now| {
         let queue = scheduler.snapshot(now).queue;
-        (queue.count, queue.next_release)
+        (queue.waiting, queue.next_release)
     });
     job.context.tell(Event::Held(Held {
         session: job.session_tag(),

@@ -16,7 +16,8 @@ use crate::account::quota::family_of_model;
 use crate::clock::{self, Stopwatch};
 use crate::config::Config;
 use crate::event::{Event, Finished, Outcome, Stage};
-use crate::report::{metrics, status};
+use crate::report::metrics::{self, Labels, Process};
+use crate::report::status::{self, build};
 use crate::scheduler::{Request, SessionKey};
 
 /// Requests in flight that the status lists.
@@ -156,7 +157,7 @@ pub(crate) fn status_of(context: &Context, config: &Config) -> Vec<u8> {
         (scheduler.snapshot(now), decisions, scheduler.explain(now, &plain_request(Some("all"))))
     });
     let activity = context.activity.last(ACTIVITY_SHOWN_MAX);
-    let facts = status::Facts {
+    let facts = build::Facts {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
         started: context.started,
@@ -171,12 +172,19 @@ pub(crate) fn status_of(context: &Context, config: &Config) -> Vec<u8> {
         decisions: &decisions,
         general: Some(&general),
     };
-    serde_json::to_vec(&status::status(&snapshot, &facts)).unwrap_or_default()
+    serde_json::to_vec(&build::status(&snapshot, &facts)).unwrap_or_default()
 }
 
 fn metrics_of(context: &Context, names: Names) -> Vec<u8> {
     let snapshot = context.gate.look(|scheduler, now| scheduler.snapshot(now));
-    metrics::render(&snapshot, context.events.counters(), names == Names::Shown).into_bytes()
+    let labels = match names {
+        Names::Hidden => Labels::Index,
+        Names::Shown => Labels::Names,
+    };
+    let process = Process::look(clock::now().mono.since(context.started));
+    let in_flight = context.events.live().len();
+    let version = env!("CARGO_PKG_VERSION");
+    metrics::render(&snapshot, context.events.counters(), in_flight, &process, version, labels).into_bytes()
 }
 
 /// A request that asks for nothing special, as `explain` sees it.
@@ -197,6 +205,7 @@ fn explain(context: &Context, model: Option<&str>, session: Option<&str>, profil
         model: model.map(str::to_owned),
         session: session.map(str::to_owned),
         profile: profile.map(str::to_owned),
+        ..status::Explained::default()
     };
-    serde_json::to_vec(&status::explanation(&explanation, asked)).unwrap_or_default()
+    serde_json::to_vec(&build::explanation(&explanation, asked)).unwrap_or_default()
 }
