@@ -13,8 +13,10 @@ pub(crate) mod http;
 pub(crate) mod import;
 pub(crate) mod oauth;
 pub(crate) mod provider;
+pub(crate) mod provider_limit;
 pub(crate) mod quota;
 mod refresh;
+mod said_time;
 pub(crate) mod sync;
 mod token;
 
