@@ -18,6 +18,7 @@ pub(crate) mod quota;
 mod refresh;
 mod said_time;
 pub(crate) mod sync;
+pub(crate) mod wire;
 mod token;
 
 use std::path::PathBuf;

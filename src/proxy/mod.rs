@@ -2,6 +2,7 @@
 
 pub(crate) mod classify;
 pub(crate) mod digest;
+pub(crate) mod document;
 pub(crate) mod door;
 pub(crate) mod headers;
 pub(crate) mod json;
@@ -14,8 +15,16 @@ pub(crate) mod sse;
 #[cfg(test)]
 pub(crate) mod random;
 
+mod attempt;
+pub(crate) mod context;
+pub(crate) mod control;
+pub(crate) mod exchange;
 pub(crate) mod forward;
+mod job;
 pub(crate) mod listener;
+mod local;
 pub(crate) mod patience;
+mod relay;
+pub(crate) mod runtime;
 pub(crate) mod sockets;
 pub(crate) mod stream;

@@ -16,6 +16,7 @@ use crate::event::{Events, Stamped};
 use crate::scheduler::time::Wall;
 
 mod log;
+pub(crate) mod metrics;
 pub(crate) mod status;
 pub(crate) mod text;
 

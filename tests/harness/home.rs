@@ -59,7 +59,10 @@ impl Home {
     pub fn set(mut self, key: &str, value: Value) -> Home {
         let mut place = &mut self.config;
         for part in key.split('.') {
-            place = &mut place[part];
+            place = match part.parse::<usize>() {
+                Ok(index) => &mut place[index],
+                Err(_) => &mut place[part],
+            };
         }
         *place = value;
         self
@@ -81,6 +84,13 @@ impl Home {
         for name in names {
             self = self.account(api_key(name));
         }
+        self
+    }
+
+    /// Sets the priority of the account at `index`.
+    #[must_use]
+    pub fn priority(mut self, index: usize, priority: usize) -> Home {
+        self.config["accounts"][index]["priority"] = json!(priority);
         self
     }
 

@@ -337,4 +337,4 @@ wire! {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -120,7 +120,7 @@ fn work() -> AccountSnapshot {
     }
 }
 
-fn snapshot() -> Snapshot {
+pub(crate) fn snapshot() -> Snapshot {
     Snapshot {
         at: AT,
         switch_threshold: 0.9,
