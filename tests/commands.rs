@@ -200,7 +200,10 @@ fn status_asks_the_running_proxy() {
 fn a_closed_pipe_is_no_panic() {
     let home = Home::new();
     home.write();
-    let shell = format!("'{}' help | true", env!("CARGO_BIN_EXE_maxpool"));
+    let shell = format!(
+        "'{}' help | true",
+        crate::harness::home::program().display()
+    );
     let output = std::process::Command::new("sh")
         .args(["-c", &shell])
         .output()
