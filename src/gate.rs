@@ -20,10 +20,11 @@ use std::time::Duration;
 use rustix::event::EventfdFlags;
 
 use crate::clock;
-use crate::scheduler::{
-    AccountId, Admission, Cancel, Grant, HeadReport, Lease, Outcome, Refusal, Request, Scheduler, Ticket, Wake,
-};
 use crate::scheduler::time::{Mono, Now};
+use crate::scheduler::{
+    AccountId, Admission, Cancel, Grant, HeadReport, Lease, Outcome, Refusal, Request, Scheduler,
+    Ticket, Wake,
+};
 
 /// The pacer's stack: it calls the scheduler and nothing else.
 const STACK_BYTES: usize = 256 * 1024;
@@ -145,7 +146,12 @@ impl Slot {
         loop {
             match state.verdict.take() {
                 Some(wake) => return wake,
-                None => state = self.delivered.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    state = self
+                        .delivered
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner)
+                }
             }
         }
     }
@@ -184,14 +190,32 @@ impl Gate {
     ///
     /// # Errors
     /// No thread can be started.
-    pub(crate) fn start(scheduler: Scheduler, on_step: impl Fn() + Send + Sync + 'static) -> io::Result<Gate> {
-        let inner = Inner { scheduler, slots: HashMap::new() };
-        let due = Due { at: Mono::MAX, stop: false };
-        let shared = Shared { inner: Mutex::new(inner), due: Mutex::new(due), earlier: Condvar::new() };
-        let gate = Gate { shared: Arc::new(shared) };
+    pub(crate) fn start(
+        scheduler: Scheduler,
+        on_step: impl Fn() + Send + Sync + 'static,
+    ) -> io::Result<Gate> {
+        let inner = Inner {
+            scheduler,
+            slots: HashMap::new(),
+        };
+        let due = Due {
+            at: Mono::MAX,
+            stop: false,
+        };
+        let shared = Shared {
+            inner: Mutex::new(inner),
+            due: Mutex::new(due),
+            earlier: Condvar::new(),
+        };
+        let gate = Gate {
+            shared: Arc::new(shared),
+        };
         let pacer = gate.clone();
         let on_step: Box<OnStep> = Box::new(on_step);
-        thread::Builder::new().name("pacer".into()).stack_size(STACK_BYTES).spawn(move || pacer.pace(&*on_step))?;
+        thread::Builder::new()
+            .name("pacer".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || pacer.pace(&*on_step))?;
         Ok(gate)
     }
 
@@ -235,7 +259,13 @@ impl Gate {
                     let bell = Arc::new(bell);
                     slot.hang(&bell);
                     let gate = self.clone();
-                    Admitted::Queued(Waiting { gate, ticket, slot, bell, over: false })
+                    Admitted::Queued(Waiting {
+                        gate,
+                        ticket,
+                        slot,
+                        bell,
+                        over: false,
+                    })
                 }
                 // Without a descriptor it cannot be woken, so it must not wait.
                 Err(_) => self.unqueue(ticket, &slot),
@@ -260,7 +290,9 @@ impl Gate {
                 let (hold, granted) = self.hold(grant);
                 Admitted::Granted(hold, granted)
             }
-            Wake::Expired { refusal, .. } | Wake::Refused { refusal, .. } => Admitted::Refused(refusal),
+            Wake::Expired { refusal, .. } | Wake::Refused { refusal, .. } => {
+                Admitted::Refused(refusal)
+            }
         }
     }
 
@@ -274,12 +306,37 @@ impl Gate {
     }
 
     fn hold(&self, grant: Grant) -> (Hold, Granted) {
-        let Grant { lease, account, name, kind, why, waited, clock, .. } = grant;
-        (Hold { gate: self.clone(), lease: Some(lease) }, Granted { account, name, kind, why, waited, clock })
+        let Grant {
+            lease,
+            account,
+            name,
+            kind,
+            why,
+            waited,
+            clock,
+            ..
+        } = grant;
+        (
+            Hold {
+                gate: self.clone(),
+                lease: Some(lease),
+            },
+            Granted {
+                account,
+                name,
+                kind,
+                why,
+                waited,
+                clock,
+            },
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Drains the verdicts, announces the next deadline, lets go of the lock, delivers.
@@ -302,7 +359,11 @@ impl Gate {
 
     /// Tells the pacer of an earlier deadline.
     fn announce(&self, next: Mono) {
-        let mut due = self.shared.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = self
+            .shared
+            .due
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if next < due.at {
             due.at = next;
             self.shared.earlier.notify_one();
@@ -314,15 +375,22 @@ impl Gate {
         let mut last = clock::now();
         loop {
             {
-                let mut due = self.shared.due.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut due = self
+                    .shared
+                    .due
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 if due.stop {
                     return;
                 }
                 let now = clock::now().mono;
                 if due.at > now {
                     let sleep = due.at.since(now).min(CLOCK_LOOK_EVERY);
-                    let (woken, _) =
-                        self.shared.earlier.wait_timeout(due, sleep).unwrap_or_else(PoisonError::into_inner);
+                    let (woken, _) = self
+                        .shared
+                        .earlier
+                        .wait_timeout(due, sleep)
+                        .unwrap_or_else(PoisonError::into_inner);
                     due = woken;
                 }
                 if due.stop {
@@ -347,7 +415,11 @@ impl Gate {
 
     /// Ends the pacer. Only for the end of the program: nobody is woken by a deadline after that.
     pub(crate) fn stop(&self) {
-        self.shared.due.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
+        self.shared
+            .due
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .stop = true;
         self.shared.earlier.notify_all();
     }
 }
@@ -368,7 +440,8 @@ impl Hold {
     /// The answer's head is there.
     pub(crate) fn observe(&self, head: HeadReport<'_>) {
         if let Some(lease) = &self.lease {
-            self.gate.with(|scheduler, now| scheduler.observe(now, lease, &head));
+            self.gate
+                .with(|scheduler, now| scheduler.observe(now, lease, &head));
         }
     }
 
@@ -379,7 +452,8 @@ impl Hold {
 
     fn end(&mut self, outcome: Outcome) {
         if let Some(lease) = self.lease.take() {
-            self.gate.with(|scheduler, now| scheduler.complete(now, lease, outcome));
+            self.gate
+                .with(|scheduler, now| scheduler.complete(now, lease, outcome));
         }
     }
 }
@@ -438,7 +512,10 @@ mod tests {
 
     #[test]
     fn a_step_of_the_wall_clock_is_told_from_time_passing() {
-        let at = |mono: u64, wall: i64| Now { mono: Mono(mono), wall: Wall(wall) };
+        let at = |mono: u64, wall: i64| Now {
+            mono: Mono(mono),
+            wall: Wall(wall),
+        };
         assert!(!stepped(at(0, 1_000), at(60_000, 61_000)));
         assert!(!stepped(at(0, 1_000), at(1_000, 3_500)));
         assert!(stepped(at(0, 0), at(1_000, 3_600_000)));

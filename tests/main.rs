@@ -16,3 +16,4 @@ mod harness;
 mod upstream;
 
 mod stand_in;
+mod tidy;

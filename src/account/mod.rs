@@ -13,9 +13,12 @@ pub(crate) mod http;
 pub(crate) mod import;
 pub(crate) mod oauth;
 pub(crate) mod provider;
+pub(crate) mod provider_limit;
 pub(crate) mod quota;
 mod refresh;
+mod said_time;
 pub(crate) mod sync;
+pub(crate) mod wire;
 mod token;
 
 use std::path::PathBuf;
@@ -135,7 +138,7 @@ enum Holding {
     /// An API key or a provider's token.
     Fixed { secret: Secret, generation: u64 },
     /// An OAuth account's tokens.
-    Oauth(TokenState),
+    Oauth(Box<TokenState>),
 }
 
 /// A credential, ready for a request.
@@ -380,6 +383,14 @@ impl Account {
             .clone()
     }
 
+    /// What is known of its credential, for the status: `valid`, `expired` or `needs login`.
+    pub(crate) fn credential_state(&self, now: crate::scheduler::time::Wall) -> &'static str {
+        match &self.held().what {
+            Holding::Fixed { .. } => "valid",
+            Holding::Oauth(state) => state.word(now),
+        }
+    }
+
     /// When its access token ends, for `accounts -v`; `None` for keys and where it is not known.
     pub(crate) fn expires_at(&self) -> Option<Wall> {
         match &self.held().what {
@@ -439,7 +450,9 @@ impl Settings {
 impl Holding {
     fn of(credential: &Credential) -> Holding {
         match credential {
-            Credential::Oauth(tokens) => Holding::Oauth(TokenState::new(Tokens::of(tokens))),
+            Credential::Oauth(tokens) => {
+                Holding::Oauth(Box::new(TokenState::new(Tokens::of(tokens))))
+            }
             Credential::ApiKey(secret) | Credential::Provider(secret) => Holding::Fixed {
                 secret: secret.clone(),
                 generation: 1,

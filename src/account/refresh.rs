@@ -158,10 +158,9 @@ impl Work<'_> {
                 }
                 TokenFailure::Refused { why } => {
                     sent.push(token.clone());
-                    match self.look_elsewhere(&mut shelf) {
-                        Ok(Some(adopted)) => return adopted,
-                        // Nobody else has rotated it, or the config cannot say.
-                        Ok(None) | Err(_) => {}
+                    // Perhaps somebody else has rotated it; a config that cannot say has nothing newer.
+                    if let Ok(Some(adopted)) = self.look_elsewhere(&mut shelf) {
+                        return adopted;
                     }
                     let other = self.state(|state| state.tokens().refresh.clone());
                     if other.is_none_or(|other| sent.contains(&other)) {

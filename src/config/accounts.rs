@@ -294,3 +294,7 @@ fn model_map(section: &Section<'_>) -> Vec<(String, String)> {
         })
         .unwrap_or_default()
 }
+
+#[cfg(test)]
+#[path = "accounts_tests.rs"]
+mod tests;

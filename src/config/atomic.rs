@@ -41,13 +41,10 @@ impl FileLock {
             .create(true)
             .truncate(false)
             .open(&name)
-            .map_err(|cause| {
-                Error::file(
-                    "lock",
-                    &target,
-                    &io::Error::new(cause.kind(), format!("{}: {cause}", name.display())),
-                )
-            })?;
+            .map_err(|cause| Error::file("make the lock", &name, &cause))?;
+        if let Ok(old) = fs::metadata(&target) {
+            keep_owner(&lock, &old).map_err(|cause| Error::file("lock", &target, &cause))?;
+        }
         for _ in 0..LOCK_TRIES_MAX {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
@@ -58,7 +55,7 @@ impl FileLock {
                     });
                 }
                 Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {
-                    std::thread::sleep(LOCK_PAUSE)
+                    std::thread::sleep(LOCK_PAUSE);
                 }
                 Err(cause) => return Err(Error::file("lock", &target, &cause.into())),
             }
@@ -93,6 +90,7 @@ impl FileLock {
     }
 
     fn write_and_rename(&self, temporary: &Path, text: &str) -> io::Result<()> {
+        let directory = File::open(directory_of(&self.target))?;
         let mut file = private().create_new(true).open(temporary)?;
         file.write_all(text.as_bytes())?;
         if let Ok(old) = fs::metadata(&self.target) {
@@ -101,7 +99,10 @@ impl FileLock {
         }
         file.sync_all()?;
         fs::rename(temporary, &self.target)?;
-        File::open(directory_of(&self.target))?.sync_all()
+        // The file is replaced by now. Some file systems cannot sync a directory, and to call that a failed write would be
+        // wrong: the caller would go on as if the old content were there.
+        let _ = directory.sync_all();
+        Ok(())
     }
 }
 

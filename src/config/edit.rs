@@ -134,10 +134,10 @@ pub(crate) fn set_routing(document: &mut Map<String, Value>, preferred: Option<&
 /// Stores the names that repeated names were changed to.
 pub(super) fn store_names(document: &mut Map<String, Value>) {
     for Placed { index, entry: read } in read(document) {
-        if let Some(entry) = entry_mut(document, index) {
-            if entry.get("name").and_then(Value::as_str) != Some(&read.name) {
-                entry.insert("name".to_owned(), Value::String(read.name));
-            }
+        if let Some(entry) = entry_mut(document, index)
+            && entry.get("name").and_then(Value::as_str) != Some(&read.name)
+        {
+            entry.insert("name".to_owned(), Value::String(read.name));
         }
     }
 }
@@ -227,4 +227,152 @@ fn all_names(document: &Map<String, Value>) -> Vec<String> {
 
 fn preferred(document: &Map<String, Value>) -> Option<&str> {
     document.get("routing")?.get("preferredAccount")?.as_str()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn document(text: &str) -> Map<String, Value> {
+        serde_json::from_str(text).unwrap()
+    }
+
+    const TWINS: &str = r#"{"routing": {"mode": "preferred", "preferredAccount": "a"}, "accounts": [
+        {"name": "a", "accountUuid": "u1", "apiKey": "1"}, {"name": "a", "accountUuid": "u2", "apiKey": "2"},
+        {"name": "old", "accountUuid": "u1", "orgUuid": "o", "apiKey": "0"}, {"name": "lost", "type": "apikey"},
+        {"apiKey": "4"}]}"#;
+
+    #[test]
+    fn accounts_are_found_by_the_names_that_are_shown() {
+        // accounts[2] repeats accounts[0] and is the one that is used, so "a" is the account of u2.
+        for (name, key) in [
+            ("old", Some("0")),
+            ("a", Some("2")),
+            ("account-5", Some("4")),
+            ("b", None),
+        ] {
+            let mut document = document(TWINS);
+            let entry = account_mut(&mut document, name);
+            assert_eq!(
+                entry.and_then(|entry| entry["apiKey"].as_str()),
+                key,
+                "{name}"
+            );
+        }
+        assert!(
+            account_mut(&mut document(TWINS), "lost").is_some(),
+            "one without a credential"
+        );
+        let who = Identity {
+            name: "x",
+            account_uuid: Some("u2"),
+            org_uuid: Some("o2"),
+        };
+        assert_eq!(
+            account_of_mut(&mut document(TWINS), &who).unwrap()["apiKey"],
+            "2"
+        );
+    }
+
+    #[test]
+    fn a_removed_account_does_not_come_back_as_its_older_entry() {
+        let mut document = document(TWINS);
+        assert!(remove_account(&mut document, "old"));
+        let left: Vec<&Value> = document["accounts"].as_array().unwrap().iter().collect();
+        assert_eq!(left.len(), 3);
+        assert_eq!(
+            (&left[0]["apiKey"], &left[1]["name"]),
+            (&Value::from("2"), &Value::from("lost"))
+        );
+        assert!(!remove_account(&mut document, "old"));
+        assert!(remove_account(&mut document, "lost"));
+        assert_eq!(document["routing"]["mode"], "preferred");
+        assert!(remove_account(&mut document, "a"));
+        assert_eq!(
+            document["routing"]["mode"], "automatic",
+            "S7: the preferred account is gone"
+        );
+        assert_eq!(document["routing"]["preferredAccount"], Value::Null);
+    }
+
+    #[test]
+    fn a_new_name_must_be_free() {
+        let mut document = document(TWINS);
+        assert!(!rename_account(&mut document, "a", "lost"));
+        assert!(!rename_account(&mut document, "none", "b"));
+        assert!(rename_account(&mut document, "a", "b"));
+        assert_eq!(document["accounts"][1]["name"], "b");
+        assert_eq!(document["routing"]["preferredAccount"], "b");
+    }
+
+    #[test]
+    fn t1_the_same_identity_is_updated_in_place() {
+        let mut document = document(
+            r#"{"accounts": [{"name": "me", "enabled": false, "accessToken": "old", "mine": 1, "accountUuid": "u"}]}"#,
+        );
+        let who = Identity {
+            name: "mail@x",
+            account_uuid: Some("u"),
+            org_uuid: Some("o"),
+        };
+        let fields = |token: &str| serde_json::json!({"name": "mail@x", "enabled": true, "accessToken": token});
+        let fields = |token: &str| fields(token).as_object().unwrap().clone();
+        assert_eq!(
+            put_account(&mut document, &who, None, fields("new")),
+            Put::Updated("me".to_owned())
+        );
+        assert_eq!(
+            Value::Object(document.clone()),
+            serde_json::json!({"accounts":
+                [{"name": "me", "enabled": false, "accessToken": "new", "mine": 1, "accountUuid": "u"}]})
+        );
+        let other = Identity {
+            name: "me",
+            account_uuid: Some("u2"),
+            ..who
+        };
+        assert_eq!(
+            put_account(&mut document, &other, Some("Org"), fields("3")),
+            Put::Added("me (Org)".to_owned())
+        );
+        assert_eq!(
+            document["accounts"][1],
+            serde_json::json!({"name": "me (Org)", "enabled": true, "accessToken": "3"})
+        );
+    }
+
+    #[test]
+    fn a_first_account_makes_the_list() {
+        let mut document = Map::new();
+        let who = Identity {
+            name: "a",
+            account_uuid: None,
+            org_uuid: None,
+        };
+        assert_eq!(
+            put_account(&mut document, &who, None, Map::new()),
+            Put::Added("a".to_owned())
+        );
+        assert_eq!(document["accounts"], serde_json::json!([{"name": "a"}]));
+        set_routing(&mut document, Some("a"));
+        assert_eq!(
+            document["routing"],
+            serde_json::json!({"mode": "preferred", "preferredAccount": "a"})
+        );
+    }
+
+    #[test]
+    fn a4_names_that_had_to_change_are_stored() {
+        let mut document = document(TWINS);
+        document["accounts"].as_array_mut().unwrap().remove(2);
+        store_names(&mut document);
+        let names: Vec<&Value> = document["accounts"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| &entry["name"])
+            .collect();
+        assert_eq!(names, ["a", "a-2", "lost", "account-4"]);
+    }
 }

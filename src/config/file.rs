@@ -69,10 +69,10 @@ fn settle(document: &mut Map<String, Value>) -> Result<()> {
     let proxy = document
         .entry("proxy")
         .or_insert_with(|| Value::Object(Map::new()));
-    if let Value::Object(proxy) = proxy {
-        if !proxy.contains_key("apiKey") {
-            proxy.insert("apiKey".to_owned(), Value::String(random::proxy_key()?));
-        }
+    if let Value::Object(proxy) = proxy
+        && !proxy.contains_key("apiKey")
+    {
+        proxy.insert("apiKey".to_owned(), Value::String(random::proxy_key()?));
     }
     edit::store_names(document);
     Ok(())
@@ -278,3 +278,7 @@ const NEW_FILE: &str = r#"{
   "accounts": []
 }
 "#;
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

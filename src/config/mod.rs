@@ -84,19 +84,33 @@ impl BaseUrl {
     /// Reads one; `None` if it is anything else.
     pub(crate) fn parse(text: &str) -> Option<BaseUrl> {
         let uri: ureq::http::Uri = text.parse().ok()?;
-        let authority = uri.authority()?;
-        let plain = !authority.as_str().contains('@') && !authority.host().is_empty();
-        let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
-        let port = authority.port_u16().is_some()
-            || !authority.as_str().ends_with(':') && authority.port().is_none();
-        let bare = uri.query().is_none() && !text.contains('#');
-        (plain && scheme && port && bare).then(|| BaseUrl(text.trim_end_matches('/').into()))
+        let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
+        let is_bare = uri.query().is_none() && !text.contains(['#', '@']);
+        (has_scheme && is_bare && names_a_host(&uri))
+            .then(|| BaseUrl(text.trim_end_matches('/').into()))
     }
 
     /// The text; a path that starts with a slash can be appended to it.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether a URL has a host and, if it has a port, one that there is.
+fn names_a_host(uri: &ureq::http::Uri) -> bool {
+    let Some(authority) = uri.authority() else {
+        return false;
+    };
+    let address = authority.as_str().rsplit('@').next().unwrap_or_default();
+    let port =
+        address
+            .strip_prefix(authority.host())
+            .and_then(|rest| match rest.strip_prefix(':') {
+                Some(port) => port.parse().ok(),
+                None => rest.is_empty().then_some(0),
+            });
+    let port: Option<u16> = port;
+    !authority.host().is_empty() && port.is_some()
 }
 
 /// `upstreamProxy`.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::reader::{Findings, Section};
 use super::{
     BaseUrl, Config, Proxy, Queue, Retry, Routing, Scheduler, Secret, SessionAffinity, Timeouts,
-    UpstreamProxy, accounts, locate,
+    UpstreamProxy, accounts, locate, names_a_host,
 };
 use crate::error::{Error, Result};
 use crate::scheduler::Overage;
@@ -53,7 +53,9 @@ pub(super) fn document(text: &str, file: &Path) -> Result<Map<String, Value>> {
                 .take(error.line().saturating_sub(1))
                 .map(str::len)
                 .sum();
-            let place = locate::place_at_end(start_of(text, before + error.column())).to_string();
+            let place =
+                locate::place_at_end(start_of(text, before + error.column().saturating_sub(1)))
+                    .to_string();
             let place = if place.is_empty() {
                 place
             } else {
@@ -134,9 +136,9 @@ fn upstream_proxy(root: &Section<'_>) -> UpstreamProxy {
         None | Some(Value::Null) => UpstreamProxy::Environment,
         Some(Value::Bool(false)) => UpstreamProxy::Direct,
         Some(Value::String(text)) => {
+            // The text is not shown: it may hold a password.
             let uri: Option<ureq::http::Uri> = text.parse().ok();
-            if uri.is_none_or(|uri| uri.scheme().is_none() || uri.host().is_none_or(str::is_empty))
-            {
+            if uri.is_none_or(|uri| uri.scheme_str() != Some("http") || !names_a_host(&uri)) {
                 root.problem(KEY, format!("expected {WANTED}"));
             }
             UpstreamProxy::Url(Secret::new(text.as_str()))
@@ -273,3 +275,7 @@ fn timeouts(section: &Section<'_>) -> Timeouts {
         client: section.time_ms("clientMs", default.client),
     }
 }
+
+#[cfg(test)]
+#[path = "parse_tests.rs"]
+mod tests;

@@ -34,7 +34,9 @@ impl HttpProxy {
             None => url,
             Some(("http", rest)) => rest,
             Some((scheme, _)) => {
-                return Err(format!("a proxy of scheme {scheme} is not supported; use http://host:port"));
+                return Err(format!(
+                    "a proxy of scheme {scheme} is not supported; use http://host:port"
+                ));
             }
         };
         let rest = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -43,7 +45,11 @@ impl HttpProxy {
             None => (None, rest),
         };
         let (host, port) = split_port(address).ok_or("a proxy needs the form http://host:port")?;
-        Ok(HttpProxy { host: host.to_owned(), port: port.unwrap_or(80), userinfo })
+        Ok(HttpProxy {
+            host: host.to_owned(),
+            port: port.unwrap_or(80),
+            userinfo,
+        })
     }
 }
 
@@ -63,26 +69,43 @@ impl ProxyPolicy {
 
     /// Every upstream that is not on loopback goes through `proxy` (`upstreamProxy: URL`).
     pub(crate) fn always(proxy: HttpProxy) -> ProxyPolicy {
-        ProxyPolicy { https: Some(proxy.clone()), http: Some(proxy), none: Vec::new() }
+        ProxyPolicy {
+            https: Some(proxy.clone()),
+            http: Some(proxy),
+            none: Vec::new(),
+        }
     }
 
     /// What the environment says; `variable` reads one, lower-case spellings are asked too.
     ///
     /// # Errors
     /// Names the variable that cannot be used.
-    pub(crate) fn from_env(variable: impl Fn(&str) -> Option<String>) -> Result<ProxyPolicy, String> {
+    pub(crate) fn from_env(
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<ProxyPolicy, String> {
         let either = |upper: &str| {
-            variable(upper).or_else(|| variable(&upper.to_lowercase())).filter(|value| !value.trim().is_empty())
+            variable(upper)
+                .or_else(|| variable(&upper.to_lowercase()))
+                .filter(|value| !value.trim().is_empty())
         };
         let read = |name: &str| match either(name) {
-            Some(url) => HttpProxy::parse(url.trim()).map(Some).map_err(|why| format!("{name}: {why}")),
+            Some(url) => HttpProxy::parse(url.trim())
+                .map(Some)
+                .map_err(|why| format!("{name}: {why}")),
             None => Ok(None),
         };
         let all = read("ALL_PROXY")?;
         let https = read("HTTPS_PROXY")?.or_else(|| all.clone());
         let none = either("NO_PROXY").unwrap_or_default();
-        let none = none.split(',').map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty());
-        Ok(ProxyPolicy { https, http: all, none: none.collect() })
+        let none = none
+            .split(',')
+            .map(|name| name.trim().to_ascii_lowercase())
+            .filter(|name| !name.is_empty());
+        Ok(ProxyPolicy {
+            https,
+            http: all,
+            none: none.collect(),
+        })
     }
 
     /// The proxy for `upstream`, if one applies.
@@ -91,14 +114,20 @@ impl ProxyPolicy {
             Some("https") => self.https.as_ref(),
             _ => self.http.as_ref(),
         }?;
-        let host = upstream.host()?.trim_matches(['[', ']']).to_ascii_lowercase();
+        let host = upstream
+            .host()?
+            .trim_matches(['[', ']'])
+            .to_ascii_lowercase();
         let exempt = is_loopback(&host) || self.none.iter().any(|rule| exempts(rule, &host));
         (!exempt).then_some(proxy)
     }
 }
 
 fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    host == "localhost"
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// One element of `NO_PROXY`: `*`, a name, a domain with or without a leading dot; a port is ignored.
@@ -108,7 +137,10 @@ fn exempts(rule: &str, host: &str) -> bool {
     }
     let rule = split_port(rule).map_or(rule, |(name, _)| name);
     let rule = rule.trim_start_matches("*.").trim_start_matches('.');
-    host == rule || host.strip_suffix(rule).is_some_and(|head| head.ends_with('.') && !rule.is_empty())
+    host == rule
+        || host
+            .strip_suffix(rule)
+            .is_some_and(|head| head.ends_with('.') && !rule.is_empty())
 }
 
 /// `host[:port]` or `[v6][:port]`; none if the port is no number or the host is empty.
@@ -135,7 +167,9 @@ fn percent_decode(text: &str) -> String {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let hex = bytes.get(at + 1..at + 3).and_then(|hex| std::str::from_utf8(hex).ok());
+        let hex = bytes
+            .get(at + 1..at + 3)
+            .and_then(|hex| std::str::from_utf8(hex).ok());
         match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             Some(byte) if bytes[at] == b'%' => {
                 out.push(byte);
@@ -155,12 +189,20 @@ mod tests {
     use super::*;
 
     fn policy(pairs: &[(&str, &str)]) -> Result<ProxyPolicy, String> {
-        ProxyPolicy::from_env(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        ProxyPolicy::from_env(|name| {
+            pairs
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        })
     }
 
     #[test]
     fn a_proxy_applies_by_scheme_and_never_to_loopback() {
-        let env = policy(&[("HTTPS_PROXY", "http://proxy:3128"), ("NO_PROXY", "internal.example,.corp, 10.0.0.1")]);
+        let env = policy(&[
+            ("HTTPS_PROXY", "http://proxy:3128"),
+            ("NO_PROXY", "internal.example,.corp, 10.0.0.1"),
+        ]);
         let env = env.expect("a valid environment");
         let rows = [
             ("https://api.anthropic.com/v1", true),
@@ -191,6 +233,10 @@ mod tests {
             let error = HttpProxy::parse(bad).expect_err(bad);
             assert!(!error.contains("secret"), "{error}");
         }
-        assert!(policy(&[("ALL_PROXY", "socks5://h:1")]).expect_err("unsupported").starts_with("ALL_PROXY: "));
+        assert!(
+            policy(&[("ALL_PROXY", "socks5://h:1")])
+                .expect_err("unsupported")
+                .starts_with("ALL_PROXY: ")
+        );
     }
 }

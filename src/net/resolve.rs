@@ -44,7 +44,11 @@ pub(crate) struct LookupFailed {
 
 impl fmt::Display for LookupFailed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the name {} cannot be looked up: {}", self.host, self.why)
+        write!(
+            f,
+            "the name {} cannot be looked up: {}",
+            self.host, self.why
+        )
     }
 }
 
@@ -80,7 +84,10 @@ impl fmt::Debug for CachedResolver {
 impl CachedResolver {
     /// A resolver with an empty cache; names behind a proxy are left to the proxy.
     pub(crate) fn new(proxies: Arc<ProxyPolicy>) -> CachedResolver {
-        CachedResolver { proxies, known: Arc::default() }
+        CachedResolver {
+            proxies,
+            known: Arc::default(),
+        }
     }
 
     fn lookup(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
@@ -100,14 +107,23 @@ impl CachedResolver {
                 if known.len() >= NAMES_MAX {
                     known.clear();
                 }
-                known.insert(key, Known { addresses: addresses.clone(), at: now });
+                known.insert(
+                    key,
+                    Known {
+                        addresses: addresses.clone(),
+                        at: now,
+                    },
+                );
                 Ok(addresses)
             }
             Err(error) if wait::Stop::of_io(&error).is_some() => Err(Error::Io(error)),
             Err(error) => match self.lock().get(&key) {
                 Some(stale) => Ok(stale.addresses.clone()),
                 None => {
-                    let failed = LookupFailed { host: host.to_owned(), why: error.to_string() };
+                    let failed = LookupFailed {
+                        host: host.to_owned(),
+                        why: error.to_string(),
+                    };
                     Err(Error::Io(io::Error::other(failed)))
                 }
             },
@@ -120,12 +136,26 @@ impl CachedResolver {
 }
 
 impl Resolver for CachedResolver {
-    fn resolve(&self, uri: &Uri, _config: &Config, _timeout: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        _config: &Config,
+        _timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
         let found = match self.proxies.proxy_for(uri) {
             Some(proxy) => self.lookup(&proxy.host, proxy.port)?,
             None => {
-                let host = uri.host().ok_or(Error::HostNotFound)?.trim_matches(['[', ']']);
-                let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+                let host = uri
+                    .host()
+                    .ok_or(Error::HostNotFound)?
+                    .trim_matches(['[', ']']);
+                let port = uri
+                    .port_u16()
+                    .unwrap_or(if uri.scheme_str() == Some("https") {
+                        443
+                    } else {
+                        80
+                    });
                 self.lookup(host, port)?
             }
         };
@@ -144,11 +174,16 @@ fn look_up_cancellable(key: &(String, u16)) -> io::Result<Vec<SocketAddr>> {
     let result: Arc<Mutex<Option<io::Result<Vec<SocketAddr>>>>> = Arc::default();
     let slot = Arc::clone(&result);
     let (host, port) = key.clone();
-    thread::Builder::new().name("lookup".into()).stack_size(STACK_BYTES).spawn(move || {
-        let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
-        drop(finish);
-    })?;
+    thread::Builder::new()
+        .name("lookup".into())
+        .stack_size(STACK_BYTES)
+        .spawn(move || {
+            let found = (host.as_str(), port)
+                .to_socket_addrs()
+                .map(Iterator::collect::<Vec<_>>);
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+            drop(finish);
+        })?;
     wait::one(done.as_fd(), PollFlags::IN, Phase::Connect)?;
     let _end_of_file = done.read(&mut [0])?;
     match result.lock().unwrap_or_else(PoisonError::into_inner).take() {

@@ -12,7 +12,9 @@ use rustls::{ClientConfig, RootCertStore};
 /// # Errors
 /// A sentence for the operator when the file cannot be read or holds no certificate.
 pub(crate) fn client_config(extra: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let mut roots = RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
     if let Some(path) = extra {
         add_file(&mut roots, path)?;
     }
@@ -35,7 +37,9 @@ fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
         .map_err(|error| format!("SSL_CERT_FILE: {shown}: {error}"))?;
     let (added, _unusable) = roots.add_parsable_certificates(certificates);
     if added == 0 {
-        return Err(format!("SSL_CERT_FILE: {shown}: holds no usable CA certificate; unset it or name a PEM file"));
+        return Err(format!(
+            "SSL_CERT_FILE: {shown}: holds no usable CA certificate; unset it or name a PEM file"
+        ));
     }
     Ok(())
 }

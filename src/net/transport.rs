@@ -56,15 +56,30 @@ impl WireConnector {
 impl Connector for WireConnector {
     type Out = WireTransport;
 
-    fn connect(&self, details: &ConnectionDetails, _chained: Option<()>) -> Result<Option<WireTransport>, Error> {
+    fn connect(
+        &self,
+        details: &ConnectionDetails,
+        _chained: Option<()>,
+    ) -> Result<Option<WireTransport>, Error> {
         let mut socket = connect_any(&details.addrs)?;
         let https = details.needs_tls();
-        let host = details.uri.host().ok_or(Error::HostNotFound)?.trim_matches(['[', ']']);
+        let host = details
+            .uri
+            .host()
+            .ok_or(Error::HostNotFound)?
+            .trim_matches(['[', ']']);
         if let Some(proxy) = self.proxies.proxy_for(details.uri) {
-            let port = details.uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+            let port = details
+                .uri
+                .port_u16()
+                .unwrap_or(if https { 443 } else { 80 });
             ask_proxy(&mut socket, proxy, host, port)?;
         }
-        let tls = if https { Some(Box::new(handshake(&mut socket, &self.tls, host)?)) } else { None };
+        let tls = if https {
+            Some(Box::new(handshake(&mut socket, &self.tls, host)?))
+        } else {
+            None
+        };
         current().wire().connected.set(true);
         Ok(Some(WireTransport::new(socket, tls)))
     }
@@ -103,10 +118,20 @@ fn connect_any(addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
 }
 
 /// One wait over all attempts: a connected socket, the failure of one that was dropped, or nothing within `pause`.
-fn wait_connected(pending: &mut Vec<OwnedFd>, pause: Option<Duration>) -> Result<Option<io::Result<OwnedFd>>, Error> {
+fn wait_connected(
+    pending: &mut Vec<OwnedFd>,
+    pause: Option<Duration>,
+) -> Result<Option<io::Result<OwnedFd>>, Error> {
     let done = {
-        let mut fds: Vec<PollFd<'_>> = pending.iter().map(|fd| PollFd::new(fd, PollFlags::OUT)).collect();
-        if current().wait(&mut fds, Phase::Connect, pause).map_err(io::Error::from)? == Ready::Pause {
+        let mut fds: Vec<PollFd<'_>> = pending
+            .iter()
+            .map(|fd| PollFd::new(fd, PollFlags::OUT))
+            .collect();
+        if current()
+            .wait(&mut fds, Phase::Connect, pause)
+            .map_err(io::Error::from)?
+            == Ready::Pause
+        {
             return Ok(None);
         }
         fds.iter().position(|fd| !fd.revents().is_empty())
@@ -120,7 +145,11 @@ fn wait_connected(pending: &mut Vec<OwnedFd>, pause: Option<Duration>) -> Result
 }
 
 fn start_connect(address: &SocketAddr) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     // Dead peers are noticed even while nothing is being sent.
@@ -132,8 +161,17 @@ fn start_connect(address: &SocketAddr) -> io::Result<OwnedFd> {
 }
 
 /// Asks an HTTP proxy for a tunnel to `host:port`.
-fn ask_proxy(socket: &mut TcpStream, proxy: &HttpProxy, host: &str, port: u16) -> Result<(), Error> {
-    let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+fn ask_proxy(
+    socket: &mut TcpStream,
+    proxy: &HttpProxy,
+    host: &str,
+    port: u16,
+) -> Result<(), Error> {
+    let target = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
     let mut head = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
     if let Some(userinfo) = &proxy.userinfo {
         head.push_str("Proxy-Authorization: Basic ");
@@ -146,29 +184,57 @@ fn ask_proxy(socket: &mut TcpStream, proxy: &HttpProxy, host: &str, port: u16) -
     // Byte by byte at the end of the head: what follows it belongs to the tunnel.
     while !answer.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
-        if answer.len() >= CONNECT_ANSWER_BYTES_MAX || receive(socket, &mut byte, Phase::Connect)? == 0 {
-            return Err(Error::Io(io::Error::other(format!("the proxy {proxy:?} gave no proper answer to CONNECT"))));
+        if answer.len() >= CONNECT_ANSWER_BYTES_MAX
+            || receive(socket, &mut byte, Phase::Connect)? == 0
+        {
+            return Err(Error::Io(io::Error::other(format!(
+                "the proxy {proxy:?} gave no proper answer to CONNECT"
+            ))));
         }
         answer.push(byte[0]);
     }
-    let line = String::from_utf8_lossy(answer.split(|byte| *byte == b'\r').next().unwrap_or_default()).into_owned();
+    let line = String::from_utf8_lossy(
+        answer
+            .split(|byte| *byte == b'\r')
+            .next()
+            .unwrap_or_default(),
+    )
+    .into_owned();
     match line.split(' ').nth(1) {
         Some(status) if status.starts_with('2') => Ok(()),
-        _ => Err(Error::Io(io::Error::other(format!("the proxy {proxy:?} refused the tunnel: {line}")))),
+        _ => Err(Error::Io(io::Error::other(format!(
+            "the proxy {proxy:?} refused the tunnel: {line}"
+        )))),
     }
 }
 
-fn handshake(socket: &mut TcpStream, config: &Arc<ClientConfig>, host: &str) -> Result<ClientConnection, Error> {
+fn handshake(
+    socket: &mut TcpStream,
+    config: &Arc<ClientConfig>,
+    host: &str,
+) -> Result<ClientConnection, Error> {
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| Error::Io(io::Error::other(format!("{host} is no name for TLS"))))?;
     let mut tls = ClientConnection::new(Arc::clone(config), name).map_err(Error::Rustls)?;
     // A response of any size must fit between two reads of the client.
     tls.set_buffer_limit(None);
     while tls.is_handshaking() {
-        let interest = if tls.wants_write() { PollFlags::OUT } else { PollFlags::IN };
-        let moved = if tls.wants_write() { tls.write_tls(socket) } else { tls.read_tls(socket) };
+        let interest = if tls.wants_write() {
+            PollFlags::OUT
+        } else {
+            PollFlags::IN
+        };
+        let moved = if tls.wants_write() {
+            tls.write_tls(socket)
+        } else {
+            tls.read_tls(socket)
+        };
         match moved {
-            Ok(0) => return Err(Error::Io(io::Error::other("the upstream closed the connection during the TLS handshake"))),
+            Ok(0) => {
+                return Err(Error::Io(io::Error::other(
+                    "the upstream closed the connection during the TLS handshake",
+                )));
+            }
             Ok(_) => {
                 if let Err(error) = tls.process_new_packets() {
                     // The alert tells the other side why; it is worth one try.
@@ -190,7 +256,9 @@ fn send_all(mut socket: &TcpStream, mut bytes: &[u8], phase: Phase) -> io::Resul
     while !bytes.is_empty() {
         match socket.write(bytes) {
             Ok(count) => bytes = &bytes[count..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait::one(socket.as_fd(), PollFlags::OUT, phase)?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait::one(socket.as_fd(), PollFlags::OUT, phase)?
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(as_failure(error)),
         }
@@ -202,7 +270,9 @@ fn receive(mut socket: &TcpStream, buffer: &mut [u8], phase: Phase) -> io::Resul
     loop {
         match socket.read(buffer) {
             Ok(count) => return Ok(count),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait::one(socket.as_fd(), PollFlags::IN, phase)?,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait::one(socket.as_fd(), PollFlags::IN, phase)?
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(as_failure(error)),
         }
@@ -212,9 +282,9 @@ fn receive(mut socket: &TcpStream, buffer: &mut [u8], phase: Phase) -> io::Resul
 /// A reset or abort in a form that the client does not take for the end of the body.
 fn as_failure(error: io::Error) -> io::Error {
     match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::UnexpectedEof => {
-            io::Error::other(Broken(error.to_string()))
-        }
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::UnexpectedEof => io::Error::other(Broken(error.to_string())),
         _ => error,
     }
 }
@@ -326,7 +396,14 @@ impl fmt::Debug for WireTransport {
 impl WireTransport {
     fn new(socket: TcpStream, tls: Option<Box<ClientConnection>>) -> WireTransport {
         let buffers = WireBuffers::default();
-        WireTransport { socket, tls, buffers, pending: Vec::new(), deaf: false, calls: Calls::None }
+        WireTransport {
+            socket,
+            tls,
+            buffers,
+            pending: Vec::new(),
+            deaf: false,
+            calls: Calls::None,
+        }
     }
 
     /// Marks the start of a call on this connection for the waiter.
@@ -349,7 +426,9 @@ impl WireTransport {
             Some(tls) => send_tls(tls, &mut self.socket, &self.pending),
         };
         let wire = current();
-        wire.wire().sent.set(wire.wire().sent.get() + self.pending.len() as u64);
+        wire.wire()
+            .sent
+            .set(wire.wire().sent.get() + self.pending.len() as u64);
         self.pending.clear();
         match result {
             Err(error) if wait::Stop::of_io(&error).is_none() => {
@@ -390,7 +469,11 @@ fn send_tls(tls: &mut ClientConnection, socket: &mut TcpStream, bytes: &[u8]) ->
     Ok(())
 }
 
-fn receive_tls(tls: &mut ClientConnection, socket: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+fn receive_tls(
+    tls: &mut ClientConnection,
+    socket: &mut TcpStream,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
     loop {
         match tls.reader().read(buffer) {
             Ok(count) => return Ok(count),
@@ -400,7 +483,8 @@ fn receive_tls(tls: &mut ClientConnection, socket: &mut TcpStream, buffer: &mut 
         }
         match tls.read_tls(socket) {
             Ok(_) => {
-                tls.process_new_packets().map_err(|error| io::Error::other(Broken(error.to_string())))?;
+                tls.process_new_packets()
+                    .map_err(|error| io::Error::other(Broken(error.to_string())))?;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 wait::one(socket.as_fd(), PollFlags::IN, Phase::Receive)?;
@@ -429,7 +513,8 @@ impl Transport for WireTransport {
         if self.deaf {
             return Ok(());
         }
-        self.pending.extend_from_slice(&self.buffers.output[..amount]);
+        self.pending
+            .extend_from_slice(&self.buffers.output[..amount]);
         if self.pending.len() >= PENDING_BYTES {
             self.flush()?;
         }
@@ -445,7 +530,9 @@ impl Transport for WireTransport {
         }
         let count = self.fill()?;
         let wire = current();
-        wire.wire().received.set(wire.wire().received.get() + count as u64);
+        wire.wire()
+            .received
+            .set(wire.wire().received.get() + count as u64);
         self.buffers.input_appended(count);
         Ok(count > 0)
     }
@@ -462,7 +549,11 @@ impl Transport for WireTransport {
         let mut byte = [0];
         match &mut self.tls {
             None => {
-                let peeked = rustix::net::recv(&self.socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT);
+                let peeked = rustix::net::recv(
+                    &self.socket,
+                    &mut byte,
+                    RecvFlags::PEEK | RecvFlags::DONTWAIT,
+                );
                 matches!(peeked, Err(Errno::AGAIN))
             }
             Some(tls) => {
@@ -486,10 +577,17 @@ fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
-        let bits = group.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        let bits = group
+            .iter()
+            .fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte))
+            << (8 * (3 - group.len()));
         for place in 0..4 {
             let sextet = (bits >> (18 - 6 * place)) as usize & 63;
-            out.push(if place > group.len() { '=' } else { char::from(ALPHABET[sextet]) });
+            out.push(if place > group.len() {
+                '='
+            } else {
+                char::from(ALPHABET[sextet])
+            });
         }
     }
     out
@@ -501,7 +599,13 @@ mod tests {
 
     #[test]
     fn base64_pads_as_rfc_4648_does() {
-        for (plain, coded) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")] {
+        for (plain, coded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ] {
             assert_eq!(base64(plain.as_bytes()), coded);
         }
     }

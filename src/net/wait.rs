@@ -111,7 +111,12 @@ pub(crate) struct Wire {
 /// Decides how long a connection of this thread may wait, and what else ends the wait.
 pub(crate) trait Waiter {
     /// Blocks until one of `fds` is ready or `pause` is over.
-    fn wait(&self, fds: &mut [PollFd<'_>], phase: Phase, pause: Option<Duration>) -> Result<Ready, Stop>;
+    fn wait(
+        &self,
+        fds: &mut [PollFd<'_>],
+        phase: Phase,
+        pause: Option<Duration>,
+    ) -> Result<Ready, Stop>;
 
     /// Where the transport leaves its facts.
     fn wire(&self) -> &Wire;
@@ -139,7 +144,9 @@ pub(crate) fn enter(waiter: Rc<dyn Waiter>) -> Entered {
 
 /// The thread's waiter; one with a plain limit where nobody entered one.
 pub(crate) fn current() -> Rc<dyn Waiter> {
-    CURRENT.with(|current| current.borrow().clone()).unwrap_or_else(|| Rc::new(Deadline::after(UNENTERED_LIMIT)))
+    CURRENT
+        .with(|current| current.borrow().clone())
+        .unwrap_or_else(|| Rc::new(Deadline::after(UNENTERED_LIMIT)))
 }
 
 /// How long calls without a waiter of their own may take in all.
@@ -155,12 +162,20 @@ pub(crate) struct Deadline {
 impl Deadline {
     /// Stops every wait once `limit` from now is over.
     pub(crate) fn after(limit: Duration) -> Deadline {
-        Deadline { end: clock::now().mono + limit, wire: Wire::default() }
+        Deadline {
+            end: clock::now().mono + limit,
+            wire: Wire::default(),
+        }
     }
 }
 
 impl Waiter for Deadline {
-    fn wait(&self, fds: &mut [PollFd<'_>], phase: Phase, pause: Option<Duration>) -> Result<Ready, Stop> {
+    fn wait(
+        &self,
+        fds: &mut [PollFd<'_>],
+        phase: Phase,
+        pause: Option<Duration>,
+    ) -> Result<Ready, Stop> {
         let start = clock::now().mono;
         let left = self.end.since(start);
         let limit = pause.map_or(left, |pause| pause.min(left));
@@ -199,7 +214,11 @@ pub(crate) fn poll_for(fds: &mut [PollFd<'_>], limit: Duration) -> bool {
 }
 
 /// Waits for `fd` alone with the current waiter.
-pub(crate) fn one(fd: rustix::fd::BorrowedFd<'_>, interest: PollFlags, phase: Phase) -> Result<(), Stop> {
+pub(crate) fn one(
+    fd: rustix::fd::BorrowedFd<'_>,
+    interest: PollFlags,
+    phase: Phase,
+) -> Result<(), Stop> {
     let mut fds = [PollFd::from_borrowed_fd(fd, interest)];
     current().wait(&mut fds, phase, None).map(|_| ())
 }

@@ -110,7 +110,11 @@ impl NetworkCode {
 }
 
 /// Sends `order` and waits for the head of the answer, with `patience` deciding about every wait.
-pub(crate) fn send(agent: &Agent, order: &Order<'_>, patience: &Rc<Patience>) -> Result<Answer, Failure> {
+pub(crate) fn send(
+    agent: &Agent,
+    order: &Order<'_>,
+    patience: &Rc<Patience>,
+) -> Result<Answer, Failure> {
     let _entered = wait::enter(Rc::clone(patience) as Rc<dyn Waiter>);
     patience.begin_attempt();
     match send_once(agent, order, None) {
@@ -127,16 +131,28 @@ pub(crate) fn send(agent: &Agent, order: &Order<'_>, patience: &Rc<Patience>) ->
 /// True if the upstream had closed an idle connection before it could see this request.
 fn died_in_the_pool(error: &ureq::Error, patience: &Patience) -> bool {
     let wire = patience.wire();
-    wire.reused.get() && wire.received.get() == 0 && Stop::of(error).is_none() && LookupFailed::of(error).is_none()
+    wire.reused.get()
+        && wire.received.get() == 0
+        && Stop::of(error).is_none()
+        && LookupFailed::of(error).is_none()
 }
 
-fn send_once(agent: &Agent, order: &Order<'_>, idle_age_max: Option<Duration>) -> Result<Answer, ureq::Error> {
+fn send_once(
+    agent: &Agent,
+    order: &Order<'_>,
+    idle_age_max: Option<Duration>,
+) -> Result<Answer, ureq::Error> {
     let request = build(order)?;
     let response = match order.body {
         None => run(agent, request, idle_age_max, SendBody::none())?,
         Some(parts) => {
             let mut pieces = Pieces { parts, at: 0 };
-            run(agent, request, idle_age_max, SendBody::from_reader(&mut pieces))?
+            run(
+                agent,
+                request,
+                idle_age_max,
+                SendBody::from_reader(&mut pieces),
+            )?
         }
     };
     Ok(answer_of(order.method, response))
@@ -156,12 +172,18 @@ fn run(
 }
 
 fn build(order: &Order<'_>) -> Result<Request<()>, ureq::Error> {
-    let method = Method::from_bytes(order.method.as_bytes()).map_err(|error| ureq::Error::Http(error.into()))?;
-    let mut request = Request::builder().method(method).uri(order.uri.clone()).body(())?;
+    let method = Method::from_bytes(order.method.as_bytes())
+        .map_err(|error| ureq::Error::Http(error.into()))?;
+    let mut request = Request::builder()
+        .method(method)
+        .uri(order.uri.clone())
+        .body(())?;
     let headers = request.headers_mut();
     for (name, value) in &order.headers.0 {
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| ureq::Error::Http(error.into()))?;
-        let value = HeaderValue::from_bytes(value).map_err(|error| ureq::Error::Http(error.into()))?;
+        let name = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|error| ureq::Error::Http(error.into()))?;
+        let value =
+            HeaderValue::from_bytes(value).map_err(|error| ureq::Error::Http(error.into()))?;
         headers.append(name, value);
     }
     if let Some(parts) = order.body {
@@ -203,7 +225,10 @@ fn answer_of(method: &str, response: Response<ureq::Body>) -> Answer {
         headers.push(name.as_str(), value.as_bytes());
     }
     let chunked = parts.headers.contains_key("transfer-encoding");
-    let length = headers.text("content-length").and_then(|text| text.parse().ok()).filter(|_| !chunked);
+    let length = headers
+        .text("content-length")
+        .and_then(|text| text.parse().ok())
+        .filter(|_| !chunked);
     let without_body = matches!(status, 204 | 304);
     let form = match length {
         Some(length) if !without_body => Body::Length(length),
@@ -251,7 +276,9 @@ fn failure_of_io(error: &io::Error) -> Failure {
     if let Some(stop) = Stop::of_io(error) {
         return failure_of_stop(stop);
     }
-    let wrapped = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
+    let wrapped = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<ureq::Error>());
     match wrapped {
         Some(error) => failure_of(error),
         None => network(io_code(error), error.to_string()),
@@ -266,13 +293,20 @@ fn failure_of(error: &ureq::Error) -> Failure {
         return network(NetworkCode::Dns, failed.to_string());
     }
     match error {
-        ureq::Error::HostNotFound => network(NetworkCode::Dns, "the upstream's name cannot be looked up".into()),
+        ureq::Error::HostNotFound => network(
+            NetworkCode::Dns,
+            "the upstream's name cannot be looked up".into(),
+        ),
         ureq::Error::Rustls(error) => network(NetworkCode::Tls, error.to_string()),
         ureq::Error::Tls(text) => network(NetworkCode::Tls, (*text).to_owned()),
-        ureq::Error::Protocol(error) => network(NetworkCode::Garbage, format!("not a proper HTTP answer: {error}")),
-        ureq::Error::LargeResponseHeader(_, _) => {
-            network(NetworkCode::Garbage, "the response head is too large".into())
-        }
+        ureq::Error::Protocol(error) => network(
+            NetworkCode::Garbage,
+            format!("not a proper HTTP answer: {error}"),
+        ),
+        ureq::Error::LargeResponseHeader(_, _) => network(
+            NetworkCode::Garbage,
+            "the response head is too large".into(),
+        ),
         ureq::Error::Io(error) => network(io_code(error), error.to_string()),
         error => network(NetworkCode::Other, error.to_string()),
     }
@@ -294,15 +328,18 @@ fn network(code: NetworkCode, text: String) -> Failure {
 fn io_code(error: &io::Error) -> NetworkCode {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => NetworkCode::Refused,
-        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable | io::ErrorKind::AddrNotAvailable => {
-            NetworkCode::Unreachable
-        }
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::AddrNotAvailable => NetworkCode::Unreachable,
         io::ErrorKind::TimedOut => NetworkCode::Timeout,
         io::ErrorKind::ConnectionReset
         | io::ErrorKind::ConnectionAborted
         | io::ErrorKind::BrokenPipe
         | io::ErrorKind::UnexpectedEof => NetworkCode::Reset,
-        _ => match error.get_ref().and_then(|inner| inner.downcast_ref::<crate::net::transport::Broken>()) {
+        _ => match error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<crate::net::transport::Broken>())
+        {
             Some(_) => NetworkCode::Reset,
             None => NetworkCode::Other,
         },

@@ -134,7 +134,10 @@ impl Inbound {
 
     /// Names and values in order.
     pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.request.headers().iter().map(|header| (header.field.as_str().as_str(), header.value.as_str()))
+        self.request
+            .headers()
+            .iter()
+            .map(|header| (header.field.as_str().as_str(), header.value.as_str()))
     }
 
     /// The client's socket, where it can be looked at.
@@ -156,7 +159,11 @@ impl Inbound {
     }
 
     /// Reads the whole body, at most `limit` bytes. Answers `Expect: 100-continue` first.
-    pub(crate) fn read_body(&mut self, length: Option<u64>, limit: u64) -> Result<Vec<u8>, BodyError> {
+    pub(crate) fn read_body(
+        &mut self,
+        length: Option<u64>,
+        limit: u64,
+    ) -> Result<Vec<u8>, BodyError> {
         if length.is_some_and(|length| length > limit) {
             return Err(BodyError::TooLarge);
         }
@@ -220,8 +227,19 @@ impl Inbound {
 
     /// Ends the reading part. The body must have been read.
     pub(crate) fn into_outbound(self) -> Outbound {
-        let Inbound { request, peer, socket, sockets } = self;
-        Outbound { writer: Some(request.into_writer()), peer, socket, sockets, keep: false }
+        let Inbound {
+            request,
+            peer,
+            socket,
+            sockets,
+        } = self;
+        Outbound {
+            writer: Some(request.into_writer()),
+            peer,
+            socket,
+            sockets,
+            keep: false,
+        }
     }
 }
 
@@ -231,7 +249,9 @@ impl Outbound {
     /// # Errors
     /// The client is gone, or took nothing for `timeouts.clientMs`.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Some(writer) = self.writer.as_mut() else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        let Some(writer) = self.writer.as_mut() else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
         writer.write_all(bytes)?;
         writer.flush()
     }
@@ -341,8 +361,15 @@ impl Listener {
             probe: phrases.probe,
         });
         let first = Generation::start(&shared, &socket)?;
-        let keeper = Keeper { shared: Arc::clone(&shared), socket: socket.try_clone()?, current: first };
-        thread::Builder::new().name("keeper".into()).stack_size(STACK_BYTES).spawn(move || keeper.run())?;
+        let keeper = Keeper {
+            shared: Arc::clone(&shared),
+            socket: socket.try_clone()?,
+            current: first,
+        };
+        thread::Builder::new()
+            .name("keeper".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || keeper.run())?;
         Ok(Listener { shared, socket })
     }
 
@@ -369,10 +396,19 @@ impl Listener {
     /// Stops accepting and ends idle connections. Requests that are being served go on.
     pub(crate) fn stop_accepting(&self) {
         self.shared.stopping.store(true, Ordering::Release);
-        *self.shared.stop.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self
+            .shared
+            .stop
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = true;
         self.shared.wake.notify_all();
         // On Linux this ends a blocked accept(2) and refuses new connections, for every clone of the socket.
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        self.shared.sockets.shut_idle();
+    }
+
+    /// Ends the connections that have become idle since.
+    pub(crate) fn close_idle(&self) {
         self.shared.sockets.shut_idle();
     }
 
@@ -390,7 +426,11 @@ impl Listener {
 impl Generation {
     fn start(shared: &Arc<Shared>, socket: &TcpListener) -> io::Result<Arc<Generation>> {
         let server = Server::from_listener(socket.try_clone()?, None).map_err(io::Error::other)?;
-        let generation = Arc::new(Generation { server, idle: AtomicUsize::new(0), retired: AtomicBool::new(false) });
+        let generation = Arc::new(Generation {
+            server,
+            idle: AtomicUsize::new(0),
+            retired: AtomicBool::new(false),
+        });
         for _ in 0..IDLE_WORKERS_MIN {
             spawn_worker(shared, &generation)?;
         }
@@ -432,7 +472,10 @@ fn work(shared: &Arc<Shared>, generation: &Arc<Generation>) {
             Ok(None) => {
                 let idle = generation.idle.load(Ordering::Acquire);
                 let surplus = idle > IDLE_WORKERS_MIN
-                    && generation.idle.compare_exchange(idle, idle - 1, Ordering::AcqRel, Ordering::Acquire).is_ok();
+                    && generation
+                        .idle
+                        .compare_exchange(idle, idle - 1, Ordering::AcqRel, Ordering::Acquire)
+                        .is_ok();
                 if surplus {
                     break;
                 }
@@ -448,7 +491,9 @@ fn work(shared: &Arc<Shared>, generation: &Arc<Generation>) {
 }
 
 fn serve(shared: &Arc<Shared>, request: Request) {
-    let Some(peer) = request.remote_addr().copied() else { return };
+    let Some(peer) = request.remote_addr().copied() else {
+        return;
+    };
     shared.busy.fetch_add(1, Ordering::AcqRel);
     let (socket, acquaintance) = shared.sockets.begin(peer);
     if acquaintance == Acquaintance::New && !shared.new_peers.swap(true, Ordering::AcqRel) {
@@ -456,7 +501,12 @@ fn serve(shared: &Arc<Shared>, request: Request) {
         let _awake = shared.stop.lock().unwrap_or_else(PoisonError::into_inner);
         shared.wake.notify_all();
     }
-    let inbound = Inbound { request, peer, socket, sockets: Arc::clone(&shared.sockets) };
+    let inbound = Inbound {
+        request,
+        peer,
+        socket,
+        sockets: Arc::clone(&shared.sockets),
+    };
     // A bug in one request must not take a worker, or with it the count of them.
     let _ = panic::catch_unwind(panic::AssertUnwindSafe(|| (shared.handler)(inbound)));
     shared.busy.fetch_sub(1, Ordering::AcqRel);
@@ -482,7 +532,10 @@ impl Keeper {
             let now = clock::now().mono;
             if now.since(last_sweep) >= SWEEP_EVERY {
                 last_sweep = now;
-                let swept = self.shared.sockets.sweep(&self.shared.too_slow, &self.shared.unsupported);
+                let swept = self
+                    .shared
+                    .sockets
+                    .sweep(&self.shared.too_slow, &self.shared.unsupported);
                 HUNG.fetch_add(swept.hung, Ordering::Relaxed);
                 open = swept.open;
             }
@@ -500,14 +553,22 @@ impl Keeper {
 
     /// Sleeps until the next sweep, a new peer, or the end; true at the end.
     fn rest(&self) -> bool {
-        let stop = self.shared.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        let stop = self
+            .shared
+            .stop
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if *stop {
             return true;
         }
         if self.shared.new_peers.load(Ordering::Acquire) {
             return false;
         }
-        let (stop, _) = self.shared.wake.wait_timeout(stop, SWEEP_EVERY).unwrap_or_else(PoisonError::into_inner);
+        let (stop, _) = self
+            .shared
+            .wake
+            .wait_timeout(stop, SWEEP_EVERY)
+            .unwrap_or_else(PoisonError::into_inner);
         *stop
     }
 
@@ -527,7 +588,8 @@ impl Keeper {
     /// A real request, so that a library that accepts and does not serve is noticed.
     fn answers(&self) -> bool {
         let ask = || -> io::Result<bool> {
-            let mut stream = TcpStream::connect_timeout(&reachable(self.shared.address), PROBE_LIMIT)?;
+            let mut stream =
+                TcpStream::connect_timeout(&reachable(self.shared.address), PROBE_LIMIT)?;
             stream.set_read_timeout(Some(PROBE_LIMIT))?;
             stream.set_write_timeout(Some(PROBE_LIMIT))?;
             stream.write_all(&self.shared.probe)?;
@@ -563,7 +625,10 @@ fn quiet_library_panics() {
     ONCE.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if info.location().is_some_and(|location| location.file().contains("tiny_http")) {
+            if info
+                .location()
+                .is_some_and(|location| location.file().contains("tiny_http"))
+            {
                 LIBRARY_PANICKED.store(true, Ordering::Release);
             } else {
                 before(info);

@@ -80,14 +80,18 @@ impl Patience {
 
     /// Heartbeats are sent from `beats.first` on, or from when they were due already.
     pub(crate) fn beat(&self, beats: Heartbeats) {
-        let first = self.heartbeat.get().map_or(beats.first, |due| due.min(beats.first));
+        let first = self
+            .heartbeat
+            .get()
+            .map_or(beats.first, |due| due.min(beats.first));
         self.heartbeat.set(Some(first));
         self.heartbeat_every.set(beats.every);
     }
 
     /// A new attempt begins.
     pub(crate) fn begin_attempt(&self) {
-        self.connect_end.set(clock::now().mono + self.limits.get().connect);
+        self.connect_end
+            .set(clock::now().mono + self.limits.get().connect);
         self.head_end.set(None);
         self.head_done.set(false);
         self.look_ahead_end.set(None);
@@ -104,7 +108,8 @@ impl Patience {
 
     /// Reads stop with [`Stop::LookAheadOver`] once `limit` is over; `None` ends that.
     pub(crate) fn look_ahead(&self, limit: Option<Duration>) {
-        self.look_ahead_end.set(limit.map(|limit| clock::now().mono + limit));
+        self.look_ahead_end
+            .set(limit.map(|limit| clock::now().mono + limit));
     }
 
     /// Waits for a verdict's bell.
@@ -113,9 +118,16 @@ impl Patience {
         self.wait(&mut fds, Phase::Queue, None).map(|_| ())
     }
 
+    /// The status that the client has seen already.
+    pub(crate) fn status_seen(&self) -> Option<u16> {
+        self.line.status()
+    }
+
     /// Looks without waiting whether the client is still there.
     pub(crate) fn client_is_there(&self) -> bool {
-        let Some(client) = &self.client else { return true };
+        let Some(client) = &self.client else {
+            return true;
+        };
         let mut fds = [PollFd::new(client.as_ref(), self.hang_up_flags())];
         !poll_for(&mut fds, Duration::ZERO)
     }
@@ -151,7 +163,11 @@ impl Patience {
     /// One `poll` over the connection's descriptors and the client's socket.
     fn poll(&self, fds: &mut [PollFd<'_>], limit: Duration) -> Result<Ready, Stop> {
         let Some(client) = &self.client else {
-            return Ok(if poll_for(fds, limit) { Ready::Io } else { Ready::Pause });
+            return Ok(if poll_for(fds, limit) {
+                Ready::Io
+            } else {
+                Ready::Pause
+            });
         };
         let watched = PollFd::new(client.as_ref(), self.hang_up_flags());
         let (ready, gone) = if let [only] = &*fds {
@@ -178,7 +194,12 @@ impl Patience {
 }
 
 impl Waiter for Patience {
-    fn wait(&self, fds: &mut [PollFd<'_>], phase: Phase, pause: Option<Duration>) -> Result<Ready, Stop> {
+    fn wait(
+        &self,
+        fds: &mut [PollFd<'_>],
+        phase: Phase,
+        pause: Option<Duration>,
+    ) -> Result<Ready, Stop> {
         // The client gets what is there before anybody sleeps.
         self.line.flush().map_err(|_| Stop::ClientGone)?;
         let start = clock::now().mono;
@@ -192,7 +213,9 @@ impl Waiter for Patience {
                 self.line.heartbeat().map_err(|_| Stop::ClientGone)?;
                 self.heartbeat.set(Some(now + self.heartbeat_every.get()));
             }
-            let next = end.min(pause_end.unwrap_or(Mono::MAX)).min(self.heartbeat.get().unwrap_or(Mono::MAX));
+            let next = end
+                .min(pause_end.unwrap_or(Mono::MAX))
+                .min(self.heartbeat.get().unwrap_or(Mono::MAX));
             if self.poll(fds, next.since(now).min(LOOK_AGAIN))? == Ready::Io {
                 return Ok(Ready::Io);
             }

@@ -58,7 +58,8 @@ impl AsFd for ClientSocket {
 impl ClientSocket {
     /// A byte of the body has come, or its reading begins.
     pub(crate) fn body_moved(&self) {
-        self.body_progress.store(clock::now().mono.0.max(1), Ordering::Relaxed);
+        self.body_progress
+            .store(clock::now().mono.0.max(1), Ordering::Relaxed);
     }
 
     /// The body is complete: its stall limit ends.
@@ -160,7 +161,11 @@ pub(crate) struct Sockets {
 impl Sockets {
     /// A table for the clients of `port`.
     pub(crate) fn new(port: u16) -> Sockets {
-        Sockets { ourselves: open_ourselves(), port, peers: Mutex::default() }
+        Sockets {
+            ourselves: open_ourselves(),
+            port,
+            peers: Mutex::default(),
+        }
     }
 
     /// Whether clients that leave can be noticed here.
@@ -170,7 +175,9 @@ impl Sockets {
 
     /// A request of `peer` begins: its socket, where it can be looked at, and whether its connection is new here.
     pub(crate) fn begin(&self, peer: SocketAddr) -> (Option<Arc<ClientSocket>>, Acquaintance) {
-        let Some(ourselves) = self.ourselves.as_ref() else { return (None, Acquaintance::New) };
+        let Some(ourselves) = self.ourselves.as_ref() else {
+            return (None, Acquaintance::New);
+        };
         {
             let mut peers = self.lock();
             if let Some(entry) = peers.get_mut(&peer) {
@@ -188,10 +195,19 @@ impl Sockets {
                 }
             }
         }
-        let Some((number, fd)) = self.find(ourselves, peer) else { return (None, Acquaintance::New) };
+        let Some((number, fd)) = self.find(ourselves, peer) else {
+            return (None, Acquaintance::New);
+        };
         let socket = Arc::new(ClientSocket::new(fd));
         let mut peers = self.lock();
-        peers.insert(peer, Peer { number, state: State::Busy, kept: Some(Arc::clone(&socket)) });
+        peers.insert(
+            peer,
+            Peer {
+                number,
+                state: State::Busy,
+                kept: Some(Arc::clone(&socket)),
+            },
+        );
         (Some(socket), Acquaintance::New)
     }
 
@@ -214,7 +230,9 @@ impl Sockets {
 
     /// Ends the connections that wait for a request (at the end of the program).
     pub(crate) fn shut_idle(&self) {
-        let Some(ourselves) = &self.ourselves else { return };
+        let Some(ourselves) = &self.ourselves else {
+            return;
+        };
         for (peer, entry) in self.lock().iter() {
             if entry.state != State::Busy
                 && let Some(fd) = duplicate_of(ourselves, entry.number, *peer)
@@ -226,7 +244,9 @@ impl Sockets {
 
     /// Ends every connection of a client.
     pub(crate) fn shut_all(&self) {
-        let Some(ourselves) = &self.ourselves else { return };
+        let Some(ourselves) = &self.ourselves else {
+            return;
+        };
         for (_, _, fd) in self.scan(ourselves) {
             ClientSocket::new(fd).shut();
         }
@@ -235,19 +255,28 @@ impl Sockets {
     /// One look at all sockets: new ones are noted, slow and idle ones are ended. `too_slow` is the answer to a head that does not
     /// end, `unsupported` the one to a connection on which the library hangs, which it does over a later version of HTTP.
     pub(crate) fn sweep(&self, too_slow: &[u8], unsupported: &[u8]) -> Swept {
-        let Some(ourselves) = &self.ourselves else { return Swept::default() };
+        let Some(ourselves) = &self.ourselves else {
+            return Swept::default();
+        };
         let now = clock::now().mono;
         let mut seen: HashMap<SocketAddr, (RawFd, OwnedFd)> = HashMap::new();
         for (number, peer, fd) in self.scan(ourselves) {
             seen.entry(peer).or_insert((number, fd));
         }
         let mut late = Vec::new();
-        let mut swept = Swept { open: seen.len(), hung: 0 };
+        let mut swept = Swept {
+            open: seen.len(),
+            hung: 0,
+        };
         {
             let mut peers = self.lock();
             peers.retain(|peer, entry| seen.contains_key(peer) || entry.state == State::Busy);
             for (peer, (number, fd)) in seen {
-                let entry = peers.entry(peer).or_insert(Peer { number, state: State::Fresh(now), kept: None });
+                let entry = peers.entry(peer).or_insert(Peer {
+                    number,
+                    state: State::Fresh(now),
+                    kept: None,
+                });
                 entry.number = number;
                 match entry.state {
                     State::Fresh(since) if now.since(since) >= HEAD_LIMIT => {
@@ -264,7 +293,14 @@ impl Sockets {
             }
         }
         for (number, peer, fd) in late {
-            swept.hung += usize::from(end_late_head(ourselves, number, peer, fd, too_slow, unsupported));
+            swept.hung += usize::from(end_late_head(
+                ourselves,
+                number,
+                peer,
+                fd,
+                too_slow,
+                unsupported,
+            ));
         }
         swept
     }
@@ -278,11 +314,16 @@ impl Sockets {
         let mut numbers = own_numbers();
         // New connections have new numbers: look there first.
         numbers.sort_by_key(|number| known.contains(number));
-        numbers.into_iter().find_map(|number| duplicate_of(ourselves, number, peer).map(|fd| (number, fd)))
+        numbers
+            .into_iter()
+            .find_map(|number| duplicate_of(ourselves, number, peer).map(|fd| (number, fd)))
     }
 
     /// Every connection of a client: number, peer, duplicate.
-    fn scan<'a>(&'a self, ourselves: &'a OwnedFd) -> impl Iterator<Item = (RawFd, SocketAddr, OwnedFd)> + 'a {
+    fn scan<'a>(
+        &'a self,
+        ourselves: &'a OwnedFd,
+    ) -> impl Iterator<Item = (RawFd, SocketAddr, OwnedFd)> + 'a {
         own_numbers().into_iter().filter_map(move |number| {
             let fd = pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty()).ok()?;
             let local = SocketAddr::try_from(rustix::net::getsockname(&fd).ok()?).ok()?;
@@ -294,7 +335,10 @@ impl Sockets {
 
 impl ClientSocket {
     fn new(fd: OwnedFd) -> ClientSocket {
-        ClientSocket { fd, body_progress: AtomicU64::new(0) }
+        ClientSocket {
+            fd,
+            body_progress: AtomicU64::new(0),
+        }
     }
 }
 
@@ -329,14 +373,23 @@ fn end_late_head(
 fn open_ourselves() -> Option<OwnedFd> {
     let ourselves = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
     // A try on any descriptor tells whether the kernel permits it.
-    pidfd_getfd(&ourselves, rustix::fd::AsRawFd::as_raw_fd(&ourselves), PidfdGetfdFlags::empty()).ok()?;
+    pidfd_getfd(
+        &ourselves,
+        rustix::fd::AsRawFd::as_raw_fd(&ourselves),
+        PidfdGetfdFlags::empty(),
+    )
+    .ok()?;
     Some(ourselves)
 }
 
 /// The numbers of our open descriptors.
 fn own_numbers() -> Vec<RawFd> {
-    let Ok(entries) = fs::read_dir("/proc/self/fd") else { return Vec::new() };
-    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 /// A duplicate of `number` if it is the socket of `peer`.

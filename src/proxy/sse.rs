@@ -135,6 +135,11 @@ impl Scanner {
         }
     }
 
+    /// How the body is read.
+    pub(crate) fn form(&self) -> Form {
+        self.form
+    }
+
     /// Takes the next bytes, split anywhere.
     pub(crate) fn feed(&mut self, chunk: &[u8]) {
         let chunk = self.behind_mark(chunk);

@@ -153,18 +153,29 @@ impl Uncommitted {
         } else {
             let body = reply.body();
             down.form.keep_alive &= !reply.close;
-            down.head(reply.status, &reply.headers(), Body::Length(body.len() as u64));
+            down.head(
+                reply.status,
+                &reply.headers(),
+                Body::Length(body.len() as u64),
+            );
             down.push(&body)?;
         }
         down.finish()?;
-        Ok(Delivered { status: down.status.unwrap_or(reply.status) })
+        Ok(Delivered {
+            status: down.status.unwrap_or(reply.status),
+        })
     }
 
     /// Gives an answer whose bytes are at hand and ends the response.
     ///
     /// # Errors
     /// The client is gone.
-    pub(crate) fn whole(self, status: u16, headers: &Headers, body: &[u8]) -> io::Result<Delivered> {
+    pub(crate) fn whole(
+        self,
+        status: u16,
+        headers: &Headers,
+        body: &[u8],
+    ) -> io::Result<Delivered> {
         let mut down = self.0.0.borrow_mut();
         down.head(status, headers, Body::Length(body.len() as u64));
         down.push(body)?;
@@ -199,7 +210,10 @@ impl Committed {
     /// takes it for whole.
     pub(crate) fn broken(self, event: Option<&[u8]>) {
         let mut down = self.0.0.borrow_mut();
-        let grows = matches!(down.state, State::Open(Framing::Chunked | Framing::ToTheEnd));
+        let grows = matches!(
+            down.state,
+            State::Open(Framing::Chunked | Framing::ToTheEnd)
+        );
         let told = match event {
             Some(event) if grows => down.push(event).and_then(|()| down.finish()),
             _ => down.flush().and(Err(io::ErrorKind::UnexpectedEof.into())),
@@ -243,7 +257,11 @@ impl Line {
 
     /// The client's socket, where it can be looked at.
     pub(crate) fn socket(&self) -> Option<Arc<ClientSocket>> {
-        self.0.borrow().out.as_ref().and_then(|out| out.socket().cloned())
+        self.0
+            .borrow()
+            .out
+            .as_ref()
+            .and_then(|out| out.socket().cloned())
     }
 
     /// From the request's last byte to the first byte of the answer, heartbeats not counted.
@@ -259,7 +277,11 @@ impl Line {
 
 impl Down {
     fn streamed(&self) -> Framing {
-        if self.form.chunks { Framing::Chunked } else { Framing::ToTheEnd }
+        if self.form.chunks {
+            Framing::Chunked
+        } else {
+            Framing::ToTheEnd
+        }
     }
 
     /// Puts the head into the cork.
@@ -301,7 +323,9 @@ impl Down {
     }
 
     fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let State::Open(framing) = self.state else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        let State::Open(framing) = self.state else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
         if bytes.is_empty() {
             return Ok(());
         }
@@ -324,7 +348,11 @@ impl Down {
             return self.send(bytes);
         }
         self.frame(framing, bytes);
-        if self.cork.len() >= CORK_BYTES { self.flush() } else { Ok(()) }
+        if self.cork.len() >= CORK_BYTES {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     /// Puts a piece of the body into the cork.
@@ -349,7 +377,9 @@ impl Down {
                 return Err(io::Error::other("the answer is shorter than it said"));
             }
             State::Open(_) => {}
-            State::Untouched | State::Held | State::Over => return Err(io::ErrorKind::BrokenPipe.into()),
+            State::Untouched | State::Held | State::Over => {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
         }
         self.flush()?;
         self.state = State::Over;
@@ -373,7 +403,9 @@ impl Down {
     }
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Some(out) = self.out.as_mut() else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        let Some(out) = self.out.as_mut() else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
         let sent = out.write(bytes);
         if sent.is_err() {
             self.cut();
@@ -390,6 +422,9 @@ impl Down {
 }
 
 /// The reason phrases of RFC 9110 that an API or we may use; others have none, which the RFC allows.
-fn reason(status: u16) -> &'static str {
-    ureq::http::StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("")
+pub(super) fn reason(status: u16) -> &'static str {
+    ureq::http::StatusCode::from_u16(status)
+        .ok()
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or("")
 }

@@ -33,8 +33,9 @@ impl Home {
     pub fn new() -> Home {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("home-{}-{number}", std::process::id()));
+        // Cargo tells integration tests where to put such things, and programs nothing.
+        let parent = option_env!("CARGO_TARGET_TMPDIR").map_or_else(std::env::temp_dir, Into::into);
+        let directory = parent.join(format!("maxpool-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("make a temporary home");
         Home {
             directory,
@@ -59,7 +60,10 @@ impl Home {
     pub fn set(mut self, key: &str, value: Value) -> Home {
         let mut place = &mut self.config;
         for part in key.split('.') {
-            place = &mut place[part];
+            place = match part.parse::<usize>() {
+                Ok(index) => &mut place[index],
+                Err(_) => &mut place[part],
+            };
         }
         *place = value;
         self
@@ -81,6 +85,13 @@ impl Home {
         for name in names {
             self = self.account(api_key(name));
         }
+        self
+    }
+
+    /// Sets the priority of the account at `index`.
+    #[must_use]
+    pub fn priority(mut self, index: usize, priority: usize) -> Home {
+        self.config["accounts"][index]["priority"] = json!(priority);
         self
     }
 
@@ -116,7 +127,7 @@ impl Home {
 
     /// The program with these arguments, in this home and with nothing of the caller's environment but `PATH`.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_maxpool"));
+        let mut command = Command::new(program());
         command
             .args(arguments)
             .env_clear()
@@ -147,6 +158,19 @@ impl Drop for Home {
     fn drop(&mut self) {
         let _removed = std::fs::remove_dir_all(&self.directory);
     }
+}
+
+/// The program: where cargo says in a test, and beside the directory of the examples in one of them.
+pub fn program() -> PathBuf {
+    if let Some(path) = option_env!("CARGO_BIN_EXE_maxpool") {
+        return path.into();
+    }
+    let own = std::env::current_exe().expect("a path of its own");
+    let build = own
+        .parent()
+        .and_then(Path::parent)
+        .expect("examples are in a build directory");
+    build.join("maxpool")
 }
 
 /// Runs a command to its end, bounded in time.

@@ -129,6 +129,8 @@ wire! {
 
     struct Unavailable {
         reason: String,
+        /// The same in a word or two.
+        short: String,
         until: Option<Moment>,
     }
 
@@ -337,4 +339,4 @@ wire! {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
