@@ -38,6 +38,7 @@ pub(crate) use flight::Flight;
 use http::Http;
 use oauth::Endpoints;
 pub(crate) use token::{Cooling, Obstacle};
+pub(crate) use sync::CredentialChange;
 use token::{Pause, Plan, Switch, TokenState, Tokens};
 
 /// What the live set works with.
