@@ -454,6 +454,7 @@ fn requests(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::panic)]
     use super::*;
     use crate::report::status::Queue;
 

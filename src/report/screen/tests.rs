@@ -376,8 +376,8 @@ fn no_size_breaks_a_frame() {
             signs: Signs::Ascii,
         },
     ];
-    for cols in (0..=120).chain([200, 250]) {
-        for rows in (0..=30).chain([50, 80]) {
+    for cols in (0..=130).step_by(7).chain([1, 2, 40, 80, 124, 200, 250]) {
+        for rows in (0..=14).chain([24, 50, 80]) {
             let size = Size { cols, rows };
             for (view, keys) in views.iter().zip(["", "q", "a", "e"]) {
                 for style in styles {
