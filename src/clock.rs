@@ -26,6 +26,12 @@ pub(crate) fn wall() -> Wall {
     }
 }
 
+/// The date header's form (RFC 9110 section 5.6.7).
+pub(crate) fn http_date(wall: Wall) -> String {
+    let ms = u64::try_from(wall.0).unwrap_or(0);
+    httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(ms))
+}
+
 /// The monotonic clock: for waits and cooldowns. Counts from the first look that anything took at it.
 pub(crate) fn mono() -> Mono {
     static START: OnceLock<Instant> = OnceLock::new();

@@ -6,12 +6,15 @@
 
 mod accounts;
 mod atomic;
+pub(crate) mod edit;
 pub(crate) mod file;
 pub(crate) mod identity;
 mod locate;
 mod parse;
 pub(crate) mod random;
 mod reader;
+#[cfg(test)]
+pub(crate) mod scratch;
 mod secret;
 pub(crate) mod state;
 
@@ -20,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::scheduler::time::Wall;
+use crate::scheduler::{Overage, Policy};
 
 pub(crate) use identity::Identity;
 pub(crate) use secret::Secret;
@@ -80,19 +84,33 @@ impl BaseUrl {
     /// Reads one; `None` if it is anything else.
     pub(crate) fn parse(text: &str) -> Option<BaseUrl> {
         let uri: ureq::http::Uri = text.parse().ok()?;
-        let authority = uri.authority()?;
-        let plain = !authority.as_str().contains('@') && !authority.host().is_empty();
-        let scheme = matches!(uri.scheme_str(), Some("http" | "https"));
-        let port = authority.port_u16().is_some()
-            || !authority.as_str().ends_with(':') && authority.port().is_none();
-        let bare = uri.query().is_none() && !text.contains('#');
-        (plain && scheme && port && bare).then(|| BaseUrl(text.trim_end_matches('/').into()))
+        let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
+        let is_bare = uri.query().is_none() && !text.contains(['#', '@']);
+        (has_scheme && is_bare && names_a_host(&uri))
+            .then(|| BaseUrl(text.trim_end_matches('/').into()))
     }
 
     /// The text; a path that starts with a slash can be appended to it.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether a URL has a host and, if it has a port, one that there is.
+fn names_a_host(uri: &ureq::http::Uri) -> bool {
+    let Some(authority) = uri.authority() else {
+        return false;
+    };
+    let address = authority.as_str().rsplit('@').next().unwrap_or_default();
+    let port =
+        address
+            .strip_prefix(authority.host())
+            .and_then(|rest| match rest.strip_prefix(':') {
+                Some(port) => port.parse().ok(),
+                None => rest.is_empty().then_some(0),
+            });
+    let port: Option<u16> = port;
+    !authority.host().is_empty() && port.is_some()
 }
 
 /// `upstreamProxy`.
@@ -167,15 +185,6 @@ pub(crate) enum SessionAffinity {
     Header,
     /// No bindings.
     Off,
-}
-
-/// `scheduler.overage`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Overage {
-    /// Paid extra usage is spent only when nothing else can serve.
-    Last,
-    /// It is never spent.
-    Never,
 }
 
 /// `retry`.
@@ -321,6 +330,47 @@ pub(crate) enum AuthHeader {
     Authorization,
     /// `x-api-key`.
     XApiKey,
+}
+
+impl Config {
+    /// What the scheduler decides by.
+    pub(crate) fn policy(&self) -> Policy {
+        let (scheduler, queue) = (&self.scheduler, &self.queue);
+        let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Policy {
+            switch_threshold: self.switch_threshold,
+            max_active_per_account: small(scheduler.safety_max_active_per_account),
+            max_active_global: small(scheduler.safety_max_global_active),
+            cooldown: scheduler.cooldown,
+            max_cooldown: scheduler.cooldown_max,
+            network_cooldown: scheduler.network_cooldown,
+            weekly_soft: scheduler.weekly_soft,
+            weekly_reserve: scheduler.weekly_reserve,
+            weekly_critical: scheduler.weekly_critical,
+            weekly_exhausted: scheduler.weekly_exhausted,
+            weekly_burn_debt_weight: scheduler.weekly_burn_debt_weight,
+            scarcity_weight: scheduler.scarcity_weight,
+            spread_share_weight: scheduler.spread_share_weight,
+            recovery_ramp_weight: scheduler.recovery_ramp_weight,
+            recovery_ramp: scheduler.recovery_ramp,
+            spread_window: scheduler.spread_window,
+            session_idle: scheduler.session_idle,
+            overage: scheduler.overage,
+            max_attempts: small(self.retry.attempts_max),
+            queue_enabled: queue.enabled,
+            max_wait: queue.wait_max,
+            auto_max_wait: queue.auto_wait_max,
+            capacity_max_wait: queue.capacity_wait_max,
+            weekly_max_wait: queue.weekly_wait_max,
+            network_max_wait: queue.network_wait_max,
+            count_tokens_max_wait: queue.count_tokens_wait_max,
+            non_stream_max_wait: queue.non_stream_wait_max,
+            max_queued_body_bytes: queue.queued_body_bytes_max as u64,
+            max_queued_bytes: queue.queued_bytes_max as u64,
+            max_queued: queue.queued_max,
+            poll: queue.poll,
+        }
+    }
 }
 
 impl Default for Config {
