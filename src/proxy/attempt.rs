@@ -8,7 +8,7 @@ use ureq::http::Uri;
 
 use super::classify::{self, Meaning, Next, Seen};
 use super::exchange::{answer, wait_for_flight};
-use super::forward::{self, Answer, Failure, NetworkCode, Order};
+use super::forward::{self, Answer, Failure, NetworkCode, NetworkFailure, Order};
 use super::headers::{self, Auth, Beta, BodyForm, Headers};
 use super::job::{Ended, Job, usage_of};
 use super::paths::Route;
@@ -490,6 +490,11 @@ impl Course<'_> {
             }
             Err(network @ Failure::Network(_)) => return self.no_answer(hold, network, out),
         };
+        if ended && form == Form::Events && answer.status == 200 && scanner.first().is_none() {
+            let text = "the upstream ended its stream before the first event".to_owned();
+            let failure = Failure::Network(NetworkFailure { code: NetworkCode::Reset, text });
+            return self.no_answer(hold, failure, out);
+        }
         if let Some(error) = scanner.first().and_then(|first| first.error.as_ref()) {
             let whole = ended || self.read_rest(&mut answer, &mut ahead);
             let Answer { status, headers, .. } = answer;

@@ -38,7 +38,7 @@ use crate::config::Config;
 use crate::event::{Event, Finished, Held, Outcome, RequestMeta, Stage};
 use crate::gate::{Admitted, Granted, Hold, Verdict, Waiting};
 use crate::net::wait::Stop;
-use crate::scheduler::{Limit, Refusal, Request, WaitCause};
+use crate::scheduler::{Limit, Refusal, RefusalReason, Request, WaitCause};
 
 /// Serves one request on the calling worker.
 pub(crate) fn serve(context: &Arc<Context>, inbound: Inbound) {
@@ -91,6 +91,9 @@ fn refuse(context: &Context, inbound: Inbound, reply: &Reply, unread: Option<u64
         attempts: 0,
     })));
 }
+
+/// Methods whose requests say that they have no body by a length of 0 (RFC 9110 section 8.6).
+const METHODS_WITH_BODY: [&str; 3] = ["POST", "PUT", "PATCH"];
 
 fn path_of(target: &str) -> Arc<str> {
     Arc::from(target.split('?').next().unwrap_or_default())
@@ -150,10 +153,10 @@ fn receive(
         context: Arc::clone(context),
         options: headers::client_options(&headers),
         config,
+        has_body: entry.framing != Framing::NoBody || METHODS_WITH_BODY.contains(&&*method),
         method,
         target,
         path,
-        has_body: entry.framing != Framing::NoBody,
         headers,
         body,
         peek,
@@ -189,6 +192,9 @@ fn run(job: &Job, mut out: Uncommitted) -> Ended {
     loop {
         let (hold, granted) = match job.context.gate.admit(request.clone()) {
             Admitted::Granted(hold, granted) => (hold, granted),
+            Admitted::Refused(refusal) if refusal.reason == RefusalReason::UnknownProfile => {
+                return answer(out, &reply::unknown_profile(&request.profile));
+            }
             Admitted::Refused(refusal) => return give_up(out, last, &Surrender::Refused(refusal)),
             Admitted::Queued(waiting) => match wait(job, &request, waiting) {
                 Waited::Granted(hold, granted) => {
