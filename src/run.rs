@@ -25,7 +25,10 @@ use crate::scheduler::time::Mono;
 
 /// Runs the program with the process's arguments and gives its exit code (0, 1 failed, 2 wrong usage).
 pub fn run() -> ExitCode {
-    crate::cli::main()
+    match serve(&ServeOptions::default()) {
+        Ok(code) => code,
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 /// How the server is to run.

@@ -389,6 +389,14 @@ impl Account {
             .clone()
     }
 
+    /// What is known of its credential, for the status: `valid`, `expired` or `needs login`.
+    pub(crate) fn credential_state(&self, now: crate::scheduler::time::Wall) -> &'static str {
+        match &self.held().what {
+            Holding::Fixed { .. } => "valid",
+            Holding::Oauth(state) => state.word(now),
+        }
+    }
+
     /// When its access token ends, for `accounts -v`; `None` for keys and where it is not known.
     pub(crate) fn expires_at(&self) -> Option<Wall> {
         match &self.held().what {

@@ -284,7 +284,7 @@ fn wait(job: &Job, request: &Request, mut waiting: Waiting) -> Waited {
 fn tell_held(job: &Job, request: &Request) {
     let (queued, release) = job.context.gate.look(|scheduler, now| {
         let queue = scheduler.snapshot(now).queue;
-        (queue.waiting, queue.next_release)
+        (queue.waiting, queue.next_release.map(|wait| now.wall + wait))
     });
     job.context.tell(Event::Held(Held {
         session: job.session_tag(),
