@@ -58,23 +58,29 @@ pub(crate) fn accounts_of_headers<'a>(
 /// The model to ask this account for instead of `asked` (SPEC V2): the fixed one, else by the full id, else by the family
 /// whose word is in it, else the default. `None`: leave it as it is.
 pub(crate) fn model_for<'a>(profile: &'a AccountProfile, asked: &str) -> Option<&'a str> {
-    let map = &profile.model_map;
+    choose(profile.model.as_deref(), &profile.model_map, asked)
+}
+
+fn choose<'a>(fixed: Option<&'a str>, map: &'a [(String, String)], asked: &str) -> Option<&'a str> {
     let of = |wanted: &str| {
         map.iter()
             .find(|(key, _)| key == wanted)
             .map(|(_, model)| model.as_str())
     };
+    let by_id = || of(asked).filter(|_| asked != DEFAULT);
     let by_family = || {
         let asked = asked.to_ascii_lowercase();
-        let word = |key: &str| key != DEFAULT && key.bytes().all(|byte| byte.is_ascii_alphabetic());
-        let found = map
-            .iter()
-            .find(|(key, _)| word(key) && asked.contains(&key.to_ascii_lowercase()));
-        found.map(|(_, model)| model.as_str())
+        let is_word =
+            |key: &str| key != DEFAULT && key.bytes().all(|byte| byte.is_ascii_alphabetic());
+        let fits = |key: &str| is_word(key) && asked.contains(&key.to_ascii_lowercase());
+        map.iter()
+            .find(|(key, _)| fits(key))
+            .map(|(_, model)| model.as_str())
     };
-    let fixed = profile.model.as_deref();
-    let id = || (asked != DEFAULT).then(|| of(asked)).flatten();
-    let chosen = fixed.or_else(id).or_else(by_family).or_else(|| of(DEFAULT));
+    let chosen = fixed
+        .or_else(by_id)
+        .or_else(by_family)
+        .or_else(|| of(DEFAULT));
     chosen.filter(|model| *model != asked)
 }
 

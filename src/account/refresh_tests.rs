@@ -1,4 +1,8 @@
-#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a failed unwrap is a failed test"
+)]
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;

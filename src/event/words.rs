@@ -188,6 +188,51 @@ pub(crate) fn passed_over(reason: &PassedOver) -> String {
     }
 }
 
+/// The same in at most eight letters or so, for a narrow column that also holds a countdown.
+pub(crate) fn passed_over_short(reason: &PassedOver) -> String {
+    match reason {
+        PassedOver::Disabled => "disabled".into(),
+        PassedOver::Leaving => "leaving".into(),
+        PassedOver::OtherProfile
+        | PassedOver::SignedThinking
+        | PassedOver::NotPinned
+        | PassedOver::AlreadyTried => "not for this".into(),
+        PassedOver::Blocked(reason) => block_short(reason).into(),
+        PassedOver::WindowFull(WindowKind::FiveHour) => "5h full".into(),
+        PassedOver::WindowFull(WindowKind::SevenDay | WindowKind::SevenDayFamily(_)) => {
+            "week full".into()
+        }
+        PassedOver::WindowFull(WindowKind::Tokens | WindowKind::Requests | WindowKind::Generic) => {
+            "limit".into()
+        }
+        PassedOver::WeekExhausted => "weekly".into(),
+        PassedOver::FamilyExhausted(family) => format!("no {}", family.0),
+        PassedOver::OverageInUse => "overage".into(),
+        PassedOver::BeingLooked => "checking".into(),
+        PassedOver::AccountFull => "full".into(),
+        PassedOver::PoolFull => "pool full".into(),
+        PassedOver::Ramping => "ramping".into(),
+        PassedOver::BreakerOpen | PassedOver::BreakerProbing | PassedOver::BreakerPacing => {
+            "breaker".into()
+        }
+    }
+}
+
+fn block_short(reason: &BlockReason) -> &'static str {
+    match reason {
+        BlockReason::Quota(Some(WindowKind::SevenDay | WindowKind::SevenDayFamily(_))) => "weekly",
+        BlockReason::Quota(_) => "limited",
+        BlockReason::ServerSide => "aside",
+        BlockReason::Overloaded => "overload",
+        BlockReason::ServerError => "cooldown",
+        BlockReason::Network => "offline",
+        BlockReason::Forbidden => "forbidden",
+        BlockReason::CredentialRefused => "key refused",
+        BlockReason::NeedsLogin => "needs login",
+        BlockReason::RefreshFailed | BlockReason::RefreshNetwork => "refresh",
+    }
+}
+
 /// By which rule an account was chosen.
 pub(crate) fn why(why: Why) -> &'static str {
     match why {

@@ -1,22 +1,23 @@
 //! One attempt: one request on one account, from the credential to the last byte or to the reason why another account must try.
 
 use std::borrow::Cow;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::Uri;
 
-use super::classify::{self, Meaning, Next, Seen};
+use super::classify::{self, AtLast, Attempt as Token, Judgement, Next, Seen};
 use super::exchange::{answer, wait_for_flight};
-use super::forward::{self, Answer, Failure, NetworkCode, NetworkFailure, Order};
+use super::forward::{self, Answer, Failure, Order};
 use super::headers::{self, Auth, Beta, BodyForm, Headers};
 use super::job::{Ended, Job, usage_of};
 use super::paths::Route;
+use super::own;
 use super::reply;
 use super::splice;
-use super::sse::{Form, Scanner};
+use super::sse::{ApiError, Form, Scanner};
 use super::stream::{Body, Committed, Uncommitted};
+use crate::account::provider::model_for;
 use crate::account::quota::report_of_headers;
 use crate::account::{Account, Cooling, Obstacle, Readiness, Ready, Unready};
 use crate::clock;
@@ -25,7 +26,7 @@ use crate::gate::{Granted, Hold};
 use crate::net::wait::{Stop, Waiter};
 use crate::scheduler::quota::QuotaReport;
 use crate::scheduler::{
-    AccountId, Blame, Block, BlockReason, End, Evidence, HeadReport, Kind, Outcome, Refusal, RefusalReason, Request,
+    AccountId, Block, BlockReason, End, Evidence, HeadReport, Kind, Outcome, Refusal, RefusalReason, Request,
     Scope, WaitCause,
 };
 
@@ -35,8 +36,6 @@ const LOOK_AHEAD_BYTES: usize = 64 * 1024;
 const LOOK_AHEAD_TIME: Duration = Duration::from_secs(5);
 /// An error answer is kept, to be passed on when no account can do better. A longer one is replaced by our own words.
 const ERROR_BYTES_MAX: usize = 1024 * 1024;
-/// Answers of 401 in one attempt: the token's, and that of its successor.
-const REFUSALS_MAX: u32 = 2;
 
 /// What came of an attempt.
 pub(super) enum Attempted {
@@ -54,20 +53,11 @@ pub(super) enum Attempted {
 /// A failure that another account may cure.
 pub(super) struct Failed {
     from: Arc<str>,
-    /// The class of waiting that may cure it.
-    pub(super) cause: Option<WaitCause>,
+    kind: Kind,
     /// Bytes of the request have gone out.
     pub(super) was_sent: bool,
-    what: What,
-}
-
-enum What {
-    /// The upstream's own answer.
-    Answered { kept: Option<Kept>, meaning: Meaning },
-    /// No answer.
-    Network(NetworkFailure),
-    /// No credential, or a refused one.
-    Credential { why: String, kind: Kind, kept: Option<String> },
+    judgement: Judgement,
+    kept: Option<Kept>,
 }
 
 /// An answer that can be passed on later.
@@ -79,35 +69,32 @@ pub(super) struct Kept {
 }
 
 impl Failed {
-    /// Whether the upstream's own answer, or its absence, tells the client more than `refusal` does.
-    pub(super) fn outranks(&self, refusal: &Refusal) -> bool {
-        match &self.what {
-            What::Answered { .. } | What::Network(_) => !matches!(
-                refusal.reason,
-                RefusalReason::QueueFull | RefusalReason::Draining | RefusalReason::TooLargeToHold(_)
-            ) && self.is_not_quota(refusal),
-            What::Credential { .. } => matches!(
-                refusal.reason,
-                RefusalReason::CredentialsOnly(_) | RefusalReason::AttemptsExhausted
-            ),
+    /// The class of waiting that may cure it.
+    pub(super) fn wait(&self) -> Option<WaitCause> {
+        match self.judgement.next {
+            Next::Move { wait, .. } => wait,
+            Next::PassOn | Next::Refresh => None,
         }
     }
 
-    /// A quota refusal of one account says nothing about the others: our own words name the true end of the wait.
-    fn is_not_quota(&self, refusal: &Refusal) -> bool {
-        let quota = matches!(&self.what, What::Answered { meaning, .. }
-            if matches!(meaning.outcome, Outcome::QuotaRejected { .. }));
-        !quota || !matches!(refusal.reason, RefusalReason::Limited(_))
+    /// Whether it tells the client more than `refusal` does.
+    pub(super) fn outranks(&self, refusal: &Refusal) -> bool {
+        let about_us = matches!(
+            refusal.reason,
+            RefusalReason::QueueFull | RefusalReason::Draining | RefusalReason::TooLargeToHold(_)
+        );
+        !about_us && !matches!(self.judgement.next, Next::Move { at_last: AtLast::Limited, .. })
     }
 }
 
 /// Tells the log that a request moves on.
 pub(super) fn tell_failover(job: &Job, failed: &Failed, to: Option<&Arc<str>>) {
-    let (why, evidence) = match &failed.what {
-        What::Answered { meaning, .. } => (meaning.message.clone(), evidence_of(&meaning.outcome).cloned()),
-        What::Network(failure) => (format!("{}: {}", failure.code.word(), failure.text), None),
-        What::Credential { why, .. } => (why.clone(), None),
+    let error = &failed.judgement.error;
+    let why = match failed.judgement.outcome {
+        Outcome::Network { .. } => format!("{}: {}", error.kind, error.message),
+        _ => format!("{} {}: {}", failed.judgement.status, error.kind, error.message),
     };
+    let evidence = evidence_of(&failed.judgement.outcome).cloned();
     job.context.tell(Event::Failover(Failover {
         from: Arc::clone(&failed.from),
         to: to.cloned(),
@@ -132,13 +119,16 @@ fn evidence_of(outcome: &Outcome) -> Option<&Evidence> {
 
 /// Gives the client what the last account said, since no other can do better.
 pub(super) fn pass_on(out: Uncommitted, failed: Failed) -> Ended {
-    match failed.what {
-        What::Answered { kept: Some(kept), meaning } => kept.deliver(out, meaning.message),
-        What::Answered { kept: None, meaning } => answer(out, &reply::upstream_said(&meaning)),
-        What::Network(failure) => answer(out, &reply::network(failure.code.word(), &failure.text)),
-        What::Credential { kind, kept, why } => {
-            answer(out, &reply::credential(kind, &failed.from, kept.as_deref().unwrap_or(&why)))
-        }
+    let error = &failed.judgement.error;
+    let at_last = match failed.judgement.next {
+        Next::Move { at_last, .. } => at_last,
+        Next::PassOn | Next::Refresh => AtLast::TheAnswer,
+    };
+    match (at_last, failed.kept) {
+        (AtLast::TheAnswer, Some(kept)) => kept.deliver(out, format!("{}: {}", error.kind, error.message)),
+        (AtLast::TheAnswer | AtLast::Limited, _) => answer(out, &own::upstream_said(&failed.judgement)),
+        (AtLast::Network, _) => answer(out, &own::network(&error.message)),
+        (AtLast::Credential, _) => answer(out, &own::credential(failed.kind, &failed.from, &error.message)),
     }
 }
 
@@ -154,7 +144,7 @@ impl Kept {
         }
         let event = match self.form {
             Form::Events => self.body,
-            Form::Json | Form::Opaque => reply::event_of_body(self.status, &self.body),
+            Form::Json | Form::Opaque => own::event_of_body(self.status, &self.body),
         };
         let sent = out.open(200, &headers, Body::Streamed).and_then(|mut committed| {
             committed.push(&event)?;
@@ -182,13 +172,13 @@ pub(super) fn run(job: &Job, request: &Request, hold: Hold, granted: &Granted, o
     let Some(account) = job.context.accounts.get(granted.account) else {
         // Removed between the grant and now.
         hold.complete(Outcome::Abandoned);
-        let why = "the account was removed".to_owned();
-        return Attempted::Failed { out, failed: credential_failed(granted, why, None) };
+        let failed = credential_failed(granted, Outcome::Abandoned, "the account was removed".to_owned());
+        return Attempted::Failed { out, failed };
     };
     let profile = account.profile();
     let Ok(uri) = format!("{}{}", profile.upstream.as_str(), job.target).parse::<Uri>() else {
         hold.complete(Outcome::Abandoned);
-        return Attempted::Ended(answer(out, &reply::bad_target()));
+        return Attempted::Ended(answer(out, &own::bad_target()));
     };
     let beta = match (granted.kind, profile.strip_beta_headers) {
         (Kind::Oauth, false) => Beta::WithOauth,
@@ -201,16 +191,24 @@ pub(super) fn run(job: &Job, request: &Request, hold: Hold, granted: &Granted, o
     course.with_credential(hold, readiness, out)
 }
 
-fn credential_failed(granted: &Granted, why: String, kept: Option<String>) -> Failed {
-    let from = Arc::clone(&granted.name);
-    Failed { from, cause: None, was_sent: false, what: What::Credential { why, kind: granted.kind, kept } }
+/// A failure before anything was sent: the account has no credential to show.
+fn credential_failed(granted: &Granted, outcome: Outcome, why: String) -> Failed {
+    let next = Next::Move { wait: None, at_last: AtLast::Credential };
+    let error = ApiError { kind: "account_auth_error".to_owned(), message: why, code: None };
+    Failed {
+        from: Arc::clone(&granted.name),
+        kind: granted.kind,
+        was_sent: false,
+        judgement: Judgement { outcome, next, status: 502, error },
+        kept: None,
+    }
 }
 
 impl Course<'_> {
     /// Calls with each credential that the account has to offer: the current one, and once its successor after a 401.
-    fn with_credential(&self, hold: Hold, first: Readiness, mut out: Uncommitted) -> Attempted {
+    fn with_credential(&self, hold: Hold, first: Readiness, out: Uncommitted) -> Attempted {
         let mut readiness = first;
-        let mut refusals = 0;
+        let mut token = Token::First;
         let mut refused: Option<(Evidence, String)> = None;
         loop {
             let ready = match readiness {
@@ -239,39 +237,37 @@ impl Course<'_> {
             let evidence = evidence(&answer);
             hold.observe(HeadReport { status: answer.status, quota: &quota, evidence: evidence.clone() });
             if answer.status < 400 {
-                return self.deliver(hold, answer, quota, out);
+                return self.deliver(hold, answer, quota, token, out);
             }
-            let (kept, meaning) = match self.read_error(answer, &quota) {
+            let (kept, judgement) = match self.read_error(answer, &quota, token) {
                 Ok(read) => read,
                 Err(stop) => {
                     hold.complete(Outcome::Abandoned);
                     return Attempted::Ended(self.stopped(stop));
                 }
             };
-            match meaning.next {
-                Next::RefreshAndRetry if refusals < REFUSALS_MAX => {
-                    refusals += 1;
+            match judgement.next {
+                Next::Refresh => {
                     let accounts = &self.job.context.accounts;
-                    readiness = if refusals == 1 {
-                        accounts.refused(self.granted.account, ready.generation)
-                    } else {
-                        accounts.refused_again(self.granted.account, ready.generation)
+                    readiness = match token {
+                        Token::First => accounts.refused(self.granted.account, ready.generation),
+                        Token::Refreshed => accounts.refused_again(self.granted.account, ready.generation),
                     };
-                    refused = Some((evidence, meaning.message));
+                    token = Token::Refreshed;
+                    refused = Some((evidence, judgement.error.message));
                 }
-                Next::RefreshAndRetry | Next::NextAccount => {
-                    return Attempted::Failed { out, failed: self.failed(hold, kept, meaning) };
-                }
-                Next::PassOn => {
-                    hold.complete(meaning.outcome.clone());
-                    return Attempted::Ended(match kept {
-                        Some(kept) => kept.deliver(out, meaning.message),
-                        None => answer_of(out, &meaning),
-                    });
-                }
+                Next::Move { .. } => return self.failed(hold, kept, judgement, out),
+                Next::PassOn => return Attempted::Ended(self.passed_on(hold, kept, judgement, out)),
             }
-            // The loop keeps the writer: nothing has been sent.
-            out = out.unchanged();
+        }
+    }
+
+    /// The upstream's own word, which no other account would change.
+    fn passed_on(&self, hold: Hold, kept: Option<Kept>, judgement: Judgement, out: Uncommitted) -> Ended {
+        hold.complete(judgement.outcome.clone());
+        match kept {
+            Some(kept) => kept.deliver(out, format!("{}: {}", judgement.error.kind, judgement.error.message)),
+            None => answer(out, &own::upstream_said(&judgement)),
         }
     }
 
@@ -281,11 +277,10 @@ impl Course<'_> {
         let headers = headers::upstream(&job.headers, auth, self.beta);
         let profile = self.account.profile();
         let model = job.peek.model.as_deref();
-        let replacement =
-            crate::account::provider::model_for(profile.model.as_deref(), &profile.model_map, model.unwrap_or(""));
-        let spliced = match (replacement, model) {
-            (Some(to), Some(_)) => splice::replace_model(&job.body, &job.peek.models, &to).parts,
-            _ => vec![Cow::Borrowed(job.body.as_slice())],
+        let replacement = model.and_then(|model| model_for(&profile, model));
+        let spliced = match replacement {
+            Some(to) => splice::replace_model(&job.body, &job.peek.models, to).parts,
+            None => vec![Cow::Borrowed(job.body.as_slice())],
         };
         let order = Order {
             method: &job.method,
@@ -307,23 +302,27 @@ impl Course<'_> {
             Unready::NeedsLogin { why } => {
                 let evidence = Evidence { message: Arc::from(why.as_str()), ..evidence };
                 hold.complete(Outcome::NeedsLogin { evidence });
-                format!("{} needs login: {why}", self.granted.name)
+                format!("needs login: {why}")
             }
             Unready::CredentialRefused => {
                 hold.complete(Outcome::CredentialRefused { evidence });
-                format!("the credential of {} was refused", self.granted.name)
+                "its credential was refused".to_owned()
             }
             Unready::Cooling(cooling) => {
                 hold.complete(Outcome::Abandoned);
                 self.cool(&cooling);
-                format!("the token of {} cannot be refreshed now: {}", self.granted.name, cooling.why)
+                format!("its token cannot be refreshed now: {}", cooling.why)
             }
             Unready::Disabled | Unready::Gone => {
                 hold.complete(Outcome::Abandoned);
-                format!("{} was disabled or removed", self.granted.name)
+                "it was disabled or removed".to_owned()
             }
         };
-        credential_failed(self.granted, why, said)
+        let why = match said {
+            Some(said) => format!("{why} (the upstream said: {said})"),
+            None => why,
+        };
+        credential_failed(self.granted, Outcome::Abandoned, why)
     }
 
     fn cool(&self, cooling: &Cooling) {
@@ -351,31 +350,25 @@ impl Course<'_> {
             }
             Failure::Network(network) => network,
         };
-        let blame = match network.code {
-            NetworkCode::Dns => Blame::Nobody,
-            NetworkCode::Refused
-            | NetworkCode::Unreachable
-            | NetworkCode::Reset
-            | NetworkCode::Timeout
-            | NetworkCode::Tls
-            | NetworkCode::Garbage
-            | NetworkCode::Other => Blame::Account,
+        let judgement = classify::no_answer(&network, clock::wall());
+        hold.complete(judgement.outcome.clone());
+        let failed = Failed {
+            from: Arc::clone(&self.granted.name),
+            kind: self.granted.kind,
+            was_sent: self.job.patience.wire().sent.get() > 0,
+            judgement,
+            kept: None,
         };
-        let evidence = Evidence {
-            source: Arc::from(network.code.word()),
-            at: clock::wall(),
-            message: Arc::from(network.text.as_str()),
-            ..Evidence::default()
-        };
-        hold.complete(Outcome::Network { blame, evidence });
-        let from = Arc::clone(&self.granted.name);
-        let was_sent = self.job.patience.wire().sent.get() > 0;
-        let cause = Some(WaitCause::Network);
-        Attempted::Failed { out, failed: Failed { from, cause, was_sent, what: What::Network(network) } }
+        Attempted::Failed { out, failed }
     }
 
     /// Reads an error answer whole, or until it is too long to keep, and classifies it.
-    fn read_error(&self, mut answer: Answer, quota: &QuotaReport) -> Result<(Option<Kept>, Meaning), Stop> {
+    fn read_error(
+        &self,
+        mut answer: Answer,
+        quota: &QuotaReport,
+        token: Token,
+    ) -> Result<(Option<Kept>, Judgement), Stop> {
         let mut body = Vec::new();
         let whole = loop {
             let read = answer.read(&self.job.patience, |bytes| {
@@ -392,60 +385,39 @@ impl Course<'_> {
             }
         };
         let Answer { status, headers, .. } = answer;
-        Ok(self.classified(status, headers, body, whole, quota))
+        let judgement = self.judge(status, &headers, &body, None, quota, token);
+        let form = Form::of(headers.text("content-type"), headers.text("content-encoding"));
+        Ok((whole.then_some(Kept { status, headers, body, form }), judgement))
     }
 
-    fn classified(
+    fn judge(
         &self,
         status: u16,
-        headers: Headers,
-        body: Vec<u8>,
-        whole: bool,
+        headers: &Headers,
+        body: &[u8],
+        first_event: Option<&ApiError>,
         quota: &QuotaReport,
-    ) -> (Option<Kept>, Meaning) {
-        let profile = self.account.profile();
-        let seen = Seen {
-            status,
-            headers: &headers,
-            body: &body,
-            kind: self.granted.kind,
-            provider: &profile.provider,
-            quota,
-            now: clock::now(),
-        };
-        let meaning = classify::classify(&seen);
-        let form = Form::of(headers.text("content-type"), headers.text("content-encoding"));
-        (whole.then_some(Kept { status, headers, body, form }), meaning)
+        attempt: Token,
+    ) -> Judgement {
+        let body = &body[..body.len().min(LOOK_AHEAD_BYTES)];
+        classify::judge(&Seen { status, headers, body, first_event, quota, kind: self.granted.kind, attempt, at: clock::wall() })
     }
 
-    fn failed(&self, hold: Hold, kept: Option<Kept>, meaning: Meaning) -> Failed {
-        let cause = match &meaning.outcome {
-            Outcome::QuotaRejected { .. } => Some(WaitCause::Quota),
-            Outcome::ServerSide { .. } | Outcome::ServerError { .. } => Some(WaitCause::Capacity),
-            Outcome::Network { .. } => Some(WaitCause::Network),
-            Outcome::Success
-            | Outcome::Neutral
-            | Outcome::Abandoned
-            | Outcome::CredentialRefused { .. }
-            | Outcome::NeedsLogin { .. }
-            | Outcome::CredentialForbidden { .. } => None,
-        };
-        hold.complete(meaning.outcome.clone());
-        let about_credential = matches!(
-            meaning.outcome,
-            Outcome::CredentialRefused { .. } | Outcome::NeedsLogin { .. } | Outcome::CredentialForbidden { .. }
-        );
-        let what = if about_credential {
-            let why = format!("{}: {}", self.granted.name, meaning.message);
-            What::Credential { why, kind: self.granted.kind, kept: Some(meaning.message) }
-        } else {
-            What::Answered { kept, meaning }
-        };
-        Failed { from: Arc::clone(&self.granted.name), cause, was_sent: true, what }
+    fn failed(&self, hold: Hold, kept: Option<Kept>, judgement: Judgement, out: Uncommitted) -> Attempted {
+        hold.complete(judgement.outcome.clone());
+        let (from, kind) = (Arc::clone(&self.granted.name), self.granted.kind);
+        Attempted::Failed { out, failed: Failed { from, kind, was_sent: true, judgement, kept } }
     }
 
     /// An answer below 400: to the client, unless its first event turns out to be an error.
-    fn deliver(&self, hold: Hold, mut answer: Answer, quota: QuotaReport, out: Uncommitted) -> Attempted {
+    fn deliver(
+        &self,
+        hold: Hold,
+        mut answer: Answer,
+        quota: QuotaReport,
+        token: Token,
+        out: Uncommitted,
+    ) -> Attempted {
         self.job.tracked.stage(Stage::Waiting);
         let form = Form::of(answer.headers.text("content-type"), answer.headers.text("content-encoding"));
         let mut scanner = Scanner::new(form);
@@ -460,30 +432,20 @@ impl Course<'_> {
             Err(network @ Failure::Network(_)) => return self.no_answer(hold, network, out),
         };
         if let Some(error) = scanner.first().and_then(|first| first.error.as_ref()) {
-            let status = classify::status_of(&error.kind);
             let whole = ended || self.read_rest(&mut answer, &mut ahead);
-            let shown = answer.status;
-            let Answer { headers, .. } = answer;
-            let data = classify::body_of(error);
-            let (_, meaning) = self.classified(status, headers.clone(), data, true, &quota);
-            let kept = whole.then_some(Kept { status: shown, headers, body: ahead, form });
-            return match meaning.next {
-                Next::PassOn => {
-                    hold.complete(meaning.outcome.clone());
-                    Attempted::Ended(match kept {
-                        Some(kept) => kept.deliver(out, meaning.message),
-                        None => answer_of(out, &meaning),
-                    })
-                }
-                Next::NextAccount | Next::RefreshAndRetry => {
-                    Attempted::Failed { out, failed: self.failed(hold, kept, meaning) }
-                }
+            let Answer { status, headers, .. } = answer;
+            let judgement = self.judge(status, &headers, &[], Some(error), &quota, token);
+            let kept = whole.then_some(Kept { status, headers, body: ahead, form });
+            return match judgement.next {
+                Next::PassOn => Attempted::Ended(self.passed_on(hold, kept, judgement, out)),
+                // A stream that begins with a 401 is too rare for a second call: the next account takes over.
+                Next::Move { .. } | Next::Refresh => self.failed(hold, kept, judgement, out),
             };
         }
         if out.is_held() && form != Form::Events {
             let whole = ended || self.read_rest(&mut answer, &mut ahead);
             hold.complete(if whole { Outcome::Success } else { Outcome::Neutral });
-            return Attempted::Ended(super::exchange::answer(out, &reply::not_a_stream(answer.status)));
+            return Attempted::Ended(super::exchange::answer(out, &own::not_a_stream(answer.status)));
         }
         let headers = headers::downstream(&answer.headers, BodyForm::Reframed);
         let (status, body) = (answer.status, answer.body);
@@ -612,9 +574,9 @@ impl Course<'_> {
 
     /// Ends an answer that broke after its first byte: one error event where the form allows it (SPEC P6).
     fn break_off(&self, scanner: &Scanner, committed: Committed, why: &str, status: Option<u16>) -> Ended {
-        let event = scanner.is_events().then(|| {
+        let event = (scanner.form() == Form::Events).then(|| {
             let mut event = scanner.mend().to_vec();
-            event.extend_from_slice(&reply::broken_stream(&self.granted.name, why).event());
+            event.extend_from_slice(&own::broken_stream(&self.granted.name, why).event());
             event
         });
         committed.broken(event.as_deref());
@@ -669,10 +631,6 @@ impl Course<'_> {
 fn is_unfinished_message(scanner: &Scanner) -> bool {
     let begun = scanner.first().is_some_and(|first| first.name == "message_start");
     begun && !scanner.facts().stopped && scanner.facts().error.is_none()
-}
-
-fn answer_of(out: Uncommitted, meaning: &Meaning) -> Ended {
-    answer(out, &reply::upstream_said(meaning))
 }
 
 /// What is kept beside a block that this answer may cause.

@@ -9,6 +9,7 @@ use rustls::ClientConfig;
 
 use crate::account::Accounts;
 use crate::clock;
+use crate::config::state::State;
 use crate::config::{Config, UpstreamProxy};
 use crate::event::{Event, Events};
 use crate::gate::Gate;
@@ -18,6 +19,8 @@ use crate::report::Activity;
 use crate::scheduler::AccountId;
 use crate::scheduler::time::Mono;
 
+/// Different complaints that are made.
+const COMPLAINTS_MAX: usize = 64;
 /// Batches whose account is remembered.
 const BATCHES_MAX: usize = 10_000;
 
@@ -43,6 +46,10 @@ pub(crate) struct Context {
     batches: Mutex<Batches>,
     stopping: AtomicBool,
     requests: AtomicU64,
+    /// What the state file holds.
+    saved: Mutex<Option<State>>,
+    /// Complaints that were made already.
+    complaints: Mutex<Vec<String>>,
 }
 
 /// What a [`Context`] is made of.
@@ -84,6 +91,8 @@ impl Context {
             batches: Mutex::default(),
             stopping: AtomicBool::new(false),
             requests: AtomicU64::new(0),
+            saved: Mutex::default(),
+            complaints: Mutex::default(),
         })
     }
 
@@ -136,6 +145,26 @@ impl Context {
     /// The account that has created a batch, if this process saw it.
     pub(crate) fn owner_of_batch(&self, id: &str) -> Option<AccountId> {
         self.batches.lock().unwrap_or_else(PoisonError::into_inner).owners.get(id).copied()
+    }
+
+    /// Whether the state file holds `learned` already.
+    pub(crate) fn state_is_saved(&self, learned: &State) -> bool {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(learned)
+    }
+
+    /// The state file holds `learned` now.
+    pub(crate) fn state_saved(&self, learned: State) {
+        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(learned);
+    }
+
+    /// True the first time that `complaint` is made: what fails every few seconds is told once.
+    pub(crate) fn first_time(&self, complaint: &str) -> bool {
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        if complaints.iter().any(|made| made == complaint) || complaints.len() >= COMPLAINTS_MAX {
+            return false;
+        }
+        complaints.push(complaint.to_owned());
+        true
     }
 
     /// Emits an event of this moment.

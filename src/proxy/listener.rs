@@ -407,6 +407,11 @@ impl Listener {
         self.shared.sockets.shut_idle();
     }
 
+    /// Ends the connections that have become idle since.
+    pub(crate) fn close_idle(&self) {
+        self.shared.sockets.shut_idle();
+    }
+
     /// Cuts every connection.
     pub(crate) fn cut(&self) {
         self.shared.sockets.shut_all();

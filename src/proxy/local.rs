@@ -10,13 +10,15 @@ use super::control;
 use super::headers::Headers;
 use super::job::Ended;
 use super::paths::{Local, Names, Switch};
+use super::own;
 use super::reply::{self, Reply};
 use super::stream::Uncommitted;
 use crate::account::quota::family_of_model;
 use crate::clock::{self, Stopwatch};
 use crate::config::Config;
 use crate::event::{Event, Finished, Outcome, Stage};
-use crate::report::{metrics, status};
+use crate::report::metrics::{self, Labels, Process};
+use crate::report::status::{self, build};
 use crate::scheduler::{Request, SessionKey};
 
 /// Requests in flight that the status lists.
@@ -99,14 +101,14 @@ fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Re
         }
         Local::Routing => {
             let order: RoutingOrder = serde_json::from_slice(&call.body)
-                .map_err(|error| reply::bad_control(&format!("the body is not what /maxpool/routing takes: {error}")))?;
+                .map_err(|error| own::bad_control(&format!("the body is not what /maxpool/routing takes: {error}")))?;
             let preferred = match (order.mode.as_str(), order.account) {
                 ("automatic", _) => None,
                 ("preferred", Some(account)) => Some(account),
-                ("preferred", None) => return Err(reply::bad_control("mode preferred needs \"account\"")),
+                ("preferred", None) => return Err(own::bad_control("mode preferred needs \"account\"")),
                 (other, _) => {
                     let text = format!("mode is {other}; expected \"automatic\" or \"preferred\"");
-                    return Err(reply::bad_control(&text));
+                    return Err(own::bad_control(&text));
                 }
             };
             control::set_routing(context, preferred.as_deref())
@@ -115,14 +117,14 @@ fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Re
         }
         Local::Account { name, to } => {
             if context.accounts.by_name(name).is_none() {
-                return Err(reply::not_found(&format!("there is no account {name}")));
+                return Err(own::not_found(&format!("there is no account {name}")));
             }
             control::switch(context, name, *to == Switch::Enable)
                 .map(|changes| json(object("changed", &changes)))
                 .map_err(|error| failed(&error))
         }
-        Local::WrongMethod { allow } => Err(reply::wrong_method(allow)),
-        Local::Unknown => Err(reply::not_found("there is no such route below /maxpool")),
+        Local::WrongMethod { allow } => Err(own::wrong_method(allow)),
+        Local::Unknown => Err(own::not_found("there is no such route below /maxpool")),
     }
 }
 
@@ -133,7 +135,7 @@ struct RoutingOrder {
 }
 
 fn failed(error: &crate::error::Error) -> Reply {
-    reply::control_failed(&error.to_string())
+    own::control_failed(error)
 }
 
 fn object(key: &str, lines: &[String]) -> Vec<u8> {
@@ -156,7 +158,7 @@ pub(crate) fn status_of(context: &Context, config: &Config) -> Vec<u8> {
         (scheduler.snapshot(now), decisions, scheduler.explain(now, &plain_request(Some("all"))))
     });
     let activity = context.activity.last(ACTIVITY_SHOWN_MAX);
-    let facts = status::Facts {
+    let facts = build::Facts {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
         started: context.started,
@@ -171,12 +173,19 @@ pub(crate) fn status_of(context: &Context, config: &Config) -> Vec<u8> {
         decisions: &decisions,
         general: Some(&general),
     };
-    serde_json::to_vec(&status::status(&snapshot, &facts)).unwrap_or_default()
+    serde_json::to_vec(&build::status(&snapshot, &facts)).unwrap_or_default()
 }
 
 fn metrics_of(context: &Context, names: Names) -> Vec<u8> {
     let snapshot = context.gate.look(|scheduler, now| scheduler.snapshot(now));
-    metrics::render(&snapshot, context.events.counters(), names == Names::Shown).into_bytes()
+    let labels = match names {
+        Names::Hidden => Labels::Index,
+        Names::Shown => Labels::Names,
+    };
+    let process = Process::look(clock::now().mono.since(context.started));
+    let in_flight = context.events.live().len();
+    let version = env!("CARGO_PKG_VERSION");
+    metrics::render(&snapshot, context.events.counters(), in_flight, &process, version, labels).into_bytes()
 }
 
 /// A request that asks for nothing special, as `explain` sees it.
@@ -197,6 +206,7 @@ fn explain(context: &Context, model: Option<&str>, session: Option<&str>, profil
         model: model.map(str::to_owned),
         session: session.map(str::to_owned),
         profile: profile.map(str::to_owned),
+        ..status::Explained::default()
     };
-    serde_json::to_vec(&status::explanation(&explanation, asked)).unwrap_or_default()
+    serde_json::to_vec(&build::explanation(&explanation, asked)).unwrap_or_default()
 }

@@ -15,8 +15,17 @@ pub(crate) mod sse;
 #[cfg(test)]
 pub(crate) mod random;
 
+mod attempt;
+pub(crate) mod context;
+pub(crate) mod control;
+pub(crate) mod exchange;
 pub(crate) mod forward;
+mod job;
 pub(crate) mod listener;
+mod local;
+pub(crate) mod own;
 pub(crate) mod patience;
+mod relay;
+pub(crate) mod runtime;
 pub(crate) mod sockets;
 pub(crate) mod stream;

@@ -118,6 +118,11 @@ impl Patience {
         self.wait(&mut fds, Phase::Queue, None).map(|_| ())
     }
 
+    /// The status that the client has seen already.
+    pub(crate) fn status_seen(&self) -> Option<u16> {
+        self.line.status()
+    }
+
     /// Looks without waiting whether the client is still there.
     pub(crate) fn client_is_there(&self) -> bool {
         let Some(client) = &self.client else {

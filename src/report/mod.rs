@@ -15,10 +15,13 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use crate::event::{Events, Stamped};
 use crate::scheduler::time::Wall;
 
+pub(crate) mod keys;
 mod log;
 pub(crate) mod metrics;
+pub(crate) mod screen;
 pub(crate) mod status;
 pub(crate) mod text;
+pub(crate) mod ui;
 
 /// Where the log goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,27 @@
 //! The shared breaker (SPEC P8): when the API itself is in trouble, one request probes for all.
+//!
+//! ```text
+//!            the same refusal everywhere                  time is up              granted
+//!   Closed ───────────────────────────▶ Paused ─ ─ ─ ─ ─ ─ ─ ─ ─ ─▶ (ready) ─────────────▶ Probing
+//!     ▲  ▲                                ▲  ▲                                            │ │ │
+//!     │  └─ five seconds ── Pacing ◀──────┼──┼── any answer but 408, 429, 5xx ────────────┘ │ │
+//!     │                                   │  └── abandoned: handed back, ready at once ─────┘ │
+//!     └── the fourth failure in a row ────┴───── failed: 5, 10, 20 s ─────────────────────────┘
+//! ```
+//!
+//! It knows nothing of accounts' blocks: whether a refusal is everywhere is judged by the caller.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::policy::{
+    BREAKER_PACING, BREAKER_PROBES_MAX, BREAKER_REARM, BREAKER_REST, REFUSAL_MEMORY, REFUSALS_MAX,
+    STEP,
+};
+use super::request::AccountId;
+use super::snapshot::BreakerSnapshot;
+use super::time::{Mono, Now, Wall};
 
 /// What a server-side refusal says, apart from numbers and ids: equal for the same trouble on different accounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +44,306 @@ impl Fingerprint {
     }
 }
 
+/// The breaker of all Claude accounts.
+#[derive(Debug, Default)]
+pub(super) struct Breaker {
+    state: State,
+    refusals: VecDeque<Seen>,
+    /// Until then it stays out of it, after it has given up probing.
+    rests_until: Option<Mono>,
+    count: u64,
+    last_at: Option<Wall>,
+    reason: Option<Arc<str>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Closed,
+    Paused {
+        until: Mono,
+        failures: u32,
+    },
+    Probing {
+        lease: u64,
+        failures: u32,
+    },
+    Pacing {
+        until: Mono,
+        next: Mono,
+    },
+}
+
+/// A server-side refusal that the breaker remembers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub(super) at: Mono,
+    pub(super) request: u64,
+    pub(super) account: AccountId,
+    pub(super) fingerprint: Fingerprint,
+    /// Until when the upstream asked to be left alone.
+    pub(super) asked: Option<Mono>,
+}
+
+/// What the breaker says about one more request to a Claude account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pass {
+    Free,
+    Open(Mono),
+    Probing,
+    Paced(Mono),
+}
+
+/// How a probe ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probe {
+    Answered,
+    Failed,
+    /// It never reached the upstream, or its client left.
+    Returned,
+}
+
+impl Breaker {
+    pub(super) fn pass(&self, now: Mono) -> Pass {
+        match self.state {
+            State::Closed => Pass::Free,
+            State::Paused { until, .. } if until > now => Pass::Open(until),
+            State::Paused { .. } => Pass::Free,
+            State::Probing { .. } => Pass::Probing,
+            State::Pacing { until, next } if until > now && next > now => Pass::Paced(next),
+            State::Pacing { .. } => Pass::Free,
+        }
+    }
+
+    /// A request goes to a Claude account; [`Breaker::pass`] was free.
+    pub(super) fn grant(&mut self, now: Mono, lease: u64) {
+        self.state = match self.state {
+            State::Paused { failures, .. } => State::Probing { lease, failures },
+            State::Pacing { until, .. } if until > now => State::Pacing {
+                until,
+                next: now + STEP,
+            },
+            State::Pacing { .. } | State::Closed => State::Closed,
+            State::Probing { lease, failures } => State::Probing { lease, failures },
+        };
+    }
+
+    /// The head of an answer from a Claude account.
+    pub(super) fn head(&mut self, now: Mono, lease: u64, status: u16) {
+        if (200..400).contains(&status) {
+            self.refusals.clear();
+            self.rests_until = None;
+        }
+        self.settle(
+            now,
+            lease,
+            match status {
+                408 | 429 | 500..=599 => Probe::Failed,
+                _ => Probe::Answered,
+            },
+        );
+    }
+
+    /// The end of an attempt; does nothing unless it is the probe and its head has not settled it.
+    pub(super) fn settle(&mut self, now: Mono, lease: u64, probe: Probe) {
+        let State::Probing {
+            lease: prober,
+            failures,
+        } = self.state
+        else {
+            return;
+        };
+        if prober != lease {
+            return;
+        }
+        self.state = match probe {
+            Probe::Answered => State::Pacing {
+                until: now + BREAKER_PACING,
+                next: now,
+            },
+            Probe::Returned => State::Paused {
+                until: now,
+                failures,
+            },
+            Probe::Failed if failures + 1 >= BREAKER_PROBES_MAX => {
+                self.refusals.clear();
+                self.rests_until = Some(now + BREAKER_REST);
+                State::Closed
+            }
+            Probe::Failed => State::Paused {
+                until: now + rearm(failures),
+                failures: failures + 1,
+            },
+        };
+    }
+
+    /// Remembers a refusal.
+    pub(super) fn saw(&mut self, seen: Seen) {
+        while self
+            .refusals
+            .front()
+            .is_some_and(|old| old.at + REFUSAL_MEMORY <= seen.at)
+            || self.refusals.len() >= REFUSALS_MAX
+        {
+            self.refusals.pop_front();
+        }
+        self.refusals.push_back(seen);
+    }
+
+    /// The refusals like this one that still count.
+    pub(super) fn alike(&self, now: Mono, fingerprint: Fingerprint) -> impl Iterator<Item = &Seen> {
+        self.refusals
+            .iter()
+            .filter(move |seen| seen.fingerprint == fingerprint && seen.at + REFUSAL_MEMORY > now)
+    }
+
+    /// True if it is neither tripped already nor resting.
+    pub(super) fn can_trip(&self, now: Mono) -> bool {
+        let open = matches!(self.state, State::Paused { .. } | State::Probing { .. });
+        !open && self.rests_until.is_none_or(|until| until <= now)
+    }
+
+    pub(super) fn trip(&mut self, now: Now, until: Mono, reason: Arc<str>) {
+        self.state = State::Paused { until, failures: 0 };
+        self.count += 1;
+        self.last_at = Some(now.wall);
+        self.reason = Some(reason);
+    }
+
+    pub(super) fn snapshot(&self, now: Now) -> BreakerSnapshot {
+        let (active, until, probe_in_flight) = match self.state {
+            State::Paused { until, .. } => (true, Some(now.wall + until.since(now.mono)), false),
+            State::Probing { .. } => (true, None, true),
+            State::Closed | State::Pacing { .. } => (false, None, false),
+        };
+        BreakerSnapshot {
+            active,
+            until,
+            reason: self.reason.clone(),
+            probe_in_flight,
+            count: self.count,
+            last_at: self.last_at,
+        }
+    }
+}
+
+fn rearm(failures: u32) -> Duration {
+    let index = usize::try_from(failures)
+        .unwrap_or(usize::MAX)
+        .min(BREAKER_REARM.len() - 1);
+    BREAKER_REARM[index]
+}
+
 /// FNV-1a: equality of short texts is all that is asked of it.
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0100_0000_01b3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints() {
+        let of = |message| Fingerprint::of("rate_limit_error", message);
+        assert_eq!(
+            of("Server is busy (request req_011abc), retry in 12s"),
+            of("Server is busy (request req_022xyz), retry in 7s"),
+            "P8: words with a digit do not count"
+        );
+        assert_ne!(of("busy"), of("not busy"));
+        assert_ne!(of("busy"), Fingerprint::of("overloaded_error", "busy"));
+        assert_ne!(Fingerprint::of("a", "b c"), Fingerprint::of("a b", "c"));
+    }
+
+    fn now(ms: u64) -> Now {
+        Now {
+            mono: Mono(ms),
+            wall: Wall(0),
+        }
+    }
+
+    #[test]
+    fn one_probe_then_one_every_250_ms() {
+        let mut breaker = Breaker::default();
+        assert_eq!(breaker.pass(Mono(0)), Pass::Free);
+        breaker.trip(now(0), Mono(5_000), Arc::from("busy"));
+        assert!(!breaker.can_trip(Mono(0)));
+        assert_eq!(breaker.pass(Mono(4_999)), Pass::Open(Mono(5_000)));
+        assert_eq!(breaker.pass(Mono(5_000)), Pass::Free);
+        breaker.grant(Mono(5_000), 1);
+        assert_eq!(breaker.pass(Mono(5_000)), Pass::Probing);
+        breaker.head(Mono(5_100), 99, 200);
+        assert_eq!(
+            breaker.pass(Mono(5_100)),
+            Pass::Probing,
+            "P8: only the probe's answer counts"
+        );
+        breaker.head(Mono(5_200), 1, 400);
+        assert_eq!(breaker.pass(Mono(5_200)), Pass::Free, "P8: a 400 closes it");
+        breaker.grant(Mono(5_200), 2);
+        assert_eq!(breaker.pass(Mono(5_300)), Pass::Paced(Mono(5_450)));
+        assert_eq!(breaker.pass(Mono(10_200)), Pass::Free, "P8: for 5 s");
+    }
+
+    #[test]
+    fn failed_probes_back_off_and_the_fourth_gives_up() {
+        let mut breaker = Breaker::default();
+        breaker.trip(now(0), Mono(0), Arc::from("busy"));
+        let mut at = Mono(0);
+        for (lease, status, pause) in [(1, 429, 5_000), (2, 529, 10_000), (3, 408, 20_000)] {
+            breaker.grant(at, lease);
+            breaker.head(at, lease, status);
+            let until = Mono(at.0 + pause);
+            assert_eq!(
+                breaker.pass(at),
+                Pass::Open(until),
+                "P8: re-arm after {status}"
+            );
+            at = until;
+        }
+        breaker.grant(at, 4);
+        breaker.settle(at, 4, Probe::Failed);
+        assert_eq!(
+            breaker.pass(at),
+            Pass::Free,
+            "P8: after four in a row each account by itself"
+        );
+        assert!(!breaker.can_trip(at));
+        assert!(breaker.can_trip(at + BREAKER_REST));
+    }
+
+    #[test]
+    fn an_abandoned_probe_is_handed_back() {
+        let mut breaker = Breaker::default();
+        breaker.trip(now(0), Mono(0), Arc::from("busy"));
+        breaker.grant(Mono(0), 1);
+        breaker.settle(Mono(7), 1, Probe::Returned);
+        assert_eq!(breaker.pass(Mono(7)), Pass::Free);
+        breaker.grant(Mono(7), 2);
+        breaker.settle(Mono(8), 1, Probe::Failed);
+        assert_eq!(
+            breaker.pass(Mono(8)),
+            Pass::Probing,
+            "P8: one that is no probe any more says nothing"
+        );
+    }
+
+    #[test]
+    fn success_forgets_refusals() {
+        let mut breaker = Breaker::default();
+        let fingerprint = Fingerprint::of("a", "b");
+        let seen = |at| Seen {
+            at,
+            request: 1,
+            account: AccountId(0),
+            fingerprint,
+            asked: None,
+        };
+        breaker.saw(seen(Mono(0)));
+        assert_eq!(breaker.alike(Mono(59_999), fingerprint).count(), 1);
+        assert_eq!(breaker.alike(Mono(60_000), fingerprint).count(), 0);
+        breaker.saw(seen(Mono(60_000)));
+        breaker.head(Mono(60_001), 9, 200);
+        assert_eq!(breaker.alike(Mono(60_002), fingerprint).count(), 0);
+    }
+}

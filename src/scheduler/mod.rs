@@ -16,14 +16,27 @@
 //! After every call that changes something `poll` is to be called until `None`; `next_wakeup` tells when to call it again
 //! though nothing happened.
 
+mod admit;
+mod affinity;
 mod block;
 mod breaker;
+mod explain;
+mod hold;
+mod load;
 mod outcome;
 pub mod policy;
+mod pool;
+mod queue;
 pub mod quota;
 mod request;
+mod score;
+mod select;
+mod settle;
 mod snapshot;
+mod storm;
+mod tier;
 pub mod time;
+mod windows;
 
 pub use block::{Block, BlockReason, End, Evidence, Scope};
 pub use breaker::Fingerprint;
@@ -40,149 +53,320 @@ pub use snapshot::{
     WeeklySnapshot, WindowSnapshot,
 };
 
-use quota::QuotaReport;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use affinity::Affinity;
+use breaker::Breaker;
+use policy::{DECISIONS_MAX, STORM_REQUESTS};
+use pool::{Account, Before, Expired, spread_blocks};
+use queue::Queue;
+use quota::{Family, QuotaReport};
+use select::Available;
 use time::{Mono, Now};
 
 /// All state of scheduling. Deterministic: the same calls give the same answers.
+///
+/// `now` may be a little older than that of the call before (two threads read the clock, then took the lock): it counts as
+/// the same moment. Ids that are not known any more are ignored.
 #[derive(Debug)]
 pub struct Scheduler {
     policy: Policy,
+    /// In the order of their ids.
+    accounts: Vec<Account>,
+    last_account: u32,
+    routing: Routing,
+    last_chosen: Option<AccountId>,
+    leases: BTreeMap<u64, Held>,
+    last_lease: u64,
+    affinity: Affinity,
+    breaker: Breaker,
+    queue: Queue,
+    /// Verdicts that `poll` has not given yet.
+    wakes: VecDeque<Wake>,
+    look: Look,
+    door: Door,
+    decisions: VecDeque<Explanation>,
+    latest: Mono,
+    /// Kept between calls for its memory.
+    available: Vec<Available>,
 }
+
+/// When the queue is to be looked through again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// Something has changed.
+    Now,
+    /// Nothing will change until then, as long as the wall clock keeps its distance from the monotonic one.
+    At { due: Mono, distance: i64 },
+}
+
+/// Is anyone admitted?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    Open,
+    Draining,
+}
+
+/// What is remembered of a lease.
+#[derive(Debug)]
+struct Held {
+    account: AccountId,
+    request: u64,
+    weight: u32,
+    profile: Arc<str>,
+    family: Option<Family>,
+    session: Option<SessionKey>,
+    granted: Now,
+    /// Counted in its account's ramp until its head comes.
+    ramped: bool,
+}
+
+/// A wall clock that drifts less than this against the monotonic one has not been set (two reads are not one moment).
+const DRIFT_MS_MAX: u64 = 20;
 
 impl Scheduler {
     /// Without accounts.
     #[must_use]
     pub fn new(policy: Policy) -> Scheduler {
-        Scheduler { policy }
+        Scheduler {
+            policy,
+            accounts: Vec::new(),
+            last_account: 0,
+            routing: Routing::Automatic,
+            last_chosen: None,
+            leases: BTreeMap::new(),
+            last_lease: 0,
+            affinity: Affinity::new(),
+            breaker: Breaker::default(),
+            queue: Queue::default(),
+            wakes: VecDeque::new(),
+            look: Look::Now,
+            door: Door::Open,
+            decisions: VecDeque::with_capacity(DECISIONS_MAX),
+            latest: Mono::default(),
+            available: Vec::new(),
+        }
     }
 
     /// Puts new settings into effect at once (A7).
-    pub fn set_policy(&mut self, _now: Now, policy: Policy) {
+    pub fn set_policy(&mut self, now: Now, policy: Policy) {
+        self.touch(now);
+        if policy.spread_window != self.policy.spread_window {
+            for account in &mut self.accounts {
+                account.recent = load::Recent::new(policy.spread_window);
+            }
+        }
         self.policy = policy;
+        self.look = Look::Now;
     }
 
     /// A new account, last in the order.
-    pub fn add_account(&mut self, _now: Now, _spec: AccountSpec) -> AccountId {
-        AccountId(0)
+    pub fn add_account(&mut self, now: Now, spec: AccountSpec) -> AccountId {
+        self.touch(now);
+        self.last_account += 1;
+        let id = AccountId(self.last_account);
+        self.accounts.push(Account::new(id, spec, &self.policy));
+        self.look = Look::Now;
+        id
     }
 
-    /// New settings of an account; an unknown id is ignored, as in all calls.
-    pub fn update_account(&mut self, _now: Now, _id: AccountId, _spec: AccountSpec) {}
+    /// New settings of an account.
+    pub fn update_account(&mut self, now: Now, id: AccountId, spec: AccountSpec) {
+        self.touch(now);
+        if let Some(account) = self.account_mut(id) {
+            account.spec = spec;
+        }
+        self.check_routing();
+        self.look = Look::Now;
+    }
 
     /// The account takes no more requests and leaves with its last lease.
-    pub fn remove_account(&mut self, _now: Now, _id: AccountId) {}
+    pub fn remove_account(&mut self, now: Now, id: AccountId) {
+        self.touch(now);
+        if let Some(account) = self.account_mut(id) {
+            account.leaving = true;
+        }
+        self.check_routing();
+        self.reap();
+        self.look = Look::Now;
+    }
 
     /// S7a. Disabling or removing the preferred account returns to automatic by itself.
-    pub fn set_routing(&mut self, _now: Now, _routing: Routing) -> Result<(), CannotPrefer> {
-        Ok(())
+    pub fn set_routing(&mut self, now: Now, routing: Routing) -> Result<(), CannotPrefer> {
+        self.touch(now);
+        match routing {
+            Routing::Preferred(id) if !self.can_prefer(id) => Err(CannotPrefer),
+            Routing::Preferred(_) | Routing::Automatic => {
+                self.routing = routing;
+                Ok(())
+            }
+        }
     }
-
-    /// Asks for an account: the first time, and after each failed attempt with that account in `excluded`.
-    pub fn admit(&mut self, _now: Now, _request: Request) -> Admission {
-        Admission::Refused(Refusal {
-            reason: RefusalReason::NoAccount,
-            wait: None,
-            cause: None,
-            accounts: Vec::new(),
-        })
-    }
-
-    /// The client left while its request waited.
-    pub fn cancel(&mut self, _now: Now, _ticket: Ticket) -> Cancel {
-        Cancel::Cancelled
-    }
-
-    /// The next verdict about a ticket, in order of delivery. Call until `None` after every other call and at `next_wakeup`.
-    pub fn poll(&mut self, _now: Now) -> Option<Wake> {
-        None
-    }
-
-    /// When to poll again though nothing happened; none while nobody waits. Always later than `now` once `poll` gave `None`.
-    #[must_use]
-    pub fn next_wakeup(&self, _now: Now) -> Option<Mono> {
-        None
-    }
-
-    /// The head of an answer is there: learns windows, blocks what it rejects, settles the breaker's probe, ends the lease's
-    /// part in a storm's ramp.
-    pub fn observe(&mut self, _now: Now, _lease: &Lease, _head: &HeadReport<'_>) {}
-
-    /// The attempt is over.
-    pub fn complete(&mut self, _now: Now, _lease: Lease, _outcome: Outcome) {}
 
     /// The usage probe's answer (T6): windows only, no account's health.
-    pub fn learn(&mut self, _now: Now, _id: AccountId, _report: &QuotaReport) {}
+    pub fn learn(&mut self, now: Now, id: AccountId, report: &QuotaReport) {
+        let now = self.touch(now);
+        if let Some(account) = self.account_mut(id) {
+            account.windows.learn(now, report, Source::Probe);
+        }
+        self.look = Look::Now;
+    }
 
     /// Tokens of an answer (P13).
-    pub fn add_usage(&mut self, _now: Now, _id: AccountId, _usage: Usage) {}
+    pub fn add_usage(&mut self, now: Now, id: AccountId, usage: Usage) {
+        self.touch(now);
+        if let Some(account) = self.account_mut(id) {
+            let tokens = &mut account.usage.tokens;
+            tokens.input = tokens.input.saturating_add(usage.input);
+            tokens.output = tokens.output.saturating_add(usage.output);
+            tokens.cache_read = tokens.cache_read.saturating_add(usage.cache_read);
+            tokens.cache_write = tokens.cache_write.saturating_add(usage.cache_write);
+        }
+    }
 
     /// Blocks an account for a reason that is not an answer to a lease: a failed refresh, needs login.
     /// One block a reason and scope: the later end stays.
-    pub fn block(&mut self, _now: Now, _id: AccountId, _block: Block) {}
+    pub fn block(&mut self, now: Now, id: AccountId, block: Block) {
+        let now = self.touch(now);
+        if let Some(index) = self.index(id) {
+            self.accounts[index].remember_error(&block.evidence);
+            self.place_block(now, index, block);
+        }
+        self.look = Look::Now;
+    }
 
     /// New credentials, or a refresh that worked: ends 401, 403, needs-login and refresh blocks.
-    pub fn clear_credential_blocks(&mut self, _now: Now, _id: AccountId) {}
+    pub fn clear_credential_blocks(&mut self, now: Now, id: AccountId) {
+        let now = self.touch(now);
+        let about_credentials = |reason: &BlockReason| match reason {
+            BlockReason::Forbidden
+            | BlockReason::CredentialRefused
+            | BlockReason::NeedsLogin
+            | BlockReason::RefreshFailed
+            | BlockReason::RefreshNetwork => true,
+            BlockReason::Quota(_)
+            | BlockReason::ServerSide
+            | BlockReason::Overloaded
+            | BlockReason::ServerError
+            | BlockReason::Network => false,
+        };
+        if let Some(account) = self.account_mut(id) {
+            account.lift(now, about_credentials);
+        }
+        self.look = Look::Now;
+    }
 
     /// P9: this session has had an answer with signed thinking.
-    pub fn note_thinking(&mut self, _now: Now, _session: SessionKey) {}
+    pub fn note_thinking(&mut self, now: Now, session: SessionKey) {
+        self.touch(now);
+        if self.affinity.note_thinking(session) {
+            self.look = Look::Now;
+        }
+    }
 
     /// P10: this account answered a request with this thread.
-    pub fn note_thread(&mut self, _now: Now, _thread: ThreadKey, _account: AccountId) {}
+    pub fn note_thread(&mut self, now: Now, thread: ThreadKey, account: AccountId) {
+        let now = self.touch(now);
+        self.affinity.note_thread(now.mono, thread, account);
+    }
 
     /// The wall clock jumped against the monotonic one: windows and resets are judged anew.
-    pub fn clock_stepped(&mut self, _now: Now) {}
+    pub fn clock_stepped(&mut self, now: Now) {
+        self.touch(now);
+        self.look = Look::Now;
+    }
 
     /// Refuses all who wait, and everyone from now on (R1).
-    pub fn drain(&mut self, _now: Now) {}
+    pub fn drain(&mut self, now: Now) {
+        self.touch(now);
+        self.door = Door::Draining;
+        self.look = Look::Now;
+    }
 
     /// Takes `drain` back (R2: the new worker failed to start).
-    pub fn resume(&mut self, _now: Now) {}
+    pub fn resume(&mut self, now: Now) {
+        self.touch(now);
+        self.door = Door::Open;
+    }
 
-    /// S12: what would become of this request now. Changes nothing.
-    #[must_use]
-    pub fn explain(&self, now: Now, request: &Request) -> Explanation {
-        Explanation {
-            at: now.wall,
-            request: request.id,
-            verdict: ExplainedVerdict::Refuse(RefusalReason::NoAccount),
-            candidates: Vec::new(),
-            passed_over: Vec::new(),
+    /// What every call begins with: nobody sees what has passed. Gives the moment that counts.
+    fn touch(&mut self, now: Now) -> Now {
+        self.latest = self.latest.max(now.mono);
+        let now = Now {
+            mono: self.latest,
+            wall: now.wall,
+        };
+        for account in &mut self.accounts {
+            match account.expire(now) {
+                Expired::Nothing => {}
+                Expired::Something => self.look = Look::Now,
+                Expired::Recovered => {
+                    self.look = Look::Now;
+                    // Those who wait would all go to the account that comes back (S10).
+                    if self.queue.len() >= STORM_REQUESTS {
+                        account.ramp.arm(now.mono);
+                    }
+                }
+            }
+        }
+        self.affinity.expire(now.mono, self.policy.session_idle);
+        now
+    }
+
+    /// Blocks an account and prepares the others for what it moves to them (S10).
+    fn place_block(&mut self, now: Now, index: usize, block: Block) {
+        let moves = block.scope == Scope::Account;
+        let moved = self.accounts[index].in_flight as usize + self.queue.len();
+        let before = self.accounts[index].put_block(now, block);
+        spread_blocks(now, &mut self.accounts);
+        if moves && before == Before::Free && moved >= STORM_REQUESTS {
+            let blocked = self.accounts[index].id;
+            for account in self
+                .accounts
+                .iter_mut()
+                .filter(|account| account.id != blocked)
+            {
+                account.ramp.arm(now.mono);
+            }
+        }
+        self.look = Look::Now;
+    }
+
+    fn can_prefer(&self, id: AccountId) -> bool {
+        self.account(id)
+            .is_some_and(|account| account.serves() && account.is_claude())
+    }
+
+    fn check_routing(&mut self) {
+        if let Routing::Preferred(id) = self.routing
+            && !self.can_prefer(id)
+        {
+            self.routing = Routing::Automatic;
         }
     }
 
-    /// The last decisions, oldest first.
-    pub fn decisions(&self) -> impl Iterator<Item = &Explanation> {
-        std::iter::empty()
+    /// Lets accounts go that are removed and have no lease left.
+    fn reap(&mut self) {
+        self.accounts
+            .retain(|account| !account.leaving || account.in_flight > 0);
     }
 
-    /// Everything that status shows.
-    #[must_use]
-    pub fn snapshot(&self, now: Now) -> Snapshot {
-        Snapshot {
-            at: now,
-            switch_threshold: self.policy.switch_threshold,
-            routing: Routing::Automatic,
-            current: None,
-            accounts: Vec::new(),
-            in_flight: 0,
-            admission_paused: false,
-            max_active_per_account: self.policy.max_active_per_account,
-            max_active_global: self.policy.max_active_global,
-            breaker: BreakerSnapshot::default(),
-            queue: QueueSnapshot::default(),
-            sticky_bindings: 0,
-            thinking_protected: 0,
-            threads: 0,
-        }
+    fn in_flight(&self) -> u32 {
+        u32::try_from(self.leases.len()).unwrap_or(u32::MAX)
     }
 
-    /// What the state file keeps (A6).
-    #[must_use]
-    pub fn learned(&self, _now: Now, _id: AccountId) -> Option<Learned> {
-        None
+    fn index(&self, id: AccountId) -> Option<usize> {
+        self.accounts
+            .binary_search_by_key(&id, |account| account.id)
+            .ok()
     }
 
-    /// Puts back what the state file kept: a utilisation without a reset and a window that has passed are dropped, and what
-    /// an answer has said since stays.
-    pub fn restore(&mut self, _now: Now, _id: AccountId, _learned: Learned) {}
+    fn account(&self, id: AccountId) -> Option<&Account> {
+        self.index(id).map(|index| &self.accounts[index])
+    }
+
+    fn account_mut(&mut self, id: AccountId) -> Option<&mut Account> {
+        self.index(id).map(|index| &mut self.accounts[index])
+    }
 }

@@ -275,8 +275,13 @@ fn unavailable_of(
 ) -> Option<Unavailable> {
     let mut standings = facts.general?.passed_over.iter();
     let standing = standings.find(|standing| standing.account == account.id)?;
+    if standing.reason == scheduler::PassedOver::OtherProfile {
+        // The general request is in profile `all`; an account outside of it may still serve its own.
+        return None;
+    }
     Some(Unavailable {
         reason: words::passed_over(&standing.reason),
+        short: words::passed_over_short(&standing.reason),
         until: standing.wait.map(|wait| Moment(snapshot.at.wall + wait)),
     })
 }

@@ -129,6 +129,8 @@ wire! {
 
     struct Unavailable {
         reason: String,
+        /// The same in a word or two.
+        short: String,
         until: Option<Moment>,
     }
 
@@ -333,6 +335,17 @@ wire! {
         reason: String,
         until: Option<Moment>,
         evidence: Option<Evidence>,
+    }
+}
+
+impl Status {
+    /// Claude accounts in the order of the pool, then providers, so that neither stands between the others.
+    pub(crate) fn in_order(&self) -> Vec<&Account> {
+        let (providers, claude): (Vec<&Account>, Vec<&Account>) = self
+            .accounts
+            .iter()
+            .partition(|account| account.kind == "provider");
+        claude.into_iter().chain(providers).collect()
     }
 }
 

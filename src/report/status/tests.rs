@@ -336,7 +336,7 @@ fn expected_account() -> Value {
             "lastUsed": "2026-11-21T22:45:00.000Z",
             "totalCacheReadTokens": 30000, "totalCacheWriteTokens": 4,
         },
-        "unavailable": {"reason": "five-hour limit reached", "until": "2026-11-21T23:45:00.000Z"},
+        "unavailable": {"reason": "five-hour limit reached", "short": "limited", "until": "2026-11-21T23:45:00.000Z"},
         "overageInUse": false,
         "leaving": false,
         "blocks": [{

@@ -1,0 +1,479 @@
+//! Admission and the queue (SPEC Q1–Q3, S8): grant, hold or refuse, and who is next when something frees.
+//!
+//! Everyone who waits is looked through, in order, before a newcomer is considered. So a newcomer can be served at once only
+//! by an account that no one who waits could use: it never overtakes, and never waits for one that its account could not serve.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::hold::{Allowance, Outlook, Verdict, judge, tick};
+use super::policy::{PASS_PAUSE, POLL_MIN};
+use super::pool::concerns;
+use super::queue::{Full, Place, Waiter};
+use super::quota::Family;
+use super::request::{
+    Admission, Cancel, Grant, Lease, Limit, Refusal, RefusalReason, Request, Ticket, WaitCause,
+    WaitClock, Wake,
+};
+use super::select::{Ask, Available, Choice, Patience, Route};
+use super::snapshot::ExplainedVerdict;
+use super::time::{Mono, Now};
+use super::{DRIFT_MS_MAX, Door, Held, Look, Scheduler};
+
+impl Scheduler {
+    /// Asks for an account: the first time, and after each failed attempt with that account in `excluded`.
+    pub fn admit(&mut self, now: Now, request: Request) -> Admission {
+        let now = self.touch(now);
+        if let (true, Some(session)) = (request.signed_thinking, request.session)
+            && self.affinity.note_thinking(session)
+        {
+            self.look = Look::Now;
+        }
+        self.look_through(now);
+        if let Some(reason) = self.closed_door(&request) {
+            return Admission::Refused(Refusal::plain(reason));
+        }
+        let tried_until = now.mono + self.pass_pause(request.last_failure);
+        let mut available = std::mem::take(&mut self.available);
+        let ask = self.ask(now, &request, &request.excluded, tried_until);
+        self.rank(now, &ask, &mut available);
+        let may_try = self.policy.max_attempts == 0 || request.attempts < self.policy.max_attempts;
+        let choice = self.choose(&ask, &available).filter(|_| may_try);
+        let hold = match choice {
+            Some(_) => Ok(WaitCause::Capacity),
+            None => self.may_hold(now, &request, &ask, &available),
+        };
+        let verdict = match (&choice, &hold) {
+            (Some(choice), _) => {
+                ExplainedVerdict::Chosen(self.accounts[choice.index].id, choice.why)
+            }
+            (None, Ok(cause)) => ExplainedVerdict::Wait(*cause, None),
+            (None, Err(refusal)) => ExplainedVerdict::Refuse(refusal.reason.clone()),
+        };
+        let mut decisions = std::mem::take(&mut self.decisions);
+        self.record(now, request.id, &ask, &available, verdict, &mut decisions);
+        self.decisions = decisions;
+        self.available = available;
+        match (choice, hold) {
+            (Some(choice), _) => {
+                let clock = request.clock;
+                Admission::Granted(self.grant(now, &request, choice, clock, Duration::ZERO))
+            }
+            (None, Ok(cause)) => {
+                let clock = tick(now.mono, request.clock, cause);
+                self.look = Look::Now;
+                let next_pass = if request.excluded.is_empty() {
+                    now.mono
+                } else {
+                    tried_until
+                };
+                Admission::Queued(self.queue.join(now, request, clock, next_pass))
+            }
+            (None, Err(refusal)) => Admission::Refused(refusal),
+        }
+    }
+
+    /// The client left while its request waited.
+    pub fn cancel(&mut self, now: Now, ticket: Ticket) -> Cancel {
+        let now = self.touch(now);
+        if let Some(place) = self.queue.place_of(ticket) {
+            if let Some(waiter) = self.queue.leave(place) {
+                self.queue.expect_back(now.mono, place, &waiter.request);
+            }
+            return Cancel::Cancelled;
+        }
+        let Some(index) = self.wakes.iter().position(|wake| wake.ticket() == ticket) else {
+            return Cancel::AlreadyPolled;
+        };
+        match self.wakes.remove(index) {
+            Some(Wake::Granted { grant, .. }) => Cancel::AlreadyGranted(grant),
+            Some(Wake::Expired { .. } | Wake::Refused { .. }) | None => Cancel::Cancelled,
+        }
+    }
+
+    /// The next verdict about a ticket, in order of delivery. Call until `None` after every other call and at `next_wakeup`.
+    pub fn poll(&mut self, now: Now) -> Option<Wake> {
+        let now = self.touch(now);
+        if self.wakes.is_empty() {
+            self.look_through(now);
+        }
+        self.wakes.pop_front()
+    }
+
+    /// When to poll again though nothing happened; none while nobody waits. Always later than `now` once `poll` gave `None`.
+    #[must_use]
+    pub fn next_wakeup(&self, now: Now) -> Option<Mono> {
+        if !self.wakes.is_empty() {
+            return Some(now.mono);
+        }
+        if self.queue.is_empty() {
+            return None;
+        }
+        // A reset is on the wall clock, which may be set at any time: never sleep long on the other one.
+        let latest = now.mono + self.policy.poll.max(POLL_MIN);
+        match self.look {
+            Look::Now => Some(now.mono),
+            Look::At { due, .. } => Some(due.min(latest)),
+        }
+    }
+
+    /// What needs no look at any account.
+    fn closed_door(&self, request: &Request) -> Option<RefusalReason> {
+        match self.door {
+            Door::Draining => return Some(RefusalReason::Draining),
+            Door::Open => {}
+        }
+        match request.pinned {
+            _ if self.accounts.is_empty() => Some(RefusalReason::NoAccount),
+            Some(id) => self
+                .account(id)
+                .is_none()
+                .then_some(RefusalReason::NoAccount),
+            None => {
+                let known = self
+                    .accounts
+                    .iter()
+                    .any(|account| !account.leaving && account.has_profile(&request.profile));
+                (!known).then_some(RefusalReason::UnknownProfile)
+            }
+        }
+    }
+
+    /// How long the accounts of a finished pass stay left out.
+    pub(super) fn pass_pause(&self, last_failure: Option<WaitCause>) -> Duration {
+        match last_failure {
+            Some(WaitCause::Network) => PASS_PAUSE.max(self.policy.network_cooldown),
+            Some(WaitCause::Quota | WaitCause::Weekly | WaitCause::Capacity) | None => PASS_PAUSE,
+        }
+    }
+
+    /// Q1, Q3 for a request that gets no account now: what it would wait for, or why it cannot.
+    pub(super) fn may_hold(
+        &self,
+        now: Now,
+        request: &Request,
+        ask: &Ask<'_>,
+        available: &[Available],
+    ) -> Result<WaitCause, Refusal> {
+        if let Route::Thread(_) = ask.route {
+            return Err(self.refusal(now, ask, Some(RefusalReason::ThreadElsewhere)));
+        }
+        if !available.is_empty() {
+            return Err(self.refusal(now, ask, Some(RefusalReason::AttemptsExhausted)));
+        }
+        let outlooks = self.outlooks(now, ask);
+        let allowance = Allowance::new(now.mono, &self.policy, request, request.clock);
+        let cause = match judge(now.mono, &allowance, &outlooks) {
+            Verdict::Hold { cause, .. } => cause,
+            Verdict::Expired(_) | Verdict::Hopeless => return Err(self.refusal(now, ask, None)),
+        };
+        let reason = match (
+            ask.patience,
+            self.queue.room(&self.policy, request.body_bytes),
+        ) {
+            (Patience::CanWait, Ok(())) => return Ok(cause),
+            (Patience::CanWait, Err(Full)) => Some(RefusalReason::QueueFull),
+            (Patience::CannotWait, _)
+                if self.policy.queue_enabled && self.is_too_large(request) =>
+            {
+                Some(RefusalReason::TooLargeToHold(cause))
+            }
+            (Patience::CannotWait, _) => None,
+        };
+        Err(self.refusal(now, ask, reason))
+    }
+
+    /// When each account that matches can be expected back; those that look the same once.
+    pub(super) fn outlooks(&self, now: Now, ask: &Ask<'_>) -> Vec<Outlook> {
+        let mut outlooks = Vec::new();
+        for account in &self.accounts {
+            let mut outlook = Outlook::default();
+            let mut matches = true;
+            self.obstacles(now, account, ask, |obstacle| {
+                matches = obstacle.is_a_wait();
+                outlook.add(obstacle.cause(), obstacle.ends(now));
+                true
+            });
+            if matches && !outlooks.contains(&outlook) {
+                outlooks.push(outlook);
+            }
+        }
+        outlooks
+    }
+
+    /// Takes an account for a request.
+    fn grant(
+        &mut self,
+        now: Now,
+        request: &Request,
+        choice: Choice,
+        clock: WaitClock,
+        waited: Duration,
+    ) -> Grant {
+        self.last_lease += 1;
+        let id = self.last_lease;
+        let account = &mut self.accounts[choice.index];
+        account.in_flight += 1;
+        account.active_weight = account
+            .active_weight
+            .saturating_add(u64::from(request.weight));
+        account.recent.add(now.mono, request.weight);
+        account.usage.last_used = Some(now.wall);
+        account.windows.start_look(now, id, |window| {
+            concerns(&window.kind, request.family.as_ref())
+        });
+        let held = Held {
+            account: account.id,
+            request: request.id,
+            weight: request.weight,
+            profile: request.profile.clone(),
+            family: request.family.clone(),
+            session: request.session,
+            granted: now,
+            ramped: account.ramp.grant(now.mono),
+        };
+        if account.is_claude() {
+            self.breaker.grant(now.mono, id);
+        }
+        let grant = Grant {
+            lease: Lease {
+                id,
+                account: account.id,
+            },
+            account: account.id,
+            name: account.spec.name.clone(),
+            kind: account.spec.kind,
+            why: choice.why,
+            waited,
+            clock,
+        };
+        self.last_chosen = Some(account.id);
+        if let Some(session) = request.session {
+            self.affinity
+                .bind(now.mono, session, account.id, self.policy.session_idle);
+        }
+        self.leases.insert(id, held);
+        // Those who wait may now be waiting for something else, and so have another limit.
+        self.look = Look::Now;
+        grant
+    }
+
+    /// Looks through the queue if anything can have changed for it.
+    fn look_through(&mut self, now: Now) {
+        let distance = now.wall.0.saturating_sub_unsigned(now.mono.0);
+        match self.look {
+            Look::At {
+                due,
+                distance: last,
+            } if due > now.mono && last.abs_diff(distance) < DRIFT_MS_MAX => return,
+            Look::At { .. } | Look::Now => {}
+        }
+        loop {
+            self.look = Look::At {
+                due: Mono::MAX,
+                distance,
+            };
+            let places: Vec<Place> = self.queue.places().collect();
+            let mut seen = Seen::default();
+            let mut due = Mono::MAX;
+            for place in places {
+                let step = self.step(now, place, &mut seen);
+                due = due.min(self.take_step(now, place, step));
+            }
+            // A grant leaves less for all others, so the second time there is none; but they may wait for something else now.
+            if self.look != Look::Now {
+                self.look = Look::At { due, distance };
+                return;
+            }
+        }
+    }
+
+    /// What becomes of one who waits.
+    fn step(&mut self, now: Now, place: Place, seen: &mut Seen) -> Step {
+        if self.door == Door::Draining {
+            return Step::Refuse(Refusal::plain(RefusalReason::Draining));
+        }
+        let mut available = std::mem::take(&mut self.available);
+        let step = self.judge_waiter(now, place, seen, &mut available);
+        self.available = available;
+        if let Step::Grant(choice, _) = &step {
+            self.record_grant(now, place, *choice);
+        }
+        step
+    }
+
+    fn record_grant(&mut self, now: Now, place: Place, choice: Choice) {
+        let mut decisions = std::mem::take(&mut self.decisions);
+        if let Some(waiter) = self.queue.get(place) {
+            let ask = self.ask(
+                now,
+                &waiter.request,
+                waiter.tried(now.mono),
+                waiter.next_pass,
+            );
+            let verdict = ExplainedVerdict::Chosen(self.accounts[choice.index].id, choice.why);
+            self.record(
+                now,
+                waiter.request.id,
+                &ask,
+                &self.available,
+                verdict,
+                &mut decisions,
+            );
+        }
+        self.decisions = decisions;
+    }
+
+    fn judge_waiter(
+        &self,
+        now: Now,
+        place: Place,
+        seen: &mut Seen,
+        available: &mut Vec<Available>,
+    ) -> Step {
+        let Some(waiter) = self.queue.get(place) else {
+            return Step::Gone;
+        };
+        let request = &waiter.request;
+        let mut ask = self.ask(now, request, waiter.tried(now.mono), waiter.next_pass);
+        // A thread whose owner became known while it waited is served by whoever can.
+        if let (Route::Thread(_), None) = (ask.route, request.pinned) {
+            ask.route = Route::Any;
+        }
+        let class = seen.class(&ask);
+        if class.is_none() {
+            self.rank(now, &ask, available);
+            if let Some(choice) = self.choose(&ask, available) {
+                return Step::Grant(choice, now.mono.since(waiter.since.mono));
+            }
+        }
+        if request
+            .tolerance
+            .is_some_and(|tolerance| request.arrived + tolerance <= now.mono)
+        {
+            return Step::Expire(Limit::ClientTolerance, self.refusal(now, &ask, None));
+        }
+        let outlooks: &[Outlook] = match class {
+            Some(index) => &seen.classes[index].outlooks,
+            None => seen.remember(&ask, self.outlooks(now, &ask)),
+        };
+        let allowance = Allowance::new(now.mono, &self.policy, request, waiter.clock);
+        match judge(now.mono, &allowance, outlooks) {
+            Verdict::Hold { cause, look_at } => {
+                let tolerance = request
+                    .tolerance
+                    .map_or(Mono::MAX, |tolerance| request.arrived + tolerance);
+                Step::Stay(cause, look_at.min(tolerance))
+            }
+            Verdict::Expired(limit) => Step::Expire(limit, self.refusal(now, &ask, None)),
+            Verdict::Hopeless => Step::Refuse(self.refusal(now, &ask, None)),
+        }
+    }
+
+    /// Gives when to look at this place again.
+    fn take_step(&mut self, now: Now, place: Place, step: Step) -> Mono {
+        match step {
+            Step::Gone => {}
+            Step::Stay(cause, look_at) => {
+                if let Some(waiter) = self.queue.get_mut(place) {
+                    waiter.clock = tick(now.mono, waiter.clock, cause);
+                    waiter.look_at = look_at;
+                }
+                return look_at;
+            }
+            Step::Grant(choice, waited) => {
+                if let Some(Waiter {
+                    ticket,
+                    request,
+                    clock,
+                    ..
+                }) = self.queue.leave(place)
+                {
+                    let grant = self.grant(now, &request, choice, clock, waited);
+                    self.wakes.push_back(Wake::Granted { ticket, grant });
+                }
+            }
+            Step::Expire(limit, refusal) => {
+                if let Some(Waiter {
+                    ticket, request, ..
+                }) = self.queue.leave(place)
+                {
+                    if limit == Limit::ClientTolerance {
+                        self.queue.expect_back(now.mono, place, &request);
+                    }
+                    self.wakes.push_back(Wake::Expired {
+                        ticket,
+                        limit,
+                        refusal,
+                    });
+                }
+            }
+            Step::Refuse(refusal) => {
+                if let Some(Waiter { ticket, .. }) = self.queue.leave(place) {
+                    self.wakes.push_back(Wake::Refused { ticket, refusal });
+                }
+            }
+        }
+        Mono::MAX
+    }
+}
+
+/// What becomes of one who waits.
+#[derive(Debug)]
+enum Step {
+    Gone,
+    Stay(WaitCause, Mono),
+    Grant(Choice, Duration),
+    Expire(Limit, Refusal),
+    Refuse(Refusal),
+}
+
+/// The classes of requests for which this look has found no account: the next one of such a class need not ask again.
+#[derive(Debug, Default)]
+struct Seen {
+    classes: Vec<Class>,
+    /// Of one that is like no other.
+    single: Vec<Outlook>,
+}
+
+#[derive(Debug)]
+struct Class {
+    profile: Arc<str>,
+    family: Option<Family>,
+    thinking: bool,
+    route: Route,
+    patience: Patience,
+    outlooks: Vec<Outlook>,
+}
+
+impl Seen {
+    fn class(&self, ask: &Ask<'_>) -> Option<usize> {
+        let alike = |class: &Class| {
+            *class.profile == *ask.profile
+                && class.family.as_ref() == ask.family
+                && class.thinking == ask.thinking
+                && class.route == ask.route
+                && class.patience == ask.patience
+        };
+        self.classes
+            .iter()
+            .position(alike)
+            .filter(|_| ask.tried.is_empty())
+    }
+
+    fn remember(&mut self, ask: &Ask<'_>, outlooks: Vec<Outlook>) -> &[Outlook] {
+        if !ask.tried.is_empty() {
+            self.single = outlooks;
+            return &self.single;
+        }
+        self.classes.push(Class {
+            profile: Arc::from(ask.profile),
+            family: ask.family.cloned(),
+            thinking: ask.thinking,
+            route: ask.route,
+            patience: ask.patience,
+            outlooks,
+        });
+        self.classes.last().map_or(&[], |class| &class.outlooks)
+    }
+}

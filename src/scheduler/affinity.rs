@@ -1,0 +1,280 @@
+//! Memory of sessions and threads (SPEC S9, P9, P10), bounded: the least recently used goes first.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::policy::{SESSIONS_MAX, THREADS_MAX};
+use super::request::{AccountId, SessionKey, ThreadKey};
+use super::time::Mono;
+
+/// Sessions and threads.
+#[derive(Debug)]
+pub(super) struct Affinity {
+    sessions: Recency<SessionKey, Session>,
+    threads: Recency<ThreadKey, (AccountId, Mono)>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Session {
+    binding: Option<Binding>,
+    used: Mono,
+    /// P9: outlives the binding.
+    thinking: bool,
+}
+
+/// Where a session is at home, and where it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Binding {
+    /// The first account that served it, or a better one that did later.
+    pub(super) home: Option<AccountId>,
+    /// The one that was granted last.
+    pub(super) current: AccountId,
+}
+
+impl Affinity {
+    pub(super) fn new() -> Affinity {
+        Affinity {
+            sessions: Recency::new(SESSIONS_MAX),
+            threads: Recency::new(THREADS_MAX),
+        }
+    }
+
+    /// The binding, unless it was unused for `idle`.
+    pub(super) fn binding(
+        &self,
+        now: Mono,
+        session: SessionKey,
+        idle: Duration,
+    ) -> Option<Binding> {
+        let session = self.sessions.get(&session)?;
+        session.binding.filter(|_| session.used + idle > now)
+    }
+
+    /// The session goes to this account now.
+    pub(super) fn bind(
+        &mut self,
+        now: Mono,
+        session: SessionKey,
+        account: AccountId,
+        idle: Duration,
+    ) {
+        let home = self
+            .binding(now, session, idle)
+            .and_then(|binding| binding.home);
+        let entry = self.sessions.touch(session, Session::default());
+        entry.used = now;
+        entry.binding = Some(Binding {
+            home,
+            current: account,
+        });
+    }
+
+    /// This account is the session's home from now on.
+    pub(super) fn settle(&mut self, session: SessionKey, account: AccountId) {
+        if let Some(binding) = self
+            .sessions
+            .get_mut(&session)
+            .and_then(|entry| entry.binding.as_mut())
+        {
+            binding.home = Some(account);
+        }
+    }
+
+    pub(super) fn is_thinking(&self, session: SessionKey) -> bool {
+        self.sessions
+            .get(&session)
+            .is_some_and(|entry| entry.thinking)
+    }
+
+    /// Returns true if that is new.
+    pub(super) fn note_thinking(&mut self, session: SessionKey) -> bool {
+        !std::mem::replace(
+            &mut self.sessions.touch(session, Session::default()).thinking,
+            true,
+        )
+    }
+
+    pub(super) fn thread_owner(
+        &self,
+        now: Mono,
+        thread: ThreadKey,
+        idle: Duration,
+    ) -> Option<AccountId> {
+        let (owner, used) = *self.threads.get(&thread)?;
+        (used + idle > now).then_some(owner)
+    }
+
+    pub(super) fn note_thread(&mut self, now: Mono, thread: ThreadKey, account: AccountId) {
+        *self.threads.touch(thread, (account, now)) = (account, now);
+    }
+
+    /// Forgets what was unused for `idle`, a few at a time; what protects thinking stays until it is pushed out.
+    pub(super) fn expire(&mut self, now: Mono, idle: Duration) {
+        for _ in 0..EXPIRED_PER_LOOK {
+            match self.sessions.oldest() {
+                Some((key, entry)) if !entry.thinking && entry.used + idle <= now => {
+                    self.sessions.remove(&key);
+                }
+                _ => break,
+            }
+        }
+        for _ in 0..EXPIRED_PER_LOOK {
+            match self.threads.oldest() {
+                Some((key, (_, used))) if *used + idle <= now => self.threads.remove(&key),
+                _ => break,
+            }
+        }
+    }
+
+    pub(super) fn bindings(&self, now: Mono, idle: Duration) -> usize {
+        let bound = |entry: &&Session| entry.binding.is_some() && entry.used + idle > now;
+        self.sessions.values().filter(bound).count()
+    }
+
+    pub(super) fn thinking_sessions(&self) -> usize {
+        self.sessions
+            .values()
+            .filter(|entry| entry.thinking)
+            .count()
+    }
+
+    pub(super) fn threads(&self) -> usize {
+        self.threads.len()
+    }
+}
+
+/// Keeps one look short; the bound of the memory is its capacity.
+const EXPIRED_PER_LOOK: usize = 4;
+
+/// A map that knows in which order its entries were used.
+#[derive(Debug)]
+struct Recency<K, V> {
+    capacity: usize,
+    clock: u64,
+    entries: BTreeMap<K, (u64, V)>,
+    order: BTreeMap<u64, K>,
+}
+
+impl<K: Ord + Copy, V> Recency<K, V> {
+    fn new(capacity: usize) -> Recency<K, V> {
+        Recency {
+            capacity,
+            clock: 0,
+            entries: BTreeMap::new(),
+            order: BTreeMap::new(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn get(&self, key: &K) -> Option<&V> {
+        self.entries.get(key).map(|(_, value)| value)
+    }
+
+    fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.entries.get_mut(key).map(|(_, value)| value)
+    }
+
+    fn values(&self) -> impl Iterator<Item = &V> {
+        self.entries.values().map(|(_, value)| value)
+    }
+
+    fn oldest(&self) -> Option<(K, &V)> {
+        let (_, key) = self.order.first_key_value()?;
+        self.get(key).map(|value| (*key, value))
+    }
+
+    fn remove(&mut self, key: &K) {
+        if let Some((tick, _)) = self.entries.remove(key) {
+            self.order.remove(&tick);
+        }
+    }
+
+    /// The entry as the one used last, made if it is new; pushes out the oldest beyond the capacity.
+    fn touch(&mut self, key: K, new: V) -> &mut V {
+        self.clock += 1;
+        let clock = self.clock;
+        if !self.entries.contains_key(&key)
+            && self.entries.len() >= self.capacity
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            self.entries.remove(&oldest);
+        }
+        let (tick, value) = self.entries.entry(key).or_insert((clock, new));
+        self.order.remove(tick);
+        self.order.insert(clock, key);
+        *tick = clock;
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(3_600);
+
+    #[test]
+    fn a_binding_knows_home_and_current_and_is_forgotten_when_idle() {
+        let mut memory = Affinity::new();
+        let (session, first, second) = (SessionKey(7), AccountId(1), AccountId(2));
+        memory.bind(Mono(0), session, first, IDLE);
+        memory.settle(session, first);
+        memory.bind(Mono(1_000), session, second, IDLE);
+        let bound = Binding {
+            home: Some(first),
+            current: second,
+        };
+        assert_eq!(memory.binding(Mono(2_000), session, IDLE), Some(bound));
+        assert_eq!(memory.bindings(Mono(2_000), IDLE), 1);
+        assert_eq!(
+            memory.binding(Mono(3_601_000), session, IDLE),
+            None,
+            "S9: idle"
+        );
+        memory.expire(Mono(3_601_000), IDLE);
+        assert_eq!(memory.sessions.len(), 0);
+    }
+
+    #[test]
+    fn thinking_outlives_the_binding() {
+        let mut memory = Affinity::new();
+        memory.bind(Mono(0), SessionKey(1), AccountId(1), IDLE);
+        assert!(memory.note_thinking(SessionKey(1)));
+        assert!(!memory.note_thinking(SessionKey(1)));
+        memory.expire(Mono(u64::MAX / 2), IDLE);
+        assert!(memory.is_thinking(SessionKey(1)));
+        assert_eq!(memory.thinking_sessions(), 1);
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_first() {
+        let mut memory: Recency<u32, &str> = Recency::new(2);
+        memory.touch(1, "a");
+        memory.touch(2, "b");
+        memory.touch(1, "unused");
+        memory.touch(3, "c");
+        assert_eq!(
+            (memory.get(&1), memory.get(&2), memory.get(&3)),
+            (Some(&"a"), None, Some(&"c"))
+        );
+        assert_eq!((memory.len(), memory.order.len()), (2, 2));
+        memory.remove(&1);
+        assert_eq!((memory.len(), memory.order.len()), (1, 1));
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut memory = Affinity::new();
+        for n in 0..(SESSIONS_MAX as u128 + 500) {
+            memory.bind(Mono(n as u64), SessionKey(n), AccountId(0), IDLE);
+            memory.note_thread(Mono(n as u64), ThreadKey(n), AccountId(0));
+        }
+        assert_eq!(
+            (memory.sessions.len(), memory.threads()),
+            (SESSIONS_MAX, THREADS_MAX)
+        );
+    }
+}

@@ -1,0 +1,459 @@
+//! What can be seen from outside: explanations (SPEC S12), refusals with their reasons (P14), snapshots and the state file's part.
+
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+
+use super::block::BlockReason;
+use super::hold::Outlook;
+use super::policy::DECISIONS_MAX;
+use super::pool::Account;
+use super::quota::Verdict;
+use super::request::{AccountId, Refusal, RefusalReason, Request, Standing, WaitCause};
+use super::select::{Ask, Available, Ends, Obstacle, Route, mismatch};
+use super::snapshot::{
+    AccountSnapshot, BlockSnapshot, Candidate, ExplainedVerdict, Explanation, Learned,
+    QueueSnapshot, Snapshot, Status, Tier, WeeklySnapshot,
+};
+use super::time::{Now, Wall};
+use super::{Door, Scheduler, tier};
+
+impl Scheduler {
+    /// S12: what would become of this request now. Changes nothing.
+    #[must_use]
+    pub fn explain(&self, now: Now, request: &Request) -> Explanation {
+        let tried_until = now.mono + self.pass_pause(request.last_failure);
+        let ask = self.ask(now, request, &request.excluded, tried_until);
+        let mut available = Vec::new();
+        self.rank(now, &ask, &mut available);
+        let verdict = match self.choose(&ask, &available) {
+            _ if self.door == Door::Draining => ExplainedVerdict::Refuse(RefusalReason::Draining),
+            Some(choice) => ExplainedVerdict::Chosen(self.accounts[choice.index].id, choice.why),
+            None => match self.may_hold(now, request, &ask, &available) {
+                Ok(cause) => {
+                    let end = self
+                        .outlooks(now, &ask)
+                        .iter()
+                        .filter_map(Outlook::end)
+                        .min();
+                    ExplainedVerdict::Wait(cause, end.map(|end| end.since(now.mono)))
+                }
+                Err(refusal) => ExplainedVerdict::Refuse(refusal.reason),
+            },
+        };
+        let mut explanation = Explanation::empty();
+        self.describe(now, request.id, &ask, &available, verdict, &mut explanation);
+        explanation
+    }
+
+    /// The last decisions, oldest first.
+    pub fn decisions(&self) -> impl Iterator<Item = &Explanation> {
+        self.decisions.iter()
+    }
+
+    /// Adds a decision to `decisions`, whose memory is used again.
+    pub(super) fn record(
+        &self,
+        now: Now,
+        request: u64,
+        ask: &Ask<'_>,
+        available: &[Available],
+        verdict: ExplainedVerdict,
+        decisions: &mut VecDeque<Explanation>,
+    ) {
+        let full = decisions.len() >= DECISIONS_MAX;
+        let mut explanation = decisions
+            .pop_front()
+            .filter(|_| full)
+            .unwrap_or_else(Explanation::empty);
+        self.describe(now, request, ask, available, verdict, &mut explanation);
+        decisions.push_back(explanation);
+    }
+
+    fn describe(
+        &self,
+        now: Now,
+        request: u64,
+        ask: &Ask<'_>,
+        available: &[Available],
+        verdict: ExplainedVerdict,
+        into: &mut Explanation,
+    ) {
+        into.at = now.wall;
+        into.request = request;
+        into.verdict = verdict;
+        into.candidates.clear();
+        into.candidates
+            .extend(available.iter().map(|one| self.candidate(now, ask, one)));
+        into.candidates.sort_by(by_rank);
+        for (index, candidate) in into.candidates.iter_mut().enumerate() {
+            candidate.rank = index + 1;
+        }
+        into.passed_over.clear();
+        into.passed_over.extend(
+            self.accounts
+                .iter()
+                .filter_map(|account| self.standing(now, account, ask)),
+        );
+    }
+
+    fn candidate(&self, now: Now, ask: &Ask<'_>, one: &Available) -> Candidate {
+        let account = &self.accounts[one.index];
+        Candidate {
+            account: account.id,
+            name: account.spec.name.clone(),
+            rank: 0,
+            tier: account.tier(now, &self.policy, ask.family),
+            priority: account.spec.priority,
+            score: one.terms.total(),
+            terms: one.terms,
+        }
+    }
+
+    /// What keeps the account away longest; none if nothing does.
+    fn standing(&self, now: Now, account: &Account, ask: &Ask<'_>) -> Option<Standing> {
+        let mut longest: Option<(Ends, Obstacle<'_>)> = None;
+        self.obstacles(now, account, ask, |obstacle| {
+            let ends = obstacle.ends(now);
+            if longest
+                .as_ref()
+                .is_none_or(|(known, _)| order(ends) > order(*known))
+            {
+                longest = Some((ends, obstacle));
+            }
+            true
+        });
+        let (ends, obstacle) = longest?;
+        Some(Standing {
+            account: account.id,
+            name: account.spec.name.clone(),
+            kind: account.spec.kind,
+            reason: obstacle.reason(now),
+            wait: match ends {
+                Ends::At(at) => Some(at.since(now.mono)),
+                Ends::OnRelease | Ends::Never => None,
+            },
+            evidence: obstacle.evidence().cloned(),
+        })
+    }
+
+    /// P14: the true cause, over the enabled accounts that match. `reason` none: what their blocks say.
+    pub(super) fn refusal(
+        &self,
+        now: Now,
+        ask: &Ask<'_>,
+        reason: Option<RefusalReason>,
+    ) -> Refusal {
+        let matching: Vec<&Account> = self
+            .accounts
+            .iter()
+            .filter(|account| mismatch(account, ask).is_none())
+            .collect();
+        let accounts: Vec<Standing> = matching
+            .iter()
+            .filter_map(|account| self.standing(now, account, ask))
+            .collect();
+        let outlooks = self.outlooks(now, ask);
+        let soonest = outlooks
+            .iter()
+            .filter(|outlook| !outlook.is_never())
+            .min_by_key(|outlook| (outlook.end().is_none(), outlook.end()));
+        let cause = soonest.map(Outlook::cause);
+        let hopeless = || match () {
+            () if matching.is_empty() => self.no_route(ask),
+            () if soonest.is_none() => RefusalReason::CredentialsOnly(
+                matching
+                    .iter()
+                    .map(|account| account.spec.name.clone())
+                    .collect(),
+            ),
+            () => RefusalReason::Limited(cause.unwrap_or(WaitCause::Capacity)),
+        };
+        Refusal {
+            reason: reason.unwrap_or_else(hopeless),
+            wait: soonest
+                .and_then(Outlook::end)
+                .map(|end| end.since(now.mono)),
+            cause,
+            accounts,
+        }
+    }
+
+    /// Why no account matches at all.
+    fn no_route(&self, ask: &Ask<'_>) -> RefusalReason {
+        let any = |wanted: fn(&Obstacle<'_>) -> bool| {
+            self.accounts
+                .iter()
+                .filter_map(|account| mismatch(account, ask))
+                .any(|obstacle| wanted(&obstacle))
+        };
+        match ask.route {
+            _ if any(|obstacle| matches!(obstacle, Obstacle::SignedThinking)) => {
+                RefusalReason::ThinkingNeedsClaude
+            }
+            _ if any(|obstacle| matches!(obstacle, Obstacle::Disabled)) => {
+                RefusalReason::NoneEnabled
+            }
+            Route::Thread(_) => RefusalReason::ThreadElsewhere,
+            Route::Pinned(_) => RefusalReason::NoAccount,
+            Route::Any if self.accounts.iter().all(|account| account.leaving) => {
+                RefusalReason::NoAccount
+            }
+            Route::Any => RefusalReason::UnknownProfile,
+        }
+    }
+
+    /// Everything that status shows.
+    #[must_use]
+    pub fn snapshot(&self, now: Now) -> Snapshot {
+        Snapshot {
+            at: now,
+            switch_threshold: self.policy.switch_threshold,
+            routing: self.routing,
+            current: self.last_chosen.filter(|id| self.account(*id).is_some()),
+            accounts: self
+                .accounts
+                .iter()
+                .map(|account| self.account_snapshot(now, account))
+                .collect(),
+            in_flight: self.in_flight(),
+            admission_paused: self.door == Door::Draining,
+            max_active_per_account: self.policy.max_active_per_account,
+            max_active_global: self.policy.max_active_global,
+            breaker: self.breaker.snapshot(now),
+            queue: self.queue_snapshot(now),
+            sticky_bindings: self.affinity.bindings(now.mono, self.policy.session_idle),
+            thinking_protected: self.affinity.thinking_sessions(),
+            threads: self.affinity.threads(),
+        }
+    }
+
+    fn queue_snapshot(&self, now: Now) -> QueueSnapshot {
+        let mut by_cause: Vec<(WaitCause, usize)> = Vec::new();
+        for (cause, _) in self.queue.iter().filter_map(|waiter| waiter.clock.cause) {
+            match by_cause.iter_mut().find(|(known, _)| *known == cause) {
+                Some((_, count)) => *count += 1,
+                None => by_cause.push((cause, 1)),
+            }
+        }
+        by_cause.sort_unstable();
+        let releases = self.queue.iter().flat_map(|waiter| {
+            let ask = self.ask(
+                now,
+                &waiter.request,
+                waiter.tried(now.mono),
+                waiter.next_pass,
+            );
+            self.outlooks(now, &ask)
+                .into_iter()
+                .filter_map(|outlook| outlook.end())
+        });
+        QueueSnapshot {
+            waiting: self.queue.len(),
+            oldest: self
+                .queue
+                .iter()
+                .map(|waiter| now.mono.since(waiter.since.mono))
+                .max(),
+            bytes: self.queue.bytes(),
+            next_release: releases.min().map(|end| end.since(now.mono)),
+            by_cause,
+        }
+    }
+
+    fn account_snapshot(&self, now: Now, account: &Account) -> AccountSnapshot {
+        let weekly = self.weekly(now, account);
+        let blocks: Vec<BlockSnapshot> = account
+            .blocks(now)
+            .map(|block| BlockSnapshot {
+                reason: block.reason.clone(),
+                scope: block.scope.clone(),
+                until: block.end.wall(now),
+                remaining: block.end.mono(now).map(|end| end.since(now.mono)),
+                evidence: block.evidence.clone(),
+            })
+            .collect();
+        let until = |limited: bool| -> Option<Wall> {
+            blocks
+                .iter()
+                .filter(|block| is_429(&block.reason) == limited)
+                .filter_map(|block| block.until)
+                .max()
+        };
+        let rejected = blocks
+            .iter()
+            .any(|block| matches!(block.reason, BlockReason::Quota(_)));
+        AccountSnapshot {
+            id: account.id,
+            name: account.spec.name.clone(),
+            kind: account.spec.kind,
+            enabled: account.spec.enabled,
+            leaving: account.leaving,
+            profiles: account.spec.profiles.clone(),
+            priority: account.spec.priority,
+            status: status(&blocks, weekly.state),
+            in_flight: account.in_flight,
+            active_weight: account.active_weight,
+            completed: account.completed,
+            failed: account.failed,
+            consecutive_failures: account.failures,
+            last_status: account.last_status,
+            last_response: account.last_response,
+            last_15m: account.hour.last(now.mono, 15),
+            last_1h: account.hour.last(now.mono, 60),
+            last_error: account
+                .last_error
+                .as_ref()
+                .map(|(message, _)| message.clone()),
+            last_error_at: account.last_error.as_ref().map(|(_, at)| *at),
+            cooldown_until: until(false),
+            rate_limited_until: until(true),
+            windows: account
+                .windows
+                .iter(now.wall)
+                .map(|window| window.snapshot())
+                .collect(),
+            // The verdict belongs to a window and goes with it (S2).
+            unified_status: account
+                .unified_status
+                .filter(|verdict| *verdict != Verdict::Rejected || rejected),
+            weekly,
+            overage_in_use: account.overage(now).is_some(),
+            usage: account.usage,
+            blocks,
+        }
+    }
+
+    /// S4.
+    fn weekly(&self, now: Now, account: &Account) -> WeeklySnapshot {
+        let rejected = account.blocks(now).any(|block| is_weekly(&block.reason));
+        let known = account
+            .week(now.wall)
+            .and_then(|week| Some((week.used()?, week.elapsed(now.wall))));
+        let Some((used, elapsed)) = known else {
+            return WeeklySnapshot {
+                state: rejected.then_some(Tier::Exhausted),
+                ..WeeklySnapshot::default()
+            };
+        };
+        let effective = tier::effective_use(&self.policy, used, elapsed);
+        WeeklySnapshot {
+            state: match rejected {
+                true => Some(Tier::Exhausted),
+                false => account.tier(now, &self.policy, None),
+            },
+            raw_state: Some(tier::of_share(&self.policy, used)),
+            pace_state: Some(tier::of_share(&self.policy, effective)),
+            effective_usage: Some(effective),
+        }
+    }
+
+    /// What the state file keeps (A6).
+    #[must_use]
+    pub fn learned(&self, now: Now, id: AccountId) -> Option<Learned> {
+        let account = self.account(id)?;
+        Some(Learned {
+            windows: account
+                .windows
+                .iter(now.wall)
+                .map(|window| window.snapshot())
+                .collect(),
+            usage: account.usage,
+        })
+    }
+
+    /// Puts back what the state file kept: a utilisation without a reset and a window that has passed are dropped, and what
+    /// an answer has said since stays. Totals are added to what was counted since.
+    pub fn restore(&mut self, now: Now, id: AccountId, learned: &Learned) {
+        let now = self.touch(now);
+        let Some(account) = self.account_mut(id) else {
+            return;
+        };
+        account.windows.restore(now, &learned.windows);
+        let (own, saved) = (&mut account.usage, &learned.usage);
+        own.tokens.input = own.tokens.input.saturating_add(saved.tokens.input);
+        own.tokens.output = own.tokens.output.saturating_add(saved.tokens.output);
+        own.tokens.cache_read = own
+            .tokens
+            .cache_read
+            .saturating_add(saved.tokens.cache_read);
+        own.tokens.cache_write = own
+            .tokens
+            .cache_write
+            .saturating_add(saved.tokens.cache_write);
+        own.requests = own.requests.saturating_add(saved.requests);
+        own.last_used = own.last_used.max(saved.last_used);
+        self.look = super::Look::Now;
+    }
+}
+
+impl Explanation {
+    fn empty() -> Explanation {
+        Explanation {
+            at: Wall::default(),
+            request: 0,
+            verdict: ExplainedVerdict::Refuse(RefusalReason::NoAccount),
+            candidates: Vec::new(),
+            passed_over: Vec::new(),
+        }
+    }
+}
+
+impl Refusal {
+    /// Without anything about accounts.
+    pub(super) fn plain(reason: RefusalReason) -> Refusal {
+        Refusal {
+            reason,
+            wait: None,
+            cause: None,
+            accounts: Vec::new(),
+        }
+    }
+}
+
+fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
+    let level = |candidate: &Candidate| match candidate.tier {
+        None | Some(Tier::Normal | Tier::Soft) => 0,
+        Some(Tier::Reserve) => 1,
+        Some(Tier::Critical | Tier::Exhausted) => 2,
+    };
+    (level(a), a.priority)
+        .cmp(&(level(b), b.priority))
+        .then(a.score.total_cmp(&b.score))
+}
+
+/// Never is longest, then the latest known end, then what others decide.
+fn order(ends: Ends) -> (u8, u64) {
+    match ends {
+        Ends::OnRelease => (0, 0),
+        Ends::At(at) => (1, at.0),
+        Ends::Never => (2, 0),
+    }
+}
+
+/// P1: the account's status in one word.
+fn status(blocks: &[BlockSnapshot], week: Option<Tier>) -> Status {
+    let any = |wanted: fn(&BlockReason) -> bool| blocks.iter().any(|block| wanted(&block.reason));
+    let dead = |reason: &BlockReason| {
+        matches!(
+            reason,
+            BlockReason::NeedsLogin | BlockReason::CredentialRefused
+        )
+    };
+    match week {
+        _ if any(dead) => Status::Error,
+        Some(Tier::Exhausted) => Status::Exhausted,
+        _ if any(is_429) => Status::Throttled,
+        _ => Status::Active,
+    }
+}
+
+fn is_429(reason: &BlockReason) -> bool {
+    matches!(reason, BlockReason::Quota(_) | BlockReason::ServerSide)
+}
+
+fn is_weekly(reason: &BlockReason) -> bool {
+    matches!(
+        reason,
+        BlockReason::Quota(Some(super::quota::WindowKind::SevenDay))
+    )
+}

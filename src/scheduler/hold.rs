@@ -1,0 +1,376 @@
+//! Whether a request is held (SPEC Q1), and how long at most.
+//!
+//! Each account that matches has an outlook: until when it is out for each class of waiting. A request is held as long as one
+//! account's outlook ends, class by class, within what is left of that class's limit.
+
+use std::time::Duration;
+
+use super::policy::Policy;
+use super::request::{Limit, Request, Shape, WaitCause, WaitClock};
+use super::select::Ends;
+use super::time::Mono;
+
+/// When one account can be expected back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Outlook {
+    /// The latest known end of each class.
+    at: [Option<Mono>; CLASSES.len()],
+    /// Classes in which it also waits for other requests to end.
+    on_release: [bool; CLASSES.len()],
+    /// Something that no wait cures.
+    never: bool,
+}
+
+const CLASSES: [WaitCause; 4] = [
+    WaitCause::Quota,
+    WaitCause::Weekly,
+    WaitCause::Capacity,
+    WaitCause::Network,
+];
+
+fn index(cause: WaitCause) -> usize {
+    match cause {
+        WaitCause::Quota => 0,
+        WaitCause::Weekly => 1,
+        WaitCause::Capacity => 2,
+        WaitCause::Network => 3,
+    }
+}
+
+impl Outlook {
+    pub(super) fn add(&mut self, cause: WaitCause, ends: Ends) {
+        let class = index(cause);
+        match ends {
+            Ends::At(at) => self.at[class] = self.at[class].max(Some(at)),
+            Ends::OnRelease => self.on_release[class] = true,
+            Ends::Never => self.never = true,
+        }
+    }
+
+    /// The known end, or none: it depends on others, or never comes.
+    pub(super) fn end(&self) -> Option<Mono> {
+        if self.never {
+            return None;
+        }
+        self.at.iter().copied().max().flatten()
+    }
+
+    pub(super) fn is_never(&self) -> bool {
+        self.never
+    }
+
+    /// The class of what ends last.
+    pub(super) fn cause(&self) -> WaitCause {
+        let timed = CLASSES
+            .into_iter()
+            .filter(|cause| self.at[index(*cause)].is_some());
+        let last = timed.max_by_key(|cause| self.at[index(*cause)]);
+        let released = || {
+            CLASSES
+                .into_iter()
+                .find(|cause| self.on_release[index(*cause)])
+        };
+        last.or_else(released).unwrap_or(WaitCause::Capacity)
+    }
+}
+
+/// What a request may still wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Allowance {
+    /// By class: the moment until which it may be held for it, and what it is told then.
+    until: [(Mono, Limit); CLASSES.len()],
+}
+
+impl Allowance {
+    /// `clock` is how long it has waited already.
+    pub(super) fn new(
+        now: Mono,
+        policy: &Policy,
+        request: &Request,
+        clock: WaitClock,
+    ) -> Allowance {
+        let since = clock.since.unwrap_or(now);
+        let longest = policy
+            .auto_max_wait
+            .map_or(policy.max_wait, |auto| auto.min(policy.max_wait));
+        let shape = match request.shape {
+            Shape::Stream => None,
+            Shape::NonStream => Some((since + policy.non_stream_max_wait, Limit::ClientTolerance)),
+            Shape::CountTokens => Some((since + policy.count_tokens_max_wait, Limit::WaitLimit)),
+        };
+        let until = CLASSES.map(|cause| {
+            let begun = match clock.cause {
+                Some((waited, begun)) if waited == cause => begun,
+                _ => now,
+            };
+            let class = begun + limit(policy, cause);
+            let mut until = ((since + longest).min(class), Limit::WaitLimit);
+            if let Some(shape) = shape.filter(|(at, _)| *at < until.0) {
+                until = shape;
+            }
+            until
+        });
+        Allowance { until }
+    }
+
+    /// Q1: does all that keeps the account away end in time?
+    fn covers(&self, now: Mono, outlook: &Outlook) -> bool {
+        let timed = (0..CLASSES.len())
+            .all(|class| outlook.at[class].is_none_or(|at| at <= self.until[class].0));
+        let released =
+            (0..CLASSES.len()).all(|class| !outlook.on_release[class] || self.until[class].0 > now);
+        !outlook.never && timed && released
+    }
+}
+
+/// What becomes of a request that no account can serve now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It waits; this is what for, and when its case may stand differently though nothing happened.
+    Hold { cause: WaitCause, look_at: Mono },
+    /// Its time is up.
+    Expired(Limit),
+    /// No account comes back in time.
+    Hopeless,
+}
+
+/// Q1 over the outlooks of all accounts that match.
+pub(super) fn judge(now: Mono, allowance: &Allowance, outlooks: &[Outlook]) -> Verdict {
+    let covered = || {
+        outlooks
+            .iter()
+            .filter(|outlook| allowance.covers(now, outlook))
+    };
+    let first = covered().min_by_key(|outlook| outlook.end().unwrap_or(Mono::MAX));
+    let Some(first) = first else {
+        let expired = outlooks
+            .iter()
+            .filter(|outlook| !outlook.never)
+            .find_map(|outlook| {
+                let class = (0..CLASSES.len())
+                    .find(|class| outlook.on_release[*class] && allowance.until[*class].0 <= now)?;
+                Some(allowance.until[class].1)
+            });
+        return expired.map_or(Verdict::Hopeless, Verdict::Expired);
+    };
+    let ends = outlooks
+        .iter()
+        .filter(|outlook| !outlook.never)
+        .flat_map(|outlook| outlook.at.iter().flatten().copied());
+    let limits = covered().flat_map(|outlook| {
+        let released = (0..CLASSES.len()).filter(|class| outlook.on_release[*class]);
+        released.map(|class| allowance.until[class].0)
+    });
+    Verdict::Hold {
+        cause: first.cause(),
+        look_at: ends
+            .chain(limits)
+            .filter(|at| *at > now)
+            .min()
+            .unwrap_or(Mono::MAX),
+    }
+}
+
+/// The clock of a request that is held from now on for this cause.
+pub(super) fn tick(now: Mono, clock: WaitClock, cause: WaitCause) -> WaitClock {
+    WaitClock {
+        since: clock.since.or(Some(now)),
+        cause: match clock.cause {
+            Some((waited, begun)) if waited == cause => Some((waited, begun)),
+            _ => Some((cause, now)),
+        },
+    }
+}
+
+fn limit(policy: &Policy, cause: WaitCause) -> Duration {
+    match cause {
+        WaitCause::Quota => Duration::MAX,
+        WaitCause::Weekly => policy.weekly_max_wait,
+        WaitCause::Capacity => policy.capacity_max_wait,
+        WaitCause::Network => policy.network_max_wait,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Mono = Mono(1_000_000);
+
+    fn outlook(rows: &[(WaitCause, Ends)]) -> Outlook {
+        let mut outlook = Outlook::default();
+        for (cause, ends) in rows {
+            outlook.add(*cause, *ends);
+        }
+        outlook
+    }
+
+    fn after(secs: u64) -> Ends {
+        Ends::At(NOW + Duration::from_secs(secs))
+    }
+
+    fn verdict(shape: Shape, clock: WaitClock, outlooks: &[Outlook]) -> Verdict {
+        let request = Request {
+            shape,
+            ..Request::new(1, NOW)
+        };
+        judge(
+            NOW,
+            &Allowance::new(NOW, &Policy::default(), &request, clock),
+            outlooks,
+        )
+    }
+
+    fn hold(cause: WaitCause, secs: u64) -> Verdict {
+        Verdict::Hold {
+            cause,
+            look_at: NOW + Duration::from_secs(secs),
+        }
+    }
+
+    #[test]
+    fn held_within_the_limit_of_its_class() {
+        use WaitCause::{Capacity, Network, Quota, Weekly};
+        let rows: &[(&str, Shape, Outlook, Verdict)] = &[
+            (
+                "Q1 quota",
+                Shape::Stream,
+                outlook(&[(Quota, after(86_400))]),
+                hold(Quota, 86_400),
+            ),
+            (
+                "Q1 maxWaitMs",
+                Shape::Stream,
+                outlook(&[(Quota, after(86_401))]),
+                Verdict::Hopeless,
+            ),
+            (
+                "Q1 capacity",
+                Shape::Stream,
+                outlook(&[(Capacity, after(900))]),
+                hold(Capacity, 900),
+            ),
+            (
+                "Q1 capacityMaxWaitMs",
+                Shape::Stream,
+                outlook(&[(Capacity, after(901))]),
+                Verdict::Hopeless,
+            ),
+            (
+                "Q1 weekly fails fast",
+                Shape::Stream,
+                outlook(&[(Weekly, after(1))]),
+                Verdict::Hopeless,
+            ),
+            (
+                "Q1 network",
+                Shape::Stream,
+                outlook(&[(Network, after(15))]),
+                hold(Network, 15),
+            ),
+            (
+                "Q1 networkMaxWaitMs",
+                Shape::Stream,
+                outlook(&[(Network, after(16))]),
+                Verdict::Hopeless,
+            ),
+            (
+                "Q1 non-streaming",
+                Shape::NonStream,
+                outlook(&[(Quota, after(240))]),
+                hold(Quota, 240),
+            ),
+            (
+                "Q1 nonStreamMaxWaitMs",
+                Shape::NonStream,
+                outlook(&[(Quota, after(241))]),
+                Verdict::Hopeless,
+            ),
+            (
+                "Q1 countTokensMaxWaitMs",
+                Shape::CountTokens,
+                outlook(&[(Quota, after(9))]),
+                Verdict::Hopeless,
+            ),
+            (
+                "Q1 a safety cap",
+                Shape::Stream,
+                outlook(&[(Capacity, Ends::OnRelease)]),
+                hold(Capacity, 900),
+            ),
+            (
+                "Q1 a cap of one that counts tokens",
+                Shape::CountTokens,
+                outlook(&[(Capacity, Ends::OnRelease)]),
+                hold(Capacity, 8),
+            ),
+            (
+                "Q1 never waited for",
+                Shape::Stream,
+                outlook(&[(Quota, after(1)), (Capacity, Ends::Never)]),
+                Verdict::Hopeless,
+            ),
+            (
+                "Q1 each reason within its own limit",
+                Shape::Stream,
+                outlook(&[
+                    (Quota, after(7_200)),
+                    (Capacity, after(30)),
+                    (Capacity, Ends::OnRelease),
+                ]),
+                hold(Quota, 30),
+            ),
+        ];
+        for (rule, shape, one, expected) in rows {
+            assert_eq!(
+                verdict(*shape, WaitClock::default(), &[*one]),
+                *expected,
+                "{rule}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_account_in_time_is_enough() {
+        let week = outlook(&[(WaitCause::Weekly, after(60))]);
+        let quota = outlook(&[(WaitCause::Quota, after(3_600))]);
+        let verdict = verdict(Shape::Stream, WaitClock::default(), &[week, quota]);
+        assert_eq!(
+            verdict,
+            hold(WaitCause::Quota, 60),
+            "and the other one is looked at when it may be back"
+        );
+    }
+
+    #[test]
+    fn one_clock_over_all_waits() {
+        let clock = WaitClock {
+            since: Some(Mono(0)),
+            cause: Some((WaitCause::Capacity, Mono(100_000))),
+        };
+        let full = outlook(&[(WaitCause::Capacity, Ends::OnRelease)]);
+        assert_eq!(
+            verdict(Shape::Stream, clock, &[full]),
+            Verdict::Expired(Limit::WaitLimit),
+            "Q1: 900 s are over"
+        );
+        assert_eq!(
+            verdict(Shape::NonStream, clock, &[full]),
+            Verdict::Expired(Limit::ClientTolerance),
+            "Q6"
+        );
+        let blocked = outlook(&[(WaitCause::Capacity, after(1))]);
+        assert_eq!(verdict(Shape::Stream, clock, &[blocked]), Verdict::Hopeless);
+        let quota = outlook(&[(WaitCause::Quota, after(1))]);
+        assert_eq!(
+            verdict(Shape::Stream, clock, &[quota]),
+            hold(WaitCause::Quota, 1)
+        );
+        assert_eq!(tick(NOW, clock, WaitCause::Capacity), clock);
+        let other = WaitClock {
+            since: Some(Mono(0)),
+            cause: Some((WaitCause::Quota, NOW)),
+        };
+        assert_eq!(tick(NOW, clock, WaitCause::Quota), other);
+    }
+}

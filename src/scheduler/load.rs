@@ -1,0 +1,152 @@
+//! Recent work of an account in rings of counters: what status shows (15 minutes, an hour) and the share that S6 weighs.
+
+use std::time::Duration;
+
+use super::snapshot::Load;
+use super::time::Mono;
+
+/// The last hour by the minute.
+#[derive(Clone, Debug)]
+pub(super) struct Hour {
+    minutes: [Minute; MINUTES],
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Minute {
+    number: u64,
+    requests: u64,
+    failed: u64,
+    weight: u64,
+    millis: u64,
+}
+
+/// How an attempt counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    Completed,
+    Failed,
+}
+
+const MINUTES: usize = 60;
+
+impl Hour {
+    pub(super) fn new() -> Hour {
+        Hour {
+            minutes: [Minute::default(); MINUTES],
+        }
+    }
+
+    pub(super) fn add(&mut self, now: Mono, weight: u32, took: Duration, counted: Counted) {
+        let number = now.0 / 60_000;
+        let minute = &mut self.minutes[number as usize % MINUTES];
+        if minute.number != number {
+            *minute = Minute {
+                number,
+                ..Minute::default()
+            };
+        }
+        minute.requests += 1;
+        minute.failed += u64::from(counted == Counted::Failed);
+        minute.weight = minute.weight.saturating_add(u64::from(weight));
+        minute.millis = minute
+            .millis
+            .saturating_add(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    /// The last so many minutes, the present one included.
+    pub(super) fn last(&self, now: Mono, minutes: u64) -> Load {
+        let first = (now.0 / 60_000).saturating_sub(minutes.saturating_sub(1));
+        let mut sum = Minute::default();
+        for minute in self.minutes.iter().filter(|minute| minute.number >= first) {
+            sum.requests += minute.requests;
+            sum.failed += minute.failed;
+            sum.weight = sum.weight.saturating_add(minute.weight);
+            sum.millis = sum.millis.saturating_add(minute.millis);
+        }
+        Load {
+            requests: sum.requests,
+            failed: sum.failed,
+            weight: sum.weight,
+            average: sum
+                .millis
+                .checked_div(sum.requests)
+                .map(Duration::from_millis),
+        }
+    }
+}
+
+/// Weight granted in the last `spreadWindowMs`, to a sixteenth of it.
+#[derive(Clone, Debug)]
+pub(super) struct Recent {
+    slot_ms: u64,
+    slots: [(u64, u64); SLOTS],
+}
+
+const SLOTS: usize = 16;
+
+impl Recent {
+    pub(super) fn new(window: Duration) -> Recent {
+        let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+        Recent {
+            slot_ms: (window / SLOTS as u64).max(1),
+            slots: [(0, 0); SLOTS],
+        }
+    }
+
+    pub(super) fn add(&mut self, now: Mono, weight: u32) {
+        let number = now.0 / self.slot_ms;
+        let slot = &mut self.slots[number as usize % SLOTS];
+        if slot.0 != number {
+            *slot = (number, 0);
+        }
+        slot.1 = slot.1.saturating_add(u64::from(weight));
+    }
+
+    pub(super) fn weight(&self, now: Mono) -> u64 {
+        let first = (now.0 / self.slot_ms).saturating_sub(SLOTS as u64 - 1);
+        self.slots.iter().fold(0, |sum, (number, weight)| {
+            if *number >= first {
+                sum.saturating_add(*weight)
+            } else {
+                sum
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_forgets_what_is_older() {
+        let mut hour = Hour::new();
+        let at = |minute: u64| Mono(minute * 60_000);
+        hour.add(at(1_000), 3, Duration::from_millis(100), Counted::Completed);
+        hour.add(at(1_010), 1, Duration::from_millis(300), Counted::Failed);
+        let last = hour.last(at(1_010), 15);
+        assert_eq!((last.requests, last.failed, last.weight), (2, 1, 4));
+        assert_eq!(last.average, Some(Duration::from_millis(200)));
+        assert_eq!(
+            hour.last(at(1_015), 15).requests,
+            1,
+            "the first is older than 15 minutes"
+        );
+        assert_eq!(hour.last(at(1_059), 60).requests, 2);
+        assert_eq!(hour.last(at(1_060), 60).requests, 1);
+        assert_eq!(hour.last(at(5_000), 60), Load::default());
+    }
+
+    #[test]
+    fn recent_weight_slides() {
+        let mut recent = Recent::new(Duration::from_millis(1_600));
+        recent.add(Mono(10_000), 2);
+        recent.add(Mono(10_800), 5);
+        assert_eq!(recent.weight(Mono(11_500)), 7);
+        assert_eq!(recent.weight(Mono(11_600)), 5);
+        assert_eq!(recent.weight(Mono(20_000)), 0);
+        let mut none = Recent::new(Duration::ZERO);
+        none.add(Mono(5), 1);
+        assert_eq!(none.weight(Mono(5)), 1);
+    }
+}

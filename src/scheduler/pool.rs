@@ -1,0 +1,401 @@
+//! One account as the scheduler knows it: settings, windows, blocks, load, health.
+//!
+//! Availability is "no block in force"; nothing here is a status string.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::block::{Block, BlockReason, End, Evidence, Scope};
+use super::load::{Counted, Hour, Recent};
+use super::policy::{MESSAGE_CHARS_MAX, Policy};
+use super::quota::{Family, Verdict, WindowKind};
+use super::request::{AccountId, AccountSpec};
+use super::score::ramp;
+use super::snapshot::{Tier, UsageTotals};
+use super::storm::{Ramp, spread};
+use super::tier;
+use super::time::{Mono, Now, Wall};
+use super::windows::{Full, Window, Windows};
+
+/// An account.
+#[derive(Debug)]
+pub(super) struct Account {
+    pub(super) id: AccountId,
+    pub(super) spec: AccountSpec,
+    /// Removed; goes with its last lease.
+    pub(super) leaving: bool,
+    pub(super) windows: Windows,
+    blocks: Vec<Held>,
+    recovered_at: Option<Mono>,
+    pub(super) in_flight: u32,
+    pub(super) active_weight: u64,
+    pub(super) completed: u64,
+    pub(super) failed: u64,
+    pub(super) failures: u32,
+    last_failure: Option<Mono>,
+    pub(super) last_status: Option<u16>,
+    pub(super) last_response: Option<Duration>,
+    pub(super) last_error: Option<(Arc<str>, Wall)>,
+    pub(super) unified_status: Option<Verdict>,
+    overage: Option<End>,
+    pub(super) hour: Hour,
+    pub(super) recent: Recent,
+    pub(super) usage: UsageTotals,
+    pub(super) ramp: Ramp,
+}
+
+/// A block, and the end that was asked before it was spread (S10).
+#[derive(Debug)]
+struct Held {
+    block: Block,
+    asked: End,
+}
+
+/// Was there already a block for everyone?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    Free,
+    Blocked,
+}
+
+/// More than there are reasons and families of one upstream.
+const BLOCKS_MAX: usize = 32;
+
+impl Account {
+    pub(super) fn new(id: AccountId, spec: AccountSpec, policy: &Policy) -> Account {
+        Account {
+            id,
+            spec,
+            leaving: false,
+            windows: Windows::default(),
+            blocks: Vec::new(),
+            recovered_at: None,
+            in_flight: 0,
+            active_weight: 0,
+            completed: 0,
+            failed: 0,
+            failures: 0,
+            last_failure: None,
+            last_status: None,
+            last_response: None,
+            last_error: None,
+            unified_status: None,
+            overage: None,
+            hour: Hour::new(),
+            recent: Recent::new(policy.spread_window),
+            usage: UsageTotals::default(),
+            ramp: Ramp::default(),
+        }
+    }
+
+    /// May serve at all.
+    pub(super) fn serves(&self) -> bool {
+        self.spec.enabled && !self.leaving
+    }
+
+    pub(super) fn is_claude(&self) -> bool {
+        self.spec.kind.is_claude()
+    }
+
+    pub(super) fn has_profile(&self, profile: &str) -> bool {
+        self.spec.profiles.iter().any(|own| **own == *profile)
+    }
+
+    /// The blocks in force.
+    pub(super) fn blocks(&self, now: Now) -> impl Iterator<Item = &Block> {
+        self.blocks
+            .iter()
+            .map(|held| &held.block)
+            .filter(move |block| !block.end.has_passed(now))
+    }
+
+    /// Places a block. One of the same reason and scope is prolonged; what an answer says of a reset replaces what an older
+    /// one said. Tells whether the account was blocked for everyone before.
+    pub(super) fn put_block(&mut self, now: Now, mut block: Block) -> Before {
+        let blocked = self.blocks(now).any(|block| block.scope == Scope::Account);
+        block.evidence = bounded(block.evidence);
+        let same =
+            |held: &&mut Held| held.block.reason == block.reason && held.block.scope == block.scope;
+        match self.blocks.iter_mut().find(same) {
+            Some(held) => {
+                let end = prolonged(now, held.asked, block.end);
+                if end != held.asked {
+                    held.block.evidence = block.evidence;
+                }
+                held.asked = end;
+                held.block.end = end;
+            }
+            None => {
+                // Reasons for everyone are few; only families that an upstream invents could make the list grow.
+                if self.blocks.len() < BLOCKS_MAX || block.scope == Scope::Account {
+                    let asked = block.end;
+                    self.blocks.push(Held { block, asked });
+                }
+            }
+        }
+        if blocked {
+            Before::Blocked
+        } else {
+            Before::Free
+        }
+    }
+
+    /// Removes the blocks that `ends` picks; true if there were any.
+    pub(super) fn lift(&mut self, now: Now, ends: impl Fn(&BlockReason) -> bool) -> bool {
+        let before = self.blocks.len();
+        self.blocks.retain(|held| !ends(&held.block.reason));
+        if self.blocks.len() == before {
+            return false;
+        }
+        if !self
+            .blocks
+            .iter()
+            .any(|held| held.block.scope == Scope::Account)
+        {
+            self.recovered_at = Some(now.mono);
+        }
+        true
+    }
+
+    /// Forgets what has passed.
+    pub(super) fn expire(&mut self, now: Now) -> Expired {
+        let mut expired = Expired::Nothing;
+        if self.windows.expire(now.wall) {
+            expired = Expired::Something;
+        }
+        if self.overage.is_some_and(|end| end.has_passed(now)) {
+            self.overage = None;
+            expired = Expired::Something;
+        }
+        let mut ended: Option<Mono> = None;
+        let before = self.blocks.len();
+        self.blocks.retain(|held| {
+            let passed = held.block.end.has_passed(now);
+            if passed && held.block.scope == Scope::Account {
+                ended = ended.max(Some(moment_of(now, held.block.end)));
+            }
+            !passed
+        });
+        if self.blocks.len() != before {
+            expired = Expired::Something;
+        }
+        let still = self
+            .blocks
+            .iter()
+            .any(|held| held.block.scope == Scope::Account);
+        match ended {
+            Some(at) if !still => {
+                self.recovered_at = Some(at);
+                Expired::Recovered
+            }
+            _ => expired,
+        }
+    }
+
+    /// The end of the spreadable block that ends last: cooldowns and retry-after, never a reset, which no block outlives (S2).
+    pub(super) fn spreadable(&self, now: Now) -> Option<(Mono, usize)> {
+        let ends = self.blocks.iter().enumerate().filter_map(|(index, held)| {
+            match (&held.block.scope, held.asked) {
+                (
+                    Scope::Account,
+                    End::At {
+                        mono: Some(mono),
+                        wall: None,
+                    },
+                ) if !held.block.end.has_passed(now) => Some((mono, index)),
+                _ => None,
+            }
+        });
+        ends.max()
+    }
+
+    fn move_end(&mut self, index: usize, mono: Mono) {
+        self.blocks[index].block.end = End::At {
+            mono: Some(mono),
+            wall: None,
+        };
+    }
+
+    /// One failure in a row more. Requests that were under way together when the last one was counted are one failure.
+    pub(super) fn count_failure(&mut self, now: Now, granted: Mono) {
+        if self.failures == 0 || self.last_failure.is_none_or(|last| granted >= last) {
+            self.failures = self.failures.saturating_add(1);
+        }
+        self.last_failure = Some(now.mono);
+    }
+
+    pub(super) fn count_success(&mut self) {
+        self.failures = 0;
+        self.last_failure = None;
+        self.last_error = None;
+    }
+
+    /// Keeps the upstream's words.
+    pub(super) fn remember_error(&mut self, evidence: &Evidence) {
+        self.last_error = Some((cut(&evidence.message), evidence.at));
+        if evidence.status.is_some() {
+            self.last_status = evidence.status;
+        }
+    }
+
+    pub(super) fn record(&mut self, now: Now, weight: u32, took: Duration, counted: Counted) {
+        match counted {
+            Counted::Completed => {
+                self.completed += 1;
+                self.usage.requests += 1;
+                self.last_response = Some(took);
+            }
+            Counted::Failed => self.failed += 1,
+        }
+        self.hour.add(now.mono, weight, took, counted);
+    }
+
+    /// What is left of the recovery ramp, 1 to 0.
+    pub(super) fn recovering(&self, now: Mono, policy: &Policy) -> f64 {
+        ramp(
+            now,
+            self.recovered_at
+                .max(self.last_failure.filter(|_| self.recovered_at.is_none())),
+            policy.recovery_ramp,
+        )
+    }
+
+    /// S11: what an answer said of paid extra usage, and until when that holds.
+    pub(super) fn set_overage(&mut self, until: Option<End>) {
+        self.overage = until;
+    }
+
+    pub(super) fn overage(&self, now: Now) -> Option<End> {
+        self.overage.filter(|end| !end.has_passed(now))
+    }
+
+    /// S5 for a request of this family.
+    pub(super) fn scarcity(&self, wall: Wall, family: Option<&Family>) -> f64 {
+        let concerning = self
+            .windows
+            .iter(wall)
+            .filter(|window| concerns(&window.kind, family));
+        concerning
+            .map(|window| window.scarcity(wall))
+            .fold(0.0, f64::max)
+    }
+
+    pub(super) fn week(&self, wall: Wall) -> Option<&Window> {
+        self.windows.get(wall, &WindowKind::SevenDay)
+    }
+
+    pub(super) fn weekly_reset_known(&self, wall: Wall) -> bool {
+        self.week(wall).is_some_and(|week| week.reset.is_some())
+    }
+
+    /// S4 for a request of this family; none is unknown. A limit at which one request may look counts as critical.
+    pub(super) fn tier(&self, now: Now, policy: &Policy, family: Option<&Family>) -> Option<Tier> {
+        let of = |window: &Window| {
+            let tier = tier::of_use(policy, window.used()?, window.elapsed(now.wall));
+            match tier {
+                Tier::Exhausted if window.full(now) == Full::Lookable => Some(Tier::Critical),
+                tier => Some(tier),
+            }
+        };
+        let own = family.and_then(|family| self.windows.of_family(now.wall, family));
+        let paid = self.overage(now).map(|_| Tier::Critical);
+        self.week(now.wall)
+            .and_then(of)
+            .max(own.and_then(of))
+            .max(paid)
+    }
+}
+
+/// What a look at the clock ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expired {
+    Nothing,
+    Something,
+    /// The last block for everyone.
+    Recovered,
+}
+
+/// S10: moves the ends of blocks of different accounts apart.
+pub(super) fn spread_blocks(now: Now, accounts: &mut [Account]) {
+    let mut ends: Vec<(Mono, usize, usize)> = accounts
+        .iter()
+        .enumerate()
+        .filter_map(|(account, state)| {
+            state
+                .spreadable(now)
+                .map(|(end, block)| (end, account, block))
+        })
+        .collect();
+    ends.sort_unstable();
+    let asked: Vec<Mono> = ends.iter().map(|(end, ..)| *end).collect();
+    for ((_, account, block), end) in ends.into_iter().zip(spread(&asked)) {
+        accounts[account].move_end(block, end);
+    }
+}
+
+/// Does a window matter to a request of this family?
+pub(super) fn concerns(kind: &WindowKind, family: Option<&Family>) -> bool {
+    match kind {
+        WindowKind::SevenDayFamily(own) => family == Some(own),
+        WindowKind::FiveHour
+        | WindowKind::SevenDay
+        | WindowKind::Tokens
+        | WindowKind::Requests
+        | WindowKind::Generic => true,
+    }
+}
+
+/// Does a block keep a request of this family out? One whose family nobody knows may be of any.
+pub(super) fn keeps_out(scope: &Scope, family: Option<&Family>) -> bool {
+    match scope {
+        Scope::Account => true,
+        Scope::Family(blocked) => family.is_none_or(|family| family == blocked),
+    }
+}
+
+fn prolonged(now: Now, old: End, new: End) -> End {
+    match (old, new) {
+        (End::CredentialChange, _) | (_, End::CredentialChange) => End::CredentialChange,
+        (old, new) if old.has_passed(now) => new,
+        (
+            End::At {
+                mono: old_mono,
+                wall: old_wall,
+            },
+            End::At { mono, wall },
+        ) => End::At {
+            mono: old_mono.max(mono),
+            wall: wall.or(old_wall),
+        },
+    }
+}
+
+/// When an end that has passed was, on the monotonic clock.
+fn moment_of(now: Now, end: End) -> Mono {
+    let End::At { mono, wall } = end else {
+        return now.mono;
+    };
+    let wall = wall.map(|wall| {
+        let ago = u64::try_from(wall.until(now.wall).as_millis()).unwrap_or(u64::MAX);
+        Mono(now.mono.0.saturating_sub(ago))
+    });
+    mono.max(wall).unwrap_or(now.mono).min(now.mono)
+}
+
+fn bounded(evidence: Arc<Evidence>) -> Arc<Evidence> {
+    if evidence.message.len() <= MESSAGE_CHARS_MAX {
+        return evidence;
+    }
+    let message = cut(&evidence.message);
+    Arc::new(Evidence {
+        message,
+        ..(*evidence).clone()
+    })
+}
+
+fn cut(message: &Arc<str>) -> Arc<str> {
+    match message.char_indices().nth(MESSAGE_CHARS_MAX) {
+        Some((end, _)) => Arc::from(&message[..end]),
+        None => message.clone(),
+    }
+}

@@ -1,0 +1,538 @@
+//! Which account a request gets (SPEC S3, S7, S8): what stands in the way of each, and the choice among those left.
+//!
+//! Reads the scheduler's state and changes nothing; the same code serves admission, the queue and `explain`.
+
+use std::sync::Arc;
+
+use super::Scheduler;
+use super::affinity::Binding;
+use super::block::{Block, Evidence};
+use super::breaker::Pass;
+use super::policy::Overage;
+use super::pool::{Account, concerns, keeps_out};
+use super::quota::{Family, WindowKind};
+use super::request::{AccountId, PassedOver, Request, Routing, WaitCause, Why};
+use super::score::{Facts, Week, terms};
+use super::snapshot::{Terms, Tier};
+use super::storm::Room;
+use super::time::{Mono, Now};
+use super::windows::{Full, Window};
+
+/// What of a request decides where it may go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ask<'a> {
+    pub(super) profile: &'a str,
+    pub(super) family: Option<&'a Family>,
+    pub(super) weight: u32,
+    /// P9, by the request or its session.
+    pub(super) thinking: bool,
+    pub(super) route: Route,
+    /// Left out until then.
+    pub(super) tried: &'a [AccountId],
+    pub(super) tried_until: Mono,
+    pub(super) last_failure: Option<WaitCause>,
+    /// One that cannot wait is not held back by ramps and pacing.
+    pub(super) patience: Patience,
+    pub(super) binding: Option<Binding>,
+}
+
+/// Where it must go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    Any,
+    Pinned(AccountId),
+    Thread(AccountId),
+}
+
+/// Can it be held at all?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Patience {
+    CanWait,
+    CannotWait,
+}
+
+/// One thing that keeps a request from an account.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Obstacle<'a> {
+    Disabled,
+    Leaving,
+    OtherProfile,
+    SignedThinking,
+    NotRouted,
+    Tried {
+        until: Mono,
+        cause: Option<WaitCause>,
+    },
+    Block(&'a Block),
+    Window(&'a Window),
+    Overage {
+        until: Option<Mono>,
+    },
+    AccountFull,
+    PoolFull,
+    Ramp(Mono),
+    BreakerOpen(Mono),
+    BreakerProbing,
+    BreakerPacing(Mono),
+}
+
+/// When an obstacle goes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    At(Mono),
+    /// When some other request gets its answer or ends.
+    OnRelease,
+    /// Not by waiting.
+    Never,
+}
+
+impl Obstacle<'_> {
+    /// False for what makes the account no route of this request at all.
+    pub(super) fn is_a_wait(&self) -> bool {
+        match self {
+            Obstacle::Disabled
+            | Obstacle::Leaving
+            | Obstacle::OtherProfile
+            | Obstacle::SignedThinking
+            | Obstacle::NotRouted => false,
+            Obstacle::Tried { .. }
+            | Obstacle::Block(_)
+            | Obstacle::Window(_)
+            | Obstacle::Overage { .. }
+            | Obstacle::AccountFull
+            | Obstacle::PoolFull
+            | Obstacle::Ramp(_)
+            | Obstacle::BreakerOpen(_)
+            | Obstacle::BreakerProbing
+            | Obstacle::BreakerPacing(_) => true,
+        }
+    }
+
+    pub(super) fn ends(&self, now: Now) -> Ends {
+        match self {
+            Obstacle::Block(block) if block.reason.wait_cause().is_none() => Ends::Never,
+            Obstacle::Block(block) => block.end.mono(now).map_or(Ends::Never, Ends::At),
+            Obstacle::Window(window) => match window.full(now) {
+                Full::Until(reset) => Ends::At(now.mono_at(reset)),
+                Full::LookAt(at) => Ends::At(at),
+                Full::Lookable => Ends::At(now.mono),
+                Full::Looked => Ends::OnRelease,
+            },
+            Obstacle::Overage { until } => until.map_or(Ends::Never, Ends::At),
+            Obstacle::Tried { until: at, .. }
+            | Obstacle::Ramp(at)
+            | Obstacle::BreakerOpen(at)
+            | Obstacle::BreakerPacing(at) => Ends::At(*at),
+            Obstacle::AccountFull | Obstacle::PoolFull | Obstacle::BreakerProbing => {
+                Ends::OnRelease
+            }
+            Obstacle::Disabled
+            | Obstacle::Leaving
+            | Obstacle::OtherProfile
+            | Obstacle::SignedThinking
+            | Obstacle::NotRouted => Ends::Never,
+        }
+    }
+
+    /// The class of waiting for it.
+    pub(super) fn cause(&self) -> WaitCause {
+        match self {
+            Obstacle::Block(block) => block.reason.wait_cause().unwrap_or(WaitCause::Capacity),
+            Obstacle::Window(window) => match window.kind {
+                WindowKind::SevenDay | WindowKind::SevenDayFamily(_) => WaitCause::Weekly,
+                WindowKind::FiveHour
+                | WindowKind::Tokens
+                | WindowKind::Requests
+                | WindowKind::Generic => WaitCause::Quota,
+            },
+            Obstacle::Overage { .. } => WaitCause::Quota,
+            Obstacle::Tried { cause, .. } => cause.unwrap_or(WaitCause::Capacity),
+            Obstacle::AccountFull
+            | Obstacle::PoolFull
+            | Obstacle::Ramp(_)
+            | Obstacle::BreakerOpen(_)
+            | Obstacle::BreakerProbing
+            | Obstacle::BreakerPacing(_)
+            | Obstacle::Disabled
+            | Obstacle::Leaving
+            | Obstacle::OtherProfile
+            | Obstacle::SignedThinking
+            | Obstacle::NotRouted => WaitCause::Capacity,
+        }
+    }
+
+    /// In words that can leave the scheduler.
+    pub(super) fn reason(&self, now: Now) -> PassedOver {
+        match self {
+            Obstacle::Disabled => PassedOver::Disabled,
+            Obstacle::Leaving => PassedOver::Leaving,
+            Obstacle::OtherProfile => PassedOver::OtherProfile,
+            Obstacle::SignedThinking => PassedOver::SignedThinking,
+            Obstacle::NotRouted => PassedOver::NotPinned,
+            Obstacle::Tried { .. } => PassedOver::AlreadyTried,
+            Obstacle::Block(block) => PassedOver::Blocked(block.reason.clone()),
+            Obstacle::Window(window) if window.full(now) == Full::Looked => PassedOver::BeingLooked,
+            Obstacle::Window(window) => match &window.kind {
+                WindowKind::SevenDay => PassedOver::WeekExhausted,
+                WindowKind::SevenDayFamily(family) => PassedOver::FamilyExhausted(family.clone()),
+                WindowKind::FiveHour
+                | WindowKind::Tokens
+                | WindowKind::Requests
+                | WindowKind::Generic => PassedOver::WindowFull(window.kind.clone()),
+            },
+            Obstacle::Overage { .. } => PassedOver::OverageInUse,
+            Obstacle::AccountFull => PassedOver::AccountFull,
+            Obstacle::PoolFull => PassedOver::PoolFull,
+            Obstacle::Ramp(_) => PassedOver::Ramping,
+            Obstacle::BreakerOpen(_) => PassedOver::BreakerOpen,
+            Obstacle::BreakerProbing => PassedOver::BreakerProbing,
+            Obstacle::BreakerPacing(_) => PassedOver::BreakerPacing,
+        }
+    }
+
+    pub(super) fn evidence(&self) -> Option<&Arc<Evidence>> {
+        match self {
+            Obstacle::Block(block) => Some(&block.evidence),
+            _ => None,
+        }
+    }
+}
+
+/// An account that can serve now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Available {
+    pub(super) index: usize,
+    pub(super) level: Level,
+    pub(super) terms: Terms,
+}
+
+/// The passes of S7c.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Level {
+    Normal,
+    Reserve,
+    Critical,
+}
+
+/// What was chosen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Choice {
+    pub(super) index: usize,
+    pub(super) why: Why,
+}
+
+impl Scheduler {
+    /// What of a request decides, with what is remembered of its session.
+    pub(super) fn ask<'a>(
+        &self,
+        now: Now,
+        request: &'a Request,
+        tried: &'a [AccountId],
+        tried_until: Mono,
+    ) -> Ask<'a> {
+        let binding = request.session.and_then(|session| {
+            self.affinity
+                .binding(now.mono, session, self.policy.session_idle)
+        });
+        let route = match (request.pinned, request.thread) {
+            (Some(account), _) => Route::Pinned(account),
+            (None, Some(thread)) => {
+                let owner = self
+                    .affinity
+                    .thread_owner(now.mono, thread, self.policy.session_idle);
+                let home = || binding.map(|binding| binding.home.unwrap_or(binding.current));
+                owner.or_else(home).map_or(Route::Any, Route::Thread)
+            }
+            (None, None) => Route::Any,
+        };
+        Ask {
+            profile: &request.profile,
+            family: request.family.as_ref(),
+            weight: request.weight,
+            thinking: request.signed_thinking
+                || request
+                    .session
+                    .is_some_and(|session| self.affinity.is_thinking(session)),
+            route,
+            tried,
+            tried_until,
+            last_failure: request.last_failure,
+            patience: match self.policy.queue_enabled
+                && request.holdable
+                && !self.is_too_large(request)
+            {
+                true => Patience::CanWait,
+                false => Patience::CannotWait,
+            },
+            binding,
+        }
+    }
+
+    pub(super) fn is_too_large(&self, request: &Request) -> bool {
+        request.body_bytes > self.policy.max_queued_body_bytes
+    }
+
+    /// Everything that keeps this request from this account, until `visit` says stop by returning false.
+    pub(super) fn obstacles<'a>(
+        &'a self,
+        now: Now,
+        account: &'a Account,
+        ask: &Ask<'_>,
+        mut visit: impl FnMut(Obstacle<'a>) -> bool,
+    ) {
+        if let Some(obstacle) = mismatch(account, ask) {
+            visit(obstacle);
+            return;
+        }
+        if ask.tried.contains(&account.id)
+            && !visit(Obstacle::Tried {
+                until: ask.tried_until,
+                cause: ask.last_failure,
+            })
+        {
+            return;
+        }
+        for block in account
+            .blocks(now)
+            .filter(|block| keeps_out(&block.scope, ask.family))
+        {
+            if !visit(Obstacle::Block(block)) {
+                return;
+            }
+        }
+        for window in account
+            .windows
+            .iter(now.wall)
+            .filter(|window| self.is_full(now, window, ask.family))
+        {
+            if !visit(Obstacle::Window(window)) {
+                return;
+            }
+        }
+        if let (Some(end), Overage::Never) = (account.overage(now), self.policy.overage)
+            && !visit(Obstacle::Overage {
+                until: end.mono(now),
+            })
+        {
+            return;
+        }
+        self.crowding(now, account, ask, visit);
+    }
+
+    /// The obstacles that other requests are: caps, ramps, the breaker.
+    fn crowding<'a>(
+        &self,
+        now: Now,
+        account: &Account,
+        ask: &Ask<'_>,
+        mut visit: impl FnMut(Obstacle<'a>) -> bool,
+    ) {
+        if is_reached(account.in_flight, self.policy.max_active_per_account)
+            && !visit(Obstacle::AccountFull)
+        {
+            return;
+        }
+        if is_reached(self.in_flight(), self.policy.max_active_global) && !visit(Obstacle::PoolFull)
+        {
+            return;
+        }
+        let can_wait = ask.patience == Patience::CanWait;
+        match account.ramp.room(now.mono) {
+            Room::From(at) if can_wait => {
+                if !visit(Obstacle::Ramp(at)) {
+                    return;
+                }
+            }
+            Room::From(_) | Room::Free => {}
+        }
+        if !account.is_claude() {
+            return;
+        }
+        match self.breaker.pass(now.mono) {
+            Pass::Open(until) => visit(Obstacle::BreakerOpen(until)),
+            Pass::Probing => visit(Obstacle::BreakerProbing),
+            Pass::Paced(next) if can_wait => visit(Obstacle::BreakerPacing(next)),
+            Pass::Paced(_) | Pass::Free => true,
+        };
+    }
+
+    /// S3, S4: does this window keep the request out?
+    pub(super) fn is_full(&self, now: Now, window: &Window, family: Option<&Family>) -> bool {
+        let threshold = match &window.kind {
+            WindowKind::FiveHour | WindowKind::Tokens | WindowKind::Requests => {
+                self.policy.switch_threshold
+            }
+            WindowKind::SevenDay | WindowKind::SevenDayFamily(_) => self.policy.weekly_exhausted,
+            WindowKind::Generic => return false,
+        };
+        concerns(&window.kind, family)
+            && window.used().is_some_and(|used| used >= threshold)
+            && window.full(now) != Full::Lookable
+    }
+
+    /// True if nothing stands in the way.
+    pub(super) fn is_available(&self, now: Now, account: &Account, ask: &Ask<'_>) -> bool {
+        let mut free = true;
+        self.obstacles(now, account, ask, |_| {
+            free = false;
+            false
+        });
+        free
+    }
+
+    /// Fills `available` in the order of the scan, which starts after the account chosen last.
+    pub(super) fn rank(&self, now: Now, ask: &Ask<'_>, available: &mut Vec<Available>) {
+        available.clear();
+        let start = self
+            .accounts
+            .partition_point(|account| Some(account.id) <= self.last_chosen);
+        let mut recent: Option<[u64; 2]> = None;
+        for index in (start..self.accounts.len()).chain(0..start) {
+            let account = &self.accounts[index];
+            if !self.is_available(now, account, ask) {
+                continue;
+            }
+            let all = *recent.get_or_insert_with(|| self.recent_weights(now.mono));
+            available.push(Available {
+                index,
+                level: match account.tier(now, &self.policy, ask.family) {
+                    None | Some(Tier::Normal | Tier::Soft) => Level::Normal,
+                    Some(Tier::Reserve) => Level::Reserve,
+                    Some(Tier::Critical | Tier::Exhausted) => Level::Critical,
+                },
+                terms: self.terms(now, account, ask, all),
+            });
+        }
+    }
+
+    /// S7, among those available.
+    pub(super) fn choose(&self, ask: &Ask<'_>, available: &[Available]) -> Option<Choice> {
+        let find = |id: AccountId| {
+            available
+                .iter()
+                .find(|one| self.accounts[one.index].id == id)
+        };
+        let first = available.first()?;
+        match ask.route {
+            Route::Any => {}
+            Route::Pinned(_) => {
+                return Some(Choice {
+                    index: first.index,
+                    why: Why::Pinned,
+                });
+            }
+            Route::Thread(_) => {
+                return Some(Choice {
+                    index: first.index,
+                    why: Why::Thread,
+                });
+            }
+        }
+        if let Routing::Preferred(id) = self.routing
+            && let Some(one) = find(id)
+        {
+            return Some(Choice {
+                index: one.index,
+                why: Why::Preferred,
+            });
+        }
+        if let Some(choice) = ask
+            .binding
+            .and_then(|binding| self.bound(binding, available))
+        {
+            return Some(choice);
+        }
+        let passes = match ask.binding {
+            None => &[Level::Normal, Level::Reserve, Level::Critical][..],
+            Some(_) => &[Level::Reserve, Level::Critical][..],
+        };
+        passes.iter().find_map(|pass| self.best(available, *pass))
+    }
+
+    /// S7b: home, then the current one, unless a better priority is available.
+    fn bound(&self, binding: Binding, available: &[Available]) -> Option<Choice> {
+        let usable = || available.iter().filter(|one| one.level <= Level::Reserve);
+        let best_priority = usable()
+            .map(|one| self.accounts[one.index].spec.priority)
+            .min()?;
+        let stays = |id: AccountId| {
+            let one = usable().find(|one| self.accounts[one.index].id == id)?;
+            (self.accounts[one.index].spec.priority <= best_priority).then_some(one.index)
+        };
+        let home = binding.home.and_then(stays).map(|index| Choice {
+            index,
+            why: Why::Home,
+        });
+        home.or_else(|| {
+            stays(binding.current).map(|index| Choice {
+                index,
+                why: Why::Current,
+            })
+        })
+    }
+
+    /// The best of one pass; the first in the scan among equals.
+    fn best(&self, available: &[Available], pass: Level) -> Option<Choice> {
+        let in_pass = available.iter().filter(|one| one.level <= pass);
+        let key = |one: &Available| (self.accounts[one.index].spec.priority, one.terms.total());
+        let best = in_pass.min_by(|a, b| {
+            let ((a_priority, a_score), (b_priority, b_score)) = (key(a), key(b));
+            a_priority
+                .cmp(&b_priority)
+                .then(a_score.total_cmp(&b_score))
+        })?;
+        Some(Choice {
+            index: best.index,
+            why: Why::Score(best.terms.total()),
+        })
+    }
+
+    /// Weight given lately to enabled Claude accounts and to enabled providers.
+    fn recent_weights(&self, now: Mono) -> [u64; 2] {
+        let mut sums = [0_u64; 2];
+        for account in self.accounts.iter().filter(|account| account.serves()) {
+            let sum = &mut sums[usize::from(!account.is_claude())];
+            *sum = sum.saturating_add(account.recent.weight(now));
+        }
+        sums
+    }
+
+    fn terms(&self, now: Now, account: &Account, ask: &Ask<'_>, recent: [u64; 2]) -> Terms {
+        let facts = Facts {
+            active_weight: account.active_weight,
+            request_weight: ask.weight,
+            scarcity: account.scarcity(now.wall, ask.family),
+            recent: account.recent.weight(now.mono),
+            recent_all: recent[usize::from(!account.is_claude())],
+            ramp: account.recovering(now.mono, &self.policy),
+            failures: account.failures,
+            week: match account.weekly_reset_known(now.wall) {
+                true => Week::Known,
+                false => Week::Unknown,
+            },
+        };
+        terms(&self.policy, &facts)
+    }
+}
+
+/// Why an account is no route of this request, if it is none.
+pub(super) fn mismatch(account: &Account, ask: &Ask<'_>) -> Option<Obstacle<'static>> {
+    let routed = match ask.route {
+        Route::Any => true,
+        Route::Pinned(id) | Route::Thread(id) => id == account.id,
+    };
+    let in_profile = matches!(ask.route, Route::Pinned(_)) || account.has_profile(ask.profile);
+    match () {
+        () if account.leaving => Some(Obstacle::Leaving),
+        () if !routed => Some(Obstacle::NotRouted),
+        () if !in_profile => Some(Obstacle::OtherProfile),
+        () if !account.spec.enabled => Some(Obstacle::Disabled),
+        () if ask.thinking && !account.is_claude() => Some(Obstacle::SignedThinking),
+        () => None,
+    }
+}
+
+/// A cap of zero is none.
+fn is_reached(active: u32, cap: u32) -> bool {
+    cap != 0 && active >= cap
+}

@@ -1,0 +1,456 @@
+//! What answers do to accounts (SPEC P7, S2, P8, S11): the head as soon as it is there, the outcome at the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::block::{Block, BlockReason, End, Evidence, Scope};
+use super::breaker::{Fingerprint, Probe, Seen};
+use super::load::Counted;
+use super::outcome::{Blame, HeadReport, Outcome, Overload};
+use super::policy::{
+    BREAKER_ACCOUNTS_MIN, FORBIDDEN_WAIT, RETRY_AFTER_MAX, RETRY_AFTER_MIN, SERVER_SIDE_WAIT,
+    SERVER_SIDE_WAIT_MAX, UNKNOWN_RESET_WAIT,
+};
+use super::pool::Account;
+use super::quota::{QuotaReport, Verdict, WindowKind};
+use super::request::{Lease, SessionKey};
+use super::select::{Ask, Ends, Obstacle, Patience, Route, mismatch};
+use super::snapshot::Source;
+use super::time::{Mono, Now};
+use super::windows::{Rejected, rejected};
+use super::{Held, Look, Scheduler};
+
+impl Scheduler {
+    /// The head of an answer is there: learns windows, blocks what it rejects, settles the breaker's probe, ends the lease's
+    /// part in a storm's ramp.
+    pub fn observe(&mut self, now: Now, lease: &Lease, head: &HeadReport<'_>) {
+        let now = self.touch(now);
+        let Some(index) = self.index(lease.account) else {
+            return;
+        };
+        self.look = Look::Now;
+        let served = (200..400).contains(&head.status);
+        let account = &mut self.accounts[index];
+        account.last_status = Some(head.status);
+        account.unified_status = head.quota.verdict.or(account.unified_status);
+        account.windows.learn(now, head.quota, Source::Answer);
+        learn_overage(now, account, head.quota);
+        if served {
+            account.windows.look_passed(lease.id);
+        }
+        let (is_claude, paid) = (
+            account.is_claude(),
+            served && head.quota.overage_in_use == Some(true),
+        );
+        if let Some(held) = self.leases.get_mut(&lease.id)
+            && std::mem::take(&mut held.ramped)
+        {
+            self.accounts[index].ramp.head();
+        }
+        if is_claude {
+            self.breaker.head(now.mono, lease.id, head.status);
+        }
+        if head.quota.verdict == Some(Verdict::Rejected) && !paid {
+            self.reject(now, index, head.quota, &head.evidence);
+        }
+        if served {
+            self.settle_session(index, lease);
+        }
+    }
+
+    /// The attempt is over.
+    pub fn complete(&mut self, now: Now, lease: Lease, outcome: Outcome) {
+        let now = self.touch(now);
+        let Some(held) = self.leases.remove(&lease.id) else {
+            return;
+        };
+        self.look = Look::Now;
+        let Some(index) = self.index(held.account) else {
+            return;
+        };
+        self.end_look(now, index, lease.id, &outcome);
+        self.end_probe(now, index, lease.id, &outcome);
+        self.count(now, index, &held, &outcome);
+        match outcome {
+            Outcome::Success => {
+                self.accounts[index].count_success();
+                self.settle_session_of(index, held.session);
+            }
+            Outcome::Neutral | Outcome::Abandoned => {}
+            Outcome::QuotaRejected { quota, evidence } => {
+                if self.reject(now, index, &quota, &evidence) {
+                    self.accounts[index].count_failure(now, held.granted.mono);
+                }
+            }
+            Outcome::ServerSide {
+                overload,
+                retry_after,
+                fingerprint,
+                evidence,
+            } => {
+                self.set_aside(now, index, overload, retry_after, &evidence);
+                if self.accounts[index].is_claude() {
+                    self.weigh_breaker(now, index, &held, fingerprint, retry_after, &evidence);
+                }
+            }
+            Outcome::ServerError { evidence } => {
+                self.accounts[index].count_failure(now, held.granted.mono);
+                let wait = self.error_cooldown(self.accounts[index].failures);
+                self.block_for(
+                    now,
+                    index,
+                    BlockReason::ServerError,
+                    End::after(now, wait),
+                    evidence,
+                );
+            }
+            Outcome::Network {
+                blame: Blame::Account,
+                evidence,
+            } => {
+                let end = End::after(now, self.policy.network_cooldown);
+                self.block_for(now, index, BlockReason::Network, end, evidence);
+            }
+            Outcome::Network {
+                blame: Blame::Nobody,
+                ..
+            } => {}
+            Outcome::CredentialRefused { evidence } => {
+                self.block_for(
+                    now,
+                    index,
+                    BlockReason::CredentialRefused,
+                    End::CredentialChange,
+                    evidence,
+                );
+            }
+            Outcome::NeedsLogin { evidence } => {
+                self.block_for(
+                    now,
+                    index,
+                    BlockReason::NeedsLogin,
+                    End::CredentialChange,
+                    evidence,
+                );
+            }
+            Outcome::CredentialForbidden { evidence } => {
+                self.block_for(
+                    now,
+                    index,
+                    BlockReason::Forbidden,
+                    End::after(now, FORBIDDEN_WAIT),
+                    evidence,
+                );
+            }
+        }
+        self.release(index, &held);
+    }
+
+    /// The account's place is free again. Last, so that a block still sees who is in flight (S10).
+    fn release(&mut self, index: usize, held: &Held) {
+        let account = &mut self.accounts[index];
+        account.in_flight = account.in_flight.saturating_sub(1);
+        account.active_weight = account.active_weight.saturating_sub(u64::from(held.weight));
+        if held.ramped {
+            account.ramp.head();
+        }
+        self.reap();
+    }
+
+    fn count(&mut self, now: Now, index: usize, held: &Held, outcome: &Outcome) {
+        let counted = match outcome {
+            Outcome::Success | Outcome::Neutral => Counted::Completed,
+            Outcome::Abandoned
+            | Outcome::Network {
+                blame: Blame::Nobody,
+                ..
+            } => return,
+            Outcome::QuotaRejected { evidence, .. }
+            | Outcome::ServerSide { evidence, .. }
+            | Outcome::ServerError { evidence }
+            | Outcome::Network {
+                blame: Blame::Account,
+                evidence,
+            }
+            | Outcome::CredentialRefused { evidence }
+            | Outcome::NeedsLogin { evidence }
+            | Outcome::CredentialForbidden { evidence } => {
+                self.accounts[index].remember_error(evidence);
+                Counted::Failed
+            }
+        };
+        let took = now.mono.since(held.granted.mono);
+        self.accounts[index].record(now, held.weight, took, counted);
+    }
+
+    /// S3: the request that looked at a limit without a known end has come back.
+    fn end_look(&mut self, now: Now, index: usize, lease: u64, outcome: &Outcome) {
+        let windows = &mut self.accounts[index].windows;
+        match outcome {
+            Outcome::Success => windows.look_passed(lease),
+            Outcome::QuotaRejected { .. } => windows.look_failed(now, lease),
+            Outcome::Neutral
+            | Outcome::Abandoned
+            | Outcome::ServerSide { .. }
+            | Outcome::ServerError { .. }
+            | Outcome::Network { .. }
+            | Outcome::CredentialRefused { .. }
+            | Outcome::NeedsLogin { .. }
+            | Outcome::CredentialForbidden { .. } => windows.look_returned(lease),
+        }
+    }
+
+    /// P8 for a probe whose head has not settled it.
+    fn end_probe(&mut self, now: Now, index: usize, lease: u64, outcome: &Outcome) {
+        if !self.accounts[index].is_claude() {
+            return;
+        }
+        let probe = match outcome {
+            Outcome::Success
+            | Outcome::Neutral
+            | Outcome::CredentialRefused { .. }
+            | Outcome::CredentialForbidden { .. } => Probe::Answered,
+            Outcome::Abandoned | Outcome::NeedsLogin { .. } => Probe::Returned,
+            Outcome::QuotaRejected { .. }
+            | Outcome::ServerSide { .. }
+            | Outcome::ServerError { .. }
+            | Outcome::Network { .. } => Probe::Failed,
+        };
+        self.breaker.settle(now.mono, lease, probe);
+    }
+
+    /// S9: who serves a session is its home, if it has none or a worse one.
+    fn settle_session(&mut self, index: usize, lease: &Lease) {
+        let session = self.leases.get(&lease.id).and_then(|held| held.session);
+        self.settle_session_of(index, session);
+    }
+
+    fn settle_session_of(&mut self, index: usize, session: Option<SessionKey>) {
+        let Some(session) = session else { return };
+        let account = &self.accounts[index];
+        let binding = self.affinity.binding(self.latest, session, Duration::MAX);
+        let home = binding
+            .and_then(|binding| binding.home)
+            .and_then(|home| self.account(home))
+            .filter(|home| !home.leaving);
+        if home.is_none_or(|home| home.spec.priority > account.spec.priority) {
+            let id = account.id;
+            self.affinity.settle(session, id);
+        }
+    }
+
+    /// S2: blocks what an answer rejected. True if that is more than one model family.
+    fn reject(&mut self, now: Now, index: usize, quota: &QuotaReport, evidence: &Evidence) -> bool {
+        let evidence = Arc::new(evidence.clone());
+        let retry = quota
+            .retry_after
+            .map(|wait| now.mono + wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX));
+        let mut everyone = false;
+        for Rejected { window, reset } in rejected(now, quota, &self.accounts[index].windows) {
+            let scope = match &window {
+                Some(WindowKind::SevenDayFamily(family)) => Scope::Family(family.clone()),
+                Some(
+                    WindowKind::FiveHour
+                    | WindowKind::SevenDay
+                    | WindowKind::Tokens
+                    | WindowKind::Requests
+                    | WindowKind::Generic,
+                )
+                | None => Scope::Account,
+            };
+            everyone |= scope == Scope::Account;
+            let unknown = || (reset.is_none()).then(|| now.mono + UNKNOWN_RESET_WAIT);
+            let block = Block {
+                reason: BlockReason::Quota(window),
+                end: End::At {
+                    mono: retry.or_else(unknown),
+                    wall: reset,
+                },
+                scope,
+                evidence: evidence.clone(),
+            };
+            self.place_block(now, index, block);
+        }
+        everyone
+    }
+
+    /// P7: a refusal that is not the account's limit.
+    fn set_aside(
+        &mut self,
+        now: Now,
+        index: usize,
+        overload: Overload,
+        retry_after: Option<Duration>,
+        evidence: &Evidence,
+    ) {
+        let (reason, unasked) = match overload {
+            Overload::Refused429 => (BlockReason::ServerSide, SERVER_SIDE_WAIT),
+            Overload::Overloaded529 => (BlockReason::Overloaded, SERVER_SIDE_WAIT_MAX),
+        };
+        let wait = retry_after
+            .unwrap_or(unasked)
+            .clamp(RETRY_AFTER_MIN, SERVER_SIDE_WAIT_MAX);
+        self.block_for(now, index, reason, End::after(now, wait), evidence.clone());
+    }
+
+    fn block_for(
+        &mut self,
+        now: Now,
+        index: usize,
+        reason: BlockReason,
+        end: End,
+        evidence: Evidence,
+    ) {
+        let block = Block {
+            reason,
+            end,
+            scope: Scope::Account,
+            evidence: Arc::new(evidence),
+        };
+        self.place_block(now, index, block);
+    }
+
+    /// P7: `cooldownMs`·2^(failures−1), at most `maxCooldownMs`.
+    fn error_cooldown(&self, failures: u32) -> Duration {
+        let doublings = failures.saturating_sub(1).min(31);
+        self.policy
+            .cooldown
+            .saturating_mul(1 << doublings)
+            .min(self.policy.max_cooldown)
+    }
+
+    /// P8: is it the same refusal everywhere?
+    fn weigh_breaker(
+        &mut self,
+        now: Now,
+        index: usize,
+        held: &Held,
+        fingerprint: Fingerprint,
+        retry_after: Option<Duration>,
+        evidence: &Evidence,
+    ) {
+        let longest = self.policy.max_cooldown.max(RETRY_AFTER_MIN);
+        self.breaker.saw(Seen {
+            at: now.mono,
+            request: held.request,
+            account: self.accounts[index].id,
+            fingerprint,
+            asked: retry_after.map(|wait| now.mono + wait.clamp(RETRY_AFTER_MIN, longest)),
+        });
+        if !self.breaker.can_trip(now.mono) {
+            return;
+        }
+        let own = || {
+            self.breaker
+                .alike(now.mono, fingerprint)
+                .filter(|seen| seen.request == held.request)
+        };
+        let mut refusers: Vec<_> = own().map(|seen| seen.account).collect();
+        refusers.sort_unstable();
+        refusers.dedup();
+        if refusers.len() < BREAKER_ACCOUNTS_MIN {
+            return;
+        }
+        let own_blocks = refusers
+            .iter()
+            .filter_map(|id| self.account(*id))
+            .filter_map(|account| refused_until(now, account));
+        let Some(until) = own()
+            .filter_map(|seen| seen.asked)
+            .max()
+            .or_else(|| own_blocks.max())
+        else {
+            return;
+        };
+        if self.is_refused_everywhere(now, held, fingerprint, until) {
+            self.breaker.trip(now, until, evidence.message.clone());
+        }
+    }
+
+    /// Every enabled account that this request could use has refused in the same way or is out for longer than `until`.
+    fn is_refused_everywhere(
+        &self,
+        now: Now,
+        held: &Held,
+        fingerprint: Fingerprint,
+        until: Mono,
+    ) -> bool {
+        let ask = Ask {
+            profile: &held.profile,
+            family: held.family.as_ref(),
+            weight: held.weight,
+            thinking: false,
+            route: Route::Any,
+            tried: &[],
+            tried_until: now.mono,
+            last_failure: None,
+            patience: Patience::CannotWait,
+            binding: None,
+        };
+        let mut compatible = self
+            .accounts
+            .iter()
+            .filter(|account| account.is_claude() && mismatch(account, &ask).is_none());
+        compatible.all(|account| {
+            let refused = self
+                .breaker
+                .alike(now.mono, fingerprint)
+                .any(|seen| seen.account == account.id);
+            refused || self.is_out_until(now, account, &ask, until)
+        })
+    }
+
+    /// True if blocks or windows keep the account out at least until then.
+    fn is_out_until(&self, now: Now, account: &Account, ask: &Ask<'_>, until: Mono) -> bool {
+        let mut out = false;
+        self.obstacles(now, account, ask, |obstacle| {
+            out |= match obstacle {
+                Obstacle::Block(_) | Obstacle::Window(_) | Obstacle::Overage { .. } => {
+                    match obstacle.ends(now) {
+                        Ends::At(at) => at >= until,
+                        Ends::Never => true,
+                        Ends::OnRelease => false,
+                    }
+                }
+                _ => false,
+            };
+            !out
+        });
+        out
+    }
+}
+
+/// The end of an account's own server-side blocks.
+fn refused_until(now: Now, account: &Account) -> Option<Mono> {
+    let server_side = |block: &&Block| {
+        matches!(
+            block.reason,
+            BlockReason::ServerSide | BlockReason::Overloaded
+        )
+    };
+    account
+        .blocks(now)
+        .filter(server_side)
+        .filter_map(|block| block.end.mono(now))
+        .max()
+}
+
+/// S11: until when paid extra usage counts as in use.
+fn learn_overage(now: Now, account: &mut Account, quota: &QuotaReport) {
+    match quota.overage_in_use {
+        None => {}
+        Some(false) => account.set_overage(None),
+        Some(true) => {
+            let claimed = quota
+                .claim
+                .as_ref()
+                .and_then(|kind| account.windows.get(now.wall, kind))
+                .and_then(|window| window.reset);
+            let reset = claimed.or(quota.reset).filter(|reset| *reset > now.wall);
+            account.set_overage(Some(End::At {
+                mono: reset.is_none().then(|| now.mono + UNKNOWN_RESET_WAIT),
+                wall: reset,
+            }));
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! What is known of an account's quota windows, and which of them an answer rejected (SPEC S1–S3).
+//!
+//! A window past its reset is forgotten on the next look. Nothing here reads headers: that is done at the edge.
+
+use std::time::Duration;
+
+use super::policy::{FIVE_HOURS, UNKNOWN_RESET_WAIT, WEEK};
+use super::quota::{Family, QuotaReport, Verdict, WindowKind, WindowReading};
+use super::snapshot::{Source, WindowSnapshot};
+use super::time::{Mono, Now, Wall};
+
+/// The windows of one account, each kind at most once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Windows {
+    list: Vec<Window>,
+}
+
+/// One window as it is known now.
+#[derive(Clone, Debug)]
+pub(super) struct Window {
+    pub(super) kind: WindowKind,
+    pub(super) raw: Option<f64>,
+    pub(super) limit: Option<u64>,
+    pub(super) remaining: Option<u64>,
+    pub(super) reset: Option<Wall>,
+    learned: Now,
+    source: Source,
+    /// The lease that looks whether a limit without a known end still holds.
+    looker: Option<u64>,
+}
+
+/// What a full window means for the next request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    /// Out until its reset.
+    Until(Wall),
+    /// Its end is not known: out until then, then one request may look (S3).
+    LookAt(Mono),
+    /// One request may look now.
+    Lookable,
+    /// One request looks.
+    Looked,
+}
+
+/// More kinds than any upstream has; a hostile one cannot make the list grow.
+const WINDOWS_MAX: usize = 16;
+
+impl Windows {
+    /// Those that have not passed.
+    pub(super) fn iter(&self, wall: Wall) -> impl Iterator<Item = &Window> {
+        self.list
+            .iter()
+            .filter(move |window| window.reset.is_none_or(|reset| reset > wall))
+    }
+
+    pub(super) fn get(&self, wall: Wall, kind: &WindowKind) -> Option<&Window> {
+        self.iter(wall).find(|window| window.kind == *kind)
+    }
+
+    pub(super) fn of_family(&self, wall: Wall, family: &Family) -> Option<&Window> {
+        self.iter(wall).find(|window| match &window.kind {
+            WindowKind::SevenDayFamily(own) => own == family,
+            WindowKind::FiveHour
+            | WindowKind::SevenDay
+            | WindowKind::Tokens
+            | WindowKind::Requests
+            | WindowKind::Generic => false,
+        })
+    }
+
+    /// Forgets what has passed; true if there was something.
+    pub(super) fn expire(&mut self, wall: Wall) -> bool {
+        let before = self.list.len();
+        self.list
+            .retain(|window| window.reset.is_none_or(|reset| reset > wall));
+        self.list.len() != before
+    }
+
+    /// Takes over what an answer or the probe said. What it did not say stays.
+    pub(super) fn learn(&mut self, now: Now, report: &QuotaReport, source: Source) {
+        for reading in &report.windows {
+            let reset = reading.reset.or_else(|| {
+                report
+                    .reset
+                    .filter(|_| report.claim.as_ref() == Some(&reading.kind))
+            });
+            self.take(now, reading, reset, source);
+        }
+    }
+
+    fn take(&mut self, now: Now, reading: &WindowReading, reset: Option<Wall>, source: Source) {
+        let raw = reading
+            .utilisation
+            .filter(|used| used.is_finite() && *used >= 0.0);
+        let has_use = raw.is_some() || reading.remaining.is_some();
+        if reset.is_some_and(|reset| reset <= now.wall) {
+            self.list.retain(|window| window.kind != reading.kind);
+            return;
+        }
+        if !has_use && reset.is_none() {
+            return;
+        }
+        let room = self.list.len() < WINDOWS_MAX;
+        let known = self
+            .list
+            .iter_mut()
+            .find(|window| window.kind == reading.kind);
+        let Some(window) = known else {
+            if room {
+                self.list.push(Window {
+                    kind: reading.kind.clone(),
+                    raw,
+                    limit: reading.limit,
+                    remaining: reading.remaining,
+                    reset,
+                    learned: now,
+                    source,
+                    looker: None,
+                });
+            }
+            return;
+        };
+        if has_use {
+            window.raw = raw;
+            window.limit = reading.limit;
+            window.remaining = reading.remaining;
+            window.looker = None;
+        }
+        window.reset = reset.or(window.reset);
+        window.learned = now;
+        window.source = source;
+    }
+
+    /// A6: what has no reset or has passed is dropped, and what an answer has said since stays.
+    pub(super) fn restore(&mut self, now: Now, saved: &[WindowSnapshot]) {
+        for window in saved {
+            let known = self.get(now.wall, &window.kind).is_some();
+            if known
+                || window.reset.is_none_or(|reset| reset <= now.wall)
+                || self.list.len() >= WINDOWS_MAX
+            {
+                continue;
+            }
+            self.list.push(Window {
+                kind: window.kind.clone(),
+                raw: window.raw.filter(|used| used.is_finite() && *used >= 0.0),
+                limit: window.limit,
+                remaining: window.remaining,
+                reset: window.reset,
+                learned: Now {
+                    mono: now.mono,
+                    wall: window.learned_at,
+                },
+                source: Source::Restored,
+                looker: None,
+            });
+        }
+    }
+
+    /// This lease looks at every full window whose end is not known and that `concerns` it.
+    pub(super) fn start_look(&mut self, now: Now, lease: u64, concerns: impl Fn(&Window) -> bool) {
+        for window in &mut self.list {
+            if concerns(window) && window.full(now) == Full::Lookable {
+                window.looker = Some(lease);
+            }
+        }
+    }
+
+    /// The lease that looked was served: what it looked at does not hold any more, unless its answer has said so anew.
+    pub(super) fn look_passed(&mut self, lease: u64) {
+        self.list.retain(|window| window.looker != Some(lease));
+    }
+
+    /// It was refused: the limit holds for another while.
+    pub(super) fn look_failed(&mut self, now: Now, lease: u64) {
+        for window in self
+            .list
+            .iter_mut()
+            .filter(|window| window.looker == Some(lease))
+        {
+            window.looker = None;
+            window.learned = now;
+        }
+    }
+
+    /// It ended without an answer about it: the next one may look.
+    pub(super) fn look_returned(&mut self, lease: u64) {
+        for window in self
+            .list
+            .iter_mut()
+            .filter(|window| window.looker == Some(lease))
+        {
+            window.looker = None;
+        }
+    }
+}
+
+impl Window {
+    /// Used share, 0 to 1 (S1: above 1 counts as 1).
+    pub(super) fn used(&self) -> Option<f64> {
+        used_share(self.raw, self.limit, self.remaining)
+    }
+
+    /// Elapsed share of the window, if its length and reset are known and it has not passed.
+    pub(super) fn elapsed(&self, wall: Wall) -> Option<f64> {
+        let length = length(&self.kind)?;
+        let reset = self.reset.filter(|reset| *reset > wall)?;
+        Some((1.0 - wall.until(reset).as_secs_f64() / length.as_secs_f64()).clamp(0.0, 1.0))
+    }
+
+    /// S5: near its reset a window is cheap.
+    pub(super) fn scarcity(&self, wall: Wall) -> f64 {
+        let used = self.used().unwrap_or(0.0);
+        match self.elapsed(wall) {
+            Some(elapsed) => (used - elapsed).max(0.0),
+            None => used,
+        }
+    }
+
+    /// What it means that this window is full; the caller knows at which share it counts as full.
+    pub(super) fn full(&self, now: Now) -> Full {
+        match (self.reset, self.looker) {
+            (Some(reset), _) => Full::Until(reset),
+            (None, Some(_)) => Full::Looked,
+            (None, None) => match self.learned.mono + UNKNOWN_RESET_WAIT {
+                at if at > now.mono => Full::LookAt(at),
+                _ => Full::Lookable,
+            },
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> WindowSnapshot {
+        WindowSnapshot {
+            kind: self.kind.clone(),
+            used: self.used(),
+            raw: self.raw,
+            limit: self.limit,
+            remaining: self.remaining,
+            reset: self.reset,
+            learned_at: self.learned.wall,
+            source: self.source,
+        }
+    }
+}
+
+/// A window of an answer that was rejected, and its reset if that is known and still ahead.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Rejected {
+    pub(super) window: Option<WindowKind>,
+    pub(super) reset: Option<Wall>,
+}
+
+/// S2: the windows that the claim or the per-window status names, else those at their limit, else an unnamed one.
+pub(super) fn rejected(now: Now, report: &QuotaReport, known: &Windows) -> Vec<Rejected> {
+    let reading = |kind: &WindowKind| report.windows.iter().find(|reading| reading.kind == *kind);
+    let reset_of = |kind: &WindowKind| {
+        reading(kind)
+            .and_then(|reading| reading.reset)
+            .or_else(|| report.reset.filter(|_| report.claim.as_ref() == Some(kind)))
+            .or_else(|| known.get(now.wall, kind).and_then(|window| window.reset))
+            .filter(|reset| *reset > now.wall)
+    };
+    let full = |reading: &&WindowReading| {
+        used_share(reading.utilisation, reading.limit, reading.remaining)
+            .is_some_and(|used| used >= 1.0)
+    };
+    let says_rejected = |reading: &&WindowReading| reading.verdict == Some(Verdict::Rejected);
+
+    let mut kinds: Vec<WindowKind> = report.claim.iter().cloned().collect();
+    kinds.extend(
+        report
+            .windows
+            .iter()
+            .filter(says_rejected)
+            .map(|reading| reading.kind.clone()),
+    );
+    if kinds.is_empty() {
+        kinds.extend(
+            report
+                .windows
+                .iter()
+                .filter(full)
+                .map(|reading| reading.kind.clone()),
+        );
+    }
+    if kinds.is_empty() {
+        kinds.extend(
+            known
+                .iter(now.wall)
+                .filter(|window| window.used() >= Some(1.0))
+                .map(|window| window.kind.clone()),
+        );
+    }
+    kinds.sort();
+    kinds.dedup();
+    if kinds.is_empty() {
+        let reset = report.reset.filter(|reset| *reset > now.wall);
+        return vec![Rejected {
+            window: None,
+            reset,
+        }];
+    }
+    let rejected = |kind: WindowKind| Rejected {
+        reset: reset_of(&kind),
+        window: Some(kind),
+    };
+    kinds.into_iter().map(rejected).collect()
+}
+
+fn used_share(raw: Option<f64>, limit: Option<u64>, remaining: Option<u64>) -> Option<f64> {
+    let raw = raw.filter(|used| used.is_finite() && *used >= 0.0);
+    match (raw, limit, remaining) {
+        (Some(raw), _, _) => Some(raw.min(1.0)),
+        (None, _, Some(0)) => Some(1.0),
+        (None, Some(limit), Some(remaining)) if limit > 0 => {
+            Some((1.0 - remaining as f64 / limit as f64).max(0.0))
+        }
+        (None, _, _) => None,
+    }
+}
+
+/// The length of a window, where it is fixed.
+fn length(kind: &WindowKind) -> Option<Duration> {
+    match kind {
+        WindowKind::FiveHour => Some(FIVE_HOURS),
+        WindowKind::SevenDay | WindowKind::SevenDayFamily(_) => Some(WEEK),
+        WindowKind::Tokens | WindowKind::Requests | WindowKind::Generic => None,
+    }
+}
