@@ -38,6 +38,7 @@ pub(crate) use flight::Flight;
 use http::Http;
 use oauth::Endpoints;
 pub(crate) use token::{Cooling, Obstacle};
+pub(crate) use sync::CredentialChange;
 use token::{Pause, Plan, Switch, TokenState, Tokens};
 
 /// What the live set works with.
@@ -381,6 +382,14 @@ impl Account {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// What is known of its credential, for the status: `valid`, `expired` or `needs login`.
+    pub(crate) fn credential_state(&self, now: crate::scheduler::time::Wall) -> &'static str {
+        match &self.held().what {
+            Holding::Fixed { .. } => "valid",
+            Holding::Oauth(state) => state.word(now),
+        }
     }
 
     /// When its access token ends, for `accounts -v`; `None` for keys and where it is not known.

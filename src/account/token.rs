@@ -138,6 +138,19 @@ pub(crate) enum Switch {
 }
 
 impl TokenState {
+    /// The state in words, for people.
+    pub(crate) fn word(&self, now: Wall) -> &'static str {
+        if self.needs_login.is_some() || self.refresh_refused.is_some() {
+            "needs login"
+        } else if self.access_refused {
+            "refused"
+        } else if self.tokens.expires_at.is_some_and(|end| end <= now) {
+            "expired"
+        } else {
+            "valid"
+        }
+    }
+
     /// As the file has them.
     pub(crate) fn new(tokens: Tokens) -> TokenState {
         TokenState {

@@ -27,14 +27,18 @@ fn perform(agent: &Agent, call: HttpCall) -> Result<HttpReply, HttpFailure> {
     for (name, value) in &call.headers {
         request = request.header(*name, value);
     }
-    let mut bytes = call.body.as_deref().unwrap_or_default();
-    if call.body.is_some() {
-        request = request.header("content-length", bytes.len());
-    }
-    let body = if call.body.is_some() { SendBody::from_reader(&mut bytes) } else { SendBody::none() };
-    let request = request.body(body).map_err(|error| failure(error.to_string()))?;
-    let request = agent.configure_request(request).max_idle_age(Duration::ZERO).build();
-    let response = agent.run(request).map_err(|error| failure(cause_of(&error)))?;
+    let response = match call.body.as_deref() {
+        Some(mut bytes) => {
+            request = request.header("content-length", bytes.len());
+            let request = request.body(SendBody::from_reader(&mut bytes)).map_err(|error| failure(error.to_string()))?;
+            agent.run(agent.configure_request(request).max_idle_age(Duration::ZERO).build())
+        }
+        None => {
+            let request = request.body(SendBody::none()).map_err(|error| failure(error.to_string()))?;
+            agent.run(agent.configure_request(request).max_idle_age(Duration::ZERO).build())
+        }
+    };
+    let response = response.map_err(|error| failure(cause_of(&error)))?;
     let (parts, body) = response.into_parts();
     let mut reply = HttpReply {
         status: parts.status.as_u16(),

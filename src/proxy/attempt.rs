@@ -12,6 +12,7 @@ use super::forward::{self, Answer, Failure, Order};
 use super::headers::{self, Auth, Beta, BodyForm, Headers};
 use super::job::{Ended, Job, usage_of};
 use super::paths::Route;
+use super::own;
 use super::reply;
 use super::splice;
 use super::sse::{ApiError, Form, Scanner};
@@ -125,9 +126,9 @@ pub(super) fn pass_on(out: Uncommitted, failed: Failed) -> Ended {
     };
     match (at_last, failed.kept) {
         (AtLast::TheAnswer, Some(kept)) => kept.deliver(out, format!("{}: {}", error.kind, error.message)),
-        (AtLast::TheAnswer | AtLast::Limited, _) => answer(out, &reply::upstream_said(&failed.judgement)),
-        (AtLast::Network, _) => answer(out, &reply::network(&error.message)),
-        (AtLast::Credential, _) => answer(out, &reply::credential(failed.kind, &failed.from, &error.message)),
+        (AtLast::TheAnswer | AtLast::Limited, _) => answer(out, &own::upstream_said(&failed.judgement)),
+        (AtLast::Network, _) => answer(out, &own::network(&error.message)),
+        (AtLast::Credential, _) => answer(out, &own::credential(failed.kind, &failed.from, &error.message)),
     }
 }
 
@@ -143,7 +144,7 @@ impl Kept {
         }
         let event = match self.form {
             Form::Events => self.body,
-            Form::Json | Form::Opaque => reply::event_of_body(self.status, &self.body),
+            Form::Json | Form::Opaque => own::event_of_body(self.status, &self.body),
         };
         let sent = out.open(200, &headers, Body::Streamed).and_then(|mut committed| {
             committed.push(&event)?;
@@ -177,7 +178,7 @@ pub(super) fn run(job: &Job, request: &Request, hold: Hold, granted: &Granted, o
     let profile = account.profile();
     let Ok(uri) = format!("{}{}", profile.upstream.as_str(), job.target).parse::<Uri>() else {
         hold.complete(Outcome::Abandoned);
-        return Attempted::Ended(answer(out, &reply::bad_target()));
+        return Attempted::Ended(answer(out, &own::bad_target()));
     };
     let beta = match (granted.kind, profile.strip_beta_headers) {
         (Kind::Oauth, false) => Beta::WithOauth,
@@ -266,7 +267,7 @@ impl Course<'_> {
         hold.complete(judgement.outcome.clone());
         match kept {
             Some(kept) => kept.deliver(out, format!("{}: {}", judgement.error.kind, judgement.error.message)),
-            None => answer(out, &reply::upstream_said(&judgement)),
+            None => answer(out, &own::upstream_said(&judgement)),
         }
     }
 
@@ -444,7 +445,7 @@ impl Course<'_> {
         if out.is_held() && form != Form::Events {
             let whole = ended || self.read_rest(&mut answer, &mut ahead);
             hold.complete(if whole { Outcome::Success } else { Outcome::Neutral });
-            return Attempted::Ended(super::exchange::answer(out, &reply::not_a_stream(answer.status)));
+            return Attempted::Ended(super::exchange::answer(out, &own::not_a_stream(answer.status)));
         }
         let headers = headers::downstream(&answer.headers, BodyForm::Reframed);
         let (status, body) = (answer.status, answer.body);
@@ -573,9 +574,9 @@ impl Course<'_> {
 
     /// Ends an answer that broke after its first byte: one error event where the form allows it (SPEC P6).
     fn break_off(&self, scanner: &Scanner, committed: Committed, why: &str, status: Option<u16>) -> Ended {
-        let event = scanner.is_events().then(|| {
+        let event = (scanner.form() == Form::Events).then(|| {
             let mut event = scanner.mend().to_vec();
-            event.extend_from_slice(&reply::broken_stream(&self.granted.name, why).event());
+            event.extend_from_slice(&own::broken_stream(&self.granted.name, why).event());
             event
         });
         committed.broken(event.as_deref());

@@ -29,6 +29,7 @@ use super::patience::{HangUp, Heartbeats, Limits, Patience};
 use super::paths::{Pooled, Route};
 use super::peek::{self, BODY_BYTES_MAX, Peek};
 use super::relay;
+use super::own;
 use super::reply::{self, Reply};
 use super::runtime;
 use super::stream::{ClientForm, Uncommitted};
@@ -74,7 +75,7 @@ fn announced_length(headers: &Headers) -> Option<u64> {
 /// Answers on the spot and ends the connection: nothing more of it can be trusted or waited for.
 fn refuse(context: &Context, inbound: Inbound, reply: &Reply, unread: Option<u64>, watch: Stopwatch) {
     let (method, path) = (Arc::from(inbound.method()), path_of(inbound.target()));
-    inbound.refuse(&reply::on_the_wire(reply), unread);
+    inbound.refuse(&own::on_the_wire(reply), unread);
     context.tell(Event::Finished(Box::new(Finished {
         method,
         path,
@@ -125,9 +126,9 @@ fn receive(
     let body = match inbound.read_body(length, BODY_BYTES_MAX) {
         Ok(body) => body,
         Err(BodyError::TooLarge) => {
-            return refuse(context, inbound, &reply::body_too_large(BODY_BYTES_MAX), length, watch);
+            return refuse(context, inbound, &own::body_too_large(BODY_BYTES_MAX), length, watch);
         }
-        Err(BodyError::Broken) => return refuse(context, inbound, &reply::body_broken(), length, watch),
+        Err(BodyError::Broken) => return refuse(context, inbound, &own::body_broken(), length, watch),
     };
     let form = ClientForm {
         chunks: inbound.version() >= (1, 1),
@@ -166,7 +167,7 @@ fn receive(
     };
     job.tracked.describe(job.session_tag(), job.peek.model.as_deref().map(Arc::from));
     let ended = if context.is_stopping() {
-        answer(out, &reply::restarting())
+        answer(out, &own::restarting())
     } else if relay::is_own(&job) {
         relay::run(&job, out)
     } else {
@@ -284,7 +285,7 @@ fn wait(job: &Job, request: &Request, mut waiting: Waiting) -> Waited {
 fn tell_held(job: &Job, request: &Request) {
     let (queued, release) = job.context.gate.look(|scheduler, now| {
         let queue = scheduler.snapshot(now).queue;
-        (queue.waiting, queue.next_release)
+        (queue.waiting, queue.next_release.map(|wait| now.wall + wait))
     });
     job.context.tell(Event::Held(Held {
         session: job.session_tag(),
@@ -297,17 +298,17 @@ fn tell_held(job: &Job, request: &Request) {
 /// Answers a request that gets no account: with the upstream's own last answer if there is one, else in our own words.
 fn give_up(out: Uncommitted, last: Option<Failed>, surrender: &Surrender) -> Ended {
     let reply = match surrender {
-        Surrender::Expired(limit, refusal) => reply::expired(*limit, refusal),
+        Surrender::Expired(limit, refusal) => own::expired(*limit, refusal),
         Surrender::Refused(refusal) => {
             match last {
                 Some(failed) if failed.outranks(refusal) => return attempt::pass_on(out, failed),
                 _ => {}
             }
-            reply::refused(refusal)
+            own::refused(refusal)
         }
         Surrender::OneTry => match last {
             Some(failed) => return attempt::pass_on(out, failed),
-            None => reply::body_too_large(BODY_BYTES_MAX),
+            None => own::body_too_large(BODY_BYTES_MAX),
         },
     };
     answer(out, &reply)

@@ -135,6 +135,11 @@ impl Scanner {
         }
     }
 
+    /// How the body is read.
+    pub(crate) fn form(&self) -> Form {
+        self.form
+    }
+
     /// Takes the next bytes, split anywhere.
     pub(crate) fn feed(&mut self, chunk: &[u8]) {
         let chunk = self.behind_mark(chunk);
@@ -168,6 +173,11 @@ impl Scanner {
             }
             Form::Opaque => {}
         }
+    }
+
+    /// Whether the body is an event stream.
+    pub(crate) fn is_events(&self) -> bool {
+        self.form == Form::Events
     }
 
     /// The first complete event, once there is one. The caller looks for at most 64 KiB or 5 s.

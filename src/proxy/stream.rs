@@ -422,7 +422,7 @@ impl Down {
 }
 
 /// The reason phrases of RFC 9110 that an API or we may use; others have none, which the RFC allows.
-fn reason(status: u16) -> &'static str {
+pub(super) fn reason(status: u16) -> &'static str {
     ureq::http::StatusCode::from_u16(status)
         .ok()
         .and_then(|status| status.canonical_reason())
