@@ -239,7 +239,7 @@ fn credential_failed(granted: &Granted, outcome: Outcome, why: String) -> Failed
         was_sent: false,
         meaning: Meaning {
             outcome,
-            next: Next::NextAccount,
+            next: Next::AnotherAccount,
             status: 502,
             kind: "account_auth_error".to_owned(),
             message: why,
@@ -300,7 +300,7 @@ impl Course<'_> {
                     token = Token::Refreshed;
                     refused = Some((evidence, meaning.message));
                 }
-                Next::NextAccount => return self.failed(hold, kept, meaning, out),
+                Next::AnotherAccount => return self.failed(hold, kept, meaning, out),
                 Next::PassOn => return Attempted::Ended(self.passed_on(hold, kept, meaning, out)),
             }
         }
@@ -413,7 +413,7 @@ impl Course<'_> {
         };
         let meaning = Meaning {
             outcome: Outcome::Network { blame, evidence },
-            next: Next::NextAccount,
+            next: Next::AnotherAccount,
             status: 503,
             kind: network.code.word().to_owned(),
             message: network.text,
@@ -458,12 +458,12 @@ impl Course<'_> {
 
     fn judge(&self, status: u16, headers: &Headers, body: &[u8], quota: &QuotaReport) -> Meaning {
         let body = &body[..body.len().min(LOOK_AHEAD_BYTES)];
-        let profile = self.account.profile();
-        let (kind, provider) = (self.granted.kind, &*profile.provider);
-        classify::classify(&Seen { status, headers, body, kind, provider, quota, now: clock::now() })
+        classify::classify(&Seen { status, headers, body, kind: self.granted.kind, quota, now: clock::now() })
     }
 
     fn failed(&self, hold: Hold, kept: Option<Kept>, meaning: Meaning, out: Uncommitted) -> Attempted {
+        // A 403 to a pooled account never reaches the client as such (P7): it would sign its user out.
+        let kept = kept.filter(|_| meaning.status != 403);
         hold.complete(meaning.outcome.clone());
         let (from, kind) = (Arc::clone(&self.granted.name), self.granted.kind);
         Attempted::Failed { out, failed: Failed { from, kind, was_sent: true, meaning, kept } }
@@ -503,7 +503,7 @@ impl Course<'_> {
             return match meaning.next {
                 Next::PassOn => Attempted::Ended(self.passed_on(hold, kept, meaning, out)),
                 // A stream that begins with a 401 is too rare for a second call: the next account takes over.
-                Next::NextAccount | Next::RefreshAndRetry => self.failed(hold, kept, meaning, out),
+                Next::AnotherAccount | Next::RefreshAndRetry => self.failed(hold, kept, meaning, out),
             };
         }
         if out.is_held() && form != Form::Events {

@@ -616,7 +616,7 @@ mod tests {
     #[test]
     fn upstream_answers_in_our_words() {
         let said = |status| {
-            let (outcome, next) = (Outcome::Neutral, classify::Next::NextAccount);
+            let (outcome, next) = (Outcome::Neutral, classify::Next::AnotherAccount);
             upstream_said(&Meaning { outcome, next, status, kind: String::new(), message: "busy".into() })
         };
         #[rustfmt::skip] // one row a line
