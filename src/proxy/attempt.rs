@@ -2,32 +2,29 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ureq::http::Uri;
 
 use super::classify::{self, Meaning, Next, Seen};
 use super::exchange::{answer, wait_for_flight};
 use super::failed::{Failed, Kept};
-use super::forward::{self, Answer, Failure, NetworkCode, NetworkFailure, Order};
-use super::headers::{self, Auth, Beta, BodyForm, Headers};
-use super::job::{Ended, Job, usage_of};
-use super::paths::Route;
+use super::forward::{self, Answer, Failure, NetworkCode, Order};
+use super::headers::{self, Auth, Beta, Headers};
+use super::job::{Ended, Job};
 use super::reply;
 use super::splice;
-use super::sse::{Form, Scanner};
-use super::stream::{Body, Committed, Uncommitted};
+use super::sse::Form;
+use super::stream::Uncommitted;
 use crate::account::provider::model_for;
 use crate::account::quota::report_of_headers;
 use crate::account::{Account, Cooling, Obstacle, Readiness, Ready, Unready};
 use crate::clock;
-use crate::event::{Event, Failover, Outcome as EndedAs, Stage};
+use crate::event::Stage;
 use crate::gate::{Granted, Hold};
 use crate::net::wait::{Stop, Waiter};
 use crate::scheduler::quota::QuotaReport;
 use crate::scheduler::{
-    AccountId, Blame, Block, BlockReason, End, Evidence, HeadReport, Kind, Outcome, Refusal,
-    RefusalReason, Request, Scope, WaitCause,
+    Blame, Block, BlockReason, End, Evidence, HeadReport, Kind, Outcome, Request, Scope,
 };
 
 /// An error answer is kept, to be passed on when no account can do better. A longer one is replaced by our own words.
@@ -392,7 +389,13 @@ impl Course<'_> {
         ))
     }
 
-    pub(super) fn judge(&self, status: u16, headers: &Headers, body: &[u8], quota: &QuotaReport) -> Meaning {
+    pub(super) fn judge(
+        &self,
+        status: u16,
+        headers: &Headers,
+        body: &[u8],
+        quota: &QuotaReport,
+    ) -> Meaning {
         let body = &body[..body.len().min(super::deliver::LOOK_AHEAD_BYTES)];
         classify::classify(&Seen {
             status,

@@ -299,10 +299,7 @@ impl Course<'_> {
 
     /// A count of tokens is no use of them.
     fn counts_tokens(&self) -> bool {
-        !matches!(
-            self.job.route,
-            Route::Pooled(Pooled::CountTokens)
-        )
+        !matches!(self.job.route, Route::Pooled(Pooled::CountTokens))
     }
 }
 
@@ -313,4 +310,3 @@ fn is_unfinished_message(scanner: &Scanner) -> bool {
         .is_some_and(|first| first.name == "message_start");
     begun && !scanner.facts().stopped && scanner.facts().error.is_none()
 }
-

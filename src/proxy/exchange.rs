@@ -19,9 +19,9 @@ use std::sync::Arc;
 use rustix::event::EventfdFlags;
 
 use super::attempt::{self, Attempted};
-use super::failed::{self, Failed};
 use super::context::Context;
 use super::door::{Door, Entry, Framing, Head};
+use super::failed::{self, Failed};
 use super::headers::{self, Headers};
 use super::job::{Ended, Job, Record};
 use super::listener::{BodyError, Inbound};

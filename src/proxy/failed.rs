@@ -163,4 +163,3 @@ impl Kept {
         ended(sent.map(|()| 200))
     }
 }
-

@@ -218,7 +218,7 @@ impl Job {
 
 /// The scheduler's word for token counts that were read from an answer.
 pub(crate) fn usage_of(usage: super::sse::Usage) -> Usage {
-    scheduler::Usage {
+    Usage {
         input: usage.input,
         output: usage.output,
         cache_read: usage.cache_read,
