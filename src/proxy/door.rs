@@ -278,7 +278,7 @@ fn content_length(value: &[u8]) -> Result<Framing, DoorRefusal> {
         // Digits alone fail to parse only when there are too many of them.
         _ => Err(refused(
             413,
-            "the request body is larger than 256 MiB, the limit of this proxy",
+            "the request body is larger than 256 MiB, the limit of maxpool",
         )),
     }
 }
