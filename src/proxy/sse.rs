@@ -521,7 +521,7 @@ mod tests {
                 assert!(!scan(Form::Json, &[head]).facts().stopped, "cut at {at}");
             }
         }
-        let two = json!({"content": [{"type": "thinking"}, {"type": "text", "signature": "s"}]}).to_string();
+        let two = json!({"content": [{"type": "thinking"}, {"signature": "s", "type": "text"}]}).to_string();
         assert!(!read(Form::Json, two.as_bytes()).signed_thinking, "P9 two blocks are two");
         assert!(!read(Form::Json, b"{}{}").stopped && read(Form::Json, b" {} \n").stopped);
     }
