@@ -15,5 +15,20 @@
 mod harness;
 mod upstream;
 
+mod door;
+mod errors;
+mod failover;
+mod forwarding;
+mod lifecycle;
+mod logs;
+mod outcomes;
+mod rotation;
+mod routes;
+mod settings;
+mod simulation;
 mod stand_in;
+mod status;
+mod streaming;
 mod tidy;
+mod usage;
+mod weekly;

@@ -7,10 +7,15 @@
 //! Nothing in here decides where a request goes, locks the scheduler, or prints. Credentials leave it only as header
 //! values and in the config file.
 
+mod callback;
 pub(crate) mod date;
+mod enrol;
 mod flight;
 pub(crate) mod http;
 pub(crate) mod import;
+pub(crate) mod key;
+pub(crate) mod login;
+mod loopback;
 pub(crate) mod oauth;
 pub(crate) mod provider;
 pub(crate) mod provider_limit;
@@ -18,8 +23,8 @@ pub(crate) mod quota;
 mod refresh;
 mod said_time;
 pub(crate) mod sync;
-pub(crate) mod wire;
 mod token;
+pub(crate) mod wire;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,6 +42,7 @@ use crate::scheduler::{AccountId, AccountSpec, Kind};
 pub(crate) use flight::Flight;
 use http::Http;
 use oauth::Endpoints;
+pub(crate) use sync::CredentialChange;
 pub(crate) use token::{Cooling, Obstacle};
 use token::{Pause, Plan, Switch, TokenState, Tokens};
 

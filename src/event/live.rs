@@ -11,7 +11,7 @@ use crate::scheduler::time::{Mono, Wall};
 #[derive(Default)]
 pub(crate) struct Live {
     table: Mutex<Table>,
-    pulse: Pulse,
+    pulse: Arc<Pulse>,
 }
 
 #[derive(Default)]
@@ -133,7 +133,7 @@ impl Live {
 
     /// How the dashboard hears of a change.
     #[must_use]
-    pub(crate) fn pulse(&self) -> &Pulse {
+    pub(crate) fn pulse(&self) -> &Arc<Pulse> {
         &self.pulse
     }
 

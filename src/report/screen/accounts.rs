@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::line::{Ink, Line, Signs};
 use super::{short, width};
 use crate::report::status::{Account, LoadSpan, Moment, Status};
+use crate::report::text::clean;
 use crate::scheduler::time::Wall;
 
 /// The widths of the columns; 0 leaves one out.
@@ -43,7 +44,7 @@ impl Columns {
             |of: &dyn Fn(&Account) -> usize| status.accounts.iter().map(of).max().unwrap_or(0);
         let names = longest(&|account| width::of(&account.name));
         let kinds = longest(&|account| width::of(kind_of(account)));
-        let states = longest(&|account| width::of(&state_of(account, status).1));
+        let states = longest(&|account| state_of(account, status).cells());
         let mut plan = Columns {
             name: names.clamp(8, 14),
             kind: kinds.clamp(4, 6),
@@ -64,7 +65,7 @@ impl Columns {
             |plan| plan.kind = 0,
             |plan| plan.bar = 0,
             |plan| plan.reset = 0,
-            |plan| plan.state = 8,
+            |plan| plan.state = 10,
         ];
         for sacrifice in sacrifices {
             if plan.cells() > cells {
@@ -151,7 +152,7 @@ impl Columns {
         } else {
             row.gap(MARK);
         }
-        let (ink, state) = state_of(account, status);
+        let state = state_of(account, status);
         row.column(
             if account.enabled {
                 Ink::Plain
@@ -167,7 +168,8 @@ impl Columns {
             row.column(Ink::Dim, kind_of(account), self.kind, signs)
                 .gap(1);
         }
-        row.column(ink, &state, self.state, signs).gap(1);
+        row.column(state.ink, &state.fitting(self.state), self.state, signs)
+            .gap(1);
         if account.kind == "provider" {
             self.provider(&mut row, account, signs);
         } else {
@@ -193,28 +195,29 @@ impl Columns {
             "{} active{dot}{} ok{dot}{} failed",
             account.in_flight, account.completed_requests, account.failed_requests
         );
-        if let Some(last) = account.last_status {
-            text.push_str(&format!("{dot}last {last}"));
-            if let Some(ms) = account.last_response_ms {
-                text.push_str(&format!(" in {}", seconds(ms)));
-            }
+        if let Some(last) = last_of(account) {
+            text.push_str(&format!("{dot}{last}"));
         }
         let cells = 2 * self.gauge() + 1;
         let generic = Gauge::of(
-            "lim",
+            "",
             account.quota.generic_limit,
             account.quota.generic_remaining,
             None,
         );
-        if let Some(used) = generic.used
-            && width::of(&text) + 12 <= cells
-        {
-            row.column(Ink::Plain, &text, cells - 10, signs);
-            let text = format!(" limit {:>3}%", percent(used));
-            row.column(ink_of(used), &text, 10, signs);
-            return;
+        let limit = generic
+            .used
+            .map(|used| (used, format!("{dot}limit {}%", percent(used))));
+        match limit {
+            Some((used, limit)) if width::of(&text) + width::of(&limit) <= cells => {
+                let rest = cells - width::of(&text);
+                row.push(Ink::Plain, text)
+                    .column(ink_of(used), &limit, rest, signs);
+            }
+            Some(_) | None => {
+                row.column(Ink::Plain, &text, cells, signs);
+            }
         }
-        row.column(Ink::Plain, &text, cells, signs);
     }
 
     fn draw(&self, row: &mut Line, gauge: &Gauge, now: Wall, signs: Signs) {
@@ -273,17 +276,14 @@ fn column(cells: usize) -> usize {
 
 fn below(account: &Account, signs: Signs) -> Line {
     let dot = signs.dot();
+    let mut facts = Vec::new();
+    if account.kind != "provider" {
+        facts.push(format!("{} active", account.in_flight));
+    }
+    facts.push(format!("15m {}", span(&account.load.last15m)));
+    facts.push(format!("1h {}", span(&account.load.last1h)));
     let mut line = Line::default();
-    line.gap(MARK + 2);
-    line.push(
-        Ink::Dim,
-        format!(
-            "{} active{dot}15m {}{dot}1h {}",
-            account.in_flight,
-            span(&account.load.last15m),
-            span(&account.load.last1h)
-        ),
-    );
+    line.gap(MARK + 2).push(Ink::Dim, facts.join(dot));
     let failed = account.load.last1h.failed;
     if failed > 0 {
         line.push(Ink::Dim, dot)
@@ -293,6 +293,15 @@ fn below(account: &Account, signs: Signs) -> Line {
         line.push(Ink::Dim, format!("{dot}week ")).push(ink, tier);
     }
     line
+}
+
+/// `200 in 0.8s`.
+fn last_of(account: &Account) -> Option<String> {
+    let status = account.last_status?;
+    Some(match account.last_response_ms {
+        Some(ms) => format!("{status} in {}", seconds(ms)),
+        None => status.to_string(),
+    })
 }
 
 /// A window as it is drawn.
@@ -334,13 +343,13 @@ fn gauges(account: &Account) -> [Gauge; 2] {
     {
         return [
             Gauge::of(
-                "tok",
+                "tk",
                 quota.tokens_limit,
                 quota.tokens_remaining,
                 quota.resets_at,
             ),
             Gauge::of(
-                "req",
+                "rq",
                 quota.requests_limit,
                 quota.requests_remaining,
                 quota.resets_at,
@@ -368,52 +377,79 @@ fn kind_of(account: &Account) -> &str {
     &account.kind
 }
 
-/// What the router says of it, with a countdown where there is an end.
-fn state_of(account: &Account, status: &Status) -> (Ink, String) {
+/// What the router says of an account.
+struct State {
+    ink: Ink,
+    word: String,
+    /// Time until it ends, where that is known.
+    left: Option<String>,
+}
+
+impl State {
+    fn of(ink: Ink, word: &str) -> State {
+        State {
+            ink,
+            word: word.to_owned(),
+            left: None,
+        }
+    }
+
+    fn until(mut self, until: Option<Moment>, now: Wall) -> State {
+        self.left = until.map(|at| short(now.until(at.0)));
+        self
+    }
+
+    fn cells(&self) -> usize {
+        width::of(&self.word) + self.left.as_ref().map_or(0, |left| 1 + width::of(left))
+    }
+
+    /// Word and countdown; where they do not fit, the countdown matters more than the word.
+    fn fitting(&self, cells: usize) -> String {
+        match &self.left {
+            Some(left) if self.cells() <= cells => format!("{} {left}", self.word),
+            Some(left) => format!("out {left}"),
+            None => self.word.clone(),
+        }
+    }
+}
+
+fn state_of(account: &Account, status: &Status) -> State {
     let dead = account.status == "error";
+    let now = status.now.0;
     if account.leaving {
-        return (Ink::Dim, "leaving".into());
+        return State::of(Ink::Dim, "leaving");
     }
     if !account.enabled {
         // Disabling must not hide that the credential is dead.
         return if dead {
-            (Ink::Red, "off, needs login".into())
+            State::of(Ink::Red, "off, no login")
         } else {
-            (Ink::Dim, "disabled".into())
+            State::of(Ink::Dim, "disabled")
         };
     }
     if let Some(unavailable) = &account.unavailable {
         let ink = if dead { Ink::Red } else { Ink::Yellow };
-        return (
-            ink,
-            with_countdown(&unavailable.short, unavailable.until, status.now.0),
-        );
+        return State::of(ink, &clean(&unavailable.short, 24)).until(unavailable.until, now);
     }
     if dead {
-        return (Ink::Red, "error".into());
+        return State::of(Ink::Red, "error");
     }
-    if let Some(block) = account.blocks.iter().find(|block| block.family.is_some()) {
-        let family = block.family.as_deref().unwrap_or_default();
-        return (
-            Ink::Yellow,
-            with_countdown(&format!("no {family}"), block.until, status.now.0),
-        );
+    if let Some((block, family)) = account
+        .blocks
+        .iter()
+        .find_map(|block| Some((block, block.family.as_ref()?)))
+    {
+        return State::of(Ink::Yellow, &format!("no {}", clean(family, 20)))
+            .until(block.until, now);
     }
     if account.overage_in_use {
-        return (Ink::Yellow, "overage".into());
+        return State::of(Ink::Yellow, "overage");
     }
     match account.weekly.state.as_str() {
         // Serves only who is bound to it, or when nothing else can.
-        "reserve" => (Ink::Yellow, "reserve".into()),
-        "critical" => (Ink::Red, "critical".into()),
-        _ => (Ink::Green, "ready".into()),
-    }
-}
-
-fn with_countdown(text: &str, until: Option<Moment>, now: Wall) -> String {
-    match until {
-        Some(until) => format!("{text} {}", short(now.until(until.0))),
-        None => text.to_owned(),
+        "reserve" => State::of(Ink::Yellow, "reserve"),
+        "critical" => State::of(Ink::Red, "critical"),
+        _ => State::of(Ink::Green, "ready"),
     }
 }
 

@@ -187,7 +187,7 @@ impl Line {
     pub(crate) fn paint(&self, cells: usize, style: Style) -> String {
         let mut out = String::new();
         let mut left = cells;
-        let mut pieces = self.without_end_blanks();
+        let mut pieces = self.without_end_blanks(style.inks);
         let mut rest: usize = pieces.iter().map(|(_, text)| width::of(text)).sum();
         for (ink, text) in &mut pieces {
             let here = width::of(text);
@@ -213,11 +213,11 @@ impl Line {
         out
     }
 
-    /// Blanks at the end cost bytes and show nothing, but for a line in reverse.
-    fn without_end_blanks(&self) -> Vec<(Ink, String)> {
+    /// Blanks at the end cost bytes and show nothing, but for those in reverse.
+    fn without_end_blanks(&self, inks: Inks) -> Vec<(Ink, String)> {
         let mut pieces = self.pieces.clone();
         while let Some((ink, text)) = pieces.last_mut() {
-            if *ink == Ink::Reverse {
+            if *ink == Ink::Reverse && inks == Inks::Colour {
                 break;
             }
             text.truncate(text.trim_end().len());
@@ -281,6 +281,6 @@ mod tests {
     fn the_chosen_line_fills_its_width() {
         let line = Line::of(Ink::Red, "one").chosen(6);
         assert_eq!(line.paint(6, COLOUR), "\x1b[7mone   \x1b[0m");
-        assert_eq!(line.paint(6, PLAIN), "one   ");
+        assert_eq!(line.paint(6, PLAIN), "one");
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use accounts::Columns;
 use line::{Ink, Line, Signs, Style};
 
-use super::status::{Account, Request, Status};
+use super::status::{Request, Status};
 use super::text::clean;
 use super::ui::{Page, Ui};
 use crate::clock::civil;
@@ -214,19 +214,8 @@ impl Frame<'_> {
             }
             lines.push(Line::of(Ink::Red, text));
         }
-        let queue = &status.queue;
-        if queue.waiting > 0 {
-            let mut text = format!("queue: {} waiting", queue.waiting);
-            if let Some(oldest) = queue.oldest_ms {
-                text.push_str(&format!("{dot}oldest {}", age(oldest)));
-            }
-            match queue.next_free_at {
-                Some(at) => {
-                    text.push_str(&format!("{dot}next account in {}", short(now.until(at.0))))
-                }
-                None => text.push_str(&format!("{dot}next account: not known")),
-            }
-            lines.push(Line::of(Ink::Yellow, text));
+        if status.queue.waiting > 0 {
+            lines.push(Line::of(Ink::Yellow, self.queue_line()));
         }
         if status.accounts.is_empty() && self.view.lost.is_none() {
             lines.push(Line::of(
@@ -237,23 +226,36 @@ impl Frame<'_> {
         lines
     }
 
+    fn queue_line(&self) -> String {
+        let queue = &self.status.queue;
+        let dot = self.signs.dot();
+        let oldest = age(queue.oldest_ms.unwrap_or(0));
+        let next = queue
+            .next_free_at
+            .map(|at| short(self.status.now.0.until(at.0)));
+        if self.size.cols < 60 {
+            let next = next.unwrap_or_else(|| "?".into());
+            return format!("queue: {} since {oldest}{dot}free in {next}", queue.waiting);
+        }
+        let next = match next {
+            Some(next) => format!("next account in {next}"),
+            None => "next account: not known".to_owned(),
+        };
+        format!(
+            "queue: {} waiting{dot}oldest {oldest}{dot}{next}",
+            queue.waiting
+        )
+    }
+
     /// A question, a note, or the keys.
     fn foot(&self) -> Vec<Line> {
         if let Some(question) = self.ui.question() {
-            let mut lines = wrapped(question, self.size.cols, 3);
-            let mut last = lines.pop().unwrap_or_default();
-            if width::of(&last) + 4 > self.size.cols {
-                lines.push(std::mem::take(&mut last));
-            }
-            let mut lines: Vec<Line> = lines
+            let most = self.size.rows.saturating_sub(3).clamp(1, 5);
+            let lines = wrapped(&format!("{question} y/n"), self.size.cols, most);
+            return lines
                 .into_iter()
                 .map(|text| Line::of(Ink::Yellow, text))
                 .collect();
-            let mut line = Line::of(Ink::Yellow, last);
-            line.gap(usize::from(line.cells() > 0))
-                .push(Ink::Bold, "y/n");
-            lines.push(line);
-            return lines;
         }
         if let Some(note) = self.ui.note() {
             return vec![Line::of(Ink::Yellow, clean(note, 300))];
@@ -304,7 +306,7 @@ impl Frame<'_> {
         if heading == 1 {
             lines.push(columns.heading(self.signs));
         }
-        let sorted = claude_first(&status.accounts);
+        let sorted = status.in_order();
         let least_below = if room >= 10 { 3 } else { 0 };
         let space = room.saturating_sub(heading + least_below);
         let shown = if sorted.len() * columns.height() <= space {
@@ -431,14 +433,6 @@ impl Frame<'_> {
         }
         lines
     }
-}
-
-/// Claude accounts in the order of the pool, then providers, so that neither stands between the others.
-fn claude_first(accounts: &[Account]) -> Vec<&Account> {
-    let (providers, claude): (Vec<&Account>, Vec<&Account>) = accounts
-        .iter()
-        .partition(|account| account.kind == "provider");
-    claude.into_iter().chain(providers).collect()
 }
 
 /// `text` in lines of at most `cells`, broken at blanks, at most `most` of them.

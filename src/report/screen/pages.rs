@@ -21,7 +21,7 @@ const HELP: [(&str, &str); 11] = [
     ("y n", "answer a question; nothing changes without a y"),
     (
         "Ctrl-C",
-        "quit at once like q, a second time cuts what runs",
+        "quit without a question; a second time cuts what runs",
     ),
 ];
 

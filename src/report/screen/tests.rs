@@ -365,3 +365,163 @@ fn every_page_behind_a_key() {
     golden("restart", &queued(), "r", sizes);
     golden("quit", &busy(), "q", sizes);
 }
+
+#[test]
+fn no_size_breaks_a_frame() {
+    let views = [busy(), breaker(), empty(), explained()];
+    let styles = [
+        PLAIN,
+        Style {
+            inks: Inks::Colour,
+            signs: Signs::Ascii,
+        },
+    ];
+    for cols in (0..=130).step_by(7).chain([1, 2, 40, 80, 124, 200, 250]) {
+        for rows in (0..=14).chain([24, 50, 80]) {
+            let size = Size { cols, rows };
+            for (view, keys) in views.iter().zip(["", "q", "a", "e"]) {
+                for style in styles {
+                    let lines = render(view, &after(view, keys), size, style);
+                    assert!(lines.len() <= rows);
+                    assert!(
+                        lines
+                            .iter()
+                            .all(|line| width::of(&without_inks(line)) <= cols),
+                        "{size:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn inks_change_nothing_but_the_ink() {
+    let size = Size {
+        cols: 100,
+        rows: 30,
+    };
+    for signs in [Signs::Unicode, Signs::Ascii] {
+        let colour = Style {
+            inks: Inks::Colour,
+            signs,
+        };
+        let plain = Style {
+            inks: Inks::None,
+            signs,
+        };
+        let view = breaker();
+        let coloured = render(&view, &after(&view, ""), size, colour);
+        let stripped: Vec<String> = coloured.iter().map(|line| without_inks(line)).collect();
+        assert_eq!(stripped, render(&view, &after(&view, ""), size, plain));
+        assert!(coloured.iter().any(|line| line.contains("\x1b[31m")));
+    }
+}
+
+#[test]
+fn bars_change_their_ink_at_70_and_90_percent() {
+    let ink = |used| {
+        let mut view = busy();
+        view.status.accounts = vec![claude("a", "oauth", used, 0.1)];
+        let style = Style {
+            inks: Inks::Colour,
+            signs: Signs::Ascii,
+        };
+        let lines = render(&view, &after(&view, ""), Size { cols: 80, rows: 24 }, style);
+        let row = lines
+            .iter()
+            .find(|line| line.contains("#"))
+            .unwrap()
+            .clone();
+        row[..row.find('#').unwrap()]
+            .rsplit('\x1b')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    for (used, code) in [
+        (0.01, "[32m"),
+        (0.699, "[32m"),
+        (0.70, "[33m"),
+        (0.899, "[33m"),
+        (0.90, "[31m"),
+        (1.0, "[31m"),
+    ] {
+        assert_eq!(ink(used), code, "{used}");
+    }
+}
+
+#[test]
+fn seconds_change_nothing() {
+    let size = Size {
+        cols: 120,
+        rows: 40,
+    };
+    let mut view = breaker();
+    let before = render(&view, &after(&view, ""), size, PLAIN);
+    for ago in [1_000, 3_000, 7_000] {
+        view.status.now = Moment(Wall(NOW.0 + ago));
+        view.status.uptime_ms = 11_520_000 + 7_000 - 10_000;
+        assert_eq!(render(&view, &after(&view, ""), size, PLAIN), before);
+    }
+    view.status.now = Moment(Wall(NOW.0 + 20 * MINUTE));
+    assert_ne!(render(&view, &after(&view, ""), size, PLAIN), before);
+}
+
+#[test]
+fn spans_are_short() {
+    for (seconds, text) in [
+        (0, "<1m"),
+        (59, "<1m"),
+        (60, "1m"),
+        (61, "2m"),
+        (3_600, "1h"),
+        (8_040, "2h 14m"),
+        (35_940, "9h 59m"),
+        (61_200, "17h"),
+        (86_400, "1d"),
+        (273_600, "3d 4h"),
+    ] {
+        assert_eq!(short(Duration::from_secs(seconds)), text);
+        assert!(text.len() <= 6);
+    }
+    for (ms, text) in [
+        (0, "<10s"),
+        (9_999, "<10s"),
+        (10_000, "10s"),
+        (59_000, "50s"),
+        (60_000, "1m"),
+        (754_000, "12m"),
+    ] {
+        assert_eq!(age(ms), text);
+    }
+}
+
+#[test]
+fn the_next_look_is_at_the_next_end_and_never_a_busy_loop() {
+    let look = |view: &View| next_look(&view.status);
+    assert_eq!(look(&empty()), Duration::from_secs(60));
+    assert_eq!(
+        look(&busy()),
+        Duration::from_secs(10),
+        "requests in flight have an age"
+    );
+    let mut view = empty();
+    view.status.upstream_throttle.until = at(20_000);
+    assert_eq!(look(&view), Duration::from_millis(20_050));
+    view.status.upstream_throttle.until = at(1);
+    assert_eq!(look(&view), Duration::from_secs(1));
+    view.status.upstream_throttle.until = at(-5);
+    assert_eq!(look(&view), Duration::from_secs(60));
+}
+
+fn without_inks(line: &str) -> String {
+    let mut out = String::new();
+    let mut rest = line;
+    while let Some(start) = rest.find('\x1b') {
+        out.push_str(&rest[..start]);
+        rest = &rest[start..];
+        rest = &rest[rest.find('m').unwrap() + 1..];
+    }
+    out + rest
+}

@@ -338,5 +338,16 @@ wire! {
     }
 }
 
+impl Status {
+    /// Claude accounts in the order of the pool, then providers, so that neither stands between the others.
+    pub(crate) fn in_order(&self) -> Vec<&Account> {
+        let (providers, claude): (Vec<&Account>, Vec<&Account>) = self
+            .accounts
+            .iter()
+            .partition(|account| account.kind == "provider");
+        claude.into_iter().chain(providers).collect()
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests;
