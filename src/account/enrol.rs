@@ -26,18 +26,27 @@ pub(super) struct Newcomer<'a> {
 /// Stores an OAuth account: by identity in place, else as a new entry.
 pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Put> {
     file::update_or_create(config, |document| {
-        let Newcomer { name, profile, tokens, source } = newcomer;
-        let wanted = name.or(profile.email.as_deref()).map_or_else(|| numbered_name(document), str::to_owned);
-        // Without an account id the tokens themselves tell whose they are.
-        let known = (profile.account_uuid.is_none()).then(|| name_of_tokens(document, tokens)).flatten();
-        let wanted = known.unwrap_or(wanted);
-        let who = |name| Identity {
+        let Newcomer {
             name,
-            account_uuid: profile.account_uuid.as_deref(),
-            org_uuid: profile.org_uuid.as_deref(),
+            profile,
+            tokens,
+            source,
+        } = newcomer;
+        let wanted = name
+            .or(profile.email.as_deref())
+            .map_or_else(|| numbered_name(document), str::to_owned);
+        // Without an account id the tokens themselves tell whose they are.
+        let known = (profile.account_uuid.is_none())
+            .then(|| name_of_tokens(document, tokens))
+            .flatten();
+        let wanted = known.unwrap_or(wanted);
+        let taken_by_a_key = edit::account_of_mut(document, &who(&wanted, profile))
+            .is_some_and(|entry| !is_oauth(entry));
+        let wanted = if taken_by_a_key {
+            other_name(document, &wanted)
+        } else {
+            wanted
         };
-        let taken_by_a_key = edit::account_of_mut(document, &who(&wanted)).is_some_and(|entry| !is_oauth(entry));
-        let wanted = if taken_by_a_key { other_name(document, &wanted) } else { wanted };
         let mut fields = Map::new();
         let mut text = |key: &str, value: Option<&str>| {
             if let Some(value) = value {
@@ -49,7 +58,12 @@ pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Put>
         text("accountUuid", profile.account_uuid.as_deref());
         text("orgUuid", profile.org_uuid.as_deref());
         put_tokens(&mut fields, tokens);
-        let put = edit::put_account(document, &who(&wanted), profile.org_name.as_deref(), fields);
+        let put = edit::put_account(
+            document,
+            &who(&wanted, profile),
+            profile.org_name.as_deref(),
+            fields,
+        );
         if let Put::Updated(name) = &put
             && let Some(entry) = edit::account_mut(document, name)
         {
@@ -57,6 +71,14 @@ pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Put>
         }
         Ok(put)
     })
+}
+
+fn who<'a>(name: &'a str, profile: &'a Profile) -> Identity<'a> {
+    Identity {
+        name,
+        account_uuid: profile.account_uuid.as_deref(),
+        org_uuid: profile.org_uuid.as_deref(),
+    }
 }
 
 /// Stores an API key. The same key again changes nothing but says whose it is.
@@ -67,7 +89,11 @@ pub(super) fn store_key(config: &Path, name: Option<&str>, key: &Secret) -> Resu
         }
         let wanted = name.map_or_else(|| numbered_name(document), str::to_owned);
         let taken = edit::account_mut(document, &wanted).is_some_and(|entry| !is_key(entry));
-        let wanted = if taken { other_name(document, &wanted) } else { wanted };
+        let wanted = if taken {
+            other_name(document, &wanted)
+        } else {
+            wanted
+        };
         let who = Identity {
             name: &wanted,
             account_uuid: None,
@@ -97,15 +123,17 @@ fn leave_no_remains(entry: &mut Map<String, Value>, tokens: &Tokens) {
 }
 
 /// The entry that has one of these tokens.
-fn name_of_tokens(document: &mut Map<String, Value>, tokens: &Tokens) -> Option<String> {
-    let mut with = |key, token: &Option<Secret>| name_with(document, key, token.as_ref()?);
+fn name_of_tokens(document: &Map<String, Value>, tokens: &Tokens) -> Option<String> {
+    let with = |key, token: &Option<Secret>| name_with(document, key, token.as_ref()?);
     with("refreshToken", &tokens.refresh).or_else(|| with("accessToken", &tokens.access))
 }
 
 /// The name of the entry that has this secret under this key.
 fn name_with(document: &Map<String, Value>, key: &str, secret: &Secret) -> Option<String> {
     let entries = document.get("accounts")?.as_array()?;
-    let entry = entries.iter().find(|entry| entry.get(key).and_then(Value::as_str) == Some(secret.expose()))?;
+    let entry = entries
+        .iter()
+        .find(|entry| entry.get(key).and_then(Value::as_str) == Some(secret.expose()))?;
     entry.get("name")?.as_str().map(str::to_owned)
 }
 
@@ -124,7 +152,9 @@ fn numbered_name(document: &mut Map<String, Value>) -> String {
 /// An API key is not overwritten by a login that was given its name, nor the other way round.
 fn other_name(document: &mut Map<String, Value>, wanted: &str) -> String {
     let document = std::cell::RefCell::new(document);
-    free_name(wanted, None, |name| edit::account_mut(&mut document.borrow_mut(), name).is_some())
+    free_name(wanted, None, |name| {
+        edit::account_mut(&mut document.borrow_mut(), name).is_some()
+    })
 }
 
 fn is_oauth(entry: &Map<String, Value>) -> bool {

@@ -5,7 +5,7 @@
 
 use std::io::{ErrorKind, Read as _, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -48,9 +48,15 @@ enum Progress {
 impl Loopback {
     /// Opens the same free port on both families; one family is enough where the machine has no other.
     pub(super) fn open() -> Result<Loopback> {
-        let failed = |cause: &std::io::Error| Error::operator(format!("cannot listen for the browser on this machine: {}", reason(cause)));
+        let failed = |cause: &std::io::Error| {
+            Error::operator(format!(
+                "cannot listen for the browser on this machine: {}",
+                reason(cause)
+            ))
+        };
         for _ in 0..PORTS_TRIED {
-            let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).or_else(|_| TcpListener::bind((Ipv6Addr::LOCALHOST, 0)));
+            let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+                .or_else(|_| TcpListener::bind((Ipv6Addr::LOCALHOST, 0)));
             let first = first.map_err(|cause| failed(&cause))?;
             let port = first.local_addr().map_err(|cause| failed(&cause))?.port();
             let second = match first.local_addr() {
@@ -63,11 +69,15 @@ impl Loopback {
             };
             let listeners: Vec<_> = [first].into_iter().chain(second).collect();
             for listener in &listeners {
-                listener.set_nonblocking(true).map_err(|cause| failed(&cause))?;
+                listener
+                    .set_nonblocking(true)
+                    .map_err(|cause| failed(&cause))?;
             }
             return Ok(Loopback { listeners, port });
         }
-        Err(Error::operator("found no port that is free on both loopback addresses; try again"))
+        Err(Error::operator(
+            "found no port that is free on both loopback addresses; try again",
+        ))
     }
 
     /// What the provider is to send the browser to.
@@ -85,21 +95,22 @@ impl Loopback {
     ) -> Result<Arrival> {
         let watch = Stopwatch::start();
         let mut guests: Vec<Guest> = Vec::new();
-        let mut line = Vec::new();
+        let mut typed = Vec::new();
         while let Some(left) = watch.left_of(limit) {
             let ready = self.poll(&guests, terminal, left)?;
-            let from_terminal = terminal.filter(|_| ready.terminal);
-            if let Some(fd) = from_terminal {
-                match typed_line(fd, &mut line) {
-                    Typed::Line(text) => match of_paste(&text, state) {
+            if let Some(fd) = terminal.filter(|_| ready.terminal) {
+                let Some(lines) = typed_lines(fd, &mut typed) else {
+                    terminal = None;
+                    continue;
+                };
+                for line in lines {
+                    match of_paste(&line, state) {
                         Return::Code(code) => return Ok(Arrival::Code(code, Page(None))),
                         Return::Denied(words) => return Ok(Arrival::Denied(words, Page(None))),
                         Return::WrongState => say(out, WRONG_STATE_PASTED)?,
-                        Return::Nothing if text.trim().is_empty() => {}
-                        Return::Nothing => say(out, "That is neither the address of the last page nor a code; try again.")?,
-                    },
-                    Typed::Part => {}
-                    Typed::End => terminal = None,
+                        Return::Nothing if line.trim().is_empty() => {}
+                        Return::Nothing => say(out, NOTHING_PASTED)?,
+                    }
                 }
             }
             self.accept(&mut guests);
@@ -115,7 +126,10 @@ impl Loopback {
                             Return::Denied(words) => return Ok(Arrival::Denied(words, page)),
                             Return::WrongState => {
                                 page.show(Verdict::Refused, "This answer belongs to another login attempt. Nothing was changed.");
-                                say(out, "An answer came that belongs to another login attempt; it was ignored.")?;
+                                say(
+                                    out,
+                                    "An answer came that belongs to another login attempt; it was ignored.",
+                                )?;
                             }
                             Return::Nothing => page.not_found(),
                         }
@@ -129,22 +143,48 @@ impl Loopback {
         )))
     }
 
-    fn poll(&self, guests: &[Guest], terminal: Option<BorrowedFd<'_>>, left: Duration) -> Result<Ready> {
-        let mut watched: Vec<PollFd<'_>> = Vec::with_capacity(self.listeners.len() + guests.len() + 1);
+    fn poll(
+        &self,
+        guests: &[Guest],
+        terminal: Option<BorrowedFd<'_>>,
+        left: Duration,
+    ) -> Result<Ready> {
+        let mut watched: Vec<PollFd<'_>> =
+            Vec::with_capacity(self.listeners.len() + guests.len() + 1);
         watched.extend(terminal.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        watched.extend(self.listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)));
-        watched.extend(guests.iter().map(|guest| PollFd::new(&guest.stream, PollFlags::IN)));
+        watched.extend(
+            self.listeners
+                .iter()
+                .map(|listener| PollFd::new(listener, PollFlags::IN)),
+        );
+        watched.extend(
+            guests
+                .iter()
+                .map(|guest| PollFd::new(&guest.stream, PollFlags::IN)),
+        );
         // A guest that says nothing is looked at again, to be shown out.
-        let wait = if guests.is_empty() { left } else { left.min(Duration::from_secs(1)) };
+        let wait = if guests.is_empty() {
+            left
+        } else {
+            left.min(Duration::from_secs(1))
+        };
         let wait = Timespec {
             tv_sec: i64::try_from(wait.as_secs()).unwrap_or(1),
             tv_nsec: i64::from(wait.subsec_nanos()) as _,
         };
         match poll(&mut watched, Some(&wait)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(cause) => return Err(Error::operator(format!("cannot wait for the browser: {}", reason(&cause.into())))),
+            Err(cause) => {
+                return Err(Error::operator(format!(
+                    "cannot wait for the browser: {}",
+                    reason(&cause.into())
+                )));
+            }
         }
-        let terminal = terminal.is_some() && watched.first().is_some_and(|first| !first.revents().is_empty());
+        let terminal = terminal.is_some()
+            && watched
+                .first()
+                .is_some_and(|first| !first.revents().is_empty());
         Ok(Ready { terminal })
     }
 
@@ -196,36 +236,32 @@ impl Guest {
                 _ => Progress::Over,
             };
         }
-        if self.since.elapsed() > GUEST_TIME_MAX { Progress::Over } else { Progress::Waiting }
+        if self.since.elapsed() > GUEST_TIME_MAX {
+            Progress::Over
+        } else {
+            Progress::Waiting
+        }
     }
 }
 
-/// What is left of typing.
-enum Typed {
-    Line(String),
-    Part,
-    End,
-}
-
-fn typed_line(fd: BorrowedFd<'_>, line: &mut Vec<u8>) -> Typed {
+/// The lines that are complete by now; `None` at the end of the input.
+fn typed_lines(fd: BorrowedFd<'_>, typed: &mut Vec<u8>) -> Option<Vec<String>> {
     let mut piece = [0; 1024];
     match rustix::io::read(fd, &mut piece) {
-        Ok(0) => Typed::End,
-        Ok(count) => {
-            line.extend_from_slice(&piece[..count]);
-            if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
-                let text = String::from_utf8_lossy(&line[..end]).into_owned();
-                line.drain(..=end);
-                return Typed::Line(text);
-            }
-            if line.len() > HEAD_BYTES_MAX {
-                line.clear();
-            }
-            Typed::Part
-        }
-        Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => Typed::Part,
-        Err(_) => Typed::End,
+        Ok(0) => return None,
+        Ok(count) => typed.extend_from_slice(&piece[..count]),
+        Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+        Err(_) => return None,
     }
+    let mut lines = Vec::new();
+    while let Some(end) = typed.iter().position(|byte| *byte == b'\n') {
+        lines.push(String::from_utf8_lossy(&typed[..end]).into_owned());
+        typed.drain(..=end);
+    }
+    if typed.len() > HEAD_BYTES_MAX {
+        typed.clear();
+    }
+    Some(lines)
 }
 
 /// What a page announces.
@@ -244,7 +280,10 @@ impl Page {
             Verdict::Done => ("200 OK", "Logged in", "#2e7d32"),
             Verdict::Refused => ("400 Bad Request", "Not logged in", "#b3261e"),
         };
-        let html = PAGE.replace("{title}", title).replace("{colour}", colour).replace("{text}", &escaped(text));
+        let html = PAGE
+            .replace("{title}", title)
+            .replace("{colour}", colour)
+            .replace("{text}", &escaped(text));
         self.send(status, &html);
     }
 
@@ -273,15 +312,22 @@ impl Page {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 pub(super) fn say(out: &mut dyn Write, text: &str) -> Result<()> {
     let written = writeln!(out, "{text}").and_then(|()| out.flush());
-    written.map_err(|cause| Error::operator(format!("cannot write to the terminal: {}", reason(&cause))))
+    written.map_err(|cause| {
+        Error::operator(format!("cannot write to the terminal: {}", reason(&cause)))
+    })
 }
 
-const WRONG_STATE_PASTED: &str = "That address belongs to another login attempt; paste the one that this attempt ended at.";
+const NOTHING_PASTED: &str = "That is neither the address of the last page nor a code; try again.";
+pub(super) const WRONG_STATE_PASTED: &str =
+    "That address belongs to another login attempt; paste the one that this attempt ended at.";
 const PAGE: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
 <title>maxpool: {title}</title><style>body{font:16px/1.5 system-ui,sans-serif;max-width:34em;margin:18vh auto 0;padding:0 1em;\
 color:#1c1b1f;background:#fdfcfb}h1{font-size:1.5em;color:{colour}}@media(prefers-color-scheme:dark){body{color:#e6e1e5;\

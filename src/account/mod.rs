@@ -23,8 +23,8 @@ pub(crate) mod quota;
 mod refresh;
 mod said_time;
 pub(crate) mod sync;
-pub(crate) mod wire;
 mod token;
+pub(crate) mod wire;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,7 +43,6 @@ pub(crate) use flight::Flight;
 use http::Http;
 use oauth::Endpoints;
 pub(crate) use token::{Cooling, Obstacle};
-pub(crate) use sync::CredentialChange;
 use token::{Pause, Plan, Switch, TokenState, Tokens};
 
 /// What the live set works with.
@@ -390,7 +389,7 @@ impl Account {
     }
 
     /// What is known of its credential, for the status: `valid`, `expired` or `needs login`.
-    pub(crate) fn credential_state(&self, now: crate::scheduler::time::Wall) -> &'static str {
+    pub(crate) fn credential_state(&self, now: Wall) -> &'static str {
         match &self.held().what {
             Holding::Fixed { .. } => "valid",
             Holding::Oauth(state) => state.word(now),
