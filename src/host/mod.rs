@@ -1,3 +1,4 @@
 //! What belongs to the machine: signals, the terminal, restarts, supervisors.
 
 pub(crate) mod signals;
+pub(crate) mod terminal;

@@ -1,6 +1,6 @@
 //! Which upstream is reached through which proxy (SPEC A2 `upstreamProxy`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
 //!
-//! Loopback upstreams are never proxied. The proxy is asked with CONNECT, so it never sees a request.
+//! A proxy of the environment never stands before a loopback upstream; a configured one stands before every upstream. The proxy is asked with CONNECT, so it never sees a request.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -59,6 +59,17 @@ pub(crate) struct ProxyPolicy {
     https: Option<HttpProxy>,
     http: Option<HttpProxy>,
     none: Vec<String>,
+    loopback: Loopback,
+}
+
+/// Whether upstreams on this machine are reached through a proxy too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Loopback {
+    /// A proxy elsewhere could not reach them.
+    #[default]
+    Direct,
+    /// The user said so.
+    Proxied,
 }
 
 impl ProxyPolicy {
@@ -67,12 +78,13 @@ impl ProxyPolicy {
         ProxyPolicy::default()
     }
 
-    /// Every upstream that is not on loopback goes through `proxy` (`upstreamProxy: URL`).
+    /// Every upstream goes through `proxy` (`upstreamProxy: URL`).
     pub(crate) fn always(proxy: HttpProxy) -> ProxyPolicy {
         ProxyPolicy {
             https: Some(proxy.clone()),
             http: Some(proxy),
             none: Vec::new(),
+            loopback: Loopback::Proxied,
         }
     }
 
@@ -105,6 +117,7 @@ impl ProxyPolicy {
             https,
             http: all,
             none: none.collect(),
+            loopback: Loopback::Direct,
         })
     }
 
@@ -118,7 +131,8 @@ impl ProxyPolicy {
             .host()?
             .trim_matches(['[', ']'])
             .to_ascii_lowercase();
-        let exempt = is_loopback(&host) || self.none.iter().any(|rule| exempts(rule, &host));
+        let exempt = self.loopback == Loopback::Direct && is_loopback(&host)
+            || self.none.iter().any(|rule| exempts(rule, &host));
         (!exempt).then_some(proxy)
     }
 }
