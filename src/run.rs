@@ -18,7 +18,7 @@ use crate::host::signals::{Signal, Signals};
 use crate::net;
 use crate::proxy::context::{Context, Parts};
 use crate::proxy::listener::{self, Listener, Phrases};
-use crate::proxy::{control, exchange, own, runtime};
+use crate::proxy::{control, exchange, reply, runtime};
 use crate::report::{Mode, Reporter};
 use crate::scheduler::Scheduler;
 use crate::scheduler::time::Mono;
@@ -202,8 +202,8 @@ fn bind(config: &Config) -> Result<TcpListener> {
 
 fn phrases() -> Phrases {
     Phrases {
-        too_slow: own::on_the_wire(&own::head_too_slow()),
-        unsupported: own::on_the_wire(&own::version_unsupported()),
+        too_slow: reply::on_the_wire(&reply::head_too_slow()),
+        unsupported: reply::on_the_wire(&reply::version_unsupported()),
         probe: b"GET /maxpool/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_vec(),
     }
 }

@@ -25,6 +25,7 @@ mod outcomes;
 mod rotation;
 mod routes;
 mod settings;
+mod simulation;
 mod stand_in;
 mod status;
 mod streaming;

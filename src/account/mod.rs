@@ -7,10 +7,15 @@
 //! Nothing in here decides where a request goes, locks the scheduler, or prints. Credentials leave it only as header
 //! values and in the config file.
 
+mod callback;
 pub(crate) mod date;
+mod enrol;
 mod flight;
 pub(crate) mod http;
 pub(crate) mod import;
+pub(crate) mod key;
+pub(crate) mod login;
+mod loopback;
 pub(crate) mod oauth;
 pub(crate) mod provider;
 pub(crate) mod provider_limit;

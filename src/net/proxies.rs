@@ -1,6 +1,6 @@
 //! Which upstream is reached through which proxy (SPEC A2 `upstreamProxy`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
 //!
-//! Loopback upstreams are never proxied. The proxy is asked with CONNECT, so it never sees a request.
+//! A proxy of the environment never stands before a loopback upstream; a configured one stands before every upstream. The proxy is asked with CONNECT, so it never sees a request.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -59,6 +59,17 @@ pub(crate) struct ProxyPolicy {
     https: Option<HttpProxy>,
     http: Option<HttpProxy>,
     none: Vec<String>,
+    loopback: Loopback,
+}
+
+/// Whether upstreams on this machine are reached through a proxy too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Loopback {
+    /// A proxy elsewhere could not reach them.
+    #[default]
+    Direct,
+    /// The user said so.
+    Proxied,
 }
 
 impl ProxyPolicy {
@@ -67,13 +78,10 @@ impl ProxyPolicy {
         ProxyPolicy::default()
     }
 
-    /// Every upstream that is not on loopback goes through `proxy` (`upstreamProxy: URL`).
+    /// Every upstream goes through `proxy` (`upstreamProxy: URL`).
     pub(crate) fn always(proxy: HttpProxy) -> ProxyPolicy {
         ProxyPolicy {
-            https: Some(proxy.clone()),
-            http: Some(proxy),
-            none: Vec::new(),
-        }
+            https: Some(proxy.clone()), http: Some(proxy), none: Vec::new(), loopback: Loopback::Proxied }
     }
 
     /// What the environment says; `variable` reads one, lower-case spellings are asked too.
@@ -101,11 +109,7 @@ impl ProxyPolicy {
             .split(',')
             .map(|name| name.trim().to_ascii_lowercase())
             .filter(|name| !name.is_empty());
-        Ok(ProxyPolicy {
-            https,
-            http: all,
-            none: none.collect(),
-        })
+        Ok(ProxyPolicy { https, http: all, none: none.collect(), loopback: Loopback::Direct })
     }
 
     /// The proxy for `upstream`, if one applies.
@@ -118,7 +122,7 @@ impl ProxyPolicy {
             .host()?
             .trim_matches(['[', ']'])
             .to_ascii_lowercase();
-        let exempt = is_loopback(&host) || self.none.iter().any(|rule| exempts(rule, &host));
+        let exempt = self.loopback == Loopback::Direct && is_loopback(&host) || self.none.iter().any(|rule| exempts(rule, &host));
         (!exempt).then_some(proxy)
     }
 }

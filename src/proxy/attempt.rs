@@ -6,16 +6,15 @@ use std::time::Duration;
 
 use ureq::http::Uri;
 
-use super::classify::{self, AtLast, Attempt as Token, Judgement, Next, Seen};
+use super::classify::{self, Meaning, Next, Seen};
 use super::exchange::{answer, wait_for_flight};
-use super::forward::{self, Answer, Failure, Order};
+use super::forward::{self, Answer, Failure, NetworkCode, NetworkFailure, Order};
 use super::headers::{self, Auth, Beta, BodyForm, Headers};
 use super::job::{Ended, Job, usage_of};
 use super::paths::Route;
-use super::own;
 use super::reply;
 use super::splice;
-use super::sse::{ApiError, Form, Scanner};
+use super::sse::{Form, Scanner};
 use super::stream::{Body, Committed, Uncommitted};
 use crate::account::provider::model_for;
 use crate::account::quota::report_of_headers;
@@ -26,7 +25,7 @@ use crate::gate::{Granted, Hold};
 use crate::net::wait::{Stop, Waiter};
 use crate::scheduler::quota::QuotaReport;
 use crate::scheduler::{
-    AccountId, Block, BlockReason, End, Evidence, HeadReport, Kind, Outcome, Refusal, RefusalReason, Request,
+    AccountId, Blame, Block, BlockReason, End, Evidence, HeadReport, Kind, Outcome, Refusal, RefusalReason, Request,
     Scope, WaitCause,
 };
 
@@ -56,8 +55,21 @@ pub(super) struct Failed {
     kind: Kind,
     /// Bytes of the request have gone out.
     pub(super) was_sent: bool,
-    judgement: Judgement,
+    meaning: Meaning,
     kept: Option<Kept>,
+}
+
+/// The end of a request that no account could serve and that does not wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AtLast {
+    /// The upstream's answer as it is.
+    TheAnswer,
+    /// 429 in our words: other accounts' limits end at other times.
+    Limited,
+    /// 502 that names the account: our credential's troubles are none of the client's.
+    Credential,
+    /// 503 `connection_unavailable`.
+    Network,
 }
 
 /// An answer that can be passed on later.
@@ -71,9 +83,31 @@ pub(super) struct Kept {
 impl Failed {
     /// The class of waiting that may cure it.
     pub(super) fn wait(&self) -> Option<WaitCause> {
-        match self.judgement.next {
-            Next::Move { wait, .. } => wait,
-            Next::PassOn | Next::Refresh => None,
+        match self.meaning.outcome {
+            Outcome::QuotaRejected { .. } => Some(WaitCause::Quota),
+            Outcome::ServerSide { .. } | Outcome::ServerError { .. } => Some(WaitCause::Capacity),
+            Outcome::Network { .. } => Some(WaitCause::Network),
+            Outcome::Success
+            | Outcome::Neutral
+            | Outcome::Abandoned
+            | Outcome::CredentialRefused { .. }
+            | Outcome::NeedsLogin { .. }
+            | Outcome::CredentialForbidden { .. } => None,
+        }
+    }
+
+    /// What the client gets when no other account can serve.
+    fn at_last(&self) -> AtLast {
+        match self.meaning.outcome {
+            Outcome::QuotaRejected { .. } => AtLast::Limited,
+            Outcome::Network { .. } => AtLast::Network,
+            Outcome::CredentialRefused { .. } | Outcome::NeedsLogin { .. } | Outcome::CredentialForbidden { .. } => {
+                AtLast::Credential
+            }
+            Outcome::Abandoned => AtLast::Credential,
+            Outcome::Success | Outcome::Neutral | Outcome::ServerSide { .. } | Outcome::ServerError { .. } => {
+                AtLast::TheAnswer
+            }
         }
     }
 
@@ -83,18 +117,18 @@ impl Failed {
             refusal.reason,
             RefusalReason::QueueFull | RefusalReason::Draining | RefusalReason::TooLargeToHold(_)
         );
-        !about_us && !matches!(self.judgement.next, Next::Move { at_last: AtLast::Limited, .. })
+        !about_us && self.at_last() != AtLast::Limited
     }
 }
 
 /// Tells the log that a request moves on.
 pub(super) fn tell_failover(job: &Job, failed: &Failed, to: Option<&Arc<str>>) {
-    let error = &failed.judgement.error;
-    let why = match failed.judgement.outcome {
-        Outcome::Network { .. } => format!("{}: {}", error.kind, error.message),
-        _ => format!("{} {}: {}", failed.judgement.status, error.kind, error.message),
+    let meaning = &failed.meaning;
+    let why = match meaning.outcome {
+        Outcome::Network { .. } => format!("{}: {}", meaning.kind, meaning.message),
+        _ => format!("{} {}: {}", meaning.status, meaning.kind, meaning.message),
     };
-    let evidence = evidence_of(&failed.judgement.outcome).cloned();
+    let evidence = evidence_of(&failed.meaning.outcome).cloned();
     job.context.tell(Event::Failover(Failover {
         from: Arc::clone(&failed.from),
         to: to.cloned(),
@@ -119,16 +153,13 @@ fn evidence_of(outcome: &Outcome) -> Option<&Evidence> {
 
 /// Gives the client what the last account said, since no other can do better.
 pub(super) fn pass_on(out: Uncommitted, failed: Failed) -> Ended {
-    let error = &failed.judgement.error;
-    let at_last = match failed.judgement.next {
-        Next::Move { at_last, .. } => at_last,
-        Next::PassOn | Next::Refresh => AtLast::TheAnswer,
-    };
+    let meaning = &failed.meaning;
+    let at_last = failed.at_last();
     match (at_last, failed.kept) {
-        (AtLast::TheAnswer, Some(kept)) => kept.deliver(out, format!("{}: {}", error.kind, error.message)),
-        (AtLast::TheAnswer | AtLast::Limited, _) => answer(out, &own::upstream_said(&failed.judgement)),
-        (AtLast::Network, _) => answer(out, &own::network(&error.message)),
-        (AtLast::Credential, _) => answer(out, &own::credential(failed.kind, &failed.from, &error.message)),
+        (AtLast::TheAnswer, Some(kept)) => kept.deliver(out, format!("{}: {}", meaning.kind, meaning.message)),
+        (AtLast::TheAnswer | AtLast::Limited, _) => answer(out, &reply::upstream_said(meaning)),
+        (AtLast::Network, _) => answer(out, &reply::network(&meaning.kind, &meaning.message)),
+        (AtLast::Credential, _) => answer(out, &reply::credential(failed.kind, &failed.from, &meaning.message)),
     }
 }
 
@@ -144,7 +175,7 @@ impl Kept {
         }
         let event = match self.form {
             Form::Events => self.body,
-            Form::Json | Form::Opaque => own::event_of_body(self.status, &self.body),
+            Form::Json | Form::Opaque => reply::event_of_body(self.status, &self.body),
         };
         let sent = out.open(200, &headers, Body::Streamed).and_then(|mut committed| {
             committed.push(&event)?;
@@ -152,6 +183,15 @@ impl Kept {
         });
         ended(sent.map(|()| 200))
     }
+}
+
+/// Which token a call is made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    /// The one that was at hand.
+    First,
+    /// One that was fetched because of a 401 to this request.
+    Refreshed,
 }
 
 /// The parts of an attempt that stay the same over a repeated call.
@@ -178,7 +218,7 @@ pub(super) fn run(job: &Job, request: &Request, hold: Hold, granted: &Granted, o
     let profile = account.profile();
     let Ok(uri) = format!("{}{}", profile.upstream.as_str(), job.target).parse::<Uri>() else {
         hold.complete(Outcome::Abandoned);
-        return Attempted::Ended(answer(out, &own::bad_target()));
+        return Attempted::Ended(answer(out, &reply::bad_target()));
     };
     let beta = match (granted.kind, profile.strip_beta_headers) {
         (Kind::Oauth, false) => Beta::WithOauth,
@@ -193,13 +233,17 @@ pub(super) fn run(job: &Job, request: &Request, hold: Hold, granted: &Granted, o
 
 /// A failure before anything was sent: the account has no credential to show.
 fn credential_failed(granted: &Granted, outcome: Outcome, why: String) -> Failed {
-    let next = Next::Move { wait: None, at_last: AtLast::Credential };
-    let error = ApiError { kind: "account_auth_error".to_owned(), message: why, code: None };
     Failed {
         from: Arc::clone(&granted.name),
         kind: granted.kind,
         was_sent: false,
-        judgement: Judgement { outcome, next, status: 502, error },
+        meaning: Meaning {
+            outcome,
+            next: Next::AnotherAccount,
+            status: 502,
+            kind: "account_auth_error".to_owned(),
+            message: why,
+        },
         kept: None,
     }
 }
@@ -237,37 +281,37 @@ impl Course<'_> {
             let evidence = evidence(&answer);
             hold.observe(HeadReport { status: answer.status, quota: &quota, evidence: evidence.clone() });
             if answer.status < 400 {
-                return self.deliver(hold, answer, quota, token, out);
+                return self.deliver(hold, answer, quota, out);
             }
-            let (kept, judgement) = match self.read_error(answer, &quota, token) {
+            let (kept, meaning) = match self.read_error(answer, &quota) {
                 Ok(read) => read,
                 Err(stop) => {
                     hold.complete(Outcome::Abandoned);
                     return Attempted::Ended(self.stopped(stop));
                 }
             };
-            match judgement.next {
-                Next::Refresh => {
+            match meaning.next {
+                Next::RefreshAndRetry => {
                     let accounts = &self.job.context.accounts;
                     readiness = match token {
                         Token::First => accounts.refused(self.granted.account, ready.generation),
                         Token::Refreshed => accounts.refused_again(self.granted.account, ready.generation),
                     };
                     token = Token::Refreshed;
-                    refused = Some((evidence, judgement.error.message));
+                    refused = Some((evidence, meaning.message));
                 }
-                Next::Move { .. } => return self.failed(hold, kept, judgement, out),
-                Next::PassOn => return Attempted::Ended(self.passed_on(hold, kept, judgement, out)),
+                Next::AnotherAccount => return self.failed(hold, kept, meaning, out),
+                Next::PassOn => return Attempted::Ended(self.passed_on(hold, kept, meaning, out)),
             }
         }
     }
 
     /// The upstream's own word, which no other account would change.
-    fn passed_on(&self, hold: Hold, kept: Option<Kept>, judgement: Judgement, out: Uncommitted) -> Ended {
-        hold.complete(judgement.outcome.clone());
+    fn passed_on(&self, hold: Hold, kept: Option<Kept>, meaning: Meaning, out: Uncommitted) -> Ended {
+        hold.complete(meaning.outcome.clone());
         match kept {
-            Some(kept) => kept.deliver(out, format!("{}: {}", judgement.error.kind, judgement.error.message)),
-            None => answer(out, &own::upstream_said(&judgement)),
+            Some(kept) => kept.deliver(out, format!("{}: {}", meaning.kind, meaning.message)),
+            None => answer(out, &reply::upstream_said(&meaning)),
         }
     }
 
@@ -350,13 +394,36 @@ impl Course<'_> {
             }
             Failure::Network(network) => network,
         };
-        let judgement = classify::no_answer(&network, clock::wall());
-        hold.complete(judgement.outcome.clone());
+        let blame = match network.code {
+            // A name look-up is a matter of this machine: no account can help it.
+            NetworkCode::Dns => Blame::Nobody,
+            NetworkCode::Refused
+            | NetworkCode::Unreachable
+            | NetworkCode::Reset
+            | NetworkCode::Timeout
+            | NetworkCode::Tls
+            | NetworkCode::Garbage
+            | NetworkCode::Other => Blame::Account,
+        };
+        let evidence = Evidence {
+            source: Arc::from(network.code.word()),
+            at: clock::wall(),
+            message: Arc::from(network.text.as_str()),
+            ..Evidence::default()
+        };
+        let meaning = Meaning {
+            outcome: Outcome::Network { blame, evidence },
+            next: Next::AnotherAccount,
+            status: 503,
+            kind: network.code.word().to_owned(),
+            message: network.text,
+        };
+        hold.complete(meaning.outcome.clone());
         let failed = Failed {
             from: Arc::clone(&self.granted.name),
             kind: self.granted.kind,
             was_sent: self.job.patience.wire().sent.get() > 0,
-            judgement,
+            meaning,
             kept: None,
         };
         Attempted::Failed { out, failed }
@@ -367,8 +434,7 @@ impl Course<'_> {
         &self,
         mut answer: Answer,
         quota: &QuotaReport,
-        token: Token,
-    ) -> Result<(Option<Kept>, Judgement), Stop> {
+    ) -> Result<(Option<Kept>, Meaning), Stop> {
         let mut body = Vec::new();
         let whole = loop {
             let read = answer.read(&self.job.patience, |bytes| {
@@ -385,28 +451,22 @@ impl Course<'_> {
             }
         };
         let Answer { status, headers, .. } = answer;
-        let judgement = self.judge(status, &headers, &body, None, quota, token);
+        let meaning = self.judge(status, &headers, &body, quota);
         let form = Form::of(headers.text("content-type"), headers.text("content-encoding"));
-        Ok((whole.then_some(Kept { status, headers, body, form }), judgement))
+        Ok((whole.then_some(Kept { status, headers, body, form }), meaning))
     }
 
-    fn judge(
-        &self,
-        status: u16,
-        headers: &Headers,
-        body: &[u8],
-        first_event: Option<&ApiError>,
-        quota: &QuotaReport,
-        attempt: Token,
-    ) -> Judgement {
+    fn judge(&self, status: u16, headers: &Headers, body: &[u8], quota: &QuotaReport) -> Meaning {
         let body = &body[..body.len().min(LOOK_AHEAD_BYTES)];
-        classify::judge(&Seen { status, headers, body, first_event, quota, kind: self.granted.kind, attempt, at: clock::wall() })
+        classify::classify(&Seen { status, headers, body, kind: self.granted.kind, quota, now: clock::now() })
     }
 
-    fn failed(&self, hold: Hold, kept: Option<Kept>, judgement: Judgement, out: Uncommitted) -> Attempted {
-        hold.complete(judgement.outcome.clone());
+    fn failed(&self, hold: Hold, kept: Option<Kept>, meaning: Meaning, out: Uncommitted) -> Attempted {
+        // A 403 to a pooled account never reaches the client as such (P7): it would sign its user out.
+        let kept = kept.filter(|_| meaning.status != 403);
+        hold.complete(meaning.outcome.clone());
         let (from, kind) = (Arc::clone(&self.granted.name), self.granted.kind);
-        Attempted::Failed { out, failed: Failed { from, kind, was_sent: true, judgement, kept } }
+        Attempted::Failed { out, failed: Failed { from, kind, was_sent: true, meaning, kept } }
     }
 
     /// An answer below 400: to the client, unless its first event turns out to be an error.
@@ -415,7 +475,6 @@ impl Course<'_> {
         hold: Hold,
         mut answer: Answer,
         quota: QuotaReport,
-        token: Token,
         out: Uncommitted,
     ) -> Attempted {
         self.job.tracked.stage(Stage::Waiting);
@@ -431,21 +490,26 @@ impl Course<'_> {
             }
             Err(network @ Failure::Network(_)) => return self.no_answer(hold, network, out),
         };
+        if ended && form == Form::Events && answer.status == 200 && scanner.first().is_none() {
+            let text = "the upstream ended its stream before the first event".to_owned();
+            let failure = Failure::Network(NetworkFailure { code: NetworkCode::Reset, text });
+            return self.no_answer(hold, failure, out);
+        }
         if let Some(error) = scanner.first().and_then(|first| first.error.as_ref()) {
             let whole = ended || self.read_rest(&mut answer, &mut ahead);
             let Answer { status, headers, .. } = answer;
-            let judgement = self.judge(status, &headers, &[], Some(error), &quota, token);
+            let meaning = self.judge(classify::status_of(&error.kind), &headers, &classify::body_of(error), &quota);
             let kept = whole.then_some(Kept { status, headers, body: ahead, form });
-            return match judgement.next {
-                Next::PassOn => Attempted::Ended(self.passed_on(hold, kept, judgement, out)),
+            return match meaning.next {
+                Next::PassOn => Attempted::Ended(self.passed_on(hold, kept, meaning, out)),
                 // A stream that begins with a 401 is too rare for a second call: the next account takes over.
-                Next::Move { .. } | Next::Refresh => self.failed(hold, kept, judgement, out),
+                Next::AnotherAccount | Next::RefreshAndRetry => self.failed(hold, kept, meaning, out),
             };
         }
         if out.is_held() && form != Form::Events {
             let whole = ended || self.read_rest(&mut answer, &mut ahead);
             hold.complete(if whole { Outcome::Success } else { Outcome::Neutral });
-            return Attempted::Ended(super::exchange::answer(out, &own::not_a_stream(answer.status)));
+            return Attempted::Ended(super::exchange::answer(out, &reply::not_a_stream(answer.status)));
         }
         let headers = headers::downstream(&answer.headers, BodyForm::Reframed);
         let (status, body) = (answer.status, answer.body);
@@ -576,7 +640,7 @@ impl Course<'_> {
     fn break_off(&self, scanner: &Scanner, committed: Committed, why: &str, status: Option<u16>) -> Ended {
         let event = (scanner.form() == Form::Events).then(|| {
             let mut event = scanner.mend().to_vec();
-            event.extend_from_slice(&own::broken_stream(&self.granted.name, why).event());
+            event.extend_from_slice(&reply::broken_stream(&self.granted.name, why).event());
             event
         });
         committed.broken(event.as_deref());

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::headers::Headers;
 use super::sse::{self, ApiError, Form};
+use crate::account::provider_limit::wait_of_refusal;
 use crate::scheduler::quota::{QuotaReport, Verdict};
 use crate::scheduler::time::Now;
 use crate::scheduler::{Evidence, Fingerprint, Kind, Outcome, Overload, policy};
@@ -23,8 +24,6 @@ pub(crate) struct Seen<'a> {
     pub(crate) body: &'a [u8],
     /// The account's kind.
     pub(crate) kind: Kind,
-    /// The account's `provider` in the configuration.
-    pub(crate) provider: &'a str,
     /// What the headers said of quota.
     pub(crate) quota: &'a QuotaReport,
     /// When it came.
@@ -53,7 +52,7 @@ pub(crate) enum Next {
     /// The client gets the answer byte for byte.
     PassOn,
     /// Another account; the client must not see this answer while one may serve.
-    NextAccount,
+    AnotherAccount,
     /// Refresh the token, then once more on this account.
     RefreshAndRetry,
 }
@@ -71,7 +70,7 @@ pub(crate) fn classify(seen: &Seen<'_>) -> Meaning {
         529 => upstream.server_side(Overload::Overloaded529),
         // Besides the four of P7 those with which a gateway in front of the API reports that it cannot reach it.
         500 | 502..=504 | 520..=527 | 530 => {
-            (Outcome::ServerError { evidence: upstream.evidence() }, Next::NextAccount)
+            (Outcome::ServerError { evidence: upstream.evidence() }, Next::AnotherAccount)
         }
         _ => (Outcome::Neutral, Next::PassOn),
     };
@@ -130,7 +129,7 @@ impl Upstream<'_> {
         let evidence = self.evidence();
         match self.seen.kind {
             Kind::Oauth => (Outcome::NeedsLogin { evidence }, Next::RefreshAndRetry),
-            Kind::ApiKey | Kind::Provider => (Outcome::CredentialRefused { evidence }, Next::NextAccount),
+            Kind::ApiKey | Kind::Provider => (Outcome::CredentialRefused { evidence }, Next::AnotherAccount),
         }
     }
 
@@ -147,13 +146,13 @@ impl Upstream<'_> {
             matches!(self.error.kind.as_str(), "permission_error" | "authentication_error" | "billing_error")
                 || has(&CREDENTIAL_WORDS);
         if self.seen.kind == Kind::Provider {
-            (Outcome::CredentialForbidden { evidence: self.evidence() }, Next::NextAccount)
+            (Outcome::CredentialForbidden { evidence: self.evidence() }, Next::AnotherAccount)
         } else if !about_credential {
             (Outcome::Neutral, Next::PassOn)
         } else if has(&FEATURE_WORDS) {
-            (Outcome::Neutral, Next::NextAccount)
+            (Outcome::Neutral, Next::AnotherAccount)
         } else {
-            (Outcome::CredentialForbidden { evidence: self.evidence() }, Next::NextAccount)
+            (Outcome::CredentialForbidden { evidence: self.evidence() }, Next::AnotherAccount)
         }
     }
 
@@ -164,8 +163,13 @@ impl Upstream<'_> {
         if !is_quota {
             return self.server_side(Overload::Refused429);
         }
-        let outcome = Outcome::QuotaRejected { quota: self.seen.quota.clone(), evidence: self.evidence() };
-        (outcome, Next::NextAccount)
+        let mut quota = self.seen.quota.clone();
+        if self.seen.kind == Kind::Provider {
+            // Their headers rarely say when it ends, but their words do (V3).
+            quota.retry_after = wait_of_refusal(&quota, self.seen.body, self.seen.now.wall);
+        }
+        let outcome = Outcome::QuotaRejected { quota, evidence: self.evidence() };
+        (outcome, Next::AnotherAccount)
     }
 
     fn server_side(&self, overload: Overload) -> (Outcome, Next) {
@@ -175,7 +179,7 @@ impl Upstream<'_> {
             fingerprint: Fingerprint::of(&self.error.kind, &self.error.message),
             evidence: self.evidence(),
         };
-        (outcome, Next::NextAccount)
+        (outcome, Next::AnotherAccount)
     }
 
     fn evidence(&self) -> Evidence {
@@ -338,7 +342,7 @@ mod tests {
     use crate::scheduler::quota::{WindowKind, WindowReading};
     use crate::scheduler::time::Wall;
 
-    use Next::{NextAccount, PassOn, RefreshAndRetry};
+    use Next::{AnotherAccount, PassOn, RefreshAndRetry};
 
     struct Case {
         status: u16,
@@ -364,7 +368,6 @@ mod tests {
             headers: &case.headers,
             body: case.body.as_bytes(),
             kind: case.kind,
-            provider: "anthropic",
             quota: &case.quota,
             now: Now { wall: Wall(7), ..Now::default() },
         })
@@ -399,17 +402,17 @@ mod tests {
             ("any other 4xx", 413, ApiKey, "neutral", PassOn),
             ("V4", 404, Provider, "neutral", PassOn),
             ("401 on OAuth", 401, Oauth, "needs login", RefreshAndRetry),
-            ("401 on an API key", 401, ApiKey, "refused", NextAccount),
-            ("401 on a provider", 401, Provider, "refused", NextAccount),
-            ("429 without evidence", 429, Oauth, "server-side 429", NextAccount),
-            ("V3 a provider's 429", 429, Provider, "quota", NextAccount),
-            ("500", 500, Oauth, "5xx", NextAccount),
+            ("401 on an API key", 401, ApiKey, "refused", AnotherAccount),
+            ("401 on a provider", 401, Provider, "refused", AnotherAccount),
+            ("429 without evidence", 429, Oauth, "server-side 429", AnotherAccount),
+            ("V3 a provider's 429", 429, Provider, "quota", AnotherAccount),
+            ("500", 500, Oauth, "5xx", AnotherAccount),
             ("501 is no failure of the account's", 501, Oauth, "neutral", PassOn),
-            ("502", 502, ApiKey, "5xx", NextAccount),
-            ("503", 503, Provider, "5xx", NextAccount),
-            ("504", 504, Oauth, "5xx", NextAccount),
-            ("a gateway's", 522, Oauth, "5xx", NextAccount),
-            ("529", 529, Oauth, "529", NextAccount),
+            ("502", 502, ApiKey, "5xx", AnotherAccount),
+            ("503", 503, Provider, "5xx", AnotherAccount),
+            ("504", 504, Oauth, "5xx", AnotherAccount),
+            ("a gateway's", 522, Oauth, "5xx", AnotherAccount),
+            ("529", 529, Oauth, "529", AnotherAccount),
         ];
         for (rule, status, kind, outcome, next) in rows {
             let got = run(&case(status, kind, ""));
@@ -489,11 +492,26 @@ mod tests {
     }
 
     #[test]
+    fn a_provider_says_when() {
+        let glm = r#"{"error":{"code":"1302","message":"high concurrency"}}"#;
+        let waits = |kind, retry_after| {
+            let quota = QuotaReport { retry_after, ..QuotaReport::default() };
+            match run(&Case { quota, ..case(429, kind, glm) }).outcome {
+                Outcome::QuotaRejected { quota, .. } => quota.retry_after,
+                _ => None,
+            }
+        };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(waits(Kind::Provider, None), seconds(60), "V3 in its body");
+        assert_eq!(waits(Kind::Provider, seconds(7)), seconds(7), "V3 in its headers first");
+    }
+
+    #[test]
     fn which_403() {
         use Kind::{ApiKey, Oauth, Provider};
         let permission = "permission_error";
         let passed = ("neutral", PassOn);
-        let blocked = ("forbidden", NextAccount);
+        let blocked = ("forbidden", AnotherAccount);
         #[rustfmt::skip] // one row a line
         let rows = [
             (ApiKey, permission, "Your API key does not have permission to use the specified resource.", blocked),
@@ -502,8 +520,8 @@ mod tests {
             (Oauth, "invalid_request_error", "This organization has been disabled.", blocked),
             (Oauth, "authentication_error", "OAuth token has been revoked", blocked),
             (Oauth, permission, "", blocked),
-            (Oauth, permission, "Your plan does not include the model claude-opus-5", ("neutral", NextAccount)),
-            (Oauth, permission, "The beta is not enabled for this account", ("neutral", NextAccount)),
+            (Oauth, permission, "Your plan does not include the model claude-opus-5", ("neutral", AnotherAccount)),
+            (Oauth, permission, "The beta is not enabled for this account", ("neutral", AnotherAccount)),
             (Oauth, "forbidden", "Request not allowed", passed),
             (Oauth, "", "", passed),
             (Provider, "", "Forbidden", blocked),
@@ -521,16 +539,16 @@ mod tests {
     fn first_events() {
         #[rustfmt::skip] // one row a line
         let rows = [
-            ("overloaded_error", 529, "529", NextAccount),
-            ("rate_limit_error", 429, "server-side 429", NextAccount),
-            ("api_error", 500, "5xx", NextAccount),
-            ("timeout_error", 504, "5xx", NextAccount),
+            ("overloaded_error", 529, "529", AnotherAccount),
+            ("rate_limit_error", 429, "server-side 429", AnotherAccount),
+            ("api_error", 500, "5xx", AnotherAccount),
+            ("timeout_error", 504, "5xx", AnotherAccount),
             ("authentication_error", 401, "needs login", RefreshAndRetry),
-            ("permission_error", 403, "forbidden", NextAccount),
+            ("permission_error", 403, "forbidden", AnotherAccount),
             ("invalid_request_error", 400, "neutral", PassOn),
             ("not_found_error", 404, "neutral", PassOn),
             ("request_too_large", 413, "neutral", PassOn),
-            ("", 500, "5xx", NextAccount),
+            ("", 500, "5xx", AnotherAccount),
         ];
         for (kind, status, outcome, next) in rows {
             let error = ApiError { kind: kind.into(), message: "m".into(), code: None };
@@ -603,9 +621,7 @@ mod tests {
                 Headers(vec![("retry-after".into(), random.bytes(20)), ("request-id".into(), random.bytes(200))]);
             let quota = QuotaReport::default();
             let kind = *random.pick(&[Kind::Oauth, Kind::ApiKey, Kind::Provider]);
-            let provider = random.word(&["zai", "kimi", "other"]);
-            let seen =
-                Seen { status, headers: &headers, body: &body, kind, provider, quota: &quota, now: Now::default() };
+            let seen = Seen { status, headers: &headers, body: &body, kind, quota: &quota, now: Now::default() };
             assert!(classify(&seen).message.chars().count() <= policy::MESSAGE_CHARS_MAX);
         }
     }

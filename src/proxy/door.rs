@@ -89,7 +89,14 @@ impl Door<'_> {
     /// Whether either key header holds the proxy key, compared in constant time.
     pub(crate) fn holds_key(&self, headers: &Headers) -> bool {
         let mut keys = headers.0.iter().filter(|(name, _)| headers::is_key_header(name));
-        !self.key.is_empty() && keys.any(|(_, value)| headers::bare_key(value).ct_eq(self.key).into())
+        !self.key.is_empty()
+            && keys.any(|(name, value)| {
+                let key = headers::bare_key(value);
+                // `authorization` carries a key only with its scheme (RFC 6750 section 2.1).
+                let whole = key.len() == value.trim_ascii().len();
+                let misplaced = whole && name.eq_ignore_ascii_case("authorization");
+                !misplaced && bool::from(key.ct_eq(self.key))
+            })
     }
 
     /// Whoever needs a key is judged by it, everybody else by `Host`: a page that was brought here by DNS has neither.

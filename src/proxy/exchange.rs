@@ -29,7 +29,6 @@ use super::patience::{HangUp, Heartbeats, Limits, Patience};
 use super::paths::{Pooled, Route};
 use super::peek::{self, BODY_BYTES_MAX, Peek};
 use super::relay;
-use super::own;
 use super::reply::{self, Reply};
 use super::runtime;
 use super::stream::{ClientForm, Uncommitted};
@@ -39,7 +38,7 @@ use crate::config::Config;
 use crate::event::{Event, Finished, Held, Outcome, RequestMeta, Stage};
 use crate::gate::{Admitted, Granted, Hold, Verdict, Waiting};
 use crate::net::wait::Stop;
-use crate::scheduler::{Limit, Refusal, Request, WaitCause};
+use crate::scheduler::{Limit, Refusal, RefusalReason, Request, WaitCause};
 
 /// Serves one request on the calling worker.
 pub(crate) fn serve(context: &Arc<Context>, inbound: Inbound) {
@@ -75,7 +74,7 @@ fn announced_length(headers: &Headers) -> Option<u64> {
 /// Answers on the spot and ends the connection: nothing more of it can be trusted or waited for.
 fn refuse(context: &Context, inbound: Inbound, reply: &Reply, unread: Option<u64>, watch: Stopwatch) {
     let (method, path) = (Arc::from(inbound.method()), path_of(inbound.target()));
-    inbound.refuse(&own::on_the_wire(reply), unread);
+    inbound.refuse(&reply::on_the_wire(reply), unread);
     context.tell(Event::Finished(Box::new(Finished {
         method,
         path,
@@ -92,6 +91,9 @@ fn refuse(context: &Context, inbound: Inbound, reply: &Reply, unread: Option<u64
         attempts: 0,
     })));
 }
+
+/// Methods whose requests say that they have no body by a length of 0 (RFC 9110 section 8.6).
+const METHODS_WITH_BODY: [&str; 3] = ["POST", "PUT", "PATCH"];
 
 fn path_of(target: &str) -> Arc<str> {
     Arc::from(target.split('?').next().unwrap_or_default())
@@ -126,9 +128,9 @@ fn receive(
     let body = match inbound.read_body(length, BODY_BYTES_MAX) {
         Ok(body) => body,
         Err(BodyError::TooLarge) => {
-            return refuse(context, inbound, &own::body_too_large(BODY_BYTES_MAX), length, watch);
+            return refuse(context, inbound, &reply::body_too_large(BODY_BYTES_MAX), length, watch);
         }
-        Err(BodyError::Broken) => return refuse(context, inbound, &own::body_broken(), length, watch),
+        Err(BodyError::Broken) => return refuse(context, inbound, &reply::body_broken(), length, watch),
     };
     let form = ClientForm {
         chunks: inbound.version() >= (1, 1),
@@ -151,10 +153,10 @@ fn receive(
         context: Arc::clone(context),
         options: headers::client_options(&headers),
         config,
+        has_body: entry.framing != Framing::NoBody || METHODS_WITH_BODY.contains(&&*method),
         method,
         target,
         path,
-        has_body: entry.framing != Framing::NoBody,
         headers,
         body,
         peek,
@@ -167,7 +169,7 @@ fn receive(
     };
     job.tracked.describe(job.session_tag(), job.peek.model.as_deref().map(Arc::from));
     let ended = if context.is_stopping() {
-        answer(out, &own::restarting())
+        answer(out, &reply::restarting())
     } else if relay::is_own(&job) {
         relay::run(&job, out)
     } else {
@@ -190,6 +192,9 @@ fn run(job: &Job, mut out: Uncommitted) -> Ended {
     loop {
         let (hold, granted) = match job.context.gate.admit(request.clone()) {
             Admitted::Granted(hold, granted) => (hold, granted),
+            Admitted::Refused(refusal) if refusal.reason == RefusalReason::UnknownProfile => {
+                return answer(out, &reply::unknown_profile(&request.profile));
+            }
             Admitted::Refused(refusal) => return give_up(out, last, &Surrender::Refused(refusal)),
             Admitted::Queued(waiting) => match wait(job, &request, waiting) {
                 Waited::Granted(hold, granted) => {
@@ -298,17 +303,17 @@ fn tell_held(job: &Job, request: &Request) {
 /// Answers a request that gets no account: with the upstream's own last answer if there is one, else in our own words.
 fn give_up(out: Uncommitted, last: Option<Failed>, surrender: &Surrender) -> Ended {
     let reply = match surrender {
-        Surrender::Expired(limit, refusal) => own::expired(*limit, refusal),
+        Surrender::Expired(limit, refusal) => reply::expired(*limit, refusal),
         Surrender::Refused(refusal) => {
             match last {
                 Some(failed) if failed.outranks(refusal) => return attempt::pass_on(out, failed),
                 _ => {}
             }
-            own::refused(refusal)
+            reply::refused(refusal)
         }
         Surrender::OneTry => match last {
             Some(failed) => return attempt::pass_on(out, failed),
-            None => own::body_too_large(BODY_BYTES_MAX),
+            None => reply::body_too_large(BODY_BYTES_MAX),
         },
     };
     answer(out, &reply)

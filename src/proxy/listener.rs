@@ -207,8 +207,8 @@ impl Inbound {
             self.refuse_in_turn(answer);
             return;
         };
+        self.sockets.end(self.peer);
         socket.answer_and_close(answer);
-        self.sockets.gone(self.peer);
         if unread.is_some_and(|length| length > UNREAD_BODY_MAX as u64) {
             // Dropping it would allocate the announced length. The library's thread on this connection waits for ever.
             std::mem::forget(self.request);
@@ -275,7 +275,7 @@ impl Drop for Outbound {
             self.writer = None;
             return;
         }
-        self.sockets.gone(self.peer);
+        self.sockets.end(self.peer);
         let writer = self.writer.take();
         match &self.socket {
             Some(socket) => {

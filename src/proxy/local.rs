@@ -10,7 +10,6 @@ use super::control;
 use super::headers::Headers;
 use super::job::Ended;
 use super::paths::{Local, Names, Switch};
-use super::own;
 use super::reply::{self, Reply};
 use super::stream::Uncommitted;
 use crate::account::quota::family_of_model;
@@ -101,14 +100,14 @@ fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Re
         }
         Local::Routing => {
             let order: RoutingOrder = serde_json::from_slice(&call.body)
-                .map_err(|error| own::bad_control(&format!("the body is not what /maxpool/routing takes: {error}")))?;
+                .map_err(|error| reply::bad_control(&format!("the body is not what /maxpool/routing takes: {error}")))?;
             let preferred = match (order.mode.as_str(), order.account) {
                 ("automatic", _) => None,
                 ("preferred", Some(account)) => Some(account),
-                ("preferred", None) => return Err(own::bad_control("mode preferred needs \"account\"")),
+                ("preferred", None) => return Err(reply::bad_control("mode preferred needs \"account\"")),
                 (other, _) => {
                     let text = format!("mode is {other}; expected \"automatic\" or \"preferred\"");
-                    return Err(own::bad_control(&text));
+                    return Err(reply::bad_control(&text));
                 }
             };
             control::set_routing(context, preferred.as_deref())
@@ -117,14 +116,14 @@ fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Re
         }
         Local::Account { name, to } => {
             if context.accounts.by_name(name).is_none() {
-                return Err(own::not_found(&format!("there is no account {name}")));
+                return Err(reply::not_found(&format!("there is no account {name}")));
             }
             control::switch(context, name, *to == Switch::Enable)
                 .map(|changes| json(object("changed", &changes)))
                 .map_err(|error| failed(&error))
         }
-        Local::WrongMethod { allow } => Err(own::wrong_method(allow)),
-        Local::Unknown => Err(own::not_found("there is no such route below /maxpool")),
+        Local::WrongMethod { allow } => Err(reply::wrong_method(allow)),
+        Local::Unknown => Err(reply::not_found("there is no such route below /maxpool")),
     }
 }
 
@@ -135,7 +134,7 @@ struct RoutingOrder {
 }
 
 fn failed(error: &crate::error::Error) -> Reply {
-    own::control_failed(error)
+    reply::control_failed(&error.to_string())
 }
 
 fn object(key: &str, lines: &[String]) -> Vec<u8> {

@@ -23,7 +23,6 @@ pub(crate) mod forward;
 mod job;
 pub(crate) mod listener;
 mod local;
-pub(crate) mod own;
 pub(crate) mod patience;
 mod relay;
 pub(crate) mod runtime;

@@ -10,7 +10,6 @@ use super::forward::{self, Failure, Order};
 use super::headers::{self, Auth, Beta, BodyForm};
 use super::job::{Ended, Job};
 use super::paths::Route;
-use super::own;
 use super::reply;
 use super::stream::Uncommitted;
 use crate::event::{Outcome, Stage};
@@ -27,7 +26,7 @@ pub(super) fn is_own(job: &Job) -> bool {
 /// Relays the request as it is.
 pub(super) fn run(job: &Job, out: Uncommitted) -> Ended {
     let Ok(uri) = format!("{}{}", job.config.upstream.as_str(), job.target).parse::<Uri>() else {
-        return answer(out, &own::bad_target());
+        return answer(out, &reply::bad_target());
     };
     let key = job.config.proxy.api_key.as_ref().map_or(&b""[..], |key| key.expose().as_bytes());
     let auth = match job.route {
@@ -44,7 +43,7 @@ pub(super) fn run(job: &Job, out: Uncommitted) -> Ended {
         Ok(answer) => answer,
         Err(Failure::Stopped(_)) => return Ended::client_gone(Stage::Waiting, None),
         Err(Failure::Network(failure)) => {
-            return answer(out, &own::network(&failure.text));
+            return answer(out, &reply::network(failure.code.word(), &failure.text));
         }
     };
     job.tracked.stage(Stage::Streaming);

@@ -133,7 +133,7 @@ pub(crate) fn version_unsupported() -> Reply {
 /// P4.
 pub(crate) fn body_too_large(bytes_max: u64) -> Reply {
     let mib = bytes_max / (1024 * 1024);
-    closing(Reply::new(413, INVALID, format!("the request body is larger than {mib} MiB, the limit of this proxy")))
+    closing(Reply::new(413, INVALID, format!("the request body is larger than {mib} MiB, the limit of maxpool")))
 }
 
 /// The body stalled, was torn, or is no valid chunked encoding (P2).
@@ -143,6 +143,13 @@ pub(crate) fn body_broken() -> Reply {
         INVALID,
         "the request body did not arrive whole: it stalled, broke off or is framed wrongly",
     ))
+}
+
+/// S8: no account has the profile that the request names.
+pub(crate) fn unknown_profile(profile: &str) -> Reply {
+    let shown: String = profile.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect();
+    let text = format!("no account has the profile {shown} that x-maxpool-profile asks for; see `maxpool accounts`");
+    Reply::new(400, INVALID, text)
 }
 
 /// The account's upstream and the request's path make no address.
@@ -609,7 +616,7 @@ mod tests {
     #[test]
     fn upstream_answers_in_our_words() {
         let said = |status| {
-            let (outcome, next) = (Outcome::Neutral, classify::Next::NextAccount);
+            let (outcome, next) = (Outcome::Neutral, classify::Next::AnotherAccount);
             upstream_said(&Meaning { outcome, next, status, kind: String::new(), message: "busy".into() })
         };
         #[rustfmt::skip] // one row a line

@@ -3,7 +3,6 @@
 
 use super::context::Context;
 use super::job::Job;
-use super::own;
 use super::reply::{self, Reply};
 use crate::account::provider::accounts_of_headers;
 use crate::account::sync::{CredentialChange, OfRequest};
@@ -22,7 +21,7 @@ pub(super) fn take_header_accounts(job: &Job) -> Result<(), Reply> {
         return Ok(());
     }
     let lines = job.headers.0.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
-    let entries = accounts_of_headers(lines).map_err(|why| own::bad_header(&why))?;
+    let entries = accounts_of_headers(lines).map_err(|why| reply::bad_header(&why))?;
     for entry in &entries {
         take(&job.context, entry);
     }

@@ -149,6 +149,8 @@ pub(crate) enum Acquaintance {
     New,
     /// A later one.
     Known,
+    /// We have ended the connection: nothing that comes out of it may be served.
+    Ended,
 }
 
 /// All connections of clients to one port.
@@ -182,14 +184,19 @@ impl Sockets {
             let mut peers = self.lock();
             if let Some(entry) = peers.get_mut(&peer) {
                 if let Some(kept) = &entry.kept
+                    && !matches!(entry.state, State::Ended(_))
                     && !kept.has_left()
                 {
                     entry.state = State::Busy;
                     return (Some(Arc::clone(kept)), Acquaintance::Known);
                 }
                 if let Some(fd) = duplicate_of(ourselves, entry.number, peer) {
-                    entry.state = State::Busy;
                     let socket = Arc::new(ClientSocket::new(fd));
+                    if matches!(entry.state, State::Ended(_)) && socket.has_left() {
+                        // What the library had read already of a connection that we have ended.
+                        return (Some(socket), Acquaintance::Ended);
+                    }
+                    entry.state = State::Busy;
                     entry.kept = Some(Arc::clone(&socket));
                     return (Some(socket), Acquaintance::Known);
                 }
@@ -223,9 +230,12 @@ impl Sockets {
         }
     }
 
-    /// The connection of `peer` is being closed.
-    pub(crate) fn gone(&self, peer: SocketAddr) {
-        self.lock().remove(&peer);
+    /// The connection of `peer` is being closed by us.
+    pub(crate) fn end(&self, peer: SocketAddr) {
+        if let Some(entry) = self.lock().get_mut(&peer) {
+            entry.state = State::Ended(clock::now().mono);
+            entry.kept = None;
+        }
     }
 
     /// Ends the connections that wait for a request (at the end of the program).

@@ -60,11 +60,12 @@ impl Scheduler {
         verdict: ExplainedVerdict,
         decisions: &mut VecDeque<Explanation>,
     ) {
-        let full = decisions.len() >= DECISIONS_MAX;
-        let mut explanation = decisions
-            .pop_front()
-            .filter(|_| full)
-            .unwrap_or_else(Explanation::empty);
+        let used = if decisions.len() >= DECISIONS_MAX {
+            decisions.pop_front()
+        } else {
+            None
+        };
+        let mut explanation = used.unwrap_or_else(Explanation::empty);
         self.describe(now, request, ask, available, verdict, &mut explanation);
         decisions.push_back(explanation);
     }
