@@ -67,7 +67,8 @@ enum Drained {
 /// # Errors
 /// It cannot start: what is wrong, and what to do about it.
 pub(crate) fn serve(options: &ServeOptions) -> Result<ExitCode> {
-    let signals = Signals::take().map_err(|error| Error::ours(format!("signals cannot be taken over: {error}")))?;
+    let signals = Signals::take()
+        .map_err(|error| Error::ours(format!("signals cannot be taken over: {error}")))?;
     raise_descriptor_limit();
     let path = file::path(&|name| std::env::var_os(name))?;
     let config = file::load_or_create(&path)?;
@@ -89,8 +90,10 @@ fn serve_with(
     let socket = bind(&config)?;
     let context = build(path, config, events, reporter)?;
     let handler = Arc::clone(&context);
-    let listener = Listener::start(socket, phrases(), move |inbound| exchange::serve(&handler, inbound))
-        .map_err(|error| Error::ours(format!("the server cannot start its threads: {error}")))?;
+    let listener = Listener::start(socket, phrases(), move |inbound| {
+        exchange::serve(&handler, inbound)
+    })
+    .map_err(|error| Error::ours(format!("the server cannot start its threads: {error}")))?;
     // Set once, by the only listener.
     let _ = context.address.set(listener.address());
     announce(&context, &listener);
@@ -104,9 +107,18 @@ fn serve_with(
 }
 
 /// Accounts, gate and everything that requests share.
-fn build(path: PathBuf, config: Config, events: &Events, reporter: &Reporter) -> Result<Arc<Context>> {
-    let tls = net::tls::client_config(std::env::var_os("SSL_CERT_FILE").map(PathBuf::from).as_deref())
-        .map_err(Error::operator)?;
+fn build(
+    path: PathBuf,
+    config: Config,
+    events: &Events,
+    reporter: &Reporter,
+) -> Result<Arc<Context>> {
+    let tls = net::tls::client_config(
+        std::env::var_os("SSL_CERT_FILE")
+            .map(PathBuf::from)
+            .as_deref(),
+    )
+    .map_err(Error::operator)?;
     let proxies = crate::proxy::context::proxies(&config).map_err(Error::operator)?;
     let shared: Arc<OnceLock<Weak<Context>>> = Arc::default();
     let renewed = Arc::clone(&shared);
@@ -119,7 +131,9 @@ fn build(path: PathBuf, config: Config, events: &Events, reporter: &Reporter) ->
         home: std::env::var_os("HOME").map(PathBuf::from),
         renewed: Arc::new(move |id| {
             if let Some(context) = renewed.get().and_then(Weak::upgrade) {
-                context.gate.with(|scheduler, now| scheduler.clear_credential_blocks(now, id));
+                context
+                    .gate
+                    .with(|scheduler, now| scheduler.clear_credential_blocks(now, id));
             }
         }),
     };
@@ -145,7 +159,10 @@ fn build(path: PathBuf, config: Config, events: &Events, reporter: &Reporter) ->
     // Set once, here.
     let _ = shared.set(Arc::downgrade(&context));
     control::apply_first(&context, &context.config());
-    for notice in notices.into_iter().chain(control::restore_learned(&context)) {
+    for notice in notices
+        .into_iter()
+        .chain(control::restore_learned(&context))
+    {
         events.warning(clock::wall(), notice);
     }
     Ok(context)
@@ -154,7 +171,10 @@ fn build(path: PathBuf, config: Config, events: &Events, reporter: &Reporter) ->
 /// The wall clock was set, or the machine slept: idle upstream connections are dead by now.
 fn clock_stepped(context: &Context) {
     if context.renew_agent().is_ok() {
-        context.events.notice(clock::wall(), "the clock jumped: idle upstream connections are dropped, windows judged anew");
+        context.events.notice(
+            clock::wall(),
+            "the clock jumped: idle upstream connections are dropped, windows judged anew",
+        );
     }
 }
 
@@ -177,7 +197,9 @@ fn bind(config: &Config) -> Result<TcpListener> {
     let (host, port) = (config.proxy.host.as_str(), config.proxy.port);
     let addresses: Vec<SocketAddr> = (host, port)
         .to_socket_addrs()
-        .map_err(|error| Error::operator(format!("proxy.host {host} cannot be looked up: {error}")))?
+        .map_err(|error| {
+            Error::operator(format!("proxy.host {host} cannot be looked up: {error}"))
+        })?
         .collect();
     let mut last = None;
     for address in addresses {
@@ -197,14 +219,17 @@ fn bind(config: &Config) -> Result<TcpListener> {
         std::io::ErrorKind::AddrNotAvailable => "this machine has no such address; correct proxy.host".to_owned(),
         _ => error.to_string(),
     };
-    Err(Error::operator(format!("cannot listen on {address}: {what}")))
+    Err(Error::operator(format!(
+        "cannot listen on {address}: {what}"
+    )))
 }
 
 fn phrases() -> Phrases {
     Phrases {
         too_slow: reply::on_the_wire(&reply::head_too_slow()),
         unsupported: reply::on_the_wire(&reply::version_unsupported()),
-        probe: b"GET /maxpool/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_vec(),
+        probe: b"GET /maxpool/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            .to_vec(),
     }
 }
 
@@ -244,14 +269,18 @@ fn watch(context: &Arc<Context>, listener: &Listener, signals: &Signals) -> Drai
         let now = clock::now().mono;
         let next = sync_due.min(state_due).min(runtime_due);
         match signals.wait(next.since(now)) {
-            Some(Signal::Terminate | Signal::Interrupt) => return drain(context, listener, signals),
+            Some(Signal::Terminate | Signal::Interrupt) => {
+                return drain(context, listener, signals);
+            }
             Some(Signal::HangUp) => {
                 // What failed was told as an event.
                 let _ = control::reload(context);
                 seen = file_stamp(context);
             }
             Some(Signal::Restart) => {
-                context.events.warning(clock::wall(), "restart is not available in this build");
+                context
+                    .events
+                    .warning(clock::wall(), "restart is not available in this build");
             }
             None => {}
         }
@@ -319,7 +348,10 @@ fn drain(context: &Arc<Context>, listener: &Listener, signals: &Signals) -> Drai
         }
         let now = clock::now().mono;
         if now >= end {
-            context.events.warning(clock::wall(), format!("{left} requests are cut: shutdown.drainTimeoutMs is over"));
+            context.events.warning(
+                clock::wall(),
+                format!("{left} requests are cut: shutdown.drainTimeoutMs is over"),
+            );
             break Drained::Cut;
         }
         if told == Mono(0) || now.since(told) >= DRAIN_TOLD_EVERY {
@@ -329,7 +361,10 @@ fn drain(context: &Arc<Context>, listener: &Listener, signals: &Signals) -> Drai
         listener.close_idle();
         match signals.wait(DRAIN_LOOK_EVERY) {
             Some(Signal::Terminate | Signal::Interrupt) => {
-                context.events.warning(clock::wall(), format!("{left} requests are cut by a second signal"));
+                context.events.warning(
+                    clock::wall(),
+                    format!("{left} requests are cut by a second signal"),
+                );
                 break Drained::Cut;
             }
             Some(Signal::HangUp | Signal::Restart) | None => {}

@@ -30,10 +30,16 @@ pub(crate) enum ImportSource<'a> {
 }
 
 /// Copies the tokens into the config (SPEC T3). Returns the line that says what was done.
-pub(crate) fn import(desk: &mut Desk<'_>, source: &ImportSource<'_>, name: Option<&str>) -> Result<String> {
+pub(crate) fn import(
+    desk: &mut Desk<'_>,
+    source: &ImportSource<'_>,
+    name: Option<&str>,
+) -> Result<String> {
     let tokens = match source {
         ImportSource::File(path) => tokens_of_file(path),
-        ImportSource::Text(text) => tokens_of_text(text).map_err(|why| format!("cannot use the text: {why}")),
+        ImportSource::Text(text) => {
+            tokens_of_text(text).map_err(|why| format!("cannot use the text: {why}"))
+        }
         ImportSource::ClaudeCode { home } => tokens_of_claude_code(home),
     };
     let tokens = tokens.map_err(Error::operator)?;
@@ -53,7 +59,8 @@ fn tokens_of_claude_code(home: &Path) -> std::result::Result<Tokens, String> {
     if cfg!(target_os = "macos")
         && let Some(text) = keychain_item()
     {
-        return tokens_of_text(&text).map_err(|why| format!("cannot use the Keychain item {KEYCHAIN_ITEM:?}: {why}"));
+        return tokens_of_text(&text)
+            .map_err(|why| format!("cannot use the Keychain item {KEYCHAIN_ITEM:?}: {why}"));
     }
     let path = home.join(".claude/.credentials.json");
     let hint = |why| format!("{why}; log in with Claude Code first, or give --from PATH");
@@ -63,8 +70,14 @@ fn tokens_of_claude_code(home: &Path) -> std::result::Result<Tokens, String> {
 /// macOS asks the user before it gives the item out.
 fn keychain_item() -> Option<String> {
     let mut command = Command::new("/usr/bin/security");
-    command.args(["find-generic-password", "-s", KEYCHAIN_ITEM, "-w"]).stdin(Stdio::null()).stderr(Stdio::null());
-    let output = command.output().ok().filter(|output| output.status.success())?;
+    command
+        .args(["find-generic-password", "-s", KEYCHAIN_ITEM, "-w"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null());
+    let output = command
+        .output()
+        .ok()
+        .filter(|output| output.status.success())?;
     String::from_utf8(output.stdout).ok()
 }
 

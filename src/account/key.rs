@@ -15,11 +15,18 @@ pub(crate) fn read_key(out: &mut dyn Write) -> Result<Secret> {
     if !stdin.is_terminal() {
         let mut text = String::new();
         let read = stdin.lock().take(INPUT_BYTES_MAX).read_to_string(&mut text);
-        read.map_err(|cause| Error::operator(format!("cannot read the key from stdin: {}", reason(&cause))))?;
+        read.map_err(|cause| {
+            Error::operator(format!(
+                "cannot read the key from stdin: {}",
+                reason(&cause)
+            ))
+        })?;
         return Ok(Secret::new(text.trim()));
     }
     let asked = write!(out, "API key (not shown): ").and_then(|()| out.flush());
-    asked.map_err(|cause| Error::operator(format!("cannot write to the terminal: {}", reason(&cause))))?;
+    asked.map_err(|cause| {
+        Error::operator(format!("cannot write to the terminal: {}", reason(&cause)))
+    })?;
     let typed = typed_hidden(stdin.as_fd());
     say(out, "")?;
     typed
@@ -39,7 +46,12 @@ impl Drop for Hidden<'_> {
 }
 
 fn typed_hidden(fd: BorrowedFd<'_>) -> Result<Secret> {
-    let failed = |cause: rustix::io::Errno| Error::operator(format!("cannot read from the terminal: {}", reason(&cause.into())));
+    let failed = |cause: rustix::io::Errno| {
+        Error::operator(format!(
+            "cannot read from the terminal: {}",
+            reason(&cause.into())
+        ))
+    };
     let before = tcgetattr(fd).map_err(failed)?;
     let mut modes = before.clone();
     // Without ISIG a Ctrl-C arrives as a byte: the default action would leave the terminal without echo.
@@ -59,7 +71,9 @@ fn typed_hidden(fd: BorrowedFd<'_>) -> Result<Secret> {
             match typed.take(*byte) {
                 Step::More => {}
                 Step::Done => return typed.finish(),
-                Step::Interrupted => return Err(Error::operator("interrupted; nothing was changed")),
+                Step::Interrupted => {
+                    return Err(Error::operator("interrupted; nothing was changed"));
+                }
             }
         }
     }
@@ -92,7 +106,8 @@ impl Typing {
     }
 
     fn finish(self) -> Result<Secret> {
-        let text = String::from_utf8(self.0).map_err(|_| Error::operator("that is no API key: it is not text"))?;
+        let text = String::from_utf8(self.0)
+            .map_err(|_| Error::operator("that is no API key: it is not text"))?;
         // Some terminals mark a paste.
         let text = text.replace("\u{1b}[200~", "").replace("\u{1b}[201~", "");
         Ok(Secret::new(text.trim()))
@@ -115,7 +130,11 @@ mod tests {
     fn a_line_is_edited_without_being_shown() {
         for (rule, bytes, expected) in [
             ("T4 Enter", &b"sk-1\rx"[..], Ok("sk-1")),
-            ("T4 paste with its marks and spaces", b"\x1b[200~ sk-1 \x1b[201~\n", Ok("sk-1")),
+            (
+                "T4 paste with its marks and spaces",
+                b"\x1b[200~ sk-1 \x1b[201~\n",
+                Ok("sk-1"),
+            ),
             ("T4 correction", b"sl\x7fk-12\x08\r", Ok("sk-1")),
             ("T4 start anew", b"nonsense\x15sk-1\r", Ok("sk-1")),
             ("T4 Ctrl-D", b"sk-1\x04", Ok("sk-1")),
@@ -129,9 +148,14 @@ mod tests {
                 Ok(_) => assert_eq!(end, Some(Step::Done), "{rule}"),
                 Err(()) => assert_eq!(end, Some(Step::Interrupted), "{rule}"),
             }
-            let upto = bytes.iter().position(|byte| matches!(byte, b'\r' | b'\n' | 4)).unwrap_or(bytes.len());
+            let upto = bytes
+                .iter()
+                .position(|byte| matches!(byte, b'\r' | b'\n' | 4))
+                .unwrap_or(bytes.len());
             let mut typing = Typing::default();
-            bytes[..upto].iter().for_each(|byte| drop(typing.take(*byte)));
+            bytes[..upto]
+                .iter()
+                .for_each(|byte| drop(typing.take(*byte)));
             if let Ok(text) = expected {
                 assert_eq!(typing.finish(), Ok(Secret::new(text)), "{rule}");
             }

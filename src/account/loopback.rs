@@ -48,9 +48,15 @@ enum Progress {
 impl Loopback {
     /// Opens the same free port on both families; one family is enough where the machine has no other.
     pub(super) fn open() -> Result<Loopback> {
-        let failed = |cause: &std::io::Error| Error::operator(format!("cannot listen for the browser on this machine: {}", reason(cause)));
+        let failed = |cause: &std::io::Error| {
+            Error::operator(format!(
+                "cannot listen for the browser on this machine: {}",
+                reason(cause)
+            ))
+        };
         for _ in 0..PORTS_TRIED {
-            let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).or_else(|_| TcpListener::bind((Ipv6Addr::LOCALHOST, 0)));
+            let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+                .or_else(|_| TcpListener::bind((Ipv6Addr::LOCALHOST, 0)));
             let first = first.map_err(|cause| failed(&cause))?;
             let port = first.local_addr().map_err(|cause| failed(&cause))?.port();
             let second = match first.local_addr() {
@@ -63,11 +69,15 @@ impl Loopback {
             };
             let listeners: Vec<_> = [first].into_iter().chain(second).collect();
             for listener in &listeners {
-                listener.set_nonblocking(true).map_err(|cause| failed(&cause))?;
+                listener
+                    .set_nonblocking(true)
+                    .map_err(|cause| failed(&cause))?;
             }
             return Ok(Loopback { listeners, port });
         }
-        Err(Error::operator("found no port that is free on both loopback addresses; try again"))
+        Err(Error::operator(
+            "found no port that is free on both loopback addresses; try again",
+        ))
     }
 
     /// What the provider is to send the browser to.
@@ -96,7 +106,10 @@ impl Loopback {
                         Return::Denied(words) => return Ok(Arrival::Denied(words, Page(None))),
                         Return::WrongState => say(out, WRONG_STATE_PASTED)?,
                         Return::Nothing if text.trim().is_empty() => {}
-                        Return::Nothing => say(out, "That is neither the address of the last page nor a code; try again.")?,
+                        Return::Nothing => say(
+                            out,
+                            "That is neither the address of the last page nor a code; try again.",
+                        )?,
                     },
                     Typed::Part => {}
                     Typed::End => terminal = None,
@@ -115,7 +128,10 @@ impl Loopback {
                             Return::Denied(words) => return Ok(Arrival::Denied(words, page)),
                             Return::WrongState => {
                                 page.show(Verdict::Refused, "This answer belongs to another login attempt. Nothing was changed.");
-                                say(out, "An answer came that belongs to another login attempt; it was ignored.")?;
+                                say(
+                                    out,
+                                    "An answer came that belongs to another login attempt; it was ignored.",
+                                )?;
                             }
                             Return::Nothing => page.not_found(),
                         }
@@ -129,22 +145,48 @@ impl Loopback {
         )))
     }
 
-    fn poll(&self, guests: &[Guest], terminal: Option<BorrowedFd<'_>>, left: Duration) -> Result<Ready> {
-        let mut watched: Vec<PollFd<'_>> = Vec::with_capacity(self.listeners.len() + guests.len() + 1);
+    fn poll(
+        &self,
+        guests: &[Guest],
+        terminal: Option<BorrowedFd<'_>>,
+        left: Duration,
+    ) -> Result<Ready> {
+        let mut watched: Vec<PollFd<'_>> =
+            Vec::with_capacity(self.listeners.len() + guests.len() + 1);
         watched.extend(terminal.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        watched.extend(self.listeners.iter().map(|listener| PollFd::new(listener, PollFlags::IN)));
-        watched.extend(guests.iter().map(|guest| PollFd::new(&guest.stream, PollFlags::IN)));
+        watched.extend(
+            self.listeners
+                .iter()
+                .map(|listener| PollFd::new(listener, PollFlags::IN)),
+        );
+        watched.extend(
+            guests
+                .iter()
+                .map(|guest| PollFd::new(&guest.stream, PollFlags::IN)),
+        );
         // A guest that says nothing is looked at again, to be shown out.
-        let wait = if guests.is_empty() { left } else { left.min(Duration::from_secs(1)) };
+        let wait = if guests.is_empty() {
+            left
+        } else {
+            left.min(Duration::from_secs(1))
+        };
         let wait = Timespec {
             tv_sec: i64::try_from(wait.as_secs()).unwrap_or(1),
             tv_nsec: i64::from(wait.subsec_nanos()) as _,
         };
         match poll(&mut watched, Some(&wait)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(cause) => return Err(Error::operator(format!("cannot wait for the browser: {}", reason(&cause.into())))),
+            Err(cause) => {
+                return Err(Error::operator(format!(
+                    "cannot wait for the browser: {}",
+                    reason(&cause.into())
+                )));
+            }
         }
-        let terminal = terminal.is_some() && watched.first().is_some_and(|first| !first.revents().is_empty());
+        let terminal = terminal.is_some()
+            && watched
+                .first()
+                .is_some_and(|first| !first.revents().is_empty());
         Ok(Ready { terminal })
     }
 
@@ -196,7 +238,11 @@ impl Guest {
                 _ => Progress::Over,
             };
         }
-        if self.since.elapsed() > GUEST_TIME_MAX { Progress::Over } else { Progress::Waiting }
+        if self.since.elapsed() > GUEST_TIME_MAX {
+            Progress::Over
+        } else {
+            Progress::Waiting
+        }
     }
 }
 
@@ -244,7 +290,10 @@ impl Page {
             Verdict::Done => ("200 OK", "Logged in", "#2e7d32"),
             Verdict::Refused => ("400 Bad Request", "Not logged in", "#b3261e"),
         };
-        let html = PAGE.replace("{title}", title).replace("{colour}", colour).replace("{text}", &escaped(text));
+        let html = PAGE
+            .replace("{title}", title)
+            .replace("{colour}", colour)
+            .replace("{text}", &escaped(text));
         self.send(status, &html);
     }
 
@@ -273,15 +322,21 @@ impl Page {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 pub(super) fn say(out: &mut dyn Write, text: &str) -> Result<()> {
     let written = writeln!(out, "{text}").and_then(|()| out.flush());
-    written.map_err(|cause| Error::operator(format!("cannot write to the terminal: {}", reason(&cause))))
+    written.map_err(|cause| {
+        Error::operator(format!("cannot write to the terminal: {}", reason(&cause)))
+    })
 }
 
-const WRONG_STATE_PASTED: &str = "That address belongs to another login attempt; paste the one that this attempt ended at.";
+const WRONG_STATE_PASTED: &str =
+    "That address belongs to another login attempt; paste the one that this attempt ended at.";
 const PAGE: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
 <title>maxpool: {title}</title><style>body{font:16px/1.5 system-ui,sans-serif;max-width:34em;margin:18vh auto 0;padding:0 1em;\
 color:#1c1b1f;background:#fdfcfb}h1{font-size:1.5em;color:{colour}}@media(prefers-color-scheme:dark){body{color:#e6e1e5;\

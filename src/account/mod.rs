@@ -23,8 +23,8 @@ pub(crate) mod quota;
 mod refresh;
 mod said_time;
 pub(crate) mod sync;
-pub(crate) mod wire;
 mod token;
+pub(crate) mod wire;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,8 +42,8 @@ use crate::scheduler::{AccountId, AccountSpec, Kind};
 pub(crate) use flight::Flight;
 use http::Http;
 use oauth::Endpoints;
-pub(crate) use token::{Cooling, Obstacle};
 pub(crate) use sync::CredentialChange;
+pub(crate) use token::{Cooling, Obstacle};
 use token::{Pause, Plan, Switch, TokenState, Tokens};
 
 /// What the live set works with.

@@ -20,7 +20,11 @@ fn perform(agent: &Agent, call: HttpCall) -> Result<HttpReply, HttpFailure> {
     let waiter = Rc::new(Deadline::after(call.timeout));
     let _entered = wait::enter(Rc::clone(&waiter) as Rc<dyn Waiter>);
     let failure = |cause: String| {
-        let phase = if waiter.wire().sent.get() > 0 { HttpPhase::MayHaveArrived } else { HttpPhase::Connect };
+        let phase = if waiter.wire().sent.get() > 0 {
+            HttpPhase::MayHaveArrived
+        } else {
+            HttpPhase::Connect
+        };
         HttpFailure { phase, cause }
     };
     let mut request = Request::builder().method(call.method).uri(&call.url);
@@ -30,19 +34,37 @@ fn perform(agent: &Agent, call: HttpCall) -> Result<HttpReply, HttpFailure> {
     let response = match call.body.as_deref() {
         Some(mut bytes) => {
             request = request.header("content-length", bytes.len());
-            let request = request.body(SendBody::from_reader(&mut bytes)).map_err(|error| failure(error.to_string()))?;
-            agent.run(agent.configure_request(request).max_idle_age(Duration::ZERO).build())
+            let request = request
+                .body(SendBody::from_reader(&mut bytes))
+                .map_err(|error| failure(error.to_string()))?;
+            agent.run(
+                agent
+                    .configure_request(request)
+                    .max_idle_age(Duration::ZERO)
+                    .build(),
+            )
         }
         None => {
-            let request = request.body(SendBody::none()).map_err(|error| failure(error.to_string()))?;
-            agent.run(agent.configure_request(request).max_idle_age(Duration::ZERO).build())
+            let request = request
+                .body(SendBody::none())
+                .map_err(|error| failure(error.to_string()))?;
+            agent.run(
+                agent
+                    .configure_request(request)
+                    .max_idle_age(Duration::ZERO)
+                    .build(),
+            )
         }
     };
     let response = response.map_err(|error| failure(cause_of(&error)))?;
     let (parts, body) = response.into_parts();
     let mut reply = HttpReply {
         status: parts.status.as_u16(),
-        headers: parts.headers.iter().map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())).collect(),
+        headers: parts
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
+            .collect(),
         body: Vec::new(),
     };
     let limit = call.reply_bytes_max as u64;

@@ -203,7 +203,9 @@ pub(crate) fn load(path: &Path) -> (State, Option<String>) {
     match parsed {
         Ok(state) => (state, None),
         // The first start: nothing was learned yet.
-        Err(error) if error.io_kind() == Some(std::io::ErrorKind::NotFound) => (State::default(), None),
+        Err(error) if error.io_kind() == Some(std::io::ErrorKind::NotFound) => {
+            (State::default(), None)
+        }
         Err(error) => (
             State::default(),
             Some(format!("learned quota starts empty: {error}")),

@@ -52,8 +52,11 @@ impl Signals {
 
     /// The next signal, or nothing within `limit`. Two of a kind that come together may count as one.
     pub(crate) fn wait(&self, limit: Duration) -> Option<Signal> {
-        let mut fds: Vec<PollFd<'_>> =
-            self.pipes.iter().map(|(_, pipe)| PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN)).collect();
+        let mut fds: Vec<PollFd<'_>> = self
+            .pipes
+            .iter()
+            .map(|(_, pipe)| PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN))
+            .collect();
         if !poll_for(&mut fds, limit) {
             return None;
         }

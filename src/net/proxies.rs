@@ -81,7 +81,11 @@ impl ProxyPolicy {
     /// Every upstream goes through `proxy` (`upstreamProxy: URL`).
     pub(crate) fn always(proxy: HttpProxy) -> ProxyPolicy {
         ProxyPolicy {
-            https: Some(proxy.clone()), http: Some(proxy), none: Vec::new(), loopback: Loopback::Proxied }
+            https: Some(proxy.clone()),
+            http: Some(proxy),
+            none: Vec::new(),
+            loopback: Loopback::Proxied,
+        }
     }
 
     /// What the environment says; `variable` reads one, lower-case spellings are asked too.
@@ -109,7 +113,12 @@ impl ProxyPolicy {
             .split(',')
             .map(|name| name.trim().to_ascii_lowercase())
             .filter(|name| !name.is_empty());
-        Ok(ProxyPolicy { https, http: all, none: none.collect(), loopback: Loopback::Direct })
+        Ok(ProxyPolicy {
+            https,
+            http: all,
+            none: none.collect(),
+            loopback: Loopback::Direct,
+        })
     }
 
     /// The proxy for `upstream`, if one applies.
@@ -122,7 +131,8 @@ impl ProxyPolicy {
             .host()?
             .trim_matches(['[', ']'])
             .to_ascii_lowercase();
-        let exempt = self.loopback == Loopback::Direct && is_loopback(&host) || self.none.iter().any(|rule| exempts(rule, &host));
+        let exempt = self.loopback == Loopback::Direct && is_loopback(&host)
+            || self.none.iter().any(|rule| exempts(rule, &host));
         (!exempt).then_some(proxy)
     }
 }

@@ -135,7 +135,11 @@ fn wait_connected(
             return Ok(None);
         }
         // A waiter need not say which one it was where there is only one.
-        if fds.len() == 1 { Some(0) } else { fds.iter().position(|fd| !fd.revents().is_empty()) }
+        if fds.len() == 1 {
+            Some(0)
+        } else {
+            fds.iter().position(|fd| !fd.revents().is_empty())
+        }
     };
     let Some(done) = done else { return Ok(None) };
     let socket = pending.swap_remove(done);

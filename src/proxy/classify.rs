@@ -60,8 +60,15 @@ pub(crate) enum Next {
 /// Judges an answer of a pooled account.
 pub(crate) fn classify(seen: &Seen<'_>) -> Meaning {
     let status = seen.status;
-    let error = if status < 400 { ApiError::default() } else { error_of(seen.body) };
-    let upstream = Upstream { seen, error: &error };
+    let error = if status < 400 {
+        ApiError::default()
+    } else {
+        error_of(seen.body)
+    };
+    let upstream = Upstream {
+        seen,
+        error: &error,
+    };
     let (outcome, next) = match status {
         200..=399 => (Outcome::Success, Next::PassOn),
         401 => upstream.unauthorised(),
@@ -69,13 +76,26 @@ pub(crate) fn classify(seen: &Seen<'_>) -> Meaning {
         429 => upstream.limited(),
         529 => upstream.server_side(Overload::Overloaded529),
         // Besides the four of P7 those with which a gateway in front of the API reports that it cannot reach it.
-        500 | 502..=504 | 520..=527 | 530 => {
-            (Outcome::ServerError { evidence: upstream.evidence() }, Next::AnotherAccount)
-        }
+        500 | 502..=504 | 520..=527 | 530 => (
+            Outcome::ServerError {
+                evidence: upstream.evidence(),
+            },
+            Next::AnotherAccount,
+        ),
         _ => (Outcome::Neutral, Next::PassOn),
     };
-    let message = if status < 400 { String::new() } else { upstream.message() };
-    Meaning { outcome, next, status, message, kind: error.kind }
+    let message = if status < 400 {
+        String::new()
+    } else {
+        upstream.message()
+    };
+    Meaning {
+        outcome,
+        next,
+        status,
+        message,
+        kind: error.kind,
+    }
 }
 
 /// The status that an error type stands for (P6). An unknown one is the upstream's own trouble.
@@ -116,7 +136,9 @@ pub(crate) fn body_of(error: &ApiError) -> Vec<u8> {
     if let Some(code) = &error.code {
         shown["details"] = serde_json::json!({ "error_code": code });
     }
-    serde_json::json!({ "type": "error", "error": shown }).to_string().into_bytes()
+    serde_json::json!({ "type": "error", "error": shown })
+        .to_string()
+        .into_bytes()
 }
 
 struct Upstream<'a> {
@@ -129,7 +151,10 @@ impl Upstream<'_> {
         let evidence = self.evidence();
         match self.seen.kind {
             Kind::Oauth => (Outcome::NeedsLogin { evidence }, Next::RefreshAndRetry),
-            Kind::ApiKey | Kind::Provider => (Outcome::CredentialRefused { evidence }, Next::AnotherAccount),
+            Kind::ApiKey | Kind::Provider => (
+                Outcome::CredentialRefused { evidence },
+                Next::AnotherAccount,
+            ),
         }
     }
 
@@ -142,24 +167,36 @@ impl Upstream<'_> {
     fn forbidden(&self) -> (Outcome, Next) {
         let words = words(&self.error.message);
         let has = |list: &[&str]| words.iter().any(|word| list.contains(&word.as_str()));
-        let about_credential =
-            matches!(self.error.kind.as_str(), "permission_error" | "authentication_error" | "billing_error")
-                || has(&CREDENTIAL_WORDS);
+        let about_credential = matches!(
+            self.error.kind.as_str(),
+            "permission_error" | "authentication_error" | "billing_error"
+        ) || has(&CREDENTIAL_WORDS);
         if self.seen.kind == Kind::Provider {
-            (Outcome::CredentialForbidden { evidence: self.evidence() }, Next::AnotherAccount)
+            (
+                Outcome::CredentialForbidden {
+                    evidence: self.evidence(),
+                },
+                Next::AnotherAccount,
+            )
         } else if !about_credential {
             (Outcome::Neutral, Next::PassOn)
         } else if has(&FEATURE_WORDS) {
             (Outcome::Neutral, Next::AnotherAccount)
         } else {
-            (Outcome::CredentialForbidden { evidence: self.evidence() }, Next::AnotherAccount)
+            (
+                Outcome::CredentialForbidden {
+                    evidence: self.evidence(),
+                },
+                Next::AnotherAccount,
+            )
         }
     }
 
     /// Which 429 (P7): what says server-side wins, and without evidence it is nobody's limit.
     fn limited(&self) -> (Outcome, Next) {
         let is_quota = self.seen.kind == Kind::Provider
-            || (!says_server_side(self.error) && (says_quota(&self.error.message) || shows_limit(self.seen.quota)));
+            || (!says_server_side(self.error)
+                && (says_quota(&self.error.message) || shows_limit(self.seen.quota)));
         if !is_quota {
             return self.server_side(Overload::Refused429);
         }
@@ -168,7 +205,10 @@ impl Upstream<'_> {
             // Their headers rarely say when it ends, but their words do (V3).
             quota.retry_after = wait_of_refusal(&quota, self.seen.body, self.seen.now.wall);
         }
-        let outcome = Outcome::QuotaRejected { quota, evidence: self.evidence() };
+        let outcome = Outcome::QuotaRejected {
+            quota,
+            evidence: self.evidence(),
+        };
         (outcome, Next::AnotherAccount)
     }
 
@@ -184,10 +224,14 @@ impl Upstream<'_> {
 
     fn evidence(&self) -> Evidence {
         let headers = self.seen.headers;
-        let request_id = headers.text("request-id").or_else(|| headers.text("x-request-id"));
+        let request_id = headers
+            .text("request-id")
+            .or_else(|| headers.text("x-request-id"));
         Evidence {
             status: Some(self.seen.status),
-            request_id: request_id.filter(|id| id.len() <= REQUEST_ID_BYTES_MAX).map(Arc::from),
+            request_id: request_id
+                .filter(|id| id.len() <= REQUEST_ID_BYTES_MAX)
+                .map(Arc::from),
             source: Arc::from(self.source()),
             at: self.seen.now.wall,
             message: Arc::from(self.message()),
@@ -210,12 +254,21 @@ impl Upstream<'_> {
                 || (name.ends_with("-remaining") && value == b"0")
         };
         let lines = &self.seen.headers.0;
-        let line = lines.iter().find(plainest).filter(|_| self.seen.status == 429);
-        let line = line.or_else(|| lines.iter().find(|(name, _)| name.eq_ignore_ascii_case("retry-after")));
+        let line = lines
+            .iter()
+            .find(plainest)
+            .filter(|_| self.seen.status == 429);
+        let line = line.or_else(|| {
+            lines
+                .iter()
+                .find(|(name, _)| name.eq_ignore_ascii_case("retry-after"))
+        });
         match line {
-            Some((name, value)) => {
-                bounded(&format!("{}: {}", name.to_ascii_lowercase(), String::from_utf8_lossy(value)))
-            }
+            Some((name, value)) => bounded(&format!(
+                "{}: {}",
+                name.to_ascii_lowercase(),
+                String::from_utf8_lossy(value)
+            )),
             None if self.error.message.is_empty() => "status".to_owned(),
             None => "body".to_owned(),
         }
@@ -225,14 +278,22 @@ impl Upstream<'_> {
 /// The error of an answer. A body that is no JSON is its own message if it is text; a page says nothing that could be relied on.
 fn error_of(body: &[u8]) -> ApiError {
     let found = sse::read(Form::Json, body).error;
-    let error = found.unwrap_or_else(|| ApiError { message: plain_text(body), ..ApiError::default() });
-    ApiError { kind: bounded(&error.kind), message: bounded(&error.message), code: error.code }
+    let error = found.unwrap_or_else(|| ApiError {
+        message: plain_text(body),
+        ..ApiError::default()
+    });
+    ApiError {
+        kind: bounded(&error.kind),
+        message: bounded(&error.message),
+        code: error.code,
+    }
 }
 
 fn plain_text(body: &[u8]) -> String {
     let start = &body[..body.len().min(4 * policy::MESSAGE_CHARS_MAX)];
     let text = String::from_utf8_lossy(start).trim().to_owned();
-    let is_text = !text.starts_with(['<', '{', '[']) && !text.contains(['\0', char::REPLACEMENT_CHARACTER]);
+    let is_text =
+        !text.starts_with(['<', '{', '[']) && !text.contains(['\0', char::REPLACEMENT_CHARACTER]);
     if is_text { text } else { String::new() }
 }
 
@@ -245,44 +306,66 @@ fn says_server_side(error: &ApiError) -> bool {
 
 fn says_quota(message: &str) -> bool {
     let words = words(message);
-    let names_owner = words.iter().any(|word| OWNER_WORDS.contains(&word.as_str()));
-    let names_end = words.iter().any(|word| END_WORDS.iter().any(|end| word.starts_with(end)));
+    let names_owner = words
+        .iter()
+        .any(|word| OWNER_WORDS.contains(&word.as_str()));
+    let names_end = words
+        .iter()
+        .any(|word| END_WORDS.iter().any(|end| word.starts_with(end)));
     (names_owner && names_end) || message.to_lowercase().contains("usage limit reached")
 }
 
 /// Whether the headers show a limit that is used up.
 fn shows_limit(quota: &QuotaReport) -> bool {
     let rejected = |verdict| verdict == Some(Verdict::Rejected);
-    let at_limit = |used: Option<f64>, left: Option<u64>| used.is_some_and(|used| used >= 1.0) || left == Some(0);
+    let at_limit = |used: Option<f64>, left: Option<u64>| {
+        used.is_some_and(|used| used >= 1.0) || left == Some(0)
+    };
     let mut windows = quota.windows.iter();
     rejected(quota.verdict)
-        || windows.any(|window| rejected(window.verdict) || at_limit(window.utilisation, window.remaining))
+        || windows.any(|window| {
+            rejected(window.verdict) || at_limit(window.utilisation, window.remaining)
+        })
 }
 
 /// Lower-case words, apart from any punctuation.
 fn words(text: &str) -> Vec<String> {
-    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    let words = text
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty());
     words.map(str::to_lowercase).collect()
 }
 
 /// A stranger's text for our logs: short, on one line, and without anything that looks like a key.
 fn bounded(text: &str) -> String {
     // Enough for any limit, and cheap for a text of any length.
-    let words = text.split_whitespace().take(policy::MESSAGE_CHARS_MAX).map(without_key);
+    let words = text
+        .split_whitespace()
+        .take(policy::MESSAGE_CHARS_MAX)
+        .map(without_key);
     let text = words.collect::<Vec<_>>().join(" ");
     if text.chars().count() <= policy::MESSAGE_CHARS_MAX {
         return text;
     }
-    text.chars().take(policy::MESSAGE_CHARS_MAX - 1).chain(['…']).collect()
+    text.chars()
+        .take(policy::MESSAGE_CHARS_MAX - 1)
+        .chain(['…'])
+        .collect()
 }
 
 fn without_key(word: &str) -> Cow<'_, str> {
-    let begins_key = |at: usize| KEY_STARTS.iter().find(|start| word[at..].starts_with(**start));
+    let begins_key = |at: usize| {
+        KEY_STARTS
+            .iter()
+            .find(|start| word[at..].starts_with(**start))
+    };
     let bounds = word.char_indices().scan(true, |after_other, (at, c)| {
         let is_first = std::mem::replace(after_other, !c.is_alphanumeric());
         Some((at, is_first))
     });
-    let mut starts = bounds.filter(|(_, is_first)| *is_first).filter_map(|(at, _)| Some((at, begins_key(at)?)));
+    let mut starts = bounds
+        .filter(|(_, is_first)| *is_first)
+        .filter_map(|(at, _)| Some((at, begins_key(at)?)));
     match starts.next() {
         Some((at, start)) => Cow::Owned(format!("{}{start}…", &word[..at])),
         None => Cow::Borrowed(word),
@@ -328,7 +411,9 @@ const CREDENTIAL_WORDS: [&str; 20] = [
     "workspace",
 ];
 /// What only a few requests ask for.
-const FEATURE_WORDS: [&str; 7] = ["beta", "feature", "features", "model", "models", "context", "tool"];
+const FEATURE_WORDS: [&str; 7] = [
+    "beta", "feature", "features", "model", "models", "context", "tool",
+];
 /// How keys and tokens begin.
 const KEY_STARTS: [&str; 3] = ["sk-", "mp-", "eyJ"];
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -354,11 +439,18 @@ mod tests {
 
     fn case(status: u16, kind: Kind, body: &str) -> Case {
         let (headers, quota) = (Headers::default(), QuotaReport::default());
-        Case { status, kind, body: body.into(), headers, quota }
+        Case {
+            status,
+            kind,
+            body: body.into(),
+            headers,
+            quota,
+        }
     }
 
     fn said(status: u16, kind: Kind, error: &str, message: &str) -> Case {
-        let body = serde_json::json!({"type": "error", "error": {"type": error, "message": message}});
+        let body =
+            serde_json::json!({"type": "error", "error": {"type": error, "message": message}});
         case(status, kind, &body.to_string())
     }
 
@@ -369,7 +461,10 @@ mod tests {
             body: case.body.as_bytes(),
             kind: case.kind,
             quota: &case.quota,
-            now: Now { wall: Wall(7), ..Now::default() },
+            now: Now {
+                wall: Wall(7),
+                ..Now::default()
+            },
         })
     }
 
@@ -379,8 +474,14 @@ mod tests {
             Outcome::Neutral => "neutral",
             Outcome::Abandoned => "abandoned",
             Outcome::QuotaRejected { .. } => "quota",
-            Outcome::ServerSide { overload: Overload::Refused429, .. } => "server-side 429",
-            Outcome::ServerSide { overload: Overload::Overloaded529, .. } => "529",
+            Outcome::ServerSide {
+                overload: Overload::Refused429,
+                ..
+            } => "server-side 429",
+            Outcome::ServerSide {
+                overload: Overload::Overloaded529,
+                ..
+            } => "529",
             Outcome::ServerError { .. } => "5xx",
             Outcome::Network { .. } => "network",
             Outcome::CredentialRefused { .. } => "refused",
@@ -416,7 +517,11 @@ mod tests {
         ];
         for (rule, status, kind, outcome, next) in rows {
             let got = run(&case(status, kind, ""));
-            assert_eq!((name(&got.outcome), got.next, got.status), (outcome, next, status), "P7 {rule} {status}");
+            assert_eq!(
+                (name(&got.outcome), got.next, got.status),
+                (outcome, next, status),
+                "P7 {rule} {status}"
+            );
         }
     }
 
@@ -443,13 +548,29 @@ mod tests {
             ("nothing", "", "", "server-side 429"),
         ];
         for (rule, kind, message, expected) in rows {
-            assert_eq!(name(&run(&said(429, Oauth, kind, message)).outcome), expected, "P7 {rule}: {message}");
-            assert_eq!(name(&run(&said(429, Provider, kind, message)).outcome), "quota", "V3 {rule}");
+            assert_eq!(
+                name(&run(&said(429, Oauth, kind, message)).outcome),
+                expected,
+                "P7 {rule}: {message}"
+            );
+            assert_eq!(
+                name(&run(&said(429, Provider, kind, message)).outcome),
+                "quota",
+                "V3 {rule}"
+            );
         }
         let text = run(&case(429, Oauth, "Your account has reached its limit"));
         assert_eq!(name(&text.outcome), "quota", "P7 plain text");
-        let page = run(&case(429, Oauth, "<html>Your account has reached its limit</html>"));
-        assert_eq!(name(&page.outcome), "server-side 429", "P7 a page is no evidence");
+        let page = run(&case(
+            429,
+            Oauth,
+            "<html>Your account has reached its limit</html>",
+        ));
+        assert_eq!(
+            name(&page.outcome),
+            "server-side 429",
+            "P7 a page is no evidence"
+        );
     }
 
     #[test]
@@ -463,9 +584,15 @@ mod tests {
                 reset: None,
                 verdict,
             };
-            QuotaReport { windows: vec![reading], ..QuotaReport::default() }
+            QuotaReport {
+                windows: vec![reading],
+                ..QuotaReport::default()
+            }
         };
-        let verdict = |verdict| QuotaReport { verdict: Some(verdict), ..QuotaReport::default() };
+        let verdict = |verdict| QuotaReport {
+            verdict: Some(verdict),
+            ..QuotaReport::default()
+        };
         #[rustfmt::skip] // one row a line
         let rows = [
             ("rejected", verdict(Verdict::Rejected), "quota"),
@@ -478,7 +605,10 @@ mod tests {
             ("retry-after alone is none", QuotaReport { retry_after: Some(Duration::from_secs(9)), ..QuotaReport::default() }, "server-side 429"),
         ];
         for (rule, quota, expected) in rows {
-            let got = run(&Case { quota: quota.clone(), ..case(429, Kind::Oauth, "") });
+            let got = run(&Case {
+                quota: quota.clone(),
+                ..case(429, Kind::Oauth, "")
+            });
             assert_eq!(name(&got.outcome), expected, "P7 {rule}");
             if let Outcome::QuotaRejected { quota: kept, .. } = got.outcome {
                 assert_eq!(kept, quota, "P7 the report goes along");
@@ -488,22 +618,38 @@ mod tests {
             quota: verdict(Verdict::Rejected),
             ..said(429, Kind::Oauth, "rate_limit_error", "not your usage limit")
         };
-        assert_eq!(name(&run(&both).outcome), "server-side 429", "P7 server-side wins");
+        assert_eq!(
+            name(&run(&both).outcome),
+            "server-side 429",
+            "P7 server-side wins"
+        );
     }
 
     #[test]
     fn a_provider_says_when() {
         let glm = r#"{"error":{"code":"1302","message":"high concurrency"}}"#;
         let waits = |kind, retry_after| {
-            let quota = QuotaReport { retry_after, ..QuotaReport::default() };
-            match run(&Case { quota, ..case(429, kind, glm) }).outcome {
+            let quota = QuotaReport {
+                retry_after,
+                ..QuotaReport::default()
+            };
+            match run(&Case {
+                quota,
+                ..case(429, kind, glm)
+            })
+            .outcome
+            {
                 Outcome::QuotaRejected { quota, .. } => quota.retry_after,
                 _ => None,
             }
         };
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         assert_eq!(waits(Kind::Provider, None), seconds(60), "V3 in its body");
-        assert_eq!(waits(Kind::Provider, seconds(7)), seconds(7), "V3 in its headers first");
+        assert_eq!(
+            waits(Kind::Provider, seconds(7)),
+            seconds(7),
+            "V3 in its headers first"
+        );
     }
 
     #[test]
@@ -529,10 +675,22 @@ mod tests {
         ];
         for (kind, error, message, expected) in rows {
             let got = run(&said(403, kind, error, message));
-            assert_eq!((name(&got.outcome), got.next), expected, "P7 403 {kind:?} {error} {message}");
+            assert_eq!(
+                (name(&got.outcome), got.next),
+                expected,
+                "P7 403 {kind:?} {error} {message}"
+            );
         }
-        let page = run(&case(403, Oauth, "<html>Attention Required! Your account token</html>"));
-        assert_eq!((name(&page.outcome), page.next), passed, "P7 a firewall's page");
+        let page = run(&case(
+            403,
+            Oauth,
+            "<html>Attention Required! Your account token</html>",
+        ));
+        assert_eq!(
+            (name(&page.outcome), page.next),
+            passed,
+            "P7 a firewall's page"
+        );
     }
 
     #[test]
@@ -551,12 +709,20 @@ mod tests {
             ("", 500, "5xx", AnotherAccount),
         ];
         for (kind, status, outcome, next) in rows {
-            let error = ApiError { kind: kind.into(), message: "m".into(), code: None };
+            let error = ApiError {
+                kind: kind.into(),
+                message: "m".into(),
+                code: None,
+            };
             assert_eq!(status_of(kind), status, "P6 {kind}");
             let body = String::from_utf8_lossy(&body_of(&error)).into_owned();
             let got = run(&case(status, Kind::Oauth, &body));
             assert_eq!((name(&got.outcome), got.next), (outcome, next), "P6 {kind}");
-            assert_eq!((got.kind.as_str(), got.message.as_str()), (kind, "m"), "P6 {kind}");
+            assert_eq!(
+                (got.kind.as_str(), got.message.as_str()),
+                (kind, "m"),
+                "P6 {kind}"
+            );
         }
         for status in [401, 402, 403, 404, 413, 429, 504, 529] {
             assert_eq!(status_of(kind_of(status)), status);
@@ -565,32 +731,52 @@ mod tests {
 
     #[test]
     fn evidence() {
-        let mut limited =
-            said(429, Kind::Oauth, "rate_limit_error", "quota exceeded for sk-ant-api03-secret, \"mp-key\"");
+        let mut limited = said(
+            429,
+            Kind::Oauth,
+            "rate_limit_error",
+            "quota exceeded for sk-ant-api03-secret, \"mp-key\"",
+        );
         limited.headers.push("Request-Id", "req_1");
         limited.headers.push("retry-after", "12");
-        limited.headers.push("Anthropic-RateLimit-Unified-Status", "rejected");
+        limited
+            .headers
+            .push("Anthropic-RateLimit-Unified-Status", "rejected");
         let Outcome::QuotaRejected { evidence, .. } = run(&limited).outcome else {
             unreachable!("P7 quota");
         };
         assert_eq!(evidence.status, Some(429));
         assert_eq!(evidence.request_id.as_deref(), Some("req_1"));
-        assert_eq!(&*evidence.source, "anthropic-ratelimit-unified-status: rejected");
+        assert_eq!(
+            &*evidence.source,
+            "anthropic-ratelimit-unified-status: rejected"
+        );
         assert_eq!(&*evidence.message, "quota exceeded for sk-… \"mp-…", "D4");
         assert_eq!(evidence.at, Wall(7));
-        let Outcome::ServerError { evidence } = run(&case(503, Kind::Oauth, "upstream connect error")).outcome else {
+        let Outcome::ServerError { evidence } =
+            run(&case(503, Kind::Oauth, "upstream connect error")).outcome
+        else {
             unreachable!("P7 5xx");
         };
-        assert_eq!((&*evidence.source, &*evidence.message), ("body", "upstream connect error"));
-        let Outcome::ServerError { evidence } = run(&case(503, Kind::Oauth, "<html>")).outcome else {
+        assert_eq!(
+            (&*evidence.source, &*evidence.message),
+            ("body", "upstream connect error")
+        );
+        let Outcome::ServerError { evidence } = run(&case(503, Kind::Oauth, "<html>")).outcome
+        else {
             unreachable!("P7 5xx");
         };
-        assert_eq!((&*evidence.source, &*evidence.message), ("status", "status 503"));
+        assert_eq!(
+            (&*evidence.source, &*evidence.message),
+            ("status", "status 503")
+        );
     }
 
     #[test]
     fn fingerprints() {
-        let of = |message: &str| match run(&said(529, Kind::Oauth, "overloaded_error", message)).outcome {
+        let of = |message: &str| match run(&said(529, Kind::Oauth, "overloaded_error", message))
+            .outcome
+        {
             Outcome::ServerSide { fingerprint, .. } => Some(fingerprint),
             _ => None,
         };
@@ -606,8 +792,14 @@ mod tests {
     #[test]
     fn texts_are_bounded() {
         let text = bounded(&"wörd ".repeat(1_000));
-        assert!(text.chars().count() <= policy::MESSAGE_CHARS_MAX && text.ends_with('…'), "{text}");
-        assert_eq!(bounded(&"x".repeat(5_000)).chars().count(), policy::MESSAGE_CHARS_MAX);
+        assert!(
+            text.chars().count() <= policy::MESSAGE_CHARS_MAX && text.ends_with('…'),
+            "{text}"
+        );
+        assert_eq!(
+            bounded(&"x".repeat(5_000)).chars().count(),
+            policy::MESSAGE_CHARS_MAX
+        );
         assert_eq!(bounded(" a\n\tb task-force"), "a b task-force");
     }
 
@@ -615,13 +807,26 @@ mod tests {
     fn garbage_does_no_harm() {
         let mut random = Random::new(41);
         for _ in 0..20_000 {
-            let body = if random.chance(50) { random.broken_json() } else { random.bytes(300) };
+            let body = if random.chance(50) {
+                random.broken_json()
+            } else {
+                random.bytes(300)
+            };
             let status = *random.pick(&[200, 401, 403, 429, 500, 529]);
-            let headers =
-                Headers(vec![("retry-after".into(), random.bytes(20)), ("request-id".into(), random.bytes(200))]);
+            let headers = Headers(vec![
+                ("retry-after".into(), random.bytes(20)),
+                ("request-id".into(), random.bytes(200)),
+            ]);
             let quota = QuotaReport::default();
             let kind = *random.pick(&[Kind::Oauth, Kind::ApiKey, Kind::Provider]);
-            let seen = Seen { status, headers: &headers, body: &body, kind, quota: &quota, now: Now::default() };
+            let seen = Seen {
+                status,
+                headers: &headers,
+                body: &body,
+                kind,
+                quota: &quota,
+                now: Now::default(),
+            };
             assert!(classify(&seen).message.chars().count() <= policy::MESSAGE_CHARS_MAX);
         }
     }

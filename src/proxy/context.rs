@@ -108,7 +108,10 @@ impl Context {
 
     /// The HTTP client with its idle connections.
     pub(crate) fn agent(&self) -> Agent {
-        self.agent.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.agent
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Forgets every idle upstream connection: they are dead after a sleep or a change of network, or lead through another
@@ -139,17 +142,29 @@ impl Context {
 
     /// Remembers which account has created a batch.
     pub(crate) fn remember_batch(&self, id: &str, account: AccountId) {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner).insert(id, account);
+        self.batches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, account);
     }
 
     /// The account that has created a batch, if this process saw it.
     pub(crate) fn owner_of_batch(&self, id: &str) -> Option<AccountId> {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner).owners.get(id).copied()
+        self.batches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .owners
+            .get(id)
+            .copied()
     }
 
     /// Whether the state file holds `learned` already.
     pub(crate) fn state_is_saved(&self, learned: &State) -> bool {
-        self.saved.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(learned)
+        self.saved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            == Some(learned)
     }
 
     /// The state file holds `learned` now.
@@ -159,7 +174,10 @@ impl Context {
 
     /// True the first time that `complaint` is made: what fails every few seconds is told once.
     pub(crate) fn first_time(&self, complaint: &str) -> bool {
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut complaints = self
+            .complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if complaints.iter().any(|made| made == complaint) || complaints.len() >= COMPLAINTS_MAX {
             return false;
         }
@@ -198,9 +216,9 @@ impl Batches {
 pub(crate) fn proxies(config: &Config) -> Result<ProxyPolicy, String> {
     match &config.upstream_proxy {
         UpstreamProxy::Direct => Ok(ProxyPolicy::direct()),
-        UpstreamProxy::Url(url) => {
-            HttpProxy::parse(url.expose()).map(ProxyPolicy::always).map_err(|why| format!("upstreamProxy: {why}"))
-        }
+        UpstreamProxy::Url(url) => HttpProxy::parse(url.expose())
+            .map(ProxyPolicy::always)
+            .map_err(|why| format!("upstreamProxy: {why}")),
         UpstreamProxy::Environment => ProxyPolicy::from_env(|name| std::env::var(name).ok()),
     }
 }

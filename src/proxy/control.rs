@@ -32,7 +32,9 @@ pub(crate) fn reload(context: &Context) -> Result<Vec<String>> {
     match loaded {
         Ok(config) => Ok(apply(context, config)),
         Err(error) => {
-            context.tell(Event::ReloadFailed { why: error.to_string() });
+            context.tell(Event::ReloadFailed {
+                why: error.to_string(),
+            });
             Err(error)
         }
     }
@@ -48,7 +50,9 @@ pub(crate) fn apply_first(context: &Context, config: &Config) {
 
 fn register(context: &Context, entry: &config::AccountEntry) -> AccountId {
     let spec = context.accounts.spec_of(entry, Origin::Config);
-    let id = context.gate.with(|scheduler, now| scheduler.add_account(now, spec));
+    let id = context
+        .gate
+        .with(|scheduler, now| scheduler.add_account(now, spec));
     context.accounts.insert(id, entry, Origin::Config);
     id
 }
@@ -64,7 +68,9 @@ fn apply(context: &Context, config: Config) -> Vec<String> {
     context.accounts.set_settings(&config);
     for id in diff.removed {
         if let Some(account) = context.accounts.remove(id) {
-            context.gate.with(|scheduler, now| scheduler.remove_account(now, id));
+            context
+                .gate
+                .with(|scheduler, now| scheduler.remove_account(now, id));
             removed.push(account.profile().name.to_string());
         }
     }
@@ -85,9 +91,15 @@ fn apply(context: &Context, config: Config) -> Vec<String> {
     }
     let settings = settings_changed(&old, &config);
     let policy = config.policy();
-    context.gate.with(|scheduler, now| scheduler.set_policy(now, policy));
+    context
+        .gate
+        .with(|scheduler, now| scheduler.set_policy(now, policy));
     let proxy_changed = old.upstream_proxy != config.upstream_proxy;
-    for notice in config.notices.iter().filter(|notice| !old.notices.contains(notice)) {
+    for notice in config
+        .notices
+        .iter()
+        .filter(|notice| !old.notices.contains(notice))
+    {
         context.events.warning(clock::wall(), notice.clone());
     }
     route(context, &config);
@@ -98,9 +110,16 @@ fn apply(context: &Context, config: Config) -> Vec<String> {
     }
     lines.extend(settings);
     if !(added.is_empty() && removed.is_empty() && lines.is_empty()) {
-        context.tell(Event::Reloaded { added: added.clone(), removed: removed.clone(), changed: lines.clone() });
+        context.tell(Event::Reloaded {
+            added: added.clone(),
+            removed: removed.clone(),
+            changed: lines.clone(),
+        });
     }
-    let mut all: Vec<String> = added.into_iter().map(|name| format!("added {name}")).collect();
+    let mut all: Vec<String> = added
+        .into_iter()
+        .map(|name| format!("added {name}"))
+        .collect();
     all.extend(removed.into_iter().map(|name| format!("removed {name}")));
     all.extend(lines);
     all
@@ -116,13 +135,19 @@ fn settings_changed(old: &Config, new: &Config) -> Vec<String> {
     };
     say(old.upstream != new.upstream, "upstream");
     say(old.upstream_proxy != new.upstream_proxy, "upstreamProxy");
-    say((old.switch_threshold - new.switch_threshold).abs() > f64::EPSILON, "switchThreshold");
+    say(
+        (old.switch_threshold - new.switch_threshold).abs() > f64::EPSILON,
+        "switchThreshold",
+    );
     say(old.routing != new.routing, "routing");
     say(old.scheduler != new.scheduler, "scheduler");
     say(old.retry != new.retry, "retry");
     say(old.queue != new.queue, "queue");
     say(old.timeouts != new.timeouts, "timeouts");
-    say(old.proxy.require_key != new.proxy.require_key, "proxy.requireKey");
+    say(
+        old.proxy.require_key != new.proxy.require_key,
+        "proxy.requireKey",
+    );
     say(old.proxy.api_key != new.proxy.api_key, "proxy.apiKey");
     say(old.drain_timeout != new.drain_timeout, "shutdown");
     lines
@@ -143,13 +168,19 @@ fn route(context: &Context, config: &Config) {
             }
         },
     };
-    if context.gate.with(|scheduler, now| scheduler.set_routing(now, routing)).is_err() {
+    if context
+        .gate
+        .with(|scheduler, now| scheduler.set_routing(now, routing))
+        .is_err()
+    {
         context.events.warning(
             clock::wall(),
             "routing.preferredAccount: only an enabled Claude account can be preferred; routing stays automatic",
         );
         // Automatic routing is never refused.
-        let _ = context.gate.with(|scheduler, now| scheduler.set_routing(now, Routing::Automatic));
+        let _ = context
+            .gate
+            .with(|scheduler, now| scheduler.set_routing(now, Routing::Automatic));
     }
 }
 
@@ -159,10 +190,14 @@ fn route(context: &Context, config: &Config) {
 /// There is no such account, it cannot be preferred, or the file cannot be written.
 pub(crate) fn set_routing(context: &Context, preferred: Option<&str>) -> Result<Vec<String>> {
     if let Some(name) = preferred {
-        let account =
-            context.accounts.by_name(name).ok_or_else(|| Error::client(format!("there is no account {name}")))?;
+        let account = context
+            .accounts
+            .by_name(name)
+            .ok_or_else(|| Error::client(format!("there is no account {name}")))?;
         if !account.kind().is_claude() || !account.profile().enabled {
-            return Err(Error::client(format!("{name} cannot be preferred: only an enabled Claude account can")));
+            return Err(Error::client(format!(
+                "{name} cannot be preferred: only an enabled Claude account can"
+            )));
         }
     }
     file::update(&context.config_path, |document| {
@@ -177,16 +212,22 @@ pub(crate) fn set_routing(context: &Context, preferred: Option<&str>) -> Result<
 /// # Errors
 /// There is no such account, or the file cannot be written.
 pub(crate) fn switch(context: &Context, name: &str, enabled: bool) -> Result<Vec<String>> {
-    let account = context.accounts.by_name(name).ok_or_else(|| Error::client(format!("there is no account {name}")))?;
+    let account = context
+        .accounts
+        .by_name(name)
+        .ok_or_else(|| Error::client(format!("there is no account {name}")))?;
     if account.profile().origin == Origin::Request {
         context.accounts.set_enabled(account.id(), enabled);
         let spec = account.profile().for_scheduler(account.kind());
-        context.gate.with(|scheduler, now| scheduler.update_account(now, account.id(), spec));
+        context
+            .gate
+            .with(|scheduler, now| scheduler.update_account(now, account.id(), spec));
         return Ok(vec![format!("{name}: enabled {enabled}")]);
     }
     file::update(&context.config_path, |document| {
         let entry = edit::account_mut(document, name);
-        let entry = entry.ok_or_else(|| Error::client(format!("{name} is not in the config file any more")))?;
+        let entry = entry
+            .ok_or_else(|| Error::client(format!("{name} is not in the config file any more")))?;
         entry.insert("enabled".to_owned(), enabled.into());
         Ok(())
     })?;
@@ -218,7 +259,9 @@ pub(crate) fn restore_learned(context: &Context) -> Option<String> {
     for account in context.accounts.all() {
         let learned = known.of(&account.profile().identity(), clock::wall());
         if let Some(learned) = learned {
-            context.gate.with(|scheduler, now| scheduler.restore(now, account.id(), &learned));
+            context
+                .gate
+                .with(|scheduler, now| scheduler.restore(now, account.id(), &learned));
         }
     }
     notice
@@ -227,10 +270,17 @@ pub(crate) fn restore_learned(context: &Context) -> Option<String> {
 /// What has been learned, as the state file keeps it.
 pub(crate) fn learned(context: &Context) -> State {
     let accounts = context.accounts.all();
-    let entries = accounts.iter().filter(|account| account.profile().origin == Origin::Config);
+    let entries = accounts
+        .iter()
+        .filter(|account| account.profile().origin == Origin::Config);
     let entries = entries.filter_map(|account| {
-        let learned = context.gate.look(|scheduler, now| scheduler.learned(now, account.id()))?;
+        let learned = context
+            .gate
+            .look(|scheduler, now| scheduler.learned(now, account.id()))?;
         Some(AccountState::new(&account.profile().identity(), &learned))
     });
-    State { saved_at: 0, accounts: entries.collect() }
+    State {
+        saved_at: 0,
+        accounts: entries.collect(),
+    }
 }

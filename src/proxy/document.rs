@@ -147,7 +147,10 @@ impl Reader {
     /// Gives what has been read and starts anew.
     pub(crate) fn take(&mut self) -> Document {
         let word = std::mem::take(&mut self.word);
-        let fresh = Reader { word, ..Reader::new() };
+        let fresh = Reader {
+            word,
+            ..Reader::new()
+        };
         std::mem::replace(self, fresh).document
     }
 
@@ -215,7 +218,11 @@ impl Reader {
         {
             self.block = Block::default();
         }
-        if let Some((key, level)) = self.path.get_mut(self.depth).zip(self.is_object.get_mut(self.depth)) {
+        if let Some((key, level)) = self
+            .path
+            .get_mut(self.depth)
+            .zip(self.is_object.get_mut(self.depth))
+        {
             *key = if is_object { Key::Other } else { Key::Element };
             *level = is_object;
         }
@@ -235,7 +242,9 @@ impl Reader {
     /// Whether the present level is an object whose keys are looked at.
     fn in_object(&self) -> bool {
         let level = self.depth.checked_sub(1);
-        level.and_then(|level| self.is_object.get(level)).is_some_and(|is_object| *is_object)
+        level
+            .and_then(|level| self.is_object.get(level))
+            .is_some_and(|is_object| *is_object)
     }
 
     /// The path to the present value; empty where nothing is of interest.
@@ -276,7 +285,11 @@ impl Reader {
             _ => Key::Other,
         };
         self.wants_key = false;
-        if let Some(level) = self.depth.checked_sub(1).and_then(|level| self.path.get_mut(level)) {
+        if let Some(level) = self
+            .depth
+            .checked_sub(1)
+            .and_then(|level| self.path.get_mut(level))
+        {
             *level = key;
         }
     }
@@ -301,11 +314,15 @@ impl Reader {
             [Key::Thread, Key::Id] | [Key::Message, Key::Thread, Key::Id] => {
                 document.thread = Some(unescape(&self.word))
             }
-            [Key::Usage, count] | [Key::Message, Key::Usage, count] => count_tokens(document, *count, &self.word),
+            [Key::Usage, count] | [Key::Message, Key::Usage, count] => {
+                count_tokens(document, *count, &self.word)
+            }
             [Key::Error, Key::Type] => error(document).kind = unescape(&self.word),
             [Key::Error | Key::Message] if self.at == At::Text => error_text(document, &self.word),
             [Key::Error, Key::Message] => error(document).message = bounded(&self.word),
-            [Key::Error, Key::Details, Key::ErrorCode] => error(document).code = Some(unescape(&self.word)),
+            [Key::Error, Key::Details, Key::ErrorCode] => {
+                error(document).code = Some(unescape(&self.word))
+            }
             [Key::Content, Key::Element, part]
             | [Key::Message, Key::Content, Key::Element, part]
             | [Key::ContentBlock | Key::Delta, part] => {
@@ -333,7 +350,8 @@ impl Block {
     }
 
     fn is_signed(self) -> bool {
-        ((self.is_thinking || self.is_signature) && self.has_signature) || (self.is_redacted && self.has_data)
+        ((self.is_thinking || self.is_signature) && self.has_signature)
+            || (self.is_redacted && self.has_data)
     }
 }
 
@@ -350,7 +368,10 @@ fn error_text(document: &mut Document, word: &[u8]) {
 }
 
 fn count_tokens(document: &mut Document, count: Key, word: &[u8]) {
-    let Some(tokens) = std::str::from_utf8(word).ok().and_then(|text| text.parse().ok()) else {
+    let Some(tokens) = std::str::from_utf8(word)
+        .ok()
+        .and_then(|text| text.parse().ok())
+    else {
         return;
     };
     let usage = document.usage.get_or_insert_default();

@@ -82,13 +82,19 @@ impl Door<'_> {
             route: paths::route(head.method, head.target),
         };
         self.check_sender(head, &entry.route, peer)
-            .map_err(|refusal| DoorRefusal { close: framing != Framing::NoBody, ..refusal })?;
+            .map_err(|refusal| DoorRefusal {
+                close: framing != Framing::NoBody,
+                ..refusal
+            })?;
         Ok(entry)
     }
 
     /// Whether either key header holds the proxy key, compared in constant time.
     pub(crate) fn holds_key(&self, headers: &Headers) -> bool {
-        let mut keys = headers.0.iter().filter(|(name, _)| headers::is_key_header(name));
+        let mut keys = headers
+            .0
+            .iter()
+            .filter(|(name, _)| headers::is_key_header(name));
         !self.key.is_empty()
             && keys.any(|(name, value)| {
                 let key = headers::bare_key(value);
@@ -100,7 +106,12 @@ impl Door<'_> {
     }
 
     /// Whoever needs a key is judged by it, everybody else by `Host`: a page that was brought here by DNS has neither.
-    fn check_sender(&self, head: &Head<'_>, route: &Route, peer: IpAddr) -> Result<(), DoorRefusal> {
+    fn check_sender(
+        &self,
+        head: &Head<'_>,
+        route: &Route,
+        peer: IpAddr,
+    ) -> Result<(), DoorRefusal> {
         let local_peer = peer.to_canonical().is_loopback();
         let needs_key = match route {
             Route::Local(Local::Health) => false,
@@ -127,7 +138,10 @@ impl Door<'_> {
         let Some(value) = head.headers.get("host") else {
             return Ok(());
         };
-        let ours = std::str::from_utf8(value).ok().and_then(host_of).is_some_and(|host| self.is_ours(host));
+        let ours = std::str::from_utf8(value)
+            .ok()
+            .and_then(host_of)
+            .is_some_and(|host| self.is_ours(host));
         if ours {
             return Ok(());
         }
@@ -156,7 +170,10 @@ fn check_line(head: &Head<'_>) -> Result<(), DoorRefusal> {
     }
     // TRACE would show the pooled credential to the client in the upstream's answer.
     if ["CONNECT", "TRACE", "TRACK"].contains(&head.method) {
-        return Err(refused(400, format!("the method {} is not served", head.method)));
+        return Err(refused(
+            400,
+            format!("the method {} is not served", head.method),
+        ));
     }
     check_target(head.target).map_err(|problem| refused(400, problem))
 }
@@ -168,13 +185,19 @@ fn check_target(target: &str) -> Result<(), &'static str> {
     if !target.starts_with('/') {
         return Err("the request target must be a path that begins with a slash");
     }
-    if target.bytes().any(|byte| !matches!(byte, 0x21..=0x7e) || byte == b'#') {
+    if target
+        .bytes()
+        .any(|byte| !matches!(byte, 0x21..=0x7e) || byte == b'#')
+    {
         return Err("the request target holds a character that is not allowed in it");
     }
     // Decoded again and again, because a server behind the upstream may do the same.
     let mut path = paths::split(target).0.to_owned();
     for _ in 0..DECODINGS_MAX {
-        if path.split('/').any(|segment| matches!(segment.split(';').next(), Some("." | ".."))) {
+        if path
+            .split('/')
+            .any(|segment| matches!(segment.split(';').next(), Some("." | "..")))
+        {
             return Err("the request target holds a dot segment");
         }
         if path.contains('\\') {
@@ -196,7 +219,10 @@ fn check_target(target: &str) -> Result<(), &'static str> {
 fn check_lines(head: &Head<'_>) -> Result<(), DoorRefusal> {
     let lines = &head.headers.0;
     // As on the wire: name, colon, blank, value, line end.
-    let bytes: usize = lines.iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+    let bytes: usize = lines
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + 4)
+        .sum();
     if lines.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
         return Err(refused(431, "more than 100 header lines or 64 KiB of them"));
     }
@@ -204,8 +230,14 @@ fn check_lines(head: &Head<'_>) -> Result<(), DoorRefusal> {
         if !is_token(name) {
             return Err(refused(400, "a header name is not a token"));
         }
-        if value.iter().any(|&byte| byte.is_ascii_control() && byte != b'\t') {
-            return Err(refused(400, format!("the header {name} holds a control character")));
+        if value
+            .iter()
+            .any(|&byte| byte.is_ascii_control() && byte != b'\t')
+        {
+            return Err(refused(
+                400,
+                format!("the header {name} holds a control character"),
+            ));
         }
     }
     match head.headers.all("host").count() {
@@ -224,8 +256,12 @@ fn framing(head: &Head<'_>) -> Result<Framing, DoorRefusal> {
         ([], [length]) => content_length(length),
         ([], _) => Err(refused(400, "more than one Content-Length")),
         ([_, ..], [_, ..]) => Err(refused(400, "both Content-Length and Transfer-Encoding")),
-        (_, []) if head.version == (1, 0) => Err(refused(400, "Transfer-Encoding in an HTTP/1.0 request")),
-        ([coding], []) if coding.trim_ascii().eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
+        (_, []) if head.version == (1, 0) => {
+            Err(refused(400, "Transfer-Encoding in an HTTP/1.0 request"))
+        }
+        ([coding], []) if coding.trim_ascii().eq_ignore_ascii_case(b"chunked") => {
+            Ok(Framing::Chunked)
+        }
         (_, []) => Err(refused(400, "a transfer coding other than chunked")),
     }
 }
@@ -240,12 +276,19 @@ fn content_length(value: &[u8]) -> Result<Framing, DoorRefusal> {
         Ok(0) => Ok(Framing::NoBody),
         Ok(length) if length <= BODY_BYTES_MAX => Ok(Framing::Length(length)),
         // Digits alone fail to parse only when there are too many of them.
-        _ => Err(refused(413, "the request body is larger than 256 MiB, the limit of this proxy")),
+        _ => Err(refused(
+            413,
+            "the request body is larger than 256 MiB, the limit of this proxy",
+        )),
     }
 }
 
 fn expects_continue(head: &Head<'_>) -> Result<bool, DoorRefusal> {
-    let mut expectations = head.headers.all("expect").map(<[u8]>::trim_ascii).peekable();
+    let mut expectations = head
+        .headers
+        .all("expect")
+        .map(<[u8]>::trim_ascii)
+        .peekable();
     // RFC 9110 section 10.1.1: to be ignored in HTTP/1.0.
     if head.version == (1, 0) || expectations.peek().is_none() {
         return Ok(false);
@@ -258,18 +301,30 @@ fn expects_continue(head: &Head<'_>) -> Result<bool, DoorRefusal> {
 
 /// A page of another origin has no business here. Programs send neither header.
 fn check_origin(headers: &Headers) -> Result<(), DoorRefusal> {
-    let host = headers.get("host").map(<[u8]>::trim_ascii).unwrap_or_default();
+    let host = headers
+        .get("host")
+        .map(<[u8]>::trim_ascii)
+        .unwrap_or_default();
     for origin in headers.all("origin").map(<[u8]>::trim_ascii) {
-        let authority = origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
-        if host.is_empty() || !authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host)) {
+        let authority = origin
+            .strip_prefix(b"http://")
+            .or_else(|| origin.strip_prefix(b"https://"));
+        if host.is_empty()
+            || !authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
+        {
             return Err(forbidden(format!(
                 "requests of web pages are refused; this one came from {:?}",
                 shown(origin)
             )));
         }
     }
-    if headers.all("sec-fetch-site").any(|site| site.trim_ascii().eq_ignore_ascii_case(b"cross-site")) {
-        return Err(forbidden("requests of web pages on other sites are refused".to_owned()));
+    if headers
+        .all("sec-fetch-site")
+        .any(|site| site.trim_ascii().eq_ignore_ascii_case(b"cross-site"))
+    {
+        return Err(forbidden(
+            "requests of web pages on other sites are refused".to_owned(),
+        ));
     }
     Ok(())
 }
@@ -288,7 +343,8 @@ fn host_of(value: &str) -> Option<&str> {
     };
     let port_is_one = match port.strip_prefix(':') {
         Some(digits) => {
-            digits.is_empty() || (digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok())
+            digits.is_empty()
+                || (digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok())
         }
         None => port.is_empty(),
     };
@@ -297,7 +353,10 @@ fn host_of(value: &str) -> Option<&str> {
 
 /// RFC 9110 section 5.6.2.
 fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 /// What a stranger wrote, for our own text.
@@ -306,11 +365,21 @@ fn shown(value: &[u8]) -> String {
 }
 
 fn refused(status: u16, message: impl Into<String>) -> DoorRefusal {
-    DoorRefusal { status, kind: "invalid_request_error", message: message.into(), close: true }
+    DoorRefusal {
+        status,
+        kind: "invalid_request_error",
+        message: message.into(),
+        close: true,
+    }
 }
 
 fn forbidden(message: String) -> DoorRefusal {
-    DoorRefusal { status: 403, kind: "permission_error", message, close: true }
+    DoorRefusal {
+        status: 403,
+        kind: "permission_error",
+        message,
+        close: true,
+    }
 }
 
 const METHOD_BYTES_MAX: usize = 32;
@@ -318,8 +387,7 @@ const TARGET_BYTES_MAX: usize = 32 * 1024;
 const HEADERS_MAX: usize = 100;
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 const DECODINGS_MAX: usize = 4;
-const NEEDS_KEY: &str =
-    "the proxy key is missing or wrong: send proxy.apiKey of maxpool.json as x-api-key or as Authorization: Bearer";
+const NEEDS_KEY: &str = "the proxy key is missing or wrong: send proxy.apiKey of maxpool.json as x-api-key or as Authorization: Bearer";
 
 #[cfg(test)]
 mod tests {
@@ -328,20 +396,41 @@ mod tests {
     const KEY: &str = "mp-key";
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const AWAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 1, 9));
-    const OPEN: Door<'_> = Door { host: "127.0.0.1", key: KEY.as_bytes(), require_key: false };
+    const OPEN: Door<'_> = Door {
+        host: "127.0.0.1",
+        key: KEY.as_bytes(),
+        require_key: false,
+    };
 
     fn headers(lines: &[(&str, &str)]) -> Headers {
-        Headers(lines.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect())
+        Headers(
+            lines
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
+        )
     }
 
-    fn check(door: &Door<'_>, line: Line<'_>, lines: &[(&str, &str)], peer: IpAddr) -> Result<Entry, DoorRefusal> {
+    fn check(
+        door: &Door<'_>,
+        line: Line<'_>,
+        lines: &[(&str, &str)],
+        peer: IpAddr,
+    ) -> Result<Entry, DoorRefusal> {
         let (method, target, version) = line;
-        let head = Head { method, target, version, headers: &headers(lines) };
+        let head = Head {
+            method,
+            target,
+            version,
+            headers: &headers(lines),
+        };
         door.check(&head, peer)
     }
 
     fn status(result: &Result<Entry, DoorRefusal>) -> u16 {
-        result.as_ref().map_or_else(|refusal| refusal.status, |_| 200)
+        result
+            .as_ref()
+            .map_or_else(|refusal| refusal.status, |_| 200)
     }
 
     type Line<'a> = (&'a str, &'a str, (u8, u8));
@@ -387,9 +476,20 @@ mod tests {
         for (rule, line, expected) in rows {
             let result = check(&OPEN, *line, &[HOST], HERE);
             assert_eq!(status(&result), *expected, "{rule} {line:?}");
-            assert!(result.err().is_none_or(|refusal| refusal.close), "{rule} closes");
+            assert!(
+                result.err().is_none_or(|refusal| refusal.close),
+                "{rule} closes"
+            );
         }
-        assert_eq!(status(&check(&OPEN, ("GET", &"/a".repeat(20_000), (1, 1)), &[HOST], HERE)), 400);
+        assert_eq!(
+            status(&check(
+                &OPEN,
+                ("GET", &"/a".repeat(20_000), (1, 1)),
+                &[HOST],
+                HERE
+            )),
+            400
+        );
     }
 
     #[test]
@@ -430,19 +530,38 @@ mod tests {
         ];
         for (rule, lines, expected) in rows {
             let result = check(&OPEN, POST, lines, HERE);
-            let got = result.map(|entry| entry.framing).map_err(|refusal| refusal.status);
+            let got = result
+                .map(|entry| entry.framing)
+                .map_err(|refusal| refusal.status);
             assert_eq!(got, *expected, "{rule} {lines:?}");
         }
-        let old = check(&OPEN, ("POST", "/", (1, 0)), &[HOST, ("transfer-encoding", "chunked")], HERE);
+        let old = check(
+            &OPEN,
+            ("POST", "/", (1, 0)),
+            &[HOST, ("transfer-encoding", "chunked")],
+            HERE,
+        );
         assert_eq!(status(&old), 400, "P2 chunked in HTTP/1.0");
         let many = vec![("a", "b"); 99];
         let mut lines = vec![HOST];
         lines.extend(many);
-        assert_eq!(status(&check(&OPEN, POST, &lines, HERE)), 200, "P2 100 headers");
+        assert_eq!(
+            status(&check(&OPEN, POST, &lines, HERE)),
+            200,
+            "P2 100 headers"
+        );
         lines.push(("a", "b"));
-        assert_eq!(status(&check(&OPEN, POST, &lines, HERE)), 431, "P2 101 headers");
+        assert_eq!(
+            status(&check(&OPEN, POST, &lines, HERE)),
+            431,
+            "P2 101 headers"
+        );
         let long = "x".repeat(64 * 1024);
-        assert_eq!(status(&check(&OPEN, POST, &[HOST, ("a", &long)], HERE)), 431, "P2 64 KiB");
+        assert_eq!(
+            status(&check(&OPEN, POST, &[HOST, ("a", &long)], HERE)),
+            431,
+            "P2 64 KiB"
+        );
     }
 
     #[test]
@@ -450,17 +569,25 @@ mod tests {
         let ask = ("Expect", "100-Continue");
         let body = ("content-length", "1");
         let asks = |version, lines: &[(&str, &str)]| {
-            check(&OPEN, ("POST", "/v1/messages", version), lines, HERE).map(|entry| entry.expects_continue)
+            check(&OPEN, ("POST", "/v1/messages", version), lines, HERE)
+                .map(|entry| entry.expects_continue)
         };
         assert_eq!(asks((1, 1), &[HOST, ask, body]), Ok(true), "P5");
-        assert_eq!(asks((1, 1), &[HOST, ask]), Ok(false), "P5 nothing to ask for");
+        assert_eq!(
+            asks((1, 1), &[HOST, ask]),
+            Ok(false),
+            "P5 nothing to ask for"
+        );
         assert_eq!(asks((1, 0), &[HOST, ask, body]), Ok(false), "P5 HTTP/1.0");
         assert_eq!(asks((1, 1), &[HOST, body]), Ok(false), "P5 not sent");
     }
 
     #[test]
     fn hosts() {
-        let named = Door { host: "pool.lan", ..OPEN };
+        let named = Door {
+            host: "pool.lan",
+            ..OPEN
+        };
         #[rustfmt::skip] // one row a line
         let rows = [
             ("127.0.0.1", 200),
@@ -518,19 +645,29 @@ mod tests {
         ];
         for (row, lines, expected) in rows {
             let lines: Vec<_> = [HOST].iter().chain(*lines).copied().collect();
-            assert_eq!(status(&check(&OPEN, POST, &lines, HERE)), *expected, "P2 {row}");
+            assert_eq!(
+                status(&check(&OPEN, POST, &lines, HERE)),
+                *expected,
+                "P2 {row}"
+            );
         }
     }
 
     #[test]
     fn keys() {
         type Lines = &'static [(&'static str, &'static str)];
-        let strict = Door { require_key: true, ..OPEN };
+        let strict = Door {
+            require_key: true,
+            ..OPEN
+        };
         let none: Lines = &[];
         let api: Lines = &[("X-Api-Key", KEY)];
         let bearer: Lines = &[("authorization", "bearer mp-key")];
         let wrong: Lines = &[("x-api-key", "mp-kex"), ("authorization", "Bearer mp-key2")];
-        let either: Lines = &[("x-api-key", "sk-ant-own"), ("authorization", "Bearer mp-key")];
+        let either: Lines = &[
+            ("x-api-key", "sk-ant-own"),
+            ("authorization", "Bearer mp-key"),
+        ];
         let status_route = ("GET", "/maxpool/status", (1, 1));
         let health = ("GET", "/maxpool/health", (1, 1));
         let unknown = ("GET", "/maxpool/x", (1, 1));
@@ -557,15 +694,33 @@ mod tests {
         ];
         for (row, door, line, host, lines, peer, expected) in rows {
             let lines: Vec<_> = [("host", *host)].iter().chain(*lines).copied().collect();
-            assert_eq!(status(&check(door, *line, &lines, *peer)), *expected, "P2 {row} {host} {peer}");
+            assert_eq!(
+                status(&check(door, *line, &lines, *peer)),
+                *expected,
+                "P2 {row} {host} {peer}"
+            );
         }
         let keyless = Door { key: b"", ..strict };
-        assert_eq!(status(&check(&keyless, POST, &[HOST, ("x-api-key", "")], HERE)), 401, "P2 no key fits");
+        assert_eq!(
+            status(&check(&keyless, POST, &[HOST, ("x-api-key", "")], HERE)),
+            401,
+            "P2 no key fits"
+        );
         let mapped: IpAddr = "::ffff:127.0.0.1".parse().unwrap_or(AWAY);
-        assert_eq!(status(&check(&OPEN, POST, &[HOST], mapped)), 200, "P2 loopback in the other family");
+        assert_eq!(
+            status(&check(&OPEN, POST, &[HOST], mapped)),
+            200,
+            "P2 loopback in the other family"
+        );
         let unread = check(&strict, POST, &[HOST, ("content-length", "3")], HERE);
-        assert!(unread.is_err_and(|refusal| refusal.close), "P2 an unread body");
+        assert!(
+            unread.is_err_and(|refusal| refusal.close),
+            "P2 an unread body"
+        );
         let empty = check(&strict, POST, &[HOST], HERE);
-        assert!(empty.is_err_and(|refusal| !refusal.close), "P2 nothing unread");
+        assert!(
+            empty.is_err_and(|refusal| !refusal.close),
+            "P2 nothing unread"
+        );
     }
 }

@@ -18,15 +18,16 @@ use std::sync::Arc;
 
 use rustix::event::EventfdFlags;
 
-use super::attempt::{self, Attempted, Failed};
+use super::attempt::{self, Attempted};
 use super::context::Context;
 use super::door::{Door, Entry, Framing, Head};
+use super::failed::{self, Failed};
 use super::headers::{self, Headers};
 use super::job::{Ended, Job, Record};
 use super::listener::{BodyError, Inbound};
 use super::local;
-use super::patience::{HangUp, Heartbeats, Limits, Patience};
 use super::paths::{Pooled, Route};
+use super::patience::{HangUp, Heartbeats, Limits, Patience};
 use super::peek::{self, BODY_BYTES_MAX, Peek};
 use super::relay;
 use super::reply::{self, Reply};
@@ -48,8 +49,16 @@ pub(crate) fn serve(context: &Arc<Context>, inbound: Inbound) {
         headers.push(name, value.as_bytes());
     }
     let config = context.config();
-    let key = config.proxy.api_key.as_ref().map_or(&b""[..], |key| key.expose().as_bytes());
-    let door = Door { host: &config.proxy.host, key, require_key: config.proxy.require_key };
+    let key = config
+        .proxy
+        .api_key
+        .as_ref()
+        .map_or(&b""[..], |key| key.expose().as_bytes());
+    let door = Door {
+        host: &config.proxy.host,
+        key,
+        require_key: config.proxy.require_key,
+    };
     let head = Head {
         method: inbound.method(),
         target: inbound.target(),
@@ -67,12 +76,20 @@ pub(crate) fn serve(context: &Arc<Context>, inbound: Inbound) {
 
 /// What a refused head says about its body; it may lie, or be one of several.
 fn announced_length(headers: &Headers) -> Option<u64> {
-    let lengths = headers.all("content-length").filter_map(|value| std::str::from_utf8(value).ok()?.trim().parse().ok());
+    let lengths = headers
+        .all("content-length")
+        .filter_map(|value| std::str::from_utf8(value).ok()?.trim().parse().ok());
     lengths.max()
 }
 
 /// Answers on the spot and ends the connection: nothing more of it can be trusted or waited for.
-fn refuse(context: &Context, inbound: Inbound, reply: &Reply, unread: Option<u64>, watch: Stopwatch) {
+fn refuse(
+    context: &Context,
+    inbound: Inbound,
+    reply: &Reply,
+    unread: Option<u64>,
+    watch: Stopwatch,
+) {
     let (method, path) = (Arc::from(inbound.method()), path_of(inbound.target()));
     inbound.refuse(&reply::on_the_wire(reply), unread);
     context.tell(Event::Finished(Box::new(Finished {
@@ -128,25 +145,59 @@ fn receive(
     let body = match inbound.read_body(length, BODY_BYTES_MAX) {
         Ok(body) => body,
         Err(BodyError::TooLarge) => {
-            return refuse(context, inbound, &reply::body_too_large(BODY_BYTES_MAX), length, watch);
+            return refuse(
+                context,
+                inbound,
+                &reply::body_too_large(BODY_BYTES_MAX),
+                length,
+                watch,
+            );
         }
-        Err(BodyError::Broken) => return refuse(context, inbound, &reply::body_broken(), length, watch),
+        Err(BodyError::Broken) => {
+            return refuse(context, inbound, &reply::body_broken(), length, watch);
+        }
     };
     let form = ClientForm {
         chunks: inbound.version() >= (1, 1),
         head_only: &*method == "HEAD",
         keep_alive: !inbound.reading_side_closed() && !context.is_stopping(),
     };
-    let hang_up = if inbound.reading_side_closed() { HangUp::ResetOnly } else { HangUp::EndOfFile };
+    let hang_up = if inbound.reading_side_closed() {
+        HangUp::ResetOnly
+    } else {
+        HangUp::EndOfFile
+    };
     let out = Uncommitted::new(inbound.into_outbound(), form, Stopwatch::start());
     if let Route::Local(route) = entry.route {
-        return local::serve(context, &config, &local::Call { method, path, route, body }, out, watch);
+        return local::serve(
+            context,
+            &config,
+            &local::Call {
+                method,
+                path,
+                route,
+                body,
+            },
+            out,
+            watch,
+        );
     }
-    let looked_at = matches!(entry.route, Route::Pooled(Pooled::Messages | Pooled::CountTokens | Pooled::Complete));
-    let peek = if looked_at { peek::peek(&body) } else { Peek::default() };
+    let looked_at = matches!(
+        entry.route,
+        Route::Pooled(Pooled::Messages | Pooled::CountTokens | Pooled::Complete)
+    );
+    let peek = if looked_at {
+        peek::peek(&body)
+    } else {
+        Peek::default()
+    };
     let limits = Limits {
         connect: config.timeouts.connect,
-        head: if peek.stream { config.timeouts.headers } else { config.timeouts.non_stream_headers },
+        head: if peek.stream {
+            config.timeouts.headers
+        } else {
+            config.timeouts.non_stream_headers
+        },
         idle: config.timeouts.idle,
     };
     let job = Job {
@@ -167,7 +218,8 @@ fn receive(
         tracked,
         record: std::cell::RefCell::new(Record::default()),
     };
-    job.tracked.describe(job.session_tag(), job.peek.model.as_deref().map(Arc::from));
+    job.tracked
+        .describe(job.session_tag(), job.peek.model.as_deref().map(Arc::from));
     let ended = if context.is_stopping() {
         answer(out, &reply::restarting())
     } else if relay::is_own(&job) {
@@ -186,7 +238,10 @@ fn run(job: &Job, mut out: Uncommitted) -> Ended {
     let mut request = job.request();
     if job.wants_stream() {
         let grace = job.config.queue.stream_forward_grace;
-        job.patience.beat(Heartbeats { first: job.arrived + grace, every: beat_every(job) });
+        job.patience.beat(Heartbeats {
+            first: job.arrived + grace,
+            every: beat_every(job),
+        });
     }
     let mut last: Option<Failed> = None;
     loop {
@@ -203,22 +258,28 @@ fn run(job: &Job, mut out: Uncommitted) -> Ended {
                     (hold, granted)
                 }
                 Waited::Over(surrender) => return give_up(out, last, &surrender),
-                Waited::ClientGone => return Ended::client_gone(Stage::Queued, job.patience.status_seen()),
+                Waited::ClientGone => {
+                    return Ended::client_gone(Stage::Queued, job.patience.status_seen());
+                }
             },
         };
         request.clock = granted.clock;
         let account = granted.account;
         if let Some(failed) = last.take() {
-            attempt::tell_failover(job, &failed, Some(&granted.name));
+            failed::tell_failover(job, &failed, Some(&granted.name));
         }
         match attempt::run(job, &request, hold, &granted, out) {
             Attempted::Ended(ended) => return ended,
-            Attempted::Failed { out: uncommitted, failed } => {
+            Attempted::Failed {
+                out: uncommitted,
+                failed,
+            } => {
                 out = uncommitted;
                 request.excluded.push(account);
                 request.attempts += 1;
                 request.last_failure = failed.wait();
-                let tries_left = job.body.len() <= job.config.retry.buffer_bytes_max || !failed.was_sent;
+                let tries_left =
+                    job.body.len() <= job.config.retry.buffer_bytes_max || !failed.was_sent;
                 last = Some(failed);
                 if !tries_left {
                     return give_up(out, last, &Surrender::OneTry);
@@ -260,7 +321,10 @@ fn wait(job: &Job, request: &Request, mut waiting: Waiting) -> Waited {
     if job.wants_stream() {
         let queue = &job.config.queue;
         let first = clock::now().mono + queue.heartbeat.min(queue.stream_forward_grace);
-        job.patience.beat(Heartbeats { first, every: beat_every(job) });
+        job.patience.beat(Heartbeats {
+            first,
+            every: beat_every(job),
+        });
     }
     tell_held(job, request);
     let verdict = loop {
@@ -279,7 +343,11 @@ fn wait(job: &Job, request: &Request, mut waiting: Waiting) -> Waited {
         None => Waited::ClientGone,
         Some(Verdict::Granted(hold, granted)) => {
             let (session, account) = (job.session_tag(), Arc::clone(&granted.name));
-            job.context.tell(Event::Released { session, account, waited });
+            job.context.tell(Event::Released {
+                session,
+                account,
+                waited,
+            });
             Waited::Granted(hold, granted)
         }
         Some(Verdict::Expired(limit, refusal)) => Waited::Over(Surrender::Expired(limit, refusal)),
@@ -290,7 +358,10 @@ fn wait(job: &Job, request: &Request, mut waiting: Waiting) -> Waited {
 fn tell_held(job: &Job, request: &Request) {
     let (queued, release) = job.context.gate.look(|scheduler, now| {
         let queue = scheduler.snapshot(now).queue;
-        (queue.waiting, queue.next_release.map(|wait| now.wall + wait))
+        (
+            queue.waiting,
+            queue.next_release.map(|wait| now.wall + wait),
+        )
     });
     job.context.tell(Event::Held(Held {
         session: job.session_tag(),
@@ -306,13 +377,13 @@ fn give_up(out: Uncommitted, last: Option<Failed>, surrender: &Surrender) -> End
         Surrender::Expired(limit, refusal) => reply::expired(*limit, refusal),
         Surrender::Refused(refusal) => {
             match last {
-                Some(failed) if failed.outranks(refusal) => return attempt::pass_on(out, failed),
+                Some(last) if last.outranks(refusal) => return failed::pass_on(out, last),
                 _ => {}
             }
             reply::refused(refusal)
         }
         Surrender::OneTry => match last {
-            Some(failed) => return attempt::pass_on(out, failed),
+            Some(last) => return failed::pass_on(out, last),
             None => reply::body_too_large(BODY_BYTES_MAX),
         },
     };
@@ -323,7 +394,11 @@ fn give_up(out: Uncommitted, last: Option<Failed>, surrender: &Surrender) -> End
 pub(super) fn answer(out: Uncommitted, reply: &Reply) -> Ended {
     let cause = Some(reply.message.clone());
     match out.reply(reply) {
-        Ok(delivered) => Ended { status: Some(delivered.status), outcome: Outcome::Refused, cause },
+        Ok(delivered) => Ended {
+            status: Some(delivered.status),
+            outcome: Outcome::Refused,
+            cause,
+        },
         Err(_) => Ended::client_gone(Stage::Streaming, None),
     }
 }

@@ -66,7 +66,10 @@ pub(crate) struct ClientOptions {
 impl Headers {
     /// The first value of that name.
     pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
-        let line = self.0.iter().find(|(own, _)| own.eq_ignore_ascii_case(name))?;
+        let line = self
+            .0
+            .iter()
+            .find(|(own, _)| own.eq_ignore_ascii_case(name))?;
         Some(&line.1)
     }
 
@@ -77,7 +80,10 @@ impl Headers {
 
     /// All values of that name.
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.0.iter().filter(move |(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_slice())
+        self.0
+            .iter()
+            .filter(move |(own, _)| own.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_slice())
     }
 
     /// Adds a line at the end.
@@ -101,14 +107,18 @@ impl Headers {
     /// Whether a line of that name belongs to one connection only: by RFC 9110 section 7.6.1, or because `connection` names it.
     fn is_hop_by_hop(&self, name: &str) -> bool {
         HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop))
-            || self.list("connection").any(|named| named.eq_ignore_ascii_case(name.as_bytes()))
+            || self
+                .list("connection")
+                .any(|named| named.eq_ignore_ascii_case(name.as_bytes()))
     }
 }
 
 /// Values may be credentials, so only names are printed (D4).
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|(name, _)| name)).finish()
+        f.debug_list()
+            .entries(self.0.iter().map(|(name, _)| name))
+            .finish()
     }
 }
 
@@ -147,7 +157,11 @@ pub(crate) fn downstream(upstream: &Headers, body: BodyForm) -> Headers {
 
 /// Reads the client's options; `x-teamclaude-*` is the old spelling and loses against the new one.
 pub(crate) fn client_options(headers: &Headers) -> ClientOptions {
-    let own = |option: &str| OUR_PREFIXES.iter().find_map(|prefix| filled(headers, &format!("{prefix}{option}")));
+    let own = |option: &str| {
+        OUR_PREFIXES
+            .iter()
+            .find_map(|prefix| filled(headers, &format!("{prefix}{option}")))
+    };
     ClientOptions {
         profile: own("profile"),
         session: own("session"),
@@ -196,19 +210,29 @@ fn is_real(value: &[u8]) -> bool {
 }
 
 fn starts_with(name: &str, prefix: &str) -> bool {
-    name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    name.get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
 }
 
 fn filled(headers: &Headers, name: &str) -> Option<String> {
-    headers.text(name).filter(|value| !value.is_empty()).map(str::to_owned)
+    headers
+        .text(name)
+        .filter(|value| !value.is_empty())
+        .map(str::to_owned)
 }
 
 /// Joins the first line that is there, because some gateways read only that one.
 fn add_oauth_beta(headers: &mut Headers) {
-    if headers.list(BETA).any(|beta| beta.eq_ignore_ascii_case(OAUTH_BETA.as_bytes())) {
+    if headers
+        .list(BETA)
+        .any(|beta| beta.eq_ignore_ascii_case(OAUTH_BETA.as_bytes()))
+    {
         return;
     }
-    let line = headers.0.iter_mut().find(|(name, _)| name.eq_ignore_ascii_case(BETA));
+    let line = headers
+        .0
+        .iter_mut()
+        .find(|(name, _)| name.eq_ignore_ascii_case(BETA));
     match line {
         Some((_, value)) if value.trim_ascii().is_empty() => *value = OAUTH_BETA.into(),
         Some((_, value)) => {
@@ -248,10 +272,18 @@ mod tests {
     use super::*;
 
     fn headers(lines: &[(&str, &str)]) -> Headers {
-        Headers(lines.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect())
+        Headers(
+            lines
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
+        )
     }
 
-    const POOLED: Auth<'_> = Auth::Pooled { name: "authorization", value: "Bearer pooled" };
+    const POOLED: Auth<'_> = Auth::Pooled {
+        name: "authorization",
+        value: "Bearer pooled",
+    };
 
     #[test]
     fn request_headers() {
@@ -277,11 +309,32 @@ mod tests {
 
     #[test]
     fn credentials_on_a_relay() {
-        let client = headers(&[("Authorization", "bearer  sk-ant-oat01-x"), ("x-api-key", "mp-key")]);
-        let keys = |auth| upstream(&client, auth, Beta::AsSent).0.iter().filter(|(n, _)| is_key_header(n)).count();
+        let client = headers(&[
+            ("Authorization", "bearer  sk-ant-oat01-x"),
+            ("x-api-key", "mp-key"),
+        ]);
+        let keys = |auth| {
+            upstream(&client, auth, Beta::AsSent)
+                .0
+                .iter()
+                .filter(|(n, _)| is_key_header(n))
+                .count()
+        };
         assert_eq!(keys(Auth::Own), 1, "P3 only the real one");
-        assert_eq!(keys(Auth::Untouched { proxy_key: b"mp-key" }), 1, "T5 all but ours");
-        assert_eq!(keys(Auth::Untouched { proxy_key: b"mp-other" }), 2, "T5 untouched");
+        assert_eq!(
+            keys(Auth::Untouched {
+                proxy_key: b"mp-key"
+            }),
+            1,
+            "T5 all but ours"
+        );
+        assert_eq!(
+            keys(Auth::Untouched {
+                proxy_key: b"mp-other"
+            }),
+            2,
+            "T5 untouched"
+        );
         assert!(has_own_credential(&client), "P3 real");
         for (value, real) in [
             ("sk-ant-api03-x", true),
@@ -292,7 +345,11 @@ mod tests {
             ("mp-sk-ant-x", false),
             ("", false),
         ] {
-            assert_eq!(has_own_credential(&headers(&[("X-API-Key", value)])), real, "P3 {value}");
+            assert_eq!(
+                has_own_credential(&headers(&[("X-API-Key", value)])),
+                real,
+                "P3 {value}"
+            );
         }
     }
 
@@ -313,7 +370,12 @@ mod tests {
             ("P5 as sent", AsSent, &["a", ""], &["a", ""]),
         ];
         for (name, beta, sent, expected) in rows {
-            let client = headers(&sent.iter().map(|value| ("Anthropic-Beta", *value)).collect::<Vec<_>>());
+            let client = headers(
+                &sent
+                    .iter()
+                    .map(|value| ("Anthropic-Beta", *value))
+                    .collect::<Vec<_>>(),
+            );
             let got = upstream(&client, POOLED, *beta);
             let got: Vec<&[u8]> = got.all("anthropic-beta").collect();
             let expected: Vec<&[u8]> = expected.iter().map(|value| value.as_bytes()).collect();
@@ -335,15 +397,34 @@ mod tests {
             ("Set-Cookie", "a"),
             ("Set-Cookie", "b"),
         ]);
-        let names = |body| downstream(&sent, body).0.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        let names = |body| {
+            downstream(&sent, body)
+                .0
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(
             names(BodyForm::Unmodified),
-            ["Content-Type", "Content-Encoding", "Content-Length", "request-id", "Set-Cookie", "Set-Cookie"],
+            [
+                "Content-Type",
+                "Content-Encoding",
+                "Content-Length",
+                "request-id",
+                "Set-Cookie",
+                "Set-Cookie"
+            ],
             "P11, P2 no CORS header"
         );
         assert_eq!(
             names(BodyForm::Reframed),
-            ["Content-Type", "Content-Encoding", "request-id", "Set-Cookie", "Set-Cookie"],
+            [
+                "Content-Type",
+                "Content-Encoding",
+                "request-id",
+                "Set-Cookie",
+                "Set-Cookie"
+            ],
             "P11 our own framing"
         );
     }
@@ -368,13 +449,19 @@ mod tests {
         assert_eq!(read, expected, "S8, S9, Q6, V1 old spelling");
         for bad in ["", "0", "-1", "1.5", "9m", "99999999999999999999"] {
             let read = client_options(&headers(&[("x-maxpool-client-stream-idle-ms", bad)]));
-            assert_eq!(read.stream_idle, None, "Q6 unreadable is not declared: {bad}");
+            assert_eq!(
+                read.stream_idle, None,
+                "Q6 unreadable is not declared: {bad}"
+            );
         }
     }
 
     #[test]
     fn values_are_not_printed() {
-        let printed = format!("{:?}", headers(&[("authorization", "Bearer sk-ant-secret")]));
+        let printed = format!(
+            "{:?}",
+            headers(&[("authorization", "Bearer sk-ant-secret")])
+        );
         assert_eq!(printed, r#"["authorization"]"#, "D4");
     }
 
@@ -382,7 +469,11 @@ mod tests {
     fn bytes_above_127_pass() {
         let client = Headers(vec![("x-name".into(), vec![0xe9, b' ', 0xff])]);
         let got = upstream(&client, POOLED, Beta::AsSent);
-        assert_eq!(got.get("X-Name"), Some(&[0xe9, b' ', 0xff][..]), "P5 byte for byte");
+        assert_eq!(
+            got.get("X-Name"),
+            Some(&[0xe9, b' ', 0xff][..]),
+            "P5 byte for byte"
+        );
         assert_eq!(got.text("x-name"), None);
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::context::Context;
 use super::digest::digest;
 use super::headers::{ClientOptions, Headers};
-use super::patience::Patience;
 use super::paths::{Pooled, Route};
+use super::patience::Patience;
 use super::peek::Peek;
 use crate::account::quota::family_of_model;
 use crate::clock::Stopwatch;
@@ -88,8 +88,15 @@ pub(crate) struct Ended {
 impl Ended {
     /// The client has left.
     pub(crate) fn client_gone(stage: Stage, status: Option<u16>) -> Ended {
-        let outcome = Outcome::ClientGone { stage, output_started: status.is_some() };
-        Ended { status, outcome, cause: Some(format!("the client left while {}", stage.word())) }
+        let outcome = Outcome::ClientGone {
+            stage,
+            output_started: status.is_some(),
+        };
+        Ended {
+            status,
+            outcome,
+            cause: Some(format!("the client left while {}", stage.word())),
+        }
     }
 }
 
@@ -118,9 +125,18 @@ impl Job {
         request.family = self.peek.model.as_deref().and_then(family_of_model);
         request.session = session;
         request.signed_thinking = self.peek.signed_thinking;
-        request.thread = self.peek.thread.as_ref().filter(|thread| thread.continues).map(|thread| {
-            ThreadKey(digest(&[thread.id.as_deref().unwrap_or_default().as_bytes()]))
-        });
+        request.thread = self
+            .peek
+            .thread
+            .as_ref()
+            .filter(|thread| thread.continues)
+            .map(|thread| {
+                ThreadKey(digest(&[thread
+                    .id
+                    .as_deref()
+                    .unwrap_or_default()
+                    .as_bytes()]))
+            });
         request.pinned = match &self.route {
             Route::Batches { id: Some(id) } => self.context.owner_of_batch(id),
             _ => None,
@@ -135,7 +151,8 @@ impl Job {
             }),
             Shape::NonStream | Shape::CountTokens => None,
         };
-        request.resume = session.map(|SessionKey(session)| session ^ digest(&[&self.body]).rotate_left(1));
+        request.resume =
+            session.map(|SessionKey(session)| session ^ digest(&[&self.body]).rotate_left(1));
         request
     }
 
@@ -148,7 +165,11 @@ impl Job {
         let text: Cow<'_, str> = match (&self.options.session, affinity) {
             (Some(named), _) => Cow::Owned(format!("named\0{named}")),
             (None, SessionAffinity::Auto) => {
-                let session = self.options.claude_session.as_deref().or(self.peek.session.as_deref())?;
+                let session = self
+                    .options
+                    .claude_session
+                    .as_deref()
+                    .or(self.peek.session.as_deref())?;
                 let part = match (&self.options.claude_agent, self.peek.first_message) {
                     (Some(agent), _) => format!("agent\0{agent}"),
                     (None, Some(first)) => format!("first\0{first:x}"),
@@ -163,7 +184,8 @@ impl Job {
 
     /// A short tag of the session for people.
     pub(crate) fn session_tag(&self) -> Option<Arc<str>> {
-        self.session().map(|SessionKey(key)| Arc::from(format!("{:06x}", key & 0xff_ffff)))
+        self.session()
+            .map(|SessionKey(key)| Arc::from(format!("{:06x}", key & 0xff_ffff)))
     }
 
     /// The key of the thread that an answer belongs to (SPEC P10).
@@ -196,7 +218,7 @@ impl Job {
 
 /// The scheduler's word for token counts that were read from an answer.
 pub(crate) fn usage_of(usage: super::sse::Usage) -> Usage {
-    scheduler::Usage {
+    Usage {
         input: usage.input,
         output: usage.output,
         cache_read: usage.cache_read,

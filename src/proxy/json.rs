@@ -27,12 +27,19 @@ impl<'a> Cursor<'a> {
     /// At the beginning, behind a byte order mark if there is one.
     pub(crate) fn new(text: &'a [u8]) -> Self {
         let mark: &[u8] = b"\xef\xbb\xbf";
-        let at = if text.starts_with(mark) { mark.len() } else { 0 };
+        let at = if text.starts_with(mark) {
+            mark.len()
+        } else {
+            0
+        };
         Cursor { text, at }
     }
 
     /// Walks an object: `each` is called behind every colon and consumes the value. Any other value is skipped.
-    pub(crate) fn members(&mut self, mut each: impl FnMut(&mut Self, &Text<'a>) -> Option<()>) -> Option<()> {
+    pub(crate) fn members(
+        &mut self,
+        mut each: impl FnMut(&mut Self, &Text<'a>) -> Option<()>,
+    ) -> Option<()> {
         if self.next()? != b'{' {
             return self.skip();
         }
@@ -56,7 +63,10 @@ impl<'a> Cursor<'a> {
     }
 
     /// Walks an array: `each` is called before every element with its number and consumes it. Any other value is skipped.
-    pub(crate) fn elements(&mut self, mut each: impl FnMut(&mut Self, usize) -> Option<()>) -> Option<()> {
+    pub(crate) fn elements(
+        &mut self,
+        mut each: impl FnMut(&mut Self, usize) -> Option<()>,
+    ) -> Option<()> {
         if self.next()? != b'[' {
             return self.skip();
         }
@@ -97,7 +107,9 @@ impl<'a> Cursor<'a> {
             b'{' | b'[' => self.skip_nested(),
             _ => {
                 let rest = self.text.get(self.at..)?;
-                let scalar = rest.iter().position(|byte| b",:{}[]\" \t\r\n".contains(byte));
+                let scalar = rest
+                    .iter()
+                    .position(|byte| b",:{}[]\" \t\r\n".contains(byte));
                 let length = scalar.unwrap_or(rest.len());
                 self.at += length;
                 (length > 0).then_some(())
@@ -171,7 +183,11 @@ impl<'a> Cursor<'a> {
             }
         }
         self.at = at + 1;
-        Some(Text { raw: self.text.get(start + 1..at)?, escaped, span: start..at + 1 })
+        Some(Text {
+            raw: self.text.get(start + 1..at)?,
+            escaped,
+            span: start..at + 1,
+        })
     }
 }
 
@@ -302,7 +318,10 @@ mod tests {
             r#""你好 ä""#,
         ];
         for text in rows {
-            let decoded = Cursor::new(text.as_bytes()).text().flatten().and_then(|text| text.decode(100));
+            let decoded = Cursor::new(text.as_bytes())
+                .text()
+                .flatten()
+                .and_then(|text| text.decode(100));
             assert_eq!(decoded, serde_json::from_str(text).ok(), "{text}");
         }
     }
@@ -330,10 +349,31 @@ mod tests {
         let mut random = Random::new(1);
         for _ in 0..5_000 {
             let length = random.below(40);
-            let pick = [b'"', b'\\', b'a', 0, 0x22 ^ 0x80, 0x21, 0x23, 0xff, 0x5b, 0x5d];
-            let bytes: Vec<u8> =
-                (0..length).map(|_| if random.below(9) == 0 { *random.pick(&pick) } else { b'#' }).collect();
-            let slow = bytes.iter().position(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(bytes.len());
+            let pick = [
+                b'"',
+                b'\\',
+                b'a',
+                0,
+                0x22 ^ 0x80,
+                0x21,
+                0x23,
+                0xff,
+                0x5b,
+                0x5d,
+            ];
+            let bytes: Vec<u8> = (0..length)
+                .map(|_| {
+                    if random.below(9) == 0 {
+                        *random.pick(&pick)
+                    } else {
+                        b'#'
+                    }
+                })
+                .collect();
+            let slow = bytes
+                .iter()
+                .position(|byte| matches!(byte, b'"' | b'\\'))
+                .unwrap_or(bytes.len());
             assert_eq!(quote_or_escape(&bytes), slow, "{bytes:?}");
         }
     }

@@ -45,14 +45,24 @@ struct Page {
 }
 
 /// Answers a local route. The log gets a line only for those that change something, and for errors.
-pub(super) fn serve(context: &Arc<Context>, config: &Config, call: &Call, out: Uncommitted, watch: Stopwatch) {
+pub(super) fn serve(
+    context: &Arc<Context>,
+    config: &Config,
+    call: &Call,
+    out: Uncommitted,
+    watch: Stopwatch,
+) {
     let ended = match page(context, config, call) {
         Ok(page) => {
             let mut headers = Headers::default();
             headers.push("content-type", page.content_type);
             headers.push("cache-control", "no-store");
             match out.whole(page.status, &headers, &page.body) {
-                Ok(delivered) => Ended { status: Some(delivered.status), outcome: Outcome::Local, cause: None },
+                Ok(delivered) => Ended {
+                    status: Some(delivered.status),
+                    outcome: Outcome::Local,
+                    cause: None,
+                },
                 Err(_) => Ended::client_gone(Stage::Streaming, None),
             }
         }
@@ -79,7 +89,11 @@ pub(super) fn serve(context: &Arc<Context>, config: &Config, call: &Call, out: U
 }
 
 fn json(body: Vec<u8>) -> Page {
-    Page { status: 200, content_type: "application/json", body }
+    Page {
+        status: 200,
+        content_type: "application/json",
+        body,
+    }
 }
 
 fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Reply> {
@@ -92,19 +106,31 @@ fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Re
             content_type: metrics::CONTENT_TYPE,
             body: metrics_of(context, *names),
         }),
-        Local::Explain { model, session, profile } => {
-            Ok(json(explain(context, model.as_deref(), session.as_deref(), profile.as_deref())))
-        }
-        Local::Reload => {
-            control::reload(context).map(|changes| json(object("reloaded", &changes))).map_err(|error| failed(&error))
-        }
+        Local::Explain {
+            model,
+            session,
+            profile,
+        } => Ok(json(explain(
+            context,
+            model.as_deref(),
+            session.as_deref(),
+            profile.as_deref(),
+        ))),
+        Local::Reload => control::reload(context)
+            .map(|changes| json(object("reloaded", &changes)))
+            .map_err(|error| failed(&error)),
         Local::Routing => {
-            let order: RoutingOrder = serde_json::from_slice(&call.body)
-                .map_err(|error| reply::bad_control(&format!("the body is not what /maxpool/routing takes: {error}")))?;
+            let order: RoutingOrder = serde_json::from_slice(&call.body).map_err(|error| {
+                reply::bad_control(&format!(
+                    "the body is not what /maxpool/routing takes: {error}"
+                ))
+            })?;
             let preferred = match (order.mode.as_str(), order.account) {
                 ("automatic", _) => None,
                 ("preferred", Some(account)) => Some(account),
-                ("preferred", None) => return Err(reply::bad_control("mode preferred needs \"account\"")),
+                ("preferred", None) => {
+                    return Err(reply::bad_control("mode preferred needs \"account\""));
+                }
                 (other, _) => {
                     let text = format!("mode is {other}; expected \"automatic\" or \"preferred\"");
                     return Err(reply::bad_control(&text));
@@ -138,30 +164,47 @@ fn failed(error: &crate::error::Error) -> Reply {
 }
 
 fn object(key: &str, lines: &[String]) -> Vec<u8> {
-    serde_json::json!({ "ok": true, key: lines }).to_string().into_bytes()
+    serde_json::json!({ "ok": true, key: lines })
+        .to_string()
+        .into_bytes()
 }
 
 fn root() -> Vec<u8> {
-    serde_json::json!({ "name": "maxpool", "version": env!("CARGO_PKG_VERSION"), "status": "ok" }).to_string().into_bytes()
+    serde_json::json!({ "name": "maxpool", "version": env!("CARGO_PKG_VERSION"), "status": "ok" })
+        .to_string()
+        .into_bytes()
 }
 
 fn health(context: &Context) -> Vec<u8> {
-    let state = if context.is_stopping() { "draining" } else { "ok" };
-    serde_json::json!({ "status": state, "version": env!("CARGO_PKG_VERSION") }).to_string().into_bytes()
+    let state = if context.is_stopping() {
+        "draining"
+    } else {
+        "ok"
+    };
+    serde_json::json!({ "status": state, "version": env!("CARGO_PKG_VERSION") })
+        .to_string()
+        .into_bytes()
 }
 
 /// The status JSON of this moment.
 pub(crate) fn status_of(context: &Context, config: &Config) -> Vec<u8> {
     let (snapshot, decisions, general) = context.gate.look(|scheduler, now| {
         let decisions: Vec<_> = scheduler.decisions().cloned().collect();
-        (scheduler.snapshot(now), decisions, scheduler.explain(now, &plain_request(Some("all"))))
+        (
+            scheduler.snapshot(now),
+            decisions,
+            scheduler.explain(now, &plain_request(Some("all"))),
+        )
     });
     let activity = context.activity.last(ACTIVITY_SHOWN_MAX);
     let facts = build::Facts {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
         started: context.started,
-        address: context.address.get().map_or_else(String::new, |address| format!("http://{address}")),
+        address: context
+            .address
+            .get()
+            .map_or_else(String::new, |address| format!("http://{address}")),
         config_path: context.config_path.display().to_string(),
         mode: config.scheduler.mode.clone(),
         accounts: control::account_facts(context),
@@ -184,7 +227,15 @@ fn metrics_of(context: &Context, names: Names) -> Vec<u8> {
     let process = Process::look(clock::now().mono.since(context.started));
     let in_flight = context.events.live().len();
     let version = env!("CARGO_PKG_VERSION");
-    metrics::render(&snapshot, context.events.counters(), in_flight, &process, version, labels).into_bytes()
+    metrics::render(
+        &snapshot,
+        context.events.counters(),
+        in_flight,
+        &process,
+        version,
+        labels,
+    )
+    .into_bytes()
 }
 
 /// A request that asks for nothing special, as `explain` sees it.
@@ -196,11 +247,22 @@ fn plain_request(profile: Option<&str>) -> Request {
     request
 }
 
-fn explain(context: &Context, model: Option<&str>, session: Option<&str>, profile: Option<&str>) -> Vec<u8> {
+fn explain(
+    context: &Context,
+    model: Option<&str>,
+    session: Option<&str>,
+    profile: Option<&str>,
+) -> Vec<u8> {
     let mut request = plain_request(profile);
     request.family = model.and_then(family_of_model);
-    request.session = session.map(|session| SessionKey(super::digest::digest(&[format!("named\0{session}").as_bytes()])));
-    let explanation = context.gate.look(|scheduler, now| scheduler.explain(now, &request));
+    request.session = session.map(|session| {
+        SessionKey(super::digest::digest(&[
+            format!("named\0{session}").as_bytes()
+        ]))
+    });
+    let explanation = context
+        .gate
+        .look(|scheduler, now| scheduler.explain(now, &request));
     let asked = status::Explained {
         model: model.map(str::to_owned),
         session: session.map(str::to_owned),

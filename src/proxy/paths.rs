@@ -103,9 +103,12 @@ pub(crate) fn route(method: &str, target: &str) -> Route {
         [""] if matches!(method, "GET" | "HEAD") => Route::Local(Local::Root),
         ["v1", "messages"] => Route::Pooled(Pooled::Messages),
         ["v1", "messages", "count_tokens"] => Route::Pooled(Pooled::CountTokens),
-        ["v1", "messages", "batches", rest @ ..] => {
-            Route::Batches { id: rest.first().filter(|id| !id.is_empty()).map(|id| (*id).to_owned()) }
-        }
+        ["v1", "messages", "batches", rest @ ..] => Route::Batches {
+            id: rest
+                .first()
+                .filter(|id| !id.is_empty())
+                .map(|id| (*id).to_owned()),
+        },
         ["v1", "models", ..] => Route::Pooled(Pooled::Models),
         ["v1", "complete"] => Route::Pooled(Pooled::Complete),
         ["v1", "oauth", "token"] => Route::OauthToken,
@@ -130,7 +133,8 @@ pub(crate) fn decode(text: &str) -> String {
         bytes.push(escaped.unwrap_or(byte));
         rest = if escaped.is_some() { &tail[2..] } else { tail };
     }
-    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 impl Local {
@@ -166,11 +170,18 @@ fn local(method: &str, segments: &[&str], query: &str) -> Local {
         ["maxpool", "accounts", name, "disable"] => (account(name, Switch::Disable), "POST"),
         _ => return Local::Unknown,
     };
-    if allow.split(", ").any(|allowed| allowed == method) { route } else { Local::WrongMethod { allow } }
+    if allow.split(", ").any(|allowed| allowed == method) {
+        route
+    } else {
+        Local::WrongMethod { allow }
+    }
 }
 
 fn account(name: &str, to: Switch) -> Local {
-    Local::Account { name: name.to_owned(), to }
+    Local::Account {
+        name: name.to_owned(),
+        to,
+    }
 }
 
 fn names(query: &str) -> Names {
@@ -192,7 +203,9 @@ fn explain(query: &str) -> Local {
 fn parameter(query: &str, name: &str) -> Option<String> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let mut values = pairs.filter(|(key, value)| decode(key) == name && !value.is_empty());
-    values.next().map(|(_, value)| decode(&value.replace('+', " ")))
+    values
+        .next()
+        .map(|(_, value)| decode(&value.replace('+', " ")))
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -206,7 +219,12 @@ mod tests {
 
     #[test]
     fn routes() {
-        let account = |name: &str, to| Route::Local(Local::Account { name: name.into(), to });
+        let account = |name: &str, to| {
+            Route::Local(Local::Account {
+                name: name.into(),
+                to,
+            })
+        };
         let get = "GET, HEAD";
         #[rustfmt::skip] // one row a line
         let rows: Vec<(&str, &str, &str, Route)> = vec![

@@ -83,7 +83,9 @@ impl Peek {
     pub(crate) fn weight(&self, body_bytes: usize) -> u32 {
         let size = u32::try_from(body_bytes.div_ceil(64_000)).unwrap_or(u32::MAX);
         size.max(1)
-            .saturating_add(u32::from(self.max_tokens.is_some_and(|tokens| tokens > 16_000)))
+            .saturating_add(u32::from(
+                self.max_tokens.is_some_and(|tokens| tokens > 16_000),
+            ))
             .saturating_add(u32::from(self.thinking_on))
     }
 
@@ -119,7 +121,8 @@ impl Peek {
         cursor.members(|cursor, key| match key.name().as_ref() {
             b"type" => {
                 let kind = cursor.text()?;
-                self.thinking_on = kind.is_some_and(|kind| matches!(kind.name().as_ref(), b"enabled" | b"adaptive"));
+                self.thinking_on = kind
+                    .is_some_and(|kind| matches!(kind.name().as_ref(), b"enabled" | b"adaptive"));
                 Some(())
             }
             _ => cursor.skip(),
@@ -147,7 +150,9 @@ impl Peek {
                 Some(())
             }
             b"type" => {
-                thread.continues = cursor.text()?.is_some_and(|kind| kind.name().as_ref() == b"continue");
+                thread.continues = cursor
+                    .text()?
+                    .is_some_and(|kind| kind.name().as_ref() == b"continue");
                 Some(())
             }
             _ => cursor.skip(),
@@ -160,16 +165,19 @@ impl Peek {
         self.first_message = None;
         cursor.elements(|cursor, number| {
             let mut digest = Digest::default();
-            let walked = cursor.members(|cursor, key| match (key.name().as_ref(), cursor.next()?) {
-                (b"content", b'[') => cursor.elements(|cursor, _| self.block(cursor, number, &mut digest)),
-                // The same message may come as a string now and as a list of one text later, when it gets a cache mark.
-                (b"content", b'"') if number == 0 => {
-                    digest.add(b"text");
-                    digest.add(cursor.raw()?);
-                    Some(())
-                }
-                _ => cursor.skip(),
-            });
+            let walked =
+                cursor.members(|cursor, key| match (key.name().as_ref(), cursor.next()?) {
+                    (b"content", b'[') => {
+                        cursor.elements(|cursor, _| self.block(cursor, number, &mut digest))
+                    }
+                    // The same message may come as a string now and as a list of one text later, when it gets a cache mark.
+                    (b"content", b'"') if number == 0 => {
+                        digest.add(b"text");
+                        digest.add(cursor.raw()?);
+                        Some(())
+                    }
+                    _ => cursor.skip(),
+                });
             if number == 0 {
                 self.first_message = digest.value();
             }
@@ -178,7 +186,12 @@ impl Peek {
     }
 
     /// One content block. Of the first message everything counts but cache marks, which move as the conversation grows.
-    fn block(&mut self, cursor: &mut Cursor<'_>, message: usize, digest: &mut Digest) -> Option<()> {
+    fn block(
+        &mut self,
+        cursor: &mut Cursor<'_>,
+        message: usize,
+        digest: &mut Digest,
+    ) -> Option<()> {
         let (mut thinking, mut redacted, mut signature, mut data) = (false, false, false, false);
         let walked = cursor.members(|cursor, key| {
             let name = key.name();
@@ -239,7 +252,12 @@ fn whole_number(raw: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(raw).ok()?;
     let number = text.parse().ok();
     // Only for what is written as 1e5 or 4096.0; the conversion saturates.
-    number.or_else(|| text.parse().ok().filter(|n: &f64| n.is_finite() && *n >= 0.0).map(|n| n as u64))
+    number.or_else(|| {
+        text.parse()
+            .ok()
+            .filter(|n: &f64| n.is_finite() && *n >= 0.0)
+            .map(|n| n as u64)
+    })
 }
 
 const SPANS_MAX: usize = 8;
@@ -269,12 +287,22 @@ mod tests {
             "messages":[{"role":"user","content":"hi","model":"z"}]} "#;
         let peek = peek(body);
         assert_eq!(peek.model.as_deref(), Some("claude-opus-4"), "P4");
-        assert_eq!(&body[peek.models.first[0].clone()], br#""claude-\u006fpus-4""#, "P4");
+        assert_eq!(
+            &body[peek.models.first[0].clone()],
+            br#""claude-\u006fpus-4""#,
+            "P4"
+        );
         assert_eq!(peek.models.first.len(), 1, "V2 only the top level");
-        assert!(peek.stream && peek.thinking_on && !peek.signed_thinking && peek.whole, "P4");
+        assert!(
+            peek.stream && peek.thinking_on && !peek.signed_thinking && peek.whole,
+            "P4"
+        );
         assert_eq!(peek.max_tokens, Some(32_000), "P4");
         assert_eq!(peek.session.as_deref(), Some("0f-1"), "S9");
-        let thread = Thread { id: Some("th_1".into()), continues: true };
+        let thread = Thread {
+            id: Some("th_1".into()),
+            continues: true,
+        };
         assert_eq!(peek.thread, Some(thread), "P10");
         assert_eq!(peek.weight(body.len()), 3, "P4");
     }
@@ -285,7 +313,10 @@ mod tests {
             br#"{"model":"a","stream":true,"thinking":{"type":"enabled"},"thread":{"type":"continue"},"model":"b",
                 "stream":false,"thinking":{"type":"disabled"},"thread":null,"max_tokens":1,"max_tokens":2}"#,
         );
-        assert_eq!((peek.model.as_deref(), peek.max_tokens), (Some("b"), Some(2)));
+        assert_eq!(
+            (peek.model.as_deref(), peek.max_tokens),
+            (Some("b"), Some(2))
+        );
         assert_eq!(peek.models.first.len(), 2);
         assert!(!peek.stream && !peek.thinking_on && peek.thread.is_none());
     }
@@ -302,8 +333,16 @@ mod tests {
             (30_000_000, Some(64_000), true, 471),
         ];
         for (bytes, max_tokens, thinking_on, expected) in rows {
-            let peek = Peek { max_tokens, thinking_on, ..Peek::default() };
-            assert_eq!(peek.weight(bytes), expected, "P4 {bytes} {max_tokens:?} {thinking_on}");
+            let peek = Peek {
+                max_tokens,
+                thinking_on,
+                ..Peek::default()
+            };
+            assert_eq!(
+                peek.weight(bytes),
+                expected,
+                "P4 {bytes} {max_tokens:?} {thinking_on}"
+            );
         }
     }
 
@@ -318,7 +357,10 @@ mod tests {
             let body = format!(r#"{{"max_tokens":{text},"stream":"true","thinking":"enabled"}}"#);
             let peek = peek(body.as_bytes());
             assert_eq!(peek.max_tokens, expected, "P4 {text}");
-            assert!(!peek.stream && !peek.thinking_on && peek.whole, "P4 other types say nothing");
+            assert!(
+                !peek.stream && !peek.thinking_on && peek.whole,
+                "P4 other types say nothing"
+            );
         }
     }
 
@@ -341,26 +383,37 @@ mod tests {
             let body = json!({"messages": [{"role": "user", "content": "hi"}, message]});
             assert_eq!(look(&body).signed_thinking, expected, "{rule} {body}");
         }
-        let escaped = br#"{"messages":[{"content":[{"\u0074ype":"thin\u006bing","sign\u0061ture":"s"}]}]}"#;
+        let escaped =
+            br#"{"messages":[{"content":[{"\u0074ype":"thin\u006bing","sign\u0061ture":"s"}]}]}"#;
         assert!(peek(escaped).signed_thinking, "P9 escapes");
     }
 
     #[test]
     fn a_conversation_keeps_its_digest() {
         let first = |content: Value| {
-            look(&json!({"messages": [{"role": "user", "content": content}, {"role": "x"}]})).first_message
+            look(&json!({"messages": [{"role": "user", "content": content}, {"role": "x"}]}))
+                .first_message
         };
         let plain = first(json!("hello"));
         assert!(plain.is_some(), "S9");
         let list = json!([{"type": "text", "text": "hello"}]);
-        let marked = json!([{"cache_control": {"type": "ephemeral"}, "type": "text", "text": "hello"}]);
+        let marked =
+            json!([{"cache_control": {"type": "ephemeral"}, "type": "text", "text": "hello"}]);
         assert_eq!(first(list), plain, "S9 a list of one text");
         assert_eq!(first(marked), plain, "S9 a cache mark");
         assert_ne!(first(json!("hello ")), plain, "S9");
-        assert_ne!(first(json!([{"type": "text", "text": "hello"}, {"type": "text", "text": "x"}])), plain, "S9");
+        assert_ne!(
+            first(json!([{"type": "text", "text": "hello"}, {"type": "text", "text": "x"}])),
+            plain,
+            "S9"
+        );
         assert_eq!(look(&json!({"messages": []})).first_message, None, "S9");
         let longer = json!({"messages": [{"content": "hello", "role": "user"}, {"role": "assistant", "content": "x"}]});
-        assert_eq!(look(&longer).first_message, plain, "S9 later messages do not count");
+        assert_eq!(
+            look(&longer).first_message,
+            plain,
+            "S9 later messages do not count"
+        );
     }
 
     #[test]
@@ -381,13 +434,19 @@ mod tests {
             assert_eq!(peek.session.as_deref(), expected, "S9 {user_id}");
         }
         let long = "x".repeat(10_000);
-        assert_eq!(look(&json!({"metadata": {"user_id": format!("_session_{long}")}})).session, None, "S9 bounded");
+        assert_eq!(
+            look(&json!({"metadata": {"user_id": format!("_session_{long}")}})).session,
+            None,
+            "S9 bounded"
+        );
     }
 
     #[test]
     fn session_keys() {
         let body = |text: &str, session: &str| {
-            look(&json!({"metadata": {"user_id": format!("_session_{session}")}, "messages": [{"content": text}]}))
+            look(
+                &json!({"metadata": {"user_id": format!("_session_{session}")}, "messages": [{"content": text}]}),
+            )
         };
         let options = |session: &str, claude: &str, agent: &str| {
             let some = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
@@ -400,14 +459,29 @@ mod tests {
         };
         let key = |options: &ClientOptions, peek: &Peek| session_key(options, peek);
         let none = options("", "", "");
-        assert_eq!(key(&none, &look(&json!({"messages": [{"content": "a"}]}))), None, "S9 no key, no binding");
+        assert_eq!(
+            key(&none, &look(&json!({"messages": [{"content": "a"}]}))),
+            None,
+            "S9 no key, no binding"
+        );
         assert_eq!(
             key(&none, &body("a", "1")),
-            key(&options("", "1", ""), &look(&json!({"messages": [{"content": "a"}]}))),
+            key(
+                &options("", "1", ""),
+                &look(&json!({"messages": [{"content": "a"}]}))
+            ),
             "S9"
         );
-        assert_ne!(key(&none, &body("a", "1")), key(&none, &body("b", "1")), "S9 a subagent by its first message");
-        assert_ne!(key(&none, &body("a", "1")), key(&none, &body("a", "2")), "S9");
+        assert_ne!(
+            key(&none, &body("a", "1")),
+            key(&none, &body("b", "1")),
+            "S9 a subagent by its first message"
+        );
+        assert_ne!(
+            key(&none, &body("a", "1")),
+            key(&none, &body("a", "2")),
+            "S9"
+        );
         assert_eq!(
             key(&options("", "1", "g"), &body("a", "")),
             key(&options("", "1", "g"), &body("b", "")),
@@ -472,7 +546,10 @@ mod tests {
         assert!(!peek(deep.as_bytes()).whole, "depth costs no stack");
         let many = format!("{{{}\"model\":\"z\"}}", r#""model":"a","#.repeat(100_000));
         let peek = peek(many.as_bytes());
-        assert!(peek.models.more && peek.models.first.len() == SPANS_MAX, "spans are bounded");
+        assert!(
+            peek.models.more && peek.models.first.len() == SPANS_MAX,
+            "spans are bounded"
+        );
         assert_eq!(peek.model.as_deref(), Some("z"));
     }
 }

@@ -100,7 +100,14 @@ impl Random {
         match self.below(if depth == 0 { 5 } else { 9 }) {
             0 | 1 => out.push_str(&self.string()),
             2 => out.push_str(self.word(&["true", "false", "null"])),
-            3 | 4 => out.push_str(self.word(&["0", "-1", "16001", "1.5e3", "18446744073709551616", "32000"])),
+            3 | 4 => out.push_str(self.word(&[
+                "0",
+                "-1",
+                "16001",
+                "1.5e3",
+                "18446744073709551616",
+                "32000",
+            ])),
             5 | 6 => self.members(depth, out),
             _ => {
                 out.push('[');

@@ -28,15 +28,24 @@ pub(super) fn run(job: &Job, out: Uncommitted) -> Ended {
     let Ok(uri) = format!("{}{}", job.config.upstream.as_str(), job.target).parse::<Uri>() else {
         return answer(out, &reply::bad_target());
     };
-    let key = job.config.proxy.api_key.as_ref().map_or(&b""[..], |key| key.expose().as_bytes());
+    let key = job
+        .config
+        .proxy
+        .api_key
+        .as_ref()
+        .map_or(&b""[..], |key| key.expose().as_bytes());
     let auth = match job.route {
         Route::OauthToken => Auth::Untouched { proxy_key: key },
         _ => Auth::Own,
     };
     let headers = headers::upstream(&job.headers, auth, Beta::AsSent);
     let parts = [Cow::Borrowed(job.body.as_slice())];
-    let order =
-        Order { method: &job.method, uri: &uri, headers: &headers, body: job.has_body.then_some(parts.as_slice()) };
+    let order = Order {
+        method: &job.method,
+        uri: &uri,
+        headers: &headers,
+        body: job.has_body.then_some(parts.as_slice()),
+    };
     job.tracked.stage(Stage::Connecting);
     job.record.borrow_mut().attempts += 1;
     let mut upstream = match forward::send(&job.context.agent(), &order, &job.patience) {
@@ -53,20 +62,32 @@ pub(super) fn run(job: &Job, out: Uncommitted) -> Ended {
         return Ended::client_gone(Stage::Streaming, None);
     };
     loop {
-        match upstream.read(&job.patience, |bytes| (bytes.is_empty(), committed.push(bytes))) {
-            Ok((_, Err(_))) | Err(Failure::Stopped(_)) => return Ended::client_gone(Stage::Streaming, status),
+        match upstream.read(&job.patience, |bytes| {
+            (bytes.is_empty(), committed.push(bytes))
+        }) {
+            Ok((_, Err(_))) | Err(Failure::Stopped(_)) => {
+                return Ended::client_gone(Stage::Streaming, status);
+            }
             Ok((true, Ok(()))) => break,
             Ok((false, Ok(()))) => {}
             Err(Failure::Network(failure)) => {
                 committed.broken(None);
                 let cause = Some(format!("the answer broke: {}", failure.text));
-                return Ended { status, outcome: Outcome::Broken, cause };
+                return Ended {
+                    status,
+                    outcome: Outcome::Broken,
+                    cause,
+                };
             }
         }
     }
     job.record.borrow_mut().first_byte = committed.line().first_byte();
     match committed.finish() {
-        Ok(()) => Ended { status, outcome: Outcome::Local, cause: None },
+        Ok(()) => Ended {
+            status,
+            outcome: Outcome::Local,
+            cause: None,
+        },
         Err(_) => Ended::client_gone(Stage::Streaming, status),
     }
 }

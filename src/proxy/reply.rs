@@ -10,7 +10,9 @@ use super::headers::Headers;
 use super::sse::{self, Form};
 use crate::clock::human;
 use crate::event::words;
-use crate::scheduler::{BlockReason, Kind, Limit, PassedOver, Refusal, RefusalReason, Standing, WaitCause};
+use crate::scheduler::{
+    BlockReason, Kind, Limit, PassedOver, Refusal, RefusalReason, Standing, WaitCause,
+};
 
 /// An answer that we give ourselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +66,10 @@ impl Reply {
         if let Some(wait) = self.retry_after {
             headers.push("retry-after", whole_seconds(wait).to_string());
         }
-        headers.push("x-should-retry", if self.should_retry { "true" } else { "false" });
+        headers.push(
+            "x-should-retry",
+            if self.should_retry { "true" } else { "false" },
+        );
         if let Some(allow) = self.allow {
             headers.push("allow", allow);
         }
@@ -79,7 +84,10 @@ impl Reply {
 
 impl From<DoorRefusal> for Reply {
     fn from(refusal: DoorRefusal) -> Reply {
-        Reply { close: refusal.close, ..Reply::new(refusal.status, refusal.kind, refusal.message) }
+        Reply {
+            close: refusal.close,
+            ..Reply::new(refusal.status, refusal.kind, refusal.message)
+        }
     }
 }
 
@@ -104,13 +112,21 @@ pub(crate) fn on_the_wire(reply: &Reply) -> Vec<u8> {
 /// An upstream's error answer as an event, for a stream that our heartbeats have begun (Q4). What is in the API's shape stays as it is.
 pub(crate) fn event_of_body(status: u16, body: &[u8]) -> Vec<u8> {
     let said = sse::read(Form::Json, body);
-    let is_api_shape = said.stopped && said.error.as_ref().is_some_and(|error| !error.kind.is_empty());
+    let is_api_shape = said.stopped
+        && said
+            .error
+            .as_ref()
+            .is_some_and(|error| !error.kind.is_empty());
     match serde_json::from_slice::<serde_json::Value>(body) {
         // Written anew, because a line break would end the event's data.
         Ok(value) if is_api_shape => error_event(value.to_string().as_bytes()),
         _ => {
-            let message = said.error.map(|error| error.message).filter(|message| !message.is_empty());
-            let message = message.unwrap_or_else(|| format!("the upstream answered with status {status}"));
+            let message = said
+                .error
+                .map(|error| error.message)
+                .filter(|message| !message.is_empty());
+            let message =
+                message.unwrap_or_else(|| format!("the upstream answered with status {status}"));
             Reply::new(status, classify::kind_of(status), message).event()
         }
     }
@@ -122,18 +138,30 @@ fn error_event(json: &[u8]) -> Vec<u8> {
 
 /// A head did not come whole within its time (P2).
 pub(crate) fn head_too_slow() -> Reply {
-    closing(Reply::new(400, INVALID, "the request's head took longer than 10 seconds"))
+    closing(Reply::new(
+        400,
+        INVALID,
+        "the request's head took longer than 10 seconds",
+    ))
 }
 
 /// A version that is not spoken here (P2).
 pub(crate) fn version_unsupported() -> Reply {
-    closing(Reply::new(505, INVALID, "only HTTP/1.0 and HTTP/1.1 are spoken here"))
+    closing(Reply::new(
+        505,
+        INVALID,
+        "only HTTP/1.0 and HTTP/1.1 are spoken here",
+    ))
 }
 
 /// P4.
 pub(crate) fn body_too_large(bytes_max: u64) -> Reply {
     let mib = bytes_max / (1024 * 1024);
-    closing(Reply::new(413, INVALID, format!("the request body is larger than {mib} MiB, the limit of maxpool")))
+    closing(Reply::new(
+        413,
+        INVALID,
+        format!("the request body is larger than {mib} MiB, the limit of maxpool"),
+    ))
 }
 
 /// The body stalled, was torn, or is no valid chunked encoding (P2).
@@ -147,14 +175,24 @@ pub(crate) fn body_broken() -> Reply {
 
 /// S8: no account has the profile that the request names.
 pub(crate) fn unknown_profile(profile: &str) -> Reply {
-    let shown: String = profile.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect();
-    let text = format!("no account has the profile {shown} that x-maxpool-profile asks for; see `maxpool accounts`");
+    let shown: String = profile
+        .chars()
+        .take(64)
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect();
+    let text = format!(
+        "no account has the profile {shown} that x-maxpool-profile asks for; see `maxpool accounts`"
+    );
     Reply::new(400, INVALID, text)
 }
 
 /// The account's upstream and the request's path make no address.
 pub(crate) fn bad_target() -> Reply {
-    Reply::new(400, INVALID, "the request target makes no address with the upstream's")
+    Reply::new(
+        400,
+        INVALID,
+        "the request target makes no address with the upstream's",
+    )
 }
 
 /// A provider header that cannot be used (V1); `why` names it.
@@ -180,7 +218,10 @@ pub(crate) fn not_found(what: &str) -> Reply {
 /// 405 (P1).
 pub(crate) fn wrong_method(allow: &'static str) -> Reply {
     let message = format!("this route takes {}", allow.replace(", ", " and "));
-    Reply { allow: Some(allow), ..Reply::new(405, INVALID, message) }
+    Reply {
+        allow: Some(allow),
+        ..Reply::new(405, INVALID, message)
+    }
 }
 
 /// The process is going away (R1, R2).
@@ -188,7 +229,11 @@ pub(crate) fn restarting() -> Reply {
     Reply {
         retry_after: Some(Duration::from_secs(1)),
         should_retry: true,
-        ..Reply::new(503, "restart_in_progress", "maxpool is stopping or restarting; ask again in a second")
+        ..Reply::new(
+            503,
+            "restart_in_progress",
+            "maxpool is stopping or restarting; ask again in a second",
+        )
     }
 }
 
@@ -208,20 +253,29 @@ pub(crate) fn network(code: &str, text: &str) -> Reply {
         "{what} ({code}{}{text}); this is a network failure, not a limit: try again in a moment",
         separator(text)
     );
-    Reply { should_retry: true, ..Reply::new(503, UNREACHABLE, message) }
+    Reply {
+        should_retry: true,
+        ..Reply::new(503, UNREACHABLE, message)
+    }
 }
 
 /// An account's credential was refused and no other account could serve (P7). `said` is the upstream's or our own reason.
 pub(crate) fn credential(kind: Kind, from: &str, said: &str) -> Reply {
     let (error, cure) = match kind {
         Kind::Oauth => ("account_auth_error", "run `maxpool login` to sign in again"),
-        Kind::ApiKey => ("account_auth_error", "store a working key with `maxpool login --api`"),
+        Kind::ApiKey => (
+            "account_auth_error",
+            "store a working key with `maxpool login --api`",
+        ),
         Kind::Provider => ("provider_auth_error", "correct its token"),
     };
     let what = if said.contains(from) {
         said.to_owned()
     } else {
-        format!("the credential of {from} was refused{}{said}", separator(said))
+        format!(
+            "the credential of {from} was refused{}{said}",
+            separator(said)
+        )
     };
     Reply::new(502, error, format!("{what}; {cure}"))
 }
@@ -230,30 +284,52 @@ pub(crate) fn credential(kind: Kind, from: &str, said: &str) -> Reply {
 pub(crate) fn upstream_said(meaning: &Meaning) -> Reply {
     let kind = match meaning.status {
         status @ (401 | 403) => {
-            return Reply::new(502, "account_auth_error", said_by_upstream(status, &meaning.message));
+            return Reply::new(
+                502,
+                "account_auth_error",
+                said_by_upstream(status, &meaning.message),
+            );
         }
         529 => "overloaded_error",
         500..=599 => "overloaded_error",
         status => classify::kind_of(status),
     };
     let should_retry = meaning.status == 429 || meaning.status >= 500;
-    Reply { should_retry, ..Reply::new(meaning.status, kind, said_by_upstream(meaning.status, &meaning.message)) }
+    Reply {
+        should_retry,
+        ..Reply::new(
+            meaning.status,
+            kind,
+            said_by_upstream(meaning.status, &meaning.message),
+        )
+    }
 }
 
 fn said_by_upstream(status: u16, message: &str) -> String {
-    format!("the upstream answered with status {status}{}{message}", separator(message))
+    format!(
+        "the upstream answered with status {status}{}{message}",
+        separator(message)
+    )
 }
 
 /// An answer came that is no event stream, after our heartbeats had begun one (Q4).
 pub(crate) fn not_a_stream(status: u16) -> Reply {
-    let message = format!("the upstream answered a streaming request with status {status} and no event stream");
-    Reply { should_retry: true, ..Reply::new(502, "proxy_error", message) }
+    let message = format!(
+        "the upstream answered a streaming request with status {status} and no event stream"
+    );
+    Reply {
+        should_retry: true,
+        ..Reply::new(502, "proxy_error", message)
+    }
 }
 
 /// A stream broke after its first byte (P6).
 pub(crate) fn broken_stream(account: &str, why: &str) -> Reply {
     let message = format!("the answer broke off in the middle (account {account}): {why}");
-    Reply { should_retry: true, ..Reply::new(503, UNREACHABLE, message) }
+    Reply {
+        should_retry: true,
+        ..Reply::new(503, UNREACHABLE, message)
+    }
 }
 
 /// The scheduler has no account for a request.
@@ -272,23 +348,43 @@ pub(crate) fn refused(refusal: &Refusal) -> Reply {
         RefusalReason::Limited(cause) => limited(*cause, refusal, ""),
         RefusalReason::CredentialsOnly(names) => credentials_only(names, refusal),
         RefusalReason::QueueFull => {
-            let message = format!("queue full: too many requests wait already{}", when(refusal));
+            let message = format!(
+                "queue full: too many requests wait already{}",
+                when(refusal)
+            );
             let reply = Reply::new(429, RATE_LIMIT, message);
-            Reply { retry_after: refusal.wait, should_retry: true, ..reply }
+            Reply {
+                retry_after: refusal.wait,
+                should_retry: true,
+                ..reply
+            }
         }
-        RefusalReason::TooLargeToHold(cause) => {
-            limited(*cause, refusal, "; a body above queue.maxQueuedBodyBytes is not held")
-        }
+        RefusalReason::TooLargeToHold(cause) => limited(
+            *cause,
+            refusal,
+            "; a body above queue.maxQueuedBodyBytes is not held",
+        ),
         RefusalReason::ThinkingNeedsClaude => thinking(refusal),
         RefusalReason::ThreadElsewhere => {
-            let message = "the account that holds this thread cannot serve now; send the whole conversation";
-            Reply { error_code: Some("thread_unsupported_request"), ..Reply::new(400, INVALID, message) }
+            let message =
+                "the account that holds this thread cannot serve now; send the whole conversation";
+            Reply {
+                error_code: Some("thread_unsupported_request"),
+                ..Reply::new(400, INVALID, message)
+            }
         }
         RefusalReason::Draining => restarting(),
         RefusalReason::AttemptsExhausted => match refusal.cause {
-            Some(cause) => limited(cause, refusal, "; retry.maxAttemptsPerRequest attempts were made"),
+            Some(cause) => limited(
+                cause,
+                refusal,
+                "; retry.maxAttemptsPerRequest attempts were made",
+            ),
             None => {
-                let message = format!("as many attempts as allowed have failed{}", details(refusal));
+                let message = format!(
+                    "as many attempts as allowed have failed{}",
+                    details(refusal)
+                );
                 Reply::new(502, "proxy_error", message)
             }
         },
@@ -313,10 +409,16 @@ pub(crate) fn expired(limit: Limit, refusal: &Refusal) -> Reply {
             ..reply
         },
         // Overloaded would be read as an invitation to wait once more.
-        Limit::WaitLimit if reply.kind == OVERLOADED => {
-            Reply { status: 429, kind: RATE_LIMIT, message: gave_up(&reply.message), ..reply }
-        }
-        Limit::WaitLimit => Reply { message: gave_up(&reply.message), ..reply },
+        Limit::WaitLimit if reply.kind == OVERLOADED => Reply {
+            status: 429,
+            kind: RATE_LIMIT,
+            message: gave_up(&reply.message),
+            ..reply
+        },
+        Limit::WaitLimit => Reply {
+            message: gave_up(&reply.message),
+            ..reply
+        },
     }
 }
 
@@ -329,24 +431,41 @@ fn limited(cause: WaitCause, refusal: &Refusal, also: &str) -> Reply {
     let (status, kind, what) = match cause {
         WaitCause::Quota => (429, RATE_LIMIT, "no account has quota left"),
         WaitCause::Weekly => (429, RATE_LIMIT, "no account has any of its week left"),
-        WaitCause::Capacity => {
-            (529, OVERLOADED, "no account can serve now: the API limits or fails, or the proxy's own caps are reached")
-        }
+        WaitCause::Capacity => (
+            529,
+            OVERLOADED,
+            "no account can serve now: the API limits or fails, or the proxy's own caps are reached",
+        ),
         WaitCause::Network => (503, UNREACHABLE, "no account's upstream can be reached"),
     };
     let message = format!("{what}{}{}{also}", when(refusal), details(refusal));
-    Reply { retry_after: refusal.wait, should_retry: is_soon(cause, refusal.wait), ..Reply::new(status, kind, message) }
+    Reply {
+        retry_after: refusal.wait,
+        should_retry: is_soon(cause, refusal.wait),
+        ..Reply::new(status, kind, message)
+    }
 }
 
 /// Only providers are left, and they may not see this conversation (P9).
 fn thinking(refusal: &Refusal) -> Reply {
-    const WHAT: &str = "this conversation holds thinking that Anthropic signed, which no provider may get";
+    const WHAT: &str =
+        "this conversation holds thinking that Anthropic signed, which no provider may get";
     match refusal.cause {
         Some(cause) => {
             let claude = limited(cause, refusal, "");
-            Reply { message: format!("{WHAT}; {}", claude.message), ..claude }
+            Reply {
+                message: format!("{WHAT}; {}", claude.message),
+                ..claude
+            }
         }
-        None => Reply::new(503, "proxy_error", format!("{WHAT}, and no Claude account can serve{}", details(refusal))),
+        None => Reply::new(
+            503,
+            "proxy_error",
+            format!(
+                "{WHAT}, and no Claude account can serve{}",
+                details(refusal)
+            ),
+        ),
     }
 }
 
@@ -355,20 +474,42 @@ fn credentials_only(names: &[impl AsRef<str>], refusal: &Refusal) -> Reply {
     let concerned: Vec<&Standing> = refusal.accounts.iter().filter(named).collect();
     let has = |kind: Kind| concerned.iter().any(|standing| standing.kind == kind);
     let only_providers = has(Kind::Provider) && !has(Kind::Oauth) && !has(Kind::ApiKey);
-    let kind = if only_providers { "provider_auth_error" } else { "account_auth_error" };
+    let kind = if only_providers {
+        "provider_auth_error"
+    } else {
+        "account_auth_error"
+    };
     let cures = [
         (has(Kind::Oauth), "run `maxpool login` to sign in again"),
-        (has(Kind::ApiKey), "store a working key with `maxpool login --api`"),
+        (
+            has(Kind::ApiKey),
+            "store a working key with `maxpool login --api`",
+        ),
         (has(Kind::Provider), "correct the provider's token"),
     ];
-    let cures: Vec<&str> = cures.into_iter().filter(|(applies, _)| *applies).map(|(_, cure)| cure).collect();
-    let cures = if cures.is_empty() { "run `maxpool accounts`".to_owned() } else { cures.join(", or ") };
+    let cures: Vec<&str> = cures
+        .into_iter()
+        .filter(|(applies, _)| *applies)
+        .map(|(_, cure)| cure)
+        .collect();
+    let cures = if cures.is_empty() {
+        "run `maxpool accounts`".to_owned()
+    } else {
+        cures.join(", or ")
+    };
     let who: Vec<String> = if concerned.is_empty() {
         names.iter().map(|name| name.as_ref().to_owned()).collect()
     } else {
         concerned.iter().map(|standing| shown(standing)).collect()
     };
-    Reply::new(502, kind, format!("no account has a working credential ({}): {cures}", listed(&who)))
+    Reply::new(
+        502,
+        kind,
+        format!(
+            "no account has a working credential ({}): {cures}",
+            listed(&who)
+        ),
+    )
 }
 
 /// When the first account comes back.
@@ -393,8 +534,15 @@ fn details(refusal: &Refusal) -> String {
 
 fn shown(standing: &Standing) -> String {
     let reason = words::passed_over(&standing.reason);
-    let said = standing.evidence.as_ref().map(|evidence| &*evidence.message).filter(|_| is_said(&standing.reason));
-    let said = said.filter(|said| !said.is_empty()).map(|said| format!(", \"{said}\"")).unwrap_or_default();
+    let said = standing
+        .evidence
+        .as_ref()
+        .map(|evidence| &*evidence.message)
+        .filter(|_| is_said(&standing.reason));
+    let said = said
+        .filter(|said| !said.is_empty())
+        .map(|said| format!(", \"{said}\""))
+        .unwrap_or_default();
     match standing.wait {
         Some(wait) => format!("{}: {reason}, in {}{said}", standing.name, human(wait)),
         None => format!("{}: {reason}{said}", standing.name),
@@ -407,7 +555,12 @@ fn is_said(reason: &PassedOver) -> bool {
 }
 
 fn listed(parts: &[String]) -> String {
-    let mut text = parts.iter().take(LISTED_MAX).cloned().collect::<Vec<_>>().join("; ");
+    let mut text = parts
+        .iter()
+        .take(LISTED_MAX)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join("; ");
     if let Some(more) = parts.len().checked_sub(LISTED_MAX).filter(|more| *more > 0) {
         text.push_str(&format!("; and {more} more"));
     }
@@ -433,7 +586,10 @@ fn separator(text: &str) -> &'static str {
 }
 
 fn closing(reply: Reply) -> Reply {
-    Reply { close: true, ..reply }
+    Reply {
+        close: true,
+        ..reply
+    }
 }
 
 fn reason(status: u16) -> &'static str {
@@ -457,8 +613,7 @@ fn reason(status: u16) -> &'static str {
 }
 
 /// What the server says at start, in the same words (R4).
-pub(crate) const NO_ACCOUNT: &str =
-    "there is no usable account: add one with `maxpool login` or `maxpool login --api`; a running server picks it up";
+pub(crate) const NO_ACCOUNT: &str = "there is no usable account: add one with `maxpool login` or `maxpool login --api`; a running server picks it up";
 
 const INVALID: &str = "invalid_request_error";
 const RATE_LIMIT: &str = "rate_limit_error";
@@ -479,7 +634,14 @@ mod tests {
 
     fn standing(name: &str, kind: Kind, reason: PassedOver, wait: Option<u64>) -> Standing {
         let wait = wait.map(Duration::from_secs);
-        Standing { account: AccountId(0), name: Arc::from(name), kind, reason, wait, evidence: None }
+        Standing {
+            account: AccountId(0),
+            name: Arc::from(name),
+            kind,
+            reason,
+            wait,
+            evidence: None,
+        }
     }
 
     fn five_hours(name: &str, wait: u64) -> Standing {
@@ -492,11 +654,21 @@ mod tests {
             RefusalReason::Limited(cause) | RefusalReason::TooLargeToHold(cause) => Some(*cause),
             _ => None,
         };
-        Refusal { reason, wait: wait.map(Duration::from_secs), cause, accounts }
+        Refusal {
+            reason,
+            wait: wait.map(Duration::from_secs),
+            cause,
+            accounts,
+        }
     }
 
     fn summary(reply: &Reply) -> (u16, &str, Option<u64>, bool) {
-        (reply.status, reply.kind, reply.retry_after.map(|wait| wait.as_secs()), reply.should_retry)
+        (
+            reply.status,
+            reply.kind,
+            reply.retry_after.map(|wait| wait.as_secs()),
+            reply.should_retry,
+        )
     }
 
     #[test]
@@ -508,13 +680,16 @@ mod tests {
         };
         let body = r#"{"type":"error","error":{"type":"rate_limit_error","message":"a \"b\"\nc","details":{"error_code":"c"}}}"#;
         assert_eq!(String::from_utf8_lossy(&reply.body()), body, "P14");
-        assert_eq!(String::from_utf8_lossy(&reply.event()), format!("event: error\ndata: {body}\n\n"), "P14");
+        assert_eq!(
+            String::from_utf8_lossy(&reply.event()),
+            format!("event: error\ndata: {body}\n\n"),
+            "P14"
+        );
         let headers = reply.headers();
         assert_eq!(headers.text("retry-after"), Some("2"), "P14 never early");
         assert_eq!(headers.text("x-should-retry"), Some("false"), "P14");
         let wire = on_the_wire(&wrong_method("GET, HEAD"));
-        let body =
-            r#"{"type":"error","error":{"type":"invalid_request_error","message":"this route takes GET and HEAD"}}"#;
+        let body = r#"{"type":"error","error":{"type":"invalid_request_error","message":"this route takes GET and HEAD"}}"#;
         let expected = format!(
             "HTTP/1.1 405 Method Not Allowed\r\ncontent-type: application/json\r\nx-should-retry: false\r\nallow: GET, HEAD\r\n\
              content-length: {}\r\nconnection: close\r\n\r\n{body}",
@@ -527,9 +702,25 @@ mod tests {
     fn refusals() {
         use RefusalReason as R;
         let out = || vec![five_hours("work", 8_040), five_hours("home", 90_000)];
-        let login = || standing("work", Kind::Oauth, PassedOver::Blocked(BlockReason::NeedsLogin), None);
-        let provider = || standing("glm", Kind::Provider, PassedOver::Blocked(BlockReason::CredentialRefused), None);
-        let names = |names: &[&str]| R::CredentialsOnly(names.iter().map(|name| Arc::from(*name)).collect());
+        let login = || {
+            standing(
+                "work",
+                Kind::Oauth,
+                PassedOver::Blocked(BlockReason::NeedsLogin),
+                None,
+            )
+        };
+        let provider = || {
+            standing(
+                "glm",
+                Kind::Provider,
+                PassedOver::Blocked(BlockReason::CredentialRefused),
+                None,
+            )
+        };
+        let names = |names: &[&str]| {
+            R::CredentialsOnly(names.iter().map(|name| Arc::from(*name)).collect())
+        };
         #[rustfmt::skip] // one row a line
         let rows = [
             (refusal(R::NoAccount, None, vec![]), (503, "proxy_error", None, false), "maxpool login"),
@@ -553,17 +744,29 @@ mod tests {
         for (refusal, expected, text) in rows {
             let reply = refused(&refusal);
             assert_eq!(summary(&reply), expected, "P14 {:?}", refusal.reason);
-            assert!(reply.message.contains(text), "P14 {:?}: {}", refusal.reason, reply.message);
+            assert!(
+                reply.message.contains(text),
+                "P14 {:?}: {}",
+                refusal.reason,
+                reply.message
+            );
         }
         let thread = refused(&refusal(R::ThreadElsewhere, None, vec![]));
         assert_eq!(thread.error_code, Some("thread_unsupported_request"), "P10");
-        let claude = Refusal { cause: Some(WaitCause::Quota), ..refusal(R::ThinkingNeedsClaude, Some(7_200), out()) };
+        let claude = Refusal {
+            cause: Some(WaitCause::Quota),
+            ..refusal(R::ThinkingNeedsClaude, Some(7_200), out())
+        };
         let reply = refused(&claude);
-        assert_eq!(summary(&reply), (429, "rate_limit_error", Some(7_200), false), "P9");
+        assert_eq!(
+            summary(&reply),
+            (429, "rate_limit_error", Some(7_200), false),
+            "P9"
+        );
         assert!(
-            reply
-                .message
-                .contains("which no provider may get; no account has quota left; the first of 2 is back in 2h"),
+            reply.message.contains(
+                "which no provider may get; no account has quota left; the first of 2 is back in 2h"
+            ),
             "{}",
             reply.message
         );
@@ -571,7 +774,13 @@ mod tests {
 
     #[test]
     fn waits_that_are_over() {
-        let limited = |cause| refusal(RefusalReason::Limited(cause), Some(7_200), vec![five_hours("work", 7_200)]);
+        let limited = |cause| {
+            refusal(
+                RefusalReason::Limited(cause),
+                Some(7_200),
+                vec![five_hours("work", 7_200)],
+            )
+        };
         #[rustfmt::skip] // one row a line
         let rows = [
             ("Q6", Limit::ClientTolerance, WaitCause::Quota, (529, "overloaded_error", Some(1), true)),
@@ -581,7 +790,11 @@ mod tests {
             ("P7 network", Limit::WaitLimit, WaitCause::Network, (503, "connection_unavailable", Some(7_200), false)),
         ];
         for (rule, limit, cause, expected) in rows {
-            assert_eq!(summary(&expired(limit, &limited(cause))), expected, "{rule} {cause:?}");
+            assert_eq!(
+                summary(&expired(limit, &limited(cause))),
+                expected,
+                "{rule} {cause:?}"
+            );
         }
         let reply = expired(Limit::ClientTolerance, &limited(WaitCause::Quota));
         let text = "still waiting for an account: no account has quota left; back in 2h \
@@ -591,10 +804,27 @@ mod tests {
 
     #[test]
     fn network_failures_name_their_code() {
-        for code in ["dns", "refused", "unreachable", "reset", "timeout", "tls", "garbage", "network"] {
+        for code in [
+            "dns",
+            "refused",
+            "unreachable",
+            "reset",
+            "timeout",
+            "tls",
+            "garbage",
+            "network",
+        ] {
             let reply = network(code, "os error 1");
-            assert_eq!(summary(&reply), (503, "connection_unavailable", None, true), "P7");
-            assert!(reply.message.contains(&format!("({code}: os error 1)")), "P14 {}", reply.message);
+            assert_eq!(
+                summary(&reply),
+                (503, "connection_unavailable", None, true),
+                "P7"
+            );
+            assert!(
+                reply.message.contains(&format!("({code}: os error 1)")),
+                "P14 {}",
+                reply.message
+            );
         }
         assert!(network("dns", "").message.contains("(dns)"), "P14");
     }
@@ -602,9 +832,12 @@ mod tests {
     #[test]
     fn credentials_name_the_account() {
         let reply = credential(Kind::Oauth, "work", "OAuth token has been revoked");
-        let text =
-            "the credential of work was refused: OAuth token has been revoked; run `maxpool login` to sign in again";
-        assert_eq!((reply.status, reply.kind, reply.message.as_str()), (502, "account_auth_error", text), "P7");
+        let text = "the credential of work was refused: OAuth token has been revoked; run `maxpool login` to sign in again";
+        assert_eq!(
+            (reply.status, reply.kind, reply.message.as_str()),
+            (502, "account_auth_error", text),
+            "P7"
+        );
         let reply = credential(Kind::Provider, "glm", "glm was disabled");
         assert_eq!(
             (reply.kind, reply.message.as_str()),
@@ -617,7 +850,13 @@ mod tests {
     fn upstream_answers_in_our_words() {
         let said = |status| {
             let (outcome, next) = (Outcome::Neutral, classify::Next::AnotherAccount);
-            upstream_said(&Meaning { outcome, next, status, kind: String::new(), message: "busy".into() })
+            upstream_said(&Meaning {
+                outcome,
+                next,
+                status,
+                kind: String::new(),
+                message: "busy".into(),
+            })
         };
         #[rustfmt::skip] // one row a line
         let rows = [
@@ -630,7 +869,11 @@ mod tests {
         for (status, expected) in rows {
             let reply = said(status);
             assert_eq!(summary(&reply), expected, "P14 {status}");
-            assert_eq!(reply.message, format!("the upstream answered with status {status}: busy"), "P14");
+            assert_eq!(
+                reply.message,
+                format!("the upstream answered with status {status}: busy"),
+                "P14"
+            );
         }
     }
 
@@ -653,25 +896,51 @@ mod tests {
         for (status, body, kind, message) in rows {
             let facts = sse::read(Form::Events, &event_of_body(status, body));
             let error = facts.error.unwrap_or_default();
-            assert_eq!((error.kind.as_str(), error.message.as_str()), (kind, message), "Q4 {status}");
+            assert_eq!(
+                (error.kind.as_str(), error.message.as_str()),
+                (kind, message),
+                "Q4 {status}"
+            );
         }
     }
 
     #[test]
     fn long_lists_are_cut() {
         let accounts = (0..9).map(|n| five_hours(&format!("a{n}"), 60)).collect();
-        let reply = refused(&refusal(RefusalReason::Limited(WaitCause::Quota), Some(60), accounts));
-        assert!(reply.message.ends_with("a5: five-hour limit reached, in 1m; and 3 more)"), "{}", reply.message);
+        let reply = refused(&refusal(
+            RefusalReason::Limited(WaitCause::Quota),
+            Some(60),
+            accounts,
+        ));
+        assert!(
+            reply
+                .message
+                .ends_with("a5: five-hour limit reached, in 1m; and 3 more)"),
+            "{}",
+            reply.message
+        );
     }
 
     #[test]
     fn a_forbidden_account_tells_why() {
-        let evidence = Some(Arc::new(Evidence { message: Arc::from("organization disabled"), ..Evidence::default() }));
+        let evidence = Some(Arc::new(Evidence {
+            message: Arc::from("organization disabled"),
+            ..Evidence::default()
+        }));
         let reason = PassedOver::Blocked(BlockReason::Forbidden);
-        let account = Standing { evidence, ..standing("work", Kind::ApiKey, reason, None) };
-        let reply = refused(&refusal(RefusalReason::CredentialsOnly(vec![Arc::from("work")]), None, vec![account]));
+        let account = Standing {
+            evidence,
+            ..standing("work", Kind::ApiKey, reason, None)
+        };
+        let reply = refused(&refusal(
+            RefusalReason::CredentialsOnly(vec![Arc::from("work")]),
+            None,
+            vec![account],
+        ));
         assert!(
-            reply.message.contains("work: credential forbidden, \"organization disabled\""),
+            reply
+                .message
+                .contains("work: credential forbidden, \"organization disabled\""),
             "P7 {}",
             reply.message
         );

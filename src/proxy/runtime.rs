@@ -20,7 +20,11 @@ pub(super) fn take_header_accounts(job: &Job) -> Result<(), Reply> {
     if job.options.profile.as_deref() != Some(PROFILE) {
         return Ok(());
     }
-    let lines = job.headers.0.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
+    let lines = job
+        .headers
+        .0
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_slice()));
     let entries = accounts_of_headers(lines).map_err(|why| reply::bad_header(&why))?;
     for entry in &entries {
         take(&job.context, entry);
@@ -29,14 +33,22 @@ pub(super) fn take_header_accounts(job: &Job) -> Result<(), Reply> {
 }
 
 fn take(context: &Context, entry: &AccountEntry) {
-    let register = |spec| context.gate.with(|scheduler, now| scheduler.add_account(now, spec));
+    let register = |spec| {
+        context
+            .gate
+            .with(|scheduler, now| scheduler.add_account(now, spec))
+    };
     match context.accounts.of_request(entry, register) {
         OfRequest::Known(_) => {}
         OfRequest::Added(_) => {
-            context.tell(Event::Notice { text: format!("{} was added from a request's headers", entry.name) });
+            context.tell(Event::Notice {
+                text: format!("{} was added from a request's headers", entry.name),
+            });
         }
         OfRequest::Changed(id, credential) => {
-            let Some(account) = context.accounts.get(id) else { return };
+            let Some(account) = context.accounts.get(id) else {
+                return;
+            };
             let spec = account.profile().for_scheduler(account.kind());
             context.gate.with(|scheduler, now| {
                 scheduler.update_account(now, id, spec);
@@ -52,8 +64,13 @@ fn take(context: &Context, entry: &AccountEntry) {
 pub(crate) fn drop_unused(context: &Context) {
     for id in context.accounts.forgotten() {
         if let Some(account) = context.accounts.remove(id) {
-            context.gate.with(|scheduler, now| scheduler.remove_account(now, id));
-            let text = format!("{} was dropped: no request has brought it for a day", account.profile().name);
+            context
+                .gate
+                .with(|scheduler, now| scheduler.remove_account(now, id));
+            let text = format!(
+                "{} was dropped: no request has brought it for a day",
+                account.profile().name
+            );
             context.tell(Event::Notice { text });
         }
     }
