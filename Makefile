@@ -1,9 +1,30 @@
-# make help-free on purpose: README lists the targets.
+# README lists the targets; everything is built by cargo, the rest is where files go.
 CARGO ?= cargo
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/bin
+MANDIR ?= $(PREFIX)/share/man
+DESTDIR ?=
+ARGS ?=
 
-.PHONY: all test check clean
+BINARY = target/release/maxpool
+MACHINE = $(shell uname -m)
+MUSL = $(MACHINE)-unknown-linux-musl
+GNU = $(MACHINE)-unknown-linux-gnu
+PAGES = $(wildcard man/*.[1-8])
+
+.PHONY: all run demo test check static install uninstall clean
+
 all:
 	$(CARGO) build --release --locked
+
+# The real thing; ARGS="server --plain" and the like go to it.
+run:
+	$(CARGO) run --release --locked -- $(ARGS)
+
+# The server before a stand-in API, with pretend accounts, in a temporary home.
+demo:
+	$(CARGO) build --quiet --locked --bin maxpool --example demo
+	@target/debug/examples/demo
 
 test:
 	$(CARGO) test --locked
@@ -11,7 +32,43 @@ test:
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps --document-private-items --locked
+	@if [ -n '$(PAGES)' ] && command -v mandoc >/dev/null; then \
+		echo mandoc -Tlint $(PAGES); mandoc -Tlint -W warning $(PAGES); fi
 	$(CARGO) test --locked
+
+# musl where rustup has the target (its C compiler is only needed for ring), else glibc linked in.
+static:
+	@mkdir -p target/static
+	@if [ -d "$$(rustc --print sysroot)/lib/rustlib/$(MUSL)" ]; then \
+		set -ex; CC_$(subst -,_,$(MUSL))="$${CC:-gcc}" $(CARGO) build --release --locked --target $(MUSL); \
+		cp target/$(MUSL)/release/maxpool target/static/maxpool; \
+	else \
+		set -ex; RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --locked --target $(GNU); \
+		cp target/$(GNU)/release/maxpool target/static/maxpool; \
+	fi
+	@ls -l target/static/maxpool
+
+# Builds only what is not there, so that `make && sudo make install` runs no compiler as root.
+$(BINARY):
+	$(CARGO) build --release --locked
+
+install: $(BINARY)
+	install -d '$(DESTDIR)$(BINDIR)'
+	install -m 755 $(BINARY) '$(DESTDIR)$(BINDIR)/maxpool'
+	@for page in $(PAGES); do \
+		section="$${page##*.}"; \
+		install -d "$(DESTDIR)$(MANDIR)/man$$section"; \
+		install -m 644 "$$page" "$(DESTDIR)$(MANDIR)/man$$section/"; \
+		echo "install $$page"; \
+	done
+
+uninstall:
+	rm -f '$(DESTDIR)$(BINDIR)/maxpool'
+	@for page in $(PAGES); do \
+		section="$${page##*.}"; \
+		rm -f "$(DESTDIR)$(MANDIR)/man$$section/$${page##*/}"; \
+	done
 
 clean:
 	$(CARGO) clean

@@ -1,1 +1,413 @@
-//! Placeholder: filled by the change that owns `event`.
+//! What happened, as plain data: the only way in which the program tells the outside about itself.
+//!
+//! Everything but `report/` and `cli/` emits an [`Event`] instead of printing. An event never holds a credential. Sending
+//! never blocks: the channel is bounded, and what does not fit is counted in [`Counters::dropped`]. Counters are bumped on the
+//! sender's side, so that a full channel loses a log line but never a figure.
+
+mod counters;
+mod live;
+pub(crate) mod words;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+// Some of these names get their users as the modules are joined.
+#[allow(unused_imports)]
+pub(crate) use counters::{Counters, Histogram, HistogramReading};
+#[allow(unused_imports)]
+pub(crate) use live::{InFlight, Live, Pulse, RequestMeta, Stage, Tracked};
+
+use crate::scheduler::time::Wall;
+use crate::scheduler::{BlockSnapshot, Evidence, Kind, Usage, WaitCause};
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Event {
+    /// The listening socket is open.
+    Started(Started),
+    /// A request has ended, in whatever way.
+    Finished(Box<Finished>),
+    /// A request moves on to another account before its client has seen a byte (P6).
+    Failover(Failover),
+    /// An account cannot be used for a while.
+    AccountBlocked(AccountBlocked),
+    /// The last block of an account has ended.
+    AccountBack {
+        /// Its name.
+        account: Arc<str>,
+        /// How long it was out.
+        after: Duration,
+    },
+    /// A request waits in the queue (Q1).
+    Held(Held),
+    /// A waiting request got an account.
+    Released {
+        /// The session's tag.
+        session: Option<Arc<str>>,
+        /// The account that serves it.
+        account: Arc<str>,
+        /// How long it has waited.
+        waited: Duration,
+    },
+    /// The shared breaker has opened (P8).
+    BreakerOpen {
+        /// The fingerprint or message that tripped it.
+        reason: String,
+        /// When the probe may go out.
+        until: Option<Wall>,
+        /// How many failed probes in a row so far.
+        failed_probes: u32,
+    },
+    /// One request probes for all.
+    BreakerProbe {
+        /// The account it goes to.
+        account: Arc<str>,
+    },
+    /// The breaker is closed again.
+    BreakerClosed {
+        /// How long it was open.
+        after: Duration,
+        /// What closed it, such as `status 200`.
+        by: String,
+    },
+    /// A token refresh has ended (T2).
+    Refresh(Refresh),
+    /// The config was read again (A7).
+    Reloaded {
+        /// Names of new accounts.
+        added: Vec<String>,
+        /// Names of accounts that are gone.
+        removed: Vec<String>,
+        /// What else changed, such as `work: priority 0 -> 5` or `switchThreshold 0.9 -> 0.8`.
+        changed: Vec<String>,
+    },
+    /// The config could not be read; the old settings stay.
+    ReloadFailed {
+        /// File, line, key and what was expected.
+        why: String,
+    },
+    /// Stopping; running requests finish (R1).
+    Draining {
+        /// Requests still in flight.
+        left: usize,
+    },
+    /// A step of a restart (R2).
+    Restart(RestartStep),
+    /// Something worth a line that needs no action.
+    Notice {
+        /// The line.
+        text: String,
+    },
+    /// Something that the operator should look at.
+    Warning {
+        /// The line: what happened, to what, what to do.
+        text: String,
+    },
+}
+
+/// Start-up facts (D2).
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Started {
+    /// `CARGO_PKG_VERSION` of the running program.
+    pub(crate) version: &'static str,
+    /// `http://127.0.0.1:3456`.
+    pub(crate) address: String,
+    /// The config file.
+    pub(crate) config: String,
+    /// Name and what it is, such as `oauth` or `provider zai`.
+    pub(crate) accounts: Vec<StartedAccount>,
+}
+
+/// One account in [`Started`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct StartedAccount {
+    /// Its name.
+    pub(crate) name: Arc<str>,
+    /// Its kind.
+    pub(crate) kind: Kind,
+    /// Whatever else is worth saying, such as `disabled` or `needs login`.
+    pub(crate) note: Option<String>,
+}
+
+/// How a request ended, seen from the one who is to blame for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The upstream answered below 400 and the body ended well.
+    Ok,
+    /// The upstream's own 4xx or 5xx was passed on.
+    PassedOn,
+    /// We answered with an error of our own (P14).
+    Refused,
+    /// The answer broke after its first byte had gone to the client.
+    Broken,
+    /// The client left before its answer had ended (P12).
+    ClientGone {
+        /// Where its request was.
+        stage: Stage,
+        /// Whether bytes of the answer had gone out.
+        output_started: bool,
+    },
+    /// A local route or a relay with the client's own credential.
+    Local,
+}
+
+impl Outcome {
+    /// The labels in the metrics, in the order of the counters.
+    pub(crate) const WORDS: [&'static str; 6] = [
+        "ok",
+        "passed_on",
+        "refused",
+        "broken",
+        "client_gone",
+        "local",
+    ];
+
+    fn index(self) -> usize {
+        match self {
+            Outcome::Ok => 0,
+            Outcome::PassedOn => 1,
+            Outcome::Refused => 2,
+            Outcome::Broken => 3,
+            Outcome::ClientGone { .. } => 4,
+            Outcome::Local => 5,
+        }
+    }
+
+    /// The label in the metrics.
+    #[must_use]
+    pub(crate) fn word(self) -> &'static str {
+        Outcome::WORDS[self.index()]
+    }
+}
+
+/// One finished request: the line of D2.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Finished {
+    /// `POST`.
+    pub(crate) method: Arc<str>,
+    /// The path without its query.
+    pub(crate) path: Arc<str>,
+    /// Who served it, or was the last to try.
+    pub(crate) account: Option<(Arc<str>, Kind)>,
+    /// The status that the client got; absent if it left before one.
+    pub(crate) status: Option<u16>,
+    /// How it ended.
+    pub(crate) outcome: Outcome,
+    /// Why it did not end well.
+    pub(crate) cause: Option<String>,
+    /// Time in the queue, all waits together.
+    pub(crate) queued: Duration,
+    /// From the request's last byte to the answer's first; absent if none came.
+    pub(crate) first_byte: Option<Duration>,
+    /// From the request's head to the end.
+    pub(crate) total: Duration,
+    /// Tokens, if the answer told.
+    pub(crate) tokens: Option<Usage>,
+    /// The session's tag: short, not the key itself.
+    pub(crate) session: Option<Arc<str>>,
+    /// The model that the client asked for.
+    pub(crate) model: Option<Arc<str>>,
+    /// Attempts upstream, 0 if it never got there.
+    pub(crate) attempts: u32,
+}
+
+/// A request moves to another account.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Failover {
+    /// Who failed.
+    pub(crate) from: Arc<str>,
+    /// Who is next; absent when it goes to the queue or is answered.
+    pub(crate) to: Option<Arc<str>>,
+    /// In words.
+    pub(crate) why: String,
+    /// The answer behind it.
+    pub(crate) evidence: Option<Arc<Evidence>>,
+    /// The session's tag.
+    pub(crate) session: Option<Arc<str>>,
+}
+
+/// An account is out.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AccountBlocked {
+    /// Its name.
+    pub(crate) account: Arc<str>,
+    /// Why, until when, because of which answer.
+    pub(crate) block: BlockSnapshot,
+}
+
+/// A request is held.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Held {
+    /// The session's tag.
+    pub(crate) session: Option<Arc<str>>,
+    /// The class of the wait.
+    pub(crate) cause: WaitCause,
+    /// When an account is expected.
+    pub(crate) until: Option<Wall>,
+    /// How many wait now, this one included.
+    pub(crate) queued: usize,
+}
+
+/// The end of a token refresh.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Refresh {
+    /// Whose token.
+    pub(crate) account: Arc<str>,
+    /// How it went.
+    pub(crate) result: RefreshResult,
+    /// Short hash of the refresh token that was used.
+    pub(crate) old: Option<String>,
+    /// Short hash of the one that came back or was found.
+    pub(crate) new: Option<String>,
+    /// The process that did it.
+    pub(crate) pid: u32,
+}
+
+/// How a refresh went.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum RefreshResult {
+    /// A new pair, on disk.
+    Rotated,
+    /// Another process had rotated it: its pair was taken from the file.
+    Adopted,
+    /// Temporary: cooldown. Holds why.
+    Failed(String),
+    /// Final: needs login. Holds why.
+    Refused(String),
+    /// A new pair serves from memory, the file could not be written. Holds why.
+    NotStored(String),
+}
+
+impl RefreshResult {
+    /// The label in the metrics; the order is that of the counters.
+    pub(crate) const WORDS: [&'static str; 5] =
+        ["rotated", "adopted", "failed", "refused", "not_stored"];
+
+    fn index(&self) -> usize {
+        match self {
+            RefreshResult::Rotated => 0,
+            RefreshResult::Adopted => 1,
+            RefreshResult::Failed(_) => 2,
+            RefreshResult::Refused(_) => 3,
+            RefreshResult::NotStored(_) => 4,
+        }
+    }
+}
+
+/// The steps of a restart.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum RestartStep {
+    /// The new process is being started.
+    Starting,
+    /// It serves; the old one finishes what it has.
+    Serving {
+        /// Its pid.
+        pid: u32,
+    },
+    /// The old one has nothing left.
+    Done,
+    /// The new one did not come up; the old one goes on.
+    Failed {
+        /// Why, and what to do.
+        why: String,
+    },
+}
+
+/// An event and its moment, as it travels to the reporter.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Stamped {
+    /// When it happened.
+    pub(crate) at: Wall,
+    /// What happened.
+    pub(crate) event: Event,
+}
+
+/// Where events go. Cheap to clone; every method returns at once.
+#[derive(Clone)]
+pub(crate) struct Events {
+    channel: Option<Sender<Box<Stamped>>>,
+    counters: Arc<Counters>,
+    live: Arc<Live>,
+}
+
+/// The channel holds this many; the reporter empties it about fifty times a second.
+pub(crate) const EVENTS_MAX: usize = 2_048;
+
+impl Events {
+    /// A handle and the reporter's end of it.
+    #[must_use]
+    pub(crate) fn channel() -> (Events, Receiver<Box<Stamped>>) {
+        let (sender, receiver) = bounded(EVENTS_MAX);
+        (Events::over(Some(sender)), receiver)
+    }
+
+    /// A handle that counts and tells nobody: for commands without a log, and for tests.
+    #[must_use]
+    pub(crate) fn off() -> Events {
+        Events::over(None)
+    }
+
+    fn over(channel: Option<Sender<Box<Stamped>>>) -> Events {
+        Events {
+            channel,
+            counters: Arc::new(Counters::default()),
+            live: Arc::new(Live::default()),
+        }
+    }
+
+    /// Counts `event` and passes it on; drops it, counted, when the reporter cannot follow.
+    pub(crate) fn emit(&self, at: Wall, event: Event) {
+        self.counters.count(&event);
+        if let Some(channel) = &self.channel
+            && channel.try_send(Box::new(Stamped { at, event })).is_err()
+        {
+            self.counters.count_dropped();
+        }
+    }
+
+    /// [`Event::Notice`].
+    pub(crate) fn notice(&self, at: Wall, text: impl Into<String>) {
+        self.emit(at, Event::Notice { text: text.into() });
+    }
+
+    /// [`Event::Warning`].
+    pub(crate) fn warning(&self, at: Wall, text: impl Into<String>) {
+        self.emit(at, Event::Warning { text: text.into() });
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// The requests in flight.
+    #[must_use]
+    pub(crate) fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_channel_drops_counts_and_never_blocks() {
+        let (events, receiver) = Events::channel();
+        for _ in 0..EVENTS_MAX + 3 {
+            events.notice(Wall(1), "x");
+        }
+        assert_eq!(events.counters().dropped(), 3);
+        assert_eq!(receiver.len(), EVENTS_MAX);
+    }
+
+    #[test]
+    fn a_silent_handle_still_counts() {
+        let events = Events::off();
+        events.emit(Wall(0), Event::Draining { left: 1 });
+        assert_eq!(events.counters().dropped(), 0);
+    }
+}

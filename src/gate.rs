@@ -1,1 +1,524 @@
-//! Placeholder: filled by the change that owns `gate`.
+//! The gate before the scheduler: the only place that locks it.
+//!
+//! # Lock contract
+//!
+//! - [`Gate::with`] is the only way in. It takes the lock, runs one call of the scheduler, drains `poll` until it is dry, looks
+//!   when the next deadline is, and lets go. Verdicts are put into their waiters' slots after that.
+//! - Under the lock: no I/O, no event, no formatting, no other lock. A slot's own lock is taken only after the scheduler's was
+//!   let go, and a waiter never holds its slot's lock while it calls the gate.
+//! - Each ticket has one slot, put in place under the same lock hold that made the ticket: a verdict always finds it.
+//! - The pacer looks again before it sleeps: it computes its deadline under the same mutex that announces a new one.
+//! - A lease travels in a [`Hold`]; one that is dropped is completed as abandoned.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::EventfdFlags;
+
+use crate::clock;
+use crate::scheduler::time::{Mono, Now};
+use crate::scheduler::{
+    AccountId, Admission, Cancel, Grant, HeadReport, Lease, Outcome, Refusal, Request, Scheduler,
+    Ticket, Wake,
+};
+
+/// The pacer's stack: it calls the scheduler and nothing else.
+const STACK_BYTES: usize = 256 * 1024;
+/// A wall clock that runs this far off the monotonic one between two looks was set, or the machine slept.
+const CLOCK_STEP_MIN: Duration = Duration::from_secs(2);
+/// Time between two comparisons of the clocks while nothing else is due.
+const CLOCK_LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// What a waiting request is told.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// It has an account.
+    Granted(Hold, Granted),
+    /// Its time is up.
+    Expired(crate::scheduler::Limit, Refusal),
+    /// It would wait in vain.
+    Refused(Refusal),
+}
+
+/// A grant without its lease.
+#[derive(Clone, Debug)]
+pub(crate) struct Granted {
+    /// The account.
+    pub(crate) account: AccountId,
+    /// Its name.
+    pub(crate) name: Arc<str>,
+    /// Its kind.
+    pub(crate) kind: crate::scheduler::Kind,
+    /// By which rule.
+    pub(crate) why: crate::scheduler::Why,
+    /// How long this wait was.
+    pub(crate) waited: Duration,
+    /// For [`Request::clock`].
+    pub(crate) clock: crate::scheduler::WaitClock,
+}
+
+/// The answer to [`Gate::admit`].
+#[derive(Debug)]
+pub(crate) enum Admitted {
+    /// Go on.
+    Granted(Hold, Granted),
+    /// Wait for the verdict.
+    Queued(Waiting),
+    /// Answer the client.
+    Refused(Refusal),
+}
+
+/// What the last look at the clocks found, told to whoever asked for it.
+type OnStep = dyn Fn() + Send + Sync;
+
+struct Inner {
+    scheduler: Scheduler,
+    slots: HashMap<Ticket, Arc<Slot>>,
+}
+
+struct Shared {
+    inner: Mutex<Inner>,
+    /// The pacer's next look; [`Mono::MAX`] if none is due.
+    due: Mutex<Due>,
+    earlier: Condvar,
+}
+
+struct Due {
+    at: Mono,
+    stop: bool,
+}
+
+/// The scheduler behind its lock.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Gate")
+    }
+}
+
+/// Where one ticket's verdict is put. The bell comes later than the ticket, so that nothing is opened under the lock.
+#[derive(Default)]
+struct Slot {
+    state: Mutex<SlotState>,
+    delivered: Condvar,
+}
+
+#[derive(Default)]
+struct SlotState {
+    verdict: Option<Wake>,
+    bell: Option<Arc<OwnedFd>>,
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, SlotState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deliver(&self, wake: Wake) {
+        let mut state = self.lock();
+        state.verdict = Some(wake);
+        if let Some(bell) = &state.bell {
+            ring(bell);
+        }
+        self.delivered.notify_all();
+    }
+
+    /// Hangs the bell up; it rings at once if the verdict was faster.
+    fn hang(&self, bell: &Arc<OwnedFd>) {
+        let mut state = self.lock();
+        if state.verdict.is_some() {
+            ring(bell);
+        }
+        state.bell = Some(Arc::clone(bell));
+    }
+
+    /// Waits for a verdict that another thread is delivering right now.
+    fn wait(&self) -> Wake {
+        let mut state = self.lock();
+        loop {
+            match state.verdict.take() {
+                Some(wake) => return wake,
+                None => {
+                    state = self
+                        .delivered
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner)
+                }
+            }
+        }
+    }
+}
+
+fn ring(bell: &OwnedFd) {
+    // The counter cannot overflow: each bell is rung once.
+    let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+}
+
+/// A held account. Dropping it without [`Hold::complete`] counts as abandoned.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    gate: Gate,
+    lease: Option<Lease>,
+}
+
+/// A place in the queue. Dropping it gives the place up.
+pub(crate) struct Waiting {
+    gate: Gate,
+    ticket: Ticket,
+    slot: Arc<Slot>,
+    bell: Arc<OwnedFd>,
+    over: bool,
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Waiting({:?})", self.ticket)
+    }
+}
+
+impl Gate {
+    /// Puts `scheduler` behind the lock and starts the pacer. `on_step` runs, outside the lock, after the wall clock was set or the
+    /// machine has slept.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub(crate) fn start(
+        scheduler: Scheduler,
+        on_step: impl Fn() + Send + Sync + 'static,
+    ) -> io::Result<Gate> {
+        let inner = Inner {
+            scheduler,
+            slots: HashMap::new(),
+        };
+        let due = Due {
+            at: Mono::MAX,
+            stop: false,
+        };
+        let shared = Shared {
+            inner: Mutex::new(inner),
+            due: Mutex::new(due),
+            earlier: Condvar::new(),
+        };
+        let gate = Gate {
+            shared: Arc::new(shared),
+        };
+        let pacer = gate.clone();
+        let on_step: Box<OnStep> = Box::new(on_step);
+        thread::Builder::new()
+            .name("pacer".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || pacer.pace(&*on_step))?;
+        Ok(gate)
+    }
+
+    /// One call of the scheduler under its lock, and the delivery of every verdict that follows from it.
+    pub(crate) fn with<T>(&self, call: impl FnOnce(&mut Scheduler, Now) -> T) -> T {
+        let mut inner = self.lock();
+        let now = clock::now();
+        let result = call(&mut inner.scheduler, now);
+        self.settle(inner, now);
+        result
+    }
+
+    /// A look that changes nothing: no verdict can follow from it.
+    pub(crate) fn look<T>(&self, call: impl FnOnce(&Scheduler, Now) -> T) -> T {
+        let inner = self.lock();
+        call(&inner.scheduler, clock::now())
+    }
+
+    /// Asks for an account.
+    pub(crate) fn admit(&self, request: Request) -> Admitted {
+        let mut inner = self.lock();
+        let now = clock::now();
+        let admission = inner.scheduler.admit(now, request);
+        let slot = match &admission {
+            Admission::Queued(ticket) => {
+                let slot = Arc::<Slot>::default();
+                inner.slots.insert(*ticket, Arc::clone(&slot));
+                slot
+            }
+            Admission::Granted(_) | Admission::Refused(_) => Arc::default(),
+        };
+        self.settle(inner, now);
+        match admission {
+            Admission::Granted(grant) => {
+                let (hold, granted) = self.hold(grant);
+                Admitted::Granted(hold, granted)
+            }
+            Admission::Refused(refusal) => Admitted::Refused(refusal),
+            Admission::Queued(ticket) => match rustix::event::eventfd(0, EventfdFlags::CLOEXEC) {
+                Ok(bell) => {
+                    let bell = Arc::new(bell);
+                    slot.hang(&bell);
+                    let gate = self.clone();
+                    Admitted::Queued(Waiting {
+                        gate,
+                        ticket,
+                        slot,
+                        bell,
+                        over: false,
+                    })
+                }
+                // Without a descriptor it cannot be woken, so it must not wait.
+                Err(_) => self.unqueue(ticket, &slot),
+            },
+        }
+    }
+
+    fn unqueue(&self, ticket: Ticket, slot: &Slot) -> Admitted {
+        let refused = Refusal {
+            reason: crate::scheduler::RefusalReason::QueueFull,
+            wait: None,
+            cause: None,
+            accounts: Vec::new(),
+        };
+        let wake = match self.cancel(ticket) {
+            Cancel::Cancelled => return Admitted::Refused(refused),
+            Cancel::AlreadyGranted(grant) => Wake::Granted { ticket, grant },
+            Cancel::AlreadyPolled => slot.wait(),
+        };
+        match wake {
+            Wake::Granted { grant, .. } => {
+                let (hold, granted) = self.hold(grant);
+                Admitted::Granted(hold, granted)
+            }
+            Wake::Expired { refusal, .. } | Wake::Refused { refusal, .. } => {
+                Admitted::Refused(refusal)
+            }
+        }
+    }
+
+    fn cancel(&self, ticket: Ticket) -> Cancel {
+        let mut inner = self.lock();
+        let now = clock::now();
+        inner.slots.remove(&ticket);
+        let cancelled = inner.scheduler.cancel(now, ticket);
+        self.settle(inner, now);
+        cancelled
+    }
+
+    fn hold(&self, grant: Grant) -> (Hold, Granted) {
+        let Grant {
+            lease,
+            account,
+            name,
+            kind,
+            why,
+            waited,
+            clock,
+            ..
+        } = grant;
+        (
+            Hold {
+                gate: self.clone(),
+                lease: Some(lease),
+            },
+            Granted {
+                account,
+                name,
+                kind,
+                why,
+                waited,
+                clock,
+            },
+        )
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.shared
+            .inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drains the verdicts, announces the next deadline, lets go of the lock, delivers.
+    fn settle(&self, mut inner: MutexGuard<'_, Inner>, now: Now) {
+        let mut deliveries = Vec::new();
+        while let Some(wake) = inner.scheduler.poll(now) {
+            if let Some(slot) = inner.slots.remove(&wake.ticket()) {
+                deliveries.push((slot, wake));
+            }
+        }
+        let next = inner.scheduler.next_wakeup(now);
+        drop(inner);
+        if let Some(next) = next {
+            self.announce(next);
+        }
+        for (slot, wake) in deliveries {
+            slot.deliver(wake);
+        }
+    }
+
+    /// Tells the pacer of an earlier deadline.
+    fn announce(&self, next: Mono) {
+        let mut due = self
+            .shared
+            .due
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if next < due.at {
+            due.at = next;
+            self.shared.earlier.notify_one();
+        }
+    }
+
+    /// The pacer's life: sleeps until the earliest deadline, and compares the clocks now and then.
+    fn pace(&self, on_step: &OnStep) {
+        let mut last = clock::now();
+        loop {
+            {
+                let mut due = self
+                    .shared
+                    .due
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                if due.stop {
+                    return;
+                }
+                let now = clock::now().mono;
+                if due.at > now {
+                    let sleep = due.at.since(now).min(CLOCK_LOOK_EVERY);
+                    let (woken, _) = self
+                        .shared
+                        .earlier
+                        .wait_timeout(due, sleep)
+                        .unwrap_or_else(PoisonError::into_inner);
+                    due = woken;
+                }
+                if due.stop {
+                    return;
+                }
+                if due.at <= clock::now().mono {
+                    // Taken: what comes after is announced anew by the drain below.
+                    due.at = Mono::MAX;
+                } else if clock::now().mono.since(last.mono) < CLOCK_LOOK_EVERY {
+                    continue;
+                }
+            }
+            let now = clock::now();
+            if stepped(last, now) {
+                self.with(|scheduler, now| scheduler.clock_stepped(now));
+                on_step();
+            }
+            last = now;
+            self.with(|_, _| ());
+        }
+    }
+
+    /// Ends the pacer. Only for the end of the program: nobody is woken by a deadline after that.
+    pub(crate) fn stop(&self) {
+        self.shared
+            .due
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .stop = true;
+        self.shared.earlier.notify_all();
+    }
+}
+
+/// Whether the wall clock moved otherwise than the monotonic one between two looks.
+fn stepped(before: Now, after: Now) -> bool {
+    let mono = i64::try_from(after.mono.since(before.mono).as_millis()).unwrap_or(i64::MAX);
+    let wall = after.wall.0.saturating_sub(before.wall.0);
+    u128::from(wall.abs_diff(mono)) >= CLOCK_STEP_MIN.as_millis()
+}
+
+impl Hold {
+    /// The account's id.
+    pub(crate) fn account(&self) -> Option<AccountId> {
+        self.lease.as_ref().map(Lease::account)
+    }
+
+    /// The answer's head is there.
+    pub(crate) fn observe(&self, head: HeadReport<'_>) {
+        if let Some(lease) = &self.lease {
+            self.gate
+                .with(|scheduler, now| scheduler.observe(now, lease, &head));
+        }
+    }
+
+    /// Ends the hold.
+    pub(crate) fn complete(mut self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if let Some(lease) = self.lease.take() {
+            self.gate
+                .with(|scheduler, now| scheduler.complete(now, lease, outcome));
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.end(Outcome::Abandoned);
+    }
+}
+
+impl Waiting {
+    /// Readable once there is a verdict.
+    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    /// The verdict, if there is one.
+    pub(crate) fn verdict(&mut self) -> Option<Verdict> {
+        let wake = self.slot.lock().verdict.take()?;
+        self.over = true;
+        Some(match wake {
+            Wake::Granted { grant, .. } => {
+                let (hold, granted) = self.gate.hold(grant);
+                Verdict::Granted(hold, granted)
+            }
+            Wake::Expired { limit, refusal, .. } => Verdict::Expired(limit, refusal),
+            Wake::Refused { refusal, .. } => Verdict::Refused(refusal),
+        })
+    }
+}
+
+impl Drop for Waiting {
+    /// The client has left: the place goes to the next, and a grant that was on its way is handed back.
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        let cancelled = self.gate.cancel(self.ticket);
+        match cancelled {
+            Cancel::Cancelled => {}
+            Cancel::AlreadyGranted(grant) => drop(self.gate.hold(grant)),
+            // Taken out of the scheduler before us: it is in the slot, or a few instructions away from it, and may hold an account.
+            Cancel::AlreadyPolled => {
+                if let Wake::Granted { grant, .. } = self.slot.wait() {
+                    drop(self.gate.hold(grant));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::time::Wall;
+
+    #[test]
+    fn a_step_of_the_wall_clock_is_told_from_time_passing() {
+        let at = |mono: u64, wall: i64| Now {
+            mono: Mono(mono),
+            wall: Wall(wall),
+        };
+        assert!(!stepped(at(0, 1_000), at(60_000, 61_000)));
+        assert!(!stepped(at(0, 1_000), at(1_000, 3_500)));
+        assert!(stepped(at(0, 0), at(1_000, 3_600_000)));
+        assert!(stepped(at(0, 3_600_000), at(1_000, 0)));
+    }
+}

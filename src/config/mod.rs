@@ -1,1 +1,480 @@
-//! Placeholder: filled by the change that owns `config`.
+//! The configuration: every setting with its default, in types that cannot hold a value that makes no sense.
+//!
+//! The text is read once, strictly (SPEC A2): a value of the wrong type or out of range is an error that names file, line
+//! and key, and nothing is coerced. What is odd but harmless, such as an unknown key or an account without a credential,
+//! becomes a notice. No credential is ever written anywhere but into the config file itself, see [`file`].
+
+mod accounts;
+mod atomic;
+pub(crate) mod edit;
+pub(crate) mod file;
+pub(crate) mod identity;
+mod locate;
+mod parse;
+pub(crate) mod random;
+mod reader;
+#[cfg(test)]
+pub(crate) mod scratch;
+mod secret;
+pub(crate) mod state;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::scheduler::time::Wall;
+use crate::scheduler::{Overage, Policy};
+
+pub(crate) use identity::Identity;
+pub(crate) use secret::Secret;
+
+/// Everything that the config file says, defaults filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Config {
+    /// `proxy`: the listening side.
+    pub(crate) proxy: Proxy,
+    /// `upstream`: where requests of Claude accounts go.
+    pub(crate) upstream: BaseUrl,
+    /// `upstreamProxy`: how upstream connections leave this machine.
+    pub(crate) upstream_proxy: UpstreamProxy,
+    /// `switchThreshold`, 0 to 1: used share of a short window from which an account is passed over.
+    pub(crate) switch_threshold: f64,
+    /// `routing`.
+    pub(crate) routing: Routing,
+    /// `scheduler`.
+    pub(crate) scheduler: Scheduler,
+    /// `retry`.
+    pub(crate) retry: Retry,
+    /// `queue`.
+    pub(crate) queue: Queue,
+    /// `timeouts`.
+    pub(crate) timeouts: Timeouts,
+    /// `shutdown.drainTimeoutMs`: how long running streams may take to end.
+    pub(crate) drain_timeout: Duration,
+    /// `sync.accountsIntervalMs`: how often the file is looked at.
+    pub(crate) sync_interval: Duration,
+    /// `quotaProbeSeconds`; `None` is off.
+    pub(crate) quota_probe: Option<Duration>,
+    /// `logDir`, the same as `--log-to`.
+    pub(crate) log_dir: Option<PathBuf>,
+    /// `accounts`: those that can be used, in the order of the file, each identity and each name once (SPEC A4).
+    pub(crate) accounts: Vec<AccountEntry>,
+    /// What a person should hear once: unknown keys, accounts that were skipped or renamed. One line each.
+    pub(crate) notices: Vec<String>,
+}
+
+/// `proxy`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Proxy {
+    /// `host`: a name or an address literal, IPv6 without brackets.
+    pub(crate) host: String,
+    /// `port`; 0 lets the system choose.
+    pub(crate) port: u16,
+    /// `apiKey`; `None` if it is absent, null or empty.
+    pub(crate) api_key: Option<Secret>,
+    /// `requireKey`: loopback clients need the key for inference too.
+    pub(crate) require_key: bool,
+}
+
+/// An `http` or `https` URL with a host and perhaps a path, without a slash at its end, user, query or fragment.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct BaseUrl(Arc<str>);
+
+impl BaseUrl {
+    /// Reads one; `None` if it is anything else.
+    pub(crate) fn parse(text: &str) -> Option<BaseUrl> {
+        let uri: ureq::http::Uri = text.parse().ok()?;
+        let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
+        let is_bare = uri.query().is_none() && !text.contains(['#', '@']);
+        (has_scheme && is_bare && names_a_host(&uri))
+            .then(|| BaseUrl(text.trim_end_matches('/').into()))
+    }
+
+    /// The text; a path that starts with a slash can be appended to it.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Whether a URL has a host and, if it has a port, one that there is.
+fn names_a_host(uri: &ureq::http::Uri) -> bool {
+    let Some(authority) = uri.authority() else {
+        return false;
+    };
+    let address = authority.as_str().rsplit('@').next().unwrap_or_default();
+    let port =
+        address
+            .strip_prefix(authority.host())
+            .and_then(|rest| match rest.strip_prefix(':') {
+                Some(port) => port.parse().ok(),
+                None => rest.is_empty().then_some(0),
+            });
+    let port: Option<u16> = port;
+    !authority.host().is_empty() && port.is_some()
+}
+
+/// `upstreamProxy`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum UpstreamProxy {
+    /// Absent: `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured.
+    Environment,
+    /// This one for all; it may hold a password.
+    Url(Secret),
+    /// `false`: always direct.
+    Direct,
+}
+
+/// `routing`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Routing {
+    /// `mode: automatic`, or `preferred` without an account.
+    Automatic,
+    /// `mode: preferred` with `preferredAccount`.
+    Preferred(String),
+}
+
+/// `scheduler`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Scheduler {
+    /// `mode`: a label that status shows.
+    pub(crate) mode: String,
+    /// `safetyMaxActivePerAccount`.
+    pub(crate) safety_max_active_per_account: usize,
+    /// `safetyMaxGlobalActive`.
+    pub(crate) safety_max_global_active: usize,
+    /// `cooldownMs`.
+    pub(crate) cooldown: Duration,
+    /// `maxCooldownMs`.
+    pub(crate) cooldown_max: Duration,
+    /// `networkCooldownMs`.
+    pub(crate) network_cooldown: Duration,
+    /// `weeklySoftThreshold`, 0 to 1, as the next three; the four ascend.
+    pub(crate) weekly_soft: f64,
+    /// `weeklyReserveThreshold`.
+    pub(crate) weekly_reserve: f64,
+    /// `weeklyCriticalThreshold`.
+    pub(crate) weekly_critical: f64,
+    /// `weeklyExhaustedThreshold`.
+    pub(crate) weekly_exhausted: f64,
+    /// `weeklyBurnDebtWeight`.
+    pub(crate) weekly_burn_debt_weight: f64,
+    /// `scarcityWeight`.
+    pub(crate) scarcity_weight: f64,
+    /// `spreadShareWeight`.
+    pub(crate) spread_share_weight: f64,
+    /// `recoveryRampWeight`.
+    pub(crate) recovery_ramp_weight: f64,
+    /// `recoveryRampMs`.
+    pub(crate) recovery_ramp: Duration,
+    /// `spreadWindowMs`.
+    pub(crate) spread_window: Duration,
+    /// `sessionAffinity` (SPEC S9).
+    pub(crate) session_affinity: SessionAffinity,
+    /// `sessionIdleMs`: a binding unused that long is forgotten.
+    pub(crate) session_idle: Duration,
+    /// `overage` (SPEC S11).
+    pub(crate) overage: Overage,
+}
+
+/// `scheduler.sessionAffinity`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SessionAffinity {
+    /// `x-maxpool-session`, else Claude Code's own session id.
+    Auto,
+    /// `x-maxpool-session` alone.
+    Header,
+    /// No bindings.
+    Off,
+}
+
+/// `retry`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Retry {
+    /// `maxAttemptsPerRequest`; 0 is one pass over the accounts.
+    pub(crate) attempts_max: usize,
+    /// `maxRetryBufferBytes`: a larger request has one try.
+    pub(crate) buffer_bytes_max: usize,
+}
+
+/// `queue`. Times of 0 mean "not at all"; `pollMs` and `heartbeatMs` may be 0 too, and whoever waits guards against that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Queue {
+    /// `enabled`.
+    pub(crate) enabled: bool,
+    /// `maxWaitMs`.
+    pub(crate) wait_max: Duration,
+    /// `autoMaxWaitMs`; null is no further limit.
+    pub(crate) auto_wait_max: Option<Duration>,
+    /// `capacityMaxWaitMs`.
+    pub(crate) capacity_wait_max: Duration,
+    /// `weeklyMaxWaitMs`.
+    pub(crate) weekly_wait_max: Duration,
+    /// `networkMaxWaitMs`.
+    pub(crate) network_wait_max: Duration,
+    /// `countTokensMaxWaitMs`.
+    pub(crate) count_tokens_wait_max: Duration,
+    /// `nonStreamMaxWaitMs`.
+    pub(crate) non_stream_wait_max: Duration,
+    /// `streamClientToleranceMs` (SPEC Q6).
+    pub(crate) stream_client_tolerance: Duration,
+    /// `maxQueuedBodyBytes`: a larger request is not held.
+    pub(crate) queued_body_bytes_max: usize,
+    /// `maxQueuedBytes`: all held requests together.
+    pub(crate) queued_bytes_max: usize,
+    /// `maxConcurrentQueued`.
+    pub(crate) queued_max: usize,
+    /// `pollMs`: the longest time between two looks at the clock while a request waits.
+    pub(crate) poll: Duration,
+    /// `heartbeatMs`.
+    pub(crate) heartbeat: Duration,
+    /// `streamForwardGraceMs`.
+    pub(crate) stream_forward_grace: Duration,
+}
+
+/// `timeouts`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Timeouts {
+    /// `connectMs`.
+    pub(crate) connect: Duration,
+    /// `headersMs`: until the head of a streamed answer.
+    pub(crate) headers: Duration,
+    /// `nonStreamHeadersMs`: until the head of any other answer.
+    pub(crate) non_stream_headers: Duration,
+    /// `idleMs`: silence of the upstream within an answer.
+    pub(crate) idle: Duration,
+    /// `clientMs`: a client that takes nothing.
+    pub(crate) client: Duration,
+}
+
+/// One entry of `accounts` with a usable credential (SPEC A3).
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AccountEntry {
+    /// `name`, made unique (SPEC A4).
+    pub(crate) name: String,
+    /// `type` and what belongs to it.
+    pub(crate) credential: Credential,
+    /// `enabled`.
+    pub(crate) enabled: bool,
+    /// `priority`; lower is preferred.
+    pub(crate) priority: i64,
+    /// `profiles`.
+    pub(crate) profiles: Vec<String>,
+    /// `accountUuid`.
+    pub(crate) account_uuid: Option<String>,
+    /// `orgUuid`.
+    pub(crate) org_uuid: Option<String>,
+    /// `source`: where the entry came from, for people.
+    pub(crate) source: Option<String>,
+    /// `provider`: `anthropic`, `zai`, `kimi`, or any word.
+    pub(crate) provider: String,
+    /// `upstream`; `None` is the config's own. Always there for `type: provider`.
+    pub(crate) upstream: Option<BaseUrl>,
+    /// `authHeader`; `None` is what fits the credential (SPEC P5).
+    pub(crate) auth_header: Option<AuthHeader>,
+    /// `model`: replaces every model.
+    pub(crate) model: Option<String>,
+    /// `modelMap`: from full model id, family or `default` to a model, in the order of the file.
+    pub(crate) model_map: Vec<(String, String)>,
+    /// `stripBetaHeaders`.
+    pub(crate) strip_beta_headers: bool,
+}
+
+impl AccountEntry {
+    /// Who this is (SPEC A4).
+    pub(crate) fn identity(&self) -> Identity<'_> {
+        Identity {
+            name: &self.name,
+            account_uuid: self.account_uuid.as_deref(),
+            org_uuid: self.org_uuid.as_deref(),
+        }
+    }
+}
+
+/// `type` of an account and its credential.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Credential {
+    /// `oauth`: a Claude subscription. Has at least one of access token, refresh token and source.
+    Oauth(OauthTokens),
+    /// `apikey`: an Anthropic API key.
+    ApiKey(Secret),
+    /// `provider`: `authToken`, else `apiKey`.
+    Provider(Secret),
+}
+
+/// The tokens of an OAuth account.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub(crate) struct OauthTokens {
+    /// `accessToken`.
+    pub(crate) access: Option<Secret>,
+    /// `refreshToken`.
+    pub(crate) refresh: Option<Secret>,
+    /// `expiresAt`, seconds already turned into milliseconds; `None` is unknown.
+    pub(crate) expires_at: Option<Wall>,
+    /// `importFrom`: the file whose tokens are taken while they are newer (SPEC T3).
+    pub(crate) import_from: Option<ImportFrom>,
+}
+
+/// `importFrom`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ImportFrom {
+    /// A path (also as `{"path": …}`); a leading `~/` is still there.
+    Path(PathBuf),
+    /// Something else, kept in the file as it is.
+    Other,
+}
+
+/// `authHeader`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AuthHeader {
+    /// `authorization`: `Bearer <credential>`.
+    Authorization,
+    /// `x-api-key`.
+    XApiKey,
+}
+
+impl Config {
+    /// What the scheduler decides by.
+    pub(crate) fn policy(&self) -> Policy {
+        let (scheduler, queue) = (&self.scheduler, &self.queue);
+        let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Policy {
+            switch_threshold: self.switch_threshold,
+            max_active_per_account: small(scheduler.safety_max_active_per_account),
+            max_active_global: small(scheduler.safety_max_global_active),
+            cooldown: scheduler.cooldown,
+            max_cooldown: scheduler.cooldown_max,
+            network_cooldown: scheduler.network_cooldown,
+            weekly_soft: scheduler.weekly_soft,
+            weekly_reserve: scheduler.weekly_reserve,
+            weekly_critical: scheduler.weekly_critical,
+            weekly_exhausted: scheduler.weekly_exhausted,
+            weekly_burn_debt_weight: scheduler.weekly_burn_debt_weight,
+            scarcity_weight: scheduler.scarcity_weight,
+            spread_share_weight: scheduler.spread_share_weight,
+            recovery_ramp_weight: scheduler.recovery_ramp_weight,
+            recovery_ramp: scheduler.recovery_ramp,
+            spread_window: scheduler.spread_window,
+            session_idle: scheduler.session_idle,
+            overage: scheduler.overage,
+            max_attempts: small(self.retry.attempts_max),
+            queue_enabled: queue.enabled,
+            max_wait: queue.wait_max,
+            auto_max_wait: queue.auto_wait_max,
+            capacity_max_wait: queue.capacity_wait_max,
+            weekly_max_wait: queue.weekly_wait_max,
+            network_max_wait: queue.network_wait_max,
+            count_tokens_max_wait: queue.count_tokens_wait_max,
+            non_stream_max_wait: queue.non_stream_wait_max,
+            max_queued_body_bytes: queue.queued_body_bytes_max as u64,
+            max_queued_bytes: queue.queued_bytes_max as u64,
+            max_queued: queue.queued_max,
+            poll: queue.poll,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            proxy: Proxy::default(),
+            upstream: BaseUrl("https://api.anthropic.com".into()),
+            upstream_proxy: UpstreamProxy::Environment,
+            switch_threshold: 0.90,
+            routing: Routing::Automatic,
+            scheduler: Scheduler::default(),
+            retry: Retry::default(),
+            queue: Queue::default(),
+            timeouts: Timeouts::default(),
+            drain_timeout: ms(600_000),
+            sync_interval: ms(15_000),
+            quota_probe: None,
+            log_dir: None,
+            accounts: Vec::new(),
+            notices: Vec::new(),
+        }
+    }
+}
+
+impl Default for Proxy {
+    fn default() -> Proxy {
+        Proxy {
+            host: "127.0.0.1".to_owned(),
+            port: 3456,
+            api_key: None,
+            require_key: false,
+        }
+    }
+}
+
+impl Default for Scheduler {
+    fn default() -> Scheduler {
+        Scheduler {
+            mode: "adaptive-least-loaded".to_owned(),
+            safety_max_active_per_account: 50,
+            safety_max_global_active: 150,
+            cooldown: ms(30_000),
+            cooldown_max: ms(900_000),
+            network_cooldown: ms(5_000),
+            weekly_soft: 0.65,
+            weekly_reserve: 0.85,
+            weekly_critical: 0.95,
+            weekly_exhausted: 0.985,
+            weekly_burn_debt_weight: 0.6,
+            scarcity_weight: 6.0,
+            spread_share_weight: 3.0,
+            recovery_ramp_weight: 4.0,
+            recovery_ramp: ms(300_000),
+            spread_window: ms(900_000),
+            session_affinity: SessionAffinity::Auto,
+            session_idle: ms(3_600_000),
+            overage: Overage::Last,
+        }
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Retry {
+        Retry {
+            attempts_max: 0,
+            buffer_bytes_max: 10_485_760,
+        }
+    }
+}
+
+impl Default for Queue {
+    fn default() -> Queue {
+        Queue {
+            enabled: true,
+            wait_max: ms(86_400_000),
+            auto_wait_max: None,
+            capacity_wait_max: ms(900_000),
+            weekly_wait_max: ms(0),
+            network_wait_max: ms(15_000),
+            count_tokens_wait_max: ms(8_000),
+            non_stream_wait_max: ms(240_000),
+            stream_client_tolerance: ms(280_000),
+            queued_body_bytes_max: 268_435_456,
+            queued_bytes_max: 1_073_741_824,
+            queued_max: 256,
+            poll: ms(1_000),
+            heartbeat: ms(10_000),
+            stream_forward_grace: ms(10_000),
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            connect: ms(10_000),
+            headers: ms(120_000),
+            non_stream_headers: ms(600_000),
+            idle: ms(240_000),
+            client: ms(60_000),
+        }
+    }
+}
+
+fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}

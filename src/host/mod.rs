@@ -1,1 +1,4 @@
-//! Placeholder: filled by the change that owns `host`.
+//! What belongs to the machine: signals, the terminal, restarts, supervisors.
+
+pub(crate) mod signals;
+pub(crate) mod terminal;

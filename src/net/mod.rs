@@ -1,1 +1,57 @@
-//! Placeholder: filled by the change that owns `net`.
+//! Connections that maxpool makes: name look-up, TCP, upstream proxies, TLS, and the HTTP agent over them.
+//!
+//! Everything runs on the calling thread and never blocks on one thing alone: whoever uses the [`Agent`] installs a
+//! [`wait::Waiter`] for its thread, and each wait of a connection (look-up, connect, handshake, send, receive) asks it.
+//! The module knows nothing of accounts and requests.
+//!
+//! It is an addition to the design page's list of modules: OAuth, the commands and the proxy share one way of making
+//! connections, with the same CA certificates and the same upstream proxies.
+
+pub(crate) mod proxies;
+pub(crate) mod resolve;
+pub(crate) mod tls;
+pub(crate) mod transport;
+pub(crate) mod wait;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use ureq::config::AutoHeaderValue;
+
+pub(crate) use proxies::ProxyPolicy;
+pub(crate) use ureq::Agent;
+
+/// Idle connections kept per upstream host.
+const IDLE_PER_HOST_MAX: usize = 128;
+/// Below the 60 s after which common front ends close an idle connection.
+const IDLE_AGE_MAX: Duration = Duration::from_secs(50);
+/// Larger response heads are refused.
+const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// An HTTP/1.1 client with its own pool of idle connections.
+///
+/// It follows no redirects, adds no header but `host` and the framing, decodes nothing, and gives every status as an answer.
+pub(crate) fn agent(tls: Arc<ClientConfig>, proxies: ProxyPolicy) -> Agent {
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .user_agent(AutoHeaderValue::None)
+        .accept(AutoHeaderValue::None)
+        .accept_encoding(AutoHeaderValue::None)
+        .allow_non_standard_methods(true)
+        .proxy(None)
+        .max_response_header_size(RESPONSE_HEAD_BYTES_MAX)
+        .max_idle_connections(4 * IDLE_PER_HOST_MAX)
+        .max_idle_connections_per_host(IDLE_PER_HOST_MAX)
+        .max_idle_age(IDLE_AGE_MAX)
+        .build();
+    let proxies = Arc::new(proxies);
+    let resolver = resolve::CachedResolver::new(Arc::clone(&proxies));
+    Agent::with_parts(
+        config,
+        transport::WireConnector::new(tls, proxies),
+        resolver,
+    )
+}

@@ -1,1 +1,349 @@
-//! Placeholder: filled by the change that owns `report`.
+//! What people and scripts get to see: the plain log, the dashboard, the status and the metrics.
+//!
+//! One thread consumes the [`Events`] channel and is the only writer of the log. It turns each event into one line, keeps the last
+//! [`ACTIVITY_MAX`] of them for the dashboard and the status, and, with [`Mode::Plain`], writes them to stderr, whole lines in one write.
+//! A log that cannot be written (closed, full) is not an error: the server serves on.
+
+use std::collections::VecDeque;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+
+use crate::event::{Events, Stamped};
+use crate::scheduler::time::Wall;
+
+pub(crate) mod capture;
+pub(crate) mod keys;
+mod log;
+pub(crate) mod mask;
+pub(crate) mod metrics;
+pub(crate) mod screen;
+pub(crate) mod status;
+pub(crate) mod text;
+pub(crate) mod ui;
+
+/// Where the log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// One line a request and an event on stderr (D2).
+    Plain,
+    /// Into the dashboard's activity log only (D1).
+    Screen,
+    /// Nowhere: commands that report through their own output.
+    Off,
+}
+
+/// The thread behind [`Events`].
+pub(crate) struct Reporter {
+    quit: Option<Sender<()>>,
+    done: Receiver<()>,
+    activity: Arc<Activity>,
+}
+
+/// How many lines the activity log holds.
+pub(crate) const ACTIVITY_MAX: usize = 200;
+/// Bytes that are written at once: PIPE_BUF, so that two processes on one pipe (R2) never cut each other's lines.
+const WRITE_BYTES_MAX: usize = 4_096;
+/// A pause after each batch, so that a busy server wakes this thread fifty times a second and not for every request.
+const BATCH_PAUSE: Duration = Duration::from_millis(20);
+
+impl Reporter {
+    /// Starts the thread. The program goes on without a log if there is no thread to be had.
+    pub(crate) fn start(mode: Mode) -> (Events, Reporter) {
+        Reporter::start_on(mode, Box::new(std::io::stderr()))
+    }
+
+    fn start_on(mode: Mode, out: Box<dyn Write + Send>) -> (Events, Reporter) {
+        let (events, receiver) = if mode == Mode::Off {
+            (Events::off(), crossbeam_channel::never())
+        } else {
+            Events::channel()
+        };
+        let (quit, quitting) = bounded(0);
+        let (finished, done) = bounded(1);
+        let activity = Arc::new(Activity::default());
+        let mut consumer = Consumer {
+            events: events.clone(),
+            receiver,
+            out: (mode == Mode::Plain).then_some(out),
+            activity: Arc::clone(&activity),
+            told_dropped: 0,
+        };
+        if mode != Mode::Off {
+            // Without a thread the channel fills and counts what it drops, which `status` shows.
+            let _ = thread::Builder::new()
+                .name("report".into())
+                .stack_size(256 * 1024)
+                .spawn(move || {
+                    consumer.run(&quitting);
+                    drop(finished);
+                });
+        }
+        let reporter = Reporter {
+            quit: Some(quit),
+            done,
+            activity,
+        };
+        (events, reporter)
+    }
+
+    /// The last lines, for the dashboard and the status.
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+
+    /// Writes what was emitted so far and ends the thread; gives up after `limit` when nobody reads the log.
+    pub(crate) fn finish(mut self, limit: Duration) {
+        self.quit = None;
+        // Either it is done or the limit has passed: both end the same way.
+        let _ = self.done.recv_timeout(limit);
+    }
+}
+
+struct Consumer {
+    /// Keeps the channel open, so that `receiver` never reports a disconnect before `quit` does.
+    events: Events,
+    receiver: Receiver<Box<Stamped>>,
+    out: Option<Box<dyn Write + Send>>,
+    activity: Arc<Activity>,
+    told_dropped: u64,
+}
+
+impl Consumer {
+    fn run(&mut self, quit: &Receiver<()>) {
+        loop {
+            select! {
+                recv(self.receiver) -> event => {
+                    if let Ok(event) = event {
+                        self.batch(Some(event));
+                    }
+                }
+                // Nothing is ever sent here: dropping the sender is the signal.
+                recv(quit) -> _ => {
+                    self.batch(None);
+                    return;
+                }
+            }
+            if quit.recv_timeout(BATCH_PAUSE)
+                == Err(crossbeam_channel::RecvTimeoutError::Disconnected)
+            {
+                self.batch(None);
+                return;
+            }
+        }
+    }
+
+    /// Takes everything that has arrived, and writes it.
+    fn batch(&mut self, first: Option<Box<Stamped>>) {
+        let mut text = String::new();
+        let mut last = Wall::default();
+        let receiver = self.receiver.clone();
+        for stamped in first.into_iter().chain(receiver.try_iter()) {
+            last = stamped.at;
+            for entry in log::entries(&stamped) {
+                self.take(entry, &mut text);
+            }
+        }
+        let dropped = self.events.counters().dropped();
+        if dropped > self.told_dropped {
+            let lost = dropped - self.told_dropped;
+            self.told_dropped = dropped;
+            self.take(log::dropped(last, lost), &mut text);
+        }
+        self.write(&mut text);
+        self.events.live().pulse().beat();
+    }
+
+    fn take(&mut self, entry: Entry, text: &mut String) {
+        if self.out.is_some() {
+            let line = log::line(&entry);
+            if text.len() + line.len() > WRITE_BYTES_MAX {
+                self.write(text);
+            }
+            text.push_str(&line);
+        }
+        self.activity.push(entry);
+    }
+
+    fn write(&mut self, text: &mut String) {
+        if let Some(out) = &mut self.out
+            && !text.is_empty()
+        {
+            // EPIPE, ENOSPC and the like: there is nobody left to tell, and the requests matter more (R3).
+            let _ = out.write_all(text.as_bytes());
+        }
+        text.clear();
+    }
+}
+
+/// How much an entry matters; the dashboard colours it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// As it should be.
+    Info,
+    /// Worth a look.
+    Warning,
+}
+
+/// One line of the activity log.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Entry {
+    /// When.
+    pub(crate) at: Wall,
+    /// How much it matters.
+    pub(crate) level: Level,
+    /// One line without control characters, bounded.
+    pub(crate) text: String,
+}
+
+/// The last lines, oldest first.
+#[derive(Default)]
+pub(crate) struct Activity {
+    entries: Mutex<VecDeque<Entry>>,
+}
+
+impl Activity {
+    fn push(&self, entry: Entry) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() == ACTIVITY_MAX {
+            entries.pop_front();
+        }
+        entries.push_back(entry);
+    }
+
+    /// The last `most`, oldest first.
+    pub(crate) fn last(&self, most: usize) -> Vec<Entry> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries
+            .iter()
+            .skip(entries.len().saturating_sub(most))
+            .cloned()
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io;
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::event::Event;
+
+    /// Hands every write to the test; `None` fails the way a closed pipe does.
+    struct Sink(Option<mpsc::Sender<String>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            match &self.0 {
+                Some(sender) => {
+                    sender
+                        .send(String::from_utf8(bytes.to_vec()).unwrap())
+                        .unwrap();
+                    Ok(bytes.len())
+                }
+                None => Err(io::ErrorKind::BrokenPipe.into()),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Blocks for ever, as a supervisor that has stopped reading does.
+    struct Stuck(mpsc::Receiver<()>);
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn what_was_emitted_before_the_end_is_written_in_whole_lines() {
+        let (sender, writes) = mpsc::channel();
+        let (events, reporter) = Reporter::start_on(Mode::Plain, Box::new(Sink(Some(sender))));
+        for number in 0..500 {
+            events.notice(Wall(0), format!("line {number}"));
+        }
+        let activity = Arc::clone(reporter.activity());
+        reporter.finish(LONG);
+        let writes: Vec<String> = writes.try_iter().collect();
+        assert!(
+            writes
+                .iter()
+                .all(|write| write.ends_with('\n') && write.len() <= WRITE_BYTES_MAX)
+        );
+        let text = writes.concat();
+        assert_eq!(text.lines().count(), 500);
+        assert!(text.starts_with("1970-01-01T00:00:00.000Z line 0\n"));
+        let last = activity.last(2);
+        assert_eq!(last[1].text, "line 499");
+        assert_eq!(activity.last(9_999).len(), ACTIVITY_MAX);
+    }
+
+    #[test]
+    fn a_closed_log_is_not_an_error() {
+        let (events, reporter) = Reporter::start_on(Mode::Plain, Box::new(Sink(None)));
+        events.notice(Wall(0), "nobody reads this");
+        let activity = Arc::clone(reporter.activity());
+        reporter.finish(LONG);
+        assert_eq!(activity.last(1)[0].text, "nobody reads this");
+    }
+
+    #[test]
+    fn a_log_that_nobody_reads_holds_nobody_up() {
+        let (_keep, stuck) = mpsc::channel();
+        let (events, reporter) = Reporter::start_on(Mode::Plain, Box::new(Stuck(stuck)));
+        for _ in 0..10_000 {
+            events.emit(Wall(0), Event::Draining { left: 1 });
+        }
+        assert!(events.counters().dropped() > 0);
+        reporter.finish(Duration::from_millis(50));
+    }
+
+    #[test]
+    fn dropped_lines_are_counted_in_the_log() {
+        let (sender, writes) = mpsc::channel();
+        let (events, receiver) = Events::channel();
+        for _ in 0..crate::event::EVENTS_MAX + 5 {
+            events.notice(Wall(7), "x");
+        }
+        let mut consumer = Consumer {
+            events,
+            receiver,
+            out: Some(Box::new(Sink(Some(sender)))),
+            activity: Arc::default(),
+            told_dropped: 0,
+        };
+        consumer.batch(None);
+        consumer.batch(None);
+        let text: String = writes.try_iter().collect();
+        assert_eq!(
+            text.matches("warning: 5 log lines were lost, the log is read too slowly\n")
+                .count(),
+            1
+        );
+    }
+
+    #[test]
+    fn off_means_no_thread_and_no_line() {
+        let (events, reporter) = Reporter::start(Mode::Off);
+        events.notice(Wall(0), "x");
+        let activity = Arc::clone(reporter.activity());
+        reporter.finish(LONG);
+        assert!(activity.last(1).is_empty());
+    }
+}

@@ -1,0 +1,176 @@
+//! Writing a new or renewed account into the config (SPEC T1, T3, T4): one locked change, update in place by identity.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::oauth::Profile;
+use super::refresh::put_tokens;
+use super::token::Tokens;
+use crate::config::edit::{self, Put};
+use crate::config::identity::free_name;
+use crate::config::{Identity, Secret, file};
+use crate::error::Result;
+
+/// An OAuth account that is to be stored.
+pub(super) struct Newcomer<'a> {
+    /// `--name`.
+    pub(super) name: Option<&'a str>,
+    /// Empty where the profile could not be read.
+    pub(super) profile: &'a Profile,
+    pub(super) tokens: &'a Tokens,
+    /// `source` of the entry.
+    pub(super) source: &'static str,
+}
+
+/// Stores an OAuth account: by identity in place, else as a new entry.
+pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Put> {
+    file::update_or_create(config, |document| {
+        let Newcomer {
+            name,
+            profile,
+            tokens,
+            source,
+        } = newcomer;
+        let wanted = name
+            .or(profile.email.as_deref())
+            .map_or_else(|| numbered_name(document), str::to_owned);
+        // Without an account id the tokens themselves tell whose they are.
+        let known = (profile.account_uuid.is_none())
+            .then(|| name_of_tokens(document, tokens))
+            .flatten();
+        let wanted = known.unwrap_or(wanted);
+        let taken_by_a_key = edit::account_of_mut(document, &who(&wanted, profile))
+            .is_some_and(|entry| !is_oauth(entry));
+        let wanted = if taken_by_a_key {
+            other_name(document, &wanted)
+        } else {
+            wanted
+        };
+        let mut fields = Map::new();
+        let mut text = |key: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                fields.insert(key.to_owned(), value.into());
+            }
+        };
+        text("type", Some("oauth"));
+        text("source", Some(source));
+        text("accountUuid", profile.account_uuid.as_deref());
+        text("orgUuid", profile.org_uuid.as_deref());
+        put_tokens(&mut fields, tokens);
+        let put = edit::put_account(
+            document,
+            &who(&wanted, profile),
+            profile.org_name.as_deref(),
+            fields,
+        );
+        if let Put::Updated(name) = &put
+            && let Some(entry) = edit::account_mut(document, name)
+        {
+            leave_no_remains(entry, tokens);
+        }
+        Ok(put)
+    })
+}
+
+fn who<'a>(name: &'a str, profile: &'a Profile) -> Identity<'a> {
+    Identity {
+        name,
+        account_uuid: profile.account_uuid.as_deref(),
+        org_uuid: profile.org_uuid.as_deref(),
+    }
+}
+
+/// Stores an API key. The same key again changes nothing but says whose it is.
+pub(super) fn store_key(config: &Path, name: Option<&str>, key: &Secret) -> Result<Put> {
+    file::update_or_create(config, |document| {
+        if let Some(known) = name_with(document, "apiKey", key) {
+            return Ok(Put::Updated(known));
+        }
+        let wanted = name.map_or_else(|| numbered_name(document), str::to_owned);
+        let taken = edit::account_mut(document, &wanted).is_some_and(|entry| !is_key(entry));
+        let wanted = if taken {
+            other_name(document, &wanted)
+        } else {
+            wanted
+        };
+        let who = Identity {
+            name: &wanted,
+            account_uuid: None,
+            org_uuid: None,
+        };
+        let mut fields = Map::new();
+        fields.insert("type".to_owned(), "apikey".into());
+        fields.insert("source".to_owned(), "login --api".into());
+        fields.insert("apiKey".to_owned(), key.expose().into());
+        Ok(edit::put_account(document, &who, None, fields))
+    })
+}
+
+/// What an entry had for its old tokens and the new ones do not have would be read as theirs.
+fn leave_no_remains(entry: &mut Map<String, Value>, tokens: &Tokens) {
+    // The source would bring its own tokens back.
+    entry.shift_remove("importFrom");
+    if tokens.refresh.is_none() {
+        entry.shift_remove("refreshToken");
+    }
+    if tokens.access.is_none() {
+        entry.shift_remove("accessToken");
+    }
+    if tokens.expires_at.is_none() {
+        entry.shift_remove("expiresAt");
+    }
+}
+
+/// The entry that has one of these tokens.
+fn name_of_tokens(document: &Map<String, Value>, tokens: &Tokens) -> Option<String> {
+    let with = |key, token: &Option<Secret>| name_with(document, key, token.as_ref()?);
+    with("refreshToken", &tokens.refresh).or_else(|| with("accessToken", &tokens.access))
+}
+
+/// The name of the entry that has this secret under this key.
+fn name_with(document: &Map<String, Value>, key: &str, secret: &Secret) -> Option<String> {
+    let entries = document.get("accounts")?.as_array()?;
+    let entry = entries
+        .iter()
+        .find(|entry| entry.get(key).and_then(Value::as_str) == Some(secret.expose()))?;
+    entry.get("name")?.as_str().map(str::to_owned)
+}
+
+/// `account-1`, or the first such name that is free.
+fn numbered_name(document: &mut Map<String, Value>) -> String {
+    let mut number = 1_u64;
+    loop {
+        let name = format!("account-{number}");
+        if edit::account_mut(document, &name).is_none() {
+            return name;
+        }
+        number += 1;
+    }
+}
+
+/// An API key is not overwritten by a login that was given its name, nor the other way round.
+fn other_name(document: &mut Map<String, Value>, wanted: &str) -> String {
+    let document = std::cell::RefCell::new(document);
+    free_name(wanted, None, |name| {
+        edit::account_mut(&mut document.borrow_mut(), name).is_some()
+    })
+}
+
+fn is_oauth(entry: &Map<String, Value>) -> bool {
+    match entry.get("type").and_then(Value::as_str) {
+        Some(kind) => kind == "oauth",
+        None => !entry.contains_key("apiKey") && !entry.contains_key("authToken"),
+    }
+}
+
+fn is_key(entry: &Map<String, Value>) -> bool {
+    match entry.get("type").and_then(Value::as_str) {
+        Some(kind) => kind == "apikey",
+        None => entry.contains_key("apiKey") && !entry.contains_key("authToken"),
+    }
+}
+
+#[cfg(test)]
+#[path = "enrol_tests.rs"]
+mod tests;

@@ -1,0 +1,137 @@
+//! One piece of work that several callers wait for.
+//!
+//! A caller either blocks for a bounded time, or leaves a waker and goes on watching its client: a worker never blocks on
+//! one thing. The flight ends when its [`Pilot`] is dropped, so a panic ends it too and nobody waits for ever.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+type Waker = Box<dyn FnOnce() + Send>;
+
+/// What a caller holds. Ask the account again once it has ended.
+#[derive(Clone)]
+pub(crate) struct Flight(Arc<Shared>);
+
+/// What the one who does the work holds.
+pub(crate) struct Pilot(Arc<Shared>);
+
+struct Shared {
+    /// The wakers to call at the end; `None` once it has ended.
+    waiting: Mutex<Option<Vec<Waker>>>,
+    ended: Condvar,
+}
+
+/// Begins a flight.
+pub(crate) fn take_off() -> (Pilot, Flight) {
+    let shared = Arc::new(Shared {
+        waiting: Mutex::new(Some(Vec::new())),
+        ended: Condvar::new(),
+    });
+    (Pilot(shared.clone()), Flight(shared))
+}
+
+impl Flight {
+    /// Blocks until the end, at most for `limit`. True if it has ended.
+    pub(crate) fn wait(&self, limit: Duration) -> bool {
+        let waiting = self
+            .0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let wait = self
+            .0
+            .ended
+            .wait_timeout_while(waiting, limit, |waiting| waiting.is_some());
+        let (waiting, _) = wait.unwrap_or_else(PoisonError::into_inner);
+        waiting.is_none()
+    }
+
+    /// Calls `wake` once, from whichever thread: at the end, or now if that has come. It must not block.
+    pub(crate) fn on_end(&self, wake: Waker) {
+        let mut waiting = self
+            .0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match waiting.as_mut() {
+            Some(wakers) => wakers.push(wake),
+            None => {
+                drop(waiting);
+                wake();
+            }
+        }
+    }
+
+    /// True once it has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_none()
+    }
+}
+
+impl std::fmt::Debug for Flight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.has_ended() {
+            "Flight(ended)"
+        } else {
+            "Flight"
+        })
+    }
+}
+
+impl Drop for Pilot {
+    fn drop(&mut self) {
+        let wakers = self
+            .0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        self.0.ended.notify_all();
+        for wake in wakers.into_iter().flatten() {
+            wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn everyone_hears_of_the_end_whenever_they_ask() {
+        let (pilot, flight) = take_off();
+        let (told, hears) = mpsc::channel();
+        let waker = |told: &mpsc::Sender<u8>, n| {
+            let told = told.clone();
+            Box::new(move || told.send(n).unwrap())
+        };
+        flight.on_end(waker(&told, 1));
+        assert!(!flight.has_ended() && !flight.wait(Duration::ZERO));
+        let blocked = std::thread::spawn({
+            let flight = flight.clone();
+            move || flight.wait(Duration::from_secs(30))
+        });
+        drop(pilot);
+        assert!(blocked.join().unwrap() && flight.has_ended());
+        flight.on_end(waker(&told, 2));
+        assert_eq!(hears.try_iter().collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn a_panic_of_the_one_at_work_ends_the_flight() {
+        let (pilot, flight) = take_off();
+        let work = std::thread::spawn(move || {
+            let _pilot = pilot;
+            std::panic::resume_unwind(Box::new("lost"));
+        });
+        assert!(work.join().is_err() && flight.wait(Duration::from_secs(30)));
+    }
+}

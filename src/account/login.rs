@@ -1,0 +1,207 @@
+//! `maxpool login` (SPEC T1, T4): a browser login, or an API key from the terminal.
+//!
+//! Talks to a person through [`Desk::out`] and changes nothing but the config file, in one write at the end.
+
+use std::io::Write;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::enrol::{self, Newcomer};
+use super::http::{Http, HttpPhase};
+use super::loopback::{Arrival, Loopback, Verdict, say};
+use super::oauth::{self, Endpoints, Profile, Proof, TokenFailure};
+use crate::config::Secret;
+use crate::config::edit::Put;
+use crate::error::{Error, Result};
+use crate::scheduler::time::Now;
+
+/// What the commands that bring accounts work with.
+pub(crate) struct Desk<'a> {
+    /// The config file; made if it is missing.
+    pub(crate) config: &'a Path,
+    /// The network.
+    pub(crate) http: &'a Http,
+    /// The OAuth endpoints.
+    pub(crate) endpoints: &'a Endpoints,
+    /// `clock::now`.
+    pub(crate) now: &'a dyn Fn() -> Now,
+    /// Where the person reads: stderr. The result is returned, for stdout.
+    pub(crate) out: &'a mut dyn Write,
+}
+
+/// How to log in.
+pub(crate) struct LoginOptions<'a> {
+    /// `--name`.
+    pub(crate) name: Option<&'a str>,
+    /// Standard input if it is a terminal: the callback's URL or the code may be pasted there.
+    pub(crate) terminal: Option<BorrowedFd<'a>>,
+    /// Shows a URL to the person: [`open_browser`].
+    pub(crate) browser: &'a dyn Fn(&str),
+}
+
+/// Logs in with a browser and stores the account. Returns the line that says what was done.
+pub(crate) fn login(desk: &mut Desk<'_>, options: &LoginOptions<'_>) -> Result<String> {
+    login_within(desk, options, LOGIN_TIME_MAX)
+}
+
+fn login_within(
+    desk: &mut Desk<'_>,
+    options: &LoginOptions<'_>,
+    limit: Duration,
+) -> Result<String> {
+    let proof = Proof::new()?;
+    let loopback = Loopback::open()?;
+    let redirect_uri = loopback.redirect_uri();
+    let url = oauth::authorize_url(desk.endpoints, &proof, &redirect_uri);
+    say(desk.out, &format!("{INTRODUCTION}\n\n  {url}\n"))?;
+    if options.terminal.is_some() {
+        say(desk.out, PASTE_HINT)?;
+    }
+    (options.browser)(&url);
+    let (code, page) = match loopback.wait(&proof.state, options.terminal, desk.out, limit)? {
+        Arrival::Code(code, page) => (code, page),
+        Arrival::Denied(words, page) => {
+            page.show(
+                Verdict::Refused,
+                &format!("The provider answered: {words}."),
+            );
+            return Err(Error::operator(format!("the login was denied: {words}")));
+        }
+    };
+    // One attempt: a code that may have arrived is used up.
+    let stored = oauth::exchange(
+        desk.http,
+        desk.endpoints,
+        &code,
+        &proof,
+        &redirect_uri,
+        desk.now,
+    )
+    .map_err(|failure| exchange_error(&failure))
+    .and_then(|tokens| {
+        let profile = read_profile(desk, tokens.access.as_ref())?;
+        let newcomer = Newcomer {
+            name: options.name,
+            profile: &profile,
+            tokens: &tokens,
+            source: "login",
+        };
+        enrol::store_oauth(desk.config, &newcomer)
+    });
+    match stored {
+        Ok(put) => {
+            let line = told(&put);
+            page.show(Verdict::Done, &format!("maxpool has {line}."));
+            Ok(line)
+        }
+        Err(error) => {
+            page.show(Verdict::Refused, &format!("{error}."));
+            Err(error)
+        }
+    }
+}
+
+/// Reads who the tokens belong to. A profile that cannot be read costs the account its e-mail and its identity, no more.
+pub(super) fn read_profile(desk: &mut Desk<'_>, access: Option<&Secret>) -> Result<Profile> {
+    let Some(access) = access else {
+        return Ok(Profile::default());
+    };
+    match oauth::profile(desk.http, desk.endpoints, access) {
+        Ok(profile) => Ok(profile),
+        Err(why) => {
+            say(
+                desk.out,
+                &format!(
+                    "The profile could not be read ({why}), so the account is known by its name only."
+                ),
+            )?;
+            Ok(Profile::default())
+        }
+    }
+}
+
+/// Stores an API key (SPEC T4). Returns the line that says what was done.
+pub(crate) fn add_api_key(desk: &mut Desk<'_>, name: Option<&str>, key: &Secret) -> Result<String> {
+    if key.expose().is_empty() {
+        return Err(Error::operator("no key was given"));
+    }
+    if !oauth::is_sendable(key.expose()) {
+        return Err(Error::operator(
+            "that is no API key: it holds spaces or characters that no key has",
+        ));
+    }
+    if key.expose().starts_with("sk-ant-oat") || key.expose().starts_with("sk-ant-ort") {
+        say(
+            desk.out,
+            "This looks like a token of a subscription, not like an API key: the API will probably refuse it as a key.",
+        )?;
+    }
+    let put = enrol::store_key(desk.config, name, key)?;
+    Ok(match put {
+        Put::Added(name) => format!("added the API key {name}"),
+        Put::Updated(name) => format!("updated the API key {name}"),
+    })
+}
+
+/// Opens a URL with the system's own way; where there is none, the person has the URL on the screen.
+pub(crate) fn open_browser(url: &str) {
+    use std::os::unix::process::CommandExt as _;
+    let program = if cfg!(target_os = "macos") {
+        "open"
+    } else {
+        "xdg-open"
+    };
+    let mut command = Command::new(program);
+    command
+        .arg(url)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    // Ctrl-C here is not meant for the browser.
+    command.process_group(0);
+    if let Ok(mut child) = command.spawn() {
+        let reap = move || {
+            // Its result says nothing: most openers return before the page is there.
+            let _ = child.wait();
+        };
+        let _reaper = std::thread::Builder::new()
+            .stack_size(64 * 1024)
+            .spawn(reap);
+    }
+}
+
+/// `added work`, `logged in again: work`.
+pub(super) fn told(put: &Put) -> String {
+    match put {
+        Put::Added(name) => format!("added the account {name}"),
+        Put::Updated(name) => format!("updated the account {name}, which was there already"),
+    }
+}
+
+fn exchange_error(failure: &TokenFailure) -> Error {
+    let again = match failure {
+        TokenFailure::NoAnswer {
+            phase: HttpPhase::Connect,
+            ..
+        } => "check the connection and run the login again",
+        TokenFailure::NoAnswer { .. }
+        | TokenFailure::Temporary { .. }
+        | TokenFailure::Refused { .. } => "run the login again",
+    };
+    Error::upstream(format!(
+        "the login could not be finished: {}; {again}",
+        failure.why()
+    ))
+}
+
+const INTRODUCTION: &str = "Open this page in a browser and sign in. There is no account picker: the page takes the account that the browser is\n\
+signed in to. For another account sign out there first, or open the page in a private window.";
+const PASTE_HINT: &str = "If the browser is on another machine, paste the address of the page that it ends at, or the code, here.";
+/// A password, a second factor and a look for the phone.
+const LOGIN_TIME_MAX: Duration = Duration::from_secs(5 * 60);
+
+#[cfg(test)]
+#[path = "login_tests.rs"]
+mod tests;

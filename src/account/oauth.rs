@@ -1,0 +1,516 @@
+//! The OAuth wire (SPEC T1, T2): endpoints, bodies, answers, profile and usage. Speaks through [`Http`] only.
+//!
+//! No text that leaves this module holds a token, a code or a verifier: what an endpoint says is cut short, cleaned of
+//! control characters and of every secret that was in the call.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::http::{Http, HttpCall, HttpPhase, HttpReply};
+use super::token::Tokens;
+use super::{date, quota};
+use crate::config::Secret;
+use crate::config::random::base64url;
+use crate::scheduler::quota::QuotaReport;
+use crate::scheduler::time::{Now, Wall};
+
+/// Where the four endpoints of SPEC T1 are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoints {
+    /// Opened in the browser.
+    pub(crate) authorize: String,
+    /// Exchange and refresh.
+    pub(crate) token: String,
+    /// Who the account is.
+    pub(crate) profile: String,
+    /// How much of its quota is used.
+    pub(crate) usage: String,
+}
+
+impl Endpoints {
+    /// Those of SPEC T1, each replaced by its variable if that is set and not empty.
+    pub(crate) fn from_environment(variable: &dyn Fn(&str) -> Option<String>) -> Endpoints {
+        let one = |name: &str, default: &str| {
+            let set = variable(name).filter(|value| !value.is_empty());
+            set.unwrap_or_else(|| default.to_owned())
+        };
+        Endpoints {
+            authorize: one(
+                "MAXPOOL_OAUTH_AUTHORIZE_ENDPOINT",
+                "https://claude.ai/oauth/authorize",
+            ),
+            token: one(
+                "MAXPOOL_OAUTH_TOKEN_ENDPOINT",
+                "https://platform.claude.com/v1/oauth/token",
+            ),
+            profile: one(
+                "MAXPOOL_OAUTH_PROFILE_ENDPOINT",
+                "https://api.anthropic.com/api/oauth/profile",
+            ),
+            usage: one(
+                "MAXPOOL_OAUTH_USAGE_ENDPOINT",
+                "https://api.anthropic.com/api/oauth/usage",
+            ),
+        }
+    }
+}
+
+/// What proves that the one who redeems a code is the one who asked for it (RFC 7636), and a state against foreign callbacks.
+pub(crate) struct Proof {
+    /// Sent with the exchange.
+    pub(crate) verifier: Secret,
+    /// Comes back with the callback.
+    pub(crate) state: Secret,
+}
+
+impl Proof {
+    /// 32 random bytes each.
+    pub(crate) fn new() -> crate::error::Result<Proof> {
+        let random =
+            || crate::config::random::bytes::<32>().map(|bytes| Secret::new(base64url(&bytes)));
+        Ok(Proof {
+            verifier: random()?,
+            state: random()?,
+        })
+    }
+}
+
+/// RFC 7636, 4.2, method S256.
+pub(crate) fn challenge(verifier: &str) -> String {
+    base64url(&sha256(verifier.as_bytes()))
+}
+
+/// A short hash by which a token can be followed through logs without being in them.
+pub(crate) fn fingerprint(secret: &Secret) -> String {
+    base64url(&sha256(secret.expose().as_bytes())[..6])
+}
+
+/// The page to open.
+pub(crate) fn authorize_url(endpoints: &Endpoints, proof: &Proof, redirect_uri: &str) -> String {
+    let query = [
+        ("code", "true"),
+        ("client_id", CLIENT_ID),
+        ("response_type", "code"),
+        ("redirect_uri", redirect_uri),
+        ("scope", SCOPES),
+        ("code_challenge", &challenge(proof.verifier.expose())),
+        ("code_challenge_method", "S256"),
+        ("state", proof.state.expose()),
+    ];
+    let query = query.map(|(name, value)| format!("{name}={}", percent_encoded(value)));
+    let joint = if endpoints.authorize.contains('?') {
+        '&'
+    } else {
+        '?'
+    };
+    format!("{}{joint}{}", endpoints.authorize, query.join("&"))
+}
+
+/// How a call to the token endpoint failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum TokenFailure {
+    /// No answer. With [`HttpPhase::MayHaveArrived`] a single-use token may be used up.
+    NoAnswer {
+        /// How far it got.
+        phase: HttpPhase,
+        /// In words.
+        why: String,
+    },
+    /// An answer that is no verdict about the credential: 429, 5xx, or no access token in it.
+    Temporary {
+        /// `retry-after`, if it was there.
+        retry_after: Option<Duration>,
+        /// In words.
+        why: String,
+    },
+    /// 400, 401 or 403.
+    Refused {
+        /// In words.
+        why: String,
+    },
+}
+
+impl TokenFailure {
+    /// In words.
+    pub(crate) fn why(&self) -> &str {
+        match self {
+            TokenFailure::NoAnswer { why, .. }
+            | TokenFailure::Temporary { why, .. }
+            | TokenFailure::Refused { why } => why,
+        }
+    }
+}
+
+/// Redeems a refresh token: one attempt. An answer without a new refresh token keeps this one.
+pub(crate) fn refresh(
+    http: &Http,
+    endpoints: &Endpoints,
+    token: &Secret,
+    now: &dyn Fn() -> Now,
+) -> Result<Tokens, TokenFailure> {
+    let body = json!({
+        "grant_type": "refresh_token",
+        "refresh_token": token.expose(),
+        "client_id": CLIENT_ID,
+    });
+    let mut tokens = token_call(http, endpoints, &body, &[token], now)?;
+    tokens.refresh.get_or_insert_with(|| token.clone());
+    Ok(tokens)
+}
+
+/// Redeems an authorization code: one attempt.
+pub(crate) fn exchange(
+    http: &Http,
+    endpoints: &Endpoints,
+    code: &Secret,
+    proof: &Proof,
+    redirect_uri: &str,
+    now: &dyn Fn() -> Now,
+) -> Result<Tokens, TokenFailure> {
+    let body = json!({
+        "grant_type": "authorization_code",
+        "code": code.expose(),
+        "state": proof.state.expose(),
+        "client_id": CLIENT_ID,
+        "redirect_uri": redirect_uri,
+        "code_verifier": proof.verifier.expose(),
+    });
+    token_call(
+        http,
+        endpoints,
+        &body,
+        &[code, &proof.verifier, &proof.state],
+        now,
+    )
+}
+
+fn token_call(
+    http: &Http,
+    endpoints: &Endpoints,
+    body: &Value,
+    secrets: &[&Secret],
+    now: &dyn Fn() -> Now,
+) -> Result<Tokens, TokenFailure> {
+    let call = HttpCall {
+        method: "POST",
+        url: endpoints.token.clone(),
+        headers: headers([("content-type", "application/json".to_owned())]),
+        body: Some(body.to_string().into_bytes()),
+        timeout: TOKEN_TIMEOUT,
+        reply_bytes_max: REPLY_BYTES_MAX,
+    };
+    let reply = http(call).map_err(|failure| TokenFailure::NoAnswer {
+        phase: failure.phase,
+        why: format!(
+            "no answer from the token endpoint: {}",
+            cleaned(&failure.cause, secrets)
+        ),
+    })?;
+    let now = now();
+    match reply.status {
+        200..=299 => {
+            tokens_of_answer(&reply.body, now.wall).ok_or_else(|| TokenFailure::Temporary {
+                retry_after: None,
+                why: format!(
+                    "the token endpoint answered {} without an access token",
+                    reply.status
+                ),
+            })
+        }
+        status @ (400 | 401 | 403) => Err(TokenFailure::Refused {
+            why: format!(
+                "the token endpoint refused it: {status}{}",
+                said(&reply, secrets)
+            ),
+        }),
+        status => Err(TokenFailure::Temporary {
+            retry_after: reply
+                .header("retry-after")
+                .and_then(|text| date::retry_after_of_text(text, now.wall)),
+            why: format!(
+                "the token endpoint answered {status}{}",
+                said(&reply, secrets)
+            ),
+        }),
+    }
+}
+
+/// Reads the answer of SPEC T1. `None` without an access token that can be sent.
+pub(crate) fn tokens_of_answer(body: &[u8], now: Wall) -> Option<Tokens> {
+    let Ok(Value::Object(answer)) = serde_json::from_slice(body) else {
+        return None;
+    };
+    let token = |name: &str| {
+        let text = answer.get(name)?.as_str()?;
+        is_sendable(text).then(|| Secret::new(text))
+    };
+    Some(Tokens {
+        access: Some(token("access_token")?),
+        refresh: token("refresh_token"),
+        expires_at: Some(expiry_of_answer(&answer, now)),
+    })
+}
+
+/// True for what fits into a header unchanged.
+pub(crate) fn is_sendable(token: &str) -> bool {
+    !token.is_empty()
+        && token.len() <= TOKEN_BYTES_MAX
+        && token.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn expiry_of_answer(answer: &Map<String, Value>, now: Wall) -> Wall {
+    let number = |name: &str| {
+        let value = answer.get(name)?;
+        let number = value
+            .as_f64()
+            .or_else(|| value.as_str()?.trim().parse().ok())?;
+        (number.is_finite() && (0.0..1e15).contains(&number)).then_some(number)
+    };
+    if let Some(lifetime_s) = number("expires_in") {
+        return Wall(now.0.saturating_add((lifetime_s * 1000.0) as i64));
+    }
+    match number("expires_at") {
+        Some(at) if at < 1e12 => Wall((at * 1000.0) as i64),
+        Some(at) => Wall(at as i64),
+        None => now + LIFETIME_DEFAULT,
+    }
+}
+
+/// What the profile endpoint says (SPEC T1); absent parts are unknown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Profile {
+    /// `account.uuid`.
+    pub(crate) account_uuid: Option<String>,
+    /// `account.email`.
+    pub(crate) email: Option<String>,
+    /// `account.display_name`.
+    pub(crate) display_name: Option<String>,
+    /// From `account.has_claude_max` and `.has_claude_pro`.
+    pub(crate) tier: Tier,
+    /// `organization.uuid`.
+    pub(crate) org_uuid: Option<String>,
+    /// `organization.name`.
+    pub(crate) org_name: Option<String>,
+}
+
+/// What kind of subscription it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Tier {
+    /// `has_claude_max`.
+    Max,
+    /// `has_claude_pro`.
+    Pro,
+    /// Neither.
+    #[default]
+    Subscription,
+}
+
+impl Tier {
+    /// The word of `maxpool accounts`.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Tier::Max => "Max",
+            Tier::Pro => "Pro",
+            Tier::Subscription => "subscription",
+        }
+    }
+}
+
+/// Reads the profile. An error is one line for people.
+pub(crate) fn profile(
+    http: &Http,
+    endpoints: &Endpoints,
+    access: &Secret,
+) -> Result<Profile, String> {
+    let reply = get(http, &endpoints.profile, access, None)?;
+    if reply.status != 200 {
+        return Err(format!(
+            "the profile endpoint answered {}{}",
+            reply.status,
+            said(&reply, &[access])
+        ));
+    }
+    let answer: Value = serde_json::from_slice(&reply.body)
+        .map_err(|_| "the profile endpoint answered no JSON".to_owned())?;
+    let text = |object: &str, name: &str| {
+        let text = answer.get(object)?.get(name)?.as_str()?;
+        let text = cleaned(text, &[]);
+        (!text.is_empty()).then_some(text)
+    };
+    let has = |name: &str| {
+        answer.get("account").and_then(|account| account.get(name)) == Some(&Value::Bool(true))
+    };
+    Ok(Profile {
+        account_uuid: text("account", "uuid"),
+        email: text("account", "email"),
+        display_name: text("account", "display_name"),
+        tier: match (has("has_claude_max"), has("has_claude_pro")) {
+            (true, _) => Tier::Max,
+            (false, true) => Tier::Pro,
+            (false, false) => Tier::Subscription,
+        },
+        org_uuid: text("organization", "uuid"),
+        org_name: text("organization", "name"),
+    })
+}
+
+/// What a look at the usage endpoint brought (SPEC T6). None of it says anything about the account's health.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum UsageReading {
+    /// The windows.
+    Read(QuotaReport),
+    /// 429: look less often.
+    TooOften {
+        /// `retry-after`, if it was there.
+        retry_after: Option<Duration>,
+    },
+    /// Anything else, in words.
+    Failed(String),
+}
+
+/// Reads the usage endpoint once.
+pub(crate) fn usage(
+    http: &Http,
+    endpoints: &Endpoints,
+    access: &Secret,
+    now: &dyn Fn() -> Now,
+) -> UsageReading {
+    let reply = match get(http, &endpoints.usage, access, Some(OAUTH_BETA)) {
+        Ok(reply) => reply,
+        Err(why) => return UsageReading::Failed(why),
+    };
+    match reply.status {
+        200 => match quota::report_of_usage(&reply.body, now()) {
+            Some(report) => UsageReading::Read(report),
+            None => UsageReading::Failed(
+                "the usage endpoint answered nothing that can be read".to_owned(),
+            ),
+        },
+        429 => UsageReading::TooOften {
+            retry_after: reply
+                .header("retry-after")
+                .and_then(|text| date::retry_after_of_text(text, now().wall)),
+        },
+        status => UsageReading::Failed(format!(
+            "the usage endpoint answered {status}{}",
+            said(&reply, &[access])
+        )),
+    }
+}
+
+fn get(http: &Http, url: &str, access: &Secret, beta: Option<&str>) -> Result<HttpReply, String> {
+    let mut headers = headers([("authorization", format!("Bearer {}", access.expose()))]);
+    headers.extend(beta.map(|beta| ("anthropic-beta", beta.to_owned())));
+    let call = HttpCall {
+        method: "GET",
+        url: url.to_owned(),
+        headers,
+        body: None,
+        timeout: READ_TIMEOUT,
+        reply_bytes_max: REPLY_BYTES_MAX,
+    };
+    http(call).map_err(|failure| cleaned(&failure.cause, &[access]))
+}
+
+fn headers<const N: usize>(own: [(&'static str, String); N]) -> Vec<(&'static str, String)> {
+    let mut all = vec![
+        ("accept", "application/json".to_owned()),
+        ("user-agent", USER_AGENT.to_owned()),
+    ];
+    all.extend(own);
+    all
+}
+
+/// `: <what the endpoint says>`, or nothing if it says nothing readable.
+fn said(reply: &HttpReply, secrets: &[&Secret]) -> String {
+    let Ok(answer) = serde_json::from_slice::<Value>(&reply.body) else {
+        return String::new();
+    };
+    let error = answer.get("error");
+    let nested = |name: &str| {
+        error
+            .and_then(|error| error.get(name))
+            .and_then(Value::as_str)
+    };
+    let code = error.and_then(Value::as_str).or_else(|| nested("type"));
+    let text = answer
+        .get("error_description")
+        .and_then(Value::as_str)
+        .or_else(|| nested("message"));
+    let words: Vec<&str> = code.into_iter().chain(text).collect();
+    if words.is_empty() {
+        return String::new();
+    }
+    format!(" ({})", cleaned(&words.join(": "), secrets))
+}
+
+/// What others wrote, made fit for a line: no control characters, no secret of ours, not long.
+pub(crate) fn cleaned(text: &str, secrets: &[&Secret]) -> String {
+    let mut text = text.to_owned();
+    for secret in secrets {
+        if !secret.expose().is_empty() {
+            text = text.replace(secret.expose(), "[hidden]");
+        }
+    }
+    let shown = |c: char| if c.is_control() { ' ' } else { c };
+    let text: String = text
+        .trim()
+        .chars()
+        .map(shown)
+        .take(SAID_CHARS_MAX)
+        .collect();
+    text
+}
+
+/// RFC 3986 `unreserved` stays, everything else is escaped.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+fn sha256(data: &[u8]) -> [u8; 32] {
+    // The hash comes out of the TLS library's provider, which has it anyway.
+    let suites = rustls::crypto::ring::default_provider().cipher_suites;
+    let hash = suites.iter().find_map(|suite| match suite {
+        rustls::SupportedCipherSuite::Tls13(suite)
+            if suite.common.hash_provider.output_len() == 32 =>
+        {
+            Some(suite.common.hash_provider.hash(data))
+        }
+        _ => None,
+    });
+    let mut digest = [0; 32];
+    if let Some(hash) = hash {
+        digest.copy_from_slice(hash.as_ref());
+    }
+    digest
+}
+
+/// The public client of SPEC T1; it has no secret.
+const CLIENT_ID: &str = "9d1c250a-e61b-44d9-88ed-5944d1962f5e";
+const SCOPES: &str = "org:create_api_key user:profile user:inference user:sessions:claude_code user:mcp_servers user:file_upload";
+/// What an OAuth token needs to be heard by the API.
+pub(crate) const OAUTH_BETA: &str = "oauth-2025-04-20";
+/// maxpool speaks under its own name.
+pub(crate) const USER_AGENT: &str = concat!("maxpool/", env!("CARGO_PKG_VERSION"));
+/// Short enough for those who wait, long enough for a slow network: giving up on a refresh may cost the account.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_secs(15);
+const REPLY_BYTES_MAX: usize = 256 * 1024;
+/// SPEC T1: neither `expires_in` nor `expires_at`.
+const LIFETIME_DEFAULT: Duration = Duration::from_secs(3600);
+/// No credential that is known comes near.
+const TOKEN_BYTES_MAX: usize = 16 * 1024;
+const SAID_CHARS_MAX: usize = 200;
+
+#[cfg(test)]
+#[path = "oauth_tests.rs"]
+mod tests;

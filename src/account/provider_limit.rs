@@ -1,0 +1,300 @@
+//! When a provider lets an account in again (SPEC V3): read from the body of a 429, since its headers rarely say. Pure.
+//!
+//! GLM gives a code and sometimes a time in a sentence, in English or Chinese; Kimi gives a type and sometimes a number of
+//! seconds. Whatever is found, it is never more than a day away, and what cannot be understood is left to the caller.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::date;
+use super::said_time::{Announced, moment, span};
+use crate::scheduler::quota::{QuotaReport, WindowReading};
+use crate::scheduler::time::Wall;
+
+/// How long the provider that answered so will refuse: from the headers, else from the body. `None` if neither says.
+pub(crate) fn wait_of_refusal(headers: &QuotaReport, body: &[u8], now: Wall) -> Option<Duration> {
+    let is_full = |window: &&WindowReading| window.remaining.is_none_or(|left| left == 0);
+    let by_headers = headers.retry_after.or_else(|| {
+        let resets = headers
+            .windows
+            .iter()
+            .filter(is_full)
+            .filter_map(|window| window.reset);
+        let last = resets
+            .chain(headers.reset)
+            .filter(|reset| *reset > now)
+            .max()?;
+        Some(now.until(last))
+    });
+    let wait = by_headers.or_else(|| wait_of_body(body, now))?;
+    Some(wait.clamp(WAIT_MIN, WAIT_MAX))
+}
+
+/// The same from the body alone.
+pub(crate) fn wait_of_body(body: &[u8], now: Wall) -> Option<Duration> {
+    let text = String::from_utf8_lossy(&body[..body.len().min(BODY_BYTES_MAX)]);
+    let refusal = Refusal::read(&text);
+    let wait = match refusal.code {
+        Some(1302 | 1303 | 1305) => Some(MINUTE),
+        Some(1304 | 1308 | 1309 | 1310 | 1316 | 1317) => Some(refusal.told(now).unwrap_or(HOUR)),
+        _ => refusal.told(now).or(match refusal.kind.as_deref() {
+            Some("rate_limit_reached_error" | "engine_overloaded_error") => Some(MINUTE),
+            Some("exceeded_current_quota_error") => Some(HOUR),
+            _ => None,
+        }),
+    };
+    wait.map(|wait| wait.clamp(WAIT_MIN, WAIT_MAX))
+}
+
+/// The parts of an error body that matter here.
+#[derive(Debug, Default)]
+struct Refusal {
+    /// A code of GLM.
+    code: Option<u32>,
+    /// A type of Kimi.
+    kind: Option<String>,
+    /// A field that holds nothing but the time.
+    reset: Option<Value>,
+    /// All messages, lower case.
+    message: String,
+}
+
+impl Refusal {
+    fn read(text: &str) -> Refusal {
+        let mut refusal = Refusal::default();
+        let text = text.trim_start_matches('\u{feff}').trim();
+        // The first event of a stream holds the same object behind a field name.
+        let json = text
+            .lines()
+            .find_map(|line| line.strip_prefix("data:"))
+            .unwrap_or(text);
+        match serde_json::from_str::<Value>(json.trim()) {
+            Ok(document) => refusal.add(&document, NESTING_MAX),
+            Err(_) => refusal.add_message(text, 0),
+        }
+        if refusal.code.is_none() {
+            refusal.code = code_in_brackets(&refusal.message);
+        }
+        refusal
+    }
+
+    /// Collects from this object and those in it: gateways wrap the provider's error into their own.
+    fn add(&mut self, value: &Value, levels_left: u32) {
+        let Value::Object(object) = value else {
+            return;
+        };
+        for (key, value) in object {
+            match (key.as_str(), value) {
+                ("code" | "type" | "status" | "error_code", value) => self.add_code(value),
+                (
+                    "next_flush_time" | "nextFlushTime" | "reset_time" | "resetTime" | "reset_at"
+                    | "resets_at",
+                    value,
+                ) => {
+                    self.reset.get_or_insert_with(|| value.clone());
+                }
+                (
+                    "message" | "msg" | "error_description" | "detail" | "error",
+                    Value::String(text),
+                ) => {
+                    self.add_message(text, levels_left);
+                }
+                ("error" | "errors" | "data" | "base_resp" | "details", value)
+                    if levels_left > 0 =>
+                {
+                    match value {
+                        Value::Array(values) => values
+                            .iter()
+                            .for_each(|value| self.add(value, levels_left - 1)),
+                        value => self.add(value, levels_left - 1),
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A message; some gateways put the whole error in there once more, as text.
+    fn add_message(&mut self, text: &str, levels_left: u32) {
+        let inner = text
+            .find('{')
+            .and_then(|start| serde_json::from_str::<Value>(&text[start..]).ok());
+        match inner {
+            Some(inner) if levels_left > 0 => self.add(&inner, levels_left - 1),
+            _ => {
+                self.message.push_str(&text.to_lowercase());
+                self.message.push('\n');
+            }
+        }
+    }
+
+    fn add_code(&mut self, value: &Value) {
+        let number = match value {
+            Value::Number(number) => number
+                .as_u64()
+                .and_then(|number| u32::try_from(number).ok()),
+            Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        match (number, value.as_str()) {
+            (Some(code), _) if GLM_CODES.contains(&code) => self.code = self.code.or(Some(code)),
+            (None, Some(word)) if KIMI_TYPES.contains(&word) => self.kind = Some(word.to_owned()),
+            _ => {}
+        }
+    }
+
+    /// The time that the answer names, as a wait: its field, else a span, else a date or clock.
+    fn told(&self, now: Wall) -> Option<Duration> {
+        let field = self.reset.as_ref().and_then(|reset| match reset {
+            Value::Number(number) => date::reset_of_number(number.as_f64()?, now),
+            Value::String(text) => moment(text.trim().to_lowercase().as_str(), now, Announced::Yes),
+            _ => None,
+        });
+        let field = field.and_then(|reset| wait_until(reset, now));
+        field
+            .or_else(|| span_in(&self.message))
+            .or_else(|| moment_in(&self.message, now))
+    }
+}
+
+/// `[1308][usage limit …]`: how GLM's streams write a code.
+fn code_in_brackets(message: &str) -> Option<u32> {
+    message.split('[').skip(1).find_map(|part| {
+        let code = part.split(']').next()?.trim().parse().ok()?;
+        GLM_CODES.contains(&code).then_some(code)
+    })
+}
+
+/// "after 12 seconds", "try again in 2h 30m", "30秒后".
+fn span_in(message: &str) -> Option<Duration> {
+    let behind = |word: &&str| {
+        let mut places = message.match_indices(*word).map(|(at, _)| at + word.len());
+        places.find_map(|at| span(&message[at..]))
+    };
+    if let Some((wait, _)) = SPAN_FOLLOWS.iter().find_map(behind) {
+        return Some(wait);
+    }
+    numbers(message).find_map(|at| {
+        let (wait, rest) = span(&message[at..])?;
+        let is_wait = SPAN_BEFORE
+            .iter()
+            .any(|word| rest.trim_start().starts_with(word));
+        is_wait.then_some(wait)
+    })
+}
+
+/// A date or a clock: behind "reset at" and the like, else before "重置" and the like, else the latest there is.
+fn moment_in(message: &str, now: Wall) -> Option<Duration> {
+    let behind = |word: &&str| {
+        let mut places = message.match_indices(*word).map(|(at, _)| at + word.len());
+        places.find_map(|at| {
+            let text = message[at..]
+                .trim_start_matches(|c: char| c.is_whitespace() || SKIPPED.contains(c));
+            wait_until(moment(text, now, Announced::Yes)?, now)
+        })
+    };
+    if let Some(wait) = MOMENT_FOLLOWS.iter().find_map(behind) {
+        return Some(wait);
+    }
+    let dates: Vec<(usize, Wall)> = starts(message)
+        .filter_map(|at| Some((at, moment(&message[at..], now, Announced::No)?)))
+        .collect();
+    let before = |word: &&str| {
+        let place = message.find(*word)?;
+        let (_, reset) = dates.iter().rfind(|(at, _)| *at < place)?;
+        wait_until(*reset, now)
+    };
+    let latest = || {
+        dates
+            .iter()
+            .filter_map(|(_, reset)| wait_until(*reset, now))
+            .max()
+    };
+    MOMENT_BEFORE.iter().find_map(before).or_else(latest)
+}
+
+/// A time that has just passed still means "not quite yet", since clocks differ; an older one means nothing.
+fn wait_until(reset: Wall, now: Wall) -> Option<Duration> {
+    if reset > now {
+        return Some(now.until(reset));
+    }
+    (reset + JUST_PASSED > now).then_some(MINUTE)
+}
+
+/// Where numbers begin.
+fn numbers(text: &str) -> impl Iterator<Item = usize> {
+    let bytes = text.as_bytes();
+    let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
+    (0..bytes.len()).filter(move |&at| is_digit(at) && (at == 0 || !is_digit(at - 1)))
+}
+
+/// Where numbers and words begin, which is where a date may.
+fn starts(text: &str) -> impl Iterator<Item = usize> {
+    let is_word = |c: char| c.is_alphanumeric();
+    let mut before = ' ';
+    text.char_indices().filter_map(move |(at, c)| {
+        let begins = is_word(c) && (!is_word(before) || !c.is_ascii() || !before.is_ascii());
+        before = c;
+        begins.then_some(at)
+    })
+}
+
+/// The codes of SPEC V3, and others of the same table that may come with a time.
+const GLM_CODES: std::ops::RangeInclusive<u32> = 1300..=1399;
+const KIMI_TYPES: [&str; 3] = [
+    "rate_limit_reached_error",
+    "engine_overloaded_error",
+    "exceeded_current_quota_error",
+];
+const SPAN_FOLLOWS: [&str; 13] = [
+    "after ",
+    "again in ",
+    "retry in ",
+    "reset in ",
+    "resets in ",
+    "available in ",
+    "wait ",
+    "wait for ",
+    "refresh in ",
+    "refreshes in ",
+    "retry-after: ",
+    "retry after: ",
+    "recover in ",
+];
+const SPAN_BEFORE: [&str; 6] = ["后", "後", "之后", "以后", "later", "内重试"];
+const MOMENT_FOLLOWS: [&str; 17] = [
+    "next_flush_time",
+    "reset at",
+    "resets at",
+    "reset on",
+    "resets on",
+    "reset_at",
+    "reset time",
+    "refreshed at",
+    "refresh at",
+    "refreshes at",
+    "available at",
+    "again at",
+    "again after",
+    "again on",
+    "重置时间",
+    "恢复时间",
+    "刷新时间",
+];
+const MOMENT_BEFORE: [&str; 6] = ["重置", "恢复", "刷新", "更新", "解除", "再试"];
+/// Between such a word and the time.
+const SKIPPED: &str = "\"'`:：=（(为是";
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const WAIT_MIN: Duration = Duration::from_secs(1);
+/// SPEC V3: at most 24 h.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+const JUST_PASSED: Duration = Duration::from_secs(600);
+/// No error is longer; a longer body is something else.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+const NESTING_MAX: u32 = 4;
+
+#[cfg(test)]
+#[path = "provider_limit_tests.rs"]
+mod tests;

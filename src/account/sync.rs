@@ -1,0 +1,313 @@
+//! Hot sync (SPEC A7): what a freshly read config changes in the live set, as a plain value, and how it is applied.
+//!
+//! Who applies it is `run`, piece by piece, to the scheduler and to this set, so that both know the same accounts. Accounts
+//! of requests (SPEC V1) are left alone.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use super::token::Tokens;
+use super::{Account, AccountProfile, Accounts, Held, Holding, Origin, Settings, kind_of};
+use crate::config::{AccountEntry, AuthHeader, Config, Credential};
+use crate::scheduler::{AccountId, AccountSpec, Kind};
+
+/// What a config changes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Diff {
+    /// To be registered: the scheduler gives an id, then [`Accounts::insert`].
+    pub(crate) added: Vec<AccountEntry>,
+    /// To be taken out: [`Accounts::remove`]; the scheduler lets them drain.
+    pub(crate) removed: Vec<AccountId>,
+    /// To be changed: [`Accounts::update`].
+    pub(crate) changed: Vec<Change>,
+}
+
+/// One account that the config shows in another way than it is.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Change {
+    /// Which.
+    pub(crate) id: AccountId,
+    /// As it should be.
+    pub(crate) entry: AccountEntry,
+    /// The same for the scheduler.
+    pub(crate) spec: AccountSpec,
+    /// For people, such as `priority 0 -> 5`. Holds no credential.
+    pub(crate) said: Vec<String>,
+}
+
+/// What became of a credential in an update.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CredentialChange {
+    /// Tell the scheduler, so that it ends the blocks that only a new credential ends.
+    New,
+    /// As before.
+    Same,
+}
+
+/// What became of an account that a request's headers describe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OfRequest {
+    /// It is new.
+    Added(AccountId),
+    /// Its settings or its credential became others.
+    Changed(AccountId, CredentialChange),
+    /// It is as it was, or the config has an account of that name, which stays as it is.
+    Known(AccountId),
+}
+
+impl Accounts {
+    /// What `config` changes. Changes nothing by itself.
+    pub(crate) fn diff(&self, config: &Config) -> Diff {
+        let (mut left, of_requests): (Vec<_>, Vec<_>) = self
+            .all()
+            .into_iter()
+            .partition(|account| account.profile().origin == Origin::Config);
+        let mut diff = Diff::default();
+        for entry in &config.accounts {
+            let same = |account: &Arc<Account>| {
+                account.kind == kind_of(entry)
+                    && account.profile().identity().is_same(&entry.identity())
+            };
+            match left.iter().position(same) {
+                Some(at) => diff.changed.extend(change(&left.remove(at), entry, config)),
+                None => diff.added.push(entry.clone()),
+            }
+        }
+        // A name of the config outranks one that only a request's headers gave.
+        let has_name = |account: &&Arc<Account>| {
+            let profile = account.profile();
+            config
+                .accounts
+                .iter()
+                .any(|entry| *entry.name == *profile.name)
+        };
+        let outranked = of_requests.iter().filter(has_name);
+        diff.removed = left
+            .iter()
+            .chain(outranked)
+            .map(|account| account.id)
+            .collect();
+        diff
+    }
+
+    /// The settings beside the accounts; to be called before the accounts of the same config are applied.
+    pub(crate) fn set_settings(&self, config: &Config) {
+        *self
+            .settings
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Settings::of(config);
+    }
+
+    /// What the scheduler needs to know to give `entry` an id.
+    pub(crate) fn spec_of(&self, entry: &AccountEntry, origin: Origin) -> AccountSpec {
+        AccountProfile::of(entry, &self.settings(), origin).for_scheduler(kind_of(entry))
+    }
+
+    /// Registers an account under the id that the scheduler gave it.
+    pub(crate) fn insert(
+        &self,
+        id: AccountId,
+        entry: &AccountEntry,
+        origin: Origin,
+    ) -> Arc<Account> {
+        let profile = AccountProfile::of(entry, &self.settings(), origin);
+        let account = Arc::new(Account {
+            id,
+            kind: kind_of(entry),
+            profile: RwLock::new(Arc::new(profile)),
+            held: Mutex::new(Held {
+                what: Holding::of(&entry.credential),
+                flight: None,
+            }),
+            touched: AtomicU64::new((self.around.now)().mono.0),
+        });
+        self.live
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(account.clone());
+        account
+    }
+
+    /// Takes an account out; requests that hold it go on with what they have.
+    pub(crate) fn remove(&self, id: AccountId) -> Option<Arc<Account>> {
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
+        let at = live.iter().position(|account| account.id == id)?;
+        Some(live.remove(at))
+    }
+
+    /// Makes an account what `entry` says. Tokens are merged, so an entry that was read before a refresh ended does no harm.
+    pub(crate) fn update(&self, id: AccountId, entry: &AccountEntry) -> CredentialChange {
+        let Some(account) = self.get(id) else {
+            return CredentialChange::Same;
+        };
+        let profile = AccountProfile::of(entry, &self.settings(), account.profile().origin);
+        *account
+            .profile
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(profile);
+        let is_new = match (&mut account.held().what, &entry.credential) {
+            (Holding::Oauth(state), Credential::Oauth(tokens)) => {
+                state.merge_file(&Tokens::of(tokens))
+            }
+            (
+                Holding::Fixed { secret, generation },
+                Credential::ApiKey(new) | Credential::Provider(new),
+            ) if secret != new => {
+                *secret = new.clone();
+                *generation += 1;
+                true
+            }
+            _ => false,
+        };
+        if is_new {
+            CredentialChange::New
+        } else {
+            CredentialChange::Same
+        }
+    }
+
+    /// Finds or makes the account that a request's headers describe (SPEC V1). `register` gives a new one its id; it is
+    /// called with a lock of this set held, and must not ask this set anything.
+    pub(crate) fn of_request(
+        &self,
+        entry: &AccountEntry,
+        register: impl FnOnce(AccountSpec) -> AccountId,
+    ) -> OfRequest {
+        let _one_at_a_time = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(account) = self.by_name(&entry.name) else {
+            let id = register(self.spec_of(entry, Origin::Request));
+            self.insert(id, entry, Origin::Request);
+            return OfRequest::Added(id);
+        };
+        let old = account.profile();
+        if old.origin == Origin::Config {
+            return OfRequest::Known(account.id);
+        }
+        account.touch((self.around.now)().mono);
+        // A user's disable stays.
+        let entry = AccountEntry {
+            enabled: old.enabled,
+            ..entry.clone()
+        };
+        let is_same = AccountProfile::of(&entry, &self.settings(), Origin::Request) == *old
+            && !credential_differs(&account, &entry.credential);
+        if is_same {
+            return OfRequest::Known(account.id);
+        }
+        OfRequest::Changed(account.id, self.update(account.id, &entry))
+    }
+
+    /// Accounts of requests that no request has brought for a day, to be taken out. One that a user has disabled stays, or
+    /// it would come back enabled.
+    pub(crate) fn forgotten(&self) -> Vec<AccountId> {
+        let now = (self.around.now)().mono;
+        let is_forgotten = |account: &&Arc<Account>| {
+            let profile = account.profile();
+            profile.origin == Origin::Request
+                && profile.enabled
+                && now.since(account.touched()) > FORGET_AFTER
+        };
+        self.all()
+            .iter()
+            .filter(is_forgotten)
+            .map(|account| account.id)
+            .collect()
+    }
+
+    /// The dashboard and the routes switch an account before the file says so.
+    pub(crate) fn set_enabled(&self, id: AccountId, enabled: bool) {
+        if let Some(account) = self.get(id) {
+            let mut profile = account
+                .profile
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            Arc::make_mut(&mut profile).enabled = enabled;
+        }
+    }
+}
+
+fn change(account: &Account, entry: &AccountEntry, config: &Config) -> Option<Change> {
+    let old = account.profile();
+    let new = AccountProfile::of(entry, &Settings::of(config), old.origin);
+    let mut said = Vec::new();
+    let mut say = |what: &str, old: &dyn std::fmt::Display, new: &dyn std::fmt::Display| {
+        said.push(format!("{what} {old} -> {new}"));
+    };
+    if old.name != new.name {
+        say("name", &old.name, &new.name);
+    }
+    if old.enabled != new.enabled {
+        say("enabled", &old.enabled, &new.enabled);
+    }
+    if old.priority != new.priority {
+        say("priority", &old.priority, &new.priority);
+    }
+    if old.profiles != new.profiles {
+        say("profiles", &old.profiles.join(","), &new.profiles.join(","));
+    }
+    if old.upstream != new.upstream {
+        say("upstream", &old.upstream.as_str(), &new.upstream.as_str());
+    }
+    if credential_differs(account, &entry.credential) {
+        said.push("new credential".to_owned());
+    }
+    if said.is_empty() && *old != new {
+        said.push("settings".to_owned());
+    }
+    (!said.is_empty()).then(|| Change {
+        id: account.id,
+        spec: new.for_scheduler(account.kind),
+        entry: entry.clone(),
+        said,
+    })
+}
+
+fn credential_differs(account: &Account, new: &Credential) -> bool {
+    match (&account.held().what, new) {
+        (Holding::Oauth(state), Credential::Oauth(tokens)) => state.would_take(&Tokens::of(tokens)),
+        (Holding::Fixed { secret, .. }, Credential::ApiKey(new) | Credential::Provider(new)) => {
+            secret != new
+        }
+        _ => false,
+    }
+}
+
+impl AccountProfile {
+    fn of(entry: &AccountEntry, settings: &Settings, origin: Origin) -> AccountProfile {
+        let shared = |text: &String| Arc::from(text.as_str());
+        AccountProfile {
+            name: shared(&entry.name),
+            enabled: entry.enabled,
+            priority: entry.priority,
+            profiles: entry.profiles.iter().map(shared).collect(),
+            account_uuid: entry.account_uuid.as_ref().map(shared),
+            org_uuid: entry.org_uuid.as_ref().map(shared),
+            provider: shared(&entry.provider),
+            upstream: entry
+                .upstream
+                .clone()
+                .unwrap_or_else(|| settings.upstream.clone()),
+            auth_header: entry.auth_header.unwrap_or(match kind_of(entry) {
+                // SPEC P5.
+                Kind::Oauth | Kind::Provider => AuthHeader::Authorization,
+                Kind::ApiKey => AuthHeader::XApiKey,
+            }),
+            model: entry.model.as_ref().map(shared),
+            model_map: entry.model_map.clone().into(),
+            strip_beta_headers: entry.strip_beta_headers,
+            import_from: match &entry.credential {
+                Credential::Oauth(tokens) => tokens.import_from.clone(),
+                Credential::ApiKey(_) | Credential::Provider(_) => None,
+            },
+            origin,
+        }
+    }
+}
+
+/// SPEC V1: dropped after a day unused.
+const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+#[cfg(test)]
+#[path = "sync_tests.rs"]
+mod tests;

@@ -1,0 +1,126 @@
+//! Which account is which (SPEC A4): by account and organisation, else by name, never by position.
+
+/// What tells one account from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity<'a> {
+    /// The account's name.
+    pub(crate) name: &'a str,
+    /// `accountUuid`.
+    pub(crate) account_uuid: Option<&'a str>,
+    /// `orgUuid`.
+    pub(crate) org_uuid: Option<&'a str>,
+}
+
+impl Identity<'_> {
+    /// The same `accountUuid` where both have one, and the same `orgUuid` too where both have one; else the same name.
+    pub(crate) fn is_same(&self, other: &Identity<'_>) -> bool {
+        match (self.account_uuid, other.account_uuid) {
+            (Some(mine), Some(theirs)) => {
+                let organisation = match (self.org_uuid, other.org_uuid) {
+                    (Some(mine), Some(theirs)) => mine == theirs,
+                    (None, _) | (_, None) => true,
+                };
+                mine == theirs && organisation
+            }
+            (None, _) | (_, None) => self.name == other.name,
+        }
+    }
+}
+
+/// A name that nobody has: `wanted`, else `wanted (organisation)`, else `wanted-2`, `wanted-3`, …
+pub(crate) fn free_name(
+    wanted: &str,
+    organisation: Option<&str>,
+    is_taken: impl Fn(&str) -> bool,
+) -> String {
+    let plain = Some(wanted.to_owned());
+    let with_organisation = organisation.map(|organisation| format!("{wanted} ({organisation})"));
+    let numbered = (2..=u64::MAX).map(|number| format!("{wanted}-{number}"));
+    plain
+        .into_iter()
+        .chain(with_organisation)
+        .chain(numbered)
+        .find(|name| !is_taken(name))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn who(
+        name: &'static str,
+        account: &'static str,
+        organisation: &'static str,
+    ) -> Identity<'static> {
+        let given = |text: &'static str| (!text.is_empty()).then_some(text);
+        Identity {
+            name,
+            account_uuid: given(account),
+            org_uuid: given(organisation),
+        }
+    }
+
+    #[test]
+    fn a4_identity() {
+        for (rule, one, other, same) in [
+            ("same account", who("a", "u1", ""), who("b", "u1", ""), true),
+            (
+                "same account, one organisation unknown",
+                who("a", "u1", "o1"),
+                who("b", "u1", ""),
+                true,
+            ),
+            (
+                "same account and organisation",
+                who("a", "u1", "o1"),
+                who("b", "u1", "o1"),
+                true,
+            ),
+            (
+                "another organisation",
+                who("a", "u1", "o1"),
+                who("a", "u1", "o2"),
+                false,
+            ),
+            (
+                "another account of the same name",
+                who("a", "u1", ""),
+                who("a", "u2", ""),
+                false,
+            ),
+            (
+                "no account on one side, same name",
+                who("a", "u1", "o1"),
+                who("a", "", ""),
+                true,
+            ),
+            (
+                "no account on one side, another name",
+                who("a", "u1", "o1"),
+                who("b", "", "o1"),
+                false,
+            ),
+            ("names alone", who("a", "", ""), who("a", "", ""), true),
+        ] {
+            assert_eq!(one.is_same(&other), same, "{rule}");
+            assert_eq!(other.is_same(&one), same, "{rule}, the other way");
+        }
+    }
+
+    #[test]
+    fn a4_names_are_made_unique() {
+        for (wanted, organisation, taken, name) in [
+            ("a", None, vec![], "a"),
+            ("a", Some("Org"), vec![], "a"),
+            ("a", Some("Org"), vec!["a"], "a (Org)"),
+            ("a", Some("Org"), vec!["a", "a (Org)"], "a-2"),
+            ("a", None, vec!["a", "a-2"], "a-3"),
+        ] {
+            assert_eq!(
+                free_name(wanted, organisation, |name| taken.contains(&name)),
+                name
+            );
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Where a key stands in the text of the config file, for errors that name a line.
+//!
+//! serde_json keeps no positions, so the text is walked again when something is wrong. The walk copes with any text: it
+//! also has to say which key stood last before a syntax error.
+
+use std::fmt;
+
+/// One step on the way to a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Into an object.
+    Key(String),
+    /// Into a list.
+    Index(usize),
+}
+
+/// A way to a value, shown as `accounts[2].priority`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place(pub(super) Vec<Step>);
+
+impl Place {
+    /// The place one step further.
+    pub(super) fn then(&self, step: Step) -> Place {
+        let mut steps = self.0.clone();
+        steps.push(step);
+        Place(steps)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Key(key) => {
+                    if number > 0 {
+                        out.write_str(".")?;
+                    }
+                    // A key from the file may hold anything; what it holds must not disturb a terminal.
+                    write!(out, "{}", key.escape_debug())?;
+                }
+                Step::Index(index) => write!(out, "[{index}]")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The line of the key at `place`, counted from 1; of what encloses it if there is no such key. A repeated key counts where
+/// it stands last, as it does for its value.
+pub(super) fn line_of(text: &str, place: &Place) -> usize {
+    let mut best = (0, 0);
+    walk(text, |steps, offset| {
+        if steps.len() >= best.0 && place.0.starts_with(steps) {
+            best = (steps.len(), offset);
+        }
+    });
+    line_at(text, best.1)
+}
+
+/// The line of a byte, counted from 1.
+pub(super) fn line_at(text: &str, offset: usize) -> usize {
+    1 + text
+        .bytes()
+        .take(offset)
+        .filter(|&byte| byte == b'\n')
+        .count()
+}
+
+/// The key that a reader of `text` has come to at its end, for a text that is broken there.
+pub(super) fn place_at_end(text: &str) -> Place {
+    Place(walk(text, |_, _| {}))
+}
+
+/// An object or list that the walk is in.
+struct Open {
+    is_object: bool,
+    /// The key or element that the walk is at.
+    step: Option<Step>,
+    /// What comes next is a key of the object, or a further element of the list.
+    is_fresh: bool,
+}
+
+/// Calls `visit` with the way to each key and each element, and its offset. Returns the way to where the text ends.
+fn walk(text: &str, mut visit: impl FnMut(&[Step], usize)) -> Vec<Step> {
+    let bytes = text.as_bytes();
+    let mut open: Vec<Open> = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let start = at;
+        at = if bytes[at] == b'"' {
+            string_end(bytes, at)
+        } else {
+            at + 1
+        };
+        match bytes[start] {
+            b' ' | b'\t' | b'\r' | b'\n' | b':' => continue,
+            b',' => {
+                if let Some(top) = open.last_mut() {
+                    top.is_fresh = true;
+                }
+                continue;
+            }
+            b'}' | b']' => {
+                open.pop();
+                continue;
+            }
+            _ => {}
+        }
+        if let Some(top) = open.last_mut().filter(|top| top.is_fresh) {
+            top.is_fresh = false;
+            top.step = Some(match &top.step {
+                _ if top.is_object => Step::Key(unescape(text.get(start..at).unwrap_or_default())),
+                Some(Step::Index(index)) => Step::Index(index + 1),
+                Some(Step::Key(_)) | None => Step::Index(0),
+            });
+            visit(&steps(&open), start);
+        }
+        if matches!(bytes[start], b'{' | b'[') {
+            open.push(Open {
+                is_object: bytes[start] == b'{',
+                step: None,
+                is_fresh: true,
+            });
+        }
+    }
+    steps(&open)
+}
+
+fn steps(open: &[Open]) -> Vec<Step> {
+    open.iter().filter_map(|open| open.step.clone()).collect()
+}
+
+/// The offset behind the string that starts at `start`, or the end of the text.
+fn string_end(bytes: &[u8], start: usize) -> usize {
+    let mut at = start + 1;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => return at + 1,
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+    bytes.len()
+}
+
+fn unescape(quoted: &str) -> String {
+    serde_json::from_str(quoted).unwrap_or_else(|_| quoted.trim_matches('"').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"{
+  "proxy": { "host": "a,\"}]:{", "port": 1 },
+  "list": [
+    1, [2,
+    3], {"a": [],
+      "b\u0062": 4 }
+  ],
+  "proxy": {
+    "port": 2
+  }
+}"#;
+
+    fn place(text: &str) -> Place {
+        let step = |part: &str| {
+            part.parse()
+                .map_or_else(|_| Step::Key(part.to_owned()), Step::Index)
+        };
+        Place(
+            text.split('/')
+                .filter(|part| !part.is_empty())
+                .map(step)
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn a_key_is_found_on_its_line() {
+        for (way, line) in [
+            ("", 1),
+            ("list", 3),
+            ("list/0", 4),
+            ("list/1/1", 5),
+            ("list/2", 5),
+            ("list/2/a", 5),
+            ("list/2/bb", 6),
+            ("proxy/port", 9),
+            ("proxy", 8),
+            ("list/7", 3),
+            ("proxy/none", 8),
+            ("none", 1),
+        ] {
+            assert_eq!(line_of(TEXT, &place(way)), line, "{way}");
+        }
+    }
+
+    #[test]
+    fn the_last_key_before_a_break_is_known() {
+        for (text, shown) in [
+            ("", ""),
+            ("{", ""),
+            (r#"{"a": 1, "b": {"c": tru"#, "b.c"),
+            (r#"{"a": [1, {"x": 2}, {"y"#, r#"a[2].y"#),
+            (r#"{"a": {}, "b"#, "b"),
+            ("]]}}", ""),
+            (r#"{"a\u001b[31m": 1"#, r"a\u{1b}[31m"),
+            ("\"\\", ""),
+        ] {
+            assert_eq!(place_at_end(text).to_string(), shown, "{text}");
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Reads values of the config document strictly: the right type, in range, or a problem that names the key.
+//!
+//! Every key that is asked for becomes a known key; what was never asked for is reported as unknown. An absent key gives its
+//! default; `null` counts as absent only where a key may be null.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::locate::{self, Place, Step};
+use crate::error::Error;
+
+/// Longer times are read as this. No deadline can overflow, and nobody waits a hundred years.
+const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// What reading has found out so far.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    problems: Vec<(Place, String)>,
+    unknown: Vec<Place>,
+    /// Lines for people that are not about one key.
+    pub(super) notices: Vec<String>,
+}
+
+impl Findings {
+    /// All problems as one error with a line each; `None` if there are none.
+    pub(super) fn error(&self, text: &str, file: &Path) -> Option<Error> {
+        let line = |(place, problem): &(Place, String)| {
+            format!(
+                "{}:{}: {place}: {problem}",
+                file.display(),
+                locate::line_of(text, place)
+            )
+        };
+        let lines: Vec<String> = self.problems.iter().map(line).collect();
+        (!lines.is_empty()).then(|| Error::operator(lines.join("\n")))
+    }
+
+    /// The lines that a person should hear once.
+    pub(super) fn into_notices(self, text: &str, file: &Path) -> Vec<String> {
+        let line = |place: &Place| {
+            let line = locate::line_of(text, place);
+            format!(
+                "{}:{line}: unknown key {place}, kept but not used",
+                file.display()
+            )
+        };
+        self.unknown.iter().map(line).chain(self.notices).collect()
+    }
+}
+
+/// One object of the document, or the place where one could be.
+pub(super) struct Section<'a> {
+    values: Option<&'a Map<String, Value>>,
+    place: Place,
+    asked: RefCell<Vec<&'static str>>,
+    findings: &'a RefCell<Findings>,
+}
+
+impl<'a> Section<'a> {
+    /// The document itself.
+    pub(super) fn root(
+        values: &'a Map<String, Value>,
+        findings: &'a RefCell<Findings>,
+    ) -> Section<'a> {
+        Section::at(Some(values), Place::default(), findings)
+    }
+
+    fn at(
+        values: Option<&'a Map<String, Value>>,
+        place: Place,
+        findings: &'a RefCell<Findings>,
+    ) -> Section<'a> {
+        Section {
+            values,
+            place,
+            asked: RefCell::default(),
+            findings,
+        }
+    }
+
+    /// Reads the object under `key` with `read`, and notes the keys that it did not ask for.
+    pub(super) fn section<T>(&self, key: &'static str, read: impl FnOnce(&Section<'a>) -> T) -> T {
+        let values = match self.value(key) {
+            None => None,
+            Some(Value::Object(values)) => Some(values),
+            Some(other) => self.wrong_type(key, "an object", other),
+        };
+        Section::at(values, self.place_of(key), self.findings).read(read)
+    }
+
+    /// Reads each object of the list under `key` with `read`.
+    pub(super) fn list<T>(
+        &self,
+        key: &'static str,
+        read: impl Fn(usize, &Section<'a>) -> T,
+    ) -> Vec<T> {
+        let values = match self.value(key) {
+            None => return Vec::new(),
+            Some(Value::Array(values)) => values,
+            Some(other) => return self.wrong_type(key, "a list", other).unwrap_or_default(),
+        };
+        let mut read_values = Vec::with_capacity(values.len());
+        for (index, value) in values.iter().enumerate() {
+            let place = self.place_of(key).then(Step::Index(index));
+            match value {
+                Value::Object(values) => {
+                    let section = Section::at(Some(values), place, self.findings);
+                    read_values.push(section.read(|section| read(index, section)));
+                }
+                other => self
+                    .findings
+                    .borrow_mut()
+                    .problems
+                    .push((place, expected("an object", &found(other)))),
+            }
+        }
+        read_values
+    }
+
+    /// Runs `read` on this section and notes what it did not ask for.
+    pub(super) fn read<T>(self, read: impl FnOnce(&Section<'a>) -> T) -> T {
+        let value = read(&self);
+        let asked = self.asked.borrow();
+        for key in self.values.into_iter().flat_map(Map::keys) {
+            if !asked.contains(&key.as_str()) {
+                let place = self.place.then(Step::Key(key.clone()));
+                self.findings.borrow_mut().unknown.push(place);
+            }
+        }
+        value
+    }
+
+    /// A problem with the value of `key`.
+    pub(super) fn problem(&self, key: &str, text: impl Into<String>) {
+        let place = self.place_of(key);
+        self.findings
+            .borrow_mut()
+            .problems
+            .push((place, text.into()));
+    }
+
+    /// A line for people that is no problem.
+    pub(super) fn notice(&self, text: impl Into<String>) {
+        self.findings.borrow_mut().notices.push(text.into());
+    }
+
+    /// The value of `key` as it is. Makes the key a known one.
+    pub(super) fn value(&self, key: &'static str) -> Option<&'a Value> {
+        self.asked.borrow_mut().push(key);
+        self.values?.get(key)
+    }
+
+    /// `true` or `false`.
+    pub(super) fn flag(&self, key: &'static str, default: bool) -> bool {
+        match self.value(key) {
+            None => default,
+            Some(Value::Bool(flag)) => *flag,
+            Some(other) => self
+                .wrong_type(key, "true or false", other)
+                .unwrap_or(default),
+        }
+    }
+
+    /// A text with at least one character.
+    pub(super) fn text(&self, key: &'static str, default: &str) -> String {
+        match self.value(key) {
+            None => default.to_owned(),
+            Some(Value::String(text)) if !text.is_empty() => text.clone(),
+            Some(Value::String(_)) => {
+                self.problem(key, expected("a text", "an empty one"));
+                default.to_owned()
+            }
+            Some(other) => self
+                .wrong_type(key, "a text", other)
+                .unwrap_or_else(|| default.to_owned()),
+        }
+    }
+
+    /// A text that may be absent, null or empty, which are the same.
+    pub(super) fn text_if_any(&self, key: &'static str) -> Option<String> {
+        match self.value(key) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(text)) => Some(text.clone()).filter(|text| !text.is_empty()),
+            Some(other) => self.wrong_type(key, "a text", other),
+        }
+    }
+
+    /// One of several words.
+    pub(super) fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)], default: T) -> T {
+        self.word_if_any(key, words).unwrap_or(default)
+    }
+
+    /// One of several words, or nothing.
+    pub(super) fn word_if_any<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+        let quoted: Vec<String> = words
+            .iter()
+            .map(|(word, _)| format!("\"{word}\""))
+            .collect();
+        let wanted = quoted.join(" or ");
+        match self.value(key) {
+            None => None,
+            Some(Value::String(text)) => {
+                let word = words.iter().find(|(word, _)| word == text);
+                if word.is_none() {
+                    self.problem(key, expected(&wanted, "another text"));
+                }
+                word.map(|(_, value)| *value)
+            }
+            Some(other) => self.wrong_type(key, &wanted, other),
+        }
+    }
+
+    /// A time in milliseconds.
+    pub(super) fn time_ms(&self, key: &'static str, default: Duration) -> Duration {
+        self.number(key, "a time in ms, 0 or more", f64::MAX)
+            .map_or(default, time_from_ms)
+    }
+
+    /// A time in milliseconds, or null.
+    pub(super) fn time_ms_if_any(&self, key: &'static str) -> Option<Duration> {
+        match self.values.and_then(|values| values.get(key)) {
+            Some(Value::Null) => {
+                self.value(key);
+                None
+            }
+            _ => self
+                .number(key, "a time in ms, 0 or more, or null", f64::MAX)
+                .map(time_from_ms),
+        }
+    }
+
+    /// A number that weighs a term of a sum.
+    pub(super) fn weight(&self, key: &'static str, default: f64) -> f64 {
+        self.number(key, "a number, 0 or more", f64::MAX)
+            .unwrap_or(default)
+    }
+
+    /// A share of a whole.
+    pub(super) fn share(&self, key: &'static str, default: f64) -> f64 {
+        self.number(key, "a number from 0 to 1", 1.0)
+            .unwrap_or(default)
+    }
+
+    /// A count or a size.
+    pub(super) fn count(&self, key: &'static str, default: usize) -> usize {
+        let count = self.whole(key, "a whole number, 0 or more", usize::MAX as u64);
+        count.map_or(default, |count| {
+            usize::try_from(count).unwrap_or(usize::MAX)
+        })
+    }
+
+    /// A TCP port.
+    pub(super) fn port(&self, key: &'static str, default: u16) -> u16 {
+        let limit = u64::from(u16::MAX);
+        let port = self
+            .whole(key, "a port from 0 to 65535", limit)
+            .map(u16::try_from);
+        port.and_then(Result::ok).unwrap_or(default)
+    }
+
+    /// Seconds: 0, or at least `least`.
+    pub(super) fn seconds_or_off(&self, key: &'static str, least: f64) -> Option<Duration> {
+        let wanted = format!("0 (off) or at least {least} seconds");
+        let seconds = self
+            .number(key, &wanted, f64::MAX)
+            .filter(|seconds| *seconds > 0.0)?;
+        if seconds < least {
+            self.problem(key, expected(&wanted, &seconds.to_string()));
+            return None;
+        }
+        Some(time_from_ms(seconds * 1_000.0))
+    }
+
+    /// A number of any size and sign without a fraction.
+    pub(super) fn integer(&self, key: &'static str, default: i64) -> i64 {
+        let value = match self.value(key) {
+            None => return default,
+            Some(value) => value,
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "the bounds keep it exact")]
+        let from_float =
+            |float: f64| (float.fract() == 0.0 && float.abs() < 9e15).then_some(float as i64);
+        let integer = value
+            .as_i64()
+            .or_else(|| value.as_f64().and_then(from_float));
+        integer
+            .or_else(|| self.wrong_type(key, "a whole number", value))
+            .unwrap_or(default)
+    }
+
+    fn number(&self, key: &'static str, wanted: &str, limit: f64) -> Option<f64> {
+        let value = self.value(key)?;
+        let number = value
+            .as_f64()
+            .filter(|number| (0.0..=limit).contains(number));
+        number.or_else(|| self.wrong_type(key, wanted, value))
+    }
+
+    /// A whole number up to `limit`; what is larger than any number of this machine counts as the largest.
+    fn whole(&self, key: &'static str, wanted: &str, limit: u64) -> Option<u64> {
+        let value = self.value(key)?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "saturates, as wanted"
+        )]
+        let from_float =
+            |float: f64| (float >= 0.0 && float.fract() == 0.0).then_some(float as u64);
+        let whole = value
+            .as_u64()
+            .or_else(|| value.as_f64().and_then(from_float));
+        whole
+            .filter(|whole| *whole <= limit)
+            .or_else(|| self.wrong_type(key, wanted, value))
+    }
+
+    /// Notes that the value is not what it should be. Gives `None`, for a caller that goes on with a default.
+    pub(super) fn wrong_type<T>(&self, key: &str, wanted: &str, value: &Value) -> Option<T> {
+        self.problem(key, expected(wanted, &found(value)));
+        None
+    }
+
+    fn place_of(&self, key: &str) -> Place {
+        self.place.then(Step::Key(key.to_owned()))
+    }
+}
+
+/// `expected a port from 0 to 65535, found null`.
+pub(super) fn expected(wanted: &str, found: &str) -> String {
+    format!("expected {wanted}, found {found}")
+}
+
+/// What a value is, in words that give nothing secret away: of a text only that it is one.
+pub(super) fn found(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(flag) => flag.to_string(),
+        Value::Number(number) => number.to_string(),
+        Value::String(_) => "a text".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+    }
+}
+
+fn time_from_ms(ms: f64) -> Duration {
+    Duration::try_from_secs_f64(ms / 1_000.0)
+        .unwrap_or(TIME_MAX)
+        .min(TIME_MAX)
+}

@@ -1,0 +1,42 @@
+//! A value that must never be shown.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A credential. Its `Debug` prints nothing of it and it has no `Display`, so it cannot get into a log, an error or a
+/// panic message by accident; [`Secret::expose`] marks each place that uses it.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(Arc<str>);
+
+impl Secret {
+    /// Hides `text`.
+    pub(crate) fn new(text: impl Into<Arc<str>>) -> Secret {
+        Secret(text.into())
+    }
+
+    /// The text itself: for a header, the file or a comparison, and nothing else.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("[hidden]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_nothing() {
+        let shown = format!(
+            "{:?} {:#?}",
+            Secret::new("sk-ant-1"),
+            Some(Secret::new("sk-ant-2"))
+        );
+        assert!(!shown.contains("sk-ant"), "{shown}");
+    }
+}

@@ -1,0 +1,383 @@
+//! What was learned and should outlive the process (SPEC A6): quota windows and totals. No credentials.
+//!
+//! The shapes of the file are apart from the scheduler's types, so that neither changes with the other.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::atomic::{self, FileLock};
+use super::identity::Identity;
+use crate::error::{Error, Result};
+use crate::scheduler::Usage;
+use crate::scheduler::quota::{Family, WindowKind};
+use crate::scheduler::time::Wall;
+use crate::scheduler::{Learned, Source, UsageTotals, WindowSnapshot};
+
+/// The state file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct State {
+    /// When it was written, in ms since the epoch.
+    pub(crate) saved_at: i64,
+    /// One entry an account.
+    pub(crate) accounts: Vec<AccountState>,
+}
+
+/// What is known of one account.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct AccountState {
+    name: String,
+    #[serde(default)]
+    account_uuid: Option<String>,
+    #[serde(default)]
+    org_uuid: Option<String>,
+    #[serde(default)]
+    windows: Vec<WindowState>,
+    #[serde(default)]
+    totals: Totals,
+}
+
+/// One quota window; times in ms since the epoch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct WindowState {
+    /// `five_hour`, `seven_day`, `seven_day_<family>`, `tokens`, `requests` or `generic`.
+    window: String,
+    utilisation: Option<f64>,
+    limit: Option<u64>,
+    remaining: Option<u64>,
+    reset: Option<i64>,
+    learned_at: i64,
+}
+
+/// Sums over an account's life.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Totals {
+    requests: u64,
+    input_tokens: u64,
+    output_tokens: u64,
+    cache_read_tokens: u64,
+    cache_write_tokens: u64,
+    last_used: Option<i64>,
+}
+
+impl State {
+    /// What is known of the account `who`, as far as it still holds: a window that has passed is dropped, and so is a
+    /// use whose reset is not known, which could pin an account for ever.
+    pub(crate) fn of(&self, who: &Identity<'_>, now: Wall) -> Option<Learned> {
+        let found = self
+            .accounts
+            .iter()
+            .find(|account| account.identity().is_same(who))?;
+        let windows = found
+            .windows
+            .iter()
+            .filter_map(|window| window.restore(now))
+            .collect();
+        let totals = &found.totals;
+        Some(Learned {
+            windows,
+            usage: UsageTotals {
+                tokens: Usage {
+                    input: totals.input_tokens,
+                    output: totals.output_tokens,
+                    cache_read: totals.cache_read_tokens,
+                    cache_write: totals.cache_write_tokens,
+                },
+                requests: totals.requests,
+                last_used: totals.last_used.map(Wall),
+            },
+        })
+    }
+}
+
+impl AccountState {
+    /// What the file keeps of `learned`.
+    pub(crate) fn new(who: &Identity<'_>, learned: &Learned) -> AccountState {
+        let usage = &learned.usage;
+        AccountState {
+            name: who.name.to_owned(),
+            account_uuid: who.account_uuid.map(str::to_owned),
+            org_uuid: who.org_uuid.map(str::to_owned),
+            windows: learned.windows.iter().map(WindowState::new).collect(),
+            totals: Totals {
+                requests: usage.requests,
+                input_tokens: usage.tokens.input,
+                output_tokens: usage.tokens.output,
+                cache_read_tokens: usage.tokens.cache_read,
+                cache_write_tokens: usage.tokens.cache_write,
+                last_used: usage.last_used.map(|at| at.0),
+            },
+        }
+    }
+
+    fn identity(&self) -> Identity<'_> {
+        Identity {
+            name: &self.name,
+            account_uuid: self.account_uuid.as_deref(),
+            org_uuid: self.org_uuid.as_deref(),
+        }
+    }
+}
+
+impl WindowState {
+    fn new(window: &WindowSnapshot) -> WindowState {
+        WindowState {
+            window: word_of(&window.kind),
+            utilisation: window.raw.or(window.used),
+            limit: window.limit,
+            remaining: window.remaining,
+            reset: window.reset.map(|at| at.0),
+            learned_at: window.learned_at.0,
+        }
+    }
+
+    fn restore(&self, now: Wall) -> Option<WindowSnapshot> {
+        let reset = self.reset.map(Wall).filter(|reset| *reset > now)?;
+        let raw = self
+            .utilisation
+            .filter(|share| share.is_finite() && *share >= 0.0);
+        Some(WindowSnapshot {
+            kind: kind_of(&self.window)?,
+            used: raw.map(|share| share.min(1.0)),
+            raw,
+            limit: self.limit,
+            remaining: self.remaining,
+            reset: Some(reset),
+            learned_at: Wall(self.learned_at),
+            source: Source::Restored,
+        })
+    }
+}
+
+const SEVEN_DAY_OF: &str = "seven_day_";
+
+fn word_of(kind: &WindowKind) -> String {
+    match kind {
+        WindowKind::FiveHour => "five_hour".to_owned(),
+        WindowKind::SevenDay => "seven_day".to_owned(),
+        WindowKind::SevenDayFamily(family) => format!("{SEVEN_DAY_OF}{}", family.0),
+        WindowKind::Tokens => "tokens".to_owned(),
+        WindowKind::Requests => "requests".to_owned(),
+        WindowKind::Generic => "generic".to_owned(),
+    }
+}
+
+fn kind_of(word: &str) -> Option<WindowKind> {
+    Some(match word {
+        "five_hour" => WindowKind::FiveHour,
+        "seven_day" => WindowKind::SevenDay,
+        "tokens" => WindowKind::Tokens,
+        "requests" => WindowKind::Requests,
+        "generic" => WindowKind::Generic,
+        other => {
+            let family = other
+                .strip_prefix(SEVEN_DAY_OF)
+                .filter(|family| !family.is_empty())?;
+            WindowKind::SevenDayFamily(Family(family.into()))
+        }
+    })
+}
+
+/// Where the state of a config is: `maxpool.json` → `maxpool.state.json`.
+pub(crate) fn path(config: &Path) -> PathBuf {
+    match config.extension() {
+        Some(extension) if extension == "json" => config.with_extension("state.json"),
+        Some(_) | None => {
+            let mut name = config.as_os_str().to_owned();
+            name.push(".state.json");
+            PathBuf::from(name)
+        }
+    }
+}
+
+/// Reads the state. A missing or unreadable file gives an empty one; the text is the line that says so.
+pub(crate) fn load(path: &Path) -> (State, Option<String>) {
+    let parsed = atomic::read(path).and_then(|text| {
+        serde_json::from_str(&text)
+            .map_err(|error| Error::operator(format!("{}: {error}", path.display())))
+    });
+    match parsed {
+        Ok(state) => (state, None),
+        // The first start: nothing was learned yet.
+        Err(error) if error.io_kind() == Some(std::io::ErrorKind::NotFound) => {
+            (State::default(), None)
+        }
+        Err(error) => (
+            State::default(),
+            Some(format!("learned quota starts empty: {error}")),
+        ),
+    }
+}
+
+/// Writes the state, whole or not at all.
+pub(crate) fn save(path: &Path, state: &State) -> Result<()> {
+    let text = serde_json::to_string_pretty(state);
+    let text =
+        text.map_err(|error| Error::ours(format!("the state cannot be written as JSON: {error}")))?;
+    FileLock::take(path)?.replace(&(text + "\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::config::scratch::Scratch;
+
+    fn window(kind: WindowKind, raw: Option<f64>, reset: Option<i64>) -> WindowSnapshot {
+        WindowSnapshot {
+            kind,
+            used: raw.map(|raw| raw.min(1.0)),
+            raw,
+            limit: Some(10),
+            remaining: Some(3),
+            reset: reset.map(Wall),
+            learned_at: Wall(5),
+            source: Source::Answer,
+        }
+    }
+
+    fn learned(windows: Vec<WindowSnapshot>) -> Learned {
+        Learned {
+            windows,
+            usage: UsageTotals {
+                tokens: Usage {
+                    input: 1,
+                    output: 2,
+                    cache_read: 3,
+                    cache_write: 4,
+                },
+                requests: 5,
+                last_used: Some(Wall(6)),
+            },
+        }
+    }
+
+    const WHO: Identity<'_> = Identity {
+        name: "a",
+        account_uuid: Some("u"),
+        org_uuid: None,
+    };
+
+    #[test]
+    fn a6_what_was_learned_comes_back_by_identity() {
+        let scratch = Scratch::new();
+        let file = scratch.path("maxpool.state.json");
+        let family = WindowKind::SevenDayFamily(Family("opus".into()));
+        let kinds = [
+            WindowKind::FiveHour,
+            WindowKind::SevenDay,
+            family,
+            WindowKind::Tokens,
+            WindowKind::Requests,
+            WindowKind::Generic,
+        ];
+        let known = learned(
+            kinds
+                .into_iter()
+                .map(|kind| window(kind, Some(1.25), Some(100)))
+                .collect(),
+        );
+        let state = State {
+            saved_at: 50,
+            accounts: vec![AccountState::new(&WHO, &known)],
+        };
+        save(&file, &state).unwrap();
+        assert_eq!(
+            std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        let (read, notice) = load(&file);
+        assert_eq!((&read, notice), (&state, None));
+        let renamed = Identity { name: "b", ..WHO };
+        let mut restored = read.of(&renamed, Wall(99)).unwrap();
+        for window in &mut restored.windows {
+            assert_eq!(window.source, Source::Restored);
+            window.source = Source::Answer;
+        }
+        assert_eq!(restored, known);
+        assert_eq!(
+            read.of(
+                &Identity {
+                    name: "b",
+                    account_uuid: None,
+                    org_uuid: None
+                },
+                Wall(99)
+            ),
+            None
+        );
+    }
+
+    #[test]
+    fn a6_what_no_longer_holds_is_dropped() {
+        for (rule, window, stays) in [
+            (
+                "a window in force",
+                window(WindowKind::SevenDay, Some(0.5), Some(100)),
+                true,
+            ),
+            (
+                "a window that has passed",
+                window(WindowKind::SevenDay, Some(0.5), Some(99)),
+                false,
+            ),
+            (
+                "a use without a reset",
+                window(WindowKind::SevenDay, Some(0.5), None),
+                false,
+            ),
+        ] {
+            let state = State {
+                saved_at: 0,
+                accounts: vec![AccountState::new(&WHO, &learned(vec![window]))],
+            };
+            assert_eq!(
+                state.of(&WHO, Wall(99)).unwrap().windows.len(),
+                usize::from(stays),
+                "{rule}"
+            );
+        }
+    }
+
+    #[test]
+    fn a6_a_missing_or_corrupt_file_is_one_line() {
+        let scratch = Scratch::new();
+        for (what, text) in [
+            ("missing", None),
+            ("empty", Some("")),
+            ("cut", Some("{\"savedAt\": 1, \"accounts\": [{\"na")),
+            ("another shape", Some("[1]")),
+            ("wrong types", Some(r#"{"savedAt": "x", "accounts": []}"#)),
+        ] {
+            let file = scratch.path(what);
+            if let Some(text) = text {
+                std::fs::write(&file, text).unwrap();
+            }
+            let (state, notice) = load(&file);
+            assert_eq!(state, State::default());
+            let notice = notice.unwrap();
+            assert!(
+                notice.starts_with("learned quota starts empty: ") && !notice.contains('\n'),
+                "{notice}"
+            );
+        }
+    }
+
+    #[test]
+    fn a6_the_state_lies_beside_the_config() {
+        assert_eq!(
+            path(Path::new("/a/maxpool.json")),
+            Path::new("/a/maxpool.state.json")
+        );
+        assert_eq!(
+            path(Path::new("/a/pool.conf")),
+            Path::new("/a/pool.conf.state.json")
+        );
+    }
+}

@@ -1,0 +1,261 @@
+//! The requests in flight, for the dashboard and the status: a short lock at the start, at each stage and at the end of a
+//! request, and nothing at all per chunk.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use crate::scheduler::time::{Mono, Wall};
+
+/// All requests in flight.
+#[derive(Default)]
+pub(crate) struct Live {
+    table: Mutex<Table>,
+    pulse: Arc<Pulse>,
+}
+
+#[derive(Default)]
+struct Table {
+    next: u64,
+    /// In order of arrival, because keys only grow.
+    entries: BTreeMap<u64, InFlight>,
+}
+
+/// What is known when a request begins.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct RequestMeta {
+    /// When, for its age.
+    pub(crate) since: Mono,
+    /// When, for people.
+    pub(crate) at: Wall,
+    /// `POST`.
+    pub(crate) method: Arc<str>,
+    /// The path without its query.
+    pub(crate) path: Arc<str>,
+    /// The session's tag.
+    pub(crate) session: Option<Arc<str>>,
+    /// The model that was asked for.
+    pub(crate) model: Option<Arc<str>>,
+}
+
+/// Where a request is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum Stage {
+    /// Its body is being read.
+    #[default]
+    Receiving,
+    /// It waits for an account.
+    Queued,
+    /// A connection is being made or the request is being sent.
+    Connecting,
+    /// The upstream has it and has not answered.
+    Waiting,
+    /// The answer is on its way to the client.
+    Streaming,
+}
+
+impl Stage {
+    /// For people and for the status.
+    #[must_use]
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Stage::Receiving => "receiving",
+            Stage::Queued => "queued",
+            Stage::Connecting => "connecting",
+            Stage::Waiting => "waiting",
+            Stage::Streaming => "streaming",
+        }
+    }
+}
+
+/// One request in flight.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct InFlight {
+    /// Unique while the program runs, growing.
+    pub(crate) id: u64,
+    /// What it is.
+    pub(crate) meta: RequestMeta,
+    /// Where it is.
+    pub(crate) stage: Stage,
+    /// Who serves it now.
+    pub(crate) account: Option<Arc<str>>,
+}
+
+/// A request's own line in the table; dropping it takes the line out.
+pub(crate) struct Tracked {
+    live: Arc<Live>,
+    id: u64,
+}
+
+impl Live {
+    /// Enters a request.
+    #[must_use]
+    pub(crate) fn begin(self: &Arc<Live>, meta: RequestMeta) -> Tracked {
+        let id = {
+            let mut table = self.lock();
+            let id = table.next;
+            table.next += 1;
+            table.entries.insert(
+                id,
+                InFlight {
+                    id,
+                    meta,
+                    stage: Stage::default(),
+                    account: None,
+                },
+            );
+            id
+        };
+        self.pulse.beat();
+        Tracked {
+            live: Arc::clone(self),
+            id,
+        }
+    }
+
+    /// A copy of the table, oldest first, at most `most` of them.
+    #[must_use]
+    pub(crate) fn list(&self, most: usize) -> Vec<InFlight> {
+        self.lock().entries.values().take(most).cloned().collect()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub(crate) fn len(&self) -> usize {
+        self.lock().entries.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How the dashboard hears of a change.
+    #[must_use]
+    pub(crate) fn pulse(&self) -> &Arc<Pulse> {
+        &self.pulse
+    }
+
+    fn change(&self, id: u64, with: impl FnOnce(&mut InFlight)) {
+        if let Some(entry) = self.lock().entries.get_mut(&id) {
+            with(entry);
+        }
+        self.pulse.beat();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tracked {
+    /// The request has come to `stage`.
+    pub(crate) fn stage(&self, stage: Stage) {
+        self.live.change(self.id, |entry| entry.stage = stage);
+    }
+
+    /// The request is now with `account`, or with none.
+    pub(crate) fn account(&self, account: Option<Arc<str>>) {
+        self.live.change(self.id, |entry| entry.account = account);
+    }
+
+    /// What the body told: its session and its model.
+    pub(crate) fn describe(&self, session: Option<Arc<str>>, model: Option<Arc<str>>) {
+        self.live.change(self.id, |entry| {
+            entry.meta.session = session;
+            entry.meta.model = model;
+        });
+    }
+
+    /// The request's number, growing with each.
+    #[must_use]
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.live.lock().entries.remove(&self.id);
+        self.live.pulse.beat();
+    }
+}
+
+/// Tells one sleeping reader that something changed, once for each time that it asked.
+///
+/// The reader calls [`Pulse::arm`], then reads, then sleeps. Who changes something changes it first and then calls
+/// [`Pulse::beat`]. So a change is either seen by the read or wakes the sleep, and a thousand changes cost one wake-up.
+#[derive(Default)]
+pub(crate) struct Pulse {
+    armed: AtomicBool,
+    wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl Pulse {
+    /// Sets what wakes the reader; it must not block. The first one stays.
+    pub(crate) fn connect(&self, wake: Box<dyn Fn() + Send + Sync>) {
+        // A second dashboard in one process would be our own mistake; it just gets no wake-ups.
+        let _ = self.wake.set(wake);
+    }
+
+    /// From now on the next change wakes the reader.
+    pub(crate) fn arm(&self) {
+        self.armed.store(true, SeqCst);
+    }
+
+    /// Something has changed.
+    pub(crate) fn beat(&self) {
+        if self.armed.load(SeqCst)
+            && self.armed.swap(false, SeqCst)
+            && let Some(wake) = self.wake.get()
+        {
+            wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[test]
+    fn a_request_is_listed_while_its_guard_lives() {
+        let live = Arc::new(Live::default());
+        let first = live.begin(RequestMeta::default());
+        let second = live.begin(RequestMeta::default());
+        first.stage(Stage::Streaming);
+        first.account(Some("work".into()));
+        let list = live.list(10);
+        assert_eq!(list.len(), 2);
+        assert_eq!(list[0].stage, Stage::Streaming);
+        assert_eq!(list[0].account.as_deref(), Some("work"));
+        assert_eq!(live.list(1)[0].id, first.id());
+        drop(first);
+        assert_eq!(live.list(10)[0].id, second.id());
+        drop(second);
+        assert!(live.is_empty());
+    }
+
+    #[test]
+    fn a_pulse_wakes_once_for_each_time_it_was_armed() {
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let pulse = Pulse::default();
+        pulse.beat();
+        let counted = Arc::clone(&wakes);
+        pulse.connect(Box::new(move || {
+            counted.fetch_add(1, SeqCst);
+        }));
+        pulse.beat();
+        assert_eq!(wakes.load(SeqCst), 0, "nobody had asked");
+        pulse.arm();
+        pulse.beat();
+        pulse.beat();
+        assert_eq!(wakes.load(SeqCst), 1);
+        pulse.arm();
+        pulse.beat();
+        assert_eq!(wakes.load(SeqCst), 2);
+    }
+}

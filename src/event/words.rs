@@ -1,0 +1,272 @@
+//! One word for each value of the scheduler's enums: the log, the status, the metrics and the explanations use the same ones.
+
+use crate::scheduler::quota::{Verdict, WindowKind};
+use crate::scheduler::{
+    BlockReason, ExplainedVerdict, Kind, PassedOver, RefusalReason, Scope, Source, Status, Tier,
+};
+use crate::scheduler::{WaitCause, Why};
+
+/// All kinds of accounts, in the order of their counters.
+pub(crate) const KINDS: [Kind; 3] = [Kind::Oauth, Kind::ApiKey, Kind::Provider];
+
+/// The word of the config's `type`.
+pub(crate) fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Oauth => "oauth",
+        Kind::ApiKey => "apikey",
+        Kind::Provider => "provider",
+    }
+}
+
+/// The words of P1.
+pub(crate) fn status(status: Status) -> &'static str {
+    match status {
+        Status::Active => "active",
+        Status::Throttled => "throttled",
+        Status::Exhausted => "exhausted",
+        Status::Error => "error",
+    }
+}
+
+/// The words of S4; `unknown` without a weekly value.
+pub(crate) fn tier(tier: Option<Tier>) -> &'static str {
+    match tier {
+        None => "unknown",
+        Some(Tier::Normal) => "normal",
+        Some(Tier::Soft) => "soft",
+        Some(Tier::Reserve) => "reserve",
+        Some(Tier::Critical) => "critical",
+        Some(Tier::Exhausted) => "exhausted",
+    }
+}
+
+/// As the upstream writes it.
+pub(crate) fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allowed => "allowed",
+        Verdict::AllowedWarning => "allowed_warning",
+        Verdict::Rejected => "rejected",
+    }
+}
+
+/// As the upstream's claims name it.
+pub(crate) fn window(window: &WindowKind) -> String {
+    match window {
+        WindowKind::FiveHour => "five_hour".into(),
+        WindowKind::SevenDay => "seven_day".into(),
+        WindowKind::SevenDayFamily(family) => format!("seven_day_{}", family.0),
+        WindowKind::Tokens => "tokens".into(),
+        WindowKind::Requests => "requests".into(),
+        WindowKind::Generic => "generic".into(),
+    }
+}
+
+/// Where a window was learned.
+pub(crate) fn source(source: Source) -> &'static str {
+    match source {
+        Source::Answer => "answer",
+        Source::Probe => "probe",
+        Source::Restored => "state file",
+    }
+}
+
+/// Reasons of blocks, all of them, as the metrics label them.
+pub(crate) const BLOCK_REASONS: [&str; 10] = [
+    "quota",
+    "server_side",
+    "overloaded",
+    "server_error",
+    "network",
+    "forbidden",
+    "credential_refused",
+    "needs_login",
+    "refresh_failed",
+    "refresh_network",
+];
+
+/// The word of a block's reason; the window of a quota block stands beside it, see [`block_window`].
+pub(crate) fn block_reason(reason: &BlockReason) -> &'static str {
+    match reason {
+        BlockReason::Quota(_) => "quota",
+        BlockReason::ServerSide => "server_side",
+        BlockReason::Overloaded => "overloaded",
+        BlockReason::ServerError => "server_error",
+        BlockReason::Network => "network",
+        BlockReason::Forbidden => "forbidden",
+        BlockReason::CredentialRefused => "credential_refused",
+        BlockReason::NeedsLogin => "needs_login",
+        BlockReason::RefreshFailed => "refresh_failed",
+        BlockReason::RefreshNetwork => "refresh_network",
+    }
+}
+
+/// The window behind a quota block, if the upstream named one.
+pub(crate) fn block_window(reason: &BlockReason) -> Option<String> {
+    match reason {
+        BlockReason::Quota(named) => named.as_ref().map(window),
+        BlockReason::ServerSide
+        | BlockReason::Overloaded
+        | BlockReason::ServerError
+        | BlockReason::Network
+        | BlockReason::Forbidden
+        | BlockReason::CredentialRefused
+        | BlockReason::NeedsLogin
+        | BlockReason::RefreshFailed
+        | BlockReason::RefreshNetwork => None,
+    }
+}
+
+/// A block's reason for people.
+pub(crate) fn block_phrase(reason: &BlockReason) -> String {
+    match reason {
+        BlockReason::Quota(Some(WindowKind::FiveHour)) => "five-hour limit reached".into(),
+        BlockReason::Quota(Some(WindowKind::SevenDay)) => "weekly limit reached".into(),
+        BlockReason::Quota(Some(WindowKind::SevenDayFamily(family))) => {
+            format!("weekly limit of {} reached", family.0)
+        }
+        BlockReason::Quota(Some(WindowKind::Tokens)) => "token limit reached".into(),
+        BlockReason::Quota(Some(WindowKind::Requests)) => "request limit reached".into(),
+        BlockReason::Quota(Some(WindowKind::Generic) | None) => "limit reached".into(),
+        BlockReason::ServerSide => "set aside: the API limits for a moment".into(),
+        BlockReason::Overloaded => "set aside: the API is overloaded".into(),
+        BlockReason::ServerError => "cooldown after a server error".into(),
+        BlockReason::Network => "cooldown after a network failure".into(),
+        BlockReason::Forbidden => "credential forbidden".into(),
+        BlockReason::CredentialRefused => "credential refused".into(),
+        BlockReason::NeedsLogin => "needs login".into(),
+        BlockReason::RefreshFailed => "token refresh failed".into(),
+        BlockReason::RefreshNetwork => "token endpoint not reached".into(),
+    }
+}
+
+/// The model family that a block is for; absent when it is for all.
+pub(crate) fn scope(scope: &Scope) -> Option<&str> {
+    match scope {
+        Scope::Account => None,
+        Scope::Family(family) => Some(&family.0),
+    }
+}
+
+/// The classes of waiting (Q1).
+pub(crate) fn wait_cause(cause: WaitCause) -> &'static str {
+    match cause {
+        WaitCause::Quota => "quota",
+        WaitCause::Weekly => "weekly",
+        WaitCause::Capacity => "capacity",
+        WaitCause::Network => "network",
+    }
+}
+
+/// Why an account was passed over, for people.
+pub(crate) fn passed_over(reason: &PassedOver) -> String {
+    match reason {
+        PassedOver::Disabled => "disabled".into(),
+        PassedOver::Leaving => "removed, finishing its requests".into(),
+        PassedOver::OtherProfile => "not in this profile".into(),
+        PassedOver::SignedThinking => "a provider cannot take signed thinking".into(),
+        PassedOver::NotPinned => "the request belongs to another account".into(),
+        PassedOver::AlreadyTried => "already tried by this request".into(),
+        PassedOver::Blocked(reason) => block_phrase(reason),
+        PassedOver::WindowFull(kind) => match kind {
+            WindowKind::FiveHour => "five-hour window at the switch threshold".into(),
+            WindowKind::SevenDay
+            | WindowKind::SevenDayFamily(_)
+            | WindowKind::Tokens
+            | WindowKind::Requests
+            | WindowKind::Generic => format!("{} at the switch threshold", window(kind)),
+        },
+        PassedOver::WeekExhausted => "week used up".into(),
+        PassedOver::FamilyExhausted(family) => format!("week of {} used up", family.0),
+        PassedOver::OverageInUse => "paid extra usage is in use".into(),
+        PassedOver::BeingLooked => "another request looks whether its limit still holds".into(),
+        PassedOver::AccountFull => "as many requests as one account may have".into(),
+        PassedOver::PoolFull => "as many requests as all accounts may have".into(),
+        PassedOver::Ramping => "takes over requests one by one".into(),
+        PassedOver::BreakerOpen => "breaker open".into(),
+        PassedOver::BreakerProbing => "breaker: one request probes".into(),
+        PassedOver::BreakerPacing => "breaker: requests follow one by one".into(),
+    }
+}
+
+/// The same in at most eight letters or so, for a narrow column that also holds a countdown.
+pub(crate) fn passed_over_short(reason: &PassedOver) -> String {
+    match reason {
+        PassedOver::Disabled => "disabled".into(),
+        PassedOver::Leaving => "leaving".into(),
+        PassedOver::OtherProfile
+        | PassedOver::SignedThinking
+        | PassedOver::NotPinned
+        | PassedOver::AlreadyTried => "not for this".into(),
+        PassedOver::Blocked(reason) => block_short(reason).into(),
+        PassedOver::WindowFull(WindowKind::FiveHour) => "5h full".into(),
+        PassedOver::WindowFull(WindowKind::SevenDay | WindowKind::SevenDayFamily(_)) => {
+            "week full".into()
+        }
+        PassedOver::WindowFull(WindowKind::Tokens | WindowKind::Requests | WindowKind::Generic) => {
+            "limit".into()
+        }
+        PassedOver::WeekExhausted => "weekly".into(),
+        PassedOver::FamilyExhausted(family) => format!("no {}", family.0),
+        PassedOver::OverageInUse => "overage".into(),
+        PassedOver::BeingLooked => "checking".into(),
+        PassedOver::AccountFull => "full".into(),
+        PassedOver::PoolFull => "pool full".into(),
+        PassedOver::Ramping => "ramping".into(),
+        PassedOver::BreakerOpen | PassedOver::BreakerProbing | PassedOver::BreakerPacing => {
+            "breaker".into()
+        }
+    }
+}
+
+fn block_short(reason: &BlockReason) -> &'static str {
+    match reason {
+        BlockReason::Quota(Some(WindowKind::SevenDay | WindowKind::SevenDayFamily(_))) => "weekly",
+        BlockReason::Quota(_) => "limited",
+        BlockReason::ServerSide => "aside",
+        BlockReason::Overloaded => "overload",
+        BlockReason::ServerError => "cooldown",
+        BlockReason::Network => "offline",
+        BlockReason::Forbidden => "forbidden",
+        BlockReason::CredentialRefused => "key refused",
+        BlockReason::NeedsLogin => "needs login",
+        BlockReason::RefreshFailed | BlockReason::RefreshNetwork => "refresh",
+    }
+}
+
+/// By which rule an account was chosen.
+pub(crate) fn why(why: Why) -> &'static str {
+    match why {
+        Why::Pinned => "pinned",
+        Why::Thread => "thread",
+        Why::Preferred => "preferred",
+        Why::Home => "home",
+        Why::Current => "current",
+        Why::Score(_) => "score",
+    }
+}
+
+/// What becomes of a request, in one word.
+pub(crate) fn explained(verdict: &ExplainedVerdict) -> &'static str {
+    match verdict {
+        ExplainedVerdict::Chosen(_, rule) => why(*rule),
+        ExplainedVerdict::Wait(cause, _) => match cause {
+            WaitCause::Quota => "waits: quota",
+            WaitCause::Weekly => "waits: weekly",
+            WaitCause::Capacity => "waits: capacity",
+            WaitCause::Network => "waits: network",
+        },
+        ExplainedVerdict::Refuse(reason) => match reason {
+            RefusalReason::NoAccount => "refused: no account",
+            RefusalReason::UnknownProfile => "refused: no account has this profile",
+            RefusalReason::NoneEnabled => "refused: all accounts are disabled",
+            RefusalReason::Limited(_) => "refused: all accounts are limited",
+            RefusalReason::CredentialsOnly(_) => "refused: no account has a working credential",
+            RefusalReason::QueueFull => "refused: the queue is full",
+            RefusalReason::TooLargeToHold(_) => "refused: too large to hold",
+            RefusalReason::ThinkingNeedsClaude => "refused: signed thinking needs a Claude account",
+            RefusalReason::ThreadElsewhere => "refused: the thread's account cannot serve",
+            RefusalReason::Draining => "refused: going away",
+            RefusalReason::AttemptsExhausted => "refused: as many attempts as allowed were made",
+        },
+    }
+}

@@ -1,0 +1,70 @@
+//! Signals as values: each is a byte in a pipe of its own, read by the one thread that waits for them.
+
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
+
+use crate::net::wait::poll_for;
+
+/// What the process is told from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Signal {
+    /// SIGTERM: finish what runs, then end.
+    Terminate,
+    /// SIGINT: the same.
+    Interrupt,
+    /// SIGHUP: read the config again; on a terminal, end.
+    HangUp,
+    /// SIGUSR2: restart without losing a connection.
+    Restart,
+}
+
+/// The pipes of all signals.
+pub(crate) struct Signals {
+    pipes: Vec<(Signal, UnixStream)>,
+}
+
+impl Signals {
+    /// Takes over the signals of this process.
+    ///
+    /// # Errors
+    /// No descriptors are left, or the system refuses.
+    pub(crate) fn take() -> io::Result<Signals> {
+        let wanted = [
+            (Signal::Terminate, SIGTERM),
+            (Signal::Interrupt, SIGINT),
+            (Signal::HangUp, SIGHUP),
+            (Signal::Restart, SIGUSR2),
+        ];
+        let mut pipes = Vec::with_capacity(wanted.len());
+        for (signal, number) in wanted {
+            let (read, write) = UnixStream::pair()?;
+            read.set_nonblocking(true)?;
+            signal_hook::low_level::pipe::register(number, write)?;
+            pipes.push((signal, read));
+        }
+        Ok(Signals { pipes })
+    }
+
+    /// The next signal, or nothing within `limit`. Two of a kind that come together may count as one.
+    pub(crate) fn wait(&self, limit: Duration) -> Option<Signal> {
+        let mut fds: Vec<PollFd<'_>> = self
+            .pipes
+            .iter()
+            .map(|(_, pipe)| PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN))
+            .collect();
+        if !poll_for(&mut fds, limit) {
+            return None;
+        }
+        let ready = fds.iter().position(|fd| !fd.revents().is_empty())?;
+        let (signal, pipe) = &self.pipes[ready];
+        let mut reader: &UnixStream = pipe;
+        // One byte a signal; what else came stays for the next call.
+        reader.read_exact(&mut [0]).ok()?;
+        Some(*signal)
+    }
+}

@@ -1,0 +1,608 @@
+//! The dashboard's terminal: raw input, the alternate screen, and a way back on every way out.
+//!
+//! One thread polls the terminal and a pipe. It draws when something has changed, at most ten times a second, and only the lines that
+//! differ; it looks at the clock again when a countdown ends, at most once a minute while nothing is in flight. Output is non-blocking: a
+//! terminal that does not take it holds up this thread's next frame and nothing else. The terminal is restored by [`restore`], which
+//! [`Dashboard`]'s end, the panic hook and a stop by job control call; calling it twice does nothing.
+
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Mode, OFlags};
+use rustix::termios::{self, InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios};
+use signal_hook::consts::{SIGCONT, SIGTSTP, SIGWINCH};
+
+use crate::clock;
+use crate::event::Pulse;
+use crate::net::wait::poll_for;
+use crate::report::keys::{Key, Keys};
+use crate::report::screen::line::{Inks, Signs, Style};
+use crate::report::screen::{self, Size, View};
+use crate::report::ui::{Action, Seat, Ui};
+use crate::scheduler::time::Mono;
+
+/// What the dashboard shows and does.
+pub(crate) struct Parts {
+    /// The facts of this moment. Called on the dashboard's thread, at most ten times a second.
+    pub(crate) look: Box<dyn FnMut() -> View + Send>,
+    /// Does what the user has confirmed, and tells in a line what came of it. Called on the dashboard's thread: what takes long is
+    /// to be handed on.
+    pub(crate) act: Box<dyn FnMut(Action) -> Option<String> + Send>,
+    /// Beats when something has changed.
+    pub(crate) pulse: Arc<Pulse>,
+    /// Whose dashboard it is.
+    pub(crate) seat: Seat,
+}
+
+/// A running dashboard. Dropping it gives the terminal back.
+pub(crate) struct Dashboard {
+    quit: Arc<AtomicBool>,
+    wake: UnixStream,
+    done: Receiver<()>,
+}
+
+/// Two frames are at least this far apart.
+const FRAME_EVERY: Duration = Duration::from_millis(100);
+/// An escape byte that nothing follows for this long is the key.
+const ESCAPE_ALONE: Duration = Duration::from_millis(50);
+/// How long the end waits for the last frame.
+const FINISH_MAX: Duration = Duration::from_millis(500);
+
+const ENTER: &[u8] = b"\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[?2004h\x1b[H\x1b[2J";
+const LEAVE: &[u8] = b"\x1b[?2026l\x1b[?2004l\x1b[?7h\x1b[?25h\x1b[0m\x1b[?1049l";
+/// Synchronized update: a terminal that knows it shows the frame at once, the others ignore it.
+const FRAME_BEGIN: &str = "\x1b[?2026h";
+const FRAME_END: &str = "\x1b[?2026l";
+
+impl Dashboard {
+    /// Takes over the terminal.
+    ///
+    /// # Errors
+    /// There is no terminal, it is of a kind without cursor movement, or this process is in its background: the plain log is
+    /// the right thing then.
+    pub(crate) fn start(parts: Parts) -> io::Result<Dashboard> {
+        let tty = open()?;
+        let (read, write) = UnixStream::pair()?;
+        read.set_nonblocking(true)?;
+        write.set_nonblocking(true)?;
+        let signals = Signals::take(&write)?;
+        let beat = write.try_clone()?;
+        parts.pulse.connect(Box::new(move || knock(&beat)));
+        enter(&tty)?;
+        install_panic_hook();
+        let quit = Arc::new(AtomicBool::new(false));
+        let (finished, done) = crossbeam_channel::bounded(1);
+        let mut face = Face {
+            tty,
+            wake: read,
+            signals,
+            quit: Arc::clone(&quit),
+            parts,
+            style: style_of_environment(&|name| std::env::var(name).ok()),
+            utc_offset_s: utc_offset_s(),
+            ui: Ui::default(),
+            keys: Keys::default(),
+            canvas: Canvas::default(),
+        };
+        face.ui = Ui::new(face.parts.seat);
+        let spawned = thread::Builder::new()
+            .name("dashboard".into())
+            .stack_size(512 * 1024)
+            .spawn(move || {
+                face.run();
+                drop(finished);
+            });
+        if let Err(error) = spawned {
+            restore();
+            return Err(error);
+        }
+        Ok(Dashboard {
+            quit,
+            wake: write,
+            done,
+        })
+    }
+
+    /// Whether its thread has ended by itself: the terminal is gone.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(
+            self.done.try_recv(),
+            Err(crossbeam_channel::TryRecvError::Disconnected)
+        )
+    }
+}
+
+impl Drop for Dashboard {
+    fn drop(&mut self) {
+        self.quit.store(true, SeqCst);
+        knock(&self.wake);
+        // A terminal that takes nothing must not keep the process.
+        let _ = self.done.recv_timeout(FINISH_MAX);
+        restore();
+    }
+}
+
+fn knock(mut pipe: &UnixStream) {
+    // A full pipe has woken the reader already.
+    let _ = pipe.write(&[0]);
+}
+
+/// The terminal signals, as flags beside the pipe that they knock at.
+struct Signals {
+    resized: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
+    continued: Arc<AtomicBool>,
+}
+
+impl Signals {
+    fn take(pipe: &UnixStream) -> io::Result<Signals> {
+        let flag = |signal| {
+            let flag = Arc::new(AtomicBool::new(false));
+            // The flag first, so that it is set when the pipe knocks.
+            signal_hook::flag::register(signal, Arc::clone(&flag))?;
+            signal_hook::low_level::pipe::register(signal, pipe.try_clone()?)?;
+            io::Result::Ok(flag)
+        };
+        Ok(Signals {
+            resized: flag(SIGWINCH)?,
+            stopped: flag(SIGTSTP)?,
+            continued: flag(SIGCONT)?,
+        })
+    }
+}
+
+/// What is needed to give the terminal back, while it is taken.
+static TAKEN: Mutex<Option<Taken>> = Mutex::new(None);
+
+struct Taken {
+    tty: OwnedFd,
+    before: Termios,
+}
+
+/// Gives the terminal back as it was found, if it is taken. Never blocks: it is called from a panic hook, too.
+pub(crate) fn restore() {
+    let mut slot = match TAKEN.try_lock() {
+        Ok(slot) => slot,
+        Err(TryLockError::Poisoned(slot)) => slot.into_inner(),
+        Err(TryLockError::WouldBlock) => return,
+    };
+    if let Some(taken) = slot.take() {
+        // Nothing can be done about a terminal that is gone.
+        let _ = rustix::io::write(&taken.tty, LEAVE);
+        let _ = termios::tcsetattr(&taken.tty, OptionalActions::Now, &taken.before);
+    }
+}
+
+/// The terminal that this process belongs to.
+fn open() -> io::Result<OwnedFd> {
+    let term = std::env::var("TERM").unwrap_or_default();
+    if term.is_empty() || term == "dumb" {
+        return Err(io::Error::other("TERM says that the terminal cannot draw"));
+    }
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let tty = rustix::fs::open("/dev/tty", flags, Mode::empty())?;
+    if termios::tcgetpgrp(&tty)? != rustix::process::getpgrp() {
+        // Changing the modes from the background would stop the process.
+        return Err(io::Error::other(
+            "this process is in the background of its terminal",
+        ));
+    }
+    Ok(tty)
+}
+
+/// Switches off echo and line editing; signals by keys stay, so that Ctrl-C and Ctrl-Z mean what they always do.
+fn enter(tty: &OwnedFd) -> io::Result<()> {
+    let mut slot = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = match slot.take() {
+        Some(taken) => taken.before,
+        None => termios::tcgetattr(tty)?,
+    };
+    let mut raw = before.clone();
+    raw.local_modes
+        .remove(LocalModes::ICANON | LocalModes::ECHO | LocalModes::IEXTEN);
+    raw.input_modes.remove(InputModes::IXON);
+    raw.special_codes[SpecialCodeIndex::VMIN] = 1;
+    raw.special_codes[SpecialCodeIndex::VTIME] = 0;
+    termios::tcsetattr(tty, OptionalActions::Now, &raw)?;
+    *slot = Some(Taken {
+        tty: tty.try_clone()?,
+        before,
+    });
+    // What does not go out now is part of the first frame's trouble, too.
+    let _ = rustix::io::write(tty, ENTER);
+    Ok(())
+}
+
+/// Something else has written on the terminal.
+static SPOILED: AtomicBool = AtomicBool::new(false);
+
+/// A panic anywhere is told on a terminal that can show it. Installed once; later dashboards find it.
+fn install_panic_hook() {
+    static INSTALLED: AtomicBool = AtomicBool::new(false);
+    if INSTALLED.swap(true, SeqCst) {
+        return;
+    }
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // These two threads' panics end the dashboard. Others are caught; their text stands on the screen until it is drawn anew.
+        if matches!(thread::current().name(), Some("dashboard" | "main")) {
+            restore();
+        }
+        before(panic);
+        SPOILED.store(true, SeqCst);
+    }));
+}
+
+/// Colours unless `NO_COLOR` is set; block elements where the locale is UTF-8.
+fn style_of_environment(var: &dyn Fn(&str) -> Option<String>) -> Style {
+    let set = |name: &str| var(name).filter(|value| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+        .into_iter()
+        .find_map(set)
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    let utf8 = locale.contains("utf-8") || locale.contains("utf8");
+    Style {
+        inks: if set("NO_COLOR").is_some() {
+            Inks::None
+        } else {
+            Inks::Colour
+        },
+        signs: if utf8 { Signs::Unicode } else { Signs::Ascii },
+    }
+}
+
+/// Seconds east of UTC, asked of the system's own `date`; without one the times are UTC.
+fn utc_offset_s() -> i64 {
+    let date = Command::new("date")
+        .arg("+%z")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    date.ok()
+        .and_then(|output| parse_offset(&output.stdout))
+        .unwrap_or(0)
+}
+
+/// `+0530`.
+fn parse_offset(text: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(text).ok()?.trim();
+    let (sign, digits) = match text.as_bytes().first()? {
+        b'+' => (1, &text[1..]),
+        b'-' => (-1, &text[1..]),
+        _ => return None,
+    };
+    if digits.len() != 4 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let (hours, minutes) = digits.split_at(2);
+    Some(sign * (hours.parse::<i64>().ok()? * 3_600 + minutes.parse::<i64>().ok()? * 60))
+}
+
+/// The dashboard's thread.
+struct Face {
+    tty: OwnedFd,
+    wake: UnixStream,
+    signals: Signals,
+    quit: Arc<AtomicBool>,
+    parts: Parts,
+    style: Style,
+    utc_offset_s: i64,
+    ui: Ui,
+    keys: Keys,
+    canvas: Canvas,
+}
+
+impl Face {
+    fn run(&mut self) {
+        // When the next frame is due; the first at once.
+        let mut due = Some(clock::mono());
+        let mut drawn = Mono(0);
+        let mut view = self.look();
+        while !self.quit.load(SeqCst) {
+            self.obey_signals(&mut due);
+            let now = clock::mono();
+            if due.is_some_and(|due| due <= now) && self.canvas.is_idle() {
+                // Armed first: what changes after the look wakes the poll.
+                self.parts.pulse.arm();
+                view = self.look();
+                let lines = screen::render(&view, &self.ui, self.size(), self.style);
+                self.canvas.draw(lines);
+                drawn = now;
+                due = Some(now + screen::next_look(&view.status));
+            }
+            if self.canvas.flush(self.tty.as_fd()).is_err() {
+                return;
+            }
+            let wake_at = if self.canvas.is_idle() { due } else { None };
+            let limit = wake_at.map_or(Duration::from_secs(60), |due| due.since(now));
+            let limit = if self.keys.is_open() {
+                limit.min(ESCAPE_ALONE)
+            } else {
+                limit
+            };
+            let Some(heard) = self.wait(limit) else {
+                return;
+            };
+            let soon = now.max(drawn + FRAME_EVERY);
+            if heard.knock {
+                due = Some(due.map_or(soon, |due| due.min(soon)));
+            }
+            if self.press(heard.keys, &view) {
+                due = Some(due.map_or(soon, |due| due.min(soon)));
+            }
+        }
+    }
+
+    fn look(&mut self) -> View {
+        let mut view = (self.parts.look)();
+        view.utc_offset_s = self.utc_offset_s;
+        view
+    }
+
+    fn size(&self) -> Size {
+        match termios::tcgetwinsize(&self.tty) {
+            Ok(size) if size.ws_col > 0 && size.ws_row > 0 => Size {
+                cols: size.ws_col.into(),
+                rows: size.ws_row.into(),
+            },
+            _ => Size { cols: 80, rows: 24 },
+        }
+    }
+
+    fn obey_signals(&mut self, due: &mut Option<Mono>) {
+        let resized = self.signals.resized.swap(false, SeqCst);
+        if self.signals.stopped.swap(false, SeqCst) {
+            restore();
+            // Stops here as the shell expects; what follows runs when it is continued.
+            let _ = signal_hook::low_level::emulate_default_handler(SIGTSTP);
+            self.signals.continued.store(true, SeqCst);
+        }
+        let continued = self.signals.continued.swap(false, SeqCst);
+        if continued {
+            // Whoever had the terminal meanwhile has changed its modes and its content.
+            let _ = enter(&self.tty);
+        }
+        if resized || continued || SPOILED.swap(false, SeqCst) {
+            self.canvas.forget();
+            *due = Some(clock::mono());
+        }
+    }
+
+    /// Waits for keys or a knock; nothing when the terminal is gone.
+    fn wait(&mut self, limit: Duration) -> Option<Heard> {
+        let interest = if self.canvas.is_idle() {
+            PollFlags::IN
+        } else {
+            PollFlags::IN | PollFlags::OUT
+        };
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.tty.as_fd(), interest),
+            PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN),
+        ];
+        if !poll_for(&mut fds, limit) {
+            return Some(Heard {
+                keys: self.keys.idle(),
+                knock: false,
+            });
+        }
+        let (tty, wake) = (fds[0].revents(), fds[1].revents());
+        let mut heard = Heard {
+            keys: Vec::new(),
+            knock: false,
+        };
+        if !wake.is_empty() {
+            heard.knock = true;
+            let mut bytes = [0; 64];
+            while rustix::io::read(&self.wake, &mut bytes).is_ok_and(|count| count == bytes.len()) {
+            }
+        }
+        if tty.contains(PollFlags::IN) {
+            let mut bytes = [0; 1_024];
+            match rustix::io::read(&self.tty, &mut bytes) {
+                Ok(0) => return None,
+                Ok(count) => heard.keys = self.keys.feed(&bytes[..count]),
+                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+                Err(_) => return None,
+            }
+        } else if tty.intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL) {
+            return None;
+        }
+        Some(heard)
+    }
+
+    /// True if a key may have changed what is shown.
+    fn press(&mut self, keys: Vec<Key>, view: &View) -> bool {
+        let any = !keys.is_empty();
+        for key in keys {
+            match self.ui.press(key, &view.status) {
+                None => {}
+                Some(Action::Redraw) => self.canvas.forget(),
+                Some(action) => {
+                    if let Some(note) = (self.parts.act)(action) {
+                        self.ui.tell(note);
+                    }
+                }
+            }
+        }
+        any
+    }
+}
+
+struct Heard {
+    keys: Vec<Key>,
+    knock: bool,
+}
+
+/// What stands on the screen, and what is on its way there.
+#[derive(Default)]
+struct Canvas {
+    shown: Vec<String>,
+    forgotten: bool,
+    pending: Vec<u8>,
+    written: usize,
+}
+
+impl Canvas {
+    /// Whether all of the last frame has gone out.
+    fn is_idle(&self) -> bool {
+        self.written == self.pending.len()
+    }
+
+    /// The next frame is drawn whole.
+    fn forget(&mut self) {
+        self.forgotten = true;
+    }
+
+    /// Prepares what differs; nothing if nothing does.
+    fn draw(&mut self, lines: Vec<String>) {
+        let mut text = String::new();
+        let whole = self.forgotten || lines.len() != self.shown.len();
+        if whole {
+            text.push_str("\x1b[0m\x1b[2J");
+        }
+        for (row, line) in lines.iter().enumerate() {
+            let before = if whole { None } else { self.shown.get(row) };
+            if before == Some(line) || (whole && line.is_empty()) {
+                continue;
+            }
+            // Cleared before it is written: clearing behind a full line would take its last character.
+            let clear = if whole { "" } else { "\x1b[2K" };
+            text.push_str(&format!("\x1b[{};1H{clear}{line}", row + 1));
+        }
+        self.shown = lines;
+        self.forgotten = false;
+        if !text.is_empty() {
+            self.pending = format!("{FRAME_BEGIN}{text}{FRAME_END}").into_bytes();
+            self.written = 0;
+        }
+    }
+
+    /// Writes as much as the terminal takes.
+    fn flush(&mut self, tty: BorrowedFd<'_>) -> io::Result<()> {
+        while !self.is_idle() {
+            match rustix::io::write(tty, &self.pending[self.written..]) {
+                Ok(count) => self.written += count,
+                Err(rustix::io::Errno::AGAIN) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.pending.clear();
+        self.written = 0;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn drawn(canvas: &mut Canvas, lines: &[&str]) -> String {
+        canvas.draw(lines.iter().map(ToString::to_string).collect());
+        let text = String::from_utf8(std::mem::take(&mut canvas.pending)).unwrap();
+        canvas.written = 0;
+        text
+    }
+
+    #[test]
+    fn only_what_differs_is_written() {
+        let mut canvas = Canvas::default();
+        assert_eq!(
+            drawn(&mut canvas, &["one", "", "two"]),
+            "\x1b[?2026h\x1b[0m\x1b[2J\x1b[1;1Hone\x1b[3;1Htwo\x1b[?2026l"
+        );
+        assert_eq!(
+            drawn(&mut canvas, &["one", "", "two"]),
+            "",
+            "nothing changed, nothing is written"
+        );
+        assert_eq!(
+            drawn(&mut canvas, &["one", "x", ""]),
+            "\x1b[?2026h\x1b[2;1H\x1b[2Kx\x1b[3;1H\x1b[2K\x1b[?2026l"
+        );
+        canvas.forget();
+        assert_eq!(
+            drawn(&mut canvas, &["one", "x", ""]),
+            "\x1b[?2026h\x1b[0m\x1b[2J\x1b[1;1Hone\x1b[2;1Hx\x1b[?2026l"
+        );
+        assert!(
+            drawn(&mut canvas, &["one"]).contains("\x1b[2J"),
+            "another size is another screen"
+        );
+    }
+
+    #[test]
+    fn a_slow_terminal_gets_the_rest_later() {
+        let (near, far) = UnixStream::pair().unwrap();
+        near.set_nonblocking(true).unwrap();
+        let mut canvas = Canvas::default();
+        canvas.draw(vec!["x".repeat(4 << 20)]);
+        canvas.flush(near.as_fd()).unwrap();
+        assert!(!canvas.is_idle());
+        let reader = thread::spawn(move || io::copy(&mut &far, &mut io::sink()).unwrap());
+        while !canvas.is_idle() {
+            let mut fds = [PollFd::from_borrowed_fd(near.as_fd(), PollFlags::OUT)];
+            assert!(poll_for(&mut fds, Duration::from_secs(20)));
+            canvas.flush(near.as_fd()).unwrap();
+        }
+        drop(near);
+        assert!(reader.join().unwrap() > 4 << 20);
+    }
+
+    #[test]
+    fn the_environment_decides_inks_and_signs() {
+        let style = |vars: &[(&str, &str)]| {
+            style_of_environment(&|name| {
+                vars.iter()
+                    .find(|(key, _)| *key == name)
+                    .map(|(_, value)| (*value).to_owned())
+            })
+        };
+        for (vars, inks, signs) in [
+            (&[("LANG", "en_US.UTF-8")][..], Inks::Colour, Signs::Unicode),
+            (
+                &[("LANG", "C.utf8"), ("NO_COLOR", "")],
+                Inks::Colour,
+                Signs::Unicode,
+            ),
+            (
+                &[("LANG", "en_US.UTF-8"), ("NO_COLOR", "1")],
+                Inks::None,
+                Signs::Unicode,
+            ),
+            (
+                &[("LANG", "en_US.UTF-8"), ("LC_ALL", "C")],
+                Inks::Colour,
+                Signs::Ascii,
+            ),
+            (&[], Inks::Colour, Signs::Ascii),
+        ] {
+            assert_eq!(style(vars), Style { inks, signs }, "{vars:?}");
+        }
+    }
+
+    #[test]
+    fn offsets_of_date() {
+        for (text, offset) in [
+            ("+0000\n", Some(0)),
+            ("+0530\n", Some(19_800)),
+            ("-0300", Some(-10_800)),
+            ("", None),
+            ("UTC", None),
+            ("+05:30", None),
+            ("+é00", None),
+        ] {
+            assert_eq!(parse_offset(text.as_bytes()), offset, "{text}");
+        }
+    }
+}

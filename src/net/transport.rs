@@ -1,0 +1,632 @@
+//! The HTTP client's connections: non-blocking TCP with TLS on top where the upstream wants it.
+//!
+//! A call collects its head and body into one send; every wait goes through the thread's [`Waiter`](super::wait::Waiter).
+//! A reset is never reported as an end of file, because the client would take it for the end of the body.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
+use rustls::ClientConfig;
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
+use ureq::Error;
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
+
+use super::proxies::{HttpProxy, ProxyPolicy};
+use super::wait::{self, Phase, Ready, current};
+
+/// Size of the input buffer at first; a larger response head makes it grow.
+const INPUT_BYTES: usize = 16 * 1024;
+/// A head that does not fit in here is refused by the client's own limit.
+const INPUT_BYTES_MAX: usize = 128 * 1024;
+/// Size of the buffer in which the client writes heads and pieces of bodies.
+const OUTPUT_BYTES: usize = 16 * 1024;
+/// Collected output is sent at this size even if more is to come.
+const PENDING_BYTES: usize = 64 * 1024;
+/// The next address of a name is tried beside the first after this long (RFC 8305's recommended delay).
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+/// A proxy's answer to CONNECT is longer only if something is wrong.
+const CONNECT_ANSWER_BYTES_MAX: usize = 16 * 1024;
+
+/// Opens the agent's connections.
+pub(crate) struct WireConnector {
+    tls: Arc<ClientConfig>,
+    proxies: Arc<ProxyPolicy>,
+}
+
+impl fmt::Debug for WireConnector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WireConnector")
+    }
+}
+
+impl WireConnector {
+    pub(crate) fn new(tls: Arc<ClientConfig>, proxies: Arc<ProxyPolicy>) -> WireConnector {
+        WireConnector { tls, proxies }
+    }
+}
+
+impl Connector for WireConnector {
+    type Out = WireTransport;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails,
+        _chained: Option<()>,
+    ) -> Result<Option<WireTransport>, Error> {
+        let mut socket = connect_any(&details.addrs)?;
+        let https = details.needs_tls();
+        let host = details
+            .uri
+            .host()
+            .ok_or(Error::HostNotFound)?
+            .trim_matches(['[', ']']);
+        if let Some(proxy) = self.proxies.proxy_for(details.uri) {
+            let port = details
+                .uri
+                .port_u16()
+                .unwrap_or(if https { 443 } else { 80 });
+            ask_proxy(&mut socket, proxy, host, port)?;
+        }
+        let tls = if https {
+            Some(Box::new(handshake(&mut socket, &self.tls, host)?))
+        } else {
+            None
+        };
+        current().wire().connected.set(true);
+        Ok(Some(WireTransport::new(socket, tls)))
+    }
+}
+
+/// Connects to the first address that answers; later ones join in after [`NEXT_ADDRESS_AFTER`] each.
+fn connect_any(addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
+    let mut rest = addresses.iter();
+    let mut pending: Vec<OwnedFd> = Vec::new();
+    let mut last_error = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    loop {
+        let next = rest.next();
+        if let Some(address) = next {
+            match start_connect(address) {
+                Ok(socket) => pending.push(socket),
+                Err(error) => {
+                    last_error = error;
+                    continue;
+                }
+            }
+        }
+        if pending.is_empty() {
+            return Err(Error::Io(last_error));
+        }
+        let pause = (rest.len() > 0).then_some(NEXT_ADDRESS_AFTER);
+        match wait_connected(&mut pending, pause)? {
+            Some(Ok(socket)) => {
+                let socket = TcpStream::from(socket);
+                socket.set_nodelay(true)?;
+                return Ok(socket);
+            }
+            Some(Err(error)) => last_error = error,
+            None => {}
+        }
+    }
+}
+
+/// One wait over all attempts: a connected socket, the failure of one that was dropped, or nothing within `pause`.
+fn wait_connected(
+    pending: &mut Vec<OwnedFd>,
+    pause: Option<Duration>,
+) -> Result<Option<io::Result<OwnedFd>>, Error> {
+    let done = {
+        let mut fds: Vec<PollFd<'_>> = pending
+            .iter()
+            .map(|fd| PollFd::new(fd, PollFlags::OUT))
+            .collect();
+        if current()
+            .wait(&mut fds, Phase::Connect, pause)
+            .map_err(io::Error::from)?
+            == Ready::Pause
+        {
+            return Ok(None);
+        }
+        // A waiter need not say which one it was where there is only one.
+        if fds.len() == 1 {
+            Some(0)
+        } else {
+            fds.iter().position(|fd| !fd.revents().is_empty())
+        }
+    };
+    let Some(done) = done else { return Ok(None) };
+    let socket = pending.swap_remove(done);
+    match sockopt::socket_error(&socket) {
+        Ok(Ok(())) => Ok(Some(Ok(socket))),
+        Ok(Err(errno)) | Err(errno) => Ok(Some(Err(errno.into()))),
+    }
+}
+
+fn start_connect(address: &SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() {
+        AddressFamily::INET
+    } else {
+        AddressFamily::INET6
+    };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    // Dead peers are noticed even while nothing is being sent.
+    sockopt::set_socket_keepalive(&socket, true)?;
+    match rustix::net::connect(&socket, address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Asks an HTTP proxy for a tunnel to `host:port`.
+fn ask_proxy(
+    socket: &mut TcpStream,
+    proxy: &HttpProxy,
+    host: &str,
+    port: u16,
+) -> Result<(), Error> {
+    let target = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
+    let mut head = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
+    if let Some(userinfo) = &proxy.userinfo {
+        head.push_str("Proxy-Authorization: Basic ");
+        head.push_str(&base64(userinfo.as_bytes()));
+        head.push_str("\r\n");
+    }
+    head.push_str("\r\n");
+    send_all(socket, head.as_bytes(), Phase::Connect)?;
+    let mut answer = Vec::new();
+    // Byte by byte at the end of the head: what follows it belongs to the tunnel.
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if answer.len() >= CONNECT_ANSWER_BYTES_MAX
+            || receive(socket, &mut byte, Phase::Connect)? == 0
+        {
+            return Err(Error::Io(io::Error::other(format!(
+                "the proxy {proxy:?} gave no proper answer to CONNECT"
+            ))));
+        }
+        answer.push(byte[0]);
+    }
+    let line = String::from_utf8_lossy(
+        answer
+            .split(|byte| *byte == b'\r')
+            .next()
+            .unwrap_or_default(),
+    )
+    .into_owned();
+    match line.split(' ').nth(1) {
+        Some(status) if status.starts_with('2') => Ok(()),
+        _ => Err(Error::Io(io::Error::other(format!(
+            "the proxy {proxy:?} refused the tunnel: {line}"
+        )))),
+    }
+}
+
+fn handshake(
+    socket: &mut TcpStream,
+    config: &Arc<ClientConfig>,
+    host: &str,
+) -> Result<ClientConnection, Error> {
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| Error::Io(io::Error::other(format!("{host} is no name for TLS"))))?;
+    let mut tls = ClientConnection::new(Arc::clone(config), name).map_err(Error::Rustls)?;
+    // A response of any size must fit between two reads of the client.
+    tls.set_buffer_limit(None);
+    while tls.is_handshaking() {
+        let interest = if tls.wants_write() {
+            PollFlags::OUT
+        } else {
+            PollFlags::IN
+        };
+        let moved = if tls.wants_write() {
+            tls.write_tls(socket)
+        } else {
+            tls.read_tls(socket)
+        };
+        match moved {
+            Ok(0) => {
+                return Err(Error::Io(io::Error::other(
+                    "the upstream closed the connection during the TLS handshake",
+                )));
+            }
+            Ok(_) => {
+                if let Err(error) = tls.process_new_packets() {
+                    // The alert tells the other side why; it is worth one try.
+                    let _ = tls.write_tls(socket);
+                    return Err(Error::Rustls(error));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait::one(socket.as_fd(), interest, Phase::Connect).map_err(io::Error::from)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::Io(as_failure(error))),
+        }
+    }
+    Ok(tls)
+}
+
+fn send_all(mut socket: &TcpStream, mut bytes: &[u8], phase: Phase) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match socket.write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait::one(socket.as_fd(), PollFlags::OUT, phase)?
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(as_failure(error)),
+        }
+    }
+    Ok(())
+}
+
+fn receive(mut socket: &TcpStream, buffer: &mut [u8], phase: Phase) -> io::Result<usize> {
+    loop {
+        match socket.read(buffer) {
+            Ok(count) => return Ok(count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait::one(socket.as_fd(), PollFlags::IN, phase)?
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(as_failure(error)),
+        }
+    }
+}
+
+/// A reset or abort in a form that the client does not take for the end of the body.
+fn as_failure(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::UnexpectedEof => io::Error::other(Broken(error.to_string())),
+        _ => error,
+    }
+}
+
+/// The upstream ended the connection in the wrong place.
+#[derive(Debug)]
+pub(crate) struct Broken(String);
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Broken {}
+
+/// The bytes on their way between the HTTP client and the socket.
+#[derive(Default)]
+struct WireBuffers {
+    input: Vec<u8>,
+    /// `input[start..end]` is received and not consumed.
+    start: usize,
+    end: usize,
+    output: Vec<u8>,
+    progress: bool,
+}
+
+impl Buffers for WireBuffers {
+    fn output(&mut self) -> &mut [u8] {
+        if self.output.is_empty() {
+            self.output.resize(OUTPUT_BYTES, 0);
+        }
+        &mut self.output
+    }
+
+    fn input(&self) -> &[u8] {
+        &self.input[self.start..self.end]
+    }
+
+    fn input_append_buf(&mut self) -> &mut [u8] {
+        if self.start > 0 {
+            self.input.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.end == self.input.len() && self.input.len() < INPUT_BYTES_MAX {
+            let size = (self.input.len() * 2).max(INPUT_BYTES);
+            self.input.resize(size, 0);
+        }
+        &mut self.input[self.end..]
+    }
+
+    fn input_appended(&mut self, amount: usize) {
+        self.end += amount;
+    }
+
+    fn input_consume(&mut self, amount: usize) {
+        self.progress = amount > 0;
+        self.start += amount;
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        }
+    }
+
+    fn tmp_and_output(&mut self) -> (&mut [u8], &mut [u8]) {
+        if self.output.is_empty() {
+            self.output.resize(OUTPUT_BYTES, 0);
+        }
+        if self.input.len() - self.end < OUTPUT_BYTES {
+            self.input.resize(self.end + OUTPUT_BYTES, 0);
+        }
+        (&mut self.input[self.end..], &mut self.output)
+    }
+
+    fn can_use_input(&self) -> bool {
+        self.end > self.start && self.progress
+    }
+}
+
+/// One connection to an upstream.
+pub(crate) struct WireTransport {
+    socket: TcpStream,
+    tls: Option<Box<ClientConnection>>,
+    buffers: WireBuffers,
+    pending: Vec<u8>,
+    /// The upstream takes no more of the request; its answer may still be read.
+    deaf: bool,
+    calls: Calls,
+}
+
+/// Where a connection stands between calls.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Calls {
+    /// Just connected, no call yet.
+    None,
+    /// A call uses it.
+    Active,
+    /// The last call is over and it waits for the next.
+    Parked,
+}
+
+impl fmt::Debug for WireTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WireTransport")
+    }
+}
+
+impl WireTransport {
+    fn new(socket: TcpStream, tls: Option<Box<ClientConnection>>) -> WireTransport {
+        let buffers = WireBuffers::default();
+        WireTransport {
+            socket,
+            tls,
+            buffers,
+            pending: Vec::new(),
+            deaf: false,
+            calls: Calls::None,
+        }
+    }
+
+    /// Marks the start of a call on this connection for the waiter.
+    fn begin_call(&mut self) {
+        if self.calls != Calls::Active {
+            let waiter = current();
+            waiter.wire().reused.set(self.calls == Calls::Parked);
+            waiter.wire().connected.set(true);
+            self.calls = Calls::Active;
+        }
+    }
+
+    /// Sends what was collected. A peer that has closed its reading side is not an error: its answer may be on the way.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let result = match &mut self.tls {
+            None => send_all(&self.socket, &self.pending, Phase::Send),
+            Some(tls) => send_tls(tls, &mut self.socket, &self.pending),
+        };
+        let wire = current();
+        wire.wire()
+            .sent
+            .set(wire.wire().sent.get() + self.pending.len() as u64);
+        self.pending.clear();
+        match result {
+            Err(error) if wait::Stop::of_io(&error).is_none() => {
+                self.deaf = true;
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Reads what is there, waiting for the first byte; 0 at the end.
+    fn fill(&mut self) -> io::Result<usize> {
+        let target = self.buffers.input_append_buf();
+        if target.is_empty() {
+            return Err(io::Error::other("the response head is too large"));
+        }
+        match &mut self.tls {
+            None => receive(&self.socket, target, Phase::Receive),
+            Some(tls) => receive_tls(tls, &mut self.socket, target),
+        }
+    }
+}
+
+fn send_tls(tls: &mut ClientConnection, socket: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
+    for piece in bytes.chunks(PENDING_BYTES) {
+        tls.writer().write_all(piece)?;
+        while tls.wants_write() {
+            match tls.write_tls(socket) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    wait::one(socket.as_fd(), PollFlags::OUT, Phase::Send)?;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(as_failure(error)),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn receive_tls(
+    tls: &mut ClientConnection,
+    socket: &mut TcpStream,
+    buffer: &mut [u8],
+) -> io::Result<usize> {
+    loop {
+        match tls.reader().read(buffer) {
+            Ok(count) => return Ok(count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // The end of TCP without a close_notify: a cut, not an end.
+            Err(error) => return Err(as_failure(error)),
+        }
+        match tls.read_tls(socket) {
+            Ok(_) => {
+                tls.process_new_packets()
+                    .map_err(|error| io::Error::other(Broken(error.to_string())))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait::one(socket.as_fd(), PollFlags::IN, Phase::Receive)?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(as_failure(error)),
+        }
+        // Key updates and the like must be answered.
+        while tls.wants_write() {
+            match tls.write_tls(socket) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+    }
+}
+
+impl Transport for WireTransport {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        &mut self.buffers
+    }
+
+    fn transmit_output(&mut self, amount: usize, _timeout: NextTimeout) -> Result<(), Error> {
+        self.begin_call();
+        if self.deaf {
+            return Ok(());
+        }
+        self.pending
+            .extend_from_slice(&self.buffers.output[..amount]);
+        if self.pending.len() >= PENDING_BYTES {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn await_input(&mut self, _timeout: NextTimeout) -> Result<bool, Error> {
+        self.begin_call();
+        self.flush()?;
+        // A large body's buffer is not kept while the answer streams.
+        if self.pending.capacity() > OUTPUT_BYTES {
+            self.pending = Vec::new();
+        }
+        let count = self.fill()?;
+        let wire = current();
+        wire.wire()
+            .received
+            .set(wire.wire().received.get() + count as u64);
+        self.buffers.input_appended(count);
+        Ok(count > 0)
+    }
+
+    fn is_open(&mut self) -> bool {
+        if self.deaf {
+            return false;
+        }
+        if self.calls == Calls::Active {
+            // The end of a call: the look comes when the connection is taken from the pool again.
+            self.calls = Calls::Parked;
+            return true;
+        }
+        let mut byte = [0];
+        match &mut self.tls {
+            None => {
+                let peeked = rustix::net::recv(
+                    &self.socket,
+                    &mut byte,
+                    RecvFlags::PEEK | RecvFlags::DONTWAIT,
+                );
+                matches!(peeked, Err(Errno::AGAIN))
+            }
+            Some(tls) => {
+                while let Ok(count) = tls.read_tls(&mut self.socket) {
+                    if count == 0 || tls.process_new_packets().is_err() {
+                        return false;
+                    }
+                }
+                matches!(tls.reader().read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+            }
+        }
+    }
+
+    fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+}
+
+/// Standard base64 with padding, for `Proxy-Authorization`.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let bits = group
+            .iter()
+            .fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte))
+            << (8 * (3 - group.len()));
+        for place in 0..4 {
+            let sextet = (bits >> (18 - 6 * place)) as usize & 63;
+            out.push(if place > group.len() {
+                '='
+            } else {
+                char::from(ALPHABET[sextet])
+            });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_pads_as_rfc_4648_does() {
+        for (plain, coded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+    }
+
+    #[test]
+    fn input_grows_for_a_large_head_and_stops_at_its_limit() {
+        let mut buffers = WireBuffers::default();
+        let mut room = buffers.input_append_buf().len();
+        while room > 0 {
+            buffers.input_appended(room);
+            buffers.input_consume(0);
+            room = buffers.input_append_buf().len();
+        }
+        assert_eq!(buffers.input().len(), INPUT_BYTES_MAX);
+        assert!(!buffers.can_use_input());
+        buffers.input_consume(INPUT_BYTES_MAX);
+        assert!(buffers.input().is_empty());
+    }
+}

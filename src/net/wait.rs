@@ -1,0 +1,224 @@
+//! One wait for everything: what a thread may be woken by while a connection of its request is not ready.
+//!
+//! The [`Waiter`] of the running request is a thread-local, because the HTTP client calls the transport without a context.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::clock;
+use crate::scheduler::time::Mono;
+
+/// What a connection is doing while it waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Waiting for an account.
+    Queue,
+    /// Name look-up, TCP, upstream proxy and TLS handshake.
+    Connect,
+    /// Sending the request.
+    Send,
+    /// Waiting for bytes of the answer.
+    Receive,
+}
+
+/// What ended a wait well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ready {
+    /// One of the descriptors can go on.
+    Io,
+    /// The caller's own pause is over.
+    Pause,
+}
+
+/// Why a wait must not go on. Travels through the HTTP client as an [`io::Error`] of kind `Other`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// The downstream client has left.
+    ClientGone,
+    /// Look-up, connect and handshake took longer than `timeouts.connectMs`.
+    ConnectTimeout,
+    /// The upstream took no bytes of the request for too long.
+    SendTimeout,
+    /// No response head within `timeouts.headersMs`.
+    HeadTimeout,
+    /// The answer brought nothing for `timeouts.idleMs`.
+    IdleTimeout,
+    /// Enough time was spent on looking for the first event (SPEC P6); the call can be read on.
+    LookAheadOver,
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Stop::ClientGone => "the client has left",
+            Stop::ConnectTimeout => "connecting took too long",
+            Stop::SendTimeout => "the upstream stopped taking the request",
+            Stop::HeadTimeout => "the upstream sent no answer in time",
+            Stop::IdleTimeout => "the upstream fell silent in the middle of its answer",
+            Stop::LookAheadOver => "the first event is not complete yet",
+        })
+    }
+}
+
+impl std::error::Error for Stop {}
+
+impl From<Stop> for io::Error {
+    fn from(stop: Stop) -> io::Error {
+        io::Error::other(stop)
+    }
+}
+
+impl Stop {
+    /// The reason inside an error that came back through the HTTP client.
+    pub(crate) fn of(error: &ureq::Error) -> Option<Stop> {
+        match error {
+            ureq::Error::Io(error) => Stop::of_io(error),
+            _ => None,
+        }
+    }
+
+    /// The reason inside an I/O error, also one that the client wrapped.
+    pub(crate) fn of_io(error: &io::Error) -> Option<Stop> {
+        let inner = error.get_ref()?;
+        if let Some(stop) = inner.downcast_ref::<Stop>() {
+            return Some(*stop);
+        }
+        match inner.downcast_ref::<ureq::Error>() {
+            Some(error) => Stop::of(error),
+            None => inner.downcast_ref::<io::Error>().and_then(Stop::of_io),
+        }
+    }
+}
+
+/// What the transport tells about the connection that serves the current call.
+#[derive(Debug, Default)]
+pub(crate) struct Wire {
+    /// The connection had served an earlier call.
+    pub(crate) reused: Cell<bool>,
+    /// TCP (and TLS) were ready for this call.
+    pub(crate) connected: Cell<bool>,
+    /// Bytes of this call handed to the kernel.
+    pub(crate) sent: Cell<u64>,
+    /// Bytes of this call's answer.
+    pub(crate) received: Cell<u64>,
+}
+
+/// Decides how long a connection of this thread may wait, and what else ends the wait.
+pub(crate) trait Waiter {
+    /// Blocks until one of `fds` is ready or `pause` is over.
+    fn wait(
+        &self,
+        fds: &mut [PollFd<'_>],
+        phase: Phase,
+        pause: Option<Duration>,
+    ) -> Result<Ready, Stop>;
+
+    /// Where the transport leaves its facts.
+    fn wire(&self) -> &Wire;
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<dyn Waiter>>> = const { RefCell::new(None) };
+}
+
+/// Restores the thread's earlier waiter.
+pub(crate) struct Entered(Option<Rc<dyn Waiter>>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let earlier = self.0.take();
+        CURRENT.with(|current| *current.borrow_mut() = earlier);
+    }
+}
+
+/// Makes `waiter` decide for this thread's connections until the guard is dropped.
+#[must_use]
+pub(crate) fn enter(waiter: Rc<dyn Waiter>) -> Entered {
+    Entered(CURRENT.with(|current| current.borrow_mut().replace(waiter)))
+}
+
+/// The thread's waiter; one with a plain limit where nobody entered one.
+pub(crate) fn current() -> Rc<dyn Waiter> {
+    CURRENT
+        .with(|current| current.borrow().clone())
+        .unwrap_or_else(|| Rc::new(Deadline::after(UNENTERED_LIMIT)))
+}
+
+/// How long calls without a waiter of their own may take in all.
+const UNENTERED_LIMIT: Duration = Duration::from_secs(30);
+
+/// The waiter of calls that are not made for a client: one limit for everything.
+#[derive(Debug)]
+pub(crate) struct Deadline {
+    end: Mono,
+    wire: Wire,
+}
+
+impl Deadline {
+    /// Stops every wait once `limit` from now is over.
+    pub(crate) fn after(limit: Duration) -> Deadline {
+        Deadline {
+            end: clock::now().mono + limit,
+            wire: Wire::default(),
+        }
+    }
+}
+
+impl Waiter for Deadline {
+    fn wait(
+        &self,
+        fds: &mut [PollFd<'_>],
+        phase: Phase,
+        pause: Option<Duration>,
+    ) -> Result<Ready, Stop> {
+        let start = clock::now().mono;
+        let left = self.end.since(start);
+        let limit = pause.map_or(left, |pause| pause.min(left));
+        if poll_for(fds, limit) {
+            return Ok(Ready::Io);
+        }
+        if pause.is_some_and(|pause| pause < left) {
+            return Ok(Ready::Pause);
+        }
+        Err(match phase {
+            Phase::Connect | Phase::Queue => Stop::ConnectTimeout,
+            Phase::Send => Stop::SendTimeout,
+            Phase::Receive if self.wire.received.get() == 0 => Stop::HeadTimeout,
+            Phase::Receive => Stop::IdleTimeout,
+        })
+    }
+
+    fn wire(&self) -> &Wire {
+        &self.wire
+    }
+}
+
+/// `poll(2)` for at most `limit`; true if a descriptor has something to say. An interrupted call counts as a short one.
+pub(crate) fn poll_for(fds: &mut [PollFd<'_>], limit: Duration) -> bool {
+    let limit = Timespec {
+        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(limit.subsec_nanos()),
+    };
+    for fd in fds.iter_mut() {
+        fd.clear_revents();
+    }
+    match poll(fds, Some(&limit)) {
+        Ok(count) => count > 0,
+        Err(_) => false,
+    }
+}
+
+/// Waits for `fd` alone with the current waiter.
+pub(crate) fn one(
+    fd: rustix::fd::BorrowedFd<'_>,
+    interest: PollFlags,
+    phase: Phase,
+) -> Result<(), Stop> {
+    let mut fds = [PollFd::from_borrowed_fd(fd, interest)];
+    current().wait(&mut fds, phase, None).map(|_| ())
+}

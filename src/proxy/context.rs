@@ -1,0 +1,224 @@
+//! What every request of the process shares.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+
+use rustls::ClientConfig;
+
+use crate::account::Accounts;
+use crate::clock;
+use crate::config::state::State;
+use crate::config::{Config, UpstreamProxy};
+use crate::event::{Event, Events};
+use crate::gate::Gate;
+use crate::net::proxies::HttpProxy;
+use crate::net::{self, Agent, ProxyPolicy};
+use crate::report::Activity;
+use crate::scheduler::AccountId;
+use crate::scheduler::time::Mono;
+
+/// Different complaints that are made.
+const COMPLAINTS_MAX: usize = 64;
+/// Batches whose account is remembered.
+const BATCHES_MAX: usize = 10_000;
+
+/// The process's state behind all requests. Locks in here are held for moments only.
+pub(crate) struct Context {
+    /// The scheduler.
+    pub(crate) gate: Gate,
+    /// Credentials.
+    pub(crate) accounts: Arc<Accounts>,
+    /// Where facts go.
+    pub(crate) events: Events,
+    /// The last log lines, for the status.
+    pub(crate) activity: Arc<Activity>,
+    /// The config file.
+    pub(crate) config_path: PathBuf,
+    /// When the process began.
+    pub(crate) started: Mono,
+    /// The address that clients connect to, once there is one.
+    pub(crate) address: OnceLock<std::net::SocketAddr>,
+    config: RwLock<Arc<Config>>,
+    agent: RwLock<Agent>,
+    tls: Arc<ClientConfig>,
+    batches: Mutex<Batches>,
+    stopping: AtomicBool,
+    requests: AtomicU64,
+    /// What the state file holds.
+    saved: Mutex<Option<State>>,
+    /// Complaints that were made already.
+    complaints: Mutex<Vec<String>>,
+}
+
+/// What a [`Context`] is made of.
+pub(crate) struct Parts {
+    /// The scheduler.
+    pub(crate) gate: Gate,
+    /// Credentials.
+    pub(crate) accounts: Arc<Accounts>,
+    /// Where facts go.
+    pub(crate) events: Events,
+    /// The last log lines.
+    pub(crate) activity: Arc<Activity>,
+    /// The config file.
+    pub(crate) config_path: PathBuf,
+    /// What it says.
+    pub(crate) config: Config,
+    /// The trust of upstream connections.
+    pub(crate) tls: Arc<ClientConfig>,
+}
+
+impl Context {
+    /// The shared state of a process that begins now.
+    ///
+    /// # Errors
+    /// The upstream proxy cannot be used; the text says why.
+    pub(crate) fn new(parts: Parts) -> Result<Context, String> {
+        let agent = net::agent(Arc::clone(&parts.tls), proxies(&parts.config)?);
+        Ok(Context {
+            gate: parts.gate,
+            accounts: parts.accounts,
+            events: parts.events,
+            activity: parts.activity,
+            config_path: parts.config_path,
+            started: clock::now().mono,
+            address: OnceLock::new(),
+            config: RwLock::new(Arc::new(parts.config)),
+            agent: RwLock::new(agent),
+            tls: parts.tls,
+            batches: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            requests: AtomicU64::new(0),
+            saved: Mutex::default(),
+            complaints: Mutex::default(),
+        })
+    }
+
+    /// The settings of this moment.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes new settings for the requests that come.
+    pub(crate) fn set_config(&self, config: Config) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+    }
+
+    /// The HTTP client with its idle connections.
+    pub(crate) fn agent(&self) -> Agent {
+        self.agent
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Forgets every idle upstream connection: they are dead after a sleep or a change of network, or lead through another
+    /// proxy. Connections in use go on.
+    ///
+    /// # Errors
+    /// The upstream proxy of the settings cannot be used; the old client stays.
+    pub(crate) fn renew_agent(&self) -> Result<(), String> {
+        let agent = net::agent(Arc::clone(&self.tls), proxies(&self.config())?);
+        *self.agent.write().unwrap_or_else(PoisonError::into_inner) = agent;
+        Ok(())
+    }
+
+    /// A number for a request, unique in this process.
+    pub(crate) fn next_request(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Says that the process is ending: answers close their connections, new requests are turned away.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Whether the process is ending.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Remembers which account has created a batch.
+    pub(crate) fn remember_batch(&self, id: &str, account: AccountId) {
+        self.batches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, account);
+    }
+
+    /// The account that has created a batch, if this process saw it.
+    pub(crate) fn owner_of_batch(&self, id: &str) -> Option<AccountId> {
+        self.batches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .owners
+            .get(id)
+            .copied()
+    }
+
+    /// Whether the state file holds `learned` already.
+    pub(crate) fn state_is_saved(&self, learned: &State) -> bool {
+        self.saved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            == Some(learned)
+    }
+
+    /// The state file holds `learned` now.
+    pub(crate) fn state_saved(&self, learned: State) {
+        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(learned);
+    }
+
+    /// True the first time that `complaint` is made: what fails every few seconds is told once.
+    pub(crate) fn first_time(&self, complaint: &str) -> bool {
+        let mut complaints = self
+            .complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if complaints.iter().any(|made| made == complaint) || complaints.len() >= COMPLAINTS_MAX {
+            return false;
+        }
+        complaints.push(complaint.to_owned());
+        true
+    }
+
+    /// Emits an event of this moment.
+    pub(crate) fn tell(&self, event: Event) {
+        self.events.emit(clock::wall(), event);
+    }
+}
+
+/// Which account has created which batch; the oldest are forgotten.
+#[derive(Default)]
+struct Batches {
+    owners: HashMap<String, AccountId>,
+    order: VecDeque<String>,
+}
+
+impl Batches {
+    fn insert(&mut self, id: &str, account: AccountId) {
+        if self.owners.insert(id.to_owned(), account).is_some() {
+            return;
+        }
+        self.order.push_back(id.to_owned());
+        if self.order.len() > BATCHES_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.owners.remove(&oldest);
+        }
+    }
+}
+
+/// The upstream proxies that the settings and the environment ask for.
+pub(crate) fn proxies(config: &Config) -> Result<ProxyPolicy, String> {
+    match &config.upstream_proxy {
+        UpstreamProxy::Direct => Ok(ProxyPolicy::direct()),
+        UpstreamProxy::Url(url) => HttpProxy::parse(url.expose())
+            .map(ProxyPolicy::always)
+            .map_err(|why| format!("upstreamProxy: {why}")),
+        UpstreamProxy::Environment => ProxyPolicy::from_env(|name| std::env::var(name).ok()),
+    }
+}

@@ -1,0 +1,287 @@
+//! What changes the running server: a reread config (SPEC A7), the control routes (P1), and what is kept over its end (A6).
+//!
+//! Each change goes to the file first, through the lock of A5, and takes effect by the same road as an edit by hand: the file is
+//! read again and what differs is applied to the scheduler and to the accounts.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::context::{Context, proxies};
+use crate::account::Origin;
+use crate::account::sync::CredentialChange;
+use crate::clock;
+use crate::config::state::{self, AccountState, State};
+use crate::config::{self, Config, edit, file};
+use crate::error::{Error, Result};
+use crate::event::Event;
+use crate::report::status::build::{AccountFacts, CredentialFacts};
+use crate::scheduler::{AccountId, Routing};
+
+/// One change at a time: two reloads at once could apply an older file after a newer one.
+static APPLYING: Mutex<()> = Mutex::new(());
+
+/// Reads the config file again and applies what differs. Gives a line for each change.
+///
+/// # Errors
+/// The file cannot be used; everything stays as it was.
+pub(crate) fn reload(context: &Context) -> Result<Vec<String>> {
+    let _one = APPLYING.lock().unwrap_or_else(PoisonError::into_inner);
+    let loaded = file::load(&context.config_path).and_then(|config| {
+        // Judged before anything is applied: an invalid setting keeps all the old ones.
+        proxies(&config).map(|_| config).map_err(Error::operator)
+    });
+    match loaded {
+        Ok(config) => Ok(apply(context, config)),
+        Err(error) => {
+            context.tell(Event::ReloadFailed {
+                why: error.to_string(),
+            });
+            Err(error)
+        }
+    }
+}
+
+/// Applies a config at start, without saying what is new.
+pub(crate) fn apply_first(context: &Context, config: &Config) {
+    for entry in &config.accounts {
+        register(context, entry);
+    }
+    route(context, config);
+}
+
+fn register(context: &Context, entry: &config::AccountEntry) -> AccountId {
+    let spec = context.accounts.spec_of(entry, Origin::Config);
+    let id = context
+        .gate
+        .with(|scheduler, now| scheduler.add_account(now, spec));
+    context.accounts.insert(id, entry, Origin::Config);
+    id
+}
+
+fn apply(context: &Context, config: Config) -> Vec<String> {
+    let old = context.config();
+    let mut lines = Vec::new();
+    let (mut added, mut removed) = (Vec::new(), Vec::new());
+    if old.proxy.host != config.proxy.host || old.proxy.port != config.proxy.port {
+        lines.push("proxy.host or proxy.port changed: takes effect with a restart".to_owned());
+    }
+    let diff = context.accounts.diff(&config);
+    context.accounts.set_settings(&config);
+    for id in diff.removed {
+        if let Some(account) = context.accounts.remove(id) {
+            context
+                .gate
+                .with(|scheduler, now| scheduler.remove_account(now, id));
+            removed.push(account.profile().name.to_string());
+        }
+    }
+    for change in diff.changed {
+        let name = change.entry.name.clone();
+        let credential = context.accounts.update(change.id, &change.entry);
+        context.gate.with(|scheduler, now| {
+            scheduler.update_account(now, change.id, change.spec);
+            if credential == CredentialChange::New {
+                scheduler.clear_credential_blocks(now, change.id);
+            }
+        });
+        lines.push(format!("{name}: {}", change.said.join(", ")));
+    }
+    for entry in &diff.added {
+        register(context, entry);
+        added.push(entry.name.clone());
+    }
+    let settings = settings_changed(&old, &config);
+    let policy = config.policy();
+    context
+        .gate
+        .with(|scheduler, now| scheduler.set_policy(now, policy));
+    let proxy_changed = old.upstream_proxy != config.upstream_proxy;
+    for notice in config
+        .notices
+        .iter()
+        .filter(|notice| !old.notices.contains(notice))
+    {
+        context.events.warning(clock::wall(), notice.clone());
+    }
+    context.accounts.sync_tokens();
+    route(context, &config);
+    context.set_config(config);
+    if proxy_changed {
+        // It was judged before; a failure here cannot happen.
+        let _ = context.renew_agent();
+    }
+    lines.extend(settings);
+    if !(added.is_empty() && removed.is_empty() && lines.is_empty()) {
+        context.tell(Event::Reloaded {
+            added: added.clone(),
+            removed: removed.clone(),
+            changed: lines.clone(),
+        });
+    }
+    let mut all: Vec<String> = added
+        .into_iter()
+        .map(|name| format!("added {name}"))
+        .collect();
+    all.extend(removed.into_iter().map(|name| format!("removed {name}")));
+    all.extend(lines);
+    all
+}
+
+/// Names the groups of settings that differ; their values are in the file.
+fn settings_changed(old: &Config, new: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut say = |differs: bool, what: &str| {
+        if differs {
+            lines.push(format!("{what} changed"));
+        }
+    };
+    say(old.upstream != new.upstream, "upstream");
+    say(old.upstream_proxy != new.upstream_proxy, "upstreamProxy");
+    say(
+        (old.switch_threshold - new.switch_threshold).abs() > f64::EPSILON,
+        "switchThreshold",
+    );
+    say(old.routing != new.routing, "routing");
+    say(old.scheduler != new.scheduler, "scheduler");
+    say(old.retry != new.retry, "retry");
+    say(old.queue != new.queue, "queue");
+    say(old.timeouts != new.timeouts, "timeouts");
+    say(
+        old.proxy.require_key != new.proxy.require_key,
+        "proxy.requireKey",
+    );
+    say(old.proxy.api_key != new.proxy.api_key, "proxy.apiKey");
+    say(old.drain_timeout != new.drain_timeout, "shutdown");
+    lines
+}
+
+/// Puts the config's routing into effect; an account that cannot be preferred leaves it automatic, with a line.
+fn route(context: &Context, config: &Config) {
+    let routing = match &config.routing {
+        config::Routing::Automatic => Routing::Automatic,
+        config::Routing::Preferred(name) => match context.accounts.by_name(name) {
+            Some(account) => Routing::Preferred(account.id()),
+            None => {
+                context.events.warning(
+                    clock::wall(),
+                    format!("routing.preferredAccount: there is no account {name}; routing stays automatic"),
+                );
+                Routing::Automatic
+            }
+        },
+    };
+    if context
+        .gate
+        .with(|scheduler, now| scheduler.set_routing(now, routing))
+        .is_err()
+    {
+        context.events.warning(
+            clock::wall(),
+            "routing.preferredAccount: only an enabled Claude account can be preferred; routing stays automatic",
+        );
+        // Automatic routing is never refused.
+        let _ = context
+            .gate
+            .with(|scheduler, now| scheduler.set_routing(now, Routing::Automatic));
+    }
+}
+
+/// Prefers an account, or none; stored in the file.
+///
+/// # Errors
+/// There is no such account, it cannot be preferred, or the file cannot be written.
+pub(crate) fn set_routing(context: &Context, preferred: Option<&str>) -> Result<Vec<String>> {
+    if let Some(name) = preferred {
+        let account = context
+            .accounts
+            .by_name(name)
+            .ok_or_else(|| Error::client(format!("there is no account {name}")))?;
+        if !account.kind().is_claude() || !account.profile().enabled {
+            return Err(Error::client(format!(
+                "{name} cannot be preferred: only an enabled Claude account can"
+            )));
+        }
+    }
+    file::update(&context.config_path, |document| {
+        edit::set_routing(document, preferred);
+        Ok(())
+    })?;
+    reload(context)
+}
+
+/// Enables or disables an account; stored in the file, unless a request's headers made it.
+///
+/// # Errors
+/// There is no such account, or the file cannot be written.
+pub(crate) fn switch(context: &Context, name: &str, enabled: bool) -> Result<Vec<String>> {
+    let account = context
+        .accounts
+        .by_name(name)
+        .ok_or_else(|| Error::client(format!("there is no account {name}")))?;
+    if account.profile().origin == Origin::Request {
+        context.accounts.set_enabled(account.id(), enabled);
+        let spec = account.profile().for_scheduler(account.kind());
+        context
+            .gate
+            .with(|scheduler, now| scheduler.update_account(now, account.id(), spec));
+        return Ok(vec![format!("{name}: enabled {enabled}")]);
+    }
+    file::update(&context.config_path, |document| {
+        let entry = edit::account_mut(document, name);
+        let entry = entry
+            .ok_or_else(|| Error::client(format!("{name} is not in the config file any more")))?;
+        entry.insert("enabled".to_owned(), enabled.into());
+        Ok(())
+    })?;
+    reload(context)
+}
+
+/// What the status says of accounts beside the scheduler's facts.
+pub(crate) fn account_facts(context: &Context) -> Vec<AccountFacts> {
+    let accounts = context.accounts.all();
+    let facts = accounts.iter().map(|account| {
+        let profile = account.profile();
+        AccountFacts {
+            id: account.id(),
+            provider: profile.provider.clone(),
+            upstream: profile.upstream.as_str().into(),
+            runtime: profile.origin == Origin::Request,
+            credential: Some(CredentialFacts {
+                state: account.credential_state(clock::wall()),
+                expires_at: account.expires_at(),
+            }),
+        }
+    });
+    facts.collect()
+}
+
+/// Gives the scheduler back what an earlier process has learned. Gives a line if the file could not be used.
+pub(crate) fn restore_learned(context: &Context) -> Option<String> {
+    let (known, notice) = state::load(&state::path(&context.config_path));
+    for account in context.accounts.all() {
+        let learned = known.of(&account.profile().identity(), clock::wall());
+        if let Some(learned) = learned {
+            context
+                .gate
+                .with(|scheduler, now| scheduler.restore(now, account.id(), &learned));
+        }
+    }
+    notice
+}
+
+/// What has been learned, as the state file keeps it.
+pub(crate) fn learned(context: &Context) -> State {
+    let accounts = context.accounts.all();
+    let entries = accounts
+        .iter()
+        .filter(|account| account.profile().origin == Origin::Config);
+    let entries = entries.filter_map(|account| {
+        let learned = context
+            .gate
+            .look(|scheduler, now| scheduler.learned(now, account.id()))?;
+        Some(AccountState::new(&account.profile().identity(), &learned))
+    });
+    State {
+        saved_at: 0,
+        accounts: entries.collect(),
+    }
+}

@@ -1,0 +1,418 @@
+//! The facts of one JSON document of an answer, read while its bytes arrive, split anywhere.
+//!
+//! Keeps the path to where it is for a few levels and at most a kilobyte of the value it is in, however long or deep the document is.
+//! Lenient like [`super::json`]: it does not judge the text, it looks for what it knows.
+
+use super::json::{quote_or_escape, unescape};
+use super::sse::{ApiError, Usage};
+
+/// What one document said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Document {
+    /// Top-level `type`.
+    pub(crate) kind: Option<String>,
+    /// `usage`, or that of `message`; none if nothing was said.
+    pub(crate) usage: Option<Usage>,
+    /// A thinking block with a signature, a redacted one with data, or a signature that is streamed (P9).
+    pub(crate) signed_thinking: bool,
+    /// `error`.
+    pub(crate) error: Option<ApiError>,
+    /// `id`, or that of `message`.
+    pub(crate) id: Option<String>,
+    /// `thread.id`, or that of `message`.
+    pub(crate) thread: Option<String>,
+    /// The document is an object and was closed, and nothing came after it.
+    pub(crate) whole: bool,
+}
+
+/// Reads one document.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    document: Document,
+    at: At,
+    depth: usize,
+    /// The member or element that each open level is at.
+    path: [Key; LEVELS],
+    is_object: [bool; LEVELS],
+    /// The next string is a key.
+    wants_key: bool,
+    /// The present key or value, as far as it is of interest.
+    word: Vec<u8>,
+    /// How much more of it is.
+    room: usize,
+    /// The last byte was a backslash.
+    in_escape: bool,
+    block: Block,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum At {
+    Between,
+    Key,
+    Text,
+    Scalar,
+    /// Something came after the end.
+    Beyond,
+}
+
+/// What has been seen of the present content block or delta.
+#[derive(Clone, Copy, Debug, Default)]
+struct Block {
+    is_thinking: bool,
+    is_redacted: bool,
+    is_signature: bool,
+    has_signature: bool,
+    has_data: bool,
+}
+
+/// The keys that matter somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Key {
+    CacheCreationInputTokens,
+    CacheReadInputTokens,
+    Content,
+    ContentBlock,
+    Data,
+    Delta,
+    Details,
+    /// An element of an array.
+    Element,
+    Error,
+    ErrorCode,
+    Id,
+    InputTokens,
+    Message,
+    Other,
+    OutputTokens,
+    Signature,
+    Thread,
+    Type,
+    Usage,
+}
+
+impl Reader {
+    /// Before the first byte.
+    pub(crate) fn new() -> Self {
+        Reader {
+            document: Document::default(),
+            at: At::Between,
+            depth: 0,
+            path: [Key::Other; LEVELS],
+            is_object: [false; LEVELS],
+            wants_key: false,
+            word: Vec::new(),
+            room: 0,
+            in_escape: false,
+            block: Block::default(),
+        }
+    }
+
+    /// Takes the next bytes.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while let Some((&byte, tail)) = rest.split_first() {
+            rest = match self.at {
+                At::Key | At::Text => self.string(rest),
+                At::Scalar if !is_delimiter(byte) => {
+                    self.keep(&[byte]);
+                    tail
+                }
+                At::Scalar => {
+                    self.at = At::Between;
+                    self.value();
+                    rest
+                }
+                At::Between => {
+                    self.between(byte);
+                    tail
+                }
+                At::Beyond => return,
+            };
+        }
+    }
+
+    /// A line feed between two lines of an event's data; there is none inside a JSON string.
+    pub(crate) fn line_break(&mut self) {
+        match self.at {
+            At::Key | At::Text => self.at = At::Beyond,
+            At::Between | At::Scalar | At::Beyond => self.feed(b"\n"),
+        }
+    }
+
+    /// What has been read.
+    pub(crate) fn document(&self) -> &Document {
+        &self.document
+    }
+
+    /// Gives what has been read and starts anew.
+    pub(crate) fn take(&mut self) -> Document {
+        let word = std::mem::take(&mut self.word);
+        let fresh = Reader {
+            word,
+            ..Reader::new()
+        };
+        std::mem::replace(self, fresh).document
+    }
+
+    /// Takes as much of a string as there is and gives the rest.
+    fn string<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+        if self.in_escape {
+            let (escaped, rest) = bytes.split_at(1);
+            self.in_escape = false;
+            self.keep(escaped);
+            return rest;
+        }
+        let (plain, rest) = bytes.split_at(quote_or_escape(bytes));
+        self.keep(plain);
+        match rest.split_first() {
+            Some((b'"', rest)) => {
+                if self.at == At::Key {
+                    self.key();
+                } else {
+                    self.value();
+                }
+                self.at = At::Between;
+                rest
+            }
+            Some((backslash, rest)) => {
+                self.keep(&[*backslash]);
+                self.in_escape = true;
+                rest
+            }
+            None => rest,
+        }
+    }
+
+    fn between(&mut self, byte: u8) {
+        match byte {
+            b' ' | b'\n' | b'\r' | b'\t' => {}
+            _ if self.document.whole => {
+                self.document.whole = false;
+                self.at = At::Beyond;
+            }
+            b'{' | b'[' => self.open(byte == b'{'),
+            b'}' | b']' => self.close(byte == b'}'),
+            b',' => self.wants_key = self.in_object(),
+            b':' => self.wants_key = false,
+            b'"' if self.wants_key => {
+                self.at = At::Key;
+                self.start(KEY_BYTES_MAX);
+            }
+            b'"' => {
+                self.at = At::Text;
+                self.start(self.interest());
+            }
+            _ => {
+                self.at = At::Scalar;
+                self.start(self.interest());
+                self.keep(&[byte]);
+            }
+        }
+    }
+
+    fn open(&mut self, is_object: bool) {
+        // A block of its own begins; what an earlier one said is no part of it.
+        if let [Key::Content, Key::Element]
+        | [Key::Message, Key::Content, Key::Element]
+        | [Key::ContentBlock | Key::Delta] = self.here()
+        {
+            self.block = Block::default();
+        }
+        if let Some((key, level)) = self
+            .path
+            .get_mut(self.depth)
+            .zip(self.is_object.get_mut(self.depth))
+        {
+            *key = if is_object { Key::Other } else { Key::Element };
+            *level = is_object;
+        }
+        self.depth += 1;
+        self.wants_key = self.in_object();
+    }
+
+    fn close(&mut self, is_object: bool) {
+        self.wants_key = false;
+        self.depth = self.depth.saturating_sub(1);
+        self.document.whole = self.depth == 0 && is_object;
+        if self.depth == 0 && !self.document.whole {
+            self.at = At::Beyond;
+        }
+    }
+
+    /// Whether the present level is an object whose keys are looked at.
+    fn in_object(&self) -> bool {
+        let level = self.depth.checked_sub(1);
+        level
+            .and_then(|level| self.is_object.get(level))
+            .is_some_and(|is_object| *is_object)
+    }
+
+    /// The path to the present value; empty where nothing is of interest.
+    fn here(&self) -> &[Key] {
+        self.path.get(..self.depth).unwrap_or_default()
+    }
+
+    fn start(&mut self, room: usize) {
+        self.word.clear();
+        self.room = room;
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let (kept, _) = bytes.split_at(self.room.min(bytes.len()));
+        self.word.extend_from_slice(kept);
+        self.room -= kept.len();
+    }
+
+    fn key(&mut self) {
+        let key = if self.word.contains(&b'\\') {
+            Key::of(unescape(&self.word).as_bytes())
+        } else {
+            Key::of(&self.word)
+        };
+        self.wants_key = false;
+        if let Some(level) = self
+            .depth
+            .checked_sub(1)
+            .and_then(|level| self.path.get_mut(level))
+        {
+            *level = key;
+        }
+    }
+
+    /// How much of a value at this place is worth keeping.
+    fn interest(&self) -> usize {
+        match self.here().last() {
+            None | Some(Key::Other | Key::Element) => 0,
+            Some(Key::Message | Key::Error) => MESSAGE_BYTES_MAX,
+            Some(Key::Signature | Key::Data) => 1,
+            Some(_) => WORD_BYTES_MAX,
+        }
+    }
+
+    /// A value that is no container has ended.
+    fn value(&mut self) {
+        let path = self.path;
+        let document = &mut self.document;
+        match path.get(..self.depth).unwrap_or_default() {
+            [Key::Type] => document.kind = Some(unescape(&self.word)),
+            [Key::Id] | [Key::Message, Key::Id] => document.id = Some(unescape(&self.word)),
+            [Key::Thread, Key::Id] | [Key::Message, Key::Thread, Key::Id] => {
+                document.thread = Some(unescape(&self.word))
+            }
+            [Key::Usage, count] | [Key::Message, Key::Usage, count] => {
+                count_tokens(document, *count, &self.word)
+            }
+            [Key::Error, Key::Type] => error(document).kind = unescape(&self.word),
+            [Key::Error | Key::Message] if self.at == At::Text => error_text(document, &self.word),
+            [Key::Error, Key::Message] => error(document).message = bounded(&self.word),
+            [Key::Error, Key::Details, Key::ErrorCode] => {
+                error(document).code = Some(unescape(&self.word))
+            }
+            [Key::Content, Key::Element, part]
+            | [Key::Message, Key::Content, Key::Element, part]
+            | [Key::ContentBlock | Key::Delta, part] => {
+                self.block.add(*part, &self.word);
+                document.signed_thinking |= self.block.is_signed();
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Key {
+    fn of(name: &[u8]) -> Key {
+        match name {
+            b"cache_creation_input_tokens" => Key::CacheCreationInputTokens,
+            b"cache_read_input_tokens" => Key::CacheReadInputTokens,
+            b"content" => Key::Content,
+            b"content_block" => Key::ContentBlock,
+            b"data" => Key::Data,
+            b"delta" => Key::Delta,
+            b"details" => Key::Details,
+            b"error" => Key::Error,
+            b"error_code" => Key::ErrorCode,
+            b"id" => Key::Id,
+            b"input_tokens" => Key::InputTokens,
+            b"message" => Key::Message,
+            b"output_tokens" => Key::OutputTokens,
+            b"signature" => Key::Signature,
+            b"thread" => Key::Thread,
+            b"type" => Key::Type,
+            b"usage" => Key::Usage,
+            _ => Key::Other,
+        }
+    }
+}
+
+impl Block {
+    fn add(&mut self, part: Key, word: &[u8]) {
+        match part {
+            Key::Type => {
+                let kind = unescape(word);
+                self.is_thinking = kind == "thinking";
+                self.is_redacted = kind == "redacted_thinking";
+                self.is_signature = kind == "signature_delta";
+            }
+            Key::Signature => self.has_signature = !word.is_empty(),
+            Key::Data => self.has_data = !word.is_empty(),
+            _ => {}
+        }
+    }
+
+    fn is_signed(self) -> bool {
+        ((self.is_thinking || self.is_signature) && self.has_signature)
+            || (self.is_redacted && self.has_data)
+    }
+}
+
+fn error(document: &mut Document) -> &mut ApiError {
+    document.error.get_or_insert_default()
+}
+
+/// Some providers say `"error": "text"`, or only `"message"`.
+fn error_text(document: &mut Document, word: &[u8]) {
+    let error = error(document);
+    if error.message.is_empty() {
+        error.message = bounded(word);
+    }
+}
+
+fn count_tokens(document: &mut Document, count: Key, word: &[u8]) {
+    let Some(tokens) = std::str::from_utf8(word)
+        .ok()
+        .and_then(|text| text.parse().ok())
+    else {
+        return;
+    };
+    let usage = document.usage.get_or_insert_default();
+    let total = match count {
+        Key::InputTokens => &mut usage.input,
+        Key::OutputTokens => &mut usage.output,
+        Key::CacheReadInputTokens => &mut usage.cache_read,
+        Key::CacheCreationInputTokens => &mut usage.cache_write,
+        _ => return,
+    };
+    *total = tokens;
+}
+
+/// A text that may have been cut in the middle of a character or an escape.
+fn bounded(word: &[u8]) -> String {
+    let whole = word.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+    let is_cut = word.len() >= MESSAGE_BYTES_MAX;
+    let mut text = unescape(if is_cut { whole.as_bytes() } else { word });
+    if is_cut {
+        text.push('…');
+    }
+    text
+}
+
+fn is_delimiter(byte: u8) -> bool {
+    b",:{}[]\" \t\r\n".contains(&byte)
+}
+
+/// The deepest place of interest is `message.content[].type`.
+const LEVELS: usize = 4;
+/// Room for the longest key, written in escapes.
+const KEY_BYTES_MAX: usize = 192;
+const WORD_BYTES_MAX: usize = 256;
+const MESSAGE_BYTES_MAX: usize = 1_024;

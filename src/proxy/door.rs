@@ -1,0 +1,794 @@
+//! Who may come in, and with what framing (P2). Judges a received head; reads no socket.
+
+use std::net::IpAddr;
+
+use subtle::ConstantTimeEq;
+
+use super::headers::{self, Headers};
+use super::paths::{self, Local, Route};
+use super::peek::BODY_BYTES_MAX;
+
+/// A received request head. Nothing in it has been checked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head<'a> {
+    /// As received.
+    pub(crate) method: &'a str,
+    /// The request target as received.
+    pub(crate) target: &'a str,
+    /// Major and minor.
+    pub(crate) version: (u8, u8),
+    /// All header lines.
+    pub(crate) headers: &'a Headers,
+}
+
+/// The settings of the door.
+#[derive(Clone, Copy)]
+pub(crate) struct Door<'a> {
+    /// `proxy.host`.
+    pub(crate) host: &'a str,
+    /// `proxy.apiKey`; empty: no key fits.
+    pub(crate) key: &'a [u8],
+    /// `proxy.requireKey`.
+    pub(crate) require_key: bool,
+}
+
+/// How the request's body is delimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// No body.
+    NoBody,
+    /// `content-length`, at most [`super::peek::BODY_BYTES_MAX`].
+    Length(u64),
+    /// `transfer-encoding: chunked`.
+    Chunked,
+}
+
+/// A request that was let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Its body's framing.
+    pub(crate) framing: Framing,
+    /// `expect: 100-continue` was sent and the body has to be asked for.
+    pub(crate) expects_continue: bool,
+    /// Where it goes.
+    pub(crate) route: Route,
+}
+
+/// A request that was not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DoorRefusal {
+    /// 400, 401, 403, 413, 417, 431 or 505.
+    pub(crate) status: u16,
+    /// The error type of P14.
+    pub(crate) kind: &'static str,
+    /// What was wrong, in words.
+    pub(crate) message: String,
+    /// The connection has to be closed: its framing cannot be trusted, or a body is unread.
+    pub(crate) close: bool,
+}
+
+impl Door<'_> {
+    /// Judges a head that came from `peer`: framing and target first, then the key, else `Host`; then `Origin`.
+    ///
+    /// # Errors
+    /// The answer to give; nothing of the request may be used then.
+    pub(crate) fn check(&self, head: &Head<'_>, peer: IpAddr) -> Result<Entry, DoorRefusal> {
+        check_line(head)?;
+        check_lines(head)?;
+        let framing = framing(head)?;
+        let entry = Entry {
+            framing,
+            expects_continue: expects_continue(head)? && framing != Framing::NoBody,
+            route: paths::route(head.method, head.target),
+        };
+        self.check_sender(head, &entry.route, peer)
+            .map_err(|refusal| DoorRefusal {
+                close: framing != Framing::NoBody,
+                ..refusal
+            })?;
+        Ok(entry)
+    }
+
+    /// Whether either key header holds the proxy key, compared in constant time.
+    pub(crate) fn holds_key(&self, headers: &Headers) -> bool {
+        let mut keys = headers
+            .0
+            .iter()
+            .filter(|(name, _)| headers::is_key_header(name));
+        !self.key.is_empty()
+            && keys.any(|(name, value)| {
+                let key = headers::bare_key(value);
+                // `authorization` carries a key only with its scheme (RFC 6750 section 2.1).
+                let whole = key.len() == value.trim_ascii().len();
+                let misplaced = whole && name.eq_ignore_ascii_case("authorization");
+                !misplaced && bool::from(key.ct_eq(self.key))
+            })
+    }
+
+    /// Whoever needs a key is judged by it, everybody else by `Host`: a page that was brought here by DNS has neither.
+    fn check_sender(
+        &self,
+        head: &Head<'_>,
+        route: &Route,
+        peer: IpAddr,
+    ) -> Result<(), DoorRefusal> {
+        let local_peer = peer.to_canonical().is_loopback();
+        let needs_key = match route {
+            Route::Local(Local::Health) => false,
+            Route::Local(local) if local.needs_key() => true,
+            _ => self.require_key || !local_peer,
+        };
+        if needs_key && !self.holds_key(head.headers) {
+            return Err(DoorRefusal {
+                status: 401,
+                kind: "authentication_error",
+                message: NEEDS_KEY.to_owned(),
+                close: true,
+            });
+        }
+        // A peer from elsewhere that needs no key asks for our health, under whatever name it knows us by.
+        if !needs_key && local_peer {
+            self.check_host(head)?;
+        }
+        check_origin(head.headers)
+    }
+
+    fn check_host(&self, head: &Head<'_>) -> Result<(), DoorRefusal> {
+        // Only HTTP/1.0 gets here without a Host, and no browser speaks that.
+        let Some(value) = head.headers.get("host") else {
+            return Ok(());
+        };
+        let ours = std::str::from_utf8(value)
+            .ok()
+            .and_then(host_of)
+            .is_some_and(|host| self.is_ours(host));
+        if ours {
+            return Ok(());
+        }
+        Err(forbidden(format!(
+            "the host {:?} is not this proxy's: use 127.0.0.1, localhost or the proxy.host of the configuration",
+            shown(value)
+        )))
+    }
+
+    fn is_ours(&self, host: &str) -> bool {
+        let configured = self.host.trim_start_matches('[').trim_end_matches(']');
+        let literal: Option<IpAddr> = host.parse().ok();
+        literal.is_some_and(|ip| ip.to_canonical().is_loopback())
+            || host.eq_ignore_ascii_case("localhost")
+            || (!configured.is_empty() && host.eq_ignore_ascii_case(configured))
+    }
+}
+
+/// Version, method and target.
+fn check_line(head: &Head<'_>) -> Result<(), DoorRefusal> {
+    if !matches!(head.version, (1, 0 | 1)) {
+        return Err(refused(505, "only HTTP/1.0 and HTTP/1.1 are spoken here"));
+    }
+    if head.method.len() > METHOD_BYTES_MAX || !is_token(head.method) {
+        return Err(refused(400, "the request method is not a token"));
+    }
+    // TRACE would show the pooled credential to the client in the upstream's answer.
+    if ["CONNECT", "TRACE", "TRACK"].contains(&head.method) {
+        return Err(refused(
+            400,
+            format!("the method {} is not served", head.method),
+        ));
+    }
+    check_target(head.target).map_err(|problem| refused(400, problem))
+}
+
+fn check_target(target: &str) -> Result<(), &'static str> {
+    if target.len() > TARGET_BYTES_MAX {
+        return Err("the request target is longer than 32 KiB");
+    }
+    if !target.starts_with('/') {
+        return Err("the request target must be a path that begins with a slash");
+    }
+    if target
+        .bytes()
+        .any(|byte| !matches!(byte, 0x21..=0x7e) || byte == b'#')
+    {
+        return Err("the request target holds a character that is not allowed in it");
+    }
+    // Decoded again and again, because a server behind the upstream may do the same.
+    let mut path = paths::split(target).0.to_owned();
+    for _ in 0..DECODINGS_MAX {
+        if path
+            .split('/')
+            .any(|segment| matches!(segment.split(';').next(), Some("." | "..")))
+        {
+            return Err("the request target holds a dot segment");
+        }
+        if path.contains('\\') {
+            return Err("the request target holds a backslash");
+        }
+        if path.bytes().any(|byte| byte.is_ascii_control()) {
+            return Err("the request target holds an encoded control character");
+        }
+        let decoded = paths::decode(&path);
+        if decoded == path {
+            return Ok(());
+        }
+        path = decoded;
+    }
+    Err("the request target is percent-encoded many times over")
+}
+
+/// Number, size and characters of the header lines, and `Host` (RFC 9112 section 3.2).
+fn check_lines(head: &Head<'_>) -> Result<(), DoorRefusal> {
+    let lines = &head.headers.0;
+    // As on the wire: name, colon, blank, value, line end.
+    let bytes: usize = lines
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + 4)
+        .sum();
+    if lines.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
+        return Err(refused(431, "more than 100 header lines or 64 KiB of them"));
+    }
+    for (name, value) in lines {
+        if !is_token(name) {
+            return Err(refused(400, "a header name is not a token"));
+        }
+        if value
+            .iter()
+            .any(|&byte| byte.is_ascii_control() && byte != b'\t')
+        {
+            return Err(refused(
+                400,
+                format!("the header {name} holds a control character"),
+            ));
+        }
+    }
+    match head.headers.all("host").count() {
+        0 if head.version == (1, 1) => Err(refused(400, "an HTTP/1.1 request needs a Host header")),
+        0 | 1 => Ok(()),
+        _ => Err(refused(400, "more than one Host header")),
+    }
+}
+
+/// The body's framing; every doubt is refused, because two readings of it are how requests are smuggled.
+fn framing(head: &Head<'_>) -> Result<Framing, DoorRefusal> {
+    let codings: Vec<&[u8]> = head.headers.all("transfer-encoding").collect();
+    let lengths: Vec<&[u8]> = head.headers.all("content-length").collect();
+    match (codings.as_slice(), lengths.as_slice()) {
+        ([], []) => Ok(Framing::NoBody),
+        ([], [length]) => content_length(length),
+        ([], _) => Err(refused(400, "more than one Content-Length")),
+        ([_, ..], [_, ..]) => Err(refused(400, "both Content-Length and Transfer-Encoding")),
+        (_, []) if head.version == (1, 0) => {
+            Err(refused(400, "Transfer-Encoding in an HTTP/1.0 request"))
+        }
+        ([coding], []) if coding.trim_ascii().eq_ignore_ascii_case(b"chunked") => {
+            Ok(Framing::Chunked)
+        }
+        (_, []) => Err(refused(400, "a transfer coding other than chunked")),
+    }
+}
+
+fn content_length(value: &[u8]) -> Result<Framing, DoorRefusal> {
+    let digits = value.trim_ascii();
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(refused(400, "Content-Length is not a number"));
+    }
+    let text = std::str::from_utf8(digits).unwrap_or_default();
+    match text.parse() {
+        Ok(0) => Ok(Framing::NoBody),
+        Ok(length) if length <= BODY_BYTES_MAX => Ok(Framing::Length(length)),
+        // Digits alone fail to parse only when there are too many of them.
+        _ => Err(refused(
+            413,
+            "the request body is larger than 256 MiB, the limit of maxpool",
+        )),
+    }
+}
+
+fn expects_continue(head: &Head<'_>) -> Result<bool, DoorRefusal> {
+    let mut expectations = head
+        .headers
+        .all("expect")
+        .map(<[u8]>::trim_ascii)
+        .peekable();
+    // RFC 9110 section 10.1.1: to be ignored in HTTP/1.0.
+    if head.version == (1, 0) || expectations.peek().is_none() {
+        return Ok(false);
+    }
+    if expectations.all(|value| value.eq_ignore_ascii_case(b"100-continue")) {
+        return Ok(true);
+    }
+    Err(refused(417, "an expectation other than 100-continue"))
+}
+
+/// A page of another origin has no business here. Programs send neither header.
+fn check_origin(headers: &Headers) -> Result<(), DoorRefusal> {
+    let host = headers
+        .get("host")
+        .map(<[u8]>::trim_ascii)
+        .unwrap_or_default();
+    for origin in headers.all("origin").map(<[u8]>::trim_ascii) {
+        let authority = origin
+            .strip_prefix(b"http://")
+            .or_else(|| origin.strip_prefix(b"https://"));
+        if host.is_empty()
+            || !authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
+        {
+            return Err(forbidden(format!(
+                "requests of web pages are refused; this one came from {:?}",
+                shown(origin)
+            )));
+        }
+    }
+    if headers
+        .all("sec-fetch-site")
+        .any(|site| site.trim_ascii().eq_ignore_ascii_case(b"cross-site"))
+    {
+        return Err(forbidden(
+            "requests of web pages on other sites are refused".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// The host of `host[:port]`, an IPv6 literal without its brackets.
+fn host_of(value: &str) -> Option<&str> {
+    let value = value.trim();
+    let (host, port) = match value.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            // What is in brackets must be one: a name in them is nobody's.
+            host.parse::<std::net::Ipv6Addr>().ok()?;
+            (host, port)
+        }
+        None => value.split_at(value.find(':').unwrap_or(value.len())),
+    };
+    let port_is_one = match port.strip_prefix(':') {
+        Some(digits) => {
+            digits.is_empty()
+                || (digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok())
+        }
+        None => port.is_empty(),
+    };
+    port_is_one.then_some(host)
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+/// What a stranger wrote, for our own text.
+fn shown(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).chars().take(80).collect()
+}
+
+fn refused(status: u16, message: impl Into<String>) -> DoorRefusal {
+    DoorRefusal {
+        status,
+        kind: "invalid_request_error",
+        message: message.into(),
+        close: true,
+    }
+}
+
+fn forbidden(message: String) -> DoorRefusal {
+    DoorRefusal {
+        status: 403,
+        kind: "permission_error",
+        message,
+        close: true,
+    }
+}
+
+const METHOD_BYTES_MAX: usize = 32;
+const TARGET_BYTES_MAX: usize = 32 * 1024;
+const HEADERS_MAX: usize = 100;
+const HEADER_BYTES_MAX: usize = 64 * 1024;
+const DECODINGS_MAX: usize = 4;
+const NEEDS_KEY: &str = "the proxy key is missing or wrong: send proxy.apiKey of maxpool.json as x-api-key or as Authorization: Bearer";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::random::Random;
+
+    const KEY: &str = "mp-key";
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const AWAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 1, 9));
+    const OPEN: Door<'_> = Door {
+        host: "127.0.0.1",
+        key: KEY.as_bytes(),
+        require_key: false,
+    };
+
+    fn headers(lines: &[(&str, &str)]) -> Headers {
+        Headers(
+            lines
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
+        )
+    }
+
+    fn check(
+        door: &Door<'_>,
+        line: Line<'_>,
+        lines: &[(&str, &str)],
+        peer: IpAddr,
+    ) -> Result<Entry, DoorRefusal> {
+        let (method, target, version) = line;
+        let head = Head {
+            method,
+            target,
+            version,
+            headers: &headers(lines),
+        };
+        door.check(&head, peer)
+    }
+
+    fn status(result: &Result<Entry, DoorRefusal>) -> u16 {
+        result
+            .as_ref()
+            .map_or_else(|refusal| refusal.status, |_| 200)
+    }
+
+    type Line<'a> = (&'a str, &'a str, (u8, u8));
+    const POST: Line<'_> = ("POST", "/v1/messages?beta=true", (1, 1));
+    const HOST: (&str, &str) = ("Host", "localhost:3456");
+
+    #[test]
+    fn request_lines() {
+        #[rustfmt::skip] // one row a line
+        let rows: &[(&str, Line<'_>, u16)] = &[
+            ("P2 fine", POST, 200),
+            ("P2 HTTP/1.0", ("GET", "/", (1, 0)), 200),
+            ("P2 version", ("GET", "/", (2, 0)), 505),
+            ("P2 version", ("GET", "/", (0, 9)), 505),
+            ("P2 version", ("GET", "/", (1, 2)), 505),
+            ("P2 method token", ("GE T", "/", (1, 1)), 400),
+            ("P2 method token", ("", "/", (1, 1)), 400),
+            ("P2 method token", ("GET\u{7f}", "/", (1, 1)), 400),
+            ("P2 any token is a method", ("M-SEARCH", "/x", (1, 1)), 200),
+            ("P2 CONNECT", ("CONNECT", "localhost:80", (1, 1)), 400),
+            ("P2 TRACE shows credentials", ("TRACE", "/v1/x", (1, 1)), 400),
+            ("P2 absolute form", ("GET", "http://localhost/", (1, 1)), 400),
+            ("P2 asterisk", ("OPTIONS", "*", (1, 1)), 400),
+            ("P2 no target", ("GET", "", (1, 1)), 400),
+            ("P2 control character", ("GET", "/a\u{1}", (1, 1)), 400),
+            ("P2 blank", ("GET", "/a b", (1, 1)), 400),
+            ("P2 above 127", ("GET", "/ä", (1, 1)), 400),
+            ("P2 fragment", ("GET", "/a#b", (1, 1)), 400),
+            ("P2 dot segment", ("GET", "/v1/../x", (1, 1)), 400),
+            ("P2 dot segment", ("GET", "/v1/.", (1, 1)), 400),
+            ("P2 dot segment with parameters", ("GET", "/v1/..;a/x", (1, 1)), 400),
+            ("P2 dot segment encoded", ("GET", "/v1/%2e%2E/x", (1, 1)), 400),
+            ("P2 dot segment half encoded", ("GET", "/v1/.%2e/x", (1, 1)), 400),
+            ("P2 dot segment behind an encoded slash", ("GET", "/v1/a%2f..%2fb", (1, 1)), 400),
+            ("P2 dot segment encoded twice", ("GET", "/v1/%252e%252e/x", (1, 1)), 400),
+            ("P2 encoded without end", ("GET", "/%2525252525252525252e", (1, 1)), 400),
+            ("P2 backslash", ("GET", "/v1\\x", (1, 1)), 400),
+            ("P2 backslash encoded", ("GET", "/v1/%5C..", (1, 1)), 400),
+            ("P2 control character encoded", ("GET", "/v1/%0d%0ax", (1, 1)), 400),
+            ("P2 dots in names", ("GET", "/v1/...a/..b/c..?x=../y\\", (1, 1)), 200),
+            ("P2 encoded otherwise", ("GET", "/v1/a%20b%25", (1, 1)), 200),
+        ];
+        for (rule, line, expected) in rows {
+            let result = check(&OPEN, *line, &[HOST], HERE);
+            assert_eq!(status(&result), *expected, "{rule} {line:?}");
+            assert!(
+                result.err().is_none_or(|refusal| refusal.close),
+                "{rule} closes"
+            );
+        }
+        assert_eq!(
+            status(&check(
+                &OPEN,
+                ("GET", &"/a".repeat(20_000), (1, 1)),
+                &[HOST],
+                HERE
+            )),
+            400
+        );
+    }
+
+    #[test]
+    fn header_lines_and_framing() {
+        type Lines = &'static [(&'static str, &'static str)];
+        use Framing::{Chunked, Length, NoBody};
+        #[rustfmt::skip] // one row a line
+        let rows: &[(&str, Lines, Result<Framing, u16>)] = &[
+            ("P2 none", &[HOST], Ok(NoBody)),
+            ("P2 length", &[HOST, ("content-length", " 5 ")], Ok(Length(5))),
+            ("P2 length 0", &[HOST, ("content-length", "0")], Ok(NoBody)),
+            ("P4 256 MiB", &[HOST, ("content-length", "268435456")], Ok(Length(268_435_456))),
+            ("P4 more", &[HOST, ("content-length", "268435457")], Err(413)),
+            ("P4 far more", &[HOST, ("content-length", "99999999999999999999999")], Err(413)),
+            ("P2 chunked", &[HOST, ("Transfer-Encoding", "Chunked")], Ok(Chunked)),
+            ("P2 both", &[HOST, ("transfer-encoding", "chunked"), ("content-length", "5")], Err(400)),
+            ("P2 several lengths", &[HOST, ("content-length", "5"), ("Content-Length", "5")], Err(400)),
+            ("P2 a list of lengths", &[HOST, ("content-length", "5, 5")], Err(400)),
+            ("P2 bad length", &[HOST, ("content-length", "+5")], Err(400)),
+            ("P2 bad length", &[HOST, ("content-length", "-1")], Err(400)),
+            ("P2 bad length", &[HOST, ("content-length", "0x5")], Err(400)),
+            ("P2 bad length", &[HOST, ("content-length", "")], Err(400)),
+            ("P2 other coding", &[HOST, ("transfer-encoding", "gzip, chunked")], Err(400)),
+            ("P2 other coding", &[HOST, ("transfer-encoding", "chunked, chunked")], Err(400)),
+            ("P2 other coding", &[HOST, ("transfer-encoding", "xchunked")], Err(400)),
+            ("P2 other coding", &[HOST, ("transfer-encoding", "identity")], Err(400)),
+            ("P2 other coding", &[HOST, ("transfer-encoding", "")], Err(400)),
+            ("P2 several codings", &[HOST, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], Err(400)),
+            ("P2 name is no token", &[HOST, ("a b", "1")], Err(400)),
+            ("P2 name is no token", &[HOST, ("content-length ", "1")], Err(400)),
+            ("P2 name is empty", &[HOST, ("", "1")], Err(400)),
+            ("P2 control character", &[HOST, ("a", "b\nc")], Err(400)),
+            ("P2 control character", &[HOST, ("a", "b\0")], Err(400)),
+            ("P2 tab and above 127", &[HOST, ("a", "b\tä")], Ok(NoBody)),
+            ("P2 no Host", &[("a", "b")], Err(400)),
+            ("P2 two Hosts", &[HOST, HOST], Err(400)),
+            ("P2 expectation", &[HOST, ("expect", "200-maybe")], Err(417)),
+        ];
+        for (rule, lines, expected) in rows {
+            let result = check(&OPEN, POST, lines, HERE);
+            let got = result
+                .map(|entry| entry.framing)
+                .map_err(|refusal| refusal.status);
+            assert_eq!(got, *expected, "{rule} {lines:?}");
+        }
+        let old = check(
+            &OPEN,
+            ("POST", "/", (1, 0)),
+            &[HOST, ("transfer-encoding", "chunked")],
+            HERE,
+        );
+        assert_eq!(status(&old), 400, "P2 chunked in HTTP/1.0");
+        let many = vec![("a", "b"); 99];
+        let mut lines = vec![HOST];
+        lines.extend(many);
+        assert_eq!(
+            status(&check(&OPEN, POST, &lines, HERE)),
+            200,
+            "P2 100 headers"
+        );
+        lines.push(("a", "b"));
+        assert_eq!(
+            status(&check(&OPEN, POST, &lines, HERE)),
+            431,
+            "P2 101 headers"
+        );
+        let long = "x".repeat(64 * 1024);
+        assert_eq!(
+            status(&check(&OPEN, POST, &[HOST, ("a", &long)], HERE)),
+            431,
+            "P2 64 KiB"
+        );
+    }
+
+    #[test]
+    fn expectations() {
+        let ask = ("Expect", "100-Continue");
+        let body = ("content-length", "1");
+        let asks = |version, lines: &[(&str, &str)]| {
+            check(&OPEN, ("POST", "/v1/messages", version), lines, HERE)
+                .map(|entry| entry.expects_continue)
+        };
+        assert_eq!(asks((1, 1), &[HOST, ask, body]), Ok(true), "P5");
+        assert_eq!(
+            asks((1, 1), &[HOST, ask]),
+            Ok(false),
+            "P5 nothing to ask for"
+        );
+        assert_eq!(asks((1, 0), &[HOST, ask, body]), Ok(false), "P5 HTTP/1.0");
+        assert_eq!(asks((1, 1), &[HOST, body]), Ok(false), "P5 not sent");
+    }
+
+    #[test]
+    fn hosts() {
+        let named = Door {
+            host: "pool.lan",
+            ..OPEN
+        };
+        #[rustfmt::skip] // one row a line
+        let rows = [
+            ("127.0.0.1", 200),
+            ("127.0.0.1:1", 200),
+            ("127.8.9.10:3456", 200),
+            ("[::1]", 200),
+            ("[::1]:3456", 200),
+            ("[0:0:0:0:0:0:0:1]:80", 200),
+            ("[::ffff:127.0.0.1]", 200),
+            ("LocalHost:3456", 200),
+            ("pool.lan:3456", 200),
+            ("POOL.LAN", 200),
+            ("localhost.attacker.com", 403),
+            ("attacker.localhost", 403),
+            ("127.0.0.1.attacker.com", 403),
+            ("127.0.0.1@attacker.com", 403),
+            ("127.1", 403),
+            ("2130706433", 403),
+            ("0.0.0.0", 403),
+            ("192.168.1.9", 403),
+            ("::1", 403),
+            ("[::1", 403),
+            ("[::1]x", 403),
+            ("[localhost]", 403),
+            ("[127.0.0.1]", 403),
+            ("[fe80::1]", 403),
+            ("localhost:99999", 403),
+            ("localhost:8x", 403),
+            ("localhost:80:80", 403),
+            ("localhost.", 403),
+            ("", 403),
+        ];
+        for (host, expected) in rows {
+            let result = check(&named, POST, &[("host", host)], HERE);
+            assert_eq!(status(&result), expected, "P2 Host {host}");
+        }
+    }
+
+    #[test]
+    fn pages() {
+        type Lines = &'static [(&'static str, &'static str)];
+        #[rustfmt::skip] // one row a line
+        let rows: &[(&str, Lines, u16)] = &[
+            ("own origin", &[("origin", "http://LOCALHOST:3456")], 200),
+            ("another port is another origin", &[("origin", "http://localhost:8080")], 403),
+            ("foreign", &[("origin", "https://evil.example")], 403),
+            ("opaque", &[("origin", "null")], 403),
+            ("empty", &[("origin", "")], 403),
+            ("no scheme", &[("origin", "localhost:3456")], 403),
+            ("two", &[("origin", "http://localhost:3456"), ("origin", "http://a")], 403),
+            ("address bar", &[("sec-fetch-site", "none")], 200),
+            ("same origin", &[("sec-fetch-site", "same-origin")], 200),
+            ("cross-site", &[("Sec-Fetch-Site", "Cross-Site")], 403),
+            ("even with the key", &[("origin", "http://a"), ("x-api-key", KEY)], 403),
+        ];
+        for (row, lines, expected) in rows {
+            let lines: Vec<_> = [HOST].iter().chain(*lines).copied().collect();
+            assert_eq!(
+                status(&check(&OPEN, POST, &lines, HERE)),
+                *expected,
+                "P2 {row}"
+            );
+        }
+    }
+
+    #[test]
+    fn keys() {
+        type Lines = &'static [(&'static str, &'static str)];
+        let strict = Door {
+            require_key: true,
+            ..OPEN
+        };
+        let none: Lines = &[];
+        let api: Lines = &[("X-Api-Key", KEY)];
+        let bearer: Lines = &[("authorization", "bearer mp-key")];
+        let wrong: Lines = &[("x-api-key", "mp-kex"), ("authorization", "Bearer mp-key2")];
+        let either: Lines = &[
+            ("x-api-key", "sk-ant-own"),
+            ("authorization", "Bearer mp-key"),
+        ];
+        let status_route = ("GET", "/maxpool/status", (1, 1));
+        let health = ("GET", "/maxpool/health", (1, 1));
+        let unknown = ("GET", "/maxpool/x", (1, 1));
+        type Row<'a> = (&'a str, &'a Door<'a>, Line<'a>, &'a str, Lines, IpAddr, u16);
+        #[rustfmt::skip] // one row a line
+        let rows: &[Row<'_>] = &[
+            ("loopback needs none", &OPEN, POST, "localhost", none, HERE, 200),
+            ("loopback, requireKey", &strict, POST, "localhost", none, HERE, 401),
+            ("loopback, requireKey", &strict, POST, "localhost", api, HERE, 200),
+            ("peer from elsewhere", &OPEN, POST, "10.0.0.1", none, AWAY, 401),
+            ("peer from elsewhere", &OPEN, POST, "10.0.0.1", bearer, AWAY, 200),
+            ("either header", &OPEN, POST, "10.0.0.1", either, AWAY, 200),
+            ("wrong", &OPEN, POST, "10.0.0.1", wrong, AWAY, 401),
+            ("a foreign Host says nothing yet", &strict, POST, "evil.example", none, HERE, 401),
+            ("the Host rule is for those without", &strict, POST, "evil.example", api, HERE, 200),
+            ("the Host rule is for those without", &OPEN, POST, "evil.example", api, HERE, 403),
+            ("P1 local routes", &OPEN, status_route, "localhost", none, HERE, 401),
+            ("P1 local routes", &OPEN, status_route, "localhost", bearer, HERE, 200),
+            ("P1 health needs none", &strict, health, "localhost", none, HERE, 200),
+            ("P1 health needs none", &OPEN, health, "pool.example", none, AWAY, 200),
+            ("P1 health, rebound", &OPEN, health, "evil.example", none, HERE, 403),
+            ("P1 404 is no secret", &OPEN, unknown, "localhost", none, HERE, 200),
+            ("P1 404 elsewhere", &OPEN, unknown, "localhost", none, AWAY, 401),
+        ];
+        for (row, door, line, host, lines, peer, expected) in rows {
+            let lines: Vec<_> = [("host", *host)].iter().chain(*lines).copied().collect();
+            assert_eq!(
+                status(&check(door, *line, &lines, *peer)),
+                *expected,
+                "P2 {row} {host} {peer}"
+            );
+        }
+        let keyless = Door { key: b"", ..strict };
+        assert_eq!(
+            status(&check(&keyless, POST, &[HOST, ("x-api-key", "")], HERE)),
+            401,
+            "P2 no key fits"
+        );
+        let mapped: IpAddr = "::ffff:127.0.0.1".parse().unwrap_or(AWAY);
+        assert_eq!(
+            status(&check(&OPEN, POST, &[HOST], mapped)),
+            200,
+            "P2 loopback in the other family"
+        );
+        let unread = check(&strict, POST, &[HOST, ("content-length", "3")], HERE);
+        assert!(
+            unread.is_err_and(|refusal| refusal.close),
+            "P2 an unread body"
+        );
+        let empty = check(&strict, POST, &[HOST], HERE);
+        assert!(
+            empty.is_err_and(|refusal| !refusal.close),
+            "P2 nothing unread"
+        );
+    }
+
+    #[test]
+    fn garbage_does_no_harm() {
+        let mut random = Random::new(51);
+        let mut entered = 0;
+        for _ in 0..20_000 {
+            let pieces = [
+                "/", "v1", "maxpool", "..", "%2e", "%5c", "%00", "?", "messages", "%", ";", "a",
+                "\u{e4}", " ", "http:", "*",
+            ];
+            let target: String = (0..random.below(8)).map(|_| random.word(&pieces)).collect();
+            let names = [
+                "host",
+                "content-length",
+                "transfer-encoding",
+                "expect",
+                "origin",
+                "x-api-key",
+                "connection",
+                "a b",
+                "",
+            ];
+            let values = [
+                "localhost",
+                "5",
+                "chunked",
+                "100-continue",
+                "[::1]:",
+                "[",
+                "mp-key",
+                "",
+                "http://",
+            ];
+            let mut headers = Headers(vec![("host".into(), b"127.0.0.1".to_vec())]);
+            for _ in 0..random.below(4) {
+                let value = if random.chance(20) {
+                    random.bytes(12)
+                } else {
+                    random.word(&values).into()
+                };
+                headers.push(random.word(&names), value);
+            }
+            let method = random.word(&["GET", "POST", "TRACE", "g(t"]);
+            let head = Head {
+                method,
+                target: &format!("/{target}"),
+                version: (1, 1),
+                headers: &headers,
+            };
+            let Ok(entry) = OPEN.check(&head, HERE) else {
+                continue;
+            };
+            entered += 1;
+            let path = paths::decode(paths::split(head.target).0);
+            assert!(
+                !path.split('/').any(|segment| matches!(segment, "." | ".."))
+                    && !path.contains('\\'),
+                "P2 {target}"
+            );
+            let is_ours = path.split('/').find(|segment| !segment.is_empty()) == Some("maxpool");
+            assert!(
+                !is_ours || matches!(entry.route, Route::Local(_)),
+                "P1 never forwarded: {target}"
+            );
+        }
+        assert!(entered > 1_000, "some of it is let in");
+    }
+}

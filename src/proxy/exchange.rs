@@ -1,0 +1,422 @@
+//! The life of a request: receive → admit (wait, heartbeats) → forward → stream → settle.
+//!
+//! ```text
+//!            ┌──────────────── next account ─────────────────┐
+//!            ▼                                               │
+//! receive ─ admit ──granted──▶ attempt ──curable, uncommitted┘
+//!            │  ▲                 │
+//!     queued │  │ verdict         ├── delivered ─────────────▶ settle
+//!            ▼  │                 └── the client has left ───▶ settle
+//!           wait ── gave up ──▶ our answer, or the upstream's own last one ──▶ settle
+//! ```
+//!
+//! A retry needs the uncommitted writer by value, so none can be written after the first byte. Whatever happens, the lease ends
+//! in exactly one outcome and the log gets exactly one line.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustix::event::EventfdFlags;
+
+use super::attempt::{self, Attempted};
+use super::context::Context;
+use super::door::{Door, Entry, Framing, Head};
+use super::failed::{self, Failed};
+use super::headers::{self, Headers};
+use super::job::{Ended, Job, Record};
+use super::listener::{BodyError, Inbound};
+use super::local;
+use super::paths::{Pooled, Route};
+use super::patience::{HangUp, Heartbeats, Limits, Patience};
+use super::peek::{self, BODY_BYTES_MAX, Peek};
+use super::relay;
+use super::reply::{self, Reply};
+use super::runtime;
+use super::stream::{ClientForm, Uncommitted};
+use crate::account::Flight;
+use crate::clock::{self, Stopwatch};
+use crate::config::Config;
+use crate::event::{Event, Finished, Held, Outcome, RequestMeta, Stage};
+use crate::gate::{Admitted, Granted, Hold, Verdict, Waiting};
+use crate::net::wait::Stop;
+use crate::scheduler::{Limit, Refusal, RefusalReason, Request, WaitCause};
+
+/// Serves one request on the calling worker.
+pub(crate) fn serve(context: &Arc<Context>, inbound: Inbound) {
+    let watch = Stopwatch::start();
+    let mut headers = Headers::default();
+    for (name, value) in inbound.headers() {
+        headers.push(name, value.as_bytes());
+    }
+    let config = context.config();
+    let key = config
+        .proxy
+        .api_key
+        .as_ref()
+        .map_or(&b""[..], |key| key.expose().as_bytes());
+    let door = Door {
+        host: &config.proxy.host,
+        key,
+        require_key: config.proxy.require_key,
+    };
+    let head = Head {
+        method: inbound.method(),
+        target: inbound.target(),
+        version: inbound.version(),
+        headers: &headers,
+    };
+    match door.check(&head, inbound.peer()) {
+        Err(refusal) => {
+            let unread = announced_length(&headers);
+            refuse(context, inbound, &Reply::from(refusal), unread, watch);
+        }
+        Ok(entry) => receive(context, config, inbound, headers, entry, watch),
+    }
+}
+
+/// What a refused head says about its body; it may lie, or be one of several.
+fn announced_length(headers: &Headers) -> Option<u64> {
+    let lengths = headers
+        .all("content-length")
+        .filter_map(|value| std::str::from_utf8(value).ok()?.trim().parse().ok());
+    lengths.max()
+}
+
+/// Answers on the spot and ends the connection: nothing more of it can be trusted or waited for.
+fn refuse(
+    context: &Context,
+    inbound: Inbound,
+    reply: &Reply,
+    unread: Option<u64>,
+    watch: Stopwatch,
+) {
+    let (method, path) = (Arc::from(inbound.method()), path_of(inbound.target()));
+    inbound.refuse(&reply::on_the_wire(reply), unread);
+    context.tell(Event::Finished(Box::new(Finished {
+        method,
+        path,
+        account: None,
+        status: Some(reply.status),
+        outcome: Outcome::Refused,
+        cause: Some(reply.message.clone()),
+        queued: std::time::Duration::ZERO,
+        first_byte: None,
+        total: watch.elapsed(),
+        tokens: None,
+        session: None,
+        model: None,
+        attempts: 0,
+    })));
+}
+
+/// Methods whose requests say that they have no body by a length of 0 (RFC 9110 section 8.6).
+const METHODS_WITH_BODY: [&str; 3] = ["POST", "PUT", "PATCH"];
+
+fn path_of(target: &str) -> Arc<str> {
+    Arc::from(target.split('?').next().unwrap_or_default())
+}
+
+/// Reads the body and looks at it, then sends the request on its way.
+fn receive(
+    context: &Arc<Context>,
+    config: Arc<Config>,
+    mut inbound: Inbound,
+    headers: Headers,
+    entry: Entry,
+    watch: Stopwatch,
+) {
+    let now = clock::now();
+    let method: Arc<str> = Arc::from(inbound.method());
+    let target = inbound.target().to_owned();
+    let path = path_of(&target);
+    let meta = RequestMeta {
+        since: now.mono,
+        at: now.wall,
+        method: Arc::clone(&method),
+        path: Arc::clone(&path),
+        ..RequestMeta::default()
+    };
+    let tracked = context.events.live().begin(meta);
+    let length = match entry.framing {
+        Framing::NoBody => Some(0),
+        Framing::Length(length) => Some(length),
+        Framing::Chunked => None,
+    };
+    let body = match inbound.read_body(length, BODY_BYTES_MAX) {
+        Ok(body) => body,
+        Err(BodyError::TooLarge) => {
+            return refuse(
+                context,
+                inbound,
+                &reply::body_too_large(BODY_BYTES_MAX),
+                length,
+                watch,
+            );
+        }
+        Err(BodyError::Broken) => {
+            return refuse(context, inbound, &reply::body_broken(), length, watch);
+        }
+    };
+    let form = ClientForm {
+        chunks: inbound.version() >= (1, 1),
+        head_only: &*method == "HEAD",
+        keep_alive: !inbound.reading_side_closed() && !context.is_stopping(),
+    };
+    let hang_up = if inbound.reading_side_closed() {
+        HangUp::ResetOnly
+    } else {
+        HangUp::EndOfFile
+    };
+    let out = Uncommitted::new(inbound.into_outbound(), form, Stopwatch::start());
+    if let Route::Local(route) = entry.route {
+        return local::serve(
+            context,
+            &config,
+            &local::Call {
+                method,
+                path,
+                route,
+                body,
+            },
+            out,
+            watch,
+        );
+    }
+    let looked_at = matches!(
+        entry.route,
+        Route::Pooled(Pooled::Messages | Pooled::CountTokens | Pooled::Complete)
+    );
+    let peek = if looked_at {
+        peek::peek(&body)
+    } else {
+        Peek::default()
+    };
+    let limits = Limits {
+        connect: config.timeouts.connect,
+        head: if peek.stream {
+            config.timeouts.headers
+        } else {
+            config.timeouts.non_stream_headers
+        },
+        idle: config.timeouts.idle,
+    };
+    let job = Job {
+        context: Arc::clone(context),
+        options: headers::client_options(&headers),
+        config,
+        has_body: entry.framing != Framing::NoBody || METHODS_WITH_BODY.contains(&&*method),
+        method,
+        target,
+        path,
+        headers,
+        body,
+        peek,
+        route: entry.route,
+        arrived: now.mono,
+        watch,
+        patience: Rc::new(Patience::new(out.line(), hang_up, limits)),
+        tracked,
+        record: std::cell::RefCell::new(Record::default()),
+    };
+    job.tracked
+        .describe(job.session_tag(), job.peek.model.as_deref().map(Arc::from));
+    let ended = if context.is_stopping() {
+        answer(out, &reply::restarting())
+    } else if relay::is_own(&job) {
+        relay::run(&job, out)
+    } else {
+        run(&job, out)
+    };
+    job.finish(ended);
+}
+
+/// A pooled request: from account to account until it is served or there is nothing left to try.
+fn run(job: &Job, mut out: Uncommitted) -> Ended {
+    if let Err(reply) = runtime::take_header_accounts(job) {
+        return answer(out, &reply);
+    }
+    let mut request = job.request();
+    if job.wants_stream() {
+        let grace = job.config.queue.stream_forward_grace;
+        job.patience.beat(Heartbeats {
+            first: job.arrived + grace,
+            every: beat_every(job),
+        });
+    }
+    let mut last: Option<Failed> = None;
+    loop {
+        let (hold, granted) = match job.context.gate.admit(request.clone()) {
+            Admitted::Granted(hold, granted) => (hold, granted),
+            Admitted::Refused(refusal) if refusal.reason == RefusalReason::UnknownProfile => {
+                return answer(out, &reply::unknown_profile(&request.profile));
+            }
+            Admitted::Refused(refusal) => return give_up(out, last, &Surrender::Refused(refusal)),
+            Admitted::Queued(waiting) => match wait(job, &request, waiting) {
+                Waited::Granted(hold, granted) => {
+                    request.excluded.clear();
+                    request.attempts = 0;
+                    (hold, granted)
+                }
+                Waited::Over(surrender) => return give_up(out, last, &surrender),
+                Waited::ClientGone => {
+                    return Ended::client_gone(Stage::Queued, job.patience.status_seen());
+                }
+            },
+        };
+        request.clock = granted.clock;
+        let account = granted.account;
+        if let Some(failed) = last.take() {
+            failed::tell_failover(job, &failed, Some(&granted.name));
+        }
+        match attempt::run(job, &request, hold, &granted, out) {
+            Attempted::Ended(ended) => return ended,
+            Attempted::Failed {
+                out: uncommitted,
+                failed,
+            } => {
+                out = uncommitted;
+                request.excluded.push(account);
+                request.attempts += 1;
+                request.last_failure = failed.wait();
+                let tries_left =
+                    job.body.len() <= job.config.retry.buffer_bytes_max || !failed.was_sent;
+                last = Some(failed);
+                if !tries_left {
+                    return give_up(out, last, &Surrender::OneTry);
+                }
+            }
+        }
+    }
+}
+
+fn beat_every(job: &Job) -> std::time::Duration {
+    // A heartbeat of 0 would never let the worker sleep.
+    job.config.queue.heartbeat.max(HEARTBEAT_MIN)
+}
+
+/// The shortest time between two heartbeats.
+const HEARTBEAT_MIN: std::time::Duration = std::time::Duration::from_millis(50);
+
+enum Waited {
+    Granted(Hold, Granted),
+    Over(Surrender),
+    ClientGone,
+}
+
+/// Why a request is given no further account.
+enum Surrender {
+    /// The scheduler said so at once.
+    Refused(Refusal),
+    /// It waited, and its time is up.
+    Expired(Limit, Refusal),
+    /// Its body is too large to be kept for a second try.
+    OneTry,
+}
+
+/// Waits in the queue.
+fn wait(job: &Job, request: &Request, mut waiting: Waiting) -> Waited {
+    let start = Stopwatch::start();
+    job.tracked.stage(Stage::Queued);
+    job.tracked.account(None);
+    if job.wants_stream() {
+        let queue = &job.config.queue;
+        let first = clock::now().mono + queue.heartbeat.min(queue.stream_forward_grace);
+        job.patience.beat(Heartbeats {
+            first,
+            every: beat_every(job),
+        });
+    }
+    tell_held(job, request);
+    let verdict = loop {
+        match job.patience.wait_for(waiting.bell()) {
+            Err(_) => break None,
+            Ok(()) => {
+                if let Some(verdict) = waiting.verdict() {
+                    break Some(verdict);
+                }
+            }
+        }
+    };
+    let waited = start.elapsed();
+    job.record.borrow_mut().queued += waited;
+    match verdict {
+        None => Waited::ClientGone,
+        Some(Verdict::Granted(hold, granted)) => {
+            let (session, account) = (job.session_tag(), Arc::clone(&granted.name));
+            job.context.tell(Event::Released {
+                session,
+                account,
+                waited,
+            });
+            Waited::Granted(hold, granted)
+        }
+        Some(Verdict::Expired(limit, refusal)) => Waited::Over(Surrender::Expired(limit, refusal)),
+        Some(Verdict::Refused(refusal)) => Waited::Over(Surrender::Refused(refusal)),
+    }
+}
+
+fn tell_held(job: &Job, request: &Request) {
+    let (queued, release) = job.context.gate.look(|scheduler, now| {
+        let queue = scheduler.snapshot(now).queue;
+        (
+            queue.waiting,
+            queue.next_release.map(|wait| now.wall + wait),
+        )
+    });
+    job.context.tell(Event::Held(Held {
+        session: job.session_tag(),
+        cause: request.last_failure.unwrap_or(WaitCause::Quota),
+        until: release,
+        queued,
+    }));
+}
+
+/// Answers a request that gets no account: with the upstream's own last answer if there is one, else in our own words.
+fn give_up(out: Uncommitted, last: Option<Failed>, surrender: &Surrender) -> Ended {
+    let reply = match surrender {
+        Surrender::Expired(limit, refusal) => reply::expired(*limit, refusal),
+        Surrender::Refused(refusal) => {
+            match last {
+                Some(last) if last.outranks(refusal) => return failed::pass_on(out, last),
+                _ => {}
+            }
+            reply::refused(refusal)
+        }
+        Surrender::OneTry => match last {
+            Some(last) => return failed::pass_on(out, last),
+            None => reply::body_too_large(BODY_BYTES_MAX),
+        },
+    };
+    answer(out, &reply)
+}
+
+/// Gives an answer of our own.
+pub(super) fn answer(out: Uncommitted, reply: &Reply) -> Ended {
+    let cause = Some(reply.message.clone());
+    match out.reply(reply) {
+        Ok(delivered) => Ended {
+            status: Some(delivered.status),
+            outcome: Outcome::Refused,
+            cause,
+        },
+        Err(_) => Ended::client_gone(Stage::Streaming, None),
+    }
+}
+
+/// Waits for a token refresh that another thread does, watching the client meanwhile.
+pub(super) fn wait_for_flight(job: &Job, flight: &Flight) -> Result<(), Stop> {
+    let Ok(bell) = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK) else {
+        // No descriptor to be woken by: the refresh is bounded in time, so it can be waited for blindly.
+        flight.wait(REFRESH_WAIT_MAX);
+        return Ok(());
+    };
+    let bell = Arc::new(bell);
+    let ringer = Arc::clone(&bell);
+    flight.on_end(Box::new(move || {
+        let _ = rustix::io::write(&*ringer, &1_u64.to_ne_bytes());
+    }));
+    job.patience.wait_for(rustix::fd::AsFd::as_fd(&*bell))
+}
+
+/// Longer than any refresh may take.
+const REFRESH_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(120);

@@ -1,0 +1,347 @@
+//! One call to one upstream: sends the request, gives the answer's head and a reader of its body.
+//!
+//! It decides nothing about accounts. A pooled connection that turns out to be dead before a byte of the answer has come is
+//! replaced by a fresh one, once, because the upstream had closed it before it could see the request.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::fmt;
+use std::io::{self, Read};
+use std::rc::Rc;
+use std::time::Duration;
+
+use ureq::http::header::{HeaderName, HeaderValue};
+use ureq::http::{Method, Request, Response, Uri};
+use ureq::{Agent, BodyReader, SendBody};
+
+use super::headers::Headers;
+use super::patience::Patience;
+use super::stream::Body;
+use crate::net::resolve::LookupFailed;
+use crate::net::wait::{self, Stop, Waiter};
+
+/// Size of one read of an answer.
+const READ_BYTES: usize = 16 * 1024;
+
+/// What is sent.
+pub(crate) struct Order<'a> {
+    /// `POST`.
+    pub(crate) method: &'a str,
+    /// Where to.
+    pub(crate) uri: &'a Uri,
+    /// Everything but `host` and framing.
+    pub(crate) headers: &'a Headers,
+    /// The body in pieces that follow each other; none for a request without a body.
+    pub(crate) body: Option<&'a [Cow<'a, [u8]>]>,
+}
+
+/// The head of an answer, its body still to be read.
+pub(crate) struct Answer {
+    /// Status code.
+    pub(crate) status: u16,
+    /// All header lines.
+    pub(crate) headers: Headers,
+    /// How the body is delimited for the client.
+    pub(crate) body: Body,
+    /// The end of the upstream's connection is the end of the body: nothing proves that it is whole.
+    pub(crate) to_the_end: bool,
+    reader: BodyReader<'static>,
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Answer({})", self.status)
+    }
+}
+
+/// Why there is no answer, or no more of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Our own side ended it.
+    Stopped(Stop),
+    /// The network or the upstream did.
+    Network(NetworkFailure),
+}
+
+/// What went wrong on the way to an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NetworkFailure {
+    /// The class.
+    pub(crate) code: NetworkCode,
+    /// What the system said, without names of accounts and without credentials.
+    pub(crate) text: String,
+}
+
+/// Classes of network failures, as they are named to people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NetworkCode {
+    /// The name cannot be looked up.
+    Dns,
+    /// Nobody listens there.
+    Refused,
+    /// No way there.
+    Unreachable,
+    /// The connection was reset or closed too early.
+    Reset,
+    /// It took too long.
+    Timeout,
+    /// TLS could not be agreed on, or the certificate is not trusted.
+    Tls,
+    /// What came is not HTTP.
+    Garbage,
+    /// Anything else.
+    Other,
+}
+
+impl NetworkCode {
+    /// One word for logs and messages.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            NetworkCode::Dns => "dns",
+            NetworkCode::Refused => "refused",
+            NetworkCode::Unreachable => "unreachable",
+            NetworkCode::Reset => "reset",
+            NetworkCode::Timeout => "timeout",
+            NetworkCode::Tls => "tls",
+            NetworkCode::Garbage => "garbage",
+            NetworkCode::Other => "network",
+        }
+    }
+}
+
+/// Sends `order` and waits for the head of the answer, with `patience` deciding about every wait.
+pub(crate) fn send(
+    agent: &Agent,
+    order: &Order<'_>,
+    patience: &Rc<Patience>,
+) -> Result<Answer, Failure> {
+    let _entered = wait::enter(Rc::clone(patience) as Rc<dyn Waiter>);
+    patience.begin_attempt();
+    match send_once(agent, order, None) {
+        Err(error) if died_in_the_pool(&error, patience) => {
+            patience.begin_attempt();
+            send_once(agent, order, Some(Duration::ZERO))
+        }
+        other => other,
+    }
+    .map_err(|error| failure_of(&error))
+    .inspect(|_| patience.head_is_done())
+}
+
+/// True if the upstream had closed an idle connection before it could see this request.
+fn died_in_the_pool(error: &ureq::Error, patience: &Patience) -> bool {
+    let wire = patience.wire();
+    wire.reused.get()
+        && wire.received.get() == 0
+        && Stop::of(error).is_none()
+        && LookupFailed::of(error).is_none()
+}
+
+fn send_once(
+    agent: &Agent,
+    order: &Order<'_>,
+    idle_age_max: Option<Duration>,
+) -> Result<Answer, ureq::Error> {
+    let request = build(order)?;
+    let response = match order.body {
+        None => run(agent, request, idle_age_max, SendBody::none())?,
+        Some(parts) => {
+            let mut pieces = Pieces { parts, at: 0 };
+            run(
+                agent,
+                request,
+                idle_age_max,
+                SendBody::from_reader(&mut pieces),
+            )?
+        }
+    };
+    Ok(answer_of(order.method, response))
+}
+
+fn run(
+    agent: &Agent,
+    request: Request<()>,
+    idle_age_max: Option<Duration>,
+    body: SendBody<'_>,
+) -> Result<Response<ureq::Body>, ureq::Error> {
+    let request = request.map(|()| body);
+    match idle_age_max {
+        None => agent.run(request),
+        Some(age) => agent.run(agent.configure_request(request).max_idle_age(age).build()),
+    }
+}
+
+fn build(order: &Order<'_>) -> Result<Request<()>, ureq::Error> {
+    let method = Method::from_bytes(order.method.as_bytes())
+        .map_err(|error| ureq::Error::Http(error.into()))?;
+    let mut request = Request::builder()
+        .method(method)
+        .uri(order.uri.clone())
+        .body(())?;
+    let headers = request.headers_mut();
+    for (name, value) in &order.headers.0 {
+        let name = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|error| ureq::Error::Http(error.into()))?;
+        let value =
+            HeaderValue::from_bytes(value).map_err(|error| ureq::Error::Http(error.into()))?;
+        headers.append(name, value);
+    }
+    if let Some(parts) = order.body {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        headers.insert("content-length", HeaderValue::from(length));
+    }
+    Ok(request)
+}
+
+/// A body that lies in several places.
+struct Pieces<'a> {
+    parts: &'a [Cow<'a, [u8]>],
+    at: usize,
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(part) = self.parts.first() {
+            let rest = &part[self.at..];
+            if rest.is_empty() {
+                self.parts = &self.parts[1..];
+                self.at = 0;
+                continue;
+            }
+            let count = rest.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&rest[..count]);
+            self.at += count;
+            return Ok(count);
+        }
+        Ok(0)
+    }
+}
+
+fn answer_of(method: &str, response: Response<ureq::Body>) -> Answer {
+    let (parts, body) = response.into_parts();
+    let status = parts.status.as_u16();
+    let mut headers = Headers::default();
+    for (name, value) in &parts.headers {
+        headers.push(name.as_str(), value.as_bytes());
+    }
+    let chunked = parts.headers.contains_key("transfer-encoding");
+    let length = headers
+        .text("content-length")
+        .and_then(|text| text.parse().ok())
+        .filter(|_| !chunked);
+    let without_body = matches!(status, 204 | 304);
+    let form = match length {
+        Some(length) if !without_body => Body::Length(length),
+        _ if without_body || method == "HEAD" => Body::None,
+        _ => Body::Streamed,
+    };
+    Answer {
+        status,
+        headers,
+        body: form,
+        to_the_end: form == Body::Streamed && !chunked,
+        reader: body.into_reader(),
+    }
+}
+
+impl Answer {
+    /// The next bytes of the body, in a buffer of the worker's own; nothing at its end.
+    pub(crate) fn read<T>(
+        &mut self,
+        patience: &Rc<Patience>,
+        with: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, Failure> {
+        thread_local! {
+            // One buffer a worker: a fresh one per request was a fifth of its instructions.
+            static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        BUFFER.with(|buffer| {
+            let mut buffer = buffer.take();
+            buffer.resize(READ_BYTES, 0);
+            let read = {
+                let _entered = wait::enter(Rc::clone(patience) as Rc<dyn Waiter>);
+                self.reader.read(&mut buffer)
+            };
+            let result = match read {
+                Ok(count) => Ok(with(&buffer[..count])),
+                Err(error) => Err(failure_of_io(&error)),
+            };
+            BUFFER.set(buffer);
+            result
+        })
+    }
+}
+
+fn failure_of_io(error: &io::Error) -> Failure {
+    if let Some(stop) = Stop::of_io(error) {
+        return failure_of_stop(stop);
+    }
+    let wrapped = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<ureq::Error>());
+    match wrapped {
+        Some(error) => failure_of(error),
+        None => network(io_code(error), error.to_string()),
+    }
+}
+
+fn failure_of(error: &ureq::Error) -> Failure {
+    if let Some(stop) = Stop::of(error) {
+        return failure_of_stop(stop);
+    }
+    if let Some(failed) = LookupFailed::of(error) {
+        return network(NetworkCode::Dns, failed.to_string());
+    }
+    match error {
+        ureq::Error::HostNotFound => network(
+            NetworkCode::Dns,
+            "the upstream's name cannot be looked up".into(),
+        ),
+        ureq::Error::Rustls(error) => network(NetworkCode::Tls, error.to_string()),
+        ureq::Error::Tls(text) => network(NetworkCode::Tls, (*text).to_owned()),
+        ureq::Error::Protocol(error) => network(
+            NetworkCode::Garbage,
+            format!("not a proper HTTP answer: {error}"),
+        ),
+        ureq::Error::LargeResponseHeader(_, _) => network(
+            NetworkCode::Garbage,
+            "the response head is too large".into(),
+        ),
+        ureq::Error::Io(error) => network(io_code(error), error.to_string()),
+        error => network(NetworkCode::Other, error.to_string()),
+    }
+}
+
+fn failure_of_stop(stop: Stop) -> Failure {
+    match stop {
+        Stop::ClientGone | Stop::LookAheadOver => Failure::Stopped(stop),
+        Stop::ConnectTimeout | Stop::SendTimeout | Stop::HeadTimeout | Stop::IdleTimeout => {
+            network(NetworkCode::Timeout, stop.to_string())
+        }
+    }
+}
+
+fn network(code: NetworkCode, text: String) -> Failure {
+    Failure::Network(NetworkFailure { code, text })
+}
+
+fn io_code(error: &io::Error) -> NetworkCode {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => NetworkCode::Refused,
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::AddrNotAvailable => NetworkCode::Unreachable,
+        io::ErrorKind::TimedOut => NetworkCode::Timeout,
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::UnexpectedEof => NetworkCode::Reset,
+        _ => match error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<crate::net::transport::Broken>())
+        {
+            Some(_) => NetworkCode::Reset,
+            None => NetworkCode::Other,
+        },
+    }
+}

@@ -1,0 +1,479 @@
+//! Header lists: what goes upstream, what comes back, and what the client asks of us in `x-maxpool-*`.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Header lines in the order in which they came. Names keep their case; every look-up ignores it.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Headers(pub(crate) Vec<(String, Vec<u8>)>);
+
+/// Whose credential a request carries upstream.
+#[derive(Clone, Copy)]
+pub(crate) enum Auth<'a> {
+    /// The account's (P5): this header and nothing that the client sent. The value is complete (`Bearer …`).
+    Pooled {
+        /// `authorization` or `x-api-key`.
+        name: &'a str,
+        /// The whole value.
+        value: &'a str,
+    },
+    /// The client's own login (P3): only key headers that hold a real credential.
+    Own,
+    /// A token request of the client (T5): whatever it sent, but never our proxy key.
+    Untouched {
+        /// `proxy.apiKey`.
+        proxy_key: &'a [u8],
+    },
+}
+
+/// What happens to `anthropic-beta` (P5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Beta {
+    /// Passed as it is.
+    AsSent,
+    /// `oauth-2025-04-20` is added if it is missing: OAuth accounts.
+    WithOauth,
+    /// Dropped: `stripBetaHeaders`.
+    Strip,
+    /// Dropped, then the OAuth one added: an OAuth account with `stripBetaHeaders`.
+    OnlyOauth,
+}
+
+/// How an answer's body leaves us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyForm {
+    /// The upstream's bytes and its length: `content-length` is kept.
+    Unmodified,
+    /// Framed by us: `content-length` is dropped.
+    Reframed,
+}
+
+/// What the client says about its request in headers (S8, S9, Q6). Provider credentials are read elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ClientOptions {
+    /// `x-maxpool-profile`.
+    pub(crate) profile: Option<String>,
+    /// `x-maxpool-session`.
+    pub(crate) session: Option<String>,
+    /// `x-claude-code-session-id`.
+    pub(crate) claude_session: Option<String>,
+    /// `x-claude-code-agent-id`.
+    pub(crate) claude_agent: Option<String>,
+    /// `x-maxpool-client-stream-idle-ms`, as declared: the 95 % of Q6 are the reader's.
+    pub(crate) stream_idle: Option<Duration>,
+}
+
+impl Headers {
+    /// The first value of that name.
+    pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
+        let line = self
+            .0
+            .iter()
+            .find(|(own, _)| own.eq_ignore_ascii_case(name))?;
+        Some(&line.1)
+    }
+
+    /// The first value of that name, if it is UTF-8, without surrounding blanks.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        Some(std::str::from_utf8(self.get(name)?).ok()?.trim())
+    }
+
+    /// All values of that name.
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.0
+            .iter()
+            .filter(move |(own, _)| own.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_slice())
+    }
+
+    /// Adds a line at the end.
+    pub(crate) fn push(&mut self, name: impl Into<String>, value: impl Into<Vec<u8>>) {
+        self.0.push((name.into(), value.into()));
+    }
+
+    /// Drops every line of that name.
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.0.retain(|(own, _)| !own.eq_ignore_ascii_case(name));
+    }
+
+    /// The non-empty elements of a comma-separated list over all its lines.
+    fn list<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        self.all(name)
+            .flat_map(|value| value.split(|&byte| byte == b','))
+            .map(<[u8]>::trim_ascii)
+            .filter(|element| !element.is_empty())
+    }
+
+    /// Whether a line of that name belongs to one connection only: by RFC 9110 section 7.6.1, or because `connection` names it.
+    fn is_hop_by_hop(&self, name: &str) -> bool {
+        HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop))
+            || self
+                .list("connection")
+                .any(|named| named.eq_ignore_ascii_case(name.as_bytes()))
+    }
+}
+
+/// Values may be credentials, so only names are printed (D4).
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|(name, _)| name))
+            .finish()
+    }
+}
+
+/// The request's headers as they go upstream (P5): everything but framing; `host` and `content-length` are the sender's.
+pub(crate) fn upstream(client: &Headers, auth: Auth<'_>, beta: Beta) -> Headers {
+    let drops_beta = matches!(beta, Beta::Strip | Beta::OnlyOauth);
+    let stays = |name: &str| {
+        client.is_hop_by_hop(name)
+            || ENDS_HERE.iter().any(|own| name.eq_ignore_ascii_case(own))
+            || OUR_PREFIXES.iter().any(|prefix| starts_with(name, prefix))
+            || (drops_beta && name.eq_ignore_ascii_case(BETA))
+    };
+    let is_foreign_key = |name: &str, value: &[u8]| is_key_header(name) && !auth.keeps(value);
+    let lines = client.0.iter();
+    let kept = lines.filter(|(name, value)| !stays(name) && !is_foreign_key(name, value));
+    let mut sent = Headers(kept.cloned().collect());
+    sent.push("accept-encoding", "identity");
+    if matches!(beta, Beta::WithOauth | Beta::OnlyOauth) {
+        add_oauth_beta(&mut sent);
+    }
+    if let Auth::Pooled { name, value } = auth {
+        sent.push(name, value);
+    }
+    sent
+}
+
+/// The answer's headers as they go to the client (P11). CORS headers never leave us (P2).
+pub(crate) fn downstream(upstream: &Headers, body: BodyForm) -> Headers {
+    let kept = upstream.0.iter().filter(|(name, _)| {
+        !upstream.is_hop_by_hop(name)
+            && !starts_with(name, "access-control-")
+            && (body == BodyForm::Unmodified || !name.eq_ignore_ascii_case("content-length"))
+    });
+    Headers(kept.cloned().collect())
+}
+
+/// Reads the client's options; `x-teamclaude-*` is the old spelling and loses against the new one.
+pub(crate) fn client_options(headers: &Headers) -> ClientOptions {
+    let own = |option: &str| {
+        OUR_PREFIXES
+            .iter()
+            .find_map(|prefix| filled(headers, &format!("{prefix}{option}")))
+    };
+    ClientOptions {
+        profile: own("profile"),
+        session: own("session"),
+        claude_session: filled(headers, "x-claude-code-session-id"),
+        claude_agent: filled(headers, "x-claude-code-agent-id"),
+        stream_idle: own("client-stream-idle-ms")
+            .and_then(|ms| ms.parse().ok())
+            .filter(|&ms: &u64| ms > 0)
+            .map(Duration::from_millis),
+    }
+}
+
+/// Whether the client brought a credential of Anthropic's own (`sk-ant-…`), so that P3's relay applies.
+pub(crate) fn has_own_credential(headers: &Headers) -> bool {
+    let mut keys = headers.0.iter().filter(|(name, _)| is_key_header(name));
+    keys.any(|(_, value)| is_real(value))
+}
+
+/// The bare key of an `authorization` or `x-api-key` value: what follows `Bearer`, if that is there.
+pub(crate) fn bare_key(value: &[u8]) -> &[u8] {
+    let value = value.trim_ascii();
+    match value.split_at_checked(7) {
+        Some((scheme, key)) if scheme.eq_ignore_ascii_case(b"bearer ") => key.trim_ascii_start(),
+        _ => value,
+    }
+}
+
+/// The two headers that may hold a key.
+pub(crate) fn is_key_header(name: &str) -> bool {
+    name.eq_ignore_ascii_case("authorization") || name.eq_ignore_ascii_case("x-api-key")
+}
+
+impl Auth<'_> {
+    /// Whether a key header of the client goes upstream.
+    fn keeps(self, value: &[u8]) -> bool {
+        match self {
+            Auth::Pooled { .. } => false,
+            Auth::Own => is_real(value),
+            Auth::Untouched { proxy_key } => bare_key(value) != proxy_key,
+        }
+    }
+}
+
+fn is_real(value: &[u8]) -> bool {
+    bare_key(value).starts_with(b"sk-ant-")
+}
+
+fn starts_with(name: &str, prefix: &str) -> bool {
+    name.get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+fn filled(headers: &Headers, name: &str) -> Option<String> {
+    headers
+        .text(name)
+        .filter(|value| !value.is_empty())
+        .map(str::to_owned)
+}
+
+/// Joins the first line that is there, because some gateways read only that one.
+fn add_oauth_beta(headers: &mut Headers) {
+    if headers
+        .list(BETA)
+        .any(|beta| beta.eq_ignore_ascii_case(OAUTH_BETA.as_bytes()))
+    {
+        return;
+    }
+    let line = headers
+        .0
+        .iter_mut()
+        .find(|(name, _)| name.eq_ignore_ascii_case(BETA));
+    match line {
+        Some((_, value)) if value.trim_ascii().is_empty() => *value = OAUTH_BETA.into(),
+        Some((_, value)) => {
+            value.push(b',');
+            value.extend_from_slice(OAUTH_BETA.as_bytes());
+        }
+        None => headers.push(BETA, OAUTH_BETA),
+    }
+}
+
+const BETA: &str = "anthropic-beta";
+const OAUTH_BETA: &str = "oauth-2025-04-20";
+
+/// Of one connection (RFC 9110 section 7.6.1 and what is in use beside it).
+const HOP_BY_HOP: [&str; 11] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "http2-settings",
+];
+
+/// Set anew on the way upstream, or answered here.
+const ENDS_HERE: [&str; 4] = ["host", "content-length", "accept-encoding", "expect"];
+
+/// Headers to us; the second is the old spelling.
+const OUR_PREFIXES: [&str; 2] = ["x-maxpool-", "x-teamclaude-"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> Headers {
+        Headers(
+            lines
+                .iter()
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
+        )
+    }
+
+    const POOLED: Auth<'_> = Auth::Pooled {
+        name: "authorization",
+        value: "Bearer pooled",
+    };
+
+    #[test]
+    fn request_headers() {
+        let identity = ("accept-encoding", "identity");
+        let credential = ("authorization", "Bearer pooled");
+        type Lines = &'static [(&'static str, &'static str)];
+        #[rustfmt::skip] // one row a line
+        let rows: &[(&str, Lines, Lines)] = &[
+            ("P5 everything else passes, case, order and repetition kept", &[("X-Stainless-Lang", "js"), ("User-Agent", "claude-cli/2.1"), ("a", "1"), ("A", "2")], &[("X-Stainless-Lang", "js"), ("User-Agent", "claude-cli/2.1"), ("a", "1"), ("A", "2")]),
+            ("P5 hop-by-hop", &[("Connection", "close"), ("Keep-Alive", "timeout=5"), ("TE", "trailers"), ("Trailer", "x"), ("Transfer-Encoding", "chunked"), ("Upgrade", "h2c"), ("Proxy-Connection", "close"), ("HTTP2-Settings", "x")], &[]),
+            ("P5 what Connection names, over several lines and lists", &[("connection", "x-a , X-B"), ("Connection", ",x-c"), ("X-A", "1"), ("x-b", "2"), ("x-C", "3"), ("x-d", "4")], &[("x-d", "4")]),
+            ("P5 host, length, encoding, expect", &[("Host", "localhost"), ("content-length", "3"), ("Accept-Encoding", "gzip, br"), ("Expect", "100-continue")], &[]),
+            ("P5 ours, both spellings", &[("X-Maxpool-Zai-Token", "secret"), ("x-teamclaude-profile", "all"), ("x-maxpool", "other")], &[("x-maxpool", "other")]),
+            ("P5 the client's credentials", &[("Authorization", "Bearer sk-ant-oat"), ("X-Api-Key", "mp-x"), ("Proxy-Authorization", "Basic x")], &[]),
+        ];
+        for (name, sent, expected) in rows {
+            let got = upstream(&headers(sent), POOLED, Beta::AsSent);
+            let mut expected = expected.to_vec();
+            expected.extend([identity, credential]);
+            assert!(got == headers(&expected), "{name}: {got:?}");
+        }
+    }
+
+    #[test]
+    fn credentials_on_a_relay() {
+        let client = headers(&[
+            ("Authorization", "bearer  sk-ant-oat01-x"),
+            ("x-api-key", "mp-key"),
+        ]);
+        let keys = |auth| {
+            upstream(&client, auth, Beta::AsSent)
+                .0
+                .iter()
+                .filter(|(n, _)| is_key_header(n))
+                .count()
+        };
+        assert_eq!(keys(Auth::Own), 1, "P3 only the real one");
+        assert_eq!(
+            keys(Auth::Untouched {
+                proxy_key: b"mp-key"
+            }),
+            1,
+            "T5 all but ours"
+        );
+        assert_eq!(
+            keys(Auth::Untouched {
+                proxy_key: b"mp-other"
+            }),
+            2,
+            "T5 untouched"
+        );
+        assert!(has_own_credential(&client), "P3 real");
+        for (value, real) in [
+            ("sk-ant-api03-x", true),
+            ("Bearer sk-ant-oat01-x", true),
+            ("BEARER sk-ant-x", true),
+            ("Bearersk-ant-x", false),
+            ("Basic sk-ant-x", false),
+            ("mp-sk-ant-x", false),
+            ("", false),
+        ] {
+            assert_eq!(
+                has_own_credential(&headers(&[("X-API-Key", value)])),
+                real,
+                "P3 {value}"
+            );
+        }
+    }
+
+    #[test]
+    fn beta_headers() {
+        use Beta::{AsSent, OnlyOauth, Strip, WithOauth};
+        type Values = &'static [&'static str];
+        #[rustfmt::skip] // one row a line
+        let rows: &[(&str, Beta, Values, Values)] = &[
+            ("P5 added when absent", WithOauth, &[], &["oauth-2025-04-20"]),
+            ("P5 joined to what is there", WithOauth, &["a,b"], &["a,b,oauth-2025-04-20"]),
+            ("P5 found in a list", WithOauth, &["a, OAuth-2025-04-20 ,b"], &["a, OAuth-2025-04-20 ,b"]),
+            ("P5 found in another line", WithOauth, &["a", "oauth-2025-04-20"], &["a", "oauth-2025-04-20"]),
+            ("P5 a longer name is another one", WithOauth, &["oauth-2025-04-201"], &["oauth-2025-04-201,oauth-2025-04-20"]),
+            ("P5 an empty line", WithOauth, &[" "], &["oauth-2025-04-20"]),
+            ("P5 stripped in every line", Strip, &["a", "b"], &[]),
+            ("P5 stripped, yet the login needs its own", OnlyOauth, &["a", "b"], &["oauth-2025-04-20"]),
+            ("P5 as sent", AsSent, &["a", ""], &["a", ""]),
+        ];
+        for (name, beta, sent, expected) in rows {
+            let client = headers(
+                &sent
+                    .iter()
+                    .map(|value| ("Anthropic-Beta", *value))
+                    .collect::<Vec<_>>(),
+            );
+            let got = upstream(&client, POOLED, *beta);
+            let got: Vec<&[u8]> = got.all("anthropic-beta").collect();
+            let expected: Vec<&[u8]> = expected.iter().map(|value| value.as_bytes()).collect();
+            assert_eq!(got, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn answer_headers() {
+        let sent = headers(&[
+            ("Content-Type", "application/json"),
+            ("Content-Encoding", "gzip"),
+            ("Content-Length", "5"),
+            ("Connection", "keep-alive, x-hop"),
+            ("X-Hop", "1"),
+            ("Transfer-Encoding", "chunked"),
+            ("request-id", "req_1"),
+            ("Access-Control-Allow-Origin", "*"),
+            ("Set-Cookie", "a"),
+            ("Set-Cookie", "b"),
+        ]);
+        let names = |body| {
+            downstream(&sent, body)
+                .0
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            names(BodyForm::Unmodified),
+            [
+                "Content-Type",
+                "Content-Encoding",
+                "Content-Length",
+                "request-id",
+                "Set-Cookie",
+                "Set-Cookie"
+            ],
+            "P11, P2 no CORS header"
+        );
+        assert_eq!(
+            names(BodyForm::Reframed),
+            [
+                "Content-Type",
+                "Content-Encoding",
+                "request-id",
+                "Set-Cookie",
+                "Set-Cookie"
+            ],
+            "P11 our own framing"
+        );
+    }
+
+    #[test]
+    fn options_of_the_client() {
+        let read = client_options(&headers(&[
+            ("X-Maxpool-Profile", " all "),
+            ("x-teamclaude-profile", "claude"),
+            ("x-teamclaude-session", "s1"),
+            ("X-Claude-Code-Session-Id", "c1"),
+            ("x-claude-code-agent-id", ""),
+            ("x-maxpool-client-stream-idle-ms", "900000"),
+        ]));
+        let expected = ClientOptions {
+            profile: Some("all".into()),
+            session: Some("s1".into()),
+            claude_session: Some("c1".into()),
+            claude_agent: None,
+            stream_idle: Some(Duration::from_secs(900)),
+        };
+        assert_eq!(read, expected, "S8, S9, Q6, V1 old spelling");
+        for bad in ["", "0", "-1", "1.5", "9m", "99999999999999999999"] {
+            let read = client_options(&headers(&[("x-maxpool-client-stream-idle-ms", bad)]));
+            assert_eq!(
+                read.stream_idle, None,
+                "Q6 unreadable is not declared: {bad}"
+            );
+        }
+    }
+
+    #[test]
+    fn values_are_not_printed() {
+        let printed = format!(
+            "{:?}",
+            headers(&[("authorization", "Bearer sk-ant-secret")])
+        );
+        assert_eq!(printed, r#"["authorization"]"#, "D4");
+    }
+
+    #[test]
+    fn bytes_above_127_pass() {
+        let client = Headers(vec![("x-name".into(), vec![0xe9, b' ', 0xff])]);
+        let got = upstream(&client, POOLED, Beta::AsSent);
+        assert_eq!(
+            got.get("X-Name"),
+            Some(&[0xe9, b' ', 0xff][..]),
+            "P5 byte for byte"
+        );
+        assert_eq!(got.text("x-name"), None);
+    }
+}

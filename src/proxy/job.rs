@@ -1,0 +1,227 @@
+//! One request and what becomes of it: what was received, and the facts for its one line in the log.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::context::Context;
+use super::digest::digest;
+use super::headers::{ClientOptions, Headers};
+use super::paths::{Pooled, Route};
+use super::patience::Patience;
+use super::peek::Peek;
+use crate::account::quota::family_of_model;
+use crate::clock::Stopwatch;
+use crate::config::{Config, SessionAffinity};
+use crate::event::{Event, Finished, Outcome, Stage, Tracked};
+use crate::scheduler::time::Mono;
+use crate::scheduler::{self, Kind, Request, SessionKey, Shape, ThreadKey, Usage};
+
+/// Of what a client declares about its own time limit this share is used (SPEC Q6).
+const DECLARED_TOLERANCE_SHARE: f64 = 0.95;
+/// The profile of a request that names none (SPEC S8).
+const PROFILE_DEFAULT: &str = "claude";
+
+/// A request that goes upstream.
+pub(crate) struct Job {
+    /// What all requests share.
+    pub(crate) context: Arc<Context>,
+    /// The settings when it came.
+    pub(crate) config: Arc<Config>,
+    /// `POST`.
+    pub(crate) method: Arc<str>,
+    /// Path and query as received.
+    pub(crate) target: String,
+    /// The path without its query.
+    pub(crate) path: Arc<str>,
+    /// The client's headers.
+    pub(crate) headers: Headers,
+    /// The body, byte for byte.
+    pub(crate) body: Vec<u8>,
+    /// Whether there was a body at all.
+    pub(crate) has_body: bool,
+    /// What the body says.
+    pub(crate) peek: Peek,
+    /// What the headers ask of us.
+    pub(crate) options: ClientOptions,
+    /// Where it goes.
+    pub(crate) route: Route,
+    /// When its head was read.
+    pub(crate) arrived: Mono,
+    /// Runs since then.
+    pub(crate) watch: Stopwatch,
+    /// Its line in the table of requests in flight.
+    pub(crate) tracked: Tracked,
+    /// Its one wait.
+    pub(crate) patience: Rc<Patience>,
+    /// The facts of its end.
+    pub(crate) record: RefCell<Record>,
+}
+
+/// What is known of a request's course when it ends.
+#[derive(Default)]
+pub(crate) struct Record {
+    /// Who served it, or was the last to try.
+    pub(crate) account: Option<(Arc<str>, Kind)>,
+    /// Calls upstream.
+    pub(crate) attempts: u32,
+    /// All its waits together.
+    pub(crate) queued: Duration,
+    /// From the request's last byte to the answer's first.
+    pub(crate) first_byte: Option<Duration>,
+    /// Tokens, if the answer told.
+    pub(crate) tokens: Option<Usage>,
+}
+
+/// How a request ended.
+pub(crate) struct Ended {
+    /// The status that the client saw.
+    pub(crate) status: Option<u16>,
+    /// In one word.
+    pub(crate) outcome: Outcome,
+    /// Why not well.
+    pub(crate) cause: Option<String>,
+}
+
+impl Ended {
+    /// The client has left.
+    pub(crate) fn client_gone(stage: Stage, status: Option<u16>) -> Ended {
+        let outcome = Outcome::ClientGone {
+            stage,
+            output_started: status.is_some(),
+        };
+        Ended {
+            status,
+            outcome,
+            cause: Some(format!("the client left while {}", stage.word())),
+        }
+    }
+}
+
+impl Job {
+    /// Whether the client expects an event stream, so that heartbeats can be sent.
+    pub(crate) fn wants_stream(&self) -> bool {
+        self.shape() == Shape::Stream
+    }
+
+    fn shape(&self) -> Shape {
+        match &self.route {
+            Route::Pooled(Pooled::CountTokens) => Shape::CountTokens,
+            Route::Pooled(Pooled::Messages | Pooled::Complete) if self.peek.stream => Shape::Stream,
+            _ => Shape::NonStream,
+        }
+    }
+
+    /// The request as the scheduler sees it.
+    pub(crate) fn request(&self) -> Request {
+        let queue = &self.config.queue;
+        let shape = self.shape();
+        let session = self.session();
+        let mut request = Request::new(self.context.next_request(), self.arrived);
+        request.profile = Arc::from(self.options.profile.as_deref().unwrap_or(PROFILE_DEFAULT));
+        request.weight = self.peek.weight(self.body.len());
+        request.family = self.peek.model.as_deref().and_then(family_of_model);
+        request.session = session;
+        request.signed_thinking = self.peek.signed_thinking;
+        request.thread = self
+            .peek
+            .thread
+            .as_ref()
+            .filter(|thread| thread.continues)
+            .map(|thread| {
+                ThreadKey(digest(&[thread
+                    .id
+                    .as_deref()
+                    .unwrap_or_default()
+                    .as_bytes()]))
+            });
+        request.pinned = match &self.route {
+            Route::Batches { id: Some(id) } => self.context.owner_of_batch(id),
+            _ => None,
+        };
+        request.shape = shape;
+        request.body_bytes = self.body.len() as u64;
+        request.holdable = self.body.len() <= queue.queued_body_bytes_max;
+        request.tolerance = match shape {
+            Shape::Stream => Some(match self.options.stream_idle {
+                Some(declared) => declared.mul_f64(DECLARED_TOLERANCE_SHARE),
+                None => queue.stream_client_tolerance,
+            }),
+            Shape::NonStream | Shape::CountTokens => None,
+        };
+        request.resume =
+            session.map(|SessionKey(session)| session ^ digest(&[&self.body]).rotate_left(1));
+        request
+    }
+
+    /// The session's key (SPEC S9); the same text gives the same key, and kinds of keys do not mix.
+    pub(crate) fn session(&self) -> Option<SessionKey> {
+        let affinity = self.config.scheduler.session_affinity;
+        if affinity == SessionAffinity::Off {
+            return None;
+        }
+        let text: Cow<'_, str> = match (&self.options.session, affinity) {
+            (Some(named), _) => Cow::Owned(format!("named\0{named}")),
+            (None, SessionAffinity::Auto) => {
+                let session = self
+                    .options
+                    .claude_session
+                    .as_deref()
+                    .or(self.peek.session.as_deref())?;
+                let part = match (&self.options.claude_agent, self.peek.first_message) {
+                    (Some(agent), _) => format!("agent\0{agent}"),
+                    (None, Some(first)) => format!("first\0{first:x}"),
+                    (None, None) => String::new(),
+                };
+                Cow::Owned(format!("claude\0{session}\0{part}"))
+            }
+            (None, SessionAffinity::Header | SessionAffinity::Off) => return None,
+        };
+        Some(SessionKey(digest(&[text.as_bytes()])))
+    }
+
+    /// A short tag of the session for people.
+    pub(crate) fn session_tag(&self) -> Option<Arc<str>> {
+        self.session()
+            .map(|SessionKey(key)| Arc::from(format!("{:06x}", key & 0xff_ffff)))
+    }
+
+    /// The key of the thread that an answer belongs to (SPEC P10).
+    pub(crate) fn thread_named(&self, in_answer: Option<&str>) -> Option<ThreadKey> {
+        let thread = self.peek.thread.as_ref()?;
+        let id = in_answer.or(thread.id.as_deref())?;
+        Some(ThreadKey(digest(&[id.as_bytes()])))
+    }
+
+    /// Emits the request's one line.
+    pub(crate) fn finish(self, ended: Ended) {
+        let record = self.record.take();
+        self.context.tell(Event::Finished(Box::new(Finished {
+            method: Arc::clone(&self.method),
+            path: Arc::clone(&self.path),
+            account: record.account,
+            status: ended.status,
+            outcome: ended.outcome,
+            cause: ended.cause,
+            queued: record.queued,
+            first_byte: record.first_byte,
+            total: self.watch.elapsed(),
+            tokens: record.tokens,
+            session: self.session_tag(),
+            model: self.peek.model.as_deref().map(Arc::from),
+            attempts: record.attempts,
+        })));
+    }
+}
+
+/// The scheduler's word for token counts that were read from an answer.
+pub(crate) fn usage_of(usage: super::sse::Usage) -> Usage {
+    Usage {
+        input: usage.input,
+        output: usage.output,
+        cache_read: usage.cache_read,
+        cache_write: usage.cache_write,
+    }
+}

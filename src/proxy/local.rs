@@ -1,0 +1,273 @@
+//! The routes that are answered here (SPEC P1): status, health, metrics, explain, and the few that change something.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::context::Context;
+use super::control;
+use super::headers::Headers;
+use super::job::Ended;
+use super::paths::{Local, Names, Switch};
+use super::reply::{self, Reply};
+use super::stream::Uncommitted;
+use crate::account::quota::family_of_model;
+use crate::clock::{self, Stopwatch};
+use crate::config::Config;
+use crate::event::{Event, Finished, Outcome, Stage};
+use crate::report::metrics::{self, Labels, Process};
+use crate::report::status::{self, build};
+use crate::scheduler::{Request, SessionKey};
+
+/// Requests in flight that the status lists.
+const REQUESTS_SHOWN_MAX: usize = 200;
+/// Lines of the activity log that the status carries.
+const ACTIVITY_SHOWN_MAX: usize = 50;
+
+/// A call of a local route.
+pub(super) struct Call {
+    /// `GET`.
+    pub(super) method: Arc<str>,
+    /// The path without its query.
+    pub(super) path: Arc<str>,
+    /// Which route.
+    pub(super) route: Local,
+    /// The body, if one came.
+    pub(super) body: Vec<u8>,
+}
+
+/// A result, ready to be written.
+struct Page {
+    status: u16,
+    content_type: &'static str,
+    body: Vec<u8>,
+}
+
+/// Answers a local route. The log gets a line only for those that change something, and for errors.
+pub(super) fn serve(
+    context: &Arc<Context>,
+    config: &Config,
+    call: &Call,
+    out: Uncommitted,
+    watch: Stopwatch,
+) {
+    let ended = match page(context, config, call) {
+        Ok(page) => {
+            let mut headers = Headers::default();
+            headers.push("content-type", page.content_type);
+            headers.push("cache-control", "no-store");
+            match out.whole(page.status, &headers, &page.body) {
+                Ok(delivered) => Ended {
+                    status: Some(delivered.status),
+                    outcome: Outcome::Local,
+                    cause: None,
+                },
+                Err(_) => Ended::client_gone(Stage::Streaming, None),
+            }
+        }
+        Err(reply) => super::exchange::answer(out, &reply),
+    };
+    if matches!(ended.outcome, Outcome::Local) && &*call.method != "POST" {
+        return;
+    }
+    context.tell(Event::Finished(Box::new(Finished {
+        method: Arc::clone(&call.method),
+        path: Arc::clone(&call.path),
+        account: None,
+        status: ended.status,
+        outcome: ended.outcome,
+        cause: ended.cause,
+        queued: Duration::ZERO,
+        first_byte: None,
+        total: watch.elapsed(),
+        tokens: None,
+        session: None,
+        model: None,
+        attempts: 0,
+    })));
+}
+
+fn json(body: Vec<u8>) -> Page {
+    Page {
+        status: 200,
+        content_type: "application/json",
+        body,
+    }
+}
+
+fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Reply> {
+    match &call.route {
+        Local::Root => Ok(json(root())),
+        Local::Health => Ok(json(health(context))),
+        Local::Status => Ok(json(status_of(context, config))),
+        Local::Metrics(names) => Ok(Page {
+            status: 200,
+            content_type: metrics::CONTENT_TYPE,
+            body: metrics_of(context, *names),
+        }),
+        Local::Explain {
+            model,
+            session,
+            profile,
+        } => Ok(json(explain(
+            context,
+            model.as_deref(),
+            session.as_deref(),
+            profile.as_deref(),
+        ))),
+        Local::Reload => control::reload(context)
+            .map(|changes| json(object("reloaded", &changes)))
+            .map_err(|error| failed(&error)),
+        Local::Routing => {
+            let order: RoutingOrder = serde_json::from_slice(&call.body).map_err(|error| {
+                reply::bad_control(&format!(
+                    "the body is not what /maxpool/routing takes: {error}"
+                ))
+            })?;
+            let preferred = match (order.mode.as_str(), order.account) {
+                ("automatic", _) => None,
+                ("preferred", Some(account)) => Some(account),
+                ("preferred", None) => {
+                    return Err(reply::bad_control("mode preferred needs \"account\""));
+                }
+                (other, _) => {
+                    let text = format!("mode is {other}; expected \"automatic\" or \"preferred\"");
+                    return Err(reply::bad_control(&text));
+                }
+            };
+            control::set_routing(context, preferred.as_deref())
+                .map(|changes| json(object("routing", &changes)))
+                .map_err(|error| failed(&error))
+        }
+        Local::Account { name, to } => {
+            if context.accounts.by_name(name).is_none() {
+                return Err(reply::not_found(&format!("there is no account {name}")));
+            }
+            control::switch(context, name, *to == Switch::Enable)
+                .map(|changes| json(object("changed", &changes)))
+                .map_err(|error| failed(&error))
+        }
+        Local::WrongMethod { allow } => Err(reply::wrong_method(allow)),
+        Local::Unknown => Err(reply::not_found("there is no such route below /maxpool")),
+    }
+}
+
+#[derive(Deserialize)]
+struct RoutingOrder {
+    mode: String,
+    account: Option<String>,
+}
+
+fn failed(error: &crate::error::Error) -> Reply {
+    reply::control_failed(&error.to_string())
+}
+
+fn object(key: &str, lines: &[String]) -> Vec<u8> {
+    serde_json::json!({ "ok": true, key: lines })
+        .to_string()
+        .into_bytes()
+}
+
+fn root() -> Vec<u8> {
+    serde_json::json!({ "name": "maxpool", "version": env!("CARGO_PKG_VERSION"), "status": "ok" })
+        .to_string()
+        .into_bytes()
+}
+
+fn health(context: &Context) -> Vec<u8> {
+    let state = if context.is_stopping() {
+        "draining"
+    } else {
+        "ok"
+    };
+    serde_json::json!({ "status": state, "version": env!("CARGO_PKG_VERSION") })
+        .to_string()
+        .into_bytes()
+}
+
+/// The status JSON of this moment.
+pub(crate) fn status_of(context: &Context, config: &Config) -> Vec<u8> {
+    let (snapshot, decisions, general) = context.gate.look(|scheduler, now| {
+        let decisions: Vec<_> = scheduler.decisions().cloned().collect();
+        (
+            scheduler.snapshot(now),
+            decisions,
+            scheduler.explain(now, &plain_request(Some("all"))),
+        )
+    });
+    let activity = context.activity.last(ACTIVITY_SHOWN_MAX);
+    let facts = build::Facts {
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        started: context.started,
+        address: context
+            .address
+            .get()
+            .map_or_else(String::new, |address| format!("http://{address}")),
+        config_path: context.config_path.display().to_string(),
+        mode: config.scheduler.mode.clone(),
+        accounts: control::account_facts(context),
+        requests: context.events.live().list(REQUESTS_SHOWN_MAX),
+        requests_in_flight: context.events.live().len(),
+        activity,
+        counters: context.events.counters(),
+        decisions: &decisions,
+        general: Some(&general),
+    };
+    serde_json::to_vec(&build::status(&snapshot, &facts)).unwrap_or_default()
+}
+
+fn metrics_of(context: &Context, names: Names) -> Vec<u8> {
+    let snapshot = context.gate.look(|scheduler, now| scheduler.snapshot(now));
+    let labels = match names {
+        Names::Hidden => Labels::Index,
+        Names::Shown => Labels::Names,
+    };
+    let process = Process::look(clock::now().mono.since(context.started));
+    let in_flight = context.events.live().len();
+    let version = env!("CARGO_PKG_VERSION");
+    metrics::render(
+        &snapshot,
+        context.events.counters(),
+        in_flight,
+        &process,
+        version,
+        labels,
+    )
+    .into_bytes()
+}
+
+/// A request that asks for nothing special, as `explain` sees it.
+fn plain_request(profile: Option<&str>) -> Request {
+    let mut request = Request::new(u64::MAX, clock::now().mono);
+    if let Some(profile) = profile {
+        request.profile = Arc::from(profile);
+    }
+    request
+}
+
+fn explain(
+    context: &Context,
+    model: Option<&str>,
+    session: Option<&str>,
+    profile: Option<&str>,
+) -> Vec<u8> {
+    let mut request = plain_request(profile);
+    request.family = model.and_then(family_of_model);
+    request.session = session.map(|session| {
+        SessionKey(super::digest::digest(&[
+            format!("named\0{session}").as_bytes()
+        ]))
+    });
+    let explanation = context
+        .gate
+        .look(|scheduler, now| scheduler.explain(now, &request));
+    let asked = status::Explained {
+        model: model.map(str::to_owned),
+        session: session.map(str::to_owned),
+        profile: profile.map(str::to_owned),
+        ..status::Explained::default()
+    };
+    serde_json::to_vec(&build::explanation(&explanation, asked)).unwrap_or_default()
+}

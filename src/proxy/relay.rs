@@ -1,0 +1,93 @@
+//! Requests that are the client's own affair (SPEC P3, T5): relayed to `upstream` with what the client brought, never with a pooled
+//! credential, never retried, never judged.
+
+use std::borrow::Cow;
+
+use ureq::http::Uri;
+
+use super::exchange::answer;
+use super::forward::{self, Failure, Order};
+use super::headers::{self, Auth, Beta, BodyForm};
+use super::job::{Ended, Job};
+use super::paths::Route;
+use super::reply;
+use super::stream::Uncommitted;
+use crate::event::{Outcome, Stage};
+
+/// Whether `job` is to be relayed instead of pooled.
+pub(super) fn is_own(job: &Job) -> bool {
+    match &job.route {
+        Route::OauthToken => true,
+        Route::Other | Route::Batches { .. } => headers::has_own_credential(&job.headers),
+        Route::Pooled(_) | Route::Local(_) => false,
+    }
+}
+
+/// Relays the request as it is.
+pub(super) fn run(job: &Job, out: Uncommitted) -> Ended {
+    let Ok(uri) = format!("{}{}", job.config.upstream.as_str(), job.target).parse::<Uri>() else {
+        return answer(out, &reply::bad_target());
+    };
+    let key = job
+        .config
+        .proxy
+        .api_key
+        .as_ref()
+        .map_or(&b""[..], |key| key.expose().as_bytes());
+    let auth = match job.route {
+        Route::OauthToken => Auth::Untouched { proxy_key: key },
+        _ => Auth::Own,
+    };
+    let headers = headers::upstream(&job.headers, auth, Beta::AsSent);
+    let parts = [Cow::Borrowed(job.body.as_slice())];
+    let order = Order {
+        method: &job.method,
+        uri: &uri,
+        headers: &headers,
+        body: job.has_body.then_some(parts.as_slice()),
+    };
+    job.tracked.stage(Stage::Connecting);
+    job.record.borrow_mut().attempts += 1;
+    let mut upstream = match forward::send(&job.context.agent(), &order, &job.patience) {
+        Ok(answer) => answer,
+        Err(Failure::Stopped(_)) => return Ended::client_gone(Stage::Waiting, None),
+        Err(Failure::Network(failure)) => {
+            return answer(out, &reply::network(failure.code.word(), &failure.text));
+        }
+    };
+    job.tracked.stage(Stage::Streaming);
+    let status = Some(upstream.status);
+    let headers = headers::downstream(&upstream.headers, BodyForm::Reframed);
+    let Ok(mut committed) = out.open(upstream.status, &headers, upstream.body) else {
+        return Ended::client_gone(Stage::Streaming, None);
+    };
+    loop {
+        match upstream.read(&job.patience, |bytes| {
+            (bytes.is_empty(), committed.push(bytes))
+        }) {
+            Ok((_, Err(_))) | Err(Failure::Stopped(_)) => {
+                return Ended::client_gone(Stage::Streaming, status);
+            }
+            Ok((true, Ok(()))) => break,
+            Ok((false, Ok(()))) => {}
+            Err(Failure::Network(failure)) => {
+                committed.broken(None);
+                let cause = Some(format!("the answer broke: {}", failure.text));
+                return Ended {
+                    status,
+                    outcome: Outcome::Broken,
+                    cause,
+                };
+            }
+        }
+    }
+    job.record.borrow_mut().first_byte = committed.line().first_byte();
+    match committed.finish() {
+        Ok(()) => Ended {
+            status,
+            outcome: Outcome::Local,
+            cause: None,
+        },
+        Err(_) => Ended::client_gone(Stage::Streaming, status),
+    }
+}

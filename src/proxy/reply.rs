@@ -1,0 +1,948 @@
+//! Answers of our own (P14): the API's error shape, the true cause in words, as a response or as an SSE event.
+//!
+//! Every text says what happened, to what, and what to do. Only enabled accounts are counted, and times are durations.
+
+use std::time::Duration;
+
+use super::classify::{self, Meaning};
+use super::door::DoorRefusal;
+use super::headers::Headers;
+use super::sse::{self, Form};
+use crate::clock::human;
+use crate::event::words;
+use crate::scheduler::{
+    BlockReason, Kind, Limit, PassedOver, Refusal, RefusalReason, Standing, WaitCause,
+};
+
+/// An answer that we give ourselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reply {
+    /// HTTP status.
+    pub(crate) status: u16,
+    /// The error type of P14.
+    pub(crate) kind: &'static str,
+    /// What happened, to what, what to do.
+    pub(crate) message: String,
+    /// When it is worth coming back.
+    pub(crate) retry_after: Option<Duration>,
+    /// `x-should-retry`.
+    pub(crate) should_retry: bool,
+    /// `error.details.error_code`.
+    pub(crate) error_code: Option<&'static str>,
+    /// `allow`, with 405.
+    pub(crate) allow: Option<&'static str>,
+    /// The connection is closed after it.
+    pub(crate) close: bool,
+}
+
+impl Reply {
+    fn new(status: u16, kind: &'static str, message: impl Into<String>) -> Reply {
+        Reply {
+            status,
+            kind,
+            message: message.into(),
+            retry_after: None,
+            should_retry: false,
+            error_code: None,
+            allow: None,
+            close: false,
+        }
+    }
+
+    /// The JSON body.
+    pub(crate) fn body(&self) -> Vec<u8> {
+        let error = sse::ApiError {
+            kind: self.kind.to_owned(),
+            message: self.message.clone(),
+            code: self.error_code.map(str::to_owned),
+        };
+        classify::body_of(&error)
+    }
+
+    /// All headers but framing (`content-length`, `connection`).
+    pub(crate) fn headers(&self) -> Headers {
+        let mut headers = Headers::default();
+        headers.push("content-type", "application/json");
+        if let Some(wait) = self.retry_after {
+            headers.push("retry-after", whole_seconds(wait).to_string());
+        }
+        headers.push(
+            "x-should-retry",
+            if self.should_retry { "true" } else { "false" },
+        );
+        if let Some(allow) = self.allow {
+            headers.push("allow", allow);
+        }
+        headers
+    }
+
+    /// The same as one SSE event, for a stream that has begun.
+    pub(crate) fn event(&self) -> Vec<u8> {
+        error_event(&self.body())
+    }
+}
+
+impl From<DoorRefusal> for Reply {
+    fn from(refusal: DoorRefusal) -> Reply {
+        Reply {
+            close: refusal.close,
+            ..Reply::new(refusal.status, refusal.kind, refusal.message)
+        }
+    }
+}
+
+/// The whole response as bytes, for a connection that ends with it.
+pub(crate) fn on_the_wire(reply: &Reply) -> Vec<u8> {
+    let body = reply.body();
+    let mut out = format!("HTTP/1.1 {} {}\r\n", reply.status, reason(reply.status)).into_bytes();
+    let mut headers = reply.headers();
+    headers.push("content-length", body.len().to_string());
+    headers.push("connection", "close");
+    for (name, value) in &headers.0 {
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(&body);
+    out
+}
+
+/// An upstream's error answer as an event, for a stream that our heartbeats have begun (Q4). What is in the API's shape stays as it is.
+pub(crate) fn event_of_body(status: u16, body: &[u8]) -> Vec<u8> {
+    let said = sse::read(Form::Json, body);
+    let is_api_shape = said.stopped
+        && said
+            .error
+            .as_ref()
+            .is_some_and(|error| !error.kind.is_empty());
+    match serde_json::from_slice::<serde_json::Value>(body) {
+        // Written anew, because a line break would end the event's data.
+        Ok(value) if is_api_shape => error_event(value.to_string().as_bytes()),
+        _ => {
+            let message = said
+                .error
+                .map(|error| error.message)
+                .filter(|message| !message.is_empty());
+            let message =
+                message.unwrap_or_else(|| format!("the upstream answered with status {status}"));
+            Reply::new(status, classify::kind_of(status), message).event()
+        }
+    }
+}
+
+fn error_event(json: &[u8]) -> Vec<u8> {
+    [b"event: error\ndata: ", json, b"\n\n"].concat()
+}
+
+/// A head did not come whole within its time (P2).
+pub(crate) fn head_too_slow() -> Reply {
+    closing(Reply::new(
+        400,
+        INVALID,
+        "the request's head took longer than 10 seconds",
+    ))
+}
+
+/// A version that is not spoken here (P2).
+pub(crate) fn version_unsupported() -> Reply {
+    closing(Reply::new(
+        505,
+        INVALID,
+        "only HTTP/1.0 and HTTP/1.1 are spoken here",
+    ))
+}
+
+/// P4.
+pub(crate) fn body_too_large(bytes_max: u64) -> Reply {
+    let mib = bytes_max / (1024 * 1024);
+    closing(Reply::new(
+        413,
+        INVALID,
+        format!("the request body is larger than {mib} MiB, the limit of maxpool"),
+    ))
+}
+
+/// The body stalled, was torn, or is no valid chunked encoding (P2).
+pub(crate) fn body_broken() -> Reply {
+    closing(Reply::new(
+        400,
+        INVALID,
+        "the request body did not arrive whole: it stalled, broke off or is framed wrongly",
+    ))
+}
+
+/// S8: no account has the profile that the request names.
+pub(crate) fn unknown_profile(profile: &str) -> Reply {
+    let shown: String = profile
+        .chars()
+        .take(64)
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect();
+    let text = format!(
+        "no account has the profile {shown} that x-maxpool-profile asks for; see `maxpool accounts`"
+    );
+    Reply::new(400, INVALID, text)
+}
+
+/// The account's upstream and the request's path make no address.
+pub(crate) fn bad_target() -> Reply {
+    Reply::new(
+        400,
+        INVALID,
+        "the request target makes no address with the upstream's",
+    )
+}
+
+/// A provider header that cannot be used (V1); `why` names it.
+pub(crate) fn bad_header(why: &str) -> Reply {
+    Reply::new(400, INVALID, why)
+}
+
+/// A control route that was called wrongly (P1).
+pub(crate) fn bad_control(why: &str) -> Reply {
+    Reply::new(400, INVALID, why)
+}
+
+/// A control route that could not do what it was asked for.
+pub(crate) fn control_failed(why: &str) -> Reply {
+    Reply::new(500, "proxy_error", why)
+}
+
+/// 404.
+pub(crate) fn not_found(what: &str) -> Reply {
+    Reply::new(404, "not_found_error", what)
+}
+
+/// 405 (P1).
+pub(crate) fn wrong_method(allow: &'static str) -> Reply {
+    let message = format!("this route takes {}", allow.replace(", ", " and "));
+    Reply {
+        allow: Some(allow),
+        ..Reply::new(405, INVALID, message)
+    }
+}
+
+/// The process is going away (R1, R2).
+pub(crate) fn restarting() -> Reply {
+    Reply {
+        retry_after: Some(Duration::from_secs(1)),
+        should_retry: true,
+        ..Reply::new(
+            503,
+            "restart_in_progress",
+            "maxpool is stopping or restarting; ask again in a second",
+        )
+    }
+}
+
+/// No answer came: `code` is a word such as `refused`, `text` what the system said (P7).
+pub(crate) fn network(code: &str, text: &str) -> Reply {
+    let what = match code {
+        "dns" => "the upstream's name could not be looked up",
+        "refused" => "the upstream refused the connection",
+        "unreachable" => "there is no way to the upstream",
+        "reset" => "the upstream closed the connection before it answered",
+        "timeout" => "the upstream did not answer in time",
+        "tls" => "no secure connection to the upstream could be made",
+        "garbage" => "the upstream's answer is no HTTP",
+        _ => "the upstream could not be reached",
+    };
+    let message = format!(
+        "{what} ({code}{}{text}); this is a network failure, not a limit: try again in a moment",
+        separator(text)
+    );
+    Reply {
+        should_retry: true,
+        ..Reply::new(503, UNREACHABLE, message)
+    }
+}
+
+/// An account's credential was refused and no other account could serve (P7). `said` is the upstream's or our own reason.
+pub(crate) fn credential(kind: Kind, from: &str, said: &str) -> Reply {
+    let (error, cure) = match kind {
+        Kind::Oauth => ("account_auth_error", "run `maxpool login` to sign in again"),
+        Kind::ApiKey => (
+            "account_auth_error",
+            "store a working key with `maxpool login --api`",
+        ),
+        Kind::Provider => ("provider_auth_error", "correct its token"),
+    };
+    let what = if said.contains(from) {
+        said.to_owned()
+    } else {
+        format!(
+            "the credential of {from} was refused{}{said}",
+            separator(said)
+        )
+    };
+    Reply::new(502, error, format!("{what}; {cure}"))
+}
+
+/// The last account's error, where its own answer cannot be passed on.
+pub(crate) fn upstream_said(meaning: &Meaning) -> Reply {
+    let kind = match meaning.status {
+        status @ (401 | 403) => {
+            return Reply::new(
+                502,
+                "account_auth_error",
+                said_by_upstream(status, &meaning.message),
+            );
+        }
+        529 => "overloaded_error",
+        500..=599 => "overloaded_error",
+        status => classify::kind_of(status),
+    };
+    let should_retry = meaning.status == 429 || meaning.status >= 500;
+    Reply {
+        should_retry,
+        ..Reply::new(
+            meaning.status,
+            kind,
+            said_by_upstream(meaning.status, &meaning.message),
+        )
+    }
+}
+
+fn said_by_upstream(status: u16, message: &str) -> String {
+    format!(
+        "the upstream answered with status {status}{}{message}",
+        separator(message)
+    )
+}
+
+/// An answer came that is no event stream, after our heartbeats had begun one (Q4).
+pub(crate) fn not_a_stream(status: u16) -> Reply {
+    let message = format!(
+        "the upstream answered a streaming request with status {status} and no event stream"
+    );
+    Reply {
+        should_retry: true,
+        ..Reply::new(502, "proxy_error", message)
+    }
+}
+
+/// A stream broke after its first byte (P6).
+pub(crate) fn broken_stream(account: &str, why: &str) -> Reply {
+    let message = format!("the answer broke off in the middle (account {account}): {why}");
+    Reply {
+        should_retry: true,
+        ..Reply::new(503, UNREACHABLE, message)
+    }
+}
+
+/// The scheduler has no account for a request.
+pub(crate) fn refused(refusal: &Refusal) -> Reply {
+    match &refusal.reason {
+        RefusalReason::NoAccount => Reply::new(503, "proxy_error", NO_ACCOUNT),
+        RefusalReason::UnknownProfile => Reply::new(
+            400,
+            INVALID,
+            "no account has the profile that x-maxpool-profile asks for; see `maxpool accounts`",
+        ),
+        RefusalReason::NoneEnabled => {
+            let message = "every account that could serve this is disabled; enable one with `maxpool enable NAME`";
+            Reply::new(503, "proxy_error", message)
+        }
+        RefusalReason::Limited(cause) => limited(*cause, refusal, ""),
+        RefusalReason::CredentialsOnly(names) => credentials_only(names, refusal),
+        RefusalReason::QueueFull => {
+            let message = format!(
+                "queue full: too many requests wait already{}",
+                when(refusal)
+            );
+            let reply = Reply::new(429, RATE_LIMIT, message);
+            Reply {
+                retry_after: refusal.wait,
+                should_retry: true,
+                ..reply
+            }
+        }
+        RefusalReason::TooLargeToHold(cause) => limited(
+            *cause,
+            refusal,
+            "; a body above queue.maxQueuedBodyBytes is not held",
+        ),
+        RefusalReason::ThinkingNeedsClaude => thinking(refusal),
+        RefusalReason::ThreadElsewhere => {
+            let message =
+                "the account that holds this thread cannot serve now; send the whole conversation";
+            Reply {
+                error_code: Some("thread_unsupported_request"),
+                ..Reply::new(400, INVALID, message)
+            }
+        }
+        RefusalReason::Draining => restarting(),
+        RefusalReason::AttemptsExhausted => match refusal.cause {
+            Some(cause) => limited(
+                cause,
+                refusal,
+                "; retry.maxAttemptsPerRequest attempts were made",
+            ),
+            None => {
+                let message = format!(
+                    "as many attempts as allowed have failed{}",
+                    details(refusal)
+                );
+                Reply::new(502, "proxy_error", message)
+            }
+        },
+    }
+}
+
+/// A wait is over without an account (Q1, Q6).
+pub(crate) fn expired(limit: Limit, refusal: &Refusal) -> Reply {
+    let reply = refused(refusal);
+    match limit {
+        // Exactly this makes Claude Code ask again at once, and it then gets its old place.
+        Limit::ClientTolerance => Reply {
+            status: 529,
+            kind: OVERLOADED,
+            message: format!(
+                "still waiting for an account: {}; ask again at once to keep the place in the queue",
+                reply.message
+            ),
+            retry_after: Some(Duration::from_secs(1)),
+            should_retry: true,
+            error_code: None,
+            ..reply
+        },
+        // Overloaded would be read as an invitation to wait once more.
+        Limit::WaitLimit if reply.kind == OVERLOADED => Reply {
+            status: 429,
+            kind: RATE_LIMIT,
+            message: gave_up(&reply.message),
+            ..reply
+        },
+        Limit::WaitLimit => Reply {
+            message: gave_up(&reply.message),
+            ..reply
+        },
+    }
+}
+
+fn gave_up(message: &str) -> String {
+    format!("gave up waiting: {message}")
+}
+
+/// Every route is out for something that ends by itself.
+fn limited(cause: WaitCause, refusal: &Refusal, also: &str) -> Reply {
+    let (status, kind, what) = match cause {
+        WaitCause::Quota => (429, RATE_LIMIT, "no account has quota left"),
+        WaitCause::Weekly => (429, RATE_LIMIT, "no account has any of its week left"),
+        WaitCause::Capacity => (
+            529,
+            OVERLOADED,
+            "no account can serve now: the API limits or fails, or the proxy's own caps are reached",
+        ),
+        WaitCause::Network => (503, UNREACHABLE, "no account's upstream can be reached"),
+    };
+    let message = format!("{what}{}{}{also}", when(refusal), details(refusal));
+    Reply {
+        retry_after: refusal.wait,
+        should_retry: is_soon(cause, refusal.wait),
+        ..Reply::new(status, kind, message)
+    }
+}
+
+/// Only providers are left, and they may not see this conversation (P9).
+fn thinking(refusal: &Refusal) -> Reply {
+    const WHAT: &str =
+        "this conversation holds thinking that Anthropic signed, which no provider may get";
+    match refusal.cause {
+        Some(cause) => {
+            let claude = limited(cause, refusal, "");
+            Reply {
+                message: format!("{WHAT}; {}", claude.message),
+                ..claude
+            }
+        }
+        None => Reply::new(
+            503,
+            "proxy_error",
+            format!(
+                "{WHAT}, and no Claude account can serve{}",
+                details(refusal)
+            ),
+        ),
+    }
+}
+
+fn credentials_only(names: &[impl AsRef<str>], refusal: &Refusal) -> Reply {
+    let named = |standing: &&Standing| names.iter().any(|name| name.as_ref() == &*standing.name);
+    let concerned: Vec<&Standing> = refusal.accounts.iter().filter(named).collect();
+    let has = |kind: Kind| concerned.iter().any(|standing| standing.kind == kind);
+    let only_providers = has(Kind::Provider) && !has(Kind::Oauth) && !has(Kind::ApiKey);
+    let kind = if only_providers {
+        "provider_auth_error"
+    } else {
+        "account_auth_error"
+    };
+    let cures = [
+        (has(Kind::Oauth), "run `maxpool login` to sign in again"),
+        (
+            has(Kind::ApiKey),
+            "store a working key with `maxpool login --api`",
+        ),
+        (has(Kind::Provider), "correct the provider's token"),
+    ];
+    let cures: Vec<&str> = cures
+        .into_iter()
+        .filter(|(applies, _)| *applies)
+        .map(|(_, cure)| cure)
+        .collect();
+    let cures = if cures.is_empty() {
+        "run `maxpool accounts`".to_owned()
+    } else {
+        cures.join(", or ")
+    };
+    let who: Vec<String> = if concerned.is_empty() {
+        names.iter().map(|name| name.as_ref().to_owned()).collect()
+    } else {
+        concerned.iter().map(|standing| shown(standing)).collect()
+    };
+    Reply::new(
+        502,
+        kind,
+        format!(
+            "no account has a working credential ({}): {cures}",
+            listed(&who)
+        ),
+    )
+}
+
+/// When the first account comes back.
+fn when(refusal: &Refusal) -> String {
+    match (refusal.wait, refusal.accounts.len()) {
+        (Some(wait), 0 | 1) => format!("; back in {}", human(wait)),
+        (Some(wait), count) => format!("; the first of {count} is back in {}", human(wait)),
+        (None, 0) => String::new(),
+        (None, 1) => "; it is not known when".to_owned(),
+        (None, count) => format!("; it is not known when the first of {count} is back"),
+    }
+}
+
+/// Which account is out for what.
+fn details(refusal: &Refusal) -> String {
+    if refusal.accounts.is_empty() {
+        return String::new();
+    }
+    let shown: Vec<String> = refusal.accounts.iter().map(shown).collect();
+    format!(" ({})", listed(&shown))
+}
+
+fn shown(standing: &Standing) -> String {
+    let reason = words::passed_over(&standing.reason);
+    let said = standing
+        .evidence
+        .as_ref()
+        .map(|evidence| &*evidence.message)
+        .filter(|_| is_said(&standing.reason));
+    let said = said
+        .filter(|said| !said.is_empty())
+        .map(|said| format!(", \"{said}\""))
+        .unwrap_or_default();
+    match standing.wait {
+        Some(wait) => format!("{}: {reason}, in {}{said}", standing.name, human(wait)),
+        None => format!("{}: {reason}{said}", standing.name),
+    }
+}
+
+/// Whether the upstream's own words tell more than the reason does.
+fn is_said(reason: &PassedOver) -> bool {
+    matches!(reason, PassedOver::Blocked(BlockReason::Forbidden))
+}
+
+fn listed(parts: &[String]) -> String {
+    let mut text = parts
+        .iter()
+        .take(LISTED_MAX)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join("; ");
+    if let Some(more) = parts.len().checked_sub(LISTED_MAX).filter(|more| *more > 0) {
+        text.push_str(&format!("; and {more} more"));
+    }
+    text
+}
+
+/// A client that obeys waits a minute at most, so a longer wait is no reason to come back, and none that is known may be one.
+fn is_soon(cause: WaitCause, wait: Option<Duration>) -> bool {
+    match (wait, cause) {
+        (Some(wait), _) => wait <= RETRY_WAIT_MAX,
+        (None, WaitCause::Capacity | WaitCause::Network) => true,
+        (None, WaitCause::Quota | WaitCause::Weekly) => false,
+    }
+}
+
+/// Rounded up, and at least one.
+fn whole_seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
+fn separator(text: &str) -> &'static str {
+    if text.is_empty() { "" } else { ": " }
+}
+
+fn closing(reply: Reply) -> Reply {
+    Reply {
+        close: true,
+        ..reply
+    }
+}
+
+fn reason(status: u16) -> &'static str {
+    match status {
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        413 => "Content Too Large",
+        417 => "Expectation Failed",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        505 => "HTTP Version Not Supported",
+        529 => "Overloaded",
+        _ => "Error",
+    }
+}
+
+/// What the server says at start, in the same words (R4).
+pub(crate) const NO_ACCOUNT: &str = "there is no usable account: add one with `maxpool login` or `maxpool login --api`; a running server picks it up";
+
+const INVALID: &str = "invalid_request_error";
+const RATE_LIMIT: &str = "rate_limit_error";
+const OVERLOADED: &str = "overloaded_error";
+const UNREACHABLE: &str = "connection_unavailable";
+/// Accounts that a text names.
+const LISTED_MAX: usize = 6;
+/// The longest `retry-after` that Claude Code waits for.
+const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::scheduler::quota::WindowKind;
+    use crate::scheduler::{AccountId, Evidence, Outcome};
+
+    fn standing(name: &str, kind: Kind, reason: PassedOver, wait: Option<u64>) -> Standing {
+        let wait = wait.map(Duration::from_secs);
+        Standing {
+            account: AccountId(0),
+            name: Arc::from(name),
+            kind,
+            reason,
+            wait,
+            evidence: None,
+        }
+    }
+
+    fn five_hours(name: &str, wait: u64) -> Standing {
+        let reason = PassedOver::Blocked(BlockReason::Quota(Some(WindowKind::FiveHour)));
+        standing(name, Kind::Oauth, reason, Some(wait))
+    }
+
+    fn refusal(reason: RefusalReason, wait: Option<u64>, accounts: Vec<Standing>) -> Refusal {
+        let cause = match &reason {
+            RefusalReason::Limited(cause) | RefusalReason::TooLargeToHold(cause) => Some(*cause),
+            _ => None,
+        };
+        Refusal {
+            reason,
+            wait: wait.map(Duration::from_secs),
+            cause,
+            accounts,
+        }
+    }
+
+    fn summary(reply: &Reply) -> (u16, &str, Option<u64>, bool) {
+        (
+            reply.status,
+            reply.kind,
+            reply.retry_after.map(|wait| wait.as_secs()),
+            reply.should_retry,
+        )
+    }
+
+    #[test]
+    fn shape() {
+        let reply = Reply {
+            retry_after: Some(Duration::from_millis(1_200)),
+            error_code: Some("c"),
+            ..Reply::new(429, RATE_LIMIT, "a \"b\"\nc")
+        };
+        let body = r#"{"type":"error","error":{"type":"rate_limit_error","message":"a \"b\"\nc","details":{"error_code":"c"}}}"#;
+        assert_eq!(String::from_utf8_lossy(&reply.body()), body, "P14");
+        assert_eq!(
+            String::from_utf8_lossy(&reply.event()),
+            format!("event: error\ndata: {body}\n\n"),
+            "P14"
+        );
+        let headers = reply.headers();
+        assert_eq!(headers.text("retry-after"), Some("2"), "P14 never early");
+        assert_eq!(headers.text("x-should-retry"), Some("false"), "P14");
+        let wire = on_the_wire(&wrong_method("GET, HEAD"));
+        let body = r#"{"type":"error","error":{"type":"invalid_request_error","message":"this route takes GET and HEAD"}}"#;
+        let expected = format!(
+            "HTTP/1.1 405 Method Not Allowed\r\ncontent-type: application/json\r\nx-should-retry: false\r\nallow: GET, HEAD\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        assert_eq!(String::from_utf8_lossy(&wire), expected, "P14");
+    }
+
+    #[test]
+    fn refusals() {
+        use RefusalReason as R;
+        let out = || vec![five_hours("work", 8_040), five_hours("home", 90_000)];
+        let login = || {
+            standing(
+                "work",
+                Kind::Oauth,
+                PassedOver::Blocked(BlockReason::NeedsLogin),
+                None,
+            )
+        };
+        let provider = || {
+            standing(
+                "glm",
+                Kind::Provider,
+                PassedOver::Blocked(BlockReason::CredentialRefused),
+                None,
+            )
+        };
+        let names = |names: &[&str]| {
+            R::CredentialsOnly(names.iter().map(|name| Arc::from(*name)).collect())
+        };
+        #[rustfmt::skip] // one row a line
+        let rows = [
+            (refusal(R::NoAccount, None, vec![]), (503, "proxy_error", None, false), "maxpool login"),
+            (refusal(R::UnknownProfile, None, vec![]), (400, "invalid_request_error", None, false), "x-maxpool-profile"),
+            (refusal(R::NoneEnabled, None, vec![]), (503, "proxy_error", None, false), "maxpool enable"),
+            (refusal(R::Limited(WaitCause::Quota), Some(8_040), out()), (429, "rate_limit_error", Some(8_040), false), "no account has quota left; the first of 2 is back in 2h 14m (work: five-hour limit reached, in 2h 14m; home: five-hour limit reached, in 1d 1h)"),
+            (refusal(R::Limited(WaitCause::Quota), Some(59), out()), (429, "rate_limit_error", Some(59), true), "back in 59s"),
+            (refusal(R::Limited(WaitCause::Weekly), None, out()), (429, "rate_limit_error", None, false), "week left; it is not known when the first of 2 is back"),
+            (refusal(R::Limited(WaitCause::Capacity), None, out()), (529, "overloaded_error", None, true), "no account can serve now"),
+            (refusal(R::Limited(WaitCause::Network), Some(5), vec![login()]), (503, "connection_unavailable", Some(5), true), "back in 5s"),
+            (refusal(names(&["work"]), None, vec![login()]), (502, "account_auth_error", None, false), "no account has a working credential (work: needs login): run `maxpool login`"),
+            (refusal(names(&["glm"]), None, vec![provider()]), (502, "provider_auth_error", None, false), "glm: credential refused"),
+            (refusal(names(&["work", "glm"]), None, vec![login(), provider()]), (502, "account_auth_error", None, false), "again, or correct the provider's token"),
+            (refusal(R::QueueFull, Some(30), out()), (429, "rate_limit_error", Some(30), true), "queue full"),
+            (refusal(R::TooLargeToHold(WaitCause::Quota), Some(30), out()), (429, "rate_limit_error", Some(30), true), "queue.maxQueuedBodyBytes"),
+            (refusal(R::ThinkingNeedsClaude, None, out()), (503, "proxy_error", None, false), "signed"),
+            (refusal(R::ThreadElsewhere, None, out()), (400, "invalid_request_error", None, false), "whole conversation"),
+            (refusal(R::Draining, None, vec![]), (503, "restart_in_progress", Some(1), true), "restarting"),
+            (refusal(R::AttemptsExhausted, None, out()), (502, "proxy_error", None, false), "attempts"),
+        ];
+        for (refusal, expected, text) in rows {
+            let reply = refused(&refusal);
+            assert_eq!(summary(&reply), expected, "P14 {:?}", refusal.reason);
+            assert!(
+                reply.message.contains(text),
+                "P14 {:?}: {}",
+                refusal.reason,
+                reply.message
+            );
+        }
+        let thread = refused(&refusal(R::ThreadElsewhere, None, vec![]));
+        assert_eq!(thread.error_code, Some("thread_unsupported_request"), "P10");
+        let claude = Refusal {
+            cause: Some(WaitCause::Quota),
+            ..refusal(R::ThinkingNeedsClaude, Some(7_200), out())
+        };
+        let reply = refused(&claude);
+        assert_eq!(
+            summary(&reply),
+            (429, "rate_limit_error", Some(7_200), false),
+            "P9"
+        );
+        assert!(
+            reply.message.contains(
+                "which no provider may get; no account has quota left; the first of 2 is back in 2h"
+            ),
+            "{}",
+            reply.message
+        );
+    }
+
+    #[test]
+    fn waits_that_are_over() {
+        let limited = |cause| {
+            refusal(
+                RefusalReason::Limited(cause),
+                Some(7_200),
+                vec![five_hours("work", 7_200)],
+            )
+        };
+        #[rustfmt::skip] // one row a line
+        let rows = [
+            ("Q6", Limit::ClientTolerance, WaitCause::Quota, (529, "overloaded_error", Some(1), true)),
+            ("Q6", Limit::ClientTolerance, WaitCause::Network, (529, "overloaded_error", Some(1), true)),
+            ("Q6 for good", Limit::WaitLimit, WaitCause::Quota, (429, "rate_limit_error", Some(7_200), false)),
+            ("Q6 for good", Limit::WaitLimit, WaitCause::Capacity, (429, "rate_limit_error", Some(7_200), false)),
+            ("P7 network", Limit::WaitLimit, WaitCause::Network, (503, "connection_unavailable", Some(7_200), false)),
+        ];
+        for (rule, limit, cause, expected) in rows {
+            assert_eq!(
+                summary(&expired(limit, &limited(cause))),
+                expected,
+                "{rule} {cause:?}"
+            );
+        }
+        let reply = expired(Limit::ClientTolerance, &limited(WaitCause::Quota));
+        let text = "still waiting for an account: no account has quota left; back in 2h \
+                    (work: five-hour limit reached, in 2h); ask again at once to keep the place in the queue";
+        assert_eq!(reply.message, text, "P14");
+    }
+
+    #[test]
+    fn network_failures_name_their_code() {
+        for code in [
+            "dns",
+            "refused",
+            "unreachable",
+            "reset",
+            "timeout",
+            "tls",
+            "garbage",
+            "network",
+        ] {
+            let reply = network(code, "os error 1");
+            assert_eq!(
+                summary(&reply),
+                (503, "connection_unavailable", None, true),
+                "P7"
+            );
+            assert!(
+                reply.message.contains(&format!("({code}: os error 1)")),
+                "P14 {}",
+                reply.message
+            );
+        }
+        assert!(network("dns", "").message.contains("(dns)"), "P14");
+    }
+
+    #[test]
+    fn credentials_name_the_account() {
+        let reply = credential(Kind::Oauth, "work", "OAuth token has been revoked");
+        let text = "the credential of work was refused: OAuth token has been revoked; run `maxpool login` to sign in again";
+        assert_eq!(
+            (reply.status, reply.kind, reply.message.as_str()),
+            (502, "account_auth_error", text),
+            "P7"
+        );
+        let reply = credential(Kind::Provider, "glm", "glm was disabled");
+        assert_eq!(
+            (reply.kind, reply.message.as_str()),
+            ("provider_auth_error", "glm was disabled; correct its token"),
+            "P7"
+        );
+    }
+
+    #[test]
+    fn upstream_answers_in_our_words() {
+        let said = |status| {
+            let (outcome, next) = (Outcome::Neutral, classify::Next::AnotherAccount);
+            upstream_said(&Meaning {
+                outcome,
+                next,
+                status,
+                kind: String::new(),
+                message: "busy".into(),
+            })
+        };
+        #[rustfmt::skip] // one row a line
+        let rows = [
+            (500, (500, "overloaded_error", None, true)),
+            (529, (529, "overloaded_error", None, true)),
+            (429, (429, "rate_limit_error", None, true)),
+            (400, (400, "invalid_request_error", None, false)),
+            (403, (502, "account_auth_error", None, false)),
+        ];
+        for (status, expected) in rows {
+            let reply = said(status);
+            assert_eq!(summary(&reply), expected, "P14 {status}");
+            assert_eq!(
+                reply.message,
+                format!("the upstream answered with status {status}: busy"),
+                "P14"
+            );
+        }
+    }
+
+    #[test]
+    fn error_bodies_as_events() {
+        let pretty = b"{\n \"type\": \"error\",\n \"error\": {\"type\": \"x_error\", \"message\": \"m\"},\n \"request_id\": \"r\"\n}";
+        let event = r#"{"type":"error","error":{"type":"x_error","message":"m"},"request_id":"r"}"#;
+        assert_eq!(
+            String::from_utf8_lossy(&event_of_body(529, pretty)),
+            format!("event: error\ndata: {event}\n\n"),
+            "Q4"
+        );
+        #[rustfmt::skip] // one row a line
+        let rows: [(u16, &[u8], &str, &str); 4] = [
+            (503, b"<html>", "api_error", "the upstream answered with status 503"),
+            (529, b"{\"error\":{\"message\":\"m\"}}", "overloaded_error", "m"),
+            (404, b"{\"error\":\"nope\"}", "not_found_error", "nope"),
+            (500, b"{\"type\":\"error\",\"error\":{\"type\":\"x\"", "api_error", "the upstream answered with status 500"),
+        ];
+        for (status, body, kind, message) in rows {
+            let facts = sse::read(Form::Events, &event_of_body(status, body));
+            let error = facts.error.unwrap_or_default();
+            assert_eq!(
+                (error.kind.as_str(), error.message.as_str()),
+                (kind, message),
+                "Q4 {status}"
+            );
+        }
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        let accounts = (0..9).map(|n| five_hours(&format!("a{n}"), 60)).collect();
+        let reply = refused(&refusal(
+            RefusalReason::Limited(WaitCause::Quota),
+            Some(60),
+            accounts,
+        ));
+        assert!(
+            reply
+                .message
+                .ends_with("a5: five-hour limit reached, in 1m; and 3 more)"),
+            "{}",
+            reply.message
+        );
+    }
+
+    #[test]
+    fn a_forbidden_account_tells_why() {
+        let evidence = Some(Arc::new(Evidence {
+            message: Arc::from("organization disabled"),
+            ..Evidence::default()
+        }));
+        let reason = PassedOver::Blocked(BlockReason::Forbidden);
+        let account = Standing {
+            evidence,
+            ..standing("work", Kind::ApiKey, reason, None)
+        };
+        let reply = refused(&refusal(
+            RefusalReason::CredentialsOnly(vec![Arc::from("work")]),
+            None,
+            vec![account],
+        ));
+        assert!(
+            reply
+                .message
+                .contains("work: credential forbidden, \"organization disabled\""),
+            "P7 {}",
+            reply.message
+        );
+    }
+}

@@ -1,0 +1,502 @@
+//! The clients' sockets, beside the server library that owns them: who is idle, who is slow, who has left.
+//!
+//! The library never gives its sockets away. Their numbers stand in `/proc/self/fd`, and `pidfd_getfd` on ourselves makes a
+//! duplicate of each without unsafe code. Where that is not permitted (old kernels, a strict seccomp filter, other systems)
+//! the table stays empty: requests are served all the same, but a client that leaves is noticed only when it is written to,
+//! and slow heads are not ended.
+//!
+//! ```text
+//! accepted ──▶ Fresh ──head──▶ Busy ──answered──▶ Idle ──head──▶ Busy …
+//!                │ 10 s         │ body stalls 30 s   │ 75 s
+//!                ▼              ▼                    ▼
+//!              ended      reading side closed      ended
+//! ```
+
+use std::collections::{HashMap, VecDeque};
+use std::fs;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+
+use crate::clock;
+use crate::net::wait::poll_for;
+use crate::scheduler::time::Mono;
+
+/// A head must be complete this long after its connection (SPEC P2).
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// A body must bring a byte this often (SPEC P2).
+const BODY_STALL_LIMIT: Duration = Duration::from_secs(30);
+/// A connection between two requests is closed after this long.
+const IDLE_LIMIT: Duration = Duration::from_secs(75);
+/// How long a refused client may still be reading our answer.
+const LINGER_LIMIT: Duration = Duration::from_secs(2);
+/// Quiet this long after our answer: the client has read it or never will.
+const LINGER_QUIET: Duration = Duration::from_millis(300);
+/// Requests of one connection that may wait for the one before them.
+const WAITING_MAX: usize = 64;
+/// Duplicates of idle connections that are kept for their next request.
+const KEPT_MAX: usize = 512;
+
+/// A duplicate of one client's socket.
+#[derive(Debug)]
+pub(crate) struct ClientSocket {
+    fd: OwnedFd,
+    /// Monotonic milliseconds of the last byte of a body that is being read; 0 while none is.
+    body_progress: AtomicU64,
+}
+
+impl AsFd for ClientSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl ClientSocket {
+    /// A byte of the body has come, or its reading begins.
+    pub(crate) fn body_moved(&self) {
+        self.body_progress
+            .store(clock::now().mono.0.max(1), Ordering::Relaxed);
+    }
+
+    /// The body is complete: its stall limit ends.
+    pub(crate) fn body_done(&self) {
+        self.body_progress.store(0, Ordering::Relaxed);
+    }
+
+    /// Ends both directions: wakes whoever is blocked on the socket.
+    pub(crate) fn shut(&self) {
+        // Already closed is as good as closed.
+        let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
+    }
+
+    /// True if the client has closed its side or reset the connection.
+    pub(crate) fn has_left(&self) -> bool {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::RDHUP)];
+        poll_for(&mut fds, Duration::ZERO)
+    }
+
+    /// Sends a last answer past the server library, then ends the connection in a way that lets the client read it.
+    pub(crate) fn answer_and_close(&self, answer: &[u8]) {
+        let mut rest = answer;
+        while !rest.is_empty() {
+            let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
+            if !poll_for(&mut fds, LINGER_LIMIT) {
+                break;
+            }
+            match rustix::net::send(&self.fd, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(count) => rest = &rest[count..],
+                Err(_) => break,
+            }
+        }
+        let _ = rustix::net::shutdown(&self.fd, Shutdown::Write);
+        self.drain();
+        self.shut();
+    }
+
+    /// Reads and forgets what the client still sends: closing over unread bytes would reset the connection before the client
+    /// has read the answer.
+    fn drain(&self) {
+        let end = clock::now().mono + LINGER_LIMIT;
+        let mut sink = [0; 16 * 1024];
+        while clock::now().mono < end {
+            let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+            if !poll_for(&mut fds, LINGER_QUIET) {
+                break;
+            }
+            match rustix::net::recv(&self.fd, &mut sink, RecvFlags::DONTWAIT) {
+                Ok((0, _)) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Connected, no complete head yet.
+    Fresh(Mono),
+    /// A request is being served.
+    Busy,
+    /// Between two requests.
+    Idle(Mono),
+    /// Ended by us; it stays visible only if the library's thread hangs.
+    Ended(Mono),
+}
+
+struct Peer<R> {
+    /// Where it was seen last in the table of descriptors.
+    number: Option<RawFd>,
+    state: State,
+    kept: Option<Arc<ClientSocket>>,
+    /// Requests that came before the last one was answered.
+    waiting: VecDeque<R>,
+}
+
+impl<R> Peer<R> {
+    fn unknown() -> Peer<R> {
+        Peer {
+            number: None,
+            state: State::Fresh(clock::now().mono),
+            kept: None,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    fn known_socket(&self, ourselves: &OwnedFd, peer: SocketAddr) -> Option<Arc<ClientSocket>> {
+        if let Some(kept) = &self.kept
+            && !kept.has_left()
+        {
+            return Some(Arc::clone(kept));
+        }
+        let fd = duplicate_of(ourselves, self.number?, peer)?;
+        Some(Arc::new(ClientSocket::new(fd)))
+    }
+}
+
+/// What becomes of a request that the library hands over.
+pub(crate) enum Begun<R> {
+    /// It is to be served.
+    Serve(R, Option<Arc<ClientSocket>>, Acquaintance),
+    /// It waits until the one before it has been answered.
+    Waits,
+    /// Its connection has ended: nothing that comes out of it may be served.
+    Ended(R),
+}
+
+/// What a look at all sockets did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Swept {
+    /// Connections of clients that are open.
+    pub(crate) open: usize,
+    /// Connections whose library thread hangs since this look.
+    pub(crate) hung: usize,
+}
+
+/// Whether a connection has carried a request before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acquaintance {
+    /// Its first request, as far as can be seen.
+    New,
+    /// A later one.
+    Known,
+}
+
+/// All connections of clients to one port.
+pub(crate) struct Sockets<R> {
+    ourselves: Option<OwnedFd>,
+    port: u16,
+    peers: Mutex<HashMap<SocketAddr, Peer<R>>>,
+}
+
+impl<R> Sockets<R> {
+    /// A table for the clients of `port`.
+    pub(crate) fn new(port: u16) -> Sockets<R> {
+        Sockets {
+            ourselves: open_ourselves(),
+            port,
+            peers: Mutex::default(),
+        }
+    }
+
+    /// Whether clients that leave can be noticed here.
+    pub(crate) fn can_look(&self) -> bool {
+        self.ourselves.is_some()
+    }
+
+    /// A request of `peer` begins, unless an earlier one of its connection is still being served: then it waits for
+    /// [`Sockets::next`], so that nothing is served that comes behind a request which ends its connection.
+    pub(crate) fn begin(&self, peer: SocketAddr, request: R) -> Begun<R> {
+        let Some(ourselves) = self.ourselves.as_ref() else {
+            return Begun::Serve(request, None, Acquaintance::New);
+        };
+        {
+            let mut peers = self.lock();
+            let entry = peers.entry(peer).or_insert_with(Peer::unknown);
+            if entry.state == State::Busy || !entry.waiting.is_empty() {
+                if entry.waiting.len() >= WAITING_MAX {
+                    return Begun::Ended(request);
+                }
+                entry.waiting.push_back(request);
+                return Begun::Waits;
+            }
+            let known = match entry.state {
+                State::Ended(_) => None,
+                State::Fresh(_) | State::Busy | State::Idle(_) => {
+                    entry.known_socket(ourselves, peer)
+                }
+            };
+            entry.state = State::Busy;
+            if let Some(socket) = known {
+                entry.kept = Some(Arc::clone(&socket));
+                return Begun::Serve(request, Some(socket), Acquaintance::Known);
+            }
+        }
+        let found = self.find(ourselves, peer);
+        let mut peers = self.lock();
+        let entry = peers.entry(peer).or_insert_with(Peer::unknown);
+        match found {
+            Found::Socket(number, fd) => {
+                let socket = Arc::new(ClientSocket::new(fd));
+                entry.number = Some(number);
+                entry.kept = Some(Arc::clone(&socket));
+                Begun::Serve(request, Some(socket), Acquaintance::New)
+            }
+            // Reset by the client, or ended by us after the library had read on.
+            Found::Nothing => {
+                entry.state = State::Ended(clock::now().mono);
+                Begun::Ended(request)
+            }
+            Found::Unknown => Begun::Serve(request, None, Acquaintance::New),
+        }
+    }
+
+    /// The next request of a connection whose last one has been served.
+    pub(crate) fn next(&self, peer: SocketAddr) -> Option<Begun<R>> {
+        let mut peers = self.lock();
+        let entry = peers.get_mut(&peer)?;
+        match entry.state {
+            State::Ended(_) => {
+                let request = entry.waiting.pop_front()?;
+                Some(Begun::Ended(request))
+            }
+            State::Fresh(_) | State::Busy | State::Idle(_) => {
+                let Some(request) = entry.waiting.pop_front() else {
+                    // A worker that ended without an answer must not leave its connection busy for ever.
+                    if entry.state == State::Busy {
+                        entry.state = State::Idle(clock::now().mono);
+                    }
+                    return None;
+                };
+                entry.state = State::Busy;
+                Some(Begun::Serve(
+                    request,
+                    entry.kept.clone(),
+                    Acquaintance::Known,
+                ))
+            }
+        }
+    }
+
+    /// The request of `peer` has been answered; its connection waits for another.
+    pub(crate) fn idle(&self, peer: SocketAddr) {
+        let mut peers = self.lock();
+        let crowded = peers.len() > KEPT_MAX;
+        if let Some(entry) = peers.get_mut(&peer) {
+            entry.state = State::Idle(clock::now().mono);
+            if crowded {
+                entry.kept = None;
+            }
+        }
+    }
+
+    /// The connection of `peer` is being closed by us.
+    pub(crate) fn end(&self, peer: SocketAddr) {
+        if let Some(entry) = self.lock().get_mut(&peer) {
+            entry.state = State::Ended(clock::now().mono);
+            entry.kept = None;
+        }
+    }
+
+    /// Ends the connections that wait for a request (at the end of the program).
+    pub(crate) fn shut_idle(&self) {
+        let Some(ourselves) = &self.ourselves else {
+            return;
+        };
+        for (peer, entry) in self.lock().iter() {
+            if entry.state != State::Busy
+                && let Some(number) = entry.number
+                && let Some(fd) = duplicate_of(ourselves, number, *peer)
+            {
+                ClientSocket::new(fd).shut();
+            }
+        }
+    }
+
+    /// Ends every connection of a client.
+    pub(crate) fn shut_all(&self) {
+        let Some(ourselves) = &self.ourselves else {
+            return;
+        };
+        for (_, _, fd) in self.scan(ourselves) {
+            ClientSocket::new(fd).shut();
+        }
+    }
+
+    /// One look at all sockets: new ones are noted, slow and idle ones are ended. `too_slow` is the answer to a head that does not
+    /// end, `unsupported` the one to a connection on which the library hangs, which it does over a later version of HTTP.
+    pub(crate) fn sweep(&self, too_slow: &[u8], unsupported: &[u8]) -> Swept {
+        let Some(ourselves) = &self.ourselves else {
+            return Swept::default();
+        };
+        let now = clock::now().mono;
+        let mut seen: HashMap<SocketAddr, (RawFd, OwnedFd)> = HashMap::new();
+        for (number, peer, fd) in self.scan(ourselves) {
+            seen.entry(peer).or_insert((number, fd));
+        }
+        let mut late = Vec::new();
+        let mut swept = Swept {
+            open: seen.len(),
+            hung: 0,
+        };
+        {
+            let mut peers = self.lock();
+            peers.retain(|peer, entry| seen.contains_key(peer) || entry.state == State::Busy);
+            for (peer, (number, fd)) in seen {
+                let entry = peers.entry(peer).or_insert_with(Peer::unknown);
+                entry.number = Some(number);
+                match entry.state {
+                    State::Fresh(since) if now.since(since) >= HEAD_LIMIT => {
+                        entry.state = State::Ended(now);
+                        late.push((number, peer, fd));
+                    }
+                    State::Idle(since) if now.since(since) >= IDLE_LIMIT => {
+                        entry.state = State::Ended(now);
+                        ClientSocket::new(fd).shut();
+                    }
+                    State::Busy => end_stalled_body(entry, now),
+                    State::Fresh(_) | State::Idle(_) | State::Ended(_) => {}
+                }
+            }
+        }
+        for (number, peer, fd) in late {
+            swept.hung += usize::from(end_late_head(
+                ourselves,
+                number,
+                peer,
+                fd,
+                too_slow,
+                unsupported,
+            ));
+        }
+        swept
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Peer<R>>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, ourselves: &OwnedFd, peer: SocketAddr) -> Found {
+        let known: Vec<RawFd> = self
+            .lock()
+            .values()
+            .filter_map(|entry| entry.number)
+            .collect();
+        let mut numbers = own_numbers();
+        // New connections have new numbers: look there first.
+        numbers.sort_by_key(|number| known.contains(number));
+        let mut exhausted = numbers.is_empty();
+        for number in numbers {
+            match pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty()) {
+                Ok(fd) if is_peer(&fd, peer) => return Found::Socket(number, fd),
+                Err(Errno::MFILE | Errno::NFILE) => exhausted = true,
+                Ok(_) | Err(_) => {}
+            }
+        }
+        if exhausted {
+            Found::Unknown
+        } else {
+            Found::Nothing
+        }
+    }
+
+    /// Every connection of a client: number, peer, duplicate.
+    fn scan<'a>(
+        &'a self,
+        ourselves: &'a OwnedFd,
+    ) -> impl Iterator<Item = (RawFd, SocketAddr, OwnedFd)> + 'a {
+        own_numbers().into_iter().filter_map(move |number| {
+            let fd = pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty()).ok()?;
+            let local = SocketAddr::try_from(rustix::net::getsockname(&fd).ok()?).ok()?;
+            let peer = SocketAddr::try_from(rustix::net::getpeername(&fd).ok()??).ok()?;
+            (local.port() == self.port).then_some((number, peer, fd))
+        })
+    }
+}
+
+impl ClientSocket {
+    fn new(fd: OwnedFd) -> ClientSocket {
+        ClientSocket {
+            fd,
+            body_progress: AtomicU64::new(0),
+        }
+    }
+}
+
+/// A body that has stalled ends for its reader as if the client had closed; the reader can still answer.
+fn end_stalled_body<R>(entry: &Peer<R>, now: Mono) {
+    let Some(socket) = &entry.kept else { return };
+    let since = socket.body_progress.load(Ordering::Relaxed);
+    if since != 0 && now.since(Mono(since)) >= BODY_STALL_LIMIT {
+        let _ = rustix::net::shutdown(&socket.fd, Shutdown::Read);
+    }
+}
+
+/// Ends a connection whose head never came. True if the library's thread hangs on it.
+fn end_late_head(
+    ourselves: &OwnedFd,
+    number: RawFd,
+    peer: SocketAddr,
+    fd: OwnedFd,
+    too_slow: &[u8],
+    unsupported: &[u8],
+) -> bool {
+    let socket = ClientSocket::new(fd);
+    // A thread that still reads the head sees the end of it, gives up and closes its descriptor; one that hangs does not.
+    let _ = rustix::net::shutdown(&socket.fd, Shutdown::Read);
+    let mut fds = [PollFd::new(&socket.fd, PollFlags::PRI)];
+    poll_for(&mut fds, LINGER_QUIET);
+    let hung = duplicate_of(ourselves, number, peer).is_some();
+    socket.answer_and_close(if hung { unsupported } else { too_slow });
+    hung
+}
+
+fn open_ourselves() -> Option<OwnedFd> {
+    let ourselves = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
+    // A try on any descriptor tells whether the kernel permits it.
+    pidfd_getfd(
+        &ourselves,
+        rustix::fd::AsRawFd::as_raw_fd(&ourselves),
+        PidfdGetfdFlags::empty(),
+    )
+    .ok()?;
+    Some(ourselves)
+}
+
+/// The numbers of our open descriptors.
+fn own_numbers() -> Vec<RawFd> {
+    let Ok(entries) = fs::read_dir("/proc/self/fd") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect()
+}
+
+/// A duplicate of `number` if it is the socket of `peer`.
+fn duplicate_of(ourselves: &OwnedFd, number: RawFd, peer: SocketAddr) -> Option<OwnedFd> {
+    pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty())
+        .ok()
+        .filter(|fd| is_peer(fd, peer))
+}
+
+fn is_peer(fd: &OwnedFd, peer: SocketAddr) -> bool {
+    let found = rustix::net::getpeername(fd).ok().flatten();
+    found.and_then(|found| SocketAddr::try_from(found).ok()) == Some(peer)
+}
+
+/// What a look for one peer's socket found.
+enum Found {
+    /// Its number and a duplicate.
+    Socket(RawFd, OwnedFd),
+    /// It is not connected any more.
+    Nothing,
+    /// No descriptor was left to look with.
+    Unknown,
+}

@@ -1,0 +1,689 @@
+//! One line for one event (D2): no ANSI, no control characters from outside, bounded in length, and enough in it to understand a
+//! night afterwards: what was blocked, until when, because of which answer.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::mask::mask;
+use super::text::{clean, name, push_clean, quoted};
+use super::{Entry, Level};
+use crate::clock::{human, iso};
+use crate::event::words;
+use crate::event::{
+    AccountBlocked, Event, Failover, Finished, Held, Outcome, Refresh, RefreshResult, RestartStep,
+    Stamped, Started,
+};
+use crate::scheduler::Evidence;
+use crate::scheduler::time::Wall;
+
+/// Longest text of one entry, in characters: with four bytes each a line is still one write to a pipe.
+const ENTRY_CHARS_MAX: usize = 900;
+/// Longest piece that comes from outside: a message, a header, a path.
+const PIECE_CHARS_MAX: usize = 300;
+/// Accounts that the start lists one by one.
+const STARTED_ACCOUNTS_MAX: usize = 256;
+/// Names that a reload lists.
+const RELOAD_NAMES_MAX: usize = 20;
+
+/// The entries of one event: one, but for the start, which has one more for each account.
+pub(super) fn entries(stamped: &Stamped) -> Vec<Entry> {
+    let at = stamped.at;
+    let (level, text) = describe(at, &stamped.event);
+    let mut entries = vec![bounded(at, level, &text)];
+    if let Event::Started(started) = &stamped.event {
+        entries.extend(account_entries(at, started));
+    }
+    entries
+}
+
+/// What is said when the channel was full.
+pub(super) fn dropped(at: Wall, lost: u64) -> Entry {
+    let text = format!("warning: {lost} log lines were lost, the log is read too slowly");
+    bounded(at, Level::Warning, &text)
+}
+
+/// The whole line of the plain log.
+pub(super) fn line(entry: &Entry) -> String {
+    format!("{} {}\n", iso(entry.at), entry.text)
+}
+
+fn bounded(at: Wall, level: Level, text: &str) -> Entry {
+    Entry {
+        at,
+        level,
+        text: clean(&mask(text), ENTRY_CHARS_MAX),
+    }
+}
+
+fn describe(at: Wall, event: &Event) -> (Level, String) {
+    use Level::{Info, Warning};
+    match event {
+        Event::Started(started) => (Info, started_line(started)),
+        Event::Finished(finished) => (finished_level(finished), finished_line(finished)),
+        Event::Failover(failover) => (Warning, failover_line(failover)),
+        Event::AccountBlocked(blocked) => (Warning, blocked_line(at, blocked)),
+        Event::AccountBack { account, after } => (
+            Info,
+            format!("account {} is back after {}", name(account), human(*after)),
+        ),
+        Event::Held(held) => (Info, held_line(at, held)),
+        Event::Released {
+            session,
+            account,
+            waited,
+        } => {
+            let session = session_part(session.as_ref());
+            (
+                Info,
+                format!(
+                    "held request goes to {} after {}{session}",
+                    name(account),
+                    human(*waited)
+                ),
+            )
+        }
+        Event::BreakerOpen {
+            reason,
+            until,
+            failed_probes,
+        } => (
+            Warning,
+            breaker_open_line(at, reason, *until, *failed_probes),
+        ),
+        Event::BreakerProbe { account } => (
+            Info,
+            format!("breaker: one request probes with {}", name(account)),
+        ),
+        Event::BreakerClosed { after, by } => (
+            Info,
+            format!(
+                "breaker closed after {}: {}",
+                human(*after),
+                clean(by, PIECE_CHARS_MAX)
+            ),
+        ),
+        Event::Refresh(refresh) => refresh_line(refresh),
+        Event::Reloaded {
+            added,
+            removed,
+            changed,
+        } => (Info, reloaded_line(added, removed, changed)),
+        Event::ReloadFailed { why } => (
+            Warning,
+            format!(
+                "warning: config not reloaded, the old settings stay: {}",
+                clean(why, PIECE_CHARS_MAX)
+            ),
+        ),
+        Event::Draining { left } => (
+            Info,
+            format!("stopping: {}", counted(*left, "request", "left")),
+        ),
+        Event::Restart(step) => restart_line(step),
+        Event::Notice { text } => (Info, text.clone()),
+        Event::Warning { text } => (Warning, format!("warning: {text}")),
+    }
+}
+
+fn started_line(started: &Started) -> String {
+    format!(
+        "maxpool {} listens on {}, config {}, {}",
+        started.version,
+        started.address,
+        clean(&started.config, PIECE_CHARS_MAX),
+        counted(started.accounts.len(), "account", "").trim_end()
+    )
+}
+
+fn account_entries(at: Wall, started: &Started) -> impl Iterator<Item = Entry> {
+    started
+        .accounts
+        .iter()
+        .take(STARTED_ACCOUNTS_MAX)
+        .map(move |account| {
+            let note = account
+                .note
+                .as_deref()
+                .map(|note| format!(", {note}"))
+                .unwrap_or_default();
+            let text = format!(
+                "account {} ({}{note})",
+                name(&account.name),
+                words::kind(account.kind)
+            );
+            bounded(at, Level::Info, &text)
+        })
+}
+
+fn finished_level(finished: &Finished) -> Level {
+    match finished.outcome {
+        Outcome::Ok | Outcome::Local | Outcome::ClientGone { .. } => Level::Info,
+        Outcome::PassedOn | Outcome::Refused | Outcome::Broken => Level::Warning,
+    }
+}
+
+fn finished_line(finished: &Finished) -> String {
+    let mut line = format!("{} ", clean(&finished.method, 20));
+    push_clean(&mut line, &finished.path, PIECE_CHARS_MAX);
+    let account = finished
+        .account
+        .as_ref()
+        .map_or_else(|| "-".into(), |(account, _)| name(account));
+    let status = finished
+        .status
+        .map_or_else(|| "-".into(), |status| status.to_string());
+    // Writing to a string cannot fail, here and below.
+    let _ = write!(line, " {account} {status}");
+    if let Some(cause) = cause_of(finished) {
+        let _ = write!(line, " cause={}", quoted(&cause, PIECE_CHARS_MAX));
+    }
+    let first = finished
+        .first_byte
+        .map_or_else(|| "-".into(), |first| format!("{}ms", first.as_millis()));
+    let _ = write!(
+        line,
+        " queue={}ms first={first} total={}ms",
+        finished.queued.as_millis(),
+        finished.total.as_millis()
+    );
+    if let Some(tokens) = finished.tokens {
+        let _ = write!(
+            line,
+            " in={} out={} cache_read={} cache_write={}",
+            tokens.input, tokens.output, tokens.cache_read, tokens.cache_write
+        );
+    }
+    if let Some(model) = &finished.model {
+        let _ = write!(line, " model={}", name(model));
+    }
+    let _ = write!(
+        line,
+        " attempts={}{}",
+        finished.attempts,
+        session_part(finished.session.as_ref())
+    );
+    line
+}
+
+/// The cause that is known, else what the outcome itself says; nothing when all went well.
+fn cause_of(finished: &Finished) -> Option<String> {
+    if let Outcome::ClientGone {
+        stage,
+        output_started,
+    } = finished.outcome
+    {
+        let output = if output_started {
+            "output had started"
+        } else {
+            "no output yet"
+        };
+        let left = format!(
+            "client left while {} after {}, {output}",
+            stage.word(),
+            human(finished.total)
+        );
+        return Some(match &finished.cause {
+            Some(cause) => format!("{left}: {cause}"),
+            None => left,
+        });
+    }
+    finished.cause.clone().or_else(|| match finished.outcome {
+        Outcome::Ok | Outcome::Local | Outcome::PassedOn => None,
+        Outcome::Refused => Some("answered by maxpool".into()),
+        Outcome::Broken => Some("the answer broke off".into()),
+        Outcome::ClientGone { .. } => Some("client left".into()),
+    })
+}
+
+fn failover_line(failover: &Failover) -> String {
+    let to = match &failover.to {
+        Some(to) => name(to),
+        None => "no other account".into(),
+    };
+    format!(
+        "failover {} -> {to}: {}{}{}",
+        name(&failover.from),
+        clean(&failover.why, PIECE_CHARS_MAX),
+        evidence_part(failover.evidence.as_deref()),
+        session_part(failover.session.as_ref())
+    )
+}
+
+fn blocked_line(at: Wall, blocked: &AccountBlocked) -> String {
+    let block = &blocked.block;
+    let scope = match words::scope(&block.scope) {
+        Some(family) => format!(" for {}", piece(family)),
+        None => String::new(),
+    };
+    let until = match block.until {
+        Some(until) => format!("until {}", moment(at, until)),
+        None => "until its credential changes".into(),
+    };
+    format!(
+        "account {} is out{scope}, {}, {until}{}",
+        name(&blocked.account),
+        words::block_phrase(&block.reason),
+        evidence_part(Some(&block.evidence))
+    )
+}
+
+fn held_line(at: Wall, held: &Held) -> String {
+    let until = match held.until {
+        Some(until) => format!("an account is expected at {}", moment(at, until)),
+        None => "it takes the next free place".into(),
+    };
+    format!(
+        "request held ({}): {until}, {}{}",
+        words::wait_cause(held.cause),
+        counted(held.queued, "request", "waiting"),
+        session_part(held.session.as_ref())
+    )
+}
+
+fn breaker_open_line(at: Wall, reason: &str, until: Option<Wall>, failed_probes: u32) -> String {
+    let until = match until {
+        Some(until) => format!(", one request will probe at {}", moment(at, until)),
+        None => String::new(),
+    };
+    let failed = match failed_probes {
+        0 => String::new(),
+        count => format!(", {count} failed probes in a row"),
+    };
+    format!(
+        "breaker open: {}{until}{failed}",
+        clean(reason, PIECE_CHARS_MAX)
+    )
+}
+
+fn refresh_line(refresh: &Refresh) -> (Level, String) {
+    let account = name(&refresh.account);
+    let print = |print: &Option<String>| clean(print.as_deref().unwrap_or("-"), 20);
+    let change = format!(
+        "{} -> {}, pid {}",
+        print(&refresh.old),
+        print(&refresh.new),
+        refresh.pid
+    );
+    match &refresh.result {
+        RefreshResult::Rotated => (
+            Level::Info,
+            format!("token of {account} refreshed ({change})"),
+        ),
+        RefreshResult::Adopted => (
+            Level::Info,
+            format!("token of {account} taken over from the config file ({change})"),
+        ),
+        RefreshResult::Failed(why) => (
+            Level::Warning,
+            format!(
+                "token refresh of {account} failed, it will be tried again: {} ({change})",
+                piece(why)
+            ),
+        ),
+        RefreshResult::Refused(why) => (
+            Level::Warning,
+            format!(
+                "token refresh of {account} refused, run `maxpool login`: {} ({change})",
+                piece(why)
+            ),
+        ),
+        RefreshResult::NotStored(why) => (
+            Level::Warning,
+            format!(
+                "token of {account} refreshed but not stored: {} ({change})",
+                piece(why)
+            ),
+        ),
+    }
+}
+
+fn reloaded_line(added: &[String], removed: &[String], changed: &[String]) -> String {
+    let parts: Vec<String> = [("added", added), ("removed", removed), ("changed", changed)]
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| {
+            let listed: Vec<String> = names
+                .iter()
+                .take(RELOAD_NAMES_MAX)
+                .map(|name| clean(name, 120))
+                .collect();
+            let more = names.len().saturating_sub(RELOAD_NAMES_MAX);
+            let more = if more > 0 {
+                format!(" and {more} more")
+            } else {
+                String::new()
+            };
+            format!("{what} {}{more}", listed.join(", "))
+        })
+        .collect();
+    if parts.is_empty() {
+        return "config reloaded: nothing changed".into();
+    }
+    format!("config reloaded: {}", parts.join("; "))
+}
+
+fn restart_line(step: &RestartStep) -> (Level, String) {
+    match step {
+        RestartStep::Starting => (Level::Info, "restart: starting the new process".into()),
+        RestartStep::Serving { pid } => (
+            Level::Info,
+            format!("restart: process {pid} serves, this one finishes its requests"),
+        ),
+        RestartStep::Done => (Level::Info, "restart: done".into()),
+        RestartStep::Failed { why } => (
+            Level::Warning,
+            format!(
+                "warning: restart failed, this process goes on: {}",
+                piece(why)
+            ),
+        ),
+    }
+}
+
+/// ` [status 429; request-id req_1; retry-after: 12; "message"]`, or nothing when nothing is known.
+fn evidence_part(evidence: Option<&Evidence>) -> String {
+    let Some(evidence) = evidence else {
+        return String::new();
+    };
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let parts: Vec<String> = [
+        evidence.status.map(|status| format!("status {status}")),
+        evidence
+            .request_id
+            .as_deref()
+            .map(|id| format!("request-id {}", piece(id))),
+        some(&evidence.source).map(|source| piece(&source)),
+        some(&evidence.message).map(|message| quoted(&message, PIECE_CHARS_MAX)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if parts.is_empty() {
+        return String::new();
+    }
+    format!(" [{}]", parts.join("; "))
+}
+
+fn session_part(session: Option<&Arc<str>>) -> String {
+    session
+        .map(|tag| format!(" session={}", clean(tag, 40)))
+        .unwrap_or_default()
+}
+
+/// `2026-11-22T03:00:00.000Z, in 4h 12m`.
+fn moment(at: Wall, then: Wall) -> String {
+    let left = at.until(then);
+    if left == Duration::ZERO {
+        return iso(then);
+    }
+    format!("{}, in {}", iso(then), human(left))
+}
+
+fn piece(text: &str) -> String {
+    clean(text, PIECE_CHARS_MAX)
+}
+
+fn counted(count: usize, one: &str, state: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {one}{plural} {state}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Stage, StartedAccount};
+    use crate::scheduler::quota::{Family, WindowKind};
+    use crate::scheduler::{BlockReason, BlockSnapshot, Kind, Scope, Usage, WaitCause};
+
+    /// 2026-11-21T22:45:00.123Z.
+    const AT: Wall = Wall(1_795_301_100_123);
+
+    fn lines(event: Event) -> String {
+        entries(&Stamped { at: AT, event })
+            .iter()
+            .map(line)
+            .collect()
+    }
+
+    fn finished() -> Finished {
+        Finished {
+            method: "POST".into(),
+            path: "/v1/messages".into(),
+            account: Some(("work".into(), Kind::Oauth)),
+            status: Some(200),
+            outcome: Outcome::Ok,
+            cause: None,
+            queued: Duration::ZERO,
+            first_byte: Some(Duration::from_millis(812)),
+            total: Duration::from_millis(5_321),
+            tokens: Some(Usage {
+                input: 1_200,
+                output: 340,
+                cache_read: 9_000,
+                cache_write: 17,
+            }),
+            session: Some("ab12cd34".into()),
+            model: Some("claude-opus-4-5".into()),
+            attempts: 1,
+        }
+    }
+
+    fn evidence() -> Arc<Evidence> {
+        Arc::new(Evidence {
+            status: Some(429),
+            request_id: Some("req_011".into()),
+            source: "anthropic-ratelimit-unified-5h-reset: 1795316400".into(),
+            at: AT,
+            message: "This request would exceed your account's rate limit.".into(),
+        })
+    }
+
+    #[test]
+    fn a_request_is_one_line() {
+        let rows = [
+            (
+                finished(),
+                "POST /v1/messages work 200 queue=0ms first=812ms total=5321ms in=1200 out=340 \
+                 cache_read=9000 cache_write=17 model=claude-opus-4-5 attempts=1 session=ab12cd34",
+            ),
+            (
+                Finished {
+                    path: "/v1/messages/\u{1b}[31mx\n".into(),
+                    account: Some(("my \"big\" account".into(), Kind::Provider)),
+                    status: Some(529),
+                    outcome: Outcome::PassedOn,
+                    cause: Some("overloaded_error: Overloaded\r\nX".into()),
+                    queued: Duration::from_millis(30_001),
+                    attempts: 3,
+                    tokens: None,
+                    ..finished()
+                },
+                "POST /v1/messages/\\u{1b}[31mx\\n \"my \\\"big\\\" account\" 529 \
+                 cause=\"overloaded_error: Overloaded\\\\r\\\\nX\" queue=30001ms first=812ms total=5321ms \
+                 model=claude-opus-4-5 attempts=3 session=ab12cd34",
+            ),
+            (
+                Finished {
+                    account: None,
+                    status: None,
+                    outcome: Outcome::ClientGone {
+                        stage: Stage::Queued,
+                        output_started: false,
+                    },
+                    queued: Duration::from_secs(750),
+                    total: Duration::from_secs(750),
+                    first_byte: None,
+                    tokens: None,
+                    model: None,
+                    session: None,
+                    attempts: 0,
+                    ..finished()
+                },
+                "POST /v1/messages - - cause=\"client left while queued after 12m 30s, no output yet\" \
+                 queue=750000ms first=- total=750000ms attempts=0",
+            ),
+        ];
+        for (finished, text) in rows {
+            let line = lines(Event::Finished(Box::new(finished)));
+            assert_eq!(line, format!("2026-11-21T22:45:00.123Z {text}\n"));
+        }
+    }
+
+    #[test]
+    fn the_start_says_version_address_config_and_accounts() {
+        let account = |name: &str, kind, note: Option<&str>| StartedAccount {
+            name: name.into(),
+            kind,
+            note: note.map(Into::into),
+        };
+        let text = lines(Event::Started(Started {
+            version: "2.0.0",
+            address: "http://127.0.0.1:3456".into(),
+            config: "/home/u/.config/maxpool.json".into(),
+            accounts: vec![
+                account("me@example.com", Kind::Oauth, None),
+                account("glm", Kind::Provider, Some("disabled")),
+            ],
+        }));
+        assert_eq!(
+            text,
+            "2026-11-21T22:45:00.123Z maxpool 2.0.0 listens on http://127.0.0.1:3456, config \
+             /home/u/.config/maxpool.json, 2 accounts\n\
+             2026-11-21T22:45:00.123Z account me@example.com (oauth)\n\
+             2026-11-21T22:45:00.123Z account glm (provider, disabled)\n"
+        );
+    }
+
+    #[test]
+    fn events_say_what_until_when_and_because_of_which_answer() {
+        let work: Arc<str> = "work".into();
+        let session: Option<Arc<str>> = Some("ab12".into());
+        let answer = "[status 429; request-id req_011; anthropic-ratelimit-unified-5h-reset: 1795316400; \
+                        \"This request would exceed your account's rate limit.\"]";
+        let rows = [
+            (
+                Event::AccountBlocked(AccountBlocked {
+                    account: work.clone(),
+                    block: BlockSnapshot {
+                        reason: BlockReason::Quota(Some(WindowKind::FiveHour)),
+                        scope: Scope::Account,
+                        until: Some(Wall(AT.0 + 15_120_000)),
+                        remaining: None,
+                        evidence: evidence(),
+                    },
+                }),
+                format!(
+                    "account work is out, five-hour limit reached, until 2026-11-22T02:57:00.123Z, in 4h 12m {answer}"
+                ),
+            ),
+            (
+                Event::AccountBlocked(AccountBlocked {
+                    account: work.clone(),
+                    block: BlockSnapshot {
+                        reason: BlockReason::NeedsLogin,
+                        scope: Scope::Family(Family("opus".into())),
+                        until: None,
+                        remaining: None,
+                        evidence: Arc::default(),
+                    },
+                }),
+                "account work is out for opus, needs login, until its credential changes".into(),
+            ),
+            (
+                Event::AccountBack { account: work.clone(), after: Duration::from_secs(15_120) },
+                "account work is back after 4h 12m".into(),
+            ),
+            (
+                Event::Failover(Failover {
+                    from: work.clone(),
+                    to: Some("spare".into()),
+                    why: "rate_limit_error".into(),
+                    evidence: Some(evidence()),
+                    session: session.clone(),
+                }),
+                format!("failover work -> spare: rate_limit_error {answer} session=ab12"),
+            ),
+            (
+                Event::Held(Held {
+                    session: session.clone(),
+                    cause: WaitCause::Quota,
+                    until: Some(Wall(AT.0 + 60_000)),
+                    queued: 2,
+                }),
+                "request held (quota): an account is expected at 2026-11-21T22:46:00.123Z, in 1m, \
+                 2 requests waiting session=ab12"
+                    .into(),
+            ),
+            (
+                Event::Released { session, account: work.clone(), waited: Duration::from_millis(61_000) },
+                "held request goes to work after 1m 1s session=ab12".into(),
+            ),
+            (
+                Event::BreakerOpen {
+                    reason: "overloaded_error Overloaded".into(),
+                    until: Some(Wall(AT.0 + 30_000)),
+                    failed_probes: 2,
+                },
+                "breaker open: overloaded_error Overloaded, one request will probe at \
+                 2026-11-21T22:45:30.123Z, in 30s, 2 failed probes in a row"
+                    .into(),
+            ),
+            (
+                Event::BreakerClosed { after: Duration::from_secs(65), by: "status 200".into() },
+                "breaker closed after 1m 5s: status 200".into(),
+            ),
+            (
+                Event::Refresh(Refresh {
+                    account: work.clone(),
+                    result: RefreshResult::Rotated,
+                    old: Some("a1b2c3d4".into()),
+                    new: Some("e5f60718".into()),
+                    pid: 41,
+                }),
+                "token of work refreshed (a1b2c3d4 -> e5f60718, pid 41)".into(),
+            ),
+            (
+                Event::Refresh(Refresh {
+                    account: work,
+                    result: RefreshResult::Refused("invalid_grant".into()),
+                    old: Some("a1b2c3d4".into()),
+                    new: None,
+                    pid: 41,
+                }),
+                "token refresh of work refused, run `maxpool login`: invalid_grant (a1b2c3d4 -> -, pid 41)".into(),
+            ),
+            (
+                Event::Reloaded { added: vec!["a".into(), "b".into()], removed: vec![], changed: vec!["c: priority 0 -> 5".into()] },
+                "config reloaded: added a, b; changed c: priority 0 -> 5".into(),
+            ),
+            (
+                Event::Reloaded { added: vec![], removed: vec![], changed: vec![] },
+                "config reloaded: nothing changed".into(),
+            ),
+            (
+                Event::ReloadFailed { why: "maxpool.json:3: proxy.port: expected a number".into() },
+                "warning: config not reloaded, the old settings stay: maxpool.json:3: proxy.port: expected a number"
+                    .into(),
+            ),
+            (Event::Draining { left: 1 }, "stopping: 1 request left".into()),
+            (Event::Notice { text: "key sk-ant-api03-abcdefgh".into() }, "key [masked]".into()),
+            (Event::Notice { text: "a\u{7}b".into() }, "a\\u{7}b".into()),
+            (Event::Warning { text: "no account".into() }, "warning: no account".into()),
+        ];
+        for (event, text) in rows {
+            assert_eq!(lines(event), format!("2026-11-21T22:45:00.123Z {text}\n"));
+        }
+    }
+
+    #[test]
+    fn a_line_is_bounded() {
+        let text = lines(Event::Notice {
+            text: "é".repeat(5_000),
+        });
+        assert_eq!(
+            text.chars().count(),
+            "2026-11-21T22:45:00.123Z ".len() + ENTRY_CHARS_MAX + "…\n".chars().count()
+        );
+    }
+}

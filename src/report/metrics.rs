@@ -1,0 +1,478 @@
+//! `GET /maxpool/metrics`: Prometheus text (format 0.0.4).
+//!
+//! Accounts are told apart by their place in the pool (`account="0"`); names and e-mails appear only when asked for (D4).
+
+use std::fmt::{Display, Write as _};
+use std::time::Duration;
+
+use super::text::clean;
+use crate::event::words::{self, BLOCK_REASONS};
+use crate::event::{Counters, HistogramReading};
+use crate::scheduler::{AccountSnapshot, Snapshot};
+
+/// The media type of the answer.
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// How accounts are labelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Labels {
+    /// By their place in the pool.
+    Index,
+    /// By name as well (`?names=1`).
+    Names,
+}
+
+/// What the process is, from the system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Process {
+    /// Resident memory, if the system tells.
+    pub(crate) resident_bytes: Option<u64>,
+    /// Threads.
+    pub(crate) threads: Option<u64>,
+    /// Open descriptors.
+    pub(crate) descriptors: Option<u64>,
+    /// Since its start.
+    pub(crate) uptime: Duration,
+}
+
+impl Process {
+    /// Looks at `/proc/self`; elsewhere than on Linux nothing is known but the time.
+    pub(crate) fn look(uptime: Duration) -> Process {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name))?;
+            line.split_whitespace().nth(1)?.parse::<u64>().ok()
+        };
+        Process {
+            resident_bytes: field("VmRSS:").map(|kib| kib.saturating_mul(1_024)),
+            threads: field("Threads:"),
+            // The listing's own descriptor is among them.
+            descriptors: std::fs::read_dir("/proc/self/fd")
+                .ok()
+                .map(|list| (list.count() as u64).saturating_sub(1)),
+            uptime,
+        }
+    }
+}
+
+/// The whole answer.
+pub(crate) fn render(
+    snapshot: &Snapshot,
+    counters: &Counters,
+    in_flight: usize,
+    process: &Process,
+    version: &str,
+    labels: Labels,
+) -> String {
+    let mut page = Page {
+        text: String::with_capacity(8 * 1024),
+    };
+    let info = [("version", version.to_owned())];
+    page.family("maxpool_build_info", "gauge", "The running version.")
+        .sample("", &info, 1);
+    requests(&mut page, counters, in_flight);
+    queue_and_breaker(&mut page, snapshot, counters);
+    latencies(&mut page, counters);
+    tokens(&mut page, counters);
+    accounts(&mut page, snapshot, counters, labels);
+    refreshes(&mut page, counters);
+    process_facts(&mut page, process);
+    page.text
+}
+
+/// The text under construction.
+struct Page {
+    text: String,
+}
+
+/// The samples of one metric.
+struct Family<'a> {
+    page: &'a mut Page,
+    name: &'static str,
+}
+
+impl Page {
+    fn family(&mut self, name: &'static str, kind: &str, help: &str) -> Family<'_> {
+        // Writing to a string cannot fail, here and below.
+        let _ = write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        Family { page: self, name }
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &str, value: impl Display) {
+        self.family(name, "gauge", help).sample("", &[], value);
+    }
+
+    fn counter(&mut self, name: &'static str, help: &str, value: impl Display) {
+        self.family(name, "counter", help).sample("", &[], value);
+    }
+}
+
+impl Family<'_> {
+    fn sample(
+        &mut self,
+        suffix: &str,
+        labels: &[(&str, String)],
+        value: impl Display,
+    ) -> &mut Self {
+        let text = &mut self.page.text;
+        text.push_str(self.name);
+        text.push_str(suffix);
+        for (position, (label, value)) in labels.iter().enumerate() {
+            let opening = if position == 0 { '{' } else { ',' };
+            let _ = write!(text, "{opening}{label}=\"{}\"", escaped(value));
+        }
+        if !labels.is_empty() {
+            text.push('}');
+        }
+        let _ = writeln!(text, " {value}");
+        self
+    }
+
+    fn histogram(&mut self, reading: &HistogramReading) {
+        for (bound_ms, count) in &reading.buckets {
+            self.sample(
+                "_bucket",
+                &[("le", seconds(Duration::from_millis(*bound_ms)))],
+                count,
+            );
+        }
+        self.sample("_bucket", &[("le", "+Inf".into())], reading.count);
+        self.sample("_sum", &[], seconds(reading.sum));
+        self.sample("_count", &[], reading.count);
+    }
+}
+
+fn requests(page: &mut Page, counters: &Counters, in_flight: usize) {
+    let mut family = page.family(
+        "maxpool_requests_total",
+        "counter",
+        "Finished requests by outcome and kind of account.",
+    );
+    for (outcome, kind, count) in counters.requests() {
+        let kind = kind.map_or("none", words::kind);
+        family.sample(
+            "",
+            &[("outcome", outcome.into()), ("kind", kind.into())],
+            count,
+        );
+    }
+    page.gauge(
+        "maxpool_requests_in_flight",
+        "Requests between their head and their end.",
+        in_flight,
+    );
+    page.counter(
+        "maxpool_failovers_total",
+        "Requests that moved to another account.",
+        counters.failovers(),
+    );
+}
+
+fn queue_and_breaker(page: &mut Page, snapshot: &Snapshot, counters: &Counters) {
+    let queue = &snapshot.queue;
+    page.gauge(
+        "maxpool_queue_length",
+        "Requests that wait for an account.",
+        queue.waiting,
+    );
+    let oldest = queue.oldest.unwrap_or_default();
+    page.gauge(
+        "maxpool_queue_oldest_seconds",
+        "Age of the oldest waiting request.",
+        seconds(oldest),
+    );
+    page.gauge(
+        "maxpool_queue_bytes",
+        "Bodies of waiting requests.",
+        queue.bytes,
+    );
+    page.counter("maxpool_held_total", "Waits that began.", counters.held());
+    let breaker = &snapshot.breaker;
+    let state = if breaker.probe_in_flight {
+        "probing"
+    } else if breaker.active {
+        "open"
+    } else {
+        "closed"
+    };
+    let mut family = page.family(
+        "maxpool_breaker_state",
+        "gauge",
+        "1 for the state in which the shared breaker is.",
+    );
+    for known in ["closed", "open", "probing"] {
+        family.sample("", &[("state", known.into())], u8::from(known == state));
+    }
+    page.counter(
+        "maxpool_breaker_opened_total",
+        "Times that it opened.",
+        counters.breaker_opened(),
+    );
+    let paused = u8::from(snapshot.admission_paused);
+    page.gauge(
+        "maxpool_admission_paused",
+        "1 while stopping or handing over.",
+        paused,
+    );
+}
+
+fn latencies(page: &mut Page, counters: &Counters) {
+    page.family("maxpool_queue_seconds", "histogram", "Time in the queue.")
+        .histogram(&counters.queue.read());
+    page.family(
+        "maxpool_first_byte_seconds",
+        "histogram",
+        "Time to the first byte of the answer.",
+    )
+    .histogram(&counters.first_byte.read());
+    page.family(
+        "maxpool_request_seconds",
+        "histogram",
+        "Time to the end of the answer.",
+    )
+    .histogram(&counters.total.read());
+}
+
+fn tokens(page: &mut Page, counters: &Counters) {
+    let tokens = counters.tokens();
+    page.family(
+        "maxpool_tokens_total",
+        "counter",
+        "Tokens of all answers by kind.",
+    )
+    .sample("", &[("kind", "input".into())], tokens.input)
+    .sample("", &[("kind", "output".into())], tokens.output)
+    .sample("", &[("kind", "cache_read".into())], tokens.cache_read)
+    .sample("", &[("kind", "cache_write".into())], tokens.cache_write);
+}
+
+fn accounts(page: &mut Page, snapshot: &Snapshot, counters: &Counters, labels: Labels) {
+    let label = |index: usize, account: &AccountSnapshot| {
+        let mut label = vec![
+            ("account", index.to_string()),
+            ("kind", words::kind(account.kind).to_owned()),
+        ];
+        if labels == Labels::Names {
+            label.push(("name", account.name.to_string()));
+        }
+        label
+    };
+    let pool = || snapshot.accounts.iter().enumerate();
+    let mut family = page.family(
+        "maxpool_account_enabled",
+        "gauge",
+        "1 if the account may serve.",
+    );
+    for (index, account) in pool() {
+        family.sample("", &label(index, account), u8::from(account.enabled));
+    }
+    let mut family = page.family(
+        "maxpool_account_in_flight",
+        "gauge",
+        "Requests that hold the account.",
+    );
+    for (index, account) in pool() {
+        family.sample("", &label(index, account), account.in_flight);
+    }
+    let mut family = page.family(
+        "maxpool_account_used_ratio",
+        "gauge",
+        "Used share of a quota window, 0 to 1.",
+    );
+    for (index, account) in pool() {
+        for window in &account.windows {
+            let share = window
+                .used
+                .or_else(|| share_of(window.limit, window.remaining));
+            if let Some(share) = share {
+                let mut label = label(index, account);
+                label.push(("window", words::window(&window.kind)));
+                family.sample("", &label, share);
+            }
+        }
+    }
+    let mut family = page.family(
+        "maxpool_account_reset_timestamp_seconds",
+        "gauge",
+        "When a quota window starts anew, Unix time.",
+    );
+    for (index, account) in pool() {
+        for window in &account.windows {
+            if let Some(reset) = window.reset {
+                let mut label = label(index, account);
+                label.push(("window", words::window(&window.kind)));
+                family.sample("", &label, reset.0 / 1_000);
+            }
+        }
+    }
+    let mut family = page.family(
+        "maxpool_account_blocks",
+        "gauge",
+        "Blocks in force by reason.",
+    );
+    for (index, account) in pool() {
+        for reason in BLOCK_REASONS {
+            let in_force = account
+                .blocks
+                .iter()
+                .filter(|block| words::block_reason(&block.reason) == reason);
+            let mut label = label(index, account);
+            label.push(("reason", reason.to_owned()));
+            family.sample("", &label, in_force.count());
+        }
+    }
+    let mut family = page.family(
+        "maxpool_blocks_total",
+        "counter",
+        "Blocks set so far by reason.",
+    );
+    for (reason, count) in counters.blocks() {
+        family.sample("", &[("reason", reason.into())], count);
+    }
+}
+
+fn refreshes(page: &mut Page, counters: &Counters) {
+    let mut family = page.family(
+        "maxpool_token_refreshes_total",
+        "counter",
+        "Token refreshes by result.",
+    );
+    for (result, count) in counters.refreshes() {
+        family.sample("", &[("result", result.into())], count);
+    }
+    page.counter(
+        "maxpool_events_dropped_total",
+        "Log lines lost to a slow reader.",
+        counters.dropped(),
+    );
+}
+
+fn process_facts(page: &mut Page, process: &Process) {
+    if let Some(bytes) = process.resident_bytes {
+        page.gauge(
+            "process_resident_memory_bytes",
+            "Resident memory size in bytes.",
+            bytes,
+        );
+    }
+    if let Some(threads) = process.threads {
+        page.gauge("process_threads", "Threads of the process.", threads);
+    }
+    if let Some(descriptors) = process.descriptors {
+        page.gauge(
+            "process_open_fds",
+            "Number of open file descriptors.",
+            descriptors,
+        );
+    }
+    page.gauge(
+        "maxpool_uptime_seconds",
+        "Time since the start.",
+        seconds(process.uptime),
+    );
+}
+
+fn share_of(limit: Option<u64>, remaining: Option<u64>) -> Option<f64> {
+    let (limit, remaining) = (limit?, remaining?);
+    (limit > 0).then(|| 1.0 - remaining.min(limit) as f64 / limit as f64)
+}
+
+/// Seconds with the milliseconds behind the point, as the format wants them.
+fn seconds(span: Duration) -> String {
+    span.as_secs_f64().to_string()
+}
+
+/// A label's value: no control characters, and `\`, `"` escaped as the format says.
+fn escaped(value: &str) -> String {
+    clean(value, 200).replace('\\', "\\\\").replace('"', "\\\"")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::report::status::tests::snapshot;
+
+    fn page(labels: Labels) -> String {
+        let counters = Counters::default();
+        counters.queue.record(Duration::from_millis(3));
+        let process = Process {
+            resident_bytes: Some(4_096),
+            threads: Some(3),
+            descriptors: Some(9),
+            uptime: Duration::from_millis(1_500),
+        };
+        render(&snapshot(), &counters, 3, &process, "2.0.0", labels)
+    }
+
+    #[test]
+    fn the_page_tells_what_the_issue_lists() {
+        let page = page(Labels::Index);
+        for line in [
+            "maxpool_build_info{version=\"2.0.0\"} 1",
+            "maxpool_requests_total{outcome=\"ok\",kind=\"oauth\"} 0",
+            "maxpool_requests_total{outcome=\"refused\",kind=\"none\"} 0",
+            "maxpool_requests_in_flight 3",
+            "maxpool_queue_length 2",
+            "maxpool_queue_oldest_seconds 1.5",
+            "maxpool_queue_seconds_bucket{le=\"0.001\"} 0",
+            "maxpool_queue_seconds_bucket{le=\"0.005\"} 1",
+            "maxpool_queue_seconds_bucket{le=\"+Inf\"} 1",
+            "maxpool_queue_seconds_sum 0.003",
+            "maxpool_tokens_total{kind=\"cache_write\"} 0",
+            "maxpool_account_used_ratio{account=\"0\",kind=\"oauth\",window=\"seven_day\"} 0.62",
+            "maxpool_account_reset_timestamp_seconds{account=\"0\",kind=\"oauth\",window=\"five_hour\"} 1795304700",
+            "maxpool_account_blocks{account=\"0\",kind=\"oauth\",reason=\"quota\"} 1",
+            "maxpool_account_blocks{account=\"0\",kind=\"oauth\",reason=\"network\"} 0",
+            "maxpool_breaker_state{state=\"open\"} 1",
+            "maxpool_breaker_state{state=\"closed\"} 0",
+            "maxpool_token_refreshes_total{result=\"rotated\"} 0",
+            "process_resident_memory_bytes 4096",
+            "process_threads 3",
+            "maxpool_uptime_seconds 1.5",
+        ] {
+            assert!(page.lines().any(|shown| shown == line), "{line}\n{page}");
+        }
+    }
+
+    #[test]
+    fn names_are_shown_only_when_asked_for() {
+        assert!(!page(Labels::Index).contains("\"work\""));
+        assert!(page(Labels::Names).contains("name=\"work\""));
+        assert_eq!(escaped("a\"b\\c\nd"), "a\\\"b\\\\c\\\\nd");
+    }
+
+    #[test]
+    fn this_process_has_memory_and_threads() {
+        let process = Process::look(Duration::ZERO);
+        assert!(process.resident_bytes.is_none_or(|bytes| bytes > 100_000));
+        assert!(process.threads.is_none_or(|threads| threads >= 1));
+    }
+
+    /// The checker of Debian's `prometheus` package, where it is installed.
+    #[test]
+    fn promtool_finds_nothing_to_complain_about() {
+        let promtool = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let Ok(mut promtool) = promtool else {
+            return;
+        };
+        promtool
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(page(Labels::Names).as_bytes())
+            .unwrap();
+        let output = promtool.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned()
+            + &String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.is_empty(), "{said}");
+    }
+}

@@ -1,0 +1,340 @@
+//! The pages behind the keys: help, accounts, one account, entry of a key, routing, explain.
+
+use super::line::{Ink, Line};
+use super::{Frame, short};
+use crate::clock::civil;
+use crate::report::status::{Account, Explanation, PassedOver};
+use crate::report::text::{clean, name};
+use crate::report::ui::{Choice, Page, account_choices, routing_choices};
+use crate::scheduler::time::Wall;
+
+const HELP: [(&str, &str); 11] = [
+    ("a", "accounts: enable, disable, delete, import, add a key"),
+    ("m", "routing: automatic, or one preferred account"),
+    ("s", "sync: read the config again now"),
+    ("e", "explain: why the last requests went where they went"),
+    ("r", "restart without refusing or cutting anything"),
+    ("q", "quit: running requests finish first"),
+    ("j k", "down and up, as the arrows do"),
+    ("Enter", "choose"),
+    ("Esc", "back"),
+    ("y n", "answer a question; nothing changes without a y"),
+    (
+        "Ctrl-C",
+        "quit without a question; a second time cuts what runs",
+    ),
+];
+
+impl Frame<'_> {
+    /// The page that is open, in `room` lines.
+    pub(super) fn page(&self, room: usize) -> Vec<Line> {
+        match self.ui.page() {
+            Page::Main => Vec::new(),
+            Page::Help => help(room),
+            Page::Accounts { cursor } => {
+                self.list("ACCOUNTS", &self.accounts_lines(), *cursor, room)
+            }
+            Page::Account { account, cursor } => self.account_page(account, *cursor, room),
+            Page::Key { typed } => self.key_page(*typed),
+            Page::Routing { cursor } => self.routing_page(*cursor, room),
+            Page::Explain { cursor } => self.explain_page(*cursor, room),
+        }
+    }
+
+    /// A heading and the part of the list around the cursor.
+    fn list(&self, heading: &str, entries: &[Line], cursor: usize, room: usize) -> Vec<Line> {
+        // The list may have become shorter since the cursor moved.
+        let cursor = cursor.min(entries.len().saturating_sub(1));
+        let mut lines = vec![Line::of(Ink::Bold, heading)];
+        let space = room.saturating_sub(1);
+        let first = cursor.saturating_sub(space.saturating_sub(1));
+        for (position, entry) in entries.iter().enumerate().skip(first).take(space) {
+            let mark = Line::of(Ink::Plain, if position == cursor { "> " } else { "  " });
+            let line = mark.then(entry.clone());
+            lines.push(if position == cursor {
+                line.chosen(self.size.cols)
+            } else {
+                line
+            });
+        }
+        lines
+    }
+
+    fn accounts_lines(&self) -> Vec<Line> {
+        let accounts = self
+            .status
+            .accounts
+            .iter()
+            .map(|account| self.account_line(account));
+        accounts
+            .chain([
+                Line::of(Ink::Cyan, "import the login of Claude Code"),
+                Line::of(Ink::Cyan, "add an API key"),
+            ])
+            .collect()
+    }
+
+    fn account_line(&self, account: &Account) -> Line {
+        let mut line = Line::default();
+        line.column(Ink::Plain, &clean(&account.name, 60), 24, self.signs)
+            .gap(1);
+        line.column(Ink::Dim, &account.kind, 9, self.signs);
+        line.push(
+            Ink::Dim,
+            if account.enabled {
+                "enabled"
+            } else {
+                "disabled"
+            },
+        );
+        line
+    }
+
+    fn account_page(&self, account: &str, cursor: usize, room: usize) -> Vec<Line> {
+        let Some(known) = self
+            .status
+            .accounts
+            .iter()
+            .find(|known| known.name == account)
+        else {
+            return vec![Line::of(Ink::Dim, "this account is gone")];
+        };
+        let choices = account_choices(known).map(|choice| {
+            Line::of(
+                Ink::Plain,
+                match choice {
+                    Choice::Enable => "enable",
+                    Choice::Disable => "disable",
+                    Choice::Delete => "delete",
+                },
+            )
+        });
+        let mut lines = self.list(
+            &format!("ACCOUNT {}", clean(account, 60)),
+            &choices,
+            cursor,
+            room,
+        );
+        lines.push(Line::default());
+        lines.extend(self.account_facts(known));
+        lines
+    }
+
+    /// What is known of it, each block with the answer that caused it.
+    fn account_facts(&self, account: &Account) -> Vec<Line> {
+        let mut lines = vec![
+            self.fact("upstream", &account.upstream),
+            self.fact("profiles", &account.profiles.join(", ")),
+        ];
+        if let Some(credential) = &account.credential {
+            let until = match credential.expires_at {
+                Some(at) => format!(", expires in {}", short(self.status.now.0.until(at.0))),
+                None => String::new(),
+            };
+            lines.push(self.fact("credential", &format!("{}{until}", credential.state)));
+        }
+        let usage = &account.usage;
+        lines.push(self.fact(
+            "tokens",
+            &format!(
+                "{} in, {} out, {} read from cache, {} written to it",
+                usage.total_input_tokens,
+                usage.total_output_tokens,
+                usage.total_cache_read_tokens,
+                usage.total_cache_write_tokens
+            ),
+        ));
+        for block in &account.blocks {
+            let until = match block.until {
+                Some(at) => format!(", for {}", short(self.status.now.0.until(at.0))),
+                None => ", until its credential changes".into(),
+            };
+            lines.push(self.fact("blocked", &format!("{}{until}", block.text)));
+            if let Some(evidence) = &block.evidence {
+                lines.push(self.fact("", &self.evidence(evidence)));
+            }
+        }
+        if let Some(error) = &account.last_error {
+            lines.push(self.fact("last error", error));
+        }
+        lines
+    }
+
+    fn fact(&self, what: &str, text: &str) -> Line {
+        let mut line = Line::default();
+        line.gap(2)
+            .column(Ink::Dim, what, 11, self.signs)
+            .push(Ink::Plain, clean(text, 900));
+        line
+    }
+
+    fn key_page(&self, typed: usize) -> Vec<Line> {
+        let mut lines = vec![
+            Line::of(Ink::Bold, "ADD AN API KEY"),
+            Line::of(Ink::Plain, "  Type or paste the key; it is not shown."),
+        ];
+        let shown = typed.min(self.size.cols.saturating_sub(8));
+        lines.push(Line::of(Ink::Plain, format!("  {}_", "*".repeat(shown))));
+        lines
+    }
+
+    fn routing_page(&self, cursor: usize, room: usize) -> Vec<Line> {
+        let present = self.status.routing.preferred_account.as_deref();
+        let entries: Vec<Line> = routing_choices(self.status)
+            .into_iter()
+            .map(|choice| {
+                let text = match choice {
+                    None => "automatic: by session, priority and cost".to_owned(),
+                    Some(account) => clean(account, 60),
+                };
+                let mut line = Line::of(Ink::Plain, text);
+                if choice == present {
+                    line.push(Ink::Dim, "  (now)");
+                }
+                line
+            })
+            .collect();
+        self.list("ROUTING", &entries, cursor, room)
+    }
+
+    fn explain_page(&self, cursor: usize, room: usize) -> Vec<Line> {
+        let decisions = &self.status.decisions;
+        let cursor = cursor.min(decisions.len().saturating_sub(1));
+        let Some(decision) = decisions.iter().rev().nth(cursor) else {
+            return vec![
+                Line::of(Ink::Bold, "EXPLAIN"),
+                Line::of(Ink::Dim, "  no request yet"),
+            ];
+        };
+        let mut lines = vec![Line::of(
+            Ink::Bold,
+            format!("EXPLAIN {} of {}", cursor + 1, decisions.len()),
+        )];
+        lines.extend(self.decision(decision));
+        lines.truncate(room);
+        lines
+    }
+
+    /// Who was ranked, with the terms of each score, and why each other one was passed over.
+    fn decision(&self, decision: &Explanation) -> Vec<Line> {
+        let mut lines = vec![self.verdict(decision)];
+        for candidate in &decision.candidates {
+            let mut line = Line::default();
+            line.gap(2)
+                .column_right(Ink::Dim, &candidate.rank.to_string(), 2, self.signs)
+                .gap(1);
+            let ink = if decision.chosen.as_deref() == Some(candidate.account.as_str()) {
+                Ink::Green
+            } else {
+                Ink::Plain
+            };
+            line.column(ink, &clean(&candidate.account, 60), 20, self.signs)
+                .gap(1);
+            let score = candidate
+                .score
+                .map_or_else(|| "?".into(), |score| format!("{score:.2}"));
+            line.column_right(Ink::Plain, &score, 6, self.signs);
+            let terms = candidate.terms.iter().filter_map(|(term, value)| {
+                let value = value.as_f64().filter(|value| *value != 0.0)?;
+                Some(format!("{term} {value:.2}"))
+            });
+            let terms = terms
+                .collect::<Vec<_>>()
+                .join(" + ")
+                .replace("+ unknownWeek -", "- unknownWeek ");
+            line.push(Ink::Dim, format!(" = {terms}"));
+            if candidate.tier != "normal" && candidate.tier != "unknown" {
+                line.push(
+                    Ink::Yellow,
+                    format!("  week {}", clean(&candidate.tier, 20)),
+                );
+            }
+            if candidate.priority != 0 {
+                line.push(Ink::Dim, format!("  priority {}", candidate.priority));
+            }
+            lines.push(line);
+        }
+        for passed in &decision.passed_over {
+            lines.extend(self.passed_over(passed));
+        }
+        lines
+    }
+
+    fn verdict(&self, decision: &Explanation) -> Line {
+        let request = &decision.request;
+        let mut line = Line::default();
+        line.gap(2);
+        if let Some(at) = request.at {
+            let at = civil(Wall(at.0.0.saturating_add(self.view.utc_offset_s * 1_000)));
+            line.push(
+                Ink::Dim,
+                format!("{:02}:{:02}:{:02} ", at.hour, at.minute, at.second),
+            );
+        }
+        let what = request
+            .id
+            .map_or_else(|| "a request".into(), |id| format!("request {id}"));
+        match &decision.chosen {
+            Some(account) => {
+                line.push(Ink::Plain, format!("{what} went to "))
+                    .push(Ink::Bold, name(account));
+                line.push(Ink::Plain, format!(" by {}", clean(&decision.why, 80)));
+            }
+            None => {
+                line.push(Ink::Plain, format!("{what} {}", clean(&decision.why, 80)));
+            }
+        }
+        line
+    }
+
+    fn passed_over(&self, passed: &PassedOver) -> Vec<Line> {
+        let mut line = Line::default();
+        line.gap(4)
+            .push(Ink::Dim, "- ")
+            .column(Ink::Plain, &clean(&passed.account, 60), 20, self.signs)
+            .gap(1);
+        line.push(Ink::Yellow, clean(&passed.reason, 120));
+        if let Some(until) = passed.until {
+            line.push(
+                Ink::Dim,
+                format!(", for {}", short(self.status.now.0.until(until.0))),
+            );
+        }
+        let mut lines = vec![line];
+        if let Some(evidence) = &passed.evidence {
+            let mut line = Line::default();
+            line.gap(6).push(Ink::Dim, self.evidence(evidence));
+            lines.push(line);
+        }
+        lines
+    }
+
+    fn evidence(&self, evidence: &crate::report::status::Evidence) -> String {
+        let parts: Vec<String> = [
+            evidence.status.map(|status| format!("status {status}")),
+            evidence.request_id.as_deref().map(|id| clean(id, 80)),
+            evidence.source.as_deref().map(|source| clean(source, 120)),
+            evidence
+                .message
+                .as_deref()
+                .map(|message| clean(message, 200)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        parts.join(self.signs.dot())
+    }
+}
+
+fn help(room: usize) -> Vec<Line> {
+    let mut lines = vec![Line::of(Ink::Bold, "HELP")];
+    for (key, does) in HELP {
+        let mut line = Line::default();
+        line.gap(2)
+            .column(Ink::Cyan, key, 7, super::Signs::Ascii)
+            .push(Ink::Plain, does);
+        lines.push(line);
+    }
+    lines.truncate(room);
+    lines
+}

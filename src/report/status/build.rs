@@ -1,0 +1,441 @@
+//! From the scheduler's snapshot and the server's facts to the status: a pure function.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::{
+    Account, Block, Candidate, Credential, Evidence, Explained, Explanation, Line, Load, LoadNow,
+    LoadSpan, Moment, PassedOver, Queue, Quota, Request, Routing, Scheduler, Sessions, Status,
+    Throttle, TokenTotals, Unavailable, Usage, Weekly, Window,
+};
+use crate::event::{Counters, InFlight, words};
+use crate::report::mask::mask;
+use crate::report::{Entry, Level};
+use crate::scheduler::quota::WindowKind;
+use crate::scheduler::time::{Mono, Wall};
+use crate::scheduler::{self, AccountId, AccountSnapshot, BlockSnapshot, Snapshot, WindowSnapshot};
+
+/// What the snapshot does not know.
+pub(crate) struct Facts<'a> {
+    /// Of the running program.
+    pub(crate) version: &'static str,
+    /// The process that serves.
+    pub(crate) pid: u32,
+    /// When it started.
+    pub(crate) started: Mono,
+    /// `http://127.0.0.1:3456`.
+    pub(crate) address: String,
+    /// The config file.
+    pub(crate) config_path: String,
+    /// `scheduler.mode`, a label.
+    pub(crate) mode: String,
+    /// One for each account, in any order.
+    pub(crate) accounts: Vec<AccountFacts>,
+    /// Requests in flight, oldest first, as many as are to be shown.
+    pub(crate) requests: Vec<InFlight>,
+    /// How many there are in all.
+    pub(crate) requests_in_flight: usize,
+    /// The last log lines, oldest first.
+    pub(crate) activity: Vec<Entry>,
+    /// The counters.
+    pub(crate) counters: &'a Counters,
+    /// The last decisions, oldest first.
+    pub(crate) decisions: &'a [scheduler::Explanation],
+    /// What the scheduler says of a plain request with profile `all`: by its own predicate, who could serve.
+    pub(crate) general: Option<&'a scheduler::Explanation>,
+}
+
+/// What the snapshot does not know of one account.
+pub(crate) struct AccountFacts {
+    /// Which.
+    pub(crate) id: AccountId,
+    /// `anthropic`, `zai`, `kimi` or the config's own word.
+    pub(crate) provider: Arc<str>,
+    /// Where its requests go.
+    pub(crate) upstream: Arc<str>,
+    /// Made of request headers (V1).
+    pub(crate) runtime: bool,
+    /// What is known of its credential.
+    pub(crate) credential: Option<CredentialFacts>,
+}
+
+/// What is known of a credential; never the credential.
+pub(crate) struct CredentialFacts {
+    /// `valid`, `expired`, `needs login`, `refused`.
+    pub(crate) state: &'static str,
+    /// When the access token ends.
+    pub(crate) expires_at: Option<Wall>,
+}
+
+/// The status of this moment.
+pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
+    let name_of = |id: AccountId| {
+        let found = snapshot.accounts.iter().find(|account| account.id == id);
+        found.map(|account| account.name.to_string())
+    };
+    let tokens = facts.counters.tokens();
+    Status {
+        current_account: snapshot.current.and_then(name_of),
+        switch_threshold: snapshot.switch_threshold,
+        routing: match snapshot.routing {
+            scheduler::Routing::Automatic => Routing {
+                mode: "automatic".into(),
+                preferred_account: None,
+            },
+            scheduler::Routing::Preferred(id) => Routing {
+                mode: "preferred".into(),
+                preferred_account: name_of(id),
+            },
+        },
+        accounts: snapshot
+            .accounts
+            .iter()
+            .map(|account| account_of(account, snapshot, facts))
+            .collect(),
+        scheduler: Scheduler {
+            mode: facts.mode.clone(),
+            global_in_flight: snapshot.in_flight.into(),
+            admission_paused: snapshot.admission_paused,
+            safety_max_active_per_account: snapshot.max_active_per_account.into(),
+            safety_max_global_active: snapshot.max_active_global.into(),
+        },
+        upstream_throttle: throttle_of(snapshot),
+        sessions: Sessions {
+            sticky_bindings: count(snapshot.sticky_bindings),
+            thinking_protected: count(snapshot.thinking_protected),
+        },
+        version: facts.version.into(),
+        pid: facts.pid,
+        now: Moment(snapshot.at.wall),
+        uptime_ms: ms(snapshot.at.mono.since(facts.started)),
+        address: facts.address.clone(),
+        config_path: facts.config_path.clone(),
+        draining: snapshot.admission_paused,
+        queue: queue_of(snapshot),
+        tokens: TokenTotals {
+            input: tokens.input,
+            output: tokens.output,
+            cache_read: tokens.cache_read,
+            cache_write: tokens.cache_write,
+        },
+        requests: facts
+            .requests
+            .iter()
+            .map(|request| request_of(request, snapshot.at.mono))
+            .collect(),
+        requests_in_flight: facts.requests_in_flight,
+        decisions: facts
+            .decisions
+            .iter()
+            .map(|decision| explanation(decision, Explained::default()))
+            .collect(),
+        activity: facts.activity.iter().map(line_of).collect(),
+        events_dropped: facts.counters.dropped(),
+    }
+}
+
+/// One explanation (S12). `asked` holds what the scheduler does not know of the request: its model, session and profile.
+pub(crate) fn explanation(of: &scheduler::Explanation, asked: Explained) -> Explanation {
+    let (chosen, wait) = match &of.verdict {
+        scheduler::ExplainedVerdict::Chosen(id, _) => (Some(*id), None),
+        scheduler::ExplainedVerdict::Wait(_, wait) => (None, *wait),
+        scheduler::ExplainedVerdict::Refuse(_) => (None, None),
+    };
+    let chosen = chosen.map(|id| {
+        let found = of
+            .candidates
+            .iter()
+            .find(|candidate| candidate.account == id);
+        found.map_or_else(
+            || format!("account {}", id.0),
+            |candidate| candidate.name.to_string(),
+        )
+    });
+    Explanation {
+        request: Explained {
+            id: Some(of.request),
+            at: Some(Moment(of.at)),
+            ..asked
+        },
+        chosen,
+        why: words::explained(&of.verdict).into(),
+        until: wait.map(|wait| Moment(of.at + wait)),
+        candidates: of.candidates.iter().map(candidate_of).collect(),
+        passed_over: of
+            .passed_over
+            .iter()
+            .map(|standing| passed_over_of(standing, of.at))
+            .collect(),
+    }
+}
+
+fn candidate_of(candidate: &scheduler::Candidate) -> Candidate {
+    let terms = candidate.terms;
+    let named = [
+        ("load", terms.load),
+        ("scarcity", terms.scarcity),
+        ("spread", terms.spread),
+        ("recovery", terms.recovery),
+        ("failures", terms.failures),
+        ("unknownWeek", terms.unknown_week),
+    ];
+    Candidate {
+        account: candidate.name.to_string(),
+        rank: count(candidate.rank),
+        tier: words::tier(candidate.tier).into(),
+        priority: candidate.priority,
+        score: Some(rounded(candidate.score)),
+        terms: named
+            .into_iter()
+            .map(|(name, value)| (name.into(), Value::from(rounded(value))))
+            .collect(),
+    }
+}
+
+fn passed_over_of(standing: &scheduler::Standing, at: Wall) -> PassedOver {
+    PassedOver {
+        account: standing.name.to_string(),
+        reason: words::passed_over(&standing.reason),
+        until: standing.wait.map(|wait| Moment(at + wait)),
+        evidence: standing.evidence.as_deref().and_then(evidence_of),
+    }
+}
+
+fn account_of(account: &AccountSnapshot, snapshot: &Snapshot, facts: &Facts<'_>) -> Account {
+    let known = facts.accounts.iter().find(|known| known.id == account.id);
+    let in_flight = u64::from(account.in_flight);
+    Account {
+        name: account.name.to_string(),
+        kind: words::kind(account.kind).into(),
+        provider: known
+            .map(|known| known.provider.to_string())
+            .unwrap_or_default(),
+        enabled: account.enabled,
+        upstream: known
+            .map(|known| known.upstream.to_string())
+            .unwrap_or_default(),
+        profiles: account.profiles.iter().map(ToString::to_string).collect(),
+        priority: account.priority,
+        runtime: known.is_some_and(|known| known.runtime),
+        status: words::status(account.status).into(),
+        in_flight,
+        active_weight: account.active_weight,
+        completed_requests: account.completed,
+        failed_requests: account.failed,
+        consecutive_failures: account.consecutive_failures.into(),
+        last_status: account.last_status,
+        last_response_ms: account.last_response.map(ms),
+        load: Load {
+            current: LoadNow {
+                in_flight,
+                active_weight: account.active_weight,
+            },
+            last15m: span_of(&account.last_15m),
+            last1h: span_of(&account.last_1h),
+        },
+        last_error: account.last_error.as_deref().map(mask),
+        last_error_at: account.last_error_at.map(Moment),
+        cooldown_until: account.cooldown_until.map(Moment),
+        rate_limited_until: account.rate_limited_until.map(Moment),
+        quota: quota_of(account),
+        weekly: Weekly {
+            state: words::tier(account.weekly.state).into(),
+            raw_state: words::tier(account.weekly.raw_state).into(),
+            effective_usage: account.weekly.effective_usage.map(rounded),
+            pace_state: words::tier(account.weekly.pace_state).into(),
+        },
+        usage: Usage {
+            total_input_tokens: account.usage.tokens.input,
+            total_output_tokens: account.usage.tokens.output,
+            total_requests: account.usage.requests,
+            last_used: account.usage.last_used.map(Moment),
+            total_cache_read_tokens: account.usage.tokens.cache_read,
+            total_cache_write_tokens: account.usage.tokens.cache_write,
+        },
+        unavailable: unavailable_of(account, snapshot, facts),
+        overage_in_use: account.overage_in_use,
+        leaving: account.leaving,
+        blocks: account.blocks.iter().map(block_of).collect(),
+        windows: account.windows.iter().map(window_of).collect(),
+        credential: known
+            .and_then(|known| known.credential.as_ref())
+            .map(|credential| Credential {
+                state: credential.state.into(),
+                expires_at: credential.expires_at.map(Moment),
+            }),
+    }
+}
+
+/// By the router's own predicate, so that what is shown is what it does.
+fn unavailable_of(
+    account: &AccountSnapshot,
+    snapshot: &Snapshot,
+    facts: &Facts<'_>,
+) -> Option<Unavailable> {
+    let mut standings = facts.general?.passed_over.iter();
+    let standing = standings.find(|standing| standing.account == account.id)?;
+    if standing.reason == scheduler::PassedOver::OtherProfile {
+        // The general request is in profile `all`; an account outside of it may still serve its own.
+        return None;
+    }
+    Some(Unavailable {
+        reason: words::passed_over(&standing.reason),
+        short: words::passed_over_short(&standing.reason),
+        until: standing.wait.map(|wait| Moment(snapshot.at.wall + wait)),
+    })
+}
+
+fn quota_of(account: &AccountSnapshot) -> Quota {
+    let find = |wanted: &dyn Fn(&WindowKind) -> bool| {
+        account.windows.iter().find(|window| wanted(&window.kind))
+    };
+    let five_hour = find(&|kind| *kind == WindowKind::FiveHour);
+    let seven_day = find(&|kind| *kind == WindowKind::SevenDay);
+    let sonnet =
+        find(&|kind| matches!(kind, WindowKind::SevenDayFamily(family) if &*family.0 == "sonnet"));
+    let tokens = find(&|kind| *kind == WindowKind::Tokens);
+    let requests = find(&|kind| *kind == WindowKind::Requests);
+    let generic = find(&|kind| *kind == WindowKind::Generic);
+    let reset_ms =
+        |window: Option<&WindowSnapshot>| window.and_then(|window| window.reset).map(|at| at.0);
+    Quota {
+        unified5h: five_hour.and_then(|window| window.used),
+        unified7d: seven_day.and_then(|window| window.used),
+        unified5h_raw: five_hour.and_then(|window| window.raw),
+        unified7d_raw: seven_day.and_then(|window| window.raw),
+        unified5h_reset: reset_ms(five_hour),
+        unified7d_reset: reset_ms(seven_day),
+        unified7d_sonnet: sonnet.and_then(|window| window.used),
+        unified7d_sonnet_reset: reset_ms(sonnet),
+        unified_status: account
+            .unified_status
+            .map(|verdict| words::verdict(verdict).into()),
+        tokens_limit: tokens.and_then(|window| window.limit),
+        tokens_remaining: tokens.and_then(|window| window.remaining),
+        requests_limit: requests.and_then(|window| window.limit),
+        requests_remaining: requests.and_then(|window| window.remaining),
+        resets_at: tokens
+            .and_then(|window| window.reset)
+            .or(requests.and_then(|window| window.reset))
+            .map(Moment),
+        generic_limit: generic.and_then(|window| window.limit),
+        generic_remaining: generic.and_then(|window| window.remaining),
+        generic_reset: reset_ms(generic),
+    }
+}
+
+fn window_of(window: &WindowSnapshot) -> Window {
+    Window {
+        window: words::window(&window.kind),
+        used: window.used,
+        reset: window.reset.map(Moment),
+        limit: window.limit,
+        remaining: window.remaining,
+        learned_at: Some(Moment(window.learned_at)),
+        source: Some(words::source(window.source).into()),
+    }
+}
+
+fn block_of(block: &BlockSnapshot) -> Block {
+    Block {
+        reason: words::block_reason(&block.reason).into(),
+        window: words::block_window(&block.reason),
+        text: words::block_phrase(&block.reason),
+        until: block.until.map(Moment),
+        family: words::scope(&block.scope).map(Into::into),
+        evidence: evidence_of(&block.evidence),
+    }
+}
+
+/// Nothing, where nothing was said.
+fn evidence_of(evidence: &scheduler::Evidence) -> Option<Evidence> {
+    if *evidence == scheduler::Evidence::default() {
+        return None;
+    }
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    Some(Evidence {
+        status: evidence.status,
+        request_id: evidence.request_id.as_deref().map(Into::into),
+        source: some(&mask(&evidence.source)),
+        at: Some(Moment(evidence.at)),
+        message: some(&mask(&evidence.message)),
+    })
+}
+
+fn throttle_of(snapshot: &Snapshot) -> Throttle {
+    let breaker = &snapshot.breaker;
+    Throttle {
+        active: breaker.active,
+        until: breaker.until.map(Moment),
+        reason: breaker.reason.as_deref().map(mask),
+        probe_in_flight: breaker.probe_in_flight,
+        count: breaker.count,
+        last_at: breaker.last_at.map(Moment),
+        queued: count(snapshot.queue.waiting),
+        oldest_queued_ms: snapshot.queue.oldest.map(ms),
+    }
+}
+
+fn queue_of(snapshot: &Snapshot) -> Queue {
+    let queue = &snapshot.queue;
+    let by_cause: Map<String, Value> = queue
+        .by_cause
+        .iter()
+        .map(|(cause, waiting)| (words::wait_cause(*cause).to_owned(), Value::from(*waiting)))
+        .collect();
+    Queue {
+        waiting: count(queue.waiting),
+        oldest_ms: queue.oldest.map(ms),
+        bytes: queue.bytes,
+        by_cause,
+        next_free_at: queue
+            .next_release
+            .map(|wait| Moment(snapshot.at.wall + wait)),
+    }
+}
+
+fn span_of(load: &scheduler::Load) -> LoadSpan {
+    LoadSpan {
+        requests: load.requests,
+        failed: load.failed,
+        weight: load.weight,
+        avg_ms: load.average.map(ms),
+    }
+}
+
+fn request_of(request: &InFlight, now: Mono) -> Request {
+    Request {
+        id: request.id,
+        since: Moment(request.meta.at),
+        age_ms: ms(now.since(request.meta.since)),
+        method: request.meta.method.to_string(),
+        path: request.meta.path.to_string(),
+        stage: request.stage.word().into(),
+        account: request.account.as_deref().map(Into::into),
+        model: request.meta.model.as_deref().map(Into::into),
+        session: request.meta.session.as_deref().map(Into::into),
+    }
+}
+
+fn line_of(entry: &Entry) -> Line {
+    Line {
+        at: Moment(entry.at),
+        warning: entry.level == Level::Warning,
+        text: entry.text.clone(),
+    }
+}
+
+fn ms(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn count(value: usize) -> u64 {
+    u64::try_from(value).unwrap_or(u64::MAX)
+}
+
+/// Four decimals are enough for people, and 0.1 + 0.2 is not 0.3.
+fn rounded(value: f64) -> f64 {
+    (value * 10_000.0).round() / 10_000.0
+}

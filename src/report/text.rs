@@ -1,0 +1,93 @@
+//! Text from outside, made safe to show: no control characters, no invisible direction changes, bounded.
+
+/// Appends `text` with everything that a terminal or a log reader could take for a command escaped, at most `most` characters
+/// as shown; what is cut is marked with `…`.
+pub(crate) fn push_clean(out: &mut String, text: &str, most: usize) {
+    let mut left = most;
+    for c in text.chars() {
+        let before = out.len();
+        match c {
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if is_dangerous(c) => out.extend(c.escape_unicode()),
+            c => out.push(c),
+        }
+        let Some(rest) = left.checked_sub(out[before..].chars().count()) else {
+            out.truncate(before);
+            out.push('…');
+            return;
+        };
+        left = rest;
+    }
+}
+
+/// [`push_clean`] into a new string.
+pub(crate) fn clean(text: &str, most: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(most));
+    push_clean(&mut out, text, most);
+    out
+}
+
+/// C0, DEL, C1, line and paragraph separators, direction marks and overrides, the byte order mark, and invisible tags.
+pub(crate) fn is_dangerous(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// A name as one word: quoted if it holds anything that could be taken for the end of it.
+pub(crate) fn name(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_.@+:/".contains(c);
+    if !text.is_empty() && text.len() <= NAME_MAX && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    quoted(text, NAME_MAX)
+}
+
+/// `text` in double quotes, those inside escaped.
+pub(crate) fn quoted(text: &str, most: usize) -> String {
+    let text = clean(text, most);
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// Longest name of an account that is shown.
+const NAME_MAX: usize = 80;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        for (text, shown) in [
+            ("plain", "plain"),
+            ("两个 accounts", "两个 accounts"),
+            ("\u{1b}[2J", "\\u{1b}[2J"),
+            ("a\r\nb\tc", "a\\r\\nb\\tc"),
+            ("\u{7f}\u{9b}", "\\u{7f}\\u{9b}"),
+            ("safe\u{202e}efas", "safe\\u{202e}efas"),
+            ("\u{2028}", "\\u{2028}"),
+        ] {
+            assert_eq!(clean(text, 100), shown);
+        }
+        assert_eq!(clean("abcdef", 3), "abc…");
+        assert_eq!(clean("abc", 3), "abc");
+        assert_eq!(clean("ab\u{1b}c", 7), "ab…");
+    }
+
+    #[test]
+    fn a_name_is_one_word() {
+        for (text, shown) in [
+            ("work", "work"),
+            ("me@example.com", "me@example.com"),
+            ("", "\"\""),
+            ("my account", "\"my account\""),
+            ("a\"b", "\"a\\\"b\""),
+            ("a\nb", "\"a\\\\nb\""),
+        ] {
+            assert_eq!(name(text), shown);
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! `make demo`: the server at its main job, on this machine alone, with no credential and no network.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "the tests use what this program does not"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a tool of the tests"
+)]
+
+#[path = "mod.rs"]
+mod demo;
+#[path = "../harness/mod.rs"]
+mod harness;
+#[path = "../upstream/mod.rs"]
+mod upstream;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match demo::play(&mut std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("demo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

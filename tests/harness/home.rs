@@ -1,0 +1,250 @@
+//! A temporary home with a configuration file, and the program run in it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+/// A directory of its own, removed with everything in it when dropped.
+pub struct Home {
+    directory: PathBuf,
+    config: Value,
+}
+
+/// What a command that has ended left behind.
+#[derive(Debug)]
+pub struct Ran {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// What it printed.
+    pub stdout: String,
+    /// What it complained about.
+    pub stderr: String,
+}
+
+/// The proxy key of every test.
+pub const KEY: &str = "mp-test-key-0123456789abcdefghij";
+
+impl Home {
+    /// A home whose proxy takes any free port and knows neither an upstream on the network nor an account.
+    pub fn new() -> Home {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        // Cargo tells integration tests where to put such things, and programs nothing.
+        let parent = option_env!("CARGO_TARGET_TMPDIR").map_or_else(std::env::temp_dir, Into::into);
+        let directory = parent.join(format!("maxpool-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("make a temporary home");
+        Home {
+            directory,
+            config: json!({
+                "proxy": {"host": "127.0.0.1", "port": 0, "apiKey": KEY},
+                // A port on which nothing listens, so that a forgotten upstream never reaches the network.
+                "upstream": "http://127.0.0.1:9",
+                "upstreamProxy": false,
+                "accounts": [],
+            }),
+        }
+    }
+
+    /// Sends everything to this upstream.
+    #[must_use]
+    pub fn upstream(self, url: &str) -> Home {
+        self.set("upstream", json!(url))
+    }
+
+    /// Sets one value by its dotted key.
+    #[must_use]
+    pub fn set(mut self, key: &str, value: Value) -> Home {
+        let mut place = &mut self.config;
+        for part in key.split('.') {
+            place = match part.parse::<usize>() {
+                Ok(index) => &mut place[index],
+                Err(_) => &mut place[part],
+            };
+        }
+        *place = value;
+        self
+    }
+
+    /// Adds an account.
+    #[must_use]
+    pub fn account(mut self, account: Value) -> Home {
+        self.config["accounts"]
+            .as_array_mut()
+            .expect("accounts are a list")
+            .push(account);
+        self
+    }
+
+    /// Adds API-key accounts whose names and keys are the given words: name `a`, key `key-a`.
+    #[must_use]
+    pub fn accounts(mut self, names: &[&str]) -> Home {
+        for name in names {
+            self = self.account(api_key(name));
+        }
+        self
+    }
+
+    /// Sets the priority of the account at `index`.
+    #[must_use]
+    pub fn priority(mut self, index: usize, priority: usize) -> Home {
+        self.config["accounts"][index]["priority"] = json!(priority);
+        self
+    }
+
+    /// Writes the configuration as it stands.
+    pub fn write(&self) {
+        let text = serde_json::to_string_pretty(&self.config).expect("a value is JSON");
+        self.write_text(&text);
+    }
+
+    /// Writes any text as the configuration, 0600.
+    pub fn write_text(&self, text: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::write(self.config_path(), text).expect("write the configuration");
+        std::fs::set_permissions(self.config_path(), std::fs::Permissions::from_mode(0o600))
+            .expect("protect the configuration");
+    }
+
+    /// The configuration as it is on disk now.
+    pub fn read(&self) -> Value {
+        let text = std::fs::read(self.config_path()).expect("read the configuration");
+        serde_json::from_slice(&text).expect("the configuration is JSON")
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Where the configuration is.
+    pub fn config_path(&self) -> PathBuf {
+        self.directory.join("maxpool.json")
+    }
+
+    /// The program with these arguments, in this home and with nothing of the caller's environment but `PATH`.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command
+            .args(arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", &self.directory)
+            .env("MAXPOOL_CONFIG", self.config_path())
+            .current_dir(&self.directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Ran {
+        finish(self.command(arguments), "")
+    }
+
+    /// Runs a command with this text on its standard input.
+    pub fn run_with_input(&self, arguments: &[&str], input: &str) -> Ran {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::piped());
+        finish(command, input)
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let _removed = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// The program: where cargo says in a test, and beside the directory of the examples in one of them.
+pub fn program() -> PathBuf {
+    if let Some(path) = option_env!("CARGO_BIN_EXE_maxpool") {
+        return path.into();
+    }
+    let own = std::env::current_exe().expect("a path of its own");
+    let build = own
+        .parent()
+        .and_then(Path::parent)
+        .expect("examples are in a build directory");
+    build.join("maxpool")
+}
+
+/// Runs a command to its end, bounded in time.
+pub fn finish(mut command: Command, input: &str) -> Ran {
+    let mut child = command.spawn().expect("start the program");
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that does not read its input is free to leave.
+        let _written = stdin.write_all(input.as_bytes());
+    }
+    let collect = |pipe: Option<Box<dyn std::io::Read + Send>>| {
+        std::thread::spawn(move || {
+            let mut text = Vec::new();
+            if let Some(mut pipe) = pipe {
+                let _read = pipe.read_to_end(&mut text);
+            }
+            String::from_utf8_lossy(&text).into_owned()
+        })
+    };
+    let stdout = collect(child.stdout.take().map(|pipe| Box::new(pipe) as _));
+    let stderr = collect(child.stderr.take().map(|pipe| Box::new(pipe) as _));
+    let deadline = Instant::now() + super::PATIENCE;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("wait for the program") {
+            break status;
+        }
+        if Instant::now() >= deadline {
+            let _killed = child.kill();
+            let _reaped = child.wait();
+            panic!(
+                "the command never ended; stdout: {}; stderr: {}",
+                stdout.join().unwrap_or_default(),
+                stderr.join().unwrap_or_default()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    Ran {
+        status,
+        stdout: stdout.join().unwrap_or_default(),
+        stderr: stderr.join().unwrap_or_default(),
+    }
+}
+
+/// An API-key account: name `a`, key `key-a`.
+pub fn api_key(name: &str) -> Value {
+    json!({"name": name, "type": "apikey", "apiKey": format!("key-{name}")})
+}
+
+/// An OAuth account whose token is good for a day: name `a`, token `token-a`, refresh token `refresh-a`.
+pub fn oauth(name: &str) -> Value {
+    json!({
+        "name": name,
+        "type": "oauth",
+        "accessToken": format!("token-{name}"),
+        "refreshToken": format!("refresh-{name}"),
+        "expiresAt": epoch_ms() + 86_400_000,
+    })
+}
+
+/// A provider account: name `a`, token `provider-a`.
+pub fn provider(name: &str, word: &str, url: &str) -> Value {
+    json!({
+        "name": name,
+        "type": "provider",
+        "provider": word,
+        "authToken": format!("provider-{name}"),
+        "upstream": url,
+    })
+}
+
+/// The wall clock in milliseconds.
+pub fn epoch_ms() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

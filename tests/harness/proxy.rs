@@ -1,0 +1,287 @@
+//! The program as a running server.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+use serde_json::Value;
+
+use super::client::{Ask, Client};
+use super::home::{Home, KEY};
+use super::reply::Reply;
+use super::{PATIENCE, until};
+
+/// A server that is killed, with everything that it has started, when dropped.
+pub struct Proxy {
+    child: Child,
+    address: SocketAddr,
+    stderr: Arc<Lines>,
+    stdout: Arc<Lines>,
+    status: Option<ExitStatus>,
+}
+
+/// What a pipe has brought, line by line.
+#[derive(Default)]
+struct Lines {
+    read: Mutex<(Vec<String>, bool)>,
+    changed: Condvar,
+}
+
+impl Proxy {
+    /// Writes the home's configuration, starts `maxpool server --plain`, and waits until it says where it listens.
+    pub fn start(home: &Home) -> Proxy {
+        home.write();
+        Proxy::start_as_is(home)
+    }
+
+    /// The same with the configuration that is on disk already.
+    pub fn start_as_is(home: &Home) -> Proxy {
+        Proxy::spawn(home.command(&["server", "--plain"]))
+    }
+
+    /// Starts a prepared command, and waits until it says where it listens.
+    pub fn spawn(mut command: Command) -> Proxy {
+        let mut child = command.process_group(0).spawn().expect("start the program");
+        let stderr = Lines::of(child.stderr.take());
+        let stdout = Lines::of(child.stdout.take());
+        let mut proxy = Proxy {
+            child,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            stderr,
+            stdout,
+            status: None,
+        };
+        let line = proxy.wait_line("the line with its address", |line| {
+            address_in(line).is_some()
+        });
+        proxy.address = address_in(&line).expect("the line has an address");
+        proxy
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A new connection.
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// One request on a connection of its own, and its whole answer.
+    pub fn ask(&self, ask: &Ask) -> Reply {
+        let mut client = self.connect();
+        client.send_ask(ask);
+        client.read_reply(ask)
+    }
+
+    /// `POST /v1/messages` with this body.
+    pub fn post(&self, body: &Value) -> Reply {
+        self.ask(&Ask::messages(body))
+    }
+
+    /// The status document.
+    pub fn status(&self) -> Value {
+        let reply = self.ask(&Ask::get("/maxpool/status").header("x-api-key", KEY));
+        assert_eq!(reply.status, 200, "status: {}", reply.text());
+        reply.json()
+    }
+
+    /// One account in the status document.
+    pub fn account(&self, name: &str) -> Value {
+        let status = self.status();
+        let accounts = status["accounts"].as_array().expect("accounts are a list");
+        let found = accounts.iter().find(|account| account["name"] == name);
+        found
+            .unwrap_or_else(|| panic!("no account {name} in {status:#}"))
+            .clone()
+    }
+
+    /// Looks at the status until `ready` holds of it.
+    pub fn wait_status(&self, what: &str, ready: impl Fn(&Value) -> bool) -> Value {
+        until(what, || Some(self.status()).filter(|status| ready(status)))
+    }
+
+    /// Everything on stderr so far.
+    pub fn log(&self) -> Vec<String> {
+        self.stderr.lock().0.clone()
+    }
+
+    /// Everything on stdout so far.
+    pub fn printed(&self) -> Vec<String> {
+        self.stdout.lock().0.clone()
+    }
+
+    /// Waits for a line on stderr, looking at those that are there already too.
+    pub fn wait_line(&self, what: &str, matches: impl Fn(&str) -> bool) -> String {
+        self.wait_line_after(0, what, matches)
+    }
+
+    /// The same among the lines from number `from` on.
+    pub fn wait_line_after(
+        &self,
+        from: usize,
+        what: &str,
+        matches: impl Fn(&str) -> bool,
+    ) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut read = self.stderr.lock();
+        loop {
+            if let Some(line) = read.0.iter().skip(from).find(|line| matches(line)) {
+                return line.clone();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(
+                !left.is_zero() && !read.1,
+                "the log never had {what}; it has:\n{}",
+                read.0.join("\n")
+            );
+            read = self
+                .stderr
+                .changed
+                .wait_timeout(read, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Sends a signal to the process.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("send a signal");
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Waits for the end of the process and gives its exit code (`None`: a signal).
+    pub fn wait_exit(&mut self) -> Option<i32> {
+        self.wait_exit_within(PATIENCE)
+    }
+
+    /// The same with a bound of its own.
+    pub fn wait_exit_within(&mut self, bound: Duration) -> Option<i32> {
+        let deadline = Instant::now() + bound;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("wait for the program") {
+                self.status = Some(status);
+                return status.code();
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the server never ended; its log:\n{}",
+                self.log().join("\n")
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether the process is still there.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Resident memory in KiB, now.
+    pub fn resident_kib(&self) -> u64 {
+        self.proc_status("VmRSS:")
+    }
+
+    /// The highest resident memory in KiB so far.
+    pub fn peak_kib(&self) -> u64 {
+        self.proc_status("VmHWM:")
+    }
+
+    /// Threads, now.
+    pub fn threads(&self) -> u64 {
+        self.proc_status("Threads:")
+    }
+
+    /// Open descriptors, now.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .expect("list descriptors")
+            .count()
+    }
+
+    fn proc_status(&self, name: &str) -> u64 {
+        let path = format!("/proc/{}/status", self.pid());
+        let text = std::fs::read_to_string(path).expect("read the process's status");
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|rest| rest.split_whitespace().next());
+        number
+            .and_then(|number| number.parse().ok())
+            .unwrap_or_else(|| panic!("no {name} in {text}"))
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            let group = Pid::from_child(&self.child);
+            let _killed = rustix::process::kill_process_group(group, Signal::KILL);
+            let _reaped = self.child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- the server's log ---\n{}\n---", self.log().join("\n"));
+        }
+    }
+}
+
+impl Lines {
+    /// Reads a pipe to its end in a thread of its own.
+    fn of(pipe: Option<impl Read + Send + 'static>) -> Arc<Lines> {
+        let lines = Arc::new(Lines::default());
+        let reading = Arc::clone(&lines);
+        std::thread::spawn(move || {
+            if let Some(pipe) = pipe {
+                let mut pipe = BufReader::new(pipe);
+                let mut line = Vec::new();
+                while pipe.read_until(b'\n', &mut line).unwrap_or(0) > 0 {
+                    let text = String::from_utf8_lossy(&line)
+                        .trim_end_matches('\n')
+                        .to_owned();
+                    reading.lock().0.push(text);
+                    reading.changed.notify_all();
+                    line.clear();
+                }
+            }
+            reading.lock().1 = true;
+            reading.changed.notify_all();
+        });
+        lines
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, (Vec<String>, bool)> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first loopback address with a port in a line of text.
+fn address_in(line: &str) -> Option<SocketAddr> {
+    for host in ["127.0.0.1:", "[::1]:", "0.0.0.0:", "[::]:"] {
+        let Some(at) = line.find(host) else { continue };
+        let digits: String = line[at + host.len()..]
+            .chars()
+            .take_while(char::is_ascii_digit)
+            .collect();
+        if digits.is_empty() || digits == "0" {
+            continue;
+        }
+        let local = host
+            .replace("0.0.0.0", "127.0.0.1")
+            .replace("[::]", "[::1]");
+        return format!("{local}{digits}").parse().ok();
+    }
+    None
+}

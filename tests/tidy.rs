@@ -1,0 +1,297 @@
+//! The rules of the code that a reader relies on: where time is read, who locks, what imports what, how long a file is.
+
+use std::path::{Path, PathBuf};
+
+/// Modules in the order in which they may import: each only from those before it. Those in one group may import each other.
+const ORDER: &[&[&str]] = &[
+    &["scheduler"],
+    &["clock", "error", "event"],
+    &["config"],
+    &["net"],
+    &["account"],
+    &["gate"],
+    &["report"],
+    &["proxy"],
+    &["host"],
+    &["run", "cli"],
+];
+
+/// Lines that a file may have, the tests at its end left out. A guide with room: 400 is what to aim at.
+const LINES_MAX: usize = 700;
+
+/// What belongs to the top of the tree, beside what git ignores.
+const TOP_LEVEL: &[&str] = &[
+    ".ci",
+    ".git",
+    ".gitignore",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "contrib",
+    "completions",
+    "fuzz",
+    "man",
+    "src",
+    "target",
+    "tests",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Rust file below a directory, with its path from there.
+fn files(below: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut waiting = vec![root().join(below)];
+    while let Some(directory) = waiting.pop() {
+        for entry in std::fs::read_dir(directory)
+            .expect("list sources")
+            .flatten()
+        {
+            let path = entry.path();
+            if path.is_dir() {
+                waiting.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).expect("read a source");
+                let short = path
+                    .strip_prefix(root())
+                    .expect("below the root")
+                    .to_owned();
+                found.push((short, text));
+            }
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "there are sources below {below}");
+    found
+}
+
+/// Whether the whole file is tests.
+fn is_test_file(path: &Path) -> bool {
+    let name = path
+        .file_stem()
+        .map(|name| name.to_string_lossy().into_owned());
+    name.is_some_and(|name| name == "tests" || name.ends_with("_tests"))
+        || path.iter().any(|part| part == "tests")
+}
+
+/// The lines of the program itself: without comments, and without the tests at the end of the file.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let end = text.find("#[cfg(test)]\nmod ").unwrap_or(text.len());
+    let lines = text[..end]
+        .lines()
+        .enumerate()
+        .map(|(number, line)| (number + 1, line));
+    lines.filter(|(_, line)| !line.trim_start().starts_with("//"))
+}
+
+/// The module of the first level that a file belongs to.
+fn module(path: &Path) -> String {
+    let part = path.iter().nth(1).expect("below src").to_string_lossy();
+    part.trim_end_matches(".rs").to_owned()
+}
+
+fn rank(module: &str) -> Option<usize> {
+    ORDER.iter().position(|group| group.contains(&module))
+}
+
+/// Places in the program's own code where a line holds one of these words, but for files that are allowed to.
+fn places(words: &[&str], allowed: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (path, text) in files("src") {
+        let short = path.display().to_string();
+        if is_test_file(&path) || allowed.contains(&short.as_str()) {
+            continue;
+        }
+        for (number, line) in code(&text) {
+            if words.iter().any(|word| line.contains(word)) {
+                found.push(format!("{short}:{number}: {}", line.trim()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn imports_go_one_way() {
+    let mut wrong = Vec::new();
+    for (path, text) in files("src") {
+        let own = module(&path);
+        if own == "lib" || own == "main" {
+            continue;
+        }
+        let Some(own_rank) = rank(&own) else {
+            wrong.push(format!(
+                "{}: {own} has no place in the order",
+                path.display()
+            ));
+            continue;
+        };
+        for (number, line) in code(&text) {
+            for rest in line.split("crate::").skip(1) {
+                let names: Vec<String> = match rest.strip_prefix('{') {
+                    Some(list) => list
+                        .split([',', '}'])
+                        .map(|name| name.trim().to_owned())
+                        .collect(),
+                    None => vec![rest.to_owned()],
+                };
+                for name in names {
+                    let name: String = name
+                        .chars()
+                        .take_while(|letter| letter.is_alphanumeric() || *letter == '_')
+                        .collect();
+                    if name == own {
+                        continue;
+                    }
+                    if rank(&name).is_some_and(|rank| rank > own_rank || own == "scheduler") {
+                        wrong.push(format!("{}:{number}: {own} imports {name}", path.display()));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_the_clock_reads_time() {
+    let found = places(&["Instant::now", "SystemTime::now"], &["src/clock.rs"]);
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn only_the_gate_locks_the_scheduler() {
+    let found = places(
+        &["Mutex<Scheduler>", "RwLock<Scheduler>"],
+        &["src/gate.rs", "src/gate/mod.rs"],
+    );
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn the_scheduler_is_pure() {
+    let mut wrong = Vec::new();
+    for (path, text) in files("src/scheduler") {
+        for (number, line) in code(&text) {
+            for word in [
+                "std::thread",
+                "std::sync::Mutex",
+                "std::sync::RwLock",
+                "Condvar",
+                "std::net",
+                "std::fs",
+                "std::env",
+                "std::io",
+                "println!",
+                "rustix",
+                "ureq",
+                "HashMap<",
+            ] {
+                if line.contains(word) {
+                    wrong.push(format!("{}:{number}: {word}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn nothing_from_outside_can_panic() {
+    let found = places(&[".unwrap()", "panic!(", "todo!(", "unimplemented!("], &[]);
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+    let unsafe_code: Vec<String> = places(&["unsafe "], &[]);
+    assert!(unsafe_code.is_empty(), "\n{}", unsafe_code.join("\n"));
+}
+
+#[test]
+fn printing_happens_in_report_and_cli() {
+    let found = places(
+        &[
+            "println!(",
+            "print!(",
+            "eprint!(",
+            "std::io::stdout()",
+            "std::io::stderr()",
+        ],
+        &[],
+    );
+    let wrong: Vec<&String> = found
+        .iter()
+        .filter(|place| {
+            !["src/report/", "src/cli/", "src/report.rs", "src/cli.rs"]
+                .iter()
+                .any(|home| place.starts_with(home))
+        })
+        .collect();
+    assert!(wrong.is_empty(), "\n{wrong:#?}");
+}
+
+#[test]
+fn files_have_a_purpose_and_a_bound() {
+    let mut wrong = Vec::new();
+    for (path, text) in files("src").into_iter().chain(files("tests")) {
+        let lines = text
+            .find("#[cfg(test)]\nmod ")
+            .map_or(text.as_str(), |end| &text[..end]);
+        let lines = lines.lines().count();
+        if lines > LINES_MAX && !is_test_file(&path) {
+            wrong.push(format!("{} has {lines} lines", path.display()));
+        }
+        if !text.starts_with("//!")
+            && !path.ends_with("tests.rs")
+            && !path.display().to_string().ends_with("_tests.rs")
+        {
+            wrong.push(format!("{} does not say what it is for", path.display()));
+        }
+        if let Some(line) = text
+            .lines()
+            .position(|line| line.chars().count() > 160 && !line.contains('"'))
+        {
+            wrong.push(format!(
+                "{}:{} is too long to read",
+                path.display(),
+                line + 1
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_top_of_the_tree_holds_what_it_should() {
+    let entries = std::fs::read_dir(root()).expect("list the root").flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let strange: Vec<String> = names
+        .filter(|name| !TOP_LEVEL.contains(&name.as_str()))
+        .collect();
+    assert!(strange.is_empty(), "{strange:?}");
+}
+
+#[test]
+fn dependencies_are_few_and_come_from_the_list() {
+    let lock = include_str!("../Cargo.lock");
+    let crates = lock.matches("[[package]]").count();
+    assert!(
+        crates <= 90,
+        "{crates} packages in the lock file, those of other platforms included"
+    );
+    let manifest = include_str!("../Cargo.toml");
+    let dependencies = manifest
+        .split("[dependencies]")
+        .nth(1)
+        .and_then(|rest| rest.split("\n[").next())
+        .expect("a list");
+    let mut reason = false;
+    for line in dependencies.lines().filter(|line| !line.is_empty()) {
+        assert!(
+            reason || line.starts_with('#'),
+            "no reason is given for: {line}"
+        );
+        reason = line.starts_with('#');
+    }
+}
