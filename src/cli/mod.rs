@@ -11,6 +11,7 @@ mod completions;
 mod doctor;
 mod env;
 mod help;
+mod login;
 mod out;
 mod spec;
 mod status;
@@ -106,9 +107,8 @@ fn perform(context: &mut Context<'_>, command: Command) -> Result<ExitCode> {
             };
             env::env(context, &config, with_key)?;
         }
-        Command::Login(_) | Command::Import(_) => {
-            return Err(Error::ours("login and import are not built in yet"));
-        }
+        Command::Login(options) => login::login(context, &options)?,
+        Command::Import(options) => login::import(context, &options)?,
         Command::Accounts { verbose, json } => accounts::list(context, verbose, json)?,
         Command::Change(change) => change::apply(context, &change)?,
         Command::Status(StatusView::Watch) => {
