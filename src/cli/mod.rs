@@ -12,6 +12,8 @@ mod doctor;
 mod env;
 mod help;
 mod login;
+#[cfg(test)]
+mod man_tests;
 mod out;
 mod spec;
 mod status;
