@@ -15,6 +15,8 @@
 mod harness;
 mod upstream;
 
+mod commands;
+mod docs;
 mod door;
 mod errors;
 mod failover;
