@@ -11,7 +11,7 @@ use crate::account::import::{self, ImportSource};
 use crate::account::oauth::Endpoints;
 use crate::account::{key, login};
 use crate::clock;
-use crate::config::file;
+use crate::config::{Secret, file};
 use crate::error::{Error, Result};
 
 /// `login`: a browser login, or with `--api` a key.
@@ -19,7 +19,7 @@ pub(super) fn login(context: &mut Context<'_>, options: &LoginOptions) -> Result
     let name = options.name.as_deref();
     if options.api {
         let key = key::read_key(context.out.stderr())?;
-        return at_desk(context, |desk| login::add_api_key(desk, name, &key));
+        return add_key(context, name, &key);
     }
     let stdin = io::stdin();
     let terminal = stdin.is_terminal().then(|| stdin.as_fd());
@@ -31,6 +31,11 @@ pub(super) fn login(context: &mut Context<'_>, options: &LoginOptions) -> Result
         };
         login::login(desk, &options)
     })
+}
+
+/// Stores an API key.
+pub(super) fn add_key(context: &mut Context<'_>, name: Option<&str>, key: &Secret) -> Result<()> {
+    at_desk(context, |desk| login::add_api_key(desk, name, key))
 }
 
 /// `import`.

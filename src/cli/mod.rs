@@ -18,6 +18,7 @@ mod out;
 mod spec;
 mod status;
 mod table;
+mod watch;
 mod web;
 
 use std::ffi::OsString;
@@ -29,7 +30,7 @@ use args::{Command, StatusView};
 use out::Out;
 
 use crate::config::{Config, file};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::run;
 
 /// Runs what the process's arguments say.
@@ -113,9 +114,7 @@ fn perform(context: &mut Context<'_>, command: Command) -> Result<ExitCode> {
         Command::Import(options) => login::import(context, &options)?,
         Command::Accounts { verbose, json } => accounts::list(context, verbose, json)?,
         Command::Change(change) => change::apply(context, &change)?,
-        Command::Status(StatusView::Watch) => {
-            return Err(Error::ours("the attached dashboard is not built in yet"));
-        }
+        Command::Status(StatusView::Watch) => watch::watch(context)?,
         Command::Status(view) => status::status(context, view == StatusView::Json)?,
         Command::Explain(options) => status::explain(context, &options)?,
         Command::Api(options) => return api::call(context, &options),
