@@ -15,13 +15,18 @@
 mod harness;
 mod upstream;
 
+mod breaker;
+mod demo;
 mod door;
 mod errors;
 mod failover;
 mod forwarding;
+mod gone;
+mod heartbeats;
 mod lifecycle;
 mod logs;
 mod outcomes;
+mod queue;
 mod rotation;
 mod routes;
 mod settings;
@@ -29,6 +34,7 @@ mod simulation;
 mod stand_in;
 mod status;
 mod streaming;
+mod threads;
 mod tidy;
 mod usage;
 mod weekly;

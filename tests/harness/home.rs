@@ -28,6 +28,14 @@ pub struct Ran {
 /// The proxy key of every test.
 pub const KEY: &str = "mp-test-key-0123456789abcdefghij";
 
+/// The login's endpoints, which a test that forgets them must not reach.
+const OAUTH_ENDPOINTS: [&str; 4] = [
+    "MAXPOOL_OAUTH_AUTHORIZE_ENDPOINT",
+    "MAXPOOL_OAUTH_TOKEN_ENDPOINT",
+    "MAXPOOL_OAUTH_PROFILE_ENDPOINT",
+    "MAXPOOL_OAUTH_USAGE_ENDPOINT",
+];
+
 impl Home {
     /// A home whose proxy takes any free port and knows neither an upstream on the network nor an account.
     pub fn new() -> Home {
@@ -134,6 +142,7 @@ impl Home {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", &self.directory)
             .env("MAXPOOL_CONFIG", self.config_path())
+            .envs(OAUTH_ENDPOINTS.map(|name| (name, "http://127.0.0.1:9/nobody-listens-here")))
             .current_dir(&self.directory)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
