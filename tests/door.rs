@@ -32,8 +32,8 @@ fn raw(proxy: &Proxy, bytes: &[u8]) -> (Vec<u16>, String) {
 /// The body of the only answer in `text` has the API's error shape.
 fn assert_shape(name: &str, text: &str) {
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
-    if body.is_empty() {
-        // What the HTTP library refuses by itself before we see it has no body.
+    if head.contains("Server: tiny-http") {
+        // The server library refuses some heads by itself, with its own words and no body.
         return;
     }
     let error: serde_json::Value = serde_json::from_str(body)

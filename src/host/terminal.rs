@@ -221,6 +221,9 @@ fn enter(tty: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
+/// Something else has written on the terminal.
+static SPOILED: AtomicBool = AtomicBool::new(false);
+
 /// A panic anywhere is told on a terminal that can show it. Installed once; later dashboards find it.
 fn install_panic_hook() {
     static INSTALLED: AtomicBool = AtomicBool::new(false);
@@ -229,11 +232,12 @@ fn install_panic_hook() {
     }
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        // Other threads' panics are caught and told elsewhere; only the dashboard's own ends it.
-        if thread::current().name() == Some("dashboard") {
+        // These two threads' panics end the dashboard. Others are caught; their text stands on the screen until it is drawn anew.
+        if matches!(thread::current().name(), Some("dashboard" | "main")) {
             restore();
         }
         before(panic);
+        SPOILED.store(true, SeqCst);
     }));
 }
 
@@ -367,7 +371,7 @@ impl Face {
             // Whoever had the terminal meanwhile has changed its modes and its content.
             let _ = enter(&self.tty);
         }
-        if resized || continued {
+        if resized || continued || SPOILED.swap(false, SeqCst) {
             self.canvas.forget();
             *due = Some(clock::mono());
         }

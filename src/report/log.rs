@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::mask::mask;
 use super::text::{clean, name, push_clean, quoted};
 use super::{Entry, Level};
 use crate::clock::{human, iso};
@@ -51,7 +52,7 @@ fn bounded(at: Wall, level: Level, text: &str) -> Entry {
     Entry {
         at,
         level,
-        text: clean(text, ENTRY_CHARS_MAX),
+        text: clean(&mask(text), ENTRY_CHARS_MAX),
     }
 }
 
@@ -666,6 +667,7 @@ mod tests {
                     .into(),
             ),
             (Event::Draining { left: 1 }, "stopping: 1 request left".into()),
+            (Event::Notice { text: "key sk-ant-api03-abcdefgh".into() }, "key [masked]".into()),
             (Event::Notice { text: "a\u{7}b".into() }, "a\\u{7}b".into()),
             (Event::Warning { text: "no account".into() }, "warning: no account".into()),
         ];

@@ -15,8 +15,10 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use crate::event::{Events, Stamped};
 use crate::scheduler::time::Wall;
 
+pub(crate) mod capture;
 pub(crate) mod keys;
 mod log;
+pub(crate) mod mask;
 pub(crate) mod metrics;
 pub(crate) mod screen;
 pub(crate) mod status;

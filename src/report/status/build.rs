@@ -11,6 +11,7 @@ use super::{
     Throttle, TokenTotals, Unavailable, Usage, Weekly, Window,
 };
 use crate::event::{Counters, InFlight, words};
+use crate::report::mask::mask;
 use crate::report::{Entry, Level};
 use crate::scheduler::quota::WindowKind;
 use crate::scheduler::time::{Mono, Wall};
@@ -234,7 +235,7 @@ fn account_of(account: &AccountSnapshot, snapshot: &Snapshot, facts: &Facts<'_>)
             last15m: span_of(&account.last_15m),
             last1h: span_of(&account.last_1h),
         },
-        last_error: account.last_error.as_deref().map(Into::into),
+        last_error: account.last_error.as_deref().map(mask),
         last_error_at: account.last_error_at.map(Moment),
         cooldown_until: account.cooldown_until.map(Moment),
         rate_limited_until: account.rate_limited_until.map(Moment),
@@ -357,9 +358,9 @@ fn evidence_of(evidence: &scheduler::Evidence) -> Option<Evidence> {
     Some(Evidence {
         status: evidence.status,
         request_id: evidence.request_id.as_deref().map(Into::into),
-        source: some(&evidence.source),
+        source: some(&mask(&evidence.source)),
         at: Some(Moment(evidence.at)),
-        message: some(&evidence.message),
+        message: some(&mask(&evidence.message)),
     })
 }
 
@@ -368,7 +369,7 @@ fn throttle_of(snapshot: &Snapshot) -> Throttle {
     Throttle {
         active: breaker.active,
         until: breaker.until.map(Moment),
-        reason: breaker.reason.as_deref().map(Into::into),
+        reason: breaker.reason.as_deref().map(mask),
         probe_in_flight: breaker.probe_in_flight,
         count: breaker.count,
         last_at: breaker.last_at.map(Moment),

@@ -1,0 +1,622 @@
+//! `--log-to DIR` (D3): one file a request, with heads, bodies, every attempt and the error; for finding out what went wrong.
+//!
+//! A request only collects: a [`Trace`] holds bounded copies and goes to a writer thread when it is dropped. The channel and the bytes on
+//! their way are bounded; what does not fit is dropped and counted, so that neither a slow nor a failing disk disturbs a request.
+//! Credentials and cookies are masked before anything is written (D4).
+
+mod page;
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::clock::civil;
+use crate::error::{Error, Result};
+use crate::event::Events;
+use crate::scheduler::time::Wall;
+
+/// A header's name and value, as they came.
+pub(crate) type Header = (String, Vec<u8>);
+
+/// Requests that wait to be written.
+const WAITING_MAX: usize = 256;
+/// Bytes that wait to be written.
+const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Bytes of one body that are kept.
+const BODY_BYTES_MAX: usize = 256 * 1024;
+/// Attempts of one request that are kept.
+const ATTEMPTS_MAX: usize = 64;
+/// Names that are tried for one file.
+const NAMES_MAX: u64 = 16;
+/// A disk that goes on failing is told about this often.
+const FAILURES_TOLD_EVERY: u64 = 100;
+
+/// The recorder of requests. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Capture {
+    shared: Arc<Shared>,
+    sender: Sender<Message>,
+}
+
+#[derive(Default)]
+struct Shared {
+    numbers: AtomicU64,
+    waiting_bytes: AtomicUsize,
+    dropped: AtomicU64,
+}
+
+enum Message {
+    Page(Box<Page>),
+    Stop(Sender<()>),
+}
+
+/// Everything of one request, as it goes to the writer.
+#[derive(Debug, Default)]
+struct Page {
+    at: Wall,
+    number: u64,
+    parts: Vec<Part>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+enum Part {
+    /// A line of our own; what it quotes is masked when it is written.
+    Line(String),
+    /// Headers as they came.
+    Head(Vec<Header>),
+    /// The first bytes of a body, and how many came after them.
+    Body { bytes: Vec<u8>, omitted: u64 },
+}
+
+impl Capture {
+    /// Makes the directory if it is missing, says in the log that everything is recorded, and starts the writer.
+    ///
+    /// # Errors
+    /// The directory cannot be made or written; the text names it.
+    pub(crate) fn start(directory: &Path, at: Wall, events: &Events) -> Result<Capture> {
+        prepare(directory, at, events)?;
+        let (sender, receiver) = bounded(WAITING_MAX);
+        let shared = Arc::new(Shared::default());
+        let writer = Writer {
+            directory: directory.to_owned(),
+            shared: Arc::clone(&shared),
+            events: events.clone(),
+            failures: 0,
+            told_dropped: 0,
+        };
+        thread::Builder::new()
+            .name("capture".into())
+            .stack_size(512 * 1024)
+            .spawn(move || writer.run(&receiver))
+            .map_err(|error| {
+                Error::ours(format!(
+                    "requests cannot be recorded, there is no thread: {error}"
+                ))
+            })?;
+        let shown = directory.display();
+        events.warning(at, format!("every request and answer is recorded in {shown}, prompts and all; credentials are masked"));
+        Ok(Capture { shared, sender })
+    }
+
+    /// A request begins.
+    pub(crate) fn begin(&self, at: Wall) -> Trace {
+        let number = self.shared.numbers.fetch_add(1, Relaxed) + 1;
+        let page = Page {
+            at,
+            number,
+            ..Page::default()
+        };
+        Trace {
+            capture: Some(self.clone()),
+            page,
+            attempts: 0,
+        }
+    }
+
+    /// Writes what waits, and gives up after `limit` when the disk does not take it.
+    pub(crate) fn finish(&self, limit: Duration) {
+        let (done, is_done) = bounded(1);
+        if self.sender.send_timeout(Message::Stop(done), limit).is_ok() {
+            // Either it is written or the limit has passed.
+            let _ = is_done.recv_timeout(limit);
+        }
+    }
+
+    fn send(&self, page: Page) {
+        let bytes = page.bytes;
+        let waiting = self.shared.waiting_bytes.fetch_add(bytes, Relaxed);
+        let fits = waiting.saturating_add(bytes) <= WAITING_BYTES_MAX;
+        if !fits || self.sender.try_send(Message::Page(Box::new(page))).is_err() {
+            self.shared.waiting_bytes.fetch_sub(bytes, Relaxed);
+            self.shared.dropped.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// What is collected of one request. It is written when it is dropped, however the request ended.
+#[derive(Default)]
+pub(crate) struct Trace {
+    /// Absent: nothing is recorded.
+    capture: Option<Capture>,
+    page: Page,
+    attempts: usize,
+}
+
+impl Trace {
+    /// One that records nothing.
+    pub(crate) fn off() -> Trace {
+        Trace::default()
+    }
+
+    /// The client's request head.
+    pub(crate) fn request(&mut self, method: &str, target: &str, headers: &[Header]) {
+        self.line(|| format!("{method} {target}"));
+        self.head(headers);
+    }
+
+    /// A call upstream begins.
+    pub(crate) fn attempt(&mut self, account: &str, url: &str, headers: &[Header]) {
+        self.attempts += 1;
+        if self.attempts > ATTEMPTS_MAX {
+            return;
+        }
+        let number = self.attempts;
+        self.line(|| format!("--- attempt {number}: {account}, {url}"));
+        self.head(headers);
+    }
+
+    /// The head of an answer, from the upstream or our own.
+    pub(crate) fn answer(&mut self, from: &str, status: u16, after: Duration, headers: &[Header]) {
+        if self.attempts > ATTEMPTS_MAX {
+            return;
+        }
+        self.line(|| {
+            format!(
+                "--- answer of {from}: {status} after {} ms",
+                after.as_millis()
+            )
+        });
+        self.head(headers);
+    }
+
+    /// A body, or the next piece of one.
+    pub(crate) fn body(&mut self, bytes: &[u8]) {
+        if self.capture.is_none() || self.attempts > ATTEMPTS_MAX {
+            return;
+        }
+        if !matches!(self.page.parts.last(), Some(Part::Body { .. })) {
+            self.page.parts.push(Part::Body {
+                bytes: Vec::new(),
+                omitted: 0,
+            });
+        }
+        if let Some(Part::Body {
+            bytes: kept,
+            omitted,
+        }) = self.page.parts.last_mut()
+        {
+            let room = BODY_BYTES_MAX.saturating_sub(kept.len()).min(bytes.len());
+            kept.extend_from_slice(&bytes[..room]);
+            self.page.bytes += room;
+            *omitted += (bytes.len() - room) as u64;
+        }
+    }
+
+    /// What went wrong.
+    pub(crate) fn error(&mut self, text: &str) {
+        self.line(|| format!("--- error: {text}"));
+    }
+
+    /// How it ended; more attempts than were kept are counted here.
+    pub(crate) fn end(&mut self, status: Option<u16>, total: Duration) {
+        let unseen = self.attempts.saturating_sub(ATTEMPTS_MAX);
+        if unseen > 0 {
+            self.line(|| format!("--- {unseen} more attempts were not recorded"));
+        }
+        let status = status.map_or_else(
+            || "no status".to_owned(),
+            |status| format!("status {status}"),
+        );
+        self.line(|| format!("--- end: {status}, {} ms", total.as_millis()));
+    }
+
+    fn line(&mut self, text: impl FnOnce() -> String) {
+        if self.capture.is_some() {
+            let text = text();
+            self.page.bytes += text.len();
+            self.page.parts.push(Part::Line(text));
+        }
+    }
+
+    fn head(&mut self, headers: &[Header]) {
+        if self.capture.is_some() {
+            self.page.bytes += headers
+                .iter()
+                .map(|(name, value)| name.len() + value.len())
+                .sum::<usize>();
+            self.page.parts.push(Part::Head(headers.to_vec()));
+        }
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        if let Some(capture) = self.capture.take() {
+            capture.send(std::mem::take(&mut self.page));
+        }
+    }
+}
+
+/// Makes the directory 0700. One that exists is made so if it is empty; else its modes are its owner's business, and told.
+fn prepare(directory: &Path, at: Wall, events: &Events) -> Result<()> {
+    let cannot = |doing: &str, error: &io::Error| Error::file(doing, directory, error);
+    match fs::metadata(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
+                .map_err(|error| cannot("create", &error))?;
+        }
+        Err(error) => return Err(cannot("open", &error)),
+        Ok(found) if found.mode() & 0o077 != 0 => {
+            let is_empty = fs::read_dir(directory)
+                .map_err(|error| cannot("read", &error))?
+                .next()
+                .is_none();
+            let tightened = is_empty
+                && fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).is_ok();
+            if !tightened {
+                let shown = directory.display();
+                events.warning(at, format!("{shown} can be listed by others; make it 0700 (the recordings in it are 0600)"));
+            }
+        }
+        Ok(_) => {}
+    }
+    let probe = directory.join(".maxpool-probe");
+    new_file(&probe)
+        .and_then(|_| fs::remove_file(&probe))
+        .map_err(|error| cannot("write into", &error))
+}
+
+fn new_file(path: &Path) -> io::Result<fs::File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// The thread that writes.
+struct Writer {
+    directory: PathBuf,
+    shared: Arc<Shared>,
+    events: Events,
+    failures: u64,
+    told_dropped: u64,
+}
+
+impl Writer {
+    fn run(mut self, receiver: &Receiver<Message>) {
+        for message in receiver {
+            match message {
+                Message::Page(page) => self.write(&page),
+                Message::Stop(done) => {
+                    // The caller may have given up.
+                    let _ = done.send(());
+                    return;
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, page: &Page) {
+        let text = page::render(page);
+        let result = self
+            .create(page)
+            .and_then(|mut file| file.write_all(text.as_bytes()));
+        self.shared.waiting_bytes.fetch_sub(page.bytes, Relaxed);
+        if let Err(error) = result {
+            self.failures += 1;
+            if self.failures % FAILURES_TOLD_EVERY == 1 {
+                let shown = self.directory.display();
+                let count = self.failures;
+                self.events.warning(
+                    page.at,
+                    format!("requests are not recorded in {shown}: {error} ({count} lost so far)"),
+                );
+            }
+        }
+        let dropped = self.shared.dropped.load(Relaxed);
+        if dropped > self.told_dropped {
+            let lost = dropped - self.told_dropped;
+            self.told_dropped = dropped;
+            self.events.warning(
+                page.at,
+                format!("{lost} requests were not recorded: the disk is too slow"),
+            );
+        }
+    }
+
+    /// A new file under the request's name; two processes of a restart may want the same one.
+    fn create(&self, page: &Page) -> io::Result<fs::File> {
+        let mut number = page.number;
+        loop {
+            match new_file(&self.directory.join(file_name(page.at, number))) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AlreadyExists
+                        && number < page.number + NAMES_MAX =>
+                {
+                    number += 1;
+                }
+                result => return result,
+            }
+        }
+    }
+}
+
+/// `YYYYMMDD_HHMMSS.mmm_NNNNN.log`, in UTC.
+fn file_name(at: Wall, number: u64) -> String {
+    let at = civil(at);
+    format!(
+        "{:04}{:02}{:02}_{:02}{:02}{:02}.{:03}_{:05}.log",
+        at.year,
+        at.month,
+        at.day,
+        at.hour,
+        at.minute,
+        at.second,
+        at.ms,
+        number % 100_000
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::event::Event;
+
+    /// 2026-11-21T22:45:00.123Z.
+    const AT: Wall = Wall(1_795_301_100_123);
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// A directory that goes with its test.
+    struct Temp(PathBuf);
+
+    impl Temp {
+        fn new(name: &str) -> Temp {
+            let path =
+                std::env::temp_dir().join(format!("maxpool-capture-{}-{name}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir(&path).unwrap();
+            Temp(path)
+        }
+
+        fn files(&self, below: &str) -> Vec<PathBuf> {
+            let mut files: Vec<PathBuf> = fs::read_dir(self.0.join(below))
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .collect();
+            files.sort();
+            files
+        }
+    }
+
+    impl Drop for Temp {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    fn headers(list: &[(&str, &str)]) -> Vec<Header> {
+        list.iter()
+            .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()))
+            .collect()
+    }
+
+    #[test]
+    fn a_request_is_one_private_file() {
+        let temp = Temp::new("file");
+        let (events, heard) = Events::channel();
+        let capture = Capture::start(&temp.0.join("a/logs"), AT, &events).unwrap();
+        let mut trace = capture.begin(AT);
+        trace.request(
+            "POST",
+            "/v1/messages?beta=true",
+            &headers(&[
+                ("host", "localhost"),
+                ("Authorization", "Bearer sk-ant-oat01-SECRET"),
+                ("cookie", "a=SECRET"),
+            ]),
+        );
+        trace.body(br#"{"model":"claude-opus-4-5","#);
+        trace.body(br#""stream":true}"#);
+        trace.attempt(
+            "work (oauth)",
+            "https://api.anthropic.com/v1/messages?beta=true",
+            &headers(&[("x-api-key", "SECRET")]),
+        );
+        trace.answer(
+            "work",
+            429,
+            Duration::from_millis(312),
+            &headers(&[("set-cookie", "s=SECRET"), ("request-id", "req_1")]),
+        );
+        trace.body(br#"{"type":"error"}"#);
+        trace.attempt(
+            "spare (oauth)",
+            "https://api.anthropic.com/v1/messages?beta=true",
+            &[],
+        );
+        trace.error("connect: connection refused");
+        trace.end(Some(503), Duration::from_millis(900));
+        drop(trace);
+        capture.finish(LONG);
+        let files = temp.files("a/logs");
+        assert_eq!(files.len(), 1);
+        assert_eq!(
+            files[0].file_name().unwrap(),
+            "20261121_224500.123_00001.log"
+        );
+        assert_eq!(
+            (mode(&files[0]), mode(&temp.0.join("a/logs"))),
+            (0o600, 0o700)
+        );
+        let text = fs::read_to_string(&files[0]).unwrap();
+        assert_eq!(
+            text,
+            "2026-11-21T22:45:00.123Z request 1\n\
+             POST /v1/messages?beta=true\n\
+             host: localhost\n\
+             Authorization: [masked]\n\
+             cookie: [masked]\n\
+             \n\
+             {\n  \"model\": \"claude-opus-4-5\",\n  \"stream\": true\n}\n\
+             \n\
+             --- attempt 1: work (oauth), https://api.anthropic.com/v1/messages?beta=true\n\
+             x-api-key: [masked]\n\
+             \n\
+             --- answer of work: 429 after 312 ms\n\
+             set-cookie: [masked]\n\
+             request-id: req_1\n\
+             \n\
+             {\n  \"type\": \"error\"\n}\n\
+             \n\
+             --- attempt 2: spare (oauth), https://api.anthropic.com/v1/messages?beta=true\n\
+             \n\
+             --- error: connect: connection refused\n\
+             --- end: status 503, 900 ms\n"
+        );
+        let warnings: Vec<Event> = heard.try_iter().map(|stamped| stamped.event).collect();
+        assert_eq!(warnings.len(), 1, "a warning at start");
+    }
+
+    #[test]
+    fn bodies_and_attempts_are_bounded() {
+        let temp = Temp::new("bounds");
+        let capture = Capture::start(&temp.0, AT, &Events::off()).unwrap();
+        let mut trace = capture.begin(AT);
+        for _ in 0..10 {
+            trace.body(&[b'x'; 100_000]);
+        }
+        for _ in 0..ATTEMPTS_MAX + 5 {
+            trace.attempt("a", "u", &[]);
+        }
+        trace.end(None, Duration::ZERO);
+        drop(trace);
+        capture.finish(LONG);
+        let text = fs::read_to_string(&temp.files("")[0]).unwrap();
+        assert!(text.contains(&format!("[{} more bytes]", 1_000_000 - BODY_BYTES_MAX)));
+        assert!(text.len() < BODY_BYTES_MAX + 10_000);
+        assert!(text.contains("--- 5 more attempts were not recorded\n--- end: no status, 0 ms\n"));
+    }
+
+    #[test]
+    fn a_directory_that_is_not_private_is_tightened_or_told() {
+        let temp = Temp::new("modes");
+        let loose = |name: &str| {
+            let path = temp.0.join(name);
+            fs::create_dir(&path).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            path
+        };
+        let empty = loose("empty");
+        Capture::start(&empty, AT, &Events::off()).unwrap();
+        assert_eq!(mode(&empty), 0o700);
+        let full = loose("full");
+        fs::write(full.join("mine"), "x").unwrap();
+        let (events, heard) = Events::channel();
+        Capture::start(&full, AT, &events).unwrap();
+        assert_eq!(mode(&full), 0o755);
+        assert_eq!(heard.try_iter().count(), 2);
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_is_an_error_that_names_it() {
+        let temp = Temp::new("error");
+        fs::write(temp.0.join("file"), "x").unwrap();
+        let error = Capture::start(&temp.0.join("file/logs"), AT, &Events::off())
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains("file/logs"), "{error}");
+    }
+
+    #[test]
+    fn a_failing_disk_is_told_and_disturbs_nobody() {
+        let temp = Temp::new("gone");
+        let directory = temp.0.join("logs");
+        let (events, heard) = Events::channel();
+        let capture = Capture::start(&directory, AT, &events).unwrap();
+        fs::remove_dir(&directory).unwrap();
+        for _ in 0..5 {
+            drop(capture.begin(AT));
+        }
+        capture.finish(LONG);
+        let told: Vec<String> = heard
+            .try_iter()
+            .map(|stamped| format!("{:?}", stamped.event))
+            .collect();
+        assert_eq!(
+            told.iter()
+                .filter(|text| text.contains("are not recorded"))
+                .count(),
+            1,
+            "{told:?}"
+        );
+    }
+
+    #[test]
+    fn a_stuck_disk_fills_its_bounds_and_no_more() {
+        let (sender, _receiver) = bounded(2);
+        let capture = Capture {
+            shared: Arc::default(),
+            sender,
+        };
+        for _ in 0..5 {
+            let mut trace = capture.begin(AT);
+            trace.body(&[b'x'; 1_000]);
+        }
+        assert_eq!(capture.shared.dropped.load(Relaxed), 3);
+        assert_eq!(capture.shared.waiting_bytes.load(Relaxed), 2_000);
+        capture.finish(Duration::from_millis(10));
+        let (sender, receiver) = bounded(WAITING_MAX);
+        let capture = Capture {
+            shared: Arc::default(),
+            sender,
+        };
+        for _ in 0..WAITING_BYTES_MAX / BODY_BYTES_MAX + 3 {
+            let mut trace = capture.begin(AT);
+            trace.body(&vec![b'x'; BODY_BYTES_MAX]);
+        }
+        assert_eq!(receiver.len(), WAITING_BYTES_MAX / BODY_BYTES_MAX);
+    }
+
+    #[test]
+    fn names_that_are_taken_are_passed_over() {
+        let temp = Temp::new("names");
+        fs::write(temp.0.join(file_name(AT, 1)), "other").unwrap();
+        let capture = Capture::start(&temp.0, AT, &Events::off()).unwrap();
+        drop(capture.begin(AT));
+        capture.finish(LONG);
+        assert_eq!(temp.files("").len(), 2);
+        assert_eq!(
+            fs::read_to_string(temp.0.join(file_name(AT, 1))).unwrap(),
+            "other"
+        );
+    }
+}

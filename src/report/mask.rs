@@ -1,0 +1,223 @@
+//! Takes credentials out of what is shown: recordings, log lines, messages of the upstream in the status (D4).
+//!
+//! By name for headers; by shape and by key for text, because a body may be cut off and so be no JSON any more.
+
+/// What stands in the place of a secret. Nothing of it is shown, not even its length.
+const MASK: &str = "[masked]";
+
+/// Beginnings that all keys and tokens of the API have.
+const TOKEN_MARKS: [&str; 2] = ["sk-ant-", "mp-"];
+/// The shortest rest behind a mark that is taken for a token.
+const TOKEN_REST_MIN: usize = 8;
+
+/// Keys of JSON and of forms whose value is a secret.
+const SECRET_KEYS: [&str; 12] = [
+    "access_token",
+    "accessToken",
+    "refresh_token",
+    "refreshToken",
+    "id_token",
+    "code_verifier",
+    "client_secret",
+    "apiKey",
+    "api_key",
+    "authToken",
+    "auth_token",
+    "password",
+];
+
+/// Whether a header's value is never shown. Limits such as `anthropic-ratelimit-tokens-remaining` are no secrets.
+pub(crate) fn is_secret_header(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let ends = [
+        "-token",
+        "-key",
+        "-secret",
+        "-password",
+        "-credential",
+        "-credentials",
+    ];
+    name.contains("authorization")
+        || name.contains("cookie")
+        || ends.iter().any(|end| name.ends_with(end))
+        || matches!(
+            name.as_str(),
+            "token" | "key" | "secret" | "password" | "x-api-key" | "api-key" | "apikey"
+        )
+}
+
+/// The text without tokens, without the values of secret keys, and without the `code` of a login.
+pub(crate) fn mask(text: &str) -> String {
+    let mut text = without_tokens(text);
+    for key in SECRET_KEYS {
+        text = without_values(&text, key);
+    }
+    // `code` is a common word; only beside a grant is it a credential.
+    if text.contains("authorization_code") {
+        text = without_values(&text, "code");
+    }
+    text
+}
+
+fn without_tokens(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    // Each step goes on behind what it has looked at, so that no text makes this slow.
+    while let Some(at) = rest.find(['s', 'm']) {
+        let (before, found) = rest.split_at(at);
+        out.push_str(before);
+        let length =
+            token_length(found).filter(|_| !out.ends_with(|c: char| c.is_ascii_alphanumeric()));
+        match length {
+            Some(length) => {
+                out.push_str(MASK);
+                rest = &found[length..];
+            }
+            None => {
+                out.push_str(&found[..1]);
+                rest = &found[1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// The length of the token that `text` begins with, if it does.
+fn token_length(text: &str) -> Option<usize> {
+    let mark = TOKEN_MARKS.iter().find(|mark| text.starts_with(**mark))?;
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let rest = text
+        .bytes()
+        .skip(mark.len())
+        .take_while(|byte| is_part(byte))
+        .count();
+    (rest >= TOKEN_REST_MIN).then_some(mark.len() + rest)
+}
+
+/// Masks what follows `key`, be it `"key": "…"`, the same inside of another string, or `key=…` of a form.
+fn without_values(text: &str, key: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(key) {
+        let (before, found) = rest.split_at(at);
+        out.push_str(before);
+        let after = &found[key.len()..];
+        out.push_str(key);
+        rest = after;
+        if before.ends_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')) {
+            continue;
+        }
+        if let Some((skipped, value)) = value_of(after) {
+            out.push_str(&after[..skipped]);
+            out.push_str(MASK);
+            rest = &after[skipped + value..];
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Where the value behind a key begins and how long it is; nothing if no value follows.
+fn value_of(after: &str) -> Option<(usize, usize)> {
+    let quotes = after.len() - after.trim_start_matches(['\\', '"', '\'']).len();
+    let spaced = after[quotes..].trim_start();
+    let separator = spaced.chars().next().filter(|c| matches!(c, ':' | '='))?;
+    let value = spaced[1..].trim_start();
+    let opened = value.trim_start_matches(['\\', '"', '\'']);
+    let begin = after.len() - opened.len();
+    let is_quoted = opened.len() < value.len();
+    if separator == ':' && quotes > 0 && !is_quoted {
+        // null, a number or an object: nothing to hide.
+        return None;
+    }
+    let ends = |c: char| match is_quoted {
+        true => matches!(c, '"' | '\'' | '\\'),
+        false => matches!(c, '&' | '"' | '\'' | ',' | ';') || c.is_whitespace(),
+    };
+    let length = opened.find(ends).unwrap_or(opened.len());
+    (length > 0).then_some((begin, length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_that_hold_secrets() {
+        for name in [
+            "Authorization",
+            "proxy-authorization",
+            "x-api-key",
+            "X-Api-Key",
+            "cookie",
+            "Set-Cookie",
+            "x-maxpool-zai-token",
+            "x-teamclaude-kimi-token",
+            "x-auth-token",
+        ] {
+            assert!(is_secret_header(name), "{name}");
+        }
+        for name in [
+            "anthropic-ratelimit-tokens-remaining",
+            "anthropic-ratelimit-input-tokens-limit",
+            "anthropic-beta",
+            "request-id",
+            "host",
+            "x-maxpool-session",
+        ] {
+            assert!(!is_secret_header(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn secrets_in_text() {
+        for (text, shown) in [
+            ("a sk-ant-api03-abcDEF_123-xyz b", "a [masked] b"),
+            ("\"sk-ant-oat01-abcdefgh\"", "\"[masked]\""),
+            ("sk-ant- and sk-ant-abc stay", "sk-ant- and sk-ant-abc stay"),
+            ("camp-meeting2026", "camp-meeting2026"),
+            ("key mp-0123456789abcdef", "key [masked]"),
+            (
+                "{\n  \"refresh_token\": \"r-1\",\n  \"grant_type\": \"refresh_token\"\n}",
+                "{\n  \"refresh_token\": \"[masked]\",\n  \"grant_type\": \"refresh_token\"\n}",
+            ),
+            ("{\"access_token\":\"cut o", "{\"access_token\":\"[masked]"),
+            (
+                "grant_type=refresh_token&refresh_token=abc&x=1",
+                "grant_type=refresh_token&refresh_token=[masked]&x=1",
+            ),
+            (
+                "{\"expires\":1,\"access_token\":null}",
+                "{\"expires\":1,\"access_token\":null}",
+            ),
+            ("the access_token is stale", "the access_token is stale"),
+            (
+                "{\"grant_type\":\"authorization_code\",\"code\":\"c1\",\"state\":\"s\"}",
+                "{\"grant_type\":\"authorization_code\",\"code\":\"[masked]\",\"state\":\"s\"}",
+            ),
+            ("{\"code\":\"fn main() {}\"}", "{\"code\":\"fn main() {}\"}"),
+            (
+                "{\\\"apiKey\\\":\\\"k1\\\",\\\"n\\\":1}",
+                "{\\\"apiKey\\\":\\\"[masked]\\\",\\\"n\\\":1}",
+            ),
+            ("my_password_hint: \"x\"", "my_password_hint: \"x\""),
+            (
+                "工作 \"password\" : \"密码\" 工作",
+                "工作 \"password\" : \"[masked]\" 工作",
+            ),
+            ("", ""),
+        ] {
+            assert_eq!(mask(text), shown);
+        }
+    }
+
+    #[test]
+    fn no_text_makes_it_slow() {
+        // Quadratic work on this much would take half a minute.
+        for piece in ["mp-", "sk-ant-", "password ", "\"password\":", "s", "\\\"'"] {
+            let text = piece.repeat(200_000 / piece.len());
+            assert!(!mask(&text).is_empty());
+        }
+    }
+}
