@@ -16,7 +16,11 @@ mod harness;
 mod upstream;
 
 mod breaker;
+mod commands;
+mod control;
+mod credentials;
 mod demo;
+mod docs;
 mod door;
 mod errors;
 mod failover;

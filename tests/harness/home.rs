@@ -160,6 +160,21 @@ impl Home {
         command
     }
 
+    /// Lets a server make the configuration that is missing, and ends it; whether it got its default port does not matter.
+    pub fn make_default(&self, mut command: Command, path: &Path) {
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start the program");
+        super::until("the configuration be made", || {
+            let text = std::fs::read(path).ok()?;
+            serde_json::from_slice::<Value>(&text).ok()
+        });
+        let _killed = child.kill();
+        let _reaped = child.wait();
+    }
+
     /// Runs a command to its end.
     pub fn run(&self, arguments: &[&str]) -> Ran {
         finish(self.command(arguments), "")
