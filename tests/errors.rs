@@ -133,7 +133,7 @@ fn a_body_that_is_too_big_says_who_refused() {
     let reply = client.read_reply(&Ask::messages(&hello()));
     let message = reply.assert_error(413, "invalid_request_error");
     assert!(message.contains("256"), "the limit is in it: {message}");
-    assert!(message.contains("proxy"), "and whose it is: {message}");
+    assert!(message.contains("maxpool"), "and whose it is: {message}");
 }
 
 #[test]

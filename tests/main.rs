@@ -40,5 +40,6 @@ mod status;
 mod streaming;
 mod threads;
 mod tidy;
+mod tls;
 mod usage;
 mod weekly;
