@@ -156,6 +156,7 @@ fn build(
     // Set once, here.
     let _ = shared.set(Arc::downgrade(&context));
     control::apply_first(&context, &context.config());
+    context.accounts.sync_tokens();
     for notice in notices
         .into_iter()
         .chain(control::restore_learned(&context))
@@ -288,6 +289,8 @@ fn watch(context: &Arc<Context>, listener: &Listener, signals: &Signals) -> Drai
                 seen = stamp;
                 let _ = control::reload(context);
             }
+            // Tokens of `importFrom` change without the config file (SPEC T3).
+            context.accounts.sync_tokens();
             sync_due = now + context.config().sync_interval.max(SYNC_MIN);
         }
         if now >= state_due {

@@ -204,7 +204,9 @@ fn c_what_cannot_be_changed_is_said_and_the_file_stays() {
 }
 
 /// Answers calls on a port of its own, one connection each, and gives back their request lines.
-fn server<const N: usize>(answers: [(u16, &'static str); N]) -> (u16, thread::JoinHandle<Vec<String>>) {
+fn server<const N: usize>(
+    answers: [(u16, &'static str); N],
+) -> (u16, thread::JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let serving = thread::spawn(move || {

@@ -102,6 +102,7 @@ fn apply(context: &Context, config: Config) -> Vec<String> {
     {
         context.events.warning(clock::wall(), notice.clone());
     }
+    context.accounts.sync_tokens();
     route(context, &config);
     context.set_config(config);
     if proxy_changed {

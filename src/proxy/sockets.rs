@@ -383,7 +383,11 @@ impl<R> Sockets<R> {
     }
 
     fn find(&self, ourselves: &OwnedFd, peer: SocketAddr) -> Found {
-        let known: Vec<RawFd> = self.lock().values().filter_map(|entry| entry.number).collect();
+        let known: Vec<RawFd> = self
+            .lock()
+            .values()
+            .filter_map(|entry| entry.number)
+            .collect();
         let mut numbers = own_numbers();
         // New connections have new numbers: look there first.
         numbers.sort_by_key(|number| known.contains(number));
