@@ -5,7 +5,7 @@
 //! terminal that does not take it holds up this thread's next frame and nothing else. The terminal is restored by [`restore`], which
 //! [`Dashboard`]'s end, the panic hook and a stop by job control call; calling it twice does nothing.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -179,6 +179,11 @@ pub(crate) fn restore() {
         let _ = rustix::io::write(&taken.tty, LEAVE);
         let _ = termios::tcsetattr(&taken.tty, OptionalActions::Now, &taken.before);
     }
+}
+
+/// Whether a person sits before this process: what they type and what they read is a terminal's.
+pub(crate) fn is_wanted() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal()
 }
 
 /// The terminal that this process belongs to.

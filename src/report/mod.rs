@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -30,7 +31,7 @@ pub(crate) mod ui;
 pub(crate) enum Mode {
     /// One line a request and an event on stderr (D2).
     Plain,
-    /// Into the dashboard's activity log only (D1).
+    /// Into the dashboard's activity log only (D1), until [`Reporter::write_plainly`].
     Screen,
     /// Nowhere: commands that report through their own output.
     Off,
@@ -41,6 +42,7 @@ pub(crate) struct Reporter {
     quit: Option<Sender<()>>,
     done: Receiver<()>,
     activity: Arc<Activity>,
+    plain: Arc<AtomicBool>,
 }
 
 /// How many lines the activity log holds.
@@ -65,10 +67,13 @@ impl Reporter {
         let (quit, quitting) = bounded(0);
         let (finished, done) = bounded(1);
         let activity = Arc::new(Activity::default());
+        let plain = Arc::new(AtomicBool::new(mode == Mode::Plain));
         let mut consumer = Consumer {
             events: events.clone(),
             receiver,
-            out: (mode == Mode::Plain).then_some(out),
+            out,
+            plain: Arc::clone(&plain),
+            caught_up: mode == Mode::Plain,
             activity: Arc::clone(&activity),
             told_dropped: 0,
         };
@@ -86,6 +91,7 @@ impl Reporter {
             quit: Some(quit),
             done,
             activity,
+            plain,
         };
         (events, reporter)
     }
@@ -93,6 +99,11 @@ impl Reporter {
     /// The last lines, for the dashboard and the status.
     pub(crate) fn activity(&self) -> &Arc<Activity> {
         &self.activity
+    }
+
+    /// There is no dashboard after all: the log is written from now on, beginning with what was kept for the dashboard.
+    pub(crate) fn write_plainly(&self) {
+        self.plain.store(true, Ordering::Release);
     }
 
     /// Writes what was emitted so far and ends the thread; gives up after `limit` when nobody reads the log.
@@ -107,7 +118,11 @@ struct Consumer {
     /// Keeps the channel open, so that `receiver` never reports a disconnect before `quit` does.
     events: Events,
     receiver: Receiver<Box<Stamped>>,
-    out: Option<Box<dyn Write + Send>>,
+    out: Box<dyn Write + Send>,
+    /// Lines are written, not only kept.
+    plain: Arc<AtomicBool>,
+    /// What was kept before that has been written.
+    caught_up: bool,
     activity: Arc<Activity>,
     told_dropped: u64,
 }
@@ -158,22 +173,30 @@ impl Consumer {
     }
 
     fn take(&mut self, entry: Entry, text: &mut String) {
-        if self.out.is_some() {
-            let line = log::line(&entry);
-            if text.len() + line.len() > WRITE_BYTES_MAX {
-                self.write(text);
+        if self.plain.load(Ordering::Acquire) {
+            if !self.caught_up {
+                self.caught_up = true;
+                for kept in self.activity.last(ACTIVITY_MAX) {
+                    self.put(&kept, text);
+                }
             }
-            text.push_str(&line);
+            self.put(&entry, text);
         }
         self.activity.push(entry);
     }
 
+    fn put(&mut self, entry: &Entry, text: &mut String) {
+        let line = log::line(entry);
+        if text.len() + line.len() > WRITE_BYTES_MAX {
+            self.write(text);
+        }
+        text.push_str(&line);
+    }
+
     fn write(&mut self, text: &mut String) {
-        if let Some(out) = &mut self.out
-            && !text.is_empty()
-        {
+        if !text.is_empty() {
             // EPIPE, ENOSPC and the like: there is nobody left to tell, and the requests matter more (R3).
-            let _ = out.write_all(text.as_bytes());
+            let _ = self.out.write_all(text.as_bytes());
         }
         text.clear();
     }
@@ -324,7 +347,9 @@ mod tests {
         let mut consumer = Consumer {
             events,
             receiver,
-            out: Some(Box::new(Sink(Some(sender)))),
+            out: Box::new(Sink(Some(sender))),
+            plain: Arc::new(AtomicBool::new(true)),
+            caught_up: true,
             activity: Arc::default(),
             told_dropped: 0,
         };
@@ -335,6 +360,25 @@ mod tests {
             text.matches("warning: 5 log lines were lost, the log is read too slowly\n")
                 .count(),
             1
+        );
+    }
+
+    #[test]
+    fn without_a_dashboard_the_log_is_caught_up_with() {
+        let (sender, writes) = mpsc::channel();
+        let (events, reporter) = Reporter::start_on(Mode::Screen, Box::new(Sink(Some(sender))));
+        events.notice(Wall(0), "kept for the dashboard");
+        while reporter.activity().last(1).is_empty() {
+            thread::yield_now();
+        }
+        assert_eq!(writes.try_iter().count(), 0);
+        reporter.write_plainly();
+        events.notice(Wall(0), "written");
+        reporter.finish(LONG);
+        let text: String = writes.try_iter().collect();
+        assert_eq!(
+            text,
+            "1970-01-01T00:00:00.000Z kept for the dashboard\n1970-01-01T00:00:00.000Z written\n"
         );
     }
 

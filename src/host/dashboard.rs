@@ -1,0 +1,156 @@
+//! The server's own dashboard: what it shows comes from the proxy's context, what its keys ask for goes the same road as the
+//! control routes (P1) and the signals (R1, R2).
+//!
+//! A change may have to wait for the config's lock, and an import for the network, so each runs on a thread of its own; what came
+//! of it is told in the activity log.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use signal_hook::consts::{SIGTERM, SIGUSR2};
+
+use super::terminal::{Dashboard, Parts};
+use crate::account::import::{self, ImportSource};
+use crate::account::login::{self, Desk};
+use crate::account::oauth::Endpoints;
+use crate::account::wire;
+use crate::clock;
+use crate::config::{edit, file};
+use crate::error::{Error, Result};
+use crate::proxy::context::Context;
+use crate::proxy::{control, local};
+use crate::report::screen::View;
+use crate::report::text::name;
+use crate::report::ui::{Action, Seat};
+
+/// Takes over the terminal for the server.
+///
+/// # Errors
+/// There is no terminal that could be used; the plain log is the right thing then.
+pub(crate) fn start(context: &Arc<Context>) -> io::Result<Dashboard> {
+    let (seen, acting) = (Arc::clone(context), Arc::clone(context));
+    Dashboard::start(Parts {
+        look: Box::new(move || View {
+            status: local::status_now(&seen, &seen.config()),
+            ..View::default()
+        }),
+        act: Box::new(move |action| act(&acting, action)),
+        pulse: Arc::clone(context.events.live().pulse()),
+        seat: Seat::Server,
+    })
+}
+
+/// Starts what was confirmed, and says so.
+fn act(context: &Arc<Context>, action: Action) -> Option<String> {
+    let doing = match &action {
+        Action::Redraw => return None,
+        Action::Quit => return signal(SIGTERM, "stopping"),
+        Action::Restart => return signal(SIGUSR2, "restarting"),
+        Action::Enable(account) => format!("enabling {}", name(account)),
+        Action::Disable(account) => format!("disabling {}", name(account)),
+        Action::Delete(account) => format!("deleting {}", name(account)),
+        Action::Prefer(account) => format!("preferring {}", name(account)),
+        Action::Automatic => "returning to automatic routing".into(),
+        Action::Sync => "reading the config".into(),
+        Action::Import => "importing".into(),
+        Action::AddKey(_) => "adding the key".into(),
+    };
+    let context = Arc::clone(context);
+    let failed = format!("{doing} failed");
+    let spawned = thread::Builder::new()
+        .name("order".into())
+        .stack_size(512 * 1024)
+        .spawn(move || {
+            match carry_out(&context, &action) {
+                Ok(Some(done)) => context.events.notice(clock::wall(), done),
+                // The reload has told what changed.
+                Ok(None) => {}
+                Err(error) => context
+                    .events
+                    .warning(clock::wall(), format!("{failed}: {error}")),
+            }
+        });
+    Some(match spawned {
+        Ok(_) => doing,
+        Err(error) => format!("{doing} failed: {error}"),
+    })
+}
+
+/// The process is told in the way in which anybody else would tell it.
+fn signal(number: i32, doing: &str) -> Option<String> {
+    Some(match signal_hook::low_level::raise(number) {
+        Ok(()) => doing.to_owned(),
+        Err(error) => format!("{doing} failed: {error}"),
+    })
+}
+
+/// Does it. Gives a line where the reload of the config does not tell.
+fn carry_out(context: &Context, action: &Action) -> Result<Option<String>> {
+    match action {
+        Action::Enable(account) => control::switch(context, account, true).map(drop)?,
+        Action::Disable(account) => control::switch(context, account, false).map(drop)?,
+        Action::Prefer(account) => control::set_routing(context, Some(account)).map(drop)?,
+        Action::Automatic => control::set_routing(context, None).map(drop)?,
+        Action::Delete(account) => {
+            delete(context, account)?;
+            control::reload(context)?;
+        }
+        Action::Sync => {
+            let changes = control::reload(context)?;
+            return Ok(changes
+                .is_empty()
+                .then(|| "config reloaded: nothing changed".to_owned()));
+        }
+        Action::Import => {
+            let home = std::env::var_os("HOME").map(PathBuf::from);
+            let home = home.ok_or_else(|| Error::operator("HOME is not set"))?;
+            let source = ImportSource::ClaudeCode { home: &home };
+            let line = at_desk(context, |desk| import::import(desk, &source, None))?;
+            control::reload(context)?;
+            return Ok(Some(line));
+        }
+        Action::AddKey(key) => {
+            let line = at_desk(context, |desk| login::add_api_key(desk, None, key))?;
+            control::reload(context)?;
+            return Ok(Some(line));
+        }
+        Action::Redraw | Action::Quit | Action::Restart => {}
+    }
+    Ok(None)
+}
+
+fn delete(context: &Context, account: &str) -> Result<()> {
+    file::update(&context.config_path, |document| {
+        if edit::remove_account(document, account) {
+            return Ok(());
+        }
+        Err(Error::client(format!(
+            "{account} is not in the config file"
+        )))
+    })
+}
+
+/// The commands' own way of adding accounts; what they say beside their result goes into the log.
+fn at_desk(
+    context: &Context,
+    work: impl FnOnce(&mut Desk<'_>) -> Result<String>,
+) -> Result<String> {
+    let endpoints = Endpoints::from_environment(&|name| std::env::var(name).ok());
+    let mut said = Vec::new();
+    let result = work(&mut Desk {
+        config: &context.config_path,
+        http: &*wire::http(context.agent()),
+        endpoints: &endpoints,
+        now: &clock::now,
+        out: &mut said,
+    });
+    for line in String::from_utf8_lossy(&said)
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+    {
+        context.events.notice(clock::wall(), line);
+    }
+    result
+}
