@@ -27,10 +27,7 @@ use crate::scheduler::time::Mono;
 
 /// Runs the program with the process's arguments and gives its exit code (0, 1 failed, 2 wrong usage).
 pub fn run() -> ExitCode {
-    match serve(&ServeOptions::default()) {
-        Ok(code) => code,
-        Err(_) => ExitCode::FAILURE,
-    }
+    crate::cli::main()
 }
 
 /// How the server is to run.

@@ -40,17 +40,12 @@ pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Put>
             .then(|| name_of_tokens(document, tokens))
             .flatten();
         let wanted = known.unwrap_or(wanted);
-        let who = |name| Identity {
-            name,
-            account_uuid: profile.account_uuid.as_deref(),
-            org_uuid: profile.org_uuid.as_deref(),
-        };
-        let taken_by_a_key =
-            edit::account_of_mut(document, &who(&wanted)).is_some_and(|entry| !is_oauth(entry));
+        let taken_by_a_key = edit::account_of_mut(document, &who(&wanted, profile))
+            .is_some_and(|entry| !is_oauth(entry));
         let wanted = if taken_by_a_key {
             other_name(document, &wanted)
         } else {
-            wanted.clone()
+            wanted
         };
         let mut fields = Map::new();
         let mut text = |key: &str, value: Option<&str>| {
@@ -63,7 +58,12 @@ pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Put>
         text("accountUuid", profile.account_uuid.as_deref());
         text("orgUuid", profile.org_uuid.as_deref());
         put_tokens(&mut fields, tokens);
-        let put = edit::put_account(document, &who(&wanted), profile.org_name.as_deref(), fields);
+        let put = edit::put_account(
+            document,
+            &who(&wanted, profile),
+            profile.org_name.as_deref(),
+            fields,
+        );
         if let Put::Updated(name) = &put
             && let Some(entry) = edit::account_mut(document, name)
         {
@@ -71,6 +71,14 @@ pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Put>
         }
         Ok(put)
     })
+}
+
+fn who<'a>(name: &'a str, profile: &'a Profile) -> Identity<'a> {
+    Identity {
+        name,
+        account_uuid: profile.account_uuid.as_deref(),
+        org_uuid: profile.org_uuid.as_deref(),
+    }
 }
 
 /// Stores an API key. The same key again changes nothing but says whose it is.
@@ -84,7 +92,7 @@ pub(super) fn store_key(config: &Path, name: Option<&str>, key: &Secret) -> Resu
         let wanted = if taken {
             other_name(document, &wanted)
         } else {
-            wanted.clone()
+            wanted
         };
         let who = Identity {
             name: &wanted,
@@ -115,8 +123,8 @@ fn leave_no_remains(entry: &mut Map<String, Value>, tokens: &Tokens) {
 }
 
 /// The entry that has one of these tokens.
-fn name_of_tokens(document: &mut Map<String, Value>, tokens: &Tokens) -> Option<String> {
-    let mut with = |key, token: &Option<Secret>| name_with(document, key, token.as_ref()?);
+fn name_of_tokens(document: &Map<String, Value>, tokens: &Tokens) -> Option<String> {
+    let with = |key, token: &Option<Secret>| name_with(document, key, token.as_ref()?);
     with("refreshToken", &tokens.refresh).or_else(|| with("accessToken", &tokens.access))
 }
 

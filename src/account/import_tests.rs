@@ -1,1 +1,206 @@
+#![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+use super::*;
+use crate::account::http::{HttpFailure, HttpPhase, HttpReply};
+use crate::account::oauth::Endpoints;
+use crate::config::scratch::Scratch;
+use crate::config::{Credential, file};
+use crate::scheduler::time::Now;
+
+fn pair(access: &str, refresh: &str, expires_at: Option<i64>) -> Tokens {
+    let token = |text: &str| (!text.is_empty()).then(|| Secret::new(text));
+    Tokens {
+        access: token(access),
+        refresh: token(refresh),
+        expires_at: expires_at.map(Wall),
+    }
+}
+
+#[test]
+fn both_layouts_are_read_and_everything_else_is_refused() {
+    let end = Some(1_795_304_700_000);
+    for (rule, text, expected) in [
+        (
+            "T3 Claude Code's layout",
+            r#"{"claudeAiOauth":{"accessToken":"a","refreshToken":"r","expiresAt":1795304700000,"scopes":["x"]},"mcpOAuth":{}}"#,
+            Ok(pair("a", "r", end)),
+        ),
+        (
+            "T3 flat, seconds",
+            r#"{"accessToken":"a","refreshToken":"r","expiresAt":1795304700}"#,
+            Ok(pair("a", "r", end)),
+        ),
+        (
+            "T3 access alone",
+            r#"{"accessToken":"a"}"#,
+            Ok(pair("a", "", None)),
+        ),
+        (
+            "T3 refresh alone",
+            r#"{"refreshToken":"r","accessToken":"","expiresAt":-1}"#,
+            Ok(pair("", "r", None)),
+        ),
+        (
+            "T3 nothing in it",
+            r#"{"claudeAiOauth":{}}"#,
+            Err("neither accessToken nor refreshToken in it"),
+        ),
+        (
+            "T3 no object",
+            r#"{"claudeAiOauth":7}"#,
+            Err("no object claudeAiOauth in it"),
+        ),
+        (
+            "T3 not sendable",
+            r#"{"accessToken":"a\nb"}"#,
+            Err("accessToken holds characters that no token has"),
+        ),
+        (
+            "T3 no JSON",
+            "\nsk-ant-oat01-secret",
+            Err("no JSON (line 2)"),
+        ),
+    ] {
+        assert_eq!(
+            tokens_of_text(text),
+            expected.map_err(str::to_owned),
+            "{rule}"
+        );
+    }
+}
+
+struct Shop {
+    directory: Scratch,
+    profile: std::result::Result<HttpReply, HttpFailure>,
+}
+
+impl Shop {
+    fn new(profile: &str) -> Shop {
+        let reply = HttpReply {
+            status: 200,
+            headers: Vec::new(),
+            body: profile.as_bytes().to_vec(),
+        };
+        Shop {
+            directory: Scratch::new(),
+            profile: Ok(reply),
+        }
+    }
+
+    /// What was returned and what was said.
+    fn import(&self, source: &ImportSource<'_>, name: Option<&str>) -> (Result<String>, String) {
+        let mut said = Vec::new();
+        let config = self.directory.path("maxpool.json");
+        let endpoints = Endpoints::from_environment(&|_| None);
+        let profile = self.profile.clone();
+        let mut desk = Desk {
+            config: &config,
+            http: &move |_| profile.clone(),
+            endpoints: &endpoints,
+            now: &Now::default,
+            out: &mut said,
+        };
+        let result = import(&mut desk, source, name);
+        (result, String::from_utf8(said).unwrap())
+    }
+}
+
+#[test]
+fn an_import_is_a_copy_with_the_identity_of_the_profile_and_a_warning() {
+    let shop = Shop::new(r#"{"account":{"uuid":"u","email":"a@b"},"organization":{"uuid":"o"}}"#);
+    let (result, said) = shop.import(
+        &ImportSource::Text(r#"{"accessToken":"a","refreshToken":"r"}"#),
+        None,
+    );
+    assert_eq!(result.unwrap(), "added the account a@b");
+    assert_eq!(said, format!("{WARNING}\n"));
+    let source = shop.directory.path(".claude/.credentials.json");
+    std::fs::create_dir_all(source.parent().unwrap()).unwrap();
+    let text =
+        r#"{"claudeAiOauth":{"accessToken":"a2","refreshToken":"r2","expiresAt":5000000000000}}"#;
+    std::fs::write(&source, text).unwrap();
+    let home = shop.directory.path("");
+    let (result, _) = shop.import(&ImportSource::ClaudeCode { home: &home }, Some("x"));
+    assert_eq!(
+        result.unwrap(),
+        "updated the account a@b, which was there already"
+    );
+    assert_eq!(
+        std::fs::read_to_string(&source).unwrap(),
+        text,
+        "the source is never written"
+    );
+    let config = file::load(&shop.directory.path("maxpool.json")).unwrap();
+    let Credential::Oauth(tokens) = &config.accounts[0].credential else {
+        unreachable!("an import is an OAuth account");
+    };
+    assert_eq!(
+        Tokens::of(tokens),
+        pair("a2", "r2", Some(5_000_000_000_000))
+    );
+    assert_eq!(config.accounts[0].account_uuid.as_deref(), Some("u"));
+}
+
+#[test]
+fn without_a_profile_the_name_is_what_there_is() {
+    let mut shop = Shop::new("");
+    shop.profile = Err(HttpFailure {
+        phase: HttpPhase::Connect,
+        cause: "no route to a-token".to_owned(),
+    });
+    let (result, said) = shop.import(
+        &ImportSource::Text(r#"{"accessToken":"a-token"}"#),
+        Some("cli"),
+    );
+    assert_eq!(result.unwrap(), "added the account cli");
+    assert!(
+        said.contains("(no route to [hidden])") && !said.contains("a-token"),
+        "{said}"
+    );
+}
+
+#[test]
+fn errors_name_the_source_and_no_token() {
+    let shop = Shop::new("{}");
+    let missing = shop.directory.path("missing.json");
+    let (result, _) = shop.import(&ImportSource::File(&missing), None);
+    assert_eq!(
+        result.unwrap_err().to_string(),
+        format!(
+            "cannot read {}: no such file or directory",
+            missing.display()
+        )
+    );
+    let home = shop.directory.path("");
+    let (result, _) = shop.import(&ImportSource::ClaudeCode { home: &home }, None);
+    assert!(
+        result
+            .unwrap_err()
+            .to_string()
+            .ends_with("; log in with Claude Code first, or give --from PATH")
+    );
+    let (result, _) = shop.import(&ImportSource::Text("sk-ant-oat01-secret"), None);
+    assert_eq!(
+        result.unwrap_err().to_string(),
+        "cannot use the text: no JSON (line 1)"
+    );
+    assert!(
+        !shop.directory.path("maxpool.json").exists(),
+        "nothing was written"
+    );
+}
+
+#[test]
+fn sources_may_begin_at_home() {
+    let from = |path: &str| ImportFrom::Path(PathBuf::from(path));
+    let home = Path::new("/h");
+    for (from, home, expected) in [
+        (from("~/a/b"), Some(home), Some("/h/a/b")),
+        (from("~/a/b"), None, None),
+        (from("/a/b"), None, Some("/a/b")),
+        (from("~x/b"), Some(home), Some("~x/b")),
+        (ImportFrom::Other, Some(home), None),
+    ] {
+        assert_eq!(source_of(&from, home), expected.map(PathBuf::from));
+    }
+}

@@ -153,9 +153,9 @@ mod tests {
                 .position(|byte| matches!(byte, b'\r' | b'\n' | 4))
                 .unwrap_or(bytes.len());
             let mut typing = Typing::default();
-            bytes[..upto]
-                .iter()
-                .for_each(|byte| drop(typing.take(*byte)));
+            for byte in &bytes[..upto] {
+                typing.take(*byte);
+            }
             if let Ok(text) = expected {
                 assert_eq!(typing.finish(), Ok(Secret::new(text)), "{rule}");
             }

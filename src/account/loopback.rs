@@ -5,7 +5,7 @@
 
 use std::io::{ErrorKind, Read as _, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -95,24 +95,22 @@ impl Loopback {
     ) -> Result<Arrival> {
         let watch = Stopwatch::start();
         let mut guests: Vec<Guest> = Vec::new();
-        let mut line = Vec::new();
+        let mut typed = Vec::new();
         while let Some(left) = watch.left_of(limit) {
             let ready = self.poll(&guests, terminal, left)?;
-            let from_terminal = terminal.filter(|_| ready.terminal);
-            if let Some(fd) = from_terminal {
-                match typed_line(fd, &mut line) {
-                    Typed::Line(text) => match of_paste(&text, state) {
+            if let Some(fd) = terminal.filter(|_| ready.terminal) {
+                let Some(lines) = typed_lines(fd, &mut typed) else {
+                    terminal = None;
+                    continue;
+                };
+                for line in lines {
+                    match of_paste(&line, state) {
                         Return::Code(code) => return Ok(Arrival::Code(code, Page(None))),
                         Return::Denied(words) => return Ok(Arrival::Denied(words, Page(None))),
                         Return::WrongState => say(out, WRONG_STATE_PASTED)?,
-                        Return::Nothing if text.trim().is_empty() => {}
-                        Return::Nothing => say(
-                            out,
-                            "That is neither the address of the last page nor a code; try again.",
-                        )?,
-                    },
-                    Typed::Part => {}
-                    Typed::End => terminal = None,
+                        Return::Nothing if line.trim().is_empty() => {}
+                        Return::Nothing => say(out, NOTHING_PASTED)?,
+                    }
                 }
             }
             self.accept(&mut guests);
@@ -246,32 +244,24 @@ impl Guest {
     }
 }
 
-/// What is left of typing.
-enum Typed {
-    Line(String),
-    Part,
-    End,
-}
-
-fn typed_line(fd: BorrowedFd<'_>, line: &mut Vec<u8>) -> Typed {
+/// The lines that are complete by now; `None` at the end of the input.
+fn typed_lines(fd: BorrowedFd<'_>, typed: &mut Vec<u8>) -> Option<Vec<String>> {
     let mut piece = [0; 1024];
     match rustix::io::read(fd, &mut piece) {
-        Ok(0) => Typed::End,
-        Ok(count) => {
-            line.extend_from_slice(&piece[..count]);
-            if let Some(end) = line.iter().position(|byte| *byte == b'\n') {
-                let text = String::from_utf8_lossy(&line[..end]).into_owned();
-                line.drain(..=end);
-                return Typed::Line(text);
-            }
-            if line.len() > HEAD_BYTES_MAX {
-                line.clear();
-            }
-            Typed::Part
-        }
-        Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => Typed::Part,
-        Err(_) => Typed::End,
+        Ok(0) => return None,
+        Ok(count) => typed.extend_from_slice(&piece[..count]),
+        Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+        Err(_) => return None,
     }
+    let mut lines = Vec::new();
+    while let Some(end) = typed.iter().position(|byte| *byte == b'\n') {
+        lines.push(String::from_utf8_lossy(&typed[..end]).into_owned());
+        typed.drain(..=end);
+    }
+    if typed.len() > HEAD_BYTES_MAX {
+        typed.clear();
+    }
+    Some(lines)
 }
 
 /// What a page announces.
@@ -335,7 +325,8 @@ pub(super) fn say(out: &mut dyn Write, text: &str) -> Result<()> {
     })
 }
 
-const WRONG_STATE_PASTED: &str =
+const NOTHING_PASTED: &str = "That is neither the address of the last page nor a code; try again.";
+pub(super) const WRONG_STATE_PASTED: &str =
     "That address belongs to another login attempt; paste the one that this attempt ended at.";
 const PAGE: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
 <title>maxpool: {title}</title><style>body{font:16px/1.5 system-ui,sans-serif;max-width:34em;margin:18vh auto 0;padding:0 1em;\

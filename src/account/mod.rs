@@ -22,6 +22,7 @@ pub(crate) mod provider_limit;
 pub(crate) mod quota;
 mod refresh;
 mod said_time;
+mod shelf;
 pub(crate) mod sync;
 mod token;
 pub(crate) mod wire;
@@ -41,8 +42,8 @@ use crate::scheduler::{AccountId, AccountSpec, Kind};
 
 pub(crate) use flight::Flight;
 use http::Http;
-use oauth::Endpoints;
-pub(crate) use sync::CredentialChange;
+use oauth::{Endpoints, UsageReading};
+use shelf::Shelf;
 pub(crate) use token::{Cooling, Obstacle};
 use token::{Pause, Plan, Switch, TokenState, Tokens};
 
@@ -71,6 +72,10 @@ pub(crate) struct Accounts {
     around: Surroundings,
     live: RwLock<Vec<Arc<Account>>>,
     settings: RwLock<Settings>,
+    /// The config file's lock, for refreshes.
+    shelf: Shelf,
+    /// Why new tokens could not be written, as far as it was said.
+    trouble: Mutex<Option<String>>,
     /// Held while an account of a request is looked up and made.
     requests: Mutex<()>,
 }
@@ -191,6 +196,8 @@ impl Accounts {
     /// Without accounts yet.
     pub(crate) fn new(around: Surroundings, config: &Config) -> Accounts {
         Accounts {
+            shelf: Shelf::new(around.config.clone()),
+            trouble: Mutex::default(),
             around,
             live: RwLock::default(),
             settings: RwLock::new(Settings::of(config)),
@@ -266,6 +273,27 @@ impl Accounts {
             until: (self.around.now)().mono,
             why: "the refresh does not end".to_owned(),
         }))
+    }
+
+    /// Reads the usage endpoint for an OAuth account (SPEC T6). Blocks; refreshes as a request would, and a refusal of the
+    /// endpoint condemns nothing.
+    pub(crate) fn usage(self: &Arc<Self>, id: AccountId) -> UsageReading {
+        let access = self
+            .get(id)
+            .filter(|account| account.kind == Kind::Oauth)
+            .and_then(|account| {
+                self.credential_blocking(id).ok()?;
+                account.with_tokens(|state| state.tokens().access.clone())
+            });
+        match access {
+            Some(access) => oauth::usage(
+                &*self.around.http,
+                &self.around.endpoints,
+                &access,
+                &*self.around.now,
+            ),
+            None => UsageReading::Failed("it has no usable token".to_owned()),
+        }
     }
 
     /// Waits until no refresh is under way, at most `limit`: a process that ends in the middle of one loses the token.
@@ -390,7 +418,7 @@ impl Account {
     }
 
     /// What is known of its credential, for the status: `valid`, `expired` or `needs login`.
-    pub(crate) fn credential_state(&self, now: crate::scheduler::time::Wall) -> &'static str {
+    pub(crate) fn credential_state(&self, now: Wall) -> &'static str {
         match &self.held().what {
             Holding::Fixed { .. } => "valid",
             Holding::Oauth(state) => state.word(now),

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use super::super::http::HttpFailure;
 use super::*;
@@ -27,20 +27,23 @@ struct Fake {
 }
 
 impl Fake {
-    fn new(status: u16, body: &str) -> Fake {
-        Fake {
+    fn new(status: u16, body: &str) -> Arc<Fake> {
+        Arc::new(Fake {
             answer: Ok(HttpReply {
                 status,
                 headers: vec![("Retry-After".to_owned(), b"40".to_vec())],
                 body: body.as_bytes().to_vec(),
             }),
             asked: Mutex::default(),
-        }
+        })
     }
 
-    fn answer(&self, call: HttpCall) -> Result<HttpReply, HttpFailure> {
-        self.asked.lock().unwrap().push(call);
-        self.answer.clone()
+    fn http(self: &Arc<Fake>) -> impl Fn(HttpCall) -> Result<HttpReply, HttpFailure> + use<> {
+        let fake = self.clone();
+        move |call| {
+            fake.asked.lock().unwrap().push(call);
+            fake.answer.clone()
+        }
     }
 
     fn last(&self) -> HttpCall {
@@ -106,7 +109,7 @@ fn exchange_and_refresh_send_the_bodies_of_the_table() {
         200,
         r#"{"access_token":"a","refresh_token":"r","expires_in":100}"#,
     );
-    let http = |call| fake.answer(call);
+    let http = fake.http();
     let proof = Proof {
         verifier: Secret::new("ver"),
         state: Secret::new("sta"),
@@ -216,7 +219,7 @@ fn what_an_endpoint_says_is_shown_without_secrets_and_bounded() {
     let token = Secret::new("sk-ant-ort01-secret");
     let said = |status, body: &str| {
         let fake = Fake::new(status, body);
-        refresh(&|call| fake.answer(call), &endpoints(), &token, &now).unwrap_err()
+        refresh(&fake.http(), &endpoints(), &token, &now).unwrap_err()
     };
     let refused = said(
         400,
@@ -266,7 +269,7 @@ fn what_an_endpoint_says_is_shown_without_secrets_and_bounded() {
 fn a_profile_is_read_as_far_as_it_goes() {
     let read = |status, body: &str| {
         let fake = Fake::new(status, body);
-        let profile = profile(&|call| fake.answer(call), &endpoints(), &Secret::new("acc"));
+        let profile = profile(&fake.http(), &endpoints(), &Secret::new("acc"));
         let call = fake.last();
         assert!(
             call.headers
@@ -315,12 +318,7 @@ fn a_profile_is_read_as_far_as_it_goes() {
 fn the_usage_endpoint_is_asked_with_its_beta_and_never_blames() {
     let read = |status, body: &str| {
         let fake = Fake::new(status, body);
-        let reading = usage(
-            &|call| fake.answer(call),
-            &endpoints(),
-            &Secret::new("acc"),
-            &now,
-        );
+        let reading = usage(&fake.http(), &endpoints(), &Secret::new("acc"), &now);
         assert!(
             fake.last()
                 .headers

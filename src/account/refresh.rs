@@ -16,7 +16,7 @@
 //! ```
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -24,9 +24,9 @@ use serde_json::{Map, Value};
 use super::flight::Pilot;
 use super::http::HttpPhase;
 use super::oauth::{self, TokenFailure};
+use super::shelf::Turn;
 use super::token::{Obstacle, Plan, Stored, Switch, TokenState, Tokens};
 use super::{Account, Accounts, Holding, import};
-use crate::config::file::{self, Locked};
 use crate::config::{Config, Credential, Identity, Secret, edit};
 use crate::error::{Error, Result};
 use crate::event::{Event, Refresh, RefreshResult};
@@ -91,11 +91,11 @@ struct End {
 }
 
 /// The config file during a refresh.
-enum Shelf {
+enum Place {
     /// Locked, and a new pair can be written.
-    Open(Box<Locked>),
-    /// Not to be had, for this reason; the pair has to live in memory.
-    Shut(Error),
+    File(Arc<Turn>),
+    /// It is not to be had, for this reason; the pair has to live in memory.
+    Memory(Error),
 }
 
 impl Work<'_> {
@@ -119,11 +119,11 @@ impl Work<'_> {
     }
 
     fn refresh(&self) -> End {
-        let mut shelf = match self.lock() {
-            Ok(shelf) => shelf,
+        let place = match self.lock() {
+            Ok(place) => place,
             Err(why) => return self.failed(Obstacle::Local, None, why, None),
         };
-        match self.look_elsewhere(&mut shelf) {
+        match self.look_elsewhere(&place) {
             Ok(Some(adopted)) => return adopted,
             Ok(None) => {}
             Err(why) => return self.failed(Obstacle::Local, None, why, None),
@@ -142,7 +142,7 @@ impl Work<'_> {
             let around = &self.accounts.around;
             let answer = oauth::refresh(&*around.http, &around.endpoints, &token, &*around.now);
             let failure = match answer {
-                Ok(tokens) => return self.succeeded(&mut shelf, token, tokens),
+                Ok(tokens) => return self.succeeded(&place, token, tokens),
                 Err(failure) => failure,
             };
             match failure {
@@ -159,7 +159,7 @@ impl Work<'_> {
                 TokenFailure::Refused { why } => {
                     sent.push(token.clone());
                     // Perhaps somebody else has rotated it; a config that cannot say has nothing newer.
-                    if let Ok(Some(adopted)) = self.look_elsewhere(&mut shelf) {
+                    if let Ok(Some(adopted)) = self.look_elsewhere(&place) {
                         return adopted;
                     }
                     let other = self.state(|state| state.tokens().refresh.clone());
@@ -172,28 +172,27 @@ impl Work<'_> {
     }
 
     /// Takes the file's lock. An error, in words, means not now.
-    fn lock(&self) -> std::result::Result<Shelf, String> {
-        let path = &self.accounts.around.config;
-        let error = match file::lock(path) {
-            Ok(locked) => return Ok(Shelf::Open(Box::new(locked))),
+    fn lock(&self) -> std::result::Result<Place, String> {
+        let shelf = &self.accounts.shelf;
+        let error = match shelf.take(self.now().mono) {
+            Ok(turn) => return Ok(Place::File(turn)),
             Err(error) => error,
         };
         // While there is another way, the token is not put at risk. And a lock that another process holds is no reason to
         // go on without it: that process may be sending this very token.
-        let is_broken = error.io_kind().is_some() || file::load(path).is_err();
+        let is_broken = error.io_kind().is_some() || !shelf.is_readable();
         if self.is_usable() || !is_broken {
             return Err(error.to_string());
         }
-        Ok(Shelf::Shut(error))
+        Ok(Place::Memory(error))
     }
 
     /// Takes over a newer pair from the file or from `importFrom`. `Some` if that is all that was needed.
-    fn look_elsewhere(&self, shelf: &mut Shelf) -> std::result::Result<Option<End>, String> {
+    fn look_elsewhere(&self, place: &Place) -> std::result::Result<Option<End>, String> {
         let old = self.state(|state| state.tokens().refresh.clone());
         let mut changed = false;
-        if let Shelf::Open(locked) = shelf {
-            let read = locked.reread().and_then(|()| locked.config());
-            match read {
+        if let Place::File(turn) = place {
+            match turn.read() {
                 Ok(config) => {
                     let tokens = self.tokens_in(&config)?;
                     changed = self.state(|state| state.merge_file(&tokens));
@@ -204,8 +203,8 @@ impl Work<'_> {
         }
         if let Some(tokens) = self.accounts.newer_import(self.account) {
             changed |= self.state(|state| state.take_import(tokens.clone()));
-            if let Shelf::Open(locked) = shelf
-                && store(locked, &self.account.profile().identity(), &tokens).is_ok()
+            if let Place::File(turn) = place
+                && store(turn, &self.account.profile().identity(), &tokens).is_ok()
             {
                 self.state(|state| state.saved(&tokens));
             }
@@ -235,18 +234,18 @@ impl Work<'_> {
         }
     }
 
-    fn succeeded(&self, shelf: &mut Shelf, sent: Secret, tokens: Tokens) -> End {
-        let stored = match shelf {
-            Shelf::Open(locked) => store(locked, &self.account.profile().identity(), &tokens),
-            Shelf::Shut(error) => Err(error.clone()),
+    fn succeeded(&self, place: &Place, sent: Secret, tokens: Tokens) -> End {
+        let stored = match place {
+            Place::File(turn) => store(turn, &self.account.profile().identity(), &tokens),
+            Place::Memory(error) => Err(error.clone()),
         };
         let now = self.now();
-        let place = if stored.is_ok() {
+        let kept = if stored.is_ok() {
             Stored::OnDisk
         } else {
             Stored::InMemory
         };
-        self.state(|state| state.renewed(&sent, tokens.clone(), place, now));
+        self.state(|state| state.renewed(&sent, tokens.clone(), kept, now));
         End {
             result: match stored {
                 Ok(()) => RefreshResult::Rotated,
@@ -307,24 +306,30 @@ impl Account {
 }
 
 impl Accounts {
-    /// Reads the sources of `importFrom` (SPEC T3): at start and on every sync. Returns the accounts that have other tokens
-    /// now; [`Accounts::store_unsaved`] writes them.
-    pub(crate) fn take_imports(&self) -> Vec<crate::scheduler::AccountId> {
-        let taken = |account: &Arc<Account>| {
+    /// Brings memory, file and the sources of `importFrom` (SPEC T3) together: at start and on every sync. What still
+    /// cannot be written is said once.
+    pub(crate) fn sync_tokens(&self) {
+        for account in self.all() {
             let is_flying = account.held().flight.is_some();
-            let tokens = (!is_flying).then(|| self.newer_import(account)).flatten();
-            tokens.is_some_and(|tokens| account.with_tokens(|state| state.take_import(tokens)))
-        };
-        self.all()
-            .iter()
-            .filter(|account| taken(account))
-            .map(|account| account.id)
-            .collect()
+            let tokens = (!is_flying).then(|| self.newer_import(&account)).flatten();
+            if tokens.is_some_and(|tokens| account.with_tokens(|state| state.take_import(tokens))) {
+                (self.around.renewed)(account.id);
+            }
+        }
+        let trouble = self.store_unsaved().err().map(|error| error.to_string());
+        let mut said = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if *said != trouble {
+            if let Some(trouble) = &trouble {
+                let text =
+                    format!("new tokens are in memory only, a restart would lose them: {trouble}");
+                self.around.events.warning((self.around.now)().wall, text);
+            }
+            *said = trouble;
+        }
     }
 
     /// Writes the pairs that are in memory only, because the disk was full or the file was broken when they came.
-    /// An error says what still cannot be written.
-    pub(crate) fn store_unsaved(&self) -> Result<()> {
+    fn store_unsaved(&self) -> Result<()> {
         let is_due = |account: &Arc<Account>| {
             let held = account.held();
             held.flight.is_none()
@@ -334,16 +339,15 @@ impl Accounts {
         if due.is_empty() {
             return Ok(());
         }
-        let mut locked = file::lock(&self.around.config)?;
-        let config = locked.config()?;
+        let turn = self.shelf.take((self.around.now)().mono)?;
+        let config = turn.read()?;
         for account in due {
             let profile = account.profile();
-            let Some(Credential::Oauth(on_file)) = config
+            let mine = config
                 .accounts
                 .iter()
-                .find(|entry| entry.identity().is_same(&profile.identity()))
-                .map(|entry| &entry.credential)
-            else {
+                .find(|entry| entry.identity().is_same(&profile.identity()));
+            let Some(Credential::Oauth(on_file)) = mine.map(|entry| &entry.credential) else {
                 continue;
             };
             let unsaved = account.with_tokens(|state| {
@@ -351,7 +355,7 @@ impl Accounts {
                 state.is_unsaved().then(|| state.tokens().clone())
             });
             if let Some(tokens) = unsaved {
-                store(&mut locked, &profile.identity(), &tokens)?;
+                store(&turn, &profile.identity(), &tokens)?;
                 account.with_tokens(|state| state.saved(&tokens));
             }
         }
@@ -370,8 +374,8 @@ impl Accounts {
 }
 
 /// Writes a pair into the account's entry, and nothing else.
-fn store(locked: &mut Locked, who: &Identity<'_>, tokens: &Tokens) -> Result<()> {
-    locked.commit(|document| {
+fn store(turn: &Turn, who: &Identity<'_>, tokens: &Tokens) -> Result<()> {
+    turn.commit(|document| {
         let entry = edit::account_of_mut(document, who);
         let entry =
             entry.ok_or_else(|| Error::operator("the account is not in the config any more"))?;

@@ -16,6 +16,7 @@ use super::super::http::{Http, HttpCall, HttpFailure, HttpReply};
 use super::super::sync::CredentialChange;
 use super::super::{Flight, Origin, Readiness, Ready, Surroundings, Unready};
 use super::*;
+use crate::config::file;
 use crate::config::scratch::Scratch;
 use crate::event::Events;
 use crate::scheduler::AccountId;
@@ -97,12 +98,12 @@ impl Endpoint {
         self.opened.notify_all();
     }
 
-    /// Returns once a call is there.
-    fn wait_for_a_call(&self) {
+    /// Returns once so many calls have come.
+    fn wait_for_calls(&self, count: usize) {
         let state = self.state.lock().unwrap();
         drop(
             self.opened
-                .wait_while(state, |state| state.calls == 0)
+                .wait_while(state, |state| state.calls < count)
                 .unwrap(),
         );
     }
@@ -742,6 +743,39 @@ fn two_processes_on_one_file_never_kill_each_others_tokens() {
 }
 
 #[test]
+fn the_accounts_of_one_process_are_refreshed_side_by_side() {
+    let mut many = document(-1);
+    for number in 2..8 {
+        many["accounts"].as_array_mut().unwrap().push(json!({
+            "name": format!("more-{number}"), "type": "oauth", "accessToken": format!("a-{number}"),
+            "refreshToken": format!("r-{number}"), "expiresAt": START_MS - 1,
+        }));
+    }
+    let world = World::with(&many);
+    (2..8).for_each(|number| world.endpoint.grant(&format!("r-{number}")));
+    let other = world.beside();
+    world.endpoint.close();
+    let ids = [0, 2, 3, 4, 5, 6, 7].map(|at| AccountId(ID.0 + at));
+    let flights = ids.map(|id| refreshing(world.accounts.credential(id)));
+    world.endpoint.wait_for_calls(ids.len());
+    let theirs = ids.map(|id| refreshing(other.accounts.credential(id)));
+    world.endpoint.open();
+    assert!(
+        flights
+            .iter()
+            .chain(&theirs)
+            .all(|flight| flight.wait(LONGEST))
+    );
+    for id in ids {
+        let values =
+            [&world, &other].map(|world| world.accounts.credential_blocking(id).unwrap().value);
+        assert_eq!(values[0], values[1]);
+    }
+    assert_eq!(world.endpoint.arrived().len(), ids.len());
+    assert_eq!(world.endpoint.reused(), 0);
+}
+
+#[test]
 fn a_401_in_two_processes_rotates_once() {
     let one = World::new(3600);
     let other = one.beside();
@@ -759,7 +793,7 @@ fn a_refused_refresh_reads_the_file_before_it_condemns() {
         .endpoint
         .will([Act::Say(400, r#"{"error":"invalid_grant"}"#)]);
     let flight = refreshing(world.accounts.credential(ID));
-    world.endpoint.wait_for_a_call();
+    world.endpoint.wait_for_calls(1);
     let mut rotated = document(7200);
     rotated["accounts"][0]["accessToken"] = "access-theirs".into();
     rotated["accounts"][0]["refreshToken"] = "refresh-theirs".into();
@@ -819,7 +853,8 @@ fn a_pair_that_could_not_be_written_serves_from_memory_and_is_written_later() {
         "{ broken",
         "a broken file is never replaced"
     );
-    assert!(world.accounts.store_unsaved().is_err());
+    world.accounts.sync_tokens();
+    assert!(world.accounts.trouble.lock().unwrap().is_some());
     std::fs::write(world.path(), whole).unwrap();
     world.sync();
     assert_eq!(
@@ -827,7 +862,7 @@ fn a_pair_that_could_not_be_written_serves_from_memory_and_is_written_later() {
         "access-1",
         "the old pair on file is behind"
     );
-    world.accounts.store_unsaved().unwrap();
+    world.accounts.sync_tokens();
     assert_eq!(world.pair_on_file(), pair(1));
 }
 
@@ -865,8 +900,7 @@ fn an_import_is_taken_while_it_is_newer_and_refreshed_when_it_is_not() {
     assert_eq!(world.outcome(), "access-cli", "T3 found by the refresh");
     assert_eq!(world.pair_on_file().1, "refresh-cli");
     source("access-cli2", "refresh-cli2", 9000);
-    assert_eq!(world.accounts.take_imports(), [ID], "T3 found by the sync");
-    world.accounts.store_unsaved().unwrap();
+    world.accounts.sync_tokens();
     assert_eq!(world.pair_on_file().1, "refresh-cli2");
     assert_eq!(world.outcome(), "access-cli2");
     assert!(world.endpoint.arrived().is_empty());
@@ -877,7 +911,8 @@ fn an_import_is_taken_while_it_is_newer_and_refreshed_when_it_is_not() {
         "access-1",
         "T3 the source has nothing newer"
     );
-    assert_eq!(world.accounts.take_imports(), []);
+    world.accounts.sync_tokens();
+    assert_eq!(world.outcome(), "access-1");
 }
 
 #[test]

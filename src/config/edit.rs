@@ -54,9 +54,9 @@ pub(crate) fn put_account(
         }
         return Put::Updated(name);
     }
-    let names = all_names(document);
+    let taken = names(document);
     let name = free_name(who.name, organisation, |name| {
-        names.iter().any(|taken| taken == name)
+        taken.iter().any(|taken| taken == name)
     });
     let mut entry = Map::new();
     entry.insert("name".to_owned(), Value::String(name.clone()));
@@ -102,7 +102,7 @@ pub(crate) fn remove_account(document: &mut Map<String, Value>, name: &str) -> b
 
 /// Gives the account `name` the name `new`. `false` if there is no such account or the new name is taken.
 pub(crate) fn rename_account(document: &mut Map<String, Value>, name: &str, new: &str) -> bool {
-    if name != new && all_names(document).iter().any(|taken| taken == new) {
+    if name != new && names(document).iter().any(|taken| taken == new) {
         return false;
     }
     let Some(entry) = account_mut(document, name) else {
@@ -111,6 +111,19 @@ pub(crate) fn rename_account(document: &mut Map<String, Value>, name: &str, new:
     entry.insert("name".to_owned(), Value::String(new.to_owned()));
     if preferred(document) == Some(name) {
         set_routing(document, Some(new));
+    }
+    true
+}
+
+/// Enables or disables the account with this name; one that is disabled is not preferred any more (SPEC S7). `false` if there
+/// is none.
+pub(crate) fn set_enabled(document: &mut Map<String, Value>, name: &str, enabled: bool) -> bool {
+    let Some(entry) = account_mut(document, name) else {
+        return false;
+    };
+    entry.insert("enabled".to_owned(), Value::Bool(enabled));
+    if !enabled && preferred(document) == Some(name) {
+        set_routing(document, None);
     }
     true
 }
@@ -146,6 +159,22 @@ pub(super) fn store_names(document: &mut Map<String, Value>) {
 fn read(document: &Map<String, Value>) -> Vec<Placed> {
     let findings = RefCell::new(Findings::default());
     Section::root(document, &findings).read(accounts::read)
+}
+
+/// The names of all accounts: the usable ones as they are shown, the others as they are in the file.
+pub(crate) fn names(document: &Map<String, Value>) -> Vec<String> {
+    let usable = read(document);
+    let mut names: Vec<String> = usable
+        .iter()
+        .map(|placed| placed.entry.name.clone())
+        .collect();
+    for index in 0..entries(document).len() {
+        let name = raw_name(document, index);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
 }
 
 fn entries(document: &Map<String, Value>) -> &[Value] {
@@ -219,13 +248,8 @@ fn index_of_same(document: &Map<String, Value>, who: &Identity<'_>) -> Option<us
     })
 }
 
-fn all_names(document: &Map<String, Value>) -> Vec<String> {
-    let raw = (0..entries(document).len()).map(|index| raw_name(document, index));
-    raw.chain(read(document).into_iter().map(|placed| placed.entry.name))
-        .collect()
-}
-
-fn preferred(document: &Map<String, Value>) -> Option<&str> {
+/// `routing.preferredAccount`.
+pub(crate) fn preferred(document: &Map<String, Value>) -> Option<&str> {
     document.get("routing")?.get("preferredAccount")?.as_str()
 }
 

@@ -1,6 +1,7 @@
 //! Which upstream is reached through which proxy (SPEC A2 `upstreamProxy`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
 //!
-//! A proxy of the environment never stands before a loopback upstream; a configured one stands before every upstream. The proxy is asked with CONNECT, so it never sees a request.
+//! A proxy of the environment never stands before a loopback upstream; a configured one stands before every upstream.
+//! The proxy is asked with CONNECT, so it never sees a request.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -264,25 +264,10 @@ impl Reader {
     }
 
     fn key(&mut self) {
-        let key = match unescape(&self.word).as_str() {
-            "cache_creation_input_tokens" => Key::CacheCreationInputTokens,
-            "cache_read_input_tokens" => Key::CacheReadInputTokens,
-            "content" => Key::Content,
-            "content_block" => Key::ContentBlock,
-            "data" => Key::Data,
-            "delta" => Key::Delta,
-            "details" => Key::Details,
-            "error" => Key::Error,
-            "error_code" => Key::ErrorCode,
-            "id" => Key::Id,
-            "input_tokens" => Key::InputTokens,
-            "message" => Key::Message,
-            "output_tokens" => Key::OutputTokens,
-            "signature" => Key::Signature,
-            "thread" => Key::Thread,
-            "type" => Key::Type,
-            "usage" => Key::Usage,
-            _ => Key::Other,
+        let key = if self.word.contains(&b'\\') {
+            Key::of(unescape(&self.word).as_bytes())
+        } else {
+            Key::of(&self.word)
         };
         self.wants_key = false;
         if let Some(level) = self
@@ -330,6 +315,31 @@ impl Reader {
                 document.signed_thinking |= self.block.is_signed();
             }
             _ => {}
+        }
+    }
+}
+
+impl Key {
+    fn of(name: &[u8]) -> Key {
+        match name {
+            b"cache_creation_input_tokens" => Key::CacheCreationInputTokens,
+            b"cache_read_input_tokens" => Key::CacheReadInputTokens,
+            b"content" => Key::Content,
+            b"content_block" => Key::ContentBlock,
+            b"data" => Key::Data,
+            b"delta" => Key::Delta,
+            b"details" => Key::Details,
+            b"error" => Key::Error,
+            b"error_code" => Key::ErrorCode,
+            b"id" => Key::Id,
+            b"input_tokens" => Key::InputTokens,
+            b"message" => Key::Message,
+            b"output_tokens" => Key::OutputTokens,
+            b"signature" => Key::Signature,
+            b"thread" => Key::Thread,
+            b"type" => Key::Type,
+            b"usage" => Key::Usage,
+            _ => Key::Other,
         }
     }
 }

@@ -278,7 +278,7 @@ fn content_length(value: &[u8]) -> Result<Framing, DoorRefusal> {
         // Digits alone fail to parse only when there are too many of them.
         _ => Err(refused(
             413,
-            "the request body is larger than 256 MiB, the limit of this proxy",
+            "the request body is larger than 256 MiB, the limit of maxpool",
         )),
     }
 }
@@ -392,6 +392,7 @@ const NEEDS_KEY: &str = "the proxy key is missing or wrong: send proxy.apiKey of
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::random::Random;
 
     const KEY: &str = "mp-key";
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -722,5 +723,72 @@ mod tests {
             empty.is_err_and(|refusal| !refusal.close),
             "P2 nothing unread"
         );
+    }
+
+    #[test]
+    fn garbage_does_no_harm() {
+        let mut random = Random::new(51);
+        let mut entered = 0;
+        for _ in 0..20_000 {
+            let pieces = [
+                "/", "v1", "maxpool", "..", "%2e", "%5c", "%00", "?", "messages", "%", ";", "a",
+                "\u{e4}", " ", "http:", "*",
+            ];
+            let target: String = (0..random.below(8)).map(|_| random.word(&pieces)).collect();
+            let names = [
+                "host",
+                "content-length",
+                "transfer-encoding",
+                "expect",
+                "origin",
+                "x-api-key",
+                "connection",
+                "a b",
+                "",
+            ];
+            let values = [
+                "localhost",
+                "5",
+                "chunked",
+                "100-continue",
+                "[::1]:",
+                "[",
+                "mp-key",
+                "",
+                "http://",
+            ];
+            let mut headers = Headers(vec![("host".into(), b"127.0.0.1".to_vec())]);
+            for _ in 0..random.below(4) {
+                let value = if random.chance(20) {
+                    random.bytes(12)
+                } else {
+                    random.word(&values).into()
+                };
+                headers.push(random.word(&names), value);
+            }
+            let method = random.word(&["GET", "POST", "TRACE", "g(t"]);
+            let head = Head {
+                method,
+                target: &format!("/{target}"),
+                version: (1, 1),
+                headers: &headers,
+            };
+            let Ok(entry) = OPEN.check(&head, HERE) else {
+                continue;
+            };
+            entered += 1;
+            let path = paths::decode(paths::split(head.target).0);
+            assert!(
+                !path.split('/').any(|segment| matches!(segment, "." | ".."))
+                    && !path.contains('\\'),
+                "P2 {target}"
+            );
+            let is_ours = path.split('/').find(|segment| !segment.is_empty()) == Some("maxpool");
+            assert!(
+                !is_ours || matches!(entry.route, Route::Local(_)),
+                "P1 never forwarded: {target}"
+            );
+        }
+        assert!(entered > 1_000, "some of it is let in");
     }
 }

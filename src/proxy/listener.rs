@@ -22,7 +22,7 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use tiny_http::{Request, Server};
 
-use super::sockets::{Acquaintance, ClientSocket, Sockets};
+use super::sockets::{Acquaintance, Begun, ClientSocket, Sockets};
 use crate::clock;
 
 /// Connections that the kernel holds until they are accepted.
@@ -90,7 +90,7 @@ pub(crate) struct Inbound {
     request: Request,
     peer: SocketAddr,
     socket: Option<Arc<ClientSocket>>,
-    sockets: Arc<Sockets>,
+    sockets: Arc<Sockets<Request>>,
 }
 
 /// Why a body could not be read.
@@ -107,7 +107,7 @@ pub(crate) struct Outbound {
     writer: Option<Box<dyn Write + Send>>,
     peer: SocketAddr,
     socket: Option<Arc<ClientSocket>>,
-    sockets: Arc<Sockets>,
+    sockets: Arc<Sockets<Request>>,
     keep: bool,
 }
 
@@ -297,7 +297,7 @@ type Handler = dyn Fn(Inbound) + Send + Sync;
 
 struct Shared {
     handler: Box<Handler>,
-    sockets: Arc<Sockets>,
+    sockets: Arc<Sockets<Request>>,
     address: SocketAddr,
     /// Ends the keeper.
     stop: Mutex<bool>,
@@ -490,26 +490,50 @@ fn work(shared: &Arc<Shared>, generation: &Arc<Generation>) {
     shared.workers.fetch_sub(1, Ordering::AcqRel);
 }
 
+/// Serves a request, and those of its connection that came meanwhile.
 fn serve(shared: &Arc<Shared>, request: Request) {
     let Some(peer) = request.remote_addr().copied() else {
         return;
     };
+    let mut begun = Some(shared.sockets.begin(peer, request));
+    while let Some(next) = begun {
+        match next {
+            Begun::Serve(request, socket, acquaintance) => {
+                if acquaintance == Acquaintance::New {
+                    meet(shared);
+                }
+                handle(
+                    shared,
+                    Inbound {
+                        request,
+                        peer,
+                        socket,
+                        sockets: Arc::clone(&shared.sockets),
+                    },
+                );
+            }
+            Begun::Waits => return,
+            // Without a word: its connection is closed.
+            Begun::Ended(request) => drop(request.into_writer()),
+        }
+        begun = shared.sockets.next(peer);
+    }
+}
+
+fn handle(shared: &Shared, inbound: Inbound) {
     shared.busy.fetch_add(1, Ordering::AcqRel);
-    let (socket, acquaintance) = shared.sockets.begin(peer);
-    if acquaintance == Acquaintance::New && !shared.new_peers.swap(true, Ordering::AcqRel) {
+    // A bug in one request must not take a worker, or with it the count of them.
+    let _ = panic::catch_unwind(panic::AssertUnwindSafe(|| (shared.handler)(inbound)));
+    shared.busy.fetch_sub(1, Ordering::AcqRel);
+}
+
+/// Tells the keeper of a new peer: where one connection is served, others of the same burst may wait.
+fn meet(shared: &Shared) {
+    if !shared.new_peers.swap(true, Ordering::AcqRel) {
         // Under the keeper's lock, so that it cannot fall asleep between its look and our call.
         let _awake = shared.stop.lock().unwrap_or_else(PoisonError::into_inner);
         shared.wake.notify_all();
     }
-    let inbound = Inbound {
-        request,
-        peer,
-        socket,
-        sockets: Arc::clone(&shared.sockets),
-    };
-    // A bug in one request must not take a worker, or with it the count of them.
-    let _ = panic::catch_unwind(panic::AssertUnwindSafe(|| (shared.handler)(inbound)));
-    shared.busy.fetch_sub(1, Ordering::AcqRel);
 }
 
 /// The thread that keeps the library going.

@@ -408,6 +408,8 @@ mod tests {
             "S9"
         );
         assert_eq!(look(&json!({"messages": []})).first_message, None, "S9");
+        let twice = peek(br#"{"messages":[{"content":"hello"}],"messages":[]}"#);
+        assert_eq!(twice.first_message, None, "S9 the last key counts");
         let longer = json!({"messages": [{"content": "hello", "role": "user"}, {"role": "assistant", "content": "x"}]});
         assert_eq!(
             look(&longer).first_message,

@@ -12,7 +12,7 @@
 //!              ended      reading side closed      ended
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
@@ -38,6 +39,8 @@ const IDLE_LIMIT: Duration = Duration::from_secs(75);
 const LINGER_LIMIT: Duration = Duration::from_secs(2);
 /// Quiet this long after our answer: the client has read it or never will.
 const LINGER_QUIET: Duration = Duration::from_millis(300);
+/// Requests of one connection that may wait for the one before them.
+const WAITING_MAX: usize = 64;
 /// Duplicates of idle connections that are kept for their next request.
 const KEPT_MAX: usize = 512;
 
@@ -127,10 +130,44 @@ enum State {
     Ended(Mono),
 }
 
-struct Peer {
-    number: RawFd,
+struct Peer<R> {
+    /// Where it was seen last in the table of descriptors.
+    number: Option<RawFd>,
     state: State,
     kept: Option<Arc<ClientSocket>>,
+    /// Requests that came before the last one was answered.
+    waiting: VecDeque<R>,
+}
+
+impl<R> Peer<R> {
+    fn unknown() -> Peer<R> {
+        Peer {
+            number: None,
+            state: State::Fresh(clock::now().mono),
+            kept: None,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    fn known_socket(&self, ourselves: &OwnedFd, peer: SocketAddr) -> Option<Arc<ClientSocket>> {
+        if let Some(kept) = &self.kept
+            && !kept.has_left()
+        {
+            return Some(Arc::clone(kept));
+        }
+        let fd = duplicate_of(ourselves, self.number?, peer)?;
+        Some(Arc::new(ClientSocket::new(fd)))
+    }
+}
+
+/// What becomes of a request that the library hands over.
+pub(crate) enum Begun<R> {
+    /// It is to be served.
+    Serve(R, Option<Arc<ClientSocket>>, Acquaintance),
+    /// It waits until the one before it has been answered.
+    Waits,
+    /// Its connection has ended: nothing that comes out of it may be served.
+    Ended(R),
 }
 
 /// What a look at all sockets did.
@@ -149,20 +186,18 @@ pub(crate) enum Acquaintance {
     New,
     /// A later one.
     Known,
-    /// We have ended the connection: nothing that comes out of it may be served.
-    Ended,
 }
 
 /// All connections of clients to one port.
-pub(crate) struct Sockets {
+pub(crate) struct Sockets<R> {
     ourselves: Option<OwnedFd>,
     port: u16,
-    peers: Mutex<HashMap<SocketAddr, Peer>>,
+    peers: Mutex<HashMap<SocketAddr, Peer<R>>>,
 }
 
-impl Sockets {
+impl<R> Sockets<R> {
     /// A table for the clients of `port`.
-    pub(crate) fn new(port: u16) -> Sockets {
+    pub(crate) fn new(port: u16) -> Sockets<R> {
         Sockets {
             ourselves: open_ourselves(),
             port,
@@ -175,47 +210,78 @@ impl Sockets {
         self.ourselves.is_some()
     }
 
-    /// A request of `peer` begins: its socket, where it can be looked at, and whether its connection is new here.
-    pub(crate) fn begin(&self, peer: SocketAddr) -> (Option<Arc<ClientSocket>>, Acquaintance) {
+    /// A request of `peer` begins, unless an earlier one of its connection is still being served: then it waits for
+    /// [`Sockets::next`], so that nothing is served that comes behind a request which ends its connection.
+    pub(crate) fn begin(&self, peer: SocketAddr, request: R) -> Begun<R> {
         let Some(ourselves) = self.ourselves.as_ref() else {
-            return (None, Acquaintance::New);
+            return Begun::Serve(request, None, Acquaintance::New);
         };
         {
             let mut peers = self.lock();
-            if let Some(entry) = peers.get_mut(&peer) {
-                if let Some(kept) = &entry.kept
-                    && !matches!(entry.state, State::Ended(_))
-                    && !kept.has_left()
-                {
-                    entry.state = State::Busy;
-                    return (Some(Arc::clone(kept)), Acquaintance::Known);
+            let entry = peers.entry(peer).or_insert_with(Peer::unknown);
+            if entry.state == State::Busy || !entry.waiting.is_empty() {
+                if entry.waiting.len() >= WAITING_MAX {
+                    return Begun::Ended(request);
                 }
-                if let Some(fd) = duplicate_of(ourselves, entry.number, peer) {
-                    let socket = Arc::new(ClientSocket::new(fd));
-                    if matches!(entry.state, State::Ended(_)) && socket.has_left() {
-                        // What the library had read already of a connection that we have ended.
-                        return (Some(socket), Acquaintance::Ended);
-                    }
-                    entry.state = State::Busy;
-                    entry.kept = Some(Arc::clone(&socket));
-                    return (Some(socket), Acquaintance::Known);
+                entry.waiting.push_back(request);
+                return Begun::Waits;
+            }
+            let known = match entry.state {
+                State::Ended(_) => None,
+                State::Fresh(_) | State::Busy | State::Idle(_) => {
+                    entry.known_socket(ourselves, peer)
                 }
+            };
+            entry.state = State::Busy;
+            if let Some(socket) = known {
+                entry.kept = Some(Arc::clone(&socket));
+                return Begun::Serve(request, Some(socket), Acquaintance::Known);
             }
         }
-        let Some((number, fd)) = self.find(ourselves, peer) else {
-            return (None, Acquaintance::New);
-        };
-        let socket = Arc::new(ClientSocket::new(fd));
+        let found = self.find(ourselves, peer);
         let mut peers = self.lock();
-        peers.insert(
-            peer,
-            Peer {
-                number,
-                state: State::Busy,
-                kept: Some(Arc::clone(&socket)),
-            },
-        );
-        (Some(socket), Acquaintance::New)
+        let entry = peers.entry(peer).or_insert_with(Peer::unknown);
+        match found {
+            Found::Socket(number, fd) => {
+                let socket = Arc::new(ClientSocket::new(fd));
+                entry.number = Some(number);
+                entry.kept = Some(Arc::clone(&socket));
+                Begun::Serve(request, Some(socket), Acquaintance::New)
+            }
+            // Reset by the client, or ended by us after the library had read on.
+            Found::Nothing => {
+                entry.state = State::Ended(clock::now().mono);
+                Begun::Ended(request)
+            }
+            Found::Unknown => Begun::Serve(request, None, Acquaintance::New),
+        }
+    }
+
+    /// The next request of a connection whose last one has been served.
+    pub(crate) fn next(&self, peer: SocketAddr) -> Option<Begun<R>> {
+        let mut peers = self.lock();
+        let entry = peers.get_mut(&peer)?;
+        match entry.state {
+            State::Ended(_) => {
+                let request = entry.waiting.pop_front()?;
+                Some(Begun::Ended(request))
+            }
+            State::Fresh(_) | State::Busy | State::Idle(_) => {
+                let Some(request) = entry.waiting.pop_front() else {
+                    // A worker that ended without an answer must not leave its connection busy for ever.
+                    if entry.state == State::Busy {
+                        entry.state = State::Idle(clock::now().mono);
+                    }
+                    return None;
+                };
+                entry.state = State::Busy;
+                Some(Begun::Serve(
+                    request,
+                    entry.kept.clone(),
+                    Acquaintance::Known,
+                ))
+            }
+        }
     }
 
     /// The request of `peer` has been answered; its connection waits for another.
@@ -245,7 +311,8 @@ impl Sockets {
         };
         for (peer, entry) in self.lock().iter() {
             if entry.state != State::Busy
-                && let Some(fd) = duplicate_of(ourselves, entry.number, *peer)
+                && let Some(number) = entry.number
+                && let Some(fd) = duplicate_of(ourselves, number, *peer)
             {
                 ClientSocket::new(fd).shut();
             }
@@ -282,12 +349,8 @@ impl Sockets {
             let mut peers = self.lock();
             peers.retain(|peer, entry| seen.contains_key(peer) || entry.state == State::Busy);
             for (peer, (number, fd)) in seen {
-                let entry = peers.entry(peer).or_insert(Peer {
-                    number,
-                    state: State::Fresh(now),
-                    kept: None,
-                });
-                entry.number = number;
+                let entry = peers.entry(peer).or_insert_with(Peer::unknown);
+                entry.number = Some(number);
                 match entry.state {
                     State::Fresh(since) if now.since(since) >= HEAD_LIMIT => {
                         entry.state = State::Ended(now);
@@ -315,18 +378,28 @@ impl Sockets {
         swept
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Peer>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Peer<R>>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn find(&self, ourselves: &OwnedFd, peer: SocketAddr) -> Option<(RawFd, OwnedFd)> {
-        let known: Vec<RawFd> = self.lock().values().map(|entry| entry.number).collect();
+    fn find(&self, ourselves: &OwnedFd, peer: SocketAddr) -> Found {
+        let known: Vec<RawFd> = self.lock().values().filter_map(|entry| entry.number).collect();
         let mut numbers = own_numbers();
         // New connections have new numbers: look there first.
         numbers.sort_by_key(|number| known.contains(number));
-        numbers
-            .into_iter()
-            .find_map(|number| duplicate_of(ourselves, number, peer).map(|fd| (number, fd)))
+        let mut exhausted = numbers.is_empty();
+        for number in numbers {
+            match pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty()) {
+                Ok(fd) if is_peer(&fd, peer) => return Found::Socket(number, fd),
+                Err(Errno::MFILE | Errno::NFILE) => exhausted = true,
+                Ok(_) | Err(_) => {}
+            }
+        }
+        if exhausted {
+            Found::Unknown
+        } else {
+            Found::Nothing
+        }
     }
 
     /// Every connection of a client: number, peer, duplicate.
@@ -353,7 +426,7 @@ impl ClientSocket {
 }
 
 /// A body that has stalled ends for its reader as if the client had closed; the reader can still answer.
-fn end_stalled_body(entry: &Peer, now: Mono) {
+fn end_stalled_body<R>(entry: &Peer<R>, now: Mono) {
     let Some(socket) = &entry.kept else { return };
     let since = socket.body_progress.load(Ordering::Relaxed);
     if since != 0 && now.since(Mono(since)) >= BODY_STALL_LIMIT {
@@ -404,7 +477,22 @@ fn own_numbers() -> Vec<RawFd> {
 
 /// A duplicate of `number` if it is the socket of `peer`.
 fn duplicate_of(ourselves: &OwnedFd, number: RawFd, peer: SocketAddr) -> Option<OwnedFd> {
-    let fd = pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty()).ok()?;
-    let found = SocketAddr::try_from(rustix::net::getpeername(&fd).ok()??).ok()?;
-    (found == peer).then_some(fd)
+    pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty())
+        .ok()
+        .filter(|fd| is_peer(fd, peer))
+}
+
+fn is_peer(fd: &OwnedFd, peer: SocketAddr) -> bool {
+    let found = rustix::net::getpeername(fd).ok().flatten();
+    found.and_then(|found| SocketAddr::try_from(found).ok()) == Some(peer)
+}
+
+/// What a look for one peer's socket found.
+enum Found {
+    /// Its number and a duplicate.
+    Socket(RawFd, OwnedFd),
+    /// It is not connected any more.
+    Nothing,
+    /// No descriptor was left to look with.
+    Unknown,
 }

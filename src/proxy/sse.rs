@@ -294,23 +294,29 @@ impl Scanner {
         } else {
             Document::default()
         };
-        let name = String::from_utf8_lossy(&self.name).into_owned();
-        self.name.clear();
+        let name = std::mem::take(&mut self.name);
         self.has_fields = false;
         if !std::mem::take(&mut self.has_data) {
             return;
         }
-        let kind = data.kind.clone().unwrap_or_default();
-        let is_error = name == "error" || kind == "error";
+        let kind = data.kind.as_deref().unwrap_or_default();
+        let is_error = name == b"error" || kind == "error";
         let error = is_error.then(|| data.error.clone().unwrap_or_default());
         self.facts.events += 1;
         self.facts.stopped |= kind == "message_stop";
-        self.facts.error = error.clone().or(self.facts.error.take());
-        self.facts.add(data);
         if self.first.is_none() {
-            let name = if name.is_empty() { kind } else { name };
-            self.first = Some(FirstEvent { name, error });
+            let name = if name.is_empty() {
+                kind.to_owned()
+            } else {
+                String::from_utf8_lossy(&name).into_owned()
+            };
+            self.first = Some(FirstEvent {
+                name,
+                error: error.clone(),
+            });
         }
+        self.facts.error = error.or(self.facts.error.take());
+        self.facts.add(data);
     }
 
     /// What follows a byte order mark, which itself says nothing.
@@ -581,7 +587,7 @@ mod tests {
                 assert!(!scan(Form::Json, &[head]).facts().stopped, "cut at {at}");
             }
         }
-        let two = json!({"content": [{"type": "thinking"}, {"type": "text", "signature": "s"}]})
+        let two = json!({"content": [{"type": "thinking"}, {"signature": "s", "type": "text"}]})
             .to_string();
         assert!(
             !read(Form::Json, two.as_bytes()).signed_thinking,

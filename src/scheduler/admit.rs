@@ -363,7 +363,12 @@ impl Scheduler {
                 let tolerance = request
                     .tolerance
                     .map_or(Mono::MAX, |tolerance| request.arrived + tolerance);
-                Step::Stay(cause, look_at.min(tolerance))
+                let release = outlooks.iter().filter_map(Outlook::end).min();
+                Step::Stay {
+                    cause,
+                    look_at: look_at.min(tolerance),
+                    release,
+                }
             }
             Verdict::Expired(limit) => Step::Expire(limit, self.refusal(now, &ask, None)),
             Verdict::Hopeless => Step::Refuse(self.refusal(now, &ask, None)),
@@ -374,10 +379,14 @@ impl Scheduler {
     fn take_step(&mut self, now: Now, place: Place, step: Step) -> Mono {
         match step {
             Step::Gone => {}
-            Step::Stay(cause, look_at) => {
+            Step::Stay {
+                cause,
+                look_at,
+                release,
+            } => {
                 if let Some(waiter) = self.queue.get_mut(place) {
                     waiter.clock = tick(now.mono, waiter.clock, cause);
-                    waiter.look_at = look_at;
+                    waiter.release = release;
                 }
                 return look_at;
             }
@@ -422,7 +431,11 @@ impl Scheduler {
 #[derive(Debug)]
 enum Step {
     Gone,
-    Stay(WaitCause, Mono),
+    Stay {
+        cause: WaitCause,
+        look_at: Mono,
+        release: Option<Mono>,
+    },
     Grant(Choice, Duration),
     Expire(Limit, Refusal),
     Refuse(Refusal),

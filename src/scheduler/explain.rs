@@ -154,10 +154,11 @@ impl Scheduler {
             .filter_map(|account| self.standing(now, account, ask))
             .collect();
         let outlooks = self.outlooks(now, ask);
+        // One that only waits for others to end may be back at any moment: no time is honest then.
         let soonest = outlooks
             .iter()
             .filter(|outlook| !outlook.is_never())
-            .min_by_key(|outlook| (outlook.end().is_none(), outlook.end()));
+            .min_by_key(|outlook| outlook.end());
         let cause = soonest.map(Outlook::cause);
         let hopeless = || match () {
             () if matching.is_empty() => self.no_route(ask),
@@ -237,17 +238,7 @@ impl Scheduler {
             }
         }
         by_cause.sort_unstable();
-        let releases = self.queue.iter().flat_map(|waiter| {
-            let ask = self.ask(
-                now,
-                &waiter.request,
-                waiter.tried(now.mono),
-                waiter.next_pass,
-            );
-            self.outlooks(now, &ask)
-                .into_iter()
-                .filter_map(|outlook| outlook.end())
-        });
+        let release = self.queue.iter().filter_map(|waiter| waiter.release).min();
         QueueSnapshot {
             waiting: self.queue.len(),
             oldest: self
@@ -256,7 +247,7 @@ impl Scheduler {
                 .map(|waiter| now.mono.since(waiter.since.mono))
                 .max(),
             bytes: self.queue.bytes(),
-            next_release: releases.min().map(|end| end.since(now.mono)),
+            next_release: release.map(|at| at.since(now.mono)),
             by_cause,
         }
     }

@@ -31,8 +31,8 @@ pub(super) struct Waiter {
     pub(super) clock: WaitClock,
     /// The accounts of the pass that has ended stay left out until then.
     pub(super) next_pass: Mono,
-    /// The next moment at which its case may stand differently though nothing happened.
-    pub(super) look_at: Mono,
+    /// When an account is expected to come back for it.
+    pub(super) release: Option<Mono>,
 }
 
 /// A place kept for one who left because its client could not bear more.
@@ -119,7 +119,7 @@ impl Queue {
             since: now,
             clock,
             next_pass,
-            look_at: now.mono,
+            release: None,
         };
         self.waiters.insert(place, waiter);
         ticket

@@ -31,7 +31,6 @@ pub(super) struct Ask<'a> {
     pub(super) tried: &'a [AccountId],
     pub(super) tried_until: Mono,
     pub(super) last_failure: Option<WaitCause>,
-    /// One that cannot wait is not held back by ramps and pacing.
     pub(super) patience: Patience,
     pub(super) binding: Option<Binding>,
 }
@@ -336,7 +335,8 @@ impl Scheduler {
         {
             return;
         }
-        let can_wait = ask.patience == Patience::CanWait;
+        // One that cannot wait is not made to wait by a ramp, unless it would pass those who do.
+        let can_wait = ask.patience == Patience::CanWait || !self.queue.is_empty();
         match account.ramp.room(now.mono) {
             Room::From(at) if can_wait => {
                 if !visit(Obstacle::Ramp(at)) {

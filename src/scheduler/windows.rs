@@ -253,12 +253,14 @@ pub(super) struct Rejected {
 /// S2: the windows that the claim or the per-window status names, else those at their limit, else an unnamed one.
 pub(super) fn rejected(now: Now, report: &QuotaReport, known: &Windows) -> Vec<Rejected> {
     let reading = |kind: &WindowKind| report.windows.iter().find(|reading| reading.kind == *kind);
+    let ahead = |reset: &Wall| *reset > now.wall;
+    let claimed = |kind: &WindowKind| report.reset.filter(|_| report.claim.as_ref() == Some(kind));
     let reset_of = |kind: &WindowKind| {
-        reading(kind)
+        let own = reading(kind)
             .and_then(|reading| reading.reset)
-            .or_else(|| report.reset.filter(|_| report.claim.as_ref() == Some(kind)))
-            .or_else(|| known.get(now.wall, kind).and_then(|window| window.reset))
-            .filter(|reset| *reset > now.wall)
+            .filter(ahead);
+        let known = || known.get(now.wall, kind).and_then(|window| window.reset);
+        own.or_else(|| claimed(kind).filter(ahead)).or_else(known)
     };
     let full = |reading: &&WindowReading| {
         used_share(reading.utilisation, reading.limit, reading.remaining)
@@ -294,7 +296,7 @@ pub(super) fn rejected(now: Now, report: &QuotaReport, known: &Windows) -> Vec<R
     kinds.sort();
     kinds.dedup();
     if kinds.is_empty() {
-        let reset = report.reset.filter(|reset| *reset > now.wall);
+        let reset = report.reset.filter(ahead);
         return vec![Rejected {
             window: None,
             reset,

@@ -2,5 +2,10 @@
 
 #![allow(clippy::panic, reason = "a test fails by panicking")]
 
+mod model;
+mod rng;
 mod rules;
+mod seeds;
+mod subject;
 mod table;
+mod world;

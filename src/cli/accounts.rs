@@ -1,0 +1,314 @@
+//! `accounts`: who is in the config and how their tokens stand. Changes nothing, not even a token that has run out.
+
+use std::thread;
+
+use serde_json::{Value, json};
+
+use super::Context;
+use super::out::Paint;
+use super::table::table;
+use super::web;
+use crate::account::http::Http;
+use crate::account::oauth::{self, Endpoints};
+use crate::clock::{self, human};
+use crate::config::{AccountEntry, Config, Credential, OauthTokens, Secret};
+use crate::error::Result;
+use crate::report::text;
+use crate::scheduler::time::Wall;
+
+/// Profiles read at once: enough to be quick, few enough not to be taken for a flood.
+const AT_ONCE: usize = 4;
+
+/// `accounts`.
+pub(super) fn list(context: &mut Context<'_>, verbose: bool, as_json: bool) -> Result<()> {
+    let config = context.config()?;
+    for notice in &config.notices {
+        context.out.remark(&format!("maxpool: {notice}"));
+    }
+    if config.accounts.is_empty() && !as_json {
+        context.out.line("no accounts");
+        return Ok(());
+    }
+    let now = clock::wall();
+    let tiers = tiers(context, &config, now);
+    if as_json {
+        let accounts = config
+            .accounts
+            .iter()
+            .zip(&tiers)
+            .map(|(account, tier)| json_of(account, tier.as_deref(), now));
+        let accounts = Value::Array(accounts.collect());
+        context
+            .out
+            .line(&format!("{:#}", json!({ "accounts": accounts })));
+        return Ok(());
+    }
+    let mut heading = vec!["NAME", "TYPE", "TIER", "TOKEN", "PRIORITY"];
+    if verbose {
+        heading.push("EXPIRES");
+    }
+    let rows: Vec<Vec<String>> = config
+        .accounts
+        .iter()
+        .zip(&tiers)
+        .map(|(account, tier)| row(account, tier.as_deref(), now, verbose))
+        .collect();
+    let lines = table(&heading, &rows);
+    let head = context.out.paint(Paint::Strong, &lines[0]);
+    context.out.line(&head);
+    for line in &lines[1..] {
+        context.out.line(line);
+    }
+    Ok(())
+}
+
+fn row(account: &AccountEntry, tier: Option<&str>, now: Wall, verbose: bool) -> Vec<String> {
+    let mut name = text::name(&account.name);
+    if !account.enabled {
+        name.push_str(" (disabled)");
+    }
+    let token = Token::of(account, now);
+    let mut row = vec![
+        name,
+        type_of(account).to_owned(),
+        tier.unwrap_or("-").to_owned(),
+        token.word().to_owned(),
+        account.priority.to_string(),
+    ];
+    if verbose {
+        row.push(expires(account, now));
+    }
+    row
+}
+
+/// `expires in 3h 12m`, or how long ago.
+fn expires(account: &AccountEntry, now: Wall) -> String {
+    let Credential::Oauth(OauthTokens {
+        expires_at: Some(at),
+        ..
+    }) = &account.credential
+    else {
+        return "-".to_owned();
+    };
+    if *at > now {
+        format!("expires in {}", human(now.until(*at)))
+    } else {
+        format!("expired {} ago", human(at.until(now)))
+    }
+}
+
+fn json_of(account: &AccountEntry, tier: Option<&str>, now: Wall) -> Value {
+    let tokens = match &account.credential {
+        Credential::Oauth(tokens) => Some(tokens),
+        Credential::ApiKey(_) | Credential::Provider(_) => None,
+    };
+    json!({
+        "name": account.name,
+        "type": type_of(account),
+        "provider": account.provider,
+        "enabled": account.enabled,
+        "priority": account.priority,
+        "profiles": account.profiles,
+        "tier": tier,
+        "token": {
+            "state": Token::of(account, now).word(),
+            "expiresAt": tokens.and_then(|tokens| tokens.expires_at).map(clock::iso),
+            "renewable": tokens.is_some_and(|tokens| tokens.refresh.is_some()),
+        },
+        "accountUuid": account.account_uuid,
+        "orgUuid": account.org_uuid,
+        "upstream": account.upstream.as_ref().map(|upstream| upstream.as_str()),
+        "source": account.source,
+    })
+}
+
+fn type_of(account: &AccountEntry) -> &'static str {
+    match account.credential {
+        Credential::Oauth(_) => "oauth",
+        Credential::ApiKey(_) => "apikey",
+        Credential::Provider(_) => "provider",
+    }
+}
+
+/// How a credential stands, as far as the config tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Token {
+    /// A key: there is nothing to run out.
+    Key,
+    /// Not expired, or without a time.
+    Valid,
+    /// Expired, and the next use renews it.
+    Renewable,
+    /// Expired, and nothing renews it.
+    Expired,
+    /// Read from another program's file when the server starts.
+    Imported,
+}
+
+impl Token {
+    /// How it stands at `now`.
+    pub(super) fn of(account: &AccountEntry, now: Wall) -> Token {
+        let tokens = match &account.credential {
+            Credential::ApiKey(_) | Credential::Provider(_) => return Token::Key,
+            Credential::Oauth(tokens) => tokens,
+        };
+        let is_current = tokens.access.is_some() && tokens.expires_at.is_none_or(|at| at > now);
+        match (
+            is_current,
+            tokens.refresh.is_some(),
+            tokens.import_from.is_some(),
+        ) {
+            (true, _, _) => Token::Valid,
+            (false, _, true) => Token::Imported,
+            (false, true, false) => Token::Renewable,
+            (false, false, false) => Token::Expired,
+        }
+    }
+
+    /// For people and scripts.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Token::Key => "key",
+            Token::Valid => "valid",
+            Token::Renewable => "renews on use",
+            Token::Expired => "expired",
+            Token::Imported => "imported on use",
+        }
+    }
+}
+
+/// The tier of each account, from its profile: `unknown` where that cannot be read, nothing where there is none.
+fn tiers(context: &Context<'_>, config: &Config, now: Wall) -> Vec<Option<String>> {
+    let text = |name: &str| (context.variable)(name).and_then(|value| value.into_string().ok());
+    let endpoints = Endpoints::from_environment(&text);
+    let http = web::http(context, config).ok();
+    let tier = |account: &AccountEntry| -> Option<String> {
+        let Credential::Oauth(tokens) = &account.credential else {
+            return None;
+        };
+        let token = tokens
+            .access
+            .as_ref()
+            .filter(|_| Token::of(account, now) == Token::Valid);
+        let read = |(http, token): (&Http, &Secret)| oauth::profile(http, &endpoints, token).ok();
+        let profile = http.as_deref().zip(token).and_then(read);
+        Some(
+            profile
+                .map_or("unknown", |profile| profile.tier.word())
+                .to_owned(),
+        )
+    };
+    let mut tiers = Vec::with_capacity(config.accounts.len());
+    for group in config.accounts.chunks(AT_ONCE) {
+        thread::scope(|scope| {
+            let reading: Vec<_> = group
+                .iter()
+                .map(|account| scope.spawn(|| tier(account)))
+                .collect();
+            tiers.extend(
+                reading
+                    .into_iter()
+                    .map(|reading| reading.join().unwrap_or_default()),
+            );
+        });
+    }
+    tiers
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::config::scratch::Scratch;
+
+    fn listed(config: &str, verbose: bool, as_json: bool) -> (String, String) {
+        let scratch = Scratch::new();
+        let file = scratch.path("c.json");
+        std::fs::write(&file, config).unwrap();
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let variable = |name: &str| match name {
+            "MAXPOOL_CONFIG" => Some(OsString::from(&file)),
+            // Nothing listens on port 1: no profile can be read.
+            "MAXPOOL_OAUTH_PROFILE_ENDPOINT" => Some("http://127.0.0.1:1/".into()),
+            _ => None,
+        };
+        list(
+            &mut Context::for_tests(&mut stdout, &mut stderr, &variable),
+            verbose,
+            as_json,
+        )
+        .unwrap();
+        assert_eq!(
+            std::fs::read_to_string(&file).unwrap(),
+            config,
+            "nothing is changed"
+        );
+        assert_eq!(scratch.names(), ["c.json"]);
+        (
+            String::from_utf8(stdout).unwrap(),
+            String::from_utf8(stderr).unwrap(),
+        )
+    }
+
+    const ACCOUNTS: &str = r#"{"accounts": [
+        {"name": "work", "type": "oauth", "accessToken": "SECRET", "expiresAt": 9999999999999},
+        {"name": "my key", "type": "apikey", "apiKey": "SECRET", "priority": 3, "enabled": false},
+        {"name": "glm", "type": "provider", "provider": "zai", "authToken": "SECRET"},
+        {"name": "old", "type": "oauth", "accessToken": "SECRET", "refreshToken": "SECRET", "expiresAt": 1},
+        {"name": "lost", "type": "oauth"}]}"#;
+
+    #[test]
+    fn accounts_are_listed_with_token_state_and_tier() {
+        let (stdout, stderr) = listed(ACCOUNTS, false, false);
+        assert_eq!(
+            stdout,
+            "NAME                 TYPE      TIER     TOKEN          PRIORITY\n\
+             work                 oauth     unknown  valid          0\n\
+             \"my key\" (disabled)  apikey    -        key            3\n\
+             glm                  provider  -        key            10\n\
+             old                  oauth     unknown  renews on use  0\n"
+        );
+        assert_eq!(
+            stderr,
+            "maxpool: accounts[4] \"lost\" is skipped: it has no accessToken, no refreshToken and no importFrom\n"
+        );
+    }
+
+    #[test]
+    fn verbose_says_when_tokens_expire() {
+        let (stdout, _) = listed(ACCOUNTS, true, false);
+        assert!(
+            stdout.contains("valid          0         expires in "),
+            "{stdout}"
+        );
+        assert!(
+            stdout.contains("renews on use  0         expired ") && stdout.contains(" ago\n"),
+            "{stdout}"
+        );
+    }
+
+    #[test]
+    fn json_holds_the_same_and_no_credential() {
+        let (stdout, _) = listed(ACCOUNTS, false, true);
+        let document: Value = serde_json::from_str(&stdout).unwrap();
+        let work = &document["accounts"][0];
+        assert_eq!(
+            (&work["name"], &work["tier"]),
+            (&json!("work"), &json!("unknown"))
+        );
+        assert_eq!(
+            work["token"],
+            json!({"state": "valid", "expiresAt": "2286-11-20T17:46:39.999Z", "renewable": false})
+        );
+        assert_eq!(document["accounts"].as_array().unwrap().len(), 4);
+        assert!(!stdout.contains("SECRET"));
+    }
+
+    #[test]
+    fn no_accounts_is_no_failure() {
+        assert_eq!(listed("{}", false, false).0, "no accounts\n");
+        assert_eq!(listed("{}", false, true).0, "{\n  \"accounts\": []\n}\n");
+    }
+}

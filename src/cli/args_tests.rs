@@ -1,0 +1,308 @@
+//! What arguments mean (SPEC C).
+
+#![allow(clippy::unwrap_used)]
+
+use super::super::spec::COMMANDS;
+use super::*;
+
+fn parsed(line: &str) -> Result<Command, Misuse> {
+    parse(
+        line.split(' ')
+            .filter(|word| !word.is_empty())
+            .map(OsString::from),
+    )
+}
+
+/// The command as its debug text, which is enough to compare.
+fn meaning(line: &str) -> String {
+    match parsed(line) {
+        Ok(Command::Help(command)) => format!("Help({:?})", command.map(|command| command.word)),
+        Ok(command) => format!("{command:?}"),
+        Err(Misuse(text)) => text,
+    }
+}
+
+#[test]
+fn each_command_is_understood() {
+    let server = "Server(ServeOptions { log_to: None, plain: false })";
+    for (line, is) in [
+        ("", server),
+        ("server", server),
+        (
+            "--plain",
+            "Server(ServeOptions { log_to: None, plain: true })",
+        ),
+        (
+            "--log-to=/d server",
+            "server does not take \"server\"; see maxpool server --help",
+        ),
+        (
+            "server --log-to /d --plain",
+            "Server(ServeOptions { log_to: Some(\"/d\"), plain: true })",
+        ),
+        (
+            "server --log-to=/d",
+            "Server(ServeOptions { log_to: Some(\"/d\"), plain: false })",
+        ),
+        ("env", "Env { with_key: false }"),
+        ("env --with-key", "Env { with_key: true }"),
+        ("login", "Login(LoginOptions { api: false, name: None })"),
+        (
+            "login --api --name=a",
+            "Login(LoginOptions { api: true, name: Some(\"a\") })",
+        ),
+        (
+            "login --name a --name b",
+            "Login(LoginOptions { api: false, name: Some(\"b\") })",
+        ),
+        (
+            "import",
+            "Import(ImportOptions { from: None, json: None, name: None })",
+        ),
+        (
+            "import --from /c --name n",
+            "Import(ImportOptions { from: Some(\"/c\"), json: None, name: Some(\"n\") })",
+        ),
+        (
+            "import --json {}",
+            "Import(ImportOptions { from: None, json: Some(\"{}\"), name: None })",
+        ),
+        ("accounts", "Accounts { verbose: false, json: false }"),
+        (
+            "accounts -v --json",
+            "Accounts { verbose: true, json: true }",
+        ),
+        (
+            "accounts --verbose",
+            "Accounts { verbose: true, json: false }",
+        ),
+        ("enable a", "Change(Enabled { name: \"a\", enabled: true })"),
+        (
+            "disable a",
+            "Change(Enabled { name: \"a\", enabled: false })",
+        ),
+        (
+            "disable -- -a",
+            "Change(Enabled { name: \"-a\", enabled: false })",
+        ),
+        ("remove a", "Change(Remove { name: \"a\" })"),
+        ("rename a b", "Change(Rename { name: \"a\", new: \"b\" })"),
+        (
+            "priority a 5",
+            "Change(Priority { name: \"a\", priority: 5 })",
+        ),
+        (
+            "priority a -12",
+            "Change(Priority { name: \"a\", priority: -12 })",
+        ),
+        ("use a", "Change(Use { name: Some(\"a\") })"),
+        ("use --auto", "Change(Use { name: None })"),
+        ("status", "Status(Text)"),
+        ("status --json", "Status(Json)"),
+        ("status --watch", "Status(Watch)"),
+        (
+            "explain --model m --session=s --profile p --json",
+            "Explain(ExplainOptions { model: Some(\"m\"), session: Some(\"s\"), profile: Some(\"p\"), json: true })",
+        ),
+        (
+            "api /v1/models",
+            "Api(ApiOptions { path: \"/v1/models\", account: None, method: None, data: None })",
+        ),
+        (
+            "api /a --account=x --method post --data [1]",
+            "Api(ApiOptions { path: \"/a\", account: Some(\"x\"), method: Some(\"POST\"), data: Some(\"[1]\") })",
+        ),
+        ("doctor", "Doctor"),
+        ("completions zsh", "Completions(Zsh)"),
+        ("help", "Help(None)"),
+        ("help run", "Help(Some(\"run\"))"),
+        ("--help", "Help(None)"),
+        ("-h", "Help(None)"),
+        ("version", "Version"),
+        ("--version", "Version"),
+        ("-V", "Version"),
+        ("status --version", "Version"),
+    ] {
+        assert_eq!(meaning(line), is, "maxpool {line}");
+    }
+}
+
+#[test]
+fn each_command_has_its_help() {
+    for command in COMMANDS {
+        for option in ["--help", "-h"] {
+            let expected = match (command.name, option) {
+                (Name::Run, "-h") => "Run([\"-h\"])".to_owned(),
+                _ => format!("Help({:?})", Some(command.word)),
+            };
+            assert_eq!(meaning(&format!("{} {option}", command.word)), expected);
+        }
+    }
+}
+
+#[test]
+fn run_gives_everything_but_a_first_help_to_claude() {
+    for (line, is) in [
+        ("run", "Run([])"),
+        ("run --help", "Help(Some(\"run\"))"),
+        ("run -p hi --help", "Run([\"-p\", \"hi\", \"--help\"])"),
+        ("run -- --help", "Run([\"--help\"])"),
+        ("run -- -- x", "Run([\"--\", \"x\"])"),
+        (
+            "run -x --y=1 --version",
+            "Run([\"-x\", \"--y=1\", \"--version\"])",
+        ),
+    ] {
+        assert_eq!(meaning(line), is);
+    }
+}
+
+#[test]
+fn misuse_says_what_and_where_to_look() {
+    for (line, text) in [
+        (
+            "bogus",
+            "there is no command \"bogus\"; maxpool help lists them",
+        ),
+        (
+            "help bogus",
+            "there is no command \"bogus\"; maxpool help lists them",
+        ),
+        (
+            "--bogus",
+            "server has no option --bogus; see maxpool server --help",
+        ),
+        (
+            "status --with-key",
+            "status has no option --with-key; see maxpool status --help",
+        ),
+        (
+            "accounts -x",
+            "accounts has no option -x; see maxpool accounts --help",
+        ),
+        ("enable", "enable needs NAME; see maxpool enable --help"),
+        ("rename a", "rename needs NEW; see maxpool rename --help"),
+        (
+            "enable a b",
+            "enable does not take \"b\"; see maxpool enable --help",
+        ),
+        ("env x", "env does not take \"x\"; see maxpool env --help"),
+        (
+            "priority a high",
+            "\"high\" is no whole number; see maxpool priority --help",
+        ),
+        (
+            "priority a 1.5",
+            "\"1.5\" is no whole number; see maxpool priority --help",
+        ),
+        (
+            "use",
+            "use needs either NAME or --auto; see maxpool use --help",
+        ),
+        (
+            "use a --auto",
+            "use needs either NAME or --auto; see maxpool use --help",
+        ),
+        (
+            "status --json --watch",
+            "--json and --watch exclude each other; see maxpool status --help",
+        ),
+        (
+            "import --from a --json b",
+            "--from and --json exclude each other; see maxpool import --help",
+        ),
+        (
+            "completions csh",
+            "there are completions for bash, zsh and fish, not \"csh\"; see maxpool completions --help",
+        ),
+        (
+            "api v1/models",
+            "PATH has to begin with one / and to be percent-encoded, such as /v1/models; see maxpool api --help",
+        ),
+        (
+            "api //evil.com/",
+            "PATH has to begin with one / and to be percent-encoded, such as /v1/models; see maxpool api --help",
+        ),
+        (
+            "api /a --method B@D",
+            "--method needs one of GET, POST, PUT, PATCH, DELETE, HEAD; see maxpool api --help",
+        ),
+        (
+            "api /a --data {",
+            "--data is not valid JSON; see maxpool api --help",
+        ),
+        (
+            "login --name=",
+            "--name needs a text without control characters; see maxpool login --help",
+        ),
+        (
+            "server --log-to",
+            "missing argument for option '--log-to'; see maxpool server --help",
+        ),
+        (
+            "env --with-key=1",
+            "unexpected argument for option '--with-key': \"1\"; see maxpool env --help",
+        ),
+    ] {
+        assert_eq!(meaning(line), text, "maxpool {line}");
+    }
+    let empty = parse(["enable", ""].map(OsString::from)).unwrap_err();
+    assert_eq!(empty.0, "NAME is empty; see maxpool enable --help");
+    let name = parse(["login", "--name", "a\u{1b}"].map(OsString::from)).unwrap_err();
+    assert!(name.0.starts_with("--name needs a text"), "{name:?}");
+}
+
+#[test]
+fn arguments_that_are_no_text() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let odd = || OsString::from_vec(vec![b'/', 0xff]);
+    let parse = |words: [OsString; 3]| parse(words);
+    assert!(
+        parse(["enable".into(), odd(), "x".into()])
+            .unwrap_err()
+            .0
+            .contains("is not UTF-8")
+    );
+    assert!(
+        parse(["login".into(), "--name".into(), odd()])
+            .unwrap_err()
+            .0
+            .contains("is not UTF-8")
+    );
+    let Ok(Command::Server(options)) = parse(["server".into(), "--log-to".into(), odd()]) else {
+        unreachable!("a path may be any bytes");
+    };
+    assert_eq!(options.log_to, Some(PathBuf::from(odd())));
+    let Ok(Command::Run(arguments)) = parse(["run".into(), odd(), "x".into()]) else {
+        unreachable!("so may an argument of claude");
+    };
+    assert_eq!(arguments, [odd(), "x".into()]);
+}
+
+#[test]
+fn the_table_holds_together() {
+    for command in COMMANDS {
+        assert_eq!(
+            COMMANDS
+                .iter()
+                .filter(|other| other.word == command.word)
+                .count(),
+            1,
+            "{}",
+            command.word
+        );
+        for option in command.options {
+            let same = command
+                .options
+                .iter()
+                .filter(|other| other.long == option.long)
+                .count();
+            assert_eq!(same, 1, "{} --{}", command.word, option.long);
+        }
+    }
+    assert_eq!(
+        COMMANDS[0].name,
+        Name::Server,
+        "options without a command are the server's"
+    );
+}

@@ -1,0 +1,170 @@
+//! `enable`, `disable`, `remove`, `rename`, `priority` and `use`: through the running server if there is one, and in the file,
+//! under its lock, if not. Both ways end in the same file.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::Context;
+use super::args::Change;
+use super::web::{Presence, Server, encoded};
+use crate::config::{Config, Credential, edit, file};
+use crate::error::{Error, Result};
+use crate::report::text;
+
+/// Makes the change and says what is now so.
+pub(super) fn apply(context: &mut Context<'_>, change: &Change) -> Result<()> {
+    let path = context.config_path()?;
+    let config = file::load(&path)?;
+    // Without a port there is no server to be found; the file is changed all the same.
+    let server = Server::of(&config)
+        .ok()
+        .filter(|server| server.presence() == Presence::Running);
+    let through_server = server.as_ref().map(|server| through(server, change));
+    match through_server {
+        Some(Some(Ok(()))) => {}
+        Some(Some(Err(refused))) if !is_in_file(&config, change) => return Err(refused),
+        Some(Some(Err(_)) | None) | None => {
+            in_file(&path, change)?;
+            if let Some(Err(error)) =
+                server.map(|server| server.json("POST", "/maxpool/reload", None))
+            {
+                context.out.remark(&format!(
+                    "maxpool: the config file is changed, but the running server has not taken it over yet: {error}"
+                ));
+            }
+        }
+    }
+    let said = said(change);
+    context.out.line(&said);
+    Ok(())
+}
+
+/// The server's own route for the change, where it has one.
+fn through(server: &Server, change: &Change) -> Option<Result<()>> {
+    let (path, body) = match change {
+        Change::Enabled { name, enabled } => {
+            let verb = if *enabled { "enable" } else { "disable" };
+            (format!("/maxpool/accounts/{}/{verb}", encoded(name)), None)
+        }
+        Change::Use { name: Some(name) } => (
+            "/maxpool/routing".to_owned(),
+            Some(json!({ "mode": "preferred", "account": name })),
+        ),
+        Change::Use { name: None } => (
+            "/maxpool/routing".to_owned(),
+            Some(json!({ "mode": "automatic" })),
+        ),
+        Change::Remove { .. } | Change::Rename { .. } | Change::Priority { .. } => return None,
+    };
+    Some(server.json("POST", &path, body.as_ref()).map(|_| ()))
+}
+
+/// Whether the file knows the account. One that a request's headers made is known to the server alone.
+fn is_in_file(config: &Config, change: &Change) -> bool {
+    let has = |name: &str| config.accounts.iter().any(|account| account.name == name);
+    match change {
+        Change::Enabled { name, .. }
+        | Change::Remove { name }
+        | Change::Rename { name, .. }
+        | Change::Priority { name, .. }
+        | Change::Use { name: Some(name) } => has(name),
+        Change::Use { name: None } => true,
+    }
+}
+
+fn in_file(path: &Path, change: &Change) -> Result<()> {
+    if let Change::Use { name: Some(name) } = change {
+        can_be_preferred(&file::load(path)?, name)?;
+    }
+    file::update(path, |document| edit_document(document, change))
+}
+
+/// Only an enabled Claude account can be preferred (SPEC S7).
+fn can_be_preferred(config: &Config, name: &str) -> Result<()> {
+    let Some(account) = config.accounts.iter().find(|account| account.name == name) else {
+        return Err(unknown(
+            name,
+            config.accounts.iter().map(|account| account.name.as_str()),
+        ));
+    };
+    match account.credential {
+        Credential::Provider(_) => Err(Error::operator(format!(
+            "{} is a provider; only a Claude account can be preferred",
+            text::name(name)
+        ))),
+        Credential::Oauth(_) | Credential::ApiKey(_) if !account.enabled => {
+            Err(Error::operator(format!(
+                "{0} is disabled; to prefer it, enable it first: maxpool enable {0}",
+                text::name(name)
+            )))
+        }
+        Credential::Oauth(_) | Credential::ApiKey(_) => Ok(()),
+    }
+}
+
+fn edit_document(document: &mut Map<String, Value>, change: &Change) -> Result<()> {
+    let names = edit::names(document);
+    let unknown = |name: &str| unknown(name, names.iter().map(String::as_str));
+    match change {
+        Change::Enabled { name, enabled } if edit::set_enabled(document, name, *enabled) => Ok(()),
+        Change::Enabled { name, .. } => Err(unknown(name)),
+        Change::Priority { name, priority } => {
+            let entry = edit::account_mut(document, name).ok_or_else(|| unknown(name))?;
+            entry.insert("priority".to_owned(), Value::from(*priority));
+            Ok(())
+        }
+        Change::Remove { name } if edit::remove_account(document, name) => Ok(()),
+        Change::Remove { name } => Err(unknown(name)),
+        Change::Rename { name, .. } if !names.contains(name) => Err(unknown(name)),
+        Change::Rename { new, .. } if new.chars().any(char::is_control) => Err(Error::operator(
+            "the new name holds control characters; choose another one",
+        )),
+        Change::Rename { name, new } if edit::rename_account(document, name, new) => Ok(()),
+        Change::Rename { new, .. } => Err(Error::operator(format!(
+            "there is an account {} already; choose another name",
+            text::name(new)
+        ))),
+        Change::Use { name } => {
+            edit::set_routing(document, name.as_deref());
+            Ok(())
+        }
+    }
+}
+
+/// `there is no account x; the accounts are a, b`.
+pub(super) fn unknown<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Error {
+    let names: Vec<String> = names.map(text::name).collect();
+    let rest = match names.as_slice() {
+        [] => "there are none; add one with: maxpool login".to_owned(),
+        [only] => format!("the only one is {only}"),
+        several => format!("the accounts are {}", several.join(", ")),
+    };
+    Error::operator(format!("there is no account {}; {rest}", text::name(name)))
+}
+
+fn said(change: &Change) -> String {
+    match change {
+        Change::Enabled {
+            name,
+            enabled: true,
+        } => format!("enabled {}", text::name(name)),
+        Change::Enabled {
+            name,
+            enabled: false,
+        } => format!("disabled {}", text::name(name)),
+        Change::Remove { name } => format!("removed {}", text::name(name)),
+        Change::Rename { name, new } => {
+            format!("renamed {} to {}", text::name(name), text::name(new))
+        }
+        Change::Priority { name, priority } => {
+            format!("{} has priority {priority}", text::name(name))
+        }
+        Change::Use { name: Some(name) } => format!("{} is preferred", text::name(name)),
+        Change::Use { name: None } => "routing is automatic".to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[path = "change_tests.rs"]
+mod tests;

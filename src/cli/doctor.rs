@@ -1,0 +1,496 @@
+//! `doctor`: a line for each thing that can be wrong, and what to do about it. Changes nothing and spends no quota: of an
+//! upstream it asks only whether it answers.
+
+use std::fs;
+use std::net::{TcpListener, ToSocketAddrs as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::Context;
+use super::accounts::Token;
+use super::out::Paint;
+use super::web::{self, Presence, Server};
+use crate::account::date;
+use crate::account::http::HttpCall;
+use crate::clock::{self, human};
+use crate::config::{AccountEntry, BaseUrl, Config, Credential, OauthTokens, file};
+use crate::error::{Error, Result, reason};
+use crate::net::tls;
+use crate::proxy::context::proxies;
+use crate::report::text;
+use crate::scheduler::time::Wall;
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Fine,
+    /// Worth knowing; not wrong by itself.
+    Odd,
+    Wrong,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Finding {
+    verdict: Verdict,
+    about: &'static str,
+    text: String,
+}
+
+fn fine(about: &'static str, text: impl Into<String>) -> Finding {
+    Finding {
+        verdict: Verdict::Fine,
+        about,
+        text: text.into(),
+    }
+}
+
+fn odd(about: &'static str, text: impl Into<String>) -> Finding {
+    Finding {
+        verdict: Verdict::Odd,
+        about,
+        text: text.into(),
+    }
+}
+
+fn wrong(about: &'static str, text: impl Into<String>) -> Finding {
+    Finding {
+        verdict: Verdict::Wrong,
+        about,
+        text: text.into(),
+    }
+}
+
+const REACH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Tokens and resets are compared with the upstream's clock; a minute is what an honest clock may be off.
+const CLOCK_OFF_MAX: Duration = Duration::from_secs(60);
+
+/// Looks at everything; exit 1 if something is wrong.
+pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
+    let path = context.config_path()?;
+    let mut findings = Vec::new();
+    let config = match file::load(&path) {
+        Ok(config) => {
+            findings.push(fine("config", path.display().to_string()));
+            findings.extend(config.notices.iter().map(|notice| odd("config", notice)));
+            config
+        }
+        Err(error) => {
+            findings.push(wrong("config", format!("{error}{}", if_missing(&error))));
+            Config::default()
+        }
+    };
+    findings.extend(modes(&path));
+    findings.extend(accounts(&config, clock::wall()));
+    findings.extend(port(&config));
+    findings.extend(certificates(context));
+    findings.extend(upstreams(context, &config));
+    findings.extend(environment(context, &config));
+    let mut exit = ExitCode::SUCCESS;
+    for finding in findings {
+        let word = match finding.verdict {
+            Verdict::Fine => context.out.paint(Paint::Good, "ok   "),
+            Verdict::Odd => context.out.paint(Paint::Doubtful, "note "),
+            Verdict::Wrong => context.out.paint(Paint::Bad, "WRONG"),
+        };
+        if finding.verdict == Verdict::Wrong {
+            exit = ExitCode::FAILURE;
+        }
+        // A config error has a line for each mistake.
+        for line in finding.text.lines() {
+            context
+                .out
+                .line(&format!("{word} {:<12} {line}", finding.about));
+        }
+    }
+    Ok(exit)
+}
+
+fn if_missing(error: &Error) -> &'static str {
+    match error.io_kind() {
+        Some(std::io::ErrorKind::NotFound) => "; it is created by: maxpool server",
+        Some(_) | None => "",
+    }
+}
+
+fn modes(path: &Path) -> Vec<Finding> {
+    let Ok(found) = fs::metadata(path) else {
+        return Vec::new();
+    };
+    let mode = found.mode() & 0o777;
+    let mut findings = Vec::new();
+    if mode & 0o077 == 0 {
+        findings.push(fine(
+            "modes",
+            format!("only its owner can read the config ({mode:04o})"),
+        ));
+    } else {
+        let text = format!(
+            "others can read the config, which holds credentials ({mode:04o}); run: chmod 600 {}",
+            path.display()
+        );
+        findings.push(wrong("modes", text));
+    }
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let directory = target.parent().unwrap_or(Path::new("."));
+    if rustix::fs::access(directory, rustix::fs::Access::WRITE_OK).is_err() {
+        let text = format!(
+            "{} cannot be written, so renewed tokens cannot be stored",
+            directory.display()
+        );
+        findings.push(wrong("modes", text));
+    }
+    findings
+}
+
+fn accounts(config: &Config, now: Wall) -> Vec<Finding> {
+    if config.accounts.is_empty() {
+        return vec![wrong(
+            "accounts",
+            "there is no usable account; add one with: maxpool login",
+        )];
+    }
+    if !config.accounts.iter().any(|account| account.enabled) {
+        return vec![wrong(
+            "accounts",
+            "all accounts are disabled; enable one with: maxpool enable NAME",
+        )];
+    }
+    config
+        .accounts
+        .iter()
+        .map(|account| token(account, now))
+        .collect()
+}
+
+fn token(account: &AccountEntry, now: Wall) -> Finding {
+    let name = text::name(&account.name);
+    let disabled = if account.enabled { "" } else { " (disabled)" };
+    let expires = match &account.credential {
+        Credential::Oauth(OauthTokens {
+            expires_at: Some(at),
+            ..
+        }) if *at > now => {
+            format!(", expires in {}", human(now.until(*at)))
+        }
+        Credential::Oauth(_) | Credential::ApiKey(_) | Credential::Provider(_) => String::new(),
+    };
+    match Token::of(account, now) {
+        Token::Key => fine("token", format!("{name}{disabled}: has a key")),
+        Token::Valid => fine("token", format!("{name}{disabled}: valid{expires}")),
+        Token::Renewable => fine(
+            "token",
+            format!("{name}{disabled}: has run out, the next use renews it"),
+        ),
+        Token::Imported => fine(
+            "token",
+            format!("{name}{disabled}: read from its source when the server starts"),
+        ),
+        Token::Expired if !account.enabled => {
+            odd("token", format!("{name}{disabled}: has run out"))
+        }
+        Token::Expired => wrong(
+            "token",
+            format!(
+                "{name}: has run out and nothing can renew it; sign in again with: maxpool login"
+            ),
+        ),
+    }
+}
+
+fn port(config: &Config) -> Vec<Finding> {
+    let server = match Server::of(config) {
+        Ok(server) => server,
+        Err(error) => return vec![odd("port", error.to_string())],
+    };
+    vec![match server.presence() {
+        Presence::Running => fine("port", format!("maxpool answers at {}", server.base())),
+        Presence::Strange(what) => wrong(
+            "port",
+            format!("{what}; stop that program, or choose another proxy.port"),
+        ),
+        Presence::Absent => {
+            match TcpListener::bind((config.proxy.host.as_str(), config.proxy.port)) {
+                Ok(_) => odd(
+                    "port",
+                    format!(
+                        "{} is free: maxpool does not run; start it with: maxpool server",
+                        server.base()
+                    ),
+                ),
+                Err(error) => wrong(
+                    "port",
+                    format!("cannot listen at {}: {}", server.base(), reason(&error)),
+                ),
+            }
+        }
+    }]
+}
+
+fn certificates(context: &Context<'_>) -> Vec<Finding> {
+    let extra = (context.variable)("SSL_CERT_FILE")
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from);
+    vec![match (tls::client_config(extra.as_deref()), &extra) {
+        (Err(why), _) => wrong("CA", why),
+        (Ok(_), Some(extra)) => fine(
+            "CA",
+            format!("built-in certificates and those of {}", extra.display()),
+        ),
+        (Ok(_), None) => fine("CA", "built-in certificates"),
+    }]
+}
+
+/// The upstream of the config and those of its enabled accounts, each once.
+fn upstreams(context: &Context<'_>, config: &Config) -> Vec<Finding> {
+    let proxies = match proxies(config) {
+        Ok(proxies) => proxies,
+        Err(why) => return vec![wrong("proxy", why)],
+    };
+    let mut urls: Vec<&BaseUrl> = Vec::new();
+    let enabled = config.accounts.iter().filter(|account| account.enabled);
+    for url in enabled
+        .map(|account| account.upstream.as_ref().unwrap_or(&config.upstream))
+        .chain([&config.upstream])
+    {
+        if !urls.contains(&url) {
+            urls.push(url);
+        }
+    }
+    let mut findings = Vec::new();
+    for url in urls {
+        let Ok(uri) = url.as_str().parse::<ureq::http::Uri>() else {
+            continue;
+        };
+        match proxies.proxy_for(&uri) {
+            Some(proxy) => findings.push(fine(
+                "proxy",
+                format!("{} is reached through {proxy:?}", url.as_str()),
+            )),
+            None => {
+                let (resolved, is_found) = resolve(&uri);
+                findings.push(resolved);
+                if !is_found {
+                    continue;
+                }
+            }
+        }
+        findings.extend(reach(context, config, url));
+    }
+    findings
+}
+
+fn resolve(uri: &ureq::http::Uri) -> (Finding, bool) {
+    let host = uri.host().unwrap_or_default();
+    let port = uri
+        .port_u16()
+        .unwrap_or(if uri.scheme_str() == Some("http") {
+            80
+        } else {
+            443
+        });
+    match (host.trim_matches(['[', ']']), port).to_socket_addrs() {
+        Ok(addresses) => {
+            let addresses: Vec<String> =
+                addresses.map(|address| address.ip().to_string()).collect();
+            (
+                fine("DNS", format!("{host} is {}", addresses.join(", "))),
+                true,
+            )
+        }
+        Err(error) => (
+            wrong(
+                "DNS",
+                format!(
+                    "{host} cannot be looked up: {}; is the network up?",
+                    reason(&error)
+                ),
+            ),
+            false,
+        ),
+    }
+}
+
+/// Whether an upstream answers at all, and how far its clock is from ours.
+fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> {
+    let http = match web::http(context, config) {
+        Ok(http) => http,
+        // The reason is the CA's or the proxy's line.
+        Err(_) => return Vec::new(),
+    };
+    let call = HttpCall {
+        method: "HEAD",
+        url: format!("{}/", url.as_str()),
+        headers: vec![(
+            "user-agent",
+            concat!("maxpool/", env!("CARGO_PKG_VERSION")).to_owned(),
+        )],
+        body: None,
+        timeout: REACH_TIMEOUT,
+        reply_bytes_max: 1024 * 1024,
+    };
+    let reply = match http(call) {
+        Ok(reply) => reply,
+        Err(failure) => {
+            let text = format!("{} gives no answer: {}", url.as_str(), failure.cause);
+            return vec![wrong("upstream", text)];
+        }
+    };
+    let mut findings = vec![fine(
+        "upstream",
+        format!("{} answers (status {})", url.as_str(), reply.status),
+    )];
+    if let Some(theirs) = reply
+        .header("date")
+        .and_then(|date| date::reset_of_text(date, clock::wall()))
+    {
+        findings.push(clock_against(theirs, clock::wall()));
+    }
+    findings
+}
+
+fn clock_against(theirs: Wall, ours: Wall) -> Finding {
+    let (ahead, behind) = (theirs.until(ours), ours.until(theirs));
+    let off = ahead.max(behind);
+    if off <= CLOCK_OFF_MAX {
+        return fine("clock", "agrees with the upstream's");
+    }
+    let way = if ahead > behind { "ahead of" } else { "behind" };
+    wrong(
+        "clock",
+        format!(
+            "is {} {way} the upstream's, so resets and expiry are misjudged; set it",
+            human(off)
+        ),
+    )
+}
+
+/// What decides where clients on this machine go.
+fn environment(context: &Context<'_>, config: &Config) -> Vec<Finding> {
+    const BASE_URL: &str = "ANTHROPIC_BASE_URL";
+    let variable = |name: &str| (context.variable)(name).filter(|value| !value.is_empty());
+    let Ok(own) = web::base_url(config) else {
+        return Vec::new();
+    };
+    let mut findings = Vec::new();
+    let is_own = |url: &str| is_same_place(url, &own);
+    match variable(BASE_URL).map(|value| value.to_string_lossy().into_owned()) {
+        Some(url) if is_own(&url) => {
+            findings.push(fine("environment", format!("{BASE_URL} leads to maxpool")))
+        }
+        Some(url) => findings.push(wrong(
+            "environment",
+            format!(
+                "{BASE_URL} is {}, not {own}; unset it, or run: eval \"$(maxpool env)\"",
+                text::clean(&url, 200)
+            ),
+        )),
+        None => findings.push(fine(
+            "environment",
+            format!("{BASE_URL} is not set here; maxpool run and maxpool env set it"),
+        )),
+    }
+    for name in ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"] {
+        if variable(name).is_some() {
+            let text = format!("{name} is set: Claude Code uses it instead of its own login");
+            findings.push(odd("environment", text));
+        }
+    }
+    for name in [
+        "CLAUDE_CODE_USE_BEDROCK",
+        "CLAUDE_CODE_USE_VERTEX",
+        "CLAUDE_CODE_USE_FOUNDRY",
+    ] {
+        if variable(name).is_some_and(|value| value != "0" && value != "false") {
+            findings.push(wrong(
+                "environment",
+                format!("{name} is set, so Claude Code does not use {BASE_URL}; unset it"),
+            ));
+        }
+    }
+    for path in settings_files(context) {
+        let Ok(text) = fs::read_to_string(&path) else {
+            continue;
+        };
+        let Ok(settings) = serde_json::from_str::<Value>(&text) else {
+            findings.push(odd(
+                "settings",
+                format!("{} is not valid JSON", path.display()),
+            ));
+            continue;
+        };
+        let Some(url) = settings
+            .get("env")
+            .and_then(|env| env.get(BASE_URL))
+            .and_then(Value::as_str)
+        else {
+            continue;
+        };
+        findings.push(if is_own(url) {
+            fine(
+                "settings",
+                format!("{} sets {BASE_URL} to maxpool", path.display()),
+            )
+        } else {
+            let url = text::clean(url, 200);
+            wrong(
+                "settings",
+                format!(
+                    "{} sets {BASE_URL} to {url}, which outranks the environment; remove it",
+                    path.display()
+                ),
+            )
+        });
+    }
+    findings
+}
+
+/// Whether a URL leads to our own, whatever name loopback has in it.
+fn is_same_place(url: &str, own: &str) -> bool {
+    let place = |url: &str| {
+        let uri: ureq::http::Uri = url.parse().ok()?;
+        let host = uri.host()?.trim_matches(['[', ']']).to_ascii_lowercase();
+        let is_loopback = host == "localhost"
+            || host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback());
+        let host = if is_loopback {
+            "loopback".to_owned()
+        } else {
+            host
+        };
+        Some((uri.scheme_str()?.to_owned(), host, uri.port_u16()))
+    };
+    place(url).is_some() && place(url) == place(own)
+}
+
+/// Where Claude Code keeps settings that may hold an environment.
+fn settings_files(context: &Context<'_>) -> Vec<PathBuf> {
+    let variable = |name: &str| {
+        (context.variable)(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let user =
+        variable("CLAUDE_CONFIG_DIR").or_else(|| variable("HOME").map(|home| home.join(".claude")));
+    let managed = [
+        "/etc/claude-code",
+        "/Library/Application Support/ClaudeCode",
+    ];
+    let mut files: Vec<PathBuf> = managed
+        .iter()
+        .map(|directory| Path::new(directory).join("managed-settings.json"))
+        .collect();
+    for directory in user.into_iter().chain([PathBuf::from(".claude")]) {
+        files.extend(["settings.json", "settings.local.json"].map(|name| directory.join(name)));
+    }
+    files
+}
+
+#[cfg(test)]
+#[path = "doctor_tests.rs"]
+mod tests;

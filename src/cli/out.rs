@@ -1,0 +1,73 @@
+//! Where commands write: results on stdout, everything else on stderr (SPEC C).
+//!
+//! A reader that has gone away (a closed pipe) is no error: what it does not want to read need not be written.
+
+use std::io::{self, IsTerminal as _, Write};
+
+/// The two outputs of a command.
+pub(crate) struct Out<'a> {
+    stdout: &'a mut dyn Write,
+    stderr: &'a mut dyn Write,
+    color: bool,
+}
+
+/// What a piece of text means, for terminals that show colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Paint {
+    Good,
+    Doubtful,
+    Bad,
+    Strong,
+}
+
+impl<'a> Out<'a> {
+    /// Writes to these; `color` says whether stdout shows colours.
+    pub(crate) fn new(
+        stdout: &'a mut dyn Write,
+        stderr: &'a mut dyn Write,
+        color: bool,
+    ) -> Out<'a> {
+        Out {
+            stdout,
+            stderr,
+            color,
+        }
+    }
+
+    /// A part of the result.
+    pub(super) fn result(&mut self, text: &str) {
+        let _ = self.stdout.write_all(text.as_bytes());
+        let _ = self.stdout.flush();
+    }
+
+    /// One line of the result.
+    pub(super) fn line(&mut self, text: &str) {
+        self.result(&format!("{text}\n"));
+    }
+
+    /// One line for the person, not part of the result.
+    pub(super) fn remark(&mut self, text: &str) {
+        let _ = writeln!(self.stderr, "{text}");
+        let _ = self.stderr.flush();
+    }
+
+    /// Text for stdout in a colour, where colours are shown.
+    pub(super) fn paint(&self, paint: Paint, text: &str) -> String {
+        let code = match paint {
+            Paint::Good => "32",
+            Paint::Doubtful => "33",
+            Paint::Bad => "31",
+            Paint::Strong => "1",
+        };
+        if self.color {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+/// Whether stdout shows colours: a terminal, and `NO_COLOR` is not set to anything.
+pub(super) fn shows_color(no_color: Option<std::ffi::OsString>) -> bool {
+    io::stdout().is_terminal() && no_color.is_none_or(|value| value.is_empty())
+}

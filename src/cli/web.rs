@@ -1,0 +1,221 @@
+//! Calls that commands make: to the running server, and to upstreams with the connections of [`crate::net`].
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Context;
+use crate::account::http::{Http, HttpCall, HttpFailure, HttpPhase, HttpReply};
+use crate::account::wire;
+use crate::config::{Config, Secret};
+use crate::error::{Error, Result};
+use crate::net::{self, ProxyPolicy, tls};
+use crate::proxy::context::proxies;
+
+/// The network, as the config and the environment ask for it.
+pub(super) fn http(context: &Context<'_>, config: &Config) -> Result<Arc<Http>> {
+    let extra = (context.variable)("SSL_CERT_FILE").filter(|path| !path.is_empty());
+    let tls = tls::client_config(extra.as_ref().map(Path::new)).map_err(Error::operator)?;
+    let proxies = proxies(config).map_err(Error::operator)?;
+    Ok(wire::http(net::agent(tls, proxies)))
+}
+
+/// The proxy that runs by this config, spoken to over its own routes.
+pub(super) struct Server {
+    http: Arc<Http>,
+    base: String,
+    key: Option<Secret>,
+}
+
+/// Whether a server runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// maxpool answers.
+    Running,
+    /// Nothing listens.
+    Absent,
+    /// Something else answers, or nothing in time: what it did.
+    Strange(String),
+}
+
+/// Local answers come at once; status with many accounts may take a moment on a busy machine.
+const LOCAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most that is read of a local answer.
+const LOCAL_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+impl Server {
+    /// The server of this config. Nothing is sent yet.
+    pub(super) fn of(config: &Config) -> Result<Server> {
+        // Our own server is never behind a proxy, and speaks no TLS.
+        let tls = tls::client_config(None).map_err(Error::ours)?;
+        Ok(Server {
+            http: wire::http(net::agent(tls, ProxyPolicy::direct())),
+            base: base_url(config)?,
+            key: config.proxy.api_key.clone(),
+        })
+    }
+
+    /// `http://127.0.0.1:3456`.
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Whether it runs.
+    pub(super) fn presence(&self) -> Presence {
+        match self.call("GET", "/maxpool/health", None) {
+            Ok(reply) if reply.status == 200 && is_health(&reply.body) => Presence::Running,
+            Ok(reply) => Presence::Strange(format!(
+                "{} answers, but not as maxpool (status {})",
+                self.base, reply.status
+            )),
+            Err(failure) if failure.phase == HttpPhase::Connect => Presence::Absent,
+            Err(failure) => {
+                Presence::Strange(format!("{} gave no answer: {}", self.base, failure.cause))
+            }
+        }
+    }
+
+    /// A route that answers with JSON; any other status than 200 is an error with the server's own words.
+    pub(super) fn json(
+        &self,
+        method: &'static str,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<Vec<u8>> {
+        let reply = self
+            .call(method, path, body)
+            .map_err(|failure| match failure.phase {
+                HttpPhase::Connect => Error::operator(format!(
+                    "no proxy answers at {}: start it with: maxpool server ({})",
+                    self.base, failure.cause
+                )),
+                HttpPhase::MayHaveArrived => Error::operator(format!(
+                    "{}{path} gave no answer: {}",
+                    self.base, failure.cause
+                )),
+            })?;
+        if reply.status == 200 {
+            return Ok(reply.body);
+        }
+        Err(Error::operator(match message_of(&reply.body) {
+            Some(message) => message,
+            None => format!(
+                "{}{path} answered with status {}; is it maxpool?",
+                self.base, reply.status
+            ),
+        }))
+    }
+
+    fn call(
+        &self,
+        method: &'static str,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> std::result::Result<HttpReply, HttpFailure> {
+        let mut headers = Vec::new();
+        if let Some(key) = &self.key {
+            headers.push(("x-api-key", key.expose().to_owned()));
+        }
+        if body.is_some() {
+            headers.push(("content-type", "application/json".to_owned()));
+        }
+        let call = HttpCall {
+            method,
+            url: format!("{}{path}", self.base),
+            headers,
+            // A POST says that its body is empty rather than nothing.
+            body: match body {
+                Some(body) => Some(body.to_string().into_bytes()),
+                None => (method == "POST").then(Vec::new),
+            },
+            timeout: LOCAL_TIMEOUT,
+            reply_bytes_max: LOCAL_BYTES_MAX,
+        };
+        (self.http)(call)
+    }
+}
+
+/// Whether this is what `/maxpool/health` answers.
+fn is_health(body: &[u8]) -> bool {
+    let document: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    document.is_some_and(|document| {
+        document.get("version").is_some() && document.get("status").is_some()
+    })
+}
+
+/// `error.message` of an error in the API's shape.
+pub(super) fn message_of(body: &[u8]) -> Option<String> {
+    let document: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let message = document.get("error")?.get("message")?.as_str()?;
+    Some(message.to_owned())
+}
+
+/// Where clients on this machine find the server.
+pub(super) fn base_url(config: &Config) -> Result<String> {
+    if config.proxy.port == 0 {
+        return Err(Error::operator(
+            "proxy.port is 0, so the server takes another port each time; set a port in the config",
+        ));
+    }
+    let host = match config.proxy.host.as_str() {
+        "0.0.0.0" | "*" => "127.0.0.1",
+        "::" | "[::]" => "::1",
+        host => host,
+    };
+    let host = if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    };
+    Ok(format!("http://{host}:{}", config.proxy.port))
+}
+
+/// A part of a path or a query with everything but letters, digits and `-._~` percent-encoded (RFC 3986 section 2.3).
+pub(super) fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                encoded.push(char::from(byte))
+            }
+            other => encoded.push_str(&format!("%{other:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn clients_find_the_server_on_this_machine() {
+        for (host, port, url) in [
+            ("127.0.0.1", 3456, "http://127.0.0.1:3456"),
+            ("0.0.0.0", 1, "http://127.0.0.1:1"),
+            ("::", 1, "http://[::1]:1"),
+            ("::1", 1, "http://[::1]:1"),
+            ("[::1]", 1, "http://[::1]:1"),
+            ("box.lan", 80, "http://box.lan:80"),
+        ] {
+            let mut config = Config::default();
+            config.proxy.host = host.to_owned();
+            config.proxy.port = port;
+            assert_eq!(base_url(&config).unwrap(), url);
+        }
+        let mut config = Config::default();
+        config.proxy.port = 0;
+        assert!(
+            base_url(&config)
+                .unwrap_err()
+                .to_string()
+                .contains("proxy.port is 0")
+        );
+    }
+
+    #[test]
+    fn names_are_encoded_for_paths() {
+        assert_eq!(encoded("a b/ü?(x)~-._"), "a%20b%2F%C3%BC%3F%28x%29~-._");
+    }
+}

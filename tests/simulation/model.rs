@@ -1,0 +1,240 @@
+//! What the simulator itself knows of blocks, limits and places: a second, simpler opinion to hold the scheduler against.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use maxpool::scheduler::quota::{Family, QuotaReport, Verdict, WindowKind};
+use maxpool::scheduler::time::{Mono, Now, Wall};
+use maxpool::scheduler::{AccountSpec, Outcome, Overload, Policy, Request};
+
+/// What was told about one account.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) spec: AccountSpec,
+    pub(crate) leaving: bool,
+    pub(crate) in_flight: u32,
+    pub(crate) weight: u64,
+    pub(crate) ended: u64,
+    blocks: BTreeMap<Why, (Option<Mono>, Option<Wall>)>,
+    windows: BTreeMap<WindowKind, (f64, Option<Wall>, Mono)>,
+}
+
+/// Why an account may not be used, as the simulator tells reasons apart.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Why {
+    Quota(Option<WindowKind>),
+    ServerSide,
+    Overloaded,
+    ServerError,
+    Network,
+    Forbidden,
+    Credential,
+}
+
+impl Known {
+    pub(crate) fn new(spec: AccountSpec) -> Known {
+        Known {
+            spec,
+            leaving: false,
+            in_flight: 0,
+            weight: 0,
+            ended: 0,
+            blocks: BTreeMap::new(),
+            windows: BTreeMap::new(),
+        }
+    }
+
+    /// Forgets what has passed, as the scheduler does with every call.
+    pub(crate) fn expire(&mut self, now: Now) {
+        let ahead = |(mono, wall): &(Option<Mono>, Option<Wall>)| {
+            mono.is_some_and(|at| at > now.mono) || wall.is_some_and(|at| at > now.wall)
+        };
+        self.blocks.retain(|_, end| ahead(end));
+        self.windows
+            .retain(|_, (_, reset, _)| reset.is_none_or(|reset| reset > now.wall));
+    }
+
+    pub(crate) fn lift_credentials(&mut self) {
+        self.blocks
+            .retain(|why, _| !matches!(why, Why::Forbidden | Why::Credential));
+    }
+
+    pub(crate) fn restore_learned(&mut self, kind: WindowKind, used: f64, reset: Wall, now: Now) {
+        self.windows
+            .entry(kind)
+            .or_insert((used, Some(reset), now.mono));
+    }
+
+    pub(crate) fn learn(&mut self, now: Now, report: &QuotaReport) {
+        for reading in &report.windows {
+            let claimed = report
+                .reset
+                .filter(|_| report.claim.as_ref() == Some(&reading.kind));
+            let reset = reading.reset.or(claimed);
+            if reset.is_some_and(|reset| reset <= now.wall) {
+                self.windows.remove(&reading.kind);
+                continue;
+            }
+            let known = self.windows.get(&reading.kind).copied();
+            let used = reading
+                .utilisation
+                .filter(|used| used.is_finite() && *used >= 0.0)
+                .or(known.map(|known| known.0));
+            if let Some(used) = used {
+                let reset = reset.or(known.and_then(|known| known.1));
+                self.windows
+                    .insert(reading.kind.clone(), (used, reset, now.mono));
+            }
+        }
+        if report.verdict == Some(Verdict::Rejected) && report.overage_in_use != Some(true) {
+            self.reject(now, report);
+        }
+    }
+
+    /// Someone was served: a limit without a known end that is older than a minute may have been looked at and passed (S3).
+    pub(crate) fn served(&mut self, now: Now) {
+        let minute = Duration::from_secs(60);
+        self.windows
+            .retain(|_, (_, reset, learned)| reset.is_some() || *learned + minute > now.mono);
+    }
+
+    fn reject(&mut self, now: Now, report: &QuotaReport) {
+        let retry = report.retry_after.map(|wait| now.mono + wait);
+        let wall = report.reset.filter(|reset| *reset > now.wall);
+        let known = report
+            .claim
+            .as_ref()
+            .and_then(|claim| self.windows.get(claim))
+            .and_then(|known| known.1);
+        let wall = wall.or(known);
+        let mono = retry.or_else(|| wall.is_none().then(|| now.mono + Duration::from_secs(60)));
+        self.put(Why::Quota(report.claim.clone()), mono, wall);
+    }
+
+    fn put(&mut self, why: Why, mono: Option<Mono>, wall: Option<Wall>) {
+        let end = self.blocks.entry(why).or_insert((None, None));
+        *end = (end.0.max(mono), wall.or(end.1));
+    }
+
+    /// P7 as the simulator reads it: the least that an outcome must block.
+    pub(crate) fn ended(&mut self, now: Now, policy: &Policy, outcome: &Outcome) {
+        let after = |wait: Duration| Some(now.mono + wait);
+        let most = Duration::from_secs(30);
+        match outcome {
+            Outcome::Success => self.served(now),
+            Outcome::Neutral | Outcome::Abandoned => {}
+            Outcome::QuotaRejected { quota, .. } => self.reject(now, quota),
+            Outcome::ServerSide {
+                overload: Overload::Refused429,
+                retry_after,
+                ..
+            } => {
+                self.put(
+                    Why::ServerSide,
+                    after(retry_after.unwrap_or(Duration::from_secs(5)).min(most)),
+                    None,
+                );
+            }
+            Outcome::ServerSide {
+                overload: Overload::Overloaded529,
+                retry_after,
+                ..
+            } => {
+                self.put(
+                    Why::Overloaded,
+                    after(retry_after.unwrap_or(most).min(most)),
+                    None,
+                );
+            }
+            Outcome::ServerError { .. } => self.put(
+                Why::ServerError,
+                after(policy.cooldown.min(policy.max_cooldown)),
+                None,
+            ),
+            Outcome::Network {
+                blame: maxpool::scheduler::Blame::Account,
+                ..
+            } => {
+                self.put(Why::Network, after(policy.network_cooldown), None);
+            }
+            Outcome::Network { .. } => {}
+            Outcome::CredentialRefused { .. } | Outcome::NeedsLogin { .. } => {
+                self.put(Why::Credential, Some(Mono::MAX), None)
+            }
+            Outcome::CredentialForbidden { .. } => {
+                self.put(Why::Forbidden, after(Duration::from_secs(1_800)), None)
+            }
+        }
+    }
+
+    /// Why this request must not go here, if the simulator knows a reason.
+    pub(crate) fn forbids(
+        &self,
+        now: Now,
+        policy: &Policy,
+        request: &Request,
+        thinking: bool,
+    ) -> Option<String> {
+        let pinned = request.pinned.is_some();
+        if self.leaving || !self.spec.enabled {
+            return Some("disabled or leaving".into());
+        }
+        if !pinned && !self.spec.profiles.contains(&request.profile) {
+            return Some("not in its profile".into());
+        }
+        if thinking && !self.spec.kind.is_claude() {
+            return Some("signed thinking at a provider".into());
+        }
+        let concerns = |family: &Family| request.family.as_ref().is_none_or(|own| own == family);
+        for why in self.blocks.keys() {
+            match why {
+                Why::Quota(Some(WindowKind::SevenDayFamily(family))) if !concerns(family) => {}
+                _ => return Some(format!("blocked: {why:?} {:?}", self.blocks.get(why))),
+            }
+        }
+        for (kind, (used, reset, learned)) in &self.windows {
+            let threshold = match kind {
+                WindowKind::FiveHour | WindowKind::Tokens | WindowKind::Requests => {
+                    policy.switch_threshold
+                }
+                WindowKind::SevenDay => policy.weekly_exhausted,
+                WindowKind::SevenDayFamily(family) if request.family.as_ref() == Some(family) => {
+                    policy.weekly_exhausted
+                }
+                WindowKind::SevenDayFamily(_) | WindowKind::Generic => continue,
+            };
+            let known = reset.is_some() || *learned + Duration::from_secs(60) > now.mono;
+            if *used >= threshold && known {
+                return Some(format!("{kind:?} is at {used}"));
+            }
+        }
+        None
+    }
+}
+
+/// The places of the queue as the simulator keeps them.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    last: u64,
+    kept: Vec<(u128, u64, Mono)>,
+}
+
+impl Places {
+    /// The place of one who joins now.
+    pub(crate) fn join(&mut self, now: Mono, resume: Option<u128>) -> u64 {
+        self.kept.retain(|(_, _, until)| *until > now);
+        if let Some(index) = resume.and_then(|key| self.kept.iter().position(|kept| kept.0 == key))
+        {
+            return self.kept.remove(index).1;
+        }
+        self.last += 1;
+        self.last
+    }
+
+    /// Its place is kept for a minute.
+    pub(crate) fn keep(&mut self, now: Mono, resume: Option<u128>, place: u64) {
+        if let Some(key) = resume {
+            self.kept.push((key, place, now + Duration::from_secs(60)));
+        }
+    }
+}
