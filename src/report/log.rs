@@ -91,10 +91,7 @@ fn describe(at: Wall, event: &Event) -> (Level, String) {
             Warning,
             breaker_open_line(at, reason, *until, *failed_probes),
         ),
-        Event::BreakerProbe { account } => (
-            Info,
-            format!("breaker: one request probes with {}", name(account)),
-        ),
+        Event::BreakerProbe => (Info, "breaker: one request probes for all".into()),
         Event::BreakerClosed { after, by } => (
             Info,
             format!(
