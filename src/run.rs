@@ -115,6 +115,8 @@ fn serve_with(
     .map_err(|error| Error::ours(format!("the server cannot start its threads: {error}")))?;
     // Set once, by the only listener.
     let _ = context.address.set(listener.address());
+    let seen = Arc::clone(&context);
+    reporter.watch(move || seen.gate.look(|scheduler, now| scheduler.snapshot(now)));
     let dashboard = open_dashboard(mode, &context, reporter);
     announce(&context, &listener);
     let drained = watch(&context, &listener, signals, seat);

@@ -15,6 +15,7 @@ mod out;
 mod spec;
 mod status;
 mod table;
+mod watch;
 mod web;
 
 use std::ffi::OsString;
@@ -111,9 +112,7 @@ fn perform(context: &mut Context<'_>, command: Command) -> Result<ExitCode> {
         }
         Command::Accounts { verbose, json } => accounts::list(context, verbose, json)?,
         Command::Change(change) => change::apply(context, &change)?,
-        Command::Status(StatusView::Watch) => {
-            return Err(Error::ours("the attached dashboard is not built in yet"));
-        }
+        Command::Status(StatusView::Watch) => watch::watch(context)?,
         Command::Status(view) => status::status(context, view == StatusView::Json)?,
         Command::Explain(options) => status::explain(context, &options)?,
         Command::Api(options) => return api::call(context, &options),

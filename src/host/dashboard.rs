@@ -6,11 +6,13 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use signal_hook::consts::{SIGTERM, SIGUSR2};
 
+use super::signals::Signals;
 use super::terminal::{Dashboard, Parts};
 use crate::account::import::{self, ImportSource};
 use crate::account::login::{self, Desk};
@@ -19,9 +21,11 @@ use crate::account::wire;
 use crate::clock;
 use crate::config::{edit, file};
 use crate::error::{Error, Result};
+use crate::event::Pulse;
 use crate::proxy::context::Context;
 use crate::proxy::{control, local};
 use crate::report::screen::View;
+use crate::report::status::Status;
 use crate::report::text::name;
 use crate::report::ui::{Action, Seat};
 
@@ -37,9 +41,80 @@ pub(crate) fn start(context: &Arc<Context>) -> io::Result<Dashboard> {
             ..View::default()
         }),
         act: Box::new(move |action| act(&acting, action)),
+        told: None,
         pulse: Arc::clone(context.events.live().pulse()),
         seat: Seat::Server,
     })
+}
+
+/// Draws a server of another process until the user leaves (`status --watch`). `fetch` gives its status, once a second; `act`
+/// does what was confirmed, on a thread of its own, and gives a line.
+///
+/// # Errors
+/// There is no terminal that could be used.
+pub(crate) fn attach(
+    mut fetch: impl FnMut() -> std::result::Result<Status, String>,
+    act: impl Fn(Action) -> String + Send + Sync + 'static,
+) -> io::Result<()> {
+    let signals = Signals::take()?;
+    let view: Arc<Mutex<View>> = Arc::default();
+    let (shown, told) = (Arc::clone(&view), Arc::new(Mutex::new(None)));
+    let pulse: Arc<Pulse> = Arc::default();
+    let act = Arc::new(act);
+    refresh(&view, &mut fetch);
+    let (latest, answered) = (Arc::clone(&told), Arc::clone(&pulse));
+    let dashboard = Dashboard::start(Parts {
+        look: Box::new(move || shown.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        act: Box::new(move |action| match action {
+            Action::Redraw => None,
+            Action::Quit => signal(SIGTERM, "leaving"),
+            action => {
+                let (act, latest, answered) =
+                    (Arc::clone(&act), Arc::clone(&latest), Arc::clone(&answered));
+                let spawned = thread::Builder::new()
+                    .name("order".into())
+                    .stack_size(ORDER_STACK)
+                    .spawn(move || {
+                        *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(act(action));
+                        answered.beat();
+                    });
+                Some(spawned.map_or_else(
+                    |error| format!("that failed: {error}"),
+                    |_| "asked for".into(),
+                ))
+            }
+        }),
+        told: Some(told),
+        pulse: Arc::clone(&pulse),
+        seat: Seat::Attached,
+    })?;
+    while !dashboard.is_over() {
+        if signals.wait(FETCH_EVERY).is_some() {
+            return Ok(());
+        }
+        refresh(&view, &mut fetch);
+        pulse.beat();
+    }
+    Ok(())
+}
+
+/// Time between two looks at an attached server.
+const FETCH_EVERY: Duration = Duration::from_secs(1);
+const ORDER_STACK: usize = 512 * 1024;
+
+fn refresh(view: &Mutex<View>, fetch: &mut impl FnMut() -> std::result::Result<Status, String>) {
+    let fetched = fetch();
+    let mut view = view.lock().unwrap_or_else(PoisonError::into_inner);
+    match fetched {
+        Ok(status) => {
+            *view = View {
+                status,
+                ..View::default()
+            }
+        }
+        // What was known last stays on the screen below the reason.
+        Err(why) => view.lost = Some(why),
+    }
 }
 
 /// Starts what was confirmed, and says so.
@@ -61,7 +136,7 @@ fn act(context: &Arc<Context>, action: Action) -> Option<String> {
     let failed = format!("{doing} failed");
     let spawned = thread::Builder::new()
         .name("order".into())
-        .stack_size(512 * 1024)
+        .stack_size(ORDER_STACK)
         .spawn(move || {
             match carry_out(&context, &action) {
                 Ok(Some(done)) => context.events.notice(clock::wall(), done),

@@ -36,6 +36,8 @@ pub(crate) struct Parts {
     /// Does what the user has confirmed, and tells in a line what came of it. Called on the dashboard's thread: what takes long is
     /// to be handed on.
     pub(crate) act: Box<dyn FnMut(Action) -> Option<String> + Send>,
+    /// A line about an action that took its time, put here by whoever finished it before the pulse.
+    pub(crate) told: Option<Arc<Mutex<Option<String>>>>,
     /// Beats when something has changed.
     pub(crate) pulse: Arc<Pulse>,
     /// Whose dashboard it is.
@@ -348,6 +350,11 @@ impl Face {
     }
 
     fn look(&mut self) -> View {
+        if let Some(told) = &self.parts.told
+            && let Some(note) = told.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            self.ui.tell(note);
+        }
         let mut view = (self.parts.look)();
         view.utc_offset_s = self.utc_offset_s;
         view

@@ -390,7 +390,9 @@ fn evidence_part(evidence: Option<&Evidence>) -> String {
             .request_id
             .as_deref()
             .map(|id| format!("request-id {}", piece(id))),
-        some(&evidence.source).map(|source| piece(&source)),
+        some(&evidence.source)
+            .filter(|source| !repeats_status(evidence.status, source))
+            .map(|source| piece(&source)),
         some(&evidence.message).map(|message| quoted(&message, PIECE_CHARS_MAX)),
     ]
     .into_iter()
@@ -400,6 +402,11 @@ fn evidence_part(evidence: Option<&Evidence>) -> String {
         return String::new();
     }
     format!(" [{}]", parts.join("; "))
+}
+
+/// Whether a source says no more than the status beside it.
+pub(in crate::report) fn repeats_status(status: Option<u16>, source: &str) -> bool {
+    status.is_some_and(|status| source == format!("status {status}"))
 }
 
 fn session_part(session: Option<&Arc<str>>) -> String {
