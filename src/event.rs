@@ -61,10 +61,7 @@ pub(crate) enum Event {
         failed_probes: u32,
     },
     /// One request probes for all.
-    BreakerProbe {
-        /// The account it goes to.
-        account: Arc<str>,
-    },
+    BreakerProbe,
     /// The breaker is closed again.
     BreakerClosed {
         /// How long it was open.
@@ -365,6 +362,11 @@ impl Events {
         {
             self.counters.count_dropped();
         }
+    }
+
+    /// Counts an event that the reporter itself has found out.
+    pub(crate) fn count(&self, event: &Event) {
+        self.counters.count(event);
     }
 
     /// [`Event::Notice`].

@@ -187,7 +187,12 @@ fn health(context: &Context) -> Vec<u8> {
 }
 
 /// The status JSON of this moment.
-pub(crate) fn status_of(context: &Context, config: &Config) -> Vec<u8> {
+fn status_of(context: &Context, config: &Config) -> Vec<u8> {
+    serde_json::to_vec(&status_now(context, config)).unwrap_or_default()
+}
+
+/// The status of this moment, for the route and for the dashboard.
+pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
     let (snapshot, decisions, general) = context.gate.look(|scheduler, now| {
         let decisions: Vec<_> = scheduler.decisions().cloned().collect();
         (
@@ -215,7 +220,7 @@ pub(crate) fn status_of(context: &Context, config: &Config) -> Vec<u8> {
         decisions: &decisions,
         general: Some(&general),
     };
-    serde_json::to_vec(&build::status(&snapshot, &facts)).unwrap_or_default()
+    build::status(&snapshot, &facts)
 }
 
 fn metrics_of(context: &Context, names: Names) -> Vec<u8> {
