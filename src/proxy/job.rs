@@ -17,7 +17,7 @@ use crate::clock::Stopwatch;
 use crate::config::{Config, SessionAffinity};
 use crate::event::{Event, Finished, Outcome, Stage, Tracked};
 use crate::scheduler::time::Mono;
-use crate::scheduler::{self, Kind, Request, SessionKey, Shape, ThreadKey, Usage};
+use crate::scheduler::{Kind, Request, SessionKey, Shape, ThreadKey, Usage};
 
 /// Of what a client declares about its own time limit this share is used (SPEC Q6).
 const DECLARED_TOLERANCE_SHARE: f64 = 0.95;

@@ -194,7 +194,7 @@ fn status_of(context: &Context, config: &Config) -> Vec<u8> {
 /// The status of this moment, for the route and for the dashboard.
 pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
     let (snapshot, decisions, general) = context.gate.look(|scheduler, now| {
-        let decisions: Vec<_> = scheduler.decisions().cloned().collect();
+        let decisions: Vec<_> = scheduler.decisions().collect();
         (
             scheduler.snapshot(now),
             decisions,
