@@ -281,8 +281,7 @@ impl Gate {
             accounts: Vec::new(),
         };
         let wake = match self.cancel(ticket) {
-            Cancel::Cancelled => return Admitted::Refused(refused),
-            Cancel::AlreadyRefused(refusal) => return Admitted::Refused(refusal),
+            Cancel::Cancelled | Cancel::AlreadyRefused(_) => return Admitted::Refused(refused),
             Cancel::AlreadyGranted(grant) => Wake::Granted { ticket, grant },
             Cancel::AlreadyPolled => slot.wait(),
         };
