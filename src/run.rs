@@ -21,6 +21,7 @@ use crate::net;
 use crate::proxy::context::{Context, Parts};
 use crate::proxy::listener::{self, Listener, Phrases};
 use crate::proxy::{control, exchange, reply, runtime};
+use crate::report::capture::Capture;
 use crate::report::{Mode, Reporter};
 use crate::scheduler::Scheduler;
 use crate::scheduler::time::Mono;
@@ -107,7 +108,7 @@ fn serve_with(
     reporter: &Reporter,
 ) -> Result<ExitCode> {
     let socket = bind(&config)?;
-    let context = build(path, config, events, reporter)?;
+    let context = build(options, path, config, events, reporter)?;
     let handler = Arc::clone(&context);
     let listener = Listener::start(socket, phrases(), move |inbound| {
         exchange::serve(&handler, inbound)
@@ -123,6 +124,9 @@ fn serve_with(
     // The terminal is given back before anything is written on it.
     drop(dashboard);
     save_state(&context);
+    if let Some(capture) = &context.capture {
+        capture.finish(LOG_FINISH_MAX);
+    }
     context.gate.stop();
     Ok(match drained {
         Drained::Clean => ExitCode::SUCCESS,
@@ -149,11 +153,16 @@ fn open_dashboard(mode: Mode, context: &Arc<Context>, reporter: &Reporter) -> Op
 
 /// Accounts, gate and everything that requests share.
 fn build(
+    options: &ServeOptions,
     path: PathBuf,
     config: Config,
     events: &Events,
     reporter: &Reporter,
 ) -> Result<Arc<Context>> {
+    let directory = options.log_to.as_ref().or(config.log_dir.as_ref());
+    let capture = directory
+        .map(|directory| Capture::start(directory, clock::wall(), events))
+        .transpose()?;
     let tls = net::tls::client_config(
         std::env::var_os("SSL_CERT_FILE")
             .map(PathBuf::from)
@@ -192,6 +201,7 @@ fn build(
         accounts,
         events: events.clone(),
         activity: Arc::clone(reporter.activity()),
+        capture,
         config_path: path,
         config,
         tls,

@@ -16,6 +16,7 @@ use crate::account::quota::family_of_model;
 use crate::clock::Stopwatch;
 use crate::config::{Config, SessionAffinity};
 use crate::event::{Event, Finished, Outcome, Stage, Tracked};
+use crate::report::capture::Trace;
 use crate::scheduler::time::Mono;
 use crate::scheduler::{Kind, Request, SessionKey, Shape, ThreadKey, Usage};
 
@@ -58,6 +59,8 @@ pub(crate) struct Job {
     pub(crate) patience: Rc<Patience>,
     /// The facts of its end.
     pub(crate) record: RefCell<Record>,
+    /// What `--log-to` keeps of it.
+    pub(crate) trace: RefCell<Trace>,
 }
 
 /// What is known of a request's course when it ends.
@@ -198,6 +201,14 @@ impl Job {
     /// Emits the request's one line.
     pub(crate) fn finish(self, ended: Ended) {
         let record = self.record.take();
+        let total = self.watch.elapsed();
+        {
+            let mut trace = self.trace.borrow_mut();
+            if let Some(cause) = &ended.cause {
+                trace.error(cause);
+            }
+            trace.end(ended.status, total);
+        }
         self.context.tell(Event::Finished(Box::new(Finished {
             method: Arc::clone(&self.method),
             path: Arc::clone(&self.path),
@@ -207,7 +218,7 @@ impl Job {
             cause: ended.cause,
             queued: record.queued,
             first_byte: record.first_byte,
-            total: self.watch.elapsed(),
+            total,
             tokens: record.tokens,
             session: self.session_tag(),
             model: self.peek.model.as_deref().map(Arc::from),

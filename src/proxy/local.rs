@@ -15,6 +15,7 @@ use super::stream::Uncommitted;
 use crate::account::quota::family_of_model;
 use crate::clock::{self, Stopwatch};
 use crate::config::Config;
+use crate::error::Fault;
 use crate::event::{Event, Finished, Outcome, Stage};
 use crate::report::metrics::{self, Labels, Process};
 use crate::report::status::{self, build};
@@ -160,7 +161,12 @@ struct RoutingOrder {
 }
 
 fn failed(error: &crate::error::Error) -> Reply {
-    reply::control_failed(&error.to_string())
+    match error.fault() {
+        Fault::Client => reply::bad_control(&error.to_string()),
+        Fault::Operator | Fault::Upstream | Fault::Ours => {
+            reply::control_failed(&error.to_string())
+        }
+    }
 }
 
 fn object(key: &str, lines: &[String]) -> Vec<u8> {
