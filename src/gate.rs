@@ -281,7 +281,7 @@ impl Gate {
             accounts: Vec::new(),
         };
         let wake = match self.cancel(ticket) {
-            Cancel::Cancelled => return Admitted::Refused(refused),
+            Cancel::Cancelled | Cancel::AlreadyRefused(_) => return Admitted::Refused(refused),
             Cancel::AlreadyGranted(grant) => Wake::Granted { ticket, grant },
             Cancel::AlreadyPolled => slot.wait(),
         };
@@ -493,7 +493,7 @@ impl Drop for Waiting {
         }
         let cancelled = self.gate.cancel(self.ticket);
         match cancelled {
-            Cancel::Cancelled => {}
+            Cancel::Cancelled | Cancel::AlreadyRefused(_) => {}
             Cancel::AlreadyGranted(grant) => drop(self.gate.hold(grant)),
             // Taken out of the scheduler before us: it is in the slot, or a few instructions away from it, and may hold an account.
             Cancel::AlreadyPolled => {

@@ -189,7 +189,7 @@ fn health(context: &Context) -> Vec<u8> {
 /// The status JSON of this moment.
 pub(crate) fn status_of(context: &Context, config: &Config) -> Vec<u8> {
     let (snapshot, decisions, general) = context.gate.look(|scheduler, now| {
-        let decisions: Vec<_> = scheduler.decisions().cloned().collect();
+        let decisions: Vec<_> = scheduler.decisions().collect();
         (
             scheduler.snapshot(now),
             decisions,
