@@ -80,7 +80,10 @@ pub(crate) fn serve(options: &ServeOptions) -> Result<ExitCode> {
         .map_err(|error| Error::ours(format!("signals cannot be taken over: {error}")))?;
     raise_descriptor_limit();
     let path = file::path(&|name| std::env::var_os(name))?;
-    let config = file::load_or_create(&path)?;
+    let mut config = file::load_or_create(&path)?;
+    if let Some(directory) = &options.log_to {
+        config.log_dir = Some(directory.clone());
+    }
     refuse_open_door(&config)?;
     // Asked now: a terminal that has been closed is none any more.
     let seat = if terminal::is_wanted() {
@@ -108,7 +111,7 @@ fn serve_with(
     reporter: &Reporter,
 ) -> Result<ExitCode> {
     let socket = bind(&config)?;
-    let context = build(options, path, config, events, reporter)?;
+    let context = build(path, config, events, reporter)?;
     let handler = Arc::clone(&context);
     let listener = Listener::start(socket, phrases(), move |inbound| {
         exchange::serve(&handler, inbound)
@@ -153,14 +156,14 @@ fn open_dashboard(mode: Mode, context: &Arc<Context>, reporter: &Reporter) -> Op
 
 /// Accounts, gate and everything that requests share.
 fn build(
-    options: &ServeOptions,
     path: PathBuf,
     config: Config,
     events: &Events,
     reporter: &Reporter,
 ) -> Result<Arc<Context>> {
-    let directory = options.log_to.as_ref().or(config.log_dir.as_ref());
-    let capture = directory
+    let capture = config
+        .log_dir
+        .as_ref()
         .map(|directory| Capture::start(directory, clock::wall(), events))
         .transpose()?;
     let tls = net::tls::client_config(
