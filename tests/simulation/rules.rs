@@ -161,6 +161,25 @@ fn s2_a_rejection_belongs_to_a_window() {
 }
 
 #[test]
+fn s2_the_newest_answer_knows_the_reset_best() {
+    let (mut table, ids) = Table::with(1);
+    let leases: Vec<_> = (0..2)
+        .map(|_| {
+            let request = table.request();
+            table.granted(request).lease
+        })
+        .collect();
+    for (lease, minutes) in leases.into_iter().zip([90, 30]) {
+        let reset = Some(table.wall_after(secs(60 * minutes)));
+        table.complete(
+            lease,
+            quota_rejected(rejection(Some(WindowKind::FiveHour), reset, None)),
+        );
+    }
+    assert_eq!(table.blocked_for(ids[0]), Some(secs(1_800)));
+}
+
+#[test]
 fn s2_a_family_is_blocked_alone() {
     let (mut table, ids) = Table::with(1);
     let opus = WindowKind::SevenDayFamily(family("opus"));
@@ -388,6 +407,25 @@ fn s7_sequential_requests_rotate() {
         order.push(table.serve(request));
     }
     assert_eq!(order, [ids[0], ids[1], ids[2], ids[0], ids[1], ids[2]]);
+}
+
+#[test]
+fn s7_ties_rotate() {
+    let mut table = Table::new(Policy {
+        spread_share_weight: 0.0,
+        ..Policy::default()
+    });
+    let ids = [
+        table.add(oauth("a")),
+        table.add(oauth("b")),
+        table.add(oauth("c")),
+    ];
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        let request = table.request();
+        order.push(table.serve(request));
+    }
+    assert_eq!(order, [ids[0], ids[1], ids[2], ids[0]]);
 }
 
 #[test]
@@ -651,6 +689,28 @@ fn s10_a_storm_is_taken_over_one_by_one() {
     assert_eq!(table.wakes().len(), 1, "counted until its head arrives");
     table.pass(ms(1_000));
     assert_eq!(table.wakes().len(), 3);
+}
+
+#[test]
+fn s10_an_attempt_that_ends_without_a_head_makes_room_too() {
+    let (mut table, ids) = Table::with(2);
+    let mut moved = Vec::new();
+    for _ in 0..5 {
+        let request = Request {
+            pinned: Some(ids[0]),
+            ..table.request()
+        };
+        moved.push(table.granted(request).lease);
+    }
+    for lease in moved {
+        table.complete(lease, quota_rejected(rejection(None, None, Some(HOUR))));
+    }
+    let request = table.request();
+    let first = table.granted(request);
+    let request = table.request();
+    table.queued(request);
+    table.complete(first.lease, Outcome::Abandoned);
+    assert_eq!(table.wakes().len(), 1);
 }
 
 #[test]
@@ -1191,6 +1251,30 @@ fn q1_what_is_held_and_what_is_not() {
         matches!(&wakes[..], [Wake::Refused { refusal, .. }] if matches!(refusal.reason, RefusalReason::CredentialsOnly(_))),
         "never waited for: {wakes:?}"
     );
+}
+
+#[test]
+fn q1_a_403_that_ends_serves_whoever_waits_for_something_else() {
+    let (mut table, ids) = Table::with(2);
+    let forbidden = Outcome::CredentialForbidden {
+        evidence: evidence(403, "no"),
+    };
+    table.fail(ids[0], forbidden);
+    table.fail(
+        ids[1],
+        quota_rejected(rejection(None, None, Some(2 * HOUR))),
+    );
+    table.scheduler.set_policy(
+        table.now,
+        Policy {
+            poll: DAY,
+            ..Policy::default()
+        },
+    );
+    let request = table.request();
+    table.queued(request);
+    let (waited, wakes) = table.until_wake();
+    assert_eq!((waited, wakes.len()), (secs(1_800), 1));
 }
 
 #[test]
