@@ -6,6 +6,9 @@ MANDIR ?= $(PREFIX)/share/man
 DESTDIR ?=
 ARGS ?=
 
+# Most tests wait for something most of the time.
+export RUST_TEST_THREADS ?= 8
+
 BINARY = target/release/maxpool
 MACHINE = $(shell uname -m)
 MUSL = $(MACHINE)-unknown-linux-musl

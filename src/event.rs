@@ -61,10 +61,7 @@ pub(crate) enum Event {
         failed_probes: u32,
     },
     /// One request probes for all.
-    BreakerProbe {
-        /// The account it goes to.
-        account: Arc<str>,
-    },
+    BreakerProbe,
     /// The breaker is closed again.
     BreakerClosed {
         /// How long it was open.
@@ -173,12 +170,6 @@ impl Outcome {
             Outcome::ClientGone { .. } => 4,
             Outcome::Local => 5,
         }
-    }
-
-    /// The label in the metrics.
-    #[must_use]
-    pub(crate) fn word(self) -> &'static str {
-        Outcome::WORDS[self.index()]
     }
 }
 
@@ -365,6 +356,11 @@ impl Events {
         {
             self.counters.count_dropped();
         }
+    }
+
+    /// Counts an event that the reporter itself has found out.
+    pub(crate) fn count(&self, event: &Event) {
+        self.counters.count(event);
     }
 
     /// [`Event::Notice`].

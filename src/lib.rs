@@ -1,9 +1,48 @@
-//! maxpool: a local proxy that makes several Claude accounts work as one.
+//! maxpool: a local proxy that makes several Claude accounts work as one that never runs dry.
 //!
-//! This page is replaced by the architecture page as the modules arrive.
-
-// Dead code is allowed while the modules are being joined; removed with the last of them.
-#![allow(dead_code)]
+//! This is the architecture page: read it first, then follow the arrows.
+//!
+//! ```text
+//!  argv, file        secrets          decisions              one request                        facts
+//! ┌──────────┐    ┌───────────┐    ┌──────────────┐    ┌──────────────────────────┐    ┌────────────────────┐
+//! │ cli      │───▶│ account   │───▶│ scheduler    │◀──▶│ proxy                    │───▶│ report             │
+//! │ config   │    │ (tokens,  │    │ pure, `now`  │gate│ receive → admit → forward│evts│ screen | log | JSON│
+//! └──────────┘    │ quota)    │    │ passed in    │    │ → stream → settle        │    └────────────────────┘
+//!                 └───────────┘    └──────────────┘    └──────────────────────────┘
+//! ```
+//!
+//! # Modules, in the order in which they may import each other
+//!
+//! `scheduler` < `clock`, `error`, `event` < `config` < `net` < `account` < `gate` < `report` < `proxy` < `host` < `run`, `cli`
+//! (a test holds them to it).
+//!
+//! - [`scheduler`]: which account, who waits, for how long. Pure: no I/O, threads, locks, clock or randomness.
+//! - `clock`: the only place that reads time. `event`: what happened, as plain data; sending one never blocks.
+//! - `config`: the file with every credential; one locked read-modify-write per change. `net`: connections that we make.
+//! - `account`: credentials, their refresh, and what answers say about quota.
+//! - `gate`: the only lock around the scheduler; its first page is the lock contract.
+//! - `proxy`: a request's life. `exchange` reads top to bottom; `listener` is the only file that knows the server library.
+//! - `report`: the plain log, the dashboard, status and metrics. `host`: signals, terminal, restart, supervisors.
+//!
+//! # Threads
+//!
+//! | thread | does | ends |
+//! |---|---|---|
+//! | main | waits for signals, looks at the config and the state file | with the process |
+//! | library's accept and connection threads | read request heads | with their connection |
+//! | `worker` (one per request in flight, some idle) | the whole life of one request, one `poll` for everything it waits for | when idle and not needed |
+//! | `keeper` | pokes the server library, ends slow and idle clients | at the stop |
+//! | `pacer` | wakes the scheduler at its next deadline, notices that the clock jumped | at the stop |
+//! | `report` | is the only writer of the log | after its last line |
+//! | refreshes, name look-ups | one bounded call | when it is answered |
+//!
+//! # Invariants
+//!
+//! - A lease ends in exactly one outcome; dropping one is `Abandoned`. A ticket gets exactly one verdict.
+//! - A retry takes the uncommitted writer by value, so none can be written after the first byte of an answer.
+//! - A client's body is kept as bytes and sent as bytes; only the model's name is ever replaced.
+//! - No credential is in an event, an error, a status or a debug print; `Secret` prints nothing.
+//! - A refreshed token is on the disk before it serves.
 
 mod account;
 mod cli;

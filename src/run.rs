@@ -14,11 +14,14 @@ use crate::config::{Config, file};
 use crate::error::{Error, Result};
 use crate::event::{Event, Events, Started, StartedAccount};
 use crate::gate::Gate;
+use crate::host::dashboard;
 use crate::host::signals::{Signal, Signals};
+use crate::host::terminal::{self, Dashboard};
 use crate::net;
 use crate::proxy::context::{Context, Parts};
 use crate::proxy::listener::{self, Listener, Phrases};
 use crate::proxy::{control, exchange, reply, runtime};
+use crate::report::capture::Capture;
 use crate::report::{Mode, Reporter};
 use crate::scheduler::Scheduler;
 use crate::scheduler::time::Mono;
@@ -50,6 +53,15 @@ const REFRESH_SETTLE_MAX: Duration = Duration::from_secs(40);
 /// The log's last lines are written within this time, or not at all when nobody reads them.
 const LOG_FINISH_MAX: Duration = Duration::from_secs(2);
 
+/// Who sits before the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seat {
+    /// A person, at a terminal.
+    Terminal,
+    /// A supervisor, a script, a pipe.
+    Background,
+}
+
 /// How a drain ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Drained {
@@ -68,16 +80,30 @@ pub(crate) fn serve(options: &ServeOptions) -> Result<ExitCode> {
         .map_err(|error| Error::ours(format!("signals cannot be taken over: {error}")))?;
     raise_descriptor_limit();
     let path = file::path(&|name| std::env::var_os(name))?;
-    let config = file::load_or_create(&path)?;
+    let mut config = file::load_or_create(&path)?;
+    if let Some(directory) = &options.log_to {
+        config.log_dir = Some(directory.clone());
+    }
     refuse_open_door(&config)?;
-    let (events, reporter) = Reporter::start(Mode::Plain);
-    let served = serve_with(options, &signals, path, config, &events, &reporter);
+    // Asked now: a terminal that has been closed is none any more.
+    let seat = if terminal::is_wanted() {
+        Seat::Terminal
+    } else {
+        Seat::Background
+    };
+    let mode = if seat == Seat::Terminal && !options.plain {
+        Mode::Screen
+    } else {
+        Mode::Plain
+    };
+    let (events, reporter) = Reporter::start(mode);
+    let served = serve_with((mode, seat), &signals, path, config, &events, &reporter);
     reporter.finish(LOG_FINISH_MAX);
     served
 }
 
 fn serve_with(
-    _options: &ServeOptions,
+    (mode, seat): (Mode, Seat),
     signals: &Signals,
     path: PathBuf,
     config: Config,
@@ -93,14 +119,39 @@ fn serve_with(
     .map_err(|error| Error::ours(format!("the server cannot start its threads: {error}")))?;
     // Set once, by the only listener.
     let _ = context.address.set(listener.address());
+    let seen = Arc::clone(&context);
+    reporter.watch(move || seen.gate.look(|scheduler, now| scheduler.snapshot(now)));
+    let dashboard = open_dashboard(mode, &context, reporter);
     announce(&context, &listener);
-    let drained = watch(&context, &listener, signals);
+    let drained = watch(&context, &listener, signals, seat);
+    // The terminal is given back before anything is written on it.
+    drop(dashboard);
     save_state(&context);
+    if let Some(capture) = &context.capture {
+        capture.finish(LOG_FINISH_MAX);
+    }
     context.gate.stop();
     Ok(match drained {
         Drained::Clean => ExitCode::SUCCESS,
         Drained::Cut => ExitCode::FAILURE,
     })
+}
+
+/// The dashboard, if there is a terminal for it; else the log is written.
+fn open_dashboard(mode: Mode, context: &Arc<Context>, reporter: &Reporter) -> Option<Dashboard> {
+    if mode != Mode::Screen {
+        return None;
+    }
+    match dashboard::start(context) {
+        Ok(dashboard) => Some(dashboard),
+        Err(error) => {
+            reporter.write_plainly();
+            context
+                .events
+                .notice(clock::wall(), format!("no dashboard: {error}"));
+            None
+        }
+    }
 }
 
 /// Accounts, gate and everything that requests share.
@@ -110,6 +161,11 @@ fn build(
     events: &Events,
     reporter: &Reporter,
 ) -> Result<Arc<Context>> {
+    let capture = config
+        .log_dir
+        .as_ref()
+        .map(|directory| Capture::start(directory, clock::wall(), events))
+        .transpose()?;
     let tls = net::tls::client_config(
         std::env::var_os("SSL_CERT_FILE")
             .map(PathBuf::from)
@@ -148,6 +204,7 @@ fn build(
         accounts,
         events: events.clone(),
         activity: Arc::clone(reporter.activity()),
+        capture,
         config_path: path,
         config,
         tls,
@@ -257,7 +314,7 @@ fn announce(context: &Context, listener: &Listener) {
 }
 
 /// The main thread's life: signals, the config file, the state file.
-fn watch(context: &Arc<Context>, listener: &Listener, signals: &Signals) -> Drained {
+fn watch(context: &Arc<Context>, listener: &Listener, signals: &Signals, seat: Seat) -> Drained {
     let start = clock::now().mono;
     let mut sync_due = start + context.config().sync_interval;
     let mut state_due = start + STATE_EVERY;
@@ -268,6 +325,10 @@ fn watch(context: &Arc<Context>, listener: &Listener, signals: &Signals) -> Drai
         let next = sync_due.min(state_due).min(runtime_due);
         match signals.wait(next.since(now)) {
             Some(Signal::Terminate | Signal::Interrupt) => {
+                return drain(context, listener, signals);
+            }
+            // The terminal was closed: without it the server would be left behind unseen (R3).
+            Some(Signal::HangUp) if seat == Seat::Terminal => {
                 return drain(context, listener, signals);
             }
             Some(Signal::HangUp) => {

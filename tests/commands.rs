@@ -148,7 +148,7 @@ fn accounts_lists_and_changes_nothing() {
     let ran = home.run(&["accounts", "-v"]);
     assert_ok(&ran);
     assert!(
-        ran.stdout.contains("expires in 23h") || ran.stdout.contains("expires in 24h"),
+        ran.stdout.contains("expires in 1d") || ran.stdout.contains("expires in 23h"),
         "{}",
         ran.stdout
     );

@@ -80,11 +80,13 @@ fn a_limit_says_when_it_ends_and_whether_to_come_back() {
     let message = assert_own(&reply);
     reply.assert_error(429, "rate_limit_error");
     assert!(
-        message.contains("in 2h 14m"),
+        ["in 2h 14m", "in 2h 15m"]
+            .iter()
+            .any(|time| message.contains(time)),
         "times are durations: {message}"
     );
     assert!(
-        !message.contains('3'),
+        !message.contains("of 3"),
         "three accounts are configured, two are enabled: {message}"
     );
     let retry: u64 = reply
@@ -92,7 +94,7 @@ fn a_limit_says_when_it_ends_and_whether_to_come_back() {
         .expect("known")
         .parse()
         .expect("seconds");
-    assert!((8000..=8012).contains(&retry), "{retry}");
+    assert!((8005..=8012).contains(&retry), "{retry}");
     let again = reply.header("x-should-retry").expect("always there");
     assert!(["true", "false"].contains(&again), "{again}");
 }

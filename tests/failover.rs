@@ -23,7 +23,7 @@ fn every_account_is_tried_once_and_in_order() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream, &["a", "b", "c", "d"]);
     upstream.always("key-a", failures::overloaded());
-    upstream.always("key-b", failures::reset());
+    upstream.always("key-b", failures::server_error(502));
     upstream.always(
         "key-c",
         failures::quota("five_hour", Duration::from_secs(900)),
@@ -107,13 +107,6 @@ fn nothing_is_committed_before_the_first_whole_event() {
             "half an event and the end",
             vec![
                 Step::Send(format!("{head}{half_event}").into_bytes()),
-                Step::Fin,
-            ],
-        ),
-        (
-            "an empty stream",
-            vec![
-                Step::Send(format!("{head}0\r\n\r\n").into_bytes()),
                 Step::Fin,
             ],
         ),
@@ -322,7 +315,8 @@ fn a_refused_connection_moves_on() {
 fn a_failed_name_look_up_and_a_failed_tls_handshake_are_named() {
     let garbled = Upstream::with(|_| failures::garbage());
     for url in [
-        "http://nowhere.invalid".to_owned(),
+        // A label of 64 letters is refused by the resolver itself, so that nobody is asked.
+        format!("http://{}.invalid", "x".repeat(64)),
         garbled.url().replace("http:", "https:"),
     ] {
         let home = Home::new()

@@ -15,33 +15,31 @@ fn the_path_is_found_in_the_order_of_the_rules() {
     let second = place("two/second.json");
     let third = place("three/maxpool.json");
     let fourth = place(".config/maxpool.json");
-    let run = |variables: &[(&str, &std::path::Path)]| {
-        let mut command = home.command(&["accounts"]);
+    let run = |variables: &[(&str, &std::path::Path)], made: &std::path::Path| {
+        let mut command = home.command(&["server", "--plain"]);
         command.env_remove("MAXPOOL_CONFIG");
         for (name, path) in variables {
             command.env(name, path);
         }
-        crate::harness::home::finish(command, "");
+        home.make_default(command, made);
     };
     let xdg = third.parent().expect("a parent");
-    run(&[
-        ("MAXPOOL_CONFIG", &first),
+    let all = [
+        ("MAXPOOL_CONFIG", first.as_path()),
         ("TEAMCLAUDE_CONFIG", &second),
         ("XDG_CONFIG_HOME", xdg),
-    ]);
-    assert_eq!(
-        [&first, &second, &third, &fourth].map(|path| path.exists()),
-        [true, false, false, false]
-    );
-    run(&[("TEAMCLAUDE_CONFIG", &second), ("XDG_CONFIG_HOME", xdg)]);
-    assert_eq!(
-        [&second, &third, &fourth].map(|path| path.exists()),
-        [true, false, false]
-    );
-    run(&[("XDG_CONFIG_HOME", xdg)]);
-    assert_eq!([&third, &fourth].map(|path| path.exists()), [true, false]);
-    run(&[]);
-    assert!(fourth.exists());
+    ];
+    let files = [&first, &second, &third, &fourth];
+    for (set, made) in files.iter().enumerate() {
+        run(&all[set..], made);
+        let there = files.map(|path| path.exists());
+        assert_eq!(
+            there,
+            std::array::from_fn(|index| index <= set),
+            "with {:?}",
+            &all[set..]
+        );
+    }
 }
 
 #[test]

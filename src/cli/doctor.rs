@@ -377,7 +377,7 @@ fn environment(context: &Context<'_>, config: &Config) -> Vec<Finding> {
         return Vec::new();
     };
     let mut findings = Vec::new();
-    let is_own = |url: &str| is_same_place(url, &own);
+    let is_own = |url: &str| web::is_same_place(url, &own);
     match variable(BASE_URL).map(|value| value.to_string_lossy().into_owned()) {
         Some(url) if is_own(&url) => {
             findings.push(fine("environment", format!("{BASE_URL} leads to maxpool")))
@@ -447,25 +447,6 @@ fn environment(context: &Context<'_>, config: &Config) -> Vec<Finding> {
         });
     }
     findings
-}
-
-/// Whether a URL leads to our own, whatever name loopback has in it.
-fn is_same_place(url: &str, own: &str) -> bool {
-    let place = |url: &str| {
-        let uri: ureq::http::Uri = url.parse().ok()?;
-        let host = uri.host()?.trim_matches(['[', ']']).to_ascii_lowercase();
-        let is_loopback = host == "localhost"
-            || host
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|ip| ip.is_loopback());
-        let host = if is_loopback {
-            "loopback".to_owned()
-        } else {
-            host
-        };
-        Some((uri.scheme_str()?.to_owned(), host, uri.port_u16()))
-    };
-    place(url).is_some() && place(url) == place(own)
 }
 
 /// Where Claude Code keeps settings that may hold an environment.

@@ -84,7 +84,9 @@ pub(super) fn run(
     }
     let is_set = |name: &str| (context.variable)(name).filter(|value| !value.is_empty());
     let variables = variables(config)?;
-    if let Some(other) = is_set(BASE_URL).filter(|value| *value != *server.base()) {
+    let elsewhere =
+        is_set(BASE_URL).filter(|url| !web::is_same_place(&url.to_string_lossy(), server.base()));
+    if let Some(other) = &elsewhere {
         let other = other.to_string_lossy().escape_debug().to_string();
         context.out.remark(&format!(
             "maxpool: {BASE_URL} is set to {other} and stays, so claude does not go through this proxy; unset it for that"
@@ -110,7 +112,9 @@ pub(super) fn run(
             .and_then(|(_, value)| value.parse().ok()),
     };
     let headers = is_set(HEADERS);
-    if let Some(headers) = declared(headers.as_deref(), limit(STREAM_IDLE), limit(TIMEOUT)) {
+    if elsewhere.is_none()
+        && let Some(headers) = declared(headers.as_deref(), limit(STREAM_IDLE), limit(TIMEOUT))
+    {
         command.env(HEADERS, headers);
     }
     let failed = command.exec();

@@ -11,10 +11,14 @@ mod completions;
 mod doctor;
 mod env;
 mod help;
+mod login;
+#[cfg(test)]
+mod man_tests;
 mod out;
 mod spec;
 mod status;
 mod table;
+mod watch;
 mod web;
 
 use std::ffi::OsString;
@@ -26,7 +30,7 @@ use args::{Command, StatusView};
 use out::Out;
 
 use crate::config::{Config, file};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::run;
 
 /// Runs what the process's arguments say.
@@ -106,14 +110,11 @@ fn perform(context: &mut Context<'_>, command: Command) -> Result<ExitCode> {
             };
             env::env(context, &config, with_key)?;
         }
-        Command::Login(_) | Command::Import(_) => {
-            return Err(Error::ours("login and import are not built in yet"));
-        }
+        Command::Login(options) => login::login(context, &options)?,
+        Command::Import(options) => login::import(context, &options)?,
         Command::Accounts { verbose, json } => accounts::list(context, verbose, json)?,
         Command::Change(change) => change::apply(context, &change)?,
-        Command::Status(StatusView::Watch) => {
-            return Err(Error::ours("the attached dashboard is not built in yet"));
-        }
+        Command::Status(StatusView::Watch) => watch::watch(context)?,
         Command::Status(view) => status::status(context, view == StatusView::Json)?,
         Command::Explain(options) => status::explain(context, &options)?,
         Command::Api(options) => return api::call(context, &options),

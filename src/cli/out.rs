@@ -51,6 +51,11 @@ impl<'a> Out<'a> {
         let _ = self.stderr.flush();
     }
 
+    /// Where a person reads what is not the result.
+    pub(super) fn stderr(&mut self) -> &mut dyn Write {
+        self.stderr
+    }
+
     /// Text for stdout in a colour, where colours are shown.
     pub(super) fn paint(&self, paint: Paint, text: &str) -> String {
         let code = match paint {

@@ -170,6 +170,25 @@ pub(super) fn base_url(config: &Config) -> Result<String> {
     Ok(format!("http://{host}:{}", config.proxy.port))
 }
 
+/// Whether a URL leads to our own, whatever name loopback has in it.
+pub(super) fn is_same_place(url: &str, own: &str) -> bool {
+    let place = |url: &str| {
+        let uri: ureq::http::Uri = url.parse().ok()?;
+        let host = uri.host()?.trim_matches(['[', ']']).to_ascii_lowercase();
+        let is_loopback = host == "localhost"
+            || host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback());
+        let host = if is_loopback {
+            "loopback".to_owned()
+        } else {
+            host
+        };
+        Some((uri.scheme_str()?.to_owned(), host, uri.port_u16()))
+    };
+    place(url).is_some() && place(url) == place(own)
+}
+
 /// A part of a path or a query with everything but letters, digits and `-._~` percent-encoded (RFC 3986 section 2.3).
 pub(super) fn encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());

@@ -44,7 +44,7 @@ impl Counters {
             Event::Started(_)
             | Event::AccountBack { .. }
             | Event::Released { .. }
-            | Event::BreakerProbe { .. }
+            | Event::BreakerProbe
             | Event::BreakerClosed { .. }
             | Event::Reloaded { .. }
             | Event::ReloadFailed { .. }

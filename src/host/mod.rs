@@ -1,4 +1,5 @@
 //! What belongs to the machine: signals, the terminal, restarts, supervisors.
 
+pub(crate) mod dashboard;
 pub(crate) mod signals;
 pub(crate) mod terminal;

@@ -5,7 +5,7 @@
 //! terminal that does not take it holds up this thread's next frame and nothing else. The terminal is restored by [`restore`], which
 //! [`Dashboard`]'s end, the panic hook and a stop by job control call; calling it twice does nothing.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -36,6 +36,8 @@ pub(crate) struct Parts {
     /// Does what the user has confirmed, and tells in a line what came of it. Called on the dashboard's thread: what takes long is
     /// to be handed on.
     pub(crate) act: Box<dyn FnMut(Action) -> Option<String> + Send>,
+    /// A line about an action that took its time, put here by whoever finished it before the pulse.
+    pub(crate) told: Option<Arc<Mutex<Option<String>>>>,
     /// Beats when something has changed.
     pub(crate) pulse: Arc<Pulse>,
     /// Whose dashboard it is.
@@ -179,6 +181,11 @@ pub(crate) fn restore() {
         let _ = rustix::io::write(&taken.tty, LEAVE);
         let _ = termios::tcsetattr(&taken.tty, OptionalActions::Now, &taken.before);
     }
+}
+
+/// Whether a person sits before this process: what they type and what they read is a terminal's.
+pub(crate) fn is_wanted() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal()
 }
 
 /// The terminal that this process belongs to.
@@ -343,6 +350,11 @@ impl Face {
     }
 
     fn look(&mut self) -> View {
+        if let Some(told) = &self.parts.told
+            && let Some(note) = told.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            self.ui.tell(note);
+        }
         let mut view = (self.parts.look)();
         view.utc_offset_s = self.utc_offset_s;
         view

@@ -226,10 +226,11 @@ pub(crate) fn switch(context: &Context, name: &str, enabled: bool) -> Result<Vec
         return Ok(vec![format!("{name}: enabled {enabled}")]);
     }
     file::update(&context.config_path, |document| {
-        let entry = edit::account_mut(document, name);
-        let entry = entry
-            .ok_or_else(|| Error::client(format!("{name} is not in the config file any more")))?;
-        entry.insert("enabled".to_owned(), enabled.into());
+        if !edit::set_enabled(document, name, enabled) {
+            return Err(Error::client(format!(
+                "{name} is not in the config file any more"
+            )));
+        }
         Ok(())
     })?;
     reload(context)

@@ -140,11 +140,6 @@ impl Inbound {
             .map(|header| (header.field.as_str().as_str(), header.value.as_str()))
     }
 
-    /// The client's socket, where it can be looked at.
-    pub(crate) fn socket(&self) -> Option<&Arc<ClientSocket>> {
-        self.socket.as_ref()
-    }
-
     /// Whether the library has closed its reading side already, so that a client's hang-up looks the same.
     pub(crate) fn reading_side_closed(&self) -> bool {
         if self.version() == (1, 0) {

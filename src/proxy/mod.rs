@@ -24,7 +24,7 @@ mod failed;
 pub(crate) mod forward;
 mod job;
 pub(crate) mod listener;
-mod local;
+pub(crate) mod local;
 pub(crate) mod patience;
 mod relay;
 pub(crate) mod runtime;

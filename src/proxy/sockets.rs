@@ -12,7 +12,7 @@
 //!              ended      reading side closed      ended
 //! ```
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -383,7 +383,7 @@ impl<R> Sockets<R> {
     }
 
     fn find(&self, ourselves: &OwnedFd, peer: SocketAddr) -> Found {
-        let known: Vec<RawFd> = self
+        let known: HashSet<RawFd> = self
             .lock()
             .values()
             .filter_map(|entry| entry.number)

@@ -6,16 +6,20 @@
 
 use std::collections::VecDeque;
 use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, select};
+use changes::Changes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
-use crate::event::{Events, Stamped};
+use crate::event::{Event, Events, Outcome, Stamped};
+use crate::scheduler::Snapshot;
 use crate::scheduler::time::Wall;
 
 pub(crate) mod capture;
+mod changes;
 pub(crate) mod keys;
 mod log;
 pub(crate) mod mask;
@@ -30,7 +34,7 @@ pub(crate) mod ui;
 pub(crate) enum Mode {
     /// One line a request and an event on stderr (D2).
     Plain,
-    /// Into the dashboard's activity log only (D1).
+    /// Into the dashboard's activity log only (D1), until [`Reporter::write_plainly`].
     Screen,
     /// Nowhere: commands that report through their own output.
     Off,
@@ -41,7 +45,12 @@ pub(crate) struct Reporter {
     quit: Option<Sender<()>>,
     done: Receiver<()>,
     activity: Arc<Activity>,
+    plain: Arc<AtomicBool>,
+    look: Arc<OnceLock<Look>>,
 }
+
+/// How the reporter looks at the scheduler.
+type Look = Box<dyn Fn() -> Snapshot + Send + Sync>;
 
 /// How many lines the activity log holds.
 pub(crate) const ACTIVITY_MAX: usize = 200;
@@ -49,6 +58,10 @@ pub(crate) const ACTIVITY_MAX: usize = 200;
 const WRITE_BYTES_MAX: usize = 4_096;
 /// A pause after each batch, so that a busy server wakes this thread fifty times a second and not for every request.
 const BATCH_PAUSE: Duration = Duration::from_millis(20);
+
+/// Two looks at the scheduler that nothing but time asks for are at least this far apart, and at most so far.
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(250);
+const LOOK_EVERY_MAX: Duration = Duration::from_secs(3_600);
 
 impl Reporter {
     /// Starts the thread. The program goes on without a log if there is no thread to be had.
@@ -65,10 +78,16 @@ impl Reporter {
         let (quit, quitting) = bounded(0);
         let (finished, done) = bounded(1);
         let activity = Arc::new(Activity::default());
+        let plain = Arc::new(AtomicBool::new(mode == Mode::Plain));
+        let look = Arc::new(OnceLock::new());
         let mut consumer = Consumer {
             events: events.clone(),
             receiver,
-            out: (mode == Mode::Plain).then_some(out),
+            look: Arc::clone(&look),
+            changes: Changes::default(),
+            out,
+            plain: Arc::clone(&plain),
+            caught_up: mode == Mode::Plain,
             activity: Arc::clone(&activity),
             told_dropped: 0,
         };
@@ -86,6 +105,8 @@ impl Reporter {
             quit: Some(quit),
             done,
             activity,
+            plain,
+            look,
         };
         (events, reporter)
     }
@@ -93,6 +114,18 @@ impl Reporter {
     /// The last lines, for the dashboard and the status.
     pub(crate) fn activity(&self) -> &Arc<Activity> {
         &self.activity
+    }
+
+    /// From now on accounts that go out or come back and the shared breaker are told, too. `look` gives the scheduler's state of
+    /// the moment; it is called when a request did not end well and when a block was to end.
+    pub(crate) fn watch(&self, look: impl Fn() -> Snapshot + Send + Sync + 'static) {
+        // A second scheduler in one process would be our own mistake; the first one stays.
+        let _ = self.look.set(Box::new(look));
+    }
+
+    /// There is no dashboard after all: the log is written from now on, beginning with what was kept for the dashboard.
+    pub(crate) fn write_plainly(&self) {
+        self.plain.store(true, Ordering::Release);
     }
 
     /// Writes what was emitted so far and ends the thread; gives up after `limit` when nobody reads the log.
@@ -103,33 +136,72 @@ impl Reporter {
     }
 }
 
+/// What a batch was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// Nothing that says anything about accounts.
+    Routine,
+    /// An account or the breaker may have changed.
+    Trouble,
+}
+
+fn is_trouble(event: &Event) -> bool {
+    match event {
+        Event::Finished(finished) => match finished.outcome {
+            Outcome::Ok | Outcome::Local | Outcome::ClientGone { .. } => false,
+            Outcome::PassedOn | Outcome::Refused | Outcome::Broken => true,
+        },
+        Event::Failover(_)
+        | Event::Held(_)
+        | Event::Released { .. }
+        | Event::Refresh(_)
+        | Event::Reloaded { .. } => true,
+        Event::Started(_)
+        | Event::AccountBlocked(_)
+        | Event::AccountBack { .. }
+        | Event::BreakerOpen { .. }
+        | Event::BreakerProbe
+        | Event::BreakerClosed { .. }
+        | Event::ReloadFailed { .. }
+        | Event::Draining { .. }
+        | Event::Restart(_)
+        | Event::Notice { .. }
+        | Event::Warning { .. } => false,
+    }
+}
+
 struct Consumer {
     /// Keeps the channel open, so that `receiver` never reports a disconnect before `quit` does.
     events: Events,
     receiver: Receiver<Box<Stamped>>,
-    out: Option<Box<dyn Write + Send>>,
+    look: Arc<OnceLock<Look>>,
+    changes: Changes,
+    out: Box<dyn Write + Send>,
+    /// Lines are written, not only kept.
+    plain: Arc<AtomicBool>,
+    /// What was kept before that has been written.
+    caught_up: bool,
     activity: Arc<Activity>,
     told_dropped: u64,
 }
 
 impl Consumer {
     fn run(&mut self, quit: &Receiver<()>) {
+        let mut next_look = LOOK_EVERY_MAX;
         loop {
-            select! {
-                recv(self.receiver) -> event => {
-                    if let Ok(event) = event {
-                        self.batch(Some(event));
-                    }
-                }
+            let told = select! {
+                recv(self.receiver) -> event => self.batch(event.ok()),
                 // Nothing is ever sent here: dropping the sender is the signal.
                 recv(quit) -> _ => {
                     self.batch(None);
                     return;
                 }
+                default(next_look) => Told::Trouble,
+            };
+            if told == Told::Trouble {
+                next_look = self.look_around();
             }
-            if quit.recv_timeout(BATCH_PAUSE)
-                == Err(crossbeam_channel::RecvTimeoutError::Disconnected)
-            {
+            if quit.recv_timeout(BATCH_PAUSE) == Err(RecvTimeoutError::Disconnected) {
                 self.batch(None);
                 return;
             }
@@ -137,12 +209,16 @@ impl Consumer {
     }
 
     /// Takes everything that has arrived, and writes it.
-    fn batch(&mut self, first: Option<Box<Stamped>>) {
+    fn batch(&mut self, first: Option<Box<Stamped>>) -> Told {
         let mut text = String::new();
         let mut last = Wall::default();
+        let mut told = Told::Routine;
         let receiver = self.receiver.clone();
         for stamped in first.into_iter().chain(receiver.try_iter()) {
             last = stamped.at;
+            if is_trouble(&stamped.event) {
+                told = Told::Trouble;
+            }
             for entry in log::entries(&stamped) {
                 self.take(entry, &mut text);
             }
@@ -155,25 +231,59 @@ impl Consumer {
         }
         self.write(&mut text);
         self.events.live().pulse().beat();
+        told
+    }
+
+    /// Tells what has changed in the scheduler; gives the time until the next look.
+    fn look_around(&mut self) -> Duration {
+        let Some(look) = self.look.get() else {
+            return LOOK_EVERY_MAX;
+        };
+        let snapshot = look();
+        let events = self.changes.note(&snapshot);
+        let mut text = String::new();
+        for event in events {
+            self.events.count(&event);
+            let stamped = Stamped {
+                at: snapshot.at.wall,
+                event,
+            };
+            for entry in log::entries(&stamped) {
+                self.take(entry, &mut text);
+            }
+        }
+        self.write(&mut text);
+        self.events.live().pulse().beat();
+        // A little later than the end itself: by then it is over.
+        let next = Changes::next_look(&snapshot).unwrap_or(LOOK_EVERY_MAX) + BATCH_PAUSE;
+        next.clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX)
     }
 
     fn take(&mut self, entry: Entry, text: &mut String) {
-        if self.out.is_some() {
-            let line = log::line(&entry);
-            if text.len() + line.len() > WRITE_BYTES_MAX {
-                self.write(text);
+        if self.plain.load(Ordering::Acquire) {
+            if !self.caught_up {
+                self.caught_up = true;
+                for kept in self.activity.last(ACTIVITY_MAX) {
+                    self.put(&kept, text);
+                }
             }
-            text.push_str(&line);
+            self.put(&entry, text);
         }
         self.activity.push(entry);
     }
 
+    fn put(&mut self, entry: &Entry, text: &mut String) {
+        let line = log::line(entry);
+        if text.len() + line.len() > WRITE_BYTES_MAX {
+            self.write(text);
+        }
+        text.push_str(&line);
+    }
+
     fn write(&mut self, text: &mut String) {
-        if let Some(out) = &mut self.out
-            && !text.is_empty()
-        {
+        if !text.is_empty() {
             // EPIPE, ENOSPC and the like: there is nobody left to tell, and the requests matter more (R3).
-            let _ = out.write_all(text.as_bytes());
+            let _ = self.out.write_all(text.as_bytes());
         }
         text.clear();
     }
@@ -232,7 +342,6 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::event::Event;
 
     /// Hands every write to the test; `None` fails the way a closed pipe does.
     struct Sink(Option<mpsc::Sender<String>>);
@@ -324,7 +433,11 @@ mod tests {
         let mut consumer = Consumer {
             events,
             receiver,
-            out: Some(Box::new(Sink(Some(sender)))),
+            look: Arc::default(),
+            changes: Changes::default(),
+            out: Box::new(Sink(Some(sender))),
+            plain: Arc::new(AtomicBool::new(true)),
+            caught_up: true,
             activity: Arc::default(),
             told_dropped: 0,
         };
@@ -336,6 +449,50 @@ mod tests {
                 .count(),
             1
         );
+    }
+
+    #[test]
+    fn without_a_dashboard_the_log_is_caught_up_with() {
+        let (sender, writes) = mpsc::channel();
+        let (events, reporter) = Reporter::start_on(Mode::Screen, Box::new(Sink(Some(sender))));
+        events.notice(Wall(0), "kept for the dashboard");
+        while reporter.activity().last(1).is_empty() {
+            thread::yield_now();
+        }
+        assert_eq!(writes.try_iter().count(), 0);
+        reporter.write_plainly();
+        events.notice(Wall(0), "written");
+        reporter.finish(LONG);
+        let text: String = writes.try_iter().collect();
+        assert_eq!(
+            text,
+            "1970-01-01T00:00:00.000Z kept for the dashboard\n1970-01-01T00:00:00.000Z written\n"
+        );
+    }
+
+    #[test]
+    fn a_block_is_told_behind_the_request_that_met_it() {
+        let (sender, writes) = mpsc::channel();
+        let (events, reporter) = Reporter::start_on(Mode::Plain, Box::new(Sink(Some(sender))));
+        reporter.watch(status::tests::snapshot);
+        events.emit(
+            Wall(0),
+            Event::Released {
+                session: None,
+                account: "work".into(),
+                waited: Duration::ZERO,
+            },
+        );
+        let first = writes.recv_timeout(LONG).unwrap();
+        let second = writes.recv_timeout(LONG).unwrap();
+        assert!(first.contains("held request goes to work"), "{first}");
+        assert!(
+            second.contains("account work is out, five-hour limit reached"),
+            "{second}"
+        );
+        assert!(second.contains("breaker open: Overloaded"), "{second}");
+        reporter.finish(LONG);
+        assert_eq!(events.counters().breaker_opened(), 1);
     }
 
     #[test]

@@ -12,10 +12,10 @@ const WORDS: &str = "Every request went to the account that could best afford it
 /// Plays it, telling what happens; fails if the client notices anything.
 pub fn play(out: &mut impl Write) -> std::io::Result<()> {
     let upstream = Upstream::start();
-    for (name, used) in NAMES.iter().zip([0.62, 0.35, 0.10]) {
+    for name in NAMES {
         let message = Message::text(WORDS).tokens(1_800, 240, 24_000, 600);
         let answer = Answer::of(message)
-            .limits(&Limits::used(used, used / 2.0))
+            .limits(&Limits::used(0.3, 0.2))
             .paced(Duration::from_millis(8));
         upstream.always(&format!("key-{name}"), answer);
     }

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 pub struct Home {
     directory: PathBuf,
     config: Value,
+    logins: String,
 }
 
 /// What a command that has ended left behind.
@@ -28,6 +29,14 @@ pub struct Ran {
 /// The proxy key of every test.
 pub const KEY: &str = "mp-test-key-0123456789abcdefghij";
 
+/// The login's endpoints, and where they are below the stand-in's address.
+const OAUTH_ENDPOINTS: [(&str, &str); 4] = [
+    ("MAXPOOL_OAUTH_AUTHORIZE_ENDPOINT", "/oauth/authorize"),
+    ("MAXPOOL_OAUTH_TOKEN_ENDPOINT", "/v1/oauth/token"),
+    ("MAXPOOL_OAUTH_PROFILE_ENDPOINT", "/api/oauth/profile"),
+    ("MAXPOOL_OAUTH_USAGE_ENDPOINT", "/api/oauth/usage"),
+];
+
 impl Home {
     /// A home whose proxy takes any free port and knows neither an upstream on the network nor an account.
     pub fn new() -> Home {
@@ -39,6 +48,8 @@ impl Home {
         std::fs::create_dir_all(&directory).expect("make a temporary home");
         Home {
             directory,
+            // Nobody listens there: a test that forgets the endpoints must not reach the real ones.
+            logins: "http://127.0.0.1:9".to_owned(),
             config: json!({
                 "proxy": {"host": "127.0.0.1", "port": 0, "apiKey": KEY},
                 // A port on which nothing listens, so that a forgotten upstream never reaches the network.
@@ -53,6 +64,13 @@ impl Home {
     #[must_use]
     pub fn upstream(self, url: &str) -> Home {
         self.set("upstream", json!(url))
+    }
+
+    /// Logs in, refreshes and asks for profiles at this stand-in.
+    #[must_use]
+    pub fn logins(mut self, url: &str) -> Home {
+        self.logins = url.to_owned();
+        self
     }
 
     /// Sets one value by its dotted key.
@@ -134,11 +152,27 @@ impl Home {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", &self.directory)
             .env("MAXPOOL_CONFIG", self.config_path())
+            .envs(OAUTH_ENDPOINTS.map(|(name, path)| (name, format!("{}{path}", self.logins))))
             .current_dir(&self.directory)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command
+    }
+
+    /// Lets a server make the configuration that is missing, and ends it; whether it got its default port does not matter.
+    pub fn make_default(&self, mut command: Command, path: &Path) {
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start the program");
+        super::until("the configuration be made", || {
+            let text = std::fs::read(path).ok()?;
+            serde_json::from_slice::<Value>(&text).ok()
+        });
+        let _killed = child.kill();
+        let _reaped = child.wait();
     }
 
     /// Runs a command to its end.

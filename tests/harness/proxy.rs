@@ -116,6 +116,12 @@ impl Proxy {
         self.stderr.lock().0.clone()
     }
 
+    /// The last lines of the log, for a failure's text.
+    fn tail(&self) -> String {
+        let log = self.log();
+        log[log.len().saturating_sub(40)..].join("\n")
+    }
+
     /// Everything on stdout so far.
     pub fn printed(&self) -> Vec<String> {
         self.stdout.lock().0.clone()
@@ -142,8 +148,8 @@ impl Proxy {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(
                 !left.is_zero() && !read.1,
-                "the log never had {what}; it has:\n{}",
-                read.0.join("\n")
+                "the log never had {what}; it ends with:\n{}",
+                read.0[read.0.len().saturating_sub(40)..].join("\n")
             );
             read = self
                 .stderr
@@ -181,7 +187,7 @@ impl Proxy {
             assert!(
                 Instant::now() < deadline,
                 "the server never ended; its log:\n{}",
-                self.log().join("\n")
+                self.tail()
             );
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -233,7 +239,7 @@ impl Drop for Proxy {
             let _reaped = self.child.wait();
         }
         if std::thread::panicking() {
-            eprintln!("--- the server's log ---\n{}\n---", self.log().join("\n"));
+            eprintln!("--- the server's log ---\n{}\n---", self.tail());
         }
     }
 }

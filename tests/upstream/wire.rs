@@ -291,10 +291,24 @@ impl Line {
         });
         for step in answer.steps(request) {
             if !self.step(&step) {
+                self.note_a_failed_write(&step);
                 return End::Close;
             }
         }
         answer.end
+    }
+
+    /// A write fails when the peer has left, which the reading thread may notice only after this one has ended.
+    fn note_a_failed_write(&self, step: &Step) {
+        if matches!(
+            step,
+            Step::Send(_) | Step::Body { .. } | Step::Repeat { .. } | Step::Flood { .. }
+        ) {
+            self.shared.update(|state| {
+                let left = &mut state.connections[self.number].left;
+                left.get_or_insert(Instant::now());
+            });
+        }
     }
 
     /// One step; false when the connection is over.

@@ -3,6 +3,7 @@
 use super::line::{Ink, Line};
 use super::{Frame, short};
 use crate::clock::civil;
+use crate::report::log::repeats_status;
 use crate::report::status::{Account, Explanation, PassedOver};
 use crate::report::text::{clean, name};
 use crate::report::ui::{Choice, Page, account_choices, routing_choices};
@@ -313,7 +314,11 @@ impl Frame<'_> {
         let parts: Vec<String> = [
             evidence.status.map(|status| format!("status {status}")),
             evidence.request_id.as_deref().map(|id| clean(id, 80)),
-            evidence.source.as_deref().map(|source| clean(source, 120)),
+            evidence
+                .source
+                .as_deref()
+                .filter(|source| !repeats_status(evidence.status, source))
+                .map(|source| clean(source, 120)),
             evidence
                 .message
                 .as_deref()

@@ -1,0 +1,110 @@
+//! `status --watch`: the dashboard attached to the running proxy. Reads its status, and changes things as the commands do.
+
+use std::sync::Arc;
+
+use super::Context;
+use super::args::Change;
+use super::web::{self, Server};
+use super::{change, out};
+use crate::account::http::Http;
+use crate::account::import::{self, ImportSource};
+use crate::account::login::{self, Desk};
+use crate::account::oauth::Endpoints;
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::host::dashboard;
+use crate::report::status::Status;
+use crate::report::ui::Action;
+
+/// Runs until the user leaves.
+pub(super) fn watch(context: &Context<'_>) -> Result<()> {
+    let config = context.config()?;
+    let server = Server::of(&config)?;
+    let http = web::http(context, &config)?;
+    let fetch = move || {
+        let body = server
+            .json("GET", "/maxpool/status", None)
+            .map_err(|error| error.to_string())?;
+        serde_json::from_slice::<Status>(&body)
+            .map_err(|error| format!("the answer of {} cannot be read: {error}", server.base()))
+    };
+    // Without a server there is nothing to watch: said before the terminal is taken.
+    fetch().map_err(Error::operator)?;
+    let act = move |action| act(&http, action).unwrap_or_else(|error| error.to_string());
+    dashboard::attach(fetch, act).map_err(|error| Error::operator(format!("no dashboard: {error}")))
+}
+
+/// Does what was confirmed. Gives a line.
+fn act(http: &Arc<Http>, action: Action) -> Result<String> {
+    let variable = |name: &str| std::env::var_os(name);
+    let (mut said, mut remarked) = (Vec::new(), Vec::new());
+    let mut context = Context {
+        out: out::Out::new(&mut said, &mut remarked, false),
+        variable: &variable,
+    };
+    let changed = match action {
+        Action::Enable(name) => change::apply(
+            &mut context,
+            &Change::Enabled {
+                name,
+                enabled: true,
+            },
+        ),
+        Action::Disable(name) => change::apply(
+            &mut context,
+            &Change::Enabled {
+                name,
+                enabled: false,
+            },
+        ),
+        Action::Delete(name) => change::apply(&mut context, &Change::Remove { name }),
+        Action::Prefer(name) => change::apply(&mut context, &Change::Use { name: Some(name) }),
+        Action::Automatic => change::apply(&mut context, &Change::Use { name: None }),
+        Action::Sync => return reload(&context).map(|()| "the config was read".to_owned()),
+        Action::Import => {
+            let home = variable("HOME").ok_or_else(|| Error::operator("HOME is not set"))?;
+            let source = ImportSource::ClaudeCode {
+                home: home.as_ref(),
+            };
+            return at_desk(&context, http, |desk| import::import(desk, &source, None));
+        }
+        Action::AddKey(key) => {
+            return at_desk(&context, http, |desk| login::add_api_key(desk, None, &key));
+        }
+        // Neither is offered to an attached dashboard.
+        Action::Restart | Action::Quit | Action::Redraw => Ok(()),
+    };
+    changed?;
+    Ok(last_line(&remarked)
+        .or_else(|| last_line(&said))
+        .unwrap_or_else(|| "done".into()))
+}
+
+fn at_desk(
+    context: &Context<'_>,
+    http: &Arc<Http>,
+    work: impl FnOnce(&mut Desk<'_>) -> Result<String>,
+) -> Result<String> {
+    let line = work(&mut Desk {
+        config: &context.config_path()?,
+        http: &**http,
+        endpoints: &Endpoints::from_environment(&|name| std::env::var(name).ok()),
+        now: &clock::now,
+        out: &mut std::io::sink(),
+    })?;
+    reload(context)?;
+    Ok(line)
+}
+
+fn reload(context: &Context<'_>) -> Result<()> {
+    Server::of(&context.config()?)?
+        .json("POST", "/maxpool/reload", None)
+        .map(drop)
+}
+
+fn last_line(bytes: &[u8]) -> Option<String> {
+    String::from_utf8_lossy(bytes)
+        .lines()
+        .last()
+        .map(str::to_owned)
+}

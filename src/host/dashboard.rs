@@ -1,0 +1,231 @@
+//! The server's own dashboard: what it shows comes from the proxy's context, what its keys ask for goes the same road as the
+//! control routes (P1) and the signals (R1, R2).
+//!
+//! A change may have to wait for the config's lock, and an import for the network, so each runs on a thread of its own; what came
+//! of it is told in the activity log.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use signal_hook::consts::{SIGTERM, SIGUSR2};
+
+use super::signals::Signals;
+use super::terminal::{Dashboard, Parts};
+use crate::account::import::{self, ImportSource};
+use crate::account::login::{self, Desk};
+use crate::account::oauth::Endpoints;
+use crate::account::wire;
+use crate::clock;
+use crate::config::{edit, file};
+use crate::error::{Error, Result};
+use crate::event::Pulse;
+use crate::proxy::context::Context;
+use crate::proxy::{control, local};
+use crate::report::screen::View;
+use crate::report::status::Status;
+use crate::report::text::name;
+use crate::report::ui::{Action, Seat};
+
+/// Takes over the terminal for the server.
+///
+/// # Errors
+/// There is no terminal that could be used; the plain log is the right thing then.
+pub(crate) fn start(context: &Arc<Context>) -> io::Result<Dashboard> {
+    let (seen, acting) = (Arc::clone(context), Arc::clone(context));
+    Dashboard::start(Parts {
+        look: Box::new(move || View {
+            status: local::status_now(&seen, &seen.config()),
+            ..View::default()
+        }),
+        act: Box::new(move |action| act(&acting, action)),
+        told: None,
+        pulse: Arc::clone(context.events.live().pulse()),
+        seat: Seat::Server,
+    })
+}
+
+/// Draws a server of another process until the user leaves (`status --watch`). `fetch` gives its status, once a second; `act`
+/// does what was confirmed, on a thread of its own, and gives a line.
+///
+/// # Errors
+/// There is no terminal that could be used.
+pub(crate) fn attach(
+    mut fetch: impl FnMut() -> std::result::Result<Status, String>,
+    act: impl Fn(Action) -> String + Send + Sync + 'static,
+) -> io::Result<()> {
+    let signals = Signals::take()?;
+    let view: Arc<Mutex<View>> = Arc::default();
+    let (shown, told) = (Arc::clone(&view), Arc::new(Mutex::new(None)));
+    let pulse: Arc<Pulse> = Arc::default();
+    let act = Arc::new(act);
+    refresh(&view, &mut fetch);
+    let (latest, answered) = (Arc::clone(&told), Arc::clone(&pulse));
+    let dashboard = Dashboard::start(Parts {
+        look: Box::new(move || shown.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        act: Box::new(move |action| match action {
+            Action::Redraw => None,
+            Action::Quit => signal(SIGTERM, "leaving"),
+            action => {
+                let (act, latest, answered) =
+                    (Arc::clone(&act), Arc::clone(&latest), Arc::clone(&answered));
+                let spawned = thread::Builder::new()
+                    .name("order".into())
+                    .stack_size(ORDER_STACK)
+                    .spawn(move || {
+                        *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(act(action));
+                        answered.beat();
+                    });
+                Some(spawned.map_or_else(
+                    |error| format!("that failed: {error}"),
+                    |_| "asked for".into(),
+                ))
+            }
+        }),
+        told: Some(told),
+        pulse: Arc::clone(&pulse),
+        seat: Seat::Attached,
+    })?;
+    while !dashboard.is_over() {
+        if signals.wait(FETCH_EVERY).is_some() {
+            return Ok(());
+        }
+        refresh(&view, &mut fetch);
+        pulse.beat();
+    }
+    Ok(())
+}
+
+/// Time between two looks at an attached server.
+const FETCH_EVERY: Duration = Duration::from_secs(1);
+const ORDER_STACK: usize = 512 * 1024;
+
+fn refresh(view: &Mutex<View>, fetch: &mut impl FnMut() -> std::result::Result<Status, String>) {
+    let fetched = fetch();
+    let mut view = view.lock().unwrap_or_else(PoisonError::into_inner);
+    match fetched {
+        Ok(status) => {
+            *view = View {
+                status,
+                ..View::default()
+            }
+        }
+        // What was known last stays on the screen below the reason.
+        Err(why) => view.lost = Some(why),
+    }
+}
+
+/// Starts what was confirmed, and says so.
+fn act(context: &Arc<Context>, action: Action) -> Option<String> {
+    let doing = match &action {
+        Action::Redraw => return None,
+        Action::Quit => return signal(SIGTERM, "stopping"),
+        Action::Restart => return signal(SIGUSR2, "restarting"),
+        Action::Enable(account) => format!("enabling {}", name(account)),
+        Action::Disable(account) => format!("disabling {}", name(account)),
+        Action::Delete(account) => format!("deleting {}", name(account)),
+        Action::Prefer(account) => format!("preferring {}", name(account)),
+        Action::Automatic => "returning to automatic routing".into(),
+        Action::Sync => "reading the config".into(),
+        Action::Import => "importing".into(),
+        Action::AddKey(_) => "adding the key".into(),
+    };
+    let context = Arc::clone(context);
+    let failed = format!("{doing} failed");
+    let spawned = thread::Builder::new()
+        .name("order".into())
+        .stack_size(ORDER_STACK)
+        .spawn(move || {
+            match carry_out(&context, &action) {
+                Ok(Some(done)) => context.events.notice(clock::wall(), done),
+                // The reload has told what changed.
+                Ok(None) => {}
+                Err(error) => context
+                    .events
+                    .warning(clock::wall(), format!("{failed}: {error}")),
+            }
+        });
+    Some(match spawned {
+        Ok(_) => doing,
+        Err(error) => format!("{doing} failed: {error}"),
+    })
+}
+
+/// The process is told in the way in which anybody else would tell it.
+fn signal(number: i32, doing: &str) -> Option<String> {
+    Some(match signal_hook::low_level::raise(number) {
+        Ok(()) => doing.to_owned(),
+        Err(error) => format!("{doing} failed: {error}"),
+    })
+}
+
+/// Does it. Gives a line where the reload of the config does not tell.
+fn carry_out(context: &Context, action: &Action) -> Result<Option<String>> {
+    match action {
+        Action::Enable(account) => control::switch(context, account, true).map(drop)?,
+        Action::Disable(account) => control::switch(context, account, false).map(drop)?,
+        Action::Prefer(account) => control::set_routing(context, Some(account)).map(drop)?,
+        Action::Automatic => control::set_routing(context, None).map(drop)?,
+        Action::Delete(account) => {
+            delete(context, account)?;
+            control::reload(context)?;
+        }
+        Action::Sync => {
+            let changes = control::reload(context)?;
+            return Ok(changes
+                .is_empty()
+                .then(|| "config reloaded: nothing changed".to_owned()));
+        }
+        Action::Import => {
+            let home = std::env::var_os("HOME").map(PathBuf::from);
+            let home = home.ok_or_else(|| Error::operator("HOME is not set"))?;
+            let source = ImportSource::ClaudeCode { home: &home };
+            let line = at_desk(context, |desk| import::import(desk, &source, None))?;
+            control::reload(context)?;
+            return Ok(Some(line));
+        }
+        Action::AddKey(key) => {
+            let line = at_desk(context, |desk| login::add_api_key(desk, None, key))?;
+            control::reload(context)?;
+            return Ok(Some(line));
+        }
+        Action::Redraw | Action::Quit | Action::Restart => {}
+    }
+    Ok(None)
+}
+
+fn delete(context: &Context, account: &str) -> Result<()> {
+    file::update(&context.config_path, |document| {
+        if edit::remove_account(document, account) {
+            return Ok(());
+        }
+        Err(Error::client(format!(
+            "{account} is not in the config file"
+        )))
+    })
+}
+
+/// The commands' own way of adding accounts; what they say beside their result goes into the log.
+fn at_desk(
+    context: &Context,
+    work: impl FnOnce(&mut Desk<'_>) -> Result<String>,
+) -> Result<String> {
+    let endpoints = Endpoints::from_environment(&|name| std::env::var(name).ok());
+    let mut said = Vec::new();
+    let result = work(&mut Desk {
+        config: &context.config_path,
+        http: &*wire::http(context.agent()),
+        endpoints: &endpoints,
+        now: &clock::now,
+        out: &mut said,
+    });
+    for line in String::from_utf8_lossy(&said)
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+    {
+        context.events.notice(clock::wall(), line);
+    }
+    result
+}

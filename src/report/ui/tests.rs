@@ -1,0 +1,173 @@
+//! What keys do, and what they do not do.
+
+#![allow(clippy::panic)]
+use super::*;
+use crate::report::status::Queue;
+
+fn account(name: &str, kind: &str, enabled: bool) -> Account {
+    Account {
+        name: name.into(),
+        kind: kind.into(),
+        enabled,
+        ..Account::default()
+    }
+}
+
+/// As it is shown: work, spare, api, then glm.
+fn pool() -> Status {
+    let mut glm = account("glm", "provider", true);
+    glm.runtime = true;
+    Status {
+        accounts: vec![
+            glm,
+            account("work", "oauth", true),
+            account("spare", "oauth", false),
+            account("api", "apikey", true),
+        ],
+        ..Status::default()
+    }
+}
+
+/// `^` is Esc, `u` and `d` are the arrows, a line end is Enter.
+fn press(ui: &mut Ui, keys: &str, status: &Status) -> Vec<Action> {
+    keys.chars()
+        .filter_map(|key| {
+            let key = match key {
+                '\n' => Key::Enter,
+                '^' => Key::Esc,
+                'u' => Key::Up,
+                'd' => Key::Down,
+                key => Key::Char(key),
+            };
+            ui.press(key, status)
+        })
+        .collect()
+}
+
+#[test]
+fn nothing_changes_without_a_question_answered_with_y() {
+    let rows = [
+        ("q", "[]"),
+        ("qy", "[Quit]"),
+        ("qn", "[]"),
+        ("q^", "[]"),
+        ("qxy", "[Quit]"),
+        ("qny", "[]"),
+        ("ry", "[Restart]"),
+        ("s", "[Sync]"),
+        ("y", "[]"),
+        ("zxcvb1 ,\n^ud", "[]"),
+        ("a\n\ny", "[Disable(\"work\")]"),
+        ("aj\n\ny", "[Enable(\"spare\")]"),
+        ("add\njy", "[]"),
+        ("add\nj\ny", "[Delete(\"api\")]"),
+        ("add\nj\nn", "[]"),
+        ("ajjj\nj\ny", "[]"),
+        ("ajjj\n\ny", "[Disable(\"glm\")]"),
+        ("ajjjj\ny", "[Import]"),
+        ("ajjjjjjjjjj\nsk-ant\ny", "[AddKey([hidden])]"),
+        ("ajjjjjjjjjj\nsk-ant\nn", "[]"),
+        ("ajjjjj\n\n", "[]"),
+        ("m\n", "[]"),
+        ("mj\ny", "[Prefer(\"work\")]"),
+        ("mjj\ny", "[Prefer(\"api\")]"),
+        ("mjjjjjjj\ny", "[Prefer(\"api\")]"),
+        ("mj\nn^qy", "[Quit]"),
+        ("?^qy", "[Quit]"),
+        ("?qqy", "[Quit]"),
+    ];
+    for (keys, actions) in rows {
+        let shown = format!("{:?}", press(&mut Ui::new(Seat::Server), keys, &pool()));
+        assert_eq!(shown, actions, "{keys:?}");
+    }
+}
+
+#[test]
+fn the_cursor_of_the_routing_page_stands_on_the_present_choice() {
+    let mut status = pool();
+    status.routing.preferred_account = Some("api".into());
+    let mut ui = Ui::new(Seat::Server);
+    assert!(press(&mut ui, "m", &status).is_empty());
+    assert_eq!(ui.page(), &Page::Routing { cursor: 2 });
+    assert!(
+        press(&mut ui, "\n", &status).is_empty(),
+        "the present choice is no change"
+    );
+    assert_eq!(ui.page(), &Page::Main);
+    let actions = press(&mut ui, "mkk\ny", &status);
+    assert!(matches!(actions[..], [Action::Automatic]));
+}
+
+#[test]
+fn a_pasted_key_is_taken_and_a_stray_paste_is_not() {
+    let mut ui = Ui::new(Seat::Server);
+    assert!(ui.press(Key::Paste("qy".into()), &pool()).is_none());
+    assert_eq!(ui.question(), None);
+    assert!(press(&mut ui, "ajjjjjjjj\n", &pool()).is_empty());
+    assert!(
+        ui.press(Key::Paste(" sk-ant-\u{e9}1\nqy".into()), &pool())
+            .is_none()
+    );
+    assert_eq!(ui.page(), &Page::Key { typed: 8 });
+    assert!(ui.press(Key::Backspace, &pool()).is_none());
+    let actions = press(&mut ui, "\ny", &pool());
+    let [Action::AddKey(key)] = &actions[..] else {
+        panic!("{actions:?}");
+    };
+    assert_eq!(key.expose(), "sk-ant-");
+    assert!(!format!("{ui:?}").contains("sk-ant"));
+}
+
+#[test]
+fn questions_say_what_will_happen() {
+    let mut status = pool();
+    status.requests_in_flight = 3;
+    status.queue = Queue {
+        waiting: 1,
+        ..Queue::default()
+    };
+    status.accounts[1].in_flight = 1;
+    for (seat, keys, question) in [
+        (
+            Seat::Server,
+            "q",
+            "Stop the server? New requests are refused. 2 requests in flight will finish. \
+             1 request waiting will be told to ask again.",
+        ),
+        (
+            Seat::Attached,
+            "q",
+            "Leave the dashboard? The server goes on.",
+        ),
+        (
+            Seat::Server,
+            "r",
+            "Restart? A new process takes over and no connection is refused. 2 requests in flight will finish \
+             on the old one. 1 request waiting will be told to ask again.",
+        ),
+        (
+            Seat::Server,
+            "a\n\n",
+            "Disable work? New requests go elsewhere. Its 1 request in flight will finish.",
+        ),
+        (
+            Seat::Server,
+            "aj\n\n",
+            "Enable spare? It serves again at once.",
+        ),
+    ] {
+        let mut ui = Ui::new(seat);
+        assert!(press(&mut ui, keys, &status).is_empty());
+        assert_eq!(ui.question(), Some(question));
+    }
+}
+
+#[test]
+fn lists_may_shrink_under_the_cursor() {
+    let mut ui = Ui::new(Seat::Server);
+    assert!(press(&mut ui, "ajjj\n", &pool()).is_empty());
+    let empty = Status::default();
+    for keys in ["\n", "\n", "^", "mjjj\n", "ejj", "^", "ajj\n", "^^"] {
+        let _ = press(&mut ui, keys, &empty);
+    }
+}
