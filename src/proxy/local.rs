@@ -7,9 +7,10 @@ use serde::Deserialize;
 
 use super::context::Context;
 use super::control;
-use super::headers::Headers;
+use super::headers::{ClientOptions, Headers};
 use super::job::Ended;
 use super::paths::{Local, Names, Switch};
+use super::peek::{Peek, session_key};
 use super::reply::{self, Reply};
 use super::stream::Uncommitted;
 use crate::account::quota::family_of_model;
@@ -266,11 +267,11 @@ fn explain(
 ) -> Vec<u8> {
     let mut request = plain_request(profile);
     request.family = model.and_then(family_of_model);
-    request.session = session.map(|session| {
-        SessionKey(super::digest::digest(&[
-            format!("named\0{session}").as_bytes()
-        ]))
-    });
+    let options = ClientOptions {
+        session: session.map(str::to_owned),
+        ..ClientOptions::default()
+    };
+    request.session = session_key(&options, &Peek::default()).map(SessionKey);
     let explanation = context
         .gate
         .look(|scheduler, now| scheduler.explain(now, &request));
