@@ -127,7 +127,11 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
         Mode::Plain
     };
     let path = file::path(&|name| std::env::var_os(name))?;
-    let mut config = file::load_or_create(&path)?;
+    let mut config = match link.signals {
+        None => file::load_or_create(&path)?,
+        // The server that runs has one: that it is gone is a mistake, and defaults would have no accounts.
+        Some(_) => file::load(&path)?,
+    };
     if let Some(directory) = &options.log_to {
         config.log_dir = Some(directory.clone());
     }
@@ -200,8 +204,8 @@ impl Worker<'_> {
             dashboard: None,
         };
         screen.open(&self.context);
-        super::announce(&self.context, &self.listener);
         self.link.report(&Report::Serving(std::process::id()));
+        super::announce(&self.context, &self.listener);
         let going = self.watch(&mut screen);
         // The terminal is given back before anything is written on it.
         screen.close();
