@@ -31,6 +31,7 @@ mod lifecycle;
 mod logs;
 mod outcomes;
 mod queue;
+mod restart;
 mod rotation;
 mod routes;
 mod settings;

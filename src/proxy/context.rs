@@ -48,6 +48,7 @@ pub(crate) struct Context {
     tls: Arc<ClientConfig>,
     batches: Mutex<Batches>,
     stopping: AtomicBool,
+    retired: AtomicBool,
     requests: AtomicU64,
     /// What the state file holds.
     saved: Mutex<Option<State>>,
@@ -96,6 +97,7 @@ impl Context {
             tls: parts.tls,
             batches: Mutex::default(),
             stopping: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             saved: Mutex::default(),
             complaints: Mutex::default(),
@@ -139,6 +141,16 @@ impl Context {
     /// Says that the process is ending: answers close their connections, new requests are turned away.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Says that another process serves: answers close their connections, so that clients come to the other one.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// Whether connections may carry another request.
+    pub(crate) fn keeps_connections(&self) -> bool {
+        !self.is_stopping() && !self.retired.load(Ordering::Acquire)
     }
 
     /// Whether the process is ending.

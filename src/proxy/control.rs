@@ -258,6 +258,12 @@ pub(crate) fn account_facts(context: &Context) -> Vec<AccountFacts> {
 /// Gives the scheduler back what an earlier process has learned. Gives a line if the file could not be used.
 pub(crate) fn restore_learned(context: &Context) -> Option<String> {
     let (known, notice) = state::load(&state::path(&context.config_path));
+    restore(context, &known);
+    notice
+}
+
+/// The same with what another process tells.
+pub(crate) fn restore(context: &Context, known: &State) {
     for account in context.accounts.all() {
         let learned = known.of(&account.profile().identity(), clock::wall());
         if let Some(learned) = learned {
@@ -266,7 +272,6 @@ pub(crate) fn restore_learned(context: &Context) -> Option<String> {
                 .with(|scheduler, now| scheduler.restore(now, account.id(), &learned));
         }
     }
-    notice
 }
 
 /// What has been learned, as the state file keeps it.

@@ -160,7 +160,7 @@ fn receive(
     let form = ClientForm {
         chunks: inbound.version() >= (1, 1),
         head_only: &*method == "HEAD",
-        keep_alive: !inbound.reading_side_closed() && !context.is_stopping(),
+        keep_alive: !inbound.reading_side_closed() && context.keeps_connections(),
     };
     let hang_up = if inbound.reading_side_closed() {
         HangUp::ResetOnly
