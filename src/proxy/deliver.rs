@@ -188,6 +188,11 @@ impl Course<'_> {
             }
         };
         scanner.finish();
+        // What the last event has told holds, however the connection ends after it.
+        let failure = failure.filter(|failure| match failure {
+            Failure::Network(_) => !has_told_its_end(&scanner),
+            Failure::Stopped(_) => true,
+        });
         let torn = failure.is_none() && answer.to_the_end && is_unfinished_message(&scanner);
         self.job.record.borrow_mut().first_byte = committed.line().first_byte();
         self.settle_facts(&scanner);
@@ -310,5 +315,11 @@ fn is_unfinished_message(scanner: &Scanner) -> bool {
     let begun = scanner
         .first()
         .is_some_and(|first| first.name == "message_start");
-    begun && !scanner.facts().stopped && scanner.facts().error.is_none()
+    begun && !has_told_its_end(scanner)
+}
+
+/// An event stream whose last event has come: `message_stop`, or an error.
+fn has_told_its_end(scanner: &Scanner) -> bool {
+    let facts = scanner.facts();
+    scanner.form() == Form::Events && (facts.stopped || facts.error.is_some())
 }
