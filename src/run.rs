@@ -20,7 +20,7 @@ use crate::host::terminal::{self, Dashboard};
 use crate::net;
 use crate::proxy::context::{Context, Parts};
 use crate::proxy::listener::{self, Listener, Phrases};
-use crate::proxy::{control, exchange, reply, runtime};
+use crate::proxy::{control, exchange, probe, reply, runtime};
 use crate::report::{Mode, Reporter};
 use crate::scheduler::Scheduler;
 use crate::scheduler::time::Mono;
@@ -163,9 +163,15 @@ fn build(
     let proxies = crate::proxy::context::proxies(&config).map_err(Error::operator)?;
     let shared: Arc<OnceLock<Weak<Context>>> = Arc::default();
     let renewed = Arc::clone(&shared);
+    let current = Arc::clone(&shared);
+    let first = net::agent(Arc::clone(&tls), proxies);
     let around = Surroundings {
         config: path.clone(),
-        http: crate::account::wire::http(net::agent(Arc::clone(&tls), proxies)),
+        // A hot change of upstreamProxy is for refreshes too.
+        http: crate::account::wire::http_by(move || match current.get().and_then(Weak::upgrade) {
+            Some(context) => context.agent(),
+            None => first.clone(),
+        }),
         endpoints: Endpoints::from_environment(&|name| std::env::var(name).ok()),
         events: events.clone(),
         now: Arc::new(clock::now),
@@ -308,6 +314,7 @@ fn watch(context: &Arc<Context>, listener: &Listener, signals: &Signals, seat: S
     let mut runtime_due = start + RUNTIME_EVERY;
     let mut seen = file_stamp(context);
     loop {
+        probe::follow(context);
         let now = clock::now().mono;
         let next = sync_due.min(state_due).min(runtime_due);
         match signals.wait(next.since(now)) {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use rustls::ClientConfig;
 
+use super::probe::Bell;
 use crate::account::Accounts;
 use crate::clock;
 use crate::config::state::State;
@@ -46,6 +47,8 @@ pub(crate) struct Context {
     batches: Mutex<Batches>,
     stopping: AtomicBool,
     requests: AtomicU64,
+    /// The quota probe.
+    pub(crate) probe: Bell,
     /// What the state file holds.
     saved: Mutex<Option<State>>,
     /// Complaints that were made already.
@@ -91,6 +94,7 @@ impl Context {
             batches: Mutex::default(),
             stopping: AtomicBool::new(false),
             requests: AtomicU64::new(0),
+            probe: Bell::default(),
             saved: Mutex::default(),
             complaints: Mutex::default(),
         })
@@ -133,6 +137,7 @@ impl Context {
     /// Says that the process is ending: answers close their connections, new requests are turned away.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        self.probe.look_again();
     }
 
     /// Whether the process is ending.
