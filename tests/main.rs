@@ -41,5 +41,6 @@ mod streaming;
 mod threads;
 mod tidy;
 mod tls;
+mod tokens;
 mod usage;
 mod weekly;

@@ -152,6 +152,7 @@ fn settings_changed(old: &Config, new: &Config) -> Vec<String> {
     );
     say(old.proxy.api_key != new.proxy.api_key, "proxy.apiKey");
     say(old.drain_timeout != new.drain_timeout, "shutdown");
+    say(old.quota_probe != new.quota_probe, "quotaProbeSeconds");
     lines
 }
 

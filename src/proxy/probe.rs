@@ -241,6 +241,10 @@ mod tests {
         assert_eq!(seconds(&slower), [30, 45, 67, 101, 120, 120], "T6 429");
         let easier: Vec<_> = (0..30).map(|_| pace.easier()).collect();
         assert_eq!(seconds(&easier[..3]), [108, 97, 87], "T6 and back");
-        assert_eq!(easier.last().map(Duration::as_secs), Some(20), "T6 not below");
+        assert_eq!(
+            easier.last().map(Duration::as_secs),
+            Some(20),
+            "T6 not below"
+        );
     }
 }
