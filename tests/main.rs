@@ -30,6 +30,7 @@ mod heartbeats;
 mod lifecycle;
 mod logs;
 mod outcomes;
+mod providers;
 mod queue;
 mod rotation;
 mod routes;
