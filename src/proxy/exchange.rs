@@ -254,6 +254,11 @@ fn run(job: &Job, mut out: Uncommitted) -> Ended {
             Admitted::Refused(refusal) if refusal.reason == RefusalReason::UnknownProfile => {
                 return answer(out, &reply::unknown_profile(&request.profile));
             }
+            Admitted::Refused(refusal)
+                if refusal.reason == RefusalReason::ThinkingNeedsClaude && job.is_unread() =>
+            {
+                return answer(out, &reply::unread_body());
+            }
             Admitted::Refused(refusal) => return give_up(out, last, &Surrender::Refused(refusal)),
             Admitted::Queued(waiting) => match wait(job, &request, waiting) {
                 Waited::Granted(hold, granted) => {

@@ -30,7 +30,7 @@ use crate::host::terminal::Dashboard;
 use crate::net::wait::poll_for;
 use crate::proxy::context::Context;
 use crate::proxy::listener::Listener;
-use crate::proxy::{control, exchange, runtime};
+use crate::proxy::{control, exchange, probe, runtime};
 use crate::report::{Mode, Reporter};
 use crate::scheduler::time::Mono;
 
@@ -225,6 +225,7 @@ impl Worker<'_> {
         let mut wish_due = start;
         let mut seen = file_stamp(&self.context);
         loop {
+            probe::follow(&self.context);
             let next = sync_due.min(state_due).min(runtime_due);
             match self.link.wait(next.since(clock::mono())) {
                 Heard::Order(Order::Reload) => {

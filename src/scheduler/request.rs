@@ -357,7 +357,7 @@ pub enum RefusalReason {
     QueueFull,
     /// It could wait, but its body is above `maxQueuedBodyBytes`; what it would wait for.
     TooLargeToHold(WaitCause),
-    /// Only providers could serve, and P9 forbids them.
+    /// Only providers could serve now, and P9 forbids them.
     ThinkingNeedsClaude,
     /// The thread's owner cannot serve (P10).
     ThreadElsewhere,
