@@ -289,7 +289,7 @@ fn run(job: &Job, mut out: Uncommitted) -> Ended {
                 request.last_failure = failed.wait();
                 let tries_left =
                     job.body.len() <= job.config.retry.buffer_bytes_max || !failed.was_sent;
-                last = Some(failed);
+                last = Some(*failed);
                 if !tries_left {
                     return give_up(out, last, &Surrender::OneTry);
                 }
