@@ -140,6 +140,8 @@ struct Peer<R> {
     inode: Option<u64>,
     /// Requests that came before the last one was answered.
     waiting: VecDeque<R>,
+    /// A worker serves the connection: until its [`Sockets::next`] finds nothing more, whatever comes waits for it.
+    served: bool,
 }
 
 impl<R> Peer<R> {
@@ -150,6 +152,7 @@ impl<R> Peer<R> {
             kept: None,
             inode: None,
             waiting: VecDeque::new(),
+            served: false,
         }
     }
 
@@ -232,11 +235,18 @@ impl<R> Sockets<R> {
         }
         let mut peers = self.lock();
         let entry = peers.entry(peer).or_insert_with(Peer::unknown);
-        if entry.state != State::Busy && entry.waiting.is_empty() {
+        // Not the state: an answered request leaves its connection idle some moments before its worker lets go of it, and the
+        // client may be faster. Two workers on one connection would take each other's state for their own.
+        if !entry.served {
+            entry.served = true;
             let before = std::mem::replace(&mut entry.state, State::Busy);
             return LinedUp::First(request, before);
         }
         if entry.waiting.len() >= WAITING_MAX {
+            // One unanswered request would shift the answers of all that follow: the whole connection ends.
+            if let Some(kept) = &entry.kept {
+                kept.shut();
+            }
             return LinedUp::TooMany(request);
         }
         entry.waiting.push_back(request);
@@ -288,7 +298,10 @@ impl<R> Sockets<R> {
         let entry = peers.get_mut(&peer)?;
         match entry.state {
             State::Ended(_) => {
-                let request = entry.waiting.pop_front()?;
+                let Some(request) = entry.waiting.pop_front() else {
+                    entry.served = false;
+                    return None;
+                };
                 Some(Begun::Ended(request))
             }
             State::Fresh(_) | State::Busy | State::Idle(_) => {
@@ -297,6 +310,7 @@ impl<R> Sockets<R> {
                     if entry.state == State::Busy {
                         entry.state = State::Idle(clock::now().mono);
                     }
+                    entry.served = false;
                     return None;
                 };
                 entry.state = State::Busy;
@@ -372,7 +386,7 @@ impl<R> Sockets<R> {
         };
         {
             let mut peers = self.lock();
-            peers.retain(|peer, entry| seen.contains_key(peer) || entry.state == State::Busy);
+            peers.retain(|peer, entry| seen.contains_key(peer) || entry.served);
             for (peer, (number, fd)) in seen {
                 let entry = peers.entry(peer).or_insert_with(Peer::unknown);
                 entry.number = Some(number);
@@ -383,6 +397,8 @@ impl<R> Sockets<R> {
                     }
                     State::Idle(since) if now.since(since) >= IDLE_LIMIT => {
                         entry.state = State::Ended(now);
+                        // A client that never closes its own side would keep the duplicate's descriptor taken.
+                        entry.kept = None;
                         ClientSocket::new(fd).shut();
                     }
                     State::Busy => end_stalled_body(entry, now),
@@ -524,4 +540,38 @@ enum Found {
     Nothing,
     /// No descriptor was left to look with.
     Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker has sent its answer, and is not done yet, when the client's next request comes.
+    #[test]
+    fn a_connection_is_served_by_one_worker_at_a_time() {
+        let sockets: Sockets<u8> = Sockets::new(1);
+        if !sockets.can_look() {
+            return;
+        }
+        let peer = SocketAddr::from(([127, 0, 0, 1], 2));
+        assert!(matches!(
+            sockets.line_up(peer, 1),
+            LinedUp::First(1, State::Fresh(_))
+        ));
+        sockets.idle(peer);
+        assert!(matches!(sockets.line_up(peer, 2), LinedUp::Waits));
+        assert!(matches!(sockets.next(peer), Some(Begun::Serve(2, _, _))));
+        assert!(matches!(sockets.lock()[&peer].state, State::Busy));
+        sockets.idle(peer);
+        assert!(sockets.next(peer).is_none());
+        assert!(matches!(
+            sockets.line_up(peer, 3),
+            LinedUp::First(3, State::Idle(_))
+        ));
+        assert!(matches!(sockets.lock()[&peer].state, State::Busy));
+        sockets.end(peer);
+        assert!(matches!(sockets.line_up(peer, 4), LinedUp::Waits));
+        assert!(matches!(sockets.next(peer), Some(Begun::Ended(4))));
+        assert!(sockets.next(peer).is_none());
+    }
 }
