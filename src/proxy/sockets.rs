@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub(crate) struct ClientSocket {
     fd: OwnedFd,
     /// Monotonic milliseconds of the last byte of a body that is being read; 0 while none is.
     body_progress: AtomicU64,
+    /// The reading side was ended by us because the body brought nothing for too long.
+    stalled: AtomicBool,
 }
 
 impl AsFd for ClientSocket {
@@ -68,6 +70,11 @@ impl ClientSocket {
     /// The body is complete: its stall limit ends.
     pub(crate) fn body_done(&self) {
         self.body_progress.store(0, Ordering::Relaxed);
+    }
+
+    /// True if its body was ended by us, so that its end proves nothing.
+    pub(crate) fn has_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
     }
 
     /// Ends both directions: wakes whoever is blocked on the socket.
@@ -466,6 +473,7 @@ impl ClientSocket {
         ClientSocket {
             fd,
             body_progress: AtomicU64::new(0),
+            stalled: AtomicBool::new(false),
         }
     }
 }
@@ -475,6 +483,7 @@ fn end_stalled_body<R>(entry: &Peer<R>, now: Mono) {
     let Some(socket) = &entry.kept else { return };
     let since = socket.body_progress.load(Ordering::Relaxed);
     if since != 0 && now.since(Mono(since)) >= BODY_STALL_LIMIT {
+        socket.stalled.store(true, Ordering::Relaxed);
         let _ = rustix::net::shutdown(&socket.fd, Shutdown::Read);
     }
 }
