@@ -24,6 +24,7 @@ use tiny_http::{Request, Server};
 
 use super::sockets::{Acquaintance, Begun, ClientSocket, LinedUp, Sockets};
 use crate::clock;
+use crate::scheduler::time::Mono;
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -54,6 +55,10 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 /// Descriptors of clients' connections that the library can hang on before a restart is asked for.
 const HUNG_MAX: usize = 64;
+/// A server that ends at once, as it does while no descriptor is left, is not built anew more often than this.
+const REBUILD_EVERY: Duration = Duration::from_secs(1);
+/// Idle workers of a replaced server end after this long: by then its idle connections have been ended by the sweep.
+const RETIRED_PATIENCE: Duration = Duration::from_secs(90);
 /// Bytes of an unread body that are read for the sake of an orderly end; above, the connection is cut.
 const UNREAD_BODY_MAX: usize = 1 << 30;
 /// Size of one read of a body.
@@ -322,6 +327,7 @@ struct Generation {
     /// Held by the worker that waits for the next request.
     turn: Mutex<()>,
     idle: AtomicUsize,
+    /// Its accept loop has ended.
     retired: AtomicBool,
 }
 
@@ -466,6 +472,7 @@ fn spawn_worker(shared: &Arc<Shared>, generation: &Arc<Generation>) -> io::Resul
 
 /// A worker's life: it is counted idle while it waits for a request.
 fn work(shared: &Arc<Shared>, generation: &Arc<Generation>) {
+    let mut idle_since = clock::now().mono;
     loop {
         match generation.take(shared) {
             Taken::Request(peer, place) => {
@@ -476,10 +483,14 @@ fn work(shared: &Arc<Shared>, generation: &Arc<Generation>) {
                 }
                 serve(shared, peer, place);
                 generation.idle.fetch_add(1, Ordering::AcqRel);
+                idle_since = clock::now().mono;
             }
             Taken::Nothing => {
                 let idle = generation.idle.load(Ordering::Acquire);
-                let surplus = idle > IDLE_WORKERS_MIN
+                let forgotten = generation.retired.load(Ordering::Acquire)
+                    && shared.sockets.can_look()
+                    && clock::now().mono.since(idle_since) >= RETIRED_PATIENCE;
+                let surplus = (idle > IDLE_WORKERS_MIN || forgotten && idle > 0)
                     && generation
                         .idle
                         .compare_exchange(idle, idle - 1, Ordering::AcqRel, Ordering::Acquire)
@@ -584,6 +595,7 @@ impl Keeper {
         let mut last_sweep = last_probe;
         let mut open = 0;
         let mut failed = 0_u32;
+        let mut last_rebuild: Option<Mono> = None;
         while !self.rest() {
             if self.shared.new_peers.swap(false, Ordering::AcqRel) {
                 self.poke();
@@ -603,8 +615,10 @@ impl Keeper {
                 last_probe = now;
                 failed = if self.answers() { 0 } else { failed + 1 };
             }
-            if self.current.retired.load(Ordering::Acquire) || failed >= 2 {
+            let due = last_rebuild.is_none_or(|last| now.since(last) >= REBUILD_EVERY);
+            if due && (self.current.retired.load(Ordering::Acquire) || failed >= 2) {
                 failed = 0;
+                last_rebuild = Some(now);
                 self.rebuild();
             }
         }
