@@ -23,6 +23,9 @@ pub(super) const LOOK_AHEAD_BYTES: usize = 64 * 1024;
 /// … and for at most so long (SPEC P6).
 const LOOK_AHEAD_TIME: Duration = Duration::from_secs(5);
 
+/// What follows an error event is waited for so long.
+const REST_TIME: Duration = Duration::from_secs(1);
+
 impl Course<'_> {
     /// An answer below 400: to the client, unless its first event turns out to be an error.
     pub(super) fn deliver(
@@ -148,6 +151,15 @@ impl Course<'_> {
 
     /// Reads what is left of an error. False if it is too long or torn.
     fn read_rest(&self, answer: &mut Answer, into: &mut Vec<u8>) -> bool {
+        let patience = &self.job.patience;
+        // The next account is not kept waiting by an upstream that leaves its stream open behind the error.
+        patience.look_ahead(Some(REST_TIME));
+        let whole = self.read_to_end(answer, into);
+        patience.look_ahead(None);
+        whole
+    }
+
+    fn read_to_end(&self, answer: &mut Answer, into: &mut Vec<u8>) -> bool {
         while into.len() <= ERROR_BYTES_MAX {
             match answer.read(&self.job.patience, |bytes| {
                 into.extend_from_slice(bytes);
