@@ -105,6 +105,7 @@ fn apply(context: &Context, config: Config) -> Vec<String> {
     context.accounts.sync_tokens();
     route(context, &config);
     context.set_config(config);
+    context.probe.look_again();
     if proxy_changed {
         // It was judged before; a failure here cannot happen.
         let _ = context.renew_agent();
@@ -151,6 +152,7 @@ fn settings_changed(old: &Config, new: &Config) -> Vec<String> {
     );
     say(old.proxy.api_key != new.proxy.api_key, "proxy.apiKey");
     say(old.drain_timeout != new.drain_timeout, "shutdown");
+    say(old.quota_probe != new.quota_probe, "quotaProbeSeconds");
     lines
 }
 
@@ -201,7 +203,7 @@ pub(crate) fn set_routing(context: &Context, preferred: Option<&str>) -> Result<
             )));
         }
     }
-    file::update(&context.config_path, |document| {
+    context.accounts.change_file(|document| {
         edit::set_routing(document, preferred);
         Ok(())
     })?;
@@ -225,7 +227,7 @@ pub(crate) fn switch(context: &Context, name: &str, enabled: bool) -> Result<Vec
             .with(|scheduler, now| scheduler.update_account(now, account.id(), spec));
         return Ok(vec![format!("{name}: enabled {enabled}")]);
     }
-    file::update(&context.config_path, |document| {
+    context.accounts.change_file(|document| {
         if !edit::set_enabled(document, name, enabled) {
             return Err(Error::client(format!(
                 "{name} is not in the config file any more"
@@ -258,6 +260,12 @@ pub(crate) fn account_facts(context: &Context) -> Vec<AccountFacts> {
 /// Gives the scheduler back what an earlier process has learned. Gives a line if the file could not be used.
 pub(crate) fn restore_learned(context: &Context) -> Option<String> {
     let (known, notice) = state::load(&state::path(&context.config_path));
+    restore(context, &known);
+    notice
+}
+
+/// The same with what another process tells.
+pub(crate) fn restore(context: &Context, known: &State) {
     for account in context.accounts.all() {
         let learned = known.of(&account.profile().identity(), clock::wall());
         if let Some(learned) = learned {
@@ -266,7 +274,6 @@ pub(crate) fn restore_learned(context: &Context) -> Option<String> {
                 .with(|scheduler, now| scheduler.restore(now, account.id(), &learned));
         }
     }
-    notice
 }
 
 /// What has been learned, as the state file keeps it.

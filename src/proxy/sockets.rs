@@ -34,7 +34,7 @@ const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// A body must bring a byte this often (SPEC P2).
 const BODY_STALL_LIMIT: Duration = Duration::from_secs(30);
 /// A connection between two requests is closed after this long.
-const IDLE_LIMIT: Duration = Duration::from_secs(75);
+pub(super) const IDLE_LIMIT: Duration = Duration::from_secs(75);
 /// How long a refused client may still be reading our answer.
 const LINGER_LIMIT: Duration = Duration::from_secs(2);
 /// Quiet this long after our answer: the client has read it or never will.
@@ -183,12 +183,14 @@ pub(crate) enum Begun<R> {
 }
 
 /// What a look at all sockets did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Swept {
     /// Connections of clients that are open.
     pub(crate) open: usize,
     /// Connections whose library thread hangs since this look.
     pub(crate) hung: usize,
+    /// Everyone who is connected, if all could be seen.
+    pub(crate) peers: Option<HashSet<SocketAddr>>,
 }
 
 /// Whether a connection has carried a request before.
@@ -329,13 +331,19 @@ impl<R> Sockets<R> {
         }
     }
 
-    /// Ends the connections that wait for a request (at the end of the program).
-    pub(crate) fn shut_idle(&self) {
+    /// Ends the connections that wait for a request, and those that have not sent a head for `fresh_min`.
+    pub(crate) fn shut_idle(&self, fresh_min: Duration) {
         let Some(ourselves) = &self.ourselves else {
             return;
         };
+        let now = clock::now().mono;
         for (peer, entry) in self.lock().iter() {
-            if entry.state != State::Busy
+            let ends = match entry.state {
+                State::Idle(_) => true,
+                State::Fresh(since) => now.since(since) >= fresh_min,
+                State::Busy | State::Ended(_) => false,
+            };
+            if ends
                 && let Some(number) = entry.number
                 && let Some(fd) = duplicate_of(ourselves, number, *peer)
             {
@@ -349,48 +357,59 @@ impl<R> Sockets<R> {
         let Some(ourselves) = &self.ourselves else {
             return;
         };
-        for (_, _, fd) in self.scan(ourselves) {
-            ClientSocket::new(fd).shut();
-        }
+        self.scan(ourselves, |_, _, fd| ClientSocket::new(fd).shut());
     }
 
     /// One look at all sockets: new ones are noted, slow and idle ones are ended. `too_slow` is the answer to a head that does not
     /// end, `unsupported` the one to a connection on which the library hangs, which it does over a later version of HTTP.
-    pub(crate) fn sweep(&self, too_slow: &[u8], unsupported: &[u8]) -> Swept {
+    pub(crate) fn sweep(&self, too_slow: &[u8], unsupported: &[u8], idle_max: Duration) -> Swept {
         let Some(ourselves) = &self.ourselves else {
             return Swept::default();
         };
         let now = clock::now().mono;
-        let mut seen: HashMap<SocketAddr, (RawFd, OwnedFd)> = HashMap::new();
-        for (number, peer, fd) in self.scan(ourselves) {
-            seen.entry(peer).or_insert((number, fd));
-        }
-        let mut late = Vec::new();
+        // Numbers only: a look at all connections must not need a second descriptor for each.
+        let mut seen: HashMap<SocketAddr, RawFd> = HashMap::new();
+        let complete = self.scan(ourselves, |number, peer, _| {
+            seen.entry(peer).or_insert(number);
+        });
+        let (mut late, mut idle) = (Vec::new(), Vec::new());
         let mut swept = Swept {
-            open: seen.len(),
-            hung: 0,
+            peers: complete.then(|| seen.keys().copied().collect()),
+            ..Swept::default()
         };
         {
             let mut peers = self.lock();
-            peers.retain(|peer, entry| seen.contains_key(peer) || entry.state == State::Busy);
-            for (peer, (number, fd)) in seen {
+            peers.retain(|peer, entry| {
+                !complete || seen.contains_key(peer) || entry.state == State::Busy
+            });
+            for (peer, number) in seen {
                 let entry = peers.entry(peer).or_insert_with(Peer::unknown);
                 entry.number = Some(number);
                 match entry.state {
                     State::Fresh(since) if now.since(since) >= HEAD_LIMIT => {
                         entry.state = State::Ended(now);
-                        late.push((number, peer, fd));
+                        late.push((number, peer));
                     }
-                    State::Idle(since) if now.since(since) >= IDLE_LIMIT => {
+                    State::Idle(since) if now.since(since) >= idle_max => {
                         entry.state = State::Ended(now);
-                        ClientSocket::new(fd).shut();
+                        entry.kept = None;
+                        idle.push((number, peer));
                     }
                     State::Busy => end_stalled_body(entry, now),
                     State::Fresh(_) | State::Idle(_) | State::Ended(_) => {}
                 }
+                swept.open += usize::from(!matches!(entry.state, State::Ended(_)));
             }
         }
-        for (number, peer, fd) in late {
+        for (number, peer) in idle {
+            if let Some(fd) = duplicate_of(ourselves, number, peer) {
+                ClientSocket::new(fd).shut();
+            }
+        }
+        for (number, peer) in late {
+            let Some(fd) = duplicate_of(ourselves, number, peer) else {
+                continue;
+            };
             swept.hung += usize::from(end_late_head(
                 ourselves,
                 number,
@@ -431,17 +450,29 @@ impl<R> Sockets<R> {
         }
     }
 
-    /// Every connection of a client: number, peer, duplicate.
-    fn scan<'a>(
-        &'a self,
-        ourselves: &'a OwnedFd,
-    ) -> impl Iterator<Item = (RawFd, SocketAddr, OwnedFd)> + 'a {
-        own_numbers().into_iter().filter_map(move |number| {
-            let fd = pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty()).ok()?;
-            let local = SocketAddr::try_from(rustix::net::getsockname(&fd).ok()?).ok()?;
-            let peer = SocketAddr::try_from(rustix::net::getpeername(&fd).ok()??).ok()?;
-            (local.port() == self.port).then_some((number, peer, fd))
-        })
+    /// Shows every connection of a client: number, peer, duplicate. False if no descriptor was left to look at one.
+    fn scan(&self, ourselves: &OwnedFd, mut show: impl FnMut(RawFd, SocketAddr, OwnedFd)) -> bool {
+        let numbers = own_numbers();
+        let mut complete = !numbers.is_empty();
+        for number in numbers {
+            let fd = match pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty()) {
+                Ok(fd) => fd,
+                Err(error) => {
+                    complete &= !matches!(error, Errno::MFILE | Errno::NFILE);
+                    continue;
+                }
+            };
+            let local = rustix::net::getsockname(&fd).ok();
+            let local = local.and_then(|local| SocketAddr::try_from(local).ok());
+            let peer = rustix::net::getpeername(&fd).ok().flatten();
+            let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+            if let (Some(local), Some(peer)) = (local, peer)
+                && local.port() == self.port
+            {
+                show(number, peer, fd);
+            }
+        }
+        complete
     }
 }
 
