@@ -171,12 +171,6 @@ impl Outcome {
             Outcome::Local => 5,
         }
     }
-
-    /// The label in the metrics.
-    #[must_use]
-    pub(crate) fn word(self) -> &'static str {
-        Outcome::WORDS[self.index()]
-    }
 }
 
 /// One finished request: the line of D2.

@@ -53,10 +53,6 @@ pub(crate) struct Granted {
     pub(crate) name: Arc<str>,
     /// Its kind.
     pub(crate) kind: crate::scheduler::Kind,
-    /// By which rule.
-    pub(crate) why: crate::scheduler::Why,
-    /// How long this wait was.
-    pub(crate) waited: Duration,
     /// For [`Request::clock`].
     pub(crate) clock: crate::scheduler::WaitClock,
 }
@@ -311,8 +307,6 @@ impl Gate {
             account,
             name,
             kind,
-            why,
-            waited,
             clock,
             ..
         } = grant;
@@ -325,8 +319,6 @@ impl Gate {
                 account,
                 name,
                 kind,
-                why,
-                waited,
                 clock,
             },
         )
@@ -432,11 +424,6 @@ fn stepped(before: Now, after: Now) -> bool {
 }
 
 impl Hold {
-    /// The account's id.
-    pub(crate) fn account(&self) -> Option<AccountId> {
-        self.lease.as_ref().map(Lease::account)
-    }
-
     /// The answer's head is there.
     pub(crate) fn observe(&self, head: HeadReport<'_>) {
         if let Some(lease) = &self.lease {

@@ -21,6 +21,7 @@ use crate::net;
 use crate::proxy::context::{Context, Parts};
 use crate::proxy::listener::{self, Listener, Phrases};
 use crate::proxy::{control, exchange, probe, reply, runtime};
+use crate::report::capture::Capture;
 use crate::report::{Mode, Reporter};
 use crate::scheduler::Scheduler;
 use crate::scheduler::time::Mono;
@@ -79,7 +80,10 @@ pub(crate) fn serve(options: &ServeOptions) -> Result<ExitCode> {
         .map_err(|error| Error::ours(format!("signals cannot be taken over: {error}")))?;
     raise_descriptor_limit();
     let path = file::path(&|name| std::env::var_os(name))?;
-    let config = file::load_or_create(&path)?;
+    let mut config = file::load_or_create(&path)?;
+    if let Some(directory) = &options.log_to {
+        config.log_dir = Some(directory.clone());
+    }
     refuse_open_door(&config)?;
     // Asked now: a terminal that has been closed is none any more.
     let seat = if terminal::is_wanted() {
@@ -123,6 +127,9 @@ fn serve_with(
     // The terminal is given back before anything is written on it.
     drop(dashboard);
     save_state(&context);
+    if let Some(capture) = &context.capture {
+        capture.finish(LOG_FINISH_MAX);
+    }
     context.gate.stop();
     Ok(match drained {
         Drained::Clean => ExitCode::SUCCESS,
@@ -154,6 +161,11 @@ fn build(
     events: &Events,
     reporter: &Reporter,
 ) -> Result<Arc<Context>> {
+    let capture = config
+        .log_dir
+        .as_ref()
+        .map(|directory| Capture::start(directory, clock::wall(), events))
+        .transpose()?;
     let tls = net::tls::client_config(
         std::env::var_os("SSL_CERT_FILE")
             .map(PathBuf::from)
@@ -198,6 +210,7 @@ fn build(
         accounts,
         events: events.clone(),
         activity: Arc::clone(reporter.activity()),
+        capture,
         config_path: path,
         config,
         tls,

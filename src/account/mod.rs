@@ -222,6 +222,7 @@ impl Accounts {
     }
 
     /// The account that is the same as `who` (SPEC A4).
+    #[cfg(test)]
     pub(crate) fn by_identity(&self, who: &Identity<'_>) -> Option<Arc<Account>> {
         self.read_live()
             .iter()

@@ -165,10 +165,6 @@ impl TokenState {
         &self.tokens
     }
 
-    pub(crate) fn on_file(&self) -> &Tokens {
-        &self.on_file
-    }
-
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }

@@ -134,6 +134,7 @@ impl Locked {
     }
 
     /// What the file holds.
+    #[cfg(test)]
     pub(crate) fn document(&self) -> &Map<String, Value> {
         &self.document
     }

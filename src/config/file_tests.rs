@@ -399,7 +399,6 @@ fn count_up(file: &Path) {
 
 /// The other process of the tests below; does nothing by itself.
 #[test]
-#[ignore = "run by other tests as a process of its own"]
 fn child_that_counts_up() {
     if let Some(file) = std::env::var_os(FILE_VARIABLE) {
         count_up(Path::new(&file));
@@ -411,7 +410,6 @@ fn child(file: &Path) -> Child {
         .args([
             "--exact",
             "config::file::tests::child_that_counts_up",
-            "--ignored",
             "--nocapture",
         ])
         .env(FILE_VARIABLE, file)

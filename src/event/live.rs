@@ -133,6 +133,7 @@ impl Live {
 
     /// Whether there are none.
     #[must_use]
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -181,6 +182,7 @@ impl Tracked {
 
     /// The request's number, growing with each.
     #[must_use]
+    #[cfg(test)]
     pub(crate) fn id(&self) -> u64 {
         self.id
     }

@@ -158,6 +158,13 @@ impl Course<'_> {
                 clock::now(),
             );
             let evidence = evidence(&answer);
+            let after = self.job.watch.elapsed();
+            self.job.trace.borrow_mut().answer(
+                &self.granted.name,
+                answer.status,
+                after,
+                &answer.headers.0,
+            );
             hold.observe(HeadReport {
                 status: answer.status,
                 quota: &quota,
@@ -227,6 +234,10 @@ impl Course<'_> {
             body: job.has_body.then_some(spliced.as_slice()),
         };
         job.record.borrow_mut().attempts += 1;
+        let shown = self.uri.to_string();
+        job.trace
+            .borrow_mut()
+            .attempt(&self.granted.name, &shown, &headers.0);
         forward::send(&job.context.agent(), &order, &job.patience)
     }
 
@@ -359,6 +370,7 @@ impl Course<'_> {
         let whole = loop {
             let read = answer.read(&self.job.patience, |bytes| {
                 body.extend_from_slice(bytes);
+                self.job.trace.borrow_mut().body(bytes);
                 bytes.len()
             });
             match read {

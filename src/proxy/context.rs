@@ -17,6 +17,7 @@ use crate::gate::Gate;
 use crate::net::proxies::HttpProxy;
 use crate::net::{self, Agent, ProxyPolicy};
 use crate::report::Activity;
+use crate::report::capture::{Capture, Trace};
 use crate::scheduler::AccountId;
 use crate::scheduler::time::Mono;
 
@@ -35,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) events: Events,
     /// The last log lines, for the status.
     pub(crate) activity: Arc<Activity>,
+    /// Records every request (`--log-to`).
+    pub(crate) capture: Option<Capture>,
     /// The config file.
     pub(crate) config_path: PathBuf,
     /// When the process began.
@@ -65,6 +68,8 @@ pub(crate) struct Parts {
     pub(crate) events: Events,
     /// The last log lines.
     pub(crate) activity: Arc<Activity>,
+    /// Records every request, if that was asked for.
+    pub(crate) capture: Option<Capture>,
     /// The config file.
     pub(crate) config_path: PathBuf,
     /// What it says.
@@ -85,6 +90,7 @@ impl Context {
             accounts: parts.accounts,
             events: parts.events,
             activity: parts.activity,
+            capture: parts.capture,
             config_path: parts.config_path,
             started: clock::now().mono,
             address: OnceLock::new(),
@@ -188,6 +194,13 @@ impl Context {
         }
         complaints.push(complaint.to_owned());
         true
+    }
+
+    /// The record of a request that begins now; it stays empty unless requests are recorded.
+    pub(crate) fn trace(&self) -> Trace {
+        self.capture
+            .as_ref()
+            .map_or_else(Trace::off, |capture| capture.begin(clock::wall()))
     }
 
     /// Emits an event of this moment.

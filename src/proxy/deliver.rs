@@ -124,6 +124,7 @@ impl Course<'_> {
         let result = loop {
             let read = answer.read(patience, |bytes| {
                 scanner.feed(bytes);
+                self.job.trace.borrow_mut().body(bytes);
                 ahead.extend_from_slice(bytes);
                 bytes.len()
             });
@@ -176,6 +177,7 @@ impl Course<'_> {
             }
             let read = answer.read(&self.job.patience, |bytes| {
                 scanner.feed(bytes);
+                self.job.trace.borrow_mut().body(bytes);
                 (bytes.is_empty(), committed.push(bytes))
             });
             match read {

@@ -200,6 +200,9 @@ fn receive(
         },
         idle: config.timeouts.idle,
     };
+    let mut trace = context.trace();
+    trace.request(&method, &target, &headers.0);
+    trace.body(&body);
     let job = Job {
         context: Arc::clone(context),
         options: headers::client_options(&headers),
@@ -217,6 +220,7 @@ fn receive(
         patience: Rc::new(Patience::new(out.line(), hang_up, limits)),
         tracked,
         record: std::cell::RefCell::new(Record::default()),
+        trace: std::cell::RefCell::new(trace),
     };
     job.tracked
         .describe(job.session_tag(), job.peek.model.as_deref().map(Arc::from));

@@ -91,11 +91,6 @@ impl Headers {
         self.0.push((name.into(), value.into()));
     }
 
-    /// Drops every line of that name.
-    pub(crate) fn remove(&mut self, name: &str) {
-        self.0.retain(|(own, _)| !own.eq_ignore_ascii_case(name));
-    }
-
     /// The non-empty elements of a comma-separated list over all its lines.
     fn list<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         self.all(name)

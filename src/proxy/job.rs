@@ -1,6 +1,5 @@
 //! One request and what becomes of it: what was received, and the facts for its one line in the log.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,11 +10,12 @@ use super::digest::digest;
 use super::headers::{ClientOptions, Headers};
 use super::paths::{Pooled, Route};
 use super::patience::Patience;
-use super::peek::Peek;
+use super::peek::{Peek, session_key};
 use crate::account::quota::family_of_model;
 use crate::clock::Stopwatch;
 use crate::config::{Config, SessionAffinity};
 use crate::event::{Event, Finished, Outcome, Stage, Tracked};
+use crate::report::capture::Trace;
 use crate::scheduler::time::Mono;
 use crate::scheduler::{Kind, Request, SessionKey, Shape, ThreadKey, Usage};
 
@@ -58,6 +58,8 @@ pub(crate) struct Job {
     pub(crate) patience: Rc<Patience>,
     /// The facts of its end.
     pub(crate) record: RefCell<Record>,
+    /// What `--log-to` keeps of it.
+    pub(crate) trace: RefCell<Trace>,
 }
 
 /// What is known of a request's course when it ends.
@@ -167,28 +169,17 @@ impl Job {
 
     /// The session's key (SPEC S9); the same text gives the same key, and kinds of keys do not mix.
     pub(crate) fn session(&self) -> Option<SessionKey> {
-        let affinity = self.config.scheduler.session_affinity;
-        if affinity == SessionAffinity::Off {
-            return None;
-        }
-        let text: Cow<'_, str> = match (&self.options.session, affinity) {
-            (Some(named), _) => Cow::Owned(format!("named\0{named}")),
-            (None, SessionAffinity::Auto) => {
-                let session = self
-                    .options
-                    .claude_session
-                    .as_deref()
-                    .or(self.peek.session.as_deref())?;
-                let part = match (&self.options.claude_agent, self.peek.first_message) {
-                    (Some(agent), _) => format!("agent\0{agent}"),
-                    (None, Some(first)) => format!("first\0{first:x}"),
-                    (None, None) => String::new(),
-                };
-                Cow::Owned(format!("claude\0{session}\0{part}"))
-            }
-            (None, SessionAffinity::Header | SessionAffinity::Off) => return None,
+        let key = match self.config.scheduler.session_affinity {
+            SessionAffinity::Off => None,
+            SessionAffinity::Auto => session_key(&self.options, &self.peek),
+            SessionAffinity::Header => self
+                .options
+                .session
+                .is_some()
+                .then(|| session_key(&self.options, &self.peek))
+                .flatten(),
         };
-        Some(SessionKey(digest(&[text.as_bytes()])))
+        key.map(SessionKey)
     }
 
     /// A short tag of the session for people.
@@ -207,6 +198,14 @@ impl Job {
     /// Emits the request's one line.
     pub(crate) fn finish(self, ended: Ended) {
         let record = self.record.take();
+        let total = self.watch.elapsed();
+        {
+            let mut trace = self.trace.borrow_mut();
+            if let Some(cause) = &ended.cause {
+                trace.error(cause);
+            }
+            trace.end(ended.status, total);
+        }
         self.context.tell(Event::Finished(Box::new(Finished {
             method: Arc::clone(&self.method),
             path: Arc::clone(&self.path),
@@ -216,7 +215,7 @@ impl Job {
             cause: ended.cause,
             queued: record.queued,
             first_byte: record.first_byte,
-            total: self.watch.elapsed(),
+            total,
             tokens: record.tokens,
             session: self.session_tag(),
             model: self.peek.model.as_deref().map(Arc::from),

@@ -205,16 +205,6 @@ impl<'a> Text<'a> {
     pub(crate) fn decode(&self, bytes_max: usize) -> Option<String> {
         (self.raw.len() <= bytes_max).then(|| unescape(self.raw))
     }
-
-    /// Whether there is nothing between the quotes.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.raw.is_empty()
-    }
-
-    /// What is between the quotes, as it stands.
-    pub(crate) fn raw(&self) -> &'a [u8] {
-        self.raw
-    }
 }
 
 /// Resolves escapes; what is broken becomes U+FFFD or stays.

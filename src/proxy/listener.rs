@@ -22,7 +22,7 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use tiny_http::{Request, Server};
 
-use super::sockets::{Acquaintance, Begun, ClientSocket, Sockets};
+use super::sockets::{Acquaintance, Begun, ClientSocket, LinedUp, Sockets};
 use crate::clock;
 
 /// Connections that the kernel holds until they are accepted.
@@ -138,11 +138,6 @@ impl Inbound {
             .headers()
             .iter()
             .map(|header| (header.field.as_str().as_str(), header.value.as_str()))
-    }
-
-    /// The client's socket, where it can be looked at.
-    pub(crate) fn socket(&self) -> Option<&Arc<ClientSocket>> {
-        self.socket.as_ref()
     }
 
     /// Whether the library has closed its reading side already, so that a client's hang-up looks the same.
@@ -314,6 +309,8 @@ struct Shared {
 /// One instance of the library's server, and the workers that take from it.
 struct Generation {
     server: Server,
+    /// Held by the worker that waits for the next request.
+    turn: Mutex<()>,
     idle: AtomicUsize,
     retired: AtomicBool,
 }
@@ -428,6 +425,7 @@ impl Generation {
         let server = Server::from_listener(socket.try_clone()?, None).map_err(io::Error::other)?;
         let generation = Arc::new(Generation {
             server,
+            turn: Mutex::new(()),
             idle: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
         });
@@ -459,17 +457,17 @@ fn spawn_worker(shared: &Arc<Shared>, generation: &Arc<Generation>) -> io::Resul
 /// A worker's life: it is counted idle while it waits for a request.
 fn work(shared: &Arc<Shared>, generation: &Arc<Generation>) {
     loop {
-        match generation.server.recv_timeout(WORKER_PATIENCE) {
-            Ok(Some(request)) => {
+        match generation.take(shared) {
+            Taken::Request(peer, place) => {
                 let was_last = generation.idle.fetch_sub(1, Ordering::AcqRel) == 1;
                 if was_last && shared.workers.load(Ordering::Acquire) < WORKERS_MAX {
                     // Without a thread to spare this worker comes back to the queue when it is done.
                     let _ = spawn_worker(shared, generation);
                 }
-                serve(shared, request);
+                serve(shared, peer, place);
                 generation.idle.fetch_add(1, Ordering::AcqRel);
             }
-            Ok(None) => {
+            Taken::Nothing => {
                 let idle = generation.idle.load(Ordering::Acquire);
                 let surplus = idle > IDLE_WORKERS_MIN
                     && generation
@@ -481,7 +479,7 @@ fn work(shared: &Arc<Shared>, generation: &Arc<Generation>) {
                 }
             }
             // The accept loop has ended; connections that it accepted are still served here.
-            Err(_) => {
+            Taken::AcceptEnded => {
                 generation.retired.store(true, Ordering::Release);
                 shared.wake.notify_all();
             }
@@ -490,29 +488,56 @@ fn work(shared: &Arc<Shared>, generation: &Arc<Generation>) {
     shared.workers.fetch_sub(1, Ordering::AcqRel);
 }
 
+/// What a worker got from the library.
+enum Taken {
+    Request(SocketAddr, LinedUp<Request>),
+    Nothing,
+    AcceptEnded,
+}
+
+impl Generation {
+    /// Waits for a request. One worker at a time, so that the requests of a connection line up in their own order.
+    fn take(&self, shared: &Shared) -> Taken {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.server.recv_timeout(WORKER_PATIENCE) {
+            Ok(Some(request)) => match request.remote_addr().copied() {
+                Some(peer) => Taken::Request(peer, shared.sockets.line_up(peer, request)),
+                // Not over TCP: there is no such listener.
+                None => Taken::Nothing,
+            },
+            Ok(None) => Taken::Nothing,
+            Err(_) => Taken::AcceptEnded,
+        }
+    }
+}
+
 /// Serves a request, and those of its connection that came meanwhile.
-fn serve(shared: &Arc<Shared>, request: Request) {
-    let Some(peer) = request.remote_addr().copied() else {
-        return;
+fn serve(shared: &Arc<Shared>, peer: SocketAddr, place: LinedUp<Request>) {
+    let mut begun = match place {
+        LinedUp::First(request, before) => Some(shared.sockets.begin(peer, request, before)),
+        LinedUp::Waits => return,
+        LinedUp::TooMany(request) => {
+            drop(request.into_writer());
+            return;
+        }
     };
-    let mut begun = Some(shared.sockets.begin(peer, request));
     while let Some(next) = begun {
         match next {
             Begun::Serve(request, socket, acquaintance) => {
                 if acquaintance == Acquaintance::New {
                     meet(shared);
                 }
+                let sockets = Arc::clone(&shared.sockets);
                 handle(
                     shared,
                     Inbound {
                         request,
                         peer,
                         socket,
-                        sockets: Arc::clone(&shared.sockets),
+                        sockets,
                     },
                 );
             }
-            Begun::Waits => return,
             // Without a word: its connection is closed.
             Begun::Ended(request) => drop(request.into_writer()),
         }

@@ -7,14 +7,16 @@ use serde::Deserialize;
 
 use super::context::Context;
 use super::control;
-use super::headers::Headers;
+use super::headers::{ClientOptions, Headers};
 use super::job::Ended;
 use super::paths::{Local, Names, Switch};
+use super::peek::{Peek, session_key};
 use super::reply::{self, Reply};
 use super::stream::Uncommitted;
 use crate::account::quota::family_of_model;
 use crate::clock::{self, Stopwatch};
 use crate::config::Config;
+use crate::error::Fault;
 use crate::event::{Event, Finished, Outcome, Stage};
 use crate::report::metrics::{self, Labels, Process};
 use crate::report::status::{self, build};
@@ -160,7 +162,12 @@ struct RoutingOrder {
 }
 
 fn failed(error: &crate::error::Error) -> Reply {
-    reply::control_failed(&error.to_string())
+    match error.fault() {
+        Fault::Client => reply::bad_control(&error.to_string()),
+        Fault::Operator | Fault::Upstream | Fault::Ours => {
+            reply::control_failed(&error.to_string())
+        }
+    }
 }
 
 fn object(key: &str, lines: &[String]) -> Vec<u8> {
@@ -260,11 +267,11 @@ fn explain(
 ) -> Vec<u8> {
     let mut request = plain_request(profile);
     request.family = model.and_then(family_of_model);
-    request.session = session.map(|session| {
-        SessionKey(super::digest::digest(&[
-            format!("named\0{session}").as_bytes()
-        ]))
-    });
+    let options = ClientOptions {
+        session: session.map(str::to_owned),
+        ..ClientOptions::default()
+    };
+    request.session = session_key(&options, &Peek::default()).map(SessionKey);
     let explanation = context
         .gate
         .look(|scheduler, now| scheduler.explain(now, &request));

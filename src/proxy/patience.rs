@@ -123,15 +123,6 @@ impl Patience {
         self.line.status()
     }
 
-    /// Looks without waiting whether the client is still there.
-    pub(crate) fn client_is_there(&self) -> bool {
-        let Some(client) = &self.client else {
-            return true;
-        };
-        let mut fds = [PollFd::new(client.as_ref(), self.hang_up_flags())];
-        !poll_for(&mut fds, Duration::ZERO)
-    }
-
     /// Where the present phase ends, and how.
     fn end_of(&self, phase: Phase, now: Mono) -> (Mono, Stop) {
         let limits = self.limits.get();

@@ -12,7 +12,7 @@
 //!              ended      reading side closed      ended
 //! ```
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -118,8 +118,9 @@ impl ClientSocket {
     }
 }
 
+/// Where a connection is between two requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(crate) enum State {
     /// Connected, no complete head yet.
     Fresh(Mono),
     /// A request is being served.
@@ -135,6 +136,8 @@ struct Peer<R> {
     number: Option<RawFd>,
     state: State,
     kept: Option<Arc<ClientSocket>>,
+    /// What tells this connection from a later one of the same address.
+    inode: Option<u64>,
     /// Requests that came before the last one was answered.
     waiting: VecDeque<R>,
 }
@@ -145,6 +148,7 @@ impl<R> Peer<R> {
             number: None,
             state: State::Fresh(clock::now().mono),
             kept: None,
+            inode: None,
             waiting: VecDeque::new(),
         }
     }
@@ -160,12 +164,20 @@ impl<R> Peer<R> {
     }
 }
 
+/// The place of a request in its connection's order.
+pub(crate) enum LinedUp<R> {
+    /// It is the only one, and what the connection was before it.
+    First(R, State),
+    /// It waits until the one before it has been answered.
+    Waits,
+    /// Too many wait already: the connection is to be ended.
+    TooMany(R),
+}
+
 /// What becomes of a request that the library hands over.
 pub(crate) enum Begun<R> {
     /// It is to be served.
     Serve(R, Option<Arc<ClientSocket>>, Acquaintance),
-    /// It waits until the one before it has been answered.
-    Waits,
     /// Its connection has ended: nothing that comes out of it may be served.
     Ended(R),
 }
@@ -210,30 +222,36 @@ impl<R> Sockets<R> {
         self.ourselves.is_some()
     }
 
-    /// A request of `peer` begins, unless an earlier one of its connection is still being served: then it waits for
+    /// A request of `peer` takes its place in its connection's order: it comes back if it is first, else it waits for
     /// [`Sockets::next`], so that nothing is served that comes behind a request which ends its connection.
-    pub(crate) fn begin(&self, peer: SocketAddr, request: R) -> Begun<R> {
+    ///
+    /// To be called in the order in which the library hands requests over; [`Sockets::begin`] is to follow.
+    pub(crate) fn line_up(&self, peer: SocketAddr, request: R) -> LinedUp<R> {
+        if self.ourselves.is_none() {
+            return LinedUp::First(request, State::Idle(Mono(0)));
+        }
+        let mut peers = self.lock();
+        let entry = peers.entry(peer).or_insert_with(Peer::unknown);
+        if entry.state != State::Busy && entry.waiting.is_empty() {
+            let before = std::mem::replace(&mut entry.state, State::Busy);
+            return LinedUp::First(request, before);
+        }
+        if entry.waiting.len() >= WAITING_MAX {
+            return LinedUp::TooMany(request);
+        }
+        entry.waiting.push_back(request);
+        LinedUp::Waits
+    }
+
+    /// The request that is first of its connection begins. `before` is what [`Sockets::line_up`] found.
+    pub(crate) fn begin(&self, peer: SocketAddr, request: R, before: State) -> Begun<R> {
         let Some(ourselves) = self.ourselves.as_ref() else {
             return Begun::Serve(request, None, Acquaintance::New);
         };
-        {
+        if !matches!(before, State::Ended(_)) {
             let mut peers = self.lock();
             let entry = peers.entry(peer).or_insert_with(Peer::unknown);
-            if entry.state == State::Busy || !entry.waiting.is_empty() {
-                if entry.waiting.len() >= WAITING_MAX {
-                    return Begun::Ended(request);
-                }
-                entry.waiting.push_back(request);
-                return Begun::Waits;
-            }
-            let known = match entry.state {
-                State::Ended(_) => None,
-                State::Fresh(_) | State::Busy | State::Idle(_) => {
-                    entry.known_socket(ourselves, peer)
-                }
-            };
-            entry.state = State::Busy;
-            if let Some(socket) = known {
+            if let Some(socket) = entry.known_socket(ourselves, peer) {
                 entry.kept = Some(Arc::clone(&socket));
                 return Begun::Serve(request, Some(socket), Acquaintance::Known);
             }
@@ -243,7 +261,14 @@ impl<R> Sockets<R> {
         let entry = peers.entry(peer).or_insert_with(Peer::unknown);
         match found {
             Found::Socket(number, fd) => {
+                let inode = rustix::fs::fstat(&fd).ok().map(|stat| stat.st_ino);
+                if matches!(before, State::Ended(_)) && inode.is_some() && inode == entry.inode {
+                    // Ended by us, and not gone yet.
+                    entry.state = before;
+                    return Begun::Ended(request);
+                }
                 let socket = Arc::new(ClientSocket::new(fd));
+                entry.inode = inode;
                 entry.number = Some(number);
                 entry.kept = Some(Arc::clone(&socket));
                 Begun::Serve(request, Some(socket), Acquaintance::New)
@@ -383,7 +408,7 @@ impl<R> Sockets<R> {
     }
 
     fn find(&self, ourselves: &OwnedFd, peer: SocketAddr) -> Found {
-        let known: Vec<RawFd> = self
+        let known: HashSet<RawFd> = self
             .lock()
             .values()
             .filter_map(|entry| entry.number)

@@ -15,11 +15,13 @@ pub(crate) struct Spliced<'a> {
 
 impl Spliced<'_> {
     /// Bytes of the whole.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.parts.iter().map(|part| part.len()).sum()
     }
 
     /// The whole in one piece.
+    #[cfg(test)]
     pub(crate) fn to_vec(&self) -> Vec<u8> {
         self.parts.concat()
     }

@@ -178,11 +178,6 @@ impl Scanner {
         }
     }
 
-    /// Whether the body is an event stream.
-    pub(crate) fn is_events(&self) -> bool {
-        self.form == Form::Events
-    }
-
     /// The first complete event, once there is one. The caller looks for at most 64 KiB or 5 s.
     pub(crate) fn first(&self) -> Option<&FirstEvent> {
         self.first.as_ref()

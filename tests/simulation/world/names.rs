@@ -1,0 +1,60 @@
+//! Names of variants, for the list of what has occurred.
+
+use super::*;
+
+pub(super) fn outcome_name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Success => "Outcome::Success",
+        Outcome::Neutral => "Outcome::Neutral",
+        Outcome::Abandoned => "Outcome::Abandoned",
+        Outcome::QuotaRejected { .. } => "Outcome::QuotaRejected",
+        Outcome::ServerSide {
+            overload: Overload::Refused429,
+            ..
+        } => "Outcome::ServerSide 429",
+        Outcome::ServerSide {
+            overload: Overload::Overloaded529,
+            ..
+        } => "Outcome::ServerSide 529",
+        Outcome::ServerError { .. } => "Outcome::ServerError",
+        Outcome::Network {
+            blame: Blame::Account,
+            ..
+        } => "Outcome::Network",
+        Outcome::Network {
+            blame: Blame::Nobody,
+            ..
+        } => "Outcome::Network nobody",
+        Outcome::CredentialRefused { .. } => "Outcome::CredentialRefused",
+        Outcome::NeedsLogin { .. } => "Outcome::NeedsLogin",
+        Outcome::CredentialForbidden { .. } => "Outcome::CredentialForbidden",
+    }
+}
+
+pub(super) fn passed_over_name(reason: &PassedOver) -> &'static str {
+    match reason {
+        PassedOver::Disabled => "PassedOver::Disabled",
+        PassedOver::Leaving => "PassedOver::Leaving",
+        PassedOver::OtherProfile => "PassedOver::OtherProfile",
+        PassedOver::SignedThinking => "PassedOver::SignedThinking",
+        PassedOver::NotPinned => "PassedOver::NotPinned",
+        PassedOver::AlreadyTried => "PassedOver::AlreadyTried",
+        PassedOver::Blocked(_) => "PassedOver::Blocked",
+        PassedOver::WindowFull(_) => "PassedOver::WindowFull",
+        PassedOver::WeekExhausted => "PassedOver::WeekExhausted",
+        PassedOver::FamilyExhausted(_) => "PassedOver::FamilyExhausted",
+        PassedOver::OverageInUse => "PassedOver::OverageInUse",
+        PassedOver::BeingLooked => "PassedOver::BeingLooked",
+        PassedOver::AccountFull => "PassedOver::AccountFull",
+        PassedOver::PoolFull => "PassedOver::PoolFull",
+        PassedOver::Ramping => "PassedOver::Ramping",
+        PassedOver::BreakerOpen => "PassedOver::BreakerOpen",
+        PassedOver::BreakerProbing => "PassedOver::BreakerProbing",
+        PassedOver::BreakerPacing => "PassedOver::BreakerPacing",
+    }
+}
+
+/// The name of a variant in its debug text.
+pub(super) fn variant(text: &str) -> &str {
+    text.split(['(', ' ', '{']).next().unwrap_or(text)
+}
