@@ -34,6 +34,7 @@ mod providers;
 mod queue;
 mod rotation;
 mod routes;
+mod secrets;
 mod settings;
 mod simulation;
 mod stand_in;
