@@ -28,6 +28,7 @@ mod forwarding;
 mod gone;
 mod heartbeats;
 mod lifecycle;
+mod login;
 mod logs;
 mod outcomes;
 mod providers;
