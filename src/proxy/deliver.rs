@@ -43,6 +43,10 @@ impl Course<'_> {
         let mut scanner = Scanner::new(form);
         let mut ahead = Vec::new();
         let looked = self.look_ahead(&mut answer, &mut scanner, form, &mut ahead);
+        if scanner.first().is_some_and(|first| first.error.is_some()) {
+            self.hide_in(&mut ahead);
+        }
+        self.job.trace.borrow_mut().body(&ahead);
         let ended = match looked {
             Ok(ended) => ended,
             Err(Failure::Stopped(stop)) => {
@@ -61,15 +65,13 @@ impl Course<'_> {
         }
         if let Some(error) = scanner.first().and_then(|first| first.error.as_ref()) {
             let whole = ended || self.read_rest(&mut answer, &mut ahead);
+            self.hide_in(&mut ahead);
+            let mut said = classify::body_of(error);
+            self.hide_in(&mut said);
             let Answer {
                 status, headers, ..
             } = answer;
-            let meaning = self.judge(
-                classify::status_of(&error.kind),
-                &headers,
-                &classify::body_of(error),
-                &quota,
-            );
+            let meaning = self.judge(classify::status_of(&error.kind), &headers, &said, &quota);
             let kept = whole.then_some(Kept {
                 status,
                 headers,
@@ -127,7 +129,6 @@ impl Course<'_> {
         let result = loop {
             let read = answer.read(patience, |bytes| {
                 scanner.feed(bytes);
-                self.job.trace.borrow_mut().body(bytes);
                 ahead.extend_from_slice(bytes);
                 bytes.len()
             });
@@ -248,7 +249,9 @@ impl Course<'_> {
         }
         match &scanner.facts().error {
             Some(error) => {
-                let cause = Some(format!("{}: {}", error.kind, error.message));
+                let mut cause = format!("{}: {}", error.kind, error.message).into_bytes();
+                self.hide_in(&mut cause);
+                let cause = Some(String::from_utf8_lossy(&cause).into_owned());
                 Ended {
                     status,
                     outcome: EndedAs::PassedOn,
