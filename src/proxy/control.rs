@@ -14,7 +14,7 @@ use crate::config::{self, Config, edit, file};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::report::status::build::{AccountFacts, CredentialFacts};
-use crate::scheduler::{AccountId, Routing};
+use crate::scheduler::Routing;
 
 /// One change at a time: two reloads at once could apply an older file after a newer one.
 static APPLYING: Mutex<()> = Mutex::new(());

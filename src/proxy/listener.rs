@@ -324,8 +324,9 @@ struct Shared {
 /// One instance of the library's server, and the workers that take from it.
 struct Generation {
     server: Server,
-    /// Held by the worker that waits for the next request.
-    turn: Mutex<()>,
+    /// True while a worker waits for the next request.
+    turn: Mutex<bool>,
+    turn_over: Condvar,
     idle: AtomicUsize,
     /// Its accept loop has ended.
     retired: AtomicBool,
@@ -441,7 +442,8 @@ impl Generation {
         let server = Server::from_listener(socket.try_clone()?, None).map_err(io::Error::other)?;
         let generation = Arc::new(Generation {
             server,
-            turn: Mutex::new(()),
+            turn: Mutex::new(false),
+            turn_over: Condvar::new(),
             idle: AtomicUsize::new(0),
             retired: AtomicBool::new(false),
         });
@@ -519,7 +521,18 @@ enum Taken {
 impl Generation {
     /// Waits for a request. One worker at a time, so that the requests of a connection line up in their own order.
     fn take(&self, shared: &Shared) -> Taken {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not a plain lock: workers that wait for their turn must see, all at once, that they are not needed any more.
+        let (mut turn, _) = self
+            .turn_over
+            .wait_timeout_while(turn, WORKER_PATIENCE, |taken| *taken)
+            .unwrap_or_else(PoisonError::into_inner);
+        if *turn {
+            return Taken::Nothing;
+        }
+        *turn = true;
+        drop(turn);
+        let _turn = Turn(self);
         match self.server.recv_timeout(WORKER_PATIENCE) {
             Ok(Some(request)) => match request.remote_addr().copied() {
                 Some(peer) => Taken::Request(peer, shared.sockets.line_up(peer, request)),
@@ -529,6 +542,16 @@ impl Generation {
             Ok(None) => Taken::Nothing,
             Err(_) => Taken::AcceptEnded,
         }
+    }
+}
+
+/// A worker's turn; the next one's begins when it is dropped.
+struct Turn<'a>(&'a Generation);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.turn_over.notify_one();
     }
 }
 
