@@ -169,6 +169,8 @@ impl Inbound {
         if let Some(socket) = &socket {
             socket.body_moved();
         }
+        // Behind the end of such a request the library closes the reading side itself.
+        let end_is_seen = !self.reading_side_closed();
         let reader = self.request.as_reader();
         let result = loop {
             let filled = body.len();
@@ -180,6 +182,14 @@ impl Inbound {
             let read = reader.read(&mut body[filled..]);
             body.truncate(filled + read.as_ref().copied().unwrap_or(0));
             match read {
+                // The library's decoder gives a connection that ends within a chunk as the end of the body.
+                Ok(0)
+                    if socket.as_ref().is_some_and(|socket| {
+                        socket.has_stalled() || end_is_seen && socket.has_left()
+                    }) =>
+                {
+                    break Err(BodyError::Broken);
+                }
                 Ok(0) if expected.is_none() => break Ok(()),
                 Ok(0) => break Err(BodyError::Broken),
                 Ok(_) if body.len() as u64 > limit => break Err(BodyError::TooLarge),
@@ -486,6 +496,12 @@ impl Listener {
             let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
         }
         self.close_idle();
+    }
+
+    /// Ends request bodies that have stalled; for the time in which the keeper is gone.
+    pub(crate) fn end_stalled(&self) {
+        let (sockets, phrases) = (&self.shared.sockets, &self.shared.phrases);
+        sockets.sweep(&phrases.too_slow, &phrases.unsupported, IDLE_LIMIT);
     }
 
     /// Ends the connections that have become idle since.

@@ -349,6 +349,8 @@ impl Worker<'_> {
             if left > 0 && told.is_none_or(|told| now.since(told) >= LEFT_TOLD_EVERY) {
                 told = Some(now);
                 self.tell_left(going, left);
+                // An upload that has stalled must not hold the end back.
+                self.listener.end_stalled();
             }
             match going {
                 Going::Stopping => self.listener.close_idle(),
