@@ -34,6 +34,7 @@
 //! | `keeper` | pokes the server library, ends slow and idle clients | at the stop |
 //! | `pacer` | wakes the scheduler at its next deadline, notices that the clock jumped | at the stop |
 //! | `report` | is the only writer of the log | after its last line |
+//! | `probe` (only with `quotaProbeSeconds`) | reads the usage of idle accounts, one at a time | when the setting is off |
 //! | refreshes, name look-ups | one bounded call | when it is answered |
 //!
 //! # Invariants

@@ -73,9 +73,15 @@ fn build(
     let proxies = crate::proxy::context::proxies(&config).map_err(Error::operator)?;
     let shared: Arc<OnceLock<Weak<Context>>> = Arc::default();
     let renewed = Arc::clone(&shared);
+    let current = Arc::clone(&shared);
+    let first = net::agent(Arc::clone(&tls), proxies);
     let around = Surroundings {
         config: path.clone(),
-        http: crate::account::wire::http(net::agent(Arc::clone(&tls), proxies)),
+        // A hot change of upstreamProxy is for refreshes too.
+        http: crate::account::wire::http_by(move || match current.get().and_then(Weak::upgrade) {
+            Some(context) => context.agent(),
+            None => first.clone(),
+        }),
         endpoints: Endpoints::from_environment(&|name| std::env::var(name).ok()),
         events: events.clone(),
         now: Arc::new(clock::now),

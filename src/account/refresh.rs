@@ -328,6 +328,14 @@ impl Accounts {
         }
     }
 
+    /// Changes the config file (SPEC A5), beside a refresh of this process that may hold its lock just now.
+    pub(crate) fn change_file<T>(
+        &self,
+        change: impl FnOnce(&mut Map<String, Value>) -> Result<T>,
+    ) -> Result<T> {
+        self.shelf.join((self.around.now)().mono)?.commit(change)
+    }
+
     /// Writes the pairs that are in memory only, because the disk was full or the file was broken when they came.
     fn store_unsaved(&self) -> Result<()> {
         let is_due = |account: &Arc<Account>| {
@@ -339,7 +347,7 @@ impl Accounts {
         if due.is_empty() {
             return Ok(());
         }
-        let turn = self.shelf.take((self.around.now)().mono)?;
+        let turn = self.shelf.join((self.around.now)().mono)?;
         let config = turn.read()?;
         for account in due {
             let profile = account.profile();

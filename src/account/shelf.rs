@@ -5,7 +5,7 @@
 //! together. Later ones wait for the next turn, and other processes get theirs in between.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -18,7 +18,10 @@ use crate::scheduler::time::Mono;
 /// Where holders of the lock meet.
 pub(super) struct Shelf {
     path: PathBuf,
+    /// Held for moments only.
     turn: Mutex<Weak<Turn>>,
+    /// Held while waiting for the file's lock.
+    next: Mutex<()>,
 }
 
 /// One holding of the lock; it is given back with the last reference.
@@ -33,25 +36,35 @@ impl Shelf {
         Shelf {
             path,
             turn: Mutex::default(),
+            next: Mutex::default(),
         }
     }
 
     /// Joins the present turn if it is young, else waits for a new one.
     pub(super) fn take(&self, now: Mono) -> Result<Arc<Turn>> {
-        // Held while waiting for the file's lock: who comes meanwhile joins the turn that begins then.
-        let mut present = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turn) = present
-            .upgrade()
-            .filter(|turn| now.since(turn.since) < JOIN_WITHIN)
-        {
+        // Who comes while another waits joins the turn that begins then.
+        let _next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let young = |turn: &Arc<Turn>| now.since(turn.since) < JOIN_WITHIN;
+        if let Some(turn) = self.present().upgrade().filter(young) {
             return Ok(turn);
         }
         let turn = Arc::new(Turn {
             locked: Mutex::new(file::lock(&self.path)?),
             since: now,
         });
-        *present = Arc::downgrade(&turn);
+        *self.present() = Arc::downgrade(&turn);
         Ok(turn)
+    }
+
+    /// For a change that is made in a moment: joins the present turn whatever its age, so that nobody who switches an account
+    /// off waits for another account's token endpoint.
+    pub(super) fn join(&self, now: Mono) -> Result<Arc<Turn>> {
+        let present = self.present().upgrade();
+        present.map_or_else(|| self.take(now), Ok)
+    }
+
+    fn present(&self) -> MutexGuard<'_, Weak<Turn>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the file can be read at all.
@@ -69,10 +82,10 @@ impl Turn {
     }
 
     /// Changes the file, see [`Locked::commit`].
-    pub(super) fn commit(
+    pub(super) fn commit<T>(
         &self,
-        change: impl FnOnce(&mut Map<String, Value>) -> Result<()>,
-    ) -> Result<()> {
+        change: impl FnOnce(&mut Map<String, Value>) -> Result<T>,
+    ) -> Result<T> {
         let mut locked = self.locked.lock().unwrap_or_else(PoisonError::into_inner);
         locked.commit(change)
     }

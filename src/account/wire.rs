@@ -16,6 +16,11 @@ pub(crate) fn http(agent: Agent) -> Arc<Http> {
     Arc::new(move |call| perform(&agent, call))
 }
 
+/// The same over the agent of the moment.
+pub(crate) fn http_by(agent: impl Fn() -> Agent + Send + Sync + 'static) -> Arc<Http> {
+    Arc::new(move |call| perform(&agent(), call))
+}
+
 fn perform(agent: &Agent, call: HttpCall) -> Result<HttpReply, HttpFailure> {
     let waiter = Rc::new(Deadline::after(call.timeout));
     let _entered = wait::enter(Rc::clone(&waiter) as Rc<dyn Waiter>);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use rustls::ClientConfig;
 
+use super::probe::Bell;
 use crate::account::Accounts;
 use crate::clock;
 use crate::config::state::State;
@@ -50,6 +51,8 @@ pub(crate) struct Context {
     stopping: AtomicBool,
     retired: AtomicBool,
     requests: AtomicU64,
+    /// The quota probe.
+    pub(crate) probe: Bell,
     /// What the state file holds.
     saved: Mutex<Option<State>>,
     /// Complaints that were made already.
@@ -99,6 +102,7 @@ impl Context {
             stopping: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             requests: AtomicU64::new(0),
+            probe: Bell::default(),
             saved: Mutex::default(),
             complaints: Mutex::default(),
         })
@@ -141,6 +145,7 @@ impl Context {
     /// Says that the process is ending: answers close their connections, new requests are turned away.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        self.probe.look_again();
     }
 
     /// Says that another process serves: answers close their connections, so that clients come to the other one.

@@ -14,7 +14,7 @@ use crate::config::{self, Config, edit, file};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::report::status::build::{AccountFacts, CredentialFacts};
-use crate::scheduler::{AccountId, Routing};
+use crate::scheduler::Routing;
 
 /// One change at a time: two reloads at once could apply an older file after a newer one.
 static APPLYING: Mutex<()> = Mutex::new(());
@@ -48,13 +48,12 @@ pub(crate) fn apply_first(context: &Context, config: &Config) {
     route(context, config);
 }
 
-fn register(context: &Context, entry: &config::AccountEntry) -> AccountId {
-    let spec = context.accounts.spec_of(entry, Origin::Config);
-    let id = context
-        .gate
-        .with(|scheduler, now| scheduler.add_account(now, spec));
-    context.accounts.insert(id, entry, Origin::Config);
-    id
+fn register(context: &Context, entry: &config::AccountEntry) {
+    context.accounts.register(entry, Origin::Config, |spec| {
+        context
+            .gate
+            .with(|scheduler, now| scheduler.add_account(now, spec))
+    });
 }
 
 fn apply(context: &Context, config: Config) -> Vec<String> {
@@ -105,6 +104,7 @@ fn apply(context: &Context, config: Config) -> Vec<String> {
     context.accounts.sync_tokens();
     route(context, &config);
     context.set_config(config);
+    context.probe.look_again();
     if proxy_changed {
         // It was judged before; a failure here cannot happen.
         let _ = context.renew_agent();
@@ -151,6 +151,7 @@ fn settings_changed(old: &Config, new: &Config) -> Vec<String> {
     );
     say(old.proxy.api_key != new.proxy.api_key, "proxy.apiKey");
     say(old.drain_timeout != new.drain_timeout, "shutdown");
+    say(old.quota_probe != new.quota_probe, "quotaProbeSeconds");
     lines
 }
 
@@ -201,7 +202,7 @@ pub(crate) fn set_routing(context: &Context, preferred: Option<&str>) -> Result<
             )));
         }
     }
-    file::update(&context.config_path, |document| {
+    context.accounts.change_file(|document| {
         edit::set_routing(document, preferred);
         Ok(())
     })?;
@@ -225,7 +226,7 @@ pub(crate) fn switch(context: &Context, name: &str, enabled: bool) -> Result<Vec
             .with(|scheduler, now| scheduler.update_account(now, account.id(), spec));
         return Ok(vec![format!("{name}: enabled {enabled}")]);
     }
-    file::update(&context.config_path, |document| {
+    context.accounts.change_file(|document| {
         if !edit::set_enabled(document, name, enabled) {
             return Err(Error::client(format!(
                 "{name} is not in the config file any more"

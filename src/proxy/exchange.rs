@@ -254,6 +254,11 @@ fn run(job: &Job, mut out: Uncommitted) -> Ended {
             Admitted::Refused(refusal) if refusal.reason == RefusalReason::UnknownProfile => {
                 return answer(out, &reply::unknown_profile(&request.profile));
             }
+            Admitted::Refused(refusal)
+                if refusal.reason == RefusalReason::ThinkingNeedsClaude && job.is_unread() =>
+            {
+                return answer(out, &reply::unread_body());
+            }
             Admitted::Refused(refusal) => return give_up(out, last, &Surrender::Refused(refusal)),
             Admitted::Queued(waiting) => match wait(job, &request, waiting) {
                 Waited::Granted(hold, granted) => {
@@ -284,7 +289,7 @@ fn run(job: &Job, mut out: Uncommitted) -> Ended {
                 request.last_failure = failed.wait();
                 let tries_left =
                     job.body.len() <= job.config.retry.buffer_bytes_max || !failed.was_sent;
-                last = Some(failed);
+                last = Some(*failed);
                 if !tries_left {
                     return give_up(out, last, &Surrender::OneTry);
                 }

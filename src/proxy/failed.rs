@@ -28,8 +28,8 @@ pub(super) struct Failed {
 enum AtLast {
     /// The upstream's answer as it is.
     TheAnswer,
-    /// 429 in our words: other accounts' limits end at other times.
-    Limited,
+    /// The scheduler's refusal in our words: it knows when the first account is back.
+    Refusal,
     /// 502 that names the account: our credential's troubles are none of the client's.
     Credential,
     /// 503 `connection_unavailable`.
@@ -63,12 +63,13 @@ impl Failed {
     /// What the client gets when no other account can serve.
     fn at_last(&self) -> AtLast {
         match self.meaning.outcome {
-            Outcome::QuotaRejected { .. } => AtLast::Limited,
+            Outcome::QuotaRejected { .. } => AtLast::Refusal,
             Outcome::Network { .. } => AtLast::Network,
             Outcome::CredentialRefused { .. }
             | Outcome::NeedsLogin { .. }
             | Outcome::CredentialForbidden { .. } => AtLast::Credential,
-            Outcome::Abandoned => AtLast::Credential,
+            // No credential for now, or the account has gone: a login would not help.
+            Outcome::Abandoned => AtLast::Refusal,
             Outcome::Success
             | Outcome::Neutral
             | Outcome::ServerSide { .. }
@@ -82,7 +83,7 @@ impl Failed {
             refusal.reason,
             RefusalReason::QueueFull | RefusalReason::Draining | RefusalReason::TooLargeToHold(_)
         );
-        !about_us && self.at_last() != AtLast::Limited
+        !about_us && self.at_last() != AtLast::Refusal
     }
 }
 
@@ -124,7 +125,7 @@ pub(super) fn pass_on(out: Uncommitted, failed: Failed) -> Ended {
         (AtLast::TheAnswer, Some(kept)) => {
             kept.deliver(out, format!("{}: {}", meaning.kind, meaning.message))
         }
-        (AtLast::TheAnswer | AtLast::Limited, _) => answer(out, &reply::upstream_said(meaning)),
+        (AtLast::TheAnswer | AtLast::Refusal, _) => answer(out, &reply::upstream_said(meaning)),
         (AtLast::Network, _) => answer(out, &reply::network(&meaning.kind, &meaning.message)),
         (AtLast::Credential, _) => answer(
             out,

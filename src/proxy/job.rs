@@ -126,7 +126,7 @@ impl Job {
         request.weight = self.peek.weight(self.body.len());
         request.family = self.peek.model.as_deref().and_then(family_of_model);
         request.session = session;
-        request.signed_thinking = self.peek.signed_thinking;
+        request.signed_thinking = self.peek.signed_thinking || self.is_unread();
         request.thread = self
             .peek
             .thread
@@ -151,11 +151,20 @@ impl Job {
                 Some(declared) => declared.mul_f64(DECLARED_TOLERANCE_SHARE),
                 None => queue.stream_client_tolerance,
             }),
-            Shape::NonStream | Shape::CountTokens => None,
+            Shape::NonStream | Shape::Fallback | Shape::CountTokens => None,
         };
         request.resume =
             session.map(|SessionKey(session)| session ^ digest(&[&self.body]).rotate_left(1));
         request
+    }
+
+    /// The body is no whole JSON object, so it may hold what was not found in it: signed thinking, too (SPEC P9).
+    pub(crate) fn is_unread(&self) -> bool {
+        let looked_at = matches!(
+            self.route,
+            Route::Pooled(Pooled::Messages | Pooled::CountTokens | Pooled::Complete)
+        );
+        looked_at && !self.peek.whole && !self.body.is_empty()
     }
 
     /// The session's key (SPEC S9); the same text gives the same key, and kinds of keys do not mix.

@@ -169,6 +169,8 @@ impl Inbound {
         if let Some(socket) = &socket {
             socket.body_moved();
         }
+        // Behind the end of such a request the library closes the reading side itself.
+        let end_is_seen = !self.reading_side_closed();
         let reader = self.request.as_reader();
         let result = loop {
             let filled = body.len();
@@ -180,6 +182,14 @@ impl Inbound {
             let read = reader.read(&mut body[filled..]);
             body.truncate(filled + read.as_ref().copied().unwrap_or(0));
             match read {
+                // The library's decoder gives a connection that ends within a chunk as the end of the body.
+                Ok(0)
+                    if socket.as_ref().is_some_and(|socket| {
+                        socket.has_stalled() || end_is_seen && socket.has_left()
+                    }) =>
+                {
+                    break Err(BodyError::Broken);
+                }
                 Ok(0) if expected.is_none() => break Ok(()),
                 Ok(0) => break Err(BodyError::Broken),
                 Ok(_) if body.len() as u64 > limit => break Err(BodyError::TooLarge),
@@ -327,8 +337,10 @@ enum Door {
 /// One instance of the library's server, and the workers that take from it.
 struct Generation {
     server: Server,
-    /// Held by the worker that waits for the next request.
-    turn: Mutex<()>,
+    /// True while a worker waits for the next request.
+    turn: Mutex<bool>,
+    /// The turn is free.
+    next: Condvar,
     idle: AtomicUsize,
     /// Its accept loop has ended.
     deaf: AtomicBool,
@@ -486,6 +498,12 @@ impl Listener {
         self.close_idle();
     }
 
+    /// Ends request bodies that have stalled; for the time in which the keeper is gone.
+    pub(crate) fn end_stalled(&self) {
+        let (sockets, phrases) = (&self.shared.sockets, &self.shared.phrases);
+        sockets.sweep(&phrases.too_slow, &phrases.unsupported, IDLE_LIMIT);
+    }
+
     /// Ends the connections that have become idle since.
     pub(crate) fn close_idle(&self) {
         self.shared.sockets.shut_idle(Duration::ZERO);
@@ -524,7 +542,8 @@ impl Generation {
             .map_err(io::Error::other)?;
         Ok(Arc::new(Generation {
             server,
-            turn: Mutex::new(()),
+            turn: Mutex::new(false),
+            next: Condvar::new(),
             idle: AtomicUsize::new(0),
             deaf: AtomicBool::new(false),
             over: AtomicBool::new(false),
@@ -600,7 +619,40 @@ fn work(shared: &Arc<Shared>, generation: &Arc<Generation>) {
     shared.workers.fetch_sub(1, Ordering::AcqRel);
 }
 
+/// The turn of the one worker that waits for a request.
+struct Turn<'a>(&'a Generation);
+
+impl<'a> Turn<'a> {
+    /// The turn, or none within [`WORKER_PATIENCE`].
+    fn take(generation: &'a Generation) -> Option<Turn<'a>> {
+        let taken = generation
+            .turn
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (mut taken, _) = generation
+            .next
+            .wait_timeout_while(taken, WORKER_PATIENCE, |taken| *taken)
+            .unwrap_or_else(PoisonError::into_inner);
+        if *taken {
+            return None;
+        }
+        *taken = true;
+        Some(Turn(generation))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.next.notify_one();
+    }
+}
+
 /// What a worker got from the library.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives for one match on one stack; a box would cost an allocation a request"
+)]
 enum Taken {
     Request(SocketAddr, LinedUp<Request>),
     Nothing,
@@ -610,7 +662,9 @@ enum Taken {
 impl Generation {
     /// Waits for a request. One worker at a time, so that the requests of a connection line up in their own order.
     fn take(&self, shared: &Shared) -> Taken {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(_turn) = Turn::take(self) else {
+            return Taken::Nothing;
+        };
         match self.server.recv_timeout(WORKER_PATIENCE) {
             Ok(Some(request)) => match request.remote_addr().copied() {
                 Some(peer) => Taken::Request(peer, shared.sockets.line_up(peer, request)),

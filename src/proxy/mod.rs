@@ -26,6 +26,7 @@ mod job;
 pub(crate) mod listener;
 pub(crate) mod local;
 pub(crate) mod patience;
+pub(crate) mod probe;
 mod relay;
 pub(crate) mod runtime;
 pub(crate) mod sockets;

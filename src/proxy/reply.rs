@@ -195,6 +195,17 @@ pub(crate) fn bad_target() -> Reply {
     )
 }
 
+/// Only providers are left, and what the body holds cannot be told (P9).
+pub(crate) fn unread_body() -> Reply {
+    Reply::new(
+        400,
+        "invalid_request_error",
+        "the body is not one whole JSON object, so it may hold thinking that Anthropic signed, which no provider may get; no Claude \
+         account can serve now"
+            .to_owned(),
+    )
+}
+
 /// A provider header that cannot be used (V1); `why` names it.
 pub(crate) fn bad_header(why: &str) -> Reply {
     Reply::new(400, INVALID, why)

@@ -30,7 +30,7 @@ use crate::host::terminal::Dashboard;
 use crate::net::wait::poll_for;
 use crate::proxy::context::Context;
 use crate::proxy::listener::Listener;
-use crate::proxy::{control, exchange, runtime};
+use crate::proxy::{control, exchange, probe, runtime};
 use crate::report::{Mode, Reporter};
 use crate::scheduler::time::Mono;
 
@@ -229,6 +229,7 @@ impl Worker<'_> {
         let mut wish_due = start;
         let mut seen = file_stamp(&self.context);
         loop {
+            probe::follow(&self.context);
             let next = sync_due.min(state_due).min(runtime_due);
             match self.link.wait(next.since(clock::mono())) {
                 Heard::Order(Order::Reload) => {
@@ -352,6 +353,8 @@ impl Worker<'_> {
             if left > 0 && told.is_none_or(|told| now.since(told) >= LEFT_TOLD_EVERY) {
                 told = Some(now);
                 self.tell_left(going, left);
+                // An upload that has stalled must not hold the end back.
+                self.listener.end_stalled();
             }
             match going {
                 Going::Stopping => self.listener.close_idle(),

@@ -162,6 +162,8 @@ impl Scheduler {
                     .map(|account| account.spec.name.clone())
                     .collect(),
             ),
+            // A provider would have served, so that Claude's limits alone would be half of the truth.
+            () if self.is_barred(ask) => RefusalReason::ThinkingNeedsClaude,
             () => RefusalReason::Limited(cause.unwrap_or(WaitCause::Capacity)),
         };
         Refusal {
@@ -174,6 +176,13 @@ impl Scheduler {
         }
     }
 
+    /// P9 keeps the request from a provider that it could go to otherwise.
+    fn is_barred(&self, ask: &Ask<'_>) -> bool {
+        self.accounts
+            .iter()
+            .any(|account| matches!(mismatch(account, ask), Some(Obstacle::SignedThinking)))
+    }
+
     /// Why no account matches at all.
     fn no_route(&self, ask: &Ask<'_>) -> RefusalReason {
         let any = |wanted: fn(&Obstacle<'_>) -> bool| {
@@ -183,9 +192,7 @@ impl Scheduler {
                 .any(|obstacle| wanted(&obstacle))
         };
         match ask.route {
-            _ if any(|obstacle| matches!(obstacle, Obstacle::SignedThinking)) => {
-                RefusalReason::ThinkingNeedsClaude
-            }
+            _ if self.is_barred(ask) => RefusalReason::ThinkingNeedsClaude,
             _ if any(|obstacle| matches!(obstacle, Obstacle::Disabled)) => {
                 RefusalReason::NoneEnabled
             }

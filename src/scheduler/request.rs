@@ -77,6 +77,8 @@ pub enum Shape {
     Stream,
     /// One JSON answer.
     NonStream,
+    /// One JSON answer, asked for by a client whose held stream has just ended (Q6). Set by the scheduler.
+    Fallback,
     /// `count_tokens`.
     CountTokens,
 }
@@ -355,7 +357,7 @@ pub enum RefusalReason {
     QueueFull,
     /// It could wait, but its body is above `maxQueuedBodyBytes`; what it would wait for.
     TooLargeToHold(WaitCause),
-    /// Only providers could serve, and P9 forbids them.
+    /// Only providers could serve now, and P9 forbids them.
     ThinkingNeedsClaude,
     /// The thread's owner cannot serve (P10).
     ThreadElsewhere,

@@ -1,0 +1,250 @@
+//! The quota probe (SPEC T6): reads the usage endpoint of accounts that nobody uses, so that their bars do not grow old.
+//!
+//! It runs only while `quotaProbeSeconds` is set. A round asks one account after the other with a pause between them, and begins
+//! each time with another one. It spends nothing, blocks nothing, and never wakes a disabled account; where a reading fails, what was
+//! known keeps its age.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::context::Context;
+use crate::account::oauth::UsageReading;
+use crate::clock;
+use crate::event::Event;
+use crate::scheduler::time::{Mono, Now};
+use crate::scheduler::{AccountId, AccountSnapshot, Kind, Source, WindowSnapshot};
+
+/// Where the probe's thread sleeps; one of a context.
+#[derive(Default)]
+pub(crate) struct Bell {
+    /// There is a thread.
+    occupied: Mutex<bool>,
+    rung: Condvar,
+}
+
+/// Pauses between two readings are a part of the interval within these bounds …
+const GAP_PART: u32 = 6;
+const GAP_MIN: Duration = Duration::from_secs(6);
+const GAP_MAX: Duration = Duration::from_secs(20);
+/// … and become this long where the endpoint asks for patience.
+const GAP_SLOW: Duration = Duration::from_secs(120);
+/// A usage answer is a few KiB of JSON; a refresh has a thread of its own.
+const STACK_BYTES: usize = 512 * 1024;
+
+/// Starts the probe if the settings ask for it and it is not there.
+pub(crate) fn follow(context: &Arc<Context>) {
+    let mut occupied = context.probe.lock();
+    if *occupied || interval(context).is_none() {
+        return;
+    }
+    let own = Arc::clone(context);
+    let thread = thread::Builder::new()
+        .name("probe".into())
+        .stack_size(STACK_BYTES)
+        .spawn(move || Probe::new(&own).run());
+    // Where no thread can be started, the next look tries again.
+    *occupied = thread.is_ok();
+}
+
+impl Bell {
+    /// The settings have changed, or the process is ending.
+    pub(crate) fn look_again(&self) {
+        let _seen = self.lock();
+        self.rung.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.occupied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the settings ask for; `None` ends the probe.
+fn interval(context: &Context) -> Option<Duration> {
+    context
+        .config()
+        .quota_probe
+        .filter(|_| !context.is_stopping())
+}
+
+struct Probe<'a> {
+    context: &'a Context,
+    rounds: usize,
+}
+
+impl<'a> Probe<'a> {
+    fn new(context: &'a Context) -> Probe<'a> {
+        Probe { context, rounds: 0 }
+    }
+
+    /// Round after round. The thread leaves under the bell's lock, so that nobody takes it for present any more.
+    fn run(mut self) {
+        loop {
+            let round = {
+                let mut occupied = self.context.probe.lock();
+                match interval(self.context) {
+                    Some(interval) => interval,
+                    None => {
+                        *occupied = false;
+                        return;
+                    }
+                }
+            };
+            self.rounds_of(round);
+        }
+    }
+
+    /// Rounds of one interval, until the settings name another.
+    fn rounds_of(&mut self, interval: Duration) {
+        let mut pace = Pace::of(interval);
+        loop {
+            let start = clock::now().mono;
+            let mut idle = self.idle(interval);
+            if !idle.is_empty() {
+                let first = self.rounds % idle.len();
+                idle.rotate_left(first);
+            }
+            self.rounds = self.rounds.wrapping_add(1);
+            for id in idle {
+                // Somebody may have taken it up since the round began.
+                if !self.idle(interval).contains(&id) {
+                    continue;
+                }
+                let pause = self.read(id, &mut pace);
+                if !self.sleep(interval, clock::now().mono + pause) {
+                    return;
+                }
+            }
+            if !self.sleep(interval, start + interval) {
+                return;
+            }
+        }
+    }
+
+    fn idle(&self, interval: Duration) -> Vec<AccountId> {
+        let (snapshot, now) = self
+            .context
+            .gate
+            .look(|scheduler, now| (scheduler.snapshot(now), now));
+        let idle = snapshot
+            .accounts
+            .iter()
+            .filter(|account| is_idle(account, interval, now));
+        idle.map(|account| account.id).collect()
+    }
+
+    /// Reads one account; gives the pause before the next.
+    fn read(&self, id: AccountId, pace: &mut Pace) -> Duration {
+        match self.context.accounts.usage(id) {
+            UsageReading::Read(report) => {
+                self.context
+                    .gate
+                    .with(|scheduler, now| scheduler.learn(now, id, &report));
+                pace.easier()
+            }
+            UsageReading::TooOften { retry_after } => {
+                let gap = pace.slower();
+                retry_after.map_or(gap, |asked| gap.max(asked))
+            }
+            UsageReading::Failed(why) => {
+                if let Some(account) = self.context.accounts.get(id) {
+                    let name = account.profile().name.clone();
+                    let text = format!("{name}: its usage cannot be read: {why}");
+                    if self.context.first_time(&text) {
+                        self.context.tell(Event::Notice { text });
+                    }
+                }
+                pace.gap
+            }
+        }
+    }
+
+    /// Sleeps until `end`. False if the settings ask for something else by then.
+    fn sleep(&self, interval: Duration, end: Mono) -> bool {
+        let mut occupied = self.context.probe.lock();
+        loop {
+            if self::interval(self.context) != Some(interval) {
+                return false;
+            }
+            let now = clock::now().mono;
+            if now >= end {
+                return true;
+            }
+            let (woken, _) = self
+                .context
+                .probe
+                .rung
+                .wait_timeout(occupied, end.since(now))
+                .unwrap_or_else(PoisonError::into_inner);
+            occupied = woken;
+        }
+    }
+}
+
+/// An enabled OAuth account that does nothing and has answered nothing for an interval: its own answers would tell more.
+fn is_idle(account: &AccountSnapshot, interval: Duration, now: Now) -> bool {
+    let answered = |window: &WindowSnapshot| {
+        window.source == Source::Answer && window.learned_at + interval > now.wall
+    };
+    account.kind == Kind::Oauth
+        && account.enabled
+        && !account.leaving
+        && account.in_flight == 0
+        && !account.windows.iter().any(answered)
+}
+
+/// How fast the probe goes.
+struct Pace {
+    least: Duration,
+    gap: Duration,
+}
+
+impl Pace {
+    fn of(interval: Duration) -> Pace {
+        let least = (interval / GAP_PART).clamp(GAP_MIN, GAP_MAX);
+        Pace { least, gap: least }
+    }
+
+    /// After a 429.
+    fn slower(&mut self) -> Duration {
+        self.gap = self.gap.mul_f64(1.5).min(GAP_SLOW);
+        self.gap
+    }
+
+    /// After an answer.
+    fn easier(&mut self) -> Duration {
+        self.gap = self.gap.mul_f64(0.9).max(self.least);
+        self.gap
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(pace: &[Duration]) -> Vec<u64> {
+        pace.iter().map(Duration::as_secs).collect()
+    }
+
+    #[test]
+    fn the_pause_is_a_part_of_the_interval_and_grows_with_each_refusal() {
+        for (rule, interval, gap) in [
+            ("T6 the least", 60, 10),
+            ("T6 not below", 12, 6),
+            ("T6 not above", 3600, 20),
+        ] {
+            let gap_s = Pace::of(Duration::from_secs(interval)).gap.as_secs();
+            assert_eq!(gap_s, gap, "{rule}");
+        }
+        let mut pace = Pace::of(Duration::from_secs(3600));
+        let slower: Vec<_> = (0..6).map(|_| pace.slower()).collect();
+        assert_eq!(seconds(&slower), [30, 45, 67, 101, 120, 120], "T6 429");
+        let easier: Vec<_> = (0..30).map(|_| pace.easier()).collect();
+        assert_eq!(seconds(&easier[..3]), [108, 97, 87], "T6 and back");
+        assert_eq!(
+            easier.last().map(Duration::as_secs),
+            Some(20),
+            "T6 not below"
+        );
+    }
+}
