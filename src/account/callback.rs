@@ -41,6 +41,9 @@ pub(super) fn of_paste(line: &str, state: &Secret) -> Return {
             Return::WrongState
         };
     }
+    if line.len() < BARE_CODE_BYTES_MIN {
+        return Return::Nothing;
+    }
     of_code(line)
 }
 
@@ -99,6 +102,8 @@ fn decoded(text: &str) -> String {
 }
 
 const CODE_BYTES_MIN: usize = 4;
+/// Codes have some forty characters; a word that a person types is none, and a wrong code ends the login.
+const BARE_CODE_BYTES_MIN: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -189,7 +194,12 @@ mod tests {
                 "abcd#s-2",
                 Return::WrongState,
             ),
-            ("T1 the code", "\u{1b}[200~abcd\u{1b}[201~", code("abcd")),
+            (
+                "T1 the code",
+                "\u{1b}[200~abcdefghijklmnop\u{1b}[201~",
+                code("abcdefghijklmnop"),
+            ),
+            ("T1 a word", "what", Return::Nothing),
             ("T1 nothing", "", Return::Nothing),
             ("T1 a stray key", "y", Return::Nothing),
             ("T1 words", "what now", Return::Nothing),

@@ -233,11 +233,13 @@ fn both_loopback_families_are_listened_to() {
 #[test]
 fn the_address_or_the_code_can_be_pasted() {
     for typed in [
-        &(|state: &str| format!("\nhttp://localhost:1/callback?code=pasted-code&state={state}\n"))
-            as &dyn Fn(&str) -> String,
-        &|state: &str| format!("pasted-code#{state}\n"),
+        &(|state: &str| {
+            format!("\nhttp://localhost:1/callback?code=pasted-code-0123456&state={state}\n")
+        }) as &dyn Fn(&str) -> String,
+        &|state: &str| format!("pasted-code-0123456#{state}\n"),
         &|_: &str| {
-            "http://localhost:1/callback?code=another&state=other\nno\npasted-code\n".to_owned()
+            "http://localhost:1/callback?code=another&state=other\nno\npasted-code-0123456\n"
+                .to_owned()
         },
     ] {
         let played = play(
@@ -249,11 +251,11 @@ fn the_address_or_the_code_can_be_pasted() {
         );
         assert_eq!(played.result.unwrap(), "added the account work");
         assert_eq!(played.bodies.len(), 1);
-        assert_eq!(played.bodies[0]["code"], "pasted-code");
+        assert_eq!(played.bodies[0]["code"], "pasted-code-0123456");
         assert!(played.said.contains("paste the address"), "{}", played.said);
     }
     let wrong = |_: &str| {
-        "http://localhost:1/callback?code=another&state=other\nno\npasted-code\n".to_owned()
+        "http://localhost:1/callback?code=another&state=other\nno\npasted-code-0123456\n".to_owned()
     };
     let played = play(TOKENS, None, LONG, Some(&wrong), visit(|_, _| Vec::new()));
     assert!(

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use lexopt::{Arg, Parser};
 
 use super::spec::{self, CommandSpec, Name, OptionSpec};
+use crate::report::mask::mask;
 use crate::run::ServeOptions;
 
 /// What the program is to do.
@@ -332,6 +333,8 @@ fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
     }
     if given > wanted.len() {
         let extra = &typed.operands[wanted.len()];
+        // What was typed too much may be a key, and this may end in a log.
+        let extra = mask(extra);
         return Err(typed.misuse(&format!("{} does not take {extra:?}", typed.spec.word)));
     }
     if let Some(position) = typed.operands.iter().position(String::is_empty) {

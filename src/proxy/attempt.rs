@@ -1,6 +1,7 @@
 //! One attempt: one request on one account, from the credential to the last byte or to the reason why another account must try.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use ureq::http::Uri;
@@ -19,6 +20,7 @@ use crate::account::provider::model_for;
 use crate::account::quota::report_of_headers;
 use crate::account::{Account, Cooling, Obstacle, Readiness, Ready, Unready};
 use crate::clock;
+use crate::config::Secret;
 use crate::event::Stage;
 use crate::gate::{Granted, Hold};
 use crate::net::wait::{Stop, Waiter};
@@ -29,6 +31,9 @@ use crate::scheduler::{
 
 /// An error answer is kept, to be passed on when no account can do better. A longer one is replaced by our own words.
 pub(super) const ERROR_BYTES_MAX: usize = 1024 * 1024;
+
+/// What stands in the place of a credential that an upstream repeats.
+const HIDDEN: &[u8] = b"[hidden]";
 
 /// What came of an attempt.
 pub(super) enum Attempted {
@@ -60,6 +65,8 @@ pub(super) struct Course<'a> {
     account: Arc<Account>,
     uri: Uri,
     beta: Beta,
+    /// The credential of the last call.
+    sent: RefCell<Option<Secret>>,
 }
 
 /// Runs the request on the account that was granted.
@@ -104,6 +111,7 @@ pub(super) fn run(
         account,
         uri,
         beta,
+        sent: RefCell::default(),
     };
     let readiness = job.context.accounts.credential(granted.account);
     course.with_credential(hold, readiness, out)
@@ -220,6 +228,7 @@ impl Course<'_> {
     }
 
     fn call(&self, ready: &Ready) -> Result<Answer, Failure> {
+        self.sent.replace(Some(ready.value.clone()));
         let job = self.job;
         let auth = Auth::Pooled {
             name: ready.header,
@@ -379,7 +388,6 @@ impl Course<'_> {
         let whole = loop {
             let read = answer.read(&self.job.patience, |bytes| {
                 body.extend_from_slice(bytes);
-                self.job.trace.borrow_mut().body(bytes);
                 bytes.len()
             });
             match read {
@@ -391,6 +399,8 @@ impl Course<'_> {
                 Err(Failure::Network(_)) => break false,
             }
         };
+        self.hide_in(&mut body);
+        self.job.trace.borrow_mut().body(&body);
         let Answer {
             status, headers, ..
         } = answer;
@@ -408,6 +418,27 @@ impl Course<'_> {
             }),
             meaning,
         ))
+    }
+
+    /// Upstreams have been seen to repeat in an error the credential that they refuse. It is no part of what they say.
+    pub(super) fn hide_in(&self, body: &mut Vec<u8>) {
+        let sent = self.sent.borrow();
+        let Some(secret) = sent
+            .as_ref()
+            .map(|sent| headers::bare_key(sent.expose().as_bytes()))
+            .filter(|secret| !secret.is_empty())
+        else {
+            return;
+        };
+        let mut from = 0;
+        while let Some(at) = body[from..]
+            .windows(secret.len())
+            .position(|part| part == secret)
+        {
+            let at = from + at;
+            body.splice(at..at + secret.len(), HIDDEN.iter().copied());
+            from = at + HIDDEN.len();
+        }
     }
 
     pub(super) fn judge(

@@ -14,7 +14,7 @@ use crate::config::{self, Config, edit, file};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::report::status::build::{AccountFacts, CredentialFacts};
-use crate::scheduler::{AccountId, Routing};
+use crate::scheduler::Routing;
 
 /// One change at a time: two reloads at once could apply an older file after a newer one.
 static APPLYING: Mutex<()> = Mutex::new(());
@@ -48,13 +48,12 @@ pub(crate) fn apply_first(context: &Context, config: &Config) {
     route(context, config);
 }
 
-fn register(context: &Context, entry: &config::AccountEntry) -> AccountId {
-    let spec = context.accounts.spec_of(entry, Origin::Config);
-    let id = context
-        .gate
-        .with(|scheduler, now| scheduler.add_account(now, spec));
-    context.accounts.insert(id, entry, Origin::Config);
-    id
+fn register(context: &Context, entry: &config::AccountEntry) {
+    context.accounts.register(entry, Origin::Config, |spec| {
+        context
+            .gate
+            .with(|scheduler, now| scheduler.add_account(now, spec))
+    });
 }
 
 fn apply(context: &Context, config: Config) -> Vec<String> {

@@ -23,6 +23,9 @@ pub(super) const LOOK_AHEAD_BYTES: usize = 64 * 1024;
 /// … and for at most so long (SPEC P6).
 const LOOK_AHEAD_TIME: Duration = Duration::from_secs(5);
 
+/// What follows an error event is waited for so long.
+const REST_TIME: Duration = Duration::from_secs(1);
+
 impl Course<'_> {
     /// An answer below 400: to the client, unless its first event turns out to be an error.
     pub(super) fn deliver(
@@ -40,6 +43,10 @@ impl Course<'_> {
         let mut scanner = Scanner::new(form);
         let mut ahead = Vec::new();
         let looked = self.look_ahead(&mut answer, &mut scanner, form, &mut ahead);
+        if scanner.first().is_some_and(|first| first.error.is_some()) {
+            self.hide_in(&mut ahead);
+        }
+        self.job.trace.borrow_mut().body(&ahead);
         let ended = match looked {
             Ok(ended) => ended,
             Err(Failure::Stopped(stop)) => {
@@ -58,15 +65,13 @@ impl Course<'_> {
         }
         if let Some(error) = scanner.first().and_then(|first| first.error.as_ref()) {
             let whole = ended || self.read_rest(&mut answer, &mut ahead);
+            self.hide_in(&mut ahead);
+            let mut said = classify::body_of(error);
+            self.hide_in(&mut said);
             let Answer {
                 status, headers, ..
             } = answer;
-            let meaning = self.judge(
-                classify::status_of(&error.kind),
-                &headers,
-                &classify::body_of(error),
-                &quota,
-            );
+            let meaning = self.judge(classify::status_of(&error.kind), &headers, &said, &quota);
             let kept = whole.then_some(Kept {
                 status,
                 headers,
@@ -124,7 +129,6 @@ impl Course<'_> {
         let result = loop {
             let read = answer.read(patience, |bytes| {
                 scanner.feed(bytes);
-                self.job.trace.borrow_mut().body(bytes);
                 ahead.extend_from_slice(bytes);
                 bytes.len()
             });
@@ -148,6 +152,15 @@ impl Course<'_> {
 
     /// Reads what is left of an error. False if it is too long or torn.
     fn read_rest(&self, answer: &mut Answer, into: &mut Vec<u8>) -> bool {
+        let patience = &self.job.patience;
+        // The next account is not kept waiting by an upstream that leaves its stream open behind the error.
+        patience.look_ahead(Some(REST_TIME));
+        let whole = self.read_to_end(answer, into);
+        patience.look_ahead(None);
+        whole
+    }
+
+    fn read_to_end(&self, answer: &mut Answer, into: &mut Vec<u8>) -> bool {
         while into.len() <= ERROR_BYTES_MAX {
             match answer.read(&self.job.patience, |bytes| {
                 into.extend_from_slice(bytes);
@@ -236,7 +249,9 @@ impl Course<'_> {
         }
         match &scanner.facts().error {
             Some(error) => {
-                let cause = Some(format!("{}: {}", error.kind, error.message));
+                let mut cause = format!("{}: {}", error.kind, error.message).into_bytes();
+                self.hide_in(&mut cause);
+                let cause = Some(String::from_utf8_lossy(&cause).into_owned());
                 Ended {
                     status,
                     outcome: EndedAs::PassedOn,

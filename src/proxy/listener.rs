@@ -327,8 +327,10 @@ enum Door {
 /// One instance of the library's server, and the workers that take from it.
 struct Generation {
     server: Server,
-    /// Held by the worker that waits for the next request.
-    turn: Mutex<()>,
+    /// True while a worker waits for the next request.
+    turn: Mutex<bool>,
+    /// The turn is free.
+    next: Condvar,
     idle: AtomicUsize,
     /// Its accept loop has ended.
     deaf: AtomicBool,
@@ -524,7 +526,8 @@ impl Generation {
             .map_err(io::Error::other)?;
         Ok(Arc::new(Generation {
             server,
-            turn: Mutex::new(()),
+            turn: Mutex::new(false),
+            next: Condvar::new(),
             idle: AtomicUsize::new(0),
             deaf: AtomicBool::new(false),
             over: AtomicBool::new(false),
@@ -600,6 +603,35 @@ fn work(shared: &Arc<Shared>, generation: &Arc<Generation>) {
     shared.workers.fetch_sub(1, Ordering::AcqRel);
 }
 
+/// The turn of the one worker that waits for a request.
+struct Turn<'a>(&'a Generation);
+
+impl<'a> Turn<'a> {
+    /// The turn, or none within [`WORKER_PATIENCE`].
+    fn take(generation: &'a Generation) -> Option<Turn<'a>> {
+        let taken = generation
+            .turn
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (mut taken, _) = generation
+            .next
+            .wait_timeout_while(taken, WORKER_PATIENCE, |taken| *taken)
+            .unwrap_or_else(PoisonError::into_inner);
+        if *taken {
+            return None;
+        }
+        *taken = true;
+        Some(Turn(generation))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.next.notify_one();
+    }
+}
+
 /// What a worker got from the library.
 #[expect(
     clippy::large_enum_variant,
@@ -614,7 +646,9 @@ enum Taken {
 impl Generation {
     /// Waits for a request. One worker at a time, so that the requests of a connection line up in their own order.
     fn take(&self, shared: &Shared) -> Taken {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(_turn) = Turn::take(self) else {
+            return Taken::Nothing;
+        };
         match self.server.recv_timeout(WORKER_PATIENCE) {
             Ok(Some(request)) => match request.remote_addr().copied() {
                 Some(peer) => Taken::Request(peer, shared.sockets.line_up(peer, request)),

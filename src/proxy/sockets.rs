@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub(crate) struct ClientSocket {
     fd: OwnedFd,
     /// Monotonic milliseconds of the last byte of a body that is being read; 0 while none is.
     body_progress: AtomicU64,
+    /// The reading side was ended by us because the body brought nothing for too long.
+    stalled: AtomicBool,
 }
 
 impl AsFd for ClientSocket {
@@ -68,6 +70,11 @@ impl ClientSocket {
     /// The body is complete: its stall limit ends.
     pub(crate) fn body_done(&self) {
         self.body_progress.store(0, Ordering::Relaxed);
+    }
+
+    /// True if its body was ended by us, so that its end proves nothing.
+    pub(crate) fn has_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
     }
 
     /// Ends both directions: wakes whoever is blocked on the socket.
@@ -140,6 +147,8 @@ struct Peer<R> {
     inode: Option<u64>,
     /// Requests that came before the last one was answered.
     waiting: VecDeque<R>,
+    /// A worker serves the connection: until its [`Sockets::next`] finds nothing more, whatever comes waits for it.
+    served: bool,
 }
 
 impl<R> Peer<R> {
@@ -150,6 +159,7 @@ impl<R> Peer<R> {
             kept: None,
             inode: None,
             waiting: VecDeque::new(),
+            served: false,
         }
     }
 
@@ -234,11 +244,18 @@ impl<R> Sockets<R> {
         }
         let mut peers = self.lock();
         let entry = peers.entry(peer).or_insert_with(Peer::unknown);
-        if entry.state != State::Busy && entry.waiting.is_empty() {
+        // Not the state: an answered request leaves its connection idle some moments before its worker lets go of it, and the
+        // client may be faster. Two workers on one connection would take each other's state for their own.
+        if !entry.served {
+            entry.served = true;
             let before = std::mem::replace(&mut entry.state, State::Busy);
             return LinedUp::First(request, before);
         }
         if entry.waiting.len() >= WAITING_MAX {
+            // One unanswered request would shift the answers of all that follow: the whole connection ends.
+            if let Some(kept) = &entry.kept {
+                kept.shut();
+            }
             return LinedUp::TooMany(request);
         }
         entry.waiting.push_back(request);
@@ -290,7 +307,10 @@ impl<R> Sockets<R> {
         let entry = peers.get_mut(&peer)?;
         match entry.state {
             State::Ended(_) => {
-                let request = entry.waiting.pop_front()?;
+                let Some(request) = entry.waiting.pop_front() else {
+                    entry.served = false;
+                    return None;
+                };
                 Some(Begun::Ended(request))
             }
             State::Fresh(_) | State::Busy | State::Idle(_) => {
@@ -299,6 +319,7 @@ impl<R> Sockets<R> {
                     if entry.state == State::Busy {
                         entry.state = State::Idle(clock::now().mono);
                     }
+                    entry.served = false;
                     return None;
                 };
                 entry.state = State::Busy;
@@ -379,9 +400,7 @@ impl<R> Sockets<R> {
         };
         {
             let mut peers = self.lock();
-            peers.retain(|peer, entry| {
-                !complete || seen.contains_key(peer) || entry.state == State::Busy
-            });
+            peers.retain(|peer, entry| !complete || seen.contains_key(peer) || entry.served);
             for (peer, number) in seen {
                 let entry = peers.entry(peer).or_insert_with(Peer::unknown);
                 entry.number = Some(number);
@@ -481,6 +500,7 @@ impl ClientSocket {
         ClientSocket {
             fd,
             body_progress: AtomicU64::new(0),
+            stalled: AtomicBool::new(false),
         }
     }
 }
@@ -490,6 +510,7 @@ fn end_stalled_body<R>(entry: &Peer<R>, now: Mono) {
     let Some(socket) = &entry.kept else { return };
     let since = socket.body_progress.load(Ordering::Relaxed);
     if since != 0 && now.since(Mono(since)) >= BODY_STALL_LIMIT {
+        socket.stalled.store(true, Ordering::Relaxed);
         let _ = rustix::net::shutdown(&socket.fd, Shutdown::Read);
     }
 }
@@ -555,4 +576,38 @@ enum Found {
     Nothing,
     /// No descriptor was left to look with.
     Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker has sent its answer, and is not done yet, when the client's next request comes.
+    #[test]
+    fn a_connection_is_served_by_one_worker_at_a_time() {
+        let sockets: Sockets<u8> = Sockets::new(1);
+        if !sockets.can_look() {
+            return;
+        }
+        let peer = SocketAddr::from(([127, 0, 0, 1], 2));
+        assert!(matches!(
+            sockets.line_up(peer, 1),
+            LinedUp::First(1, State::Fresh(_))
+        ));
+        sockets.idle(peer);
+        assert!(matches!(sockets.line_up(peer, 2), LinedUp::Waits));
+        assert!(matches!(sockets.next(peer), Some(Begun::Serve(2, _, _))));
+        assert!(matches!(sockets.lock()[&peer].state, State::Busy));
+        sockets.idle(peer);
+        assert!(sockets.next(peer).is_none());
+        assert!(matches!(
+            sockets.line_up(peer, 3),
+            LinedUp::First(3, State::Idle(_))
+        ));
+        assert!(matches!(sockets.lock()[&peer].state, State::Busy));
+        sockets.end(peer);
+        assert!(matches!(sockets.line_up(peer, 4), LinedUp::Waits));
+        assert!(matches!(sockets.next(peer), Some(Begun::Ended(4))));
+        assert!(sockets.next(peer).is_none());
+    }
 }
