@@ -15,7 +15,7 @@ MUSL = $(MACHINE)-unknown-linux-musl
 GNU = $(MACHINE)-unknown-linux-gnu
 PAGES = $(wildcard man/*.[1-8])
 
-.PHONY: all run demo test check static install uninstall clean
+.PHONY: all run demo test e2e check static install uninstall clean
 
 all:
 	$(CARGO) build --release --locked
@@ -31,6 +31,13 @@ demo:
 
 test:
 	$(CARGO) test --locked
+
+# Claude Code and the SDKs through the program, with no network but loopback. ARGS="held" runs the cases with that word in their
+# names, ARGS=--ignored those that take a quarter of an hour, E2E_RECORD=DIR keeps what the clients sent.
+e2e:
+	@sh tests/e2e/clients.sh || [ -n '$(ARGS)' ]
+	$(CARGO) test --locked --test e2e --no-run
+	unshare -rn sh -c 'ip link set lo up && exec $(CARGO) test --quiet --locked --offline --test e2e -- --test-threads=1 --nocapture $(ARGS)'
 
 check:
 	$(CARGO) fmt --check

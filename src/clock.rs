@@ -39,6 +39,14 @@ pub(crate) fn mono() -> Mono {
     Mono(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// The system's monotonic clock in microseconds, for supervisors that compare it with their own (sd_notify).
+pub(crate) fn monotonic_us() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec
+        .saturating_mul(1_000_000)
+        .saturating_add(now.tv_nsec / 1000)
+}
+
 /// Measures a span more finely than the milliseconds of [`Mono`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopwatch(Instant);

@@ -1,30 +1,29 @@
-//! The wiring: config, accounts, gate, reporter, proxy, signals, exit code.
+//! The wiring: config, accounts, gate, reporter, proxy, exit code. [`worker`] has the life of a server, the leader in
+//! `host/restart.rs` starts it and takes the signals.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
 
 use crate::account::oauth::Endpoints;
 use crate::account::{Accounts, Surroundings};
 use crate::clock;
-use crate::config::state;
-use crate::config::{Config, file};
+use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::event::{Event, Events, Started, StartedAccount};
 use crate::gate::Gate;
-use crate::host::dashboard;
-use crate::host::signals::{Signal, Signals};
-use crate::host::terminal::{self, Dashboard};
+use crate::host::restart::{self, Origin};
 use crate::net;
 use crate::proxy::context::{Context, Parts};
 use crate::proxy::listener::{self, Listener, Phrases};
-use crate::proxy::{control, exchange, probe, reply, runtime};
+use crate::proxy::{control, reply};
+use crate::report::Reporter;
 use crate::report::capture::Capture;
-use crate::report::{Mode, Reporter};
 use crate::scheduler::Scheduler;
-use crate::scheduler::time::Mono;
+
+mod worker;
 
 /// Runs the program with the process's arguments and gives its exit code (0, 1 failed, 2 wrong usage).
 pub fn run() -> ExitCode {
@@ -40,118 +39,17 @@ pub(crate) struct ServeOptions {
     pub(crate) plain: bool,
 }
 
-/// How often the state file is looked after (SPEC A6: within 30 s of a change).
-const STATE_EVERY: Duration = Duration::from_secs(20);
-/// How often accounts of request headers are looked after.
-const RUNTIME_EVERY: Duration = Duration::from_secs(600);
-/// Time between two lines of progress while the server drains (SPEC R1).
-const DRAIN_TOLD_EVERY: Duration = Duration::from_secs(5);
-/// Time between two looks at what is left while the server drains.
-const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(20);
-/// A refresh that is under way at the end is waited for, because its token would be lost.
-const REFRESH_SETTLE_MAX: Duration = Duration::from_secs(40);
-/// The log's last lines are written within this time, or not at all when nobody reads them.
-const LOG_FINISH_MAX: Duration = Duration::from_secs(2);
-
-/// Who sits before the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seat {
-    /// A person, at a terminal.
-    Terminal,
-    /// A supervisor, a script, a pipe.
-    Background,
-}
-
-/// How a drain ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Drained {
-    /// Everything that ran has ended.
-    Clean,
-    /// What still ran was cut.
-    Cut,
-}
-
 /// Runs the proxy until it is told to stop.
 ///
 /// # Errors
 /// It cannot start: what is wrong, and what to do about it.
 pub(crate) fn serve(options: &ServeOptions) -> Result<ExitCode> {
-    let signals = Signals::take()
-        .map_err(|error| Error::ours(format!("signals cannot be taken over: {error}")))?;
     raise_descriptor_limit();
-    let path = file::path(&|name| std::env::var_os(name))?;
-    let mut config = file::load_or_create(&path)?;
-    if let Some(directory) = &options.log_to {
-        config.log_dir = Some(directory.clone());
+    if let Some(control) = restart::as_worker()? {
+        return worker::as_process(options, control);
     }
-    refuse_open_door(&config)?;
-    // Asked now: a terminal that has been closed is none any more.
-    let seat = if terminal::is_wanted() {
-        Seat::Terminal
-    } else {
-        Seat::Background
-    };
-    let mode = if seat == Seat::Terminal && !options.plain {
-        Mode::Screen
-    } else {
-        Mode::Plain
-    };
-    let (events, reporter) = Reporter::start(mode);
-    let served = serve_with((mode, seat), &signals, path, config, &events, &reporter);
-    reporter.finish(LOG_FINISH_MAX);
-    served
-}
-
-fn serve_with(
-    (mode, seat): (Mode, Seat),
-    signals: &Signals,
-    path: PathBuf,
-    config: Config,
-    events: &Events,
-    reporter: &Reporter,
-) -> Result<ExitCode> {
-    let socket = bind(&config)?;
-    let context = build(path, config, events, reporter)?;
-    let handler = Arc::clone(&context);
-    let listener = Listener::start(socket, phrases(), move |inbound| {
-        exchange::serve(&handler, inbound)
-    })
-    .map_err(|error| Error::ours(format!("the server cannot start its threads: {error}")))?;
-    // Set once, by the only listener.
-    let _ = context.address.set(listener.address());
-    let seen = Arc::clone(&context);
-    reporter.watch(move || seen.gate.look(|scheduler, now| scheduler.snapshot(now)));
-    let dashboard = open_dashboard(mode, &context, reporter);
-    announce(&context, &listener);
-    let drained = watch(&context, &listener, signals, seat);
-    // The terminal is given back before anything is written on it.
-    drop(dashboard);
-    save_state(&context);
-    if let Some(capture) = &context.capture {
-        capture.finish(LOG_FINISH_MAX);
-    }
-    context.gate.stop();
-    Ok(match drained {
-        Drained::Clean => ExitCode::SUCCESS,
-        Drained::Cut => ExitCode::FAILURE,
-    })
-}
-
-/// The dashboard, if there is a terminal for it; else the log is written.
-fn open_dashboard(mode: Mode, context: &Arc<Context>, reporter: &Reporter) -> Option<Dashboard> {
-    if mode != Mode::Screen {
-        return None;
-    }
-    match dashboard::start(context) {
-        Ok(dashboard) => Some(dashboard),
-        Err(error) => {
-            reporter.write_plainly();
-            context
-                .events
-                .notice(clock::wall(), format!("no dashboard: {error}"));
-            None
-        }
-    }
+    let options = options.clone();
+    restart::lead(move |control| worker::as_thread(&options, control))
 }
 
 /// Accounts, gate and everything that requests share.
@@ -220,10 +118,7 @@ fn build(
     let _ = shared.set(Arc::downgrade(&context));
     control::apply_first(&context, &context.config());
     context.accounts.sync_tokens();
-    for notice in notices
-        .into_iter()
-        .chain(control::restore_learned(&context))
-    {
+    for notice in notices {
         events.warning(clock::wall(), notice);
     }
     Ok(context)
@@ -240,28 +135,60 @@ fn clock_stepped(context: &Context) {
 }
 
 /// A proxy that anybody in the network could use without a key is never opened (SPEC P2).
-fn refuse_open_door(config: &Config) -> Result<()> {
-    let loopback = match config.proxy.host.parse::<IpAddr>() {
+fn refuse_open_door(config: &Config, passed: Option<&TcpListener>) -> Result<()> {
+    let named = || match config.proxy.host.parse::<IpAddr>() {
         Ok(ip) => ip.to_canonical().is_loopback(),
         Err(_) => config.proxy.host.eq_ignore_ascii_case("localhost"),
+    };
+    let (loopback, host) = match passed.and_then(|socket| socket.local_addr().ok()) {
+        Some(address) => (
+            address.ip().to_canonical().is_loopback(),
+            address.ip().to_string(),
+        ),
+        None => (named(), config.proxy.host.clone()),
     };
     if loopback || config.proxy.api_key.is_some() {
         return Ok(());
     }
     Err(Error::operator(format!(
-        "proxy.host is {}, which others can reach, and proxy.apiKey is empty; set a key, or proxy.host to 127.0.0.1",
-        config.proxy.host
+        "proxy.host is {host}, which others can reach, and proxy.apiKey is empty; set a key, or proxy.host to 127.0.0.1"
     )))
 }
 
-fn bind(config: &Config) -> Result<TcpListener> {
+/// The socket to serve: the one that was passed, if it is still the right one, or a new one.
+fn listen(config: &Config, passed: Option<OwnedFd>, origin: Origin) -> Result<TcpListener> {
+    let passed = passed.map(TcpListener::from);
+    let supervised = passed.as_ref().filter(|_| origin == Origin::Supervisor);
+    refuse_open_door(config, supervised)?;
+    let addresses = addresses(config)?;
+    let wanted = |socket: &TcpListener| {
+        let Ok(has) = socket.local_addr() else {
+            return false;
+        };
+        let port = config.proxy.port;
+        (port == 0 || has.port() == port)
+            && addresses.iter().any(|address| address.ip() == has.ip())
+    };
+    match passed {
+        Some(socket) if origin == Origin::Supervisor || wanted(&socket) => {
+            listener::prepare(&socket, config.timeouts.client).map_err(|error| {
+                Error::ours(format!("the listening socket is of no use: {error}"))
+            })?;
+            Ok(socket)
+        }
+        Some(_) | None => bind(config, addresses),
+    }
+}
+
+fn addresses(config: &Config) -> Result<Vec<SocketAddr>> {
     let (host, port) = (config.proxy.host.as_str(), config.proxy.port);
-    let addresses: Vec<SocketAddr> = (host, port)
-        .to_socket_addrs()
-        .map_err(|error| {
-            Error::operator(format!("proxy.host {host} cannot be looked up: {error}"))
-        })?
-        .collect();
+    let found = (host, port).to_socket_addrs().map_err(|error| {
+        Error::operator(format!("proxy.host {host} cannot be looked up: {error}"))
+    })?;
+    Ok(found.collect())
+}
+
+fn bind(config: &Config, addresses: Vec<SocketAddr>) -> Result<TcpListener> {
     let mut last = None;
     for address in addresses {
         match listener::bind(address, config.timeouts.client) {
@@ -270,7 +197,10 @@ fn bind(config: &Config) -> Result<TcpListener> {
         }
     }
     let Some((address, error)) = last else {
-        return Err(Error::operator(format!("proxy.host {host} has no address")));
+        return Err(Error::operator(format!(
+            "proxy.host {} has no address",
+            config.proxy.host
+        )));
     };
     let what = match error.kind() {
         std::io::ErrorKind::AddrInUse => {
@@ -317,132 +247,6 @@ fn announce(context: &Context, listener: &Listener) {
         let text = "this system does not let maxpool watch its clients' sockets: one that leaves is noticed late";
         context.events.notice(clock::wall(), text);
     }
-}
-
-/// The main thread's life: signals, the config file, the state file.
-fn watch(context: &Arc<Context>, listener: &Listener, signals: &Signals, seat: Seat) -> Drained {
-    let start = clock::now().mono;
-    let mut sync_due = start + context.config().sync_interval;
-    let mut state_due = start + STATE_EVERY;
-    let mut runtime_due = start + RUNTIME_EVERY;
-    let mut seen = file_stamp(context);
-    loop {
-        probe::follow(context);
-        let now = clock::now().mono;
-        let next = sync_due.min(state_due).min(runtime_due);
-        match signals.wait(next.since(now)) {
-            Some(Signal::Terminate | Signal::Interrupt) => {
-                return drain(context, listener, signals);
-            }
-            // The terminal was closed: without it the server would be left behind unseen (R3).
-            Some(Signal::HangUp) if seat == Seat::Terminal => {
-                return drain(context, listener, signals);
-            }
-            Some(Signal::HangUp) => {
-                // What failed was told as an event.
-                let _ = control::reload(context);
-                seen = file_stamp(context);
-            }
-            Some(Signal::Restart) => {
-                context
-                    .events
-                    .warning(clock::wall(), "restart is not available in this build");
-            }
-            None => {}
-        }
-        let now = clock::now().mono;
-        if now >= sync_due {
-            let stamp = file_stamp(context);
-            if stamp != seen {
-                seen = stamp;
-                let _ = control::reload(context);
-            }
-            // Tokens of `importFrom` change without the config file (SPEC T3).
-            context.accounts.sync_tokens();
-            sync_due = now + context.config().sync_interval.max(SYNC_MIN);
-        }
-        if now >= state_due {
-            save_state(context);
-            state_due = now + STATE_EVERY;
-        }
-        if now >= runtime_due {
-            runtime::drop_unused(context);
-            runtime_due = now + RUNTIME_EVERY;
-        }
-    }
-}
-
-/// An interval of 0 must not keep the processor busy.
-const SYNC_MIN: Duration = Duration::from_millis(100);
-
-/// What tells one version of the config file from another: its identity, size and times.
-fn file_stamp(context: &Context) -> Option<(u64, u64, i64, i64)> {
-    use std::os::unix::fs::MetadataExt as _;
-    let found = std::fs::metadata(&context.config_path).ok()?;
-    Some((found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
-}
-
-fn save_state(context: &Context) {
-    let learned = control::learned(context);
-    if context.state_is_saved(&learned) {
-        return;
-    }
-    let path = state::path(&context.config_path);
-    let mut stamped = learned.clone();
-    stamped.saved_at = clock::wall().0;
-    match state::save(&path, &stamped) {
-        Ok(()) => context.state_saved(learned),
-        Err(error) => {
-            let text = format!("what was learned cannot be stored: {error}");
-            if context.first_time(&text) {
-                context.events.warning(clock::wall(), text);
-            }
-        }
-    }
-}
-
-/// Stops accepting, lets what runs finish, and cuts it at the limit or at a second signal (SPEC R1).
-fn drain(context: &Arc<Context>, listener: &Listener, signals: &Signals) -> Drained {
-    context.stop();
-    listener.stop_accepting();
-    context.gate.with(|scheduler, now| scheduler.drain(now));
-    let start = clock::now().mono;
-    let end = start + context.config().drain_timeout;
-    let mut told = Mono(0);
-    let result = loop {
-        let left = listener.busy();
-        if left == 0 {
-            break Drained::Clean;
-        }
-        let now = clock::now().mono;
-        if now >= end {
-            context.events.warning(
-                clock::wall(),
-                format!("{left} requests are cut: shutdown.drainTimeoutMs is over"),
-            );
-            break Drained::Cut;
-        }
-        if told == Mono(0) || now.since(told) >= DRAIN_TOLD_EVERY {
-            told = now;
-            context.tell(Event::Draining { left });
-        }
-        listener.close_idle();
-        match signals.wait(DRAIN_LOOK_EVERY) {
-            Some(Signal::Terminate | Signal::Interrupt) => {
-                context.events.warning(
-                    clock::wall(),
-                    format!("{left} requests are cut by a second signal"),
-                );
-                break Drained::Cut;
-            }
-            Some(Signal::HangUp | Signal::Restart) | None => {}
-        }
-    };
-    if result == Drained::Cut {
-        listener.cut();
-    }
-    context.accounts.settle(REFRESH_SETTLE_MAX);
-    result
 }
 
 /// Each stream takes a few descriptors: the soft limit is raised as far as it goes.

@@ -492,3 +492,17 @@ fn old_and_odd_clients_are_served_or_refused_but_never_left_hanging() {
     Client::connect(proxy.address()).reset();
     proxy.post(&hello()).assert_said("Hello from upstream.");
 }
+
+#[test]
+fn a_body_that_ends_within_a_chunk_is_not_taken_for_whole() {
+    let upstream = Upstream::start();
+    let (_home, proxy) = start(&upstream);
+    let mut client = proxy.connect();
+    client.send(format!("{POST}Transfer-Encoding: chunked\r\n\r\n40\r\n{{\"model\":").as_bytes());
+    client.half_close();
+    let (bytes, _) = client.read_to_close();
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(text.starts_with("HTTP/1.1 400 "), "{text}");
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    assert_eq!(upstream.requests().len(), 1, "the torn one went nowhere");
+}

@@ -215,6 +215,33 @@ fn a_stream_that_breaks_after_the_commit_ends_with_one_error_event() {
 }
 
 #[test]
+fn a_stream_that_breaks_after_its_last_event_gets_no_error_of_ours() {
+    let error = crate::upstream::message::error_event("overloaded_error", "Overloaded");
+    let past_the_end = 1000;
+    for (name, step) in [("reset", Step::Reset), ("end", Step::Fin)] {
+        let upstream = Upstream::start();
+        let (_home, proxy) = start(&upstream, &["a"]);
+        let whole = Answer::of(Message::long(5, 30));
+        upstream.next("key-a", whole.at(past_the_end, step.clone()));
+        let reply = proxy.post(&hello_stream());
+        assert_eq!(reply.end, ReplyEnd::Complete, "{name}");
+        let last = reply.event_names().pop();
+        assert_eq!(last.as_deref(), Some("message_stop"), "{name}");
+
+        let begun =
+            b"event: message_start\ndata: {\"type\":\"message_start\",\"message\":{}}\n\n".to_vec();
+        let failed = Answer::events([begun.clone(), error.clone()]);
+        upstream.next("key-a", failed.at(past_the_end, step));
+        let reply = proxy.post(&hello_stream());
+        assert_eq!(
+            (reply.body, reply.end),
+            ([begun, error.clone()].concat(), ReplyEnd::Complete),
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn a_stream_that_breaks_inside_an_event_still_ends_readably() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream, &["a"]);

@@ -33,6 +33,7 @@ mod logs;
 mod outcomes;
 mod providers;
 mod queue;
+mod restart;
 mod rotation;
 mod routes;
 mod secrets;

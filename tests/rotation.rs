@@ -71,7 +71,8 @@ fn claude_codes_own_ids_make_sessions() {
     let long_id = |id: &str| format!("user_0f4e9a_account_77aa_session_{id}");
     let json_id =
         |id: &str| json!({"device_id": "d", "account_uuid": "", "session_id": id}).to_string();
-    let forms: Vec<(&str, Box<dyn Fn(&str, &str) -> Ask>)> = vec![
+    type Form = Box<dyn Fn(&str, &str) -> Ask>;
+    let forms: Vec<(&str, Form)> = vec![
         (
             "header",
             Box::new(|id, first| {

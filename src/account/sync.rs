@@ -104,29 +104,40 @@ impl Accounts {
         AccountProfile::of(entry, &self.settings(), origin).for_scheduler(kind_of(entry))
     }
 
-    /// Registers an account under the id that the scheduler gave it.
-    pub(crate) fn insert(
+    /// Registers an account under the id that `give` gets from the scheduler. The table is locked meanwhile: giving an id may
+    /// hand the account to a request that waits, whose worker is not to look for it in vain.
+    pub(crate) fn register(
         &self,
-        id: AccountId,
         entry: &AccountEntry,
         origin: Origin,
+        give: impl FnOnce(AccountSpec) -> AccountId,
     ) -> Arc<Account> {
+        let spec = self.spec_of(entry, origin);
         let profile = AccountProfile::of(entry, &self.settings(), origin);
+        let touched = (self.around.now)().mono.0;
+        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
         let account = Arc::new(Account {
-            id,
+            id: give(spec),
             kind: kind_of(entry),
             profile: RwLock::new(Arc::new(profile)),
             held: Mutex::new(Held {
                 what: Holding::of(&entry.credential),
                 flight: None,
             }),
-            touched: AtomicU64::new((self.around.now)().mono.0),
+            touched: AtomicU64::new(touched),
         });
-        self.live
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(account.clone());
+        live.push(account.clone());
         account
+    }
+
+    /// Registers an account under an id that is given already.
+    pub(crate) fn insert(
+        &self,
+        id: AccountId,
+        entry: &AccountEntry,
+        origin: Origin,
+    ) -> Arc<Account> {
+        self.register(entry, origin, |_| id)
     }
 
     /// Takes an account out; requests that hold it go on with what they have.
@@ -176,9 +187,8 @@ impl Accounts {
     ) -> OfRequest {
         let _one_at_a_time = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(account) = self.by_name(&entry.name) else {
-            let id = register(self.spec_of(entry, Origin::Request));
-            self.insert(id, entry, Origin::Request);
-            return OfRequest::Added(id);
+            let account = self.register(entry, Origin::Request, register);
+            return OfRequest::Added(account.id);
         };
         let old = account.profile();
         if old.origin == Origin::Config {

@@ -94,6 +94,34 @@ impl State {
     }
 }
 
+impl State {
+    /// The same with totals that count from `earlier` on.
+    pub(crate) fn since(mut self, earlier: &State) -> State {
+        for account in &mut self.accounts {
+            let before = earlier.accounts.iter();
+            let mut before = before.filter(|before| before.identity().is_same(&account.identity()));
+            if let Some(before) = before.next() {
+                account.totals = account.totals.since(&before.totals);
+            }
+        }
+        self
+    }
+}
+
+impl Totals {
+    fn since(&self, earlier: &Totals) -> Totals {
+        let less = |now: u64, before: u64| now.saturating_sub(before);
+        Totals {
+            requests: less(self.requests, earlier.requests),
+            input_tokens: less(self.input_tokens, earlier.input_tokens),
+            output_tokens: less(self.output_tokens, earlier.output_tokens),
+            cache_read_tokens: less(self.cache_read_tokens, earlier.cache_read_tokens),
+            cache_write_tokens: less(self.cache_write_tokens, earlier.cache_write_tokens),
+            last_used: self.last_used,
+        }
+    }
+}
+
 impl AccountState {
     /// What the file keeps of `learned`.
     pub(crate) fn new(who: &Identity<'_>, learned: &Learned) -> AccountState {
@@ -343,6 +371,38 @@ mod tests {
                 "{rule}"
             );
         }
+    }
+
+    #[test]
+    fn r2_what_came_since_is_what_a_process_that_has_handed_over_tells() {
+        let of = |requests, input, windows| {
+            let mut known = learned(windows);
+            known.usage = UsageTotals {
+                tokens: Usage {
+                    input,
+                    ..Usage::default()
+                },
+                requests,
+                last_used: Some(Wall(7)),
+            };
+            AccountState::new(&WHO, &known)
+        };
+        let earlier = State {
+            saved_at: 0,
+            accounts: vec![of(3, 100, Vec::new())],
+        };
+        let now = State {
+            saved_at: 0,
+            accounts: vec![of(
+                5,
+                170,
+                vec![window(WindowKind::FiveHour, Some(0.5), Some(100))],
+            )],
+        };
+        let since = now.since(&earlier).of(&WHO, Wall(0)).unwrap();
+        assert_eq!((since.usage.requests, since.usage.tokens.input), (2, 70));
+        assert_eq!(since.usage.last_used, Some(Wall(7)));
+        assert_eq!(since.windows.len(), 1);
     }
 
     #[test]

@@ -50,6 +50,21 @@ impl Signals {
         Ok(Signals { pipes })
     }
 
+    /// What to poll for the arrival of signals.
+    pub(crate) fn watched(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let pipes = self.pipes.iter();
+        pipes.map(|(_, pipe)| PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN))
+    }
+
+    /// Signals that have arrived, at most one of a kind.
+    pub(crate) fn arrived(&self) -> impl Iterator<Item = Signal> {
+        self.pipes.iter().filter_map(|(signal, pipe)| {
+            let mut reader: &UnixStream = pipe;
+            // One byte a signal; what else came stays for the next call.
+            reader.read_exact(&mut [0]).ok().map(|()| *signal)
+        })
+    }
+
     /// The next signal, or nothing within `limit`. Two of a kind that come together may count as one.
     pub(crate) fn wait(&self, limit: Duration) -> Option<Signal> {
         let mut fds: Vec<PollFd<'_>> = self

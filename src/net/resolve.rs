@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rustix::event::PollFlags;
+use rustix::event::{PollFd, PollFlags};
 use ureq::Error;
 use ureq::config::Config;
 use ureq::http::Uri;
@@ -20,12 +20,15 @@ use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
 use super::proxies::ProxyPolicy;
-use super::wait::{self, Phase};
+use super::wait::{self, Phase, Ready};
 use crate::clock;
 use crate::scheduler::time::Mono;
 
 /// How long a look-up is believed.
 const FRESH: Duration = Duration::from_secs(60);
+/// A name that is known from before is used again when its look-up takes longer: a name server that is silent must not cost
+/// the whole time for connecting.
+const STALE_AFTER: Duration = Duration::from_secs(2);
 /// Names kept; upstreams are few.
 const NAMES_MAX: usize = 64;
 /// Addresses tried of one name.
@@ -101,7 +104,9 @@ impl CachedResolver {
         {
             return Ok(known.addresses.clone());
         }
-        match look_up_cancellable(&key) {
+        let known_before = self.lock().get(&key).map(|known| known.addresses.clone());
+        let pause = known_before.as_ref().map(|_| STALE_AFTER);
+        match look_up_cancellable(&key, pause) {
             Ok(addresses) => {
                 let mut known = self.lock();
                 if known.len() >= NAMES_MAX {
@@ -117,8 +122,8 @@ impl CachedResolver {
                 Ok(addresses)
             }
             Err(error) if wait::Stop::of_io(&error).is_some() => Err(Error::Io(error)),
-            Err(error) => match self.lock().get(&key) {
-                Some(stale) => Ok(stale.addresses.clone()),
+            Err(error) => match known_before {
+                Some(stale) => Ok(stale),
                 None => {
                     let failed = LookupFailed {
                         host: host.to_owned(),
@@ -169,7 +174,10 @@ impl Resolver for CachedResolver {
 
 /// Runs `getaddrinfo` in a thread of its own; the calling thread waits as its waiter allows. An abandoned look-up ends by
 /// itself within the resolver's own limits.
-fn look_up_cancellable(key: &(String, u16)) -> io::Result<Vec<SocketAddr>> {
+fn look_up_cancellable(
+    key: &(String, u16),
+    pause: Option<Duration>,
+) -> io::Result<Vec<SocketAddr>> {
     let (mut done, finish) = io::pipe()?;
     let result: Arc<Mutex<Option<io::Result<Vec<SocketAddr>>>>> = Arc::default();
     let slot = Arc::clone(&result);
@@ -184,7 +192,10 @@ fn look_up_cancellable(key: &(String, u16)) -> io::Result<Vec<SocketAddr>> {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
             drop(finish);
         })?;
-    wait::one(done.as_fd(), PollFlags::IN, Phase::Connect)?;
+    let mut fds = [PollFd::from_borrowed_fd(done.as_fd(), PollFlags::IN)];
+    if wait::current().wait(&mut fds, Phase::Connect, pause)? == Ready::Pause {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
     let _end_of_file = done.read(&mut [0])?;
     match result.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(Ok(addresses)) if addresses.is_empty() => Err(io::Error::other("no address")),

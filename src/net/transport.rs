@@ -562,9 +562,14 @@ impl Transport for WireTransport {
                 matches!(peeked, Err(Errno::AGAIN))
             }
             Some(tls) => {
-                while let Ok(count) = tls.read_tls(&mut self.socket) {
-                    if count == 0 || tls.process_new_packets().is_err() {
-                        return false;
+                loop {
+                    match tls.read_tls(&mut self.socket) {
+                        Ok(0) => return false,
+                        Ok(_) if tls.process_new_packets().is_err() => return false,
+                        Ok(_) => {}
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                        // Reset: only a quiet connection is a good one.
+                        Err(_) => return false,
                     }
                 }
                 matches!(tls.reader().read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)

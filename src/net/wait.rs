@@ -179,8 +179,16 @@ impl Waiter for Deadline {
         let start = clock::now().mono;
         let left = self.end.since(start);
         let limit = pause.map_or(left, |pause| pause.min(left));
-        if poll_for(fds, limit) {
-            return Ok(Ready::Io);
+        let limit_end = start + limit;
+        loop {
+            let now = clock::now().mono;
+            if poll_for(fds, limit_end.since(now)) {
+                return Ok(Ready::Io);
+            }
+            // A signal ends a poll early, not the wait.
+            if clock::now().mono >= limit_end {
+                break;
+            }
         }
         if pause.is_some_and(|pause| pause < left) {
             return Ok(Ready::Pause);

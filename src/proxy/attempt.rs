@@ -44,7 +44,7 @@ pub(super) enum Attempted {
         /// The way to the client.
         out: Uncommitted,
         /// What happened.
-        failed: Failed,
+        failed: Box<Failed>,
     },
 }
 
@@ -88,7 +88,10 @@ pub(super) fn run(
             Outcome::Abandoned,
             "the account was removed".to_owned(),
         );
-        return Attempted::Failed { out, failed };
+        return Attempted::Failed {
+            out,
+            failed: Box::new(failed),
+        };
     };
     let profile = account.profile();
     let Ok(uri) = format!("{}{}", profile.upstream.as_str(), job.target).parse::<Uri>() else {
@@ -150,7 +153,10 @@ impl Course<'_> {
                 }
                 Readiness::Unready(unready) => {
                     let failed = self.without_credential(hold, unready, refused);
-                    return Attempted::Failed { out, failed };
+                    return Attempted::Failed {
+                        out,
+                        failed: Box::new(failed),
+                    };
                 }
             };
             let answer = match self.call(&ready) {
@@ -366,7 +372,10 @@ impl Course<'_> {
             meaning,
             kept: None,
         };
-        Attempted::Failed { out, failed }
+        Attempted::Failed {
+            out,
+            failed: Box::new(failed),
+        }
     }
 
     /// Reads an error answer whole, or until it is too long to keep, and classifies it.
@@ -461,15 +470,16 @@ impl Course<'_> {
         let kept = kept.filter(|_| meaning.status != 403);
         hold.complete(meaning.outcome.clone());
         let (from, kind) = (Arc::clone(&self.granted.name), self.granted.kind);
+        let failed = Failed {
+            from,
+            kind,
+            was_sent: true,
+            meaning,
+            kept,
+        };
         Attempted::Failed {
             out,
-            failed: Failed {
-                from,
-                kind,
-                was_sent: true,
-                meaning,
-                kept,
-            },
+            failed: Box::new(failed),
         }
     }
 

@@ -49,6 +49,7 @@ pub(crate) struct Context {
     tls: Arc<ClientConfig>,
     batches: Mutex<Batches>,
     stopping: AtomicBool,
+    retired: AtomicBool,
     requests: AtomicU64,
     /// The quota probe.
     pub(crate) probe: Bell,
@@ -99,6 +100,7 @@ impl Context {
             tls: parts.tls,
             batches: Mutex::default(),
             stopping: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             probe: Bell::default(),
             saved: Mutex::default(),
@@ -144,6 +146,16 @@ impl Context {
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.probe.look_again();
+    }
+
+    /// Says that another process serves: answers close their connections, so that clients come to the other one.
+    pub(crate) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// Whether connections may carry another request.
+    pub(crate) fn keeps_connections(&self) -> bool {
+        !self.is_stopping() && !self.retired.load(Ordering::Acquire)
     }
 
     /// Whether the process is ending.

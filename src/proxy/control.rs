@@ -14,7 +14,7 @@ use crate::config::{self, Config, edit, file};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::report::status::build::{AccountFacts, CredentialFacts};
-use crate::scheduler::{AccountId, Routing};
+use crate::scheduler::Routing;
 
 /// One change at a time: two reloads at once could apply an older file after a newer one.
 static APPLYING: Mutex<()> = Mutex::new(());
@@ -48,13 +48,12 @@ pub(crate) fn apply_first(context: &Context, config: &Config) {
     route(context, config);
 }
 
-fn register(context: &Context, entry: &config::AccountEntry) -> AccountId {
-    let spec = context.accounts.spec_of(entry, Origin::Config);
-    let id = context
-        .gate
-        .with(|scheduler, now| scheduler.add_account(now, spec));
-    context.accounts.insert(id, entry, Origin::Config);
-    id
+fn register(context: &Context, entry: &config::AccountEntry) {
+    context.accounts.register(entry, Origin::Config, |spec| {
+        context
+            .gate
+            .with(|scheduler, now| scheduler.add_account(now, spec))
+    });
 }
 
 fn apply(context: &Context, config: Config) -> Vec<String> {
@@ -260,6 +259,12 @@ pub(crate) fn account_facts(context: &Context) -> Vec<AccountFacts> {
 /// Gives the scheduler back what an earlier process has learned. Gives a line if the file could not be used.
 pub(crate) fn restore_learned(context: &Context) -> Option<String> {
     let (known, notice) = state::load(&state::path(&context.config_path));
+    restore(context, &known);
+    notice
+}
+
+/// The same with what another process tells.
+pub(crate) fn restore(context: &Context, known: &State) {
     for account in context.accounts.all() {
         let learned = known.of(&account.profile().identity(), clock::wall());
         if let Some(learned) = learned {
@@ -268,7 +273,6 @@ pub(crate) fn restore_learned(context: &Context) -> Option<String> {
                 .with(|scheduler, now| scheduler.restore(now, account.id(), &learned));
         }
     }
-    notice
 }
 
 /// What has been learned, as the state file keeps it.

@@ -23,6 +23,9 @@ pub(super) const LOOK_AHEAD_BYTES: usize = 64 * 1024;
 /// … and for at most so long (SPEC P6).
 const LOOK_AHEAD_TIME: Duration = Duration::from_secs(5);
 
+/// What follows an error event is waited for so long.
+const REST_TIME: Duration = Duration::from_secs(1);
+
 impl Course<'_> {
     /// An answer below 400: to the client, unless its first event turns out to be an error.
     pub(super) fn deliver(
@@ -149,6 +152,15 @@ impl Course<'_> {
 
     /// Reads what is left of an error. False if it is too long or torn.
     fn read_rest(&self, answer: &mut Answer, into: &mut Vec<u8>) -> bool {
+        let patience = &self.job.patience;
+        // The next account is not kept waiting by an upstream that leaves its stream open behind the error.
+        patience.look_ahead(Some(REST_TIME));
+        let whole = self.read_to_end(answer, into);
+        patience.look_ahead(None);
+        whole
+    }
+
+    fn read_to_end(&self, answer: &mut Answer, into: &mut Vec<u8>) -> bool {
         while into.len() <= ERROR_BYTES_MAX {
             match answer.read(&self.job.patience, |bytes| {
                 into.extend_from_slice(bytes);
@@ -189,6 +201,11 @@ impl Course<'_> {
             }
         };
         scanner.finish();
+        // What the last event has told holds, however the connection ends after it.
+        let failure = failure.filter(|failure| match failure {
+            Failure::Network(_) => !has_told_its_end(&scanner),
+            Failure::Stopped(_) => true,
+        });
         let torn = failure.is_none() && answer.to_the_end && is_unfinished_message(&scanner);
         self.job.record.borrow_mut().first_byte = committed.line().first_byte();
         self.settle_facts(&scanner);
@@ -313,5 +330,11 @@ fn is_unfinished_message(scanner: &Scanner) -> bool {
     let begun = scanner
         .first()
         .is_some_and(|first| first.name == "message_start");
-    begun && !scanner.facts().stopped && scanner.facts().error.is_none()
+    begun && !has_told_its_end(scanner)
+}
+
+/// An event stream whose last event has come: `message_stop`, or an error.
+fn has_told_its_end(scanner: &Scanner) -> bool {
+    let facts = scanner.facts();
+    scanner.form() == Form::Events && (facts.stopped || facts.error.is_some())
 }

@@ -259,11 +259,25 @@ fn framing(head: &Head<'_>) -> Result<Framing, DoorRefusal> {
         (_, []) if head.version == (1, 0) => {
             Err(refused(400, "Transfer-Encoding in an HTTP/1.0 request"))
         }
+        // The server library hands such a body over with its chunks' heads in it.
+        (_, []) if asks_for_upgrade(head.headers) => Err(refused(
+            400,
+            "Transfer-Encoding beside Connection: Upgrade is not served",
+        )),
         ([coding], []) if coding.trim_ascii().eq_ignore_ascii_case(b"chunked") => {
             Ok(Framing::Chunked)
         }
         (_, []) => Err(refused(400, "a transfer coding other than chunked")),
     }
+}
+
+fn asks_for_upgrade(headers: &Headers) -> bool {
+    headers.all("connection").any(|value| {
+        value
+            .to_ascii_lowercase()
+            .windows(7)
+            .any(|word| word == b"upgrade")
+    })
 }
 
 fn content_length(value: &[u8]) -> Result<Framing, DoorRefusal> {
@@ -519,6 +533,8 @@ mod tests {
             ("P2 other coding", &[HOST, ("transfer-encoding", "identity")], Err(400)),
             ("P2 other coding", &[HOST, ("transfer-encoding", "")], Err(400)),
             ("P2 several codings", &[HOST, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], Err(400)),
+            ("P2 chunked beside an upgrade", &[HOST, ("connection", "Upgrade, HTTP2-Settings"), ("transfer-encoding", "chunked")], Err(400)),
+            ("P2 length beside an upgrade", &[HOST, ("connection", "Upgrade, HTTP2-Settings"), ("content-length", "5")], Ok(Length(5))),
             ("P2 name is no token", &[HOST, ("a b", "1")], Err(400)),
             ("P2 name is no token", &[HOST, ("content-length ", "1")], Err(400)),
             ("P2 name is empty", &[HOST, ("", "1")], Err(400)),

@@ -160,7 +160,7 @@ fn receive(
     let form = ClientForm {
         chunks: inbound.version() >= (1, 1),
         head_only: &*method == "HEAD",
-        keep_alive: !inbound.reading_side_closed() && !context.is_stopping(),
+        keep_alive: !inbound.reading_side_closed() && context.keeps_connections(),
     };
     let hang_up = if inbound.reading_side_closed() {
         HangUp::ResetOnly
@@ -289,7 +289,7 @@ fn run(job: &Job, mut out: Uncommitted) -> Ended {
                 request.last_failure = failed.wait();
                 let tries_left =
                     job.body.len() <= job.config.retry.buffer_bytes_max || !failed.was_sent;
-                last = Some(failed);
+                last = Some(*failed);
                 if !tries_left {
                     return give_up(out, last, &Surrender::OneTry);
                 }

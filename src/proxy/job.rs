@@ -151,7 +151,7 @@ impl Job {
                 Some(declared) => declared.mul_f64(DECLARED_TOLERANCE_SHARE),
                 None => queue.stream_client_tolerance,
             }),
-            Shape::NonStream | Shape::CountTokens => None,
+            Shape::NonStream | Shape::Fallback | Shape::CountTokens => None,
         };
         request.resume =
             session.map(|SessionKey(session)| session ^ digest(&[&self.body]).rotate_left(1));

@@ -3,27 +3,32 @@
 //! The library (tiny_http 0.12) reads heads and hands requests over; it is small and dormant, and what it gets wrong is
 //! guarded here, each guard with its reason:
 //!
-//! - a burst of connections can leave some waiting: [`Keeper`] pokes it with connections that close at once;
-//! - an accept error or a panic ends its accept loop: the server is built anew on a clone of the socket;
+//! - a burst of connections can leave some waiting: [`keeper`] pokes it with connections that close at once;
+//! - an accept error or a panic ends its accept loop: the server is built anew on a clone of the socket. The same error is how
+//!   the loop is ended when another process takes over ([`Listener::pause`]): the library knows no other way that leaves the
+//!   socket alone;
 //! - it sets no limits on heads and idle connections: [`Sockets::sweep`] does;
 //! - an unread body is read, and its whole length allocated, when a request is dropped: refused requests are answered past it
 //!   and their connection is shut first.
 //!
 //! Workers are threads that take one request at a time; one that takes the last idle place starts another.
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::panic;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use rustix::net::sockopt;
 use tiny_http::{Request, Server};
 
-use super::sockets::{Acquaintance, Begun, ClientSocket, LinedUp, Sockets};
+use self::keeper::Keeper;
+use super::sockets::{Acquaintance, Begun, ClientSocket, IDLE_LIMIT, LinedUp, Sockets};
 use crate::clock;
+
+mod keeper;
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -35,25 +40,21 @@ const IDLE_WORKERS_MIN: usize = 2;
 const WORKERS_MAX: usize = 4096;
 /// How long an idle worker waits before it looks whether it is still needed.
 const WORKER_PATIENCE: Duration = Duration::from_secs(5);
-/// Time between two sweeps over the clients' sockets.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// When the library is poked after a request from a new peer: early for a burst, late for a scheduler that was busy.
-const POKES: [Duration; 6] = [
-    Duration::from_millis(1),
-    Duration::from_millis(3),
-    Duration::from_millis(6),
-    Duration::from_millis(10),
-    Duration::from_millis(20),
-    Duration::from_millis(40),
-];
-/// Connections made by one poke: each can free one that waits.
-const POKE_SIZE: usize = 2;
-/// Seconds between two proofs that the port answers.
-const PROBE_EVERY: Duration = Duration::from_secs(5);
-/// A port that does not answer for this long is served by a new server.
-const PROBE_LIMIT: Duration = Duration::from_secs(3);
 /// Descriptors of clients' connections that the library can hang on before a restart is asked for.
 const HUNG_MAX: usize = 64;
+/// Connections by which the library is brought to take up everything that it has accepted, before it is told to stop.
+const PAUSE_POKES: usize = 16;
+/// Time that it is given for that.
+const PAUSE_SETTLE: Duration = Duration::from_millis(10);
+/// Time between two attempts to end the accept loop.
+const PAUSE_LOOK: Duration = Duration::from_millis(2);
+/// How long that is tried.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// A connection of a process that has handed over is closed when it was idle this long: its client has surely read the answer, and
+/// sends its next request, which ends the connection, long before.
+const RETIRED_IDLE_MAX: Duration = Duration::from_secs(3);
+/// Where clients' sockets cannot be seen, a process that has handed over ends after this long without a request.
+const RETIRED_BLIND: Duration = Duration::from_secs(5);
 /// Bytes of an unread body that are read for the sake of an orderly end; above, the connection is cut.
 const UNREAD_BODY_MAX: usize = 1 << 30;
 /// Size of one read of a body.
@@ -285,8 +286,6 @@ impl Drop for Outbound {
 
 /// Connections on which the library's thread hangs for ever.
 static HUNG: AtomicUsize = AtomicUsize::new(0);
-/// A thread of the library has panicked since the last proof that the port answers.
-static LIBRARY_PANICKED: AtomicBool = AtomicBool::new(false);
 
 type Handler = dyn Fn(Inbound) + Send + Sync;
 
@@ -294,31 +293,54 @@ struct Shared {
     handler: Box<Handler>,
     sockets: Arc<Sockets<Request>>,
     address: SocketAddr,
-    /// Ends the keeper.
-    stop: Mutex<bool>,
+    keeping: Mutex<Keeping>,
     wake: Condvar,
-    stopping: AtomicBool,
     busy: AtomicUsize,
     workers: AtomicUsize,
     new_peers: AtomicBool,
-    too_slow: Vec<u8>,
-    unsupported: Vec<u8>,
-    probe: Vec<u8>,
+    phrases: Phrases,
+}
+
+/// What the keeper and its owner agree on.
+struct Keeping {
+    door: Door,
+    /// The socket, and a clone for a moment in which no descriptor is left to make one; none once it belongs to others only.
+    socket: Option<Arc<TcpListener>>,
+    spare: Option<TcpListener>,
+    current: Arc<Generation>,
+    /// A connection between two requests is closed after this long.
+    idle_max: Duration,
+    /// Connections that were open at the last sweep, and the number of sweeps.
+    open: usize,
+    sweeps: u64,
+}
+
+/// Whether connections are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    Open,
+    Shut,
+    /// The keeper and the workers end.
+    Over,
 }
 
 /// One instance of the library's server, and the workers that take from it.
 struct Generation {
     server: Server,
-    /// Held by the worker that waits for the next request.
-    turn: Mutex<()>,
+    /// True while a worker waits for the next request.
+    turn: Mutex<bool>,
+    /// The turn is free.
+    next: Condvar,
     idle: AtomicUsize,
-    retired: AtomicBool,
+    /// Its accept loop has ended.
+    deaf: AtomicBool,
+    /// Its last connection is gone: the workers end.
+    over: AtomicBool,
 }
 
 /// The running listener.
 pub(crate) struct Listener {
     shared: Arc<Shared>,
-    socket: TcpListener,
 }
 
 /// Answers and requests of the listener itself, as bytes of the wire.
@@ -341,33 +363,37 @@ impl Listener {
         phrases: Phrases,
         handler: impl Fn(Inbound) + Send + Sync + 'static,
     ) -> io::Result<Listener> {
-        quiet_library_panics();
+        keeper::quiet_library_panics();
         let address = socket.local_addr()?;
+        // Another process, or a supervisor, may have left it so.
+        socket.set_nonblocking(false)?;
+        let current = Generation::build(socket.try_clone()?)?;
         let shared = Arc::new(Shared {
             handler: Box::new(handler),
             sockets: Arc::new(Sockets::new(address.port())),
             address,
-            stop: Mutex::new(false),
+            keeping: Mutex::new(Keeping {
+                door: Door::Open,
+                spare: socket.try_clone().ok(),
+                socket: Some(Arc::new(socket)),
+                current: Arc::clone(&current),
+                idle_max: IDLE_LIMIT,
+                open: 0,
+                sweeps: 0,
+            }),
             wake: Condvar::new(),
-            stopping: AtomicBool::new(false),
             busy: AtomicUsize::new(0),
             workers: AtomicUsize::new(0),
             new_peers: AtomicBool::new(false),
-            too_slow: phrases.too_slow,
-            unsupported: phrases.unsupported,
-            probe: phrases.probe,
+            phrases,
         });
-        let first = Generation::start(&shared, &socket)?;
-        let keeper = Keeper {
-            shared: Arc::clone(&shared),
-            socket: socket.try_clone()?,
-            current: first,
-        };
+        current.staff(&shared)?;
+        let keeper = Keeper::new(Arc::clone(&shared));
         thread::Builder::new()
             .name("keeper".into())
             .stack_size(STACK_BYTES)
             .spawn(move || keeper.run())?;
-        Ok(Listener { shared, socket })
+        Ok(Listener { shared })
     }
 
     /// The address that clients connect to.
@@ -390,49 +416,138 @@ impl Listener {
         HUNG.load(Ordering::Relaxed) > HUNG_MAX
     }
 
-    /// Stops accepting and ends idle connections. Requests that are being served go on.
-    pub(crate) fn stop_accepting(&self) {
-        self.shared.stopping.store(true, Ordering::Release);
-        *self
-            .shared
-            .stop
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = true;
+    /// Takes no more connections, and leaves them to whoever else has the socket: the kernel keeps those that come. Those that
+    /// were taken are served on.
+    ///
+    /// The accept loop ends because its next `accept(2)` fails: the socket does not block for a moment, and a connection of our own wakes
+    /// the call that is waiting.
+    pub(crate) fn pause(&self) {
+        let (socket, generation) = {
+            let mut keeping = self.shared.lock();
+            keeping.door = Door::Shut;
+            (keeping.socket.clone(), Arc::clone(&keeping.current))
+        };
+        let Some(socket) = socket else { return };
+        if generation.deaf.load(Ordering::Acquire) {
+            return;
+        }
+        let address = keeper::reachable(self.shared.address);
+        for _ in 0..PAUSE_POKES {
+            keeper::knock(address);
+        }
+        thread::sleep(PAUSE_SETTLE);
+        let watch = clock::Stopwatch::start();
+        let _ = socket.set_nonblocking(true);
+        while !generation.deaf.load(Ordering::Acquire) && watch.left_of(PAUSE_MAX).is_some() {
+            keeper::knock(address);
+            thread::sleep(PAUSE_LOOK);
+        }
+        let _ = socket.set_nonblocking(false);
+    }
+
+    /// Takes connections again after [`Listener::pause`].
+    pub(crate) fn resume(&self) {
+        self.shared.lock().door = Door::Open;
         self.shared.wake.notify_all();
-        // On Linux this ends a blocked accept(2) and refuses new connections, for every clone of the socket.
-        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
-        self.shared.sockets.shut_idle();
+    }
+
+    /// After [`Listener::pause`]: another process serves now. The socket is let go, and connections are closed as they become idle.
+    pub(crate) fn retire(&self) {
+        let mut keeping = self.shared.lock();
+        keeping.socket = None;
+        keeping.spare = None;
+        keeping.idle_max = RETIRED_IDLE_MAX;
+        keeping.sweeps = 0;
+    }
+
+    /// After [`Listener::retire`], for `retired` now: whether every connection has ended.
+    pub(crate) fn is_deserted(&self, retired: Duration) -> bool {
+        if self.busy() > 0 {
+            return false;
+        }
+        if !self.can_notice_clients() {
+            return retired >= RETIRED_BLIND;
+        }
+        let keeping = self.shared.lock();
+        // One that was accepted in the last moment is seen by the second look at the latest.
+        keeping.sweeps >= 2 && keeping.open == 0
+    }
+
+    /// Stops accepting, for every process that has the socket, and ends idle connections. Requests that are being served go on.
+    pub(crate) fn stop_accepting(&self) {
+        let socket = {
+            let mut keeping = self.shared.lock();
+            keeping.door = Door::Shut;
+            keeping.spare = None;
+            keeping.socket.take()
+        };
+        if let Some(socket) = socket {
+            // On Linux this ends a blocked accept(2) and refuses new connections, for every clone of the socket.
+            let _ = rustix::net::shutdown(&*socket, rustix::net::Shutdown::Both);
+        }
+        self.close_idle();
     }
 
     /// Ends the connections that have become idle since.
     pub(crate) fn close_idle(&self) {
-        self.shared.sockets.shut_idle();
+        self.shared.sockets.shut_idle(Duration::ZERO);
     }
 
     /// Cuts every connection.
     pub(crate) fn cut(&self) {
         self.shared.sockets.shut_all();
     }
+}
 
-    /// True once [`Listener::stop_accepting`] was called: answers then end their connection.
-    pub(crate) fn stopping(&self) -> bool {
-        self.shared.stopping.load(Ordering::Acquire)
+impl Drop for Listener {
+    /// Ends the keeper and the workers that have nothing to do.
+    fn drop(&mut self) {
+        let mut keeping = self.shared.lock();
+        keeping.door = Door::Over;
+        keeping.socket = None;
+        keeping.spare = None;
+        keeping.current.dismiss();
+        drop(keeping);
+        self.shared.wake.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Keeping> {
+        self.keeping.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Generation {
-    fn start(shared: &Arc<Shared>, socket: &TcpListener) -> io::Result<Arc<Generation>> {
-        let server = Server::from_listener(socket.try_clone()?, None).map_err(io::Error::other)?;
-        let generation = Arc::new(Generation {
+    fn build(socket: TcpListener) -> io::Result<Arc<Generation>> {
+        // The library panics when it gets no thread.
+        let server = panic::catch_unwind(|| Server::from_listener(socket, None))
+            .map_err(|_| io::Error::other("the server library cannot start its threads"))?
+            .map_err(io::Error::other)?;
+        Ok(Arc::new(Generation {
             server,
-            turn: Mutex::new(()),
+            turn: Mutex::new(false),
+            next: Condvar::new(),
             idle: AtomicUsize::new(0),
-            retired: AtomicBool::new(false),
-        });
+            deaf: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+        }))
+    }
+
+    /// Starts the first workers.
+    fn staff(self: &Arc<Self>, shared: &Arc<Shared>) -> io::Result<()> {
         for _ in 0..IDLE_WORKERS_MIN {
-            spawn_worker(shared, &generation)?;
+            spawn_worker(shared, self)?;
         }
-        Ok(generation)
+        Ok(())
+    }
+
+    /// Ends its workers, each when it is idle.
+    fn dismiss(&self) {
+        self.over.store(true, Ordering::Release);
+        for _ in 0..self.idle.load(Ordering::Acquire) {
+            self.server.unblock();
+        }
     }
 }
 
@@ -456,7 +571,7 @@ fn spawn_worker(shared: &Arc<Shared>, generation: &Arc<Generation>) -> io::Resul
 
 /// A worker's life: it is counted idle while it waits for a request.
 fn work(shared: &Arc<Shared>, generation: &Arc<Generation>) {
-    loop {
+    while !generation.over.load(Ordering::Acquire) {
         match generation.take(shared) {
             Taken::Request(peer, place) => {
                 let was_last = generation.idle.fetch_sub(1, Ordering::AcqRel) == 1;
@@ -480,7 +595,7 @@ fn work(shared: &Arc<Shared>, generation: &Arc<Generation>) {
             }
             // The accept loop has ended; connections that it accepted are still served here.
             Taken::AcceptEnded => {
-                generation.retired.store(true, Ordering::Release);
+                generation.deaf.store(true, Ordering::Release);
                 shared.wake.notify_all();
             }
         }
@@ -488,7 +603,40 @@ fn work(shared: &Arc<Shared>, generation: &Arc<Generation>) {
     shared.workers.fetch_sub(1, Ordering::AcqRel);
 }
 
+/// The turn of the one worker that waits for a request.
+struct Turn<'a>(&'a Generation);
+
+impl<'a> Turn<'a> {
+    /// The turn, or none within [`WORKER_PATIENCE`].
+    fn take(generation: &'a Generation) -> Option<Turn<'a>> {
+        let taken = generation
+            .turn
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (mut taken, _) = generation
+            .next
+            .wait_timeout_while(taken, WORKER_PATIENCE, |taken| *taken)
+            .unwrap_or_else(PoisonError::into_inner);
+        if *taken {
+            return None;
+        }
+        *taken = true;
+        Some(Turn(generation))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.next.notify_one();
+    }
+}
+
 /// What a worker got from the library.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives for one match on one stack; a box would cost an allocation a request"
+)]
 enum Taken {
     Request(SocketAddr, LinedUp<Request>),
     Nothing,
@@ -498,7 +646,9 @@ enum Taken {
 impl Generation {
     /// Waits for a request. One worker at a time, so that the requests of a connection line up in their own order.
     fn take(&self, shared: &Shared) -> Taken {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(_turn) = Turn::take(self) else {
+            return Taken::Nothing;
+        };
         match self.server.recv_timeout(WORKER_PATIENCE) {
             Ok(Some(request)) => match request.remote_addr().copied() {
                 Some(peer) => Taken::Request(peer, shared.sockets.line_up(peer, request)),
@@ -556,132 +706,7 @@ fn handle(shared: &Shared, inbound: Inbound) {
 fn meet(shared: &Shared) {
     if !shared.new_peers.swap(true, Ordering::AcqRel) {
         // Under the keeper's lock, so that it cannot fall asleep between its look and our call.
-        let _awake = shared.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        let _awake = shared.lock();
         shared.wake.notify_all();
     }
-}
-
-/// The thread that keeps the library going.
-struct Keeper {
-    shared: Arc<Shared>,
-    socket: TcpListener,
-    current: Arc<Generation>,
-}
-
-impl Keeper {
-    fn run(mut self) {
-        let mut last_probe = clock::now().mono;
-        let mut last_sweep = last_probe;
-        let mut open = 0;
-        let mut failed = 0_u32;
-        while !self.rest() {
-            if self.shared.new_peers.swap(false, Ordering::AcqRel) {
-                self.poke();
-            }
-            let now = clock::now().mono;
-            if now.since(last_sweep) >= SWEEP_EVERY {
-                last_sweep = now;
-                let swept = self
-                    .shared
-                    .sockets
-                    .sweep(&self.shared.too_slow, &self.shared.unsupported);
-                HUNG.fetch_add(swept.hung, Ordering::Relaxed);
-                open = swept.open;
-            }
-            let suspicious = LIBRARY_PANICKED.swap(false, Ordering::AcqRel);
-            if suspicious || now.since(last_probe) >= PROBE_EVERY && open > 0 {
-                last_probe = now;
-                failed = if self.answers() { 0 } else { failed + 1 };
-            }
-            if self.current.retired.load(Ordering::Acquire) || failed >= 2 {
-                failed = 0;
-                self.rebuild();
-            }
-        }
-    }
-
-    /// Sleeps until the next sweep, a new peer, or the end; true at the end.
-    fn rest(&self) -> bool {
-        let stop = self
-            .shared
-            .stop
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if *stop {
-            return true;
-        }
-        if self.shared.new_peers.load(Ordering::Acquire) {
-            return false;
-        }
-        let (stop, _) = self
-            .shared
-            .wake
-            .wait_timeout(stop, SWEEP_EVERY)
-            .unwrap_or_else(PoisonError::into_inner);
-        *stop
-    }
-
-    /// Connections that close at once: each makes the library's pool take up one that waits.
-    fn poke(&self) {
-        let address = reachable(self.shared.address);
-        for pause in POKES {
-            thread::sleep(pause);
-            for _ in 0..POKE_SIZE {
-                // A full backlog answers by itself later.
-                let _ = TcpStream::connect_timeout(&address, PROBE_LIMIT);
-            }
-            self.shared.new_peers.store(false, Ordering::Release);
-        }
-    }
-
-    /// A real request, so that a library that accepts and does not serve is noticed.
-    fn answers(&self) -> bool {
-        let ask = || -> io::Result<bool> {
-            let mut stream =
-                TcpStream::connect_timeout(&reachable(self.shared.address), PROBE_LIMIT)?;
-            stream.set_read_timeout(Some(PROBE_LIMIT))?;
-            stream.set_write_timeout(Some(PROBE_LIMIT))?;
-            stream.write_all(&self.shared.probe)?;
-            stream.shutdown(Shutdown::Write)?;
-            let mut start = [0; 8];
-            stream.read_exact(&mut start)?;
-            Ok(&start == b"HTTP/1.1")
-        };
-        ask().unwrap_or(false)
-    }
-
-    /// A new server on the same socket. The old one's connections are served on by its own workers.
-    fn rebuild(&mut self) {
-        if let Ok(next) = Generation::start(&self.shared, &self.socket) {
-            self.current = next;
-        }
-    }
-}
-
-/// Where a connection to our own socket goes: a wildcard address is reached over loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
-}
-
-/// The library panics in its own threads over clients that leave early. Those lines help nobody; the panic is noted instead.
-fn quiet_library_panics() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let before = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            if info
-                .location()
-                .is_some_and(|location| location.file().contains("tiny_http"))
-            {
-                LIBRARY_PANICKED.store(true, Ordering::Release);
-            } else {
-                before(info);
-            }
-        }));
-    });
 }

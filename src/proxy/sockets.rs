@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// A body must bring a byte this often (SPEC P2).
 const BODY_STALL_LIMIT: Duration = Duration::from_secs(30);
 /// A connection between two requests is closed after this long.
-const IDLE_LIMIT: Duration = Duration::from_secs(75);
+pub(super) const IDLE_LIMIT: Duration = Duration::from_secs(75);
 /// How long a refused client may still be reading our answer.
 const LINGER_LIMIT: Duration = Duration::from_secs(2);
 /// Quiet this long after our answer: the client has read it or never will.
@@ -50,6 +50,8 @@ pub(crate) struct ClientSocket {
     fd: OwnedFd,
     /// Monotonic milliseconds of the last byte of a body that is being read; 0 while none is.
     body_progress: AtomicU64,
+    /// The reading side was ended by us because the body brought nothing for too long.
+    stalled: AtomicBool,
 }
 
 impl AsFd for ClientSocket {
@@ -68,6 +70,11 @@ impl ClientSocket {
     /// The body is complete: its stall limit ends.
     pub(crate) fn body_done(&self) {
         self.body_progress.store(0, Ordering::Relaxed);
+    }
+
+    /// True if its body was ended by us, so that its end proves nothing.
+    pub(crate) fn has_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
     }
 
     /// Ends both directions: wakes whoever is blocked on the socket.
@@ -140,6 +147,8 @@ struct Peer<R> {
     inode: Option<u64>,
     /// Requests that came before the last one was answered.
     waiting: VecDeque<R>,
+    /// A worker serves the connection: until its [`Sockets::next`] finds nothing more, whatever comes waits for it.
+    served: bool,
 }
 
 impl<R> Peer<R> {
@@ -150,6 +159,7 @@ impl<R> Peer<R> {
             kept: None,
             inode: None,
             waiting: VecDeque::new(),
+            served: false,
         }
     }
 
@@ -183,12 +193,14 @@ pub(crate) enum Begun<R> {
 }
 
 /// What a look at all sockets did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Swept {
     /// Connections of clients that are open.
     pub(crate) open: usize,
     /// Connections whose library thread hangs since this look.
     pub(crate) hung: usize,
+    /// Everyone who is connected, if all could be seen.
+    pub(crate) peers: Option<HashSet<SocketAddr>>,
 }
 
 /// Whether a connection has carried a request before.
@@ -232,11 +244,18 @@ impl<R> Sockets<R> {
         }
         let mut peers = self.lock();
         let entry = peers.entry(peer).or_insert_with(Peer::unknown);
-        if entry.state != State::Busy && entry.waiting.is_empty() {
+        // Not the state: an answered request leaves its connection idle some moments before its worker lets go of it, and the
+        // client may be faster. Two workers on one connection would take each other's state for their own.
+        if !entry.served {
+            entry.served = true;
             let before = std::mem::replace(&mut entry.state, State::Busy);
             return LinedUp::First(request, before);
         }
         if entry.waiting.len() >= WAITING_MAX {
+            // One unanswered request would shift the answers of all that follow: the whole connection ends.
+            if let Some(kept) = &entry.kept {
+                kept.shut();
+            }
             return LinedUp::TooMany(request);
         }
         entry.waiting.push_back(request);
@@ -288,7 +307,10 @@ impl<R> Sockets<R> {
         let entry = peers.get_mut(&peer)?;
         match entry.state {
             State::Ended(_) => {
-                let request = entry.waiting.pop_front()?;
+                let Some(request) = entry.waiting.pop_front() else {
+                    entry.served = false;
+                    return None;
+                };
                 Some(Begun::Ended(request))
             }
             State::Fresh(_) | State::Busy | State::Idle(_) => {
@@ -297,6 +319,7 @@ impl<R> Sockets<R> {
                     if entry.state == State::Busy {
                         entry.state = State::Idle(clock::now().mono);
                     }
+                    entry.served = false;
                     return None;
                 };
                 entry.state = State::Busy;
@@ -329,13 +352,19 @@ impl<R> Sockets<R> {
         }
     }
 
-    /// Ends the connections that wait for a request (at the end of the program).
-    pub(crate) fn shut_idle(&self) {
+    /// Ends the connections that wait for a request, and those that have not sent a head for `fresh_min`.
+    pub(crate) fn shut_idle(&self, fresh_min: Duration) {
         let Some(ourselves) = &self.ourselves else {
             return;
         };
+        let now = clock::now().mono;
         for (peer, entry) in self.lock().iter() {
-            if entry.state != State::Busy
+            let ends = match entry.state {
+                State::Idle(_) => true,
+                State::Fresh(since) => now.since(since) >= fresh_min,
+                State::Busy | State::Ended(_) => false,
+            };
+            if ends
                 && let Some(number) = entry.number
                 && let Some(fd) = duplicate_of(ourselves, number, *peer)
             {
@@ -349,48 +378,57 @@ impl<R> Sockets<R> {
         let Some(ourselves) = &self.ourselves else {
             return;
         };
-        for (_, _, fd) in self.scan(ourselves) {
-            ClientSocket::new(fd).shut();
-        }
+        self.scan(ourselves, |_, _, fd| ClientSocket::new(fd).shut());
     }
 
     /// One look at all sockets: new ones are noted, slow and idle ones are ended. `too_slow` is the answer to a head that does not
     /// end, `unsupported` the one to a connection on which the library hangs, which it does over a later version of HTTP.
-    pub(crate) fn sweep(&self, too_slow: &[u8], unsupported: &[u8]) -> Swept {
+    pub(crate) fn sweep(&self, too_slow: &[u8], unsupported: &[u8], idle_max: Duration) -> Swept {
         let Some(ourselves) = &self.ourselves else {
             return Swept::default();
         };
         let now = clock::now().mono;
-        let mut seen: HashMap<SocketAddr, (RawFd, OwnedFd)> = HashMap::new();
-        for (number, peer, fd) in self.scan(ourselves) {
-            seen.entry(peer).or_insert((number, fd));
-        }
-        let mut late = Vec::new();
+        // Numbers only: a look at all connections must not need a second descriptor for each.
+        let mut seen: HashMap<SocketAddr, RawFd> = HashMap::new();
+        let complete = self.scan(ourselves, |number, peer, _| {
+            seen.entry(peer).or_insert(number);
+        });
+        let (mut late, mut idle) = (Vec::new(), Vec::new());
         let mut swept = Swept {
-            open: seen.len(),
-            hung: 0,
+            peers: complete.then(|| seen.keys().copied().collect()),
+            ..Swept::default()
         };
         {
             let mut peers = self.lock();
-            peers.retain(|peer, entry| seen.contains_key(peer) || entry.state == State::Busy);
-            for (peer, (number, fd)) in seen {
+            peers.retain(|peer, entry| !complete || seen.contains_key(peer) || entry.served);
+            for (peer, number) in seen {
                 let entry = peers.entry(peer).or_insert_with(Peer::unknown);
                 entry.number = Some(number);
                 match entry.state {
                     State::Fresh(since) if now.since(since) >= HEAD_LIMIT => {
                         entry.state = State::Ended(now);
-                        late.push((number, peer, fd));
+                        late.push((number, peer));
                     }
-                    State::Idle(since) if now.since(since) >= IDLE_LIMIT => {
+                    State::Idle(since) if now.since(since) >= idle_max => {
                         entry.state = State::Ended(now);
-                        ClientSocket::new(fd).shut();
+                        entry.kept = None;
+                        idle.push((number, peer));
                     }
                     State::Busy => end_stalled_body(entry, now),
                     State::Fresh(_) | State::Idle(_) | State::Ended(_) => {}
                 }
+                swept.open += usize::from(!matches!(entry.state, State::Ended(_)));
             }
         }
-        for (number, peer, fd) in late {
+        for (number, peer) in idle {
+            if let Some(fd) = duplicate_of(ourselves, number, peer) {
+                ClientSocket::new(fd).shut();
+            }
+        }
+        for (number, peer) in late {
+            let Some(fd) = duplicate_of(ourselves, number, peer) else {
+                continue;
+            };
             swept.hung += usize::from(end_late_head(
                 ourselves,
                 number,
@@ -431,17 +469,29 @@ impl<R> Sockets<R> {
         }
     }
 
-    /// Every connection of a client: number, peer, duplicate.
-    fn scan<'a>(
-        &'a self,
-        ourselves: &'a OwnedFd,
-    ) -> impl Iterator<Item = (RawFd, SocketAddr, OwnedFd)> + 'a {
-        own_numbers().into_iter().filter_map(move |number| {
-            let fd = pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty()).ok()?;
-            let local = SocketAddr::try_from(rustix::net::getsockname(&fd).ok()?).ok()?;
-            let peer = SocketAddr::try_from(rustix::net::getpeername(&fd).ok()??).ok()?;
-            (local.port() == self.port).then_some((number, peer, fd))
-        })
+    /// Shows every connection of a client: number, peer, duplicate. False if no descriptor was left to look at one.
+    fn scan(&self, ourselves: &OwnedFd, mut show: impl FnMut(RawFd, SocketAddr, OwnedFd)) -> bool {
+        let numbers = own_numbers();
+        let mut complete = !numbers.is_empty();
+        for number in numbers {
+            let fd = match pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty()) {
+                Ok(fd) => fd,
+                Err(error) => {
+                    complete &= !matches!(error, Errno::MFILE | Errno::NFILE);
+                    continue;
+                }
+            };
+            let local = rustix::net::getsockname(&fd).ok();
+            let local = local.and_then(|local| SocketAddr::try_from(local).ok());
+            let peer = rustix::net::getpeername(&fd).ok().flatten();
+            let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+            if let (Some(local), Some(peer)) = (local, peer)
+                && local.port() == self.port
+            {
+                show(number, peer, fd);
+            }
+        }
+        complete
     }
 }
 
@@ -450,6 +500,7 @@ impl ClientSocket {
         ClientSocket {
             fd,
             body_progress: AtomicU64::new(0),
+            stalled: AtomicBool::new(false),
         }
     }
 }
@@ -459,6 +510,7 @@ fn end_stalled_body<R>(entry: &Peer<R>, now: Mono) {
     let Some(socket) = &entry.kept else { return };
     let since = socket.body_progress.load(Ordering::Relaxed);
     if since != 0 && now.since(Mono(since)) >= BODY_STALL_LIMIT {
+        socket.stalled.store(true, Ordering::Relaxed);
         let _ = rustix::net::shutdown(&socket.fd, Shutdown::Read);
     }
 }
@@ -524,4 +576,38 @@ enum Found {
     Nothing,
     /// No descriptor was left to look with.
     Unknown,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker has sent its answer, and is not done yet, when the client's next request comes.
+    #[test]
+    fn a_connection_is_served_by_one_worker_at_a_time() {
+        let sockets: Sockets<u8> = Sockets::new(1);
+        if !sockets.can_look() {
+            return;
+        }
+        let peer = SocketAddr::from(([127, 0, 0, 1], 2));
+        assert!(matches!(
+            sockets.line_up(peer, 1),
+            LinedUp::First(1, State::Fresh(_))
+        ));
+        sockets.idle(peer);
+        assert!(matches!(sockets.line_up(peer, 2), LinedUp::Waits));
+        assert!(matches!(sockets.next(peer), Some(Begun::Serve(2, _, _))));
+        assert!(matches!(sockets.lock()[&peer].state, State::Busy));
+        sockets.idle(peer);
+        assert!(sockets.next(peer).is_none());
+        assert!(matches!(
+            sockets.line_up(peer, 3),
+            LinedUp::First(3, State::Idle(_))
+        ));
+        assert!(matches!(sockets.lock()[&peer].state, State::Busy));
+        sockets.end(peer);
+        assert!(matches!(sockets.line_up(peer, 4), LinedUp::Waits));
+        assert!(matches!(sockets.next(peer), Some(Begun::Ended(4))));
+        assert!(sockets.next(peer).is_none());
+    }
 }

@@ -12,8 +12,8 @@ use super::pool::concerns;
 use super::queue::{Full, Place, Waiter};
 use super::quota::Family;
 use super::request::{
-    Admission, Cancel, Grant, Lease, Limit, Refusal, RefusalReason, Request, Ticket, WaitCause,
-    WaitClock, Wake,
+    Admission, Cancel, Grant, Lease, Limit, Refusal, RefusalReason, Request, Shape, Ticket,
+    WaitCause, WaitClock, Wake,
 };
 use super::select::{Ask, Choice, Patience, Ranking, Route};
 use super::snapshot::ExplainedVerdict;
@@ -22,8 +22,9 @@ use super::{DRIFT_MS_MAX, Door, Held, Look, Scheduler};
 
 impl Scheduler {
     /// Asks for an account: the first time, and after each failed attempt with that account in `excluded`.
-    pub fn admit(&mut self, now: Now, request: Request) -> Admission {
+    pub fn admit(&mut self, now: Now, mut request: Request) -> Admission {
         let now = self.touch(now);
+        self.bear_a_fallback(now, &mut request);
         if let (true, Some(session)) = (request.signed_thinking, request.session)
             && self.affinity.note_thinking(session)
         {
@@ -484,5 +485,21 @@ impl Seen {
             outlooks,
         });
         self.classes.last().map_or(&[], |class| &class.outlooks)
+    }
+}
+
+impl Scheduler {
+    /// Q6: a client whose streams were held until it could bear no more asks once without streaming, then again after each 529.
+    /// Such a request carries the same wait on: it is held for its own limit however far the end is, where any other request
+    /// without streaming would be answered at once (Q1).
+    fn bear_a_fallback(&self, now: Now, request: &mut Request) {
+        if request.shape == Shape::NonStream
+            && let Some(session) = request.session
+            && self.queue.was_held(now.mono, session)
+        {
+            let bearable = self.policy.non_stream_max_wait;
+            request.tolerance = Some(request.tolerance.map_or(bearable, |own| own.min(bearable)));
+            request.shape = Shape::Fallback;
+        }
     }
 }

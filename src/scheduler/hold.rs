@@ -102,6 +102,8 @@ impl Allowance {
             .map_or(policy.max_wait, |auto| auto.min(policy.max_wait));
         let shape = match request.shape {
             Shape::Stream => None,
+            // It is held for what its client can bear, wherever the end is (Q6).
+            Shape::Fallback => None,
             Shape::NonStream => Some((since + policy.non_stream_max_wait, Limit::ClientTolerance)),
             Shape::CountTokens => Some((since + policy.count_tokens_max_wait, Limit::WaitLimit)),
         };

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::policy::{Policy, RETURN_WITHIN, RETURNS_MAX};
-use super::request::{AccountId, Request, Ticket, WaitClock};
+use super::request::{AccountId, Request, SessionKey, Ticket, WaitClock};
 use super::time::{Mono, Now};
 
 /// Everyone who waits.
@@ -39,6 +39,7 @@ pub(super) struct Waiter {
 #[derive(Debug)]
 struct Return {
     key: u128,
+    session: Option<SessionKey>,
     place: Place,
     until: Mono,
 }
@@ -145,9 +146,16 @@ impl Queue {
         }
         self.returns.push_back(Return {
             key,
+            session: request.session,
             place,
             until: now + RETURN_WITHIN,
         });
+    }
+
+    /// Whether a request of this session was held within the last minute for as long as its client could bear.
+    pub(super) fn was_held(&self, now: Mono, session: SessionKey) -> bool {
+        let mut lately = self.returns.iter().filter(|one| one.until > now);
+        lately.any(|one| one.session == Some(session))
     }
 
     fn take_return(&mut self, now: Mono, key: u128) -> Option<Place> {

@@ -77,6 +77,8 @@ pub enum Shape {
     Stream,
     /// One JSON answer.
     NonStream,
+    /// One JSON answer, asked for by a client whose held stream has just ended (Q6). Set by the scheduler.
+    Fallback,
     /// `count_tokens`.
     CountTokens,
 }

@@ -264,6 +264,51 @@ fn q6_the_client_comes_back_to_its_place() {
 }
 
 #[test]
+fn q6_the_fallback_of_a_held_stream_is_held_wherever_the_end_is() {
+    let (mut table, ids) = Table::with(1);
+    let far = quota_rejected(rejection(None, None, Some(secs(3000))));
+    table.fail(ids[0], far);
+    let session = Some(SessionKey(5));
+    let fallback = |table: &mut Table| Request {
+        shape: Shape::NonStream,
+        session,
+        resume: Some(78),
+        ..table.request()
+    };
+    let alone = fallback(&mut table);
+    let refusal = table.refused(alone);
+    assert_eq!(
+        refusal.wait,
+        Some(secs(3000)),
+        "Q1: answered at once with that time"
+    );
+    let stream = Request {
+        tolerance: Some(secs(280)),
+        session,
+        resume: Some(77),
+        ..table.request()
+    };
+    table.queued(stream);
+    let (_, wakes) = table.until_wake();
+    assert!(matches!(&wakes[..], [Wake::Expired { .. }]), "{wakes:?}");
+    for _ in 0..3 {
+        table.pass(secs(1));
+        let request = fallback(&mut table);
+        table.queued(request);
+        let (waited, wakes) = table.until_wake();
+        assert_eq!(waited, secs(240));
+        let limit = Limit::ClientTolerance;
+        assert!(
+            matches!(&wakes[..], [Wake::Expired { limit: told, .. }] if *told == limit),
+            "{wakes:?}"
+        );
+    }
+    table.pass(secs(61));
+    let late = fallback(&mut table);
+    table.refused(late);
+}
+
+#[test]
 fn a_clock_that_is_set_moves_resets_and_nothing_else() {
     let (mut table, ids) = Table::with(2);
     let reset = Some(table.wall_after(HOUR));

@@ -211,7 +211,9 @@ impl World {
         let bears = request
             .tolerance
             .map(|tolerance| request.arrived + tolerance);
-        let shape = request.shape == Shape::NonStream && waited >= self.policy.non_stream_max_wait;
+        // A fallback of a held stream bears its limit from its arrival on.
+        let longest = waited.max(self.now.mono.since(request.arrived));
+        let shape = request.shape == Shape::NonStream && longest >= self.policy.non_stream_max_wait;
         if limit == Limit::ClientTolerance
             && !shape
             && bears.is_none_or(|until| until > self.now.mono)
@@ -308,7 +310,7 @@ impl World {
                 .is_none_or(|tolerance| request.arrived + tolerance > self.now.mono);
             let allowed = match request.shape {
                 Shape::Stream => longest,
-                Shape::NonStream => longest.min(self.policy.non_stream_max_wait),
+                Shape::NonStream | Shape::Fallback => longest.min(self.policy.non_stream_max_wait),
                 Shape::CountTokens => longest.min(self.policy.count_tokens_max_wait),
             };
             if !bears || waited > allowed {

@@ -1,0 +1,423 @@
+//! What the leader and its workers tell each other: whole messages on a socket pair, some with a descriptor.
+//!
+//! A message is a word, a line end and a text. A word that this version does not know is skipped, so that a later version of
+//! the program can be started by an earlier one. Nothing here blocks: a peer that reads nothing loses messages, and is found out
+//! by its deadlines.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    sockopt,
+};
+
+/// What the leader tells a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// The first message: get ready to serve. May bring the listening socket.
+    Start {
+        /// Where the socket comes from.
+        origin: Origin,
+        /// Who sits before the leader.
+        seat: Seat,
+        /// Why the worker before this one is gone, if it did not hand over.
+        note: String,
+    },
+    /// Serve. The text is what the worker before has learned; empty if there is none to hand over.
+    Go(String),
+    /// A new worker is being started.
+    Starting,
+    /// Take no more connections and tell what you know. The number comes back in [`Report::Yielded`].
+    Yield(u32),
+    /// The new worker failed, for this reason: take connections again.
+    Resume(String),
+    /// The new worker failed before you let go of anything.
+    Failed(String),
+    /// The process of this number serves: finish what you have, then end.
+    Retire(u32),
+    /// What a worker that has ended learned after it had handed over.
+    Learn(String),
+    /// Stop: take no more connections, finish what runs, then end.
+    Drain,
+    /// Cut what still runs, and end.
+    Cut,
+    /// Read the config again.
+    Reload,
+    /// Answer with [`Report::Pong`].
+    Ping,
+}
+
+/// Where a worker's listening socket comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The config says where to listen.
+    Config,
+    /// A supervisor opened it and keeps it open: it must never be shut, only left.
+    Supervisor,
+}
+
+/// Who sits before the process that was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seat {
+    /// A person, at a terminal.
+    Terminal,
+    /// A supervisor, a script, a pipe.
+    Background,
+}
+
+/// What a worker tells the leader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// Ready to serve. Brings the listening socket.
+    Prepared,
+    /// Serving, as the process of this number.
+    Serving(u32),
+    /// Takes no more connections; what it has learned.
+    Yielded(u32, String),
+    /// Cannot start, for this reason.
+    Failed(String),
+    /// What was learned since [`Report::Yielded`], at the end.
+    Learned(String),
+    /// The config was read, for better or worse.
+    Reloaded,
+    /// Alive.
+    Pong,
+    /// The user, or the worker itself, wants a restart.
+    Restart,
+    /// The user wants the server to stop.
+    Quit,
+}
+
+/// One end of the pair.
+#[derive(Debug)]
+pub(crate) struct Control {
+    fd: OwnedFd,
+}
+
+/// What [`Control::receive`] found.
+#[derive(Debug)]
+pub(crate) enum Received<T> {
+    /// A message, and its descriptor.
+    Message(T, Option<OwnedFd>),
+    /// Nothing, or nothing that is understood.
+    Nothing,
+    /// The other side is gone.
+    End,
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Control {
+    /// Two ends that are joined.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    pub(crate) fn pair() -> io::Result<(Control, Control)> {
+        let (one, other) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        Ok((Control { fd: one }, Control { fd: other }))
+    }
+
+    /// The end that a worker process is given as its standard input.
+    ///
+    /// # Errors
+    /// Standard input is something else.
+    pub(crate) fn from_stdin() -> io::Result<Control> {
+        let fd = rustix::stdio::stdin().try_clone_to_owned()?;
+        if sockopt::socket_type(&fd)? != SocketType::SEQPACKET {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // Nothing that reads standard input by mistake may take a message. Without /dev/null it stays as it is.
+        if let Ok(null) = std::fs::File::open("/dev/null") {
+            let _ = rustix::stdio::dup2_stdin(null);
+        }
+        Ok(Control { fd })
+    }
+
+    /// Sends an order.
+    pub(crate) fn order(&self, order: &Order, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        self.send(&order.encode(), socket)
+    }
+
+    /// Sends a report.
+    pub(crate) fn report(&self, report: &Report, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        self.send(&report.encode(), socket)
+    }
+
+    /// The next order, if one is there.
+    pub(crate) fn next_order(&self) -> Received<Order> {
+        self.receive(Order::decode)
+    }
+
+    /// The next report, if one is there.
+    pub(crate) fn next_report(&self) -> Received<Report> {
+        self.receive(Report::decode)
+    }
+
+    /// Ends the talk for both sides, whoever else has this end.
+    pub(crate) fn close(&self) {
+        // Nobody may be listening any more.
+        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+    }
+
+    /// For the standard input of a new process.
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    fn send(&self, text: &str, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let fds: Vec<BorrowedFd<'_>> = socket.into_iter().collect();
+        if !fds.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        sendmsg(
+            &self.fd,
+            &[IoSlice::new(text.as_bytes())],
+            &mut ancillary,
+            flags,
+        )?;
+        Ok(())
+    }
+
+    fn receive<T>(&self, decode: impl Fn(&str) -> Option<T>) -> Received<T> {
+        let peek = RecvFlags::PEEK | RecvFlags::TRUNC | RecvFlags::DONTWAIT;
+        let length = match rustix::net::recv(&self.fd, &mut [0; 1][..], peek) {
+            // No message is empty.
+            Ok((_, 0)) => return Received::End,
+            Ok((_, length)) => length,
+            Err(Errno::AGAIN | Errno::INTR) => return Received::Nothing,
+            Err(_) => return Received::End,
+        };
+        let mut text = vec![0; length];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let got = recvmsg(
+            &self.fd,
+            &mut [IoSliceMut::new(&mut text)],
+            &mut ancillary,
+            flags,
+        );
+        let Ok(got) = got else {
+            return Received::Nothing;
+        };
+        let socket = ancillary.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        match std::str::from_utf8(&text[..got.bytes.min(length)])
+            .ok()
+            .and_then(decode)
+        {
+            Some(message) => Received::Message(message, socket),
+            None => Received::Nothing,
+        }
+    }
+}
+
+impl Order {
+    fn encode(&self) -> String {
+        match self {
+            Order::Start { origin, seat, note } => {
+                let origin = match origin {
+                    Origin::Config => "config",
+                    Origin::Supervisor => "supervisor",
+                };
+                let seat = match seat {
+                    Seat::Terminal => "terminal",
+                    Seat::Background => "background",
+                };
+                format!("start\n{origin} {seat}\n{note}")
+            }
+            Order::Go(state) => format!("go\n{state}"),
+            Order::Starting => "starting\n".to_owned(),
+            Order::Yield(number) => format!("yield\n{number}"),
+            Order::Resume(why) => format!("resume\n{why}"),
+            Order::Failed(why) => format!("failed\n{why}"),
+            Order::Retire(pid) => format!("retire\n{pid}"),
+            Order::Learn(state) => format!("learn\n{state}"),
+            Order::Drain => "drain\n".to_owned(),
+            Order::Cut => "cut\n".to_owned(),
+            Order::Reload => "reload\n".to_owned(),
+            Order::Ping => "ping\n".to_owned(),
+        }
+    }
+
+    fn decode(text: &str) -> Option<Order> {
+        let (word, rest) = text.split_once('\n')?;
+        Some(match word {
+            "start" => {
+                let (how, note) = rest.split_once('\n')?;
+                let (origin, seat) = how.split_once(' ')?;
+                let origin = match origin {
+                    "supervisor" => Origin::Supervisor,
+                    _ => Origin::Config,
+                };
+                let seat = match seat {
+                    "terminal" => Seat::Terminal,
+                    _ => Seat::Background,
+                };
+                let note = note.to_owned();
+                Order::Start { origin, seat, note }
+            }
+            "go" => Order::Go(rest.to_owned()),
+            "starting" => Order::Starting,
+            "yield" => Order::Yield(rest.parse().ok()?),
+            "resume" => Order::Resume(rest.to_owned()),
+            "failed" => Order::Failed(rest.to_owned()),
+            "retire" => Order::Retire(rest.parse().ok()?),
+            "learn" => Order::Learn(rest.to_owned()),
+            "drain" => Order::Drain,
+            "cut" => Order::Cut,
+            "reload" => Order::Reload,
+            "ping" => Order::Ping,
+            _ => return None,
+        })
+    }
+}
+
+impl Report {
+    fn encode(&self) -> String {
+        match self {
+            Report::Prepared => "prepared\n".to_owned(),
+            Report::Serving(pid) => format!("serving\n{pid}"),
+            Report::Yielded(number, state) => format!("yielded\n{number}\n{state}"),
+            Report::Failed(why) => format!("failed\n{why}"),
+            Report::Learned(state) => format!("learned\n{state}"),
+            Report::Reloaded => "reloaded\n".to_owned(),
+            Report::Pong => "pong\n".to_owned(),
+            Report::Restart => "restart\n".to_owned(),
+            Report::Quit => "quit\n".to_owned(),
+        }
+    }
+
+    fn decode(text: &str) -> Option<Report> {
+        let (word, rest) = text.split_once('\n')?;
+        Some(match word {
+            "prepared" => Report::Prepared,
+            "serving" => Report::Serving(rest.parse().ok()?),
+            "yielded" => {
+                let (number, state) = rest.split_once('\n')?;
+                Report::Yielded(number.parse().ok()?, state.to_owned())
+            }
+            "failed" => Report::Failed(rest.to_owned()),
+            "learned" => Report::Learned(rest.to_owned()),
+            "reloaded" => Report::Reloaded,
+            "pong" => Report::Pong,
+            "restart" => Report::Restart,
+            "quit" => Report::Quit,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn every_order_and_report_arrives_as_it_was_sent() {
+        let (leader, worker) = Control::pair().unwrap();
+        let start = |origin| Order::Start {
+            origin,
+            seat: Seat::Terminal,
+            note: "two\nlines".into(),
+        };
+        let orders = [
+            start(Origin::Config),
+            start(Origin::Supervisor),
+            Order::Go("{}\n".repeat(20_000)),
+            Order::Go(String::new()),
+            Order::Starting,
+            Order::Yield(7),
+            Order::Resume("a\nb".into()),
+            Order::Failed(String::new()),
+            Order::Retire(4711),
+            Order::Learn("{}".into()),
+            Order::Drain,
+            Order::Cut,
+            Order::Reload,
+            Order::Ping,
+        ];
+        for order in orders {
+            leader.order(&order, None).unwrap();
+            let Received::Message(got, None) = worker.next_order() else {
+                panic!("{order:?} did not arrive");
+            };
+            assert_eq!(got, order);
+        }
+        let reports = [
+            Report::Prepared,
+            Report::Serving(4711),
+            Report::Yielded(7, "{\n}".into()),
+            Report::Failed("why".into()),
+            Report::Learned(String::new()),
+            Report::Reloaded,
+            Report::Pong,
+            Report::Restart,
+            Report::Quit,
+        ];
+        for report in reports {
+            worker.report(&report, None).unwrap();
+            let Received::Message(got, None) = leader.next_report() else {
+                panic!("{report:?} did not arrive");
+            };
+            assert_eq!(got, report);
+        }
+        assert!(matches!(leader.next_report(), Received::Nothing));
+    }
+
+    #[test]
+    fn a_socket_travels_with_its_message() {
+        let (leader, worker) = Control::pair().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        leader.order(&Order::Drain, Some(listener.as_fd())).unwrap();
+        drop(listener);
+        let Received::Message(Order::Drain, Some(socket)) = worker.next_order() else {
+            panic!("no socket");
+        };
+        assert_eq!(TcpListener::from(socket).local_addr().unwrap(), address);
+    }
+
+    #[test]
+    fn an_unknown_word_is_skipped_and_the_end_is_told() {
+        let (leader, worker) = Control::pair().unwrap();
+        for text in ["dance\nnow", "no line end", "yield\nx", "\n"] {
+            leader.send(text, None).unwrap();
+            assert!(matches!(worker.next_order(), Received::Nothing), "{text:?}");
+        }
+        leader.order(&Order::Cut, None).unwrap();
+        drop(leader);
+        assert!(matches!(
+            worker.next_order(),
+            Received::Message(Order::Cut, None)
+        ));
+        assert!(matches!(worker.next_order(), Received::End));
+    }
+
+    #[test]
+    fn a_peer_that_reads_nothing_blocks_nobody() {
+        let (leader, _worker) = Control::pair().unwrap();
+        let failed = (0..100_000).find(|_| leader.order(&Order::Ping, None).is_err());
+        assert!(failed.is_some());
+    }
+}

@@ -1,0 +1,466 @@
+//! Who serves, who comes and who goes: the decisions of the leader, without its processes.
+//!
+//! ```text
+//! Starting ─prepared─▶ Prepared ─old one yielded─▶ Opening ─serving─▶ Serving ◀──resume──┐
+//!    │                    │                           │                  │ yield         │
+//!    └───────failed───────┴──────────failed───────────┘                  ▼               │
+//!                         │                                          Yielding ─▶ Yielded ┤
+//!                         ▼                                                              │ retire
+//!                       Doomed                                                           ▼
+//!                                                                                     Retired
+//! ```
+//!
+//! At any moment at most one worker takes connections, and between two of them the kernel keeps what comes. This module never does
+//! I/O: facts go in with their time, actions come out in the order in which they are to be done.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::control::{Order, Report};
+use crate::scheduler::time::Mono;
+
+/// The number of a worker, counted from the start.
+pub(super) type Id = u32;
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Start a worker; the text says why the one before it is gone, if it did not hand over.
+    Start(Id, String),
+    /// Tell a worker.
+    Tell(Id, Order),
+    /// Its listening socket is the one that later workers get.
+    Adopt(Id),
+    /// End a process that is of no use.
+    Kill(Id),
+    /// Tell the supervisor.
+    Notify(News),
+    /// End.
+    Exit(Exit),
+}
+
+/// What a supervisor is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// Serving, with everything in order.
+    Ready,
+    /// Serving, while settings or processes change.
+    Reloading,
+    /// Ending.
+    Stopping,
+    /// The serving worker has just answered.
+    Alive,
+}
+
+/// How it all ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// Everything that ran was finished.
+    Clean,
+    /// Something was cut.
+    Cut,
+    /// Nobody can serve, for this reason.
+    Failed(String),
+}
+
+/// How a worker ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// With exit code 0.
+    Clean,
+    /// Otherwise, such as `exit status: 1`.
+    Badly(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Starting,
+    Prepared,
+    Opening,
+    Serving,
+    Yielding,
+    Yielded,
+    Retired,
+    Doomed,
+}
+
+struct Worker {
+    id: Id,
+    stage: Stage,
+    until: Option<Mono>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    No,
+    Draining,
+    Cutting(Mono),
+}
+
+/// The leader's mind.
+pub(super) struct Plan {
+    workers: Vec<Worker>,
+    last: Id,
+    stop: Stop,
+    /// Something was cut, or broke on the way out.
+    bad: bool,
+    /// Somebody has served before.
+    served: bool,
+    /// A restart was asked for while one was under way: a newer program may have been put in place since.
+    again: bool,
+    crashes: VecDeque<Mono>,
+}
+
+/// A new worker must be ready, and later serving, within this time: slow machines need seconds.
+const START_MAX: Duration = Duration::from_secs(30);
+/// The old worker must let go within this time, which a slow disk may stretch.
+const YIELD_MAX: Duration = Duration::from_secs(15);
+/// After a cut: a token refresh that is under way is waited for, because its token would be lost.
+const CUT_MAX: Duration = Duration::from_secs(50);
+/// Workers that finish their streams at the same time.
+const RETIRED_MAX: usize = 8;
+/// A worker that breaks is replaced, but not more often than this …
+const CRASHES_MAX: usize = 3;
+/// … within this time: a supervisor must see what does not heal.
+const CRASH_SPAN: Duration = Duration::from_secs(60);
+
+impl Plan {
+    pub(super) fn new() -> Plan {
+        Plan {
+            workers: Vec::new(),
+            last: 0,
+            stop: Stop::No,
+            bad: false,
+            served: false,
+            again: false,
+            crashes: VecDeque::new(),
+        }
+    }
+
+    /// Starts the first worker.
+    pub(super) fn begin(&mut self) -> Vec<Action> {
+        let mut out = Vec::new();
+        // Without a deadline: its start is the program's own.
+        self.start(None, String::new(), &mut out);
+        out
+    }
+
+    /// When [`Plan::tick`] is due.
+    pub(super) fn due(&self) -> Option<Mono> {
+        let cutting = match self.stop {
+            Stop::Cutting(until) => Some(until),
+            Stop::No | Stop::Draining => None,
+        };
+        let stages = self.workers.iter().filter_map(|worker| worker.until);
+        stages.chain(cutting).min()
+    }
+
+    /// A new worker is to take over: asked for by a signal, the user or a worker.
+    pub(super) fn restart(&mut self, now: Mono) -> Vec<Action> {
+        let mut out = Vec::new();
+        let Some(serving) = self.taking() else {
+            return out;
+        };
+        if self.stop != Stop::No {
+            return out;
+        }
+        if self.newcomer().is_some() {
+            self.again = true;
+            return out;
+        }
+        if self.count(Stage::Retired) >= RETIRED_MAX {
+            let why = format!(
+                "{RETIRED_MAX} earlier processes still finish their requests; wait for one to end"
+            );
+            out.push(Action::Tell(serving, Order::Failed(why)));
+            return out;
+        }
+        out.push(Action::Notify(News::Reloading));
+        out.push(Action::Tell(serving, Order::Starting));
+        self.start(Some(now + START_MAX), String::new(), &mut out);
+        out
+    }
+
+    /// The config is to be read again.
+    pub(super) fn reload(&mut self) -> Vec<Action> {
+        let mut out = Vec::new();
+        if self.stop == Stop::No
+            && let Some(serving) = self.taking()
+        {
+            out.push(Action::Notify(News::Reloading));
+            out.push(Action::Tell(serving, Order::Reload));
+        }
+        out
+    }
+
+    /// Stop: the first call lets everything finish, the second cuts, the third ends at once.
+    pub(super) fn stop(&mut self, now: Mono) -> Vec<Action> {
+        let mut out = Vec::new();
+        match self.stop {
+            Stop::No => {
+                self.stop = Stop::Draining;
+                out.push(Action::Notify(News::Stopping));
+                for worker in &mut self.workers {
+                    worker.until = None;
+                    out.push(Action::Tell(worker.id, Order::Drain));
+                    if worker.stage == Stage::Starting {
+                        worker.stage = Stage::Doomed;
+                        out.push(Action::Kill(worker.id));
+                    }
+                }
+                self.end_if_empty(&mut out);
+            }
+            Stop::Draining => {
+                self.stop = Stop::Cutting(now + CUT_MAX);
+                self.bad = true;
+                let cut = |worker: &Worker| Action::Tell(worker.id, Order::Cut);
+                out.extend(self.workers.iter().map(cut));
+            }
+            Stop::Cutting(_) => self.end_at_once(&mut out),
+        }
+        out
+    }
+
+    /// A worker has told something.
+    pub(super) fn report(&mut self, now: Mono, id: Id, report: Report) -> Vec<Action> {
+        let mut out = Vec::new();
+        let Some(stage) = self.stage(id) else {
+            return out;
+        };
+        if self.stop != Stop::No {
+            // Everybody has been told to end.
+            return out;
+        }
+        match (report, stage) {
+            (Report::Prepared, Stage::Starting) => match self.taking() {
+                Some(old) => {
+                    self.set(id, Stage::Prepared, None);
+                    self.set(old, Stage::Yielding, Some(now + YIELD_MAX));
+                    out.push(Action::Tell(old, Order::Yield(id)));
+                }
+                None => self.go(now, id, String::new(), &mut out),
+            },
+            (Report::Yielded(newcomer, state), Stage::Yielding)
+                if self.stage(newcomer) == Some(Stage::Prepared) =>
+            {
+                self.set(id, Stage::Yielded, None);
+                self.go(now, newcomer, state, &mut out);
+            }
+            (Report::Serving(pid), Stage::Opening) => {
+                self.set(id, Stage::Serving, None);
+                self.served = true;
+                out.push(Action::Adopt(id));
+                if let Some(old) = self.find(|stage| stage == Stage::Yielded) {
+                    self.set(old, Stage::Retired, None);
+                    out.push(Action::Tell(old, Order::Retire(pid)));
+                }
+                out.push(Action::Notify(News::Ready));
+                self.repeat(now, &mut out);
+            }
+            (Report::Failed(why), Stage::Starting | Stage::Prepared | Stage::Opening) => {
+                self.give_up(now, id, why, &mut out);
+            }
+            (Report::Learned(state), Stage::Retired) => {
+                if let Some(serving) = self.taking() {
+                    out.push(Action::Tell(serving, Order::Learn(state)));
+                }
+            }
+            (Report::Reloaded, _) if self.newcomer().is_none() => {
+                out.push(Action::Notify(News::Ready));
+            }
+            (Report::Pong, Stage::Serving | Stage::Yielding | Stage::Yielded) => {
+                out.push(Action::Notify(News::Alive));
+            }
+            // One that is under way serves the wish too.
+            (Report::Restart, Stage::Serving) if self.newcomer().is_none() => {
+                out = self.restart(now)
+            }
+            (Report::Quit, _) => out = self.stop(now),
+            // Late, or out of place: the stage says what counts.
+            _ => {}
+        }
+        out
+    }
+
+    /// A worker could not be started, or has ended.
+    pub(super) fn ended(&mut self, now: Mono, id: Id, how: Ended) -> Vec<Action> {
+        let mut out = Vec::new();
+        let Some(stage) = self.stage(id) else {
+            return out;
+        };
+        let why = match &how {
+            Ended::Clean => "exit status: 0".to_owned(),
+            Ended::Badly(why) => why.clone(),
+        };
+        if self.stop != Stop::No {
+            self.bad |= how != Ended::Clean && stage != Stage::Doomed;
+            self.remove(id);
+            self.end_if_empty(&mut out);
+            return out;
+        }
+        match stage {
+            Stage::Starting | Stage::Prepared | Stage::Opening => {
+                let why = format!("the new process ended before it served ({why})");
+                self.give_up(now, id, why, &mut out);
+                self.remove(id);
+            }
+            Stage::Serving | Stage::Yielding | Stage::Yielded => {
+                self.remove(id);
+                match self.find(|stage| stage == Stage::Prepared) {
+                    Some(newcomer) => self.go(now, newcomer, String::new(), &mut out),
+                    None if self.newcomer().is_some() => {}
+                    None => self.replace(
+                        now,
+                        format!("the process that served ended ({why})"),
+                        &mut out,
+                    ),
+                }
+            }
+            Stage::Retired | Stage::Doomed => self.remove(id),
+        }
+        out
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, now: Mono) -> Vec<Action> {
+        let mut out = Vec::new();
+        if let Stop::Cutting(until) = self.stop
+            && now >= until
+        {
+            self.end_at_once(&mut out);
+            return out;
+        }
+        let late = |worker: &&Worker| worker.until.is_some_and(|until| now >= until);
+        let late: Vec<(Id, Stage)> = self
+            .workers
+            .iter()
+            .filter(late)
+            .map(|worker| (worker.id, worker.stage))
+            .collect();
+        for (id, stage) in late {
+            self.set(id, stage, None);
+            match (stage, self.newcomer()) {
+                (Stage::Yielding, Some(newcomer)) => {
+                    let why = "this process could not let go of its socket".to_owned();
+                    self.give_up(now, newcomer, why, &mut out);
+                }
+                (Stage::Starting | Stage::Opening, _) => {
+                    let why = format!(
+                        "the new process did not serve within {} s",
+                        START_MAX.as_secs()
+                    );
+                    self.give_up(now, id, why, &mut out);
+                }
+                _ => {}
+            }
+        }
+        out
+    }
+
+    /// The worker that a question whether the server is alive goes to.
+    pub(super) fn serving(&self) -> Option<Id> {
+        self.taking()
+    }
+
+    fn start(&mut self, until: Option<Mono>, note: String, out: &mut Vec<Action>) {
+        self.last += 1;
+        self.workers.push(Worker {
+            id: self.last,
+            stage: Stage::Starting,
+            until,
+        });
+        out.push(Action::Start(self.last, note));
+    }
+
+    fn go(&mut self, now: Mono, id: Id, state: String, out: &mut Vec<Action>) {
+        self.set(id, Stage::Opening, Some(now + START_MAX));
+        out.push(Action::Tell(id, Order::Go(state)));
+    }
+
+    /// The newcomer `id` will not serve: the old worker goes on.
+    fn give_up(&mut self, now: Mono, id: Id, why: String, out: &mut Vec<Action>) {
+        self.set(id, Stage::Doomed, None);
+        out.push(Action::Kill(id));
+        let Some(old) = self.taking() else {
+            self.replace(now, why, out);
+            return;
+        };
+        let order = match self.stage(old) {
+            Some(Stage::Yielding | Stage::Yielded) => Order::Resume(why),
+            _ => Order::Failed(why),
+        };
+        self.set(old, Stage::Serving, None);
+        out.push(Action::Tell(old, order));
+        out.push(Action::Notify(News::Ready));
+        self.repeat(now, out);
+    }
+
+    /// Nobody serves, and nobody has handed over.
+    fn replace(&mut self, now: Mono, why: String, out: &mut Vec<Action>) {
+        self.again = false;
+        self.crashes.push_back(now);
+        while let Some(first) = self.crashes.front()
+            && now.since(*first) > CRASH_SPAN
+        {
+            self.crashes.pop_front();
+        }
+        if !self.served || self.crashes.len() > CRASHES_MAX {
+            out.push(Action::Exit(Exit::Failed(why)));
+            return;
+        }
+        out.push(Action::Notify(News::Reloading));
+        self.start(Some(now + START_MAX), why, out);
+    }
+
+    fn repeat(&mut self, now: Mono, out: &mut Vec<Action>) {
+        if std::mem::take(&mut self.again) {
+            out.extend(self.restart(now));
+        }
+    }
+
+    fn end_if_empty(&self, out: &mut Vec<Action>) {
+        if self.workers.is_empty() {
+            let exit = if self.bad { Exit::Cut } else { Exit::Clean };
+            out.push(Action::Exit(exit));
+        }
+    }
+
+    fn end_at_once(&mut self, out: &mut Vec<Action>) {
+        out.extend(self.workers.iter().map(|worker| Action::Kill(worker.id)));
+        out.push(Action::Exit(Exit::Cut));
+    }
+
+    /// The worker that takes connections, or will take them again if the newcomer fails.
+    fn taking(&self) -> Option<Id> {
+        self.find(|stage| matches!(stage, Stage::Serving | Stage::Yielding | Stage::Yielded))
+    }
+
+    fn newcomer(&self) -> Option<Id> {
+        self.find(|stage| matches!(stage, Stage::Starting | Stage::Prepared | Stage::Opening))
+    }
+
+    fn find(&self, wanted: impl Fn(Stage) -> bool) -> Option<Id> {
+        let found = self.workers.iter().find(|worker| wanted(worker.stage));
+        found.map(|worker| worker.id)
+    }
+
+    fn count(&self, stage: Stage) -> usize {
+        let all = self.workers.iter();
+        all.filter(|worker| worker.stage == stage).count()
+    }
+
+    fn stage(&self, id: Id) -> Option<Stage> {
+        let found = self.workers.iter().find(|worker| worker.id == id);
+        found.map(|worker| worker.stage)
+    }
+
+    fn set(&mut self, id: Id, stage: Stage, until: Option<Mono>) {
+        if let Some(worker) = self.workers.iter_mut().find(|worker| worker.id == id) {
+            (worker.stage, worker.until) = (stage, until);
+        }
+    }
+
+    fn remove(&mut self, id: Id) {
+        self.workers.retain(|worker| worker.id != id);
+    }
+}

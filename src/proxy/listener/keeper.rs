@@ -1,0 +1,263 @@
+//! The thread that keeps the server library going: it pokes, probes and rebuilds it, and looks after the clients' sockets.
+
+use std::collections::HashSet;
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::panic;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::EventfdFlags;
+
+use super::{Door, Generation, HUNG, Shared};
+use crate::clock;
+
+/// Time between two sweeps over the clients' sockets.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// When the library is poked after a request from a new peer: early for a burst, late for a scheduler that was busy.
+const POKES: [Duration; 6] = [
+    Duration::from_millis(1),
+    Duration::from_millis(3),
+    Duration::from_millis(6),
+    Duration::from_millis(10),
+    Duration::from_millis(20),
+    Duration::from_millis(40),
+];
+/// Connections made by one poke: each can free one that waits.
+const POKE_SIZE: usize = 2;
+/// Seconds between two proofs that the port answers.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// A port that does not answer for this long is served by a new server.
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
+/// Time between two attempts to build a new server.
+const REBUILD_EVERY: Duration = Duration::from_millis(100);
+/// Descriptors that must be free for one: with fewer its accept loop would end at once.
+const FREE_MIN: usize = 8;
+/// Descriptors that are held back, so that something can be done when no others are left.
+const RESERVE: usize = 4;
+/// When descriptors are short, a connection that has not sent a head for this long is given up.
+const FRESH_MAX_IN_NEED: Duration = Duration::from_secs(2);
+
+/// A thread of the library has panicked since the last proof that the port answers.
+static LIBRARY_PANICKED: AtomicBool = AtomicBool::new(false);
+/// The library's accept loop has ended by a panic, which nothing else tells.
+static ACCEPTOR_PANICKED: AtomicBool = AtomicBool::new(false);
+
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    former: Vec<Former>,
+    reserve: Vec<OwnedFd>,
+}
+
+/// A server that takes no more connections, but still has some.
+struct Former {
+    generation: Arc<Generation>,
+    /// Everyone who was connected when it was first looked at, as far as they still are.
+    peers: Option<HashSet<SocketAddr>>,
+}
+
+impl Keeper {
+    pub(super) fn new(shared: Arc<Shared>) -> Keeper {
+        let mut keeper = Keeper {
+            shared,
+            former: Vec::new(),
+            reserve: Vec::new(),
+        };
+        keeper.fill_reserve();
+        keeper
+    }
+
+    pub(super) fn run(mut self) {
+        let mut last_probe = clock::mono();
+        let mut last_sweep = last_probe;
+        let mut open = 0;
+        let mut failed = 0_u32;
+        loop {
+            let door = self.rest();
+            if door == Door::Over {
+                break;
+            }
+            if door == Door::Open && self.shared.new_peers.swap(false, Ordering::AcqRel) {
+                self.poke();
+            }
+            let now = clock::mono();
+            if now.since(last_sweep) >= SWEEP_EVERY {
+                last_sweep = now;
+                open = self.sweep();
+            }
+            if door == Door::Shut {
+                continue;
+            }
+            if ACCEPTOR_PANICKED.swap(false, Ordering::AcqRel) {
+                self.current().deaf.store(true, Ordering::Release);
+            }
+            let suspicious = failed > 0 || LIBRARY_PANICKED.swap(false, Ordering::AcqRel);
+            if suspicious || now.since(last_probe) >= PROBE_EVERY && open > 0 {
+                last_probe = now;
+                failed = if self.answers() { 0 } else { failed + 1 };
+            }
+            if failed >= 2 || self.current().deaf.load(Ordering::Acquire) {
+                failed = 0;
+                self.rebuild();
+            }
+        }
+        for former in self.former {
+            former.generation.dismiss();
+        }
+    }
+
+    /// Sleeps until the next sweep, a new peer, or a change.
+    fn rest(&self) -> Door {
+        let keeping = self.shared.lock();
+        if keeping.door == Door::Over
+            || keeping.door == Door::Open && self.shared.new_peers.load(Ordering::Acquire)
+        {
+            return keeping.door;
+        }
+        let deaf = keeping.door == Door::Open && keeping.current.deaf.load(Ordering::Acquire);
+        let limit = if deaf { REBUILD_EVERY } else { SWEEP_EVERY };
+        let woken = self.shared.wake.wait_timeout(keeping, limit);
+        let (keeping, _) = woken.unwrap_or_else(PoisonError::into_inner);
+        keeping.door
+    }
+
+    fn current(&self) -> Arc<Generation> {
+        Arc::clone(&self.shared.lock().current)
+    }
+
+    /// Looks at all clients' sockets, and lets old servers end that have none left. Gives the number of open ones.
+    fn sweep(&mut self) -> usize {
+        let idle_max = self.shared.lock().idle_max;
+        let (sockets, phrases) = (&self.shared.sockets, &self.shared.phrases);
+        let swept = sockets.sweep(&phrases.too_slow, &phrases.unsupported, idle_max);
+        HUNG.fetch_add(swept.hung, Ordering::Relaxed);
+        if let Some(peers) = swept.peers {
+            self.former.retain_mut(|former| {
+                let left = former.peers.get_or_insert_with(|| peers.clone());
+                left.retain(|peer| peers.contains(peer));
+                if left.is_empty() {
+                    former.generation.dismiss();
+                }
+                !left.is_empty()
+            });
+        }
+        let mut keeping = self.shared.lock();
+        keeping.open = swept.open;
+        keeping.sweeps += 1;
+        swept.open
+    }
+
+    /// Connections that close at once: each makes the library's pool take up one that waits.
+    fn poke(&self) {
+        let address = reachable(self.shared.address);
+        for pause in POKES {
+            thread::sleep(pause);
+            for _ in 0..POKE_SIZE {
+                knock(address);
+            }
+            self.shared.new_peers.store(false, Ordering::Release);
+        }
+    }
+
+    /// A real request, so that a library that accepts and does not serve is noticed.
+    fn answers(&self) -> bool {
+        let ask = || -> io::Result<bool> {
+            let mut stream =
+                TcpStream::connect_timeout(&reachable(self.shared.address), PROBE_LIMIT)?;
+            stream.set_read_timeout(Some(PROBE_LIMIT))?;
+            stream.set_write_timeout(Some(PROBE_LIMIT))?;
+            stream.write_all(&self.shared.phrases.probe)?;
+            stream.shutdown(Shutdown::Write)?;
+            let mut start = [0; 8];
+            stream.read_exact(&mut start)?;
+            Ok(&start == b"HTTP/1.1")
+        };
+        ask().unwrap_or(false)
+    }
+
+    /// A new server on the same socket. The old one's connections are served on by its own workers.
+    fn rebuild(&mut self) {
+        self.reserve.clear();
+        if !are_free(FREE_MIN) {
+            // Clients between two requests must make room: they can come again, and the port is deaf without.
+            self.shared.sockets.shut_idle(FRESH_MAX_IN_NEED);
+            return;
+        }
+        let mut keeping = self.shared.lock();
+        let Some(socket) = keeping.socket.clone() else {
+            return;
+        };
+        if keeping.door != Door::Open {
+            return;
+        }
+        let clone = keeping.spare.take().map_or_else(|| socket.try_clone(), Ok);
+        let next = clone.and_then(Generation::build).and_then(|next| {
+            next.staff(&self.shared)?;
+            Ok(next)
+        });
+        if let Ok(next) = next {
+            let generation = std::mem::replace(&mut keeping.current, next);
+            self.former.push(Former {
+                generation,
+                peers: None,
+            });
+        }
+        keeping.spare = socket.try_clone().ok();
+        drop(keeping);
+        self.fill_reserve();
+    }
+
+    fn fill_reserve(&mut self) {
+        self.reserve = descriptors(RESERVE);
+    }
+}
+
+/// A connection that closes at once. A full backlog answers by itself later.
+pub(super) fn knock(address: SocketAddr) {
+    let _ = TcpStream::connect_timeout(&address, PROBE_LIMIT);
+}
+
+fn are_free(count: usize) -> bool {
+    descriptors(count).len() == count
+}
+
+/// As many descriptors of no use as can be had, up to `count`.
+fn descriptors(count: usize) -> Vec<OwnedFd> {
+    (0..count)
+        .map_while(|_| rustix::event::eventfd(0, EventfdFlags::CLOEXEC).ok())
+        .collect()
+}
+
+/// Where a connection to our own socket goes: a wildcard address is reached over loopback.
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// The library panics in its own threads over clients that leave early, and when descriptors or threads run out. Those lines help
+/// nobody; the panic is noted instead. Its threads are the only ones without a name.
+pub(super) fn quiet_library_panics() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let file = info.location().map_or("", |location| location.file());
+            if file.contains("tiny_http") || thread::current().name().is_none() {
+                LIBRARY_PANICKED.store(true, Ordering::Release);
+                // Sockets are cloned by the accept loop alone.
+                if file.contains("refined_tcp_stream") {
+                    ACCEPTOR_PANICKED.store(true, Ordering::Release);
+                }
+            } else {
+                before(info);
+            }
+        }));
+    });
+}

@@ -1,0 +1,586 @@
+//! The life of a server: it gets ready, serves when it is told to, hands over or stops, and finishes what it has.
+//!
+//! ```text
+//! prepare ─▶ (go) ─▶ serve ─yield─▶ let go ─retire─▶ finish, until deserted
+//!                      │   ◀─resume──┘
+//!                      └──drain─▶ finish, until nothing runs
+//! ```
+//!
+//! It obeys its leader and nobody else: signals of its own are passed to the leader, so that a signal to the whole process group
+//! counts once.
+
+use std::net::TcpListener;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::ServeOptions;
+use crate::clock;
+use crate::config::file;
+use crate::config::state::{self, State};
+use crate::error::{Error, Result};
+use crate::event::{Event, RestartStep};
+use crate::host::dashboard;
+use crate::host::restart::{Control, Order, Origin, Received, Report, Seat};
+use crate::host::signals::{Signal, Signals};
+use crate::host::terminal::Dashboard;
+use crate::net::wait::poll_for;
+use crate::proxy::context::Context;
+use crate::proxy::listener::Listener;
+use crate::proxy::{control, exchange, probe, runtime};
+use crate::report::{Mode, Reporter};
+use crate::scheduler::time::Mono;
+
+/// How often the state file is looked after (SPEC A6: within 30 s of a change).
+const STATE_EVERY: Duration = Duration::from_secs(20);
+/// How often accounts of request headers are looked after.
+const RUNTIME_EVERY: Duration = Duration::from_secs(600);
+/// An interval of 0 must not keep the processor busy.
+const SYNC_MIN: Duration = Duration::from_millis(100);
+/// Time between two lines of progress while running requests finish (SPEC R1).
+const LEFT_TOLD_EVERY: Duration = Duration::from_secs(5);
+/// Time between two looks at what is left.
+const LEFT_LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A refresh that is under way at the end is waited for, because its token would be lost.
+const REFRESH_SETTLE_MAX: Duration = Duration::from_secs(40);
+/// The log's last lines are written within this time, or not at all when nobody reads them.
+const LOG_FINISH_MAX: Duration = Duration::from_secs(2);
+/// Time between two wishes for a restart of a worker that has lost threads to the server library.
+const WISH_EVERY: Duration = Duration::from_secs(600);
+
+/// How the life ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// Everything that ran was finished.
+    Clean,
+    /// What still ran was cut.
+    Cut,
+}
+
+/// What ends the time of serving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Going {
+    /// The program stops.
+    Stopping,
+    /// Another process serves.
+    Retiring,
+    /// At once.
+    Cutting,
+}
+
+/// The first worker: a thread of the leader.
+///
+/// # Errors
+/// It cannot start: what is wrong, and what to do about it.
+pub(super) fn as_thread(options: &ServeOptions, control: Control) -> Result<ExitCode> {
+    let link = Link {
+        control,
+        signals: None,
+    };
+    live(options, &link)
+}
+
+/// A later worker: a process. Its leader tells why it cannot start, if it cannot.
+///
+/// # Errors
+/// Signals cannot be taken over.
+pub(super) fn as_process(options: &ServeOptions, control: Control) -> Result<ExitCode> {
+    let signals = Signals::take()
+        .map_err(|error| Error::ours(format!("signals cannot be taken over: {error}")))?;
+    let link = Link {
+        control,
+        signals: Some(signals),
+    };
+    Ok(live(options, &link).unwrap_or(ExitCode::FAILURE))
+}
+
+fn live(options: &ServeOptions, link: &Link) -> Result<ExitCode> {
+    let ended = start(options, link);
+    if let Err(error) = &ended {
+        link.report(&Report::Failed(error.to_string()));
+    }
+    link.control.close();
+    Ok(match ended? {
+        Ended::Clean => ExitCode::SUCCESS,
+        Ended::Cut => ExitCode::FAILURE,
+    })
+}
+
+/// What the first order says.
+struct Beginning {
+    origin: Origin,
+    seat: Seat,
+    note: String,
+    socket: Option<OwnedFd>,
+}
+
+fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
+    let Some(beginning) = link.wait_start() else {
+        return Ok(Ended::Clean);
+    };
+    let mode = if beginning.seat == Seat::Terminal && !options.plain {
+        Mode::Screen
+    } else {
+        Mode::Plain
+    };
+    let path = file::path(&|name| std::env::var_os(name))?;
+    let mut config = file::load_or_create(&path)?;
+    if let Some(directory) = &options.log_to {
+        config.log_dir = Some(directory.clone());
+    }
+    let socket = super::listen(&config, beginning.socket, beginning.origin)?;
+    let (events, reporter) = Reporter::start(mode);
+    let context = super::build(path, config, &events, &reporter)?;
+    if !beginning.note.is_empty() {
+        let text = format!("this process takes over: {}", beginning.note);
+        events.warning(clock::wall(), text);
+    }
+    link.tell(&Report::Prepared, Some(&socket));
+    let ended = match link.wait_go() {
+        Some(learned) => {
+            let worker = Worker::open(link, context, socket, beginning.origin, &learned);
+            worker.and_then(|mut worker| worker.run(mode, &reporter))
+        }
+        None => Ok(Ended::Clean),
+    };
+    reporter.finish(LOG_FINISH_MAX);
+    ended
+}
+
+/// A server that serves.
+struct Worker<'a> {
+    link: &'a Link,
+    context: Arc<Context>,
+    listener: Listener,
+    origin: Origin,
+    /// What was known when it handed over.
+    handed: Option<State>,
+}
+
+impl Worker<'_> {
+    fn open<'a>(
+        link: &'a Link,
+        context: Arc<Context>,
+        socket: TcpListener,
+        origin: Origin,
+        learned: &str,
+    ) -> Result<Worker<'a>> {
+        if learned.is_empty() {
+            if let Some(notice) = control::restore_learned(&context) {
+                context.events.warning(clock::wall(), notice);
+            }
+        } else {
+            learn(&context, learned);
+        }
+        let handler = Arc::clone(&context);
+        let listener = Listener::start(socket, super::phrases(), move |inbound| {
+            exchange::serve(&handler, inbound)
+        })
+        .map_err(|error| Error::ours(format!("the server cannot start its threads: {error}")))?;
+        // Set once, by the only listener.
+        let _ = context.address.set(listener.address());
+        Ok(Worker {
+            link,
+            context,
+            listener,
+            origin,
+            handed: None,
+        })
+    }
+
+    fn run(&mut self, mode: Mode, reporter: &Reporter) -> Result<Ended> {
+        let seen = Arc::clone(&self.context);
+        reporter.watch(move || seen.gate.look(|scheduler, now| scheduler.snapshot(now)));
+        let mut screen = Screen {
+            mode,
+            reporter,
+            dashboard: None,
+        };
+        screen.open(&self.context);
+        super::announce(&self.context, &self.listener);
+        self.link.report(&Report::Serving(std::process::id()));
+        let going = self.watch(&mut screen);
+        // The terminal is given back before anything is written on it.
+        screen.close();
+        let ended = self.finish(going);
+        if self.handed.is_none() {
+            save_state(&self.context);
+        }
+        if let Some(capture) = &self.context.capture {
+            capture.finish(LOG_FINISH_MAX);
+        }
+        self.context.gate.stop();
+        Ok(ended)
+    }
+
+    /// The time of serving: orders, the config file, the state file.
+    fn watch(&mut self, screen: &mut Screen<'_>) -> Going {
+        let start = clock::mono();
+        let mut sync_due = start + self.context.config().sync_interval;
+        let mut state_due = start + STATE_EVERY;
+        let mut runtime_due = start + RUNTIME_EVERY;
+        let mut wish_due = start;
+        let mut seen = file_stamp(&self.context);
+        loop {
+            probe::follow(&self.context);
+            let next = sync_due.min(state_due).min(runtime_due);
+            match self.link.wait(next.since(clock::mono())) {
+                Heard::Order(Order::Reload) => {
+                    // What failed was told as an event.
+                    let _ = control::reload(&self.context);
+                    seen = file_stamp(&self.context);
+                    self.link.report(&Report::Reloaded);
+                }
+                Heard::Order(order) => {
+                    if let Some(going) = self.obey(order, screen) {
+                        return going;
+                    }
+                }
+                Heard::Gone => {
+                    let text = "the process that led this one is gone: stopping";
+                    self.context.events.warning(clock::wall(), text);
+                    return Going::Stopping;
+                }
+                Heard::Nothing => {}
+            }
+            let now = clock::mono();
+            if now >= sync_due {
+                let stamp = file_stamp(&self.context);
+                if stamp != seen {
+                    seen = stamp;
+                    let _ = control::reload(&self.context);
+                }
+                // Tokens of `importFrom` change without the config file (SPEC T3).
+                self.context.accounts.sync_tokens();
+                sync_due = now + self.context.config().sync_interval.max(SYNC_MIN);
+            }
+            if now >= state_due {
+                if self.handed.is_none() {
+                    save_state(&self.context);
+                }
+                state_due = now + STATE_EVERY;
+            }
+            if now >= runtime_due {
+                runtime::drop_unused(&self.context);
+                runtime_due = now + RUNTIME_EVERY;
+            }
+            if now >= wish_due && Listener::wants_restart() {
+                wish_due = now + WISH_EVERY;
+                let text =
+                    "clients have blocked many threads with odd requests: a new process takes over";
+                self.context.events.warning(clock::wall(), text);
+                self.link.report(&Report::Restart);
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order, screen: &mut Screen<'_>) -> Option<Going> {
+        let context = Arc::clone(&self.context);
+        let step = |step| context.tell(Event::Restart(step));
+        match order {
+            Order::Starting => step(RestartStep::Starting),
+            Order::Failed(why) => step(RestartStep::Failed { why }),
+            Order::Yield(number) => {
+                save_state(&context);
+                screen.close();
+                self.listener.pause();
+                let learned = control::learned(&context);
+                // Without it the new process reads the file.
+                let text = serde_json::to_string(&learned).unwrap_or_default();
+                self.handed = Some(learned);
+                let whole = Report::Yielded(number, text);
+                if self.link.control.report(&whole, None).is_err() {
+                    self.link.report(&Report::Yielded(number, String::new()));
+                }
+            }
+            Order::Resume(why) => {
+                self.handed = None;
+                self.listener.resume();
+                screen.open(&context);
+                step(RestartStep::Failed { why });
+            }
+            Order::Retire(pid) => {
+                step(RestartStep::Serving { pid });
+                return Some(Going::Retiring);
+            }
+            Order::Learn(learned) => learn(&context, &learned),
+            Order::Ping => self.link.report(&Report::Pong),
+            Order::Drain => return Some(Going::Stopping),
+            Order::Cut => return Some(Going::Cutting),
+            Order::Start { .. } | Order::Go(_) | Order::Reload => {}
+        }
+        None
+    }
+
+    /// Lets what runs finish, and cuts it at the limit or when told to (SPEC R1, R2).
+    fn finish(&mut self, mut going: Going) -> Ended {
+        let context = Arc::clone(&self.context);
+        self.begin_end(going);
+        let start = clock::mono();
+        let end = start + context.config().drain_timeout;
+        let mut told: Option<Mono> = None;
+        let ended = loop {
+            let now = clock::mono();
+            let left = self.listener.busy();
+            let over = match going {
+                Going::Stopping => left == 0,
+                Going::Retiring => self.listener.is_deserted(now.since(start)),
+                Going::Cutting => true,
+            };
+            if over && going != Going::Cutting {
+                break Ended::Clean;
+            }
+            if going == Going::Cutting || now >= end {
+                let why = if now >= end {
+                    "shutdown.drainTimeoutMs is over"
+                } else {
+                    "told a second time"
+                };
+                if left == 0 {
+                    break Ended::Clean;
+                }
+                let text = format!("{left} requests are cut: {why}");
+                context.events.warning(clock::wall(), text);
+                break Ended::Cut;
+            }
+            if left > 0 && told.is_none_or(|told| now.since(told) >= LEFT_TOLD_EVERY) {
+                told = Some(now);
+                self.tell_left(going, left);
+            }
+            match going {
+                Going::Stopping => self.listener.close_idle(),
+                Going::Retiring => refuse_waiting(&context),
+                Going::Cutting => {}
+            }
+            match self.link.wait(LEFT_LOOK_EVERY) {
+                Heard::Order(Order::Drain) if going == Going::Retiring => {
+                    going = Going::Stopping;
+                    self.begin_end(going);
+                }
+                Heard::Gone if going == Going::Retiring => {
+                    going = Going::Stopping;
+                    self.begin_end(going);
+                }
+                Heard::Order(Order::Cut) => going = Going::Cutting,
+                Heard::Order(Order::Learn(learned)) => learn(&context, &learned),
+                Heard::Order(_) | Heard::Nothing | Heard::Gone => {}
+            }
+        };
+        if ended == Ended::Cut {
+            self.listener.cut();
+        }
+        context.accounts.settle(REFRESH_SETTLE_MAX);
+        if going == Going::Retiring {
+            self.part();
+        }
+        ended
+    }
+
+    fn begin_end(&self, going: Going) {
+        match going {
+            Going::Stopping => {
+                self.context.stop();
+                match self.origin {
+                    Origin::Config => self.listener.stop_accepting(),
+                    // It is the supervisor's: the next process that it starts serves who comes now.
+                    Origin::Supervisor => self.listener.pause(),
+                }
+                self.context
+                    .gate
+                    .with(|scheduler, now| scheduler.drain(now));
+            }
+            Going::Retiring => {
+                self.context.retire();
+                self.listener.retire();
+            }
+            Going::Cutting => {}
+        }
+    }
+
+    fn tell_left(&self, going: Going, left: usize) {
+        match going {
+            Going::Stopping | Going::Cutting => self.context.tell(Event::Draining { left }),
+            Going::Retiring => {
+                let requests = if left == 1 { "request" } else { "requests" };
+                let text = format!(
+                    "restart: process {} finishes {left} {requests}",
+                    std::process::id()
+                );
+                self.context.events.notice(clock::wall(), text);
+            }
+        }
+    }
+
+    /// The last words of one that has handed over.
+    fn part(&self) {
+        if let Some(handed) = &self.handed {
+            let since = control::learned(&self.context).since(handed);
+            if let Ok(text) = serde_json::to_string(&since) {
+                self.link.report(&Report::Learned(text));
+            }
+        }
+        self.context.tell(Event::Restart(RestartStep::Done));
+    }
+}
+
+/// Requests that wait are never waited for (SPEC Q5): they are answered, and come again to the new process. A later request on an
+/// old connection is served, if it can be at once.
+fn refuse_waiting(context: &Context) {
+    let waiting = context
+        .gate
+        .look(|scheduler, now| scheduler.snapshot(now).queue.waiting);
+    if waiting > 0 {
+        context.gate.with(|scheduler, now| scheduler.drain(now));
+        context.gate.with(|scheduler, now| scheduler.resume(now));
+    }
+}
+
+/// Takes over what another process has learned.
+fn learn(context: &Context, learned: &str) {
+    match serde_json::from_str::<State>(learned) {
+        Ok(state) => control::restore(context, &state),
+        Err(error) => {
+            let text = format!("what the process before has learned cannot be read: {error}");
+            context.events.warning(clock::wall(), text);
+        }
+    }
+}
+
+/// The dashboard, where there is a terminal for it; else the log is written.
+struct Screen<'a> {
+    mode: Mode,
+    reporter: &'a Reporter,
+    dashboard: Option<Dashboard>,
+}
+
+impl Screen<'_> {
+    fn open(&mut self, context: &Arc<Context>) {
+        if self.mode != Mode::Screen {
+            return;
+        }
+        match dashboard::start(context) {
+            Ok(dashboard) => self.dashboard = Some(dashboard),
+            Err(error) => {
+                self.reporter.write_plainly();
+                context
+                    .events
+                    .notice(clock::wall(), format!("no dashboard: {error}"));
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        self.dashboard = None;
+    }
+}
+
+/// The way to the leader.
+struct Link {
+    control: Control,
+    /// Those of a process of its own.
+    signals: Option<Signals>,
+}
+
+/// What a wait has brought.
+enum Heard {
+    Order(Order),
+    /// The leader is no more.
+    Gone,
+    Nothing,
+}
+
+impl Link {
+    fn report(&self, report: &Report) {
+        self.tell(report, None);
+    }
+
+    fn tell(&self, report: &Report, socket: Option<&TcpListener>) {
+        // A leader that is gone is noticed by the next wait.
+        let _ = self
+            .control
+            .report(report, socket.map(|socket| socket.as_fd()));
+    }
+
+    fn wait(&self, limit: Duration) -> Heard {
+        self.listen(limit).0
+    }
+
+    fn listen(&self, limit: Duration) -> (Heard, Option<OwnedFd>) {
+        let mut fds = vec![PollFd::new(&self.control, PollFlags::IN)];
+        if let Some(signals) = &self.signals {
+            fds.extend(signals.watched());
+        }
+        poll_for(&mut fds, limit);
+        for signal in self.signals.iter().flat_map(Signals::arrived) {
+            match signal {
+                Signal::Terminate | Signal::Interrupt => self.report(&Report::Quit),
+                Signal::Restart => self.report(&Report::Restart),
+                // The leader gets it too, where a terminal sent it.
+                Signal::HangUp => {}
+            }
+        }
+        match self.control.next_order() {
+            Received::Message(order, socket) => (Heard::Order(order), socket),
+            Received::Nothing => (Heard::Nothing, None),
+            Received::End => (Heard::Gone, None),
+        }
+    }
+
+    /// The first order; `None` if there is nothing to begin.
+    fn wait_start(&self) -> Option<Beginning> {
+        loop {
+            match self.listen(STATE_EVERY) {
+                (Heard::Order(Order::Start { origin, seat, note }), socket) => {
+                    return Some(Beginning {
+                        origin,
+                        seat,
+                        note,
+                        socket,
+                    });
+                }
+                (Heard::Gone | Heard::Order(Order::Drain | Order::Cut), _) => return None,
+                (Heard::Order(_) | Heard::Nothing, _) => {}
+            }
+        }
+    }
+
+    /// What the worker before has learned, once this one may serve; `None` if it shall not.
+    fn wait_go(&self) -> Option<String> {
+        loop {
+            match self.wait(STATE_EVERY) {
+                Heard::Order(Order::Go(learned)) => return Some(learned),
+                Heard::Gone | Heard::Order(Order::Drain | Order::Cut) => return None,
+                Heard::Order(_) | Heard::Nothing => {}
+            }
+        }
+    }
+}
+
+/// What tells one version of the config file from another: its identity, size and times.
+fn file_stamp(context: &Context) -> Option<(u64, u64, i64, i64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = std::fs::metadata(&context.config_path).ok()?;
+    Some((found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
+}
+
+fn save_state(context: &Context) {
+    let learned = control::learned(context);
+    if context.state_is_saved(&learned) {
+        return;
+    }
+    let path = state::path(&context.config_path);
+    let mut stamped = learned.clone();
+    stamped.saved_at = clock::wall().0;
+    match state::save(&path, &stamped) {
+        Ok(()) => context.state_saved(learned),
+        Err(error) => {
+            let text = format!("what was learned cannot be stored: {error}");
+            if context.first_time(&text) {
+                context.events.warning(clock::wall(), text);
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! `make bench`: what the program costs, beside a direct connection, nginx and the npm package, in the same run and in turns.
+//!
+//! Everything is on loopback and bounded. The load generator, the upstream stub and the servers share the machine, so that figures of
+//! one run can be compared with each other and with nothing else. It writes Markdown on stdout and its progress on stderr.
+
+#![allow(unreachable_pub, reason = "a program of its own")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a tool of the tests"
+)]
+
+mod link;
+mod load;
+mod measure;
+mod process;
+mod servers;
+mod streams;
+mod stub;
+mod table;
+mod wire;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use lexopt::prelude::*;
+use measure::{Plan, Section};
+use servers::Program;
+
+const HELP: &str = "\
+Measures maxpool beside a direct connection, nginx and the npm package.
+
+usage: make bench ARGS='[options]'
+
+  --rounds N        measure everything N times and take medians (default 3)
+  --seconds N       of each measurement of small requests (default 2)
+  --only SECTIONS   of start,json,bodies,streams,memory (default all), separated by commas
+  --without NAMES   of direct,nginx,npm,maxpool,static,tls: leave these out
+  --binary PATH     measure this build of maxpool (default: beside this program)
+
+nginx and maxpool of the npm package are looked for on PATH; $MAXPOOL_NODE says where else the latter is.
+";
+
+fn main() -> ExitCode {
+    let plan = match arguments() {
+        Ok(Some(plan)) => plan,
+        Ok(None) => {
+            print!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("bench: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match measure::run(&plan) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn arguments() -> Result<Option<Plan>, Box<dyn std::error::Error>> {
+    let mut rounds = 3;
+    let mut seconds = 2.0;
+    let mut sections = Section::ALL.to_vec();
+    let mut without = Vec::new();
+    let mut binary = beside("maxpool");
+    let mut parser = lexopt::Parser::from_env();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('h') | Long("help") => return Ok(None),
+            Long("rounds") => rounds = parser.value()?.parse()?,
+            Long("seconds") => seconds = parser.value()?.parse()?,
+            Long("binary") => binary = PathBuf::from(parser.value()?),
+            Long("without") => without = words(&parser.value()?.string()?),
+            Long("only") => {
+                sections = Vec::new();
+                for word in words(&parser.value()?.string()?) {
+                    sections
+                        .push(Section::named(&word).ok_or(format!("there is no section {word}"))?);
+                }
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let is_left = |name: &str| !without.iter().any(|word| word == name);
+    let mut programs = Vec::new();
+    let mut missing = Vec::new();
+    let mut offer =
+        |name: &'static str, path: Option<PathBuf>, program: fn(PathBuf) -> Program| match path {
+            _ if !is_left(name) => {}
+            Some(path) => programs.push((name, program(path))),
+            None => missing.push(name),
+        };
+    offer("nginx", on_path("nginx"), Program::Nginx);
+    let node = std::env::var_os("MAXPOOL_NODE").map(PathBuf::from);
+    offer(
+        "npm",
+        node.or_else(|| on_path("maxpool").filter(|path| is_script(path))),
+        Program::Node,
+    );
+    offer(
+        "maxpool",
+        Some(binary).filter(|path| path.is_file()),
+        Program::Maxpool,
+    );
+    let of_static_build =
+        Some(PathBuf::from("target/static/maxpool")).filter(|path| path.is_file());
+    offer("static", of_static_build, |path| {
+        Program::Maxpool(std::path::absolute(&path).unwrap_or(path))
+    });
+    Ok(Some(Plan {
+        rounds,
+        time: Duration::try_from_secs_f64(seconds)?,
+        sections,
+        with_direct: is_left("direct"),
+        with_tls: is_left("tls"),
+        programs,
+        missing,
+    }))
+}
+
+fn words(list: &str) -> Vec<String> {
+    list.split(',').map(str::to_owned).collect()
+}
+
+/// A program in the build directory that this one came from.
+fn beside(name: &str) -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    let build = own.parent().and_then(Path::parent);
+    build.unwrap_or(Path::new(".")).join(name)
+}
+
+/// A program on `PATH`, or where systems keep their servers.
+fn on_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let own = std::env::split_paths(&path).map(|directory| directory.join(name));
+    let usual = [
+        Path::new("/usr/sbin").join(name),
+        Path::new("/usr/local/sbin").join(name),
+    ];
+    own.chain(usual).find(|path| path.is_file())
+}
+
+/// The npm package's command is a script; ours, which has the same name, is not.
+fn is_script(path: &Path) -> bool {
+    std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"#!"))
+}

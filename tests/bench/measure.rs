@@ -1,0 +1,557 @@
+//! The measurements, one after the other, and their tables.
+
+use std::fmt::Write as _;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+use super::load::{self, Destination, Load, Served};
+use super::process::Tree;
+use super::servers::{KEY, Program, Server, Upstream};
+use super::streams::{self, Seen, Streams};
+use super::stub::{Clock, Stub};
+use super::table::{Table, at_share, mb, median, ms, number};
+
+/// Connections of small requests.
+const CONNECTIONS: [usize; 3] = [1, 16, 64];
+/// Bytes of large requests.
+const BODIES: [usize; 2] = [1_000_000, 10_000_000];
+/// Streams at once.
+const STREAMS: [usize; 4] = [1, 50, 150, 600];
+/// Events of each stream, and the time between two.
+const EVENTS: usize = 200;
+const PACE: Duration = Duration::from_millis(50);
+/// Before anything is counted.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// Starts of each program in each round.
+const STARTS: usize = 5;
+/// A large answer, and a large request (SPEC F2).
+const ANSWER_BYTES: usize = 100_000_000;
+const REQUEST_BYTES: usize = 30_000_000;
+
+/// What to measure.
+pub struct Plan {
+    pub rounds: usize,
+    pub time: Duration,
+    pub sections: Vec<Section>,
+    pub with_direct: bool,
+    pub with_tls: bool,
+    pub programs: Vec<(&'static str, Program)>,
+    /// What was wanted and is not installed.
+    pub missing: Vec<&'static str>,
+}
+
+/// A part of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Section {
+    Start,
+    Json,
+    Bodies,
+    Streams,
+    Memory,
+}
+
+impl Section {
+    pub const ALL: [Section; 5] = [
+        Section::Start,
+        Section::Json,
+        Section::Bodies,
+        Section::Streams,
+        Section::Memory,
+    ];
+
+    pub fn named(word: &str) -> Option<Section> {
+        let names = ["start", "json", "bodies", "streams", "memory"];
+        let index = names.iter().position(|name| *name == word)?;
+        Some(Section::ALL[index])
+    }
+}
+
+/// One of those that take turns.
+struct Runner {
+    name: &'static str,
+    to: Destination,
+    tree: Option<Tree>,
+    _server: Option<Server>,
+}
+
+impl Runner {
+    fn cpu(&self) -> Duration {
+        self.tree.map_or(Duration::ZERO, Tree::cpu)
+    }
+
+    fn resident(&self) -> u64 {
+        self.tree.map_or(0, Tree::resident)
+    }
+}
+
+/// Runs the plan and gives the report.
+pub fn run(plan: &Plan) -> io::Result<String> {
+    raise_descriptor_limit();
+    let clock = Clock::start();
+    let stub = Stub::start(clock)?;
+    let mut text = String::new();
+    for name in &plan.missing {
+        let _ = writeln!(text, "{name}: not installed, left out.\n");
+    }
+    if plan.sections.contains(&Section::Start) {
+        text += &start_up(plan, stub)?;
+    }
+    let mut links = vec![("plain HTTP to the upstream", Upstream::Plain(stub.plain))];
+    if plan.with_tls {
+        links.push(("TLS to the upstream", Upstream::Tls(stub.tls)));
+    }
+    for (words, upstream) in links {
+        let runners = runners(plan, upstream)?;
+        if plan.sections.contains(&Section::Json) {
+            text += &small_requests(plan, &runners, words)?;
+        }
+        if plan.sections.contains(&Section::Bodies) {
+            text += &large_requests(plan, &runners, words)?;
+        }
+        if plan.sections.contains(&Section::Streams) {
+            text += &event_streams(plan, &runners, words, clock)?;
+        }
+    }
+    if plan.sections.contains(&Section::Memory) {
+        text += &memory(plan, stub, clock)?;
+    }
+    Ok(text)
+}
+
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // 600 streams need some 1,300; a lower limit shows as a failed measurement.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+fn told(what: &str) {
+    eprintln!("bench: {what}");
+}
+
+/// Every server running, and the direct way.
+fn runners(plan: &Plan, upstream: Upstream) -> io::Result<Vec<Runner>> {
+    let mut runners = Vec::new();
+    if plan.with_direct {
+        let to = match upstream {
+            Upstream::Plain(address) => Destination { address, tls: None },
+            Upstream::Tls(address) => Destination {
+                address,
+                tls: Some(client_config()?),
+            },
+        };
+        runners.push(Runner {
+            name: "direct",
+            to,
+            tree: None,
+            _server: None,
+        });
+    }
+    for (name, program) in &plan.programs {
+        let server = Server::start(program, upstream, &request("json", SMALL_BODY))
+            .map_err(|error| io::Error::other(format!("{name}: {error}")))?;
+        runners.push(Runner {
+            name,
+            to: server.destination(),
+            tree: Some(server.tree()),
+            _server: Some(server),
+        });
+    }
+    Ok(runners)
+}
+
+fn client_config() -> io::Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(include_bytes!("../data/ca.pem")) {
+        roots
+            .add(certificate.map_err(io::Error::other)?)
+            .map_err(io::Error::other)?;
+    }
+    Ok(Arc::new(
+        ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth(),
+    ))
+}
+
+const SMALL_BODY: &str = r#"{"model":"claude-sonnet-4-5","max_tokens":1024,"messages":[{"role":"user","content":"Say hello."}]}"#;
+const STREAM_BODY: &str = r#"{"model":"claude-sonnet-4-5","max_tokens":1024,"stream":true,"messages":[{"role":"user","content":"Say hello."}]}"#;
+
+/// A request as a client of the API sends it, and what the stub is to answer.
+fn request(answer: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!(
+        "POST /v1/messages HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: application/json\r\nanthropic-version: 2023-06-01\r\n\
+         anthropic-beta: claude-code-20250219\r\ncontent-type: application/json\r\nuser-agent: claude-cli/2.1.0 (external, cli)\r\n\
+         x-api-key: {KEY}\r\nx-app: cli\r\nx-bench: {answer}\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+/// A request with a conversation of about this many bytes.
+fn large_request(bytes: usize) -> Vec<u8> {
+    let line = "The quick brown fox jumps over the lazy dog, and says \\\"so\\\".\\n";
+    let content = line.repeat(bytes / line.len());
+    request(
+        "json",
+        &format!(
+            r#"{{"model":"claude-sonnet-4-5","max_tokens":1024,"messages":[{{"role":"user","content":"{content}"}}]}}"#
+        ),
+    )
+}
+
+/// The order of a round: it moves on, so that nobody is always first.
+fn turns(count: usize, round: usize) -> impl Iterator<Item = usize> {
+    (0..count).map(move |index| (index + round) % count)
+}
+
+/// Each runner's share of the nginx (or else the first) figure.
+fn ratios(values: &[f64], names: &[&str]) -> Vec<String> {
+    let anchor = names.iter().position(|name| *name == "nginx").unwrap_or(0);
+    values
+        .iter()
+        .map(|value| number(value / values[anchor]))
+        .collect()
+}
+
+fn names(runners: &[Runner]) -> Vec<&'static str> {
+    runners.iter().map(|runner| runner.name).collect()
+}
+
+/// All rounds of a load on all runners, in turns.
+fn rounds<T>(
+    plan: &Plan,
+    runners: &[Runner],
+    what: &str,
+    one: impl Fn(&Runner) -> io::Result<T>,
+) -> io::Result<Vec<Vec<T>>> {
+    let mut results: Vec<Vec<T>> = runners.iter().map(|_| Vec::new()).collect();
+    for round in 0..plan.rounds {
+        told(&format!("{what}, round {} of {}", round + 1, plan.rounds));
+        for index in turns(runners.len(), round) {
+            let runner = &runners[index];
+            let result = one(runner)
+                .map_err(|error| io::Error::other(format!("{what}, {}: {error}", runner.name)))?;
+            results[index].push(result);
+        }
+    }
+    Ok(results)
+}
+
+fn small_requests(plan: &Plan, runners: &[Runner], words: &str) -> io::Result<String> {
+    let mut text = format!("### Small JSON requests, {words}\n\n");
+    let mut table = Table::new(&[
+        "connections",
+        "through",
+        "requests/s",
+        "of nginx",
+        "median ms",
+        "added ms",
+        "99 % ms",
+        "CPU µs each",
+    ]);
+    for connections in CONNECTIONS {
+        let load = Load {
+            request: request("json", SMALL_BODY),
+            connections,
+            warm_up: WARM_UP,
+            time: plan.time,
+        };
+        let results = rounds(
+            plan,
+            runners,
+            &format!("{connections} connections, {words}"),
+            |runner| load::run(&runner.to, &load, || runner.cpu()),
+        )?;
+        let rates: Vec<f64> = results
+            .iter()
+            .map(|served| median(served.iter().map(Served::rate)))
+            .collect();
+        let middle = |served: &Vec<Served>, share| {
+            median(served.iter().map(|one| at_share(&one.latencies, share)))
+        };
+        let direct = middle(&results[0], 0.5);
+        for (index, share) in ratios(&rates, &names(runners)).into_iter().enumerate() {
+            let served = &results[index];
+            let p50 = middle(served, 0.5);
+            let added = if plan.with_direct && index > 0 {
+                ms(p50 - direct)
+            } else {
+                "–".to_owned()
+            };
+            let cpu = if runners[index].tree.is_some() {
+                number(median(served.iter().map(Served::cpu_each)))
+            } else {
+                "–".to_owned()
+            };
+            table.row(&[
+                connections.to_string(),
+                runners[index].name.to_owned(),
+                format!("{:.0}", rates[index]),
+                share,
+                ms(p50),
+                added,
+                ms(middle(served, 0.99)),
+                cpu,
+            ]);
+        }
+    }
+    text += &table.finish();
+    text.push('\n');
+    Ok(text)
+}
+
+fn large_requests(plan: &Plan, runners: &[Runner], words: &str) -> io::Result<String> {
+    let mut text = format!("### Large requests on one connection, {words}\n\n");
+    let mut table = Table::new(&[
+        "body",
+        "through",
+        "median ms",
+        "of nginx",
+        "MB/s",
+        "CPU ms each",
+    ]);
+    for bytes in BODIES {
+        let load = Load {
+            request: large_request(bytes),
+            connections: 1,
+            warm_up: Duration::ZERO,
+            time: plan.time,
+        };
+        let results = rounds(
+            plan,
+            runners,
+            &format!("{} MB, {words}", bytes / 1_000_000),
+            |runner| load::run(&runner.to, &load, || runner.cpu()),
+        )?;
+        let times: Vec<f64> = results
+            .iter()
+            .map(|served| median(served.iter().map(|one| at_share(&one.latencies, 0.5))))
+            .collect();
+        for (index, share) in ratios(&times, &names(runners)).into_iter().enumerate() {
+            let cpu = if runners[index].tree.is_some() {
+                number(median(results[index].iter().map(Served::cpu_each)) / 1e3)
+            } else {
+                "–".to_owned()
+            };
+            let speed = load.request.len() as f64 / 1e6 / (times[index] / 1e9);
+            table.row(&[
+                format!("{} MB", bytes / 1_000_000),
+                runners[index].name.to_owned(),
+                ms(times[index]),
+                share,
+                number(speed),
+                cpu,
+            ]);
+        }
+    }
+    text += &table.finish();
+    text.push('\n');
+    Ok(text)
+}
+
+fn event_streams(plan: &Plan, runners: &[Runner], words: &str, clock: Clock) -> io::Result<String> {
+    let pace = PACE.as_millis();
+    let mut text =
+        format!("### Streams of {EVENTS} events of 200 bytes, one every {pace} ms, {words}\n\n");
+    let mut table = Table::new(&[
+        "streams",
+        "through",
+        "first byte ms",
+        "event median ms",
+        "of nginx",
+        "event 99 % ms",
+        "of nginx",
+        "total s",
+        "CPU µs an event",
+        "RSS MB",
+    ]);
+    let order = request(&format!("sse {EVENTS} {}", PACE.as_micros()), STREAM_BODY);
+    for count in STREAMS {
+        let wanted = Streams {
+            count,
+            events: EVENTS,
+            pace: PACE,
+        };
+        let results = rounds(
+            plan,
+            runners,
+            &format!("{count} streams, {words}"),
+            |runner| {
+                let mut resident = 0;
+                let seen = streams::run(
+                    &runner.to,
+                    wanted,
+                    &order,
+                    clock,
+                    || runner.cpu(),
+                    || resident = runner.resident(),
+                )?;
+                Ok((seen, resident))
+            },
+        )?;
+        let middle = |seen: &Vec<(Seen, u64)>, of: fn(&Seen) -> &Vec<u64>, share| {
+            median(seen.iter().map(|(one, _)| at_share(of(one), share)))
+        };
+        let medians: Vec<f64> = results
+            .iter()
+            .map(|seen| middle(seen, |one| &one.delays, 0.5))
+            .collect();
+        let late: Vec<f64> = results
+            .iter()
+            .map(|seen| middle(seen, |one| &one.delays, 0.99))
+            .collect();
+        let (of_median, of_late) = (
+            ratios(&medians, &names(runners)),
+            ratios(&late, &names(runners)),
+        );
+        for (index, seen) in results.iter().enumerate() {
+            let events = (count * EVENTS) as f64;
+            let (cpu, resident) = match runners[index].tree {
+                None => ("–".to_owned(), "–".to_owned()),
+                Some(_) => (
+                    number(median(
+                        seen.iter()
+                            .map(|(one, _)| one.cpu.as_secs_f64() * 1e6 / events),
+                    )),
+                    number(median(seen.iter().map(|(_, bytes)| *bytes as f64 / 1e6))),
+                ),
+            };
+            let total = middle(seen, |one| &one.totals, 0.5) / 1e9;
+            table.row(&[
+                count.to_string(),
+                runners[index].name.to_owned(),
+                ms(middle(seen, |one| &one.first, 0.5)),
+                ms(medians[index]),
+                of_median[index].clone(),
+                ms(late[index]),
+                of_late[index].clone(),
+                number(total),
+                cpu,
+                resident,
+            ]);
+        }
+    }
+    text += &table.finish();
+    text.push('\n');
+    Ok(text)
+}
+
+fn start_up(plan: &Plan, stub: Stub) -> io::Result<String> {
+    let mut times: Vec<Vec<f64>> = plan.programs.iter().map(|_| Vec::new()).collect();
+    for round in 0..plan.rounds {
+        told(&format!("start-up, round {} of {}", round + 1, plan.rounds));
+        for index in turns(plan.programs.len(), round) {
+            let (name, program) = &plan.programs[index];
+            for _ in 0..STARTS {
+                let server = Server::start(
+                    program,
+                    Upstream::Plain(stub.plain),
+                    &request("json", SMALL_BODY),
+                )
+                .map_err(|error| io::Error::other(format!("{name}: {error}")))?;
+                times[index].push(server.start_up.as_secs_f64() * 1e3);
+            }
+        }
+    }
+    let mut table = Table::new(&["", "from start to first answer, ms"]);
+    for ((name, _), times) in plan.programs.iter().zip(times) {
+        table.row(&[(*name).to_owned(), number(median(times))]);
+    }
+    Ok(format!("### Start-up\n\n{}\n", table.finish()))
+}
+
+/// Memory of servers that have done nothing else.
+fn memory(plan: &Plan, stub: Stub, clock: Clock) -> io::Result<String> {
+    let mut table = Table::new(&[
+        "",
+        "idle MB",
+        "after 10,000 requests",
+        "with 150 streams",
+        "peak of a 100 MB answer",
+        "peak of a 30 MB request",
+    ]);
+    for (name, program) in &plan.programs {
+        told(&format!("memory of {name}"));
+        let fresh = || {
+            Server::start(
+                program,
+                Upstream::Plain(stub.plain),
+                &request("json", SMALL_BODY),
+            )
+            .map_err(|error| io::Error::other(format!("{name}: {error}")))
+        };
+        let server = fresh()?;
+        // What start-up leaves behind is given back.
+        std::thread::sleep(Duration::from_secs(2));
+        let idle = server.tree().resident();
+        let small = Load {
+            request: request("json", SMALL_BODY),
+            connections: 16,
+            warm_up: Duration::ZERO,
+            time: Duration::from_secs(2),
+        };
+        let start = Instant::now();
+        let mut served = 0;
+        while served < 10_000 && start.elapsed() < Duration::from_secs(30) {
+            served += load::run(&server.destination(), &small, || Duration::ZERO)?
+                .latencies
+                .len();
+        }
+        let after = server.tree().resident();
+        let server = fresh()?;
+        let wanted = Streams {
+            count: 150,
+            events: 60,
+            pace: PACE,
+        };
+        let order = request(
+            &format!("sse {} {}", wanted.events, PACE.as_micros()),
+            STREAM_BODY,
+        );
+        let mut streaming = 0;
+        streams::run(
+            &server.destination(),
+            wanted,
+            &order,
+            clock,
+            || Duration::ZERO,
+            || streaming = server.tree().resident(),
+        )?;
+        let answer = peak_added(
+            &fresh()?,
+            request(&format!("bytes {ANSWER_BYTES}"), SMALL_BODY),
+        )?;
+        let body = peak_added(&fresh()?, large_request(REQUEST_BYTES))?;
+        table.row(&[
+            (*name).to_owned(),
+            mb(idle),
+            mb(after),
+            mb(streaming),
+            format!("+{}", mb(answer)),
+            format!("+{}", mb(body)),
+        ]);
+    }
+    Ok(format!("### Resident memory\n\n{}\n", table.finish()))
+}
+
+/// By how much one request makes the most that was resident grow.
+fn peak_added(server: &Server, request: Vec<u8>) -> io::Result<u64> {
+    let tree = server.tree();
+    tree.forget_peak();
+    let before = tree.resident();
+    let once = Load {
+        request,
+        connections: 1,
+        warm_up: Duration::ZERO,
+        time: Duration::ZERO,
+    };
+    load::run(&server.destination(), &once, || Duration::ZERO)?;
+    Ok(tree.peak().saturating_sub(before))
+}
