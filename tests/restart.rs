@@ -9,8 +9,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::harness::home::program;
-use crate::harness::{Ask, Client, Home, Proxy, hello, hello_stream, json, until};
-use crate::upstream::{Answer, Message, Step, Upstream};
+use crate::harness::{Ask, Client, Home, Proxy, ReplyEnd, hello, hello_stream, json, until};
+use crate::upstream::{Answer, Message, Step, Upstream, failures};
 
 #[test]
 fn a_restart_refuses_no_connection_and_cuts_no_stream() {
@@ -94,6 +94,34 @@ fn a_restart_refuses_no_connection_and_cuts_no_stream() {
     );
     proxy.terminate();
     assert_eq!(proxy.wait_exit(), Some(0));
+}
+
+#[test]
+fn who_waits_is_sent_to_the_new_worker_by_the_end_of_its_connection() {
+    let upstream = Upstream::start();
+    let home = Home::new()
+        .upstream(&upstream.url())
+        .accounts(&["a"])
+        .set("queue.heartbeatMs", json!(100));
+    let proxy = Proxy::start(&home);
+    let out = Duration::from_secs(100);
+    upstream.always("key-a", failures::quota("five_hour", out));
+    let (stream, plain) = (Ask::messages(&hello_stream()), Ask::messages(&hello()));
+    let (mut streaming, mut waiting) = (proxy.connect(), proxy.connect());
+    streaming.send_ask(&stream);
+    let head = streaming.read_head(&stream).expect("heartbeats");
+    assert_eq!(head.status, 200);
+    waiting.send_ask(&plain);
+    proxy.wait_status("both wait", |status| {
+        status["upstreamThrottle"]["queued"] == 2
+    });
+    proxy.signal(Signal::USR2);
+    let reply = waiting.read_reply(&plain);
+    reply.assert_error(503, "restart_in_progress");
+    assert_eq!(reply.header("connection"), Some("close"));
+    let (text, end) = streaming.read_to_close();
+    assert!(String::from_utf8_lossy(&text).contains("restart_in_progress"));
+    assert_eq!(end, ReplyEnd::Closed);
 }
 
 #[test]
