@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Ask, Client, Home, Proxy, ReplyEnd, hello, hello_stream, json};
+use crate::harness::{Ask, Client, Home, Proxy, ReplyEnd, Value, hello, hello_stream, json};
 use crate::upstream::{Answer, Message, Step, Upstream, failures};
 
 const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
@@ -248,6 +248,21 @@ fn a_held_request_without_streaming_ends_with_529_and_one_second() {
 
 #[test]
 fn who_comes_back_takes_the_old_place() {
+    assert_eq!(order_with_a_return(|_| {}), ["first", "early", "late"]);
+}
+
+#[test]
+fn who_comes_back_without_streaming_takes_the_old_place() {
+    // What Claude Code sends after three streams that brought nothing.
+    let order = order_with_a_return(|body| {
+        body["stream"] = json!(false);
+        body["max_tokens"] = json!(64);
+    });
+    assert_eq!(order, ["first", "early", "late"]);
+}
+
+/// Who was served in which order when "early" gave up its wait before "late" came, and is back with a body that `change` has changed.
+fn order_with_a_return(change: fn(&mut Value)) -> Vec<String> {
     let upstream = Upstream::start();
     let home = Home::new()
         .accounts(&["a"])
@@ -260,8 +275,9 @@ fn who_comes_back_takes_the_old_place() {
         Answer::message("first").before(Step::Hold(gate.clone())),
     );
     let address = proxy.address();
-    let send = move |name: &str, patient: bool| {
+    let send = move |name: &str, patient: bool, change: fn(&mut Value)| {
         let mut body = hello_stream();
+        change(&mut body);
         body["messages"][0]["content"] = json!(name);
         let mut ask = Ask::messages(&body).header("x-maxpool-session", name);
         if patient {
@@ -269,13 +285,13 @@ fn who_comes_back_takes_the_old_place() {
         }
         std::thread::spawn(move || Client::connect(address).ask(&ask))
     };
-    let first = send("first", true);
+    let first = send("first", true, |_| {});
     upstream.wait_requests(1);
-    let early = send("early", false);
+    let early = send("early", false, |_| {});
     proxy.wait_status("it waits", |status| {
         status["upstreamThrottle"]["queued"] == 1
     });
-    let late = send("late", true);
+    let late = send("late", true, |_| {});
     proxy.wait_status("both wait", |status| {
         status["upstreamThrottle"]["queued"] == 2
     });
@@ -286,7 +302,7 @@ fn who_comes_back_takes_the_old_place() {
         "{}",
         told.text()
     );
-    let again = send("early", true);
+    let again = send("early", true, change);
     proxy.wait_status("both wait again", |status| {
         status["upstreamThrottle"]["queued"] == 2
     });
@@ -294,7 +310,7 @@ fn who_comes_back_takes_the_old_place() {
     for client in [first, again, late] {
         assert_eq!(client.join().expect("a client").status, 200);
     }
-    let order: Vec<String> = upstream
+    upstream
         .requests()
         .iter()
         .filter_map(|request| {
@@ -302,6 +318,5 @@ fn who_comes_back_takes_the_old_place() {
                 .as_str()
                 .map(str::to_owned)
         })
-        .collect();
-    assert_eq!(order, ["first", "early", "late"]);
+        .collect()
 }

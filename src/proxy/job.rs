@@ -153,9 +153,18 @@ impl Job {
             }),
             Shape::NonStream | Shape::Fallback | Shape::CountTokens => None,
         };
-        request.resume =
-            session.map(|SessionKey(session)| session ^ digest(&[&self.body]).rotate_left(1));
+        request.resume = session
+            .map(|SessionKey(session)| session ^ digest(&[self.conversation()]).rotate_left(1));
         request
+    }
+
+    /// The part of the body by which a request that comes back is known (SPEC Q6): what Claude Code sends without streaming after its
+    /// streams differs in `stream` and `max_tokens`.
+    fn conversation(&self) -> &[u8] {
+        let messages = self.peek.messages.clone();
+        messages
+            .and_then(|span| self.body.get(span))
+            .unwrap_or(&self.body)
     }
 
     /// The body is no whole JSON object, so it may hold what was not found in it: signed thinking, too (SPEC P9).

@@ -117,6 +117,11 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Where the cursor stands.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
     /// Whether nothing but blanks is left.
     pub(crate) fn is_at_end(&mut self) -> bool {
         self.next().is_none()

@@ -26,6 +26,8 @@ pub(crate) struct Peek {
     pub(crate) thinking_on: bool,
     /// A message holds a `thinking` or `redacted_thinking` block with a signature (P9).
     pub(crate) signed_thinking: bool,
+    /// Where the value of `messages` is.
+    pub(crate) messages: Option<Range<usize>>,
     /// Digest of the first message: the same for a conversation's later requests, cache marks or not (S9).
     pub(crate) first_message: Option<u128>,
     /// Claude Code's session id from `metadata.user_id` (S9).
@@ -109,7 +111,14 @@ impl Peek {
                 Some(())
             }
             b"thinking" => self.thinking(cursor),
-            b"messages" => self.messages(cursor),
+            b"messages" => {
+                cursor.next()?;
+                let start = cursor.position();
+                self.messages = None;
+                self.walk_messages(cursor)?;
+                self.messages = Some(start..cursor.position());
+                Some(())
+            }
             b"metadata" => self.metadata(cursor),
             b"thread" => self.thread(cursor),
             _ => cursor.skip(),
@@ -161,7 +170,7 @@ impl Peek {
         walked
     }
 
-    fn messages(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
+    fn walk_messages(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
         self.first_message = None;
         cursor.elements(|cursor, number| {
             let mut digest = Digest::default();
@@ -296,6 +305,11 @@ mod tests {
         assert!(
             peek.stream && peek.thinking_on && !peek.signed_thinking && peek.whole,
             "P4"
+        );
+        assert_eq!(
+            &body[peek.messages.clone().unwrap()],
+            br#"[{"role":"user","content":"hi","model":"z"}]"#,
+            "Q6"
         );
         assert_eq!(peek.max_tokens, Some(32_000), "P4");
         assert_eq!(peek.session.as_deref(), Some("0f-1"), "S9");

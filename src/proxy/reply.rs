@@ -235,11 +235,12 @@ pub(crate) fn wrong_method(allow: &'static str) -> Reply {
     }
 }
 
-/// The process is going away (R1, R2).
+/// The process is going away (R1, R2). The connection ends with it, or the client would come back to the process that leaves.
 pub(crate) fn restarting() -> Reply {
     Reply {
         retry_after: Some(Duration::from_secs(1)),
         should_retry: true,
+        close: true,
         ..Reply::new(
             503,
             "restart_in_progress",

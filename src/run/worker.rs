@@ -227,15 +227,16 @@ impl Worker<'_> {
         let mut state_due = start + STATE_EVERY;
         let mut runtime_due = start + RUNTIME_EVERY;
         let mut wish_due = start;
-        let mut seen = file_stamp(&self.context);
+        // The file may have changed since it was read, in a hand-over long since: the first look always reads it again.
+        let mut seen = None;
         loop {
             probe::follow(&self.context);
             let next = sync_due.min(state_due).min(runtime_due);
             match self.link.wait(next.since(clock::mono())) {
                 Heard::Order(Order::Reload) => {
+                    seen = file_stamp(&self.context);
                     // What failed was told as an event.
                     let _ = control::reload(&self.context);
-                    seen = file_stamp(&self.context);
                     self.link.report(&Report::Reloaded);
                 }
                 Heard::Order(order) => {
