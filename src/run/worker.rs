@@ -308,6 +308,7 @@ impl Worker<'_> {
                 step(RestartStep::Failed { why });
             }
             Order::Retire(pid) => {
+                context.retire();
                 step(RestartStep::Serving { pid });
                 return Some(Going::Retiring);
             }
@@ -399,10 +400,7 @@ impl Worker<'_> {
                     .gate
                     .with(|scheduler, now| scheduler.drain(now));
             }
-            Going::Retiring => {
-                self.context.retire();
-                self.listener.retire();
-            }
+            Going::Retiring => self.listener.retire(),
             Going::Cutting => {}
         }
     }
