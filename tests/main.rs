@@ -28,6 +28,7 @@ mod failover;
 mod forwarding;
 mod gone;
 mod heartbeats;
+mod leader;
 mod lifecycle;
 mod login;
 mod logs;
