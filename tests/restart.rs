@@ -399,7 +399,9 @@ fn those_who_wait_are_told_to_come_again() {
     let ask = Ask::messages(&hello());
     let mut plain = proxy.connect();
     plain.send_ask(&ask);
-    upstream.wait_requests(1);
+    proxy.wait_status("the first waits", |status| {
+        status["upstreamThrottle"]["queued"] == 1
+    });
     let mut streaming = proxy.connect();
     let stream_ask = Ask::messages(&hello_stream());
     streaming.send_ask(&stream_ask);
