@@ -64,7 +64,7 @@ fn interval(context: &Context) -> Option<Duration> {
     context
         .config()
         .quota_probe
-        .filter(|_| !context.is_stopping())
+        .filter(|_| context.keeps_connections())
 }
 
 struct Probe<'a> {
