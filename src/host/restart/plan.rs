@@ -106,7 +106,7 @@ pub(super) struct Plan {
     bad: bool,
     /// Somebody has served before.
     served: bool,
-    /// A restart was asked for while one was under way: a newer program may have been put in place since.
+    /// A restart was asked for while one, or the first start, was under way: a newer program may have been put in place since.
     again: bool,
     crashes: VecDeque<Mono>,
 }
@@ -158,9 +158,6 @@ impl Plan {
     /// A new worker is to take over: asked for by a signal, the user or a worker.
     pub(super) fn restart(&mut self, now: Mono) -> Vec<Action> {
         let mut out = Vec::new();
-        let Some(serving) = self.taking() else {
-            return out;
-        };
         if self.stop != Stop::No {
             return out;
         }
@@ -168,6 +165,9 @@ impl Plan {
             self.again = true;
             return out;
         }
+        let Some(serving) = self.taking() else {
+            return out;
+        };
         if self.count(Stage::Retired) >= RETIRED_MAX {
             let why = format!(
                 "{RETIRED_MAX} earlier processes still finish their requests; wait for one to end"
