@@ -9,7 +9,7 @@ use ureq::http::Uri;
 use super::classify::{self, Meaning, Next, Seen};
 use super::exchange::{answer, wait_for_flight};
 use super::failed::{Failed, Kept};
-use super::forward::{self, Answer, Failure, NetworkCode, Order};
+use super::forward::{self, Answer, Connection, Failure, NetworkCode, Order};
 use super::headers::{self, Auth, Beta, Headers};
 use super::job::{Ended, Job};
 use super::reply;
@@ -253,7 +253,12 @@ impl Course<'_> {
         job.trace
             .borrow_mut()
             .attempt(&self.granted.name, &shown, &headers.0);
-        forward::send(&job.context.agent(), &order, &job.patience)
+        forward::send(
+            &job.context.agent(),
+            &order,
+            &job.patience,
+            Connection::Pooled,
+        )
     }
 
     /// The account has nothing to show: its block is told to the scheduler.

@@ -109,15 +109,29 @@ impl NetworkCode {
     }
 }
 
+/// Over which connection a request may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Connection {
+    /// An idle one; if it turns out to be dead, the request is sent once more on a fresh one.
+    Pooled,
+    /// A new one: what it carries must arrive at most once.
+    Fresh,
+}
+
 /// Sends `order` and waits for the head of the answer, with `patience` deciding about every wait.
 pub(crate) fn send(
     agent: &Agent,
     order: &Order<'_>,
     patience: &Rc<Patience>,
+    connection: Connection,
 ) -> Result<Answer, Failure> {
     let _entered = wait::enter(Rc::clone(patience) as Rc<dyn Waiter>);
     patience.begin_attempt();
-    match send_once(agent, order, None) {
+    let idle_age_max = match connection {
+        Connection::Pooled => None,
+        Connection::Fresh => Some(Duration::ZERO),
+    };
+    match send_once(agent, order, idle_age_max) {
         Err(error) if died_in_the_pool(&error, patience) => {
             patience.begin_attempt();
             send_once(agent, order, Some(Duration::ZERO))

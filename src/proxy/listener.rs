@@ -15,31 +15,26 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::panic;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use rustix::net::sockopt;
-use tiny_http::{Request, Server};
+use tiny_http::Request;
 
+use self::generation::Generation;
 use self::keeper::Keeper;
-use super::sockets::{Acquaintance, Begun, ClientSocket, IDLE_LIMIT, LinedUp, Sockets};
+use super::sockets::{ClientSocket, IDLE_LIMIT, Sockets};
 use crate::clock;
 
+mod generation;
 mod keeper;
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
 /// Workers' stacks: the deepest path is a TLS handshake inside the HTTP client.
 const STACK_BYTES: usize = 256 * 1024;
-/// Idle workers that stay.
-const IDLE_WORKERS_MIN: usize = 2;
-/// Threads that serve requests, all together; the kernel's backlog holds what is beyond.
-const WORKERS_MAX: usize = 4096;
-/// How long an idle worker waits before it looks whether it is still needed.
-const WORKER_PATIENCE: Duration = Duration::from_secs(5);
 /// Descriptors of clients' connections that the library can hang on before a restart is asked for.
 const HUNG_MAX: usize = 64;
 /// Connections by which the library is brought to take up everything that it has accepted, before it is told to stop.
@@ -169,6 +164,8 @@ impl Inbound {
         if let Some(socket) = &socket {
             socket.body_moved();
         }
+        // Behind the end of such a request the library closes the reading side itself.
+        let end_is_seen = !self.reading_side_closed();
         let reader = self.request.as_reader();
         let result = loop {
             let filled = body.len();
@@ -180,6 +177,14 @@ impl Inbound {
             let read = reader.read(&mut body[filled..]);
             body.truncate(filled + read.as_ref().copied().unwrap_or(0));
             match read {
+                // The library's decoder gives a connection that ends within a chunk as the end of the body.
+                Ok(0)
+                    if socket.as_ref().is_some_and(|socket| {
+                        socket.has_stalled() || end_is_seen && socket.has_left()
+                    }) =>
+                {
+                    break Err(BodyError::Broken);
+                }
                 Ok(0) if expected.is_none() => break Ok(()),
                 Ok(0) => break Err(BodyError::Broken),
                 Ok(_) if body.len() as u64 > limit => break Err(BodyError::TooLarge),
@@ -322,20 +327,6 @@ enum Door {
     Shut,
     /// The keeper and the workers end.
     Over,
-}
-
-/// One instance of the library's server, and the workers that take from it.
-struct Generation {
-    server: Server,
-    /// True while a worker waits for the next request.
-    turn: Mutex<bool>,
-    /// The turn is free.
-    next: Condvar,
-    idle: AtomicUsize,
-    /// Its accept loop has ended.
-    deaf: AtomicBool,
-    /// Its last connection is gone: the workers end.
-    over: AtomicBool,
 }
 
 /// The running listener.
@@ -488,6 +479,12 @@ impl Listener {
         self.close_idle();
     }
 
+    /// Ends request bodies that have stalled; for the time in which the keeper is gone.
+    pub(crate) fn end_stalled(&self) {
+        let (sockets, phrases) = (&self.shared.sockets, &self.shared.phrases);
+        sockets.sweep(&phrases.too_slow, &phrases.unsupported, IDLE_LIMIT);
+    }
+
     /// Ends the connections that have become idle since.
     pub(crate) fn close_idle(&self) {
         self.shared.sockets.shut_idle(Duration::ZERO);
@@ -515,198 +512,5 @@ impl Drop for Listener {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Keeping> {
         self.keeping.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Generation {
-    fn build(socket: TcpListener) -> io::Result<Arc<Generation>> {
-        // The library panics when it gets no thread.
-        let server = panic::catch_unwind(|| Server::from_listener(socket, None))
-            .map_err(|_| io::Error::other("the server library cannot start its threads"))?
-            .map_err(io::Error::other)?;
-        Ok(Arc::new(Generation {
-            server,
-            turn: Mutex::new(false),
-            next: Condvar::new(),
-            idle: AtomicUsize::new(0),
-            deaf: AtomicBool::new(false),
-            over: AtomicBool::new(false),
-        }))
-    }
-
-    /// Starts the first workers.
-    fn staff(self: &Arc<Self>, shared: &Arc<Shared>) -> io::Result<()> {
-        for _ in 0..IDLE_WORKERS_MIN {
-            spawn_worker(shared, self)?;
-        }
-        Ok(())
-    }
-
-    /// Ends its workers, each when it is idle.
-    fn dismiss(&self) {
-        self.over.store(true, Ordering::Release);
-        for _ in 0..self.idle.load(Ordering::Acquire) {
-            self.server.unblock();
-        }
-    }
-}
-
-fn spawn_worker(shared: &Arc<Shared>, generation: &Arc<Generation>) -> io::Result<()> {
-    let (shared, generation) = (Arc::clone(shared), Arc::clone(generation));
-    // Counted here, so that two workers that start at once do not both think that they are the last.
-    generation.idle.fetch_add(1, Ordering::AcqRel);
-    shared.workers.fetch_add(1, Ordering::AcqRel);
-    let undo = (Arc::clone(&shared), Arc::clone(&generation));
-    let spawned = thread::Builder::new()
-        .name("worker".into())
-        .stack_size(STACK_BYTES)
-        .spawn(move || work(&shared, &generation));
-    if let Err(error) = spawned {
-        undo.0.workers.fetch_sub(1, Ordering::AcqRel);
-        undo.1.idle.fetch_sub(1, Ordering::AcqRel);
-        return Err(error);
-    }
-    Ok(())
-}
-
-/// A worker's life: it is counted idle while it waits for a request.
-fn work(shared: &Arc<Shared>, generation: &Arc<Generation>) {
-    while !generation.over.load(Ordering::Acquire) {
-        match generation.take(shared) {
-            Taken::Request(peer, place) => {
-                let was_last = generation.idle.fetch_sub(1, Ordering::AcqRel) == 1;
-                if was_last && shared.workers.load(Ordering::Acquire) < WORKERS_MAX {
-                    // Without a thread to spare this worker comes back to the queue when it is done.
-                    let _ = spawn_worker(shared, generation);
-                }
-                serve(shared, peer, place);
-                generation.idle.fetch_add(1, Ordering::AcqRel);
-            }
-            Taken::Nothing => {
-                let idle = generation.idle.load(Ordering::Acquire);
-                let surplus = idle > IDLE_WORKERS_MIN
-                    && generation
-                        .idle
-                        .compare_exchange(idle, idle - 1, Ordering::AcqRel, Ordering::Acquire)
-                        .is_ok();
-                if surplus {
-                    break;
-                }
-            }
-            // The accept loop has ended; connections that it accepted are still served here.
-            Taken::AcceptEnded => {
-                generation.deaf.store(true, Ordering::Release);
-                shared.wake.notify_all();
-            }
-        }
-    }
-    shared.workers.fetch_sub(1, Ordering::AcqRel);
-}
-
-/// The turn of the one worker that waits for a request.
-struct Turn<'a>(&'a Generation);
-
-impl<'a> Turn<'a> {
-    /// The turn, or none within [`WORKER_PATIENCE`].
-    fn take(generation: &'a Generation) -> Option<Turn<'a>> {
-        let taken = generation
-            .turn
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let (mut taken, _) = generation
-            .next
-            .wait_timeout_while(taken, WORKER_PATIENCE, |taken| *taken)
-            .unwrap_or_else(PoisonError::into_inner);
-        if *taken {
-            return None;
-        }
-        *taken = true;
-        Some(Turn(generation))
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        *self.0.turn.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.0.next.notify_one();
-    }
-}
-
-/// What a worker got from the library.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "it lives for one match on one stack; a box would cost an allocation a request"
-)]
-enum Taken {
-    Request(SocketAddr, LinedUp<Request>),
-    Nothing,
-    AcceptEnded,
-}
-
-impl Generation {
-    /// Waits for a request. One worker at a time, so that the requests of a connection line up in their own order.
-    fn take(&self, shared: &Shared) -> Taken {
-        let Some(_turn) = Turn::take(self) else {
-            return Taken::Nothing;
-        };
-        match self.server.recv_timeout(WORKER_PATIENCE) {
-            Ok(Some(request)) => match request.remote_addr().copied() {
-                Some(peer) => Taken::Request(peer, shared.sockets.line_up(peer, request)),
-                // Not over TCP: there is no such listener.
-                None => Taken::Nothing,
-            },
-            Ok(None) => Taken::Nothing,
-            Err(_) => Taken::AcceptEnded,
-        }
-    }
-}
-
-/// Serves a request, and those of its connection that came meanwhile.
-fn serve(shared: &Arc<Shared>, peer: SocketAddr, place: LinedUp<Request>) {
-    let mut begun = match place {
-        LinedUp::First(request, before) => Some(shared.sockets.begin(peer, request, before)),
-        LinedUp::Waits => return,
-        LinedUp::TooMany(request) => {
-            drop(request.into_writer());
-            return;
-        }
-    };
-    while let Some(next) = begun {
-        match next {
-            Begun::Serve(request, socket, acquaintance) => {
-                if acquaintance == Acquaintance::New {
-                    meet(shared);
-                }
-                let sockets = Arc::clone(&shared.sockets);
-                handle(
-                    shared,
-                    Inbound {
-                        request,
-                        peer,
-                        socket,
-                        sockets,
-                    },
-                );
-            }
-            // Without a word: its connection is closed.
-            Begun::Ended(request) => drop(request.into_writer()),
-        }
-        begun = shared.sockets.next(peer);
-    }
-}
-
-fn handle(shared: &Shared, inbound: Inbound) {
-    shared.busy.fetch_add(1, Ordering::AcqRel);
-    // A bug in one request must not take a worker, or with it the count of them.
-    let _ = panic::catch_unwind(panic::AssertUnwindSafe(|| (shared.handler)(inbound)));
-    shared.busy.fetch_sub(1, Ordering::AcqRel);
-}
-
-/// Tells the keeper of a new peer: where one connection is served, others of the same burst may wait.
-fn meet(shared: &Shared) {
-    if !shared.new_peers.swap(true, Ordering::AcqRel) {
-        // Under the keeper's lock, so that it cannot fall asleep between its look and our call.
-        let _awake = shared.lock();
-        shared.wake.notify_all();
     }
 }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use ureq::http::Uri;
 
 use super::exchange::answer;
-use super::forward::{self, Failure, Order};
+use super::forward::{self, Connection, Failure, Order};
 use super::headers::{self, Auth, Beta, BodyForm};
 use super::job::{Ended, Job};
 use super::paths::Route;
@@ -34,9 +34,10 @@ pub(super) fn run(job: &Job, out: Uncommitted) -> Ended {
         .api_key
         .as_ref()
         .map_or(&b""[..], |key| key.expose().as_bytes());
-    let auth = match job.route {
-        Route::OauthToken => Auth::Untouched { proxy_key: key },
-        _ => Auth::Own,
+    let (auth, connection) = match job.route {
+        // A refresh token is single-use: it must not be sent twice over a connection that dies.
+        Route::OauthToken => (Auth::Untouched { proxy_key: key }, Connection::Fresh),
+        _ => (Auth::Own, Connection::Pooled),
     };
     let headers = headers::upstream(&job.headers, auth, Beta::AsSent);
     let parts = [Cow::Borrowed(job.body.as_slice())];
@@ -48,7 +49,8 @@ pub(super) fn run(job: &Job, out: Uncommitted) -> Ended {
     };
     job.tracked.stage(Stage::Connecting);
     job.record.borrow_mut().attempts += 1;
-    let mut upstream = match forward::send(&job.context.agent(), &order, &job.patience) {
+    let mut upstream = match forward::send(&job.context.agent(), &order, &job.patience, connection)
+    {
         Ok(answer) => answer,
         Err(Failure::Stopped(_)) => return Ended::client_gone(Stage::Waiting, None),
         Err(Failure::Network(failure)) => {

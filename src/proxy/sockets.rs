@@ -163,6 +163,20 @@ impl<R> Peer<R> {
         }
     }
 
+    /// Ends the connection, unless no descriptor is left to do it with. Our own duplicate would keep it alive half closed, and its
+    /// number may be the one that is known: it goes last.
+    fn shut(&mut self, ourselves: &OwnedFd, peer: SocketAddr) {
+        let kept = self.kept.take();
+        let found = kept.or_else(|| {
+            let fd = duplicate_of(ourselves, self.number?, peer)?;
+            Some(Arc::new(ClientSocket::new(fd)))
+        });
+        if let Some(socket) = found {
+            socket.shut();
+            self.state = State::Ended(clock::now().mono);
+        }
+    }
+
     fn known_socket(&self, ourselves: &OwnedFd, peer: SocketAddr) -> Option<Arc<ClientSocket>> {
         if let Some(kept) = &self.kept
             && !kept.has_left()
@@ -358,17 +372,14 @@ impl<R> Sockets<R> {
             return;
         };
         let now = clock::now().mono;
-        for (peer, entry) in self.lock().iter() {
+        for (peer, entry) in self.lock().iter_mut() {
             let ends = match entry.state {
                 State::Idle(_) => true,
                 State::Fresh(since) => now.since(since) >= fresh_min,
                 State::Busy | State::Ended(_) => false,
             };
-            if ends
-                && let Some(number) = entry.number
-                && let Some(fd) = duplicate_of(ourselves, number, *peer)
-            {
-                ClientSocket::new(fd).shut();
+            if ends {
+                entry.shut(ourselves, *peer);
             }
         }
     }
@@ -393,7 +404,7 @@ impl<R> Sockets<R> {
         let complete = self.scan(ourselves, |number, peer, _| {
             seen.entry(peer).or_insert(number);
         });
-        let (mut late, mut idle) = (Vec::new(), Vec::new());
+        let mut late = Vec::new();
         let mut swept = Swept {
             peers: complete.then(|| seen.keys().copied().collect()),
             ..Swept::default()
@@ -410,19 +421,12 @@ impl<R> Sockets<R> {
                         late.push((number, peer));
                     }
                     State::Idle(since) if now.since(since) >= idle_max => {
-                        entry.state = State::Ended(now);
-                        entry.kept = None;
-                        idle.push((number, peer));
+                        entry.shut(ourselves, peer);
                     }
                     State::Busy => end_stalled_body(entry, now),
                     State::Fresh(_) | State::Idle(_) | State::Ended(_) => {}
                 }
                 swept.open += usize::from(!matches!(entry.state, State::Ended(_)));
-            }
-        }
-        for (number, peer) in idle {
-            if let Some(fd) = duplicate_of(ourselves, number, peer) {
-                ClientSocket::new(fd).shut();
             }
         }
         for (number, peer) in late {

@@ -127,7 +127,11 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
         Mode::Plain
     };
     let path = file::path(&|name| std::env::var_os(name))?;
-    let mut config = file::load_or_create(&path)?;
+    let mut config = match link.signals {
+        None => file::load_or_create(&path)?,
+        // The server that runs has one: that it is gone is a mistake, and defaults would have no accounts.
+        Some(_) => file::load(&path)?,
+    };
     if let Some(directory) = &options.log_to {
         config.log_dir = Some(directory.clone());
     }
@@ -200,8 +204,8 @@ impl Worker<'_> {
             dashboard: None,
         };
         screen.open(&self.context);
-        super::announce(&self.context, &self.listener);
         self.link.report(&Report::Serving(std::process::id()));
+        super::announce(&self.context, &self.listener);
         let going = self.watch(&mut screen);
         // The terminal is given back before anything is written on it.
         screen.close();
@@ -223,15 +227,16 @@ impl Worker<'_> {
         let mut state_due = start + STATE_EVERY;
         let mut runtime_due = start + RUNTIME_EVERY;
         let mut wish_due = start;
-        let mut seen = file_stamp(&self.context);
+        // The file may have changed since it was read, in a hand-over long since: the first look always reads it again.
+        let mut seen = None;
         loop {
             probe::follow(&self.context);
             let next = sync_due.min(state_due).min(runtime_due);
             match self.link.wait(next.since(clock::mono())) {
                 Heard::Order(Order::Reload) => {
+                    seen = file_stamp(&self.context);
                     // What failed was told as an event.
                     let _ = control::reload(&self.context);
-                    seen = file_stamp(&self.context);
                     self.link.report(&Report::Reloaded);
                 }
                 Heard::Order(order) => {
@@ -349,6 +354,8 @@ impl Worker<'_> {
             if left > 0 && told.is_none_or(|told| now.since(told) >= LEFT_TOLD_EVERY) {
                 told = Some(now);
                 self.tell_left(going, left);
+                // An upload that has stalled must not hold the end back.
+                self.listener.end_stalled();
             }
             match going {
                 Going::Stopping => self.listener.close_idle(),

@@ -121,7 +121,11 @@ impl Ask {
 impl Client {
     /// Connects.
     pub fn connect(address: SocketAddr) -> Client {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("connect to the server");
+        Client::of(TcpStream::connect_timeout(&address, PATIENCE).expect("connect to the server"))
+    }
+
+    /// Speaks over a connection that is there already.
+    pub fn of(stream: TcpStream) -> Client {
         stream
             .set_read_timeout(Some(PATIENCE))
             .expect("bound the reads");

@@ -375,3 +375,13 @@ fn r3_the_supervisor_hears_of_a_reload_and_of_life() {
         Action::Notify(News::Stopping)
     );
 }
+
+#[test]
+fn r2_a_restart_that_is_asked_for_during_the_first_start_follows_it() {
+    let mut plan = Plan::new();
+    plan.begin();
+    assert_eq!(plan.restart(Mono(0)), []);
+    plan.report(Mono(0), 1, Report::Prepared);
+    let then = plan.report(Mono(0), 1, Report::Serving(100));
+    assert_eq!(then.last(), Some(&start(2)));
+}

@@ -14,6 +14,7 @@ use rustix::event::EventfdFlags;
 
 use super::{Door, Generation, HUNG, Shared};
 use crate::clock;
+use crate::scheduler::time::Mono;
 
 /// Time between two sweeps over the clients' sockets.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -34,6 +35,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(5);
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 /// Time between two attempts to build a new server.
 const REBUILD_EVERY: Duration = Duration::from_millis(100);
+/// After one, others may be needed soon: what made it necessary is often not over.
+const WARY: Duration = Duration::from_secs(5);
 /// Descriptors that must be free for one: with fewer its accept loop would end at once.
 const FREE_MIN: usize = 8;
 /// Descriptors that are held back, so that something can be done when no others are left.
@@ -50,6 +53,8 @@ pub(super) struct Keeper {
     shared: Arc<Shared>,
     former: Vec<Former>,
     reserve: Vec<OwnedFd>,
+    /// Until then trouble is looked for more often.
+    wary_until: Mono,
 }
 
 /// A server that takes no more connections, but still has some.
@@ -65,6 +70,7 @@ impl Keeper {
             shared,
             former: Vec::new(),
             reserve: Vec::new(),
+            wary_until: Mono(0),
         };
         keeper.fill_reserve();
         keeper
@@ -94,12 +100,20 @@ impl Keeper {
             if ACCEPTOR_PANICKED.swap(false, Ordering::AcqRel) {
                 self.current().deaf.store(true, Ordering::Release);
             }
+            if self.current().deaf.load(Ordering::Acquire) {
+                // Known to be deaf: there is nothing to prove.
+                LIBRARY_PANICKED.store(false, Ordering::Release);
+                failed = 0;
+                self.rebuild();
+                self.wary_until = clock::mono() + WARY;
+                continue;
+            }
             let suspicious = failed > 0 || LIBRARY_PANICKED.swap(false, Ordering::AcqRel);
             if suspicious || now.since(last_probe) >= PROBE_EVERY && open > 0 {
                 last_probe = now;
                 failed = if self.answers() { 0 } else { failed + 1 };
             }
-            if failed >= 2 || self.current().deaf.load(Ordering::Acquire) {
+            if failed >= 2 {
                 failed = 0;
                 self.rebuild();
             }
@@ -117,8 +131,12 @@ impl Keeper {
         {
             return keeping.door;
         }
-        let deaf = keeping.door == Door::Open && keeping.current.deaf.load(Ordering::Acquire);
-        let limit = if deaf { REBUILD_EVERY } else { SWEEP_EVERY };
+        // A panic of the accept loop wakes nobody.
+        let limit = if clock::mono() < self.wary_until {
+            REBUILD_EVERY
+        } else {
+            SWEEP_EVERY
+        };
         let woken = self.shared.wake.wait_timeout(keeping, limit);
         let (keeping, _) = woken.unwrap_or_else(PoisonError::into_inner);
         keeping.door
@@ -182,6 +200,8 @@ impl Keeper {
     fn rebuild(&mut self) {
         self.reserve.clear();
         if !are_free(FREE_MIN) {
+            // Without a look many of them are not known: there was no descriptor to look with.
+            self.sweep();
             // Clients between two requests must make room: they can come again, and the port is deaf without.
             self.shared.sockets.shut_idle(FRESH_MAX_IN_NEED);
             return;
