@@ -105,7 +105,7 @@ fn accounts_that_fail_at_random_lose_nobody() {
                     let body = json!({
                         "model": "claude-sonnet-4-5-20250929",
                         "max_tokens": 64,
-                        "stream": number % 2 == 0,
+                        "stream": number.is_multiple_of(2),
                         "messages": [{"role": "user", "content": mark}],
                     });
                     judge(&tally, &mark, &client.ask(&Ask::messages(&body)));
