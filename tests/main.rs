@@ -29,6 +29,7 @@ mod failover;
 mod forwarding;
 mod gone;
 mod heartbeats;
+mod hostile;
 mod lifecycle;
 mod login;
 mod logs;
