@@ -16,6 +16,7 @@ mod harness;
 mod upstream;
 
 mod breaker;
+mod chaos;
 mod commands;
 mod control;
 mod credentials;
@@ -28,6 +29,7 @@ mod failover;
 mod forwarding;
 mod gone;
 mod heartbeats;
+mod hostile;
 mod leader;
 mod lifecycle;
 mod login;

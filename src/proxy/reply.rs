@@ -281,6 +281,8 @@ pub(crate) fn credential(kind: Kind, from: &str, said: &str) -> Reply {
         ),
         Kind::Provider => ("provider_auth_error", "correct its token"),
     };
+    // The API ends its sentences, and ours goes on.
+    let said = said.trim_end_matches('.');
     let what = if said.contains(from) {
         said.to_owned()
     } else {
@@ -843,7 +845,7 @@ mod tests {
 
     #[test]
     fn credentials_name_the_account() {
-        let reply = credential(Kind::Oauth, "work", "OAuth token has been revoked");
+        let reply = credential(Kind::Oauth, "work", "OAuth token has been revoked.");
         let text = "the credential of work was refused: OAuth token has been revoked; run `maxpool login` to sign in again";
         assert_eq!(
             (reply.status, reply.kind, reply.message.as_str()),

@@ -9,6 +9,7 @@
 //! It obeys its leader and nobody else: signals of its own are passed to the leader, so that a signal to the whole process group
 //! counts once.
 
+use std::cell::Cell;
 use std::net::TcpListener;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::ExitCode;
@@ -79,6 +80,7 @@ pub(super) fn as_thread(options: &ServeOptions, control: Control) -> Result<Exit
     let link = Link {
         control,
         signals: None,
+        orphaned: Cell::new(false),
     };
     live(options, &link)
 }
@@ -93,6 +95,7 @@ pub(super) fn as_process(options: &ServeOptions, control: Control) -> Result<Exi
     let link = Link {
         control,
         signals: Some(signals),
+        orphaned: Cell::new(false),
     };
     Ok(live(options, &link).unwrap_or(ExitCode::FAILURE))
 }
@@ -145,8 +148,16 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
     link.tell(&Report::Prepared, Some(&socket));
     let ended = match link.wait_go() {
         Some(learned) => {
-            let worker = Worker::open(link, context, socket, beginning.origin, &learned);
-            worker.and_then(|mut worker| worker.run(mode, &reporter))
+            let worker = Worker::open(link, context, socket, &learned);
+            worker.and_then(|worker| {
+                let origin = beginning.origin;
+                Worker {
+                    origin,
+                    mode,
+                    ..worker
+                }
+                .run(&reporter)
+            })
         }
         None => Ok(Ended::Clean),
     };
@@ -160,6 +171,7 @@ struct Worker<'a> {
     context: Arc<Context>,
     listener: Listener,
     origin: Origin,
+    mode: Mode,
     /// What was known when it handed over.
     handed: Option<State>,
 }
@@ -169,7 +181,6 @@ impl Worker<'_> {
         link: &'a Link,
         context: Arc<Context>,
         socket: TcpListener,
-        origin: Origin,
         learned: &str,
     ) -> Result<Worker<'a>> {
         if learned.is_empty() {
@@ -190,16 +201,17 @@ impl Worker<'_> {
             link,
             context,
             listener,
-            origin,
+            origin: Origin::Config,
+            mode: Mode::Plain,
             handed: None,
         })
     }
 
-    fn run(&mut self, mode: Mode, reporter: &Reporter) -> Result<Ended> {
+    fn run(mut self, reporter: &Reporter) -> Result<Ended> {
         let seen = Arc::clone(&self.context);
         reporter.watch(move || seen.gate.look(|scheduler, now| scheduler.snapshot(now)));
         let mut screen = Screen {
-            mode,
+            mode: self.mode,
             reporter,
             dashboard: None,
         };
@@ -207,9 +219,9 @@ impl Worker<'_> {
         self.link.report(&Report::Serving(std::process::id()));
         super::announce(&self.context, &self.listener);
         let going = self.watch(&mut screen);
+        let ended = self.finish(going);
         // The terminal is given back before anything is written on it.
         screen.close();
-        let ended = self.finish(going);
         if self.handed.is_none() {
             save_state(&self.context);
         }
@@ -313,6 +325,7 @@ impl Worker<'_> {
                 return Some(Going::Retiring);
             }
             Order::Learn(learned) => learn(&context, &learned),
+            Order::Hear(text) => context.events.notice(clock::wall(), text),
             Order::Ping => self.link.report(&Report::Pong),
             Order::Drain => return Some(Going::Stopping),
             Order::Cut => return Some(Going::Cutting),
@@ -410,11 +423,10 @@ impl Worker<'_> {
             Going::Stopping | Going::Cutting => self.context.tell(Event::Draining { left }),
             Going::Retiring => {
                 let requests = if left == 1 { "request" } else { "requests" };
-                let text = format!(
+                self.say(format!(
                     "restart: process {} finishes {left} {requests}",
                     std::process::id()
-                );
-                self.context.events.notice(clock::wall(), text);
+                ));
             }
         }
     }
@@ -427,7 +439,18 @@ impl Worker<'_> {
                 self.link.report(&Report::Learned(text));
             }
         }
-        self.context.tell(Event::Restart(RestartStep::Done));
+        match self.mode {
+            Mode::Screen => self.say("restart: done".to_owned()),
+            Mode::Plain | Mode::Off => self.context.tell(Event::Restart(RestartStep::Done)),
+        }
+    }
+
+    /// A line from one that has handed over: where there is a dashboard, it is the other one's.
+    fn say(&self, text: String) {
+        match self.mode {
+            Mode::Screen => self.link.report(&Report::Said(text)),
+            Mode::Plain | Mode::Off => self.context.events.notice(clock::wall(), text),
+        }
     }
 }
 
@@ -487,6 +510,8 @@ struct Link {
     control: Control,
     /// Those of a process of its own.
     signals: Option<Signals>,
+    /// The leader is no more: what would be told to it is for this process.
+    orphaned: Cell<bool>,
 }
 
 /// What a wait has brought.
@@ -514,23 +539,36 @@ impl Link {
     }
 
     fn listen(&self, limit: Duration) -> (Heard, Option<OwnedFd>) {
-        let mut fds = vec![PollFd::new(&self.control, PollFlags::IN)];
+        let orphaned = self.orphaned.get();
+        let mut fds = Vec::new();
+        if !orphaned {
+            fds.push(PollFd::new(&self.control, PollFlags::IN));
+        }
         if let Some(signals) = &self.signals {
             fds.extend(signals.watched());
         }
         poll_for(&mut fds, limit);
         for signal in self.signals.iter().flat_map(Signals::arrived) {
             match signal {
+                Signal::Terminate | Signal::Interrupt if orphaned => {
+                    return (Heard::Order(Order::Cut), None);
+                }
                 Signal::Terminate | Signal::Interrupt => self.report(&Report::Quit),
                 Signal::Restart => self.report(&Report::Restart),
                 // The leader gets it too, where a terminal sent it.
                 Signal::HangUp | Signal::Suspend => {}
             }
         }
+        if orphaned {
+            return (Heard::Nothing, None);
+        }
         match self.control.next_order() {
             Received::Message(order, socket) => (Heard::Order(order), socket),
             Received::Nothing => (Heard::Nothing, None),
-            Received::End => (Heard::Gone, None),
+            Received::End => {
+                self.orphaned.set(true);
+                (Heard::Gone, None)
+            }
         }
     }
 
