@@ -9,26 +9,22 @@
 //! It obeys its leader and nobody else: signals of its own are passed to the leader, so that a signal to the whole process group
 //! counts once.
 
-use std::cell::Cell;
 use std::net::TcpListener;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags};
-
 use super::ServeOptions;
+use super::link::{Heard, Link};
 use crate::clock;
 use crate::config::file;
 use crate::config::state::{self, State};
 use crate::error::{Error, Result};
 use crate::event::{Event, RestartStep};
 use crate::host::dashboard;
-use crate::host::restart::{Control, Order, Origin, Received, Report, Seat};
-use crate::host::signals::{Signal, Signals};
+use crate::host::restart::{Control, Order, Origin, Report, Seat};
+use crate::host::signals::Signals;
 use crate::host::terminal::Dashboard;
-use crate::net::wait::poll_for;
 use crate::proxy::context::Context;
 use crate::proxy::listener::Listener;
 use crate::proxy::{control, exchange, probe, runtime};
@@ -77,12 +73,7 @@ enum Going {
 /// # Errors
 /// It cannot start: what is wrong, and what to do about it.
 pub(super) fn as_thread(options: &ServeOptions, control: Control) -> Result<ExitCode> {
-    let link = Link {
-        control,
-        signals: None,
-        orphaned: Cell::new(false),
-    };
-    live(options, &link)
+    live(options, &Link::new(control, None))
 }
 
 /// A later worker: a process. Its leader tells why it cannot start, if it cannot.
@@ -92,11 +83,7 @@ pub(super) fn as_thread(options: &ServeOptions, control: Control) -> Result<Exit
 pub(super) fn as_process(options: &ServeOptions, control: Control) -> Result<ExitCode> {
     let signals = Signals::take()
         .map_err(|error| Error::ours(format!("signals cannot be taken over: {error}")))?;
-    let link = Link {
-        control,
-        signals: Some(signals),
-        orphaned: Cell::new(false),
-    };
+    let link = Link::new(control, Some(signals));
     Ok(live(options, &link).unwrap_or(ExitCode::FAILURE))
 }
 
@@ -112,14 +99,6 @@ fn live(options: &ServeOptions, link: &Link) -> Result<ExitCode> {
     })
 }
 
-/// What the first order says.
-struct Beginning {
-    origin: Origin,
-    seat: Seat,
-    note: String,
-    socket: Option<OwnedFd>,
-}
-
 fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
     let Some(beginning) = link.wait_start() else {
         return Ok(Ended::Clean);
@@ -130,10 +109,11 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
         Mode::Plain
     };
     let path = file::path(&|name| std::env::var_os(name))?;
-    let mut config = match link.signals {
-        None => file::load_or_create(&path)?,
+    let mut config = if link.is_thread() {
+        file::load_or_create(&path)?
+    } else {
         // The server that runs has one: that it is gone is a mistake, and defaults would have no accounts.
-        Some(_) => file::load(&path)?,
+        file::load(&path)?
     };
     if let Some(directory) = &options.log_to {
         config.log_dir = Some(directory.clone());
@@ -502,103 +482,6 @@ impl Screen<'_> {
 
     fn close(&mut self) {
         self.dashboard = None;
-    }
-}
-
-/// The way to the leader.
-struct Link {
-    control: Control,
-    /// Those of a process of its own.
-    signals: Option<Signals>,
-    /// The leader is no more: what would be told to it is for this process.
-    orphaned: Cell<bool>,
-}
-
-/// What a wait has brought.
-enum Heard {
-    Order(Order),
-    /// The leader is no more.
-    Gone,
-    Nothing,
-}
-
-impl Link {
-    fn report(&self, report: &Report) {
-        self.tell(report, None);
-    }
-
-    fn tell(&self, report: &Report, socket: Option<&TcpListener>) {
-        // A leader that is gone is noticed by the next wait.
-        let _ = self
-            .control
-            .report(report, socket.map(|socket| socket.as_fd()));
-    }
-
-    fn wait(&self, limit: Duration) -> Heard {
-        self.listen(limit).0
-    }
-
-    fn listen(&self, limit: Duration) -> (Heard, Option<OwnedFd>) {
-        let orphaned = self.orphaned.get();
-        let mut fds = Vec::new();
-        if !orphaned {
-            fds.push(PollFd::new(&self.control, PollFlags::IN));
-        }
-        if let Some(signals) = &self.signals {
-            fds.extend(signals.watched());
-        }
-        poll_for(&mut fds, limit);
-        for signal in self.signals.iter().flat_map(Signals::arrived) {
-            match signal {
-                Signal::Terminate | Signal::Interrupt if orphaned => {
-                    return (Heard::Order(Order::Cut), None);
-                }
-                Signal::Terminate | Signal::Interrupt => self.report(&Report::Quit),
-                Signal::Restart => self.report(&Report::Restart),
-                // The leader gets it too, where a terminal sent it.
-                Signal::HangUp | Signal::Suspend => {}
-            }
-        }
-        if orphaned {
-            return (Heard::Nothing, None);
-        }
-        match self.control.next_order() {
-            Received::Message(order, socket) => (Heard::Order(order), socket),
-            Received::Nothing => (Heard::Nothing, None),
-            Received::End => {
-                self.orphaned.set(true);
-                (Heard::Gone, None)
-            }
-        }
-    }
-
-    /// The first order; `None` if there is nothing to begin.
-    fn wait_start(&self) -> Option<Beginning> {
-        loop {
-            match self.listen(STATE_EVERY) {
-                (Heard::Order(Order::Start { origin, seat, note }), socket) => {
-                    return Some(Beginning {
-                        origin,
-                        seat,
-                        note,
-                        socket,
-                    });
-                }
-                (Heard::Gone | Heard::Order(Order::Drain | Order::Cut), _) => return None,
-                (Heard::Order(_) | Heard::Nothing, _) => {}
-            }
-        }
-    }
-
-    /// What the worker before has learned, once this one may serve; `None` if it shall not.
-    fn wait_go(&self) -> Option<String> {
-        loop {
-            match self.wait(STATE_EVERY) {
-                Heard::Order(Order::Go(learned)) => return Some(learned),
-                Heard::Gone | Heard::Order(Order::Drain | Order::Cut) => return None,
-                Heard::Order(_) | Heard::Nothing => {}
-            }
-        }
     }
 }
 
