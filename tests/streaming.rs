@@ -84,7 +84,10 @@ fn a_stream_keeps_its_bytes_however_it_is_cut_and_framed() {
             // The last piece is counted only after it was written.
             let digest = Digest::of(&reply.body);
             upstream.wait("the same bytes be counted on both sides", |state| {
-                state.connections.iter().any(|connection| connection.sent == digest)
+                state
+                    .connections
+                    .iter()
+                    .any(|connection| connection.sent == digest)
             });
         }
     }

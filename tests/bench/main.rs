@@ -37,6 +37,7 @@ usage: make bench ARGS='[options]'
 
   --rounds N        measure everything N times and take medians (default 3)
   --seconds N       of each measurement of small requests (default 2)
+  --connections N   of small requests, instead of 1, 16 and 64
   --only SECTIONS   of start,json,bodies,streams,memory (default all), separated by commas
   --without NAMES   of direct,nginx,npm,maxpool,static,tls: leave these out
   --binary PATH     measure this build of maxpool (default: beside this program)
@@ -73,6 +74,7 @@ fn arguments() -> Result<Option<Plan>, Box<dyn std::error::Error>> {
     let mut seconds = 2.0;
     let mut sections = Section::ALL.to_vec();
     let mut without = Vec::new();
+    let mut connections = measure::CONNECTIONS.to_vec();
     let mut binary = beside("maxpool");
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
@@ -80,6 +82,7 @@ fn arguments() -> Result<Option<Plan>, Box<dyn std::error::Error>> {
             Short('h') | Long("help") => return Ok(None),
             Long("rounds") => rounds = parser.value()?.parse()?,
             Long("seconds") => seconds = parser.value()?.parse()?,
+            Long("connections") => connections = vec![parser.value()?.parse()?],
             Long("binary") => binary = PathBuf::from(parser.value()?),
             Long("without") => without = words(&parser.value()?.string()?),
             Long("only") => {
@@ -122,6 +125,7 @@ fn arguments() -> Result<Option<Plan>, Box<dyn std::error::Error>> {
         rounds,
         time: Duration::try_from_secs_f64(seconds)?,
         sections,
+        connections,
         with_direct: is_left("direct"),
         with_tls: is_left("tls"),
         programs,

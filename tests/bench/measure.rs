@@ -17,7 +17,7 @@ use super::stub::{Clock, Stub};
 use super::table::{Table, at_share, mb, median, ms, number};
 
 /// Connections of small requests.
-const CONNECTIONS: [usize; 3] = [1, 16, 64];
+pub const CONNECTIONS: [usize; 3] = [1, 16, 64];
 /// Bytes of large requests.
 const BODIES: [usize; 2] = [1_000_000, 10_000_000];
 /// Streams at once.
@@ -38,6 +38,7 @@ pub struct Plan {
     pub rounds: usize,
     pub time: Duration,
     pub sections: Vec<Section>,
+    pub connections: Vec<usize>,
     pub with_direct: bool,
     pub with_tls: bool,
     pub programs: Vec<(&'static str, Program)>,
@@ -256,7 +257,7 @@ fn small_requests(plan: &Plan, runners: &[Runner], words: &str) -> io::Result<St
         "99 % ms",
         "CPU µs each",
     ]);
-    for connections in CONNECTIONS {
+    for &connections in &plan.connections {
         let load = Load {
             request: request("json", SMALL_BODY),
             connections,
