@@ -28,7 +28,8 @@
 //!
 //! | thread | does | ends |
 //! |---|---|---|
-//! | main | waits for signals, looks at the config and the state file | with the process |
+//! | main | leads: takes the signals, starts and replaces the servers (below) | with the process |
+//! | `serve` (in a worker process: main) | obeys the leader, looks at the config and the state file | when its last request has ended |
 //! | library's accept and connection threads | read request heads | with their connection |
 //! | `worker` (one per request in flight, some idle) | the whole life of one request, one `poll` for everything it waits for | when idle and not needed |
 //! | `keeper` | pokes the server library, ends slow and idle clients | at the stop |
@@ -37,8 +38,14 @@
 //! | `probe` (only with `quotaProbeSeconds`) | reads the usage of idle accounts, one at a time | when the setting is off |
 //! | refreshes, name look-ups | one bounded call | when it is answered |
 //!
+//! # Processes
+//!
+//! The process that was started keeps its pid and leads. Its first server is a thread of its own; a restart starts the program anew as a
+//! child, passes it the listening socket and what was learned, and lets the old server finish (`host/restart.rs`, `run/worker.rs`).
+//!
 //! # Invariants
 //!
+//! - At most one server takes connections from the listening socket; between two of them the kernel keeps those that come.
 //! - A lease ends in exactly one outcome; dropping one is `Abandoned`. A ticket gets exactly one verdict.
 //! - A retry takes the uncommitted writer by value, so none can be written after the first byte of an answer.
 //! - A client's body is kept as bytes and sent as bytes; only the model's name is ever replaced.

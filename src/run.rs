@@ -14,7 +14,8 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::event::{Event, Events, Started, StartedAccount};
 use crate::gate::Gate;
-use crate::host::restart::{self, Origin};
+use crate::host::restart::{self, Origin, Seat};
+use crate::host::terminal;
 use crate::net;
 use crate::proxy::context::{Context, Parts};
 use crate::proxy::listener::{self, Listener, Phrases};
@@ -48,8 +49,14 @@ pub(crate) fn serve(options: &ServeOptions) -> Result<ExitCode> {
     if let Some(control) = restart::as_worker()? {
         return worker::as_process(options, control);
     }
+    // Asked now: a terminal that has been closed is none any more.
+    let seat = if terminal::is_wanted() && !options.plain {
+        Seat::Terminal
+    } else {
+        Seat::Background
+    };
     let options = options.clone();
-    restart::lead(move |control| worker::as_thread(&options, control))
+    restart::lead(seat, move |control| worker::as_thread(&options, control))
 }
 
 /// Accounts, gate and everything that requests share.

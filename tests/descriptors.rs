@@ -73,7 +73,7 @@ fn the_port_answers_again_when_descriptors_are_free() {
         });
         drop(crowd);
         let took = wait_health(&proxy);
-        println!("round {round}: answers {took:?} after the crowd has left");
+        eprintln!("round {round}: answers {took:?} after the crowd has left");
         assert!(took < Duration::from_secs(8), "{took:?}");
     }
     until("service is back", || {
@@ -100,7 +100,7 @@ fn idle_connections_make_room() {
         crowd.push(client);
     }
     let took = wait_health(&proxy);
-    println!("answers {took:?} with the crowd still there");
+    eprintln!("answers {took:?} with the crowd still there");
     drop(crowd);
 }
 

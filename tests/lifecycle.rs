@@ -283,3 +283,54 @@ fn learned_quota_outlives_the_process() {
         line.contains("maxpool.state.json")
     });
 }
+
+#[test]
+fn those_who_wait_are_answered_and_idle_connections_closed() {
+    let upstream = Upstream::start();
+    let (_home, mut proxy) = start(&upstream, 60_000);
+    let mut idle = proxy.connect();
+    assert_eq!(idle.ask(&Ask::get("/maxpool/health")).status, 200);
+    upstream.next(
+        "key-a",
+        crate::upstream::failures::quota("five_hour", Duration::from_secs(60)),
+    );
+    let ask = Ask::messages(&hello());
+    let mut waiting = proxy.connect();
+    waiting.send_ask(&ask);
+    proxy.wait_status("it waits", |status| {
+        status["upstreamThrottle"]["queued"] == 1
+    });
+    proxy.terminate();
+    let reply = waiting.read_reply(&ask);
+    reply.assert_error(503, "restart_in_progress");
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    assert_eq!(
+        idle.read_to_close(),
+        (Vec::new(), crate::harness::ReplyEnd::Closed)
+    );
+    assert_eq!(proxy.wait_exit(), Some(0));
+}
+
+#[test]
+fn what_is_left_is_told_every_five_seconds() {
+    let upstream = Upstream::start();
+    let (_home, mut proxy) = start(&upstream, 60_000);
+    let (mut client, _ask, gate, first) = streaming(&upstream, &proxy);
+    let told = |proxy: &Proxy| {
+        let log = proxy.log();
+        let told = log.iter();
+        told.filter(|line| line.ends_with("stopping: 1 request left"))
+            .count()
+    };
+    let since = std::time::Instant::now();
+    proxy.terminate();
+    crate::harness::until("a second line", || (told(&proxy) == 2).then_some(()));
+    let took = since.elapsed();
+    assert!(
+        (Duration::from_millis(4_900)..Duration::from_secs(9)).contains(&took),
+        "{took:?}"
+    );
+    gate.open();
+    assert!(matches!(rest(&mut client, first).1, Piece::End));
+    assert_eq!(proxy.wait_exit(), Some(0));
+}

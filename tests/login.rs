@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc;
 
 use crate::harness::home::epoch_ms;
@@ -117,10 +118,16 @@ fn home_of(upstream: &Upstream) -> Home {
 
 /// A port for programs that find each other through the file; outside the range that systems hand out by themselves.
 fn free_port() -> u16 {
-    let first = 10_000 + u16::try_from(std::process::id() % 8_000).expect("below 8000");
-    let free =
-        (first..20_000).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());
-    free.expect("a free port")
+    // Tests that run beside each other must not find the same one.
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + u16::try_from(std::process::id() % 9_000).expect("below 9000");
+    loop {
+        let port = first + TAKEN.fetch_add(1, Ordering::Relaxed);
+        assert!(port < 20_000, "a free port");
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod harness;
 mod upstream;
 
 mod breaker;
+mod chaos;
 mod commands;
 mod control;
 mod credentials;

@@ -210,9 +210,9 @@ fn five_restarts_refuse_no_connection_and_cut_no_stream() {
         .into_iter()
         .map(|stream| stream.join().expect("a client"))
         .filter(|reply| reply.end != ReplyEnd::Complete || reply.said() != message.text)
-        .inspect(|reply| println!("lost: {} {:?} {}", reply.status, reply.end, reply.text()))
+        .inspect(|reply| eprintln!("lost: {} {:?} {}", reply.status, reply.end, reply.text()))
         .count();
-    println!(
+    eprintln!(
         "60 streams, {lost} lost; {} requests, {} failed, slowest {} ms; six restarts in {:?}; resident KiB: {} and {resident:?}",
         load.served(),
         failures.len(),
@@ -399,7 +399,9 @@ fn those_who_wait_are_told_to_come_again() {
     let ask = Ask::messages(&hello());
     let mut plain = proxy.connect();
     plain.send_ask(&ask);
-    upstream.wait_requests(1);
+    proxy.wait_status("the first waits", |status| {
+        status["upstreamThrottle"]["queued"] == 1
+    });
     let mut streaming = proxy.connect();
     let stream_ask = Ask::messages(&hello_stream());
     streaming.send_ask(&stream_ask);

@@ -69,12 +69,11 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 
 fn assert_clean(what: &str, text: &str) {
     for secret in secrets() {
-        if let Some(at) = text.find(secret) {
-            let from = text.floor_char_boundary(at.saturating_sub(200));
-            panic!(
-                "{secret} is in {what}: …{}",
-                &text[from..text.ceil_char_boundary((at + 100).min(text.len()))]
-            );
+        if let Some((before, after)) = text.split_once(secret) {
+            let from = before.chars().rev().take(200).collect::<Vec<_>>();
+            let from: String = from.into_iter().rev().collect();
+            let to: String = after.chars().take(100).collect();
+            panic!("{secret} is in {what}: …{from}[{secret}]{to}");
         }
     }
 }

@@ -789,13 +789,7 @@ fn a_kill_at_any_step_of_the_write_leaves_a_whole_file_and_loses_no_pair_that_se
     }
     let mut steps = Vec::new();
     // Counted from the start of the refresh's thread: its lock, temporary file, bytes, mode, fsync, rename, directory.
-    for (call, times) in [
-        ("openat", 3),
-        ("fchmod", 1),
-        ("fsync", 2),
-        ("rename", 1),
-        ("write", 2),
-    ] {
+    for (call, times) in [("openat", 3), ("fsync", 2), ("rename", 1), ("write", 2)] {
         steps.extend((1..=times).map(|number| (call, number)));
     }
     let mut ends = [0, 0];
@@ -803,11 +797,15 @@ fn a_kill_at_any_step_of_the_write_leaves_a_whole_file_and_loses_no_pair_that_se
         let upstream = Upstream::start();
         let home = one_expired(&upstream);
         let mut proxy = Proxy::start(&home);
-        upstream.state().oauth.mode = Mode::Late(Duration::from_millis(1500));
+        let gate = upstream.gate();
+        let rotated =
+            json!({"access_token": "access-1", "refresh_token": "refresh-1", "expires_in": 3600});
+        let hold = crate::upstream::Step::Hold(gate.clone());
+        upstream.next("", Answer::json(200, &rotated.to_string()).before(hold));
         let address = proxy.address();
         let client =
             std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello())));
-        upstream.wait("the refresh", |state| !state.oauth.refreshes.is_empty());
+        upstream.wait_requests(1);
         // Attached while the endpoint thinks: what follows is the write.
         let thread = refresh_thread(proxy.pid());
         let inject = format!("inject={call}:signal=SIGKILL:when={number}");
@@ -825,6 +823,15 @@ fn a_kill_at_any_step_of_the_write_leaves_a_whole_file_and_loses_no_pair_that_se
             .stderr(std::process::Stdio::null())
             .spawn()
             .expect("start strace");
+        let status = format!("/proc/{}/task/{thread}/status", proxy.pid());
+        until("strace be attached", || {
+            let text = std::fs::read_to_string(&status).ok()?;
+            let tracer = text
+                .lines()
+                .find_map(|line| line.strip_prefix("TracerPid:"))?;
+            (tracer.trim() != "0").then_some(())
+        });
+        gate.open();
         let reply = client.join().expect("a client");
         let killed = reply.status == 0;
         let _ended = strace.kill();
@@ -849,7 +856,8 @@ fn a_kill_at_any_step_of_the_write_leaves_a_whole_file_and_loses_no_pair_that_se
         drop(proxy);
         // The next server starts on what is there, and clears away what lay about.
         let next = Proxy::start_as_is(&home);
-        upstream.state().oauth.mode = Mode::Rotate;
+        // The endpoint has rotated: the old token is worth nothing any more.
+        upstream.state().oauth.mode = Mode::InvalidGrant;
         let reply = next.post(&hello());
         assert_eq!(
             reply.status == 200,

@@ -93,3 +93,46 @@ impl Turn {
 
 /// All accounts of a start or of a morning find their tokens expired in the same moment.
 const JOIN_WITHIN: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::config::scratch::Scratch;
+
+    #[test]
+    fn a_change_joins_the_turn_of_a_slow_refresh_while_another_refresh_waits_for_the_next() {
+        let home = Scratch::new();
+        let path = home.path("maxpool.json");
+        std::fs::write(&path, "{\"accounts\": []}").unwrap();
+        let shelf = Arc::new(Shelf::new(path));
+        let slow = shelf.take(Mono(0)).unwrap();
+        let late = Mono(6_000);
+        let (told, hears) = mpsc::channel();
+        let waiting = std::thread::spawn({
+            let shelf = shelf.clone();
+            move || {
+                told.send(()).unwrap();
+                shelf.take(late).map(|turn| turn.since)
+            }
+        });
+        hears.recv().unwrap();
+        let joined = shelf.join(late).unwrap();
+        assert!(Arc::ptr_eq(&slow, &joined), "at once, whoever waits");
+        joined
+            .commit(|document| {
+                document.insert("zebra".to_owned(), Value::from(1));
+                Ok(())
+            })
+            .unwrap();
+        assert!(
+            !waiting.is_finished(),
+            "the next turn is not before the end of this one"
+        );
+        drop((slow, joined));
+        assert_eq!(waiting.join().unwrap().unwrap(), late);
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! The text is read once, strictly (SPEC A2): a value of the wrong type or out of range is an error that names file, line
 //! and key, and nothing is coerced. What is odd but harmless, such as an unknown key or an account without a credential,
-//! becomes a notice. No credential is ever written anywhere but into the config file itself, see [`file`].
+//! becomes a notice. No credential is ever written anywhere but into the config file itself, see [`mod@file`].
 
 mod accounts;
 mod atomic;

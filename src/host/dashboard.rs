@@ -19,7 +19,7 @@ use crate::account::login::{self, Desk};
 use crate::account::oauth::Endpoints;
 use crate::account::wire;
 use crate::clock;
-use crate::config::{edit, file};
+use crate::config::edit;
 use crate::error::{Error, Result};
 use crate::event::Pulse;
 use crate::proxy::context::Context;
@@ -197,7 +197,7 @@ fn carry_out(context: &Context, action: &Action) -> Result<Option<String>> {
 }
 
 fn delete(context: &Context, account: &str) -> Result<()> {
-    file::update(&context.config_path, |document| {
+    context.accounts.change_file(|document| {
         if edit::remove_account(document, account) {
             return Ok(());
         }

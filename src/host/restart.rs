@@ -19,11 +19,12 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Pid, WaitId, WaitIdOptions, kill_process, waitid};
 
 use self::plan::{Action, Ended, Exit, Id, News, Plan};
 use super::notify::{self, Supervisor};
 use super::signals::{Signal, Signals};
-use super::terminal;
+use super::terminal::Found;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::net::wait::poll_for;
@@ -44,6 +45,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 const REAP_MAX: Duration = Duration::from_secs(2);
 /// Time between two looks for it.
 const REAP_LOOK: Duration = Duration::from_millis(5);
+/// Workers stop of a terminal's signal within this time …
+const SUSPEND_OWN: Duration = Duration::from_millis(100);
+/// … and of ours within this.
+const SUSPEND_MAX: Duration = Duration::from_millis(500);
 /// The worker that is a thread writes its last lines within this time.
 const FIRST_END_MAX: Duration = Duration::from_secs(5);
 
@@ -62,11 +67,12 @@ pub(crate) fn as_worker() -> Result<Option<Control>> {
     })
 }
 
-/// Leads until everything has ended. `first` is the first worker's life: it runs on a thread of its own.
+/// Leads until everything has ended. `seat` says whether the workers draw on a terminal, `first` is the first worker's life: it runs on a thread of its own.
 ///
 /// # Errors
 /// The first worker cannot start; or nobody can serve any more.
 pub(crate) fn lead(
+    seat: Seat,
     first: impl FnOnce(Control) -> Result<ExitCode> + Send + 'static,
 ) -> Result<ExitCode> {
     let signals = Signals::take()
@@ -78,12 +84,8 @@ pub(crate) fn lead(
         signals,
         supervisor: Supervisor::of_environment(&variable),
         on_terminal: io::stdin().is_terminal(),
-        // Asked now: a terminal that has been closed is none any more.
-        seat: if terminal::is_wanted() {
-            Seat::Terminal
-        } else {
-            Seat::Background
-        },
+        seat,
+        found: (seat == Seat::Terminal).then(Found::note).flatten(),
         program: program(env::args_os().next(), env::current_exe().ok()),
         origin: match socket {
             Some(_) => Origin::Supervisor,
@@ -112,6 +114,8 @@ struct Leader {
     supervisor: Supervisor,
     on_terminal: bool,
     seat: Seat,
+    /// The terminal at the start.
+    found: Option<Found>,
     program: PathBuf,
     origin: Origin,
     /// The listening socket that new workers get.
@@ -170,6 +174,10 @@ impl Leader {
             Signal::HangUp if self.on_terminal => self.plan.stop(now),
             Signal::HangUp => self.plan.reload(),
             Signal::Restart => self.plan.restart(now),
+            Signal::Suspend => {
+                self.suspend();
+                Vec::new()
+            }
         }
     }
 
@@ -211,6 +219,13 @@ impl Leader {
                 Action::Adopt(id) => {
                     if let Some(socket) = self.offered.remove(&id) {
                         self.socket = Some(socket);
+                    }
+                    if matches!(
+                        self.bodies.get(&id).map(|body| &body.life),
+                        Some(Life::Process(_))
+                    ) {
+                        // Until now the thread with the dashboard stopped all of this process.
+                        self.signals.take_suspend();
                     }
                 }
                 Action::Kill(id) => {
@@ -277,7 +292,12 @@ impl Leader {
         match self.bodies.remove(&id).map(|body| body.life) {
             Some(Life::Process(mut child)) => match wait(&mut child, REAP_MAX) {
                 Some(status) if status.success() => Ended::Clean,
-                Some(status) => Ended::Badly(status.to_string()),
+                Some(status) => {
+                    if let Some(found) = &self.found {
+                        found.put_back();
+                    }
+                    Ended::Badly(status.to_string())
+                }
                 None => {
                     let _ = child.kill();
                     let _ = child.wait();
@@ -297,6 +317,33 @@ impl Leader {
                 how
             }
             None => Ended::Clean,
+        }
+    }
+
+    /// Stops with all workers until a shell continues them: it sees one job, and that is this process.
+    fn suspend(&self) {
+        let children: Vec<Pid> = self
+            .bodies
+            .values()
+            .filter_map(|body| match &body.life {
+                Life::Process(child) => Some(Pid::from_child(child)),
+                Life::Thread(_) => None,
+            })
+            .collect();
+        let stopped = |pid: &Pid| {
+            let options = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+            !matches!(waitid(WaitId::Pid(*pid), options), Ok(None))
+        };
+        // The terminal is theirs until they have given it back. A signal from a terminal has reached them, too; any other has not.
+        if !within(SUSPEND_OWN, || children.iter().all(stopped)) {
+            for pid in &children {
+                let _ = kill_process(*pid, rustix::process::Signal::TSTP);
+            }
+            within(SUSPEND_MAX, || children.iter().all(stopped));
+        }
+        let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGTSTP);
+        for pid in &children {
+            let _ = kill_process(*pid, rustix::process::Signal::CONT);
         }
     }
 
@@ -368,6 +415,20 @@ impl Leader {
             (Exit::Clean, _) => Ok(ExitCode::SUCCESS),
             (Exit::Cut, _) => Ok(ExitCode::FAILURE),
         }
+    }
+}
+
+/// Looks until `is_so`, at most for `limit`; whether it was so in time.
+fn within(limit: Duration, is_so: impl Fn() -> bool) -> bool {
+    let watch = clock::Stopwatch::start();
+    loop {
+        if is_so() {
+            return true;
+        }
+        if watch.left_of(limit).is_none() {
+            return false;
+        }
+        thread::sleep(REAP_LOOK);
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGUSR2};
 
 use crate::net::wait::poll_for;
 
@@ -21,6 +21,8 @@ pub(crate) enum Signal {
     HangUp,
     /// SIGUSR2: restart without losing a connection.
     Restart,
+    /// SIGTSTP: stop until continued; only after [`Signals::take_suspend`].
+    Suspend,
 }
 
 /// The pipes of all signals.
@@ -42,12 +44,21 @@ impl Signals {
         ];
         let mut pipes = Vec::with_capacity(wanted.len());
         for (signal, number) in wanted {
-            let (read, write) = UnixStream::pair()?;
-            read.set_nonblocking(true)?;
-            signal_hook::low_level::pipe::register(number, write)?;
-            pipes.push((signal, read));
+            pipes.push((signal, pipe_of(number)?));
         }
         Ok(Signals { pipes })
+    }
+
+    /// Takes over job control too, once. Whoever does has to stop the process.
+    pub(crate) fn take_suspend(&mut self) {
+        let taken = self
+            .pipes
+            .iter()
+            .any(|(signal, _)| *signal == Signal::Suspend);
+        // Without a descriptor the system stops the process by itself.
+        if !taken && let Ok(pipe) = pipe_of(SIGTSTP) {
+            self.pipes.push((Signal::Suspend, pipe));
+        }
     }
 
     /// What to poll for the arrival of signals.
@@ -82,4 +93,11 @@ impl Signals {
         reader.read_exact(&mut [0]).ok()?;
         Some(*signal)
     }
+}
+
+fn pipe_of(number: i32) -> io::Result<UnixStream> {
+    let (read, write) = UnixStream::pair()?;
+    read.set_nonblocking(true)?;
+    signal_hook::low_level::pipe::register(number, write)?;
+    Ok(read)
 }

@@ -183,6 +183,30 @@ pub(crate) fn restore() {
     }
 }
 
+/// The terminal as it was at the start, for a leader whose workers may leave it in another state.
+pub(crate) struct Found {
+    tty: OwnedFd,
+    before: Termios,
+}
+
+impl Found {
+    /// Notes it; nothing if there is none to be had.
+    pub(crate) fn note() -> Option<Found> {
+        let tty = open().ok()?;
+        let before = termios::tcgetattr(&tty).ok()?;
+        Some(Found { tty, before })
+    }
+
+    /// Gives it back in place of a process that could not.
+    pub(crate) fn put_back(&self) {
+        // From the background this would stop the process.
+        if termios::tcgetpgrp(&self.tty) == Ok(rustix::process::getpgrp()) {
+            let _ = rustix::io::write(&self.tty, LEAVE);
+            let _ = termios::tcsetattr(&self.tty, OptionalActions::Now, &self.before);
+        }
+    }
+}
+
 /// Whether a person sits before this process: what they type and what they read is a terminal's.
 pub(crate) fn is_wanted() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal()

@@ -151,6 +151,7 @@ impl Context {
     /// Says that another process serves: answers close their connections, so that clients come to the other one.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
+        self.probe.look_again();
     }
 
     /// Whether connections may carry another request.

@@ -64,7 +64,7 @@ fn interval(context: &Context) -> Option<Duration> {
     context
         .config()
         .quota_probe
-        .filter(|_| !context.is_stopping())
+        .filter(|_| context.keeps_connections())
 }
 
 struct Probe<'a> {
@@ -221,9 +221,75 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::account::quota::report_of_headers;
+    use crate::scheduler::time::Wall;
+    use crate::scheduler::{
+        AccountSpec, Admission, Evidence, HeadReport, Outcome, Policy, Request, Scheduler,
+    };
 
     fn seconds(pace: &[Duration]) -> Vec<u64> {
         pace.iter().map(Duration::as_secs).collect()
+    }
+
+    #[test]
+    fn only_an_enabled_oauth_account_that_has_answered_nothing_lately_is_asked() {
+        let at = |ms: u64| Now {
+            mono: Mono(ms),
+            wall: Wall(i64::try_from(ms).unwrap_or(i64::MAX)),
+        };
+        let spec = |kind, enabled| AccountSpec {
+            name: Arc::from("a"),
+            kind,
+            enabled,
+            priority: 0,
+            profiles: vec![Arc::from("claude")],
+        };
+        let minute = Duration::from_secs(60);
+        for (rule, kind, enabled, idle) in [
+            ("T6", Kind::Oauth, true, true),
+            ("T6 disabled", Kind::Oauth, false, false),
+            ("T6 a key", Kind::ApiKey, true, false),
+            ("T6 a provider", Kind::Provider, true, false),
+        ] {
+            let mut scheduler = Scheduler::new(Policy::default());
+            scheduler.add_account(at(0), spec(kind, enabled));
+            let account = scheduler.snapshot(at(1)).accounts.remove(0);
+            assert_eq!(is_idle(&account, minute, at(1)), idle, "{rule}");
+        }
+        let mut scheduler = Scheduler::new(Policy::default());
+        let id = scheduler.add_account(at(0), spec(Kind::Oauth, true));
+        let look = |scheduler: &Scheduler, ms| scheduler.snapshot(at(ms)).accounts.remove(0);
+        let Admission::Granted(grant) = scheduler.admit(at(0), Request::new(1, Mono(0))) else {
+            unreachable!("it is free");
+        };
+        assert!(!is_idle(&look(&scheduler, 1), minute, at(1)), "T6 in use");
+        let quota = report_of_headers(
+            [
+                ("anthropic-ratelimit-unified-5h-utilization", &b"0.5"[..]),
+                ("anthropic-ratelimit-unified-5h-reset", b"9000"),
+            ],
+            at(1_000),
+        );
+        let head = HeadReport {
+            status: 200,
+            quota: &quota,
+            evidence: Evidence::default(),
+        };
+        scheduler.observe(at(1_000), &grant.lease, &head);
+        scheduler.complete(at(1_000), grant.lease, Outcome::Success);
+        assert!(
+            !is_idle(&look(&scheduler, 60_999), minute, at(60_999)),
+            "T6 it has just told"
+        );
+        assert!(
+            is_idle(&look(&scheduler, 61_001), minute, at(61_001)),
+            "T6 its word is old"
+        );
+        scheduler.learn(at(61_001), id, &quota);
+        assert!(
+            is_idle(&look(&scheduler, 61_002), minute, at(61_002)),
+            "T6 a probe is no answer"
+        );
     }
 
     #[test]

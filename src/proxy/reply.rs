@@ -235,11 +235,12 @@ pub(crate) fn wrong_method(allow: &'static str) -> Reply {
     }
 }
 
-/// The process is going away (R1, R2).
+/// The process is going away (R1, R2). The connection ends with it, or the client would come back to the process that leaves.
 pub(crate) fn restarting() -> Reply {
     Reply {
         retry_after: Some(Duration::from_secs(1)),
         should_retry: true,
+        close: true,
         ..Reply::new(
             503,
             "restart_in_progress",
@@ -280,6 +281,8 @@ pub(crate) fn credential(kind: Kind, from: &str, said: &str) -> Reply {
         ),
         Kind::Provider => ("provider_auth_error", "correct its token"),
     };
+    // The API ends its sentences, and ours goes on.
+    let said = said.trim_end_matches('.');
     let what = if said.contains(from) {
         said.to_owned()
     } else {
@@ -842,7 +845,7 @@ mod tests {
 
     #[test]
     fn credentials_name_the_account() {
-        let reply = credential(Kind::Oauth, "work", "OAuth token has been revoked");
+        let reply = credential(Kind::Oauth, "work", "OAuth token has been revoked.");
         let text = "the credential of work was refused: OAuth token has been revoked; run `maxpool login` to sign in again";
         assert_eq!(
             (reply.status, reply.kind, reply.message.as_str()),

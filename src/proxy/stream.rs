@@ -146,13 +146,13 @@ impl Uncommitted {
     pub(crate) fn reply(self, reply: &Reply) -> io::Result<Delivered> {
         let held = self.is_held();
         let mut down = self.0.0.borrow_mut();
+        down.form.keep_alive &= !reply.close;
         if held {
             let event = reply.event();
             down.state = State::Open(down.streamed());
             down.push(&event)?;
         } else {
             let body = reply.body();
-            down.form.keep_alive &= !reply.close;
             down.head(
                 reply.status,
                 &reply.headers(),

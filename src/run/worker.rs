@@ -121,7 +121,7 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
     let Some(beginning) = link.wait_start() else {
         return Ok(Ended::Clean);
     };
-    let mode = if beginning.seat == Seat::Terminal && !options.plain {
+    let mode = if beginning.seat == Seat::Terminal {
         Mode::Screen
     } else {
         Mode::Plain
@@ -526,7 +526,7 @@ impl Link {
                 Signal::Terminate | Signal::Interrupt => self.report(&Report::Quit),
                 Signal::Restart => self.report(&Report::Restart),
                 // The leader gets it too, where a terminal sent it.
-                Signal::HangUp => {}
+                Signal::HangUp | Signal::Suspend => {}
             }
         }
         match self.control.next_order() {

@@ -46,17 +46,13 @@ fn claude_does_not_notice_a_failover() {
         );
         stage.upstream.always("token-a", failure);
         let ran = stage.run_claude(&["-p", "say hi"]);
-        stage.seen(&format!(
-            "{name}: {:.1?}, {:?}",
-            ran.took,
-            stage.upstream.order()
-        ));
+        stage.seen(&format!("{name}: {:.1?}, {:?}", ran.took, stage.asked()));
         assert_eq!(
             (ran.code, ran.stdout.trim()),
             (Some(0), "Hello from upstream."),
             "{name}: {ran:?}"
         );
-        assert_eq!(stage.upstream.order(), ["token-a", "token-b"], "{name}");
+        assert_eq!(stage.asked(), ["token-a", "token-b"], "{name}");
     }
 }
 
@@ -83,7 +79,7 @@ fn claude_uses_a_tool() {
         (Some(0), "The tool said: wrench"),
         "{ran:?}"
     );
-    let order = stage.upstream.order();
+    let order = stage.asked();
     assert!(
         order.iter().all(|credential| *credential == order[0]),
         "one session, one account: {order:?}"
@@ -562,7 +558,9 @@ fn claude_tells_its_user_why_nothing_serves() {
             "{name}: {:?} after {:.1?} and {asked} requests",
             ran.stdout, ran.took
         ));
-        assert_eq!((ran.code, asked), (Some(1), 1), "{name}: {ran:?}");
+        assert_eq!(ran.code, Some(1), "{name}: {ran:?}");
+        // Newer versions ask again with fewer features after a 400.
+        assert!(asked <= 8, "{name}: {asked} requests");
         assert!(ran.stdout.contains(words), "{name}: {ran:?}");
     }
 }

@@ -25,5 +25,6 @@ mod upstream;
 mod claude;
 mod held;
 mod programs;
+mod restart;
 mod sdk;
 mod stage;

@@ -131,6 +131,17 @@ impl Stage {
         path
     }
 
+    /// The credentials with which a message was asked for, in order.
+    pub fn asked(&self) -> Vec<String> {
+        let requests = self.upstream.requests();
+        let messages = requests
+            .iter()
+            .filter(|request| request.path() == "/v1/messages");
+        messages
+            .map(|request| request.credential().to_owned())
+            .collect()
+    }
+
     /// Prints one line of what a case has seen.
     pub fn seen(&self, text: &str) {
         println!("  {}: {text}", self.name);

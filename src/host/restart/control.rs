@@ -22,7 +22,7 @@ pub(crate) enum Order {
     Start {
         /// Where the socket comes from.
         origin: Origin,
-        /// Who sits before the leader.
+        /// Where to show what happens.
         seat: Seat,
         /// Why the worker before this one is gone, if it did not hand over.
         note: String,
@@ -60,12 +60,12 @@ pub(crate) enum Origin {
     Supervisor,
 }
 
-/// Who sits before the process that was started.
+/// Where a worker shows what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seat {
-    /// A person, at a terminal.
+    /// On a terminal, to a person.
     Terminal,
-    /// A supervisor, a script, a pipe.
+    /// In lines, to a supervisor, a script, a pipe.
     Background,
 }
 

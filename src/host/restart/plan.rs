@@ -106,7 +106,7 @@ pub(super) struct Plan {
     bad: bool,
     /// Somebody has served before.
     served: bool,
-    /// A restart was asked for while one was under way: a newer program may have been put in place since.
+    /// A restart was asked for while one, or the first start, was under way: a newer program may have been put in place since.
     again: bool,
     crashes: VecDeque<Mono>,
 }

@@ -190,6 +190,16 @@ fn r2_a_restart_that_is_asked_for_during_one_follows_it() {
 }
 
 #[test]
+fn r2_a_restart_that_is_asked_for_before_the_first_worker_serves_follows_its_start() {
+    let mut plan = Plan::new();
+    plan.begin();
+    assert_eq!(plan.restart(Mono(0)), []);
+    plan.report(Mono(0), 1, Report::Prepared);
+    let served = plan.report(Mono(0), 1, Report::Serving(100));
+    assert!(served.contains(&start(2)), "{served:?}");
+}
+
+#[test]
 fn r2_processes_that_finish_are_bounded() {
     let mut plan = serving();
     for id in 2..=9 {
