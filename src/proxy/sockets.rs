@@ -455,11 +455,12 @@ impl<R> Sockets<R> {
             .values()
             .filter_map(|entry| entry.number)
             .collect();
-        let mut numbers = own_numbers();
         // New connections have new numbers: look there first.
-        numbers.sort_by_key(|number| known.contains(number));
-        let mut exhausted = numbers.is_empty();
-        for number in numbers {
+        let (old, new): (Vec<RawFd>, Vec<RawFd>) = own_numbers()
+            .into_iter()
+            .partition(|number| known.contains(number));
+        let mut exhausted = old.is_empty() && new.is_empty();
+        for number in new.into_iter().chain(old) {
             match pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty()) {
                 Ok(fd) if is_peer(&fd, peer) => return Found::Socket(number, fd),
                 Err(Errno::MFILE | Errno::NFILE) => exhausted = true,
