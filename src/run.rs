@@ -24,6 +24,7 @@ use crate::report::Reporter;
 use crate::report::capture::Capture;
 use crate::scheduler::Scheduler;
 
+mod link;
 mod worker;
 
 /// Runs the program with the process's arguments and gives its exit code (0, 1 failed, 2 wrong usage).

@@ -29,6 +29,8 @@ mod failover;
 mod forwarding;
 mod gone;
 mod heartbeats;
+mod hostile;
+mod leader;
 mod lifecycle;
 mod login;
 mod logs;

@@ -394,10 +394,11 @@ impl Leader {
     }
 
     fn finish(mut self, exit: Exit) -> Result<ExitCode> {
-        for (_, body) in std::mem::take(&mut self.bodies) {
+        for (_, Body { control, life }) in std::mem::take(&mut self.bodies) {
+            drop(control);
             // Processes end by themselves when their leader is gone. The thread's last lines are worth a moment, but it is not
             // waited for if it hangs.
-            if let Life::Thread(thread) = body.life {
+            if let Life::Thread(thread) = life {
                 let watch = clock::Stopwatch::start();
                 while !thread.is_finished() && watch.left_of(FIRST_END_MAX).is_some() {
                     thread::sleep(REAP_LOOK);

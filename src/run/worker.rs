@@ -10,24 +10,21 @@
 //! counts once.
 
 use std::net::TcpListener;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags};
-
 use super::ServeOptions;
+use super::link::{Heard, Link};
 use crate::clock;
 use crate::config::file;
 use crate::config::state::{self, State};
 use crate::error::{Error, Result};
 use crate::event::{Event, RestartStep};
 use crate::host::dashboard;
-use crate::host::restart::{Control, Order, Origin, Received, Report, Seat};
-use crate::host::signals::{Signal, Signals};
+use crate::host::restart::{Control, Order, Origin, Report, Seat};
+use crate::host::signals::Signals;
 use crate::host::terminal::Dashboard;
-use crate::net::wait::poll_for;
 use crate::proxy::context::Context;
 use crate::proxy::listener::Listener;
 use crate::proxy::{control, exchange, probe, runtime};
@@ -76,11 +73,7 @@ enum Going {
 /// # Errors
 /// It cannot start: what is wrong, and what to do about it.
 pub(super) fn as_thread(options: &ServeOptions, control: Control) -> Result<ExitCode> {
-    let link = Link {
-        control,
-        signals: None,
-    };
-    live(options, &link)
+    live(options, &Link::new(control, None))
 }
 
 /// A later worker: a process. Its leader tells why it cannot start, if it cannot.
@@ -90,10 +83,7 @@ pub(super) fn as_thread(options: &ServeOptions, control: Control) -> Result<Exit
 pub(super) fn as_process(options: &ServeOptions, control: Control) -> Result<ExitCode> {
     let signals = Signals::take()
         .map_err(|error| Error::ours(format!("signals cannot be taken over: {error}")))?;
-    let link = Link {
-        control,
-        signals: Some(signals),
-    };
+    let link = Link::new(control, Some(signals));
     Ok(live(options, &link).unwrap_or(ExitCode::FAILURE))
 }
 
@@ -109,14 +99,6 @@ fn live(options: &ServeOptions, link: &Link) -> Result<ExitCode> {
     })
 }
 
-/// What the first order says.
-struct Beginning {
-    origin: Origin,
-    seat: Seat,
-    note: String,
-    socket: Option<OwnedFd>,
-}
-
 fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
     let Some(beginning) = link.wait_start() else {
         return Ok(Ended::Clean);
@@ -127,10 +109,11 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
         Mode::Plain
     };
     let path = file::path(&|name| std::env::var_os(name))?;
-    let mut config = match link.signals {
-        None => file::load_or_create(&path)?,
+    let mut config = if link.is_thread() {
+        file::load_or_create(&path)?
+    } else {
         // The server that runs has one: that it is gone is a mistake, and defaults would have no accounts.
-        Some(_) => file::load(&path)?,
+        file::load(&path)?
     };
     if let Some(directory) = &options.log_to {
         config.log_dir = Some(directory.clone());
@@ -145,8 +128,16 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
     link.tell(&Report::Prepared, Some(&socket));
     let ended = match link.wait_go() {
         Some(learned) => {
-            let worker = Worker::open(link, context, socket, beginning.origin, &learned);
-            worker.and_then(|mut worker| worker.run(mode, &reporter))
+            let worker = Worker::open(link, context, socket, &learned);
+            worker.and_then(|worker| {
+                let origin = beginning.origin;
+                Worker {
+                    origin,
+                    mode,
+                    ..worker
+                }
+                .run(&reporter)
+            })
         }
         None => Ok(Ended::Clean),
     };
@@ -160,6 +151,7 @@ struct Worker<'a> {
     context: Arc<Context>,
     listener: Listener,
     origin: Origin,
+    mode: Mode,
     /// What was known when it handed over.
     handed: Option<State>,
 }
@@ -169,7 +161,6 @@ impl Worker<'_> {
         link: &'a Link,
         context: Arc<Context>,
         socket: TcpListener,
-        origin: Origin,
         learned: &str,
     ) -> Result<Worker<'a>> {
         if learned.is_empty() {
@@ -190,16 +181,17 @@ impl Worker<'_> {
             link,
             context,
             listener,
-            origin,
+            origin: Origin::Config,
+            mode: Mode::Plain,
             handed: None,
         })
     }
 
-    fn run(&mut self, mode: Mode, reporter: &Reporter) -> Result<Ended> {
+    fn run(mut self, reporter: &Reporter) -> Result<Ended> {
         let seen = Arc::clone(&self.context);
         reporter.watch(move || seen.gate.look(|scheduler, now| scheduler.snapshot(now)));
         let mut screen = Screen {
-            mode,
+            mode: self.mode,
             reporter,
             dashboard: None,
         };
@@ -207,9 +199,9 @@ impl Worker<'_> {
         self.link.report(&Report::Serving(std::process::id()));
         super::announce(&self.context, &self.listener);
         let going = self.watch(&mut screen);
+        let ended = self.finish(going);
         // The terminal is given back before anything is written on it.
         screen.close();
-        let ended = self.finish(going);
         if self.handed.is_none() {
             save_state(&self.context);
         }
@@ -308,10 +300,12 @@ impl Worker<'_> {
                 step(RestartStep::Failed { why });
             }
             Order::Retire(pid) => {
+                context.retire();
                 step(RestartStep::Serving { pid });
                 return Some(Going::Retiring);
             }
             Order::Learn(learned) => learn(&context, &learned),
+            Order::Hear(text) => context.events.notice(clock::wall(), text),
             Order::Ping => self.link.report(&Report::Pong),
             Order::Drain => return Some(Going::Stopping),
             Order::Cut => return Some(Going::Cutting),
@@ -399,10 +393,7 @@ impl Worker<'_> {
                     .gate
                     .with(|scheduler, now| scheduler.drain(now));
             }
-            Going::Retiring => {
-                self.context.retire();
-                self.listener.retire();
-            }
+            Going::Retiring => self.listener.retire(),
             Going::Cutting => {}
         }
     }
@@ -412,11 +403,10 @@ impl Worker<'_> {
             Going::Stopping | Going::Cutting => self.context.tell(Event::Draining { left }),
             Going::Retiring => {
                 let requests = if left == 1 { "request" } else { "requests" };
-                let text = format!(
+                self.say(format!(
                     "restart: process {} finishes {left} {requests}",
                     std::process::id()
-                );
-                self.context.events.notice(clock::wall(), text);
+                ));
             }
         }
     }
@@ -429,7 +419,18 @@ impl Worker<'_> {
                 self.link.report(&Report::Learned(text));
             }
         }
-        self.context.tell(Event::Restart(RestartStep::Done));
+        match self.mode {
+            Mode::Screen => self.say("restart: done".to_owned()),
+            Mode::Plain | Mode::Off => self.context.tell(Event::Restart(RestartStep::Done)),
+        }
+    }
+
+    /// A line from one that has handed over: where there is a dashboard, it is the other one's.
+    fn say(&self, text: String) {
+        match self.mode {
+            Mode::Screen => self.link.report(&Report::Said(text)),
+            Mode::Plain | Mode::Off => self.context.events.notice(clock::wall(), text),
+        }
     }
 }
 
@@ -481,88 +482,6 @@ impl Screen<'_> {
 
     fn close(&mut self) {
         self.dashboard = None;
-    }
-}
-
-/// The way to the leader.
-struct Link {
-    control: Control,
-    /// Those of a process of its own.
-    signals: Option<Signals>,
-}
-
-/// What a wait has brought.
-enum Heard {
-    Order(Order),
-    /// The leader is no more.
-    Gone,
-    Nothing,
-}
-
-impl Link {
-    fn report(&self, report: &Report) {
-        self.tell(report, None);
-    }
-
-    fn tell(&self, report: &Report, socket: Option<&TcpListener>) {
-        // A leader that is gone is noticed by the next wait.
-        let _ = self
-            .control
-            .report(report, socket.map(|socket| socket.as_fd()));
-    }
-
-    fn wait(&self, limit: Duration) -> Heard {
-        self.listen(limit).0
-    }
-
-    fn listen(&self, limit: Duration) -> (Heard, Option<OwnedFd>) {
-        let mut fds = vec![PollFd::new(&self.control, PollFlags::IN)];
-        if let Some(signals) = &self.signals {
-            fds.extend(signals.watched());
-        }
-        poll_for(&mut fds, limit);
-        for signal in self.signals.iter().flat_map(Signals::arrived) {
-            match signal {
-                Signal::Terminate | Signal::Interrupt => self.report(&Report::Quit),
-                Signal::Restart => self.report(&Report::Restart),
-                // The leader gets it too, where a terminal sent it.
-                Signal::HangUp | Signal::Suspend => {}
-            }
-        }
-        match self.control.next_order() {
-            Received::Message(order, socket) => (Heard::Order(order), socket),
-            Received::Nothing => (Heard::Nothing, None),
-            Received::End => (Heard::Gone, None),
-        }
-    }
-
-    /// The first order; `None` if there is nothing to begin.
-    fn wait_start(&self) -> Option<Beginning> {
-        loop {
-            match self.listen(STATE_EVERY) {
-                (Heard::Order(Order::Start { origin, seat, note }), socket) => {
-                    return Some(Beginning {
-                        origin,
-                        seat,
-                        note,
-                        socket,
-                    });
-                }
-                (Heard::Gone | Heard::Order(Order::Drain | Order::Cut), _) => return None,
-                (Heard::Order(_) | Heard::Nothing, _) => {}
-            }
-        }
-    }
-
-    /// What the worker before has learned, once this one may serve; `None` if it shall not.
-    fn wait_go(&self) -> Option<String> {
-        loop {
-            match self.wait(STATE_EVERY) {
-                Heard::Order(Order::Go(learned)) => return Some(learned),
-                Heard::Gone | Heard::Order(Order::Drain | Order::Cut) => return None,
-                Heard::Order(_) | Heard::Nothing => {}
-            }
-        }
     }
 }
 

@@ -182,6 +182,9 @@ impl Proxy {
         loop {
             if let Some(status) = self.child.try_wait().expect("wait for the program") {
                 self.status = Some(status);
+                // What it wrote last may still be in the pipes.
+                self.stderr.wait_end();
+                self.stdout.wait_end();
                 return status.code();
             }
             assert!(
@@ -266,6 +269,15 @@ impl Lines {
             reading.changed.notify_all();
         });
         lines
+    }
+
+    /// Waits for the pipe's end, which a process that was left behind may keep from coming.
+    fn wait_end(&self) {
+        let ended = |read: &mut (Vec<String>, bool)| !read.1;
+        let waited = self
+            .changed
+            .wait_timeout_while(self.lock(), PATIENCE / 4, ended);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, (Vec<String>, bool)> {

@@ -351,15 +351,14 @@ impl Line {
         framed.extend_from_slice(&frame.0);
         framed.extend_from_slice(bytes);
         framed.extend_from_slice(&frame.1);
-        let at = Instant::now();
-        let written = self.stream.write_all(&framed).is_ok();
-        if written && !bytes.is_empty() {
+        if !bytes.is_empty() {
+            // Before the write: whoever has read the bytes finds them counted.
             let mut state = self.shared.lock();
             let connection = &mut state.connections[self.number];
             connection.sent.add(bytes);
-            connection.writes.push((at, bytes.len()));
+            connection.writes.push((Instant::now(), bytes.len()));
         }
-        written
+        self.stream.write_all(&framed).is_ok()
     }
 
     /// Chunked text deltas until `total` body bytes have gone out.

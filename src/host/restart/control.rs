@@ -41,6 +41,8 @@ pub(crate) enum Order {
     Retire(u32),
     /// What a worker that has ended learned after it had handed over.
     Learn(String),
+    /// A line that a worker which has handed over wants to be seen.
+    Hear(String),
     /// Stop: take no more connections, finish what runs, then end.
     Drain,
     /// Cut what still runs, and end.
@@ -82,6 +84,8 @@ pub(crate) enum Report {
     Failed(String),
     /// What was learned since [`Report::Yielded`], at the end.
     Learned(String),
+    /// A line for whoever has the screen now.
+    Said(String),
     /// The config was read, for better or worse.
     Reloaded,
     /// Alive.
@@ -251,6 +255,7 @@ impl Order {
             Order::Failed(why) => format!("failed\n{why}"),
             Order::Retire(pid) => format!("retire\n{pid}"),
             Order::Learn(state) => format!("learn\n{state}"),
+            Order::Hear(text) => format!("hear\n{text}"),
             Order::Drain => "drain\n".to_owned(),
             Order::Cut => "cut\n".to_owned(),
             Order::Reload => "reload\n".to_owned(),
@@ -282,6 +287,7 @@ impl Order {
             "failed" => Order::Failed(rest.to_owned()),
             "retire" => Order::Retire(rest.parse().ok()?),
             "learn" => Order::Learn(rest.to_owned()),
+            "hear" => Order::Hear(rest.to_owned()),
             "drain" => Order::Drain,
             "cut" => Order::Cut,
             "reload" => Order::Reload,
@@ -299,6 +305,7 @@ impl Report {
             Report::Yielded(number, state) => format!("yielded\n{number}\n{state}"),
             Report::Failed(why) => format!("failed\n{why}"),
             Report::Learned(state) => format!("learned\n{state}"),
+            Report::Said(text) => format!("said\n{text}"),
             Report::Reloaded => "reloaded\n".to_owned(),
             Report::Pong => "pong\n".to_owned(),
             Report::Restart => "restart\n".to_owned(),
@@ -317,6 +324,7 @@ impl Report {
             }
             "failed" => Report::Failed(rest.to_owned()),
             "learned" => Report::Learned(rest.to_owned()),
+            "said" => Report::Said(rest.to_owned()),
             "reloaded" => Report::Reloaded,
             "pong" => Report::Pong,
             "restart" => Report::Restart,
@@ -352,6 +360,7 @@ mod tests {
             Order::Failed(String::new()),
             Order::Retire(4711),
             Order::Learn("{}".into()),
+            Order::Hear("a line".into()),
             Order::Drain,
             Order::Cut,
             Order::Reload,
@@ -370,6 +379,7 @@ mod tests {
             Report::Yielded(7, "{\n}".into()),
             Report::Failed("why".into()),
             Report::Learned(String::new()),
+            Report::Said("a line".into()),
             Report::Reloaded,
             Report::Pong,
             Report::Restart,

@@ -93,7 +93,9 @@ struct Worker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     No,
-    Draining,
+    /// Since when.
+    Draining(Mono),
+    /// Until when.
     Cutting(Mono),
 }
 
@@ -117,6 +119,8 @@ const START_MAX: Duration = Duration::from_secs(30);
 const YIELD_MAX: Duration = Duration::from_secs(15);
 /// After a cut: a token refresh that is under way is waited for, because its token would be lost.
 const CUT_MAX: Duration = Duration::from_secs(50);
+/// A signal to the process group reaches this process and its workers, whose reports of it come within this time.
+const GROUP_SIGNAL_MAX: Duration = Duration::from_secs(1);
 /// Workers that finish their streams at the same time.
 const RETIRED_MAX: usize = 8;
 /// A worker that breaks is replaced, but not more often than this …
@@ -149,7 +153,7 @@ impl Plan {
     pub(super) fn due(&self) -> Option<Mono> {
         let cutting = match self.stop {
             Stop::Cutting(until) => Some(until),
-            Stop::No | Stop::Draining => None,
+            Stop::No | Stop::Draining(_) => None,
         };
         let stages = self.workers.iter().filter_map(|worker| worker.until);
         stages.chain(cutting).min()
@@ -198,7 +202,7 @@ impl Plan {
         let mut out = Vec::new();
         match self.stop {
             Stop::No => {
-                self.stop = Stop::Draining;
+                self.stop = Stop::Draining(now);
                 out.push(Action::Notify(News::Stopping));
                 for worker in &mut self.workers {
                     worker.until = None;
@@ -210,7 +214,7 @@ impl Plan {
                 }
                 self.end_if_empty(&mut out);
             }
-            Stop::Draining => {
+            Stop::Draining(_) => {
                 self.stop = Stop::Cutting(now + CUT_MAX);
                 self.bad = true;
                 let cut = |worker: &Worker| Action::Tell(worker.id, Order::Cut);
@@ -227,6 +231,12 @@ impl Plan {
         let Some(stage) = self.stage(id) else {
             return out;
         };
+        if let Stop::Draining(since) = self.stop
+            && report == Report::Quit
+            && now.since(since) >= GROUP_SIGNAL_MAX
+        {
+            return self.stop(now);
+        }
         if self.stop != Stop::No {
             // Everybody has been told to end.
             return out;
@@ -263,6 +273,11 @@ impl Plan {
             (Report::Learned(state), Stage::Retired) => {
                 if let Some(serving) = self.taking() {
                     out.push(Action::Tell(serving, Order::Learn(state)));
+                }
+            }
+            (Report::Said(text), Stage::Retired) => {
+                if let Some(serving) = self.taking() {
+                    out.push(Action::Tell(serving, Order::Hear(text)));
                 }
             }
             (Report::Reloaded, _) if self.newcomer().is_none() => {

@@ -294,7 +294,7 @@ fn r1_the_first_signal_drains_the_second_cuts_the_third_ends() {
     // Neither a restart nor a reload nor the worker's own wish counts any more.
     assert_eq!(plan.restart(Mono(0)), []);
     assert_eq!(plan.reload(), []);
-    assert_eq!(plan.report(Mono(0), 2, Report::Quit), []);
+    assert_eq!(plan.report(Mono(999), 2, Report::Quit), []);
     assert_eq!(
         plan.stop(Mono(1)),
         [tell(1, Order::Cut), tell(2, Order::Cut)]
@@ -384,4 +384,25 @@ fn r2_a_restart_that_is_asked_for_during_the_first_start_follows_it() {
     plan.report(Mono(0), 1, Report::Prepared);
     let then = plan.report(Mono(0), 1, Report::Serving(100));
     assert_eq!(then.last(), Some(&start(2)));
+}
+
+#[test]
+fn r1_a_second_wish_from_the_dashboard_cuts_too() {
+    let mut plan = serving();
+    assert_eq!(plan.report(Mono(0), 1, Report::Quit).len(), 2);
+    assert_eq!(plan.report(Mono(999), 1, Report::Quit), []);
+    assert_eq!(
+        plan.report(Mono(1_000), 1, Report::Quit),
+        [tell(1, Order::Cut)]
+    );
+}
+
+#[test]
+fn r2_what_the_old_worker_says_is_seen_on_the_new_ones_screen() {
+    let mut plan = handed_over();
+    assert_eq!(
+        plan.report(Mono(0), 1, Report::Said("2 left".into())),
+        [tell(2, Order::Hear("2 left".into()))]
+    );
+    assert_eq!(plan.report(Mono(0), 2, Report::Said("x".into())), []);
 }

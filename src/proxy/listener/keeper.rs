@@ -33,6 +33,8 @@ const POKE_SIZE: usize = 2;
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// A port that does not answer for this long is served by a new server.
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
+/// Time between two looks whether the answer is there.
+const PROBE_LOOK: Duration = Duration::from_millis(100);
 /// Time between two attempts to build a new server.
 const REBUILD_EVERY: Duration = Duration::from_millis(100);
 /// After one, others may be needed soon: what made it necessary is often not over.
@@ -180,18 +182,28 @@ impl Keeper {
         }
     }
 
-    /// A real request, so that a library that accepts and does not serve is noticed.
+    /// A real request, so that a library that accepts and does not serve is noticed. It may only be waiting, and others with it: what
+    /// cures that is tried meanwhile.
     fn answers(&self) -> bool {
+        let address = reachable(self.shared.address);
+        let watch = clock::Stopwatch::start();
         let ask = || -> io::Result<bool> {
-            let mut stream =
-                TcpStream::connect_timeout(&reachable(self.shared.address), PROBE_LIMIT)?;
-            stream.set_read_timeout(Some(PROBE_LIMIT))?;
+            let mut stream = TcpStream::connect_timeout(&address, PROBE_LIMIT)?;
+            stream.set_read_timeout(Some(PROBE_LOOK))?;
             stream.set_write_timeout(Some(PROBE_LIMIT))?;
             stream.write_all(&self.shared.phrases.probe)?;
             stream.shutdown(Shutdown::Write)?;
-            let mut start = [0; 8];
-            stream.read_exact(&mut start)?;
-            Ok(&start == b"HTTP/1.1")
+            let mut first = [0];
+            loop {
+                match stream.read(&mut first) {
+                    Ok(count) => return Ok(count == 1),
+                    Err(error) if watch.left_of(PROBE_LIMIT).is_none() => return Err(error),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        (0..POKE_SIZE).for_each(|_| knock(address));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
         };
         ask().unwrap_or(false)
     }
