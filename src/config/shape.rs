@@ -5,6 +5,7 @@
 //! default, and one that the struct does not have is passed over, so that documents of other versions can be read.
 
 use std::fmt;
+use std::slice;
 
 use serde_json::{Map, Value};
 
@@ -48,17 +49,21 @@ macro_rules! shape {
         #[derive(Clone, Debug, Default, PartialEq)]
         pub(crate) struct $name { $($(#[$field_meta])* pub(crate) $field: $type,)* }
 
+        impl $name {
+            const FIELDS: &[&str] = &[$($crate::config::shape::name!($field $($own)?),)*];
+        }
+
         impl $crate::config::shape::Shape for $name {
             fn to_json(&self) -> serde_json::Value {
-                $crate::config::shape::object(&[
-                    $(($crate::config::shape::name!($field $($own)?), &self.$field),)*
-                ])
+                let mut object = $crate::config::shape::Writer::new(Self::FIELDS);
+                $(object.put(&self.$field);)*
+                object.finish()
             }
 
             fn take(&mut self, value: &serde_json::Value) -> std::result::Result<(), $crate::config::shape::Mismatch> {
-                $crate::config::shape::take_object(value, &mut [
-                    $(($crate::config::shape::name!($field $($own)?), &mut self.$field),)*
-                ])
+                let mut object = $crate::config::shape::Reader::new(Self::FIELDS, value);
+                $(object.take(&mut self.$field);)*
+                object.finish()
             }
         }
 
@@ -91,32 +96,72 @@ macro_rules! name {
 
 pub(crate) use {name, shape};
 
-/// An object of these fields, in this order.
-pub(crate) fn object(fields: &[(&str, &dyn Shape)]) -> Value {
-    let members = fields.iter();
-    let members: Map<String, Value> = members
-        .map(|(name, field)| (camel_case(name), field.to_json()))
-        .collect();
-    Value::Object(members)
+/// An object that is being written, field by field in the order of their names. Not inlined: a call for each field is the table.
+pub(crate) struct Writer {
+    names: slice::Iter<'static, &'static str>,
+    members: Map<String, Value>,
 }
 
-/// Gives each of these fields what the object says of it.
-pub(crate) fn take_object(
-    value: &Value,
-    fields: &mut [(&str, &mut dyn Shape)],
-) -> Result<(), Mismatch> {
-    let members = value
-        .as_object()
-        .ok_or_else(|| Mismatch::expected("an object"))?;
-    for (name, field) in fields {
-        let name = camel_case(name);
-        if let Some(value) = members.get(&name) {
-            field
-                .take(value)
-                .map_err(|mismatch| Mismatch(format!("{name}: {mismatch}")))?;
+impl Writer {
+    /// Begins an object of these fields.
+    pub(crate) fn new(fields: &'static [&'static str]) -> Writer {
+        Writer {
+            names: fields.iter(),
+            members: Map::new(),
         }
     }
-    Ok(())
+
+    /// The next field.
+    #[inline(never)]
+    pub(crate) fn put(&mut self, field: &dyn Shape) {
+        if let Some(name) = self.names.next() {
+            self.members.insert(camel_case(name), field.to_json());
+        }
+    }
+
+    /// The whole object.
+    #[inline(never)]
+    pub(crate) fn finish(self) -> Value {
+        Value::Object(self.members)
+    }
+}
+
+/// An object that is being read into fields, in the order of their names; after the first that does not fit the rest is left alone.
+pub(crate) struct Reader<'a> {
+    names: slice::Iter<'static, &'static str>,
+    members: Result<&'a Map<String, Value>, Mismatch>,
+}
+
+impl<'a> Reader<'a> {
+    /// Begins to read `value` as an object of these fields.
+    #[inline(never)]
+    pub(crate) fn new(fields: &'static [&'static str], value: &'a Value) -> Reader<'a> {
+        let members = value.as_object();
+        Reader {
+            names: fields.iter(),
+            members: members.ok_or_else(|| Mismatch::expected("an object")),
+        }
+    }
+
+    /// Gives the next field what the object says of it.
+    #[inline(never)]
+    pub(crate) fn take(&mut self, field: &mut dyn Shape) {
+        let Some(name) = self.names.next().map(|name| camel_case(name)) else {
+            return;
+        };
+        if let Ok(members) = &self.members
+            && let Some(value) = members.get(&name)
+            && let Err(mismatch) = field.take(value)
+        {
+            self.members = Err(Mismatch(format!("{name}: {mismatch}")));
+        }
+    }
+
+    /// Whether everything fitted.
+    #[inline(never)]
+    pub(crate) fn finish(self) -> Result<(), Mismatch> {
+        self.members.map(|_| ())
+    }
 }
 
 /// `last_used` as `lastUsed`.
@@ -212,21 +257,28 @@ impl<T: Shape + Default> Shape for Option<T> {
 
 impl<T: Shape + Default> Shape for Vec<T> {
     fn to_json(&self) -> Value {
-        self.iter().map(Shape::to_json).collect()
+        let mut list = Vec::new();
+        for element in self {
+            list.push(element.to_json());
+        }
+        Value::Array(list)
     }
 
     fn take(&mut self, value: &Value) -> Result<(), Mismatch> {
-        let list = value
-            .as_array()
-            .ok_or_else(|| Mismatch::expected("a list"))?;
         self.clear();
-        for value in list {
-            let mut element = T::default();
-            element.take(value)?;
-            self.push(element);
+        for value in elements(value)? {
+            self.push(T::default());
+            if let Some(element) = self.last_mut() {
+                element.take(value)?;
+            }
         }
         Ok(())
     }
+}
+
+fn elements(value: &Value) -> Result<&[Value], Mismatch> {
+    let list = value.as_array().map(Vec::as_slice);
+    list.ok_or_else(|| Mismatch::expected("a list"))
 }
 
 #[cfg(test)]
