@@ -3,17 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::SignatureScheme;
-use rustls::crypto::{
-    CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, WebPkiSupportedAlgorithms,
-};
+use rustls::crypto::{CryptoProvider, KeyProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::SigningKey;
 use rustls::{ClientConfig, RootCertStore};
-use webpki::ring as verify;
-
-use crate::config::random;
 
 /// TLS settings for every connection that maxpool makes. `extra` is the value of `SSL_CERT_FILE`.
 ///
@@ -36,93 +30,18 @@ pub(crate) fn client_config(extra: Option<&Path>) -> Result<Arc<ClientConfig>, S
     Ok(Arc::new(config))
 }
 
-/// The cryptography of the `ring` provider without what is never used here: ChaCha20, because every server of TLS speaks AES-GCM, and
-/// whatever loads keys of our own. Both would make the program larger by a few per cent.
+/// All of the `ring` provider but what loads private keys: we have none, and without it their formats stay out of the program.
 fn provider() -> CryptoProvider {
-    use rustls::crypto::ring::{cipher_suite as suite, kx_group};
-    let cipher_suites = vec![
-        suite::TLS13_AES_256_GCM_SHA384,
-        suite::TLS13_AES_128_GCM_SHA256,
-        suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-        suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-        suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-        suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-    ];
     CryptoProvider {
-        cipher_suites,
-        kx_groups: vec![kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1],
-        signature_verification_algorithms: SIGNATURES,
-        secure_random: &System,
-        key_provider: &System,
+        key_provider: &NoKeys,
+        ..ring::default_provider()
     }
 }
 
-/// What the `ring` provider of rustls accepts too. In TLS 1.3 the first of each scheme counts; in TLS 1.2 the curve is not part of it.
-const SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
-    all: &[
-        verify::ECDSA_P256_SHA256,
-        verify::ECDSA_P256_SHA384,
-        verify::ECDSA_P384_SHA256,
-        verify::ECDSA_P384_SHA384,
-        verify::ED25519,
-        verify::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
-        verify::RSA_PSS_2048_8192_SHA384_LEGACY_KEY,
-        verify::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
-        verify::RSA_PKCS1_2048_8192_SHA256,
-        verify::RSA_PKCS1_2048_8192_SHA384,
-        verify::RSA_PKCS1_2048_8192_SHA512,
-        verify::RSA_PKCS1_2048_8192_SHA256_ABSENT_PARAMS,
-        verify::RSA_PKCS1_2048_8192_SHA384_ABSENT_PARAMS,
-        verify::RSA_PKCS1_2048_8192_SHA512_ABSENT_PARAMS,
-    ],
-    mapping: &[
-        (
-            SignatureScheme::ECDSA_NISTP384_SHA384,
-            &[verify::ECDSA_P384_SHA384, verify::ECDSA_P256_SHA384],
-        ),
-        (
-            SignatureScheme::ECDSA_NISTP256_SHA256,
-            &[verify::ECDSA_P256_SHA256, verify::ECDSA_P384_SHA256],
-        ),
-        (SignatureScheme::ED25519, &[verify::ED25519]),
-        (
-            SignatureScheme::RSA_PSS_SHA512,
-            &[verify::RSA_PSS_2048_8192_SHA512_LEGACY_KEY],
-        ),
-        (
-            SignatureScheme::RSA_PSS_SHA384,
-            &[verify::RSA_PSS_2048_8192_SHA384_LEGACY_KEY],
-        ),
-        (
-            SignatureScheme::RSA_PSS_SHA256,
-            &[verify::RSA_PSS_2048_8192_SHA256_LEGACY_KEY],
-        ),
-        (
-            SignatureScheme::RSA_PKCS1_SHA512,
-            &[verify::RSA_PKCS1_2048_8192_SHA512],
-        ),
-        (
-            SignatureScheme::RSA_PKCS1_SHA384,
-            &[verify::RSA_PKCS1_2048_8192_SHA384],
-        ),
-        (
-            SignatureScheme::RSA_PKCS1_SHA256,
-            &[verify::RSA_PKCS1_2048_8192_SHA256],
-        ),
-    ],
-};
-
-/// The system's random bytes, and no keys.
 #[derive(Debug)]
-struct System;
+struct NoKeys;
 
-impl SecureRandom for System {
-    fn fill(&self, bytes: &mut [u8]) -> Result<(), GetRandomFailed> {
-        random::fill(bytes).map_err(|_| GetRandomFailed)
-    }
-}
-
-impl KeyProvider for System {
+impl KeyProvider for NoKeys {
     fn load_private_key(
         &self,
         _key: PrivateKeyDer<'static>,
@@ -144,34 +63,4 @@ fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use rustls::crypto::ring::default_provider;
-
-    use super::*;
-
-    #[test]
-    fn nothing_is_offered_that_the_library_would_not_offer() {
-        let (ours, theirs) = (provider(), default_provider());
-        assert!(
-            ours.cipher_suites
-                .iter()
-                .all(|suite| theirs.cipher_suites.contains(suite))
-        );
-        // A new scheme of the library shows here.
-        assert_eq!(
-            format!("{:?}", ours.signature_verification_algorithms),
-            format!("{:?}", theirs.signature_verification_algorithms)
-        );
-        let names = |provider: &CryptoProvider| -> Vec<_> {
-            provider
-                .kx_groups
-                .iter()
-                .map(|group| group.name())
-                .collect()
-        };
-        assert_eq!(names(&ours), names(&theirs));
-    }
 }

@@ -64,7 +64,7 @@ impl ClientSocket {
     /// A byte of the body has come, or its reading begins.
     pub(crate) fn body_moved(&self) {
         self.body_progress
-            .store(clock::now().mono.0.max(1), Ordering::Relaxed);
+            .store(clock::mono().0.max(1), Ordering::Relaxed);
     }
 
     /// The body is complete: its stall limit ends.
@@ -110,9 +110,9 @@ impl ClientSocket {
     /// Reads and forgets what the client still sends: closing over unread bytes would reset the connection before the client
     /// has read the answer.
     fn drain(&self) {
-        let end = clock::now().mono + LINGER_LIMIT;
+        let end = clock::mono() + LINGER_LIMIT;
         let mut sink = [0; 16 * 1024];
-        while clock::now().mono < end {
+        while clock::mono() < end {
             let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
             if !poll_for(&mut fds, LINGER_QUIET) {
                 break;
@@ -155,7 +155,7 @@ impl<R> Peer<R> {
     fn unknown() -> Peer<R> {
         Peer {
             number: None,
-            state: State::Fresh(clock::now().mono),
+            state: State::Fresh(clock::mono()),
             kept: None,
             inode: None,
             waiting: VecDeque::new(),
@@ -173,7 +173,7 @@ impl<R> Peer<R> {
         });
         if let Some(socket) = found {
             socket.shut();
-            self.state = State::Ended(clock::now().mono);
+            self.state = State::Ended(clock::mono());
         }
     }
 
@@ -308,7 +308,7 @@ impl<R> Sockets<R> {
             }
             // Reset by the client, or ended by us after the library had read on.
             Found::Nothing => {
-                entry.state = State::Ended(clock::now().mono);
+                entry.state = State::Ended(clock::mono());
                 Begun::Ended(request)
             }
             Found::Unknown => Begun::Serve(request, None, Acquaintance::New),
@@ -331,7 +331,7 @@ impl<R> Sockets<R> {
                 let Some(request) = entry.waiting.pop_front() else {
                     // A worker that ended without an answer must not leave its connection busy for ever.
                     if entry.state == State::Busy {
-                        entry.state = State::Idle(clock::now().mono);
+                        entry.state = State::Idle(clock::mono());
                     }
                     entry.served = false;
                     return None;
@@ -351,7 +351,7 @@ impl<R> Sockets<R> {
         let mut peers = self.lock();
         let crowded = peers.len() > KEPT_MAX;
         if let Some(entry) = peers.get_mut(&peer) {
-            entry.state = State::Idle(clock::now().mono);
+            entry.state = State::Idle(clock::mono());
             if crowded {
                 entry.kept = None;
             }
@@ -361,7 +361,7 @@ impl<R> Sockets<R> {
     /// The connection of `peer` is being closed by us.
     pub(crate) fn end(&self, peer: SocketAddr) {
         if let Some(entry) = self.lock().get_mut(&peer) {
-            entry.state = State::Ended(clock::now().mono);
+            entry.state = State::Ended(clock::mono());
             entry.kept = None;
         }
     }
@@ -371,7 +371,7 @@ impl<R> Sockets<R> {
         let Some(ourselves) = &self.ourselves else {
             return;
         };
-        let now = clock::now().mono;
+        let now = clock::mono();
         for (peer, entry) in self.lock().iter_mut() {
             let ends = match entry.state {
                 State::Idle(_) => true,
@@ -398,7 +398,7 @@ impl<R> Sockets<R> {
         let Some(ourselves) = &self.ourselves else {
             return Swept::default();
         };
-        let now = clock::now().mono;
+        let now = clock::mono();
         // Numbers only: a look at all connections must not need a second descriptor for each.
         let mut seen: HashMap<SocketAddr, RawFd> = HashMap::new();
         let complete = self.scan(ourselves, |number, peer, _| {
