@@ -248,21 +248,15 @@ impl Upstream<'_> {
 
     /// The header line that says it most plainly, else the body.
     fn source(&self) -> String {
-        let plainest = |line: &&(String, Vec<u8>)| {
+        let plainest = |line: &(&str, &[u8])| {
             let (name, value) = (line.0.to_ascii_lowercase(), line.1.trim_ascii());
             (name.ends_with("-status") && name.contains("ratelimit") && value == b"rejected")
                 || (name.ends_with("-remaining") && value == b"0")
         };
-        let lines = &self.seen.headers.0;
-        let line = lines
-            .iter()
-            .find(plainest)
-            .filter(|_| self.seen.status == 429);
-        let line = line.or_else(|| {
-            lines
-                .iter()
-                .find(|(name, _)| name.eq_ignore_ascii_case("retry-after"))
-        });
+        let lines = || self.seen.headers.iter();
+        let line = lines().find(plainest).filter(|_| self.seen.status == 429);
+        let line =
+            line.or_else(|| lines().find(|(name, _)| name.eq_ignore_ascii_case("retry-after")));
         match line {
             Some((name, value)) => bounded(&format!(
                 "{}: {}",
@@ -813,10 +807,9 @@ mod tests {
                 random.bytes(300)
             };
             let status = *random.pick(&[200, 401, 403, 429, 500, 529]);
-            let headers = Headers(vec![
-                ("retry-after".into(), random.bytes(20)),
-                ("request-id".into(), random.bytes(200)),
-            ]);
+            let mut headers = Headers::default();
+            headers.push("retry-after", random.bytes(20));
+            headers.push("request-id", random.bytes(200));
             let quota = QuotaReport::default();
             let kind = *random.pick(&[Kind::Oauth, Kind::ApiKey, Kind::Provider]);
             let seen = Seen {

@@ -80,7 +80,7 @@ impl ClientSocket {
     /// A byte of the body has come, or its reading begins.
     pub(crate) fn body_moved(&self) {
         self.body_progress
-            .store(clock::now().mono.0.max(1), Ordering::Relaxed);
+            .store(clock::mono().0.max(1), Ordering::Relaxed);
     }
 
     /// The body is complete: its stall limit ends.
@@ -138,9 +138,9 @@ impl ClientSocket {
     /// Reads and forgets what the client still sends: closing over unread bytes would reset the connection before the client
     /// has read the answer.
     fn drain(&self) {
-        let end = clock::now().mono + LINGER_LIMIT;
+        let end = clock::mono() + LINGER_LIMIT;
         let mut sink = [0; 16 * 1024];
-        while clock::now().mono < end {
+        while clock::mono() < end {
             let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
             if !poll_for(&mut fds, LINGER_QUIET) {
                 break;
@@ -192,7 +192,7 @@ impl<R> Peer<R> {
     fn unknown() -> Peer<R> {
         Peer {
             number: None,
-            state: State::Fresh(clock::now().mono),
+            state: State::Fresh(clock::mono()),
             kept: None,
             inode: None,
             waiting: VecDeque::new(),
@@ -206,7 +206,7 @@ impl<R> Peer<R> {
     }
 
     fn becomes_idle(&mut self) {
-        self.state = State::Idle(clock::now().mono);
+        self.state = State::Idle(clock::mono());
         self.idle_at = None;
         self.rounds = self.rounds.wrapping_add(1);
     }
@@ -238,7 +238,7 @@ impl<R> Peer<R> {
         });
         if let Some(socket) = found {
             socket.shut();
-            self.state = State::Ended(clock::now().mono);
+            self.state = State::Ended(clock::mono());
         }
     }
 
@@ -395,7 +395,7 @@ impl<R> Sockets<R> {
             }
             // Reset by the client, or ended by us after the library had read on.
             Found::Nothing => {
-                entry.state = State::Ended(clock::now().mono);
+                entry.state = State::Ended(clock::mono());
                 Begun::Ended(request)
             }
             Found::Unknown => Begun::Serve(request, None, Acquaintance::New),
@@ -448,7 +448,7 @@ impl<R> Sockets<R> {
     /// The connection of `peer` is being closed by us.
     pub(crate) fn end(&self, peer: SocketAddr) {
         if let Some(entry) = self.lock().get_mut(&peer) {
-            entry.state = State::Ended(clock::now().mono);
+            entry.state = State::Ended(clock::mono());
             entry.kept = None;
         }
     }
@@ -458,7 +458,7 @@ impl<R> Sockets<R> {
         let Some(ourselves) = &self.ourselves else {
             return;
         };
-        let now = clock::now().mono;
+        let now = clock::mono();
         for (peer, entry) in self.lock().iter_mut() {
             let ends = match entry.state {
                 State::Idle(_) => true,
@@ -484,7 +484,7 @@ impl<R> Sockets<R> {
         let Some(ourselves) = &self.ourselves else {
             return Swept::default();
         };
-        let now = clock::now().mono;
+        let now = clock::mono();
         // Numbers only: a look at all connections must not need a second descriptor for each.
         let mut seen: HashMap<SocketAddr, (RawFd, SocketAddr)> = HashMap::new();
         let complete = self.scan(ourselves, |number, local, peer, _| {
@@ -548,7 +548,7 @@ impl<R> Sockets<R> {
             heads.sort_unstable_by_key(|head| head.looked);
             heads.truncate(HEADS_AT_ONCE);
         }
-        let now = clock::now().mono;
+        let now = clock::mono();
         let mut endless = Vec::new();
         for head in heads {
             let taken = diagnostics.taken(head.local, head.peer);
@@ -577,11 +577,12 @@ impl<R> Sockets<R> {
             .values()
             .filter_map(|entry| entry.number)
             .collect();
-        let mut numbers = own_numbers();
         // New connections have new numbers: look there first.
-        numbers.sort_by_key(|number| known.contains(number));
-        let mut exhausted = numbers.is_empty();
-        for number in numbers {
+        let (old, new): (Vec<RawFd>, Vec<RawFd>) = own_numbers()
+            .into_iter()
+            .partition(|number| known.contains(number));
+        let mut exhausted = old.is_empty() && new.is_empty();
+        for number in new.into_iter().chain(old) {
             match pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty()) {
                 Ok(fd) if is_peer(&fd, peer) => return Found::Socket(number, fd),
                 Err(Errno::MFILE | Errno::NFILE) => exhausted = true,

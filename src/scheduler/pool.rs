@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{Block, BlockReason, End, Evidence, Scope};
+use super::few;
 use super::load::{Counted, Hour, Recent};
 use super::policy::{MESSAGE_CHARS_MAX, Policy};
 use super::quota::{Family, Verdict, WindowKind};
@@ -369,7 +370,7 @@ pub(super) fn spread_blocks(now: Now, accounts: &mut [Account]) {
                 .map(|(end, block)| (end, account, block))
         })
         .collect();
-    ends.sort_unstable();
+    few::sort(&mut ends);
     let asked: Vec<Mono> = ends.iter().map(|(end, ..)| *end).collect();
     for ((_, account, block), end) in ends.into_iter().zip(spread(&asked)) {
         accounts[account].move_end(block, end);
