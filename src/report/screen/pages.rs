@@ -3,9 +3,9 @@
 use super::line::{Ink, Line};
 use super::{Frame, short};
 use crate::clock::civil;
-use crate::report::log::repeats_status;
+
 use crate::report::status::{Account, Explanation, PassedOver};
-use crate::report::text::{clean, name};
+use crate::report::text::{clean, name, repeats_status};
 use crate::report::ui::{Choice, Page, account_choices, routing_choices};
 use crate::scheduler::time::Wall;
 
