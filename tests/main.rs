@@ -20,6 +20,7 @@ mod chaos;
 mod commands;
 mod control;
 mod credentials;
+mod dashboard;
 mod demo;
 mod descriptors;
 mod docs;
