@@ -18,6 +18,7 @@ mod upstream;
 mod breaker;
 mod chaos;
 mod commands;
+mod completions;
 mod control;
 mod credentials;
 mod dashboard;
