@@ -126,7 +126,9 @@ impl Account {
         match self.blocks.iter_mut().find(same) {
             Some(held) => {
                 let end = prolonged(now, held.asked, block.end);
-                if end != held.asked {
+                // The head of an answer blocks before its words are there.
+                let wordless = held.block.evidence.message.is_empty();
+                if end != held.asked || wordless {
                     held.block.evidence = block.evidence;
                 }
                 held.asked = end;
