@@ -166,6 +166,16 @@ impl Account {
         true
     }
 
+    /// When the last of the blocks for everyone ends, if there are any and that is known.
+    pub(super) fn returns(&self, now: Now) -> Option<Mono> {
+        self.blocks(now)
+            .filter(|block| block.scope == Scope::Account)
+            .try_fold(None, |last, block| {
+                Some(last.max(Some(block.end.mono(now)?)))
+            })
+            .flatten()
+    }
+
     /// Forgets what has passed.
     pub(super) fn expire(&mut self, now: Now) -> Expired {
         self.recent.advance(now.mono);
