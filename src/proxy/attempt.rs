@@ -139,7 +139,7 @@ impl Course<'_> {
     fn with_credential(&self, hold: Hold, first: Readiness, out: Uncommitted) -> Attempted {
         let mut readiness = first;
         let mut token = Token::First;
-        let mut refused: Option<(Evidence, String)> = None;
+        let mut refused: Option<Meaning> = None;
         loop {
             let ready = match readiness {
                 Readiness::Ready(ready) => ready,
@@ -168,7 +168,7 @@ impl Course<'_> {
                 // Nothing is blocked by it.
                 Evidence::default()
             } else {
-                evidence(&answer)
+                classify::evidence_of(answer.status, &answer.headers, "", clock::wall())
             };
             let after = self.job.watch.elapsed();
             self.job.trace.borrow_mut().answer(
@@ -180,7 +180,7 @@ impl Course<'_> {
             hold.observe(HeadReport {
                 status: answer.status,
                 quota: &quota,
-                evidence: evidence.clone(),
+                evidence,
             });
             if answer.status < 400 {
                 return self.deliver(hold, answer, quota, out);
@@ -202,7 +202,7 @@ impl Course<'_> {
                         }
                     };
                     token = Token::Refreshed;
-                    refused = Some((evidence, meaning.message));
+                    refused = Some(meaning);
                 }
                 Next::AnotherAccount => return self.failed(hold, kept, meaning, out),
                 Next::PassOn => return Attempted::Ended(self.passed_on(hold, kept, meaning, out)),
@@ -259,27 +259,26 @@ impl Course<'_> {
     }
 
     /// The account has nothing to show: its block is told to the scheduler.
-    fn without_credential(
-        &self,
-        hold: Hold,
-        unready: Unready,
-        refused: Option<(Evidence, String)>,
-    ) -> Failed {
+    fn without_credential(&self, hold: Hold, unready: Unready, refused: Option<Meaning>) -> Failed {
         let (evidence, said) = match refused {
-            Some((evidence, said)) => (evidence, Some(said)),
-            None => (
+            Some(Meaning {
+                outcome: Outcome::NeedsLogin { evidence },
+                message,
+                ..
+            }) => (evidence, format!(" (the upstream said: {message})")),
+            Some(_) | None => (
                 Evidence {
                     at: clock::wall(),
                     source: Arc::from("no usable credential"),
                     ..Evidence::default()
                 },
-                None,
+                String::new(),
             ),
         };
         let why = match unready {
             Unready::NeedsLogin { why } => {
                 let evidence = Evidence {
-                    message: Arc::from(why.as_str()),
+                    message: Arc::from(format!("{why}{said}")),
                     ..evidence
                 };
                 hold.complete(Outcome::NeedsLogin { evidence });
@@ -299,11 +298,7 @@ impl Course<'_> {
                 "it was disabled or removed".to_owned()
             }
         };
-        let why = match said {
-            Some(said) => format!("{why} (the upstream said: {said})"),
-            None => why,
-        };
-        credential_failed(self.granted, Outcome::Abandoned, why)
+        credential_failed(self.granted, Outcome::Abandoned, format!("{why}{said}"))
     }
 
     fn cool(&self, cooling: &Cooling) {
@@ -496,24 +491,5 @@ impl Course<'_> {
 
     pub(super) fn client_gone(&self, stage: Stage) -> Ended {
         Ended::client_gone(stage, self.job.patience.status_seen())
-    }
-}
-
-/// What is kept beside a block that this answer may cause.
-fn evidence(answer: &Answer) -> Evidence {
-    let request_id = answer
-        .headers
-        .text("request-id")
-        .or_else(|| answer.headers.text("x-request-id"));
-    let source = match answer.headers.text("retry-after") {
-        Some(value) => format!("retry-after: {value}"),
-        None => format!("status {}", answer.status),
-    };
-    Evidence {
-        status: Some(answer.status),
-        request_id: request_id.map(Arc::from),
-        source: Arc::from(source),
-        at: clock::wall(),
-        message: Arc::from(""),
     }
 }

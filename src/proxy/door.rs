@@ -222,7 +222,7 @@ fn check_lines(head: &Head<'_>) -> Result<(), DoorRefusal> {
         .map(|(name, value)| name.len() + value.len() + 4)
         .sum();
     if head.headers.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
-        return Err(refused(431, "more than 100 header lines or 64 KiB of them"));
+        return Err(refused(431, HEAD_TOO_LARGE));
     }
     for (name, value) in lines() {
         if !is_token(name) {
@@ -396,6 +396,8 @@ fn forbidden(message: String) -> DoorRefusal {
 
 const METHOD_BYTES_MAX: usize = 32;
 const TARGET_BYTES_MAX: usize = 32 * 1024;
+/// What is said of a head beyond the limits.
+pub(crate) const HEAD_TOO_LARGE: &str = "more than 100 header lines or 64 KiB of them";
 const HEADERS_MAX: usize = 100;
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 const DECODINGS_MAX: usize = 4;

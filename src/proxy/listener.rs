@@ -26,6 +26,8 @@ use tiny_http::Request;
 use self::generation::Generation;
 use self::keeper::Keeper;
 use super::sockets::{ClientSocket, IDLE_LIMIT, Sockets};
+
+pub(crate) use super::sockets::Answers;
 use crate::clock;
 
 mod generation;
@@ -340,10 +342,7 @@ pub(crate) struct Listener {
 
 /// Answers and requests of the listener itself, as bytes of the wire.
 pub(crate) struct Phrases {
-    /// The answer to a head that does not end in time.
-    pub(crate) too_slow: Vec<u8>,
-    /// The answer to a version of HTTP that is not spoken.
-    pub(crate) unsupported: Vec<u8>,
+    pub(crate) answers: Answers,
     /// A request that every working server answers.
     pub(crate) probe: Vec<u8>,
 }
@@ -486,7 +485,7 @@ impl Listener {
     /// Ends request bodies that have stalled; for the time in which the keeper is gone.
     pub(crate) fn end_stalled(&self) {
         let (sockets, phrases) = (&self.shared.sockets, &self.shared.phrases);
-        sockets.sweep(&phrases.too_slow, &phrases.unsupported, IDLE_LIMIT);
+        sockets.sweep(&phrases.answers, IDLE_LIMIT);
     }
 
     /// Ends the connections that have become idle since.

@@ -282,5 +282,5 @@ fn explain(
         profile: profile.map(str::to_owned),
         ..status::Explained::default()
     };
-    serde_json::to_vec(&build::explanation(&explanation, asked)).unwrap_or_default()
+    serde_json::to_vec(&build::explanation(&explanation, Some(asked))).unwrap_or_default()
 }

@@ -3,11 +3,15 @@
 //! The library never gives its sockets away. Their numbers stand in `/proc/self/fd`, and `pidfd_getfd` on ourselves makes a
 //! duplicate of each without unsafe code. Where that is not permitted (old kernels, a strict seccomp filter, other systems)
 //! the table stays empty: requests are served all the same, but a client that leaves is noticed only when it is written to,
-//! and slow heads are not ended.
+//! and slow heads are not ended. How much has been read of a head that is not complete the kernel tells ([`diagnostics`]); where it
+//! does not, time alone bounds heads.
 //!
 //! ```text
+//!                ┌────────a part of a head─────────┐
+//!                ▼                                 │
 //! accepted ──▶ Fresh ──head──▶ Busy ──answered──▶ Idle ──head──▶ Busy …
-//!                │ 10 s         │ body stalls 30 s   │ 75 s
+//!                │ 10 s,        │ body stalls 30 s   │ 75 s
+//!                │ 256 KiB      │                    │
 //!                ▼              ▼                    ▼
 //!              ended      reading side closed      ended
 //! ```
@@ -29,8 +33,20 @@ use crate::clock;
 use crate::net::wait::poll_for;
 use crate::scheduler::time::Mono;
 
+use self::diagnostics::Diagnostics;
+
+mod diagnostics;
+
 /// A head must be complete this long after its connection (SPEC P2).
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// What the server library may have read of a head that is not complete: far more than a head that is accepted can have (SPEC P2).
+const HEAD_MAX: u64 = 256 * 1024;
+/// Heads that are looked at in one sweep; with more the oldest looks come first.
+const HEADS_AT_ONCE: usize = 128;
+/// A head that has grown within this time is still being read.
+const TRICKLE: Duration = Duration::from_secs(3);
+/// Bytes of a head that is cut which are taken from the library, so that it does not go on with them.
+const HEAD_REST_MAX: usize = 16 << 20;
 /// A body must bring a byte this often (SPEC P2).
 const BODY_STALL_LIMIT: Duration = Duration::from_secs(30);
 /// A connection between two requests is closed after this long.
@@ -107,6 +123,18 @@ impl ClientSocket {
         self.shut();
     }
 
+    /// Takes what has come from whoever else reads the socket, at most `limit` bytes.
+    fn take_all(&self, limit: usize) {
+        let mut sink = [0; 16 * 1024];
+        let mut taken = 0;
+        while taken < limit {
+            match rustix::net::recv(&self.fd, &mut sink, RecvFlags::DONTWAIT) {
+                Ok((0, _)) | Err(_) => break,
+                Ok((count, _)) => taken += count,
+            }
+        }
+    }
+
     /// Reads and forgets what the client still sends: closing over unread bytes would reset the connection before the client
     /// has read the answer.
     fn drain(&self) {
@@ -149,6 +177,15 @@ struct Peer<R> {
     waiting: VecDeque<R>,
     /// A worker serves the connection: until its [`Sockets::next`] finds nothing more, whatever comes waits for it.
     served: bool,
+    /// When the reading of its head was looked at last.
+    looked: Mono,
+    /// What had been read of the connection when it became idle, as far as a look has told.
+    idle_at: Option<u64>,
+    /// What had been read at the last look, and when that last was more than before.
+    taken: u64,
+    moved: Mono,
+    /// How often it has become idle: a look that began before the last time tells nothing.
+    rounds: u32,
 }
 
 impl<R> Peer<R> {
@@ -160,7 +197,35 @@ impl<R> Peer<R> {
             inode: None,
             waiting: VecDeque::new(),
             served: false,
+            looked: Mono(0),
+            idle_at: Some(0),
+            taken: 0,
+            moved: Mono(0),
+            rounds: 0,
         }
+    }
+
+    fn becomes_idle(&mut self) {
+        self.state = State::Idle(clock::mono());
+        self.idle_at = None;
+        self.rounds = self.rounds.wrapping_add(1);
+    }
+
+    /// `taken` bytes of the connection have been read. True if that is too much for a head.
+    fn look_at_head(&mut self, taken: u64, now: Mono) -> bool {
+        if !matches!(self.state, State::Fresh(_) | State::Idle(_)) {
+            return false;
+        }
+        let head = taken.saturating_sub(*self.idle_at.get_or_insert(taken));
+        if taken != self.taken {
+            self.taken = taken;
+            self.moved = now;
+        }
+        if head > 0 && matches!(self.state, State::Idle(_)) {
+            // A later head has as long as the first.
+            self.state = State::Fresh(now);
+        }
+        head > HEAD_MAX
     }
 
     /// Ends the connection, unless no descriptor is left to do it with. Our own duplicate would keep it alive half closed, and its
@@ -188,6 +253,15 @@ impl<R> Peer<R> {
     }
 }
 
+/// A connection that may be sending a head.
+struct Head {
+    looked: Mono,
+    rounds: u32,
+    number: RawFd,
+    local: SocketAddr,
+    peer: SocketAddr,
+}
+
 /// The place of a request in its connection's order.
 pub(crate) enum LinedUp<R> {
     /// It is the only one, and what the connection was before it.
@@ -204,6 +278,17 @@ pub(crate) enum Begun<R> {
     Serve(R, Option<Arc<ClientSocket>>, Acquaintance),
     /// Its connection has ended: nothing that comes out of it may be served.
     Ended(R),
+}
+
+/// Answers to clients whose request never comes to a worker, as bytes of the wire.
+#[derive(Clone, Debug)]
+pub(crate) struct Answers {
+    /// To a head that does not end in time.
+    pub(crate) too_slow: Vec<u8>,
+    /// To a head that does not end at all.
+    pub(crate) too_large: Vec<u8>,
+    /// To a connection on which the library hangs, which it does over a later version of HTTP.
+    pub(crate) unsupported: Vec<u8>,
 }
 
 /// What a look at all sockets did.
@@ -229,6 +314,7 @@ pub(crate) enum Acquaintance {
 /// All connections of clients to one port.
 pub(crate) struct Sockets<R> {
     ourselves: Option<OwnedFd>,
+    diagnostics: Option<Diagnostics>,
     port: u16,
     peers: Mutex<HashMap<SocketAddr, Peer<R>>>,
 }
@@ -238,6 +324,7 @@ impl<R> Sockets<R> {
     pub(crate) fn new(port: u16) -> Sockets<R> {
         Sockets {
             ourselves: open_ourselves(),
+            diagnostics: Diagnostics::open(),
             port,
             peers: Mutex::default(),
         }
@@ -331,7 +418,7 @@ impl<R> Sockets<R> {
                 let Some(request) = entry.waiting.pop_front() else {
                     // A worker that ended without an answer must not leave its connection busy for ever.
                     if entry.state == State::Busy {
-                        entry.state = State::Idle(clock::mono());
+                        entry.becomes_idle();
                     }
                     entry.served = false;
                     return None;
@@ -351,7 +438,7 @@ impl<R> Sockets<R> {
         let mut peers = self.lock();
         let crowded = peers.len() > KEPT_MAX;
         if let Some(entry) = peers.get_mut(&peer) {
-            entry.state = State::Idle(clock::mono());
+            entry.becomes_idle();
             if crowded {
                 entry.kept = None;
             }
@@ -389,22 +476,22 @@ impl<R> Sockets<R> {
         let Some(ourselves) = &self.ourselves else {
             return;
         };
-        self.scan(ourselves, |_, _, fd| ClientSocket::new(fd).shut());
+        self.scan(ourselves, |_, _, _, fd| ClientSocket::new(fd).shut());
     }
 
-    /// One look at all sockets: new ones are noted, slow and idle ones are ended. `too_slow` is the answer to a head that does not
-    /// end, `unsupported` the one to a connection on which the library hangs, which it does over a later version of HTTP.
-    pub(crate) fn sweep(&self, too_slow: &[u8], unsupported: &[u8], idle_max: Duration) -> Swept {
+    /// One look at all sockets: new ones are noted, slow, endless and idle ones are ended.
+    pub(crate) fn sweep(&self, answers: &Answers, idle_max: Duration) -> Swept {
         let Some(ourselves) = &self.ourselves else {
             return Swept::default();
         };
         let now = clock::mono();
         // Numbers only: a look at all connections must not need a second descriptor for each.
-        let mut seen: HashMap<SocketAddr, RawFd> = HashMap::new();
-        let complete = self.scan(ourselves, |number, peer, _| {
-            seen.entry(peer).or_insert(number);
+        let mut seen: HashMap<SocketAddr, (RawFd, SocketAddr)> = HashMap::new();
+        let complete = self.scan(ourselves, |number, local, peer, _| {
+            seen.entry(peer).or_insert((number, local));
         });
         let mut late = Vec::new();
+        let mut heads = Vec::new();
         let mut swept = Swept {
             peers: complete.then(|| seen.keys().copied().collect()),
             ..Swept::default()
@@ -412,13 +499,14 @@ impl<R> Sockets<R> {
         {
             let mut peers = self.lock();
             peers.retain(|peer, entry| !complete || seen.contains_key(peer) || entry.served);
-            for (peer, number) in seen {
+            for (peer, (number, local)) in seen {
                 let entry = peers.entry(peer).or_insert_with(Peer::unknown);
                 entry.number = Some(number);
                 match entry.state {
                     State::Fresh(since) if now.since(since) >= HEAD_LIMIT => {
                         entry.state = State::Ended(now);
-                        late.push((number, peer));
+                        let trickles = now.since(entry.moved) < TRICKLE;
+                        late.push((number, peer, trickles));
                     }
                     State::Idle(since) if now.since(since) >= idle_max => {
                         entry.shut(ourselves, peer);
@@ -426,23 +514,57 @@ impl<R> Sockets<R> {
                     State::Busy => end_stalled_body(entry, now),
                     State::Fresh(_) | State::Idle(_) | State::Ended(_) => {}
                 }
+                if matches!(entry.state, State::Fresh(_) | State::Idle(_)) {
+                    heads.push(Head {
+                        looked: entry.looked,
+                        rounds: entry.rounds,
+                        number,
+                        local,
+                        peer,
+                    });
+                }
                 swept.open += usize::from(!matches!(entry.state, State::Ended(_)));
             }
         }
-        for (number, peer) in late {
-            let Some(fd) = duplicate_of(ourselves, number, peer) else {
-                continue;
-            };
-            swept.hung += usize::from(end_late_head(
-                ourselves,
-                number,
-                peer,
-                fd,
-                too_slow,
-                unsupported,
-            ));
+        // Before anything that waits: it goes on growing meanwhile.
+        let endless = self.look_at_heads(heads);
+        for (number, peer) in endless {
+            let hung = end_head(ourselves, number, peer, Some(&answers.too_large), answers);
+            swept.hung += usize::from(hung);
+        }
+        for (number, peer, trickles) in late {
+            let read = trickles.then_some(&*answers.too_slow);
+            swept.hung += usize::from(end_head(ourselves, number, peer, read, answers));
         }
         swept
+    }
+
+    /// Looks how much has been read of heads that are not complete. Gives those that are to be ended.
+    fn look_at_heads(&self, mut heads: Vec<Head>) -> Vec<(RawFd, SocketAddr)> {
+        let Some(diagnostics) = &self.diagnostics else {
+            return Vec::new();
+        };
+        if heads.len() > HEADS_AT_ONCE {
+            heads.sort_unstable_by_key(|head| head.looked);
+            heads.truncate(HEADS_AT_ONCE);
+        }
+        let now = clock::mono();
+        let mut endless = Vec::new();
+        for head in heads {
+            let taken = diagnostics.taken(head.local, head.peer);
+            let mut peers = self.lock();
+            let Some(entry) = peers.get_mut(&head.peer) else {
+                continue;
+            };
+            entry.looked = now;
+            if entry.rounds == head.rounds
+                && taken.is_some_and(|taken| entry.look_at_head(taken, now))
+            {
+                entry.state = State::Ended(now);
+                endless.push((head.number, head.peer));
+            }
+        }
+        endless
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Peer<R>>> {
@@ -474,8 +596,13 @@ impl<R> Sockets<R> {
         }
     }
 
-    /// Shows every connection of a client: number, peer, duplicate. False if no descriptor was left to look at one.
-    fn scan(&self, ourselves: &OwnedFd, mut show: impl FnMut(RawFd, SocketAddr, OwnedFd)) -> bool {
+    /// Shows every connection of a client: number, our address, its address, duplicate. False if no descriptor was left to look at
+    /// one.
+    fn scan(
+        &self,
+        ourselves: &OwnedFd,
+        mut show: impl FnMut(RawFd, SocketAddr, SocketAddr, OwnedFd),
+    ) -> bool {
         let numbers = own_numbers();
         let mut complete = !numbers.is_empty();
         for number in numbers {
@@ -493,7 +620,7 @@ impl<R> Sockets<R> {
             if let (Some(local), Some(peer)) = (local, peer)
                 && local.port() == self.port
             {
-                show(number, peer, fd);
+                show(number, local, peer, fd);
             }
         }
         complete
@@ -520,22 +647,39 @@ fn end_stalled_body<R>(entry: &Peer<R>, now: Mono) {
     }
 }
 
-/// Ends a connection whose head never came. True if the library's thread hangs on it.
-fn end_late_head(
+/// Ends a connection whose head never came whole. `read` is the answer if the library's thread is known to read on: it closes at
+/// once when it finds the end, so that nothing can be said later. True if it hangs instead.
+fn end_head(
     ourselves: &OwnedFd,
     number: RawFd,
     peer: SocketAddr,
-    fd: OwnedFd,
-    too_slow: &[u8],
-    unsupported: &[u8],
+    read: Option<&[u8]>,
+    answers: &Answers,
 ) -> bool {
+    let Some(fd) = duplicate_of(ourselves, number, peer) else {
+        return false;
+    };
     let socket = ClientSocket::new(fd);
+    if let Some(answer) = read {
+        // A new connection takes it without waiting; one that does not has not earned it.
+        let _ = rustix::net::send(
+            &socket.fd,
+            answer,
+            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+        );
+    }
     // A thread that still reads the head sees the end of it, gives up and closes its descriptor; one that hangs does not.
     let _ = rustix::net::shutdown(&socket.fd, Shutdown::Read);
+    socket.take_all(HEAD_REST_MAX);
     let mut fds = [PollFd::new(&socket.fd, PollFlags::PRI)];
     poll_for(&mut fds, LINGER_QUIET);
     let hung = duplicate_of(ourselves, number, peer).is_some();
-    socket.answer_and_close(if hung { unsupported } else { too_slow });
+    let rest = match read {
+        Some(_) => &[],
+        None if hung => &*answers.unsupported,
+        None => &*answers.too_slow,
+    };
+    socket.answer_and_close(rest);
     hung
 }
 
@@ -586,6 +730,27 @@ enum Found {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_head_that_is_not_complete_has_a_limit() {
+        let at = |second: u64| Mono(second * 1000);
+        let mut peer: Peer<u8> = Peer::unknown();
+        peer.state = State::Fresh(at(1));
+        assert!(!peer.look_at_head(HEAD_MAX, at(2)));
+        assert_eq!(peer.state, State::Fresh(at(1)));
+        assert!(peer.look_at_head(HEAD_MAX + 1, at(2)));
+        peer.state = State::Busy;
+        assert!(!peer.look_at_head(1 << 40, at(3)));
+        peer.becomes_idle();
+        let idle = peer.state;
+        assert!(!peer.look_at_head(1 << 40, at(4)), "that was the body");
+        assert_eq!(peer.state, idle);
+        assert!(!peer.look_at_head((1 << 40) + 1, at(5)));
+        assert_eq!(peer.state, State::Fresh(at(5)), "a later head");
+        assert!(!peer.look_at_head((1 << 40) + HEAD_MAX, at(6)));
+        assert_eq!(peer.state, State::Fresh(at(5)));
+        assert!(peer.look_at_head((1 << 40) + HEAD_MAX + 1, at(6)));
+    }
 
     /// A worker has sent its answer, and is not done yet, when the client's next request comes.
     #[test]

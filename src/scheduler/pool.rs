@@ -126,7 +126,9 @@ impl Account {
         match self.blocks.iter_mut().find(same) {
             Some(held) => {
                 let end = prolonged(now, held.asked, block.end);
-                if end != held.asked {
+                // The head of an answer blocks before its words are there.
+                let wordless = held.block.evidence.message.is_empty();
+                if end != held.asked || wordless {
                     held.block.evidence = block.evidence;
                 }
                 held.asked = end;
@@ -162,6 +164,16 @@ impl Account {
             self.recovered_at = Some(now.mono);
         }
         true
+    }
+
+    /// When the last of the blocks for everyone ends, if there are any and that is known.
+    pub(super) fn returns(&self, now: Now) -> Option<Mono> {
+        self.blocks(now)
+            .filter(|block| block.scope == Scope::Account)
+            .try_fold(None, |last, block| {
+                Some(last.max(Some(block.end.mono(now)?)))
+            })
+            .flatten()
     }
 
     /// Forgets what has passed.
