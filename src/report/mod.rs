@@ -11,12 +11,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use changes::Changes;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
-
+use crate::event::channel::{Nothing, Receiver, Sender, bounded};
 use crate::event::{Event, Events, Outcome, Stamped};
 use crate::scheduler::Snapshot;
 use crate::scheduler::time::Wall;
+use changes::Changes;
 
 pub(crate) mod capture;
 mod changes;
@@ -42,7 +41,8 @@ pub(crate) enum Mode {
 
 /// The thread behind [`Events`].
 pub(crate) struct Reporter {
-    quit: Option<Sender<()>>,
+    events: Events,
+    /// Closes when the thread has ended.
     done: Receiver<()>,
     activity: Arc<Activity>,
     plain: Arc<AtomicBool>,
@@ -70,13 +70,11 @@ impl Reporter {
     }
 
     fn start_on(mode: Mode, out: Box<dyn Write + Send>) -> (Events, Reporter) {
-        let (events, receiver) = if mode == Mode::Off {
-            (Events::off(), crossbeam_channel::never())
-        } else {
-            Events::channel()
-        };
-        let (quit, quitting) = bounded(0);
-        let (finished, done) = bounded(1);
+        let (mut events, receiver) = Events::channel();
+        if mode == Mode::Off {
+            events = Events::off();
+        }
+        let (finished, done) = bounded(0);
         let activity = Arc::new(Activity::default());
         let plain = Arc::new(AtomicBool::new(mode == Mode::Plain));
         let look = Arc::new(OnceLock::new());
@@ -97,12 +95,12 @@ impl Reporter {
                 .name("report".into())
                 .stack_size(256 * 1024)
                 .spawn(move || {
-                    consumer.run(&quitting);
-                    drop(finished);
+                    consumer.run();
+                    drop::<Sender<()>>(finished);
                 });
         }
         let reporter = Reporter {
-            quit: Some(quit),
+            events: events.clone(),
             done,
             activity,
             plain,
@@ -129,10 +127,16 @@ impl Reporter {
     }
 
     /// Writes what was emitted so far and ends the thread; gives up after `limit` when nobody reads the log.
-    pub(crate) fn finish(mut self, limit: Duration) {
-        self.quit = None;
+    pub(crate) fn finish(self, limit: Duration) {
+        self.events.close();
         // Either it is done or the limit has passed: both end the same way.
-        let _ = self.done.recv_timeout(limit);
+        let _ = self.done.closes_within(limit);
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.events.close();
     }
 }
 
@@ -171,7 +175,6 @@ fn is_trouble(event: &Event) -> bool {
 }
 
 struct Consumer {
-    /// Keeps the channel open, so that `receiver` never reports a disconnect before `quit` does.
     events: Events,
     receiver: Receiver<Box<Stamped>>,
     look: Arc<OnceLock<Look>>,
@@ -186,22 +189,21 @@ struct Consumer {
 }
 
 impl Consumer {
-    fn run(&mut self, quit: &Receiver<()>) {
+    fn run(&mut self) {
         let mut next_look = LOOK_EVERY_MAX;
         loop {
-            let told = select! {
-                recv(self.receiver) -> event => self.batch(event.ok()),
-                // Nothing is ever sent here: dropping the sender is the signal.
-                recv(quit) -> _ => {
+            let told = match self.receiver.recv_timeout(next_look) {
+                Ok(event) => self.batch(Some(event)),
+                Err(Nothing::Yet) => Told::Trouble,
+                Err(Nothing::Ever) => {
                     self.batch(None);
                     return;
                 }
-                default(next_look) => Told::Trouble,
             };
             if told == Told::Trouble {
                 next_look = self.look_around();
             }
-            if quit.recv_timeout(BATCH_PAUSE) == Err(RecvTimeoutError::Disconnected) {
+            if self.receiver.closes_within(BATCH_PAUSE) {
                 self.batch(None);
                 return;
             }
@@ -213,8 +215,8 @@ impl Consumer {
         let mut text = String::new();
         let mut last = Wall::default();
         let mut told = Told::Routine;
-        let receiver = self.receiver.clone();
-        for stamped in first.into_iter().chain(receiver.try_iter()) {
+        let arrived: Vec<_> = first.into_iter().chain(self.receiver.try_iter()).collect();
+        for stamped in arrived {
             last = stamped.at;
             if is_trouble(&stamped.event) {
                 told = Told::Trouble;
