@@ -350,6 +350,24 @@ fn the_main_page_in_its_states_and_sizes() {
     golden("empty", &empty(), "", &SIZES[..2]);
 }
 
+/// The picture in README.
+#[test]
+fn readme_shows_what_is_drawn() {
+    let mut view = queued();
+    view.status.accounts[3].name = "studio".into();
+    view.status.queue.waiting = 1;
+    let size = Size { cols: 96, rows: 25 };
+    golden("readme", &view, "", &[size]);
+    let picture = render(&view, &after(&view, ""), size, PLAIN);
+    let picture: Vec<&str> = picture.iter().map(|line| line.trim_end()).collect();
+    let readme = include_str!("../../../README.md");
+    assert!(
+        readme.contains(&picture.join("\n")),
+        "{}",
+        picture.join("\n")
+    );
+}
+
 #[test]
 fn every_page_behind_a_key() {
     let sizes = &SIZES[..2];
