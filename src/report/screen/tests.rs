@@ -400,6 +400,38 @@ fn what_a_token_that_is_refused_would_have_lasted_is_not_said() {
 }
 
 #[test]
+fn the_page_of_an_account_says_why_it_is_out_without_a_block() {
+    let mut view = busy();
+    view.status.accounts[1].unavailable = Some(Unavailable {
+        reason: "five-hour window at the switch threshold, 96% used".into(),
+        short: "5h full".into(),
+        until: at(HOUR),
+    });
+    let text = render(&view, &after(&view, "a\n"), SIZES[1], PLAIN).join("\n");
+    let line = "out        five-hour window at the switch threshold, 96% used, for 1h";
+    assert!(text.contains(line), "{text}");
+}
+
+#[test]
+fn an_explanation_is_wrapped_and_not_cut() {
+    let mut view = explained();
+    let decision = &mut view.status.decisions[0];
+    decision.candidates[1].tier = "critical".into();
+    decision.candidates[1].priority = 10;
+    decision.passed_over[1].reason =
+        "five-hour window at the switch threshold, 96% used by all".into();
+    decision.passed_over[1].until = at(HOUR);
+    let text = render(&view, &after(&view, "e"), SIZES[1], PLAIN).join("\n");
+    assert!(!text.contains('…'), "{text}");
+    for words in [
+        "week critical  priority 10\n",
+        "used by\n                           all, for 1h\n",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+}
+
+#[test]
 fn one_line_of_room_shows_a_request_and_not_how_many_there_are() {
     let size = Size { cols: 60, rows: 14 };
     let text = render(&queued(), &after(&queued(), ""), size, PLAIN).join("\n");
