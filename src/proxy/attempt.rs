@@ -24,7 +24,7 @@ use crate::config::Secret;
 use crate::event::Stage;
 use crate::gate::{Granted, Hold};
 use crate::net::wait::{Stop, Waiter};
-use crate::scheduler::quota::QuotaReport;
+use crate::scheduler::quota::{QuotaReport, Verdict};
 use crate::scheduler::{
     Blame, Block, BlockReason, End, Evidence, HeadReport, Kind, Outcome, Request, Scope,
 };
@@ -94,7 +94,7 @@ pub(super) fn run(
         };
     };
     let profile = account.profile();
-    let Ok(uri) = format!("{}{}", profile.upstream.as_str(), job.target).parse::<Uri>() else {
+    let Ok(uri) = Uri::try_from(format!("{}{}", profile.upstream.as_str(), job.target)) else {
         hold.complete(Outcome::Abandoned);
         return Attempted::Ended(answer(out, &reply::bad_target()));
     };
@@ -163,21 +163,19 @@ impl Course<'_> {
                 Ok(answer) => answer,
                 Err(failure) => return self.no_answer(hold, failure, out),
             };
-            let quota = report_of_headers(
-                answer
-                    .headers
-                    .0
-                    .iter()
-                    .map(|(name, value)| (name.as_str(), value.as_slice())),
-                clock::now(),
-            );
-            let evidence = classify::evidence_of(answer.status, &answer.headers, "", clock::wall());
+            let quota = report_of_headers(answer.headers.iter(), clock::now());
+            let evidence = if answer.status < 400 && quota.verdict != Some(Verdict::Rejected) {
+                // Nothing is blocked by it.
+                Evidence::default()
+            } else {
+                classify::evidence_of(answer.status, &answer.headers, "", clock::wall())
+            };
             let after = self.job.watch.elapsed();
             self.job.trace.borrow_mut().answer(
                 &self.granted.name,
                 answer.status,
                 after,
-                &answer.headers.0,
+                answer.headers.iter(),
             );
             hold.observe(HeadReport {
                 status: answer.status,
@@ -249,10 +247,9 @@ impl Course<'_> {
             body: job.has_body.then_some(spliced.as_slice()),
         };
         job.record.borrow_mut().attempts += 1;
-        let shown = self.uri.to_string();
         job.trace
             .borrow_mut()
-            .attempt(&self.granted.name, &shown, &headers.0);
+            .attempt(&self.granted.name, &self.uri, headers.iter());
         forward::send(
             &job.context.agent(),
             &order,

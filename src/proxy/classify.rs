@@ -269,19 +269,15 @@ pub(crate) fn evidence_of(status: u16, headers: &Headers, words: &str, at: Wall)
 }
 
 /// The header line that says it most plainly.
-fn plainest(status: u16, headers: &Headers) -> Option<&(String, Vec<u8>)> {
-    let says_it = |line: &&(String, Vec<u8>)| {
+fn plainest(status: u16, headers: &Headers) -> Option<(&str, &[u8])> {
+    let says_it = |line: &(&str, &[u8])| {
         let (name, value) = (line.0.to_ascii_lowercase(), line.1.trim_ascii());
         (name.ends_with("-status") && name.contains("ratelimit") && value == b"rejected")
             || (name.ends_with("-remaining") && value == b"0")
     };
-    let lines = &headers.0;
-    let line = lines.iter().find(says_it).filter(|_| status == 429);
-    line.or_else(|| {
-        lines
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case("retry-after"))
-    })
+    let line = headers.iter().find(says_it).filter(|_| status == 429);
+    let waits = |line: &(&str, &[u8])| line.0.eq_ignore_ascii_case("retry-after");
+    line.or_else(|| headers.iter().find(waits))
 }
 
 /// The error of an answer. A body that is no JSON is its own message if it is text; a page says nothing that could be relied on.
@@ -827,10 +823,9 @@ mod tests {
                 random.bytes(300)
             };
             let status = *random.pick(&[200, 401, 403, 429, 500, 529]);
-            let headers = Headers(vec![
-                ("retry-after".into(), random.bytes(20)),
-                ("request-id".into(), random.bytes(200)),
-            ]);
+            let mut headers = Headers::default();
+            headers.push("retry-after", random.bytes(20));
+            headers.push("request-id", random.bytes(200));
             let quota = QuotaReport::default();
             let kind = *random.pick(&[Kind::Oauth, Kind::ApiKey, Kind::Provider]);
             let seen = Seen {

@@ -131,7 +131,7 @@ impl Inbound {
     }
 
     /// Names and values in order.
-    pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(crate) fn headers(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.request
             .headers()
             .iter()
@@ -169,15 +169,18 @@ impl Inbound {
         // Behind the end of such a request the library closes the reading side itself.
         let end_is_seen = !self.reading_side_closed();
         let reader = self.request.as_reader();
+        let mut filled = 0;
         let result = loop {
-            let filled = body.len();
             if expected.is_some_and(|expected| filled >= expected) {
                 break Ok(());
             }
-            let want = expected.map_or(READ_BYTES, |expected| (expected - filled).min(READ_BYTES));
-            body.resize(filled + want, 0);
+            // Room is made, and so filled with zeros, only once.
+            if filled == body.len() {
+                let left = expected.map_or(READ_BYTES, |expected| expected - filled);
+                body.resize(filled + left.min(READ_BYTES), 0);
+            }
             let read = reader.read(&mut body[filled..]);
-            body.truncate(filled + read.as_ref().copied().unwrap_or(0));
+            filled += read.as_ref().copied().unwrap_or(0);
             match read {
                 // The library's decoder gives a connection that ends within a chunk as the end of the body.
                 Ok(0)
@@ -189,7 +192,7 @@ impl Inbound {
                 }
                 Ok(0) if expected.is_none() => break Ok(()),
                 Ok(0) => break Err(BodyError::Broken),
-                Ok(_) if body.len() as u64 > limit => break Err(BodyError::TooLarge),
+                Ok(_) if filled as u64 > limit => break Err(BodyError::TooLarge),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => break Err(BodyError::Broken),
@@ -201,6 +204,7 @@ impl Inbound {
         if let Some(socket) = &socket {
             socket.body_done();
         }
+        body.truncate(filled);
         result.map(|()| body)
     }
 

@@ -98,7 +98,7 @@ pub(crate) fn on_the_wire(reply: &Reply) -> Vec<u8> {
     let mut headers = reply.headers();
     headers.push("content-length", body.len().to_string());
     headers.push("connection", "close");
-    for (name, value) in &headers.0 {
+    for (name, value) in headers.iter() {
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b": ");
         out.extend_from_slice(value);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::hold::{Allowance, Outlook, Verdict, judge, tick};
-use super::policy::{PASS_PAUSE, POLL_MIN};
+use super::policy::{PASS_PAUSE, POLL_MIN, STORM_REQUESTS};
 use super::pool::concerns;
 use super::queue::{Full, Place, Waiter};
 use super::quota::Family;
@@ -278,7 +278,7 @@ impl Scheduler {
             };
             let places: Vec<Place> = self.queue.places().collect();
             let mut seen = Seen::default();
-            let mut due = Mono::MAX;
+            let mut due = self.next_return(now);
             for place in places {
                 let step = self.step(now, place, &mut seen);
                 due = due.min(self.take_step(now, place, step));
@@ -289,6 +289,18 @@ impl Scheduler {
                 return;
             }
         }
+    }
+
+    /// When an account comes back to so many who wait that its ramp begins anew (S10): what they wait for moves.
+    fn next_return(&self, now: Now) -> Mono {
+        if self.queue.len() < STORM_REQUESTS {
+            return Mono::MAX;
+        }
+        let returns = self
+            .accounts
+            .iter()
+            .filter_map(|account| account.returns(now));
+        returns.min().unwrap_or(Mono::MAX)
     }
 
     /// What becomes of one who waits.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{Block, BlockReason, End, Evidence, Scope};
+use super::few;
 use super::load::{Counted, Hour, Recent};
 use super::policy::{MESSAGE_CHARS_MAX, Policy};
 use super::quota::{Family, Verdict, WindowKind};
@@ -163,6 +164,16 @@ impl Account {
             self.recovered_at = Some(now.mono);
         }
         true
+    }
+
+    /// When the last of the blocks for everyone ends, if there are any and that is known.
+    pub(super) fn returns(&self, now: Now) -> Option<Mono> {
+        self.blocks(now)
+            .filter(|block| block.scope == Scope::Account)
+            .try_fold(None, |last, block| {
+                Some(last.max(Some(block.end.mono(now)?)))
+            })
+            .flatten()
     }
 
     /// Forgets what has passed.
@@ -371,7 +382,7 @@ pub(super) fn spread_blocks(now: Now, accounts: &mut [Account]) {
                 .map(|(end, block)| (end, account, block))
         })
         .collect();
-    ends.sort_unstable();
+    few::sort(&mut ends);
     let asked: Vec<Mono> = ends.iter().map(|(end, ..)| *end).collect();
     for ((_, account, block), end) in ends.into_iter().zip(spread(&asked)) {
         accounts[account].move_end(block, end);

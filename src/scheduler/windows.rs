@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::few;
 use super::policy::{FIVE_HOURS, UNKNOWN_RESET_WAIT, WEEK};
 use super::quota::{Family, QuotaReport, Verdict, WindowKind, WindowReading};
 use super::snapshot::{Source, WindowSnapshot};
@@ -305,7 +306,7 @@ pub(super) fn rejected(now: Now, report: &QuotaReport, known: &Windows) -> Vec<R
                 .map(|window| window.kind.clone()),
         );
     }
-    kinds.sort();
+    few::sort(&mut kinds);
     kinds.dedup();
     if kinds.is_empty() {
         let reset = report.reset.filter(ahead);

@@ -397,3 +397,59 @@ fn a6_what_was_learned_is_restored() {
         "what was said since stays"
     );
 }
+
+/// A storm's ramp that begins anew when its account comes back can make a wait too long: whoever waits hears of it at that moment.
+#[test]
+fn s10_nobody_learns_of_a_recovery_before_the_wake_up_told() {
+    let mut table = Table::new(Policy {
+        capacity_max_wait: ms(1_600),
+        poll: secs(60),
+        ..Policy::default()
+    });
+    let ids = ["a", "b", "c"].map(|name| table.add(oauth(name)));
+    let week = Some(table.wall_after(20 * HOUR));
+    let on = |table: &mut Table, id| {
+        let request = Request {
+            pinned: Some(id),
+            ..table.request()
+        };
+        table.granted(request).lease
+    };
+    let out = || quota_rejected(rejection(Some(WindowKind::SevenDay), week, None));
+    let storm = |table: &mut Table, id| {
+        let mut moved = Vec::new();
+        for _ in 0..6 {
+            let lease = on(table, id);
+            table.head(&lease, 200, &QuotaReport::default());
+            moved.push(lease);
+        }
+        for lease in moved {
+            table.complete(lease, out());
+        }
+    };
+    storm(&mut table, ids[1]);
+    for _ in 0..6 {
+        let _under_way = on(&mut table, ids[0]);
+        table.pass(ms(250));
+    }
+    storm(&mut table, ids[2]);
+    let block = Block {
+        reason: BlockReason::ServerSide,
+        end: End::after(table.now, secs(1)),
+        scope: Scope::Account,
+        evidence: evidence(429, "not your usage limit").into(),
+    };
+    table.scheduler.block(table.now, ids[0], block);
+    for _ in 0..5 {
+        let request = table.request();
+        table.queued(request);
+    }
+    assert!(table.poll().is_empty());
+    while let Some(at) = table.scheduler.next_wakeup(table.now) {
+        table.pass(at.since(table.now.mono) - ms(1));
+        let early = table.poll();
+        assert!(early.is_empty(), "told to come 1 ms later: {early:?}");
+        table.pass(ms(1));
+        table.poll();
+    }
+}
