@@ -227,8 +227,11 @@ impl Worker<'_> {
             match self.link.wait(next.since(clock::mono())) {
                 Heard::Order(Order::Reload) => {
                     seen = file_stamp(&self.context);
-                    // What failed was told as an event.
-                    let _ = control::reload(&self.context);
+                    // What changed or failed was told as an event; whoever asked wants to hear of nothing, too.
+                    if control::reload(&self.context).is_ok_and(|changes| changes.is_empty()) {
+                        let text = "config reloaded: nothing changed";
+                        self.context.events.notice(clock::wall(), text);
+                    }
                     self.link.report(&Report::Reloaded);
                 }
                 Heard::Order(order) => {

@@ -10,7 +10,7 @@ use super::hold::Outlook;
 use super::policy::DECISIONS_MAX;
 use super::pool::Account;
 use super::quota::Verdict;
-use super::request::{AccountId, Refusal, RefusalReason, Request, Standing, WaitCause};
+use super::request::{AccountId, Refusal, RefusalReason, Request, Standing, Ticket, WaitCause};
 use super::select::{Ask, Available, Ends, Obstacle, Ranking, Route, mismatch};
 use super::snapshot::{
     AccountSnapshot, BlockSnapshot, BreakerSnapshot, Candidate, ExplainedVerdict, Explanation,
@@ -230,6 +230,13 @@ impl Scheduler {
             thinking_protected: self.affinity.thinking_sessions(),
             threads: self.affinity.threads(),
         }
+    }
+
+    /// What a ticket waits for; nothing once it has its verdict.
+    #[must_use]
+    pub fn waits_for(&self, ticket: Ticket) -> Option<WaitCause> {
+        let waiter = self.queue.iter().find(|waiter| waiter.ticket == ticket)?;
+        waiter.clock.cause.map(|(cause, _)| cause)
     }
 
     /// The shared breaker alone, which costs less than a snapshot.
