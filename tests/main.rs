@@ -40,6 +40,7 @@ mod queue;
 mod restart;
 mod rotation;
 mod routes;
+mod routing;
 mod secrets;
 mod settings;
 mod simulation;
