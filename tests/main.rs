@@ -24,6 +24,7 @@ mod demo;
 mod descriptors;
 mod docs;
 mod door;
+mod endurance;
 mod errors;
 mod failover;
 mod forwarding;
