@@ -243,6 +243,15 @@ pub(crate) fn human(span: Duration) -> String {
     text
 }
 
+/// A span that is over: `1ms`, `4.2s`, and from ten seconds on as [`human`] says it.
+pub(crate) fn lasted(span: Duration) -> String {
+    match span.as_millis() {
+        ms @ 0..1_000 => format!("{ms}ms"),
+        ms @ 1_000..10_000 => format!("{}.{}s", ms / 1_000, ms % 1_000 / 100),
+        _ => human(span),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -318,6 +327,21 @@ mod tests {
             (273_600_000, "3d 4h"),
         ] {
             assert_eq!(human(Duration::from_millis(ms)), text, "{ms} ms");
+        }
+    }
+
+    #[test]
+    fn what_is_over_is_not_rounded_up_to_a_second() {
+        for (ms, text) in [
+            (0, "0ms"),
+            (1, "1ms"),
+            (999, "999ms"),
+            (1_000, "1.0s"),
+            (9_999, "9.9s"),
+            (10_000, "10s"),
+            (61_000, "1m 1s"),
+        ] {
+            assert_eq!(lasted(Duration::from_millis(ms)), text, "{ms} ms");
         }
     }
 

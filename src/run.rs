@@ -18,7 +18,7 @@ use crate::host::restart::{self, Origin, Seat};
 use crate::host::terminal;
 use crate::net;
 use crate::proxy::context::{Context, Parts};
-use crate::proxy::listener::{self, Listener, Phrases};
+use crate::proxy::listener::{self, Answers, Listener, Phrases};
 use crate::proxy::{control, reply};
 use crate::report::Reporter;
 use crate::report::capture::Capture;
@@ -225,8 +225,11 @@ fn bind(config: &Config, addresses: Vec<SocketAddr>) -> Result<TcpListener> {
 
 fn phrases() -> Phrases {
     Phrases {
-        too_slow: reply::on_the_wire(&reply::head_too_slow()),
-        unsupported: reply::on_the_wire(&reply::version_unsupported()),
+        answers: Answers {
+            too_slow: reply::on_the_wire(&reply::head_too_slow()),
+            too_large: reply::on_the_wire(&reply::head_too_large()),
+            unsupported: reply::on_the_wire(&reply::version_unsupported()),
+        },
         probe: b"GET /maxpool/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
             .to_vec(),
     }

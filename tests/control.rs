@@ -233,6 +233,11 @@ fn explain_says_who_was_ranked_and_who_was_passed_over() {
     assert_eq!(explain.status, 200, "{}", explain.text());
     let explain = explain.json();
     assert_eq!(explain["chosen"], "a", "{explain:#}");
+    let request = &explain["request"];
+    assert!(
+        request["id"].is_null() && request["session"] == "s",
+        "nobody has sent it, so it has no number: {request}"
+    );
     assert_eq!(explain["candidates"][0]["account"], "a");
     assert!(
         explain["candidates"][0]["rank"].is_number()

@@ -224,6 +224,28 @@ fn a_client_that_declares_more_patience_is_held_longer() {
 }
 
 #[test]
+fn a_client_whose_limits_env_has_raised_is_held_longer() {
+    let upstream = Upstream::start();
+    let home = Home::new()
+        .accounts(&["a"])
+        .set("queue.streamClientToleranceMs", json!(300));
+    let (_home, proxy) = start(&upstream, home);
+    for (seconds, held) in [("600", false), ("86400", true)] {
+        upstream.next(
+            "key-a",
+            failures::quota("five_hour", Duration::from_secs(2)),
+        );
+        let ask = Ask::messages(&hello_stream()).header("x-stainless-timeout", seconds);
+        let reply = proxy.ask(&ask);
+        let served = reply.event_names().last().map(String::as_str) == Some("message_stop");
+        assert_eq!(served, held, "a limit of {seconds} s");
+        proxy.wait_status("the account to be free again", |status| {
+            status["accounts"][0]["rateLimitedUntil"].is_null()
+        });
+    }
+}
+
+#[test]
 fn a_held_request_without_streaming_ends_with_529_and_one_second() {
     let upstream = Upstream::start();
     let home = Home::new()

@@ -86,13 +86,101 @@ fn a_head_that_trickles_is_cut_all_the_same() {
     let (_home, proxy) = start(&upstream);
     let mut client = proxy.connect();
     let since = Instant::now();
-    let mut sent = client.try_send(b"GET / HTTP/1.1\r\nHost: localhost\r\n");
-    while sent.is_ok() && since.elapsed() < Duration::from_secs(18) {
-        std::thread::sleep(Duration::from_millis(200));
-        sent = client.try_send(b"x-a: b\r\n");
-    }
-    assert!(sent.is_err(), "a byte now and then does not keep it open");
+    client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n");
+    client.patience(Duration::from_millis(200));
+    let mut answer = Vec::new();
+    let end = loop {
+        let (bytes, end) = client.read_to_close();
+        answer.extend(bytes);
+        if end != ReplyEnd::Silent || since.elapsed() > Duration::from_secs(18) {
+            break end;
+        }
+        let _sent = client.try_send(b"x-a: b\r\n");
+    };
+    assert_ne!(
+        end,
+        ReplyEnd::Silent,
+        "a byte now and then does not keep it open"
+    );
     assert!(since.elapsed() > Duration::from_secs(5));
+    if heads_are_counted() {
+        let text = String::from_utf8_lossy(&answer);
+        assert!(text.starts_with("HTTP/1.1 400 "), "{text}");
+        assert!(text.contains("took longer than 10 seconds"), "{text}");
+    }
+}
+
+/// Whether the kernel tells how much of a connection was read; without that, time alone bounds a head.
+fn heads_are_counted() -> bool {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink, socket_with};
+    let asked = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        Some(netlink::SOCK_DIAG),
+    );
+    asked.is_ok()
+}
+
+#[test]
+fn an_endless_head_is_cut_without_being_kept() {
+    if !heads_are_counted() {
+        return;
+    }
+    let upstream = Upstream::start();
+    let (_home, proxy) = start(&upstream);
+    let before = proxy.resident_kib();
+    let lines = "x-a: b\r\n".repeat(8192);
+    let line = "y".repeat(65536);
+    for (filler, asked_before) in [(&lines, false), (&line, false), (&lines, true)] {
+        let mut client = proxy.connect();
+        if asked_before {
+            let ask = Ask::messages(&hello());
+            assert_eq!(client.ask(&ask).status, 200);
+        }
+        let since = Instant::now();
+        let mut sent = client.try_send(b"GET / HTTP/1.1\r\nHost: localhost\r\nx-start: 1");
+        if filler.starts_with('x') {
+            sent = sent.and_then(|()| client.try_send(b"\r\n"));
+        }
+        let mut count = 0;
+        while sent.is_ok() && count < 1024 {
+            sent = client.try_send(filler.as_bytes());
+            count += 1;
+        }
+        assert!(sent.is_err(), "64 MiB of head were taken");
+        let took = since.elapsed();
+        assert!(
+            took < Duration::from_secs(8),
+            "cut by its time, not by its size: {took:?}"
+        );
+    }
+    assert_serves(&proxy);
+    let grown = proxy.peak_kib().saturating_sub(before);
+    assert!(grown < 48 * 1024, "{grown} KiB");
+}
+
+#[test]
+fn a_later_head_has_as_little_time_as_the_first() {
+    if !heads_are_counted() {
+        return;
+    }
+    let upstream = Upstream::start();
+    let (_home, proxy) = start(&upstream);
+    let mut client = proxy.connect();
+    assert_eq!(client.ask(&Ask::messages(&hello())).status, 200);
+    // How much had been read before is known from the next sweep on, which nothing tells of.
+    std::thread::sleep(Duration::from_secs(2));
+    let since = Instant::now();
+    client.send(b"GET / HTTP/1.1\r\nHost: loc");
+    client.patience(Duration::from_secs(30));
+    let (_, end) = client.read_to_close();
+    assert_ne!(end, ReplyEnd::Silent);
+    let took = since.elapsed();
+    assert!(
+        (Duration::from_secs(5)..Duration::from_secs(18)).contains(&took),
+        "{took:?}"
+    );
 }
 
 #[test]

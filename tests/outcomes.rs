@@ -492,6 +492,75 @@ fn a_block_remembers_its_evidence() {
 }
 
 #[test]
+fn every_kind_of_block_names_what_the_answer_said() {
+    let limit = "This request would exceed your account's rate limit. Please try again later.";
+    let rejected = "anthropic-ratelimit-unified-status: rejected";
+    let rows = [
+        (failures::quota("five_hour", HOUR), "quota", rejected, limit),
+        (
+            failures::server_side(),
+            "server_side",
+            "body",
+            "not your usage limit",
+        ),
+        (
+            failures::overloaded().header("retry-after", "17"),
+            "overloaded",
+            "retry-after: 17",
+            "Overloaded",
+        ),
+        (
+            failures::server_error(500),
+            "server_error",
+            "body",
+            "Internal server error",
+        ),
+        (failures::reset(), "network", "reset", "reset"),
+        (
+            failures::forbidden(),
+            "forbidden",
+            "body",
+            "not allowed for this organization",
+        ),
+        (
+            failures::unauthorized(),
+            "credential_refused",
+            "body",
+            "invalid x-api-key",
+        ),
+    ];
+    for (answer, reason, source, words) in rows {
+        let upstream = Upstream::start();
+        let (_home, proxy) = start(&upstream);
+        upstream.always("key-a", answer);
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+        assert_said(&proxy.account("a"), reason, source, words);
+    }
+    let upstream = Upstream::start();
+    let home = Home::new()
+        .upstream(&upstream.url())
+        .account(json!({"name": "a", "type": "oauth", "accessToken": "key-a"}))
+        .accounts(&["b"]);
+    let proxy = Proxy::start(&home);
+    upstream.always("key-a", failures::unauthorized());
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    let account = proxy.account("a");
+    assert_said(&account, "needs_login", "body", "there is no refresh token");
+    assert_said(&account, "needs_login", "body", "invalid x-api-key");
+}
+
+/// The account's only block is for this reason, by this header or body, in these words.
+fn assert_said(account: &Value, reason: &str, source: &str, words: &str) {
+    let block = &account["blocks"][0];
+    assert_eq!(block["reason"], reason, "{account:#}");
+    let evidence = &block["evidence"];
+    assert_eq!(evidence["source"], source, "{reason}: {account:#}");
+    let message = evidence["message"].as_str().unwrap_or_default();
+    assert!(message.contains(words), "{reason}: {account:#}");
+    assert!(evidence["at"].is_string(), "{reason}: {account:#}");
+}
+
+#[test]
 fn cooldowns_double_and_a_success_ends_the_count() {
     let upstream = Upstream::start();
     let home = Home::new()

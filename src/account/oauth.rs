@@ -5,6 +5,9 @@
 
 use std::time::Duration;
 
+use rustls::SupportedCipherSuite;
+use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
+
 use serde_json::{Map, Value, json};
 
 use super::http::{Http, HttpCall, HttpPhase, HttpReply};
@@ -477,19 +480,10 @@ fn percent_encoded(text: &str) -> String {
 }
 
 fn sha256(data: &[u8]) -> [u8; 32] {
-    // The hash comes out of the TLS library's provider, which has it anyway.
-    let suites = rustls::crypto::ring::default_provider().cipher_suites;
-    let hash = suites.iter().find_map(|suite| match suite {
-        rustls::SupportedCipherSuite::Tls13(suite)
-            if suite.common.hash_provider.output_len() == 32 =>
-        {
-            Some(suite.common.hash_provider.hash(data))
-        }
-        _ => None,
-    });
+    // The hash comes out of the TLS library, which has it anyway.
     let mut digest = [0; 32];
-    if let Some(hash) = hash {
-        digest.copy_from_slice(hash.as_ref());
+    if let SupportedCipherSuite::Tls13(suite) = TLS13_AES_128_GCM_SHA256 {
+        digest.copy_from_slice(suite.common.hash_provider.hash(data).as_ref());
     }
     digest
 }

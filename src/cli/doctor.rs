@@ -1,6 +1,9 @@
 //! `doctor`: a line for each thing that can be wrong, and what to do about it. Changes nothing and spends no quota: of an
 //! upstream it asks only whether it answers.
 
+mod environment;
+mod running;
+
 use std::fs;
 use std::net::{TcpListener, ToSocketAddrs as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -8,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde_json::Value;
+use environment::environment;
+use running::what_it_knows;
 
 use super::Context;
 use super::accounts::Token;
@@ -208,7 +212,14 @@ fn port(config: &Config) -> Vec<Finding> {
         Err(error) => return vec![odd("port", error.to_string())],
     };
     vec![match server.presence() {
-        Presence::Running => fine("port", format!("maxpool answers at {}", server.base())),
+        Presence::Running => {
+            let mut findings = vec![fine(
+                "port",
+                format!("maxpool answers at {}", server.base()),
+            )];
+            findings.extend(what_it_knows(&server));
+            return findings;
+        }
         Presence::Strange(what) => wrong(
             "port",
             format!("{what}; stop that program, or choose another proxy.port"),
@@ -367,109 +378,6 @@ fn clock_against(theirs: Wall, ours: Wall) -> Finding {
             human(off)
         ),
     )
-}
-
-/// What decides where clients on this machine go.
-fn environment(context: &Context<'_>, config: &Config) -> Vec<Finding> {
-    const BASE_URL: &str = "ANTHROPIC_BASE_URL";
-    let variable = |name: &str| (context.variable)(name).filter(|value| !value.is_empty());
-    let Ok(own) = web::base_url(config) else {
-        return Vec::new();
-    };
-    let mut findings = Vec::new();
-    let is_own = |url: &str| web::is_same_place(url, &own);
-    match variable(BASE_URL).map(|value| value.to_string_lossy().into_owned()) {
-        Some(url) if is_own(&url) => {
-            findings.push(fine("environment", format!("{BASE_URL} leads to maxpool")))
-        }
-        Some(url) => findings.push(wrong(
-            "environment",
-            format!(
-                "{BASE_URL} is {}, not {own}; unset it, or run: eval \"$(maxpool env)\"",
-                text::clean(&url, 200)
-            ),
-        )),
-        None => findings.push(fine(
-            "environment",
-            format!("{BASE_URL} is not set here; maxpool run and maxpool env set it"),
-        )),
-    }
-    for name in ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"] {
-        if variable(name).is_some() {
-            let text = format!("{name} is set: Claude Code uses it instead of its own login");
-            findings.push(odd("environment", text));
-        }
-    }
-    for name in [
-        "CLAUDE_CODE_USE_BEDROCK",
-        "CLAUDE_CODE_USE_VERTEX",
-        "CLAUDE_CODE_USE_FOUNDRY",
-    ] {
-        if variable(name).is_some_and(|value| value != "0" && value != "false") {
-            findings.push(wrong(
-                "environment",
-                format!("{name} is set, so Claude Code does not use {BASE_URL}; unset it"),
-            ));
-        }
-    }
-    for path in settings_files(context) {
-        let Ok(text) = fs::read_to_string(&path) else {
-            continue;
-        };
-        let Ok(settings) = serde_json::from_str::<Value>(&text) else {
-            findings.push(odd(
-                "settings",
-                format!("{} is not valid JSON", path.display()),
-            ));
-            continue;
-        };
-        let Some(url) = settings
-            .get("env")
-            .and_then(|env| env.get(BASE_URL))
-            .and_then(Value::as_str)
-        else {
-            continue;
-        };
-        findings.push(if is_own(url) {
-            fine(
-                "settings",
-                format!("{} sets {BASE_URL} to maxpool", path.display()),
-            )
-        } else {
-            let url = text::clean(url, 200);
-            wrong(
-                "settings",
-                format!(
-                    "{} sets {BASE_URL} to {url}, which outranks the environment; remove it",
-                    path.display()
-                ),
-            )
-        });
-    }
-    findings
-}
-
-/// Where Claude Code keeps settings that may hold an environment.
-fn settings_files(context: &Context<'_>) -> Vec<PathBuf> {
-    let variable = |name: &str| {
-        (context.variable)(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    let user =
-        variable("CLAUDE_CONFIG_DIR").or_else(|| variable("HOME").map(|home| home.join(".claude")));
-    let managed = [
-        "/etc/claude-code",
-        "/Library/Application Support/ClaudeCode",
-    ];
-    let mut files: Vec<PathBuf> = managed
-        .iter()
-        .map(|directory| Path::new(directory).join("managed-settings.json"))
-        .collect();
-    for directory in user.into_iter().chain([PathBuf::from(".claude")]) {
-        files.extend(["settings.json", "settings.local.json"].map(|name| directory.join(name)));
-    }
-    files
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use super::table::table;
 use super::web::{Server, encoded};
 use crate::clock::{self, human};
 use crate::error::{Error, Result};
+
 use crate::report::status::{Account, Evidence, Explanation, Moment, Status};
-use crate::report::text;
+use crate::report::text::{self, repeats_status};
 use crate::scheduler::time::Wall;
 use std::time::Duration;
 
@@ -266,6 +267,7 @@ fn because(evidence: &Evidence, now: Wall) -> String {
     let source = evidence
         .source
         .as_deref()
+        .filter(|source| !repeats_status(evidence.status, source))
         .map(|source| format!(" {}", text::clean(source, 60)))
         .unwrap_or_default();
     let ago = evidence
@@ -388,5 +390,11 @@ mod tests {
             serde_json::from_value(json!({"why": "waits", "until": "1970-01-01T00:01:00Z"}))
                 .unwrap();
         assert_eq!(explained(&none, Wall(0)), ["no account now: waits, for 1m"]);
+        let refused = Evidence {
+            status: Some(401),
+            source: Some("status 401".into()),
+            ..Evidence::default()
+        };
+        assert_eq!(because(&refused, Wall(0)), "401");
     }
 }

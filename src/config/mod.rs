@@ -16,6 +16,7 @@ mod reader;
 #[cfg(test)]
 pub(crate) mod scratch;
 mod secret;
+pub(crate) mod shape;
 pub(crate) mod state;
 
 use std::path::PathBuf;

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
@@ -12,6 +13,9 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::scheduler::Overage;
+
+/// As good as no limit on the time of one step of a request, and far from where sums of times end.
+const NO_LIMIT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 impl Config {
     /// Reads the text of a config file. The path is for messages only.
@@ -267,11 +271,16 @@ fn queue(section: &Section<'_>) -> Queue {
 
 fn timeouts(section: &Section<'_>) -> Timeouts {
     let default = Timeouts::default();
+    // A limit that ends everything at once would be of no use to anybody: 0 means none, as elsewhere in the world.
+    let limit = |key, default| match section.time_ms(key, default) {
+        Duration::ZERO => NO_LIMIT,
+        limit => limit,
+    };
     Timeouts {
-        connect: section.time_ms("connectMs", default.connect),
-        headers: section.time_ms("headersMs", default.headers),
-        non_stream_headers: section.time_ms("nonStreamHeadersMs", default.non_stream_headers),
-        idle: section.time_ms("idleMs", default.idle),
+        connect: limit("connectMs", default.connect),
+        headers: limit("headersMs", default.headers),
+        non_stream_headers: limit("nonStreamHeadersMs", default.non_stream_headers),
+        idle: limit("idleMs", default.idle),
         client: section.time_ms("clientMs", default.client),
     }
 }

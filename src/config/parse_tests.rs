@@ -73,6 +73,19 @@ fn a2_defaults_are_those_of_the_table() {
 }
 
 #[test]
+fn a2_a_time_limit_of_zero_is_none() {
+    let text = r#"{"timeouts": {"connectMs": 0, "headersMs": 0, "nonStreamHeadersMs": 0, "idleMs": 0, "clientMs": 0}}"#;
+    let timeouts = parse(text).unwrap().timeouts;
+    assert_eq!((timeouts.connect, timeouts.headers), (NO_LIMIT, NO_LIMIT));
+    assert_eq!(
+        (timeouts.non_stream_headers, timeouts.idle),
+        (NO_LIMIT, NO_LIMIT)
+    );
+    // Its reader knows 0.
+    assert_eq!(timeouts.client, Duration::ZERO);
+}
+
+#[test]
 fn a2_absent_keys_take_their_default_at_every_level() {
     let config =
         parse(r#"{"queue": {"maxWaitMs": 5}, "scheduler": {"weeklySoftThreshold": 0.1}}"#).unwrap();

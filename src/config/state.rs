@@ -4,64 +4,53 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use super::atomic::{self, FileLock};
 use super::identity::Identity;
+use super::shape::shape;
 use crate::error::{Error, Result};
 use crate::scheduler::Usage;
 use crate::scheduler::quota::{Family, WindowKind};
 use crate::scheduler::time::Wall;
 use crate::scheduler::{Learned, Source, UsageTotals, WindowSnapshot};
 
-/// The state file.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct State {
-    /// When it was written, in ms since the epoch.
-    pub(crate) saved_at: i64,
-    /// One entry an account.
-    pub(crate) accounts: Vec<AccountState>,
-}
+shape! {
+    /// The state file.
+    struct State {
+        /// When it was written, in ms since the epoch.
+        saved_at: i64,
+        /// One entry an account.
+        accounts: Vec<AccountState>,
+    }
 
-/// What is known of one account.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct AccountState {
-    name: String,
-    #[serde(default)]
-    account_uuid: Option<String>,
-    #[serde(default)]
-    org_uuid: Option<String>,
-    #[serde(default)]
-    windows: Vec<WindowState>,
-    #[serde(default)]
-    totals: Totals,
-}
+    /// What is known of one account.
+    struct AccountState {
+        name: String,
+        account_uuid: Option<String>,
+        org_uuid: Option<String>,
+        windows: Vec<WindowState>,
+        totals: Totals,
+    }
 
-/// One quota window; times in ms since the epoch.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct WindowState {
-    /// `five_hour`, `seven_day`, `seven_day_<family>`, `tokens`, `requests` or `generic`.
-    window: String,
-    utilisation: Option<f64>,
-    limit: Option<u64>,
-    remaining: Option<u64>,
-    reset: Option<i64>,
-    learned_at: i64,
-}
+    /// One quota window; times in ms since the epoch.
+    struct WindowState {
+        /// `five_hour`, `seven_day`, `seven_day_<family>`, `tokens`, `requests` or `generic`.
+        window: String,
+        utilisation: Option<f64>,
+        limit: Option<u64>,
+        remaining: Option<u64>,
+        reset: Option<i64>,
+        learned_at: i64,
+    }
 
-/// Sums over an account's life.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Totals {
-    requests: u64,
-    input_tokens: u64,
-    output_tokens: u64,
-    cache_read_tokens: u64,
-    cache_write_tokens: u64,
-    last_used: Option<i64>,
+    /// Sums over an account's life.
+    struct Totals {
+        requests: u64,
+        input_tokens: u64,
+        output_tokens: u64,
+        cache_read_tokens: u64,
+        cache_write_tokens: u64,
+        last_used: Option<i64>,
+    }
 }
 
 impl State {

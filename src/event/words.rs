@@ -167,14 +167,17 @@ pub(crate) fn passed_over(reason: &PassedOver) -> String {
         PassedOver::NotPinned => "the request belongs to another account".into(),
         PassedOver::AlreadyTried => "already tried by this request".into(),
         PassedOver::Blocked(reason) => block_phrase(reason),
-        PassedOver::WindowFull(kind) => match kind {
-            WindowKind::FiveHour => "five-hour window at the switch threshold".into(),
-            WindowKind::SevenDay
-            | WindowKind::SevenDayFamily(_)
-            | WindowKind::Tokens
-            | WindowKind::Requests
-            | WindowKind::Generic => format!("{} at the switch threshold", window(kind)),
-        },
+        PassedOver::WindowFull { kind, percent } => {
+            let window = match kind {
+                WindowKind::FiveHour => "five-hour window".to_owned(),
+                WindowKind::SevenDay
+                | WindowKind::SevenDayFamily(_)
+                | WindowKind::Tokens
+                | WindowKind::Requests
+                | WindowKind::Generic => format!("{} window", window(kind)),
+            };
+            format!("{window} at the switch threshold, {percent}% used")
+        }
         PassedOver::WeekExhausted => "week used up".into(),
         PassedOver::FamilyExhausted(family) => format!("week of {} used up", family.0),
         PassedOver::OverageInUse => "paid extra usage is in use".into(),
@@ -198,13 +201,11 @@ pub(crate) fn passed_over_short(reason: &PassedOver) -> String {
         | PassedOver::NotPinned
         | PassedOver::AlreadyTried => "not for this".into(),
         PassedOver::Blocked(reason) => block_short(reason).into(),
-        PassedOver::WindowFull(WindowKind::FiveHour) => "5h full".into(),
-        PassedOver::WindowFull(WindowKind::SevenDay | WindowKind::SevenDayFamily(_)) => {
-            "week full".into()
-        }
-        PassedOver::WindowFull(WindowKind::Tokens | WindowKind::Requests | WindowKind::Generic) => {
-            "limit".into()
-        }
+        PassedOver::WindowFull { kind, .. } => match kind {
+            WindowKind::FiveHour => "5h full".into(),
+            WindowKind::SevenDay | WindowKind::SevenDayFamily(_) => "week full".into(),
+            WindowKind::Tokens | WindowKind::Requests | WindowKind::Generic => "limit".into(),
+        },
         PassedOver::WeekExhausted => "weekly".into(),
         PassedOver::FamilyExhausted(family) => format!("no {}", family.0),
         PassedOver::OverageInUse => "overage".into(),

@@ -98,7 +98,7 @@ impl CachedResolver {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
         let key = (host.to_owned(), port);
-        let now = clock::now().mono;
+        let now = clock::mono();
         if let Some(known) = self.lock().get(&key)
             && now.since(known.at) < FRESH
         {

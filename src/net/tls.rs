@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
+use rustls::crypto::{CryptoProvider, KeyProvider, ring};
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::SigningKey;
 use rustls::{ClientConfig, RootCertStore};
 
 /// TLS settings for every connection that maxpool makes. `extra` is the value of `SSL_CERT_FILE`.
@@ -18,8 +20,7 @@ pub(crate) fn client_config(extra: Option<&Path>) -> Result<Arc<ClientConfig>, S
     if let Some(path) = extra {
         add_file(&mut roots, path)?;
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS cannot be set up: {error}"))?
         .with_root_certificates(roots)
@@ -27,6 +28,26 @@ pub(crate) fn client_config(extra: Option<&Path>) -> Result<Arc<ClientConfig>, S
     // Only HTTP/1.1 is spoken: one connection for each request in flight.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// All of the `ring` provider but what loads private keys: we have none, and without it their formats stay out of the program.
+fn provider() -> CryptoProvider {
+    CryptoProvider {
+        key_provider: &NoKeys,
+        ..ring::default_provider()
+    }
+}
+
+#[derive(Debug)]
+struct NoKeys;
+
+impl KeyProvider for NoKeys {
+    fn load_private_key(
+        &self,
+        _key: PrivateKeyDer<'static>,
+    ) -> Result<Arc<dyn SigningKey>, rustls::Error> {
+        Err(rustls::Error::General("maxpool has no TLS key".to_owned()))
+    }
 }
 
 fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {

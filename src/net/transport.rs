@@ -445,14 +445,19 @@ impl WireTransport {
     }
 
     /// Reads what is there, waiting for the first byte; 0 at the end.
-    fn fill(&mut self) -> io::Result<usize> {
+    fn fill(&mut self, first: First) -> io::Result<usize> {
         let target = self.buffers.input_append_buf();
         if target.is_empty() {
             return Err(io::Error::other("the response head is too large"));
         }
         match &mut self.tls {
-            None => receive(&self.socket, target, Phase::Receive),
-            Some(tls) => receive_tls(tls, &mut self.socket, target),
+            None => {
+                if first == First::Wait {
+                    wait::one(self.socket.as_fd(), PollFlags::IN, Phase::Receive)?;
+                }
+                receive(&self.socket, target, Phase::Receive)
+            }
+            Some(tls) => receive_tls(tls, &mut self.socket, target, first),
         }
     }
 }
@@ -474,10 +479,18 @@ fn send_tls(tls: &mut ClientConnection, socket: &mut TcpStream, bytes: &[u8]) ->
     Ok(())
 }
 
+/// Whether to look for bytes at once. The answer to what has just been sent is never there yet: a look would be a call for nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum First {
+    Read,
+    Wait,
+}
+
 fn receive_tls(
     tls: &mut ClientConnection,
     socket: &mut TcpStream,
     buffer: &mut [u8],
+    mut first: First,
 ) -> io::Result<usize> {
     loop {
         match tls.reader().read(buffer) {
@@ -485,6 +498,10 @@ fn receive_tls(
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // The end of TCP without a close_notify: a cut, not an end.
             Err(error) => return Err(as_failure(error)),
+        }
+        if first == First::Wait {
+            first = First::Read;
+            wait::one(socket.as_fd(), PollFlags::IN, Phase::Receive)?;
         }
         match tls.read_tls(socket) {
             Ok(_) => {
@@ -528,12 +545,17 @@ impl Transport for WireTransport {
 
     fn await_input(&mut self, _timeout: NextTimeout) -> Result<bool, Error> {
         self.begin_call();
+        let first = if self.pending.is_empty() {
+            First::Read
+        } else {
+            First::Wait
+        };
         self.flush()?;
         // A large body's buffer is not kept while the answer streams.
         if self.pending.capacity() > OUTPUT_BYTES {
             self.pending = Vec::new();
         }
-        let count = self.fill()?;
+        let count = self.fill(first)?;
         let wire = current();
         wire.wire()
             .received

@@ -163,7 +163,7 @@ impl Deadline {
     /// Stops every wait once `limit` from now is over.
     pub(crate) fn after(limit: Duration) -> Deadline {
         Deadline {
-            end: clock::now().mono + limit,
+            end: clock::mono() + limit,
             wire: Wire::default(),
         }
     }
@@ -176,17 +176,17 @@ impl Waiter for Deadline {
         phase: Phase,
         pause: Option<Duration>,
     ) -> Result<Ready, Stop> {
-        let start = clock::now().mono;
+        let start = clock::mono();
         let left = self.end.since(start);
         let limit = pause.map_or(left, |pause| pause.min(left));
         let limit_end = start + limit;
         loop {
-            let now = clock::now().mono;
+            let now = clock::mono();
             if poll_for(fds, limit_end.since(now)) {
                 return Ok(Ready::Io);
             }
             // A signal ends a poll early, not the wait.
-            if clock::now().mono >= limit_end {
+            if clock::mono() >= limit_end {
                 break;
             }
         }

@@ -24,7 +24,7 @@ use crate::config::Secret;
 use crate::event::Stage;
 use crate::gate::{Granted, Hold};
 use crate::net::wait::{Stop, Waiter};
-use crate::scheduler::quota::QuotaReport;
+use crate::scheduler::quota::{QuotaReport, Verdict};
 use crate::scheduler::{
     Blame, Block, BlockReason, End, Evidence, HeadReport, Kind, Outcome, Request, Scope,
 };
@@ -94,7 +94,7 @@ pub(super) fn run(
         };
     };
     let profile = account.profile();
-    let Ok(uri) = format!("{}{}", profile.upstream.as_str(), job.target).parse::<Uri>() else {
+    let Ok(uri) = Uri::try_from(format!("{}{}", profile.upstream.as_str(), job.target)) else {
         hold.complete(Outcome::Abandoned);
         return Attempted::Ended(answer(out, &reply::bad_target()));
     };
@@ -139,7 +139,7 @@ impl Course<'_> {
     fn with_credential(&self, hold: Hold, first: Readiness, out: Uncommitted) -> Attempted {
         let mut readiness = first;
         let mut token = Token::First;
-        let mut refused: Option<(Evidence, String)> = None;
+        let mut refused: Option<Meaning> = None;
         loop {
             let ready = match readiness {
                 Readiness::Ready(ready) => ready,
@@ -163,26 +163,24 @@ impl Course<'_> {
                 Ok(answer) => answer,
                 Err(failure) => return self.no_answer(hold, failure, out),
             };
-            let quota = report_of_headers(
-                answer
-                    .headers
-                    .0
-                    .iter()
-                    .map(|(name, value)| (name.as_str(), value.as_slice())),
-                clock::now(),
-            );
-            let evidence = evidence(&answer);
+            let quota = report_of_headers(answer.headers.iter(), clock::now());
+            let evidence = if answer.status < 400 && quota.verdict != Some(Verdict::Rejected) {
+                // Nothing is blocked by it.
+                Evidence::default()
+            } else {
+                classify::evidence_of(answer.status, &answer.headers, "", clock::wall())
+            };
             let after = self.job.watch.elapsed();
             self.job.trace.borrow_mut().answer(
                 &self.granted.name,
                 answer.status,
                 after,
-                &answer.headers.0,
+                answer.headers.iter(),
             );
             hold.observe(HeadReport {
                 status: answer.status,
                 quota: &quota,
-                evidence: evidence.clone(),
+                evidence,
             });
             if answer.status < 400 {
                 return self.deliver(hold, answer, quota, out);
@@ -204,7 +202,7 @@ impl Course<'_> {
                         }
                     };
                     token = Token::Refreshed;
-                    refused = Some((evidence, meaning.message));
+                    refused = Some(meaning);
                 }
                 Next::AnotherAccount => return self.failed(hold, kept, meaning, out),
                 Next::PassOn => return Attempted::Ended(self.passed_on(hold, kept, meaning, out)),
@@ -249,10 +247,9 @@ impl Course<'_> {
             body: job.has_body.then_some(spliced.as_slice()),
         };
         job.record.borrow_mut().attempts += 1;
-        let shown = self.uri.to_string();
         job.trace
             .borrow_mut()
-            .attempt(&self.granted.name, &shown, &headers.0);
+            .attempt(&self.granted.name, &self.uri, headers.iter());
         forward::send(
             &job.context.agent(),
             &order,
@@ -262,27 +259,26 @@ impl Course<'_> {
     }
 
     /// The account has nothing to show: its block is told to the scheduler.
-    fn without_credential(
-        &self,
-        hold: Hold,
-        unready: Unready,
-        refused: Option<(Evidence, String)>,
-    ) -> Failed {
+    fn without_credential(&self, hold: Hold, unready: Unready, refused: Option<Meaning>) -> Failed {
         let (evidence, said) = match refused {
-            Some((evidence, said)) => (evidence, Some(said)),
-            None => (
+            Some(Meaning {
+                outcome: Outcome::NeedsLogin { evidence },
+                message,
+                ..
+            }) => (evidence, format!(" (the upstream said: {message})")),
+            Some(_) | None => (
                 Evidence {
                     at: clock::wall(),
                     source: Arc::from("no usable credential"),
                     ..Evidence::default()
                 },
-                None,
+                String::new(),
             ),
         };
         let why = match unready {
             Unready::NeedsLogin { why } => {
                 let evidence = Evidence {
-                    message: Arc::from(why.as_str()),
+                    message: Arc::from(format!("{why}{said}")),
                     ..evidence
                 };
                 hold.complete(Outcome::NeedsLogin { evidence });
@@ -302,11 +298,7 @@ impl Course<'_> {
                 "it was disabled or removed".to_owned()
             }
         };
-        let why = match said {
-            Some(said) => format!("{why} (the upstream said: {said})"),
-            None => why,
-        };
-        credential_failed(self.granted, Outcome::Abandoned, why)
+        credential_failed(self.granted, Outcome::Abandoned, format!("{why}{said}"))
     }
 
     fn cool(&self, cooling: &Cooling) {
@@ -499,24 +491,5 @@ impl Course<'_> {
 
     pub(super) fn client_gone(&self, stage: Stage) -> Ended {
         Ended::client_gone(stage, self.job.patience.status_seen())
-    }
-}
-
-/// What is kept beside a block that this answer may cause.
-fn evidence(answer: &Answer) -> Evidence {
-    let request_id = answer
-        .headers
-        .text("request-id")
-        .or_else(|| answer.headers.text("x-request-id"));
-    let source = match answer.headers.text("retry-after") {
-        Some(value) => format!("retry-after: {value}"),
-        None => format!("status {}", answer.status),
-    };
-    Evidence {
-        status: Some(answer.status),
-        request_id: request_id.map(Arc::from),
-        source: Arc::from(source),
-        at: clock::wall(),
-        message: Arc::from(""),
     }
 }

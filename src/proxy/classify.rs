@@ -10,7 +10,7 @@ use super::headers::Headers;
 use super::sse::{self, ApiError, Form};
 use crate::account::provider_limit::wait_of_refusal;
 use crate::scheduler::quota::{QuotaReport, Verdict};
-use crate::scheduler::time::Now;
+use crate::scheduler::time::{Now, Wall};
 use crate::scheduler::{Evidence, Fingerprint, Kind, Outcome, Overload, policy};
 
 /// An answer that is to be judged.
@@ -223,18 +223,14 @@ impl Upstream<'_> {
     }
 
     fn evidence(&self) -> Evidence {
-        let headers = self.seen.headers;
-        let request_id = headers
-            .text("request-id")
-            .or_else(|| headers.text("x-request-id"));
         Evidence {
-            status: Some(self.seen.status),
-            request_id: request_id
-                .filter(|id| id.len() <= REQUEST_ID_BYTES_MAX)
-                .map(Arc::from),
-            source: Arc::from(self.source()),
-            at: self.seen.now.wall,
             message: Arc::from(self.message()),
+            ..evidence_of(
+                self.seen.status,
+                self.seen.headers,
+                &self.error.message,
+                self.seen.now.wall,
+            )
         }
     }
 
@@ -245,34 +241,43 @@ impl Upstream<'_> {
             (message, _) => message.to_owned(),
         }
     }
+}
 
-    /// The header line that says it most plainly, else the body.
-    fn source(&self) -> String {
-        let plainest = |line: &&(String, Vec<u8>)| {
-            let (name, value) = (line.0.to_ascii_lowercase(), line.1.trim_ascii());
-            (name.ends_with("-status") && name.contains("ratelimit") && value == b"rejected")
-                || (name.ends_with("-remaining") && value == b"0")
-        };
-        let lines = &self.seen.headers.0;
-        let line = lines
-            .iter()
-            .find(plainest)
-            .filter(|_| self.seen.status == 429);
-        let line = line.or_else(|| {
-            lines
-                .iter()
-                .find(|(name, _)| name.eq_ignore_ascii_case("retry-after"))
-        });
-        match line {
-            Some((name, value)) => bounded(&format!(
-                "{}: {}",
-                name.to_ascii_lowercase(),
-                String::from_utf8_lossy(value)
-            )),
-            None if self.error.message.is_empty() => "status".to_owned(),
-            None => "body".to_owned(),
-        }
+/// What the head of an answer says of a block that it may cause (P7). `words` are those of
+/// the body, as far as it is known; it is named where no header says it.
+pub(crate) fn evidence_of(status: u16, headers: &Headers, words: &str, at: Wall) -> Evidence {
+    let request_id = headers
+        .text("request-id")
+        .or_else(|| headers.text("x-request-id"))
+        .filter(|id| id.len() <= REQUEST_ID_BYTES_MAX);
+    let source = match plainest(status, headers) {
+        Some((name, value)) => bounded(&format!(
+            "{}: {}",
+            name.to_ascii_lowercase(),
+            String::from_utf8_lossy(value)
+        )),
+        None if words.is_empty() => format!("status {status}"),
+        None => "body".to_owned(),
+    };
+    Evidence {
+        status: Some(status),
+        request_id: request_id.map(Arc::from),
+        source: Arc::from(source),
+        at,
+        message: Arc::from(""),
     }
+}
+
+/// The header line that says it most plainly.
+fn plainest(status: u16, headers: &Headers) -> Option<(&str, &[u8])> {
+    let says_it = |line: &(&str, &[u8])| {
+        let (name, value) = (line.0.to_ascii_lowercase(), line.1.trim_ascii());
+        (name.ends_with("-status") && name.contains("ratelimit") && value == b"rejected")
+            || (name.ends_with("-remaining") && value == b"0")
+    };
+    let line = headers.iter().find(says_it).filter(|_| status == 429);
+    let waits = |line: &(&str, &[u8])| line.0.eq_ignore_ascii_case("retry-after");
+    line.or_else(|| headers.iter().find(waits))
 }
 
 /// The error of an answer. A body that is no JSON is its own message if it is text; a page says nothing that could be relied on.
@@ -425,7 +430,6 @@ mod tests {
     use super::*;
     use crate::proxy::random::Random;
     use crate::scheduler::quota::{WindowKind, WindowReading};
-    use crate::scheduler::time::Wall;
 
     use Next::{AnotherAccount, PassOn, RefreshAndRetry};
 
@@ -753,6 +757,12 @@ mod tests {
         );
         assert_eq!(&*evidence.message, "quota exceeded for sk-… \"mp-…", "D4");
         assert_eq!(evidence.at, Wall(7));
+        let head = evidence_of(429, &limited.headers, "", Wall(7));
+        assert_eq!(
+            (head.source, head.request_id),
+            (evidence.source, evidence.request_id),
+            "the head alone names the same header"
+        );
         let Outcome::ServerError { evidence } =
             run(&case(503, Kind::Oauth, "upstream connect error")).outcome
         else {
@@ -768,7 +778,7 @@ mod tests {
         };
         assert_eq!(
             (&*evidence.source, &*evidence.message),
-            ("status", "status 503")
+            ("status 503", "status 503")
         );
     }
 
@@ -813,10 +823,9 @@ mod tests {
                 random.bytes(300)
             };
             let status = *random.pick(&[200, 401, 403, 429, 500, 529]);
-            let headers = Headers(vec![
-                ("retry-after".into(), random.bytes(20)),
-                ("request-id".into(), random.bytes(200)),
-            ]);
+            let mut headers = Headers::default();
+            headers.push("retry-after", random.bytes(20));
+            headers.push("request-id", random.bytes(200));
             let quota = QuotaReport::default();
             let kind = *random.pick(&[Kind::Oauth, Kind::ApiKey, Kind::Provider]);
             let seen = Seen {

@@ -92,7 +92,6 @@ impl Door<'_> {
     /// Whether either key header holds the proxy key, compared in constant time.
     pub(crate) fn holds_key(&self, headers: &Headers) -> bool {
         let mut keys = headers
-            .0
             .iter()
             .filter(|(name, _)| headers::is_key_header(name));
         !self.key.is_empty()
@@ -217,16 +216,15 @@ fn check_target(target: &str) -> Result<(), &'static str> {
 
 /// Number, size and characters of the header lines, and `Host` (RFC 9112 section 3.2).
 fn check_lines(head: &Head<'_>) -> Result<(), DoorRefusal> {
-    let lines = &head.headers.0;
+    let lines = || head.headers.iter();
     // As on the wire: name, colon, blank, value, line end.
-    let bytes: usize = lines
-        .iter()
+    let bytes: usize = lines()
         .map(|(name, value)| name.len() + value.len() + 4)
         .sum();
-    if lines.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
-        return Err(refused(431, "more than 100 header lines or 64 KiB of them"));
+    if head.headers.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
+        return Err(refused(431, HEAD_TOO_LARGE));
     }
-    for (name, value) in lines {
+    for (name, value) in lines() {
         if !is_token(name) {
             return Err(refused(400, "a header name is not a token"));
         }
@@ -398,6 +396,8 @@ fn forbidden(message: String) -> DoorRefusal {
 
 const METHOD_BYTES_MAX: usize = 32;
 const TARGET_BYTES_MAX: usize = 32 * 1024;
+/// What is said of a head beyond the limits.
+pub(crate) const HEAD_TOO_LARGE: &str = "more than 100 header lines or 64 KiB of them";
 const HEADERS_MAX: usize = 100;
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 const DECODINGS_MAX: usize = 4;
@@ -418,12 +418,11 @@ mod tests {
     };
 
     fn headers(lines: &[(&str, &str)]) -> Headers {
-        Headers(
-            lines
-                .iter()
-                .map(|(name, value)| ((*name).into(), (*value).into()))
-                .collect(),
-        )
+        let mut headers = Headers::default();
+        for (name, value) in lines {
+            headers.push(name, value);
+        }
+        headers
     }
 
     fn check(
@@ -773,7 +772,8 @@ mod tests {
                 "",
                 "http://",
             ];
-            let mut headers = Headers(vec![("host".into(), b"127.0.0.1".to_vec())]);
+            let mut headers = Headers::default();
+            headers.push("host", "127.0.0.1");
             for _ in 0..random.below(4) {
                 let value = if random.chance(20) {
                     random.bytes(12)

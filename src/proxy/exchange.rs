@@ -44,7 +44,7 @@ use crate::scheduler::{Limit, Refusal, RefusalReason, Request, WaitCause};
 /// Serves one request on the calling worker.
 pub(crate) fn serve(context: &Arc<Context>, inbound: Inbound) {
     let watch = Stopwatch::start();
-    let mut headers = Headers::default();
+    let mut headers = Headers::with_room(inbound.headers().len());
     for (name, value) in inbound.headers() {
         headers.push(name, value.as_bytes());
     }
@@ -201,7 +201,7 @@ fn receive(
         idle: config.timeouts.idle,
     };
     let mut trace = context.trace();
-    trace.request(&method, &target, &headers.0);
+    trace.request(&method, &target, headers.iter());
     trace.body(&body);
     let job = Job {
         context: Arc::clone(context),
@@ -329,7 +329,7 @@ fn wait(job: &Job, request: &Request, mut waiting: Waiting) -> Waited {
     job.tracked.account(None);
     if job.wants_stream() {
         let queue = &job.config.queue;
-        let first = clock::now().mono + queue.heartbeat.min(queue.stream_forward_grace);
+        let first = clock::mono() + queue.heartbeat.min(queue.stream_forward_grace);
         job.patience.beat(Heartbeats {
             first,
             every: beat_every(job),

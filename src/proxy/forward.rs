@@ -193,7 +193,7 @@ fn build(order: &Order<'_>) -> Result<Request<()>, ureq::Error> {
         .uri(order.uri.clone())
         .body(())?;
     let headers = request.headers_mut();
-    for (name, value) in &order.headers.0 {
+    for (name, value) in order.headers.iter() {
         let name = HeaderName::from_bytes(name.as_bytes())
             .map_err(|error| ureq::Error::Http(error.into()))?;
         let value =
@@ -234,7 +234,7 @@ impl Read for Pieces<'_> {
 fn answer_of(method: &str, response: Response<ureq::Body>) -> Answer {
     let (parts, body) = response.into_parts();
     let status = parts.status.as_u16();
-    let mut headers = Headers::default();
+    let mut headers = Headers::with_room(parts.headers.len());
     for (name, value) in &parts.headers {
         headers.push(name.as_str(), value.as_bytes());
     }

@@ -4,8 +4,16 @@ use std::fmt;
 use std::time::Duration;
 
 /// Header lines in the order in which they came. Names keep their case; every look-up ignores it.
+///
+/// They lie one behind the other: a request's lines are copied several times, and an allocation for each name and value was a
+/// quarter of all that it made.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub(crate) struct Headers(pub(crate) Vec<(String, Vec<u8>)>);
+pub(crate) struct Headers {
+    names: String,
+    values: Vec<u8>,
+    /// Where the name and the value of each line end.
+    ends: Vec<(usize, usize)>,
+}
 
 /// Whose credential a request carries upstream.
 #[derive(Clone, Copy)]
@@ -64,13 +72,35 @@ pub(crate) struct ClientOptions {
 }
 
 impl Headers {
+    /// An empty list with room for about this many lines.
+    pub(crate) fn with_room(lines: usize) -> Headers {
+        Headers {
+            names: String::with_capacity(lines * NAME_BYTES),
+            values: Vec::with_capacity(lines * VALUE_BYTES),
+            ends: Vec::with_capacity(lines),
+        }
+    }
+
+    /// Number of lines.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Names and values in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> + Clone {
+        let mut start = (0, 0);
+        self.ends.iter().map(move |&end| {
+            let (name, value) = start;
+            start = end;
+            (&self.names[name..end.0], &self.values[value..end.1])
+        })
+    }
+
     /// The first value of that name.
     pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
-        let line = self
-            .0
-            .iter()
-            .find(|(own, _)| own.eq_ignore_ascii_case(name))?;
-        Some(&line.1)
+        let mut lines = self.iter();
+        let found = lines.find(|(own, _)| own.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value)
     }
 
     /// The first value of that name, if it is UTF-8, without surrounding blanks.
@@ -80,15 +110,28 @@ impl Headers {
 
     /// All values of that name.
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.0
-            .iter()
+        self.iter()
             .filter(move |(own, _)| own.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_slice())
+            .map(|(_, value)| value)
     }
 
     /// Adds a line at the end.
-    pub(crate) fn push(&mut self, name: impl Into<String>, value: impl Into<Vec<u8>>) {
-        self.0.push((name.into(), value.into()));
+    pub(crate) fn push(&mut self, name: impl AsRef<str>, value: impl AsRef<[u8]>) {
+        self.names.push_str(name.as_ref());
+        self.values.extend_from_slice(value.as_ref());
+        self.ends.push((self.names.len(), self.values.len()));
+    }
+
+    /// The same lines, the first of that name with this value.
+    fn with_first(&self, name: &str, value: &[u8]) -> Headers {
+        let mut changed = Headers::with_room(self.len());
+        let mut is_first = true;
+        for (own, old) in self.iter() {
+            let replaced = is_first && own.eq_ignore_ascii_case(name);
+            is_first &= !replaced;
+            changed.push(own, if replaced { value } else { old });
+        }
+        changed
     }
 
     /// The non-empty elements of a comma-separated list over all its lines.
@@ -112,7 +155,7 @@ impl Headers {
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.0.iter().map(|(name, _)| name))
+            .entries(self.iter().map(|(name, _)| name))
             .finish()
     }
 }
@@ -127,9 +170,12 @@ pub(crate) fn upstream(client: &Headers, auth: Auth<'_>, beta: Beta) -> Headers 
             || (drops_beta && name.eq_ignore_ascii_case(BETA))
     };
     let is_foreign_key = |name: &str, value: &[u8]| is_key_header(name) && !auth.keeps(value);
-    let lines = client.0.iter();
-    let kept = lines.filter(|(name, value)| !stays(name) && !is_foreign_key(name, value));
-    let mut sent = Headers(kept.cloned().collect());
+    let mut sent = Headers::with_room(client.len() + 2);
+    for (name, value) in client.iter() {
+        if !stays(name) && !is_foreign_key(name, value) {
+            sent.push(name, value);
+        }
+    }
     sent.push("accept-encoding", "identity");
     if matches!(beta, Beta::WithOauth | Beta::OnlyOauth) {
         add_oauth_beta(&mut sent);
@@ -142,12 +188,16 @@ pub(crate) fn upstream(client: &Headers, auth: Auth<'_>, beta: Beta) -> Headers 
 
 /// The answer's headers as they go to the client (P11). CORS headers never leave us (P2).
 pub(crate) fn downstream(upstream: &Headers, body: BodyForm) -> Headers {
-    let kept = upstream.0.iter().filter(|(name, _)| {
-        !upstream.is_hop_by_hop(name)
+    let mut kept = Headers::with_room(upstream.len());
+    for (name, value) in upstream.iter() {
+        if !upstream.is_hop_by_hop(name)
             && !starts_with(name, "access-control-")
             && (body == BodyForm::Unmodified || !name.eq_ignore_ascii_case("content-length"))
-    });
-    Headers(kept.cloned().collect())
+        {
+            kept.push(name, value);
+        }
+    }
+    kept
 }
 
 /// Reads the client's options; `x-teamclaude-*` is the old spelling and loses against the new one.
@@ -155,7 +205,7 @@ pub(crate) fn client_options(headers: &Headers) -> ClientOptions {
     let own = |option: &str| {
         OUR_PREFIXES
             .iter()
-            .find_map(|prefix| filled(headers, &format!("{prefix}{option}")))
+            .find_map(|prefix| ours(headers, prefix, option))
     };
     ClientOptions {
         profile: own("profile"),
@@ -171,7 +221,7 @@ pub(crate) fn client_options(headers: &Headers) -> ClientOptions {
 
 /// Whether the client brought a credential of Anthropic's own (`sk-ant-…`), so that P3's relay applies.
 pub(crate) fn has_own_credential(headers: &Headers) -> bool {
-    let mut keys = headers.0.iter().filter(|(name, _)| is_key_header(name));
+    let mut keys = headers.iter().filter(|(name, _)| is_key_header(name));
     keys.any(|(_, value)| is_real(value))
 }
 
@@ -210,10 +260,25 @@ fn starts_with(name: &str, prefix: &str) -> bool {
 }
 
 fn filled(headers: &Headers, name: &str) -> Option<String> {
-    headers
-        .text(name)
-        .filter(|value| !value.is_empty())
-        .map(str::to_owned)
+    headers.text(name).and_then(non_empty)
+}
+
+/// The header whose name is made of these two.
+fn ours(headers: &Headers, prefix: &str, option: &str) -> Option<String> {
+    let mut lines = headers.iter();
+    let (_, value) = lines.find(|(name, _)| {
+        name.len() == prefix.len() + option.len()
+            && starts_with(name, prefix)
+            && name[prefix.len()..].eq_ignore_ascii_case(option)
+    })?;
+    std::str::from_utf8(value)
+        .ok()
+        .map(str::trim)
+        .and_then(non_empty)
+}
+
+fn non_empty(value: &str) -> Option<String> {
+    (!value.is_empty()).then(|| value.to_owned())
 }
 
 /// Joins the first line that is there, because some gateways read only that one.
@@ -224,19 +289,20 @@ fn add_oauth_beta(headers: &mut Headers) {
     {
         return;
     }
-    let line = headers
-        .0
-        .iter_mut()
-        .find(|(name, _)| name.eq_ignore_ascii_case(BETA));
-    match line {
-        Some((_, value)) if value.trim_ascii().is_empty() => *value = OAUTH_BETA.into(),
-        Some((_, value)) => {
-            value.push(b',');
-            value.extend_from_slice(OAUTH_BETA.as_bytes());
+    match headers.get(BETA) {
+        Some(value) if value.trim_ascii().is_empty() => {
+            *headers = headers.with_first(BETA, OAUTH_BETA.as_bytes());
+        }
+        Some(value) => {
+            *headers = headers.with_first(BETA, &[value, b",", OAUTH_BETA.as_bytes()].concat());
         }
         None => headers.push(BETA, OAUTH_BETA),
     }
 }
+
+/// Room for a line's name and value, as they are in the wild.
+const NAME_BYTES: usize = 24;
+const VALUE_BYTES: usize = 40;
 
 const BETA: &str = "anthropic-beta";
 const OAUTH_BETA: &str = "oauth-2025-04-20";
@@ -267,12 +333,11 @@ mod tests {
     use super::*;
 
     fn headers(lines: &[(&str, &str)]) -> Headers {
-        Headers(
-            lines
-                .iter()
-                .map(|(name, value)| ((*name).into(), (*value).into()))
-                .collect(),
-        )
+        let mut headers = Headers::default();
+        for (name, value) in lines {
+            headers.push(name, value);
+        }
+        headers
     }
 
     const POOLED: Auth<'_> = Auth::Pooled {
@@ -310,7 +375,6 @@ mod tests {
         ]);
         let keys = |auth| {
             upstream(&client, auth, Beta::AsSent)
-                .0
                 .iter()
                 .filter(|(n, _)| is_key_header(n))
                 .count()
@@ -394,9 +458,8 @@ mod tests {
         ]);
         let names = |body| {
             downstream(&sent, body)
-                .0
-                .into_iter()
-                .map(|(name, _)| name)
+                .iter()
+                .map(|(name, _)| name.to_owned())
                 .collect::<Vec<_>>()
         };
         assert_eq!(
@@ -462,7 +525,8 @@ mod tests {
 
     #[test]
     fn bytes_above_127_pass() {
-        let client = Headers(vec![("x-name".into(), vec![0xe9, b' ', 0xff])]);
+        let mut client = Headers::default();
+        client.push("x-name", [0xe9, b' ', 0xff]);
         let got = upstream(&client, POOLED, Beta::AsSent);
         assert_eq!(
             got.get("X-Name"),

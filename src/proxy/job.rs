@@ -21,6 +21,8 @@ use crate::scheduler::{Kind, Request, SessionKey, Shape, ThreadKey, Usage};
 
 /// Of what a client declares about its own time limit this share is used (SPEC Q6).
 const DECLARED_TOLERANCE_SHARE: f64 = 0.95;
+/// Seconds that Claude Code and the SDKs give a request when nobody has changed it.
+const CLIENT_TIMEOUT_DEFAULT: u64 = 600;
 /// The profile of a request that names none (SPEC S8).
 const PROFILE_DEFAULT: &str = "claude";
 
@@ -102,6 +104,15 @@ impl Ended {
     }
 }
 
+/// The time that a client gives a request, if that shows that its limits were raised by the exports of `maxpool env`, which raise the
+/// one on silent streams as well (SPEC Q6). They cannot declare it by a header without overwriting the user's own headers, but the
+/// client tells its request's limit in seconds, 600 if nobody has changed it (Claude Code 2.1.330).
+fn raised_with_all_limits(timeout: Option<&str>, max_wait: Duration) -> Option<Duration> {
+    let timeout: u64 = timeout?.parse().ok()?;
+    let raised = timeout > CLIENT_TIMEOUT_DEFAULT && timeout >= max_wait.as_secs();
+    raised.then_some(Duration::from_secs(timeout))
+}
+
 impl Job {
     /// Whether the client expects an event stream, so that heartbeats can be sent.
     pub(crate) fn wants_stream(&self) -> bool {
@@ -147,10 +158,14 @@ impl Job {
         request.body_bytes = self.body.len() as u64;
         request.holdable = self.body.len() <= queue.queued_body_bytes_max;
         request.tolerance = match shape {
-            Shape::Stream => Some(match self.options.stream_idle {
-                Some(declared) => declared.mul_f64(DECLARED_TOLERANCE_SHARE),
-                None => queue.stream_client_tolerance,
-            }),
+            Shape::Stream => {
+                let timeout = self.headers.text("x-stainless-timeout");
+                let raised = || raised_with_all_limits(timeout, queue.wait_max);
+                Some(match self.options.stream_idle.or_else(raised) {
+                    Some(declared) => declared.mul_f64(DECLARED_TOLERANCE_SHARE),
+                    None => queue.stream_client_tolerance,
+                })
+            }
             Shape::NonStream | Shape::Fallback | Shape::CountTokens => None,
         };
         request.resume = session
@@ -240,5 +255,35 @@ pub(crate) fn usage_of(usage: super::sse::Usage) -> Usage {
         output: usage.output,
         cache_read: usage.cache_read,
         cache_write: usage.cache_write,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn q6_limits_that_env_has_raised() {
+        let wait = |seconds| Duration::from_secs(seconds);
+        for (timeout, max_wait, expected) in [
+            (None, wait(86_400), None),
+            (Some("600"), wait(86_400), None),
+            (Some("3000"), wait(86_400), None),
+            (Some("86400"), wait(86_400), Some(wait(86_400))),
+            (Some("700"), Duration::from_millis(700_500), Some(wait(700))),
+            (Some("90000"), wait(86_400), Some(wait(90_000))),
+            // It may be the default as well.
+            (Some("600"), wait(500), None),
+            (Some("600"), wait(600), None),
+            (Some("-1"), wait(0), None),
+            (Some("1e9"), wait(0), None),
+            (Some("99999999999999999999"), wait(0), None),
+        ] {
+            assert_eq!(
+                raised_with_all_limits(timeout, max_wait),
+                expected,
+                "{timeout:?} {max_wait:?}"
+            );
+        }
     }
 }

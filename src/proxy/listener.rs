@@ -26,6 +26,8 @@ use tiny_http::Request;
 use self::generation::Generation;
 use self::keeper::Keeper;
 use super::sockets::{ClientSocket, IDLE_LIMIT, Sockets};
+
+pub(crate) use super::sockets::Answers;
 use crate::clock;
 
 mod generation;
@@ -129,7 +131,7 @@ impl Inbound {
     }
 
     /// Names and values in order.
-    pub(crate) fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(crate) fn headers(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.request
             .headers()
             .iter()
@@ -167,15 +169,18 @@ impl Inbound {
         // Behind the end of such a request the library closes the reading side itself.
         let end_is_seen = !self.reading_side_closed();
         let reader = self.request.as_reader();
+        let mut filled = 0;
         let result = loop {
-            let filled = body.len();
             if expected.is_some_and(|expected| filled >= expected) {
                 break Ok(());
             }
-            let want = expected.map_or(READ_BYTES, |expected| (expected - filled).min(READ_BYTES));
-            body.resize(filled + want, 0);
+            // Room is made, and so filled with zeros, only once.
+            if filled == body.len() {
+                let left = expected.map_or(READ_BYTES, |expected| expected - filled);
+                body.resize(filled + left.min(READ_BYTES), 0);
+            }
             let read = reader.read(&mut body[filled..]);
-            body.truncate(filled + read.as_ref().copied().unwrap_or(0));
+            filled += read.as_ref().copied().unwrap_or(0);
             match read {
                 // The library's decoder gives a connection that ends within a chunk as the end of the body.
                 Ok(0)
@@ -187,7 +192,7 @@ impl Inbound {
                 }
                 Ok(0) if expected.is_none() => break Ok(()),
                 Ok(0) => break Err(BodyError::Broken),
-                Ok(_) if body.len() as u64 > limit => break Err(BodyError::TooLarge),
+                Ok(_) if filled as u64 > limit => break Err(BodyError::TooLarge),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => break Err(BodyError::Broken),
@@ -199,6 +204,7 @@ impl Inbound {
         if let Some(socket) = &socket {
             socket.body_done();
         }
+        body.truncate(filled);
         result.map(|()| body)
     }
 
@@ -336,10 +342,7 @@ pub(crate) struct Listener {
 
 /// Answers and requests of the listener itself, as bytes of the wire.
 pub(crate) struct Phrases {
-    /// The answer to a head that does not end in time.
-    pub(crate) too_slow: Vec<u8>,
-    /// The answer to a version of HTTP that is not spoken.
-    pub(crate) unsupported: Vec<u8>,
+    pub(crate) answers: Answers,
     /// A request that every working server answers.
     pub(crate) probe: Vec<u8>,
 }
@@ -482,7 +485,7 @@ impl Listener {
     /// Ends request bodies that have stalled; for the time in which the keeper is gone.
     pub(crate) fn end_stalled(&self) {
         let (sockets, phrases) = (&self.shared.sockets, &self.shared.phrases);
-        sockets.sweep(&phrases.too_slow, &phrases.unsupported, IDLE_LIMIT);
+        sockets.sweep(&phrases.answers, IDLE_LIMIT);
     }
 
     /// Ends the connections that have become idle since.

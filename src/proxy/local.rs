@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use super::context::Context;
 use super::control;
 use super::headers::{ClientOptions, Headers};
@@ -16,6 +14,7 @@ use super::stream::Uncommitted;
 use crate::account::quota::family_of_model;
 use crate::clock::{self, Stopwatch};
 use crate::config::Config;
+use crate::config::shape::shape;
 use crate::error::Fault;
 use crate::event::{Event, Finished, Outcome, Stage};
 use crate::report::metrics::{self, Labels, Process};
@@ -155,10 +154,12 @@ fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Re
     }
 }
 
-#[derive(Deserialize)]
-struct RoutingOrder {
-    mode: String,
-    account: Option<String>,
+shape! {
+    /// The body of `POST /maxpool/routing`.
+    struct RoutingOrder {
+        mode: String,
+        account: Option<String>,
+    }
 }
 
 fn failed(error: &crate::error::Error) -> Reply {
@@ -281,5 +282,5 @@ fn explain(
         profile: profile.map(str::to_owned),
         ..status::Explained::default()
     };
-    serde_json::to_vec(&build::explanation(&explanation, asked)).unwrap_or_default()
+    serde_json::to_vec(&build::explanation(&explanation, Some(asked))).unwrap_or_default()
 }

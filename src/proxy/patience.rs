@@ -91,7 +91,7 @@ impl Patience {
     /// A new attempt begins.
     pub(crate) fn begin_attempt(&self) {
         self.connect_end
-            .set(clock::now().mono + self.limits.get().connect);
+            .set(clock::mono() + self.limits.get().connect);
         self.head_end.set(None);
         self.head_done.set(false);
         self.look_ahead_end.set(None);
@@ -109,7 +109,7 @@ impl Patience {
     /// Reads stop with [`Stop::LookAheadOver`] once `limit` is over; `None` ends that.
     pub(crate) fn look_ahead(&self, limit: Option<Duration>) {
         self.look_ahead_end
-            .set(limit.map(|limit| clock::now().mono + limit));
+            .set(limit.map(|limit| clock::mono() + limit));
     }
 
     /// Waits for a verdict's bell.
@@ -193,11 +193,11 @@ impl Waiter for Patience {
     ) -> Result<Ready, Stop> {
         // The client gets what is there before anybody sleeps.
         self.line.flush().map_err(|_| Stop::ClientGone)?;
-        let start = clock::now().mono;
+        let start = clock::mono();
         let (end, stop) = self.end_of(phase, start);
         let pause_end = pause.map(|pause| start + pause);
         loop {
-            let now = clock::now().mono;
+            let now = clock::mono();
             if let Some(due) = self.heartbeat.get()
                 && now >= due
             {
@@ -210,7 +210,7 @@ impl Waiter for Patience {
             if self.poll(fds, next.since(now).min(LOOK_AGAIN))? == Ready::Io {
                 return Ok(Ready::Io);
             }
-            let now = clock::now().mono;
+            let now = clock::mono();
             if now >= end {
                 return Err(stop);
             }

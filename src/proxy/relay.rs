@@ -25,7 +25,7 @@ pub(super) fn is_own(job: &Job) -> bool {
 
 /// Relays the request as it is.
 pub(super) fn run(job: &Job, out: Uncommitted) -> Ended {
-    let Ok(uri) = format!("{}{}", job.config.upstream.as_str(), job.target).parse::<Uri>() else {
+    let Ok(uri) = Uri::try_from(format!("{}{}", job.config.upstream.as_str(), job.target)) else {
         return answer(out, &reply::bad_target());
     };
     let key = job

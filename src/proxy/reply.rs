@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::classify::{self, Meaning};
-use super::door::DoorRefusal;
+use super::door::{DoorRefusal, HEAD_TOO_LARGE};
 use super::headers::Headers;
 use super::sse::{self, Form};
 use crate::clock::human;
@@ -98,7 +98,7 @@ pub(crate) fn on_the_wire(reply: &Reply) -> Vec<u8> {
     let mut headers = reply.headers();
     headers.push("content-length", body.len().to_string());
     headers.push("connection", "close");
-    for (name, value) in &headers.0 {
+    for (name, value) in headers.iter() {
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b": ");
         out.extend_from_slice(value);
@@ -143,6 +143,11 @@ pub(crate) fn head_too_slow() -> Reply {
         INVALID,
         "the request's head took longer than 10 seconds",
     ))
+}
+
+/// A head that does not end (P2).
+pub(crate) fn head_too_large() -> Reply {
+    closing(Reply::new(431, INVALID, HEAD_TOO_LARGE))
 }
 
 /// A version that is not spoken here (P2).

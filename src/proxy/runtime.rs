@@ -20,12 +20,7 @@ pub(super) fn take_header_accounts(job: &Job) -> Result<(), Reply> {
     if job.options.profile.as_deref() != Some(PROFILE) {
         return Ok(());
     }
-    let lines = job
-        .headers
-        .0
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_slice()));
-    let entries = accounts_of_headers(lines).map_err(|why| reply::bad_header(&why))?;
+    let entries = accounts_of_headers(job.headers.iter()).map_err(|why| reply::bad_header(&why))?;
     for entry in &entries {
         take(&job.context, entry);
     }

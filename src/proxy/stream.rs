@@ -299,7 +299,7 @@ impl Down {
         let cork = &mut self.cork;
         // Writing into memory cannot fail.
         let _ = write!(cork, "HTTP/1.1 {status} {}\r\n", reason(status));
-        for (name, value) in &headers.0 {
+        for (name, value) in headers.iter() {
             cork.extend_from_slice(name.as_bytes());
             cork.extend_from_slice(b": ");
             cork.extend_from_slice(value);

@@ -6,6 +6,7 @@
 
 mod page;
 
+use std::fmt;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{
@@ -159,13 +160,23 @@ impl Trace {
     }
 
     /// The client's request head.
-    pub(crate) fn request(&mut self, method: &str, target: &str, headers: &[Header]) {
+    pub(crate) fn request<'a>(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    ) {
         self.line(|| format!("{method} {target}"));
         self.head(headers);
     }
 
     /// A call upstream begins.
-    pub(crate) fn attempt(&mut self, account: &str, url: &str, headers: &[Header]) {
+    pub(crate) fn attempt<'a>(
+        &mut self,
+        account: &str,
+        url: &dyn fmt::Display,
+        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    ) {
         self.attempts += 1;
         if self.attempts > ATTEMPTS_MAX {
             return;
@@ -176,7 +187,13 @@ impl Trace {
     }
 
     /// The head of an answer, from the upstream or our own.
-    pub(crate) fn answer(&mut self, from: &str, status: u16, after: Duration, headers: &[Header]) {
+    pub(crate) fn answer<'a>(
+        &mut self,
+        from: &str,
+        status: u16,
+        after: Duration,
+        headers: impl Iterator<Item = (&'a str, &'a [u8])>,
+    ) {
         if self.attempts > ATTEMPTS_MAX {
             return;
         }
@@ -238,13 +255,16 @@ impl Trace {
         }
     }
 
-    fn head(&mut self, headers: &[Header]) {
+    fn head<'a>(&mut self, headers: impl Iterator<Item = (&'a str, &'a [u8])>) {
         if self.capture.is_some() {
+            let headers: Vec<Header> = headers
+                .map(|(name, value)| (name.to_owned(), value.to_vec()))
+                .collect();
             self.page.bytes += headers
                 .iter()
                 .map(|(name, value)| name.len() + value.len())
                 .sum::<usize>();
-            self.page.parts.push(Part::Head(headers.to_vec()));
+            self.page.parts.push(Part::Head(headers));
         }
     }
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::mask::mask;
-use super::text::{clean, name, push_clean, quoted};
+use super::text::{clean, name, push_clean, quoted, repeats_status};
 use super::{Entry, Level};
-use crate::clock::{human, iso};
+use crate::clock::{human, iso, lasted};
 use crate::event::words;
 use crate::event::{
     AccountBlocked, Event, Failover, Finished, Held, Outcome, Refresh, RefreshResult, RestartStep,
@@ -65,7 +65,7 @@ fn describe(at: Wall, event: &Event) -> (Level, String) {
         Event::AccountBlocked(blocked) => (Warning, blocked_line(at, blocked)),
         Event::AccountBack { account, after } => (
             Info,
-            format!("account {} is back after {}", name(account), human(*after)),
+            format!("account {} is back after {}", name(account), lasted(*after)),
         ),
         Event::Held(held) => (Info, held_line(at, held)),
         Event::Released {
@@ -79,7 +79,7 @@ fn describe(at: Wall, event: &Event) -> (Level, String) {
                 format!(
                     "held request goes to {} after {}{session}",
                     name(account),
-                    human(*waited)
+                    lasted(*waited)
                 ),
             )
         }
@@ -96,7 +96,7 @@ fn describe(at: Wall, event: &Event) -> (Level, String) {
             Info,
             format!(
                 "breaker closed after {}: {}",
-                human(*after),
+                lasted(*after),
                 clean(by, PIECE_CHARS_MAX)
             ),
         ),
@@ -218,7 +218,7 @@ fn cause_of(finished: &Finished) -> Option<String> {
         let left = format!(
             "client left while {} after {}, {output}",
             stage.word(),
-            human(finished.total)
+            lasted(finished.total)
         );
         return Some(match &finished.cause {
             Some(cause) => format!("{left}: {cause}"),
@@ -242,7 +242,7 @@ fn failover_line(failover: &Failover) -> String {
         "failover {} -> {to}: {}{}{}",
         name(&failover.from),
         clean(&failover.why, PIECE_CHARS_MAX),
-        evidence_part(failover.evidence.as_deref()),
+        evidence_part(failover.evidence.as_deref(), &failover.why),
         session_part(failover.session.as_ref())
     )
 }
@@ -261,7 +261,7 @@ fn blocked_line(at: Wall, blocked: &AccountBlocked) -> String {
         "account {} is out{scope}, {}, {until}{}",
         name(&blocked.account),
         words::block_phrase(&block.reason),
-        evidence_part(Some(&block.evidence))
+        evidence_part(Some(&block.evidence), "")
     )
 }
 
@@ -378,8 +378,8 @@ fn restart_line(step: &RestartStep) -> (Level, String) {
     }
 }
 
-/// ` [status 429; request-id req_1; retry-after: 12; "message"]`, or nothing when nothing is known.
-fn evidence_part(evidence: Option<&Evidence>) -> String {
+/// ` [status 429; request-id req_1; retry-after: 12; "message"]`, or nothing when nothing is known. What `said` holds is not said again.
+fn evidence_part(evidence: Option<&Evidence>, said: &str) -> String {
     let Some(evidence) = evidence else {
         return String::new();
     };
@@ -393,7 +393,10 @@ fn evidence_part(evidence: Option<&Evidence>) -> String {
         some(&evidence.source)
             .filter(|source| !repeats_status(evidence.status, source))
             .map(|source| piece(&source)),
-        some(&evidence.message).map(|message| quoted(&message, PIECE_CHARS_MAX)),
+        some(&evidence.message)
+            .filter(|message| !said.contains(message.as_str()))
+            .filter(|message| !repeats_status(evidence.status, message))
+            .map(|message| quoted(&message, PIECE_CHARS_MAX)),
     ]
     .into_iter()
     .flatten()
@@ -402,11 +405,6 @@ fn evidence_part(evidence: Option<&Evidence>) -> String {
         return String::new();
     }
     format!(" [{}]", parts.join("; "))
-}
-
-/// Whether a source says no more than the status beside it.
-pub(in crate::report) fn repeats_status(status: Option<u16>, source: &str) -> bool {
-    status.is_some_and(|status| source == format!("status {status}"))
 }
 
 fn session_part(session: Option<&Arc<str>>) -> String {

@@ -52,6 +52,11 @@ pub(crate) fn quoted(text: &str, most: usize) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
+/// Whether a text beside an answer's status says no more than that status.
+pub(crate) fn repeats_status(status: Option<u16>, source: &str) -> bool {
+    status.is_some_and(|status| source == format!("status {status}"))
+}
+
 /// Longest name of an account that is shown.
 const NAME_MAX: usize = 80;
 

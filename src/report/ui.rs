@@ -49,7 +49,10 @@ pub(crate) enum Page {
     #[default]
     Main,
     /// The keys.
-    Help,
+    Help {
+        /// The first line that is shown.
+        top: usize,
+    },
     /// The accounts and two ways to add one.
     Accounts {
         /// The line under the cursor.
@@ -98,6 +101,25 @@ pub(crate) struct Ui {
     note: Option<String>,
     entry: String,
 }
+
+/// What each key does.
+pub(crate) const HELP: [(&str, &str); 12] = [
+    ("a", "accounts: enable, disable, delete, import, add a key"),
+    ("m", "routing: automatic, or one preferred account"),
+    ("s", "sync: read the config again now"),
+    ("e", "explain: why the last requests went where they went"),
+    ("r", "restart without refusing or cutting anything"),
+    ("q", "quit: running requests finish first"),
+    ("j k", "down and up, as the arrows do"),
+    ("Enter", "choose"),
+    ("Esc", "back"),
+    ("y n", "answer a question; nothing changes without a y"),
+    ("Ctrl-L", "draw everything anew"),
+    (
+        "Ctrl-C",
+        "quit without a question; a second time cuts what runs",
+    ),
+];
 
 /// The longest API key that is taken.
 const ENTRY_MAX: usize = 512;
@@ -155,9 +177,13 @@ impl Ui {
         self.note = None;
         match self.page.clone() {
             Page::Main => self.on_main(&key, status),
-            Page::Help => {
-                if matches!(key, Key::Esc | Key::Char('?' | 'q') | Key::Enter) {
-                    self.page = Page::Main;
+            Page::Help { top } => {
+                match moved(&key, top, HELP.len()) {
+                    Some(top) => self.page = Page::Help { top },
+                    None if matches!(key, Key::Esc | Key::Char('?' | 'q') | Key::Enter) => {
+                        self.page = Page::Main;
+                    }
+                    None => {}
                 }
                 None
             }
@@ -194,7 +220,7 @@ impl Ui {
             }
             'r' => self.ask(restart_question(status), Action::Restart),
             'q' => self.ask(quit_question(self.seat, status), Action::Quit),
-            '?' => self.page = Page::Help,
+            '?' => self.page = Page::Help { top: 0 },
             _ => {}
         }
         None

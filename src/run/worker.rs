@@ -376,6 +376,8 @@ impl Worker<'_> {
         context.accounts.settle(REFRESH_SETTLE_MAX);
         if going == Going::Retiring {
             self.part();
+            // What it had to cut was told. It is no part of a stop that comes now, which may well lose nothing.
+            return Ended::Clean;
         }
         ended
     }

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 use super::block::BlockReason;
+use super::few;
 use super::hold::Outlook;
 use super::policy::DECISIONS_MAX;
 use super::pool::Account;
@@ -244,7 +245,7 @@ impl Scheduler {
                 None => by_cause.push((cause, 1)),
             }
         }
-        by_cause.sort_unstable();
+        few::sort(&mut by_cause);
         let release = self.queue.iter().filter_map(|waiter| waiter.release).min();
         QueueSnapshot {
             waiting: self.queue.len(),
@@ -389,11 +390,11 @@ impl Scheduler {
 impl Explanation {
     /// Best first. Decisions are kept as they were made: sorting them all would cost each request more than its choice.
     fn in_order(mut self) -> Explanation {
-        self.candidates.sort_by(by_rank);
+        few::sort_by(&mut self.candidates, by_rank);
         for (index, candidate) in self.candidates.iter_mut().enumerate() {
             candidate.rank = index + 1;
         }
-        self.passed_over.sort_by_key(|one| one.account);
+        few::sort_by(&mut self.passed_over, |a, b| a.account.cmp(&b.account));
         self
     }
 

@@ -21,6 +21,7 @@ mod affinity;
 mod block;
 mod breaker;
 mod explain;
+mod few;
 mod hold;
 mod load;
 mod outcome;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{Block, BlockReason, End, Evidence, Scope};
+use super::few;
 use super::load::{Counted, Hour, Recent};
 use super::policy::{MESSAGE_CHARS_MAX, Policy};
 use super::quota::{Family, Verdict, WindowKind};
@@ -125,7 +126,9 @@ impl Account {
         match self.blocks.iter_mut().find(same) {
             Some(held) => {
                 let end = prolonged(now, held.asked, block.end);
-                if end != held.asked {
+                // The head of an answer blocks before its words are there.
+                let wordless = held.block.evidence.message.is_empty();
+                if end != held.asked || wordless {
                     held.block.evidence = block.evidence;
                 }
                 held.asked = end;
@@ -379,7 +382,7 @@ pub(super) fn spread_blocks(now: Now, accounts: &mut [Account]) {
                 .map(|(end, block)| (end, account, block))
         })
         .collect();
-    ends.sort_unstable();
+    few::sort(&mut ends);
     let asked: Vec<Mono> = ends.iter().map(|(end, ..)| *end).collect();
     for ((_, account, block), end) in ends.into_iter().zip(spread(&asked)) {
         accounts[account].move_end(block, end);

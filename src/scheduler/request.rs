@@ -385,7 +385,12 @@ pub enum PassedOver {
     /// A block in force.
     Blocked(BlockReason),
     /// A window at `switchThreshold` (S3).
-    WindowFull(WindowKind),
+    WindowFull {
+        /// Which.
+        kind: WindowKind,
+        /// How much of it is used, rounded down.
+        percent: u8,
+    },
     /// S4.
     WeekExhausted,
     /// The week of the request's model family.

@@ -185,7 +185,10 @@ impl Obstacle<'_> {
                 WindowKind::FiveHour
                 | WindowKind::Tokens
                 | WindowKind::Requests
-                | WindowKind::Generic => PassedOver::WindowFull(window.kind.clone()),
+                | WindowKind::Generic => PassedOver::WindowFull {
+                    kind: window.kind.clone(),
+                    percent: window.percent(),
+                },
             },
             Obstacle::Overage { .. } => PassedOver::OverageInUse,
             Obstacle::AccountFull => PassedOver::AccountFull,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::block::{Block, BlockReason, End, Evidence, Scope};
 use super::breaker::{Fingerprint, Probe, Seen};
+use super::few;
 use super::load::Counted;
 use super::outcome::{Blame, HeadReport, Outcome, Overload};
 use super::policy::{
@@ -347,7 +348,7 @@ impl Scheduler {
                 .filter(|seen| seen.request == held.request)
         };
         let mut refusers: Vec<_> = own().map(|seen| seen.account).collect();
-        refusers.sort_unstable();
+        few::sort(&mut refusers);
         refusers.dedup();
         if refusers.len() < BREAKER_ACCOUNTS_MIN {
             return;

@@ -333,7 +333,7 @@ impl PassedOver {
     pub fn wait_cause(&self) -> Option<WaitCause> {
         match self {
             PassedOver::Blocked(reason) => reason.wait_cause(),
-            PassedOver::WindowFull(_) | PassedOver::OverageInUse => Some(WaitCause::Quota),
+            PassedOver::WindowFull { .. } | PassedOver::OverageInUse => Some(WaitCause::Quota),
             PassedOver::WeekExhausted | PassedOver::FamilyExhausted(_) => Some(WaitCause::Weekly),
             PassedOver::BeingLooked
             | PassedOver::AccountFull

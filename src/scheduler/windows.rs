@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::few;
 use super::policy::{FIVE_HOURS, UNKNOWN_RESET_WAIT, WEEK};
 use super::quota::{Family, QuotaReport, Verdict, WindowKind, WindowReading};
 use super::snapshot::{Source, WindowSnapshot};
@@ -214,6 +215,12 @@ impl Window {
         Some((1.0 - left).clamp(0.0, 1.0))
     }
 
+    /// Used share in hundredths, rounded down as everywhere that people read it.
+    pub(super) fn percent(&self) -> u8 {
+        // Between 0 and 1 (S1); the cast saturates for what is not.
+        (self.used.unwrap_or(0.0) * 100.0 + 1e-9) as u8
+    }
+
     /// S5: near its reset a window is cheap.
     pub(super) fn scarcity(&self, wall: Wall) -> f64 {
         let used = self.used.unwrap_or(0.0);
@@ -299,7 +306,7 @@ pub(super) fn rejected(now: Now, report: &QuotaReport, known: &Windows) -> Vec<R
                 .map(|window| window.kind.clone()),
         );
     }
-    kinds.sort();
+    few::sort(&mut kinds);
     kinds.dedup();
     if kinds.is_empty() {
         let reset = report.reset.filter(ahead);

@@ -37,9 +37,10 @@ usage: make bench ARGS='[options]'
 
   --rounds N        measure everything N times and take medians (default 3)
   --seconds N       of each measurement of small requests (default 2)
+  --connections N   of small requests, instead of 1, 16 and 64
   --only SECTIONS   of start,json,bodies,streams,memory (default all), separated by commas
   --without NAMES   of direct,nginx,npm,maxpool,static,tls: leave these out
-  --binary PATH     measure this build of maxpool (default: beside this program)
+  --binary [NAME=]PATH  measure this build of maxpool (default: the one beside this program); may be given several times
 
 nginx and maxpool of the npm package are looked for on PATH; $MAXPOOL_NODE says where else the latter is.
 ";
@@ -73,14 +74,16 @@ fn arguments() -> Result<Option<Plan>, Box<dyn std::error::Error>> {
     let mut seconds = 2.0;
     let mut sections = Section::ALL.to_vec();
     let mut without = Vec::new();
-    let mut binary = beside("maxpool");
+    let mut connections = measure::CONNECTIONS.to_vec();
+    let mut binaries = Vec::new();
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
             Short('h') | Long("help") => return Ok(None),
             Long("rounds") => rounds = parser.value()?.parse()?,
             Long("seconds") => seconds = parser.value()?.parse()?,
-            Long("binary") => binary = PathBuf::from(parser.value()?),
+            Long("connections") => connections = vec![parser.value()?.parse()?],
+            Long("binary") => binaries.push(parser.value()?.string()?),
             Long("without") => without = words(&parser.value()?.string()?),
             Long("only") => {
                 sections = Vec::new();
@@ -95,33 +98,37 @@ fn arguments() -> Result<Option<Plan>, Box<dyn std::error::Error>> {
     let is_left = |name: &str| !without.iter().any(|word| word == name);
     let mut programs = Vec::new();
     let mut missing = Vec::new();
-    let mut offer =
-        |name: &'static str, path: Option<PathBuf>, program: fn(PathBuf) -> Program| match path {
-            _ if !is_left(name) => {}
-            Some(path) => programs.push((name, program(path))),
-            None => missing.push(name),
-        };
+    let mut offer = |name: &str, path: Option<PathBuf>, program: fn(PathBuf) -> Program| match path
+    {
+        _ if !is_left(name) => {}
+        Some(path) => programs.push((name.to_owned(), program(path))),
+        None => missing.push(name.to_owned()),
+    };
     offer("nginx", on_path("nginx"), Program::Nginx);
     let node = std::env::var_os("MAXPOOL_NODE").map(PathBuf::from);
-    offer(
-        "npm",
-        node.or_else(|| on_path("maxpool").filter(|path| is_script(path))),
-        Program::Node,
-    );
-    offer(
-        "maxpool",
-        Some(binary).filter(|path| path.is_file()),
-        Program::Maxpool,
-    );
-    let of_static_build =
-        Some(PathBuf::from("target/static/maxpool")).filter(|path| path.is_file());
-    offer("static", of_static_build, |path| {
-        Program::Maxpool(std::path::absolute(&path).unwrap_or(path))
-    });
+    let node = node.or_else(|| on_path("maxpool").filter(|path| is_script(path)));
+    offer("npm", node, Program::Node);
+    let there = |path: &Path| {
+        let path = std::path::absolute(path).ok();
+        path.filter(|path| path.is_file())
+    };
+    if binaries.is_empty() {
+        offer("maxpool", there(&beside("maxpool")), Program::Maxpool);
+        offer(
+            "static",
+            there(Path::new("target/static/maxpool")),
+            Program::Maxpool,
+        );
+    }
+    for binary in &binaries {
+        let (name, path) = binary.split_once('=').unwrap_or(("maxpool", binary));
+        offer(name, there(Path::new(path)), Program::Maxpool);
+    }
     Ok(Some(Plan {
         rounds,
         time: Duration::try_from_secs_f64(seconds)?,
         sections,
+        connections,
         with_direct: is_left("direct"),
         with_tls: is_left("tls"),
         programs,

@@ -17,7 +17,7 @@ use super::stub::{Clock, Stub};
 use super::table::{Table, at_share, mb, median, ms, number};
 
 /// Connections of small requests.
-const CONNECTIONS: [usize; 3] = [1, 16, 64];
+pub const CONNECTIONS: [usize; 3] = [1, 16, 64];
 /// Bytes of large requests.
 const BODIES: [usize; 2] = [1_000_000, 10_000_000];
 /// Streams at once.
@@ -38,11 +38,12 @@ pub struct Plan {
     pub rounds: usize,
     pub time: Duration,
     pub sections: Vec<Section>,
+    pub connections: Vec<usize>,
     pub with_direct: bool,
     pub with_tls: bool,
-    pub programs: Vec<(&'static str, Program)>,
+    pub programs: Vec<(String, Program)>,
     /// What was wanted and is not installed.
-    pub missing: Vec<&'static str>,
+    pub missing: Vec<String>,
 }
 
 /// A part of the report.
@@ -73,7 +74,7 @@ impl Section {
 
 /// One of those that take turns.
 struct Runner {
-    name: &'static str,
+    name: String,
     to: Destination,
     tree: Option<Tree>,
     _server: Option<Server>,
@@ -147,7 +148,7 @@ fn runners(plan: &Plan, upstream: Upstream) -> io::Result<Vec<Runner>> {
             },
         };
         runners.push(Runner {
-            name: "direct",
+            name: "direct".to_owned(),
             to,
             tree: None,
             _server: None,
@@ -157,7 +158,7 @@ fn runners(plan: &Plan, upstream: Upstream) -> io::Result<Vec<Runner>> {
         let server = Server::start(program, upstream, &request("json", SMALL_BODY))
             .map_err(|error| io::Error::other(format!("{name}: {error}")))?;
         runners.push(Runner {
-            name,
+            name: name.clone(),
             to: server.destination(),
             tree: Some(server.tree()),
             _server: Some(server),
@@ -220,8 +221,8 @@ fn ratios(values: &[f64], names: &[&str]) -> Vec<String> {
         .collect()
 }
 
-fn names(runners: &[Runner]) -> Vec<&'static str> {
-    runners.iter().map(|runner| runner.name).collect()
+fn names(runners: &[Runner]) -> Vec<&str> {
+    runners.iter().map(|runner| runner.name.as_str()).collect()
 }
 
 /// All rounds of a load on all runners, in turns.
@@ -256,7 +257,7 @@ fn small_requests(plan: &Plan, runners: &[Runner], words: &str) -> io::Result<St
         "99 % ms",
         "CPU µs each",
     ]);
-    for connections in CONNECTIONS {
+    for &connections in &plan.connections {
         let load = Load {
             request: request("json", SMALL_BODY),
             connections,
@@ -292,7 +293,7 @@ fn small_requests(plan: &Plan, runners: &[Runner], words: &str) -> io::Result<St
             };
             table.row(&[
                 connections.to_string(),
-                runners[index].name.to_owned(),
+                runners[index].name.clone(),
                 format!("{:.0}", rates[index]),
                 share,
                 ms(p50),
@@ -343,7 +344,7 @@ fn large_requests(plan: &Plan, runners: &[Runner], words: &str) -> io::Result<St
             let speed = load.request.len() as f64 / 1e6 / (times[index] / 1e9);
             table.row(&[
                 format!("{} MB", bytes / 1_000_000),
-                runners[index].name.to_owned(),
+                runners[index].name.clone(),
                 ms(times[index]),
                 share,
                 number(speed),
@@ -426,7 +427,7 @@ fn event_streams(plan: &Plan, runners: &[Runner], words: &str, clock: Clock) -> 
             let total = middle(seen, |one| &one.totals, 0.5) / 1e9;
             table.row(&[
                 count.to_string(),
-                runners[index].name.to_owned(),
+                runners[index].name.clone(),
                 ms(middle(seen, |one| &one.first, 0.5)),
                 ms(medians[index]),
                 of_median[index].clone(),

@@ -111,14 +111,7 @@ fn claude_that_run_starts_is_held_for_twelve_minutes_at_once() {
     let ran = programs::start(stage.maxpool_run(&["-p", "say hi"]))
         .finish(Duration::from_secs(LONG_HOLD + 120));
     assert_served(&stage, &ran, LONG_HOLD);
-    assert_eq!(
-        told(&stage)
-            .iter()
-            .filter(|line| line.contains("POST"))
-            .count(),
-        1,
-        "a single hold"
-    );
+    assert_held_once(&stage);
 }
 
 #[test]
@@ -135,6 +128,13 @@ fn claude_with_the_exports_of_env_is_held_for_twelve_minutes() {
     }
     let ran = programs::start(command).finish(Duration::from_secs(LONG_HOLD + 120));
     assert_served(&stage, &ran, LONG_HOLD);
+    assert_held_once(&stage);
+}
+
+fn assert_held_once(stage: &Stage) {
+    let told = told(stage);
+    let requests = told.iter().filter(|line| line.contains("POST")).count();
+    assert_eq!(requests, 1, "a single hold: {told:#?}");
 }
 
 #[test]

@@ -16,8 +16,14 @@ use super::{Door, Generation, HUNG, Shared};
 use crate::clock;
 use crate::scheduler::time::Mono;
 
-/// Time between two sweeps over the clients' sockets.
+/// Time between two sweeps over the clients' sockets when there are none …
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// … and while there are some, or were lately. What a head without an end can grow to within this time is what it can cost.
+const SWEEP_SOON: Duration = Duration::from_millis(250);
+/// A sweep takes at most one part in so many of all time: it takes longer the more sockets there are.
+const SWEEP_SHARE: u32 = 200;
+/// How long somebody was there lately.
+const LATELY: Duration = Duration::from_secs(10);
 /// When the library is poked after a request from a new peer: early for a burst, late for a scheduler that was busy.
 const POKES: [Duration; 6] = [
     Duration::from_millis(1),
@@ -57,6 +63,10 @@ pub(super) struct Keeper {
     reserve: Vec<OwnedFd>,
     /// Until then trouble is looked for more often.
     wary_until: Mono,
+    /// Until then somebody was there lately.
+    lively_until: Mono,
+    /// Time between two sweeps.
+    sweep_every: Duration,
 }
 
 /// A server that takes no more connections, but still has some.
@@ -73,6 +83,8 @@ impl Keeper {
             former: Vec::new(),
             reserve: Vec::new(),
             wary_until: Mono(0),
+            lively_until: clock::mono() + LATELY,
+            sweep_every: SWEEP_SOON,
         };
         keeper.fill_reserve();
         keeper
@@ -89,12 +101,14 @@ impl Keeper {
                 break;
             }
             if door == Door::Open && self.shared.new_peers.swap(false, Ordering::AcqRel) {
+                self.lively_until = clock::mono() + LATELY;
                 self.poke();
             }
             let now = clock::mono();
-            if now.since(last_sweep) >= SWEEP_EVERY {
+            if now.since(last_sweep) >= self.sweep_every {
                 last_sweep = now;
                 open = self.sweep();
+                self.pace(now, open);
             }
             if door == Door::Shut {
                 continue;
@@ -137,7 +151,7 @@ impl Keeper {
         let limit = if clock::mono() < self.wary_until {
             REBUILD_EVERY
         } else {
-            SWEEP_EVERY
+            self.sweep_every
         };
         let woken = self.shared.wake.wait_timeout(keeping, limit);
         let (keeping, _) = woken.unwrap_or_else(PoisonError::into_inner);
@@ -152,7 +166,7 @@ impl Keeper {
     fn sweep(&mut self) -> usize {
         let idle_max = self.shared.lock().idle_max;
         let (sockets, phrases) = (&self.shared.sockets, &self.shared.phrases);
-        let swept = sockets.sweep(&phrases.too_slow, &phrases.unsupported, idle_max);
+        let swept = sockets.sweep(&phrases.answers, idle_max);
         HUNG.fetch_add(swept.hung, Ordering::Relaxed);
         if let Some(peers) = swept.peers {
             self.former.retain_mut(|former| {
@@ -168,6 +182,19 @@ impl Keeper {
         keeping.open = swept.open;
         keeping.sweeps += 1;
         swept.open
+    }
+
+    /// When the next sweep is due, by who is there and what the one that began at `begun` has cost.
+    fn pace(&mut self, begun: Mono, open: usize) {
+        let now = clock::mono();
+        if open > 0 {
+            self.lively_until = now + LATELY;
+        }
+        self.sweep_every = if now < self.lively_until {
+            (now.since(begun) * SWEEP_SHARE).clamp(SWEEP_SOON, SWEEP_EVERY)
+        } else {
+            SWEEP_EVERY
+        };
     }
 
     /// Connections that close at once: each makes the library's pool take up one that waits.

@@ -40,10 +40,8 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().mode() & 0o777
 }
 
-fn headers(list: &[(&str, &str)]) -> Vec<Header> {
-    list.iter()
-        .map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec()))
-        .collect()
+fn headers<'a>(list: &'a [(&'a str, &'a str)]) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+    list.iter().map(|(name, value)| (*name, value.as_bytes()))
 }
 
 #[test]
@@ -55,7 +53,7 @@ fn a_request_is_one_private_file() {
     trace.request(
         "POST",
         "/v1/messages?beta=true",
-        &headers(&[
+        headers(&[
             ("host", "localhost"),
             ("Authorization", "Bearer sk-ant-oat01-SECRET"),
             ("cookie", "a=SECRET"),
@@ -65,20 +63,20 @@ fn a_request_is_one_private_file() {
     trace.body(br#""stream":true}"#);
     trace.attempt(
         "work (oauth)",
-        "https://api.anthropic.com/v1/messages?beta=true",
-        &headers(&[("x-api-key", "SECRET")]),
+        &"https://api.anthropic.com/v1/messages?beta=true",
+        headers(&[("x-api-key", "SECRET")]),
     );
     trace.answer(
         "work",
         429,
         Duration::from_millis(312),
-        &headers(&[("set-cookie", "s=SECRET"), ("request-id", "req_1")]),
+        headers(&[("set-cookie", "s=SECRET"), ("request-id", "req_1")]),
     );
     trace.body(br#"{"type":"error"}"#);
     trace.attempt(
         "spare (oauth)",
-        "https://api.anthropic.com/v1/messages?beta=true",
-        &[],
+        &"https://api.anthropic.com/v1/messages?beta=true",
+        headers(&[]),
     );
     trace.error("connect: connection refused");
     trace.end(Some(503), Duration::from_millis(900));
@@ -132,7 +130,7 @@ fn bodies_and_attempts_are_bounded() {
         trace.body(&[b'x'; 100_000]);
     }
     for _ in 0..ATTEMPTS_MAX + 5 {
-        trace.attempt("a", "u", &[]);
+        trace.attempt("a", &"u", headers(&[]));
     }
     trace.end(None, Duration::ZERO);
     drop(trace);

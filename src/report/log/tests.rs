@@ -174,6 +174,25 @@ fn events_say_what_until_when_and_because_of_which_answer() {
             format!("failover work -> spare: rate_limit_error {answer} session=ab12"),
         ),
         (
+            Event::Failover(Failover {
+                from: work.clone(),
+                to: None,
+                why: "529 overloaded_error: Overloaded".into(),
+                evidence: Some(Arc::new(Evidence {
+                    status: Some(529),
+                    source: "body".into(),
+                    message: "Overloaded".into(),
+                    ..Evidence::default()
+                })),
+                session: None,
+            }),
+            "failover work -> no other account: 529 overloaded_error: Overloaded [status 529; body]".into(),
+        ),
+        (
+            Event::Released { session: None, account: work.clone(), waited: Duration::from_millis(1) },
+            "held request goes to work after 1ms".into(),
+        ),
+        (
             Event::Held(Held {
                 session: session.clone(),
                 cause: WaitCause::Quota,

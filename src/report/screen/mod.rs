@@ -56,7 +56,7 @@ pub(crate) fn render(view: &View, ui: &Ui, size: Size, style: Style) -> Vec<Stri
     let room = size.rows.saturating_sub(lines.len() + foot.len());
     let mut body = match ui.page() {
         Page::Main => frame.main(room),
-        Page::Help
+        Page::Help { .. }
         | Page::Accounts { .. }
         | Page::Account { .. }
         | Page::Key { .. }
@@ -273,19 +273,24 @@ impl Frame<'_> {
                 ("q", "quit"),
                 ("?", "help"),
             ],
-            Page::Help => &[("Esc", "back")],
+            Page::Help { .. } => &[("j/k", "scroll"), ("Esc", "back")],
             Page::Explain { .. } => &[("j/k", "earlier/later"), ("Esc", "back")],
             Page::Key { .. } => &[("Enter", "add"), ("Esc", "back")],
             Page::Accounts { .. } | Page::Account { .. } | Page::Routing { .. } => {
                 &[("j/k", "move"), ("Enter", "choose"), ("Esc", "back")]
             }
         };
+        // Where they do not all fit, the ways out and to the others stay.
+        let (first, last) = keys.split_at(keys.len().saturating_sub(2));
+        let cells = |(key, does): &(&str, &str)| width::of(key) + 1 + width::of(does) + 2;
+        let mut left = (self.size.cols + 2).saturating_sub(last.iter().map(cells).sum());
+        let fitting = first.iter().take_while(|key| {
+            let rest = left.checked_sub(cells(key));
+            left = rest.unwrap_or(0);
+            rest.is_some()
+        });
         let mut line = Line::default();
-        for (key, does) in keys {
-            let cells = line.cells() + 2 + width::of(key) + 1 + width::of(does);
-            if cells > self.size.cols + 2 {
-                break;
-            }
+        for (key, does) in fitting.chain(last) {
             line.gap(if line.cells() > 0 { 2 } else { 0 });
             line.push(Ink::Cyan, *key).gap(1).push(Ink::Dim, *does);
         }
@@ -352,10 +357,11 @@ impl Frame<'_> {
         );
         let mut lines = vec![heading];
         let all = status.requests.len();
-        let shown = if all < room {
-            all
-        } else {
-            room.saturating_sub(2)
+        let shown = match room {
+            _ if all < room => all,
+            // The heading says how many there are.
+            2 => 1,
+            _ => room - 2,
         };
         lines.extend(
             status
@@ -365,7 +371,7 @@ impl Frame<'_> {
                 .take(shown)
                 .map(|request| self.flight(request)),
         );
-        if status.requests_in_flight > shown {
+        if status.requests_in_flight > shown && lines.len() < room {
             lines.push(Line::of(
                 Ink::Dim,
                 format!("  and {} more", status.requests_in_flight - shown),

@@ -1,37 +1,23 @@
 //! The pages behind the keys: help, accounts, one account, entry of a key, routing, explain.
 
 use super::line::{Ink, Line};
-use super::{Frame, short};
+use super::{Frame, short, wrapped};
 use crate::clock::civil;
-use crate::report::log::repeats_status;
+
 use crate::report::status::{Account, Explanation, PassedOver};
-use crate::report::text::{clean, name};
-use crate::report::ui::{Choice, Page, account_choices, routing_choices};
+use crate::report::text::{clean, name, repeats_status};
+use crate::report::ui::{Choice, HELP, Page, account_choices, routing_choices};
 use crate::scheduler::time::Wall;
 
-const HELP: [(&str, &str); 11] = [
-    ("a", "accounts: enable, disable, delete, import, add a key"),
-    ("m", "routing: automatic, or one preferred account"),
-    ("s", "sync: read the config again now"),
-    ("e", "explain: why the last requests went where they went"),
-    ("r", "restart without refusing or cutting anything"),
-    ("q", "quit: running requests finish first"),
-    ("j k", "down and up, as the arrows do"),
-    ("Enter", "choose"),
-    ("Esc", "back"),
-    ("y n", "answer a question; nothing changes without a y"),
-    (
-        "Ctrl-C",
-        "quit without a question; a second time cuts what runs",
-    ),
-];
+/// A text that takes more lines than this is cut.
+const LINES_OF_A_TEXT_MAX: usize = 6;
 
 impl Frame<'_> {
     /// The page that is open, in `room` lines.
     pub(super) fn page(&self, room: usize) -> Vec<Line> {
         match self.ui.page() {
             Page::Main => Vec::new(),
-            Page::Help => help(room),
+            Page::Help { top } => help(*top, room),
             Page::Accounts { cursor } => {
                 self.list("ACCOUNTS", &self.accounts_lines(), *cursor, room)
             }
@@ -123,19 +109,21 @@ impl Frame<'_> {
 
     /// What is known of it, each block with the answer that caused it.
     fn account_facts(&self, account: &Account) -> Vec<Line> {
-        let mut lines = vec![
-            self.fact("upstream", &account.upstream),
-            self.fact("profiles", &account.profiles.join(", ")),
-        ];
+        let mut lines = self.fact("upstream", &account.upstream);
+        lines.extend(self.fact("profiles", &account.profiles.join(", ")));
         if let Some(credential) = &account.credential {
-            let until = match credential.expires_at {
+            // When a token runs out that nobody takes any more says nothing.
+            let until = match credential
+                .expires_at
+                .filter(|_| credential.state == "valid")
+            {
                 Some(at) => format!(", expires in {}", short(self.status.now.0.until(at.0))),
                 None => String::new(),
             };
-            lines.push(self.fact("credential", &format!("{}{until}", credential.state)));
+            lines.extend(self.fact("credential", &format!("{}{until}", credential.state)));
         }
         let usage = &account.usage;
-        lines.push(self.fact(
+        lines.extend(self.fact(
             "tokens",
             &format!(
                 "{} in, {} out, {} read from cache, {} written to it",
@@ -150,23 +138,36 @@ impl Frame<'_> {
                 Some(at) => format!(", for {}", short(self.status.now.0.until(at.0))),
                 None => ", until its credential changes".into(),
             };
-            lines.push(self.fact("blocked", &format!("{}{until}", block.text)));
+            lines.extend(self.fact("blocked", &format!("{}{until}", block.text)));
             if let Some(evidence) = &block.evidence {
-                lines.push(self.fact("", &self.evidence(evidence)));
+                lines.extend(self.fact("", &self.evidence(evidence)));
             }
         }
         if let Some(error) = &account.last_error {
-            lines.push(self.fact("last error", error));
+            lines.extend(self.fact("last error", error));
         }
         lines
     }
 
-    fn fact(&self, what: &str, text: &str) -> Line {
-        let mut line = Line::default();
-        line.gap(2)
-            .column(Ink::Dim, what, 11, self.signs)
-            .push(Ink::Plain, clean(text, 900));
-        line
+    /// In as many lines as it takes.
+    fn fact(&self, what: &str, text: &str) -> Vec<Line> {
+        let mut what = what;
+        self.wrapped(text, 13)
+            .into_iter()
+            .map(|part| {
+                let mut line = Line::default();
+                line.gap(2)
+                    .column(Ink::Dim, std::mem::take(&mut what), 11, self.signs)
+                    .push(Ink::Plain, part);
+                line
+            })
+            .collect()
+    }
+
+    /// A stranger's text in lines that leave so many cells free before them.
+    fn wrapped(&self, text: &str, before: usize) -> Vec<String> {
+        let cells = self.size.cols.saturating_sub(before).max(1);
+        wrapped(&clean(text, 900), cells, LINES_OF_A_TEXT_MAX)
     }
 
     fn key_page(&self, typed: usize) -> Vec<Line> {
@@ -212,7 +213,13 @@ impl Frame<'_> {
             format!("EXPLAIN {} of {}", cursor + 1, decisions.len()),
         )];
         lines.extend(self.decision(decision));
-        lines.truncate(room);
+        if lines.len() > room {
+            lines.truncate(room.saturating_sub(1));
+            lines.push(Line::of(
+                Ink::Dim,
+                "  and more: a taller window shows it, or maxpool status --json",
+            ));
+        }
         lines
     }
 
@@ -235,15 +242,7 @@ impl Frame<'_> {
                 .score
                 .map_or_else(|| "?".into(), |score| format!("{score:.2}"));
             line.column_right(Ink::Plain, &score, 6, self.signs);
-            let terms = candidate.terms.iter().filter_map(|(term, value)| {
-                let value = value.as_f64().filter(|value| *value != 0.0)?;
-                Some(format!("{term} {value:.2}"))
-            });
-            let terms = terms
-                .collect::<Vec<_>>()
-                .join(" + ")
-                .replace("+ unknownWeek -", "- unknownWeek ");
-            line.push(Ink::Dim, format!(" = {terms}"));
+            // Both outrank the score.
             if candidate.tier != "normal" && candidate.tier != "unknown" {
                 line.push(
                     Ink::Yellow,
@@ -253,6 +252,15 @@ impl Frame<'_> {
             if candidate.priority != 0 {
                 line.push(Ink::Dim, format!("  priority {}", candidate.priority));
             }
+            let terms = candidate.terms.iter().filter_map(|(term, value)| {
+                let value = value.as_f64().filter(|value| *value != 0.0)?;
+                Some(format!("{term} {value:.2}"))
+            });
+            let terms = terms
+                .collect::<Vec<_>>()
+                .join(" + ")
+                .replace("+ unknownWeek -", "- unknownWeek ");
+            line.push(Ink::Dim, format!("  = {terms}"));
             lines.push(line);
         }
         for passed in &decision.passed_over {
@@ -303,9 +311,12 @@ impl Frame<'_> {
         }
         let mut lines = vec![line];
         if let Some(evidence) = &passed.evidence {
-            let mut line = Line::default();
-            line.gap(6).push(Ink::Dim, self.evidence(evidence));
-            lines.push(line);
+            let parts = self.wrapped(&self.evidence(evidence), 6);
+            lines.extend(parts.into_iter().map(|part| {
+                let mut line = Line::default();
+                line.gap(6).push(Ink::Dim, part);
+                line
+            }));
         }
         lines
     }
@@ -331,9 +342,10 @@ impl Frame<'_> {
     }
 }
 
-fn help(room: usize) -> Vec<Line> {
+fn help(top: usize, room: usize) -> Vec<Line> {
     let mut lines = vec![Line::of(Ink::Bold, "HELP")];
-    for (key, does) in HELP {
+    let top = top.min(HELP.len().saturating_sub(room.saturating_sub(1)));
+    for (key, does) in HELP.into_iter().skip(top) {
         let mut line = Line::default();
         line.gap(2)
             .column(Ink::Cyan, key, 7, super::Signs::Ascii)

@@ -7,8 +7,8 @@ use std::path::Path;
 use super::*;
 use crate::report::keys::Key;
 use crate::report::status::{
-    Account, Block, Candidate, Evidence, Explained, Explanation, Line as LogLine, Load, LoadSpan,
-    Moment, PassedOver, Quota, Request, Routing, Sessions, Status, Throttle, Unavailable,
+    Account, Block, Candidate, Credential, Evidence, Explained, Explanation, Line as LogLine, Load,
+    LoadSpan, Moment, PassedOver, Quota, Request, Routing, Sessions, Status, Throttle, Unavailable,
 };
 use crate::report::ui::Seat;
 use line::Inks;
@@ -355,6 +355,7 @@ fn every_page_behind_a_key() {
     let sizes = &SIZES[..2];
     let view = explained();
     golden("help", &view, "?", sizes);
+    golden("help_below", &view, "?jjjjjjjjjjjjjjjj", &SIZES[..1]);
     golden("accounts", &view, "ajj", sizes);
     golden("account", &view, "ajj\n", sizes);
     golden("disable", &view, "aj\n\n", sizes);
@@ -364,6 +365,28 @@ fn every_page_behind_a_key() {
     golden("explain", &view, "e", &SIZES[..3]);
     golden("restart", &queued(), "r", sizes);
     golden("quit", &busy(), "q", sizes);
+}
+
+#[test]
+fn what_a_token_that_is_refused_would_have_lasted_is_not_said() {
+    let mut view = busy();
+    for (state, shown) in [("valid", true), ("needs login", false)] {
+        view.status.accounts[1].credential = Some(Credential {
+            state: state.into(),
+            expires_at: at(HOUR),
+        });
+        let text = render(&view, &after(&view, "a\n"), SIZES[1], PLAIN).join("\n");
+        assert!(text.contains(state), "{text}");
+        assert_eq!(text.contains("expires in 1h"), shown, "{text}");
+    }
+}
+
+#[test]
+fn one_line_of_room_shows_a_request_and_not_how_many_there_are() {
+    let size = Size { cols: 60, rows: 14 };
+    let text = render(&queued(), &after(&queued(), ""), size, PLAIN).join("\n");
+    assert!(text.contains("queued     -"), "{text}");
+    assert!(!text.contains("and 4 more"), "{text}");
 }
 
 #[test]

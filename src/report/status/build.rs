@@ -129,15 +129,17 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
         decisions: facts
             .decisions
             .iter()
-            .map(|decision| explanation(decision, Explained::default()))
+            .map(|decision| explanation(decision, None))
             .collect(),
         activity: facts.activity.iter().map(line_of).collect(),
         events_dropped: facts.counters.dropped(),
     }
 }
 
-/// One explanation (S12). `asked` holds what the scheduler does not know of the request: its model, session and profile.
-pub(crate) fn explanation(of: &scheduler::Explanation, asked: Explained) -> Explanation {
+/// One explanation (S12). `supposed` is there for a request that nobody has sent, which has no number: its model, session and
+/// profile, which the scheduler does not know.
+pub(crate) fn explanation(of: &scheduler::Explanation, supposed: Option<Explained>) -> Explanation {
+    let id = supposed.is_none().then_some(of.request);
     let (chosen, wait) = match &of.verdict {
         scheduler::ExplainedVerdict::Chosen(id, _) => (Some(*id), None),
         scheduler::ExplainedVerdict::Wait(_, wait) => (None, *wait),
@@ -155,9 +157,9 @@ pub(crate) fn explanation(of: &scheduler::Explanation, asked: Explained) -> Expl
     });
     Explanation {
         request: Explained {
-            id: Some(of.request),
+            id,
             at: Some(Moment(of.at)),
-            ..asked
+            ..supposed.unwrap_or_default()
         },
         chosen,
         why: words::explained(&of.verdict).into(),

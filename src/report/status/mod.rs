@@ -7,42 +7,29 @@
 
 pub(crate) mod build;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::clock::{iso, parse_rfc3339};
+use crate::config::shape::{Mismatch, Shape, shape};
 use crate::scheduler::time::Wall;
 
 /// A moment as its ISO 8601 text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Moment(pub(crate) Wall);
 
-impl Serialize for Moment {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.serialize_str(&iso(self.0))
+impl Shape for Moment {
+    fn to_json(&self) -> Value {
+        Value::from(iso(self.0))
+    }
+
+    fn take(&mut self, value: &Value) -> Result<(), Mismatch> {
+        let moment = value.as_str().and_then(parse_rfc3339);
+        self.0 = moment.ok_or_else(|| Mismatch::expected("an RFC 3339 time"))?;
+        Ok(())
     }
 }
 
-impl<'de> Deserialize<'de> for Moment {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Moment, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(from)?;
-        parse_rfc3339(&text)
-            .map(Moment)
-            .ok_or_else(|| serde::de::Error::custom("expected an RFC 3339 time"))
-    }
-}
-
-/// One place for the derives and the field rules that all wire types share.
-macro_rules! wire {
-    ($($(#[$meta:meta])* struct $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty,)* })*) => {$(
-        $(#[$meta])*
-        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-        #[serde(rename_all = "camelCase", default)]
-        pub(crate) struct $name { $($(#[$field_meta])* pub(crate) $field: $type,)* }
-    )*};
-}
-
-wire! {
+shape! {
     /// The whole answer.
     struct Status {
         /// The account chosen last.
@@ -84,8 +71,7 @@ wire! {
     struct Account {
         name: String,
         /// `oauth`, `apikey` or `provider`.
-        #[serde(rename = "type")]
-        kind: String,
+        kind as "type": String,
         /// `anthropic`, `zai`, `kimi` or the config's own word.
         provider: String,
         enabled: bool,

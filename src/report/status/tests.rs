@@ -390,11 +390,11 @@ fn an_explanation_carries_what_was_asked() {
         passed_over: vec![],
         ..decision()
     };
-    let shown = serde_json::to_value(build::explanation(&waits, asked)).unwrap();
+    let shown = serde_json::to_value(build::explanation(&waits, Some(asked))).unwrap();
     assert_eq!(
         shown,
         json!({
-            "request": {"id": 17, "at": "2026-11-21T22:45:00.000Z", "profile": "claude", "model": "claude-opus-4-5",
+            "request": {"id": null, "at": "2026-11-21T22:45:00.000Z", "profile": "claude", "model": "claude-opus-4-5",
                         "session": null},
             "chosen": null, "why": "waits: quota", "until": "2026-11-21T22:46:00.000Z",
             "candidates": [], "passedOver": [],

@@ -40,7 +40,7 @@ pub(super) fn passed_over_name(reason: &PassedOver) -> &'static str {
         PassedOver::NotPinned => "PassedOver::NotPinned",
         PassedOver::AlreadyTried => "PassedOver::AlreadyTried",
         PassedOver::Blocked(_) => "PassedOver::Blocked",
-        PassedOver::WindowFull(_) => "PassedOver::WindowFull",
+        PassedOver::WindowFull { .. } => "PassedOver::WindowFull",
         PassedOver::WeekExhausted => "PassedOver::WeekExhausted",
         PassedOver::FamilyExhausted(_) => "PassedOver::FamilyExhausted",
         PassedOver::OverageInUse => "PassedOver::OverageInUse",

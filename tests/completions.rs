@@ -1,0 +1,167 @@
+//! The completions in the shells that they are for: what each of them offers for a line (SPEC C). A shell that is not installed is
+//! named and passed over.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::harness::Home;
+
+/// Calls the function as bash does when Tab is pressed behind `$2`.
+const BASH: &str = r#"
+. "$1"
+line=$2
+read -ra COMP_WORDS <<< "$line"
+case $line in *' ') COMP_WORDS+=('') ;; esac
+COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+_maxpool
+printf '%s\n' "${COMPREPLY[@]}"
+"#;
+
+/// Types `$2` and Tab into a shell of its own, in which each match that is added is noted.
+const ZSH: &str = r#"
+zmodload zsh/zpty || exit 3
+export COMPLETIONS=$1 NOTES=$PWD/notes
+: > notes
+cat > setup <<'END'
+PROMPT=
+autoload -Uz compinit && compinit -u -d $PWD/dump
+. $COMPLETIONS
+bindkey '^I' complete-word
+compadd() {
+  if [[ ${@[1,(i)(-|--)]} == *-(O|A|D)\ * ]]; then builtin compadd "$@"; return $?; fi
+  local -a hits
+  builtin compadd -A hits "$@"
+  (( $#hits )) && print -rl -- $hits >> $NOTES
+  builtin compadd "$@"
+}
+comppostfuncs=(leave)
+leave() { print -r -- END >> $NOTES; exit }
+print -r -- READY >> $NOTES
+END
+zpty z zsh -f -i
+zpty -w z '. ./setup'
+repeat 400; do grep -q READY notes && break; zpty -t z || exit 4; sleep 0.05; done
+zpty -n -w z "$2"$'\t'
+repeat 400; do grep -q END notes && break; sleep 0.05; done
+grep -v -e READY -e END notes
+zpty -d z
+exit 0
+"#;
+
+/// What fish itself offers for `$2`.
+const FISH: &str = r#"source $argv[1]; complete -C $argv[2] | string replace -r '\t.*' ''; true"#;
+
+/// The line, some words that are offered behind it, and some that are not.
+const LINES: [(&str, &[&str], &[&str]); 12] = [
+    (
+        "maxpool ",
+        &["server", "run", "status", "explain", "version", "help"],
+        &["bash", "--json"],
+    ),
+    ("maxpool st", &["status"], &["server"]),
+    (
+        "maxpool --",
+        &["--plain", "--log-to", "--version", "--help"],
+        &["--json"],
+    ),
+    (
+        "maxpool status --",
+        &["--json", "--watch", "--help"],
+        &["--plain", "--version"],
+    ),
+    (
+        "maxpool completions ",
+        &["bash", "zsh", "fish"],
+        &["status"],
+    ),
+    ("maxpool help ex", &["explain"], &["server"]),
+    (
+        "maxpool api --method P",
+        &["POST", "PUT", "PATCH"],
+        &["GET", "some-file"],
+    ),
+    ("maxpool server --log-to ", &["some-dir"], &["some-file"]),
+    ("maxpool import --from so", &["some-file"], &["status"]),
+    ("maxpool run ", &["some-file"], &["status"]),
+    ("maxpool enable ", &[], &["status", "some-file"]),
+    (
+        "maxpool login --name ",
+        &[],
+        &["status", "some-file", "--api"],
+    ),
+];
+
+#[test]
+fn bash_offers_what_fits() {
+    offers("bash", &["--norc", "-c", BASH, "bash"]);
+}
+
+#[test]
+fn zsh_offers_what_fits() {
+    offers("zsh", &["-f", "-c", ZSH, "zsh"]);
+}
+
+#[test]
+fn fish_offers_what_fits() {
+    offers("fish", &["--no-config", "-c", FISH]);
+}
+
+/// Asks the shell for each line, with the script's path and the line as its last arguments.
+fn offers(shell: &str, arguments: &[&str]) {
+    let home = Home::new();
+    std::fs::create_dir(home.path().join("some-dir")).expect("make a directory");
+    std::fs::write(home.path().join("some-file"), "").expect("make a file");
+    let script = home.run(&["completions", shell]).stdout;
+    let path = home.path().join(format!("completions.{shell}"));
+    std::fs::write(&path, script).expect("write the completions");
+    for (line, offered, others) in LINES {
+        let Some(found) = ask(shell, arguments, &path, line, home.path()) else {
+            eprintln!("skipped: {shell} is not installed, so its completions are not tested");
+            return;
+        };
+        for word in offered {
+            assert!(
+                found.contains(*word),
+                "{shell}: {line:?} lacks {word}: {found:?}"
+            );
+        }
+        for word in others {
+            assert!(
+                !found.contains(*word),
+                "{shell}: {line:?} offers {word}: {found:?}"
+            );
+        }
+    }
+}
+
+fn ask(
+    shell: &str,
+    arguments: &[&str],
+    script: &Path,
+    line: &str,
+    directory: &Path,
+) -> Option<BTreeSet<String>> {
+    let ran = Command::new(shell)
+        .args(arguments)
+        .arg(script)
+        .arg(line)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", directory)
+        .env("TERM", "xterm")
+        .current_dir(directory)
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    let complaints = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{shell} {line:?}: {complaints}");
+    let words = String::from_utf8_lossy(&ran.stdout).into_owned();
+    Some(
+        words
+            .lines()
+            .map(|word| word.trim().trim_end_matches('/').to_owned())
+            .filter(|word| !word.is_empty())
+            .collect(),
+    )
+}

@@ -1,0 +1,279 @@
+//! The dashboard on a terminal of its own (SPEC D1): that every way out gives the terminal back, and that keys do what they say.
+//!
+//! script(1) lends the terminal; without it these tests say so and pass.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::home::program;
+use crate::harness::{Ask, Client, Home, Proxy, Value, hello, json, until};
+use crate::upstream::Upstream;
+
+/// What is written when the terminal is taken and when it is given back.
+const ENTER: &str = "\x1b[?1049h";
+const LEAVE: &str = "\x1b[?1049l";
+
+/// A terminal with the program on it.
+struct Terminal {
+    script: Child,
+    shown: Arc<Mutex<Vec<u8>>>,
+    pid: Pid,
+    /// `/dev/pts/7`.
+    device: String,
+}
+
+impl Terminal {
+    /// Runs the program with these arguments on 80 columns and 24 rows; nothing if there is no script(1).
+    fn start(home: &Home, arguments: &str) -> Option<Terminal> {
+        let run = format!(
+            // The shell outlives a Ctrl-C, to tell what was left behind.
+            "trap : INT; stty rows 24 cols 80; echo \"device $(tty)\"; echo \"before $(stty -g)\"; \
+             sh -c 'echo \"pid $$\"; exec \"{}\" {arguments}'; echo \"ended $?\"; echo \"after $(stty -g)\"",
+            program().display()
+        );
+        let mut command = Command::new("script");
+        command.args(["-qfc", &run, "/dev/null"]).env_clear();
+        for (name, value) in home.command(&[]).get_envs() {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        let spawned = command
+            .envs([
+                ("TERM", "xterm"),
+                ("LANG", "C.UTF-8"),
+                ("SHELL", "/bin/sh"),
+                ("NO_COLOR", "1"),
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        let Ok(mut script) = spawned else {
+            eprintln!("skipped: there is no script(1) to lend a terminal");
+            return None;
+        };
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let (mut screen, kept) = (script.stdout.take().expect("a screen"), Arc::clone(&shown));
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = screen.read(&mut bytes) {
+                kept.lock().expect("no panic").extend(&bytes[..count]);
+            }
+        });
+        let mut terminal = Terminal {
+            script,
+            shown,
+            pid: Pid::INIT,
+            device: String::new(),
+        };
+        terminal.device = terminal.word("device");
+        let pid = terminal.word("pid").parse().expect("a number");
+        terminal.pid = Pid::from_raw(pid).expect("a process");
+        Some(terminal)
+    }
+
+    /// Everything that was written so far.
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.shown.lock().expect("no panic")).into_owned()
+    }
+
+    /// The rest of the line that begins with this word, once it is whole.
+    fn word(&self, word: &str) -> String {
+        until(word, || {
+            let text = self.text();
+            let line = text.split_inclusive('\n').find_map(|line| {
+                let line = line.rsplit('\x1b').next().unwrap_or(line);
+                let start = line.find(&format!("{word} "))?;
+                line.ends_with('\n')
+                    .then(|| line[start..].trim().to_owned())
+            })?;
+            Some(line[word.len() + 1..].to_owned())
+        })
+    }
+
+    /// Waits for this text after the first `from` bytes.
+    fn wait_after(&self, from: usize, words: &str) {
+        until(&format!("{words:?} on the screen"), || {
+            let text = self.text();
+            text.get(from..)
+                .is_some_and(|new| new.contains(words))
+                .then_some(())
+        });
+    }
+
+    /// Types, and waits for what that brings to the screen.
+    fn press(&mut self, keys: &str, brings: &str) {
+        let from = self.text().len();
+        let typed = self.script.stdin.as_mut().expect("a keyboard");
+        typed.write_all(keys.as_bytes()).expect("type");
+        typed.flush().expect("type");
+        self.wait_after(from, brings);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.pid, signal).expect("signal it");
+    }
+
+    /// The exit status, once the terminal is as it was before.
+    fn wait_restored(&self) -> String {
+        let ended = self.word("ended");
+        assert_eq!(self.word("after"), self.word("before"), "the modes");
+        let text = self.text();
+        let (taken, given) = (text.rfind(ENTER), text.rfind(LEAVE));
+        assert!(taken.is_some() && given > taken, "the screen: {text:?}");
+        ended
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = kill_process(self.pid, Signal::KILL);
+        let _ = self.script.kill();
+        let _ = self.script.wait();
+    }
+}
+
+fn home(upstream: &Upstream) -> Home {
+    let home = Home::new()
+        .upstream(&upstream.url())
+        .accounts(&["first", "second"]);
+    home.write();
+    home
+}
+
+#[test]
+fn every_way_out_gives_the_terminal_back() {
+    let upstream = Upstream::start();
+    type Go = fn(&mut Terminal);
+    let ways: [(&str, Go); 5] = [
+        ("q and y", |terminal| {
+            terminal.press("q", "Stop the server?");
+            terminal.press("y", LEAVE);
+        }),
+        ("Ctrl-C", |terminal| terminal.press("\x03", LEAVE)),
+        ("SIGTERM", |terminal| terminal.signal(Signal::TERM)),
+        ("SIGHUP", |terminal| terminal.signal(Signal::HUP)),
+        ("SIGINT", |terminal| terminal.signal(Signal::INT)),
+    ];
+    for (way, go) in ways {
+        let home = home(&upstream);
+        let Some(mut terminal) = Terminal::start(&home, "") else {
+            return;
+        };
+        terminal.wait_after(0, "a accounts");
+        assert!(terminal.text().contains(ENTER), "{way}");
+        go(&mut terminal);
+        assert_eq!(terminal.wait_restored(), "0", "{way}");
+    }
+}
+
+#[test]
+fn a_stop_by_job_control_lends_the_terminal_back_for_a_while() {
+    let upstream = Upstream::start();
+    let home = home(&upstream);
+    let Some(mut terminal) = Terminal::start(&home, "") else {
+        return;
+    };
+    terminal.wait_after(0, "a accounts");
+    let from = terminal.text().len();
+    terminal.signal(Signal::TSTP);
+    terminal.wait_after(from, LEAVE);
+    until("it stands still", || {
+        let stat = format!("/proc/{}/stat", terminal.pid.as_raw_nonzero());
+        let stat = std::fs::read_to_string(stat).ok()?;
+        stat.contains(") T ").then_some(())
+    });
+    let from = terminal.text().len();
+    terminal.signal(Signal::CONT);
+    terminal.wait_after(from, ENTER);
+    terminal.wait_after(from, "a accounts");
+    terminal.press("?", "nothing changes without a y");
+    terminal.press("\x1b", "ACTIVITY");
+    terminal.press("q", "Stop the server?");
+    terminal.press("y", LEAVE);
+    assert_eq!(terminal.wait_restored(), "0");
+}
+
+#[test]
+fn another_size_is_drawn_at_once() {
+    let upstream = Upstream::start();
+    let home = home(&upstream);
+    let Some(terminal) = Terminal::start(&home, "") else {
+        return;
+    };
+    terminal.wait_after(0, "r restart  q quit  ? help");
+    let from = terminal.text().len();
+    let resized = Command::new("stty")
+        .args(["-F", &terminal.device, "rows", "8", "cols", "40"])
+        .status();
+    assert!(resized.is_ok_and(|status| status.success()), "stty");
+    terminal.wait_after(from, "m routing  q quit  ? help");
+}
+
+/// Whether the account is enabled, in the file and so for the next start.
+fn is_enabled(home: &Home, index: usize) -> bool {
+    home.read()["accounts"][index]["enabled"] != json!(false)
+}
+
+#[test]
+fn changes_by_keys_are_asked_stored_and_undone() {
+    let upstream = Upstream::start();
+    let home = home(&upstream);
+    let Some(mut terminal) = Terminal::start(&home, "") else {
+        return;
+    };
+    terminal.wait_after(0, "a accounts");
+    terminal.press("a", "> first");
+    terminal.press("j\r", "ACCOUNT second");
+    terminal.press("\r", "Disable second?");
+    assert!(is_enabled(&home, 1), "nothing changes before the answer");
+    terminal.press("y", "disabled");
+    until("it is stored", || (!is_enabled(&home, 1)).then_some(()));
+    terminal.press("aj\r\r", "Enable second?");
+    terminal.press("y", "config reloaded");
+    until("it is undone", || is_enabled(&home, 1).then_some(()));
+    terminal.press("mj\r", "Prefer first?");
+    terminal.press("y", "prefers first");
+    until("it is stored", || {
+        (home.read()["routing"]["preferredAccount"] == "first").then_some(())
+    });
+    terminal.press("mk\r", "Return to automatic routing?");
+    terminal.press("y", "automatic");
+    until("it is undone", || {
+        (home.read()["routing"]["mode"] == "automatic").then_some(())
+    });
+}
+
+#[test]
+fn an_attached_dashboard_changes_the_server_and_leaves_it_running() {
+    let upstream = Upstream::start();
+    let port = {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        free.local_addr().expect("its address").port()
+    };
+    let home = home(&upstream).set("proxy.port", json!(port));
+    home.write();
+    let proxy = Proxy::start_as_is(&home);
+    let Some(mut terminal) = Terminal::start(&home, "status --watch") else {
+        return;
+    };
+    terminal.wait_after(0, "a accounts");
+    Client::connect(proxy.address())
+        .ask(&Ask::messages(&hello()))
+        .assert_said("Hello from upstream.");
+    terminal.wait_after(0, "POST /v1/messages first 200");
+    terminal.press("a\r\r", "Disable first?");
+    terminal.press("y", "disabled");
+    let is_off = |status: &Value| status["accounts"][0]["enabled"] == json!(false);
+    proxy.wait_status("it is disabled", is_off);
+    assert!(!is_enabled(&home, 0));
+    terminal.press("q", "The server goes on.");
+    terminal.press("y", LEAVE);
+    assert_eq!(terminal.wait_restored(), "0");
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+}
