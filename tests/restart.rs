@@ -116,7 +116,7 @@ pub fn workers(proxy: &Proxy) -> Vec<u32> {
     children(proxy.pid())
 }
 
-fn children(parent: u32) -> Vec<u32> {
+pub fn children(parent: u32) -> Vec<u32> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")
         .expect("list processes")
