@@ -481,11 +481,9 @@ impl<R> Sockets<R> {
             if key != look.key || !entry.look_at_head(taken, key.1, now) {
                 continue;
             }
-            if let (State::Busy, Some(kept)) = (entry.state, &entry.kept) {
+            if entry.state == State::Busy {
                 // The answer to the request before it is on its way: nothing else can be said on this connection.
-                kept.shut();
-                kept.take_all();
-                entry.state = State::Ended(now);
+                entry.shut(looker, look.peer);
             } else if let Some(end) =
                 EndingHead::begin(looker, look.number, look.peer, Some(too_large))
             {
