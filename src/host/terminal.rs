@@ -155,12 +155,35 @@ impl Signals {
             io::Result::Ok(flag)
         };
         Ok(Signals {
-            killed: flag(SIGQUIT)?,
+            killed: {
+                away()?.store(false, SeqCst);
+                flag(SIGQUIT)?
+            },
             resized: flag(SIGWINCH)?,
             stopped: flag(SIGTSTP)?,
             continued: flag(SIGCONT)?,
         })
     }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        if let Ok(away) = away() {
+            away.store(true, SeqCst);
+        }
+    }
+}
+
+/// Whether no dashboard is there to obey SIGQUIT: then it does what it does by itself.
+fn away() -> io::Result<Arc<AtomicBool>> {
+    static AWAY: Mutex<Option<Arc<AtomicBool>>> = Mutex::new(None);
+    let mut away = AWAY.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(away) = &*away {
+        return Ok(Arc::clone(away));
+    }
+    let flag = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register_conditional_default(SIGQUIT, Arc::clone(&flag))?;
+    Ok(Arc::clone(away.insert(flag)))
 }
 
 /// What is needed to give the terminal back, while it is taken.
