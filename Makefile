@@ -42,6 +42,12 @@ e2e:
 	$(CARGO) test --locked --test e2e --no-run
 	unshare -rn sh -c 'ip link set lo up && exec $(CARGO) test --quiet --locked --offline --test e2e -- --test-threads=1 --nocapture $(ARGS)'
 
+# How good the choice of accounts is, over made-up fortnights; ARGS="--help" tells what can be varied.
+routing:
+	@$(CARGO) run --profile soak --quiet --locked --example routing -- $(ARGS)
+
+.PHONY: routing
+
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings

@@ -287,12 +287,14 @@ impl Worker<'_> {
                 save_state(&context);
                 screen.close();
                 self.listener.pause();
-                let learned = control::learned(&context);
-                // Without it the new process reads the file.
+                let learned = control::handed_over(&context);
                 let text = serde_json::to_string(&learned).unwrap_or_default();
                 self.handed = Some(learned);
                 let whole = Report::Yielded(number, text);
-                if self.link.control.report(&whole, None).is_err() {
+                if let Err(error) = self.link.control.report(&whole, None) {
+                    let text = format!("sessions are not handed over: {error}");
+                    context.events.warning(clock::wall(), text);
+                    // The new process reads the file.
                     self.link.report(&Report::Yielded(number, String::new()));
                 }
             }
@@ -419,7 +421,7 @@ impl Worker<'_> {
     /// The last words of one that has handed over.
     fn part(&self) {
         if let Some(handed) = &self.handed {
-            let since = control::learned(&self.context).since(handed);
+            let since = control::handed_over(&self.context).since(handed);
             if let Ok(text) = serde_json::to_string(&since) {
                 self.link.report(&Report::Learned(text));
             }

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 
+use super::affinity::{KnownSession, KnownThread};
 use super::block::BlockReason;
 use super::few;
 use super::hold::Outlook;
@@ -366,6 +367,31 @@ impl Scheduler {
                 .collect(),
             usage: account.usage,
         })
+    }
+
+    /// What a process that takes over should know of sessions (S9, P9): the `count` that were used last, the latest first.
+    #[must_use]
+    pub fn known_sessions(&self, now: Now, count: usize) -> Vec<KnownSession> {
+        let idle = self.policy.session_idle;
+        self.affinity.known_sessions(now.mono, idle, count)
+    }
+
+    /// The same of threads (P10).
+    #[must_use]
+    pub fn known_threads(&self, now: Now, count: usize) -> Vec<KnownThread> {
+        let idle = self.policy.session_idle;
+        self.affinity.known_threads(now.mono, idle, count)
+    }
+
+    /// Takes over what [`Scheduler::known_sessions`] and [`Scheduler::known_threads`] of another process have told.
+    pub fn recall(&mut self, now: Now, sessions: &[KnownSession], threads: &[KnownThread]) {
+        let now = self.touch(now);
+        for known in sessions.iter().rev() {
+            self.affinity.recall_session(now.mono, known);
+        }
+        for known in threads.iter().rev() {
+            self.affinity.recall_thread(now.mono, known);
+        }
     }
 
     /// Puts back what the state file kept: a utilisation without a reset and a window that has passed are dropped, and what

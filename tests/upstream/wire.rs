@@ -86,7 +86,7 @@ pub(super) fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let (Ok(reading), Ok(kept)) = (stream.try_clone(), stream.try_clone()) else {
             continue;
         };
-        state.sockets.push(kept);
+        state.sockets.insert(number, kept);
         drop(state);
         shared.changed.notify_all();
         let _best_effort = stream.set_nodelay(true);
@@ -120,6 +120,15 @@ fn read_all(mut stream: TcpStream, number: usize, inbox: &Inbox, shared: &Shared
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let count = stream.read(&mut buffer).unwrap_or(0);
+        if count == 0 {
+            // Before the answering thread hears of it, which ends the connection on our side then.
+            shared.update(|state| {
+                let connection = &mut state.connections[number];
+                if connection.ended.is_none() {
+                    connection.left = Some(Instant::now());
+                }
+            });
+        }
         let mut received = inbox
             .received
             .lock()
@@ -132,12 +141,6 @@ fn read_all(mut stream: TcpStream, number: usize, inbox: &Inbox, shared: &Shared
             break;
         }
     }
-    shared.update(|state| {
-        let connection = &mut state.connections[number];
-        if connection.ended.is_none() {
-            connection.left = Some(Instant::now());
-        }
-    });
 }
 
 /// One connection, seen from its answering thread.
@@ -183,6 +186,7 @@ impl Line {
         self.shared.update(|state| {
             let connection = &mut state.connections[self.number];
             connection.ended = Some(Instant::now());
+            state.sockets.remove(&self.number);
         });
         let _closed = self.stream.shutdown(std::net::Shutdown::Both);
     }
