@@ -129,7 +129,13 @@ impl Scheduler {
                 Ends::At(at) => Some(at.since(now.mono)),
                 Ends::OnRelease | Ends::Never => None,
             },
-            evidence: obstacle.evidence().cloned(),
+            evidence: match obstacle {
+                Obstacle::BreakerOpen(_)
+                | Obstacle::BreakerProbing
+                | Obstacle::BreakerPacing(_) => self.breaker.evidence(),
+                _ => obstacle.evidence(),
+            }
+            .cloned(),
         })
     }
 
