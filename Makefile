@@ -29,7 +29,7 @@ run:
 
 # The server before a stand-in API, with pretend accounts, in a temporary home.
 demo:
-	$(CARGO) build --quiet --locked --bin maxpool --example demo
+	$(CARGO) build --locked --bin maxpool --example demo
 	@target/debug/examples/demo
 
 test:
