@@ -4,7 +4,6 @@
 //! never blocks: the channel is bounded, and what does not fit is counted in [`Counters::dropped`]. Counters are bumped on the
 //! sender's side, so that a full channel loses a log line but never a figure.
 
-pub(crate) mod channel;
 mod counters;
 mod live;
 pub(crate) mod words;
@@ -12,13 +11,14 @@ pub(crate) mod words;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
+
 // Some of these names get their users as the modules are joined.
 #[allow(unused_imports)]
 pub(crate) use counters::{Counters, Histogram, HistogramReading};
 #[allow(unused_imports)]
 pub(crate) use live::{InFlight, Live, Pulse, RequestMeta, Stage, Tracked};
 
-use self::channel::{Receiver, Sender, bounded};
 use crate::scheduler::time::Wall;
 use crate::scheduler::{BlockSnapshot, Evidence, Kind, Usage, WaitCause};
 
@@ -373,13 +373,6 @@ impl Events {
         self.emit(at, Event::Warning { text: text.into() });
     }
 
-    /// The reporter gets nothing more than it was sent by now.
-    pub(crate) fn close(&self) {
-        if let Some(channel) = &self.channel {
-            channel.close();
-        }
-    }
-
     /// What was counted so far.
     #[must_use]
     pub(crate) fn counters(&self) -> &Arc<Counters> {
@@ -404,7 +397,7 @@ mod tests {
             events.notice(Wall(1), "x");
         }
         assert_eq!(events.counters().dropped(), 3);
-        assert_eq!(receiver.try_iter().count(), EVENTS_MAX);
+        assert_eq!(receiver.len(), EVENTS_MAX);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::termios::{self, InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios};
@@ -21,7 +22,6 @@ use signal_hook::consts::{SIGCONT, SIGTSTP, SIGWINCH};
 
 use crate::clock;
 use crate::event::Pulse;
-use crate::event::channel::{self, Receiver};
 use crate::net::wait::poll_for;
 use crate::report::keys::{Key, Keys};
 use crate::report::screen::line::{Inks, Signs, Style};
@@ -81,7 +81,7 @@ impl Dashboard {
         enter(&tty)?;
         install_panic_hook();
         let quit = Arc::new(AtomicBool::new(false));
-        let (finished, done) = channel::bounded(0);
+        let (finished, done) = crossbeam_channel::bounded(1);
         let mut face = Face {
             tty,
             wake: read,
@@ -100,7 +100,7 @@ impl Dashboard {
             .stack_size(512 * 1024)
             .spawn(move || {
                 face.run();
-                drop::<channel::Sender<()>>(finished);
+                drop(finished);
             });
         if let Err(error) = spawned {
             restore();
@@ -115,7 +115,10 @@ impl Dashboard {
 
     /// Whether its thread has ended by itself: the terminal is gone.
     pub(crate) fn is_over(&self) -> bool {
-        self.done.closes_within(Duration::ZERO)
+        matches!(
+            self.done.try_recv(),
+            Err(crossbeam_channel::TryRecvError::Disconnected)
+        )
     }
 }
 
@@ -124,7 +127,7 @@ impl Drop for Dashboard {
         self.quit.store(true, SeqCst);
         knock(&self.wake);
         // A terminal that takes nothing must not keep the process.
-        let _ = self.done.closes_within(FINISH_MAX);
+        let _ = self.done.recv_timeout(FINISH_MAX);
         restore();
     }
 }

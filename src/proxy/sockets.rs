@@ -17,25 +17,27 @@
 //! ```
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use rustix::net::{SendFlags, Shutdown};
 
 use crate::clock;
 use crate::net::wait::poll_for;
 use crate::scheduler::time::Mono;
 
+use self::client::LINGER_QUIET;
 use self::diagnostics::Diagnostics;
+use self::look::{Found, Looker};
 
+pub(crate) use self::client::ClientSocket;
+
+mod client;
 mod diagnostics;
+mod look;
 
 /// A head must be complete this long after its connection (SPEC P2).
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
@@ -47,111 +49,12 @@ const HEADS_AT_ONCE: usize = 128;
 const TRICKLE: Duration = Duration::from_secs(3);
 /// Bytes of a head that is cut which are taken from the library, so that it does not go on with them.
 const HEAD_REST_MAX: usize = 16 << 20;
-/// A body must bring a byte this often (SPEC P2).
-const BODY_STALL_LIMIT: Duration = Duration::from_secs(30);
 /// A connection between two requests is closed after this long.
 pub(super) const IDLE_LIMIT: Duration = Duration::from_secs(75);
-/// How long a refused client may still be reading our answer.
-const LINGER_LIMIT: Duration = Duration::from_secs(2);
-/// Quiet this long after our answer: the client has read it or never will.
-const LINGER_QUIET: Duration = Duration::from_millis(300);
 /// Requests of one connection that may wait for the one before them.
 const WAITING_MAX: usize = 64;
 /// Duplicates of idle connections that are kept for their next request.
 const KEPT_MAX: usize = 512;
-
-/// A duplicate of one client's socket.
-#[derive(Debug)]
-pub(crate) struct ClientSocket {
-    fd: OwnedFd,
-    /// Monotonic milliseconds of the last byte of a body that is being read; 0 while none is.
-    body_progress: AtomicU64,
-    /// The reading side was ended by us because the body brought nothing for too long.
-    stalled: AtomicBool,
-}
-
-impl AsFd for ClientSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-impl ClientSocket {
-    /// A byte of the body has come, or its reading begins.
-    pub(crate) fn body_moved(&self) {
-        self.body_progress
-            .store(clock::mono().0.max(1), Ordering::Relaxed);
-    }
-
-    /// The body is complete: its stall limit ends.
-    pub(crate) fn body_done(&self) {
-        self.body_progress.store(0, Ordering::Relaxed);
-    }
-
-    /// True if its body was ended by us, so that its end proves nothing.
-    pub(crate) fn has_stalled(&self) -> bool {
-        self.stalled.load(Ordering::Relaxed)
-    }
-
-    /// Ends both directions: wakes whoever is blocked on the socket.
-    pub(crate) fn shut(&self) {
-        // Already closed is as good as closed.
-        let _ = rustix::net::shutdown(&self.fd, Shutdown::Both);
-    }
-
-    /// True if the client has closed its side or reset the connection.
-    pub(crate) fn has_left(&self) -> bool {
-        let mut fds = [PollFd::new(&self.fd, PollFlags::RDHUP)];
-        poll_for(&mut fds, Duration::ZERO)
-    }
-
-    /// Sends a last answer past the server library, then ends the connection in a way that lets the client read it.
-    pub(crate) fn answer_and_close(&self, answer: &[u8]) {
-        let mut rest = answer;
-        while !rest.is_empty() {
-            let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
-            if !poll_for(&mut fds, LINGER_LIMIT) {
-                break;
-            }
-            match rustix::net::send(&self.fd, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-                Ok(count) => rest = &rest[count..],
-                Err(_) => break,
-            }
-        }
-        let _ = rustix::net::shutdown(&self.fd, Shutdown::Write);
-        self.drain();
-        self.shut();
-    }
-
-    /// Takes what has come from whoever else reads the socket, at most `limit` bytes.
-    fn take_all(&self, limit: usize) {
-        let mut sink = [0; 16 * 1024];
-        let mut taken = 0;
-        while taken < limit {
-            match rustix::net::recv(&self.fd, &mut sink, RecvFlags::DONTWAIT) {
-                Ok((0, _)) | Err(_) => break,
-                Ok((count, _)) => taken += count,
-            }
-        }
-    }
-
-    /// Reads and forgets what the client still sends: closing over unread bytes would reset the connection before the client
-    /// has read the answer.
-    fn drain(&self) {
-        let end = clock::mono() + LINGER_LIMIT;
-        let mut sink = [0; 16 * 1024];
-        while clock::mono() < end {
-            let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-            if !poll_for(&mut fds, LINGER_QUIET) {
-                break;
-            }
-            match rustix::net::recv(&self.fd, &mut sink, RecvFlags::DONTWAIT) {
-                Ok((0, _)) | Err(_) => break,
-                Ok(_) => {}
-            }
-        }
-    }
-}
 
 /// Where a connection is between two requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,10 +133,10 @@ impl<R> Peer<R> {
 
     /// Ends the connection, unless no descriptor is left to do it with. Our own duplicate would keep it alive half closed, and its
     /// number may be the one that is known: it goes last.
-    fn shut(&mut self, ourselves: &OwnedFd, peer: SocketAddr) {
+    fn shut(&mut self, looker: &Looker, peer: SocketAddr) {
         let kept = self.kept.take();
         let found = kept.or_else(|| {
-            let fd = duplicate_of(ourselves, self.number?, peer)?;
+            let fd = looker.duplicate_of(self.number?, peer)?;
             Some(Arc::new(ClientSocket::new(fd)))
         });
         if let Some(socket) = found {
@@ -242,13 +145,13 @@ impl<R> Peer<R> {
         }
     }
 
-    fn known_socket(&self, ourselves: &OwnedFd, peer: SocketAddr) -> Option<Arc<ClientSocket>> {
+    fn known_socket(&self, looker: &Looker, peer: SocketAddr) -> Option<Arc<ClientSocket>> {
         if let Some(kept) = &self.kept
             && !kept.has_left()
         {
             return Some(Arc::clone(kept));
         }
-        let fd = duplicate_of(ourselves, self.number?, peer)?;
+        let fd = looker.duplicate_of(self.number?, peer)?;
         Some(Arc::new(ClientSocket::new(fd)))
     }
 }
@@ -313,9 +216,8 @@ pub(crate) enum Acquaintance {
 
 /// All connections of clients to one port.
 pub(crate) struct Sockets<R> {
-    ourselves: Option<OwnedFd>,
+    looker: Option<Looker>,
     diagnostics: Option<Diagnostics>,
-    port: u16,
     peers: Mutex<HashMap<SocketAddr, Peer<R>>>,
 }
 
@@ -323,16 +225,15 @@ impl<R> Sockets<R> {
     /// A table for the clients of `port`.
     pub(crate) fn new(port: u16) -> Sockets<R> {
         Sockets {
-            ourselves: open_ourselves(),
+            looker: Looker::open(port),
             diagnostics: Diagnostics::open(),
-            port,
             peers: Mutex::default(),
         }
     }
 
     /// Whether clients that leave can be noticed here.
     pub(crate) fn can_look(&self) -> bool {
-        self.ourselves.is_some()
+        self.looker.is_some()
     }
 
     /// A request of `peer` takes its place in its connection's order: it comes back if it is first, else it waits for
@@ -340,7 +241,7 @@ impl<R> Sockets<R> {
     ///
     /// To be called in the order in which the library hands requests over; [`Sockets::begin`] is to follow.
     pub(crate) fn line_up(&self, peer: SocketAddr, request: R) -> LinedUp<R> {
-        if self.ourselves.is_none() {
+        if self.looker.is_none() {
             return LinedUp::First(request, State::Idle(Mono(0)));
         }
         let mut peers = self.lock();
@@ -365,18 +266,23 @@ impl<R> Sockets<R> {
 
     /// The request that is first of its connection begins. `before` is what [`Sockets::line_up`] found.
     pub(crate) fn begin(&self, peer: SocketAddr, request: R, before: State) -> Begun<R> {
-        let Some(ourselves) = self.ourselves.as_ref() else {
+        let Some(looker) = self.looker.as_ref() else {
             return Begun::Serve(request, None, Acquaintance::New);
         };
         if !matches!(before, State::Ended(_)) {
             let mut peers = self.lock();
             let entry = peers.entry(peer).or_insert_with(Peer::unknown);
-            if let Some(socket) = entry.known_socket(ourselves, peer) {
+            if let Some(socket) = entry.known_socket(looker, peer) {
                 entry.kept = Some(Arc::clone(&socket));
                 return Begun::Serve(request, Some(socket), Acquaintance::Known);
             }
         }
-        let found = self.find(ourselves, peer);
+        let known = self
+            .lock()
+            .values()
+            .filter_map(|entry| entry.number)
+            .collect();
+        let found = looker.find(&known, peer);
         let mut peers = self.lock();
         let entry = peers.entry(peer).or_insert_with(Peer::unknown);
         match found {
@@ -455,7 +361,7 @@ impl<R> Sockets<R> {
 
     /// Ends the connections that wait for a request, and those that have not sent a head for `fresh_min`.
     pub(crate) fn shut_idle(&self, fresh_min: Duration) {
-        let Some(ourselves) = &self.ourselves else {
+        let Some(looker) = &self.looker else {
             return;
         };
         let now = clock::mono();
@@ -466,28 +372,28 @@ impl<R> Sockets<R> {
                 State::Busy | State::Ended(_) => false,
             };
             if ends {
-                entry.shut(ourselves, *peer);
+                entry.shut(looker, *peer);
             }
         }
     }
 
     /// Ends every connection of a client.
     pub(crate) fn shut_all(&self) {
-        let Some(ourselves) = &self.ourselves else {
+        let Some(looker) = &self.looker else {
             return;
         };
-        self.scan(ourselves, |_, _, _, fd| ClientSocket::new(fd).shut());
+        looker.scan(|_, _, _, fd| ClientSocket::new(fd).shut());
     }
 
     /// One look at all sockets: new ones are noted, slow, endless and idle ones are ended.
     pub(crate) fn sweep(&self, answers: &Answers, idle_max: Duration) -> Swept {
-        let Some(ourselves) = &self.ourselves else {
+        let Some(looker) = &self.looker else {
             return Swept::default();
         };
         let now = clock::mono();
         // Numbers only: a look at all connections must not need a second descriptor for each.
         let mut seen: HashMap<SocketAddr, (RawFd, SocketAddr)> = HashMap::new();
-        let complete = self.scan(ourselves, |number, local, peer, _| {
+        let complete = looker.scan(|number, local, peer, _| {
             seen.entry(peer).or_insert((number, local));
         });
         let mut late = Vec::new();
@@ -509,9 +415,13 @@ impl<R> Sockets<R> {
                         late.push((number, peer, trickles));
                     }
                     State::Idle(since) if now.since(since) >= idle_max => {
-                        entry.shut(ourselves, peer);
+                        entry.shut(looker, peer);
                     }
-                    State::Busy => end_stalled_body(entry, now),
+                    State::Busy => {
+                        if let Some(socket) = &entry.kept {
+                            socket.end_stalled_body(now);
+                        }
+                    }
                     State::Fresh(_) | State::Idle(_) | State::Ended(_) => {}
                 }
                 if matches!(entry.state, State::Fresh(_) | State::Idle(_)) {
@@ -529,12 +439,12 @@ impl<R> Sockets<R> {
         // Before anything that waits: it goes on growing meanwhile.
         let endless = self.look_at_heads(heads);
         for (number, peer) in endless {
-            let hung = end_head(ourselves, number, peer, Some(&answers.too_large), answers);
+            let hung = end_head(looker, number, peer, Some(&answers.too_large), answers);
             swept.hung += usize::from(hung);
         }
         for (number, peer, trickles) in late {
             let read = trickles.then_some(&*answers.too_slow);
-            swept.hung += usize::from(end_head(ourselves, number, peer, read, answers));
+            swept.hung += usize::from(end_head(looker, number, peer, read, answers));
         }
         swept
     }
@@ -570,110 +480,31 @@ impl<R> Sockets<R> {
     fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Peer<R>>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn find(&self, ourselves: &OwnedFd, peer: SocketAddr) -> Found {
-        let known: HashSet<RawFd> = self
-            .lock()
-            .values()
-            .filter_map(|entry| entry.number)
-            .collect();
-        // New connections have new numbers: look there first.
-        let (old, new): (Vec<RawFd>, Vec<RawFd>) = own_numbers()
-            .into_iter()
-            .partition(|number| known.contains(number));
-        let mut exhausted = old.is_empty() && new.is_empty();
-        for number in new.into_iter().chain(old) {
-            match pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty()) {
-                Ok(fd) if is_peer(&fd, peer) => return Found::Socket(number, fd),
-                Err(Errno::MFILE | Errno::NFILE) => exhausted = true,
-                Ok(_) | Err(_) => {}
-            }
-        }
-        if exhausted {
-            Found::Unknown
-        } else {
-            Found::Nothing
-        }
-    }
-
-    /// Shows every connection of a client: number, our address, its address, duplicate. False if no descriptor was left to look at
-    /// one.
-    fn scan(
-        &self,
-        ourselves: &OwnedFd,
-        mut show: impl FnMut(RawFd, SocketAddr, SocketAddr, OwnedFd),
-    ) -> bool {
-        let numbers = own_numbers();
-        let mut complete = !numbers.is_empty();
-        for number in numbers {
-            let fd = match pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty()) {
-                Ok(fd) => fd,
-                Err(error) => {
-                    complete &= !matches!(error, Errno::MFILE | Errno::NFILE);
-                    continue;
-                }
-            };
-            let local = rustix::net::getsockname(&fd).ok();
-            let local = local.and_then(|local| SocketAddr::try_from(local).ok());
-            let peer = rustix::net::getpeername(&fd).ok().flatten();
-            let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-            if let (Some(local), Some(peer)) = (local, peer)
-                && local.port() == self.port
-            {
-                show(number, local, peer, fd);
-            }
-        }
-        complete
-    }
-}
-
-impl ClientSocket {
-    fn new(fd: OwnedFd) -> ClientSocket {
-        ClientSocket {
-            fd,
-            body_progress: AtomicU64::new(0),
-            stalled: AtomicBool::new(false),
-        }
-    }
-}
-
-/// A body that has stalled ends for its reader as if the client had closed; the reader can still answer.
-fn end_stalled_body<R>(entry: &Peer<R>, now: Mono) {
-    let Some(socket) = &entry.kept else { return };
-    let since = socket.body_progress.load(Ordering::Relaxed);
-    if since != 0 && now.since(Mono(since)) >= BODY_STALL_LIMIT {
-        socket.stalled.store(true, Ordering::Relaxed);
-        let _ = rustix::net::shutdown(&socket.fd, Shutdown::Read);
-    }
 }
 
 /// Ends a connection whose head never came whole. `read` is the answer if the library's thread is known to read on: it closes at
 /// once when it finds the end, so that nothing can be said later. True if it hangs instead.
 fn end_head(
-    ourselves: &OwnedFd,
+    looker: &Looker,
     number: RawFd,
     peer: SocketAddr,
     read: Option<&[u8]>,
     answers: &Answers,
 ) -> bool {
-    let Some(fd) = duplicate_of(ourselves, number, peer) else {
+    let Some(fd) = looker.duplicate_of(number, peer) else {
         return false;
     };
     let socket = ClientSocket::new(fd);
     if let Some(answer) = read {
         // A new connection takes it without waiting; one that does not has not earned it.
-        let _ = rustix::net::send(
-            &socket.fd,
-            answer,
-            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
-        );
+        let _ = rustix::net::send(&socket, answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
     // A thread that still reads the head sees the end of it, gives up and closes its descriptor; one that hangs does not.
-    let _ = rustix::net::shutdown(&socket.fd, Shutdown::Read);
+    let _ = rustix::net::shutdown(&socket, Shutdown::Read);
     socket.take_all(HEAD_REST_MAX);
-    let mut fds = [PollFd::new(&socket.fd, PollFlags::PRI)];
+    let mut fds = [PollFd::new(&socket, PollFlags::PRI)];
     poll_for(&mut fds, LINGER_QUIET);
-    let hung = duplicate_of(ourselves, number, peer).is_some();
+    let hung = looker.duplicate_of(number, peer).is_some();
     let rest = match read {
         Some(_) => &[],
         None if hung => &*answers.unsupported,
@@ -681,50 +512,6 @@ fn end_head(
     };
     socket.answer_and_close(rest);
     hung
-}
-
-fn open_ourselves() -> Option<OwnedFd> {
-    let ourselves = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
-    // A try on any descriptor tells whether the kernel permits it.
-    pidfd_getfd(
-        &ourselves,
-        rustix::fd::AsRawFd::as_raw_fd(&ourselves),
-        PidfdGetfdFlags::empty(),
-    )
-    .ok()?;
-    Some(ourselves)
-}
-
-/// The numbers of our open descriptors.
-fn own_numbers() -> Vec<RawFd> {
-    let Ok(entries) = fs::read_dir("/proc/self/fd") else {
-        return Vec::new();
-    };
-    entries
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect()
-}
-
-/// A duplicate of `number` if it is the socket of `peer`.
-fn duplicate_of(ourselves: &OwnedFd, number: RawFd, peer: SocketAddr) -> Option<OwnedFd> {
-    pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty())
-        .ok()
-        .filter(|fd| is_peer(fd, peer))
-}
-
-fn is_peer(fd: &OwnedFd, peer: SocketAddr) -> bool {
-    let found = rustix::net::getpeername(fd).ok().flatten();
-    found.and_then(|found| SocketAddr::try_from(found).ok()) == Some(peer)
-}
-
-/// What a look for one peer's socket found.
-enum Found {
-    /// Its number and a duplicate.
-    Socket(RawFd, OwnedFd),
-    /// It is not connected any more.
-    Nothing,
-    /// No descriptor was left to look with.
-    Unknown,
 }
 
 #[cfg(test)]

@@ -18,10 +18,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
+
 use crate::clock::civil;
 use crate::error::{Error, Result};
 use crate::event::Events;
-use crate::event::channel::{Receiver, Sender, bounded};
 use crate::scheduler::time::Wall;
 
 /// A header's name and value, as they came.
@@ -44,9 +45,7 @@ const FAILURES_TOLD_EVERY: u64 = 100;
 #[derive(Clone)]
 pub(crate) struct Capture {
     shared: Arc<Shared>,
-    sender: Sender<Box<Page>>,
-    /// Closes when the writer has ended.
-    ended: Arc<Receiver<()>>,
+    sender: Sender<Message>,
 }
 
 #[derive(Default)]
@@ -54,6 +53,11 @@ struct Shared {
     numbers: AtomicU64,
     waiting_bytes: AtomicUsize,
     dropped: AtomicU64,
+}
+
+enum Message {
+    Page(Box<Page>),
+    Stop(Sender<()>),
 }
 
 /// Everything of one request, as it goes to the writer.
@@ -83,7 +87,6 @@ impl Capture {
     pub(crate) fn start(directory: &Path, at: Wall, events: &Events) -> Result<Capture> {
         prepare(directory, at, events)?;
         let (sender, receiver) = bounded(WAITING_MAX);
-        let (ends, ended) = bounded(0);
         let shared = Arc::new(Shared::default());
         let writer = Writer {
             directory: directory.to_owned(),
@@ -95,10 +98,7 @@ impl Capture {
         thread::Builder::new()
             .name("capture".into())
             .stack_size(512 * 1024)
-            .spawn(move || {
-                writer.run(&receiver);
-                drop::<Sender<()>>(ends);
-            })
+            .spawn(move || writer.run(&receiver))
             .map_err(|error| {
                 Error::ours(format!(
                     "requests cannot be recorded, there is no thread: {error}"
@@ -106,11 +106,7 @@ impl Capture {
             })?;
         let shown = directory.display();
         events.warning(at, format!("every request and answer is recorded in {shown}, prompts and all; credentials are masked"));
-        Ok(Capture {
-            shared,
-            sender,
-            ended: Arc::new(ended),
-        })
+        Ok(Capture { shared, sender })
     }
 
     /// A request begins.
@@ -130,16 +126,18 @@ impl Capture {
 
     /// Writes what waits, and gives up after `limit` when the disk does not take it.
     pub(crate) fn finish(&self, limit: Duration) {
-        self.sender.close();
-        // Either it is written or the limit has passed.
-        let _ = self.ended.closes_within(limit);
+        let (done, is_done) = bounded(1);
+        if self.sender.send_timeout(Message::Stop(done), limit).is_ok() {
+            // Either it is written or the limit has passed.
+            let _ = is_done.recv_timeout(limit);
+        }
     }
 
     fn send(&self, page: Page) {
         let bytes = page.bytes;
         let waiting = self.shared.waiting_bytes.fetch_add(bytes, Relaxed);
         let fits = waiting.saturating_add(bytes) <= WAITING_BYTES_MAX;
-        if !fits || self.sender.try_send(Box::new(page)).is_err() {
+        if !fits || self.sender.try_send(Message::Page(Box::new(page))).is_err() {
             self.shared.waiting_bytes.fetch_sub(bytes, Relaxed);
             self.shared.dropped.fetch_add(1, Relaxed);
         }
@@ -329,9 +327,16 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, receiver: &Receiver<Box<Page>>) {
-        while let Some(page) = receiver.recv() {
-            self.write(&page);
+    fn run(mut self, receiver: &Receiver<Message>) {
+        for message in receiver {
+            match message {
+                Message::Page(page) => self.write(&page),
+                Message::Stop(done) => {
+                    // The caller may have given up.
+                    let _ = done.send(());
+                    return;
+                }
+            }
         }
     }
 

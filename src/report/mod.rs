@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crate::event::channel::{Nothing, Receiver, Sender, bounded};
+use changes::Changes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+
 use crate::event::{Event, Events, Outcome, Stamped};
 use crate::scheduler::Snapshot;
 use crate::scheduler::time::Wall;
-use changes::Changes;
 
 pub(crate) mod capture;
 mod changes;
@@ -41,8 +42,7 @@ pub(crate) enum Mode {
 
 /// The thread behind [`Events`].
 pub(crate) struct Reporter {
-    events: Events,
-    /// Closes when the thread has ended.
+    quit: Option<Sender<()>>,
     done: Receiver<()>,
     activity: Arc<Activity>,
     plain: Arc<AtomicBool>,
@@ -70,11 +70,13 @@ impl Reporter {
     }
 
     fn start_on(mode: Mode, out: Box<dyn Write + Send>) -> (Events, Reporter) {
-        let (mut events, receiver) = Events::channel();
-        if mode == Mode::Off {
-            events = Events::off();
-        }
-        let (finished, done) = bounded(0);
+        let (events, receiver) = if mode == Mode::Off {
+            (Events::off(), crossbeam_channel::never())
+        } else {
+            Events::channel()
+        };
+        let (quit, quitting) = bounded(0);
+        let (finished, done) = bounded(1);
         let activity = Arc::new(Activity::default());
         let plain = Arc::new(AtomicBool::new(mode == Mode::Plain));
         let look = Arc::new(OnceLock::new());
@@ -95,12 +97,12 @@ impl Reporter {
                 .name("report".into())
                 .stack_size(256 * 1024)
                 .spawn(move || {
-                    consumer.run();
-                    drop::<Sender<()>>(finished);
+                    consumer.run(&quitting);
+                    drop(finished);
                 });
         }
         let reporter = Reporter {
-            events: events.clone(),
+            quit: Some(quit),
             done,
             activity,
             plain,
@@ -127,16 +129,10 @@ impl Reporter {
     }
 
     /// Writes what was emitted so far and ends the thread; gives up after `limit` when nobody reads the log.
-    pub(crate) fn finish(self, limit: Duration) {
-        self.events.close();
+    pub(crate) fn finish(mut self, limit: Duration) {
+        self.quit = None;
         // Either it is done or the limit has passed: both end the same way.
-        let _ = self.done.closes_within(limit);
-    }
-}
-
-impl Drop for Reporter {
-    fn drop(&mut self) {
-        self.events.close();
+        let _ = self.done.recv_timeout(limit);
     }
 }
 
@@ -175,6 +171,7 @@ fn is_trouble(event: &Event) -> bool {
 }
 
 struct Consumer {
+    /// Keeps the channel open, so that `receiver` never reports a disconnect before `quit` does.
     events: Events,
     receiver: Receiver<Box<Stamped>>,
     look: Arc<OnceLock<Look>>,
@@ -189,21 +186,22 @@ struct Consumer {
 }
 
 impl Consumer {
-    fn run(&mut self) {
+    fn run(&mut self, quit: &Receiver<()>) {
         let mut next_look = LOOK_EVERY_MAX;
         loop {
-            let told = match self.receiver.recv_timeout(next_look) {
-                Ok(event) => self.batch(Some(event)),
-                Err(Nothing::Yet) => Told::Trouble,
-                Err(Nothing::Ever) => {
+            let told = select! {
+                recv(self.receiver) -> event => self.batch(event.ok()),
+                // Nothing is ever sent here: dropping the sender is the signal.
+                recv(quit) -> _ => {
                     self.batch(None);
                     return;
                 }
+                default(next_look) => Told::Trouble,
             };
             if told == Told::Trouble {
                 next_look = self.look_around();
             }
-            if self.receiver.closes_within(BATCH_PAUSE) {
+            if quit.recv_timeout(BATCH_PAUSE) == Err(RecvTimeoutError::Disconnected) {
                 self.batch(None);
                 return;
             }
@@ -215,8 +213,8 @@ impl Consumer {
         let mut text = String::new();
         let mut last = Wall::default();
         let mut told = Told::Routine;
-        let arrived: Vec<_> = first.into_iter().chain(self.receiver.try_iter()).collect();
-        for stamped in arrived {
+        let receiver = self.receiver.clone();
+        for stamped in first.into_iter().chain(receiver.try_iter()) {
             last = stamped.at;
             if is_trouble(&stamped.event) {
                 told = Told::Trouble;

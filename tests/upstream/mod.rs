@@ -53,7 +53,7 @@ pub struct State {
     at_head: HashMap<String, Answer>,
     gates: usize,
     open_gates: HashSet<usize>,
-    sockets: Vec<TcpStream>,
+    sockets: HashMap<usize, TcpStream>,
     stopping: bool,
 }
 
@@ -250,7 +250,7 @@ impl Drop for Upstream {
             self.shared.changed.notify_all();
             std::mem::take(&mut state.sockets)
         };
-        for socket in sockets {
+        for socket in sockets.into_values() {
             // One that is closed already is as good.
             let _closed = socket.shutdown(std::net::Shutdown::Both);
         }

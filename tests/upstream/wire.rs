@@ -86,7 +86,7 @@ pub(super) fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let (Ok(reading), Ok(kept)) = (stream.try_clone(), stream.try_clone()) else {
             continue;
         };
-        state.sockets.push(kept);
+        state.sockets.insert(number, kept);
         drop(state);
         shared.changed.notify_all();
         let _best_effort = stream.set_nodelay(true);
@@ -183,6 +183,7 @@ impl Line {
         self.shared.update(|state| {
             let connection = &mut state.connections[self.number];
             connection.ended = Some(Instant::now());
+            state.sockets.remove(&self.number);
         });
         let _closed = self.stream.shutdown(std::net::Shutdown::Both);
     }

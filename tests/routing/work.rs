@@ -1,0 +1,254 @@
+//! The work of a fortnight: who begins when, and what each of their requests needs. Decided by the seed alone, whoever routes it.
+
+use super::plan::{DAY, FORTNIGHT, HOUR, MINUTE, SECOND, Scenario};
+use super::rng::Rng;
+
+/// A prompt cache forgets what was not used that long.
+pub const CACHE_TTL: u64 = 5 * MINUTE;
+/// Tokens of instructions and tools at the head of every conversation.
+const BASE: u32 = 18_000;
+/// A conversation is summed up when it has grown this long, and goes on with so much.
+const COMPACT: (u32, u32) = (150_000, 30_000);
+
+/// Who works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Someone at a terminal: bursts of requests, pauses to think, a cache that grows.
+    Interactive,
+    /// An agent that runs for hours without anyone looking.
+    Agent,
+    /// A program with single requests that have nothing to do with each other and no session.
+    Script,
+}
+
+/// A conversation or a run.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub kind: Kind,
+    pub begins: u64,
+    pub steps: Vec<Step>,
+}
+
+/// One request.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// Time between the answer before and this request.
+    pub pause: u64,
+    /// Time until the answer is whole.
+    pub takes: u64,
+    /// Tokens of the whole conversation.
+    pub context: u32,
+    /// Counts how often it was summed up: a prefix of an older one is worth only its head.
+    pub edition: u16,
+    pub output: u32,
+    /// What it costs where its cache is; that much work is done when it is served.
+    pub worth: f64,
+}
+
+impl Kind {
+    /// How long one request may wait until whoever asked gives the session up.
+    pub fn patience(self) -> u64 {
+        match self {
+            Kind::Interactive => HOUR,
+            Kind::Agent => 8 * HOUR,
+            Kind::Script => 2 * HOUR,
+        }
+    }
+}
+
+impl Step {
+    /// Units of quota if so many tokens of it are cached.
+    pub fn cost(&self, cached: u32) -> f64 {
+        let cached = cached.min(self.context);
+        0.1 * f64::from(cached)
+            + 1.25 * f64::from(self.context - cached)
+            + 5.0 * f64::from(self.output)
+    }
+
+    /// How much of a cached conversation it can use.
+    pub fn shares(&self, tokens: u32, edition: u16) -> u32 {
+        if edition == self.edition {
+            tokens.min(self.context)
+        } else {
+            tokens.min(BASE)
+        }
+    }
+}
+
+/// The sessions of a fortnight that need `load` times the quota of the pool, by their beginning.
+pub fn sessions(scenario: &Scenario, load: f64, rng: &mut Rng) -> Vec<Session> {
+    let days = Days::new(rng);
+    let budget = load * scenario.quota();
+    let mut sessions = Vec::new();
+    let mut worth = 0.0;
+    while worth < budget {
+        let kind = match rng.below(100) {
+            0..70 => Kind::Interactive,
+            70..90 => Kind::Agent,
+            _ => Kind::Script,
+        };
+        let begins = days.begin(kind, rng);
+        let session = Session {
+            kind,
+            begins,
+            steps: steps(kind, rng),
+        };
+        worth += session.demand().map(|(_, worth)| worth).sum::<f64>();
+        sessions.push(session);
+    }
+    sessions.sort_by_key(|session| session.begins);
+    sessions
+}
+
+impl Session {
+    /// When its requests would be made if nobody ever waited, within the fortnight, and their worth.
+    pub fn demand(&self) -> impl Iterator<Item = (u64, f64)> {
+        let mut at = self.begins;
+        self.steps
+            .iter()
+            .map(move |step| {
+                let asked = at + step.pause;
+                at = asked + step.takes;
+                (asked, step.worth)
+            })
+            .take_while(|(asked, _)| *asked < FORTNIGHT)
+    }
+}
+
+/// How busy each day is: working days differ a lot, and some are twice as busy as others.
+struct Days([u64; 14]);
+
+impl Days {
+    fn new(rng: &mut Rng) -> Days {
+        Days(std::array::from_fn(|day| {
+            let busy = (100.0 * lognormal(rng, 0.5)) as u64;
+            if day % 7 < 5 { busy } else { busy / 8 }
+        }))
+    }
+
+    fn begin(&self, kind: Kind, rng: &mut Rng) -> u64 {
+        let mut left = rng.below(self.0.iter().sum());
+        let mut day = 0;
+        while left >= self.0[day] {
+            left -= self.0[day];
+            day += 1;
+        }
+        // Two humps for people; agents are sent off in the evening too, and programs run whenever.
+        let middle = match (kind, rng.below(10)) {
+            (Kind::Interactive, 0..5) => 10 * HOUR,
+            (Kind::Interactive, _) => 14 * HOUR + 30 * MINUTE,
+            (Kind::Agent, 0..4) => 11 * HOUR,
+            (Kind::Agent, 4..7) => 15 * HOUR,
+            (Kind::Agent, _) => 19 * HOUR,
+            (Kind::Script, _) => 12 * HOUR,
+        };
+        let spread = match kind {
+            Kind::Interactive => 90 * MINUTE,
+            Kind::Agent => 2 * HOUR,
+            Kind::Script => 5 * HOUR,
+        };
+        let at = middle as f64 + normal(rng) * spread as f64;
+        day as u64 * DAY + (at.max(0.0) as u64).min(DAY - SECOND)
+    }
+}
+
+fn steps(kind: Kind, rng: &mut Rng) -> Vec<Step> {
+    match kind {
+        Kind::Interactive => {
+            let prompts = 1 + geometric(rng, 12);
+            // One prompt is a burst of requests with tools between them, then somebody reads.
+            let bursts: Vec<u64> = (0..prompts).map(|_| 1 + geometric(rng, 6)).collect();
+            let pauses = bursts.iter().flat_map(|burst| {
+                std::iter::once(Pause::Thinking).chain((1..*burst).map(|_| Pause::Tool))
+            });
+            conversation(pauses.collect(), rng)
+        }
+        Kind::Agent => {
+            let requests = 60 + geometric(rng, 200);
+            conversation((0..requests).map(|_| Pause::Tool).collect(), rng)
+        }
+        Kind::Script => (0..20 + geometric(rng, 80))
+            .map(|_| {
+                let context = (3_000.0 * lognormal(rng, 0.8)) as u32;
+                let output = (500.0 * lognormal(rng, 0.6)) as u32;
+                let mut step = Step {
+                    pause: rng.within(0, 2 * SECOND),
+                    takes: takes(output),
+                    context,
+                    edition: 0,
+                    output,
+                    worth: 0.0,
+                };
+                step.worth = step.cost(0);
+                step
+            })
+            .collect(),
+    }
+}
+
+enum Pause {
+    Tool,
+    Thinking,
+}
+
+fn conversation(pauses: Vec<Pause>, rng: &mut Rng) -> Vec<Step> {
+    let mut context = BASE + (8_000.0 * lognormal(rng, 0.8)) as u32;
+    let mut edition = 0;
+    let mut cached = (0, 0);
+    let mut steps = Vec::with_capacity(pauses.len());
+    // A cache is as old as the request that used it last, so an answer's own time counts.
+    let mut age = 0;
+    for pause in pauses {
+        let pause = match pause {
+            Pause::Tool => (4_000.0 * lognormal(rng, 1.0)) as u64,
+            Pause::Thinking => (75_000.0 * lognormal(rng, 1.3)) as u64,
+        };
+        let output = (350.0 * lognormal(rng, 0.9)) as u32;
+        let mut step = Step {
+            pause,
+            takes: takes(output),
+            context,
+            edition,
+            output,
+            worth: 0.0,
+        };
+        let warm = if age + pause <= CACHE_TTL {
+            step.shares(cached.0, cached.1)
+        } else {
+            0
+        };
+        step.worth = step.cost(warm);
+        cached = (context, edition);
+        age = step.takes;
+        steps.push(step);
+        context += output + (900.0 * lognormal(rng, 1.0)) as u32;
+        if context > COMPACT.0 {
+            context = COMPACT.1;
+            edition += 1;
+        }
+    }
+    steps
+}
+
+/// 2 s to the first word, then 70 tokens a second.
+fn takes(output: u32) -> u64 {
+    2 * SECOND + u64::from(output) * SECOND / 70
+}
+
+fn unit(rng: &mut Rng) -> f64 {
+    (rng.next() >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+fn normal(rng: &mut Rng) -> f64 {
+    let (radius, angle) = (unit(rng).max(1e-12), unit(rng));
+    (-2.0 * radius.ln()).sqrt() * (angle * std::f64::consts::TAU).cos()
+}
+
+/// Around 1, never far below, sometimes far above.
+fn lognormal(rng: &mut Rng, spread: f64) -> f64 {
+    (normal(rng) * spread).exp().min(40.0)
+}
+
+fn geometric(rng: &mut Rng, mean: u64) -> u64 {
+    (-(1.0 - unit(rng)).ln() * mean as f64) as u64
+}
