@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::crypto::ring::cipher_suite as suite;
+use rustls::crypto::ring::{cipher_suite as suite, kx_group};
 use rustls::crypto::{
-    CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, WebPkiSupportedAlgorithms, ring,
+    CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, WebPkiSupportedAlgorithms,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -37,13 +37,13 @@ pub(crate) fn client_config(extra: Option<&Path>) -> Result<Arc<ClientConfig>, S
     Ok(Arc::new(config))
 }
 
-/// The `ring` provider of rustls without what would be a fortieth of the program for nothing: ChaCha20, because whoever speaks TLS 1.3
-/// must speak AES-GCM (RFC 8446, 9.1) and TLS 1.2 without it is against all advice (RFC 9325, 4.2), and what signs with keys of our own,
-/// because we have none.
+/// The `ring` provider of rustls without what would be a twentieth of the program for nothing. ChaCha20 and X25519: whoever speaks TLS 1.3
+/// must speak AES-GCM and secp256r1 (RFC 8446, 9.1), and TLS 1.2 without them is against all advice (RFC 9325, 4.2). What signs with
+/// keys of our own: we have none.
 fn provider() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: CIPHERS.to_vec(),
-        kx_groups: ring::DEFAULT_KX_GROUPS.to_vec(),
+        kx_groups: vec![kx_group::SECP256R1, kx_group::SECP384R1],
         signature_verification_algorithms: SIGNATURES,
         secure_random: &System,
         key_provider: &System,
@@ -153,19 +153,20 @@ fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use rustls::NamedGroup;
+
     use super::*;
 
     /// What the library adds or takes away in another version shows here.
     #[test]
-    fn everything_but_chacha_is_offered_that_the_library_offers() {
-        let (ours, theirs) = (provider(), ring::default_provider());
+    fn everything_but_chacha_and_x25519_is_offered_that_the_library_offers() {
+        let (ours, theirs) = (provider(), rustls::crypto::ring::default_provider());
         let mut offered = theirs.cipher_suites;
         offered.retain(|suite| !format!("{:?}", suite.suite()).contains("CHACHA20"));
         assert_eq!(ours.cipher_suites, offered);
-        assert_eq!(
-            format!("{:?}", ours.kx_groups),
-            format!("{:?}", theirs.kx_groups)
-        );
+        let mut groups = theirs.kx_groups;
+        groups.retain(|group| group.name() != NamedGroup::X25519);
+        assert_eq!(format!("{:?}", ours.kx_groups), format!("{groups:?}"));
         assert_eq!(
             format!("{:?}", ours.signature_verification_algorithms),
             format!("{:?}", theirs.signature_verification_algorithms)
