@@ -18,7 +18,7 @@ MUSL = $(MACHINE)-unknown-linux-musl
 GNU = $(MACHINE)-unknown-linux-gnu
 PAGES = $(wildcard man/*.[1-8])
 
-.PHONY: all run demo test e2e check static install uninstall clean
+.PHONY: all run demo test e2e bench check static install uninstall clean
 
 all:
 	$(CARGO) build --release --locked
@@ -48,6 +48,11 @@ routing:
 
 .PHONY: routing
 
+# The program beside a direct connection, nginx and the npm package, in turns; `ARGS=--help` says what can be asked for.
+bench:
+	$(CARGO) build --release --locked --bin maxpool --example bench
+	@target/release/examples/bench $(ARGS)
+
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
@@ -56,17 +61,26 @@ check:
 		echo mandoc -Tlint $(PAGES); mandoc -Tlint -W warning $(PAGES); fi
 	$(CARGO) test --locked
 
-# musl where rustup has the target (its C compiler is only needed for ring), else glibc linked in.
+# The smallest build. musl where rustup has the target (its C compiler is only needed for ring), else glibc linked in. Functions that are
+# the same are folded and relocations packed, which takes rustup's own linker; frame pointers make the tables for panics smaller, and
+# functions are not aligned for speed. A Rust before 1.93 has a musl that cannot read packed relocations: the last line finds that out.
+SMALL = -C linker=rust-lld -C link-arg=--icf=all -C link-arg=--pack-dyn-relocs=relr -C link-arg=-znoseparate-code \
+	-C force-frame-pointers=yes -C llvm-args=-align-all-functions=1 -C llvm-args=-align-loops=1 \
+	--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src=
+
+static: export CARGO_PROFILE_RELEASE_OPT_LEVEL = z
 static:
 	@mkdir -p target/static
 	@if [ -d "$$(rustc --print sysroot)/lib/rustlib/$(MUSL)" ]; then \
-		set -ex; CC_$(subst -,_,$(MUSL))="$${CC:-gcc}" $(CARGO) build --release --locked --target $(MUSL); \
+		set -ex; CC_$(subst -,_,$(MUSL))="$${CC:-gcc}" CFLAGS_$(subst -,_,$(MUSL))=-fno-asynchronous-unwind-tables RUSTFLAGS='$(SMALL)' \
+			$(CARGO) build --release --locked --target $(MUSL); \
 		cp target/$(MUSL)/release/maxpool target/static/maxpool; \
 	else \
 		set -ex; RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --locked --target $(GNU); \
 		cp target/$(GNU)/release/maxpool target/static/maxpool; \
 	fi
 	@ls -l target/static/maxpool
+	@target/static/maxpool --version
 
 # Builds only what is not there, so that `make && sudo make install` runs no compiler as root.
 $(BINARY):

@@ -129,7 +129,7 @@ fn row(account: &Account, now: Wall) -> Vec<String> {
         let reset = reset_ms
             .map(|at| format!(" ({})", human(now.until(Wall(at)))))
             .unwrap_or_default();
-        format!("{:.0}%{reset}", share * 100.0)
+        format!("{}%{reset}", (share * 100.0).round() as i64)
     };
     let quota = &account.quota;
     vec![
@@ -206,9 +206,7 @@ fn explained(explanation: &Explanation, now: Wall) -> Vec<String> {
         let terms = terms.unwrap_or_default();
         let mut heading = vec!["RANK", "ACCOUNT", "TIER", "PRIORITY", "SCORE"];
         heading.extend(terms.iter().map(String::as_str));
-        let number = |value: Option<f64>| {
-            value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"))
-        };
+        let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), text::hundredths);
         let row = |candidate: &crate::report::status::Candidate| {
             let mut row = vec![
                 candidate.rank.to_string(),

@@ -33,15 +33,18 @@ pub(crate) fn free_name(
     organisation: Option<&str>,
     is_taken: impl Fn(&str) -> bool,
 ) -> String {
-    let plain = Some(wanted.to_owned());
-    let with_organisation = organisation.map(|organisation| format!("{wanted} ({organisation})"));
-    let numbered = (2..=u64::MAX).map(|number| format!("{wanted}-{number}"));
-    plain
-        .into_iter()
-        .chain(with_organisation)
-        .chain(numbered)
-        .find(|name| !is_taken(name))
-        .unwrap_or_default()
+    let mut name = wanted.to_owned();
+    if let Some(organisation) = organisation
+        && is_taken(&name)
+    {
+        name = format!("{wanted} ({organisation})");
+    }
+    let mut number = 2_u64;
+    while is_taken(&name) {
+        name = format!("{wanted}-{number}");
+        number += 1;
+    }
+    name
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ fn read(root: &Section<'_>) -> Config {
         sync_interval: root.section("sync", |it| {
             it.time_ms("accountsIntervalMs", default.sync_interval)
         }),
-        quota_probe: root.seconds_or_off("quotaProbeSeconds", 60.0),
+        quota_probe: root.seconds_or_off("quotaProbeSeconds", 60),
         log_dir: root.text_if_any("logDir").map(PathBuf::from),
         accounts: accounts.into_iter().map(|placed| placed.entry).collect(),
         notices: Vec::new(),
@@ -231,7 +231,11 @@ fn weekly_ascends(section: &Section<'_>, scheduler: &Scheduler) {
             let (lower, lower_value, value) = (WEEKLY[step - 1], values[step - 1], values[step]);
             section.problem(
                 WEEKLY[step],
-                format!("expected at least {lower} ({lower_value}), found {value}"),
+                format!(
+                    "expected at least {lower} ({}), found {}",
+                    Value::from(lower_value),
+                    Value::from(value)
+                ),
             );
             return;
         }

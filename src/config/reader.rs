@@ -262,13 +262,13 @@ impl<'a> Section<'a> {
     }
 
     /// Seconds: 0, or at least `least`.
-    pub(super) fn seconds_or_off(&self, key: &'static str, least: f64) -> Option<Duration> {
+    pub(super) fn seconds_or_off(&self, key: &'static str, least: u32) -> Option<Duration> {
         let wanted = format!("0 (off) or at least {least} seconds");
         let seconds = self
             .number(key, &wanted, f64::MAX)
             .filter(|seconds| *seconds > 0.0)?;
-        if seconds < least {
-            self.problem(key, expected(&wanted, &seconds.to_string()));
+        if seconds < f64::from(least) {
+            self.problem(key, expected(&wanted, &Value::from(seconds).to_string()));
             return None;
         }
         Some(time_from_ms(seconds * 1_000.0))

@@ -114,6 +114,11 @@ impl Family<'_> {
         labels: &[(&str, String)],
         value: impl Display,
     ) -> &mut Self {
+        self.line(suffix, labels, &value);
+        self
+    }
+
+    fn line(&mut self, suffix: &str, labels: &[(&str, String)], value: &dyn Display) {
         let text = &mut self.page.text;
         text.push_str(self.name);
         text.push_str(suffix);
@@ -125,7 +130,6 @@ impl Family<'_> {
             text.push('}');
         }
         let _ = writeln!(text, " {value}");
-        self
     }
 
     fn histogram(&mut self, reading: &HistogramReading) {
@@ -287,7 +291,7 @@ fn accounts(page: &mut Page, snapshot: &Snapshot, counters: &Counters, labels: L
             if let Some(share) = share {
                 let mut label = label(index, account);
                 label.push(("window", words::window(&window.kind)));
-                family.sample("", &label, share);
+                family.sample("", &label, serde_json::Value::from(share));
             }
         }
     }
@@ -379,7 +383,12 @@ fn share_of(limit: Option<u64>, remaining: Option<u64>) -> Option<f64> {
 
 /// Seconds with the milliseconds behind the point, as the format wants them.
 fn seconds(span: Duration) -> String {
-    span.as_secs_f64().to_string()
+    let ms = span.subsec_millis();
+    if ms == 0 {
+        return span.as_secs().to_string();
+    }
+    let decimals = format!("{ms:03}");
+    format!("{}.{}", span.as_secs(), decimals.trim_end_matches('0'))
 }
 
 /// A label's value: no control characters, and `\`, `"` escaped as the format says.

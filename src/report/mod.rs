@@ -14,7 +14,7 @@ use std::time::Duration;
 use changes::Changes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
-use crate::event::{Event, Events, Outcome, Stamped};
+use crate::event::{Event, Events, Outcome, Parcel, Stamped, opened};
 use crate::scheduler::Snapshot;
 use crate::scheduler::time::Wall;
 
@@ -42,8 +42,8 @@ pub(crate) enum Mode {
 
 /// The thread behind [`Events`].
 pub(crate) struct Reporter {
-    quit: Option<Sender<()>>,
-    done: Receiver<()>,
+    quit: Option<Sender<Parcel>>,
+    done: Receiver<Parcel>,
     activity: Arc<Activity>,
     plain: Arc<AtomicBool>,
     look: Arc<OnceLock<Look>>,
@@ -173,7 +173,7 @@ fn is_trouble(event: &Event) -> bool {
 struct Consumer {
     /// Keeps the channel open, so that `receiver` never reports a disconnect before `quit` does.
     events: Events,
-    receiver: Receiver<Box<Stamped>>,
+    receiver: Receiver<Parcel>,
     look: Arc<OnceLock<Look>>,
     changes: Changes,
     out: Box<dyn Write + Send>,
@@ -186,7 +186,7 @@ struct Consumer {
 }
 
 impl Consumer {
-    fn run(&mut self, quit: &Receiver<()>) {
+    fn run(&mut self, quit: &Receiver<Parcel>) {
         let mut next_look = LOOK_EVERY_MAX;
         loop {
             let told = select! {
@@ -201,7 +201,8 @@ impl Consumer {
             if told == Told::Trouble {
                 next_look = self.look_around();
             }
-            if quit.recv_timeout(BATCH_PAUSE) == Err(RecvTimeoutError::Disconnected) {
+            let pause = quit.recv_timeout(BATCH_PAUSE);
+            if matches!(pause, Err(RecvTimeoutError::Disconnected)) {
                 self.batch(None);
                 return;
             }
@@ -209,12 +210,13 @@ impl Consumer {
     }
 
     /// Takes everything that has arrived, and writes it.
-    fn batch(&mut self, first: Option<Box<Stamped>>) -> Told {
+    fn batch(&mut self, first: Option<Parcel>) -> Told {
         let mut text = String::new();
         let mut last = Wall::default();
         let mut told = Told::Routine;
         let receiver = self.receiver.clone();
-        for stamped in first.into_iter().chain(receiver.try_iter()) {
+        let arrived = first.into_iter().chain(receiver.try_iter());
+        for stamped in arrived.filter_map(opened) {
             last = stamped.at;
             if is_trouble(&stamped.event) {
                 told = Told::Trouble;

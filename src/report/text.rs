@@ -37,6 +37,15 @@ pub(crate) fn is_dangerous(c: char) -> bool {
             | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// A number with two digits behind the point. The library's way with any number of digits is 20 KB of exact arithmetic.
+pub(crate) fn hundredths(value: f64) -> String {
+    #[expect(clippy::cast_possible_truncation, reason = "what is shown is small")]
+    let hundredths = (value * 100.0).round() as i64;
+    let sign = if hundredths < 0 { "-" } else { "" };
+    let size = hundredths.unsigned_abs();
+    format!("{sign}{}.{:02}", size / 100, size % 100)
+}
+
 /// A name as one word: quoted if it holds anything that could be taken for the end of it.
 pub(crate) fn name(text: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_.@+:/".contains(c);
@@ -80,6 +89,19 @@ mod tests {
         assert_eq!(clean("abcdef", 3), "abc…");
         assert_eq!(clean("abc", 3), "abc");
         assert_eq!(clean("ab\u{1b}c", 7), "ab…");
+    }
+
+    #[test]
+    fn numbers_have_two_digits_behind_the_point() {
+        for (value, shown) in [
+            (0.0, "0.00"),
+            (-0.004, "0.00"),
+            (0.126, "0.13"),
+            (-1.05, "-1.05"),
+            (12.999, "13.00"),
+        ] {
+            assert_eq!(hundredths(value), shown);
+        }
     }
 
     #[test]

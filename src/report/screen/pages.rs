@@ -5,7 +5,7 @@ use super::{Frame, short, width, wrapped};
 use crate::clock::civil;
 
 use crate::report::status::{Account, Explanation, PassedOver};
-use crate::report::text::{clean, name, repeats_status};
+use crate::report::text::{clean, hundredths, name, repeats_status};
 use crate::report::ui::{Choice, HELP, Page, account_choices, routing_choices};
 use crate::scheduler::time::Wall;
 
@@ -247,9 +247,7 @@ impl Frame<'_> {
             };
             line.column(ink, &clean(&candidate.account, 60), 20, self.signs)
                 .gap(1);
-            let score = candidate
-                .score
-                .map_or_else(|| "?".into(), |score| format!("{score:.2}"));
+            let score = candidate.score.map_or_else(|| "?".into(), hundredths);
             line.column_right(Ink::Plain, &score, 6, self.signs);
             // Both outrank the score.
             if candidate.tier != "normal" && candidate.tier != "unknown" {
@@ -263,7 +261,7 @@ impl Frame<'_> {
             }
             let terms = candidate.terms.iter().filter_map(|(term, value)| {
                 let value = value.as_f64().filter(|value| *value != 0.0)?;
-                Some(format!("{term} {value:.2}"))
+                Some(format!("{term} {}", hundredths(value)))
             });
             let terms = terms
                 .collect::<Vec<_>>()
