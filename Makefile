@@ -3,6 +3,9 @@ CARGO ?= cargo
 PREFIX ?= /usr/local
 BINDIR ?= $(PREFIX)/bin
 MANDIR ?= $(PREFIX)/share/man
+BASHDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
+FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 DESTDIR ?=
 ARGS ?=
 
@@ -73,6 +76,7 @@ static:
 $(BINARY):
 	$(CARGO) build --release --locked
 
+# The program prints its own completions; one that cannot run here (built for another machine) is installed without them.
 install: $(BINARY)
 	install -d '$(DESTDIR)$(BINDIR)'
 	install -m 755 $(BINARY) '$(DESTDIR)$(BINDIR)/maxpool'
@@ -82,13 +86,28 @@ install: $(BINARY)
 		install -m 644 "$$page" "$(DESTDIR)$(MANDIR)/man$$section/"; \
 		echo "install $$page"; \
 	done
+	@if $(BINARY) version >/dev/null 2>&1; then set -e; \
+		for place in bash:'$(BASHDIR)/maxpool' zsh:'$(ZSHDIR)/_maxpool' fish:'$(FISHDIR)/maxpool.fish'; do \
+			file="$(DESTDIR)$${place#*:}"; \
+			install -d "$${file%/*}"; \
+			$(BINARY) completions "$${place%%:*}" > "$$file"; \
+			chmod 644 "$$file"; \
+			echo "install completions for $${place%%:*}"; \
+		done; \
+	fi
 
+# Below a DESTDIR the directories go, too, as far as they are empty.
 uninstall:
-	rm -f '$(DESTDIR)$(BINDIR)/maxpool'
+	rm -f '$(DESTDIR)$(BINDIR)/maxpool' '$(DESTDIR)$(BASHDIR)/maxpool' '$(DESTDIR)$(ZSHDIR)/_maxpool' '$(DESTDIR)$(FISHDIR)/maxpool.fish'
 	@for page in $(PAGES); do \
 		section="$${page##*.}"; \
 		rm -f "$(DESTDIR)$(MANDIR)/man$$section/$${page##*/}"; \
 	done
+	@if [ -n '$(DESTDIR)' ]; then \
+		for directory in '$(BINDIR)' '$(BASHDIR)' '$(ZSHDIR)' '$(FISHDIR)' $(addprefix '$(MANDIR)'/man,$(sort $(subst .,,$(suffix $(PAGES))))); do \
+			(cd '$(DESTDIR)' 2>/dev/null && rmdir -p ".$$directory" 2>/dev/null) || true; \
+		done; \
+	fi
 
 clean:
 	$(CARGO) clean

@@ -452,6 +452,11 @@ impl Drop for Hold {
 }
 
 impl Waiting {
+    /// Its place in the queue.
+    pub(crate) fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
     /// Readable once there is a verdict.
     pub(crate) fn bell(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()

@@ -138,6 +138,9 @@ impl Drop for Terminal {
     }
 }
 
+/// A way out: its name, and how it is gone.
+type Way = (&'static str, fn(&mut Terminal));
+
 fn home(upstream: &Upstream) -> Home {
     let home = Home::new()
         .upstream(&upstream.url())
@@ -149,8 +152,7 @@ fn home(upstream: &Upstream) -> Home {
 #[test]
 fn every_way_out_gives_the_terminal_back() {
     let upstream = Upstream::start();
-    type Go = fn(&mut Terminal);
-    let ways: [(&str, Go); 5] = [
+    let ways: [Way; 5] = [
         ("q and y", |terminal| {
             terminal.press("q", "Stop the server?");
             terminal.press("y", LEAVE);

@@ -1,6 +1,8 @@
 //! README, Makefile and program say the same.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 
 use crate::harness::{Home, Value};
 
@@ -100,6 +102,78 @@ fn the_targets_are_those_of_the_makefile() {
             "{target}"
         );
     }
+}
+
+/// The files below a directory, by their paths from there.
+fn files_below(directory: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut left = vec![directory.to_owned()];
+    while let Some(place) = left.pop() {
+        for entry in std::fs::read_dir(place).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                left.push(path);
+            } else {
+                let inner = path.strip_prefix(directory).expect("it is below");
+                found.push(inner.display().to_string());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn what_install_puts_somewhere_uninstall_takes_away() {
+    let home = Home::new();
+    let destination = home.path().join("destination");
+    std::fs::create_dir(&destination).expect("make a directory");
+    let binary = crate::harness::home::program();
+    let make = |target: &str| {
+        let made = Command::new("make")
+            .args(["--silent", "PREFIX=/usr", target])
+            .arg(format!("BINARY={}", binary.display()))
+            .arg(format!("DESTDIR={}", destination.display()))
+            .env_remove("MAKEFLAGS")
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output();
+        match made {
+            Ok(made) => {
+                let said = String::from_utf8_lossy(&made.stderr);
+                assert!(made.status.success(), "make {target}: {said}");
+                true
+            }
+            Err(_) => {
+                eprintln!("skipped: make is not installed");
+                false
+            }
+        }
+    };
+    if !make("install") {
+        return;
+    }
+    assert_eq!(
+        files_below(&destination),
+        [
+            "usr/bin/maxpool",
+            "usr/share/bash-completion/completions/maxpool",
+            "usr/share/fish/vendor_completions.d/maxpool.fish",
+            "usr/share/man/man1/maxpool.1",
+            "usr/share/man/man5/maxpool.5",
+            "usr/share/zsh/site-functions/_maxpool",
+        ]
+    );
+    let fish = destination.join("usr/share/fish/vendor_completions.d/maxpool.fish");
+    let script = std::fs::read_to_string(fish).expect("read it");
+    assert!(script.contains("complete -c maxpool"), "{script}");
+    make("uninstall");
+    let left: Vec<_> = std::fs::read_dir(&destination)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    assert!(left.is_empty(), "uninstall leaves {left:?}");
 }
 
 /// The lines of the README's shell blocks.

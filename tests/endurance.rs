@@ -244,7 +244,7 @@ fn held(proxy: &Proxy) -> Held {
     };
     for pid in pids {
         let count = |name: &str| {
-            std::fs::read_dir(format!("/proc/{pid}/{name}")).map_or(0, std::iter::Iterator::count)
+            std::fs::read_dir(format!("/proc/{pid}/{name}")).map_or(0, Iterator::count)
         };
         held.threads += count("task") as u64;
         held.descriptors += count("fd");

@@ -110,6 +110,25 @@ fn a_head_that_trickles_is_cut_all_the_same() {
     }
 }
 
+#[test]
+fn a_burst_of_connections_that_speak_later_is_served_whole() {
+    let upstream = Upstream::start();
+    let (_home, proxy) = start(&upstream);
+    let mut clients: Vec<Client> = (0..300).map(|_| proxy.connect()).collect();
+    // Long enough for the proxy to have looked at all of them.
+    std::thread::sleep(Duration::from_millis(1200));
+    let since = Instant::now();
+    let ask = Ask::get("/maxpool/health");
+    for client in &mut clients {
+        client.send_ask(&ask);
+    }
+    for client in &mut clients {
+        assert_eq!(client.read_reply(&ask).status, 200);
+    }
+    let took = since.elapsed();
+    assert!(took < Duration::from_secs(4), "{took:?}");
+}
+
 /// Whether the kernel tells how much of a connection was read; without that, time alone bounds a head.
 fn heads_are_counted() -> bool {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink, socket_with};

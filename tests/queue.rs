@@ -425,3 +425,21 @@ fn a_stop_never_waits_for_those_in_the_queue() {
     assert_eq!(reply.header("retry-after"), Some("1"));
     assert_eq!(proxy.wait_exit(), Some(0));
 }
+
+#[test]
+fn the_log_says_what_a_request_really_waits_for() {
+    let upstream = Upstream::start();
+    let home = Home::new()
+        .upstream(&upstream.url())
+        .accounts(&["a"])
+        .account(json!({"name": "b", "type": "oauth", "accessToken": "key-b"}));
+    let proxy = Proxy::start(&home);
+    upstream.always("key-a", failures::overloaded());
+    // The last failure is one that nobody waits for.
+    upstream.always("key-b", failures::unauthorized());
+    let mut client = proxy.connect();
+    client.send_ask(&Ask::messages(&hello_stream()));
+    proxy.wait_line("what it waits for", |line| {
+        line.contains("request held (capacity): an account is expected at")
+    });
+}

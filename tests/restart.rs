@@ -173,6 +173,80 @@ pub fn two_accounts(upstream: &Upstream) -> Home {
 }
 
 #[test]
+fn sessions_and_batches_stay_where_they_were_through_a_restart() {
+    let upstream = Upstream::start();
+    let home = Home::new()
+        .upstream(&upstream.url())
+        .accounts(&["a", "b", "c"]);
+    let mut proxy = Proxy::start(&home);
+    let ask = |session: usize| {
+        Ask::messages(&hello()).header("x-maxpool-session", &format!("session {session}"))
+    };
+    let batch = |id: &str| Ask::get(&format!("/v1/messages/batches/{id}"));
+    let keys = |from: usize| -> Vec<String> {
+        let requests = upstream.requests();
+        requests[from..]
+            .iter()
+            .map(|seen| seen.credential().to_owned())
+            .collect()
+    };
+    for session in 0..6 {
+        assert_eq!(proxy.ask(&ask(session)).status, 200);
+    }
+    // More than are handed over: they must all fit, and the first six are used again below.
+    let mut client = proxy.connect();
+    for session in 100..1300 {
+        let ask = Ask::get("/v1/models").header("x-maxpool-session", &session.to_string());
+        assert_eq!(client.ask(&ask).status, 200);
+    }
+    for session in 0..6 {
+        assert_eq!(proxy.ask(&ask(session)).status, 200);
+    }
+    let made = Answer::json(200, r#"{"id":"msgbatch_1","type":"message_batch"}"#);
+    for key in ["key-a", "key-b", "key-c"] {
+        upstream.next(key, made.clone());
+    }
+    let create = Ask::post("/v1/messages/batches", &json!({"requests": []}));
+    assert_eq!(proxy.ask(&create).status, 200);
+    let mut before = keys(0);
+    assert_eq!(before[..6], before[1206..1212]);
+    let before = before.split_off(1206);
+    assert_eq!(before.len(), 7);
+    restart(&proxy);
+    let log = proxy.log().join("\n");
+    assert!(!log.contains("not handed over"), "{log}");
+    let from = upstream.requests().len();
+    // Backwards, so that rotation would not bring the same order about.
+    for session in (0..6).rev() {
+        assert_eq!(proxy.ask(&ask(session)).status, 200);
+    }
+    let mut after = keys(from);
+    after.reverse();
+    assert_eq!(after, before[..6], "each session where its cache is");
+    let from = upstream.requests().len();
+    for _ in 0..3 {
+        let _status = proxy.ask(&batch("msgbatch_1")).status;
+    }
+    assert_eq!(
+        keys(from),
+        vec![before[6].clone(); 3],
+        "the batch's account"
+    );
+    proxy.terminate();
+    assert_eq!(proxy.wait_exit(), Some(0));
+    let proxy = Proxy::start_as_is(&home);
+    let from = upstream.requests().len();
+    for _ in 0..3 {
+        let _status = proxy.ask(&batch("msgbatch_1")).status;
+    }
+    assert_eq!(
+        keys(from),
+        vec![before[6].clone(); 3],
+        "from the state file"
+    );
+}
+
+#[test]
 fn five_restarts_refuse_no_connection_and_cut_no_stream() {
     let upstream = Upstream::start();
     let home = two_accounts(&upstream);

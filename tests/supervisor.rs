@@ -198,6 +198,11 @@ fn sighup_reads_the_file_again() {
     });
     proxy.post(&hello()).assert_said("Hello from upstream.");
     assert_eq!(upstream.order(), ["key-a", "key-b"]);
+    let from = proxy.log().len();
+    proxy.signal(Signal::HUP);
+    proxy.wait_line_after(from, "that it was read", |line| {
+        line.contains("config reloaded: nothing changed")
+    });
     home.write_text("{\"accounts\": 5}");
     let from = proxy.log().len();
     proxy.signal(Signal::HUP);

@@ -77,6 +77,7 @@ const CLOCK_OFF_MAX: Duration = Duration::from_secs(60);
 pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
     let path = context.config_path()?;
     let mut findings = Vec::new();
+    let mut is_readable = true;
     let config = match file::load(&path) {
         Ok(config) => {
             findings.push(fine("config", path.display().to_string()));
@@ -85,15 +86,25 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
         }
         Err(error) => {
             findings.push(wrong("config", format!("{error}{}", if_missing(&error))));
+            is_readable = error.io_kind() == Some(std::io::ErrorKind::NotFound);
             Config::default()
         }
     };
     findings.extend(modes(&path));
-    findings.extend(accounts(&config, clock::wall()));
-    findings.extend(port(&config));
+    if is_readable {
+        findings.extend(accounts(&config, clock::wall()));
+        findings.extend(port(&config));
+    }
     findings.extend(certificates(context));
-    findings.extend(upstreams(context, &config));
-    findings.extend(environment(context, &config));
+    if is_readable {
+        findings.extend(upstreams(context, &config));
+        findings.extend(environment(context, &config));
+    } else {
+        // What the defaults lead to would be told as if the file had said it.
+        let text =
+            "accounts, port, upstreams and environment are looked at once the config can be read";
+        findings.push(odd("config", text));
+    }
     let mut exit = ExitCode::SUCCESS;
     for finding in findings {
         let word = match finding.verdict {
@@ -284,7 +295,10 @@ fn upstreams(context: &Context<'_>, config: &Config) -> Vec<Finding> {
             )),
             None => {
                 let (resolved, is_found) = resolve(&uri);
-                findings.push(resolved);
+                // Several upstreams may be one machine.
+                if !findings.contains(&resolved) {
+                    findings.push(resolved);
+                }
                 if !is_found {
                     continue;
                 }

@@ -256,3 +256,38 @@ fn a_broken_config_is_told_line_by_line_and_the_rest_is_looked_at() {
         "{stdout}"
     );
 }
+
+#[test]
+fn nothing_is_said_of_what_a_broken_config_would_have_said() {
+    let scratch = Scratch::new();
+    let file = scratch.path("c.json");
+    fs::write(&file, "{\"switchThreshold\": 2}").unwrap();
+    let variables = [
+        ("MAXPOOL_CONFIG", file.to_str().unwrap()),
+        ("HOME", "/nonexistent"),
+    ];
+    let (_, stdout) = context_in(&variables, examine);
+    assert!(stdout.contains("WRONG config"), "{stdout}");
+    assert!(stdout.contains("once the config can be read"), "{stdout}");
+    for word in [
+        "accounts     there",
+        "port  ",
+        "upstream  ",
+        "environment  ",
+    ] {
+        assert!(!stdout.contains(word), "{word}: {stdout}");
+    }
+}
+
+#[test]
+fn what_two_ways_lead_to_is_told_once() {
+    let config = Config::parse(
+        r#"{"upstream": "http://127.0.0.1:1", "upstreamProxy": false, "accounts":
+            [{"name": "a", "type": "provider", "authToken": "k", "upstream": "http://127.0.0.1:2"}]}"#,
+        Path::new("c"),
+    )
+    .unwrap();
+    let (findings, _) = context_in(&[], |context| upstreams(context, &config));
+    let told: Vec<&str> = findings.iter().map(|finding| finding.about).collect();
+    assert_eq!(told, ["DNS", "upstream", "upstream"]);
+}

@@ -1,15 +1,30 @@
 //! Random bytes and their text form, for keys, PKCE and states.
 
+use rustix::rand::GetRandomFlags;
+
 use crate::error::{Error, Result};
 
 /// `N` bytes from the system's random source.
 pub(crate) fn bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    rustls::crypto::ring::default_provider()
-        .secure_random
-        .fill(&mut bytes)
-        .map_err(|_| Error::operator("the system gives no random bytes; is /dev/urandom there?"))?;
+    fill(&mut bytes)
+        .map_err(|error| Error::operator(format!("the system gives no random bytes: {error}")))?;
     Ok(bytes)
+}
+
+/// Fills `bytes` from the system's random source.
+///
+/// # Errors
+/// The system has none.
+pub(crate) fn fill(mut bytes: &mut [u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::rand::getrandom(&mut *bytes, GetRandomFlags::empty()) {
+            Ok(count) => bytes = &mut bytes[count..],
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Base64url without padding (RFC 4648 section 5).

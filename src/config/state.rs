@@ -3,6 +3,7 @@
 //! The shapes of the file are apart from the scheduler's types, so that neither changes with the other.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::atomic::{self, FileLock};
 use super::identity::Identity;
@@ -11,7 +12,10 @@ use crate::error::{Error, Result};
 use crate::scheduler::Usage;
 use crate::scheduler::quota::{Family, WindowKind};
 use crate::scheduler::time::Wall;
-use crate::scheduler::{Learned, Source, UsageTotals, WindowSnapshot};
+use crate::scheduler::{
+    AccountId, KnownSession, KnownThread, Learned, SessionKey, Source, ThreadKey, UsageTotals,
+    WindowSnapshot,
+};
 
 shape! {
     /// The state file.
@@ -20,6 +24,34 @@ shape! {
         saved_at: i64,
         /// One entry an account.
         accounts: Vec<AccountState>,
+        /// Message batches, the latest first.
+        batches: Vec<BatchState>,
+        /// Sessions, the latest first; only when one process hands over to another.
+        sessions: Vec<SessionState>,
+        /// The same with threads.
+        threads: Vec<ThreadState>,
+    }
+
+    /// Which account has created a message batch. Accounts stand for themselves by their place in the list of them.
+    struct BatchState {
+        id: String,
+        account: usize,
+    }
+
+    /// Where a session is bound; its key in hexadecimal, since JSON has no whole numbers of that size.
+    struct SessionState {
+        key: String,
+        home: Option<usize>,
+        current: Option<usize>,
+        idle_ms: u64,
+        thinking: bool,
+    }
+
+    /// Whom a thread belongs to.
+    struct ThreadState {
+        key: String,
+        account: usize,
+        idle_ms: u64,
     }
 
     /// What is known of one account.
@@ -84,6 +116,67 @@ impl State {
 }
 
 impl State {
+    /// Which of the accounts of now each account of the document is.
+    pub(crate) fn accounts_of(&self, ids: &[(Identity<'_>, AccountId)]) -> Vec<Option<AccountId>> {
+        let same = |known: &AccountState| {
+            let mut found = ids.iter().filter(|(who, _)| known.identity().is_same(who));
+            found.next().map(|(_, id)| *id)
+        };
+        self.accounts.iter().map(same).collect()
+    }
+
+    /// The sessions and threads that belong to accounts there still are.
+    pub(crate) fn known(
+        &self,
+        accounts: &[Option<AccountId>],
+    ) -> (Vec<KnownSession>, Vec<KnownThread>) {
+        let account = |place: usize| accounts.get(place).copied().flatten();
+        let key = |text: &str| u128::from_str_radix(text, 16).ok();
+        let sessions = self.sessions.iter().filter_map(|known| {
+            Some(KnownSession {
+                session: SessionKey(key(&known.key)?),
+                home: known.home.and_then(account),
+                current: known.current.and_then(account),
+                idle: Duration::from_millis(known.idle_ms),
+                thinking: known.thinking,
+            })
+        });
+        let threads = self.threads.iter().filter_map(|known| {
+            Some(KnownThread {
+                thread: ThreadKey(key(&known.key)?),
+                owner: account(known.account)?,
+                idle: Duration::from_millis(known.idle_ms),
+            })
+        });
+        (sessions.collect(), threads.collect())
+    }
+
+    /// Adds sessions and threads. `accounts` are the ids of the document's accounts in their order.
+    pub(crate) fn add_known(
+        &mut self,
+        accounts: &[AccountId],
+        sessions: &[KnownSession],
+        threads: &[KnownThread],
+    ) {
+        let place = |id: AccountId| accounts.iter().position(|known| *known == id);
+        let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        self.sessions
+            .extend(sessions.iter().map(|known| SessionState {
+                key: format!("{:x}", known.session.0),
+                home: known.home.and_then(place),
+                current: known.current.and_then(place),
+                idle_ms: ms(known.idle),
+                thinking: known.thinking,
+            }));
+        self.threads.extend(threads.iter().filter_map(|known| {
+            Some(ThreadState {
+                key: format!("{:x}", known.thread.0),
+                account: place(known.owner)?,
+                idle_ms: ms(known.idle),
+            })
+        }));
+    }
+
     /// The same with totals that count from `earlier` on.
     pub(crate) fn since(mut self, earlier: &State) -> State {
         for account in &mut self.accounts {
@@ -303,6 +396,7 @@ mod tests {
         let state = State {
             saved_at: 50,
             accounts: vec![AccountState::new(&WHO, &known)],
+            ..State::default()
         };
         save(&file, &state).unwrap();
         assert_eq!(
@@ -353,6 +447,7 @@ mod tests {
             let state = State {
                 saved_at: 0,
                 accounts: vec![AccountState::new(&WHO, &learned(vec![window]))],
+                ..State::default()
             };
             assert_eq!(
                 state.of(&WHO, Wall(99)).unwrap().windows.len(),
@@ -379,6 +474,7 @@ mod tests {
         let earlier = State {
             saved_at: 0,
             accounts: vec![of(3, 100, Vec::new())],
+            ..State::default()
         };
         let now = State {
             saved_at: 0,
@@ -387,6 +483,7 @@ mod tests {
                 170,
                 vec![window(WindowKind::FiveHour, Some(0.5), Some(100))],
             )],
+            ..State::default()
         };
         let since = now.since(&earlier).of(&WHO, Wall(0)).unwrap();
         assert_eq!((since.usage.requests, since.usage.tokens.input), (2, 70));

@@ -3,11 +3,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::crypto::{CryptoProvider, KeyProvider, ring};
+use rustls::SignatureScheme;
+use rustls::crypto::{
+    CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, WebPkiSupportedAlgorithms, ring,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::SigningKey;
 use rustls::{ClientConfig, RootCertStore};
+use webpki::ring as verify;
+
+use crate::config::random;
 
 /// TLS settings for every connection that maxpool makes. `extra` is the value of `SSL_CERT_FILE`.
 ///
@@ -30,18 +36,84 @@ pub(crate) fn client_config(extra: Option<&Path>) -> Result<Arc<ClientConfig>, S
     Ok(Arc::new(config))
 }
 
-/// All of the `ring` provider but what loads private keys: we have none, and without it their formats stay out of the program.
+/// The `ring` provider of rustls, but for what loads keys of our own: we have none, and the library's own value would bring what
+/// signs with them, a hundredth of the program.
 fn provider() -> CryptoProvider {
     CryptoProvider {
-        key_provider: &NoKeys,
-        ..ring::default_provider()
+        cipher_suites: ring::DEFAULT_CIPHER_SUITES.to_vec(),
+        kx_groups: ring::DEFAULT_KX_GROUPS.to_vec(),
+        signature_verification_algorithms: SIGNATURES,
+        secure_random: &System,
+        key_provider: &System,
     }
 }
 
-#[derive(Debug)]
-struct NoKeys;
+/// What the `ring` provider of rustls accepts too. In TLS 1.3 the first of each scheme counts; in TLS 1.2 the curve is not part of it.
+const SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
+    all: &[
+        verify::ECDSA_P256_SHA256,
+        verify::ECDSA_P256_SHA384,
+        verify::ECDSA_P384_SHA256,
+        verify::ECDSA_P384_SHA384,
+        verify::ED25519,
+        verify::RSA_PSS_2048_8192_SHA256_LEGACY_KEY,
+        verify::RSA_PSS_2048_8192_SHA384_LEGACY_KEY,
+        verify::RSA_PSS_2048_8192_SHA512_LEGACY_KEY,
+        verify::RSA_PKCS1_2048_8192_SHA256,
+        verify::RSA_PKCS1_2048_8192_SHA384,
+        verify::RSA_PKCS1_2048_8192_SHA512,
+        verify::RSA_PKCS1_2048_8192_SHA256_ABSENT_PARAMS,
+        verify::RSA_PKCS1_2048_8192_SHA384_ABSENT_PARAMS,
+        verify::RSA_PKCS1_2048_8192_SHA512_ABSENT_PARAMS,
+    ],
+    mapping: &[
+        (
+            SignatureScheme::ECDSA_NISTP384_SHA384,
+            &[verify::ECDSA_P384_SHA384, verify::ECDSA_P256_SHA384],
+        ),
+        (
+            SignatureScheme::ECDSA_NISTP256_SHA256,
+            &[verify::ECDSA_P256_SHA256, verify::ECDSA_P384_SHA256],
+        ),
+        (SignatureScheme::ED25519, &[verify::ED25519]),
+        (
+            SignatureScheme::RSA_PSS_SHA512,
+            &[verify::RSA_PSS_2048_8192_SHA512_LEGACY_KEY],
+        ),
+        (
+            SignatureScheme::RSA_PSS_SHA384,
+            &[verify::RSA_PSS_2048_8192_SHA384_LEGACY_KEY],
+        ),
+        (
+            SignatureScheme::RSA_PSS_SHA256,
+            &[verify::RSA_PSS_2048_8192_SHA256_LEGACY_KEY],
+        ),
+        (
+            SignatureScheme::RSA_PKCS1_SHA512,
+            &[verify::RSA_PKCS1_2048_8192_SHA512],
+        ),
+        (
+            SignatureScheme::RSA_PKCS1_SHA384,
+            &[verify::RSA_PKCS1_2048_8192_SHA384],
+        ),
+        (
+            SignatureScheme::RSA_PKCS1_SHA256,
+            &[verify::RSA_PKCS1_2048_8192_SHA256],
+        ),
+    ],
+};
 
-impl KeyProvider for NoKeys {
+/// The system's random bytes, and no keys.
+#[derive(Debug)]
+struct System;
+
+impl SecureRandom for System {
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), GetRandomFailed> {
+        random::fill(bytes).map_err(|_| GetRandomFailed)
+    }
+}
+
+impl KeyProvider for System {
     fn load_private_key(
         &self,
         _key: PrivateKeyDer<'static>,
@@ -63,4 +135,24 @@ fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the library adds or takes away in another version shows here.
+    #[test]
+    fn everything_is_offered_that_the_library_offers() {
+        let (ours, theirs) = (provider(), ring::default_provider());
+        assert_eq!(ours.cipher_suites, theirs.cipher_suites);
+        assert_eq!(
+            format!("{:?}", ours.kx_groups),
+            format!("{:?}", theirs.kx_groups)
+        );
+        assert_eq!(
+            format!("{:?}", ours.signature_verification_algorithms),
+            format!("{:?}", theirs.signature_verification_algorithms)
+        );
+    }
 }

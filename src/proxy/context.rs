@@ -182,6 +182,15 @@ impl Context {
             .copied()
     }
 
+    /// The `count` batches that were created last, the latest first.
+    pub(crate) fn known_batches(&self, count: usize) -> Vec<(String, AccountId)> {
+        let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = batches.order.iter().rev().take(count);
+        latest
+            .filter_map(|id| Some((id.clone(), *batches.owners.get(id)?)))
+            .collect()
+    }
+
     /// Whether the state file holds `learned` already.
     pub(crate) fn state_is_saved(&self, learned: &State) -> bool {
         self.saved

@@ -9,12 +9,18 @@ use super::context::{Context, proxies};
 use crate::account::Origin;
 use crate::account::sync::CredentialChange;
 use crate::clock;
-use crate::config::state::{self, AccountState, State};
+use crate::config::state::{self, AccountState, BatchState, State};
 use crate::config::{self, Config, edit, file};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::report::status::build::{AccountFacts, CredentialFacts};
-use crate::scheduler::Routing;
+use crate::scheduler::{AccountId, Routing};
+
+/// Sessions and threads that are handed over: so many that all of them fit into one message between processes, which has some 200 KB.
+const SESSIONS_HANDED_OVER: usize = 1000;
+const THREADS_HANDED_OVER: usize = 300;
+/// Message batches whose account is kept.
+const BATCHES_KEPT: usize = 500;
 
 /// One change at a time: two reloads at once could apply an older file after a newer one.
 static APPLYING: Mutex<()> = Mutex::new(());
@@ -265,30 +271,71 @@ pub(crate) fn restore_learned(context: &Context) -> Option<String> {
 
 /// The same with what another process tells.
 pub(crate) fn restore(context: &Context, known: &State) {
-    for account in context.accounts.all() {
-        let learned = known.of(&account.profile().identity(), clock::wall());
+    let accounts = context.accounts.all();
+    let mut ids = Vec::new();
+    let profiles: Vec<_> = accounts.iter().map(|account| account.profile()).collect();
+    for (account, profile) in accounts.iter().zip(&profiles) {
+        ids.push((profile.identity(), account.id()));
+        let learned = known.of(&profile.identity(), clock::wall());
         if let Some(learned) = learned {
             context
                 .gate
                 .with(|scheduler, now| scheduler.restore(now, account.id(), &learned));
         }
     }
+    let owners = known.accounts_of(&ids);
+    let (sessions, threads) = known.known(&owners);
+    context
+        .gate
+        .with(|scheduler, now| scheduler.recall(now, &sessions, &threads));
+    for batch in known.batches.iter().rev() {
+        let owner = owners.get(batch.account).copied().flatten();
+        if let (Some(owner), None) = (owner, context.owner_of_batch(&batch.id)) {
+            context.remember_batch(&batch.id, owner);
+        }
+    }
 }
 
 /// What has been learned, as the state file keeps it.
 pub(crate) fn learned(context: &Context) -> State {
+    document(context).0
+}
+
+/// The same for a process that takes over: with the sessions, whose prompt caches are where they were served.
+pub(crate) fn handed_over(context: &Context) -> State {
+    let (mut state, accounts) = document(context);
+    let (sessions, threads) = context.gate.look(|scheduler, now| {
+        (
+            scheduler.known_sessions(now, SESSIONS_HANDED_OVER),
+            scheduler.known_threads(now, THREADS_HANDED_OVER),
+        )
+    });
+    state.add_known(&accounts, &sessions, &threads);
+    state
+}
+
+fn document(context: &Context) -> (State, Vec<AccountId>) {
     let accounts = context.accounts.all();
-    let entries = accounts
-        .iter()
-        .filter(|account| account.profile().origin == Origin::Config);
-    let entries = entries.filter_map(|account| {
+    let mut state = State::default();
+    let mut ids = Vec::new();
+    for account in accounts.iter() {
+        let profile = account.profile();
+        if profile.origin != Origin::Config {
+            continue;
+        }
         let learned = context
             .gate
-            .look(|scheduler, now| scheduler.learned(now, account.id()))?;
-        Some(AccountState::new(&account.profile().identity(), &learned))
-    });
-    State {
-        saved_at: 0,
-        accounts: entries.collect(),
+            .look(|scheduler, now| scheduler.learned(now, account.id()));
+        if let Some(learned) = learned {
+            ids.push(account.id());
+            let entry = AccountState::new(&profile.identity(), &learned);
+            state.accounts.push(entry);
+        }
     }
+    for (id, owner) in context.known_batches(BATCHES_KEPT) {
+        if let Some(account) = ids.iter().position(|known| *known == owner) {
+            state.batches.push(BatchState { id, account });
+        }
+    }
+    (state, ids)
 }

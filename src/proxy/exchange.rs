@@ -39,7 +39,7 @@ use crate::config::Config;
 use crate::event::{Event, Finished, Held, Outcome, RequestMeta, Stage};
 use crate::gate::{Admitted, Granted, Hold, Verdict, Waiting};
 use crate::net::wait::Stop;
-use crate::scheduler::{Limit, Refusal, RefusalReason, Request, WaitCause};
+use crate::scheduler::{Limit, Refusal, RefusalReason, Ticket};
 
 /// Serves one request on the calling worker.
 pub(crate) fn serve(context: &Arc<Context>, inbound: Inbound) {
@@ -260,7 +260,7 @@ fn run(job: &Job, mut out: Uncommitted) -> Ended {
                 return answer(out, &reply::unread_body());
             }
             Admitted::Refused(refusal) => return give_up(out, last, &Surrender::Refused(refusal)),
-            Admitted::Queued(waiting) => match wait(job, &request, waiting) {
+            Admitted::Queued(waiting) => match wait(job, waiting) {
                 Waited::Granted(hold, granted) => {
                     request.excluded.clear();
                     request.attempts = 0;
@@ -323,7 +323,7 @@ enum Surrender {
 }
 
 /// Waits in the queue.
-fn wait(job: &Job, request: &Request, mut waiting: Waiting) -> Waited {
+fn wait(job: &Job, mut waiting: Waiting) -> Waited {
     let start = Stopwatch::start();
     job.tracked.stage(Stage::Queued);
     job.tracked.account(None);
@@ -335,7 +335,7 @@ fn wait(job: &Job, request: &Request, mut waiting: Waiting) -> Waited {
             every: beat_every(job),
         });
     }
-    tell_held(job, request);
+    tell_held(job, waiting.ticket());
     let verdict = loop {
         match job.patience.wait_for(waiting.bell()) {
             Err(_) => break None,
@@ -364,17 +364,20 @@ fn wait(job: &Job, request: &Request, mut waiting: Waiting) -> Waited {
     }
 }
 
-fn tell_held(job: &Job, request: &Request) {
-    let (queued, release) = job.context.gate.look(|scheduler, now| {
+fn tell_held(job: &Job, ticket: Ticket) {
+    let (cause, queued, release) = job.context.gate.look(|scheduler, now| {
         let queue = scheduler.snapshot(now).queue;
         (
+            scheduler.waits_for(ticket),
             queue.waiting,
             queue.next_release.map(|wait| now.wall + wait),
         )
     });
+    // Served already, between the look and now.
+    let Some(cause) = cause else { return };
     job.context.tell(Event::Held(Held {
         session: job.session_tag(),
-        cause: request.last_failure.unwrap_or(WaitCause::Quota),
+        cause,
         until: release,
         queued,
     }));

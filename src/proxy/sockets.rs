@@ -201,6 +201,8 @@ pub(crate) struct Swept {
     pub(crate) open: usize,
     /// Connections whose library thread hangs since this look.
     pub(crate) hung: usize,
+    /// Connections that bring bytes which nobody reads: the library has not taken them up.
+    pub(crate) unread: usize,
     /// Everyone who is connected, if all could be seen.
     pub(crate) peers: Option<HashSet<SocketAddr>>,
 }
@@ -269,12 +271,17 @@ impl<R> Sockets<R> {
         let Some(looker) = self.looker.as_ref() else {
             return Begun::Serve(request, None, Acquaintance::New);
         };
+        // A sweep may have seen its socket long before.
+        let acquaintance = match before {
+            State::Fresh(_) => Acquaintance::New,
+            State::Busy | State::Idle(_) | State::Ended(_) => Acquaintance::Known,
+        };
         if !matches!(before, State::Ended(_)) {
             let mut peers = self.lock();
             let entry = peers.entry(peer).or_insert_with(Peer::unknown);
             if let Some(socket) = entry.known_socket(looker, peer) {
                 entry.kept = Some(Arc::clone(&socket));
-                return Begun::Serve(request, Some(socket), Acquaintance::Known);
+                return Begun::Serve(request, Some(socket), acquaintance);
             }
         }
         let known = self
@@ -423,6 +430,9 @@ impl<R> Sockets<R> {
                         }
                     }
                     State::Fresh(_) | State::Idle(_) | State::Ended(_) => {}
+                }
+                if matches!(entry.state, State::Fresh(_)) {
+                    swept.unread += usize::from(looker.has_unread(number, peer));
                 }
                 if matches!(entry.state, State::Fresh(_) | State::Idle(_)) {
                     heads.push(Head {

@@ -390,6 +390,7 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeSet;
     use std::io::Write as _;
     use std::process::{Command, Stdio};
 
@@ -436,6 +437,25 @@ mod tests {
         ] {
             assert!(page.lines().any(|shown| shown == line), "{line}\n{page}");
         }
+    }
+
+    #[test]
+    fn the_manual_names_every_metric_and_no_other() {
+        const MANUAL: &str = include_str!("../../man/maxpool.1");
+        let page = page(Labels::Index);
+        let shown: BTreeSet<&str> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next())
+            .collect();
+        let named: BTreeSet<&str> = MANUAL
+            .split_whitespace()
+            .filter(|word| {
+                ["maxpool_", "process_"]
+                    .iter()
+                    .any(|it| word.starts_with(it))
+            })
+            .collect();
+        assert_eq!(named, shown);
     }
 
     #[test]

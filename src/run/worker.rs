@@ -227,8 +227,11 @@ impl Worker<'_> {
             match self.link.wait(next.since(clock::mono())) {
                 Heard::Order(Order::Reload) => {
                     seen = file_stamp(&self.context);
-                    // What failed was told as an event.
-                    let _ = control::reload(&self.context);
+                    // What changed or failed was told as an event; whoever asked wants to hear of nothing, too.
+                    if control::reload(&self.context).is_ok_and(|changes| changes.is_empty()) {
+                        let text = "config reloaded: nothing changed";
+                        self.context.events.notice(clock::wall(), text);
+                    }
                     self.link.report(&Report::Reloaded);
                 }
                 Heard::Order(order) => {
@@ -284,12 +287,14 @@ impl Worker<'_> {
                 save_state(&context);
                 screen.close();
                 self.listener.pause();
-                let learned = control::learned(&context);
-                // Without it the new process reads the file.
+                let learned = control::handed_over(&context);
                 let text = serde_json::to_string(&learned).unwrap_or_default();
                 self.handed = Some(learned);
                 let whole = Report::Yielded(number, text);
-                if self.link.control.report(&whole, None).is_err() {
+                if let Err(error) = self.link.control.report(&whole, None) {
+                    let text = format!("sessions are not handed over: {error}");
+                    context.events.warning(clock::wall(), text);
+                    // The new process reads the file.
                     self.link.report(&Report::Yielded(number, String::new()));
                 }
             }
@@ -416,7 +421,7 @@ impl Worker<'_> {
     /// The last words of one that has handed over.
     fn part(&self) {
         if let Some(handed) = &self.handed {
-            let since = control::learned(&self.context).since(handed);
+            let since = control::handed_over(&self.context).since(handed);
             if let Ok(text) = serde_json::to_string(&since) {
                 self.link.report(&Report::Learned(text));
             }

@@ -143,6 +143,93 @@ impl Affinity {
     }
 }
 
+/// What is remembered of one session, for a process that takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownSession {
+    /// Its key.
+    pub session: SessionKey,
+    /// Where it is at home; none if it is not bound, or was bound away from home from the first.
+    pub home: Option<AccountId>,
+    /// Who served it last; none if it is not bound.
+    pub current: Option<AccountId>,
+    /// How long it has been unused.
+    pub idle: Duration,
+    /// P9: it holds signed thinking.
+    pub thinking: bool,
+}
+
+/// The same of one thread (P10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownThread {
+    /// Its key.
+    pub thread: ThreadKey,
+    /// Whom it belongs to.
+    pub owner: AccountId,
+    /// How long it has been unused.
+    pub idle: Duration,
+}
+
+impl Affinity {
+    /// The `count` sessions that were used last, the latest first.
+    pub(super) fn known_sessions(
+        &self,
+        now: Mono,
+        idle: Duration,
+        count: usize,
+    ) -> Vec<KnownSession> {
+        let latest = self.sessions.latest();
+        let known = latest.filter_map(|(key, session)| {
+            let binding = session.binding.filter(|_| session.used + idle > now);
+            (binding.is_some() || session.thinking).then(|| KnownSession {
+                session: key,
+                home: binding.and_then(|binding| binding.home),
+                current: binding.map(|binding| binding.current),
+                idle: now.since(session.used),
+                thinking: session.thinking,
+            })
+        });
+        known.take(count).collect()
+    }
+
+    /// The `count` threads that were used last, the latest first.
+    pub(super) fn known_threads(
+        &self,
+        now: Mono,
+        idle: Duration,
+        count: usize,
+    ) -> Vec<KnownThread> {
+        let latest = self.threads.latest();
+        let known = latest.filter(|(_, (_, used))| *used + idle > now);
+        let known = known.map(|(thread, (owner, used))| KnownThread {
+            thread,
+            owner: *owner,
+            idle: now.since(*used),
+        });
+        known.take(count).collect()
+    }
+
+    /// Remembers what another process has known. What was learned here is newer. To be called for the latest last.
+    pub(super) fn recall_session(&mut self, now: Mono, known: &KnownSession) {
+        let entry = self.sessions.touch(known.session, Session::default());
+        entry.thinking |= known.thinking;
+        if let (None, Some(current)) = (entry.binding, known.current) {
+            entry.binding = Some(Binding {
+                home: known.home,
+                current,
+            });
+            entry.used = now.before(known.idle);
+        }
+    }
+
+    /// The same with a thread.
+    pub(super) fn recall_thread(&mut self, now: Mono, known: &KnownThread) {
+        if self.threads.get(&known.thread).is_none() {
+            let used = now.before(known.idle);
+            self.threads.touch(known.thread, (known.owner, used));
+        }
+    }
+}
+
 /// Keeps one look short; the bound of the memory is its capacity.
 const EXPIRED_PER_LOOK: usize = 4;
 
@@ -186,6 +273,12 @@ impl<K: Ord + Copy, V> Recency<K, V> {
         self.get(key).map(|value| (*key, value))
     }
 
+    /// The one used last first.
+    fn latest(&self) -> impl Iterator<Item = (K, &V)> {
+        let keys = self.order.values().rev();
+        keys.filter_map(|key| Some((*key, self.get(key)?)))
+    }
+
     fn remove(&mut self, key: &K) {
         if let Some((tick, _)) = self.entries.remove(key) {
             self.order.remove(&tick);
@@ -213,6 +306,49 @@ impl<K: Ord + Copy, V> Recency<K, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn r2_what_is_known_is_handed_over_and_never_over_what_is_newer() {
+        let (a, b) = (AccountId(1), AccountId(2));
+        let now = Mono(1_000_000);
+        let mut old = Affinity::new();
+        for (session, used) in [(1, 100), (2, 200), (3, 300)] {
+            old.bind(
+                now.before(Duration::from_millis(1_000 - used)),
+                SessionKey(session),
+                a,
+                IDLE,
+            );
+        }
+        old.settle(SessionKey(3), b);
+        old.note_thinking(SessionKey(2));
+        old.note_thread(now, ThreadKey(9), b);
+        let known = old.known_sessions(now, IDLE, 2);
+        let keys: Vec<u128> = known.iter().map(|known| known.session.0).collect();
+        assert_eq!(keys, [2, 3], "the latest use counts, thinking is one");
+        let mut new = Affinity::new();
+        new.bind(now, SessionKey(2), b, IDLE);
+        for known in known.iter().rev() {
+            new.recall_session(now, known);
+        }
+        for known in &old.known_threads(now, IDLE, 10) {
+            new.recall_thread(now, known);
+        }
+        let current = |session| {
+            new.binding(now, SessionKey(session), IDLE)
+                .map(|binding| (binding.current, binding.home))
+        };
+        assert_eq!(current(3), Some((a, Some(b))));
+        assert_eq!(current(2), Some((b, None)), "it was bound here since");
+        assert!(new.is_thinking(SessionKey(2)));
+        assert_eq!(new.thread_owner(now, ThreadKey(9), IDLE), Some(b));
+        let later = now + IDLE;
+        assert_eq!(
+            new.binding(later, SessionKey(3), IDLE),
+            None,
+            "its time goes on"
+        );
+    }
 
     const IDLE: Duration = Duration::from_secs(3_600);
 

@@ -3,13 +3,14 @@
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 
+use super::affinity::{KnownSession, KnownThread};
 use super::block::BlockReason;
 use super::few;
 use super::hold::Outlook;
 use super::policy::DECISIONS_MAX;
 use super::pool::Account;
 use super::quota::Verdict;
-use super::request::{AccountId, Refusal, RefusalReason, Request, Standing, WaitCause};
+use super::request::{AccountId, Refusal, RefusalReason, Request, Standing, Ticket, WaitCause};
 use super::select::{Ask, Available, Ends, Obstacle, Ranking, Route, mismatch};
 use super::snapshot::{
     AccountSnapshot, BlockSnapshot, BreakerSnapshot, Candidate, ExplainedVerdict, Explanation,
@@ -231,6 +232,13 @@ impl Scheduler {
         }
     }
 
+    /// What a ticket waits for; nothing once it has its verdict.
+    #[must_use]
+    pub fn waits_for(&self, ticket: Ticket) -> Option<WaitCause> {
+        let waiter = self.queue.iter().find(|waiter| waiter.ticket == ticket)?;
+        waiter.clock.cause.map(|(cause, _)| cause)
+    }
+
     /// The shared breaker alone, which costs less than a snapshot.
     #[must_use]
     pub fn breaker(&self, now: Now) -> BreakerSnapshot {
@@ -359,6 +367,31 @@ impl Scheduler {
                 .collect(),
             usage: account.usage,
         })
+    }
+
+    /// What a process that takes over should know of sessions (S9, P9): the `count` that were used last, the latest first.
+    #[must_use]
+    pub fn known_sessions(&self, now: Now, count: usize) -> Vec<KnownSession> {
+        let idle = self.policy.session_idle;
+        self.affinity.known_sessions(now.mono, idle, count)
+    }
+
+    /// The same of threads (P10).
+    #[must_use]
+    pub fn known_threads(&self, now: Now, count: usize) -> Vec<KnownThread> {
+        let idle = self.policy.session_idle;
+        self.affinity.known_threads(now.mono, idle, count)
+    }
+
+    /// Takes over what [`Scheduler::known_sessions`] and [`Scheduler::known_threads`] of another process have told.
+    pub fn recall(&mut self, now: Now, sessions: &[KnownSession], threads: &[KnownThread]) {
+        let now = self.touch(now);
+        for known in sessions.iter().rev() {
+            self.affinity.recall_session(now.mono, known);
+        }
+        for known in threads.iter().rev() {
+            self.affinity.recall_thread(now.mono, known);
+        }
     }
 
     /// Puts back what the state file kept: a utilisation without a reset and a window that has passed are dropped, and what

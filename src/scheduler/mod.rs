@@ -39,6 +39,7 @@ mod tier;
 pub mod time;
 mod windows;
 
+pub use affinity::{KnownSession, KnownThread};
 pub use block::{Block, BlockReason, End, Evidence, Scope};
 pub use breaker::Fingerprint;
 pub use outcome::{Blame, HeadReport, Outcome, Overload, Usage};

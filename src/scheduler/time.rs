@@ -31,6 +31,12 @@ impl Mono {
     pub fn since(self, earlier: Mono) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
+
+    /// The moment `span` earlier, or the first there is.
+    #[must_use]
+    pub fn before(self, span: Duration) -> Mono {
+        Mono(self.0.saturating_sub(whole_ms(span)))
+    }
 }
 
 impl Wall {

@@ -6,7 +6,11 @@ pub mod plan;
 mod real;
 mod replay;
 #[path = "../simulation/rng.rs"]
-#[allow(dead_code, reason = "the simulator needs more kinds of chance")]
+#[allow(
+    dead_code,
+    clippy::duplicate_mod,
+    reason = "the simulator has it too, and needs more kinds of chance"
+)]
 mod rng;
 pub mod router;
 mod simple;

@@ -120,6 +120,15 @@ fn read_all(mut stream: TcpStream, number: usize, inbox: &Inbox, shared: &Shared
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let count = stream.read(&mut buffer).unwrap_or(0);
+        if count == 0 {
+            // Before the answering thread hears of it, which ends the connection on our side then.
+            shared.update(|state| {
+                let connection = &mut state.connections[number];
+                if connection.ended.is_none() {
+                    connection.left = Some(Instant::now());
+                }
+            });
+        }
         let mut received = inbox
             .received
             .lock()
@@ -132,12 +141,6 @@ fn read_all(mut stream: TcpStream, number: usize, inbox: &Inbox, shared: &Shared
             break;
         }
     }
-    shared.update(|state| {
-        let connection = &mut state.connections[number];
-        if connection.ended.is_none() {
-            connection.left = Some(Instant::now());
-        }
-    });
 }
 
 /// One connection, seen from its answering thread.

@@ -106,8 +106,15 @@ fn settings_files(context: &Context<'_>) -> Vec<PathBuf> {
         .iter()
         .map(|directory| Path::new(directory).join("managed-settings.json"))
         .collect();
-    for directory in user.into_iter().chain([PathBuf::from(".claude")]) {
+    // Started at home, both are one.
+    let project = Some(PathBuf::from(".claude"))
+        .filter(|own| user.as_ref().is_none_or(|user| !is_same(own, user)));
+    for directory in user.into_iter().chain(project) {
         files.extend(["settings.json", "settings.local.json"].map(|name| directory.join(name)));
     }
     files
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    matches!((fs::canonicalize(one), fs::canonicalize(other)), (Ok(one), Ok(other)) if one == other)
 }

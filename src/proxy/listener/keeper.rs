@@ -168,6 +168,10 @@ impl Keeper {
         let (sockets, phrases) = (&self.shared.sockets, &self.shared.phrases);
         let swept = sockets.sweep(&phrases.answers, idle_max);
         HUNG.fetch_add(swept.hung, Ordering::Relaxed);
+        if swept.unread > 0 {
+            // They may be about to be read. If not, nothing else may come that would have them taken up.
+            self.shared.new_peers.store(true, Ordering::Release);
+        }
         if let Some(peers) = swept.peers {
             self.former.retain_mut(|former| {
                 let left = former.peers.get_or_insert_with(|| peers.clone());

@@ -4,9 +4,13 @@ use std::collections::HashSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+
+use crate::net::wait::poll_for;
 
 /// A handle on ourselves, and the port whose clients are looked for.
 pub(super) struct Looker {
@@ -28,6 +32,12 @@ impl Looker {
         pidfd_getfd(&self.ourselves, number, PidfdGetfdFlags::empty())
             .ok()
             .filter(|fd| is_peer(fd, peer))
+    }
+
+    /// Whether bytes wait in the socket of `peer` to be read.
+    pub(super) fn has_unread(&self, number: RawFd, peer: SocketAddr) -> bool {
+        self.duplicate_of(number, peer)
+            .is_some_and(|fd| poll_for(&mut [PollFd::new(&fd, PollFlags::IN)], Duration::ZERO))
     }
 
     /// The socket of `peer`, looked for among numbers that are not `known` first: new connections have new ones.

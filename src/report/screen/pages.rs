@@ -1,7 +1,7 @@
 //! The pages behind the keys: help, accounts, one account, entry of a key, routing, explain.
 
 use super::line::{Ink, Line};
-use super::{Frame, short, wrapped};
+use super::{Frame, short, width, wrapped};
 use crate::clock::civil;
 
 use crate::report::status::{Account, Explanation, PassedOver};
@@ -133,6 +133,15 @@ impl Frame<'_> {
                 usage.total_cache_write_tokens
             ),
         ));
+        // A full window is no block, and keeps it out all the same.
+        if let Some(out) = &account.unavailable
+            && !account.blocks.iter().any(|block| block.text == out.reason)
+        {
+            let until = out.until.map_or_else(String::new, |at| {
+                format!(", for {}", short(self.status.now.0.until(at.0)))
+            });
+            lines.extend(self.fact("out", &format!("{}{until}", out.reason)));
+        }
         for block in &account.blocks {
             let until = match block.until {
                 Some(at) => format!(", for {}", short(self.status.now.0.until(at.0))),
@@ -260,8 +269,15 @@ impl Frame<'_> {
                 .collect::<Vec<_>>()
                 .join(" + ")
                 .replace("+ unknownWeek -", "- unknownWeek ");
-            line.push(Ink::Dim, format!("  = {terms}"));
-            lines.push(line);
+            let terms = format!("  = {terms}");
+            if line.cells() + width::of(&terms) <= self.size.cols {
+                line.push(Ink::Dim, terms);
+                lines.push(line);
+            } else {
+                lines.push(line);
+                let parts = self.wrapped(&terms, 6);
+                lines.extend(parts.into_iter().map(|part| indented(6, Ink::Dim, part)));
+            }
         }
         for passed in &decision.passed_over {
             lines.extend(self.passed_over(passed));
@@ -302,21 +318,19 @@ impl Frame<'_> {
             .push(Ink::Dim, "- ")
             .column(Ink::Plain, &clean(&passed.account, 60), 20, self.signs)
             .gap(1);
-        line.push(Ink::Yellow, clean(&passed.reason, 120));
-        if let Some(until) = passed.until {
-            line.push(
-                Ink::Dim,
-                format!(", for {}", short(self.status.now.0.until(until.0))),
-            );
-        }
+        let until = passed.until.map_or_else(String::new, |until| {
+            format!(", for {}", short(self.status.now.0.until(until.0)))
+        });
+        let before = line.cells();
+        let mut parts = self
+            .wrapped(&format!("{}{until}", passed.reason), before)
+            .into_iter();
+        line.push(Ink::Yellow, parts.next().unwrap_or_default());
         let mut lines = vec![line];
+        lines.extend(parts.map(|part| indented(before, Ink::Yellow, part)));
         if let Some(evidence) = &passed.evidence {
             let parts = self.wrapped(&self.evidence(evidence), 6);
-            lines.extend(parts.into_iter().map(|part| {
-                let mut line = Line::default();
-                line.gap(6).push(Ink::Dim, part);
-                line
-            }));
+            lines.extend(parts.into_iter().map(|part| indented(6, Ink::Dim, part)));
         }
         lines
     }
@@ -340,6 +354,12 @@ impl Frame<'_> {
         .collect();
         parts.join(self.signs.dot())
     }
+}
+
+fn indented(cells: usize, ink: Ink, text: String) -> Line {
+    let mut line = Line::default();
+    line.gap(cells).push(ink, text);
+    line
 }
 
 fn help(top: usize, room: usize) -> Vec<Line> {

@@ -350,6 +350,24 @@ fn the_main_page_in_its_states_and_sizes() {
     golden("empty", &empty(), "", &SIZES[..2]);
 }
 
+/// The picture in README.
+#[test]
+fn readme_shows_what_is_drawn() {
+    let mut view = queued();
+    view.status.accounts[3].name = "studio".into();
+    view.status.queue.waiting = 1;
+    let size = Size { cols: 96, rows: 25 };
+    golden("readme", &view, "", &[size]);
+    let picture = render(&view, &after(&view, ""), size, PLAIN);
+    let picture: Vec<&str> = picture.iter().map(|line| line.trim_end()).collect();
+    let readme = include_str!("../../../README.md");
+    assert!(
+        readme.contains(&picture.join("\n")),
+        "{}",
+        picture.join("\n")
+    );
+}
+
 #[test]
 fn every_page_behind_a_key() {
     let sizes = &SIZES[..2];
@@ -378,6 +396,38 @@ fn what_a_token_that_is_refused_would_have_lasted_is_not_said() {
         let text = render(&view, &after(&view, "a\n"), SIZES[1], PLAIN).join("\n");
         assert!(text.contains(state), "{text}");
         assert_eq!(text.contains("expires in 1h"), shown, "{text}");
+    }
+}
+
+#[test]
+fn the_page_of_an_account_says_why_it_is_out_without_a_block() {
+    let mut view = busy();
+    view.status.accounts[1].unavailable = Some(Unavailable {
+        reason: "five-hour window at the switch threshold, 96% used".into(),
+        short: "5h full".into(),
+        until: at(HOUR),
+    });
+    let text = render(&view, &after(&view, "a\n"), SIZES[1], PLAIN).join("\n");
+    let line = "out        five-hour window at the switch threshold, 96% used, for 1h";
+    assert!(text.contains(line), "{text}");
+}
+
+#[test]
+fn an_explanation_is_wrapped_and_not_cut() {
+    let mut view = explained();
+    let decision = &mut view.status.decisions[0];
+    decision.candidates[1].tier = "critical".into();
+    decision.candidates[1].priority = 10;
+    decision.passed_over[1].reason =
+        "five-hour window at the switch threshold, 96% used by all".into();
+    decision.passed_over[1].until = at(HOUR);
+    let text = render(&view, &after(&view, "e"), SIZES[1], PLAIN).join("\n");
+    assert!(!text.contains('…'), "{text}");
+    for words in [
+        "week critical  priority 10\n",
+        "used by\n                           all, for 1h\n",
+    ] {
+        assert!(text.contains(words), "{words}: {text}");
     }
 }
 

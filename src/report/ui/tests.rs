@@ -171,3 +171,13 @@ fn lists_may_shrink_under_the_cursor() {
         let _ = press(&mut ui, keys, &empty);
     }
 }
+
+#[test]
+fn the_manual_names_every_key() {
+    const MANUAL: &str = include_str!("../../../man/maxpool.1");
+    let keys = HELP.iter().map(|(key, _)| key.replace(' ', " , Ic "));
+    for key in keys.chain(["\\&?".to_owned()]) {
+        let item = format!(".It Ic {key}\n");
+        assert!(MANUAL.contains(&item), "{item}");
+    }
+}
