@@ -6,8 +6,12 @@
 
 mod accounts;
 mod atomic;
+#[cfg(test)]
+pub(crate) mod chance;
 pub(crate) mod edit;
 pub(crate) mod file;
+#[cfg(test)]
+mod fuzz_tests;
 pub(crate) mod identity;
 mod locate;
 mod parse;
