@@ -176,7 +176,8 @@ fn an_endless_head_is_cut_without_being_kept() {
     }
     assert_serves(&proxy);
     let grown = proxy.peak_kib().saturating_sub(before);
-    assert!(grown < 48 * 1024, "{grown} KiB");
+    // Kept, they would be ten times as much.
+    assert!(grown < 128 * 1024, "{grown} KiB");
 }
 
 #[test]
@@ -209,7 +210,7 @@ fn an_endless_head_behind_a_request_that_is_served_is_cut_too() {
         status["scheduler"]["globalInFlight"] == 0
     });
     let grown = proxy.peak_kib().saturating_sub(before);
-    assert!(grown < 48 * 1024, "{grown} KiB");
+    assert!(grown < 128 * 1024, "{grown} KiB");
     assert_serves(&proxy);
 }
 
