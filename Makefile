@@ -29,7 +29,7 @@ run:
 
 # The server before a stand-in API, with pretend accounts, in a temporary home.
 demo:
-	$(CARGO) build --quiet --locked --bin maxpool --example demo
+	$(CARGO) build --locked --bin maxpool --example demo
 	@target/debug/examples/demo
 
 test:
@@ -46,7 +46,11 @@ e2e:
 routing:
 	@$(CARGO) run --profile soak --quiet --locked --example routing -- $(ARGS)
 
-.PHONY: routing
+# The long runs: 200,000 seeds of the simulator, 100,000 requests with restarts, rotations, edits and leavers. Half an hour.
+soak:
+	@sh tests/soak/run.sh
+
+.PHONY: routing soak
 
 # The program beside a direct connection, nginx and the npm package, in turns; `ARGS=--help` says what can be asked for.
 bench:

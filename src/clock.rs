@@ -32,12 +32,15 @@ pub(crate) fn http_date(wall: Wall) -> String {
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(ms))
 }
 
-/// The monotonic clock: for waits and cooldowns. Counts from the first look that anything took at it.
+/// The monotonic clock: for waits and cooldowns. Counts from [`BEFORE`] the first look that anything took at it.
 pub(crate) fn mono() -> Mono {
     static START: OnceLock<Instant> = OnceLock::new();
     let span = START.get_or_init(Instant::now).elapsed();
-    Mono(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+    Mono(BEFORE + u64::try_from(span.as_millis()).unwrap_or(u64::MAX / 2))
 }
+
+/// Milliseconds that the monotonic clock begins with, a year: what another process tells was so long ago has a moment here, too.
+const BEFORE: u64 = 365 * 24 * 3600 * 1000;
 
 /// The system's monotonic clock in microseconds, for supervisors that compare it with their own (sd_notify).
 pub(crate) fn monotonic_us() -> i64 {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::harness::home::KEY;
 use crate::harness::{Ask, Client, Home, Proxy, Reply, hello, json};
 use crate::upstream::{Answer, Step, Upstream, failures};
 
@@ -46,6 +47,13 @@ fn when_all_refuse_alike_one_request_probes_and_then_all_are_served() {
         status["upstreamThrottle"]
     );
     assert!(status["upstreamThrottle"]["reason"].is_string());
+    let explain = Ask::get("/maxpool/explain").header("x-api-key", KEY);
+    let explain = proxy.ask(&explain).json();
+    for passed in explain["passedOver"].as_array().expect("a list") {
+        let said = passed["evidence"]["message"].as_str().unwrap_or_default();
+        assert!(said.contains("temporarily limiting"), "{passed:#}");
+    }
+    assert_eq!(explain["passedOver"].as_array().map(Vec::len), Some(3));
     let others: Vec<_> = (0..6).map(|_| send(&proxy)).collect();
     proxy.wait_status("all wait", |status| {
         status["upstreamThrottle"]["queued"] == 7

@@ -172,6 +172,13 @@ fn every_way_out_gives_the_terminal_back() {
         go(&mut terminal);
         assert_eq!(terminal.wait_restored(), "0", "{way}");
     }
+    let home = home(&upstream);
+    let Some(terminal) = Terminal::start(&home, "") else {
+        return;
+    };
+    terminal.wait_after(0, "a accounts");
+    terminal.signal(Signal::QUIT);
+    assert_ne!(terminal.wait_restored(), "0", "SIGQUIT ends it at once");
 }
 
 #[test]
@@ -194,7 +201,8 @@ fn a_stop_by_job_control_lends_the_terminal_back_for_a_while() {
     terminal.signal(Signal::CONT);
     terminal.wait_after(from, ENTER);
     terminal.wait_after(from, "a accounts");
-    terminal.press("?", "nothing changes without a y");
+    // Ctrl-\ would end it at once and leave the terminal as it is.
+    terminal.press("\x1c?", "nothing changes without a y");
     terminal.press("\x1b", "ACTIVITY");
     terminal.press("q", "Stop the server?");
     terminal.press("y", LEAVE);

@@ -534,7 +534,14 @@ fn every_kind_of_block_names_what_the_answer_said() {
         let (_home, proxy) = start(&upstream);
         upstream.always("key-a", answer);
         proxy.post(&hello()).assert_said("Hello from upstream.");
-        assert_said(&proxy.account("a"), reason, source, words);
+        let account = proxy.account("a");
+        assert_said(&account, reason, source, words);
+        // A refused key is out until another one comes; everything else ends by itself, and that is said.
+        assert_eq!(
+            account["unavailable"]["until"].is_null(),
+            reason == "credential_refused",
+            "{account:#}"
+        );
     }
     let upstream = Upstream::start();
     let home = Home::new()

@@ -252,3 +252,106 @@ fn nobody_has_to_read_what_it_prints() {
     let status = crate::harness::until("it ends", || child.try_wait().expect("wait"));
     assert_eq!(status.code(), Some(0));
 }
+
+/// runit's own processes, ended with the test.
+struct Runit {
+    runsv: std::process::Child,
+    service: std::path::PathBuf,
+}
+
+impl Runit {
+    fn sv(&self, command: &[&str]) -> String {
+        let ran = Command::new("sv")
+            .args(command)
+            .arg(&self.service)
+            .output()
+            .expect("sv comes with runsv");
+        String::from_utf8_lossy(&ran.stdout).into_owned()
+    }
+
+    fn pid(&self) -> Option<i32> {
+        let pid = std::fs::read_to_string(self.service.join("supervise/pid")).ok()?;
+        pid.trim().parse().ok()
+    }
+}
+
+impl Drop for Runit {
+    fn drop(&mut self) {
+        self.sv(&["force-shutdown"]);
+        let _ended = self.runsv.wait();
+    }
+}
+
+#[test]
+fn runit_starts_drains_and_restarts_it() {
+    let upstream = Upstream::start();
+    let port = {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        free.local_addr().expect("its address")
+    };
+    let home = home(&upstream).set("proxy.port", json!(port.port()));
+    home.write();
+    let service = home.path().join("service");
+    std::fs::create_dir(&service).expect("make a service");
+    let (log, config) = (home.path().join("log"), home.config_path());
+    let script = format!(
+        "#!/bin/sh\nexec >> '{}' 2>&1\nexec env MAXPOOL_CONFIG='{}' '{}' server --plain\n",
+        log.display(),
+        config.display(),
+        program().display()
+    );
+    std::fs::write(service.join("run"), script).expect("write what it runs");
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(service.join("run"), executable).expect("let it be run");
+    let mut command = Command::new("runsv");
+    command.arg(&service).env("HOME", home.path());
+    let streams = command.stdin(Stdio::null()).stdout(Stdio::null());
+    let Ok(runsv) = streams.stderr(Stdio::null()).spawn() else {
+        eprintln!("skipped: runit is not installed, so nothing is run under it");
+        return;
+    };
+    let runit = Runit { runsv, service };
+    let connect = |what: &str| {
+        let stream = crate::harness::until(what, || std::net::TcpStream::connect(port).ok());
+        Client::of(stream)
+    };
+    let ask = Ask::messages(&hello());
+    connect("it serves")
+        .ask(&ask)
+        .assert_said("Hello from upstream.");
+    // A crash.
+    let first = runit.pid().expect("it runs");
+    let pid = rustix::process::Pid::from_raw(first).expect("a process");
+    rustix::process::kill_process(pid, Signal::KILL).expect("kill it");
+    crate::harness::until("another process", || {
+        runit.pid().filter(|pid| *pid != first)
+    });
+    connect("it serves again")
+        .ask(&ask)
+        .assert_said("Hello from upstream.");
+    // A stop while an answer is on its way.
+    let slow = crate::upstream::Answer::of(crate::upstream::Message::long(20, 8))
+        .paced(Duration::from_millis(50));
+    upstream.always("key-a", slow);
+    let mut client = connect("it serves");
+    let ask = Ask::messages(&crate::harness::hello_stream());
+    client.send_ask(&ask);
+    crate::harness::until("the answer has begun", || {
+        (upstream.requests().len() == 3).then_some(())
+    });
+    let said = runit.sv(&["-w", "20", "down"]);
+    assert!(said.starts_with("ok: down"), "{said}");
+    let reply = client.read_reply(&ask);
+    assert_eq!(
+        reply.event_names().last().map(String::as_str),
+        Some("message_stop")
+    );
+    // Each line is whole and has its time.
+    let log = std::fs::read_to_string(log).expect("a log");
+    let is_whole = |line: &str| line.get(10..11) == Some("T") && line.get(23..24) == Some("Z");
+    assert!(log.lines().all(is_whole) && log.ends_with('\n'), "{log}");
+    assert!(
+        !log.contains('\x1b') && log.contains("POST /v1/messages a 200"),
+        "{log}"
+    );
+}

@@ -125,7 +125,9 @@ pub(super) fn read_profile(desk: &mut Desk<'_>, access: Option<&Secret>) -> Resu
 /// Stores an API key (SPEC T4). Returns the line that says what was done.
 pub(crate) fn add_api_key(desk: &mut Desk<'_>, name: Option<&str>, key: &Secret) -> Result<String> {
     if key.expose().is_empty() {
-        return Err(Error::operator("no key was given"));
+        return Err(Error::operator(
+            "no key was given; type it, or pipe it in: maxpool login --api < FILE",
+        ));
     }
     if !oauth::is_sendable(key.expose()) {
         return Err(Error::operator(

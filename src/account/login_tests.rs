@@ -365,7 +365,10 @@ fn an_api_key_is_stored_without_being_shown() {
         add("sk-ant-api03-x"),
         (Ok("added the API key account-1".to_owned()), String::new())
     );
-    assert_eq!(add("").0, Err("no key was given".to_owned()));
+    assert_eq!(
+        add("").0,
+        Err("no key was given; type it, or pipe it in: maxpool login --api < FILE".to_owned())
+    );
     let (result, _) = add("sk-ant api");
     assert_eq!(
         result,

@@ -11,6 +11,8 @@ mod callback;
 pub(crate) mod date;
 mod enrol;
 mod flight;
+#[cfg(test)]
+mod fuzz_tests;
 pub(crate) mod http;
 pub(crate) mod import;
 pub(crate) mod key;

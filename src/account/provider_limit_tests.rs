@@ -440,3 +440,27 @@ fn no_body_makes_the_reader_panic() {
         }
     }
 }
+
+/// Each of these once took minutes or could: a time may begin at every number, and each was read to the end of the text.
+#[test]
+fn a_hostile_error_takes_no_time() {
+    let begun = std::time::Instant::now();
+    for piece in [
+        "1s",
+        "1.",
+        "1 ",
+        "after 1s",
+        "reset at 1 ",
+        "2026-1-1",
+        "月1日",
+        "1点",
+        "[1308",
+        "a1",
+    ] {
+        let body = piece.repeat(64 * 1024 / piece.len());
+        let wait = wait_of_body(body.as_bytes(), NOW);
+        assert!(wait.is_none_or(|wait| wait <= WAIT_MAX), "V3 {piece:?}");
+    }
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(60), "{took:?}");
+}

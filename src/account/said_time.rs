@@ -44,7 +44,8 @@ pub(super) fn span(text: &str) -> Option<(Duration, &str)> {
     let mut total_s = 0.0;
     let mut rest = text;
     let mut found = false;
-    loop {
+    // Every number of a text may begin a span, so a hostile text must not make each of them long.
+    for _ in 0..SPAN_PARTS_MAX {
         let start = rest.trim_start_matches([' ', ',', '~']);
         let start = start.strip_prefix("and ").unwrap_or(start).trim_start();
         let Some((count, after)) = number(start) else {
@@ -274,8 +275,12 @@ fn epoch(text: &str) -> Option<Wall> {
 fn number(text: &str) -> Option<(f64, &str)> {
     let length = text
         .bytes()
+        .take(NUMBER_BYTES_MAX + 1)
         .take_while(|byte| byte.is_ascii_digit() || *byte == b'.')
         .count();
+    if length > NUMBER_BYTES_MAX {
+        return None;
+    }
     let (number, rest) = text.split_at(length);
     // A full stop behind a number ends the sentence.
     Some((number.trim_end_matches('.').parse().ok()?, rest))
@@ -348,6 +353,10 @@ const MONTHS: [&str; 12] = [
     "november",
     "december",
 ];
+/// From weeks to milliseconds.
+const SPAN_PARTS_MAX: usize = 8;
+/// No time needs as many digits.
+const NUMBER_BYTES_MAX: usize = 32;
 const MINUTE_MS: i64 = 60_000;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
 const DAY_MS: i64 = 24 * HOUR_MS;

@@ -4,11 +4,10 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
 
 use super::Context;
 use super::web::{self, Presence, Server};
-use crate::config::Config;
+use crate::config::{CLIENT_TIMEOUT_MS, Config};
 use crate::error::{Error, Result, reason};
 
 const BASE_URL: &str = "ANTHROPIC_BASE_URL";
@@ -19,12 +18,8 @@ const HEADERS: &str = "ANTHROPIC_CUSTOM_HEADERS";
 /// By which a client declares how long it bears a stream without content.
 const DECLARATION: &str = "x-maxpool-client-stream-idle-ms";
 
-/// A timer of JavaScript with a longer time fires at once.
-const TIMER_MS_MAX: u128 = 2_147_483_647;
-/// Claude Code's own limits; the environment only ever raises them.
-const STREAM_IDLE_MS: u128 = 300_000;
-/// See [`STREAM_IDLE_MS`].
-const TIMEOUT_MS: u128 = 600_000;
+/// Claude Code's own limit on a stream without content; the environment only ever raises it.
+const STREAM_IDLE_MS: u64 = 300_000;
 
 /// `env`.
 pub(super) fn env(context: &mut Context<'_>, config: &Config, with_key: bool) -> Result<()> {
@@ -46,13 +41,11 @@ pub(super) fn env(context: &mut Context<'_>, config: &Config, with_key: bool) ->
 
 /// The base URL and the two limits of Claude Code, raised to the longest wait.
 fn variables(config: &Config) -> Result<Vec<(&'static str, String)>> {
-    let raised =
-        |own: u128, wait: Duration| wait.as_millis().max(own).min(TIMER_MS_MAX).to_string();
-    let wait = config.queue.wait_max;
+    let raised = |own| config.queue.raised_limit(own).to_string();
     Ok(vec![
         (BASE_URL, web::base_url(config)?),
-        (STREAM_IDLE, raised(STREAM_IDLE_MS, wait)),
-        (TIMEOUT, raised(TIMEOUT_MS, wait)),
+        (STREAM_IDLE, raised(STREAM_IDLE_MS)),
+        (TIMEOUT, raised(CLIENT_TIMEOUT_MS)),
     ])
 }
 
@@ -181,6 +174,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::config::Secret;
+    use std::time::Duration;
 
     fn config(wait_ms: u64) -> Config {
         let mut config = Config::default();

@@ -243,15 +243,19 @@ fn explained(explanation: &Explanation, now: Wall) -> Vec<String> {
                         .until
                         .map(|until| format!("{} left", left(now, until)))
                         .unwrap_or_default(),
-                    passed
-                        .evidence
-                        .as_ref()
-                        .map(|evidence| because(evidence, now))
-                        .unwrap_or_default(),
                 ]
             })
             .collect();
-        lines.extend(table(&[], &rows).into_iter().skip(1));
+        // What an answer said is too long for a column: it stands below.
+        for (line, passed) in table(&[], &rows)
+            .into_iter()
+            .skip(1)
+            .zip(&explanation.passed_over)
+        {
+            lines.push(line);
+            let because = passed.evidence.as_ref().map(|it| because(it, now));
+            lines.extend(because.map(|because| format!("      {because}")));
+        }
     }
     lines
 }
@@ -381,7 +385,8 @@ mod tests {
                 "1     a        normal  0         1.50   1.00  0.50",
                 "",
                 "passed over:",
-                "  b  five_hour limit  9m left  429 retry-after, 1m ago, request req_1: limit \\u{1b}[2J",
+                "  b  five_hour limit  9m left",
+                "      429 retry-after, 1m ago, request req_1: limit \\u{1b}[2J",
             ]
         );
         let none: Explanation =

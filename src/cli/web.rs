@@ -90,7 +90,7 @@ impl Server {
                     self.base, failure.cause
                 )),
                 HttpPhase::MayHaveArrived => Error::operator(format!(
-                    "{}{path} gave no answer: {}",
+                    "{}{path} gave no answer: {}; is it maxpool? look with: maxpool doctor",
                     self.base, failure.cause
                 )),
             })?;

@@ -67,9 +67,23 @@ pub(super) fn line_at(text: &str, offset: usize) -> usize {
 }
 
 /// The key that a reader of `text` has come to at its end, for a text that is broken there.
+///
+/// Anything may stand where a key belongs in such a text, a credential too (D4): what does not look like a key ends the place.
 pub(super) fn place_at_end(text: &str) -> Place {
-    Place(walk(text, |_, _| {}))
+    let mut steps = walk(text, |_, _| {});
+    let known = steps.iter().take_while(|step| match step {
+        Step::Key(key) => {
+            key.len() <= KEY_BYTES_MAX && key.bytes().all(|byte| byte.is_ascii_alphabetic())
+        }
+        Step::Index(_) => true,
+    });
+    let known = known.count();
+    steps.truncate(known);
+    Place(steps)
 }
+
+/// Keys of the configuration are words of letters, the longest has 25.
+const KEY_BYTES_MAX: usize = 32;
 
 /// An object or list that the walk is in.
 struct Open {
@@ -205,10 +219,13 @@ mod tests {
             (r#"{"a": [1, {"x": 2}, {"y"#, r#"a[2].y"#),
             (r#"{"a": {}, "b"#, "b"),
             ("]]}}", ""),
-            (r#"{"a\u001b[31m": 1"#, r"a\u{1b}[31m"),
+            (r#"{"a\u001b[31m": 1"#, ""),
+            (r#"{"accounts": [{"sk-ant-oat01-x"#, "accounts[0]"),
             ("\"\\", ""),
         ] {
             assert_eq!(place_at_end(text).to_string(), shown, "{text}");
         }
+        let odd = Place(vec![Step::Key("a\u{1b}[31m".to_owned())]);
+        assert_eq!(odd.to_string(), r"a\u{1b}[31m");
     }
 }

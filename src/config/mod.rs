@@ -6,8 +6,12 @@
 
 mod accounts;
 mod atomic;
+#[cfg(test)]
+pub(crate) mod chance;
 pub(crate) mod edit;
 pub(crate) mod file;
+#[cfg(test)]
+mod fuzz_tests;
 pub(crate) mod identity;
 mod locate;
 mod parse;
@@ -441,6 +445,20 @@ impl Default for Retry {
         }
     }
 }
+
+impl Queue {
+    /// What `run` and `env` make of a limit of the client's own, in milliseconds (SPEC Q6): as long as the longest wait, never shorter
+    /// than it was.
+    pub(crate) fn raised_limit(&self, own: u64) -> u64 {
+        let wait = u64::try_from(self.wait_max.as_millis()).unwrap_or(u64::MAX);
+        wait.max(own).min(CLIENT_TIMER_MS_MAX)
+    }
+}
+
+/// Claude Code's and the SDKs' own limit on a request, in milliseconds.
+pub(crate) const CLIENT_TIMEOUT_MS: u64 = 600_000;
+/// A timer of JavaScript with a longer time fires at once.
+const CLIENT_TIMER_MS_MAX: u64 = 2_147_483_647;
 
 impl Default for Queue {
     fn default() -> Queue {

@@ -18,7 +18,7 @@ use crossbeam_channel::Receiver;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::termios::{self, InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios};
-use signal_hook::consts::{SIGCONT, SIGTSTP, SIGWINCH};
+use signal_hook::consts::{SIGCONT, SIGQUIT, SIGTSTP, SIGWINCH};
 
 use crate::clock;
 use crate::event::{Parcel, Pulse};
@@ -139,6 +139,7 @@ fn knock(mut pipe: &UnixStream) {
 
 /// The terminal signals, as flags beside the pipe that they knock at.
 struct Signals {
+    killed: Arc<AtomicBool>,
     resized: Arc<AtomicBool>,
     stopped: Arc<AtomicBool>,
     continued: Arc<AtomicBool>,
@@ -154,11 +155,35 @@ impl Signals {
             io::Result::Ok(flag)
         };
         Ok(Signals {
+            killed: {
+                away()?.store(false, SeqCst);
+                flag(SIGQUIT)?
+            },
             resized: flag(SIGWINCH)?,
             stopped: flag(SIGTSTP)?,
             continued: flag(SIGCONT)?,
         })
     }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        if let Ok(away) = away() {
+            away.store(true, SeqCst);
+        }
+    }
+}
+
+/// Whether no dashboard is there to obey SIGQUIT: then it does what it does by itself.
+fn away() -> io::Result<Arc<AtomicBool>> {
+    static AWAY: Mutex<Option<Arc<AtomicBool>>> = Mutex::new(None);
+    let mut away = AWAY.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(away) = &*away {
+        return Ok(Arc::clone(away));
+    }
+    let flag = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register_conditional_default(SIGQUIT, Arc::clone(&flag))?;
+    Ok(Arc::clone(away.insert(flag)))
 }
 
 /// What is needed to give the terminal back, while it is taken.
@@ -242,6 +267,8 @@ fn enter(tty: &OwnedFd) -> io::Result<()> {
     raw.input_modes.remove(InputModes::IXON);
     raw.special_codes[SpecialCodeIndex::VMIN] = 1;
     raw.special_codes[SpecialCodeIndex::VTIME] = 0;
+    // Ctrl-\ would end the process on the spot, and beside Ctrl-C nobody needs it.
+    raw.special_codes[SpecialCodeIndex::VQUIT] = NO_KEY;
     termios::tcsetattr(tty, OptionalActions::Now, &raw)?;
     *slot = Some(Taken {
         tty: tty.try_clone()?,
@@ -251,6 +278,9 @@ fn enter(tty: &OwnedFd) -> io::Result<()> {
     let _ = rustix::io::write(tty, ENTER);
     Ok(())
 }
+
+/// `_POSIX_VDISABLE`: no key has this meaning.
+const NO_KEY: u8 = if cfg!(target_os = "linux") { 0 } else { 0xff };
 
 /// Something else has written on the terminal.
 static SPOILED: AtomicBool = AtomicBool::new(false);
@@ -395,6 +425,11 @@ impl Face {
     }
 
     fn obey_signals(&mut self, due: &mut Option<Mono>) {
+        if self.signals.killed.swap(false, SeqCst) {
+            restore();
+            // Ends here, with a core if the system keeps them.
+            let _ = signal_hook::low_level::emulate_default_handler(SIGQUIT);
+        }
         let resized = self.signals.resized.swap(false, SeqCst);
         if self.signals.stopped.swap(false, SeqCst) {
             restore();

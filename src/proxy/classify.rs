@@ -428,7 +428,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::proxy::random::Random;
+    use crate::config::chance::{Random, rounds};
     use crate::scheduler::quota::{WindowKind, WindowReading};
 
     use Next::{AnotherAccount, PassOn, RefreshAndRetry};
@@ -816,7 +816,7 @@ mod tests {
     #[test]
     fn garbage_does_no_harm() {
         let mut random = Random::new(41);
-        for _ in 0..20_000 {
+        for _ in rounds(20_000) {
             let body = if random.chance(50) {
                 random.broken_json()
             } else {

@@ -4,6 +4,7 @@
 //! read again and what differs is applied to the scheduler and to the accounts.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::context::{Context, proxies};
 use crate::account::Origin;
@@ -301,15 +302,18 @@ pub(crate) fn learned(context: &Context) -> State {
     document(context).0
 }
 
-/// The same for a process that takes over: with the sessions, whose prompt caches are where they were served.
-pub(crate) fn handed_over(context: &Context) -> State {
+/// The same for a process that takes over: with the sessions that were used within `recent`, whose prompt caches are where they were
+/// served.
+pub(crate) fn handed_over(context: &Context, recent: Duration) -> State {
     let (mut state, accounts) = document(context);
-    let (sessions, threads) = context.gate.look(|scheduler, now| {
+    let (mut sessions, mut threads) = context.gate.look(|scheduler, now| {
         (
             scheduler.known_sessions(now, SESSIONS_HANDED_OVER),
             scheduler.known_threads(now, THREADS_HANDED_OVER),
         )
     });
+    sessions.retain(|known| known.idle <= recent);
+    threads.retain(|known| known.idle <= recent);
     state.add_known(&accounts, &sessions, &threads);
     state
 }

@@ -59,7 +59,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::proxy::random::Random;
+    use crate::config::chance::Random;
 
     #[test]
     fn different_input_differs() {

@@ -406,7 +406,7 @@ const NEEDS_KEY: &str = "the proxy key is missing or wrong: send proxy.apiKey of
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::random::Random;
+    use crate::config::chance::{Random, rounds};
 
     const KEY: &str = "mp-key";
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -744,7 +744,7 @@ mod tests {
     fn garbage_does_no_harm() {
         let mut random = Random::new(51);
         let mut entered = 0;
-        for _ in 0..20_000 {
+        for _ in rounds(20_000) {
             let pieces = [
                 "/", "v1", "maxpool", "..", "%2e", "%5c", "%00", "?", "messages", "%", ";", "a",
                 "\u{e4}", " ", "http:", "*",

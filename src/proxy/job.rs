@@ -13,7 +13,7 @@ use super::patience::Patience;
 use super::peek::{Peek, session_key};
 use crate::account::quota::family_of_model;
 use crate::clock::Stopwatch;
-use crate::config::{Config, SessionAffinity};
+use crate::config::{CLIENT_TIMEOUT_MS, Config, Queue, SessionAffinity};
 use crate::event::{Event, Finished, Outcome, Stage, Tracked};
 use crate::report::capture::Trace;
 use crate::scheduler::time::Mono;
@@ -21,8 +21,6 @@ use crate::scheduler::{Kind, Request, SessionKey, Shape, ThreadKey, Usage};
 
 /// Of what a client declares about its own time limit this share is used (SPEC Q6).
 const DECLARED_TOLERANCE_SHARE: f64 = 0.95;
-/// Seconds that Claude Code and the SDKs give a request when nobody has changed it.
-const CLIENT_TIMEOUT_DEFAULT: u64 = 600;
 /// The profile of a request that names none (SPEC S8).
 const PROFILE_DEFAULT: &str = "claude";
 
@@ -104,12 +102,14 @@ impl Ended {
     }
 }
 
-/// The time that a client gives a request, if that shows that its limits were raised by the exports of `maxpool env`, which raise the
-/// one on silent streams as well (SPEC Q6). They cannot declare it by a header without overwriting the user's own headers, but the
-/// client tells its request's limit in seconds, 600 if nobody has changed it (Claude Code 2.1.330).
-fn raised_with_all_limits(timeout: Option<&str>, max_wait: Duration) -> Option<Duration> {
+/// The time that a client gives a request, if it is what `maxpool env` exports, which raises the client's limit on silent streams to the
+/// same (SPEC Q6). The exports cannot declare it by a header without overwriting the user's own headers, but the client tells its
+/// request's limit in seconds (Claude Code 2.1.330).
+fn limit_of_env(timeout: Option<&str>, queue: &Queue) -> Option<Duration> {
     let timeout: u64 = timeout?.parse().ok()?;
-    let raised = timeout > CLIENT_TIMEOUT_DEFAULT && timeout >= max_wait.as_secs();
+    let exported = queue.raised_limit(CLIENT_TIMEOUT_MS);
+    // What nobody has raised tells nothing.
+    let raised = exported > CLIENT_TIMEOUT_MS && timeout == exported / 1000;
     raised.then_some(Duration::from_secs(timeout))
 }
 
@@ -160,7 +160,7 @@ impl Job {
         request.tolerance = match shape {
             Shape::Stream => {
                 let timeout = self.headers.text("x-stainless-timeout");
-                let raised = || raised_with_all_limits(timeout, queue.wait_max);
+                let raised = || limit_of_env(timeout, queue);
                 Some(match self.options.stream_idle.or_else(raised) {
                     Some(declared) => declared.mul_f64(DECLARED_TOLERANCE_SHARE),
                     None => queue.stream_client_tolerance,
@@ -264,25 +264,39 @@ mod tests {
 
     #[test]
     fn q6_limits_that_env_has_raised() {
-        let wait = |seconds| Duration::from_secs(seconds);
-        for (timeout, max_wait, expected) in [
-            (None, wait(86_400), None),
-            (Some("600"), wait(86_400), None),
-            (Some("3000"), wait(86_400), None),
-            (Some("86400"), wait(86_400), Some(wait(86_400))),
-            (Some("700"), Duration::from_millis(700_500), Some(wait(700))),
-            (Some("90000"), wait(86_400), Some(wait(90_000))),
-            // It may be the default as well.
-            (Some("600"), wait(500), None),
-            (Some("600"), wait(600), None),
-            (Some("-1"), wait(0), None),
-            (Some("1e9"), wait(0), None),
-            (Some("99999999999999999999"), wait(0), None),
+        let seconds = Duration::from_secs;
+        for (timeout, wait_max, expected) in [
+            (None, seconds(86_400), None),
+            (Some("600"), seconds(86_400), None),
+            (Some("3000"), seconds(86_400), None),
+            (Some("86400"), seconds(86_400), Some(seconds(86_400))),
+            (Some("90000"), seconds(86_400), None),
+            (Some("3000"), seconds(1800), None),
+            (
+                Some("700"),
+                Duration::from_millis(700_500),
+                Some(seconds(700)),
+            ),
+            (
+                Some("2147483"),
+                seconds(100 * 86_400),
+                Some(seconds(2_147_483)),
+            ),
+            // It may be the client's own as well.
+            (Some("600"), seconds(500), None),
+            (Some("600"), seconds(600), None),
+            (Some("-1"), seconds(0), None),
+            (Some("1e9"), seconds(0), None),
+            (Some("99999999999999999999"), seconds(0), None),
         ] {
+            let queue = Queue {
+                wait_max,
+                ..Queue::default()
+            };
             assert_eq!(
-                raised_with_all_limits(timeout, max_wait),
+                limit_of_env(timeout, &queue),
                 expected,
-                "{timeout:?} {max_wait:?}"
+                "{timeout:?} {wait_max:?}"
             );
         }
     }

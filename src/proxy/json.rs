@@ -300,7 +300,7 @@ const NAME_BYTES_MAX: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::random::Random;
+    use crate::config::chance::{Random, rounds};
 
     #[test]
     fn strings_are_decoded_as_serde_json_does() {
@@ -342,7 +342,7 @@ mod tests {
     #[test]
     fn the_fast_search_agrees_with_the_slow_one() {
         let mut random = Random::new(1);
-        for _ in 0..5_000 {
+        for _ in rounds(5_000) {
             let length = random.below(40);
             let pick = [
                 b'"',
@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn whole_documents_are_skipped_to_their_end() {
         let mut random = Random::new(2);
-        for _ in 0..2_000 {
+        for _ in rounds(2_000) {
             let text = random.json(5);
             let mut cursor = Cursor::new(text.as_bytes());
             assert_eq!(cursor.skip(), Some(()), "{text}");
@@ -389,7 +389,7 @@ mod tests {
         let deep = "[".repeat(1_000_000);
         assert_eq!(Cursor::new(deep.as_bytes()).skip(), None);
         let mut random = Random::new(3);
-        for _ in 0..20_000 {
+        for _ in rounds(20_000) {
             let text = random.broken_json();
             let mut cursor = Cursor::new(&text);
             let walked = cursor.members(|cursor, key| {

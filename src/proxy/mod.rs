@@ -12,9 +12,6 @@ pub(crate) mod reply;
 pub(crate) mod splice;
 pub(crate) mod sse;
 
-#[cfg(test)]
-pub(crate) mod random;
-
 mod attempt;
 pub(crate) mod context;
 pub(crate) mod control;

@@ -280,7 +280,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::proxy::random::Random;
+    use crate::config::chance::{Random, rounds};
 
     fn look(body: &Value) -> Peek {
         peek(body.to_string().as_bytes())
@@ -538,7 +538,7 @@ mod tests {
     fn agrees_with_serde_json() {
         let mut random = Random::new(11);
         let mut with_model = 0;
-        for _ in 0..5_000 {
+        for _ in rounds(5_000) {
             let text = random.object(4);
             let value: Value = serde_json::from_str(&text).unwrap();
             let peek = peek(text.as_bytes());
@@ -553,7 +553,7 @@ mod tests {
     #[test]
     fn garbage_does_no_harm() {
         let mut random = Random::new(12);
-        for _ in 0..20_000 {
+        for _ in rounds(20_000) {
             let text = random.broken_json();
             let peek = peek(&text);
             assert!(peek.models.first.iter().all(|span| span.end <= text.len()));

@@ -22,21 +22,18 @@ use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags};
-use rustix::net::{SendFlags, Shutdown};
-
 use crate::clock;
-use crate::net::wait::poll_for;
 use crate::scheduler::time::Mono;
 
-use self::client::LINGER_QUIET;
 use self::diagnostics::Diagnostics;
+use self::heads::{EndingHead, Reading};
 use self::look::{Found, Looker};
 
 pub(crate) use self::client::ClientSocket;
 
 mod client;
 mod diagnostics;
+mod heads;
 mod look;
 
 /// A head must be complete this long after its connection (SPEC P2).
@@ -45,10 +42,6 @@ const HEAD_LIMIT: Duration = Duration::from_secs(10);
 const HEAD_MAX: u64 = 256 * 1024;
 /// Heads that are looked at in one sweep; with more the oldest looks come first.
 const HEADS_AT_ONCE: usize = 128;
-/// A head that has grown within this time is still being read.
-const TRICKLE: Duration = Duration::from_secs(3);
-/// Bytes of a head that is cut which are taken from the library, so that it does not go on with them.
-const HEAD_REST_MAX: usize = 16 << 20;
 /// A connection between two requests is closed after this long.
 pub(super) const IDLE_LIMIT: Duration = Duration::from_secs(75);
 /// Requests of one connection that may wait for the one before them.
@@ -82,13 +75,10 @@ struct Peer<R> {
     served: bool,
     /// When the reading of its head was looked at last.
     looked: Mono,
-    /// What had been read of the connection when it became idle, as far as a look has told.
-    idle_at: Option<u64>,
-    /// What had been read at the last look, and when that last was more than before.
-    taken: u64,
-    moved: Mono,
-    /// How often it has become idle: a look that began before the last time tells nothing.
-    rounds: u32,
+    /// Since when it is known.
+    since: Mono,
+    /// What is being read of its next head.
+    head: Reading,
 }
 
 impl<R> Peer<R> {
@@ -101,29 +91,32 @@ impl<R> Peer<R> {
             waiting: VecDeque::new(),
             served: false,
             looked: Mono(0),
-            idle_at: Some(0),
-            taken: 0,
-            moved: Mono(0),
-            rounds: 0,
+            since: clock::mono(),
+            head: Reading::first(),
         }
     }
 
     fn becomes_idle(&mut self) {
         self.state = State::Idle(clock::mono());
-        self.idle_at = None;
-        self.rounds = self.rounds.wrapping_add(1);
+        self.head.begins();
+    }
+
+    /// What a look at its head goes by: none where no head can be coming. While it is the same, the bytes between two looks are those of
+    /// one head.
+    fn head_key(&self) -> Option<(u32, u32)> {
+        let bodies = self.kept.as_ref().map(|kept| kept.bodies_read());
+        let bodies = match self.state {
+            State::Ended(_) => return None,
+            // The library reads on behind a request whose body is complete.
+            State::Busy => bodies??,
+            State::Fresh(_) | State::Idle(_) => bodies.flatten().unwrap_or(0),
+        };
+        Some((self.head.round(), bodies))
     }
 
     /// `taken` bytes of the connection have been read. True if that is too much for a head.
-    fn look_at_head(&mut self, taken: u64, now: Mono) -> bool {
-        if !matches!(self.state, State::Fresh(_) | State::Idle(_)) {
-            return false;
-        }
-        let head = taken.saturating_sub(*self.idle_at.get_or_insert(taken));
-        if taken != self.taken {
-            self.taken = taken;
-            self.moved = now;
-        }
+    fn look_at_head(&mut self, taken: u64, bodies: u32, now: Mono) -> bool {
+        let head = self.head.look(taken, bodies, now);
         if head > 0 && matches!(self.state, State::Idle(_)) {
             // A later head has as long as the first.
             self.state = State::Fresh(now);
@@ -154,15 +147,6 @@ impl<R> Peer<R> {
         let fd = looker.duplicate_of(self.number?, peer)?;
         Some(Arc::new(ClientSocket::new(fd)))
     }
-}
-
-/// A connection that may be sending a head.
-struct Head {
-    looked: Mono,
-    rounds: u32,
-    number: RawFd,
-    local: SocketAddr,
-    peer: SocketAddr,
 }
 
 /// The place of a request in its connection's order.
@@ -216,6 +200,15 @@ pub(crate) enum Acquaintance {
     Known,
 }
 
+/// A look at a head that is to be made.
+struct Look {
+    looked: Mono,
+    key: (u32, u32),
+    number: RawFd,
+    local: SocketAddr,
+    peer: SocketAddr,
+}
+
 /// All connections of clients to one port.
 pub(crate) struct Sockets<R> {
     looker: Option<Looker>,
@@ -250,6 +243,8 @@ impl<R> Sockets<R> {
         let entry = peers.entry(peer).or_insert_with(Peer::unknown);
         // Not the state: an answered request leaves its connection idle some moments before its worker lets go of it, and the
         // client may be faster. Two workers on one connection would take each other's state for their own.
+        // Its head, and those before it, are read.
+        entry.head.begins();
         if !entry.served {
             entry.served = true;
             let before = std::mem::replace(&mut entry.state, State::Busy);
@@ -403,7 +398,7 @@ impl<R> Sockets<R> {
         let complete = looker.scan(|number, local, peer, _| {
             seen.entry(peer).or_insert((number, local));
         });
-        let mut late = Vec::new();
+        let mut ending = Vec::new();
         let mut heads = Vec::new();
         let mut swept = Swept {
             peers: complete.then(|| seen.keys().copied().collect()),
@@ -411,15 +406,21 @@ impl<R> Sockets<R> {
         };
         {
             let mut peers = self.lock();
-            peers.retain(|peer, entry| !complete || seen.contains_key(peer) || entry.served);
+            // Who came since the scan began may not have been seen.
+            peers.retain(|peer, entry| {
+                !complete || seen.contains_key(peer) || entry.served || entry.since >= now
+            });
             for (peer, (number, local)) in seen {
                 let entry = peers.entry(peer).or_insert_with(Peer::unknown);
                 entry.number = Some(number);
                 match entry.state {
                     State::Fresh(since) if now.since(since) >= HEAD_LIMIT => {
-                        entry.state = State::Ended(now);
-                        let trickles = now.since(entry.moved) < TRICKLE;
-                        late.push((number, peer, trickles));
+                        let read = entry.head.moves(now).then_some(&*answers.too_slow);
+                        let end = EndingHead::begin(looker, number, peer, read);
+                        if let Some(end) = end {
+                            entry.state = State::Ended(now);
+                            ending.push(end);
+                        }
                     }
                     State::Idle(since) if now.since(since) >= idle_max => {
                         entry.shut(looker, peer);
@@ -434,10 +435,10 @@ impl<R> Sockets<R> {
                 if matches!(entry.state, State::Fresh(_)) {
                     swept.unread += usize::from(looker.has_unread(number, peer));
                 }
-                if matches!(entry.state, State::Fresh(_) | State::Idle(_)) {
-                    heads.push(Head {
+                if let Some(key) = entry.head_key() {
+                    heads.push(Look {
                         looked: entry.looked,
-                        rounds: entry.rounds,
+                        key,
                         number,
                         local,
                         peer,
@@ -446,82 +447,55 @@ impl<R> Sockets<R> {
                 swept.open += usize::from(!matches!(entry.state, State::Ended(_)));
             }
         }
-        // Before anything that waits: it goes on growing meanwhile.
-        let endless = self.look_at_heads(heads);
-        for (number, peer) in endless {
-            let hung = end_head(looker, number, peer, Some(&answers.too_large), answers);
-            swept.hung += usize::from(hung);
-        }
-        for (number, peer, trickles) in late {
-            let read = trickles.then_some(&*answers.too_slow);
-            swept.hung += usize::from(end_head(looker, number, peer, read, answers));
-        }
+        self.look_at_heads(looker, heads, &answers.too_large, &mut ending);
+        swept.hung = heads::end(looker, &ending, answers);
         swept
     }
 
-    /// Looks how much has been read of heads that are not complete. Gives those that are to be ended.
-    fn look_at_heads(&self, mut heads: Vec<Head>) -> Vec<(RawFd, SocketAddr)> {
+    /// Looks how much has been read of heads that are not complete, and begins to end those that do not end by themselves.
+    fn look_at_heads<'a>(
+        &self,
+        looker: &Looker,
+        mut looks: Vec<Look>,
+        too_large: &'a [u8],
+        ending: &mut Vec<EndingHead<'a>>,
+    ) {
         let Some(diagnostics) = &self.diagnostics else {
-            return Vec::new();
+            return;
         };
-        if heads.len() > HEADS_AT_ONCE {
-            heads.sort_unstable_by_key(|head| head.looked);
-            heads.truncate(HEADS_AT_ONCE);
+        if looks.len() > HEADS_AT_ONCE {
+            looks.sort_unstable_by_key(|look| look.looked);
+            looks.truncate(HEADS_AT_ONCE);
         }
         let now = clock::mono();
-        let mut endless = Vec::new();
-        for head in heads {
-            let taken = diagnostics.taken(head.local, head.peer);
+        for look in looks {
+            let taken = diagnostics.taken(look.local, look.peer);
             let mut peers = self.lock();
-            let Some(entry) = peers.get_mut(&head.peer) else {
+            let Some(entry) = peers.get_mut(&look.peer) else {
                 continue;
             };
             entry.looked = now;
-            if entry.rounds == head.rounds
-                && taken.is_some_and(|taken| entry.look_at_head(taken, now))
+            let (Some(taken), Some(key)) = (taken, entry.head_key()) else {
+                continue;
+            };
+            if key != look.key || !entry.look_at_head(taken, key.1, now) {
+                continue;
+            }
+            if entry.state == State::Busy {
+                // The answer to the request before it is on its way: nothing else can be said on this connection.
+                entry.shut(looker, look.peer);
+            } else if let Some(end) =
+                EndingHead::begin(looker, look.number, look.peer, Some(too_large))
             {
                 entry.state = State::Ended(now);
-                endless.push((head.number, head.peer));
+                ending.push(end);
             }
         }
-        endless
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SocketAddr, Peer<R>>> {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Ends a connection whose head never came whole. `read` is the answer if the library's thread is known to read on: it closes at
-/// once when it finds the end, so that nothing can be said later. True if it hangs instead.
-fn end_head(
-    looker: &Looker,
-    number: RawFd,
-    peer: SocketAddr,
-    read: Option<&[u8]>,
-    answers: &Answers,
-) -> bool {
-    let Some(fd) = looker.duplicate_of(number, peer) else {
-        return false;
-    };
-    let socket = ClientSocket::new(fd);
-    if let Some(answer) = read {
-        // A new connection takes it without waiting; one that does not has not earned it.
-        let _ = rustix::net::send(&socket, answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-    }
-    // A thread that still reads the head sees the end of it, gives up and closes its descriptor; one that hangs does not.
-    let _ = rustix::net::shutdown(&socket, Shutdown::Read);
-    socket.take_all(HEAD_REST_MAX);
-    let mut fds = [PollFd::new(&socket, PollFlags::PRI)];
-    poll_for(&mut fds, LINGER_QUIET);
-    let hung = looker.duplicate_of(number, peer).is_some();
-    let rest = match read {
-        Some(_) => &[],
-        None if hung => &*answers.unsupported,
-        None => &*answers.too_slow,
-    };
-    socket.answer_and_close(rest);
-    hung
 }
 
 #[cfg(test)]
@@ -533,20 +507,32 @@ mod tests {
         let at = |second: u64| Mono(second * 1000);
         let mut peer: Peer<u8> = Peer::unknown();
         peer.state = State::Fresh(at(1));
-        assert!(!peer.look_at_head(HEAD_MAX, at(2)));
+        assert!(!peer.look_at_head(HEAD_MAX, 0, at(2)));
         assert_eq!(peer.state, State::Fresh(at(1)));
-        assert!(peer.look_at_head(HEAD_MAX + 1, at(2)));
+        assert!(peer.look_at_head(HEAD_MAX + 1, 0, at(2)));
+        let key = peer.head_key();
+        assert!(key.is_some());
         peer.state = State::Busy;
-        assert!(!peer.look_at_head(1 << 40, at(3)));
+        assert_eq!(peer.head_key(), None, "its socket is not known");
         peer.becomes_idle();
+        assert_ne!(
+            peer.head_key(),
+            key,
+            "a look that began before tells nothing"
+        );
         let idle = peer.state;
-        assert!(!peer.look_at_head(1 << 40, at(4)), "that was the body");
+        assert!(!peer.look_at_head(1 << 40, 0, at(4)), "that was the body");
         assert_eq!(peer.state, idle);
-        assert!(!peer.look_at_head((1 << 40) + 1, at(5)));
+        assert!(!peer.look_at_head((1 << 40) + 1, 0, at(5)));
         assert_eq!(peer.state, State::Fresh(at(5)), "a later head");
-        assert!(!peer.look_at_head((1 << 40) + HEAD_MAX, at(6)));
+        assert!(!peer.look_at_head((1 << 40) + HEAD_MAX, 0, at(6)));
         assert_eq!(peer.state, State::Fresh(at(5)));
-        assert!(peer.look_at_head((1 << 40) + HEAD_MAX + 1, at(6)));
+        assert!(peer.look_at_head((1 << 40) + HEAD_MAX + 1, 0, at(6)));
+        assert!(
+            !peer.look_at_head((1 << 40) + HEAD_MAX + 2, 1, at(6)),
+            "a body was read between"
+        );
+        assert!(peer.look_at_head((1 << 41) + HEAD_MAX, 1, at(6)));
     }
 
     /// A worker has sent its answer, and is not done yet, when the client's next request comes.

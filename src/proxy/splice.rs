@@ -78,8 +78,8 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::config::chance::{Random, rounds};
     use crate::proxy::peek::peek;
-    use crate::proxy::random::Random;
 
     fn splice(body: &str, model: &str) -> String {
         let spliced = replace_model(body.as_bytes(), &peek(body.as_bytes()).models, model);
@@ -124,7 +124,7 @@ mod tests {
     fn a_reader_finds_the_same_document_otherwise() {
         let mut random = Random::new(21);
         let mut replaced = 0;
-        for _ in 0..5_000 {
+        for _ in rounds(5_000) {
             let body = random.object(4);
             let mut expected: Value = serde_json::from_str(&body).unwrap();
             let spliced = splice(&body, "glm-5.3");
@@ -143,5 +143,25 @@ mod tests {
             assert_eq!(back, body, "every other byte is as it was");
         }
         assert!(replaced > 500, "the generator draws what is looked for");
+    }
+
+    #[test]
+    fn of_a_broken_body_nothing_else_changes_either() {
+        let mut random = Random::new(22);
+        let mut replaced = 0;
+        for _ in rounds(5_000) {
+            let text = random.object(3);
+            let body = random.broken(&text);
+            let spans = peek(&body).models;
+            let spliced = replace_model(&body, &spans, "glm").to_vec();
+            let mut expected = body.clone();
+            for span in spans.first.iter().rev() {
+                expected.splice(span.clone(), *b"\"glm\"");
+            }
+            assert!(!spans.more, "so few fit into the list");
+            assert_eq!(spliced, expected, "V2 {body:?}");
+            replaced += spans.first.len();
+        }
+        assert!(replaced > 200, "the generator draws what is looked for");
     }
 }

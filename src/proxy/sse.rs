@@ -397,7 +397,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::proxy::random::Random;
+    use crate::config::chance::{Random, rounds};
 
     const START: &str = r#"{"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","content":[],"model":"m",
         "usage":{"input_tokens":25,"cache_creation_input_tokens":3,"cache_read_input_tokens":900,"output_tokens":1}}}"#;
@@ -812,7 +812,7 @@ mod tests {
     fn agrees_with_the_slow_reader_however_it_is_split() {
         let mut random = Random::new(31);
         let mut signed = 0;
-        for _ in 0..3_000 {
+        for _ in rounds(3_000) {
             let text = random_stream(&mut random);
             let (facts, first) = slow_facts(&text);
             signed += u32::from(facts.signed_thinking);
@@ -833,7 +833,7 @@ mod tests {
     #[test]
     fn garbage_does_no_harm() {
         let mut random = Random::new(32);
-        for _ in 0..5_000 {
+        for _ in rounds(5_000) {
             let mut text = random_stream(&mut random).into_bytes();
             for _ in 0..random.below(6) {
                 let at = random.below(text.len());

@@ -152,8 +152,8 @@ struct Worker<'a> {
     listener: Listener,
     origin: Origin,
     mode: Mode,
-    /// What was known when it handed over.
-    handed: Option<State>,
+    /// What was known when it handed over, and when that was.
+    handed: Option<(State, Mono)>,
 }
 
 impl Worker<'_> {
@@ -287,9 +287,9 @@ impl Worker<'_> {
                 save_state(&context);
                 screen.close();
                 self.listener.pause();
-                let learned = control::handed_over(&context);
+                let learned = control::handed_over(&context, Duration::MAX);
                 let text = serde_json::to_string(&learned).unwrap_or_default();
-                self.handed = Some(learned);
+                self.handed = Some((learned, clock::mono()));
                 let whole = Report::Yielded(number, text);
                 if let Err(error) = self.link.control.report(&whole, None) {
                     let text = format!("sessions are not handed over: {error}");
@@ -379,6 +379,8 @@ impl Worker<'_> {
             self.listener.cut();
         }
         context.accounts.settle(REFRESH_SETTLE_MAX);
+        // Also in a stop that came meanwhile: the one that took over writes it down.
+        self.tell_learned();
         if going == Going::Retiring {
             self.part();
             // What it had to cut was told. It is no part of a stop that comes now, which may well lose nothing.
@@ -418,14 +420,19 @@ impl Worker<'_> {
         }
     }
 
-    /// The last words of one that has handed over.
-    fn part(&self) {
-        if let Some(handed) = &self.handed {
-            let since = control::handed_over(&self.context).since(handed);
+    /// What one that has handed over has learned since.
+    fn tell_learned(&self) {
+        if let Some((handed, at)) = &self.handed {
+            let recent = clock::mono().since(*at);
+            let since = control::handed_over(&self.context, recent).since(handed);
             if let Ok(text) = serde_json::to_string(&since) {
                 self.link.report(&Report::Learned(text));
             }
         }
+    }
+
+    /// The last words of one that has handed over.
+    fn part(&self) {
         match self.mode {
             Mode::Screen => self.say("restart: done".to_owned()),
             Mode::Plain | Mode::Off => self.context.tell(Event::Restart(RestartStep::Done)),

@@ -212,7 +212,8 @@ impl Affinity {
     pub(super) fn recall_session(&mut self, now: Mono, known: &KnownSession) {
         let entry = self.sessions.touch(known.session, Session::default());
         entry.thinking |= known.thinking;
-        if let (None, Some(current)) = (entry.binding, known.current) {
+        // Who served it last may be gone, or known to that process alone.
+        if let (None, Some(current)) = (entry.binding, known.current.or(known.home)) {
             entry.binding = Some(Binding {
                 home: known.home,
                 current,

@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::block::Evidence;
 use super::policy::{
     BREAKER_PACING, BREAKER_PROBES_MAX, BREAKER_REARM, BREAKER_REST, REFUSAL_MEMORY, REFUSALS_MAX,
     STEP,
@@ -53,7 +54,8 @@ pub(super) struct Breaker {
     rests_until: Option<Mono>,
     count: u64,
     last_at: Option<Wall>,
-    reason: Option<Arc<str>>,
+    /// The refusal that tripped it last.
+    evidence: Option<Arc<Evidence>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -203,11 +205,16 @@ impl Breaker {
         !open && self.rests_until.is_none_or(|until| until <= now)
     }
 
-    pub(super) fn trip(&mut self, now: Now, until: Mono, reason: Arc<str>) {
+    pub(super) fn trip(&mut self, now: Now, until: Mono, evidence: &Evidence) {
         self.state = State::Paused { until, failures: 0 };
         self.count += 1;
         self.last_at = Some(now.wall);
-        self.reason = Some(reason);
+        self.evidence = Some(Arc::new(evidence.clone()));
+    }
+
+    /// The refusal that tripped it last.
+    pub(super) fn evidence(&self) -> Option<&Arc<Evidence>> {
+        self.evidence.as_ref()
     }
 
     pub(super) fn snapshot(&self, now: Now) -> BreakerSnapshot {
@@ -219,7 +226,7 @@ impl Breaker {
         BreakerSnapshot {
             active,
             until,
-            reason: self.reason.clone(),
+            reason: self.evidence.as_ref().map(|it| it.message.clone()),
             probe_in_flight,
             count: self.count,
             last_at: self.last_at,
@@ -266,7 +273,7 @@ mod tests {
     fn one_probe_then_one_every_250_ms() {
         let mut breaker = Breaker::default();
         assert_eq!(breaker.pass(Mono(0)), Pass::Free);
-        breaker.trip(now(0), Mono(5_000), Arc::from("busy"));
+        breaker.trip(now(0), Mono(5_000), &Evidence::default());
         assert!(!breaker.can_trip(Mono(0)));
         assert_eq!(breaker.pass(Mono(4_999)), Pass::Open(Mono(5_000)));
         assert_eq!(breaker.pass(Mono(5_000)), Pass::Free);
@@ -288,7 +295,7 @@ mod tests {
     #[test]
     fn failed_probes_back_off_and_the_fourth_gives_up() {
         let mut breaker = Breaker::default();
-        breaker.trip(now(0), Mono(0), Arc::from("busy"));
+        breaker.trip(now(0), Mono(0), &Evidence::default());
         let mut at = Mono(0);
         for (lease, status, pause) in [(1, 429, 5_000), (2, 529, 10_000), (3, 408, 20_000)] {
             breaker.grant(at, lease);
@@ -315,7 +322,7 @@ mod tests {
     #[test]
     fn an_abandoned_probe_is_handed_back() {
         let mut breaker = Breaker::default();
-        breaker.trip(now(0), Mono(0), Arc::from("busy"));
+        breaker.trip(now(0), Mono(0), &Evidence::default());
         breaker.grant(Mono(0), 1);
         breaker.settle(Mono(7), 1, Probe::Returned);
         assert_eq!(breaker.pass(Mono(7)), Pass::Free);

@@ -127,9 +127,18 @@ impl Scheduler {
             reason: obstacle.reason(now),
             wait: match ends {
                 Ends::At(at) => Some(at.since(now.mono)),
-                Ends::OnRelease | Ends::Never => None,
+                // A 403 is never waited for, and ends all the same.
+                Ends::OnRelease | Ends::Never => {
+                    obstacle.unawaited_end(now).map(|at| at.since(now.mono))
+                }
             },
-            evidence: obstacle.evidence().cloned(),
+            evidence: match obstacle {
+                Obstacle::BreakerOpen(_)
+                | Obstacle::BreakerProbing
+                | Obstacle::BreakerPacing(_) => self.breaker.evidence(),
+                _ => obstacle.evidence(),
+            }
+            .cloned(),
         })
     }
 

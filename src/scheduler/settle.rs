@@ -365,7 +365,7 @@ impl Scheduler {
             return;
         };
         if self.is_refused_everywhere(now, held, fingerprint, until) {
-            self.breaker.trip(now, until, evidence.message.clone());
+            self.breaker.trip(now, until, evidence);
         }
     }
 

@@ -20,7 +20,7 @@ use crate::scheduler::time::Mono;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// … and while there are some, or were lately. What a head without an end can grow to within this time is what it can cost.
 const SWEEP_SOON: Duration = Duration::from_millis(250);
-/// A sweep takes at most one part in so many of all time: it takes longer the more sockets there are.
+/// A sweep takes one part in so many of all time, as far as these limits let it: it takes longer the more sockets there are.
 const SWEEP_SHARE: u32 = 200;
 /// How long somebody was there lately.
 const LATELY: Duration = Duration::from_secs(10);

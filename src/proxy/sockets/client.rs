@@ -1,7 +1,7 @@
 //! A duplicate of one client's socket: who has left, who has stalled, and a last word past the server library.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
@@ -15,6 +15,8 @@ use crate::scheduler::time::Mono;
 const BODY_STALL_LIMIT: Duration = Duration::from_secs(30);
 /// How long a refused client may still be reading our answer.
 const LINGER_LIMIT: Duration = Duration::from_secs(2);
+/// More than a socket can hold.
+const UNREAD_MAX: usize = 16 << 20;
 /// Quiet this long after our answer: the client has read it or never will.
 pub(super) const LINGER_QUIET: Duration = Duration::from_millis(300);
 
@@ -26,6 +28,8 @@ pub(crate) struct ClientSocket {
     body_progress: AtomicU64,
     /// The reading side was ended by us because the body brought nothing for too long.
     stalled: AtomicBool,
+    /// Bodies that were read to their end.
+    bodies: AtomicU32,
 }
 
 impl AsFd for ClientSocket {
@@ -40,6 +44,7 @@ impl ClientSocket {
             fd,
             body_progress: AtomicU64::new(0),
             stalled: AtomicBool::new(false),
+            bodies: AtomicU32::new(0),
         }
     }
 
@@ -51,7 +56,15 @@ impl ClientSocket {
 
     /// The body is complete: its stall limit ends.
     pub(crate) fn body_done(&self) {
-        self.body_progress.store(0, Ordering::Relaxed);
+        // In this order: whoever sees that none is being read sees that this one was.
+        self.bodies.fetch_add(1, Ordering::Relaxed);
+        self.body_progress.store(0, Ordering::Release);
+    }
+
+    /// Bodies that were read to their end; none while one is being read.
+    pub(super) fn bodies_read(&self) -> Option<u32> {
+        let reading = self.body_progress.load(Ordering::Acquire) != 0;
+        (!reading).then(|| self.bodies.load(Ordering::Relaxed))
     }
 
     /// A body that has brought nothing for too long ends for its reader as if the client had closed; the reader can still answer.
@@ -98,11 +111,11 @@ impl ClientSocket {
         self.shut();
     }
 
-    /// Takes what has come from whoever else reads the socket, at most `limit` bytes.
-    pub(super) fn take_all(&self, limit: usize) {
+    /// Takes what has come from whoever else reads the socket.
+    pub(super) fn take_all(&self) {
         let mut sink = [0; 16 * 1024];
         let mut taken = 0;
-        while taken < limit {
+        while taken < UNREAD_MAX {
             match rustix::net::recv(&self.fd, &mut sink, RecvFlags::DONTWAIT) {
                 Ok((0, _)) | Err(_) => break,
                 Ok((count, _)) => taken += count,

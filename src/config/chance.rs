@@ -1,4 +1,11 @@
-//! Seeded randomness and random JSON for the tests of this directory.
+//! Seeded chance and random JSON for tests. It is here because this is the first module, in the order of imports, that needs it.
+
+/// How often a test draws: `times`, or `MAXPOOL_FUZZ_TIMES` as often (`make soak`).
+pub(crate) fn rounds(times: usize) -> std::ops::Range<usize> {
+    let factor = std::env::var("MAXPOOL_FUZZ_TIMES").ok();
+    let factor = factor.and_then(|text| text.parse().ok()).unwrap_or(1);
+    0..times.saturating_mul(factor)
+}
 
 /// SplitMix64: the same seed gives the same run.
 pub(crate) struct Random(u64);
@@ -35,6 +42,31 @@ impl Random {
     pub(crate) fn bytes(&mut self, length_max: usize) -> Vec<u8> {
         let length = self.below(length_max);
         (0..length).map(|_| self.next() as u8).collect()
+    }
+
+    /// Some text with bytes changed, doubled, left out or cut off at the end.
+    pub(crate) fn broken(&mut self, text: &str) -> Vec<u8> {
+        let mut bytes = text.as_bytes().to_vec();
+        for _ in 0..1 + self.below(4) {
+            if bytes.is_empty() {
+                break;
+            }
+            let at = self.below(bytes.len());
+            match self.below(5) {
+                0 => bytes[at] = self.next() as u8,
+                1 => bytes[at] = *self.pick(b"\"\\{}[],:.-+%&=# 0129aeT\0\xff\n"),
+                2 => {
+                    bytes.remove(at);
+                }
+                3 => bytes.truncate(at),
+                _ => {
+                    let end = at + self.below(bytes.len() - at).min(40);
+                    let piece = bytes[at..end].to_vec();
+                    bytes.splice(at..at, piece);
+                }
+            }
+        }
+        bytes
     }
 
     /// A JSON value nested at most `depth` deep, with blanks, escapes and the keys that this program looks for, in wrong places too.
