@@ -110,6 +110,8 @@ pub(super) struct Plan {
     served: bool,
     /// A restart was asked for while one, or the first start, was under way: a newer program may have been put in place since.
     again: bool,
+    /// A reload was asked for while somebody was on the way to serve, who may have read the file before.
+    reload: bool,
     crashes: VecDeque<Mono>,
 }
 
@@ -137,6 +139,7 @@ impl Plan {
             bad: false,
             served: false,
             again: false,
+            reload: false,
             crashes: VecDeque::new(),
         }
     }
@@ -188,6 +191,7 @@ impl Plan {
     /// The config is to be read again.
     pub(super) fn reload(&mut self) -> Vec<Action> {
         let mut out = Vec::new();
+        self.reload |= self.newcomer().is_some();
         if self.stop == Stop::No
             && let Some(serving) = self.taking()
         {
@@ -265,6 +269,9 @@ impl Plan {
                     out.push(Action::Tell(old, Order::Retire(pid)));
                 }
                 out.push(Action::Notify(News::Ready));
+                if std::mem::take(&mut self.reload) {
+                    out.push(Action::Tell(id, Order::Reload));
+                }
                 self.repeat(now, &mut out);
             }
             (Report::Failed(why), Stage::Starting | Stage::Prepared | Stage::Opening) => {

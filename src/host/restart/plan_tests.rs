@@ -377,6 +377,27 @@ fn r3_the_supervisor_hears_of_a_reload_and_of_life() {
 }
 
 #[test]
+fn a_reload_that_is_asked_for_before_somebody_serves_follows() {
+    let mut plan = Plan::new();
+    plan.begin();
+    plan.report(Mono(0), 1, Report::Prepared);
+    assert_eq!(plan.reload(), []);
+    let actions = plan.report(Mono(0), 1, Report::Serving(10));
+    assert!(actions.contains(&tell(1, Order::Reload)), "{actions:?}");
+    // In a hand-over whoever still serves does it, and the one that takes over, too: it may have read the file before.
+    plan.restart(Mono(0));
+    plan.report(Mono(0), 2, Report::Prepared);
+    assert!(plan.reload().contains(&tell(1, Order::Reload)));
+    plan.report(Mono(0), 1, Report::Yielded(2, String::new()));
+    let actions = plan.report(Mono(0), 2, Report::Serving(20));
+    assert!(actions.contains(&tell(2, Order::Reload)), "{actions:?}");
+    assert_eq!(
+        plan.reload(),
+        [Action::Notify(News::Reloading), tell(2, Order::Reload)]
+    );
+}
+
+#[test]
 fn r2_a_restart_that_is_asked_for_during_the_first_start_follows_it() {
     let mut plan = Plan::new();
     plan.begin();
