@@ -243,20 +243,32 @@ fn a_later_head_has_as_little_time_as_the_first() {
     }
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
-    let mut client = proxy.connect();
-    assert_eq!(client.ask(&Ask::messages(&hello())).status, 200);
+    let before = proxy.descriptors();
+    let mut clients: Vec<Client> = (0..20).map(|_| proxy.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.ask(&Ask::get("/maxpool/health")).status, 200);
+    }
     // How much had been read before is known from the next sweep on, which nothing tells of.
     std::thread::sleep(Duration::from_secs(2));
     let since = Instant::now();
-    client.send(b"GET / HTTP/1.1\r\nHost: loc");
-    client.patience(Duration::from_secs(30));
-    let (_, end) = client.read_to_close();
-    assert_ne!(end, ReplyEnd::Silent);
+    for client in &mut clients {
+        client.send(b"GET / HTTP/1.1\r\nHost: loc");
+        client.patience(Duration::from_secs(30));
+    }
+    for client in &mut clients {
+        let (_, end) = client.read_to_close();
+        assert_ne!(end, ReplyEnd::Silent);
+    }
     let took = since.elapsed();
     assert!(
         (Duration::from_secs(5)..Duration::from_secs(18)).contains(&took),
         "{took:?}"
     );
+    // Also while the clients keep their ends.
+    until("the descriptors come back", || {
+        (proxy.descriptors() <= before + 8).then_some(())
+    });
+    drop(clients);
 }
 
 #[test]

@@ -101,6 +101,12 @@ impl<R> Peer<R> {
         self.head.begins();
     }
 
+    /// Somebody else ends it. Our own duplicate would keep it alive.
+    fn ends(&mut self, now: Mono) {
+        self.state = State::Ended(now);
+        self.kept = None;
+    }
+
     /// What a look at its head goes by: none where no head can be coming. While it is the same, the bytes between two looks are those of
     /// one head.
     fn head_key(&self) -> Option<(u32, u32)> {
@@ -356,8 +362,7 @@ impl<R> Sockets<R> {
     /// The connection of `peer` is being closed by us.
     pub(crate) fn end(&self, peer: SocketAddr) {
         if let Some(entry) = self.lock().get_mut(&peer) {
-            entry.state = State::Ended(clock::mono());
-            entry.kept = None;
+            entry.ends(clock::mono());
         }
     }
 
@@ -418,7 +423,7 @@ impl<R> Sockets<R> {
                         let read = entry.head.moves(now).then_some(&*answers.too_slow);
                         let end = EndingHead::begin(looker, number, peer, read);
                         if let Some(end) = end {
-                            entry.state = State::Ended(now);
+                            entry.ends(now);
                             ending.push(end);
                         }
                     }
@@ -487,7 +492,7 @@ impl<R> Sockets<R> {
             } else if let Some(end) =
                 EndingHead::begin(looker, look.number, look.peer, Some(too_large))
             {
-                entry.state = State::Ended(now);
+                entry.ends(now);
                 ending.push(end);
             }
         }
