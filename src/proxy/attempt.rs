@@ -94,7 +94,7 @@ pub(super) fn run(
         };
     };
     let profile = account.profile();
-    let Ok(uri) = Uri::try_from(format!("{}{}", profile.upstream.as_str(), job.target)) else {
+    let Ok(uri) = Uri::try_from([profile.upstream.as_str(), &job.target].concat()) else {
         hold.complete(Outcome::Abandoned);
         return Attempted::Ended(answer(out, &reply::bad_target()));
     };

@@ -221,9 +221,10 @@ fn receive(
         tracked,
         record: std::cell::RefCell::new(Record::default()),
         trace: std::cell::RefCell::new(trace),
+        names: std::cell::OnceCell::new(),
     };
-    job.tracked
-        .describe(job.session_tag(), job.peek.model.as_deref().map(Arc::from));
+    let names = job.names().clone();
+    job.tracked.describe(names.session, names.model);
     let ended = if context.is_stopping() {
         answer(out, &reply::restarting())
     } else if relay::is_own(&job) {

@@ -193,6 +193,8 @@ fn build(order: &Order<'_>) -> Result<Request<()>, ureq::Error> {
         .uri(order.uri.clone())
         .body(())?;
     let headers = request.headers_mut();
+    // One more for the length.
+    headers.reserve(order.headers.len() + 1);
     for (name, value) in order.headers.iter() {
         let name = HeaderName::from_bytes(name.as_bytes())
             .map_err(|error| ureq::Error::Http(error.into()))?;

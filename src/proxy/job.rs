@@ -1,6 +1,6 @@
 //! One request and what becomes of it: what was received, and the facts for its one line in the log.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +60,17 @@ pub(crate) struct Job {
     pub(crate) record: RefCell<Record>,
     /// What `--log-to` keeps of it.
     pub(crate) trace: RefCell<Trace>,
+    /// Its names for people, made once.
+    pub(crate) names: OnceCell<Names>,
+}
+
+/// A request's session and model as they are shown to people.
+#[derive(Clone, Default)]
+pub(crate) struct Names {
+    /// A short tag of the session.
+    pub(crate) session: Option<Arc<str>>,
+    /// The model that was asked for.
+    pub(crate) model: Option<Arc<str>>,
 }
 
 /// What is known of a request's course when it ends.
@@ -206,10 +217,19 @@ impl Job {
         key.map(SessionKey)
     }
 
+    /// What it is called before people.
+    pub(crate) fn names(&self) -> &Names {
+        self.names.get_or_init(|| Names {
+            session: self
+                .session()
+                .map(|SessionKey(key)| Arc::from(format!("{:06x}", key & 0xff_ffff))),
+            model: self.peek.model.as_deref().map(Arc::from),
+        })
+    }
+
     /// A short tag of the session for people.
     pub(crate) fn session_tag(&self) -> Option<Arc<str>> {
-        self.session()
-            .map(|SessionKey(key)| Arc::from(format!("{:06x}", key & 0xff_ffff)))
+        self.names().session.clone()
     }
 
     /// The key of the thread that an answer belongs to (SPEC P10).
@@ -230,6 +250,7 @@ impl Job {
             }
             trace.end(ended.status, total);
         }
+        let names = self.names().clone();
         self.context.tell(Event::Finished(Box::new(Finished {
             method: Arc::clone(&self.method),
             path: Arc::clone(&self.path),
@@ -241,8 +262,8 @@ impl Job {
             first_byte: record.first_byte,
             total,
             tokens: record.tokens,
-            session: self.session_tag(),
-            model: self.peek.model.as_deref().map(Arc::from),
+            session: names.session,
+            model: names.model,
             attempts: record.attempts,
         })));
     }
