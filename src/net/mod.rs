@@ -7,6 +7,7 @@
 //! It is an addition to the design page's list of modules: OAuth, the commands and the proxy share one way of making
 //! connections, with the same CA certificates and the same upstream proxies.
 
+mod idle;
 pub(crate) mod proxies;
 pub(crate) mod resolve;
 pub(crate) mod tls;
@@ -14,7 +15,6 @@ pub(crate) mod transport;
 pub(crate) mod wait;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::ClientConfig;
 use ureq::config::AutoHeaderValue;
@@ -22,14 +22,10 @@ use ureq::config::AutoHeaderValue;
 pub(crate) use proxies::ProxyPolicy;
 pub(crate) use ureq::Agent;
 
-/// Idle connections kept per upstream host.
-const IDLE_PER_HOST_MAX: usize = 128;
-/// Below the 60 s after which common front ends close an idle connection.
-const IDLE_AGE_MAX: Duration = Duration::from_secs(50);
 /// Larger response heads are refused.
 const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// An HTTP/1.1 client with its own pool of idle connections.
+/// An HTTP/1.1 client with idle connections of its own.
 ///
 /// It follows no redirects, adds no header but `host` and the framing, decodes nothing, and gives every status as an answer.
 pub(crate) fn agent(tls: Arc<ClientConfig>, proxies: ProxyPolicy) -> Agent {
@@ -43,9 +39,9 @@ pub(crate) fn agent(tls: Arc<ClientConfig>, proxies: ProxyPolicy) -> Agent {
         .allow_non_standard_methods(true)
         .proxy(None)
         .max_response_header_size(RESPONSE_HEAD_BYTES_MAX)
-        .max_idle_connections(4 * IDLE_PER_HOST_MAX)
-        .max_idle_connections_per_host(IDLE_PER_HOST_MAX)
-        .max_idle_age(IDLE_AGE_MAX)
+        // They rest in [`idle`].
+        .max_idle_connections(0)
+        .max_idle_age(idle::AGE_MAX)
         .build();
     let proxies = Arc::new(proxies);
     let resolver = resolve::CachedResolver::new(Arc::clone(&proxies));

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::mem;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -19,8 +20,10 @@ use rustls::pki_types::ServerName;
 use ureq::Error;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
+use super::idle::{Idle, PlaceId};
 use super::proxies::{HttpProxy, ProxyPolicy};
 use super::wait::{self, Phase, Ready, current};
+use crate::clock;
 
 /// Size of the input buffer at first; a larger response head makes it grow.
 const INPUT_BYTES: usize = 16 * 1024;
@@ -39,6 +42,7 @@ const CONNECT_ANSWER_BYTES_MAX: usize = 16 * 1024;
 pub(crate) struct WireConnector {
     tls: Arc<ClientConfig>,
     proxies: Arc<ProxyPolicy>,
+    idle: Arc<Idle<Resting>>,
 }
 
 impl fmt::Debug for WireConnector {
@@ -49,7 +53,11 @@ impl fmt::Debug for WireConnector {
 
 impl WireConnector {
     pub(crate) fn new(tls: Arc<ClientConfig>, proxies: Arc<ProxyPolicy>) -> WireConnector {
-        WireConnector { tls, proxies }
+        WireConnector {
+            tls,
+            proxies,
+            idle: Arc::new(Idle::new()),
+        }
     }
 }
 
@@ -61,8 +69,19 @@ impl Connector for WireConnector {
         details: &ConnectionDetails,
         _chained: Option<()>,
     ) -> Result<Option<WireTransport>, Error> {
-        let mut socket = connect_any(&details.addrs)?;
         let https = details.needs_tls();
+        let authority = details.uri.authority().ok_or(Error::HostNotFound)?;
+        let home = Home {
+            place: self.idle.place(https, authority),
+            idle: Arc::clone(&self.idle),
+        };
+        let age_max = details.config.max_idle_age();
+        while let Some(resting) = self.idle.take(home.place, clock::mono(), age_max) {
+            if let Some(transport) = resting.wake(&home) {
+                return Ok(Some(transport));
+            }
+        }
+        let mut socket = connect_any(&details.addrs)?;
         let host = details
             .uri
             .host()
@@ -81,7 +100,14 @@ impl Connector for WireConnector {
             None
         };
         current().wire().connected.set(true);
-        Ok(Some(WireTransport::new(socket, tls)))
+        Ok(Some(WireTransport {
+            home,
+            link: Some(Link { socket, tls }),
+            buffers: WireBuffers::default(),
+            pending: Vec::new(),
+            deaf: false,
+            calls: Calls::None,
+        }))
     }
 }
 
@@ -370,10 +396,46 @@ impl Buffers for WireBuffers {
     }
 }
 
-/// One connection to an upstream.
-pub(crate) struct WireTransport {
+/// The connection itself.
+struct Link {
     socket: TcpStream,
     tls: Option<Box<ClientConnection>>,
+}
+
+/// Where a connection rests between two calls.
+#[derive(Clone)]
+struct Home {
+    idle: Arc<Idle<Resting>>,
+    place: PlaceId,
+}
+
+/// A connection between two calls.
+struct Resting {
+    link: Link,
+    buffers: WireBuffers,
+    /// Empty; its room is used again.
+    pending: Vec<u8>,
+}
+
+impl Resting {
+    /// For the next call; none if the upstream has closed it.
+    fn wake(mut self, home: &Home) -> Option<WireTransport> {
+        self.link.is_quiet().then(|| WireTransport {
+            home: home.clone(),
+            link: Some(self.link),
+            buffers: self.buffers,
+            pending: self.pending,
+            deaf: false,
+            calls: Calls::Before,
+        })
+    }
+}
+
+/// One connection to an upstream, for one call.
+pub(crate) struct WireTransport {
+    home: Home,
+    /// None after the call: the connection is resting.
+    link: Option<Link>,
     buffers: WireBuffers,
     pending: Vec<u8>,
     /// The upstream takes no more of the request; its answer may still be read.
@@ -381,15 +443,15 @@ pub(crate) struct WireTransport {
     calls: Calls,
 }
 
-/// Where a connection stands between calls.
+/// What calls a connection has seen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Calls {
     /// Just connected, no call yet.
     None,
-    /// A call uses it.
+    /// Earlier ones.
+    Before,
+    /// One uses it.
     Active,
-    /// The last call is over and it waits for the next.
-    Parked,
 }
 
 impl fmt::Debug for WireTransport {
@@ -398,24 +460,17 @@ impl fmt::Debug for WireTransport {
     }
 }
 
-impl WireTransport {
-    fn new(socket: TcpStream, tls: Option<Box<ClientConnection>>) -> WireTransport {
-        let buffers = WireBuffers::default();
-        WireTransport {
-            socket,
-            tls,
-            buffers,
-            pending: Vec::new(),
-            deaf: false,
-            calls: Calls::None,
-        }
-    }
+/// A call goes on after the client has given its connection back: it never does.
+fn given_back() -> io::Error {
+    io::Error::other("the connection has been given back")
+}
 
+impl WireTransport {
     /// Marks the start of a call on this connection for the waiter.
     fn begin_call(&mut self) {
         if self.calls != Calls::Active {
             let waiter = current();
-            waiter.wire().reused.set(self.calls == Calls::Parked);
+            waiter.wire().reused.set(self.calls == Calls::Before);
             waiter.wire().connected.set(true);
             self.calls = Calls::Active;
         }
@@ -426,9 +481,10 @@ impl WireTransport {
         if self.pending.is_empty() {
             return Ok(());
         }
-        let result = match &mut self.tls {
-            None => send_all(&self.socket, &self.pending, Phase::Send),
-            Some(tls) => send_tls(tls, &mut self.socket, &self.pending),
+        let Link { socket, tls } = self.link.as_mut().ok_or_else(given_back)?;
+        let result = match tls {
+            None => send_all(socket, &self.pending, Phase::Send),
+            Some(tls) => send_tls(tls, socket, &self.pending),
         };
         let wire = current();
         wire.wire()
@@ -450,15 +506,39 @@ impl WireTransport {
         if target.is_empty() {
             return Err(io::Error::other("the response head is too large"));
         }
-        match &mut self.tls {
+        let Link { socket, tls } = self.link.as_mut().ok_or_else(given_back)?;
+        match tls {
             None => {
                 if first == First::Wait {
-                    wait::one(self.socket.as_fd(), PollFlags::IN, Phase::Receive)?;
+                    wait::one(socket.as_fd(), PollFlags::IN, Phase::Receive)?;
                 }
-                receive(&self.socket, target, Phase::Receive)
+                receive(socket, target, Phase::Receive)
             }
-            Some(tls) => receive_tls(tls, &mut self.socket, target, first),
+            Some(tls) => receive_tls(tls, socket, target, first),
         }
+    }
+}
+
+impl Link {
+    /// Whether nothing has come since the last call: neither bytes that nobody has asked for nor the end.
+    fn is_quiet(&mut self) -> bool {
+        let mut byte = [0];
+        let Some(tls) = &mut self.tls else {
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            let peeked = rustix::net::recv(&self.socket, &mut byte, flags);
+            return matches!(peeked, Err(Errno::AGAIN));
+        };
+        loop {
+            match tls.read_tls(&mut self.socket) {
+                Ok(0) => return false,
+                Ok(_) if tls.process_new_packets().is_err() => return false,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // Reset: only a quiet connection is a good one.
+                Err(_) => return false,
+            }
+        }
+        matches!(tls.reader().read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
@@ -564,43 +644,23 @@ impl Transport for WireTransport {
         Ok(count > 0)
     }
 
+    /// The client asks at the end of a call, before it would put the connection into its own pool. It goes to rest in ours instead, and
+    /// for the client it is closed.
     fn is_open(&mut self) -> bool {
-        if self.deaf {
-            return false;
+        let is_good = !self.deaf && self.calls == Calls::Active && self.pending.is_empty();
+        if let Some(link) = self.link.take().filter(|_| is_good) {
+            let resting = Resting {
+                link,
+                buffers: mem::take(&mut self.buffers),
+                pending: mem::take(&mut self.pending),
+            };
+            self.home.idle.put(self.home.place, clock::mono(), resting);
         }
-        if self.calls == Calls::Active {
-            // The end of a call: the look comes when the connection is taken from the pool again.
-            self.calls = Calls::Parked;
-            return true;
-        }
-        let mut byte = [0];
-        match &mut self.tls {
-            None => {
-                let peeked = rustix::net::recv(
-                    &self.socket,
-                    &mut byte,
-                    RecvFlags::PEEK | RecvFlags::DONTWAIT,
-                );
-                matches!(peeked, Err(Errno::AGAIN))
-            }
-            Some(tls) => {
-                loop {
-                    match tls.read_tls(&mut self.socket) {
-                        Ok(0) => return false,
-                        Ok(_) if tls.process_new_packets().is_err() => return false,
-                        Ok(_) => {}
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                        // Reset: only a quiet connection is a good one.
-                        Err(_) => return false,
-                    }
-                }
-                matches!(tls.reader().read(&mut byte), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-            }
-        }
+        false
     }
 
     fn is_tls(&self) -> bool {
-        self.tls.is_some()
+        self.link.as_ref().is_some_and(|link| link.tls.is_some())
     }
 }
 
