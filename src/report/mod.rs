@@ -211,7 +211,7 @@ impl Consumer {
 
     /// Takes everything that has arrived, and writes it.
     fn batch(&mut self, first: Option<Parcel>) -> Told {
-        let mut text = String::new();
+        let mut text = String::with_capacity(WRITE_BYTES_MAX);
         let mut last = Wall::default();
         let mut told = Told::Routine;
         let receiver = self.receiver.clone();
@@ -221,9 +221,7 @@ impl Consumer {
             if is_trouble(&stamped.event) {
                 told = Told::Trouble;
             }
-            for entry in log::entries(&stamped) {
-                self.take(entry, &mut text);
-            }
+            log::entries(&stamped, &mut |entry| self.take(entry, &mut text));
         }
         let dropped = self.events.counters().dropped();
         if dropped > self.told_dropped {
@@ -250,9 +248,7 @@ impl Consumer {
                 at: snapshot.at.wall,
                 event,
             };
-            for entry in log::entries(&stamped) {
-                self.take(entry, &mut text);
-            }
+            log::entries(&stamped, &mut |entry| self.take(entry, &mut text));
         }
         self.write(&mut text);
         self.events.live().pulse().beat();
@@ -275,11 +271,13 @@ impl Consumer {
     }
 
     fn put(&mut self, entry: &Entry, text: &mut String) {
-        let line = log::line(entry);
-        if text.len() + line.len() > WRITE_BYTES_MAX {
+        let before = text.len();
+        log::push_line(text, entry);
+        if text.len() > WRITE_BYTES_MAX {
+            let line = text.split_off(before);
             self.write(text);
+            text.push_str(&line);
         }
-        text.push_str(&line);
     }
 
     fn write(&mut self, text: &mut String) {

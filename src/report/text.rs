@@ -3,6 +3,10 @@
 /// Appends `text` with everything that a terminal or a log reader could take for a command escaped, at most `most` characters
 /// as shown; what is cut is marked with `…`.
 pub(crate) fn push_clean(out: &mut String, text: &str, most: usize) {
+    if is_clean(text, most) {
+        out.push_str(text);
+        return;
+    }
     let mut left = most;
     for c in text.chars() {
         let before = out.len();
@@ -29,6 +33,12 @@ pub(crate) fn clean(text: &str, most: usize) -> String {
     out
 }
 
+/// Whether `text` is short and printable ASCII throughout, as nearly all are: then it is shown as it is. A quick look, no more: `false`
+/// says nothing.
+pub(crate) fn is_clean(text: &str, most: usize) -> bool {
+    text.len() <= most && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
 /// C0, DEL, C1, line and paragraph separators, direction marks and overrides, the byte order mark, and invisible tags.
 pub(crate) fn is_dangerous(c: char) -> bool {
     c.is_control()
@@ -48,11 +58,20 @@ pub(crate) fn hundredths(value: f64) -> String {
 
 /// A name as one word: quoted if it holds anything that could be taken for the end of it.
 pub(crate) fn name(text: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_.@+:/".contains(c);
+    let mut out = String::new();
+    push_name(&mut out, text);
+    out
+}
+
+/// Appends [`name`].
+pub(crate) fn push_name(out: &mut String, text: &str) {
+    let plain =
+        |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | '+' | ':' | '/');
     if !text.is_empty() && text.len() <= NAME_MAX && text.chars().all(plain) {
-        return text.to_owned();
+        out.push_str(text);
+    } else {
+        out.push_str(&quoted(text, NAME_MAX));
     }
-    quoted(text, NAME_MAX)
 }
 
 /// `text` in double quotes, those inside escaped.
@@ -86,6 +105,17 @@ mod tests {
         ] {
             assert_eq!(clean(text, 100), shown);
         }
+        // Every character that one byte holds, between two that are shown as they are.
+        for c in '\0'..='\u{7f}' {
+            let shown = match c {
+                '\n' => "\\n".into(),
+                '\r' => "\\r".into(),
+                '\t' => "\\t".into(),
+                c if c.is_control() => c.escape_unicode().to_string(),
+                c => c.to_string(),
+            };
+            assert_eq!(clean(&format!("a{c}b"), 100), format!("a{shown}b"));
+        }
         assert_eq!(clean("abcdef", 3), "abc…");
         assert_eq!(clean("abc", 3), "abc");
         assert_eq!(clean("ab\u{1b}c", 7), "ab…");
@@ -113,6 +143,9 @@ mod tests {
             ("my account", "\"my account\""),
             ("a\"b", "\"a\\\"b\""),
             ("a\nb", "\"a\\\\nb\""),
+            ("a-b_c.d@e+f:g/h9é两", "a-b_c.d@e+f:g/h9é两"),
+            ("a=b", "\"a=b\""),
+            ("a,b", "\"a,b\""),
         ] {
             assert_eq!(name(text), shown);
         }

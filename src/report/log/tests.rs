@@ -9,10 +9,10 @@ use crate::scheduler::{BlockReason, BlockSnapshot, Kind, Scope, Usage, WaitCause
 const AT: Wall = Wall(1_795_301_100_123);
 
 fn lines(event: Event) -> String {
-    entries(&Stamped { at: AT, event })
-        .iter()
-        .map(line)
-        .collect()
+    let mut text = String::new();
+    let stamped = Stamped { at: AT, event };
+    entries(&stamped, &mut |entry| push_line(&mut text, &entry));
+    text
 }
 
 fn finished() -> Finished {
