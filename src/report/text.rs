@@ -36,7 +36,18 @@ pub(crate) fn clean(text: &str, most: usize) -> String {
 /// Whether `text` is short and printable ASCII throughout, as nearly all are: then it is shown as it is. A quick look, no more: `false`
 /// says nothing.
 pub(crate) fn is_clean(text: &str, most: usize) -> bool {
-    text.len() <= most && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+    // Eight bytes at once: taking 0x20 sets the highest bit of what is smaller, adding 1 that of 0x7f, and beyond ASCII it is set anyway.
+    // Only a byte that is found by this borrows from the next one or carries into it.
+    let (words, rest) = text.as_bytes().as_chunks::<8>();
+    let is_plain = |word: &[u8; 8]| {
+        let word = u64::from_ne_bytes(*word);
+        let low = word.wrapping_sub(u64::from_ne_bytes([0x20; 8]));
+        let delete = word.wrapping_add(u64::from_ne_bytes([0x01; 8]));
+        (word | low | delete) & u64::from_ne_bytes([0x80; 8]) == 0
+    };
+    text.len() <= most
+        && words.iter().all(is_plain)
+        && rest.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// C0, DEL, C1, line and paragraph separators, direction marks and overrides, the byte order mark, and invisible tags.
@@ -105,20 +116,34 @@ mod tests {
         ] {
             assert_eq!(clean(text, 100), shown);
         }
-        // Every character that one byte holds, between two that are shown as they are.
-        for c in '\0'..='\u{7f}' {
-            let shown = match c {
-                '\n' => "\\n".into(),
-                '\r' => "\\r".into(),
-                '\t' => "\\t".into(),
-                c if c.is_control() => c.escape_unicode().to_string(),
-                c => c.to_string(),
-            };
-            assert_eq!(clean(&format!("a{c}b"), 100), format!("a{shown}b"));
-        }
         assert_eq!(clean("abcdef", 3), "abc…");
         assert_eq!(clean("abc", 3), "abc");
         assert_eq!(clean("ab\u{1b}c", 7), "ab…");
+    }
+
+    #[test]
+    fn the_quick_look_finds_everything_at_every_place() {
+        for c in '\0'..='\u{ff}' {
+            let shown: String = match c {
+                '\n' => "\\n".into(),
+                '\r' => "\\r".into(),
+                '\t' => "\\t".into(),
+                c if c.is_control() => c.escape_unicode().collect(),
+                c => c.into(),
+            };
+            for place in 0..20 {
+                for other in [" ", "~", "a"] {
+                    let (before, after) = (other.repeat(place), other.repeat(19 - place));
+                    let text = format!("{before}{c}{after}");
+                    assert_eq!(clean(&text, 100), format!("{before}{shown}{after}"));
+                    assert_eq!(
+                        is_clean(&text, 100),
+                        matches!(c, ' '..='~'),
+                        "{c:?} {place}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]
