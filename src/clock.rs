@@ -132,8 +132,17 @@ pub(crate) fn iso(wall: Wall) -> String {
 /// Appends [`iso`]: every line of the log begins with it, and the library's formatting is ten times the work.
 pub(crate) fn push_iso(out: &mut String, wall: Wall) {
     let at = civil(wall);
+    let (year, begin) = match u32::try_from(at.year) {
+        Ok(year @ 0..=9_999) => (year, 0),
+        _ => {
+            // Writing to a string cannot fail.
+            let _ = write!(out, "{:04}", at.year);
+            (0, 4)
+        }
+    };
     let mut place = *b"0000-00-00T00:00:00.000Z";
     for (end, value) in [
+        (4, year),
         (7, at.month),
         (10, at.day),
         (13, at.hour),
@@ -141,33 +150,22 @@ pub(crate) fn push_iso(out: &mut String, wall: Wall) {
         (19, at.second),
         (23, at.ms),
     ] {
-        fill(&mut place[..end], value.into());
+        fill(&mut place, end, value.into());
     }
-    let begin = match u64::try_from(at.year) {
-        Ok(year @ 0..=9_999) => {
-            fill(&mut place[..4], year);
-            0
-        }
-        _ => {
-            // Writing to a string cannot fail.
-            let _ = write!(out, "{:04}", at.year);
-            4
-        }
-    };
     push_ascii(out, &place[begin..]);
 }
 
 /// Appends `value` in decimal.
 pub(crate) fn push_number(out: &mut String, value: u64) {
     let mut place = [b'0'; 20];
-    let begin = fill(&mut place, value);
+    let begin = fill(&mut place, 20, value);
     // The one digit of 0 is there already.
     push_ascii(out, &place[begin.min(19)..]);
 }
 
-/// Puts the digits of `value` at the end of `place`, without zeros in front; gives where they begin.
-fn fill(place: &mut [u8], mut value: u64) -> usize {
-    let mut begin = place.len();
+/// Puts the digits of `value`, without zeros in front, before `end`; gives where they begin.
+fn fill(place: &mut [u8], end: usize, mut value: u64) -> usize {
+    let mut begin = end;
     while value > 0 && begin > 0 {
         begin -= 1;
         place[begin] = b'0' + u8::try_from(value % 10).unwrap_or(0);

@@ -316,37 +316,27 @@ fn refresh_line(refresh: &Refresh) -> (Level, String) {
         print(&refresh.new),
         refresh.pid
     );
-    match &refresh.result {
-        RefreshResult::Rotated => (
-            Level::Info,
-            format!("token of {account} refreshed ({change})"),
-        ),
-        RefreshResult::Adopted => (
-            Level::Info,
-            format!("token of {account} taken over from the config file ({change})"),
-        ),
+    let (what, how, why) = match &refresh.result {
+        RefreshResult::Rotated => ("token of", "refreshed", None),
+        RefreshResult::Adopted => ("token of", "taken over from the config file", None),
         RefreshResult::Failed(why) => (
-            Level::Warning,
-            format!(
-                "token refresh of {account} failed, it will be tried again: {} ({change})",
-                piece(why)
-            ),
+            "token refresh of",
+            "failed, it will be tried again: ",
+            Some(why),
         ),
         RefreshResult::Refused(why) => (
-            Level::Warning,
-            format!(
-                "token refresh of {account} refused, run `maxpool login`: {} ({change})",
-                piece(why)
-            ),
+            "token refresh of",
+            "refused, run `maxpool login`: ",
+            Some(why),
         ),
-        RefreshResult::NotStored(why) => (
-            Level::Warning,
-            format!(
-                "token of {account} refreshed but not stored: {} ({change})",
-                piece(why)
-            ),
-        ),
-    }
+        RefreshResult::NotStored(why) => ("token of", "refreshed but not stored: ", Some(why)),
+    };
+    let level = match why {
+        None => Level::Info,
+        Some(_) => Level::Warning,
+    };
+    let why = why.map(|why| piece(why)).unwrap_or_default();
+    (level, format!("{what} {account} {how}{why} ({change})"))
 }
 
 fn reloaded_line(added: &[String], removed: &[String], changed: &[String]) -> String {
@@ -397,28 +387,28 @@ fn evidence_part(evidence: Option<&Evidence>, said: &str) -> String {
     let Some(evidence) = evidence else {
         return String::new();
     };
-    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let parts: Vec<String> = [
-        evidence.status.map(|status| format!("status {status}")),
-        evidence
-            .request_id
-            .as_deref()
-            .map(|id| format!("request-id {}", piece(id))),
-        some(&evidence.source)
-            .filter(|source| !repeats_status(evidence.status, source))
-            .map(|source| piece(&source)),
-        some(&evidence.message)
-            .filter(|message| !said.contains(message.as_str()))
-            .filter(|message| !repeats_status(evidence.status, message))
-            .map(|message| quoted(&message, PIECE_CHARS_MAX)),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    if parts.is_empty() {
-        return String::new();
+    let mut part = String::new();
+    let mut push = |text: &str| {
+        part.push_str(if part.is_empty() { " [" } else { "; " });
+        part.push_str(text);
+    };
+    if let Some(status) = evidence.status {
+        push(&format!("status {status}"));
     }
-    format!(" [{}]", parts.join("; "))
+    if let Some(id) = &evidence.request_id {
+        push(&format!("request-id {}", piece(id)));
+    }
+    let says_more = |text: &str| !text.is_empty() && !repeats_status(evidence.status, text);
+    if says_more(&evidence.source) {
+        push(&piece(&evidence.source));
+    }
+    if says_more(&evidence.message) && !said.contains(&*evidence.message) {
+        push(&quoted(&evidence.message, PIECE_CHARS_MAX));
+    }
+    if !part.is_empty() {
+        part.push(']');
+    }
+    part
 }
 
 fn session_part(session: Option<&Arc<str>>) -> String {

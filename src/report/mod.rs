@@ -56,6 +56,8 @@ type Look = Box<dyn Fn() -> Snapshot + Send + Sync>;
 pub(crate) const ACTIVITY_MAX: usize = 200;
 /// Bytes that are written at once: PIPE_BUF, so that two processes on one pipe (R2) never cut each other's lines.
 const WRITE_BYTES_MAX: usize = 4_096;
+/// What a line has beside its text: the moment, be it in the year 292278994, a blank and the line's end.
+const STAMP_BYTES_MAX: usize = 32;
 /// A pause after each batch, so that a busy server wakes this thread fifty times a second and not for every request.
 const BATCH_PAUSE: Duration = Duration::from_millis(20);
 
@@ -271,13 +273,10 @@ impl Consumer {
     }
 
     fn put(&mut self, entry: &Entry, text: &mut String) {
-        let before = text.len();
-        log::push_line(text, entry);
-        if text.len() > WRITE_BYTES_MAX {
-            let line = text.split_off(before);
+        if text.len() + entry.text.len() + STAMP_BYTES_MAX > WRITE_BYTES_MAX {
             self.write(text);
-            text.push_str(&line);
         }
+        log::push_line(text, entry);
     }
 
     fn write(&mut self, text: &mut String) {

@@ -76,8 +76,7 @@ pub(crate) fn name(text: &str) -> String {
 
 /// Appends [`name`].
 pub(crate) fn push_name(out: &mut String, text: &str) {
-    let plain =
-        |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.' | '@' | '+' | ':' | '/');
+    let plain = |c: char| c.is_alphanumeric() || "-_.@+:/".contains(c);
     if !text.is_empty() && text.len() <= NAME_MAX && text.chars().all(plain) {
         out.push_str(text);
     } else {

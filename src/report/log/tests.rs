@@ -242,6 +242,36 @@ fn events_say_what_until_when_and_because_of_which_answer() {
             "token refresh of work refused, run `maxpool login`: invalid_grant (a1b2c3d4 -> -, pid 41)".into(),
         ),
         (
+            Event::Refresh(Refresh {
+                account: "work".into(),
+                result: RefreshResult::Adopted,
+                old: None,
+                new: None,
+                pid: 1,
+            }),
+            "token of work taken over from the config file (- -> -, pid 1)".into(),
+        ),
+        (
+            Event::Refresh(Refresh {
+                account: "work".into(),
+                result: RefreshResult::Failed("status 500".into()),
+                old: None,
+                new: None,
+                pid: 1,
+            }),
+            "token refresh of work failed, it will be tried again: status 500 (- -> -, pid 1)".into(),
+        ),
+        (
+            Event::Refresh(Refresh {
+                account: "work".into(),
+                result: RefreshResult::NotStored("disk full".into()),
+                old: None,
+                new: None,
+                pid: 1,
+            }),
+            "token of work refreshed but not stored: disk full (- -> -, pid 1)".into(),
+        ),
+        (
             Event::Reloaded { added: vec!["a".into(), "b".into()], removed: vec![], changed: vec!["c: priority 0 -> 5".into()] },
             "config reloaded: added a, b; changed c: priority 0 -> 5".into(),
         ),
