@@ -340,28 +340,34 @@ fn refresh_line(refresh: &Refresh) -> (Level, String) {
 }
 
 fn reloaded_line(added: &[String], removed: &[String], changed: &[String]) -> String {
-    let parts: Vec<String> = [("added", added), ("removed", removed), ("changed", changed)]
-        .into_iter()
-        .filter(|(_, names)| !names.is_empty())
-        .map(|(what, names)| {
-            let listed: Vec<String> = names
-                .iter()
-                .take(RELOAD_NAMES_MAX)
-                .map(|name| clean(name, 120))
-                .collect();
-            let more = names.len().saturating_sub(RELOAD_NAMES_MAX);
-            let more = if more > 0 {
-                format!(" and {more} more")
-            } else {
-                String::new()
-            };
-            format!("{what} {}{more}", listed.join(", "))
-        })
-        .collect();
-    if parts.is_empty() {
-        return "config reloaded: nothing changed".into();
+    let mut line = String::from("config reloaded: ");
+    let said = line.len();
+    for (what, names) in [
+        ("added ", added),
+        ("removed ", removed),
+        ("changed ", changed),
+    ] {
+        for (position, name) in names.iter().take(RELOAD_NAMES_MAX).enumerate() {
+            line.push_str(match position {
+                0 if line.len() > said => "; ",
+                0 => "",
+                _ => ", ",
+            });
+            if position == 0 {
+                line.push_str(what);
+            }
+            push_clean(&mut line, name, 120);
+        }
+        let more = names.len().saturating_sub(RELOAD_NAMES_MAX);
+        if more > 0 {
+            push_field(&mut line, " and ", more as u64);
+            line.push_str(" more");
+        }
     }
-    format!("config reloaded: {}", parts.join("; "))
+    if line.len() == said {
+        line.push_str("nothing changed");
+    }
+    line
 }
 
 fn restart_line(step: &RestartStep) -> (Level, String) {

@@ -276,6 +276,18 @@ fn events_say_what_until_when_and_because_of_which_answer() {
             "config reloaded: added a, b; changed c: priority 0 -> 5".into(),
         ),
         (
+            Event::Reloaded {
+                added: vec![],
+                removed: vec!["x\n".into(); 23],
+                changed: vec!["d".into(); 20],
+            },
+            format!(
+                "config reloaded: removed {} and 3 more; changed {}",
+                ["x\\n"; 20].join(", "),
+                ["d"; 20].join(", ")
+            ),
+        ),
+        (
             Event::Reloaded { added: vec![], removed: vec![], changed: vec![] },
             "config reloaded: nothing changed".into(),
         ),
