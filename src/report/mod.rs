@@ -56,6 +56,8 @@ type Look = Box<dyn Fn() -> Snapshot + Send + Sync>;
 pub(crate) const ACTIVITY_MAX: usize = 200;
 /// Bytes that are written at once: PIPE_BUF, so that two processes on one pipe (R2) never cut each other's lines.
 const WRITE_BYTES_MAX: usize = 4_096;
+/// What a line has beside its text: the moment, be it in the year 292278994, a blank and the line's end.
+const STAMP_BYTES_MAX: usize = 32;
 /// A pause after each batch, so that a busy server wakes this thread fifty times a second and not for every request.
 const BATCH_PAUSE: Duration = Duration::from_millis(20);
 
@@ -211,7 +213,7 @@ impl Consumer {
 
     /// Takes everything that has arrived, and writes it.
     fn batch(&mut self, first: Option<Parcel>) -> Told {
-        let mut text = String::new();
+        let mut text = String::with_capacity(WRITE_BYTES_MAX);
         let mut last = Wall::default();
         let mut told = Told::Routine;
         let receiver = self.receiver.clone();
@@ -221,9 +223,7 @@ impl Consumer {
             if is_trouble(&stamped.event) {
                 told = Told::Trouble;
             }
-            for entry in log::entries(&stamped) {
-                self.take(entry, &mut text);
-            }
+            log::entries(&stamped, &mut |entry| self.take(entry, &mut text));
         }
         let dropped = self.events.counters().dropped();
         if dropped > self.told_dropped {
@@ -250,9 +250,7 @@ impl Consumer {
                 at: snapshot.at.wall,
                 event,
             };
-            for entry in log::entries(&stamped) {
-                self.take(entry, &mut text);
-            }
+            log::entries(&stamped, &mut |entry| self.take(entry, &mut text));
         }
         self.write(&mut text);
         self.events.live().pulse().beat();
@@ -275,11 +273,10 @@ impl Consumer {
     }
 
     fn put(&mut self, entry: &Entry, text: &mut String) {
-        let line = log::line(entry);
-        if text.len() + line.len() > WRITE_BYTES_MAX {
+        if text.len() + entry.text.len() + STAMP_BYTES_MAX > WRITE_BYTES_MAX {
             self.write(text);
         }
-        text.push_str(&line);
+        log::push_line(text, entry);
     }
 
     fn write(&mut self, text: &mut String) {

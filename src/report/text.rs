@@ -3,6 +3,10 @@
 /// Appends `text` with everything that a terminal or a log reader could take for a command escaped, at most `most` characters
 /// as shown; what is cut is marked with `…`.
 pub(crate) fn push_clean(out: &mut String, text: &str, most: usize) {
+    if is_clean(text, most) {
+        out.push_str(text);
+        return;
+    }
     let mut left = most;
     for c in text.chars() {
         let before = out.len();
@@ -29,6 +33,23 @@ pub(crate) fn clean(text: &str, most: usize) -> String {
     out
 }
 
+/// Whether `text` is short and printable ASCII throughout, as nearly all are: then it is shown as it is. A quick look, no more: `false`
+/// says nothing.
+pub(crate) fn is_clean(text: &str, most: usize) -> bool {
+    // Eight bytes at once: taking 0x20 sets the highest bit of what is smaller, adding 1 that of 0x7f, and beyond ASCII it is set anyway.
+    // Only a byte that is found by this borrows from the next one or carries into it.
+    let (words, rest) = text.as_bytes().as_chunks::<8>();
+    let is_plain = |word: &[u8; 8]| {
+        let word = u64::from_ne_bytes(*word);
+        let low = word.wrapping_sub(u64::from_ne_bytes([0x20; 8]));
+        let delete = word.wrapping_add(u64::from_ne_bytes([0x01; 8]));
+        (word | low | delete) & u64::from_ne_bytes([0x80; 8]) == 0
+    };
+    text.len() <= most
+        && words.iter().all(is_plain)
+        && rest.iter().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
 /// C0, DEL, C1, line and paragraph separators, direction marks and overrides, the byte order mark, and invisible tags.
 pub(crate) fn is_dangerous(c: char) -> bool {
     c.is_control()
@@ -48,11 +69,19 @@ pub(crate) fn hundredths(value: f64) -> String {
 
 /// A name as one word: quoted if it holds anything that could be taken for the end of it.
 pub(crate) fn name(text: &str) -> String {
+    let mut out = String::new();
+    push_name(&mut out, text);
+    out
+}
+
+/// Appends [`name`].
+pub(crate) fn push_name(out: &mut String, text: &str) {
     let plain = |c: char| c.is_alphanumeric() || "-_.@+:/".contains(c);
     if !text.is_empty() && text.len() <= NAME_MAX && text.chars().all(plain) {
-        return text.to_owned();
+        out.push_str(text);
+    } else {
+        out.push_str(&quoted(text, NAME_MAX));
     }
-    quoted(text, NAME_MAX)
 }
 
 /// `text` in double quotes, those inside escaped.
@@ -92,6 +121,31 @@ mod tests {
     }
 
     #[test]
+    fn the_quick_look_finds_everything_at_every_place() {
+        for c in '\0'..='\u{ff}' {
+            let shown: String = match c {
+                '\n' => "\\n".into(),
+                '\r' => "\\r".into(),
+                '\t' => "\\t".into(),
+                c if c.is_control() => c.escape_unicode().collect(),
+                c => c.into(),
+            };
+            for place in 0..20 {
+                for other in [" ", "~", "a"] {
+                    let (before, after) = (other.repeat(place), other.repeat(19 - place));
+                    let text = format!("{before}{c}{after}");
+                    assert_eq!(clean(&text, 100), format!("{before}{shown}{after}"));
+                    assert_eq!(
+                        is_clean(&text, 100),
+                        matches!(c, ' '..='~'),
+                        "{c:?} {place}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
     fn numbers_have_two_digits_behind_the_point() {
         for (value, shown) in [
             (0.0, "0.00"),
@@ -113,6 +167,9 @@ mod tests {
             ("my account", "\"my account\""),
             ("a\"b", "\"a\\\"b\""),
             ("a\nb", "\"a\\\\nb\""),
+            ("a-b_c.d@e+f:g/h9é两", "a-b_c.d@e+f:g/h9é两"),
+            ("a=b", "\"a=b\""),
+            ("a,b", "\"a,b\""),
         ] {
             assert_eq!(name(text), shown);
         }

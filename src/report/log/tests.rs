@@ -9,10 +9,10 @@ use crate::scheduler::{BlockReason, BlockSnapshot, Kind, Scope, Usage, WaitCause
 const AT: Wall = Wall(1_795_301_100_123);
 
 fn lines(event: Event) -> String {
-    entries(&Stamped { at: AT, event })
-        .iter()
-        .map(line)
-        .collect()
+    let mut text = String::new();
+    let stamped = Stamped { at: AT, event };
+    entries(&stamped, &mut |entry| push_line(&mut text, &entry));
+    text
 }
 
 fn finished() -> Finished {
@@ -242,8 +242,50 @@ fn events_say_what_until_when_and_because_of_which_answer() {
             "token refresh of work refused, run `maxpool login`: invalid_grant (a1b2c3d4 -> -, pid 41)".into(),
         ),
         (
+            Event::Refresh(Refresh {
+                account: "work".into(),
+                result: RefreshResult::Adopted,
+                old: None,
+                new: None,
+                pid: 1,
+            }),
+            "token of work taken over from the config file (- -> -, pid 1)".into(),
+        ),
+        (
+            Event::Refresh(Refresh {
+                account: "work".into(),
+                result: RefreshResult::Failed("status 500".into()),
+                old: None,
+                new: None,
+                pid: 1,
+            }),
+            "token refresh of work failed, it will be tried again: status 500 (- -> -, pid 1)".into(),
+        ),
+        (
+            Event::Refresh(Refresh {
+                account: "work".into(),
+                result: RefreshResult::NotStored("disk full".into()),
+                old: None,
+                new: None,
+                pid: 1,
+            }),
+            "token of work refreshed but not stored: disk full (- -> -, pid 1)".into(),
+        ),
+        (
             Event::Reloaded { added: vec!["a".into(), "b".into()], removed: vec![], changed: vec!["c: priority 0 -> 5".into()] },
             "config reloaded: added a, b; changed c: priority 0 -> 5".into(),
+        ),
+        (
+            Event::Reloaded {
+                added: vec![],
+                removed: vec!["x\n".into(); 23],
+                changed: vec!["d".into(); 20],
+            },
+            format!(
+                "config reloaded: removed {} and 3 more; changed {}",
+                ["x\\n"; 20].join(", "),
+                ["d"; 20].join(", ")
+            ),
         ),
         (
             Event::Reloaded { added: vec![], removed: vec![], changed: vec![] },

@@ -334,22 +334,21 @@ impl Frame<'_> {
     }
 
     fn evidence(&self, evidence: &crate::report::status::Evidence) -> String {
-        let parts: Vec<String> = [
-            evidence.status.map(|status| format!("status {status}")),
-            evidence.request_id.as_deref().map(|id| clean(id, 80)),
-            evidence
-                .source
-                .as_deref()
-                .filter(|source| !repeats_status(evidence.status, source))
-                .map(|source| clean(source, 120)),
-            evidence
-                .message
-                .as_deref()
-                .map(|message| clean(message, 200)),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
+        let mut parts = Vec::new();
+        if let Some(status) = evidence.status {
+            parts.push(format!("status {status}"));
+        }
+        if let Some(id) = &evidence.request_id {
+            parts.push(clean(id, 80));
+        }
+        if let Some(source) = &evidence.source
+            && !repeats_status(evidence.status, source)
+        {
+            parts.push(clean(source, 120));
+        }
+        if let Some(message) = &evidence.message {
+            parts.push(clean(message, 200));
+        }
         parts.join(self.signs.dot())
     }
 }
