@@ -35,6 +35,8 @@ const OUTPUT_BYTES: usize = 16 * 1024;
 const PENDING_BYTES: usize = 64 * 1024;
 /// The next address of a name is tried beside the first after this long (RFC 8305's recommended delay).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+/// What rustls takes from the socket at once, or more. It is only a hint: with another value a call would be made for nothing.
+const TLS_READ_BYTES: usize = 4096;
 /// A proxy's answer to CONNECT is longer only if something is wrong.
 const CONNECT_ANSWER_BYTES_MAX: usize = 16 * 1024;
 
@@ -106,6 +108,7 @@ impl Connector for WireConnector {
             buffers: WireBuffers::default(),
             pending: Vec::new(),
             deaf: false,
+            is_dry: false,
             calls: Calls::None,
         }))
     }
@@ -426,6 +429,7 @@ impl Resting {
             buffers: self.buffers,
             pending: self.pending,
             deaf: false,
+            is_dry: false,
             calls: Calls::Before,
         })
     }
@@ -440,6 +444,8 @@ pub(crate) struct WireTransport {
     pending: Vec<u8>,
     /// The upstream takes no more of the request; its answer may still be read.
     deaf: bool,
+    /// The last read took all that was there, so the next one begins with waiting.
+    is_dry: bool,
     calls: Calls,
 }
 
@@ -512,9 +518,11 @@ impl WireTransport {
                 if first == First::Wait {
                     wait::one(socket.as_fd(), PollFlags::IN, Phase::Receive)?;
                 }
-                receive(socket, target, Phase::Receive)
+                let count = receive(socket, target, Phase::Receive)?;
+                self.is_dry = count < target.len();
+                Ok(count)
             }
-            Some(tls) => receive_tls(tls, socket, target, first),
+            Some(tls) => receive_tls(tls, socket, target, first, &mut self.is_dry),
         }
     }
 }
@@ -559,7 +567,8 @@ fn send_tls(tls: &mut ClientConnection, socket: &mut TcpStream, bytes: &[u8]) ->
     Ok(())
 }
 
-/// Whether to look for bytes at once. The answer to what has just been sent is never there yet: a look would be a call for nothing.
+/// Whether to look for bytes at once. The answer to what has just been sent is never there yet, nor is the next event of a stream: a look
+/// would be a call for nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum First {
     Read,
@@ -571,6 +580,7 @@ fn receive_tls(
     socket: &mut TcpStream,
     buffer: &mut [u8],
     mut first: First,
+    is_dry: &mut bool,
 ) -> io::Result<usize> {
     loop {
         match tls.reader().read(buffer) {
@@ -584,7 +594,8 @@ fn receive_tls(
             wait::one(socket.as_fd(), PollFlags::IN, Phase::Receive)?;
         }
         match tls.read_tls(socket) {
-            Ok(_) => {
+            Ok(count) => {
+                *is_dry = count < TLS_READ_BYTES;
                 tls.process_new_packets()
                     .map_err(|error| io::Error::other(Broken(error.to_string())))?;
             }
@@ -625,7 +636,7 @@ impl Transport for WireTransport {
 
     fn await_input(&mut self, _timeout: NextTimeout) -> Result<bool, Error> {
         self.begin_call();
-        let first = if self.pending.is_empty() {
+        let first = if self.pending.is_empty() && !self.is_dry {
             First::Read
         } else {
             First::Wait
