@@ -286,11 +286,12 @@ pub(crate) fn find_either<const A: u8, const B: u8>(bytes: &[u8]) -> usize {
 }
 
 /// The high bit of the lowest zero byte is set, and none below it.
-fn zero_bytes(word: u64) -> u64 {
+pub(super) fn zero_bytes(word: u64) -> u64 {
     word.wrapping_sub(every_byte(1)) & !word & every_byte(0x80)
 }
 
-const fn every_byte(byte: u8) -> u64 {
+/// Eight times this byte.
+pub(super) const fn every_byte(byte: u8) -> u64 {
     u64::from_le_bytes([byte; 8])
 }
 
