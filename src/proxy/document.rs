@@ -3,7 +3,7 @@
 //! Keeps the path to where it is for a few levels and at most a kilobyte of the value it is in, however long or deep the document is.
 //! Lenient like [`super::json`]: it does not judge the text, it looks for what it knows.
 
-use super::json::{quote_or_escape, unescape};
+use super::json::{is_delimiter, quote_or_escape, resolved, unescape};
 use super::sse::{ApiError, Usage};
 
 /// What one document said.
@@ -113,19 +113,8 @@ impl Reader {
         while let Some((&byte, tail)) = rest.split_first() {
             rest = match self.at {
                 At::Key | At::Text => self.string(rest),
-                At::Scalar if !is_delimiter(byte) => {
-                    self.keep(&[byte]);
-                    tail
-                }
-                At::Scalar => {
-                    self.at = At::Between;
-                    self.value();
-                    rest
-                }
-                At::Between => {
-                    self.between(byte);
-                    tail
-                }
+                At::Scalar => self.scalar(rest),
+                At::Between => self.between(byte, rest, tail),
                 At::Beyond => return,
             };
         }
@@ -156,34 +145,61 @@ impl Reader {
 
     /// Takes as much of a string as there is and gives the rest.
     fn string<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
-        if self.in_escape {
-            let (escaped, rest) = bytes.split_at(1);
-            self.in_escape = false;
-            self.keep(escaped);
-            return rest;
-        }
-        let (plain, rest) = bytes.split_at(quote_or_escape(bytes));
-        self.keep(plain);
-        match rest.split_first() {
-            Some((b'"', rest)) => {
-                if self.at == At::Key {
-                    self.key();
-                } else {
-                    self.value();
+        let mut end = usize::from(self.in_escape);
+        loop {
+            let left = bytes.get(end..).unwrap_or_default();
+            end += quote_or_escape(left);
+            match bytes.get(end) {
+                Some(b'"') => break,
+                Some(_) => end += 2,
+                None => {
+                    // Beyond the end is what the last backslash escapes.
+                    self.in_escape = end > bytes.len();
+                    self.keep(bytes);
+                    return &[];
                 }
-                self.at = At::Between;
+            }
+        }
+        self.in_escape = false;
+        let (raw, rest) = bytes.split_at(end);
+        self.end(raw);
+        &rest[1..]
+    }
+
+    /// The same of a number or a word.
+    fn scalar<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
+        match bytes.iter().position(|&byte| is_delimiter(byte)) {
+            Some(end) => {
+                let (raw, rest) = bytes.split_at(end);
+                self.end(raw);
                 rest
             }
-            Some((backslash, rest)) => {
-                self.keep(&[*backslash]);
-                self.in_escape = true;
-                rest
+            None => {
+                self.keep(bytes);
+                &[]
             }
-            None => rest,
         }
     }
 
-    fn between(&mut self, byte: u8) {
+    /// A key or value has ended with these bytes. Most come whole and need not be kept.
+    fn end(&mut self, bytes: &[u8]) {
+        let ended = |reader: &mut Self, word: &[u8]| match reader.at {
+            At::Key => reader.key(word),
+            _ => reader.value(word),
+        };
+        if self.word.is_empty() {
+            ended(self, &bytes[..self.room.min(bytes.len())]);
+        } else {
+            self.keep(bytes);
+            let word = std::mem::take(&mut self.word);
+            ended(self, &word);
+            self.word = word;
+        }
+        self.at = At::Between;
+    }
+
+    /// Takes a byte between keys and values, or the key or value that it begins, and gives the rest.
+    fn between<'b>(&mut self, byte: u8, bytes: &'b [u8], tail: &'b [u8]) -> &'b [u8] {
         match byte {
             b' ' | b'\n' | b'\r' | b'\t' => {}
             _ if self.document.whole => {
@@ -195,19 +211,19 @@ impl Reader {
             b',' => self.wants_key = self.in_object(),
             b':' => self.wants_key = false,
             b'"' if self.wants_key => {
-                self.at = At::Key;
-                self.start(KEY_BYTES_MAX);
+                self.start(At::Key, KEY_BYTES_MAX);
+                return self.string(tail);
             }
             b'"' => {
-                self.at = At::Text;
-                self.start(self.interest());
+                self.start(At::Text, self.interest());
+                return self.string(tail);
             }
             _ => {
-                self.at = At::Scalar;
-                self.start(self.interest());
-                self.keep(&[byte]);
+                self.start(At::Scalar, self.interest());
+                return self.scalar(bytes);
             }
         }
+        tail
     }
 
     fn open(&mut self, is_object: bool) {
@@ -252,7 +268,8 @@ impl Reader {
         self.path.get(..self.depth).unwrap_or_default()
     }
 
-    fn start(&mut self, room: usize) {
+    fn start(&mut self, at: At, room: usize) {
+        self.at = at;
         self.word.clear();
         self.room = room;
     }
@@ -263,11 +280,10 @@ impl Reader {
         self.room -= kept.len();
     }
 
-    fn key(&mut self) {
-        let key = if self.word.contains(&b'\\') {
-            Key::of(unescape(&self.word).as_bytes())
-        } else {
-            Key::of(&self.word)
+    fn key(&mut self, word: &[u8]) {
+        let key = match Key::of(word) {
+            Key::Other if word.contains(&b'\\') => Key::of(unescape(word).as_bytes()),
+            key => key,
         };
         self.wants_key = false;
         if let Some(level) = self
@@ -290,28 +306,28 @@ impl Reader {
     }
 
     /// A value that is no container has ended.
-    fn value(&mut self) {
+    fn value(&mut self, word: &[u8]) {
         let path = self.path;
         let document = &mut self.document;
         match path.get(..self.depth).unwrap_or_default() {
-            [Key::Type] => document.kind = Some(unescape(&self.word)),
-            [Key::Id] | [Key::Message, Key::Id] => document.id = Some(unescape(&self.word)),
+            [Key::Type] => document.kind = Some(unescape(word)),
+            [Key::Id] | [Key::Message, Key::Id] => document.id = Some(unescape(word)),
             [Key::Thread, Key::Id] | [Key::Message, Key::Thread, Key::Id] => {
-                document.thread = Some(unescape(&self.word))
+                document.thread = Some(unescape(word))
             }
             [Key::Usage, count] | [Key::Message, Key::Usage, count] => {
-                count_tokens(document, *count, &self.word)
+                count_tokens(document, *count, word)
             }
-            [Key::Error, Key::Type] => error(document).kind = unescape(&self.word),
-            [Key::Error | Key::Message] if self.at == At::Text => error_text(document, &self.word),
-            [Key::Error, Key::Message] => error(document).message = bounded(&self.word),
+            [Key::Error, Key::Type] => error(document).kind = unescape(word),
+            [Key::Error | Key::Message] if self.at == At::Text => error_text(document, word),
+            [Key::Error, Key::Message] => error(document).message = bounded(word),
             [Key::Error, Key::Details, Key::ErrorCode] => {
-                error(document).code = Some(unescape(&self.word))
+                error(document).code = Some(unescape(word))
             }
             [Key::Content, Key::Element, part]
             | [Key::Message, Key::Content, Key::Element, part]
             | [Key::ContentBlock | Key::Delta, part] => {
-                self.block.add(*part, &self.word);
+                self.block.add(*part, word);
                 document.signed_thinking |= self.block.is_signed();
             }
             _ => {}
@@ -348,10 +364,10 @@ impl Block {
     fn add(&mut self, part: Key, word: &[u8]) {
         match part {
             Key::Type => {
-                let kind = unescape(word);
-                self.is_thinking = kind == "thinking";
-                self.is_redacted = kind == "redacted_thinking";
-                self.is_signature = kind == "signature_delta";
+                let kind = resolved(word);
+                self.is_thinking = *kind == *b"thinking";
+                self.is_redacted = *kind == *b"redacted_thinking";
+                self.is_signature = *kind == *b"signature_delta";
             }
             Key::Signature => self.has_signature = !word.is_empty(),
             Key::Data => self.has_data = !word.is_empty(),
@@ -404,10 +420,6 @@ fn bounded(word: &[u8]) -> String {
         text.push('…');
     }
     text
-}
-
-fn is_delimiter(byte: u8) -> bool {
-    b",:{}[]\" \t\r\n".contains(&byte)
 }
 
 /// The deepest place of interest is `message.content[].type`.
