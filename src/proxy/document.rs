@@ -111,12 +111,24 @@ impl Reader {
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
         while let Some((&byte, tail)) = rest.split_first() {
-            rest = match self.at {
-                At::Key | At::Text => self.string(rest),
-                At::Scalar => self.scalar(rest),
-                At::Between => self.between(byte, rest, tail),
+            let (end, after) = match self.at {
+                At::Between => {
+                    self.between(byte);
+                    // A number or a word begins with its first byte, a string behind the quote.
+                    if self.at != At::Scalar {
+                        rest = tail;
+                    }
+                    continue;
+                }
+                At::Key | At::Text => (self.end_of_string(rest), 1),
+                At::Scalar => (rest.iter().position(|&byte| is_delimiter(byte)), 0),
                 At::Beyond => return,
             };
+            let Some(end) = end else {
+                return self.keep(rest);
+            };
+            self.end(&rest[..end]);
+            rest = &rest[end + after..];
         }
     }
 
@@ -143,63 +155,42 @@ impl Reader {
         std::mem::replace(self, fresh).document
     }
 
-    /// Takes as much of a string as there is and gives the rest.
-    fn string<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
-        let mut end = usize::from(self.in_escape);
+    /// Where the quote is that ends the present string.
+    fn end_of_string(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut at = usize::from(self.in_escape);
         loop {
-            let left = bytes.get(end..).unwrap_or_default();
-            end += quote_or_escape(left);
-            match bytes.get(end) {
-                Some(b'"') => break,
-                Some(_) => end += 2,
-                None => {
-                    // Beyond the end is what the last backslash escapes.
-                    self.in_escape = end > bytes.len();
-                    self.keep(bytes);
-                    return &[];
-                }
+            at += quote_or_escape(bytes.get(at..).unwrap_or_default());
+            let found = bytes.get(at);
+            if matches!(found, Some(b'\\')) {
+                at += 2;
+                continue;
             }
-        }
-        self.in_escape = false;
-        let (raw, rest) = bytes.split_at(end);
-        self.end(raw);
-        &rest[1..]
-    }
-
-    /// The same of a number or a word.
-    fn scalar<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
-        match bytes.iter().position(|&byte| is_delimiter(byte)) {
-            Some(end) => {
-                let (raw, rest) = bytes.split_at(end);
-                self.end(raw);
-                rest
-            }
-            None => {
-                self.keep(bytes);
-                &[]
-            }
+            // Beyond the end is what the last backslash escapes.
+            self.in_escape = at > bytes.len();
+            return found.map(|_| at);
         }
     }
 
     /// A key or value has ended with these bytes. Most come whole and need not be kept.
     fn end(&mut self, bytes: &[u8]) {
-        let ended = |reader: &mut Self, word: &[u8]| match reader.at {
-            At::Key => reader.key(word),
-            _ => reader.value(word),
-        };
-        if self.word.is_empty() {
-            ended(self, &bytes[..self.room.min(bytes.len())]);
-        } else {
+        let mut word = Vec::new();
+        let mut whole = &bytes[..self.room.min(bytes.len())];
+        if !self.word.is_empty() {
             self.keep(bytes);
-            let word = std::mem::take(&mut self.word);
-            ended(self, &word);
+            word = std::mem::take(&mut self.word);
+            whole = &word;
+        }
+        match self.at {
+            At::Key => self.key(whole),
+            At::Text | At::Scalar | At::Between | At::Beyond => self.value(whole),
+        }
+        if !word.is_empty() {
             self.word = word;
         }
         self.at = At::Between;
     }
 
-    /// Takes a byte between keys and values, or the key or value that it begins, and gives the rest.
-    fn between<'b>(&mut self, byte: u8, bytes: &'b [u8], tail: &'b [u8]) -> &'b [u8] {
+    fn between(&mut self, byte: u8) {
         match byte {
             b' ' | b'\n' | b'\r' | b'\t' => {}
             _ if self.document.whole => {
@@ -210,20 +201,10 @@ impl Reader {
             b'}' | b']' => self.close(byte == b'}'),
             b',' => self.wants_key = self.in_object(),
             b':' => self.wants_key = false,
-            b'"' if self.wants_key => {
-                self.start(At::Key, KEY_BYTES_MAX);
-                return self.string(tail);
-            }
-            b'"' => {
-                self.start(At::Text, self.interest());
-                return self.string(tail);
-            }
-            _ => {
-                self.start(At::Scalar, self.interest());
-                return self.scalar(bytes);
-            }
+            b'"' if self.wants_key => self.start(At::Key, KEY_BYTES_MAX),
+            b'"' => self.start(At::Text, self.interest()),
+            _ => self.start(At::Scalar, self.interest()),
         }
-        tail
     }
 
     fn open(&mut self, is_object: bool) {

@@ -102,8 +102,8 @@ impl Headers {
 
     /// The first value of that name.
     pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
-        let found = self.lines.iter().find(|line| self.is_named(line, name));
-        found.map(|line| line.value(&self.values))
+        let at = self.position(name, 0)?;
+        Some(self.lines[at].value(&self.values))
     }
 
     /// The first value of that name, if it is UTF-8, without surrounding blanks.
@@ -113,10 +113,12 @@ impl Headers {
 
     /// All values of that name.
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.lines
-            .iter()
-            .filter(|line| self.is_named(line, name))
-            .map(|line| line.value(&self.values))
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            let at = self.position(name, from)?;
+            from = at + 1;
+            Some(self.lines[at].value(&self.values))
+        })
     }
 
     /// Adds a line at the end.
@@ -135,15 +137,21 @@ impl Headers {
         (self.names.as_bytes(), &self.values)
     }
 
-    /// Most names differ in length, and that is seen without reading any.
-    fn is_named(&self, line: &Line, name: &str) -> bool {
-        line.name.len() == name.len() && line.name(&self.names).eq_ignore_ascii_case(name)
+    /// The first line of that name from this one on.
+    fn position(&self, name: &str, from: usize) -> Option<usize> {
+        let mut lines = self.lines.iter().enumerate().skip(from);
+        let found = lines.find(|(_, line)| {
+            // Most names differ in length, and that is seen without reading any.
+            line.name.end - line.name.start == name.len()
+                && line.name(&self.names).eq_ignore_ascii_case(name)
+        });
+        found.map(|(at, _)| at)
     }
 
     /// Gives the first line of that name this value.
     fn replace_first(&mut self, name: &str, value: &[u8]) {
         let end = self.values.len();
-        if let Some(at) = self.lines.iter().position(|line| self.is_named(line, name)) {
+        if let Some(at) = self.position(name, 0) {
             self.lines[at].value = end..end + value.len();
             self.values.extend_from_slice(value);
         }
