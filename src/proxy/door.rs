@@ -780,6 +780,27 @@ mod tests {
     }
 
     #[test]
+    fn every_byte_is_judged_wherever_it_stands() {
+        for byte in 0..=255_u8 {
+            let sign = b"!#$%&'*+-.^_`|~".contains(&byte);
+            assert_eq!(
+                are_token_chars(&[b'a', byte]),
+                byte.is_ascii_alphanumeric() || sign,
+                "P2 {byte} in a name"
+            );
+            for at in 0..20 {
+                let mut value = [b'a', 0xe9].repeat(10);
+                value[at] = byte;
+                assert_eq!(
+                    holds_control(&value),
+                    byte.is_ascii_control() && byte != b'\t',
+                    "P2 {byte} at {at} of a value"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn garbage_does_no_harm() {
         let mut random = Random::new(51);
         let mut entered = 0;
