@@ -202,7 +202,7 @@ impl Line {
     /// Cheaper than to compare it as text, whose ends would be looked at.
     fn is_named(&self, names: &[u8], name: &str) -> bool {
         let own = names.get(self.name.clone());
-        own.is_some_and(|own| own.eq_ignore_ascii_case(name.as_bytes()))
+        own.is_some_and(|own| is_same(own, name.as_bytes()))
     }
 
     fn value<'a>(&self, values: &'a [u8]) -> &'a [u8] {
@@ -229,7 +229,7 @@ impl OfConnection {
             || self
                 .named
                 .iter()
-                .any(|named| named.eq_ignore_ascii_case(name.as_bytes()))
+                .any(|named| is_same(named, name.as_bytes()))
     }
 }
 
@@ -249,7 +249,7 @@ fn is_hop_by_hop(name: &[u8]) -> bool {
         _ => &[],
     };
     let mut hops = of_that_length.iter();
-    hops.any(|hop| name.eq_ignore_ascii_case(hop.as_bytes()))
+    hops.any(|hop| is_same(name, hop.as_bytes()))
 }
 
 /// Values may be credentials, so only names are printed (D4).
@@ -267,9 +267,9 @@ pub(crate) fn upstream(client: &Headers, auth: Auth<'_>, beta: Beta) -> Headers 
     let of_connection = client.of_connection();
     let stays = |name: &str| {
         of_connection.has(name)
-            || ENDS_HERE.iter().any(|own| name.eq_ignore_ascii_case(own))
+            || ENDS_HERE.iter().any(|own| is_named(name, own))
             || OUR_PREFIXES.iter().any(|prefix| starts_with(name, prefix))
-            || (drops_beta && name.eq_ignore_ascii_case(BETA))
+            || (drops_beta && is_named(name, BETA))
     };
     let is_foreign_key = |name: &str, value: &[u8]| is_key_header(name) && !auth.keeps(value);
     let mut sent = client.with_more_room();
@@ -300,7 +300,7 @@ pub(crate) fn downstream(answer: &mut Headers, body: BodyForm) {
         let name = line.name(names);
         !of_connection.has(name)
             && !starts_with(name, "access-control-")
-            && (body == BodyForm::Unmodified || !name.eq_ignore_ascii_case("content-length"))
+            && (body == BodyForm::Unmodified || !is_named(name, "content-length"))
     });
 }
 
@@ -339,7 +339,7 @@ pub(crate) fn bare_key(value: &[u8]) -> &[u8] {
 
 /// The two headers that may hold a key.
 pub(crate) fn is_key_header(name: &str) -> bool {
-    name.eq_ignore_ascii_case("authorization") || name.eq_ignore_ascii_case("x-api-key")
+    is_named(name, "authorization") || is_named(name, "x-api-key")
 }
 
 impl Auth<'_> {
@@ -355,6 +355,17 @@ impl Auth<'_> {
 
 fn is_real(value: &[u8]) -> bool {
     bare_key(value).starts_with(b"sk-ant-")
+}
+
+/// Equal but for case. The library's comparison reads sixteen letters before it says no, and names that have the length of a
+/// sought one mostly differ in their first.
+pub(super) fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let mut pairs = one.iter().zip(other);
+    one.len() == other.len() && pairs.all(|(a, b)| a == b || a.eq_ignore_ascii_case(b))
+}
+
+fn is_named(name: &str, sought: &str) -> bool {
+    name.len() == sought.len() && is_same(name.as_bytes(), sought.as_bytes())
 }
 
 fn starts_with(name: &str, prefix: &str) -> bool {
@@ -379,7 +390,7 @@ pub(super) fn trimmed(text: &str) -> &str {
 fn add_oauth_beta(headers: &mut Headers) {
     if headers
         .list(BETA)
-        .any(|beta| beta.eq_ignore_ascii_case(OAUTH_BETA.as_bytes()))
+        .any(|beta| is_same(beta, OAUTH_BETA.as_bytes()))
     {
         return;
     }
