@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use subtle::ConstantTimeEq;
 
-use super::headers::{self, Headers};
+use super::headers::{self, Headers, is_named, is_same};
 use super::json::{every_byte, zero_bytes};
 use super::paths::{self, Local, Route};
 use super::peek::BODY_BYTES_MAX;
@@ -101,7 +101,7 @@ impl Door<'_> {
                 let key = headers::bare_key(value);
                 // `authorization` carries a key only with its scheme (RFC 6750 section 2.1).
                 let whole = key.len() == value.trim_ascii().len();
-                let misplaced = whole && name.eq_ignore_ascii_case("authorization");
+                let misplaced = whole && is_named(name, "authorization");
                 !misplaced && bool::from(key.ct_eq(self.key))
             })
     }
@@ -156,8 +156,8 @@ impl Door<'_> {
         let configured = self.host.trim_start_matches('[').trim_end_matches(']');
         let literal: Option<IpAddr> = host.parse().ok();
         literal.is_some_and(|ip| ip.to_canonical().is_loopback())
-            || host.eq_ignore_ascii_case("localhost")
-            || (!configured.is_empty() && host.eq_ignore_ascii_case(configured))
+            || is_named(host, "localhost")
+            || (!configured.is_empty() && is_named(host, configured))
     }
 }
 
@@ -275,7 +275,7 @@ fn framing(head: &Head<'_>) -> Result<Framing, DoorRefusal> {
             "Transfer-Encoding beside Connection: Upgrade is not served",
         )),
         (Some(coding), None)
-            if codings.next().is_none() && coding.trim_ascii().eq_ignore_ascii_case(b"chunked") =>
+            if codings.next().is_none() && is_same(coding.trim_ascii(), b"chunked") =>
         {
             Ok(Framing::Chunked)
         }
@@ -319,7 +319,7 @@ fn expects_continue(head: &Head<'_>) -> Result<bool, DoorRefusal> {
     if head.version == (1, 0) || expectations.peek().is_none() {
         return Ok(false);
     }
-    if expectations.all(|value| value.eq_ignore_ascii_case(b"100-continue")) {
+    if expectations.all(|value| is_same(value, b"100-continue")) {
         return Ok(true);
     }
     Err(refused(417, "an expectation other than 100-continue"))
@@ -335,9 +335,7 @@ fn check_origin(headers: &Headers) -> Result<(), DoorRefusal> {
         let authority = origin
             .strip_prefix(b"http://")
             .or_else(|| origin.strip_prefix(b"https://"));
-        if host.is_empty()
-            || !authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
-        {
+        if host.is_empty() || !authority.is_some_and(|authority| is_same(authority, host)) {
             return Err(forbidden(format!(
                 "requests of web pages are refused; this one came from {:?}",
                 shown(origin)
@@ -346,7 +344,7 @@ fn check_origin(headers: &Headers) -> Result<(), DoorRefusal> {
     }
     if headers
         .all("sec-fetch-site")
-        .any(|site| site.trim_ascii().eq_ignore_ascii_case(b"cross-site"))
+        .any(|site| is_same(site.trim_ascii(), b"cross-site"))
     {
         return Err(forbidden(
             "requests of web pages on other sites are refused".to_owned(),

@@ -332,7 +332,7 @@ pub(crate) fn has_own_credential(headers: &Headers) -> bool {
 pub(crate) fn bare_key(value: &[u8]) -> &[u8] {
     let value = value.trim_ascii();
     match value.split_at_checked(7) {
-        Some((scheme, key)) if scheme.eq_ignore_ascii_case(b"bearer ") => key.trim_ascii_start(),
+        Some((scheme, key)) if is_same(scheme, b"bearer ") => key.trim_ascii_start(),
         _ => value,
     }
 }
@@ -364,13 +364,14 @@ pub(super) fn is_same(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && pairs.all(|(a, b)| a == b || a.eq_ignore_ascii_case(b))
 }
 
-fn is_named(name: &str, sought: &str) -> bool {
+/// The same of text.
+pub(super) fn is_named(name: &str, sought: &str) -> bool {
     name.len() == sought.len() && is_same(name.as_bytes(), sought.as_bytes())
 }
 
 fn starts_with(name: &str, prefix: &str) -> bool {
     name.get(..prefix.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        .is_some_and(|start| is_named(start, prefix))
 }
 
 fn filled(headers: &Headers, name: &str) -> Option<String> {

@@ -3,7 +3,7 @@
 //! Takes chunks as they come, keeps a few kilobytes at most however long the answer is, and never changes or delays a byte.
 
 use super::document::{Document, Reader};
-use super::headers::{is_same, trimmed};
+use super::headers::{is_named, is_same, trimmed};
 use super::json::find_either;
 
 /// How a body is read.
@@ -366,10 +366,10 @@ impl Form {
         let media_type = content_type.unwrap_or_default();
         let end = media_type.bytes().position(|byte| byte == b';');
         let media_type = trimmed(&media_type[..end.unwrap_or(media_type.len())]);
-        let is = |other: &str| is_same(media_type.as_bytes(), other.as_bytes());
+        let is = |other: &str| is_named(media_type, other);
         let has_suffix = || {
             let bytes = media_type.as_bytes().last_chunk();
-            bytes.is_some_and(|end: &[u8; 5]| end.eq_ignore_ascii_case(b"+json"))
+            bytes.is_some_and(|end: &[u8; 5]| is_same(end, b"+json"))
         };
         if is_encoded {
             Form::Opaque
