@@ -98,13 +98,15 @@ impl Course<'_> {
                 &reply::not_a_stream(answer.status),
             ));
         }
-        let headers = headers::downstream(&answer.headers, BodyForm::Reframed);
+        headers::downstream(&mut answer.headers, BodyForm::Reframed);
         let (status, body) = (answer.status, answer.body);
         self.job.tracked.stage(Stage::Streaming);
-        let opened = out.open(status, &headers, body).and_then(|mut committed| {
-            committed.push(&ahead)?;
-            Ok(committed)
-        });
+        let opened = out
+            .open(status, &answer.headers, body)
+            .and_then(|mut committed| {
+                committed.push(&ahead)?;
+                Ok(committed)
+            });
         drop(ahead);
         match opened {
             Ok(committed) => Attempted::Ended(self.stream(hold, answer, scanner, committed, ended)),

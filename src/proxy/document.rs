@@ -3,7 +3,7 @@
 //! Keeps the path to where it is for a few levels and at most a kilobyte of the value it is in, however long or deep the document is.
 //! Lenient like [`super::json`]: it does not judge the text, it looks for what it knows.
 
-use super::json::{quote_or_escape, unescape};
+use super::json::{is_delimiter, quote_or_escape, resolved, unescape};
 use super::sse::{ApiError, Usage};
 
 /// What one document said.
@@ -111,23 +111,24 @@ impl Reader {
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
         while let Some((&byte, tail)) = rest.split_first() {
-            rest = match self.at {
-                At::Key | At::Text => self.string(rest),
-                At::Scalar if !is_delimiter(byte) => {
-                    self.keep(&[byte]);
-                    tail
-                }
-                At::Scalar => {
-                    self.at = At::Between;
-                    self.value();
-                    rest
-                }
+            let (end, after) = match self.at {
                 At::Between => {
                     self.between(byte);
-                    tail
+                    // A number or a word begins with its first byte, a string behind the quote.
+                    if self.at != At::Scalar {
+                        rest = tail;
+                    }
+                    continue;
                 }
+                At::Key | At::Text => (self.end_of_string(rest), 1),
+                At::Scalar => (rest.iter().position(|&byte| is_delimiter(byte)), 0),
                 At::Beyond => return,
             };
+            let Some(end) = end else {
+                return self.keep(rest);
+            };
+            self.end(&rest[..end]);
+            rest = &rest[end + after..];
         }
     }
 
@@ -154,33 +155,39 @@ impl Reader {
         std::mem::replace(self, fresh).document
     }
 
-    /// Takes as much of a string as there is and gives the rest.
-    fn string<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
-        if self.in_escape {
-            let (escaped, rest) = bytes.split_at(1);
-            self.in_escape = false;
-            self.keep(escaped);
-            return rest;
-        }
-        let (plain, rest) = bytes.split_at(quote_or_escape(bytes));
-        self.keep(plain);
-        match rest.split_first() {
-            Some((b'"', rest)) => {
-                if self.at == At::Key {
-                    self.key();
-                } else {
-                    self.value();
-                }
-                self.at = At::Between;
-                rest
+    /// Where the quote is that ends the present string.
+    fn end_of_string(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut at = usize::from(self.in_escape);
+        loop {
+            at += quote_or_escape(bytes.get(at..).unwrap_or_default());
+            let found = bytes.get(at);
+            if matches!(found, Some(b'\\')) {
+                at += 2;
+                continue;
             }
-            Some((backslash, rest)) => {
-                self.keep(&[*backslash]);
-                self.in_escape = true;
-                rest
-            }
-            None => rest,
+            // Beyond the end is what the last backslash escapes.
+            self.in_escape = at > bytes.len();
+            return found.map(|_| at);
         }
+    }
+
+    /// A key or value has ended with these bytes. Most come whole and need not be kept.
+    fn end(&mut self, bytes: &[u8]) {
+        let mut word = Vec::new();
+        let mut whole = &bytes[..self.room.min(bytes.len())];
+        if !self.word.is_empty() {
+            self.keep(bytes);
+            word = std::mem::take(&mut self.word);
+            whole = &word;
+        }
+        match self.at {
+            At::Key => self.key(whole),
+            At::Text | At::Scalar | At::Between | At::Beyond => self.value(whole),
+        }
+        if !word.is_empty() {
+            self.word = word;
+        }
+        self.at = At::Between;
     }
 
     fn between(&mut self, byte: u8) {
@@ -194,19 +201,9 @@ impl Reader {
             b'}' | b']' => self.close(byte == b'}'),
             b',' => self.wants_key = self.in_object(),
             b':' => self.wants_key = false,
-            b'"' if self.wants_key => {
-                self.at = At::Key;
-                self.start(KEY_BYTES_MAX);
-            }
-            b'"' => {
-                self.at = At::Text;
-                self.start(self.interest());
-            }
-            _ => {
-                self.at = At::Scalar;
-                self.start(self.interest());
-                self.keep(&[byte]);
-            }
+            b'"' if self.wants_key => self.start(At::Key, KEY_BYTES_MAX),
+            b'"' => self.start(At::Text, self.interest()),
+            _ => self.start(At::Scalar, self.interest()),
         }
     }
 
@@ -252,7 +249,8 @@ impl Reader {
         self.path.get(..self.depth).unwrap_or_default()
     }
 
-    fn start(&mut self, room: usize) {
+    fn start(&mut self, at: At, room: usize) {
+        self.at = at;
         self.word.clear();
         self.room = room;
     }
@@ -263,11 +261,10 @@ impl Reader {
         self.room -= kept.len();
     }
 
-    fn key(&mut self) {
-        let key = if self.word.contains(&b'\\') {
-            Key::of(unescape(&self.word).as_bytes())
-        } else {
-            Key::of(&self.word)
+    fn key(&mut self, word: &[u8]) {
+        let key = match Key::of(word) {
+            Key::Other if word.contains(&b'\\') => Key::of(unescape(word).as_bytes()),
+            key => key,
         };
         self.wants_key = false;
         if let Some(level) = self
@@ -290,28 +287,28 @@ impl Reader {
     }
 
     /// A value that is no container has ended.
-    fn value(&mut self) {
+    fn value(&mut self, word: &[u8]) {
         let path = self.path;
         let document = &mut self.document;
         match path.get(..self.depth).unwrap_or_default() {
-            [Key::Type] => document.kind = Some(unescape(&self.word)),
-            [Key::Id] | [Key::Message, Key::Id] => document.id = Some(unescape(&self.word)),
+            [Key::Type] => document.kind = Some(unescape(word)),
+            [Key::Id] | [Key::Message, Key::Id] => document.id = Some(unescape(word)),
             [Key::Thread, Key::Id] | [Key::Message, Key::Thread, Key::Id] => {
-                document.thread = Some(unescape(&self.word))
+                document.thread = Some(unescape(word))
             }
             [Key::Usage, count] | [Key::Message, Key::Usage, count] => {
-                count_tokens(document, *count, &self.word)
+                count_tokens(document, *count, word)
             }
-            [Key::Error, Key::Type] => error(document).kind = unescape(&self.word),
-            [Key::Error | Key::Message] if self.at == At::Text => error_text(document, &self.word),
-            [Key::Error, Key::Message] => error(document).message = bounded(&self.word),
+            [Key::Error, Key::Type] => error(document).kind = unescape(word),
+            [Key::Error | Key::Message] if self.at == At::Text => error_text(document, word),
+            [Key::Error, Key::Message] => error(document).message = bounded(word),
             [Key::Error, Key::Details, Key::ErrorCode] => {
-                error(document).code = Some(unescape(&self.word))
+                error(document).code = Some(unescape(word))
             }
             [Key::Content, Key::Element, part]
             | [Key::Message, Key::Content, Key::Element, part]
             | [Key::ContentBlock | Key::Delta, part] => {
-                self.block.add(*part, &self.word);
+                self.block.add(*part, word);
                 document.signed_thinking |= self.block.is_signed();
             }
             _ => {}
@@ -348,10 +345,10 @@ impl Block {
     fn add(&mut self, part: Key, word: &[u8]) {
         match part {
             Key::Type => {
-                let kind = unescape(word);
-                self.is_thinking = kind == "thinking";
-                self.is_redacted = kind == "redacted_thinking";
-                self.is_signature = kind == "signature_delta";
+                let kind = resolved(word);
+                self.is_thinking = *kind == *b"thinking";
+                self.is_redacted = *kind == *b"redacted_thinking";
+                self.is_signature = *kind == *b"signature_delta";
             }
             Key::Signature => self.has_signature = !word.is_empty(),
             Key::Data => self.has_data = !word.is_empty(),
@@ -404,10 +401,6 @@ fn bounded(word: &[u8]) -> String {
         text.push('…');
     }
     text
-}
-
-fn is_delimiter(byte: u8) -> bool {
-    b",:{}[]\" \t\r\n".contains(&byte)
 }
 
 /// The deepest place of interest is `message.content[].type`.

@@ -1,10 +1,12 @@
 //! Who may come in, and with what framing (P2). Judges a received head; reads no socket.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use subtle::ConstantTimeEq;
 
-use super::headers::{self, Headers};
+use super::headers::{self, Headers, is_named, is_same};
+use super::json::{every_byte, zero_bytes};
 use super::paths::{self, Local, Route};
 use super::peek::BODY_BYTES_MAX;
 
@@ -99,7 +101,7 @@ impl Door<'_> {
                 let key = headers::bare_key(value);
                 // `authorization` carries a key only with its scheme (RFC 6750 section 2.1).
                 let whole = key.len() == value.trim_ascii().len();
-                let misplaced = whole && name.eq_ignore_ascii_case("authorization");
+                let misplaced = whole && is_named(name, "authorization");
                 !misplaced && bool::from(key.ct_eq(self.key))
             })
     }
@@ -154,8 +156,8 @@ impl Door<'_> {
         let configured = self.host.trim_start_matches('[').trim_end_matches(']');
         let literal: Option<IpAddr> = host.parse().ok();
         literal.is_some_and(|ip| ip.to_canonical().is_loopback())
-            || host.eq_ignore_ascii_case("localhost")
-            || (!configured.is_empty() && host.eq_ignore_ascii_case(configured))
+            || is_named(host, "localhost")
+            || (!configured.is_empty() && is_named(host, configured))
     }
 }
 
@@ -191,53 +193,63 @@ fn check_target(target: &str) -> Result<(), &'static str> {
         return Err("the request target holds a character that is not allowed in it");
     }
     // Decoded again and again, because a server behind the upstream may do the same.
-    let mut path = paths::split(target).0.to_owned();
+    let mut path = Cow::Borrowed(paths::split(target).0);
     for _ in 0..DECODINGS_MAX {
-        if path
-            .split('/')
-            .any(|segment| matches!(segment.split(';').next(), Some("." | "..")))
-        {
+        if path.as_bytes().split(|&byte| byte == b'/').any(is_dots) {
             return Err("the request target holds a dot segment");
         }
-        if path.contains('\\') {
+        if path.bytes().any(|byte| byte == b'\\') {
             return Err("the request target holds a backslash");
         }
         if path.bytes().any(|byte| byte.is_ascii_control()) {
             return Err("the request target holds an encoded control character");
         }
-        let decoded = paths::decode(&path);
-        if decoded == path {
-            return Ok(());
-        }
-        path = decoded;
+        let decoded = match paths::decode(&path) {
+            Cow::Owned(decoded) if decoded != *path => decoded,
+            Cow::Owned(_) | Cow::Borrowed(_) => return Ok(()),
+        };
+        path = Cow::Owned(decoded);
     }
     Err("the request target is percent-encoded many times over")
 }
 
+/// A segment that names this directory or the one above, with parameters or without.
+fn is_dots(segment: &[u8]) -> bool {
+    segment.starts_with(b".")
+        && matches!(
+            segment.split(|&byte| byte == b';').next(),
+            Some(b"." | b"..")
+        )
+}
+
 /// Number, size and characters of the header lines, and `Host` (RFC 9112 section 3.2).
 fn check_lines(head: &Head<'_>) -> Result<(), DoorRefusal> {
-    let lines = || head.headers.iter();
+    let (names, values) = head.headers.bytes();
     // As on the wire: name, colon, blank, value, line end.
-    let bytes: usize = lines()
-        .map(|(name, value)| name.len() + value.len() + 4)
-        .sum();
+    let bytes = names.len() + values.len() + 4 * head.headers.len();
     if head.headers.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
         return Err(refused(431, HEAD_TOO_LARGE));
     }
-    for (name, value) in lines() {
+    let mut lines = head.headers.iter();
+    // All bytes in one pass; whose they are matters only if one is wrong.
+    if are_token_chars(names) && !holds_control(values) && lines.all(|(name, _)| !name.is_empty()) {
+        return check_number_of_hosts(head);
+    }
+    for (name, value) in head.headers.iter() {
         if !is_token(name) {
             return Err(refused(400, "a header name is not a token"));
         }
-        if value
-            .iter()
-            .any(|&byte| byte.is_ascii_control() && byte != b'\t')
-        {
+        if holds_control(value) {
             return Err(refused(
                 400,
                 format!("the header {name} holds a control character"),
             ));
         }
     }
+    check_number_of_hosts(head)
+}
+
+fn check_number_of_hosts(head: &Head<'_>) -> Result<(), DoorRefusal> {
     match head.headers.all("host").count() {
         0 if head.version == (1, 1) => Err(refused(400, "an HTTP/1.1 request needs a Host header")),
         0 | 1 => Ok(()),
@@ -247,25 +259,27 @@ fn check_lines(head: &Head<'_>) -> Result<(), DoorRefusal> {
 
 /// The body's framing; every doubt is refused, because two readings of it are how requests are smuggled.
 fn framing(head: &Head<'_>) -> Result<Framing, DoorRefusal> {
-    let codings: Vec<&[u8]> = head.headers.all("transfer-encoding").collect();
-    let lengths: Vec<&[u8]> = head.headers.all("content-length").collect();
-    match (codings.as_slice(), lengths.as_slice()) {
-        ([], []) => Ok(Framing::NoBody),
-        ([], [length]) => content_length(length),
-        ([], _) => Err(refused(400, "more than one Content-Length")),
-        ([_, ..], [_, ..]) => Err(refused(400, "both Content-Length and Transfer-Encoding")),
-        (_, []) if head.version == (1, 0) => {
+    let mut codings = head.headers.all("transfer-encoding");
+    let mut lengths = head.headers.all("content-length");
+    match (codings.next(), lengths.next()) {
+        (None, None) => Ok(Framing::NoBody),
+        (None, Some(length)) if lengths.next().is_none() => content_length(length),
+        (None, Some(_)) => Err(refused(400, "more than one Content-Length")),
+        (Some(_), Some(_)) => Err(refused(400, "both Content-Length and Transfer-Encoding")),
+        (Some(_), None) if head.version == (1, 0) => {
             Err(refused(400, "Transfer-Encoding in an HTTP/1.0 request"))
         }
         // The server library hands such a body over with its chunks' heads in it.
-        (_, []) if asks_for_upgrade(head.headers) => Err(refused(
+        (Some(_), None) if asks_for_upgrade(head.headers) => Err(refused(
             400,
             "Transfer-Encoding beside Connection: Upgrade is not served",
         )),
-        ([coding], []) if coding.trim_ascii().eq_ignore_ascii_case(b"chunked") => {
+        (Some(coding), None)
+            if codings.next().is_none() && is_same(coding.trim_ascii(), b"chunked") =>
+        {
             Ok(Framing::Chunked)
         }
-        (_, []) => Err(refused(400, "a transfer coding other than chunked")),
+        (Some(_), None) => Err(refused(400, "a transfer coding other than chunked")),
     }
 }
 
@@ -305,7 +319,7 @@ fn expects_continue(head: &Head<'_>) -> Result<bool, DoorRefusal> {
     if head.version == (1, 0) || expectations.peek().is_none() {
         return Ok(false);
     }
-    if expectations.all(|value| value.eq_ignore_ascii_case(b"100-continue")) {
+    if expectations.all(|value| is_same(value, b"100-continue")) {
         return Ok(true);
     }
     Err(refused(417, "an expectation other than 100-continue"))
@@ -321,9 +335,7 @@ fn check_origin(headers: &Headers) -> Result<(), DoorRefusal> {
         let authority = origin
             .strip_prefix(b"http://")
             .or_else(|| origin.strip_prefix(b"https://"));
-        if host.is_empty()
-            || !authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
-        {
+        if host.is_empty() || !authority.is_some_and(|authority| is_same(authority, host)) {
             return Err(forbidden(format!(
                 "requests of web pages are refused; this one came from {:?}",
                 shown(origin)
@@ -332,7 +344,7 @@ fn check_origin(headers: &Headers) -> Result<(), DoorRefusal> {
     }
     if headers
         .all("sec-fetch-site")
-        .any(|site| site.trim_ascii().eq_ignore_ascii_case(b"cross-site"))
+        .any(|site| is_same(site.trim_ascii(), b"cross-site"))
     {
         return Err(forbidden(
             "requests of web pages on other sites are refused".to_owned(),
@@ -365,10 +377,35 @@ fn host_of(value: &str) -> Option<&str> {
 
 /// RFC 9110 section 5.6.2.
 fn is_token(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+    !text.is_empty() && are_token_chars(text.as_bytes())
+}
+
+fn are_token_chars(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| TOKEN_CHARS[usize::from(byte)])
+}
+
+/// A look-up is a third of the comparisons' work, and every letter of every name is asked.
+const TOKEN_CHARS: [bool; 256] = {
+    let mut chars = [false; 256];
+    let mut byte = 0;
+    while byte < chars.len() {
+        chars[byte] = matches!(byte as u8, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~');
+        byte += 1;
+    }
+    chars
+};
+
+/// Whether there is a control character, tabs aside. Eight bytes at a time, because values are long.
+fn holds_control(bytes: &[u8]) -> bool {
+    let is_control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
+    let (words, rest) = bytes.as_chunks::<8>();
+    let is_suspect = |bytes: &[u8; 8]| {
+        let word = u64::from_le_bytes(*bytes);
+        let below_blank = word.wrapping_sub(every_byte(b' ')) & !word & every_byte(0x80);
+        (below_blank | zero_bytes(word ^ every_byte(0x7f))) != 0
+    };
+    let mut suspects = words.iter().filter(|word| is_suspect(word));
+    suspects.any(|word| word.iter().any(is_control)) || rest.iter().any(is_control)
 }
 
 /// What a stranger wrote, for our own text.
@@ -738,6 +775,27 @@ mod tests {
             empty.is_err_and(|refusal| !refusal.close),
             "P2 nothing unread"
         );
+    }
+
+    #[test]
+    fn every_byte_is_judged_wherever_it_stands() {
+        for byte in 0..=255_u8 {
+            let sign = b"!#$%&'*+-.^_`|~".contains(&byte);
+            assert_eq!(
+                are_token_chars(&[b'a', byte]),
+                byte.is_ascii_alphanumeric() || sign,
+                "P2 {byte} in a name"
+            );
+            for at in 0..20 {
+                let mut value = [b'a', 0xe9].repeat(10);
+                value[at] = byte;
+                assert_eq!(
+                    holds_control(&value),
+                    byte.is_ascii_control() && byte != b'\t',
+                    "P2 {byte} at {at} of a value"
+                );
+            }
+        }
     }
 
     #[test]

@@ -135,7 +135,7 @@ pub(super) fn pass_on(out: Uncommitted, failed: Failed) -> Ended {
 }
 
 impl Kept {
-    pub(super) fn deliver(self, out: Uncommitted, cause: String) -> Ended {
+    pub(super) fn deliver(mut self, out: Uncommitted, cause: String) -> Ended {
         let ended = |delivered: std::io::Result<u16>| match delivered {
             Ok(status) => Ended {
                 status: Some(status),
@@ -144,10 +144,10 @@ impl Kept {
             },
             Err(_) => Ended::client_gone(Stage::Streaming, None),
         };
-        let headers = headers::downstream(&self.headers, BodyForm::Reframed);
+        headers::downstream(&mut self.headers, BodyForm::Reframed);
         if !out.is_held() {
             return ended(
-                out.whole(self.status, &headers, &self.body)
+                out.whole(self.status, &self.headers, &self.body)
                     .map(|delivered| delivered.status),
             );
         }
@@ -156,7 +156,7 @@ impl Kept {
             Form::Json | Form::Opaque => reply::event_of_body(self.status, &self.body),
         };
         let sent = out
-            .open(200, &headers, Body::Streamed)
+            .open(200, &self.headers, Body::Streamed)
             .and_then(|mut committed| {
                 committed.push(&event)?;
                 committed.finish()

@@ -1,18 +1,25 @@
 //! Header lists: what goes upstream, what comes back, and what the client asks of us in `x-maxpool-*`.
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 /// Header lines in the order in which they came. Names keep their case; every look-up ignores it.
 ///
-/// They lie one behind the other: a request's lines are copied several times, and an allocation for each name and value was a
-/// quarter of all that it made.
-#[derive(Clone, Default, PartialEq, Eq)]
+/// Names and values lie one behind the other: a request's lines are copied several times, and an allocation for each name and
+/// value was a quarter of all that it made. What is dropped stays in the texts, out of everybody's sight.
+#[derive(Clone, Default)]
 pub(crate) struct Headers {
     names: String,
     values: Vec<u8>,
-    /// Where the name and the value of each line end.
-    ends: Vec<(usize, usize)>,
+    lines: Vec<Line>,
+}
+
+/// Where one line's name and value are.
+#[derive(Clone)]
+struct Line {
+    name: Range<usize>,
+    value: Range<usize>,
 }
 
 /// Whose credential a request carries upstream.
@@ -77,61 +84,94 @@ impl Headers {
         Headers {
             names: String::with_capacity(lines * NAME_BYTES),
             values: Vec::with_capacity(lines * VALUE_BYTES),
-            ends: Vec::with_capacity(lines),
+            lines: Vec::with_capacity(lines),
         }
+    }
+
+    /// The same lines with room for a few more.
+    fn with_more_room(&self) -> Headers {
+        let mut copy = Headers {
+            names: String::with_capacity(self.names.len() + LINES_ADDED * NAME_BYTES),
+            values: Vec::with_capacity(self.values.len() + LINES_ADDED * VALUE_BYTES),
+            lines: Vec::with_capacity(self.lines.len() + LINES_ADDED),
+        };
+        copy.names.push_str(&self.names);
+        copy.values.extend_from_slice(&self.values);
+        copy.lines.extend_from_slice(&self.lines);
+        copy
     }
 
     /// Number of lines.
     pub(crate) fn len(&self) -> usize {
-        self.ends.len()
+        self.lines.len()
     }
 
     /// Names and values in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> + Clone {
-        let mut start = (0, 0);
-        self.ends.iter().map(move |&end| {
-            let (name, value) = start;
-            start = end;
-            (&self.names[name..end.0], &self.values[value..end.1])
-        })
+        self.lines
+            .iter()
+            .map(|line| (line.name(&self.names), line.value(&self.values)))
     }
 
     /// The first value of that name.
     pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
-        let mut lines = self.iter();
-        let found = lines.find(|(own, _)| own.eq_ignore_ascii_case(name));
-        found.map(|(_, value)| value)
+        let at = self.position(name, 0)?;
+        Some(self.lines[at].value(&self.values))
     }
 
     /// The first value of that name, if it is UTF-8, without surrounding blanks.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
-        Some(std::str::from_utf8(self.get(name)?).ok()?.trim())
+        Some(trimmed(std::str::from_utf8(self.get(name)?).ok()?))
     }
 
     /// All values of that name.
     pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.iter()
-            .filter(move |(own, _)| own.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            let at = self.position(name, from)?;
+            from = at + 1;
+            Some(self.lines[at].value(&self.values))
+        })
     }
 
     /// Adds a line at the end.
     pub(crate) fn push(&mut self, name: impl AsRef<str>, value: impl AsRef<[u8]>) {
-        self.names.push_str(name.as_ref());
-        self.values.extend_from_slice(value.as_ref());
-        self.ends.push((self.names.len(), self.values.len()));
+        let (name, value) = (name.as_ref(), value.as_ref());
+        self.lines.push(Line {
+            name: self.names.len()..self.names.len() + name.len(),
+            value: self.values.len()..self.values.len() + value.len(),
+        });
+        self.names.push_str(name);
+        self.values.extend_from_slice(value);
     }
 
-    /// The same lines, the first of that name with this value.
-    fn with_first(&self, name: &str, value: &[u8]) -> Headers {
-        let mut changed = Headers::with_room(self.len());
-        let mut is_first = true;
-        for (own, old) in self.iter() {
-            let replaced = is_first && own.eq_ignore_ascii_case(name);
-            is_first &= !replaced;
-            changed.push(own, if replaced { value } else { old });
+    /// All names behind each other and all values, for whoever looks at the bytes of a list of which nothing was dropped.
+    pub(crate) fn bytes(&self) -> (&[u8], &[u8]) {
+        (self.names.as_bytes(), &self.values)
+    }
+
+    /// The first line of that name from this one on.
+    fn position(&self, name: &str, from: usize) -> Option<usize> {
+        let mut at = from;
+        loop {
+            let line = self.lines.get(at)?;
+            // Most names differ in length, and that is seen without reading any.
+            if line.name.end - line.name.start == name.len()
+                && line.is_named(self.names.as_bytes(), name)
+            {
+                return Some(at);
+            }
+            at += 1;
         }
-        changed
+    }
+
+    /// Gives the first line of that name this value.
+    fn replace_first(&mut self, name: &str, value: &[u8]) {
+        let end = self.values.len();
+        if let Some(at) = self.position(name, 0) {
+            self.lines[at].value = end..end + value.len();
+            self.values.extend_from_slice(value);
+        }
     }
 
     /// The non-empty elements of a comma-separated list over all its lines.
@@ -142,13 +182,74 @@ impl Headers {
             .filter(|element| !element.is_empty())
     }
 
-    /// Whether a line of that name belongs to one connection only: by RFC 9110 section 7.6.1, or because `connection` names it.
-    fn is_hop_by_hop(&self, name: &str) -> bool {
-        HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop))
-            || self
-                .list("connection")
-                .any(|named| named.eq_ignore_ascii_case(name.as_bytes()))
+    /// What belongs to one connection only.
+    fn of_connection(&self) -> OfConnection {
+        let named = self.list("connection");
+        OfConnection {
+            named: named
+                .filter(|name| !is_hop_by_hop(name))
+                .map(<[u8]>::to_vec)
+                .collect(),
+        }
     }
+}
+
+impl Line {
+    fn name<'a>(&self, names: &'a str) -> &'a str {
+        names.get(self.name.clone()).unwrap_or_default()
+    }
+
+    /// Cheaper than to compare it as text, whose ends would be looked at.
+    fn is_named(&self, names: &[u8], name: &str) -> bool {
+        let own = names.get(self.name.clone());
+        own.is_some_and(|own| is_same(own, name.as_bytes()))
+    }
+
+    fn value<'a>(&self, values: &'a [u8]) -> &'a [u8] {
+        values.get(self.value.clone()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+impl PartialEq for Headers {
+    fn eq(&self, other: &Headers) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+/// Which lines of a list belong to one connection only: by RFC 9110 section 7.6.1, or because `connection` names them.
+struct OfConnection {
+    /// What `connection` names beside those that always belong to it; mostly nothing.
+    named: Vec<Vec<u8>>,
+}
+
+impl OfConnection {
+    fn has(&self, name: &str) -> bool {
+        is_hop_by_hop(name.as_bytes())
+            || self
+                .named
+                .iter()
+                .any(|named| is_same(named, name.as_bytes()))
+    }
+}
+
+/// Of one connection (RFC 9110 section 7.6.1 and what is in use beside it).
+fn is_hop_by_hop(name: &[u8]) -> bool {
+    // By length first: every line of every head is asked.
+    let of_that_length: &[&str] = match name.len() {
+        2 => &["te"],
+        7 => &["trailer", "upgrade"],
+        10 => &["connection", "keep-alive"],
+        14 => &["http2-settings"],
+        16 => &["proxy-connection"],
+        17 => &["transfer-encoding"],
+        18 => &["proxy-authenticate"],
+        19 => &["proxy-authorization"],
+        25 => &["proxy-authentication-info"],
+        _ => &[],
+    };
+    let mut hops = of_that_length.iter();
+    hops.any(|hop| is_same(name, hop.as_bytes()))
 }
 
 /// Values may be credentials, so only names are printed (D4).
@@ -163,19 +264,24 @@ impl fmt::Debug for Headers {
 /// The request's headers as they go upstream (P5): everything but framing; `host` and `content-length` are the sender's.
 pub(crate) fn upstream(client: &Headers, auth: Auth<'_>, beta: Beta) -> Headers {
     let drops_beta = matches!(beta, Beta::Strip | Beta::OnlyOauth);
+    let of_connection = client.of_connection();
     let stays = |name: &str| {
-        client.is_hop_by_hop(name)
-            || ENDS_HERE.iter().any(|own| name.eq_ignore_ascii_case(own))
+        of_connection.has(name)
+            || ENDS_HERE.iter().any(|own| is_named(name, own))
             || OUR_PREFIXES.iter().any(|prefix| starts_with(name, prefix))
-            || (drops_beta && name.eq_ignore_ascii_case(BETA))
+            || (drops_beta && is_named(name, BETA))
     };
     let is_foreign_key = |name: &str, value: &[u8]| is_key_header(name) && !auth.keeps(value);
-    let mut sent = Headers::with_room(client.len() + 2);
-    for (name, value) in client.iter() {
-        if !stays(name) && !is_foreign_key(name, value) {
-            sent.push(name, value);
-        }
-    }
+    let mut sent = client.with_more_room();
+    let Headers {
+        names,
+        values,
+        lines,
+    } = &mut sent;
+    lines.retain(|line| {
+        let name = line.name(names);
+        !stays(name) && !is_foreign_key(name, line.value(values))
+    });
     sent.push("accept-encoding", "identity");
     if matches!(beta, Beta::WithOauth | Beta::OnlyOauth) {
         add_oauth_beta(&mut sent);
@@ -186,36 +292,33 @@ pub(crate) fn upstream(client: &Headers, auth: Auth<'_>, beta: Beta) -> Headers 
     sent
 }
 
-/// The answer's headers as they go to the client (P11). CORS headers never leave us (P2).
-pub(crate) fn downstream(upstream: &Headers, body: BodyForm) -> Headers {
-    let mut kept = Headers::with_room(upstream.len());
-    for (name, value) in upstream.iter() {
-        if !upstream.is_hop_by_hop(name)
+/// Leaves of the answer's headers those that go to the client (P11). CORS headers never leave us (P2).
+pub(crate) fn downstream(answer: &mut Headers, body: BodyForm) {
+    let of_connection = answer.of_connection();
+    let Headers { names, lines, .. } = answer;
+    lines.retain(|line| {
+        let name = line.name(names);
+        !of_connection.has(name)
             && !starts_with(name, "access-control-")
-            && (body == BodyForm::Unmodified || !name.eq_ignore_ascii_case("content-length"))
-        {
-            kept.push(name, value);
-        }
-    }
-    kept
+            && (body == BodyForm::Unmodified || !is_named(name, "content-length"))
+    });
 }
 
 /// Reads the client's options; `x-teamclaude-*` is the old spelling and loses against the new one.
 pub(crate) fn client_options(headers: &Headers) -> ClientOptions {
-    let own = |option: &str| {
-        OUR_PREFIXES
-            .iter()
-            .find_map(|prefix| ours(headers, prefix, option))
-    };
+    let either = |[new, old]: [&str; 2]| filled(headers, new).or_else(|| filled(headers, old));
     ClientOptions {
-        profile: own("profile"),
-        session: own("session"),
+        profile: either(["x-maxpool-profile", "x-teamclaude-profile"]),
+        session: either(["x-maxpool-session", "x-teamclaude-session"]),
         claude_session: filled(headers, "x-claude-code-session-id"),
         claude_agent: filled(headers, "x-claude-code-agent-id"),
-        stream_idle: own("client-stream-idle-ms")
-            .and_then(|ms| ms.parse().ok())
-            .filter(|&ms: &u64| ms > 0)
-            .map(Duration::from_millis),
+        stream_idle: either([
+            "x-maxpool-client-stream-idle-ms",
+            "x-teamclaude-client-stream-idle-ms",
+        ])
+        .and_then(|ms| ms.parse().ok())
+        .filter(|&ms: &u64| ms > 0)
+        .map(Duration::from_millis),
     }
 }
 
@@ -229,14 +332,14 @@ pub(crate) fn has_own_credential(headers: &Headers) -> bool {
 pub(crate) fn bare_key(value: &[u8]) -> &[u8] {
     let value = value.trim_ascii();
     match value.split_at_checked(7) {
-        Some((scheme, key)) if scheme.eq_ignore_ascii_case(b"bearer ") => key.trim_ascii_start(),
+        Some((scheme, key)) if is_same(scheme, b"bearer ") => key.trim_ascii_start(),
         _ => value,
     }
 }
 
 /// The two headers that may hold a key.
 pub(crate) fn is_key_header(name: &str) -> bool {
-    name.eq_ignore_ascii_case("authorization") || name.eq_ignore_ascii_case("x-api-key")
+    is_named(name, "authorization") || is_named(name, "x-api-key")
 }
 
 impl Auth<'_> {
@@ -254,73 +357,60 @@ fn is_real(value: &[u8]) -> bool {
     bare_key(value).starts_with(b"sk-ant-")
 }
 
+/// Equal but for case. The library's comparison reads sixteen letters before it says no, and names that have the length of a
+/// sought one mostly differ in their first.
+pub(super) fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let mut pairs = one.iter().zip(other);
+    one.len() == other.len() && pairs.all(|(a, b)| a == b || a.eq_ignore_ascii_case(b))
+}
+
+/// The same of text.
+pub(super) fn is_named(name: &str, sought: &str) -> bool {
+    name.len() == sought.len() && is_same(name.as_bytes(), sought.as_bytes())
+}
+
 fn starts_with(name: &str, prefix: &str) -> bool {
     name.get(..prefix.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        .is_some_and(|start| is_named(start, prefix))
 }
 
 fn filled(headers: &Headers, name: &str) -> Option<String> {
-    headers.text(name).and_then(non_empty)
-}
-
-/// The header whose name is made of these two.
-fn ours(headers: &Headers, prefix: &str, option: &str) -> Option<String> {
-    let mut lines = headers.iter();
-    let (_, value) = lines.find(|(name, _)| {
-        name.len() == prefix.len() + option.len()
-            && starts_with(name, prefix)
-            && name[prefix.len()..].eq_ignore_ascii_case(option)
-    })?;
-    std::str::from_utf8(value)
-        .ok()
-        .map(str::trim)
-        .and_then(non_empty)
-}
-
-fn non_empty(value: &str) -> Option<String> {
+    let value = headers.text(name)?;
     (!value.is_empty()).then(|| value.to_owned())
+}
+
+/// Without surrounding blanks, which few texts have.
+pub(super) fn trimmed(text: &str) -> &str {
+    match text.as_bytes() {
+        [first, .., last] if first.is_ascii_graphic() && last.is_ascii_graphic() => text,
+        _ => text.trim(),
+    }
 }
 
 /// Joins the first line that is there, because some gateways read only that one.
 fn add_oauth_beta(headers: &mut Headers) {
     if headers
         .list(BETA)
-        .any(|beta| beta.eq_ignore_ascii_case(OAUTH_BETA.as_bytes()))
+        .any(|beta| is_same(beta, OAUTH_BETA.as_bytes()))
     {
         return;
     }
-    match headers.get(BETA) {
-        Some(value) if value.trim_ascii().is_empty() => {
-            *headers = headers.with_first(BETA, OAUTH_BETA.as_bytes());
-        }
-        Some(value) => {
-            *headers = headers.with_first(BETA, &[value, b",", OAUTH_BETA.as_bytes()].concat());
-        }
-        None => headers.push(BETA, OAUTH_BETA),
-    }
+    let joined = match headers.get(BETA) {
+        None => return headers.push(BETA, OAUTH_BETA),
+        Some(value) if value.trim_ascii().is_empty() => OAUTH_BETA.into(),
+        Some(value) => [value, b",", OAUTH_BETA.as_bytes()].concat(),
+    };
+    headers.replace_first(BETA, &joined);
 }
 
 /// Room for a line's name and value, as they are in the wild.
 const NAME_BYTES: usize = 24;
 const VALUE_BYTES: usize = 40;
+/// Room for what is added on the way upstream: a credential is as long as a few lines.
+const LINES_ADDED: usize = 4;
 
 const BETA: &str = "anthropic-beta";
 const OAUTH_BETA: &str = "oauth-2025-04-20";
-
-/// Of one connection (RFC 9110 section 7.6.1 and what is in use beside it).
-const HOP_BY_HOP: [&str; 11] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "proxy-authenticate",
-    "proxy-authentication-info",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "http2-settings",
-];
 
 /// Set anew on the way upstream, or answered here.
 const ENDS_HERE: [&str; 4] = ["host", "content-length", "accept-encoding", "expect"];
@@ -353,7 +443,7 @@ mod tests {
         #[rustfmt::skip] // one row a line
         let rows: &[(&str, Lines, Lines)] = &[
             ("P5 everything else passes, case, order and repetition kept", &[("X-Stainless-Lang", "js"), ("User-Agent", "claude-cli/2.1"), ("a", "1"), ("A", "2")], &[("X-Stainless-Lang", "js"), ("User-Agent", "claude-cli/2.1"), ("a", "1"), ("A", "2")]),
-            ("P5 hop-by-hop", &[("Connection", "close"), ("Keep-Alive", "timeout=5"), ("TE", "trailers"), ("Trailer", "x"), ("Transfer-Encoding", "chunked"), ("Upgrade", "h2c"), ("Proxy-Connection", "close"), ("HTTP2-Settings", "x")], &[]),
+            ("P5 hop-by-hop", &[("Connection", "close"), ("Keep-Alive", "timeout=5"), ("TE", "trailers"), ("Trailer", "x"), ("Transfer-Encoding", "chunked"), ("Upgrade", "h2c"), ("Proxy-Connection", "close"), ("HTTP2-Settings", "x"), ("Proxy-Authenticate", "x"), ("Proxy-Authentication-Info", "x")], &[]),
             ("P5 what Connection names, over several lines and lists", &[("connection", "x-a , X-B"), ("Connection", ",x-c"), ("X-A", "1"), ("x-b", "2"), ("x-C", "3"), ("x-d", "4")], &[("x-d", "4")]),
             ("P5 host, length, encoding, expect", &[("Host", "localhost"), ("content-length", "3"), ("Accept-Encoding", "gzip, br"), ("Expect", "100-continue")], &[]),
             ("P5 ours, both spellings", &[("X-Maxpool-Zai-Token", "secret"), ("x-teamclaude-profile", "all"), ("x-maxpool", "other")], &[("x-maxpool", "other")]),
@@ -457,8 +547,9 @@ mod tests {
             ("Set-Cookie", "b"),
         ]);
         let names = |body| {
-            downstream(&sent, body)
-                .iter()
+            let mut kept = sent.clone();
+            downstream(&mut kept, body);
+            kept.iter()
                 .map(|(name, _)| name.to_owned())
                 .collect::<Vec<_>>()
         };
@@ -485,6 +576,13 @@ mod tests {
             ],
             "P11 our own framing"
         );
+        let mut kept = sent.clone();
+        downstream(&mut kept, BodyForm::Reframed);
+        assert_eq!(kept.len(), 5, "P11");
+        assert_eq!(kept.get("content-length"), None, "P11 dropped for good");
+        assert_eq!(kept.text("request-id"), Some("req_1"), "P11");
+        let cookies: Vec<_> = kept.all("set-cookie").collect();
+        assert_eq!(cookies, [b"a", b"b"], "P11 every one of them");
     }
 
     #[test]

@@ -107,9 +107,7 @@ impl<'a> Cursor<'a> {
             b'{' | b'[' => self.skip_nested(),
             _ => {
                 let rest = self.text.get(self.at..)?;
-                let scalar = rest
-                    .iter()
-                    .position(|byte| b",:{}[]\" \t\r\n".contains(byte));
+                let scalar = rest.iter().position(|&byte| is_delimiter(byte));
                 let length = scalar.unwrap_or(rest.len());
                 self.at += length;
                 (length > 0).then_some(())
@@ -200,7 +198,7 @@ impl<'a> Text<'a> {
     /// The string's bytes with escapes resolved. A string too long to be of interest comes as it stands.
     pub(crate) fn name(&self) -> Cow<'a, [u8]> {
         if self.escaped && self.raw.len() <= NAME_BYTES_MAX {
-            Cow::Owned(unescape(self.raw).into_bytes())
+            resolved(self.raw)
         } else {
             Cow::Borrowed(self.raw)
         }
@@ -212,12 +210,30 @@ impl<'a> Text<'a> {
     }
 }
 
+/// Whether a number or a word ends here.
+pub(super) fn is_delimiter(byte: u8) -> bool {
+    matches!(
+        byte,
+        b',' | b':' | b'{' | b'}' | b'[' | b']' | b'"' | b' ' | b'\t' | b'\r' | b'\n'
+    )
+}
+
+/// The bytes of a string with its escapes resolved, lent if it has none.
+pub(super) fn resolved(raw: &[u8]) -> Cow<'_, [u8]> {
+    if raw.contains(&b'\\') {
+        Cow::Owned(unescape(raw).into_bytes())
+    } else {
+        Cow::Borrowed(raw)
+    }
+}
+
 /// Resolves escapes; what is broken becomes U+FFFD or stays.
 pub(crate) fn unescape(raw: &[u8]) -> String {
-    let text = String::from_utf8_lossy(raw);
-    if !text.contains('\\') {
-        return text.into_owned();
-    }
+    let text = match std::str::from_utf8(raw) {
+        Ok(text) if !raw.contains(&b'\\') => return text.to_owned(),
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => String::from_utf8_lossy(raw),
+    };
     let mut out = String::with_capacity(text.len());
     let mut rest = text.as_ref();
     while let Some(at) = rest.find('\\') {
@@ -286,11 +302,12 @@ pub(crate) fn find_either<const A: u8, const B: u8>(bytes: &[u8]) -> usize {
 }
 
 /// The high bit of the lowest zero byte is set, and none below it.
-fn zero_bytes(word: u64) -> u64 {
+pub(super) fn zero_bytes(word: u64) -> u64 {
     word.wrapping_sub(every_byte(1)) & !word & every_byte(0x80)
 }
 
-const fn every_byte(byte: u8) -> u64 {
+/// Eight times this byte.
+pub(super) const fn every_byte(byte: u8) -> u64 {
     u64::from_le_bytes([byte; 8])
 }
 

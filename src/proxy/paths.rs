@@ -1,5 +1,7 @@
 //! What a target is for: ours, pooled, or somebody else's (P1, P3).
 
+use std::borrow::Cow;
+
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -94,8 +96,12 @@ pub(crate) enum Switch {
 /// Segments are compared after decoding, so that no spelling takes a control path or a token request to a pooled credential.
 pub(crate) fn route(method: &str, target: &str) -> Route {
     let (path, query) = split(target);
-    let segments: Vec<String> = path.split('/').skip(1).map(decode).collect();
-    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    // Nearly every request; nothing of it has to be taken apart.
+    if path == "/v1/messages" {
+        return Route::Pooled(Pooled::Messages);
+    }
+    let segments: Vec<Cow<'_, str>> = path.split('/').skip(1).map(decode).collect();
+    let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
     if is_local(&segments) {
         return Route::Local(local(method, &segments, query));
     }
@@ -121,8 +127,11 @@ pub(crate) fn split(target: &str) -> (&str, &str) {
     target.split_once('?').unwrap_or((target, ""))
 }
 
-/// Percent-decodes once; what is no escape stays.
-pub(crate) fn decode(text: &str) -> String {
+/// Percent-decodes once; what is no escape stays, and what has none is lent.
+pub(crate) fn decode(text: &str) -> Cow<'_, str> {
+    if !text.bytes().any(|byte| byte == b'%') {
+        return Cow::Borrowed(text);
+    }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, tail)) = rest.split_first() {
@@ -133,8 +142,10 @@ pub(crate) fn decode(text: &str) -> String {
         bytes.push(escaped.unwrap_or(byte));
         rest = if escaped.is_some() { &tail[2..] } else { tail };
     }
-    String::from_utf8(bytes)
+    let decoded = String::from_utf8(bytes);
+    decoded
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+        .into()
 }
 
 impl Local {
@@ -205,7 +216,7 @@ fn parameter(query: &str, name: &str) -> Option<String> {
     let mut values = pairs.filter(|(key, value)| decode(key) == name && !value.is_empty());
     values
         .next()
-        .map(|(_, value)| decode(&value.replace('+', " ")))
+        .map(|(_, value)| decode(&value.replace('+', " ")).into_owned())
 }
 
 fn hex(digit: u8) -> Option<u8> {

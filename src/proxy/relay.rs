@@ -59,8 +59,8 @@ pub(super) fn run(job: &Job, out: Uncommitted) -> Ended {
     };
     job.tracked.stage(Stage::Streaming);
     let status = Some(upstream.status);
-    let headers = headers::downstream(&upstream.headers, BodyForm::Reframed);
-    let Ok(mut committed) = out.open(upstream.status, &headers, upstream.body) else {
+    headers::downstream(&mut upstream.headers, BodyForm::Reframed);
+    let Ok(mut committed) = out.open(upstream.status, &upstream.headers, upstream.body) else {
         return Ended::client_gone(Stage::Streaming, None);
     };
     loop {

@@ -3,6 +3,7 @@
 //! Takes chunks as they come, keeps a few kilobytes at most however long the answer is, and never changes or delays a byte.
 
 use super::document::{Document, Reader};
+use super::headers::{is_named, is_same, trimmed};
 use super::json::find_either;
 
 /// How a body is read.
@@ -289,28 +290,30 @@ impl Scanner {
         } else {
             Document::default()
         };
-        let name = std::mem::take(&mut self.name);
         self.has_fields = false;
         if !std::mem::take(&mut self.has_data) {
-            return;
+            return self.name.clear();
         }
         let kind = data.kind.as_deref().unwrap_or_default();
-        let is_error = name == b"error" || kind == "error";
+        let is_error = self.name == b"error" || kind == "error";
         let error = is_error.then(|| data.error.clone().unwrap_or_default());
         self.facts.events += 1;
         self.facts.stopped |= kind == "message_stop";
         if self.first.is_none() {
-            let name = if name.is_empty() {
+            let name = if self.name.is_empty() {
                 kind.to_owned()
             } else {
-                String::from_utf8_lossy(&name).into_owned()
+                String::from_utf8_lossy(&self.name).into_owned()
             };
             self.first = Some(FirstEvent {
                 name,
                 error: error.clone(),
             });
         }
-        self.facts.error = error.or(self.facts.error.take());
+        self.name.clear();
+        if error.is_some() {
+            self.facts.error = error;
+        }
         self.facts.add(data);
     }
 
@@ -346,8 +349,12 @@ impl Facts {
             self.usage.cache_write = self.usage.cache_write.max(usage.cache_write);
         }
         self.signed_thinking |= document.signed_thinking;
-        self.id = document.id.or(self.id.take());
-        self.thread = document.thread.or(self.thread.take());
+        if document.id.is_some() {
+            self.id = document.id;
+        }
+        if document.thread.is_some() {
+            self.thread = document.thread;
+        }
     }
 }
 
@@ -355,19 +362,23 @@ impl Form {
     /// From `content-type` and `content-encoding` of the answer.
     pub(crate) fn of(content_type: Option<&str>, content_encoding: Option<&str>) -> Form {
         let is_encoded =
-            content_encoding.is_some_and(|coding| !matches!(coding.trim(), "" | "identity"));
-        let media_type = content_type
-            .unwrap_or_default()
-            .split(';')
-            .next()
-            .unwrap_or_default();
-        let media_type = media_type.trim().to_ascii_lowercase();
-        match media_type.as_str() {
-            _ if is_encoded => Form::Opaque,
-            "text/event-stream" => Form::Events,
-            "application/json" => Form::Json,
-            other if other.ends_with("+json") => Form::Json,
-            _ => Form::Opaque,
+            content_encoding.is_some_and(|coding| !matches!(trimmed(coding), "" | "identity"));
+        let media_type = content_type.unwrap_or_default();
+        let end = media_type.bytes().position(|byte| byte == b';');
+        let media_type = trimmed(&media_type[..end.unwrap_or(media_type.len())]);
+        let is = |other: &str| is_named(media_type, other);
+        let has_suffix = || {
+            let bytes = media_type.as_bytes().last_chunk();
+            bytes.is_some_and(|end: &[u8; 5]| is_same(end, b"+json"))
+        };
+        if is_encoded {
+            Form::Opaque
+        } else if is("text/event-stream") {
+            Form::Events
+        } else if is("application/json") || has_suffix() {
+            Form::Json
+        } else {
+            Form::Opaque
         }
     }
 }
