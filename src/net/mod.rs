@@ -10,6 +10,8 @@
 mod idle;
 pub(crate) mod proxies;
 pub(crate) mod resolve;
+#[cfg(test)]
+mod tests;
 pub(crate) mod tls;
 pub(crate) mod transport;
 pub(crate) mod wait;
