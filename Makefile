@@ -66,8 +66,9 @@ check:
 	$(CARGO) test --locked
 
 # The smallest build. musl where rustup has the target (its C compiler is only needed for ring), else glibc linked in. Functions that are
-# the same are folded and relocations packed, which takes rustup's own linker; frame pointers make the tables for panics smaller, and
-# functions are not aligned for speed, and somewhat larger ones than at opt-level z are put in their callers' place: 16 KB less. A Rust before 1.93 has a musl that cannot read packed relocations: the last line finds that out.
+# the same are folded and relocations packed, which takes rustup's own linker; frame pointers make the tables for panics smaller, functions
+# are not aligned for speed, and somewhat larger ones than at opt-level z are put in their callers' place, which takes 16 KB less. A Rust
+# before 1.93 has a musl that cannot read packed relocations: the last line finds that out.
 SMALL = -C linker=rust-lld -C link-arg=--icf=all -C link-arg=-O2 -C link-arg=--pack-dyn-relocs=relr -C link-arg=-znoseparate-code \
 	-C force-frame-pointers=yes -C llvm-args=-align-all-functions=1 -C llvm-args=-align-loops=1 -C llvm-args=-inline-threshold=12 \
 	--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src=
