@@ -57,11 +57,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match measure::run(&plan) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
+    // Each table as soon as it is complete: what has been measured is not lost to a later failure.
+    match measure::run(&plan, |table| print!("{table}")) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");
             ExitCode::FAILURE

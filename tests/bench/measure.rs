@@ -1,6 +1,5 @@
 //! The measurements, one after the other, and their tables.
 
-use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -90,17 +89,16 @@ impl Runner {
     }
 }
 
-/// Runs the plan and gives the report.
-pub fn run(plan: &Plan) -> io::Result<String> {
+/// Runs the plan; each part of the report is shown as soon as it is complete.
+pub fn run(plan: &Plan, mut show: impl FnMut(&str)) -> io::Result<()> {
     raise_descriptor_limit();
     let clock = Clock::start();
     let stub = Stub::start(clock)?;
-    let mut text = String::new();
     for name in &plan.missing {
-        let _ = writeln!(text, "{name}: not installed, left out.\n");
+        show(&format!("{name}: not installed, left out.\n\n"));
     }
     if plan.sections.contains(&Section::Start) {
-        text += &start_up(plan, stub)?;
+        show(&start_up(plan, stub)?);
     }
     let mut links = vec![("plain HTTP to the upstream", Upstream::Plain(stub.plain))];
     if plan.with_tls {
@@ -109,19 +107,19 @@ pub fn run(plan: &Plan) -> io::Result<String> {
     for (words, upstream) in links {
         let runners = runners(plan, upstream)?;
         if plan.sections.contains(&Section::Json) {
-            text += &small_requests(plan, &runners, words)?;
+            show(&small_requests(plan, &runners, words)?);
         }
         if plan.sections.contains(&Section::Bodies) {
-            text += &large_requests(plan, &runners, words)?;
+            show(&large_requests(plan, &runners, words)?);
         }
         if plan.sections.contains(&Section::Streams) {
-            text += &event_streams(plan, &runners, words, clock)?;
+            show(&event_streams(plan, &runners, words, clock)?);
         }
     }
     if plan.sections.contains(&Section::Memory) {
-        text += &memory(plan, stub, clock)?;
+        show(&memory(plan, stub, clock)?);
     }
-    Ok(text)
+    Ok(())
 }
 
 fn raise_descriptor_limit() {
