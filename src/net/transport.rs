@@ -349,7 +349,8 @@ struct WireBuffers {
 impl Buffers for WireBuffers {
     fn output(&mut self) -> &mut [u8] {
         if self.output.is_empty() {
-            self.output.resize(OUTPUT_BYTES, 0);
+            // Memory that is zero already is not touched.
+            self.output = vec![0; OUTPUT_BYTES];
         }
         &mut self.output
     }
@@ -366,7 +367,11 @@ impl Buffers for WireBuffers {
         }
         if self.end == self.input.len() && self.input.len() < INPUT_BYTES_MAX {
             let size = (self.input.len() * 2).max(INPUT_BYTES);
-            self.input.resize(size, 0);
+            if self.input.is_empty() {
+                self.input = vec![0; size];
+            } else {
+                self.input.resize(size, 0);
+            }
         }
         &mut self.input[self.end..]
     }
@@ -386,7 +391,7 @@ impl Buffers for WireBuffers {
 
     fn tmp_and_output(&mut self) -> (&mut [u8], &mut [u8]) {
         if self.output.is_empty() {
-            self.output.resize(OUTPUT_BYTES, 0);
+            self.output = vec![0; OUTPUT_BYTES];
         }
         if self.input.len() - self.end < OUTPUT_BYTES {
             self.input.resize(self.end + OUTPUT_BYTES, 0);

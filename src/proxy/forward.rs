@@ -273,7 +273,10 @@ impl Answer {
         }
         BUFFER.with(|buffer| {
             let mut buffer = buffer.take();
-            buffer.resize(READ_BYTES, 0);
+            if buffer.is_empty() {
+                // Memory that is zero already is not touched.
+                buffer = vec![0; READ_BYTES];
+            }
             let read = {
                 let _entered = wait::enter(Rc::clone(patience) as Rc<dyn Waiter>);
                 self.reader.read(&mut buffer)
