@@ -14,6 +14,7 @@ pub(crate) mod resolve;
 mod tests;
 pub(crate) mod tls;
 pub(crate) mod transport;
+mod tunnel;
 pub(crate) mod wait;
 
 use std::sync::Arc;
