@@ -30,6 +30,7 @@ mod endurance;
 mod errors;
 mod failover;
 mod forwarding;
+mod framing;
 mod gone;
 mod heartbeats;
 mod hostile;
