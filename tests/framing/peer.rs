@@ -53,7 +53,7 @@ impl std::fmt::Debug for Seen {
                 target,
                 body,
             } => {
-                write!(f, "Served({method} {target}")?;
+                write!(f, "Served({method:.40} {target:.80}")?;
                 match body.len() {
                     0 => write!(f, ")"),
                     1..=200 => write!(f, ", \"{}\")", body.escape_ascii()),
