@@ -184,11 +184,11 @@ pub(crate) fn unknown_profile(profile: &str) -> Reply {
 
 /// The account's upstream and the request's path make no address.
 pub(crate) fn bad_target() -> Reply {
-    Reply::new(
+    closing(Reply::new(
         400,
         INVALID,
         "the request target makes no address with the upstream's",
-    )
+    ))
 }
 
 /// Only providers are left, and what the body holds cannot be told (P9).

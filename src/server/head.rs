@@ -127,10 +127,10 @@ fn refusal_of(error: httparse::Error, head: &[u8]) -> DoorRefusal {
 /// one as has come. `httparse` knows versions 1.0 and 1.1 only.
 fn names_other_version(head: &[u8]) -> bool {
     let line = head.split(|&byte| byte == b'\r').next().unwrap_or_default();
-    let Some(at) = line.iter().rposition(|&byte| byte == b' ') else {
+    let Some(version) = line.splitn(3, |&byte| byte == b' ').nth(2) else {
         return false;
     };
-    match &line[at + 1..] {
+    match version {
         [b'H', b'T', b'T', b'P', b'/', major, rest @ ..] if major.is_ascii_digit() => {
             matches!(rest, [] | [b'.']) || matches!(rest, [b'.', minor] if minor.is_ascii_digit())
         }
