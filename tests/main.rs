@@ -47,6 +47,7 @@ mod routing;
 mod secrets;
 mod settings;
 mod simulation;
+mod sockets_rows;
 mod stand_in;
 mod status;
 mod streaming;

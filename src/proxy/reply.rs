@@ -276,6 +276,18 @@ pub(crate) fn network(code: &str, text: &str) -> Reply {
     }
 }
 
+/// The request could not be sent or its answer not be used, and no account or network is to blame.
+pub(crate) fn nobodys_fault(text: &str) -> Reply {
+    Reply {
+        should_retry: true,
+        ..Reply::new(
+            502,
+            "proxy_error",
+            format!("{text}; no account is to blame"),
+        )
+    }
+}
+
 /// An account's credential was refused and no other account could serve (P7). `said` is the upstream's or our own reason.
 pub(crate) fn credential(kind: Kind, from: &str, said: &str) -> Reply {
     let (error, cure) = match kind {
