@@ -1,8 +1,9 @@
 //! What slipped through although the listener did its part: large heads on their way upstream, answers that
 //! nobody asked for, spellings of paths, and accounts that other clients' headers named.
 
+use crate::harness::home::KEY;
 use crate::harness::{Ask, Home, Proxy, hello, json};
-use crate::upstream::{Answer, Framing, Upstream};
+use crate::upstream::{Answer, Upstream};
 
 fn start(upstream: &Upstream) -> (Home, Proxy) {
     let home = Home::new()
@@ -79,4 +80,51 @@ fn an_upstream_that_switches_protocols_unasked_is_answered_for_in_our_words() {
     upstream.heal("key-a");
     upstream.heal("key-b");
     proxy.post(&hello()).assert_said("Hello from upstream.");
+}
+
+#[test]
+fn no_spelling_of_a_relayed_or_reserved_path_gets_a_pooled_credential() {
+    let upstream = Upstream::start();
+    let (_home, proxy) = start(&upstream);
+    for target in [
+        "/v1/oauth/token",
+        "//v1/oauth/token",
+        "/v1//oauth/token",
+        "/v1/oauth/token/",
+        "/v1/oauth/token;x",
+        "/v1;x/oauth/token",
+        "/v1%2foauth/token",
+        "/v1/oauth%2Ftoken",
+        "/v1/oauth%252ftoken",
+        "/v1/oauth/%2574oken",
+        "/V1/OAuth/Token",
+    ] {
+        let before = upstream.requests().len();
+        let ask = Ask::new("POST", target)
+            .header("authorization", "Bearer the-client's-own")
+            .header("content-type", "application/json")
+            .body(br#"{"grant_type":"refresh_token"}"#.to_vec());
+        let reply = proxy.ask(&ask);
+        let requests = upstream.requests();
+        assert_eq!(requests.len(), before + 1, "{target}: {}", reply.status);
+        let request = &requests[before];
+        assert_eq!(request.target, target, "untouched");
+        assert_eq!(
+            (request.header("authorization"), request.header("x-api-key")),
+            (Some("Bearer the-client's-own"), None),
+            "{target}"
+        );
+    }
+    let before = upstream.requests().len();
+    for target in [
+        "/maxpool%2fstatus",
+        "/maxpool%252fstatus",
+        "/%6daxpool/status/",
+        "//maxpool/status",
+        "/maxpool;x/status",
+    ] {
+        let reply = proxy.ask(&Ask::get(target).header("x-api-key", KEY));
+        assert_eq!(reply.status, 404, "{target}: {}", reply.text());
+    }
+    assert_eq!(upstream.requests().len(), before);
 }
