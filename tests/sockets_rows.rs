@@ -1,9 +1,11 @@
 //! What slipped through although the listener did its part: large heads on their way upstream, answers that
 //! nobody asked for, spellings of paths, and accounts that other clients' headers named.
 
+use std::time::Duration;
+
 use crate::harness::home::KEY;
 use crate::harness::{Ask, Home, Proxy, hello, json};
-use crate::upstream::{Answer, Upstream};
+use crate::upstream::{Answer, Step, Upstream, failures};
 
 fn start(upstream: &Upstream) -> (Home, Proxy) {
     let home = Home::new()
@@ -127,4 +129,81 @@ fn no_spelling_of_a_relayed_or_reserved_path_gets_a_pooled_credential() {
         assert_eq!(reply.status, 404, "{target}: {}", reply.text());
     }
     assert_eq!(upstream.requests().len(), before);
+}
+
+/// A request for any account, with a GLM token for this address.
+fn with_glm(token: &str, glm: &Upstream) -> Ask {
+    Ask::messages(&hello())
+        .header("x-maxpool-profile", "all")
+        .header("x-maxpool-zai-token", token)
+        .header("x-maxpool-zai-base-url", &glm.url())
+}
+
+#[test]
+fn no_prompt_goes_to_an_address_that_another_clients_header_named() {
+    let claude = Upstream::start();
+    let glm = Upstream::with(|_| Answer::message("Hello from A's GLM."));
+    let (_home, proxy) = start(&claude);
+    for key in ["key-a", "key-b"] {
+        let hour = Duration::from_secs(3600);
+        claude.always(key, failures::quota("five_hour", hour));
+    }
+    let with_session = |ask: Ask| ask.header("x-maxpool-session", "shared");
+    proxy
+        .ask(&with_session(with_glm("token-a", &glm)))
+        .assert_said("Hello from A's GLM.");
+    // The second is of a session that lives on the account.
+    let without = Ask::messages(&hello()).header("x-maxpool-profile", "all");
+    for ask in [without.clone(), with_session(without)] {
+        let reply = proxy.ask(&ask);
+        assert_eq!(reply.status, 429, "{}", reply.text());
+        assert!(!reply.text().contains("glm-fallback"), "{}", reply.text());
+    }
+    assert_eq!(glm.requests().len(), 1, "B's prompt went to A's address");
+    let explained = proxy
+        .ask(&Ask::get("/maxpool/explain?profile=all&session=shared").header("x-api-key", KEY));
+    let passed_over = &explained.json()["passedOver"];
+    let glm_entry = passed_over
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|passed| passed["account"] == "glm-fallback");
+    assert_eq!(
+        glm_entry.map(|passed| &passed["reason"]),
+        Some(&json!("only for requests whose headers bring it")),
+        "{passed_over}"
+    );
+    proxy
+        .ask(&with_session(with_glm("token-a", &glm)))
+        .assert_said("Hello from A's GLM.");
+}
+
+#[test]
+fn clients_that_bring_different_tokens_at_once_are_served_with_their_own() {
+    let claude = Upstream::start();
+    let first = Upstream::start();
+    let second = Upstream::with(|_| Answer::message("Hello from B's GLM."));
+    let (_home, proxy) = start(&claude);
+    for key in ["key-a", "key-b"] {
+        let hour = Duration::from_secs(3600);
+        claude.always(key, failures::quota("five_hour", hour));
+    }
+    let gate = first.gate();
+    let held = Answer::message("Hello from A's GLM.").before(Step::Hold(gate.clone()));
+    first.next("token-a", held);
+    let mut client = proxy.connect();
+    let ask = with_glm("token-a", &first);
+    client.send_ask(&ask);
+    first.wait_requests(1);
+    for _ in 0..2 {
+        proxy
+            .ask(&with_glm("token-b", &second))
+            .assert_said("Hello from B's GLM.");
+    }
+    gate.open();
+    client.read_reply(&ask).assert_said("Hello from A's GLM.");
+    assert_eq!(first.order(), ["token-a"]);
+    assert_eq!(second.order(), ["token-b", "token-b"]);
+    assert_eq!(proxy.account("glm-fallback")["runtime"], true);
+    assert_eq!(proxy.account("glm-fallback-2")["runtime"], true);
 }
