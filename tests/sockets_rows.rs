@@ -1,5 +1,6 @@
-//! What slipped through although the listener did its part: large heads on their way upstream, answers that
-//! nobody asked for, spellings of paths, and accounts that other clients' headers named.
+//! What slipped through although the listener did its part: large heads on their way upstream,
+//! answers that nobody asked for, spellings of paths, and accounts that other clients' headers
+//! named.
 
 use std::time::Duration;
 

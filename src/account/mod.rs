@@ -79,8 +79,8 @@ pub(crate) struct Accounts {
     shelf: Shelf,
     /// Why new tokens could not be written, as far as it was said.
     trouble: Mutex<Option<String>>,
-    /// How many requests that are not decided yet have brought each account of a request. Locked while one is
-    /// looked up and made.
+    /// How many requests that are not decided yet have brought each account of a request. Locked
+    /// while one is looked up and made.
     bringers: Mutex<BTreeMap<AccountId, usize>>,
     /// Rung when one of them lets go.
     let_go: Condvar,
@@ -141,7 +141,8 @@ pub(crate) struct AccountProfile {
 pub(crate) enum Origin {
     /// The config file.
     Config,
-    /// A request's headers (SPEC V1): never written to disk, and only for requests that bring the same token and address.
+    /// A request's headers (SPEC V1): never written to disk, and only for requests that bring the
+    /// same token and address.
     Request,
 }
 

@@ -46,8 +46,8 @@ pub(crate) enum CredentialChange {
     Same,
 }
 
-/// A request's hold on an account that its headers describe: as long as it lasts, the account keeps its token and its
-/// address. Dropped as soon as it is certain where the request is served.
+/// A request's hold on an account that its headers describe: as long as it lasts, the account keeps
+/// its token and its address. Dropped as soon as it is certain where the request is served.
 pub(crate) struct Brought {
     id: AccountId,
     accounts: Arc<Accounts>,
@@ -214,18 +214,20 @@ impl Accounts {
 
     /// Finds or makes the account that a request's headers describe (SPEC V1).
     ///
-    /// An account is what its provider, its token and its address are, so what is learned of one never concerns another. One with
-    /// a new token or address takes the name, and the place, of one that no request needs any more. While all
-    /// are needed, because clients bring different tokens at once, it is registered beside them under a name of its own.
+    /// An account is what its provider, its token and its address are, so what is learned of one
+    /// never concerns another. One with a new token or address takes the name, and the place, of
+    /// one that no request needs any more. While all are needed, because clients bring different
+    /// tokens at once, it is registered beside them under a name of its own.
     ///
-    /// `register` takes the account that is replaced out of the scheduler and gives the new one its id; it is called with locks
-    /// of this set held, and must not ask this set anything.
+    /// `register` takes the account that is replaced out of the scheduler and gives the new one its
+    /// id; it is called with locks of this set held, and must not ask this set anything.
     pub(crate) fn of_request(
         self: &Arc<Self>,
         entry: &AccountEntry,
         register: impl FnOnce(Option<AccountId>, AccountSpec) -> AccountId,
     ) -> Result<(OfRequest, Option<Brought>), TooManyAtOnce> {
-        // A request that has just been answered lets go a moment after its client has seen the answer.
+        // A request that has just been answered lets go a moment after its client has seen the
+        // answer.
         let is_crowded = |bringers: &mut BTreeMap<AccountId, usize>| {
             let own = self.of_provider(entry);
             let is_needed = |account: &Arc<Account>| bringers.contains_key(&account.id);
@@ -449,7 +451,8 @@ impl AccountProfile {
 const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Different tokens of one provider that clients may bring at once.
 const AT_ONCE_MAX: usize = 16;
-/// How long a new token waits for the name of an account whose last request may have been answered just now.
+/// How long a new token waits for the name of an account whose last request may have been answered
+/// just now.
 const LET_GO_WAIT: Duration = Duration::from_millis(50);
 
 #[cfg(test)]

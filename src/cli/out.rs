@@ -1,6 +1,7 @@
 //! Where commands write: results on stdout, everything else on stderr (SPEC C).
 //!
-//! Whatever is printed comes by here, and what a terminal would obey is escaped (SPEC D4), wherever it comes from.
+//! Whatever is printed comes by here, and what a terminal would obey is escaped (SPEC D4), wherever
+//! it comes from.
 //!
 //! A reader that has gone away (a closed pipe) is no error: what it does not want to read need not be written.
 

@@ -30,8 +30,8 @@ use crate::clock;
 const INPUT_BYTES: usize = 16 * 1024;
 /// A head that does not fit in here is refused by the client's own limit.
 const INPUT_BYTES_MAX: usize = 128 * 1024;
-/// Size of the buffer in which the client writes heads and pieces of bodies. The client writes whole lines
-/// and fails if one does not fit, so a request with a larger head gets a larger buffer.
+/// Size of the buffer in which the client writes heads and pieces of bodies. The client writes
+/// whole lines and fails if one does not fit, so a request with a larger head gets a larger buffer.
 const OUTPUT_BYTES: usize = 16 * 1024;
 /// Collected output is sent at this size even if more is to come.
 const PENDING_BYTES: usize = 64 * 1024;

@@ -169,7 +169,8 @@ pub(crate) fn send(
     })?;
     patience.head_is_done();
     if answer.status == SWITCHING_PROTOCOLS {
-        // `upgrade` is not forwarded, so no client of ours has asked for it (RFC 9110 section 15.2.2).
+        // `upgrade` is not forwarded, so no client of ours has asked for it (RFC 9110 section
+        // 15.2.2).
         return Err(Unanswered::NobodysFault(
             "the upstream switched to another protocol (status 101), which nobody asked for".into(),
         ));

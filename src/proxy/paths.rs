@@ -95,9 +95,9 @@ pub(crate) enum Switch {
 
 /// Classifies a target that [`super::door`] has let through.
 ///
-/// The plain form of the path is compared, so that no spelling takes a control path or a token request
-/// to a pooled credential. A request for one of our own routes must be spelled as it is: a name in it
-/// may hold a slash.
+/// The plain form of the path is compared, so that no spelling takes a control path or a token
+/// request to a pooled credential. A request for one of our own routes must be spelled as it is: a
+/// name in it may hold a slash.
 pub(crate) fn route(method: &str, target: &str) -> Route {
     let (path, query) = split(target);
     // Nearly every request; nothing of it has to be taken apart.

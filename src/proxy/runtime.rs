@@ -13,8 +13,9 @@ use crate::scheduler::AccountId;
 /// The profile whose requests may bring accounts.
 const PROFILE: &str = "all";
 
-/// Registers or updates the accounts that the request's headers describe. The request keeps hold of them in its record,
-/// until it is certain where it is served, and is the only one that may be sent there.
+/// Registers or updates the accounts that the request's headers describe. The request keeps hold of
+/// them in its record, until it is certain where it is served, and is the only one that may be sent
+/// there.
 ///
 /// # Errors
 /// A header cannot be used, or too many are in use: the answer to give.

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-/// Everything in a text of several lines that a terminal could take for a command, as `\u001b`: inside of JSON that is the same text.
-/// Only the colours of our own survive.
+/// Everything in a text of several lines that a terminal could take for a command, as `\u001b`:
+/// inside of JSON that is the same text. Only the colours of our own survive.
 pub(crate) fn inert(text: &str) -> Cow<'_, str> {
     if !text.contains(is_obeyed) {
         return Cow::Borrowed(text);
@@ -87,13 +87,14 @@ pub(crate) fn is_clean(text: &str, most: usize) -> bool {
         && rest.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// C0, DEL, C1, line and paragraph separators, direction marks and overrides, zero-width blanks, the byte order mark, and
-/// invisible tags. Joiners are part of how words and pictures are written, and stay.
+/// C0, DEL, C1, line and paragraph separators, direction marks and overrides, zero-width blanks,
+/// the byte order mark, and invisible tags. Joiners are part of how words and pictures are written,
+/// and stay.
 pub(crate) fn is_dangerous(c: char) -> bool {
     c.is_control()
         || matches!(c,
-            '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{180e}' | '\u{2060}'..='\u{2064}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+            '\u{061c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// A number with two digits behind the point. The library's way with any number of digits is 20 KB of exact arithmetic.

@@ -115,8 +115,8 @@ impl Line {
         line
     }
 
-    /// Adds a piece. All text of a frame comes by here, so this is where nothing that a terminal obeys gets
-    /// through, whatever its source.
+    /// Adds a piece. All text of a frame comes by here, so this is where nothing that a terminal
+    /// obeys gets through, whatever its source.
     pub(crate) fn push(&mut self, ink: Ink, text: impl Into<String>) -> &mut Line {
         let text = clean(&text.into(), usize::MAX);
         self.cells += width::of(&text);
