@@ -72,18 +72,16 @@ check:
 SMALL = -C linker=rust-lld -C link-arg=--icf=all -C link-arg=-O2 -C link-arg=--pack-dyn-relocs=relr -C link-arg=-znoseparate-code \
 	-C force-frame-pointers=yes -C llvm-args=-align-all-functions=1 -C llvm-args=-align-loops=1 -C llvm-args=-inline-threshold=12 \
 	--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src=
-# The one crate that Cargo.toml builds for speed, too.
-SMALL_CRATES = --config 'profile.release.package.tiny_http.opt-level="z"'
 
 static: export CARGO_PROFILE_RELEASE_OPT_LEVEL = z
 static:
 	@mkdir -p target/static
 	@if [ -d "$$(rustc --print sysroot)/lib/rustlib/$(MUSL)" ]; then \
 		set -ex; CC_$(subst -,_,$(MUSL))="$${CC:-gcc}" CFLAGS_$(subst -,_,$(MUSL))=-fno-asynchronous-unwind-tables RUSTFLAGS='$(SMALL)' \
-			$(CARGO) build --release --locked $(SMALL_CRATES) --target $(MUSL); \
+			$(CARGO) build --release --locked --target $(MUSL); \
 		cp target/$(MUSL)/release/maxpool target/static/maxpool; \
 	else \
-		set -ex; RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --locked $(SMALL_CRATES) --target $(GNU); \
+		set -ex; RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --locked --target $(GNU); \
 		cp target/$(GNU)/release/maxpool target/static/maxpool; \
 	fi
 	@ls -l target/static/maxpool

@@ -13,15 +13,16 @@
 //!
 //! # Modules, in the order in which they may import each other
 //!
-//! `scheduler` < `clock`, `error`, `event` < `config` < `net` < `account` < `gate` < `report` < `proxy` < `host` < `run`, `cli`
-//! (a test holds them to it).
+//! `scheduler` < `http` < `clock`, `error`, `event` < `config` < `net` < `account` < `gate` < `report` < `server` < `proxy`
+//! < `host` < `run`, `cli` (a test holds them to it).
 //!
 //! - [`scheduler`]: which account, who waits, for how long. Pure: no I/O, threads, locks, clock or randomness.
 //! - `clock`: the only place that reads time. `event`: what happened, as plain data; sending one never blocks.
 //! - `config`: the file with every credential; one locked read-modify-write per change. `net`: connections that we make.
 //! - `account`: credentials, their refresh, and what answers say about quota.
 //! - `gate`: the only lock around the scheduler; its first page is the lock contract.
-//! - `proxy`: a request's life. `exchange` reads top to bottom; `listener` is the only file that knows the server library.
+//! - `http`: messages as bytes; pure. `server`: the listening socket, clients' connections, who may enter.
+//! - `proxy`: a request's life. `exchange` reads top to bottom.
 //! - `report`: the plain log, the dashboard, status and metrics. `host`: signals, terminal, restart, supervisors.
 //!
 //! # Threads
@@ -30,9 +31,8 @@
 //! |---|---|---|
 //! | main | leads: takes the signals, starts and replaces the servers (below) | with the process |
 //! | `serve` (in a worker process: main) | obeys the leader, looks at the config and the state file | when its last request has ended |
-//! | library's accept and connection threads | read request heads | with their connection |
-//! | `worker` (one per request in flight, some idle) | the whole life of one request, one `poll` for everything it waits for | when idle and not needed |
-//! | `keeper` | pokes the server library, ends slow and idle clients | at the stop |
+//! | `accept` | accepts, and watches the connections that rest, all in one `poll` | at the stop |
+//! | `connection` (one per client that has something to say) | reads heads, serves each request from beginning to end | some seconds after its connection fell silent |
 //! | `pacer` | wakes the scheduler at its next deadline, notices that the clock jumped | at the stop |
 //! | `report` | is the only writer of the log | after its last line |
 //! | `probe` (only with `quotaProbeSeconds`) | reads the usage of idle accounts, one at a time | when the setting is off |
@@ -60,10 +60,12 @@ mod error;
 mod event;
 mod gate;
 mod host;
+mod http;
 mod net;
 mod proxy;
 mod report;
 mod run;
 pub mod scheduler;
+mod server;
 
 pub use run::run;

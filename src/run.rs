@@ -18,11 +18,11 @@ use crate::host::restart::{self, Origin, Seat};
 use crate::host::terminal;
 use crate::net;
 use crate::proxy::context::{Context, Parts};
-use crate::proxy::listener::{self, Answers, Listener, Phrases};
 use crate::proxy::{control, reply};
 use crate::report::Reporter;
 use crate::report::capture::Capture;
 use crate::scheduler::Scheduler;
+use crate::server::{self, Bounds, Listener};
 
 mod link;
 mod worker;
@@ -179,7 +179,7 @@ fn listen(config: &Config, passed: Option<OwnedFd>, origin: Origin) -> Result<Tc
     };
     match passed {
         Some(socket) if origin == Origin::Supervisor || wanted(&socket) => {
-            listener::prepare(&socket, config.timeouts.client).map_err(|error| {
+            server::prepare(&socket).map_err(|error| {
                 Error::ours(format!("the listening socket is of no use: {error}"))
             })?;
             Ok(socket)
@@ -199,7 +199,7 @@ fn addresses(config: &Config) -> Result<Vec<SocketAddr>> {
 fn bind(config: &Config, addresses: Vec<SocketAddr>) -> Result<TcpListener> {
     let mut last = None;
     for address in addresses {
-        match listener::bind(address, config.timeouts.client) {
+        match server::bind(address) {
             Ok(socket) => return Ok(socket),
             Err(error) => last = Some((address, error)),
         }
@@ -223,15 +223,15 @@ fn bind(config: &Config, addresses: Vec<SocketAddr>) -> Result<TcpListener> {
     )))
 }
 
-fn phrases() -> Phrases {
-    Phrases {
-        answers: Answers {
-            too_slow: reply::on_the_wire(&reply::head_too_slow()),
-            too_large: reply::on_the_wire(&reply::head_too_large()),
-            unsupported: reply::on_the_wire(&reply::version_unsupported()),
-        },
-        probe: b"GET /maxpool/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-            .to_vec(),
+/// Connections that clients may have.
+const CONNECTIONS_MAX: usize = 16_384;
+
+/// The listener's bounds.
+fn bounds(config: &Config) -> Bounds {
+    Bounds {
+        connections: CONNECTIONS_MAX,
+        client: config.timeouts.client,
+        crowded: reply::on_the_wire(&reply::crowded()),
     }
 }
 
@@ -253,10 +253,6 @@ fn announce(context: &Context, listener: &Listener) {
     if accounts.is_empty() {
         let text = "there is no usable account: add one with `maxpool login`, it is picked up while the server runs";
         context.events.warning(clock::wall(), text);
-    }
-    if !listener.can_notice_clients() {
-        let text = "this system does not let maxpool watch its clients' sockets: one that leaves is noticed late";
-        context.events.notice(clock::wall(), text);
     }
 }
 

@@ -68,8 +68,8 @@ fn the_port_answers_again_when_descriptors_are_free() {
                 }
             }
         }
-        until("no descriptor is left", || {
-            (proxy.descriptors() >= 56).then_some(())
+        until("the crowd has all the room", || {
+            (proxy.descriptors() >= 44).then_some(())
         });
         drop(crowd);
         let took = wait_health(&proxy);
@@ -122,8 +122,8 @@ fn streams_that_run_are_not_touched_by_a_crowd() {
     });
     upstream.wait_requests(2);
     let crowd: Vec<Client> = (0..120).map(|_| proxy.connect()).collect();
-    until("no descriptor is left", || {
-        (proxy.descriptors() >= 56).then_some(())
+    until("the crowd has all the room", || {
+        (proxy.descriptors() >= 44).then_some(())
     });
     gate.open();
     stream.join().expect("a client").assert_said(&message.text);

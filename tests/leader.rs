@@ -299,23 +299,3 @@ fn another_port_takes_effect_with_a_restart() {
     proxy.terminate();
     assert_eq!(proxy.wait_exit(), Some(0));
 }
-
-#[test]
-fn threads_lost_to_odd_requests_come_back_by_a_restart() {
-    let upstream = Upstream::start();
-    let home = two_accounts(&upstream).set("sync.accountsIntervalMs", json!(100));
-    let mut proxy = Proxy::start(&home);
-    let from = proxy.log().len();
-    for _ in 0..66 {
-        let mut client = proxy.connect();
-        client.send(
-            b"POST /v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n",
-        );
-        let ask = Ask::post("/v1/messages", &json!({}));
-        assert_eq!(client.read_reply(&ask).status, 413);
-    }
-    wait_started(&proxy, from);
-    proxy.post(&hello()).assert_said("Hello from upstream.");
-    proxy.terminate();
-    assert_eq!(proxy.wait_exit(), Some(0));
-}

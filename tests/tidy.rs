@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 /// Modules in the order in which they may import: each only from those before it. Those in one group may import each other.
 const ORDER: &[&[&str]] = &[
     &["scheduler"],
+    &["http"],
     &["clock", "error", "event"],
     &["config"],
     &["net"],
     &["account"],
     &["gate"],
     &["report"],
+    &["server"],
     &["proxy"],
     &["host"],
     &["run", "cli"],

@@ -6,9 +6,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::headers::Headers;
-use super::sse::{self, ApiError, Form};
 use crate::account::provider_limit::wait_of_refusal;
+use crate::http::headers::Headers;
+use crate::http::sse::{self, ApiError, Form};
 use crate::scheduler::quota::{QuotaReport, Verdict};
 use crate::scheduler::time::{Now, Wall};
 use crate::scheduler::{Evidence, Fingerprint, Kind, Outcome, Overload, policy};

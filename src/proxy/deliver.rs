@@ -6,17 +6,17 @@ use super::attempt::{Attempted, Course, ERROR_BYTES_MAX};
 use super::classify::{self, Next};
 use super::failed::Kept;
 use super::forward::{Answer, Failure, NetworkCode, NetworkFailure};
-use super::headers::{self, BodyForm};
 use super::job::{Ended, usage_of};
-use super::paths::{Pooled, Route};
 use super::reply;
-use super::sse::{Form, Scanner};
 use super::stream::{Committed, Uncommitted};
 use crate::event::{Outcome as EndedAs, Stage};
 use crate::gate::Hold;
+use crate::http::headers::{self, BodyForm};
+use crate::http::sse::{Form, Scanner};
 use crate::net::wait::Stop;
 use crate::scheduler::quota::QuotaReport;
 use crate::scheduler::{AccountId, Outcome};
+use crate::server::paths::{Pooled, Route};
 
 /// The first event is looked for in at most so many bytes …
 pub(super) const LOOK_AHEAD_BYTES: usize = 64 * 1024;

@@ -20,15 +20,10 @@ use rustix::event::EventfdFlags;
 
 use super::attempt::{self, Attempted};
 use super::context::Context;
-use super::door::{Door, Entry, Framing, Head};
 use super::failed::{self, Failed};
-use super::headers::{self, Headers};
 use super::job::{Ended, Job, Record};
-use super::listener::{BodyError, Inbound};
 use super::local;
-use super::paths::{Pooled, Route};
-use super::patience::{HangUp, Heartbeats, Limits, Patience};
-use super::peek::{self, BODY_BYTES_MAX, Peek};
+use super::patience::{Heartbeats, Limits, Patience};
 use super::relay;
 use super::reply::{self, Reply};
 use super::runtime;
@@ -38,16 +33,25 @@ use crate::clock::{self, Stopwatch};
 use crate::config::Config;
 use crate::event::{Event, Finished, Held, Outcome, RequestMeta, Stage};
 use crate::gate::{Admitted, Granted, Hold, Verdict, Waiting};
+use crate::http::headers;
+use crate::http::peek::{self, BODY_BYTES_MAX, Peek};
 use crate::net::wait::Stop;
 use crate::scheduler::{Limit, Refusal, RefusalReason, Ticket};
+use crate::server::door::{Door, DoorRefusal, Entry, Framing};
+use crate::server::paths::{Pooled, Route};
+use crate::server::{BodyError, Inbound, RequestHead};
 
-/// Serves one request on the calling worker.
-pub(crate) fn serve(context: &Arc<Context>, inbound: Inbound) {
+/// Serves one request on the calling thread. A head that was refused is answered and logged.
+pub(crate) fn serve(
+    context: &Arc<Context>,
+    head: Result<RequestHead, DoorRefusal>,
+    inbound: Inbound<'_>,
+) {
     let watch = Stopwatch::start();
-    let mut headers = Headers::with_room(inbound.headers().len());
-    for (name, value) in inbound.headers() {
-        headers.push(name, value.as_bytes());
-    }
+    let head = match head {
+        Ok(head) => head,
+        Err(refusal) => return refuse(context, inbound, Line::unread(), &refusal.into(), watch),
+    };
     let config = context.config();
     let key = config
         .proxy
@@ -59,42 +63,41 @@ pub(crate) fn serve(context: &Arc<Context>, inbound: Inbound) {
         key,
         require_key: config.proxy.require_key,
     };
-    let head = Head {
-        method: inbound.method(),
-        target: inbound.target(),
-        version: inbound.version(),
-        headers: &headers,
-    };
     match door.check(&head, inbound.peer()) {
-        Err(refusal) => {
-            let unread = announced_length(&headers);
-            refuse(context, inbound, &Reply::from(refusal), unread, watch);
-        }
-        Ok(entry) => receive(context, config, inbound, headers, entry, watch),
+        Err(refusal) => refuse(context, inbound, Line::of(&head), &refusal.into(), watch),
+        Ok(entry) => receive(context, config, inbound, head, entry, watch),
     }
 }
 
-/// What a refused head says about its body; it may lie, or be one of several.
-fn announced_length(headers: &Headers) -> Option<u64> {
-    let lengths = headers
-        .all("content-length")
-        .filter_map(|value| std::str::from_utf8(value).ok()?.trim().parse().ok());
-    lengths.max()
+/// What the log says of a request line.
+struct Line {
+    method: Arc<str>,
+    path: Arc<str>,
+}
+
+impl Line {
+    fn of(head: &RequestHead) -> Line {
+        Line {
+            method: Arc::from(head.method.as_str()),
+            path: path_of(&head.target),
+        }
+    }
+
+    /// Of a head that could not be read.
+    fn unread() -> Line {
+        Line {
+            method: Arc::from("-"),
+            path: Arc::from("-"),
+        }
+    }
 }
 
 /// Answers on the spot and ends the connection: nothing more of it can be trusted or waited for.
-fn refuse(
-    context: &Context,
-    inbound: Inbound,
-    reply: &Reply,
-    unread: Option<u64>,
-    watch: Stopwatch,
-) {
-    let (method, path) = (Arc::from(inbound.method()), path_of(inbound.target()));
-    inbound.refuse(&reply::on_the_wire(reply), unread);
+fn refuse(context: &Context, inbound: Inbound<'_>, line: Line, reply: &Reply, watch: Stopwatch) {
+    inbound.refuse(&reply::on_the_wire(reply));
     context.tell(Event::Finished(Box::new(Finished {
-        method,
-        path,
+        method: line.method,
+        path: line.path,
         account: None,
         status: Some(reply.status),
         outcome: Outcome::Refused,
@@ -120,15 +123,14 @@ fn path_of(target: &str) -> Arc<str> {
 fn receive(
     context: &Arc<Context>,
     config: Arc<Config>,
-    mut inbound: Inbound,
-    headers: Headers,
+    mut inbound: Inbound<'_>,
+    head: RequestHead,
     entry: Entry,
     watch: Stopwatch,
 ) {
     let now = clock::now();
-    let method: Arc<str> = Arc::from(inbound.method());
-    let target = inbound.target().to_owned();
-    let path = path_of(&target);
+    let line = Line::of(&head);
+    let (method, path) = (Arc::clone(&line.method), Arc::clone(&line.path));
     let meta = RequestMeta {
         since: now.mono,
         at: now.wall,
@@ -137,37 +139,32 @@ fn receive(
         ..RequestMeta::default()
     };
     let tracked = context.events.live().begin(meta);
-    let length = match entry.framing {
-        Framing::NoBody => Some(0),
-        Framing::Length(length) => Some(length),
-        Framing::Chunked => None,
-    };
-    let body = match inbound.read_body(length, BODY_BYTES_MAX) {
+    if entry.expects_continue {
+        inbound.ask_for_body();
+    }
+    let body = match inbound.read_body(entry.framing, BODY_BYTES_MAX) {
         Ok(body) => body,
         Err(BodyError::TooLarge) => {
-            return refuse(
-                context,
-                inbound,
-                &reply::body_too_large(BODY_BYTES_MAX),
-                length,
-                watch,
-            );
+            let reply = reply::body_too_large(BODY_BYTES_MAX);
+            return refuse(context, inbound, line, &reply, watch);
         }
         Err(BodyError::Broken) => {
-            return refuse(context, inbound, &reply::body_broken(), length, watch);
+            return refuse(context, inbound, line, &reply::body_broken(), watch);
         }
     };
+    let RequestHead {
+        target,
+        version,
+        headers,
+        ..
+    } = head;
     let form = ClientForm {
-        chunks: inbound.version() >= (1, 1),
+        chunks: version >= (1, 1),
         head_only: &*method == "HEAD",
-        keep_alive: !inbound.reading_side_closed() && context.keeps_connections(),
+        keep_alive: version >= (1, 1) && !headers.asks_to_close() && context.keeps_connections(),
     };
-    let hang_up = if inbound.reading_side_closed() {
-        HangUp::ResetOnly
-    } else {
-        HangUp::EndOfFile
-    };
-    let out = Uncommitted::new(inbound.into_outbound(), form, Stopwatch::start());
+    let out = inbound.into_outbound(config.timeouts.client);
+    let out = Uncommitted::new(out, form, Stopwatch::start());
     if let Route::Local(route) = entry.route {
         return local::serve(
             context,
@@ -217,7 +214,7 @@ fn receive(
         route: entry.route,
         arrived: now.mono,
         watch,
-        patience: Rc::new(Patience::new(out.line(), hang_up, limits)),
+        patience: Rc::new(Patience::new(out.line(), limits)),
         tracked,
         record: std::cell::RefCell::new(Record::default()),
         trace: std::cell::RefCell::new(trace),

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::classify::Meaning;
 use super::exchange::answer;
-use super::headers::{self, BodyForm, Headers};
 use super::job::{Ended, Job};
 use super::reply;
-use super::sse::Form;
 use super::stream::{Body, Uncommitted};
 use crate::event::{Event, Failover, Outcome as EndedAs, Stage};
+use crate::http::headers::{self, BodyForm, Headers};
+use crate::http::sse::Form;
 use crate::scheduler::{Evidence, Kind, Outcome, Refusal, RefusalReason, WaitCause};
 
 /// A failure that another account may cure.

@@ -15,9 +15,9 @@ use ureq::http::header::{HeaderName, HeaderValue};
 use ureq::http::{Method, Request, Response, Uri};
 use ureq::{Agent, BodyReader, SendBody};
 
-use super::headers::Headers;
 use super::patience::Patience;
 use super::stream::Body;
+use crate::http::headers::Headers;
 use crate::net::resolve::LookupFailed;
 use crate::net::wait::{self, Stop, Waiter};
 

@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::Context;
-use super::digest::digest;
-use super::headers::{ClientOptions, Headers};
-use super::paths::{Pooled, Route};
 use super::patience::Patience;
-use super::peek::{Peek, session_key};
 use crate::account::quota::family_of_model;
 use crate::account::sync::Brought;
 use crate::clock::Stopwatch;
 use crate::config::{CLIENT_TIMEOUT_MS, Config, Queue, SessionAffinity};
 use crate::event::{Event, Finished, Outcome, Stage, Tracked};
+use crate::http::digest::digest;
+use crate::http::headers::{ClientOptions, Headers};
+use crate::http::peek::{Peek, session_key};
 use crate::report::capture::Trace;
 use crate::scheduler::time::Mono;
 use crate::scheduler::{Kind, Request, SessionKey, Shape, ThreadKey, Usage};
+use crate::server::paths::{Pooled, Route};
 
 /// Of what a client declares about its own time limit this share is used (SPEC Q6).
 const DECLARED_TOLERANCE_SHARE: f64 = 0.95;
@@ -280,7 +280,7 @@ impl Job {
 }
 
 /// The scheduler's word for token counts that were read from an answer.
-pub(crate) fn usage_of(usage: super::sse::Usage) -> Usage {
+pub(crate) fn usage_of(usage: crate::http::sse::Usage) -> Usage {
     Usage {
         input: usage.input,
         output: usage.output,

@@ -5,10 +5,7 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::control;
-use super::headers::{ClientOptions, Headers};
 use super::job::Ended;
-use super::paths::{Local, Names, Switch};
-use super::peek::{Peek, session_key};
 use super::reply::{self, Reply};
 use super::stream::Uncommitted;
 use crate::account::quota::family_of_model;
@@ -17,9 +14,12 @@ use crate::config::Config;
 use crate::config::shape::shape;
 use crate::error::Fault;
 use crate::event::{Event, Finished, Outcome, Stage};
+use crate::http::headers::{ClientOptions, Headers};
+use crate::http::peek::{Peek, session_key};
 use crate::report::metrics::{self, Labels, Process};
 use crate::report::status::{self, build};
 use crate::scheduler::{Request, SessionKey};
+use crate::server::paths::{Local, Names, Switch};
 
 /// Requests in flight that the status lists.
 const REQUESTS_SHOWN_MAX: usize = 200;

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::sockets::ClientSocket;
 use super::stream::Line;
 use crate::clock;
 use crate::net::wait::{Phase, Ready, Stop, Waiter, Wire, poll_for};
 use crate::scheduler::time::Mono;
+use crate::server::ClientSocket;
 
 /// The time-outs of one attempt (SPEC A2 `timeouts`).
 #[derive(Clone, Copy, Debug)]
@@ -36,20 +36,10 @@ pub(crate) struct Heartbeats {
     pub(crate) every: Duration,
 }
 
-/// Whether the client's closing of its side can be seen on its socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum HangUp {
-    /// Its end of file means that it has left.
-    EndOfFile,
-    /// The reading side is closed on our side already: only a reset can be seen.
-    ResetOnly,
-}
-
 /// The waiter of one request.
 pub(crate) struct Patience {
     line: Line,
     client: Option<Arc<ClientSocket>>,
-    hang_up: HangUp,
     heartbeat: Cell<Option<Mono>>,
     heartbeat_every: Cell<Duration>,
     limits: Cell<Limits>,
@@ -62,11 +52,10 @@ pub(crate) struct Patience {
 
 impl Patience {
     /// For the request whose answer goes to `line`.
-    pub(crate) fn new(line: Line, hang_up: HangUp, limits: Limits) -> Patience {
+    pub(crate) fn new(line: Line, limits: Limits) -> Patience {
         Patience {
             client: line.socket(),
             line,
-            hang_up,
             heartbeat: Cell::new(None),
             heartbeat_every: Cell::new(Duration::MAX),
             limits: Cell::new(limits),
@@ -143,14 +132,6 @@ impl Patience {
         }
     }
 
-    fn hang_up_flags(&self) -> PollFlags {
-        match self.hang_up {
-            HangUp::EndOfFile => PollFlags::RDHUP,
-            // HUP and ERR are always reported.
-            HangUp::ResetOnly => PollFlags::empty(),
-        }
-    }
-
     /// One `poll` over the connection's descriptors and the client's socket.
     fn poll(&self, fds: &mut [PollFd<'_>], limit: Duration) -> Result<Ready, Stop> {
         let Some(client) = &self.client else {
@@ -160,7 +141,7 @@ impl Patience {
                 Ready::Pause
             });
         };
-        let watched = PollFd::new(client.as_ref(), self.hang_up_flags());
+        let watched = PollFd::new(client.as_ref(), PollFlags::RDHUP);
         let (ready, gone) = if let [only] = &*fds {
             let mut both = [watched, only.clone()];
             (poll_for(&mut both, limit), !both[0].revents().is_empty())

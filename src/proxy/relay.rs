@@ -7,12 +7,12 @@ use ureq::http::Uri;
 
 use super::exchange::answer;
 use super::forward::{self, Connection, Failure, Order, Unanswered};
-use super::headers::{self, Auth, Beta, BodyForm};
 use super::job::{Ended, Job};
-use super::paths::Route;
 use super::reply;
 use super::stream::Uncommitted;
 use crate::event::{Outcome, Stage};
+use crate::http::headers::{self, Auth, Beta, BodyForm};
+use crate::server::paths::Route;
 
 /// Whether `job` is to be relayed instead of pooled.
 pub(super) fn is_own(job: &Job) -> bool {

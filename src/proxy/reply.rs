@@ -5,14 +5,14 @@
 use std::time::Duration;
 
 use super::classify::{self, Meaning};
-use super::door::{DoorRefusal, HEAD_TOO_LARGE};
-use super::headers::Headers;
-use super::sse::{self, Form};
 use crate::clock::human;
 use crate::event::words;
+use crate::http::headers::Headers;
+use crate::http::sse::{self, Form};
 use crate::scheduler::{
     BlockReason, Kind, Limit, PassedOver, Refusal, RefusalReason, Standing, WaitCause,
 };
+use crate::server::door::DoorRefusal;
 
 /// An answer that we give ourselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,27 +136,18 @@ fn error_event(json: &[u8]) -> Vec<u8> {
     [b"event: error\ndata: ", json, b"\n\n"].concat()
 }
 
-/// A head did not come whole within its time (P2).
-pub(crate) fn head_too_slow() -> Reply {
-    closing(Reply::new(
-        400,
-        INVALID,
-        "the request's head took longer than 10 seconds",
-    ))
-}
-
-/// A head that does not end (P2).
-pub(crate) fn head_too_large() -> Reply {
-    closing(Reply::new(431, INVALID, HEAD_TOO_LARGE))
-}
-
-/// A version that is not spoken here (P2).
-pub(crate) fn version_unsupported() -> Reply {
-    closing(Reply::new(
-        505,
-        INVALID,
-        "only HTTP/1.0 and HTTP/1.1 are spoken here",
-    ))
+/// There is no room for another connection.
+pub(crate) fn crowded() -> Reply {
+    Reply {
+        retry_after: Some(Duration::from_secs(1)),
+        should_retry: true,
+        ..closing(Reply::new(
+            503,
+            UNREACHABLE,
+            "maxpool has as many connections as it may have (proxy.maxConnections, or the limit of open \
+             files); close some, or raise that",
+        ))
+    }
 }
 
 /// P4.

@@ -18,11 +18,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::headers::Headers;
-use super::listener::Outbound;
 use super::reply::Reply;
-use super::sockets::ClientSocket;
 use crate::clock::{self, Stopwatch};
+use crate::http::headers::Headers;
+use crate::server::{ClientSocket, Outbound};
 
 /// Collected bytes are sent at this size even if more are at hand.
 const CORK_BYTES: usize = 16 * 1024;
@@ -255,13 +254,13 @@ impl Line {
         down.flush()
     }
 
-    /// The client's socket, where it can be looked at.
+    /// The client's socket, until the answer is complete.
     pub(crate) fn socket(&self) -> Option<Arc<ClientSocket>> {
         self.0
             .borrow()
             .out
             .as_ref()
-            .and_then(|out| out.socket().cloned())
+            .map(|out| Arc::clone(out.socket()))
     }
 
     /// From the request's last byte to the first byte of the answer, heartbeats not counted.

@@ -26,10 +26,10 @@ use crate::host::restart::{Control, Order, Origin, Report, Seat};
 use crate::host::signals::Signals;
 use crate::host::terminal::Dashboard;
 use crate::proxy::context::Context;
-use crate::proxy::listener::Listener;
 use crate::proxy::{control, exchange, probe, runtime};
 use crate::report::{Mode, Reporter};
 use crate::scheduler::time::Mono;
+use crate::server::Listener;
 
 /// How often the state file is looked after (SPEC A6: within 30 s of a change).
 const STATE_EVERY: Duration = Duration::from_secs(20);
@@ -45,8 +45,6 @@ const LEFT_LOOK_EVERY: Duration = Duration::from_millis(20);
 const REFRESH_SETTLE_MAX: Duration = Duration::from_secs(40);
 /// The log's last lines are written within this time, or not at all when nobody reads them.
 const LOG_FINISH_MAX: Duration = Duration::from_secs(2);
-/// Time between two wishes for a restart of a worker that has lost threads to the server library.
-const WISH_EVERY: Duration = Duration::from_secs(600);
 
 /// How the life ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,10 +169,11 @@ impl Worker<'_> {
             learn(&context, learned);
         }
         let handler = Arc::clone(&context);
-        let listener = Listener::start(socket, super::phrases(), move |inbound| {
-            exchange::serve(&handler, inbound)
+        let bounds = super::bounds(&context.config());
+        let listener = Listener::start(socket, bounds, move |head, inbound| {
+            exchange::serve(&handler, head, inbound);
         })
-        .map_err(|error| Error::ours(format!("the server cannot start its threads: {error}")))?;
+        .map_err(|error| Error::operator(format!("the server cannot start: {error}")))?;
         // Set once, by the only listener.
         let _ = context.address.set(listener.address());
         Ok(Worker {
@@ -218,7 +217,6 @@ impl Worker<'_> {
         let mut sync_due = start + self.context.config().sync_interval;
         let mut state_due = start + STATE_EVERY;
         let mut runtime_due = start + RUNTIME_EVERY;
-        let mut wish_due = start;
         // The file may have changed since it was read, in a hand-over long since: the first look always reads it again.
         let mut seen = None;
         loop {
@@ -266,13 +264,6 @@ impl Worker<'_> {
             if now >= runtime_due {
                 runtime::drop_unused(&self.context);
                 runtime_due = now + RUNTIME_EVERY;
-            }
-            if now >= wish_due && Listener::wants_restart() {
-                wish_due = now + WISH_EVERY;
-                let text =
-                    "clients have blocked many threads with odd requests: a new process takes over";
-                self.context.events.warning(clock::wall(), text);
-                self.link.report(&Report::Restart);
             }
         }
     }
@@ -331,7 +322,7 @@ impl Worker<'_> {
             let left = self.listener.busy();
             let over = match going {
                 Going::Stopping => left == 0,
-                Going::Retiring => self.listener.is_deserted(now.since(start)),
+                Going::Retiring => self.listener.is_deserted(),
                 Going::Cutting => true,
             };
             if over && going != Going::Cutting {
@@ -353,13 +344,9 @@ impl Worker<'_> {
             if left > 0 && told.is_none_or(|told| now.since(told) >= LEFT_TOLD_EVERY) {
                 told = Some(now);
                 self.tell_left(going, left);
-                // An upload that has stalled must not hold the end back.
-                self.listener.end_stalled();
             }
-            match going {
-                Going::Stopping => self.listener.close_idle(),
-                Going::Retiring => refuse_waiting(&context),
-                Going::Cutting => {}
+            if going == Going::Retiring {
+                refuse_waiting(&context);
             }
             match self.link.wait(LEFT_LOOK_EVERY) {
                 Heard::Order(Order::Drain) if going == Going::Retiring => {

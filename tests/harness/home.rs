@@ -160,6 +160,24 @@ impl Home {
         command
     }
 
+    /// The server in this home under limits of its own, given as commands of the shell.
+    pub fn limited(&self, limits: &str) -> Command {
+        let script = format!("{limits}; exec '{}' server --plain", program().display());
+        let prepared = self.command(&[]);
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &script])
+            .env_clear()
+            .current_dir(self.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        for (name, value) in prepared.get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        command
+    }
+
     /// Lets a server make the configuration that is missing, and ends it; whether it got its default port does not matter.
     pub fn make_default(&self, mut command: Command, path: &Path) {
         let mut child = command

@@ -43,6 +43,12 @@ impl Proxy {
         Proxy::spawn(home.command(&["server", "--plain"]))
     }
 
+    /// The same under limits that are given as commands of the shell.
+    pub fn start_limited(home: &Home, limits: &str) -> Proxy {
+        home.write();
+        Proxy::spawn(home.limited(limits))
+    }
+
     /// Starts a prepared command, and waits until it says where it listens.
     pub fn spawn(mut command: Command) -> Proxy {
         let mut child = command.process_group(0).spawn().expect("start the program");

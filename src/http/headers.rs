@@ -182,6 +182,12 @@ impl Headers {
             .filter(|element| !element.is_empty())
     }
 
+    /// Whether the sender wants no other message on this connection (RFC 9112 section 9.6).
+    pub(crate) fn asks_to_close(&self) -> bool {
+        self.list("connection")
+            .any(|option| is_same(option, b"close"))
+    }
+
     /// What belongs to one connection only.
     fn of_connection(&self) -> OfConnection {
         let named = self.list("connection");
@@ -359,13 +365,13 @@ fn is_real(value: &[u8]) -> bool {
 
 /// Equal but for case. The library's comparison reads sixteen letters before it says no, and names that have the length of a
 /// sought one mostly differ in their first.
-pub(super) fn is_same(one: &[u8], other: &[u8]) -> bool {
+pub(crate) fn is_same(one: &[u8], other: &[u8]) -> bool {
     let mut pairs = one.iter().zip(other);
     one.len() == other.len() && pairs.all(|(a, b)| a == b || a.eq_ignore_ascii_case(b))
 }
 
 /// The same of text.
-pub(super) fn is_named(name: &str, sought: &str) -> bool {
+pub(crate) fn is_named(name: &str, sought: &str) -> bool {
     name.len() == sought.len() && is_same(name.as_bytes(), sought.as_bytes())
 }
 

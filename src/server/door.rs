@@ -5,23 +5,10 @@ use std::net::IpAddr;
 
 use subtle::ConstantTimeEq;
 
-use super::headers::{self, Headers, is_named, is_same};
-use super::json::{every_byte, zero_bytes};
+use super::head::RequestHead;
 use super::paths::{self, Local, Route};
-use super::peek::BODY_BYTES_MAX;
-
-/// A received request head. Nothing in it has been checked.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Head<'a> {
-    /// As received.
-    pub(crate) method: &'a str,
-    /// The request target as received.
-    pub(crate) target: &'a str,
-    /// Major and minor.
-    pub(crate) version: (u8, u8),
-    /// All header lines.
-    pub(crate) headers: &'a Headers,
-}
+use crate::http::headers::{self, Headers, is_named, is_same};
+use crate::http::peek::BODY_BYTES_MAX;
 
 /// The settings of the door.
 #[derive(Clone, Copy)]
@@ -39,7 +26,7 @@ pub(crate) struct Door<'a> {
 pub(crate) enum Framing {
     /// No body.
     NoBody,
-    /// `content-length`, at most [`super::peek::BODY_BYTES_MAX`].
+    /// `content-length`, at most [`crate::http::peek::BODY_BYTES_MAX`].
     Length(u64),
     /// `transfer-encoding: chunked`.
     Chunked,
@@ -74,14 +61,14 @@ impl Door<'_> {
     ///
     /// # Errors
     /// The answer to give; nothing of the request may be used then.
-    pub(crate) fn check(&self, head: &Head<'_>, peer: IpAddr) -> Result<Entry, DoorRefusal> {
+    pub(crate) fn check(&self, head: &RequestHead, peer: IpAddr) -> Result<Entry, DoorRefusal> {
         check_line(head)?;
         check_lines(head)?;
         let framing = framing(head)?;
         let entry = Entry {
             framing,
             expects_continue: expects_continue(head)? && framing != Framing::NoBody,
-            route: paths::route(head.method, head.target),
+            route: paths::route(&head.method, &head.target),
         };
         self.check_sender(head, &entry.route, peer)
             .map_err(|refusal| DoorRefusal {
@@ -106,10 +93,10 @@ impl Door<'_> {
             })
     }
 
-    /// Whoever needs a key is judged by it, everybody else by `Host`: a page that was brought here by DNS has neither.
+    /// Whoever needs a key is judged by it first, whoever shows none by `Host`.
     fn check_sender(
         &self,
-        head: &Head<'_>,
+        head: &RequestHead,
         route: &Route,
         peer: IpAddr,
     ) -> Result<(), DoorRefusal> {
@@ -119,7 +106,8 @@ impl Door<'_> {
             Route::Local(local) if local.needs_key() => true,
             _ => self.require_key || !local_peer,
         };
-        if needs_key && !self.holds_key(head.headers) {
+        let holds_key = self.holds_key(&head.headers);
+        if needs_key && !holds_key {
             return Err(DoorRefusal {
                 status: 401,
                 kind: "authentication_error",
@@ -127,14 +115,15 @@ impl Door<'_> {
                 close: true,
             });
         }
-        // A peer from elsewhere that needs no key asks for our health, under whatever name it knows us by.
-        if !needs_key && local_peer {
+        // A page that was brought here by DNS knows no key. A client in a container does, and knows
+        // us as host.docker.internal. A peer from elsewhere without a key asks for our health.
+        if local_peer && !holds_key {
             self.check_host(head)?;
         }
-        check_origin(head.headers)
+        check_origin(&head.headers)
     }
 
-    fn check_host(&self, head: &Head<'_>) -> Result<(), DoorRefusal> {
+    fn check_host(&self, head: &RequestHead) -> Result<(), DoorRefusal> {
         // Only HTTP/1.0 gets here without a Host, and no browser speaks that.
         let Some(value) = head.headers.get("host") else {
             return Ok(());
@@ -162,21 +151,24 @@ impl Door<'_> {
 }
 
 /// Version, method and target.
-fn check_line(head: &Head<'_>) -> Result<(), DoorRefusal> {
+fn check_line(head: &RequestHead) -> Result<(), DoorRefusal> {
     if !matches!(head.version, (1, 0 | 1)) {
         return Err(refused(505, "only HTTP/1.0 and HTTP/1.1 are spoken here"));
     }
-    if head.method.len() > METHOD_BYTES_MAX || !is_token(head.method) {
-        return Err(refused(400, "the request method is not a token"));
+    if head.method.len() > METHOD_BYTES_MAX {
+        return Err(refused(
+            400,
+            "the request method is longer than 32 characters",
+        ));
     }
     // TRACE would show the pooled credential to the client in the upstream's answer.
-    if ["CONNECT", "TRACE", "TRACK"].contains(&head.method) {
+    if ["CONNECT", "TRACE", "TRACK"].contains(&head.method.as_str()) {
         return Err(refused(
             400,
             format!("the method {} is not served", head.method),
         ));
     }
-    check_target(head.target).map_err(|problem| refused(400, problem))
+    check_target(&head.target).map_err(|problem| refused(400, problem))
 }
 
 fn check_target(target: &str) -> Result<(), &'static str> {
@@ -222,34 +214,18 @@ fn is_dots(segment: &[u8]) -> bool {
         )
 }
 
-/// Number, size and characters of the header lines, and `Host` (RFC 9112 section 3.2).
-fn check_lines(head: &Head<'_>) -> Result<(), DoorRefusal> {
+/// Number and size of the header lines, and `Host` (RFC 9112 section 3.2).
+fn check_lines(head: &RequestHead) -> Result<(), DoorRefusal> {
     let (names, values) = head.headers.bytes();
     // As on the wire: name, colon, blank, value, line end.
     let bytes = names.len() + values.len() + 4 * head.headers.len();
     if head.headers.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
         return Err(refused(431, HEAD_TOO_LARGE));
     }
-    let mut lines = head.headers.iter();
-    // All bytes in one pass; whose they are matters only if one is wrong.
-    if are_token_chars(names) && !holds_control(values) && lines.all(|(name, _)| !name.is_empty()) {
-        return check_number_of_hosts(head);
-    }
-    for (name, value) in head.headers.iter() {
-        if !is_token(name) {
-            return Err(refused(400, "a header name is not a token"));
-        }
-        if holds_control(value) {
-            return Err(refused(
-                400,
-                format!("the header {name} holds a control character"),
-            ));
-        }
-    }
     check_number_of_hosts(head)
 }
 
-fn check_number_of_hosts(head: &Head<'_>) -> Result<(), DoorRefusal> {
+fn check_number_of_hosts(head: &RequestHead) -> Result<(), DoorRefusal> {
     match head.headers.all("host").count() {
         0 if head.version == (1, 1) => Err(refused(400, "an HTTP/1.1 request needs a Host header")),
         0 | 1 => Ok(()),
@@ -258,7 +234,7 @@ fn check_number_of_hosts(head: &Head<'_>) -> Result<(), DoorRefusal> {
 }
 
 /// The body's framing; every doubt is refused, because two readings of it are how requests are smuggled.
-fn framing(head: &Head<'_>) -> Result<Framing, DoorRefusal> {
+fn framing(head: &RequestHead) -> Result<Framing, DoorRefusal> {
     let mut codings = head.headers.all("transfer-encoding");
     let mut lengths = head.headers.all("content-length");
     match (codings.next(), lengths.next()) {
@@ -269,11 +245,6 @@ fn framing(head: &Head<'_>) -> Result<Framing, DoorRefusal> {
         (Some(_), None) if head.version == (1, 0) => {
             Err(refused(400, "Transfer-Encoding in an HTTP/1.0 request"))
         }
-        // The server library hands such a body over with its chunks' heads in it.
-        (Some(_), None) if asks_for_upgrade(head.headers) => Err(refused(
-            400,
-            "Transfer-Encoding beside Connection: Upgrade is not served",
-        )),
         (Some(coding), None)
             if codings.next().is_none() && is_same(coding.trim_ascii(), b"chunked") =>
         {
@@ -281,15 +252,6 @@ fn framing(head: &Head<'_>) -> Result<Framing, DoorRefusal> {
         }
         (Some(_), None) => Err(refused(400, "a transfer coding other than chunked")),
     }
-}
-
-fn asks_for_upgrade(headers: &Headers) -> bool {
-    headers.all("connection").any(|value| {
-        value
-            .to_ascii_lowercase()
-            .windows(7)
-            .any(|word| word == b"upgrade")
-    })
 }
 
 fn content_length(value: &[u8]) -> Result<Framing, DoorRefusal> {
@@ -309,7 +271,7 @@ fn content_length(value: &[u8]) -> Result<Framing, DoorRefusal> {
     }
 }
 
-fn expects_continue(head: &Head<'_>) -> Result<bool, DoorRefusal> {
+fn expects_continue(head: &RequestHead) -> Result<bool, DoorRefusal> {
     let mut expectations = head
         .headers
         .all("expect")
@@ -376,36 +338,10 @@ fn host_of(value: &str) -> Option<&str> {
 }
 
 /// RFC 9110 section 5.6.2.
-fn is_token(text: &str) -> bool {
-    !text.is_empty() && are_token_chars(text.as_bytes())
-}
-
-fn are_token_chars(bytes: &[u8]) -> bool {
-    bytes.iter().all(|&byte| TOKEN_CHARS[usize::from(byte)])
-}
-
-/// A look-up is a third of the comparisons' work, and every letter of every name is asked.
-const TOKEN_CHARS: [bool; 256] = {
-    let mut chars = [false; 256];
-    let mut byte = 0;
-    while byte < chars.len() {
-        chars[byte] = matches!(byte as u8, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~');
-        byte += 1;
-    }
-    chars
-};
-
-/// Whether there is a control character, tabs aside. Eight bytes at a time, because values are long.
-fn holds_control(bytes: &[u8]) -> bool {
-    let is_control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
-    let (words, rest) = bytes.as_chunks::<8>();
-    let is_suspect = |bytes: &[u8; 8]| {
-        let word = u64::from_le_bytes(*bytes);
-        let below_blank = word.wrapping_sub(every_byte(b' ')) & !word & every_byte(0x80);
-        (below_blank | zero_bytes(word ^ every_byte(0x7f))) != 0
-    };
-    let mut suspects = words.iter().filter(|word| is_suspect(word));
-    suspects.any(|word| word.iter().any(is_control)) || rest.iter().any(is_control)
+pub(super) fn is_token(text: &[u8]) -> bool {
+    let is_token_char =
+        |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !text.is_empty() && text.iter().all(is_token_char)
 }
 
 /// What a stranger wrote, for our own text.
@@ -413,7 +349,8 @@ fn shown(value: &[u8]) -> String {
     String::from_utf8_lossy(value).chars().take(80).collect()
 }
 
-fn refused(status: u16, message: impl Into<String>) -> DoorRefusal {
+/// A refusal of the head as it is written.
+pub(super) fn refused(status: u16, message: impl Into<String>) -> DoorRefusal {
     DoorRefusal {
         status,
         kind: "invalid_request_error",
@@ -435,7 +372,7 @@ const METHOD_BYTES_MAX: usize = 32;
 const TARGET_BYTES_MAX: usize = 32 * 1024;
 /// What is said of a head beyond the limits.
 pub(crate) const HEAD_TOO_LARGE: &str = "more than 100 header lines or 64 KiB of them";
-const HEADERS_MAX: usize = 100;
+pub(super) const HEADERS_MAX: usize = 100;
 const HEADER_BYTES_MAX: usize = 64 * 1024;
 const DECODINGS_MAX: usize = 4;
 const NEEDS_KEY: &str = "the proxy key is missing or wrong: send proxy.apiKey of maxpool.json as x-api-key or as Authorization: Bearer";
@@ -469,11 +406,11 @@ mod tests {
         peer: IpAddr,
     ) -> Result<Entry, DoorRefusal> {
         let (method, target, version) = line;
-        let head = Head {
-            method,
-            target,
+        let head = RequestHead {
+            method: method.to_owned(),
+            target: target.to_owned(),
             version,
-            headers: &headers(lines),
+            headers: headers(lines),
         };
         door.check(&head, peer)
     }
@@ -497,9 +434,6 @@ mod tests {
             ("P2 version", ("GET", "/", (2, 0)), 505),
             ("P2 version", ("GET", "/", (0, 9)), 505),
             ("P2 version", ("GET", "/", (1, 2)), 505),
-            ("P2 method token", ("GE T", "/", (1, 1)), 400),
-            ("P2 method token", ("", "/", (1, 1)), 400),
-            ("P2 method token", ("GET\u{7f}", "/", (1, 1)), 400),
             ("P2 any token is a method", ("M-SEARCH", "/x", (1, 1)), 200),
             ("P2 CONNECT", ("CONNECT", "localhost:80", (1, 1)), 400),
             ("P2 TRACE shows credentials", ("TRACE", "/v1/x", (1, 1)), 400),
@@ -569,13 +503,7 @@ mod tests {
             ("P2 other coding", &[HOST, ("transfer-encoding", "identity")], Err(400)),
             ("P2 other coding", &[HOST, ("transfer-encoding", "")], Err(400)),
             ("P2 several codings", &[HOST, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], Err(400)),
-            ("P2 chunked beside an upgrade", &[HOST, ("connection", "Upgrade, HTTP2-Settings"), ("transfer-encoding", "chunked")], Err(400)),
             ("P2 length beside an upgrade", &[HOST, ("connection", "Upgrade, HTTP2-Settings"), ("content-length", "5")], Ok(Length(5))),
-            ("P2 name is no token", &[HOST, ("a b", "1")], Err(400)),
-            ("P2 name is no token", &[HOST, ("content-length ", "1")], Err(400)),
-            ("P2 name is empty", &[HOST, ("", "1")], Err(400)),
-            ("P2 control character", &[HOST, ("a", "b\nc")], Err(400)),
-            ("P2 control character", &[HOST, ("a", "b\0")], Err(400)),
             ("P2 tab and above 127", &[HOST, ("a", "b\tä")], Ok(NoBody)),
             ("P2 no Host", &[("a", "b")], Err(400)),
             ("P2 two Hosts", &[HOST, HOST], Err(400)),
@@ -736,7 +664,7 @@ mod tests {
             ("wrong", &OPEN, POST, "10.0.0.1", wrong, AWAY, 401),
             ("a foreign Host says nothing yet", &strict, POST, "evil.example", none, HERE, 401),
             ("the Host rule is for those without", &strict, POST, "evil.example", api, HERE, 200),
-            ("the Host rule is for those without", &OPEN, POST, "evil.example", api, HERE, 403),
+            ("the Host rule is for those without", &OPEN, POST, "host.docker.internal", api, HERE, 200),
             ("P1 local routes", &OPEN, status_route, "localhost", none, HERE, 401),
             ("P1 local routes", &OPEN, status_route, "localhost", bearer, HERE, 200),
             ("P1 health needs none", &strict, health, "localhost", none, HERE, 200),
@@ -778,27 +706,6 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_is_judged_wherever_it_stands() {
-        for byte in 0..=255_u8 {
-            let sign = b"!#$%&'*+-.^_`|~".contains(&byte);
-            assert_eq!(
-                are_token_chars(&[b'a', byte]),
-                byte.is_ascii_alphanumeric() || sign,
-                "P2 {byte} in a name"
-            );
-            for at in 0..20 {
-                let mut value = [b'a', 0xe9].repeat(10);
-                value[at] = byte;
-                assert_eq!(
-                    holds_control(&value),
-                    byte.is_ascii_control() && byte != b'\t',
-                    "P2 {byte} at {at} of a value"
-                );
-            }
-        }
-    }
-
-    #[test]
     fn garbage_does_no_harm() {
         let mut random = Random::new(51);
         let mut entered = 0;
@@ -816,8 +723,6 @@ mod tests {
                 "origin",
                 "x-api-key",
                 "connection",
-                "a b",
-                "",
             ];
             let values = [
                 "localhost",
@@ -840,18 +745,18 @@ mod tests {
                 };
                 headers.push(random.word(&names), value);
             }
-            let method = random.word(&["GET", "POST", "TRACE", "g(t"]);
-            let head = Head {
-                method,
-                target: &format!("/{target}"),
+            let method = random.word(&["GET", "POST", "TRACE"]);
+            let head = RequestHead {
+                method: method.to_owned(),
+                target: format!("/{target}"),
                 version: (1, 1),
-                headers: &headers,
+                headers,
             };
             let Ok(entry) = OPEN.check(&head, HERE) else {
                 continue;
             };
             entered += 1;
-            let path = paths::decode(paths::split(head.target).0);
+            let path = paths::decode(paths::split(&head.target).0);
             assert!(
                 !path.split('/').any(|segment| matches!(segment, "." | ".."))
                     && !path.contains('\\'),

@@ -79,7 +79,7 @@ mod tests {
 
     use super::*;
     use crate::config::chance::{Random, rounds};
-    use crate::proxy::peek::peek;
+    use crate::http::peek::peek;
 
     fn splice(body: &str, model: &str) -> String {
         let spliced = replace_model(body.as_bytes(), &peek(body.as_bytes()).models, model);

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::headers::is_named;
+use crate::http::headers::is_named;
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]

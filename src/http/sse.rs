@@ -2,7 +2,7 @@
 //!
 //! Takes chunks as they come, keeps a few kilobytes at most however long the answer is, and never changes or delays a byte.
 
-use super::document::{Document, Reader};
+use super::answer_json::{Document, Reader};
 use super::headers::{is_named, is_same, trimmed};
 use super::json::find_either;
 

@@ -1,0 +1,207 @@
+//! One client's socket: reads that never block, writes and waits that end, and whether the client
+//! has left.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::net::{Shutdown, sockopt};
+
+use crate::clock;
+use crate::net::wait::poll_for;
+
+/// Bytes that one read of a head may take.
+const READ_BYTES: usize = 16 * 1024;
+/// Bytes that are read and dropped after a refusal, so that the client can read the answer.
+const DRAIN_BYTES_MAX: usize = 64 * 1024;
+/// How long that may take.
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+/// How long a refusal may take to be written.
+pub(super) const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
+
+/// A client's socket. The thread that serves it reads and writes; any thread may end it.
+#[derive(Debug)]
+pub(crate) struct ClientSocket {
+    stream: TcpStream,
+    peer: SocketAddr,
+    /// The present answer is complete and the connection may carry another request.
+    kept: AtomicBool,
+    /// The request was refused, and parts of it may still be on their way.
+    unread: AtomicBool,
+}
+
+impl AsFd for ClientSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// What a wait for bytes came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waited {
+    /// A read will not block: bytes, the end, or an error.
+    Readable,
+    /// The time is over.
+    TimeOut,
+}
+
+impl ClientSocket {
+    /// Takes over an accepted connection. A client that leaves its side of the connection silent
+    /// while bytes wait for it is cut by the kernel after `client_limit`; zero means never.
+    ///
+    /// # Errors
+    /// Those of `setsockopt(2)`: the connection is dead already.
+    pub(super) fn new(
+        stream: TcpStream,
+        peer: SocketAddr,
+        client_limit: Duration,
+    ) -> io::Result<ClientSocket> {
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        sockopt::set_socket_keepalive(&stream, true)?;
+        if !client_limit.is_zero() {
+            let millis = u32::try_from(client_limit.as_millis()).unwrap_or(u32::MAX);
+            sockopt::set_tcp_user_timeout(&stream, millis)?;
+        }
+        Ok(ClientSocket {
+            stream,
+            peer,
+            kept: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
+        })
+    }
+
+    /// The client's address.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer.ip()
+    }
+
+    /// Appends what has come to `buffer`; 0 bytes are the end of what the client sends.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing has come; else the connection is broken.
+    pub(super) fn read(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        buffer.reserve(READ_BYTES);
+        self.read_spare(buffer)
+    }
+
+    /// The same, at most as much as `buffer` has room for.
+    pub(super) fn read_spare(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        loop {
+            let into = rustix::buffer::spare_capacity(buffer);
+            match rustix::io::read(&self.stream, into) {
+                Err(rustix::io::Errno::INTR) => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    /// Waits until there is something to read.
+    pub(super) fn wait_readable(&self, limit: Duration) -> Waited {
+        let end = clock::mono() + limit;
+        loop {
+            let left = end.since(clock::mono());
+            let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
+            if poll_for(&mut fds, left) {
+                return Waited::Readable;
+            }
+            // A signal ends a poll early, not the wait.
+            if clock::mono() >= end {
+                return Waited::TimeOut;
+            }
+        }
+    }
+
+    /// Writes all of `bytes`. The client must take some of them every `limit`; zero is no limit.
+    ///
+    /// # Errors
+    /// The client is gone or took nothing for too long.
+    pub(super) fn write(&self, mut bytes: &[u8], limit: Duration) -> io::Result<()> {
+        let limit = if limit.is_zero() {
+            Duration::MAX
+        } else {
+            limit
+        };
+        let mut end = None;
+        while !bytes.is_empty() {
+            match (&self.stream).write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    bytes = &bytes[count..];
+                    end = None;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let now = clock::mono();
+                    let end = *end.get_or_insert_with(|| now + limit);
+                    if now >= end {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                    let flags = PollFlags::OUT | PollFlags::RDHUP;
+                    let mut fds = [PollFd::new(&self.stream, flags)];
+                    if poll_for(&mut fds, end.since(now).min(LOOK_AGAIN))
+                        && fds[0].revents().contains(PollFlags::RDHUP)
+                    {
+                        return Err(io::ErrorKind::BrokenPipe.into());
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The answer is complete, and another request may follow.
+    pub(super) fn keep(&self) {
+        self.kept.store(true, Ordering::Relaxed);
+    }
+
+    /// The request was refused, and parts of it may be unread.
+    pub(super) fn leave_unread(&self) {
+        self.unread.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether another request may follow; asked once for each.
+    pub(super) fn take_kept(&self) -> bool {
+        self.kept.swap(false, Ordering::Relaxed)
+    }
+
+    /// Ends the connection so that the client can read the last answer: closing over unread bytes
+    /// would reset it before that.
+    pub(super) fn finish(&self) {
+        let _ = rustix::net::shutdown(&self.stream, Shutdown::Write);
+        if self.unread.load(Ordering::Relaxed) {
+            self.drain();
+        }
+    }
+
+    /// Ends both directions: wakes whoever waits for the socket.
+    pub(super) fn shut(&self) {
+        // Closed already is as good.
+        let _ = rustix::net::shutdown(&self.stream, Shutdown::Both);
+    }
+
+    fn drain(&self) {
+        let end = clock::mono() + DRAIN_LIMIT;
+        let mut sink = [0; 4096];
+        let mut left = DRAIN_BYTES_MAX;
+        while left > 0 {
+            if self.wait_readable(end.since(clock::mono())) == Waited::TimeOut {
+                return;
+            }
+            match (&self.stream).read(&mut sink) {
+                Ok(0) => return,
+                Ok(count) => left = left.saturating_sub(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// No single `poll` is longer: `poll(2)` has no way to say "for ever" in a time.
+const LOOK_AGAIN: Duration = Duration::from_secs(3600);

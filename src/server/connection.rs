@@ -1,0 +1,304 @@
+//! One client's connection, and the thread that serves it: read a head, serve the request, answer,
+//! and go round.
+//!
+//! ```text
+//! accepted ──▶ waiting ──head──▶ serving ──answered, kept──▶ waiting …
+//!                │ silent for a second      │
+//!                ▼                          └─▶ finished
+//!             resting (in the acceptor's poll set, without a thread)
+//!                │ bytes: back to waiting on a thread
+//!                └─ idle too long, or its place is needed: closed
+//! ```
+//!
+//! The request is served on the thread that has read it: handing it to another one cost a third of
+//! the processor time of a small request. Bytes behind a request stay in the buffer for the next.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::body::{BodyError, Chunked, Progress};
+use super::client::{ClientSocket, REFUSAL_LIMIT, Waited};
+use super::door::{DoorRefusal, Framing, refused};
+use super::head::{self, HEAD_BYTES_MAX, Parsed, RequestHead};
+use super::listener::{Open, Shared};
+use crate::clock;
+use crate::scheduler::time::Mono;
+
+/// A head must be complete this long after its first byte (SPEC P2).
+pub(super) const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// A body must bring a byte this often (SPEC P2).
+const BODY_STALL_LIMIT: Duration = Duration::from_secs(30);
+/// A thread waits this long for its connection's next request before the connection goes to rest.
+const LINGER: Duration = Duration::from_secs(1);
+/// The room for a body grows by this much at a time, whatever length is announced.
+const BODY_STEP: usize = 256 * 1024;
+
+/// A client's connection between two requests.
+pub(super) struct Connection {
+    socket: Arc<ClientSocket>,
+    /// Bytes that have been read and not used.
+    buffer: Vec<u8>,
+    /// When it began to wait for its next head.
+    since: Mono,
+    /// When the first byte of that head came.
+    head_since: Option<Mono>,
+    served: bool,
+    _open: Open,
+}
+
+/// What became of the wait for a head.
+enum Next {
+    Head(RequestHead),
+    Refused(DoorRefusal),
+    /// Nothing for a while: the thread has better things to do.
+    Rest,
+    Closed,
+}
+
+impl Connection {
+    pub(super) fn new(socket: Arc<ClientSocket>, open: Open) -> Connection {
+        Connection {
+            socket,
+            buffer: Vec::new(),
+            since: clock::mono(),
+            head_since: None,
+            served: false,
+            _open: open,
+        }
+    }
+
+    pub(super) fn socket(&self) -> &ClientSocket {
+        &self.socket
+    }
+
+    /// The order in which resting connections are given up when there are too many: those that have
+    /// never sent a request first, then those that have been idle longest.
+    pub(super) fn expendability(&self) -> (bool, Mono) {
+        (self.served, self.since)
+    }
+
+    /// Until when it may rest, if an idle connection may live for `idle_max`.
+    pub(super) fn rests_until(&self, idle_max: Duration) -> Mono {
+        match self.head_since {
+            Some(since) => since + HEAD_LIMIT,
+            None => self.since + idle_max,
+        }
+    }
+
+    /// Whether a head has begun, so that its end is worth an answer.
+    pub(super) fn is_in_head(&self) -> bool {
+        self.head_since.is_some()
+    }
+
+    /// Serves requests until the connection ends, or gives it back to rest.
+    pub(super) fn run(mut self, shared: &Shared) -> Option<Connection> {
+        loop {
+            let head = match self.next_head(shared) {
+                Next::Head(head) => Ok(head),
+                Next::Refused(refusal) => Err(refusal),
+                Next::Rest => return Some(self),
+                Next::Closed => return None,
+            };
+            self.served = true;
+            let busy = shared.begin_request();
+            let inbound = Inbound {
+                socket: &self.socket,
+                buffer: &mut self.buffer,
+            };
+            (shared.handler)(head, inbound);
+            drop(busy);
+            if !self.socket.take_kept() {
+                self.socket.finish();
+                return None;
+            }
+            self.since = clock::mono();
+            self.head_since = (!self.buffer.is_empty()).then_some(self.since);
+        }
+    }
+
+    fn next_head(&mut self, shared: &Shared) -> Next {
+        let linger = if shared.may_linger() {
+            LINGER
+        } else {
+            Duration::ZERO
+        };
+        let rest_at = clock::mono() + linger;
+        // Only the end of a line can complete a head or show that it is none.
+        let mut look = !self.buffer.is_empty();
+        loop {
+            if look {
+                match head::parse(&self.buffer) {
+                    Parsed::Partial => {}
+                    Parsed::Complete(head, length) => {
+                        self.buffer.drain(..length);
+                        return Next::Head(head);
+                    }
+                    Parsed::Refused(refusal) => return Next::Refused(refusal),
+                }
+            }
+            let now = clock::mono();
+            let head_end = self
+                .head_since
+                .map_or(Mono::MAX, |since| since + HEAD_LIMIT);
+            if now >= head_end {
+                let text = "the request's head took longer than 10 seconds";
+                return Next::Refused(refused(400, text));
+            }
+            if self.socket.wait_readable(head_end.min(rest_at).since(now)) == Waited::TimeOut {
+                if clock::mono() < rest_at {
+                    continue;
+                }
+                self.rest();
+                return Next::Rest;
+            }
+            let from = self.buffer.len();
+            match self.socket.read(&mut self.buffer) {
+                Ok(0) => return Next::Closed,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(_) => return Next::Closed,
+            }
+            self.head_since.get_or_insert_with(clock::mono);
+            look = from == 0
+                || self.buffer.len() > HEAD_BYTES_MAX
+                || self.buffer[from..].contains(&b'\n');
+        }
+    }
+
+    /// A connection at rest costs no more memory than it must.
+    fn rest(&mut self) {
+        self.buffer.shrink_to_fit();
+    }
+}
+
+/// The reading side of the request that is being served.
+pub(crate) struct Inbound<'a> {
+    socket: &'a Arc<ClientSocket>,
+    buffer: &'a mut Vec<u8>,
+}
+
+/// The way back to the client.
+pub(crate) struct Outbound {
+    socket: Arc<ClientSocket>,
+    limit: Duration,
+}
+
+impl Inbound<'_> {
+    /// The client's address.
+    pub(crate) fn peer(&self) -> IpAddr {
+        self.socket.peer()
+    }
+
+    /// Asks the client for the body that it announced (RFC 9110 section 10.1.1).
+    pub(crate) fn ask_for_body(&self) {
+        // A client that is gone is noticed by the read that follows.
+        let _ = self
+            .socket
+            .write(b"HTTP/1.1 100 Continue\r\n\r\n", REFUSAL_LIMIT);
+    }
+
+    /// Reads the whole body, at most `limit` bytes.
+    ///
+    /// # Errors
+    /// It is too long, or did not come whole.
+    pub(crate) fn read_body(&mut self, framing: Framing, limit: u64) -> Result<Vec<u8>, BodyError> {
+        match framing {
+            Framing::NoBody => Ok(Vec::new()),
+            Framing::Length(length) if length > limit => Err(BodyError::TooLarge),
+            Framing::Length(length) => {
+                let length = usize::try_from(length).map_err(|_| BodyError::TooLarge)?;
+                self.read_length(length)
+            }
+            Framing::Chunked => self.read_chunks(limit),
+        }
+    }
+
+    fn read_length(&mut self, length: usize) -> Result<Vec<u8>, BodyError> {
+        if self.buffer.len() >= length {
+            let body = self.buffer[..length].to_vec();
+            self.buffer.drain(..length);
+            return Ok(body);
+        }
+        let mut body = std::mem::take(self.buffer);
+        while body.len() < length {
+            if body.len() == body.capacity() {
+                body.reserve_exact((length - body.len()).min(BODY_STEP.max(body.len())));
+            }
+            self.wait_for_more()?;
+            read_some(self.socket.read_spare(&mut body))?;
+        }
+        // What came behind the body belongs to the next request.
+        *self.buffer = body.split_off(length);
+        Ok(body)
+    }
+
+    fn read_chunks(&mut self, limit: u64) -> Result<Vec<u8>, BodyError> {
+        let mut body = Vec::new();
+        let mut decoder = Chunked::new(limit);
+        loop {
+            let (used, progress) = decoder.decode(self.buffer, &mut body)?;
+            self.buffer.drain(..used);
+            if progress == Progress::Done {
+                return Ok(body);
+            }
+            self.wait_for_more()?;
+            read_some(self.socket.read(self.buffer))?;
+        }
+    }
+
+    fn wait_for_more(&self) -> Result<(), BodyError> {
+        match self.socket.wait_readable(BODY_STALL_LIMIT) {
+            Waited::Readable => Ok(()),
+            Waited::TimeOut => Err(BodyError::Broken),
+        }
+    }
+
+    /// Answers and ends the connection; parts of the request may be unread.
+    pub(crate) fn refuse(self, answer: &[u8]) {
+        self.socket.leave_unread();
+        // The client may be gone: nothing is lost.
+        let _ = self.socket.write(answer, REFUSAL_LIMIT);
+    }
+
+    /// Ends the reading part. The body must have been read. The client must take some of what is
+    /// written every `limit`; zero is no limit.
+    pub(crate) fn into_outbound(self, limit: Duration) -> Outbound {
+        Outbound {
+            socket: Arc::clone(self.socket),
+            limit,
+        }
+    }
+}
+
+/// A read of zero bytes is the client's end, in the middle of its body.
+fn read_some(result: io::Result<usize>) -> Result<(), BodyError> {
+    match result {
+        Ok(0) => Err(BodyError::Broken),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        Err(_) => Err(BodyError::Broken),
+    }
+}
+
+impl Outbound {
+    /// Writes all of `bytes` and sends them at once.
+    ///
+    /// # Errors
+    /// The client is gone, or took nothing for too long.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.socket.write(bytes, self.limit)
+    }
+
+    /// The client's socket, for waits that watch it.
+    pub(crate) fn socket(&self) -> &Arc<ClientSocket> {
+        &self.socket
+    }
+
+    /// The answer is complete and the connection may carry another request. Without this the
+    /// connection ends: what was sent must not be taken for a whole answer.
+    pub(crate) fn keep_alive(self) {
+        self.socket.keep();
+    }
+}

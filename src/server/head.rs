@@ -1,0 +1,139 @@
+//! Reading a request head, strictly: the reading side of RFC 9112 without its tolerances.
+//!
+//! `httparse` checks the characters of methods, targets, names and values. It also accepts what a
+//! strict server must not, because two readings of one message are how requests are smuggled: line
+//! ends without CR, any number of empty lines before the request line. Both are refused here. What
+//! the head means (who may enter, how the body is framed) is the business of `door`.
+//!
+//! Pure: bytes in, verdict out; the caller reads more and asks again.
+
+use crate::http::headers::Headers;
+
+use super::door::{DoorRefusal, HEAD_TOO_LARGE, HEADERS_MAX, refused};
+
+/// Bytes of one head: 64 KiB of header lines, a target of 32 KiB and the rest of its line (SPEC P2).
+pub(super) const HEAD_BYTES_MAX: usize = 97 * 1024;
+/// Bytes of empty lines before a request line that are ignored (RFC 9112 section 2.2).
+const EMPTY_LINES_MAX: usize = 8;
+/// The first byte of a TLS record that opens a handshake (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// The parts of a request head. Characters have been checked, meanings have not.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestHead {
+    /// A token (RFC 9110 section 5.6.2).
+    pub(crate) method: String,
+    /// As received.
+    pub(crate) target: String,
+    /// Major and minor.
+    pub(crate) version: (u8, u8),
+    /// All header lines in order.
+    pub(crate) headers: Headers,
+}
+
+/// What a connection's unread bytes are.
+#[derive(Debug)]
+pub(super) enum Parsed {
+    /// The beginning of a head: more bytes must come.
+    Partial,
+    /// A head, and the number of bytes that it took.
+    Complete(RequestHead, usize),
+    /// No head; the connection ends with this answer.
+    Refused(DoorRefusal),
+}
+
+/// Reads the head at the beginning of `bytes`.
+pub(super) fn parse(bytes: &[u8]) -> Parsed {
+    if bytes.first() == Some(&TLS_HANDSHAKE) {
+        let text = "this port speaks plain HTTP; use http:// instead of https:// in the base URL";
+        return Parsed::Refused(refused(400, text));
+    }
+    let blank = empty_lines(bytes);
+    if blank > EMPTY_LINES_MAX {
+        return Parsed::Refused(refused(400, "empty lines instead of a request"));
+    }
+    let head = &bytes[blank..];
+    let mut lines = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut lines);
+    match request.parse(head) {
+        Ok(httparse::Status::Complete(length)) if !has_bare_line_end(&head[..length]) => {
+            match taken_from(&request) {
+                Some(head) => Parsed::Complete(head, blank + length),
+                None => Parsed::Refused(refused(400, "the request line is malformed")),
+            }
+        }
+        Ok(httparse::Status::Partial) if head.len() > HEAD_BYTES_MAX => {
+            Parsed::Refused(refused(431, HEAD_TOO_LARGE))
+        }
+        Ok(httparse::Status::Partial) if !has_bare_line_end(head) => Parsed::Partial,
+        Ok(_) => Parsed::Refused(refused(400, "a line of the head ends without CR LF")),
+        Err(error) => Parsed::Refused(refusal_of(error, head)),
+    }
+}
+
+/// The bytes of complete empty lines, and of an unfinished one, before the request line.
+fn empty_lines(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while bytes[at..].starts_with(b"\r\n") {
+        at += 2;
+    }
+    at
+}
+
+/// Whether a line feed follows anything but a carriage return. Bare carriage returns are refused by
+/// `httparse`.
+fn has_bare_line_end(head: &[u8]) -> bool {
+    let mut before = 0;
+    head.iter().any(|&byte| {
+        let bare = byte == b'\n' && before != b'\r';
+        before = byte;
+        bare
+    })
+}
+
+fn taken_from(request: &httparse::Request<'_, '_>) -> Option<RequestHead> {
+    let mut headers = Headers::with_room(request.headers.len());
+    for line in request.headers.iter() {
+        headers.push(line.name, line.value);
+    }
+    Some(RequestHead {
+        method: request.method?.to_owned(),
+        target: request.path?.to_owned(),
+        version: (1, request.version?),
+        headers,
+    })
+}
+
+fn refusal_of(error: httparse::Error, head: &[u8]) -> DoorRefusal {
+    use httparse::Error;
+    match error {
+        Error::TooManyHeaders => refused(431, HEAD_TOO_LARGE),
+        Error::Version if names_other_version(head) => {
+            refused(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+        }
+        Error::HeaderName => refused(
+            400,
+            "a header name is not a token, or its line is folded (RFC 9112 section 5)",
+        ),
+        Error::HeaderValue => refused(400, "a header value holds a control character"),
+        Error::NewLine => refused(400, "a line of the head ends without CR LF"),
+        Error::Version | Error::Token | Error::Status => {
+            refused(400, "the request line is malformed")
+        }
+    }
+}
+
+/// Whether the request line ends in a well-formed version (RFC 9112 section 2.3), or in as much of
+/// one as has come. `httparse` knows versions 1.0 and 1.1 only.
+fn names_other_version(head: &[u8]) -> bool {
+    let line = head.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    let Some(at) = line.iter().rposition(|&byte| byte == b' ') else {
+        return false;
+    };
+    match &line[at + 1..] {
+        [b'H', b'T', b'T', b'P', b'/', major, rest @ ..] if major.is_ascii_digit() => {
+            matches!(rest, [] | [b'.']) || matches!(rest, [b'.', minor] if minor.is_ascii_digit())
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,20 @@
+//! The front door: the listening socket, clients' connections, and who may enter.
+//!
+//! std's listener, `httparse`, `poll(2)` and one thread for each connection that has something to
+//! say. Read `listener`, then `acceptor` and `connection`; `head` and `body` say what is read how,
+//! `door` and `paths` who may enter and where a request goes.
+
+mod acceptor;
+mod body;
+mod client;
+mod connection;
+pub(crate) mod door;
+mod head;
+mod listener;
+pub(crate) mod paths;
+
+pub(crate) use body::BodyError;
+pub(crate) use client::ClientSocket;
+pub(crate) use connection::{Inbound, Outbound};
+pub(crate) use head::RequestHead;
+pub(crate) use listener::{Bounds, Listener, bind, prepare};
