@@ -149,6 +149,66 @@ fn home(upstream: &Upstream) -> Home {
     home
 }
 
+/// A name that would retitle the terminal, ring, clear, and turn the direction of what follows.
+const EVIL: &str = "e\u{1b}]0;owned\u{7}\u{9b}2J\u{202e}\u{2066}\u{200f}\u{2028}";
+
+/// None of what [`EVIL`] holds gets to the terminal.
+fn assert_obeys_nothing(what: &str, text: &str) {
+    let evil = [
+        "\u{1b}]", "\u{7}", "\u{9b}", "\u{202e}", "\u{2066}", "\u{200f}", "\u{2028}",
+    ];
+    for evil in evil {
+        assert!(!text.contains(evil), "{evil:?} in {what}: {text:?}");
+    }
+}
+
+#[test]
+fn d4_the_name_of_an_account_is_never_obeyed() {
+    let upstream = Upstream::start();
+    let port = {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        free.local_addr().expect("its address").port()
+    };
+    let home = Home::new()
+        .upstream(&upstream.url())
+        .accounts(&[EVIL])
+        .set("accounts.0.apiKey", json!("key-evil"))
+        .set("routing", json!({"mode": "automatic"}))
+        .set("proxy.port", json!(port));
+    home.write();
+    let proxy = Proxy::start_as_is(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    let line = proxy.wait_line("its line", |line| line.contains("/v1/messages"));
+    assert_obeys_nothing("the log", &line);
+    for arguments in [
+        &["accounts"][..],
+        &["accounts", "--json"],
+        &["status"],
+        &["status", "--json"],
+        &["explain"],
+        &["doctor"],
+        &["disable", EVIL],
+        &["enable", EVIL],
+    ] {
+        let ran = home.run(arguments);
+        let text = format!("{}{}", ran.stdout, ran.stderr);
+        assert_obeys_nothing(&format!("{arguments:?}"), &text);
+        if arguments.contains(&"--json") {
+            let json: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+            assert_eq!(json["accounts"][0]["name"], EVIL, "the value is the same");
+        }
+    }
+    let Some(terminal) = Terminal::start(&home, "status --watch") else {
+        return;
+    };
+    terminal.wait_after(0, "a accounts");
+    // What the shell and the dashboard say of the terminal itself comes before the first frame.
+    let text = terminal.text();
+    let frame = text.split(ENTER).nth(1).unwrap_or_default();
+    assert_obeys_nothing("the dashboard", frame);
+    assert!(frame.contains("e\\u{1b}]"), "{frame:?}");
+}
+
 #[test]
 fn every_way_out_gives_the_terminal_back() {
     let upstream = Upstream::start();

@@ -159,7 +159,7 @@ fn a_login_ends_with_a_page_an_account_and_a_line() {
     // Whatever else a browser asks for is no answer.
     let odd = Client::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
         .ask(&Ask::get("/favicon.ico"));
-    assert_eq!(odd.status, 404);
+    assert_eq!(odd.status, 400);
     let wrong = login.come_back("code=stolen-code-000000&state=another");
     assert_eq!(wrong.status, 400);
     assert!(
@@ -277,6 +277,106 @@ fn a_login_ends_with_a_page_an_account_and_a_line() {
     let accounts = home.read()["accounts"].clone();
     assert_eq!(accounts.as_array().map(Vec::len), Some(2), "{accounts:#}");
     assert_eq!(accounts[1]["name"], "me@example.org (Some's Organization)");
+}
+
+/// Sends bytes to the login's port and reads what comes until `enough` says so or nothing more
+/// comes.
+fn send_raw(port: u16, bytes: &[u8], enough: impl Fn(&str) -> bool) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("connect");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
+    stream.write_all(bytes).expect("send");
+    let mut answer = Vec::new();
+    let mut piece = [0; 4096];
+    while !enough(&String::from_utf8_lossy(&answer)) {
+        match stream.read(&mut piece) {
+            Ok(count @ 1..) => answer.extend(&piece[..count]),
+            Ok(0) | Err(_) => break,
+        }
+    }
+    (stream, String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[test]
+fn odd_clients_of_a_login_get_400_and_do_not_hold_it_up() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream);
+    home.write();
+    let login = Login::start(&home, &["login"]);
+    let (state, port) = (login.query("state"), login.port());
+    let good = format!("/callback?code=good-code-0123456789&state={state}");
+    // In the middle of a head, in another protocol, and encrypted; one more might wait for these to
+    // end.
+    let mut open: Vec<TcpStream> = Vec::new();
+    for bytes in [
+        &b"GET /callback?code="[..],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01",
+    ] {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("connect");
+        (&stream).write_all(bytes).expect("send");
+        open.push(stream);
+    }
+    let rows = [
+        ("no path", "GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned()),
+        (
+            "no query",
+            "GET /callback HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+        ),
+        (
+            "a path below",
+            format!(
+                "GET {} HTTP/1.1\r\nHost: x\r\n\r\n",
+                good.replace('?', "/?")
+            ),
+        ),
+        ("no GET", format!("HEAD {good} HTTP/1.1\r\nHost: x\r\n\r\n")),
+        (
+            "no GET",
+            format!("POST {good} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}"),
+        ),
+        (
+            "a body that does not come",
+            format!("GET {good} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n"),
+        ),
+        (
+            "a body that is not sent yet",
+            format!(
+                "POST {good} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+            ),
+        ),
+        (
+            "a body that nobody can hold",
+            format!(
+                "POST {good} HTTP/1.1\r\nHost: x\r\nContent-Length: 9223372036854775807\r\n\r\n"
+            ),
+        ),
+        (
+            "chunks",
+            format!("GET {good} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ),
+        ("no request", "hello\r\n\r\n".to_owned()),
+        (
+            "no state",
+            "GET /callback?code=good-code-0123456789 HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+        ),
+        (
+            "no code",
+            format!("GET /callback?state={state} HTTP/1.1\r\nHost: x\r\n\r\n"),
+        ),
+    ];
+    for (what, request) in rows {
+        let is_head = |answer: &str| answer.contains("\r\n\r\n");
+        let (stream, answer) = send_raw(port, request.as_bytes(), is_head);
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{what}: {answer:?}");
+        open.push(stream);
+    }
+    let page = login.come_back(&format!("code=good-code-0123456789&state={state}"));
+    assert_eq!(page.status, 200, "{}", page.text());
+    let ran = login.end();
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    assert_eq!(upstream.state().oauth.exchanges.len(), 1);
+    assert!(!ran.stderr.contains("panicked"), "{ran:?}");
+    drop(open);
 }
 
 #[test]

@@ -50,6 +50,7 @@ mod secrets;
 mod settings;
 mod simulation;
 mod sockets;
+mod sockets_rows;
 mod stand_in;
 mod status;
 mod streaming;

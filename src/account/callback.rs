@@ -21,9 +21,14 @@ pub(super) enum Return {
 /// Reads the target of a request to the loopback listener, such as `/callback?code=…&state=…`.
 pub(super) fn of_target(target: &str, state: &Secret) -> Return {
     match target.split_once('?') {
-        Some(("/callback" | "/callback/", query)) => of_query(query, state),
+        Some(("/callback", query)) => of_query(query, state),
         _ => Return::Nothing,
     }
+}
+
+/// Whether a target is the one path that is served, whatever its query says.
+pub(super) fn is_callback(target: &str) -> bool {
+    target.split('?').next() == Some("/callback")
 }
 
 /// Reads a pasted line: the callback's URL, `code#state` as the provider's own page shows it, or the code.
@@ -159,6 +164,11 @@ mod tests {
             ),
             ("T1 another page", "/favicon.ico", Return::Nothing),
             ("T1 no query", "/callback", Return::Nothing),
+            (
+                "T1 one path",
+                "/callback/?code=abcd&state=s-1_x",
+                Return::Nothing,
+            ),
             (
                 "T1 another path",
                 "/x/callback?code=abcd&state=s-1_x",

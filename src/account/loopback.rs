@@ -1,23 +1,42 @@
-//! Waits for the browser (SPEC T1): a small HTTP listener on both loopback families, beside a terminal for the impatient.
+//! Waits for the browser (SPEC T1): a page on both loopback families, beside a terminal for the
+//! impatient.
 //!
-//! Everything is watched by one `poll`, so a browser's idle spare connection holds nobody up. Dropping it closes every
-//! socket; nothing else is ever opened, so Ctrl-C leaves nothing behind.
+//! tiny_http serves the page. It reads requests on threads of its own and bounds neither the time
+//! nor the number nor the heads of its connections, and a fifth one that comes in the same moment
+//! may wait for one of the first four to end. That is enough here: the port is a random one on this
+//! machine, open for five minutes at most, the process does nothing else, and a person can paste
+//! the answer instead. One thing would end the login: the library allocates and awaits the length
+//! that a request has announced when it drops it. So a request with a body is answered and then
+//! kept (see [`dismiss`]). Nothing outlives the process, so Ctrl-C leaves nothing behind.
 
-use std::io::{ErrorKind, Read as _, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{Cursor, ErrorKind, Read as _, Write};
+use std::mem;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tiny_http::{Header, Method, Request, Response, Server};
 
-use super::callback::{Return, of_paste, of_target};
+use super::callback::{Return, is_callback, of_paste, of_target};
 use crate::clock::Stopwatch;
 use crate::config::Secret;
 use crate::error::{Error, Result, reason};
 
 /// The listening side of one login.
 pub(super) struct Loopback {
-    listeners: Vec<TcpListener>,
+    servers: Vec<Arc<Server>>,
+    /// The same sockets once more, to be closed at once: the library's thread closes them some time
+    /// later.
+    sockets: Vec<TcpListener>,
+    /// Requests for the callback; none at the end only.
+    callbacks: Option<Receiver<std::io::Result<Request>>>,
+    /// Readable when there may be one.
+    bell: UnixStream,
     port: u16,
 }
 
@@ -29,55 +48,41 @@ pub(super) enum Arrival {
     Denied(String, Page),
 }
 
-/// The browser's connection, if the answer came by one.
-pub(super) struct Page(Option<TcpStream>);
-
-struct Guest {
-    stream: TcpStream,
-    head: Vec<u8>,
-    since: Stopwatch,
-}
-
-/// What a connection has come to.
-enum Progress {
-    Waiting,
-    Target(String),
-    Over,
-}
+/// The browser's request, if the answer came by one.
+pub(super) struct Page(Option<Request>);
 
 impl Loopback {
     /// Opens the same free port on both families; one family is enough where the machine has no other.
     pub(super) fn open() -> Result<Loopback> {
-        let failed = |cause: &std::io::Error| {
-            Error::operator(format!(
-                "cannot listen for the browser on this machine: {}",
-                reason(cause)
-            ))
+        let (sockets, port) = bind()?;
+        let (bell, ringer) = UnixStream::pair().map_err(|cause| cannot_listen(&cause))?;
+        bell.set_nonblocking(true)
+            .and_then(|()| ringer.set_nonblocking(true))
+            .map_err(|cause| cannot_listen(&cause))?;
+        let (sender, callbacks) = sync_channel(CALLBACKS_MAX);
+        let mut loopback = Loopback {
+            servers: Vec::new(),
+            sockets: Vec::new(),
+            callbacks: Some(callbacks),
+            bell,
+            port,
         };
-        for _ in 0..PORTS_TRIED {
-            let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-                .or_else(|_| TcpListener::bind((Ipv6Addr::LOCALHOST, 0)));
-            let first = first.map_err(|cause| failed(&cause))?;
-            let port = first.local_addr().map_err(|cause| failed(&cause))?.port();
-            let second = match first.local_addr() {
-                Ok(SocketAddr::V4(_)) => TcpListener::bind((Ipv6Addr::LOCALHOST, port)),
-                _ => Err(ErrorKind::Unsupported.into()),
+        for socket in sockets {
+            let serve = || -> std::io::Result<(TcpListener, Arc<Server>)> {
+                let (copy, ringer) = (socket.try_clone()?, ringer.try_clone()?);
+                let server = Server::from_listener(socket, None).map_err(std::io::Error::other)?;
+                let (server, sender) = (Arc::new(server), sender.clone());
+                let reader = Arc::clone(&server);
+                thread::Builder::new()
+                    .name("callback".to_owned())
+                    .spawn(move || read_requests(&reader, &sender, &ringer))?;
+                Ok((copy, server))
             };
-            let second = match second {
-                Err(cause) if cause.kind() == ErrorKind::AddrInUse => continue,
-                second => second.ok(),
-            };
-            let listeners: Vec<_> = [first].into_iter().chain(second).collect();
-            for listener in &listeners {
-                listener
-                    .set_nonblocking(true)
-                    .map_err(|cause| failed(&cause))?;
-            }
-            return Ok(Loopback { listeners, port });
+            let (socket, server) = serve().map_err(|cause| cannot_listen(&cause))?;
+            loopback.sockets.push(socket);
+            loopback.servers.push(server);
         }
-        Err(Error::operator(
-            "found no port that is free on both loopback addresses; try again",
-        ))
+        Ok(loopback)
     }
 
     /// What the provider is to send the browser to.
@@ -94,11 +99,10 @@ impl Loopback {
         limit: Duration,
     ) -> Result<Arrival> {
         let watch = Stopwatch::start();
-        let mut guests: Vec<Guest> = Vec::new();
         let mut typed = Vec::new();
         while let Some(left) = watch.left_of(limit) {
-            let ready = self.poll(&guests, terminal, left)?;
-            if let Some(fd) = terminal.filter(|_| ready.terminal) {
+            let is_typed = self.poll(terminal, left)?;
+            if let Some(fd) = terminal.filter(|_| is_typed) {
                 let Some(lines) = typed_lines(fd, &mut typed) else {
                     terminal = None;
                     continue;
@@ -113,27 +117,17 @@ impl Loopback {
                     }
                 }
             }
-            self.accept(&mut guests);
-            let mut at = 0;
-            while at < guests.len() {
-                match guests[at].read() {
-                    Progress::Waiting => at += 1,
-                    Progress::Over => drop(guests.swap_remove(at)),
-                    Progress::Target(target) => {
-                        let page = Page(Some(guests.swap_remove(at).stream));
-                        match of_target(&target, state) {
-                            Return::Code(code) => return Ok(Arrival::Code(code, page)),
-                            Return::Denied(words) => return Ok(Arrival::Denied(words, page)),
-                            Return::WrongState => {
-                                page.show(Verdict::Refused, "This answer belongs to another login attempt. Nothing was changed.");
-                                say(
-                                    out,
-                                    "An answer came that belongs to another login attempt; it was ignored.",
-                                )?;
-                            }
-                            Return::Nothing => page.not_found(),
-                        }
+            while let Some(request) = self.next_callback()? {
+                let returned = of_target(request.url(), state);
+                let page = Page(Some(request));
+                match returned {
+                    Return::Code(code) => return Ok(Arrival::Code(code, page)),
+                    Return::Denied(words) => return Ok(Arrival::Denied(words, page)),
+                    Return::WrongState => {
+                        page.show(Verdict::Refused, WRONG_STATE_PAGE);
+                        say(out, WRONG_STATE_ARRIVED)?;
                     }
+                    Return::Nothing => page.show(Verdict::Refused, NO_CODE_PAGE),
                 }
             }
         }
@@ -143,34 +137,24 @@ impl Loopback {
         )))
     }
 
-    fn poll(
-        &self,
-        guests: &[Guest],
-        terminal: Option<BorrowedFd<'_>>,
-        left: Duration,
-    ) -> Result<Ready> {
-        let mut watched: Vec<PollFd<'_>> =
-            Vec::with_capacity(self.listeners.len() + guests.len() + 1);
-        watched.extend(terminal.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        watched.extend(
-            self.listeners
-                .iter()
-                .map(|listener| PollFd::new(listener, PollFlags::IN)),
-        );
-        watched.extend(
-            guests
-                .iter()
-                .map(|guest| PollFd::new(&guest.stream, PollFlags::IN)),
-        );
-        // A guest that says nothing is looked at again, to be shown out.
-        let wait = if guests.is_empty() {
-            left
-        } else {
-            left.min(Duration::from_secs(1))
+    fn next_callback(&self) -> Result<Option<Request>> {
+        let Some(callbacks) = &self.callbacks else {
+            return Ok(None);
         };
+        match callbacks.try_recv() {
+            Ok(Ok(request)) => Ok(Some(request)),
+            Ok(Err(cause)) => Err(cannot_listen(&cause)),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => Ok(None),
+        }
+    }
+
+    /// Waits for a request or for the terminal; true if the terminal has something to read.
+    fn poll(&self, terminal: Option<BorrowedFd<'_>>, left: Duration) -> Result<bool> {
+        let mut watched = vec![PollFd::new(&self.bell, PollFlags::IN)];
+        watched.extend(terminal.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let wait = Timespec {
-            tv_sec: i64::try_from(wait.as_secs()).unwrap_or(1),
-            tv_nsec: i64::from(wait.subsec_nanos()) as _,
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(1),
+            tv_nsec: i64::from(left.subsec_nanos()) as _,
         };
         match poll(&mut watched, Some(&wait)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -181,67 +165,116 @@ impl Loopback {
                 )));
             }
         }
-        let terminal = terminal.is_some()
-            && watched
-                .first()
-                .is_some_and(|first| !first.revents().is_empty());
-        Ok(Ready { terminal })
+        let is_typed = watched
+            .get(1)
+            .is_some_and(|terminal| !terminal.revents().is_empty());
+        // What it says is looked for in any case.
+        let _ = (&self.bell).read(&mut [0; 64]);
+        Ok(is_typed)
     }
+}
 
-    fn accept(&self, guests: &mut Vec<Guest>) {
-        for listener in &self.listeners {
-            while let Ok((stream, _)) = listener.accept() {
-                if stream.set_nonblocking(true).is_err() {
-                    continue;
-                }
-                if guests.len() >= GUESTS_MAX {
-                    drop(guests.remove(0));
-                }
-                guests.push(Guest {
-                    stream,
-                    head: Vec::new(),
-                    since: Stopwatch::start(),
-                });
-            }
+impl Drop for Loopback {
+    fn drop(&mut self) {
+        // A reader that waits for room in the channel goes on to its end.
+        self.callbacks = None;
+        for socket in &self.sockets {
+            // Where a listening socket cannot be shut down, the library closes it a moment later.
+            let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+        }
+        // Not waited for: a client that takes no answers must not hold up the end.
+        for server in &self.servers {
+            server.unblock();
         }
     }
 }
 
-/// What `poll` found that cannot be found by trying.
-struct Ready {
-    terminal: bool,
+/// The same free port on both loopback families.
+fn bind() -> Result<(Vec<TcpListener>, u16)> {
+    for _ in 0..PORTS_TRIED {
+        let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+            .or_else(|_| TcpListener::bind((Ipv6Addr::LOCALHOST, 0)));
+        let first = first.map_err(|cause| cannot_listen(&cause))?;
+        let address = first.local_addr().map_err(|cause| cannot_listen(&cause))?;
+        let second = match address {
+            SocketAddr::V4(_) => TcpListener::bind((Ipv6Addr::LOCALHOST, address.port())),
+            SocketAddr::V6(_) => Err(ErrorKind::Unsupported.into()),
+        };
+        let second = match second {
+            Err(cause) if cause.kind() == ErrorKind::AddrInUse => continue,
+            second => second.ok(),
+        };
+        return Ok(([first].into_iter().chain(second).collect(), address.port()));
+    }
+    Err(Error::operator(
+        "found no port that is free on both loopback addresses; try again",
+    ))
 }
 
-impl Guest {
-    fn read(&mut self) -> Progress {
-        let mut piece = [0; 2048];
-        loop {
-            match self.stream.read(&mut piece) {
-                Ok(0) => return Progress::Over,
-                Ok(count) => self.head.extend_from_slice(&piece[..count]),
-                Err(cause) if cause.kind() == ErrorKind::WouldBlock => break,
-                Err(cause) if cause.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Progress::Over,
-            }
-            if self.head.len() > HEAD_BYTES_MAX {
-                return Progress::Over;
+fn cannot_listen(cause: &std::io::Error) -> Error {
+    Error::operator(format!(
+        "cannot listen for the browser on this machine: {}",
+        reason(cause)
+    ))
+}
+
+/// Passes on what may be the callback and refuses everything else, until the server is told to end
+/// or cannot go on.
+fn read_requests(
+    server: &Server,
+    callbacks: &SyncSender<std::io::Result<Request>>,
+    bell: &UnixStream,
+) {
+    loop {
+        let received = server.recv();
+        let is_over = received.is_err();
+        match received {
+            Ok(request) if !is_awaited(&request) => dismiss(request),
+            received => {
+                if callbacks.send(received).is_err() {
+                    return;
+                }
+                // A full pipe rings as well.
+                let mut bell = bell;
+                let _ = bell.write(&[0]);
             }
         }
-        let head = String::from_utf8_lossy(&self.head);
-        if head.contains("\r\n\r\n") || head.contains("\n\n") {
-            let mut words = head.split_ascii_whitespace();
-            return match (words.next(), words.next()) {
-                (Some("GET"), Some(target)) => Progress::Target(target.to_owned()),
-                (Some(_), Some(_)) => Progress::Target(String::new()),
-                _ => Progress::Over,
-            };
-        }
-        if self.since.elapsed() > GUEST_TIME_MAX {
-            Progress::Over
-        } else {
-            Progress::Waiting
+        if is_over {
+            return;
         }
     }
+}
+
+/// Whether it is a request as a browser sends it for the callback: `GET`, our one path, no body.
+fn is_awaited(request: &Request) -> bool {
+    let has_body = request.headers().iter().any(|header| {
+        header.field.equiv("transfer-encoding")
+            || header.field.equiv("expect")
+            || (header.field.equiv("content-length") && header.value.as_str().trim() != "0")
+    });
+    *request.method() == Method::Get && is_callback(request.url()) && !has_body
+}
+
+/// Answers with 400. A request whose body the library has not read yet must not be dropped: it
+/// would allocate the announced length and read to its end. Such a request is never dropped, and
+/// its connection ends with the process.
+fn dismiss(request: Request) {
+    let response = Response::from_data(NOTHING_HERE).with_status_code(400);
+    let is_unread = request
+        .body_length()
+        .is_some_and(|length| length > 0 && (length > READ_BYTES_MAX || expects(&request)));
+    if !is_unread {
+        // Whether it gets there matters to nobody.
+        let _ = request.respond(response);
+        return;
+    }
+    // The one way to answer that gives the unread body back.
+    mem::forget(request.upgrade("HTTP/1.1", response));
+}
+
+fn expects(request: &Request) -> bool {
+    let mut headers = request.headers().iter();
+    headers.any(|header| header.field.equiv("expect"))
 }
 
 /// The lines that are complete by now; `None` at the end of the input.
@@ -258,7 +291,7 @@ fn typed_lines(fd: BorrowedFd<'_>, typed: &mut Vec<u8>) -> Option<Vec<String>> {
         lines.push(String::from_utf8_lossy(&typed[..end]).into_owned());
         typed.drain(..=end);
     }
-    if typed.len() > HEAD_BYTES_MAX {
+    if typed.len() > LINE_BYTES_MAX {
         typed.clear();
     }
     Some(lines)
@@ -276,38 +309,25 @@ pub(super) enum Verdict {
 impl Page {
     /// Shows the end of the login in the browser, if it is one that waits; whether it gets there matters to nobody.
     pub(super) fn show(self, verdict: Verdict, text: &str) {
+        let Some(request) = self.0 else {
+            return;
+        };
         let (status, title, colour) = match verdict {
-            Verdict::Done => ("200 OK", "Logged in", "#2e7d32"),
-            Verdict::Refused => ("400 Bad Request", "Not logged in", "#b3261e"),
+            Verdict::Done => (200, "Logged in", "#2e7d32"),
+            Verdict::Refused => (400, "Not logged in", "#b3261e"),
         };
         let html = PAGE
             .replace("{title}", title)
             .replace("{colour}", colour)
             .replace("{text}", &escaped(text));
-        self.send(status, &html);
-    }
-
-    fn not_found(self) {
-        self.send("404 Not Found", "");
-    }
-
-    fn send(self, status: &str, html: &str) {
-        let Some(mut stream) = self.0 else {
-            return;
-        };
-        let answer = format!(
-            "HTTP/1.1 {status}\r\ncontent-type: text/html; charset=utf-8\r\ncontent-length: {}\r\ncache-control: no-store\r\n\
-             referrer-policy: no-referrer\r\nconnection: close\r\n\r\n{html}",
-            html.len()
-        );
-        let sent = stream
-            .set_nonblocking(false)
-            .and_then(|()| stream.set_write_timeout(Some(Duration::from_secs(2))))
-            .and_then(|()| stream.write_all(answer.as_bytes()));
-        if sent.is_ok() {
-            // The page was sent; how the browser hangs up does not matter.
-            let _ = stream.shutdown(Shutdown::Write);
+        let mut response: Response<Cursor<Vec<u8>>> =
+            Response::from_data(html).with_status_code(status);
+        for (name, value) in PAGE_HEADERS {
+            if let Ok(header) = Header::from_bytes(name, value) {
+                response.add_header(header);
+            }
         }
+        let _ = request.respond(response);
     }
 }
 
@@ -332,8 +352,19 @@ const PAGE: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><me
 <title>maxpool: {title}</title><style>body{font:16px/1.5 system-ui,sans-serif;max-width:34em;margin:18vh auto 0;padding:0 1em;\
 color:#1c1b1f;background:#fdfcfb}h1{font-size:1.5em;color:{colour}}@media(prefers-color-scheme:dark){body{color:#e6e1e5;\
 background:#1c1b1f}h1{filter:brightness(1.6)}}</style><h1>{title}</h1><p>{text}</p><p>You can close this page.</p></html>";
+const PAGE_HEADERS: [(&str, &str); 3] = [
+    ("content-type", "text/html; charset=utf-8"),
+    ("cache-control", "no-store"),
+    ("referrer-policy", "no-referrer"),
+];
+const WRONG_STATE_PAGE: &str = "This answer belongs to another login attempt. Nothing was changed.";
+const WRONG_STATE_ARRIVED: &str =
+    "An answer came that belongs to another login attempt; it was ignored.";
+const NO_CODE_PAGE: &str = "This answer holds no code. Nothing was changed.";
+const NOTHING_HERE: &str = "maxpool waits here for the browser to come back from a login.\n";
 const PORTS_TRIED: u32 = 20;
-/// A browser opens two or three; everything beyond is somebody else's.
-const GUESTS_MAX: usize = 16;
-const GUEST_TIME_MAX: Duration = Duration::from_secs(10);
-const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// A browser sends one; everything beyond is somebody else's.
+const CALLBACKS_MAX: usize = 16;
+/// tiny_http has read a body up to this size before it hands a request out.
+const READ_BYTES_MAX: usize = 1024;
+const LINE_BYTES_MAX: usize = 16 * 1024;

@@ -29,9 +29,10 @@ pub(crate) mod sync;
 mod token;
 pub(crate) mod wire;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::config::{
@@ -40,7 +41,7 @@ use crate::config::{
 use crate::error;
 use crate::event::Events;
 use crate::scheduler::time::{Mono, Now, Wall};
-use crate::scheduler::{AccountId, AccountSpec, Kind};
+use crate::scheduler::{Access, AccountId, AccountSpec, Kind};
 
 pub(crate) use flight::Flight;
 use http::Http;
@@ -78,8 +79,11 @@ pub(crate) struct Accounts {
     shelf: Shelf,
     /// Why new tokens could not be written, as far as it was said.
     trouble: Mutex<Option<String>>,
-    /// Held while an account of a request is looked up and made.
-    requests: Mutex<()>,
+    /// How many requests that are not decided yet have brought each account of a request. Locked
+    /// while one is looked up and made.
+    bringers: Mutex<BTreeMap<AccountId, usize>>,
+    /// Rung when one of them lets go.
+    let_go: Condvar,
 }
 
 /// What the config says beside the accounts.
@@ -137,7 +141,8 @@ pub(crate) struct AccountProfile {
 pub(crate) enum Origin {
     /// The config file.
     Config,
-    /// A request's headers (SPEC V1): never written to disk.
+    /// A request's headers (SPEC V1): never written to disk, and only for requests that bring the
+    /// same token and address.
     Request,
 }
 
@@ -203,7 +208,8 @@ impl Accounts {
             around,
             live: RwLock::default(),
             settings: RwLock::new(Settings::of(config)),
-            requests: Mutex::new(()),
+            bringers: Mutex::default(),
+            let_go: Condvar::new(),
         }
     }
 
@@ -467,6 +473,10 @@ impl AccountProfile {
             enabled: self.enabled,
             priority: self.priority,
             profiles: self.profiles.clone(),
+            access: match self.origin {
+                Origin::Config => Access::Everyone,
+                Origin::Request => Access::Bringers,
+            },
         }
     }
 }

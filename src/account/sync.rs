@@ -3,8 +3,9 @@
 //! Who applies it is `run`, piece by piece, to the scheduler and to this set, so that both know the same accounts. Accounts
 //! of requests (SPEC V1) are left alone.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::token::Tokens;
@@ -45,16 +46,49 @@ pub(crate) enum CredentialChange {
     Same,
 }
 
-/// What became of an account that a request's headers describe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OfRequest {
-    /// It is new.
-    Added(AccountId),
-    /// Its settings or its credential became others.
-    Changed(AccountId, CredentialChange),
-    /// It is as it was, or the config has an account of that name, which stays as it is.
-    Known(AccountId),
+/// A request's hold on an account that its headers describe: as long as it lasts, the account keeps
+/// its token and its address. Dropped as soon as it is certain where the request is served.
+pub(crate) struct Brought {
+    id: AccountId,
+    accounts: Arc<Accounts>,
 }
+
+impl Brought {
+    /// The account.
+    pub(crate) fn id(&self) -> AccountId {
+        self.id
+    }
+}
+
+impl Drop for Brought {
+    fn drop(&mut self) {
+        let mut bringers = self.accounts.bringers();
+        if let Some(count) = bringers.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                bringers.remove(&self.id);
+            }
+        }
+        self.accounts.let_go.notify_all();
+    }
+}
+
+/// What became of an account that a request's headers describe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum OfRequest {
+    /// It is new, and has this name.
+    Added(Arc<str>),
+    /// The models to ask for became others.
+    Changed,
+    /// It is as it was.
+    Known,
+    /// The config has an account of that name, which stays as it is and serves in its place.
+    Outranked,
+}
+
+/// As many different tokens of one provider are in use as there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooManyAtOnce;
 
 impl Accounts {
     /// What `config` changes. Changes nothing by itself.
@@ -178,44 +212,136 @@ impl Accounts {
         }
     }
 
-    /// Finds or makes the account that a request's headers describe (SPEC V1). `register` gives a new one its id; it is
-    /// called with a lock of this set held, and must not ask this set anything.
+    /// Finds or makes the account that a request's headers describe (SPEC V1).
+    ///
+    /// An account is what its provider, its token and its address are, so what is learned of one
+    /// never concerns another. One with a new token or address takes the name, and the place, of
+    /// one that no request needs any more. While all are needed, because clients bring different
+    /// tokens at once, it is registered beside them under a name of its own.
+    ///
+    /// `register` takes the account that is replaced out of the scheduler and gives the new one its
+    /// id; it is called with locks of this set held, and must not ask this set anything.
     pub(crate) fn of_request(
-        &self,
+        self: &Arc<Self>,
         entry: &AccountEntry,
-        register: impl FnOnce(AccountSpec) -> AccountId,
-    ) -> OfRequest {
-        let _one_at_a_time = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(account) = self.by_name(&entry.name) else {
-            let account = self.register(entry, Origin::Request, register);
-            return OfRequest::Added(account.id);
+        register: impl FnOnce(Option<AccountId>, AccountSpec) -> AccountId,
+    ) -> Result<(OfRequest, Option<Brought>), TooManyAtOnce> {
+        // A request that has just been answered lets go a moment after its client has seen the
+        // answer.
+        let is_crowded = |bringers: &mut BTreeMap<AccountId, usize>| {
+            let own = self.of_provider(entry);
+            let is_needed = |account: &Arc<Account>| bringers.contains_key(&account.id);
+            !own.is_empty()
+                && own.iter().all(is_needed)
+                && !own.iter().any(|account| is_same(account, entry))
         };
-        let old = account.profile();
-        if old.origin == Origin::Config {
-            return OfRequest::Known(account.id);
+        let waited = self
+            .let_go
+            .wait_timeout_while(self.bringers(), LET_GO_WAIT, is_crowded);
+        let (mut bringers, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let of_config = |account: Arc<Account>| account.profile().origin == Origin::Config;
+        if self.by_name(&entry.name).is_some_and(of_config) {
+            return Ok((OfRequest::Outranked, None));
         }
+        let own = self.of_provider(entry);
+        let (what, id) = match own.iter().find(|account| is_same(account, entry)) {
+            Some(account) => (self.brought_again(account, entry), account.id),
+            None => {
+                let account = self.brought_first(entry, &own, &bringers, register)?;
+                (OfRequest::Added(account.profile().name.clone()), account.id)
+            }
+        };
+        *bringers.entry(id).or_default() += 1;
+        let brought = Brought {
+            id,
+            accounts: Arc::clone(self),
+        };
+        Ok((what, Some(brought)))
+    }
+
+    fn brought_again(&self, account: &Arc<Account>, entry: &AccountEntry) -> OfRequest {
         account.touch((self.around.now)().mono);
-        // A user's disable stays.
+        let old = account.profile();
+        // Its name may have a number behind it, and a user's disable stays.
         let entry = AccountEntry {
+            name: old.name.to_string(),
             enabled: old.enabled,
             ..entry.clone()
         };
-        let is_same = AccountProfile::of(&entry, &self.settings(), Origin::Request) == *old
-            && !credential_differs(&account, &entry.credential);
-        if is_same {
-            return OfRequest::Known(account.id);
+        if AccountProfile::of(&entry, &self.settings(), Origin::Request) == *old {
+            return OfRequest::Known;
         }
-        OfRequest::Changed(account.id, self.update(account.id, &entry))
+        self.update(account.id, &entry);
+        OfRequest::Changed
+    }
+
+    fn brought_first(
+        &self,
+        entry: &AccountEntry,
+        own: &[Arc<Account>],
+        bringers: &BTreeMap<AccountId, usize>,
+        register: impl FnOnce(Option<AccountId>, AccountSpec) -> AccountId,
+    ) -> Result<Arc<Account>, TooManyAtOnce> {
+        let idle = own
+            .iter()
+            .filter(|account| !bringers.contains_key(&account.id));
+        // One that a user has disabled goes last: its successor is disabled as well.
+        let replaced = idle.min_by_key(|account| (!account.profile().enabled, account.touched()));
+        let entry = match replaced {
+            Some(old) => AccountEntry {
+                name: old.profile().name.to_string(),
+                enabled: old.profile().enabled,
+                ..entry.clone()
+            },
+            None if own.len() >= AT_ONCE_MAX => return Err(TooManyAtOnce),
+            None => AccountEntry {
+                name: self.free_name(&entry.name),
+                enabled: own.iter().all(|account| account.profile().enabled),
+                ..entry.clone()
+            },
+        };
+        let old = replaced.map(|account| account.id);
+        if let Some(id) = old {
+            self.remove(id);
+        }
+        Ok(self.register(&entry, Origin::Request, |spec| register(old, spec)))
+    }
+
+    /// The accounts that requests have brought for this provider.
+    fn of_provider(&self, entry: &AccountEntry) -> Vec<Arc<Account>> {
+        let is_own = |account: &Arc<Account>| {
+            let profile = account.profile();
+            profile.origin == Origin::Request && *profile.provider == *entry.provider
+        };
+        let mut own = self.all();
+        own.retain(is_own);
+        own
+    }
+
+    /// This name, or the first of `name-2`, `name-3`, … that no account has.
+    fn free_name(&self, name: &str) -> String {
+        if self.by_name(name).is_none() {
+            return name.to_owned();
+        }
+        let mut numbered = (2..).map(|number: u32| format!("{name}-{number}"));
+        let free = numbered.find(|name| self.by_name(name).is_none());
+        free.unwrap_or_else(|| name.to_owned())
+    }
+
+    fn bringers(&self) -> MutexGuard<'_, BTreeMap<AccountId, usize>> {
+        self.bringers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Accounts of requests that no request has brought for a day, to be taken out. One that a user has disabled stays, or
     /// it would come back enabled.
     pub(crate) fn forgotten(&self) -> Vec<AccountId> {
         let now = (self.around.now)().mono;
+        let bringers = self.bringers();
         let is_forgotten = |account: &&Arc<Account>| {
             let profile = account.profile();
             profile.origin == Origin::Request
                 && profile.enabled
+                && !bringers.contains_key(&account.id)
                 && now.since(account.touched()) > FORGET_AFTER
         };
         self.all()
@@ -235,6 +361,12 @@ impl Accounts {
             Arc::make_mut(&mut profile).enabled = enabled;
         }
     }
+}
+
+/// Whether a request brings the same token for the same address.
+fn is_same(account: &Account, entry: &AccountEntry) -> bool {
+    Some(&account.profile().upstream) == entry.upstream.as_ref()
+        && !credential_differs(account, &entry.credential)
 }
 
 fn change(account: &Account, entry: &AccountEntry, config: &Config) -> Option<Change> {
@@ -317,6 +449,11 @@ impl AccountProfile {
 
 /// SPEC V1: dropped after a day unused.
 const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// Different tokens of one provider that clients may bring at once.
+const AT_ONCE_MAX: usize = 16;
+/// How long a new token waits for the name of an account whose last request may have been answered
+/// just now.
+const LET_GO_WAIT: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 #[path = "sync_tests.rs"]

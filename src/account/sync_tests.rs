@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -12,6 +12,7 @@ use crate::account::oauth::Endpoints;
 use crate::account::{Readiness, Surroundings};
 use crate::config::{Identity, Secret};
 use crate::event::Events;
+use crate::scheduler::Access;
 use crate::scheduler::time::{Mono, Now};
 
 fn config(accounts: &Value) -> Config {
@@ -214,50 +215,84 @@ fn the_credential_goes_into_the_header_that_fits() {
     assert_eq!(accounts.by_identity(&who).unwrap().id(), AccountId(1));
 }
 
+/// What a request with this Kimi token brings, from the official address or from another.
+fn kimi(token: &str, address: &str, model: &str) -> AccountEntry {
+    let headers = [
+        ("x-maxpool-kimi-token", token.as_bytes()),
+        ("x-maxpool-kimi-base-url", address.as_bytes()),
+        ("x-maxpool-kimi-model", model.as_bytes()),
+    ];
+    crate::account::provider::accounts_of_headers(headers.into_iter())
+        .unwrap()
+        .remove(0)
+}
+
+/// Accounts of requests, and the ids that a scheduler would have given and taken back.
+struct Desk {
+    accounts: Arc<Accounts>,
+    last_id: Cell<u32>,
+    replaced: RefCell<Vec<AccountId>>,
+}
+
+impl Desk {
+    fn new(hours: &Arc<AtomicU64>) -> Desk {
+        Desk {
+            accounts: accounts(hours),
+            last_id: Cell::new(3),
+            replaced: RefCell::default(),
+        }
+    }
+
+    fn bring(&self, entry: &AccountEntry) -> Result<(OfRequest, Option<Brought>), TooManyAtOnce> {
+        self.accounts.of_request(entry, |replaced, spec| {
+            assert_eq!((spec.kind, spec.priority), (Kind::Provider, 20));
+            assert_eq!(spec.access, Access::Bringers);
+            self.replaced.borrow_mut().extend(replaced);
+            self.last_id.set(self.last_id.get() + 1);
+            AccountId(self.last_id.get())
+        })
+    }
+
+    /// Brings a token for the official address; the request is over at once.
+    fn bring_token(&self, token: &str) -> (OfRequest, u32) {
+        let (what, brought) = self.bring(&kimi(token, "https://k.example", "m")).unwrap();
+        (what, brought.map_or(0, |brought| brought.id().0))
+    }
+}
+
 #[test]
 fn accounts_of_requests_come_change_stay_disabled_and_are_forgotten() {
     let hours = Arc::new(AtomicU64::new(0));
-    let accounts = accounts(&hours);
-    let entry = |token: &str| {
-        let headers = [("x-maxpool-kimi-token", token.as_bytes())];
-        crate::account::provider::accounts_of_headers(headers.into_iter())
-            .unwrap()
-            .remove(0)
-    };
-    let registered = Cell::new(0);
-    let bring = |token: &str| {
-        accounts.of_request(&entry(token), |spec| {
-            assert_eq!(
-                (&*spec.name, spec.kind, spec.priority),
-                ("kimi-fallback", Kind::Provider, 20)
-            );
-            registered.set(registered.get() + 1);
-            AccountId(4)
-        })
-    };
-    let id = AccountId(4);
-    assert_eq!(bring("t1"), OfRequest::Added(id));
-    assert_eq!(bring("t1"), OfRequest::Known(id));
-    assert_eq!(bring("t2"), OfRequest::Changed(id, CredentialChange::New));
+    let desk = Desk::new(&hours);
+    let accounts = &desk.accounts;
+    let added = |name: &str| OfRequest::Added(Arc::from(name));
+    assert_eq!(desk.bring_token("t1"), (added("kimi-fallback"), 4));
+    assert_eq!(desk.bring_token("t1"), (OfRequest::Known, 4));
+    let (what, _) = desk.bring(&kimi("t1", "https://k.example", "n")).unwrap();
+    assert_eq!(what, OfRequest::Changed, "its model");
     assert_eq!(
-        (header(&accounts, 4).as_str(), registered.get()),
-        ("authorization: Bearer t2", 1)
+        desk.bring_token("t2"),
+        (added("kimi-fallback"), 5),
+        "V1: updated by name, and nothing that was learned of the old token holds"
     );
-    accounts.set_enabled(id, false);
-    assert_eq!(bring("t2"), OfRequest::Known(id));
-    assert_eq!(bring("t3"), OfRequest::Changed(id, CredentialChange::New));
+    assert_eq!(header(accounts, 5), "authorization: Bearer t2");
+    accounts.set_enabled(AccountId(5), false);
+    assert_eq!(desk.bring_token("t2"), (OfRequest::Known, 5));
+    assert_eq!(desk.bring_token("t3"), (added("kimi-fallback"), 6));
+    let id = AccountId(6);
     assert!(
         !accounts.get(id).unwrap().profile().enabled,
         "V1: a user's disable stays"
     );
+    assert_eq!(*desk.replaced.borrow(), [AccountId(4), AccountId(5)]);
     hours.store(25, Ordering::Relaxed);
     assert_eq!(accounts.forgotten(), [], "or it would come back enabled");
     accounts.set_enabled(id, true);
     assert_eq!(accounts.forgotten(), [id], "V1: a day unused");
-    assert_eq!(bring("t3"), OfRequest::Known(id));
+    assert_eq!(desk.bring_token("t3"), (OfRequest::Known, 6));
     assert_eq!(accounts.forgotten(), []);
     assert_eq!(
-        apply(&accounts, &json!([])),
+        apply(accounts, &json!([])),
         Vec::<String>::new(),
         "a sync leaves it alone"
     );
@@ -271,8 +306,57 @@ fn accounts_of_requests_come_change_stay_disabled_and_are_forgotten() {
     );
     accounts.remove(id);
     accounts.insert(AccountId(5), &diff.added[0], Origin::Config);
-    assert_eq!(bring("t4"), OfRequest::Known(AccountId(5)));
-    assert_eq!(header(&accounts, 5), "authorization: Bearer own");
+    assert_eq!(desk.bring_token("t4"), (OfRequest::Outranked, 0));
+    assert_eq!(header(accounts, 5), "authorization: Bearer own");
+}
+
+#[test]
+fn tokens_that_are_brought_at_once_have_accounts_of_their_own() {
+    let hours = Arc::new(AtomicU64::new(0));
+    let desk = Desk::new(&hours);
+    let here = "https://k.example";
+    let (_, first) = desk.bring(&kimi("t1", here, "m")).unwrap();
+    let (what, second) = desk.bring(&kimi("t2", here, "m")).unwrap();
+    assert_eq!(what, OfRequest::Added(Arc::from("kimi-fallback-2")));
+    let (what, third) = desk
+        .bring(&kimi("t1", "https://evil.example", "m"))
+        .unwrap();
+    assert_eq!(
+        what,
+        OfRequest::Added(Arc::from("kimi-fallback-3")),
+        "the same token for another address is another account"
+    );
+    for (id, token) in [(4, "t1"), (5, "t2"), (6, "t1")] {
+        let bearer = format!("authorization: Bearer {token}");
+        assert_eq!(header(&desk.accounts, id), bearer);
+    }
+    assert!(desk.replaced.borrow().is_empty());
+    hours.store(25, Ordering::Relaxed);
+    assert_eq!(desk.accounts.forgotten(), [], "requests wait for them");
+    desk.accounts.set_enabled(AccountId(4), false);
+    let (_, fourth) = desk.bring(&kimi("t4", here, "m")).unwrap();
+    let profile = desk.accounts.get(AccountId(7)).unwrap().profile();
+    assert!(
+        !profile.enabled,
+        "V1: a new token is no way around a user's disable"
+    );
+    drop((first, second, third, fourth));
+    assert_eq!(desk.bring_token("t1"), (OfRequest::Known, 4));
+    assert_eq!(
+        desk.bring_token("t5").1,
+        8,
+        "takes the place of one that nobody needs"
+    );
+    assert_eq!(desk.replaced.borrow().len(), 1);
+
+    let held: Vec<_> = (0..AT_ONCE_MAX)
+        .map(|number| desk.bring(&kimi(&format!("held-{number}"), here, "m")))
+        .collect();
+    assert!(held.iter().all(Result::is_ok));
+    assert_eq!(
+        desk.bring(&kimi("one-more", here, "m")).err(),
+        Some(TooManyAtOnce)
+    );
 }
 
 #[test]

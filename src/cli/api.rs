@@ -70,9 +70,8 @@ pub(super) fn call(context: &mut Context<'_>, options: &ApiOptions) -> Result<Ex
     };
     let reply = http(call)
         .map_err(|failure| Error::upstream(format!("{url} gave no answer: {}", failure.cause)))?;
-    let body = String::from_utf8_lossy(&reply.body);
-    context.out.result(&body);
-    if !body.is_empty() && !body.ends_with('\n') {
+    context.out.bytes(&reply.body);
+    if !reply.body.is_empty() && !reply.body.ends_with(b"\n") {
         context.out.result("\n");
     }
     if reply.status < 400 {

@@ -1,14 +1,38 @@
 //! Where commands write: results on stdout, everything else on stderr (SPEC C).
 //!
+//! Whatever is printed comes by here, and what a terminal would obey is escaped (SPEC D4), wherever
+//! it comes from.
+//!
 //! A reader that has gone away (a closed pipe) is no error: what it does not want to read need not be written.
 
 use std::io::{self, IsTerminal as _, Write};
 
+use crate::report::text::inert;
+
 /// The two outputs of a command.
 pub(crate) struct Out<'a> {
     stdout: &'a mut dyn Write,
-    stderr: &'a mut dyn Write,
+    stderr: Inert<'a>,
     color: bool,
+}
+
+/// Escapes what a terminal would obey. Its texts are written whole, never in pieces of characters.
+struct Inert<'a>(&'a mut dyn Write);
+
+impl Write for Inert<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let text = String::from_utf8_lossy(bytes);
+        self.0.write_all(inert(&text).as_bytes())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// What a piece of text means, for terminals that show colours.
@@ -29,14 +53,19 @@ impl<'a> Out<'a> {
     ) -> Out<'a> {
         Out {
             stdout,
-            stderr,
+            stderr: Inert(stderr),
             color,
         }
     }
 
     /// A part of the result.
     pub(super) fn result(&mut self, text: &str) {
-        let _ = self.stdout.write_all(text.as_bytes());
+        self.bytes(inert(text).as_bytes());
+    }
+
+    /// A part of the result that is passed on as it is.
+    pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        let _ = self.stdout.write_all(bytes);
         let _ = self.stdout.flush();
     }
 
@@ -53,7 +82,7 @@ impl<'a> Out<'a> {
 
     /// Where a person reads what is not the result.
     pub(super) fn stderr(&mut self) -> &mut dyn Write {
-        self.stderr
+        &mut self.stderr
     }
 
     /// Text for stdout in a colour, where colours are shown.

@@ -163,6 +163,7 @@ pub(crate) fn passed_over(reason: &PassedOver) -> String {
         PassedOver::Disabled => "disabled".into(),
         PassedOver::Leaving => "removed, finishing its requests".into(),
         PassedOver::OtherProfile => "not in this profile".into(),
+        PassedOver::NotBrought => "only for requests whose headers bring it".into(),
         PassedOver::SignedThinking => "a provider cannot take signed thinking".into(),
         PassedOver::NotPinned => "the request belongs to another account".into(),
         PassedOver::AlreadyTried => "already tried by this request".into(),
@@ -197,6 +198,7 @@ pub(crate) fn passed_over_short(reason: &PassedOver) -> String {
         PassedOver::Disabled => "disabled".into(),
         PassedOver::Leaving => "leaving".into(),
         PassedOver::OtherProfile
+        | PassedOver::NotBrought
         | PassedOver::SignedThinking
         | PassedOver::NotPinned
         | PassedOver::AlreadyTried => "not for this".into(),

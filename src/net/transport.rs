@@ -30,7 +30,8 @@ use crate::clock;
 const INPUT_BYTES: usize = 16 * 1024;
 /// A head that does not fit in here is refused by the client's own limit.
 const INPUT_BYTES_MAX: usize = 128 * 1024;
-/// Size of the buffer in which the client writes heads and pieces of bodies.
+/// Size of the buffer in which the client writes heads and pieces of bodies. The client writes
+/// whole lines and fails if one does not fit, so a request with a larger head gets a larger buffer.
 const OUTPUT_BYTES: usize = 16 * 1024;
 /// Collected output is sent at this size even if more is to come.
 const PENDING_BYTES: usize = 64 * 1024;
@@ -303,9 +304,10 @@ struct WireBuffers {
 
 impl Buffers for WireBuffers {
     fn output(&mut self) -> &mut [u8] {
-        if self.output.is_empty() {
+        let size = OUTPUT_BYTES.max(current().wire().head_bytes.get());
+        if self.output.len() < size {
             // Memory that is zero already is not touched.
-            self.output = vec![0; OUTPUT_BYTES];
+            self.output = vec![0; size];
         }
         &mut self.output
     }
@@ -602,9 +604,12 @@ impl Transport for WireTransport {
             First::Wait
         };
         self.flush()?;
-        // A large body's buffer is not kept while the answer streams.
+        // The buffers of a large body or head are not kept while the answer streams.
         if self.pending.capacity() > OUTPUT_BYTES {
             self.pending = Vec::new();
+        }
+        if self.buffers.output.len() > OUTPUT_BYTES {
+            self.buffers.output = Vec::new();
         }
         let count = self.fill(first)?;
         let wire = current();

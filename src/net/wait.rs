@@ -98,6 +98,9 @@ impl Stop {
 /// What the transport tells about the connection that serves the current call.
 #[derive(Debug, Default)]
 pub(crate) struct Wire {
+    /// Bytes of the request's head, told to the transport so that its output buffer holds any line
+    /// of it.
+    pub(crate) head_bytes: Cell<usize>,
     /// The connection had served an earlier call.
     pub(crate) reused: Cell<bool>,
     /// TCP (and TLS) were ready for this call.

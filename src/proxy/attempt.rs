@@ -9,7 +9,7 @@ use ureq::http::Uri;
 use super::classify::{self, Meaning, Next, Seen};
 use super::exchange::{answer, wait_for_flight};
 use super::failed::{Failed, Kept};
-use super::forward::{self, Answer, Connection, Failure, NetworkCode, Order};
+use super::forward::{self, Answer, Connection, Failure, NetworkCode, Order, Unanswered};
 use super::job::{Ended, Job};
 use super::reply;
 use super::stream::Uncommitted;
@@ -161,7 +161,11 @@ impl Course<'_> {
             };
             let answer = match self.call(&ready) {
                 Ok(answer) => answer,
-                Err(failure) => return self.no_answer(hold, failure, out),
+                Err(Unanswered::Failed(failure)) => return self.no_answer(hold, failure, out),
+                Err(Unanswered::NobodysFault(text)) => {
+                    hold.complete(Outcome::Abandoned);
+                    return Attempted::Ended(answer(out, &reply::nobodys_fault(&text)));
+                }
             };
             let quota = report_of_headers(answer.headers.iter(), clock::now());
             let evidence = if answer.status < 400 && quota.verdict != Some(Verdict::Rejected) {
@@ -225,7 +229,7 @@ impl Course<'_> {
         }
     }
 
-    fn call(&self, ready: &Ready) -> Result<Answer, Failure> {
+    fn call(&self, ready: &Ready) -> Result<Answer, Unanswered> {
         self.sent.replace(Some(ready.value.clone()));
         let job = self.job;
         let auth = Auth::Pooled {

@@ -101,6 +101,8 @@ impl Course<'_> {
         headers::downstream(&mut answer.headers, BodyForm::Reframed);
         let (status, body) = (answer.status, answer.body);
         self.job.tracked.stage(Stage::Streaming);
+        // No other account can be needed any more.
+        self.job.record.borrow_mut().brought.clear();
         let opened = out
             .open(status, &answer.headers, body)
             .and_then(|mut committed| {

@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use ureq::http::header::{HeaderName, HeaderValue};
 use ureq::http::{Method, Request, Response, Uri};
 use ureq::{Agent, BodyReader, SendBody};
@@ -35,6 +36,18 @@ pub(crate) struct Order<'a> {
     pub(crate) body: Option<&'a [Cow<'a, [u8]>]>,
 }
 
+impl Order<'_> {
+    /// An upper bound of the head's bytes on the wire, with the lines that the HTTP client adds.
+    fn head_bytes(&self) -> usize {
+        let (names, values) = self.headers.bytes();
+        let uri_bytes = self.uri.path().len() + self.uri.query().map_or(0, str::len);
+        let host_bytes = self.uri.authority().map_or(0, |host| host.as_str().len());
+        // A colon, a blank and a line end for each; the rest is for the version and the length.
+        let lines = names.len() + values.len() + 4 * self.headers.len();
+        self.method.len() + uri_bytes + host_bytes + lines + 128
+    }
+}
+
 /// The head of an answer, its body still to be read.
 pub(crate) struct Answer {
     /// Status code.
@@ -52,6 +65,17 @@ impl fmt::Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Answer({})", self.status)
     }
+}
+
+/// Why a request has no answer that could be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unanswered {
+    /// The way to the upstream, or our own side, ended the call.
+    Failed(Failure),
+    /// Neither an account nor the network is to blame, and no other account would do better: the
+    /// request could not be written or a socket not be made, or the upstream switched to another
+    /// protocol without being asked. In words for the client.
+    NobodysFault(String),
 }
 
 /// Why there is no answer, or no more of it.
@@ -124,23 +148,54 @@ pub(crate) fn send(
     order: &Order<'_>,
     patience: &Rc<Patience>,
     connection: Connection,
-) -> Result<Answer, Failure> {
+) -> Result<Answer, Unanswered> {
     let _entered = wait::enter(Rc::clone(patience) as Rc<dyn Waiter>);
     patience.begin_attempt();
     let idle_age_max = match connection {
         Connection::Pooled => None,
         Connection::Fresh => Some(Duration::ZERO),
     };
-    match send_once(agent, order, idle_age_max) {
+    patience.wire().head_bytes.set(order.head_bytes());
+    let answer = match send_once(agent, order, idle_age_max) {
         Err(error) if died_in_the_pool(&error, patience) => {
             patience.begin_attempt();
             send_once(agent, order, Some(Duration::ZERO))
         }
         other => other,
     }
-    .map_err(|error| failure_of(&error))
-    .inspect(|_| patience.head_is_done())
+    .map_err(|error| match our_own(&error, patience) {
+        Some(text) => Unanswered::NobodysFault(text),
+        None => Unanswered::Failed(failure_of(&error)),
+    })?;
+    patience.head_is_done();
+    if answer.status == SWITCHING_PROTOCOLS {
+        // `upgrade` is not forwarded, so no client of ours has asked for it (RFC 9110 section
+        // 15.2.2).
+        return Err(Unanswered::NobodysFault(
+            "the upstream switched to another protocol (status 101), which nobody asked for".into(),
+        ));
+    }
+    Ok(answer)
 }
+
+/// What went wrong on this machine before the upstream could be at fault.
+fn our_own(error: &ureq::Error, patience: &Patience) -> Option<String> {
+    let is_ours = match error {
+        ureq::Error::Http(_) | ureq::Error::BadUri(_) => true,
+        // The rules of HTTP were broken before a byte of the answer came: by the request, then.
+        ureq::Error::Protocol(_) => patience.wire().received.get() == 0,
+        ureq::Error::Io(error) => error
+            .raw_os_error()
+            .is_some_and(|code| OUT_OF_RESOURCES.contains(&Errno::from_raw_os_error(code))),
+        _ => false,
+    };
+    is_ours.then(|| format!("maxpool could not send the request: {error}"))
+}
+
+/// Errors of a socket call that say that this process or machine has run out of something.
+const OUT_OF_RESOURCES: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+
+const SWITCHING_PROTOCOLS: u16 = 101;
 
 /// True if the upstream had closed an idle connection before it could see this request.
 fn died_in_the_pool(error: &ureq::Error, patience: &Patience) -> bool {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::context::Context;
 use super::patience::Patience;
 use crate::account::quota::family_of_model;
+use crate::account::sync::Brought;
 use crate::clock::Stopwatch;
 use crate::config::{CLIENT_TIMEOUT_MS, Config, Queue, SessionAffinity};
 use crate::event::{Event, Finished, Outcome, Stage, Tracked};
@@ -86,6 +87,8 @@ pub(crate) struct Record {
     pub(crate) first_byte: Option<Duration>,
     /// Tokens, if the answer told.
     pub(crate) tokens: Option<Usage>,
+    /// The accounts that its own headers describe (V1), until it is certain where it is served.
+    pub(crate) brought: Vec<Brought>,
 }
 
 /// How a request ended.
@@ -165,6 +168,13 @@ impl Job {
             Route::Batches { id: Some(id) } => self.context.owner_of_batch(id),
             _ => None,
         };
+        request.brought = self
+            .record
+            .borrow()
+            .brought
+            .iter()
+            .map(Brought::id)
+            .collect();
         request.shape = shape;
         request.body_bytes = self.body.len() as u64;
         request.holdable = self.body.len() <= queue.queued_body_bytes_max;

@@ -243,6 +243,7 @@ mod tests {
             enabled,
             priority: 0,
             profiles: vec![Arc::from("claude")],
+            access: crate::scheduler::Access::Everyone,
         };
         let minute = Duration::from_secs(60);
         for (rule, kind, enabled, idle) in [

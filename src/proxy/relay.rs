@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use ureq::http::Uri;
 
 use super::exchange::answer;
-use super::forward::{self, Connection, Failure, Order};
+use super::forward::{self, Connection, Failure, Order, Unanswered};
 use super::job::{Ended, Job};
 use super::reply;
 use super::stream::Uncommitted;
@@ -52,9 +52,14 @@ pub(super) fn run(job: &Job, out: Uncommitted) -> Ended {
     let mut upstream = match forward::send(&job.context.agent(), &order, &job.patience, connection)
     {
         Ok(answer) => answer,
-        Err(Failure::Stopped(_)) => return Ended::client_gone(Stage::Waiting, None),
-        Err(Failure::Network(failure)) => {
+        Err(Unanswered::Failed(Failure::Stopped(_))) => {
+            return Ended::client_gone(Stage::Waiting, None);
+        }
+        Err(Unanswered::Failed(Failure::Network(failure))) => {
             return answer(out, &reply::network(failure.code.word(), &failure.text));
+        }
+        Err(Unanswered::NobodysFault(text)) => {
+            return answer(out, &reply::nobodys_fault(&text));
         }
     };
     job.tracked.stage(Stage::Streaming);

@@ -207,6 +207,16 @@ pub(crate) fn bad_header(why: &str) -> Reply {
     Reply::new(400, INVALID, why)
 }
 
+/// More different tokens for this account are in use than there may be (V1).
+pub(crate) fn too_many_tokens(name: &str) -> Reply {
+    let message =
+        format!("too many clients use {name} with different tokens at once; try again in a moment");
+    Reply {
+        should_retry: true,
+        ..Reply::new(429, "rate_limit_error", message)
+    }
+}
+
 /// A control route that was called wrongly (P1).
 pub(crate) fn bad_control(why: &str) -> Reply {
     Reply::new(400, INVALID, why)
@@ -264,6 +274,18 @@ pub(crate) fn network(code: &str, text: &str) -> Reply {
     Reply {
         should_retry: true,
         ..Reply::new(503, UNREACHABLE, message)
+    }
+}
+
+/// The request could not be sent or its answer not be used, and no account or network is to blame.
+pub(crate) fn nobodys_fault(text: &str) -> Reply {
+    Reply {
+        should_retry: true,
+        ..Reply::new(
+            502,
+            "proxy_error",
+            format!("{text}; no account is to blame"),
+        )
     }
 }
 

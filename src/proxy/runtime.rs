@@ -5,54 +5,51 @@ use super::context::Context;
 use super::job::Job;
 use super::reply::{self, Reply};
 use crate::account::provider::accounts_of_headers;
-use crate::account::sync::{CredentialChange, OfRequest};
+use crate::account::sync::{Brought, OfRequest, TooManyAtOnce};
 use crate::config::AccountEntry;
 use crate::event::Event;
+use crate::scheduler::AccountId;
 
 /// The profile whose requests may bring accounts.
 const PROFILE: &str = "all";
 
-/// Registers or updates the accounts that the request's headers describe.
+/// Registers or updates the accounts that the request's headers describe. The request keeps hold of
+/// them in its record, until it is certain where it is served, and is the only one that may be sent
+/// there.
 ///
 /// # Errors
-/// A header cannot be used: the answer to give.
+/// A header cannot be used, or too many are in use: the answer to give.
 pub(super) fn take_header_accounts(job: &Job) -> Result<(), Reply> {
     if job.options.profile.as_deref() != Some(PROFILE) {
         return Ok(());
     }
     let entries = accounts_of_headers(job.headers.iter()).map_err(|why| reply::bad_header(&why))?;
     for entry in &entries {
-        take(&job.context, entry);
+        let brought = take(&job.context, entry)
+            .map_err(|TooManyAtOnce| reply::too_many_tokens(&entry.name))?;
+        job.record.borrow_mut().brought.extend(brought);
     }
     Ok(())
 }
 
-fn take(context: &Context, entry: &AccountEntry) {
-    let register = |spec| {
-        context
-            .gate
-            .with(|scheduler, now| scheduler.add_account(now, spec))
+fn take(context: &Context, entry: &AccountEntry) -> Result<Option<Brought>, TooManyAtOnce> {
+    let register = |replaced: Option<AccountId>, spec| {
+        context.gate.with(|scheduler, now| {
+            if let Some(id) = replaced {
+                scheduler.remove_account(now, id);
+            }
+            scheduler.add_account(now, spec)
+        })
     };
-    match context.accounts.of_request(entry, register) {
-        OfRequest::Known(_) => {}
-        OfRequest::Added(_) => {
-            context.tell(Event::Notice {
-                text: format!("{} was added from a request's headers", entry.name),
-            });
-        }
-        OfRequest::Changed(id, credential) => {
-            let Some(account) = context.accounts.get(id) else {
-                return;
-            };
-            let spec = account.profile().for_scheduler(account.kind());
-            context.gate.with(|scheduler, now| {
-                scheduler.update_account(now, id, spec);
-                if credential == CredentialChange::New {
-                    scheduler.clear_credential_blocks(now, id);
-                }
-            });
-        }
+    let (what, brought) = context.accounts.of_request(entry, register)?;
+    match what {
+        // What only the proxy needs to know: the scheduler asks for no model.
+        OfRequest::Known | OfRequest::Changed | OfRequest::Outranked => {}
+        OfRequest::Added(name) => context.tell(Event::Notice {
+            text: format!("{name} was added from a request's headers"),
+        }),
     }
+    Ok(brought)
 }
 
 /// Drops the accounts that no request has brought for a day.

@@ -1,5 +1,42 @@
 //! Text from outside, made safe to show: no control characters, no invisible direction changes, bounded.
 
+use std::borrow::Cow;
+
+/// Everything in a text of several lines that a terminal could take for a command, as `\u001b`:
+/// inside of JSON that is the same text. Only the colours of our own survive.
+pub(crate) fn inert(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_obeyed) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(is_obeyed) {
+        let (before, found) = rest.split_at(at);
+        out.push_str(before);
+        if let Some(colour) = COLOURS.iter().find(|colour| found.starts_with(**colour)) {
+            out.push_str(colour);
+            rest = &found[colour.len()..];
+            continue;
+        }
+        let mut letters = found.chars();
+        if let Some(c) = letters.next() {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+        rest = letters.as_str();
+    }
+    out.push_str(rest);
+    Cow::Owned(out)
+}
+
+fn is_obeyed(c: char) -> bool {
+    is_dangerous(c) && !matches!(c, '\n' | '\t')
+}
+
+/// What the commands colour their results with.
+const COLOURS: [&str; 5] = ["\x1b[0m", "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m"];
+
 /// Appends `text` with everything that a terminal or a log reader could take for a command escaped, at most `most` characters
 /// as shown; what is cut is marked with `…`.
 pub(crate) fn push_clean(out: &mut String, text: &str, most: usize) {
@@ -50,12 +87,14 @@ pub(crate) fn is_clean(text: &str, most: usize) -> bool {
         && rest.iter().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// C0, DEL, C1, line and paragraph separators, direction marks and overrides, the byte order mark, and invisible tags.
+/// C0, DEL, C1, line and paragraph separators, direction marks and overrides, zero-width blanks,
+/// the byte order mark, and invisible tags. Joiners are part of how words and pictures are written,
+/// and stay.
 pub(crate) fn is_dangerous(c: char) -> bool {
     c.is_control()
         || matches!(c,
-            '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-            | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+            '\u{061c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// A number with two digits behind the point. The library's way with any number of digits is 20 KB of exact arithmetic.
@@ -100,12 +139,14 @@ const NAME_MAX: usize = 80;
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
     use super::*;
 
     #[test]
     fn what_a_terminal_would_obey_is_escaped() {
         for (text, shown) in [
             ("plain", "plain"),
+            ("zero\u{200b}width", "zero\\u{200b}width"),
             ("两个 accounts", "两个 accounts"),
             ("\u{1b}[2J", "\\u{1b}[2J"),
             ("a\r\nb\tc", "a\\r\\nb\\tc"),
@@ -118,6 +159,22 @@ mod tests {
         assert_eq!(clean("abcdef", 3), "abc…");
         assert_eq!(clean("abc", 3), "abc");
         assert_eq!(clean("ab\u{1b}c", 7), "ab…");
+    }
+
+    #[test]
+    fn d4_what_commands_print_is_inert_and_stays_json() {
+        for (text, shown) in [
+            ("two\n\tlines", "two\n\tlines"),
+            ("\x1b[32mok\x1b[0m", "\x1b[32mok\x1b[0m"),
+            ("a\x1b]0;b\x07", "a\\u001b]0;b\\u0007"),
+            ("\x1b[5mx\u{9b}", "\\u001b[5mx\\u009b"),
+            ("\u{e0001}é两\u{202e}", "\\udb40\\udc01é两\\u202e"),
+        ] {
+            assert_eq!(inert(text), shown, "{text:?}");
+        }
+        let names = serde_json::json!(["\u{7f}\u{9b}\u{202e}\u{e0001}\n"]);
+        let read: serde_json::Value = serde_json::from_str(&inert(&names.to_string())).unwrap();
+        assert_eq!(read, names);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use super::pool::concerns;
 use super::queue::{Full, Place, Waiter};
 use super::quota::Family;
 use super::request::{
-    Admission, Cancel, Grant, Lease, Limit, Refusal, RefusalReason, Request, Shape, Ticket,
-    WaitCause, WaitClock, Wake,
+    AccountId, Admission, Cancel, Grant, Lease, Limit, Refusal, RefusalReason, Request, Shape,
+    Ticket, WaitCause, WaitClock, Wake,
 };
 use super::select::{Ask, Choice, Patience, Ranking, Route};
 use super::snapshot::ExplainedVerdict;
@@ -464,6 +464,7 @@ struct Class {
     family: Option<Family>,
     thinking: bool,
     route: Route,
+    brought: Vec<AccountId>,
     patience: Patience,
     outlooks: Vec<Outlook>,
 }
@@ -475,6 +476,7 @@ impl Seen {
                 && class.family.as_ref() == ask.family
                 && class.thinking == ask.thinking
                 && class.route == ask.route
+                && class.brought == ask.brought
                 && class.patience == ask.patience
         };
         self.classes
@@ -493,6 +495,7 @@ impl Seen {
             family: ask.family.cloned(),
             thinking: ask.thinking,
             route: ask.route,
+            brought: ask.brought.to_vec(),
             patience: ask.patience,
             outlooks,
         });

@@ -45,9 +45,9 @@ pub use breaker::Fingerprint;
 pub use outcome::{Blame, HeadReport, Outcome, Overload, Usage};
 pub use policy::{Overage, Policy};
 pub use request::{
-    AccountId, AccountSpec, Admission, Cancel, CannotPrefer, Grant, Kind, Lease, Limit, PassedOver,
-    Refusal, RefusalReason, Request, Routing, SessionKey, Shape, Standing, ThreadKey, Ticket,
-    WaitCause, WaitClock, Wake, Why,
+    Access, AccountId, AccountSpec, Admission, Cancel, CannotPrefer, Grant, Kind, Lease, Limit,
+    PassedOver, Refusal, RefusalReason, Request, Routing, SessionKey, Shape, Standing, ThreadKey,
+    Ticket, WaitCause, WaitClock, Wake, Why,
 };
 pub use snapshot::{
     AccountSnapshot, BlockSnapshot, BreakerSnapshot, Candidate, ExplainedVerdict, Explanation,

@@ -46,6 +46,18 @@ pub struct AccountSpec {
     pub priority: i64,
     /// The profiles that it serves (S8).
     pub profiles: Vec<Arc<str>>,
+    /// Whose requests of those profiles.
+    pub access: Access,
+}
+
+/// Whose requests an account serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody's.
+    #[default]
+    Everyone,
+    /// Those that brought it themselves: it is in their [`Request::brought`] (V1).
+    Bringers,
 }
 
 /// S7a.
@@ -115,6 +127,8 @@ pub struct Request {
     pub thread: Option<ThreadKey>,
     /// Only this account will do (batches); its profiles are not asked.
     pub pinned: Option<AccountId>,
+    /// The accounts that its own headers describe (V1). No other request is sent to them.
+    pub brought: Vec<AccountId>,
     /// How the client expects its answer.
     pub shape: Shape,
     /// What holding it costs in memory.
@@ -150,6 +164,7 @@ impl Request {
             signed_thinking: false,
             thread: None,
             pinned: None,
+            brought: Vec::new(),
             shape: Shape::Stream,
             body_bytes: 0,
             holdable: true,
@@ -376,6 +391,8 @@ pub enum PassedOver {
     Leaving,
     /// Not in the request's profile.
     OtherProfile,
+    /// Another client's headers brought it (V1).
+    NotBrought,
     /// A provider, and P9.
     SignedThinking,
     /// Not the account that the request is bound to (batch or thread).

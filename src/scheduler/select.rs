@@ -11,7 +11,7 @@ use super::breaker::Pass;
 use super::policy::Overage;
 use super::pool::{Account, concerns, keeps_out};
 use super::quota::{Family, WindowKind};
-use super::request::{AccountId, PassedOver, Request, Routing, WaitCause, Why};
+use super::request::{Access, AccountId, PassedOver, Request, Routing, WaitCause, Why};
 use super::score::{Facts, Week, terms};
 use super::snapshot::{Terms, Tier};
 use super::storm::Room;
@@ -27,6 +27,8 @@ pub(super) struct Ask<'a> {
     /// P9, by the request or its session.
     pub(super) thinking: bool,
     pub(super) route: Route,
+    /// V1.
+    pub(super) brought: &'a [AccountId],
     /// Left out until then.
     pub(super) tried: &'a [AccountId],
     pub(super) tried_until: Mono,
@@ -56,6 +58,7 @@ pub(super) enum Obstacle<'a> {
     Disabled,
     Leaving,
     OtherProfile,
+    NotBrought,
     SignedThinking,
     NotRouted,
     Tried {
@@ -92,6 +95,7 @@ impl Obstacle<'_> {
             Obstacle::Disabled
             | Obstacle::Leaving
             | Obstacle::OtherProfile
+            | Obstacle::NotBrought
             | Obstacle::SignedThinking
             | Obstacle::NotRouted => false,
             Obstacle::Tried { .. }
@@ -128,6 +132,7 @@ impl Obstacle<'_> {
             Obstacle::Disabled
             | Obstacle::Leaving
             | Obstacle::OtherProfile
+            | Obstacle::NotBrought
             | Obstacle::SignedThinking
             | Obstacle::NotRouted => Ends::Never,
         }
@@ -163,6 +168,7 @@ impl Obstacle<'_> {
             | Obstacle::Disabled
             | Obstacle::Leaving
             | Obstacle::OtherProfile
+            | Obstacle::NotBrought
             | Obstacle::SignedThinking
             | Obstacle::NotRouted => WaitCause::Capacity,
         }
@@ -174,6 +180,7 @@ impl Obstacle<'_> {
             Obstacle::Disabled => PassedOver::Disabled,
             Obstacle::Leaving => PassedOver::Leaving,
             Obstacle::OtherProfile => PassedOver::OtherProfile,
+            Obstacle::NotBrought => PassedOver::NotBrought,
             Obstacle::SignedThinking => PassedOver::SignedThinking,
             Obstacle::NotRouted => PassedOver::NotPinned,
             Obstacle::Tried { .. } => PassedOver::AlreadyTried,
@@ -303,6 +310,7 @@ impl Scheduler {
                     .session
                     .is_some_and(|session| self.affinity.is_thinking(session)),
             route,
+            brought: &request.brought,
             tried,
             tried_until,
             last_failure: request.last_failure,
@@ -570,11 +578,18 @@ pub(super) fn mismatch(account: &Account, ask: &Ask<'_>) -> Option<Obstacle<'sta
         Route::Any => true,
         Route::Pinned(id) | Route::Thread(id) => id == account.id,
     };
+    let is_open = match account.spec.access {
+        Access::Everyone => true,
+        // A pinned request as well: a batch may be another client's.
+        Access::Bringers => ask.brought.contains(&account.id),
+    };
     let in_profile = matches!(ask.route, Route::Pinned(_)) || account.has_profile(ask.profile);
     match () {
         () if account.leaving => Some(Obstacle::Leaving),
         () if !routed => Some(Obstacle::NotRouted),
         () if !in_profile => Some(Obstacle::OtherProfile),
+        // Before `Disabled`: what somebody else brought says nothing about this request's accounts.
+        () if !is_open => Some(Obstacle::NotBrought),
         () if !account.spec.enabled => Some(Obstacle::Disabled),
         () if ask.thinking && !account.is_claude() => Some(Obstacle::SignedThinking),
         () => None,

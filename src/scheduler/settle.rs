@@ -383,6 +383,8 @@ impl Scheduler {
             weight: held.weight,
             thinking: false,
             route: Route::Any,
+            // Only Claude accounts are looked at, and none of them was brought.
+            brought: &[],
             tried: &[],
             tried_until: now.mono,
             last_failure: None,

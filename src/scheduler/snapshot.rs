@@ -346,6 +346,7 @@ impl PassedOver {
             PassedOver::Disabled
             | PassedOver::Leaving
             | PassedOver::OtherProfile
+            | PassedOver::NotBrought
             | PassedOver::SignedThinking
             | PassedOver::NotPinned => None,
         }

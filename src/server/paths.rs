@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::http::headers::is_named;
+
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -93,31 +95,36 @@ pub(crate) enum Switch {
 
 /// Classifies a target that [`super::door`] has let through.
 ///
-/// Segments are compared after decoding, so that no spelling takes a control path or a token request to a pooled credential.
+/// The plain form of the path is compared, so that no spelling takes a control path or a token
+/// request to a pooled credential. A request for one of our own routes must be spelled as it is: a
+/// name in it may hold a slash.
 pub(crate) fn route(method: &str, target: &str) -> Route {
     let (path, query) = split(target);
     // Nearly every request; nothing of it has to be taken apart.
     if path == "/v1/messages" {
         return Route::Pooled(Pooled::Messages);
     }
-    let segments: Vec<Cow<'_, str>> = path.split('/').skip(1).map(decode).collect();
-    let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
-    if is_local(&segments) {
-        return Route::Local(local(method, &segments, query));
-    }
+    let decoded = decode_fully(path);
+    let segments = plain_segments(&decoded);
     match segments.as_slice() {
-        [""] if matches!(method, "GET" | "HEAD") => Route::Local(Local::Root),
+        [] if matches!(method, "GET" | "HEAD") => Route::Local(Local::Root),
+        [first, ..] if is_named(first, "maxpool") => {
+            let spelled: Vec<Cow<'_, str>> = path.split('/').skip(1).map(decode).collect();
+            let spelled: Vec<&str> = spelled.iter().map(AsRef::as_ref).collect();
+            Route::Local(local(method, &spelled, query))
+        }
+        [v1, oauth, token]
+            if is_named(v1, "v1") && is_named(oauth, "oauth") && is_named(token, "token") =>
+        {
+            Route::OauthToken
+        }
         ["v1", "messages"] => Route::Pooled(Pooled::Messages),
         ["v1", "messages", "count_tokens"] => Route::Pooled(Pooled::CountTokens),
         ["v1", "messages", "batches", rest @ ..] => Route::Batches {
-            id: rest
-                .first()
-                .filter(|id| !id.is_empty())
-                .map(|id| (*id).to_owned()),
+            id: rest.first().map(|id| (*id).to_owned()),
         },
         ["v1", "models", ..] => Route::Pooled(Pooled::Models),
         ["v1", "complete"] => Route::Pooled(Pooled::Complete),
-        ["v1", "oauth", "token"] => Route::OauthToken,
         _ => Route::Other,
     }
 }
@@ -125,6 +132,29 @@ pub(crate) fn route(method: &str, target: &str) -> Route {
 /// Path and query of a target.
 pub(crate) fn split(target: &str) -> (&str, &str) {
     target.split_once('?').unwrap_or((target, ""))
+}
+
+/// Percent-decodes until nothing changes, because servers behind the upstream may decode again. The
+/// door bounds how often that can be.
+fn decode_fully(path: &str) -> Cow<'_, str> {
+    let mut decoded = decode(path);
+    while let Cow::Owned(again) = decode(&decoded)
+        && again != *decoded
+    {
+        decoded = Cow::Owned(again);
+    }
+    decoded
+}
+
+/// The segments as the most lenient server reads them: repeated slashes joined, without parameters,
+/// blanks around them, and what an encoded query mark has hidden.
+fn plain_segments(decoded: &str) -> Vec<&str> {
+    let path = decoded.split(['?', '#']).next().unwrap_or_default();
+    path.split('/')
+        .filter_map(|segment| segment.split(';').next())
+        .map(str::trim)
+        .filter(|segment| !segment.is_empty())
+        .collect()
 }
 
 /// Percent-decodes once; what is no escape stays, and what has none is lent.
@@ -161,12 +191,6 @@ impl Local {
             | Local::Explain { .. } => true,
         }
     }
-}
-
-/// Ours is what some server on the way could read as `/maxpool`: with slashes before it or parameters after it too.
-fn is_local(segments: &[&str]) -> bool {
-    let first = segments.iter().find(|segment| !segment.is_empty());
-    first.is_some_and(|first| first.split(';').next() == Some("maxpool"))
 }
 
 fn local(method: &str, segments: &[&str], query: &str) -> Local {
@@ -277,10 +301,61 @@ mod tests {
             ("P3 other", "POST", "/api/event_logging/batch", Route::Other),
             ("P3 other", "GET", "/v1/modelsx", Route::Other),
             ("T5", "POST", "/v1/oauth/token", Route::OauthToken),
-            ("T5 in any spelling", "POST", "/v1/oauth/%74oken", Route::OauthToken),
+            ("P3 plain form", "POST", "//v1/messages/?beta=true", Route::Pooled(Pooled::Messages)),
+            ("P3 plain form", "POST", "/v1%2fmessages;x", Route::Pooled(Pooled::Messages)),
+            ("P3 plain form", "GET", "/v1/messages/batches//msgbatch_1", Route::Batches { id: Some("msgbatch_1".into()) }),
+            ("P3 another word", "POST", "/v1/messages%20x", Route::Other),
+            ("P1 plain form", "GET", "//;x", Route::Local(Local::Root)),
         ];
         for (rule, method, target, expected) in rows {
             assert_eq!(route(method, target), expected, "{rule} {method} {target}");
+        }
+    }
+
+    /// Spellings that some server reads as this path.
+    fn spellings(path: &str) -> Vec<String> {
+        let encoded: String = path
+            .bytes()
+            .map(|byte| match byte {
+                b'/' => "/".to_owned(),
+                byte => format!("%{byte:02X}"),
+            })
+            .collect();
+        vec![
+            path.to_owned(),
+            format!("/{path}"),
+            format!("///{path}"),
+            path.replace('/', "//"),
+            format!("{path}/"),
+            format!("{path}//"),
+            format!("{path};x"),
+            format!("{path};a=b/"),
+            format!("{path}%3bx"),
+            format!("{path}%20"),
+            format!("{path}%3Fx"),
+            format!("{path}?a=/../b"),
+            format!("{path}%23"),
+            path.replacen('/', "/;/", 2),
+            path.replace('/', ";x/").replacen(";x/", "/", 1),
+            path.replace('/', "%2f").replacen("%2f", "/", 1),
+            path.replace('/', "%252F").replacen("%252F", "/", 1),
+            path.replace('/', "%25252F").replacen("%25252F", "/", 1),
+            encoded.replace('%', "%25"),
+            encoded,
+            path.to_uppercase(),
+        ]
+    }
+
+    #[test]
+    fn p2_no_spelling_of_a_reserved_or_relayed_path_is_pooled() {
+        for target in spellings("/v1/oauth/token") {
+            assert_eq!(route("POST", &target), Route::OauthToken, "T5 {target}");
+        }
+        for path in ["/maxpool", "/maxpool/status", "/maxpool/accounts/a/enable"] {
+            for target in spellings(path) {
+                let route = route("GET", &target);
+                assert!(matches!(route, Route::Local(_)), "P1 {target}: {route:?}");
+            }
         }
     }
 

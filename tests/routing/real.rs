@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use maxpool::scheduler::quota::QuotaReport;
 use maxpool::scheduler::{
-    AccountId, AccountSpec, Admission, Cancel, Evidence, Fingerprint, Grant, HeadReport, Kind,
-    Lease, Outcome, Overload, Policy, Refusal, Request, Scheduler, SessionKey, Ticket, WaitCause,
-    Wake,
+    Access, AccountId, AccountSpec, Admission, Cancel, Evidence, Fingerprint, Grant, HeadReport,
+    Kind, Lease, Outcome, Overload, Policy, Refusal, Request, Scheduler, SessionKey, Ticket,
+    WaitCause, Wake,
 };
 
 use super::plan::Seat;
@@ -37,6 +37,7 @@ impl Real {
             enabled: true,
             priority: 0,
             profiles: vec![Arc::from("claude")],
+            access: Access::Everyone,
         };
         let accounts = (0..seats.len())
             .map(|number| scheduler.add_account(clocks(0), spec(number)))

@@ -62,6 +62,7 @@ const EXPECTED: &[&str] = &[
     "PassedOver::Disabled",
     "PassedOver::FamilyExhausted",
     "PassedOver::Leaving",
+    "PassedOver::NotBrought",
     "PassedOver::NotPinned",
     "PassedOver::OtherProfile",
     "PassedOver::OverageInUse",

@@ -6,8 +6,8 @@ use std::time::Duration;
 use maxpool::scheduler::quota::{Family, QuotaReport, Verdict, WindowKind, WindowReading};
 use maxpool::scheduler::time::{Mono, Now, Wall};
 use maxpool::scheduler::{
-    AccountId, AccountSnapshot, AccountSpec, Admission, Evidence, Fingerprint, Grant, HeadReport,
-    Kind, Lease, Outcome, Overload, Policy, Refusal, Request, Scheduler, Ticket, Wake,
+    Access, AccountId, AccountSnapshot, AccountSpec, Admission, Evidence, Fingerprint, Grant,
+    HeadReport, Kind, Lease, Outcome, Overload, Policy, Refusal, Request, Scheduler, Ticket, Wake,
 };
 
 /// The scheduler with its clocks and what has been asked of it.
@@ -45,6 +45,7 @@ pub(crate) fn oauth(name: &str) -> AccountSpec {
         enabled: true,
         priority: 0,
         profiles: vec![Arc::from("claude"), Arc::from("all")],
+        access: Access::Everyone,
     }
 }
 

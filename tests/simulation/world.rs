@@ -16,9 +16,9 @@ use std::time::Duration;
 use maxpool::scheduler::quota::{Family, QuotaReport, Verdict as Says, WindowKind, WindowReading};
 use maxpool::scheduler::time::{Mono, Now, Wall};
 use maxpool::scheduler::{
-    AccountId, AccountSpec, Blame, Evidence, ExplainedVerdict, Fingerprint, Kind, Limit, Outcome,
-    Overage, Overload, PassedOver, Policy, RefusalReason, Request, Routing, SessionKey, Shape,
-    ThreadKey, Ticket, WaitCause, Why,
+    Access, AccountId, AccountSpec, Blame, Evidence, ExplainedVerdict, Fingerprint, Kind, Limit,
+    Outcome, Overage, Overload, PassedOver, Policy, RefusalReason, Request, Routing, SessionKey,
+    Shape, ThreadKey, Ticket, WaitCause, Why,
 };
 
 use super::model::{Known, Places};

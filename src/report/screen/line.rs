@@ -1,6 +1,7 @@
 //! One line of a frame: pieces of text with an ink each, cut and padded by cells.
 
 use super::width;
+use crate::report::text::clean;
 
 /// How a piece looks. Without colour every ink is plain text, so an ink never carries a meaning alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,9 +115,10 @@ impl Line {
         line
     }
 
-    /// Adds a piece.
+    /// Adds a piece. All text of a frame comes by here, so this is where nothing that a terminal
+    /// obeys gets through, whatever its source.
     pub(crate) fn push(&mut self, ink: Ink, text: impl Into<String>) -> &mut Line {
-        let text = text.into();
+        let text = clean(&text.into(), usize::MAX);
         self.cells += width::of(&text);
         self.pieces.push((ink, text));
         self
@@ -124,7 +126,7 @@ impl Line {
 
     /// Adds a piece of exactly `cells` cells, cut or padded on the right.
     pub(crate) fn column(&mut self, ink: Ink, text: &str, cells: usize, signs: Signs) -> &mut Line {
-        let text = width::fit(text, cells, signs.cut());
+        let text = width::fit(&clean(text, usize::MAX), cells, signs.cut());
         let gap = cells - width::of(&text);
         self.push(ink, text);
         self.gap(gap)
@@ -138,7 +140,7 @@ impl Line {
         cells: usize,
         signs: Signs,
     ) -> &mut Line {
-        let text = width::fit(text, cells, signs.cut());
+        let text = width::fit(&clean(text, usize::MAX), cells, signs.cut());
         self.gap(cells - width::of(&text));
         self.push(ink, text)
     }
@@ -233,6 +235,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::text::is_dangerous;
 
     const PLAIN: Style = Style {
         inks: Inks::None,
@@ -275,6 +278,24 @@ mod tests {
         assert_eq!(line.paint(99, PLAIN), "left");
         line.right(Line::of(Ink::Plain, "right"), 10);
         assert_eq!(line.paint(99, PLAIN), "left right");
+    }
+
+    #[test]
+    fn d4_nothing_that_a_terminal_obeys_gets_into_a_line() {
+        let evil = "a\u{1b}]0;x\u{7}\u{9b}2J\u{202e}\u{2066}\u{200e}\u{200b}\u{2028}\r\n";
+        let mut line = Line::of(Ink::Red, evil);
+        line.column(Ink::Plain, evil, 9, Signs::Ascii).column_right(
+            Ink::Plain,
+            evil,
+            9,
+            Signs::Ascii,
+        );
+        for line in [line.clone(), line.chosen(300)] {
+            let painted = line.paint(300, PLAIN);
+            assert!(painted.chars().all(|c| !is_dangerous(c)), "{painted:?}");
+            assert!(painted.starts_with("a\\u{1b}]0;x"), "{painted:?}");
+            assert_eq!(width::of(&painted), painted.chars().count());
+        }
     }
 
     #[test]

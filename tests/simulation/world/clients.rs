@@ -55,7 +55,17 @@ impl World {
             ..Request::new(id, self.now.mono)
         };
         let pinned = self.rng.chance(40).then(|| self.any_account()).flatten();
-        Request { pinned, ..request }
+        let mut brought: Vec<AccountId> = Vec::new();
+        for (id, known) in &self.accounts {
+            if known.spec.access == Access::Bringers && self.rng.chance(500) {
+                brought.push(*id);
+            }
+        }
+        Request {
+            pinned,
+            brought,
+            ..request
+        }
     }
 
     pub(super) fn any_account(&mut self) -> Option<AccountId> {

@@ -36,6 +36,7 @@ pub(super) fn passed_over_name(reason: &PassedOver) -> &'static str {
         PassedOver::Disabled => "PassedOver::Disabled",
         PassedOver::Leaving => "PassedOver::Leaving",
         PassedOver::OtherProfile => "PassedOver::OtherProfile",
+        PassedOver::NotBrought => "PassedOver::NotBrought",
         PassedOver::SignedThinking => "PassedOver::SignedThinking",
         PassedOver::NotPinned => "PassedOver::NotPinned",
         PassedOver::AlreadyTried => "PassedOver::AlreadyTried",

@@ -30,6 +30,7 @@ impl World {
             self.pass_to(self.now.mono + Duration::from_secs(1));
             let request = Request {
                 pinned: Some(id),
+                brought: vec![id],
                 ..Request::new(0, self.now.mono)
             };
             match self.subject.admit(self.now, request) {
@@ -67,6 +68,12 @@ impl World {
             return fail(
                 "no grant on a blocked account",
                 format!("{given:?} for {request:?}: {why}"),
+            );
+        }
+        if known.spec.access == Access::Bringers && !request.brought.contains(&given.account) {
+            return fail(
+                "no request goes to an account that another one brought",
+                format!("{given:?} for {request:?}"),
             );
         }
         if request.pinned.is_some_and(|pinned| pinned != given.account) {
@@ -148,6 +155,7 @@ impl World {
             && one.family == other.family
             && thinks(one) == thinks(other)
             && one.pinned == other.pinned
+            && one.brought == other.brought
             && one.thread.is_none()
             && other.thread.is_none()
     }

@@ -190,12 +190,17 @@ impl World {
             Kind::Oauth | Kind::ApiKey if self.rng.chance(250) => &["claude", "all", "work"],
             Kind::Oauth | Kind::ApiKey => &["claude", "all"],
         };
+        let access = match kind {
+            Kind::Provider if self.rng.chance(300) => Access::Bringers,
+            Kind::Provider | Kind::Oauth | Kind::ApiKey => Access::Everyone,
+        };
         let spec = AccountSpec {
             name: Arc::from(format!("account-{number}")),
             kind,
             enabled: true,
             priority: if kind == Kind::Provider { 10 } else { 0 },
             profiles: profiles.iter().map(|profile| Arc::from(*profile)).collect(),
+            access,
         };
         let id = self.subject.real().add_account(self.now, spec.clone());
         let draw = |rng: &mut Rng| rng.below(1_100) as f64 / 1_000.0;
