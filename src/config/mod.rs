@@ -20,7 +20,6 @@ mod reader;
 #[cfg(test)]
 pub(crate) mod scratch;
 mod secret;
-pub(crate) mod shape;
 pub(crate) mod state;
 
 use std::path::PathBuf;

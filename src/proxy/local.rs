@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use super::context::Context;
 use super::control;
 use super::headers::{ClientOptions, Headers};
@@ -14,7 +16,6 @@ use super::stream::Uncommitted;
 use crate::account::quota::family_of_model;
 use crate::clock::{self, Stopwatch};
 use crate::config::Config;
-use crate::config::shape::shape;
 use crate::error::Fault;
 use crate::event::{Event, Finished, Outcome, Stage};
 use crate::report::metrics::{self, Labels, Process};
@@ -154,12 +155,12 @@ fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Re
     }
 }
 
-shape! {
-    /// The body of `POST /maxpool/routing`.
-    struct RoutingOrder {
-        mode: String,
-        account: Option<String>,
-    }
+/// The body of `POST /maxpool/routing`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RoutingOrder {
+    mode: String,
+    account: Option<String>,
 }
 
 fn failed(error: &crate::error::Error) -> Reply {
