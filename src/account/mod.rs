@@ -476,9 +476,9 @@ impl Settings {
         Settings {
             upstream: config.upstream.clone(),
             pause: Pause {
-                network: config.scheduler.network_cooldown,
-                first: config.scheduler.cooldown,
-                longest: config.scheduler.cooldown_max,
+                network: config.policy.network_cooldown,
+                first: config.policy.cooldown,
+                longest: config.policy.max_cooldown,
             },
         }
     }

@@ -168,7 +168,7 @@ fn a_slow_reader_takes_and_refuses_the_same_configurations() {
                     "A2 {text}"
                 );
                 // Whatever was taken can be put into effect.
-                let policy = config.policy();
+                let policy = &config.policy;
                 assert!((0.0..=1.0).contains(&policy.switch_threshold), "A2 {text}");
                 assert!(
                     policy.scarcity_weight.is_finite()
