@@ -8,7 +8,6 @@ mod counters;
 mod live;
 pub(crate) mod words;
 
-use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -316,29 +315,22 @@ pub(crate) struct Stamped {
     pub(crate) event: Event,
 }
 
-/// What goes over the program's channels. One type for all of them: each that is sent costs 7 KB of program.
-pub(crate) type Parcel = Box<dyn Any + Send>;
-
-/// The event in a parcel.
-pub(crate) fn opened(parcel: Parcel) -> Option<Box<Stamped>> {
-    parcel.downcast().ok()
-}
-
 /// Where events go. Cheap to clone; every method returns at once.
 #[derive(Clone)]
 pub(crate) struct Events {
-    channel: Option<Sender<Parcel>>,
+    channel: Option<Sender<Box<Stamped>>>,
     counters: Arc<Counters>,
     live: Arc<Live>,
 }
 
-/// The channel holds this many; the reporter empties it about fifty times a second.
+/// The channel holds this many, boxed, because it allocates all its places at once. The reporter
+/// empties it about fifty times a second.
 pub(crate) const EVENTS_MAX: usize = 2_048;
 
 impl Events {
     /// A handle and the reporter's end of it.
     #[must_use]
-    pub(crate) fn channel() -> (Events, Receiver<Parcel>) {
+    pub(crate) fn channel() -> (Events, Receiver<Box<Stamped>>) {
         let (sender, receiver) = bounded(EVENTS_MAX);
         (Events::over(Some(sender)), receiver)
     }
@@ -349,7 +341,7 @@ impl Events {
         Events::over(None)
     }
 
-    fn over(channel: Option<Sender<Parcel>>) -> Events {
+    fn over(channel: Option<Sender<Box<Stamped>>>) -> Events {
         Events {
             channel,
             counters: Arc::new(Counters::default()),

@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::civil;
 use crate::error::{Error, Result};
-use crate::event::{Events, Parcel};
+use crate::event::Events;
 use crate::scheduler::time::Wall;
 
 /// A header's name and value, as they came.
@@ -45,7 +45,7 @@ const FAILURES_TOLD_EVERY: u64 = 100;
 #[derive(Clone)]
 pub(crate) struct Capture {
     shared: Arc<Shared>,
-    sender: Sender<Parcel>,
+    sender: Sender<Message>,
 }
 
 #[derive(Default)]
@@ -57,7 +57,7 @@ struct Shared {
 
 enum Message {
     Page(Page),
-    Stop(Sender<Parcel>),
+    Stop(Sender<()>),
 }
 
 /// Everything of one request, as it goes to the writer.
@@ -127,11 +127,7 @@ impl Capture {
     /// Writes what waits, and gives up after `limit` when the disk does not take it.
     pub(crate) fn finish(&self, limit: Duration) {
         let (done, is_done) = bounded(1);
-        if self
-            .sender
-            .send_timeout(Box::new(Message::Stop(done)), limit)
-            .is_ok()
-        {
+        if self.sender.send_timeout(Message::Stop(done), limit).is_ok() {
             // Either it is written or the limit has passed.
             let _ = is_done.recv_timeout(limit);
         }
@@ -141,7 +137,7 @@ impl Capture {
         let bytes = page.bytes;
         let waiting = self.shared.waiting_bytes.fetch_add(bytes, Relaxed);
         let fits = waiting.saturating_add(bytes) <= WAITING_BYTES_MAX;
-        if !fits || self.sender.try_send(Box::new(Message::Page(page))).is_err() {
+        if !fits || self.sender.try_send(Message::Page(page)).is_err() {
             self.shared.waiting_bytes.fetch_sub(bytes, Relaxed);
             self.shared.dropped.fetch_add(1, Relaxed);
         }
@@ -331,9 +327,9 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, receiver: &Receiver<Parcel>) {
-        for message in receiver.iter().filter_map(|parcel| parcel.downcast().ok()) {
-            match *message {
+    fn run(mut self, receiver: &Receiver<Message>) {
+        for message in receiver.iter() {
+            match message {
                 Message::Page(page) => self.write(&page),
                 Message::Stop(done) => {
                     // Its end is what the caller waits for.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use changes::Changes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
-use crate::event::{Event, Events, Outcome, Parcel, Stamped, opened};
+use crate::event::{Event, Events, Outcome, Stamped};
 use crate::scheduler::Snapshot;
 use crate::scheduler::time::Wall;
 
@@ -42,8 +42,8 @@ pub(crate) enum Mode {
 
 /// The thread behind [`Events`].
 pub(crate) struct Reporter {
-    quit: Option<Sender<Parcel>>,
-    done: Receiver<Parcel>,
+    quit: Option<Sender<()>>,
+    done: Receiver<()>,
     activity: Arc<Activity>,
     plain: Arc<AtomicBool>,
     look: Arc<OnceLock<Look>>,
@@ -175,7 +175,7 @@ fn is_trouble(event: &Event) -> bool {
 struct Consumer {
     /// Keeps the channel open, so that `receiver` never reports a disconnect before `quit` does.
     events: Events,
-    receiver: Receiver<Parcel>,
+    receiver: Receiver<Box<Stamped>>,
     look: Arc<OnceLock<Look>>,
     changes: Changes,
     out: Box<dyn Write + Send>,
@@ -188,7 +188,7 @@ struct Consumer {
 }
 
 impl Consumer {
-    fn run(&mut self, quit: &Receiver<Parcel>) {
+    fn run(&mut self, quit: &Receiver<()>) {
         let mut next_look = LOOK_EVERY_MAX;
         loop {
             let told = select! {
@@ -212,13 +212,13 @@ impl Consumer {
     }
 
     /// Takes everything that has arrived, and writes it.
-    fn batch(&mut self, first: Option<Parcel>) -> Told {
+    fn batch(&mut self, first: Option<Box<Stamped>>) -> Told {
         let mut text = String::with_capacity(WRITE_BYTES_MAX);
         let mut last = Wall::default();
         let mut told = Told::Routine;
         let receiver = self.receiver.clone();
         let arrived = first.into_iter().chain(receiver.try_iter());
-        for stamped in arrived.filter_map(opened) {
+        for stamped in arrived {
             last = stamped.at;
             if is_trouble(&stamped.event) {
                 told = Told::Trouble;
