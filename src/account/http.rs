@@ -6,6 +6,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
+
 /// Performs one call: one attempt, no redirects followed, the answer's body read whole.
 ///
 /// A status is never a failure here. The implementer keeps to `timeout` from the first look-up to the last byte of the
@@ -70,6 +72,16 @@ impl HttpReply {
     }
 }
 
+/// A part of a path or a query: all but the unreserved characters of RFC 3986 section 2.3 escaped.
+pub(crate) fn percent_encoded(text: &str) -> PercentEncode<'_> {
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~');
+    utf8_percent_encode(text, RESERVED)
+}
+
 impl fmt::Debug for HttpCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.method, self.url)
@@ -79,5 +91,16 @@ impl fmt::Debug for HttpCall {
 impl fmt::Debug for HttpReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} with {} bytes", self.status, self.body.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_encoded_for_paths() {
+        let encoded = percent_encoded("a b/ü?(x)~-._").to_string();
+        assert_eq!(encoded, "a%20b%2F%C3%BC%3F%28x%29~-._");
     }
 }

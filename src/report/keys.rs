@@ -3,6 +3,8 @@
 //! Pure: it never reads a terminal and never looks at a clock. An escape byte alone may be the key or the beginning of a sequence;
 //! the caller says that nothing followed ([`Keys::idle`]).
 
+use memchr::memmem;
+
 /// A key, or text that was pasted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Key {
@@ -142,11 +144,7 @@ impl Keys {
         let Some(mut text) = self.paste.take() else {
             return false;
         };
-        if let Some(end) = self
-            .rest
-            .windows(PASTE_END.len())
-            .position(|window| window == PASTE_END)
-        {
+        if let Some(end) = memmem::find(&self.rest, PASTE_END) {
             text.extend(self.rest.drain(..end));
             self.rest.drain(..PASTE_END.len());
             text.truncate(PASTE_MAX);

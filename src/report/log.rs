@@ -1,13 +1,14 @@
 //! One line for one event (D2): no ANSI, no control characters from outside, bounded in length, and enough in it to understand a
 //! night afterwards: what was blocked, until when, because of which answer.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::mask::{mask, may_hold_secret};
-use super::text::{clean, is_clean, name, push_clean, push_name, quoted, repeats_status};
+use super::mask::mask;
+use super::text::{clean, name, push_clean, push_name, quoted, repeats_status};
 use super::{Entry, Level};
-use crate::clock::{human, iso, lasted, push_iso, push_number};
+use crate::clock::{human, iso, lasted, push_iso};
 use crate::event::words;
 use crate::event::{
     AccountBlocked, Event, Failover, Finished, Held, Outcome, Refresh, RefreshResult, RestartStep,
@@ -52,12 +53,7 @@ pub(super) fn push_line(out: &mut String, entry: &Entry) {
 }
 
 fn bounded(at: Wall, level: Level, text: String) -> Entry {
-    // Next to no line has anything to hide or to escape.
-    let text = if is_clean(&text, ENTRY_CHARS_MAX) && !may_hold_secret(&text) {
-        text
-    } else {
-        clean(&mask(&text), ENTRY_CHARS_MAX)
-    };
+    let text = clean(&mask(&text), ENTRY_CHARS_MAX);
     Entry { at, level, text }
 }
 
@@ -207,8 +203,8 @@ fn finished_line(finished: &Finished) -> String {
 }
 
 fn push_field(line: &mut String, label: &str, value: u64) {
-    line.push_str(label);
-    push_number(line, value);
+    // Writing to a string cannot fail.
+    let _ = write!(line, "{label}{value}");
 }
 
 fn push_ms(line: &mut String, label: &str, span: Duration) {
