@@ -380,8 +380,8 @@ fn provider_errors_are_read_exactly_or_within_their_bounds() {
         let at = Wall(NOW.wall.0 + 1_000 * (1 + random.below(86_000) as i64));
         let (year, month, day, hour, minute, second) = slow_date(Wall(at.0 + 8 * 3_600_000));
         let said = format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}");
-        let (hours, minutes) = (random.below(20) as u64, random.below(60) as u64);
-        let span = Duration::from_secs(3600 * hours + 60 * minutes);
+        let minutes = random.below(1_200) as u64;
+        let span = Duration::from_secs(60 * minutes);
         let until = NOW.wall.until(at);
         let glm = |code: &str, message: &str| {
             format!(r#"{{"error":{{"code":"{code}","message":"{message}"}}}}"#)
@@ -396,7 +396,7 @@ fn provider_errors_are_read_exactly_or_within_their_bounds() {
                 )),
                 Duration::from_secs(seconds),
             ),
-            (kimi(&format!("wait {hours}h {minutes}m")), span),
+            (kimi(&format!("resets in {minutes} minutes")), span),
             (
                 glm(
                     "1308",
