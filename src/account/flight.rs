@@ -1,7 +1,8 @@
 //! One piece of work that several callers wait for.
 //!
-//! A caller either blocks for a bounded time, or leaves a waker and goes on watching its client: a worker never blocks on
-//! one thing. The flight ends when its [`Pilot`] is dropped, so a panic ends it too and nobody waits for ever.
+//! A caller either blocks for a bounded time, or leaves a waker and goes on watching its client: a
+//! worker never blocks on one thing. The flight ends when its [`Pilot`] is dropped, so a panic ends
+//! it too and nobody waits for ever.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -46,7 +47,8 @@ impl Flight {
         waiting.is_none()
     }
 
-    /// Calls `wake` once, from whichever thread: at the end, or now if that has come. It must not block.
+    /// Calls `wake` once, from whichever thread: at the end, or now if that has come. It must not
+    /// block.
     pub(crate) fn on_end(&self, wake: Waker) {
         let mut waiting = self
             .0

@@ -1,5 +1,5 @@
-//! What strangers send about limits and logins, drawn by chance: it never panics, never takes long, stays within its bounds, and what
-//! is well formed is read as a slow and obvious reader reads it.
+//! What strangers send about limits and logins, drawn by chance: it never panics, never takes long,
+//! stays within its bounds, and what is well formed is read as a slow and obvious reader reads it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -197,7 +197,8 @@ fn kind_word(kind: &WindowKind) -> String {
     }
 }
 
-/// The unified utilisations as an obvious reader takes them: the first that is a finite number of at least zero, by window.
+/// The unified utilisations as an obvious reader takes them: the first that is a finite number of
+/// at least zero, by window.
 fn slow_utilisations(headers: &[(String, Vec<u8>)]) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
     for (name, value) in headers {

@@ -1,7 +1,9 @@
-//! When a provider lets an account in again (SPEC V3): read from the body of a 429, since its headers rarely say. Pure.
+//! When a provider lets an account in again (SPEC V3): read from the body of a 429, since its
+//! headers rarely say. Pure.
 //!
-//! GLM gives a code and sometimes a time in a sentence, in English or Chinese; Kimi gives a type and sometimes a number of
-//! seconds. Whatever is found, it is never more than a day away, and what cannot be understood is left to the caller.
+//! GLM gives a code and sometimes a time in a sentence, in English or Chinese; Kimi gives a type
+//! and sometimes a number of seconds. Whatever is found, it is never more than a day away, and what
+//! cannot be understood is left to the caller.
 
 use std::time::Duration;
 
@@ -11,7 +13,8 @@ use super::{date, said_time};
 use crate::scheduler::quota::{QuotaReport, WindowReading};
 use crate::scheduler::time::Wall;
 
-/// How long the provider that answered so will refuse: from the headers, else from the body. `None` if neither says.
+/// How long the provider that answered so will refuse: from the headers, else from the body. `None`
+/// if neither says.
 pub(crate) fn wait_of_refusal(headers: &QuotaReport, body: &[u8], now: Wall) -> Option<Duration> {
     let is_full = |window: &&WindowReading| window.remaining.is_none_or(|left| left == 0);
     let by_headers = headers.retry_after.or_else(|| {
@@ -78,7 +81,8 @@ impl Refusal {
         refusal
     }
 
-    /// Collects from this object and those in it: gateways wrap the provider's error into their own.
+    /// Collects from this object and those in it: gateways wrap the provider's error into their
+    /// own.
     fn add(&mut self, value: &Value, levels_left: u32) {
         let Value::Object(object) = value else {
             return;
@@ -194,7 +198,8 @@ fn moment(text: &str) -> Option<Wall> {
     said_time::date(text).or_else(|| said_time::epoch(text))
 }
 
-/// A time that has just passed still means "not quite yet", since clocks differ; an older one means nothing.
+/// A time that has just passed still means "not quite yet", since clocks differ; an older one means
+/// nothing.
 fn wait_until(reset: Wall, now: Wall) -> Option<Duration> {
     if reset > now {
         return Some(now.until(reset));

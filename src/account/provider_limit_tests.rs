@@ -437,7 +437,8 @@ fn no_body_makes_the_reader_panic() {
     }
 }
 
-/// Each of these once took minutes or could: a time may begin at every number, and each was read to the end of the text.
+/// Each of these once took minutes or could: a time may begin at every number, and each was read to
+/// the end of the text.
 #[test]
 fn a_hostile_error_takes_no_time() {
     let begun = std::time::Instant::now();

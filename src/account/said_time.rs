@@ -1,8 +1,9 @@
 //! Times in the error messages of providers, in the forms that GLM and Kimi use (SPEC V3). Pure.
 //!
-//! A date without a zone is China Standard Time, as GLM writes it. Every function reads at the start of
-//! a lower-case text. It does not know other forms, such as months by name or a clock without a date:
-//! no provider was seen to send them, and a code without a readable time has a default wait.
+//! A date without a zone is China Standard Time, as GLM writes it. Every function reads at the
+//! start of a lower-case text. It does not know other forms, such as months by name or a clock
+//! without a date: no provider was seen to send them, and a code without a readable time has a
+//! default wait.
 
 use std::time::Duration;
 
@@ -54,7 +55,8 @@ fn clock(text: &str) -> Option<(i64, &str)> {
     is_time.then_some((((hour * 60 + minute) * 60 + second) * 1000, rest))
 }
 
-/// Milliseconds east of Greenwich: `z`, `utc`, `gmt`, `+08:00`, `(utc+8)`, else China Standard Time.
+/// Milliseconds east of Greenwich: `z`, `utc`, `gmt`, `+08:00`, `(utc+8)`, else China Standard
+/// Time.
 fn zone_ms(text: &str) -> i64 {
     let text = text.trim_start_matches([' ', '(']);
     let named = ["utc", "gmt", "z"]

@@ -1,8 +1,9 @@
 //! The config file's lock, shared by the refreshes of this process (SPEC A5, R2).
 //!
-//! A refresh holds the lock while the token endpoint answers, so that no other process sends the same token meanwhile. Within
-//! a process that would make the refreshes queue up behind the slowest, so those that begin shortly after one another hold it
-//! together. Later ones wait for the next turn, and other processes get theirs in between.
+//! A refresh holds the lock while the token endpoint answers, so that no other process sends the
+//! same token meanwhile. Within a process that would make the refreshes queue up behind the
+//! slowest, so those that begin shortly after one another hold it together. Later ones wait for the
+//! next turn, and other processes get theirs in between.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -56,8 +57,8 @@ impl Shelf {
         Ok(turn)
     }
 
-    /// For a change that is made in a moment: joins the present turn whatever its age, so that nobody who switches an account
-    /// off waits for another account's token endpoint.
+    /// For a change that is made in a moment: joins the present turn whatever its age, so that
+    /// nobody who switches an account off waits for another account's token endpoint.
     pub(super) fn join(&self, now: Mono) -> Result<Arc<Turn>> {
         let present = self.present().upgrade();
         present.map_or_else(|| self.take(now), Ok)

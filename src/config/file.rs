@@ -1,7 +1,9 @@
-//! The config file: where it is, how it is read, and how it is changed without losing anything (SPEC A1, A5).
+//! The config file: where it is, how it is read, and how it is changed without losing anything
+//! (SPEC A1, A5).
 //!
-//! It holds every credential, so nothing here ever replaces it by defaults, and each write changes only what the write is
-//! about: key order and unknown keys survive, and so does what another process wrote in the meantime.
+//! It holds every credential, so nothing here ever replaces it by defaults, and each write changes
+//! only what the write is about: key order and unknown keys survive, and so does what another
+//! process wrote in the meantime.
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -40,8 +42,9 @@ pub(crate) fn load(path: &Path) -> Result<Config> {
     Config::parse(&atomic::read(path)?, path)
 }
 
-/// Reads the config of a server that starts: creates the file if it is missing, and stores in it a proxy key and names of
-/// accounts that it lacks. Where that cannot be stored, the config is served all the same, with a notice.
+/// Reads the config of a server that starts: creates the file if it is missing, and stores in it a
+/// proxy key and names of accounts that it lacks. Where that cannot be stored, the config is served
+/// all the same, with a notice.
 pub(crate) fn load_or_create(path: &Path) -> Result<Config> {
     let mut config = match load(path) {
         Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => {
@@ -78,8 +81,8 @@ fn settle(document: &mut Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
-/// One change of the file: lock, read again, change, write. Returns what `change` returns; after an error the file is as it
-/// was.
+/// One change of the file: lock, read again, change, write. Returns what `change` returns; after an
+/// error the file is as it was.
 pub(crate) fn update<T>(
     path: &Path,
     change: impl FnOnce(&mut Map<String, Value>) -> Result<T>,
@@ -98,7 +101,8 @@ pub(crate) fn update_or_create<T>(
     update(path, change)
 }
 
-/// Takes the lock of the file and reads it. For a change that needs time in its middle, such as a refresh.
+/// Takes the lock of the file and reads it. For a change that needs time in its middle, such as a
+/// refresh.
 pub(crate) fn lock(path: &Path) -> Result<Locked> {
     // Without the file there is nothing to lock, and no lock file should come into being.
     if !path.exists() {
@@ -133,19 +137,17 @@ impl Locked {
         Ok(())
     }
 
-    /// What the file holds.
     #[cfg(test)]
     pub(crate) fn document(&self) -> &Map<String, Value> {
         &self.document
     }
 
-    /// What the file says.
     pub(crate) fn config(&self) -> Result<Config> {
         Config::from_document(&self.document, &self.text, &self.path)
     }
 
-    /// Reads the file again, applies `change` to it and writes it, if that changed anything. After an error the file is as it
-    /// was.
+    /// Reads the file again, applies `change` to it and writes it, if that changed anything. After
+    /// an error the file is as it was.
     pub(crate) fn commit<T>(
         &mut self,
         change: impl FnOnce(&mut Map<String, Value>) -> Result<T>,
@@ -163,7 +165,8 @@ impl Locked {
     }
 }
 
-/// The document as text, in the manner of the text that it replaces: its indentation and whether it ends with a line end.
+/// The document as text, in the manner of the text that it replaces: its indentation and whether it
+/// ends with a line end.
 fn pretty(document: &Map<String, Value>, old: &str) -> Result<String> {
     let indent = old
         .lines()

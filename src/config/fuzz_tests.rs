@@ -1,4 +1,5 @@
-//! Configurations drawn by chance: none panics the reader, a good one is read, and a bad one is refused by its key, its line and its file.
+//! Configurations drawn by chance: none panics the reader, a good one is read, and a bad one is
+//! refused by its key, its line and its file.
 
 use std::path::Path;
 

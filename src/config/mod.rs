@@ -1,8 +1,10 @@
-//! The configuration: every setting with its default, in types that cannot hold a value that makes no sense.
+//! The configuration: every setting with its default, in types that cannot hold a value that makes
+//! no sense.
 //!
-//! The text is read once, strictly (SPEC A2): a value of the wrong type or out of range is an error that names file, line
-//! and key, and nothing is coerced. What is odd but harmless, such as an unknown key or an account without a credential,
-//! becomes a notice. No credential is ever written anywhere but into the config file itself, see [`mod@file`].
+//! The text is read once, strictly (SPEC A2): a value of the wrong type or out of range is an error
+//! that names file, line and key, and nothing is coerced. What is odd but harmless, such as an
+//! unknown key or an account without a credential, becomes a notice. No credential is ever written
+//! anywhere but into the config file itself, see [`mod@file`].
 
 mod accounts;
 mod atomic;
@@ -42,8 +44,8 @@ pub(crate) struct Config {
     pub(crate) upstream: BaseUrl,
     /// `upstreamProxy`: how upstream connections leave this machine.
     pub(crate) upstream_proxy: UpstreamProxy,
-    /// What the scheduler decides by: `switchThreshold`, and most of `scheduler`, `retry` and `queue`. Its
-    /// [`Default`] is the table of their defaults.
+    /// What the scheduler decides by: `switchThreshold`, and most of `scheduler`, `retry` and
+    /// `queue`. Its [`Default`] is the table of their defaults.
     pub(crate) policy: Policy,
     /// `routing`.
     pub(crate) routing: Routing,
@@ -63,9 +65,11 @@ pub(crate) struct Config {
     pub(crate) quota_probe: Option<Duration>,
     /// `logDir`, the same as `--log-to`.
     pub(crate) log_dir: Option<PathBuf>,
-    /// `accounts`: those that can be used, in the order of the file, each identity and each name once (SPEC A4).
+    /// `accounts`: those that can be used, in the order of the file, each identity and each name
+    /// once (SPEC A4).
     pub(crate) accounts: Vec<AccountEntry>,
-    /// What a person should hear once: unknown keys, accounts that were skipped or renamed. One line each.
+    /// What a person should hear once: unknown keys, accounts that were skipped or renamed. One
+    /// line each.
     pub(crate) notices: Vec<String>,
 }
 
@@ -82,7 +86,8 @@ pub(crate) struct Proxy {
     pub(crate) require_key: bool,
 }
 
-/// An `http` or `https` URL with a host and perhaps a path, without a slash at its end, user, query or fragment.
+/// An `http` or `https` URL with a host and perhaps a path, without a slash at its end, user, query
+/// or fragment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct BaseUrl(Arc<str>);
 

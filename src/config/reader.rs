@@ -1,7 +1,8 @@
-//! Reads values of the config document strictly: the right type, in range, or a problem that names the key.
+//! Reads values of the config document strictly: the right type, in range, or a problem that names
+//! the key.
 //!
-//! Every key that is asked for becomes a known key; what was never asked for is reported as unknown. An absent key gives its
-//! default; `null` counts as absent only where a key may be null.
+//! Every key that is asked for becomes a known key; what was never asked for is reported as
+//! unknown. An absent key gives its default; `null` counts as absent only where a key may be null.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -289,7 +290,8 @@ impl<'a> Section<'a> {
         number.or_else(|| self.wrong_type(key, wanted, value))
     }
 
-    /// A whole number up to `limit`; what is larger than any number of this machine counts as the largest.
+    /// A whole number up to `limit`; what is larger than any number of this machine counts as the
+    /// largest.
     fn whole(&self, key: &'static str, wanted: &str, limit: u64) -> Option<u64> {
         let value = self.value(key)?;
         #[expect(
@@ -307,7 +309,8 @@ impl<'a> Section<'a> {
             .or_else(|| self.wrong_type(key, wanted, value))
     }
 
-    /// Notes that the value is not what it should be. Gives `None`, for a caller that goes on with a default.
+    /// Notes that the value is not what it should be. Gives `None`, for a caller that goes on with
+    /// a default.
     pub(super) fn wrong_type<T>(&self, key: &str, wanted: &str, value: &Value) -> Option<T> {
         self.problem(key, expected(wanted, &found(value)));
         None

@@ -1,4 +1,5 @@
-//! The settings as the document that holds them: what a new file says, and what differs between two.
+//! The settings as the document that holds them: what a new file says, and what differs between
+//! two.
 
 use std::time::Duration;
 

@@ -1,6 +1,8 @@
-//! What was learned and should outlive the process (SPEC A6): quota windows and totals. No credentials.
+//! What was learned and should outlive the process (SPEC A6): quota windows and totals. No
+//! credentials.
 //!
-//! The shapes of the file are apart from the scheduler's types, so that neither changes with the other.
+//! The shapes of the file are apart from the scheduler's types, so that neither changes with the
+//! other.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,7 +37,8 @@ pub(crate) struct State {
     pub(crate) threads: Vec<ThreadState>,
 }
 
-/// Which account has created a message batch. Accounts stand for themselves by their place in the list of them.
+/// Which account has created a message batch. Accounts stand for themselves by their place in the
+/// list of them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct BatchState {
@@ -100,8 +103,8 @@ pub(crate) struct Totals {
 }
 
 impl State {
-    /// What is known of the account `who`, as far as it still holds: a window that has passed is dropped, and so is a
-    /// use whose reset is not known, which could pin an account for ever.
+    /// What is known of the account `who`, as far as it still holds: a window that has passed is
+    /// dropped, and so is a use whose reset is not known, which could pin an account for ever.
     pub(crate) fn of(&self, who: &Identity<'_>, now: Wall) -> Option<Learned> {
         let found = self
             .accounts
@@ -318,7 +321,8 @@ pub(crate) fn path(config: &Path) -> PathBuf {
     }
 }
 
-/// Reads the state. A missing or unreadable file gives an empty one; the text is the line that says so.
+/// Reads the state. A missing or unreadable file gives an empty one; the text is the line that says
+/// so.
 pub(crate) fn load(path: &Path) -> (State, Option<String>) {
     let parsed = atomic::read(path).and_then(|text| {
         // Through an object: a derived struct could also be read from a list.

@@ -1,5 +1,5 @@
-//! The requests in flight, for the dashboard and the status: a short lock at the start, at each stage and at the end of a
-//! request, and nothing at all per chunk.
+//! The requests in flight, for the dashboard and the status: a short lock at the start, at each
+//! stage and at the end of a request, and nothing at all per chunk.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::scheduler::time::{Mono, Wall};
 
-/// All requests in flight.
 #[derive(Default)]
 pub(crate) struct Live {
     table: Mutex<Table>,
@@ -28,7 +27,6 @@ pub(crate) struct RequestMeta {
     pub(crate) since: Mono,
     /// When, for people.
     pub(crate) at: Wall,
-    /// `POST`.
     pub(crate) method: Arc<str>,
     /// The path without its query.
     pub(crate) path: Arc<str>,
@@ -38,7 +36,6 @@ pub(crate) struct RequestMeta {
     pub(crate) model: Option<Arc<str>>,
 }
 
-/// Where a request is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Stage {
     /// Its body is being read.
@@ -68,16 +65,12 @@ impl Stage {
     }
 }
 
-/// One request in flight.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct InFlight {
     /// Unique while the program runs, growing.
     pub(crate) id: u64,
-    /// What it is.
     pub(crate) meta: RequestMeta,
-    /// Where it is.
     pub(crate) stage: Stage,
-    /// Who serves it now.
     pub(crate) account: Option<Arc<str>>,
 }
 
@@ -88,7 +81,8 @@ pub(crate) struct Tracked {
 }
 
 impl Live {
-    /// Enters a request. Those of local routes are left out: who looks at the table would see itself.
+    /// Enters a request. Those of local routes are left out: who looks at the table would see
+    /// itself.
     #[must_use]
     pub(crate) fn begin(self: &Arc<Live>, meta: RequestMeta) -> Tracked {
         let id = {
@@ -125,13 +119,11 @@ impl Live {
         self.lock().entries.values().take(most).cloned().collect()
     }
 
-    /// How many there are.
     #[must_use]
     pub(crate) fn len(&self) -> usize {
         self.lock().entries.len()
     }
 
-    /// Whether there are none.
     #[must_use]
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
@@ -197,8 +189,9 @@ impl Drop for Tracked {
 
 /// Tells one sleeping reader that something changed, once for each time that it asked.
 ///
-/// The reader calls [`Pulse::arm`], then reads, then sleeps. Who changes something changes it first and then calls
-/// [`Pulse::beat`]. So a change is either seen by the read or wakes the sleep, and a thousand changes cost one wake-up.
+/// The reader calls [`Pulse::arm`], then reads, then sleeps. Who changes something changes it first
+/// and then calls [`Pulse::beat`]. So a change is either seen by the read or wakes the sleep, and a
+/// thousand changes cost one wake-up.
 #[derive(Default)]
 pub(crate) struct Pulse {
     armed: AtomicBool,
@@ -217,7 +210,6 @@ impl Pulse {
         self.armed.store(true, SeqCst);
     }
 
-    /// Something has changed.
     pub(crate) fn beat(&self) {
         if self.armed.load(SeqCst)
             && self.armed.swap(false, SeqCst)

@@ -1,4 +1,5 @@
-//! The trust of outgoing TLS: the built-in CA certificates, and those of `SSL_CERT_FILE` besides (SPEC A2).
+//! The trust of outgoing TLS: the built-in CA certificates, and those of `SSL_CERT_FILE` besides
+//! (SPEC A2).
 
 use std::fs;
 use std::path::Path;

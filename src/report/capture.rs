@@ -1,8 +1,10 @@
-//! `--log-to DIR` (D3): one file a request, with heads, bodies, every attempt and the error; for finding out what went wrong.
+//! `--log-to DIR` (D3): one file a request, with heads, bodies, every attempt and the error; for
+//! finding out what went wrong.
 //!
-//! A request only collects: a [`Trace`] holds bounded copies and goes to a writer thread when it is dropped. The channel and the bytes on
-//! their way are bounded; what does not fit is dropped and counted, so that neither a slow nor a failing disk disturbs a request.
-//! Credentials and cookies are masked before anything is written (D4).
+//! A request only collects: a [`Trace`] holds bounded copies and goes to a writer thread when it is
+//! dropped. The channel and the bytes on their way are bounded; what does not fit is dropped and
+//! counted, so that neither a slow nor a failing disk disturbs a request. Credentials and cookies
+//! are masked before anything is written (D4).
 
 mod page;
 
@@ -80,7 +82,8 @@ enum Part {
 }
 
 impl Capture {
-    /// Makes the directory if it is missing, says in the log that everything is recorded, and starts the writer.
+    /// Makes the directory if it is missing, says in the log that everything is recorded, and
+    /// starts the writer.
     ///
     /// # Errors
     /// The directory cannot be made or written; the text names it.
@@ -277,7 +280,8 @@ impl Drop for Trace {
     }
 }
 
-/// Makes the directory 0700. One that exists is made so if it is empty; else its modes are its owner's business, and told.
+/// Makes the directory 0700. One that exists is made so if it is empty; else its modes are its
+/// owner's business, and told.
 fn prepare(directory: &Path, at: Wall, events: &Events) -> Result<()> {
     let cannot = |doing: &str, error: &io::Error| Error::file(doing, directory, error);
     match fs::metadata(directory) {

@@ -1,7 +1,8 @@
-//! From bytes of a terminal to keys: sequences split over reads, characters split over reads, pasted text.
+//! From bytes of a terminal to keys: sequences split over reads, characters split over reads,
+//! pasted text.
 //!
-//! Pure: it never reads a terminal and never looks at a clock. An escape byte alone may be the key or the beginning of a sequence;
-//! the caller says that nothing followed ([`Keys::idle`]).
+//! Pure: it never reads a terminal and never looks at a clock. An escape byte alone may be the key
+//! or the beginning of a sequence; the caller says that nothing followed ([`Keys::idle`]).
 
 use memchr::memmem;
 
@@ -185,7 +186,8 @@ fn as_paste(keys: Vec<Key>) -> Vec<Key> {
     vec![Key::Paste(text)]
 }
 
-/// Bytes of the first character; `None` if it is not complete yet. A byte that begins none counts as one.
+/// Bytes of the first character; `None` if it is not complete yet. A byte that begins none counts
+/// as one.
 fn char_length(bytes: &[u8]) -> Option<usize> {
     let length = match bytes.first()? {
         0xc2..=0xdf => 2,

@@ -1,5 +1,6 @@
-//! One line for one event (D2): no ANSI, no control characters from outside, bounded in length, and enough in it to understand a
-//! night afterwards: what was blocked, until when, because of which answer.
+//! One line for one event (D2): no ANSI, no control characters from outside, bounded in length, and
+//! enough in it to understand a night afterwards: what was blocked, until when, because of which
+//! answer.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use crate::event::{
 use crate::scheduler::Evidence;
 use crate::scheduler::time::Wall;
 
-/// Longest text of one entry, in characters: with four bytes each a line is still one write to a pipe.
+/// Longest text of one entry, in characters: with four bytes each a line is still one write to a
+/// pipe.
 const ENTRY_CHARS_MAX: usize = 900;
 /// What the line of a request mostly takes beside its path.
 const LINE_BYTES: usize = 192;
@@ -28,7 +30,8 @@ const STARTED_ACCOUNTS_MAX: usize = 256;
 /// Names that a reload lists.
 const RELOAD_NAMES_MAX: usize = 20;
 
-/// Gives `take` the entries of one event: one, but for the start, which has one more for each account.
+/// Gives `take` the entries of one event: one, but for the start, which has one more for each
+/// account.
 pub(super) fn entries(stamped: &Stamped, take: &mut dyn FnMut(Entry)) {
     let at = stamped.at;
     let (level, text) = describe(at, &stamped.event);
@@ -161,7 +164,8 @@ fn finished_level(finished: &Finished) -> Level {
     }
 }
 
-/// Every request writes one, so it is put together piece by piece: the library's formatting is ten times the work.
+/// Every request writes one, so it is put together piece by piece: the library's formatting is ten
+/// times the work.
 fn finished_line(finished: &Finished) -> String {
     let path = &finished.path;
     let mut line = String::with_capacity(LINE_BYTES + path.len().min(PIECE_CHARS_MAX));
@@ -384,7 +388,8 @@ fn restart_line(step: &RestartStep) -> (Level, String) {
     }
 }
 
-/// ` [status 429; request-id req_1; retry-after: 12; "message"]`, or nothing when nothing is known. What `said` holds is not said again.
+/// ` [status 429; request-id req_1; retry-after: 12; "message"]`, or nothing when nothing is known.
+/// What `said` holds is not said again.
 fn evidence_part(evidence: Option<&Evidence>, said: &str) -> String {
     let Some(evidence) = evidence else {
         return String::new();

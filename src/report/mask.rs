@@ -1,6 +1,8 @@
-//! Takes credentials out of what is shown: recordings, log lines, messages of the upstream in the status (D4).
+//! Takes credentials out of what is shown: recordings, log lines, messages of the upstream in the
+//! status (D4).
 //!
-//! By name for headers; by shape and by key for text, because a body may be cut off and so be no JSON any more.
+//! By name for headers; by shape and by key for text, because a body may be cut off and so be no
+//! JSON any more.
 
 /// What stands in the place of a secret. Nothing of it is shown, not even its length.
 const MASK: &str = "[masked]";
@@ -26,7 +28,8 @@ const SECRET_KEYS: [&str; 12] = [
     "password",
 ];
 
-/// Whether a header's value is never shown. Limits such as `anthropic-ratelimit-tokens-remaining` are no secrets.
+/// Whether a header's value is never shown. Limits such as `anthropic-ratelimit-tokens-remaining`
+/// are no secrets.
 pub(crate) fn is_secret_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let ends = [
@@ -97,7 +100,8 @@ fn token_length(text: &str) -> Option<usize> {
     (rest >= TOKEN_REST_MIN).then_some(mark.len() + rest)
 }
 
-/// Masks what follows `key`, be it `"key": "…"`, the same inside of another string, or `key=…` of a form.
+/// Masks what follows `key`, be it `"key": "…"`, the same inside of another string, or `key=…` of a
+/// form.
 fn without_values(text: &str, key: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,6 +1,7 @@
 //! `GET /maxpool/metrics`: Prometheus text (format 0.0.4).
 //!
-//! Accounts are told apart by their place in the pool (`account="0"`); names and e-mails appear only when asked for (D4).
+//! Accounts are told apart by their place in the pool (`account="0"`); names and e-mails appear
+//! only when asked for (D4).
 
 use std::fmt::{Display, Write as _};
 use std::time::Duration;

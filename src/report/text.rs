@@ -1,7 +1,8 @@
-//! Text from outside, made safe to show: no control characters, no invisible direction changes, bounded.
+//! Text from outside, made safe to show: no control characters, no invisible direction changes,
+//! bounded.
 
-/// Appends `text` with everything that a terminal or a log reader could take for a command escaped, at most `most` characters
-/// as shown; what is cut is marked with `…`.
+/// Appends `text` with everything that a terminal or a log reader could take for a command escaped,
+/// at most `most` characters as shown; what is cut is marked with `…`.
 pub(crate) fn push_clean(out: &mut String, text: &str, most: usize) {
     if is_clean(text, most) {
         out.push_str(text);
@@ -38,7 +39,8 @@ fn is_clean(text: &str, most: usize) -> bool {
     text.len() <= most && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// C0, DEL, C1, line and paragraph separators, direction marks and overrides, the byte order mark, and invisible tags.
+/// C0, DEL, C1, line and paragraph separators, direction marks and overrides, the byte order mark,
+/// and invisible tags.
 pub(crate) fn is_dangerous(c: char) -> bool {
     c.is_control()
         || matches!(c,

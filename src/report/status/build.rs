@@ -43,7 +43,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) counters: &'a Counters,
     /// The last decisions, oldest first.
     pub(crate) decisions: &'a [scheduler::Explanation],
-    /// What the scheduler says of a plain request with profile `all`: by its own predicate, who could serve.
+    /// What the scheduler says of a plain request with profile `all`: by its own predicate, who
+    /// could serve.
     pub(crate) general: Option<&'a scheduler::Explanation>,
 }
 
@@ -136,8 +137,8 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
     }
 }
 
-/// One explanation (S12). `supposed` is there for a request that nobody has sent, which has no number: its model, session and
-/// profile, which the scheduler does not know.
+/// One explanation (S12). `supposed` is there for a request that nobody has sent, which has no
+/// number: its model, session and profile, which the scheduler does not know.
 pub(crate) fn explanation(of: &scheduler::Explanation, supposed: Option<Explained>) -> Explanation {
     let id = supposed.is_none().then_some(of.request);
     let (chosen, wait) = match &of.verdict {
@@ -279,7 +280,8 @@ fn unavailable_of(
     let mut standings = facts.general?.passed_over.iter();
     let standing = standings.find(|standing| standing.account == account.id)?;
     if standing.reason == scheduler::PassedOver::OtherProfile {
-        // The general request is in profile `all`; an account outside of it may still serve its own.
+        // The general request is in profile `all`; an account outside of it may still serve its
+        // own.
         return None;
     }
     Some(Unavailable {

@@ -1,8 +1,9 @@
 //! The JSON of `GET /maxpool/status`, and of what the dashboard draws.
 //!
-//! Field names and nesting of the first part are those of the Node program, so that existing scripts keep working; new facts stand
-//! beside them. Unknown is `null`, numbers are numbers, times are `YYYY-MM-DDTHH:MM:SS.mmmZ` but for the quota resets that were ms
-//! before. Both directions are here: the server writes it, `status` and `status --watch` read it, and a field that an older
+//! Field names and nesting of the first part are those of the Node program, so that existing
+//! scripts keep working; new facts stand beside them. Unknown is `null`, numbers are numbers, times
+//! are `YYYY-MM-DDTHH:MM:SS.mmmZ` but for the quota resets that were ms before. Both directions are
+//! here: the server writes it, `status` and `status --watch` read it, and a field that an older
 //! server does not send reads as its default.
 
 pub(crate) mod build;
@@ -56,7 +57,8 @@ pub(crate) struct Status {
     pub(crate) draining: bool,
     pub(crate) queue: Queue,
     pub(crate) tokens: TokenTotals,
-    /// Requests in flight, oldest first, bounded; `scheduler.globalInFlight` counts those that hold an account.
+    /// Requests in flight, oldest first, bounded; `scheduler.globalInFlight` counts those that
+    /// hold an account.
     pub(crate) requests: Vec<Request>,
     pub(crate) requests_in_flight: usize,
     /// The last decisions (S12), oldest first.
@@ -135,8 +137,8 @@ pub(crate) struct Unavailable {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Block {
-    /// `quota`, `server_side`, `overloaded`, `server_error`, `network`, `forbidden`, `credential_refused`, `needs_login`,
-    /// `refresh_failed`, `refresh_network`.
+    /// `quota`, `server_side`, `overloaded`, `server_error`, `network`, `forbidden`,
+    /// `credential_refused`, `needs_login`, `refresh_failed`, `refresh_network`.
     pub(crate) reason: String,
     /// The window of a `quota` block, if the upstream named it.
     pub(crate) window: Option<String>,
@@ -378,7 +380,8 @@ pub(crate) struct PassedOver {
 }
 
 impl Status {
-    /// Claude accounts in the order of the pool, then providers, so that neither stands between the others.
+    /// Claude accounts in the order of the pool, then providers, so that neither stands between the
+    /// others.
     pub(crate) fn in_order(&self) -> Vec<&Account> {
         let (providers, claude): (Vec<&Account>, Vec<&Account>) = self
             .accounts
