@@ -65,5 +65,8 @@ mod proxy;
 mod report;
 mod run;
 pub mod scheduler;
+#[cfg(test)]
+#[path = "../tests/unit/mod.rs"]
+mod testing;
 
 pub use run::run;

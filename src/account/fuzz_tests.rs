@@ -9,9 +9,9 @@ use super::date::{reset_of_text, retry_after_of_text};
 use super::provider_limit::wait_of_body;
 use super::quota::{report_of_headers, report_of_usage};
 use crate::config::Secret;
-use crate::config::chance::{Random, rounds};
 use crate::scheduler::quota::{QuotaReport, Verdict, WindowKind};
 use crate::scheduler::time::{Mono, Now, Wall};
+use crate::testing::chance::{Random, rounds};
 
 /// 2026-11-21T22:45:00Z.
 const NOW: Now = Now {

@@ -17,10 +17,10 @@ use super::super::sync::CredentialChange;
 use super::super::{Flight, Origin, Readiness, Ready, Surroundings, Unready};
 use super::*;
 use crate::config::file;
-use crate::config::scratch::Scratch;
 use crate::event::Events;
 use crate::scheduler::AccountId;
 use crate::scheduler::time::{Mono, Now, Wall};
+use crate::testing::scratch::Scratch;
 
 const START_MS: i64 = 1_795_301_100_000;
 const ID: AccountId = AccountId(7);

@@ -102,7 +102,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::config::scratch::Scratch;
+    use crate::testing::scratch::Scratch;
 
     #[test]
     fn a_change_joins_the_turn_of_a_slow_refresh_while_another_refresh_waits_for_the_next() {

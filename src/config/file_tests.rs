@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::*;
 use crate::config::Secret;
-use crate::config::scratch::Scratch;
+use crate::testing::scratch::Scratch;
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777

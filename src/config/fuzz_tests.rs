@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::Config;
-use super::chance::{Random, rounds};
+use crate::testing::chance::{Random, rounds};
 
 /// What a key takes, as the table of SPEC A2 says it.
 #[derive(Clone, Copy)]

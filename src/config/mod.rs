@@ -8,8 +8,6 @@
 
 mod accounts;
 mod atomic;
-#[cfg(test)]
-pub(crate) mod chance;
 pub(crate) mod edit;
 pub(crate) mod file;
 #[cfg(test)]
@@ -19,8 +17,6 @@ mod locate;
 mod parse;
 pub(crate) mod random;
 mod reader;
-#[cfg(test)]
-pub(crate) mod scratch;
 mod secret;
 pub(crate) mod settings;
 pub(crate) mod state;

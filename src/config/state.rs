@@ -357,7 +357,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::config::scratch::Scratch;
+    use crate::testing::scratch::Scratch;
 
     fn window(kind: WindowKind, raw: Option<f64>, reset: Option<i64>) -> WindowSnapshot {
         WindowSnapshot {

@@ -1,5 +1,4 @@
-//! Seeded chance and random JSON for tests. It is here because this is the first module, in the
-//! order of imports, that needs it.
+//! Seeded chance and random JSON.
 
 /// How often a test draws: `times`, or `MAXPOOL_FUZZ_TIMES` as often (`make soak`).
 pub(crate) fn rounds(times: usize) -> std::ops::Range<usize> {
