@@ -10,7 +10,6 @@
 mod callback;
 pub(crate) mod date;
 mod enrol;
-mod flight;
 #[cfg(test)]
 mod fuzz_tests;
 pub(crate) mod http;
@@ -23,8 +22,9 @@ pub(crate) mod provider;
 pub(crate) mod provider_limit;
 pub(crate) mod quota;
 mod refresh;
+mod refresh_lock;
 mod said_time;
-mod shelf;
+mod single_flight;
 pub(crate) mod sync;
 mod token;
 pub(crate) mod wire;
@@ -42,10 +42,10 @@ use crate::event::Events;
 use crate::scheduler::time::{Mono, Now, Wall};
 use crate::scheduler::{AccountId, AccountSpec, Kind};
 
-pub(crate) use flight::Flight;
 use http::Http;
 use oauth::{Endpoints, UsageReading};
-use shelf::Shelf;
+use refresh_lock::Shelf;
+pub(crate) use single_flight::Flight;
 pub(crate) use token::{Cooling, Obstacle};
 use token::{Pause, Plan, Switch, TokenState, Tokens};
 
@@ -355,7 +355,7 @@ impl Accounts {
                 },
             },
             Plan::Refresh => {
-                let (pilot, flight) = flight::take_off();
+                let (pilot, flight) = single_flight::take_off();
                 match refresh::start(self.clone(), account.clone(), pilot) {
                     Ok(()) => {
                         held.flight = Some(flight.clone());

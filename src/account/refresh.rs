@@ -21,10 +21,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::flight::Pilot;
 use super::http::HttpPhase;
 use super::oauth::{self, TokenFailure};
-use super::shelf::Turn;
+use super::refresh_lock::Turn;
+use super::single_flight::Pilot;
 use super::token::{Obstacle, Plan, Stored, Switch, TokenState, Tokens};
 use super::{Account, Accounts, Holding, import};
 use crate::config::{Config, Credential, Identity, Secret, edit};

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::words::{BLOCK_REASONS, KINDS, block_reason};
+use super::labels::{BLOCK_REASONS, KINDS, block_reason};
 use super::{Event, Finished, Outcome, RefreshResult};
 use crate::scheduler::{Kind, Usage};
 

@@ -9,7 +9,7 @@ use super::door::{DoorRefusal, HEAD_TOO_LARGE};
 use super::headers::Headers;
 use super::sse::{self, Form};
 use crate::clock::human;
-use crate::event::words;
+use crate::event::labels;
 use crate::scheduler::{
     BlockReason, Kind, Limit, PassedOver, Refusal, RefusalReason, Standing, WaitCause,
 };
@@ -552,7 +552,7 @@ fn details(refusal: &Refusal) -> String {
 }
 
 fn shown(standing: &Standing) -> String {
-    let reason = words::passed_over(&standing.reason);
+    let reason = labels::passed_over(&standing.reason);
     let said = standing
         .evidence
         .as_ref()

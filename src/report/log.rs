@@ -10,7 +10,7 @@ use super::mask::mask;
 use super::text::{clean, name, push_clean, push_name, quoted, repeats_status};
 use super::{Entry, Level};
 use crate::clock::{human, iso, lasted, push_iso};
-use crate::event::words;
+use crate::event::labels;
 use crate::event::{
     AccountBlocked, Event, Failover, Finished, Held, Outcome, Refresh, RefreshResult, RestartStep,
     Stamped, Started,
@@ -151,7 +151,7 @@ fn account_entries(at: Wall, started: &Started) -> impl Iterator<Item = Entry> {
             let text = format!(
                 "account {} ({}{note})",
                 name(&account.name),
-                words::kind(account.kind)
+                labels::kind(account.kind)
             );
             bounded(at, Level::Info, text)
         })
@@ -263,7 +263,7 @@ fn failover_line(failover: &Failover) -> String {
 
 fn blocked_line(at: Wall, blocked: &AccountBlocked) -> String {
     let block = &blocked.block;
-    let scope = match words::scope(&block.scope) {
+    let scope = match labels::scope(&block.scope) {
         Some(family) => format!(" for {}", piece(family)),
         None => String::new(),
     };
@@ -274,7 +274,7 @@ fn blocked_line(at: Wall, blocked: &AccountBlocked) -> String {
     format!(
         "account {} is out{scope}, {}, {until}{}",
         name(&blocked.account),
-        words::block_phrase(&block.reason),
+        labels::block_phrase(&block.reason),
         evidence_part(Some(&block.evidence), "")
     )
 }
@@ -286,7 +286,7 @@ fn held_line(at: Wall, held: &Held) -> String {
     };
     format!(
         "request held ({}): {until}, {}{}",
-        words::wait_cause(held.cause),
+        labels::wait_cause(held.cause),
         counted(held.queued, "request", "waiting"),
         session_part(held.session.as_ref())
     )

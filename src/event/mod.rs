@@ -6,8 +6,8 @@
 //! log line but never a figure.
 
 mod counters;
-mod live;
-pub(crate) mod words;
+mod in_flight;
+pub(crate) mod labels;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub(crate) use counters::{Counters, HistogramReading};
-pub(crate) use live::{InFlight, Live, Pulse, RequestMeta, Stage, Tracked};
+pub(crate) use in_flight::{InFlight, Live, Pulse, RequestMeta, Stage, Tracked};
 
 use crate::scheduler::time::Wall;
 use crate::scheduler::{BlockSnapshot, Evidence, Kind, Usage, WaitCause};
