@@ -44,8 +44,8 @@ use crate::scheduler::{AccountId, AccountSpec, Kind};
 
 use http::Http;
 use oauth::{Endpoints, UsageReading};
-use refresh_lock::Shelf;
-pub(crate) use single_flight::Flight;
+use refresh_lock::RefreshLock;
+pub(crate) use single_flight::SingleFlight;
 pub(crate) use token::{Cooling, Obstacle};
 use token::{Pause, Plan, Switch, TokenState, Tokens};
 
@@ -75,7 +75,7 @@ pub(crate) struct Accounts {
     live: RwLock<Vec<Arc<Account>>>,
     settings: RwLock<Settings>,
     /// The config file's lock, for refreshes.
-    shelf: Shelf,
+    refresh_lock: RefreshLock,
     /// Why new tokens could not be written, as far as it was said.
     trouble: Mutex<Option<String>>,
     /// Held while an account of a request is looked up and made.
@@ -144,7 +144,7 @@ pub(crate) enum Origin {
 /// The credential and what is under way with it.
 struct Held {
     what: Holding,
-    flight: Option<Flight>,
+    flight: Option<SingleFlight>,
 }
 
 enum Holding {
@@ -189,7 +189,7 @@ pub(crate) enum Readiness {
     /// Send it.
     Ready(Ready),
     /// A refresh is under way. When the flight has ended, ask [`Accounts::credential`] again.
-    Refreshing(Flight),
+    Refreshing(SingleFlight),
     /// There is none.
     Unready(Unready),
 }
@@ -198,7 +198,7 @@ impl Accounts {
     /// Without accounts yet.
     pub(crate) fn new(around: Surroundings, config: &Config) -> Accounts {
         Accounts {
-            shelf: Shelf::new(around.config.clone()),
+            refresh_lock: RefreshLock::new(around.config.clone()),
             trouble: Mutex::default(),
             around,
             live: RwLock::default(),
@@ -303,7 +303,7 @@ impl Accounts {
     /// True if none is left.
     pub(crate) fn settle(&self, limit: Duration) -> bool {
         let end = (self.around.now)().mono + limit;
-        let flights: Vec<Flight> = self
+        let flights: Vec<SingleFlight> = self
             .all()
             .iter()
             .filter_map(|account| account.held().flight.clone())
@@ -355,8 +355,8 @@ impl Accounts {
                 },
             },
             Plan::Refresh => {
-                let (pilot, flight) = single_flight::take_off();
-                match refresh::start(self.clone(), account.clone(), pilot) {
+                let (guard, flight) = single_flight::begin();
+                match refresh::start(self.clone(), account.clone(), guard) {
                     Ok(()) => {
                         held.flight = Some(flight.clone());
                         return Readiness::Refreshing(flight);

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::super::http::{Http, HttpCall, HttpFailure, HttpReply};
 use super::super::sync::CredentialChange;
-use super::super::{Flight, Origin, Readiness, Ready, Surroundings, Unready};
+use super::super::{Origin, Readiness, Ready, SingleFlight, Surroundings, Unready};
 use super::*;
 use crate::config::file;
 use crate::event::Events;
@@ -344,7 +344,7 @@ fn pair(number: u32) -> (String, String) {
     (format!("access-{number}"), format!("refresh-{number}"))
 }
 
-fn refreshing(readiness: Readiness) -> Flight {
+fn refreshing(readiness: Readiness) -> SingleFlight {
     match readiness {
         Readiness::Refreshing(flight) => flight,
         other => panic!("{other:?} is no refresh"),
@@ -622,7 +622,7 @@ fn retry_after_of_the_token_endpoint_is_kept() {
 fn a_hundred_callers_on_an_expired_token_wait_for_one_refresh() {
     let world = World::new(-1);
     world.endpoint.close();
-    let flights: Vec<Flight> = (0..100)
+    let flights: Vec<SingleFlight> = (0..100)
         .map(|_| refreshing(world.accounts.credential(ID)))
         .collect();
     let callers: Vec<_> = (0..100)
@@ -644,7 +644,7 @@ fn thirty_401s_to_one_token_make_one_refresh() {
     let world = World::new(3600);
     let generation = world.ask().unwrap().generation;
     world.endpoint.close();
-    let early: Vec<Flight> = (0..15)
+    let early: Vec<SingleFlight> = (0..15)
         .map(|_| refreshing(world.accounts.refused(ID, generation)))
         .collect();
     world.endpoint.open();

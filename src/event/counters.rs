@@ -10,9 +10,9 @@ use crate::scheduler::{Kind, Usage};
 #[derive(Default)]
 pub(crate) struct Counters {
     /// By outcome, then by kind; the last column is "no account".
-    requests: [[AtomicU64; KINDS.len() + 1]; Outcome::WORDS.len()],
+    requests: [[AtomicU64; KINDS.len() + 1]; Outcome::LABELS.len()],
     tokens: [AtomicU64; 4],
-    refreshes: [AtomicU64; RefreshResult::WORDS.len()],
+    refreshes: [AtomicU64; RefreshResult::LABELS.len()],
     blocks: [AtomicU64; BLOCK_REASONS.len()],
     failovers: AtomicU64,
     breaker_opened: AtomicU64,
@@ -96,7 +96,7 @@ impl Counters {
     /// combinations.
     pub(crate) fn requests(&self) -> impl Iterator<Item = (&'static str, Option<Kind>, u64)> {
         let kinds = || KINDS.into_iter().map(Some).chain([None]);
-        Outcome::WORDS
+        Outcome::LABELS
             .iter()
             .zip(&self.requests)
             .flat_map(move |(word, row)| {
@@ -120,7 +120,7 @@ impl Counters {
 
     /// Refreshes by result, with the result's word.
     pub(crate) fn refreshes(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        RefreshResult::WORDS
+        RefreshResult::LABELS
             .iter()
             .zip(&self.refreshes)
             .map(|(word, count)| (*word, count.load(Relaxed)))

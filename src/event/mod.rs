@@ -15,7 +15,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub(crate) use counters::{Counters, HistogramReading};
-pub(crate) use in_flight::{InFlight, Live, Pulse, RequestMeta, Stage, Tracked};
+pub(crate) use in_flight::{InFlight, InFlightTable, Pulse, RequestMeta, Stage, Tracked};
 
 use crate::scheduler::time::Wall;
 use crate::scheduler::{BlockSnapshot, Evidence, Kind, Usage, WaitCause};
@@ -135,7 +135,7 @@ pub(crate) enum Outcome {
 
 impl Outcome {
     /// The labels in the metrics, in the order of the counters.
-    pub(crate) const WORDS: [&'static str; 6] = [
+    pub(crate) const LABELS: [&'static str; 6] = [
         "ok",
         "passed_on",
         "refused",
@@ -241,7 +241,7 @@ pub(crate) enum RefreshResult {
 
 impl RefreshResult {
     /// The label in the metrics; the order is that of the counters.
-    pub(crate) const WORDS: [&'static str; 5] =
+    pub(crate) const LABELS: [&'static str; 5] =
         ["rotated", "adopted", "failed", "refused", "not_stored"];
 
     fn index(&self) -> usize {
@@ -279,7 +279,7 @@ pub(crate) struct Stamped {
 pub(crate) struct Events {
     channel: Option<Sender<Box<Stamped>>>,
     counters: Arc<Counters>,
-    live: Arc<Live>,
+    in_flight: Arc<InFlightTable>,
 }
 
 /// The channel holds this many, boxed, because it allocates all its places at once. The reporter
@@ -304,7 +304,7 @@ impl Events {
         Events {
             channel,
             counters: Arc::new(Counters::default()),
-            live: Arc::new(Live::default()),
+            in_flight: Arc::new(InFlightTable::default()),
         }
     }
 
@@ -337,8 +337,8 @@ impl Events {
     }
 
     #[must_use]
-    pub(crate) fn live(&self) -> &Arc<Live> {
-        &self.live
+    pub(crate) fn in_flight(&self) -> &Arc<InFlightTable> {
+        &self.in_flight
     }
 }
 

@@ -222,8 +222,8 @@ pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
         config_path: context.config_path.display().to_string(),
         mode: config.scheduler.mode.clone(),
         accounts: control::account_facts(context),
-        requests: context.events.live().list(REQUESTS_SHOWN_MAX),
-        requests_in_flight: context.events.live().len(),
+        requests: context.events.in_flight().list(REQUESTS_SHOWN_MAX),
+        requests_in_flight: context.events.in_flight().len(),
         activity,
         counters: context.events.counters(),
         decisions: &decisions,
@@ -239,7 +239,7 @@ fn metrics_of(context: &Context, names: Names) -> Vec<u8> {
         Names::Shown => Labels::Names,
     };
     let process = Process::look(clock::now().mono.since(context.started));
-    let in_flight = context.events.live().len();
+    let in_flight = context.events.in_flight().len();
     let version = env!("CARGO_PKG_VERSION");
     metrics::render(
         &snapshot,

@@ -240,7 +240,7 @@ impl Consumer {
             self.take(log::dropped(last, lost), &mut text);
         }
         self.write(&mut text);
-        self.events.live().pulse().beat();
+        self.events.in_flight().pulse().beat();
         told
     }
 
@@ -261,7 +261,7 @@ impl Consumer {
             log::entries(&stamped, &mut |entry| self.take(entry, &mut text));
         }
         self.write(&mut text);
-        self.events.live().pulse().beat();
+        self.events.in_flight().pulse().beat();
         // A little later than the end itself: by then it is over.
         let next = Changes::next_look(&snapshot).unwrap_or(LOOK_EVERY_MAX) + BATCH_PAUSE;
         next.clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX)
