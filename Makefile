@@ -15,7 +15,6 @@ export RUST_TEST_THREADS ?= 8
 BINARY = target/release/maxpool
 MACHINE = $(shell uname -m)
 MUSL = $(MACHINE)-unknown-linux-musl
-GNU = $(MACHINE)-unknown-linux-gnu
 PAGES = $(wildcard man/*.[1-8])
 
 .PHONY: all run demo test e2e bench check static install uninstall clean
@@ -65,25 +64,13 @@ check:
 		echo mandoc -Tlint $(PAGES); mandoc -Tlint -W warning $(PAGES); fi
 	$(CARGO) test --locked
 
-# The smallest build. musl where rustup has the target (its C compiler is only needed for ring), else glibc linked in. Functions that are
-# the same are folded and relocations packed, which takes rustup's own linker; frame pointers make the tables for panics smaller, functions
-# are not aligned for speed, and somewhat larger ones than at opt-level z are put in their callers' place, which takes 16 KB less. A Rust
-# before 1.93 has a musl that cannot read packed relocations: the last line finds that out.
-SMALL = -C linker=rust-lld -C link-arg=--icf=all -C link-arg=-O2 -C link-arg=--pack-dyn-relocs=relr -C link-arg=-znoseparate-code \
-	-C force-frame-pointers=yes -C llvm-args=-align-all-functions=1 -C llvm-args=-align-loops=1 -C llvm-args=-inline-threshold=12 \
-	--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src=
-
-static: export CARGO_PROFILE_RELEASE_OPT_LEVEL = z
+# One file that needs nothing of the machine it runs on. musl, because its resolver works without
+# the files that glibc's needs; a C compiler builds ring's few C sources.
 static:
-	@mkdir -p target/static
-	@if [ -d "$$(rustc --print sysroot)/lib/rustlib/$(MUSL)" ]; then \
-		set -ex; CC_$(subst -,_,$(MUSL))="$${CC:-gcc}" CFLAGS_$(subst -,_,$(MUSL))=-fno-asynchronous-unwind-tables RUSTFLAGS='$(SMALL)' \
-			$(CARGO) build --release --locked --target $(MUSL); \
-		cp target/$(MUSL)/release/maxpool target/static/maxpool; \
-	else \
-		set -ex; RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --locked --target $(GNU); \
-		cp target/$(GNU)/release/maxpool target/static/maxpool; \
-	fi
+	@[ -d "$$(rustc --print target-libdir --target $(MUSL))" ] || { \
+		echo 'make static needs the musl target: rustup target add $(MUSL)' >&2; exit 1; }
+	CC_$(subst -,_,$(MUSL))="$${CC:-cc}" $(CARGO) build --release --locked --target $(MUSL)
+	@install -D target/$(MUSL)/release/maxpool target/static/maxpool
 	@ls -l target/static/maxpool
 	@target/static/maxpool --version
 

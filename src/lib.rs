@@ -67,5 +67,8 @@ mod report;
 mod run;
 pub mod scheduler;
 mod server;
+#[cfg(test)]
+#[path = "../tests/unit/mod.rs"]
+mod testing;
 
 pub use run::run;

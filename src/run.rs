@@ -104,7 +104,7 @@ fn build(
     };
     let accounts = Arc::new(Accounts::new(around, &config));
     let stepped = Arc::clone(&shared);
-    let gate = Gate::start(Scheduler::new(config.policy()), move || {
+    let gate = Gate::start(Scheduler::new(config.policy.clone()), move || {
         if let Some(context) = stepped.get().and_then(Weak::upgrade) {
             clock_stepped(&context);
         }

@@ -1,14 +1,15 @@
 //! Moments in time as headers hold them: epoch numbers, delays, RFC 3339, HTTP dates. Pure.
 //!
-//! What cannot be read is `None`, never zero: a reset that was misread as 1970 would free an account that is out.
+//! What cannot be read is `None`, never zero: a reset that was misread as 1970 would free an
+//! account that is out.
 
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::clock::parse_rfc3339;
 use crate::scheduler::time::Wall;
 
-/// A reset header or field (SPEC S1): a number above 1e10 is epoch milliseconds, above 1e9 epoch seconds, else seconds
-/// from now; else a date. Of a comma list the first element counts.
+/// A reset header or field (SPEC S1): a number above 1e10 is epoch milliseconds, above 1e9 epoch
+/// seconds, else seconds from now; else a date. Of a comma list the first element counts.
 pub(crate) fn reset_of_text(text: &str, now: Wall) -> Option<Wall> {
     let first = first_element(text);
     if let Ok(number) = first.parse::<f64>() {
@@ -38,7 +39,8 @@ pub(crate) fn reset_of_number(number: f64, now: Wall) -> Option<Wall> {
     (ms <= YEAR_10000_MS).then_some(Wall(ms.round() as i64))
 }
 
-/// `retry-after` (SPEC P7): seconds or a date, held between 1 s and 24 h; `None` when unreadable or negative.
+/// `retry-after` (SPEC P7): seconds or a date, held between 1 s and 24 h; `None` when unreadable or
+/// negative.
 pub(crate) fn retry_after_of_text(text: &str, now: Wall) -> Option<Duration> {
     let text = text.trim();
     let wait_ms = match text.parse::<f64>() {

@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::config::scratch::Scratch;
 use crate::scheduler::time::Wall;
+use crate::testing::scratch::Scratch;
 
 fn profile(email: &str, account: &str, organisation: &str) -> Profile {
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());

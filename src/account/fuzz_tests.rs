@@ -1,5 +1,5 @@
-//! What strangers send about limits and logins, drawn by chance: it never panics, never takes long, stays within its bounds, and what
-//! is well formed is read as a slow and obvious reader reads it.
+//! What strangers send about limits and logins, drawn by chance: it never panics, never takes long,
+//! stays within its bounds, and what is well formed is read as a slow and obvious reader reads it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use super::date::{reset_of_text, retry_after_of_text};
 use super::provider_limit::wait_of_body;
 use super::quota::{report_of_headers, report_of_usage};
 use crate::config::Secret;
-use crate::config::chance::{Random, rounds};
 use crate::scheduler::quota::{QuotaReport, Verdict, WindowKind};
 use crate::scheduler::time::{Mono, Now, Wall};
+use crate::testing::chance::{Random, rounds};
 
 /// 2026-11-21T22:45:00Z.
 const NOW: Now = Now {
@@ -197,7 +197,8 @@ fn kind_word(kind: &WindowKind) -> String {
     }
 }
 
-/// The unified utilisations as an obvious reader takes them: the first that is a finite number of at least zero, by window.
+/// The unified utilisations as an obvious reader takes them: the first that is a finite number of
+/// at least zero, by window.
 fn slow_utilisations(headers: &[(String, Vec<u8>)]) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
     for (name, value) in headers {
@@ -380,8 +381,8 @@ fn provider_errors_are_read_exactly_or_within_their_bounds() {
         let at = Wall(NOW.wall.0 + 1_000 * (1 + random.below(86_000) as i64));
         let (year, month, day, hour, minute, second) = slow_date(Wall(at.0 + 8 * 3_600_000));
         let said = format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}");
-        let (hours, minutes) = (random.below(20) as u64, random.below(60) as u64);
-        let span = Duration::from_secs(3600 * hours + 60 * minutes);
+        let minutes = random.below(1_200) as u64;
+        let span = Duration::from_secs(60 * minutes);
         let until = NOW.wall.until(at);
         let glm = |code: &str, message: &str| {
             format!(r#"{{"error":{{"code":"{code}","message":"{message}"}}}}"#)
@@ -396,7 +397,7 @@ fn provider_errors_are_read_exactly_or_within_their_bounds() {
                 )),
                 Duration::from_secs(seconds),
             ),
-            (kimi(&format!("wait {hours}h {minutes}m")), span),
+            (kimi(&format!("resets in {minutes} minutes")), span),
             (
                 glm(
                     "1308",

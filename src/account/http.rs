@@ -1,15 +1,19 @@
 //! The few words in which accounts speak HTTP: one call, its answer, or how far it got.
 //!
-//! The network itself is handed in as [`Http`], so this module never opens a connection, and a test's fake token
-//! endpoint is a closure. A body and a header value may hold a credential: `Debug` shows neither.
+//! The network itself is handed in as [`Http`], so this module never opens a connection, and a
+//! test's fake token endpoint is a closure. A body and a header value may hold a credential:
+//! `Debug` shows neither.
 
 use std::fmt;
 use std::time::Duration;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
+
 /// Performs one call: one attempt, no redirects followed, the answer's body read whole.
 ///
-/// A status is never a failure here. The implementer keeps to `timeout` from the first look-up to the last byte of the
-/// body and to `reply_bytes_max`; a longer body is [`HttpPhase::MayHaveArrived`].
+/// A status is never a failure here. The implementer keeps to `timeout` from the first look-up to
+/// the last byte of the body and to `reply_bytes_max`; a longer body is
+/// [`HttpPhase::MayHaveArrived`].
 pub(crate) type Http = dyn Fn(HttpCall) -> Result<HttpReply, HttpFailure> + Send + Sync;
 
 /// One request. `accept: application/json` and the `user-agent` are among the headers already.
@@ -32,18 +36,17 @@ pub(crate) struct HttpCall {
 /// An answer of any status.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct HttpReply {
-    /// The status code.
     pub(crate) status: u16,
     /// In the order sent, names as sent.
     pub(crate) headers: Vec<(String, Vec<u8>)>,
-    /// The body.
     pub(crate) body: Vec<u8>,
 }
 
 /// How far a call got that brought no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HttpPhase {
-    /// Look-up, connect, proxy or TLS handshake: nothing of the request was sent, so it may be sent again.
+    /// Look-up, connect, proxy or TLS handshake: nothing of the request was sent, so it may be sent
+    /// again.
     Connect,
     /// At least one byte was handed to the network: the other side may have acted on it.
     MayHaveArrived,
@@ -70,6 +73,16 @@ impl HttpReply {
     }
 }
 
+/// A part of a path or a query: all but the unreserved characters of RFC 3986 section 2.3 escaped.
+pub(crate) fn percent_encoded(text: &str) -> PercentEncode<'_> {
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~');
+    utf8_percent_encode(text, RESERVED)
+}
+
 impl fmt::Debug for HttpCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.method, self.url)
@@ -79,5 +92,16 @@ impl fmt::Debug for HttpCall {
 impl fmt::Debug for HttpReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} with {} bytes", self.status, self.body.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_encoded_for_paths() {
+        let encoded = percent_encoded("a b/ü?(x)~-._").to_string();
+        assert_eq!(encoded, "a%20b%2F%C3%BC%3F%28x%29~-._");
     }
 }

@@ -3,9 +3,9 @@
 use super::*;
 use crate::account::http::{HttpFailure, HttpPhase, HttpReply};
 use crate::account::oauth::Endpoints;
-use crate::config::scratch::Scratch;
 use crate::config::{Credential, file};
 use crate::scheduler::time::Now;
+use crate::testing::scratch::Scratch;
 
 fn pair(access: &str, refresh: &str, expires_at: Option<i64>) -> Tokens {
     let token = |text: &str| (!text.is_empty()).then(|| Secret::new(text));

@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use super::*;
 use crate::account::http::{HttpCall, HttpReply};
-use crate::config::scratch::Scratch;
 use crate::config::{Credential, file};
 use crate::scheduler::time::Wall;
+use crate::testing::scratch::Scratch;
 
 const LONG: Duration = Duration::from_secs(60);
 

@@ -10,7 +10,6 @@
 mod callback;
 pub(crate) mod date;
 mod enrol;
-mod flight;
 #[cfg(test)]
 mod fuzz_tests;
 pub(crate) mod http;
@@ -23,8 +22,9 @@ pub(crate) mod provider;
 pub(crate) mod provider_limit;
 pub(crate) mod quota;
 mod refresh;
+mod refresh_lock;
 mod said_time;
-mod shelf;
+mod single_flight;
 pub(crate) mod sync;
 mod token;
 pub(crate) mod wire;
@@ -43,10 +43,10 @@ use crate::event::Events;
 use crate::scheduler::time::{Mono, Now, Wall};
 use crate::scheduler::{Access, AccountId, AccountSpec, Kind};
 
-pub(crate) use flight::Flight;
 use http::Http;
 use oauth::{Endpoints, UsageReading};
-use shelf::Shelf;
+use refresh_lock::RefreshLock;
+pub(crate) use single_flight::SingleFlight;
 pub(crate) use token::{Cooling, Obstacle};
 use token::{Pause, Plan, Switch, TokenState, Tokens};
 
@@ -76,7 +76,7 @@ pub(crate) struct Accounts {
     live: RwLock<Vec<Arc<Account>>>,
     settings: RwLock<Settings>,
     /// The config file's lock, for refreshes.
-    shelf: Shelf,
+    refresh_lock: RefreshLock,
     /// Why new tokens could not be written, as far as it was said.
     trouble: Mutex<Option<String>>,
     /// How many requests that are not decided yet have brought each account of a request. Locked
@@ -149,7 +149,7 @@ pub(crate) enum Origin {
 /// The credential and what is under way with it.
 struct Held {
     what: Holding,
-    flight: Option<Flight>,
+    flight: Option<SingleFlight>,
 }
 
 enum Holding {
@@ -194,7 +194,7 @@ pub(crate) enum Readiness {
     /// Send it.
     Ready(Ready),
     /// A refresh is under way. When the flight has ended, ask [`Accounts::credential`] again.
-    Refreshing(Flight),
+    Refreshing(SingleFlight),
     /// There is none.
     Unready(Unready),
 }
@@ -203,7 +203,7 @@ impl Accounts {
     /// Without accounts yet.
     pub(crate) fn new(around: Surroundings, config: &Config) -> Accounts {
         Accounts {
-            shelf: Shelf::new(around.config.clone()),
+            refresh_lock: RefreshLock::new(around.config.clone()),
             trouble: Mutex::default(),
             around,
             live: RwLock::default(),
@@ -309,7 +309,7 @@ impl Accounts {
     /// True if none is left.
     pub(crate) fn settle(&self, limit: Duration) -> bool {
         let end = (self.around.now)().mono + limit;
-        let flights: Vec<Flight> = self
+        let flights: Vec<SingleFlight> = self
             .all()
             .iter()
             .filter_map(|account| account.held().flight.clone())
@@ -361,8 +361,8 @@ impl Accounts {
                 },
             },
             Plan::Refresh => {
-                let (pilot, flight) = flight::take_off();
-                match refresh::start(self.clone(), account.clone(), pilot) {
+                let (guard, flight) = single_flight::begin();
+                match refresh::start(self.clone(), account.clone(), guard) {
                     Ok(()) => {
                         held.flight = Some(flight.clone());
                         return Readiness::Refreshing(flight);
@@ -486,9 +486,9 @@ impl Settings {
         Settings {
             upstream: config.upstream.clone(),
             pause: Pause {
-                network: config.scheduler.network_cooldown,
-                first: config.scheduler.cooldown,
-                longest: config.scheduler.cooldown_max,
+                network: config.policy.network_cooldown,
+                first: config.policy.cooldown,
+                longest: config.policy.max_cooldown,
             },
         }
     }

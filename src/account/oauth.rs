@@ -10,7 +10,7 @@ use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
 
 use serde_json::{Map, Value, json};
 
-use super::http::{Http, HttpCall, HttpPhase, HttpReply};
+use super::http::{Http, HttpCall, HttpPhase, HttpReply, percent_encoded};
 use super::token::Tokens;
 use super::{date, quota};
 use crate::config::Secret;
@@ -464,19 +464,6 @@ pub(crate) fn cleaned(text: &str, secrets: &[&Secret]) -> String {
         .take(SAID_CHARS_MAX)
         .collect();
     text
-}
-
-/// RFC 3986 `unreserved` stays, everything else is escaped.
-fn percent_encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
 }
 
 fn sha256(data: &[u8]) -> [u8; 32] {

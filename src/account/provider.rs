@@ -1,4 +1,5 @@
-//! Providers (SPEC V1, V2): the accounts that a request's headers describe, and the model that an account asks for. Pure.
+//! Providers (SPEC V1, V2): the accounts that a request's headers describe, and the model that an
+//! account asks for. Pure.
 //!
 //! An account of this kind is made from a request, lives in memory and is never written to disk.
 
@@ -7,8 +8,8 @@ use crate::config::{AccountEntry, BaseUrl, Credential, Secret};
 use super::AccountProfile;
 use super::oauth::is_sendable;
 
-/// Reads the provider headers of a request with profile `all`: an entry for each provider whose token is there. An error
-/// is the client's: which header cannot be used.
+/// Reads the provider headers of a request with profile `all`: an entry for each provider whose
+/// token is there. An error is the client's: which header cannot be used.
 pub(crate) fn accounts_of_headers<'a>(
     headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
 ) -> Result<Vec<AccountEntry>, String> {
@@ -55,8 +56,8 @@ pub(crate) fn accounts_of_headers<'a>(
     Ok(entries)
 }
 
-/// The model to ask this account for instead of `asked` (SPEC V2): the fixed one, else by the full id, else by the family
-/// whose word is in it, else the default. `None`: leave it as it is.
+/// The model to ask this account for instead of `asked` (SPEC V2): the fixed one, else by the full
+/// id, else by the family whose word is in it, else the default. `None`: leave it as it is.
 pub(crate) fn model_for<'a>(profile: &'a AccountProfile, asked: &str) -> Option<&'a str> {
     choose(profile.model.as_deref(), &profile.model_map, asked)
 }

@@ -1,18 +1,20 @@
-//! When a provider lets an account in again (SPEC V3): read from the body of a 429, since its headers rarely say. Pure.
+//! When a provider lets an account in again (SPEC V3): read from the body of a 429, since its
+//! headers rarely say. Pure.
 //!
-//! GLM gives a code and sometimes a time in a sentence, in English or Chinese; Kimi gives a type and sometimes a number of
-//! seconds. Whatever is found, it is never more than a day away, and what cannot be understood is left to the caller.
+//! GLM gives a code and sometimes a time in a sentence, in English or Chinese; Kimi gives a type
+//! and sometimes a number of seconds. Whatever is found, it is never more than a day away, and what
+//! cannot be understood is left to the caller.
 
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::date;
-use super::said_time::{Announced, moment, span};
+use super::{date, said_time};
 use crate::scheduler::quota::{QuotaReport, WindowReading};
 use crate::scheduler::time::Wall;
 
-/// How long the provider that answered so will refuse: from the headers, else from the body. `None` if neither says.
+/// How long the provider that answered so will refuse: from the headers, else from the body. `None`
+/// if neither says.
 pub(crate) fn wait_of_refusal(headers: &QuotaReport, body: &[u8], now: Wall) -> Option<Duration> {
     let is_full = |window: &&WindowReading| window.remaining.is_none_or(|left| left == 0);
     let by_headers = headers.retry_after.or_else(|| {
@@ -79,36 +81,21 @@ impl Refusal {
         refusal
     }
 
-    /// Collects from this object and those in it: gateways wrap the provider's error into their own.
+    /// Collects from this object and those in it: gateways wrap the provider's error into their
+    /// own.
     fn add(&mut self, value: &Value, levels_left: u32) {
         let Value::Object(object) = value else {
             return;
         };
         for (key, value) in object {
             match (key.as_str(), value) {
-                ("code" | "type" | "status" | "error_code", value) => self.add_code(value),
-                (
-                    "next_flush_time" | "nextFlushTime" | "reset_time" | "resetTime" | "reset_at"
-                    | "resets_at",
-                    value,
-                ) => {
+                ("error", Value::Object(_)) if levels_left > 0 => self.add(value, levels_left - 1),
+                ("code" | "type", value) => self.add_code(value),
+                ("next_flush_time" | "reset_at", value) => {
                     self.reset.get_or_insert_with(|| value.clone());
                 }
-                (
-                    "message" | "msg" | "error_description" | "detail" | "error",
-                    Value::String(text),
-                ) => {
+                ("message" | "msg" | "error", Value::String(text)) => {
                     self.add_message(text, levels_left);
-                }
-                ("error" | "errors" | "data" | "base_resp" | "details", value)
-                    if levels_left > 0 =>
-                {
-                    match value {
-                        Value::Array(values) => values
-                            .iter()
-                            .for_each(|value| self.add(value, levels_left - 1)),
-                        value => self.add(value, levels_left - 1),
-                    }
                 }
                 _ => {}
             }
@@ -144,11 +131,11 @@ impl Refusal {
         }
     }
 
-    /// The time that the answer names, as a wait: its field, else a span, else a date or clock.
+    /// The time that the answer names, as a wait: its field, else a span, else a date.
     fn told(&self, now: Wall) -> Option<Duration> {
         let field = self.reset.as_ref().and_then(|reset| match reset {
             Value::Number(number) => date::reset_of_number(number.as_f64()?, now),
-            Value::String(text) => moment(text.trim().to_lowercase().as_str(), now, Announced::Yes),
+            Value::String(text) => moment(&text.trim().to_lowercase()),
             _ => None,
         });
         let field = field.and_then(|reset| wait_until(reset, now));
@@ -166,55 +153,53 @@ fn code_in_brackets(message: &str) -> Option<u32> {
     })
 }
 
-/// "after 12 seconds", "try again in 2h 30m", "30秒后".
+/// "after 12 seconds", "resets in 30 minutes", "30 秒后".
 fn span_in(message: &str) -> Option<Duration> {
-    let behind = |word: &&str| {
-        let mut places = message.match_indices(*word).map(|(at, _)| at + word.len());
-        places.find_map(|at| span(&message[at..]))
-    };
-    if let Some((wait, _)) = SPAN_FOLLOWS.iter().find_map(behind) {
+    if let Some((wait, _)) = behind(message, &SPAN_FOLLOWS, said_time::span) {
         return Some(wait);
     }
     numbers(message).find_map(|at| {
-        let (wait, rest) = span(&message[at..])?;
-        let is_wait = SPAN_BEFORE
-            .iter()
-            .any(|word| rest.trim_start().starts_with(word));
-        is_wait.then_some(wait)
+        let (wait, rest) = said_time::span(&message[at..])?;
+        rest.trim_start().starts_with('后').then_some(wait)
     })
 }
 
-/// A date or a clock: behind "reset at" and the like, else before "重置" and the like, else the latest there is.
+/// A date: behind "reset at" and the like, else before "重置", else the latest there is.
 fn moment_in(message: &str, now: Wall) -> Option<Duration> {
-    let behind = |word: &&str| {
-        let mut places = message.match_indices(*word).map(|(at, _)| at + word.len());
-        places.find_map(|at| {
-            let text = message[at..]
-                .trim_start_matches(|c: char| c.is_whitespace() || SKIPPED.contains(c));
-            wait_until(moment(text, now, Announced::Yes)?, now)
-        })
-    };
-    if let Some(wait) = MOMENT_FOLLOWS.iter().find_map(behind) {
+    let until = |text: &str| wait_until(moment(text.trim_start_matches(SKIPPED))?, now);
+    if let Some(wait) = behind(message, &MOMENT_FOLLOWS, until) {
         return Some(wait);
     }
-    let dates: Vec<(usize, Wall)> = starts(message)
-        .filter_map(|at| Some((at, moment(&message[at..], now, Announced::No)?)))
-        .collect();
-    let before = |word: &&str| {
-        let place = message.find(*word)?;
-        let (_, reset) = dates.iter().rfind(|(at, _)| *at < place)?;
-        wait_until(*reset, now)
-    };
-    let latest = || {
-        dates
-            .iter()
-            .filter_map(|(_, reset)| wait_until(*reset, now))
-            .max()
-    };
-    MOMENT_BEFORE.iter().find_map(before).or_else(latest)
+    let dates = || numbers(message).filter_map(|at| Some((at, said_time::date(&message[at..])?)));
+    let reset = message.find("重置");
+    let before_reset = reset.and_then(|place| dates().take_while(|(at, _)| *at < place).last());
+    match before_reset {
+        Some((_, reset)) => wait_until(reset, now),
+        None => dates()
+            .filter_map(|(_, reset)| wait_until(reset, now))
+            .max(),
+    }
 }
 
-/// A time that has just passed still means "not quite yet", since clocks differ; an older one means nothing.
+/// The first thing that `read` finds directly behind one of `words`.
+fn behind<'a, T>(
+    message: &'a str,
+    words: &[&str],
+    read: impl Fn(&'a str) -> Option<T>,
+) -> Option<T> {
+    let mut places = words
+        .iter()
+        .flat_map(|word| message.match_indices(word).map(|(at, _)| at + word.len()));
+    places.find_map(|at| read(&message[at..]))
+}
+
+/// Where a moment is announced, an epoch number is one too.
+fn moment(text: &str) -> Option<Wall> {
+    said_time::date(text).or_else(|| said_time::epoch(text))
+}
+
+/// A time that has just passed still means "not quite yet", since clocks differ; an older one means
+/// nothing.
 fn wait_until(reset: Wall, now: Wall) -> Option<Duration> {
     if reset > now {
         return Some(now.until(reset));
@@ -229,17 +214,6 @@ fn numbers(text: &str) -> impl Iterator<Item = usize> {
     (0..bytes.len()).filter(move |&at| is_digit(at) && (at == 0 || !is_digit(at - 1)))
 }
 
-/// Where numbers and words begin, which is where a date may.
-fn starts(text: &str) -> impl Iterator<Item = usize> {
-    let is_word = |c: char| c.is_alphanumeric();
-    let mut before = ' ';
-    text.char_indices().filter_map(move |(at, c)| {
-        let begins = is_word(c) && (!is_word(before) || !c.is_ascii() || !before.is_ascii());
-        before = c;
-        begins.then_some(at)
-    })
-}
-
 /// The codes of SPEC V3, and others of the same table that may come with a time.
 const GLM_CODES: std::ops::RangeInclusive<u32> = 1300..=1399;
 const KIMI_TYPES: [&str; 3] = [
@@ -247,44 +221,10 @@ const KIMI_TYPES: [&str; 3] = [
     "engine_overloaded_error",
     "exceeded_current_quota_error",
 ];
-const SPAN_FOLLOWS: [&str; 13] = [
-    "after ",
-    "again in ",
-    "retry in ",
-    "reset in ",
-    "resets in ",
-    "available in ",
-    "wait ",
-    "wait for ",
-    "refresh in ",
-    "refreshes in ",
-    "retry-after: ",
-    "retry after: ",
-    "recover in ",
-];
-const SPAN_BEFORE: [&str; 6] = ["后", "後", "之后", "以后", "later", "内重试"];
-const MOMENT_FOLLOWS: [&str; 17] = [
-    "next_flush_time",
-    "reset at",
-    "resets at",
-    "reset on",
-    "resets on",
-    "reset_at",
-    "reset time",
-    "refreshed at",
-    "refresh at",
-    "refreshes at",
-    "available at",
-    "again at",
-    "again after",
-    "again on",
-    "重置时间",
-    "恢复时间",
-    "刷新时间",
-];
-const MOMENT_BEFORE: [&str; 6] = ["重置", "恢复", "刷新", "更新", "解除", "再试"];
+const SPAN_FOLLOWS: [&str; 4] = ["after ", "again in ", "reset in ", "resets in "];
+const MOMENT_FOLLOWS: [&str; 3] = ["next_flush_time", "reset at", "resets at"];
 /// Between such a word and the time.
-const SKIPPED: &str = "\"'`:：=（(为是";
+const SKIPPED: [char; 5] = [' ', '"', '\'', ':', '='];
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const WAIT_MIN: Duration = Duration::from_secs(1);

@@ -106,10 +106,8 @@ pub(crate) fn report_of_usage(body: &[u8], now: Now) -> Option<QuotaReport> {
 pub(crate) fn family_of_model(model: &str) -> Option<Family> {
     let model = lower_case(model);
     let known = || FAMILIES.iter().copied().find(|word| model.contains(word));
-    let mut parts = model.as_bytes().windows(CLAUDE.len());
-    let at = parts.rposition(|part| part == CLAUDE);
-    let word = match at.and_then(|at| model.get(at + CLAUDE.len()..)) {
-        Some(rest) => rest
+    let word = match model.rsplit_once(CLAUDE) {
+        Some((_, rest)) => rest
             .split(|c: char| !c.is_ascii_alphanumeric())
             .find(|word| word.len() > 2 && word.bytes().all(|b| b.is_ascii_lowercase()))
             .or_else(known),
@@ -368,7 +366,7 @@ fn family(word: &str) -> Family {
 /// The family that `7d_oi`, `seven_day_overage_included`, stands for: Claude Code shows it as the limit of this one.
 const OVERAGE_INCLUDED: &str = "fable";
 /// What a Claude model's id has before its family.
-const CLAUDE: &[u8; 6] = b"claude";
+const CLAUDE: &str = "claude";
 /// Words that name a family wherever they stand.
 const FAMILIES: [&str; 5] = ["opus", "sonnet", "haiku", "fable", "mythos"];
 /// The largest integer below which every one has a double of its own.

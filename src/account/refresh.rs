@@ -21,10 +21,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::flight::Pilot;
 use super::http::HttpPhase;
 use super::oauth::{self, TokenFailure};
-use super::shelf::Turn;
+use super::refresh_lock::RefreshLockGuard;
+use super::single_flight::SingleFlightGuard;
 use super::token::{Obstacle, Plan, Stored, Switch, TokenState, Tokens};
 use super::{Account, Accounts, Holding, import};
 use crate::config::{Config, Credential, Identity, Secret, edit};
@@ -38,34 +38,35 @@ pub(super) const LONGEST: Duration = Duration::from_secs(180);
 pub(super) fn start(
     accounts: Arc<Accounts>,
     account: Arc<Account>,
-    pilot: Pilot,
+    flight: SingleFlightGuard,
 ) -> io::Result<()> {
     let thread = std::thread::Builder::new()
         .name("refresh".to_owned())
         .stack_size(STACK_BYTES);
     thread.spawn(move || {
-        let landing = Landing {
+        let ending = Ending {
             accounts,
             account,
-            _pilot: pilot,
+            _flight: flight,
         };
         let work = Work {
-            accounts: &landing.accounts,
-            account: &landing.account,
+            accounts: &ending.accounts,
+            account: &ending.account,
         };
         work.run();
     })?;
     Ok(())
 }
 
-/// Ends the flight on every way out: first the account is free for another, then those who wait are told.
-struct Landing {
+/// Ends the flight on every way out. `drop` frees the account for another refresh; the guard goes
+/// after that, and only then wakes those who wait.
+struct Ending {
     accounts: Arc<Accounts>,
     account: Arc<Account>,
-    _pilot: Pilot,
+    _flight: SingleFlightGuard,
 }
 
-impl Drop for Landing {
+impl Drop for Ending {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let (pause, now) = (self.accounts.settings().pause, (self.accounts.around.now)());
@@ -93,7 +94,7 @@ struct End {
 /// The config file during a refresh.
 enum Place {
     /// Locked, and a new pair can be written.
-    File(Arc<Turn>),
+    File(Arc<RefreshLockGuard>),
     /// It is not to be had, for this reason; the pair has to live in memory.
     Memory(Error),
 }
@@ -173,14 +174,14 @@ impl Work<'_> {
 
     /// Takes the file's lock. An error, in words, means not now.
     fn lock(&self) -> std::result::Result<Place, String> {
-        let shelf = &self.accounts.shelf;
-        let error = match shelf.take(self.now().mono) {
-            Ok(turn) => return Ok(Place::File(turn)),
+        let lock = &self.accounts.refresh_lock;
+        let error = match lock.take(self.now().mono) {
+            Ok(guard) => return Ok(Place::File(guard)),
             Err(error) => error,
         };
         // While there is another way, the token is not put at risk. And a lock that another process holds is no reason to
         // go on without it: that process may be sending this very token.
-        let is_broken = error.io_kind().is_some() || !shelf.is_readable();
+        let is_broken = error.io_kind().is_some() || !lock.is_readable();
         if self.is_usable() || !is_broken {
             return Err(error.to_string());
         }
@@ -191,8 +192,8 @@ impl Work<'_> {
     fn look_elsewhere(&self, place: &Place) -> std::result::Result<Option<End>, String> {
         let old = self.state(|state| state.tokens().refresh.clone());
         let mut changed = false;
-        if let Place::File(turn) = place {
-            match turn.read() {
+        if let Place::File(guard) = place {
+            match guard.read() {
                 Ok(config) => {
                     let tokens = self.tokens_in(&config)?;
                     changed = self.state(|state| state.merge_file(&tokens));
@@ -203,8 +204,8 @@ impl Work<'_> {
         }
         if let Some(tokens) = self.accounts.newer_import(self.account) {
             changed |= self.state(|state| state.take_import(tokens.clone()));
-            if let Place::File(turn) = place
-                && store(turn, &self.account.profile().identity(), &tokens).is_ok()
+            if let Place::File(guard) = place
+                && store(guard, &self.account.profile().identity(), &tokens).is_ok()
             {
                 self.state(|state| state.saved(&tokens));
             }
@@ -236,7 +237,7 @@ impl Work<'_> {
 
     fn succeeded(&self, place: &Place, sent: Secret, tokens: Tokens) -> End {
         let stored = match place {
-            Place::File(turn) => store(turn, &self.account.profile().identity(), &tokens),
+            Place::File(guard) => store(guard, &self.account.profile().identity(), &tokens),
             Place::Memory(error) => Err(error.clone()),
         };
         let now = self.now();
@@ -333,7 +334,9 @@ impl Accounts {
         &self,
         change: impl FnOnce(&mut Map<String, Value>) -> Result<T>,
     ) -> Result<T> {
-        self.shelf.join((self.around.now)().mono)?.commit(change)
+        self.refresh_lock
+            .join((self.around.now)().mono)?
+            .commit(change)
     }
 
     /// Writes the pairs that are in memory only, because the disk was full or the file was broken when they came.
@@ -347,8 +350,8 @@ impl Accounts {
         if due.is_empty() {
             return Ok(());
         }
-        let turn = self.shelf.join((self.around.now)().mono)?;
-        let config = turn.read()?;
+        let guard = self.refresh_lock.join((self.around.now)().mono)?;
+        let config = guard.read()?;
         for account in due {
             let profile = account.profile();
             let mine = config
@@ -363,7 +366,7 @@ impl Accounts {
                 state.is_unsaved().then(|| state.tokens().clone())
             });
             if let Some(tokens) = unsaved {
-                store(&turn, &profile.identity(), &tokens)?;
+                store(&guard, &profile.identity(), &tokens)?;
                 account.with_tokens(|state| state.saved(&tokens));
             }
         }
@@ -382,8 +385,8 @@ impl Accounts {
 }
 
 /// Writes a pair into the account's entry, and nothing else.
-fn store(turn: &Turn, who: &Identity<'_>, tokens: &Tokens) -> Result<()> {
-    turn.commit(|document| {
+fn store(guard: &RefreshLockGuard, who: &Identity<'_>, tokens: &Tokens) -> Result<()> {
+    guard.commit(|document| {
         let entry = edit::account_of_mut(document, who);
         let entry =
             entry.ok_or_else(|| Error::operator("the account is not in the config any more"))?;

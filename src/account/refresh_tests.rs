@@ -14,13 +14,13 @@ use serde_json::json;
 
 use super::super::http::{Http, HttpCall, HttpFailure, HttpReply};
 use super::super::sync::CredentialChange;
-use super::super::{Flight, Origin, Readiness, Ready, Surroundings, Unready};
+use super::super::{Origin, Readiness, Ready, SingleFlight, Surroundings, Unready};
 use super::*;
 use crate::config::file;
-use crate::config::scratch::Scratch;
 use crate::event::Events;
 use crate::scheduler::AccountId;
 use crate::scheduler::time::{Mono, Now, Wall};
+use crate::testing::scratch::Scratch;
 
 const START_MS: i64 = 1_795_301_100_000;
 const ID: AccountId = AccountId(7);
@@ -344,7 +344,7 @@ fn pair(number: u32) -> (String, String) {
     (format!("access-{number}"), format!("refresh-{number}"))
 }
 
-fn refreshing(readiness: Readiness) -> Flight {
+fn refreshing(readiness: Readiness) -> SingleFlight {
     match readiness {
         Readiness::Refreshing(flight) => flight,
         other => panic!("{other:?} is no refresh"),
@@ -622,7 +622,7 @@ fn retry_after_of_the_token_endpoint_is_kept() {
 fn a_hundred_callers_on_an_expired_token_wait_for_one_refresh() {
     let world = World::new(-1);
     world.endpoint.close();
-    let flights: Vec<Flight> = (0..100)
+    let flights: Vec<SingleFlight> = (0..100)
         .map(|_| refreshing(world.accounts.credential(ID)))
         .collect();
     let callers: Vec<_> = (0..100)
@@ -644,7 +644,7 @@ fn thirty_401s_to_one_token_make_one_refresh() {
     let world = World::new(3600);
     let generation = world.ask().unwrap().generation;
     world.endpoint.close();
-    let early: Vec<Flight> = (0..15)
+    let early: Vec<SingleFlight> = (0..15)
         .map(|_| refreshing(world.accounts.refused(ID, generation)))
         .collect();
     world.endpoint.open();
@@ -951,13 +951,7 @@ fn no_error_and_no_event_holds_a_token() {
     // The endpoint repeats the token in its words.
     world.endpoint.state.lock().unwrap().dead.insert(0);
     let refused = accounts.credential_blocking(ID);
-    let shown = format!(
-        "{refused:?} {:?}",
-        received
-            .try_iter()
-            .filter_map(crate::event::opened)
-            .collect::<Vec<_>>()
-    );
+    let shown = format!("{refused:?} {:?}", received.try_iter().collect::<Vec<_>>());
     assert!(shown.contains("invalid_grant: bad [hidden]"), "{shown}");
     assert!(
         !shown.contains("refresh-0") && !shown.contains("access-0"),

@@ -11,7 +11,8 @@ use ureq::{Agent, SendBody};
 use super::http::{Http, HttpCall, HttpFailure, HttpPhase, HttpReply};
 use crate::net::wait::{self, Deadline, Waiter};
 
-/// Performs calls over `agent`, each on a fresh connection, so that a single-use token is never lost to a dead one.
+/// Performs calls over `agent`, each on a fresh connection, so that a single-use token is never
+/// lost to a dead one.
 pub(crate) fn http(agent: Agent) -> Arc<Http> {
     Arc::new(move |call| perform(&agent, call))
 }

@@ -221,7 +221,7 @@ mod tests {
     use std::ffi::OsString;
 
     use super::*;
-    use crate::config::scratch::Scratch;
+    use crate::testing::scratch::Scratch;
 
     fn listed(config: &str, verbose: bool, as_json: bool) -> (String, String) {
         let scratch = Scratch::new();

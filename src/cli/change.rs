@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::Context;
 use super::args::Change;
-use super::web::{Presence, Server, encoded};
+use super::web::{Presence, Server};
+use crate::account::http::percent_encoded;
 use crate::config::{Config, Credential, edit, file};
 use crate::error::{Error, Result};
 use crate::report::text;
@@ -45,7 +46,10 @@ fn through(server: &Server, change: &Change) -> Option<Result<()>> {
     let (path, body) = match change {
         Change::Enabled { name, enabled } => {
             let verb = if *enabled { "enable" } else { "disable" };
-            (format!("/maxpool/accounts/{}/{verb}", encoded(name)), None)
+            (
+                format!("/maxpool/accounts/{}/{verb}", percent_encoded(name)),
+                None,
+            )
         }
         Change::Use { name: Some(name) } => (
             "/maxpool/routing".to_owned(),

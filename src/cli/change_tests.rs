@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 use super::*;
-use crate::config::scratch::Scratch;
+use crate::testing::scratch::Scratch;
 
 const CONFIG: &str = r#"{
   "proxy": {"port": PORT, "apiKey": "mp-key"},

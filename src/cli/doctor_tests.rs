@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::*;
-use crate::config::scratch::Scratch;
+use crate::testing::scratch::Scratch;
 
 fn context_in<T>(
     variables: &[(&str, &str)],

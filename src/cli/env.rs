@@ -41,7 +41,7 @@ pub(super) fn env(context: &mut Context<'_>, config: &Config, with_key: bool) ->
 
 /// The base URL and the two limits of Claude Code, raised to the longest wait.
 fn variables(config: &Config) -> Result<Vec<(&'static str, String)>> {
-    let raised = |own| config.queue.raised_limit(own).to_string();
+    let raised = |own| config.raised_limit(own).to_string();
     Ok(vec![
         (BASE_URL, web::base_url(config)?),
         (STREAM_IDLE, raised(STREAM_IDLE_MS)),
@@ -178,7 +178,7 @@ mod tests {
 
     fn config(wait_ms: u64) -> Config {
         let mut config = Config::default();
-        config.queue.wait_max = Duration::from_millis(wait_ms);
+        config.policy.max_wait = Duration::from_millis(wait_ms);
         config.proxy.api_key = Some(Secret::new("mp-it's"));
         config
     }

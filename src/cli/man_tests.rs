@@ -9,8 +9,8 @@ use std::process::Command;
 use serde_json::{Map, Value};
 
 use super::spec::COMMANDS;
-use crate::config::scratch::Scratch;
 use crate::config::{Config, Credential, file};
+use crate::testing::scratch::Scratch;
 
 const COMMANDS_PAGE: &str = include_str!("../../man/maxpool.1");
 const CONFIG_PAGE: &str = include_str!("../../man/maxpool.5");

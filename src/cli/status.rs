@@ -4,7 +4,8 @@ use super::Context;
 use super::args::ExplainOptions;
 use super::out::Paint;
 use super::table::table;
-use super::web::{Server, encoded};
+use super::web::Server;
+use crate::account::http::percent_encoded;
 use crate::clock::{self, human};
 use crate::error::{Error, Result};
 
@@ -163,7 +164,7 @@ pub(super) fn explain(context: &mut Context<'_>, options: &ExplainOptions) -> Re
         .filter_map(|(key, value)| {
             value
                 .as_ref()
-                .map(|value| format!("{key}={}", encoded(value)))
+                .map(|value| format!("{key}={}", percent_encoded(value)))
         })
         .collect();
     let body = server.json(

@@ -189,20 +189,6 @@ pub(super) fn is_same_place(url: &str, own: &str) -> bool {
     place(url).is_some() && place(url) == place(own)
 }
 
-/// A part of a path or a query with everything but letters, digits and `-._~` percent-encoded (RFC 3986 section 2.3).
-pub(super) fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(byte))
-            }
-            other => encoded.push_str(&format!("%{other:02X}")),
-        }
-    }
-    encoded
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -231,10 +217,5 @@ mod tests {
                 .to_string()
                 .contains("proxy.port is 0")
         );
-    }
-
-    #[test]
-    fn names_are_encoded_for_paths() {
-        assert_eq!(encoded("a b/ü?(x)~-._"), "a%20b%2F%C3%BC%3F%28x%29~-._");
     }
 }

@@ -85,9 +85,7 @@ fn entry(section: &Section<'_>, index: usize) -> Option<AccountEntry> {
         ("apikey", Kind::ApiKey),
         ("provider", Kind::Provider),
     ];
-    let kind = section
-        .word_if_any("type", &kinds)
-        .unwrap_or_else(|| keys.kind());
+    let kind = section.word("type", &kinds).unwrap_or_else(|| keys.kind());
     let (default_provider, default_priority, default_profiles) = match kind {
         Kind::Oauth | Kind::ApiKey => ("anthropic", 0, vec!["claude".to_owned(), "all".to_owned()]),
         Kind::Provider => ("custom", 10, vec!["all".to_owned()]),
@@ -102,22 +100,24 @@ fn entry(section: &Section<'_>, index: usize) -> Option<AccountEntry> {
         ("x-api-key", AuthHeader::XApiKey),
     ];
     // Everything is read before anything is judged, so that each key of the entry is a known one.
-    let rest = AccountEntry {
-        enabled: section.flag("enabled", true),
+    let mut rest = AccountEntry {
+        enabled: true,
         priority: section.integer("priority", default_priority),
         profiles: profiles(section).unwrap_or(default_profiles),
         account_uuid: section.text_if_any("accountUuid"),
         org_uuid: section.text_if_any("orgUuid"),
         source: section.text_if_any("source"),
-        auth_header: section.word_if_any("authHeader", &auth_headers),
+        auth_header: section.word("authHeader", &auth_headers),
         model: section.text_if_any("model"),
         model_map: model_map(section),
-        strip_beta_headers: section.flag("stripBetaHeaders", false),
+        strip_beta_headers: false,
         credential: Credential::Oauth(OauthTokens::default()),
         name,
         provider,
         upstream,
     };
+    section.flag("enabled", &mut rest.enabled);
+    section.flag("stripBetaHeaders", &mut rest.strip_beta_headers);
     match keys.credential(kind, rest.upstream.as_ref()) {
         Ok(credential) => Some(AccountEntry { credential, ..rest }),
         Err(why) => {

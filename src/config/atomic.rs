@@ -1,7 +1,8 @@
 //! Replaces a file whole or not at all, under an advisory lock (SPEC A5).
 //!
-//! Writers of one file exclude each other by a lock on a sibling file, `<name>.lock`, which stays where it is: removing it
-//! would let two writers hold two locks. Readers need no lock, since a rename shows them the old file or the new one.
+//! Writers of one file exclude each other by a lock on a sibling file, `<name>.lock`, which stays
+//! where it is: removing it would let two writers hold two locks. Readers need no lock, since a
+//! rename shows them the old file or the new one.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -33,7 +34,8 @@ pub(super) struct FileLock {
 }
 
 impl FileLock {
-    /// Waits for the lock of the file that `path` leads to, and clears away what a killed writer left behind.
+    /// Waits for the lock of the file that `path` leads to, and clears away what a killed writer
+    /// left behind.
     pub(super) fn take(path: &Path) -> Result<FileLock> {
         let target = target_of(path).map_err(|cause| Error::file("follow", path, &cause))?;
         let name = beside(&target, "", ".lock");
@@ -68,12 +70,10 @@ impl FileLock {
         )))
     }
 
-    /// The text of the file.
     pub(super) fn read(&self) -> Result<String> {
         read(&self.target)
     }
 
-    /// Whether there is a file.
     pub(super) fn exists(&self) -> bool {
         self.target.exists()
     }
@@ -83,7 +83,8 @@ impl FileLock {
         let temporary = temporary_of(&self.target);
         let written = self.write_and_rename(&temporary, text);
         if written.is_err() {
-            // The error that is told is the one of the write; what stays behind is cleared by the next writer.
+            // The error that is told is the one of the write; what stays behind is cleared by the
+            // next writer.
             let _ = fs::remove_file(&temporary);
         }
         written.map_err(|cause| Error::file("write", &self.target, &cause))
@@ -99,8 +100,9 @@ impl FileLock {
         }
         file.sync_all()?;
         fs::rename(temporary, &self.target)?;
-        // The file is replaced by now. Some file systems cannot sync a directory, and to call that a failed write would be
-        // wrong: the caller would go on as if the old content were there.
+        // The file is replaced by now. Some file systems cannot sync a directory, and to call that
+        // a failed write would be wrong: the caller would go on as if the old content were
+        // there.
         let _ = directory.sync_all();
         Ok(())
     }
@@ -186,7 +188,8 @@ fn temporary_of(target: &Path) -> PathBuf {
     beside(target, ".", &format!(".{}.{count}.tmp", std::process::id()))
 }
 
-/// Removes temporary files of this target. Their writers held the lock that we hold now, so they are gone.
+/// Removes temporary files of this target. Their writers held the lock that we hold now, so they
+/// are gone.
 fn clear_leftovers(target: &Path) {
     let Ok(entries) = fs::read_dir(directory_of(target)) else {
         return;
@@ -222,8 +225,8 @@ fn keep_mode(file: &File, old: &fs::Metadata) -> io::Result<()> {
     file.set_permissions(fs::Permissions::from_mode(strict))
 }
 
-/// A command that root runs on a user's config must not take the file away from the user. Only root can give files away,
-/// so where it fails there was nothing to keep.
+/// A command that root runs on a user's config must not take the file away from the user. Only root
+/// can give files away, so where it fails there was nothing to keep.
 fn keep_owner(file: &File, old: &fs::Metadata) -> io::Result<()> {
     let own = file.metadata()?;
     if (own.uid(), own.gid()) != (old.uid(), old.gid()) {

@@ -1,7 +1,8 @@
-//! Changes of the config document that more than one command makes. Pure; [`super::file`] reads and writes.
+//! Changes of the config document that more than one command makes. Pure; [`super::file`] reads and
+//! writes.
 //!
-//! Accounts are found by the names that [`Config::accounts`](super::Config) shows, or by identity, never by a position that
-//! was known from an earlier reading.
+//! Accounts are found by the names that [`Config::accounts`](super::Config) shows, or by identity,
+//! never by a position that was known from an earlier reading.
 
 use std::cell::RefCell;
 
@@ -38,8 +39,9 @@ pub(crate) fn account_of_mut<'a>(
     entry_mut(document, index)
 }
 
-/// Updates the entry of the same account as `who` with `fields`, or appends one. Name, enabled state and all keys that
-/// `fields` does not have stay; a new account gets a free name (SPEC A4, T1).
+/// Updates the entry of the same account as `who` with `fields`, or appends one. Name, enabled
+/// state and all keys that `fields` does not have stay; a new account gets a free name (SPEC A4,
+/// T1).
 pub(crate) fn put_account(
     document: &mut Map<String, Value>,
     who: &Identity<'_>,
@@ -70,8 +72,8 @@ pub(crate) fn put_account(
     Put::Added(name)
 }
 
-/// Removes the account with this name, and every further entry of the same account, which would come to light otherwise.
-/// `false` if there is none.
+/// Removes the account with this name, and every further entry of the same account, which would
+/// come to light otherwise. `false` if there is none.
 pub(crate) fn remove_account(document: &mut Map<String, Value>, name: &str) -> bool {
     let Some(index) = index_of(document, name) else {
         return false;
@@ -100,7 +102,8 @@ pub(crate) fn remove_account(document: &mut Map<String, Value>, name: &str) -> b
     true
 }
 
-/// Gives the account `name` the name `new`. `false` if there is no such account or the new name is taken.
+/// Gives the account `name` the name `new`. `false` if there is no such account or the new name is
+/// taken.
 pub(crate) fn rename_account(document: &mut Map<String, Value>, name: &str, new: &str) -> bool {
     if name != new && names(document).iter().any(|taken| taken == new) {
         return false;
@@ -115,8 +118,8 @@ pub(crate) fn rename_account(document: &mut Map<String, Value>, name: &str, new:
     true
 }
 
-/// Enables or disables the account with this name; one that is disabled is not preferred any more (SPEC S7). `false` if there
-/// is none.
+/// Enables or disables the account with this name; one that is disabled is not preferred any more
+/// (SPEC S7). `false` if there is none.
 pub(crate) fn set_enabled(document: &mut Map<String, Value>, name: &str, enabled: bool) -> bool {
     let Some(entry) = account_mut(document, name) else {
         return false;
@@ -161,7 +164,8 @@ fn read(document: &Map<String, Value>) -> Vec<Placed> {
     Section::root(document, &findings).read(accounts::read)
 }
 
-/// The names of all accounts: the usable ones as they are shown, the others as they are in the file.
+/// The names of all accounts: the usable ones as they are shown, the others as they are in the
+/// file.
 pub(crate) fn names(document: &Map<String, Value>) -> Vec<String> {
     let usable = read(document);
     let mut names: Vec<String> = usable

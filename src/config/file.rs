@@ -1,7 +1,9 @@
-//! The config file: where it is, how it is read, and how it is changed without losing anything (SPEC A1, A5).
+//! The config file: where it is, how it is read, and how it is changed without losing anything
+//! (SPEC A1, A5).
 //!
-//! It holds every credential, so nothing here ever replaces it by defaults, and each write changes only what the write is
-//! about: key order and unknown keys survive, and so does what another process wrote in the meantime.
+//! It holds every credential, so nothing here ever replaces it by defaults, and each write changes
+//! only what the write is about: key order and unknown keys survive, and so does what another
+//! process wrote in the meantime.
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -14,7 +16,7 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Map, Value};
 
 use super::atomic::{self, FileLock};
-use super::{Config, edit, parse, random};
+use super::{Config, edit, parse, random, settings};
 use crate::error::{Error, Result};
 
 /// Where the config is (SPEC A1). `variable` looks into the environment.
@@ -40,8 +42,9 @@ pub(crate) fn load(path: &Path) -> Result<Config> {
     Config::parse(&atomic::read(path)?, path)
 }
 
-/// Reads the config of a server that starts: creates the file if it is missing, and stores in it a proxy key and names of
-/// accounts that it lacks. Where that cannot be stored, the config is served all the same, with a notice.
+/// Reads the config of a server that starts: creates the file if it is missing, and stores in it a
+/// proxy key and names of accounts that it lacks. Where that cannot be stored, the config is served
+/// all the same, with a notice.
 pub(crate) fn load_or_create(path: &Path) -> Result<Config> {
     let mut config = match load(path) {
         Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => {
@@ -78,8 +81,8 @@ fn settle(document: &mut Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
-/// One change of the file: lock, read again, change, write. Returns what `change` returns; after an error the file is as it
-/// was.
+/// One change of the file: lock, read again, change, write. Returns what `change` returns; after an
+/// error the file is as it was.
 pub(crate) fn update<T>(
     path: &Path,
     change: impl FnOnce(&mut Map<String, Value>) -> Result<T>,
@@ -98,7 +101,8 @@ pub(crate) fn update_or_create<T>(
     update(path, change)
 }
 
-/// Takes the lock of the file and reads it. For a change that needs time in its middle, such as a refresh.
+/// Takes the lock of the file and reads it. For a change that needs time in its middle, such as a
+/// refresh.
 pub(crate) fn lock(path: &Path) -> Result<Locked> {
     // Without the file there is nothing to lock, and no lock file should come into being.
     if !path.exists() {
@@ -133,19 +137,17 @@ impl Locked {
         Ok(())
     }
 
-    /// What the file holds.
     #[cfg(test)]
     pub(crate) fn document(&self) -> &Map<String, Value> {
         &self.document
     }
 
-    /// What the file says.
     pub(crate) fn config(&self) -> Result<Config> {
         Config::from_document(&self.document, &self.text, &self.path)
     }
 
-    /// Reads the file again, applies `change` to it and writes it, if that changed anything. After an error the file is as it
-    /// was.
+    /// Reads the file again, applies `change` to it and writes it, if that changed anything. After
+    /// an error the file is as it was.
     pub(crate) fn commit<T>(
         &mut self,
         change: impl FnOnce(&mut Map<String, Value>) -> Result<T>,
@@ -163,7 +165,8 @@ impl Locked {
     }
 }
 
-/// The document as text, in the manner of the text that it replaces: its indentation and whether it ends with a line end.
+/// The document as text, in the manner of the text that it replaces: its indentation and whether it
+/// ends with a line end.
 fn pretty(document: &Map<String, Value>, old: &str) -> Result<String> {
     let indent = old
         .lines()
@@ -203,82 +206,18 @@ fn create(path: &Path) -> Result<()> {
     if lock.exists() {
         return Ok(());
     }
-    lock.replace(&NEW_FILE.replace("%KEY%", &random::proxy_key()?))
+    lock.replace(&new_file(random::proxy_key()?)?)
 }
 
-/// A new config file; the tests hold it against the defaults.
-const NEW_FILE: &str = r#"{
-  "proxy": {
-    "host": "127.0.0.1",
-    "port": 3456,
-    "apiKey": "%KEY%",
-    "requireKey": false
-  },
-  "upstream": "https://api.anthropic.com",
-  "switchThreshold": 0.9,
-  "routing": {
-    "mode": "automatic",
-    "preferredAccount": null
-  },
-  "scheduler": {
-    "mode": "adaptive-least-loaded",
-    "safetyMaxActivePerAccount": 50,
-    "safetyMaxGlobalActive": 150,
-    "cooldownMs": 30000,
-    "maxCooldownMs": 900000,
-    "networkCooldownMs": 5000,
-    "weeklySoftThreshold": 0.65,
-    "weeklyReserveThreshold": 0.85,
-    "weeklyCriticalThreshold": 0.95,
-    "weeklyExhaustedThreshold": 0.985,
-    "weeklyBurnDebtWeight": 0.6,
-    "scarcityWeight": 6,
-    "spreadShareWeight": 3,
-    "recoveryRampWeight": 4,
-    "recoveryRampMs": 300000,
-    "spreadWindowMs": 900000,
-    "sessionAffinity": "auto",
-    "sessionIdleMs": 3600000,
-    "overage": "last"
-  },
-  "retry": {
-    "maxAttemptsPerRequest": 0,
-    "maxRetryBufferBytes": 10485760
-  },
-  "queue": {
-    "enabled": true,
-    "maxWaitMs": 86400000,
-    "autoMaxWaitMs": null,
-    "capacityMaxWaitMs": 900000,
-    "weeklyMaxWaitMs": 0,
-    "networkMaxWaitMs": 15000,
-    "countTokensMaxWaitMs": 8000,
-    "nonStreamMaxWaitMs": 240000,
-    "streamClientToleranceMs": 280000,
-    "maxQueuedBodyBytes": 268435456,
-    "maxQueuedBytes": 1073741824,
-    "maxConcurrentQueued": 256,
-    "pollMs": 1000,
-    "heartbeatMs": 10000,
-    "streamForwardGraceMs": 10000
-  },
-  "timeouts": {
-    "connectMs": 10000,
-    "headersMs": 120000,
-    "nonStreamHeadersMs": 600000,
-    "idleMs": 240000,
-    "clientMs": 60000
-  },
-  "shutdown": {
-    "drainTimeoutMs": 600000
-  },
-  "sync": {
-    "accountsIntervalMs": 15000
-  },
-  "quotaProbeSeconds": 0,
-  "accounts": []
+/// The text of a new file: every default, and `key`.
+fn new_file(key: String) -> Result<String> {
+    let mut document = settings::document(&Config::default());
+    document["proxy"]["apiKey"] = Value::String(key);
+    let text = serde_json::to_string_pretty(&document);
+    let text = text
+        .map_err(|error| Error::ours(format!("the config cannot be written as JSON: {error}")))?;
+    Ok(text + "\n")
 }
-"#;
 
 #[cfg(test)]
 #[path = "file_tests.rs"]

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::*;
 use crate::config::Secret;
-use crate::config::scratch::Scratch;
+use crate::testing::scratch::Scratch;
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -70,8 +70,83 @@ fn a1_the_path() {
     assert!(error.to_string().contains("HOME is not set"), "{error}");
 }
 
+/// A new config file.
+const NEW_FILE: &str = r#"{
+  "proxy": {
+    "host": "127.0.0.1",
+    "port": 3456,
+    "apiKey": "%KEY%",
+    "requireKey": false
+  },
+  "upstream": "https://api.anthropic.com",
+  "switchThreshold": 0.9,
+  "routing": {
+    "mode": "automatic",
+    "preferredAccount": null
+  },
+  "scheduler": {
+    "mode": "adaptive-least-loaded",
+    "safetyMaxActivePerAccount": 50,
+    "safetyMaxGlobalActive": 150,
+    "cooldownMs": 30000,
+    "maxCooldownMs": 900000,
+    "networkCooldownMs": 5000,
+    "weeklySoftThreshold": 0.65,
+    "weeklyReserveThreshold": 0.85,
+    "weeklyCriticalThreshold": 0.95,
+    "weeklyExhaustedThreshold": 0.985,
+    "weeklyBurnDebtWeight": 0.6,
+    "scarcityWeight": 6,
+    "spreadShareWeight": 3,
+    "recoveryRampWeight": 4,
+    "recoveryRampMs": 300000,
+    "spreadWindowMs": 900000,
+    "sessionAffinity": "auto",
+    "sessionIdleMs": 3600000,
+    "overage": "last"
+  },
+  "retry": {
+    "maxAttemptsPerRequest": 0,
+    "maxRetryBufferBytes": 10485760
+  },
+  "queue": {
+    "enabled": true,
+    "maxWaitMs": 86400000,
+    "autoMaxWaitMs": null,
+    "capacityMaxWaitMs": 900000,
+    "weeklyMaxWaitMs": 0,
+    "networkMaxWaitMs": 15000,
+    "countTokensMaxWaitMs": 8000,
+    "nonStreamMaxWaitMs": 240000,
+    "streamClientToleranceMs": 280000,
+    "maxQueuedBodyBytes": 268435456,
+    "maxQueuedBytes": 1073741824,
+    "maxConcurrentQueued": 256,
+    "pollMs": 1000,
+    "heartbeatMs": 10000,
+    "streamForwardGraceMs": 10000
+  },
+  "timeouts": {
+    "connectMs": 10000,
+    "headersMs": 120000,
+    "nonStreamHeadersMs": 600000,
+    "idleMs": 240000,
+    "clientMs": 60000
+  },
+  "shutdown": {
+    "drainTimeoutMs": 600000
+  },
+  "sync": {
+    "accountsIntervalMs": 15000
+  },
+  "quotaProbeSeconds": 0,
+  "accounts": []
+}
+"#;
+
 #[test]
 fn a1_a_new_file_lists_every_default() {
+    assert_eq!(new_file("%KEY%".to_owned()).unwrap(), NEW_FILE);
     let config = Config::parse(NEW_FILE, Path::new("new")).unwrap();
     let expected = Config {
         proxy: super::super::Proxy {

@@ -1,11 +1,12 @@
-//! Configurations drawn by chance: none panics the reader, a good one is read, and a bad one is refused by its key, its line and its file.
+//! Configurations drawn by chance: none panics the reader, a good one is read, and a bad one is
+//! refused by its key, its line and its file.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use super::Config;
-use super::chance::{Random, rounds};
+use crate::testing::chance::{Random, rounds};
 
 /// What a key takes, as the table of SPEC A2 says it.
 #[derive(Clone, Copy)]
@@ -168,7 +169,7 @@ fn a_slow_reader_takes_and_refuses_the_same_configurations() {
                     "A2 {text}"
                 );
                 // Whatever was taken can be put into effect.
-                let policy = config.policy();
+                let policy = &config.policy;
                 assert!((0.0..=1.0).contains(&policy.switch_threshold), "A2 {text}");
                 assert!(
                     policy.scarcity_weight.is_finite()

@@ -3,7 +3,6 @@
 /// What tells one account from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity<'a> {
-    /// The account's name.
     pub(crate) name: &'a str,
     /// `accountUuid`.
     pub(crate) account_uuid: Option<&'a str>,
@@ -12,7 +11,8 @@ pub(crate) struct Identity<'a> {
 }
 
 impl Identity<'_> {
-    /// The same `accountUuid` where both have one, and the same `orgUuid` too where both have one; else the same name.
+    /// The same `accountUuid` where both have one, and the same `orgUuid` too where both have one;
+    /// else the same name.
     pub(crate) fn is_same(&self, other: &Identity<'_>) -> bool {
         match (self.account_uuid, other.account_uuid) {
             (Some(mine), Some(theirs)) => {

@@ -1,16 +1,14 @@
 //! Where a key stands in the text of the config file, for errors that name a line.
 //!
-//! serde_json keeps no positions, so the text is walked again when something is wrong. The walk copes with any text: it
-//! also has to say which key stood last before a syntax error.
+//! serde_json keeps no positions, so the text is walked again when something is wrong. The walk
+//! copes with any text: it also has to say which key stood last before a syntax error.
 
 use std::fmt;
 
 /// One step on the way to a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Into an object.
     Key(String),
-    /// Into a list.
     Index(usize),
 }
 
@@ -35,7 +33,8 @@ impl fmt::Display for Place {
                     if number > 0 {
                         out.write_str(".")?;
                     }
-                    // A key from the file may hold anything; what it holds must not disturb a terminal.
+                    // A key from the file may hold anything; what it holds must not disturb a
+                    // terminal.
                     write!(out, "{}", key.escape_debug())?;
                 }
                 Step::Index(index) => write!(out, "[{index}]")?,
@@ -45,8 +44,8 @@ impl fmt::Display for Place {
     }
 }
 
-/// The line of the key at `place`, counted from 1; of what encloses it if there is no such key. A repeated key counts where
-/// it stands last, as it does for its value.
+/// The line of the key at `place`, counted from 1; of what encloses it if there is no such key. A
+/// repeated key counts where it stands last, as it does for its value.
 pub(super) fn line_of(text: &str, place: &Place) -> usize {
     let mut best = (0, 0);
     walk(text, |steps, offset| {
@@ -68,7 +67,8 @@ pub(super) fn line_at(text: &str, offset: usize) -> usize {
 
 /// The key that a reader of `text` has come to at its end, for a text that is broken there.
 ///
-/// Anything may stand where a key belongs in such a text, a credential too (D4): what does not look like a key ends the place.
+/// Anything may stand where a key belongs in such a text, a credential too (D4): what does not look
+/// like a key ends the place.
 pub(super) fn place_at_end(text: &str) -> Place {
     let mut steps = walk(text, |_, _| {});
     let known = steps.iter().take_while(|step| match step {
@@ -94,7 +94,8 @@ struct Open {
     is_fresh: bool,
 }
 
-/// Calls `visit` with the way to each key and each element, and its offset. Returns the way to where the text ends.
+/// Calls `visit` with the way to each key and each element, and its offset. Returns the way to
+/// where the text ends.
 fn walk(text: &str, mut visit: impl FnMut(&[Step], usize)) -> Vec<Step> {
     let bytes = text.as_bytes();
     let mut open: Vec<Open> = Vec::new();

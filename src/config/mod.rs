@@ -1,13 +1,13 @@
-//! The configuration: every setting with its default, in types that cannot hold a value that makes no sense.
+//! The configuration: every setting with its default, in types that cannot hold a value that makes
+//! no sense.
 //!
-//! The text is read once, strictly (SPEC A2): a value of the wrong type or out of range is an error that names file, line
-//! and key, and nothing is coerced. What is odd but harmless, such as an unknown key or an account without a credential,
-//! becomes a notice. No credential is ever written anywhere but into the config file itself, see [`mod@file`].
+//! The text is read once, strictly (SPEC A2): a value of the wrong type or out of range is an error
+//! that names file, line and key, and nothing is coerced. What is odd but harmless, such as an
+//! unknown key or an account without a credential, becomes a notice. No credential is ever written
+//! anywhere but into the config file itself, see [`mod@file`].
 
 mod accounts;
 mod atomic;
-#[cfg(test)]
-pub(crate) mod chance;
 pub(crate) mod edit;
 pub(crate) mod file;
 #[cfg(test)]
@@ -17,18 +17,16 @@ mod locate;
 mod parse;
 pub(crate) mod random;
 mod reader;
-#[cfg(test)]
-pub(crate) mod scratch;
 mod secret;
-pub(crate) mod shape;
+pub(crate) mod settings;
 pub(crate) mod state;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::scheduler::Policy;
 use crate::scheduler::time::Wall;
-use crate::scheduler::{Overage, Policy};
 
 pub(crate) use identity::Identity;
 pub(crate) use secret::Secret;
@@ -42,8 +40,9 @@ pub(crate) struct Config {
     pub(crate) upstream: BaseUrl,
     /// `upstreamProxy`: how upstream connections leave this machine.
     pub(crate) upstream_proxy: UpstreamProxy,
-    /// `switchThreshold`, 0 to 1: used share of a short window from which an account is passed over.
-    pub(crate) switch_threshold: f64,
+    /// What the scheduler decides by: `switchThreshold`, and most of `scheduler`, `retry` and
+    /// `queue`. Its [`Default`] is the table of their defaults.
+    pub(crate) policy: Policy,
     /// `routing`.
     pub(crate) routing: Routing,
     /// `scheduler`.
@@ -62,9 +61,11 @@ pub(crate) struct Config {
     pub(crate) quota_probe: Option<Duration>,
     /// `logDir`, the same as `--log-to`.
     pub(crate) log_dir: Option<PathBuf>,
-    /// `accounts`: those that can be used, in the order of the file, each identity and each name once (SPEC A4).
+    /// `accounts`: those that can be used, in the order of the file, each identity and each name
+    /// once (SPEC A4).
     pub(crate) accounts: Vec<AccountEntry>,
-    /// What a person should hear once: unknown keys, accounts that were skipped or renamed. One line each.
+    /// What a person should hear once: unknown keys, accounts that were skipped or renamed. One
+    /// line each.
     pub(crate) notices: Vec<String>,
 }
 
@@ -81,7 +82,8 @@ pub(crate) struct Proxy {
     pub(crate) require_key: bool,
 }
 
-/// An `http` or `https` URL with a host and perhaps a path, without a slash at its end, user, query or fragment.
+/// An `http` or `https` URL with a host and perhaps a path, without a slash at its end, user, query
+/// or fragment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct BaseUrl(Arc<str>);
 
@@ -138,47 +140,13 @@ pub(crate) enum Routing {
     Preferred(String),
 }
 
-/// `scheduler`.
-#[derive(Clone, Debug, PartialEq)]
+/// `scheduler`, without what the policy holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scheduler {
     /// `mode`: a label that status shows.
     pub(crate) mode: String,
-    /// `safetyMaxActivePerAccount`.
-    pub(crate) safety_max_active_per_account: usize,
-    /// `safetyMaxGlobalActive`.
-    pub(crate) safety_max_global_active: usize,
-    /// `cooldownMs`.
-    pub(crate) cooldown: Duration,
-    /// `maxCooldownMs`.
-    pub(crate) cooldown_max: Duration,
-    /// `networkCooldownMs`.
-    pub(crate) network_cooldown: Duration,
-    /// `weeklySoftThreshold`, 0 to 1, as the next three; the four ascend.
-    pub(crate) weekly_soft: f64,
-    /// `weeklyReserveThreshold`.
-    pub(crate) weekly_reserve: f64,
-    /// `weeklyCriticalThreshold`.
-    pub(crate) weekly_critical: f64,
-    /// `weeklyExhaustedThreshold`.
-    pub(crate) weekly_exhausted: f64,
-    /// `weeklyBurnDebtWeight`.
-    pub(crate) weekly_burn_debt_weight: f64,
-    /// `scarcityWeight`.
-    pub(crate) scarcity_weight: f64,
-    /// `spreadShareWeight`.
-    pub(crate) spread_share_weight: f64,
-    /// `recoveryRampWeight`.
-    pub(crate) recovery_ramp_weight: f64,
-    /// `recoveryRampMs`.
-    pub(crate) recovery_ramp: Duration,
-    /// `spreadWindowMs`.
-    pub(crate) spread_window: Duration,
     /// `sessionAffinity` (SPEC S9).
     pub(crate) session_affinity: SessionAffinity,
-    /// `sessionIdleMs`: a binding unused that long is forgotten.
-    pub(crate) session_idle: Duration,
-    /// `overage` (SPEC S11).
-    pub(crate) overage: Overage,
 }
 
 /// `scheduler.sessionAffinity`.
@@ -192,45 +160,27 @@ pub(crate) enum SessionAffinity {
     Off,
 }
 
-/// `retry`.
+impl SessionAffinity {
+    const WORDS: [(&str, SessionAffinity); 3] = [
+        ("auto", SessionAffinity::Auto),
+        ("header", SessionAffinity::Header),
+        ("off", SessionAffinity::Off),
+    ];
+}
+
+/// `retry`, without what the policy holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Retry {
-    /// `maxAttemptsPerRequest`; 0 is one pass over the accounts.
-    pub(crate) attempts_max: usize,
     /// `maxRetryBufferBytes`: a larger request has one try.
     pub(crate) buffer_bytes_max: usize,
 }
 
-/// `queue`. Times of 0 mean "not at all"; `pollMs` and `heartbeatMs` may be 0 too, and whoever waits guards against that.
+/// `queue`, without what the policy holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Queue {
-    /// `enabled`.
-    pub(crate) enabled: bool,
-    /// `maxWaitMs`.
-    pub(crate) wait_max: Duration,
-    /// `autoMaxWaitMs`; null is no further limit.
-    pub(crate) auto_wait_max: Option<Duration>,
-    /// `capacityMaxWaitMs`.
-    pub(crate) capacity_wait_max: Duration,
-    /// `weeklyMaxWaitMs`.
-    pub(crate) weekly_wait_max: Duration,
-    /// `networkMaxWaitMs`.
-    pub(crate) network_wait_max: Duration,
-    /// `countTokensMaxWaitMs`.
-    pub(crate) count_tokens_wait_max: Duration,
-    /// `nonStreamMaxWaitMs`.
-    pub(crate) non_stream_wait_max: Duration,
     /// `streamClientToleranceMs` (SPEC Q6).
     pub(crate) stream_client_tolerance: Duration,
-    /// `maxQueuedBodyBytes`: a larger request is not held.
-    pub(crate) queued_body_bytes_max: usize,
-    /// `maxQueuedBytes`: all held requests together.
-    pub(crate) queued_bytes_max: usize,
-    /// `maxConcurrentQueued`.
-    pub(crate) queued_max: usize,
-    /// `pollMs`: the longest time between two looks at the clock while a request waits.
-    pub(crate) poll: Duration,
-    /// `heartbeatMs`.
+    /// `heartbeatMs`. It may be 0, and whoever sends heartbeats guards against that.
     pub(crate) heartbeat: Duration,
     /// `streamForwardGraceMs`.
     pub(crate) stream_forward_grace: Duration,
@@ -338,43 +288,11 @@ pub(crate) enum AuthHeader {
 }
 
 impl Config {
-    /// What the scheduler decides by.
-    pub(crate) fn policy(&self) -> Policy {
-        let (scheduler, queue) = (&self.scheduler, &self.queue);
-        let small = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        Policy {
-            switch_threshold: self.switch_threshold,
-            max_active_per_account: small(scheduler.safety_max_active_per_account),
-            max_active_global: small(scheduler.safety_max_global_active),
-            cooldown: scheduler.cooldown,
-            max_cooldown: scheduler.cooldown_max,
-            network_cooldown: scheduler.network_cooldown,
-            weekly_soft: scheduler.weekly_soft,
-            weekly_reserve: scheduler.weekly_reserve,
-            weekly_critical: scheduler.weekly_critical,
-            weekly_exhausted: scheduler.weekly_exhausted,
-            weekly_burn_debt_weight: scheduler.weekly_burn_debt_weight,
-            scarcity_weight: scheduler.scarcity_weight,
-            spread_share_weight: scheduler.spread_share_weight,
-            recovery_ramp_weight: scheduler.recovery_ramp_weight,
-            recovery_ramp: scheduler.recovery_ramp,
-            spread_window: scheduler.spread_window,
-            session_idle: scheduler.session_idle,
-            overage: scheduler.overage,
-            max_attempts: small(self.retry.attempts_max),
-            queue_enabled: queue.enabled,
-            max_wait: queue.wait_max,
-            auto_max_wait: queue.auto_wait_max,
-            capacity_max_wait: queue.capacity_wait_max,
-            weekly_max_wait: queue.weekly_wait_max,
-            network_max_wait: queue.network_wait_max,
-            count_tokens_max_wait: queue.count_tokens_wait_max,
-            non_stream_max_wait: queue.non_stream_wait_max,
-            max_queued_body_bytes: queue.queued_body_bytes_max as u64,
-            max_queued_bytes: queue.queued_bytes_max as u64,
-            max_queued: queue.queued_max,
-            poll: queue.poll,
-        }
+    /// What `run` and `env` make of a limit of the client's own, in milliseconds (SPEC Q6): as long
+    /// as the longest wait, never shorter than it was.
+    pub(crate) fn raised_limit(&self, own: u64) -> u64 {
+        let wait = u64::try_from(self.policy.max_wait.as_millis()).unwrap_or(u64::MAX);
+        wait.max(own).min(CLIENT_TIMER_MS_MAX)
     }
 }
 
@@ -384,7 +302,7 @@ impl Default for Config {
             proxy: Proxy::default(),
             upstream: BaseUrl("https://api.anthropic.com".into()),
             upstream_proxy: UpstreamProxy::Environment,
-            switch_threshold: 0.90,
+            policy: Policy::default(),
             routing: Routing::Automatic,
             scheduler: Scheduler::default(),
             retry: Retry::default(),
@@ -415,24 +333,7 @@ impl Default for Scheduler {
     fn default() -> Scheduler {
         Scheduler {
             mode: "adaptive-least-loaded".to_owned(),
-            safety_max_active_per_account: 50,
-            safety_max_global_active: 150,
-            cooldown: ms(30_000),
-            cooldown_max: ms(900_000),
-            network_cooldown: ms(5_000),
-            weekly_soft: 0.65,
-            weekly_reserve: 0.85,
-            weekly_critical: 0.95,
-            weekly_exhausted: 0.985,
-            weekly_burn_debt_weight: 0.6,
-            scarcity_weight: 6.0,
-            spread_share_weight: 3.0,
-            recovery_ramp_weight: 4.0,
-            recovery_ramp: ms(300_000),
-            spread_window: ms(900_000),
             session_affinity: SessionAffinity::Auto,
-            session_idle: ms(3_600_000),
-            overage: Overage::Last,
         }
     }
 }
@@ -440,18 +341,8 @@ impl Default for Scheduler {
 impl Default for Retry {
     fn default() -> Retry {
         Retry {
-            attempts_max: 0,
             buffer_bytes_max: 10_485_760,
         }
-    }
-}
-
-impl Queue {
-    /// What `run` and `env` make of a limit of the client's own, in milliseconds (SPEC Q6): as long as the longest wait, never shorter
-    /// than it was.
-    pub(crate) fn raised_limit(&self, own: u64) -> u64 {
-        let wait = u64::try_from(self.wait_max.as_millis()).unwrap_or(u64::MAX);
-        wait.max(own).min(CLIENT_TIMER_MS_MAX)
     }
 }
 
@@ -463,19 +354,7 @@ const CLIENT_TIMER_MS_MAX: u64 = 2_147_483_647;
 impl Default for Queue {
     fn default() -> Queue {
         Queue {
-            enabled: true,
-            wait_max: ms(86_400_000),
-            auto_wait_max: None,
-            capacity_wait_max: ms(900_000),
-            weekly_wait_max: ms(0),
-            network_wait_max: ms(15_000),
-            count_tokens_wait_max: ms(8_000),
-            non_stream_wait_max: ms(240_000),
             stream_client_tolerance: ms(280_000),
-            queued_body_bytes_max: 268_435_456,
-            queued_bytes_max: 1_073_741_824,
-            queued_max: 256,
-            poll: ms(1_000),
             heartbeat: ms(10_000),
             stream_forward_grace: ms(10_000),
         }

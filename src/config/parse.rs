@@ -8,11 +8,11 @@ use serde_json::{Map, Value};
 
 use super::reader::{Findings, Section};
 use super::{
-    BaseUrl, Config, Proxy, Queue, Retry, Routing, Scheduler, Secret, SessionAffinity, Timeouts,
-    UpstreamProxy, accounts, locate, names_a_host,
+    BaseUrl, Config, Proxy, Routing, Secret, SessionAffinity, Timeouts, UpstreamProxy, accounts,
+    locate, names_a_host,
 };
 use crate::error::{Error, Result};
-use crate::scheduler::Overage;
+use crate::scheduler::{Overage, Policy};
 
 /// As good as no limit on the time of one step of a request, and far from where sums of times end.
 const NO_LIMIT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -85,39 +85,39 @@ fn start_of(text: &str, length: usize) -> &str {
 }
 
 fn read(root: &Section<'_>) -> Config {
-    let default = Config::default();
     let accounts = accounts::read(root);
-    Config {
-        proxy: root.section("proxy", proxy),
-        upstream: base_url(root, "upstream").unwrap_or(default.upstream),
-        upstream_proxy: upstream_proxy(root),
-        switch_threshold: root.share("switchThreshold", default.switch_threshold),
-        routing: root.section("routing", |section| routing(section, &accounts)),
-        scheduler: root.section("scheduler", scheduler),
-        retry: root.section("retry", retry),
-        queue: root.section("queue", queue),
-        timeouts: root.section("timeouts", timeouts),
-        drain_timeout: root.section("shutdown", |it| {
-            it.time_ms("drainTimeoutMs", default.drain_timeout)
-        }),
-        sync_interval: root.section("sync", |it| {
-            it.time_ms("accountsIntervalMs", default.sync_interval)
-        }),
-        quota_probe: root.seconds_or_off("quotaProbeSeconds", 60),
-        log_dir: root.text_if_any("logDir").map(PathBuf::from),
-        accounts: accounts.into_iter().map(|placed| placed.entry).collect(),
-        notices: Vec::new(),
+    let mut config = Config::default();
+    root.section("proxy", |it| proxy(it, &mut config.proxy));
+    if let Some(url) = base_url(root, "upstream") {
+        config.upstream = url;
     }
+    config.upstream_proxy = upstream_proxy(root);
+    root.share("switchThreshold", &mut config.policy.switch_threshold);
+    config.routing = root.section("routing", |it| routing(it, &accounts));
+    root.section("scheduler", |it| scheduler(it, &mut config));
+    root.section("retry", |it| {
+        it.count("maxAttemptsPerRequest", &mut config.policy.max_attempts);
+        it.count("maxRetryBufferBytes", &mut config.retry.buffer_bytes_max);
+    });
+    root.section("queue", |it| queue(it, &mut config));
+    root.section("timeouts", |it| timeouts(it, &mut config.timeouts));
+    root.section("shutdown", |it| {
+        it.time_ms("drainTimeoutMs", &mut config.drain_timeout)
+    });
+    root.section("sync", |it| {
+        it.time_ms("accountsIntervalMs", &mut config.sync_interval)
+    });
+    config.quota_probe = root.seconds_or_off("quotaProbeSeconds", 60);
+    config.log_dir = root.text_if_any("logDir").map(PathBuf::from);
+    config.accounts = accounts.into_iter().map(|placed| placed.entry).collect();
+    config
 }
 
-fn proxy(section: &Section<'_>) -> Proxy {
-    let default = Proxy::default();
-    Proxy {
-        host: section.text("host", &default.host),
-        port: section.port("port", default.port),
-        api_key: section.text_if_any("apiKey").map(Secret::new),
-        require_key: section.flag("requireKey", default.require_key),
-    }
+fn proxy(section: &Section<'_>, proxy: &mut Proxy) {
+    section.text("host", &mut proxy.host);
+    section.port("port", &mut proxy.port);
+    proxy.api_key = section.text_if_any("apiKey").map(Secret::new);
+    section.flag("requireKey", &mut proxy.require_key);
 }
 
 /// A base URL, if the key is there and is one.
@@ -154,10 +154,10 @@ fn upstream_proxy(root: &Section<'_>) -> UpstreamProxy {
 }
 
 fn routing(section: &Section<'_>, accounts: &[accounts::Placed]) -> Routing {
-    let is_preferred = section.word("mode", &[("automatic", false), ("preferred", true)], false);
+    let is_preferred = section.word("mode", &[("automatic", false), ("preferred", true)]);
     let account = section.text_if_any("preferredAccount");
     match account {
-        Some(name) if is_preferred => {
+        Some(name) if is_preferred == Some(true) => {
             if !accounts.iter().any(|placed| placed.entry.name == name) {
                 section.notice(format!("routing.preferredAccount: there is no account {name:?}, so routing is automatic"));
             }
@@ -167,49 +167,39 @@ fn routing(section: &Section<'_>, accounts: &[accounts::Placed]) -> Routing {
     }
 }
 
-fn scheduler(section: &Section<'_>) -> Scheduler {
-    let default = Scheduler::default();
-    let scheduler = Scheduler {
-        mode: section.text("mode", &default.mode),
-        safety_max_active_per_account: section.count(
-            "safetyMaxActivePerAccount",
-            default.safety_max_active_per_account,
-        ),
-        safety_max_global_active: section
-            .count("safetyMaxGlobalActive", default.safety_max_global_active),
-        cooldown: section.time_ms("cooldownMs", default.cooldown),
-        cooldown_max: section.time_ms("maxCooldownMs", default.cooldown_max),
-        network_cooldown: section.time_ms("networkCooldownMs", default.network_cooldown),
-        weekly_soft: section.share(WEEKLY[0], default.weekly_soft),
-        weekly_reserve: section.share(WEEKLY[1], default.weekly_reserve),
-        weekly_critical: section.share(WEEKLY[2], default.weekly_critical),
-        weekly_exhausted: section.share(WEEKLY[3], default.weekly_exhausted),
-        weekly_burn_debt_weight: section
-            .weight("weeklyBurnDebtWeight", default.weekly_burn_debt_weight),
-        scarcity_weight: section.weight("scarcityWeight", default.scarcity_weight),
-        spread_share_weight: section.weight("spreadShareWeight", default.spread_share_weight),
-        recovery_ramp_weight: section.weight("recoveryRampWeight", default.recovery_ramp_weight),
-        recovery_ramp: section.time_ms("recoveryRampMs", default.recovery_ramp),
-        spread_window: section.time_ms("spreadWindowMs", default.spread_window),
-        session_affinity: section.word(
-            "sessionAffinity",
-            &[
-                ("auto", SessionAffinity::Auto),
-                ("header", SessionAffinity::Header),
-                ("off", SessionAffinity::Off),
-            ],
-            default.session_affinity,
-        ),
-        session_idle: section.time_ms("sessionIdleMs", default.session_idle),
-        overage: section.word(
-            "overage",
-            &[("last", Overage::Last), ("never", Overage::Never)],
-            default.overage,
-        ),
-    };
-    weekly_ascends(section, &scheduler);
-    scheduler
+fn scheduler(section: &Section<'_>, config: &mut Config) {
+    let policy = &mut config.policy;
+    section.text("mode", &mut config.scheduler.mode);
+    section.count(
+        "safetyMaxActivePerAccount",
+        &mut policy.max_active_per_account,
+    );
+    section.count("safetyMaxGlobalActive", &mut policy.max_active_global);
+    section.time_ms("cooldownMs", &mut policy.cooldown);
+    section.time_ms("maxCooldownMs", &mut policy.max_cooldown);
+    section.time_ms("networkCooldownMs", &mut policy.network_cooldown);
+    section.share(WEEKLY[0], &mut policy.weekly_soft);
+    section.share(WEEKLY[1], &mut policy.weekly_reserve);
+    section.share(WEEKLY[2], &mut policy.weekly_critical);
+    section.share(WEEKLY[3], &mut policy.weekly_exhausted);
+    section.weight("weeklyBurnDebtWeight", &mut policy.weekly_burn_debt_weight);
+    section.weight("scarcityWeight", &mut policy.scarcity_weight);
+    section.weight("spreadShareWeight", &mut policy.spread_share_weight);
+    section.weight("recoveryRampWeight", &mut policy.recovery_ramp_weight);
+    section.time_ms("recoveryRampMs", &mut policy.recovery_ramp);
+    section.time_ms("spreadWindowMs", &mut policy.spread_window);
+    if let Some(affinity) = section.word("sessionAffinity", &SessionAffinity::WORDS) {
+        config.scheduler.session_affinity = affinity;
+    }
+    section.time_ms("sessionIdleMs", &mut policy.session_idle);
+    if let Some(overage) = section.word("overage", &OVERAGE) {
+        policy.overage = overage;
+    }
+    weekly_ascends(section, policy);
 }
+
+pub(super) const OVERAGE: [(&str, Overage); 2] =
+    [("last", Overage::Last), ("never", Overage::Never)];
 
 const WEEKLY: [&str; 4] = [
     "weeklySoftThreshold",
@@ -219,74 +209,62 @@ const WEEKLY: [&str; 4] = [
 ];
 
 /// Names the first weekly threshold that lies below the one before it.
-fn weekly_ascends(section: &Section<'_>, scheduler: &Scheduler) {
+fn weekly_ascends(section: &Section<'_>, policy: &Policy) {
     let values = [
-        scheduler.weekly_soft,
-        scheduler.weekly_reserve,
-        scheduler.weekly_critical,
-        scheduler.weekly_exhausted,
+        policy.weekly_soft,
+        policy.weekly_reserve,
+        policy.weekly_critical,
+        policy.weekly_exhausted,
     ];
     for step in 1..WEEKLY.len() {
         if values[step] < values[step - 1] {
-            let (lower, lower_value, value) = (WEEKLY[step - 1], values[step - 1], values[step]);
+            let lower = WEEKLY[step - 1];
+            let (lower_value, value) = (Value::from(values[step - 1]), Value::from(values[step]));
             section.problem(
                 WEEKLY[step],
-                format!(
-                    "expected at least {lower} ({}), found {}",
-                    Value::from(lower_value),
-                    Value::from(value)
-                ),
+                format!("expected at least {lower} ({lower_value}), found {value}"),
             );
             return;
         }
     }
 }
 
-fn retry(section: &Section<'_>) -> Retry {
-    let default = Retry::default();
-    Retry {
-        attempts_max: section.count("maxAttemptsPerRequest", default.attempts_max),
-        buffer_bytes_max: section.count("maxRetryBufferBytes", default.buffer_bytes_max),
-    }
+fn queue(section: &Section<'_>, config: &mut Config) {
+    let (policy, queue) = (&mut config.policy, &mut config.queue);
+    section.flag("enabled", &mut policy.queue_enabled);
+    section.time_ms("maxWaitMs", &mut policy.max_wait);
+    section.time_ms_if_any("autoMaxWaitMs", &mut policy.auto_max_wait);
+    section.time_ms("capacityMaxWaitMs", &mut policy.capacity_max_wait);
+    section.time_ms("weeklyMaxWaitMs", &mut policy.weekly_max_wait);
+    section.time_ms("networkMaxWaitMs", &mut policy.network_max_wait);
+    section.time_ms("countTokensMaxWaitMs", &mut policy.count_tokens_max_wait);
+    section.time_ms("nonStreamMaxWaitMs", &mut policy.non_stream_max_wait);
+    section.time_ms(
+        "streamClientToleranceMs",
+        &mut queue.stream_client_tolerance,
+    );
+    section.count("maxQueuedBodyBytes", &mut policy.max_queued_body_bytes);
+    section.count("maxQueuedBytes", &mut policy.max_queued_bytes);
+    section.count("maxConcurrentQueued", &mut policy.max_queued);
+    section.time_ms("pollMs", &mut policy.poll);
+    section.time_ms("heartbeatMs", &mut queue.heartbeat);
+    section.time_ms("streamForwardGraceMs", &mut queue.stream_forward_grace);
 }
 
-fn queue(section: &Section<'_>) -> Queue {
-    let default = Queue::default();
-    Queue {
-        enabled: section.flag("enabled", default.enabled),
-        wait_max: section.time_ms("maxWaitMs", default.wait_max),
-        auto_wait_max: section.time_ms_if_any("autoMaxWaitMs"),
-        capacity_wait_max: section.time_ms("capacityMaxWaitMs", default.capacity_wait_max),
-        weekly_wait_max: section.time_ms("weeklyMaxWaitMs", default.weekly_wait_max),
-        network_wait_max: section.time_ms("networkMaxWaitMs", default.network_wait_max),
-        count_tokens_wait_max: section
-            .time_ms("countTokensMaxWaitMs", default.count_tokens_wait_max),
-        non_stream_wait_max: section.time_ms("nonStreamMaxWaitMs", default.non_stream_wait_max),
-        stream_client_tolerance: section
-            .time_ms("streamClientToleranceMs", default.stream_client_tolerance),
-        queued_body_bytes_max: section.count("maxQueuedBodyBytes", default.queued_body_bytes_max),
-        queued_bytes_max: section.count("maxQueuedBytes", default.queued_bytes_max),
-        queued_max: section.count("maxConcurrentQueued", default.queued_max),
-        poll: section.time_ms("pollMs", default.poll),
-        heartbeat: section.time_ms("heartbeatMs", default.heartbeat),
-        stream_forward_grace: section.time_ms("streamForwardGraceMs", default.stream_forward_grace),
+fn timeouts(section: &Section<'_>, timeouts: &mut Timeouts) {
+    for (key, limit) in [
+        ("connectMs", &mut timeouts.connect),
+        ("headersMs", &mut timeouts.headers),
+        ("nonStreamHeadersMs", &mut timeouts.non_stream_headers),
+        ("idleMs", &mut timeouts.idle),
+    ] {
+        section.time_ms(key, limit);
+        // A limit that ends everything at once would be of no use; 0 means none, as it often does.
+        if limit.is_zero() {
+            *limit = NO_LIMIT;
+        }
     }
-}
-
-fn timeouts(section: &Section<'_>) -> Timeouts {
-    let default = Timeouts::default();
-    // A limit that ends everything at once would be of no use to anybody: 0 means none, as elsewhere in the world.
-    let limit = |key, default| match section.time_ms(key, default) {
-        Duration::ZERO => NO_LIMIT,
-        limit => limit,
-    };
-    Timeouts {
-        connect: limit("connectMs", default.connect),
-        headers: limit("headersMs", default.headers),
-        non_stream_headers: limit("nonStreamHeadersMs", default.non_stream_headers),
-        idle: limit("idleMs", default.idle),
-        client: section.time_ms("clientMs", default.client),
-    }
+    section.time_ms("clientMs", &mut timeouts.client);
 }
 
 #[cfg(test)]

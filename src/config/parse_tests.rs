@@ -5,8 +5,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::super::{Queue, Retry, Scheduler};
 use super::*;
-use crate::scheduler::Overage;
 
 fn parse(text: &str) -> Result<Config> {
     Config::parse(text, Path::new("c.json"))
@@ -20,7 +20,7 @@ fn error_of(text: &str) -> String {
 fn a2_an_empty_object_gives_every_default() {
     let config = parse("{}").unwrap();
     assert_eq!(config, Config::default());
-    assert_eq!(config.policy(), crate::scheduler::Policy::default());
+    assert_eq!(config.policy, Policy::default());
 }
 
 #[test]
@@ -28,6 +28,7 @@ fn a2_defaults_are_those_of_the_table() {
     let ms = Duration::from_millis;
     let Config {
         proxy,
+        policy,
         scheduler,
         retry,
         queue,
@@ -42,11 +43,11 @@ fn a2_defaults_are_those_of_the_table() {
         Config::default().upstream.as_str(),
         "https://api.anthropic.com"
     );
-    assert_eq!(Config::default().switch_threshold, 0.9);
+    assert_eq!(policy.switch_threshold, 0.9);
     assert_eq!(scheduler.session_affinity, SessionAffinity::Auto);
-    assert_eq!(scheduler.overage, Overage::Last);
+    assert_eq!(policy.overage, Overage::Last);
     assert_eq!(
-        (retry.attempts_max, retry.buffer_bytes_max),
+        (policy.max_attempts, retry.buffer_bytes_max),
         (0, 10_485_760)
     );
     assert_eq!(
@@ -90,20 +91,15 @@ fn a2_absent_keys_take_their_default_at_every_level() {
     let config =
         parse(r#"{"queue": {"maxWaitMs": 5}, "scheduler": {"weeklySoftThreshold": 0.1}}"#).unwrap();
     let default = Config::default();
-    assert_eq!(
-        config.queue,
-        Queue {
-            wait_max: Duration::from_millis(5),
-            ..default.queue
-        }
-    );
-    assert_eq!(
-        config.scheduler,
-        Scheduler {
+    let expected = Config {
+        policy: Policy {
+            max_wait: Duration::from_millis(5),
             weekly_soft: 0.1,
-            ..default.scheduler
-        }
-    );
+            ..default.policy
+        },
+        ..default
+    };
+    assert_eq!(config, expected);
 }
 
 #[test]
@@ -138,14 +134,12 @@ fn a2_every_value_is_read() {
         },
         upstream: BaseUrl::parse("http://localhost:8080/base").unwrap(),
         upstream_proxy: UpstreamProxy::Url(Secret::new("http://u:p@proxy:8080")),
-        switch_threshold: 1.0,
-        routing: Routing::Preferred("a".to_owned()),
-        scheduler: Scheduler {
-            mode: "x".to_owned(),
-            safety_max_active_per_account: 1,
-            safety_max_global_active: 2,
+        policy: Policy {
+            switch_threshold: 1.0,
+            max_active_per_account: 1,
+            max_active_global: 2,
             cooldown: ms(3),
-            cooldown_max: ms(4),
+            max_cooldown: ms(4),
             network_cooldown: ms(5),
             weekly_soft: 0.0,
             weekly_reserve: 0.5,
@@ -157,28 +151,32 @@ fn a2_every_value_is_read() {
             recovery_ramp_weight: 9.0,
             recovery_ramp: ms(10),
             spread_window: ms(11),
-            session_affinity: SessionAffinity::Header,
             session_idle: ms(12),
             overage: Overage::Never,
+            max_attempts: 3,
+            queue_enabled: false,
+            max_wait: Duration::from_micros(1_500),
+            auto_max_wait: Some(ms(2)),
+            capacity_max_wait: ms(3),
+            weekly_max_wait: ms(4),
+            network_max_wait: ms(5),
+            count_tokens_max_wait: ms(6),
+            non_stream_max_wait: ms(7),
+            max_queued_body_bytes: 9,
+            max_queued_bytes: 10,
+            max_queued: 11,
+            poll: ms(12),
+        },
+        routing: Routing::Preferred("a".to_owned()),
+        scheduler: Scheduler {
+            mode: "x".to_owned(),
+            session_affinity: SessionAffinity::Header,
         },
         retry: Retry {
-            attempts_max: 3,
             buffer_bytes_max: 4,
         },
         queue: Queue {
-            enabled: false,
-            wait_max: Duration::from_micros(1_500),
-            auto_wait_max: Some(ms(2)),
-            capacity_wait_max: ms(3),
-            weekly_wait_max: ms(4),
-            network_wait_max: ms(5),
-            count_tokens_wait_max: ms(6),
-            non_stream_wait_max: ms(7),
             stream_client_tolerance: ms(8),
-            queued_body_bytes_max: 9,
-            queued_bytes_max: 10,
-            queued_max: 11,
-            poll: ms(12),
             heartbeat: ms(13),
             stream_forward_grace: ms(14),
         },
@@ -335,10 +333,10 @@ fn a2_nothing_narrower_than_the_ranges_is_refused() {
     }
     let config = parse(r#"{"queue": {"maxWaitMs": 1e300, "maxQueuedBytes": 1e300}}"#).unwrap();
     assert_eq!(
-        config.queue.wait_max,
+        config.policy.max_wait,
         Duration::from_secs(100 * 365 * 86_400)
     );
-    assert_eq!(config.queue.queued_bytes_max, usize::MAX);
+    assert_eq!(config.policy.max_queued_bytes, u64::MAX);
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! Reads values of the config document strictly: the right type, in range, or a problem that names the key.
+//! Reads values of the config document strictly: the right type, in range, or a problem that names
+//! the key.
 //!
-//! Every key that is asked for becomes a known key; what was never asked for is reported as unknown. An absent key gives its
-//! default; `null` counts as absent only where a key may be null.
+//! Every key that is asked for becomes a known key; what was never asked for is reported as
+//! unknown. An absent key gives its default; `null` counts as absent only where a key may be null.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -153,29 +154,22 @@ impl<'a> Section<'a> {
         self.values?.get(key)
     }
 
-    /// `true` or `false`.
-    pub(super) fn flag(&self, key: &'static str, default: bool) -> bool {
+    /// `true` or `false`. As below, an absent key leaves what is there: the default.
+    pub(super) fn flag(&self, key: &'static str, flag: &mut bool) {
         match self.value(key) {
-            None => default,
-            Some(Value::Bool(flag)) => *flag,
-            Some(other) => self
-                .wrong_type(key, "true or false", other)
-                .unwrap_or(default),
+            None => {}
+            Some(Value::Bool(given)) => *flag = *given,
+            Some(other) => self.wrong_type(key, "true or false", other).unwrap_or(()),
         }
     }
 
     /// A text with at least one character.
-    pub(super) fn text(&self, key: &'static str, default: &str) -> String {
+    pub(super) fn text(&self, key: &'static str, text: &mut String) {
         match self.value(key) {
-            None => default.to_owned(),
-            Some(Value::String(text)) if !text.is_empty() => text.clone(),
-            Some(Value::String(_)) => {
-                self.problem(key, expected("a text", "an empty one"));
-                default.to_owned()
-            }
-            Some(other) => self
-                .wrong_type(key, "a text", other)
-                .unwrap_or_else(|| default.to_owned()),
+            None => {}
+            Some(Value::String(given)) if !given.is_empty() => text.clone_from(given),
+            Some(Value::String(_)) => self.problem(key, expected("a text", "an empty one")),
+            Some(other) => self.wrong_type(key, "a text", other).unwrap_or(()),
         }
     }
 
@@ -188,13 +182,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// One of several words.
-    pub(super) fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)], default: T) -> T {
-        self.word_if_any(key, words).unwrap_or(default)
-    }
-
     /// One of several words, or nothing.
-    pub(super) fn word_if_any<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+    pub(super) fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
         let quoted: Vec<String> = words
             .iter()
             .map(|(word, _)| format!("\"{word}\""))
@@ -214,51 +203,53 @@ impl<'a> Section<'a> {
     }
 
     /// A time in milliseconds.
-    pub(super) fn time_ms(&self, key: &'static str, default: Duration) -> Duration {
-        self.number(key, "a time in ms, 0 or more", f64::MAX)
-            .map_or(default, time_from_ms)
+    pub(super) fn time_ms(&self, key: &'static str, time: &mut Duration) {
+        if let Some(ms) = self.number(key, "a time in ms, 0 or more", f64::MAX) {
+            *time = time_from_ms(ms);
+        }
     }
 
     /// A time in milliseconds, or null.
-    pub(super) fn time_ms_if_any(&self, key: &'static str) -> Option<Duration> {
-        match self.values.and_then(|values| values.get(key)) {
-            Some(Value::Null) => {
-                self.value(key);
-                None
-            }
-            _ => self
-                .number(key, "a time in ms, 0 or more, or null", f64::MAX)
-                .map(time_from_ms),
+    pub(super) fn time_ms_if_any(&self, key: &'static str, time: &mut Option<Duration>) {
+        if self.value(key).is_some_and(Value::is_null) {
+            *time = None;
+        } else if let Some(ms) = self.number(key, "a time in ms, 0 or more, or null", f64::MAX) {
+            *time = Some(time_from_ms(ms));
         }
     }
 
     /// A number that weighs a term of a sum.
-    pub(super) fn weight(&self, key: &'static str, default: f64) -> f64 {
-        self.number(key, "a number, 0 or more", f64::MAX)
-            .unwrap_or(default)
+    pub(super) fn weight(&self, key: &'static str, weight: &mut f64) {
+        if let Some(given) = self.number(key, "a number, 0 or more", f64::MAX) {
+            *weight = given;
+        }
     }
 
     /// A share of a whole.
-    pub(super) fn share(&self, key: &'static str, default: f64) -> f64 {
-        self.number(key, "a number from 0 to 1", 1.0)
-            .unwrap_or(default)
+    pub(super) fn share(&self, key: &'static str, share: &mut f64) {
+        if let Some(given) = self.number(key, "a number from 0 to 1", 1.0) {
+            *share = given;
+        }
     }
 
-    /// A count or a size.
-    pub(super) fn count(&self, key: &'static str, default: usize) -> usize {
-        let count = self.whole(key, "a whole number, 0 or more", usize::MAX as u64);
-        count.map_or(default, |count| {
-            usize::try_from(count).unwrap_or(usize::MAX)
-        })
+    /// A count or a size. What the type cannot hold is read as the largest that it can.
+    pub(super) fn count<T: TryFrom<u64>>(&self, key: &'static str, count: &mut T) {
+        let Some(given) = self.whole(key, "a whole number, 0 or more", u64::MAX) else {
+            return;
+        };
+        // Only types of 32 bits cannot hold a `u64`.
+        let fitting = T::try_from(given).or_else(|_| T::try_from(u64::from(u32::MAX)));
+        if let Ok(fitting) = fitting {
+            *count = fitting;
+        }
     }
 
     /// A TCP port.
-    pub(super) fn port(&self, key: &'static str, default: u16) -> u16 {
-        let limit = u64::from(u16::MAX);
-        let port = self
-            .whole(key, "a port from 0 to 65535", limit)
-            .map(u16::try_from);
-        port.and_then(Result::ok).unwrap_or(default)
+    pub(super) fn port(&self, key: &'static str, port: &mut u16) {
+        let given = self.whole(key, "a port from 0 to 65535", u64::from(u16::MAX));
+        if let Some(given) = given.and_then(|given| u16::try_from(given).ok()) {
+            *port = given;
+        }
     }
 
     /// Seconds: 0, or at least `least`.
@@ -299,7 +290,8 @@ impl<'a> Section<'a> {
         number.or_else(|| self.wrong_type(key, wanted, value))
     }
 
-    /// A whole number up to `limit`; what is larger than any number of this machine counts as the largest.
+    /// A whole number up to `limit`; what is larger than any number of this machine counts as the
+    /// largest.
     fn whole(&self, key: &'static str, wanted: &str, limit: u64) -> Option<u64> {
         let value = self.value(key)?;
         #[expect(
@@ -317,7 +309,8 @@ impl<'a> Section<'a> {
             .or_else(|| self.wrong_type(key, wanted, value))
     }
 
-    /// Notes that the value is not what it should be. Gives `None`, for a caller that goes on with a default.
+    /// Notes that the value is not what it should be. Gives `None`, for a caller that goes on with
+    /// a default.
     pub(super) fn wrong_type<T>(&self, key: &str, wanted: &str, value: &Value) -> Option<T> {
         self.problem(key, expected(wanted, &found(value)));
         None

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// A credential. Its `Debug` prints nothing of it and it has no `Display`, so it cannot get into a log, an error or a
-/// panic message by accident; [`Secret::expose`] marks each place that uses it.
+/// A credential. Its `Debug` prints nothing of it and it has no `Display`, so it cannot get into a
+/// log, an error or a panic message by accident; [`Secret::expose`] marks each place that uses it.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(Arc<str>);
 

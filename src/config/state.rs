@@ -1,13 +1,17 @@
-//! What was learned and should outlive the process (SPEC A6): quota windows and totals. No credentials.
+//! What was learned and should outlive the process (SPEC A6): quota windows and totals. No
+//! credentials.
 //!
-//! The shapes of the file are apart from the scheduler's types, so that neither changes with the other.
+//! The shapes of the file are apart from the scheduler's types, so that neither changes with the
+//! other.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
 use super::atomic::{self, FileLock};
 use super::identity::Identity;
-use super::shape::shape;
 use crate::error::{Error, Result};
 use crate::scheduler::Usage;
 use crate::scheduler::quota::{Family, WindowKind};
@@ -17,77 +21,90 @@ use crate::scheduler::{
     WindowSnapshot,
 };
 
-shape! {
-    /// The state file.
-    struct State {
-        /// When it was written, in ms since the epoch.
-        saved_at: i64,
-        /// One entry an account.
-        accounts: Vec<AccountState>,
-        /// Message batches, the latest first.
-        batches: Vec<BatchState>,
-        /// Sessions, the latest first; only when one process hands over to another.
-        sessions: Vec<SessionState>,
-        /// The same with threads.
-        threads: Vec<ThreadState>,
-    }
+/// The state file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct State {
+    /// When it was written, in ms since the epoch.
+    pub(crate) saved_at: i64,
+    /// One entry an account.
+    pub(crate) accounts: Vec<AccountState>,
+    /// Message batches, the latest first.
+    pub(crate) batches: Vec<BatchState>,
+    /// Sessions, the latest first; only when one process hands over to another.
+    pub(crate) sessions: Vec<SessionState>,
+    /// The same with threads.
+    pub(crate) threads: Vec<ThreadState>,
+}
 
-    /// Which account has created a message batch. Accounts stand for themselves by their place in the list of them.
-    struct BatchState {
-        id: String,
-        account: usize,
-    }
+/// Which account has created a message batch. Accounts stand for themselves by their place in the
+/// list of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct BatchState {
+    pub(crate) id: String,
+    pub(crate) account: usize,
+}
 
-    /// Where a session is bound; its key in hexadecimal, since JSON has no whole numbers of that size.
-    struct SessionState {
-        key: String,
-        home: Option<usize>,
-        current: Option<usize>,
-        idle_ms: u64,
-        thinking: bool,
-    }
+/// Where a session is bound; its key in hexadecimal, since JSON has no whole numbers of that size.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct SessionState {
+    pub(crate) key: String,
+    pub(crate) home: Option<usize>,
+    pub(crate) current: Option<usize>,
+    pub(crate) idle_ms: u64,
+    pub(crate) thinking: bool,
+}
 
-    /// Whom a thread belongs to.
-    struct ThreadState {
-        key: String,
-        account: usize,
-        idle_ms: u64,
-    }
+/// Whom a thread belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ThreadState {
+    pub(crate) key: String,
+    pub(crate) account: usize,
+    pub(crate) idle_ms: u64,
+}
 
-    /// What is known of one account.
-    struct AccountState {
-        name: String,
-        account_uuid: Option<String>,
-        org_uuid: Option<String>,
-        windows: Vec<WindowState>,
-        totals: Totals,
-    }
+/// What is known of one account.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct AccountState {
+    pub(crate) name: String,
+    pub(crate) account_uuid: Option<String>,
+    pub(crate) org_uuid: Option<String>,
+    pub(crate) windows: Vec<WindowState>,
+    pub(crate) totals: Totals,
+}
 
-    /// One quota window; times in ms since the epoch.
-    struct WindowState {
-        /// `five_hour`, `seven_day`, `seven_day_<family>`, `tokens`, `requests` or `generic`.
-        window: String,
-        utilisation: Option<f64>,
-        limit: Option<u64>,
-        remaining: Option<u64>,
-        reset: Option<i64>,
-        learned_at: i64,
-    }
+/// One quota window; times in ms since the epoch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct WindowState {
+    /// `five_hour`, `seven_day`, `seven_day_<family>`, `tokens`, `requests` or `generic`.
+    pub(crate) window: String,
+    pub(crate) utilisation: Option<f64>,
+    pub(crate) limit: Option<u64>,
+    pub(crate) remaining: Option<u64>,
+    pub(crate) reset: Option<i64>,
+    pub(crate) learned_at: i64,
+}
 
-    /// Sums over an account's life.
-    struct Totals {
-        requests: u64,
-        input_tokens: u64,
-        output_tokens: u64,
-        cache_read_tokens: u64,
-        cache_write_tokens: u64,
-        last_used: Option<i64>,
-    }
+/// Sums over an account's life.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Totals {
+    pub(crate) requests: u64,
+    pub(crate) input_tokens: u64,
+    pub(crate) output_tokens: u64,
+    pub(crate) cache_read_tokens: u64,
+    pub(crate) cache_write_tokens: u64,
+    pub(crate) last_used: Option<i64>,
 }
 
 impl State {
-    /// What is known of the account `who`, as far as it still holds: a window that has passed is dropped, and so is a
-    /// use whose reset is not known, which could pin an account for ever.
+    /// What is known of the account `who`, as far as it still holds: a window that has passed is
+    /// dropped, and so is a use whose reset is not known, which could pin an account for ever.
     pub(crate) fn of(&self, who: &Identity<'_>, now: Wall) -> Option<Learned> {
         let found = self
             .accounts
@@ -304,10 +321,13 @@ pub(crate) fn path(config: &Path) -> PathBuf {
     }
 }
 
-/// Reads the state. A missing or unreadable file gives an empty one; the text is the line that says so.
+/// Reads the state. A missing or unreadable file gives an empty one; the text is the line that says
+/// so.
 pub(crate) fn load(path: &Path) -> (State, Option<String>) {
     let parsed = atomic::read(path).and_then(|text| {
+        // Through an object: a derived struct could also be read from a list.
         serde_json::from_str(&text)
+            .and_then(|object| State::deserialize(Value::Object(object)))
             .map_err(|error| Error::operator(format!("{}: {error}", path.display())))
     });
     match parsed {
@@ -337,7 +357,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::config::scratch::Scratch;
+    use crate::testing::scratch::Scratch;
 
     fn window(kind: WindowKind, raw: Option<f64>, reset: Option<i64>) -> WindowSnapshot {
         WindowSnapshot {

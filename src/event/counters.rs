@@ -3,17 +3,16 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use super::words::{BLOCK_REASONS, KINDS, block_reason};
+use super::labels::{BLOCK_REASONS, KINDS, block_reason};
 use super::{Event, Finished, Outcome, RefreshResult};
 use crate::scheduler::{Kind, Usage};
 
-/// All counters of the program.
 #[derive(Default)]
 pub(crate) struct Counters {
     /// By outcome, then by kind; the last column is "no account".
-    requests: [[AtomicU64; KINDS.len() + 1]; Outcome::WORDS.len()],
+    requests: [[AtomicU64; KINDS.len() + 1]; Outcome::LABELS.len()],
     tokens: [AtomicU64; 4],
-    refreshes: [AtomicU64; RefreshResult::WORDS.len()],
+    refreshes: [AtomicU64; RefreshResult::LABELS.len()],
     blocks: [AtomicU64; BLOCK_REASONS.len()],
     failovers: AtomicU64,
     breaker_opened: AtomicU64,
@@ -93,10 +92,11 @@ impl Counters {
         self.dropped.load(Relaxed)
     }
 
-    /// Finished requests by outcome and account kind (`None`: no account was involved), all combinations.
+    /// Finished requests by outcome and account kind (`None`: no account was involved), all
+    /// combinations.
     pub(crate) fn requests(&self) -> impl Iterator<Item = (&'static str, Option<Kind>, u64)> {
         let kinds = || KINDS.into_iter().map(Some).chain([None]);
-        Outcome::WORDS
+        Outcome::LABELS
             .iter()
             .zip(&self.requests)
             .flat_map(move |(word, row)| {
@@ -120,7 +120,7 @@ impl Counters {
 
     /// Refreshes by result, with the result's word.
     pub(crate) fn refreshes(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        RefreshResult::WORDS
+        RefreshResult::LABELS
             .iter()
             .zip(&self.refreshes)
             .map(|(word, count)| (*word, count.load(Relaxed)))
@@ -146,7 +146,6 @@ impl Counters {
         self.breaker_opened.load(Relaxed)
     }
 
-    /// Waits that began.
     #[must_use]
     pub(crate) fn held(&self) -> u64 {
         self.held.load(Relaxed)
@@ -166,9 +165,7 @@ pub(crate) struct Histogram {
 pub(crate) struct HistogramReading {
     /// Upper bound in ms and the number of values up to it.
     pub(crate) buckets: Vec<(u64, u64)>,
-    /// Number of values.
     pub(crate) count: u64,
-    /// Their sum.
     pub(crate) sum: Duration,
 }
 
@@ -178,7 +175,6 @@ impl Histogram {
         1, 5, 25, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 1_800_000,
     ];
 
-    /// Adds one value.
     pub(crate) fn record(&self, value: Duration) {
         let index = Self::BOUNDS_MS
             .iter()

@@ -42,7 +42,7 @@ pub(crate) fn start(context: &Arc<Context>) -> io::Result<Dashboard> {
         }),
         act: Box::new(move |action| act(&acting, action)),
         told: None,
-        pulse: Arc::clone(context.events.live().pulse()),
+        pulse: Arc::clone(context.events.in_flight().pulse()),
         seat: Seat::Server,
     })
 }

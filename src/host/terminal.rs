@@ -21,7 +21,7 @@ use rustix::termios::{self, InputModes, LocalModes, OptionalActions, SpecialCode
 use signal_hook::consts::{SIGCONT, SIGQUIT, SIGTSTP, SIGWINCH};
 
 use crate::clock;
-use crate::event::{Parcel, Pulse};
+use crate::event::Pulse;
 use crate::net::wait::poll_for;
 use crate::report::keys::{Key, Keys};
 use crate::report::screen::line::{Inks, Signs, Style};
@@ -48,7 +48,7 @@ pub(crate) struct Parts {
 pub(crate) struct Dashboard {
     quit: Arc<AtomicBool>,
     wake: UnixStream,
-    done: Receiver<Parcel>,
+    done: Receiver<()>,
 }
 
 /// Two frames are at least this far apart.

@@ -59,7 +59,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
-    use crate::config::chance::Random;
+    use crate::testing::chance::Random;
 
     #[test]
     fn different_input_differs() {

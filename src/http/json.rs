@@ -317,7 +317,7 @@ const NAME_BYTES_MAX: usize = 256;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::chance::{Random, rounds};
+    use crate::testing::chance::{Random, rounds};
 
     #[test]
     fn strings_are_decoded_as_serde_json_does() {

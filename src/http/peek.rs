@@ -280,7 +280,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::config::chance::{Random, rounds};
+    use crate::testing::chance::{Random, rounds};
 
     fn look(body: &Value) -> Peek {
         peek(body.to_string().as_bytes())

@@ -78,8 +78,8 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::config::chance::{Random, rounds};
     use crate::http::peek::peek;
+    use crate::testing::chance::{Random, rounds};
 
     fn splice(body: &str, model: &str) -> String {
         let spliced = replace_model(body.as_bytes(), &peek(body.as_bytes()).models, model);

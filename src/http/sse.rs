@@ -408,7 +408,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::config::chance::{Random, rounds};
+    use crate::testing::chance::{Random, rounds};
 
     const START: &str = r#"{"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","content":[],"model":"m",
         "usage":{"input_tokens":25,"cache_creation_input_tokens":3,"cache_read_input_tokens":900,"output_tokens":1}}}"#;

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
 
 /// An HTTP proxy that is asked with CONNECT.
@@ -42,7 +43,14 @@ impl HttpProxy {
         };
         let rest = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let (userinfo, address) = match rest.rsplit_once('@') {
-            Some((userinfo, address)) => (Some(percent_decode(userinfo)), address),
+            Some((userinfo, address)) => (
+                Some(
+                    percent_decode_str(userinfo)
+                        .decode_utf8_lossy()
+                        .into_owned(),
+                ),
+                address,
+            ),
             None => (None, rest),
         };
         let (host, port) = split_port(address).ok_or("a proxy needs the form http://host:port")?;
@@ -175,28 +183,6 @@ fn split_port(address: &str) -> Option<(&str, Option<u16>)> {
         None => None,
     };
     (!host.is_empty()).then_some((host, port))
-}
-
-fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = bytes
-            .get(at + 1..at + 3)
-            .and_then(|hex| std::str::from_utf8(hex).ok());
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) if bytes[at] == b'%' => {
-                out.push(byte);
-                at += 3;
-            }
-            _ => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use std::io;
 use std::net::TcpStream;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ureq::Error;
 
 use super::proxies::HttpProxy;
@@ -27,7 +29,7 @@ pub(super) fn ask_proxy(
     let mut head = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
     if let Some(userinfo) = &proxy.userinfo {
         head.push_str("Proxy-Authorization: Basic ");
-        head.push_str(&base64(userinfo.as_bytes()));
+        head.push_str(&STANDARD.encode(userinfo));
         head.push_str("\r\n");
     }
     head.push_str("\r\n");
@@ -57,44 +59,5 @@ pub(super) fn ask_proxy(
         _ => Err(Error::Io(io::Error::other(format!(
             "the proxy {proxy:?} refused the tunnel: {line}"
         )))),
-    }
-}
-
-/// Standard base64 with padding, for `Proxy-Authorization`.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let bits = group
-            .iter()
-            .fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte))
-            << (8 * (3 - group.len()));
-        for place in 0..4 {
-            let sextet = (bits >> (18 - 6 * place)) as usize & 63;
-            out.push(if place > group.len() {
-                '='
-            } else {
-                char::from(ALPHABET[sextet])
-            });
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_pads_as_rfc_4648_does() {
-        for (plain, coded) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foobar", "Zm9vYmFy"),
-        ] {
-            assert_eq!(base64(plain.as_bytes()), coded);
-        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ureq::http::Uri;
 
 use super::classify::{self, Meaning, Next, Seen};
-use super::exchange::{answer, wait_for_flight};
+use super::exchange::{answer, wait_for_refresh};
 use super::failed::{Failed, Kept};
 use super::forward::{self, Answer, Connection, Failure, NetworkCode, Order, Unanswered};
 use super::job::{Ended, Job};
@@ -144,7 +144,7 @@ impl Course<'_> {
             let ready = match readiness {
                 Readiness::Ready(ready) => ready,
                 Readiness::Refreshing(flight) => {
-                    if wait_for_flight(self.job, &flight).is_err() {
+                    if wait_for_refresh(self.job, &flight).is_err() {
                         hold.complete(Outcome::Abandoned);
                         return Attempted::Ended(self.client_gone(Stage::Connecting));
                     }

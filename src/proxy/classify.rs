@@ -428,8 +428,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::chance::{Random, rounds};
     use crate::scheduler::quota::{WindowKind, WindowReading};
+    use crate::testing::chance::{Random, rounds};
 
     use Next::{AnotherAccount, PassOn, RefreshAndRetry};
 

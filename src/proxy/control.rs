@@ -11,7 +11,7 @@ use crate::account::Origin;
 use crate::account::sync::CredentialChange;
 use crate::clock;
 use crate::config::state::{self, AccountState, BatchState, State};
-use crate::config::{self, Config, edit, file};
+use crate::config::{self, Config, edit, file, settings};
 use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::report::status::build::{AccountFacts, CredentialFacts};
@@ -96,7 +96,7 @@ fn apply(context: &Context, config: Config) -> Vec<String> {
         added.push(entry.name.clone());
     }
     let settings = settings_changed(&old, &config);
-    let policy = config.policy();
+    let policy = config.policy.clone();
     context
         .gate
         .with(|scheduler, now| scheduler.set_policy(now, policy));
@@ -135,32 +135,33 @@ fn apply(context: &Context, config: Config) -> Vec<String> {
 
 /// Names the groups of settings that differ; their values are in the file.
 fn settings_changed(old: &Config, new: &Config) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut say = |differs: bool, what: &str| {
-        if differs {
-            lines.push(format!("{what} changed"));
-        }
+    let (before, after) = (settings::document(old), settings::document(new));
+    let differs = |key: &str| match key {
+        "upstreamProxy" => old.upstream_proxy != new.upstream_proxy,
+        "proxy.requireKey" => old.proxy.require_key != new.proxy.require_key,
+        "proxy.apiKey" => old.proxy.api_key != new.proxy.api_key,
+        key => before[key] != after[key],
     };
-    say(old.upstream != new.upstream, "upstream");
-    say(old.upstream_proxy != new.upstream_proxy, "upstreamProxy");
-    say(
-        (old.switch_threshold - new.switch_threshold).abs() > f64::EPSILON,
-        "switchThreshold",
-    );
-    say(old.routing != new.routing, "routing");
-    say(old.scheduler != new.scheduler, "scheduler");
-    say(old.retry != new.retry, "retry");
-    say(old.queue != new.queue, "queue");
-    say(old.timeouts != new.timeouts, "timeouts");
-    say(
-        old.proxy.require_key != new.proxy.require_key,
-        "proxy.requireKey",
-    );
-    say(old.proxy.api_key != new.proxy.api_key, "proxy.apiKey");
-    say(old.drain_timeout != new.drain_timeout, "shutdown");
-    say(old.quota_probe != new.quota_probe, "quotaProbeSeconds");
-    lines
+    let mut keys = SETTINGS.to_vec();
+    keys.retain(|key| differs(key));
+    keys.iter().map(|key| format!("{key} changed")).collect()
 }
+
+/// What a reload names when it has changed.
+const SETTINGS: [&str; 12] = [
+    "upstream",
+    "upstreamProxy",
+    "switchThreshold",
+    "routing",
+    "scheduler",
+    "retry",
+    "queue",
+    "timeouts",
+    "proxy.requireKey",
+    "proxy.apiKey",
+    "shutdown",
+    "quotaProbeSeconds",
+];
 
 /// Puts the config's routing into effect; an account that cannot be preferred leaves it automatic, with a line.
 fn route(context: &Context, config: &Config) {

@@ -28,7 +28,7 @@ use super::relay;
 use super::reply::{self, Reply};
 use super::runtime;
 use super::stream::{ClientForm, Uncommitted};
-use crate::account::Flight;
+use crate::account::SingleFlight;
 use crate::clock::{self, Stopwatch};
 use crate::config::Config;
 use crate::event::{Event, Finished, Held, Outcome, RequestMeta, Stage};
@@ -138,7 +138,7 @@ fn receive(
         path: Arc::clone(&path),
         ..RequestMeta::default()
     };
-    let tracked = context.events.live().begin(meta);
+    let tracked = context.events.in_flight().begin(meta);
     if entry.expects_continue {
         inbound.ask_for_body();
     }
@@ -414,7 +414,7 @@ pub(super) fn answer(out: Uncommitted, reply: &Reply) -> Ended {
 }
 
 /// Waits for a token refresh that another thread does, watching the client meanwhile.
-pub(super) fn wait_for_flight(job: &Job, flight: &Flight) -> Result<(), Stop> {
+pub(super) fn wait_for_refresh(job: &Job, flight: &SingleFlight) -> Result<(), Stop> {
     let Ok(bell) = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK) else {
         // No descriptor to be woken by: the refresh is bounded in time, so it can be waited for blindly.
         flight.wait(REFRESH_WAIT_MAX);

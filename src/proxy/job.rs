@@ -10,7 +10,7 @@ use super::patience::Patience;
 use crate::account::quota::family_of_model;
 use crate::account::sync::Brought;
 use crate::clock::Stopwatch;
-use crate::config::{CLIENT_TIMEOUT_MS, Config, Queue, SessionAffinity};
+use crate::config::{CLIENT_TIMEOUT_MS, Config, SessionAffinity};
 use crate::event::{Event, Finished, Outcome, Stage, Tracked};
 use crate::http::digest::digest;
 use crate::http::headers::{ClientOptions, Headers};
@@ -119,9 +119,9 @@ impl Ended {
 /// The time that a client gives a request, if it is what `maxpool env` exports, which raises the client's limit on silent streams to the
 /// same (SPEC Q6). The exports cannot declare it by a header without overwriting the user's own headers, but the client tells its
 /// request's limit in seconds (Claude Code 2.1.330).
-fn limit_of_env(timeout: Option<&str>, queue: &Queue) -> Option<Duration> {
+fn limit_of_env(timeout: Option<&str>, config: &Config) -> Option<Duration> {
     let timeout: u64 = timeout?.parse().ok()?;
-    let exported = queue.raised_limit(CLIENT_TIMEOUT_MS);
+    let exported = config.raised_limit(CLIENT_TIMEOUT_MS);
     // What nobody has raised tells nothing.
     let raised = exported > CLIENT_TIMEOUT_MS && timeout == exported / 1000;
     raised.then_some(Duration::from_secs(timeout))
@@ -177,11 +177,11 @@ impl Job {
             .collect();
         request.shape = shape;
         request.body_bytes = self.body.len() as u64;
-        request.holdable = self.body.len() <= queue.queued_body_bytes_max;
+        request.holdable = request.body_bytes <= self.config.policy.max_queued_body_bytes;
         request.tolerance = match shape {
             Shape::Stream => {
                 let timeout = self.headers.text("x-stainless-timeout");
-                let raised = || limit_of_env(timeout, queue);
+                let raised = || limit_of_env(timeout, &self.config);
                 Some(match self.options.stream_idle.or_else(raised) {
                     Some(declared) => declared.mul_f64(DECLARED_TOLERANCE_SHARE),
                     None => queue.stream_client_tolerance,
@@ -320,12 +320,10 @@ mod tests {
             (Some("1e9"), seconds(0), None),
             (Some("99999999999999999999"), seconds(0), None),
         ] {
-            let queue = Queue {
-                wait_max,
-                ..Queue::default()
-            };
+            let mut config = Config::default();
+            config.policy.max_wait = wait_max;
             assert_eq!(
-                limit_of_env(timeout, &queue),
+                limit_of_env(timeout, &config),
                 expected,
                 "{timeout:?} {wait_max:?}"
             );

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use super::context::Context;
 use super::control;
 use super::job::Ended;
@@ -11,7 +13,6 @@ use super::stream::Uncommitted;
 use crate::account::quota::family_of_model;
 use crate::clock::{self, Stopwatch};
 use crate::config::Config;
-use crate::config::shape::shape;
 use crate::error::Fault;
 use crate::event::{Event, Finished, Outcome, Stage};
 use crate::http::headers::{ClientOptions, Headers};
@@ -154,12 +155,12 @@ fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Re
     }
 }
 
-shape! {
-    /// The body of `POST /maxpool/routing`.
-    struct RoutingOrder {
-        mode: String,
-        account: Option<String>,
-    }
+/// The body of `POST /maxpool/routing`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RoutingOrder {
+    mode: String,
+    account: Option<String>,
 }
 
 fn failed(error: &crate::error::Error) -> Reply {
@@ -221,8 +222,8 @@ pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
         config_path: context.config_path.display().to_string(),
         mode: config.scheduler.mode.clone(),
         accounts: control::account_facts(context),
-        requests: context.events.live().list(REQUESTS_SHOWN_MAX),
-        requests_in_flight: context.events.live().len(),
+        requests: context.events.in_flight().list(REQUESTS_SHOWN_MAX),
+        requests_in_flight: context.events.in_flight().len(),
         activity,
         counters: context.events.counters(),
         decisions: &decisions,
@@ -238,7 +239,7 @@ fn metrics_of(context: &Context, names: Names) -> Vec<u8> {
         Names::Shown => Labels::Names,
     };
     let process = Process::look(clock::now().mono.since(context.started));
-    let in_flight = context.events.live().len();
+    let in_flight = context.events.in_flight().len();
     let version = env!("CARGO_PKG_VERSION");
     metrics::render(
         &snapshot,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::classify::{self, Meaning};
 use crate::clock::human;
-use crate::event::words;
+use crate::event::labels;
 use crate::http::headers::Headers;
 use crate::http::sse::{self, Form};
 use crate::scheduler::{
@@ -565,7 +565,7 @@ fn details(refusal: &Refusal) -> String {
 }
 
 fn shown(standing: &Standing) -> String {
-    let reason = words::passed_over(&standing.reason);
+    let reason = labels::passed_over(&standing.reason);
     let said = standing
         .evidence
         .as_ref()

@@ -1,8 +1,10 @@
-//! `--log-to DIR` (D3): one file a request, with heads, bodies, every attempt and the error; for finding out what went wrong.
+//! `--log-to DIR` (D3): one file a request, with heads, bodies, every attempt and the error; for
+//! finding out what went wrong.
 //!
-//! A request only collects: a [`Trace`] holds bounded copies and goes to a writer thread when it is dropped. The channel and the bytes on
-//! their way are bounded; what does not fit is dropped and counted, so that neither a slow nor a failing disk disturbs a request.
-//! Credentials and cookies are masked before anything is written (D4).
+//! A request only collects: a [`Trace`] holds bounded copies and goes to a writer thread when it is
+//! dropped. The channel and the bytes on their way are bounded; what does not fit is dropped and
+//! counted, so that neither a slow nor a failing disk disturbs a request. Credentials and cookies
+//! are masked before anything is written (D4).
 
 mod page;
 
@@ -22,7 +24,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::clock::civil;
 use crate::error::{Error, Result};
-use crate::event::{Events, Parcel};
+use crate::event::Events;
 use crate::scheduler::time::Wall;
 
 /// A header's name and value, as they came.
@@ -45,7 +47,7 @@ const FAILURES_TOLD_EVERY: u64 = 100;
 #[derive(Clone)]
 pub(crate) struct Capture {
     shared: Arc<Shared>,
-    sender: Sender<Parcel>,
+    sender: Sender<Message>,
 }
 
 #[derive(Default)]
@@ -57,7 +59,7 @@ struct Shared {
 
 enum Message {
     Page(Page),
-    Stop(Sender<Parcel>),
+    Stop(Sender<()>),
 }
 
 /// Everything of one request, as it goes to the writer.
@@ -80,7 +82,8 @@ enum Part {
 }
 
 impl Capture {
-    /// Makes the directory if it is missing, says in the log that everything is recorded, and starts the writer.
+    /// Makes the directory if it is missing, says in the log that everything is recorded, and
+    /// starts the writer.
     ///
     /// # Errors
     /// The directory cannot be made or written; the text names it.
@@ -127,11 +130,7 @@ impl Capture {
     /// Writes what waits, and gives up after `limit` when the disk does not take it.
     pub(crate) fn finish(&self, limit: Duration) {
         let (done, is_done) = bounded(1);
-        if self
-            .sender
-            .send_timeout(Box::new(Message::Stop(done)), limit)
-            .is_ok()
-        {
+        if self.sender.send_timeout(Message::Stop(done), limit).is_ok() {
             // Either it is written or the limit has passed.
             let _ = is_done.recv_timeout(limit);
         }
@@ -141,7 +140,7 @@ impl Capture {
         let bytes = page.bytes;
         let waiting = self.shared.waiting_bytes.fetch_add(bytes, Relaxed);
         let fits = waiting.saturating_add(bytes) <= WAITING_BYTES_MAX;
-        if !fits || self.sender.try_send(Box::new(Message::Page(page))).is_err() {
+        if !fits || self.sender.try_send(Message::Page(page)).is_err() {
             self.shared.waiting_bytes.fetch_sub(bytes, Relaxed);
             self.shared.dropped.fetch_add(1, Relaxed);
         }
@@ -281,7 +280,8 @@ impl Drop for Trace {
     }
 }
 
-/// Makes the directory 0700. One that exists is made so if it is empty; else its modes are its owner's business, and told.
+/// Makes the directory 0700. One that exists is made so if it is empty; else its modes are its
+/// owner's business, and told.
 fn prepare(directory: &Path, at: Wall, events: &Events) -> Result<()> {
     let cannot = |doing: &str, error: &io::Error| Error::file(doing, directory, error);
     match fs::metadata(directory) {
@@ -331,9 +331,9 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, receiver: &Receiver<Parcel>) {
-        for message in receiver.iter().filter_map(|parcel| parcel.downcast().ok()) {
-            match *message {
+    fn run(mut self, receiver: &Receiver<Message>) {
+        for message in receiver.iter() {
+            match message {
                 Message::Page(page) => self.write(&page),
                 Message::Stop(done) => {
                     // Its end is what the caller waits for.

@@ -1,7 +1,8 @@
-//! What has changed between two looks at the scheduler: accounts that went out or came back, and the shared breaker.
+//! What has changed between two looks at the scheduler: accounts that went out or came back, and
+//! the shared breaker.
 //!
-//! The scheduler emits nothing, so the reporter looks when a request did not end well and when a block was to end. Pure: a snapshot in,
-//! events out.
+//! The scheduler emits nothing, so the reporter looks when a request did not end well and when a
+//! block was to end. Pure: a snapshot in, events out.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -70,7 +71,8 @@ impl Changes {
 impl Known {
     fn note(&mut self, account: &AccountSnapshot, now: Mono, events: &mut Vec<Event>) {
         for block in &account.blocks {
-            // The same block renewed by another answer is worth a line of its own: it may end later.
+            // The same block renewed by another answer is worth a line of its own: it may end
+            // later.
             let seen = self.blocks.iter().any(|(reason, scope, at)| {
                 *reason == block.reason && *scope == block.scope && *at == block.evidence.at
             });

@@ -1,7 +1,10 @@
-//! From bytes of a terminal to keys: sequences split over reads, characters split over reads, pasted text.
+//! From bytes of a terminal to keys: sequences split over reads, characters split over reads,
+//! pasted text.
 //!
-//! Pure: it never reads a terminal and never looks at a clock. An escape byte alone may be the key or the beginning of a sequence;
-//! the caller says that nothing followed ([`Keys::idle`]).
+//! Pure: it never reads a terminal and never looks at a clock. An escape byte alone may be the key
+//! or the beginning of a sequence; the caller says that nothing followed ([`Keys::idle`]).
+
+use memchr::memmem;
 
 /// A key, or text that was pasted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,11 +145,7 @@ impl Keys {
         let Some(mut text) = self.paste.take() else {
             return false;
         };
-        if let Some(end) = self
-            .rest
-            .windows(PASTE_END.len())
-            .position(|window| window == PASTE_END)
-        {
+        if let Some(end) = memmem::find(&self.rest, PASTE_END) {
             text.extend(self.rest.drain(..end));
             self.rest.drain(..PASTE_END.len());
             text.truncate(PASTE_MAX);
@@ -187,7 +186,8 @@ fn as_paste(keys: Vec<Key>) -> Vec<Key> {
     vec![Key::Paste(text)]
 }
 
-/// Bytes of the first character; `None` if it is not complete yet. A byte that begins none counts as one.
+/// Bytes of the first character; `None` if it is not complete yet. A byte that begins none counts
+/// as one.
 fn char_length(bytes: &[u8]) -> Option<usize> {
     let length = match bytes.first()? {
         0xc2..=0xdf => 2,

@@ -1,14 +1,16 @@
-//! One line for one event (D2): no ANSI, no control characters from outside, bounded in length, and enough in it to understand a
-//! night afterwards: what was blocked, until when, because of which answer.
+//! One line for one event (D2): no ANSI, no control characters from outside, bounded in length, and
+//! enough in it to understand a night afterwards: what was blocked, until when, because of which
+//! answer.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::mask::{mask, may_hold_secret};
-use super::text::{clean, is_clean, name, push_clean, push_name, quoted, repeats_status};
+use super::mask::mask;
+use super::text::{clean, name, push_clean, push_name, quoted, repeats_status};
 use super::{Entry, Level};
-use crate::clock::{human, iso, lasted, push_iso, push_number};
-use crate::event::words;
+use crate::clock::{human, iso, lasted, push_iso};
+use crate::event::labels;
 use crate::event::{
     AccountBlocked, Event, Failover, Finished, Held, Outcome, Refresh, RefreshResult, RestartStep,
     Stamped, Started,
@@ -16,7 +18,8 @@ use crate::event::{
 use crate::scheduler::Evidence;
 use crate::scheduler::time::Wall;
 
-/// Longest text of one entry, in characters: with four bytes each a line is still one write to a pipe.
+/// Longest text of one entry, in characters: with four bytes each a line is still one write to a
+/// pipe.
 const ENTRY_CHARS_MAX: usize = 900;
 /// What the line of a request mostly takes beside its path.
 const LINE_BYTES: usize = 192;
@@ -27,7 +30,8 @@ const STARTED_ACCOUNTS_MAX: usize = 256;
 /// Names that a reload lists.
 const RELOAD_NAMES_MAX: usize = 20;
 
-/// Gives `take` the entries of one event: one, but for the start, which has one more for each account.
+/// Gives `take` the entries of one event: one, but for the start, which has one more for each
+/// account.
 pub(super) fn entries(stamped: &Stamped, take: &mut dyn FnMut(Entry)) {
     let at = stamped.at;
     let (level, text) = describe(at, &stamped.event);
@@ -52,12 +56,7 @@ pub(super) fn push_line(out: &mut String, entry: &Entry) {
 }
 
 fn bounded(at: Wall, level: Level, text: String) -> Entry {
-    // Next to no line has anything to hide or to escape.
-    let text = if is_clean(&text, ENTRY_CHARS_MAX) && !may_hold_secret(&text) {
-        text
-    } else {
-        clean(&mask(&text), ENTRY_CHARS_MAX)
-    };
+    let text = clean(&mask(&text), ENTRY_CHARS_MAX);
     Entry { at, level, text }
 }
 
@@ -152,7 +151,7 @@ fn account_entries(at: Wall, started: &Started) -> impl Iterator<Item = Entry> {
             let text = format!(
                 "account {} ({}{note})",
                 name(&account.name),
-                words::kind(account.kind)
+                labels::kind(account.kind)
             );
             bounded(at, Level::Info, text)
         })
@@ -165,7 +164,8 @@ fn finished_level(finished: &Finished) -> Level {
     }
 }
 
-/// Every request writes one, so it is put together piece by piece: the library's formatting is ten times the work.
+/// Every request writes one, so it is put together piece by piece: the library's formatting is ten
+/// times the work.
 fn finished_line(finished: &Finished) -> String {
     let path = &finished.path;
     let mut line = String::with_capacity(LINE_BYTES + path.len().min(PIECE_CHARS_MAX));
@@ -207,8 +207,8 @@ fn finished_line(finished: &Finished) -> String {
 }
 
 fn push_field(line: &mut String, label: &str, value: u64) {
-    line.push_str(label);
-    push_number(line, value);
+    // Writing to a string cannot fail.
+    let _ = write!(line, "{label}{value}");
 }
 
 fn push_ms(line: &mut String, label: &str, span: Duration) {
@@ -263,7 +263,7 @@ fn failover_line(failover: &Failover) -> String {
 
 fn blocked_line(at: Wall, blocked: &AccountBlocked) -> String {
     let block = &blocked.block;
-    let scope = match words::scope(&block.scope) {
+    let scope = match labels::scope(&block.scope) {
         Some(family) => format!(" for {}", piece(family)),
         None => String::new(),
     };
@@ -274,7 +274,7 @@ fn blocked_line(at: Wall, blocked: &AccountBlocked) -> String {
     format!(
         "account {} is out{scope}, {}, {until}{}",
         name(&blocked.account),
-        words::block_phrase(&block.reason),
+        labels::block_phrase(&block.reason),
         evidence_part(Some(&block.evidence), "")
     )
 }
@@ -286,7 +286,7 @@ fn held_line(at: Wall, held: &Held) -> String {
     };
     format!(
         "request held ({}): {until}, {}{}",
-        words::wait_cause(held.cause),
+        labels::wait_cause(held.cause),
         counted(held.queued, "request", "waiting"),
         session_part(held.session.as_ref())
     )
@@ -388,7 +388,8 @@ fn restart_line(step: &RestartStep) -> (Level, String) {
     }
 }
 
-/// ` [status 429; request-id req_1; retry-after: 12; "message"]`, or nothing when nothing is known. What `said` holds is not said again.
+/// ` [status 429; request-id req_1; retry-after: 12; "message"]`, or nothing when nothing is known.
+/// What `said` holds is not said again.
 fn evidence_part(evidence: Option<&Evidence>, said: &str) -> String {
     let Some(evidence) = evidence else {
         return String::new();

@@ -1,6 +1,8 @@
-//! Takes credentials out of what is shown: recordings, log lines, messages of the upstream in the status (D4).
+//! Takes credentials out of what is shown: recordings, log lines, messages of the upstream in the
+//! status (D4).
 //!
-//! By name for headers; by shape and by key for text, because a body may be cut off and so be no JSON any more.
+//! By name for headers; by shape and by key for text, because a body may be cut off and so be no
+//! JSON any more.
 
 /// What stands in the place of a secret. Nothing of it is shown, not even its length.
 const MASK: &str = "[masked]";
@@ -26,7 +28,8 @@ const SECRET_KEYS: [&str; 12] = [
     "password",
 ];
 
-/// Whether a header's value is never shown. Limits such as `anthropic-ratelimit-tokens-remaining` are no secrets.
+/// Whether a header's value is never shown. Limits such as `anthropic-ratelimit-tokens-remaining`
+/// are no secrets.
 pub(crate) fn is_secret_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let ends = [
@@ -59,23 +62,6 @@ pub(crate) fn mask(text: &str) -> String {
         text = without_values(&text, "code");
     }
     text
-}
-
-/// A quick look for the log, whose lines all come by here: without one of these pairs there is none of [`TOKEN_MARKS`], none of
-/// [`SECRET_KEYS`] and no `authorization_code` in `text`.
-pub(crate) fn may_hold_secret(text: &str) -> bool {
-    text.as_bytes().windows(2).any(|pair| {
-        // One test of a bit for most.
-        matches!(pair[0], b'_' | b'T' | b'K' | b'k' | b'p' | b's')
-            && matches!(
-                (pair[0], pair[1]),
-                (b'_', b't' | b'v' | b's' | b'k' | b'c')
-                    | (b'T', b'o')
-                    | (b'K', b'e')
-                    | (b'k' | b'p', b'-')
-                    | (b's', b'w')
-            )
-    })
 }
 
 fn without_tokens(text: &str) -> String {
@@ -114,7 +100,8 @@ fn token_length(text: &str) -> Option<usize> {
     (rest >= TOKEN_REST_MIN).then_some(mark.len() + rest)
 }
 
-/// Masks what follows `key`, be it `"key": "…"`, the same inside of another string, or `key=…` of a form.
+/// Masks what follows `key`, be it `"key": "…"`, the same inside of another string, or `key=…` of a
+/// form.
 fn without_values(text: &str, key: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -228,26 +215,19 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(mask(text), shown);
-            assert!(text == shown || may_hold_secret(text), "{text}");
         }
     }
 
     #[test]
-    fn the_quick_look_passes_every_secret() {
+    fn every_key_and_every_mark_is_known() {
         for key in SECRET_KEYS {
             let text = format!("{key}=x1");
             assert_eq!(mask(&text), format!("{key}=[masked]"));
-            assert!(may_hold_secret(key), "{key}");
         }
         for mark in TOKEN_MARKS {
             let text = format!("{mark}01234567");
             assert_eq!(mask(&text), "[masked]");
-            assert!(may_hold_secret(mark), "{mark}");
         }
-        assert!(may_hold_secret("authorization_code"));
-        let line = "GET /v1/messages - 200 queue=0ms in=1 cache_read=0 cache_write=0 \
-                    model=claude-opus-4-5 attempts=1 session=ab12cd34";
-        assert!(!may_hold_secret(line), "or it is of no use");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `GET /maxpool/metrics`: Prometheus text (format 0.0.4).
 //!
-//! Accounts are told apart by their place in the pool (`account="0"`); names and e-mails appear only when asked for (D4).
+//! Accounts are told apart by their place in the pool (`account="0"`); names and e-mails appear
+//! only when asked for (D4).
 
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
 use super::text::clean;
-use crate::event::words::{self, BLOCK_REASONS};
+use crate::event::labels::{self, BLOCK_REASONS};
 use crate::event::{Counters, HistogramReading};
 use crate::scheduler::{AccountSnapshot, Snapshot};
 
@@ -153,7 +154,7 @@ fn requests(page: &mut Page, counters: &Counters, in_flight: usize) {
         "Finished requests by outcome and kind of account.",
     );
     for (outcome, kind, count) in counters.requests() {
-        let kind = kind.map_or("none", words::kind);
+        let kind = kind.map_or("none", labels::kind);
         family.sample(
             "",
             &[("outcome", outcome.into()), ("kind", kind.into())],
@@ -254,7 +255,7 @@ fn accounts(page: &mut Page, snapshot: &Snapshot, counters: &Counters, labels: L
     let label = |index: usize, account: &AccountSnapshot| {
         let mut label = vec![
             ("account", index.to_string()),
-            ("kind", words::kind(account.kind).to_owned()),
+            ("kind", labels::kind(account.kind).to_owned()),
         ];
         if labels == Labels::Names {
             label.push(("name", account.name.to_string()));
@@ -290,7 +291,7 @@ fn accounts(page: &mut Page, snapshot: &Snapshot, counters: &Counters, labels: L
                 .or_else(|| share_of(window.limit, window.remaining));
             if let Some(share) = share {
                 let mut label = label(index, account);
-                label.push(("window", words::window(&window.kind)));
+                label.push(("window", labels::window(&window.kind)));
                 family.sample("", &label, serde_json::Value::from(share));
             }
         }
@@ -304,7 +305,7 @@ fn accounts(page: &mut Page, snapshot: &Snapshot, counters: &Counters, labels: L
         for window in &account.windows {
             if let Some(reset) = window.reset {
                 let mut label = label(index, account);
-                label.push(("window", words::window(&window.kind)));
+                label.push(("window", labels::window(&window.kind)));
                 family.sample("", &label, reset.0 / 1_000);
             }
         }
@@ -319,7 +320,7 @@ fn accounts(page: &mut Page, snapshot: &Snapshot, counters: &Counters, labels: L
             let in_force = account
                 .blocks
                 .iter()
-                .filter(|block| words::block_reason(&block.reason) == reason);
+                .filter(|block| labels::block_reason(&block.reason) == reason);
             let mut label = label(index, account);
             label.push(("reason", reason.to_owned()));
             family.sample("", &label, in_force.count());

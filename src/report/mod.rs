@@ -1,8 +1,9 @@
 //! What people and scripts get to see: the plain log, the dashboard, the status and the metrics.
 //!
-//! One thread consumes the [`Events`] channel and is the only writer of the log. It turns each event into one line, keeps the last
-//! [`ACTIVITY_MAX`] of them for the dashboard and the status, and, with [`Mode::Plain`], writes them to stderr, whole lines in one write.
-//! A log that cannot be written (closed, full) is not an error: the server serves on.
+//! One thread consumes the [`Events`] channel and is the only writer of the log. It turns each
+//! event into one line, keeps the last [`ACTIVITY_MAX`] of them for the dashboard and the status,
+//! and, with [`Mode::Plain`], writes them to stderr, whole lines in one write. A log that cannot be
+//! written (closed, full) is not an error: the server serves on.
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use changes::Changes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
-use crate::event::{Event, Events, Outcome, Parcel, Stamped, opened};
+use crate::event::{Event, Events, Outcome, Stamped};
 use crate::scheduler::Snapshot;
 use crate::scheduler::time::Wall;
 
@@ -42,8 +43,8 @@ pub(crate) enum Mode {
 
 /// The thread behind [`Events`].
 pub(crate) struct Reporter {
-    quit: Option<Sender<Parcel>>,
-    done: Receiver<Parcel>,
+    quit: Option<Sender<()>>,
+    done: Receiver<()>,
     activity: Arc<Activity>,
     plain: Arc<AtomicBool>,
     look: Arc<OnceLock<Look>>,
@@ -54,14 +55,18 @@ type Look = Box<dyn Fn() -> Snapshot + Send + Sync>;
 
 /// How many lines the activity log holds.
 pub(crate) const ACTIVITY_MAX: usize = 200;
-/// Bytes that are written at once: PIPE_BUF, so that two processes on one pipe (R2) never cut each other's lines.
+/// Bytes that are written at once: PIPE_BUF, so that two processes on one pipe (R2) never cut each
+/// other's lines.
 const WRITE_BYTES_MAX: usize = 4_096;
-/// What a line has beside its text: the moment, be it in the year 292278994, a blank and the line's end.
+/// What a line has beside its text: the moment, be it in the year 292278994, a blank and the line's
+/// end.
 const STAMP_BYTES_MAX: usize = 32;
-/// A pause after each batch, so that a busy server wakes this thread fifty times a second and not for every request.
+/// A pause after each batch, so that a busy server wakes this thread fifty times a second and not
+/// for every request.
 const BATCH_PAUSE: Duration = Duration::from_millis(20);
 
-/// Two looks at the scheduler that nothing but time asks for are at least this far apart, and at most so far.
+/// Two looks at the scheduler that nothing but time asks for are at least this far apart, and at
+/// most so far.
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(250);
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(3_600);
 
@@ -118,19 +123,22 @@ impl Reporter {
         &self.activity
     }
 
-    /// From now on accounts that go out or come back and the shared breaker are told, too. `look` gives the scheduler's state of
-    /// the moment; it is called when a request did not end well and when a block was to end.
+    /// From now on accounts that go out or come back and the shared breaker are told, too. `look`
+    /// gives the scheduler's state of the moment; it is called when a request did not end well
+    /// and when a block was to end.
     pub(crate) fn watch(&self, look: impl Fn() -> Snapshot + Send + Sync + 'static) {
         // A second scheduler in one process would be our own mistake; the first one stays.
         let _ = self.look.set(Box::new(look));
     }
 
-    /// There is no dashboard after all: the log is written from now on, beginning with what was kept for the dashboard.
+    /// There is no dashboard after all: the log is written from now on, beginning with what was
+    /// kept for the dashboard.
     pub(crate) fn write_plainly(&self) {
         self.plain.store(true, Ordering::Release);
     }
 
-    /// Writes what was emitted so far and ends the thread; gives up after `limit` when nobody reads the log.
+    /// Writes what was emitted so far and ends the thread; gives up after `limit` when nobody reads
+    /// the log.
     pub(crate) fn finish(mut self, limit: Duration) {
         self.quit = None;
         // Either it is done or the limit has passed: both end the same way.
@@ -175,7 +183,7 @@ fn is_trouble(event: &Event) -> bool {
 struct Consumer {
     /// Keeps the channel open, so that `receiver` never reports a disconnect before `quit` does.
     events: Events,
-    receiver: Receiver<Parcel>,
+    receiver: Receiver<Box<Stamped>>,
     look: Arc<OnceLock<Look>>,
     changes: Changes,
     out: Box<dyn Write + Send>,
@@ -188,7 +196,7 @@ struct Consumer {
 }
 
 impl Consumer {
-    fn run(&mut self, quit: &Receiver<Parcel>) {
+    fn run(&mut self, quit: &Receiver<()>) {
         let mut next_look = LOOK_EVERY_MAX;
         loop {
             let told = select! {
@@ -212,13 +220,13 @@ impl Consumer {
     }
 
     /// Takes everything that has arrived, and writes it.
-    fn batch(&mut self, first: Option<Parcel>) -> Told {
+    fn batch(&mut self, first: Option<Box<Stamped>>) -> Told {
         let mut text = String::with_capacity(WRITE_BYTES_MAX);
         let mut last = Wall::default();
         let mut told = Told::Routine;
         let receiver = self.receiver.clone();
         let arrived = first.into_iter().chain(receiver.try_iter());
-        for stamped in arrived.filter_map(opened) {
+        for stamped in arrived {
             last = stamped.at;
             if is_trouble(&stamped.event) {
                 told = Told::Trouble;
@@ -232,7 +240,7 @@ impl Consumer {
             self.take(log::dropped(last, lost), &mut text);
         }
         self.write(&mut text);
-        self.events.live().pulse().beat();
+        self.events.in_flight().pulse().beat();
         told
     }
 
@@ -253,7 +261,7 @@ impl Consumer {
             log::entries(&stamped, &mut |entry| self.take(entry, &mut text));
         }
         self.write(&mut text);
-        self.events.live().pulse().beat();
+        self.events.in_flight().pulse().beat();
         // A little later than the end itself: by then it is over.
         let next = Changes::next_look(&snapshot).unwrap_or(LOOK_EVERY_MAX) + BATCH_PAUSE;
         next.clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX)
@@ -281,7 +289,8 @@ impl Consumer {
 
     fn write(&mut self, text: &mut String) {
         if !text.is_empty() {
-            // EPIPE, ENOSPC and the like: there is nobody left to tell, and the requests matter more (R3).
+            // EPIPE, ENOSPC and the like: there is nobody left to tell, and the requests matter
+            // more (R3).
             let _ = self.out.write_all(text.as_bytes());
         }
         text.clear();

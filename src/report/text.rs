@@ -1,4 +1,5 @@
-//! Text from outside, made safe to show: no control characters, no invisible direction changes, bounded.
+//! Text from outside, made safe to show: no control characters, no invisible direction changes,
+//! bounded.
 
 use std::borrow::Cow;
 
@@ -37,8 +38,8 @@ fn is_obeyed(c: char) -> bool {
 /// What the commands colour their results with.
 const COLOURS: [&str; 5] = ["\x1b[0m", "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m"];
 
-/// Appends `text` with everything that a terminal or a log reader could take for a command escaped, at most `most` characters
-/// as shown; what is cut is marked with `…`.
+/// Appends `text` with everything that a terminal or a log reader could take for a command escaped,
+/// at most `most` characters as shown; what is cut is marked with `…`.
 pub(crate) fn push_clean(out: &mut String, text: &str, most: usize) {
     if is_clean(text, most) {
         out.push_str(text);
@@ -70,21 +71,9 @@ pub(crate) fn clean(text: &str, most: usize) -> String {
     out
 }
 
-/// Whether `text` is short and printable ASCII throughout, as nearly all are: then it is shown as it is. A quick look, no more: `false`
-/// says nothing.
-pub(crate) fn is_clean(text: &str, most: usize) -> bool {
-    // Eight bytes at once: taking 0x20 sets the highest bit of what is smaller, adding 1 that of 0x7f, and beyond ASCII it is set anyway.
-    // Only a byte that is found by this borrows from the next one or carries into it.
-    let (words, rest) = text.as_bytes().as_chunks::<8>();
-    let is_plain = |word: &[u8; 8]| {
-        let word = u64::from_ne_bytes(*word);
-        let low = word.wrapping_sub(u64::from_ne_bytes([0x20; 8]));
-        let delete = word.wrapping_add(u64::from_ne_bytes([0x01; 8]));
-        (word | low | delete) & u64::from_ne_bytes([0x80; 8]) == 0
-    };
-    text.len() <= most
-        && words.iter().all(is_plain)
-        && rest.iter().all(|byte| matches!(byte, b' '..=b'~'))
+/// Whether `text` is short and printable ASCII throughout, as nearly all are: shown as it is.
+fn is_clean(text: &str, most: usize) -> bool {
+    text.len() <= most && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
 /// C0, DEL, C1, line and paragraph separators, direction marks and overrides, zero-width blanks,
@@ -97,13 +86,9 @@ pub(crate) fn is_dangerous(c: char) -> bool {
             | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// A number with two digits behind the point. The library's way with any number of digits is 20 KB of exact arithmetic.
+/// A number with two digits behind the point, and no minus before zero.
 pub(crate) fn hundredths(value: f64) -> String {
-    #[expect(clippy::cast_possible_truncation, reason = "what is shown is small")]
-    let hundredths = (value * 100.0).round() as i64;
-    let sign = if hundredths < 0 { "-" } else { "" };
-    let size = hundredths.unsigned_abs();
-    format!("{sign}{}.{:02}", size / 100, size % 100)
+    format!("{:.2}", (value * 100.0).round() / 100.0 + 0.0)
 }
 
 /// A name as one word: quoted if it holds anything that could be taken for the end of it.

@@ -1,7 +1,7 @@
 //! The dashboard's keys and menus (D1) as a state machine: a key in, perhaps an [`Action`] out.
 //!
-//! Nothing is changed before a question was answered with `y`; a key that means nothing does nothing. The one who runs the action
-//! tells its result with [`Ui::tell`].
+//! Nothing is changed before a question was answered with `y`; a key that means nothing does
+//! nothing. The one who runs the action tells its result with [`Ui::tell`].
 //!
 //! ```text
 //!           a                Enter              Enter            y

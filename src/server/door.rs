@@ -380,7 +380,7 @@ const NEEDS_KEY: &str = "the proxy key is missing or wrong: send proxy.apiKey of
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::chance::{Random, rounds};
+    use crate::testing::chance::{Random, rounds};
 
     const KEY: &str = "mp-key";
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);

@@ -57,7 +57,8 @@ fn body(bytes: &[u8], omitted: u64) -> String {
     harmless(&mask(&text))
 }
 
-/// The text without anything that a terminal would obey when the file is shown; line ends and tabs stay.
+/// The text without anything that a terminal would obey when the file is shown; line ends and tabs
+/// stay.
 fn harmless(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

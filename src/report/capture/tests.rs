@@ -117,11 +117,7 @@ fn a_request_is_one_private_file() {
          --- error: connect: connection refused\n\
          --- end: status 503, 900 ms\n"
     );
-    let warnings: Vec<Event> = heard
-        .try_iter()
-        .filter_map(crate::event::opened)
-        .map(|stamped| stamped.event)
-        .collect();
+    let warnings: Vec<Event> = heard.try_iter().map(|stamped| stamped.event).collect();
     assert_eq!(warnings.len(), 1, "a warning at start");
 }
 
@@ -188,7 +184,6 @@ fn a_failing_disk_is_told_and_disturbs_nobody() {
     capture.finish(LONG);
     let told: Vec<String> = heard
         .try_iter()
-        .filter_map(crate::event::opened)
         .map(|stamped| format!("{:?}", stamped.event))
         .collect();
     assert_eq!(

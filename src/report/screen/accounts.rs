@@ -1,4 +1,5 @@
-//! The table of accounts: which columns fit, and one row an account (two where the width is short and the height is not).
+//! The table of accounts: which columns fit, and one row an account (two where the width is short
+//! and the height is not).
 
 use std::time::Duration;
 
@@ -493,7 +494,8 @@ fn ink_of(used: f64) -> Ink {
 
 /// Rounded down, so that 100 % means used up.
 fn percent(used: f64) -> u32 {
-    // A share of a window is between 0 and 1 wherever it comes from; the cast saturates for what is not.
+    // A share of a window is between 0 and 1 wherever it comes from; the cast saturates for what is
+    // not.
     (used * 100.0 + 1e-9) as u32
 }
 

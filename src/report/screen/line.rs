@@ -3,7 +3,8 @@
 use super::width;
 use crate::report::text::clean;
 
-/// How a piece looks. Without colour every ink is plain text, so an ink never carries a meaning alone.
+/// How a piece looks. Without colour every ink is plain text, so an ink never carries a meaning
+/// alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ink {
     /// As the terminal writes.

@@ -1,7 +1,9 @@
-//! The dashboard (D1): a frame is a pure function of the status, the state of the menus, the size and what the terminal can show.
+//! The dashboard (D1): a frame is a pure function of the status, the state of the menus, the size
+//! and what the terminal can show.
 //!
-//! It never looks at a clock (`status.now` is its time) and never writes: `host/terminal.rs` does. Times are shown in minutes, so that
-//! a frame stays the same while nothing changes but the seconds.
+//! It never looks at a clock (`status.now` is its time) and never writes: `host/terminal.rs` does.
+//! Times are shown in minutes, so that a frame stays the same while nothing changes but the
+//! seconds.
 
 mod accounts;
 pub(crate) mod line;
@@ -73,8 +75,8 @@ pub(crate) fn render(view: &View, ui: &Ui, size: Size, style: Style) -> Vec<Stri
         .collect()
 }
 
-/// The ages at which a frame says something else though nothing has happened: the time until the next of them, at least a
-/// second, at most a minute.
+/// The ages at which a frame says something else though nothing has happened: the time until the
+/// next of them, at least a second, at most a minute.
 pub(crate) fn next_look(status: &Status) -> Duration {
     const LONGEST: Duration = Duration::from_secs(60);
     let now = status.now.0;
@@ -111,7 +113,8 @@ pub(crate) fn next_look(status: &Status) -> Duration {
         .max(Duration::from_secs(1))
 }
 
-/// A span without seconds, in at most six letters for all that a quota window can last: `<1m`, `12m`, `2h 14m`, `17h`, `3d 4h`.
+/// A span without seconds, in at most six letters for all that a quota window can last: `<1m`,
+/// `12m`, `2h 14m`, `17h`, `3d 4h`.
 pub(crate) fn short(span: Duration) -> String {
     let minutes = span.as_secs().div_ceil(60);
     let (hours, days) = (minutes / 60, minutes / (24 * 60));
@@ -301,7 +304,8 @@ impl Frame<'_> {
     fn main(&self, room: usize) -> Vec<Line> {
         let status = self.status;
         let flights = status.requests.len();
-        // What the lower half must have before an account gets a second line: two headings, two requests, two log lines.
+        // What the lower half must have before an account gets a second line: two headings, two
+        // requests, two log lines.
         let lower = if flights > 0 { 4 + flights.min(2) } else { 3 };
         let columns = Columns::plan(status, self.size.cols, room.saturating_sub(lower));
         let mut lines = Vec::new();

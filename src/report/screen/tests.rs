@@ -1,4 +1,5 @@
-//! Whole screens against golden texts in `golden/`, one file a state and size; `UPDATE_GOLDEN=1 cargo test` writes them anew.
+//! Whole screens against golden texts in `golden/`, one file a state and size; `UPDATE_GOLDEN=1
+//! cargo test` writes them anew.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,7 +1,9 @@
-//! How many cells a character takes on a terminal: 0, 1 or 2 (Unicode Standard Annex 11, and what terminals make of it).
+//! How many cells a character takes on a terminal: 0, 1 or 2 (Unicode Standard Annex 11, and what
+//! terminals make of it).
 //!
-//! Ambiguous characters count as one. Sequences that some fonts join into one picture count as their parts, which at worst
-//! leaves a gap: every line of a frame starts at an absolute position, so an error does not travel.
+//! Ambiguous characters count as one. Sequences that some fonts join into one picture count as
+//! their parts, which at worst leaves a gap: every line of a frame starts at an absolute position,
+//! so an error does not travel.
 
 /// Cells of one character.
 pub(crate) fn of_char(c: char) -> usize {

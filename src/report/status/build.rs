@@ -10,7 +10,7 @@ use super::{
     LoadSpan, Moment, PassedOver, Queue, Quota, Request, Routing, Scheduler, Sessions, Status,
     Throttle, TokenTotals, Unavailable, Usage, Weekly, Window,
 };
-use crate::event::{Counters, InFlight, words};
+use crate::event::{Counters, InFlight, labels};
 use crate::report::mask::mask;
 use crate::report::{Entry, Level};
 use crate::scheduler::quota::WindowKind;
@@ -43,7 +43,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) counters: &'a Counters,
     /// The last decisions, oldest first.
     pub(crate) decisions: &'a [scheduler::Explanation],
-    /// What the scheduler says of a plain request with profile `all`: by its own predicate, who could serve.
+    /// What the scheduler says of a plain request with profile `all`: by its own predicate, who
+    /// could serve.
     pub(crate) general: Option<&'a scheduler::Explanation>,
 }
 
@@ -136,8 +137,8 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
     }
 }
 
-/// One explanation (S12). `supposed` is there for a request that nobody has sent, which has no number: its model, session and
-/// profile, which the scheduler does not know.
+/// One explanation (S12). `supposed` is there for a request that nobody has sent, which has no
+/// number: its model, session and profile, which the scheduler does not know.
 pub(crate) fn explanation(of: &scheduler::Explanation, supposed: Option<Explained>) -> Explanation {
     let id = supposed.is_none().then_some(of.request);
     let (chosen, wait) = match &of.verdict {
@@ -162,7 +163,7 @@ pub(crate) fn explanation(of: &scheduler::Explanation, supposed: Option<Explaine
             ..supposed.unwrap_or_default()
         },
         chosen,
-        why: words::explained(&of.verdict).into(),
+        why: labels::explained(&of.verdict).into(),
         until: wait.map(|wait| Moment(of.at + wait)),
         candidates: of.candidates.iter().map(candidate_of).collect(),
         passed_over: of
@@ -186,7 +187,7 @@ fn candidate_of(candidate: &scheduler::Candidate) -> Candidate {
     Candidate {
         account: candidate.name.to_string(),
         rank: count(candidate.rank),
-        tier: words::tier(candidate.tier).into(),
+        tier: labels::tier(candidate.tier).into(),
         priority: candidate.priority,
         score: Some(rounded(candidate.score)),
         terms: named
@@ -199,7 +200,7 @@ fn candidate_of(candidate: &scheduler::Candidate) -> Candidate {
 fn passed_over_of(standing: &scheduler::Standing, at: Wall) -> PassedOver {
     PassedOver {
         account: standing.name.to_string(),
-        reason: words::passed_over(&standing.reason),
+        reason: labels::passed_over(&standing.reason),
         until: standing.wait.map(|wait| Moment(at + wait)),
         evidence: standing.evidence.as_deref().and_then(evidence_of),
     }
@@ -210,7 +211,7 @@ fn account_of(account: &AccountSnapshot, snapshot: &Snapshot, facts: &Facts<'_>)
     let in_flight = u64::from(account.in_flight);
     Account {
         name: account.name.to_string(),
-        kind: words::kind(account.kind).into(),
+        kind: labels::kind(account.kind).into(),
         provider: known
             .map(|known| known.provider.to_string())
             .unwrap_or_default(),
@@ -221,7 +222,7 @@ fn account_of(account: &AccountSnapshot, snapshot: &Snapshot, facts: &Facts<'_>)
         profiles: account.profiles.iter().map(ToString::to_string).collect(),
         priority: account.priority,
         runtime: known.is_some_and(|known| known.runtime),
-        status: words::status(account.status).into(),
+        status: labels::status(account.status).into(),
         in_flight,
         active_weight: account.active_weight,
         completed_requests: account.completed,
@@ -243,10 +244,10 @@ fn account_of(account: &AccountSnapshot, snapshot: &Snapshot, facts: &Facts<'_>)
         rate_limited_until: account.rate_limited_until.map(Moment),
         quota: quota_of(account),
         weekly: Weekly {
-            state: words::tier(account.weekly.state).into(),
-            raw_state: words::tier(account.weekly.raw_state).into(),
+            state: labels::tier(account.weekly.state).into(),
+            raw_state: labels::tier(account.weekly.raw_state).into(),
             effective_usage: account.weekly.effective_usage.map(rounded),
-            pace_state: words::tier(account.weekly.pace_state).into(),
+            pace_state: labels::tier(account.weekly.pace_state).into(),
         },
         usage: Usage {
             total_input_tokens: account.usage.tokens.input,
@@ -279,12 +280,13 @@ fn unavailable_of(
     let mut standings = facts.general?.passed_over.iter();
     let standing = standings.find(|standing| standing.account == account.id)?;
     if standing.reason == scheduler::PassedOver::OtherProfile {
-        // The general request is in profile `all`; an account outside of it may still serve its own.
+        // The general request is in profile `all`; an account outside of it may still serve its
+        // own.
         return None;
     }
     Some(Unavailable {
-        reason: words::passed_over(&standing.reason),
-        short: words::passed_over_short(&standing.reason),
+        reason: labels::passed_over(&standing.reason),
+        short: labels::passed_over_short(&standing.reason),
         until: standing.wait.map(|wait| Moment(snapshot.at.wall + wait)),
     })
 }
@@ -313,7 +315,7 @@ fn quota_of(account: &AccountSnapshot) -> Quota {
         unified7d_sonnet_reset: reset_ms(sonnet),
         unified_status: account
             .unified_status
-            .map(|verdict| words::verdict(verdict).into()),
+            .map(|verdict| labels::verdict(verdict).into()),
         tokens_limit: tokens.and_then(|window| window.limit),
         tokens_remaining: tokens.and_then(|window| window.remaining),
         requests_limit: requests.and_then(|window| window.limit),
@@ -330,23 +332,23 @@ fn quota_of(account: &AccountSnapshot) -> Quota {
 
 fn window_of(window: &WindowSnapshot) -> Window {
     Window {
-        window: words::window(&window.kind),
+        window: labels::window(&window.kind),
         used: window.used,
         reset: window.reset.map(Moment),
         limit: window.limit,
         remaining: window.remaining,
         learned_at: Some(Moment(window.learned_at)),
-        source: Some(words::source(window.source).into()),
+        source: Some(labels::source(window.source).into()),
     }
 }
 
 fn block_of(block: &BlockSnapshot) -> Block {
     Block {
-        reason: words::block_reason(&block.reason).into(),
-        window: words::block_window(&block.reason),
-        text: words::block_phrase(&block.reason),
+        reason: labels::block_reason(&block.reason).into(),
+        window: labels::block_window(&block.reason),
+        text: labels::block_phrase(&block.reason),
         until: block.until.map(Moment),
-        family: words::scope(&block.scope).map(Into::into),
+        family: labels::scope(&block.scope).map(Into::into),
         evidence: evidence_of(&block.evidence),
     }
 }
@@ -385,7 +387,7 @@ fn queue_of(snapshot: &Snapshot) -> Queue {
     let by_cause: Map<String, Value> = queue
         .by_cause
         .iter()
-        .map(|(cause, waiting)| (words::wait_cause(*cause).to_owned(), Value::from(*waiting)))
+        .map(|(cause, waiting)| (labels::wait_cause(*cause).to_owned(), Value::from(*waiting)))
         .collect();
     Queue {
         waiting: count(queue.waiting),

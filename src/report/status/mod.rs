@@ -1,331 +1,387 @@
 //! The JSON of `GET /maxpool/status`, and of what the dashboard draws.
 //!
-//! Field names and nesting of the first part are those of the Node program, so that existing scripts keep working; new facts stand
-//! beside them. Unknown is `null`, numbers are numbers, times are `YYYY-MM-DDTHH:MM:SS.mmmZ` but for the quota resets that were ms
-//! before. Both directions are here: the server writes it, `status` and `status --watch` read it, and a field that an older
+//! Field names and nesting of the first part are those of the Node program, so that existing
+//! scripts keep working; new facts stand beside them. Unknown is `null`, numbers are numbers, times
+//! are `YYYY-MM-DDTHH:MM:SS.mmmZ` but for the quota resets that were ms before. Both directions are
+//! here: the server writes it, `status` and `status --watch` read it, and a field that an older
 //! server does not send reads as its default.
 
 pub(crate) mod build;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::clock::{iso, parse_rfc3339};
-use crate::config::shape::{Mismatch, Shape, shape};
 use crate::scheduler::time::Wall;
 
 /// A moment as its ISO 8601 text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub(crate) struct Moment(pub(crate) Wall);
 
-impl Shape for Moment {
-    fn to_json(&self) -> Value {
-        Value::from(iso(self.0))
-    }
-
-    fn take(&mut self, value: &Value) -> Result<(), Mismatch> {
-        let moment = value.as_str().and_then(parse_rfc3339);
-        self.0 = moment.ok_or_else(|| Mismatch::expected("an RFC 3339 time"))?;
-        Ok(())
+impl From<Moment> for String {
+    fn from(moment: Moment) -> String {
+        iso(moment.0)
     }
 }
 
-shape! {
-    /// The whole answer.
-    struct Status {
-        /// The account chosen last.
-        current_account: Option<String>,
-        switch_threshold: f64,
-        routing: Routing,
-        accounts: Vec<Account>,
-        scheduler: Scheduler,
-        upstream_throttle: Throttle,
-        sessions: Sessions,
-        /// From here on: facts that the Node program did not tell.
-        version: String,
-        pid: u32,
-        now: Moment,
-        uptime_ms: u64,
-        address: String,
-        config_path: String,
-        /// Stopping: what is in flight finishes, nothing new begins.
-        draining: bool,
-        queue: Queue,
-        tokens: TokenTotals,
-        /// Requests in flight, oldest first, bounded; `scheduler.globalInFlight` counts those that hold an account.
-        requests: Vec<Request>,
-        requests_in_flight: usize,
-        /// The last decisions (S12), oldest first.
-        decisions: Vec<Explanation>,
-        /// The last log lines, oldest first.
-        activity: Vec<Line>,
-        /// Log lines that were lost because the log was read too slowly.
-        events_dropped: u64,
-    }
+impl TryFrom<String> for Moment {
+    type Error = &'static str;
 
-    struct Routing {
-        /// `automatic` or `preferred`.
-        mode: String,
-        preferred_account: Option<String>,
+    fn try_from(text: String) -> Result<Moment, Self::Error> {
+        let at = parse_rfc3339(&text).ok_or("expected an RFC 3339 time")?;
+        Ok(Moment(at))
     }
+}
 
-    struct Account {
-        name: String,
-        /// `oauth`, `apikey` or `provider`.
-        kind as "type": String,
-        /// `anthropic`, `zai`, `kimi` or the config's own word.
-        provider: String,
-        enabled: bool,
-        upstream: String,
-        profiles: Vec<String>,
-        priority: i64,
-        /// Made of request headers (V1), not in the config.
-        runtime: bool,
-        /// `active`, `throttled`, `exhausted` or `error` (P1).
-        status: String,
-        in_flight: u64,
-        active_weight: u64,
-        completed_requests: u64,
-        failed_requests: u64,
-        consecutive_failures: u64,
-        last_status: Option<u16>,
-        last_response_ms: Option<u64>,
-        load: Load,
-        last_error: Option<String>,
-        last_error_at: Option<Moment>,
-        /// End of a block from 5xx, 529, 403, network or refresh.
-        cooldown_until: Option<Moment>,
-        /// End of a block from a 429.
-        rate_limited_until: Option<Moment>,
-        quota: Quota,
-        weekly: Weekly,
-        usage: Usage,
-        /// New: why the router would pass it over now, whatever the request; `null` when it would not.
-        unavailable: Option<Unavailable>,
-        /// New: paid extra usage is in use (S11).
-        overage_in_use: bool,
-        /// New: removed from the config, finishing what it has.
-        leaving: bool,
-        /// New: every block in force, with the answer behind it.
-        blocks: Vec<Block>,
-        /// New: every window that is known.
-        windows: Vec<Window>,
-        /// New: what is known of its credential.
-        credential: Option<Credential>,
-    }
+/// The whole answer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Status {
+    /// The account chosen last.
+    pub(crate) current_account: Option<String>,
+    pub(crate) switch_threshold: f64,
+    pub(crate) routing: Routing,
+    pub(crate) accounts: Vec<Account>,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) upstream_throttle: Throttle,
+    pub(crate) sessions: Sessions,
+    /// From here on: facts that the Node program did not tell.
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    pub(crate) now: Moment,
+    pub(crate) uptime_ms: u64,
+    pub(crate) address: String,
+    pub(crate) config_path: String,
+    /// Stopping: what is in flight finishes, nothing new begins.
+    pub(crate) draining: bool,
+    pub(crate) queue: Queue,
+    pub(crate) tokens: TokenTotals,
+    /// Requests in flight, oldest first, bounded; `scheduler.globalInFlight` counts those that
+    /// hold an account.
+    pub(crate) requests: Vec<Request>,
+    pub(crate) requests_in_flight: usize,
+    /// The last decisions (S12), oldest first.
+    pub(crate) decisions: Vec<Explanation>,
+    /// The last log lines, oldest first.
+    pub(crate) activity: Vec<Line>,
+    /// Log lines that were lost because the log was read too slowly.
+    pub(crate) events_dropped: u64,
+}
 
-    struct Unavailable {
-        reason: String,
-        /// The same in a word or two.
-        short: String,
-        until: Option<Moment>,
-    }
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Routing {
+    /// `automatic` or `preferred`.
+    pub(crate) mode: String,
+    pub(crate) preferred_account: Option<String>,
+}
 
-    struct Block {
-        /// `quota`, `server_side`, `overloaded`, `server_error`, `network`, `forbidden`, `credential_refused`, `needs_login`,
-        /// `refresh_failed`, `refresh_network`.
-        reason: String,
-        /// The window of a `quota` block, if the upstream named it.
-        window: Option<String>,
-        /// The same for people.
-        text: String,
-        /// `null`: until the credential changes.
-        until: Option<Moment>,
-        /// The model family, if only that is out.
-        family: Option<String>,
-        evidence: Option<Evidence>,
-    }
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Account {
+    pub(crate) name: String,
+    /// `oauth`, `apikey` or `provider`.
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    /// `anthropic`, `zai`, `kimi` or the config's own word.
+    pub(crate) provider: String,
+    pub(crate) enabled: bool,
+    pub(crate) upstream: String,
+    pub(crate) profiles: Vec<String>,
+    pub(crate) priority: i64,
+    /// Made of request headers (V1), not in the config.
+    pub(crate) runtime: bool,
+    /// `active`, `throttled`, `exhausted` or `error` (P1).
+    pub(crate) status: String,
+    pub(crate) in_flight: u64,
+    pub(crate) active_weight: u64,
+    pub(crate) completed_requests: u64,
+    pub(crate) failed_requests: u64,
+    pub(crate) consecutive_failures: u64,
+    pub(crate) last_status: Option<u16>,
+    pub(crate) last_response_ms: Option<u64>,
+    pub(crate) load: Load,
+    pub(crate) last_error: Option<String>,
+    pub(crate) last_error_at: Option<Moment>,
+    /// End of a block from 5xx, 529, 403, network or refresh.
+    pub(crate) cooldown_until: Option<Moment>,
+    /// End of a block from a 429.
+    pub(crate) rate_limited_until: Option<Moment>,
+    pub(crate) quota: Quota,
+    pub(crate) weekly: Weekly,
+    pub(crate) usage: Usage,
+    /// New: why the router would pass it over now, whatever the request; `null` when it would not.
+    pub(crate) unavailable: Option<Unavailable>,
+    /// New: paid extra usage is in use (S11).
+    pub(crate) overage_in_use: bool,
+    /// New: removed from the config, finishing what it has.
+    pub(crate) leaving: bool,
+    /// New: every block in force, with the answer behind it.
+    pub(crate) blocks: Vec<Block>,
+    /// New: every window that is known.
+    pub(crate) windows: Vec<Window>,
+    /// New: what is known of its credential.
+    pub(crate) credential: Option<Credential>,
+}
 
-    /// The answer that a decision rests on.
-    struct Evidence {
-        status: Option<u16>,
-        request_id: Option<String>,
-        /// The header or the part of the body that decided.
-        source: Option<String>,
-        at: Option<Moment>,
-        message: Option<String>,
-    }
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Unavailable {
+    pub(crate) reason: String,
+    /// The same in a word or two.
+    pub(crate) short: String,
+    pub(crate) until: Option<Moment>,
+}
 
-    struct Window {
-        /// `five_hour`, `seven_day`, `seven_day_<family>`, `tokens`, `requests`, `generic`.
-        window: String,
-        /// 0 to 1.
-        used: Option<f64>,
-        reset: Option<Moment>,
-        limit: Option<u64>,
-        remaining: Option<u64>,
-        /// When it was learned.
-        learned_at: Option<Moment>,
-        /// Where: `answer`, `probe` or `state file`.
-        source: Option<String>,
-    }
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Block {
+    /// `quota`, `server_side`, `overloaded`, `server_error`, `network`, `forbidden`,
+    /// `credential_refused`, `needs_login`, `refresh_failed`, `refresh_network`.
+    pub(crate) reason: String,
+    /// The window of a `quota` block, if the upstream named it.
+    pub(crate) window: Option<String>,
+    /// The same for people.
+    pub(crate) text: String,
+    /// `null`: until the credential changes.
+    pub(crate) until: Option<Moment>,
+    /// The model family, if only that is out.
+    pub(crate) family: Option<String>,
+    pub(crate) evidence: Option<Evidence>,
+}
 
-    struct Credential {
-        /// `valid`, `expired`, `needs login`, `refused`.
-        state: String,
-        expires_at: Option<Moment>,
-    }
+/// The answer that a decision rests on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Evidence {
+    pub(crate) status: Option<u16>,
+    pub(crate) request_id: Option<String>,
+    /// The header or the part of the body that decided.
+    pub(crate) source: Option<String>,
+    pub(crate) at: Option<Moment>,
+    pub(crate) message: Option<String>,
+}
 
-    struct Load {
-        current: LoadNow,
-        last15m: LoadSpan,
-        last1h: LoadSpan,
-    }
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Window {
+    /// `five_hour`, `seven_day`, `seven_day_<family>`, `tokens`, `requests`, `generic`.
+    pub(crate) window: String,
+    /// 0 to 1.
+    pub(crate) used: Option<f64>,
+    pub(crate) reset: Option<Moment>,
+    pub(crate) limit: Option<u64>,
+    pub(crate) remaining: Option<u64>,
+    /// When it was learned.
+    pub(crate) learned_at: Option<Moment>,
+    /// Where: `answer`, `probe` or `state file`.
+    pub(crate) source: Option<String>,
+}
 
-    struct LoadNow {
-        in_flight: u64,
-        active_weight: u64,
-    }
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Credential {
+    /// `valid`, `expired`, `needs login`, `refused`.
+    pub(crate) state: String,
+    pub(crate) expires_at: Option<Moment>,
+}
 
-    struct LoadSpan {
-        requests: u64,
-        failed: u64,
-        weight: u64,
-        avg_ms: Option<u64>,
-    }
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Load {
+    pub(crate) current: LoadNow,
+    pub(crate) last15m: LoadSpan,
+    pub(crate) last1h: LoadSpan,
+}
 
-    struct Quota {
-        unified5h: Option<f64>,
-        unified7d: Option<f64>,
-        unified5h_raw: Option<f64>,
-        unified7d_raw: Option<f64>,
-        /// Epoch ms, as all `…Reset` here.
-        unified5h_reset: Option<i64>,
-        unified7d_reset: Option<i64>,
-        unified7d_sonnet: Option<f64>,
-        unified7d_sonnet_reset: Option<i64>,
-        unified_status: Option<String>,
-        tokens_limit: Option<u64>,
-        tokens_remaining: Option<u64>,
-        requests_limit: Option<u64>,
-        requests_remaining: Option<u64>,
-        resets_at: Option<Moment>,
-        generic_limit: Option<u64>,
-        generic_remaining: Option<u64>,
-        generic_reset: Option<i64>,
-    }
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct LoadNow {
+    pub(crate) in_flight: u64,
+    pub(crate) active_weight: u64,
+}
 
-    struct Weekly {
-        state: String,
-        raw_state: String,
-        effective_usage: Option<f64>,
-        pace_state: String,
-    }
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct LoadSpan {
+    pub(crate) requests: u64,
+    pub(crate) failed: u64,
+    pub(crate) weight: u64,
+    pub(crate) avg_ms: Option<u64>,
+}
 
-    struct Usage {
-        total_input_tokens: u64,
-        total_output_tokens: u64,
-        total_requests: u64,
-        last_used: Option<Moment>,
-        /// New.
-        total_cache_read_tokens: u64,
-        /// New.
-        total_cache_write_tokens: u64,
-    }
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Quota {
+    pub(crate) unified5h: Option<f64>,
+    pub(crate) unified7d: Option<f64>,
+    pub(crate) unified5h_raw: Option<f64>,
+    pub(crate) unified7d_raw: Option<f64>,
+    /// Epoch ms, as all `…Reset` here.
+    pub(crate) unified5h_reset: Option<i64>,
+    pub(crate) unified7d_reset: Option<i64>,
+    pub(crate) unified7d_sonnet: Option<f64>,
+    pub(crate) unified7d_sonnet_reset: Option<i64>,
+    pub(crate) unified_status: Option<String>,
+    pub(crate) tokens_limit: Option<u64>,
+    pub(crate) tokens_remaining: Option<u64>,
+    pub(crate) requests_limit: Option<u64>,
+    pub(crate) requests_remaining: Option<u64>,
+    pub(crate) resets_at: Option<Moment>,
+    pub(crate) generic_limit: Option<u64>,
+    pub(crate) generic_remaining: Option<u64>,
+    pub(crate) generic_reset: Option<i64>,
+}
 
-    struct Scheduler {
-        mode: String,
-        global_in_flight: u64,
-        admission_paused: bool,
-        safety_max_active_per_account: u64,
-        safety_max_global_active: u64,
-    }
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Weekly {
+    pub(crate) state: String,
+    pub(crate) raw_state: String,
+    pub(crate) effective_usage: Option<f64>,
+    pub(crate) pace_state: String,
+}
 
-    /// The shared breaker.
-    struct Throttle {
-        active: bool,
-        until: Option<Moment>,
-        reason: Option<String>,
-        probe_in_flight: bool,
-        /// Failed probes in a row while it is active.
-        count: u64,
-        last_at: Option<Moment>,
-        queued: u64,
-        oldest_queued_ms: Option<u64>,
-    }
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Usage {
+    pub(crate) total_input_tokens: u64,
+    pub(crate) total_output_tokens: u64,
+    pub(crate) total_requests: u64,
+    pub(crate) last_used: Option<Moment>,
+    /// New.
+    pub(crate) total_cache_read_tokens: u64,
+    /// New.
+    pub(crate) total_cache_write_tokens: u64,
+}
 
-    struct Sessions {
-        sticky_bindings: u64,
-        thinking_protected: u64,
-    }
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Scheduler {
+    pub(crate) mode: String,
+    pub(crate) global_in_flight: u64,
+    pub(crate) admission_paused: bool,
+    pub(crate) safety_max_active_per_account: u64,
+    pub(crate) safety_max_global_active: u64,
+}
 
-    struct Queue {
-        waiting: u64,
-        oldest_ms: Option<u64>,
-        bytes: u64,
-        /// How many wait for `quota`, `weekly`, `capacity`, `network`.
-        by_cause: Map<String, Value>,
-        /// When the next account frees, if it is known.
-        next_free_at: Option<Moment>,
-    }
+/// The shared breaker.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Throttle {
+    pub(crate) active: bool,
+    pub(crate) until: Option<Moment>,
+    pub(crate) reason: Option<String>,
+    pub(crate) probe_in_flight: bool,
+    /// Failed probes in a row while it is active.
+    pub(crate) count: u64,
+    pub(crate) last_at: Option<Moment>,
+    pub(crate) queued: u64,
+    pub(crate) oldest_queued_ms: Option<u64>,
+}
 
-    /// Since the program started.
-    struct TokenTotals {
-        input: u64,
-        output: u64,
-        cache_read: u64,
-        cache_write: u64,
-    }
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Sessions {
+    pub(crate) sticky_bindings: u64,
+    pub(crate) thinking_protected: u64,
+}
 
-    /// A request in flight.
-    struct Request {
-        id: u64,
-        since: Moment,
-        age_ms: u64,
-        method: String,
-        path: String,
-        stage: String,
-        account: Option<String>,
-        model: Option<String>,
-        session: Option<String>,
-    }
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Queue {
+    pub(crate) waiting: u64,
+    pub(crate) oldest_ms: Option<u64>,
+    pub(crate) bytes: u64,
+    /// How many wait for `quota`, `weekly`, `capacity`, `network`.
+    pub(crate) by_cause: Map<String, Value>,
+    /// When the next account frees, if it is known.
+    pub(crate) next_free_at: Option<Moment>,
+}
 
-    /// A log line.
-    struct Line {
-        at: Moment,
-        warning: bool,
-        text: String,
-    }
+/// Since the program started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct TokenTotals {
+    pub(crate) input: u64,
+    pub(crate) output: u64,
+    pub(crate) cache_read: u64,
+    pub(crate) cache_write: u64,
+}
 
-    /// S12: why this account and no other.
-    struct Explanation {
-        request: Explained,
-        chosen: Option<String>,
-        /// By which rule (`preferred`, `home`, `score` …), or what becomes of the request instead.
-        why: String,
-        /// When it would be served, if it would wait.
-        until: Option<Moment>,
-        candidates: Vec<Candidate>,
-        passed_over: Vec<PassedOver>,
-    }
+/// A request in flight.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Request {
+    pub(crate) id: u64,
+    pub(crate) since: Moment,
+    pub(crate) age_ms: u64,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) stage: String,
+    pub(crate) account: Option<String>,
+    pub(crate) model: Option<String>,
+    pub(crate) session: Option<String>,
+}
 
-    struct Explained {
-        id: Option<u64>,
-        at: Option<Moment>,
-        profile: Option<String>,
-        model: Option<String>,
-        session: Option<String>,
-    }
+/// A log line.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Line {
+    pub(crate) at: Moment,
+    pub(crate) warning: bool,
+    pub(crate) text: String,
+}
 
-    struct Candidate {
-        account: String,
-        rank: u64,
-        tier: String,
-        priority: i64,
-        score: Option<f64>,
-        /// The terms of S6 by name, in the order in which they are added.
-        terms: Map<String, Value>,
-    }
+/// S12: why this account and no other.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Explanation {
+    pub(crate) request: Explained,
+    pub(crate) chosen: Option<String>,
+    /// By which rule (`preferred`, `home`, `score` …), or what becomes of the request instead.
+    pub(crate) why: String,
+    /// When it would be served, if it would wait.
+    pub(crate) until: Option<Moment>,
+    pub(crate) candidates: Vec<Candidate>,
+    pub(crate) passed_over: Vec<PassedOver>,
+}
 
-    struct PassedOver {
-        account: String,
-        reason: String,
-        until: Option<Moment>,
-        evidence: Option<Evidence>,
-    }
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Explained {
+    pub(crate) id: Option<u64>,
+    pub(crate) at: Option<Moment>,
+    pub(crate) profile: Option<String>,
+    pub(crate) model: Option<String>,
+    pub(crate) session: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Candidate {
+    pub(crate) account: String,
+    pub(crate) rank: u64,
+    pub(crate) tier: String,
+    pub(crate) priority: i64,
+    pub(crate) score: Option<f64>,
+    /// The terms of S6 by name, in the order in which they are added.
+    pub(crate) terms: Map<String, Value>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct PassedOver {
+    pub(crate) account: String,
+    pub(crate) reason: String,
+    pub(crate) until: Option<Moment>,
+    pub(crate) evidence: Option<Evidence>,
 }
 
 impl Status {
-    /// Claude accounts in the order of the pool, then providers, so that neither stands between the others.
+    /// Claude accounts in the order of the pool, then providers, so that neither stands between the
+    /// others.
     pub(crate) fn in_order(&self) -> Vec<&Account> {
         let (providers, claude): (Vec<&Account>, Vec<&Account>) = self
             .accounts

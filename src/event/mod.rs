@@ -1,29 +1,25 @@
 //! What happened, as plain data: the only way in which the program tells the outside about itself.
 //!
-//! Everything but `report/` and `cli/` emits an [`Event`] instead of printing. An event never holds a credential. Sending
-//! never blocks: the channel is bounded, and what does not fit is counted in [`Counters::dropped`]. Counters are bumped on the
-//! sender's side, so that a full channel loses a log line but never a figure.
+//! Everything but `report/` and `cli/` emits an [`Event`] instead of printing. An event never holds
+//! a credential. Sending never blocks: the channel is bounded, and what does not fit is counted in
+//! [`Counters::dropped`]. Counters are bumped on the sender's side, so that a full channel loses a
+//! log line but never a figure.
 
 mod counters;
-mod live;
-pub(crate) mod words;
+mod in_flight;
+pub(crate) mod labels;
 
-use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-// Some of these names get their users as the modules are joined.
-#[allow(unused_imports)]
-pub(crate) use counters::{Counters, Histogram, HistogramReading};
-#[allow(unused_imports)]
-pub(crate) use live::{InFlight, Live, Pulse, RequestMeta, Stage, Tracked};
+pub(crate) use counters::{Counters, HistogramReading};
+pub(crate) use in_flight::{InFlight, InFlightTable, Pulse, RequestMeta, Stage, Tracked};
 
 use crate::scheduler::time::Wall;
 use crate::scheduler::{BlockSnapshot, Evidence, Kind, Usage, WaitCause};
 
-/// What happened.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Event {
     /// The listening socket is open.
@@ -36,9 +32,7 @@ pub(crate) enum Event {
     AccountBlocked(AccountBlocked),
     /// The last block of an account has ended.
     AccountBack {
-        /// Its name.
         account: Arc<str>,
-        /// How long it was out.
         after: Duration,
     },
     /// A request waits in the queue (Q1).
@@ -47,9 +41,7 @@ pub(crate) enum Event {
     Released {
         /// The session's tag.
         session: Option<Arc<str>>,
-        /// The account that serves it.
         account: Arc<str>,
-        /// How long it has waited.
         waited: Duration,
     },
     /// The shared breaker has opened (P8).
@@ -65,7 +57,6 @@ pub(crate) enum Event {
     BreakerProbe,
     /// The breaker is closed again.
     BreakerClosed {
-        /// How long it was open.
         after: Duration,
         /// What closed it, such as `status 200`.
         by: String,
@@ -74,7 +65,6 @@ pub(crate) enum Event {
     Refresh(Refresh),
     /// The config was read again (A7).
     Reloaded {
-        /// Names of new accounts.
         added: Vec<String>,
         /// Names of accounts that are gone.
         removed: Vec<String>,
@@ -88,14 +78,11 @@ pub(crate) enum Event {
     },
     /// Stopping; running requests finish (R1).
     Draining {
-        /// Requests still in flight.
         left: usize,
     },
-    /// A step of a restart (R2).
     Restart(RestartStep),
     /// Something worth a line that needs no action.
     Notice {
-        /// The line.
         text: String,
     },
     /// Something that the operator should look at.
@@ -112,18 +99,14 @@ pub(crate) struct Started {
     pub(crate) version: &'static str,
     /// `http://127.0.0.1:3456`.
     pub(crate) address: String,
-    /// The config file.
     pub(crate) config: String,
     /// Name and what it is, such as `oauth` or `provider zai`.
     pub(crate) accounts: Vec<StartedAccount>,
 }
 
-/// One account in [`Started`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct StartedAccount {
-    /// Its name.
     pub(crate) name: Arc<str>,
-    /// Its kind.
     pub(crate) kind: Kind,
     /// Whatever else is worth saying, such as `disabled` or `needs login`.
     pub(crate) note: Option<String>,
@@ -142,7 +125,6 @@ pub(crate) enum Outcome {
     Broken,
     /// The client left before its answer had ended (P12).
     ClientGone {
-        /// Where its request was.
         stage: Stage,
         /// Whether bytes of the answer had gone out.
         output_started: bool,
@@ -153,7 +135,7 @@ pub(crate) enum Outcome {
 
 impl Outcome {
     /// The labels in the metrics, in the order of the counters.
-    pub(crate) const WORDS: [&'static str; 6] = [
+    pub(crate) const LABELS: [&'static str; 6] = [
         "ok",
         "passed_on",
         "refused",
@@ -177,7 +159,6 @@ impl Outcome {
 /// One finished request: the line of D2.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Finished {
-    /// `POST`.
     pub(crate) method: Arc<str>,
     /// The path without its query.
     pub(crate) path: Arc<str>,
@@ -185,9 +166,7 @@ pub(crate) struct Finished {
     pub(crate) account: Option<(Arc<str>, Kind)>,
     /// The status that the client got; absent if it left before one.
     pub(crate) status: Option<u16>,
-    /// How it ended.
     pub(crate) outcome: Outcome,
-    /// Why it did not end well.
     pub(crate) cause: Option<String>,
     /// Time in the queue, all waits together.
     pub(crate) queued: Duration,
@@ -208,35 +187,27 @@ pub(crate) struct Finished {
 /// A request moves to another account.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Failover {
-    /// Who failed.
     pub(crate) from: Arc<str>,
     /// Who is next; absent when it goes to the queue or is answered.
     pub(crate) to: Option<Arc<str>>,
-    /// In words.
     pub(crate) why: String,
-    /// The answer behind it.
     pub(crate) evidence: Option<Arc<Evidence>>,
     /// The session's tag.
     pub(crate) session: Option<Arc<str>>,
 }
 
-/// An account is out.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AccountBlocked {
-    /// Its name.
     pub(crate) account: Arc<str>,
     /// Why, until when, because of which answer.
     pub(crate) block: BlockSnapshot,
 }
 
-/// A request is held.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Held {
     /// The session's tag.
     pub(crate) session: Option<Arc<str>>,
-    /// The class of the wait.
     pub(crate) cause: WaitCause,
-    /// When an account is expected.
     pub(crate) until: Option<Wall>,
     /// How many wait now, this one included.
     pub(crate) queued: usize,
@@ -245,19 +216,15 @@ pub(crate) struct Held {
 /// The end of a token refresh.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Refresh {
-    /// Whose token.
     pub(crate) account: Arc<str>,
-    /// How it went.
     pub(crate) result: RefreshResult,
     /// Short hash of the refresh token that was used.
     pub(crate) old: Option<String>,
     /// Short hash of the one that came back or was found.
     pub(crate) new: Option<String>,
-    /// The process that did it.
     pub(crate) pid: u32,
 }
 
-/// How a refresh went.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum RefreshResult {
     /// A new pair, on disk.
@@ -274,7 +241,7 @@ pub(crate) enum RefreshResult {
 
 impl RefreshResult {
     /// The label in the metrics; the order is that of the counters.
-    pub(crate) const WORDS: [&'static str; 5] =
+    pub(crate) const LABELS: [&'static str; 5] =
         ["rotated", "adopted", "failed", "refused", "not_stored"];
 
     fn index(&self) -> usize {
@@ -288,57 +255,41 @@ impl RefreshResult {
     }
 }
 
-/// The steps of a restart.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum RestartStep {
     /// The new process is being started.
     Starting,
     /// It serves; the old one finishes what it has.
-    Serving {
-        /// Its pid.
-        pid: u32,
-    },
+    Serving { pid: u32 },
     /// The old one has nothing left.
     Done,
     /// The new one did not come up; the old one goes on.
-    Failed {
-        /// Why, and what to do.
-        why: String,
-    },
+    Failed { why: String },
 }
 
 /// An event and its moment, as it travels to the reporter.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Stamped {
-    /// When it happened.
     pub(crate) at: Wall,
-    /// What happened.
     pub(crate) event: Event,
-}
-
-/// What goes over the program's channels. One type for all of them: each that is sent costs 7 KB of program.
-pub(crate) type Parcel = Box<dyn Any + Send>;
-
-/// The event in a parcel.
-pub(crate) fn opened(parcel: Parcel) -> Option<Box<Stamped>> {
-    parcel.downcast().ok()
 }
 
 /// Where events go. Cheap to clone; every method returns at once.
 #[derive(Clone)]
 pub(crate) struct Events {
-    channel: Option<Sender<Parcel>>,
+    channel: Option<Sender<Box<Stamped>>>,
     counters: Arc<Counters>,
-    live: Arc<Live>,
+    in_flight: Arc<InFlightTable>,
 }
 
-/// The channel holds this many; the reporter empties it about fifty times a second.
+/// The channel holds this many, boxed, because it allocates all its places at once. The reporter
+/// empties it about fifty times a second.
 pub(crate) const EVENTS_MAX: usize = 2_048;
 
 impl Events {
     /// A handle and the reporter's end of it.
     #[must_use]
-    pub(crate) fn channel() -> (Events, Receiver<Parcel>) {
+    pub(crate) fn channel() -> (Events, Receiver<Box<Stamped>>) {
         let (sender, receiver) = bounded(EVENTS_MAX);
         (Events::over(Some(sender)), receiver)
     }
@@ -349,11 +300,11 @@ impl Events {
         Events::over(None)
     }
 
-    fn over(channel: Option<Sender<Parcel>>) -> Events {
+    fn over(channel: Option<Sender<Box<Stamped>>>) -> Events {
         Events {
             channel,
             counters: Arc::new(Counters::default()),
-            live: Arc::new(Live::default()),
+            in_flight: Arc::new(InFlightTable::default()),
         }
     }
 
@@ -372,26 +323,22 @@ impl Events {
         self.counters.count(event);
     }
 
-    /// [`Event::Notice`].
     pub(crate) fn notice(&self, at: Wall, text: impl Into<String>) {
         self.emit(at, Event::Notice { text: text.into() });
     }
 
-    /// [`Event::Warning`].
     pub(crate) fn warning(&self, at: Wall, text: impl Into<String>) {
         self.emit(at, Event::Warning { text: text.into() });
     }
 
-    /// What was counted so far.
     #[must_use]
     pub(crate) fn counters(&self) -> &Arc<Counters> {
         &self.counters
     }
 
-    /// The requests in flight.
     #[must_use]
-    pub(crate) fn live(&self) -> &Arc<Live> {
-        &self.live
+    pub(crate) fn in_flight(&self) -> &Arc<InFlightTable> {
+        &self.in_flight
     }
 }
 

@@ -1,5 +1,5 @@
-//! The requests in flight, for the dashboard and the status: a short lock at the start, at each stage and at the end of a
-//! request, and nothing at all per chunk.
+//! The requests in flight, for the dashboard and the status: a short lock at the start, at each
+//! stage and at the end of a request, and nothing at all per chunk.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -7,9 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::scheduler::time::{Mono, Wall};
 
-/// All requests in flight.
 #[derive(Default)]
-pub(crate) struct Live {
+pub(crate) struct InFlightTable {
     table: Mutex<Table>,
     pulse: Arc<Pulse>,
 }
@@ -28,7 +27,6 @@ pub(crate) struct RequestMeta {
     pub(crate) since: Mono,
     /// When, for people.
     pub(crate) at: Wall,
-    /// `POST`.
     pub(crate) method: Arc<str>,
     /// The path without its query.
     pub(crate) path: Arc<str>,
@@ -38,7 +36,6 @@ pub(crate) struct RequestMeta {
     pub(crate) model: Option<Arc<str>>,
 }
 
-/// Where a request is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Stage {
     /// Its body is being read.
@@ -68,36 +65,33 @@ impl Stage {
     }
 }
 
-/// One request in flight.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct InFlight {
     /// Unique while the program runs, growing.
     pub(crate) id: u64,
-    /// What it is.
     pub(crate) meta: RequestMeta,
-    /// Where it is.
     pub(crate) stage: Stage,
-    /// Who serves it now.
     pub(crate) account: Option<Arc<str>>,
 }
 
 /// A request's own line in the table; dropping it takes the line out.
 pub(crate) struct Tracked {
-    live: Arc<Live>,
+    table: Arc<InFlightTable>,
     id: u64,
 }
 
-impl Live {
-    /// Enters a request. Those of local routes are left out: who looks at the table would see itself.
+impl InFlightTable {
+    /// Enters a request. Those of local routes are left out: who looks at the table would see
+    /// itself.
     #[must_use]
-    pub(crate) fn begin(self: &Arc<Live>, meta: RequestMeta) -> Tracked {
+    pub(crate) fn begin(self: &Arc<InFlightTable>, meta: RequestMeta) -> Tracked {
         let id = {
             let mut table = self.lock();
             let id = table.next;
             table.next += 1;
             if is_local(&meta.path) {
                 return Tracked {
-                    live: Arc::clone(self),
+                    table: Arc::clone(self),
                     id,
                 };
             }
@@ -114,7 +108,7 @@ impl Live {
         };
         self.pulse.beat();
         Tracked {
-            live: Arc::clone(self),
+            table: Arc::clone(self),
             id,
         }
     }
@@ -125,13 +119,11 @@ impl Live {
         self.lock().entries.values().take(most).cloned().collect()
     }
 
-    /// How many there are.
     #[must_use]
     pub(crate) fn len(&self) -> usize {
         self.lock().entries.len()
     }
 
-    /// Whether there are none.
     #[must_use]
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
@@ -164,17 +156,17 @@ fn is_local(path: &str) -> bool {
 impl Tracked {
     /// The request has come to `stage`.
     pub(crate) fn stage(&self, stage: Stage) {
-        self.live.change(self.id, |entry| entry.stage = stage);
+        self.table.change(self.id, |entry| entry.stage = stage);
     }
 
     /// The request is now with `account`, or with none.
     pub(crate) fn account(&self, account: Option<Arc<str>>) {
-        self.live.change(self.id, |entry| entry.account = account);
+        self.table.change(self.id, |entry| entry.account = account);
     }
 
     /// What the body told: its session and its model.
     pub(crate) fn describe(&self, session: Option<Arc<str>>, model: Option<Arc<str>>) {
-        self.live.change(self.id, |entry| {
+        self.table.change(self.id, |entry| {
             entry.meta.session = session;
             entry.meta.model = model;
         });
@@ -190,15 +182,16 @@ impl Tracked {
 
 impl Drop for Tracked {
     fn drop(&mut self) {
-        self.live.lock().entries.remove(&self.id);
-        self.live.pulse.beat();
+        self.table.lock().entries.remove(&self.id);
+        self.table.pulse.beat();
     }
 }
 
 /// Tells one sleeping reader that something changed, once for each time that it asked.
 ///
-/// The reader calls [`Pulse::arm`], then reads, then sleeps. Who changes something changes it first and then calls
-/// [`Pulse::beat`]. So a change is either seen by the read or wakes the sleep, and a thousand changes cost one wake-up.
+/// The reader calls [`Pulse::arm`], then reads, then sleeps. Who changes something changes it first
+/// and then calls [`Pulse::beat`]. So a change is either seen by the read or wakes the sleep, and a
+/// thousand changes cost one wake-up.
 #[derive(Default)]
 pub(crate) struct Pulse {
     armed: AtomicBool,
@@ -217,7 +210,6 @@ impl Pulse {
         self.armed.store(true, SeqCst);
     }
 
-    /// Something has changed.
     pub(crate) fn beat(&self) {
         if self.armed.load(SeqCst)
             && self.armed.swap(false, SeqCst)
@@ -236,35 +228,35 @@ mod tests {
 
     #[test]
     fn a_request_is_listed_while_its_guard_lives() {
-        let live = Arc::new(Live::default());
-        let first = live.begin(RequestMeta::default());
-        let second = live.begin(RequestMeta::default());
+        let table = Arc::new(InFlightTable::default());
+        let first = table.begin(RequestMeta::default());
+        let second = table.begin(RequestMeta::default());
         first.stage(Stage::Streaming);
         first.account(Some("work".into()));
-        let list = live.list(10);
+        let list = table.list(10);
         assert_eq!(list.len(), 2);
         assert_eq!(list[0].stage, Stage::Streaming);
         assert_eq!(list[0].account.as_deref(), Some("work"));
-        assert_eq!(live.list(1)[0].id, first.id());
+        assert_eq!(table.list(1)[0].id, first.id());
         drop(first);
-        assert_eq!(live.list(10)[0].id, second.id());
+        assert_eq!(table.list(10)[0].id, second.id());
         drop(second);
-        assert!(live.is_empty());
+        assert!(table.is_empty());
     }
 
     #[test]
     fn who_looks_does_not_see_itself() {
-        let live = Arc::new(Live::default());
+        let table = Arc::new(InFlightTable::default());
         let meta = |path: &str| RequestMeta {
             path: path.into(),
             ..RequestMeta::default()
         };
-        let status = live.begin(meta("/maxpool/status"));
+        let status = table.begin(meta("/maxpool/status"));
         status.stage(Stage::Streaming);
-        assert!(live.is_empty());
-        let _other = live.begin(meta("/maxpools"));
+        assert!(table.is_empty());
+        let _other = table.begin(meta("/maxpools"));
         drop(status);
-        assert_eq!(live.len(), 1);
+        assert_eq!(table.len(), 1);
     }
 
     #[test]

@@ -1,19 +1,20 @@
-//! One piece of work that several callers wait for.
+//! Single flight: one piece of work, such as a token refresh, that several callers wait for.
 //!
-//! A caller either blocks for a bounded time, or leaves a waker and goes on watching its client: a worker never blocks on
-//! one thing. The flight ends when its [`Pilot`] is dropped, so a panic ends it too and nobody waits for ever.
+//! A caller blocks for a bounded time, or leaves a waker and goes on watching its client. The
+//! flight ends when its [`SingleFlightGuard`] is dropped, so a panic ends it too and nobody waits
+//! for ever.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 type Waker = Box<dyn FnOnce() + Send>;
 
-/// What a caller holds. Ask the account again once it has ended.
+/// What a waiting caller holds. It carries no result: ask the account again once it has ended.
 #[derive(Clone)]
-pub(crate) struct Flight(Arc<Shared>);
+pub(crate) struct SingleFlight(Arc<Shared>);
 
-/// What the one who does the work holds.
-pub(crate) struct Pilot(Arc<Shared>);
+/// Held by whoever does the work; dropping it ends the flight.
+pub(crate) struct SingleFlightGuard(Arc<Shared>);
 
 struct Shared {
     /// The wakers to call at the end; `None` once it has ended.
@@ -21,16 +22,16 @@ struct Shared {
     ended: Condvar,
 }
 
-/// Begins a flight.
-pub(crate) fn take_off() -> (Pilot, Flight) {
+/// The guard goes to whoever does the work, the other half to everybody who waits.
+pub(crate) fn begin() -> (SingleFlightGuard, SingleFlight) {
     let shared = Arc::new(Shared {
         waiting: Mutex::new(Some(Vec::new())),
         ended: Condvar::new(),
     });
-    (Pilot(shared.clone()), Flight(shared))
+    (SingleFlightGuard(shared.clone()), SingleFlight(shared))
 }
 
-impl Flight {
+impl SingleFlight {
     /// Blocks until the end, at most for `limit`. True if it has ended.
     pub(crate) fn wait(&self, limit: Duration) -> bool {
         let waiting = self
@@ -46,7 +47,8 @@ impl Flight {
         waiting.is_none()
     }
 
-    /// Calls `wake` once, from whichever thread: at the end, or now if that has come. It must not block.
+    /// Calls `wake` once, from whichever thread: at the end, or now if that has come. It must not
+    /// block.
     pub(crate) fn on_end(&self, wake: Waker) {
         let mut waiting = self
             .0
@@ -72,17 +74,17 @@ impl Flight {
     }
 }
 
-impl std::fmt::Debug for Flight {
+impl std::fmt::Debug for SingleFlight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(if self.has_ended() {
-            "Flight(ended)"
+            "SingleFlight(ended)"
         } else {
-            "Flight"
+            "SingleFlight"
         })
     }
 }
 
-impl Drop for Pilot {
+impl Drop for SingleFlightGuard {
     fn drop(&mut self) {
         let wakers = self
             .0
@@ -107,7 +109,7 @@ mod tests {
 
     #[test]
     fn everyone_hears_of_the_end_whenever_they_ask() {
-        let (pilot, flight) = take_off();
+        let (guard, flight) = begin();
         let (told, hears) = mpsc::channel();
         let waker = |told: &mpsc::Sender<u8>, n| {
             let told = told.clone();
@@ -119,7 +121,7 @@ mod tests {
             let flight = flight.clone();
             move || flight.wait(Duration::from_secs(30))
         });
-        drop(pilot);
+        drop(guard);
         assert!(blocked.join().unwrap() && flight.has_ended());
         flight.on_end(waker(&told, 2));
         assert_eq!(hears.try_iter().collect::<Vec<_>>(), [1, 2]);
@@ -127,9 +129,9 @@ mod tests {
 
     #[test]
     fn a_panic_of_the_one_at_work_ends_the_flight() {
-        let (pilot, flight) = take_off();
+        let (guard, flight) = begin();
         let work = std::thread::spawn(move || {
-            let _pilot = pilot;
+            let _guard = guard;
             std::panic::resume_unwind(Box::new("lost"));
         });
         assert!(work.join().is_err() && flight.wait(Duration::from_secs(30)));

@@ -1,4 +1,4 @@
-//! Seeded chance and random JSON for tests. It is here because this is the first module, in the order of imports, that needs it.
+//! Seeded chance and random JSON.
 
 /// How often a test draws: `times`, or `MAXPOOL_FUZZ_TIMES` as often (`make soak`).
 pub(crate) fn rounds(times: usize) -> std::ops::Range<usize> {
@@ -69,7 +69,8 @@ impl Random {
         bytes
     }
 
-    /// A JSON value nested at most `depth` deep, with blanks, escapes and the keys that this program looks for, in wrong places too.
+    /// A JSON value nested at most `depth` deep, with blanks, escapes and the keys that this
+    /// program looks for, in wrong places too.
     pub(crate) fn json(&mut self, depth: usize) -> String {
         let mut out = String::new();
         self.value(depth, &mut out);

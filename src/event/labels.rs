@@ -1,4 +1,5 @@
-//! One word for each value of the scheduler's enums: the log, the status, the metrics and the explanations use the same ones.
+//! One word for each value of the scheduler's enums: the log, the status, the metrics and the
+//! explanations use the same ones.
 
 use crate::scheduler::quota::{Verdict, WindowKind};
 use crate::scheduler::{
@@ -84,7 +85,8 @@ pub(crate) const BLOCK_REASONS: [&str; 10] = [
     "refresh_network",
 ];
 
-/// The word of a block's reason; the window of a quota block stands beside it, see [`block_window`].
+/// The word of a block's reason; the window of a quota block stands beside it, see
+/// [`block_window`].
 pub(crate) fn block_reason(reason: &BlockReason) -> &'static str {
     match reason {
         BlockReason::Quota(_) => "quota",

@@ -1,8 +1,10 @@
 //! The config file's lock, shared by the refreshes of this process (SPEC A5, R2).
 //!
-//! A refresh holds the lock while the token endpoint answers, so that no other process sends the same token meanwhile. Within
-//! a process that would make the refreshes queue up behind the slowest, so those that begin shortly after one another hold it
-//! together. Later ones wait for the next turn, and other processes get theirs in between.
+//! A refresh holds the lock while the token endpoint answers, so that no other process sends the
+//! same single-use token meanwhile. If each refresh took the lock for itself, all of them would
+//! queue up behind the slowest one. Therefore refreshes that begin within [`JOIN_WITHIN`] of the
+//! first share one guard; a later one waits until that guard is gone, which gives other processes
+//! their chance in between.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -15,56 +17,54 @@ use crate::config::file::{self, Locked};
 use crate::error::Result;
 use crate::scheduler::time::Mono;
 
-/// Where holders of the lock meet.
-pub(super) struct Shelf {
+pub(super) struct RefreshLock {
     path: PathBuf,
-    /// Held for moments only.
-    turn: Mutex<Weak<Turn>>,
+    /// The guard of the moment, if anybody holds it. This mutex is held for moments only.
+    current: Mutex<Weak<RefreshLockGuard>>,
     /// Held while waiting for the file's lock.
     next: Mutex<()>,
 }
 
-/// One holding of the lock; it is given back with the last reference.
-pub(super) struct Turn {
+/// The held lock. The last reference to it releases the file.
+pub(super) struct RefreshLockGuard {
     since: Mono,
     locked: Mutex<Locked>,
 }
 
-impl Shelf {
-    /// For the config at this path.
-    pub(super) fn new(path: PathBuf) -> Shelf {
-        Shelf {
+impl RefreshLock {
+    pub(super) fn new(path: PathBuf) -> RefreshLock {
+        RefreshLock {
             path,
-            turn: Mutex::default(),
+            current: Mutex::default(),
             next: Mutex::default(),
         }
     }
 
-    /// Joins the present turn if it is young, else waits for a new one.
-    pub(super) fn take(&self, now: Mono) -> Result<Arc<Turn>> {
-        // Who comes while another waits joins the turn that begins then.
+    /// Shares the current guard if it is young, else waits for the file.
+    pub(super) fn take(&self, now: Mono) -> Result<Arc<RefreshLockGuard>> {
+        // Whoever comes while another waits shares the guard that the other one gets.
         let _next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let young = |turn: &Arc<Turn>| now.since(turn.since) < JOIN_WITHIN;
-        if let Some(turn) = self.present().upgrade().filter(young) {
-            return Ok(turn);
+        let young = |guard: &Arc<RefreshLockGuard>| now.since(guard.since) < JOIN_WITHIN;
+        if let Some(guard) = self.current().upgrade().filter(young) {
+            return Ok(guard);
         }
-        let turn = Arc::new(Turn {
+        let guard = Arc::new(RefreshLockGuard {
             locked: Mutex::new(file::lock(&self.path)?),
             since: now,
         });
-        *self.present() = Arc::downgrade(&turn);
-        Ok(turn)
+        *self.current() = Arc::downgrade(&guard);
+        Ok(guard)
     }
 
-    /// For a change that is made in a moment: joins the present turn whatever its age, so that nobody who switches an account
-    /// off waits for another account's token endpoint.
-    pub(super) fn join(&self, now: Mono) -> Result<Arc<Turn>> {
-        let present = self.present().upgrade();
-        present.map_or_else(|| self.take(now), Ok)
+    /// For a change that takes a moment: shares the current guard whatever its age, so that nobody
+    /// who disables an account waits for another account's token endpoint.
+    pub(super) fn join(&self, now: Mono) -> Result<Arc<RefreshLockGuard>> {
+        let current = self.current().upgrade();
+        current.map_or_else(|| self.take(now), Ok)
     }
 
-    fn present(&self) -> MutexGuard<'_, Weak<Turn>> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    fn current(&self) -> MutexGuard<'_, Weak<RefreshLockGuard>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the file can be read at all.
@@ -73,7 +73,7 @@ impl Shelf {
     }
 }
 
-impl Turn {
+impl RefreshLockGuard {
     /// What the file says now.
     pub(super) fn read(&self) -> Result<Config> {
         let mut locked = self.locked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,26 +101,26 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::config::scratch::Scratch;
+    use crate::testing::scratch::Scratch;
 
     #[test]
-    fn a_change_joins_the_turn_of_a_slow_refresh_while_another_refresh_waits_for_the_next() {
+    fn a_change_shares_the_guard_of_a_slow_refresh_while_another_refresh_waits() {
         let home = Scratch::new();
         let path = home.path("maxpool.json");
         std::fs::write(&path, "{\"accounts\": []}").unwrap();
-        let shelf = Arc::new(Shelf::new(path));
-        let slow = shelf.take(Mono(0)).unwrap();
+        let lock = Arc::new(RefreshLock::new(path));
+        let slow = lock.take(Mono(0)).unwrap();
         let late = Mono(6_000);
         let (told, hears) = mpsc::channel();
         let waiting = std::thread::spawn({
-            let shelf = shelf.clone();
+            let lock = lock.clone();
             move || {
                 told.send(()).unwrap();
-                shelf.take(late).map(|turn| turn.since)
+                lock.take(late).map(|guard| guard.since)
             }
         });
         hears.recv().unwrap();
-        let joined = shelf.join(late).unwrap();
+        let joined = lock.join(late).unwrap();
         assert!(Arc::ptr_eq(&slow, &joined), "at once, whoever waits");
         joined
             .commit(|document| {
@@ -130,7 +130,7 @@ mod tests {
             .unwrap();
         assert!(
             !waiting.is_finished(),
-            "the next turn is not before the end of this one"
+            "the next guard exists only after this one"
         );
         drop((slow, joined));
         assert_eq!(waiting.join().unwrap().unwrap(), late);
