@@ -6,9 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::hold::{Allowance, Outlook, Verdict, judge, tick};
+use super::account::concerns;
 use super::policy::{PASS_PAUSE, POLL_MIN, STORM_REQUESTS};
-use super::pool::concerns;
 use super::queue::{Full, Place, Waiter};
 use super::quota::Family;
 use super::request::{
@@ -18,6 +17,7 @@ use super::request::{
 use super::select::{Ask, Choice, Patience, Ranking, Route};
 use super::snapshot::ExplainedVerdict;
 use super::time::{Mono, Now};
+use super::wait_limits::{Allowance, Outlook, Verdict, judge, tick};
 use super::{DRIFT_MS_MAX, Door, Held, Look, Scheduler};
 
 impl Scheduler {

@@ -3,12 +3,11 @@
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 
+use super::account::Account;
 use super::affinity::{KnownSession, KnownThread};
 use super::block::BlockReason;
 use super::few;
-use super::hold::Outlook;
 use super::policy::DECISIONS_MAX;
-use super::pool::Account;
 use super::quota::Verdict;
 use super::request::{AccountId, Refusal, RefusalReason, Request, Standing, Ticket, WaitCause};
 use super::select::{Ask, Available, Ends, Obstacle, Ranking, Route, mismatch};
@@ -17,6 +16,7 @@ use super::snapshot::{
     Learned, QueueSnapshot, Snapshot, Status, Tier, WeeklySnapshot,
 };
 use super::time::{Now, Wall};
+use super::wait_limits::Outlook;
 use super::{Door, Scheduler, tier};
 
 impl Scheduler {

@@ -16,19 +16,18 @@
 //! After every call that changes something `poll` is to be called until `None`; `next_wakeup` tells when to call it again
 //! though nothing happened.
 
+mod account;
 mod admit;
 mod affinity;
 mod block;
 mod breaker;
 mod explain;
 mod few;
-mod hold;
-mod load;
 mod outcome;
 pub mod policy;
-mod pool;
 mod queue;
 pub mod quota;
+mod recent_load;
 mod request;
 mod score;
 mod select;
@@ -37,6 +36,7 @@ mod snapshot;
 mod storm;
 mod tier;
 pub mod time;
+mod wait_limits;
 mod windows;
 
 pub use affinity::{KnownSession, KnownThread};
@@ -58,10 +58,10 @@ pub use snapshot::{
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use account::{Account, Before, Expired, spread_blocks};
 use affinity::Affinity;
 use breaker::Breaker;
 use policy::{DECISIONS_MAX, STORM_REQUESTS};
-use pool::{Account, Before, Expired, spread_blocks};
 use queue::Queue;
 use quota::{Family, QuotaReport};
 use select::Ranking;
@@ -156,7 +156,7 @@ impl Scheduler {
         self.touch(now);
         if policy.spread_window != self.policy.spread_window {
             for account in &mut self.accounts {
-                account.recent = load::Recent::new(policy.spread_window);
+                account.recent = recent_load::Recent::new(policy.spread_window);
             }
         }
         self.policy = policy;

@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use super::Scheduler;
+use super::account::{Account, concerns, keeps_out};
 use super::affinity::Binding;
 use super::block::{Block, Evidence};
 use super::breaker::Pass;
 use super::policy::Overage;
-use super::pool::{Account, concerns, keeps_out};
 use super::quota::{Family, WindowKind};
 use super::request::{AccountId, PassedOver, Request, Routing, WaitCause, Why};
 use super::score::{Facts, Week, terms};

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::account::Account;
 use super::block::{Block, BlockReason, End, Evidence, Scope};
 use super::breaker::{Fingerprint, Probe, Seen};
 use super::few;
-use super::load::Counted;
 use super::outcome::{Blame, HeadReport, Outcome, Overload};
 use super::policy::{
     BREAKER_ACCOUNTS_MIN, FORBIDDEN_WAIT, RETRY_AFTER_MAX, RETRY_AFTER_MIN, SERVER_SIDE_WAIT,
     SERVER_SIDE_WAIT_MAX, UNKNOWN_RESET_WAIT,
 };
-use super::pool::Account;
 use super::quota::{QuotaReport, Verdict, WindowKind};
+use super::recent_load::Counted;
 use super::request::{Lease, SessionKey};
 use super::select::{Ask, Ends, Obstacle, Patience, Route, mismatch};
 use super::snapshot::Source;

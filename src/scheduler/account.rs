@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::block::{Block, BlockReason, End, Evidence, Scope};
 use super::few;
-use super::load::{Counted, Hour, Recent};
 use super::policy::{MESSAGE_CHARS_MAX, Policy};
 use super::quota::{Family, Verdict, WindowKind};
+use super::recent_load::{Counted, Hour, Recent};
 use super::request::{AccountId, AccountSpec};
 use super::score::ramp;
 use super::snapshot::{Tier, UsageTotals};
