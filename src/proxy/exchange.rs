@@ -37,7 +37,7 @@ use crate::account::Flight;
 use crate::clock::{self, Stopwatch};
 use crate::config::Config;
 use crate::event::{Event, Finished, Held, Outcome, RequestMeta, Stage};
-use crate::gate::{Admitted, Granted, Hold, Verdict, Waiting};
+use crate::gate::{Admitted, Granted, LeaseGuard, Verdict, Waiting};
 use crate::net::wait::Stop;
 use crate::scheduler::{Limit, Refusal, RefusalReason, Ticket};
 
@@ -308,7 +308,7 @@ fn beat_every(job: &Job) -> std::time::Duration {
 const HEARTBEAT_MIN: std::time::Duration = std::time::Duration::from_millis(50);
 
 enum Waited {
-    Granted(Hold, Granted),
+    Granted(LeaseGuard, Granted),
     Over(Surrender),
     ClientGone,
 }
