@@ -1,14 +1,22 @@
 //! The gate before the scheduler: the only place that locks it.
 //!
-//! # Lock contract
+//! The scheduler is plain data behind one mutex. A decision takes microseconds and a request lives
+//! for seconds, so the lock is nearly always free; finer locks or a thread of its own for the
+//! scheduler would only add orders of events that nobody has thought about. What makes one lock
+//! enough is that nothing slow happens under it, and that nobody can miss a verdict:
 //!
-//! - [`Gate::with`] is the only way in. It takes the lock, runs one call of the scheduler, drains `poll` until it is dry, looks
-//!   when the next deadline is, and lets go. Verdicts are put into their waiters' slots after that.
-//! - Under the lock: no I/O, no event, no formatting, no other lock. A slot's own lock is taken only after the scheduler's was
-//!   let go, and a waiter never holds its slot's lock while it calls the gate.
-//! - Each ticket has one slot, put in place under the same lock hold that made the ticket: a verdict always finds it.
-//! - The pacer looks again before it sleeps: it computes its deadline under the same mutex that announces a new one.
-//! - A lease travels in a [`Hold`]; one that is dropped is completed as abandoned.
+//! - [`Gate::with`] is the only way in. It takes the lock, runs one call of the scheduler, drains
+//!   `poll` until it is dry, computes the next deadline and releases the lock. Only then are
+//!   verdicts put into the slots of those who wait.
+//! - Under the lock: no I/O, no event, no formatting, no other lock. A slot's own lock is taken
+//!   after the scheduler's was released, and a waiter never holds its slot's lock while it calls
+//!   the gate.
+//! - Each ticket has one slot, made under the same lock that made the ticket, so a verdict always
+//!   finds its slot.
+//! - The pacer looks again before it sleeps: it reads its deadline under the mutex that announces a
+//!   new one, so a deadline that becomes earlier always wakes it.
+//! - A lease travels in a [`LeaseGuard`]. Dropping the guard completes the lease as abandoned, so
+//!   an early return or a panic gives the account's place back.
 
 use std::collections::HashMap;
 use std::io;
@@ -28,30 +36,28 @@ use crate::scheduler::{
 
 /// The pacer's stack: it calls the scheduler and nothing else.
 const STACK_BYTES: usize = 256 * 1024;
-/// A wall clock that runs this far off the monotonic one between two looks was set, or the machine slept.
+/// A wall clock that is this far off the monotonic one since the last look was set, or the machine
+/// slept.
 const CLOCK_STEP_MIN: Duration = Duration::from_secs(2);
 /// Time between two comparisons of the clocks while nothing else is due.
 const CLOCK_LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// What a waiting request is told.
+/// What a waiting request is told in the end.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    /// It has an account.
-    Granted(Hold, Granted),
-    /// Its time is up.
+    /// Go on with this account.
+    Granted(LeaseGuard, Granted),
+    /// The longest wait is over.
     Expired(crate::scheduler::Limit, Refusal),
-    /// It would wait in vain.
+    /// No account will come back in time.
     Refused(Refusal),
 }
 
 /// A grant without its lease.
 #[derive(Clone, Debug)]
 pub(crate) struct Granted {
-    /// The account.
     pub(crate) account: AccountId,
-    /// Its name.
     pub(crate) name: Arc<str>,
-    /// Its kind.
     pub(crate) kind: crate::scheduler::Kind,
     /// For [`Request::clock`].
     pub(crate) clock: crate::scheduler::WaitClock,
@@ -61,14 +67,14 @@ pub(crate) struct Granted {
 #[derive(Debug)]
 pub(crate) enum Admitted {
     /// Go on.
-    Granted(Hold, Granted),
+    Granted(LeaseGuard, Granted),
     /// Wait for the verdict.
     Queued(Waiting),
     /// Answer the client.
     Refused(Refusal),
 }
 
-/// What the last look at the clocks found, told to whoever asked for it.
+/// Called after the wall clock was set or the machine has slept.
 type OnStep = dyn Fn() + Send + Sync;
 
 struct Inner {
@@ -100,7 +106,8 @@ impl std::fmt::Debug for Gate {
     }
 }
 
-/// Where one ticket's verdict is put. The bell comes later than the ticket, so that nothing is opened under the lock.
+/// Where one ticket's verdict is put. The bell is added after the ticket, so that no descriptor is
+/// opened under the lock.
 #[derive(Default)]
 struct Slot {
     state: Mutex<SlotState>,
@@ -127,7 +134,7 @@ impl Slot {
         self.delivered.notify_all();
     }
 
-    /// Hangs the bell up; it rings at once if the verdict was faster.
+    /// Adds the bell, and rings it at once if the verdict was faster.
     fn hang(&self, bell: &Arc<OwnedFd>) {
         let mut state = self.lock();
         if state.verdict.is_some() {
@@ -158,9 +165,10 @@ fn ring(bell: &OwnedFd) {
     let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
 }
 
-/// A held account. Dropping it without [`Hold::complete`] counts as abandoned.
+/// A lease that cannot be forgotten: dropped without [`LeaseGuard::complete`], it counts as
+/// abandoned.
 #[derive(Debug)]
-pub(crate) struct Hold {
+pub(crate) struct LeaseGuard {
     gate: Gate,
     lease: Option<Lease>,
 }
@@ -181,8 +189,8 @@ impl std::fmt::Debug for Waiting {
 }
 
 impl Gate {
-    /// Puts `scheduler` behind the lock and starts the pacer. `on_step` runs, outside the lock, after the wall clock was set or the
-    /// machine has slept.
+    /// Puts `scheduler` behind the lock and starts the pacer. `on_step` runs, outside the lock,
+    /// after the wall clock was set or the machine has slept.
     ///
     /// # Errors
     /// No thread can be started.
@@ -215,7 +223,8 @@ impl Gate {
         Ok(gate)
     }
 
-    /// One call of the scheduler under its lock, and the delivery of every verdict that follows from it.
+    /// Runs one call of the scheduler under its lock and delivers every verdict that follows from
+    /// it.
     pub(crate) fn with<T>(&self, call: impl FnOnce(&mut Scheduler, Now) -> T) -> T {
         let mut inner = self.lock();
         let now = clock::now();
@@ -224,13 +233,12 @@ impl Gate {
         result
     }
 
-    /// A look that changes nothing: no verdict can follow from it.
+    /// Reads the scheduler. Nothing changes, so no verdict can follow.
     pub(crate) fn look<T>(&self, call: impl FnOnce(&Scheduler, Now) -> T) -> T {
         let inner = self.lock();
         call(&inner.scheduler, clock::now())
     }
 
-    /// Asks for an account.
     pub(crate) fn admit(&self, request: Request) -> Admitted {
         let mut inner = self.lock();
         let now = clock::now();
@@ -246,8 +254,8 @@ impl Gate {
         self.settle(inner, now);
         match admission {
             Admission::Granted(grant) => {
-                let (hold, granted) = self.hold(grant);
-                Admitted::Granted(hold, granted)
+                let (guard, granted) = self.guard(grant);
+                Admitted::Granted(guard, granted)
             }
             Admission::Refused(refusal) => Admitted::Refused(refusal),
             Admission::Queued(ticket) => match rustix::event::eventfd(0, EventfdFlags::CLOEXEC) {
@@ -263,7 +271,7 @@ impl Gate {
                         over: false,
                     })
                 }
-                // Without a descriptor it cannot be woken, so it must not wait.
+                // Without a descriptor the request cannot be woken, so it must not wait.
                 Err(_) => self.unqueue(ticket, &slot),
             },
         }
@@ -283,8 +291,8 @@ impl Gate {
         };
         match wake {
             Wake::Granted { grant, .. } => {
-                let (hold, granted) = self.hold(grant);
-                Admitted::Granted(hold, granted)
+                let (guard, granted) = self.guard(grant);
+                Admitted::Granted(guard, granted)
             }
             Wake::Expired { refusal, .. } | Wake::Refused { refusal, .. } => {
                 Admitted::Refused(refusal)
@@ -301,7 +309,7 @@ impl Gate {
         cancelled
     }
 
-    fn hold(&self, grant: Grant) -> (Hold, Granted) {
+    fn guard(&self, grant: Grant) -> (LeaseGuard, Granted) {
         let Grant {
             lease,
             account,
@@ -311,7 +319,7 @@ impl Gate {
             ..
         } = grant;
         (
-            Hold {
+            LeaseGuard {
                 gate: self.clone(),
                 lease: Some(lease),
             },
@@ -331,7 +339,7 @@ impl Gate {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Drains the verdicts, announces the next deadline, lets go of the lock, delivers.
+    /// Drains the verdicts, announces the next deadline, releases the lock and delivers.
     fn settle(&self, mut inner: MutexGuard<'_, Inner>, now: Now) {
         let mut deliveries = Vec::new();
         while let Some(wake) = inner.scheduler.poll(now) {
@@ -389,7 +397,7 @@ impl Gate {
                     return;
                 }
                 if due.at <= clock::now().mono {
-                    // Taken: what comes after is announced anew by the drain below.
+                    // Taken: the call below announces the deadline that comes after it.
                     due.at = Mono::MAX;
                 } else if clock::now().mono.since(last.mono) < CLOCK_LOOK_EVERY {
                     continue;
@@ -423,8 +431,8 @@ fn stepped(before: Now, after: Now) -> bool {
     u128::from(wall.abs_diff(mono)) >= CLOCK_STEP_MIN.as_millis()
 }
 
-impl Hold {
-    /// The answer's head is there.
+impl LeaseGuard {
+    /// Reports the head of an answer.
     pub(crate) fn observe(&self, head: HeadReport<'_>) {
         if let Some(lease) = &self.lease {
             self.gate
@@ -432,7 +440,7 @@ impl Hold {
         }
     }
 
-    /// Ends the hold.
+    /// Completes the lease.
     pub(crate) fn complete(mut self, outcome: Outcome) {
         self.end(outcome);
     }
@@ -445,14 +453,13 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for LeaseGuard {
     fn drop(&mut self) {
         self.end(Outcome::Abandoned);
     }
 }
 
 impl Waiting {
-    /// Its place in the queue.
     pub(crate) fn ticket(&self) -> Ticket {
         self.ticket
     }
@@ -468,8 +475,8 @@ impl Waiting {
         self.over = true;
         Some(match wake {
             Wake::Granted { grant, .. } => {
-                let (hold, granted) = self.gate.hold(grant);
-                Verdict::Granted(hold, granted)
+                let (guard, granted) = self.gate.guard(grant);
+                Verdict::Granted(guard, granted)
             }
             Wake::Expired { limit, refusal, .. } => Verdict::Expired(limit, refusal),
             Wake::Refused { refusal, .. } => Verdict::Refused(refusal),
@@ -478,7 +485,8 @@ impl Waiting {
 }
 
 impl Drop for Waiting {
-    /// The client has left: the place goes to the next, and a grant that was on its way is handed back.
+    /// The client has left: the place goes to the next one, and a grant that was already made is
+    /// handed back.
     fn drop(&mut self) {
         if self.over {
             return;
@@ -486,11 +494,12 @@ impl Drop for Waiting {
         let cancelled = self.gate.cancel(self.ticket);
         match cancelled {
             Cancel::Cancelled | Cancel::AlreadyRefused(_) => {}
-            Cancel::AlreadyGranted(grant) => drop(self.gate.hold(grant)),
-            // Taken out of the scheduler before us: it is in the slot, or a few instructions away from it, and may hold an account.
+            Cancel::AlreadyGranted(grant) => drop(self.gate.guard(grant)),
+            // Another thread has polled the verdict: it is in the slot, or a few instructions away
+            // from it, and may hold an account.
             Cancel::AlreadyPolled => {
                 if let Wake::Granted { grant, .. } = self.slot.wait() {
-                    drop(self.gate.hold(grant));
+                    drop(self.gate.guard(grant));
                 }
             }
         }

@@ -19,7 +19,7 @@ use crate::account::{Account, Cooling, Obstacle, Readiness, Ready, Unready};
 use crate::clock;
 use crate::config::Secret;
 use crate::event::Stage;
-use crate::gate::{Granted, Hold};
+use crate::gate::{Granted, LeaseGuard};
 use crate::http::headers::{self, Auth, Beta, Headers};
 use crate::http::splice;
 use crate::http::sse::Form;
@@ -73,7 +73,7 @@ pub(super) struct Course<'a> {
 pub(super) fn run(
     job: &Job,
     request: &Request,
-    hold: Hold,
+    hold: LeaseGuard,
     granted: &Granted,
     out: Uncommitted,
 ) -> Attempted {
@@ -136,7 +136,7 @@ fn credential_failed(granted: &Granted, outcome: Outcome, why: String) -> Failed
 
 impl Course<'_> {
     /// Calls with each credential that the account has to offer: the current one, and once its successor after a 401.
-    fn with_credential(&self, hold: Hold, first: Readiness, out: Uncommitted) -> Attempted {
+    fn with_credential(&self, hold: LeaseGuard, first: Readiness, out: Uncommitted) -> Attempted {
         let mut readiness = first;
         let mut token = Token::First;
         let mut refused: Option<Meaning> = None;
@@ -217,7 +217,7 @@ impl Course<'_> {
     /// The upstream's own word, which no other account would change.
     pub(super) fn passed_on(
         &self,
-        hold: Hold,
+        hold: LeaseGuard,
         kept: Option<Kept>,
         meaning: Meaning,
         out: Uncommitted,
@@ -263,7 +263,12 @@ impl Course<'_> {
     }
 
     /// The account has nothing to show: its block is told to the scheduler.
-    fn without_credential(&self, hold: Hold, unready: Unready, refused: Option<Meaning>) -> Failed {
+    fn without_credential(
+        &self,
+        hold: LeaseGuard,
+        unready: Unready,
+        refused: Option<Meaning>,
+    ) -> Failed {
         let (evidence, said) = match refused {
             Some(Meaning {
                 outcome: Outcome::NeedsLogin { evidence },
@@ -333,7 +338,12 @@ impl Course<'_> {
     }
 
     /// No answer came: the network's fault, or the client left.
-    pub(super) fn no_answer(&self, hold: Hold, failure: Failure, out: Uncommitted) -> Attempted {
+    pub(super) fn no_answer(
+        &self,
+        hold: LeaseGuard,
+        failure: Failure,
+        out: Uncommitted,
+    ) -> Attempted {
         let network = match failure {
             Failure::Stopped(stop) => {
                 hold.complete(Outcome::Abandoned);
@@ -462,7 +472,7 @@ impl Course<'_> {
 
     pub(super) fn failed(
         &self,
-        hold: Hold,
+        hold: LeaseGuard,
         kept: Option<Kept>,
         meaning: Meaning,
         out: Uncommitted,

@@ -10,7 +10,7 @@ use super::job::{Ended, usage_of};
 use super::reply;
 use super::stream::{Committed, Uncommitted};
 use crate::event::{Outcome as EndedAs, Stage};
-use crate::gate::Hold;
+use crate::gate::LeaseGuard;
 use crate::http::headers::{self, BodyForm};
 use crate::http::sse::{Form, Scanner};
 use crate::net::wait::Stop;
@@ -30,7 +30,7 @@ impl Course<'_> {
     /// An answer below 400: to the client, unless its first event turns out to be an error.
     pub(super) fn deliver(
         &self,
-        hold: Hold,
+        hold: LeaseGuard,
         mut answer: Answer,
         quota: QuotaReport,
         out: Uncommitted,
@@ -181,7 +181,7 @@ impl Course<'_> {
     /// Passes the rest of the body on, and settles.
     fn stream(
         &self,
-        hold: Hold,
+        hold: LeaseGuard,
         mut answer: Answer,
         mut scanner: Scanner,
         mut committed: Committed,

@@ -32,7 +32,7 @@ use crate::account::SingleFlight;
 use crate::clock::{self, Stopwatch};
 use crate::config::Config;
 use crate::event::{Event, Finished, Held, Outcome, RequestMeta, Stage};
-use crate::gate::{Admitted, Granted, Hold, Verdict, Waiting};
+use crate::gate::{Admitted, Granted, LeaseGuard, Verdict, Waiting};
 use crate::http::headers;
 use crate::http::peek::{self, BODY_BYTES_MAX, Peek};
 use crate::net::wait::Stop;
@@ -305,7 +305,7 @@ fn beat_every(job: &Job) -> std::time::Duration {
 const HEARTBEAT_MIN: std::time::Duration = std::time::Duration::from_millis(50);
 
 enum Waited {
-    Granted(Hold, Granted),
+    Granted(LeaseGuard, Granted),
     Over(Surrender),
     ClientGone,
 }

@@ -1,27 +1,32 @@
-//! Admission and the queue (SPEC Q1–Q3, S8): grant, hold or refuse, and who is next when something frees.
+//! Admission and the queue (SPEC Q1–Q3, S8): grant, hold or refuse, and who is next when something
+//! frees.
 //!
-//! Everyone who waits is looked through, in order, before a newcomer is considered. So a newcomer can be served at once only
-//! by an account that no one who waits could use: it never overtakes, and never waits for one that its account could not serve.
+//! Everyone who waits is looked through, in order, before a newcomer is considered. So a newcomer
+//! can be served at once only by an account that no one who waits could use: it never overtakes,
+//! and never waits for one that its account could not serve.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::hold::{Allowance, Outlook, Verdict, judge, tick};
+use super::account::concerns;
+use super::block::WaitCause;
 use super::policy::{PASS_PAUSE, POLL_MIN, STORM_REQUESTS};
-use super::pool::concerns;
 use super::queue::{Full, Place, Waiter};
 use super::quota::Family;
+use super::ranking::Ranking;
 use super::request::{
     AccountId, Admission, Cancel, Grant, Lease, Limit, Refusal, RefusalReason, Request, Shape,
-    Ticket, WaitCause, WaitClock, Wake,
+    Ticket, WaitClock, Wake,
 };
-use super::select::{Ask, Choice, Patience, Ranking, Route};
+use super::select::{Ask, Choice, Patience, Route};
 use super::snapshot::ExplainedVerdict;
 use super::time::{Mono, Now};
-use super::{DRIFT_MS_MAX, Door, Held, Look, Scheduler};
+use super::wait_limits::{Allowance, Outlook, Prospect, judge, tick};
+use super::{DRIFT_MS_MAX, Intake, LeaseRecord, Look, Scheduler};
 
 impl Scheduler {
-    /// Asks for an account: the first time, and after each failed attempt with that account in `excluded`.
+    /// Asks for an account: the first time, and after each failed attempt with that account in
+    /// `excluded`.
     pub fn admit(&mut self, now: Now, mut request: Request) -> Admission {
         let now = self.touch(now);
         self.bear_a_fallback(now, &mut request);
@@ -31,7 +36,7 @@ impl Scheduler {
             self.look = Look::Now;
         }
         self.look_through(now);
-        if let Some(reason) = self.closed_door(&request) {
+        if let Some(reason) = self.refused_unseen(&request) {
             return Admission::Refused(Refusal::plain(reason));
         }
         let tried_until = now.mono + self.pass_pause(request.last_failure);
@@ -93,7 +98,8 @@ impl Scheduler {
         }
     }
 
-    /// The next verdict about a ticket, in order of delivery. Call until `None` after every other call and at `next_wakeup`.
+    /// The next verdict about a ticket, in order of delivery. Call until `None` after every other
+    /// call and at `next_wakeup`.
     pub fn poll(&mut self, now: Now) -> Option<Wake> {
         let now = self.touch(now);
         if self.wakes.is_empty() {
@@ -102,7 +108,8 @@ impl Scheduler {
         self.wakes.pop_front()
     }
 
-    /// When to poll again though nothing happened; none while nobody waits. Always later than `now` once `poll` gave `None`.
+    /// When to poll again though nothing happened; none while nobody waits. Always later than `now`
+    /// once `poll` gave `None`.
     #[must_use]
     pub fn next_wakeup(&self, now: Now) -> Option<Mono> {
         if !self.wakes.is_empty() {
@@ -111,7 +118,8 @@ impl Scheduler {
         if self.queue.is_empty() {
             return None;
         }
-        // A reset is on the wall clock, which may be set at any time: never sleep long on the other one.
+        // A reset is on the wall clock, which may be set at any time: never sleep long on the other
+        // one.
         let latest = now.mono + self.policy.poll.max(POLL_MIN);
         match self.look {
             Look::Now => Some(now.mono),
@@ -120,10 +128,10 @@ impl Scheduler {
     }
 
     /// What needs no look at any account.
-    fn closed_door(&self, request: &Request) -> Option<RefusalReason> {
-        match self.door {
-            Door::Draining => return Some(RefusalReason::Draining),
-            Door::Open => {}
+    fn refused_unseen(&self, request: &Request) -> Option<RefusalReason> {
+        match self.intake {
+            Intake::Draining => return Some(RefusalReason::Draining),
+            Intake::Open => {}
         }
         match request.pinned {
             _ if self.accounts.is_empty() => Some(RefusalReason::NoAccount),
@@ -166,8 +174,8 @@ impl Scheduler {
         let outlooks = self.outlooks(now, ask);
         let allowance = Allowance::new(now.mono, &self.policy, request, request.clock);
         let cause = match judge(now.mono, &allowance, &outlooks) {
-            Verdict::Hold { cause, .. } => cause,
-            Verdict::Expired(_) | Verdict::Hopeless => return Err(self.refusal(now, ask, None)),
+            Prospect::Wait { cause, .. } => cause,
+            Prospect::Expired(_) | Prospect::Hopeless => return Err(self.refusal(now, ask, None)),
         };
         let reason = match (
             ask.patience,
@@ -225,7 +233,7 @@ impl Scheduler {
         account.windows.start_look(now, id, |window| {
             concerns(&window.kind, request.family.as_ref())
         });
-        let held = Held {
+        let held = LeaseRecord {
             account: account.id,
             request: request.id,
             weight: request.weight,
@@ -277,13 +285,14 @@ impl Scheduler {
                 distance,
             };
             let places: Vec<Place> = self.queue.places().collect();
-            let mut seen = Seen::default();
+            let mut seen = SeenClasses::default();
             let mut due = self.next_return(now);
             for place in places {
                 let step = self.step(now, place, &mut seen);
                 due = due.min(self.take_step(now, place, step));
             }
-            // A grant leaves less for all others, so the second time there is none; but they may wait for something else now.
+            // A grant leaves less for all others, so the second time there is none; but they may
+            // wait for something else now.
             if self.look != Look::Now {
                 self.look = Look::At { due, distance };
                 return;
@@ -291,7 +300,8 @@ impl Scheduler {
         }
     }
 
-    /// When an account comes back to so many who wait that its ramp begins anew (S10): what they wait for moves.
+    /// When an account comes back to so many who wait that its ramp begins anew (S10): what they
+    /// wait for moves.
     fn next_return(&self, now: Now) -> Mono {
         if self.queue.len() < STORM_REQUESTS {
             return Mono::MAX;
@@ -304,8 +314,8 @@ impl Scheduler {
     }
 
     /// What becomes of one who waits.
-    fn step(&mut self, now: Now, place: Place, seen: &mut Seen) -> Step {
-        if self.door == Door::Draining {
+    fn step(&mut self, now: Now, place: Place, seen: &mut SeenClasses) -> Step {
+        if self.intake == Intake::Draining {
             return Step::Refuse(Refusal::plain(RefusalReason::Draining));
         }
         let mut ranking = std::mem::take(&mut self.ranking);
@@ -339,7 +349,13 @@ impl Scheduler {
         self.decisions = decisions;
     }
 
-    fn judge_waiter(&self, now: Now, place: Place, seen: &mut Seen, ranking: &mut Ranking) -> Step {
+    fn judge_waiter(
+        &self,
+        now: Now,
+        place: Place,
+        seen: &mut SeenClasses,
+        ranking: &mut Ranking,
+    ) -> Step {
         let Some(waiter) = self.queue.get(place) else {
             return Step::Gone;
         };
@@ -368,7 +384,7 @@ impl Scheduler {
         };
         let allowance = Allowance::new(now.mono, &self.policy, request, waiter.clock);
         match judge(now.mono, &allowance, outlooks) {
-            Verdict::Hold { cause, look_at } => {
+            Prospect::Wait { cause, look_at } => {
                 let tolerance = request
                     .tolerance
                     .map_or(Mono::MAX, |tolerance| request.arrived + tolerance);
@@ -379,8 +395,8 @@ impl Scheduler {
                     release,
                 }
             }
-            Verdict::Expired(limit) => Step::Expire(limit, self.refusal(now, &ask, None)),
-            Verdict::Hopeless => Step::Refuse(self.refusal(now, &ask, None)),
+            Prospect::Expired(limit) => Step::Expire(limit, self.refusal(now, &ask, None)),
+            Prospect::Hopeless => Step::Refuse(self.refusal(now, &ask, None)),
         }
     }
 
@@ -450,9 +466,10 @@ enum Step {
     Refuse(Refusal),
 }
 
-/// The classes of requests for which this look has found no account: the next one of such a class need not ask again.
+/// The classes of requests for which this look has found no account: the next one of such a class
+/// need not ask again.
 #[derive(Debug, Default)]
-struct Seen {
+struct SeenClasses {
     classes: Vec<Class>,
     /// Of one that is like no other.
     single: Vec<Outlook>,
@@ -469,7 +486,7 @@ struct Class {
     outlooks: Vec<Outlook>,
 }
 
-impl Seen {
+impl SeenClasses {
     fn class(&self, ask: &Ask<'_>) -> Option<usize> {
         let alike = |class: &Class| {
             *class.profile == *ask.profile
@@ -504,9 +521,10 @@ impl Seen {
 }
 
 impl Scheduler {
-    /// Q6: a client whose streams were held until it could bear no more asks once without streaming, then again after each 529.
-    /// Such a request carries the same wait on: it is held for its own limit however far the end is, where any other request
-    /// without streaming would be answered at once (Q1).
+    /// Q6: a client whose streams were held until it could bear no more asks once without
+    /// streaming, then again after each 529. Such a request carries the same wait on: it is held
+    /// for its own limit however far the end is, where any other request without streaming would be
+    /// answered at once (Q1).
     fn bear_a_fallback(&self, now: Now, request: &mut Request) {
         if request.shape == Shape::NonStream
             && let Some(session) = request.session

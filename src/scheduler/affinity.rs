@@ -108,7 +108,8 @@ impl Affinity {
         *self.threads.touch(thread, (account, now)) = (account, now);
     }
 
-    /// Forgets what was unused for `idle`, a few at a time; what protects thinking stays until it is pushed out.
+    /// Forgets what was unused for `idle`, a few at a time; what protects thinking stays until it
+    /// is pushed out.
     pub(super) fn expire(&mut self, now: Mono, idle: Duration) {
         for _ in 0..EXPIRED_PER_LOOK {
             match self.sessions.oldest() {
@@ -208,7 +209,8 @@ impl Affinity {
         known.take(count).collect()
     }
 
-    /// Remembers what another process has known. What was learned here is newer. To be called for the latest last.
+    /// Remembers what another process has known. What was learned here is newer. To be called for
+    /// the latest last.
     pub(super) fn recall_session(&mut self, now: Mono, known: &KnownSession) {
         let entry = self.sessions.touch(known.session, Session::default());
         entry.thinking |= known.thinking;
@@ -286,7 +288,8 @@ impl<K: Ord + Copy, V> Recency<K, V> {
         }
     }
 
-    /// The entry as the one used last, made if it is new; pushes out the oldest beyond the capacity.
+    /// The entry as the one used last, made if it is new; pushes out the oldest beyond the
+    /// capacity.
     fn touch(&mut self, key: K, new: V) -> &mut V {
         self.clock += 1;
         let clock = self.clock;

@@ -6,8 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::quota::{Family, WindowKind};
-use super::request::WaitCause;
 use super::time::{Mono, Now, Wall};
+
+/// The classes of waiting of Q1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WaitCause {
+    /// A limit of the account that ends by itself.
+    Quota,
+    /// The week is used up.
+    Weekly,
+    /// 5xx, 529, the breaker, the safety caps.
+    Capacity,
+    /// The way to the upstream.
+    Network,
+}
 
 /// Why an account cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,7 +67,8 @@ impl BlockReason {
     }
 }
 
-/// When a block ends. Nothing but a look at the clocks ends a timed one; a step of the wall clock moves only `wall`.
+/// When a block ends. Nothing but a look at the clocks ends a timed one; a step of the wall clock
+/// moves only `wall`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// When both have passed; an absent one has.
@@ -124,7 +137,8 @@ pub enum Scope {
     Family(Family),
 }
 
-/// The answer that is behind a block; it goes into status and explanations, so it never holds a secret.
+/// The answer that is behind a block; it goes into status and explanations, so it never holds a
+/// secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
     /// HTTP status, if there was an answer.

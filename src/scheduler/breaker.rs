@@ -24,7 +24,8 @@ use super::request::AccountId;
 use super::snapshot::BreakerSnapshot;
 use super::time::{Mono, Now, Wall};
 
-/// What a server-side refusal says, apart from numbers and ids: equal for the same trouble on different accounts.
+/// What a server-side refusal says, apart from numbers and ids: equal for the same trouble on
+/// different accounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(u64);
 

@@ -1,23 +1,25 @@
-//! What can be seen from outside: explanations (SPEC S12), refusals with their reasons (P14), snapshots and the state file's part.
+//! What can be seen from outside: explanations (SPEC S12), refusals with their reasons (P14),
+//! snapshots and the state file's part.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 
+use super::account::Account;
 use super::affinity::{KnownSession, KnownThread};
-use super::block::BlockReason;
-use super::few;
-use super::hold::Outlook;
+use super::block::{BlockReason, WaitCause};
+use super::obstacle::{Ends, Obstacle};
 use super::policy::DECISIONS_MAX;
-use super::pool::Account;
 use super::quota::Verdict;
-use super::request::{AccountId, Refusal, RefusalReason, Request, Standing, Ticket, WaitCause};
-use super::select::{Ask, Available, Ends, Obstacle, Ranking, Route, mismatch};
+use super::ranking::{Available, Ranking};
+use super::request::{AccountId, Refusal, RefusalReason, Request, Standing, Ticket};
+use super::select::{Ask, Route, mismatch};
 use super::snapshot::{
     AccountSnapshot, BlockSnapshot, BreakerSnapshot, Candidate, ExplainedVerdict, Explanation,
     Learned, QueueSnapshot, Snapshot, Status, Tier, WeeklySnapshot,
 };
 use super::time::{Now, Wall};
-use super::{Door, Scheduler, tier};
+use super::wait_limits::Outlook;
+use super::{Intake, Scheduler, tier};
 
 impl Scheduler {
     /// S12: what would become of this request now. Changes nothing.
@@ -28,7 +30,9 @@ impl Scheduler {
         let mut ranking = Ranking::default();
         self.rank(now, &ask, &mut ranking);
         let verdict = match self.choose(&ask, &ranking.available) {
-            _ if self.door == Door::Draining => ExplainedVerdict::Refuse(RefusalReason::Draining),
+            _ if self.intake == Intake::Draining => {
+                ExplainedVerdict::Refuse(RefusalReason::Draining)
+            }
             Some(choice) => ExplainedVerdict::Chosen(self.accounts[choice.index].id, choice.why),
             None => match self.may_hold(now, request, &ask, &ranking) {
                 Ok(cause) => {
@@ -142,7 +146,8 @@ impl Scheduler {
         })
     }
 
-    /// P14: the true cause, over the enabled accounts that match. `reason` none: what their blocks say.
+    /// P14: the true cause, over the enabled accounts that match. `reason` none: what their blocks
+    /// say.
     pub(super) fn refusal(
         &self,
         now: Now,
@@ -173,7 +178,8 @@ impl Scheduler {
                     .map(|account| account.spec.name.clone())
                     .collect(),
             ),
-            // A provider would have served, so that Claude's limits alone would be half of the truth.
+            // A provider would have served, so that Claude's limits alone would be half of the
+            // truth.
             () if self.is_barred(ask) => RefusalReason::ThinkingNeedsClaude,
             () => RefusalReason::Limited(cause.unwrap_or(WaitCause::Capacity)),
         };
@@ -230,7 +236,7 @@ impl Scheduler {
                 .map(|account| self.account_snapshot(now, account))
                 .collect(),
             in_flight: self.in_flight(),
-            admission_paused: self.door == Door::Draining,
+            admission_paused: self.intake == Intake::Draining,
             max_active_per_account: self.policy.max_active_per_account,
             max_active_global: self.policy.max_active_global,
             breaker: self.breaker.snapshot(now),
@@ -262,7 +268,7 @@ impl Scheduler {
                 None => by_cause.push((cause, 1)),
             }
         }
-        few::sort(&mut by_cause);
+        by_cause.sort();
         let release = self.queue.iter().filter_map(|waiter| waiter.release).min();
         QueueSnapshot {
             waiting: self.queue.len(),
@@ -378,7 +384,8 @@ impl Scheduler {
         })
     }
 
-    /// What a process that takes over should know of sessions (S9, P9): the `count` that were used last, the latest first.
+    /// What a process that takes over should know of sessions (S9, P9): the `count` that were used
+    /// last, the latest first.
     #[must_use]
     pub fn known_sessions(&self, now: Now, count: usize) -> Vec<KnownSession> {
         let idle = self.policy.session_idle;
@@ -392,7 +399,8 @@ impl Scheduler {
         self.affinity.known_threads(now.mono, idle, count)
     }
 
-    /// Takes over what [`Scheduler::known_sessions`] and [`Scheduler::known_threads`] of another process have told.
+    /// Takes over what [`Scheduler::known_sessions`] and [`Scheduler::known_threads`] of another
+    /// process have told.
     pub fn recall(&mut self, now: Now, sessions: &[KnownSession], threads: &[KnownThread]) {
         let now = self.touch(now);
         for known in sessions.iter().rev() {
@@ -403,8 +411,9 @@ impl Scheduler {
         }
     }
 
-    /// Puts back what the state file kept: a utilisation without a reset and a window that has passed are dropped, and what
-    /// an answer has said since stays. Totals are added to what was counted since.
+    /// Puts back what the state file kept: a utilisation without a reset and a window that has
+    /// passed are dropped, and what an answer has said since stays. Totals are added to what was
+    /// counted since.
     pub fn restore(&mut self, now: Now, id: AccountId, learned: &Learned) {
         let now = self.touch(now);
         let Some(account) = self.account_mut(id) else {
@@ -430,13 +439,14 @@ impl Scheduler {
 }
 
 impl Explanation {
-    /// Best first. Decisions are kept as they were made: sorting them all would cost each request more than its choice.
+    /// Best first. Decisions are kept as they were made: sorting them all would cost each request
+    /// more than its choice.
     fn in_order(mut self) -> Explanation {
-        few::sort_by(&mut self.candidates, by_rank);
+        self.candidates.sort_by(by_rank);
         for (index, candidate) in self.candidates.iter_mut().enumerate() {
             candidate.rank = index + 1;
         }
-        few::sort_by(&mut self.passed_over, |a, b| a.account.cmp(&b.account));
+        self.passed_over.sort_by_key(|one| one.account);
         self
     }
 

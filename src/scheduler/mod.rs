@@ -1,7 +1,8 @@
 //! The scheduler: pure decisions over accounts, windows, sessions and the queue.
 //!
-//! No I/O, threads, locks, clock, environment or randomness in here; time arrives as [`time::Now`]. It imports nothing of the
-//! rest of the program and emits nothing: it returns decisions, which the gate and the proxy turn into answers and events.
+//! No I/O, threads, locks, clock, environment or randomness in here; time arrives as [`time::Now`].
+//! It imports nothing of the rest of the program and emits nothing: it returns decisions, which the
+//! gate and the proxy turn into answers and events.
 //!
 //! One request's way, as the calls go:
 //!
@@ -13,22 +14,22 @@
 //!            Queued ──▶ poll ──▶ Wake::{Granted, Expired, Refused}      cancel: the client left
 //! ```
 //!
-//! After every call that changes something `poll` is to be called until `None`; `next_wakeup` tells when to call it again
-//! though nothing happened.
+//! After every call that changes something `poll` is to be called until `None`; `next_wakeup` tells
+//! when to call it again though nothing happened.
 
+mod account;
 mod admit;
 mod affinity;
 mod block;
 mod breaker;
 mod explain;
-mod few;
-mod hold;
-mod load;
+mod obstacle;
 mod outcome;
 pub mod policy;
-mod pool;
 mod queue;
 pub mod quota;
+mod ranking;
+mod recent_load;
 mod request;
 mod score;
 mod select;
@@ -37,17 +38,18 @@ mod snapshot;
 mod storm;
 mod tier;
 pub mod time;
+mod wait_limits;
 mod windows;
 
 pub use affinity::{KnownSession, KnownThread};
-pub use block::{Block, BlockReason, End, Evidence, Scope};
+pub use block::{Block, BlockReason, End, Evidence, Scope, WaitCause};
 pub use breaker::Fingerprint;
 pub use outcome::{Blame, HeadReport, Outcome, Overload, Usage};
 pub use policy::{Overage, Policy};
 pub use request::{
     Access, AccountId, AccountSpec, Admission, Cancel, CannotPrefer, Grant, Kind, Lease, Limit,
     PassedOver, Refusal, RefusalReason, Request, Routing, SessionKey, Shape, Standing, ThreadKey,
-    Ticket, WaitCause, WaitClock, Wake, Why,
+    Ticket, WaitClock, Wake, Why,
 };
 pub use snapshot::{
     AccountSnapshot, BlockSnapshot, BreakerSnapshot, Candidate, ExplainedVerdict, Explanation,
@@ -58,19 +60,19 @@ pub use snapshot::{
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use account::{Account, Before, Expired, spread_blocks};
 use affinity::Affinity;
 use breaker::Breaker;
 use policy::{DECISIONS_MAX, STORM_REQUESTS};
-use pool::{Account, Before, Expired, spread_blocks};
 use queue::Queue;
 use quota::{Family, QuotaReport};
-use select::Ranking;
+use ranking::Ranking;
 use time::{Mono, Now};
 
 /// All state of scheduling. Deterministic: the same calls give the same answers.
 ///
-/// `now` may be a little older than that of the call before (two threads read the clock, then took the lock): it counts as
-/// the same moment. Ids that are not known any more are ignored.
+/// `now` may be a little older than that of the call before (two threads read the clock, then took
+/// the lock): it counts as the same moment. Ids that are not known any more are ignored.
 #[derive(Debug)]
 pub struct Scheduler {
     policy: Policy,
@@ -79,7 +81,7 @@ pub struct Scheduler {
     last_account: u32,
     routing: Routing,
     last_chosen: Option<AccountId>,
-    leases: BTreeMap<u64, Held>,
+    leases: BTreeMap<u64, LeaseRecord>,
     last_lease: u64,
     affinity: Affinity,
     breaker: Breaker,
@@ -87,7 +89,7 @@ pub struct Scheduler {
     /// Verdicts that `poll` has not given yet.
     wakes: VecDeque<Wake>,
     look: Look,
-    door: Door,
+    intake: Intake,
     decisions: VecDeque<Explanation>,
     latest: Mono,
     /// Kept between calls for its memory.
@@ -99,20 +101,21 @@ pub struct Scheduler {
 enum Look {
     /// Something has changed.
     Now,
-    /// Nothing will change until then, as long as the wall clock keeps its distance from the monotonic one.
+    /// Nothing will change until then, as long as the wall clock keeps its distance from the
+    /// monotonic one.
     At { due: Mono, distance: i64 },
 }
 
 /// Is anyone admitted?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Door {
+enum Intake {
     Open,
     Draining,
 }
 
 /// What is remembered of a lease.
 #[derive(Debug)]
-struct Held {
+struct LeaseRecord {
     account: AccountId,
     request: u64,
     weight: u32,
@@ -124,7 +127,8 @@ struct Held {
     ramped: bool,
 }
 
-/// A wall clock that drifts less than this against the monotonic one has not been set (two reads are not one moment).
+/// A wall clock that drifts less than this against the monotonic one has not been set (two reads
+/// are not one moment).
 const DRIFT_MS_MAX: u64 = 20;
 
 impl Scheduler {
@@ -144,7 +148,7 @@ impl Scheduler {
             queue: Queue::default(),
             wakes: VecDeque::new(),
             look: Look::Now,
-            door: Door::Open,
+            intake: Intake::Open,
             decisions: VecDeque::with_capacity(DECISIONS_MAX),
             latest: Mono::default(),
             ranking: Ranking::default(),
@@ -156,7 +160,7 @@ impl Scheduler {
         self.touch(now);
         if policy.spread_window != self.policy.spread_window {
             for account in &mut self.accounts {
-                account.recent = load::Recent::new(policy.spread_window);
+                account.recent = recent_load::Recent::new(policy.spread_window);
             }
         }
         self.policy = policy;
@@ -228,8 +232,8 @@ impl Scheduler {
         }
     }
 
-    /// Blocks an account for a reason that is not an answer to a lease: a failed refresh, needs login.
-    /// One block a reason and scope: the later end stays.
+    /// Blocks an account for a reason that is not an answer to a lease: a failed refresh, needs
+    /// login. One block a reason and scope: the later end stays.
     pub fn block(&mut self, now: Now, id: AccountId, block: Block) {
         let now = self.touch(now);
         if let Some(index) = self.index(id) {
@@ -283,14 +287,14 @@ impl Scheduler {
     /// Refuses all who wait, and everyone from now on (R1).
     pub fn drain(&mut self, now: Now) {
         self.touch(now);
-        self.door = Door::Draining;
+        self.intake = Intake::Draining;
         self.look = Look::Now;
     }
 
     /// Takes `drain` back (R2: the new worker failed to start).
     pub fn resume(&mut self, now: Now) {
         self.touch(now);
-        self.door = Door::Open;
+        self.intake = Intake::Open;
     }
 
     /// What every call begins with: nobody sees what has passed. Gives the moment that counts.

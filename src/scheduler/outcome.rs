@@ -1,5 +1,10 @@
 //! What an answer means to its account (SPEC P7), as the classifier tells it to the scheduler.
 
+#![expect(
+    missing_docs,
+    reason = "where a name says it all, a doc would only repeat it"
+)]
+
 use std::time::Duration;
 
 use super::block::Evidence;
@@ -22,7 +27,8 @@ pub struct HeadReport<'a> {
 pub enum Outcome {
     /// 2xx or 3xx whose body ended well.
     Success,
-    /// Any answer that says nothing about the account: 4xx of the request's own, a stream that broke after its head.
+    /// Any answer that says nothing about the account: 4xx of the request's own, a stream that
+    /// broke after its head.
     Neutral,
     /// The client left, or the attempt was given up before it was sent. Blames nobody.
     Abandoned,
@@ -30,7 +36,6 @@ pub enum Outcome {
     QuotaRejected {
         /// The answer's headers once more, `retry_after` from header or body.
         quota: QuotaReport,
-        /// The answer.
         evidence: Evidence,
     },
     /// 429 that is not the account's limit, or 529.
@@ -41,14 +46,10 @@ pub enum Outcome {
         retry_after: Option<Duration>,
         /// For the shared breaker (P8).
         fingerprint: Fingerprint,
-        /// The answer.
         evidence: Evidence,
     },
     /// 500, 502, 503, 504.
-    ServerError {
-        /// The answer.
-        evidence: Evidence,
-    },
+    ServerError { evidence: Evidence },
     /// No answer.
     Network {
         /// Whose fault it can be.
@@ -57,20 +58,11 @@ pub enum Outcome {
         evidence: Evidence,
     },
     /// 401 on an API key or a provider.
-    CredentialRefused {
-        /// The answer.
-        evidence: Evidence,
-    },
+    CredentialRefused { evidence: Evidence },
     /// 401 on OAuth after a refresh, or a refresh that was refused.
-    NeedsLogin {
-        /// The answer.
-        evidence: Evidence,
-    },
+    NeedsLogin { evidence: Evidence },
     /// 403 about the credential.
-    CredentialForbidden {
-        /// The answer.
-        evidence: Evidence,
-    },
+    CredentialForbidden { evidence: Evidence },
 }
 
 /// Which server-side refusal.

@@ -1,6 +1,8 @@
-//! Every tunable of the scheduler, with the defaults of SPEC A2, and the fixed numbers of its rules.
+//! Every setting of the scheduler, with the defaults of SPEC A2, and the fixed numbers of its
+//! rules.
 //!
-//! A policy is plain data: the configuration makes one, [`super::Scheduler::set_policy`] puts it into effect at once.
+//! A policy is plain data: the configuration makes one, and `set_policy` puts it into effect at
+//! once.
 
 use std::time::Duration;
 
@@ -15,7 +17,8 @@ pub struct Policy {
     pub max_active_global: u32,
     /// `scheduler.cooldownMs`: the first cooldown after a 5xx (P7).
     pub cooldown: Duration,
-    /// `scheduler.maxCooldownMs`: the longest cooldown after 5xx, and the longest pause of the breaker.
+    /// `scheduler.maxCooldownMs`: the longest cooldown after 5xx, and the longest pause of the
+    /// breaker.
     pub max_cooldown: Duration,
     /// `scheduler.networkCooldownMs`.
     pub network_cooldown: Duration,
@@ -67,7 +70,8 @@ pub struct Policy {
     pub max_queued_bytes: u64,
     /// `queue.maxConcurrentQueued` (Q3).
     pub max_queued: usize,
-    /// `queue.pollMs`: the longest time between two looks at the clock while a request waits; at least [`POLL_MIN`].
+    /// `queue.pollMs`: the longest time between two looks at the clock while a request waits; at
+    /// least [`POLL_MIN`].
     pub poll: Duration,
 }
 
@@ -152,7 +156,8 @@ pub const UNKNOWN_WEEK_BONUS: f64 = 0.5;
 /// The cap of the effective weekly use (S4).
 pub const EFFECTIVE_USE_MAX: f64 = 1.5;
 
-/// A request that has failed everywhere starts its next pass no sooner (Q1), so that cooldowns of zero cannot spin.
+/// A request that has failed everywhere starts its next pass no sooner (Q1), so that cooldowns of
+/// zero cannot spin.
 pub const PASS_PAUSE: Duration = Duration::from_secs(1);
 /// The shortest time between two looks at the clock that `queue.pollMs` can ask for.
 pub const POLL_MIN: Duration = Duration::from_millis(10);
@@ -163,7 +168,8 @@ pub const RETURNS_MAX: usize = 1_024;
 
 /// So many requests moved at once are a storm (S10).
 pub const STORM_REQUESTS: usize = 5;
-/// One more request at a time after each of these (S10), and between the releases after the breaker closed (P8).
+/// One more request at a time after each of these (S10), and between the releases after the breaker
+/// closed (P8).
 pub const STEP: Duration = Duration::from_millis(250);
 /// How long a storm's ramp lasts (S10).
 pub const STORM_RAMP: Duration = Duration::from_secs(30);

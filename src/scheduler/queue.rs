@@ -1,6 +1,7 @@
 //! The queue (SPEC Q2, Q3, Q6): who waits, in which order, and who may come back to an old place.
 //!
-//! It decides nothing about accounts. A place is a number; the order of the numbers is the order of service.
+//! It decides nothing about accounts. A place is a number; the order of the numbers is the order of
+//! service.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -152,7 +153,8 @@ impl Queue {
         });
     }
 
-    /// Whether a request of this session was held within the last minute for as long as its client could bear.
+    /// Whether a request of this session was held within the last minute for as long as its client
+    /// could bear.
     pub(super) fn was_held(&self, now: Mono, session: SessionKey) -> bool {
         let mut lately = self.returns.iter().filter(|one| one.until > now);
         lately.any(|one| one.session == Some(session))

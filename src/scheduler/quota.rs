@@ -18,7 +18,8 @@ pub enum WindowKind {
     SevenDay,
     /// A weekly window of one model family, claims such as `seven_day_opus`.
     SevenDayFamily(Family),
-    /// `anthropic-ratelimit-{tokens,input-tokens,output-tokens}-*`: the one with the largest used share.
+    /// `anthropic-ratelimit-{tokens,input-tokens,output-tokens}-*`: the one with the largest used
+    /// share.
     Tokens,
     /// `anthropic-ratelimit-requests-*`.
     Requests,
@@ -42,7 +43,8 @@ pub enum Verdict {
 pub struct WindowReading {
     /// Which window.
     pub kind: WindowKind,
-    /// Used share as sent, finite and not negative; may be above 1 (S1 keeps the raw value for status).
+    /// Used share as sent, finite and not negative; may be above 1 (S1 keeps the raw value for
+    /// status).
     pub utilisation: Option<f64>,
     /// The window's size in its own unit.
     pub limit: Option<u64>,

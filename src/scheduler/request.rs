@@ -1,9 +1,14 @@
 //! What a worker asks of the scheduler and what it gets: requests, leases, tickets, refusals.
 
+#![expect(
+    missing_docs,
+    reason = "where a name says it all, a doc would only repeat it"
+)]
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::block::{BlockReason, Evidence};
+use super::block::{BlockReason, Evidence, WaitCause};
 use super::quota::{Family, WindowKind};
 use super::time::Mono;
 
@@ -82,30 +87,17 @@ pub struct SessionKey(pub u128);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ThreadKey(pub u128);
 
-/// How the client expects its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Shape {
     /// `stream: true`: can be held with heartbeats.
     Stream,
     /// One JSON answer.
     NonStream,
-    /// One JSON answer, asked for by a client whose held stream has just ended (Q6). Set by the scheduler.
+    /// One JSON answer, asked for by a client whose held stream has just ended (Q6). Set by the
+    /// scheduler.
     Fallback,
     /// `count_tokens`.
     CountTokens,
-}
-
-/// The classes of waiting of Q1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum WaitCause {
-    /// A limit of the account that ends by itself.
-    Quota,
-    /// The week is used up.
-    Weekly,
-    /// 5xx, 529, the breaker, the safety caps.
-    Capacity,
-    /// The way to the upstream.
-    Network,
 }
 
 /// A request that wants an account. The worker keeps it, and gives it again after a failed attempt.
@@ -129,7 +121,6 @@ pub struct Request {
     pub pinned: Option<AccountId>,
     /// The accounts that its own headers describe (V1). No other request is sent to them.
     pub brought: Vec<AccountId>,
-    /// How the client expects its answer.
     pub shape: Shape,
     /// What holding it costs in memory.
     pub body_bytes: u64,
@@ -141,7 +132,8 @@ pub struct Request {
     pub resume: Option<u128>,
     /// When it was read.
     pub arrived: Mono,
-    /// Accounts on which it has failed in this pass. A [`Wake::Granted`] ends the pass: clear it then.
+    /// Accounts on which it has failed in this pass. A [`Wake::Granted`] ends the pass: clear it
+    /// then.
     pub excluded: Vec<AccountId>,
     /// Attempts made in this pass; a [`Wake::Granted`] sets it back to 0.
     pub attempts: u32,
@@ -179,15 +171,16 @@ impl Request {
     }
 }
 
-/// How long a request has waited already: since its first wait, and since it waits for its present cause.
-/// Opaque: carried from [`Grant::clock`] to [`Request::clock`].
+/// How long a request has waited already: since its first wait, and since it waits for its present
+/// cause. Opaque: carried from [`Grant::clock`] to [`Request::clock`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WaitClock {
     pub(super) since: Option<Mono>,
     pub(super) cause: Option<(WaitCause, Mono)>,
 }
 
-/// One request's hold on an account. Ends in `complete`, and only there; a gate turns a dropped one into `Abandoned`.
+/// One request's hold on an account. Ends in `complete`, and only there; a gate turns a dropped one
+/// into `Abandoned`.
 #[must_use = "a lease that is not completed keeps its place for ever"]
 #[derive(Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -218,11 +211,8 @@ pub struct Ticket(pub(super) u64);
 pub struct Grant {
     /// To be completed.
     pub lease: Lease,
-    /// The account.
     pub account: AccountId,
-    /// Its name now.
     pub name: Arc<str>,
-    /// Its kind.
     pub kind: Kind,
     /// Why this one.
     pub why: Why,
@@ -269,7 +259,8 @@ pub enum Cancel {
     Cancelled,
     /// It was granted and `poll` has not said so yet: complete it.
     AlreadyGranted(Grant),
-    /// It was refused, or had expired at this limit, and `poll` has not said so yet; nothing is to be done.
+    /// It was refused, or had expired at this limit, and `poll` has not said so yet; nothing is to
+    /// be done.
     AlreadyRefused(Option<Limit>),
     /// Its [`Wake`] was polled before: whoever polled it has the verdict.
     AlreadyPolled,
@@ -280,28 +271,16 @@ pub enum Cancel {
 #[must_use = "a grant holds an account"]
 pub enum Wake {
     /// An account, and a new pass: `excluded` and `attempts` start anew.
-    Granted {
-        /// Whose.
-        ticket: Ticket,
-        /// What.
-        grant: Grant,
-    },
+    Granted { ticket: Ticket, grant: Grant },
     /// Time is up.
     Expired {
-        /// Whose.
         ticket: Ticket,
-        /// Which time.
         limit: Limit,
         /// What it waited for.
         refusal: Refusal,
     },
     /// What it waited for will not come in time, or at all.
-    Refused {
-        /// Whose.
-        ticket: Ticket,
-        /// Why.
-        refusal: Refusal,
-    },
+    Refused { ticket: Ticket, refusal: Refusal },
 }
 
 impl Wake {
@@ -328,7 +307,6 @@ pub enum Limit {
 /// Why there is no account, in what a client can be told (P14).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refusal {
-    /// The reason.
     pub reason: RefusalReason,
     /// The time until the first matching account comes back, if it is known.
     pub wait: Option<Duration>,
@@ -341,11 +319,8 @@ pub struct Refusal {
 /// How one account stands in a refusal or an explanation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Standing {
-    /// Which.
     pub account: AccountId,
-    /// Its name.
     pub name: Arc<str>,
-    /// Its kind.
     pub kind: Kind,
     /// What keeps it away longest.
     pub reason: PassedOver,
@@ -403,7 +378,6 @@ pub enum PassedOver {
     Blocked(BlockReason),
     /// A window at `switchThreshold` (S3).
     WindowFull {
-        /// Which.
         kind: WindowKind,
         /// How much of it is used, rounded down.
         percent: u8,

@@ -1,17 +1,19 @@
-//! Which account a request gets (SPEC S3, S7, S8): what stands in the way of each, and the choice among those left.
+//! Which account a request gets (SPEC S3, S7, S8): what stands in the way of each, and the choice
+//! among those left.
 //!
-//! Reads the scheduler's state and changes nothing; the same code serves admission, the queue and `explain`.
-
-use std::sync::Arc;
+//! Reads the scheduler's state and changes nothing; the same code serves admission, the queue and
+//! `explain`.
 
 use super::Scheduler;
+use super::account::{Account, concerns, keeps_out};
 use super::affinity::Binding;
-use super::block::{Block, Evidence};
+use super::block::WaitCause;
 use super::breaker::Pass;
+use super::obstacle::Obstacle;
 use super::policy::Overage;
-use super::pool::{Account, concerns, keeps_out};
 use super::quota::{Family, WindowKind};
-use super::request::{Access, AccountId, PassedOver, Request, Routing, WaitCause, Why};
+use super::ranking::{Available, Level, Ranking};
+use super::request::{Access, AccountId, Request, Routing, Why};
 use super::score::{Facts, Week, terms};
 use super::snapshot::{Terms, Tier};
 use super::storm::Room;
@@ -52,186 +54,6 @@ pub(super) enum Patience {
     CannotWait,
 }
 
-/// One thing that keeps a request from an account.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Obstacle<'a> {
-    Disabled,
-    Leaving,
-    OtherProfile,
-    NotBrought,
-    SignedThinking,
-    NotRouted,
-    Tried {
-        until: Mono,
-        cause: Option<WaitCause>,
-    },
-    Block(&'a Block),
-    Window(&'a Window),
-    Overage {
-        until: Option<Mono>,
-    },
-    AccountFull,
-    PoolFull,
-    Ramp(Mono),
-    BreakerOpen(Mono),
-    BreakerProbing,
-    BreakerPacing(Mono),
-}
-
-/// When an obstacle goes away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ends {
-    At(Mono),
-    /// When some other request gets its answer or ends.
-    OnRelease,
-    /// Not by waiting.
-    Never,
-}
-
-impl Obstacle<'_> {
-    /// False for what makes the account no route of this request at all.
-    pub(super) fn is_a_wait(&self) -> bool {
-        match self {
-            Obstacle::Disabled
-            | Obstacle::Leaving
-            | Obstacle::OtherProfile
-            | Obstacle::NotBrought
-            | Obstacle::SignedThinking
-            | Obstacle::NotRouted => false,
-            Obstacle::Tried { .. }
-            | Obstacle::Block(_)
-            | Obstacle::Window(_)
-            | Obstacle::Overage { .. }
-            | Obstacle::AccountFull
-            | Obstacle::PoolFull
-            | Obstacle::Ramp(_)
-            | Obstacle::BreakerOpen(_)
-            | Obstacle::BreakerProbing
-            | Obstacle::BreakerPacing(_) => true,
-        }
-    }
-
-    pub(super) fn ends(&self, now: Now) -> Ends {
-        match self {
-            Obstacle::Block(block) if block.reason.wait_cause().is_none() => Ends::Never,
-            Obstacle::Block(block) => block.end.mono(now).map_or(Ends::Never, Ends::At),
-            Obstacle::Window(window) => match window.full(now) {
-                Full::Until(reset) => Ends::At(now.mono_at(reset)),
-                Full::LookAt(at) => Ends::At(at),
-                Full::Lookable => Ends::At(now.mono),
-                Full::Looked => Ends::OnRelease,
-            },
-            Obstacle::Overage { until } => until.map_or(Ends::Never, Ends::At),
-            Obstacle::Tried { until: at, .. }
-            | Obstacle::Ramp(at)
-            | Obstacle::BreakerOpen(at)
-            | Obstacle::BreakerPacing(at) => Ends::At(*at),
-            Obstacle::AccountFull | Obstacle::PoolFull | Obstacle::BreakerProbing => {
-                Ends::OnRelease
-            }
-            Obstacle::Disabled
-            | Obstacle::Leaving
-            | Obstacle::OtherProfile
-            | Obstacle::NotBrought
-            | Obstacle::SignedThinking
-            | Obstacle::NotRouted => Ends::Never,
-        }
-    }
-
-    /// When a block that is never waited for (403) ends all the same.
-    pub(super) fn unawaited_end(&self, now: Now) -> Option<Mono> {
-        match self {
-            Obstacle::Block(block) if block.reason.wait_cause().is_none() => block.end.mono(now),
-            _ => None,
-        }
-    }
-
-    /// The class of waiting for it.
-    pub(super) fn cause(&self) -> WaitCause {
-        match self {
-            Obstacle::Block(block) => block.reason.wait_cause().unwrap_or(WaitCause::Capacity),
-            Obstacle::Window(window) => match window.kind {
-                WindowKind::SevenDay | WindowKind::SevenDayFamily(_) => WaitCause::Weekly,
-                WindowKind::FiveHour
-                | WindowKind::Tokens
-                | WindowKind::Requests
-                | WindowKind::Generic => WaitCause::Quota,
-            },
-            Obstacle::Overage { .. } => WaitCause::Quota,
-            Obstacle::Tried { cause, .. } => cause.unwrap_or(WaitCause::Capacity),
-            Obstacle::AccountFull
-            | Obstacle::PoolFull
-            | Obstacle::Ramp(_)
-            | Obstacle::BreakerOpen(_)
-            | Obstacle::BreakerProbing
-            | Obstacle::BreakerPacing(_)
-            | Obstacle::Disabled
-            | Obstacle::Leaving
-            | Obstacle::OtherProfile
-            | Obstacle::NotBrought
-            | Obstacle::SignedThinking
-            | Obstacle::NotRouted => WaitCause::Capacity,
-        }
-    }
-
-    /// In words that can leave the scheduler.
-    pub(super) fn reason(&self, now: Now) -> PassedOver {
-        match self {
-            Obstacle::Disabled => PassedOver::Disabled,
-            Obstacle::Leaving => PassedOver::Leaving,
-            Obstacle::OtherProfile => PassedOver::OtherProfile,
-            Obstacle::NotBrought => PassedOver::NotBrought,
-            Obstacle::SignedThinking => PassedOver::SignedThinking,
-            Obstacle::NotRouted => PassedOver::NotPinned,
-            Obstacle::Tried { .. } => PassedOver::AlreadyTried,
-            Obstacle::Block(block) => PassedOver::Blocked(block.reason.clone()),
-            Obstacle::Window(window) if window.full(now) == Full::Looked => PassedOver::BeingLooked,
-            Obstacle::Window(window) => match &window.kind {
-                WindowKind::SevenDay => PassedOver::WeekExhausted,
-                WindowKind::SevenDayFamily(family) => PassedOver::FamilyExhausted(family.clone()),
-                WindowKind::FiveHour
-                | WindowKind::Tokens
-                | WindowKind::Requests
-                | WindowKind::Generic => PassedOver::WindowFull {
-                    kind: window.kind.clone(),
-                    percent: window.percent(),
-                },
-            },
-            Obstacle::Overage { .. } => PassedOver::OverageInUse,
-            Obstacle::AccountFull => PassedOver::AccountFull,
-            Obstacle::PoolFull => PassedOver::PoolFull,
-            Obstacle::Ramp(_) => PassedOver::Ramping,
-            Obstacle::BreakerOpen(_) => PassedOver::BreakerOpen,
-            Obstacle::BreakerProbing => PassedOver::BreakerProbing,
-            Obstacle::BreakerPacing(_) => PassedOver::BreakerPacing,
-        }
-    }
-
-    pub(super) fn evidence(&self) -> Option<&Arc<Evidence>> {
-        match self {
-            Obstacle::Block(block) => Some(&block.evidence),
-            _ => None,
-        }
-    }
-}
-
-/// An account that can serve now.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Available {
-    pub(super) index: usize,
-    pub(super) tier: Option<Tier>,
-    pub(super) level: Level,
-    pub(super) terms: Terms,
-}
-
-/// The accounts as one request sees them; kept between requests for its memory.
-#[derive(Debug, Default)]
-pub(super) struct Ranking {
-    pub(super) available: Vec<Available>,
-    /// The places of the others.
-    pub(super) out: Vec<usize>,
-}
-
 /// Weight given lately to all that serve, Claude accounts and providers apart.
 #[derive(Clone, Copy, Debug, Default)]
 struct Recently {
@@ -260,14 +82,6 @@ impl Recently {
             self.providers
         }
     }
-}
-
-/// The passes of S7c.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Level {
-    Normal,
-    Reserve,
-    Critical,
 }
 
 /// What was chosen.
@@ -331,7 +145,8 @@ impl Scheduler {
         request.body_bytes > self.policy.max_queued_body_bytes
     }
 
-    /// Everything that keeps this request from this account, until `visit` says stop by returning false.
+    /// Everything that keeps this request from this account, until `visit` says stop by returning
+    /// false.
     pub(super) fn obstacles<'a>(
         &'a self,
         now: Now,
@@ -440,8 +255,8 @@ impl Scheduler {
         free
     }
 
-    /// Sorts the accounts into those that can serve and the others, in the order of the scan, which starts after the account
-    /// chosen last.
+    /// Sorts the accounts into those that can serve and the others, in the order of the scan, which
+    /// starts after the account chosen last.
     pub(super) fn rank(&self, now: Now, ask: &Ask<'_>, ranking: &mut Ranking) {
         ranking.available.clear();
         ranking.out.clear();

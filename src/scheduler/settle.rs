@@ -1,29 +1,39 @@
-//! What answers do to accounts (SPEC P7, S2, P8, S11): the head as soon as it is there, the outcome at the end.
+//! What answers do to accounts (SPEC P7, S2, P8, S11): the head when it arrives, the outcome at the
+//! end.
+//!
+//! An attempt reports twice. The head already knows the quota windows and a rejection, and everyone
+//! else who is about to choose should know them seconds before a long stream ends. The outcome
+//! knows what the body said and how the attempt ended. Doing all of it at the end would be simpler,
+//! and would send a burst of requests into an account that the first head has shown to be full.
+//!
+//! Whatever an answer proves becomes a block with a reason, an end and the evidence, never a status
+//! flag: two reasons that overlap must each end at their own time. Completing releases the lease
+//! last, because a block looks at who is still in flight to prepare the others for a storm (S10).
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::account::Account;
 use super::block::{Block, BlockReason, End, Evidence, Scope};
 use super::breaker::{Fingerprint, Probe, Seen};
-use super::few;
-use super::load::Counted;
+use super::obstacle::{Ends, Obstacle};
 use super::outcome::{Blame, HeadReport, Outcome, Overload};
 use super::policy::{
     BREAKER_ACCOUNTS_MIN, FORBIDDEN_WAIT, RETRY_AFTER_MAX, RETRY_AFTER_MIN, SERVER_SIDE_WAIT,
     SERVER_SIDE_WAIT_MAX, UNKNOWN_RESET_WAIT,
 };
-use super::pool::Account;
 use super::quota::{QuotaReport, Verdict, WindowKind};
+use super::recent_load::Counted;
 use super::request::{Lease, SessionKey};
-use super::select::{Ask, Ends, Obstacle, Patience, Route, mismatch};
+use super::select::{Ask, Patience, Route, mismatch};
 use super::snapshot::Source;
 use super::time::{Mono, Now};
 use super::windows::{Rejected, rejected};
-use super::{Held, Look, Scheduler};
+use super::{LeaseRecord, Look, Scheduler};
 
 impl Scheduler {
-    /// The head of an answer is there: learns windows, blocks what it rejects, settles the breaker's probe, ends the lease's
-    /// part in a storm's ramp.
+    /// The head of an answer is there: learns windows, blocks what it rejects, settles the
+    /// breaker's probe, ends the lease's part in a storm's ramp.
     pub fn observe(&mut self, now: Now, lease: &Lease, head: &HeadReport<'_>) {
         let now = self.touch(now);
         let Some(index) = self.index(lease.account) else {
@@ -73,16 +83,29 @@ impl Scheduler {
         self.end_look(now, index, lease.id, &outcome);
         self.end_probe(now, index, lease.id, &outcome);
         self.count(now, index, &held, &outcome);
-        match outcome {
+        self.charge(now, index, &held, outcome);
+        self.release(index, &held);
+    }
+
+    /// P7: what an outcome does to the account's health.
+    fn charge(&mut self, now: Now, index: usize, held: &LeaseRecord, outcome: Outcome) {
+        let (reason, end, evidence) = match outcome {
             Outcome::Success => {
                 self.accounts[index].count_success();
                 self.settle_session_of(index, held.session);
+                return;
             }
-            Outcome::Neutral | Outcome::Abandoned => {}
+            Outcome::Neutral
+            | Outcome::Abandoned
+            | Outcome::Network {
+                blame: Blame::Nobody,
+                ..
+            } => return,
             Outcome::QuotaRejected { quota, evidence } => {
                 if self.reject(now, index, &quota, &evidence) {
                     self.accounts[index].count_failure(now, held.granted.mono);
                 }
+                return;
             }
             Outcome::ServerSide {
                 overload,
@@ -92,64 +115,39 @@ impl Scheduler {
             } => {
                 self.set_aside(now, index, overload, retry_after, &evidence);
                 if self.accounts[index].is_claude() {
-                    self.weigh_breaker(now, index, &held, fingerprint, retry_after, &evidence);
+                    self.weigh_breaker(now, index, held, fingerprint, retry_after, &evidence);
                 }
+                return;
             }
             Outcome::ServerError { evidence } => {
                 self.accounts[index].count_failure(now, held.granted.mono);
                 let wait = self.error_cooldown(self.accounts[index].failures);
-                self.block_for(
-                    now,
-                    index,
-                    BlockReason::ServerError,
-                    End::after(now, wait),
-                    evidence,
-                );
+                (BlockReason::ServerError, End::after(now, wait), evidence)
             }
             Outcome::Network {
                 blame: Blame::Account,
                 evidence,
             } => {
                 let end = End::after(now, self.policy.network_cooldown);
-                self.block_for(now, index, BlockReason::Network, end, evidence);
+                (BlockReason::Network, end, evidence)
             }
-            Outcome::Network {
-                blame: Blame::Nobody,
-                ..
-            } => {}
             Outcome::CredentialRefused { evidence } => {
-                self.block_for(
-                    now,
-                    index,
-                    BlockReason::CredentialRefused,
-                    End::CredentialChange,
-                    evidence,
-                );
+                let end = End::CredentialChange;
+                (BlockReason::CredentialRefused, end, evidence)
             }
             Outcome::NeedsLogin { evidence } => {
-                self.block_for(
-                    now,
-                    index,
-                    BlockReason::NeedsLogin,
-                    End::CredentialChange,
-                    evidence,
-                );
+                (BlockReason::NeedsLogin, End::CredentialChange, evidence)
             }
             Outcome::CredentialForbidden { evidence } => {
-                self.block_for(
-                    now,
-                    index,
-                    BlockReason::Forbidden,
-                    End::after(now, FORBIDDEN_WAIT),
-                    evidence,
-                );
+                let end = End::after(now, FORBIDDEN_WAIT);
+                (BlockReason::Forbidden, end, evidence)
             }
-        }
-        self.release(index, &held);
+        };
+        self.block_for(now, index, reason, end, evidence);
     }
 
     /// The account's place is free again. Last, so that a block still sees who is in flight (S10).
-    fn release(&mut self, index: usize, held: &Held) {
+    fn release(&mut self, index: usize, held: &LeaseRecord) {
         let account = &mut self.accounts[index];
         account.in_flight = account.in_flight.saturating_sub(1);
         account.active_weight = account.active_weight.saturating_sub(u64::from(held.weight));
@@ -159,7 +157,7 @@ impl Scheduler {
         self.reap();
     }
 
-    fn count(&mut self, now: Now, index: usize, held: &Held, outcome: &Outcome) {
+    fn count(&mut self, now: Now, index: usize, held: &LeaseRecord, outcome: &Outcome) {
         let counted = match outcome {
             Outcome::Success | Outcome::Neutral => Counted::Completed,
             Outcome::Abandoned
@@ -326,7 +324,7 @@ impl Scheduler {
         &mut self,
         now: Now,
         index: usize,
-        held: &Held,
+        held: &LeaseRecord,
         fingerprint: Fingerprint,
         retry_after: Option<Duration>,
         evidence: &Evidence,
@@ -348,7 +346,7 @@ impl Scheduler {
                 .filter(|seen| seen.request == held.request)
         };
         let mut refusers: Vec<_> = own().map(|seen| seen.account).collect();
-        few::sort(&mut refusers);
+        refusers.sort();
         refusers.dedup();
         if refusers.len() < BREAKER_ACCOUNTS_MIN {
             return;
@@ -369,11 +367,12 @@ impl Scheduler {
         }
     }
 
-    /// Every enabled account that this request could use has refused in the same way or is out for longer than `until`.
+    /// Every enabled account that this request could use has refused in the same way or is out for
+    /// longer than `until`.
     fn is_refused_everywhere(
         &self,
         now: Now,
-        held: &Held,
+        held: &LeaseRecord,
         fingerprint: Fingerprint,
         until: Mono,
     ) -> bool {

@@ -1,14 +1,18 @@
-//! Plain values for status, metrics, the dashboard, `explain` and the state file; rendered outside the lock.
+//! Plain values for status, metrics, the dashboard, `explain` and the state file; rendered outside
+//! the lock.
+
+#![expect(
+    missing_docs,
+    reason = "where a name says it all, a doc would only repeat it"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::block::{BlockReason, Evidence, Scope};
+use super::block::{BlockReason, Evidence, Scope, WaitCause};
 use super::outcome::Usage;
 use super::quota::{Verdict, WindowKind};
-use super::request::{
-    AccountId, Kind, PassedOver, RefusalReason, Routing, Standing, WaitCause, Why,
-};
+use super::request::{AccountId, Kind, PassedOver, RefusalReason, Routing, Standing, Why};
 use super::time::{Now, Wall};
 
 /// Everything that status shows.
@@ -47,25 +51,16 @@ pub struct Snapshot {
 /// One account.
 #[derive(Clone, Debug)]
 pub struct AccountSnapshot {
-    /// Which.
     pub id: AccountId,
-    /// Its name.
     pub name: Arc<str>,
-    /// Its kind.
     pub kind: Kind,
-    /// From the configuration.
     pub enabled: bool,
     /// Removed, finishing what it has.
     pub leaving: bool,
-    /// From the configuration.
     pub profiles: Vec<Arc<str>>,
-    /// From the configuration.
     pub priority: i64,
-    /// In one word.
     pub status: Status,
-    /// Leases.
     pub in_flight: u32,
-    /// Their weights.
     pub active_weight: u64,
     /// Attempts that ended with an answer of the model's or the request's own.
     pub completed: u64,
@@ -97,7 +92,6 @@ pub struct AccountSnapshot {
     pub weekly: WeeklySnapshot,
     /// S11: paid extra usage is in use.
     pub overage_in_use: bool,
-    /// Totals.
     pub usage: UsageTotals,
     /// Blocks in force.
     pub blocks: Vec<BlockSnapshot>,
@@ -123,7 +117,6 @@ pub struct Load {
     pub requests: u64,
     /// Those that failed.
     pub failed: u64,
-    /// Their weights.
     pub weight: u64,
     /// Their mean duration.
     pub average: Option<Duration>,
@@ -132,13 +125,11 @@ pub struct Load {
 /// One quota window.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WindowSnapshot {
-    /// Which.
     pub kind: WindowKind,
     /// Used share, 0 to 1.
     pub used: Option<f64>,
     /// As the upstream sent it; may be above 1.
     pub raw: Option<f64>,
-    /// Its size.
     pub limit: Option<u64>,
     /// What is left.
     pub remaining: Option<u64>,
@@ -146,7 +137,6 @@ pub struct WindowSnapshot {
     pub reset: Option<Wall>,
     /// When this was learned.
     pub learned_at: Wall,
-    /// From where.
     pub source: Source,
 }
 
@@ -192,7 +182,6 @@ pub struct WeeklySnapshot {
 /// Totals of an account (P13, A6).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UsageTotals {
-    /// Tokens.
     pub tokens: Usage,
     /// Requests that were completed.
     pub requests: u64,
@@ -203,9 +192,7 @@ pub struct UsageTotals {
 /// One block in force.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockSnapshot {
-    /// Why.
     pub reason: BlockReason,
-    /// For whom.
     pub scope: Scope,
     /// Until when; none: until the credential changes.
     pub until: Option<Wall>,
@@ -235,11 +222,9 @@ pub struct BreakerSnapshot {
 /// The queue.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct QueueSnapshot {
-    /// Who waits.
     pub waiting: usize,
     /// The longest wait.
     pub oldest: Option<Duration>,
-    /// Their bodies.
     pub bytes: u64,
     /// When the next account is expected to come back for one of them.
     pub next_release: Option<Duration>,
@@ -252,14 +237,12 @@ pub struct QueueSnapshot {
 pub struct Learned {
     /// Quota windows.
     pub windows: Vec<WindowSnapshot>,
-    /// Totals.
     pub usage: UsageTotals,
 }
 
 /// S12: which accounts were ranked and why the others were passed over.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Explanation {
-    /// When.
     pub at: Wall,
     /// `Request::id`.
     pub request: u64,
@@ -285,15 +268,12 @@ pub enum ExplainedVerdict {
 /// One ranked account.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
-    /// Which.
     pub account: AccountId,
-    /// Its name.
     pub name: Arc<str>,
     /// 1 is first.
     pub rank: usize,
     /// Its weekly tier for this request; none is `unknown`, which serves as normal.
     pub tier: Option<Tier>,
-    /// Its priority.
     pub priority: i64,
     /// The sum of the terms.
     pub score: f64,
@@ -310,7 +290,6 @@ pub struct Terms {
     pub scarcity: f64,
     /// Share of the recent work.
     pub spread: f64,
-    /// Recovery ramp.
     pub recovery: f64,
     /// Failures in a row, fading.
     pub failures: f64,

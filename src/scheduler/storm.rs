@@ -1,9 +1,11 @@
-//! Storm control (SPEC S10): who takes over many requests at once takes them one by one, and blocks do not end together.
+//! Storm control (SPEC S10): who takes over many requests at once takes them one by one, and blocks
+//! do not end together.
 
 use super::policy::{SPREAD_GAP, SPREAD_MAX, STEP, STORM_RAMP};
 use super::time::Mono;
 
-/// One account's ramp. Counts the requests that it was given since the storm and whose head has not come yet.
+/// One account's ramp. Counts the requests that it was given since the storm and whose head has not
+/// come yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ramp {
     state: State,
@@ -80,8 +82,9 @@ impl Room {
     }
 }
 
-/// New ends for blocks of different accounts: none within a second of another, none earlier than asked, none later than
-/// five seconds after that, the earliest as it is. Takes and gives them in the order of `asked`.
+/// New ends for blocks of different accounts: none within a second of another, none earlier than
+/// asked, none later than five seconds after that, the earliest as it is. Takes and gives them in
+/// the order of `asked`.
 pub(super) fn spread(asked: &[Mono]) -> Vec<Mono> {
     let mut before: Option<Mono> = None;
     let apart = |end: &Mono| {

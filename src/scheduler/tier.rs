@@ -1,4 +1,5 @@
-//! The weekly tiers (SPEC S4): pure functions of a used share, the elapsed share of the week and the thresholds.
+//! The weekly tiers (SPEC S4): pure functions of a used share, the elapsed share of the week and
+//! the thresholds.
 
 use super::policy::{EFFECTIVE_USE_MAX, Policy};
 use super::snapshot::Tier;

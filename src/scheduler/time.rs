@@ -1,6 +1,7 @@
 //! The two clocks of the program as types, so that neither turns into the other by accident.
 //!
-//! [`Mono`] is for waits, cooldowns and ramps: it never jumps. [`Wall`] is for resets and expiry: it may.
+//! [`Mono`] is for waits, cooldowns and ramps: it never jumps. [`Wall`] is for resets and expiry:
+//! it may.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
@@ -72,7 +73,8 @@ impl Sub<Duration> for Wall {
 }
 
 impl Now {
-    /// The moment on the monotonic clock at which the wall clock will show `wall`, if it does not jump until then.
+    /// The moment on the monotonic clock at which the wall clock will show `wall`, if it does not
+    /// jump until then.
     #[must_use]
     pub fn mono_at(self, wall: Wall) -> Mono {
         self.mono + self.wall.until(wall)

@@ -1,10 +1,10 @@
 //! What is known of an account's quota windows, and which of them an answer rejected (SPEC S1–S3).
 //!
-//! A window past its reset is forgotten on the next look. Nothing here reads headers: that is done at the edge.
+//! A window past its reset is forgotten on the next look. Nothing here reads headers: that is done
+//! at the edge.
 
 use std::time::Duration;
 
-use super::few;
 use super::policy::{FIVE_HOURS, UNKNOWN_RESET_WAIT, WEEK};
 use super::quota::{Family, QuotaReport, Verdict, WindowKind, WindowReading};
 use super::snapshot::{Source, WindowSnapshot};
@@ -177,7 +177,8 @@ impl Windows {
         }
     }
 
-    /// The lease that looked was served: what it looked at does not hold any more, unless its answer has said so anew.
+    /// The lease that looked was served: what it looked at does not hold any more, unless its
+    /// answer has said so anew.
     pub(super) fn look_passed(&mut self, lease: u64) {
         self.list.retain(|window| window.looker != Some(lease));
     }
@@ -263,7 +264,8 @@ pub(super) struct Rejected {
     pub(super) reset: Option<Wall>,
 }
 
-/// S2: the windows that the claim or the per-window status names, else those at their limit, else an unnamed one.
+/// S2: the windows that the claim or the per-window status names, else those at their limit, else
+/// an unnamed one.
 pub(super) fn rejected(now: Now, report: &QuotaReport, known: &Windows) -> Vec<Rejected> {
     let reading = |kind: &WindowKind| report.windows.iter().find(|reading| reading.kind == *kind);
     let ahead = |reset: &Wall| *reset > now.wall;
@@ -306,7 +308,7 @@ pub(super) fn rejected(now: Now, report: &QuotaReport, known: &Windows) -> Vec<R
                 .map(|window| window.kind.clone()),
         );
     }
-    few::sort(&mut kinds);
+    kinds.sort();
     kinds.dedup();
     if kinds.is_empty() {
         let reset = report.reset.filter(ahead);

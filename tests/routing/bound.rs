@@ -1,7 +1,9 @@
-//! What nobody can beat: the most work that the pool's quota allows, with the whole fortnight known beforehand.
+//! What nobody can beat: the most work that the pool's quota allows, with the whole fortnight known
+//! beforehand.
 //!
-//! For every moment it holds that what is done is at most all that was asked before it and all that the quota allows after it. The
-//! smallest of these sums is the bound. It lets requests wait as long as they like and caches never get lost, so it may be out of reach.
+//! For every moment it holds that what is done is at most all that was asked before it and all that
+//! the quota allows after it. The smallest of these sums is the bound. It lets requests wait as
+//! long as they like and caches never get lost, so it may be out of reach.
 
 use super::plan::{FIVE_HOURS, FORTNIGHT, HOUR, Seat, WEEK};
 use super::work::Session;

@@ -1,5 +1,6 @@
-//! `make routing`: how good the choice of accounts is. Replays a made-up fortnight through the program's scheduler on a virtual clock,
-//! and beside it through rules that others use and against a bound that knows the future.
+//! `make routing`: how good the choice of accounts is. Replays a made-up fortnight through the
+//! program's scheduler on a virtual clock, and beside it through rules that others use and against
+//! a bound that knows the future.
 //!
 //! It writes Markdown on stdout.
 

@@ -1,5 +1,6 @@
-//! How good the choice of accounts is: a made-up fortnight through the program's scheduler on a virtual clock, and beside it through rules
-//! that others use and against a bound that knows the future. Everything is decided by seeds.
+//! How good the choice of accounts is: a made-up fortnight through the program's scheduler on a
+//! virtual clock, and beside it through rules that others use and against a bound that knows the
+//! future. Everything is decided by seeds.
 
 pub mod bound;
 pub mod plan;

@@ -1,8 +1,9 @@
 //! What a replay is about: the accounts of a pool, and how much is asked of them.
 //!
-//! Quota is counted in units of one uncached input token: a cache write is 1.25 of them, a cache read 0.1, a token of output 5. Nobody
-//! outside knows how large the windows are; the plans keep the published ratios of 1, 5 and 20, and a week holds eight full five-hour
-//! windows, which is what people who use their plans up report.
+//! Quota is counted in units of one uncached input token: a cache write is 1.25 of them, a cache
+//! read 0.1, a token of output 5. Nobody outside knows how large the windows are; the plans keep
+//! the published ratios of 1, 5 and 20, and a week holds eight full five-hour windows, which is
+//! what people who use their plans up report.
 
 use super::rng::Rng;
 use Plan::{Max5, Max20, Pro};

@@ -219,7 +219,8 @@ impl Replay<'_> {
         self.schedule(self.now + head, Event::Head(session));
     }
 
-    /// The request is on its way where it will be answered; `lost` tokens of it are cached, but elsewhere.
+    /// The request is on its way where it will be answered; `lost` tokens of it are cached, but
+    /// elsewhere.
     fn serve(&mut self, session: usize, account: usize, step: &Step, lost: u32) {
         let live = &mut self.live[session];
         self.tally

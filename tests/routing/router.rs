@@ -7,7 +7,8 @@ use maxpool::scheduler::time::{Mono, Now, Wall};
 
 /// Chooses an account for each request, knowing nothing but what the answers have said.
 pub trait Router {
-    /// A request's first question, and one more after every refusal, with the accounts that have refused it.
+    /// A request's first question, and one more after every refusal, with the accounts that have
+    /// refused it.
     fn ask(&mut self, now: u64, ask: &Ask<'_>) -> Answer;
     /// The head of an answer has come.
     fn head(&mut self, now: u64, lease: u64, status: u16, quota: &QuotaReport);

@@ -1,4 +1,5 @@
-//! What others do: one rule, an account that refused is left alone until the time that it named, and whoever finds none waits.
+//! What others do: one rule, an account that refused is left alone until the time that it named,
+//! and whoever finds none waits.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -1,4 +1,5 @@
-//! The work of a fortnight: who begins when, and what each of their requests needs. Decided by the seed alone, whoever routes it.
+//! The work of a fortnight: who begins when, and what each of their requests needs. Decided by the
+//! seed alone, whoever routes it.
 
 use super::plan::{DAY, FORTNIGHT, HOUR, MINUTE, SECOND, Scenario};
 use super::rng::Rng;
@@ -101,7 +102,8 @@ pub fn sessions(scenario: &Scenario, load: f64, rng: &mut Rng) -> Vec<Session> {
 }
 
 impl Session {
-    /// When its requests would be made if nobody ever waited, within the fortnight, and their worth.
+    /// When its requests would be made if nobody ever waited, within the fortnight, and their
+    /// worth.
     pub fn demand(&self) -> impl Iterator<Item = (u64, f64)> {
         let mut at = self.begins;
         self.steps

@@ -1,4 +1,5 @@
-//! The scheduler through its public interface: its rules one by one, and a simulator that lets chance find what the rules miss.
+//! The scheduler through its public interface: its rules one by one, and a simulator that lets
+//! chance find what the rules miss.
 
 #![allow(clippy::panic, reason = "a test fails by panicking")]
 #![allow(

@@ -1,4 +1,5 @@
-//! What the simulator itself knows of blocks, limits and places: a second, simpler opinion to hold the scheduler against.
+//! What the simulator itself knows of blocks, limits and places: a second, simpler opinion to hold
+//! the scheduler against.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -91,7 +92,8 @@ impl Known {
         }
     }
 
-    /// Someone was served: a limit without a known end that is older than a minute may have been looked at and passed (S3).
+    /// Someone was served: a limit without a known end that is older than a minute may have been
+    /// looked at and passed (S3).
     pub(crate) fn served(&mut self, now: Now) {
         let minute = Duration::from_secs(60);
         self.windows

@@ -1,4 +1,5 @@
-//! Runs the simulator over many seeds, over the seeds that once found something, and over planted bugs.
+//! Runs the simulator over many seeds, over the seeds that once found something, and over planted
+//! bugs.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -19,7 +20,8 @@ const SEEDS: u64 = 1_000;
 /// Fewer seeds than this need not show every variant.
 const SEEDS_FOR_COVERAGE: u64 = 500;
 
-/// Everything that must occur over all seeds, so that no oracle stands beside something that never happens.
+/// Everything that must occur over all seeds, so that no oracle stands beside something that never
+/// happens.
 const EXPECTED: &[&str] = &[
     "Admission::Granted",
     "Admission::Queued",

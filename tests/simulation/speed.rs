@@ -38,14 +38,16 @@ fn f7_scheduling_among_64_accounts() {
     eprintln!(
         "F7: {admitting:.1?} to admit, {whole:.1?} for a request's whole way, among {ACCOUNTS} accounts"
     );
-    // A debug build is no measure, and a loaded machine must not fail the test: a tenfold of the promise does.
+    // A debug build is no measure, and a loaded machine must not fail the test: a tenfold of the
+    // promise does.
     assert!(
         cfg!(debug_assertions) || admitting < 10 * LIMIT,
         "{admitting:?}"
     );
 }
 
-/// Every account knows its windows and has something to tell: a block, a failure, requests in flight.
+/// Every account knows its windows and has something to tell: a block, a failure, requests in
+/// flight.
 fn busy_table() -> Table {
     let mut table = Table::new(Policy {
         max_active_global: 0,

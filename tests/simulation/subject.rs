@@ -1,5 +1,5 @@
-//! The scheduler as the simulator sees it: the real one, or the real one with a bug planted in front of it, so that every
-//! oracle can be shown to catch something.
+//! The scheduler as the simulator sees it: the real one, or the real one with a bug planted in
+//! front of it, so that every oracle can be shown to catch something.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -325,7 +325,8 @@ impl Subject {
             unreachable!("only grants are swapped")
         };
         self.tickets.remove(first);
-        // The real place of the stolen ticket is given up; its owner was served, the other one waits for ever.
+        // The real place of the stolen ticket is given up; its owner was served, the other one
+        // waits for ever.
         let cancelled = self.scheduler.cancel(now, stolen);
         drop(cancelled);
         self.tickets.retain(|known| *known != stolen);

@@ -244,7 +244,8 @@ impl Table {
         self.poll().into_iter().map(grant).collect()
     }
 
-    /// Lets time pass from one wake-up to the next until something is polled, and says after how long.
+    /// Lets time pass from one wake-up to the next until something is polled, and says after how
+    /// long.
     #[track_caller]
     pub(crate) fn until_wake(&mut self) -> (Duration, Vec<Wake>) {
         let start = self.now.mono;

@@ -1,5 +1,5 @@
-//! A world around the scheduler: accounts that have limits and bad days, clients that come, wait, leave and come back, a gate
-//! that keeps its contract, and oracles that look at every step.
+//! A world around the scheduler: accounts that have limits and bad days, clients that come, wait,
+//! leave and come back, a gate that keeps its contract, and oracles that look at every step.
 //!
 //! One seed decides everything. After the chaos the faults stop and all must settle.
 

@@ -398,7 +398,8 @@ fn a6_what_was_learned_is_restored() {
     );
 }
 
-/// A storm's ramp that begins anew when its account comes back can make a wait too long: whoever waits hears of it at that moment.
+/// A storm's ramp that begins anew when its account comes back can make a wait too long: whoever
+/// waits hears of it at that moment.
 #[test]
 fn s10_nobody_learns_of_a_recovery_before_the_wake_up_told() {
     let mut table = Table::new(Policy {

@@ -1,4 +1,5 @@
-//! Clients: they come, ask, wait, are served, fail over, leave and come back, as the proxy and its gate would have it.
+//! Clients: they come, ask, wait, are served, fail over, leave and come back, as the proxy and its
+//! gate would have it.
 
 use super::*;
 

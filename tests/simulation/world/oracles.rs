@@ -293,7 +293,8 @@ impl World {
         Ok(())
     }
 
-    /// After `poll` is dry nobody waits whom an account could serve, and nobody waits longer than it may.
+    /// After `poll` is dry nobody waits whom an account could serve, and nobody waits longer than
+    /// it may.
     pub(super) fn check_waiters(&mut self) -> Checked {
         let waiting: Vec<u64> = self.tickets.values().copied().collect();
         let mut asked: Vec<Request> = Vec::new();

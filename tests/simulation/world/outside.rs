@@ -1,9 +1,11 @@
-//! What happens from outside: clocks are set, the configuration changes, quota is probed, the process drains.
+//! What happens from outside: clocks are set, the configuration changes, quota is probed, the
+//! process drains.
 
 use super::*;
 
 impl World {
-    /// Something from outside: a clock is set, the configuration changes, the probe reads quota, the API is in trouble.
+    /// Something from outside: a clock is set, the configuration changes, the probe reads quota,
+    /// the API is in trouble.
     pub(super) fn odd(&mut self) -> Checked {
         let f = &self.faults;
         let shares = [f.trouble, f.steps, f.edits, f.probes, f.drains];

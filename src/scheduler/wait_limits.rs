@@ -1,13 +1,15 @@
 //! Whether a request is held (SPEC Q1), and how long at most.
 //!
-//! Each account that matches has an outlook: until when it is out for each class of waiting. A request is held as long as one
-//! account's outlook ends, class by class, within what is left of that class's limit.
+//! Each account that matches has an outlook: until when it is out for each class of waiting. A
+//! request is held as long as one account's outlook ends, class by class, within what is left of
+//! that class's limit.
 
 use std::time::Duration;
 
+use super::block::WaitCause;
+use super::obstacle::Ends;
 use super::policy::Policy;
-use super::request::{Limit, Request, Shape, WaitCause, WaitClock};
-use super::select::Ends;
+use super::request::{Limit, Request, Shape, WaitClock};
 use super::time::Mono;
 
 /// When one account can be expected back.
@@ -134,9 +136,9 @@ impl Allowance {
 
 /// What becomes of a request that no account can serve now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum Prospect {
     /// It waits; this is what for, and when its case may stand differently though nothing happened.
-    Hold { cause: WaitCause, look_at: Mono },
+    Wait { cause: WaitCause, look_at: Mono },
     /// Its time is up.
     Expired(Limit),
     /// No account comes back in time.
@@ -144,7 +146,7 @@ pub(super) enum Verdict {
 }
 
 /// Q1 over the outlooks of all accounts that match.
-pub(super) fn judge(now: Mono, allowance: &Allowance, outlooks: &[Outlook]) -> Verdict {
+pub(super) fn judge(now: Mono, allowance: &Allowance, outlooks: &[Outlook]) -> Prospect {
     let covered = || {
         outlooks
             .iter()
@@ -160,7 +162,7 @@ pub(super) fn judge(now: Mono, allowance: &Allowance, outlooks: &[Outlook]) -> V
                     .find(|class| outlook.on_release[*class] && allowance.until[*class].0 <= now)?;
                 Some(allowance.until[class].1)
             });
-        return expired.map_or(Verdict::Hopeless, Verdict::Expired);
+        return expired.map_or(Prospect::Hopeless, Prospect::Expired);
     };
     let ends = outlooks
         .iter()
@@ -169,7 +171,7 @@ pub(super) fn judge(now: Mono, allowance: &Allowance, outlooks: &[Outlook]) -> V
         let released = (0..CLASSES.len()).filter(|class| outlook.on_release[*class]);
         released.map(|class| allowance.until[class].0)
     });
-    Verdict::Hold {
+    Prospect::Wait {
         cause: first.cause(),
         look_at: ends
             .chain(limits)
@@ -217,7 +219,7 @@ mod tests {
         Ends::At(NOW + Duration::from_secs(secs))
     }
 
-    fn verdict(shape: Shape, clock: WaitClock, outlooks: &[Outlook]) -> Verdict {
+    fn verdict(shape: Shape, clock: WaitClock, outlooks: &[Outlook]) -> Prospect {
         let request = Request {
             shape,
             ..Request::new(1, NOW)
@@ -229,8 +231,8 @@ mod tests {
         )
     }
 
-    fn hold(cause: WaitCause, secs: u64) -> Verdict {
-        Verdict::Hold {
+    fn hold(cause: WaitCause, secs: u64) -> Prospect {
+        Prospect::Wait {
             cause,
             look_at: NOW + Duration::from_secs(secs),
         }
@@ -239,7 +241,7 @@ mod tests {
     #[test]
     fn held_within_the_limit_of_its_class() {
         use WaitCause::{Capacity, Network, Quota, Weekly};
-        let rows: &[(&str, Shape, Outlook, Verdict)] = &[
+        let rows: &[(&str, Shape, Outlook, Prospect)] = &[
             (
                 "Q1 quota",
                 Shape::Stream,
@@ -250,7 +252,7 @@ mod tests {
                 "Q1 maxWaitMs",
                 Shape::Stream,
                 outlook(&[(Quota, after(86_401))]),
-                Verdict::Hopeless,
+                Prospect::Hopeless,
             ),
             (
                 "Q1 capacity",
@@ -262,13 +264,13 @@ mod tests {
                 "Q1 capacityMaxWaitMs",
                 Shape::Stream,
                 outlook(&[(Capacity, after(901))]),
-                Verdict::Hopeless,
+                Prospect::Hopeless,
             ),
             (
                 "Q1 weekly fails fast",
                 Shape::Stream,
                 outlook(&[(Weekly, after(1))]),
-                Verdict::Hopeless,
+                Prospect::Hopeless,
             ),
             (
                 "Q1 network",
@@ -280,7 +282,7 @@ mod tests {
                 "Q1 networkMaxWaitMs",
                 Shape::Stream,
                 outlook(&[(Network, after(16))]),
-                Verdict::Hopeless,
+                Prospect::Hopeless,
             ),
             (
                 "Q1 non-streaming",
@@ -292,13 +294,13 @@ mod tests {
                 "Q1 nonStreamMaxWaitMs",
                 Shape::NonStream,
                 outlook(&[(Quota, after(241))]),
-                Verdict::Hopeless,
+                Prospect::Hopeless,
             ),
             (
                 "Q1 countTokensMaxWaitMs",
                 Shape::CountTokens,
                 outlook(&[(Quota, after(9))]),
-                Verdict::Hopeless,
+                Prospect::Hopeless,
             ),
             (
                 "Q1 a safety cap",
@@ -316,7 +318,7 @@ mod tests {
                 "Q1 never waited for",
                 Shape::Stream,
                 outlook(&[(Quota, after(1)), (Capacity, Ends::Never)]),
-                Verdict::Hopeless,
+                Prospect::Hopeless,
             ),
             (
                 "Q1 each reason within its own limit",
@@ -359,16 +361,19 @@ mod tests {
         let full = outlook(&[(WaitCause::Capacity, Ends::OnRelease)]);
         assert_eq!(
             verdict(Shape::Stream, clock, &[full]),
-            Verdict::Expired(Limit::WaitLimit),
+            Prospect::Expired(Limit::WaitLimit),
             "Q1: 900 s are over"
         );
         assert_eq!(
             verdict(Shape::NonStream, clock, &[full]),
-            Verdict::Expired(Limit::ClientTolerance),
+            Prospect::Expired(Limit::ClientTolerance),
             "Q6"
         );
         let blocked = outlook(&[(WaitCause::Capacity, after(1))]);
-        assert_eq!(verdict(Shape::Stream, clock, &[blocked]), Verdict::Hopeless);
+        assert_eq!(
+            verdict(Shape::Stream, clock, &[blocked]),
+            Prospect::Hopeless
+        );
         let quota = outlook(&[(WaitCause::Quota, after(1))]);
         assert_eq!(
             verdict(Shape::Stream, clock, &[quota]),

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{Block, BlockReason, End, Evidence, Scope};
-use super::few;
-use super::load::{Counted, Hour, Recent};
 use super::policy::{MESSAGE_CHARS_MAX, Policy};
 use super::quota::{Family, Verdict, WindowKind};
+use super::recent_load::{Counted, Hour, Recent};
 use super::request::{AccountId, AccountSpec};
 use super::score::ramp;
 use super::snapshot::{Tier, UsageTotals};
@@ -26,7 +25,7 @@ pub(super) struct Account {
     /// Removed; goes with its last lease.
     pub(super) leaving: bool,
     pub(super) windows: Windows,
-    blocks: Vec<Held>,
+    blocks: Vec<PlacedBlock>,
     recovered_at: Option<Mono>,
     pub(super) in_flight: u32,
     pub(super) active_weight: u64,
@@ -49,7 +48,7 @@ pub(super) struct Account {
 
 /// A block, and the end that was asked before it was spread (S10).
 #[derive(Debug)]
-struct Held {
+struct PlacedBlock {
     block: Block,
     asked: End,
 }
@@ -115,14 +114,16 @@ impl Account {
             .filter(move |block| !block.end.has_passed(now))
     }
 
-    /// Places a block. One of the same reason and scope is prolonged; what an answer says of a reset replaces what an older
-    /// one said. Tells whether the account was blocked for everyone before.
+    /// Places a block. One of the same reason and scope is prolonged; what an answer says of a
+    /// reset replaces what an older one said. Tells whether the account was blocked for everyone
+    /// before.
     pub(super) fn put_block(&mut self, now: Now, mut block: Block) -> Before {
         self.stir();
         let blocked = self.blocks(now).any(|block| block.scope == Scope::Account);
         block.evidence = bounded(block.evidence);
-        let same =
-            |held: &&mut Held| held.block.reason == block.reason && held.block.scope == block.scope;
+        let same = |held: &&mut PlacedBlock| {
+            held.block.reason == block.reason && held.block.scope == block.scope
+        };
         match self.blocks.iter_mut().find(same) {
             Some(held) => {
                 let end = prolonged(now, held.asked, block.end);
@@ -135,10 +136,11 @@ impl Account {
                 held.block.end = end;
             }
             None => {
-                // Reasons for everyone are few; only families that an upstream invents could make the list grow.
+                // Reasons for everyone are few; only families that an upstream invents could make
+                // the list grow.
                 if self.blocks.len() < BLOCKS_MAX || block.scope == Scope::Account {
                     let asked = block.end;
-                    self.blocks.push(Held { block, asked });
+                    self.blocks.push(PlacedBlock { block, asked });
                 }
             }
         }
@@ -246,7 +248,8 @@ impl Account {
         }
     }
 
-    /// The end of the spreadable block that ends last: cooldowns and retry-after, never a reset, which no block outlives (S2).
+    /// The end of the spreadable block that ends last: cooldowns and retry-after, never a reset,
+    /// which no block outlives (S2).
     pub(super) fn spreadable(&self, now: Now) -> Option<(Mono, usize)> {
         let ends = self.blocks.iter().enumerate().filter_map(|(index, held)| {
             match (&held.block.scope, held.asked) {
@@ -271,7 +274,8 @@ impl Account {
         };
     }
 
-    /// One failure in a row more. Requests that were under way together when the last one was counted are one failure.
+    /// One failure in a row more. Requests that were under way together when the last one was
+    /// counted are one failure.
     pub(super) fn count_failure(&mut self, now: Now, granted: Mono) {
         if self.failures == 0 || self.last_failure.is_none_or(|last| granted >= last) {
             self.failures = self.failures.saturating_add(1);
@@ -344,7 +348,8 @@ impl Account {
         self.week(wall).is_some_and(|week| week.reset.is_some())
     }
 
-    /// S4 for a request of this family; none is unknown. A limit at which one request may look counts as critical.
+    /// S4 for a request of this family; none is unknown. A limit at which one request may look
+    /// counts as critical.
     pub(super) fn tier(&self, now: Now, policy: &Policy, family: Option<&Family>) -> Option<Tier> {
         let of = |window: &Window| {
             let tier = tier::of_use(policy, window.used?, window.elapsed(now.wall));
@@ -382,7 +387,7 @@ pub(super) fn spread_blocks(now: Now, accounts: &mut [Account]) {
                 .map(|(end, block)| (end, account, block))
         })
         .collect();
-    few::sort(&mut ends);
+    ends.sort();
     let asked: Vec<Mono> = ends.iter().map(|(end, ..)| *end).collect();
     for ((_, account, block), end) in ends.into_iter().zip(spread(&asked)) {
         accounts[account].move_end(block, end);

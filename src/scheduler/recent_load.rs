@@ -1,4 +1,5 @@
-//! Recent work of an account in rings of counters: what status shows (15 minutes, an hour) and the share that S6 weighs.
+//! Recent work of an account in rings of counters: what status shows (15 minutes, an hour) and the
+//! share that S6 weighs.
 
 use std::time::Duration;
 
@@ -75,7 +76,8 @@ impl Hour {
     }
 }
 
-/// Weight granted in the last `spreadWindowMs`, to a sixteenth of it. The sum is kept, since every score asks for it.
+/// Weight granted in the last `spreadWindowMs`, to a sixteenth of it. The sum is kept, since every
+/// score asks for it.
 #[derive(Clone, Debug)]
 pub(super) struct Recent {
     slot_ms: u64,

@@ -1,0 +1,174 @@
+//! What can keep a request from an account: one type for all reasons, whether it is a block, a
+//! window, a cap or the breaker, so that admission, the queue, refusals and `explain` judge them
+//! alike.
+
+use std::sync::Arc;
+
+use super::block::{Block, Evidence, WaitCause};
+use super::quota::WindowKind;
+use super::request::PassedOver;
+use super::time::{Mono, Now};
+use super::windows::{Full, Window};
+
+/// One thing that keeps a request from an account.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Obstacle<'a> {
+    Disabled,
+    Leaving,
+    OtherProfile,
+    NotBrought,
+    SignedThinking,
+    NotRouted,
+    Tried {
+        until: Mono,
+        cause: Option<WaitCause>,
+    },
+    Block(&'a Block),
+    Window(&'a Window),
+    Overage {
+        until: Option<Mono>,
+    },
+    AccountFull,
+    PoolFull,
+    Ramp(Mono),
+    BreakerOpen(Mono),
+    BreakerProbing,
+    BreakerPacing(Mono),
+}
+
+/// When an obstacle goes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    At(Mono),
+    /// When some other request gets its answer or ends.
+    OnRelease,
+    /// Not by waiting.
+    Never,
+}
+
+impl Obstacle<'_> {
+    /// False for what makes the account no route of this request at all.
+    pub(super) fn is_a_wait(&self) -> bool {
+        match self {
+            Obstacle::Disabled
+            | Obstacle::Leaving
+            | Obstacle::OtherProfile
+            | Obstacle::NotBrought
+            | Obstacle::SignedThinking
+            | Obstacle::NotRouted => false,
+            Obstacle::Tried { .. }
+            | Obstacle::Block(_)
+            | Obstacle::Window(_)
+            | Obstacle::Overage { .. }
+            | Obstacle::AccountFull
+            | Obstacle::PoolFull
+            | Obstacle::Ramp(_)
+            | Obstacle::BreakerOpen(_)
+            | Obstacle::BreakerProbing
+            | Obstacle::BreakerPacing(_) => true,
+        }
+    }
+
+    pub(super) fn ends(&self, now: Now) -> Ends {
+        match self {
+            Obstacle::Block(block) if block.reason.wait_cause().is_none() => Ends::Never,
+            Obstacle::Block(block) => block.end.mono(now).map_or(Ends::Never, Ends::At),
+            Obstacle::Window(window) => match window.full(now) {
+                Full::Until(reset) => Ends::At(now.mono_at(reset)),
+                Full::LookAt(at) => Ends::At(at),
+                Full::Lookable => Ends::At(now.mono),
+                Full::Looked => Ends::OnRelease,
+            },
+            Obstacle::Overage { until } => until.map_or(Ends::Never, Ends::At),
+            Obstacle::Tried { until: at, .. }
+            | Obstacle::Ramp(at)
+            | Obstacle::BreakerOpen(at)
+            | Obstacle::BreakerPacing(at) => Ends::At(*at),
+            Obstacle::AccountFull | Obstacle::PoolFull | Obstacle::BreakerProbing => {
+                Ends::OnRelease
+            }
+            Obstacle::Disabled
+            | Obstacle::Leaving
+            | Obstacle::OtherProfile
+            | Obstacle::NotBrought
+            | Obstacle::SignedThinking
+            | Obstacle::NotRouted => Ends::Never,
+        }
+    }
+
+    /// When a block that is never waited for (403) ends all the same.
+    pub(super) fn unawaited_end(&self, now: Now) -> Option<Mono> {
+        match self {
+            Obstacle::Block(block) if block.reason.wait_cause().is_none() => block.end.mono(now),
+            _ => None,
+        }
+    }
+
+    /// The class of waiting for it.
+    pub(super) fn cause(&self) -> WaitCause {
+        match self {
+            Obstacle::Block(block) => block.reason.wait_cause().unwrap_or(WaitCause::Capacity),
+            Obstacle::Window(window) => match window.kind {
+                WindowKind::SevenDay | WindowKind::SevenDayFamily(_) => WaitCause::Weekly,
+                WindowKind::FiveHour
+                | WindowKind::Tokens
+                | WindowKind::Requests
+                | WindowKind::Generic => WaitCause::Quota,
+            },
+            Obstacle::Overage { .. } => WaitCause::Quota,
+            Obstacle::Tried { cause, .. } => cause.unwrap_or(WaitCause::Capacity),
+            Obstacle::AccountFull
+            | Obstacle::PoolFull
+            | Obstacle::Ramp(_)
+            | Obstacle::BreakerOpen(_)
+            | Obstacle::BreakerProbing
+            | Obstacle::BreakerPacing(_)
+            | Obstacle::Disabled
+            | Obstacle::Leaving
+            | Obstacle::OtherProfile
+            | Obstacle::NotBrought
+            | Obstacle::SignedThinking
+            | Obstacle::NotRouted => WaitCause::Capacity,
+        }
+    }
+
+    /// In words that can leave the scheduler.
+    pub(super) fn reason(&self, now: Now) -> PassedOver {
+        match self {
+            Obstacle::Disabled => PassedOver::Disabled,
+            Obstacle::Leaving => PassedOver::Leaving,
+            Obstacle::OtherProfile => PassedOver::OtherProfile,
+            Obstacle::NotBrought => PassedOver::NotBrought,
+            Obstacle::SignedThinking => PassedOver::SignedThinking,
+            Obstacle::NotRouted => PassedOver::NotPinned,
+            Obstacle::Tried { .. } => PassedOver::AlreadyTried,
+            Obstacle::Block(block) => PassedOver::Blocked(block.reason.clone()),
+            Obstacle::Window(window) if window.full(now) == Full::Looked => PassedOver::BeingLooked,
+            Obstacle::Window(window) => match &window.kind {
+                WindowKind::SevenDay => PassedOver::WeekExhausted,
+                WindowKind::SevenDayFamily(family) => PassedOver::FamilyExhausted(family.clone()),
+                WindowKind::FiveHour
+                | WindowKind::Tokens
+                | WindowKind::Requests
+                | WindowKind::Generic => PassedOver::WindowFull {
+                    kind: window.kind.clone(),
+                    percent: window.percent(),
+                },
+            },
+            Obstacle::Overage { .. } => PassedOver::OverageInUse,
+            Obstacle::AccountFull => PassedOver::AccountFull,
+            Obstacle::PoolFull => PassedOver::PoolFull,
+            Obstacle::Ramp(_) => PassedOver::Ramping,
+            Obstacle::BreakerOpen(_) => PassedOver::BreakerOpen,
+            Obstacle::BreakerProbing => PassedOver::BreakerProbing,
+            Obstacle::BreakerPacing(_) => PassedOver::BreakerPacing,
+        }
+    }
+
+    pub(super) fn evidence(&self) -> Option<&Arc<Evidence>> {
+        match self {
+            Obstacle::Block(block) => Some(&block.evidence),
+            _ => None,
+        }
+    }
+}

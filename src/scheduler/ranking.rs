@@ -1,0 +1,29 @@
+//! The accounts as one request sees them: those that can serve, in which pass and with which score,
+//! and those that cannot.
+
+use super::snapshot::{Terms, Tier};
+
+/// An account that can serve now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Available {
+    pub(super) index: usize,
+    pub(super) tier: Option<Tier>,
+    pub(super) level: Level,
+    pub(super) terms: Terms,
+}
+
+/// The accounts as one request sees them; kept between requests for its memory.
+#[derive(Debug, Default)]
+pub(super) struct Ranking {
+    pub(super) available: Vec<Available>,
+    /// The places of the others.
+    pub(super) out: Vec<usize>,
+}
+
+/// The passes of S7c.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Level {
+    Normal,
+    Reserve,
+    Critical,
+}
