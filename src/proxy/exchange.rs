@@ -139,10 +139,10 @@ fn receive(
         ..RequestMeta::default()
     };
     let tracked = context.events.in_flight().begin(meta);
-    if entry.expects_continue {
+    if entry.form.expects_continue {
         inbound.ask_for_body();
     }
-    let body = match inbound.read_body(entry.framing, BODY_BYTES_MAX) {
+    let body = match inbound.read_body(entry.form.framing, BODY_BYTES_MAX) {
         Ok(body) => body,
         Err(BodyError::TooLarge) => {
             let reply = reply::body_too_large(BODY_BYTES_MAX);
@@ -204,7 +204,7 @@ fn receive(
         context: Arc::clone(context),
         options: headers::client_options(&headers),
         config,
-        has_body: entry.framing != Framing::NoBody || METHODS_WITH_BODY.contains(&&*method),
+        has_body: entry.form.framing != Framing::NoBody || METHODS_WITH_BODY.contains(&&*method),
         method,
         target,
         path,

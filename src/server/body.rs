@@ -92,6 +92,10 @@ impl Chunked {
             }
             self.line.extend_from_slice(&input[at..at + count]);
             at += count;
+            // Waiting for the rest of such a line would be waiting for nothing.
+            if self.state == State::DataEnd && !b"\r\n".starts_with(&self.line) {
+                return Err(BodyError::Broken);
+            }
             if end.is_some() && self.end_line()? == Progress::Done {
                 return Ok((at, Progress::Done));
             }

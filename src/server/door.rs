@@ -35,12 +35,19 @@ pub(crate) enum Framing {
 /// A request that was let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// Its body's framing.
-    pub(crate) framing: Framing,
-    /// `expect: 100-continue` was sent and the body has to be asked for.
-    pub(crate) expects_continue: bool,
+    /// How its body comes.
+    pub(crate) form: Form,
     /// Where it goes.
     pub(crate) route: Route,
+}
+
+/// How a request's body comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Form {
+    /// Where it ends.
+    pub(crate) framing: Framing,
+    /// `expect: 100-continue` was sent: the client waits to be asked for the body.
+    pub(crate) expects_continue: bool,
 }
 
 /// A request that was not.
@@ -62,17 +69,14 @@ impl Door<'_> {
     /// # Errors
     /// The answer to give; nothing of the request may be used then.
     pub(crate) fn check(&self, head: &RequestHead, peer: IpAddr) -> Result<Entry, DoorRefusal> {
-        check_line(head)?;
-        check_lines(head)?;
-        let framing = framing(head)?;
+        let form = form(head)?;
         let entry = Entry {
-            framing,
-            expects_continue: expects_continue(head)? && framing != Framing::NoBody,
+            form,
             route: paths::route(&head.method, &head.target),
         };
         self.check_sender(head, &entry.route, peer)
             .map_err(|refusal| DoorRefusal {
-                close: framing != Framing::NoBody,
+                close: form.framing != Framing::NoBody,
                 ..refusal
             })?;
         Ok(entry)
@@ -148,6 +152,21 @@ impl Door<'_> {
             || is_named(host, "localhost")
             || (!configured.is_empty() && is_named(host, configured))
     }
+}
+
+/// Judges the form of a head, whoever sent it.
+///
+/// # Errors
+/// The answer to give; where the next request begins cannot be told.
+pub(super) fn form(head: &RequestHead) -> Result<Form, DoorRefusal> {
+    check_line(head)?;
+    check_lines(head)?;
+    let framing = framing(head)?;
+    let expects_continue = expects_continue(head)? && framing != Framing::NoBody;
+    Ok(Form {
+        framing,
+        expects_continue,
+    })
 }
 
 /// Version, method and target.
@@ -512,7 +531,7 @@ mod tests {
         for (rule, lines, expected) in rows {
             let result = check(&OPEN, POST, lines, HERE);
             let got = result
-                .map(|entry| entry.framing)
+                .map(|entry| entry.form.framing)
                 .map_err(|refusal| refusal.status);
             assert_eq!(got, *expected, "{rule} {lines:?}");
         }
@@ -551,7 +570,7 @@ mod tests {
         let body = ("content-length", "1");
         let asks = |version, lines: &[(&str, &str)]| {
             check(&OPEN, ("POST", "/v1/messages", version), lines, HERE)
-                .map(|entry| entry.expects_continue)
+                .map(|entry| entry.form.expects_continue)
         };
         assert_eq!(asks((1, 1), &[HOST, ask, body]), Ok(true), "P5");
         assert_eq!(

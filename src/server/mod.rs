@@ -13,6 +13,9 @@ mod head;
 mod listener;
 pub(crate) mod paths;
 
+#[cfg(test)]
+mod framing_tests;
+
 pub(crate) use body::BodyError;
 pub(crate) use client::ClientSocket;
 pub(crate) use connection::{Inbound, Outbound};

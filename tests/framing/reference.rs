@@ -155,6 +155,9 @@ fn read_message(stream: &mut Stream<'_>, verdict: &mut Verdict) -> Read {
         verdict.fault(431);
     }
     if !whole {
+        judge_early(stream, verdict, |early| {
+            judge_request_line(&line, true, early);
+        });
         return Read::Incomplete;
     }
     let Some(headers) = read_fields(stream, verdict, 431) else {
@@ -412,10 +415,24 @@ fn read_fields(stream: &mut Stream<'_>, verdict: &mut Verdict, large: u16) -> Op
             verdict.doubt(400);
         }
         if !whole {
+            judge_early(stream, verdict, |early| {
+                if !line.is_empty() && judge_field(&line, true).is_err() {
+                    early.fault(400);
+                }
+            });
             return None;
         }
     }
     Some(fields)
+}
+
+/// A line of which only the LF is missing may be refused for what it will be once that has come.
+fn judge_early(stream: &Stream<'_>, verdict: &mut Verdict, judge: impl Fn(&mut Verdict)) {
+    if stream.bytes.last() == Some(&b'\r') {
+        let mut early = Verdict::default();
+        judge(&mut early);
+        early.faults.iter().for_each(|code| verdict.doubt(*code));
+    }
 }
 
 /// One line; nothing wrong in one that is not whole gives no field.
