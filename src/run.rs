@@ -223,13 +223,13 @@ fn bind(config: &Config, addresses: Vec<SocketAddr>) -> Result<TcpListener> {
     )))
 }
 
-/// Connections that clients may have.
-const CONNECTIONS_MAX: usize = 16_384;
-
 /// The listener's bounds.
 fn bounds(config: &Config) -> Bounds {
     Bounds {
-        connections: CONNECTIONS_MAX,
+        connections: match config.proxy.connections_max {
+            0 => usize::MAX,
+            count => count,
+        },
         client: config.timeouts.client,
         crowded: reply::on_the_wire(&reply::crowded()),
     }

@@ -104,6 +104,47 @@ fn idle_connections_make_room() {
     drop(crowd);
 }
 
+/// SPEC A2 `proxy.maxConnections`: idle ones make room, and where none is idle the newcomer is told.
+#[test]
+fn connections_are_bounded_by_the_setting() {
+    let upstream = Upstream::start();
+    let home = Home::new()
+        .upstream(&upstream.url())
+        .accounts(&["a"])
+        .set("proxy.maxConnections", json!(3));
+    let proxy = Proxy::start(&home);
+    let gate = upstream.gate();
+    let message = Message::long(12, 20);
+    let ask = Ask::messages(&hello_stream());
+    let mut streams = Vec::new();
+    for count in 1..=3 {
+        upstream.next(
+            "key-a",
+            Answer::of(message.clone()).at(6, Step::Hold(gate.clone())),
+        );
+        let mut client = proxy.connect();
+        client.send_ask(&ask);
+        upstream.wait_requests(count);
+        streams.push(client);
+    }
+    let mut fourth = proxy.connect();
+    let (answer, _) = fourth.read_to_close();
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("proxy.maxConnections"), "{answer}");
+    gate.open();
+    for client in &mut streams {
+        client.read_reply(&ask).assert_said(&message.text);
+    }
+    // They stay connected, and after a second they rest: then there is room.
+    until("an idle connection makes room", || {
+        let mut client = proxy.connect();
+        let health = Ask::get("/maxpool/health");
+        client.try_send(&health.bytes(proxy.address())).ok()?;
+        (client.read_reply(&health).status == 200).then_some(())
+    });
+}
+
 #[test]
 fn streams_that_run_are_not_touched_by_a_crowd() {
     let upstream = Upstream::start();

@@ -3,6 +3,7 @@
 //! Crowds of connections are in `crowds.rs`, the table of all framing cases is in `framing/`.
 
 use std::io::{BufRead, BufReader};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use crate::harness::{Ask, Client, Home, Proxy, ReplyEnd, Value, hello, hello_stream, json};
@@ -523,7 +524,12 @@ fn with_few_descriptors_it_serves_or_says_why_not() {
                     break Some(std::net::SocketAddr::from(([127, 0, 0, 1], port)));
                 }
             }
-            Err(_) => break None,
+            // It has closed its log, so it is about to end.
+            Err(RecvTimeoutError::Disconnected) => {
+                let _status = child.wait();
+                break None;
+            }
+            Err(RecvTimeoutError::Timeout) => break None,
         }
     };
     let served = address.map(|address| {

@@ -76,7 +76,8 @@ const NEW_FILE: &str = r#"{
     "host": "127.0.0.1",
     "port": 3456,
     "apiKey": "%KEY%",
-    "requireKey": false
+    "requireKey": false,
+    "maxConnections": 16384
   },
   "upstream": "https://api.anthropic.com",
   "switchThreshold": 0.9,

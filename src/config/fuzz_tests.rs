@@ -21,10 +21,11 @@ enum Takes {
     Text,
 }
 
-const KEYS: [(&str, &str, Takes); 30] = [
+const KEYS: [(&str, &str, Takes); 31] = [
     ("proxy", "host", Takes::Text),
     ("proxy", "port", Takes::Port),
     ("proxy", "requireKey", Takes::Flag),
+    ("proxy", "maxConnections", Takes::Whole),
     ("", "switchThreshold", Takes::Share),
     ("scheduler", "mode", Takes::Text),
     ("scheduler", "safetyMaxActivePerAccount", Takes::Whole),

@@ -80,6 +80,8 @@ pub(crate) struct Proxy {
     pub(crate) api_key: Option<Secret>,
     /// `requireKey`: loopback clients need the key for inference too.
     pub(crate) require_key: bool,
+    /// `maxConnections`: connections that clients may have; 0: as many as descriptors allow.
+    pub(crate) connections_max: usize,
 }
 
 /// An `http` or `https` URL with a host and perhaps a path, without a slash at its end, user, query
@@ -325,6 +327,7 @@ impl Default for Proxy {
             port: 3456,
             api_key: None,
             require_key: false,
+            connections_max: 16_384,
         }
     }
 }

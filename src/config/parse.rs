@@ -118,6 +118,7 @@ fn proxy(section: &Section<'_>, proxy: &mut Proxy) {
     section.port("port", &mut proxy.port);
     proxy.api_key = section.text_if_any("apiKey").map(Secret::new);
     section.flag("requireKey", &mut proxy.require_key);
+    section.count("maxConnections", &mut proxy.connections_max);
 }
 
 /// A base URL, if the key is there and is one.

@@ -106,7 +106,7 @@ fn a2_absent_keys_take_their_default_at_every_level() {
 fn a2_every_value_is_read() {
     let config = parse(
         r#"{
-        "proxy": {"host": "::1", "port": 0, "apiKey": "k", "requireKey": true},
+        "proxy": {"host": "::1", "port": 0, "apiKey": "k", "requireKey": true, "maxConnections": 15},
         "upstream": "http://localhost:8080/base/", "upstreamProxy": "http://u:p@proxy:8080",
         "switchThreshold": 1, "routing": {"mode": "preferred", "preferredAccount": "a"},
         "scheduler": {"mode": "x", "safetyMaxActivePerAccount": 1, "safetyMaxGlobalActive": 2, "cooldownMs": 3,
@@ -131,6 +131,7 @@ fn a2_every_value_is_read() {
             port: 0,
             api_key: Some(Secret::new("k")),
             require_key: true,
+            connections_max: 15,
         },
         upstream: BaseUrl::parse("http://localhost:8080/base").unwrap(),
         upstream_proxy: UpstreamProxy::Url(Secret::new("http://u:p@proxy:8080")),

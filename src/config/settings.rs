@@ -21,6 +21,7 @@ pub(crate) fn document(config: &Config) -> Value {
             "port": config.proxy.port,
             "apiKey": null,
             "requireKey": config.proxy.require_key,
+            "maxConnections": config.proxy.connections_max,
         },
         "upstream": config.upstream.as_str(),
         "switchThreshold": number(policy.switch_threshold),

@@ -6,6 +6,7 @@
 //! copying. No I/O and no imports, so that unit tests can include this file by its path.
 
 #![allow(
+    clippy::panic,
     dead_code,
     missing_docs,
     unreachable_pub,
