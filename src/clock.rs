@@ -11,10 +11,7 @@ use crate::scheduler::time::{Mono, Now, Wall};
 
 /// One look at both clocks.
 pub(crate) fn now() -> Now {
-    Now {
-        mono: mono(),
-        wall: wall(),
-    }
+    Now { mono: mono(), wall: wall() }
 }
 
 /// The wall clock: for resets and expiry.
@@ -45,9 +42,7 @@ const BEFORE: u64 = 365 * 24 * 3600 * 1000;
 /// The system's monotonic clock in microseconds, for supervisors that compare it with their own (sd_notify).
 pub(crate) fn monotonic_us() -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec
-        .saturating_mul(1_000_000)
-        .saturating_add(now.tv_nsec / 1000)
+    now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1000)
 }
 
 /// Measures a span more finely than the milliseconds of [`Mono`].
@@ -67,9 +62,7 @@ impl Stopwatch {
 
     /// What is left of `limit`; `None` when it is used up.
     pub(crate) fn left_of(self, limit: Duration) -> Option<Duration> {
-        limit
-            .checked_sub(self.elapsed())
-            .filter(|left| !left.is_zero())
+        limit.checked_sub(self.elapsed()).filter(|left| !left.is_zero())
     }
 }
 
@@ -105,11 +98,7 @@ pub(crate) fn civil(wall: Wall) -> Civil {
         (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_index = (5 * day_of_year + 2) / 153;
-    let month = if month_index < 10 {
-        month_index + 3
-    } else {
-        month_index - 9
-    };
+    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
     let small = |value: i64| u32::try_from(value).unwrap_or(0);
     Civil {
         year: era * 400 + year_of_era + i64::from(month <= 2),
@@ -146,16 +135,8 @@ pub(crate) fn parse_rfc3339(text: &str) -> Option<Wall> {
     let (date, rest) = (text.get(..10)?, text.get(10..)?);
     let rest = rest.strip_prefix(['T', 't', ' '])?;
     let time = rest.get(..8)?;
-    let (year, month, day) = (
-        digits(date, 0, 4)?,
-        digits(date, 5, 2)?,
-        digits(date, 8, 2)?,
-    );
-    let (hour, minute, second) = (
-        digits(time, 0, 2)?,
-        digits(time, 3, 2)?,
-        digits(time, 6, 2)?,
-    );
+    let (year, month, day) = (digits(date, 0, 4)?, digits(date, 5, 2)?, digits(date, 8, 2)?);
+    let (hour, minute, second) = (digits(time, 0, 2)?, digits(time, 3, 2)?, digits(time, 6, 2)?);
     let separators = [&date[4..5], &date[7..8], &time[2..3], &time[5..6]];
     if separators != ["-", "-", ":", ":"] || hour > 23 || minute > 59 || second > 60 {
         return None;
@@ -226,9 +207,7 @@ pub(crate) fn days_from_civil(year: i64, month: i64, day: i64) -> Option<i64> {
 /// `length` ASCII digits at `from` as a number.
 fn digits(text: &str, from: usize, length: usize) -> Option<i64> {
     let part = text.get(from..from + length)?;
-    part.bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| part.parse().ok())?
+    part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok())?
 }
 
 /// A span as people say it, two units at most: `45s`, `12m 30s`, `2h 14m`, `3d 4h`.
@@ -326,10 +305,7 @@ mod tests {
     fn every_day_of_four_centuries_goes_to_a_date_and_back() {
         for day in (-146_097..146_097).step_by(7) {
             let at = civil(Wall(day * DAY_MS));
-            assert_eq!(
-                days_from_civil(at.year, i64::from(at.month), i64::from(at.day)),
-                Some(day)
-            );
+            assert_eq!(days_from_civil(at.year, i64::from(at.month), i64::from(at.day)), Some(day));
         }
     }
 
@@ -373,9 +349,6 @@ mod tests {
         while watch.left_of(Duration::from_millis(3)).is_some() {}
         let after = now();
         assert!(after.mono.since(before.mono) >= Duration::from_millis(2));
-        assert!(
-            after.wall.0 > 1_577_836_800_000,
-            "the wall clock counts from 1970"
-        );
+        assert!(after.wall.0 > 1_577_836_800_000, "the wall clock counts from 1970");
     }
 }

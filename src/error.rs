@@ -56,20 +56,12 @@ impl Error {
     pub(crate) fn file(action: &str, path: &Path, cause: &io::Error) -> Error {
         Error {
             kind: Some(cause.kind()),
-            ..Error::operator(format!(
-                "cannot {action} {}: {}",
-                path.display(),
-                reason(cause)
-            ))
+            ..Error::operator(format!("cannot {action} {}: {}", path.display(), reason(cause)))
         }
     }
 
     fn new(fault: Fault, text: impl Into<String>) -> Error {
-        Error {
-            fault,
-            text: text.into(),
-            kind: None,
-        }
+        Error { fault, text: text.into(), kind: None }
     }
 
     /// Whose fault it is.
@@ -85,20 +77,16 @@ impl Error {
     /// The same error with a sentence in front that says what was being done: `<doing>: <text>`.
     #[must_use]
     pub(crate) fn while_doing(self, doing: &str) -> Error {
-        Error {
-            text: format!("{doing}: {}", self.text),
-            ..self
-        }
+        Error { text: format!("{doing}: {}", self.text), ..self }
     }
 
     /// The text for the command line, without a line end. Several lines where several things are wrong.
     pub(crate) fn render(&self) -> String {
         match self.fault {
             Fault::Client | Fault::Upstream | Fault::Operator => format!("maxpool: {}", self.text),
-            Fault::Ours => format!(
-                "maxpool: {} (this is a bug in maxpool, please report it)",
-                self.text
-            ),
+            Fault::Ours => {
+                format!("maxpool: {} (this is a bug in maxpool, please report it)", self.text)
+            }
         }
     }
 }
@@ -133,20 +121,14 @@ mod tests {
     fn a_file_error_says_what_to_what_and_why() {
         let cause = io::Error::from_raw_os_error(13);
         let error = Error::file("write", Path::new("/a/b.json"), &cause);
-        assert_eq!(
-            error.to_string(),
-            "cannot write /a/b.json: permission denied"
-        );
+        assert_eq!(error.to_string(), "cannot write /a/b.json: permission denied");
         assert_eq!(error.io_kind(), Some(io::ErrorKind::PermissionDenied));
         assert_eq!(error.fault(), Fault::Operator);
     }
 
     #[test]
     fn one_place_renders_for_the_command_line() {
-        assert_eq!(
-            Error::operator("no such account").render(),
-            "maxpool: no such account"
-        );
+        assert_eq!(Error::operator("no such account").render(), "maxpool: no such account");
         assert_eq!(
             Error::ours("lost a ticket").while_doing("drain").render(),
             "maxpool: drain: lost a ticket (this is a bug in maxpool, please report it)"

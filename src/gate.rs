@@ -149,12 +149,7 @@ impl Slot {
         loop {
             match state.verdict.take() {
                 Some(wake) => return wake,
-                None => {
-                    state = self
-                        .delivered
-                        .wait(state)
-                        .unwrap_or_else(PoisonError::into_inner)
-                }
+                None => state = self.delivered.wait(state).unwrap_or_else(PoisonError::into_inner),
             }
         }
     }
@@ -198,22 +193,11 @@ impl Gate {
         scheduler: Scheduler,
         on_step: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Gate> {
-        let inner = Inner {
-            scheduler,
-            slots: HashMap::new(),
-        };
-        let due = Due {
-            at: Mono::MAX,
-            stop: false,
-        };
-        let shared = Shared {
-            inner: Mutex::new(inner),
-            due: Mutex::new(due),
-            earlier: Condvar::new(),
-        };
-        let gate = Gate {
-            shared: Arc::new(shared),
-        };
+        let inner = Inner { scheduler, slots: HashMap::new() };
+        let due = Due { at: Mono::MAX, stop: false };
+        let shared =
+            Shared { inner: Mutex::new(inner), due: Mutex::new(due), earlier: Condvar::new() };
+        let gate = Gate { shared: Arc::new(shared) };
         let pacer = gate.clone();
         let on_step: Box<OnStep> = Box::new(on_step);
         thread::Builder::new()
@@ -263,13 +247,7 @@ impl Gate {
                     let bell = Arc::new(bell);
                     slot.hang(&bell);
                     let gate = self.clone();
-                    Admitted::Queued(Waiting {
-                        gate,
-                        ticket,
-                        slot,
-                        bell,
-                        over: false,
-                    })
+                    Admitted::Queued(Waiting { gate, ticket, slot, bell, over: false })
                 }
                 // Without a descriptor the request cannot be woken, so it must not wait.
                 Err(_) => self.unqueue(ticket, &slot),
@@ -310,33 +288,15 @@ impl Gate {
     }
 
     fn guard(&self, grant: Grant) -> (LeaseGuard, Granted) {
-        let Grant {
-            lease,
-            account,
-            name,
-            kind,
-            clock,
-            ..
-        } = grant;
+        let Grant { lease, account, name, kind, clock, .. } = grant;
         (
-            LeaseGuard {
-                gate: self.clone(),
-                lease: Some(lease),
-            },
-            Granted {
-                account,
-                name,
-                kind,
-                clock,
-            },
+            LeaseGuard { gate: self.clone(), lease: Some(lease) },
+            Granted { account, name, kind, clock },
         )
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.shared
-            .inner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Drains the verdicts, announces the next deadline, releases the lock and delivers.
@@ -359,11 +319,7 @@ impl Gate {
 
     /// Tells the pacer of an earlier deadline.
     fn announce(&self, next: Mono) {
-        let mut due = self
-            .shared
-            .due
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut due = self.shared.due.lock().unwrap_or_else(PoisonError::into_inner);
         if next < due.at {
             due.at = next;
             self.shared.earlier.notify_one();
@@ -375,11 +331,7 @@ impl Gate {
         let mut last = clock::now();
         loop {
             {
-                let mut due = self
-                    .shared
-                    .due
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner);
+                let mut due = self.shared.due.lock().unwrap_or_else(PoisonError::into_inner);
                 if due.stop {
                     return;
                 }
@@ -415,11 +367,7 @@ impl Gate {
 
     /// Ends the pacer. Only for the end of the program: nobody is woken by a deadline after that.
     pub(crate) fn stop(&self) {
-        self.shared
-            .due
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .stop = true;
+        self.shared.due.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
         self.shared.earlier.notify_all();
     }
 }
@@ -435,8 +383,7 @@ impl LeaseGuard {
     /// Reports the head of an answer.
     pub(crate) fn observe(&self, head: HeadReport<'_>) {
         if let Some(lease) = &self.lease {
-            self.gate
-                .with(|scheduler, now| scheduler.observe(now, lease, &head));
+            self.gate.with(|scheduler, now| scheduler.observe(now, lease, &head));
         }
     }
 
@@ -447,8 +394,7 @@ impl LeaseGuard {
 
     fn end(&mut self, outcome: Outcome) {
         if let Some(lease) = self.lease.take() {
-            self.gate
-                .with(|scheduler, now| scheduler.complete(now, lease, outcome));
+            self.gate.with(|scheduler, now| scheduler.complete(now, lease, outcome));
         }
     }
 }
@@ -513,10 +459,7 @@ mod tests {
 
     #[test]
     fn a_step_of_the_wall_clock_is_told_from_time_passing() {
-        let at = |mono: u64, wall: i64| Now {
-            mono: Mono(mono),
-            wall: Wall(wall),
-        };
+        let at = |mono: u64, wall: i64| Now { mono: Mono(mono), wall: Wall(wall) };
         assert!(!stepped(at(0, 1_000), at(60_000, 61_000)));
         assert!(!stepped(at(0, 1_000), at(1_000, 3_500)));
         assert!(stepped(at(0, 0), at(1_000, 3_600_000)));

@@ -51,11 +51,8 @@ pub(crate) fn serve(options: &ServeOptions) -> Result<ExitCode> {
         return worker::as_process(options, control);
     }
     // Asked now: a terminal that has been closed is none any more.
-    let seat = if terminal::is_wanted() && !options.plain {
-        Seat::Terminal
-    } else {
-        Seat::Background
-    };
+    let seat =
+        if terminal::is_wanted() && !options.plain { Seat::Terminal } else { Seat::Background };
     let options = options.clone();
     restart::lead(seat, move |control| worker::as_thread(&options, control))
 }
@@ -72,12 +69,9 @@ fn build(
         .as_ref()
         .map(|directory| Capture::start(directory, clock::wall(), events))
         .transpose()?;
-    let tls = net::tls::client_config(
-        std::env::var_os("SSL_CERT_FILE")
-            .map(PathBuf::from)
-            .as_deref(),
-    )
-    .map_err(Error::operator)?;
+    let tls =
+        net::tls::client_config(std::env::var_os("SSL_CERT_FILE").map(PathBuf::from).as_deref())
+            .map_err(Error::operator)?;
     let proxies = crate::proxy::context::proxies(&config).map_err(Error::operator)?;
     let shared: Arc<OnceLock<Weak<Context>>> = Arc::default();
     let renewed = Arc::clone(&shared);
@@ -96,9 +90,7 @@ fn build(
         home: std::env::var_os("HOME").map(PathBuf::from),
         renewed: Arc::new(move |id| {
             if let Some(context) = renewed.get().and_then(Weak::upgrade) {
-                context
-                    .gate
-                    .with(|scheduler, now| scheduler.clear_credential_blocks(now, id));
+                context.gate.with(|scheduler, now| scheduler.clear_credential_blocks(now, id));
             }
         }),
     };
@@ -149,10 +141,7 @@ fn refuse_open_door(config: &Config, passed: Option<&TcpListener>) -> Result<()>
         Err(_) => config.proxy.host.eq_ignore_ascii_case("localhost"),
     };
     let (loopback, host) = match passed.and_then(|socket| socket.local_addr().ok()) {
-        Some(address) => (
-            address.ip().to_canonical().is_loopback(),
-            address.ip().to_string(),
-        ),
+        Some(address) => (address.ip().to_canonical().is_loopback(), address.ip().to_string()),
         None => (named(), config.proxy.host.clone()),
     };
     if loopback || config.proxy.api_key.is_some() {
@@ -205,10 +194,7 @@ fn bind(config: &Config, addresses: Vec<SocketAddr>) -> Result<TcpListener> {
         }
     }
     let Some((address, error)) = last else {
-        return Err(Error::operator(format!(
-            "proxy.host {} has no address",
-            config.proxy.host
-        )));
+        return Err(Error::operator(format!("proxy.host {} has no address", config.proxy.host)));
     };
     let what = match error.kind() {
         std::io::ErrorKind::AddrInUse => {
@@ -218,9 +204,7 @@ fn bind(config: &Config, addresses: Vec<SocketAddr>) -> Result<TcpListener> {
         std::io::ErrorKind::AddrNotAvailable => "this machine has no such address; correct proxy.host".to_owned(),
         _ => error.to_string(),
     };
-    Err(Error::operator(format!(
-        "cannot listen on {address}: {what}"
-    )))
+    Err(Error::operator(format!("cannot listen on {address}: {what}")))
 }
 
 /// The listener's bounds.

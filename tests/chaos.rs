@@ -59,10 +59,7 @@ fn judge(tally: &Tally, mark: &str, reply: &Reply) {
     assert_eq!(reply.end, ReplyEnd::Complete, "{mark}: {}", reply.text());
     let text = reply.text();
     if text.contains("\"type\":\"error\"") {
-        assert!(
-            !text.contains("message_start"),
-            "{mark}: an error after the commit: {text}"
-        );
+        assert!(!text.contains("message_start"), "{mark}: an error after the commit: {text}");
         tally.refused.fetch_add(1, Ordering::Relaxed);
         return;
     }
@@ -113,15 +110,10 @@ fn accounts_that_fail_at_random_lose_nobody() {
             });
         }
     });
-    let (served, refused) = (
-        tally.served.load(Ordering::Relaxed),
-        tally.refused.load(Ordering::Relaxed),
-    );
+    let (served, refused) =
+        (tally.served.load(Ordering::Relaxed), tally.refused.load(Ordering::Relaxed));
     assert_eq!(served + refused, total, "nobody is lost");
-    assert!(
-        served * 100 >= total * 95,
-        "{served} of {total} were served"
-    );
+    assert!(served * 100 >= total * 95, "{served} of {total} were served");
     let status = proxy.wait_status("every lease come back", |status| {
         status["scheduler"]["globalInFlight"] == 0 && status["upstreamThrottle"]["queued"] == 0
     });

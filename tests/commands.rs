@@ -21,23 +21,14 @@ fn version_and_help_go_to_stdout() {
     for arguments in [&["--version"][..], &["-V"], &["version"]] {
         let ran = home.run(arguments);
         assert_ok(&ran);
-        assert_eq!(
-            ran.stdout.trim(),
-            format!("maxpool {}", env!("CARGO_PKG_VERSION"))
-        );
+        assert_eq!(ran.stdout.trim(), format!("maxpool {}", env!("CARGO_PKG_VERSION")));
         assert_eq!(ran.stderr, "");
     }
     for arguments in [&["--help"][..], &["-h"], &["help"]] {
         let ran = home.run(arguments);
         assert_ok(&ran);
-        for command in [
-            "server", "status", "env", "accounts", "help", "--plain", "--json",
-        ] {
-            assert!(
-                ran.stdout.contains(command),
-                "no {command} in: {}",
-                ran.stdout
-            );
+        for command in ["server", "status", "env", "accounts", "help", "--plain", "--json"] {
+            assert!(ran.stdout.contains(command), "no {command} in: {}", ran.stdout);
         }
         assert_eq!(ran.stderr, "");
         assert!(!ran.stdout.contains('\u{1b}'), "colour only on a terminal");
@@ -47,10 +38,7 @@ fn version_and_help_go_to_stdout() {
         assert_ok(&ran);
         assert!(ran.stdout.contains(command), "{}", ran.stdout);
     }
-    assert!(
-        !home.config_path().exists(),
-        "asking for help makes no file"
-    );
+    assert!(!home.config_path().exists(), "asking for help makes no file");
 }
 
 #[test]
@@ -81,14 +69,9 @@ fn env_prints_exports_and_nothing_else() {
     let ran = home.run(&["env"]);
     assert_ok(&ran);
     let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert!(lines.contains(&"export ANTHROPIC_BASE_URL=http://127.0.0.1:3999"), "{lines:#?}");
     assert!(
-        lines.contains(&"export ANTHROPIC_BASE_URL=http://127.0.0.1:3999"),
-        "{lines:#?}"
-    );
-    assert!(
-        lines
-            .iter()
-            .all(|line| line.starts_with("export ") && line.contains('=')),
+        lines.iter().all(|line| line.starts_with("export ") && line.contains('=')),
         "{lines:#?}"
     );
     assert!(!ran.stdout.contains("KEY"), "{}", ran.stdout);
@@ -101,26 +84,17 @@ fn env_prints_exports_and_nothing_else() {
     let ran = home.run(&["env", "--with-key"]);
     assert_ok(&ran);
     let export = format!("export ANTHROPIC_API_KEY={}", crate::harness::home::KEY);
-    assert!(
-        ran.stdout.lines().any(|line| line == export),
-        "{}",
-        ran.stdout
-    );
+    assert!(ran.stdout.lines().any(|line| line == export), "{}", ran.stdout);
 }
 
 #[test]
 fn what_env_prints_is_understood_by_a_shell() {
-    let home = Home::new()
-        .set("proxy.host", json!("::1"))
-        .set("proxy.port", json!(3999));
+    let home = Home::new().set("proxy.host", json!("::1")).set("proxy.port", json!(3999));
     home.write();
     let ran = home.run(&["env"]);
     assert_ok(&ran);
     let script = format!("{}\nprintf %s \"$ANTHROPIC_BASE_URL\"", ran.stdout);
-    let shell = std::process::Command::new("sh")
-        .args(["-c", &script])
-        .output()
-        .expect("run sh");
+    let shell = std::process::Command::new("sh").args(["-c", &script]).output().expect("run sh");
     assert_eq!(String::from_utf8_lossy(&shell.stdout), "http://[::1]:3999");
 }
 
@@ -140,9 +114,7 @@ fn accounts_lists_and_changes_nothing() {
     let before = std::fs::read(home.config_path()).expect("read");
     let ran = home.run(&["accounts"]);
     assert_ok(&ran);
-    for word in [
-        "plain", "login", "glm", "apikey", "oauth", "provider", "7", "10",
-    ] {
+    for word in ["plain", "login", "glm", "apikey", "oauth", "provider", "7", "10"] {
         assert!(ran.stdout.contains(word), "no {word} in: {}", ran.stdout);
     }
     let ran = home.run(&["accounts", "-v"]);
@@ -155,15 +127,9 @@ fn accounts_lists_and_changes_nothing() {
     let ran = home.run(&["accounts", "--json"]);
     assert_ok(&ran);
     let list: Value = serde_json::from_str(&ran.stdout).expect("JSON");
-    let names = list
-        .as_array()
-        .or_else(|| list["accounts"].as_array())
-        .expect("a list");
+    let names = list.as_array().or_else(|| list["accounts"].as_array()).expect("a list");
     assert_eq!(
-        names
-            .iter()
-            .filter_map(|account| account["name"].as_str())
-            .collect::<Vec<_>>(),
+        names.iter().filter_map(|account| account["name"].as_str()).collect::<Vec<_>>(),
         ["plain", "login", "glm"]
     );
     assert_eq!(std::fs::read(home.config_path()).expect("read"), before);
@@ -200,13 +166,7 @@ fn status_asks_the_running_proxy() {
 fn a_closed_pipe_is_no_panic() {
     let home = Home::new();
     home.write();
-    let shell = format!(
-        "'{}' help | true",
-        crate::harness::home::program().display()
-    );
-    let output = std::process::Command::new("sh")
-        .args(["-c", &shell])
-        .output()
-        .expect("run sh");
+    let shell = format!("'{}' help | true", crate::harness::home::program().display());
+    let output = std::process::Command::new("sh").args(["-c", &shell]).output().expect("run sh");
     assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
 }

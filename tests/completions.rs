@@ -54,42 +54,18 @@ const FISH: &str = r#"source $argv[1]; complete -C $argv[2] | string replace -r 
 
 /// The line, some words that are offered behind it, and some that are not.
 const LINES: [(&str, &[&str], &[&str]); 12] = [
-    (
-        "maxpool ",
-        &["server", "run", "status", "explain", "version", "help"],
-        &["bash", "--json"],
-    ),
+    ("maxpool ", &["server", "run", "status", "explain", "version", "help"], &["bash", "--json"]),
     ("maxpool st", &["status"], &["server"]),
-    (
-        "maxpool --",
-        &["--plain", "--log-to", "--version", "--help"],
-        &["--json"],
-    ),
-    (
-        "maxpool status --",
-        &["--json", "--watch", "--help"],
-        &["--plain", "--version"],
-    ),
-    (
-        "maxpool completions ",
-        &["bash", "zsh", "fish"],
-        &["status"],
-    ),
+    ("maxpool --", &["--plain", "--log-to", "--version", "--help"], &["--json"]),
+    ("maxpool status --", &["--json", "--watch", "--help"], &["--plain", "--version"]),
+    ("maxpool completions ", &["bash", "zsh", "fish"], &["status"]),
     ("maxpool help ex", &["explain"], &["server"]),
-    (
-        "maxpool api --method P",
-        &["POST", "PUT", "PATCH"],
-        &["GET", "some-file"],
-    ),
+    ("maxpool api --method P", &["POST", "PUT", "PATCH"], &["GET", "some-file"]),
     ("maxpool server --log-to ", &["some-dir"], &["some-file"]),
     ("maxpool import --from so", &["some-file"], &["status"]),
     ("maxpool run ", &["some-file"], &["status"]),
     ("maxpool enable ", &[], &["status", "some-file"]),
-    (
-        "maxpool login --name ",
-        &[],
-        &["status", "some-file", "--api"],
-    ),
+    ("maxpool login --name ", &[], &["status", "some-file", "--api"]),
 ];
 
 #[test]
@@ -121,16 +97,10 @@ fn offers(shell: &str, arguments: &[&str]) {
             return;
         };
         for word in offered {
-            assert!(
-                found.contains(*word),
-                "{shell}: {line:?} lacks {word}: {found:?}"
-            );
+            assert!(found.contains(*word), "{shell}: {line:?} lacks {word}: {found:?}");
         }
         for word in others {
-            assert!(
-                !found.contains(*word),
-                "{shell}: {line:?} offers {word}: {found:?}"
-            );
+            assert!(!found.contains(*word), "{shell}: {line:?} offers {word}: {found:?}");
         }
     }
 }

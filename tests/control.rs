@@ -18,12 +18,7 @@ fn post(proxy: &Proxy, target: &str, body: &Value) -> Reply {
 }
 
 fn assert_ok(reply: &Reply) {
-    assert!(
-        (200..300).contains(&reply.status),
-        "{} {}",
-        reply.status,
-        reply.text()
-    );
+    assert!((200..300).contains(&reply.status), "{} {}", reply.status, reply.text());
 }
 
 /// The credentials that serve the next four requests.
@@ -63,18 +58,10 @@ fn an_account_is_switched_off_and_on() {
     let (home, proxy) = start(&upstream);
     assert_ok(&post(&proxy, "/maxpool/accounts/a/disable", &json!({})));
     assert_eq!(proxy.account("a")["enabled"], false);
-    assert_eq!(
-        home.read()["accounts"][0]["enabled"],
-        false,
-        "it is on disk"
-    );
+    assert_eq!(home.read()["accounts"][0]["enabled"], false, "it is on disk");
     assert_eq!(serving(&upstream, &proxy), ["key-b"]);
     assert_ok(&post(&proxy, "/maxpool/accounts/a/enable", &json!({})));
-    assert_eq!(
-        serving(&upstream, &proxy)[0],
-        "key-a",
-        "the other one has done more lately"
-    );
+    assert_eq!(serving(&upstream, &proxy)[0], "key-a", "the other one has done more lately");
     let reply = post(&proxy, "/maxpool/accounts/nobody/disable", &json!({}));
     assert_eq!(reply.status, 404, "{}", reply.text());
 }
@@ -101,30 +88,12 @@ fn a_name_with_odd_letters_can_be_addressed() {
 fn routing_is_chosen_and_kept() {
     let upstream = Upstream::start();
     let (home, proxy) = start(&upstream);
-    assert_ok(&post(
-        &proxy,
-        "/maxpool/routing",
-        &json!({"mode": "preferred", "account": "b"}),
-    ));
-    assert_eq!(
-        proxy.status()["routing"],
-        json!({"mode": "preferred", "preferredAccount": "b"})
-    );
-    assert_eq!(
-        home.read()["routing"],
-        json!({"mode": "preferred", "preferredAccount": "b"})
-    );
+    assert_ok(&post(&proxy, "/maxpool/routing", &json!({"mode": "preferred", "account": "b"})));
+    assert_eq!(proxy.status()["routing"], json!({"mode": "preferred", "preferredAccount": "b"}));
+    assert_eq!(home.read()["routing"], json!({"mode": "preferred", "preferredAccount": "b"}));
     assert_eq!(serving(&upstream, &proxy), ["key-b"]);
-    assert_ok(&post(
-        &proxy,
-        "/maxpool/routing",
-        &json!({"mode": "automatic"}),
-    ));
-    assert_eq!(
-        serving(&upstream, &proxy)[0],
-        "key-a",
-        "the other one has done more lately"
-    );
+    assert_ok(&post(&proxy, "/maxpool/routing", &json!({"mode": "automatic"})));
+    assert_eq!(serving(&upstream, &proxy)[0], "key-a", "the other one has done more lately");
     for body in [
         json!({"mode": "preferred", "account": "nobody"}),
         json!({"mode": "preferred"}),
@@ -133,12 +102,7 @@ fn routing_is_chosen_and_kept() {
         json!([]),
     ] {
         let reply = post(&proxy, "/maxpool/routing", &body);
-        assert!(
-            (400..500).contains(&reply.status),
-            "{body}: {} {}",
-            reply.status,
-            reply.text()
-        );
+        assert!((400..500).contains(&reply.status), "{body}: {} {}", reply.status, reply.text());
     }
     assert_eq!(proxy.status()["routing"]["mode"], "automatic");
 }
@@ -147,16 +111,9 @@ fn routing_is_chosen_and_kept() {
 fn disabling_the_preferred_account_returns_to_automatic() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
-    assert_ok(&post(
-        &proxy,
-        "/maxpool/routing",
-        &json!({"mode": "preferred", "account": "b"}),
-    ));
+    assert_ok(&post(&proxy, "/maxpool/routing", &json!({"mode": "preferred", "account": "b"})));
     assert_ok(&post(&proxy, "/maxpool/accounts/b/disable", &json!({})));
-    assert_eq!(
-        proxy.status()["routing"],
-        json!({"mode": "automatic", "preferredAccount": null})
-    );
+    assert_eq!(proxy.status()["routing"], json!({"mode": "automatic", "preferredAccount": null}));
     assert_eq!(serving(&upstream, &proxy), ["key-a"]);
 }
 
@@ -208,14 +165,9 @@ fn the_file_is_looked_at_by_itself() {
         .set("sync.accountsIntervalMs", json!(100));
     let proxy = Proxy::start(&home);
     let mut config = home.read();
-    config["accounts"]
-        .as_array_mut()
-        .expect("a list")
-        .push(api_key("b"));
+    config["accounts"].as_array_mut().expect("a list").push(api_key("b"));
     home.write_text(&config.to_string());
-    proxy.wait_status("the new account", |status| {
-        status["accounts"][1]["name"] == "b"
-    });
+    proxy.wait_status("the new account", |status| status["accounts"][1]["name"] == "b");
     assert_eq!(serving(&upstream, &proxy), ["key-a", "key-b"]);
 }
 
@@ -246,9 +198,7 @@ fn explain_says_who_was_ranked_and_who_was_passed_over() {
     assert!(explain["candidates"][0]["terms"].is_object());
     assert_eq!(explain["passedOver"][0]["account"], "b");
     assert!(explain["passedOver"][0]["reason"].is_string());
-    proxy
-        .ask(&Ask::get("/maxpool/explain"))
-        .assert_error(401, "authentication_error");
+    proxy.ask(&Ask::get("/maxpool/explain")).assert_error(401, "authentication_error");
     proxy.post(&hello()).assert_said("Hello from upstream.");
     let decisions = proxy.status()["decisions"].clone();
     assert_eq!(decisions[0]["chosen"], "a", "{decisions:#}");

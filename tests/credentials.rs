@@ -36,21 +36,14 @@ fn at_once(proxy: &Proxy, count: usize) -> Vec<Reply> {
     let clients: Vec<_> = (0..count)
         .map(|_| std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello()))))
         .collect();
-    clients
-        .into_iter()
-        .map(|client| client.join().expect("a client"))
-        .collect()
+    clients.into_iter().map(|client| client.join().expect("a client")).collect()
 }
 
 /// The messages that were served, by credential.
 fn served(upstream: &Upstream) -> Vec<String> {
     let requests = upstream.requests();
-    let messages = requests
-        .iter()
-        .filter(|request| request.path() == "/v1/messages");
-    messages
-        .map(|request| request.credential().to_owned())
-        .collect()
+    let messages = requests.iter().filter(|request| request.path() == "/v1/messages");
+    messages.map(|request| request.credential().to_owned()).collect()
 }
 
 #[test]
@@ -62,11 +55,7 @@ fn a_hundred_requests_on_an_expired_token_cost_one_refresh() {
         reply.assert_said("Hello from upstream.");
     }
     assert_eq!(upstream.state().oauth.refreshes, ["refresh-a"]);
-    assert!(
-        served(&upstream)
-            .iter()
-            .all(|key| key == "access-1" || key == "key-spare")
-    );
+    assert!(served(&upstream).iter().all(|key| key == "access-1" || key == "key-spare"));
     let account = home.read()["accounts"][0].clone();
     assert_eq!(
         (&account["accessToken"], &account["refreshToken"]),
@@ -85,26 +74,19 @@ fn the_new_pair_is_on_disk_before_it_serves() {
             let path = path.lock().unwrap().clone().expect("the test set it");
             let text = std::fs::read_to_string(path).expect("the file is whole");
             let file: Value = serde_json::from_str(&text).expect("the file is JSON");
-            let pair = (
-                request.credential().to_owned(),
-                file["accounts"][0]["accessToken"].clone(),
-            );
+            let pair =
+                (request.credential().to_owned(), file["accounts"][0]["accessToken"].clone());
             seen.lock().unwrap().push(pair);
             Answer::message("hi")
         })
     };
     upstream.state().oauth.grant("refresh-a");
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .logins(&upstream.url())
-        .account(running_out("a", -1));
+    let home =
+        Home::new().upstream(&upstream.url()).logins(&upstream.url()).account(running_out("a", -1));
     *path.lock().unwrap() = Some(home.config_path());
     let proxy = Proxy::start(&home);
     proxy.post(&hello()).assert_said("hi");
-    assert_eq!(
-        *seen.lock().unwrap(),
-        [("access-1".to_owned(), json!("access-1"))]
-    );
+    assert_eq!(*seen.lock().unwrap(), [("access-1".to_owned(), json!("access-1"))]);
 }
 
 #[test]
@@ -112,9 +94,7 @@ fn a_token_is_refreshed_before_it_runs_out() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream, running_out("a", 200_000));
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    until("the refresh", || {
-        (upstream.state().oauth.refreshes.len() == 1).then_some(())
-    });
+    until("the refresh", || (upstream.state().oauth.refreshes.len() == 1).then_some(()));
     until("the new token serve", || {
         proxy.post(&hello()).assert_said("Hello from upstream.");
         (served(&upstream).last()? == "access-1").then_some(())
@@ -146,9 +126,7 @@ fn a_refresh_that_is_refused_needs_a_login_and_is_not_tried_again() {
     assert_eq!(upstream.state().oauth.refreshes, ["refresh-a"]);
     assert_eq!(proxy.account("a")["status"], "error");
     assert_eq!(home.read()["accounts"], before);
-    proxy.wait_line("what to do", |line| {
-        line.contains("maxpool login") && line.contains('a')
-    });
+    proxy.wait_line("what to do", |line| line.contains("maxpool login") && line.contains('a'));
 }
 
 #[test]
@@ -215,9 +193,7 @@ fn an_account_that_is_disabled_or_cannot_refresh_never_asks() {
     let mut disabled = running_out("off", -1000);
     disabled["enabled"] = json!(false);
     let mut bare = oauth("bare");
-    bare.as_object_mut()
-        .expect("an object")
-        .remove("refreshToken");
+    bare.as_object_mut().expect("an object").remove("refreshToken");
     upstream.always("token-bare", failures::token_expired());
     let home = Home::new()
         .upstream(&upstream.url())
@@ -245,14 +221,9 @@ fn a_new_login_in_the_file_heals_the_account() {
     config["accounts"][0]["expiresAt"] = json!(epoch_ms() + 86_400_000);
     home.write_text(&config.to_string());
     proxy.signal(rustix::process::Signal::HUP);
-    proxy.wait_status("it is active", |status| {
-        status["accounts"][0]["status"] == "active"
-    });
+    proxy.wait_status("it is active", |status| status["accounts"][0]["status"] == "active");
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    assert_eq!(
-        served(&upstream).last().map(String::as_str),
-        Some("token-fresh")
-    );
+    assert_eq!(served(&upstream).last().map(String::as_str), Some("token-fresh"));
 }
 
 #[test]
@@ -266,14 +237,8 @@ fn another_process_that_refreshed_first_is_believed() {
     home.write_text(&config.to_string());
     upstream.always("token-a", failures::token_expired());
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    assert_eq!(
-        served(&upstream).last().map(String::as_str),
-        Some("token-theirs")
-    );
-    assert!(
-        upstream.state().oauth.refreshes.is_empty(),
-        "nothing was rotated"
-    );
+    assert_eq!(served(&upstream).last().map(String::as_str), Some("token-theirs"));
+    assert!(upstream.state().oauth.refreshes.is_empty(), "nothing was rotated");
 }
 
 #[test]
@@ -288,14 +253,8 @@ fn unknown_keys_and_key_order_survive_a_refresh() {
         .set("zebra", json!({"b": 1, "a": [1, 2]}))
         .account(account);
     let proxy = Proxy::start(&home);
-    let keys = |value: &Value| {
-        value
-            .as_object()
-            .expect("an object")
-            .keys()
-            .cloned()
-            .collect::<Vec<_>>()
-    };
+    let keys =
+        |value: &Value| value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
     let before = home.read();
     proxy.post(&hello()).assert_said("Hello from upstream.");
     let after = home.read();
@@ -305,10 +264,7 @@ fn unknown_keys_and_key_order_survive_a_refresh() {
     assert_eq!(keys(&after), keys(&before));
     assert_eq!(keys(&after["accounts"][0]), keys(&before["accounts"][0]));
     use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(home.config_path())
-        .expect("there")
-        .permissions()
-        .mode();
+    let mode = std::fs::metadata(home.config_path()).expect("there").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let left: Vec<String> = std::fs::read_dir(home.path())
         .expect("list")

@@ -16,10 +16,8 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 fn start(upstream: &Upstream, limits: &str) -> (Home, Proxy) {
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(&["a"])
-        .set("queue.enabled", json!(false));
+    let home =
+        Home::new().upstream(&upstream.url()).accounts(&["a"]).set("queue.enabled", json!(false));
     let proxy = Proxy::start_limited(&home, limits);
     proxy.post(&hello()).assert_said("Hello from upstream.");
     (home, proxy)
@@ -64,11 +62,7 @@ fn assert_idle_cost(wanted: usize, resident_kib_max: u64) {
     eprintln!("{count} idle connections: {resident} KiB resident, answered in {took:?}");
     assert!(resident < resident_kib_max + DEBUG_KIB, "{resident} KiB");
     for client in clients.iter_mut().step_by(count / 50) {
-        assert_eq!(
-            client.ask(&ask).status,
-            200,
-            "an idle connection can still be used"
-        );
+        assert_eq!(client.ask(&ask).status, 200, "an idle connection can still be used");
     }
     let before = proxy.descriptors();
     drop(clients);
@@ -119,9 +113,7 @@ fn a_flood_that_says_nothing_takes_nothing_from_those_who_are_served() {
     gate.open();
     stream.read_reply(&streaming).assert_said(&message.text);
     drop(flood);
-    until("the descriptors come back", || {
-        (proxy.descriptors() < 100).then_some(())
-    });
+    until("the descriptors come back", || (proxy.descriptors() < 100).then_some(()));
     proxy.post(&hello()).assert_said("Hello from upstream.");
 }
 

@@ -43,12 +43,7 @@ impl Terminal {
             }
         }
         let spawned = command
-            .envs([
-                ("TERM", "xterm"),
-                ("LANG", "C.UTF-8"),
-                ("SHELL", "/bin/sh"),
-                ("NO_COLOR", "1"),
-            ])
+            .envs([("TERM", "xterm"), ("LANG", "C.UTF-8"), ("SHELL", "/bin/sh"), ("NO_COLOR", "1")])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -65,12 +60,7 @@ impl Terminal {
                 kept.lock().expect("no panic").extend(&bytes[..count]);
             }
         });
-        let mut terminal = Terminal {
-            script,
-            shown,
-            pid: Pid::INIT,
-            device: String::new(),
-        };
+        let mut terminal = Terminal { script, shown, pid: Pid::INIT, device: String::new() };
         terminal.device = terminal.word("device");
         let pid = terminal.word("pid").parse().expect("a number");
         terminal.pid = Pid::from_raw(pid).expect("a process");
@@ -89,8 +79,7 @@ impl Terminal {
             let line = text.split_inclusive('\n').find_map(|line| {
                 let line = line.rsplit('\x1b').next().unwrap_or(line);
                 let start = line.find(&format!("{word} "))?;
-                line.ends_with('\n')
-                    .then(|| line[start..].trim().to_owned())
+                line.ends_with('\n').then(|| line[start..].trim().to_owned())
             })?;
             Some(line[word.len() + 1..].to_owned())
         })
@@ -100,9 +89,7 @@ impl Terminal {
     fn wait_after(&self, from: usize, words: &str) {
         until(&format!("{words:?} on the screen"), || {
             let text = self.text();
-            text.get(from..)
-                .is_some_and(|new| new.contains(words))
-                .then_some(())
+            text.get(from..).is_some_and(|new| new.contains(words)).then_some(())
         });
     }
 
@@ -142,9 +129,7 @@ impl Drop for Terminal {
 type Way = (&'static str, fn(&mut Terminal));
 
 fn home(upstream: &Upstream) -> Home {
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(&["first", "second"]);
+    let home = Home::new().upstream(&upstream.url()).accounts(&["first", "second"]);
     home.write();
     home
 }
@@ -154,9 +139,7 @@ const EVIL: &str = "e\u{1b}]0;owned\u{7}\u{9b}2J\u{202e}\u{2066}\u{200f}\u{2028}
 
 /// None of what [`EVIL`] holds gets to the terminal.
 fn assert_obeys_nothing(what: &str, text: &str) {
-    let evil = [
-        "\u{1b}]", "\u{7}", "\u{9b}", "\u{202e}", "\u{2066}", "\u{200f}", "\u{2028}",
-    ];
+    let evil = ["\u{1b}]", "\u{7}", "\u{9b}", "\u{202e}", "\u{2066}", "\u{200f}", "\u{2028}"];
     for evil in evil {
         assert!(!text.contains(evil), "{evil:?} in {what}: {text:?}");
     }
@@ -278,9 +261,8 @@ fn another_size_is_drawn_at_once() {
     };
     terminal.wait_after(0, "r restart  q quit  ? help");
     let from = terminal.text().len();
-    let resized = Command::new("stty")
-        .args(["-F", &terminal.device, "rows", "8", "cols", "40"])
-        .status();
+    let resized =
+        Command::new("stty").args(["-F", &terminal.device, "rows", "8", "cols", "40"]).status();
     assert!(resized.is_ok_and(|status| status.success()), "stty");
     terminal.wait_after(from, "m routing  q quit  ? help");
 }
@@ -309,14 +291,10 @@ fn changes_by_keys_are_asked_stored_and_undone() {
     until("it is undone", || is_enabled(&home, 1).then_some(()));
     terminal.press("mj\r", "Prefer first?");
     terminal.press("y", "prefers first");
-    until("it is stored", || {
-        (home.read()["routing"]["preferredAccount"] == "first").then_some(())
-    });
+    until("it is stored", || (home.read()["routing"]["preferredAccount"] == "first").then_some(()));
     terminal.press("mk\r", "Return to automatic routing?");
     terminal.press("y", "automatic");
-    until("it is undone", || {
-        (home.read()["routing"]["mode"] == "automatic").then_some(())
-    });
+    until("it is undone", || (home.read()["routing"]["mode"] == "automatic").then_some(()));
 }
 
 #[test]

@@ -9,28 +9,17 @@ use crate::upstream::{Answer, Message, Step, Upstream};
 
 /// A server that may open this many descriptors.
 fn start(upstream: &Upstream, limit: usize) -> (Home, Proxy) {
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(&["a"])
-        .set("queue.enabled", json!(false));
+    let home =
+        Home::new().upstream(&upstream.url()).accounts(&["a"]).set("queue.enabled", json!(false));
     home.write();
-    let script = format!(
-        "ulimit -n {limit}; exec '{}' server --plain",
-        program().display()
-    );
+    let script = format!("ulimit -n {limit}; exec '{}' server --plain", program().display());
     let prepared = home.command(&[]);
     let mut command = Command::new("sh");
-    command
-        .args(["-c", &script])
-        .env_clear()
-        .current_dir(home.path());
+    command.args(["-c", &script]).env_clear().current_dir(home.path());
     for (name, value) in prepared.get_envs() {
         command.env(name, value.unwrap_or_default());
     }
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let proxy = Proxy::spawn(command);
     proxy.post(&hello()).assert_said("Hello from upstream.");
     (home, proxy)
@@ -68,17 +57,13 @@ fn the_port_answers_again_when_descriptors_are_free() {
                 }
             }
         }
-        until("the crowd has all the room", || {
-            (proxy.descriptors() >= 44).then_some(())
-        });
+        until("the crowd has all the room", || (proxy.descriptors() >= 44).then_some(()));
         drop(crowd);
         let took = wait_health(&proxy);
         eprintln!("round {round}: answers {took:?} after the crowd has left");
         assert!(took < Duration::from_secs(8), "{took:?}");
     }
-    until("service is back", || {
-        (proxy.post(&hello()).status == 200).then_some(())
-    });
+    until("service is back", || (proxy.post(&hello()).status == 200).then_some(()));
     until("threads and descriptors are back", || {
         (proxy.threads() <= threads + 16 && proxy.descriptors() < 40).then_some(())
     });
@@ -118,10 +103,7 @@ fn connections_are_bounded_by_the_setting() {
     let ask = Ask::messages(&hello_stream());
     let mut streams = Vec::new();
     for count in 1..=3 {
-        upstream.next(
-            "key-a",
-            Answer::of(message.clone()).at(6, Step::Hold(gate.clone())),
-        );
+        upstream.next("key-a", Answer::of(message.clone()).at(6, Step::Hold(gate.clone())));
         let mut client = proxy.connect();
         client.send_ask(&ask);
         upstream.wait_requests(count);
@@ -151,10 +133,7 @@ fn streams_that_run_are_not_touched_by_a_crowd() {
     let (_home, proxy) = start(&upstream, 64);
     let gate = upstream.gate();
     let message = Message::long(12, 20);
-    upstream.next(
-        "key-a",
-        Answer::of(message.clone()).at(6, Step::Hold(gate.clone())),
-    );
+    upstream.next("key-a", Answer::of(message.clone()).at(6, Step::Hold(gate.clone())));
     let address = proxy.address();
     let stream = std::thread::spawn(move || {
         let mut client = Client::connect(address);
@@ -163,9 +142,7 @@ fn streams_that_run_are_not_touched_by_a_crowd() {
     });
     upstream.wait_requests(2);
     let crowd: Vec<Client> = (0..120).map(|_| proxy.connect()).collect();
-    until("the crowd has all the room", || {
-        (proxy.descriptors() >= 44).then_some(())
-    });
+    until("the crowd has all the room", || (proxy.descriptors() >= 44).then_some(()));
     gate.open();
     stream.join().expect("a client").assert_said(&message.text);
     drop(crowd);

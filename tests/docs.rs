@@ -18,9 +18,7 @@ fn table(first: &str) -> Vec<Vec<String>> {
         .take_while(|line| line.starts_with('|'))
         .map(|line| {
             let cells = line.trim_matches('|').split(" | ");
-            cells
-                .map(|cell| cell.trim().trim_matches('`').to_owned())
-                .collect()
+            cells.map(|cell| cell.trim().trim_matches('`').to_owned()).collect()
         })
         .collect()
 }
@@ -30,11 +28,7 @@ fn leaves(prefix: &str, value: &Value, found: &mut BTreeMap<String, Value>) {
     match value {
         Value::Object(members) if !members.is_empty() => {
             for (name, member) in members {
-                let key = if prefix.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{prefix}.{name}")
-                };
+                let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
                 leaves(&key, member, found);
             }
         }
@@ -69,21 +63,13 @@ fn the_configuration_table_is_what_a_new_file_holds() {
             (_, None) => panic!("{key} is in README and not in a new file"),
         }
     }
-    let unknown: Vec<&String> = file
-        .keys()
-        .filter(|key| !documented.contains_key(*key))
-        .collect();
-    assert!(
-        unknown.is_empty(),
-        "README does not say what these are: {unknown:?}"
-    );
+    let unknown: Vec<&String> = file.keys().filter(|key| !documented.contains_key(*key)).collect();
+    assert!(unknown.is_empty(), "README does not say what these are: {unknown:?}");
 }
 
 #[test]
 fn the_targets_are_those_of_the_makefile() {
-    let phony = MAKEFILE
-        .lines()
-        .filter_map(|line| line.strip_prefix(".PHONY: "));
+    let phony = MAKEFILE.lines().filter_map(|line| line.strip_prefix(".PHONY: "));
     let mut have: Vec<&str> = phony.flat_map(|names| names.split(' ')).collect();
     let rows = table("target");
     let mut documented: Vec<&str> = rows
@@ -95,12 +81,7 @@ fn the_targets_are_those_of_the_makefile() {
     documented.sort_unstable();
     assert_eq!(documented, have);
     for target in have {
-        assert!(
-            MAKEFILE
-                .lines()
-                .any(|line| line.starts_with(&format!("{target}:"))),
-            "{target}"
-        );
+        assert!(MAKEFILE.lines().any(|line| line.starts_with(&format!("{target}:"))), "{target}");
     }
 }
 
@@ -178,11 +159,7 @@ fn what_install_puts_somewhere_uninstall_takes_away() {
 
 /// The lines of the README's shell blocks.
 fn shell_lines() -> impl Iterator<Item = &'static str> {
-    README
-        .split("```sh\n")
-        .skip(1)
-        .filter_map(|rest| rest.split("```").next())
-        .flat_map(str::lines)
+    README.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next()).flat_map(str::lines)
 }
 
 #[test]
@@ -200,21 +177,9 @@ fn every_command_in_readme_exists() {
                 continue;
             };
             let ran = home.run(&[command, "--help"]);
-            assert_eq!(
-                ran.status.code(),
-                Some(0),
-                "maxpool {command}: {}",
-                ran.stderr
-            );
-            for option in rest
-                .split_whitespace()
-                .filter(|word| word.starts_with("--"))
-            {
-                assert!(
-                    ran.stdout.contains(option),
-                    "maxpool {command} {option}: {}",
-                    ran.stdout
-                );
+            assert_eq!(ran.status.code(), Some(0), "maxpool {command}: {}", ran.stderr);
+            for option in rest.split_whitespace().filter(|word| word.starts_with("--")) {
+                assert!(ran.stdout.contains(option), "maxpool {command} {option}: {}", ran.stdout);
             }
             commands += 1;
         }

@@ -16,16 +16,9 @@ fn raw(proxy: &Proxy, bytes: &[u8]) -> (Vec<u16>, String) {
     let _refused_early = client.try_send(bytes);
     let (answer, end) = client.read_to_close();
     let text = String::from_utf8_lossy(&answer).into_owned();
-    assert_ne!(
-        end,
-        ReplyEnd::Silent,
-        "the connection stayed open after: {text}"
-    );
-    let codes = text
-        .split("HTTP/1.1 ")
-        .skip(1)
-        .filter_map(|rest| rest.get(..3)?.parse().ok())
-        .collect();
+    assert_ne!(end, ReplyEnd::Silent, "the connection stayed open after: {text}");
+    let codes =
+        text.split("HTTP/1.1 ").skip(1).filter_map(|rest| rest.get(..3)?.parse().ok()).collect();
     (codes, text)
 }
 
@@ -41,10 +34,7 @@ fn assert_shape(name: &str, text: &str) {
     assert_eq!(error["type"], "error", "{name}: {body}");
     assert!(error["error"]["type"].is_string(), "{name}: {body}");
     assert!(error["error"]["message"].is_string(), "{name}: {body}");
-    assert!(
-        !head.to_lowercase().contains("access-control"),
-        "{name}: {head}"
-    );
+    assert!(!head.to_lowercase().contains("access-control"), "{name}: {head}");
 }
 
 const GET: &str = "GET /v1/models HTTP/1.1\r\nHost: localhost\r\n";
@@ -55,36 +45,12 @@ fn malformed_requests_are_refused_and_the_connection_closed() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
     let rows: Vec<(&str, String, &[u16])> = vec![
-        (
-            "a method that is no token",
-            "G@T / HTTP/1.1\r\nHost: localhost\r\n\r\n".into(),
-            &[400],
-        ),
-        (
-            "a header name that is no token",
-            format!("{GET}B@d: x\r\n\r\n"),
-            &[400],
-        ),
-        (
-            "a space before the colon",
-            format!("{GET}Bad : x\r\n\r\n"),
-            &[400],
-        ),
-        (
-            "a header without a colon",
-            format!("{GET}Bad\r\n\r\n"),
-            &[400],
-        ),
-        (
-            "a folded header",
-            format!("{GET}x-a: b\r\n c\r\n\r\n"),
-            &[400],
-        ),
-        (
-            "HTTP/1.1 without Host",
-            "GET /v1/models HTTP/1.1\r\n\r\n".into(),
-            &[400],
-        ),
+        ("a method that is no token", "G@T / HTTP/1.1\r\nHost: localhost\r\n\r\n".into(), &[400]),
+        ("a header name that is no token", format!("{GET}B@d: x\r\n\r\n"), &[400]),
+        ("a space before the colon", format!("{GET}Bad : x\r\n\r\n"), &[400]),
+        ("a header without a colon", format!("{GET}Bad\r\n\r\n"), &[400]),
+        ("a folded header", format!("{GET}x-a: b\r\n c\r\n\r\n"), &[400]),
+        ("HTTP/1.1 without Host", "GET /v1/models HTTP/1.1\r\n\r\n".into(), &[400]),
         ("two hosts", format!("{GET}Host: localhost\r\n\r\n"), &[400]),
         (
             "both lengths",
@@ -101,31 +67,11 @@ fn malformed_requests_are_refused_and_the_connection_closed() {
             format!("{POST}Content-Length: 2\r\nContent-Length: 2\r\n\r\n{{}}"),
             &[400],
         ),
-        (
-            "a list of lengths",
-            format!("{POST}Content-Length: 2, 2\r\n\r\n{{}}"),
-            &[400],
-        ),
-        (
-            "a signed length",
-            format!("{POST}Content-Length: +2\r\n\r\n{{}}"),
-            &[400],
-        ),
-        (
-            "a negative length",
-            format!("{POST}Content-Length: -2\r\n\r\n"),
-            &[400],
-        ),
-        (
-            "a length in hex",
-            format!("{POST}Content-Length: 0x2\r\n\r\n"),
-            &[400],
-        ),
-        (
-            "an empty length",
-            format!("{POST}Content-Length:\r\n\r\n"),
-            &[400],
-        ),
+        ("a list of lengths", format!("{POST}Content-Length: 2, 2\r\n\r\n{{}}"), &[400]),
+        ("a signed length", format!("{POST}Content-Length: +2\r\n\r\n{{}}"), &[400]),
+        ("a negative length", format!("{POST}Content-Length: -2\r\n\r\n"), &[400]),
+        ("a length in hex", format!("{POST}Content-Length: 0x2\r\n\r\n"), &[400]),
+        ("an empty length", format!("{POST}Content-Length:\r\n\r\n"), &[400]),
         (
             "a length that fits no integer",
             format!("{POST}Content-Length: 99999999999999999999999\r\n\r\n"),
@@ -136,16 +82,8 @@ fn malformed_requests_are_refused_and_the_connection_closed() {
             format!("{POST}Content-Length: 99999999999\r\n\r\n"),
             &[413],
         ),
-        (
-            "a length above 256 MiB",
-            format!("{POST}Content-Length: 268435457\r\n\r\n"),
-            &[413],
-        ),
-        (
-            "another coding",
-            format!("{POST}Transfer-Encoding: gzip\r\n\r\n"),
-            &[400],
-        ),
+        ("a length above 256 MiB", format!("{POST}Content-Length: 268435457\r\n\r\n"), &[413]),
+        ("another coding", format!("{POST}Transfer-Encoding: gzip\r\n\r\n"), &[400]),
         (
             "chunked and another coding",
             format!("{POST}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
@@ -168,16 +106,8 @@ fn malformed_requests_are_refused_and_the_connection_closed() {
             "GET /v1/mo\u{1}dels HTTP/1.1\r\nHost: localhost\r\n\r\n".into(),
             &[400],
         ),
-        (
-            "a control character in a header",
-            format!("{GET}x-a: b\u{1}c\r\n\r\n"),
-            &[400],
-        ),
-        (
-            "DEL in a header",
-            format!("{GET}x-a: b\u{7f}c\r\n\r\n"),
-            &[400],
-        ),
+        ("a control character in a header", format!("{GET}x-a: b\u{1}c\r\n\r\n"), &[400]),
+        ("DEL in a header", format!("{GET}x-a: b\u{7f}c\r\n\r\n"), &[400]),
         (
             "an absolute target",
             "GET http://localhost/v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n".into(),
@@ -193,11 +123,7 @@ fn malformed_requests_are_refused_and_the_connection_closed() {
             "GET /v1/../maxpool/status HTTP/1.1\r\nHost: localhost\r\n\r\n".into(),
             &[400],
         ),
-        (
-            "a single dot",
-            "GET /v1/./models HTTP/1.1\r\nHost: localhost\r\n\r\n".into(),
-            &[400],
-        ),
+        ("a single dot", "GET /v1/./models HTTP/1.1\r\nHost: localhost\r\n\r\n".into(), &[400]),
         (
             "dot segments at the end",
             "GET /v1/models/.. HTTP/1.1\r\nHost: localhost\r\n\r\n".into(),
@@ -218,11 +144,7 @@ fn malformed_requests_are_refused_and_the_connection_closed() {
             "GET /v1/%2e/models HTTP/1.1\r\nHost: localhost\r\n\r\n".into(),
             &[400],
         ),
-        (
-            "101 headers",
-            format!("{GET}{}\r\n", "x-a: b\r\n".repeat(100)),
-            &[431],
-        ),
+        ("101 headers", format!("{GET}{}\r\n", "x-a: b\r\n".repeat(100)), &[431]),
         (
             "more than 64 KiB of headers",
             format!("{GET}x-a: {}\r\n\r\n", "y".repeat(65 * 1024)),
@@ -233,11 +155,7 @@ fn malformed_requests_are_refused_and_the_connection_closed() {
             format!("{POST}Content-Length: 2\r\nExpect: 200-maybe\r\n\r\n{{}}"),
             &[417],
         ),
-        (
-            "another version",
-            "GET /v1/models HTTP/2.0\r\nHost: localhost\r\n\r\n".into(),
-            &[505],
-        ),
+        ("another version", "GET /v1/models HTTP/2.0\r\nHost: localhost\r\n\r\n".into(), &[505]),
         (
             "yet another version",
             "GET /v1/models HTTP/3.0\r\nHost: localhost\r\n\r\n".into(),
@@ -250,9 +168,7 @@ fn malformed_requests_are_refused_and_the_connection_closed() {
         if codes.len() == 1 && expected.contains(&codes[0]) {
             assert_shape(name, &text);
         } else {
-            wrong.push(format!(
-                "{name}: {codes:?} instead of one of {expected:?}: {text}"
-            ));
+            wrong.push(format!("{name}: {codes:?} instead of one of {expected:?}: {text}"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -268,18 +184,12 @@ fn what_follows_a_refused_request_is_never_parsed_as_another() {
     let length = hidden.len();
     let chunked = "Transfer-Encoding: chunked";
     let rows = [
-        (
-            "both lengths",
-            format!("{POST}Content-Length: 4\r\n{chunked}\r\n\r\n0\r\n\r\n{hidden}"),
-        ),
+        ("both lengths", format!("{POST}Content-Length: 4\r\n{chunked}\r\n\r\n0\r\n\r\n{hidden}")),
         (
             "two lengths",
             format!("{POST}Content-Length: 0\r\nContent-Length: {length}\r\n\r\n{hidden}"),
         ),
-        (
-            "two codings",
-            format!("{POST}{chunked}, identity\r\n\r\n0\r\n\r\n{hidden}"),
-        ),
+        ("two codings", format!("{POST}{chunked}, identity\r\n\r\n0\r\n\r\n{hidden}")),
         (
             "two hosts",
             format!("{POST}Content-Length: {length}\r\nHost: attacker.example\r\n\r\n{hidden}"),
@@ -290,14 +200,8 @@ fn what_follows_a_refused_request_is_never_parsed_as_another() {
                 "POST /v1/messages HTTP/1.1\r\nHost: attacker.example\r\nContent-Length: 2\r\n\r\n{{}}{hidden}"
             ),
         ),
-        (
-            "a refused target",
-            format!("GET /v1/../x HTTP/1.1\r\nHost: localhost\r\n\r\n{hidden}"),
-        ),
-        (
-            "a body too long",
-            format!("{POST}Content-Length: 99999999999\r\n\r\n{hidden}"),
-        ),
+        ("a refused target", format!("GET /v1/../x HTTP/1.1\r\nHost: localhost\r\n\r\n{hidden}")),
+        ("a body too long", format!("{POST}Content-Length: 99999999999\r\n\r\n{hidden}")),
     ];
     let mut wrong = Vec::new();
     for (name, bytes) in rows {
@@ -349,10 +253,7 @@ fn a_foreign_host_is_refused_and_every_loopback_name_served() {
         assert_eq!(with_host(&host).status, 200, "{host}");
     }
     let local = proxy.ask(&Ask::get("/maxpool/health").header("Host", "attacker.example"));
-    assert_eq!(
-        local.status, 403,
-        "the rule holds for every route that needs no key"
-    );
+    assert_eq!(local.status, 403, "the rule holds for every route that needs no key");
 }
 
 #[test]
@@ -390,10 +291,8 @@ fn a_web_page_cannot_spend_the_pool() {
 #[test]
 fn with_require_key_everyone_needs_the_key_in_either_header() {
     let upstream = Upstream::start();
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(&["a"])
-        .set("proxy.requireKey", json!(true));
+    let home =
+        Home::new().upstream(&upstream.url()).accounts(&["a"]).set("proxy.requireKey", json!(true));
     let proxy = Proxy::start(&home);
     let bearer = format!("Bearer {KEY}");
     let wrong = format!("{KEY}x");
@@ -406,13 +305,7 @@ fn with_require_key_everyone_needs_the_key_in_either_header() {
         (vec![("Host", "attacker.example")], 401),
         (vec![("x-api-key", KEY)], 200),
         (vec![("authorization", bearer.as_str())], 200),
-        (
-            vec![
-                ("authorization", "Bearer sk-ant-oat01-own"),
-                ("x-api-key", KEY),
-            ],
-            200,
-        ),
+        (vec![("authorization", "Bearer sk-ant-oat01-own"), ("x-api-key", KEY)], 200),
         (vec![("Host", "pool.example"), ("x-api-key", KEY)], 200),
     ];
     for (headers, status) in rows {
@@ -437,10 +330,7 @@ fn with_require_key_everyone_needs_the_key_in_either_header() {
 fn a_loopback_client_needs_no_key_and_may_send_any() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
-    for (name, value) in [
-        ("x-api-key", "whatever"),
-        ("authorization", "Bearer whatever"),
-    ] {
+    for (name, value) in [("x-api-key", "whatever"), ("authorization", "Bearer whatever")] {
         let reply = proxy.ask(&Ask::messages(&hello()).header(name, value));
         assert_eq!(reply.status, 200);
     }
@@ -452,10 +342,7 @@ fn an_expectation_is_answered_here() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
     let body = hello().to_string();
-    let head = format!(
-        "{POST}Content-Length: {}\r\nExpect: 100-continue\r\n\r\n",
-        body.len()
-    );
+    let head = format!("{POST}Content-Length: {}\r\nExpect: 100-continue\r\n\r\n", body.len());
     let mut client = proxy.connect();
     client.send(head.as_bytes());
     let ask = Ask::messages(&hello());

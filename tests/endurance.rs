@@ -78,16 +78,7 @@ fn words(number: usize) -> String {
     let mut chance = dice(number as u64 + 7);
     for _ in 0..chance % 97 {
         chance = dice(chance);
-        let words = [
-            " ok",
-            " \"quoted\"",
-            " ä你",
-            "\n",
-            " data: {}",
-            " 😀",
-            "\\",
-            " event: x",
-        ];
+        let words = [" ok", " \"quoted\"", " ä你", "\n", " data: {}", " 😀", "\\", " event: x"];
         text.push_str(words[chance as usize % words.len()]);
         text.push_str(&chance.to_string());
     }
@@ -121,17 +112,9 @@ fn answer(seen: &Mutex<Seen>, request: &Request) -> Answer {
         _ => {
             *seen.answered.entry(number).or_default() += 1;
             let message = Message::text(&words(number));
-            let message = if number.is_multiple_of(3) {
-                message.crlf()
-            } else {
-                message
-            };
+            let message = if number.is_multiple_of(3) { message.crlf() } else { message };
             let answer = Answer::of(message);
-            if number.is_multiple_of(5) {
-                answer.pieces(1 + number % 61)
-            } else {
-                answer
-            }
+            if number.is_multiple_of(5) { answer.pieces(1 + number % 61) } else { answer }
         }
     }
 }
@@ -142,8 +125,7 @@ impl Tally {
         let text = reply.text();
         let took = usize::try_from(begun.elapsed().as_millis()).unwrap_or(usize::MAX);
         self.slowest_ms.fetch_max(took, Ordering::Relaxed);
-        self.waited
-            .fetch_add(usize::from(took >= 1_000), Ordering::Relaxed);
+        self.waited.fetch_add(usize::from(took >= 1_000), Ordering::Relaxed);
         let whole = reply.end == ReplyEnd::Complete;
         if whole && reply.status == 200 && !text.contains("\"type\":\"error\"") {
             if reply.said() == words(number) {
@@ -151,21 +133,14 @@ impl Tally {
                 return;
             }
         } else if whole && text.contains("\"type\":\"error\"") && !text.contains("message_start") {
-            let kind = text
-                .split("\"type\":\"")
-                .filter_map(|rest| rest.split('"').next());
-            let kind = kind
-                .filter(|kind| *kind != "error" && *kind != "ping")
-                .last();
+            let kind = text.split("\"type\":\"").filter_map(|rest| rest.split('"').next());
+            let kind = kind.filter(|kind| *kind != "error" && *kind != "ping").last();
             let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
             *refused.entry(kind.unwrap_or("?").to_owned()).or_default() += 1;
             return;
         }
         let what = format!("{number}: {} {:?} {text}", reply.status, reply.end);
-        self.lost
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(what);
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
 }
 
@@ -235,12 +210,7 @@ fn leave(mut client: Client, ask: &Ask, number: usize) {
 fn held(proxy: &Proxy) -> Held {
     let mut pids = workers(proxy);
     pids.push(proxy.pid());
-    let mut held = Held {
-        processes: pids.len(),
-        threads: 0,
-        descriptors: 0,
-        resident_kib: 0,
-    };
+    let mut held = Held { processes: pids.len(), threads: 0, descriptors: 0, resident_kib: 0 };
     for pid in pids {
         let count = |name: &str| {
             std::fs::read_dir(format!("/proc/{pid}/{name}")).map_or(0, Iterator::count)
@@ -272,8 +242,7 @@ fn edit(home: &Home, queued: usize) {
         .mode(0o600)
         .open(&new)
         .expect("write the file");
-    file.write_all(config.to_string().as_bytes())
-        .expect("write the file");
+    file.write_all(config.to_string().as_bytes()).expect("write the file");
     std::fs::rename(&new, &path).expect("put it in its place");
 }
 
@@ -398,10 +367,7 @@ fn restarts_rotations_edits_and_leavers_under_load_lose_nobody() {
     assert_eq!(doubled, 0, "served twice");
     assert!(desk.1.is_empty(), "refresh tokens sent twice: {:?}", desk.1);
     assert!(desk.0 > SUBSCRIPTIONS.len() - 1, "tokens do rotate");
-    assert!(
-        after.resident_kib < worked.resident_kib + 30_000,
-        "memory grows"
-    );
+    assert!(after.resident_kib < worked.resident_kib + 30_000, "memory grows");
     proxy.terminate();
     assert_eq!(proxy.wait_exit(), Some(0));
 }
@@ -424,7 +390,5 @@ fn settled(proxy: &Proxy) {
     proxy.wait_status("every lease come back", |status| {
         status["scheduler"]["globalInFlight"] == 0 && status["upstreamThrottle"]["queued"] == 0
     });
-    until("one worker is left", || {
-        (workers(proxy).len() == 1).then_some(())
-    });
+    until("one worker is left", || (workers(proxy).len() == 1).then_some(()));
 }

@@ -8,22 +8,13 @@ use crate::upstream::{Upstream, failures};
 
 /// What holds of every error of ours.
 fn assert_own(reply: &Reply) -> String {
-    assert_eq!(
-        reply.header("content-type"),
-        Some("application/json"),
-        "{}",
-        reply.text()
-    );
+    assert_eq!(reply.header("content-type"), Some("application/json"), "{}", reply.text());
     let error = reply.json();
     assert_eq!(error["type"], "error");
     let (_, message) = reply.error();
     assert!(message.len() > 10, "{message}");
     for word in ["key-a", "key-b", "token-a", KEY, "sk-ant"] {
-        assert!(
-            !reply.text().contains(word),
-            "{word} is in {}",
-            reply.text()
-        );
+        assert!(!reply.text().contains(word), "{word} is in {}", reply.text());
     }
     message
 }
@@ -33,29 +24,19 @@ fn without_an_account_the_client_is_told_how_to_add_one() {
     let upstream = Upstream::start();
     let home = Home::new().upstream(&upstream.url());
     let proxy = Proxy::start(&home);
-    for ask in [
-        Ask::messages(&hello()),
-        Ask::messages(&hello_stream()),
-        Ask::get("/v1/models"),
-    ] {
+    for ask in [Ask::messages(&hello()), Ask::messages(&hello_stream()), Ask::get("/v1/models")] {
         let reply = proxy.ask(&ask);
         assert_eq!(reply.status, 503);
         let message = assert_own(&reply);
         assert!(message.contains("maxpool login"), "{message}");
     }
     assert_eq!(upstream.requests().len(), 0);
-    assert_eq!(
-        proxy.ask(&Ask::get("/maxpool/health")).status,
-        200,
-        "health is about the proxy"
-    );
+    assert_eq!(proxy.ask(&Ask::get("/maxpool/health")).status, 200, "health is about the proxy");
 }
 
 #[test]
 fn with_every_account_disabled_the_text_does_not_blame_quota() {
-    let home = Home::new()
-        .accounts(&["a"])
-        .set("accounts.0.enabled", json!(false));
+    let home = Home::new().accounts(&["a"]).set("accounts.0.enabled", json!(false));
     let proxy = Proxy::start(&home);
     let reply = proxy.post(&hello());
     assert_eq!(reply.status, 503);
@@ -80,20 +61,11 @@ fn a_limit_says_when_it_ends_and_whether_to_come_back() {
     let message = assert_own(&reply);
     reply.assert_error(429, "rate_limit_error");
     assert!(
-        ["in 2h 14m", "in 2h 15m"]
-            .iter()
-            .any(|time| message.contains(time)),
+        ["in 2h 14m", "in 2h 15m"].iter().any(|time| message.contains(time)),
         "times are durations: {message}"
     );
-    assert!(
-        !message.contains("of 3"),
-        "three accounts are configured, two are enabled: {message}"
-    );
-    let retry: u64 = reply
-        .header("retry-after")
-        .expect("known")
-        .parse()
-        .expect("seconds");
+    assert!(!message.contains("of 3"), "three accounts are configured, two are enabled: {message}");
+    let retry: u64 = reply.header("retry-after").expect("known").parse().expect("seconds");
     assert!((8005..=8012).contains(&retry), "{retry}");
     let again = reply.header("x-should-retry").expect("always there");
     assert!(["true", "false"].contains(&again), "{again}");
@@ -114,11 +86,7 @@ fn a_credential_that_was_refused_is_named() {
         assert!(message.contains("work-account"), "{message}");
         assert!(!message.contains("key-work-account"), "{message}");
     }
-    assert_eq!(
-        upstream.requests().len(),
-        1,
-        "a refused key is not tried again"
-    );
+    assert_eq!(upstream.requests().len(), 1, "a refused key is not tried again");
 }
 
 #[test]
@@ -139,15 +107,10 @@ fn a_body_that_is_too_big_says_who_refused() {
 #[test]
 fn a_streaming_request_that_fails_at_once_gets_a_plain_error() {
     let upstream = Upstream::start();
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(&["a"])
-        .set("queue.enabled", json!(false));
+    let home =
+        Home::new().upstream(&upstream.url()).accounts(&["a"]).set("queue.enabled", json!(false));
     let proxy = Proxy::start(&home);
-    upstream.always(
-        "key-a",
-        failures::quota("five_hour", Duration::from_secs(3600)),
-    );
+    upstream.always("key-a", failures::quota("five_hour", Duration::from_secs(3600)));
     let reply = proxy.post(&hello_stream());
     reply.assert_error(429, "rate_limit_error");
     assert_own(&reply);
@@ -156,21 +119,12 @@ fn a_streaming_request_that_fails_at_once_gets_a_plain_error() {
 #[test]
 fn the_connection_stays_usable_after_an_error_of_ours() {
     let upstream = Upstream::start();
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(&["a"])
-        .set("queue.enabled", json!(false));
+    let home =
+        Home::new().upstream(&upstream.url()).accounts(&["a"]).set("queue.enabled", json!(false));
     let proxy = Proxy::start(&home);
     upstream.next("key-a", failures::invalid());
     let mut client = proxy.connect();
     assert_eq!(client.ask(&Ask::messages(&hello())).status, 400);
-    assert_eq!(
-        client
-            .ask(&Ask::get("/maxpool/none").header("x-api-key", KEY))
-            .status,
-        404
-    );
-    client
-        .ask(&Ask::messages(&hello()))
-        .assert_said("Hello from upstream.");
+    assert_eq!(client.ask(&Ask::get("/maxpool/none").header("x-api-key", KEY)).status, 404);
+    client.ask(&Ask::messages(&hello())).assert_said("Hello from upstream.");
 }

@@ -7,10 +7,8 @@ use crate::upstream::{Answer, Framing, Message, Step, Upstream, failures};
 
 /// Accounts that are asked in the order of their names.
 fn start(upstream: &Upstream, names: &[&str]) -> (Home, Proxy) {
-    let mut home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(names)
-        .set("queue.enabled", json!(false));
+    let mut home =
+        Home::new().upstream(&upstream.url()).accounts(names).set("queue.enabled", json!(false));
     for index in 0..names.len() {
         home = home.priority(index, index);
     }
@@ -24,26 +22,13 @@ fn every_account_is_tried_once_and_in_order() {
     let (_home, proxy) = start(&upstream, &["a", "b", "c", "d"]);
     upstream.always("key-a", failures::overloaded());
     upstream.always("key-b", failures::server_error(502));
-    upstream.always(
-        "key-c",
-        failures::quota("five_hour", Duration::from_secs(900)),
-    );
-    proxy
-        .post(&hello_stream())
-        .assert_said("Hello from upstream.");
+    upstream.always("key-c", failures::quota("five_hour", Duration::from_secs(900)));
+    proxy.post(&hello_stream()).assert_said("Hello from upstream.");
     assert_eq!(upstream.order(), ["key-a", "key-b", "key-c", "key-d"]);
     let requests = upstream.requests();
-    assert!(
-        requests
-            .iter()
-            .all(|request| request.body == requests[0].body)
-    );
+    assert!(requests.iter().all(|request| request.body == requests[0].body));
     let names = |at: usize| -> Vec<String> {
-        requests[at]
-            .headers
-            .iter()
-            .map(|(name, _)| name.to_lowercase())
-            .collect()
+        requests[at].headers.iter().map(|(name, _)| name.to_lowercase()).collect()
     };
     assert_eq!(names(0), names(3), "every attempt is the same request");
 }
@@ -88,27 +73,15 @@ fn nothing_is_committed_before_the_first_whole_event() {
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
     let half_event = "15\r\nevent: message_start\n\r\n";
     let rows = [
-        (
-            "a head and a reset",
-            vec![Step::Send(head.into()), Step::Reset],
-        ),
-        (
-            "a head and the end",
-            vec![Step::Send(head.into()), Step::Fin],
-        ),
+        ("a head and a reset", vec![Step::Send(head.into()), Step::Reset]),
+        ("a head and the end", vec![Step::Send(head.into()), Step::Fin]),
         (
             "half an event and a reset",
-            vec![
-                Step::Send(format!("{head}{half_event}").into_bytes()),
-                Step::Reset,
-            ],
+            vec![Step::Send(format!("{head}{half_event}").into_bytes()), Step::Reset],
         ),
         (
             "half an event and the end",
-            vec![
-                Step::Send(format!("{head}{half_event}").into_bytes()),
-                Step::Fin,
-            ],
+            vec![Step::Send(format!("{head}{half_event}").into_bytes()), Step::Fin],
         ),
     ];
     for (name, steps) in rows {
@@ -135,24 +108,10 @@ fn a_plain_answer_commits_with_its_first_byte() {
     proxy.post(&hello()).assert_said("Hello from upstream.");
     assert_eq!(upstream.order(), ["key-a", "key-b"], "no byte had gone out");
     let (_home, proxy) = start(&upstream, &["c", "d"]);
-    upstream.next(
-        "key-c",
-        Answer::json(200, r#"{"a":1,"b":2}"#)
-            .pieces(4)
-            .at(2, Step::Reset),
-    );
+    upstream.next("key-c", Answer::json(200, r#"{"a":1,"b":2}"#).pieces(4).at(2, Step::Reset));
     let reply = proxy.post(&hello());
-    assert_ne!(
-        reply.end,
-        ReplyEnd::Complete,
-        "a cut answer never looks whole: {}",
-        reply.text()
-    );
-    assert_eq!(
-        upstream.count("key-d"),
-        0,
-        "after the commit there is no retry"
-    );
+    assert_ne!(reply.end, ReplyEnd::Complete, "a cut answer never looks whole: {}", reply.text());
+    assert_eq!(upstream.count("key-d"), 0, "after the commit there is no retry");
 }
 
 #[test]
@@ -162,17 +121,11 @@ fn a_truncated_plain_answer_never_looks_whole() {
             let upstream = Upstream::start();
             let (_home, proxy) = start(&upstream, &["a", "b"]);
             let text = format!("{{\"long\":\"{}\"}}", "x".repeat(200_000));
-            let answer = Answer::json(200, &text)
-                .framing(framing)
-                .pieces(50_000)
-                .at(3, step);
+            let answer = Answer::json(200, &text).framing(framing).pieces(50_000).at(3, step);
             upstream.next("key-a", answer);
             let reply = proxy.post(&hello());
             assert_ne!(reply.end, ReplyEnd::Complete, "{framing:?}");
-            assert!(
-                text.as_bytes().starts_with(&reply.body),
-                "what came is the beginning of it"
-            );
+            assert!(text.as_bytes().starts_with(&reply.body), "what came is the beginning of it");
             assert_eq!(upstream.count("key-b"), 0);
         }
     }
@@ -187,30 +140,15 @@ fn a_stream_that_breaks_after_the_commit_ends_with_one_error_event() {
         let answer = Answer::of(Message::long(20, 30)).at(middle, step);
         upstream.next("key-a", answer);
         let reply = proxy.post(&hello_stream());
-        assert_eq!(
-            (reply.status, reply.end),
-            (200, ReplyEnd::Complete),
-            "{name}"
-        );
+        assert_eq!((reply.status, reply.end), (200, ReplyEnd::Complete), "{name}");
         let names = reply.event_names();
-        assert_eq!(
-            names.iter().filter(|name| *name == "message_start").count(),
-            1
-        );
-        assert_eq!(
-            names.iter().filter(|name| *name == "error").count(),
-            1,
-            "{name}: {names:?}"
-        );
+        assert_eq!(names.iter().filter(|name| *name == "message_start").count(), 1);
+        assert_eq!(names.iter().filter(|name| *name == "error").count(), 1, "{name}: {names:?}");
         assert_eq!(names.last().map(String::as_str), Some("error"));
         let (_, data) = reply.events().pop().expect("an event");
         assert_eq!(data["type"], "error", "{data}");
         assert!(data["error"]["message"].is_string(), "{data}");
-        assert_eq!(
-            upstream.count("key-b"),
-            0,
-            "{name}: no retry after the commit"
-        );
+        assert_eq!(upstream.count("key-b"), 0, "{name}: no retry after the commit");
     }
 }
 
@@ -245,18 +183,11 @@ fn a_stream_that_breaks_after_its_last_event_gets_no_error_of_ours() {
 fn a_stream_that_breaks_inside_an_event_still_ends_readably() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream, &["a"]);
-    let answer = Answer::of(Message::long(20, 30))
-        .pieces(333)
-        .at(5, Step::Reset);
+    let answer = Answer::of(Message::long(20, 30)).pieces(333).at(5, Step::Reset);
     upstream.next("key-a", answer);
     let reply = proxy.post(&hello_stream());
     let (name, data) = reply.events().pop().expect("an event");
-    assert_eq!(
-        (name.as_str(), &data["type"]),
-        ("error", &json!("error")),
-        "{}",
-        reply.text()
-    );
+    assert_eq!((name.as_str(), &data["type"]), ("error", &json!("error")), "{}", reply.text());
 }
 
 #[test]
@@ -265,10 +196,7 @@ fn an_error_event_after_the_commit_is_passed_on_as_it_is() {
     let (_home, proxy) = start(&upstream, &["a", "b"]);
     let start_event = b"event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"usage\":{\"input_tokens\":3,\"output_tokens\":1}}}\n\n".to_vec();
     let error = crate::upstream::message::error_event("overloaded_error", "Overloaded");
-    upstream.next(
-        "key-a",
-        Answer::events([start_event.clone(), error.clone()]),
-    );
+    upstream.next("key-a", Answer::events([start_event.clone(), error.clone()]));
     let reply = proxy.post(&hello_stream());
     assert_eq!(reply.body, [start_event, error].concat());
     assert_eq!(upstream.count("key-b"), 0);
@@ -279,10 +207,7 @@ fn upstreams_that_talk_nonsense_are_left_for_the_next() {
     let rows = [
         ("garbage", failures::garbage()),
         ("an endless head", failures::endless_head()),
-        (
-            "a bad status line",
-            Answer::raw_bytes(b"HTTP/1.1 2OO OK\r\n\r\n"),
-        ),
+        ("a bad status line", Answer::raw_bytes(b"HTTP/1.1 2OO OK\r\n\r\n")),
         ("HTTP/0.9 text", Answer::raw_bytes(b"<html>hello</html>")),
         (
             "a bad chunk size",
@@ -296,20 +221,11 @@ fn upstreams_that_talk_nonsense_are_left_for_the_next() {
         let (_home, proxy) = start(&upstream, &["a", "b"]);
         upstream.always("key-a", answer.clone());
         let reply = proxy.post(&hello());
-        assert_eq!(
-            (reply.status, reply.said().as_str()),
-            (200, "Hello from upstream."),
-            "{name}"
-        );
+        assert_eq!((reply.status, reply.said().as_str()), (200, "Hello from upstream."), "{name}");
         upstream.always("key-b", answer);
         let (_home, proxy) = start(&upstream, &["b"]);
         let reply = proxy.post(&hello());
-        assert!(
-            matches!(reply.status, 502 | 503),
-            "{name}: {} {}",
-            reply.status,
-            reply.text()
-        );
+        assert!(matches!(reply.status, 502 | 503), "{name}: {} {}", reply.status, reply.text());
         assert!(reply.json()["error"]["message"].is_string(), "{name}");
     }
 }
@@ -325,17 +241,10 @@ fn a_refused_connection_moves_on() {
         .set("queue.enabled", json!(false));
     let proxy = Proxy::start(&home);
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    let alone = Home::new()
-        .accounts(&["a"])
-        .set("queue.enabled", json!(false));
+    let alone = Home::new().accounts(&["a"]).set("queue.enabled", json!(false));
     let proxy = Proxy::start(&alone);
-    let message = proxy
-        .post(&hello())
-        .assert_error(503, "connection_unavailable");
-    assert!(
-        message.to_lowercase().contains("refused"),
-        "the cause has its name: {message}"
-    );
+    let message = proxy.post(&hello()).assert_error(503, "connection_unavailable");
+    assert!(message.to_lowercase().contains("refused"), "the cause has its name: {message}");
 }
 
 #[test]
@@ -346,14 +255,9 @@ fn a_failed_name_look_up_and_a_failed_tls_handshake_are_named() {
         format!("http://{}.invalid", "x".repeat(64)),
         garbled.url().replace("http:", "https:"),
     ] {
-        let home = Home::new()
-            .upstream(&url)
-            .accounts(&["a"])
-            .set("queue.enabled", json!(false));
+        let home = Home::new().upstream(&url).accounts(&["a"]).set("queue.enabled", json!(false));
         let proxy = Proxy::start(&home);
-        proxy
-            .post(&hello())
-            .assert_error(503, "connection_unavailable");
+        proxy.post(&hello()).assert_error(503, "connection_unavailable");
         if url.contains("invalid") {
             assert!(
                 proxy.account("a")["cooldownUntil"].is_null(),
@@ -368,10 +272,7 @@ fn a_client_that_reads_slowly_while_accounts_change_sees_one_answer() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream, &["a", "b"]);
     let gate = upstream.gate();
-    upstream.next(
-        "key-a",
-        failures::overloaded().before(Step::Hold(gate.clone())),
-    );
+    upstream.next("key-a", failures::overloaded().before(Step::Hold(gate.clone())));
     let ask = Ask::messages(&hello_stream());
     let mut client = proxy.connect();
     client.send_ask(&ask);

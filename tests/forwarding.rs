@@ -6,10 +6,8 @@ use crate::upstream::answer::gzip;
 use crate::upstream::{Answer, End, Framing, Message, Upstream, failures};
 
 fn start(upstream: &Upstream) -> (Home, Proxy) {
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(&["a"])
-        .set("queue.enabled", json!(false));
+    let home =
+        Home::new().upstream(&upstream.url()).accounts(&["a"]).set("queue.enabled", json!(false));
     let proxy = Proxy::start(&home);
     (home, proxy)
 }
@@ -17,11 +15,8 @@ fn start(upstream: &Upstream) -> (Home, Proxy) {
 /// The header names at the upstream, lower-cased and sorted.
 fn names(upstream: &Upstream) -> Vec<String> {
     let request = upstream.requests().pop().expect("a request");
-    let mut names: Vec<String> = request
-        .headers
-        .iter()
-        .map(|(name, _)| name.to_lowercase())
-        .collect();
+    let mut names: Vec<String> =
+        request.headers.iter().map(|(name, _)| name.to_lowercase()).collect();
     names.sort();
     names
 }
@@ -44,17 +39,11 @@ fn bodies_go_up_byte_for_byte() {
         let reply = proxy.ask(&Ask::new("POST", "/v1/messages").body(body.clone()));
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
-    let seen: Vec<Vec<u8>> = upstream
-        .requests()
-        .iter()
-        .map(|request| request.body.clone())
-        .collect();
+    let seen: Vec<Vec<u8>> =
+        upstream.requests().iter().map(|request| request.body.clone()).collect();
     assert_eq!(seen, odd);
     for request in upstream.requests() {
-        assert_eq!(
-            request.header("content-length"),
-            Some(request.body.len().to_string().as_str())
-        );
+        assert_eq!(request.header("content-length"), Some(request.body.len().to_string().as_str()));
     }
 }
 
@@ -135,20 +124,11 @@ fn headers_go_up_but_for_those_that_must_not() {
         .filter(|(name, _)| name.eq_ignore_ascii_case("anthropic-beta"))
         .map(|(_, value)| value.as_str())
         .collect();
-    assert_eq!(
-        beta,
-        ["interleaved-thinking-2025-05-14", "context-1m-2025-08-07"]
-    );
-    assert_eq!(
-        request.header("host"),
-        Some(upstream.address().to_string().as_str())
-    );
+    assert_eq!(beta, ["interleaved-thinking-2025-05-14", "context-1m-2025-08-07"]);
+    assert_eq!(request.header("host"), Some(upstream.address().to_string().as_str()));
     assert_eq!(request.header("accept-encoding"), Some("identity"));
     assert_eq!(request.header("x-api-key"), Some("key-a"));
-    assert_eq!(
-        request.header("user-agent"),
-        Some("claude-cli/2.1.330 (external, cli)")
-    );
+    assert_eq!(request.header("user-agent"), Some("claude-cli/2.1.330 (external, cli)"));
     assert_eq!(request.target, "/v1/messages");
 }
 
@@ -158,16 +138,9 @@ fn nothing_is_added_that_the_client_did_not_send() {
     let (_home, proxy) = start(&upstream);
     let reply = proxy.ask(&Ask::new("POST", "/v1/messages").body(hello().to_string().into_bytes()));
     assert_eq!(reply.status, 200);
-    assert_eq!(
-        names(&upstream),
-        ["accept-encoding", "content-length", "host", "x-api-key"]
-    );
+    assert_eq!(names(&upstream), ["accept-encoding", "content-length", "host", "x-api-key"]);
     assert_eq!(proxy.ask(&Ask::get("/v1/models")).status, 200);
-    assert_eq!(
-        names(&upstream),
-        ["accept-encoding", "host", "x-api-key"],
-        "a GET has no length"
-    );
+    assert_eq!(names(&upstream), ["accept-encoding", "host", "x-api-key"], "a GET has no length");
 }
 
 #[test]
@@ -181,19 +154,9 @@ fn each_kind_of_account_brings_its_credential_in_its_own_header() {
     bare["stripBetaHeaders"] = json!(true);
     let rows = [
         (api_key("plain"), None, Some("key-plain"), Some("a-1,b-2")),
-        (
-            oauth("own"),
-            Some("Bearer token-own"),
-            None,
-            Some("a-1,b-2,oauth-2025-04-20"),
-        ),
+        (oauth("own"), Some("Bearer token-own"), None, Some("a-1,b-2,oauth-2025-04-20")),
         (as_bearer, Some("Bearer key-bearing"), None, Some("a-1,b-2")),
-        (
-            as_key,
-            None,
-            Some("token-keyed"),
-            Some("a-1,b-2,oauth-2025-04-20"),
-        ),
+        (as_key, None, Some("token-keyed"), Some("a-1,b-2,oauth-2025-04-20")),
         (bare, None, Some("key-bare"), None),
     ];
     for (account, authorization, key, beta) in rows {
@@ -210,16 +173,11 @@ fn each_kind_of_account_brings_its_credential_in_its_own_header() {
             .iter()
             .filter(|(name, _)| name.eq_ignore_ascii_case("anthropic-beta"))
             .flat_map(|(_, value)| {
-                value
-                    .split(',')
-                    .map(|part| part.trim().to_owned())
-                    .collect::<Vec<_>>()
+                value.split(',').map(|part| part.trim().to_owned()).collect::<Vec<_>>()
             })
             .collect();
-        let want: Vec<String> = beta
-            .into_iter()
-            .flat_map(|list| list.split(',').map(str::to_owned))
-            .collect();
+        let want: Vec<String> =
+            beta.into_iter().flat_map(|list| list.split(',').map(str::to_owned)).collect();
         assert_eq!(have, want, "{name}");
     }
 }
@@ -229,11 +187,7 @@ fn the_oauth_beta_is_added_once() {
     let upstream = Upstream::start();
     let home = Home::new().upstream(&upstream.url()).account(oauth("own"));
     let proxy = Proxy::start(&home);
-    for sent in [
-        None,
-        Some("oauth-2025-04-20"),
-        Some("a-1, oauth-2025-04-20"),
-    ] {
+    for sent in [None, Some("oauth-2025-04-20"), Some("a-1, oauth-2025-04-20")] {
         let mut ask = Ask::messages(&hello());
         if let Some(sent) = sent {
             ask = ask.header("anthropic-beta", sent);
@@ -269,26 +223,14 @@ fn pooled_paths_take_a_pooled_credential_and_others_the_clients_own() {
         }
         let _any = proxy.ask(&ask);
         let request = upstream.requests().pop().expect("a request");
-        assert_eq!(
-            (request.method.as_str(), request.target.as_str()),
-            (method, target)
-        );
+        assert_eq!((request.method.as_str(), request.target.as_str()), (method, target));
         assert_eq!(request.credential(), credential, "{target}");
     }
     let _any = proxy.ask(&Ask::get("/v1/files").header("x-api-key", "sk-ant-api03-own"));
-    assert_eq!(
-        upstream.requests().pop().expect("a request").credential(),
-        "sk-ant-api03-own"
-    );
-    for ask in [
-        Ask::get("/v1/files"),
-        Ask::get("/v1/files").header("x-api-key", "dummy"),
-    ] {
+    assert_eq!(upstream.requests().pop().expect("a request").credential(), "sk-ant-api03-own");
+    for ask in [Ask::get("/v1/files"), Ask::get("/v1/files").header("x-api-key", "dummy")] {
         let _any = proxy.ask(&ask);
-        assert_eq!(
-            upstream.requests().pop().expect("a request").credential(),
-            "key-a"
-        );
+        assert_eq!(upstream.requests().pop().expect("a request").credential(), "key-a");
     }
 }
 
@@ -300,16 +242,9 @@ fn a_clients_own_credential_is_relayed_with_its_own_answer() {
     upstream.next(own, failures::unauthorized());
     let ask = Ask::get("/api/oauth/profile").header("authorization", &format!("Bearer {own}"));
     let reply = proxy.ask(&ask);
-    assert_eq!(
-        reply.status, 401,
-        "a refusal of the client's own login is the client's to see"
-    );
+    assert_eq!(reply.status, 401, "a refusal of the client's own login is the client's to see");
     assert_eq!(reply.error().1, "invalid x-api-key");
-    assert_eq!(
-        proxy.account("a")["status"],
-        "active",
-        "and says nothing about the pool"
-    );
+    assert_eq!(proxy.account("a")["status"], "active", "and says nothing about the pool");
 }
 
 #[test]
@@ -336,9 +271,7 @@ fn answers_come_back_byte_for_byte() {
     let odd = b"{ \"a\" : 1e400,\r\n\"b\":\"\\u00e9\" }\n\n".to_vec();
     let answers = [
         Answer::json(200, std::str::from_utf8(&odd).unwrap()),
-        Answer::json(200, std::str::from_utf8(&odd).unwrap())
-            .framing(Framing::Chunked)
-            .pieces(3),
+        Answer::json(200, std::str::from_utf8(&odd).unwrap()).framing(Framing::Chunked).pieces(3),
         Answer::json(200, std::str::from_utf8(&odd).unwrap()).framing(Framing::UntilClose),
     ];
     for answer in answers {
@@ -359,10 +292,7 @@ fn answers_come_back_byte_for_byte() {
     assert_eq!(proxy.post(&hello()).status, 204);
     upstream.next("key-a", Answer::bytes(200, b""));
     let reply = proxy.post(&hello());
-    assert_eq!(
-        (reply.status, reply.body.len(), reply.end),
-        (200, 0, ReplyEnd::Complete)
-    );
+    assert_eq!((reply.status, reply.body.len(), reply.end), (200, 0, ReplyEnd::Complete));
 }
 
 #[test]
@@ -384,18 +314,9 @@ fn response_headers_pass_but_for_hop_by_hop_ones() {
     reply.assert_said("hi");
     assert_eq!(reply.header("request-id"), Some("req_1"));
     assert_eq!(reply.header("anthropic-organization-id"), Some("org_1"));
-    assert_eq!(
-        reply.header("anthropic-ratelimit-unified-status"),
-        Some("allowed")
-    );
-    let cookies = reply
-        .headers
-        .iter()
-        .filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
-    assert_eq!(
-        cookies.map(|(_, value)| value.as_str()).collect::<Vec<_>>(),
-        ["a=1", "b=2"]
-    );
+    assert_eq!(reply.header("anthropic-ratelimit-unified-status"), Some("allowed"));
+    let cookies = reply.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("set-cookie"));
+    assert_eq!(cookies.map(|(_, value)| value.as_str()).collect::<Vec<_>>(), ["a=1", "b=2"]);
     for name in ["x-named", "keep-alive", "proxy-authenticate"] {
         assert_eq!(reply.header(name), None, "{name}");
     }
@@ -405,32 +326,20 @@ fn response_headers_pass_but_for_hop_by_hop_ones() {
 fn redirects_and_client_errors_pass_and_interim_answers_do_not_confuse() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
-    upstream.next(
-        "key-a",
-        Answer::bytes(307, b"moved").header("location", "http://127.0.0.1:9/else"),
-    );
+    upstream
+        .next("key-a", Answer::bytes(307, b"moved").header("location", "http://127.0.0.1:9/else"));
     let reply = proxy.post(&hello());
-    assert_eq!(
-        (reply.status, reply.header("location")),
-        (307, Some("http://127.0.0.1:9/else"))
-    );
+    assert_eq!((reply.status, reply.header("location")), (307, Some("http://127.0.0.1:9/else")));
     assert_eq!(reply.body, b"moved");
     for (line, headers) in [
         ("100 Continue", ""),
         ("103 Early Hints", "link: </x>; rel=preload\r\n"),
         ("102 Processing", ""),
     ] {
-        upstream.next(
-            "key-a",
-            Answer::message("after")
-                .interim(line, headers)
-                .interim(line, headers),
-        );
+        upstream
+            .next("key-a", Answer::message("after").interim(line, headers).interim(line, headers));
         proxy.post(&hello()).assert_said("after");
-        upstream.next(
-            "key-a",
-            Answer::of(Message::text("streamed")).interim(line, headers),
-        );
+        upstream.next("key-a", Answer::of(Message::text("streamed")).interim(line, headers));
         proxy.post(&hello_stream()).assert_said("streamed");
     }
 }
@@ -459,10 +368,7 @@ fn connections_to_the_upstream_are_used_again() {
         proxy.post(&hello()).assert_said("Hello from upstream.");
     }
     let connections = upstream.state().connections.len();
-    assert!(
-        connections <= 4,
-        "{connections} connections for 20 requests one after the other"
-    );
+    assert!(connections <= 4, "{connections} connections for 20 requests one after the other");
 }
 
 #[test]
@@ -474,20 +380,14 @@ fn a_client_that_closes_or_speaks_http_1_0_gets_its_whole_answer() {
     let body = hello_stream().to_string();
     let mut client = proxy.connect();
     client.send(
-        format!(
-            "POST /v1/messages HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .as_bytes(),
+        format!("POST /v1/messages HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+            .as_bytes(),
     );
     let (bytes, end) = client.read_to_close();
     let text = String::from_utf8_lossy(&bytes);
     assert_eq!(end, ReplyEnd::Closed);
     assert!(!text.to_lowercase().contains("transfer-encoding"), "{text}");
-    assert!(
-        text.trim_end().ends_with(r#"{"type":"message_stop"}"#),
-        "{text}"
-    );
+    assert!(text.trim_end().ends_with(r#"{"type":"message_stop"}"#), "{text}");
 }
 
 #[test]
@@ -498,9 +398,7 @@ fn the_proxy_key_of_a_client_is_never_forwarded() {
         Ask::messages(&hello()).header("x-api-key", KEY),
         Ask::get("/v1/files").header("authorization", &format!("Bearer {KEY}")),
         Ask::get("/api/anything").header("x-api-key", KEY),
-        Ask::new("POST", "/v1/oauth/token")
-            .header("x-api-key", KEY)
-            .body(b"{}".to_vec()),
+        Ask::new("POST", "/v1/oauth/token").header("x-api-key", KEY).body(b"{}".to_vec()),
     ] {
         let _any = proxy.ask(&ask);
         let request = upstream.requests().pop().expect("a request");

@@ -44,20 +44,11 @@ impl Leave {
 /// Waits until every connection at the upstream that had a request was left, and asserts that it was soon.
 fn assert_left(upstream: &Upstream, since: Instant, count: usize) {
     upstream.wait(&format!("{count} connections closed"), |state| {
-        state
-            .connections
-            .iter()
-            .filter(|connection| connection.left.is_some())
-            .count()
-            >= count
+        state.connections.iter().filter(|connection| connection.left.is_some()).count() >= count
     });
     let state = upstream.state();
-    let last = state
-        .connections
-        .iter()
-        .filter_map(|connection| connection.left)
-        .max()
-        .expect("one");
+    let last =
+        state.connections.iter().filter_map(|connection| connection.left).max().expect("one");
     let took = last.saturating_duration_since(since);
     assert!(took < SOON, "noticed after {took:?}");
 }
@@ -89,9 +80,7 @@ fn while_waiting_for_headers() {
         let _kept = leave.go(client);
         assert_left(&upstream, since, 1);
         assert_nothing_left(&proxy);
-        proxy.wait_line_after(from, "a line about it", |line| {
-            line.contains("/v1/messages")
-        });
+        proxy.wait_line_after(from, "a line about it", |line| line.contains("/v1/messages"));
         proxy.post(&hello()).assert_said("Hello from upstream.");
     }
 }
@@ -101,10 +90,7 @@ fn while_streaming() {
     for leave in WAYS {
         let upstream = Upstream::start();
         let (_home, proxy) = start(&upstream);
-        upstream.next(
-            "key-a",
-            Answer::of(Message::long(9, 9)).at(4, Step::AwaitLeave),
-        );
+        upstream.next("key-a", Answer::of(Message::long(9, 9)).at(4, Step::AwaitLeave));
         let ask = Ask::messages(&hello_stream());
         let mut client = proxy.connect();
         client.send_ask(&ask);
@@ -121,16 +107,11 @@ fn while_waiting_in_the_queue() {
     for leave in WAYS {
         let upstream = Upstream::start();
         let (_home, proxy) = start(&upstream);
-        upstream.next(
-            "key-a",
-            failures::quota("five_hour", Duration::from_secs(3600)),
-        );
+        upstream.next("key-a", failures::quota("five_hour", Duration::from_secs(3600)));
         for body in [hello_stream(), hello_stream()] {
             let mut client = proxy.connect();
             client.send_ask(&Ask::messages(&body));
-            proxy.wait_status("it waits", |status| {
-                status["upstreamThrottle"]["queued"] == 1
-            });
+            proxy.wait_status("it waits", |status| status["upstreamThrottle"]["queued"] == 1);
             let since = Instant::now();
             let _kept = leave.go(client);
             proxy.wait_status("the ticket come back", |status| {
@@ -170,9 +151,7 @@ fn while_connecting() {
     for leave in WAYS {
         let mut client = proxy.connect();
         client.send_ask(&Ask::messages(&hello()));
-        proxy.wait_status("it connects", |status| {
-            status["scheduler"]["globalInFlight"] == 1
-        });
+        proxy.wait_status("it connects", |status| status["scheduler"]["globalInFlight"] == 1);
         let since = Instant::now();
         let _kept = leave.go(client);
         proxy.wait_status("the lease come back", |status| {
@@ -232,10 +211,7 @@ fn two_hundred_at_once_while_waiting_for_headers() {
 fn two_hundred_at_once_while_waiting_in_the_queue() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
-    upstream.always(
-        "key-a",
-        failures::quota("five_hour", Duration::from_secs(3600)),
-    );
+    upstream.always("key-a", failures::quota("five_hour", Duration::from_secs(3600)));
     let clients: Vec<Client> = (0..200)
         .map(|_| {
             let mut client = proxy.connect();
@@ -243,14 +219,10 @@ fn two_hundred_at_once_while_waiting_in_the_queue() {
             client
         })
         .collect();
-    proxy.wait_status("all wait", |status| {
-        status["upstreamThrottle"]["queued"] == 200
-    });
+    proxy.wait_status("all wait", |status| status["upstreamThrottle"]["queued"] == 200);
     let since = Instant::now();
     drop(clients);
-    proxy.wait_status("every ticket come back", |status| {
-        status["upstreamThrottle"]["queued"] == 0
-    });
+    proxy.wait_status("every ticket come back", |status| status["upstreamThrottle"]["queued"] == 0);
     assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
 }
 
@@ -263,10 +235,7 @@ fn one_that_left_does_not_cost_the_others_their_place() {
         .set("scheduler.safetyMaxGlobalActive", json!(1));
     let proxy = Proxy::start(&home);
     let gate = upstream.gate();
-    upstream.next(
-        "key-a",
-        Answer::message("first").before(Step::Hold(gate.clone())),
-    );
+    upstream.next("key-a", Answer::message("first").before(Step::Hold(gate.clone())));
     let ask = Ask::messages(&hello_stream());
     let mut clients = Vec::new();
     for number in 0..6_u64 {
@@ -275,17 +244,13 @@ fn one_that_left_does_not_cost_the_others_their_place() {
         if number == 0 {
             upstream.wait_requests(1);
         } else {
-            proxy.wait_status("it waits", |status| {
-                status["upstreamThrottle"]["queued"] == number
-            });
+            proxy.wait_status("it waits", |status| status["upstreamThrottle"]["queued"] == number);
         }
         clients.push(client);
     }
     clients.remove(3);
     clients.remove(1);
-    proxy.wait_status("two have left", |status| {
-        status["upstreamThrottle"]["queued"] == 3
-    });
+    proxy.wait_status("two have left", |status| status["upstreamThrottle"]["queued"] == 3);
     gate.open();
     for (number, mut client) in clients.into_iter().enumerate() {
         let reply = client.read_reply(&ask);

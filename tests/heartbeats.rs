@@ -30,23 +30,13 @@ fn pings(mut body: &[u8]) -> (usize, &[u8]) {
 fn a_held_stream_gets_pings_and_then_its_answer() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream, Home::new().accounts(&["a"]));
-    upstream.next(
-        "key-a",
-        failures::quota("five_hour", Duration::from_secs(2)),
-    );
+    upstream.next("key-a", failures::quota("five_hour", Duration::from_secs(2)));
     let reply = proxy.post(&hello_stream());
     reply.assert_said("Hello from upstream.");
     let (count, rest) = pings(&reply.body);
-    assert!(
-        (3..=25).contains(&count),
-        "{count} pings in about two seconds"
-    );
-    let sent = upstream
-        .state()
-        .connections
-        .iter()
-        .map(|connection| connection.sent)
-        .collect::<Vec<_>>();
+    assert!((3..=25).contains(&count), "{count} pings in about two seconds");
+    let sent =
+        upstream.state().connections.iter().map(|connection| connection.sent).collect::<Vec<_>>();
     assert!(
         sent.contains(&crate::upstream::Digest::of(rest)),
         "after the pings: the answer, byte for byte"
@@ -55,10 +45,7 @@ fn a_held_stream_gets_pings_and_then_its_answer() {
     assert!(head.starts_with("text/event-stream"), "{head}");
     let first = reply.arrivals.first().expect("bytes").0;
     let last = reply.arrivals.last().expect("bytes").0;
-    assert!(
-        last - first > Duration::from_millis(900),
-        "the pings came while it waited"
-    );
+    assert!(last - first > Duration::from_millis(900), "the pings came while it waited");
 }
 
 #[test]
@@ -85,10 +72,7 @@ fn pings_do_not_commit() {
     let upstream = Upstream::start();
     let home = Home::new().accounts(&["a", "b"]).priority(1, 1);
     let (_home, proxy) = start(&upstream, home);
-    upstream.next(
-        "key-a",
-        failures::overloaded().before(Step::Pause(Duration::from_millis(600))),
-    );
+    upstream.next("key-a", failures::overloaded().before(Step::Pause(Duration::from_millis(600))));
     let reply = proxy.post(&hello_stream());
     reply.assert_said("Hello from upstream.");
     assert!(pings(&reply.body).0 >= 1);
@@ -102,40 +86,23 @@ fn an_error_after_pings_comes_as_an_event() {
         ("400", failures::invalid(), "invalid_request_error"),
         ("529", failures::overloaded(), "overloaded_error"),
         ("401", failures::unauthorized(), "account_auth_error"),
-        (
-            "quota",
-            failures::quota("five_hour", Duration::from_secs(3600)),
-            "rate_limit_error",
-        ),
+        ("quota", failures::quota("five_hour", Duration::from_secs(3600)), "rate_limit_error"),
         ("garbage", failures::edge_html(502), ""),
     ];
     for (name, answer, kind) in rows {
         let upstream = Upstream::start();
-        let home = Home::new()
-            .accounts(&["a"])
-            .set("queue.enabled", json!(false));
+        let home = Home::new().accounts(&["a"]).set("queue.enabled", json!(false));
         let (_home, proxy) = start(&upstream, home);
         upstream.next("key-a", answer.before(slow.clone()));
         let reply = proxy.post(&hello_stream());
-        assert_eq!(
-            (reply.status, reply.end),
-            (200, ReplyEnd::Complete),
-            "{name}"
-        );
+        assert_eq!((reply.status, reply.end), (200, ReplyEnd::Complete), "{name}");
         let events = reply.events();
         let errors: Vec<_> = events.iter().filter(|(name, _)| name == "error").collect();
         assert_eq!(errors.len(), 1, "{name}: {}", reply.text());
-        assert_eq!(
-            events.last().map(|(name, _)| name.as_str()),
-            Some("error"),
-            "{name}"
-        );
+        assert_eq!(events.last().map(|(name, _)| name.as_str()), Some("error"), "{name}");
         let error = &errors[0].1;
         assert_eq!(error["type"], "error", "{name}: {error}");
-        assert!(
-            kind.is_empty() || error["error"]["type"] == kind,
-            "{name}: {error}"
-        );
+        assert!(kind.is_empty() || error["error"]["type"] == kind, "{name}: {error}");
         assert!(error["error"]["message"].is_string(), "{name}: {error}");
         assert!(!reply.text().contains("HTTP/1.1"), "{name}");
     }
@@ -150,12 +117,7 @@ fn a_json_answer_to_a_stream_that_has_begun_is_framed_as_an_error() {
     upstream.next("key-a", answer);
     let reply = proxy.post(&hello_stream());
     let events = reply.events();
-    assert_eq!(
-        events.last().map(|(name, _)| name.as_str()),
-        Some("error"),
-        "{}",
-        reply.text()
-    );
+    assert_eq!(events.last().map(|(name, _)| name.as_str()), Some("error"), "{}", reply.text());
     assert_eq!(reply.end, ReplyEnd::Complete);
 }
 
@@ -163,62 +125,37 @@ fn a_json_answer_to_a_stream_that_has_begun_is_framed_as_an_error() {
 fn a_request_without_streaming_hears_nothing_before_its_answer() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream, Home::new().accounts(&["a"]));
-    upstream.next(
-        "key-a",
-        failures::quota("five_hour", Duration::from_secs(2)),
-    );
+    upstream.next("key-a", failures::quota("five_hour", Duration::from_secs(2)));
     let before = Instant::now();
     let reply = proxy.post(&hello());
     reply.assert_said("Hello from upstream.");
-    assert!(
-        reply.head_at - before > Duration::from_millis(900),
-        "no head before the answer"
-    );
-    upstream.next(
-        "key-a",
-        Answer::message("slow").before(Step::Pause(Duration::from_millis(600))),
-    );
+    assert!(reply.head_at - before > Duration::from_millis(900), "no head before the answer");
+    upstream.next("key-a", Answer::message("slow").before(Step::Pause(Duration::from_millis(600))));
     proxy.post(&hello()).assert_said("slow");
 }
 
 #[test]
 fn a_held_stream_ends_before_the_client_leaves_it() {
     let upstream = Upstream::start();
-    let home = Home::new()
-        .accounts(&["a"])
-        .set("queue.streamClientToleranceMs", json!(900));
+    let home = Home::new().accounts(&["a"]).set("queue.streamClientToleranceMs", json!(900));
     let (_home, proxy) = start(&upstream, home);
-    upstream.always(
-        "key-a",
-        failures::quota("five_hour", Duration::from_secs(120)),
-    );
+    upstream.always("key-a", failures::quota("five_hour", Duration::from_secs(120)));
     let before = Instant::now();
     let reply = proxy.post(&hello_stream());
     let waited = before.elapsed();
-    assert!(
-        (Duration::from_millis(800)..Duration::from_secs(6)).contains(&waited),
-        "{waited:?}"
-    );
+    assert!((Duration::from_millis(800)..Duration::from_secs(6)).contains(&waited), "{waited:?}");
     assert_eq!((reply.status, reply.end), (200, ReplyEnd::Complete));
     let (name, data) = reply.events().pop().expect("an event");
-    assert_eq!(
-        (name.as_str(), &data["error"]["type"]),
-        ("error", &json!("overloaded_error"))
-    );
+    assert_eq!((name.as_str(), &data["error"]["type"]), ("error", &json!("overloaded_error")));
     assert_eq!(proxy.account("a")["inFlight"], 0);
 }
 
 #[test]
 fn a_client_that_declares_more_patience_is_held_longer() {
     let upstream = Upstream::start();
-    let home = Home::new()
-        .accounts(&["a"])
-        .set("queue.streamClientToleranceMs", json!(300));
+    let home = Home::new().accounts(&["a"]).set("queue.streamClientToleranceMs", json!(300));
     let (_home, proxy) = start(&upstream, home);
-    upstream.next(
-        "key-a",
-        failures::quota("five_hour", Duration::from_secs(2)),
-    );
+    upstream.next("key-a", failures::quota("five_hour", Duration::from_secs(2)));
     let ask = Ask::messages(&hello_stream()).header("x-maxpool-client-stream-idle-ms", "20000");
     proxy.ask(&ask).assert_said("Hello from upstream.");
 }
@@ -226,15 +163,10 @@ fn a_client_that_declares_more_patience_is_held_longer() {
 #[test]
 fn a_client_whose_limits_env_has_raised_is_held_longer() {
     let upstream = Upstream::start();
-    let home = Home::new()
-        .accounts(&["a"])
-        .set("queue.streamClientToleranceMs", json!(300));
+    let home = Home::new().accounts(&["a"]).set("queue.streamClientToleranceMs", json!(300));
     let (_home, proxy) = start(&upstream, home);
     for (seconds, held) in [("600", false), ("86400", true)] {
-        upstream.next(
-            "key-a",
-            failures::quota("five_hour", Duration::from_secs(2)),
-        );
+        upstream.next("key-a", failures::quota("five_hour", Duration::from_secs(2)));
         let ask = Ask::messages(&hello_stream()).header("x-stainless-timeout", seconds);
         let reply = proxy.ask(&ask);
         let served = reply.event_names().last().map(String::as_str) == Some("message_stop");
@@ -254,10 +186,7 @@ fn a_held_request_without_streaming_ends_with_529_and_one_second() {
         .set("queue.nonStreamMaxWaitMs", json!(700));
     let (_home, proxy) = start(&upstream, home);
     let gate = upstream.gate();
-    upstream.next(
-        "key-a",
-        Answer::message("first").before(Step::Hold(gate.clone())),
-    );
+    upstream.next("key-a", Answer::message("first").before(Step::Hold(gate.clone())));
     let address = proxy.address();
     let first = std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello())));
     upstream.wait_requests(1);
@@ -292,10 +221,7 @@ fn order_with_a_return(change: fn(&mut Value)) -> Vec<String> {
         .set("queue.streamClientToleranceMs", json!(600));
     let (_home, proxy) = start(&upstream, home);
     let gate = upstream.gate();
-    upstream.next(
-        "key-a",
-        Answer::message("first").before(Step::Hold(gate.clone())),
-    );
+    upstream.next("key-a", Answer::message("first").before(Step::Hold(gate.clone())));
     let address = proxy.address();
     let send = move |name: &str, patient: bool, change: fn(&mut Value)| {
         let mut body = hello_stream();
@@ -310,24 +236,13 @@ fn order_with_a_return(change: fn(&mut Value)) -> Vec<String> {
     let first = send("first", true, |_| {});
     upstream.wait_requests(1);
     let early = send("early", false, |_| {});
-    proxy.wait_status("it waits", |status| {
-        status["upstreamThrottle"]["queued"] == 1
-    });
+    proxy.wait_status("it waits", |status| status["upstreamThrottle"]["queued"] == 1);
     let late = send("late", true, |_| {});
-    proxy.wait_status("both wait", |status| {
-        status["upstreamThrottle"]["queued"] == 2
-    });
+    proxy.wait_status("both wait", |status| status["upstreamThrottle"]["queued"] == 2);
     let told = early.join().expect("a client");
-    assert_eq!(
-        told.event_names().last().map(String::as_str),
-        Some("error"),
-        "{}",
-        told.text()
-    );
+    assert_eq!(told.event_names().last().map(String::as_str), Some("error"), "{}", told.text());
     let again = send("early", true, change);
-    proxy.wait_status("both wait again", |status| {
-        status["upstreamThrottle"]["queued"] == 2
-    });
+    proxy.wait_status("both wait again", |status| status["upstreamThrottle"]["queued"] == 2);
     gate.open();
     for client in [first, again, late] {
         assert_eq!(client.join().expect("a client").status, 200);
@@ -335,10 +250,6 @@ fn order_with_a_return(change: fn(&mut Value)) -> Vec<String> {
     upstream
         .requests()
         .iter()
-        .filter_map(|request| {
-            request.json()["messages"][0]["content"]
-                .as_str()
-                .map(str::to_owned)
-        })
+        .filter_map(|request| request.json()["messages"][0]["content"].as_str().map(str::to_owned))
         .collect()
 }

@@ -6,10 +6,8 @@ use crate::harness::{Ask, Client, Home, Piece, Proxy, ReplyEnd, hello, hello_str
 use crate::upstream::{Answer, Message, Step, Upstream, failures};
 
 fn start(upstream: &Upstream) -> (Home, Proxy) {
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(&["a"])
-        .set("queue.enabled", json!(false));
+    let home =
+        Home::new().upstream(&upstream.url()).accounts(&["a"]).set("queue.enabled", json!(false));
     let proxy = Proxy::start(&home);
     proxy.post(&hello()).assert_said("Hello from upstream.");
     (home, proxy)
@@ -40,9 +38,7 @@ fn a_thousand_idle_connections_cost_little_and_block_nobody() {
     assert!(grown < 64 * 1024, "{grown} KiB for a thousand connections");
     assert!(proxy.threads() < before.1 + 1100);
     drop(clients);
-    until("the threads end", || {
-        (proxy.threads() < before.1 + 32).then_some(())
-    });
+    until("the threads end", || (proxy.threads() < before.1 + 32).then_some(()));
     assert_serves(&proxy);
 }
 
@@ -63,20 +59,11 @@ fn five_hundred_half_sent_heads_are_cut_and_block_nobody() {
     assert_serves(&proxy);
     for client in &mut clients {
         let (bytes, end) = client.read_to_close();
-        assert_ne!(
-            end,
-            ReplyEnd::Silent,
-            "a head slower than 10 s is not waited for: {bytes:?}"
-        );
+        assert_ne!(end, ReplyEnd::Silent, "a head slower than 10 s is not waited for: {bytes:?}");
     }
     let took = since.elapsed();
-    assert!(
-        (Duration::from_secs(5)..Duration::from_secs(18)).contains(&took),
-        "{took:?}"
-    );
-    until("the threads end", || {
-        (proxy.threads() < before + 32).then_some(())
-    });
+    assert!((Duration::from_secs(5)..Duration::from_secs(18)).contains(&took), "{took:?}");
+    until("the threads end", || (proxy.threads() < before + 32).then_some(()));
     assert_serves(&proxy);
 }
 
@@ -97,11 +84,7 @@ fn a_head_that_trickles_is_cut_all_the_same() {
         }
         let _sent = client.try_send(b"x-a: b\r\n");
     };
-    assert_ne!(
-        end,
-        ReplyEnd::Silent,
-        "a byte now and then does not keep it open"
-    );
+    assert_ne!(end, ReplyEnd::Silent, "a byte now and then does not keep it open");
     assert!(since.elapsed() > Duration::from_secs(5));
     let text = String::from_utf8_lossy(&answer);
     assert!(text.starts_with("HTTP/1.1 400 "), "{text}");
@@ -152,10 +135,7 @@ fn an_endless_head_is_cut_without_being_kept() {
         }
         assert!(sent.is_err(), "64 MiB of head were taken");
         let took = since.elapsed();
-        assert!(
-            took < Duration::from_secs(8),
-            "cut by its time, not by its size: {took:?}"
-        );
+        assert!(took < Duration::from_secs(8), "cut by its time, not by its size: {took:?}");
     }
     assert_serves(&proxy);
     let grown = proxy.peak_kib().saturating_sub(before);
@@ -176,10 +156,7 @@ fn an_endless_head_behind_a_request_in_service_is_not_read() {
     let before = proxy.resident_kib();
     // What nobody reads fills the kernel's buffers, and then the client has to wait.
     let bound = Some(Duration::from_secs(2));
-    client
-        .socket()
-        .set_write_timeout(bound)
-        .expect("set a limit");
+    client.socket().set_write_timeout(bound).expect("set a limit");
     let lines = "x-a: b\r\n".repeat(8192);
     let mut sent = client.try_send(b"GET / HTTP/1.1\r\nHost: localhost\r\n");
     let mut count = 0;
@@ -241,14 +218,9 @@ fn a_later_head_has_as_little_time_as_the_first() {
         assert_ne!(end, ReplyEnd::Silent);
     }
     let took = since.elapsed();
-    assert!(
-        (Duration::from_secs(5)..Duration::from_secs(18)).contains(&took),
-        "{took:?}"
-    );
+    assert!((Duration::from_secs(5)..Duration::from_secs(18)).contains(&took), "{took:?}");
     // Also while the clients keep their ends.
-    until("the descriptors come back", || {
-        (proxy.descriptors() <= before + 8).then_some(())
-    });
+    until("the descriptors come back", || (proxy.descriptors() <= before + 8).then_some(()));
     drop(clients);
 }
 
@@ -315,10 +287,7 @@ fn when_descriptors_run_out_the_port_answers_again_as_soon_as_some_are_free() {
     let shell = format!("ulimit -n 64; exec '{}' server --plain", program.display());
     let mut command = home.command(&[]);
     let mut limited = std::process::Command::new("sh");
-    limited
-        .args(["-c", &shell])
-        .env_clear()
-        .current_dir(home.path());
+    limited.args(["-c", &shell]).env_clear().current_dir(home.path());
     for (name, value) in command.get_envs() {
         if let Some(value) = value {
             limited.env(name, value);
@@ -363,18 +332,14 @@ fn upstreams_that_never_stop_talking_are_bounded() {
     let before = proxy.resident_kib();
     upstream.next("key-a", failures::endless_head());
     assert!(proxy.post(&hello()).status >= 500);
-    let two_megabytes = format!(
-        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-a: {}\r\n\r\n{{}}",
-        "y".repeat(2 << 20)
-    );
+    let two_megabytes =
+        format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-a: {}\r\n\r\n{{}}", "y".repeat(2 << 20));
     upstream.next("key-a", Answer::raw_bytes(two_megabytes.as_bytes()));
     let reply = proxy.post(&hello());
     assert!(reply.status >= 500, "{}", reply.status);
     let grown = proxy.peak_kib().saturating_sub(before);
     assert!(grown < 32 * 1024, "{grown} KiB");
-    until("the account come back", || {
-        (proxy.post(&hello()).status == 200).then_some(())
-    });
+    until("the account come back", || (proxy.post(&hello()).status == 200).then_some(()));
 }
 
 #[test]
@@ -385,12 +350,8 @@ fn an_event_that_never_ends_is_passed_on_without_being_kept() {
     let answer = Answer::events([&b"data: "[..]]).at(
         1,
         Step::Repeat {
-            bytes: [
-                format!("{:x}\r\n", 65536).into_bytes(),
-                vec![b'x'; 65536],
-                b"\r\n".to_vec(),
-            ]
-            .concat(),
+            bytes: [format!("{:x}\r\n", 65536).into_bytes(), vec![b'x'; 65536], b"\r\n".to_vec()]
+                .concat(),
             times: 500,
         },
     );
@@ -418,21 +379,11 @@ fn an_error_body_that_never_ends_is_not_kept() {
     let (_home, proxy) = start(&upstream);
     let before = proxy.resident_kib();
     let head = "HTTP/1.1 500 Internal Server Error\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
-    let chunk = [
-        format!("{:x}\r\n", 65536).into_bytes(),
-        vec![b'x'; 65536],
-        b"\r\n".to_vec(),
-    ]
-    .concat();
+    let chunk =
+        [format!("{:x}\r\n", 65536).into_bytes(), vec![b'x'; 65536], b"\r\n".to_vec()].concat();
     upstream.next(
         "key-a",
-        Answer::raw([
-            Step::Send(head.into()),
-            Step::Repeat {
-                bytes: chunk,
-                times: 2000,
-            },
-        ]),
+        Answer::raw([Step::Send(head.into()), Step::Repeat { bytes: chunk, times: 2000 }]),
     );
     let reply = proxy.post(&hello());
     assert!(reply.status >= 500, "{}", reply.status);

@@ -33,9 +33,7 @@ fn a_new_worker_that_cannot_start_leaves_the_old_one_serving() {
     for _ in 0..3 {
         proxy.post(&hello()).assert_said("Hello from upstream.");
     }
-    until("the new one is gone", || {
-        workers(&proxy).is_empty().then_some(())
-    });
+    until("the new one is gone", || workers(&proxy).is_empty().then_some(()));
     home.write_text(&good);
     restart(&proxy);
     proxy.post(&hello()).assert_said("Hello from upstream.");
@@ -96,11 +94,7 @@ fn a_new_program_that_is_broken_leaves_the_old_one_serving() {
     let from = proxy.log().len();
     proxy.signal(Signal::USR2);
     proxy.wait_line_after(from, "why", |line| line.contains("restart failed"));
-    replace(
-        &copy,
-        &std::fs::read(program()).expect("the program"),
-        0o755,
-    );
+    replace(&copy, &std::fs::read(program()).expect("the program"), 0o755);
     restart(&proxy);
     let serving = workers(&proxy);
     assert_eq!(serving.len(), 1);
@@ -131,9 +125,7 @@ fn a_signal_to_the_whole_group_counts_once() {
     let from = proxy.log().len();
     let group = Pid::from_raw(i32::try_from(proxy.pid()).expect("a pid")).expect("a pid");
     rustix::process::kill_process_group(group, Signal::INT).expect("send a signal");
-    proxy.wait_line_after(from, "the stop", |line| {
-        line.contains("stopping: 2 requests left")
-    });
+    proxy.wait_line_after(from, "the stop", |line| line.contains("stopping: 2 requests left"));
     assert!(proxy.is_running());
     gate.open();
     for stream in streams {
@@ -176,9 +168,7 @@ fn an_old_worker_is_cut_at_the_limit_and_the_new_one_goes_on() {
     for stream in streams {
         assert_ne!(stream.join().expect("a client").end, ReplyEnd::Complete);
     }
-    proxy.wait_line("the cut", |line| {
-        line.contains("2 requests are cut: shutdown.drainTimeoutMs")
-    });
+    proxy.wait_line("the cut", |line| line.contains("2 requests are cut: shutdown.drainTimeoutMs"));
     proxy.post(&hello()).assert_said("Hello from upstream.");
     proxy.terminate();
     assert_eq!(proxy.wait_exit(), Some(0));
@@ -201,16 +191,9 @@ fn a_worker_that_is_killed_is_replaced() {
         });
         let from = proxy.log().len();
         kill(worker);
-        until("it is gone", || {
-            workers(&proxy)
-                .iter()
-                .all(|pid| *pid != worker)
-                .then_some(())
-        });
+        until("it is gone", || workers(&proxy).iter().all(|pid| *pid != worker).then_some(()));
         // Never refused: the socket outlives the worker.
-        until("it is served", || {
-            (proxy.post(&hello()).status == 200).then_some(())
-        });
+        until("it is served", || (proxy.post(&hello()).status == 200).then_some(()));
         proxy.wait_line_after(from, "why", |line| {
             line.contains("takes over") && line.contains("signal: 9")
         });
@@ -237,9 +220,7 @@ fn workers_do_not_outlive_their_leader() {
     proxy.signal(Signal::KILL);
     assert_eq!(proxy.wait_exit(), None);
     until("the port closes", || {
-        std::net::TcpStream::connect(proxy.address())
-            .is_err()
-            .then_some(())
+        std::net::TcpStream::connect(proxy.address()).is_err().then_some(())
     });
     gate.open();
     for stream in streams {
@@ -258,9 +239,7 @@ fn the_port_stays_taken_through_a_restart() {
     let home = two_accounts(&upstream);
     let proxy = Proxy::start(&home);
     restart(&proxy);
-    let second = Home::new()
-        .accounts(&["b"])
-        .set("proxy.port", json!(proxy.address().port()));
+    let second = Home::new().accounts(&["b"]).set("proxy.port", json!(proxy.address().port()));
     second.write();
     let ran = second.run(&["server", "--plain"]);
     assert_eq!(ran.status.code(), Some(1));
@@ -292,9 +271,7 @@ fn another_port_takes_effect_with_a_restart() {
     let reply = Client::connect(([127, 0, 0, 1], port).into()).ask(&Ask::messages(&hello()));
     reply.assert_said("Hello from upstream.");
     until("the old port closes", || {
-        std::net::TcpStream::connect(proxy.address())
-            .is_err()
-            .then_some(())
+        std::net::TcpStream::connect(proxy.address()).is_err().then_some(())
     });
     proxy.terminate();
     assert_eq!(proxy.wait_exit(), Some(0));

@@ -65,10 +65,7 @@ fn a_stream_in_the_middle_is_finished_and_then_it_exits_with_0() {
     gate.open();
     let (text, end) = rest(&mut client, first);
     assert!(matches!(end, Piece::End));
-    assert!(
-        text.trim_end().ends_with(r#"{"type":"message_stop"}"#),
-        "{text}"
-    );
+    assert!(text.trim_end().ends_with(r#"{"type":"message_stop"}"#), "{text}");
     assert_eq!(proxy.wait_exit(), Some(0));
 }
 
@@ -77,8 +74,7 @@ fn while_it_drains_nobody_new_is_served() {
     let upstream = Upstream::start();
     let (_home, mut proxy) = start(&upstream, 60_000);
     let mut kept = proxy.connect();
-    kept.ask(&Ask::messages(&hello()))
-        .assert_said("Hello from upstream.");
+    kept.ask(&Ask::messages(&hello())).assert_said("Hello from upstream.");
     let (mut client, _ask, gate, first) = streaming(&upstream, &proxy);
     let from = proxy.log().len();
     proxy.terminate();
@@ -130,11 +126,7 @@ fn a_port_in_use_is_said_plainly() {
     let ran = second.run(&["server", "--plain"]);
     assert_eq!(ran.status.code(), Some(1));
     assert!(ran.stderr.contains(&port.to_string()), "{}", ran.stderr);
-    assert!(
-        ran.stderr.to_lowercase().contains("in use"),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.to_lowercase().contains("in use"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
     proxy.post(&hello()).assert_said("Hello from upstream.");
 }
@@ -142,24 +134,15 @@ fn a_port_in_use_is_said_plainly() {
 #[test]
 fn a_broken_config_is_named_and_left_alone() {
     let rows = [
-        (
-            "{\n  \"proxy\": {\n    \"port\": 34x6\n  }\n}\n",
-            vec!["maxpool.json", "3"],
-        ),
+        ("{\n  \"proxy\": {\n    \"port\": 34x6\n  }\n}\n", vec!["maxpool.json", "3"]),
         ("", vec!["maxpool.json"]),
         ("[]", vec!["maxpool.json"]),
-        (
-            "{\"proxy\":{\"port\":\"3456\"}}",
-            vec!["maxpool.json", "proxy.port"],
-        ),
+        ("{\"proxy\":{\"port\":\"3456\"}}", vec!["maxpool.json", "proxy.port"]),
         ("{\"proxy\":{\"port\":70000}}", vec!["proxy.port", "65535"]),
         ("{\"switchThreshold\":1.5}", vec!["switchThreshold"]),
         ("{\"queue\":{\"maxWaitMs\":null}}", vec!["queue.maxWaitMs"]),
         ("{\"queue\":{\"maxWaitMs\":-1}}", vec!["queue.maxWaitMs"]),
-        (
-            "{\"scheduler\":{\"weeklySoftThreshold\":0.9}}",
-            vec!["weekly"],
-        ),
+        ("{\"scheduler\":{\"weeklySoftThreshold\":0.9}}", vec!["weekly"]),
         ("{\"routing\":{\"mode\":\"random\"}}", vec!["routing.mode"]),
         ("{\"accounts\":{}}", vec!["accounts"]),
         ("{\"upstream\":\"ftp://x\"}", vec!["upstream"]),
@@ -171,11 +154,7 @@ fn a_broken_config_is_named_and_left_alone() {
         let ran = home.run(&["server", "--plain"]);
         assert_eq!(ran.status.code(), Some(1), "{text}: {}", ran.stderr);
         for word in words {
-            assert!(
-                ran.stderr.contains(word),
-                "no {word} for {text}: {}",
-                ran.stderr
-            );
+            assert!(ran.stderr.contains(word), "no {word} for {text}: {}", ran.stderr);
         }
         assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
         let kept = std::fs::read_to_string(home.config_path()).expect("still there");
@@ -197,17 +176,11 @@ fn a_missing_config_is_made_for_the_owner_alone() {
     use std::os::unix::fs::PermissionsExt;
     let home = Home::new();
     home.make_default(home.command(&["server", "--plain"]), &home.config_path());
-    let mode = std::fs::metadata(home.config_path())
-        .expect("made")
-        .permissions()
-        .mode();
+    let mode = std::fs::metadata(home.config_path()).expect("made").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let config = home.read();
     let key = config["proxy"]["apiKey"].as_str().expect("a key");
-    assert!(
-        key.starts_with("mp-") && key.len() == 3 + 32,
-        "24 bytes in base64url: {key}"
-    );
+    assert!(key.starts_with("mp-") && key.len() == 3 + 32, "24 bytes in base64url: {key}");
     for key in [
         "proxy",
         "upstream",
@@ -231,9 +204,7 @@ fn a_missing_config_is_made_for_the_owner_alone() {
 fn without_an_account_it_starts_and_says_so_loudly() {
     let home = Home::new();
     let proxy = Proxy::start(&home);
-    proxy.wait_line("the way to add an account", |line| {
-        line.contains("maxpool login")
-    });
+    proxy.wait_line("the way to add an account", |line| line.contains("maxpool login"));
 }
 
 #[test]
@@ -245,11 +216,7 @@ fn an_open_port_without_a_key_is_refused() {
     home.write();
     let ran = home.run(&["server", "--plain"]);
     assert_eq!(ran.status.code(), Some(1));
-    assert!(
-        ran.stderr.contains("apiKey") || ran.stderr.contains("key"),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains("apiKey") || ran.stderr.contains("key"), "{}", ran.stderr);
 }
 
 #[test]
@@ -257,18 +224,13 @@ fn learned_quota_outlives_the_process() {
     use std::os::unix::fs::PermissionsExt;
     let upstream = Upstream::start();
     let (home, mut proxy) = start(&upstream, 1000);
-    upstream.next(
-        "key-a",
-        Answer::message("hi").limits(&crate::upstream::Limits::used(0.42, 0.33)),
-    );
+    upstream
+        .next("key-a", Answer::message("hi").limits(&crate::upstream::Limits::used(0.42, 0.33)));
     proxy.post(&hello()).assert_said("hi");
     proxy.terminate();
     assert_eq!(proxy.wait_exit(), Some(0));
     let state = home.path().join("maxpool.state.json");
-    let mode = std::fs::metadata(&state)
-        .expect("written at exit")
-        .permissions()
-        .mode();
+    let mode = std::fs::metadata(&state).expect("written at exit").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     let proxy = Proxy::start_as_is(&home);
     let account = proxy.account("a");
@@ -279,9 +241,7 @@ fn learned_quota_outlives_the_process() {
     drop(proxy);
     let proxy = Proxy::start_as_is(&home);
     assert!(proxy.account("a")["quota"]["unified5h"].is_null());
-    proxy.wait_line("a line about the state file", |line| {
-        line.contains("maxpool.state.json")
-    });
+    proxy.wait_line("a line about the state file", |line| line.contains("maxpool.state.json"));
 }
 
 #[test]
@@ -290,24 +250,16 @@ fn those_who_wait_are_answered_and_idle_connections_closed() {
     let (_home, mut proxy) = start(&upstream, 60_000);
     let mut idle = proxy.connect();
     assert_eq!(idle.ask(&Ask::get("/maxpool/health")).status, 200);
-    upstream.next(
-        "key-a",
-        crate::upstream::failures::quota("five_hour", Duration::from_secs(60)),
-    );
+    upstream.next("key-a", crate::upstream::failures::quota("five_hour", Duration::from_secs(60)));
     let ask = Ask::messages(&hello());
     let mut waiting = proxy.connect();
     waiting.send_ask(&ask);
-    proxy.wait_status("it waits", |status| {
-        status["upstreamThrottle"]["queued"] == 1
-    });
+    proxy.wait_status("it waits", |status| status["upstreamThrottle"]["queued"] == 1);
     proxy.terminate();
     let reply = waiting.read_reply(&ask);
     reply.assert_error(503, "restart_in_progress");
     assert_eq!(reply.header("retry-after"), Some("1"));
-    assert_eq!(
-        idle.read_to_close(),
-        (Vec::new(), crate::harness::ReplyEnd::Closed)
-    );
+    assert_eq!(idle.read_to_close(), (Vec::new(), crate::harness::ReplyEnd::Closed));
     assert_eq!(proxy.wait_exit(), Some(0));
 }
 
@@ -319,17 +271,13 @@ fn what_is_left_is_told_every_five_seconds() {
     let told = |proxy: &Proxy| {
         let log = proxy.log();
         let told = log.iter();
-        told.filter(|line| line.ends_with("stopping: 1 request left"))
-            .count()
+        told.filter(|line| line.ends_with("stopping: 1 request left")).count()
     };
     let since = std::time::Instant::now();
     proxy.terminate();
     crate::harness::until("a second line", || (told(&proxy) == 2).then_some(()));
     let took = since.elapsed();
-    assert!(
-        (Duration::from_millis(4_900)..Duration::from_secs(9)).contains(&took),
-        "{took:?}"
-    );
+    assert!((Duration::from_millis(4_900)..Duration::from_secs(9)).contains(&took), "{took:?}");
     gate.open();
     assert!(matches!(rest(&mut client, first).1, Piece::End));
     assert_eq!(proxy.wait_exit(), Some(0));

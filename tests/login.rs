@@ -35,12 +35,7 @@ impl Login {
                 let _gone = told.send(line);
             }
         });
-        let mut login = Login {
-            child,
-            stderr,
-            said: Vec::new(),
-            url: String::new(),
-        };
+        let mut login = Login { child, stderr, said: Vec::new(), url: String::new() };
         login.url = login.hear("/oauth/authorize?").trim().to_owned();
         login
     }
@@ -74,11 +69,9 @@ impl Login {
 
     fn port(&self) -> u16 {
         let uri = self.query("redirect_uri");
-        let port = uri
-            .strip_prefix("http://localhost:")
-            .and_then(|rest| rest.strip_suffix("/callback"));
-        port.and_then(|port| port.parse().ok())
-            .unwrap_or_else(|| panic!("redirect_uri is {uri}"))
+        let port =
+            uri.strip_prefix("http://localhost:").and_then(|rest| rest.strip_suffix("/callback"));
+        port.and_then(|port| port.parse().ok()).unwrap_or_else(|| panic!("redirect_uri is {uri}"))
     }
 
     /// Comes back from the authorize page with this query; the page that the person sees.
@@ -90,29 +83,19 @@ impl Login {
     fn end(mut self) -> Ran {
         let status = until("the login end", || self.child.try_wait().expect("wait"));
         let mut stdout = String::new();
-        self.child
-            .stdout
-            .take()
-            .expect("its stdout")
-            .read_to_string(&mut stdout)
-            .expect("read");
+        self.child.stdout.take().expect("its stdout").read_to_string(&mut stdout).expect("read");
         self.said.extend(self.stderr.iter());
-        Ran {
-            status,
-            stdout,
-            stderr: self.said.join("\n"),
-        }
+        Ran { status, stdout, stderr: self.said.join("\n") }
     }
 }
 
 fn home_of(upstream: &Upstream) -> Home {
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .logins(&upstream.url());
-    upstream.state().oauth.profiles.insert(
-        "access-1".to_owned(),
-        profile("uuid-1", "me@example.org", "org-1"),
-    );
+    let home = Home::new().upstream(&upstream.url()).logins(&upstream.url());
+    upstream
+        .state()
+        .oauth
+        .profiles
+        .insert("access-1".to_owned(), profile("uuid-1", "me@example.org", "org-1"));
     home
 }
 
@@ -183,43 +166,25 @@ fn a_login_ends_with_a_page_an_account_and_a_line() {
     assert_eq!(page.header("cache-control"), Some("no-store"));
     let ran = login.end();
     assert_eq!(ran.status.code(), Some(0), "{ran:?}");
-    assert!(
-        ran.stdout.contains("me@example.org") && ran.stdout.lines().count() == 1,
-        "{ran:?}"
-    );
+    assert!(ran.stdout.contains("me@example.org") && ran.stdout.lines().count() == 1, "{ran:?}");
     assert!(ran.stderr.contains("no account picker"), "{ran:?}");
     let exchange = upstream.state().oauth.exchanges[0].clone();
-    assert_eq!(
-        upstream.state().oauth.exchanges.len(),
-        1,
-        "the stolen code was never sent"
-    );
+    assert_eq!(upstream.state().oauth.exchanges.len(), 1, "the stolen code was never sent");
     assert_eq!(
         (&exchange["grant_type"], &exchange["code"]),
         (&json!("authorization_code"), &json!("good-code-0123456789"))
     );
     assert_eq!(
         (&exchange["state"], &exchange["redirect_uri"]),
-        (
-            &json!(state),
-            &json!(format!("http://localhost:{port}/callback"))
-        )
+        (&json!(state), &json!(format!("http://localhost:{port}/callback")))
     );
-    assert!(
-        exchange["code_verifier"]
-            .as_str()
-            .is_some_and(|verifier| verifier.len() == 43)
-    );
+    assert!(exchange["code_verifier"].as_str().is_some_and(|verifier| verifier.len() == 43));
     let token_call = upstream
         .requests()
         .into_iter()
         .find(|request| request.path() == "/v1/oauth/token")
         .expect("an exchange");
-    assert!(
-        token_call
-            .header("user-agent")
-            .is_some_and(|agent| agent.starts_with("maxpool/"))
-    );
+    assert!(token_call.header("user-agent").is_some_and(|agent| agent.starts_with("maxpool/")));
     let account = home.read()["accounts"][0].clone();
     for (key, value) in [
         ("name", "me@example.org"),
@@ -231,48 +196,31 @@ fn a_login_ends_with_a_page_an_account_and_a_line() {
     ] {
         assert_eq!(account[key], value, "{account:#}");
     }
-    assert!(
-        account["expiresAt"]
-            .as_u64()
-            .is_some_and(|at| at > epoch_ms() + 7 * 3_600_000)
-    );
-    assert!(
-        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(),
-        "the port is closed"
-    );
+    assert!(account["expiresAt"].as_u64().is_some_and(|at| at > epoch_ms() + 7 * 3_600_000));
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "the port is closed");
     // The same identity again is the same account.
-    upstream.state().oauth.profiles.insert(
-        "access-2".to_owned(),
-        profile("uuid-1", "me@example.org", "org-1"),
-    );
+    upstream
+        .state()
+        .oauth
+        .profiles
+        .insert("access-2".to_owned(), profile("uuid-1", "me@example.org", "org-1"));
     let again = Login::start(&home, &["login"]);
-    again.come_back(&format!(
-        "code=good-code-0123456789&state={}",
-        again.query("state")
-    ));
+    again.come_back(&format!("code=good-code-0123456789&state={}", again.query("state")));
     let ran = again.end();
-    assert!(
-        ran.stdout.contains("updated") && ran.status.code() == Some(0),
-        "{ran:?}"
-    );
+    assert!(ran.stdout.contains("updated") && ran.status.code() == Some(0), "{ran:?}");
     let accounts = home.read()["accounts"].clone();
     assert_eq!(
-        (
-            accounts.as_array().map(Vec::len),
-            &accounts[0]["accessToken"]
-        ),
+        (accounts.as_array().map(Vec::len), &accounts[0]["accessToken"]),
         (Some(1), &json!("access-2"))
     );
     // The same e-mail in another organisation is another one.
-    upstream.state().oauth.profiles.insert(
-        "access-3".to_owned(),
-        profile("uuid-1", "me@example.org", "org-2"),
-    );
+    upstream
+        .state()
+        .oauth
+        .profiles
+        .insert("access-3".to_owned(), profile("uuid-1", "me@example.org", "org-2"));
     let other = Login::start(&home, &["login"]);
-    other.come_back(&format!(
-        "code=good-code-0123456789&state={}",
-        other.query("state")
-    ));
+    other.come_back(&format!("code=good-code-0123456789&state={}", other.query("state")));
     assert_eq!(other.end().status.code(), Some(0));
     let accounts = home.read()["accounts"].clone();
     assert_eq!(accounts.as_array().map(Vec::len), Some(2), "{accounts:#}");
@@ -318,22 +266,10 @@ fn odd_clients_of_a_login_get_400_and_do_not_hold_it_up() {
     }
     let rows = [
         ("no path", "GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned()),
-        (
-            "no query",
-            "GET /callback HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
-        ),
-        (
-            "a path below",
-            format!(
-                "GET {} HTTP/1.1\r\nHost: x\r\n\r\n",
-                good.replace('?', "/?")
-            ),
-        ),
+        ("no query", "GET /callback HTTP/1.1\r\nHost: x\r\n\r\n".to_owned()),
+        ("a path below", format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", good.replace('?', "/?"))),
         ("no GET", format!("HEAD {good} HTTP/1.1\r\nHost: x\r\n\r\n")),
-        (
-            "no GET",
-            format!("POST {good} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}"),
-        ),
+        ("no GET", format!("POST {good} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}")),
         (
             "a body that does not come",
             format!("GET {good} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n"),
@@ -350,19 +286,13 @@ fn odd_clients_of_a_login_get_400_and_do_not_hold_it_up() {
                 "POST {good} HTTP/1.1\r\nHost: x\r\nContent-Length: 9223372036854775807\r\n\r\n"
             ),
         ),
-        (
-            "chunks",
-            format!("GET {good} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"),
-        ),
+        ("chunks", format!("GET {good} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")),
         ("no request", "hello\r\n\r\n".to_owned()),
         (
             "no state",
             "GET /callback?code=good-code-0123456789 HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
         ),
-        (
-            "no code",
-            format!("GET /callback?state={state} HTTP/1.1\r\nHost: x\r\n\r\n"),
-        ),
+        ("no code", format!("GET /callback?state={state} HTTP/1.1\r\nHost: x\r\n\r\n")),
     ];
     for (what, request) in rows {
         let is_head = |answer: &str| answer.contains("\r\n\r\n");
@@ -386,11 +316,7 @@ fn a_login_that_is_denied_or_cannot_be_finished_changes_nothing() {
     home.write();
     let before = std::fs::read(home.config_path()).expect("read");
     let rows = [
-        (
-            "denied",
-            "error=access_denied&error_description=The+user+said+%3Cb%3Eno%3C%2Fb%3E",
-            None,
-        ),
+        ("denied", "error=access_denied&error_description=The+user+said+%3Cb%3Eno%3C%2Fb%3E", None),
         (
             "a used code",
             "code=good-code-0123456789",
@@ -399,21 +325,9 @@ fn a_login_that_is_denied_or_cannot_be_finished_changes_nothing() {
                 r#"{"error":"invalid_grant","error_description":"code good-code-0123456789 was used"}"#,
             )),
         ),
-        (
-            "the endpoint fails",
-            "code=good-code-0123456789",
-            Some(failures::server_error(500)),
-        ),
-        (
-            "HTML",
-            "code=good-code-0123456789",
-            Some(Answer::bytes(200, b"<html>")),
-        ),
-        (
-            "a reset",
-            "code=good-code-0123456789",
-            Some(Answer::raw([Step::Reset])),
-        ),
+        ("the endpoint fails", "code=good-code-0123456789", Some(failures::server_error(500))),
+        ("HTML", "code=good-code-0123456789", Some(Answer::bytes(200, b"<html>"))),
+        ("a reset", "code=good-code-0123456789", Some(Answer::raw([Step::Reset]))),
     ];
     for (what, query, answer) in rows {
         if let Some(answer) = answer {
@@ -422,53 +336,31 @@ fn a_login_that_is_denied_or_cannot_be_finished_changes_nothing() {
         let login = Login::start(&home, &["login", "--name", "mine"]);
         let page = login.come_back(&format!("{query}&state={}", login.query("state")));
         assert_eq!(page.status, 400, "{what}: {}", page.text());
-        assert!(
-            page.text().contains("Not logged in"),
-            "{what}: {}",
-            page.text()
-        );
+        assert!(page.text().contains("Not logged in"), "{what}: {}", page.text());
         assert!(
             !page.text().contains("<b>no") && !page.text().contains("good-code"),
             "{what}: {}",
             page.text()
         );
         let ran = login.end();
-        assert_eq!(
-            (ran.status.code(), ran.stdout.as_str()),
-            (Some(1), ""),
-            "{what}: {ran:?}"
-        );
+        assert_eq!((ran.status.code(), ran.stdout.as_str()), (Some(1), ""), "{what}: {ran:?}");
         assert!(!ran.stderr.contains("good-code"), "{what}: {ran:?}");
-        assert_eq!(
-            std::fs::read(home.config_path()).expect("read"),
-            before,
-            "{what}"
-        );
+        assert_eq!(std::fs::read(home.config_path()).expect("read"), before, "{what}");
     }
 }
 
 #[test]
 fn a_login_without_a_readable_profile_has_a_name_of_its_own() {
     let upstream = Upstream::start();
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .logins(&upstream.url());
+    let home = Home::new().upstream(&upstream.url()).logins(&upstream.url());
     home.write();
-    for (arguments, name) in [
-        (&["login"][..], "account-1"),
-        (&["login", "--name", "mine"], "mine"),
-    ] {
+    for (arguments, name) in [(&["login"][..], "account-1"), (&["login", "--name", "mine"], "mine")]
+    {
         let login = Login::start(&home, arguments);
-        login.come_back(&format!(
-            "code=good-code-0123456789&state={}",
-            login.query("state")
-        ));
+        login.come_back(&format!("code=good-code-0123456789&state={}", login.query("state")));
         let ran = login.end();
         assert_eq!(ran.status.code(), Some(0), "{ran:?}");
-        assert!(
-            ran.stdout.contains(name) && ran.stderr.contains("profile"),
-            "{ran:?}"
-        );
+        assert!(ran.stdout.contains(name) && ran.stderr.contains("profile"), "{ran:?}");
     }
 }
 
@@ -496,10 +388,7 @@ fn ctrl_c_leaves_nothing_behind() {
     .expect("signal");
     let status = until("its end", || login.child.try_wait().expect("wait"));
     assert_ne!(status.code(), Some(0));
-    assert_eq!(
-        (names(), std::fs::read(home.config_path()).expect("read")),
-        before
-    );
+    assert_eq!((names(), std::fs::read(home.config_path()).expect("read")), before);
     assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err());
 }
 
@@ -523,11 +412,7 @@ fn a_browser_is_opened_and_a_code_can_be_pasted_on_a_terminal() {
             script.env(name, value);
         }
     }
-    let path = format!(
-        "{}:{}",
-        tools.display(),
-        std::env::var("PATH").unwrap_or_default()
-    );
+    let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default());
     let spawned = script
         .env("PATH", path)
         .stdin(Stdio::piped())
@@ -538,9 +423,7 @@ fn a_browser_is_opened_and_a_code_can_be_pasted_on_a_terminal() {
         eprintln!("skipped: there is no script(1) to lend a terminal");
         return;
     };
-    let opened = until("the browser", || {
-        std::fs::read_to_string(home.path().join("opened")).ok()
-    });
+    let opened = until("the browser", || std::fs::read_to_string(home.path().join("opened")).ok());
     let state = opened.split("state=").nth(1).expect("a state").to_owned();
     let mut terminal = child.stdin.take().expect("its terminal");
     // Somebody else's address, a stray word, then the code as the provider's own page shows it.
@@ -554,19 +437,9 @@ fn a_browser_is_opened_and_a_code_can_be_pasted_on_a_terminal() {
     }
     let status = until("the login end", || child.try_wait().expect("wait"));
     let mut said = String::new();
-    child
-        .stdout
-        .take()
-        .expect("its screen")
-        .read_to_string(&mut said)
-        .expect("read");
+    child.stdout.take().expect("its screen").read_to_string(&mut said).expect("read");
     assert_eq!(status.code(), Some(0), "{said}");
-    for part in [
-        "paste",
-        "another login attempt",
-        "neither",
-        "added the account me@example.org",
-    ] {
+    for part in ["paste", "another login attempt", "neither", "added the account me@example.org"] {
         assert!(said.contains(part), "no {part}: {said}");
     }
     assert_eq!(upstream.state().oauth.exchanges.len(), 1);
@@ -600,10 +473,7 @@ fn a_running_server_takes_a_new_login_up_at_once() {
     proxy.post(&hello()).assert_error(502, "account_auth_error");
     assert_eq!(proxy.account("dead")["status"], "error");
     let login = Login::start(&home, &["login"]);
-    login.come_back(&format!(
-        "code=good-code-0123456789&state={}",
-        login.query("state")
-    ));
+    login.come_back(&format!("code=good-code-0123456789&state={}", login.query("state")));
     let ran = login.end();
     assert!(ran.stdout.contains("updated the account dead"), "{ran:?}");
     proxy.post(&hello()).assert_said("Hello from upstream.");
@@ -614,13 +484,12 @@ fn a_running_server_takes_a_new_login_up_at_once() {
 #[test]
 fn import_copies_what_claude_code_has_and_warns_once() {
     let upstream = Upstream::start();
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .logins(&upstream.url());
-    upstream.state().oauth.profiles.insert(
-        "cli-access".to_owned(),
-        profile("uuid-9", "cli@example.org", "org-9"),
-    );
+    let home = Home::new().upstream(&upstream.url()).logins(&upstream.url());
+    upstream
+        .state()
+        .oauth
+        .profiles
+        .insert("cli-access".to_owned(), profile("uuid-9", "cli@example.org", "org-9"));
     home.write();
     let ran = home.run(&["import"]);
     assert_eq!(
@@ -634,23 +503,14 @@ fn import_copies_what_claude_code_has_and_warns_once() {
         "scopes": ["user:inference", "user:profile"], "subscriptionType": "max", "rateLimitTier": "default_claude_max_20x",
     }});
     std::fs::create_dir(home.path().join(".claude")).expect("make a directory");
-    std::fs::write(
-        home.path().join(".claude/.credentials.json"),
-        credentials.to_string(),
-    )
-    .expect("write");
+    std::fs::write(home.path().join(".claude/.credentials.json"), credentials.to_string())
+        .expect("write");
     for (arguments, word) in [(&["import"][..], "added"), (&["import"], "updated")] {
         let ran = home.run(arguments);
         assert_eq!(ran.status.code(), Some(0), "{ran:?}");
-        assert!(
-            ran.stdout.contains(word) && ran.stdout.contains("cli@example.org"),
-            "{ran:?}"
-        );
+        assert!(ran.stdout.contains(word) && ran.stdout.contains("cli@example.org"), "{ran:?}");
         assert_eq!(
-            ran.stderr
-                .lines()
-                .filter(|line| line.contains("maxpool login"))
-                .count(),
+            ran.stderr.lines().filter(|line| line.contains("maxpool login")).count(),
             1,
             "{ran:?}"
         );
@@ -716,11 +576,7 @@ fn commands_give_the_same_file_with_a_server_and_without() {
     }
     for command in wrong {
         let ran = alone.run(command);
-        assert_eq!(
-            (ran.status.code(), ran.stdout.as_str()),
-            (Some(1), ""),
-            "{command:?}: {ran:?}"
-        );
+        assert_eq!((ran.status.code(), ran.stdout.as_str()), (Some(1), ""), "{command:?}: {ran:?}");
     }
     let proxy = Proxy::start_as_is(&served);
     for command in commands {
@@ -730,11 +586,7 @@ fn commands_give_the_same_file_with_a_server_and_without() {
     }
     for command in wrong {
         let ran = served.run(command);
-        assert_eq!(
-            (ran.status.code(), ran.stdout.as_str()),
-            (Some(1), ""),
-            "{command:?}: {ran:?}"
-        );
+        assert_eq!((ran.status.code(), ran.stdout.as_str()), (Some(1), ""), "{command:?}: {ran:?}");
     }
     let text = |home: &Home| std::fs::read_to_string(home.config_path()).expect("read");
     assert_eq!(text(&served), text(&alone));
@@ -745,11 +597,7 @@ fn commands_give_the_same_file_with_a_server_and_without() {
         .into_iter()
         .flatten()
         .map(|account| {
-            (
-                account["name"].clone(),
-                account["enabled"].clone(),
-                account["priority"].clone(),
-            )
+            (account["name"].clone(), account["enabled"].clone(), account["priority"].clone())
         })
         .collect();
     // Without a uuid a new name is a new identity (A4), which comes last.
@@ -767,15 +615,10 @@ fn commands_give_the_same_file_with_a_server_and_without() {
 #[test]
 fn remove_lets_a_running_account_finish() {
     let upstream = Upstream::start();
-    let home = home_of(&upstream)
-        .accounts(&["a", "b"])
-        .set("proxy.port", json!(free_port()));
+    let home = home_of(&upstream).accounts(&["a", "b"]).set("proxy.port", json!(free_port()));
     let proxy = Proxy::start(&home);
     let gate = upstream.gate();
-    upstream.next(
-        "key-a",
-        Answer::message("to the end").at(2, Step::Hold(gate.clone())),
-    );
+    upstream.next("key-a", Answer::message("to the end").at(2, Step::Hold(gate.clone())));
     let mut client = proxy.connect();
     let ask = Ask::messages(&hello_stream());
     client.send_ask(&ask);
@@ -789,9 +632,7 @@ fn remove_lets_a_running_account_finish() {
     client.read_reply(&ask).assert_said("to the end");
     assert_eq!(upstream.order(), ["key-a", "key-b", "key-b", "key-b"]);
     proxy.wait_status("it be gone", |status| {
-        status["accounts"]
-            .as_array()
-            .is_some_and(|list| list.len() == 1)
+        status["accounts"].as_array().is_some_and(|list| list.len() == 1)
     });
 }
 
@@ -803,21 +644,15 @@ fn api_calls_with_an_accounts_credential_its_own_upstream_only() {
     let mut expired = oauth("login");
     expired["expiresAt"] = json!(epoch_ms() - 1000);
     claude.state().oauth.grant("refresh-login");
-    let home = home_of(&claude)
-        .account(expired)
-        .accounts(&["k"])
-        .account(provider(
-            "p",
-            "deepseek",
-            &format!("{}/anthropic", own.url()),
-        ));
+    let home = home_of(&claude).account(expired).accounts(&["k"]).account(provider(
+        "p",
+        "deepseek",
+        &format!("{}/anthropic", own.url()),
+    ));
     home.write();
     let ran = home.run(&["api", "/v1/models"]);
     assert_eq!(ran.status.code(), Some(0), "{ran:?}");
-    assert!(
-        serde_json::from_str::<Value>(&ran.stdout).is_ok(),
-        "{ran:?}"
-    );
+    assert!(serde_json::from_str::<Value>(&ran.stdout).is_ok(), "{ran:?}");
     let request = claude.requests().pop().expect("a request");
     assert_eq!(
         (request.credential(), request.header("anthropic-beta")),
@@ -836,19 +671,12 @@ fn api_calls_with_an_accounts_credential_its_own_upstream_only() {
     );
     let request = own.only_request();
     assert_eq!(
-        (
-            request.method.as_str(),
-            request.credential(),
-            request.body.as_slice()
-        ),
+        (request.method.as_str(), request.credential(), request.body.as_slice()),
         ("POST", "provider-p", &b"{\"a\":1}"[..])
     );
     let ran = home.run(&["api", "/v1/nothing", "--account", "k"]);
     assert_eq!(ran.status.code(), Some(1), "{ran:?}");
-    assert!(
-        ran.stdout.contains("not_found_error") && ran.stderr.contains("404"),
-        "{ran:?}"
-    );
+    assert!(ran.stdout.contains("not_found_error") && ran.stderr.contains("404"), "{ran:?}");
     for arguments in [
         &["api", "http://127.0.0.1:9/v1/models"][..],
         &["api", "//127.0.0.1:9/x"],
@@ -858,22 +686,16 @@ fn api_calls_with_an_accounts_credential_its_own_upstream_only() {
     ] {
         let count = claude.requests().len();
         let ran = home.run(arguments);
-        let strayed = claude.requests()[count..]
-            .iter()
-            .any(|request| !request.path().starts_with('/'));
-        assert!(
-            ran.status.code() != Some(0) && !strayed,
-            "{arguments:?}: {ran:?}"
-        );
+        let strayed =
+            claude.requests()[count..].iter().any(|request| !request.path().starts_with('/'));
+        assert!(ran.status.code() != Some(0) && !strayed, "{arguments:?}: {ran:?}");
     }
 }
 
 #[test]
 fn run_becomes_the_client_and_keeps_its_exit_status() {
     let upstream = Upstream::start();
-    let home = home_of(&upstream)
-        .accounts(&["a"])
-        .set("proxy.port", json!(free_port()));
+    let home = home_of(&upstream).accounts(&["a"]).set("proxy.port", json!(free_port()));
     let tools = tool(
         &home,
         "claude",
@@ -881,11 +703,7 @@ fn run_becomes_the_client_and_keeps_its_exit_status() {
     );
     let run = |arguments: &[&str], variables: &[(&str, &str)]| {
         let mut command = home.command(arguments);
-        let path = format!(
-            "{}:{}",
-            tools.display(),
-            std::env::var("PATH").unwrap_or_default()
-        );
+        let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap_or_default());
         command.env("PATH", path).envs(variables.iter().copied());
         crate::harness::home::finish(command, "")
     };
@@ -903,10 +721,7 @@ fn run_becomes_the_client_and_keeps_its_exit_status() {
     assert_eq!(ran.stdout.trim(), expected);
     let ran = run(
         &["run", "--version"],
-        &[
-            ("API_TIMEOUT_MS", "5000"),
-            ("ANTHROPIC_CUSTOM_HEADERS", "x-a: b"),
-        ],
+        &[("API_TIMEOUT_MS", "5000"), ("ANTHROPIC_CUSTOM_HEADERS", "x-a: b")],
     );
     let expected = format!(
         "http://{}|5000|x-a: b\nx-maxpool-client-stream-idle-ms: 5000||--version",

@@ -57,23 +57,13 @@ fn a_request_is_one_line_with_what_happened() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
     let from = proxy.log().len();
-    upstream.next(
-        "key-a",
-        Answer::of(Message::text("hi").tokens(1234, 567, 0, 0)),
-    );
-    proxy
-        .ask(&Ask::post("/v1/messages?beta=true", &hello_stream()))
-        .assert_said("hi");
+    upstream.next("key-a", Answer::of(Message::text("hi").tokens(1234, 567, 0, 0)));
+    proxy.ask(&Ask::post("/v1/messages?beta=true", &hello_stream())).assert_said("hi");
     let line = proxy.wait_line_after(from, "the request", |line| line.contains("/v1/messages"));
     for word in ["POST", "/v1/messages", "a", "200", "ms", "1234", "567"] {
         assert!(line.contains(word), "no {word} in: {line}");
     }
-    let lines = proxy
-        .log()
-        .iter()
-        .skip(from)
-        .filter(|line| line.contains("POST"))
-        .count();
+    let lines = proxy.log().iter().skip(from).filter(|line| line.contains("POST")).count();
     assert_eq!(lines, 1);
 }
 
@@ -82,10 +72,7 @@ fn a_failover_and_a_failure_say_why() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
     let from = proxy.log().len();
-    upstream.next(
-        "key-a",
-        failures::quota("five_hour", Duration::from_secs(3600)),
-    );
+    upstream.next("key-a", failures::quota("five_hour", Duration::from_secs(3600)));
     proxy.post(&hello()).assert_said("Hello from upstream.");
     proxy.wait_line_after(from, "the event of the 429", |line| {
         line.contains("429") && line.contains('a')
@@ -101,17 +88,8 @@ fn a_failover_and_a_failure_say_why() {
     );
     let from = proxy.log().len();
     upstream.next("key-b", Answer::of(Message::long(9, 9)).at(4, Step::Reset));
-    assert_eq!(
-        proxy
-            .post(&hello_stream())
-            .event_names()
-            .last()
-            .map(String::as_str),
-        Some("error")
-    );
-    proxy.wait_line_after(from, "the broken stream", |line| {
-        line.contains("/v1/messages")
-    });
+    assert_eq!(proxy.post(&hello_stream()).event_names().last().map(String::as_str), Some("error"));
+    proxy.wait_line_after(from, "the broken stream", |line| line.contains("/v1/messages"));
 }
 
 #[test]
@@ -120,11 +98,7 @@ fn every_line_is_whole_dated_and_plain() {
     let (_home, mut proxy) = start(&upstream);
     upstream.next(
         "key-a",
-        Answer::error(
-            400,
-            "invalid_request_error",
-            "two\nlines\r\nand \u{1b}[31mred",
-        ),
+        Answer::error(400, "invalid_request_error", "two\nlines\r\nand \u{1b}[31mred"),
     );
     assert_eq!(proxy.post(&hello()).status, 400);
     proxy.post(&hello()).assert_said("Hello from upstream.");
@@ -136,10 +110,7 @@ fn every_line_is_whole_dated_and_plain() {
     assert!(log.len() > 5, "{log:#?}");
     for line in &log {
         assert!(has_time(line), "no time: {line}");
-        assert!(
-            !line.contains(|letter: char| letter.is_control()),
-            "{line:?}"
-        );
+        assert!(!line.contains(|letter: char| letter.is_control()), "{line:?}");
     }
 }
 
@@ -168,12 +139,7 @@ fn no_credential_is_in_anything_that_is_written() {
     ];
     let client_key = "sk-ant-api03-the-clients-very-own-key";
     for answer in fallible {
-        for key in [
-            "key-secret-one",
-            "key-secret-two",
-            "token-secret-three",
-            "provider-glm",
-        ] {
+        for key in ["key-secret-one", "key-secret-two", "token-secret-three", "provider-glm"] {
             upstream.next(key, answer.clone());
         }
         let reply = proxy.ask(
@@ -204,14 +170,9 @@ fn no_credential_is_in_anything_that_is_written() {
     assert_eq!(proxy.wait_exit(), Some(0));
     seen.push_str(&proxy.log().join("\n"));
     seen.push_str(&proxy.printed().join("\n"));
-    for entry in std::fs::read_dir(home.path())
-        .expect("list the home")
-        .flatten()
-    {
+    for entry in std::fs::read_dir(home.path()).expect("list the home").flatten() {
         if entry.path() != home.config_path() && entry.path().is_file() {
-            seen.push_str(&String::from_utf8_lossy(
-                &std::fs::read(entry.path()).expect("read"),
-            ));
+            seen.push_str(&String::from_utf8_lossy(&std::fs::read(entry.path()).expect("read")));
         }
     }
     for secret in [
@@ -227,10 +188,6 @@ fn no_credential_is_in_anything_that_is_written() {
     ] {
         let at = seen.find(secret);
         let around = at.map(|at| &seen[at.saturating_sub(200)..(at + 60).min(seen.len())]);
-        assert!(
-            at.is_none(),
-            "{secret} was written: …{}…",
-            around.unwrap_or("")
-        );
+        assert!(at.is_none(), "{secret} was written: …{}…", around.unwrap_or(""));
     }
 }

@@ -27,11 +27,7 @@ fn start(upstream: &Upstream) -> (Home, Proxy) {
 /// Milliseconds from now until an ISO time of the status document; `None` for null.
 fn ms_until(time: &Value) -> Option<i64> {
     let text = time.as_str()?;
-    assert_eq!(
-        (text.len(), text.ends_with('Z')),
-        (24, true),
-        "YYYY-MM-DDTHH:MM:SS.mmmZ: {text}"
-    );
+    assert_eq!((text.len(), text.ends_with('Z')), (24, true), "YYYY-MM-DDTHH:MM:SS.mmmZ: {text}");
     let number = |from: usize, to: usize| text[from..to].parse::<i64>().expect("a number");
     let (year, month, day) = (number(0, 4), number(5, 7), number(8, 10));
     // Days of a date, counted from March (Howard Hinnant's `days_from_civil`).
@@ -60,13 +56,7 @@ struct Row {
 }
 
 fn rows() -> Vec<Row> {
-    let row = |name, answer, status, block, failures| Row {
-        name,
-        answer,
-        status,
-        block,
-        failures,
-    };
+    let row = |name, answer, status, block, failures| Row { name, answer, status, block, failures };
     let limited = |from, to| Block::Limited { from, to };
     let cooling = |from, to| Block::Cooling { from, to };
     vec![
@@ -112,13 +102,7 @@ fn rows() -> Vec<Row> {
             limited(7190, 7201),
             1,
         ),
-        row(
-            "429 server-side",
-            failures::server_side(),
-            "throttled",
-            limited(3, 6),
-            0,
-        ),
+        row("429 server-side", failures::server_side(), "throttled", limited(3, 6), 0),
         row(
             "429 server-side with retry-after",
             failures::server_side().header("retry-after", "20"),
@@ -133,13 +117,7 @@ fn rows() -> Vec<Row> {
             limited(26, 31),
             0,
         ),
-        row(
-            "429 without evidence",
-            failures::bare_429(),
-            "throttled",
-            limited(3, 6),
-            0,
-        ),
+        row("429 without evidence", failures::bare_429(), "throttled", limited(3, 6), 0),
         row(
             "429 overloaded_error",
             Answer::error(429, "overloaded_error", "Overloaded"),
@@ -155,76 +133,16 @@ fn rows() -> Vec<Row> {
             cooling(5, 9),
             0,
         ),
-        row(
-            "500",
-            failures::server_error(500),
-            "active",
-            cooling(26, 31),
-            1,
-        ),
-        row(
-            "502",
-            failures::edge_html(502),
-            "active",
-            cooling(26, 31),
-            1,
-        ),
-        row(
-            "503",
-            failures::server_error(503),
-            "active",
-            cooling(26, 31),
-            1,
-        ),
-        row(
-            "504",
-            failures::edge_html(504),
-            "active",
-            cooling(26, 31),
-            1,
-        ),
-        row(
-            "403",
-            failures::forbidden(),
-            "active",
-            cooling(1790, 1801),
-            0,
-        ),
-        row(
-            "401 on an API key",
-            failures::unauthorized(),
-            "error",
-            Block::None,
-            0,
-        ),
-        row(
-            "reset before the answer",
-            failures::reset(),
-            "active",
-            cooling(3, 6),
-            0,
-        ),
-        row(
-            "closed before the answer",
-            failures::closed(),
-            "active",
-            cooling(3, 6),
-            0,
-        ),
-        row(
-            "silent until the header timeout",
-            failures::silent(),
-            "active",
-            cooling(3, 6),
-            0,
-        ),
-        row(
-            "half a head",
-            failures::half_head(),
-            "active",
-            cooling(3, 6),
-            0,
-        ),
+        row("500", failures::server_error(500), "active", cooling(26, 31), 1),
+        row("502", failures::edge_html(502), "active", cooling(26, 31), 1),
+        row("503", failures::server_error(503), "active", cooling(26, 31), 1),
+        row("504", failures::edge_html(504), "active", cooling(26, 31), 1),
+        row("403", failures::forbidden(), "active", cooling(1790, 1801), 0),
+        row("401 on an API key", failures::unauthorized(), "error", Block::None, 0),
+        row("reset before the answer", failures::reset(), "active", cooling(3, 6), 0),
+        row("closed before the answer", failures::closed(), "active", cooling(3, 6), 0),
+        row("silent until the header timeout", failures::silent(), "active", cooling(3, 6), 0),
+        row("half a head", failures::half_head(), "active", cooling(3, 6), 0),
         row(
             "a stream that begins with an overloaded_error",
             failures::first_event_error("overloaded_error", "Overloaded"),
@@ -270,17 +188,11 @@ fn a_failure_that_another_account_may_cure_moves_on_and_blocks_as_the_table_says
             complain(format!("the client saw {} {}", reply.status, reply.text()));
         }
         if upstream.order() != ["key-a", "key-b"] {
-            complain(format!(
-                "the accounts were asked in the order {:?}",
-                upstream.order()
-            ));
+            complain(format!("the accounts were asked in the order {:?}", upstream.order()));
         }
         let account = proxy.account("a");
         if account["status"] != row.status {
-            complain(format!(
-                "status {} instead of {}",
-                account["status"], row.status
-            ));
+            complain(format!("status {} instead of {}", account["status"], row.status));
         }
         if row.failures != ANY && account["consecutiveFailures"] != row.failures {
             complain(format!(
@@ -306,10 +218,7 @@ fn a_failure_that_another_account_may_cure_moves_on_and_blocks_as_the_table_says
         upstream.heal("key-a");
         let again = proxy.post(&hello());
         if again.status != 200 || upstream.order().last().map(String::as_str) != Some("key-b") {
-            complain(format!(
-                "the next request went to {:?}",
-                upstream.order().last()
-            ));
+            complain(format!("the next request went to {:?}", upstream.order().last()));
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
@@ -319,21 +228,9 @@ fn a_failure_that_another_account_may_cure_moves_on_and_blocks_as_the_table_says
 fn what_no_account_can_cure_is_passed_on_byte_for_byte_and_blames_nobody() {
     let rows = [
         ("400", 400, failures::invalid()),
-        (
-            "thread_unsupported_request",
-            400,
-            failures::thread_unsupported(),
-        ),
-        (
-            "404",
-            404,
-            Answer::error(404, "not_found_error", "model: claude-0"),
-        ),
-        (
-            "413",
-            413,
-            Answer::error(413, "request_too_large", "Request exceeds the maximum size"),
-        ),
+        ("thread_unsupported_request", 400, failures::thread_unsupported()),
+        ("404", 404, Answer::error(404, "not_found_error", "model: claude-0")),
+        ("413", 413, Answer::error(413, "request_too_large", "Request exceeds the maximum size")),
         ("422", 422, Answer::json(422, "{\"odd\" : true}")),
         (
             "400 in HTML",
@@ -343,10 +240,7 @@ fn what_no_account_can_cure_is_passed_on_byte_for_byte_and_blames_nobody() {
         (
             "a refusal by the model",
             200,
-            Answer::json(
-                200,
-                r#"{"type":"message","stop_reason":"refusal","content":[]}"#,
-            ),
+            Answer::json(200, r#"{"type":"message","stop_reason":"refusal","content":[]}"#),
         ),
     ];
     for (name, status, answer) in rows {
@@ -357,11 +251,7 @@ fn what_no_account_can_cure_is_passed_on_byte_for_byte_and_blames_nobody() {
         assert_eq!(reply.status, status, "{name}");
         let sent = upstream.state().connections[0].sent;
         assert_eq!(crate::upstream::Digest::of(&reply.body), sent, "{name}");
-        assert_eq!(
-            reply.header("request-id"),
-            Some("req_011CSHoEeqs5C35K2UUqR7Fy"),
-            "{name}"
-        );
+        assert_eq!(reply.header("request-id"), Some("req_011CSHoEeqs5C35K2UUqR7Fy"), "{name}");
         assert_eq!(upstream.order(), ["key-a"], "{name}");
         let account = proxy.account("a");
         assert_eq!(account["status"], "active", "{name}");
@@ -377,37 +267,17 @@ fn what_no_account_can_cure_is_passed_on_byte_for_byte_and_blames_nobody() {
 fn when_all_are_out_the_client_learns_the_true_cause() {
     let own = |status: u16| (status, None);
     let rows = [
-        (
-            "quota",
-            failures::quota("five_hour", HOUR),
-            (429, Some("rate_limit_error")),
-        ),
+        ("quota", failures::quota("five_hour", HOUR), (429, Some("rate_limit_error"))),
         ("server-side 429", failures::server_side(), own(429)),
         ("bare 429", failures::bare_429(), own(429)),
         ("529", failures::overloaded(), own(529)),
         ("500", failures::server_error(500), own(500)),
         ("502", failures::edge_html(502), own(502)),
         ("503", failures::server_error(503), own(503)),
-        (
-            "401",
-            failures::unauthorized(),
-            (502, Some("account_auth_error")),
-        ),
-        (
-            "403",
-            failures::forbidden(),
-            (502, Some("account_auth_error")),
-        ),
-        (
-            "reset",
-            failures::reset(),
-            (503, Some("connection_unavailable")),
-        ),
-        (
-            "silent",
-            failures::silent(),
-            (503, Some("connection_unavailable")),
-        ),
+        ("401", failures::unauthorized(), (502, Some("account_auth_error"))),
+        ("403", failures::forbidden(), (502, Some("account_auth_error"))),
+        ("reset", failures::reset(), (503, Some("connection_unavailable"))),
+        ("silent", failures::silent(), (503, Some("connection_unavailable"))),
     ];
     for (name, answer, (status, kind)) in rows {
         let upstream = Upstream::start();
@@ -422,10 +292,9 @@ fn when_all_are_out_the_client_learns_the_true_cause() {
                 assert!(kind.is_empty() || have == kind, "{name}: {have}");
                 match name {
                     "401" => assert!(message.contains('a') && message.contains('b'), "{message}"),
-                    "403" => assert!(
-                        message.contains("not allowed for this organization"),
-                        "{message}"
-                    ),
+                    "403" => {
+                        assert!(message.contains("not allowed for this organization"), "{message}")
+                    }
                     _ => {}
                 }
             }
@@ -433,18 +302,11 @@ fn when_all_are_out_the_client_learns_the_true_cause() {
                 // Counted by the upstream only after it was written.
                 let have = crate::upstream::Digest::of(&reply.body);
                 upstream.wait(&format!("{name}: its own answer arrive"), |state| {
-                    state
-                        .connections
-                        .iter()
-                        .any(|connection| connection.sent == have)
+                    state.connections.iter().any(|connection| connection.sent == have)
                 });
             }
         }
-        assert_eq!(
-            upstream.order(),
-            ["key-a", "key-b"],
-            "{name}: one pass over the accounts"
-        );
+        assert_eq!(upstream.order(), ["key-a", "key-b"], "{name}: one pass over the accounts");
     }
 }
 
@@ -456,25 +318,15 @@ fn quota_that_all_have_used_up_comes_with_the_soonest_time() {
     upstream.always("key-b", failures::quota("five_hour", HOUR));
     let reply = proxy.post(&hello());
     let message = reply.assert_error(429, "rate_limit_error");
-    let retry: u64 = reply
-        .header("retry-after")
-        .expect("the time is known")
-        .parse()
-        .expect("seconds");
+    let retry: u64 =
+        reply.header("retry-after").expect("the time is known").parse().expect("seconds");
     assert!((3590..=3602).contains(&retry), "{retry}");
     assert!(reply.header("x-should-retry").is_some());
-    assert!(
-        message.contains("in 1h") || message.contains("in 59m"),
-        "{message}"
-    );
+    assert!(message.contains("in 1h") || message.contains("in 59m"), "{message}");
     let before = upstream.requests().len();
     let again = proxy.post(&hello());
     again.assert_error(429, "rate_limit_error");
-    assert_eq!(
-        upstream.requests().len(),
-        before,
-        "what is known is not asked again"
-    );
+    assert_eq!(upstream.requests().len(), before, "what is known is not asked again");
 }
 
 #[test]
@@ -485,10 +337,7 @@ fn a_block_remembers_its_evidence() {
     proxy.post(&hello()).assert_said("Hello from upstream.");
     let account = proxy.account("a");
     let text = account["blocks"].to_string();
-    assert!(
-        text.contains("429") && text.contains("req_011CSHoEeqs5C35K2UUqR7Fy"),
-        "{account:#}"
-    );
+    assert!(text.contains("429") && text.contains("req_011CSHoEeqs5C35K2UUqR7Fy"), "{account:#}");
 }
 
 #[test]
@@ -497,37 +346,17 @@ fn every_kind_of_block_names_what_the_answer_said() {
     let rejected = "anthropic-ratelimit-unified-status: rejected";
     let rows = [
         (failures::quota("five_hour", HOUR), "quota", rejected, limit),
-        (
-            failures::server_side(),
-            "server_side",
-            "body",
-            "not your usage limit",
-        ),
+        (failures::server_side(), "server_side", "body", "not your usage limit"),
         (
             failures::overloaded().header("retry-after", "17"),
             "overloaded",
             "retry-after: 17",
             "Overloaded",
         ),
-        (
-            failures::server_error(500),
-            "server_error",
-            "body",
-            "Internal server error",
-        ),
+        (failures::server_error(500), "server_error", "body", "Internal server error"),
         (failures::reset(), "network", "reset", "reset"),
-        (
-            failures::forbidden(),
-            "forbidden",
-            "body",
-            "not allowed for this organization",
-        ),
-        (
-            failures::unauthorized(),
-            "credential_refused",
-            "body",
-            "invalid x-api-key",
-        ),
+        (failures::forbidden(), "forbidden", "body", "not allowed for this organization"),
+        (failures::unauthorized(), "credential_refused", "body", "invalid x-api-key"),
     ];
     for (answer, reason, source, words) in rows {
         let upstream = Upstream::start();
@@ -589,9 +418,7 @@ fn cooldowns_double_and_a_success_ends_the_count() {
         assert_eq!(account["consecutiveFailures"], failures, "{account:#}");
     }
     upstream.heal("key-a");
-    crate::harness::until("a success", || {
-        (proxy.post(&hello()).status == 200).then_some(())
-    });
+    crate::harness::until("a success", || (proxy.post(&hello()).status == 200).then_some(()));
     assert_eq!(proxy.account("a")["consecutiveFailures"], 0);
 }
 
@@ -612,10 +439,7 @@ fn count_tokens_fails_over_too() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
     upstream.always("key-a", failures::overloaded());
-    let reply = proxy.ask(&crate::harness::Ask::post(
-        "/v1/messages/count_tokens",
-        &hello(),
-    ));
+    let reply = proxy.ask(&crate::harness::Ask::post("/v1/messages/count_tokens", &hello()));
     assert_eq!(reply.json()["input_tokens"], 42);
     let reply = proxy.ask(&crate::harness::Ask::get("/v1/models"));
     assert_eq!(reply.status, 200);

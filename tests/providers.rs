@@ -57,8 +57,7 @@ impl World {
     }
 
     fn claude_is_out(&self) {
-        self.claude
-            .always("key-c", failures::quota("five_hour", HOUR));
+        self.claude.always("key-c", failures::quota("five_hour", HOUR));
     }
 }
 
@@ -69,15 +68,9 @@ fn claude_comes_first_then_the_others_by_priority_and_claude_again_at_once() {
     let proxy = Proxy::start(&home);
     let said = |text: &str| proxy.ask(&all(&hello())).assert_said(text);
     said("Hello from upstream.");
-    world.claude.always(
-        "key-c",
-        failures::quota("five_hour", Duration::from_secs(3)),
-    );
+    world.claude.always("key-c", failures::quota("five_hour", Duration::from_secs(3)));
     said("Hello from GLM.");
-    world.glm.next(
-        "provider-glm",
-        failures::glm("1302", "Rate limit reached for requests"),
-    );
+    world.glm.next("provider-glm", failures::glm("1302", "Rate limit reached for requests"));
     said("Hello from Kimi.");
     assert_eq!(proxy.account("glm")["status"], "throttled");
     // Who may not use providers waits for Claude, and nobody behind it in the queue keeps a provider's request waiting.
@@ -88,10 +81,7 @@ fn claude_comes_first_then_the_others_by_priority_and_claude_again_at_once() {
     proxy.wait_status("one wait", |status| status["queue"]["waiting"] == 1);
     said("Hello from Kimi.");
     world.claude.heal("key-c");
-    waiting
-        .join()
-        .expect("a client")
-        .assert_said("Hello from upstream.");
+    waiting.join().expect("a client").assert_said("Hello from upstream.");
     said("Hello from upstream.");
     assert_eq!(world.glm.requests().len(), 2);
     assert_eq!(world.kimi.requests().len(), 2);
@@ -101,9 +91,7 @@ fn claude_comes_first_then_the_others_by_priority_and_claude_again_at_once() {
 fn no_credential_reaches_another_upstream() {
     for prefix in ["x-maxpool-", "x-teamclaude-"] {
         let world = World::new();
-        let home = Home::new()
-            .upstream(&world.claude.url())
-            .account(api_key("c"));
+        let home = Home::new().upstream(&world.claude.url()).account(api_key("c"));
         let proxy = Proxy::start(&home);
         let before = std::fs::read(home.config_path()).expect("read");
         let ask = |body: &Value| {
@@ -112,21 +100,14 @@ fn no_credential_reaches_another_upstream() {
                 prefix,
             )
         };
-        proxy
-            .ask(&ask(&hello()))
-            .assert_said("Hello from upstream.");
+        proxy.ask(&ask(&hello())).assert_said("Hello from upstream.");
         world.claude_is_out();
         proxy.ask(&ask(&hello())).assert_said("Hello from GLM.");
-        world.glm.always(
-            "zai-secret-0001",
-            failures::glm("1308", "Usage limit reached for 5 hour."),
-        );
-        proxy
-            .ask(&ask(&hello_stream()))
-            .assert_said("Hello from Kimi.");
         world
-            .kimi
-            .always("kimi-secret-0002", failures::unauthorized());
+            .glm
+            .always("zai-secret-0001", failures::glm("1308", "Usage limit reached for 5 hour."));
+        proxy.ask(&ask(&hello_stream())).assert_said("Hello from Kimi.");
+        world.kimi.always("kimi-secret-0002", failures::unauthorized());
         let reply = proxy.ask(&ask(&hello()).header("x-maxpool-unknown", "x"));
         assert!(reply.status >= 400, "{}", reply.text());
         for (upstream, own) in [
@@ -139,23 +120,12 @@ fn no_credential_reaches_another_upstream() {
                 let text = String::from_utf8_lossy(&request.head).to_lowercase()
                     + &String::from_utf8_lossy(&request.body);
                 for secret in ["key-c", "zai-secret-0001", "kimi-secret-0002"] {
-                    assert!(
-                        secret == own || !text.contains(secret),
-                        "{secret} in {text}"
-                    );
+                    assert!(secret == own || !text.contains(secret), "{secret} in {text}");
                 }
-                assert!(
-                    !text.contains("x-maxpool-") && !text.contains("x-teamclaude-"),
-                    "{text}"
-                );
+                assert!(!text.contains("x-maxpool-") && !text.contains("x-teamclaude-"), "{text}");
             }
         }
-        let shown = format!(
-            "{}{}{}",
-            proxy.log().join("\n"),
-            proxy.status(),
-            reply.text()
-        );
+        let shown = format!("{}{}{}", proxy.log().join("\n"), proxy.status(), reply.text());
         for secret in ["zai-secret-0001", "kimi-secret-0002", "key-c"] {
             assert!(!shown.contains(secret), "{secret} in {shown}");
         }
@@ -173,10 +143,7 @@ fn no_credential_reaches_another_upstream() {
             .collect();
         assert_eq!(names, ["c", "glm-fallback", "kimi-fallback"]);
         assert_eq!(
-            (
-                &status["accounts"][1]["priority"],
-                &status["accounts"][2]["priority"]
-            ),
+            (&status["accounts"][1]["priority"], &status["accounts"][2]["priority"]),
             (&json!(10), &json!(20))
         );
         assert_eq!(status["accounts"][1]["runtime"], true);
@@ -186,9 +153,7 @@ fn no_credential_reaches_another_upstream() {
 #[test]
 fn headers_without_the_profile_bring_nothing() {
     let world = World::new();
-    let home = Home::new()
-        .upstream(&world.claude.url())
-        .account(api_key("c"));
+    let home = Home::new().upstream(&world.claude.url()).account(api_key("c"));
     let proxy = Proxy::start(&home);
     proxy
         .ask(&world.with_headers(Ask::messages(&hello()), "x-maxpool-"))
@@ -215,20 +180,12 @@ fn header_accounts_are_updated_by_name_and_a_users_disable_stays() {
     proxy.ask(&glm("zai-one")).assert_said("Hello from GLM.");
     world.glm.always("zai-one", failures::unauthorized());
     let reply = proxy.ask(&glm("zai-one"));
-    assert!(
-        matches!(reply.status, 429 | 502),
-        "{} {}",
-        reply.status,
-        reply.text()
-    );
+    assert!(matches!(reply.status, 429 | 502), "{} {}", reply.status, reply.text());
     assert_eq!(proxy.account("glm-fallback")["status"], "error");
     // Another token is another credential: it is tried at once.
     proxy.ask(&glm("zai-two")).assert_said("Hello from GLM.");
     assert_eq!(proxy.status()["accounts"].as_array().map(Vec::len), Some(2));
-    assert_eq!(
-        control(&proxy, "/maxpool/accounts/glm-fallback/disable").status,
-        200
-    );
+    assert_eq!(control(&proxy, "/maxpool/accounts/glm-fallback/disable").status, 200);
     for token in ["zai-two", "zai-three"] {
         let count = world.glm.requests().len();
         let reply = proxy.ask(&glm(token));
@@ -236,10 +193,7 @@ fn header_accounts_are_updated_by_name_and_a_users_disable_stays() {
         assert_eq!(world.glm.requests().len(), count);
     }
     assert_eq!(proxy.account("glm-fallback")["enabled"], false);
-    assert_eq!(
-        control(&proxy, "/maxpool/accounts/glm-fallback/enable").status,
-        200
-    );
+    assert_eq!(control(&proxy, "/maxpool/accounts/glm-fallback/enable").status, 200);
     proxy.ask(&glm("zai-three")).assert_said("Hello from GLM.");
     assert_eq!(world.glm.order().pop().as_deref(), Some("zai-three"));
 }
@@ -249,39 +203,26 @@ fn an_account_of_the_file_outranks_a_header_of_its_name() {
     let world = World::new();
     let mut own = provider("glm-fallback", "zai", &world.glm.url());
     own["authToken"] = json!("provider-own");
-    let home = Home::new()
-        .upstream(&world.claude.url())
-        .account(api_key("c"))
-        .account(own);
+    let home = Home::new().upstream(&world.claude.url()).account(api_key("c")).account(own);
     let proxy = Proxy::start(&home);
     world.claude_is_out();
-    proxy
-        .ask(&world.with_headers(all(&hello()), "x-maxpool-"))
-        .assert_said("Hello from GLM.");
+    proxy.ask(&world.with_headers(all(&hello()), "x-maxpool-")).assert_said("Hello from GLM.");
     assert_eq!(world.glm.only_request().credential(), "provider-own");
 }
 
 #[test]
 fn a_header_that_cannot_be_used_is_named_and_not_repeated() {
     let world = World::new();
-    let home = Home::new()
-        .upstream(&world.claude.url())
-        .account(api_key("c"));
+    let home = Home::new().upstream(&world.claude.url()).account(api_key("c"));
     let proxy = Proxy::start(&home);
     let ask = all(&hello())
         .header("x-maxpool-zai-token", "zai-secret-0001")
         .header("x-maxpool-zai-base-url", "ftp://nowhere");
     let message = proxy.ask(&ask).assert_error(400, "invalid_request_error");
-    assert!(
-        message.contains("x-maxpool-zai-base-url") && !message.contains("secret"),
-        "{message}"
-    );
+    assert!(message.contains("x-maxpool-zai-base-url") && !message.contains("secret"), "{message}");
     let ask = all(&hello()).header("x-maxpool-zai-token", "zai secret 0001");
     let message = proxy.ask(&ask).assert_error(400, "invalid_request_error");
-    assert!(
-        message.contains("zai-token") && !message.contains("0001"),
-        "{message}"
-    );
+    assert!(message.contains("zai-token") && !message.contains("0001"), "{message}");
 }
 
 #[test]
@@ -313,11 +254,7 @@ fn the_model_map_changes_the_model_and_not_one_other_byte() {
             r#"{ "messages":[] ,"model" : "claude-haiku-4-5"  }"#,
             r#"{ "messages":[] ,"model" : "glm-air"  }"#,
         ),
-        (
-            "default",
-            "{\n\t\"model\":\"claude-mythos-1\"\n}",
-            "{\n\t\"model\":\"glm-5.3\"\n}",
-        ),
+        ("default", "{\n\t\"model\":\"claude-mythos-1\"\n}", "{\n\t\"model\":\"glm-5.3\"\n}"),
         (
             "escapes",
             r#"{"model":"claude-opus","x":"\u00e9\/\"model\":\"claude-opus\""}"#,
@@ -343,11 +280,7 @@ fn the_model_map_changes_the_model_and_not_one_other_byte() {
             r#"{"messages":[{"role":"user","content":"model"}]}"#,
             r#"{"messages":[{"role":"user","content":"model"}]}"#,
         ),
-        (
-            "no string",
-            r#"{"model":7,"messages":[]}"#,
-            r#"{"model":7,"messages":[]}"#,
-        ),
+        ("no string", r#"{"model":7,"messages":[]}"#, r#"{"model":7,"messages":[]}"#),
     ];
     for (what, sent, expected) in rows {
         assert_eq!(send(sent), expected, "{what}");
@@ -357,9 +290,7 @@ fn the_model_map_changes_the_model_and_not_one_other_byte() {
 #[test]
 fn header_accounts_ask_for_the_models_of_their_headers() {
     let world = World::new();
-    let home = Home::new()
-        .upstream(&world.claude.url())
-        .account(api_key("c"));
+    let home = Home::new().upstream(&world.claude.url()).account(api_key("c"));
     let proxy = Proxy::start(&home);
     world.claude_is_out();
     let model = |named: &[(&str, &str)], asked: &str| {
@@ -368,9 +299,7 @@ fn header_accounts_ask_for_the_models_of_their_headers() {
         let ask = all(&body)
             .header("x-maxpool-zai-token", "zai-t")
             .header("x-maxpool-zai-base-url", &world.glm.url());
-        let ask = named
-            .iter()
-            .fold(ask, |ask, (name, value)| ask.header(name, value));
+        let ask = named.iter().fold(ask, |ask, (name, value)| ask.header(name, value));
         proxy.ask(&ask).assert_said("Hello from GLM.");
         world.glm.requests().pop().expect("a request").json()["model"]
             .as_str()
@@ -378,14 +307,8 @@ fn header_accounts_ask_for_the_models_of_their_headers() {
             .to_owned()
     };
     assert_eq!(model(&[], "claude-sonnet-4-5"), "glm-5.3");
-    assert_eq!(
-        model(&[("x-maxpool-zai-model", "glm-9")], "claude-opus-4-5"),
-        "glm-9"
-    );
-    assert_eq!(
-        model(&[("x-maxpool-zai-model", "glm-9")], "claude-haiku-4-5"),
-        "glm-5.3"
-    );
+    assert_eq!(model(&[("x-maxpool-zai-model", "glm-9")], "claude-opus-4-5"), "glm-9");
+    assert_eq!(model(&[("x-maxpool-zai-model", "glm-9")], "claude-haiku-4-5"), "glm-5.3");
     let three = [
         ("x-maxpool-zai-opus-model", "o"),
         ("x-maxpool-zai-sonnet-model", "s"),
@@ -395,9 +318,7 @@ fn header_accounts_ask_for_the_models_of_their_headers() {
     assert_eq!(model(&three, "claude-haiku-4-5"), "h");
     assert_eq!(model(&three, "something-else"), "s", "default = sonnet");
     control(&proxy, "/maxpool/accounts/glm-fallback/disable");
-    proxy
-        .ask(&world.with_headers(all(&hello()), "x-maxpool-"))
-        .assert_said("Hello from Kimi.");
+    proxy.ask(&world.with_headers(all(&hello()), "x-maxpool-")).assert_said("Hello from Kimi.");
     assert_eq!(world.kimi.only_request().json()["model"], "kimi-k3");
 }
 
@@ -408,15 +329,10 @@ fn a_provider_has_its_own_header_prefix_and_model() {
     let mut own = provider("local", "local", &format!("{}/api/anthropic", local.url()));
     own["authHeader"] = json!("x-api-key");
     own["model"] = json!("qwen3-coder");
-    let home = Home::new()
-        .upstream(&world.claude.url())
-        .account(api_key("c"))
-        .account(own);
+    let home = Home::new().upstream(&world.claude.url()).account(api_key("c")).account(own);
     let proxy = Proxy::start(&home);
     world.claude_is_out();
-    proxy
-        .ask(&all(&hello()).header("anthropic-beta", "kept"))
-        .assert_said("Hello from here.");
+    proxy.ask(&all(&hello()).header("anthropic-beta", "kept")).assert_said("Hello from here.");
     let request = local.only_request();
     assert_eq!(request.target, "/api/anthropic/v1/messages");
     assert_eq!(request.header("x-api-key"), Some("provider-local"));
@@ -437,10 +353,7 @@ fn a_provider_without_count_tokens_is_not_blamed() {
     let reply = proxy.ask(&ask);
     assert_eq!((reply.status, reply.text().as_str()), (404, unknown));
     let glm = proxy.account("glm");
-    assert_eq!(
-        (&glm["status"], &glm["consecutiveFailures"]),
-        (&json!("active"), &json!(0))
-    );
+    assert_eq!((&glm["status"], &glm["consecutiveFailures"]), (&json!("active"), &json!(0)));
     assert!(world.kimi.requests().is_empty());
     proxy.ask(&all(&hello())).assert_said("Hello from GLM.");
 }
@@ -467,28 +380,18 @@ fn signed_thinking_in_a_request_is_kept_from_providers_and_told() {
     for _ in 0..2 {
         let reply = proxy.ask(&all(&with_signed_thinking()).header("x-maxpool-session", "s"));
         let message = reply.assert_error(429, "rate_limit_error");
-        assert!(
-            message.contains("thinking") && message.contains("provider"),
-            "{message}"
-        );
-        assert!(
-            message.contains("59m") || message.contains("1h"),
-            "{message}"
-        );
+        assert!(message.contains("thinking") && message.contains("provider"), "{message}");
+        assert!(message.contains("59m") || message.contains("1h"), "{message}");
     }
     let mut redacted = with_signed_thinking();
     redacted["messages"][1]["content"][0] = json!({"type": "redacted_thinking", "data": "ZW5j"});
-    proxy
-        .ask(&all(&redacted))
-        .assert_error(429, "rate_limit_error");
+    proxy.ask(&all(&redacted)).assert_error(429, "rate_limit_error");
     // The whole session, also when its next request holds none.
     proxy
         .ask(&all(&hello()).header("x-maxpool-session", "s"))
         .assert_error(429, "rate_limit_error");
     assert!(world.glm.requests().is_empty() && world.kimi.requests().is_empty());
-    proxy
-        .ask(&all(&hello()).header("x-maxpool-session", "other"))
-        .assert_said("Hello from GLM.");
+    proxy.ask(&all(&hello()).header("x-maxpool-session", "other")).assert_said("Hello from GLM.");
     let mut foreign = with_signed_thinking();
     foreign["messages"][1]["content"][0] =
         json!({"type": "thinking", "thinking": "hm", "signature": ""});
@@ -500,22 +403,12 @@ fn signed_thinking_in_an_answer_binds_the_session_to_claude() {
     let world = World::new();
     let home = world.home().set("queue.enabled", json!(false));
     let proxy = Proxy::start(&home);
-    let thought = Message::text("Done.").thinking(
-        "Let me see",
-        "EqQBCgIYAhIM1gbcDa9GJwZA2b3hGgxBdjrkzLoky3dl1pk",
-    );
+    let thought = Message::text("Done.")
+        .thinking("Let me see", "EqQBCgIYAhIM1gbcDa9GJwZA2b3hGgxBdjrkzLoky3dl1pk");
     let rows = [
         ("streamed", true, Answer::of(thought.clone())),
-        (
-            "streamed byte by byte",
-            true,
-            Answer::of(thought.clone()).pieces(1),
-        ),
-        (
-            "streamed in threes, CRLF",
-            true,
-            Answer::of(thought.clone().crlf()).pieces(3),
-        ),
+        ("streamed byte by byte", true, Answer::of(thought.clone()).pieces(1)),
+        ("streamed in threes, CRLF", true, Answer::of(thought.clone().crlf()).pieces(3)),
         ("as JSON", false, Answer::of(thought)),
     ];
     for (what, streamed, answer) in rows {
@@ -540,10 +433,7 @@ fn signed_thinking_in_an_answer_binds_the_session_to_claude() {
 fn anew(proxy: &Proxy, home: &Home) -> bool {
     let config = home.read();
     let mut without = config.clone();
-    without["accounts"]
-        .as_array_mut()
-        .expect("a list")
-        .remove(0);
+    without["accounts"].as_array_mut().expect("a list").remove(0);
     home.write_text(&without.to_string());
     control(proxy, "/maxpool/reload");
     home.write_text(&config.to_string());
@@ -556,13 +446,8 @@ fn a_conversation_with_signed_thinking_waits_for_claude() {
     let world = World::new();
     let home = world.home();
     let proxy = Proxy::start(&home);
-    world.claude.next(
-        "key-c",
-        failures::quota("five_hour", Duration::from_secs(2)),
-    );
-    proxy
-        .ask(&all(&with_signed_thinking()))
-        .assert_said("Hello from upstream.");
+    world.claude.next("key-c", failures::quota("five_hour", Duration::from_secs(2)));
+    proxy.ask(&all(&with_signed_thinking())).assert_said("Hello from upstream.");
     assert!(world.glm.requests().is_empty() && world.kimi.requests().is_empty());
     assert_eq!(world.claude.requests().len(), 2);
 }
@@ -585,24 +470,18 @@ fn what_a_provider_itself_has_signed_binds_nobody() {
 #[test]
 fn a_body_that_cannot_be_read_to_its_end_is_kept_from_providers() {
     let world = World::new();
-    let home = world
-        .home()
-        .set("queue.enabled", json!(false))
-        .set("accounts.0.enabled", json!(false));
+    let home =
+        world.home().set("queue.enabled", json!(false)).set("accounts.0.enabled", json!(false));
     let proxy = Proxy::start(&home);
     for body in [
         &br#"{"model":"m","messages":[{"content":[{"type":"thinking","signature":"x""#[..],
         b"{} {}",
         b"not json",
     ] {
-        let ask = Ask::new("POST", "/v1/messages")
-            .header("x-maxpool-profile", "all")
-            .body(body.to_vec());
+        let ask =
+            Ask::new("POST", "/v1/messages").header("x-maxpool-profile", "all").body(body.to_vec());
         let message = proxy.ask(&ask).assert_error(400, "invalid_request_error");
-        assert!(
-            message.contains("JSON") && message.contains("provider"),
-            "{message}"
-        );
+        assert!(message.contains("JSON") && message.contains("provider"), "{message}");
     }
     assert!(world.glm.requests().is_empty() && world.kimi.requests().is_empty());
 }
@@ -637,9 +516,8 @@ fn a_providers_429_says_when_it_ends() {
         ("nothing known", bare(429, "slow down"), 60),
         ("gzip with a header", bare(429, r#"{"error":{"code":"1308"}}"#).gzipped().header("retry-after", "75"), 75),
     ];
-    let mut home = Home::new()
-        .upstream(&provider_upstream.url())
-        .set("queue.enabled", json!(false));
+    let mut home =
+        Home::new().upstream(&provider_upstream.url()).set("queue.enabled", json!(false));
     for index in 0..rows.len() {
         let mut account = provider(&format!("p{index}"), "zai", &provider_upstream.url());
         account["profiles"] = json!([format!("only{index}")]);
@@ -651,11 +529,7 @@ fn a_providers_429_says_when_it_ends() {
         let ask = Ask::messages(&hello()).header("x-maxpool-profile", &format!("only{index}"));
         let reply = proxy.ask(&ask);
         reply.assert_error(429, "rate_limit_error");
-        let told: u64 = reply
-            .header("retry-after")
-            .unwrap_or("0")
-            .parse()
-            .unwrap_or(0);
+        let told: u64 = reply.header("retry-after").unwrap_or("0").parse().unwrap_or(0);
         // Ends that are close to each other are spread over five seconds (S10).
         assert!(
             (wait_s.saturating_sub(3)..=wait_s + 8).contains(&told),
@@ -681,42 +555,22 @@ fn a_refused_provider_is_named_and_its_plan_is_looked_at_again_later() {
         "provider-glm",
         Answer::error(401, "authentication_error", "token expired or incorrect"),
     );
-    let message = proxy
-        .ask(&all(&hello()))
-        .assert_error(502, "provider_auth_error");
-    assert!(
-        message.contains("glm") && !message.contains("provider-glm"),
-        "{message}"
-    );
+    let message = proxy.ask(&all(&hello())).assert_error(502, "provider_auth_error");
+    assert!(message.contains("glm") && !message.contains("provider-glm"), "{message}");
     assert_eq!(proxy.account("glm")["status"], "error");
-    proxy
-        .ask(&all(&hello()))
-        .assert_error(502, "provider_auth_error");
-    assert_eq!(
-        world.glm.requests().len(),
-        1,
-        "not before the credential changes"
-    );
+    proxy.ask(&all(&hello())).assert_error(502, "provider_auth_error");
+    assert_eq!(world.glm.requests().len(), 1, "not before the credential changes");
     let mut config = home.read();
     config["accounts"][1]["authToken"] = json!("provider-new");
     home.write_text(&config.to_string());
     control(&proxy, "/maxpool/reload");
     world.glm.next(
         "provider-new",
-        Answer::error(
-            403,
-            "permission_error",
-            "Your plan does not include this model",
-        ),
+        Answer::error(403, "permission_error", "Your plan does not include this model"),
     );
-    let message = proxy
-        .ask(&all(&hello()))
-        .assert_error(502, "provider_auth_error");
+    let message = proxy.ask(&all(&hello())).assert_error(502, "provider_auth_error");
     assert!(message.contains("Your plan"), "{message}");
-    let until = proxy.account("glm")["cooldownUntil"]
-        .as_str()
-        .unwrap_or("")
-        .to_owned();
+    let until = proxy.account("glm")["cooldownUntil"].as_str().unwrap_or("").to_owned();
     let half_an_hour = crate::upstream::limits::rfc3339(std::time::SystemTime::now() + HOUR / 2);
     assert_eq!(until.get(..15), half_an_hour.get(..15), "{until}");
 }
@@ -736,17 +590,12 @@ fn a_provider_that_fails_moves_the_request_on_like_any_other() {
     ];
     for answer in thrown {
         world.glm.always("provider-glm", answer);
-        proxy
-            .ask(&all(&hello_stream()))
-            .assert_said("Hello from Kimi.");
+        proxy.ask(&all(&hello_stream())).assert_said("Hello from Kimi.");
         // Forget the cooldown.
         control(&proxy, "/maxpool/accounts/glm/disable");
         let config = home.read();
         let mut without = config.clone();
-        without["accounts"]
-            .as_array_mut()
-            .expect("a list")
-            .remove(1);
+        without["accounts"].as_array_mut().expect("a list").remove(1);
         home.write_text(&without.to_string());
         control(&proxy, "/maxpool/reload");
         home.write_text(&config.to_string());
@@ -767,36 +616,24 @@ fn a_providers_figures_are_in_status_and_log() {
         .header("x-ratelimit-limit", "120")
         .header("x-ratelimit-remaining", "77")
         .header("x-ratelimit-reset", &reset);
-    world
-        .glm
-        .next("provider-glm", Answer::message("one").limits(&limits));
+    world.glm.next("provider-glm", Answer::message("one").limits(&limits));
     proxy.ask(&all(&hello())).assert_said("one");
     world.glm.next("provider-glm", failures::server_error(500));
     proxy.ask(&all(&hello())).assert_said("Hello from Kimi.");
     let glm = proxy.account("glm");
     assert_eq!(
-        (
-            &glm["completedRequests"],
-            &glm["failedRequests"],
-            &glm["lastStatus"]
-        ),
+        (&glm["completedRequests"], &glm["failedRequests"], &glm["lastStatus"]),
         (&json!(1), &json!(1), &json!(500)),
         "{glm:#}"
     );
     assert!(glm["lastResponseMs"].is_u64(), "{glm:#}");
     assert_eq!(
-        (
-            &glm["quota"]["genericLimit"],
-            &glm["quota"]["genericRemaining"]
-        ),
+        (&glm["quota"]["genericLimit"], &glm["quota"]["genericRemaining"]),
         (&json!(120), &json!(77)),
         "{glm:#}"
     );
     assert_eq!(glm["usage"]["totalOutputTokens"], 15);
-    assert_eq!(
-        (&glm["type"], &glm["provider"]),
-        (&json!("provider"), &json!("zai"))
-    );
+    assert_eq!((&glm["type"], &glm["provider"]), (&json!("provider"), &json!("zai")));
     let gate = world.kimi.gate();
     world.kimi.next(
         "provider-kimi",
@@ -805,9 +642,7 @@ fn a_providers_figures_are_in_status_and_log() {
     let mut client = proxy.connect();
     let ask = all(&hello());
     client.send_ask(&ask);
-    proxy.wait_status("one in flight", |status| {
-        status["accounts"][2]["inFlight"] == 1
-    });
+    proxy.wait_status("one in flight", |status| status["accounts"][2]["inFlight"] == 1);
     gate.open();
     client.read_reply(&ask).assert_said("slow");
     let line = proxy.wait_line("the request on GLM", |line| {

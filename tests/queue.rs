@@ -21,15 +21,11 @@ fn numbers(upstream: &Upstream) -> Vec<usize> {
     let requests = upstream.requests();
     let texts = requests.iter().map(|request| request.json());
     let texts = texts.filter_map(|body| body["messages"][0]["content"].as_str().map(str::to_owned));
-    texts
-        .filter_map(|text| text.strip_prefix("number ")?.parse().ok())
-        .collect()
+    texts.filter_map(|text| text.strip_prefix("number ")?.parse().ok()).collect()
 }
 
 fn queued(status: &Value) -> u64 {
-    status["upstreamThrottle"]["queued"]
-        .as_u64()
-        .expect("a number")
+    status["upstreamThrottle"]["queued"].as_u64().expect("a number")
 }
 
 /// Sends a request from a thread of its own.
@@ -48,41 +44,26 @@ fn a_request_waits_for_the_reset_and_is_served_then() {
     let upstream = Upstream::start();
     let proxy = Proxy::start(&one_account(&upstream));
     let before = Instant::now();
-    upstream.next(
-        "key-a",
-        failures::quota("five_hour", Duration::from_secs(2)),
-    );
+    upstream.next("key-a", failures::quota("five_hour", Duration::from_secs(2)));
     for body in [hello(), hello_stream()] {
         proxy.post(&body).assert_said("Hello from upstream.");
     }
     let waited = before.elapsed();
     assert!(waited >= Duration::from_millis(1500), "{waited:?}");
     assert!(waited < Duration::from_secs(6), "{waited:?}");
-    assert_eq!(
-        upstream.requests().len(),
-        3,
-        "asked once more, when the time had come"
-    );
+    assert_eq!(upstream.requests().len(), 3, "asked once more, when the time had come");
 }
 
 #[test]
 fn who_waits_is_served_as_soon_as_a_window_starts_anew() {
     let upstream = Upstream::start();
     let proxy = Proxy::start(&one_account(&upstream));
-    let limits = Limits::new()
-        .status("allowed")
-        .window("5h", 0.97, Duration::from_secs(2));
+    let limits = Limits::new().status("allowed").window("5h", 0.97, Duration::from_secs(2));
     upstream.next("key-a", Answer::message("last").limits(&limits));
     proxy.post(&hello()).assert_said("last");
-    let clients: Vec<_> = (0..5)
-        .map(|_| send(&proxy, Ask::messages(&hello())))
-        .collect();
+    let clients: Vec<_> = (0..5).map(|_| send(&proxy, Ask::messages(&hello()))).collect();
     for client in clients {
-        client
-            .join()
-            .expect("a client")
-            .0
-            .assert_said("Hello from upstream.");
+        client.join().expect("a client").0.assert_said("Hello from upstream.");
     }
     assert_eq!(upstream.requests().len(), 6);
 }
@@ -102,9 +83,7 @@ fn the_safety_cap_lets_the_surplus_wait_and_refuses_nobody() {
             Answer::message("served").before(crate::upstream::Step::Hold(gate.clone())),
         );
     }
-    let clients: Vec<_> = (0..40)
-        .map(|_| send(&proxy, Ask::messages(&hello())))
-        .collect();
+    let clients: Vec<_> = (0..40).map(|_| send(&proxy, Ask::messages(&hello()))).collect();
     proxy.wait_status("30 wait", |status| queued(status) == 30);
     assert_eq!((upstream.count("key-a"), upstream.count("key-b")), (5, 5));
     gate.open();
@@ -121,10 +100,8 @@ fn first_in_first_out() {
     let proxy =
         Proxy::start(&one_account(&upstream).set("scheduler.safetyMaxGlobalActive", json!(1)));
     let gate = upstream.gate();
-    upstream.next(
-        "key-a",
-        Answer::message("first").before(crate::upstream::Step::Hold(gate.clone())),
-    );
+    upstream
+        .next("key-a", Answer::message("first").before(crate::upstream::Step::Hold(gate.clone())));
     let mut clients = vec![send(&proxy, Ask::messages(&marked(0)))];
     upstream.wait_requests(1);
     for number in 1..=8 {
@@ -175,22 +152,13 @@ fn nobody_waits_for_one_whom_the_free_account_could_not_serve() {
     let proxy = Proxy::start(&one_account(&upstream));
     let mut opus = hello();
     opus["model"] = json!("claude-opus-4-1-20250805");
-    upstream.next(
-        "key-a",
-        failures::quota("seven_day_opus", Duration::from_secs(3)),
-    );
+    upstream.next("key-a", failures::quota("seven_day_opus", Duration::from_secs(3)));
     // The week of one family is waited for only if the weekly limit allows it, so it is a short window here.
-    let held = send(
-        &proxy,
-        Ask::messages(&opus).header("x-maxpool-session", "o"),
-    );
+    let held = send(&proxy, Ask::messages(&opus).header("x-maxpool-session", "o"));
     upstream.wait_requests(1);
     let before = Instant::now();
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    assert!(
-        before.elapsed() < Duration::from_secs(2),
-        "another family is served meanwhile"
-    );
+    assert!(before.elapsed() < Duration::from_secs(2), "another family is served meanwhile");
     let _either_held_or_told = held.join().expect("a client");
 }
 
@@ -202,10 +170,8 @@ fn a_full_queue_says_so_at_once() {
         .set("queue.maxConcurrentQueued", json!(2));
     let proxy = Proxy::start(&home);
     let gate = upstream.gate();
-    upstream.next(
-        "key-a",
-        Answer::message("first").before(crate::upstream::Step::Hold(gate.clone())),
-    );
+    upstream
+        .next("key-a", Answer::message("first").before(crate::upstream::Step::Hold(gate.clone())));
     let mut clients = vec![send(&proxy, Ask::messages(&hello()))];
     upstream.wait_requests(1);
     for number in 1..=2 {
@@ -213,10 +179,7 @@ fn a_full_queue_says_so_at_once() {
         proxy.wait_status("it waits", |status| queued(status) == number);
     }
     let message = proxy.post(&hello()).assert_error(429, "rate_limit_error");
-    assert!(
-        message.contains("queue") && message.contains("full"),
-        "{message}"
-    );
+    assert!(message.contains("queue") && message.contains("full"), "{message}");
     gate.open();
     for client in clients {
         assert_eq!(client.join().expect("a client").0.status, 200);
@@ -232,10 +195,8 @@ fn waiting_bodies_are_bounded_in_bytes() {
         .set("queue.maxQueuedBodyBytes", json!(60_000));
     let proxy = Proxy::start(&home);
     let gate = upstream.gate();
-    upstream.next(
-        "key-a",
-        Answer::message("first").before(crate::upstream::Step::Hold(gate.clone())),
-    );
+    upstream
+        .next("key-a", Answer::message("first").before(crate::upstream::Step::Hold(gate.clone())));
     let sized = |bytes: usize| {
         let mut body = hello();
         body["system"] = json!("x".repeat(bytes));
@@ -244,20 +205,11 @@ fn waiting_bodies_are_bounded_in_bytes() {
     let mut clients = vec![send(&proxy, Ask::messages(&hello()))];
     upstream.wait_requests(1);
     let too_big = proxy.post(&sized(61_000));
-    assert!(
-        too_big.status >= 400,
-        "a larger body is not held: {}",
-        too_big.text()
-    );
+    assert!(too_big.status >= 400, "a larger body is not held: {}", too_big.text());
     clients.push(send(&proxy, Ask::messages(&sized(55_000))));
     proxy.wait_status("it waits", |status| queued(status) == 1);
-    let message = proxy
-        .post(&sized(55_000))
-        .assert_error(429, "rate_limit_error");
-    assert!(
-        message.contains("queue") && message.contains("full"),
-        "{message}"
-    );
+    let message = proxy.post(&sized(55_000)).assert_error(429, "rate_limit_error");
+    assert!(message.contains("queue") && message.contains("full"), "{message}");
     gate.open();
     for client in clients {
         assert_eq!(client.join().expect("a client").0.status, 200);
@@ -268,31 +220,11 @@ fn waiting_bodies_are_bounded_in_bytes() {
 fn what_will_not_end_within_the_limit_is_told_at_once() {
     let hour = Duration::from_secs(3600);
     let rows = [
-        (
-            "longer than maxWaitMs",
-            "queue.maxWaitMs",
-            failures::quota("five_hour", hour),
-        ),
-        (
-            "longer than autoMaxWaitMs",
-            "queue.autoMaxWaitMs",
-            failures::quota("five_hour", hour),
-        ),
-        (
-            "without streaming",
-            "queue.nonStreamMaxWaitMs",
-            failures::quota("five_hour", hour),
-        ),
-        (
-            "the API in trouble",
-            "queue.capacityMaxWaitMs",
-            failures::server_error(500),
-        ),
-        (
-            "the network down",
-            "queue.networkMaxWaitMs",
-            failures::reset(),
-        ),
+        ("longer than maxWaitMs", "queue.maxWaitMs", failures::quota("five_hour", hour)),
+        ("longer than autoMaxWaitMs", "queue.autoMaxWaitMs", failures::quota("five_hour", hour)),
+        ("without streaming", "queue.nonStreamMaxWaitMs", failures::quota("five_hour", hour)),
+        ("the API in trouble", "queue.capacityMaxWaitMs", failures::server_error(500)),
+        ("the network down", "queue.networkMaxWaitMs", failures::reset()),
     ];
     for (name, key, answer) in rows {
         let upstream = Upstream::start();
@@ -301,11 +233,7 @@ fn what_will_not_end_within_the_limit_is_told_at_once() {
         let before = Instant::now();
         let reply = proxy.post(&hello());
         assert!(reply.status >= 400, "{name}: {}", reply.text());
-        assert!(
-            before.elapsed() < Duration::from_millis(1400),
-            "{name}: {:?}",
-            before.elapsed()
-        );
+        assert!(before.elapsed() < Duration::from_millis(1400), "{name}: {:?}", before.elapsed());
     }
 }
 
@@ -331,20 +259,15 @@ fn a_wait_for_the_cap_ends_at_its_limit() {
         .set("queue.capacityMaxWaitMs", json!(700));
     let proxy = Proxy::start(&home);
     let gate = upstream.gate();
-    upstream.next(
-        "key-a",
-        Answer::message("first").before(crate::upstream::Step::Hold(gate.clone())),
-    );
+    upstream
+        .next("key-a", Answer::message("first").before(crate::upstream::Step::Hold(gate.clone())));
     let first = send(&proxy, Ask::messages(&hello()));
     upstream.wait_requests(1);
     let before = Instant::now();
     let reply = proxy.post(&hello());
     reply.assert_error(429, "rate_limit_error");
     let waited = before.elapsed();
-    assert!(
-        (Duration::from_millis(650)..Duration::from_secs(5)).contains(&waited),
-        "{waited:?}"
-    );
+    assert!((Duration::from_millis(650)..Duration::from_secs(5)).contains(&waited), "{waited:?}");
     gate.open();
     first.join().expect("a client").0.assert_said("first");
 }
@@ -357,10 +280,8 @@ fn counting_tokens_waits_eight_seconds_at_most() {
         .set("scheduler.safetyMaxGlobalActive", json!(1));
     let proxy = Proxy::start(&home);
     let gate = upstream.gate();
-    upstream.next(
-        "key-a",
-        Answer::message("first").before(crate::upstream::Step::Hold(gate.clone())),
-    );
+    upstream
+        .next("key-a", Answer::message("first").before(crate::upstream::Step::Hold(gate.clone())));
     let first = send(&proxy, Ask::messages(&hello()));
     upstream.wait_requests(1);
     let before = Instant::now();
@@ -403,20 +324,14 @@ fn one_clock_runs_over_all_waits_of_a_request() {
     assert!(reply.status >= 429, "{}", reply.text());
     assert!(waited < Duration::from_secs(5), "{waited:?}");
     let asked = upstream.requests().len();
-    assert!(
-        (2..=6).contains(&asked),
-        "asked {asked} times in {waited:?}"
-    );
+    assert!((2..=6).contains(&asked), "asked {asked} times in {waited:?}");
 }
 
 #[test]
 fn a_stop_never_waits_for_those_in_the_queue() {
     let upstream = Upstream::start();
     let mut proxy = Proxy::start(&one_account(&upstream));
-    upstream.always(
-        "key-a",
-        failures::quota("five_hour", Duration::from_secs(3600)),
-    );
+    upstream.always("key-a", failures::quota("five_hour", Duration::from_secs(3600)));
     let held = send(&proxy, Ask::messages(&hello_stream()));
     proxy.wait_status("it waits", |status| queued(status) == 1);
     proxy.terminate();

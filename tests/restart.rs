@@ -89,10 +89,7 @@ pub fn held_streams(
 ) -> Vec<JoinHandle<Reply>> {
     let before = upstream.requests().len();
     for key in ["key-a", "key-b"] {
-        upstream.always(
-            key,
-            Answer::of(message.clone()).at(6, Step::Hold(gate.clone())),
-        );
+        upstream.always(key, Answer::of(message.clone()).at(6, Step::Hold(gate.clone())));
     }
     let address = proxy.address();
     let streams = (0..count)
@@ -118,10 +115,7 @@ pub fn workers(proxy: &Proxy) -> Vec<u32> {
 
 pub fn children(parent: u32) -> Vec<u32> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc")
-        .expect("list processes")
-        .flatten()
-    {
+    for entry in std::fs::read_dir("/proc").expect("list processes").flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
             continue;
         };
@@ -175,9 +169,7 @@ pub fn two_accounts(upstream: &Upstream) -> Home {
 #[test]
 fn sessions_and_batches_stay_where_they_were_through_a_restart() {
     let upstream = Upstream::start();
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(&["a", "b", "c"]);
+    let home = Home::new().upstream(&upstream.url()).accounts(&["a", "b", "c"]);
     let mut proxy = Proxy::start(&home);
     let ask = |session: usize| {
         Ask::messages(&hello()).header("x-maxpool-session", &format!("session {session}"))
@@ -185,10 +177,7 @@ fn sessions_and_batches_stay_where_they_were_through_a_restart() {
     let batch = |id: &str| Ask::get(&format!("/v1/messages/batches/{id}"));
     let keys = |from: usize| -> Vec<String> {
         let requests = upstream.requests();
-        requests[from..]
-            .iter()
-            .map(|seen| seen.credential().to_owned())
-            .collect()
+        requests[from..].iter().map(|seen| seen.credential().to_owned()).collect()
     };
     for session in 0..6 {
         assert_eq!(proxy.ask(&ask(session)).status, 200);
@@ -227,11 +216,7 @@ fn sessions_and_batches_stay_where_they_were_through_a_restart() {
     for _ in 0..3 {
         let _status = proxy.ask(&batch("msgbatch_1")).status;
     }
-    assert_eq!(
-        keys(from),
-        vec![before[6].clone(); 3],
-        "the batch's account"
-    );
+    assert_eq!(keys(from), vec![before[6].clone(); 3], "the batch's account");
     proxy.terminate();
     assert_eq!(proxy.wait_exit(), Some(0));
     let proxy = Proxy::start_as_is(&home);
@@ -239,11 +224,7 @@ fn sessions_and_batches_stay_where_they_were_through_a_restart() {
     for _ in 0..3 {
         let _status = proxy.ask(&batch("msgbatch_1")).status;
     }
-    assert_eq!(
-        keys(from),
-        vec![before[6].clone(); 3],
-        "from the state file"
-    );
+    assert_eq!(keys(from), vec![before[6].clone(); 3], "from the state file");
 }
 
 #[test]
@@ -260,18 +241,14 @@ fn five_restarts_refuse_no_connection_and_cut_no_stream() {
     for _ in 0..5 {
         let before = load.served();
         restart(&proxy);
-        until("service goes on", || {
-            (load.served() > before + 25).then_some(())
-        });
+        until("service goes on", || (load.served() > before + 25).then_some(()));
         assert!(proxy.is_running(), "the process keeps its pid");
         assert!(proxy.resident_kib() > 0);
         resident = workers(&proxy).into_iter().map(resident_kib).collect();
     }
     load.stop.store(true, Ordering::Relaxed);
-    let failures: Vec<String> = threads
-        .into_iter()
-        .flat_map(|thread| thread.join().expect("a client"))
-        .collect();
+    let failures: Vec<String> =
+        threads.into_iter().flat_map(|thread| thread.join().expect("a client")).collect();
     // Those of a worker that is a process of its own.
     streams.extend(held_streams(&upstream, &proxy, 10, &message, &gate));
     restart(&proxy);
@@ -293,9 +270,7 @@ fn five_restarts_refuse_no_connection_and_cut_no_stream() {
     assert_eq!(lost, 0, "streams lost");
     assert!(failures.is_empty(), "{failures:?}");
     // Whoever has nothing left goes.
-    until("one worker is left", || {
-        (workers(&proxy).len() == 1).then_some(())
-    });
+    until("one worker is left", || (workers(&proxy).len() == 1).then_some(()));
     proxy.post(&hello()).assert_said("Hello from upstream.");
     proxy.terminate();
     assert_eq!(proxy.wait_exit(), Some(0));
@@ -312,11 +287,8 @@ fn a_storm_of_clients_does_not_notice_restarts() {
         .map(|number| {
             let load = Arc::clone(&load);
             // Some ask the API and some ask us; some keep their connection as long as they may.
-            let ask = if number % 3 == 0 {
-                Ask::messages(&hello())
-            } else {
-                Ask::get("/maxpool/health")
-            };
+            let ask =
+                if number % 3 == 0 { Ask::messages(&hello()) } else { Ask::get("/maxpool/health") };
             std::thread::spawn(move || {
                 let mut failures = Vec::new();
                 let mut kept: Option<Client> = None;
@@ -336,15 +308,11 @@ fn a_storm_of_clients_does_not_notice_restarts() {
     for _ in 0..5 {
         let before = load.served();
         restart(&proxy);
-        until("service goes on", || {
-            (load.served() > before + 200).then_some(())
-        });
+        until("service goes on", || (load.served() > before + 200).then_some(()));
     }
     load.stop.store(true, Ordering::Relaxed);
-    let failures: Vec<String> = threads
-        .into_iter()
-        .flat_map(|thread| thread.join().expect("a client"))
-        .collect();
+    let failures: Vec<String> =
+        threads.into_iter().flat_map(|thread| thread.join().expect("a client")).collect();
     eprintln!(
         "{} requests, {} failed, slowest {} ms",
         load.served(),
@@ -365,14 +333,10 @@ fn restarts_as_fast_as_they_can_be_asked_for_lose_nothing() {
         std::thread::sleep(Duration::from_millis(25));
     }
     let before = load.served();
-    until("service goes on", || {
-        (load.served() > before + 10).then_some(())
-    });
+    until("service goes on", || (load.served() > before + 10).then_some(()));
     load.stop.store(true, Ordering::Relaxed);
-    let failures: Vec<String> = threads
-        .into_iter()
-        .flat_map(|thread| thread.join().expect("a client"))
-        .collect();
+    let failures: Vec<String> =
+        threads.into_iter().flat_map(|thread| thread.join().expect("a client")).collect();
     assert!(failures.is_empty(), "{failures:?}");
     proxy.terminate();
     assert_eq!(proxy.wait_exit(), Some(0));
@@ -383,10 +347,8 @@ fn learned_quota_is_handed_over_with_what_the_old_worker_learns_later() {
     let upstream = Upstream::start();
     let home = Home::new().upstream(&upstream.url()).accounts(&["a"]);
     let proxy = Proxy::start(&home);
-    upstream.next(
-        "key-a",
-        Answer::message("hi").limits(&crate::upstream::Limits::used(0.31, 0.22)),
-    );
+    upstream
+        .next("key-a", Answer::message("hi").limits(&crate::upstream::Limits::used(0.31, 0.22)));
     proxy.post(&hello()).assert_said("hi");
     let gate = upstream.gate();
     let message = Message::long(12, 20);
@@ -409,32 +371,20 @@ fn learned_quota_is_handed_over_with_what_the_old_worker_learns_later() {
 #[test]
 fn those_who_wait_are_told_to_come_again() {
     let upstream = Upstream::start();
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(&["a"])
-        .set("queue.heartbeatMs", json!(50));
+    let home =
+        Home::new().upstream(&upstream.url()).accounts(&["a"]).set("queue.heartbeatMs", json!(50));
     let proxy = Proxy::start(&home);
-    upstream.next(
-        "key-a",
-        failures::quota("five_hour", Duration::from_secs(60)),
-    );
+    upstream.next("key-a", failures::quota("five_hour", Duration::from_secs(60)));
     let ask = Ask::messages(&hello());
     let mut plain = proxy.connect();
     plain.send_ask(&ask);
-    proxy.wait_status("one waits", |status| {
-        status["upstreamThrottle"]["queued"] == 1
-    });
+    proxy.wait_status("one waits", |status| status["upstreamThrottle"]["queued"] == 1);
     let mut streaming = proxy.connect();
     let stream_ask = Ask::messages(&hello_stream());
     streaming.send_ask(&stream_ask);
     // Its first heartbeat: the answer has begun, so that the end can only be an event.
-    assert_eq!(
-        streaming.read_head(&stream_ask).expect("a head").status,
-        200
-    );
-    proxy.wait_status("both wait", |status| {
-        status["upstreamThrottle"]["queued"] == 2
-    });
+    assert_eq!(streaming.read_head(&stream_ask).expect("a head").status, 200);
+    proxy.wait_status("both wait", |status| status["upstreamThrottle"]["queued"] == 2);
     restart(&proxy);
     let reply = plain.read_reply(&ask);
     reply.assert_error(503, "restart_in_progress");
@@ -446,11 +396,7 @@ fn those_who_wait_are_told_to_come_again() {
     let text = String::from_utf8_lossy(&text);
     assert!(text.contains("event: error"), "{text}");
     until("the old worker ends", || {
-        proxy
-            .log()
-            .iter()
-            .any(|line| line.ends_with("restart: done"))
-            .then_some(())
+        proxy.log().iter().any(|line| line.ends_with("restart: done")).then_some(())
     });
 }
 

@@ -79,10 +79,7 @@ fn claude_codes_own_ids_make_sessions() {
                 Ask::messages(&claude_code("", first)).header("X-Claude-Code-Session-Id", id)
             }),
         ),
-        (
-            "user_id",
-            Box::new(move |id, first| Ask::messages(&claude_code(&long_id(id), first))),
-        ),
+        ("user_id", Box::new(move |id, first| Ask::messages(&claude_code(&long_id(id), first)))),
         (
             "user_id as JSON",
             Box::new(move |id, first| Ask::messages(&claude_code(&json_id(id), first))),
@@ -97,16 +94,8 @@ fn claude_codes_own_ids_make_sessions() {
         assert_ne!(main, other, "{name}: sessions spread");
         assert_ne!(main, subagent, "{name}: a subagent is a session of its own");
         for _ in 0..3 {
-            assert_eq!(
-                served_by(&upstream, &proxy, &ask("s1", "hello")),
-                main,
-                "{name}"
-            );
-            assert_eq!(
-                served_by(&upstream, &proxy, &ask("s2", "hello")),
-                other,
-                "{name}"
-            );
+            assert_eq!(served_by(&upstream, &proxy, &ask("s1", "hello")), main, "{name}");
+            assert_eq!(served_by(&upstream, &proxy, &ask("s2", "hello")), other, "{name}");
         }
     }
 }
@@ -123,31 +112,20 @@ fn an_agent_id_stands_for_the_first_message() {
     let one = served_by(&upstream, &proxy, &ask("agent-1", "first"));
     let two = served_by(&upstream, &proxy, &ask("agent-2", "first"));
     assert_ne!(one, two);
-    assert_eq!(
-        served_by(&upstream, &proxy, &ask("agent-1", "another first message")),
-        one
-    );
-    assert_eq!(
-        served_by(&upstream, &proxy, &ask("agent-2", "another first message")),
-        two
-    );
+    assert_eq!(served_by(&upstream, &proxy, &ask("agent-1", "another first message")), one);
+    assert_eq!(served_by(&upstream, &proxy, &ask("agent-2", "another first message")), two);
 }
 
 #[test]
 fn affinity_can_be_for_the_header_alone_or_off() {
     for (setting, own_header_sticks) in [("header", true), ("off", false)] {
         let upstream = Upstream::start();
-        let home = Home::new()
-            .accounts(&["a", "b"])
-            .set("scheduler.sessionAffinity", json!(setting));
+        let home =
+            Home::new().accounts(&["a", "b"]).set("scheduler.sessionAffinity", json!(setting));
         let (_home, proxy) = start(&upstream, home);
         let by_user = Ask::messages(&claude_code("user_1_account__session_9", "x"));
         let first = served_by(&upstream, &proxy, &by_user);
-        assert_ne!(
-            served_by(&upstream, &proxy, &by_user),
-            first,
-            "{setting}: rotates"
-        );
+        assert_ne!(served_by(&upstream, &proxy, &by_user), first, "{setting}: rotates");
         let first = served_by(&upstream, &proxy, &in_session("s"));
         let sticks = served_by(&upstream, &proxy, &in_session("s")) == first;
         assert_eq!(sticks, own_header_sticks, "{setting}");
@@ -162,11 +140,7 @@ fn a_displaced_session_returns_home() {
     upstream.next(&home, failures::overloaded().header("retry-after", "2"));
     let away = served_by(&upstream, &proxy, &in_session("s"));
     assert_ne!(away, home);
-    assert_eq!(
-        served_by(&upstream, &proxy, &in_session("s")),
-        away,
-        "while home is blocked"
-    );
+    assert_eq!(served_by(&upstream, &proxy, &in_session("s")), away, "while home is blocked");
     until("the session return home", || {
         (served_by(&upstream, &proxy, &in_session("s")) == home).then_some(())
     });
@@ -179,10 +153,7 @@ fn the_better_priority_serves_while_it_can() {
     let home = Home::new().accounts(&["a", "b"]).priority(0, 5);
     let (_home, proxy) = start(&upstream, home);
     for _ in 0..4 {
-        assert_eq!(
-            served_by(&upstream, &proxy, &Ask::messages(&hello())),
-            "key-b"
-        );
+        assert_eq!(served_by(&upstream, &proxy, &Ask::messages(&hello())), "key-b");
     }
     upstream.next("key-b", failures::overloaded().header("retry-after", "1"));
     assert_eq!(served_by(&upstream, &proxy, &in_session("s")), "key-a");
@@ -194,15 +165,10 @@ fn the_better_priority_serves_while_it_can() {
 #[test]
 fn a_disabled_account_never_serves() {
     let upstream = Upstream::start();
-    let home = Home::new()
-        .accounts(&["a", "b"])
-        .set("accounts.0.enabled", json!(false));
+    let home = Home::new().accounts(&["a", "b"]).set("accounts.0.enabled", json!(false));
     let (_home, proxy) = start(&upstream, home);
     for _ in 0..4 {
-        assert_eq!(
-            served_by(&upstream, &proxy, &Ask::messages(&hello())),
-            "key-b"
-        );
+        assert_eq!(served_by(&upstream, &proxy, &Ask::messages(&hello())), "key-b");
     }
     assert_eq!(proxy.account("a")["enabled"], false);
 }
@@ -216,24 +182,12 @@ fn the_preferred_account_serves_while_it_can() {
         .set("routing.preferredAccount", json!("b"));
     let (_home, proxy) = start(&upstream, home);
     for _ in 0..4 {
-        assert_eq!(
-            served_by(&upstream, &proxy, &Ask::messages(&hello())),
-            "key-b"
-        );
+        assert_eq!(served_by(&upstream, &proxy, &Ask::messages(&hello())), "key-b");
     }
-    assert_eq!(
-        proxy.status()["routing"],
-        json!({"mode": "preferred", "preferredAccount": "b"})
-    );
-    upstream.next(
-        "key-b",
-        failures::quota("five_hour", Duration::from_secs(3600)),
-    );
+    assert_eq!(proxy.status()["routing"], json!({"mode": "preferred", "preferredAccount": "b"}));
+    upstream.next("key-b", failures::quota("five_hour", Duration::from_secs(3600)));
     for _ in 0..4 {
-        assert_ne!(
-            served_by(&upstream, &proxy, &Ask::messages(&hello())),
-            "key-b"
-        );
+        assert_ne!(served_by(&upstream, &proxy, &Ask::messages(&hello())), "key-b");
     }
 }
 
@@ -243,17 +197,11 @@ fn a_profile_chooses_among_the_accounts_that_have_it() {
     let mut work = oauth("work");
     work["profiles"] = json!(["work"]);
     let home =
-        Home::new()
-            .accounts(&["a"])
-            .account(work)
-            .account(provider("glm", "zai", &upstream.url()));
+        Home::new().accounts(&["a"]).account(work).account(provider("glm", "zai", &upstream.url()));
     let (_home, proxy) = start(&upstream, home);
     let with = |profile: &str| Ask::messages(&hello()).header("x-maxpool-profile", profile);
     for _ in 0..3 {
-        assert_eq!(
-            served_by(&upstream, &proxy, &Ask::messages(&hello())),
-            "key-a"
-        );
+        assert_eq!(served_by(&upstream, &proxy, &Ask::messages(&hello())), "key-a");
         assert_eq!(served_by(&upstream, &proxy, &with("claude")), "key-a");
         assert_eq!(served_by(&upstream, &proxy, &with("work")), "token-work");
         assert_eq!(
@@ -262,42 +210,28 @@ fn a_profile_chooses_among_the_accounts_that_have_it() {
             "Claude accounts come first"
         );
     }
-    let message = proxy
-        .ask(&with("nobody-has-this"))
-        .assert_error(400, "invalid_request_error");
+    let message = proxy.ask(&with("nobody-has-this")).assert_error(400, "invalid_request_error");
     assert!(
         message.contains("nobody-has-this") || message.contains("x-maxpool-profile"),
         "{message}"
     );
-    upstream.always(
-        "key-a",
-        failures::quota("five_hour", Duration::from_secs(3600)),
-    );
+    upstream.always("key-a", failures::quota("five_hour", Duration::from_secs(3600)));
     assert_eq!(served_by(&upstream, &proxy, &with("all")), "provider-glm");
 }
 
 #[test]
 fn a_used_up_short_window_is_left_alone_until_its_reset() {
     let upstream = Upstream::start();
-    let home = Home::new()
-        .accounts(&["a", "b"])
-        .set("queue.enabled", json!(false));
+    let home = Home::new().accounts(&["a", "b"]).set("queue.enabled", json!(false));
     let (_home, proxy) = start(&upstream, home);
-    let window = |used: f64| {
-        Limits::new()
-            .status("allowed")
-            .window("5h", used, Duration::from_secs(3600))
-    };
+    let window =
+        |used: f64| Limits::new().status("allowed").window("5h", used, Duration::from_secs(3600));
     upstream.always("key-a", Answer::message("hi").limits(&window(0.93)));
     upstream.always("key-b", Answer::message("hi").limits(&window(0.2)));
     for _ in 0..8 {
         proxy.post(&hello()).assert_said("hi");
     }
-    assert_eq!(
-        upstream.count("key-a"),
-        1,
-        "above switchThreshold after its first answer"
-    );
+    assert_eq!(upstream.count("key-a"), 1, "above switchThreshold after its first answer");
     upstream.always("key-b", Answer::message("hi").limits(&window(0.95)));
     proxy.post(&hello()).assert_said("hi");
     let reply = proxy.post(&hello());
@@ -308,14 +242,9 @@ fn a_used_up_short_window_is_left_alone_until_its_reset() {
 #[test]
 fn a_window_of_one_family_blocks_that_family_only() {
     let upstream = Upstream::start();
-    let home = Home::new()
-        .accounts(&["a"])
-        .set("queue.enabled", json!(false));
+    let home = Home::new().accounts(&["a"]).set("queue.enabled", json!(false));
     let (_home, proxy) = start(&upstream, home);
-    upstream.next(
-        "key-a",
-        failures::quota("seven_day_opus", Duration::from_secs(86400)),
-    );
+    upstream.next("key-a", failures::quota("seven_day_opus", Duration::from_secs(86400)));
     let mut opus = hello();
     opus["model"] = json!("claude-opus-4-1-20250805");
     proxy.post(&opus).assert_error(429, "rate_limit_error");
@@ -328,30 +257,17 @@ fn a_window_of_one_family_blocks_that_family_only() {
 fn near_its_reset_an_account_is_cheap() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream, Home::new().accounts(&["a", "b"]));
-    let window = |reset: u64| {
-        Limits::new()
-            .status("allowed")
-            .window("5h", 0.55, Duration::from_secs(reset))
-    };
+    let window =
+        |reset: u64| Limits::new().status("allowed").window("5h", 0.55, Duration::from_secs(reset));
     upstream.always("key-a", Answer::message("hi").limits(&window(600)));
-    upstream.always(
-        "key-b",
-        Answer::message("hi").limits(&window(5 * 3600 - 360)),
-    );
+    upstream.always("key-b", Answer::message("hi").limits(&window(5 * 3600 - 360)));
     for _ in 0..2 {
         proxy.post(&hello()).assert_said("hi");
     }
-    assert_eq!(
-        (upstream.count("key-a"), upstream.count("key-b")),
-        (1, 1),
-        "both are known now"
-    );
+    assert_eq!((upstream.count("key-a"), upstream.count("key-b")), (1, 1), "both are known now");
     for _ in 0..10 {
         proxy.post(&hello()).assert_said("hi");
     }
     let share = upstream.count("key-a") - 1;
-    assert!(
-        share >= 8,
-        "{share} of 10 went to the account whose window ends in ten minutes"
-    );
+    assert!(share >= 8, "{share} of 10 went to the account whose window ends in ten minutes");
 }

@@ -39,21 +39,13 @@ fn health_needs_no_key_and_status_does() {
     assert_eq!(proxy.ask(&Ask::get("/maxpool/health")).status, 200);
     let status =
         |name: &str, value: &str| proxy.ask(&Ask::get("/maxpool/status").header(name, value));
-    let message = proxy
-        .ask(&Ask::get("/maxpool/status"))
-        .assert_error(401, "authentication_error");
+    let message = proxy.ask(&Ask::get("/maxpool/status")).assert_error(401, "authentication_error");
     assert!(!message.contains(KEY));
     status("x-api-key", "wrong").assert_error(401, "authentication_error");
     status("authorization", "Bearer wrong").assert_error(401, "authentication_error");
     assert_eq!(status("x-api-key", KEY).status, 200);
-    assert_eq!(
-        status("authorization", &format!("Bearer {KEY}")).status,
-        200
-    );
-    assert_eq!(
-        status("Authorization", &format!("bearer {KEY}")).status,
-        200
-    );
+    assert_eq!(status("authorization", &format!("Bearer {KEY}")).status, 200);
+    assert_eq!(status("Authorization", &format!("bearer {KEY}")).status, 200);
 }
 
 #[test]
@@ -73,24 +65,13 @@ fn the_reserved_prefix_is_never_forwarded() {
         reply.assert_error(404, "not_found_error");
     }
     for (method, target) in [("POST", "/maxpool/status"), ("DELETE", "/maxpool/health")] {
-        let reply = proxy.ask(
-            &Ask::new(method, target)
-                .header("x-api-key", KEY)
-                .body(Vec::new()),
-        );
+        let reply = proxy.ask(&Ask::new(method, target).header("x-api-key", KEY).body(Vec::new()));
         assert_eq!(reply.status, 405, "{method} {target}: {}", reply.text());
-        assert!(
-            reply.header("allow").is_some(),
-            "RFC 9110, 15.5.6: a 405 says what is allowed"
-        );
+        assert!(reply.header("allow").is_some(), "RFC 9110, 15.5.6: a 405 says what is allowed");
     }
     assert_eq!(upstream.requests().len(), 0);
     let _forwarded = proxy.ask(&Ask::get("/maxpoolx"));
-    assert_eq!(
-        upstream.only_request().target,
-        "/maxpoolx",
-        "only the whole word is reserved"
-    );
+    assert_eq!(upstream.only_request().target, "/maxpoolx", "only the whole word is reserved");
 }
 
 #[test]
@@ -109,20 +90,14 @@ fn one_connection_serves_local_routes_and_messages_in_turn() {
     let (_home, proxy) = start(&upstream);
     let mut client = proxy.connect();
     for _ in 0..3 {
-        client
-            .ask(&Ask::messages(&hello()))
-            .assert_said("Hello from upstream.");
+        client.ask(&Ask::messages(&hello())).assert_said("Hello from upstream.");
         assert_eq!(client.ask(&Ask::get("/maxpool/health")).status, 200);
     }
     let ask = Ask::get("/maxpool/health");
     client.send_ask(&ask);
     client.send_ask(&Ask::messages(&hello()));
     client.send_ask(&ask);
-    assert_eq!(
-        client.read_reply(&ask).status,
-        200,
-        "pipelined requests are answered in order"
-    );
+    assert_eq!(client.read_reply(&ask).status, 200, "pipelined requests are answered in order");
     client.read_reply(&ask).assert_said("Hello from upstream.");
     assert_eq!(client.read_reply(&ask).status, 200);
 }

@@ -8,11 +8,8 @@ use crate::harness::{Ask, Home, Proxy, hello, hello_stream, json, until};
 use crate::upstream::oauth::Mode;
 use crate::upstream::{Answer, Upstream, failures};
 
-const OAUTH: [&str; 3] = [
-    "sk-ant-oat01-AAAAaaaa0001",
-    "sk-ant-ort01-BBBBbbbb0002",
-    "sk-ant-oat01-CCCCcccc0003",
-];
+const OAUTH: [&str; 3] =
+    ["sk-ant-oat01-AAAAaaaa0001", "sk-ant-ort01-BBBBbbbb0002", "sk-ant-oat01-CCCCcccc0003"];
 const API_KEY: &str = "sk-ant-api03-DDDDdddd0004";
 /// No shape by which a mask could know them.
 const PROVIDER: &str = "77fe55aa.plainlooking0005";
@@ -57,13 +54,9 @@ fn home(upstream: &Upstream) -> Home {
 /// All files below a directory.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).expect("list").flatten();
-    let nested = entries.map(|entry| entry.path()).map(|path| {
-        if path.is_dir() {
-            files(&path)
-        } else {
-            vec![path]
-        }
-    });
+    let nested = entries
+        .map(|entry| entry.path())
+        .map(|path| if path.is_dir() { files(&path) } else { vec![path] });
     nested.flatten().collect()
 }
 
@@ -80,11 +73,7 @@ fn assert_clean(what: &str, text: &str) {
 
 /// A refusal that says the credential it refuses, as some do.
 fn echo(status: u16, kind: &str, secret: &str) -> Answer {
-    Answer::error(
-        status,
-        kind,
-        &format!("credential {secret} cannot do that (Bearer {secret})"),
-    )
+    Answer::error(status, kind, &format!("credential {secret} cannot do that (Bearer {secret})"))
 }
 
 #[test]
@@ -93,12 +82,8 @@ fn after_a_busy_life_with_every_failure_no_credential_is_anywhere() {
     let home = home(&upstream);
     home.write();
     let logs = home.path().join("captured");
-    let mut command = home.command(&[
-        "server",
-        "--plain",
-        "--log-to",
-        logs.to_str().expect("a path"),
-    ]);
+    let mut command =
+        home.command(&["server", "--plain", "--log-to", logs.to_str().expect("a path")]);
     command.env("RUST_BACKTRACE", "full");
     let proxy = Proxy::spawn(command);
     let cmdline = std::fs::read_to_string(format!("/proc/{}/cmdline", proxy.pid())).expect("read");
@@ -120,12 +105,7 @@ fn after_a_busy_life_with_every_failure_no_credential_is_anywhere() {
     // The token endpoint, one behaviour after the other; it too repeats what it was sent.
     upstream.next("", Answer::json(429, &json!({"error": "slow_down", "error_description": format!("token {} came too often", OAUTH[1])}).to_string()));
     all(false);
-    for mode in [
-        Mode::Html,
-        Mode::NoToken,
-        Mode::RateLimited,
-        Mode::InvalidGrant,
-    ] {
+    for mode in [Mode::Html, Mode::NoToken, Mode::RateLimited, Mode::InvalidGrant] {
         upstream.state().oauth.mode = mode;
         all(true);
     }
@@ -161,10 +141,7 @@ fn after_a_busy_life_with_every_failure_no_credential_is_anywhere() {
     }
     all(true);
     // A stream that breaks with the credential in its last words.
-    upstream.always(
-        PROVIDER,
-        Answer::message("half").at(3, crate::upstream::Step::Reset),
-    );
+    upstream.always(PROVIDER, Answer::message("half").at(3, crate::upstream::Step::Reset));
     all(true);
     // A new pair.
     upstream.state().oauth.mode = Mode::Rotate;
@@ -196,11 +173,8 @@ fn after_a_busy_life_with_every_failure_no_credential_is_anywhere() {
     let mut wrong = home_json(&good);
     wrong["upstreamProxy"] = json!(format!("http://user:{PASSWORD}@nowhere:port"));
     home.write_text(&wrong.to_string());
-    replies.push(
-        proxy
-            .ask(&Ask::post("/maxpool/reload", &json!({})).header("x-api-key", KEY))
-            .text(),
-    );
+    replies
+        .push(proxy.ask(&Ask::post("/maxpool/reload", &json!({})).header("x-api-key", KEY)).text());
     replies.push(home.run(&["accounts"]).stderr);
     home.write_text(&good);
     proxy.ask(&Ask::post("/maxpool/reload", &json!({})).header("x-api-key", KEY));
@@ -252,10 +226,7 @@ fn after_a_busy_life_with_every_failure_no_credential_is_anywhere() {
         );
         looked_at += 1;
     }
-    assert!(
-        looked_at > 20,
-        "the captured requests, the state and the lock: {looked_at}"
-    );
+    assert!(looked_at > 20, "the captured requests, the state and the lock: {looked_at}");
     assert!(proxy.log().len() > 30, "a busy life: {:#?}", proxy.log());
 }
 
@@ -266,14 +237,9 @@ fn home_json(text: &str) -> crate::harness::Value {
 #[test]
 fn a_key_from_stdin_is_in_no_argument_and_no_output() {
     let upstream = Upstream::start();
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .logins(&upstream.url());
+    let home = Home::new().upstream(&upstream.url()).logins(&upstream.url());
     home.write();
-    let ran = home.run_with_input(
-        &["login", "--api", "--name", "work"],
-        &format!("{API_KEY}\n"),
-    );
+    let ran = home.run_with_input(&["login", "--api", "--name", "work"], &format!("{API_KEY}\n"));
     assert_eq!(ran.status.code(), Some(0), "{ran:?}");
     assert_clean("what it printed", &format!("{}{}", ran.stdout, ran.stderr));
     assert_eq!(home.read()["accounts"][0]["apiKey"], API_KEY);

@@ -33,12 +33,7 @@ fn the_path_is_found_in_the_order_of_the_rules() {
     for (set, made) in files.iter().enumerate() {
         run(&all[set..], made);
         let there = files.map(|path| path.exists());
-        assert_eq!(
-            there,
-            std::array::from_fn(|index| index <= set),
-            "with {:?}",
-            &all[set..]
-        );
+        assert_eq!(there, std::array::from_fn(|index| index <= set), "with {:?}", &all[set..]);
     }
 }
 
@@ -53,11 +48,7 @@ fn an_unknown_key_is_reported_once_and_does_not_stop_it() {
     let proxy = Proxy::start(&home);
     for key in ["queue.maxWaitMz", "colour"] {
         proxy.wait_line(key, |line| line.contains(key));
-        assert_eq!(
-            proxy.log().iter().filter(|line| line.contains(key)).count(),
-            1,
-            "{key}"
-        );
+        assert_eq!(proxy.log().iter().filter(|line| line.contains(key)).count(), 1, "{key}");
     }
     proxy.post(&hello()).assert_said("Hello from upstream.");
     assert_eq!(home.read()["colour"], "blue");
@@ -131,11 +122,7 @@ fn an_expiry_in_seconds_is_understood() {
 #[test]
 fn an_upstream_may_have_a_path() {
     let upstream = Upstream::with(|request| {
-        assert!(
-            request.target.starts_with("/api/anthropic/v1/"),
-            "{}",
-            request.target
-        );
+        assert!(request.target.starts_with("/api/anthropic/v1/"), "{}", request.target);
         crate::upstream::Answer::message("from below")
     });
     for slash in ["", "/"] {
@@ -154,10 +141,8 @@ fn an_upstream_may_have_a_path() {
 #[test]
 fn ipv6_loopback_is_served() {
     let upstream = Upstream::start();
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(&["a"])
-        .set("proxy.host", json!("::1"));
+    let home =
+        Home::new().upstream(&upstream.url()).accounts(&["a"]).set("proxy.host", json!("::1"));
     let proxy = Proxy::start(&home);
     assert!(proxy.address().is_ipv6());
     proxy.post(&hello()).assert_said("Hello from upstream.");
@@ -168,17 +153,12 @@ fn a_proxy_in_the_environment_never_takes_loopback_and_a_configured_one_is_used(
     let upstream = Upstream::start();
     let trap =
         Upstream::with(|_| crate::upstream::Answer::error(500, "api_error", "through the proxy"));
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(&["a"])
-        .set("upstreamProxy", json!(null));
+    let home =
+        Home::new().upstream(&upstream.url()).accounts(&["a"]).set("upstreamProxy", json!(null));
     home.write();
     // Absent, not null: the environment decides.
     let mut config = home.read();
-    config
-        .as_object_mut()
-        .expect("an object")
-        .remove("upstreamProxy");
+    config.as_object_mut().expect("an object").remove("upstreamProxy");
     home.write_text(&config.to_string());
     let mut command = home.command(&["server", "--plain"]);
     command
@@ -199,7 +179,5 @@ fn a_proxy_in_the_environment_never_takes_loopback_and_a_configured_one_is_used(
         .set("queue.enabled", json!(false));
     let proxy = Proxy::start(&home);
     let _any = proxy.post(&hello());
-    until("the configured proxy be asked", || {
-        (!trap.requests().is_empty()).then_some(())
-    });
+    until("the configured proxy be asked", || (!trap.requests().is_empty()).then_some(()));
 }

@@ -28,9 +28,7 @@ fn refused(proxy: &Proxy, bytes: &[u8]) -> (u16, String) {
     let (answer, end) = client.read_to_close();
     let text = String::from_utf8_lossy(&answer).into_owned();
     assert_ne!(end, ReplyEnd::Silent, "it stays open after \"{text}\"");
-    let code = text
-        .strip_prefix("HTTP/1.1 ")
-        .and_then(|rest| rest.get(..3));
+    let code = text.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
     let code = code.and_then(|code| code.parse().ok());
     (code.unwrap_or(0), text)
 }
@@ -150,9 +148,7 @@ fn a_last_request_whose_client_leaves_the_queue_is_noticed() {
     let hour = Duration::from_secs(3600);
     upstream.next("key-a", failures::quota("five_hour", hour));
     let queued = |count: u64| {
-        proxy.wait_status("the queue", |status| {
-            status["upstreamThrottle"]["queued"] == count
-        });
+        proxy.wait_status("the queue", |status| status["upstreamThrottle"]["queued"] == count);
     };
     assert_leaving_is_noticed(&proxy, &hello_stream(), |_, _| queued(1), |_| queued(0));
     assert_eq!(upstream.requests().len(), 1, "nothing was sent for nobody");
@@ -200,14 +196,8 @@ fn a_chunked_body_that_ends_early_is_refused_and_goes_nowhere() {
         ("after a chunk", format!("{size:x}\r\n{body}\r\n")),
         ("after a size", format!("{size:x}\r\n")),
         ("within a size", format!("{size:x}")),
-        (
-            "after the last chunk",
-            format!("{size:x}\r\n{body}\r\n0\r\n"),
-        ),
-        (
-            "within trailers",
-            format!("{size:x}\r\n{body}\r\n0\r\nx-a: b\r\n"),
-        ),
+        ("after the last chunk", format!("{size:x}\r\n{body}\r\n0\r\n")),
+        ("within trailers", format!("{size:x}\r\n{body}\r\n0\r\nx-a: b\r\n")),
     ];
     for (name, chunks) in &rows {
         let mut client = proxy.connect();
@@ -219,10 +209,7 @@ fn a_chunked_body_that_ends_early_is_refused_and_goes_nowhere() {
         assert!(text.starts_with("HTTP/1.1 400 "), "{name}: {end:?} {text}");
         assert_ne!(end, ReplyEnd::Silent, "{name}");
     }
-    let (code, text) = refused(
-        &proxy,
-        format!("{head}ffffffffffffffff\r\n{body}").as_bytes(),
-    );
+    let (code, text) = refused(&proxy, format!("{head}ffffffffffffffff\r\n{body}").as_bytes());
     assert!(matches!(code, 400 | 413), "{text}");
     proxy.post(&hello()).assert_said("Hello from upstream.");
     assert_eq!(upstream.requests().len(), 1);
@@ -244,11 +231,8 @@ fn pipelined_requests_are_all_answered_in_order() {
             for number in 1..=count {
                 let mut body = hello();
                 body["messages"][0]["content"] = json!(format!("{number} of {count}"));
-                let (version, lines) = if number == count {
-                    (version, lines)
-                } else {
-                    ("HTTP/1.1", "")
-                };
+                let (version, lines) =
+                    if number == count { (version, lines) } else { ("HTTP/1.1", "") };
                 bytes.extend(last_request(version, lines, &body));
             }
             let mut client = proxy.connect();
@@ -280,12 +264,7 @@ fn bytes_above_127_in_a_header_are_forwarded_as_they_are() {
         let last = upstream.requests().pop().expect("a request");
         let line = [b": ", value, b"\r\n"].concat();
         let found = last.head.windows(line.len()).any(|bytes| bytes == line);
-        assert!(
-            found,
-            "{} in {}",
-            value.escape_ascii(),
-            last.head.escape_ascii()
-        );
+        assert!(found, "{} in {}", value.escape_ascii(), last.head.escape_ascii());
     }
 }
 
@@ -346,24 +325,14 @@ fn a_body_is_asked_for_when_its_client_waits_to_be_asked() {
     let length = body.len();
     let ask = Ask::messages(&hello());
     let rows = [
-        (
-            "HTTP/1.1",
-            format!("Content-Length: {length}\r\n"),
-            body.clone(),
-            true,
-        ),
+        ("HTTP/1.1", format!("Content-Length: {length}\r\n"), body.clone(), true),
         (
             "HTTP/1.1",
             "Transfer-Encoding: chunked\r\n".into(),
             format!("{length:x}\r\n{body}\r\n0\r\n\r\n"),
             true,
         ),
-        (
-            "HTTP/1.0",
-            format!("Content-Length: {length}\r\n"),
-            body.clone(),
-            false,
-        ),
+        ("HTTP/1.0", format!("Content-Length: {length}\r\n"), body.clone(), false),
     ];
     for (version, lines, framed, asked) in rows {
         let mut client = proxy.connect();
@@ -374,11 +343,7 @@ fn a_body_is_asked_for_when_its_client_waits_to_be_asked() {
         let bound = if asked { 3000 } else { 200 };
         client.patience(Duration::from_millis(bound));
         let interim = interim_head(&client);
-        assert_eq!(
-            interim.starts_with("HTTP/1.1 100 "),
-            asked,
-            "{version}: {interim}"
-        );
+        assert_eq!(interim.starts_with("HTTP/1.1 100 "), asked, "{version}: {interim}");
         assert_eq!(interim.is_empty(), !asked, "{version}: {interim}");
         client.patience(Duration::from_secs(3));
         client.send(framed.as_bytes());
@@ -398,10 +363,7 @@ fn nobody_is_asked_for_a_body_that_there_is_not_or_that_is_refused() {
     let rows = [
         (200, format!("{GET}{expect}\r\n")),
         (200, format!("{GET}{expect}Content-Length: 0\r\n\r\n")),
-        (
-            413,
-            format!("{POST}{expect}Content-Length: 268435457\r\n\r\n"),
-        ),
+        (413, format!("{POST}{expect}Content-Length: 268435457\r\n\r\n")),
         (403, format!("{foreign}{expect}Content-Length: 5\r\n\r\n")),
         (400, format!("{POST}{expect}Content-Length: 5, 5\r\n\r\n")),
     ];
@@ -410,11 +372,7 @@ fn nobody_is_asked_for_a_body_that_there_is_not_or_that_is_refused() {
         client.patience(Duration::from_secs(3));
         client.send(bytes.as_bytes());
         let reply = client.read_reply(&Ask::get("/v1/models"));
-        assert_eq!(
-            (reply.status, reply.interim.as_slice()),
-            (status, &[][..]),
-            "{bytes}"
-        );
+        assert_eq!((reply.status, reply.interim.as_slice()), (status, &[][..]), "{bytes}");
     }
 }
 
@@ -450,10 +408,7 @@ fn tls_on_the_plain_port_is_answered_in_words() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
     let since = Instant::now();
-    let (code, text) = refused(
-        &proxy,
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and so on",
-    );
+    let (code, text) = refused(&proxy, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and so on");
     assert!(code == 400 && since.elapsed() < SOON, "{text}");
     assert!(text.contains("TLS") || text.contains("https"), "{text}");
 }
@@ -478,18 +433,13 @@ fn a_client_that_takes_nothing_is_cut_after_its_time_and_not_later() {
     let left = state.connections[0].left.expect("left");
     // The upstream's last write is the one that no longer went through.
     let (last, _) = *state.connections[0].writes.last().expect("a write");
-    assert!(
-        state.connections[0].writes.len() < 160,
-        "all of it fits into buffers"
-    );
+    assert!(state.connections[0].writes.len() < 160, "all of it fits into buffers");
     drop(state);
     let took = left.saturating_duration_since(last);
     let right = Duration::from_millis(800)..Duration::from_millis(2600);
     assert!(right.contains(&took), "cut after {took:?}");
     drop(client);
-    proxy.wait_status("the lease come back", |status| {
-        status["scheduler"]["globalInFlight"] == 0
-    });
+    proxy.wait_status("the lease come back", |status| status["scheduler"]["globalInFlight"] == 0);
     proxy.post(&hello()).assert_said("Hello from upstream.");
 }
 
@@ -499,10 +449,7 @@ fn with_few_descriptors_it_serves_or_says_why_not() {
     let upstream = Upstream::start();
     let home = Home::new().upstream(&upstream.url()).accounts(&["a"]);
     home.write();
-    let mut child = home
-        .limited("ulimit -n 24")
-        .spawn()
-        .expect("start the program");
+    let mut child = home.limited("ulimit -n 24").spawn().expect("start the program");
     let pipe = child.stderr.take().expect("a pipe");
     let (line, lines) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -545,10 +492,7 @@ fn with_few_descriptors_it_serves_or_says_why_not() {
         (Some(status), _) => assert_eq!(status, 200, "{text}"),
         (None, Some(status)) => {
             assert_eq!(status.code(), Some(1), "{text}");
-            assert!(
-                text.contains("descriptors") || text.contains("ulimit"),
-                "{text}"
-            );
+            assert!(text.contains("descriptors") || text.contains("ulimit"), "{text}");
         }
         (None, None) => panic!("it neither serves nor ends: {text}"),
     }

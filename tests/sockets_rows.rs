@@ -69,9 +69,7 @@ fn an_upstream_that_switches_protocols_unasked_is_answered_for_in_our_words() {
     upstream.always("sk-ant-own", switch());
     let asks = [
         Ask::messages(&hello()),
-        Ask::messages(&hello())
-            .header("connection", "upgrade")
-            .header("upgrade", "other"),
+        Ask::messages(&hello()).header("connection", "upgrade").header("upgrade", "other"),
         Ask::get("/v1/files").header("x-api-key", "sk-ant-own"),
     ];
     for ask in &asks {
@@ -150,9 +148,7 @@ fn no_prompt_goes_to_an_address_that_another_clients_header_named() {
         claude.always(key, failures::quota("five_hour", hour));
     }
     let with_session = |ask: Ask| ask.header("x-maxpool-session", "shared");
-    proxy
-        .ask(&with_session(with_glm("token-a", &glm)))
-        .assert_said("Hello from A's GLM.");
+    proxy.ask(&with_session(with_glm("token-a", &glm))).assert_said("Hello from A's GLM.");
     // The second is of a session that lives on the account.
     let without = Ask::messages(&hello()).header("x-maxpool-profile", "all");
     for ask in [without.clone(), with_session(without)] {
@@ -174,9 +170,7 @@ fn no_prompt_goes_to_an_address_that_another_clients_header_named() {
         Some(&json!("only for requests whose headers bring it")),
         "{passed_over}"
     );
-    proxy
-        .ask(&with_session(with_glm("token-a", &glm)))
-        .assert_said("Hello from A's GLM.");
+    proxy.ask(&with_session(with_glm("token-a", &glm))).assert_said("Hello from A's GLM.");
 }
 
 #[test]
@@ -197,9 +191,7 @@ fn clients_that_bring_different_tokens_at_once_are_served_with_their_own() {
     client.send_ask(&ask);
     first.wait_requests(1);
     for _ in 0..2 {
-        proxy
-            .ask(&with_glm("token-b", &second))
-            .assert_said("Hello from B's GLM.");
+        proxy.ask(&with_glm("token-b", &second)).assert_said("Hello from B's GLM.");
     }
     gate.open();
     client.read_reply(&ask).assert_said("Hello from A's GLM.");

@@ -121,11 +121,7 @@ fn every_field_is_there_from_the_start() {
     let accounts = status["accounts"].as_array().expect("a list");
     assert_eq!(accounts.len(), 3);
     for account in accounts {
-        assert_eq!(
-            missing(account, ACCOUNT),
-            Vec::<String>::new(),
-            "{account:#}"
-        );
+        assert_eq!(missing(account, ACCOUNT), Vec::<String>::new(), "{account:#}");
         assert_eq!(account["status"], "active");
         assert_eq!(account["enabled"], true);
         assert!(account["rateLimitedUntil"].is_null() && account["cooldownUntil"].is_null());
@@ -133,30 +129,14 @@ fn every_field_is_there_from_the_start() {
     }
     let kinds: Vec<&Value> = accounts.iter().map(|account| &account["type"]).collect();
     assert_eq!(kinds, ["apikey", "oauth", "provider"]);
-    let profiles: Vec<&Value> = accounts
-        .iter()
-        .map(|account| &account["profiles"])
-        .collect();
-    assert_eq!(
-        profiles,
-        [
-            &json!(["claude", "all"]),
-            &json!(["claude", "all"]),
-            &json!(["all"])
-        ]
-    );
-    let priorities: Vec<&Value> = accounts
-        .iter()
-        .map(|account| &account["priority"])
-        .collect();
+    let profiles: Vec<&Value> = accounts.iter().map(|account| &account["profiles"]).collect();
+    assert_eq!(profiles, [&json!(["claude", "all"]), &json!(["claude", "all"]), &json!(["all"])]);
+    let priorities: Vec<&Value> = accounts.iter().map(|account| &account["priority"]).collect();
     assert_eq!(priorities, [&json!(0), &json!(0), &json!(10)]);
     assert_eq!(accounts[0]["provider"], "anthropic");
     assert_eq!(accounts[2]["provider"], "zai");
     assert_eq!(status["switchThreshold"], 0.9);
-    assert_eq!(
-        status["routing"],
-        json!({"mode": "automatic", "preferredAccount": null})
-    );
+    assert_eq!(status["routing"], json!({"mode": "automatic", "preferredAccount": null}));
     assert_eq!(status["scheduler"]["safetyMaxActivePerAccount"], 50);
     assert_eq!(status["scheduler"]["safetyMaxGlobalActive"], 150);
     assert_eq!(status["scheduler"]["mode"], "adaptive-least-loaded");
@@ -167,10 +147,8 @@ fn every_field_is_there_from_the_start() {
 #[test]
 fn figures_follow_what_happens() {
     let upstream = Upstream::start();
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(&["a"])
-        .set("queue.enabled", json!(false));
+    let home =
+        Home::new().upstream(&upstream.url()).accounts(&["a"]).set("queue.enabled", json!(false));
     let proxy = Proxy::start(&home);
     let reset = Duration::from_secs(7200);
     let limits = Limits::new()
@@ -187,23 +165,14 @@ fn figures_follow_what_happens() {
     assert_eq!(proxy.post(&hello()).status, 500);
     let account = proxy.account("a");
     let quota = &account["quota"];
-    assert_eq!(
-        (&quota["unified5h"], &quota["unified7d"]),
-        (&json!(0.42), &json!(0.61))
-    );
-    assert_eq!(
-        (&quota["unified5hRaw"], &quota["unified7dRaw"]),
-        (&json!(0.42), &json!(0.61))
-    );
+    assert_eq!((&quota["unified5h"], &quota["unified7d"]), (&json!(0.42), &json!(0.61)));
+    assert_eq!((&quota["unified5hRaw"], &quota["unified7dRaw"]), (&json!(0.42), &json!(0.61)));
     assert_eq!(quota["unifiedStatus"], "allowed_warning");
     assert_eq!(
         (&quota["tokensLimit"], &quota["tokensRemaining"]),
         (&json!(80_000), &json!(20_000))
     );
-    assert_eq!(
-        (&quota["requestsLimit"], &quota["requestsRemaining"]),
-        (&json!(50), &json!(49))
-    );
+    assert_eq!((&quota["requestsLimit"], &quota["requestsRemaining"]), (&json!(50), &json!(49)));
     let ms = quota["unified5hReset"].as_u64().expect("milliseconds");
     let now = crate::harness::home::epoch_ms();
     assert!((now + 7_100_000..now + 7_300_000).contains(&ms), "{ms}");
@@ -214,11 +183,7 @@ fn figures_follow_what_happens() {
         "a refusal of the request itself is nobody's failure: {account:#}"
     );
     assert!(!account["lastError"].is_null() && !account["lastErrorAt"].is_null());
-    assert_eq!(
-        account["load"]["last15m"]["requests"], 3,
-        "{:#}",
-        account["load"]
-    );
+    assert_eq!(account["load"]["last15m"]["requests"], 3, "{:#}", account["load"]);
     assert_eq!(account["load"]["last1h"]["requests"], 3);
     assert_eq!(account["load"]["current"]["inFlight"], 0);
     assert_eq!(proxy.status()["currentAccount"], "a");
@@ -242,15 +207,9 @@ fn quota_is_learned_from_refusals_too() {
 fn the_status_of_an_account_has_four_words() {
     let rows = [
         (failures::unauthorized(), "error"),
-        (
-            failures::quota("five_hour", Duration::from_secs(600)),
-            "throttled",
-        ),
+        (failures::quota("five_hour", Duration::from_secs(600)), "throttled"),
         (failures::bare_429(), "throttled"),
-        (
-            failures::quota("seven_day", Duration::from_secs(600)),
-            "exhausted",
-        ),
+        (failures::quota("seven_day", Duration::from_secs(600)), "exhausted"),
         (failures::overloaded(), "active"),
         (failures::server_error(500), "active"),
     ];

@@ -25,9 +25,7 @@ struct Ear(UnixDatagram);
 
 impl Ear {
     fn new(socket: UnixDatagram) -> Ear {
-        socket
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .expect("bound the reads");
+        socket.set_read_timeout(Some(Duration::from_secs(20))).expect("bound the reads");
         Ear(socket)
     }
 
@@ -89,9 +87,7 @@ fn the_watchdog_hears_of_the_worker_that_serves() {
     let address = SocketAddr::from_abstract_name(&name).expect("a name");
     let ear = Ear::new(UnixDatagram::bind_addr(&address).expect("bind"));
     let mut command = home.command(&["server", "--plain"]);
-    command
-        .env("NOTIFY_SOCKET", format!("@{name}"))
-        .env("WATCHDOG_USEC", "300000");
+    command.env("NOTIFY_SOCKET", format!("@{name}")).env("WATCHDOG_USEC", "300000");
     let mut proxy = Proxy::spawn(command);
     ear.hear(&["READY=1"]);
     for _ in 0..3 {
@@ -114,17 +110,11 @@ fn activated(home: &Home, listener: OwnedFd, count: &str) -> Command {
     );
     let prepared = home.command(&[]);
     let mut command = Command::new("sh");
-    command
-        .args(["-c", &script])
-        .env_clear()
-        .current_dir(home.path());
+    command.args(["-c", &script]).env_clear().current_dir(home.path());
     for (name, value) in prepared.get_envs() {
         command.env(name, value.unwrap_or_default());
     }
-    command
-        .stdin(Stdio::from(listener))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::from(listener)).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
@@ -185,16 +175,11 @@ fn sighup_reads_the_file_again() {
     proxy.post(&hello()).assert_said("Hello from upstream.");
     let mut config = home.read();
     config["accounts"][0]["enabled"] = json!(false);
-    config["accounts"]
-        .as_array_mut()
-        .expect("a list")
-        .push(crate::harness::api_key("b"));
+    config["accounts"].as_array_mut().expect("a list").push(crate::harness::api_key("b"));
     home.write_text(&config.to_string());
     proxy.signal(Signal::HUP);
     proxy.wait_status("the new account", |status| {
-        status["accounts"]
-            .as_array()
-            .is_some_and(|list| list.len() == 2)
+        status["accounts"].as_array().is_some_and(|list| list.len() == 2)
     });
     proxy.post(&hello()).assert_said("Hello from upstream.");
     assert_eq!(upstream.order(), ["key-a", "key-b"]);
@@ -206,9 +191,7 @@ fn sighup_reads_the_file_again() {
     home.write_text("{\"accounts\": 5}");
     let from = proxy.log().len();
     proxy.signal(Signal::HUP);
-    proxy.wait_line_after(from, "why the old settings stay", |line| {
-        line.contains("accounts")
-    });
+    proxy.wait_line_after(from, "why the old settings stay", |line| line.contains("accounts"));
     proxy.post(&hello()).assert_said("Hello from upstream.");
 }
 
@@ -228,10 +211,7 @@ fn nobody_has_to_read_what_it_prints() {
     let script = format!("exec '{}' server --plain <&- >&- 2>&-", program().display());
     let prepared = home.command(&[]);
     let mut command = Command::new("sh");
-    command
-        .args(["-c", &script])
-        .env_clear()
-        .current_dir(home.path());
+    command.args(["-c", &script]).env_clear().current_dir(home.path());
     for (name, value) in prepared.get_envs() {
         command.env(name, value.unwrap_or_default());
     }
@@ -244,9 +224,7 @@ fn nobody_has_to_read_what_it_prints() {
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, Signal::USR2).expect("ask for a restart");
     for _ in 0..20 {
-        Client::connect(port)
-            .ask(&Ask::messages(&hello()))
-            .assert_said("Hello from upstream.");
+        Client::connect(port).ask(&Ask::messages(&hello())).assert_said("Hello from upstream.");
     }
     rustix::process::kill_process(pid, Signal::TERM).expect("stop it");
     let status = crate::harness::until("it ends", || child.try_wait().expect("wait"));
@@ -316,19 +294,13 @@ fn runit_starts_drains_and_restarts_it() {
         Client::of(stream)
     };
     let ask = Ask::messages(&hello());
-    connect("it serves")
-        .ask(&ask)
-        .assert_said("Hello from upstream.");
+    connect("it serves").ask(&ask).assert_said("Hello from upstream.");
     // A crash.
     let first = runit.pid().expect("it runs");
     let pid = rustix::process::Pid::from_raw(first).expect("a process");
     rustix::process::kill_process(pid, Signal::KILL).expect("kill it");
-    crate::harness::until("another process", || {
-        runit.pid().filter(|pid| *pid != first)
-    });
-    connect("it serves again")
-        .ask(&ask)
-        .assert_said("Hello from upstream.");
+    crate::harness::until("another process", || runit.pid().filter(|pid| *pid != first));
+    connect("it serves again").ask(&ask).assert_said("Hello from upstream.");
     // A stop while an answer is on its way.
     let slow = crate::upstream::Answer::of(crate::upstream::Message::long(20, 8))
         .paced(Duration::from_millis(50));
@@ -342,16 +314,10 @@ fn runit_starts_drains_and_restarts_it() {
     let said = runit.sv(&["-w", "20", "down"]);
     assert!(said.starts_with("ok: down"), "{said}");
     let reply = client.read_reply(&ask);
-    assert_eq!(
-        reply.event_names().last().map(String::as_str),
-        Some("message_stop")
-    );
+    assert_eq!(reply.event_names().last().map(String::as_str), Some("message_stop"));
     // Each line is whole and has its time.
     let log = std::fs::read_to_string(log).expect("a log");
     let is_whole = |line: &str| line.get(10..11) == Some("T") && line.get(23..24) == Some("Z");
     assert!(log.lines().all(is_whole) && log.ends_with('\n'), "{log}");
-    assert!(
-        !log.contains('\x1b') && log.contains("POST /v1/messages a 200"),
-        "{log}"
-    );
+    assert!(!log.contains('\x1b') && log.contains("POST /v1/messages a 200"), "{log}");
 }

@@ -6,9 +6,7 @@ use crate::harness::{Home, Proxy, Value, hello, json};
 use crate::upstream::{Upstream, failures};
 
 fn start(upstream: &Upstream) -> (Home, Proxy) {
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(&["a", "b", "c"]);
+    let home = Home::new().upstream(&upstream.url()).accounts(&["a", "b", "c"]);
     let proxy = Proxy::start(&home);
     (home, proxy)
 }
@@ -25,16 +23,12 @@ fn a_thread_stays_with_the_account_that_answered_it_last() {
     let (_home, proxy) = start(&upstream);
     let mut owners = Vec::new();
     for id in ["t1", "t2", "t3"] {
-        proxy
-            .post(&in_thread(id, "create"))
-            .assert_said("Hello from upstream.");
+        proxy.post(&in_thread(id, "create")).assert_said("Hello from upstream.");
         owners.push(upstream.order().pop().expect("a request"));
     }
     for _ in 0..2 {
         for (id, owner) in ["t1", "t2", "t3"].iter().zip(&owners) {
-            proxy
-                .post(&in_thread(id, "continue"))
-                .assert_said("Hello from upstream.");
+            proxy.post(&in_thread(id, "continue")).assert_said("Hello from upstream.");
             assert_eq!(upstream.order().pop().as_ref(), Some(owner), "{id}");
         }
     }
@@ -44,30 +38,15 @@ fn a_thread_stays_with_the_account_that_answered_it_last() {
 fn when_the_owner_cannot_serve_the_client_is_told_to_send_everything() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
-    proxy
-        .post(&in_thread("t1", "create"))
-        .assert_said("Hello from upstream.");
+    proxy.post(&in_thread("t1", "create")).assert_said("Hello from upstream.");
     let owner = upstream.order().pop().expect("a request");
-    upstream.always(
-        &owner,
-        failures::quota("five_hour", Duration::from_secs(3600)),
-    );
+    upstream.always(&owner, failures::quota("five_hour", Duration::from_secs(3600)));
     for _ in 0..2 {
         let reply = proxy.post(&in_thread("t1", "continue"));
         reply.assert_error(400, "invalid_request_error");
-        assert_eq!(
-            reply.json()["error"]["details"]["error_code"],
-            "thread_unsupported_request"
-        );
+        assert_eq!(reply.json()["error"]["details"]["error_code"], "thread_unsupported_request");
     }
-    let others: Vec<String> = upstream
-        .order()
-        .into_iter()
-        .filter(|key| *key != owner)
-        .collect();
-    assert!(
-        others.is_empty(),
-        "another account knows nothing of it: {others:?}"
-    );
+    let others: Vec<String> = upstream.order().into_iter().filter(|key| *key != owner).collect();
+    assert!(others.is_empty(), "another account knows nothing of it: {others:?}");
     proxy.post(&hello()).assert_said("Hello from upstream.");
 }

@@ -26,6 +26,7 @@ const TOP_LEVEL: &[&str] = &[
     ".ci",
     ".git",
     ".gitignore",
+    ".rustfmt.toml",
     "Cargo.lock",
     "Cargo.toml",
     "LICENSE",
@@ -49,19 +50,13 @@ fn files(below: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut waiting = vec![root().join(below)];
     while let Some(directory) = waiting.pop() {
-        for entry in std::fs::read_dir(directory)
-            .expect("list sources")
-            .flatten()
-        {
+        for entry in std::fs::read_dir(directory).expect("list sources").flatten() {
             let path = entry.path();
             if path.is_dir() {
                 waiting.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = std::fs::read_to_string(&path).expect("read a source");
-                let short = path
-                    .strip_prefix(root())
-                    .expect("below the root")
-                    .to_owned();
+                let short = path.strip_prefix(root()).expect("below the root").to_owned();
                 found.push((short, text));
             }
         }
@@ -73,9 +68,7 @@ fn files(below: &str) -> Vec<(PathBuf, String)> {
 
 /// Whether the whole file is tests.
 fn is_test_file(path: &Path) -> bool {
-    let name = path
-        .file_stem()
-        .map(|name| name.to_string_lossy().into_owned());
+    let name = path.file_stem().map(|name| name.to_string_lossy().into_owned());
     name.is_some_and(|name| name == "tests" || name.ends_with("_tests"))
         || path.iter().any(|part| part == "tests")
 }
@@ -83,10 +76,7 @@ fn is_test_file(path: &Path) -> bool {
 /// The lines of the program itself: without comments, and without the tests at the end of the file.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let end = text.find("#[cfg(test)]\nmod ").unwrap_or(text.len());
-    let lines = text[..end]
-        .lines()
-        .enumerate()
-        .map(|(number, line)| (number + 1, line));
+    let lines = text[..end].lines().enumerate().map(|(number, line)| (number + 1, line));
     lines.filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
 
@@ -126,19 +116,15 @@ fn imports_go_one_way() {
             continue;
         }
         let Some(own_rank) = rank(&own) else {
-            wrong.push(format!(
-                "{}: {own} has no place in the order",
-                path.display()
-            ));
+            wrong.push(format!("{}: {own} has no place in the order", path.display()));
             continue;
         };
         for (number, line) in code(&text) {
             for rest in line.split("crate::").skip(1) {
                 let names: Vec<String> = match rest.strip_prefix('{') {
-                    Some(list) => list
-                        .split([',', '}'])
-                        .map(|name| name.trim().to_owned())
-                        .collect(),
+                    Some(list) => {
+                        list.split([',', '}']).map(|name| name.trim().to_owned()).collect()
+                    }
                     None => vec![rest.to_owned()],
                 };
                 for name in names {
@@ -167,10 +153,8 @@ fn only_the_clock_reads_time() {
 
 #[test]
 fn only_the_gate_locks_the_scheduler() {
-    let found = places(
-        &["Mutex<Scheduler>", "RwLock<Scheduler>"],
-        &["src/gate.rs", "src/gate/mod.rs"],
-    );
+    let found =
+        places(&["Mutex<Scheduler>", "RwLock<Scheduler>"], &["src/gate.rs", "src/gate/mod.rs"]);
     assert!(found.is_empty(), "\n{}", found.join("\n"));
 }
 
@@ -213,13 +197,7 @@ fn nothing_from_outside_can_panic() {
 #[test]
 fn printing_happens_in_report_and_cli() {
     let found = places(
-        &[
-            "println!(",
-            "print!(",
-            "eprint!(",
-            "std::io::stdout()",
-            "std::io::stderr()",
-        ],
+        &["println!(", "print!(", "eprint!(", "std::io::stdout()", "std::io::stderr()"],
         &[],
     );
     let wrong: Vec<&String> = found
@@ -237,9 +215,7 @@ fn printing_happens_in_report_and_cli() {
 fn files_have_a_purpose_and_a_bound() {
     let mut wrong = Vec::new();
     for (path, text) in files("src").into_iter().chain(files("tests")) {
-        let lines = text
-            .find("#[cfg(test)]\nmod ")
-            .map_or(text.as_str(), |end| &text[..end]);
+        let lines = text.find("#[cfg(test)]\nmod ").map_or(text.as_str(), |end| &text[..end]);
         let lines = lines.lines().count();
         if lines > LINES_MAX && !is_test_file(&path) {
             wrong.push(format!("{} has {lines} lines", path.display()));
@@ -250,15 +226,10 @@ fn files_have_a_purpose_and_a_bound() {
         {
             wrong.push(format!("{} does not say what it is for", path.display()));
         }
-        if let Some(line) = text
-            .lines()
-            .position(|line| line.chars().count() > 200 && !line.contains('"'))
+        if let Some(line) =
+            text.lines().position(|line| line.chars().count() > 200 && !line.contains('"'))
         {
-            wrong.push(format!(
-                "{}:{} is too long to read",
-                path.display(),
-                line + 1
-            ));
+            wrong.push(format!("{}:{} is too long to read", path.display(), line + 1));
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
@@ -268,9 +239,7 @@ fn files_have_a_purpose_and_a_bound() {
 fn the_top_of_the_tree_holds_what_it_should() {
     let entries = std::fs::read_dir(root()).expect("list the root").flatten();
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let strange: Vec<String> = names
-        .filter(|name| !TOP_LEVEL.contains(&name.as_str()))
-        .collect();
+    let strange: Vec<String> = names.filter(|name| !TOP_LEVEL.contains(&name.as_str())).collect();
     assert!(strange.is_empty(), "{strange:?}");
 }
 
@@ -278,10 +247,7 @@ fn the_top_of_the_tree_holds_what_it_should() {
 fn dependencies_are_few_and_come_from_the_list() {
     let lock = include_str!("../Cargo.lock");
     let crates = lock.matches("[[package]]").count();
-    assert!(
-        crates <= 90,
-        "{crates} packages in the lock file, those of other platforms included"
-    );
+    assert!(crates <= 90, "{crates} packages in the lock file, those of other platforms included");
     let manifest = include_str!("../Cargo.toml");
     let dependencies = manifest
         .split("[dependencies]")
@@ -290,14 +256,9 @@ fn dependencies_are_few_and_come_from_the_list() {
         .expect("a list");
     let mut reason = false;
     // A list of features goes on over several lines.
-    let entries = dependencies
-        .lines()
-        .filter(|line| !line.starts_with([' ', ']']));
+    let entries = dependencies.lines().filter(|line| !line.starts_with([' ', ']']));
     for line in entries.filter(|line| !line.is_empty()) {
-        assert!(
-            reason || line.starts_with('#'),
-            "no reason is given for: {line}"
-        );
+        assert!(reason || line.starts_with('#'), "no reason is given for: {line}");
         reason = line.starts_with('#');
     }
 }

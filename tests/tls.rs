@@ -66,9 +66,7 @@ fn pump(
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
-        session
-            .process_new_packets()
-            .map_err(std::io::Error::other)?;
+        session.process_new_packets().map_err(std::io::Error::other)?;
         if let Ok(count @ 1..) = session.reader().read(&mut buffer) {
             inner.set_nonblocking(false)?;
             inner.write_all(&buffer[..count])?;
@@ -94,20 +92,12 @@ fn pump(
             }
         }
         if !moved {
-            let more = if session.wants_write() {
-                PollFlags::OUT
-            } else {
-                PollFlags::empty()
-            };
+            let more = if session.wants_write() { PollFlags::OUT } else { PollFlags::empty() };
             let mut fds = [
                 PollFd::new(&outer, PollFlags::IN | more),
                 PollFd::new(
                     &inner,
-                    if session.wants_write() {
-                        PollFlags::empty()
-                    } else {
-                        PollFlags::IN
-                    },
+                    if session.wants_write() { PollFlags::empty() } else { PollFlags::IN },
                 ),
             ];
             poll(&mut fds, None)?;
@@ -137,9 +127,7 @@ fn an_authority_of_ssl_cert_file_is_trusted_by_name_and_by_address() {
     for host in ["localhost", "127.0.0.1"] {
         let (_home, proxy) = start(&upstream, host, true);
         proxy.post(&hello()).assert_said("Hello from upstream.");
-        proxy
-            .post(&hello_stream())
-            .assert_said("Hello from upstream.");
+        proxy.post(&hello_stream()).assert_said("Hello from upstream.");
     }
 }
 
@@ -147,9 +135,7 @@ fn an_authority_of_ssl_cert_file_is_trusted_by_name_and_by_address() {
 fn an_unknown_authority_is_refused_with_its_reason_and_no_credential_is_sent() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream, "localhost", false);
-    let message = proxy
-        .post(&hello())
-        .assert_error(503, "connection_unavailable");
+    let message = proxy.post(&hello()).assert_error(503, "connection_unavailable");
     assert!(message.to_lowercase().contains("certificate"), "{message}");
     assert_eq!(upstream.requests().len(), 0);
     let account = proxy.account("a");
@@ -164,10 +150,7 @@ fn events_come_one_by_one_and_bytes_stay_what_they_are() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream, "localhost", true);
     let gate = upstream.gate();
-    upstream.next(
-        "key-a",
-        Answer::of(Message::long(9, 30)).at(5, Step::Hold(gate.clone())),
-    );
+    upstream.next("key-a", Answer::of(Message::long(9, 30)).at(5, Step::Hold(gate.clone())));
     let ask = Ask::messages(&hello_stream());
     let mut client = proxy.connect();
     client.send_ask(&ask);
@@ -187,10 +170,7 @@ fn events_come_one_by_one_and_bytes_stay_what_they_are() {
     upstream.next("key-a", failures::flood(5_000_000, 3));
     let reply = proxy.post(&hello_stream());
     upstream.wait("the end of its flood", |state| {
-        state
-            .connections
-            .iter()
-            .any(|connection| connection.sent == Digest::of(&reply.body))
+        state.connections.iter().any(|connection| connection.sent == Digest::of(&reply.body))
     });
 }
 
@@ -230,17 +210,8 @@ fn a_client_that_leaves_ends_the_connection_behind_tls() {
     let since = std::time::Instant::now();
     drop(clients);
     upstream.wait("all of them closed", |state| {
-        state
-            .connections
-            .iter()
-            .all(|connection| connection.left.is_some())
+        state.connections.iter().all(|connection| connection.left.is_some())
     });
-    assert!(
-        since.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        since.elapsed()
-    );
-    proxy.wait_status("every lease come back", |status| {
-        status["scheduler"]["globalInFlight"] == 0
-    });
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    proxy.wait_status("every lease come back", |status| status["scheduler"]["globalInFlight"] == 0);
 }

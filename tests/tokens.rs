@@ -20,12 +20,8 @@ fn expired(name: &str) -> Value {
 }
 
 fn home_of(upstream: &Upstream, accounts: &[Value]) -> Home {
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .logins(&upstream.url());
-    accounts
-        .iter()
-        .fold(home, |home, account| home.account(account.clone()))
+    let home = Home::new().upstream(&upstream.url()).logins(&upstream.url());
+    accounts.iter().fold(home, |home, account| home.account(account.clone()))
 }
 
 /// A home with one expired account whose refresh token is good.
@@ -39,20 +35,13 @@ fn at_once(proxy: &Proxy, count: usize) -> Vec<Reply> {
     let clients: Vec<_> = (0..count)
         .map(|_| std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello()))))
         .collect();
-    clients
-        .into_iter()
-        .map(|client| client.join().expect("a client"))
-        .collect()
+    clients.into_iter().map(|client| client.join().expect("a client")).collect()
 }
 
 fn served(upstream: &Upstream) -> Vec<String> {
     let requests = upstream.requests();
-    let messages = requests
-        .iter()
-        .filter(|request| request.path() == "/v1/messages");
-    messages
-        .map(|request| request.credential().to_owned())
-        .collect()
+    let messages = requests.iter().filter(|request| request.path() == "/v1/messages");
+    messages.map(|request| request.credential().to_owned()).collect()
 }
 
 /// The pair in the file.
@@ -73,9 +62,7 @@ fn control(proxy: &Proxy, target: &str) -> Reply {
 fn leftovers(home: &Home) -> Vec<String> {
     let entries = std::fs::read_dir(home.path()).expect("list").flatten();
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names
-        .filter(|name| name.contains("tmp") || name.contains(".new"))
-        .collect()
+    names.filter(|name| name.contains("tmp") || name.contains(".new")).collect()
 }
 
 /// What one behaviour of the token endpoint leaves behind when the account is the only one.
@@ -106,46 +93,16 @@ fn every_way_of_the_token_endpoint_leaves_the_right_account_client_and_file() {
     let cooling = ("active", "expired", "refresh_failed");
     let rows = [
         row("normal", Mode::Rotate, 200, "", ("active", "valid", "")),
-        row(
-            "late",
-            Mode::Late(Duration::from_millis(700)),
-            200,
-            "",
-            ("active", "valid", ""),
-        ),
-        row(
-            "refused",
-            Mode::InvalidGrant,
-            502,
-            "account_auth_error",
-            needs_login,
-        ),
+        row("late", Mode::Late(Duration::from_millis(700)), 200, "", ("active", "valid", "")),
+        row("refused", Mode::InvalidGrant, 502, "account_auth_error", needs_login),
         Row {
             used_up: true,
-            ..row(
-                "reuse detected",
-                Mode::Rotate,
-                502,
-                "account_auth_error",
-                needs_login,
-            )
+            ..row("reuse detected", Mode::Rotate, 502, "account_auth_error", needs_login)
         },
         row("429", Mode::RateLimited, 529, "overloaded_error", cooling),
         row("HTML", Mode::Html, 529, "overloaded_error", cooling),
-        row(
-            "nothing in it",
-            Mode::NoToken,
-            529,
-            "overloaded_error",
-            cooling,
-        ),
-        row(
-            "500 after it rotated",
-            Mode::FailAfterRotation,
-            529,
-            "overloaded_error",
-            cooling,
-        ),
+        row("nothing in it", Mode::NoToken, 529, "overloaded_error", cooling),
+        row("500 after it rotated", Mode::FailAfterRotation, 529, "overloaded_error", cooling),
         row(
             "reset after it rotated",
             Mode::ResetAfterRotation,
@@ -173,27 +130,17 @@ fn every_way_of_the_token_endpoint_leaves_the_right_account_client_and_file() {
                 reply.assert_said("Hello from upstream.");
             } else {
                 let message = reply.assert_error(row.status, row.error);
-                assert!(
-                    message.contains('a'),
-                    "{what}: it names the account: {message}"
-                );
+                assert!(message.contains('a'), "{what}: it names the account: {message}");
                 assert!(!message.contains("refresh-a"), "{what}: {message}");
             }
         }
         let account = proxy.account("a");
         assert_eq!(account["status"], row.account.0, "{what}: {account:#}");
-        assert_eq!(
-            account["credential"]["state"], row.account.1,
-            "{what}: {account:#}"
-        );
+        assert_eq!(account["credential"]["state"], row.account.1, "{what}: {account:#}");
         let blocks = account["blocks"].to_string();
         assert!(blocks.contains(row.account.2), "{what}: {blocks}");
         let refreshes = upstream.state().oauth.refreshes[sent_before..].to_vec();
-        assert_eq!(
-            refreshes,
-            ["refresh-a"],
-            "{what}: sent once within one refresh"
-        );
+        assert_eq!(refreshes, ["refresh-a"], "{what}: sent once within one refresh");
         if row.rotated {
             pair_is(&home, "access-1", "refresh-1");
         } else {
@@ -203,16 +150,9 @@ fn every_way_of_the_token_endpoint_leaves_the_right_account_client_and_file() {
                 "{what}: the file is as it was"
             );
         }
-        assert!(
-            leftovers(&home).is_empty(),
-            "{what}: {:?}",
-            leftovers(&home)
-        );
+        assert!(leftovers(&home).is_empty(), "{what}: {:?}", leftovers(&home));
         let log = proxy.log().join("\n");
-        assert!(
-            log.contains("a: ") || log.contains(" a "),
-            "{what}: the log tells: {log}"
-        );
+        assert!(log.contains("a: ") || log.contains(" a "), "{what}: the log tells: {log}");
     }
 }
 
@@ -224,25 +164,17 @@ fn after_a_cooldown_a_token_of_unknown_fate_is_tried_once_more_and_then_needs_a_
         .set("scheduler.networkCooldownMs", json!(2000));
     let proxy = Proxy::start(&home);
     upstream.state().oauth.mode = Mode::ResetAfterRotation;
-    proxy
-        .post(&hello())
-        .assert_error(503, "connection_unavailable");
+    proxy.post(&hello()).assert_error(503, "connection_unavailable");
     until("the endpoint call it used", || {
         proxy.post(&hello());
         (upstream.state().oauth.reused == ["refresh-a"]).then_some(())
     });
-    proxy.wait_status("that it needs a login", |status| {
-        status["accounts"][0]["status"] == "error"
-    });
+    proxy.wait_status("that it needs a login", |status| status["accounts"][0]["status"] == "error");
     let sent = upstream.state().oauth.refreshes.len();
     for _ in 0..3 {
         proxy.post(&hello()).assert_error(502, "account_auth_error");
     }
-    assert_eq!(
-        upstream.state().oauth.refreshes.len(),
-        sent,
-        "a condemned token is not sent again"
-    );
+    assert_eq!(upstream.state().oauth.refreshes.len(), sent, "a condemned token is not sent again");
     pair_is(&home, "token-a", "refresh-a");
 }
 
@@ -256,10 +188,7 @@ fn a_request_waits_for_the_end_of_a_cooldown_and_is_served() {
     let client = std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello())));
     proxy.wait_status("it wait", |status| status["queue"]["waiting"] == 1);
     upstream.state().oauth.mode = Mode::Rotate;
-    client
-        .join()
-        .expect("a client")
-        .assert_said("Hello from upstream.");
+    client.join().expect("a client").assert_said("Hello from upstream.");
     assert_eq!(upstream.state().oauth.refreshes, ["refresh-a", "refresh-a"]);
     pair_is(&home, "access-1", "refresh-1");
 }
@@ -293,15 +222,10 @@ fn thirty_refusals_at_once_cost_one_refresh_and_all_are_served() {
     let clients: Vec<_> = (0..30)
         .map(|_| std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello()))))
         .collect();
-    upstream.wait("thirty requests with the old token", |state| {
-        state.requests.len() >= 30
-    });
+    upstream.wait("thirty requests with the old token", |state| state.requests.len() >= 30);
     gate.open();
     for client in clients {
-        client
-            .join()
-            .expect("a client")
-            .assert_said("Hello from upstream.");
+        client.join().expect("a client").assert_said("Hello from upstream.");
     }
     assert_eq!(upstream.state().oauth.refreshes, ["refresh-a"]);
     assert_eq!(upstream.count("token-a"), 30);
@@ -321,10 +245,7 @@ fn every_request_with_a_new_token_finds_it_on_the_disk() {
             let both = text.contains(&format!("\"access-{number}\""))
                 && text.contains(&format!("\"refresh-{number}\""));
             if !both {
-                wrong
-                    .lock()
-                    .unwrap()
-                    .push(format!("{} before {text}", request.credential()));
+                wrong.lock().unwrap().push(format!("{} before {text}", request.credential()));
             }
             Answer::message("hi")
         })
@@ -360,10 +281,7 @@ fn two_servers_on_one_config_refresh_once_and_say_who_did() {
         })
         .collect();
     for client in clients {
-        client
-            .join()
-            .expect("a client")
-            .assert_said("Hello from upstream.");
+        client.join().expect("a client").assert_said("Hello from upstream.");
     }
     assert_eq!(upstream.state().oauth.refreshes, ["refresh-a"]);
     assert_eq!(served(&upstream), vec!["access-1"; 10]);
@@ -378,10 +296,7 @@ fn two_servers_on_one_config_refresh_once_and_say_who_did() {
         line
     };
     let lines = [told(&first), told(&second)];
-    let refreshed = lines
-        .iter()
-        .filter(|line| line.contains("refreshed"))
-        .count();
+    let refreshed = lines.iter().filter(|line| line.contains("refreshed")).count();
     assert_eq!(refreshed, 1, "{lines:#?}");
 }
 
@@ -396,20 +311,11 @@ fn an_edit_by_hand_in_the_middle_of_a_refresh_survives_it() {
     upstream.wait("the refresh", |state| !state.oauth.refreshes.is_empty());
     let mut config = home.read();
     config["accounts"][0]["priority"] = json!(3);
-    config["accounts"]
-        .as_array_mut()
-        .expect("a list")
-        .insert(0, api_key("new"));
+    config["accounts"].as_array_mut().expect("a list").insert(0, api_key("new"));
     config["myNote"] = json!("mine");
     home.write_text(&config.to_string());
-    client
-        .join()
-        .expect("a client")
-        .assert_said("Hello from upstream.");
-    assert_eq!(
-        pair(&home, 1),
-        ("access-1".to_owned(), "refresh-1".to_owned())
-    );
+    client.join().expect("a client").assert_said("Hello from upstream.");
+    assert_eq!(pair(&home, 1), ("access-1".to_owned(), "refresh-1".to_owned()));
     let after = home.read();
     assert_eq!(after["accounts"][0]["apiKey"], "key-new");
     assert_eq!(after["accounts"][1]["priority"], 3);
@@ -419,10 +325,7 @@ fn an_edit_by_hand_in_the_middle_of_a_refresh_survives_it() {
 #[test]
 fn a_hung_endpoint_holds_up_neither_the_switch_nor_a_client_that_leaves() {
     let upstream = Upstream::start();
-    let home = one_expired(&upstream)
-        .account(expired("b"))
-        .accounts(&["spare"])
-        .priority(2, 5);
+    let home = one_expired(&upstream).account(expired("b")).accounts(&["spare"]).priority(2, 5);
     upstream.state().oauth.mode = Mode::Silent;
     let proxy = Proxy::start(&home);
     let mut client = proxy.connect();
@@ -433,18 +336,12 @@ fn a_hung_endpoint_holds_up_neither_the_switch_nor_a_client_that_leaves() {
         let reply = control(&proxy, &format!("/maxpool/accounts/{name}/disable"));
         assert_eq!(reply.status, 200, "{}", reply.text());
     }
-    assert!(
-        start.elapsed() < Duration::from_secs(4),
-        "{:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     assert_eq!(home.read()["accounts"][0]["enabled"], false);
     proxy.post(&hello()).assert_said("Hello from upstream.");
     assert_eq!(served(&upstream), ["key-spare"]);
     client.reset();
-    proxy.wait_status("the lease come back", |status| {
-        status["accounts"][0]["inFlight"] == 0
-    });
+    proxy.wait_status("the lease come back", |status| status["accounts"][0]["inFlight"] == 0);
 }
 
 #[test]
@@ -487,11 +384,8 @@ fn an_import_is_read_again_and_never_refreshed_while_its_source_is_newer() {
             "expiresAt": epoch_ms() + life_ms,
             "scopes": ["user:inference"],
         }});
-        std::fs::write(
-            home.path().join("claude/.credentials.json"),
-            text.to_string(),
-        )
-        .expect("write");
+        std::fs::write(home.path().join("claude/.credentials.json"), text.to_string())
+            .expect("write");
     };
     write(1, 3_600_000);
     let proxy = Proxy::start(&home);
@@ -502,9 +396,7 @@ fn an_import_is_read_again_and_never_refreshed_while_its_source_is_newer() {
         proxy.post(&hello()).assert_said("Hello from upstream.");
         (served(&upstream).last()? == "cli-2").then_some(())
     });
-    until("the newer pair be in the file", || {
-        (pair(&home, 0).0 == "cli-2").then_some(())
-    });
+    until("the newer pair be in the file", || (pair(&home, 0).0 == "cli-2").then_some(()));
     // The CLI has rotated, and the token that we hold is refused: the source is asked before the endpoint.
     write(3, 9_000_000);
     upstream.always("cli-2", failures::token_expired());
@@ -536,19 +428,11 @@ fn a_hot_sync_takes_up_every_class_of_account() {
     home.write_text(&config.to_string());
     proxy.signal(rustix::process::Signal::HUP);
     let status = proxy.wait_status("six accounts", |status| {
-        status["accounts"]
-            .as_array()
-            .is_some_and(|list| list.len() == 6)
+        status["accounts"].as_array().is_some_and(|list| list.len() == 6)
     });
     for (index, priority) in [(0, 40), (1, 40), (2, 40)] {
-        assert_eq!(
-            status["accounts"][index]["priority"], priority,
-            "{status:#}"
-        );
-        assert_eq!(
-            status["accounts"][index]["profiles"],
-            json!(["claude", "all", "extra"])
-        );
+        assert_eq!(status["accounts"][index]["priority"], priority, "{status:#}");
+        assert_eq!(status["accounts"][index]["profiles"], json!(["claude", "all", "extra"]));
     }
     for (name, credential) in [
         ("login", "token-new"),
@@ -567,10 +451,7 @@ fn a_hot_sync_takes_up_every_class_of_account() {
         assert_eq!(reply.status, 200, "{}", reply.text());
         let ask = Ask::messages(&hello()).header("x-maxpool-profile", "all");
         proxy.ask(&ask).assert_said("Hello from upstream.");
-        assert_eq!(
-            served(&upstream).last().map(String::as_str),
-            Some(credential)
-        );
+        assert_eq!(served(&upstream).last().map(String::as_str), Some(credential));
     }
     let mut config = home.read();
     config["accounts"] = json!([config["accounts"][1].clone()]);
@@ -580,16 +461,9 @@ fn a_hot_sync_takes_up_every_class_of_account() {
     assert_eq!(proxy.status()["accounts"].as_array().map(Vec::len), Some(1));
     home.write_text("{\"accounts\": [");
     let reply = control(&proxy, "/maxpool/reload");
-    assert!(
-        reply.status >= 400 && reply.text().contains("maxpool.json"),
-        "{}",
-        reply.text()
-    );
+    assert!(reply.status >= 400 && reply.text().contains("maxpool.json"), "{}", reply.text());
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    assert_eq!(
-        served(&upstream).last().map(String::as_str),
-        Some("key-new")
-    );
+    assert_eq!(served(&upstream).last().map(String::as_str), Some("key-new"));
 }
 
 #[test]
@@ -615,9 +489,7 @@ fn a_removed_account_finishes_what_it_has_begun() {
     gate.open();
     client.read_reply(&ask).assert_said("slow but sure");
     let status = proxy.wait_status("it be gone", |status| {
-        status["accounts"]
-            .as_array()
-            .is_some_and(|list| list.len() == 1)
+        status["accounts"].as_array().is_some_and(|list| list.len() == 1)
     });
     assert_eq!(status["accounts"][0]["name"], "b");
 }
@@ -633,10 +505,7 @@ fn a_new_upstream_proxy_is_for_refreshes_too() {
     home.write_text(&config.to_string());
     assert_eq!(control(&proxy, "/maxpool/reload").status, 200);
     proxy.post(&hello());
-    assert!(
-        upstream.state().oauth.refreshes.is_empty(),
-        "the refresh went past the new proxy"
-    );
+    assert!(upstream.state().oauth.refreshes.is_empty(), "the refresh went past the new proxy");
     pair_is(&home, "token-a", "refresh-a");
 }
 
@@ -698,18 +567,12 @@ fn where_nothing_can_be_written_the_pair_lives_in_memory_and_is_written_later() 
         proxy.post(&hello()).assert_said("Hello from upstream.");
     }
     assert_eq!(served(&upstream), ["access-1", "access-1"]);
-    assert_eq!(
-        std::fs::read(home.config_path()).expect("read"),
-        before,
-        "nothing changes on disk"
-    );
+    assert_eq!(std::fs::read(home.config_path()).expect("read"), before, "nothing changes on disk");
     proxy.wait_line("that it is in memory only", |line| {
         line.contains("maxpool.json") && line.contains("memory")
     });
     writable(0o755);
-    until("the pair reach the disk", || {
-        (pair(&home, 0).0 == "access-1").then_some(())
-    });
+    until("the pair reach the disk", || (pair(&home, 0).0 == "access-1").then_some(()));
     pair_is(&home, "access-1", "refresh-1");
     assert!(upstream.state().oauth.reused.is_empty());
 }
@@ -722,9 +585,7 @@ fn on_a_full_disk_the_pair_lives_in_memory_and_is_written_later() {
     let plain = home.command(&["server", "--plain"]);
     let mut command = Command::new("sh");
     // A file that grows past the limit fails as on a full disk, once the signal is ignored.
-    command
-        .args(["-c", "trap '' XFSZ; exec \"$0\" server --plain"])
-        .arg(program());
+    command.args(["-c", "trap '' XFSZ; exec \"$0\" server --plain"]).arg(program());
     adopt(&mut command, &plain);
     let proxy = Proxy::spawn(command);
     let limit = |bytes| {
@@ -739,19 +600,13 @@ fn on_a_full_disk_the_pair_lives_in_memory_and_is_written_later() {
     for _ in 0..2 {
         proxy.post(&hello()).assert_said("Hello from upstream.");
     }
-    assert_eq!(
-        std::fs::read(home.config_path()).expect("read"),
-        before,
-        "nothing changes on disk"
-    );
+    assert_eq!(std::fs::read(home.config_path()).expect("read"), before, "nothing changes on disk");
     assert!(leftovers(&home).is_empty(), "{:?}", leftovers(&home));
     proxy.wait_line("that it is in memory only", |line| {
         line.contains("maxpool.json") && line.contains("memory")
     });
     limit(None);
-    until("the pair reach the disk", || {
-        (pair(&home, 0).0 == "access-1").then_some(())
-    });
+    until("the pair reach the disk", || (pair(&home, 0).0 == "access-1").then_some(()));
     pair_is(&home, "access-1", "refresh-1");
     assert!(upstream.state().oauth.reused.is_empty());
 }
@@ -768,9 +623,7 @@ fn a_symbolic_link_is_followed_and_stays_one() {
     let proxy = Proxy::start_as_is(&home);
     proxy.post(&hello()).assert_said("Hello from upstream.");
     pair_is(&home, "access-1", "refresh-1");
-    let kind = std::fs::symlink_metadata(home.config_path())
-        .expect("there")
-        .file_type();
+    let kind = std::fs::symlink_metadata(home.config_path()).expect("there").file_type();
     assert!(kind.is_symlink(), "the link was replaced");
     let target = std::fs::metadata(real.join("pool.json")).expect("there");
     assert_eq!(target.permissions().mode() & 0o777, 0o600);
@@ -779,11 +632,7 @@ fn a_symbolic_link_is_followed_and_stays_one() {
 /// A process that is killed at a system call of the write.
 #[test]
 fn a_kill_at_any_step_of_the_write_leaves_a_whole_file_and_loses_no_pair_that_served() {
-    if !Command::new("strace")
-        .arg("-V")
-        .output()
-        .is_ok_and(|ran| ran.status.success())
-    {
+    if !Command::new("strace").arg("-V").output().is_ok_and(|ran| ran.status.success()) {
         eprintln!("skipped: there is no strace to stop the program at a system call");
         return;
     }
@@ -826,9 +675,7 @@ fn a_kill_at_any_step_of_the_write_leaves_a_whole_file_and_loses_no_pair_that_se
         let status = format!("/proc/{}/task/{thread}/status", proxy.pid());
         until("strace be attached", || {
             let text = std::fs::read_to_string(&status).ok()?;
-            let tracer = text
-                .lines()
-                .find_map(|line| line.strip_prefix("TracerPid:"))?;
+            let tracer = text.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
             (tracer.trim() != "0").then_some(())
         });
         gate.open();
@@ -845,10 +692,7 @@ fn a_kill_at_any_step_of_the_write_leaves_a_whole_file_and_loses_no_pair_that_se
         assert!(pair == old || pair == new, "{what}: {pair:?}");
         ends[usize::from(pair == new)] += u32::from(killed);
         if pair == old {
-            assert!(
-                served(&upstream).is_empty(),
-                "{what}: a pair served that is lost"
-            );
+            assert!(served(&upstream).is_empty(), "{what}: a pair served that is lost");
         }
         if killed {
             proxy.wait_exit();
@@ -859,23 +703,10 @@ fn a_kill_at_any_step_of_the_write_leaves_a_whole_file_and_loses_no_pair_that_se
         // The endpoint has rotated: the old token is worth nothing any more.
         upstream.state().oauth.mode = Mode::InvalidGrant;
         let reply = next.post(&hello());
-        assert_eq!(
-            reply.status == 200,
-            pair == new,
-            "{what}: {} {}",
-            reply.status,
-            reply.text()
-        );
-        assert!(
-            leftovers(&home).is_empty(),
-            "{what}: {:?}",
-            leftovers(&home)
-        );
+        assert_eq!(reply.status == 200, pair == new, "{what}: {} {}", reply.status, reply.text());
+        assert!(leftovers(&home).is_empty(), "{what}: {:?}", leftovers(&home));
     }
-    assert!(
-        ends[0] >= 3 && ends[1] >= 1,
-        "killed before the rename and after it: {ends:?}"
-    );
+    assert!(ends[0] >= 3 && ends[1] >= 1, "killed before the rename and after it: {ends:?}");
 }
 
 /// The thread that refreshes.
@@ -900,11 +731,7 @@ fn the_probe_reads_idle_accounts_and_changes_nothing_else() {
     let mut off = oauth("off");
     off["enabled"] = json!(false);
     for name in ["token-a", "token-off"] {
-        upstream
-            .state()
-            .oauth
-            .usage
-            .insert(name.to_owned(), usage.clone());
+        upstream.state().oauth.usage.insert(name.to_owned(), usage.clone());
     }
     let home = home_of(&upstream, &[oauth("a"), off])
         .accounts(&["key"])
@@ -923,17 +750,10 @@ fn the_probe_reads_idle_accounts_and_changes_nothing_else() {
         .iter()
         .map(|request| (request.credential().to_owned(), request.path().to_owned()))
         .collect();
-    assert_eq!(
-        asked,
-        [("token-a".to_owned(), "/api/oauth/usage".to_owned())]
-    );
+    assert_eq!(asked, [("token-a".to_owned(), "/api/oauth/usage".to_owned())]);
     let request = upstream.only_request();
     assert_eq!(request.header("anthropic-beta"), Some("oauth-2025-04-20"));
-    assert!(
-        request
-            .header("user-agent")
-            .is_some_and(|agent| agent.starts_with("maxpool/"))
-    );
+    assert!(request.header("user-agent").is_some_and(|agent| agent.starts_with("maxpool/")));
 }
 
 #[test]
@@ -949,10 +769,8 @@ fn a_probe_that_is_refused_blocks_nobody() {
         upstream.next("token-a", answer);
         let proxy = Proxy::start(&home);
         upstream.wait("the probe", |state| {
-            let probes = state
-                .requests
-                .iter()
-                .filter(|request| request.path() == "/api/oauth/usage");
+            let probes =
+                state.requests.iter().filter(|request| request.path() == "/api/oauth/usage");
             probes.count() == round + 1
         });
         proxy.post(&hello()).assert_said("Hello from upstream.");
@@ -961,10 +779,7 @@ fn a_probe_that_is_refused_blocks_nobody() {
             (&account["status"], &account["credential"]["state"]),
             (&json!("active"), &json!("valid"))
         );
-        assert!(
-            account["blocks"].as_array().is_none_or(Vec::is_empty),
-            "{account:#}"
-        );
+        assert!(account["blocks"].as_array().is_none_or(Vec::is_empty), "{account:#}");
         assert!(upstream.state().oauth.refreshes.is_empty());
     }
 }

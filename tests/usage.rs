@@ -5,10 +5,8 @@ use crate::upstream::message::event;
 use crate::upstream::{Answer, Message, Step, Upstream};
 
 fn start(upstream: &Upstream) -> (Home, Proxy) {
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(&["a"])
-        .set("queue.enabled", json!(false));
+    let home =
+        Home::new().upstream(&upstream.url()).accounts(&["a"]).set("queue.enabled", json!(false));
     let proxy = Proxy::start(&home);
     (home, proxy)
 }
@@ -41,15 +39,8 @@ fn input_and_output_are_counted_from_streams_and_documents() {
         proxy.post(&body).assert_said("one two three");
         total = (total.0 + 100, total.1 + 20);
         let usage = usage(&proxy, index as u64 + 1);
-        let have = (
-            usage["totalInputTokens"].clone(),
-            usage["totalOutputTokens"].clone(),
-        );
-        assert_eq!(
-            have,
-            (json!(total.0), json!(total.1)),
-            "after answer {index}"
-        );
+        let have = (usage["totalInputTokens"].clone(), usage["totalOutputTokens"].clone());
+        assert_eq!(have, (json!(total.0), json!(total.1)), "after answer {index}");
         assert!(!usage["lastUsed"].is_null());
     }
 }
@@ -78,10 +69,7 @@ fn output_is_the_running_maximum_and_not_a_sum() {
     assert_eq!(proxy.post(&hello_stream()).status, 200);
     let usage = usage(&proxy, 1);
     assert_eq!(
-        (
-            usage["totalInputTokens"].clone(),
-            usage["totalOutputTokens"].clone()
-        ),
+        (usage["totalInputTokens"].clone(), usage["totalOutputTokens"].clone()),
         (json!(7), json!(30))
     );
 }
@@ -92,14 +80,7 @@ fn what_a_broken_stream_has_used_counts() {
     let (_home, proxy) = start(&upstream);
     let message = Message::long(10, 10).tokens(500, 40, 0, 0);
     upstream.next("key-a", Answer::of(message).at(5, Step::Reset));
-    assert_eq!(
-        proxy
-            .post(&hello_stream())
-            .event_names()
-            .last()
-            .map(String::as_str),
-        Some("error")
-    );
+    assert_eq!(proxy.post(&hello_stream()).event_names().last().map(String::as_str), Some("error"));
     assert_eq!(usage(&proxy, 1)["totalInputTokens"], 500);
 }
 
@@ -128,10 +109,7 @@ fn tokens_in_the_text_of_an_answer_are_not_usage() {
     }
     let usage = usage(&proxy, 2);
     assert_eq!(
-        (
-            usage["totalInputTokens"].clone(),
-            usage["totalOutputTokens"].clone()
-        ),
+        (usage["totalInputTokens"].clone(), usage["totalOutputTokens"].clone()),
         (json!(6), json!(8))
     );
 }
@@ -140,10 +118,7 @@ fn tokens_in_the_text_of_an_answer_are_not_usage() {
 fn cache_tokens_are_kept_apart() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
-    upstream.next(
-        "key-a",
-        Answer::of(Message::text("hi").tokens(10, 20, 30_000, 4_000)),
-    );
+    upstream.next("key-a", Answer::of(Message::text("hi").tokens(10, 20, 30_000, 4_000)));
     assert_eq!(proxy.post(&hello_stream()).status, 200);
     let usage = usage(&proxy, 1);
     assert_eq!(usage["totalOutputTokens"], 20);

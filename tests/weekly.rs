@@ -17,10 +17,8 @@ fn week(used: f64) -> Answer {
 /// Accounts whose weekly use has been learned from one answer each.
 fn start(upstream: &Upstream, used: &[(&str, f64)]) -> (Home, Proxy) {
     let names: Vec<&str> = used.iter().map(|(name, _)| *name).collect();
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(&names)
-        .set("queue.enabled", json!(false));
+    let home =
+        Home::new().upstream(&upstream.url()).accounts(&names).set("queue.enabled", json!(false));
     let proxy = Proxy::start(&home);
     for (name, used) in used {
         upstream.always(&format!("key-{name}"), week(*used));
@@ -29,11 +27,7 @@ fn start(upstream: &Upstream, used: &[(&str, f64)]) -> (Home, Proxy) {
         proxy.post(&hello()).assert_said("hi");
     }
     for name in names {
-        assert_eq!(
-            upstream.count(&format!("key-{name}")),
-            1,
-            "{name} is known from one answer"
-        );
+        assert_eq!(upstream.count(&format!("key-{name}")), 1, "{name} is known from one answer");
     }
     (home, proxy)
 }
@@ -56,11 +50,7 @@ fn the_tiers_are_shown() {
     let (_home, proxy) = start(&upstream, &used);
     for (name, used, tier) in rows {
         let weekly = weekly(&proxy, name);
-        assert_eq!(
-            (&weekly["state"], &weekly["rawState"]),
-            (&json!(tier), &json!(tier)),
-            "{name}"
-        );
+        assert_eq!((&weekly["state"], &weekly["rawState"]), (&json!(tier), &json!(tier)), "{name}");
         let effective = weekly["effectiveUsage"].as_f64().expect("a number");
         assert!((effective - used).abs() < 0.02, "{name}: {effective}");
     }
@@ -101,10 +91,7 @@ fn new_work_avoids_reserve_and_critical_while_another_can() {
     for _ in 0..6 {
         proxy.post(&hello()).assert_said("hi");
     }
-    assert_eq!(
-        ["key-a", "key-b", "key-c"].map(|key| upstream.count(key)),
-        [1, 1, 7]
-    );
+    assert_eq!(["key-a", "key-b", "key-c"].map(|key| upstream.count(key)), [1, 1, 7]);
 }
 
 #[test]
@@ -152,15 +139,8 @@ fn a_week_that_all_have_used_up_fails_fast_with_its_time() {
     proxy.post(&hello()).assert_said("hi");
     let reply = proxy.post(&hello());
     let message = reply.assert_error(429, "rate_limit_error");
-    assert!(
-        message.contains("in 5h 5") || message.contains("in 6h"),
-        "{message}"
-    );
-    let retry: u64 = reply
-        .header("retry-after")
-        .expect("known")
-        .parse()
-        .expect("seconds");
+    assert!(message.contains("in 5h 5") || message.contains("in 6h"), "{message}");
+    let retry: u64 = reply.header("retry-after").expect("known").parse().expect("seconds");
     assert!((6 * 3600 - 10..=6 * 3600 + 2).contains(&retry), "{retry}");
     assert_eq!(upstream.requests().len(), 1);
 }
@@ -176,23 +156,13 @@ fn unreadable_values_are_ignored_and_the_last_good_one_stays() {
         let limits = Limits::new().header("anthropic-ratelimit-unified-7d-utilization", bad);
         upstream.next("key-a", Answer::message("hi").limits(&limits));
         proxy.post(&hello()).assert_said("hi");
-        let used = proxy.account("a")["quota"]["unified7d"]
-            .as_f64()
-            .expect("a number");
+        let used = proxy.account("a")["quota"]["unified7d"].as_f64().expect("a number");
         assert!((used - 0.70).abs() < 1e-9, "{bad:?} read as {used}");
     }
     let limits = Limits::new().window("7d", 1.25, Duration::from_secs(6 * 3600));
     upstream.next("key-a", Answer::message("hi").limits(&limits));
     proxy.post(&hello()).assert_said("hi");
     let quota = proxy.account("a")["quota"].clone();
-    assert_eq!(
-        quota["unified7d"].as_f64(),
-        Some(1.0),
-        "above 1 counts as 1"
-    );
-    assert_eq!(
-        quota["unified7dRaw"].as_f64(),
-        Some(1.25),
-        "status keeps the raw value"
-    );
+    assert_eq!(quota["unified7d"].as_f64(), Some(1.0), "above 1 counts as 1");
+    assert_eq!(quota["unified7dRaw"].as_f64(), Some(1.25), "status keeps the raw value");
 }

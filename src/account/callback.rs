@@ -40,11 +40,7 @@ pub(super) fn of_paste(line: &str, state: &Secret) -> Return {
         return of_query(query.split('#').next().unwrap_or(query), state);
     }
     if let Some((code, given)) = line.split_once('#') {
-        return if is_same(given, state) {
-            of_code(code)
-        } else {
-            Return::WrongState
-        };
+        return if is_same(given, state) { of_code(code) } else { Return::WrongState };
     }
     if line.len() < BARE_CODE_BYTES_MIN {
         return Return::Nothing;
@@ -120,32 +116,16 @@ mod tests {
         let code = |text: &str| Return::Code(Secret::new(text));
         let denied = |text: &str| Return::Denied(text.to_owned());
         for (rule, target, expected) in [
-            (
-                "T1 callback",
-                "/callback?code=abcd&state=s-1_x",
-                code("abcd"),
-            ),
+            ("T1 callback", "/callback?code=abcd&state=s-1_x", code("abcd")),
             (
                 "T1 any order, escaped",
                 "/callback?x=1&state=s%2D1_x&code=ab%2Bcd%23",
                 code("ab+cd#"),
             ),
-            (
-                "T1 wrong state",
-                "/callback?code=abcd&state=s-1_y",
-                Return::WrongState,
-            ),
+            ("T1 wrong state", "/callback?code=abcd&state=s-1_y", Return::WrongState),
             ("T1 no state", "/callback?code=abcd", Return::WrongState),
-            (
-                "T1 empty state",
-                "/callback?code=abcd&state=",
-                Return::WrongState,
-            ),
-            (
-                "T1 denied",
-                "/callback?error=access_denied&state=s-1_x",
-                denied("access_denied"),
-            ),
+            ("T1 empty state", "/callback?code=abcd&state=", Return::WrongState),
+            ("T1 denied", "/callback?error=access_denied&state=s-1_x", denied("access_denied")),
             (
                 "T1 denied in words",
                 "/callback?error=access_denied&error_description=the+user%0Asaid%20no&state=s-1_x",
@@ -157,37 +137,17 @@ mod tests {
                 Return::WrongState,
             ),
             ("T1 no code", "/callback?state=s-1_x", Return::Nothing),
-            (
-                "T1 a code that cannot be one",
-                "/callback?code=a%0Abcd&state=s-1_x",
-                Return::Nothing,
-            ),
+            ("T1 a code that cannot be one", "/callback?code=a%0Abcd&state=s-1_x", Return::Nothing),
             ("T1 another page", "/favicon.ico", Return::Nothing),
             ("T1 no query", "/callback", Return::Nothing),
-            (
-                "T1 one path",
-                "/callback/?code=abcd&state=s-1_x",
-                Return::Nothing,
-            ),
-            (
-                "T1 another path",
-                "/x/callback?code=abcd&state=s-1_x",
-                Return::Nothing,
-            ),
-            (
-                "T1 broken escapes",
-                "/callback?code=%zz%4&state=s-1_x",
-                code("%zz%4"),
-            ),
+            ("T1 one path", "/callback/?code=abcd&state=s-1_x", Return::Nothing),
+            ("T1 another path", "/x/callback?code=abcd&state=s-1_x", Return::Nothing),
+            ("T1 broken escapes", "/callback?code=%zz%4&state=s-1_x", code("%zz%4")),
         ] {
             assert_eq!(of_target(target, &state), expected, "{rule}: {target}");
         }
         for (rule, line, expected) in [
-            (
-                "T1 the URL",
-                "http://localhost:9/callback?code=abcd&state=s-1_x",
-                code("abcd"),
-            ),
+            ("T1 the URL", "http://localhost:9/callback?code=abcd&state=s-1_x", code("abcd")),
             (
                 "T1 the URL with a fragment",
                 " \"http://localhost:9/callback?code=abcd&state=s-1_x#done\"\r",
@@ -199,16 +159,8 @@ mod tests {
                 Return::WrongState,
             ),
             ("T1 the code with its state", "abcd#s-1_x", code("abcd")),
-            (
-                "T1 the code with another state",
-                "abcd#s-2",
-                Return::WrongState,
-            ),
-            (
-                "T1 the code",
-                "\u{1b}[200~abcdefghijklmnop\u{1b}[201~",
-                code("abcdefghijklmnop"),
-            ),
+            ("T1 the code with another state", "abcd#s-2", Return::WrongState),
+            ("T1 the code", "\u{1b}[200~abcdefghijklmnop\u{1b}[201~", code("abcdefghijklmnop")),
             ("T1 a word", "what", Return::Nothing),
             ("T1 nothing", "", Return::Nothing),
             ("T1 a stray key", "y", Return::Nothing),

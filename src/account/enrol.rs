@@ -26,27 +26,17 @@ pub(super) struct Newcomer<'a> {
 /// Stores an OAuth account: by identity in place, else as a new entry.
 pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Put> {
     file::update_or_create(config, |document| {
-        let Newcomer {
-            name,
-            profile,
-            tokens,
-            source,
-        } = newcomer;
+        let Newcomer { name, profile, tokens, source } = newcomer;
         let wanted = name
             .or(profile.email.as_deref())
             .map_or_else(|| numbered_name(document), str::to_owned);
         // Without an account id the tokens themselves tell whose they are.
-        let known = (profile.account_uuid.is_none())
-            .then(|| name_of_tokens(document, tokens))
-            .flatten();
+        let known =
+            (profile.account_uuid.is_none()).then(|| name_of_tokens(document, tokens)).flatten();
         let wanted = known.unwrap_or(wanted);
         let taken_by_a_key = edit::account_of_mut(document, &who(&wanted, profile))
             .is_some_and(|entry| !is_oauth(entry));
-        let wanted = if taken_by_a_key {
-            other_name(document, &wanted)
-        } else {
-            wanted
-        };
+        let wanted = if taken_by_a_key { other_name(document, &wanted) } else { wanted };
         let mut fields = Map::new();
         let mut text = |key: &str, value: Option<&str>| {
             if let Some(value) = value {
@@ -89,16 +79,8 @@ pub(super) fn store_key(config: &Path, name: Option<&str>, key: &Secret) -> Resu
         }
         let wanted = name.map_or_else(|| numbered_name(document), str::to_owned);
         let taken = edit::account_mut(document, &wanted).is_some_and(|entry| !is_key(entry));
-        let wanted = if taken {
-            other_name(document, &wanted)
-        } else {
-            wanted
-        };
-        let who = Identity {
-            name: &wanted,
-            account_uuid: None,
-            org_uuid: None,
-        };
+        let wanted = if taken { other_name(document, &wanted) } else { wanted };
+        let who = Identity { name: &wanted, account_uuid: None, org_uuid: None };
         let mut fields = Map::new();
         fields.insert("type".to_owned(), "apikey".into());
         fields.insert("source".to_owned(), "login --api".into());
@@ -152,9 +134,7 @@ fn numbered_name(document: &mut Map<String, Value>) -> String {
 /// An API key is not overwritten by a login that was given its name, nor the other way round.
 fn other_name(document: &mut Map<String, Value>, wanted: &str) -> String {
     let document = std::cell::RefCell::new(document);
-    free_name(wanted, None, |name| {
-        edit::account_mut(&mut document.borrow_mut(), name).is_some()
-    })
+    free_name(wanted, None, |name| edit::account_mut(&mut document.borrow_mut(), name).is_some())
 }
 
 fn is_oauth(entry: &Map<String, Value>) -> bool {

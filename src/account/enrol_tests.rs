@@ -30,12 +30,7 @@ fn stored(before: &Value, name: Option<&str>, profile: &Profile) -> (Put, Vec<Va
     let directory = Scratch::new();
     let path = directory.path("maxpool.json");
     std::fs::write(&path, json!({"accounts": before}).to_string()).unwrap();
-    let newcomer = Newcomer {
-        name,
-        profile,
-        tokens: &tokens(9),
-        source: "login",
-    };
+    let newcomer = Newcomer { name, profile, tokens: &tokens(9), source: "login" };
     let put = store_oauth(&path, &newcomer).unwrap();
     let after: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     (put, after["accounts"].as_array().unwrap().clone())
@@ -49,27 +44,9 @@ fn a_login_finds_its_name_or_its_place() {
     let key = json!({"name": "key", "type": "apikey", "apiKey": "sk-1"});
     let old_copy = json!({"name": "copy", "accessToken": "access-9", "refreshToken": "refresh-1"});
     for (rule, before, name, who, expected) in [
-        (
-            "T1 the e-mail",
-            json!([]),
-            None,
-            profile("a@b", "u", "o"),
-            added("a@b"),
-        ),
-        (
-            "T1 --name",
-            json!([]),
-            Some("home"),
-            profile("a@b", "u", "o"),
-            added("home"),
-        ),
-        (
-            "T1 neither",
-            json!([]),
-            None,
-            Profile::default(),
-            added("account-1"),
-        ),
+        ("T1 the e-mail", json!([]), None, profile("a@b", "u", "o"), added("a@b")),
+        ("T1 --name", json!([]), Some("home"), profile("a@b", "u", "o"), added("home")),
+        ("T1 neither", json!([]), None, Profile::default(), added("account-1")),
         (
             "T1 neither, one taken",
             json!([{"name": "account-1", "type": "apikey", "apiKey": "k"}]),
@@ -123,10 +100,7 @@ fn a_login_finds_its_name_or_its_place() {
         let (put, after) = stored(&before, name, &who);
         assert_eq!(put, expected, "{rule}");
         let (Put::Added(name) | Put::Updated(name)) = put;
-        let entry = after
-            .iter()
-            .find(|entry| entry["name"] == json!(name))
-            .unwrap();
+        let entry = after.iter().find(|entry| entry["name"] == json!(name)).unwrap();
         assert_eq!(entry["type"], "oauth", "{rule}");
         assert_eq!(
             (&entry["accessToken"], &entry["refreshToken"]),
@@ -135,10 +109,7 @@ fn a_login_finds_its_name_or_its_place() {
         );
         assert_eq!(entry["expiresAt"], 1_009, "{rule}");
         assert_eq!(
-            entry
-                .get("accountUuid")
-                .and_then(Value::as_str)
-                .or(who.account_uuid.as_deref()),
+            entry.get("accountUuid").and_then(Value::as_str).or(who.account_uuid.as_deref()),
             entry.get("accountUuid").and_then(Value::as_str),
             "{rule}"
         );
@@ -164,11 +135,7 @@ fn an_update_keeps_what_is_the_users_and_drops_what_was_the_old_tokens() {
         (&entry["enabled"], &entry["priority"], &entry["note"]),
         (&json!(false), &json!(3), &json!("mine"))
     );
-    assert_eq!(
-        entry.get("importFrom"),
-        None,
-        "the source would bring its own tokens back"
-    );
+    assert_eq!(entry.get("importFrom"), None, "the source would bring its own tokens back");
 }
 
 #[test]
@@ -178,21 +145,9 @@ fn keys_are_stored_once() {
     let store = |name, key: &str| store_key(&path, name, &Secret::new(key)).unwrap();
     let added = |name: &str| Put::Added(name.to_owned());
     let updated = |name: &str| Put::Updated(name.to_owned());
-    assert_eq!(
-        store(None, "sk-1"),
-        added("account-1"),
-        "a missing config is made"
-    );
-    assert_eq!(
-        store(Some("other"), "sk-1"),
-        updated("account-1"),
-        "the same key again"
-    );
-    assert_eq!(
-        store(Some("account-1"), "sk-2"),
-        updated("account-1"),
-        "another key for that name"
-    );
+    assert_eq!(store(None, "sk-1"), added("account-1"), "a missing config is made");
+    assert_eq!(store(Some("other"), "sk-1"), updated("account-1"), "the same key again");
+    assert_eq!(store(Some("account-1"), "sk-2"), updated("account-1"), "another key for that name");
     assert_eq!(store(None, "sk-1"), added("account-2"));
     let login = Newcomer {
         name: Some("sub"),
@@ -201,16 +156,9 @@ fn keys_are_stored_once() {
         source: "login",
     };
     assert_eq!(store_oauth(&path, &login).unwrap(), added("sub"));
-    assert_eq!(
-        store(Some("sub"), "sk-3"),
-        added("sub-2"),
-        "a login is not overwritten by a key"
-    );
+    assert_eq!(store(Some("sub"), "sk-3"), added("sub-2"), "a login is not overwritten by a key");
     let config = file::load(&path).unwrap();
     assert_eq!(config.accounts.len(), 4);
     use std::os::unix::fs::PermissionsExt as _;
-    assert_eq!(
-        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }

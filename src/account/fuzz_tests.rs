@@ -14,19 +14,13 @@ use crate::scheduler::time::{Mono, Now, Wall};
 use crate::testing::chance::{Random, rounds};
 
 /// 2026-11-21T22:45:00Z.
-const NOW: Now = Now {
-    mono: Mono(1_000_000),
-    wall: Wall(1_795_301_100_000),
-};
+const NOW: Now = Now { mono: Mono(1_000_000), wall: Wall(1_795_301_100_000) };
 const DAY: Duration = Duration::from_secs(86_400);
 const YEAR_10000: Wall = Wall(253_402_300_800_000);
 
 /// Year, month, day, hour, minute and second of a moment: counts the days one by one.
 fn slow_date(at: Wall) -> (i64, i64, i64, i64, i64, i64) {
-    let (mut days, rest) = (
-        at.0.div_euclid(86_400_000),
-        at.0.rem_euclid(86_400_000) / 1_000,
-    );
+    let (mut days, rest) = (at.0.div_euclid(86_400_000), at.0.rem_euclid(86_400_000) / 1_000);
     let (mut year, mut month) = (1970, 1);
     loop {
         let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
@@ -37,14 +31,7 @@ fn slow_date(at: Wall) -> (i64, i64, i64, i64, i64, i64) {
             _ => 31,
         };
         if days < length {
-            return (
-                year,
-                month,
-                days + 1,
-                rest / 3600,
-                rest / 60 % 60,
-                rest % 60,
-            );
+            return (year, month, days + 1, rest / 3600, rest / 60 % 60, rest % 60);
         }
         days -= length;
         month += 1;
@@ -66,9 +53,8 @@ fn rfc3339(at: Wall, east_minutes: i64) -> String {
 fn http_date(at: Wall) -> String {
     let (year, month, day, hour, minute, second) = slow_date(at);
     let weekdays = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    let months = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
+    let months =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let weekday = weekdays[(at.0.div_euclid(86_400_000) % 7) as usize];
     let month = months[month as usize - 1];
     format!("{weekday}, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT")
@@ -91,10 +77,7 @@ fn number(random: &mut Random) -> String {
             .to_owned(),
         1 => format!("-{}", random.below(100)),
         2 => format!("{}", 1_790_000_000 + random.below(90_000_000)),
-        3 => format!(
-            "{}",
-            1_790_000_000_000_u64 + random.below(90_000_000_000) as u64
-        ),
+        3 => format!("{}", 1_790_000_000_000_u64 + random.below(90_000_000_000) as u64),
         4 => "9".repeat(1 + random.below(400)),
         5 => format!("{}, {}", random.below(200), random.below(200)),
         6 => format!("{};w=60", random.below(200)),
@@ -121,11 +104,7 @@ fn retry_after_is_read_exactly_or_within_its_bounds() {
             (format!("{seconds}.25"), held(seconds * 1_000 + 250)),
             (format!("-{}", seconds + 1), None),
         ] {
-            assert_eq!(
-                retry_after_of_text(&text, NOW.wall),
-                expected,
-                "P7 {text:?}"
-            );
+            assert_eq!(retry_after_of_text(&text, NOW.wall), expected, "P7 {text:?}");
         }
         for text in [number(&mut random), lossy(random.bytes(40))] {
             let broken = lossy(random.broken(&text));
@@ -135,10 +114,7 @@ fn retry_after_is_read_exactly_or_within_its_bounds() {
                     wait.is_none_or(|wait| (Duration::from_secs(1)..=DAY).contains(&wait)),
                     "{text:?}"
                 );
-                let negative = text
-                    .trim()
-                    .parse::<f64>()
-                    .is_ok_and(|seconds| seconds < 0.0);
+                let negative = text.trim().parse::<f64>().is_ok_and(|seconds| seconds < 0.0);
                 assert!(!negative || wait.is_none(), "P7 {text:?}");
             }
         }
@@ -161,20 +137,13 @@ fn resets_are_read_exactly_or_not_at_all() {
             (format!("{seconds}, 7"), Wall(NOW.wall.0 + seconds * 1_000)),
             (format!("{}, 7", rfc3339(at, east)), at),
         ] {
-            assert_eq!(
-                reset_of_text(&text, NOW.wall),
-                Some(expected),
-                "S1 {text:?}"
-            );
+            assert_eq!(reset_of_text(&text, NOW.wall), Some(expected), "S1 {text:?}");
         }
         let text = number(&mut random);
         let broken = lossy(random.broken(&text));
         for text in [text, broken, lossy(random.bytes(40))] {
             let reset = reset_of_text(&text, NOW.wall);
-            assert!(
-                reset.is_none_or(|reset| reset <= YEAR_10000),
-                "S1 {text:?}: {reset:?}"
-            );
+            assert!(reset.is_none_or(|reset| reset <= YEAR_10000), "S1 {text:?}: {reset:?}");
         }
     }
 }
@@ -228,14 +197,8 @@ fn limit_headers(random: &mut Random) -> Vec<(String, Vec<u8>)> {
     (0..random.below(14))
         .map(|_| {
             let (window, _) = *random.pick(&WINDOWS);
-            let part = random.word(&[
-                "utilization",
-                "utilization",
-                "reset",
-                "status",
-                "limit",
-                "x",
-            ]);
+            let part =
+                random.word(&["utilization", "utilization", "reset", "status", "limit", "x"]);
             let counted = random.word(&["tokens", "requests", "input-tokens", "output-tokens"]);
             let count = random.word(&["limit", "remaining", "reset", "x"]);
             let name = match random.below(8) {
@@ -259,11 +222,7 @@ fn limit_headers(random: &mut Random) -> Vec<(String, Vec<u8>)> {
                     .to_owned(),
                 _ => format!("anthropic-ratelimit-unified-{window}-{part}"),
             };
-            let name = if random.chance(20) {
-                name.to_ascii_uppercase()
-            } else {
-                name
-            };
+            let name = if random.chance(20) { name.to_ascii_uppercase() } else { name };
             let value = match random.below(6) {
                 0 => random
                     .word(&["allowed", "rejected", "five_hour", "seven_day_opus", "true"])
@@ -289,20 +248,13 @@ fn holds(report: &QuotaReport) {
     assert_eq!(kinds.len(), count, "S1 each kind at most once: {report:?}");
     for window in &report.windows {
         assert!(
-            window
-                .utilisation
-                .is_none_or(|share| share.is_finite() && share >= 0.0),
+            window.utilisation.is_none_or(|share| share.is_finite() && share >= 0.0),
             "S1 never a share that is none: {report:?}"
         );
-        assert!(
-            window.reset.is_none_or(|reset| reset <= YEAR_10000),
-            "{report:?}"
-        );
+        assert!(window.reset.is_none_or(|reset| reset <= YEAR_10000), "{report:?}");
     }
     assert!(
-        report
-            .retry_after
-            .is_none_or(|wait| (Duration::from_secs(1)..=DAY).contains(&wait)),
+        report.retry_after.is_none_or(|wait| (Duration::from_secs(1)..=DAY).contains(&wait)),
         "{report:?}"
     );
 }
@@ -313,9 +265,7 @@ fn limit_headers_are_read_as_a_slow_reader_reads_them() {
     let (mut shares, mut verdicts) = (0, 0);
     for _ in rounds(5_000) {
         let headers = limit_headers(&mut random);
-        let borrowed = headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_slice()));
+        let borrowed = headers.iter().map(|(name, value)| (name.as_str(), value.as_slice()));
         let report = report_of_headers(borrowed, NOW);
         holds(&report);
         assert!(report.windows.len() <= headers.len(), "{headers:?}");
@@ -328,10 +278,7 @@ fn limit_headers_are_read_as_a_slow_reader_reads_them() {
         shares += found.len();
         verdicts += usize::from(report.verdict == Some(Verdict::Rejected));
     }
-    assert!(
-        shares > 1_000 && verdicts > 10,
-        "the generator draws what is looked for"
-    );
+    assert!(shares > 1_000 && verdicts > 10, "the generator draws what is looked for");
 }
 
 #[test]
@@ -349,11 +296,7 @@ fn usage_documents_do_no_harm() {
             )
         };
         let limits: Vec<String> = (0..random.below(5)).map(|_| limit(&mut random)).collect();
-        let text = format!(
-            r#"{{"limits":[{}],"x":{}}}"#,
-            limits.join(","),
-            random.json(2)
-        );
+        let text = format!(r#"{{"limits":[{}],"x":{}}}"#, limits.join(","), random.json(2));
         let older = format!(
             r#"{{"five_hour":{{"utilization":{}}},"seven_day":{}}}"#,
             random.below(200),
@@ -392,52 +335,22 @@ fn provider_errors_are_read_exactly_or_within_their_bounds() {
         };
         for (text, expected) in [
             (
-                kimi(&format!(
-                    "request reached, please try again after {seconds} seconds"
-                )),
+                kimi(&format!("request reached, please try again after {seconds} seconds")),
                 Duration::from_secs(seconds),
             ),
             (kimi(&format!("resets in {minutes} minutes")), span),
-            (
-                glm(
-                    "1308",
-                    &format!("已达到 5 小时的使用上限。您的限额将在 {said} 重置。"),
-                ),
-                until,
-            ),
-            (
-                glm(
-                    "1310",
-                    &format!("Usage limit reached. Your limit will reset at {said}"),
-                ),
-                until,
-            ),
+            (glm("1308", &format!("已达到 5 小时的使用上限。您的限额将在 {said} 重置。")), until),
+            (glm("1310", &format!("Usage limit reached. Your limit will reset at {said}")), until),
             (glm("1316", &format!("next_flush_time: {said}")), until),
-            (
-                glm("1302", &format!("reset at {said}")),
-                Duration::from_secs(60),
-            ),
+            (glm("1302", &format!("reset at {said}")), Duration::from_secs(60)),
         ] {
             let expected = expected.clamp(Duration::from_secs(1), DAY);
-            assert_eq!(
-                wait_of_body(text.as_bytes(), NOW.wall),
-                Some(expected),
-                "V3 {text}"
-            );
+            assert_eq!(wait_of_body(text.as_bytes(), NOW.wall), Some(expected), "V3 {text}");
             let broken = random.broken(&text);
             let event = format!("event: error\ndata: {}\n\n", lossy(random.broken(&text)));
-            for body in [
-                broken,
-                event.into_bytes(),
-                random.broken_json(),
-                random.bytes(300),
-            ] {
+            for body in [broken, event.into_bytes(), random.broken_json(), random.bytes(300)] {
                 let wait = wait_of_body(&body, NOW.wall);
-                assert!(
-                    wait.is_none_or(|wait| bounds.contains(&wait)),
-                    "V3 {:?}",
-                    lossy(body)
-                );
+                assert!(wait.is_none_or(|wait| bounds.contains(&wait)), "V3 {:?}", lossy(body));
             }
         }
     }
@@ -465,21 +378,15 @@ fn only_a_callback_with_our_state_gives_its_code() {
     let mut codes = 0;
     for _ in rounds(5_000) {
         let length = 16 + random.below(60);
-        let code: String = (0..length)
-            .map(|_| char::from(33 + random.below(94) as u8))
-            .collect();
-        let (code_text, state_text) = (
-            escaped(&mut random, &code),
-            escaped(&mut random, state.expose()),
-        );
+        let code: String = (0..length).map(|_| char::from(33 + random.below(94) as u8)).collect();
+        let (code_text, state_text) =
+            (escaped(&mut random, &code), escaped(&mut random, state.expose()));
         let mut pairs = vec![format!("code={code_text}"), format!("state={state_text}")];
         for _ in 0..random.below(3) {
             let place = random.below(pairs.len() + 1);
             pairs.insert(
                 place,
-                random
-                    .word(&["x=1", "", "=", "codes=a", "&&", "Code=zzzzzzzz"])
-                    .to_owned(),
+                random.word(&["x=1", "", "=", "codes=a", "&&", "Code=zzzzzzzz"]).to_owned(),
             );
         }
         let target = format!("/callback?{}", pairs.join("&"));
@@ -487,16 +394,9 @@ fn only_a_callback_with_our_state_gives_its_code() {
         assert_eq!(of_target(&target, &state), expected, "T1 {target}");
         let pasted = format!(" http://localhost:7{target}#x ");
         assert_eq!(of_paste(&pasted, &state), expected, "T1 {pasted}");
-        let stranger = target.replacen(
-            &state_text,
-            &escaped(&mut random, "state-0123456789_ABCDEFH"),
-            1,
-        );
-        assert_eq!(
-            of_target(&stranger, &state),
-            Return::WrongState,
-            "T1 {stranger}"
-        );
+        let stranger =
+            target.replacen(&state_text, &escaped(&mut random, "state-0123456789_ABCDEFH"), 1);
+        assert_eq!(of_target(&stranger, &state), Return::WrongState, "T1 {stranger}");
         let broken = lossy(random.broken(&target));
         if let Return::Code(found) = of_target(&broken, &state) {
             codes += 1;
@@ -518,9 +418,7 @@ fn slow_decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut at = 0;
     while at < bytes.len() {
-        let pair = bytes
-            .get(at + 1..at + 3)
-            .and_then(|pair| std::str::from_utf8(pair).ok());
+        let pair = bytes.get(at + 1..at + 3).and_then(|pair| std::str::from_utf8(pair).ok());
         let pair = pair.filter(|pair| pair.bytes().all(|byte| byte.is_ascii_hexdigit()));
         match pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
             Some(byte) if bytes[at] == b'%' => {

@@ -64,22 +64,15 @@ pub(crate) struct HttpFailure {
 impl HttpReply {
     /// The first header of that name, as text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let value = &self
-            .headers
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))?
-            .1;
+        let value = &self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?.1;
         std::str::from_utf8(value).ok().map(str::trim)
     }
 }
 
 /// A part of a path or a query: all but the unreserved characters of RFC 3986 section 2.3 escaped.
 pub(crate) fn percent_encoded(text: &str) -> PercentEncode<'_> {
-    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
-        .remove(b'-')
-        .remove(b'.')
-        .remove(b'_')
-        .remove(b'~');
+    const RESERVED: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
     utf8_percent_encode(text, RESERVED)
 }
 

@@ -44,12 +44,7 @@ pub(crate) fn import(
     };
     let tokens = tokens.map_err(Error::operator)?;
     let profile = read_profile(desk, tokens.access.as_ref())?;
-    let newcomer = Newcomer {
-        name,
-        profile: &profile,
-        tokens: &tokens,
-        source: "import",
-    };
+    let newcomer = Newcomer { name, profile: &profile, tokens: &tokens, source: "import" };
     let put = enrol::store_oauth(desk.config, &newcomer)?;
     say(desk.out, WARNING)?;
     Ok(told(&put))
@@ -74,10 +69,7 @@ fn keychain_item() -> Option<String> {
         .args(["find-generic-password", "-s", KEYCHAIN_ITEM, "-w"])
         .stdin(Stdio::null())
         .stderr(Stdio::null());
-    let output = command
-        .output()
-        .ok()
-        .filter(|output| output.status.success())?;
+    let output = command.output().ok().filter(|output| output.status.success())?;
     String::from_utf8(output.stdout).ok()
 }
 
@@ -85,11 +77,7 @@ fn keychain_item() -> Option<String> {
 pub(crate) fn tokens_of_text(text: &str) -> std::result::Result<Tokens, String> {
     let document: Value =
         serde_json::from_str(text).map_err(|error| format!("no JSON (line {})", error.line()))?;
-    let Some(entry) = document
-        .get("claudeAiOauth")
-        .unwrap_or(&document)
-        .as_object()
-    else {
+    let Some(entry) = document.get("claudeAiOauth").unwrap_or(&document).as_object() else {
         return Err("no object claudeAiOauth in it".to_owned());
     };
     let token = |name: &str| match entry.get(name).and_then(Value::as_str) {
@@ -107,24 +95,15 @@ pub(crate) fn tokens_of_text(text: &str) -> std::result::Result<Tokens, String> 
         access,
         refresh,
         // Below 1e12 it is seconds (SPEC A3).
-        expires_at: expires_at.map(|at| {
-            Wall(if at < 1e12 {
-                (at * 1000.0) as i64
-            } else {
-                at as i64
-            })
-        }),
+        expires_at: expires_at
+            .map(|at| Wall(if at < 1e12 { (at * 1000.0) as i64 } else { at as i64 })),
     })
 }
 
 /// The same from a file; an error says which and why.
 pub(crate) fn tokens_of_file(path: &Path) -> std::result::Result<Tokens, String> {
     let text = read_small(path).map_err(|cause| {
-        format!(
-            "cannot read {}: {}",
-            path.display(),
-            crate::error::reason(&cause)
-        )
+        format!("cannot read {}: {}", path.display(), crate::error::reason(&cause))
     })?;
     tokens_of_text(&text).map_err(|why| format!("cannot use {}: {why}", path.display()))
 }
@@ -143,9 +122,7 @@ pub(super) fn source_of(from: &ImportFrom, home: Option<&Path>) -> Option<PathBu
 fn read_small(path: &Path) -> std::io::Result<String> {
     use std::io::Read as _;
     let mut text = String::new();
-    std::fs::File::open(path)?
-        .take(SOURCE_BYTES_MAX)
-        .read_to_string(&mut text)?;
+    std::fs::File::open(path)?.take(SOURCE_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text)
 }
 

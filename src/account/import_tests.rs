@@ -9,11 +9,7 @@ use crate::testing::scratch::Scratch;
 
 fn pair(access: &str, refresh: &str, expires_at: Option<i64>) -> Tokens {
     let token = |text: &str| (!text.is_empty()).then(|| Secret::new(text));
-    Tokens {
-        access: token(access),
-        refresh: token(refresh),
-        expires_at: expires_at.map(Wall),
-    }
+    Tokens { access: token(access), refresh: token(refresh), expires_at: expires_at.map(Wall) }
 }
 
 #[test]
@@ -30,11 +26,7 @@ fn both_layouts_are_read_and_everything_else_is_refused() {
             r#"{"accessToken":"a","refreshToken":"r","expiresAt":1795304700}"#,
             Ok(pair("a", "r", end)),
         ),
-        (
-            "T3 access alone",
-            r#"{"accessToken":"a"}"#,
-            Ok(pair("a", "", None)),
-        ),
+        ("T3 access alone", r#"{"accessToken":"a"}"#, Ok(pair("a", "", None))),
         (
             "T3 refresh alone",
             r#"{"refreshToken":"r","accessToken":"","expiresAt":-1}"#,
@@ -45,27 +37,15 @@ fn both_layouts_are_read_and_everything_else_is_refused() {
             r#"{"claudeAiOauth":{}}"#,
             Err("neither accessToken nor refreshToken in it"),
         ),
-        (
-            "T3 no object",
-            r#"{"claudeAiOauth":7}"#,
-            Err("no object claudeAiOauth in it"),
-        ),
+        ("T3 no object", r#"{"claudeAiOauth":7}"#, Err("no object claudeAiOauth in it")),
         (
             "T3 not sendable",
             r#"{"accessToken":"a\nb"}"#,
             Err("accessToken holds characters that no token has"),
         ),
-        (
-            "T3 no JSON",
-            "\nsk-ant-oat01-secret",
-            Err("no JSON (line 2)"),
-        ),
+        ("T3 no JSON", "\nsk-ant-oat01-secret", Err("no JSON (line 2)")),
     ] {
-        assert_eq!(
-            tokens_of_text(text),
-            expected.map_err(str::to_owned),
-            "{rule}"
-        );
+        assert_eq!(tokens_of_text(text), expected.map_err(str::to_owned), "{rule}");
     }
 }
 
@@ -76,15 +56,9 @@ struct Shop {
 
 impl Shop {
     fn new(profile: &str) -> Shop {
-        let reply = HttpReply {
-            status: 200,
-            headers: Vec::new(),
-            body: profile.as_bytes().to_vec(),
-        };
-        Shop {
-            directory: Scratch::new(),
-            profile: Ok(reply),
-        }
+        let reply =
+            HttpReply { status: 200, headers: Vec::new(), body: profile.as_bytes().to_vec() };
+        Shop { directory: Scratch::new(), profile: Ok(reply) }
     }
 
     /// What was returned and what was said.
@@ -108,10 +82,8 @@ impl Shop {
 #[test]
 fn an_import_is_a_copy_with_the_identity_of_the_profile_and_a_warning() {
     let shop = Shop::new(r#"{"account":{"uuid":"u","email":"a@b"},"organization":{"uuid":"o"}}"#);
-    let (result, said) = shop.import(
-        &ImportSource::Text(r#"{"accessToken":"a","refreshToken":"r"}"#),
-        None,
-    );
+    let (result, said) =
+        shop.import(&ImportSource::Text(r#"{"accessToken":"a","refreshToken":"r"}"#), None);
     assert_eq!(result.unwrap(), "added the account a@b");
     assert_eq!(said, format!("{WARNING}\n"));
     let source = shop.directory.path(".claude/.credentials.json");
@@ -121,42 +93,25 @@ fn an_import_is_a_copy_with_the_identity_of_the_profile_and_a_warning() {
     std::fs::write(&source, text).unwrap();
     let home = shop.directory.path("");
     let (result, _) = shop.import(&ImportSource::ClaudeCode { home: &home }, Some("x"));
-    assert_eq!(
-        result.unwrap(),
-        "updated the account a@b, which was there already"
-    );
-    assert_eq!(
-        std::fs::read_to_string(&source).unwrap(),
-        text,
-        "the source is never written"
-    );
+    assert_eq!(result.unwrap(), "updated the account a@b, which was there already");
+    assert_eq!(std::fs::read_to_string(&source).unwrap(), text, "the source is never written");
     let config = file::load(&shop.directory.path("maxpool.json")).unwrap();
     let Credential::Oauth(tokens) = &config.accounts[0].credential else {
         unreachable!("an import is an OAuth account");
     };
-    assert_eq!(
-        Tokens::of(tokens),
-        pair("a2", "r2", Some(5_000_000_000_000))
-    );
+    assert_eq!(Tokens::of(tokens), pair("a2", "r2", Some(5_000_000_000_000)));
     assert_eq!(config.accounts[0].account_uuid.as_deref(), Some("u"));
 }
 
 #[test]
 fn without_a_profile_the_name_is_what_there_is() {
     let mut shop = Shop::new("");
-    shop.profile = Err(HttpFailure {
-        phase: HttpPhase::Connect,
-        cause: "no route to a-token".to_owned(),
-    });
-    let (result, said) = shop.import(
-        &ImportSource::Text(r#"{"accessToken":"a-token"}"#),
-        Some("cli"),
-    );
+    shop.profile =
+        Err(HttpFailure { phase: HttpPhase::Connect, cause: "no route to a-token".to_owned() });
+    let (result, said) =
+        shop.import(&ImportSource::Text(r#"{"accessToken":"a-token"}"#), Some("cli"));
     assert_eq!(result.unwrap(), "added the account cli");
-    assert!(
-        said.contains("(no route to [hidden])") && !said.contains("a-token"),
-        "{said}"
-    );
+    assert!(said.contains("(no route to [hidden])") && !said.contains("a-token"), "{said}");
 }
 
 #[test]
@@ -166,10 +121,7 @@ fn errors_name_the_source_and_no_token() {
     let (result, _) = shop.import(&ImportSource::File(&missing), None);
     assert_eq!(
         result.unwrap_err().to_string(),
-        format!(
-            "cannot read {}: no such file or directory",
-            missing.display()
-        )
+        format!("cannot read {}: no such file or directory", missing.display())
     );
     let home = shop.directory.path("");
     let (result, _) = shop.import(&ImportSource::ClaudeCode { home: &home }, None);
@@ -180,14 +132,8 @@ fn errors_name_the_source_and_no_token() {
             .ends_with("; log in with Claude Code first, or give --from PATH")
     );
     let (result, _) = shop.import(&ImportSource::Text("sk-ant-oat01-secret"), None);
-    assert_eq!(
-        result.unwrap_err().to_string(),
-        "cannot use the text: no JSON (line 1)"
-    );
-    assert!(
-        !shop.directory.path("maxpool.json").exists(),
-        "nothing was written"
-    );
+    assert_eq!(result.unwrap_err().to_string(), "cannot use the text: no JSON (line 1)");
+    assert!(!shop.directory.path("maxpool.json").exists(), "nothing was written");
 }
 
 #[test]

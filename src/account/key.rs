@@ -16,10 +16,7 @@ pub(crate) fn read_key(out: &mut dyn Write) -> Result<Secret> {
         let mut text = String::new();
         let read = stdin.lock().take(INPUT_BYTES_MAX).read_to_string(&mut text);
         read.map_err(|cause| {
-            Error::operator(format!(
-                "cannot read the key from stdin: {}",
-                reason(&cause)
-            ))
+            Error::operator(format!("cannot read the key from stdin: {}", reason(&cause)))
         })?;
         return Ok(Secret::new(text.trim()));
     }
@@ -47,10 +44,7 @@ impl Drop for Hidden<'_> {
 
 fn typed_hidden(fd: BorrowedFd<'_>) -> Result<Secret> {
     let failed = |cause: rustix::io::Errno| {
-        Error::operator(format!(
-            "cannot read from the terminal: {}",
-            reason(&cause.into())
-        ))
+        Error::operator(format!("cannot read from the terminal: {}", reason(&cause.into())))
     };
     let before = tcgetattr(fd).map_err(failed)?;
     let mut modes = before.clone();
@@ -130,11 +124,7 @@ mod tests {
     fn a_line_is_edited_without_being_shown() {
         for (rule, bytes, expected) in [
             ("T4 Enter", &b"sk-1\rx"[..], Ok("sk-1")),
-            (
-                "T4 paste with its marks and spaces",
-                b"\x1b[200~ sk-1 \x1b[201~\n",
-                Ok("sk-1"),
-            ),
+            ("T4 paste with its marks and spaces", b"\x1b[200~ sk-1 \x1b[201~\n", Ok("sk-1")),
             ("T4 correction", b"sl\x7fk-12\x08\r", Ok("sk-1")),
             ("T4 start anew", b"nonsense\x15sk-1\r", Ok("sk-1")),
             ("T4 Ctrl-D", b"sk-1\x04", Ok("sk-1")),

@@ -63,33 +63,23 @@ fn login_within(
     let (code, page) = match loopback.wait(&proof.state, options.terminal, desk.out, limit)? {
         Arrival::Code(code, page) => (code, page),
         Arrival::Denied(words, page) => {
-            page.show(
-                Verdict::Refused,
-                &format!("The provider answered: {words}."),
-            );
+            page.show(Verdict::Refused, &format!("The provider answered: {words}."));
             return Err(Error::operator(format!("the login was denied: {words}")));
         }
     };
     // One attempt: a code that may have arrived is used up.
-    let stored = oauth::exchange(
-        desk.http,
-        desk.endpoints,
-        &code,
-        &proof,
-        &redirect_uri,
-        desk.now,
-    )
-    .map_err(|failure| exchange_error(&failure))
-    .and_then(|tokens| {
-        let profile = read_profile(desk, tokens.access.as_ref())?;
-        let newcomer = Newcomer {
-            name: options.name,
-            profile: &profile,
-            tokens: &tokens,
-            source: "login",
-        };
-        enrol::store_oauth(desk.config, &newcomer)
-    });
+    let stored = oauth::exchange(desk.http, desk.endpoints, &code, &proof, &redirect_uri, desk.now)
+        .map_err(|failure| exchange_error(&failure))
+        .and_then(|tokens| {
+            let profile = read_profile(desk, tokens.access.as_ref())?;
+            let newcomer = Newcomer {
+                name: options.name,
+                profile: &profile,
+                tokens: &tokens,
+                source: "login",
+            };
+            enrol::store_oauth(desk.config, &newcomer)
+        });
     match stored {
         Ok(put) => {
             let line = told(&put);
@@ -150,17 +140,9 @@ pub(crate) fn add_api_key(desk: &mut Desk<'_>, name: Option<&str>, key: &Secret)
 /// Opens a URL with the system's own way; where there is none, the person has the URL on the screen.
 pub(crate) fn open_browser(url: &str) {
     use std::os::unix::process::CommandExt as _;
-    let program = if cfg!(target_os = "macos") {
-        "open"
-    } else {
-        "xdg-open"
-    };
+    let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
     let mut command = Command::new(program);
-    command
-        .arg(url)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // Ctrl-C here is not meant for the browser.
     command.process_group(0);
     if let Ok(mut child) = command.spawn() {
@@ -168,9 +150,7 @@ pub(crate) fn open_browser(url: &str) {
             // Its result says nothing: most openers return before the page is there.
             let _ = child.wait();
         };
-        let _reaper = std::thread::Builder::new()
-            .stack_size(64 * 1024)
-            .spawn(reap);
+        let _reaper = std::thread::Builder::new().stack_size(64 * 1024).spawn(reap);
     }
 }
 
@@ -184,18 +164,14 @@ pub(super) fn told(put: &Put) -> String {
 
 fn exchange_error(failure: &TokenFailure) -> Error {
     let again = match failure {
-        TokenFailure::NoAnswer {
-            phase: HttpPhase::Connect,
-            ..
-        } => "check the connection and run the login again",
+        TokenFailure::NoAnswer { phase: HttpPhase::Connect, .. } => {
+            "check the connection and run the login again"
+        }
         TokenFailure::NoAnswer { .. }
         | TokenFailure::Temporary { .. }
         | TokenFailure::Refused { .. } => "run the login again",
     };
-    Error::upstream(format!(
-        "the login could not be finished: {}; {again}",
-        failure.why()
-    ))
+    Error::upstream(format!("the login could not be finished: {}; {again}", failure.why()))
 }
 
 const INTRODUCTION: &str = "Open this page in a browser and sign in. There is no account picker: the page takes the account that the browser is\n\

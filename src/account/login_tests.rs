@@ -43,27 +43,20 @@ fn play(
     let http = move |call: HttpCall| {
         let (status, body) = match call.method {
             "POST" => {
-                sent.lock()
-                    .unwrap()
-                    .push(serde_json::from_slice(&call.body.unwrap()).unwrap());
+                sent.lock().unwrap().push(serde_json::from_slice(&call.body.unwrap()).unwrap());
                 token_answer
             }
             _ => (200, r#"{"account":{"uuid":"u","email":"a@b"}}"#),
         };
-        Ok(HttpReply {
-            status,
-            headers: Vec::new(),
-            body: body.as_bytes().to_vec(),
-        })
+        Ok(HttpReply { status, headers: Vec::new(), body: body.as_bytes().to_vec() })
     };
     let (told, hears): (Sender<JoinHandle<Vec<String>>>, _) = mpsc::channel();
     let visit = Mutex::new(Some(visit));
     let (reader, writer) = std::io::pipe().unwrap();
     let browser = |url: &str| {
         let field = |name: &str| {
-            let value = url
-                .split(['?', '&'])
-                .find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+            let value =
+                url.split(['?', '&']).find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
             value.unwrap().to_owned()
         };
         let port = field("redirect_uri")
@@ -76,14 +69,11 @@ fn play(
             .parse()
             .unwrap();
         if let Some(typed) = typed {
-            (&writer)
-                .write_all(typed(&field("state")).as_bytes())
-                .unwrap();
+            (&writer).write_all(typed(&field("state")).as_bytes()).unwrap();
         }
         let visit = visit.lock().unwrap().take().unwrap();
         let state = field("state");
-        told.send(std::thread::spawn(move || visit(port, state)))
-            .unwrap();
+        told.send(std::thread::spawn(move || visit(port, state))).unwrap();
     };
     let mut said = Vec::new();
     let config = directory.path("maxpool.json");
@@ -92,22 +82,13 @@ fn play(
         config: &config,
         http: &http,
         endpoints: &endpoints,
-        now: &|| Now {
-            wall: Wall(1_795_301_100_000),
-            ..Now::default()
-        },
+        now: &|| Now { wall: Wall(1_795_301_100_000), ..Now::default() },
         out: &mut said,
     };
-    let options = LoginOptions {
-        name,
-        terminal: typed.is_some().then(|| reader.as_fd()),
-        browser: &browser,
-    };
+    let options =
+        LoginOptions { name, terminal: typed.is_some().then(|| reader.as_fd()), browser: &browser };
     let result = login_within(&mut desk, &options, limit);
-    let pages = hears
-        .try_iter()
-        .flat_map(|visit| visit.join().unwrap())
-        .collect();
+    let pages = hears.try_iter().flat_map(|visit| visit.join().unwrap()).collect();
     Played {
         result,
         said: String::from_utf8(said).unwrap(),
@@ -122,9 +103,7 @@ fn get(host: &str, port: u16, target: &str) -> String {
     let mut stream = TcpStream::connect((host, port)).unwrap();
     // In two pieces, as a network may deliver it.
     write!(stream, "GET {target} HTTP/1.1\r\nHost: localho").unwrap();
-    stream
-        .write_all(b"st\r\nConnection: close\r\n\r\n")
-        .unwrap();
+    stream.write_all(b"st\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
@@ -134,10 +113,8 @@ fn visit(visit: impl FnOnce(u16, String) -> Vec<String> + Send + 'static) -> Vis
     Box::new(visit)
 }
 
-const TOKENS: (u16, &str) = (
-    200,
-    r#"{"access_token":"acc","refresh_token":"ref","expires_in":60}"#,
-);
+const TOKENS: (u16, &str) =
+    (200, r#"{"access_token":"acc","refresh_token":"ref","expires_in":60}"#);
 
 #[test]
 fn a_login_by_the_browser_stores_the_account_and_shows_a_page() {
@@ -151,55 +128,21 @@ fn a_login_by_the_browser_stores_the_account_and_shows_a_page() {
             let _spare = TcpStream::connect(("127.0.0.1", port)).unwrap();
             let icon = get("127.0.0.1", port, "/favicon.ico");
             let foreign = get("127.0.0.1", port, "/callback?code=theircode&state=theirs");
-            let done = get(
-                "127.0.0.1",
-                port,
-                &format!("/callback?code=the-code&state={state}"),
-            );
+            let done = get("127.0.0.1", port, &format!("/callback?code=the-code&state={state}"));
             vec![icon, foreign, done]
         }),
     );
     assert_eq!(played.result.unwrap(), "added the account a@b");
-    assert!(
-        played.pages[0].starts_with("HTTP/1.1 400 "),
-        "{}",
-        played.pages[0]
-    );
-    assert!(
-        played.pages[1].starts_with("HTTP/1.1 400 "),
-        "{}",
-        played.pages[1]
-    );
-    assert!(
-        played.pages[2].starts_with("HTTP/1.1 200 OK\r\n"),
-        "{}",
-        played.pages[2]
-    );
-    assert!(
-        played.pages[2].contains("maxpool has added the account a@b."),
-        "{}",
-        played.pages[2]
-    );
-    assert!(
-        played.said.contains("There is no account picker"),
-        "{}",
-        played.said
-    );
-    assert!(
-        played.said.contains("belongs to another login attempt"),
-        "{}",
-        played.said
-    );
+    assert!(played.pages[0].starts_with("HTTP/1.1 400 "), "{}", played.pages[0]);
+    assert!(played.pages[1].starts_with("HTTP/1.1 400 "), "{}", played.pages[1]);
+    assert!(played.pages[2].starts_with("HTTP/1.1 200 OK\r\n"), "{}", played.pages[2]);
+    assert!(played.pages[2].contains("maxpool has added the account a@b."), "{}", played.pages[2]);
+    assert!(played.said.contains("There is no account picker"), "{}", played.said);
+    assert!(played.said.contains("belongs to another login attempt"), "{}", played.said);
     assert_eq!(played.bodies.len(), 1, "T1: one exchange");
     assert_eq!(played.bodies[0]["code"], "the-code");
     let challenge = oauth::challenge(played.bodies[0]["code_verifier"].as_str().unwrap());
-    assert!(
-        played
-            .said
-            .contains(&format!("code_challenge={challenge}&")),
-        "{}",
-        played.said
-    );
+    assert!(played.said.contains(&format!("code_challenge={challenge}&")), "{}", played.said);
     let config = file::load(&played.directory.path("maxpool.json")).unwrap();
     let Credential::Oauth(tokens) = &config.accounts[0].credential else {
         unreachable!("a login is an OAuth account");
@@ -226,10 +169,7 @@ fn both_loopback_families_are_listened_to() {
         TcpStream::connect(("::1", port)).unwrap();
     }
     drop(loopback);
-    assert!(
-        TcpStream::connect(("127.0.0.1", port)).is_err(),
-        "nothing is left behind"
-    );
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "nothing is left behind");
 }
 
 #[test]
@@ -244,13 +184,7 @@ fn the_address_or_the_code_can_be_pasted() {
                 .to_owned()
         },
     ] {
-        let played = play(
-            TOKENS,
-            Some("work"),
-            LONG,
-            Some(typed),
-            visit(|_, _| Vec::new()),
-        );
+        let played = play(TOKENS, Some("work"), LONG, Some(typed), visit(|_, _| Vec::new()));
         assert_eq!(played.result.unwrap(), "added the account work");
         assert_eq!(played.bodies.len(), 1);
         assert_eq!(played.bodies[0]["code"], "pasted-code-0123456");
@@ -260,18 +194,8 @@ fn the_address_or_the_code_can_be_pasted() {
         "http://localhost:1/callback?code=another&state=other\nno\npasted-code-0123456\n".to_owned()
     };
     let played = play(TOKENS, None, LONG, Some(&wrong), visit(|_, _| Vec::new()));
-    assert!(
-        played
-            .said
-            .contains(crate::account::loopback::WRONG_STATE_PASTED),
-        "{}",
-        played.said
-    );
-    assert!(
-        played.said.contains("neither the address"),
-        "{}",
-        played.said
-    );
+    assert!(played.said.contains(crate::account::loopback::WRONG_STATE_PASTED), "{}", played.said);
+    assert!(played.said.contains("neither the address"), "{}", played.said);
 }
 
 #[test]
@@ -308,11 +232,7 @@ fn a_refused_exchange_is_told_without_the_code() {
         LONG,
         None,
         visit(|port, state| {
-            vec![get(
-                "127.0.0.1",
-                port,
-                &format!("/callback?code=the-code&state={state}"),
-            )]
+            vec![get("127.0.0.1", port, &format!("/callback?code=the-code&state={state}"))]
         }),
     );
     let error = played.result.unwrap_err().to_string();
@@ -331,18 +251,9 @@ fn a_refused_exchange_is_told_without_the_code() {
 
 #[test]
 fn a_login_that_nobody_finishes_ends() {
-    let played = play(
-        TOKENS,
-        None,
-        Duration::from_millis(1),
-        None,
-        visit(|_, _| Vec::new()),
-    );
+    let played = play(TOKENS, None, Duration::from_millis(1), None, visit(|_, _| Vec::new()));
     let error = played.result.unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "no answer from the browser within 1s; run the login again"
-    );
+    assert_eq!(error, "no answer from the browser within 1s; run the login again");
 }
 
 #[test]
@@ -378,8 +289,5 @@ fn an_api_key_is_stored_without_being_shown() {
     );
     let (result, said) = add("sk-ant-oat01-x");
     assert_eq!(result, Ok("added the API key account-2".to_owned()));
-    assert!(
-        said.contains("token of a subscription") && !said.contains("sk-ant"),
-        "{said}"
-    );
+    assert!(said.contains("token of a subscription") && !said.contains("sk-ant"), "{said}");
 }

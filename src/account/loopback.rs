@@ -165,9 +165,7 @@ impl Loopback {
                 )));
             }
         }
-        let is_typed = watched
-            .get(1)
-            .is_some_and(|terminal| !terminal.revents().is_empty());
+        let is_typed = watched.get(1).is_some_and(|terminal| !terminal.revents().is_empty());
         // What it says is looked for in any case.
         let _ = (&self.bell).read(&mut [0; 64]);
         Ok(is_typed)
@@ -206,16 +204,11 @@ fn bind() -> Result<(Vec<TcpListener>, u16)> {
         };
         return Ok(([first].into_iter().chain(second).collect(), address.port()));
     }
-    Err(Error::operator(
-        "found no port that is free on both loopback addresses; try again",
-    ))
+    Err(Error::operator("found no port that is free on both loopback addresses; try again"))
 }
 
 fn cannot_listen(cause: &std::io::Error) -> Error {
-    Error::operator(format!(
-        "cannot listen for the browser on this machine: {}",
-        reason(cause)
-    ))
+    Error::operator(format!("cannot listen for the browser on this machine: {}", reason(cause)))
 }
 
 /// Passes on what may be the callback and refuses everything else, until the server is told to end
@@ -332,10 +325,7 @@ impl Page {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 pub(super) fn say(out: &mut dyn Write, text: &str) -> Result<()> {

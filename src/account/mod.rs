@@ -215,27 +215,18 @@ impl Accounts {
 
     /// The account of that id.
     pub(crate) fn get(&self, id: AccountId) -> Option<Arc<Account>> {
-        self.read_live()
-            .iter()
-            .find(|account| account.id == id)
-            .cloned()
+        self.read_live().iter().find(|account| account.id == id).cloned()
     }
 
     /// The account of that name.
     pub(crate) fn by_name(&self, name: &str) -> Option<Arc<Account>> {
-        self.read_live()
-            .iter()
-            .find(|account| &*account.profile().name == name)
-            .cloned()
+        self.read_live().iter().find(|account| &*account.profile().name == name).cloned()
     }
 
     /// The account that is the same as `who` (SPEC A4).
     #[cfg(test)]
     pub(crate) fn by_identity(&self, who: &Identity<'_>) -> Option<Arc<Account>> {
-        self.read_live()
-            .iter()
-            .find(|account| account.profile().identity().is_same(who))
-            .cloned()
+        self.read_live().iter().find(|account| account.profile().identity().is_same(who)).cloned()
     }
 
     /// All, in the order of their registration.
@@ -287,20 +278,15 @@ impl Accounts {
     /// Reads the usage endpoint for an OAuth account (SPEC T6). Blocks; refreshes as a request would, and a refusal of the
     /// endpoint condemns nothing.
     pub(crate) fn usage(self: &Arc<Self>, id: AccountId) -> UsageReading {
-        let access = self
-            .get(id)
-            .filter(|account| account.kind == Kind::Oauth)
-            .and_then(|account| {
+        let access =
+            self.get(id).filter(|account| account.kind == Kind::Oauth).and_then(|account| {
                 self.credential_blocking(id).ok()?;
                 account.with_tokens(|state| state.tokens().access.clone())
             });
         match access {
-            Some(access) => oauth::usage(
-                &*self.around.http,
-                &self.around.endpoints,
-                &access,
-                &*self.around.now,
-            ),
+            Some(access) => {
+                oauth::usage(&*self.around.http, &self.around.endpoints, &access, &*self.around.now)
+            }
             None => UsageReading::Failed("it has no usable token".to_owned()),
         }
     }
@@ -309,11 +295,8 @@ impl Accounts {
     /// True if none is left.
     pub(crate) fn settle(&self, limit: Duration) -> bool {
         let end = (self.around.now)().mono + limit;
-        let flights: Vec<SingleFlight> = self
-            .all()
-            .iter()
-            .filter_map(|account| account.held().flight.clone())
-            .collect();
+        let flights: Vec<SingleFlight> =
+            self.all().iter().filter_map(|account| account.held().flight.clone()).collect();
         flights.iter().all(|flight| {
             let now = (self.around.now)().mono;
             flight.wait(end.since(now))
@@ -346,19 +329,13 @@ impl Accounts {
             // Whatever was asked, the answer is under way. A 401 to the token that is being replaced says nothing new.
             return Readiness::Refreshing(flight.clone());
         }
-        let switch = if profile.enabled {
-            Switch::On
-        } else {
-            Switch::Off
-        };
+        let switch = if profile.enabled { Switch::On } else { Switch::Off };
         let unready = match plan(state, switch, (self.around.now)()) {
             Plan::Serve => match &state.tokens().access {
                 Some(access) => {
                     return Readiness::Ready(ready(&profile, access, state.generation()));
                 }
-                None => Unready::NeedsLogin {
-                    why: "it has no token".to_owned(),
-                },
+                None => Unready::NeedsLogin { why: "it has no token".to_owned() },
             },
             Plan::Refresh => {
                 let (guard, flight) = single_flight::begin();
@@ -400,10 +377,7 @@ impl Accounts {
     }
 
     fn settings(&self) -> Settings {
-        self.settings
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -420,10 +394,7 @@ impl Account {
 
     /// Everything but the credential, as of now.
     pub(crate) fn profile(&self) -> Arc<AccountProfile> {
-        self.profile
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.profile.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is known of its credential, for the status: `valid`, `expired` or `needs login`.
@@ -500,10 +471,9 @@ impl Holding {
             Credential::Oauth(tokens) => {
                 Holding::Oauth(Box::new(TokenState::new(Tokens::of(tokens))))
             }
-            Credential::ApiKey(secret) | Credential::Provider(secret) => Holding::Fixed {
-                secret: secret.clone(),
-                generation: 1,
-            },
+            Credential::ApiKey(secret) | Credential::Provider(secret) => {
+                Holding::Fixed { secret: secret.clone(), generation: 1 }
+            }
         }
     }
 }
@@ -519,17 +489,12 @@ pub(crate) fn kind_of(entry: &AccountEntry) -> Kind {
 
 fn ready(profile: &AccountProfile, secret: &Secret, generation: u64) -> Ready {
     let (header, value) = match profile.auth_header {
-        AuthHeader::Authorization => (
-            "authorization",
-            Secret::new(format!("Bearer {}", secret.expose())),
-        ),
+        AuthHeader::Authorization => {
+            ("authorization", Secret::new(format!("Bearer {}", secret.expose())))
+        }
         AuthHeader::XApiKey => ("x-api-key", secret.clone()),
     };
-    Ready {
-        header,
-        value,
-        generation,
-    }
+    Ready { header, value, generation }
 }
 
 /// Refreshes that one blocking question may wait for.

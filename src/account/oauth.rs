@@ -39,10 +39,7 @@ impl Endpoints {
             set.unwrap_or_else(|| default.to_owned())
         };
         Endpoints {
-            authorize: one(
-                "MAXPOOL_OAUTH_AUTHORIZE_ENDPOINT",
-                "https://claude.ai/oauth/authorize",
-            ),
+            authorize: one("MAXPOOL_OAUTH_AUTHORIZE_ENDPOINT", "https://claude.ai/oauth/authorize"),
             token: one(
                 "MAXPOOL_OAUTH_TOKEN_ENDPOINT",
                 "https://platform.claude.com/v1/oauth/token",
@@ -51,10 +48,7 @@ impl Endpoints {
                 "MAXPOOL_OAUTH_PROFILE_ENDPOINT",
                 "https://api.anthropic.com/api/oauth/profile",
             ),
-            usage: one(
-                "MAXPOOL_OAUTH_USAGE_ENDPOINT",
-                "https://api.anthropic.com/api/oauth/usage",
-            ),
+            usage: one("MAXPOOL_OAUTH_USAGE_ENDPOINT", "https://api.anthropic.com/api/oauth/usage"),
         }
     }
 }
@@ -72,10 +66,7 @@ impl Proof {
     pub(crate) fn new() -> crate::error::Result<Proof> {
         let random =
             || crate::config::random::bytes::<32>().map(|bytes| Secret::new(base64url(&bytes)));
-        Ok(Proof {
-            verifier: random()?,
-            state: random()?,
-        })
+        Ok(Proof { verifier: random()?, state: random()? })
     }
 }
 
@@ -102,11 +93,7 @@ pub(crate) fn authorize_url(endpoints: &Endpoints, proof: &Proof, redirect_uri: 
         ("state", proof.state.expose()),
     ];
     let query = query.map(|(name, value)| format!("{name}={}", percent_encoded(value)));
-    let joint = if endpoints.authorize.contains('?') {
-        '&'
-    } else {
-        '?'
-    };
+    let joint = if endpoints.authorize.contains('?') { '&' } else { '?' };
     format!("{}{joint}{}", endpoints.authorize, query.join("&"))
 }
 
@@ -179,13 +166,7 @@ pub(crate) fn exchange(
         "redirect_uri": redirect_uri,
         "code_verifier": proof.verifier.expose(),
     });
-    token_call(
-        http,
-        endpoints,
-        &body,
-        &[code, &proof.verifier, &proof.state],
-        now,
-    )
+    token_call(http, endpoints, &body, &[code, &proof.verifier, &proof.state], now)
 }
 
 fn token_call(
@@ -205,10 +186,7 @@ fn token_call(
     };
     let reply = http(call).map_err(|failure| TokenFailure::NoAnswer {
         phase: failure.phase,
-        why: format!(
-            "no answer from the token endpoint: {}",
-            cleaned(&failure.cause, secrets)
-        ),
+        why: format!("no answer from the token endpoint: {}", cleaned(&failure.cause, secrets)),
     })?;
     let now = now();
     match reply.status {
@@ -222,19 +200,13 @@ fn token_call(
             })
         }
         status @ (400 | 401 | 403) => Err(TokenFailure::Refused {
-            why: format!(
-                "the token endpoint refused it: {status}{}",
-                said(&reply, secrets)
-            ),
+            why: format!("the token endpoint refused it: {status}{}", said(&reply, secrets)),
         }),
         status => Err(TokenFailure::Temporary {
             retry_after: reply
                 .header("retry-after")
                 .and_then(|text| date::retry_after_of_text(text, now.wall)),
-            why: format!(
-                "the token endpoint answered {status}{}",
-                said(&reply, secrets)
-            ),
+            why: format!("the token endpoint answered {status}{}", said(&reply, secrets)),
         }),
     }
 }
@@ -265,9 +237,7 @@ pub(crate) fn is_sendable(token: &str) -> bool {
 fn expiry_of_answer(answer: &Map<String, Value>, now: Wall) -> Wall {
     let number = |name: &str| {
         let value = answer.get(name)?;
-        let number = value
-            .as_f64()
-            .or_else(|| value.as_str()?.trim().parse().ok())?;
+        let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?;
         (number.is_finite() && (0.0..1e15).contains(&number)).then_some(number)
     };
     if let Some(lifetime_s) = number("expires_in") {
@@ -417,10 +387,8 @@ fn get(http: &Http, url: &str, access: &Secret, beta: Option<&str>) -> Result<Ht
 }
 
 fn headers<const N: usize>(own: [(&'static str, String); N]) -> Vec<(&'static str, String)> {
-    let mut all = vec![
-        ("accept", "application/json".to_owned()),
-        ("user-agent", USER_AGENT.to_owned()),
-    ];
+    let mut all =
+        vec![("accept", "application/json".to_owned()), ("user-agent", USER_AGENT.to_owned())];
     all.extend(own);
     all
 }
@@ -431,16 +399,10 @@ fn said(reply: &HttpReply, secrets: &[&Secret]) -> String {
         return String::new();
     };
     let error = answer.get("error");
-    let nested = |name: &str| {
-        error
-            .and_then(|error| error.get(name))
-            .and_then(Value::as_str)
-    };
+    let nested = |name: &str| error.and_then(|error| error.get(name)).and_then(Value::as_str);
     let code = error.and_then(Value::as_str).or_else(|| nested("type"));
-    let text = answer
-        .get("error_description")
-        .and_then(Value::as_str)
-        .or_else(|| nested("message"));
+    let text =
+        answer.get("error_description").and_then(Value::as_str).or_else(|| nested("message"));
     let words: Vec<&str> = code.into_iter().chain(text).collect();
     if words.is_empty() {
         return String::new();
@@ -457,12 +419,7 @@ pub(crate) fn cleaned(text: &str, secrets: &[&Secret]) -> String {
         }
     }
     let shown = |c: char| if c.is_control() { ' ' } else { c };
-    let text: String = text
-        .trim()
-        .chars()
-        .map(shown)
-        .take(SAID_CHARS_MAX)
-        .collect();
+    let text: String = text.trim().chars().map(shown).take(SAID_CHARS_MAX).collect();
     text
 }
 

@@ -7,10 +7,7 @@ use super::*;
 use crate::scheduler::quota::WindowKind;
 use crate::scheduler::time::Mono;
 
-const NOW: Now = Now {
-    mono: Mono(5),
-    wall: Wall(1_795_301_100_000),
-};
+const NOW: Now = Now { mono: Mono(5), wall: Wall(1_795_301_100_000) };
 
 fn now() -> Now {
     NOW
@@ -92,38 +89,19 @@ fn endpoints_can_be_pointed_elsewhere() {
     };
     let endpoints = Endpoints::from_environment(&set);
     assert_eq!(endpoints.token, "http://127.0.0.1:1/token");
-    assert_eq!(
-        endpoints.usage, "https://api.anthropic.com/api/oauth/usage",
-        "empty is not set"
-    );
-    assert_eq!(
-        endpoints.profile,
-        "https://api.anthropic.com/api/oauth/profile"
-    );
+    assert_eq!(endpoints.usage, "https://api.anthropic.com/api/oauth/usage", "empty is not set");
+    assert_eq!(endpoints.profile, "https://api.anthropic.com/api/oauth/profile");
     assert_eq!(endpoints.authorize, "https://claude.ai/oauth/authorize");
 }
 
 #[test]
 fn exchange_and_refresh_send_the_bodies_of_the_table() {
-    let fake = Fake::new(
-        200,
-        r#"{"access_token":"a","refresh_token":"r","expires_in":100}"#,
-    );
+    let fake = Fake::new(200, r#"{"access_token":"a","refresh_token":"r","expires_in":100}"#);
     let http = fake.http();
-    let proof = Proof {
-        verifier: Secret::new("ver"),
-        state: Secret::new("sta"),
-    };
+    let proof = Proof { verifier: Secret::new("ver"), state: Secret::new("sta") };
     let redirect = "http://localhost:1/callback";
-    let tokens = exchange(
-        &http,
-        &endpoints(),
-        &Secret::new("cod"),
-        &proof,
-        redirect,
-        &now,
-    )
-    .unwrap();
+    let tokens =
+        exchange(&http, &endpoints(), &Secret::new("cod"), &proof, redirect, &now).unwrap();
     assert_eq!(tokens.expires_at, Some(Wall(NOW.wall.0 + 100_000)));
     let call = fake.last();
     assert_eq!(
@@ -131,16 +109,9 @@ fn exchange_and_refresh_send_the_bodies_of_the_table() {
         ("POST", "https://platform.claude.com/v1/oauth/token")
     );
     assert_eq!(call.timeout, Duration::from_secs(30));
-    let header = |name: &str| {
-        call.headers
-            .iter()
-            .find(|(n, _)| *n == name)
-            .map(|(_, value)| value.as_str())
-    };
-    assert_eq!(
-        header("user-agent"),
-        Some(concat!("maxpool/", env!("CARGO_PKG_VERSION")))
-    );
+    let header =
+        |name: &str| call.headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_str());
+    assert_eq!(header("user-agent"), Some(concat!("maxpool/", env!("CARGO_PKG_VERSION"))));
     assert_eq!(header("content-type"), Some("application/json"));
     let body: Value = serde_json::from_slice(&call.body.unwrap()).unwrap();
     let client_id = "9d1c250a-e61b-44d9-88ed-5944d1962f5e";
@@ -164,16 +135,8 @@ fn answers_are_read_in_every_form_of_expiry() {
     };
     let now = NOW.wall.0;
     for (rule, body, expected) in [
-        (
-            "T1 expires_in",
-            r#"{"access_token":"a","expires_in":28800}"#,
-            Some(now + 28_800_000),
-        ),
-        (
-            "T1 expires_in as text",
-            r#"{"access_token":"a","expires_in":"60"}"#,
-            Some(now + 60_000),
-        ),
+        ("T1 expires_in", r#"{"access_token":"a","expires_in":28800}"#, Some(now + 28_800_000)),
+        ("T1 expires_in as text", r#"{"access_token":"a","expires_in":"60"}"#, Some(now + 60_000)),
         (
             "T1 expires_at in seconds",
             r#"{"access_token":"a","expires_at":1795304700}"#,
@@ -184,26 +147,14 @@ fn answers_are_read_in_every_form_of_expiry() {
             r#"{"access_token":"a","expires_at":1795304700123}"#,
             Some(1_795_304_700_123),
         ),
-        (
-            "T1 neither",
-            r#"{"access_token":"a"}"#,
-            Some(now + 3_600_000),
-        ),
+        ("T1 neither", r#"{"access_token":"a"}"#, Some(now + 3_600_000)),
         (
             "T1 unreadable",
             r#"{"access_token":"a","expires_in":"soon","expires_at":null}"#,
             Some(now + 3_600_000),
         ),
-        (
-            "T1 negative",
-            r#"{"access_token":"a","expires_in":-5}"#,
-            Some(now + 3_600_000),
-        ),
-        (
-            "T1 absurd",
-            r#"{"access_token":"a","expires_in":1e300}"#,
-            Some(now + 3_600_000),
-        ),
+        ("T1 negative", r#"{"access_token":"a","expires_in":-5}"#, Some(now + 3_600_000)),
+        ("T1 absurd", r#"{"access_token":"a","expires_in":1e300}"#, Some(now + 3_600_000)),
         ("T2 no access token", r#"{"refresh_token":"r"}"#, None),
         ("T2 an empty one", r#"{"access_token":""}"#, None),
         ("T2 one with a line end", r#"{"access_token":"a\nb"}"#, None),
@@ -229,24 +180,16 @@ fn what_an_endpoint_says_is_shown_without_secrets_and_bounded() {
         refused.why(),
         "the token endpoint refused it: 400 (invalid_grant: token [hidden] [2J is used up)"
     );
-    let nested = said(
-        403,
-        r#"{"type":"error","error":{"type":"permission_error","message":"no"}}"#,
-    );
-    assert_eq!(
-        nested.why(),
-        "the token endpoint refused it: 403 (permission_error: no)"
-    );
+    let nested =
+        said(403, r#"{"type":"error","error":{"type":"permission_error","message":"no"}}"#);
+    assert_eq!(nested.why(), "the token endpoint refused it: 403 (permission_error: no)");
     assert!(matches!(nested, TokenFailure::Refused { .. }));
     let limited = said(429, "<html>");
     assert_eq!(limited.why(), "the token endpoint answered 429");
     assert!(
         matches!(limited, TokenFailure::Temporary { retry_after: Some(wait), .. } if wait.as_secs() == 40)
     );
-    let long = said(
-        500,
-        &json!({"error": {"message": "x".repeat(5_000)}}).to_string(),
-    );
+    let long = said(500, &json!({"error": {"message": "x".repeat(5_000)}}).to_string());
     assert!(long.why().len() < 300, "{}", long.why().len());
     let call = HttpCall {
         method: "POST",
@@ -256,11 +199,7 @@ fn what_an_endpoint_says_is_shown_without_secrets_and_bounded() {
         timeout: Duration::ZERO,
         reply_bytes_max: 0,
     };
-    let reply = HttpReply {
-        status: 200,
-        headers: Vec::new(),
-        body: b"sk-ant-3".to_vec(),
-    };
+    let reply = HttpReply { status: 200, headers: Vec::new(), body: b"sk-ant-3".to_vec() };
     let shown = format!("{call:?} {reply:?}");
     assert!(!shown.contains("sk-ant"), "{shown}");
 }
@@ -271,10 +210,7 @@ fn a_profile_is_read_as_far_as_it_goes() {
         let fake = Fake::new(status, body);
         let profile = profile(&fake.http(), &endpoints(), &Secret::new("acc"));
         let call = fake.last();
-        assert!(
-            call.headers
-                .contains(&("authorization", "Bearer acc".to_owned()))
-        );
+        assert!(call.headers.contains(&("authorization", "Bearer acc".to_owned())));
         profile
     };
     let whole = r#"{"account":{"uuid":"u","email":"a@b.c","display_name":"A","has_claude_max":true,"has_claude_pro":false},
@@ -293,24 +229,13 @@ fn a_profile_is_read_as_far_as_it_goes() {
     );
     let tier = |body| read(200, body).map(|profile| profile.tier.word());
     assert_eq!(tier(r#"{"account":{"has_claude_pro":true}}"#), Ok("Pro"));
-    assert_eq!(
-        tier(r#"{"account":{"has_claude_max":"yes"}}"#),
-        Ok("subscription")
-    );
+    assert_eq!(tier(r#"{"account":{"has_claude_max":"yes"}}"#), Ok("subscription"));
     assert_eq!(read(200, "{}"), Ok(Profile::default()));
+    assert_eq!(read(200, "<html>"), Err("the profile endpoint answered no JSON".to_owned()));
     assert_eq!(
-        read(200, "<html>"),
-        Err("the profile endpoint answered no JSON".to_owned())
-    );
-    assert_eq!(
-        read(
-            401,
-            r#"{"error":{"type":"authentication_error","message":"acc is invalid"}}"#
-        ),
-        Err(
-            "the profile endpoint answered 401 (authentication_error: [hidden] is invalid)"
-                .to_owned()
-        )
+        read(401, r#"{"error":{"type":"authentication_error","message":"acc is invalid"}}"#),
+        Err("the profile endpoint answered 401 (authentication_error: [hidden] is invalid)"
+            .to_owned())
     );
 }
 
@@ -319,28 +244,18 @@ fn the_usage_endpoint_is_asked_with_its_beta_and_never_blames() {
     let read = |status, body: &str| {
         let fake = Fake::new(status, body);
         let reading = usage(&fake.http(), &endpoints(), &Secret::new("acc"), &now);
-        assert!(
-            fake.last()
-                .headers
-                .contains(&("anthropic-beta", "oauth-2025-04-20".to_owned()))
-        );
+        assert!(fake.last().headers.contains(&("anthropic-beta", "oauth-2025-04-20".to_owned())));
         reading
     };
-    let UsageReading::Read(report) = read(
-        200,
-        r#"{"limits":[{"kind":"session","percent":5,"resets_at":null}]}"#,
-    ) else {
+    let UsageReading::Read(report) =
+        read(200, r#"{"limits":[{"kind":"session","percent":5,"resets_at":null}]}"#)
+    else {
         unreachable!("the reading has a window");
     };
     assert_eq!(report.windows[0].kind, WindowKind::FiveHour);
-    let too_often = UsageReading::TooOften {
-        retry_after: Some(Duration::from_secs(40)),
-    };
+    let too_often = UsageReading::TooOften { retry_after: Some(Duration::from_secs(40)) };
     assert_eq!(read(429, ""), too_often);
     let failed = |words: &str| UsageReading::Failed(words.to_owned());
     assert_eq!(read(401, ""), failed("the usage endpoint answered 401"));
-    assert_eq!(
-        read(200, "[]"),
-        failed("the usage endpoint answered nothing that can be read")
-    );
+    assert_eq!(read(200, "[]"), failed("the usage endpoint answered nothing that can be read"));
 }

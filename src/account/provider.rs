@@ -15,9 +15,7 @@ pub(crate) fn accounts_of_headers<'a>(
 ) -> Result<Vec<AccountEntry>, String> {
     let find = |name: &str| {
         let of = |prefix: &str| {
-            let mut same = headers
-                .clone()
-                .filter(|(given, _)| is_named(given, prefix, name));
+            let mut same = headers.clone().filter(|(given, _)| is_named(given, prefix, name));
             same.find_map(|(_, value)| Some(value.trim_ascii()).filter(|value| !value.is_empty()))
         };
         let value = PREFIXES.iter().find_map(|prefix| of(prefix));
@@ -30,18 +28,11 @@ pub(crate) fn accounts_of_headers<'a>(
         let opus = or_model(find("zai-opus-model")?).unwrap_or_else(|| GLM_MODEL.to_owned());
         let sonnet = or_model(find("zai-sonnet-model")?).unwrap_or_else(|| opus.clone());
         let haiku = find("zai-haiku-model")?.unwrap_or_else(|| GLM_MODEL.to_owned());
-        let map = [
-            ("opus", &opus),
-            ("sonnet", &sonnet),
-            ("haiku", &haiku),
-            ("default", &sonnet),
-        ];
+        let map = [("opus", &opus), ("sonnet", &sonnet), ("haiku", &haiku), ("default", &sonnet)];
         entries.push(AccountEntry {
             provider: "zai".to_owned(),
             upstream: upstream("zai-base-url", find("zai-base-url")?, GLM_UPSTREAM)?,
-            model_map: map
-                .map(|(family, model)| (family.to_owned(), model.clone()))
-                .into(),
+            model_map: map.map(|(family, model)| (family.to_owned(), model.clone())).into(),
             ..entry(GLM_NAME, GLM_PRIORITY, &token)
         });
     }
@@ -63,25 +54,17 @@ pub(crate) fn model_for<'a>(profile: &'a AccountProfile, asked: &str) -> Option<
 }
 
 fn choose<'a>(fixed: Option<&'a str>, map: &'a [(String, String)], asked: &str) -> Option<&'a str> {
-    let of = |wanted: &str| {
-        map.iter()
-            .find(|(key, _)| key == wanted)
-            .map(|(_, model)| model.as_str())
-    };
+    let of =
+        |wanted: &str| map.iter().find(|(key, _)| key == wanted).map(|(_, model)| model.as_str());
     let by_id = || of(asked).filter(|_| asked != DEFAULT);
     let by_family = || {
         let asked = asked.to_ascii_lowercase();
         let is_word =
             |key: &str| key != DEFAULT && key.bytes().all(|byte| byte.is_ascii_alphabetic());
         let fits = |key: &str| is_word(key) && asked.contains(&key.to_ascii_lowercase());
-        map.iter()
-            .find(|(key, _)| fits(key))
-            .map(|(_, model)| model.as_str())
+        map.iter().find(|(key, _)| fits(key)).map(|(_, model)| model.as_str())
     };
-    let chosen = fixed
-        .or_else(by_id)
-        .or_else(by_family)
-        .or_else(|| of(DEFAULT));
+    let chosen = fixed.or_else(by_id).or_else(by_family).or_else(|| of(DEFAULT));
     chosen.filter(|model| *model != asked)
 }
 
@@ -105,20 +88,14 @@ fn entry(name: &str, priority: i64, token: &str) -> AccountEntry {
 }
 
 fn is_named(given: &str, prefix: &str, name: &str) -> bool {
-    let head = given
-        .get(..prefix.len())
-        .is_some_and(|head| head.eq_ignore_ascii_case(prefix));
-    head && given
-        .get(prefix.len()..)
-        .is_some_and(|rest| rest.eq_ignore_ascii_case(name))
+    let head = given.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
+    head && given.get(prefix.len()..).is_some_and(|rest| rest.eq_ignore_ascii_case(name))
 }
 
 fn text_of(name: &str, value: &[u8]) -> Result<String, String> {
     match std::str::from_utf8(value) {
         Ok(text) if is_sendable(text) => Ok(text.to_owned()),
-        _ => Err(format!(
-            "x-maxpool-{name} holds characters that it cannot have"
-        )),
+        _ => Err(format!("x-maxpool-{name} holds characters that it cannot have")),
     }
 }
 

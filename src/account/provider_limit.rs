@@ -18,15 +18,8 @@ use crate::scheduler::time::Wall;
 pub(crate) fn wait_of_refusal(headers: &QuotaReport, body: &[u8], now: Wall) -> Option<Duration> {
     let is_full = |window: &&WindowReading| window.remaining.is_none_or(|left| left == 0);
     let by_headers = headers.retry_after.or_else(|| {
-        let resets = headers
-            .windows
-            .iter()
-            .filter(is_full)
-            .filter_map(|window| window.reset);
-        let last = resets
-            .chain(headers.reset)
-            .filter(|reset| *reset > now)
-            .max()?;
+        let resets = headers.windows.iter().filter(is_full).filter_map(|window| window.reset);
+        let last = resets.chain(headers.reset).filter(|reset| *reset > now).max()?;
         Some(now.until(last))
     });
     let wait = by_headers.or_else(|| wait_of_body(body, now))?;
@@ -67,10 +60,7 @@ impl Refusal {
         let mut refusal = Refusal::default();
         let text = text.trim_start_matches('\u{feff}').trim();
         // The first event of a stream holds the same object behind a field name.
-        let json = text
-            .lines()
-            .find_map(|line| line.strip_prefix("data:"))
-            .unwrap_or(text);
+        let json = text.lines().find_map(|line| line.strip_prefix("data:")).unwrap_or(text);
         match serde_json::from_str::<Value>(json.trim()) {
             Ok(document) => refusal.add(&document, NESTING_MAX),
             Err(_) => refusal.add_message(text, 0),
@@ -104,9 +94,8 @@ impl Refusal {
 
     /// A message; some gateways put the whole error in there once more, as text.
     fn add_message(&mut self, text: &str, levels_left: u32) {
-        let inner = text
-            .find('{')
-            .and_then(|start| serde_json::from_str::<Value>(&text[start..]).ok());
+        let inner =
+            text.find('{').and_then(|start| serde_json::from_str::<Value>(&text[start..]).ok());
         match inner {
             Some(inner) if levels_left > 0 => self.add(&inner, levels_left - 1),
             _ => {
@@ -118,9 +107,7 @@ impl Refusal {
 
     fn add_code(&mut self, value: &Value) {
         let number = match value {
-            Value::Number(number) => number
-                .as_u64()
-                .and_then(|number| u32::try_from(number).ok()),
+            Value::Number(number) => number.as_u64().and_then(|number| u32::try_from(number).ok()),
             Value::String(text) => text.trim().parse().ok(),
             _ => None,
         };
@@ -139,9 +126,7 @@ impl Refusal {
             _ => None,
         });
         let field = field.and_then(|reset| wait_until(reset, now));
-        field
-            .or_else(|| span_in(&self.message))
-            .or_else(|| moment_in(&self.message, now))
+        field.or_else(|| span_in(&self.message)).or_else(|| moment_in(&self.message, now))
     }
 }
 
@@ -175,9 +160,7 @@ fn moment_in(message: &str, now: Wall) -> Option<Duration> {
     let before_reset = reset.and_then(|place| dates().take_while(|(at, _)| *at < place).last());
     match before_reset {
         Some((_, reset)) => wait_until(reset, now),
-        None => dates()
-            .filter_map(|(_, reset)| wait_until(reset, now))
-            .max(),
+        None => dates().filter_map(|(_, reset)| wait_until(reset, now)).max(),
     }
 }
 
@@ -187,9 +170,8 @@ fn behind<'a, T>(
     words: &[&str],
     read: impl Fn(&'a str) -> Option<T>,
 ) -> Option<T> {
-    let mut places = words
-        .iter()
-        .flat_map(|word| message.match_indices(word).map(|(at, _)| at + word.len()));
+    let mut places =
+        words.iter().flat_map(|word| message.match_indices(word).map(|(at, _)| at + word.len()));
     places.find_map(|at| read(&message[at..]))
 }
 
@@ -216,11 +198,8 @@ fn numbers(text: &str) -> impl Iterator<Item = usize> {
 
 /// The codes of SPEC V3, and others of the same table that may come with a time.
 const GLM_CODES: std::ops::RangeInclusive<u32> = 1300..=1399;
-const KIMI_TYPES: [&str; 3] = [
-    "rate_limit_reached_error",
-    "engine_overloaded_error",
-    "exceeded_current_quota_error",
-];
+const KIMI_TYPES: [&str; 3] =
+    ["rate_limit_reached_error", "engine_overloaded_error", "exceeded_current_quota_error"];
 const SPAN_FOLLOWS: [&str; 4] = ["after ", "again in ", "reset in ", "resets in "];
 const MOMENT_FOLLOWS: [&str; 3] = ["next_flush_time", "reset at", "resets at"];
 /// Between such a word and the time.

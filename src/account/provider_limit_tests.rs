@@ -185,11 +185,7 @@ fn bodies_of_refusals_say_how_long() {
             r#"{"error":{"code":"1316","message":"Your team's 5-hour quota is used up, it refreshes at 2026-11-22 07:15:00"}}"#,
             cst_7_15,
         ),
-        (
-            "V3 1317",
-            r#"{"error":{"code":1317,"message":"Team quota used up"}}"#,
-            Some(3_600),
-        ),
+        ("V3 1317", r#"{"error":{"code":1317,"message":"Team quota used up"}}"#, Some(3_600)),
         (
             "V3 wrapped as text",
             r#"{"type":"error","error":{"type":"api_error","message":"upstream: {\"error\":{\"code\":\"1308\",\"message\":\"Your limit will reset at 2026-11-22 07:15:00\"}}"}}"#,
@@ -329,22 +325,10 @@ fn bodies_of_refusals_say_how_long() {
             None,
         ),
         ("V3 empty", "", None),
-        (
-            "V3 HTML",
-            "<html><head><title>429 Too Many Requests</title></head></html>",
-            None,
-        ),
+        ("V3 HTML", "<html><head><title>429 Too Many Requests</title></head></html>", None),
         ("V3 not an object", "[1,2]", None),
-        (
-            "V3 null parts",
-            r#"{"error":{"code":null,"message":null,"next_flush_time":null}}"#,
-            None,
-        ),
-        (
-            "V3 error of text",
-            r#"{"error":"try again after 20 seconds"}"#,
-            Some(20),
-        ),
+        ("V3 null parts", r#"{"error":{"code":null,"message":null,"next_flush_time":null}}"#, None),
+        ("V3 error of text", r#"{"error":"try again after 20 seconds"}"#, Some(20)),
     ];
     assert!(table.len() >= 60);
     for (rule, body, expected) in table {
@@ -359,10 +343,7 @@ fn headers_are_asked_before_the_body() {
     use crate::scheduler::time::{Mono, Now};
 
     let body = br#"{"error":{"code":"1308","message":"no time"}}"#;
-    let now = Now {
-        mono: Mono(0),
-        wall: NOW,
-    };
+    let now = Now { mono: Mono(0), wall: NOW };
     type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], Option<u64>);
     let table: &[Row<'_>] = &[
         ("V3 retry-after", &[("retry-after", "17")], Some(17)),
@@ -371,35 +352,19 @@ fn headers_are_asked_before_the_body() {
             &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "90")],
             Some(90),
         ),
-        (
-            "V3 a window that may be full",
-            &[("x-ratelimit-reset", "90")],
-            Some(90),
-        ),
+        ("V3 a window that may be full", &[("x-ratelimit-reset", "90")], Some(90)),
         (
             "V3 a window with room",
             &[("x-ratelimit-remaining", "5"), ("x-ratelimit-reset", "90")],
             Some(3_600),
         ),
-        (
-            "V3 a reset that has passed",
-            &[("x-ratelimit-reset", "1795301000")],
-            Some(3_600),
-        ),
-        (
-            "V3 a reset days away",
-            &[("x-ratelimit-reset", "1796301000")],
-            Some(86_400),
-        ),
+        ("V3 a reset that has passed", &[("x-ratelimit-reset", "1795301000")], Some(3_600)),
+        ("V3 a reset days away", &[("x-ratelimit-reset", "1796301000")], Some(86_400)),
         ("V3 nothing", &[], Some(3_600)),
     ];
     for (rule, headers, expected) in table {
-        let report = report_of_headers(
-            headers
-                .iter()
-                .map(|(name, value)| (*name, value.as_bytes())),
-            now,
-        );
+        let report =
+            report_of_headers(headers.iter().map(|(name, value)| (*name, value.as_bytes())), now);
         let wait = wait_of_refusal(&report, body, NOW).map(|wait| wait.as_secs());
         assert_eq!(wait, *expected, "{rule}");
     }
@@ -416,18 +381,8 @@ fn no_body_makes_the_reader_panic() {
     for seed in seeds {
         let ends = seed.char_indices().map(|(at, _)| at).chain([seed.len()]);
         for cut in ends {
-            for extra in [
-                "",
-                "é",
-                "9",
-                "99999999999999999999",
-                ":",
-                "-",
-                "年",
-                "{",
-                "am",
-                "\u{0}",
-            ] {
+            for extra in ["", "é", "9", "99999999999999999999", ":", "-", "年", "{", "am", "\u{0}"]
+            {
                 let body = format!("{}{extra}{}", &seed[..cut], &seed[cut..]);
                 let _ = wait_of_body(body.as_bytes(), NOW);
                 let _ = wait_of_body(&seed.as_bytes()[..cut], NOW);
@@ -442,18 +397,9 @@ fn no_body_makes_the_reader_panic() {
 #[test]
 fn a_hostile_error_takes_no_time() {
     let begun = std::time::Instant::now();
-    for piece in [
-        "1s",
-        "1.",
-        "1 ",
-        "after 1s",
-        "reset at 1 ",
-        "2026-1-1",
-        "月1日",
-        "1点",
-        "[1308",
-        "a1",
-    ] {
+    for piece in
+        ["1s", "1.", "1 ", "after 1s", "reset at 1 ", "2026-1-1", "月1日", "1点", "[1308", "a1"]
+    {
         let body = piece.repeat(64 * 1024 / piece.len());
         let wait = wait_of_body(body.as_bytes(), NOW);
         assert!(wait.is_none_or(|wait| wait <= WAIT_MAX), "V3 {piece:?}");

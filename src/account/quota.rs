@@ -49,9 +49,7 @@ pub(crate) fn report_of_headers<'a>(
         }
     }
     report.windows.extend(tokens.fullest(WindowKind::Tokens));
-    report
-        .windows
-        .extend(requests.fullest(WindowKind::Requests));
+    report.windows.extend(requests.fullest(WindowKind::Requests));
     report.windows.extend(generic.fullest(WindowKind::Generic));
     report
 }
@@ -73,13 +71,7 @@ pub(crate) fn report_of_usage(body: &[u8], now: Now) -> Option<QuotaReport> {
                 Some("weekly_scoped") => scoped_family(limit).map(WindowKind::SevenDayFamily),
                 _ => None,
             };
-            add_usage(
-                &mut report,
-                kind,
-                limit.get("percent"),
-                limit.get("resets_at"),
-                now.wall,
-            );
+            add_usage(&mut report, kind, limit.get("percent"), limit.get("resets_at"), now.wall);
         }
         return Some(report);
     }
@@ -122,9 +114,7 @@ pub(crate) fn window_of_claim(claim: &str) -> Option<WindowKind> {
         "five_hour" | "5h" => Some(WindowKind::FiveHour),
         "seven_day" | "7d" => Some(WindowKind::SevenDay),
         claim => {
-            let rest = claim
-                .strip_prefix("seven_day_")
-                .or_else(|| claim.strip_prefix("7d_"))?;
+            let rest = claim.strip_prefix("seven_day_").or_else(|| claim.strip_prefix("7d_"))?;
             match rest {
                 // A window of applications that sign in with OAuth, not of a model.
                 "" | "oauth_apps" => None,
@@ -236,14 +226,9 @@ impl Candidate {
 /// `x-ratelimit-limit`, `ratelimit-remaining-requests`, …: which of the six, and `limit`, `remaining` or `reset`.
 fn generic_part(name: &str) -> Option<(usize, &str)> {
     let prefixes = ["x-ratelimit-", "x-rate-limit-", "ratelimit-"];
-    let (slot, rest) = prefixes
-        .iter()
-        .enumerate()
-        .find_map(|(slot, p)| Some((slot, name.strip_prefix(p)?)))?;
-    match rest
-        .strip_suffix("-requests")
-        .or_else(|| rest.strip_prefix("requests-"))
-    {
+    let (slot, rest) =
+        prefixes.iter().enumerate().find_map(|(slot, p)| Some((slot, name.strip_prefix(p)?)))?;
+    match rest.strip_suffix("-requests").or_else(|| rest.strip_prefix("requests-")) {
         Some(part) => Some((slot + prefixes.len(), part)),
         None => Some((slot, rest)),
     }
@@ -251,15 +236,8 @@ fn generic_part(name: &str) -> Option<(usize, &str)> {
 
 fn scoped_family(limit: &Value) -> Option<Family> {
     let model = limit.get("scope")?.get("model")?;
-    let name = model
-        .get("display_name")
-        .or_else(|| model.get("id"))?
-        .as_str()?;
-    let first_word = || {
-        name.split_whitespace()
-            .next()
-            .map(|word| family(&lower_case(word)))
-    };
+    let name = model.get("display_name").or_else(|| model.get("id"))?.as_str()?;
+    let first_word = || name.split_whitespace().next().map(|word| family(&lower_case(word)));
     family_of_model(name).or_else(first_word)
 }
 
@@ -270,10 +248,8 @@ fn add_usage(
     reset: Option<&Value>,
     now: Wall,
 ) {
-    let share = percent
-        .and_then(Value::as_f64)
-        .filter(|p| p.is_finite() && *p >= 0.0)
-        .map(|p| p / 100.0);
+    let share =
+        percent.and_then(Value::as_f64).filter(|p| p.is_finite() && *p >= 0.0).map(|p| p / 100.0);
     let reset = match reset {
         Some(Value::String(text)) => date::reset_of_text(text, now),
         Some(Value::Number(number)) => number.as_f64().and_then(|n| date::reset_of_number(n, now)),
@@ -290,21 +266,17 @@ fn add_usage(
 
 /// The reading of that kind, added if it is the first word about it.
 fn reading(report: &mut QuotaReport, kind: WindowKind) -> &mut WindowReading {
-    let at = report
-        .windows
-        .iter()
-        .position(|window| window.kind == kind)
-        .unwrap_or_else(|| {
-            report.windows.push(WindowReading {
-                kind,
-                utilisation: None,
-                limit: None,
-                remaining: None,
-                reset: None,
-                verdict: None,
-            });
-            report.windows.len() - 1
+    let at = report.windows.iter().position(|window| window.kind == kind).unwrap_or_else(|| {
+        report.windows.push(WindowReading {
+            kind,
+            utilisation: None,
+            limit: None,
+            remaining: None,
+            reset: None,
+            verdict: None,
         });
+        report.windows.len() - 1
+    });
     &mut report.windows[at]
 }
 
@@ -338,12 +310,7 @@ fn utilisation(value: &str) -> Option<f64> {
 
 /// A count; a fraction is dropped, and so is a parameter such as `;w=60` of the IETF draft.
 fn count(value: &str) -> Option<u64> {
-    let number = first_element(value)
-        .split(';')
-        .next()?
-        .trim()
-        .parse::<f64>()
-        .ok()?;
+    let number = first_element(value).split(';').next()?.trim().parse::<f64>().ok()?;
     (number.is_finite() && (0.0..=COUNT_MAX).contains(&number)).then_some(number as u64)
 }
 

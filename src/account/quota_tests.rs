@@ -5,10 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::scheduler::time::Mono;
 
-const NOW: Now = Now {
-    mono: Mono(5_000),
-    wall: Wall(1_795_301_100_000),
-};
+const NOW: Now = Now { mono: Mono(5_000), wall: Wall(1_795_301_100_000) };
 
 fn read(headers: &[(&str, &str)]) -> QuotaReport {
     report_of_headers(headers.iter().map(|(n, v)| (*n, v.as_bytes())), NOW)
@@ -19,25 +16,11 @@ fn family_window(word: &str) -> WindowKind {
 }
 
 /// A reading in short: kind, utilisation, limit, remaining, reset in ms, verdict.
-type Short = (
-    WindowKind,
-    Option<f64>,
-    Option<u64>,
-    Option<u64>,
-    Option<i64>,
-    Option<Verdict>,
-);
+type Short = (WindowKind, Option<f64>, Option<u64>, Option<u64>, Option<i64>, Option<Verdict>);
 
 fn short(report: &QuotaReport) -> Vec<Short> {
     let short = |w: &WindowReading| {
-        (
-            w.kind.clone(),
-            w.utilisation,
-            w.limit,
-            w.remaining,
-            w.reset.map(|r| r.0),
-            w.verdict,
-        )
+        (w.kind.clone(), w.utilisation, w.limit, w.remaining, w.reset.map(|r| r.0), w.verdict)
     };
     report.windows.iter().map(short).collect()
 }
@@ -47,10 +30,7 @@ fn the_unified_headers_of_an_answer_become_windows() {
     let report = read(&[
         ("content-type", "application/json"),
         ("Anthropic-Ratelimit-Unified-Status", "rejected"),
-        (
-            "anthropic-ratelimit-unified-representative-claim",
-            "seven_day_opus",
-        ),
+        ("anthropic-ratelimit-unified-representative-claim", "seven_day_opus"),
         ("anthropic-ratelimit-unified-reset", "1795400000"),
         ("anthropic-ratelimit-unified-5h-utilization", "0.25"),
         ("anthropic-ratelimit-unified-5h-reset", "1795310000"),
@@ -84,23 +64,9 @@ fn the_unified_headers_of_an_answer_become_windows() {
                 Some(1_795_310_000_000),
                 Some(Verdict::Allowed)
             ),
-            (
-                WindowKind::SevenDay,
-                Some(1.02),
-                None,
-                None,
-                None,
-                Some(Verdict::AllowedWarning)
-            ),
+            (WindowKind::SevenDay, Some(1.02), None, None, None, Some(Verdict::AllowedWarning)),
             (family_window("opus"), None, None, None, None, rejected),
-            (
-                family_window("fable"),
-                Some(0.5),
-                None,
-                None,
-                Some(1_795_500_000_000),
-                None
-            ),
+            (family_window("fable"), Some(0.5), None, None, Some(1_795_500_000_000), None),
             (family_window("newest"), Some(0.1), None, None, None, None),
         ]
     );
@@ -145,15 +111,8 @@ fn one_header_gives_one_fact_or_none() {
     ];
     for (rule, name, value, expected) in table {
         let report = read(&[(name, value)]);
-        assert_eq!(
-            short(&report),
-            Vec::from_iter(expected),
-            "{rule}: {name}: {value:?}"
-        );
-        let rest = QuotaReport {
-            windows: Vec::new(),
-            ..report
-        };
+        assert_eq!(short(&report), Vec::from_iter(expected), "{rule}: {name}: {value:?}");
+        let rest = QuotaReport { windows: Vec::new(), ..report };
         assert_eq!(rest, QuotaReport::default(), "{rule}: {name}: {value:?}");
     }
 }
@@ -177,14 +136,7 @@ fn of_several_token_windows_the_fullest_counts() {
     assert_eq!(
         short(&report),
         [
-            (
-                WindowKind::Tokens,
-                None,
-                Some(2_000),
-                Some(100),
-                Some(NOW.wall.0 + 20_000),
-                None
-            ),
+            (WindowKind::Tokens, None, Some(2_000), Some(100), Some(NOW.wall.0 + 20_000), None),
             (WindowKind::Generic, None, Some(10), Some(1), None, None),
         ]
     );
@@ -194,10 +146,7 @@ fn of_several_token_windows_the_fullest_counts() {
         ("anthropic-ratelimit-output-tokens-remaining", "0"),
         ("anthropic-ratelimit-output-tokens-reset", "5"),
     ]);
-    assert_eq!(
-        both_empty.windows[0].reset,
-        Some(NOW.wall + Duration::from_secs(90))
-    );
+    assert_eq!(both_empty.windows[0].reset, Some(NOW.wall + Duration::from_secs(90)));
 }
 
 #[test]
@@ -276,23 +225,9 @@ fn the_usage_endpoint_is_read_in_both_forms() {
     assert_eq!(
         short(&report),
         [
-            (
-                WindowKind::FiveHour,
-                Some(0.42),
-                None,
-                None,
-                Some(1_795_304_700_123),
-                None
-            ),
+            (WindowKind::FiveHour, Some(0.42), None, None, Some(1_795_304_700_123), None),
             (WindowKind::SevenDay, Some(0.995), None, None, None, None),
-            (
-                family_window("opus"),
-                Some(0.01),
-                None,
-                None,
-                Some(1_795_304_700_000),
-                None
-            ),
+            (family_window("opus"), Some(0.01), None, None, Some(1_795_304_700_000), None),
             (family_window("saga"), Some(0.07), None, None, None, None),
         ]
     );
@@ -303,29 +238,12 @@ fn the_usage_endpoint_is_read_in_both_forms() {
     assert_eq!(
         short(&report),
         [
-            (
-                WindowKind::FiveHour,
-                Some(0.125),
-                None,
-                None,
-                Some(1_795_304_700_000),
-                None
-            ),
+            (WindowKind::FiveHour, Some(0.125), None, None, Some(1_795_304_700_000), None),
             (family_window("opus"), Some(0.0), None, None, None, None),
         ]
     );
-    for not_usage in [
-        &b""[..],
-        b"<html>",
-        b"[]",
-        b"null",
-        b"{}",
-        br#"{"error":{"type":"x"}}"#,
-    ] {
+    for not_usage in [&b""[..], b"<html>", b"[]", b"null", b"{}", br#"{"error":{"type":"x"}}"#] {
         assert_eq!(report_of_usage(not_usage, NOW), None);
     }
-    assert_eq!(
-        report_of_usage(br#"{"limits":[]}"#, NOW),
-        Some(QuotaReport::default())
-    );
+    assert_eq!(report_of_usage(br#"{"limits":[]}"#, NOW), Some(QuotaReport::default()));
 }

@@ -40,19 +40,10 @@ pub(super) fn start(
     account: Arc<Account>,
     flight: SingleFlightGuard,
 ) -> io::Result<()> {
-    let thread = std::thread::Builder::new()
-        .name("refresh".to_owned())
-        .stack_size(STACK_BYTES);
+    let thread = std::thread::Builder::new().name("refresh".to_owned()).stack_size(STACK_BYTES);
     thread.spawn(move || {
-        let ending = Ending {
-            accounts,
-            account,
-            _flight: flight,
-        };
-        let work = Work {
-            accounts: &ending.accounts,
-            account: &ending.account,
-        };
+        let ending = Ending { accounts, account, _flight: flight };
+        let work = Work { accounts: &ending.accounts, account: &ending.account };
         work.run();
     })?;
     Ok(())
@@ -147,10 +138,9 @@ impl Work<'_> {
                 Err(failure) => failure,
             };
             match failure {
-                TokenFailure::NoAnswer {
-                    phase: HttpPhase::Connect,
-                    ..
-                } if dials_left > 1 => dials_left -= 1,
+                TokenFailure::NoAnswer { phase: HttpPhase::Connect, .. } if dials_left > 1 => {
+                    dials_left -= 1
+                }
                 TokenFailure::NoAnswer { why, .. } => {
                     return self.failed(Obstacle::Network, None, why, Some(token));
                 }
@@ -222,10 +212,8 @@ impl Work<'_> {
     /// The tokens that the file has for this account; an error if it shall not be refreshed at all.
     fn tokens_in(&self, config: &Config) -> std::result::Result<Tokens, String> {
         let profile = self.account.profile();
-        let mine = config
-            .accounts
-            .iter()
-            .find(|entry| entry.identity().is_same(&profile.identity()));
+        let mine =
+            config.accounts.iter().find(|entry| entry.identity().is_same(&profile.identity()));
         match mine.map(|entry| (entry.enabled, &entry.credential)) {
             Some((true, Credential::Oauth(tokens))) => Ok(Tokens::of(tokens)),
             Some((false, Credential::Oauth(_))) => {
@@ -241,11 +229,7 @@ impl Work<'_> {
             Place::Memory(error) => Err(error.clone()),
         };
         let now = self.now();
-        let kept = if stored.is_ok() {
-            Stored::OnDisk
-        } else {
-            Stored::InMemory
-        };
+        let kept = if stored.is_ok() { Stored::OnDisk } else { Stored::InMemory };
         self.state(|state| state.renewed(&sent, tokens.clone(), kept, now));
         End {
             result: match stored {
@@ -266,20 +250,12 @@ impl Work<'_> {
     ) -> End {
         let (pause, now) = (self.accounts.settings().pause, self.now());
         self.state(|state| state.failed(obstacle, retry_after, why.clone(), &pause, now));
-        End {
-            result: RefreshResult::Failed(why),
-            old,
-            new: None,
-        }
+        End { result: RefreshResult::Failed(why), old, new: None }
     }
 
     fn refused(&self, sent: Secret, why: String) -> End {
         self.state(|state| state.refused(&sent, why.clone()));
-        End {
-            result: RefreshResult::Refused(why),
-            old: Some(sent),
-            new: None,
-        }
+        End { result: RefreshResult::Refused(why), old: Some(sent), new: None }
     }
 
     fn is_usable(&self) -> bool {
@@ -334,9 +310,7 @@ impl Accounts {
         &self,
         change: impl FnOnce(&mut Map<String, Value>) -> Result<T>,
     ) -> Result<T> {
-        self.refresh_lock
-            .join((self.around.now)().mono)?
-            .commit(change)
+        self.refresh_lock.join((self.around.now)().mono)?.commit(change)
     }
 
     /// Writes the pairs that are in memory only, because the disk was full or the file was broken when they came.
@@ -354,10 +328,8 @@ impl Accounts {
         let config = guard.read()?;
         for account in due {
             let profile = account.profile();
-            let mine = config
-                .accounts
-                .iter()
-                .find(|entry| entry.identity().is_same(&profile.identity()));
+            let mine =
+                config.accounts.iter().find(|entry| entry.identity().is_same(&profile.identity()));
             let Some(Credential::Oauth(on_file)) = mine.map(|entry| &entry.credential) else {
                 continue;
             };
@@ -378,9 +350,7 @@ impl Accounts {
         let profile = account.profile();
         let source = import::source_of(profile.import_from.as_ref()?, self.around.home.as_deref())?;
         let tokens = import::tokens_of_file(&source).ok()?;
-        account
-            .with_tokens(|state| tokens.is_newer_than(state.tokens()))
-            .then_some(tokens)
+        account.with_tokens(|state| tokens.is_newer_than(state.tokens())).then_some(tokens)
     }
 }
 

@@ -33,11 +33,7 @@ pub(super) struct RefreshLockGuard {
 
 impl RefreshLock {
     pub(super) fn new(path: PathBuf) -> RefreshLock {
-        RefreshLock {
-            path,
-            current: Mutex::default(),
-            next: Mutex::default(),
-        }
+        RefreshLock { path, current: Mutex::default(), next: Mutex::default() }
     }
 
     /// Shares the current guard if it is young, else waits for the file.
@@ -48,10 +44,8 @@ impl RefreshLock {
         if let Some(guard) = self.current().upgrade().filter(young) {
             return Ok(guard);
         }
-        let guard = Arc::new(RefreshLockGuard {
-            locked: Mutex::new(file::lock(&self.path)?),
-            since: now,
-        });
+        let guard =
+            Arc::new(RefreshLockGuard { locked: Mutex::new(file::lock(&self.path)?), since: now });
         *self.current() = Arc::downgrade(&guard);
         Ok(guard)
     }
@@ -128,10 +122,7 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        assert!(
-            !waiting.is_finished(),
-            "the next guard exists only after this one"
-        );
+        assert!(!waiting.is_finished(), "the next guard exists only after this one");
         drop((slow, joined));
         assert_eq!(waiting.join().unwrap().unwrap(), late);
     }

@@ -1,8 +1,4 @@
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a failed unwrap is a failed test"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
@@ -101,11 +97,7 @@ impl Endpoint {
     /// Returns once so many calls have come.
     fn wait_for_calls(&self, count: usize) {
         let state = self.state.lock().unwrap();
-        drop(
-            self.opened
-                .wait_while(state, |state| state.calls < count)
-                .unwrap(),
-        );
+        drop(self.opened.wait_while(state, |state| state.calls < count).unwrap());
     }
 
     fn arrived(&self) -> Vec<String> {
@@ -162,11 +154,8 @@ impl Endpoint {
             state.dead.insert(grant);
             return Ok(invalid);
         }
-        let Some(grant) = state
-            .good
-            .get(&token)
-            .copied()
-            .filter(|grant| !state.dead.contains(grant))
+        let Some(grant) =
+            state.good.get(&token).copied().filter(|grant| !state.dead.contains(grant))
         else {
             return Ok(invalid);
         };
@@ -199,10 +188,7 @@ struct Clock(AtomicU64);
 impl Clock {
     fn now(&self) -> Now {
         let ms = self.0.load(Ordering::SeqCst);
-        Now {
-            mono: Mono(1_000_000 + ms),
-            wall: Wall(START_MS + ms as i64),
-        }
+        Now { mono: Mono(1_000_000 + ms), wall: Wall(START_MS + ms as i64) }
     }
 
     fn pass(&self, seconds: u64) {
@@ -247,11 +233,7 @@ impl World {
 
     /// Another process on the same file, as it is now.
     fn beside(&self) -> World {
-        World::process(
-            self.directory.clone(),
-            self.endpoint.clone(),
-            self.clock.clone(),
-        )
+        World::process(self.directory.clone(), self.endpoint.clone(), self.clock.clone())
     }
 
     fn process(directory: Arc<Scratch>, endpoint: Arc<Endpoint>, clock: Arc<Clock>) -> World {
@@ -282,13 +264,7 @@ impl World {
         for (at, entry) in config.accounts.iter().enumerate() {
             accounts.insert(AccountId(ID.0 + at as u32), entry, Origin::Config);
         }
-        World {
-            directory,
-            endpoint,
-            clock,
-            accounts,
-            renewed,
-        }
+        World { directory, endpoint, clock, accounts, renewed }
     }
 
     fn ask(&self) -> Result<Ready, Unready> {
@@ -328,11 +304,7 @@ impl World {
 
 fn short(asked: Result<Ready, Unready>) -> String {
     match asked {
-        Ok(ready) => ready
-            .value
-            .expose()
-            .trim_start_matches("Bearer ")
-            .to_owned(),
+        Ok(ready) => ready.value.expose().trim_start_matches("Bearer ").to_owned(),
         Err(Unready::NeedsLogin { .. }) => "needs login".to_owned(),
         Err(Unready::Cooling(cooling)) => format!("cooling {:?}", cooling.obstacle).to_lowercase(),
         Err(Unready::Disabled) => "disabled".to_owned(),
@@ -369,10 +341,7 @@ fn a_new_pair_is_on_disk_before_it_serves_and_nothing_else_has_changed() {
     assert_eq!(world.outcome(), "access-1");
     let file = world.on_file();
     assert_eq!(world.pair_on_file(), pair(1));
-    assert_eq!(
-        file["accounts"][0]["expiresAt"],
-        json!(START_MS + 3_600_000)
-    );
+    assert_eq!(file["accounts"][0]["expiresAt"], json!(START_MS + 3_600_000));
     let mut expected = document(299);
     for key in ["accessToken", "refreshToken", "expiresAt"] {
         expected["accounts"][0][key] = file["accounts"][0][key].clone();
@@ -410,91 +379,28 @@ fn rows() -> Vec<Row> {
     let network = "cooling network";
     let endpoint = "cooling endpoint";
     vec![
-        Row {
-            valid: "access-1",
-            ..row("T2 rotated", Act::Rotate, "access-1", 1, 1)
-        },
+        Row { valid: "access-1", ..row("T2 rotated", Act::Rotate, "access-1", 1, 1) },
         Row {
             valid: "access-1",
             file: ("access-1".to_owned(), "refresh-0".to_owned()),
-            ..row(
-                "T2 no refresh token: the old one stays",
-                Act::KeepRefresh,
-                "access-1",
-                1,
-                1,
-            )
+            ..row("T2 no refresh token: the old one stays", Act::KeepRefresh, "access-1", 1, 1)
         },
-        row(
-            "T2 reset after it was rotated",
-            Act::RotateThen(Lost::Reset),
-            network,
-            0,
-            1,
-        ),
-        row(
-            "T2 500 after it was rotated",
-            Act::RotateThen(Lost::Status500),
-            endpoint,
-            0,
-            1,
-        ),
-        row(
-            "T2 a page after it was rotated",
-            Act::RotateThen(Lost::Html),
-            endpoint,
-            0,
-            1,
-        ),
+        row("T2 reset after it was rotated", Act::RotateThen(Lost::Reset), network, 0, 1),
+        row("T2 500 after it was rotated", Act::RotateThen(Lost::Status500), endpoint, 0, 1),
+        row("T2 a page after it was rotated", Act::RotateThen(Lost::Html), endpoint, 0, 1),
         row("T2 400", Act::Say(400, invalid), "needs login", 0, 1),
         row("T2 401", Act::Say(401, invalid), "needs login", 0, 1),
         row("T2 403", Act::Say(403, "forbidden"), "needs login", 0, 1),
-        row(
-            "T2 404 is no verdict",
-            Act::Say(404, "not found"),
-            endpoint,
-            0,
-            1,
-        ),
-        row(
-            "T2 redirects are not followed",
-            Act::Say(302, ""),
-            endpoint,
-            0,
-            1,
-        ),
+        row("T2 404 is no verdict", Act::Say(404, "not found"), endpoint, 0, 1),
+        row("T2 redirects are not followed", Act::Say(302, ""), endpoint, 0, 1),
         row("T2 429", Act::Say(429, "{}"), endpoint, 0, 1),
         row("T2 500", Act::Say(500, "{}"), endpoint, 0, 1),
         row("T2 502", Act::Say(502, "<html>"), endpoint, 0, 1),
-        row(
-            "T2 503",
-            Act::SayWith(503, "Retry-After", "20", ""),
-            endpoint,
-            0,
-            1,
-        ),
+        row("T2 503", Act::SayWith(503, "Retry-After", "20", ""), endpoint, 0, 1),
         row("T2 empty", Act::Say(200, ""), endpoint, 0, 1),
-        row(
-            "T2 no JSON",
-            Act::Say(200, "<html>login</html>"),
-            endpoint,
-            0,
-            1,
-        ),
-        row(
-            "T2 no access token",
-            Act::Say(200, r#"{"refresh_token":"r"}"#),
-            endpoint,
-            0,
-            1,
-        ),
-        row(
-            "T2 access token of null",
-            Act::Say(200, r#"{"access_token":null}"#),
-            endpoint,
-            0,
-            1,
-        ),
+        row("T2 no JSON", Act::Say(200, "<html>login</html>"), endpoint, 0, 1),
+        row("T2 no access token", Act::Say(200, r#"{"refresh_token":"r"}"#), endpoint, 0, 1),
+        row("T2 access token of null", Act::Say(200, r#"{"access_token":null}"#), endpoint, 0, 1),
         row(
             "T2 access token that fits no header",
             Act::Say(200, "{\"access_token\":\"a\\nb\"}"),
@@ -509,13 +415,7 @@ fn rows() -> Vec<Row> {
         Row {
             acts: vec![Act::NoConnection, Act::Rotate],
             valid: "access-1",
-            ..row(
-                "T2 dialled twice: nothing had been sent",
-                Act::NoConnection,
-                "access-1",
-                1,
-                1,
-            )
+            ..row("T2 dialled twice: nothing had been sent", Act::NoConnection, "access-1", 1, 1)
         },
         row("T2 a bug", Act::Panic, "cooling local", 0, 1),
     ]
@@ -523,28 +423,13 @@ fn rows() -> Vec<Row> {
 
 #[test]
 fn every_answer_of_the_token_endpoint_has_its_consequence() {
-    for Row {
-        rule,
-        acts,
-        valid,
-        expired,
-        file,
-        arrived,
-    } in rows()
-    {
+    for Row { rule, acts, valid, expired, file, arrived } in rows() {
         let still_valid = World::new(120);
         still_valid.endpoint.will(acts.clone());
         assert_eq!(still_valid.outcome(), valid, "{rule}: valid");
         if valid == "access-0" {
-            assert_eq!(
-                still_valid.outcome(),
-                "access-0",
-                "{rule}: valid, asked again"
-            );
-            assert!(
-                still_valid.endpoint.arrived().len() <= 1,
-                "{rule}: sent once"
-            );
+            assert_eq!(still_valid.outcome(), "access-0", "{rule}: valid, asked again");
+            assert!(still_valid.endpoint.arrived().len() <= 1, "{rule}: sent once");
             assert_eq!(still_valid.pair_on_file(), pair(0), "{rule}: valid, file");
         }
 
@@ -555,10 +440,7 @@ fn every_answer_of_the_token_endpoint_has_its_consequence() {
         assert_eq!(gone.endpoint.arrived().len(), arrived, "{rule}: sent");
         assert_eq!(gone.pair_on_file(), file, "{rule}: file");
         assert_eq!(gone.endpoint.reused(), 0, "{rule}");
-        assert!(
-            gone.accounts.settle(Duration::ZERO),
-            "{rule}: nothing is left under way"
-        );
+        assert!(gone.accounts.settle(Duration::ZERO), "{rule}: nothing is left under way");
     }
 }
 
@@ -580,11 +462,7 @@ fn after_a_cooldown_a_token_of_unknown_fate_is_tried_once_more() {
     assert_eq!(lost.outcome(), "needs login", "it had arrived after all");
     lost.clock.pass(100_000);
     assert_eq!(lost.outcome(), "needs login");
-    assert_eq!(
-        lost.endpoint.arrived().len(),
-        2,
-        "and it is not sent a third time"
-    );
+    assert_eq!(lost.endpoint.arrived().len(), 2, "and it is not sent a third time");
 }
 
 #[test]
@@ -598,19 +476,13 @@ fn a_cooldown_is_followed_by_a_fresh_read_of_the_file() {
     world.write(&login);
     world.clock.pass(5);
     assert_eq!(world.outcome(), "access-login");
-    assert_eq!(
-        world.endpoint.arrived(),
-        ["refresh-0"],
-        "nothing had to be sent"
-    );
+    assert_eq!(world.endpoint.arrived(), ["refresh-0"], "nothing had to be sent");
 }
 
 #[test]
 fn retry_after_of_the_token_endpoint_is_kept() {
     let world = World::new(-1);
-    world
-        .endpoint
-        .will([Act::SayWith(429, "retry-after", "120", "")]);
+    world.endpoint.will([Act::SayWith(429, "retry-after", "120", "")]);
     assert_eq!(world.outcome(), "cooling endpoint");
     world.clock.pass(119);
     assert_eq!(world.outcome(), "cooling endpoint");
@@ -622,9 +494,8 @@ fn retry_after_of_the_token_endpoint_is_kept() {
 fn a_hundred_callers_on_an_expired_token_wait_for_one_refresh() {
     let world = World::new(-1);
     world.endpoint.close();
-    let flights: Vec<SingleFlight> = (0..100)
-        .map(|_| refreshing(world.accounts.credential(ID)))
-        .collect();
+    let flights: Vec<SingleFlight> =
+        (0..100).map(|_| refreshing(world.accounts.credential(ID))).collect();
     let callers: Vec<_> = (0..100)
         .map(|_| {
             let accounts = world.accounts.clone();
@@ -644,17 +515,12 @@ fn thirty_401s_to_one_token_make_one_refresh() {
     let world = World::new(3600);
     let generation = world.ask().unwrap().generation;
     world.endpoint.close();
-    let early: Vec<SingleFlight> = (0..15)
-        .map(|_| refreshing(world.accounts.refused(ID, generation)))
-        .collect();
+    let early: Vec<SingleFlight> =
+        (0..15).map(|_| refreshing(world.accounts.refused(ID, generation))).collect();
     world.endpoint.open();
     assert!(early.iter().all(|flight| flight.wait(LONGEST)));
     for _ in 15..30 {
-        assert_eq!(
-            refused(&world, generation),
-            "access-1",
-            "a late 401 finds the new token"
-        );
+        assert_eq!(refused(&world, generation), "access-1", "a late 401 finds the new token");
     }
     assert_eq!(world.endpoint.arrived(), ["refresh-0"]);
 }
@@ -673,10 +539,7 @@ fn a_token_that_is_refused_after_its_refresh_needs_a_login() {
     assert_eq!(refused(&slow, 1), "access-1");
     slow.clock.pass(60);
     let again = slow.accounts.refused_again(ID, 2);
-    assert!(
-        matches!(again, Readiness::Unready(Unready::NeedsLogin { .. })),
-        "{again:?}"
-    );
+    assert!(matches!(again, Readiness::Unready(Unready::NeedsLogin { .. })), "{again:?}");
 }
 
 #[test]
@@ -701,10 +564,7 @@ fn a_disabled_account_is_never_refreshed() {
 #[test]
 fn without_a_refresh_token_the_token_is_used_until_it_is_refused() {
     let mut alone = document(-1);
-    alone["accounts"][0]
-        .as_object_mut()
-        .unwrap()
-        .remove("refreshToken");
+    alone["accounts"][0].as_object_mut().unwrap().remove("refreshToken");
     let world = World::with(&alone);
     assert_eq!(world.outcome(), "access-0");
     assert_eq!(refused(&world, 1), "needs login");
@@ -719,22 +579,11 @@ fn two_processes_on_one_file_never_kill_each_others_tokens() {
     let flights = [&one, &other].map(|world| refreshing(world.accounts.credential(ID)));
     one.endpoint.open();
     assert!(flights.iter().all(|flight| flight.wait(LONGEST)));
-    assert_eq!(
-        (one.outcome(), other.outcome()),
-        ("access-1".to_owned(), "access-1".to_owned())
-    );
-    assert_eq!(
-        one.endpoint.arrived(),
-        ["refresh-0"],
-        "the second found the pair of the first"
-    );
+    assert_eq!((one.outcome(), other.outcome()), ("access-1".to_owned(), "access-1".to_owned()));
+    assert_eq!(one.endpoint.arrived(), ["refresh-0"], "the second found the pair of the first");
     for round in 2..12 {
         one.clock.pass(3_400);
-        let (first, second) = if round % 2 == 0 {
-            (&one, &other)
-        } else {
-            (&other, &one)
-        };
+        let (first, second) = if round % 2 == 0 { (&one, &other) } else { (&other, &one) };
         assert_eq!(first.outcome(), format!("access-{round}"));
         assert_eq!(second.outcome(), format!("access-{round}"));
     }
@@ -760,12 +609,7 @@ fn the_accounts_of_one_process_are_refreshed_side_by_side() {
     world.endpoint.wait_for_calls(ids.len());
     let theirs = ids.map(|id| refreshing(other.accounts.credential(id)));
     world.endpoint.open();
-    assert!(
-        flights
-            .iter()
-            .chain(&theirs)
-            .all(|flight| flight.wait(LONGEST))
-    );
+    assert!(flights.iter().chain(&theirs).all(|flight| flight.wait(LONGEST)));
     for id in ids {
         let values =
             [&world, &other].map(|world| world.accounts.credential_blocking(id).unwrap().value);
@@ -789,9 +633,7 @@ fn a_refused_refresh_reads_the_file_before_it_condemns() {
     // Another program, which takes no lock, has rotated and writes while our call is under way.
     let world = World::new(-1);
     world.endpoint.close();
-    world
-        .endpoint
-        .will([Act::Say(400, r#"{"error":"invalid_grant"}"#)]);
+    world.endpoint.will([Act::Say(400, r#"{"error":"invalid_grant"}"#)]);
     let flight = refreshing(world.accounts.credential(ID));
     world.endpoint.wait_for_calls(1);
     let mut rotated = document(7200);
@@ -809,15 +651,8 @@ fn a_sync_that_read_the_file_before_a_refresh_ended_does_no_harm() {
     let world = World::new(-1);
     let before = file::load(&world.path()).unwrap();
     assert_eq!(world.outcome(), "access-1");
-    assert_eq!(
-        world.accounts.diff(&before).changed,
-        [],
-        "nothing is new in it"
-    );
-    assert_eq!(
-        world.accounts.update(ID, &before.accounts[0]),
-        CredentialChange::Same
-    );
+    assert_eq!(world.accounts.diff(&before).changed, [], "nothing is new in it");
+    assert_eq!(world.accounts.update(ID, &before.accounts[0]), CredentialChange::Same);
     assert_eq!(world.outcome(), "access-1");
     world.sync();
     assert_eq!(world.outcome(), "access-1");
@@ -835,10 +670,7 @@ fn a_login_by_a_command_reaches_the_running_server() {
     let config = file::load(&world.path()).unwrap();
     let changed = world.accounts.diff(&config).changed;
     assert_eq!(changed[0].said, ["new credential"]);
-    assert_eq!(
-        world.accounts.update(ID, &changed[0].entry),
-        CredentialChange::New
-    );
+    assert_eq!(world.accounts.update(ID, &changed[0].entry), CredentialChange::New);
     assert_eq!(world.outcome(), "access-login");
 }
 
@@ -857,11 +689,7 @@ fn a_pair_that_could_not_be_written_serves_from_memory_and_is_written_later() {
     assert!(world.accounts.trouble.lock().unwrap().is_some());
     std::fs::write(world.path(), whole).unwrap();
     world.sync();
-    assert_eq!(
-        world.outcome(),
-        "access-1",
-        "the old pair on file is behind"
-    );
+    assert_eq!(world.outcome(), "access-1", "the old pair on file is behind");
     world.accounts.sync_tokens();
     assert_eq!(world.pair_on_file(), pair(1));
 }
@@ -906,11 +734,7 @@ fn an_import_is_taken_while_it_is_newer_and_refreshed_when_it_is_not() {
     assert!(world.endpoint.arrived().is_empty());
     world.endpoint.grant("refresh-cli2");
     world.clock.pass(8_900);
-    assert_eq!(
-        world.outcome(),
-        "access-1",
-        "T3 the source has nothing newer"
-    );
+    assert_eq!(world.outcome(), "access-1", "T3 the source has nothing newer");
     world.accounts.sync_tokens();
     assert_eq!(world.outcome(), "access-1");
 }
@@ -920,15 +744,9 @@ fn fixed_keys_are_served_as_they_are_and_refused_by_generation() {
     let world = World::new(3600);
     let id = AccountId(ID.0 + 1);
     let ready = world.accounts.credential_blocking(id).unwrap();
-    assert_eq!(
-        (ready.header, ready.value.expose()),
-        ("x-api-key", "sk-ant-api-1")
-    );
+    assert_eq!((ready.header, ready.value.expose()), ("x-api-key", "sk-ant-api-1"));
     let refused = world.accounts.refused(id, ready.generation);
-    assert!(
-        matches!(refused, Readiness::Unready(Unready::CredentialRefused)),
-        "{refused:?}"
-    );
+    assert!(matches!(refused, Readiness::Unready(Unready::CredentialRefused)), "{refused:?}");
     let mut changed = document(3600);
     changed["accounts"][1]["apiKey"] = "sk-ant-api-2".into();
     world.write(&changed);
@@ -953,8 +771,5 @@ fn no_error_and_no_event_holds_a_token() {
     let refused = accounts.credential_blocking(ID);
     let shown = format!("{refused:?} {:?}", received.try_iter().collect::<Vec<_>>());
     assert!(shown.contains("invalid_grant: bad [hidden]"), "{shown}");
-    assert!(
-        !shown.contains("refresh-0") && !shown.contains("access-0"),
-        "{shown}"
-    );
+    assert!(!shown.contains("refresh-0") && !shown.contains("access-0"), "{shown}");
 }

@@ -33,9 +33,8 @@ pub(super) fn epoch(text: &str) -> Option<Wall> {
 pub(super) fn span(text: &str) -> Option<(Duration, &str)> {
     let (count, rest) = digits(text.trim_start(), 1, 9)?;
     let rest = rest.trim_start();
-    let (unit_s, rest) = UNITS
-        .iter()
-        .find_map(|(word, unit_s)| Some((*unit_s, rest.strip_prefix(word)?)))?;
+    let (unit_s, rest) =
+        UNITS.iter().find_map(|(word, unit_s)| Some((*unit_s, rest.strip_prefix(word)?)))?;
     let count = u64::try_from(count).ok()?;
     Some((Duration::from_secs(count * unit_s), rest))
 }
@@ -59,9 +58,7 @@ fn clock(text: &str) -> Option<(i64, &str)> {
 /// Time.
 fn zone_ms(text: &str) -> i64 {
     let text = text.trim_start_matches([' ', '(']);
-    let named = ["utc", "gmt", "z"]
-        .iter()
-        .find_map(|name| text.strip_prefix(name));
+    let named = ["utc", "gmt", "z"].iter().find_map(|name| text.strip_prefix(name));
     let without = if named.is_some() { 0 } else { CHINA_MS };
     let rest = named.unwrap_or(text);
     let (sign, rest) = match (rest.strip_prefix('+'), rest.strip_prefix('-')) {
@@ -79,15 +76,9 @@ fn zone_ms(text: &str) -> i64 {
 
 /// A number of `least` to `most` digits; more digits than that are another number.
 fn digits(text: &str, least: usize, most: usize) -> Option<(i64, &str)> {
-    let length = text
-        .bytes()
-        .take(most + 1)
-        .take_while(u8::is_ascii_digit)
-        .count();
+    let length = text.bytes().take(most + 1).take_while(u8::is_ascii_digit).count();
     let (number, rest) = text.split_at(length);
-    (least..=most)
-        .contains(&length)
-        .then(|| number.parse().ok().map(|number| (number, rest)))?
+    (least..=most).contains(&length).then(|| number.parse().ok().map(|number| (number, rest)))?
 }
 
 const UNITS: [(&str, u64); 9] = [

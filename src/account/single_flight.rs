@@ -24,25 +24,15 @@ struct Shared {
 
 /// The guard goes to whoever does the work, the other half to everybody who waits.
 pub(crate) fn begin() -> (SingleFlightGuard, SingleFlight) {
-    let shared = Arc::new(Shared {
-        waiting: Mutex::new(Some(Vec::new())),
-        ended: Condvar::new(),
-    });
+    let shared = Arc::new(Shared { waiting: Mutex::new(Some(Vec::new())), ended: Condvar::new() });
     (SingleFlightGuard(shared.clone()), SingleFlight(shared))
 }
 
 impl SingleFlight {
     /// Blocks until the end, at most for `limit`. True if it has ended.
     pub(crate) fn wait(&self, limit: Duration) -> bool {
-        let waiting = self
-            .0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let wait = self
-            .0
-            .ended
-            .wait_timeout_while(waiting, limit, |waiting| waiting.is_some());
+        let waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = self.0.ended.wait_timeout_while(waiting, limit, |waiting| waiting.is_some());
         let (waiting, _) = wait.unwrap_or_else(PoisonError::into_inner);
         waiting.is_none()
     }
@@ -50,11 +40,7 @@ impl SingleFlight {
     /// Calls `wake` once, from whichever thread: at the end, or now if that has come. It must not
     /// block.
     pub(crate) fn on_end(&self, wake: Waker) {
-        let mut waiting = self
-            .0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         match waiting.as_mut() {
             Some(wakers) => wakers.push(wake),
             None => {
@@ -66,32 +52,19 @@ impl SingleFlight {
 
     /// True once it has ended.
     pub(crate) fn has_ended(&self) -> bool {
-        self.0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_none()
+        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_none()
     }
 }
 
 impl std::fmt::Debug for SingleFlight {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.has_ended() {
-            "SingleFlight(ended)"
-        } else {
-            "SingleFlight"
-        })
+        f.write_str(if self.has_ended() { "SingleFlight(ended)" } else { "SingleFlight" })
     }
 }
 
 impl Drop for SingleFlightGuard {
     fn drop(&mut self) {
-        let wakers = self
-            .0
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let wakers = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.0.ended.notify_all();
         for wake in wakers.into_iter().flatten() {
             wake();

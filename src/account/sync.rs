@@ -93,10 +93,8 @@ pub(crate) struct TooManyAtOnce;
 impl Accounts {
     /// What `config` changes. Changes nothing by itself.
     pub(crate) fn diff(&self, config: &Config) -> Diff {
-        let (mut left, of_requests): (Vec<_>, Vec<_>) = self
-            .all()
-            .into_iter()
-            .partition(|account| account.profile().origin == Origin::Config);
+        let (mut left, of_requests): (Vec<_>, Vec<_>) =
+            self.all().into_iter().partition(|account| account.profile().origin == Origin::Config);
         let mut diff = Diff::default();
         for entry in &config.accounts {
             let same = |account: &Arc<Account>| {
@@ -111,26 +109,16 @@ impl Accounts {
         // A name of the config outranks one that only a request's headers gave.
         let has_name = |account: &&Arc<Account>| {
             let profile = account.profile();
-            config
-                .accounts
-                .iter()
-                .any(|entry| *entry.name == *profile.name)
+            config.accounts.iter().any(|entry| *entry.name == *profile.name)
         };
         let outranked = of_requests.iter().filter(has_name);
-        diff.removed = left
-            .iter()
-            .chain(outranked)
-            .map(|account| account.id)
-            .collect();
+        diff.removed = left.iter().chain(outranked).map(|account| account.id).collect();
         diff
     }
 
     /// The settings beside the accounts; to be called before the accounts of the same config are applied.
     pub(crate) fn set_settings(&self, config: &Config) {
-        *self
-            .settings
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Settings::of(config);
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Settings::of(config);
     }
 
     /// What the scheduler needs to know to give `entry` an id.
@@ -154,10 +142,7 @@ impl Accounts {
             id: give(spec),
             kind: kind_of(entry),
             profile: RwLock::new(Arc::new(profile)),
-            held: Mutex::new(Held {
-                what: Holding::of(&entry.credential),
-                flight: None,
-            }),
+            held: Mutex::new(Held { what: Holding::of(&entry.credential), flight: None }),
             touched: AtomicU64::new(touched),
         });
         live.push(account.clone());
@@ -187,10 +172,7 @@ impl Accounts {
             return CredentialChange::Same;
         };
         let profile = AccountProfile::of(entry, &self.settings(), account.profile().origin);
-        *account
-            .profile
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(profile);
+        *account.profile.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(profile);
         let is_new = match (&mut account.held().what, &entry.credential) {
             (Holding::Oauth(state), Credential::Oauth(tokens)) => {
                 state.merge_file(&Tokens::of(tokens))
@@ -205,11 +187,7 @@ impl Accounts {
             }
             _ => false,
         };
-        if is_new {
-            CredentialChange::New
-        } else {
-            CredentialChange::Same
-        }
+        if is_new { CredentialChange::New } else { CredentialChange::Same }
     }
 
     /// Finds or makes the account that a request's headers describe (SPEC V1).
@@ -235,9 +213,7 @@ impl Accounts {
                 && own.iter().all(is_needed)
                 && !own.iter().any(|account| is_same(account, entry))
         };
-        let waited = self
-            .let_go
-            .wait_timeout_while(self.bringers(), LET_GO_WAIT, is_crowded);
+        let waited = self.let_go.wait_timeout_while(self.bringers(), LET_GO_WAIT, is_crowded);
         let (mut bringers, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let of_config = |account: Arc<Account>| account.profile().origin == Origin::Config;
         if self.by_name(&entry.name).is_some_and(of_config) {
@@ -252,10 +228,7 @@ impl Accounts {
             }
         };
         *bringers.entry(id).or_default() += 1;
-        let brought = Brought {
-            id,
-            accounts: Arc::clone(self),
-        };
+        let brought = Brought { id, accounts: Arc::clone(self) };
         Ok((what, Some(brought)))
     }
 
@@ -263,11 +236,8 @@ impl Accounts {
         account.touch((self.around.now)().mono);
         let old = account.profile();
         // Its name may have a number behind it, and a user's disable stays.
-        let entry = AccountEntry {
-            name: old.name.to_string(),
-            enabled: old.enabled,
-            ..entry.clone()
-        };
+        let entry =
+            AccountEntry { name: old.name.to_string(), enabled: old.enabled, ..entry.clone() };
         if AccountProfile::of(&entry, &self.settings(), Origin::Request) == *old {
             return OfRequest::Known;
         }
@@ -282,9 +252,7 @@ impl Accounts {
         bringers: &BTreeMap<AccountId, usize>,
         register: impl FnOnce(Option<AccountId>, AccountSpec) -> AccountId,
     ) -> Result<Arc<Account>, TooManyAtOnce> {
-        let idle = own
-            .iter()
-            .filter(|account| !bringers.contains_key(&account.id));
+        let idle = own.iter().filter(|account| !bringers.contains_key(&account.id));
         // One that a user has disabled goes last: its successor is disabled as well.
         let replaced = idle.min_by_key(|account| (!account.profile().enabled, account.touched()));
         let entry = match replaced {
@@ -344,20 +312,13 @@ impl Accounts {
                 && !bringers.contains_key(&account.id)
                 && now.since(account.touched()) > FORGET_AFTER
         };
-        self.all()
-            .iter()
-            .filter(is_forgotten)
-            .map(|account| account.id)
-            .collect()
+        self.all().iter().filter(is_forgotten).map(|account| account.id).collect()
     }
 
     /// The dashboard and the routes switch an account before the file says so.
     pub(crate) fn set_enabled(&self, id: AccountId, enabled: bool) {
         if let Some(account) = self.get(id) {
-            let mut profile = account
-                .profile
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut profile = account.profile.write().unwrap_or_else(PoisonError::into_inner);
             Arc::make_mut(&mut profile).enabled = enabled;
         }
     }
@@ -426,10 +387,7 @@ impl AccountProfile {
             account_uuid: entry.account_uuid.as_ref().map(shared),
             org_uuid: entry.org_uuid.as_ref().map(shared),
             provider: shared(&entry.provider),
-            upstream: entry
-                .upstream
-                .clone()
-                .unwrap_or_else(|| settings.upstream.clone()),
+            upstream: entry.upstream.clone().unwrap_or_else(|| settings.upstream.clone()),
             auth_header: entry.auth_header.unwrap_or(match kind_of(entry) {
                 // SPEC P5.
                 Kind::Oauth | Kind::Provider => AuthHeader::Authorization,

@@ -22,10 +22,7 @@ fn config(accounts: &Value) -> Config {
 
 fn accounts(hours: &Arc<AtomicU64>) -> Arc<Accounts> {
     let http: Arc<Http> = Arc::new(|_| {
-        Err(HttpFailure {
-            phase: HttpPhase::Connect,
-            cause: "no network in this test".to_owned(),
-        })
+        Err(HttpFailure { phase: HttpPhase::Connect, cause: "no network in this test".to_owned() })
     });
     let hours = hours.clone();
     let around = Surroundings {
@@ -57,39 +54,22 @@ fn apply(accounts: &Accounts, entries: &Value) -> Vec<String> {
     let diff = accounts.diff(&config);
     let mut said = Vec::new();
     for entry in &diff.added {
-        let next = accounts
-            .all()
-            .iter()
-            .map(|account| account.id.0 + 1)
-            .max()
-            .unwrap_or(0);
+        let next = accounts.all().iter().map(|account| account.id.0 + 1).max().unwrap_or(0);
         accounts.insert(AccountId(next), entry, Origin::Config);
         said.push(format!("+{}", entry.name));
     }
     for change in &diff.changed {
         let credential = accounts.update(change.id, &change.entry);
-        said.push(format!(
-            "{} {} {credential:?}",
-            change.id.0,
-            change.said.join(", ")
-        ));
+        said.push(format!("{} {} {credential:?}", change.id.0, change.said.join(", ")));
         assert_eq!(
             change.spec,
-            accounts
-                .get(change.id)
-                .unwrap()
-                .profile()
-                .for_scheduler(kind_of(&change.entry))
+            accounts.get(change.id).unwrap().profile().for_scheduler(kind_of(&change.entry))
         );
     }
     for id in &diff.removed {
         said.push(format!("-{}", accounts.remove(*id).unwrap().profile().name));
     }
-    assert_eq!(
-        accounts.diff(&config),
-        Diff::default(),
-        "a second look changes nothing"
-    );
+    assert_eq!(accounts.diff(&config), Diff::default(), "a second look changes nothing");
     said
 }
 
@@ -106,20 +86,13 @@ fn a_config_is_compared_with_what_is_live() {
     let key = json!({"name": "key", "type": "apikey", "apiKey": "sk-1"});
     let with = |entry: &Value, fields: Value| {
         let mut entry = entry.clone();
-        entry
-            .as_object_mut()
-            .unwrap()
-            .extend(fields.as_object().unwrap().clone());
+        entry.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         entry
     };
     for (rule, entries, expected) in [
         ("A7 nothing new", json!([work, key]), vec![]),
         ("A7 another order", json!([key, work]), vec![]),
-        (
-            "A7 new",
-            json!([work, key, {"name": "more", "apiKey": "sk-9"}]),
-            vec!["+more"],
-        ),
+        ("A7 new", json!([work, key, {"name": "more", "apiKey": "sk-9"}]), vec!["+more"]),
         ("A7 gone", json!([key]), vec!["-work"]),
         (
             "A7 enabled",
@@ -128,10 +101,7 @@ fn a_config_is_compared_with_what_is_live() {
         ),
         (
             "A7 priority and profiles",
-            json!([
-                work,
-                with(&key, json!({"priority": 5, "profiles": ["all"]}))
-            ]),
+            json!([work, with(&key, json!({"priority": 5, "profiles": ["all"]}))]),
             vec!["1 priority 0 -> 5, profiles claude,all -> all Same"],
         ),
         (
@@ -166,10 +136,7 @@ fn a_config_is_compared_with_what_is_live() {
         ),
         (
             "A7 upstream of one",
-            json!([
-                work,
-                with(&key, json!({"upstream": "https://other.example"}))
-            ]),
+            json!([work, with(&key, json!({"upstream": "https://other.example"}))]),
             vec!["1 upstream https://up.example -> https://other.example Same"],
         ),
     ] {
@@ -198,20 +165,10 @@ fn the_credential_goes_into_the_header_that_fits() {
         assert_eq!(header(&accounts, id), expected, "P5");
     }
     let glm = accounts.by_name("glm").unwrap();
-    assert_eq!(
-        glm.profile().upstream.as_str(),
-        "https://api.z.ai/api/anthropic"
-    );
-    assert_eq!(
-        accounts.by_name("sub").unwrap().profile().upstream.as_str(),
-        "https://up.example"
-    );
+    assert_eq!(glm.profile().upstream.as_str(), "https://api.z.ai/api/anthropic");
+    assert_eq!(accounts.by_name("sub").unwrap().profile().upstream.as_str(), "https://up.example");
     assert!(accounts.by_name("none").is_none() && accounts.get(AccountId(99)).is_none());
-    let who = Identity {
-        name: "key",
-        account_uuid: Some("u"),
-        org_uuid: None,
-    };
+    let who = Identity { name: "key", account_uuid: Some("u"), org_uuid: None };
     assert_eq!(accounts.by_identity(&who).unwrap().id(), AccountId(1));
 }
 
@@ -222,9 +179,7 @@ fn kimi(token: &str, address: &str, model: &str) -> AccountEntry {
         ("x-maxpool-kimi-base-url", address.as_bytes()),
         ("x-maxpool-kimi-model", model.as_bytes()),
     ];
-    crate::account::provider::accounts_of_headers(headers.into_iter())
-        .unwrap()
-        .remove(0)
+    crate::account::provider::accounts_of_headers(headers.into_iter()).unwrap().remove(0)
 }
 
 /// Accounts of requests, and the ids that a scheduler would have given and taken back.
@@ -236,11 +191,7 @@ struct Desk {
 
 impl Desk {
     fn new(hours: &Arc<AtomicU64>) -> Desk {
-        Desk {
-            accounts: accounts(hours),
-            last_id: Cell::new(3),
-            replaced: RefCell::default(),
-        }
+        Desk { accounts: accounts(hours), last_id: Cell::new(3), replaced: RefCell::default() }
     }
 
     fn bring(&self, entry: &AccountEntry) -> Result<(OfRequest, Option<Brought>), TooManyAtOnce> {
@@ -280,10 +231,7 @@ fn accounts_of_requests_come_change_stay_disabled_and_are_forgotten() {
     assert_eq!(desk.bring_token("t2"), (OfRequest::Known, 5));
     assert_eq!(desk.bring_token("t3"), (added("kimi-fallback"), 6));
     let id = AccountId(6);
-    assert!(
-        !accounts.get(id).unwrap().profile().enabled,
-        "V1: a user's disable stays"
-    );
+    assert!(!accounts.get(id).unwrap().profile().enabled, "V1: a user's disable stays");
     assert_eq!(*desk.replaced.borrow(), [AccountId(4), AccountId(5)]);
     hours.store(25, Ordering::Relaxed);
     assert_eq!(accounts.forgotten(), [], "or it would come back enabled");
@@ -291,11 +239,7 @@ fn accounts_of_requests_come_change_stay_disabled_and_are_forgotten() {
     assert_eq!(accounts.forgotten(), [id], "V1: a day unused");
     assert_eq!(desk.bring_token("t3"), (OfRequest::Known, 6));
     assert_eq!(accounts.forgotten(), []);
-    assert_eq!(
-        apply(accounts, &json!([])),
-        Vec::<String>::new(),
-        "a sync leaves it alone"
-    );
+    assert_eq!(apply(accounts, &json!([])), Vec::<String>::new(), "a sync leaves it alone");
 
     let own = json!([{"name": "kimi-fallback", "type": "provider", "provider": "kimi", "authToken": "own"}]);
     let diff = accounts.diff(&config(&own));
@@ -318,9 +262,7 @@ fn tokens_that_are_brought_at_once_have_accounts_of_their_own() {
     let (_, first) = desk.bring(&kimi("t1", here, "m")).unwrap();
     let (what, second) = desk.bring(&kimi("t2", here, "m")).unwrap();
     assert_eq!(what, OfRequest::Added(Arc::from("kimi-fallback-2")));
-    let (what, third) = desk
-        .bring(&kimi("t1", "https://evil.example", "m"))
-        .unwrap();
+    let (what, third) = desk.bring(&kimi("t1", "https://evil.example", "m")).unwrap();
     assert_eq!(
         what,
         OfRequest::Added(Arc::from("kimi-fallback-3")),
@@ -336,27 +278,17 @@ fn tokens_that_are_brought_at_once_have_accounts_of_their_own() {
     desk.accounts.set_enabled(AccountId(4), false);
     let (_, fourth) = desk.bring(&kimi("t4", here, "m")).unwrap();
     let profile = desk.accounts.get(AccountId(7)).unwrap().profile();
-    assert!(
-        !profile.enabled,
-        "V1: a new token is no way around a user's disable"
-    );
+    assert!(!profile.enabled, "V1: a new token is no way around a user's disable");
     drop((first, second, third, fourth));
     assert_eq!(desk.bring_token("t1"), (OfRequest::Known, 4));
-    assert_eq!(
-        desk.bring_token("t5").1,
-        8,
-        "takes the place of one that nobody needs"
-    );
+    assert_eq!(desk.bring_token("t5").1, 8, "takes the place of one that nobody needs");
     assert_eq!(desk.replaced.borrow().len(), 1);
 
     let held: Vec<_> = (0..AT_ONCE_MAX)
         .map(|number| desk.bring(&kimi(&format!("held-{number}"), here, "m")))
         .collect();
     assert!(held.iter().all(Result::is_ok));
-    assert_eq!(
-        desk.bring(&kimi("one-more", here, "m")).err(),
-        Some(TooManyAtOnce)
-    );
+    assert_eq!(desk.bring(&kimi("one-more", here, "m")).err(), Some(TooManyAtOnce));
 }
 
 #[test]

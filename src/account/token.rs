@@ -56,8 +56,7 @@ impl Tokens {
     }
 
     fn is_about_to_expire(&self, now: Wall) -> bool {
-        self.expires_at
-            .is_some_and(|end| end <= now + REFRESH_AHEAD)
+        self.expires_at.is_some_and(|end| end <= now + REFRESH_AHEAD)
     }
 }
 
@@ -153,12 +152,7 @@ impl TokenState {
 
     /// As the file has them.
     pub(crate) fn new(tokens: Tokens) -> TokenState {
-        TokenState {
-            on_file: tokens.clone(),
-            tokens,
-            generation: 1,
-            ..TokenState::default()
-        }
+        TokenState { on_file: tokens.clone(), tokens, generation: 1, ..TokenState::default() }
     }
 
     pub(crate) fn tokens(&self) -> &Tokens {
@@ -184,9 +178,7 @@ impl TokenState {
             return Plan::NeedsLogin(why.clone());
         }
         let usable = self.is_usable(now);
-        let just_renewed = self
-            .renewed
-            .is_some_and(|at| now.mono.since(at) < BETWEEN_REFRESHES);
+        let just_renewed = self.renewed.is_some_and(|at| now.mono.since(at) < BETWEEN_REFRESHES);
         let due = !usable || (self.tokens.is_about_to_expire(now.wall) && !just_renewed);
         if usable && (!due || self.tokens.refresh.is_none()) {
             return Plan::Serve;
@@ -201,10 +193,7 @@ impl TokenState {
         } else if switch == Switch::Off {
             Some(Plan::Disabled)
         } else {
-            let cooling = self
-                .cooling
-                .as_ref()
-                .filter(|cooling| now.mono < cooling.until);
+            let cooling = self.cooling.as_ref().filter(|cooling| now.mono < cooling.until);
             cooling.map(|cooling| Plan::Cooling(cooling.clone()))
         };
         match obstacle {
@@ -266,11 +255,7 @@ impl TokenState {
         if file == &self.on_file {
             return false;
         }
-        if file
-            .refresh
-            .as_ref()
-            .is_some_and(|token| self.spent.contains(token))
-        {
+        if file.refresh.as_ref().is_some_and(|token| self.spent.contains(token)) {
             // An older copy came back, or the read was overtaken by our own write: the memory is ahead.
             self.unsaved = !file.same_pair(&self.tokens);
             return false;
@@ -282,10 +267,7 @@ impl TokenState {
 
     /// True if [`TokenState::merge_file`] would make the tokens others.
     pub(crate) fn would_take(&self, file: &Tokens) -> bool {
-        let spent = file
-            .refresh
-            .as_ref()
-            .is_some_and(|token| self.spent.contains(token));
+        let spent = file.refresh.as_ref().is_some_and(|token| self.spent.contains(token));
         file != &self.on_file && !spent && !file.same_pair(&self.tokens)
     }
 
@@ -349,11 +331,7 @@ impl TokenState {
         {
             until = until.max(at + BETWEEN_REFRESHES);
         }
-        self.cooling = Some(Cooling {
-            obstacle,
-            until,
-            why,
-        });
+        self.cooling = Some(Cooling { obstacle, until, why });
     }
 
     /// The token endpoint refused `sent` for good.

@@ -43,23 +43,12 @@ fn perform(agent: &Agent, call: HttpCall) -> Result<HttpReply, HttpFailure> {
             let request = request
                 .body(SendBody::from_reader(&mut bytes))
                 .map_err(|error| failure(error.to_string()))?;
-            agent.run(
-                agent
-                    .configure_request(request)
-                    .max_idle_age(Duration::ZERO)
-                    .build(),
-            )
+            agent.run(agent.configure_request(request).max_idle_age(Duration::ZERO).build())
         }
         None => {
-            let request = request
-                .body(SendBody::none())
-                .map_err(|error| failure(error.to_string()))?;
-            agent.run(
-                agent
-                    .configure_request(request)
-                    .max_idle_age(Duration::ZERO)
-                    .build(),
-            )
+            let request =
+                request.body(SendBody::none()).map_err(|error| failure(error.to_string()))?;
+            agent.run(agent.configure_request(request).max_idle_age(Duration::ZERO).build())
         }
     };
     let response = response.map_err(|error| failure(cause_of(&error)))?;

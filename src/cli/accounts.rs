@@ -38,9 +38,7 @@ pub(super) fn list(context: &mut Context<'_>, verbose: bool, as_json: bool) -> R
             .zip(&tiers)
             .map(|(account, tier)| json_of(account, tier.as_deref(), now));
         let accounts = Value::Array(accounts.collect());
-        context
-            .out
-            .line(&format!("{:#}", json!({ "accounts": accounts })));
+        context.out.line(&format!("{:#}", json!({ "accounts": accounts })));
         return Ok(());
     }
     let mut heading = vec!["NAME", "TYPE", "TIER", "TOKEN", "PRIORITY"];
@@ -83,11 +81,7 @@ fn row(account: &AccountEntry, tier: Option<&str>, now: Wall, verbose: bool) -> 
 
 /// `expires in 3h 12m`, or how long ago.
 fn expires(account: &AccountEntry, now: Wall) -> String {
-    let Credential::Oauth(OauthTokens {
-        expires_at: Some(at),
-        ..
-    }) = &account.credential
-    else {
+    let Credential::Oauth(OauthTokens { expires_at: Some(at), .. }) = &account.credential else {
         return "-".to_owned();
     };
     if *at > now {
@@ -153,11 +147,7 @@ impl Token {
             Credential::Oauth(tokens) => tokens,
         };
         let is_current = tokens.access.is_some() && tokens.expires_at.is_none_or(|at| at > now);
-        match (
-            is_current,
-            tokens.refresh.is_some(),
-            tokens.import_from.is_some(),
-        ) {
+        match (is_current, tokens.refresh.is_some(), tokens.import_from.is_some()) {
             (true, _, _) => Token::Valid,
             (false, _, true) => Token::Imported,
             (false, true, false) => Token::Renewable,
@@ -186,30 +176,17 @@ fn tiers(context: &Context<'_>, config: &Config, now: Wall) -> Vec<Option<String
         let Credential::Oauth(tokens) = &account.credential else {
             return None;
         };
-        let token = tokens
-            .access
-            .as_ref()
-            .filter(|_| Token::of(account, now) == Token::Valid);
+        let token = tokens.access.as_ref().filter(|_| Token::of(account, now) == Token::Valid);
         let read = |(http, token): (&Http, &Secret)| oauth::profile(http, &endpoints, token).ok();
         let profile = http.as_deref().zip(token).and_then(read);
-        Some(
-            profile
-                .map_or("unknown", |profile| profile.tier.word())
-                .to_owned(),
-        )
+        Some(profile.map_or("unknown", |profile| profile.tier.word()).to_owned())
     };
     let mut tiers = Vec::with_capacity(config.accounts.len());
     for group in config.accounts.chunks(AT_ONCE) {
         thread::scope(|scope| {
-            let reading: Vec<_> = group
-                .iter()
-                .map(|account| scope.spawn(|| tier(account)))
-                .collect();
-            tiers.extend(
-                reading
-                    .into_iter()
-                    .map(|reading| reading.join().unwrap_or_default()),
-            );
+            let reading: Vec<_> =
+                group.iter().map(|account| scope.spawn(|| tier(account))).collect();
+            tiers.extend(reading.into_iter().map(|reading| reading.join().unwrap_or_default()));
         });
     }
     tiers
@@ -234,22 +211,11 @@ mod tests {
             "MAXPOOL_OAUTH_PROFILE_ENDPOINT" => Some("http://127.0.0.1:1/".into()),
             _ => None,
         };
-        list(
-            &mut Context::for_tests(&mut stdout, &mut stderr, &variable),
-            verbose,
-            as_json,
-        )
-        .unwrap();
-        assert_eq!(
-            std::fs::read_to_string(&file).unwrap(),
-            config,
-            "nothing is changed"
-        );
+        list(&mut Context::for_tests(&mut stdout, &mut stderr, &variable), verbose, as_json)
+            .unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), config, "nothing is changed");
         assert_eq!(scratch.names(), ["c.json"]);
-        (
-            String::from_utf8(stdout).unwrap(),
-            String::from_utf8(stderr).unwrap(),
-        )
+        (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
     }
 
     const ACCOUNTS: &str = r#"{"accounts": [
@@ -279,10 +245,7 @@ mod tests {
     #[test]
     fn verbose_says_when_tokens_expire() {
         let (stdout, _) = listed(ACCOUNTS, true, false);
-        assert!(
-            stdout.contains("valid          0         expires in "),
-            "{stdout}"
-        );
+        assert!(stdout.contains("valid          0         expires in "), "{stdout}");
         assert!(
             stdout.contains("renews on use  0         expired ") && stdout.contains(" ago\n"),
             "{stdout}"
@@ -294,10 +257,7 @@ mod tests {
         let (stdout, _) = listed(ACCOUNTS, false, true);
         let document: Value = serde_json::from_str(&stdout).unwrap();
         let work = &document["accounts"][0];
-        assert_eq!(
-            (&work["name"], &work["tier"]),
-            (&json!("work"), &json!("unknown"))
-        );
+        assert_eq!((&work["name"], &work["tier"]), (&json!("work"), &json!("unknown")));
         assert_eq!(
             work["token"],
             json!({"state": "valid", "expiresAt": "2286-11-20T17:46:39.999Z", "renewable": false})

@@ -43,10 +43,7 @@ pub(super) fn call(context: &mut Context<'_>, options: &ApiOptions) -> Result<Ex
     let mut headers = vec![
         (ready.header, ready.value.expose().to_owned()),
         ("anthropic-version", "2023-06-01".to_owned()),
-        (
-            "user-agent",
-            concat!("maxpool/", env!("CARGO_PKG_VERSION")).to_owned(),
-        ),
+        ("user-agent", concat!("maxpool/", env!("CARGO_PKG_VERSION")).to_owned()),
     ];
     if matches!(entry.credential, Credential::Oauth(_)) {
         headers.push(("anthropic-beta", OAUTH_BETA.to_owned()));
@@ -54,11 +51,7 @@ pub(super) fn call(context: &mut Context<'_>, options: &ApiOptions) -> Result<Ex
     if options.data.is_some() {
         headers.push(("content-type", "application/json".to_owned()));
     }
-    let default_method = if options.data.is_some() {
-        "POST"
-    } else {
-        "GET"
-    };
+    let default_method = if options.data.is_some() { "POST" } else { "GET" };
     let url = format!("{}{}", upstream.as_str(), options.path);
     let call = HttpCall {
         method: options.method.unwrap_or(default_method),
@@ -92,16 +85,8 @@ fn choose<'c>(
     name: Option<&str>,
 ) -> Result<(&'c AccountEntry, Ready)> {
     let wanted: Vec<&AccountEntry> = match name {
-        Some(name) => config
-            .accounts
-            .iter()
-            .filter(|account| account.name == name)
-            .collect(),
-        None => config
-            .accounts
-            .iter()
-            .filter(|account| account.enabled)
-            .collect(),
+        Some(name) => config.accounts.iter().filter(|account| account.name == name).collect(),
+        None => config.accounts.iter().filter(|account| account.enabled).collect(),
     };
     if wanted.is_empty() {
         let names = config.accounts.iter().map(|account| account.name.as_str());
@@ -119,10 +104,7 @@ fn choose<'c>(
             Err(unready) => failures.push(format!("{}: {}", text::name(&entry.name), why(unready))),
         }
     }
-    Err(Error::operator(format!(
-        "no account can be used: {}",
-        failures.join("; ")
-    )))
+    Err(Error::operator(format!("no account can be used: {}", failures.join("; "))))
 }
 
 fn why(unready: Unready) -> String {

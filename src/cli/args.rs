@@ -203,10 +203,7 @@ impl TypedCommand {
     }
 
     fn value(&mut self, long: &str) -> Option<OsString> {
-        let position = self
-            .options
-            .iter()
-            .rposition(|(option, _)| option.long == long)?;
+        let position = self.options.iter().rposition(|(option, _)| option.long == long)?;
         self.options.remove(position).1
     }
 
@@ -226,17 +223,14 @@ fn typed(mut parser: Parser) -> Result<Typed, Misuse> {
     let mut operands = Vec::new();
     loop {
         let shown = spec.unwrap_or(&spec::COMMANDS[0]);
-        let Some(argument) = parser
-            .next()
-            .map_err(|error| misuse(shown, &error.to_string()))?
+        let Some(argument) = parser.next().map_err(|error| misuse(shown, &error.to_string()))?
         else {
             break;
         };
         let option = match argument {
             Arg::Value(value) => {
-                let value = value
-                    .into_string()
-                    .map_err(|_| misuse(shown, "an argument is not UTF-8"))?;
+                let value =
+                    value.into_string().map_err(|_| misuse(shown, "an argument is not UTF-8"))?;
                 // Options in front of a command would be lost on it, so a command comes first.
                 if spec.is_some() || !options.is_empty() {
                     operands.push(value);
@@ -250,18 +244,15 @@ fn typed(mut parser: Parser) -> Result<Typed, Misuse> {
                 continue;
             }
             Arg::Short(digit @ '0'..='9') if shown.name == Name::Priority => {
-                let rest = parser
-                    .optional_value()
-                    .unwrap_or_default()
-                    .into_string()
-                    .unwrap_or_default();
+                let rest =
+                    parser.optional_value().unwrap_or_default().into_string().unwrap_or_default();
                 operands.push(format!("-{digit}{rest}"));
                 continue;
             }
             Arg::Long(long) => find(shown, &format!("--{long}"), |option| option.long == long),
-            Arg::Short(short) => find(shown, &format!("-{short}"), |option| {
-                option.short == Some(short)
-            }),
+            Arg::Short(short) => {
+                find(shown, &format!("-{short}"), |option| option.short == Some(short))
+            }
         }?;
         if option.long == spec::HELP.long {
             return Ok(Typed::Help(spec));
@@ -270,27 +261,17 @@ fn typed(mut parser: Parser) -> Result<Typed, Misuse> {
             return Ok(Typed::Version);
         }
         let value = match option.value {
-            Some(_) => Some(
-                parser
-                    .value()
-                    .map_err(|error| misuse(shown, &error.to_string()))?,
-            ),
+            Some(_) => Some(parser.value().map_err(|error| misuse(shown, &error.to_string()))?),
             None => None,
         };
         options.push((option, value));
     }
     let spec = spec.unwrap_or(&spec::COMMANDS[0]);
-    Ok(Typed::Command(TypedCommand {
-        spec,
-        options,
-        operands,
-    }))
+    Ok(Typed::Command(TypedCommand { spec, options, operands }))
 }
 
 fn unknown_command(word: &str) -> Misuse {
-    Misuse(format!(
-        "there is no command {word:?}; maxpool help lists them"
-    ))
+    Misuse(format!("there is no command {word:?}; maxpool help lists them"))
 }
 
 fn find(
@@ -299,11 +280,7 @@ fn find(
     is_it: impl Fn(&OptionSpec) -> bool,
 ) -> Result<&'static OptionSpec, Misuse> {
     let common = [&spec::HELP, &spec::VERSION];
-    let found = spec
-        .options
-        .iter()
-        .chain(common)
-        .find(|option| is_it(option));
+    let found = spec.options.iter().chain(common).find(|option| is_it(option));
     found.ok_or_else(|| misuse(spec, &format!("{} has no option {typed}", spec.word)))
 }
 
@@ -323,10 +300,7 @@ fn run(mut parser: Parser) -> Typed {
 /// Stage two.
 fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
     let wanted = typed.spec.operands;
-    let least = wanted
-        .iter()
-        .filter(|operand| !operand.starts_with('['))
-        .count();
+    let least = wanted.iter().filter(|operand| !operand.starts_with('[')).count();
     let given = typed.operands.len();
     if given < least {
         return Err(typed.misuse(&format!("{} needs {}", typed.spec.word, wanted[given])));
@@ -338,10 +312,9 @@ fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
         return Err(typed.misuse(&format!("{} does not take {extra:?}", typed.spec.word)));
     }
     if let Some(position) = typed.operands.iter().position(String::is_empty) {
-        return Err(typed.misuse(&format!(
-            "{} is empty",
-            wanted[position].trim_matches(['[', ']'])
-        )));
+        return Err(
+            typed.misuse(&format!("{} is empty", wanted[position].trim_matches(['[', ']'])))
+        );
     }
     let mut operands = std::mem::take(&mut typed.operands).into_iter();
     let mut next = || operands.next().unwrap_or_default();
@@ -351,13 +324,10 @@ fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
             log_to: typed.value("log-to").map(PathBuf::from),
         }),
         Name::Run => Command::Run(Vec::new()),
-        Name::Env => Command::Env {
-            with_key: typed.has("with-key"),
-        },
-        Name::Login => Command::Login(LoginOptions {
-            api: typed.has("api"),
-            name: account_name(&mut typed)?,
-        }),
+        Name::Env => Command::Env { with_key: typed.has("with-key") },
+        Name::Login => {
+            Command::Login(LoginOptions { api: typed.has("api"), name: account_name(&mut typed)? })
+        }
         Name::Import => {
             if typed.has("from") && typed.has("json") {
                 return Err(typed.misuse("--from and --json exclude each other"));
@@ -368,23 +338,13 @@ fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
                 name: account_name(&mut typed)?,
             })
         }
-        Name::Accounts => Command::Accounts {
-            verbose: typed.has("verbose"),
-            json: typed.has("json"),
-        },
-        Name::Enable => Command::Change(Change::Enabled {
-            name: next(),
-            enabled: true,
-        }),
-        Name::Disable => Command::Change(Change::Enabled {
-            name: next(),
-            enabled: false,
-        }),
+        Name::Accounts => {
+            Command::Accounts { verbose: typed.has("verbose"), json: typed.has("json") }
+        }
+        Name::Enable => Command::Change(Change::Enabled { name: next(), enabled: true }),
+        Name::Disable => Command::Change(Change::Enabled { name: next(), enabled: false }),
         Name::Remove => Command::Change(Change::Remove { name: next() }),
-        Name::Rename => Command::Change(Change::Rename {
-            name: next(),
-            new: next(),
-        }),
+        Name::Rename => Command::Change(Change::Rename { name: next(), new: next() }),
         Name::Priority => {
             let (name, number) = (next(), next());
             let priority = number.parse();
@@ -392,10 +352,7 @@ fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
                 priority.map_err(|_| typed.misuse(&format!("{number:?} is no whole number")))?;
             Command::Change(Change::Priority { name, priority })
         }
-        Name::Use => match (
-            Some(next()).filter(|name| !name.is_empty()),
-            typed.has("auto"),
-        ) {
+        Name::Use => match (Some(next()).filter(|name| !name.is_empty()), typed.has("auto")) {
             (Some(_), true) | (None, false) => {
                 return Err(typed.misuse("use needs either NAME or --auto"));
             }
@@ -455,11 +412,9 @@ fn api(typed: &mut TypedCommand, path: String) -> Result<Command, Misuse> {
             .misuse("PATH has to begin with one / and to be percent-encoded, such as /v1/models"));
     }
     let method = typed.text("method")?;
-    let known = method.as_ref().map(|method| {
-        METHODS
-            .iter()
-            .find(|known| known.eq_ignore_ascii_case(method))
-    });
+    let known = method
+        .as_ref()
+        .map(|method| METHODS.iter().find(|known| known.eq_ignore_ascii_case(method)));
     let options = ApiOptions {
         path,
         account: typed.text("account")?,

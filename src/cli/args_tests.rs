@@ -6,11 +6,7 @@ use super::super::spec::COMMANDS;
 use super::*;
 
 fn parsed(line: &str) -> Result<Command, Misuse> {
-    parse(
-        line.split(' ')
-            .filter(|word| !word.is_empty())
-            .map(OsString::from),
-    )
+    parse(line.split(' ').filter(|word| !word.is_empty()).map(OsString::from))
 }
 
 /// The command as its debug text, which is enough to compare.
@@ -28,37 +24,19 @@ fn each_command_is_understood() {
     for (line, is) in [
         ("", server),
         ("server", server),
-        (
-            "--plain",
-            "Server(ServeOptions { log_to: None, plain: true })",
-        ),
-        (
-            "--log-to=/d server",
-            "server does not take \"server\"; see maxpool server --help",
-        ),
+        ("--plain", "Server(ServeOptions { log_to: None, plain: true })"),
+        ("--log-to=/d server", "server does not take \"server\"; see maxpool server --help"),
         (
             "server --log-to /d --plain",
             "Server(ServeOptions { log_to: Some(\"/d\"), plain: true })",
         ),
-        (
-            "server --log-to=/d",
-            "Server(ServeOptions { log_to: Some(\"/d\"), plain: false })",
-        ),
+        ("server --log-to=/d", "Server(ServeOptions { log_to: Some(\"/d\"), plain: false })"),
         ("env", "Env { with_key: false }"),
         ("env --with-key", "Env { with_key: true }"),
         ("login", "Login(LoginOptions { api: false, name: None })"),
-        (
-            "login --api --name=a",
-            "Login(LoginOptions { api: true, name: Some(\"a\") })",
-        ),
-        (
-            "login --name a --name b",
-            "Login(LoginOptions { api: false, name: Some(\"b\") })",
-        ),
-        (
-            "import",
-            "Import(ImportOptions { from: None, json: None, name: None })",
-        ),
+        ("login --api --name=a", "Login(LoginOptions { api: true, name: Some(\"a\") })"),
+        ("login --name a --name b", "Login(LoginOptions { api: false, name: Some(\"b\") })"),
+        ("import", "Import(ImportOptions { from: None, json: None, name: None })"),
         (
             "import --from /c --name n",
             "Import(ImportOptions { from: Some(\"/c\"), json: None, name: Some(\"n\") })",
@@ -68,33 +46,15 @@ fn each_command_is_understood() {
             "Import(ImportOptions { from: None, json: Some(\"{}\"), name: None })",
         ),
         ("accounts", "Accounts { verbose: false, json: false }"),
-        (
-            "accounts -v --json",
-            "Accounts { verbose: true, json: true }",
-        ),
-        (
-            "accounts --verbose",
-            "Accounts { verbose: true, json: false }",
-        ),
+        ("accounts -v --json", "Accounts { verbose: true, json: true }"),
+        ("accounts --verbose", "Accounts { verbose: true, json: false }"),
         ("enable a", "Change(Enabled { name: \"a\", enabled: true })"),
-        (
-            "disable a",
-            "Change(Enabled { name: \"a\", enabled: false })",
-        ),
-        (
-            "disable -- -a",
-            "Change(Enabled { name: \"-a\", enabled: false })",
-        ),
+        ("disable a", "Change(Enabled { name: \"a\", enabled: false })"),
+        ("disable -- -a", "Change(Enabled { name: \"-a\", enabled: false })"),
         ("remove a", "Change(Remove { name: \"a\" })"),
         ("rename a b", "Change(Rename { name: \"a\", new: \"b\" })"),
-        (
-            "priority a 5",
-            "Change(Priority { name: \"a\", priority: 5 })",
-        ),
-        (
-            "priority a -12",
-            "Change(Priority { name: \"a\", priority: -12 })",
-        ),
+        ("priority a 5", "Change(Priority { name: \"a\", priority: 5 })"),
+        ("priority a -12", "Change(Priority { name: \"a\", priority: -12 })"),
         ("use a", "Change(Use { name: Some(\"a\") })"),
         ("use --auto", "Change(Use { name: None })"),
         ("status", "Status(Text)"),
@@ -148,10 +108,7 @@ fn run_gives_everything_but_a_first_help_to_claude() {
         ("run -p hi --help", "Run([\"-p\", \"hi\", \"--help\"])"),
         ("run -- --help", "Run([\"--help\"])"),
         ("run -- -- x", "Run([\"--\", \"x\"])"),
-        (
-            "run -x --y=1 --version",
-            "Run([\"-x\", \"--y=1\", \"--version\"])",
-        ),
+        ("run -x --y=1 --version", "Run([\"-x\", \"--y=1\", \"--version\"])"),
     ] {
         assert_eq!(meaning(line), is);
     }
@@ -160,49 +117,19 @@ fn run_gives_everything_but_a_first_help_to_claude() {
 #[test]
 fn misuse_says_what_and_where_to_look() {
     for (line, text) in [
-        (
-            "bogus",
-            "there is no command \"bogus\"; maxpool help lists them",
-        ),
-        (
-            "help bogus",
-            "there is no command \"bogus\"; maxpool help lists them",
-        ),
-        (
-            "--bogus",
-            "server has no option --bogus; see maxpool server --help",
-        ),
-        (
-            "status --with-key",
-            "status has no option --with-key; see maxpool status --help",
-        ),
-        (
-            "accounts -x",
-            "accounts has no option -x; see maxpool accounts --help",
-        ),
+        ("bogus", "there is no command \"bogus\"; maxpool help lists them"),
+        ("help bogus", "there is no command \"bogus\"; maxpool help lists them"),
+        ("--bogus", "server has no option --bogus; see maxpool server --help"),
+        ("status --with-key", "status has no option --with-key; see maxpool status --help"),
+        ("accounts -x", "accounts has no option -x; see maxpool accounts --help"),
         ("enable", "enable needs NAME; see maxpool enable --help"),
         ("rename a", "rename needs NEW; see maxpool rename --help"),
-        (
-            "enable a b",
-            "enable does not take \"b\"; see maxpool enable --help",
-        ),
+        ("enable a b", "enable does not take \"b\"; see maxpool enable --help"),
         ("env x", "env does not take \"x\"; see maxpool env --help"),
-        (
-            "priority a high",
-            "\"high\" is no whole number; see maxpool priority --help",
-        ),
-        (
-            "priority a 1.5",
-            "\"1.5\" is no whole number; see maxpool priority --help",
-        ),
-        (
-            "use",
-            "use needs either NAME or --auto; see maxpool use --help",
-        ),
-        (
-            "use a --auto",
-            "use needs either NAME or --auto; see maxpool use --help",
-        ),
+        ("priority a high", "\"high\" is no whole number; see maxpool priority --help"),
+        ("priority a 1.5", "\"1.5\" is no whole number; see maxpool priority --help"),
+        ("use", "use needs either NAME or --auto; see maxpool use --help"),
+        ("use a --auto", "use needs either NAME or --auto; see maxpool use --help"),
         (
             "status --json --watch",
             "--json and --watch exclude each other; see maxpool status --help",
@@ -227,18 +154,12 @@ fn misuse_says_what_and_where_to_look() {
             "api /a --method B@D",
             "--method needs one of GET, POST, PUT, PATCH, DELETE, HEAD; see maxpool api --help",
         ),
-        (
-            "api /a --data {",
-            "--data is not valid JSON; see maxpool api --help",
-        ),
+        ("api /a --data {", "--data is not valid JSON; see maxpool api --help"),
         (
             "login --name=",
             "--name needs a text without control characters; see maxpool login --help",
         ),
-        (
-            "server --log-to",
-            "missing argument for option '--log-to'; see maxpool server --help",
-        ),
+        ("server --log-to", "missing argument for option '--log-to'; see maxpool server --help"),
         (
             "env --with-key=1",
             "unexpected argument for option '--with-key': \"1\"; see maxpool env --help",
@@ -257,17 +178,9 @@ fn arguments_that_are_no_text() {
     use std::os::unix::ffi::OsStringExt as _;
     let odd = || OsString::from_vec(vec![b'/', 0xff]);
     let parse = |words: [OsString; 3]| parse(words);
+    assert!(parse(["enable".into(), odd(), "x".into()]).unwrap_err().0.contains("is not UTF-8"));
     assert!(
-        parse(["enable".into(), odd(), "x".into()])
-            .unwrap_err()
-            .0
-            .contains("is not UTF-8")
-    );
-    assert!(
-        parse(["login".into(), "--name".into(), odd()])
-            .unwrap_err()
-            .0
-            .contains("is not UTF-8")
+        parse(["login".into(), "--name".into(), odd()]).unwrap_err().0.contains("is not UTF-8")
     );
     let Ok(Command::Server(options)) = parse(["server".into(), "--log-to".into(), odd()]) else {
         unreachable!("a path may be any bytes");
@@ -283,26 +196,15 @@ fn arguments_that_are_no_text() {
 fn the_table_holds_together() {
     for command in COMMANDS {
         assert_eq!(
-            COMMANDS
-                .iter()
-                .filter(|other| other.word == command.word)
-                .count(),
+            COMMANDS.iter().filter(|other| other.word == command.word).count(),
             1,
             "{}",
             command.word
         );
         for option in command.options {
-            let same = command
-                .options
-                .iter()
-                .filter(|other| other.long == option.long)
-                .count();
+            let same = command.options.iter().filter(|other| other.long == option.long).count();
             assert_eq!(same, 1, "{} --{}", command.word, option.long);
         }
     }
-    assert_eq!(
-        COMMANDS[0].name,
-        Name::Server,
-        "options without a command are the server's"
-    );
+    assert_eq!(COMMANDS[0].name, Name::Server, "options without a command are the server's");
 }

@@ -18,9 +18,7 @@ pub(super) fn apply(context: &mut Context<'_>, change: &Change) -> Result<()> {
     let path = context.config_path()?;
     let config = file::load(&path)?;
     // Without a port there is no server to be found; the file is changed all the same.
-    let server = Server::of(&config)
-        .ok()
-        .filter(|server| server.presence() == Presence::Running);
+    let server = Server::of(&config).ok().filter(|server| server.presence() == Presence::Running);
     let through_server = server.as_ref().map(|server| through(server, change));
     match through_server {
         Some(Some(Ok(()))) => {}
@@ -46,19 +44,14 @@ fn through(server: &Server, change: &Change) -> Option<Result<()>> {
     let (path, body) = match change {
         Change::Enabled { name, enabled } => {
             let verb = if *enabled { "enable" } else { "disable" };
-            (
-                format!("/maxpool/accounts/{}/{verb}", percent_encoded(name)),
-                None,
-            )
+            (format!("/maxpool/accounts/{}/{verb}", percent_encoded(name)), None)
         }
-        Change::Use { name: Some(name) } => (
-            "/maxpool/routing".to_owned(),
-            Some(json!({ "mode": "preferred", "account": name })),
-        ),
-        Change::Use { name: None } => (
-            "/maxpool/routing".to_owned(),
-            Some(json!({ "mode": "automatic" })),
-        ),
+        Change::Use { name: Some(name) } => {
+            ("/maxpool/routing".to_owned(), Some(json!({ "mode": "preferred", "account": name })))
+        }
+        Change::Use { name: None } => {
+            ("/maxpool/routing".to_owned(), Some(json!({ "mode": "automatic" })))
+        }
         Change::Remove { .. } | Change::Rename { .. } | Change::Priority { .. } => return None,
     };
     Some(server.json("POST", &path, body.as_ref()).map(|_| ()))
@@ -87,10 +80,7 @@ fn in_file(path: &Path, change: &Change) -> Result<()> {
 /// Only an enabled Claude account can be preferred (SPEC S7).
 fn can_be_preferred(config: &Config, name: &str) -> Result<()> {
     let Some(account) = config.accounts.iter().find(|account| account.name == name) else {
-        return Err(unknown(
-            name,
-            config.accounts.iter().map(|account| account.name.as_str()),
-        ));
+        return Err(unknown(name, config.accounts.iter().map(|account| account.name.as_str())));
     };
     match account.credential {
         Credential::Provider(_) => Err(Error::operator(format!(
@@ -121,9 +111,9 @@ fn edit_document(document: &mut Map<String, Value>, change: &Change) -> Result<(
         Change::Remove { name } if edit::remove_account(document, name) => Ok(()),
         Change::Remove { name } => Err(unknown(name)),
         Change::Rename { name, .. } if !names.contains(name) => Err(unknown(name)),
-        Change::Rename { new, .. } if new.chars().any(char::is_control) => Err(Error::operator(
-            "the new name holds control characters; choose another one",
-        )),
+        Change::Rename { new, .. } if new.chars().any(char::is_control) => {
+            Err(Error::operator("the new name holds control characters; choose another one"))
+        }
         Change::Rename { name, new } if edit::rename_account(document, name, new) => Ok(()),
         Change::Rename { new, .. } => Err(Error::operator(format!(
             "there is an account {} already; choose another name",
@@ -149,14 +139,8 @@ pub(super) fn unknown<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> E
 
 fn said(change: &Change) -> String {
     match change {
-        Change::Enabled {
-            name,
-            enabled: true,
-        } => format!("enabled {}", text::name(name)),
-        Change::Enabled {
-            name,
-            enabled: false,
-        } => format!("disabled {}", text::name(name)),
+        Change::Enabled { name, enabled: true } => format!("enabled {}", text::name(name)),
+        Change::Enabled { name, enabled: false } => format!("disabled {}", text::name(name)),
         Change::Remove { name } => format!("removed {}", text::name(name)),
         Change::Rename { name, new } => {
             format!("renamed {} to {}", text::name(name), text::name(new))

@@ -29,83 +29,43 @@ fn changed(port: u16, change: &Change) -> (Result<()>, String, String, Value) {
     std::fs::write(&file, CONFIG.replace("PORT", &port.to_string())).unwrap();
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let variable = |name: &str| (name == "MAXPOOL_CONFIG").then(|| OsString::from(&file));
-    let result = apply(
-        &mut Context::for_tests(&mut stdout, &mut stderr, &variable),
-        change,
-    );
+    let result = apply(&mut Context::for_tests(&mut stdout, &mut stderr, &variable), change);
     let document = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
-    (
-        result,
-        String::from_utf8(stdout).unwrap(),
-        String::from_utf8(stderr).unwrap(),
-        document,
-    )
+    (result, String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap(), document)
 }
 
 fn enabled(name: &str, enabled: bool) -> Change {
-    Change::Enabled {
-        name: name.to_owned(),
-        enabled,
-    }
+    Change::Enabled { name: name.to_owned(), enabled }
 }
 
 fn renamed(name: &str, new: &str) -> Change {
-    Change::Rename {
-        name: name.to_owned(),
-        new: new.to_owned(),
-    }
+    Change::Rename { name: name.to_owned(), new: new.to_owned() }
 }
 
 fn preferred(name: &str) -> Change {
-    Change::Use {
-        name: Some(name.to_owned()),
-    }
+    Change::Use { name: Some(name.to_owned()) }
 }
 
 #[test]
 fn c_without_a_server_the_file_is_changed() {
     let routing = |mode: &str, account: Value| json!({"mode": mode, "preferredAccount": account});
     for (change, said, pointer, value) in [
+        (enabled("old", true), "enabled old\n", "/accounts/1/enabled", json!(true)),
+        (enabled("glm", false), "disabled glm\n", "/accounts/2/enabled", json!(false)),
+        (enabled("work", false), "disabled work\n", "/routing", routing("automatic", Value::Null)),
         (
-            enabled("old", true),
-            "enabled old\n",
-            "/accounts/1/enabled",
-            json!(true),
-        ),
-        (
-            enabled("glm", false),
-            "disabled glm\n",
-            "/accounts/2/enabled",
-            json!(false),
-        ),
-        (
-            enabled("work", false),
-            "disabled work\n",
-            "/routing",
-            routing("automatic", Value::Null),
-        ),
-        (
-            Change::Remove {
-                name: "work".to_owned(),
-            },
+            Change::Remove { name: "work".to_owned() },
             "removed work\n",
             "/accounts/0/name",
             json!("old"),
         ),
         (
-            Change::Remove {
-                name: "work".to_owned(),
-            },
+            Change::Remove { name: "work".to_owned() },
             "removed work\n",
             "/routing/mode",
             json!("automatic"),
         ),
-        (
-            renamed("work", "home"),
-            "renamed work to home\n",
-            "/accounts/0/name",
-            json!("home"),
-        ),
+        (renamed("work", "home"), "renamed work to home\n", "/accounts/0/name", json!("home")),
         (
             renamed("work", "home"),
             "renamed work to home\n",
@@ -113,10 +73,7 @@ fn c_without_a_server_the_file_is_changed() {
             routing("preferred", json!("home")),
         ),
         (
-            Change::Priority {
-                name: "old".to_owned(),
-                priority: -2,
-            },
+            Change::Priority { name: "old".to_owned(), priority: -2 },
             "old has priority -2\n",
             "/accounts/1/priority",
             json!(-2),
@@ -127,19 +84,10 @@ fn c_without_a_server_the_file_is_changed() {
             "/routing",
             routing("automatic", Value::Null),
         ),
-        (
-            preferred("work"),
-            "work is preferred\n",
-            "/routing",
-            routing("preferred", json!("work")),
-        ),
+        (preferred("work"), "work is preferred\n", "/routing", routing("preferred", json!("work"))),
     ] {
         let (result, stdout, stderr, document) = changed(0, &change);
-        assert_eq!(
-            (result, stdout.as_str(), stderr.as_str()),
-            (Ok(()), said, ""),
-            "{change:?}"
-        );
+        assert_eq!((result, stdout.as_str(), stderr.as_str()), (Ok(()), said, ""), "{change:?}");
         assert_eq!(document.pointer(pointer), Some(&value), "{change:?}");
         assert_eq!(
             (&document["mine"], &document["proxy"]["apiKey"]),
@@ -151,53 +99,24 @@ fn c_without_a_server_the_file_is_changed() {
 #[test]
 fn c_what_cannot_be_changed_is_said_and_the_file_stays() {
     for (change, error) in [
+        (enabled("none", true), "there is no account none; the accounts are work, old, glm"),
         (
-            enabled("none", true),
-            "there is no account none; the accounts are work, old, glm",
-        ),
-        (
-            Change::Remove {
-                name: "a b".to_owned(),
-            },
+            Change::Remove { name: "a b".to_owned() },
             "there is no account \"a b\"; the accounts are work, old, glm",
         ),
+        (renamed("none", "x"), "there is no account none; the accounts are work, old, glm"),
+        (renamed("work", "old"), "there is an account old already; choose another name"),
+        (renamed("work", "a\n"), "the new name holds control characters; choose another one"),
         (
-            renamed("none", "x"),
+            Change::Priority { name: "none".to_owned(), priority: 1 },
             "there is no account none; the accounts are work, old, glm",
         ),
-        (
-            renamed("work", "old"),
-            "there is an account old already; choose another name",
-        ),
-        (
-            renamed("work", "a\n"),
-            "the new name holds control characters; choose another one",
-        ),
-        (
-            Change::Priority {
-                name: "none".to_owned(),
-                priority: 1,
-            },
-            "there is no account none; the accounts are work, old, glm",
-        ),
-        (
-            preferred("none"),
-            "there is no account none; the accounts are work, old, glm",
-        ),
-        (
-            preferred("glm"),
-            "glm is a provider; only a Claude account can be preferred",
-        ),
-        (
-            preferred("old"),
-            "old is disabled; to prefer it, enable it first: maxpool enable old",
-        ),
+        (preferred("none"), "there is no account none; the accounts are work, old, glm"),
+        (preferred("glm"), "glm is a provider; only a Claude account can be preferred"),
+        (preferred("old"), "old is disabled; to prefer it, enable it first: maxpool enable old"),
     ] {
         let (result, stdout, _, document) = changed(0, &change);
-        assert_eq!(
-            (result.unwrap_err().to_string().as_str(), stdout.as_str()),
-            (error, "")
-        );
+        assert_eq!((result.unwrap_err().to_string().as_str(), stdout.as_str()), (error, ""));
         let untouched: Value = serde_json::from_str(&CONFIG.replace("PORT", "0")).unwrap();
         assert_eq!(document, untouched, "{change:?}");
     }
@@ -243,9 +162,7 @@ fn answer(mut socket: &TcpStream, status: u16, body: &str) -> String {
             "HTTP/1.1 {status} x\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
         )
         .unwrap();
-        return format!("{} {sent}", head.lines().next().unwrap())
-            .trim_end()
-            .to_owned();
+        return format!("{} {sent}", head.lines().next().unwrap()).trim_end().to_owned();
     }
 }
 
@@ -254,14 +171,8 @@ const HEALTH: (u16, &str) = (200, r#"{"status":"ok","version":"2.0.0"}"#);
 #[test]
 fn c_a_running_server_is_asked() {
     for (change, line) in [
-        (
-            enabled("a b/c", false),
-            "POST /maxpool/accounts/a%20b%2Fc/disable HTTP/1.1",
-        ),
-        (
-            Change::Use { name: None },
-            "POST /maxpool/routing HTTP/1.1 {\"mode\":\"automatic\"}",
-        ),
+        (enabled("a b/c", false), "POST /maxpool/accounts/a%20b%2Fc/disable HTTP/1.1"),
+        (Change::Use { name: None }, "POST /maxpool/routing HTTP/1.1 {\"mode\":\"automatic\"}"),
         (
             preferred("work"),
             "POST /maxpool/routing HTTP/1.1 {\"mode\":\"preferred\",\"account\":\"work\"}",
@@ -270,10 +181,7 @@ fn c_a_running_server_is_asked() {
         let (port, serving) = server([HEALTH, (200, "{}")]);
         let (result, _, stderr, document) = changed(port, &change);
         assert_eq!((result, stderr.as_str()), (Ok(()), ""), "{change:?}");
-        assert_eq!(
-            serving.join().unwrap(),
-            ["GET /maxpool/health HTTP/1.1", line]
-        );
+        assert_eq!(serving.join().unwrap(), ["GET /maxpool/health HTTP/1.1", line]);
         assert_eq!(
             document["routing"]["preferredAccount"], "work",
             "the server writes the file, not the command"
@@ -285,10 +193,7 @@ fn c_a_running_server_is_asked() {
 fn c_what_has_no_route_is_written_and_the_server_told() {
     let (port, serving) = server([HEALTH, (200, "{}")]);
     let (result, stdout, _, document) = changed(port, &renamed("work", "home"));
-    assert_eq!(
-        (result, stdout.as_str()),
-        (Ok(()), "renamed work to home\n")
-    );
+    assert_eq!((result, stdout.as_str()), (Ok(()), "renamed work to home\n"));
     assert_eq!(serving.join().unwrap()[1], "POST /maxpool/reload HTTP/1.1");
     assert_eq!(document["accounts"][0]["name"], "home");
 }

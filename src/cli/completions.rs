@@ -37,19 +37,11 @@ fn kind(placeholder: &str) -> Kind {
 
 /// The option's own placeholder; a PATH of `api` is none of the file system, one of an option is.
 fn option_kind(value: &str) -> Kind {
-    if value == "PATH" {
-        Kind::File
-    } else {
-        kind(value)
-    }
+    if value == "PATH" { Kind::File } else { kind(value) }
 }
 
 fn words() -> String {
-    COMMANDS
-        .iter()
-        .map(|command| command.word)
-        .collect::<Vec<&str>>()
-        .join(" ")
+    COMMANDS.iter().map(|command| command.word).collect::<Vec<&str>>().join(" ")
 }
 
 fn options_of(command: &CommandSpec) -> impl Iterator<Item = &OptionSpec> {
@@ -57,10 +49,7 @@ fn options_of(command: &CommandSpec) -> impl Iterator<Item = &OptionSpec> {
 }
 
 fn switches(option: &OptionSpec) -> String {
-    let short = option
-        .short
-        .map(|short| format!("-{short} "))
-        .unwrap_or_default();
+    let short = option.short.map(|short| format!("-{short} ")).unwrap_or_default();
     format!("{short}--{}", option.long)
 }
 
@@ -71,16 +60,9 @@ fn bash() -> String {
         for option in command.options {
             let Some(value) = option.value else { continue };
             let reply = bash_reply(&option_kind(value));
-            let _ = writeln!(
-                values,
-                "    {}:--{}) {reply}; return ;;",
-                command.word, option.long
-            );
+            let _ = writeln!(values, "    {}:--{}) {reply}; return ;;", command.word, option.long);
         }
-        let operand = command
-            .operands
-            .last()
-            .map_or(Kind::Nothing, |operand| kind(operand));
+        let operand = command.operands.last().map_or(Kind::Nothing, |operand| kind(operand));
         let all: Vec<String> = options_of(command).map(switches).collect();
         let plain = match operand {
             // Everything behind run belongs to claude.
@@ -93,10 +75,7 @@ fn bash() -> String {
         };
         let _ = writeln!(commands, "    {}) {plain} ;;", command.word);
     }
-    let server: Vec<String> = options_of(&COMMANDS[0])
-        .chain([&VERSION])
-        .map(switches)
-        .collect();
+    let server: Vec<String> = options_of(&COMMANDS[0]).chain([&VERSION]).map(switches).collect();
     format!(
         "# bash completion for maxpool
 _maxpool() {{
@@ -140,12 +119,7 @@ fn zsh() -> String {
     let mut descriptions = String::new();
     let mut commands = String::new();
     for command in COMMANDS {
-        let _ = writeln!(
-            descriptions,
-            "    '{}:{}'",
-            command.word,
-            zsh_text(command.summary)
-        );
+        let _ = writeln!(descriptions, "    '{}:{}'", command.word, zsh_text(command.summary));
         if command.name == Name::Run {
             // Everything behind run belongs to claude.
             let _ = writeln!(commands, "    run) _files ;;");
@@ -156,17 +130,9 @@ fn zsh() -> String {
             let what = operand.trim_matches(['[', ']']).to_lowercase();
             parts.push(format!("':{what}:{}'", zsh_action(&kind(operand))));
         }
-        let _ = writeln!(
-            commands,
-            "    {}) _arguments -s {} ;;",
-            command.word,
-            parts.join(" ")
-        );
+        let _ = writeln!(commands, "    {}) _arguments -s {} ;;", command.word, parts.join(" "));
     }
-    let server: Vec<String> = options_of(&COMMANDS[0])
-        .chain([&VERSION])
-        .map(zsh_option)
-        .collect();
+    let server: Vec<String> = options_of(&COMMANDS[0]).chain([&VERSION]).map(zsh_option).collect();
     format!(
         "#compdef maxpool
 # zsh completion for maxpool
@@ -190,20 +156,13 @@ if [ \"$funcstack[1]\" = _maxpool ]; then _maxpool \"$@\"; else compdef _maxpool
 }
 
 fn zsh_option(option: &OptionSpec) -> String {
-    let value = option.value.map(|value| {
-        format!(
-            ":{}:{}",
-            value.to_lowercase(),
-            zsh_action(&option_kind(value))
-        )
-    });
+    let value = option
+        .value
+        .map(|value| format!(":{}:{}", value.to_lowercase(), zsh_action(&option_kind(value))));
     let equals = if option.value.is_some() { "=" } else { "" };
     let rest = format!("[{}]{}", zsh_text(option.help), value.unwrap_or_default());
     match option.short {
-        Some(short) => format!(
-            "'(-{short} --{0})'{{-{short},--{0}{equals}}}'{rest}'",
-            option.long
-        ),
+        Some(short) => format!("'(-{short} --{0})'{{-{short},--{0}{equals}}}'{rest}'", option.long),
         None => format!("'--{}{equals}{rest}'", option.long),
     }
 }
@@ -220,10 +179,7 @@ fn zsh_action(kind: &Kind) -> String {
 
 /// Text within single quotes and within zsh's own brackets and colons.
 fn zsh_text(text: &str) -> String {
-    text.replace('\'', "'\\''")
-        .replace(':', "\\:")
-        .replace('[', "\\[")
-        .replace(']', "\\]")
+    text.replace('\'', "'\\''").replace(':', "\\:").replace('[', "\\[").replace(']', "\\]")
 }
 
 fn fish() -> String {
@@ -245,10 +201,7 @@ fn fish() -> String {
         for option in options_of(command) {
             fish_option(&mut script, &condition, option);
         }
-        let operand = command
-            .operands
-            .last()
-            .map_or(Kind::Nothing, |operand| kind(operand));
+        let operand = command.operands.last().map_or(Kind::Nothing, |operand| kind(operand));
         let words = match operand {
             Kind::Words(words) => words.join(" "),
             Kind::Commands => words(),
@@ -264,10 +217,7 @@ fn fish() -> String {
 }
 
 fn fish_option(script: &mut String, condition: &str, option: &OptionSpec) {
-    let short = option
-        .short
-        .map(|short| format!(" -s {short}"))
-        .unwrap_or_default();
+    let short = option.short.map(|short| format!(" -s {short}")).unwrap_or_default();
     let value = option.value.map(|value| match option_kind(value) {
         Kind::Directory => " -x -a '(__fish_complete_directories)'".to_owned(),
         Kind::File => " -r -F".to_owned(),

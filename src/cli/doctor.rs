@@ -46,27 +46,15 @@ struct Finding {
 }
 
 fn fine(about: &'static str, text: impl Into<String>) -> Finding {
-    Finding {
-        verdict: Verdict::Fine,
-        about,
-        text: text.into(),
-    }
+    Finding { verdict: Verdict::Fine, about, text: text.into() }
 }
 
 fn odd(about: &'static str, text: impl Into<String>) -> Finding {
-    Finding {
-        verdict: Verdict::Odd,
-        about,
-        text: text.into(),
-    }
+    Finding { verdict: Verdict::Odd, about, text: text.into() }
 }
 
 fn wrong(about: &'static str, text: impl Into<String>) -> Finding {
-    Finding {
-        verdict: Verdict::Wrong,
-        about,
-        text: text.into(),
-    }
+    Finding { verdict: Verdict::Wrong, about, text: text.into() }
 }
 
 const REACH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -117,9 +105,7 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
         }
         // A config error has a line for each mistake.
         for line in finding.text.lines() {
-            context
-                .out
-                .line(&format!("{word} {:<12} {line}", finding.about));
+            context.out.line(&format!("{word} {:<12} {line}", finding.about));
         }
     }
     Ok(exit)
@@ -139,10 +125,7 @@ fn modes(path: &Path) -> Vec<Finding> {
     let mode = found.mode() & 0o777;
     let mut findings = Vec::new();
     if mode & 0o077 == 0 {
-        findings.push(fine(
-            "modes",
-            format!("only its owner can read the config ({mode:04o})"),
-        ));
+        findings.push(fine("modes", format!("only its owner can read the config ({mode:04o})")));
     } else {
         let text = format!(
             "others can read the config, which holds credentials ({mode:04o}); run: chmod 600 {}",
@@ -164,10 +147,7 @@ fn modes(path: &Path) -> Vec<Finding> {
 
 fn accounts(config: &Config, now: Wall) -> Vec<Finding> {
     if config.accounts.is_empty() {
-        return vec![wrong(
-            "accounts",
-            "there is no usable account; add one with: maxpool login",
-        )];
+        return vec![wrong("accounts", "there is no usable account; add one with: maxpool login")];
     }
     if !config.accounts.iter().any(|account| account.enabled) {
         return vec![wrong(
@@ -175,21 +155,14 @@ fn accounts(config: &Config, now: Wall) -> Vec<Finding> {
             "all accounts are disabled; enable one with: maxpool enable NAME",
         )];
     }
-    config
-        .accounts
-        .iter()
-        .map(|account| token(account, now))
-        .collect()
+    config.accounts.iter().map(|account| token(account, now)).collect()
 }
 
 fn token(account: &AccountEntry, now: Wall) -> Finding {
     let name = text::name(&account.name);
     let disabled = if account.enabled { "" } else { " (disabled)" };
     let expires = match &account.credential {
-        Credential::Oauth(OauthTokens {
-            expires_at: Some(at),
-            ..
-        }) if *at > now => {
+        Credential::Oauth(OauthTokens { expires_at: Some(at), .. }) if *at > now => {
             format!(", expires in {}", human(now.until(*at)))
         }
         Credential::Oauth(_) | Credential::ApiKey(_) | Credential::Provider(_) => String::new(),
@@ -197,14 +170,12 @@ fn token(account: &AccountEntry, now: Wall) -> Finding {
     match Token::of(account, now) {
         Token::Key => fine("token", format!("{name}{disabled}: has a key")),
         Token::Valid => fine("token", format!("{name}{disabled}: valid{expires}")),
-        Token::Renewable => fine(
-            "token",
-            format!("{name}{disabled}: has run out, the next use renews it"),
-        ),
-        Token::Imported => fine(
-            "token",
-            format!("{name}{disabled}: read from its source when the server starts"),
-        ),
+        Token::Renewable => {
+            fine("token", format!("{name}{disabled}: has run out, the next use renews it"))
+        }
+        Token::Imported => {
+            fine("token", format!("{name}{disabled}: read from its source when the server starts"))
+        }
         Token::Expired if !account.enabled => {
             odd("token", format!("{name}{disabled}: has run out"))
         }
@@ -224,17 +195,13 @@ fn port(config: &Config) -> Vec<Finding> {
     };
     vec![match server.presence() {
         Presence::Running => {
-            let mut findings = vec![fine(
-                "port",
-                format!("maxpool answers at {}", server.base()),
-            )];
+            let mut findings = vec![fine("port", format!("maxpool answers at {}", server.base()))];
             findings.extend(what_it_knows(&server));
             return findings;
         }
-        Presence::Strange(what) => wrong(
-            "port",
-            format!("{what}; stop that program, or choose another proxy.port"),
-        ),
+        Presence::Strange(what) => {
+            wrong("port", format!("{what}; stop that program, or choose another proxy.port"))
+        }
         Presence::Absent => {
             match TcpListener::bind((config.proxy.host.as_str(), config.proxy.port)) {
                 Ok(_) => odd(
@@ -244,25 +211,22 @@ fn port(config: &Config) -> Vec<Finding> {
                         server.base()
                     ),
                 ),
-                Err(error) => wrong(
-                    "port",
-                    format!("cannot listen at {}: {}", server.base(), reason(&error)),
-                ),
+                Err(error) => {
+                    wrong("port", format!("cannot listen at {}: {}", server.base(), reason(&error)))
+                }
             }
         }
     }]
 }
 
 fn certificates(context: &Context<'_>) -> Vec<Finding> {
-    let extra = (context.variable)("SSL_CERT_FILE")
-        .filter(|path| !path.is_empty())
-        .map(PathBuf::from);
+    let extra =
+        (context.variable)("SSL_CERT_FILE").filter(|path| !path.is_empty()).map(PathBuf::from);
     vec![match (tls::client_config(extra.as_deref()), &extra) {
         (Err(why), _) => wrong("CA", why),
-        (Ok(_), Some(extra)) => fine(
-            "CA",
-            format!("built-in certificates and those of {}", extra.display()),
-        ),
+        (Ok(_), Some(extra)) => {
+            fine("CA", format!("built-in certificates and those of {}", extra.display()))
+        }
         (Ok(_), None) => fine("CA", "built-in certificates"),
     }]
 }
@@ -289,10 +253,8 @@ fn upstreams(context: &Context<'_>, config: &Config) -> Vec<Finding> {
             continue;
         };
         match proxies.proxy_for(&uri) {
-            Some(proxy) => findings.push(fine(
-                "proxy",
-                format!("{} is reached through {proxy:?}", url.as_str()),
-            )),
+            Some(proxy) => findings
+                .push(fine("proxy", format!("{} is reached through {proxy:?}", url.as_str()))),
             None => {
                 let (resolved, is_found) = resolve(&uri);
                 // Several upstreams may be one machine.
@@ -311,29 +273,17 @@ fn upstreams(context: &Context<'_>, config: &Config) -> Vec<Finding> {
 
 fn resolve(uri: &ureq::http::Uri) -> (Finding, bool) {
     let host = uri.host().unwrap_or_default();
-    let port = uri
-        .port_u16()
-        .unwrap_or(if uri.scheme_str() == Some("http") {
-            80
-        } else {
-            443
-        });
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
     match (host.trim_matches(['[', ']']), port).to_socket_addrs() {
         Ok(addresses) => {
             let addresses: Vec<String> =
                 addresses.map(|address| address.ip().to_string()).collect();
-            (
-                fine("DNS", format!("{host} is {}", addresses.join(", "))),
-                true,
-            )
+            (fine("DNS", format!("{host} is {}", addresses.join(", "))), true)
         }
         Err(error) => (
             wrong(
                 "DNS",
-                format!(
-                    "{host} cannot be looked up: {}; is the network up?",
-                    reason(&error)
-                ),
+                format!("{host} cannot be looked up: {}; is the network up?", reason(&error)),
             ),
             false,
         ),
@@ -350,10 +300,7 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
     let call = HttpCall {
         method: "HEAD",
         url: format!("{}/", url.as_str()),
-        headers: vec![(
-            "user-agent",
-            concat!("maxpool/", env!("CARGO_PKG_VERSION")).to_owned(),
-        )],
+        headers: vec![("user-agent", concat!("maxpool/", env!("CARGO_PKG_VERSION")).to_owned())],
         body: None,
         timeout: REACH_TIMEOUT,
         reply_bytes_max: 1024 * 1024,
@@ -365,13 +312,10 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
             return vec![wrong("upstream", text)];
         }
     };
-    let mut findings = vec![fine(
-        "upstream",
-        format!("{} answers (status {})", url.as_str(), reply.status),
-    )];
-    if let Some(theirs) = reply
-        .header("date")
-        .and_then(|date| date::reset_of_text(date, clock::wall()))
+    let mut findings =
+        vec![fine("upstream", format!("{} answers (status {})", url.as_str(), reply.status))];
+    if let Some(theirs) =
+        reply.header("date").and_then(|date| date::reset_of_text(date, clock::wall()))
     {
         findings.push(clock_against(theirs, clock::wall()));
     }

@@ -13,10 +13,7 @@ fn context_in<T>(
     run: impl FnOnce(&mut Context<'_>) -> T,
 ) -> (T, String) {
     let variable = |name: &str| {
-        variables
-            .iter()
-            .find(|(key, _)| *key == name)
-            .map(|(_, value)| OsString::from(value))
+        variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
     };
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let result = run(&mut Context::for_tests(&mut stdout, &mut stderr, &variable));
@@ -25,27 +22,14 @@ fn context_in<T>(
 }
 
 fn verdicts(findings: &[Finding]) -> Vec<(Verdict, &str)> {
-    findings
-        .iter()
-        .map(|finding| (finding.verdict, finding.text.as_str()))
-        .collect()
+    findings.iter().map(|finding| (finding.verdict, finding.text.as_str())).collect()
 }
 
 #[test]
 fn a_clock_that_is_off_is_wrong() {
     for (theirs, ours, verdict, text) in [
-        (
-            1_000_000,
-            1_060_000,
-            Verdict::Fine,
-            "agrees with the upstream's",
-        ),
-        (
-            1_000_000,
-            940_000,
-            Verdict::Fine,
-            "agrees with the upstream's",
-        ),
+        (1_000_000, 1_060_000, Verdict::Fine, "agrees with the upstream's"),
+        (1_000_000, 940_000, Verdict::Fine, "agrees with the upstream's"),
         (
             0,
             7_200_000,
@@ -91,42 +75,26 @@ fn settings_of_claude_code_that_override_the_base_url_are_found() {
         fs::create_dir_all(scratch.path(".claude")).unwrap();
         fs::write(scratch.path(".claude").join(name), text).unwrap();
     };
-    settings(
-        "settings.json",
-        r#"{"env": {"ANTHROPIC_BASE_URL": "https://other"}}"#,
-    );
+    settings("settings.json", r#"{"env": {"ANTHROPIC_BASE_URL": "https://other"}}"#);
     settings("settings.local.json", "{ broken");
     let (findings, _) = context_in(&[("HOME", home.to_str().unwrap())], |context| {
         environment(context, &Config::default())
     });
-    let found: Vec<&Finding> = findings
-        .iter()
-        .filter(|finding| finding.about == "settings")
-        .collect();
+    let found: Vec<&Finding> =
+        findings.iter().filter(|finding| finding.about == "settings").collect();
     assert_eq!(found.len(), 2, "{found:?}");
     assert_eq!(found[0].verdict, Verdict::Wrong);
     assert!(
-        found[0]
-            .text
-            .contains("settings.json sets ANTHROPIC_BASE_URL to https://other"),
+        found[0].text.contains("settings.json sets ANTHROPIC_BASE_URL to https://other"),
         "{found:?}"
     );
     assert_eq!(found[1].verdict, Verdict::Odd);
-    settings(
-        "settings.json",
-        r#"{"env": {"ANTHROPIC_BASE_URL": "http://localhost:3456"}}"#,
-    );
-    let variables = [
-        ("CLAUDE_CONFIG_DIR", scratch.path(".claude")),
-        ("CLAUDE_CODE_USE_BEDROCK", "1".into()),
-    ];
-    let variables: Vec<(&str, &str)> = variables
-        .iter()
-        .map(|(key, value)| (*key, value.to_str().unwrap()))
-        .collect();
-    let (findings, _) = context_in(&variables, |context| {
-        environment(context, &Config::default())
-    });
+    settings("settings.json", r#"{"env": {"ANTHROPIC_BASE_URL": "http://localhost:3456"}}"#);
+    let variables =
+        [("CLAUDE_CONFIG_DIR", scratch.path(".claude")), ("CLAUDE_CODE_USE_BEDROCK", "1".into())];
+    let variables: Vec<(&str, &str)> =
+        variables.iter().map(|(key, value)| (*key, value.to_str().unwrap())).collect();
+    let (findings, _) = context_in(&variables, |context| environment(context, &Config::default()));
     let wrong: Vec<&str> = findings
         .iter()
         .filter(|it| it.verdict == Verdict::Wrong)
@@ -147,24 +115,12 @@ fn accounts_and_tokens() {
     };
     let now = Wall(1_790_000_000_000);
     for (entries, expected) in [
-        (
-            "",
-            (
-                Verdict::Wrong,
-                "there is no usable account; add one with: maxpool login",
-            ),
-        ),
+        ("", (Verdict::Wrong, "there is no usable account; add one with: maxpool login")),
         (
             r#"{"name": "a", "apiKey": "k", "enabled": false}"#,
-            (
-                Verdict::Wrong,
-                "all accounts are disabled; enable one with: maxpool enable NAME",
-            ),
+            (Verdict::Wrong, "all accounts are disabled; enable one with: maxpool enable NAME"),
         ),
-        (
-            r#"{"name": "a", "apiKey": "k"}"#,
-            (Verdict::Fine, "a: has a key"),
-        ),
+        (r#"{"name": "a", "apiKey": "k"}"#, (Verdict::Fine, "a: has a key")),
         (
             r#"{"name": "a", "accessToken": "k", "expiresAt": 1790003600000}"#,
             (Verdict::Fine, "a: valid, expires in 1h"),
@@ -181,11 +137,7 @@ fn accounts_and_tokens() {
             ),
         ),
     ] {
-        assert_eq!(
-            verdicts(&accounts(&parse(entries), now)),
-            [expected],
-            "{entries}"
-        );
+        assert_eq!(verdicts(&accounts(&parse(entries), now)), [expected], "{entries}");
     }
 }
 
@@ -213,11 +165,7 @@ fn a_port_is_free_or_taken() {
     drop(listener);
     assert_eq!(port(&config)[0].verdict, Verdict::Odd, "free");
     config.proxy.port = 0;
-    assert_eq!(
-        port(&config)[0].verdict,
-        Verdict::Odd,
-        "chosen by the system"
-    );
+    assert_eq!(port(&config)[0].verdict, Verdict::Odd, "chosen by the system");
 }
 
 #[test]
@@ -227,34 +175,18 @@ fn a_broken_config_is_told_line_by_line_and_the_rest_is_looked_at() {
     // Nothing listens on port 1 of loopback, and nothing is looked up.
     let text = "{\"upstream\": \"http://127.0.0.1:1\", \"proxy\": {\"port\": -1},\n\"switchThreshold\": 2}";
     fs::write(&file, text).unwrap();
-    let config = Config {
-        upstream: BaseUrl::parse("http://127.0.0.1:1").unwrap(),
-        ..Config::default()
-    };
+    let config =
+        Config { upstream: BaseUrl::parse("http://127.0.0.1:1").unwrap(), ..Config::default() };
     let (findings, _) = context_in(&[], |context| upstreams(context, &config));
     assert_eq!(findings[0].text, "127.0.0.1 is 127.0.0.1");
-    assert_eq!(
-        (findings[1].verdict, findings[1].about),
-        (Verdict::Wrong, "upstream")
-    );
+    assert_eq!((findings[1].verdict, findings[1].about), (Verdict::Wrong, "upstream"));
     fs::write(&file, text.replace("2}", "1}").replace("-1", "0")).unwrap();
-    let variables = [
-        ("MAXPOOL_CONFIG", file.to_str().unwrap()),
-        ("SSL_CERT_FILE", "/nonexistent.pem"),
-    ];
+    let variables =
+        [("MAXPOOL_CONFIG", file.to_str().unwrap()), ("SSL_CERT_FILE", "/nonexistent.pem")];
     let (exit, stdout) = context_in(&variables, examine);
-    assert_eq!(
-        format!("{:?}", exit.unwrap()),
-        format!("{:?}", ExitCode::FAILURE)
-    );
-    assert!(
-        stdout.contains("WRONG CA           SSL_CERT_FILE: /nonexistent.pem"),
-        "{stdout}"
-    );
-    assert!(
-        stdout.contains("WRONG accounts     there is no usable account"),
-        "{stdout}"
-    );
+    assert_eq!(format!("{:?}", exit.unwrap()), format!("{:?}", ExitCode::FAILURE));
+    assert!(stdout.contains("WRONG CA           SSL_CERT_FILE: /nonexistent.pem"), "{stdout}");
+    assert!(stdout.contains("WRONG accounts     there is no usable account"), "{stdout}");
 }
 
 #[test]
@@ -262,19 +194,11 @@ fn nothing_is_said_of_what_a_broken_config_would_have_said() {
     let scratch = Scratch::new();
     let file = scratch.path("c.json");
     fs::write(&file, "{\"switchThreshold\": 2}").unwrap();
-    let variables = [
-        ("MAXPOOL_CONFIG", file.to_str().unwrap()),
-        ("HOME", "/nonexistent"),
-    ];
+    let variables = [("MAXPOOL_CONFIG", file.to_str().unwrap()), ("HOME", "/nonexistent")];
     let (_, stdout) = context_in(&variables, examine);
     assert!(stdout.contains("WRONG config"), "{stdout}");
     assert!(stdout.contains("once the config can be read"), "{stdout}");
-    for word in [
-        "accounts     there",
-        "port  ",
-        "upstream  ",
-        "environment  ",
-    ] {
+    for word in ["accounts     there", "port  ", "upstream  ", "environment  "] {
         assert!(!stdout.contains(word), "{word}: {stdout}");
     }
 }

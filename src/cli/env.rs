@@ -70,9 +70,7 @@ pub(super) fn run(
             )));
         }
         Presence::Strange(what) => {
-            return Err(Error::operator(format!(
-                "{what}; is another program on that port?"
-            )));
+            return Err(Error::operator(format!("{what}; is another program on that port?")));
         }
     }
     let is_set = |name: &str| (context.variable)(name).filter(|value| !value.is_empty());
@@ -111,11 +109,7 @@ pub(super) fn run(
         command.env(HEADERS, headers);
     }
     let failed = command.exec();
-    Err(Error::operator(format!(
-        "cannot run {}: {}",
-        claude.display(),
-        reason(&failed)
-    )))
+    Err(Error::operator(format!("cannot run {}: {}", claude.display(), reason(&failed))))
 }
 
 /// The user's own headers and the declaration of how long the client waits: the shorter of its two limits. `None` if it is
@@ -131,13 +125,8 @@ fn declared(
         return Some(line.into());
     };
     let shown = own.to_string_lossy();
-    let name_of = |line: &str| {
-        line.split(':')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase()
-    };
+    let name_of =
+        |line: &str| line.split(':').next().unwrap_or_default().trim().to_ascii_lowercase();
     if shown.lines().any(|line| name_of(line) == DECLARATION) {
         return None;
     }
@@ -211,10 +200,7 @@ mod tests {
             (u64::MAX, "2147483647", "2147483647"),
         ] {
             let variables = variables(&config(wait)).unwrap();
-            assert_eq!(
-                (variables[1].1.as_str(), variables[2].1.as_str()),
-                (idle, timeout)
-            );
+            assert_eq!((variables[1].1.as_str(), variables[2].1.as_str()), (idle, timeout));
         }
     }
 
@@ -236,27 +222,9 @@ mod tests {
         let line = |ms: u64| format!("x-maxpool-client-stream-idle-ms: {ms}");
         for (rule, own, idle, timeout, headers) in [
             ("alone", None, Some(7), Some(9), Some(line(7))),
-            (
-                "the shorter limit counts",
-                None,
-                Some(9),
-                Some(7),
-                Some(line(7)),
-            ),
-            (
-                "an unreadable limit is not declared",
-                None,
-                None,
-                Some(7),
-                None,
-            ),
-            (
-                "added",
-                Some("x-a: 1"),
-                Some(7),
-                Some(7),
-                Some(format!("x-a: 1\n{}", line(7))),
-            ),
+            ("the shorter limit counts", None, Some(9), Some(7), Some(line(7))),
+            ("an unreadable limit is not declared", None, None, Some(7), None),
+            ("added", Some("x-a: 1"), Some(7), Some(7), Some(format!("x-a: 1\n{}", line(7)))),
             (
                 "added behind a line end",
                 Some("x-a: 1\n"),

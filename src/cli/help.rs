@@ -58,24 +58,13 @@ fn synopsis(command: &CommandSpec) -> String {
 
 /// `-v, --verbose` or `--name NAME`.
 fn typed(option: &OptionSpec) -> String {
-    let short = option
-        .short
-        .map(|short| format!("-{short}, "))
-        .unwrap_or_default();
-    let value = option
-        .value
-        .map(|value| format!(" {value}"))
-        .unwrap_or_default();
+    let short = option.short.map(|short| format!("-{short}, ")).unwrap_or_default();
+    let value = option.value.map(|value| format!(" {value}")).unwrap_or_default();
     format!("{short}--{}{value}", option.long)
 }
 
 fn entry(text: &mut String, indent: usize, left: &str, right: &str) {
-    let _ = writeln!(
-        text,
-        "{:indent$}{left:<width$} {right}",
-        "",
-        width = COLUMN - indent
-    );
+    let _ = writeln!(text, "{:indent$}{left:<width$} {right}", "", width = COLUMN - indent);
 }
 
 #[cfg(test)]
@@ -87,8 +76,7 @@ mod tests {
         let text = all();
         for command in COMMANDS {
             assert!(
-                text.lines()
-                    .any(|line| line.trim_start().starts_with(&synopsis(command))),
+                text.lines().any(|line| line.trim_start().starts_with(&synopsis(command))),
                 "{}",
                 command.word
             );
@@ -100,20 +88,14 @@ mod tests {
                 );
             }
         }
-        assert!(
-            text.is_ascii() && text.lines().all(|line| line.len() <= 120),
-            "{text}"
-        );
+        assert!(text.is_ascii() && text.lines().all(|line| line.len() <= 120), "{text}");
     }
 
     #[test]
     fn a_command_has_its_own_help() {
         for command in COMMANDS {
             let text = of(command);
-            assert!(
-                text.starts_with(&format!("maxpool {}: ", command.word)),
-                "{text}"
-            );
+            assert!(text.starts_with(&format!("maxpool {}: ", command.word)), "{text}");
             assert!(text.contains("--help") && text.ends_with('\n'), "{text}");
         }
     }

@@ -24,11 +24,7 @@ pub(super) fn login(context: &mut Context<'_>, options: &LoginOptions) -> Result
     let stdin = io::stdin();
     let terminal = stdin.is_terminal().then(|| stdin.as_fd());
     at_desk(context, |desk| {
-        let options = login::LoginOptions {
-            name,
-            terminal,
-            browser: &login::open_browser,
-        };
+        let options = login::LoginOptions { name, terminal, browser: &login::open_browser };
         login::login(desk, &options)
     })
 }
@@ -40,22 +36,16 @@ pub(super) fn add_key(context: &mut Context<'_>, name: Option<&str>, key: &Secre
 
 /// `import`.
 pub(super) fn import(context: &mut Context<'_>, options: &ImportOptions) -> Result<()> {
-    let home = (context.variable)("HOME")
-        .filter(|home| !home.is_empty())
-        .map(PathBuf::from);
+    let home = (context.variable)("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
     let source = match (&options.from, &options.json, &home) {
         (Some(path), _, _) => ImportSource::File(path),
         (None, Some(text), _) => ImportSource::Text(text),
         (None, None, Some(home)) => ImportSource::ClaudeCode { home },
         (None, None, None) => {
-            return Err(Error::operator(
-                "HOME is not set; name the file with --from PATH",
-            ));
+            return Err(Error::operator("HOME is not set; name the file with --from PATH"));
         }
     };
-    at_desk(context, |desk| {
-        import::import(desk, &source, options.name.as_deref())
-    })
+    at_desk(context, |desk| import::import(desk, &source, options.name.as_deref()))
 }
 
 /// Adds an account, tells the running server, and says what was done.
@@ -79,9 +69,7 @@ fn at_desk(
     let done = add(&mut desk)?;
     context.out.line(&done);
     // A server that does not hear of it now finds it by itself (SPEC A7).
-    if let Some(server) = file::load(&path)
-        .ok()
-        .and_then(|config| Server::of(&config).ok())
+    if let Some(server) = file::load(&path).ok().and_then(|config| Server::of(&config).ok())
         && server.presence() == Presence::Running
     {
         let _ = server.json("POST", "/maxpool/reload", None);

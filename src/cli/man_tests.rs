@@ -18,10 +18,7 @@ const CONFIG_PAGE: &str = include_str!("../../man/maxpool.5");
 /// The lines of each command's part of the page, by its word.
 fn parts() -> Vec<(&'static str, Vec<&'static str>)> {
     let mut parts: Vec<(&str, Vec<&str>)> = Vec::new();
-    for line in COMMANDS_PAGE
-        .lines()
-        .take_while(|line| *line != ".Sh ENVIRONMENT")
-    {
+    for line in COMMANDS_PAGE.lines().take_while(|line| *line != ".Sh ENVIRONMENT") {
         if let Some(rest) = line.strip_prefix(".It Cm ") {
             parts.push((rest.split(' ').next().unwrap(), Vec::new()));
         }
@@ -35,28 +32,19 @@ fn parts() -> Vec<(&'static str, Vec<&'static str>)> {
 #[test]
 fn the_page_has_every_command_in_the_order_of_the_table() {
     let words: Vec<&str> = COMMANDS.iter().map(|command| command.word).collect();
-    assert_eq!(
-        parts().iter().map(|(word, _)| *word).collect::<Vec<&str>>(),
-        words
-    );
+    assert_eq!(parts().iter().map(|(word, _)| *word).collect::<Vec<&str>>(), words);
 }
 
 #[test]
 fn the_page_has_the_options_of_the_table_and_no_others() {
     for (command, (_, lines)) in COMMANDS.iter().zip(parts()) {
-        let listed: Vec<&str> = lines
-            .iter()
-            .filter(|line| line.starts_with(".It Fl"))
-            .copied()
-            .collect();
+        let listed: Vec<&str> =
+            lines.iter().filter(|line| line.starts_with(".It Fl")).copied().collect();
         let expected: Vec<String> = command
             .options
             .iter()
             .map(|option| {
-                let short = option
-                    .short
-                    .map(|short| format!("{short} , Fl "))
-                    .unwrap_or_default();
+                let short = option.short.map(|short| format!("{short} , Fl ")).unwrap_or_default();
                 let value = option
                     .value
                     .map(|value| format!(" Ar {}", value.to_lowercase()))
@@ -78,9 +66,7 @@ fn the_page_has_the_operands_of_the_table() {
             .collect();
         let operands = operands.iter().filter(|operand| *operand != "--");
         assert!(
-            operands
-                .clone()
-                .all(|operand| lines[0].split(' ').any(|word| word == operand)),
+            operands.clone().all(|operand| lines[0].split(' ').any(|word| word == operand)),
             "{}",
             lines[0]
         );
@@ -90,11 +76,7 @@ fn the_page_has_the_operands_of_the_table() {
 /// The keys of an object with their values, those of nested objects with their paths.
 fn leaves(prefix: &str, object: &Map<String, Value>, into: &mut Vec<(String, Value)>) {
     for (key, value) in object {
-        let path = if prefix.is_empty() {
-            key.clone()
-        } else {
-            format!("{prefix}.{key}")
-        };
+        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         match value {
             Value::Object(inner) => leaves(&path, inner, into),
             other => into.push((path, other.clone())),
@@ -124,12 +106,8 @@ fn a2_the_page_has_every_key_with_its_default() {
         ".It Va upstreamProxy Pq absent".to_owned(),
         ".It Va logDir Pq absent".to_owned(),
     ]);
-    let settings = CONFIG_PAGE
-        .lines()
-        .take_while(|line| *line != ".Ss Accounts");
-    let mut listed: Vec<&str> = settings
-        .filter(|line| line.starts_with(".It Va "))
-        .collect();
+    let settings = CONFIG_PAGE.lines().take_while(|line| *line != ".Ss Accounts");
+    let mut listed: Vec<&str> = settings.filter(|line| line.starts_with(".It Va ")).collect();
     expected.sort();
     listed.sort_unstable();
     assert_eq!(listed, expected);
@@ -169,17 +147,13 @@ fn a3_the_page_has_every_key_of_an_account() {
 /// The literal blocks of a page.
 fn displays(page: &str) -> Vec<String> {
     let blocks = page.split(".Bd -literal -offset indent\n").skip(1);
-    blocks
-        .map(|block| block.split(".Ed\n").next().unwrap().to_owned())
-        .collect()
+    blocks.map(|block| block.split(".Ed\n").next().unwrap().to_owned()).collect()
 }
 
 #[test]
 fn v1_each_example_is_a_config_that_works() {
-    let examples: Vec<String> = displays(CONFIG_PAGE)
-        .into_iter()
-        .filter(|block| block.starts_with('{'))
-        .collect();
+    let examples: Vec<String> =
+        displays(CONFIG_PAGE).into_iter().filter(|block| block.starts_with('{')).collect();
     assert_eq!(examples.len(), 5);
     for example in examples {
         let config = Config::parse(&example, Path::new("example")).unwrap();
@@ -214,19 +188,13 @@ fn the_pages_are_clean_under_mandoc() {
         return;
     };
     let output = mandoc.arg("-Tlint").args(pages()).output().unwrap();
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stdout)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[test]
 fn r3_the_units_are_valid_for_systemd() {
-    let units: Vec<String> = displays(COMMANDS_PAGE)
-        .into_iter()
-        .filter(|block| block.starts_with("[Unit]"))
-        .collect();
+    let units: Vec<String> =
+        displays(COMMANDS_PAGE).into_iter().filter(|block| block.starts_with("[Unit]")).collect();
     assert_eq!(units.len(), 2);
     let Some(mut verify) = installed("systemd-analyze") else {
         return;
@@ -238,10 +206,7 @@ fn r3_the_units_are_valid_for_systemd() {
         .replace("Documentation=man:maxpool(1)\n", "");
     fs::write(scratch.path("maxpool.service"), service).unwrap();
     fs::write(scratch.path("maxpool.socket"), &units[1]).unwrap();
-    let files = [
-        scratch.path("maxpool.service"),
-        scratch.path("maxpool.socket"),
-    ];
+    let files = [scratch.path("maxpool.service"), scratch.path("maxpool.socket")];
     let output = verify
         .args(["verify", "--user"])
         .args(files)
@@ -249,8 +214,5 @@ fn r3_the_units_are_valid_for_systemd() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success() && !said.contains("maxpool."),
-        "{said}"
-    );
+    assert!(output.status.success() && !said.contains("maxpool."), "{said}");
 }

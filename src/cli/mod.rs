@@ -87,10 +87,7 @@ impl<'a> Context<'a> {
         stderr: &'a mut Vec<u8>,
         variable: &'a dyn Fn(&str) -> Option<OsString>,
     ) -> Context<'a> {
-        Context {
-            out: Out::new(stdout, stderr, false),
-            variable,
-        }
+        Context { out: Out::new(stdout, stderr, false), variable }
     }
 }
 
@@ -122,9 +119,7 @@ fn perform(context: &mut Context<'_>, command: Command) -> Result<ExitCode> {
         Command::Completions(shell) => context.out.result(&completions::of(shell)),
         Command::Help(None) => context.out.result(&help::all()),
         Command::Help(Some(command)) => context.out.result(&help::of(command)),
-        Command::Version => context
-            .out
-            .line(concat!("maxpool ", env!("CARGO_PKG_VERSION"))),
+        Command::Version => context.out.line(concat!("maxpool ", env!("CARGO_PKG_VERSION"))),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -51,11 +51,7 @@ impl<'a> Out<'a> {
         stderr: &'a mut dyn Write,
         color: bool,
     ) -> Out<'a> {
-        Out {
-            stdout,
-            stderr: Inert(stderr),
-            color,
-        }
+        Out { stdout, stderr: Inert(stderr), color }
     }
 
     /// A part of the result.
@@ -93,11 +89,7 @@ impl<'a> Out<'a> {
             Paint::Bad => "31",
             Paint::Strong => "1",
         };
-        if self.color {
-            format!("\x1b[{code}m{text}\x1b[0m")
-        } else {
-            text.to_owned()
-        }
+        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 

@@ -50,37 +50,19 @@ pub(super) struct OptionSpec {
 }
 
 const fn flag(long: &'static str, help: &'static str) -> OptionSpec {
-    OptionSpec {
-        long,
-        short: None,
-        value: None,
-        help,
-    }
+    OptionSpec { long, short: None, value: None, help }
 }
 
 const fn valued(long: &'static str, value: &'static str, help: &'static str) -> OptionSpec {
-    OptionSpec {
-        long,
-        short: None,
-        value: Some(value),
-        help,
-    }
+    OptionSpec { long, short: None, value: Some(value), help }
 }
 
 /// Options that every command takes. Before a command, `--version` does too.
-pub(super) const HELP: OptionSpec = OptionSpec {
-    long: "help",
-    short: Some('h'),
-    value: None,
-    help: "print help",
-};
+pub(super) const HELP: OptionSpec =
+    OptionSpec { long: "help", short: Some('h'), value: None, help: "print help" };
 /// See [`HELP`].
-pub(super) const VERSION: OptionSpec = OptionSpec {
-    long: "version",
-    short: Some('V'),
-    value: None,
-    help: "print the version",
-};
+pub(super) const VERSION: OptionSpec =
+    OptionSpec { long: "version", short: Some('V'), value: None, help: "print the version" };
 
 /// Options of each command, `--help` left out.
 pub(super) const COMMANDS: &[CommandSpec] = &[

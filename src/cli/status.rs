@@ -31,11 +31,8 @@ pub(super) fn status(context: &mut Context<'_>, as_json: bool) -> Result<()> {
         context.out.line("no accounts: add one with maxpool login");
         return Ok(());
     }
-    let rows: Vec<Vec<String>> = status
-        .accounts
-        .iter()
-        .map(|account| row(account, status.now.0))
-        .collect();
+    let rows: Vec<Vec<String>> =
+        status.accounts.iter().map(|account| row(account, status.now.0)).collect();
     let heading = [
         "",
         "NAME",
@@ -82,20 +79,13 @@ fn overview(status: &Status) -> Vec<String> {
             .until
             .map(|until| format!(", probes in {}", left(status.now.0, until)))
             .unwrap_or_default();
-        let reason = throttle
-            .reason
-            .as_deref()
-            .map(|reason| text::clean(reason, 120))
-            .unwrap_or_default();
+        let reason =
+            throttle.reason.as_deref().map(|reason| text::clean(reason, 120)).unwrap_or_default();
         lines.push(format!("all Claude accounts pause{until}: {reason}"));
     }
     let queue = &status.queue;
     if queue.waiting > 0 {
-        let oldest = queue
-            .oldest_ms
-            .map(Duration::from_millis)
-            .map(human)
-            .unwrap_or_default();
+        let oldest = queue.oldest_ms.map(Duration::from_millis).map(human).unwrap_or_default();
         let next = queue
             .next_free_at
             .map(|at| format!(", the next account frees in {}", left(status.now.0, at)));
@@ -127,9 +117,8 @@ fn row(account: &Account, now: Wall) -> Vec<String> {
         let Some(share) = share else {
             return "-".to_owned();
         };
-        let reset = reset_ms
-            .map(|at| format!(" ({})", human(now.until(Wall(at)))))
-            .unwrap_or_default();
+        let reset =
+            reset_ms.map(|at| format!(" ({})", human(now.until(Wall(at))))).unwrap_or_default();
         format!("{}%{reset}", (share * 100.0).round() as i64)
     };
     let quota = &account.quota;
@@ -154,24 +143,15 @@ fn row(account: &Account, now: Wall) -> Vec<String> {
 /// `explain`.
 pub(super) fn explain(context: &mut Context<'_>, options: &ExplainOptions) -> Result<()> {
     let server = Server::of(&context.config()?)?;
-    let asked = [
-        ("model", &options.model),
-        ("session", &options.session),
-        ("profile", &options.profile),
-    ];
+    let asked =
+        [("model", &options.model), ("session", &options.session), ("profile", &options.profile)];
     let query: Vec<String> = asked
         .iter()
         .filter_map(|(key, value)| {
-            value
-                .as_ref()
-                .map(|value| format!("{key}={}", percent_encoded(value)))
+            value.as_ref().map(|value| format!("{key}={}", percent_encoded(value)))
         })
         .collect();
-    let body = server.json(
-        "GET",
-        &format!("/maxpool/explain?{}", query.join("&")),
-        None,
-    )?;
+    let body = server.json("GET", &format!("/maxpool/explain?{}", query.join("&")), None)?;
     if options.json {
         return raw(context, &body);
     }
@@ -185,11 +165,9 @@ pub(super) fn explain(context: &mut Context<'_>, options: &ExplainOptions) -> Re
 
 fn explained(explanation: &Explanation, now: Wall) -> Vec<String> {
     let mut lines = vec![match (&explanation.chosen, explanation.until) {
-        (Some(name), _) => format!(
-            "{}, by {}",
-            text::name(name),
-            text::clean(&explanation.why, 80)
-        ),
+        (Some(name), _) => {
+            format!("{}, by {}", text::name(name), text::clean(&explanation.why, 80))
+        }
         (None, Some(until)) => {
             format!(
                 "no account now: {}, for {}",
@@ -208,24 +186,20 @@ fn explained(explanation: &Explanation, now: Wall) -> Vec<String> {
         let mut heading = vec!["RANK", "ACCOUNT", "TIER", "PRIORITY", "SCORE"];
         heading.extend(terms.iter().map(String::as_str));
         let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), text::hundredths);
-        let row = |candidate: &crate::report::status::Candidate| {
-            let mut row = vec![
-                candidate.rank.to_string(),
-                text::name(&candidate.account),
-                candidate.tier.clone(),
-                candidate.priority.to_string(),
-                number(candidate.score),
-            ];
-            row.extend(terms.iter().map(|term| {
-                number(
-                    candidate
-                        .terms
-                        .get(term)
-                        .and_then(serde_json::Value::as_f64),
-                )
-            }));
-            row
-        };
+        let row =
+            |candidate: &crate::report::status::Candidate| {
+                let mut row = vec![
+                    candidate.rank.to_string(),
+                    text::name(&candidate.account),
+                    candidate.tier.clone(),
+                    candidate.priority.to_string(),
+                    number(candidate.score),
+                ];
+                row.extend(terms.iter().map(|term| {
+                    number(candidate.terms.get(term).and_then(serde_json::Value::as_f64))
+                }));
+                row
+            };
         let rows: Vec<Vec<String>> = explanation.candidates.iter().map(row).collect();
         lines.push(String::new());
         lines.extend(table(&heading, &rows));
@@ -248,11 +222,7 @@ fn explained(explanation: &Explanation, now: Wall) -> Vec<String> {
             })
             .collect();
         // What an answer said is too long for a column: it stands below.
-        for (line, passed) in table(&[], &rows)
-            .into_iter()
-            .skip(1)
-            .zip(&explanation.passed_over)
-        {
+        for (line, passed) in table(&[], &rows).into_iter().skip(1).zip(&explanation.passed_over) {
             lines.push(line);
             let because = passed.evidence.as_ref().map(|it| because(it, now));
             lines.extend(because.map(|because| format!("      {because}")));
@@ -263,35 +233,22 @@ fn explained(explanation: &Explanation, now: Wall) -> Vec<String> {
 
 /// The answer behind a block: `429 from retry-after, 2m ago, request req_1: message`.
 fn because(evidence: &Evidence, now: Wall) -> String {
-    let status = evidence
-        .status
-        .map(|status| status.to_string())
-        .unwrap_or_default();
+    let status = evidence.status.map(|status| status.to_string()).unwrap_or_default();
     let source = evidence
         .source
         .as_deref()
         .filter(|source| !repeats_status(evidence.status, source))
         .map(|source| format!(" {}", text::clean(source, 60)))
         .unwrap_or_default();
-    let ago = evidence
-        .at
-        .map(|Moment(at)| format!(", {} ago", human(at.until(now))))
-        .unwrap_or_default();
-    let request = evidence
-        .request_id
-        .as_deref()
-        .map(|id| format!(", request {}", text::clean(id, 60)));
-    let message = evidence
-        .message
-        .as_deref()
-        .map(|message| format!(": {}", text::clean(message, 120)));
-    format!(
-        "{status}{source}{ago}{}{}",
-        request.unwrap_or_default(),
-        message.unwrap_or_default()
-    )
-    .trim()
-    .to_owned()
+    let ago =
+        evidence.at.map(|Moment(at)| format!(", {} ago", human(at.until(now)))).unwrap_or_default();
+    let request =
+        evidence.request_id.as_deref().map(|id| format!(", request {}", text::clean(id, 60)));
+    let message =
+        evidence.message.as_deref().map(|message| format!(": {}", text::clean(message, 120)));
+    format!("{status}{source}{ago}{}{}", request.unwrap_or_default(), message.unwrap_or_default())
+        .trim()
+        .to_owned()
 }
 
 fn left(now: Wall, Moment(until): Moment) -> String {
@@ -351,18 +308,7 @@ mod tests {
         let row = row(&account, Wall(0));
         assert_eq!(
             row,
-            [
-                "*",
-                "a",
-                "provider zai",
-                "limit, 1h left",
-                "42% (2h)",
-                "-",
-                "1",
-                "9",
-                "0",
-                "10"
-            ]
+            ["*", "a", "provider zai", "limit, 1h left", "42% (2h)", "-", "1", "9", "0", "10"]
         );
     }
 

@@ -22,9 +22,8 @@ pub(super) fn watch(context: &Context<'_>) -> Result<()> {
     let server = Server::of(&config)?;
     let http = web::http(context, &config)?;
     let fetch = move || {
-        let body = server
-            .json("GET", "/maxpool/status", None)
-            .map_err(|error| error.to_string())?;
+        let body =
+            server.json("GET", "/maxpool/status", None).map_err(|error| error.to_string())?;
         serde_json::from_slice::<Status>(&body)
             .map_err(|error| format!("the answer of {} cannot be read: {error}", server.base()))
     };
@@ -38,34 +37,22 @@ pub(super) fn watch(context: &Context<'_>) -> Result<()> {
 fn act(http: &Arc<Http>, action: Action) -> Result<String> {
     let variable = |name: &str| std::env::var_os(name);
     let (mut said, mut remarked) = (Vec::new(), Vec::new());
-    let mut context = Context {
-        out: out::Out::new(&mut said, &mut remarked, false),
-        variable: &variable,
-    };
+    let mut context =
+        Context { out: out::Out::new(&mut said, &mut remarked, false), variable: &variable };
     let changed = match action {
-        Action::Enable(name) => change::apply(
-            &mut context,
-            &Change::Enabled {
-                name,
-                enabled: true,
-            },
-        ),
-        Action::Disable(name) => change::apply(
-            &mut context,
-            &Change::Enabled {
-                name,
-                enabled: false,
-            },
-        ),
+        Action::Enable(name) => {
+            change::apply(&mut context, &Change::Enabled { name, enabled: true })
+        }
+        Action::Disable(name) => {
+            change::apply(&mut context, &Change::Enabled { name, enabled: false })
+        }
         Action::Delete(name) => change::apply(&mut context, &Change::Remove { name }),
         Action::Prefer(name) => change::apply(&mut context, &Change::Use { name: Some(name) }),
         Action::Automatic => change::apply(&mut context, &Change::Use { name: None }),
         Action::Sync => return reload(&context).map(|()| "the config was read".to_owned()),
         Action::Import => {
             let home = variable("HOME").ok_or_else(|| Error::operator("HOME is not set"))?;
-            let source = ImportSource::ClaudeCode {
-                home: home.as_ref(),
-            };
+            let source = ImportSource::ClaudeCode { home: home.as_ref() };
             return at_desk(&context, http, |desk| import::import(desk, &source, None));
         }
         Action::AddKey(key) => {
@@ -75,9 +62,7 @@ fn act(http: &Arc<Http>, action: Action) -> Result<String> {
         Action::Restart | Action::Quit | Action::Redraw => Ok(()),
     };
     changed?;
-    Ok(last_line(&remarked)
-        .or_else(|| last_line(&said))
-        .unwrap_or_else(|| "done".into()))
+    Ok(last_line(&remarked).or_else(|| last_line(&said)).unwrap_or_else(|| "done".into()))
 }
 
 fn at_desk(
@@ -97,14 +82,9 @@ fn at_desk(
 }
 
 fn reload(context: &Context<'_>) -> Result<()> {
-    Server::of(&context.config()?)?
-        .json("POST", "/maxpool/reload", None)
-        .map(drop)
+    Server::of(&context.config()?)?.json("POST", "/maxpool/reload", None).map(drop)
 }
 
 fn last_line(bytes: &[u8]) -> Option<String> {
-    String::from_utf8_lossy(bytes)
-        .lines()
-        .last()
-        .map(str::to_owned)
+    String::from_utf8_lossy(bytes).lines().last().map(str::to_owned)
 }

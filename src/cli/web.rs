@@ -82,27 +82,24 @@ impl Server {
         path: &str,
         body: Option<&serde_json::Value>,
     ) -> Result<Vec<u8>> {
-        let reply = self
-            .call(method, path, body)
-            .map_err(|failure| match failure.phase {
-                HttpPhase::Connect => Error::operator(format!(
-                    "no proxy answers at {}: start it with: maxpool server ({})",
-                    self.base, failure.cause
-                )),
-                HttpPhase::MayHaveArrived => Error::operator(format!(
-                    "{}{path} gave no answer: {}; is it maxpool? look with: maxpool doctor",
-                    self.base, failure.cause
-                )),
-            })?;
+        let reply = self.call(method, path, body).map_err(|failure| match failure.phase {
+            HttpPhase::Connect => Error::operator(format!(
+                "no proxy answers at {}: start it with: maxpool server ({})",
+                self.base, failure.cause
+            )),
+            HttpPhase::MayHaveArrived => Error::operator(format!(
+                "{}{path} gave no answer: {}; is it maxpool? look with: maxpool doctor",
+                self.base, failure.cause
+            )),
+        })?;
         if reply.status == 200 {
             return Ok(reply.body);
         }
         Err(Error::operator(match message_of(&reply.body) {
             Some(message) => message,
-            None => format!(
-                "{}{path} answered with status {}; is it maxpool?",
-                self.base, reply.status
-            ),
+            None => {
+                format!("{}{path} answered with status {}; is it maxpool?", self.base, reply.status)
+            }
         }))
     }
 
@@ -176,14 +173,8 @@ pub(super) fn is_same_place(url: &str, own: &str) -> bool {
         let uri: ureq::http::Uri = url.parse().ok()?;
         let host = uri.host()?.trim_matches(['[', ']']).to_ascii_lowercase();
         let is_loopback = host == "localhost"
-            || host
-                .parse::<std::net::IpAddr>()
-                .is_ok_and(|ip| ip.is_loopback());
-        let host = if is_loopback {
-            "loopback".to_owned()
-        } else {
-            host
-        };
+            || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let host = if is_loopback { "loopback".to_owned() } else { host };
         Some((uri.scheme_str()?.to_owned(), host, uri.port_u16()))
     };
     place(url).is_some() && place(url) == place(own)
@@ -211,11 +202,6 @@ mod tests {
         }
         let mut config = Config::default();
         config.proxy.port = 0;
-        assert!(
-            base_url(&config)
-                .unwrap_err()
-                .to_string()
-                .contains("proxy.port is 0")
-        );
+        assert!(base_url(&config).unwrap_err().to_string().contains("proxy.port is 0"));
     }
 }

@@ -54,9 +54,8 @@ fn with_own_names(root: &Section<'_>, mut placed: Vec<Placed>) -> Vec<Placed> {
             |placed: &[Placed], name: &str| placed.iter().any(|other| other.entry.name == name);
         if has(earlier, &rest[0].entry.name) {
             // A name that a later entry has in the file stays with that entry.
-            let name = free_name(&rest[0].entry.name, None, |name| {
-                has(earlier, name) || has(rest, name)
-            });
+            let name =
+                free_name(&rest[0].entry.name, None, |name| has(earlier, name) || has(rest, name));
             root.notice(format!(
                 "accounts[{}]: another account has the name {:?} too, so this one is called {name:?}",
                 rest[0].index, rest[0].entry.name
@@ -76,29 +75,19 @@ enum Kind {
 
 /// One entry; `None` if it has no usable credential, and a notice says so.
 fn entry(section: &Section<'_>, index: usize) -> Option<AccountEntry> {
-    let name = section
-        .text_if_any("name")
-        .unwrap_or_else(|| format!("account-{}", index + 1));
+    let name = section.text_if_any("name").unwrap_or_else(|| format!("account-{}", index + 1));
     let keys = Keys::read(section);
-    let kinds = [
-        ("oauth", Kind::Oauth),
-        ("apikey", Kind::ApiKey),
-        ("provider", Kind::Provider),
-    ];
+    let kinds = [("oauth", Kind::Oauth), ("apikey", Kind::ApiKey), ("provider", Kind::Provider)];
     let kind = section.word("type", &kinds).unwrap_or_else(|| keys.kind());
     let (default_provider, default_priority, default_profiles) = match kind {
         Kind::Oauth | Kind::ApiKey => ("anthropic", 0, vec!["claude".to_owned(), "all".to_owned()]),
         Kind::Provider => ("custom", 10, vec!["all".to_owned()]),
     };
-    let provider = section
-        .text_if_any("provider")
-        .unwrap_or_else(|| default_provider.to_owned());
+    let provider = section.text_if_any("provider").unwrap_or_else(|| default_provider.to_owned());
     let upstream =
         parse::base_url(section, "upstream").or_else(|| default_upstream(kind, &provider));
-    let auth_headers = [
-        ("authorization", AuthHeader::Authorization),
-        ("x-api-key", AuthHeader::XApiKey),
-    ];
+    let auth_headers =
+        [("authorization", AuthHeader::Authorization), ("x-api-key", AuthHeader::XApiKey)];
     // Everything is read before anything is judged, so that each key of the entry is a known one.
     let mut rest = AccountEntry {
         enabled: true,
@@ -121,10 +110,7 @@ fn entry(section: &Section<'_>, index: usize) -> Option<AccountEntry> {
     match keys.credential(kind, rest.upstream.as_ref()) {
         Ok(credential) => Some(AccountEntry { credential, ..rest }),
         Err(why) => {
-            section.notice(format!(
-                "accounts[{index}] {:?} is skipped: {why}",
-                rest.name
-            ));
+            section.notice(format!("accounts[{index}] {:?} is skipped: {why}", rest.name));
             None
         }
     }
@@ -178,12 +164,7 @@ impl Keys {
         kind: Kind,
         upstream: Option<&BaseUrl>,
     ) -> Result<Credential, &'static str> {
-        let OauthTokens {
-            access,
-            refresh,
-            import_from,
-            ..
-        } = &self.tokens;
+        let OauthTokens { access, refresh, import_from, .. } = &self.tokens;
         match kind {
             Kind::Oauth if access.is_none() && refresh.is_none() && import_from.is_none() => {
                 Err("it has no accessToken, no refreshToken and no importFrom")
@@ -234,15 +215,8 @@ fn expires_at(section: &Section<'_>) -> Option<Wall> {
     let Some(number) = value.as_f64().filter(|number| *number >= 0.0) else {
         return section.wrong_type(KEY, "a time in ms since 1970, 0 or more", value);
     };
-    let ms = if number < 1e12 {
-        number * 1_000.0
-    } else {
-        number
-    };
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a float beyond the range saturates"
-    )]
+    let ms = if number < 1e12 { number * 1_000.0 } else { number };
+    #[expect(clippy::cast_possible_truncation, reason = "a float beyond the range saturates")]
     Some(Wall(ms as i64))
 }
 
@@ -262,9 +236,8 @@ fn import_from(section: &Section<'_>) -> Option<ImportFrom> {
 fn profiles(section: &Section<'_>) -> Option<Vec<String>> {
     const KEY: &str = "profiles";
     let value = section.value(KEY)?;
-    let texts = value
-        .as_array()
-        .map(|list| list.iter().map(|item| item.as_str().map(str::to_owned)));
+    let texts =
+        value.as_array().map(|list| list.iter().map(|item| item.as_str().map(str::to_owned)));
     let texts: Option<Vec<String>> = texts.and_then(Iterator::collect);
     texts.or_else(|| section.wrong_type(KEY, "a list of texts", value))
 }
@@ -276,21 +249,13 @@ fn model_map(section: &Section<'_>) -> Vec<(String, String)> {
         Some(value) => value,
     };
     let pair = |(from, to): (&String, &Value)| {
-        Some((
-            from.clone(),
-            to.as_str().filter(|to| !to.is_empty())?.to_owned(),
-        ))
+        Some((from.clone(), to.as_str().filter(|to| !to.is_empty())?.to_owned()))
     };
-    let pairs: Option<Vec<(String, String)>> = value
-        .as_object()
-        .and_then(|map| map.iter().map(pair).collect());
+    let pairs: Option<Vec<(String, String)>> =
+        value.as_object().and_then(|map| map.iter().map(pair).collect());
     pairs
         .or_else(|| {
-            section.wrong_type(
-                KEY,
-                "an object of texts, from a model or family to a model",
-                value,
-            )
+            section.wrong_type(KEY, "an object of texts, from a model or family to a model", value)
         })
         .unwrap_or_default()
 }

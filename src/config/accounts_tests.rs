@@ -8,11 +8,7 @@ use super::super::Config;
 use super::*;
 
 fn read_config(accounts: &str) -> Config {
-    Config::parse(
-        &format!("{{\"accounts\": [{accounts}]}}"),
-        Path::new("c.json"),
-    )
-    .unwrap()
+    Config::parse(&format!("{{\"accounts\": [{accounts}]}}"), Path::new("c.json")).unwrap()
 }
 
 fn one(account: &str) -> AccountEntry {
@@ -27,20 +23,13 @@ fn one(account: &str) -> AccountEntry {
 }
 
 fn names(config: &Config) -> Vec<&str> {
-    config
-        .accounts
-        .iter()
-        .map(|account| account.name.as_str())
-        .collect()
+    config.accounts.iter().map(|account| account.name.as_str()).collect()
 }
 
 #[test]
 fn a3_defaults_of_each_type() {
     let account = one(r#"{"type": "oauth", "accessToken": "t"}"#);
-    let tokens = OauthTokens {
-        access: Some(Secret::new("t")),
-        ..OauthTokens::default()
-    };
+    let tokens = OauthTokens { access: Some(Secret::new("t")), ..OauthTokens::default() };
     let claude = AccountEntry {
         name: "account-1".to_owned(),
         credential: Credential::Oauth(tokens),
@@ -117,34 +106,14 @@ fn a3_tokens() {
         other => unreachable!("{other:?}"),
     };
     let path = |path: &str| Some(ImportFrom::Path(path.into()));
-    assert_eq!(
-        tokens(r#""refreshToken": "r""#).refresh,
-        Some(Secret::new("r"))
-    );
-    assert_eq!(
-        tokens(r#""importFrom": "~/c.json""#).import_from,
-        path("~/c.json")
-    );
-    assert_eq!(
-        tokens(r#""importFrom": {"path": "/c.json"}"#).import_from,
-        path("/c.json")
-    );
-    assert_eq!(
-        tokens(r#""importFrom": {"keychain": "x"}"#).import_from,
-        Some(ImportFrom::Other)
-    );
+    assert_eq!(tokens(r#""refreshToken": "r""#).refresh, Some(Secret::new("r")));
+    assert_eq!(tokens(r#""importFrom": "~/c.json""#).import_from, path("~/c.json"));
+    assert_eq!(tokens(r#""importFrom": {"path": "/c.json"}"#).import_from, path("/c.json"));
+    assert_eq!(tokens(r#""importFrom": {"keychain": "x"}"#).import_from, Some(ImportFrom::Other));
     for (rule, text, wall) in [
         ("ms", "1790000000000", Some(1_790_000_000_000)),
-        (
-            "below 1e12 is seconds",
-            "1790000000",
-            Some(1_790_000_000_000),
-        ),
-        (
-            "seconds with a fraction",
-            "1790000000.5",
-            Some(1_790_000_000_500),
-        ),
+        ("below 1e12 is seconds", "1790000000", Some(1_790_000_000_000)),
+        ("seconds with a fraction", "1790000000.5", Some(1_790_000_000_500)),
         ("the border", "1000000000000", Some(1_000_000_000_000)),
         ("long ago", "0", Some(0)),
         ("unknown", "null", None),
@@ -174,13 +143,11 @@ fn a3_a_type_that_is_not_named_follows_from_the_credential() {
 
 #[test]
 fn v1_known_providers_need_no_upstream() {
-    for (provider, upstream) in [
-        ("zai", "https://api.z.ai/api/anthropic"),
-        ("kimi", "https://api.kimi.com/coding"),
-    ] {
-        let account = one(&format!(
-            r#"{{"type": "provider", "provider": "{provider}", "apiKey": "t"}}"#
-        ));
+    for (provider, upstream) in
+        [("zai", "https://api.z.ai/api/anthropic"), ("kimi", "https://api.kimi.com/coding")]
+    {
+        let account =
+            one(&format!(r#"{{"type": "provider", "provider": "{provider}", "apiKey": "t"}}"#));
         assert_eq!(account.upstream, BaseUrl::parse(upstream));
     }
 }
@@ -188,18 +155,12 @@ fn v1_known_providers_need_no_upstream() {
 #[test]
 fn a3_an_entry_without_a_usable_credential_is_skipped_with_a_line() {
     for (entry, why) in [
-        (
-            r#""type": "oauth""#,
-            "it has no accessToken, no refreshToken and no importFrom",
-        ),
+        (r#""type": "oauth""#, "it has no accessToken, no refreshToken and no importFrom"),
         (
             r#""type": "oauth", "accessToken": """#,
             "it has no accessToken, no refreshToken and no importFrom",
         ),
-        (
-            r#""apiKey": null"#,
-            "it has no accessToken, no refreshToken and no importFrom",
-        ),
+        (r#""apiKey": null"#, "it has no accessToken, no refreshToken and no importFrom"),
         (r#""type": "apikey""#, "it has no apiKey"),
         (
             r#""type": "apikey", "apiKey": "a\nb""#,
@@ -209,14 +170,8 @@ fn a3_an_entry_without_a_usable_credential_is_skipped_with_a_line() {
             r#""type": "oauth", "accessToken": "ü""#,
             "its accessToken holds characters that cannot be sent in a header",
         ),
-        (
-            r#""type": "provider", "authToken": "t""#,
-            "it has no upstream",
-        ),
-        (
-            r#""type": "provider", "upstream": "http://h""#,
-            "it has no authToken and no apiKey",
-        ),
+        (r#""type": "provider", "authToken": "t""#, "it has no upstream"),
+        (r#""type": "provider", "upstream": "http://h""#, "it has no authToken and no apiKey"),
         (
             r#""type": "provider", "upstream": "http://h", "authToken": "a b""#,
             "its authToken holds characters that cannot be sent in a header",
@@ -226,11 +181,7 @@ fn a3_an_entry_without_a_usable_credential_is_skipped_with_a_line() {
             r#"{{"name": "bad", {entry}}}, {{"name": "good", "apiKey": "k"}}"#
         ));
         assert_eq!(names(&config), ["good"], "{entry}");
-        assert_eq!(
-            config.notices,
-            [format!("accounts[0] \"bad\" is skipped: {why}")],
-            "{entry}"
-        );
+        assert_eq!(config.notices, [format!("accounts[0] \"bad\" is skipped: {why}")], "{entry}");
     }
 }
 
@@ -242,34 +193,16 @@ fn a3_wrong_types_name_entry_and_key() {
             "type: expected \"oauth\" or \"apikey\" or \"provider\", found another text",
         ),
         (r#""name": 5"#, "name: expected a text, found 5"),
-        (
-            r#""accessToken": 5"#,
-            "accessToken: expected a text, found 5",
-        ),
-        (
-            r#""priority": "1""#,
-            "priority: expected a whole number, found a text",
-        ),
-        (
-            r#""priority": 1.5"#,
-            "priority: expected a whole number, found 1.5",
-        ),
-        (
-            r#""profiles": "all""#,
-            "profiles: expected a list of texts, found a text",
-        ),
-        (
-            r#""profiles": [1]"#,
-            "profiles: expected a list of texts, found a list",
-        ),
+        (r#""accessToken": 5"#, "accessToken: expected a text, found 5"),
+        (r#""priority": "1""#, "priority: expected a whole number, found a text"),
+        (r#""priority": 1.5"#, "priority: expected a whole number, found 1.5"),
+        (r#""profiles": "all""#, "profiles: expected a list of texts, found a text"),
+        (r#""profiles": [1]"#, "profiles: expected a list of texts, found a list"),
         (
             r#""expiresAt": "soon""#,
             "expiresAt: expected a time in ms since 1970, 0 or more, found a text",
         ),
-        (
-            r#""expiresAt": -1"#,
-            "expiresAt: expected a time in ms since 1970, 0 or more, found -1",
-        ),
+        (r#""expiresAt": -1"#, "expiresAt: expected a time in ms since 1970, 0 or more, found -1"),
         (
             r#""modelMap": {"opus": 1}"#,
             "modelMap: expected an object of texts, from a model or family to a model, found an object",
@@ -278,19 +211,11 @@ fn a3_wrong_types_name_entry_and_key() {
             r#""authHeader": "cookie""#,
             "authHeader: expected \"authorization\" or \"x-api-key\", found another text",
         ),
-        (
-            r#""stripBetaHeaders": "yes""#,
-            "stripBetaHeaders: expected true or false, found a text",
-        ),
-        (
-            r#""enabled": null"#,
-            "enabled: expected true or false, found null",
-        ),
+        (r#""stripBetaHeaders": "yes""#, "stripBetaHeaders: expected true or false, found a text"),
+        (r#""enabled": null"#, "enabled: expected true or false, found null"),
     ] {
         let text = format!("{{\"accounts\": [{{}},\n{{\n{entry}}}]}}");
-        let found = Config::parse(&text, Path::new("c.json"))
-            .unwrap_err()
-            .to_string();
+        let found = Config::parse(&text, Path::new("c.json")).unwrap_err().to_string();
         assert_eq!(found, format!("c.json:3: accounts[1].{error}"));
     }
 }
@@ -302,10 +227,7 @@ fn a4_of_two_entries_for_one_account_the_later_stays() {
            {"name": "c", "accountUuid": "u1", "apiKey": "3"}, {"name": "b", "apiKey": "4"}"#,
     );
     assert_eq!(names(&config), ["c", "b"]);
-    assert_eq!(
-        config.accounts[1].credential,
-        Credential::ApiKey(Secret::new("4"))
-    );
+    assert_eq!(config.accounts[1].credential, Credential::ApiKey(Secret::new("4")));
     assert_eq!(
         config.notices,
         [

@@ -51,10 +51,7 @@ impl FileLock {
             match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {
                     clear_leftovers(&target);
-                    return Ok(FileLock {
-                        target,
-                        _lock: lock,
-                    });
+                    return Ok(FileLock { target, _lock: lock });
                 }
                 Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {
                     std::thread::sleep(LOCK_PAUSE);
@@ -117,15 +114,10 @@ pub(super) fn read(path: &Path) -> Result<String> {
         .open(path)
         .map_err(failed)?;
     if !file.metadata().map_err(failed)?.is_file() {
-        return Err(Error::operator(format!(
-            "cannot read {}: it is not a file",
-            path.display()
-        )));
+        return Err(Error::operator(format!("cannot read {}: it is not a file", path.display())));
     }
     let mut bytes = Vec::new();
-    file.take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(Error::operator(format!(
             "cannot read {}: it is larger than 16 MiB",
@@ -197,10 +189,8 @@ fn clear_leftovers(target: &Path) {
     let prefix = beside(target, ".", ".");
     for entry in entries.flatten() {
         let path = entry.path();
-        let rest = path
-            .as_os_str()
-            .as_encoded_bytes()
-            .strip_prefix(prefix.as_os_str().as_encoded_bytes());
+        let rest =
+            path.as_os_str().as_encoded_bytes().strip_prefix(prefix.as_os_str().as_encoded_bytes());
         if rest.is_some_and(is_temporary_suffix)
             && entry.file_type().is_ok_and(|kind| kind.is_file())
         {

@@ -57,15 +57,11 @@ pub(crate) fn put_account(
         return Put::Updated(name);
     }
     let taken = names(document);
-    let name = free_name(who.name, organisation, |name| {
-        taken.iter().any(|taken| taken == name)
-    });
+    let name = free_name(who.name, organisation, |name| taken.iter().any(|taken| taken == name));
     let mut entry = Map::new();
     entry.insert("name".to_owned(), Value::String(name.clone()));
     entry.extend(fields.into_iter().filter(|(key, _)| key != "name"));
-    let accounts = document
-        .entry("accounts")
-        .or_insert_with(|| Value::Array(Vec::new()));
+    let accounts = document.entry("accounts").or_insert_with(|| Value::Array(Vec::new()));
     if let Value::Array(accounts) = accounts {
         accounts.push(Value::Object(entry));
     }
@@ -78,16 +74,12 @@ pub(crate) fn remove_account(document: &mut Map<String, Value>, name: &str) -> b
     let Some(index) = index_of(document, name) else {
         return false;
     };
-    let removed: Vec<usize> = match read(document)
-        .into_iter()
-        .find(|placed| placed.index == index)
+    let removed: Vec<usize> = match read(document).into_iter().find(|placed| placed.index == index)
     {
         Some(found) => {
             let who = found.entry.identity();
             let named = |index: usize| raw_identity_is(document, index, &who);
-            (0..entries(document).len())
-                .filter(|&other| other == index || named(other))
-                .collect()
+            (0..entries(document).len()).filter(|&other| other == index || named(other)).collect()
         }
         None => vec![index],
     };
@@ -133,15 +125,9 @@ pub(crate) fn set_enabled(document: &mut Map<String, Value>, name: &str, enabled
 
 /// Preferred mode with this account, or automatic.
 pub(crate) fn set_routing(document: &mut Map<String, Value>, preferred: Option<&str>) {
-    let routing = document
-        .entry("routing")
-        .or_insert_with(|| Value::Object(Map::new()));
+    let routing = document.entry("routing").or_insert_with(|| Value::Object(Map::new()));
     if let Value::Object(routing) = routing {
-        let mode = if preferred.is_some() {
-            "preferred"
-        } else {
-            "automatic"
-        };
+        let mode = if preferred.is_some() { "preferred" } else { "automatic" };
         routing.insert("mode".to_owned(), mode.into());
         routing.insert("preferredAccount".to_owned(), preferred.into());
     }
@@ -168,10 +154,7 @@ fn read(document: &Map<String, Value>) -> Vec<Placed> {
 /// file.
 pub(crate) fn names(document: &Map<String, Value>) -> Vec<String> {
     let usable = read(document);
-    let mut names: Vec<String> = usable
-        .iter()
-        .map(|placed| placed.entry.name.clone())
-        .collect();
+    let mut names: Vec<String> = usable.iter().map(|placed| placed.entry.name.clone()).collect();
     for index in 0..entries(document).len() {
         let name = raw_name(document, index);
         if !names.contains(&name) {
@@ -182,73 +165,48 @@ pub(crate) fn names(document: &Map<String, Value>) -> Vec<String> {
 }
 
 fn entries(document: &Map<String, Value>) -> &[Value] {
-    document
-        .get("accounts")
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    document.get("accounts").and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 fn entry_mut(document: &mut Map<String, Value>, index: usize) -> Option<&mut Map<String, Value>> {
-    document
-        .get_mut("accounts")?
-        .get_mut(index)?
-        .as_object_mut()
+    document.get_mut("accounts")?.get_mut(index)?.as_object_mut()
 }
 
 /// The name as it is in the file, or the one that stands for a missing one.
 fn raw_name(document: &Map<String, Value>, index: usize) -> String {
-    let name = entries(document)
-        .get(index)
-        .and_then(|entry| entry.get("name")?.as_str());
+    let name = entries(document).get(index).and_then(|entry| entry.get("name")?.as_str());
     name.filter(|name| !name.is_empty())
         .map_or_else(|| format!("account-{}", index + 1), str::to_owned)
 }
 
 fn raw_identity_is(document: &Map<String, Value>, index: usize, who: &Identity<'_>) -> bool {
     let name = raw_name(document, index);
-    let text = |key| {
-        entries(document)
-            .get(index)
-            .and_then(|entry| entry.get(key)?.as_str())
-    };
+    let text = |key| entries(document).get(index).and_then(|entry| entry.get(key)?.as_str());
     let given = |key| text(key).filter(|text| !text.is_empty());
-    let raw = Identity {
-        name: &name,
-        account_uuid: given("accountUuid"),
-        org_uuid: given("orgUuid"),
-    };
+    let raw =
+        Identity { name: &name, account_uuid: given("accountUuid"), org_uuid: given("orgUuid") };
     raw.is_same(who)
 }
 
 /// The name that the entry is shown under.
 fn name_at(document: &Map<String, Value>, index: usize) -> String {
-    let shown = read(document)
-        .into_iter()
-        .find(|placed| placed.index == index);
+    let shown = read(document).into_iter().find(|placed| placed.index == index);
     shown.map_or_else(|| raw_name(document, index), |placed| placed.entry.name)
 }
 
 /// Usable accounts first, then the last entry that has the name in the file.
 fn index_of(document: &Map<String, Value>, name: &str) -> Option<usize> {
-    let usable = read(document)
-        .into_iter()
-        .find(|placed| placed.entry.name == name);
+    let usable = read(document).into_iter().find(|placed| placed.entry.name == name);
     usable.map(|placed| placed.index).or_else(|| {
-        (0..entries(document).len())
-            .rev()
-            .find(|&index| raw_name(document, index) == name)
+        (0..entries(document).len()).rev().find(|&index| raw_name(document, index) == name)
     })
 }
 
 fn index_of_same(document: &Map<String, Value>, who: &Identity<'_>) -> Option<usize> {
-    let usable = read(document)
-        .into_iter()
-        .rev()
-        .find(|placed| placed.entry.identity().is_same(who));
+    let usable =
+        read(document).into_iter().rev().find(|placed| placed.entry.identity().is_same(who));
     usable.map(|placed| placed.index).or_else(|| {
-        (0..entries(document).len())
-            .rev()
-            .find(|&index| raw_identity_is(document, index, who))
+        (0..entries(document).len()).rev().find(|&index| raw_identity_is(document, index, who))
     })
 }
 
@@ -274,33 +232,16 @@ mod tests {
     #[test]
     fn accounts_are_found_by_the_names_that_are_shown() {
         // accounts[2] repeats accounts[0] and is the one that is used, so "a" is the account of u2.
-        for (name, key) in [
-            ("old", Some("0")),
-            ("a", Some("2")),
-            ("account-5", Some("4")),
-            ("b", None),
-        ] {
+        for (name, key) in
+            [("old", Some("0")), ("a", Some("2")), ("account-5", Some("4")), ("b", None)]
+        {
             let mut document = document(TWINS);
             let entry = account_mut(&mut document, name);
-            assert_eq!(
-                entry.and_then(|entry| entry["apiKey"].as_str()),
-                key,
-                "{name}"
-            );
+            assert_eq!(entry.and_then(|entry| entry["apiKey"].as_str()), key, "{name}");
         }
-        assert!(
-            account_mut(&mut document(TWINS), "lost").is_some(),
-            "one without a credential"
-        );
-        let who = Identity {
-            name: "x",
-            account_uuid: Some("u2"),
-            org_uuid: Some("o2"),
-        };
-        assert_eq!(
-            account_of_mut(&mut document(TWINS), &who).unwrap()["apiKey"],
-            "2"
-        );
+        assert!(account_mut(&mut document(TWINS), "lost").is_some(), "one without a credential");
+        let who = Identity { name: "x", account_uuid: Some("u2"), org_uuid: Some("o2") };
+        assert_eq!(account_of_mut(&mut document(TWINS), &who).unwrap()["apiKey"], "2");
     }
 
     #[test]
@@ -317,10 +258,7 @@ mod tests {
         assert!(remove_account(&mut document, "lost"));
         assert_eq!(document["routing"]["mode"], "preferred");
         assert!(remove_account(&mut document, "a"));
-        assert_eq!(
-            document["routing"]["mode"], "automatic",
-            "S7: the preferred account is gone"
-        );
+        assert_eq!(document["routing"]["mode"], "automatic", "S7: the preferred account is gone");
         assert_eq!(document["routing"]["preferredAccount"], Value::Null);
     }
 
@@ -339,11 +277,7 @@ mod tests {
         let mut document = document(
             r#"{"accounts": [{"name": "me", "enabled": false, "accessToken": "old", "mine": 1, "accountUuid": "u"}]}"#,
         );
-        let who = Identity {
-            name: "mail@x",
-            account_uuid: Some("u"),
-            org_uuid: Some("o"),
-        };
+        let who = Identity { name: "mail@x", account_uuid: Some("u"), org_uuid: Some("o") };
         let fields = |token: &str| serde_json::json!({"name": "mail@x", "enabled": true, "accessToken": token});
         let fields = |token: &str| fields(token).as_object().unwrap().clone();
         assert_eq!(
@@ -355,11 +289,7 @@ mod tests {
             serde_json::json!({"accounts":
                 [{"name": "me", "enabled": false, "accessToken": "new", "mine": 1, "accountUuid": "u"}]})
         );
-        let other = Identity {
-            name: "me",
-            account_uuid: Some("u2"),
-            ..who
-        };
+        let other = Identity { name: "me", account_uuid: Some("u2"), ..who };
         assert_eq!(
             put_account(&mut document, &other, Some("Org"), fields("3")),
             Put::Added("me (Org)".to_owned())
@@ -373,15 +303,8 @@ mod tests {
     #[test]
     fn a_first_account_makes_the_list() {
         let mut document = Map::new();
-        let who = Identity {
-            name: "a",
-            account_uuid: None,
-            org_uuid: None,
-        };
-        assert_eq!(
-            put_account(&mut document, &who, None, Map::new()),
-            Put::Added("a".to_owned())
-        );
+        let who = Identity { name: "a", account_uuid: None, org_uuid: None };
+        assert_eq!(put_account(&mut document, &who, None, Map::new()), Put::Added("a".to_owned()));
         assert_eq!(document["accounts"], serde_json::json!([{"name": "a"}]));
         set_routing(&mut document, Some("a"));
         assert_eq!(
@@ -395,12 +318,8 @@ mod tests {
         let mut document = document(TWINS);
         document["accounts"].as_array_mut().unwrap().remove(2);
         store_names(&mut document);
-        let names: Vec<&Value> = document["accounts"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|entry| &entry["name"])
-            .collect();
+        let names: Vec<&Value> =
+            document["accounts"].as_array().unwrap().iter().map(|entry| &entry["name"]).collect();
         assert_eq!(names, ["a", "a-2", "lost", "account-4"]);
     }
 }

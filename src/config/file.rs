@@ -21,11 +21,7 @@ use crate::error::{Error, Result};
 
 /// Where the config is (SPEC A1). `variable` looks into the environment.
 pub(crate) fn path(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf> {
-    let given = |name| {
-        variable(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let given = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(path) = given("MAXPOOL_CONFIG").or_else(|| given("TEAMCLAUDE_CONFIG")) {
         return Ok(path);
     }
@@ -33,7 +29,9 @@ pub(crate) fn path(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBu
     let directory = given("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
     let directory = directory.or_else(|| given("HOME").map(|home| home.join(".config")));
     directory.map(|directory| directory.join("maxpool.json")).ok_or_else(|| {
-        Error::operator("no place for the config file: HOME is not set; set it, or MAXPOOL_CONFIG to the file")
+        Error::operator(
+            "no place for the config file: HOME is not set; set it, or MAXPOOL_CONFIG to the file",
+        )
     })
 }
 
@@ -57,11 +55,7 @@ pub(crate) fn load_or_create(path: &Path) -> Result<Config> {
     match settled {
         Ok(()) => load(path),
         Err(error) => {
-            config.notices.push(
-                error
-                    .while_doing("the config file is used as it is")
-                    .to_string(),
-            );
+            config.notices.push(error.while_doing("the config file is used as it is").to_string());
             Ok(config)
         }
     }
@@ -69,9 +63,7 @@ pub(crate) fn load_or_create(path: &Path) -> Result<Config> {
 
 /// Fills in what a file should hold and a person need not type.
 fn settle(document: &mut Map<String, Value>) -> Result<()> {
-    let proxy = document
-        .entry("proxy")
-        .or_insert_with(|| Value::Object(Map::new()));
+    let proxy = document.entry("proxy").or_insert_with(|| Value::Object(Map::new()));
     if let Value::Object(proxy) = proxy
         && !proxy.contains_key("apiKey")
     {
@@ -109,12 +101,8 @@ pub(crate) fn lock(path: &Path) -> Result<Locked> {
         atomic::read(path)?;
     }
     let lock = FileLock::take(path)?;
-    let mut locked = Locked {
-        path: path.to_owned(),
-        lock,
-        text: String::new(),
-        document: Map::new(),
-    };
+    let mut locked =
+        Locked { path: path.to_owned(), lock, text: String::new(), document: Map::new() };
     locked.reread()?;
     Ok(locked)
 }
@@ -168,19 +156,12 @@ impl Locked {
 /// The document as text, in the manner of the text that it replaces: its indentation and whether it
 /// ends with a line end.
 fn pretty(document: &Map<String, Value>, old: &str) -> Result<String> {
-    let indent = old
-        .lines()
-        .nth(1)
-        .map(|line| &line[..line.len() - line.trim_start().len()]);
-    let indent = indent
-        .filter(|indent| (1..=8).contains(&indent.len()))
-        .unwrap_or("  ");
+    let indent = old.lines().nth(1).map(|line| &line[..line.len() - line.trim_start().len()]);
+    let indent = indent.filter(|indent| (1..=8).contains(&indent.len())).unwrap_or("  ");
     let mut bytes = Vec::with_capacity(old.len() + 256);
     let mut serializer =
         Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(indent.as_bytes()));
-    let written = document
-        .serialize(&mut serializer)
-        .map_err(|error| error.to_string());
+    let written = document.serialize(&mut serializer).map_err(|error| error.to_string());
     let text = written.and_then(|()| String::from_utf8(bytes).map_err(|error| error.to_string()));
     let mut text = text
         .map_err(|error| Error::ours(format!("the config cannot be written as JSON: {error}")))?;
@@ -192,14 +173,8 @@ fn pretty(document: &Map<String, Value>, old: &str) -> Result<String> {
 
 /// Writes a new file with all defaults and a random key, unless another process was faster.
 fn create(path: &Path) -> Result<()> {
-    if let Some(directory) = path
-        .parent()
-        .filter(|directory| !directory.as_os_str().is_empty())
-    {
-        let made = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory);
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
         made.map_err(|cause| Error::file("create the directory", directory, &cause))?;
     }
     let lock = FileLock::take(path)?;

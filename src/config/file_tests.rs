@@ -25,31 +25,15 @@ fn a1_the_path() {
     for (rule, variables, expected) in [
         (
             "MAXPOOL_CONFIG first",
-            &[
-                ("MAXPOOL_CONFIG", "/m"),
-                ("TEAMCLAUDE_CONFIG", "/t"),
-                ("HOME", "/h"),
-            ][..],
+            &[("MAXPOOL_CONFIG", "/m"), ("TEAMCLAUDE_CONFIG", "/t"), ("HOME", "/h")][..],
             "/m",
         ),
-        (
-            "then the old name",
-            &[("TEAMCLAUDE_CONFIG", "/t"), ("XDG_CONFIG_HOME", "/x")],
-            "/t",
-        ),
-        (
-            "then XDG",
-            &[("XDG_CONFIG_HOME", "/x"), ("HOME", "/h")],
-            "/x/maxpool.json",
-        ),
+        ("then the old name", &[("TEAMCLAUDE_CONFIG", "/t"), ("XDG_CONFIG_HOME", "/x")], "/t"),
+        ("then XDG", &[("XDG_CONFIG_HOME", "/x"), ("HOME", "/h")], "/x/maxpool.json"),
         ("then home", &[("HOME", "/h")], "/h/.config/maxpool.json"),
         (
             "empty is unset",
-            &[
-                ("MAXPOOL_CONFIG", ""),
-                ("XDG_CONFIG_HOME", ""),
-                ("HOME", "/h"),
-            ],
+            &[("MAXPOOL_CONFIG", ""), ("XDG_CONFIG_HOME", ""), ("HOME", "/h")],
             "/h/.config/maxpool.json",
         ),
         (
@@ -59,10 +43,7 @@ fn a1_the_path() {
         ),
     ] {
         let look = |name: &str| {
-            variables
-                .iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| OsString::from(value))
+            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
         };
         assert_eq!(path(&look).unwrap(), Path::new(expected), "{rule}");
     }
@@ -150,20 +131,14 @@ fn a1_a_new_file_lists_every_default() {
     assert_eq!(new_file("%KEY%".to_owned()).unwrap(), NEW_FILE);
     let config = Config::parse(NEW_FILE, Path::new("new")).unwrap();
     let expected = Config {
-        proxy: super::super::Proxy {
-            api_key: Some(Secret::new("%KEY%")),
-            ..Default::default()
-        },
+        proxy: super::super::Proxy { api_key: Some(Secret::new("%KEY%")), ..Default::default() },
         ..Config::default()
     };
     assert_eq!(config, expected);
     // Keys that the file leaves out are those whose default is to be absent.
     let absent = ["upstreamProxy", "logDir"];
-    let listed: Vec<String> = parse::document(NEW_FILE, Path::new("new"))
-        .unwrap()
-        .keys()
-        .cloned()
-        .collect();
+    let listed: Vec<String> =
+        parse::document(NEW_FILE, Path::new("new")).unwrap().keys().cloned().collect();
     let asked = [
         "proxy",
         "upstream",
@@ -179,31 +154,20 @@ fn a1_a_new_file_lists_every_default() {
         "accounts",
     ];
     assert_eq!(listed, asked);
-    assert!(
-        absent
-            .iter()
-            .all(|key| !listed.iter().any(|listed| listed == key))
-    );
+    assert!(absent.iter().all(|key| !listed.iter().any(|listed| listed == key)));
 }
 
 #[test]
 fn a1_a_missing_file_is_created_private_with_a_key_of_its_own() {
     let scratch = Scratch::new();
     let file = scratch.path("deep/er/maxpool.json");
-    assert_eq!(
-        load(&file).unwrap_err().io_kind(),
-        Some(io::ErrorKind::NotFound)
-    );
+    assert_eq!(load(&file).unwrap_err().io_kind(), Some(io::ErrorKind::NotFound));
     let config = load_or_create(&file).unwrap();
     assert_eq!((mode(&file), mode(file.parent().unwrap())), (0o600, 0o700));
     let key = config.proxy.api_key.clone().unwrap();
     assert!(key.expose().starts_with("mp-") && key.expose().len() == 35);
     assert!(config.notices.is_empty());
-    assert_eq!(
-        load_or_create(&file).unwrap(),
-        config,
-        "the second start changes nothing"
-    );
+    assert_eq!(load_or_create(&file).unwrap(), config, "the second start changes nothing");
     let other = load_or_create(&scratch.path("other.json")).unwrap();
     assert_ne!(other.proxy.api_key, config.proxy.api_key);
 }
@@ -233,10 +197,7 @@ fn a1_a_bad_file_is_an_error_and_stays_as_it_is() {
     ] {
         fs::write(&file, text).unwrap();
         let error = load_or_create(&file).unwrap_err().to_string();
-        assert!(
-            error.starts_with(&format!("{}:{line}: ", file.display())),
-            "{error}"
-        );
+        assert!(error.starts_with(&format!("{}:{line}: ", file.display())), "{error}");
         assert_eq!(fs::read(&file).unwrap(), text);
     }
     fs::write(&file, "{ broken").unwrap();
@@ -253,16 +214,8 @@ fn a1_a_bad_file_is_an_error_and_stays_as_it_is() {
 fn a1_a_huge_or_special_file_is_refused() {
     let scratch = Scratch::new();
     let file = scratch.path("big.json");
-    fs::File::create(&file)
-        .unwrap()
-        .set_len(17 * 1024 * 1024)
-        .unwrap();
-    assert!(
-        load(&file)
-            .unwrap_err()
-            .to_string()
-            .ends_with("it is larger than 16 MiB")
-    );
+    fs::File::create(&file).unwrap().set_len(17 * 1024 * 1024).unwrap();
+    assert!(load(&file).unwrap_err().to_string().ends_with("it is larger than 16 MiB"));
     let error = load(Path::new("/dev/null")).unwrap_err().to_string();
     assert_eq!(error, "cannot read /dev/null: it is not a file");
 }
@@ -324,15 +277,10 @@ fn a5_a_symbolic_link_is_followed() {
     update(&link, |document| insert(document, "a", 1)).unwrap();
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     assert_eq!(fs::read_to_string(&real).unwrap(), "{\n  \"a\": 1\n}");
-    assert!(
-        scratch.path("real/pool.json.lock").exists(),
-        "both names share one lock"
-    );
+    assert!(scratch.path("real/pool.json.lock").exists(), "both names share one lock");
     let error = {
         symlink("circle", scratch.path("circle")).unwrap();
-        load_or_create(&scratch.path("circle"))
-            .unwrap_err()
-            .to_string()
+        load_or_create(&scratch.path("circle")).unwrap_err().to_string()
     };
     assert!(error.starts_with("cannot read "), "{error}");
 }
@@ -342,11 +290,7 @@ fn a5_a_dangling_link_is_filled() {
     let scratch = Scratch::new();
     symlink("real.json", scratch.path("link")).unwrap();
     load_or_create(&scratch.path("link")).unwrap();
-    assert!(
-        fs::symlink_metadata(scratch.path("link"))
-            .unwrap()
-            .is_symlink()
-    );
+    assert!(fs::symlink_metadata(scratch.path("link")).unwrap().is_symlink());
     assert_eq!(mode(&scratch.path("real.json")), 0o600);
 }
 
@@ -357,28 +301,12 @@ fn a5_a_failed_write_changes_nothing_and_says_so() {
     let target = scratch.path("dir.json");
     fs::create_dir(&target).unwrap();
     fs::write(target.join("inside"), "x").unwrap();
-    let error = FileLock::take(&target)
-        .unwrap()
-        .replace("{}")
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.starts_with(&format!("cannot write {}: ", target.display())),
-        "{error}"
-    );
-    assert_eq!(
-        scratch.names(),
-        ["dir.json", "dir.json.lock"],
-        "no temporary file stays"
-    );
+    let error = FileLock::take(&target).unwrap().replace("{}").unwrap_err().to_string();
+    assert!(error.starts_with(&format!("cannot write {}: ", target.display())), "{error}");
+    assert_eq!(scratch.names(), ["dir.json", "dir.json.lock"], "no temporary file stays");
     // Nobody can make files in /proc.
-    let error = load_or_create(Path::new("/proc/maxpool.json"))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.starts_with("cannot make the lock /proc/maxpool.json.lock: "),
-        "{error}"
-    );
+    let error = load_or_create(Path::new("/proc/maxpool.json")).unwrap_err().to_string();
+    assert!(error.starts_with("cannot make the lock /proc/maxpool.json.lock: "), "{error}");
 }
 
 #[test]
@@ -402,24 +330,13 @@ fn a5_leftovers_of_a_killed_writer_are_cleared() {
     let scratch = Scratch::new();
     let file = scratch.path("c.json");
     fs::write(&file, "{}").unwrap();
-    for name in [
-        ".c.json.123.0.tmp",
-        ".c.json.bak",
-        ".d.json.1.0.tmp",
-        ".c.json.1.0.tmp.old",
-    ] {
+    for name in [".c.json.123.0.tmp", ".c.json.bak", ".d.json.1.0.tmp", ".c.json.1.0.tmp.old"] {
         fs::write(scratch.path(name), "secret").unwrap();
     }
     update(&file, |document| insert(document, "a", 1)).unwrap();
     assert_eq!(
         scratch.names(),
-        [
-            ".c.json.1.0.tmp.old",
-            ".c.json.bak",
-            ".d.json.1.0.tmp",
-            "c.json",
-            "c.json.lock"
-        ]
+        [".c.json.1.0.tmp.old", ".c.json.bak", ".d.json.1.0.tmp", "c.json", "c.json.lock"]
     );
 }
 
@@ -436,26 +353,16 @@ fn a5_an_edit_by_hand_while_the_lock_is_held_survives() {
     fs::write(&file, "{\"a\": 3}").unwrap();
     locked.commit(|document| insert(document, "b", 1)).unwrap();
     locked.commit(|document| insert(document, "c", 1)).unwrap();
-    assert_eq!(
-        fs::read_to_string(&file).unwrap(),
-        "{\n  \"a\": 3,\n  \"b\": 1,\n  \"c\": 1\n}"
-    );
+    assert_eq!(fs::read_to_string(&file).unwrap(), "{\n  \"a\": 3,\n  \"b\": 1,\n  \"c\": 1\n}");
 }
 
 #[test]
 fn a5_a_lock_on_a_missing_file_makes_no_files() {
     let scratch = Scratch::new();
-    assert_eq!(
-        lock(&scratch.path("c.json")).unwrap_err().io_kind(),
-        Some(io::ErrorKind::NotFound)
-    );
+    assert_eq!(lock(&scratch.path("c.json")).unwrap_err().io_kind(), Some(io::ErrorKind::NotFound));
     assert_eq!(scratch.names(), [""; 0]);
     update_or_create(&scratch.path("c.json"), |document| insert(document, "a", 1)).unwrap();
-    assert_eq!(
-        load(&scratch.path("c.json")).unwrap().notices.len(),
-        1,
-        "the unknown key is there"
-    );
+    assert_eq!(load(&scratch.path("c.json")).unwrap().notices.len(), 1, "the unknown key is there");
 }
 
 const STEPS: u64 = 25;
@@ -483,11 +390,7 @@ fn child_that_counts_up() {
 
 fn child(file: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "config::file::tests::child_that_counts_up",
-            "--nocapture",
-        ])
+        .args(["--exact", "config::file::tests::child_that_counts_up", "--nocapture"])
         .env(FILE_VARIABLE, file)
         .stdout(Stdio::piped())
         .spawn()
@@ -521,23 +424,13 @@ fn a5_a_killed_writer_leaves_a_whole_file_and_a_free_lock() {
     for round in 1..=5 {
         let mut child = child(&file);
         // Killed somewhere within the write that follows a different number of finished ones.
-        let finished = BufReader::new(child.stdout.take().unwrap())
-            .lines()
-            .map_while(io::Result::ok);
-        let counted: Vec<String> = finished
-            .filter(|line| line.contains("counted"))
-            .take(round)
-            .collect();
+        let finished =
+            BufReader::new(child.stdout.take().unwrap()).lines().map_while(io::Result::ok);
+        let counted: Vec<String> =
+            finished.filter(|line| line.contains("counted")).take(round).collect();
         child.kill().unwrap();
         child.wait().unwrap();
-        let told: u64 = counted
-            .last()
-            .unwrap()
-            .rsplit(' ')
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap();
+        let told: u64 = counted.last().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
         let count = parse::document(&fs::read_to_string(&file).unwrap(), &file).unwrap()["count"]
             .as_u64()
             .unwrap();

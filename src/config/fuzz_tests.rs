@@ -71,23 +71,13 @@ fn takes(takes: Takes, value: &Value) -> bool {
 fn value(random: &mut Random, wanted: Takes) -> Value {
     let text = if random.chance(85) {
         match wanted {
-            Takes::Number => random.word(&[
-                "0",
-                "1.5",
-                "30000",
-                "1e300",
-                "0.001",
-                "18446744073709551616",
-            ]),
+            Takes::Number => {
+                random.word(&["0", "1.5", "30000", "1e300", "0.001", "18446744073709551616"])
+            }
             Takes::Share => random.word(&["0", "0.3", "0.65", "0.999", "1", "1.0"]),
-            Takes::Whole => random.word(&[
-                "0",
-                "1",
-                "50",
-                "4.0",
-                "18446744073709551615",
-                "9007199254740993",
-            ]),
+            Takes::Whole => {
+                random.word(&["0", "1", "50", "4.0", "18446744073709551615", "9007199254740993"])
+            }
             Takes::Port => random.word(&["0", "3456", "65535"]),
             Takes::Flag => random.word(&["true", "false"]),
             Takes::Text => random.word(&["\"a\"", "\"127.0.0.1\"", "\"ä\\n\""]),
@@ -113,9 +103,7 @@ fn document(random: &mut Random) -> (Map<String, Value>, bool) {
                 document.insert(key.to_owned(), value);
             }
             section => {
-                let section = document
-                    .entry(section)
-                    .or_insert_with(|| Value::Object(Map::new()));
+                let section = document.entry(section).or_insert_with(|| Value::Object(Map::new()));
                 section[key] = value;
             }
         }
@@ -131,16 +119,12 @@ fn document(random: &mut Random) -> (Map<String, Value>, bool) {
     for (section, key, wanted) in KEYS {
         good &= at(section, key).is_none_or(|value| takes(wanted, value));
     }
-    let weekly = [
-        ("Soft", 0.65),
-        ("Reserve", 0.85),
-        ("Critical", 0.95),
-        ("Exhausted", 0.985),
-    ]
-    .map(|(name, default)| {
-        let value = at("scheduler", &format!("weekly{name}Threshold"));
-        value.map_or(default, |value| value.as_f64().unwrap_or(f64::NAN))
-    });
+    let weekly = [("Soft", 0.65), ("Reserve", 0.85), ("Critical", 0.95), ("Exhausted", 0.985)].map(
+        |(name, default)| {
+            let value = at("scheduler", &format!("weekly{name}Threshold"));
+            value.map_or(default, |value| value.as_f64().unwrap_or(f64::NAN))
+        },
+    );
     good &= weekly.is_sorted();
     (document, good)
 }
@@ -162,10 +146,7 @@ fn a_slow_reader_takes_and_refuses_the_same_configurations() {
                 taken += 1;
                 let unknown = document.contains_key("somethingElse");
                 assert_eq!(
-                    config
-                        .notices
-                        .iter()
-                        .any(|line| line.contains("somethingElse")),
+                    config.notices.iter().any(|line| line.contains("somethingElse")),
                     unknown,
                     "A2 {text}"
                 );
@@ -181,20 +162,14 @@ fn a_slow_reader_takes_and_refuses_the_same_configurations() {
             Err(error) => {
                 let said = error.to_string();
                 assert!(!good, "A2 refused: {said}\n{text}");
-                assert!(
-                    said.contains("some.json:"),
-                    "A1 the file and a line: {said}"
-                );
+                assert!(said.contains("some.json:"), "A1 the file and a line: {said}");
                 let named = KEYS.iter().any(|(_, key, _)| said.contains(key));
                 assert!(named, "A1 the key: {said}\n{text}");
                 refused += 1;
             }
         }
     }
-    assert!(
-        taken > 500 && refused > 500,
-        "the generator draws both: {taken}, {refused}"
-    );
+    assert!(taken > 500 && refused > 500, "the generator draws both: {taken}, {refused}");
 }
 
 #[test]

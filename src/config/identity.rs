@@ -57,11 +57,7 @@ mod tests {
         organisation: &'static str,
     ) -> Identity<'static> {
         let given = |text: &'static str| (!text.is_empty()).then_some(text);
-        Identity {
-            name,
-            account_uuid: given(account),
-            org_uuid: given(organisation),
-        }
+        Identity { name, account_uuid: given(account), org_uuid: given(organisation) }
     }
 
     #[test]
@@ -74,30 +70,10 @@ mod tests {
                 who("b", "u1", ""),
                 true,
             ),
-            (
-                "same account and organisation",
-                who("a", "u1", "o1"),
-                who("b", "u1", "o1"),
-                true,
-            ),
-            (
-                "another organisation",
-                who("a", "u1", "o1"),
-                who("a", "u1", "o2"),
-                false,
-            ),
-            (
-                "another account of the same name",
-                who("a", "u1", ""),
-                who("a", "u2", ""),
-                false,
-            ),
-            (
-                "no account on one side, same name",
-                who("a", "u1", "o1"),
-                who("a", "", ""),
-                true,
-            ),
+            ("same account and organisation", who("a", "u1", "o1"), who("b", "u1", "o1"), true),
+            ("another organisation", who("a", "u1", "o1"), who("a", "u1", "o2"), false),
+            ("another account of the same name", who("a", "u1", ""), who("a", "u2", ""), false),
+            ("no account on one side, same name", who("a", "u1", "o1"), who("a", "", ""), true),
             (
                 "no account on one side, another name",
                 who("a", "u1", "o1"),
@@ -120,10 +96,7 @@ mod tests {
             ("a", Some("Org"), vec!["a", "a (Org)"], "a-2"),
             ("a", None, vec!["a", "a-2"], "a-3"),
         ] {
-            assert_eq!(
-                free_name(wanted, organisation, |name| taken.contains(&name)),
-                name
-            );
+            assert_eq!(free_name(wanted, organisation, |name| taken.contains(&name)), name);
         }
     }
 }

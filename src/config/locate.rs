@@ -58,11 +58,7 @@ pub(super) fn line_of(text: &str, place: &Place) -> usize {
 
 /// The line of a byte, counted from 1.
 pub(super) fn line_at(text: &str, offset: usize) -> usize {
-    1 + text
-        .bytes()
-        .take(offset)
-        .filter(|&byte| byte == b'\n')
-        .count()
+    1 + text.bytes().take(offset).filter(|&byte| byte == b'\n').count()
 }
 
 /// The key that a reader of `text` has come to at its end, for a text that is broken there.
@@ -102,11 +98,7 @@ fn walk(text: &str, mut visit: impl FnMut(&[Step], usize)) -> Vec<Step> {
     let mut at = 0;
     while at < bytes.len() {
         let start = at;
-        at = if bytes[at] == b'"' {
-            string_end(bytes, at)
-        } else {
-            at + 1
-        };
+        at = if bytes[at] == b'"' { string_end(bytes, at) } else { at + 1 };
         match bytes[start] {
             b' ' | b'\t' | b'\r' | b'\n' | b':' => continue,
             b',' => {
@@ -131,11 +123,7 @@ fn walk(text: &str, mut visit: impl FnMut(&[Step], usize)) -> Vec<Step> {
             visit(&steps(&open), start);
         }
         if matches!(bytes[start], b'{' | b'[') {
-            open.push(Open {
-                is_object: bytes[start] == b'{',
-                step: None,
-                is_fresh: true,
-            });
+            open.push(Open { is_object: bytes[start] == b'{', step: None, is_fresh: true });
         }
     }
     steps(&open)
@@ -179,16 +167,9 @@ mod tests {
 }"#;
 
     fn place(text: &str) -> Place {
-        let step = |part: &str| {
-            part.parse()
-                .map_or_else(|_| Step::Key(part.to_owned()), Step::Index)
-        };
-        Place(
-            text.split('/')
-                .filter(|part| !part.is_empty())
-                .map(step)
-                .collect(),
-        )
+        let step =
+            |part: &str| part.parse().map_or_else(|_| Step::Key(part.to_owned()), Step::Index);
+        Place(text.split('/').filter(|part| !part.is_empty()).map(step).collect())
     }
 
     #[test]

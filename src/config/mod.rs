@@ -112,12 +112,10 @@ fn names_a_host(uri: &ureq::http::Uri) -> bool {
     };
     let address = authority.as_str().rsplit('@').next().unwrap_or_default();
     let port =
-        address
-            .strip_prefix(authority.host())
-            .and_then(|rest| match rest.strip_prefix(':') {
-                Some(port) => port.parse().ok(),
-                None => rest.is_empty().then_some(0),
-            });
+        address.strip_prefix(authority.host()).and_then(|rest| match rest.strip_prefix(':') {
+            Some(port) => port.parse().ok(),
+            None => rest.is_empty().then_some(0),
+        });
     let port: Option<u16> = port;
     !authority.host().is_empty() && port.is_some()
 }
@@ -343,9 +341,7 @@ impl Default for Scheduler {
 
 impl Default for Retry {
     fn default() -> Retry {
-        Retry {
-            buffer_bytes_max: 10_485_760,
-        }
+        Retry { buffer_bytes_max: 10_485_760 }
     }
 }
 

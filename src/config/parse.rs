@@ -47,24 +47,14 @@ pub(super) fn document(text: &str, file: &Path) -> Result<Map<String, Value>> {
     };
     match serde_json::from_str(text) {
         Ok(Value::Object(document)) => Ok(document),
-        Ok(_) => Err(at_line(
-            1,
-            "expected an object, { … }, around all settings".to_owned(),
-        )),
+        Ok(_) => Err(at_line(1, "expected an object, { … }, around all settings".to_owned())),
         Err(error) => {
-            let before: usize = text
-                .split_inclusive('\n')
-                .take(error.line().saturating_sub(1))
-                .map(str::len)
-                .sum();
+            let before: usize =
+                text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
             let place =
                 locate::place_at_end(start_of(text, before + error.column().saturating_sub(1)))
                     .to_string();
-            let place = if place.is_empty() {
-                place
-            } else {
-                format!(" at {place}")
-            };
+            let place = if place.is_empty() { place } else { format!(" at {place}") };
             let what = error.to_string();
             let what = what.split(" at line ").next().unwrap_or_default();
             Err(at_line(
@@ -101,12 +91,8 @@ fn read(root: &Section<'_>) -> Config {
     });
     root.section("queue", |it| queue(it, &mut config));
     root.section("timeouts", |it| timeouts(it, &mut config.timeouts));
-    root.section("shutdown", |it| {
-        it.time_ms("drainTimeoutMs", &mut config.drain_timeout)
-    });
-    root.section("sync", |it| {
-        it.time_ms("accountsIntervalMs", &mut config.sync_interval)
-    });
+    root.section("shutdown", |it| it.time_ms("drainTimeoutMs", &mut config.drain_timeout));
+    root.section("sync", |it| it.time_ms("accountsIntervalMs", &mut config.sync_interval));
     config.quota_probe = root.seconds_or_off("quotaProbeSeconds", 60);
     config.log_dir = root.text_if_any("logDir").map(PathBuf::from);
     config.accounts = accounts.into_iter().map(|placed| placed.entry).collect();
@@ -148,9 +134,7 @@ fn upstream_proxy(root: &Section<'_>) -> UpstreamProxy {
             }
             UpstreamProxy::Url(Secret::new(text.as_str()))
         }
-        Some(other) => root
-            .wrong_type(KEY, WANTED, other)
-            .unwrap_or(UpstreamProxy::Environment),
+        Some(other) => root.wrong_type(KEY, WANTED, other).unwrap_or(UpstreamProxy::Environment),
     }
 }
 
@@ -171,10 +155,7 @@ fn routing(section: &Section<'_>, accounts: &[accounts::Placed]) -> Routing {
 fn scheduler(section: &Section<'_>, config: &mut Config) {
     let policy = &mut config.policy;
     section.text("mode", &mut config.scheduler.mode);
-    section.count(
-        "safetyMaxActivePerAccount",
-        &mut policy.max_active_per_account,
-    );
+    section.count("safetyMaxActivePerAccount", &mut policy.max_active_per_account);
     section.count("safetyMaxGlobalActive", &mut policy.max_active_global);
     section.time_ms("cooldownMs", &mut policy.cooldown);
     section.time_ms("maxCooldownMs", &mut policy.max_cooldown);
@@ -240,10 +221,7 @@ fn queue(section: &Section<'_>, config: &mut Config) {
     section.time_ms("networkMaxWaitMs", &mut policy.network_max_wait);
     section.time_ms("countTokensMaxWaitMs", &mut policy.count_tokens_max_wait);
     section.time_ms("nonStreamMaxWaitMs", &mut policy.non_stream_max_wait);
-    section.time_ms(
-        "streamClientToleranceMs",
-        &mut queue.stream_client_tolerance,
-    );
+    section.time_ms("streamClientToleranceMs", &mut queue.stream_client_tolerance);
     section.count("maxQueuedBodyBytes", &mut policy.max_queued_body_bytes);
     section.count("maxQueuedBytes", &mut policy.max_queued_bytes);
     section.count("maxConcurrentQueued", &mut policy.max_queued);

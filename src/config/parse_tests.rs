@@ -26,49 +26,20 @@ fn a2_an_empty_object_gives_every_default() {
 #[test]
 fn a2_defaults_are_those_of_the_table() {
     let ms = Duration::from_millis;
-    let Config {
-        proxy,
-        policy,
-        scheduler,
-        retry,
-        queue,
-        timeouts,
-        ..
-    } = Config::default();
-    assert_eq!(
-        (proxy.host.as_str(), proxy.port, proxy.require_key),
-        ("127.0.0.1", 3456, false)
-    );
-    assert_eq!(
-        Config::default().upstream.as_str(),
-        "https://api.anthropic.com"
-    );
+    let Config { proxy, policy, scheduler, retry, queue, timeouts, .. } = Config::default();
+    assert_eq!((proxy.host.as_str(), proxy.port, proxy.require_key), ("127.0.0.1", 3456, false));
+    assert_eq!(Config::default().upstream.as_str(), "https://api.anthropic.com");
     assert_eq!(policy.switch_threshold, 0.9);
     assert_eq!(scheduler.session_affinity, SessionAffinity::Auto);
     assert_eq!(policy.overage, Overage::Last);
-    assert_eq!(
-        (policy.max_attempts, retry.buffer_bytes_max),
-        (0, 10_485_760)
-    );
-    assert_eq!(
-        (queue.stream_client_tolerance, queue.heartbeat),
-        (ms(280_000), ms(10_000))
-    );
+    assert_eq!((policy.max_attempts, retry.buffer_bytes_max), (0, 10_485_760));
+    assert_eq!((queue.stream_client_tolerance, queue.heartbeat), (ms(280_000), ms(10_000)));
     assert_eq!(queue.stream_forward_grace, ms(10_000));
-    assert_eq!(
-        (timeouts.connect, timeouts.headers),
-        (ms(10_000), ms(120_000))
-    );
-    assert_eq!(
-        (timeouts.non_stream_headers, timeouts.idle),
-        (ms(600_000), ms(240_000))
-    );
+    assert_eq!((timeouts.connect, timeouts.headers), (ms(10_000), ms(120_000)));
+    assert_eq!((timeouts.non_stream_headers, timeouts.idle), (ms(600_000), ms(240_000)));
     assert_eq!(timeouts.client, ms(60_000));
     assert_eq!(
-        (
-            Config::default().drain_timeout,
-            Config::default().sync_interval
-        ),
+        (Config::default().drain_timeout, Config::default().sync_interval),
         (ms(600_000), ms(15_000))
     );
 }
@@ -78,10 +49,7 @@ fn a2_a_time_limit_of_zero_is_none() {
     let text = r#"{"timeouts": {"connectMs": 0, "headersMs": 0, "nonStreamHeadersMs": 0, "idleMs": 0, "clientMs": 0}}"#;
     let timeouts = parse(text).unwrap().timeouts;
     assert_eq!((timeouts.connect, timeouts.headers), (NO_LIMIT, NO_LIMIT));
-    assert_eq!(
-        (timeouts.non_stream_headers, timeouts.idle),
-        (NO_LIMIT, NO_LIMIT)
-    );
+    assert_eq!((timeouts.non_stream_headers, timeouts.idle), (NO_LIMIT, NO_LIMIT));
     // Its reader knows 0.
     assert_eq!(timeouts.client, Duration::ZERO);
 }
@@ -92,11 +60,7 @@ fn a2_absent_keys_take_their_default_at_every_level() {
         parse(r#"{"queue": {"maxWaitMs": 5}, "scheduler": {"weeklySoftThreshold": 0.1}}"#).unwrap();
     let default = Config::default();
     let expected = Config {
-        policy: Policy {
-            max_wait: Duration::from_millis(5),
-            weekly_soft: 0.1,
-            ..default.policy
-        },
+        policy: Policy { max_wait: Duration::from_millis(5), weekly_soft: 0.1, ..default.policy },
         ..default
     };
     assert_eq!(config, expected);
@@ -169,13 +133,8 @@ fn a2_every_value_is_read() {
             poll: ms(12),
         },
         routing: Routing::Preferred("a".to_owned()),
-        scheduler: Scheduler {
-            mode: "x".to_owned(),
-            session_affinity: SessionAffinity::Header,
-        },
-        retry: Retry {
-            buffer_bytes_max: 4,
-        },
+        scheduler: Scheduler { mode: "x".to_owned(), session_affinity: SessionAffinity::Header },
+        retry: Retry { buffer_bytes_max: 4 },
         queue: Queue {
             stream_client_tolerance: ms(8),
             heartbeat: ms(13),
@@ -210,30 +169,14 @@ fn a2_wrong_types_and_ranges_name_the_key() {
     const PORT: &str = "expected a port from 0 to 65535, found ";
     let table: &[(&str, &[&str], &str)] = &[
         ("proxy.host", &["1", "null", "[]"], TEXT),
-        (
-            "proxy.port",
-            &["-1", "65536", "1.5", "\"3456\"", "null", "true"],
-            PORT,
-        ),
+        ("proxy.port", &["-1", "65536", "1.5", "\"3456\"", "null", "true"], PORT),
         ("proxy.apiKey", &["1", "false", "{}"], TEXT),
         ("proxy.requireKey", &["0", "null", "\"false\""], FLAG),
-        (
-            "switchThreshold",
-            &["-0.1", "1.01", "null", "\"0.9\"", "90"],
-            SHARE,
-        ),
+        ("switchThreshold", &["-0.1", "1.01", "null", "\"0.9\"", "90"], SHARE),
         ("scheduler.mode", &["1", "null"], TEXT),
-        (
-            "scheduler.safetyMaxActivePerAccount",
-            &["-1", "1.5", "null", "\"5\""],
-            COUNT,
-        ),
+        ("scheduler.safetyMaxActivePerAccount", &["-1", "1.5", "null", "\"5\""], COUNT),
         ("scheduler.safetyMaxGlobalActive", &["-1", "true"], COUNT),
-        (
-            "scheduler.cooldownMs",
-            &["-1", "null", "\"30000\"", "[]"],
-            TIME,
-        ),
+        ("scheduler.cooldownMs", &["-1", "null", "\"30000\"", "[]"], TIME),
         ("scheduler.maxCooldownMs", &["-0.5"], TIME),
         ("scheduler.networkCooldownMs", &["false"], TIME),
         ("scheduler.weeklySoftThreshold", &["2"], SHARE),
@@ -292,11 +235,7 @@ fn a2_wrong_types_and_ranges_name_the_key() {
             &["\"on\""],
             "expected \"auto\" or \"header\" or \"off\", found another text",
         ),
-        (
-            "scheduler.overage",
-            &["true"],
-            "expected \"last\" or \"never\", found true",
-        ),
+        ("scheduler.overage", &["true"], "expected \"last\" or \"never\", found true"),
         (
             "upstreamProxy",
             &["true", "1"],
@@ -315,10 +254,7 @@ fn a2_wrong_types_and_ranges_name_the_key() {
             };
             let error = error_of(&text);
             let start = format!("c.json:3: {key}: {wanted}");
-            assert!(
-                error.starts_with(&start),
-                "{key} = {value}\n{error}\n{start}"
-            );
+            assert!(error.starts_with(&start), "{key} = {value}\n{error}\n{start}");
         }
     }
 }
@@ -333,10 +269,7 @@ fn a2_nothing_narrower_than_the_ranges_is_refused() {
         parse(text).unwrap();
     }
     let config = parse(r#"{"queue": {"maxWaitMs": 1e300, "maxQueuedBytes": 1e300}}"#).unwrap();
-    assert_eq!(
-        config.policy.max_wait,
-        Duration::from_secs(100 * 365 * 86_400)
-    );
+    assert_eq!(config.policy.max_wait, Duration::from_secs(100 * 365 * 86_400));
     assert_eq!(config.policy.max_queued_bytes, u64::MAX);
 }
 
@@ -376,14 +309,8 @@ fn a2_all_mistakes_are_told_at_once() {
 #[test]
 fn a1_broken_json_names_line_and_key() {
     for (text, error) in [
-        (
-            "",
-            "c.json:1: not valid JSON: EOF while parsing a value; the file was left as it is",
-        ),
-        (
-            "[]",
-            "c.json:1: expected an object, { … }, around all settings",
-        ),
+        ("", "c.json:1: not valid JSON: EOF while parsing a value; the file was left as it is"),
+        ("[]", "c.json:1: expected an object, { … }, around all settings"),
         (
             "{\n\"proxy\": {\n\"port\": 34x }}",
             "c.json:3: not valid JSON at proxy.port: expected `,` or `}`; the file was left as it is",
@@ -396,10 +323,7 @@ fn a1_broken_json_names_line_and_key() {
             "{\"upstream\": \"x\",}",
             "c.json:1: not valid JSON at upstream: trailing comma; the file was left as it is",
         ),
-        (
-            "{} {}",
-            "c.json:1: not valid JSON: trailing characters; the file was left as it is",
-        ),
+        ("{} {}", "c.json:1: not valid JSON: trailing characters; the file was left as it is"),
     ] {
         assert_eq!(error_of(text), error, "{text}");
     }
@@ -423,10 +347,7 @@ fn a2_unknown_keys_are_told_with_their_lines() {
 #[test]
 fn a2_upstreams_are_urls() {
     for (url, read) in [
-        (
-            "https://api.anthropic.com",
-            Some("https://api.anthropic.com"),
-        ),
+        ("https://api.anthropic.com", Some("https://api.anthropic.com")),
         ("http://127.0.0.1:8080/", Some("http://127.0.0.1:8080")),
         ("http://[::1]:8080/a/b/", Some("http://[::1]:8080/a/b")),
         ("HTTPS://host", Some("HTTPS://host")),
@@ -441,11 +362,7 @@ fn a2_upstreams_are_urls() {
         ("https://ho st", None),
         ("", None),
     ] {
-        assert_eq!(
-            BaseUrl::parse(url).as_ref().map(BaseUrl::as_str),
-            read,
-            "{url}"
-        );
+        assert_eq!(BaseUrl::parse(url).as_ref().map(BaseUrl::as_str), read, "{url}");
     }
     let error = error_of(r#"{"upstream": "https://user:secret@host"}"#);
     assert!(
@@ -460,26 +377,15 @@ fn a2_upstream_proxy() {
     for (value, read) in [
         ("null", UpstreamProxy::Environment),
         ("false", UpstreamProxy::Direct),
-        (
-            "\"http://p:1\"",
-            UpstreamProxy::Url(Secret::new("http://p:1")),
-        ),
+        ("\"http://p:1\"", UpstreamProxy::Url(Secret::new("http://p:1"))),
     ] {
         assert_eq!(
-            parse(&format!("{{\"upstreamProxy\": {value}}}"))
-                .unwrap()
-                .upstream_proxy,
+            parse(&format!("{{\"upstreamProxy\": {value}}}")).unwrap().upstream_proxy,
             read,
             "{value}"
         );
     }
-    for value in [
-        "\"socks5://p:1\"",
-        "\"p\"",
-        "\"\"",
-        "\"http://\"",
-        "\"http://user:secret@\"",
-    ] {
+    for value in ["\"socks5://p:1\"", "\"p\"", "\"\"", "\"http://\"", "\"http://user:secret@\""] {
         let error = error_of(&format!("{{\"upstreamProxy\": {value}}}"));
         assert_eq!(
             error,
@@ -491,21 +397,9 @@ fn a2_upstream_proxy() {
 #[test]
 fn s7_preferred_routing_needs_an_account() {
     for (text, routing, notices) in [
-        (
-            r#"{"routing": {"mode": "preferred"}}"#,
-            Routing::Automatic,
-            0,
-        ),
-        (
-            r#"{"routing": {"mode": "preferred", "preferredAccount": null}}"#,
-            Routing::Automatic,
-            0,
-        ),
-        (
-            r#"{"routing": {"preferredAccount": "a"}}"#,
-            Routing::Automatic,
-            0,
-        ),
+        (r#"{"routing": {"mode": "preferred"}}"#, Routing::Automatic, 0),
+        (r#"{"routing": {"mode": "preferred", "preferredAccount": null}}"#, Routing::Automatic, 0),
+        (r#"{"routing": {"preferredAccount": "a"}}"#, Routing::Automatic, 0),
         (
             r#"{"routing": {"mode": "preferred", "preferredAccount": "a"}}"#,
             Routing::Preferred("a".to_owned()),
@@ -513,11 +407,7 @@ fn s7_preferred_routing_needs_an_account() {
         ),
     ] {
         let config = parse(text).unwrap();
-        assert_eq!(
-            (config.routing, config.notices.len()),
-            (routing, notices),
-            "{text}"
-        );
+        assert_eq!((config.routing, config.notices.len()), (routing, notices), "{text}");
     }
 }
 
@@ -541,8 +431,7 @@ fn d4_no_part_of_the_config_shows_a_credential() {
     let config = parse(text).unwrap();
     assert_eq!(config.accounts.len(), 3);
     assert!(!format!("{config:?}").contains("SECRET"));
-    let wrong = text
-        .replace("\"name\": \"a\"", "\"name\": 1")
-        .replace("\"login\"", "[\"SECRET8\"]");
+    let wrong =
+        text.replace("\"name\": \"a\"", "\"name\": 1").replace("\"login\"", "[\"SECRET8\"]");
     assert!(!error_of(&wrong).contains("SECRET"), "{}", error_of(&wrong));
 }

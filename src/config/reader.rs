@@ -29,11 +29,7 @@ impl Findings {
     /// All problems as one error with a line each; `None` if there are none.
     pub(super) fn error(&self, text: &str, file: &Path) -> Option<Error> {
         let line = |(place, problem): &(Place, String)| {
-            format!(
-                "{}:{}: {place}: {problem}",
-                file.display(),
-                locate::line_of(text, place)
-            )
+            format!("{}:{}: {place}: {problem}", file.display(), locate::line_of(text, place))
         };
         let lines: Vec<String> = self.problems.iter().map(line).collect();
         (!lines.is_empty()).then(|| Error::operator(lines.join("\n")))
@@ -43,10 +39,7 @@ impl Findings {
     pub(super) fn into_notices(self, text: &str, file: &Path) -> Vec<String> {
         let line = |place: &Place| {
             let line = locate::line_of(text, place);
-            format!(
-                "{}:{line}: unknown key {place}, kept but not used",
-                file.display()
-            )
+            format!("{}:{line}: unknown key {place}, kept but not used", file.display())
         };
         self.unknown.iter().map(line).chain(self.notices).collect()
     }
@@ -74,12 +67,7 @@ impl<'a> Section<'a> {
         place: Place,
         findings: &'a RefCell<Findings>,
     ) -> Section<'a> {
-        Section {
-            values,
-            place,
-            asked: RefCell::default(),
-            findings,
-        }
+        Section { values, place, asked: RefCell::default(), findings }
     }
 
     /// Reads the object under `key` with `read`, and notes the keys that it did not ask for.
@@ -137,10 +125,7 @@ impl<'a> Section<'a> {
     /// A problem with the value of `key`.
     pub(super) fn problem(&self, key: &str, text: impl Into<String>) {
         let place = self.place_of(key);
-        self.findings
-            .borrow_mut()
-            .problems
-            .push((place, text.into()));
+        self.findings.borrow_mut().problems.push((place, text.into()));
     }
 
     /// A line for people that is no problem.
@@ -184,10 +169,7 @@ impl<'a> Section<'a> {
 
     /// One of several words, or nothing.
     pub(super) fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
-        let quoted: Vec<String> = words
-            .iter()
-            .map(|(word, _)| format!("\"{word}\""))
-            .collect();
+        let quoted: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
         let wanted = quoted.join(" or ");
         match self.value(key) {
             None => None,
@@ -255,9 +237,7 @@ impl<'a> Section<'a> {
     /// Seconds: 0, or at least `least`.
     pub(super) fn seconds_or_off(&self, key: &'static str, least: u32) -> Option<Duration> {
         let wanted = format!("0 (off) or at least {least} seconds");
-        let seconds = self
-            .number(key, &wanted, f64::MAX)
-            .filter(|seconds| *seconds > 0.0)?;
+        let seconds = self.number(key, &wanted, f64::MAX).filter(|seconds| *seconds > 0.0)?;
         if seconds < f64::from(least) {
             self.problem(key, expected(&wanted, &Value::from(seconds).to_string()));
             return None;
@@ -274,19 +254,13 @@ impl<'a> Section<'a> {
         #[expect(clippy::cast_possible_truncation, reason = "the bounds keep it exact")]
         let from_float =
             |float: f64| (float.fract() == 0.0 && float.abs() < 9e15).then_some(float as i64);
-        let integer = value
-            .as_i64()
-            .or_else(|| value.as_f64().and_then(from_float));
-        integer
-            .or_else(|| self.wrong_type(key, "a whole number", value))
-            .unwrap_or(default)
+        let integer = value.as_i64().or_else(|| value.as_f64().and_then(from_float));
+        integer.or_else(|| self.wrong_type(key, "a whole number", value)).unwrap_or(default)
     }
 
     fn number(&self, key: &'static str, wanted: &str, limit: f64) -> Option<f64> {
         let value = self.value(key)?;
-        let number = value
-            .as_f64()
-            .filter(|number| (0.0..=limit).contains(number));
+        let number = value.as_f64().filter(|number| (0.0..=limit).contains(number));
         number.or_else(|| self.wrong_type(key, wanted, value))
     }
 
@@ -301,12 +275,8 @@ impl<'a> Section<'a> {
         )]
         let from_float =
             |float: f64| (float >= 0.0 && float.fract() == 0.0).then_some(float as u64);
-        let whole = value
-            .as_u64()
-            .or_else(|| value.as_f64().and_then(from_float));
-        whole
-            .filter(|whole| *whole <= limit)
-            .or_else(|| self.wrong_type(key, wanted, value))
+        let whole = value.as_u64().or_else(|| value.as_f64().and_then(from_float));
+        whole.filter(|whole| *whole <= limit).or_else(|| self.wrong_type(key, wanted, value))
     }
 
     /// Notes that the value is not what it should be. Gives `None`, for a caller that goes on with
@@ -339,7 +309,5 @@ pub(super) fn found(value: &Value) -> String {
 }
 
 fn time_from_ms(ms: f64) -> Duration {
-    Duration::try_from_secs_f64(ms / 1_000.0)
-        .unwrap_or(TIME_MAX)
-        .min(TIME_MAX)
+    Duration::try_from_secs_f64(ms / 1_000.0).unwrap_or(TIME_MAX).min(TIME_MAX)
 }

@@ -32,11 +32,7 @@ mod tests {
 
     #[test]
     fn debug_shows_nothing() {
-        let shown = format!(
-            "{:?} {:#?}",
-            Secret::new("sk-ant-1"),
-            Some(Secret::new("sk-ant-2"))
-        );
+        let shown = format!("{:?} {:#?}", Secret::new("sk-ant-1"), Some(Secret::new("sk-ant-2")));
         assert!(!shown.contains("sk-ant"), "{shown}");
     }
 }

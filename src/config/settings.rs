@@ -93,10 +93,7 @@ fn number(value: f64) -> Value {
         reason = "it saturates, which shows it is not equal"
     )]
     let whole = value as i64;
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "compared with what it came from"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "compared with what it came from")]
     if whole as f64 == value {
         return whole.into();
     }

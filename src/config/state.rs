@@ -106,15 +106,8 @@ impl State {
     /// What is known of the account `who`, as far as it still holds: a window that has passed is
     /// dropped, and so is a use whose reset is not known, which could pin an account for ever.
     pub(crate) fn of(&self, who: &Identity<'_>, now: Wall) -> Option<Learned> {
-        let found = self
-            .accounts
-            .iter()
-            .find(|account| account.identity().is_same(who))?;
-        let windows = found
-            .windows
-            .iter()
-            .filter_map(|window| window.restore(now))
-            .collect();
+        let found = self.accounts.iter().find(|account| account.identity().is_same(who))?;
+        let windows = found.windows.iter().filter_map(|window| window.restore(now)).collect();
         let totals = &found.totals;
         Some(Learned {
             windows,
@@ -177,14 +170,13 @@ impl State {
     ) {
         let place = |id: AccountId| accounts.iter().position(|known| *known == id);
         let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        self.sessions
-            .extend(sessions.iter().map(|known| SessionState {
-                key: format!("{:x}", known.session.0),
-                home: known.home.and_then(place),
-                current: known.current.and_then(place),
-                idle_ms: ms(known.idle),
-                thinking: known.thinking,
-            }));
+        self.sessions.extend(sessions.iter().map(|known| SessionState {
+            key: format!("{:x}", known.session.0),
+            home: known.home.and_then(place),
+            current: known.current.and_then(place),
+            idle_ms: ms(known.idle),
+            thinking: known.thinking,
+        }));
         self.threads.extend(threads.iter().filter_map(|known| {
             Some(ThreadState {
                 key: format!("{:x}", known.thread.0),
@@ -264,9 +256,7 @@ impl WindowState {
 
     fn restore(&self, now: Wall) -> Option<WindowSnapshot> {
         let reset = self.reset.map(Wall).filter(|reset| *reset > now)?;
-        let raw = self
-            .utilisation
-            .filter(|share| share.is_finite() && *share >= 0.0);
+        let raw = self.utilisation.filter(|share| share.is_finite() && *share >= 0.0);
         Some(WindowSnapshot {
             kind: kind_of(&self.window)?,
             used: raw.map(|share| share.min(1.0)),
@@ -301,9 +291,7 @@ fn kind_of(word: &str) -> Option<WindowKind> {
         "requests" => WindowKind::Requests,
         "generic" => WindowKind::Generic,
         other => {
-            let family = other
-                .strip_prefix(SEVEN_DAY_OF)
-                .filter(|family| !family.is_empty())?;
+            let family = other.strip_prefix(SEVEN_DAY_OF).filter(|family| !family.is_empty())?;
             WindowKind::SevenDayFamily(Family(family.into()))
         }
     })
@@ -336,10 +324,7 @@ pub(crate) fn load(path: &Path) -> (State, Option<String>) {
         Err(error) if error.io_kind() == Some(std::io::ErrorKind::NotFound) => {
             (State::default(), None)
         }
-        Err(error) => (
-            State::default(),
-            Some(format!("learned quota starts empty: {error}")),
-        ),
+        Err(error) => (State::default(), Some(format!("learned quota starts empty: {error}"))),
     }
 }
 
@@ -376,23 +361,14 @@ mod tests {
         Learned {
             windows,
             usage: UsageTotals {
-                tokens: Usage {
-                    input: 1,
-                    output: 2,
-                    cache_read: 3,
-                    cache_write: 4,
-                },
+                tokens: Usage { input: 1, output: 2, cache_read: 3, cache_write: 4 },
                 requests: 5,
                 last_used: Some(Wall(6)),
             },
         }
     }
 
-    const WHO: Identity<'_> = Identity {
-        name: "a",
-        account_uuid: Some("u"),
-        org_uuid: None,
-    };
+    const WHO: Identity<'_> = Identity { name: "a", account_uuid: Some("u"), org_uuid: None };
 
     #[test]
     fn a6_what_was_learned_comes_back_by_identity() {
@@ -407,22 +383,15 @@ mod tests {
             WindowKind::Requests,
             WindowKind::Generic,
         ];
-        let known = learned(
-            kinds
-                .into_iter()
-                .map(|kind| window(kind, Some(1.25), Some(100)))
-                .collect(),
-        );
+        let known =
+            learned(kinds.into_iter().map(|kind| window(kind, Some(1.25), Some(100))).collect());
         let state = State {
             saved_at: 50,
             accounts: vec![AccountState::new(&WHO, &known)],
             ..State::default()
         };
         save(&file, &state).unwrap();
-        assert_eq!(
-            std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         let (read, notice) = load(&file);
         assert_eq!((&read, notice), (&state, None));
         let renamed = Identity { name: "b", ..WHO };
@@ -433,14 +402,7 @@ mod tests {
         }
         assert_eq!(restored, known);
         assert_eq!(
-            read.of(
-                &Identity {
-                    name: "b",
-                    account_uuid: None,
-                    org_uuid: None
-                },
-                Wall(99)
-            ),
+            read.of(&Identity { name: "b", account_uuid: None, org_uuid: None }, Wall(99)),
             None
         );
     }
@@ -448,21 +410,9 @@ mod tests {
     #[test]
     fn a6_what_no_longer_holds_is_dropped() {
         for (rule, window, stays) in [
-            (
-                "a window in force",
-                window(WindowKind::SevenDay, Some(0.5), Some(100)),
-                true,
-            ),
-            (
-                "a window that has passed",
-                window(WindowKind::SevenDay, Some(0.5), Some(99)),
-                false,
-            ),
-            (
-                "a use without a reset",
-                window(WindowKind::SevenDay, Some(0.5), None),
-                false,
-            ),
+            ("a window in force", window(WindowKind::SevenDay, Some(0.5), Some(100)), true),
+            ("a window that has passed", window(WindowKind::SevenDay, Some(0.5), Some(99)), false),
+            ("a use without a reset", window(WindowKind::SevenDay, Some(0.5), None), false),
         ] {
             let state = State {
                 saved_at: 0,
@@ -482,27 +432,17 @@ mod tests {
         let of = |requests, input, windows| {
             let mut known = learned(windows);
             known.usage = UsageTotals {
-                tokens: Usage {
-                    input,
-                    ..Usage::default()
-                },
+                tokens: Usage { input, ..Usage::default() },
                 requests,
                 last_used: Some(Wall(7)),
             };
             AccountState::new(&WHO, &known)
         };
-        let earlier = State {
-            saved_at: 0,
-            accounts: vec![of(3, 100, Vec::new())],
-            ..State::default()
-        };
+        let earlier =
+            State { saved_at: 0, accounts: vec![of(3, 100, Vec::new())], ..State::default() };
         let now = State {
             saved_at: 0,
-            accounts: vec![of(
-                5,
-                170,
-                vec![window(WindowKind::FiveHour, Some(0.5), Some(100))],
-            )],
+            accounts: vec![of(5, 170, vec![window(WindowKind::FiveHour, Some(0.5), Some(100))])],
             ..State::default()
         };
         let since = now.since(&earlier).of(&WHO, Wall(0)).unwrap();
@@ -535,13 +475,7 @@ mod tests {
 
     #[test]
     fn a6_the_state_lies_beside_the_config() {
-        assert_eq!(
-            path(Path::new("/a/maxpool.json")),
-            Path::new("/a/maxpool.state.json")
-        );
-        assert_eq!(
-            path(Path::new("/a/pool.conf")),
-            Path::new("/a/pool.conf.state.json")
-        );
+        assert_eq!(path(Path::new("/a/maxpool.json")), Path::new("/a/maxpool.state.json"));
+        assert_eq!(path(Path::new("/a/pool.conf")), Path::new("/a/pool.conf.state.json"));
     }
 }

@@ -58,16 +58,8 @@ impl Counters {
         let kind = finished.account.as_ref().map(|(_, kind)| *kind);
         add(&self.requests[finished.outcome.index()][column(kind)], 1);
         if let Some(tokens) = finished.tokens {
-            let Usage {
-                input,
-                output,
-                cache_read,
-                cache_write,
-            } = tokens;
-            for (counter, value) in self
-                .tokens
-                .iter()
-                .zip([input, output, cache_read, cache_write])
+            let Usage { input, output, cache_read, cache_write } = tokens;
+            for (counter, value) in self.tokens.iter().zip([input, output, cache_read, cache_write])
             {
                 add(counter, value);
             }
@@ -96,14 +88,9 @@ impl Counters {
     /// combinations.
     pub(crate) fn requests(&self) -> impl Iterator<Item = (&'static str, Option<Kind>, u64)> {
         let kinds = || KINDS.into_iter().map(Some).chain([None]);
-        Outcome::LABELS
-            .iter()
-            .zip(&self.requests)
-            .flat_map(move |(word, row)| {
-                kinds()
-                    .zip(row)
-                    .map(|(kind, count)| (*word, kind, count.load(Relaxed)))
-            })
+        Outcome::LABELS.iter().zip(&self.requests).flat_map(move |(word, row)| {
+            kinds().zip(row).map(|(kind, count)| (*word, kind, count.load(Relaxed)))
+        })
     }
 
     /// Usage of all answers so far.
@@ -128,10 +115,7 @@ impl Counters {
 
     /// Blocks set so far, by reason.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        BLOCK_REASONS
-            .iter()
-            .zip(&self.blocks)
-            .map(|(word, count)| (*word, count.load(Relaxed)))
+        BLOCK_REASONS.iter().zip(&self.blocks).map(|(word, count)| (*word, count.load(Relaxed)))
     }
 
     /// Requests that moved to another account.
@@ -171,9 +155,8 @@ pub(crate) struct HistogramReading {
 
 impl Histogram {
     /// Upper bounds: from an answer of the local machine to a held stream.
-    pub(crate) const BOUNDS_MS: [u64; 14] = [
-        1, 5, 25, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 1_800_000,
-    ];
+    pub(crate) const BOUNDS_MS: [u64; 14] =
+        [1, 5, 25, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 1_800_000];
 
     pub(crate) fn record(&self, value: Duration) {
         let index = Self::BOUNDS_MS
@@ -181,10 +164,7 @@ impl Histogram {
             .position(|bound| value <= Duration::from_millis(*bound))
             .unwrap_or(Self::BOUNDS_MS.len());
         add(&self.buckets[index], 1);
-        add(
-            &self.sum_us,
-            u64::try_from(value.as_micros()).unwrap_or(u64::MAX),
-        );
+        add(&self.sum_us, u64::try_from(value.as_micros()).unwrap_or(u64::MAX));
     }
 
     /// What it holds now. Values that arrive meanwhile are in all of it or in none but the sum.
@@ -198,11 +178,7 @@ impl Histogram {
                 buckets.push((*bound, count));
             }
         }
-        HistogramReading {
-            buckets,
-            count,
-            sum: Duration::from_micros(self.sum_us.load(Relaxed)),
-        }
+        HistogramReading { buckets, count, sum: Duration::from_micros(self.sum_us.load(Relaxed)) }
     }
 }
 
@@ -245,12 +221,7 @@ mod tests {
             queued: Duration::ZERO,
             first_byte: None,
             total: Duration::from_millis(7),
-            tokens: Some(Usage {
-                input: 3,
-                output: 4,
-                cache_read: 5,
-                cache_write: 6,
-            }),
+            tokens: Some(Usage { input: 3, output: 4, cache_read: 5, cache_write: 6 }),
             session: None,
             model: None,
             attempts: 1,
@@ -262,17 +233,10 @@ mod tests {
             tokens: None,
             ..finished
         })));
-        let counted: Vec<_> = counters
-            .requests()
-            .filter(|(.., count)| *count > 0)
-            .collect();
+        let counted: Vec<_> = counters.requests().filter(|(.., count)| *count > 0).collect();
         assert_eq!(counted, [("ok", Some(Kind::ApiKey), 1), ("local", None, 1)]);
         assert_eq!(counters.tokens().cache_write, 6);
-        assert_eq!(
-            counters.total.read().count,
-            1,
-            "local routes are no latency"
-        );
+        assert_eq!(counters.total.read().count, 1, "local routes are no latency");
         assert_eq!(counters.first_byte.read().count, 0);
     }
 }

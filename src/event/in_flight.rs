@@ -90,27 +90,13 @@ impl InFlightTable {
             let id = table.next;
             table.next += 1;
             if is_local(&meta.path) {
-                return Tracked {
-                    table: Arc::clone(self),
-                    id,
-                };
+                return Tracked { table: Arc::clone(self), id };
             }
-            table.entries.insert(
-                id,
-                InFlight {
-                    id,
-                    meta,
-                    stage: Stage::default(),
-                    account: None,
-                },
-            );
+            table.entries.insert(id, InFlight { id, meta, stage: Stage::default(), account: None });
             id
         };
         self.pulse.beat();
-        Tracked {
-            table: Arc::clone(self),
-            id,
-        }
+        Tracked { table: Arc::clone(self), id }
     }
 
     /// A copy of the table, oldest first, at most `most` of them.
@@ -149,8 +135,7 @@ impl InFlightTable {
 }
 
 fn is_local(path: &str) -> bool {
-    path.strip_prefix("/maxpool")
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix("/maxpool").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 impl Tracked {
@@ -247,10 +232,7 @@ mod tests {
     #[test]
     fn who_looks_does_not_see_itself() {
         let table = Arc::new(InFlightTable::default());
-        let meta = |path: &str| RequestMeta {
-            path: path.into(),
-            ..RequestMeta::default()
-        };
+        let meta = |path: &str| RequestMeta { path: path.into(), ..RequestMeta::default() };
         let status = table.begin(meta("/maxpool/status"));
         status.stage(Stage::Streaming);
         assert!(table.is_empty());

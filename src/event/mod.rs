@@ -135,14 +135,8 @@ pub(crate) enum Outcome {
 
 impl Outcome {
     /// The labels in the metrics, in the order of the counters.
-    pub(crate) const LABELS: [&'static str; 6] = [
-        "ok",
-        "passed_on",
-        "refused",
-        "broken",
-        "client_gone",
-        "local",
-    ];
+    pub(crate) const LABELS: [&'static str; 6] =
+        ["ok", "passed_on", "refused", "broken", "client_gone", "local"];
 
     fn index(self) -> usize {
         match self {

@@ -78,10 +78,12 @@ pub(crate) fn attach(
                         *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(act(action));
                         answered.beat();
                     });
-                Some(spawned.map_or_else(
-                    |error| format!("that failed: {error}"),
-                    |_| "asked for".into(),
-                ))
+                Some(
+                    spawned.map_or_else(
+                        |error| format!("that failed: {error}"),
+                        |_| "asked for".into(),
+                    ),
+                )
             }
         }),
         told: Some(told),
@@ -106,12 +108,7 @@ fn refresh(view: &Mutex<View>, fetch: &mut impl FnMut() -> std::result::Result<S
     let fetched = fetch();
     let mut view = view.lock().unwrap_or_else(PoisonError::into_inner);
     match fetched {
-        Ok(status) => {
-            *view = View {
-                status,
-                ..View::default()
-            }
-        }
+        Ok(status) => *view = View { status, ..View::default() },
         // What was known last stays on the screen below the reason.
         Err(why) => view.lost = Some(why),
     }
@@ -134,17 +131,13 @@ fn act(context: &Arc<Context>, action: Action) -> Option<String> {
     };
     let context = Arc::clone(context);
     let failed = format!("{doing} failed");
-    let spawned = thread::Builder::new()
-        .name("order".into())
-        .stack_size(ORDER_STACK)
-        .spawn(move || {
+    let spawned =
+        thread::Builder::new().name("order".into()).stack_size(ORDER_STACK).spawn(move || {
             match carry_out(&context, &action) {
                 Ok(Some(done)) => context.events.notice(clock::wall(), done),
                 // The reload has told what changed.
                 Ok(None) => {}
-                Err(error) => context
-                    .events
-                    .warning(clock::wall(), format!("{failed}: {error}")),
+                Err(error) => context.events.warning(clock::wall(), format!("{failed}: {error}")),
             }
         });
     Some(match spawned {
@@ -174,9 +167,7 @@ fn carry_out(context: &Context, action: &Action) -> Result<Option<String>> {
         }
         Action::Sync => {
             let changes = control::reload(context)?;
-            return Ok(changes
-                .is_empty()
-                .then(|| "config reloaded: nothing changed".to_owned()));
+            return Ok(changes.is_empty().then(|| "config reloaded: nothing changed".to_owned()));
         }
         Action::Import => {
             let home = std::env::var_os("HOME").map(PathBuf::from);
@@ -201,9 +192,7 @@ fn delete(context: &Context, account: &str) -> Result<()> {
         if edit::remove_account(document, account) {
             return Ok(());
         }
-        Err(Error::client(format!(
-            "{account} is not in the config file"
-        )))
+        Err(Error::client(format!("{account} is not in the config file")))
     })
 }
 
@@ -221,10 +210,7 @@ fn at_desk(
         now: &clock::now,
         out: &mut said,
     });
-    for line in String::from_utf8_lossy(&said)
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-    {
+    for line in String::from_utf8_lossy(&said).lines().filter(|line| !line.trim().is_empty()) {
         context.events.notice(clock::wall(), line);
     }
     result

@@ -42,12 +42,8 @@ impl Supervisor {
                 Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes()),
                 None => SocketAddrUnix::new(name.as_str()),
             };
-            let socket = socket_with(
-                AddressFamily::UNIX,
-                SocketType::DGRAM,
-                SocketFlags::CLOEXEC,
-                None,
-            );
+            let socket =
+                socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
             Some((socket.ok()?, address.ok()?))
         });
         let meant = is_for_us(variable("WATCHDOG_PID").as_deref()).unwrap_or(true);
@@ -56,10 +52,7 @@ impl Supervisor {
             .and_then(|span| span.parse().ok())
             .filter(|span| *span > 0)
             .map(Duration::from_micros);
-        Supervisor {
-            watchdog: watchdog.filter(|_| way.is_some()),
-            way,
-        }
+        Supervisor { watchdog: watchdog.filter(|_| way.is_some()), way }
     }
 
     /// How often the supervisor wants to hear that all is well.
@@ -179,9 +172,7 @@ mod tests {
         };
         assert_eq!(hear(), "READY=1\nSTATUS=serving");
         let reloading = hear();
-        let digits = reloading
-            .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
-            .unwrap();
+        let digits = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
         assert!(digits.split('\n').next().unwrap().parse::<u64>().unwrap() > 0);
         assert!(hear().starts_with("STOPPING=1\n"));
         assert_eq!(hear(), "WATCHDOG=1");
@@ -231,10 +222,7 @@ mod tests {
             pairs.extend(count.map(|count| ("LISTEN_FDS", count.to_owned())));
             assert!(passed_socket(&with(&pairs)).unwrap().is_none(), "{pairs:?}");
         }
-        let two = [
-            ("LISTEN_PID", us.to_string()),
-            ("LISTEN_FDS", "2".to_owned()),
-        ];
+        let two = [("LISTEN_PID", us.to_string()), ("LISTEN_FDS", "2".to_owned())];
         let why = passed_socket(&with(&two)).unwrap_err().to_string();
         assert!(why.starts_with("LISTEN_FDS is 2"), "{why}");
     }

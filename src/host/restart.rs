@@ -61,9 +61,7 @@ pub(crate) fn as_worker() -> Result<Option<Control>> {
         return Ok(None);
     }
     Control::from_stdin().map(Some).map_err(|_| {
-        Error::operator(format!(
-            "{WORKER} is set, which only maxpool itself may do; unset it"
-        ))
+        Error::operator(format!("{WORKER} is set, which only maxpool itself may do; unset it"))
     })
 }
 
@@ -220,20 +218,15 @@ impl Leader {
                     if let Some(socket) = self.offered.remove(&id) {
                         self.socket = Some(socket);
                     }
-                    if matches!(
-                        self.bodies.get(&id).map(|body| &body.life),
-                        Some(Life::Process(_))
-                    ) {
+                    if matches!(self.bodies.get(&id).map(|body| &body.life), Some(Life::Process(_)))
+                    {
                         // Until now the thread with the dashboard stopped all of this process.
                         self.signals.take_suspend();
                     }
                 }
                 Action::Kill(id) => {
                     self.offered.remove(&id);
-                    if let Some(Body {
-                        life: Life::Process(child),
-                        ..
-                    }) = self.bodies.get_mut(&id)
+                    if let Some(Body { life: Life::Process(child), .. }) = self.bodies.get_mut(&id)
                     {
                         // It may have ended by itself.
                         let _ = child.kill();
@@ -253,11 +246,7 @@ impl Leader {
 
     fn start(&mut self, id: Id, note: String) -> io::Result<()> {
         let (ours, theirs) = Control::pair()?;
-        let order = Order::Start {
-            origin: self.origin,
-            seat: self.seat,
-            note,
-        };
+        let order = Order::Start { origin: self.origin, seat: self.seat, note };
         ours.order(&order, self.socket.as_ref().map(OwnedFd::as_fd))?;
         let life = match self.first.take() {
             Some(first) => {
@@ -266,20 +255,14 @@ impl Leader {
             }
             None => Life::Process(self.spawn(theirs)?),
         };
-        let body = Body {
-            control: ours,
-            life,
-        };
+        let body = Body { control: ours, life };
         self.bodies.insert(id, body);
         Ok(())
     }
 
     fn spawn(&self, control: Control) -> io::Result<Child> {
         let mut command = Command::new(&self.program);
-        command
-            .args(env::args_os().skip(1))
-            .env(WORKER, "1")
-            .stdin(Stdio::from(control.into_fd()));
+        command.args(env::args_os().skip(1)).env(WORKER, "1").stdin(Stdio::from(control.into_fd()));
         for name in notify::VARIABLES {
             command.env_remove(name);
         }
@@ -305,9 +288,8 @@ impl Leader {
                 }
             },
             Some(Life::Thread(thread)) => {
-                let verdict = thread
-                    .join()
-                    .unwrap_or_else(|_| Err(Error::ours("the server panicked")));
+                let verdict =
+                    thread.join().unwrap_or_else(|_| Err(Error::ours("the server panicked")));
                 let how = match &verdict {
                     Ok(code) if *code == ExitCode::SUCCESS => Ended::Clean,
                     Ok(_) => Ended::Badly("exit status: 1".to_owned()),
@@ -458,18 +440,10 @@ fn program(called: Option<OsString>, running: Option<PathBuf>) -> PathBuf {
         (Err(_), _) => false,
     };
     let candidates: Vec<PathBuf> = if called.components().count() > 1 {
-        env::current_dir()
-            .map(|here| here.join(&called))
-            .into_iter()
-            .collect()
+        env::current_dir().map(|here| here.join(&called)).into_iter().collect()
     } else {
         let path = env::var_os("PATH").unwrap_or_default();
-        env::split_paths(&path)
-            .map(|place| place.join(&called))
-            .collect()
+        env::split_paths(&path).map(|place| place.join(&called)).collect()
     };
-    candidates
-        .into_iter()
-        .find(|path| is_us(path))
-        .unwrap_or(running)
+    candidates.into_iter().find(|path| is_us(path)).unwrap_or(running)
 }

@@ -51,10 +51,7 @@ impl Signals {
 
     /// Takes over job control too, once. Whoever does has to stop the process.
     pub(crate) fn take_suspend(&mut self) {
-        let taken = self
-            .pipes
-            .iter()
-            .any(|(signal, _)| *signal == Signal::Suspend);
+        let taken = self.pipes.iter().any(|(signal, _)| *signal == Signal::Suspend);
         // Without a descriptor the system stops the process by itself.
         if !taken && let Ok(pipe) = pipe_of(SIGTSTP) {
             self.pipes.push((Signal::Suspend, pipe));

@@ -95,30 +95,22 @@ impl Dashboard {
             canvas: Canvas::default(),
         };
         face.ui = Ui::new(face.parts.seat);
-        let spawned = thread::Builder::new()
-            .name("dashboard".into())
-            .stack_size(512 * 1024)
-            .spawn(move || {
+        let spawned = thread::Builder::new().name("dashboard".into()).stack_size(512 * 1024).spawn(
+            move || {
                 face.run();
                 drop(finished);
-            });
+            },
+        );
         if let Err(error) = spawned {
             restore();
             return Err(error);
         }
-        Ok(Dashboard {
-            quit,
-            wake: write,
-            done,
-        })
+        Ok(Dashboard { quit, wake: write, done })
     }
 
     /// Whether its thread has ended by itself: the terminal is gone.
     pub(crate) fn is_over(&self) -> bool {
-        matches!(
-            self.done.try_recv(),
-            Err(crossbeam_channel::TryRecvError::Disconnected)
-        )
+        matches!(self.done.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected))
     }
 }
 
@@ -247,9 +239,7 @@ fn open() -> io::Result<OwnedFd> {
     let tty = rustix::fs::open("/dev/tty", flags, Mode::empty())?;
     if termios::tcgetpgrp(&tty)? != rustix::process::getpgrp() {
         // Changing the modes from the background would stop the process.
-        return Err(io::Error::other(
-            "this process is in the background of its terminal",
-        ));
+        return Err(io::Error::other("this process is in the background of its terminal"));
     }
     Ok(tty)
 }
@@ -262,18 +252,14 @@ fn enter(tty: &OwnedFd) -> io::Result<()> {
         None => termios::tcgetattr(tty)?,
     };
     let mut raw = before.clone();
-    raw.local_modes
-        .remove(LocalModes::ICANON | LocalModes::ECHO | LocalModes::IEXTEN);
+    raw.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO | LocalModes::IEXTEN);
     raw.input_modes.remove(InputModes::IXON);
     raw.special_codes[SpecialCodeIndex::VMIN] = 1;
     raw.special_codes[SpecialCodeIndex::VTIME] = 0;
     // Ctrl-\ would end the process on the spot, and beside Ctrl-C nobody needs it.
     raw.special_codes[SpecialCodeIndex::VQUIT] = NO_KEY;
     termios::tcsetattr(tty, OptionalActions::Now, &raw)?;
-    *slot = Some(Taken {
-        tty: tty.try_clone()?,
-        before,
-    });
+    *slot = Some(Taken { tty: tty.try_clone()?, before });
     // What does not go out now is part of the first frame's trouble, too.
     let _ = rustix::io::write(tty, ENTER);
     Ok(())
@@ -312,25 +298,15 @@ fn style_of_environment(var: &dyn Fn(&str) -> Option<String>) -> Style {
         .to_ascii_lowercase();
     let utf8 = locale.contains("utf-8") || locale.contains("utf8");
     Style {
-        inks: if set("NO_COLOR").is_some() {
-            Inks::None
-        } else {
-            Inks::Colour
-        },
+        inks: if set("NO_COLOR").is_some() { Inks::None } else { Inks::Colour },
         signs: if utf8 { Signs::Unicode } else { Signs::Ascii },
     }
 }
 
 /// Seconds east of UTC, asked of the system's own `date`; without one the times are UTC.
 fn utc_offset_s() -> i64 {
-    let date = Command::new("date")
-        .arg("+%z")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output();
-    date.ok()
-        .and_then(|output| parse_offset(&output.stdout))
-        .unwrap_or(0)
+    let date = Command::new("date").arg("+%z").stdin(Stdio::null()).stderr(Stdio::null()).output();
+    date.ok().and_then(|output| parse_offset(&output.stdout)).unwrap_or(0)
 }
 
 /// `+0530`.
@@ -385,11 +361,7 @@ impl Face {
             }
             let wake_at = if self.canvas.is_idle() { due } else { None };
             let limit = wake_at.map_or(Duration::from_secs(60), |due| due.since(now));
-            let limit = if self.keys.is_open() {
-                limit.min(ESCAPE_ALONE)
-            } else {
-                limit
-            };
+            let limit = if self.keys.is_open() { limit.min(ESCAPE_ALONE) } else { limit };
             let Some(heard) = self.wait(limit) else {
                 return;
             };
@@ -416,10 +388,9 @@ impl Face {
 
     fn size(&self) -> Size {
         match termios::tcgetwinsize(&self.tty) {
-            Ok(size) if size.ws_col > 0 && size.ws_row > 0 => Size {
-                cols: size.ws_col.into(),
-                rows: size.ws_row.into(),
-            },
+            Ok(size) if size.ws_col > 0 && size.ws_row > 0 => {
+                Size { cols: size.ws_col.into(), rows: size.ws_row.into() }
+            }
             _ => Size { cols: 80, rows: 24 },
         }
     }
@@ -450,26 +421,17 @@ impl Face {
 
     /// Waits for keys or a knock; nothing when the terminal is gone.
     fn wait(&mut self, limit: Duration) -> Option<Heard> {
-        let interest = if self.canvas.is_idle() {
-            PollFlags::IN
-        } else {
-            PollFlags::IN | PollFlags::OUT
-        };
+        let interest =
+            if self.canvas.is_idle() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
         let mut fds = [
             PollFd::from_borrowed_fd(self.tty.as_fd(), interest),
             PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN),
         ];
         if !poll_for(&mut fds, limit) {
-            return Some(Heard {
-                keys: self.keys.idle(),
-                knock: false,
-            });
+            return Some(Heard { keys: self.keys.idle(), knock: false });
         }
         let (tty, wake) = (fds[0].revents(), fds[1].revents());
-        let mut heard = Heard {
-            keys: Vec::new(),
-            knock: false,
-        };
+        let mut heard = Heard { keys: Vec::new(), knock: false };
         if !wake.is_empty() {
             heard.knock = true;
             let mut bytes = [0; 64];
@@ -606,10 +568,7 @@ mod tests {
             drawn(&mut canvas, &["one", "x", ""]),
             "\x1b[?2026h\x1b[0m\x1b[2J\x1b[1;1Hone\x1b[2;1Hx\x1b[?2026l"
         );
-        assert!(
-            drawn(&mut canvas, &["one"]).contains("\x1b[2J"),
-            "another size is another screen"
-        );
+        assert!(drawn(&mut canvas, &["one"]).contains("\x1b[2J"), "another size is another screen");
     }
 
     #[test]
@@ -634,28 +593,14 @@ mod tests {
     fn the_environment_decides_inks_and_signs() {
         let style = |vars: &[(&str, &str)]| {
             style_of_environment(&|name| {
-                vars.iter()
-                    .find(|(key, _)| *key == name)
-                    .map(|(_, value)| (*value).to_owned())
+                vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
             })
         };
         for (vars, inks, signs) in [
             (&[("LANG", "en_US.UTF-8")][..], Inks::Colour, Signs::Unicode),
-            (
-                &[("LANG", "C.utf8"), ("NO_COLOR", "")],
-                Inks::Colour,
-                Signs::Unicode,
-            ),
-            (
-                &[("LANG", "en_US.UTF-8"), ("NO_COLOR", "1")],
-                Inks::None,
-                Signs::Unicode,
-            ),
-            (
-                &[("LANG", "en_US.UTF-8"), ("LC_ALL", "C")],
-                Inks::Colour,
-                Signs::Ascii,
-            ),
+            (&[("LANG", "C.utf8"), ("NO_COLOR", "")], Inks::Colour, Signs::Unicode),
+            (&[("LANG", "en_US.UTF-8"), ("NO_COLOR", "1")], Inks::None, Signs::Unicode),
+            (&[("LANG", "en_US.UTF-8"), ("LC_ALL", "C")], Inks::Colour, Signs::Ascii),
             (&[], Inks::Colour, Signs::Ascii),
         ] {
             assert_eq!(style(vars), Style { inks, signs }, "{vars:?}");

@@ -148,10 +148,7 @@ impl Reader {
     /// Gives what has been read and starts anew.
     pub(crate) fn take(&mut self) -> Document {
         let word = std::mem::take(&mut self.word);
-        let fresh = Reader {
-            word,
-            ..Reader::new()
-        };
+        let fresh = Reader { word, ..Reader::new() };
         std::mem::replace(self, fresh).document
     }
 
@@ -215,10 +212,8 @@ impl Reader {
         {
             self.block = Block::default();
         }
-        if let Some((key, level)) = self
-            .path
-            .get_mut(self.depth)
-            .zip(self.is_object.get_mut(self.depth))
+        if let Some((key, level)) =
+            self.path.get_mut(self.depth).zip(self.is_object.get_mut(self.depth))
         {
             *key = if is_object { Key::Other } else { Key::Element };
             *level = is_object;
@@ -239,9 +234,7 @@ impl Reader {
     /// Whether the present level is an object whose keys are looked at.
     fn in_object(&self) -> bool {
         let level = self.depth.checked_sub(1);
-        level
-            .and_then(|level| self.is_object.get(level))
-            .is_some_and(|is_object| *is_object)
+        level.and_then(|level| self.is_object.get(level)).is_some_and(|is_object| *is_object)
     }
 
     /// The path to the present value; empty where nothing is of interest.
@@ -267,11 +260,7 @@ impl Reader {
             key => key,
         };
         self.wants_key = false;
-        if let Some(level) = self
-            .depth
-            .checked_sub(1)
-            .and_then(|level| self.path.get_mut(level))
-        {
+        if let Some(level) = self.depth.checked_sub(1).and_then(|level| self.path.get_mut(level)) {
             *level = key;
         }
     }
@@ -375,10 +364,7 @@ fn error_text(document: &mut Document, word: &[u8]) {
 }
 
 fn count_tokens(document: &mut Document, count: Key, word: &[u8]) {
-    let Some(tokens) = std::str::from_utf8(word)
-        .ok()
-        .and_then(|text| text.parse().ok())
-    else {
+    let Some(tokens) = std::str::from_utf8(word).ok().and_then(|text| text.parse().ok()) else {
         return;
     };
     let usage = document.usage.get_or_insert_default();

@@ -92,9 +92,6 @@ mod tests {
             low_halves.insert(value as u32);
         }
         // Of 61,000 random 32-bit numbers fewer than one would collide on average.
-        assert!(
-            parts.len() - low_halves.len() < 10,
-            "the low half is well mixed"
-        );
+        assert!(parts.len() - low_halves.len() < 10, "the low half is well mixed");
     }
 }

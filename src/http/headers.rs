@@ -108,9 +108,7 @@ impl Headers {
 
     /// Names and values in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> + Clone {
-        self.lines
-            .iter()
-            .map(|line| (line.name(&self.names), line.value(&self.values)))
+        self.lines.iter().map(|line| (line.name(&self.names), line.value(&self.values)))
     }
 
     /// The first value of that name.
@@ -184,18 +182,14 @@ impl Headers {
 
     /// Whether the sender wants no other message on this connection (RFC 9112 section 9.6).
     pub(crate) fn asks_to_close(&self) -> bool {
-        self.list("connection")
-            .any(|option| is_same(option, b"close"))
+        self.list("connection").any(|option| is_same(option, b"close"))
     }
 
     /// What belongs to one connection only.
     fn of_connection(&self) -> OfConnection {
         let named = self.list("connection");
         OfConnection {
-            named: named
-                .filter(|name| !is_hop_by_hop(name))
-                .map(<[u8]>::to_vec)
-                .collect(),
+            named: named.filter(|name| !is_hop_by_hop(name)).map(<[u8]>::to_vec).collect(),
         }
     }
 }
@@ -232,10 +226,7 @@ struct OfConnection {
 impl OfConnection {
     fn has(&self, name: &str) -> bool {
         is_hop_by_hop(name.as_bytes())
-            || self
-                .named
-                .iter()
-                .any(|named| is_same(named, name.as_bytes()))
+            || self.named.iter().any(|named| is_same(named, name.as_bytes()))
     }
 }
 
@@ -261,9 +252,7 @@ fn is_hop_by_hop(name: &[u8]) -> bool {
 /// Values may be credentials, so only names are printed (D4).
 impl fmt::Debug for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list()
-            .entries(self.iter().map(|(name, _)| name))
-            .finish()
+        f.debug_list().entries(self.iter().map(|(name, _)| name)).finish()
     }
 }
 
@@ -279,11 +268,7 @@ pub(crate) fn upstream(client: &Headers, auth: Auth<'_>, beta: Beta) -> Headers 
     };
     let is_foreign_key = |name: &str, value: &[u8]| is_key_header(name) && !auth.keeps(value);
     let mut sent = client.with_more_room();
-    let Headers {
-        names,
-        values,
-        lines,
-    } = &mut sent;
+    let Headers { names, values, lines } = &mut sent;
     lines.retain(|line| {
         let name = line.name(names);
         !stays(name) && !is_foreign_key(name, line.value(values))
@@ -376,8 +361,7 @@ pub(crate) fn is_named(name: &str, sought: &str) -> bool {
 }
 
 fn starts_with(name: &str, prefix: &str) -> bool {
-    name.get(..prefix.len())
-        .is_some_and(|start| is_named(start, prefix))
+    name.get(..prefix.len()).is_some_and(|start| is_named(start, prefix))
 }
 
 fn filled(headers: &Headers, name: &str) -> Option<String> {
@@ -395,10 +379,7 @@ pub(super) fn trimmed(text: &str) -> &str {
 
 /// Joins the first line that is there, because some gateways read only that one.
 fn add_oauth_beta(headers: &mut Headers) {
-    if headers
-        .list(BETA)
-        .any(|beta| is_same(beta, OAUTH_BETA.as_bytes()))
-    {
+    if headers.list(BETA).any(|beta| is_same(beta, OAUTH_BETA.as_bytes())) {
         return;
     }
     let joined = match headers.get(BETA) {
@@ -436,10 +417,7 @@ mod tests {
         headers
     }
 
-    const POOLED: Auth<'_> = Auth::Pooled {
-        name: "authorization",
-        value: "Bearer pooled",
-    };
+    const POOLED: Auth<'_> = Auth::Pooled { name: "authorization", value: "Bearer pooled" };
 
     #[test]
     fn request_headers() {
@@ -465,31 +443,14 @@ mod tests {
 
     #[test]
     fn credentials_on_a_relay() {
-        let client = headers(&[
-            ("Authorization", "bearer  sk-ant-oat01-x"),
-            ("x-api-key", "mp-key"),
-        ]);
+        let client =
+            headers(&[("Authorization", "bearer  sk-ant-oat01-x"), ("x-api-key", "mp-key")]);
         let keys = |auth| {
-            upstream(&client, auth, Beta::AsSent)
-                .iter()
-                .filter(|(n, _)| is_key_header(n))
-                .count()
+            upstream(&client, auth, Beta::AsSent).iter().filter(|(n, _)| is_key_header(n)).count()
         };
         assert_eq!(keys(Auth::Own), 1, "P3 only the real one");
-        assert_eq!(
-            keys(Auth::Untouched {
-                proxy_key: b"mp-key"
-            }),
-            1,
-            "T5 all but ours"
-        );
-        assert_eq!(
-            keys(Auth::Untouched {
-                proxy_key: b"mp-other"
-            }),
-            2,
-            "T5 untouched"
-        );
+        assert_eq!(keys(Auth::Untouched { proxy_key: b"mp-key" }), 1, "T5 all but ours");
+        assert_eq!(keys(Auth::Untouched { proxy_key: b"mp-other" }), 2, "T5 untouched");
         assert!(has_own_credential(&client), "P3 real");
         for (value, real) in [
             ("sk-ant-api03-x", true),
@@ -500,11 +461,7 @@ mod tests {
             ("mp-sk-ant-x", false),
             ("", false),
         ] {
-            assert_eq!(
-                has_own_credential(&headers(&[("X-API-Key", value)])),
-                real,
-                "P3 {value}"
-            );
+            assert_eq!(has_own_credential(&headers(&[("X-API-Key", value)])), real, "P3 {value}");
         }
     }
 
@@ -525,12 +482,8 @@ mod tests {
             ("P5 as sent", AsSent, &["a", ""], &["a", ""]),
         ];
         for (name, beta, sent, expected) in rows {
-            let client = headers(
-                &sent
-                    .iter()
-                    .map(|value| ("Anthropic-Beta", *value))
-                    .collect::<Vec<_>>(),
-            );
+            let client =
+                headers(&sent.iter().map(|value| ("Anthropic-Beta", *value)).collect::<Vec<_>>());
             let got = upstream(&client, POOLED, *beta);
             let got: Vec<&[u8]> = got.all("anthropic-beta").collect();
             let expected: Vec<&[u8]> = expected.iter().map(|value| value.as_bytes()).collect();
@@ -555,9 +508,7 @@ mod tests {
         let names = |body| {
             let mut kept = sent.clone();
             downstream(&mut kept, body);
-            kept.iter()
-                .map(|(name, _)| name.to_owned())
-                .collect::<Vec<_>>()
+            kept.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
         };
         assert_eq!(
             names(BodyForm::Unmodified),
@@ -573,13 +524,7 @@ mod tests {
         );
         assert_eq!(
             names(BodyForm::Reframed),
-            [
-                "Content-Type",
-                "Content-Encoding",
-                "request-id",
-                "Set-Cookie",
-                "Set-Cookie"
-            ],
+            ["Content-Type", "Content-Encoding", "request-id", "Set-Cookie", "Set-Cookie"],
             "P11 our own framing"
         );
         let mut kept = sent.clone();
@@ -611,19 +556,13 @@ mod tests {
         assert_eq!(read, expected, "S8, S9, Q6, V1 old spelling");
         for bad in ["", "0", "-1", "1.5", "9m", "99999999999999999999"] {
             let read = client_options(&headers(&[("x-maxpool-client-stream-idle-ms", bad)]));
-            assert_eq!(
-                read.stream_idle, None,
-                "Q6 unreadable is not declared: {bad}"
-            );
+            assert_eq!(read.stream_idle, None, "Q6 unreadable is not declared: {bad}");
         }
     }
 
     #[test]
     fn values_are_not_printed() {
-        let printed = format!(
-            "{:?}",
-            headers(&[("authorization", "Bearer sk-ant-secret")])
-        );
+        let printed = format!("{:?}", headers(&[("authorization", "Bearer sk-ant-secret")]));
         assert_eq!(printed, r#"["authorization"]"#, "D4");
     }
 
@@ -632,11 +571,7 @@ mod tests {
         let mut client = Headers::default();
         client.push("x-name", [0xe9, b' ', 0xff]);
         let got = upstream(&client, POOLED, Beta::AsSent);
-        assert_eq!(
-            got.get("X-Name"),
-            Some(&[0xe9, b' ', 0xff][..]),
-            "P5 byte for byte"
-        );
+        assert_eq!(got.get("X-Name"), Some(&[0xe9, b' ', 0xff][..]), "P5 byte for byte");
         assert_eq!(got.text("x-name"), None);
     }
 }

@@ -27,11 +27,7 @@ impl<'a> Cursor<'a> {
     /// At the beginning, behind a byte order mark if there is one.
     pub(crate) fn new(text: &'a [u8]) -> Self {
         let mark: &[u8] = b"\xef\xbb\xbf";
-        let at = if text.starts_with(mark) {
-            mark.len()
-        } else {
-            0
-        };
+        let at = if text.starts_with(mark) { mark.len() } else { 0 };
         Cursor { text, at }
     }
 
@@ -186,11 +182,7 @@ impl<'a> Cursor<'a> {
             }
         }
         self.at = at + 1;
-        Some(Text {
-            raw: self.text.get(start + 1..at)?,
-            escaped,
-            span: start..at + 1,
-        })
+        Some(Text { raw: self.text.get(start + 1..at)?, escaped, span: start..at + 1 })
     }
 }
 
@@ -212,19 +204,12 @@ impl<'a> Text<'a> {
 
 /// Whether a number or a word ends here.
 pub(super) fn is_delimiter(byte: u8) -> bool {
-    matches!(
-        byte,
-        b',' | b':' | b'{' | b'}' | b'[' | b']' | b'"' | b' ' | b'\t' | b'\r' | b'\n'
-    )
+    matches!(byte, b',' | b':' | b'{' | b'}' | b'[' | b']' | b'"' | b' ' | b'\t' | b'\r' | b'\n')
 }
 
 /// The bytes of a string with its escapes resolved, lent if it has none.
 pub(super) fn resolved(raw: &[u8]) -> Cow<'_, [u8]> {
-    if raw.contains(&b'\\') {
-        Cow::Owned(unescape(raw).into_bytes())
-    } else {
-        Cow::Borrowed(raw)
-    }
+    if raw.contains(&b'\\') { Cow::Owned(unescape(raw).into_bytes()) } else { Cow::Borrowed(raw) }
 }
 
 /// Resolves escapes; what is broken becomes U+FFFD or stays.
@@ -330,10 +315,8 @@ mod tests {
             r#""你好 ä""#,
         ];
         for text in rows {
-            let decoded = Cursor::new(text.as_bytes())
-                .text()
-                .flatten()
-                .and_then(|text| text.decode(100));
+            let decoded =
+                Cursor::new(text.as_bytes()).text().flatten().and_then(|text| text.decode(100));
             assert_eq!(decoded, serde_json::from_str(text).ok(), "{text}");
         }
     }
@@ -361,31 +344,12 @@ mod tests {
         let mut random = Random::new(1);
         for _ in rounds(5_000) {
             let length = random.below(40);
-            let pick = [
-                b'"',
-                b'\\',
-                b'a',
-                0,
-                0x22 ^ 0x80,
-                0x21,
-                0x23,
-                0xff,
-                0x5b,
-                0x5d,
-            ];
+            let pick = [b'"', b'\\', b'a', 0, 0x22 ^ 0x80, 0x21, 0x23, 0xff, 0x5b, 0x5d];
             let bytes: Vec<u8> = (0..length)
-                .map(|_| {
-                    if random.below(9) == 0 {
-                        *random.pick(&pick)
-                    } else {
-                        b'#'
-                    }
-                })
+                .map(|_| if random.below(9) == 0 { *random.pick(&pick) } else { b'#' })
                 .collect();
-            let slow = bytes
-                .iter()
-                .position(|byte| matches!(byte, b'"' | b'\\'))
-                .unwrap_or(bytes.len());
+            let slow =
+                bytes.iter().position(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(bytes.len());
             assert_eq!(quote_or_escape(&bytes), slow, "{bytes:?}");
         }
     }

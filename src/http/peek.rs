@@ -85,9 +85,7 @@ impl Peek {
     pub(crate) fn weight(&self, body_bytes: usize) -> u32 {
         let size = u32::try_from(body_bytes.div_ceil(64_000)).unwrap_or(u32::MAX);
         size.max(1)
-            .saturating_add(u32::from(
-                self.max_tokens.is_some_and(|tokens| tokens > 16_000),
-            ))
+            .saturating_add(u32::from(self.max_tokens.is_some_and(|tokens| tokens > 16_000)))
             .saturating_add(u32::from(self.thinking_on))
     }
 
@@ -159,9 +157,8 @@ impl Peek {
                 Some(())
             }
             b"type" => {
-                thread.continues = cursor
-                    .text()?
-                    .is_some_and(|kind| kind.name().as_ref() == b"continue");
+                thread.continues =
+                    cursor.text()?.is_some_and(|kind| kind.name().as_ref() == b"continue");
                 Some(())
             }
             _ => cursor.skip(),
@@ -262,10 +259,7 @@ fn whole_number(raw: &[u8]) -> Option<u64> {
     let number = text.parse().ok();
     // Only for what is written as 1e5 or 4096.0; the conversion saturates.
     number.or_else(|| {
-        text.parse()
-            .ok()
-            .filter(|n: &f64| n.is_finite() && *n >= 0.0)
-            .map(|n| n as u64)
+        text.parse().ok().filter(|n: &f64| n.is_finite() && *n >= 0.0).map(|n| n as u64)
     })
 }
 
@@ -296,16 +290,9 @@ mod tests {
             "messages":[{"role":"user","content":"hi","model":"z"}]} "#;
         let peek = peek(body);
         assert_eq!(peek.model.as_deref(), Some("claude-opus-4"), "P4");
-        assert_eq!(
-            &body[peek.models.first[0].clone()],
-            br#""claude-\u006fpus-4""#,
-            "P4"
-        );
+        assert_eq!(&body[peek.models.first[0].clone()], br#""claude-\u006fpus-4""#, "P4");
         assert_eq!(peek.models.first.len(), 1, "V2 only the top level");
-        assert!(
-            peek.stream && peek.thinking_on && !peek.signed_thinking && peek.whole,
-            "P4"
-        );
+        assert!(peek.stream && peek.thinking_on && !peek.signed_thinking && peek.whole, "P4");
         assert_eq!(
             &body[peek.messages.clone().unwrap()],
             br#"[{"role":"user","content":"hi","model":"z"}]"#,
@@ -313,10 +300,7 @@ mod tests {
         );
         assert_eq!(peek.max_tokens, Some(32_000), "P4");
         assert_eq!(peek.session.as_deref(), Some("0f-1"), "S9");
-        let thread = Thread {
-            id: Some("th_1".into()),
-            continues: true,
-        };
+        let thread = Thread { id: Some("th_1".into()), continues: true };
         assert_eq!(peek.thread, Some(thread), "P10");
         assert_eq!(peek.weight(body.len()), 3, "P4");
     }
@@ -327,10 +311,7 @@ mod tests {
             br#"{"model":"a","stream":true,"thinking":{"type":"enabled"},"thread":{"type":"continue"},"model":"b",
                 "stream":false,"thinking":{"type":"disabled"},"thread":null,"max_tokens":1,"max_tokens":2}"#,
         );
-        assert_eq!(
-            (peek.model.as_deref(), peek.max_tokens),
-            (Some("b"), Some(2))
-        );
+        assert_eq!((peek.model.as_deref(), peek.max_tokens), (Some("b"), Some(2)));
         assert_eq!(peek.models.first.len(), 2);
         assert!(!peek.stream && !peek.thinking_on && peek.thread.is_none());
     }
@@ -347,16 +328,8 @@ mod tests {
             (30_000_000, Some(64_000), true, 471),
         ];
         for (bytes, max_tokens, thinking_on, expected) in rows {
-            let peek = Peek {
-                max_tokens,
-                thinking_on,
-                ..Peek::default()
-            };
-            assert_eq!(
-                peek.weight(bytes),
-                expected,
-                "P4 {bytes} {max_tokens:?} {thinking_on}"
-            );
+            let peek = Peek { max_tokens, thinking_on, ..Peek::default() };
+            assert_eq!(peek.weight(bytes), expected, "P4 {bytes} {max_tokens:?} {thinking_on}");
         }
     }
 
@@ -371,10 +344,7 @@ mod tests {
             let body = format!(r#"{{"max_tokens":{text},"stream":"true","thinking":"enabled"}}"#);
             let peek = peek(body.as_bytes());
             assert_eq!(peek.max_tokens, expected, "P4 {text}");
-            assert!(
-                !peek.stream && !peek.thinking_on && peek.whole,
-                "P4 other types say nothing"
-            );
+            assert!(!peek.stream && !peek.thinking_on && peek.whole, "P4 other types say nothing");
         }
     }
 
@@ -425,11 +395,7 @@ mod tests {
         let twice = peek(br#"{"messages":[{"content":"hello"}],"messages":[]}"#);
         assert_eq!(twice.first_message, None, "S9 the last key counts");
         let longer = json!({"messages": [{"content": "hello", "role": "user"}, {"role": "assistant", "content": "x"}]});
-        assert_eq!(
-            look(&longer).first_message,
-            plain,
-            "S9 later messages do not count"
-        );
+        assert_eq!(look(&longer).first_message, plain, "S9 later messages do not count");
     }
 
     #[test]
@@ -482,10 +448,7 @@ mod tests {
         );
         assert_eq!(
             key(&none, &body("a", "1")),
-            key(
-                &options("", "1", ""),
-                &look(&json!({"messages": [{"content": "a"}]}))
-            ),
+            key(&options("", "1", ""), &look(&json!({"messages": [{"content": "a"}]}))),
             "S9"
         );
         assert_ne!(
@@ -493,11 +456,7 @@ mod tests {
             key(&none, &body("b", "1")),
             "S9 a subagent by its first message"
         );
-        assert_ne!(
-            key(&none, &body("a", "1")),
-            key(&none, &body("a", "2")),
-            "S9"
-        );
+        assert_ne!(key(&none, &body("a", "1")), key(&none, &body("a", "2")), "S9");
         assert_eq!(
             key(&options("", "1", "g"), &body("a", "")),
             key(&options("", "1", "g"), &body("b", "")),
@@ -562,10 +521,7 @@ mod tests {
         assert!(!peek(deep.as_bytes()).whole, "depth costs no stack");
         let many = format!("{{{}\"model\":\"z\"}}", r#""model":"a","#.repeat(100_000));
         let peek = peek(many.as_bytes());
-        assert!(
-            peek.models.more && peek.models.first.len() == SPANS_MAX,
-            "spans are bounded"
-        );
+        assert!(peek.models.more && peek.models.first.len() == SPANS_MAX, "spans are bounded");
         assert_eq!(peek.model.as_deref(), Some("z"));
     }
 }

@@ -32,16 +32,12 @@ impl Spliced<'_> {
 pub(crate) fn replace_model<'a>(body: &'a [u8], models: &ModelSpans, model: &str) -> Spliced<'a> {
     let text = serde_json::Value::from(model).to_string().into_bytes();
     if models.more {
-        return Spliced {
-            parts: vec![Cow::Owned(replace_many(body, &text))],
-        };
+        return Spliced { parts: vec![Cow::Owned(replace_many(body, &text))] };
     }
     let mut parts = Vec::with_capacity(models.first.len() * 2 + 1);
     let mut done = 0;
     for span in &models.first {
-        parts.push(Cow::Borrowed(
-            body.get(done..span.start).unwrap_or_default(),
-        ));
+        parts.push(Cow::Borrowed(body.get(done..span.start).unwrap_or_default()));
         parts.push(Cow::Owned(text.clone()));
         done = span.end;
     }
@@ -113,10 +109,7 @@ mod tests {
 
     #[test]
     fn many_duplicates() {
-        let body = format!(
-            "{{{}\"model\":7}}",
-            r#""model":"a", "x":[1],"#.repeat(1_000)
-        );
+        let body = format!("{{{}\"model\":7}}", r#""model":"a", "x":[1],"#.repeat(1_000));
         assert_eq!(splice(&body, "glm"), body.replace("\"a\"", "\"glm\""), "V2");
     }
 

@@ -169,10 +169,8 @@ impl Scanner {
             Form::Json => {
                 let body = self.data.take();
                 self.facts.stopped = body.whole;
-                self.facts.error = body
-                    .error
-                    .clone()
-                    .filter(|_| body.kind.as_deref() != Some("message"));
+                self.facts.error =
+                    body.error.clone().filter(|_| body.kind.as_deref() != Some("message"));
                 self.facts.add(body);
             }
             Form::Opaque => {}
@@ -285,11 +283,7 @@ impl Scanner {
     fn end_event(&mut self) {
         let data = self.data.take();
         // Half a document is none, as for every client.
-        let data = if data.whole {
-            data
-        } else {
-            Document::default()
-        };
+        let data = if data.whole { data } else { Document::default() };
         self.has_fields = false;
         if !std::mem::take(&mut self.has_data) {
             return self.name.clear();
@@ -305,10 +299,7 @@ impl Scanner {
             } else {
                 String::from_utf8_lossy(&self.name).into_owned()
             };
-            self.first = Some(FirstEvent {
-                name,
-                error: error.clone(),
-            });
+            self.first = Some(FirstEvent { name, error: error.clone() });
         }
         self.name.clear();
         if error.is_some() {
@@ -445,10 +436,7 @@ mod tests {
                 "content_block_delta",
                 r#"{"type":"content_block_delta","index":0,"delta":{"type":"signature_delta","signature":"Eq\u00410"}}"#,
             ),
-            (
-                "content_block_stop",
-                r#"{"type":"content_block_stop","index":0}"#,
-            ),
+            ("content_block_stop", r#"{"type":"content_block_stop","index":0}"#),
             (
                 "message_delta",
                 r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":7}}"#,
@@ -464,12 +452,7 @@ mod tests {
     #[test]
     fn a_usual_stream() {
         let expected = Facts {
-            usage: Usage {
-                input: 26,
-                output: 7,
-                cache_read: 900,
-                cache_write: 3,
-            },
+            usage: Usage { input: 26, output: 7, cache_read: 900, cache_write: 3 },
             usage_seen: true,
             stopped: true,
             signed_thinking: true,
@@ -479,19 +462,12 @@ mod tests {
             events: 8,
         };
         let text = usual();
-        for text in [
-            text.clone(),
-            text.replace('\n', "\r\n"),
-            text.replace('\n', "\r"),
-        ] {
+        for text in [text.clone(), text.replace('\n', "\r\n"), text.replace('\n', "\r")] {
             let whole = events(&text);
             assert_eq!(*whole.facts(), expected, "P13, P9");
             assert_eq!(
                 whole.first(),
-                Some(&FirstEvent {
-                    name: "message_start".into(),
-                    error: None
-                }),
+                Some(&FirstEvent { name: "message_start".into(), error: None }),
                 "P6"
             );
             assert_eq!(whole.mend(), b"");
@@ -502,11 +478,7 @@ mod tests {
                 assert_eq!(split.first(), whole.first(), "P6 split at {at}");
             }
             let single: Vec<&[u8]> = bytes.chunks(1).collect();
-            assert_eq!(
-                scan(Form::Events, &single).facts(),
-                whole.facts(),
-                "P13 byte by byte"
-            );
+            assert_eq!(scan(Form::Events, &single).facts(), whole.facts(), "P13 byte by byte");
         }
     }
 
@@ -515,11 +487,7 @@ mod tests {
         let overloaded =
             r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
         let error = |kind: &str, message: &str| {
-            Some(ApiError {
-                kind: kind.into(),
-                message: message.into(),
-                code: None,
-            })
+            Some(ApiError { kind: kind.into(), message: message.into(), code: None })
         };
         #[rustfmt::skip] // one row a line
         let rows = [
@@ -538,10 +506,7 @@ mod tests {
             ("nothing", String::new(), None),
         ];
         for (rule, text, expected) in rows {
-            let expected = expected.map(|(name, error)| FirstEvent {
-                name: name.into(),
-                error,
-            });
+            let expected = expected.map(|(name, error)| FirstEvent { name: name.into(), error });
             assert_eq!(events(&text).first(), expected.as_ref(), "{rule} {text:?}");
         }
     }
@@ -554,11 +519,8 @@ mod tests {
                 r#"{"type":"error","error":{"details":{"error_code":"c"},"message":"a\nb","type":"api_error"}}"#,
             )]);
         let error = events(&text).facts().error.clone();
-        let expected = ApiError {
-            kind: "api_error".into(),
-            message: "a\nb".into(),
-            code: Some("c".into()),
-        };
+        let expected =
+            ApiError { kind: "api_error".into(), message: "a\nb".into(), code: Some("c".into()) };
         assert_eq!(error, Some(expected), "P6");
     }
 
@@ -585,31 +547,20 @@ mod tests {
             assert_eq!(whole.id.as_deref(), Some("msg_2"));
             for at in 0..text.len() {
                 let (head, tail) = text.as_bytes().split_at(at);
-                assert_eq!(
-                    *scan(Form::Json, &[head, tail]).facts(),
-                    whole,
-                    "split at {at}"
-                );
+                assert_eq!(*scan(Form::Json, &[head, tail]).facts(), whole, "split at {at}");
                 assert!(!scan(Form::Json, &[head]).facts().stopped, "cut at {at}");
             }
         }
         let two = json!({"content": [{"type": "thinking"}, {"signature": "s", "type": "text"}]})
             .to_string();
-        assert!(
-            !read(Form::Json, two.as_bytes()).signed_thinking,
-            "P9 two blocks are two"
-        );
+        assert!(!read(Form::Json, two.as_bytes()).signed_thinking, "P9 two blocks are two");
         assert!(!read(Form::Json, b"{}{}").stopped && read(Form::Json, b" {} \n").stopped);
     }
 
     #[test]
     fn errors_in_bodies() {
         let error = |kind: &str, message: &str| {
-            Some(ApiError {
-                kind: kind.into(),
-                message: message.into(),
-                code: None,
-            })
+            Some(ApiError { kind: kind.into(), message: message.into(), code: None })
         };
         #[rustfmt::skip] // one row a line
         let rows = [
@@ -633,17 +584,10 @@ mod tests {
     fn torn_streams_are_mended() {
         let own = "event: error\ndata: {\"type\":\"error\"}\n\n";
         let text = usual();
-        for text in [
-            text.clone(),
-            text.replace('\n', "\r\n"),
-            text.replace('\n', "\r"),
-        ] {
+        for text in [text.clone(), text.replace('\n', "\r\n"), text.replace('\n', "\r")] {
             for at in 0..=text.len() {
                 let torn = &text[..at];
-                let mended = format!(
-                    "{torn}{}{own}",
-                    String::from_utf8_lossy(events(torn).mend())
-                );
+                let mended = format!("{torn}{}{own}", String::from_utf8_lossy(events(torn).mend()));
                 let slow = slow_events(&mended);
                 let (last, before) = slow.split_last().unwrap();
                 assert_eq!(last.0, "error", "torn at {at}");
@@ -685,10 +629,7 @@ mod tests {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let text = text.replace("\r\n", "\n").replace('\r', "\n");
         let (mut name, mut data, mut found) = (String::new(), None::<String>, Vec::new());
-        for line in text
-            .split_inclusive('\n')
-            .filter_map(|line| line.strip_suffix('\n'))
-        {
+        for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
             if line.is_empty() {
                 if let Some(data) = data.take() {
                     found.push((name.clone(), data));
@@ -713,10 +654,8 @@ mod tests {
     fn slow_facts(text: &str) -> (Facts, Option<FirstEvent>) {
         let (mut facts, mut first) = (Facts::default(), None);
         for (name, data) in slow_events(text) {
-            let value: Value = serde_json::from_str(&data)
-                .ok()
-                .filter(Value::is_object)
-                .unwrap_or_default();
+            let value: Value =
+                serde_json::from_str(&data).ok().filter(Value::is_object).unwrap_or_default();
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let kind = text(&value["type"]);
             facts.events += 1;
@@ -740,10 +679,7 @@ mod tests {
                 && filled(&value["delta"]["signature"]))
                 || (block["type"] == "thinking" && filled(&block["signature"]))
                 || (block["type"] == "redacted_thinking" && filled(&block["data"]));
-            facts.id = value["message"]["id"]
-                .as_str()
-                .map(str::to_owned)
-                .or(facts.id);
+            facts.id = value["message"]["id"].as_str().map(str::to_owned).or(facts.id);
             let error = (name == "error" || kind == "error").then(|| ApiError {
                 kind: text(&value["error"]["type"]),
                 message: text(&value["error"]["message"]),
@@ -796,24 +732,15 @@ mod tests {
                 text += &format!("{name}{end}");
             }
             if random.chance(10) {
-                let half = data
-                    .char_indices()
-                    .nth(data.chars().count() / 2)
-                    .map_or(0, |(at, _)| at);
+                let half =
+                    data.char_indices().nth(data.chars().count() / 2).map_or(0, |(at, _)| at);
                 text += &format!("{field}{}{end}{end}", &data[..half]);
                 continue;
             }
-            let folded = data.replacen(
-                ',',
-                &format!(",{end}data: "),
-                usize::from(random.chance(20)),
-            );
+            let folded =
+                data.replacen(',', &format!(",{end}data: "), usize::from(random.chance(20)));
             text += &format!("{field}{folded}");
-            text += &if random.chance(90) {
-                end.repeat(2)
-            } else {
-                end.to_owned()
-            };
+            text += &if random.chance(90) { end.repeat(2) } else { end.to_owned() };
         }
         // A torn end is judged by `finish`, about which the slow reader knows nothing.
         text + end + end
@@ -873,11 +800,7 @@ mod tests {
             (None, None, Form::Opaque),
         ];
         for (content_type, encoding, expected) in rows {
-            assert_eq!(
-                Form::of(content_type, encoding),
-                expected,
-                "{content_type:?} {encoding:?}"
-            );
+            assert_eq!(Form::of(content_type, encoding), expected, "{content_type:?} {encoding:?}");
         }
     }
 }

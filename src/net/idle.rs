@@ -37,23 +37,16 @@ pub(crate) struct PlaceId(usize);
 
 impl<T> Idle<T> {
     pub(crate) fn new() -> Idle<T> {
-        Idle {
-            places: Mutex::default(),
-        }
+        Idle { places: Mutex::default() }
     }
 
     /// The place of these.
     pub(crate) fn place(&self, https: bool, authority: &Authority) -> PlaceId {
         let mut places = self.lock();
-        let known = places
-            .iter()
-            .position(|place| place.https == https && place.authority == *authority);
+        let known =
+            places.iter().position(|place| place.https == https && place.authority == *authority);
         PlaceId(known.unwrap_or_else(|| {
-            places.push(Place {
-                https,
-                authority: authority.clone(),
-                resting: VecDeque::new(),
-            });
+            places.push(Place { https, authority: authority.clone(), resting: VecDeque::new() });
             places.len() - 1
         }))
     }

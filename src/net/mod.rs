@@ -48,9 +48,5 @@ pub(crate) fn agent(tls: Arc<ClientConfig>, proxies: ProxyPolicy) -> Agent {
         .build();
     let proxies = Arc::new(proxies);
     let resolver = resolve::CachedResolver::new(Arc::clone(&proxies));
-    Agent::with_parts(
-        config,
-        transport::WireConnector::new(tls, proxies),
-        resolver,
-    )
+    Agent::with_parts(config, transport::WireConnector::new(tls, proxies), resolver)
 }

@@ -43,22 +43,13 @@ impl HttpProxy {
         };
         let rest = rest.split(['/', '?', '#']).next().unwrap_or_default();
         let (userinfo, address) = match rest.rsplit_once('@') {
-            Some((userinfo, address)) => (
-                Some(
-                    percent_decode_str(userinfo)
-                        .decode_utf8_lossy()
-                        .into_owned(),
-                ),
-                address,
-            ),
+            Some((userinfo, address)) => {
+                (Some(percent_decode_str(userinfo).decode_utf8_lossy().into_owned()), address)
+            }
             None => (None, rest),
         };
         let (host, port) = split_port(address).ok_or("a proxy needs the form http://host:port")?;
-        Ok(HttpProxy {
-            host: host.to_owned(),
-            port: port.unwrap_or(80),
-            userinfo,
-        })
+        Ok(HttpProxy { host: host.to_owned(), port: port.unwrap_or(80), userinfo })
     }
 }
 
@@ -110,9 +101,9 @@ impl ProxyPolicy {
                 .filter(|value| !value.trim().is_empty())
         };
         let read = |name: &str| match either(name) {
-            Some(url) => HttpProxy::parse(url.trim())
-                .map(Some)
-                .map_err(|why| format!("{name}: {why}")),
+            Some(url) => {
+                HttpProxy::parse(url.trim()).map(Some).map_err(|why| format!("{name}: {why}"))
+            }
             None => Ok(None),
         };
         let all = read("ALL_PROXY")?;
@@ -122,12 +113,7 @@ impl ProxyPolicy {
             .split(',')
             .map(|name| name.trim().to_ascii_lowercase())
             .filter(|name| !name.is_empty());
-        Ok(ProxyPolicy {
-            https,
-            http: all,
-            none: none.collect(),
-            loopback: Loopback::Direct,
-        })
+        Ok(ProxyPolicy { https, http: all, none: none.collect(), loopback: Loopback::Direct })
     }
 
     /// The proxy for `upstream`, if one applies.
@@ -136,10 +122,7 @@ impl ProxyPolicy {
             Some("https") => self.https.as_ref(),
             _ => self.http.as_ref(),
         }?;
-        let host = upstream
-            .host()?
-            .trim_matches(['[', ']'])
-            .to_ascii_lowercase();
+        let host = upstream.host()?.trim_matches(['[', ']']).to_ascii_lowercase();
         let exempt = self.loopback == Loopback::Direct && is_loopback(&host)
             || self.none.iter().any(|rule| exempts(rule, &host));
         (!exempt).then_some(proxy)
@@ -147,10 +130,7 @@ impl ProxyPolicy {
 }
 
 fn is_loopback(host: &str) -> bool {
-    host == "localhost"
-        || host
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// One element of `NO_PROXY`: `*`, a name, a domain with or without a leading dot; a port is ignored.
@@ -161,9 +141,7 @@ fn exempts(rule: &str, host: &str) -> bool {
     let rule = split_port(rule).map_or(rule, |(name, _)| name);
     let rule = rule.trim_start_matches("*.").trim_start_matches('.');
     host == rule
-        || host
-            .strip_suffix(rule)
-            .is_some_and(|head| head.ends_with('.') && !rule.is_empty())
+        || host.strip_suffix(rule).is_some_and(|head| head.ends_with('.') && !rule.is_empty())
 }
 
 /// `host[:port]` or `[v6][:port]`; none if the port is no number or the host is empty.
@@ -191,10 +169,7 @@ mod tests {
 
     fn policy(pairs: &[(&str, &str)]) -> Result<ProxyPolicy, String> {
         ProxyPolicy::from_env(|name| {
-            pairs
-                .iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| (*value).to_owned())
+            pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
         })
     }
 

@@ -47,11 +47,7 @@ pub(crate) struct LookupFailed {
 
 impl fmt::Display for LookupFailed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the name {} cannot be looked up: {}",
-            self.host, self.why
-        )
+        write!(f, "the name {} cannot be looked up: {}", self.host, self.why)
     }
 }
 
@@ -87,10 +83,7 @@ impl fmt::Debug for CachedResolver {
 impl CachedResolver {
     /// A resolver with an empty cache; names behind a proxy are left to the proxy.
     pub(crate) fn new(proxies: Arc<ProxyPolicy>) -> CachedResolver {
-        CachedResolver {
-            proxies,
-            known: Arc::default(),
-        }
+        CachedResolver { proxies, known: Arc::default() }
     }
 
     fn lookup(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
@@ -112,23 +105,14 @@ impl CachedResolver {
                 if known.len() >= NAMES_MAX {
                     known.clear();
                 }
-                known.insert(
-                    key,
-                    Known {
-                        addresses: addresses.clone(),
-                        at: now,
-                    },
-                );
+                known.insert(key, Known { addresses: addresses.clone(), at: now });
                 Ok(addresses)
             }
             Err(error) if wait::Stop::of_io(&error).is_some() => Err(Error::Io(error)),
             Err(error) => match known_before {
                 Some(stale) => Ok(stale),
                 None => {
-                    let failed = LookupFailed {
-                        host: host.to_owned(),
-                        why: error.to_string(),
-                    };
+                    let failed = LookupFailed { host: host.to_owned(), why: error.to_string() };
                     Err(Error::Io(io::Error::other(failed)))
                 }
             },
@@ -150,17 +134,12 @@ impl Resolver for CachedResolver {
         let found = match self.proxies.proxy_for(uri) {
             Some(proxy) => self.lookup(&proxy.host, proxy.port)?,
             None => {
-                let host = uri
-                    .host()
-                    .ok_or(Error::HostNotFound)?
-                    .trim_matches(['[', ']']);
-                let port = uri
-                    .port_u16()
-                    .unwrap_or(if uri.scheme_str() == Some("https") {
-                        443
-                    } else {
-                        80
-                    });
+                let host = uri.host().ok_or(Error::HostNotFound)?.trim_matches(['[', ']']);
+                let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") {
+                    443
+                } else {
+                    80
+                });
                 self.lookup(host, port)?
             }
         };
@@ -182,16 +161,11 @@ fn look_up_cancellable(
     let result: Arc<Mutex<Option<io::Result<Vec<SocketAddr>>>>> = Arc::default();
     let slot = Arc::clone(&result);
     let (host, port) = key.clone();
-    thread::Builder::new()
-        .name("lookup".into())
-        .stack_size(STACK_BYTES)
-        .spawn(move || {
-            let found = (host.as_str(), port)
-                .to_socket_addrs()
-                .map(Iterator::collect::<Vec<_>>);
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
-            drop(finish);
-        })?;
+    thread::Builder::new().name("lookup".into()).stack_size(STACK_BYTES).spawn(move || {
+        let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+        drop(finish);
+    })?;
     let mut fds = [PollFd::from_borrowed_fd(done.as_fd(), PollFlags::IN)];
     if wait::current().wait(&mut fds, Phase::Connect, pause)? == Ready::Pause {
         return Err(io::ErrorKind::TimedOut.into());

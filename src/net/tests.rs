@@ -54,11 +54,7 @@ impl Server {
                 });
             }
         });
-        Server {
-            address,
-            https,
-            gone,
-        }
+        Server { address, https, gone }
     }
 
     fn agent(&self) -> Agent {
@@ -79,15 +75,12 @@ impl Server {
         let _entered = wait::enter(Rc::clone(&waiter) as Rc<dyn Waiter>);
         let request = Request::builder().method(method).uri(self.url(target));
         let request = request.body(SendBody::none()).unwrap();
-        let result = agent
-            .run(request)
-            .map_err(|error| error.to_string())
-            .and_then(|answer| {
-                let mut text = String::new();
-                let mut body = answer.into_body().into_reader();
-                let read = body.read_to_string(&mut text);
-                read.map(|_| text).map_err(|error| error.to_string())
-            });
+        let result = agent.run(request).map_err(|error| error.to_string()).and_then(|answer| {
+            let mut text = String::new();
+            let mut body = answer.into_body().into_reader();
+            let read = body.read_to_string(&mut text);
+            read.map(|_| text).map_err(|error| error.to_string())
+        });
         (waiter.wire().reused.get(), result)
     }
 }
@@ -99,9 +92,8 @@ fn server_config() -> Arc<ServerConfig> {
     };
     let certificate = CertificateDer::from(data("server.der"));
     let key = PrivateKeyDer::try_from(data("server-key.der")).unwrap();
-    let config = ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key);
+    let config =
+        ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key);
     Arc::new(config.unwrap())
 }
 
@@ -168,48 +160,13 @@ type Row = (&'static str, &'static str, String, &'static str, bool, bool);
 
 fn rows() -> Vec<Row> {
     let row = |target, method, answer: &str, body, ends, again| {
-        (
-            target,
-            method,
-            answer.replace('\n', "\r\n"),
-            body,
-            ends,
-            again,
-        )
+        (target, method, answer.replace('\n', "\r\n"), body, ends, again)
     };
     vec![
-        row(
-            "/length",
-            "GET",
-            "HTTP/1.1 200 OK\ncontent-length: 5\n\nhello",
-            "hello",
-            false,
-            true,
-        ),
-        row(
-            "/none",
-            "GET",
-            "HTTP/1.1 200 OK\ncontent-length: 0\n\n",
-            "",
-            false,
-            true,
-        ),
-        row(
-            "/204",
-            "GET",
-            "HTTP/1.1 204 No Content\n\n",
-            "",
-            false,
-            true,
-        ),
-        row(
-            "/304",
-            "GET",
-            "HTTP/1.1 304 Not Modified\ncontent-length: 5\n\n",
-            "",
-            false,
-            true,
-        ),
+        row("/length", "GET", "HTTP/1.1 200 OK\ncontent-length: 5\n\nhello", "hello", false, true),
+        row("/none", "GET", "HTTP/1.1 200 OK\ncontent-length: 0\n\n", "", false, true),
+        row("/204", "GET", "HTTP/1.1 204 No Content\n\n", "", false, true),
+        row("/304", "GET", "HTTP/1.1 304 Not Modified\ncontent-length: 5\n\n", "", false, true),
         row(
             "/304c",
             "GET",
@@ -218,14 +175,7 @@ fn rows() -> Vec<Row> {
             false,
             true,
         ),
-        row(
-            "/head",
-            "HEAD",
-            "HTTP/1.1 200 OK\ncontent-length: 5\n\n",
-            "",
-            false,
-            true,
-        ),
+        row("/head", "HEAD", "HTTP/1.1 200 OK\ncontent-length: 5\n\n", "", false, true),
         row(
             "/hints",
             "GET",
@@ -234,14 +184,7 @@ fn rows() -> Vec<Row> {
             false,
             true,
         ),
-        row(
-            "/100",
-            "GET",
-            "HTTP/1.1 100 Continue\n\nHTTP/1.1 204 No Content\n\n",
-            "",
-            false,
-            true,
-        ),
+        row("/100", "GET", "HTTP/1.1 100 Continue\n\nHTTP/1.1 204 No Content\n\n", "", false, true),
         row(
             "/302",
             "GET",
@@ -282,14 +225,7 @@ fn rows() -> Vec<Row> {
             false,
             true,
         ),
-        row(
-            "/1.0",
-            "GET",
-            "HTTP/1.0 200 OK\ncontent-length: 5\n\nhello",
-            "hello",
-            false,
-            false,
-        ),
+        row("/1.0", "GET", "HTTP/1.0 200 OK\ncontent-length: 5\n\nhello", "hello", false, false),
         row(
             "/close",
             "GET",
@@ -298,14 +234,7 @@ fn rows() -> Vec<Row> {
             false,
             false,
         ),
-        row(
-            "/close204",
-            "GET",
-            "HTTP/1.1 204 No Content\nconnection: close\n\n",
-            "",
-            false,
-            false,
-        ),
+        row("/close204", "GET", "HTTP/1.1 204 No Content\nconnection: close\n\n", "", false, false),
         row(
             "/101",
             "GET",
@@ -314,14 +243,7 @@ fn rows() -> Vec<Row> {
             false,
             false,
         ),
-        row(
-            "/to-the-end",
-            "GET",
-            "HTTP/1.1 200 OK\n\nhello",
-            "hello",
-            true,
-            false,
-        ),
+        row("/to-the-end", "GET", "HTTP/1.1 200 OK\n\nhello", "hello", true, false),
         row(
             "/half-end",
             "GET",
@@ -375,8 +297,7 @@ fn bytes_behind_an_answer_end_its_connection() {
         let mut rows = rows();
         rows.retain(|row| row.5 && !row.4);
         for row in &mut rows {
-            row.2
-                .push_str("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad");
+            row.2.push_str("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad");
         }
         // Just as much as is read at once: the rest stays in the socket, or inside TLS.
         let head = "HTTP/1.1 200 OK\r\ncontent-length: 16342\r\n\r\n";
@@ -406,10 +327,7 @@ fn bytes_behind_an_answer_end_its_connection() {
 #[test]
 fn a_large_answer_in_pieces_of_any_size_comes_whole() {
     let text: String = (0..60_000).map(|number| format!("{number} ")).collect();
-    let plain = format!(
-        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}",
-        text.len()
-    );
+    let plain = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
     let mut chunked = String::from("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
     for chunk in text.as_bytes().chunks(1000) {
         let chunk = std::str::from_utf8(chunk).unwrap();
@@ -442,11 +360,7 @@ fn what_tls_has_deciphered_and_kept_is_not_waited_for() {
         // More than is read at once, and the last of it comes in one small read of the socket with the rest.
         let body = "x".repeat(16 * 1024 - head.len() + more);
         let answer = head.replace("12345", &body.len().to_string()) + &body;
-        let script = Script {
-            target: "/",
-            answer: answer.into_bytes(),
-            ends: false,
-        };
+        let script = Script { target: "/", answer: answer.into_bytes(), ends: false };
         let server = Server::start(true, usize::MAX, vec![script]);
         let agent = server.agent();
         for again in [false, true] {

@@ -15,9 +15,7 @@ use rustls::{ClientConfig, RootCertStore};
 /// # Errors
 /// A sentence for the operator when the file cannot be read or holds no certificate.
 pub(crate) fn client_config(extra: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     if let Some(path) = extra {
         add_file(&mut roots, path)?;
     }

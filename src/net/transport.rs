@@ -55,11 +55,7 @@ impl fmt::Debug for WireConnector {
 
 impl WireConnector {
     pub(crate) fn new(tls: Arc<ClientConfig>, proxies: Arc<ProxyPolicy>) -> WireConnector {
-        WireConnector {
-            tls,
-            proxies,
-            idle: Arc::new(Idle::new()),
-        }
+        WireConnector { tls, proxies, idle: Arc::new(Idle::new()) }
     }
 }
 
@@ -73,10 +69,7 @@ impl Connector for WireConnector {
     ) -> Result<Option<WireTransport>, Error> {
         let https = details.needs_tls();
         let authority = details.uri.authority().ok_or(Error::HostNotFound)?;
-        let home = Home {
-            place: self.idle.place(https, authority),
-            idle: Arc::clone(&self.idle),
-        };
+        let home = Home { place: self.idle.place(https, authority), idle: Arc::clone(&self.idle) };
         let age_max = details.config.max_idle_age();
         while let Some(resting) = self.idle.take(home.place, clock::mono(), age_max) {
             if let Some(transport) = resting.wake(&home) {
@@ -84,23 +77,13 @@ impl Connector for WireConnector {
             }
         }
         let mut socket = connect_any(&details.addrs)?;
-        let host = details
-            .uri
-            .host()
-            .ok_or(Error::HostNotFound)?
-            .trim_matches(['[', ']']);
+        let host = details.uri.host().ok_or(Error::HostNotFound)?.trim_matches(['[', ']']);
         if let Some(proxy) = self.proxies.proxy_for(details.uri) {
-            let port = details
-                .uri
-                .port_u16()
-                .unwrap_or(if https { 443 } else { 80 });
+            let port = details.uri.port_u16().unwrap_or(if https { 443 } else { 80 });
             ask_proxy(&mut socket, proxy, host, port)?;
         }
-        let tls = if https {
-            Some(Box::new(handshake(&mut socket, &self.tls, host)?))
-        } else {
-            None
-        };
+        let tls =
+            if https { Some(Box::new(handshake(&mut socket, &self.tls, host)?)) } else { None };
         current().wire().connected.set(true);
         Ok(Some(WireTransport {
             home,
@@ -152,23 +135,14 @@ fn wait_connected(
     pause: Option<Duration>,
 ) -> Result<Option<io::Result<OwnedFd>>, Error> {
     let done = {
-        let mut fds: Vec<PollFd<'_>> = pending
-            .iter()
-            .map(|fd| PollFd::new(fd, PollFlags::OUT))
-            .collect();
-        if current()
-            .wait(&mut fds, Phase::Connect, pause)
-            .map_err(io::Error::from)?
-            == Ready::Pause
+        let mut fds: Vec<PollFd<'_>> =
+            pending.iter().map(|fd| PollFd::new(fd, PollFlags::OUT)).collect();
+        if current().wait(&mut fds, Phase::Connect, pause).map_err(io::Error::from)? == Ready::Pause
         {
             return Ok(None);
         }
         // A waiter need not say which one it was where there is only one.
-        if fds.len() == 1 {
-            Some(0)
-        } else {
-            fds.iter().position(|fd| !fd.revents().is_empty())
-        }
+        if fds.len() == 1 { Some(0) } else { fds.iter().position(|fd| !fd.revents().is_empty()) }
     };
     let Some(done) = done else { return Ok(None) };
     let socket = pending.swap_remove(done);
@@ -179,11 +153,7 @@ fn wait_connected(
 }
 
 fn start_connect(address: &SocketAddr) -> io::Result<OwnedFd> {
-    let family = if address.is_ipv4() {
-        AddressFamily::INET
-    } else {
-        AddressFamily::INET6
-    };
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     // Dead peers are noticed even while nothing is being sent.
@@ -205,16 +175,8 @@ fn handshake(
     // A response of any size must fit between two reads of the client.
     tls.set_buffer_limit(None);
     while tls.is_handshaking() {
-        let interest = if tls.wants_write() {
-            PollFlags::OUT
-        } else {
-            PollFlags::IN
-        };
-        let moved = if tls.wants_write() {
-            tls.write_tls(socket)
-        } else {
-            tls.read_tls(socket)
-        };
+        let interest = if tls.wants_write() { PollFlags::OUT } else { PollFlags::IN };
+        let moved = if tls.wants_write() { tls.write_tls(socket) } else { tls.read_tls(socket) };
         match moved {
             Ok(0) => {
                 return Err(Error::Io(io::Error::other(
@@ -455,9 +417,7 @@ impl WireTransport {
             Some(tls) => send_tls(tls, socket, &self.pending),
         };
         let wire = current();
-        wire.wire()
-            .sent
-            .set(wire.wire().sent.get() + self.pending.len() as u64);
+        wire.wire().sent.set(wire.wire().sent.get() + self.pending.len() as u64);
         self.pending.clear();
         match result {
             Err(error) if wait::Stop::of_io(&error).is_none() => {
@@ -588,8 +548,7 @@ impl Transport for WireTransport {
         if self.deaf {
             return Ok(());
         }
-        self.pending
-            .extend_from_slice(&self.buffers.output[..amount]);
+        self.pending.extend_from_slice(&self.buffers.output[..amount]);
         if self.pending.len() >= PENDING_BYTES {
             self.flush()?;
         }
@@ -598,11 +557,7 @@ impl Transport for WireTransport {
 
     fn await_input(&mut self, _timeout: NextTimeout) -> Result<bool, Error> {
         self.begin_call();
-        let first = if self.pending.is_empty() && !self.is_dry {
-            First::Read
-        } else {
-            First::Wait
-        };
+        let first = if self.pending.is_empty() && !self.is_dry { First::Read } else { First::Wait };
         self.flush()?;
         // The buffers of a large body or head are not kept while the answer streams.
         if self.pending.capacity() > OUTPUT_BYTES {
@@ -613,9 +568,7 @@ impl Transport for WireTransport {
         }
         let count = self.fill(first)?;
         let wire = current();
-        wire.wire()
-            .received
-            .set(wire.wire().received.get() + count as u64);
+        wire.wire().received.set(wire.wire().received.get() + count as u64);
         self.buffers.input_appended(count);
         Ok(count > 0)
     }

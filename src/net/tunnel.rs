@@ -21,11 +21,8 @@ pub(super) fn ask_proxy(
     host: &str,
     port: u16,
 ) -> Result<(), Error> {
-    let target = if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    };
+    let target =
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let mut head = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
     if let Some(userinfo) = &proxy.userinfo {
         head.push_str("Proxy-Authorization: Basic ");
@@ -47,13 +44,9 @@ pub(super) fn ask_proxy(
         }
         answer.push(byte[0]);
     }
-    let line = String::from_utf8_lossy(
-        answer
-            .split(|byte| *byte == b'\r')
-            .next()
-            .unwrap_or_default(),
-    )
-    .into_owned();
+    let line =
+        String::from_utf8_lossy(answer.split(|byte| *byte == b'\r').next().unwrap_or_default())
+            .into_owned();
     match line.split(' ').nth(1) {
         Some(status) if status.starts_with('2') => Ok(()),
         _ => Err(Error::Io(io::Error::other(format!(

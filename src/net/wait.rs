@@ -165,10 +165,7 @@ pub(crate) struct Deadline {
 impl Deadline {
     /// Stops every wait once `limit` from now is over.
     pub(crate) fn after(limit: Duration) -> Deadline {
-        Deadline {
-            end: clock::mono() + limit,
-            wire: Wire::default(),
-        }
+        Deadline { end: clock::mono() + limit, wire: Wire::default() }
     }
 }
 

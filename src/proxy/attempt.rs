@@ -83,15 +83,9 @@ pub(super) fn run(
     let Some(account) = job.context.accounts.get(granted.account) else {
         // Removed between the grant and now.
         hold.complete(Outcome::Abandoned);
-        let failed = credential_failed(
-            granted,
-            Outcome::Abandoned,
-            "the account was removed".to_owned(),
-        );
-        return Attempted::Failed {
-            out,
-            failed: Box::new(failed),
-        };
+        let failed =
+            credential_failed(granted, Outcome::Abandoned, "the account was removed".to_owned());
+        return Attempted::Failed { out, failed: Box::new(failed) };
     };
     let profile = account.profile();
     let Ok(uri) = Uri::try_from([profile.upstream.as_str(), &job.target].concat()) else {
@@ -104,15 +98,7 @@ pub(super) fn run(
         (Kind::ApiKey | Kind::Provider, false) => Beta::AsSent,
         (Kind::ApiKey | Kind::Provider, true) => Beta::Strip,
     };
-    let course = Course {
-        job,
-        request,
-        granted,
-        account,
-        uri,
-        beta,
-        sent: RefCell::default(),
-    };
+    let course = Course { job, request, granted, account, uri, beta, sent: RefCell::default() };
     let readiness = job.context.accounts.credential(granted.account);
     course.with_credential(hold, readiness, out)
 }
@@ -153,10 +139,7 @@ impl Course<'_> {
                 }
                 Readiness::Unready(unready) => {
                     let failed = self.without_credential(hold, unready, refused);
-                    return Attempted::Failed {
-                        out,
-                        failed: Box::new(failed),
-                    };
+                    return Attempted::Failed { out, failed: Box::new(failed) };
                 }
             };
             let answer = match self.call(&ready) {
@@ -181,11 +164,7 @@ impl Course<'_> {
                 after,
                 answer.headers.iter(),
             );
-            hold.observe(HeadReport {
-                status: answer.status,
-                quota: &quota,
-                evidence,
-            });
+            hold.observe(HeadReport { status: answer.status, quota: &quota, evidence });
             if answer.status < 400 {
                 return self.deliver(hold, answer, quota, out);
             }
@@ -232,10 +211,7 @@ impl Course<'_> {
     fn call(&self, ready: &Ready) -> Result<Answer, Unanswered> {
         self.sent.replace(Some(ready.value.clone()));
         let job = self.job;
-        let auth = Auth::Pooled {
-            name: ready.header,
-            value: ready.value.expose(),
-        };
+        let auth = Auth::Pooled { name: ready.header, value: ready.value.expose() };
         let headers = headers::upstream(&job.headers, auth, self.beta);
         let profile = self.account.profile();
         let model = job.peek.model.as_deref();
@@ -251,15 +227,8 @@ impl Course<'_> {
             body: job.has_body.then_some(spliced.as_slice()),
         };
         job.record.borrow_mut().attempts += 1;
-        job.trace
-            .borrow_mut()
-            .attempt(&self.granted.name, &self.uri, headers.iter());
-        forward::send(
-            &job.context.agent(),
-            &order,
-            &job.patience,
-            Connection::Pooled,
-        )
+        job.trace.borrow_mut().attempt(&self.granted.name, &self.uri, headers.iter());
+        forward::send(&job.context.agent(), &order, &job.patience, Connection::Pooled)
     }
 
     /// The account has nothing to show: its block is told to the scheduler.
@@ -270,11 +239,9 @@ impl Course<'_> {
         refused: Option<Meaning>,
     ) -> Failed {
         let (evidence, said) = match refused {
-            Some(Meaning {
-                outcome: Outcome::NeedsLogin { evidence },
-                message,
-                ..
-            }) => (evidence, format!(" (the upstream said: {message})")),
+            Some(Meaning { outcome: Outcome::NeedsLogin { evidence }, message, .. }) => {
+                (evidence, format!(" (the upstream said: {message})"))
+            }
             Some(_) | None => (
                 Evidence {
                     at: clock::wall(),
@@ -286,10 +253,7 @@ impl Course<'_> {
         };
         let why = match unready {
             Unready::NeedsLogin { why } => {
-                let evidence = Evidence {
-                    message: Arc::from(format!("{why}{said}")),
-                    ..evidence
-                };
+                let evidence = Evidence { message: Arc::from(format!("{why}{said}")), ..evidence };
                 hold.complete(Outcome::NeedsLogin { evidence });
                 format!("needs login: {why}")
             }
@@ -321,16 +285,8 @@ impl Course<'_> {
             message: Arc::from(cooling.why.as_str()),
             ..Evidence::default()
         };
-        let end = End::At {
-            mono: Some(cooling.until),
-            wall: None,
-        };
-        let block = Block {
-            reason,
-            end,
-            scope: Scope::Account,
-            evidence: Arc::new(evidence),
-        };
+        let end = End::At { mono: Some(cooling.until), wall: None };
+        let block = Block { reason, end, scope: Scope::Account, evidence: Arc::new(evidence) };
         self.job
             .context
             .gate
@@ -383,10 +339,7 @@ impl Course<'_> {
             meaning,
             kept: None,
         };
-        Attempted::Failed {
-            out,
-            failed: Box::new(failed),
-        }
+        Attempted::Failed { out, failed: Box::new(failed) }
     }
 
     /// Reads an error answer whole, or until it is too long to keep, and classifies it.
@@ -412,23 +365,10 @@ impl Course<'_> {
         };
         self.hide_in(&mut body);
         self.job.trace.borrow_mut().body(&body);
-        let Answer {
-            status, headers, ..
-        } = answer;
+        let Answer { status, headers, .. } = answer;
         let meaning = self.judge(status, &headers, &body, quota);
-        let form = Form::of(
-            headers.text("content-type"),
-            headers.text("content-encoding"),
-        );
-        Ok((
-            whole.then_some(Kept {
-                status,
-                headers,
-                body,
-                form,
-            }),
-            meaning,
-        ))
+        let form = Form::of(headers.text("content-type"), headers.text("content-encoding"));
+        Ok((whole.then_some(Kept { status, headers, body, form }), meaning))
     }
 
     /// Upstreams have been seen to repeat in an error the credential that they refuse. It is no part of what they say.
@@ -442,10 +382,7 @@ impl Course<'_> {
             return;
         };
         let mut from = 0;
-        while let Some(at) = body[from..]
-            .windows(secret.len())
-            .position(|part| part == secret)
-        {
+        while let Some(at) = body[from..].windows(secret.len()).position(|part| part == secret) {
             let at = from + at;
             body.splice(at..at + secret.len(), HIDDEN.iter().copied());
             from = at + HIDDEN.len();
@@ -481,17 +418,8 @@ impl Course<'_> {
         let kept = kept.filter(|_| meaning.status != 403);
         hold.complete(meaning.outcome.clone());
         let (from, kind) = (Arc::clone(&self.granted.name), self.granted.kind);
-        let failed = Failed {
-            from,
-            kind,
-            was_sent: true,
-            meaning,
-            kept,
-        };
-        Attempted::Failed {
-            out,
-            failed: Box::new(failed),
-        }
+        let failed = Failed { from, kind, was_sent: true, meaning, kept };
+        Attempted::Failed { out, failed: Box::new(failed) }
     }
 
     pub(super) fn stopped(&self, _stop: Stop) -> Ended {

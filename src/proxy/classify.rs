@@ -60,15 +60,8 @@ pub(crate) enum Next {
 /// Judges an answer of a pooled account.
 pub(crate) fn classify(seen: &Seen<'_>) -> Meaning {
     let status = seen.status;
-    let error = if status < 400 {
-        ApiError::default()
-    } else {
-        error_of(seen.body)
-    };
-    let upstream = Upstream {
-        seen,
-        error: &error,
-    };
+    let error = if status < 400 { ApiError::default() } else { error_of(seen.body) };
+    let upstream = Upstream { seen, error: &error };
     let (outcome, next) = match status {
         200..=399 => (Outcome::Success, Next::PassOn),
         401 => upstream.unauthorised(),
@@ -76,26 +69,13 @@ pub(crate) fn classify(seen: &Seen<'_>) -> Meaning {
         429 => upstream.limited(),
         529 => upstream.server_side(Overload::Overloaded529),
         // Besides the four of P7 those with which a gateway in front of the API reports that it cannot reach it.
-        500 | 502..=504 | 520..=527 | 530 => (
-            Outcome::ServerError {
-                evidence: upstream.evidence(),
-            },
-            Next::AnotherAccount,
-        ),
+        500 | 502..=504 | 520..=527 | 530 => {
+            (Outcome::ServerError { evidence: upstream.evidence() }, Next::AnotherAccount)
+        }
         _ => (Outcome::Neutral, Next::PassOn),
     };
-    let message = if status < 400 {
-        String::new()
-    } else {
-        upstream.message()
-    };
-    Meaning {
-        outcome,
-        next,
-        status,
-        message,
-        kind: error.kind,
-    }
+    let message = if status < 400 { String::new() } else { upstream.message() };
+    Meaning { outcome, next, status, message, kind: error.kind }
 }
 
 /// The status that an error type stands for (P6). An unknown one is the upstream's own trouble.
@@ -136,9 +116,7 @@ pub(crate) fn body_of(error: &ApiError) -> Vec<u8> {
     if let Some(code) = &error.code {
         shown["details"] = serde_json::json!({ "error_code": code });
     }
-    serde_json::json!({ "type": "error", "error": shown })
-        .to_string()
-        .into_bytes()
+    serde_json::json!({ "type": "error", "error": shown }).to_string().into_bytes()
 }
 
 struct Upstream<'a> {
@@ -151,10 +129,9 @@ impl Upstream<'_> {
         let evidence = self.evidence();
         match self.seen.kind {
             Kind::Oauth => (Outcome::NeedsLogin { evidence }, Next::RefreshAndRetry),
-            Kind::ApiKey | Kind::Provider => (
-                Outcome::CredentialRefused { evidence },
-                Next::AnotherAccount,
-            ),
+            Kind::ApiKey | Kind::Provider => {
+                (Outcome::CredentialRefused { evidence }, Next::AnotherAccount)
+            }
         }
     }
 
@@ -172,23 +149,13 @@ impl Upstream<'_> {
             "permission_error" | "authentication_error" | "billing_error"
         ) || has(&CREDENTIAL_WORDS);
         if self.seen.kind == Kind::Provider {
-            (
-                Outcome::CredentialForbidden {
-                    evidence: self.evidence(),
-                },
-                Next::AnotherAccount,
-            )
+            (Outcome::CredentialForbidden { evidence: self.evidence() }, Next::AnotherAccount)
         } else if !about_credential {
             (Outcome::Neutral, Next::PassOn)
         } else if has(&FEATURE_WORDS) {
             (Outcome::Neutral, Next::AnotherAccount)
         } else {
-            (
-                Outcome::CredentialForbidden {
-                    evidence: self.evidence(),
-                },
-                Next::AnotherAccount,
-            )
+            (Outcome::CredentialForbidden { evidence: self.evidence() }, Next::AnotherAccount)
         }
     }
 
@@ -205,10 +172,7 @@ impl Upstream<'_> {
             // Their headers rarely say when it ends, but their words do (V3).
             quota.retry_after = wait_of_refusal(&quota, self.seen.body, self.seen.now.wall);
         }
-        let outcome = Outcome::QuotaRejected {
-            quota,
-            evidence: self.evidence(),
-        };
+        let outcome = Outcome::QuotaRejected { quota, evidence: self.evidence() };
         (outcome, Next::AnotherAccount)
     }
 
@@ -251,11 +215,9 @@ pub(crate) fn evidence_of(status: u16, headers: &Headers, words: &str, at: Wall)
         .or_else(|| headers.text("x-request-id"))
         .filter(|id| id.len() <= REQUEST_ID_BYTES_MAX);
     let source = match plainest(status, headers) {
-        Some((name, value)) => bounded(&format!(
-            "{}: {}",
-            name.to_ascii_lowercase(),
-            String::from_utf8_lossy(value)
-        )),
+        Some((name, value)) => {
+            bounded(&format!("{}: {}", name.to_ascii_lowercase(), String::from_utf8_lossy(value)))
+        }
         None if words.is_empty() => format!("status {status}"),
         None => "body".to_owned(),
     };
@@ -283,15 +245,9 @@ fn plainest(status: u16, headers: &Headers) -> Option<(&str, &[u8])> {
 /// The error of an answer. A body that is no JSON is its own message if it is text; a page says nothing that could be relied on.
 fn error_of(body: &[u8]) -> ApiError {
     let found = sse::read(Form::Json, body).error;
-    let error = found.unwrap_or_else(|| ApiError {
-        message: plain_text(body),
-        ..ApiError::default()
-    });
-    ApiError {
-        kind: bounded(&error.kind),
-        message: bounded(&error.message),
-        code: error.code,
-    }
+    let error =
+        found.unwrap_or_else(|| ApiError { message: plain_text(body), ..ApiError::default() });
+    ApiError { kind: bounded(&error.kind), message: bounded(&error.message), code: error.code }
 }
 
 fn plain_text(body: &[u8]) -> String {
@@ -311,12 +267,8 @@ fn says_server_side(error: &ApiError) -> bool {
 
 fn says_quota(message: &str) -> bool {
     let words = words(message);
-    let names_owner = words
-        .iter()
-        .any(|word| OWNER_WORDS.contains(&word.as_str()));
-    let names_end = words
-        .iter()
-        .any(|word| END_WORDS.iter().any(|end| word.starts_with(end)));
+    let names_owner = words.iter().any(|word| OWNER_WORDS.contains(&word.as_str()));
+    let names_end = words.iter().any(|word| END_WORDS.iter().any(|end| word.starts_with(end)));
     (names_owner && names_end) || message.to_lowercase().contains("usage limit reached")
 }
 
@@ -335,42 +287,29 @@ fn shows_limit(quota: &QuotaReport) -> bool {
 
 /// Lower-case words, apart from any punctuation.
 fn words(text: &str) -> Vec<String> {
-    let words = text
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|word| !word.is_empty());
+    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
     words.map(str::to_lowercase).collect()
 }
 
 /// A stranger's text for our logs: short, on one line, and without anything that looks like a key.
 fn bounded(text: &str) -> String {
     // Enough for any limit, and cheap for a text of any length.
-    let words = text
-        .split_whitespace()
-        .take(policy::MESSAGE_CHARS_MAX)
-        .map(without_key);
+    let words = text.split_whitespace().take(policy::MESSAGE_CHARS_MAX).map(without_key);
     let text = words.collect::<Vec<_>>().join(" ");
     if text.chars().count() <= policy::MESSAGE_CHARS_MAX {
         return text;
     }
-    text.chars()
-        .take(policy::MESSAGE_CHARS_MAX - 1)
-        .chain(['…'])
-        .collect()
+    text.chars().take(policy::MESSAGE_CHARS_MAX - 1).chain(['…']).collect()
 }
 
 fn without_key(word: &str) -> Cow<'_, str> {
-    let begins_key = |at: usize| {
-        KEY_STARTS
-            .iter()
-            .find(|start| word[at..].starts_with(**start))
-    };
+    let begins_key = |at: usize| KEY_STARTS.iter().find(|start| word[at..].starts_with(**start));
     let bounds = word.char_indices().scan(true, |after_other, (at, c)| {
         let is_first = std::mem::replace(after_other, !c.is_alphanumeric());
         Some((at, is_first))
     });
-    let mut starts = bounds
-        .filter(|(_, is_first)| *is_first)
-        .filter_map(|(at, _)| Some((at, begins_key(at)?)));
+    let mut starts =
+        bounds.filter(|(_, is_first)| *is_first).filter_map(|(at, _)| Some((at, begins_key(at)?)));
     match starts.next() {
         Some((at, start)) => Cow::Owned(format!("{}{start}…", &word[..at])),
         None => Cow::Borrowed(word),
@@ -416,9 +355,8 @@ const CREDENTIAL_WORDS: [&str; 20] = [
     "workspace",
 ];
 /// What only a few requests ask for.
-const FEATURE_WORDS: [&str; 7] = [
-    "beta", "feature", "features", "model", "models", "context", "tool",
-];
+const FEATURE_WORDS: [&str; 7] =
+    ["beta", "feature", "features", "model", "models", "context", "tool"];
 /// How keys and tokens begin.
 const KEY_STARTS: [&str; 3] = ["sk-", "mp-", "eyJ"];
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -443,13 +381,7 @@ mod tests {
 
     fn case(status: u16, kind: Kind, body: &str) -> Case {
         let (headers, quota) = (Headers::default(), QuotaReport::default());
-        Case {
-            status,
-            kind,
-            body: body.into(),
-            headers,
-            quota,
-        }
+        Case { status, kind, body: body.into(), headers, quota }
     }
 
     fn said(status: u16, kind: Kind, error: &str, message: &str) -> Case {
@@ -465,10 +397,7 @@ mod tests {
             body: case.body.as_bytes(),
             kind: case.kind,
             quota: &case.quota,
-            now: Now {
-                wall: Wall(7),
-                ..Now::default()
-            },
+            now: Now { wall: Wall(7), ..Now::default() },
         })
     }
 
@@ -478,14 +407,8 @@ mod tests {
             Outcome::Neutral => "neutral",
             Outcome::Abandoned => "abandoned",
             Outcome::QuotaRejected { .. } => "quota",
-            Outcome::ServerSide {
-                overload: Overload::Refused429,
-                ..
-            } => "server-side 429",
-            Outcome::ServerSide {
-                overload: Overload::Overloaded529,
-                ..
-            } => "529",
+            Outcome::ServerSide { overload: Overload::Refused429, .. } => "server-side 429",
+            Outcome::ServerSide { overload: Overload::Overloaded529, .. } => "529",
             Outcome::ServerError { .. } => "5xx",
             Outcome::Network { .. } => "network",
             Outcome::CredentialRefused { .. } => "refused",
@@ -565,16 +488,8 @@ mod tests {
         }
         let text = run(&case(429, Oauth, "Your account has reached its limit"));
         assert_eq!(name(&text.outcome), "quota", "P7 plain text");
-        let page = run(&case(
-            429,
-            Oauth,
-            "<html>Your account has reached its limit</html>",
-        ));
-        assert_eq!(
-            name(&page.outcome),
-            "server-side 429",
-            "P7 a page is no evidence"
-        );
+        let page = run(&case(429, Oauth, "<html>Your account has reached its limit</html>"));
+        assert_eq!(name(&page.outcome), "server-side 429", "P7 a page is no evidence");
     }
 
     #[test]
@@ -588,15 +503,9 @@ mod tests {
                 reset: None,
                 verdict,
             };
-            QuotaReport {
-                windows: vec![reading],
-                ..QuotaReport::default()
-            }
+            QuotaReport { windows: vec![reading], ..QuotaReport::default() }
         };
-        let verdict = |verdict| QuotaReport {
-            verdict: Some(verdict),
-            ..QuotaReport::default()
-        };
+        let verdict = |verdict| QuotaReport { verdict: Some(verdict), ..QuotaReport::default() };
         #[rustfmt::skip] // one row a line
         let rows = [
             ("rejected", verdict(Verdict::Rejected), "quota"),
@@ -609,10 +518,7 @@ mod tests {
             ("retry-after alone is none", QuotaReport { retry_after: Some(Duration::from_secs(9)), ..QuotaReport::default() }, "server-side 429"),
         ];
         for (rule, quota, expected) in rows {
-            let got = run(&Case {
-                quota: quota.clone(),
-                ..case(429, Kind::Oauth, "")
-            });
+            let got = run(&Case { quota: quota.clone(), ..case(429, Kind::Oauth, "") });
             assert_eq!(name(&got.outcome), expected, "P7 {rule}");
             if let Outcome::QuotaRejected { quota: kept, .. } = got.outcome {
                 assert_eq!(kept, quota, "P7 the report goes along");
@@ -622,38 +528,22 @@ mod tests {
             quota: verdict(Verdict::Rejected),
             ..said(429, Kind::Oauth, "rate_limit_error", "not your usage limit")
         };
-        assert_eq!(
-            name(&run(&both).outcome),
-            "server-side 429",
-            "P7 server-side wins"
-        );
+        assert_eq!(name(&run(&both).outcome), "server-side 429", "P7 server-side wins");
     }
 
     #[test]
     fn a_provider_says_when() {
         let glm = r#"{"error":{"code":"1302","message":"high concurrency"}}"#;
         let waits = |kind, retry_after| {
-            let quota = QuotaReport {
-                retry_after,
-                ..QuotaReport::default()
-            };
-            match run(&Case {
-                quota,
-                ..case(429, kind, glm)
-            })
-            .outcome
-            {
+            let quota = QuotaReport { retry_after, ..QuotaReport::default() };
+            match run(&Case { quota, ..case(429, kind, glm) }).outcome {
                 Outcome::QuotaRejected { quota, .. } => quota.retry_after,
                 _ => None,
             }
         };
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         assert_eq!(waits(Kind::Provider, None), seconds(60), "V3 in its body");
-        assert_eq!(
-            waits(Kind::Provider, seconds(7)),
-            seconds(7),
-            "V3 in its headers first"
-        );
+        assert_eq!(waits(Kind::Provider, seconds(7)), seconds(7), "V3 in its headers first");
     }
 
     #[test]
@@ -685,16 +575,8 @@ mod tests {
                 "P7 403 {kind:?} {error} {message}"
             );
         }
-        let page = run(&case(
-            403,
-            Oauth,
-            "<html>Attention Required! Your account token</html>",
-        ));
-        assert_eq!(
-            (name(&page.outcome), page.next),
-            passed,
-            "P7 a firewall's page"
-        );
+        let page = run(&case(403, Oauth, "<html>Attention Required! Your account token</html>"));
+        assert_eq!((name(&page.outcome), page.next), passed, "P7 a firewall's page");
     }
 
     #[test]
@@ -713,20 +595,12 @@ mod tests {
             ("", 500, "5xx", AnotherAccount),
         ];
         for (kind, status, outcome, next) in rows {
-            let error = ApiError {
-                kind: kind.into(),
-                message: "m".into(),
-                code: None,
-            };
+            let error = ApiError { kind: kind.into(), message: "m".into(), code: None };
             assert_eq!(status_of(kind), status, "P6 {kind}");
             let body = String::from_utf8_lossy(&body_of(&error)).into_owned();
             let got = run(&case(status, Kind::Oauth, &body));
             assert_eq!((name(&got.outcome), got.next), (outcome, next), "P6 {kind}");
-            assert_eq!(
-                (got.kind.as_str(), got.message.as_str()),
-                (kind, "m"),
-                "P6 {kind}"
-            );
+            assert_eq!((got.kind.as_str(), got.message.as_str()), (kind, "m"), "P6 {kind}");
         }
         for status in [401, 402, 403, 404, 413, 429, 504, 529] {
             assert_eq!(status_of(kind_of(status)), status);
@@ -743,18 +617,13 @@ mod tests {
         );
         limited.headers.push("Request-Id", "req_1");
         limited.headers.push("retry-after", "12");
-        limited
-            .headers
-            .push("Anthropic-RateLimit-Unified-Status", "rejected");
+        limited.headers.push("Anthropic-RateLimit-Unified-Status", "rejected");
         let Outcome::QuotaRejected { evidence, .. } = run(&limited).outcome else {
             unreachable!("P7 quota");
         };
         assert_eq!(evidence.status, Some(429));
         assert_eq!(evidence.request_id.as_deref(), Some("req_1"));
-        assert_eq!(
-            &*evidence.source,
-            "anthropic-ratelimit-unified-status: rejected"
-        );
+        assert_eq!(&*evidence.source, "anthropic-ratelimit-unified-status: rejected");
         assert_eq!(&*evidence.message, "quota exceeded for sk-… \"mp-…", "D4");
         assert_eq!(evidence.at, Wall(7));
         let head = evidence_of(429, &limited.headers, "", Wall(7));
@@ -768,18 +637,12 @@ mod tests {
         else {
             unreachable!("P7 5xx");
         };
-        assert_eq!(
-            (&*evidence.source, &*evidence.message),
-            ("body", "upstream connect error")
-        );
+        assert_eq!((&*evidence.source, &*evidence.message), ("body", "upstream connect error"));
         let Outcome::ServerError { evidence } = run(&case(503, Kind::Oauth, "<html>")).outcome
         else {
             unreachable!("P7 5xx");
         };
-        assert_eq!(
-            (&*evidence.source, &*evidence.message),
-            ("status 503", "status 503")
-        );
+        assert_eq!((&*evidence.source, &*evidence.message), ("status 503", "status 503"));
     }
 
     #[test]
@@ -802,14 +665,8 @@ mod tests {
     #[test]
     fn texts_are_bounded() {
         let text = bounded(&"wörd ".repeat(1_000));
-        assert!(
-            text.chars().count() <= policy::MESSAGE_CHARS_MAX && text.ends_with('…'),
-            "{text}"
-        );
-        assert_eq!(
-            bounded(&"x".repeat(5_000)).chars().count(),
-            policy::MESSAGE_CHARS_MAX
-        );
+        assert!(text.chars().count() <= policy::MESSAGE_CHARS_MAX && text.ends_with('…'), "{text}");
+        assert_eq!(bounded(&"x".repeat(5_000)).chars().count(), policy::MESSAGE_CHARS_MAX);
         assert_eq!(bounded(" a\n\tb task-force"), "a b task-force");
     }
 
@@ -817,11 +674,7 @@ mod tests {
     fn garbage_does_no_harm() {
         let mut random = Random::new(41);
         for _ in rounds(20_000) {
-            let body = if random.chance(50) {
-                random.broken_json()
-            } else {
-                random.bytes(300)
-            };
+            let body = if random.chance(50) { random.broken_json() } else { random.bytes(300) };
             let status = *random.pick(&[200, 401, 403, 429, 500, 529]);
             let mut headers = Headers::default();
             headers.push("retry-after", random.bytes(20));

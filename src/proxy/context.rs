@@ -120,10 +120,7 @@ impl Context {
 
     /// The HTTP client with its idle connections.
     pub(crate) fn agent(&self) -> Agent {
-        self.agent
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.agent.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Forgets every idle upstream connection: they are dead after a sleep or a change of network, or lead through another
@@ -166,38 +163,24 @@ impl Context {
 
     /// Remembers which account has created a batch.
     pub(crate) fn remember_batch(&self, id: &str, account: AccountId) {
-        self.batches
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(id, account);
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner).insert(id, account);
     }
 
     /// The account that has created a batch, if this process saw it.
     pub(crate) fn owner_of_batch(&self, id: &str) -> Option<AccountId> {
-        self.batches
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .owners
-            .get(id)
-            .copied()
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner).owners.get(id).copied()
     }
 
     /// The `count` batches that were created last, the latest first.
     pub(crate) fn known_batches(&self, count: usize) -> Vec<(String, AccountId)> {
         let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         let latest = batches.order.iter().rev().take(count);
-        latest
-            .filter_map(|id| Some((id.clone(), *batches.owners.get(id)?)))
-            .collect()
+        latest.filter_map(|id| Some((id.clone(), *batches.owners.get(id)?))).collect()
     }
 
     /// Whether the state file holds `learned` already.
     pub(crate) fn state_is_saved(&self, learned: &State) -> bool {
-        self.saved
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-            == Some(learned)
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(learned)
     }
 
     /// The state file holds `learned` now.
@@ -207,10 +190,7 @@ impl Context {
 
     /// True the first time that `complaint` is made: what fails every few seconds is told once.
     pub(crate) fn first_time(&self, complaint: &str) -> bool {
-        let mut complaints = self
-            .complaints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         if complaints.iter().any(|made| made == complaint) || complaints.len() >= COMPLAINTS_MAX {
             return false;
         }
@@ -220,9 +200,7 @@ impl Context {
 
     /// The record of a request that begins now; it stays empty unless requests are recorded.
     pub(crate) fn trace(&self) -> Trace {
-        self.capture
-            .as_ref()
-            .map_or_else(Trace::off, |capture| capture.begin(clock::wall()))
+        self.capture.as_ref().map_or_else(Trace::off, |capture| capture.begin(clock::wall()))
     }
 
     /// Emits an event of this moment.

@@ -39,9 +39,7 @@ pub(crate) fn reload(context: &Context) -> Result<Vec<String>> {
     match loaded {
         Ok(config) => Ok(apply(context, config)),
         Err(error) => {
-            context.tell(Event::ReloadFailed {
-                why: error.to_string(),
-            });
+            context.tell(Event::ReloadFailed { why: error.to_string() });
             Err(error)
         }
     }
@@ -57,9 +55,7 @@ pub(crate) fn apply_first(context: &Context, config: &Config) {
 
 fn register(context: &Context, entry: &config::AccountEntry) {
     context.accounts.register(entry, Origin::Config, |spec| {
-        context
-            .gate
-            .with(|scheduler, now| scheduler.add_account(now, spec))
+        context.gate.with(|scheduler, now| scheduler.add_account(now, spec))
     });
 }
 
@@ -74,9 +70,7 @@ fn apply(context: &Context, config: Config) -> Vec<String> {
     context.accounts.set_settings(&config);
     for id in diff.removed {
         if let Some(account) = context.accounts.remove(id) {
-            context
-                .gate
-                .with(|scheduler, now| scheduler.remove_account(now, id));
+            context.gate.with(|scheduler, now| scheduler.remove_account(now, id));
             removed.push(account.profile().name.to_string());
         }
     }
@@ -97,15 +91,9 @@ fn apply(context: &Context, config: Config) -> Vec<String> {
     }
     let settings = settings_changed(&old, &config);
     let policy = config.policy.clone();
-    context
-        .gate
-        .with(|scheduler, now| scheduler.set_policy(now, policy));
+    context.gate.with(|scheduler, now| scheduler.set_policy(now, policy));
     let proxy_changed = old.upstream_proxy != config.upstream_proxy;
-    for notice in config
-        .notices
-        .iter()
-        .filter(|notice| !old.notices.contains(notice))
-    {
+    for notice in config.notices.iter().filter(|notice| !old.notices.contains(notice)) {
         context.events.warning(clock::wall(), notice.clone());
     }
     context.accounts.sync_tokens();
@@ -124,10 +112,7 @@ fn apply(context: &Context, config: Config) -> Vec<String> {
             changed: lines.clone(),
         });
     }
-    let mut all: Vec<String> = added
-        .into_iter()
-        .map(|name| format!("added {name}"))
-        .collect();
+    let mut all: Vec<String> = added.into_iter().map(|name| format!("added {name}")).collect();
     all.extend(removed.into_iter().map(|name| format!("removed {name}")));
     all.extend(lines);
     all
@@ -178,19 +163,13 @@ fn route(context: &Context, config: &Config) {
             }
         },
     };
-    if context
-        .gate
-        .with(|scheduler, now| scheduler.set_routing(now, routing))
-        .is_err()
-    {
+    if context.gate.with(|scheduler, now| scheduler.set_routing(now, routing)).is_err() {
         context.events.warning(
             clock::wall(),
             "routing.preferredAccount: only an enabled Claude account can be preferred; routing stays automatic",
         );
         // Automatic routing is never refused.
-        let _ = context
-            .gate
-            .with(|scheduler, now| scheduler.set_routing(now, Routing::Automatic));
+        let _ = context.gate.with(|scheduler, now| scheduler.set_routing(now, Routing::Automatic));
     }
 }
 
@@ -229,16 +208,12 @@ pub(crate) fn switch(context: &Context, name: &str, enabled: bool) -> Result<Vec
     if account.profile().origin == Origin::Request {
         context.accounts.set_enabled(account.id(), enabled);
         let spec = account.profile().for_scheduler(account.kind());
-        context
-            .gate
-            .with(|scheduler, now| scheduler.update_account(now, account.id(), spec));
+        context.gate.with(|scheduler, now| scheduler.update_account(now, account.id(), spec));
         return Ok(vec![format!("{name}: enabled {enabled}")]);
     }
     context.accounts.change_file(|document| {
         if !edit::set_enabled(document, name, enabled) {
-            return Err(Error::client(format!(
-                "{name} is not in the config file any more"
-            )));
+            return Err(Error::client(format!("{name} is not in the config file any more")));
         }
         Ok(())
     })?;
@@ -280,16 +255,12 @@ pub(crate) fn restore(context: &Context, known: &State) {
         ids.push((profile.identity(), account.id()));
         let learned = known.of(&profile.identity(), clock::wall());
         if let Some(learned) = learned {
-            context
-                .gate
-                .with(|scheduler, now| scheduler.restore(now, account.id(), &learned));
+            context.gate.with(|scheduler, now| scheduler.restore(now, account.id(), &learned));
         }
     }
     let owners = known.accounts_of(&ids);
     let (sessions, threads) = known.known(&owners);
-    context
-        .gate
-        .with(|scheduler, now| scheduler.recall(now, &sessions, &threads));
+    context.gate.with(|scheduler, now| scheduler.recall(now, &sessions, &threads));
     for batch in known.batches.iter().rev() {
         let owner = owners.get(batch.account).copied().flatten();
         if let (Some(owner), None) = (owner, context.owner_of_batch(&batch.id)) {
@@ -328,9 +299,7 @@ fn document(context: &Context) -> (State, Vec<AccountId>) {
         if profile.origin != Origin::Config {
             continue;
         }
-        let learned = context
-            .gate
-            .look(|scheduler, now| scheduler.learned(now, account.id()));
+        let learned = context.gate.look(|scheduler, now| scheduler.learned(now, account.id()));
         if let Some(learned) = learned {
             ids.push(account.id());
             let entry = AccountState::new(&profile.identity(), &learned);

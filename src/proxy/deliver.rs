@@ -36,10 +36,8 @@ impl Course<'_> {
         out: Uncommitted,
     ) -> Attempted {
         self.job.tracked.stage(Stage::Waiting);
-        let form = Form::of(
-            answer.headers.text("content-type"),
-            answer.headers.text("content-encoding"),
-        );
+        let form =
+            Form::of(answer.headers.text("content-type"), answer.headers.text("content-encoding"));
         let mut scanner = Scanner::new(form);
         let mut ahead = Vec::new();
         let looked = self.look_ahead(&mut answer, &mut scanner, form, &mut ahead);
@@ -57,10 +55,7 @@ impl Course<'_> {
         };
         if ended && form == Form::Events && answer.status == 200 && scanner.first().is_none() {
             let text = "the upstream ended its stream before the first event".to_owned();
-            let failure = Failure::Network(NetworkFailure {
-                code: NetworkCode::Reset,
-                text,
-            });
+            let failure = Failure::Network(NetworkFailure { code: NetworkCode::Reset, text });
             return self.no_answer(hold, failure, out);
         }
         if let Some(error) = scanner.first().and_then(|first| first.error.as_ref()) {
@@ -68,16 +63,9 @@ impl Course<'_> {
             self.hide_in(&mut ahead);
             let mut said = classify::body_of(error);
             self.hide_in(&mut said);
-            let Answer {
-                status, headers, ..
-            } = answer;
+            let Answer { status, headers, .. } = answer;
             let meaning = self.judge(classify::status_of(&error.kind), &headers, &said, &quota);
-            let kept = whole.then_some(Kept {
-                status,
-                headers,
-                body: ahead,
-                form,
-            });
+            let kept = whole.then_some(Kept { status, headers, body: ahead, form });
             return match meaning.next {
                 Next::PassOn => Attempted::Ended(self.passed_on(hold, kept, meaning, out)),
                 // A stream that begins with a 401 is too rare for a second call: the next account takes over.
@@ -88,11 +76,7 @@ impl Course<'_> {
         }
         if out.is_held() && form != Form::Events {
             let whole = ended || self.read_rest(&mut answer, &mut ahead);
-            hold.complete(if whole {
-                Outcome::Success
-            } else {
-                Outcome::Neutral
-            });
+            hold.complete(if whole { Outcome::Success } else { Outcome::Neutral });
             return Attempted::Ended(super::exchange::answer(
                 out,
                 &reply::not_a_stream(answer.status),
@@ -103,12 +87,10 @@ impl Course<'_> {
         self.job.tracked.stage(Stage::Streaming);
         // No other account can be needed any more.
         self.job.record.borrow_mut().brought.clear();
-        let opened = out
-            .open(status, &answer.headers, body)
-            .and_then(|mut committed| {
-                committed.push(&ahead)?;
-                Ok(committed)
-            });
+        let opened = out.open(status, &answer.headers, body).and_then(|mut committed| {
+            committed.push(&ahead)?;
+            Ok(committed)
+        });
         drop(ahead);
         match opened {
             Ok(committed) => Attempted::Ended(self.stream(hold, answer, scanner, committed, ended)),
@@ -235,10 +217,7 @@ impl Course<'_> {
                 hold.complete(Outcome::Abandoned);
                 drop(committed);
                 let stage = Stage::Streaming;
-                Ended {
-                    status,
-                    ..Ended::client_gone(stage, status)
-                }
+                Ended { status, ..Ended::client_gone(stage, status) }
             }
             Some(Failure::Network(network)) => {
                 hold.complete(Outcome::Neutral);
@@ -256,17 +235,9 @@ impl Course<'_> {
                 let mut cause = format!("{}: {}", error.kind, error.message).into_bytes();
                 self.hide_in(&mut cause);
                 let cause = Some(String::from_utf8_lossy(&cause).into_owned());
-                Ended {
-                    status,
-                    outcome: EndedAs::PassedOn,
-                    cause,
-                }
+                Ended { status, outcome: EndedAs::PassedOn, cause }
             }
-            None => Ended {
-                status,
-                outcome: EndedAs::Ok,
-                cause: None,
-            },
+            None => Ended { status, outcome: EndedAs::Ok, cause: None },
         }
     }
 
@@ -285,11 +256,7 @@ impl Course<'_> {
         });
         committed.broken(event.as_deref());
         let cause = Some(format!("the answer broke: {why}"));
-        Ended {
-            status,
-            outcome: EndedAs::Broken,
-            cause,
-        }
+        Ended { status, outcome: EndedAs::Broken, cause }
     }
 
     /// What the answer told: tokens, thinking, thread, batch.
@@ -298,10 +265,8 @@ impl Course<'_> {
         let account: AccountId = self.granted.account;
         let usage = (facts.usage_seen && self.counts_tokens()).then(|| usage_of(facts.usage));
         self.job.record.borrow_mut().tokens = usage;
-        let thinking = self
-            .request
-            .session
-            .filter(|_| facts.signed_thinking && self.granted.kind.is_claude());
+        let thinking =
+            self.request.session.filter(|_| facts.signed_thinking && self.granted.kind.is_claude());
         let thread = self.job.thread_named(facts.thread.as_deref());
         if usage.is_some() || thinking.is_some() || thread.is_some() {
             self.job.context.gate.with(|scheduler, now| {
@@ -331,9 +296,7 @@ impl Course<'_> {
 
 /// An event stream that has begun a message and not ended it.
 fn is_unfinished_message(scanner: &Scanner) -> bool {
-    let begun = scanner
-        .first()
-        .is_some_and(|first| first.name == "message_start");
+    let begun = scanner.first().is_some_and(|first| first.name == "message_start");
     begun && !has_told_its_end(scanner)
 }
 

@@ -53,16 +53,8 @@ pub(crate) fn serve(
         Err(refusal) => return refuse(context, inbound, Line::unread(), &refusal.into(), watch),
     };
     let config = context.config();
-    let key = config
-        .proxy
-        .api_key
-        .as_ref()
-        .map_or(&b""[..], |key| key.expose().as_bytes());
-    let door = Door {
-        host: &config.proxy.host,
-        key,
-        require_key: config.proxy.require_key,
-    };
+    let key = config.proxy.api_key.as_ref().map_or(&b""[..], |key| key.expose().as_bytes());
+    let door = Door { host: &config.proxy.host, key, require_key: config.proxy.require_key };
     match door.check(&head, inbound.peer()) {
         Err(refusal) => refuse(context, inbound, Line::of(&head), &refusal.into(), watch),
         Ok(entry) => receive(context, config, inbound, head, entry, watch),
@@ -77,18 +69,12 @@ struct Line {
 
 impl Line {
     fn of(head: &RequestHead) -> Line {
-        Line {
-            method: Arc::from(head.method.as_str()),
-            path: path_of(&head.target),
-        }
+        Line { method: Arc::from(head.method.as_str()), path: path_of(&head.target) }
     }
 
     /// Of a head that could not be read.
     fn unread() -> Line {
-        Line {
-            method: Arc::from("-"),
-            path: Arc::from("-"),
-        }
+        Line { method: Arc::from("-"), path: Arc::from("-") }
     }
 }
 
@@ -152,12 +138,7 @@ fn receive(
             return refuse(context, inbound, line, &reply::body_broken(), watch);
         }
     };
-    let RequestHead {
-        target,
-        version,
-        headers,
-        ..
-    } = head;
+    let RequestHead { target, version, headers, .. } = head;
     let form = ClientForm {
         chunks: version >= (1, 1),
         head_only: &*method == "HEAD",
@@ -169,12 +150,7 @@ fn receive(
         return local::serve(
             context,
             &config,
-            &local::Call {
-                method,
-                path,
-                route,
-                body,
-            },
+            &local::Call { method, path, route, body },
             out,
             watch,
         );
@@ -183,11 +159,7 @@ fn receive(
         entry.route,
         Route::Pooled(Pooled::Messages | Pooled::CountTokens | Pooled::Complete)
     );
-    let peek = if looked_at {
-        peek::peek(&body)
-    } else {
-        Peek::default()
-    };
+    let peek = if looked_at { peek::peek(&body) } else { Peek::default() };
     let limits = Limits {
         connect: config.timeouts.connect,
         head: if peek.stream {
@@ -240,10 +212,7 @@ fn run(job: &Job, mut out: Uncommitted) -> Ended {
     let mut request = job.request();
     if job.wants_stream() {
         let grace = job.config.queue.stream_forward_grace;
-        job.patience.beat(Heartbeats {
-            first: job.arrived + grace,
-            every: beat_every(job),
-        });
+        job.patience.beat(Heartbeats { first: job.arrived + grace, every: beat_every(job) });
     }
     let mut last: Option<Failed> = None;
     loop {
@@ -277,10 +246,7 @@ fn run(job: &Job, mut out: Uncommitted) -> Ended {
         }
         match attempt::run(job, &request, hold, &granted, out) {
             Attempted::Ended(ended) => return ended,
-            Attempted::Failed {
-                out: uncommitted,
-                failed,
-            } => {
+            Attempted::Failed { out: uncommitted, failed } => {
                 out = uncommitted;
                 request.excluded.push(account);
                 request.attempts += 1;
@@ -328,10 +294,7 @@ fn wait(job: &Job, mut waiting: Waiting) -> Waited {
     if job.wants_stream() {
         let queue = &job.config.queue;
         let first = clock::mono() + queue.heartbeat.min(queue.stream_forward_grace);
-        job.patience.beat(Heartbeats {
-            first,
-            every: beat_every(job),
-        });
+        job.patience.beat(Heartbeats { first, every: beat_every(job) });
     }
     tell_held(job, waiting.ticket());
     let verdict = loop {
@@ -350,11 +313,7 @@ fn wait(job: &Job, mut waiting: Waiting) -> Waited {
         None => Waited::ClientGone,
         Some(Verdict::Granted(hold, granted)) => {
             let (session, account) = (job.session_tag(), Arc::clone(&granted.name));
-            job.context.tell(Event::Released {
-                session,
-                account,
-                waited,
-            });
+            job.context.tell(Event::Released { session, account, waited });
             Waited::Granted(hold, granted)
         }
         Some(Verdict::Expired(limit, refusal)) => Waited::Over(Surrender::Expired(limit, refusal)),
@@ -365,11 +324,7 @@ fn wait(job: &Job, mut waiting: Waiting) -> Waited {
 fn tell_held(job: &Job, ticket: Ticket) {
     let (cause, queued, release) = job.context.gate.look(|scheduler, now| {
         let queue = scheduler.snapshot(now).queue;
-        (
-            scheduler.waits_for(ticket),
-            queue.waiting,
-            queue.next_release.map(|wait| now.wall + wait),
-        )
+        (scheduler.waits_for(ticket), queue.waiting, queue.next_release.map(|wait| now.wall + wait))
     });
     // Served already, between the look and now.
     let Some(cause) = cause else { return };
@@ -404,11 +359,7 @@ fn give_up(out: Uncommitted, last: Option<Failed>, surrender: &Surrender) -> End
 pub(super) fn answer(out: Uncommitted, reply: &Reply) -> Ended {
     let cause = Some(reply.message.clone());
     match out.reply(reply) {
-        Ok(delivered) => Ended {
-            status: Some(delivered.status),
-            outcome: Outcome::Refused,
-            cause,
-        },
+        Ok(delivered) => Ended { status: Some(delivered.status), outcome: Outcome::Refused, cause },
         Err(_) => Ended::client_gone(Stage::Streaming, None),
     }
 }

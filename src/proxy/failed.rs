@@ -127,40 +127,34 @@ pub(super) fn pass_on(out: Uncommitted, failed: Failed) -> Ended {
         }
         (AtLast::TheAnswer | AtLast::Refusal, _) => answer(out, &reply::upstream_said(meaning)),
         (AtLast::Network, _) => answer(out, &reply::network(&meaning.kind, &meaning.message)),
-        (AtLast::Credential, _) => answer(
-            out,
-            &reply::credential(failed.kind, &failed.from, &meaning.message),
-        ),
+        (AtLast::Credential, _) => {
+            answer(out, &reply::credential(failed.kind, &failed.from, &meaning.message))
+        }
     }
 }
 
 impl Kept {
     pub(super) fn deliver(mut self, out: Uncommitted, cause: String) -> Ended {
         let ended = |delivered: std::io::Result<u16>| match delivered {
-            Ok(status) => Ended {
-                status: Some(status),
-                outcome: EndedAs::PassedOn,
-                cause: Some(cause),
-            },
+            Ok(status) => {
+                Ended { status: Some(status), outcome: EndedAs::PassedOn, cause: Some(cause) }
+            }
             Err(_) => Ended::client_gone(Stage::Streaming, None),
         };
         headers::downstream(&mut self.headers, BodyForm::Reframed);
         if !out.is_held() {
             return ended(
-                out.whole(self.status, &self.headers, &self.body)
-                    .map(|delivered| delivered.status),
+                out.whole(self.status, &self.headers, &self.body).map(|delivered| delivered.status),
             );
         }
         let event = match self.form {
             Form::Events => self.body,
             Form::Json | Form::Opaque => reply::event_of_body(self.status, &self.body),
         };
-        let sent = out
-            .open(200, &self.headers, Body::Streamed)
-            .and_then(|mut committed| {
-                committed.push(&event)?;
-                committed.finish()
-            });
+        let sent = out.open(200, &self.headers, Body::Streamed).and_then(|mut committed| {
+            committed.push(&event)?;
+            committed.finish()
+        });
         ended(sent.map(|()| 200))
     }
 }

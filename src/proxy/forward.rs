@@ -216,12 +216,7 @@ fn send_once(
         None => run(agent, request, idle_age_max, SendBody::none())?,
         Some(parts) => {
             let mut pieces = Pieces { parts, at: 0 };
-            run(
-                agent,
-                request,
-                idle_age_max,
-                SendBody::from_reader(&mut pieces),
-            )?
+            run(agent, request, idle_age_max, SendBody::from_reader(&mut pieces))?
         }
     };
     Ok(answer_of(order.method, response))
@@ -243,10 +238,7 @@ fn run(
 fn build(order: &Order<'_>) -> Result<Request<()>, ureq::Error> {
     let method = Method::from_bytes(order.method.as_bytes())
         .map_err(|error| ureq::Error::Http(error.into()))?;
-    let mut request = Request::builder()
-        .method(method)
-        .uri(order.uri.clone())
-        .body(())?;
+    let mut request = Request::builder().method(method).uri(order.uri.clone()).body(())?;
     let headers = request.headers_mut();
     // One more for the length.
     headers.reserve(order.headers.len() + 1);
@@ -296,10 +288,8 @@ fn answer_of(method: &str, response: Response<ureq::Body>) -> Answer {
         headers.push(name.as_str(), value.as_bytes());
     }
     let chunked = parts.headers.contains_key("transfer-encoding");
-    let length = headers
-        .text("content-length")
-        .and_then(|text| text.parse().ok())
-        .filter(|_| !chunked);
+    let length =
+        headers.text("content-length").and_then(|text| text.parse().ok()).filter(|_| !chunked);
     let without_body = matches!(status, 204 | 304);
     let form = match length {
         Some(length) if !without_body => Body::Length(length),
@@ -350,9 +340,7 @@ fn failure_of_io(error: &io::Error) -> Failure {
     if let Some(stop) = Stop::of_io(error) {
         return failure_of_stop(stop);
     }
-    let wrapped = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<ureq::Error>());
+    let wrapped = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
     match wrapped {
         Some(error) => failure_of(error),
         None => network(io_code(error), error.to_string()),
@@ -367,20 +355,17 @@ fn failure_of(error: &ureq::Error) -> Failure {
         return network(NetworkCode::Dns, failed.to_string());
     }
     match error {
-        ureq::Error::HostNotFound => network(
-            NetworkCode::Dns,
-            "the upstream's name cannot be looked up".into(),
-        ),
+        ureq::Error::HostNotFound => {
+            network(NetworkCode::Dns, "the upstream's name cannot be looked up".into())
+        }
         ureq::Error::Rustls(error) => network(NetworkCode::Tls, error.to_string()),
         ureq::Error::Tls(text) => network(NetworkCode::Tls, (*text).to_owned()),
-        ureq::Error::Protocol(error) => network(
-            NetworkCode::Garbage,
-            format!("not a proper HTTP answer: {error}"),
-        ),
-        ureq::Error::LargeResponseHeader(_, _) => network(
-            NetworkCode::Garbage,
-            "the response head is too large".into(),
-        ),
+        ureq::Error::Protocol(error) => {
+            network(NetworkCode::Garbage, format!("not a proper HTTP answer: {error}"))
+        }
+        ureq::Error::LargeResponseHeader(_, _) => {
+            network(NetworkCode::Garbage, "the response head is too large".into())
+        }
         ureq::Error::Io(error) => network(io_code(error), error.to_string()),
         error => network(NetworkCode::Other, error.to_string()),
     }

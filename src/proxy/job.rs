@@ -104,15 +104,8 @@ pub(crate) struct Ended {
 impl Ended {
     /// The client has left.
     pub(crate) fn client_gone(stage: Stage, status: Option<u16>) -> Ended {
-        let outcome = Outcome::ClientGone {
-            stage,
-            output_started: status.is_some(),
-        };
-        Ended {
-            status,
-            outcome,
-            cause: Some(format!("the client left while {}", stage.word())),
-        }
+        let outcome = Outcome::ClientGone { stage, output_started: status.is_some() };
+        Ended { status, outcome, cause: Some(format!("the client left while {}", stage.word())) }
     }
 }
 
@@ -152,29 +145,15 @@ impl Job {
         request.family = self.peek.model.as_deref().and_then(family_of_model);
         request.session = session;
         request.signed_thinking = self.peek.signed_thinking || self.is_unread();
-        request.thread = self
-            .peek
-            .thread
-            .as_ref()
-            .filter(|thread| thread.continues)
-            .map(|thread| {
-                ThreadKey(digest(&[thread
-                    .id
-                    .as_deref()
-                    .unwrap_or_default()
-                    .as_bytes()]))
+        request.thread =
+            self.peek.thread.as_ref().filter(|thread| thread.continues).map(|thread| {
+                ThreadKey(digest(&[thread.id.as_deref().unwrap_or_default().as_bytes()]))
             });
         request.pinned = match &self.route {
             Route::Batches { id: Some(id) } => self.context.owner_of_batch(id),
             _ => None,
         };
-        request.brought = self
-            .record
-            .borrow()
-            .brought
-            .iter()
-            .map(Brought::id)
-            .collect();
+        request.brought = self.record.borrow().brought.iter().map(Brought::id).collect();
         request.shape = shape;
         request.body_bytes = self.body.len() as u64;
         request.holdable = request.body_bytes <= self.config.policy.max_queued_body_bytes;
@@ -198,9 +177,7 @@ impl Job {
     /// streams differs in `stream` and `max_tokens`.
     fn conversation(&self) -> &[u8] {
         let messages = self.peek.messages.clone();
-        messages
-            .and_then(|span| self.body.get(span))
-            .unwrap_or(&self.body)
+        messages.and_then(|span| self.body.get(span)).unwrap_or(&self.body)
     }
 
     /// The body is no whole JSON object, so it may hold what was not found in it: signed thinking, too (SPEC P9).
@@ -303,16 +280,8 @@ mod tests {
             (Some("86400"), seconds(86_400), Some(seconds(86_400))),
             (Some("90000"), seconds(86_400), None),
             (Some("3000"), seconds(1800), None),
-            (
-                Some("700"),
-                Duration::from_millis(700_500),
-                Some(seconds(700)),
-            ),
-            (
-                Some("2147483"),
-                seconds(100 * 86_400),
-                Some(seconds(2_147_483)),
-            ),
+            (Some("700"), Duration::from_millis(700_500), Some(seconds(700))),
+            (Some("2147483"), seconds(100 * 86_400), Some(seconds(2_147_483))),
             // It may be the client's own as well.
             (Some("600"), seconds(500), None),
             (Some("600"), seconds(600), None),
@@ -322,11 +291,7 @@ mod tests {
         ] {
             let mut config = Config::default();
             config.policy.max_wait = wait_max;
-            assert_eq!(
-                limit_of_env(timeout, &config),
-                expected,
-                "{timeout:?} {wait_max:?}"
-            );
+            assert_eq!(limit_of_env(timeout, &config), expected, "{timeout:?} {wait_max:?}");
         }
     }
 }

@@ -60,11 +60,9 @@ pub(super) fn serve(
             headers.push("content-type", page.content_type);
             headers.push("cache-control", "no-store");
             match out.whole(page.status, &headers, &page.body) {
-                Ok(delivered) => Ended {
-                    status: Some(delivered.status),
-                    outcome: Outcome::Local,
-                    cause: None,
-                },
+                Ok(delivered) => {
+                    Ended { status: Some(delivered.status), outcome: Outcome::Local, cause: None }
+                }
                 Err(_) => Ended::client_gone(Stage::Streaming, None),
             }
         }
@@ -91,11 +89,7 @@ pub(super) fn serve(
 }
 
 fn json(body: Vec<u8>) -> Page {
-    Page {
-        status: 200,
-        content_type: "application/json",
-        body,
-    }
+    Page { status: 200, content_type: "application/json", body }
 }
 
 fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Reply> {
@@ -108,24 +102,15 @@ fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Re
             content_type: metrics::CONTENT_TYPE,
             body: metrics_of(context, *names),
         }),
-        Local::Explain {
-            model,
-            session,
-            profile,
-        } => Ok(json(explain(
-            context,
-            model.as_deref(),
-            session.as_deref(),
-            profile.as_deref(),
-        ))),
+        Local::Explain { model, session, profile } => {
+            Ok(json(explain(context, model.as_deref(), session.as_deref(), profile.as_deref())))
+        }
         Local::Reload => control::reload(context)
             .map(|changes| json(object("reloaded", &changes)))
             .map_err(|error| failed(&error)),
         Local::Routing => {
             let order: RoutingOrder = serde_json::from_slice(&call.body).map_err(|error| {
-                reply::bad_control(&format!(
-                    "the body is not what /maxpool/routing takes: {error}"
-                ))
+                reply::bad_control(&format!("the body is not what /maxpool/routing takes: {error}"))
             })?;
             let preferred = match (order.mode.as_str(), order.account) {
                 ("automatic", _) => None,
@@ -173,9 +158,7 @@ fn failed(error: &crate::error::Error) -> Reply {
 }
 
 fn object(key: &str, lines: &[String]) -> Vec<u8> {
-    serde_json::json!({ "ok": true, key: lines })
-        .to_string()
-        .into_bytes()
+    serde_json::json!({ "ok": true, key: lines }).to_string().into_bytes()
 }
 
 fn root() -> Vec<u8> {
@@ -185,11 +168,7 @@ fn root() -> Vec<u8> {
 }
 
 fn health(context: &Context) -> Vec<u8> {
-    let state = if context.is_stopping() {
-        "draining"
-    } else {
-        "ok"
-    };
+    let state = if context.is_stopping() { "draining" } else { "ok" };
     serde_json::json!({ "status": state, "version": env!("CARGO_PKG_VERSION") })
         .to_string()
         .into_bytes()
@@ -204,11 +183,7 @@ fn status_of(context: &Context, config: &Config) -> Vec<u8> {
 pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
     let (snapshot, decisions, general) = context.gate.look(|scheduler, now| {
         let decisions: Vec<_> = scheduler.decisions().collect();
-        (
-            scheduler.snapshot(now),
-            decisions,
-            scheduler.explain(now, &plain_request(Some("all"))),
-        )
+        (scheduler.snapshot(now), decisions, scheduler.explain(now, &plain_request(Some("all"))))
     });
     let activity = context.activity.last(ACTIVITY_SHOWN_MAX);
     let facts = build::Facts {
@@ -241,15 +216,8 @@ fn metrics_of(context: &Context, names: Names) -> Vec<u8> {
     let process = Process::look(clock::now().mono.since(context.started));
     let in_flight = context.events.in_flight().len();
     let version = env!("CARGO_PKG_VERSION");
-    metrics::render(
-        &snapshot,
-        context.events.counters(),
-        in_flight,
-        &process,
-        version,
-        labels,
-    )
-    .into_bytes()
+    metrics::render(&snapshot, context.events.counters(), in_flight, &process, version, labels)
+        .into_bytes()
 }
 
 /// A request that asks for nothing special, as `explain` sees it.
@@ -269,14 +237,9 @@ fn explain(
 ) -> Vec<u8> {
     let mut request = plain_request(profile);
     request.family = model.and_then(family_of_model);
-    let options = ClientOptions {
-        session: session.map(str::to_owned),
-        ..ClientOptions::default()
-    };
+    let options = ClientOptions { session: session.map(str::to_owned), ..ClientOptions::default() };
     request.session = session_key(&options, &Peek::default()).map(SessionKey);
-    let explanation = context
-        .gate
-        .look(|scheduler, now| scheduler.explain(now, &request));
+    let explanation = context.gate.look(|scheduler, now| scheduler.explain(now, &request));
     let asked = status::Explained {
         model: model.map(str::to_owned),
         session: session.map(str::to_owned),

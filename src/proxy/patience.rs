@@ -69,18 +69,14 @@ impl Patience {
 
     /// Heartbeats are sent from `beats.first` on, or from when they were due already.
     pub(crate) fn beat(&self, beats: Heartbeats) {
-        let first = self
-            .heartbeat
-            .get()
-            .map_or(beats.first, |due| due.min(beats.first));
+        let first = self.heartbeat.get().map_or(beats.first, |due| due.min(beats.first));
         self.heartbeat.set(Some(first));
         self.heartbeat_every.set(beats.every);
     }
 
     /// A new attempt begins.
     pub(crate) fn begin_attempt(&self) {
-        self.connect_end
-            .set(clock::mono() + self.limits.get().connect);
+        self.connect_end.set(clock::mono() + self.limits.get().connect);
         self.head_end.set(None);
         self.head_done.set(false);
         self.look_ahead_end.set(None);
@@ -97,8 +93,7 @@ impl Patience {
 
     /// Reads stop with [`Stop::LookAheadOver`] once `limit` is over; `None` ends that.
     pub(crate) fn look_ahead(&self, limit: Option<Duration>) {
-        self.look_ahead_end
-            .set(limit.map(|limit| clock::mono() + limit));
+        self.look_ahead_end.set(limit.map(|limit| clock::mono() + limit));
     }
 
     /// Waits for a verdict's bell.
@@ -135,11 +130,7 @@ impl Patience {
     /// One `poll` over the connection's descriptors and the client's socket.
     fn poll(&self, fds: &mut [PollFd<'_>], limit: Duration) -> Result<Ready, Stop> {
         let Some(client) = &self.client else {
-            return Ok(if poll_for(fds, limit) {
-                Ready::Io
-            } else {
-                Ready::Pause
-            });
+            return Ok(if poll_for(fds, limit) { Ready::Io } else { Ready::Pause });
         };
         let watched = PollFd::new(client.as_ref(), PollFlags::RDHUP);
         let (ready, gone) = if let [only] = &*fds {

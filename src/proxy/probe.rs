@@ -61,10 +61,7 @@ impl Bell {
 
 /// What the settings ask for; `None` ends the probe.
 fn interval(context: &Context) -> Option<Duration> {
-    context
-        .config()
-        .quota_probe
-        .filter(|_| context.keeps_connections())
+    context.config().quota_probe.filter(|_| context.keeps_connections())
 }
 
 struct Probe<'a> {
@@ -122,14 +119,9 @@ impl<'a> Probe<'a> {
     }
 
     fn idle(&self, interval: Duration) -> Vec<AccountId> {
-        let (snapshot, now) = self
-            .context
-            .gate
-            .look(|scheduler, now| (scheduler.snapshot(now), now));
-        let idle = snapshot
-            .accounts
-            .iter()
-            .filter(|account| is_idle(account, interval, now));
+        let (snapshot, now) =
+            self.context.gate.look(|scheduler, now| (scheduler.snapshot(now), now));
+        let idle = snapshot.accounts.iter().filter(|account| is_idle(account, interval, now));
         idle.map(|account| account.id).collect()
     }
 
@@ -137,9 +129,7 @@ impl<'a> Probe<'a> {
     fn read(&self, id: AccountId, pace: &mut Pace) -> Duration {
         match self.context.accounts.usage(id) {
             UsageReading::Read(report) => {
-                self.context
-                    .gate
-                    .with(|scheduler, now| scheduler.learn(now, id, &report));
+                self.context.gate.with(|scheduler, now| scheduler.learn(now, id, &report));
                 pace.easier()
             }
             UsageReading::TooOften { retry_after } => {
@@ -233,10 +223,8 @@ mod tests {
 
     #[test]
     fn only_an_enabled_oauth_account_that_has_answered_nothing_lately_is_asked() {
-        let at = |ms: u64| Now {
-            mono: Mono(ms),
-            wall: Wall(i64::try_from(ms).unwrap_or(i64::MAX)),
-        };
+        let at =
+            |ms: u64| Now { mono: Mono(ms), wall: Wall(i64::try_from(ms).unwrap_or(i64::MAX)) };
         let spec = |kind, enabled| AccountSpec {
             name: Arc::from("a"),
             kind,
@@ -271,35 +259,20 @@ mod tests {
             ],
             at(1_000),
         );
-        let head = HeadReport {
-            status: 200,
-            quota: &quota,
-            evidence: Evidence::default(),
-        };
+        let head = HeadReport { status: 200, quota: &quota, evidence: Evidence::default() };
         scheduler.observe(at(1_000), &grant.lease, &head);
         scheduler.complete(at(1_000), grant.lease, Outcome::Success);
-        assert!(
-            !is_idle(&look(&scheduler, 60_999), minute, at(60_999)),
-            "T6 it has just told"
-        );
-        assert!(
-            is_idle(&look(&scheduler, 61_001), minute, at(61_001)),
-            "T6 its word is old"
-        );
+        assert!(!is_idle(&look(&scheduler, 60_999), minute, at(60_999)), "T6 it has just told");
+        assert!(is_idle(&look(&scheduler, 61_001), minute, at(61_001)), "T6 its word is old");
         scheduler.learn(at(61_001), id, &quota);
-        assert!(
-            is_idle(&look(&scheduler, 61_002), minute, at(61_002)),
-            "T6 a probe is no answer"
-        );
+        assert!(is_idle(&look(&scheduler, 61_002), minute, at(61_002)), "T6 a probe is no answer");
     }
 
     #[test]
     fn the_pause_is_a_part_of_the_interval_and_grows_with_each_refusal() {
-        for (rule, interval, gap) in [
-            ("T6 the least", 60, 10),
-            ("T6 not below", 12, 6),
-            ("T6 not above", 3600, 20),
-        ] {
+        for (rule, interval, gap) in
+            [("T6 the least", 60, 10), ("T6 not below", 12, 6), ("T6 not above", 3600, 20)]
+        {
             let gap_s = Pace::of(Duration::from_secs(interval)).gap.as_secs();
             assert_eq!(gap_s, gap, "{rule}");
         }
@@ -308,10 +281,6 @@ mod tests {
         assert_eq!(seconds(&slower), [30, 45, 67, 101, 120, 120], "T6 429");
         let easier: Vec<_> = (0..30).map(|_| pace.easier()).collect();
         assert_eq!(seconds(&easier[..3]), [108, 97, 87], "T6 and back");
-        assert_eq!(
-            easier.last().map(Duration::as_secs),
-            Some(20),
-            "T6 not below"
-        );
+        assert_eq!(easier.last().map(Duration::as_secs), Some(20), "T6 not below");
     }
 }

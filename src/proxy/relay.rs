@@ -28,12 +28,7 @@ pub(super) fn run(job: &Job, out: Uncommitted) -> Ended {
     let Ok(uri) = Uri::try_from(format!("{}{}", job.config.upstream.as_str(), job.target)) else {
         return answer(out, &reply::bad_target());
     };
-    let key = job
-        .config
-        .proxy
-        .api_key
-        .as_ref()
-        .map_or(&b""[..], |key| key.expose().as_bytes());
+    let key = job.config.proxy.api_key.as_ref().map_or(&b""[..], |key| key.expose().as_bytes());
     let (auth, connection) = match job.route {
         // A refresh token is single-use: it must not be sent twice over a connection that dies.
         Route::OauthToken => (Auth::Untouched { proxy_key: key }, Connection::Fresh),
@@ -69,9 +64,7 @@ pub(super) fn run(job: &Job, out: Uncommitted) -> Ended {
         return Ended::client_gone(Stage::Streaming, None);
     };
     loop {
-        match upstream.read(&job.patience, |bytes| {
-            (bytes.is_empty(), committed.push(bytes))
-        }) {
+        match upstream.read(&job.patience, |bytes| (bytes.is_empty(), committed.push(bytes))) {
             Ok((_, Err(_))) | Err(Failure::Stopped(_)) => {
                 return Ended::client_gone(Stage::Streaming, status);
             }
@@ -80,21 +73,13 @@ pub(super) fn run(job: &Job, out: Uncommitted) -> Ended {
             Err(Failure::Network(failure)) => {
                 committed.broken(None);
                 let cause = Some(format!("the answer broke: {}", failure.text));
-                return Ended {
-                    status,
-                    outcome: Outcome::Broken,
-                    cause,
-                };
+                return Ended { status, outcome: Outcome::Broken, cause };
             }
         }
     }
     job.record.borrow_mut().first_byte = committed.line().first_byte();
     match committed.finish() {
-        Ok(()) => Ended {
-            status,
-            outcome: Outcome::Local,
-            cause: None,
-        },
+        Ok(()) => Ended { status, outcome: Outcome::Local, cause: None },
         Err(_) => Ended::client_gone(Stage::Streaming, status),
     }
 }

@@ -66,10 +66,7 @@ impl Reply {
         if let Some(wait) = self.retry_after {
             headers.push("retry-after", whole_seconds(wait).to_string());
         }
-        headers.push(
-            "x-should-retry",
-            if self.should_retry { "true" } else { "false" },
-        );
+        headers.push("x-should-retry", if self.should_retry { "true" } else { "false" });
         if let Some(allow) = self.allow {
             headers.push("allow", allow);
         }
@@ -84,10 +81,7 @@ impl Reply {
 
 impl From<DoorRefusal> for Reply {
     fn from(refusal: DoorRefusal) -> Reply {
-        Reply {
-            close: refusal.close,
-            ..Reply::new(refusal.status, refusal.kind, refusal.message)
-        }
+        Reply { close: refusal.close, ..Reply::new(refusal.status, refusal.kind, refusal.message) }
     }
 }
 
@@ -112,19 +106,14 @@ pub(crate) fn on_the_wire(reply: &Reply) -> Vec<u8> {
 /// An upstream's error answer as an event, for a stream that our heartbeats have begun (Q4). What is in the API's shape stays as it is.
 pub(crate) fn event_of_body(status: u16, body: &[u8]) -> Vec<u8> {
     let said = sse::read(Form::Json, body);
-    let is_api_shape = said.stopped
-        && said
-            .error
-            .as_ref()
-            .is_some_and(|error| !error.kind.is_empty());
+    let is_api_shape =
+        said.stopped && said.error.as_ref().is_some_and(|error| !error.kind.is_empty());
     match serde_json::from_slice::<serde_json::Value>(body) {
         // Written anew, because a line break would end the event's data.
         Ok(value) if is_api_shape => error_event(value.to_string().as_bytes()),
         _ => {
-            let message = said
-                .error
-                .map(|error| error.message)
-                .filter(|message| !message.is_empty());
+            let message =
+                said.error.map(|error| error.message).filter(|message| !message.is_empty());
             let message =
                 message.unwrap_or_else(|| format!("the upstream answered with status {status}"));
             Reply::new(status, classify::kind_of(status), message).event()
@@ -171,11 +160,8 @@ pub(crate) fn body_broken() -> Reply {
 
 /// S8: no account has the profile that the request names.
 pub(crate) fn unknown_profile(profile: &str) -> Reply {
-    let shown: String = profile
-        .chars()
-        .take(64)
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect();
+    let shown: String =
+        profile.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect();
     let text = format!(
         "no account has the profile {shown} that x-maxpool-profile asks for; see `maxpool accounts`"
     );
@@ -184,11 +170,7 @@ pub(crate) fn unknown_profile(profile: &str) -> Reply {
 
 /// The account's upstream and the request's path make no address.
 pub(crate) fn bad_target() -> Reply {
-    closing(Reply::new(
-        400,
-        INVALID,
-        "the request target makes no address with the upstream's",
-    ))
+    closing(Reply::new(400, INVALID, "the request target makes no address with the upstream's"))
 }
 
 /// Only providers are left, and what the body holds cannot be told (P9).
@@ -211,10 +193,7 @@ pub(crate) fn bad_header(why: &str) -> Reply {
 pub(crate) fn too_many_tokens(name: &str) -> Reply {
     let message =
         format!("too many clients use {name} with different tokens at once; try again in a moment");
-    Reply {
-        should_retry: true,
-        ..Reply::new(429, "rate_limit_error", message)
-    }
+    Reply { should_retry: true, ..Reply::new(429, "rate_limit_error", message) }
 }
 
 /// A control route that was called wrongly (P1).
@@ -235,10 +214,7 @@ pub(crate) fn not_found(what: &str) -> Reply {
 /// 405 (P1).
 pub(crate) fn wrong_method(allow: &'static str) -> Reply {
     let message = format!("this route takes {}", allow.replace(", ", " and "));
-    Reply {
-        allow: Some(allow),
-        ..Reply::new(405, INVALID, message)
-    }
+    Reply { allow: Some(allow), ..Reply::new(405, INVALID, message) }
 }
 
 /// The process is going away (R1, R2). The connection ends with it, or the client would come back to the process that leaves.
@@ -271,21 +247,14 @@ pub(crate) fn network(code: &str, text: &str) -> Reply {
         "{what} ({code}{}{text}); this is a network failure, not a limit: try again in a moment",
         separator(text)
     );
-    Reply {
-        should_retry: true,
-        ..Reply::new(503, UNREACHABLE, message)
-    }
+    Reply { should_retry: true, ..Reply::new(503, UNREACHABLE, message) }
 }
 
 /// The request could not be sent or its answer not be used, and no account or network is to blame.
 pub(crate) fn nobodys_fault(text: &str) -> Reply {
     Reply {
         should_retry: true,
-        ..Reply::new(
-            502,
-            "proxy_error",
-            format!("{text}; no account is to blame"),
-        )
+        ..Reply::new(502, "proxy_error", format!("{text}; no account is to blame"))
     }
 }
 
@@ -293,10 +262,7 @@ pub(crate) fn nobodys_fault(text: &str) -> Reply {
 pub(crate) fn credential(kind: Kind, from: &str, said: &str) -> Reply {
     let (error, cure) = match kind {
         Kind::Oauth => ("account_auth_error", "run `maxpool login` to sign in again"),
-        Kind::ApiKey => (
-            "account_auth_error",
-            "store a working key with `maxpool login --api`",
-        ),
+        Kind::ApiKey => ("account_auth_error", "store a working key with `maxpool login --api`"),
         Kind::Provider => ("provider_auth_error", "correct its token"),
     };
     // The API ends its sentences, and ours goes on.
@@ -304,10 +270,7 @@ pub(crate) fn credential(kind: Kind, from: &str, said: &str) -> Reply {
     let what = if said.contains(from) {
         said.to_owned()
     } else {
-        format!(
-            "the credential of {from} was refused{}{said}",
-            separator(said)
-        )
+        format!("the credential of {from} was refused{}{said}", separator(said))
     };
     Reply::new(502, error, format!("{what}; {cure}"))
 }
@@ -329,19 +292,12 @@ pub(crate) fn upstream_said(meaning: &Meaning) -> Reply {
     let should_retry = meaning.status == 429 || meaning.status >= 500;
     Reply {
         should_retry,
-        ..Reply::new(
-            meaning.status,
-            kind,
-            said_by_upstream(meaning.status, &meaning.message),
-        )
+        ..Reply::new(meaning.status, kind, said_by_upstream(meaning.status, &meaning.message))
     }
 }
 
 fn said_by_upstream(status: u16, message: &str) -> String {
-    format!(
-        "the upstream answered with status {status}{}{message}",
-        separator(message)
-    )
+    format!("the upstream answered with status {status}{}{message}", separator(message))
 }
 
 /// An answer came that is no event stream, after our heartbeats had begun one (Q4).
@@ -349,19 +305,13 @@ pub(crate) fn not_a_stream(status: u16) -> Reply {
     let message = format!(
         "the upstream answered a streaming request with status {status} and no event stream"
     );
-    Reply {
-        should_retry: true,
-        ..Reply::new(502, "proxy_error", message)
-    }
+    Reply { should_retry: true, ..Reply::new(502, "proxy_error", message) }
 }
 
 /// A stream broke after its first byte (P6).
 pub(crate) fn broken_stream(account: &str, why: &str) -> Reply {
     let message = format!("the answer broke off in the middle (account {account}): {why}");
-    Reply {
-        should_retry: true,
-        ..Reply::new(503, UNREACHABLE, message)
-    }
+    Reply { should_retry: true, ..Reply::new(503, UNREACHABLE, message) }
 }
 
 /// The scheduler has no account for a request.
@@ -380,22 +330,13 @@ pub(crate) fn refused(refusal: &Refusal) -> Reply {
         RefusalReason::Limited(cause) => limited(*cause, refusal, ""),
         RefusalReason::CredentialsOnly(names) => credentials_only(names, refusal),
         RefusalReason::QueueFull => {
-            let message = format!(
-                "queue full: too many requests wait already{}",
-                when(refusal)
-            );
+            let message = format!("queue full: too many requests wait already{}", when(refusal));
             let reply = Reply::new(429, RATE_LIMIT, message);
-            Reply {
-                retry_after: refusal.wait,
-                should_retry: true,
-                ..reply
-            }
+            Reply { retry_after: refusal.wait, should_retry: true, ..reply }
         }
-        RefusalReason::TooLargeToHold(cause) => limited(
-            *cause,
-            refusal,
-            "; a body above queue.maxQueuedBodyBytes is not held",
-        ),
+        RefusalReason::TooLargeToHold(cause) => {
+            limited(*cause, refusal, "; a body above queue.maxQueuedBodyBytes is not held")
+        }
         RefusalReason::ThinkingNeedsClaude => thinking(refusal),
         RefusalReason::ThreadElsewhere => {
             let message =
@@ -407,16 +348,12 @@ pub(crate) fn refused(refusal: &Refusal) -> Reply {
         }
         RefusalReason::Draining => restarting(),
         RefusalReason::AttemptsExhausted => match refusal.cause {
-            Some(cause) => limited(
-                cause,
-                refusal,
-                "; retry.maxAttemptsPerRequest attempts were made",
-            ),
+            Some(cause) => {
+                limited(cause, refusal, "; retry.maxAttemptsPerRequest attempts were made")
+            }
             None => {
-                let message = format!(
-                    "as many attempts as allowed have failed{}",
-                    details(refusal)
-                );
+                let message =
+                    format!("as many attempts as allowed have failed{}", details(refusal));
                 Reply::new(502, "proxy_error", message)
             }
         },
@@ -441,16 +378,10 @@ pub(crate) fn expired(limit: Limit, refusal: &Refusal) -> Reply {
             ..reply
         },
         // Overloaded would be read as an invitation to wait once more.
-        Limit::WaitLimit if reply.kind == OVERLOADED => Reply {
-            status: 429,
-            kind: RATE_LIMIT,
-            message: gave_up(&reply.message),
-            ..reply
-        },
-        Limit::WaitLimit => Reply {
-            message: gave_up(&reply.message),
-            ..reply
-        },
+        Limit::WaitLimit if reply.kind == OVERLOADED => {
+            Reply { status: 429, kind: RATE_LIMIT, message: gave_up(&reply.message), ..reply }
+        }
+        Limit::WaitLimit => Reply { message: gave_up(&reply.message), ..reply },
     }
 }
 
@@ -485,18 +416,12 @@ fn thinking(refusal: &Refusal) -> Reply {
     match refusal.cause {
         Some(cause) => {
             let claude = limited(cause, refusal, "");
-            Reply {
-                message: format!("{WHAT}; {}", claude.message),
-                ..claude
-            }
+            Reply { message: format!("{WHAT}; {}", claude.message), ..claude }
         }
         None => Reply::new(
             503,
             "proxy_error",
-            format!(
-                "{WHAT}, and no Claude account can serve{}",
-                details(refusal)
-            ),
+            format!("{WHAT}, and no Claude account can serve{}", details(refusal)),
         ),
     }
 }
@@ -506,29 +431,16 @@ fn credentials_only(names: &[impl AsRef<str>], refusal: &Refusal) -> Reply {
     let concerned: Vec<&Standing> = refusal.accounts.iter().filter(named).collect();
     let has = |kind: Kind| concerned.iter().any(|standing| standing.kind == kind);
     let only_providers = has(Kind::Provider) && !has(Kind::Oauth) && !has(Kind::ApiKey);
-    let kind = if only_providers {
-        "provider_auth_error"
-    } else {
-        "account_auth_error"
-    };
+    let kind = if only_providers { "provider_auth_error" } else { "account_auth_error" };
     let cures = [
         (has(Kind::Oauth), "run `maxpool login` to sign in again"),
-        (
-            has(Kind::ApiKey),
-            "store a working key with `maxpool login --api`",
-        ),
+        (has(Kind::ApiKey), "store a working key with `maxpool login --api`"),
         (has(Kind::Provider), "correct the provider's token"),
     ];
-    let cures: Vec<&str> = cures
-        .into_iter()
-        .filter(|(applies, _)| *applies)
-        .map(|(_, cure)| cure)
-        .collect();
-    let cures = if cures.is_empty() {
-        "run `maxpool accounts`".to_owned()
-    } else {
-        cures.join(", or ")
-    };
+    let cures: Vec<&str> =
+        cures.into_iter().filter(|(applies, _)| *applies).map(|(_, cure)| cure).collect();
+    let cures =
+        if cures.is_empty() { "run `maxpool accounts`".to_owned() } else { cures.join(", or ") };
     let who: Vec<String> = if concerned.is_empty() {
         names.iter().map(|name| name.as_ref().to_owned()).collect()
     } else {
@@ -537,10 +449,7 @@ fn credentials_only(names: &[impl AsRef<str>], refusal: &Refusal) -> Reply {
     Reply::new(
         502,
         kind,
-        format!(
-            "no account has a working credential ({}): {cures}",
-            listed(&who)
-        ),
+        format!("no account has a working credential ({}): {cures}", listed(&who)),
     )
 }
 
@@ -587,12 +496,7 @@ fn is_said(reason: &PassedOver) -> bool {
 }
 
 fn listed(parts: &[String]) -> String {
-    let mut text = parts
-        .iter()
-        .take(LISTED_MAX)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join("; ");
+    let mut text = parts.iter().take(LISTED_MAX).cloned().collect::<Vec<_>>().join("; ");
     if let Some(more) = parts.len().checked_sub(LISTED_MAX).filter(|more| *more > 0) {
         text.push_str(&format!("; and {more} more"));
     }
@@ -618,10 +522,7 @@ fn separator(text: &str) -> &'static str {
 }
 
 fn closing(reply: Reply) -> Reply {
-    Reply {
-        close: true,
-        ..reply
-    }
+    Reply { close: true, ..reply }
 }
 
 fn reason(status: u16) -> &'static str {
@@ -686,21 +587,11 @@ mod tests {
             RefusalReason::Limited(cause) | RefusalReason::TooLargeToHold(cause) => Some(*cause),
             _ => None,
         };
-        Refusal {
-            reason,
-            wait: wait.map(Duration::from_secs),
-            cause,
-            accounts,
-        }
+        Refusal { reason, wait: wait.map(Duration::from_secs), cause, accounts }
     }
 
     fn summary(reply: &Reply) -> (u16, &str, Option<u64>, bool) {
-        (
-            reply.status,
-            reply.kind,
-            reply.retry_after.map(|wait| wait.as_secs()),
-            reply.should_retry,
-        )
+        (reply.status, reply.kind, reply.retry_after.map(|wait| wait.as_secs()), reply.should_retry)
     }
 
     #[test]
@@ -734,14 +625,8 @@ mod tests {
     fn refusals() {
         use RefusalReason as R;
         let out = || vec![five_hours("work", 8_040), five_hours("home", 90_000)];
-        let login = || {
-            standing(
-                "work",
-                Kind::Oauth,
-                PassedOver::Blocked(BlockReason::NeedsLogin),
-                None,
-            )
-        };
+        let login =
+            || standing("work", Kind::Oauth, PassedOver::Blocked(BlockReason::NeedsLogin), None);
         let provider = || {
             standing(
                 "glm",
@@ -776,12 +661,7 @@ mod tests {
         for (refusal, expected, text) in rows {
             let reply = refused(&refusal);
             assert_eq!(summary(&reply), expected, "P14 {:?}", refusal.reason);
-            assert!(
-                reply.message.contains(text),
-                "P14 {:?}: {}",
-                refusal.reason,
-                reply.message
-            );
+            assert!(reply.message.contains(text), "P14 {:?}: {}", refusal.reason, reply.message);
         }
         let thread = refused(&refusal(R::ThreadElsewhere, None, vec![]));
         assert_eq!(thread.error_code, Some("thread_unsupported_request"), "P10");
@@ -790,11 +670,7 @@ mod tests {
             ..refusal(R::ThinkingNeedsClaude, Some(7_200), out())
         };
         let reply = refused(&claude);
-        assert_eq!(
-            summary(&reply),
-            (429, "rate_limit_error", Some(7_200), false),
-            "P9"
-        );
+        assert_eq!(summary(&reply), (429, "rate_limit_error", Some(7_200), false), "P9");
         assert!(
             reply.message.contains(
                 "which no provider may get; no account has quota left; the first of 2 is back in 2h"
@@ -807,11 +683,7 @@ mod tests {
     #[test]
     fn waits_that_are_over() {
         let limited = |cause| {
-            refusal(
-                RefusalReason::Limited(cause),
-                Some(7_200),
-                vec![five_hours("work", 7_200)],
-            )
+            refusal(RefusalReason::Limited(cause), Some(7_200), vec![five_hours("work", 7_200)])
         };
         #[rustfmt::skip] // one row a line
         let rows = [
@@ -822,11 +694,7 @@ mod tests {
             ("P7 network", Limit::WaitLimit, WaitCause::Network, (503, "connection_unavailable", Some(7_200), false)),
         ];
         for (rule, limit, cause, expected) in rows {
-            assert_eq!(
-                summary(&expired(limit, &limited(cause))),
-                expected,
-                "{rule} {cause:?}"
-            );
+            assert_eq!(summary(&expired(limit, &limited(cause))), expected, "{rule} {cause:?}");
         }
         let reply = expired(Limit::ClientTolerance, &limited(WaitCause::Quota));
         let text = "still waiting for an account: no account has quota left; back in 2h \
@@ -836,22 +704,11 @@ mod tests {
 
     #[test]
     fn network_failures_name_their_code() {
-        for code in [
-            "dns",
-            "refused",
-            "unreachable",
-            "reset",
-            "timeout",
-            "tls",
-            "garbage",
-            "network",
-        ] {
+        for code in
+            ["dns", "refused", "unreachable", "reset", "timeout", "tls", "garbage", "network"]
+        {
             let reply = network(code, "os error 1");
-            assert_eq!(
-                summary(&reply),
-                (503, "connection_unavailable", None, true),
-                "P7"
-            );
+            assert_eq!(summary(&reply), (503, "connection_unavailable", None, true), "P7");
             assert!(
                 reply.message.contains(&format!("({code}: os error 1)")),
                 "P14 {}",
@@ -939,15 +796,9 @@ mod tests {
     #[test]
     fn long_lists_are_cut() {
         let accounts = (0..9).map(|n| five_hours(&format!("a{n}"), 60)).collect();
-        let reply = refused(&refusal(
-            RefusalReason::Limited(WaitCause::Quota),
-            Some(60),
-            accounts,
-        ));
+        let reply = refused(&refusal(RefusalReason::Limited(WaitCause::Quota), Some(60), accounts));
         assert!(
-            reply
-                .message
-                .ends_with("a5: five-hour limit reached, in 1m; and 3 more)"),
+            reply.message.ends_with("a5: five-hour limit reached, in 1m; and 3 more)"),
             "{}",
             reply.message
         );
@@ -960,19 +811,14 @@ mod tests {
             ..Evidence::default()
         }));
         let reason = PassedOver::Blocked(BlockReason::Forbidden);
-        let account = Standing {
-            evidence,
-            ..standing("work", Kind::ApiKey, reason, None)
-        };
+        let account = Standing { evidence, ..standing("work", Kind::ApiKey, reason, None) };
         let reply = refused(&refusal(
             RefusalReason::CredentialsOnly(vec![Arc::from("work")]),
             None,
             vec![account],
         ));
         assert!(
-            reply
-                .message
-                .contains("work: credential forbidden, \"organization disabled\""),
+            reply.message.contains("work: credential forbidden, \"organization disabled\""),
             "P7 {}",
             reply.message
         );

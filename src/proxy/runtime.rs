@@ -45,9 +45,8 @@ fn take(context: &Context, entry: &AccountEntry) -> Result<Option<Brought>, TooM
     match what {
         // What only the proxy needs to know: the scheduler asks for no model.
         OfRequest::Known | OfRequest::Changed | OfRequest::Outranked => {}
-        OfRequest::Added(name) => context.tell(Event::Notice {
-            text: format!("{name} was added from a request's headers"),
-        }),
+        OfRequest::Added(name) => context
+            .tell(Event::Notice { text: format!("{name} was added from a request's headers") }),
     }
     Ok(brought)
 }
@@ -56,9 +55,7 @@ fn take(context: &Context, entry: &AccountEntry) -> Result<Option<Brought>, TooM
 pub(crate) fn drop_unused(context: &Context) {
     for id in context.accounts.forgotten() {
         if let Some(account) = context.accounts.remove(id) {
-            context
-                .gate
-                .with(|scheduler, now| scheduler.remove_account(now, id));
+            context.gate.with(|scheduler, now| scheduler.remove_account(now, id));
             let text = format!(
                 "{} was dropped: no request has brought it for a day",
                 account.profile().name

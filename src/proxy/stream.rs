@@ -152,17 +152,11 @@ impl Uncommitted {
             down.push(&event)?;
         } else {
             let body = reply.body();
-            down.head(
-                reply.status,
-                &reply.headers(),
-                Body::Length(body.len() as u64),
-            );
+            down.head(reply.status, &reply.headers(), Body::Length(body.len() as u64));
             down.push(&body)?;
         }
         down.finish()?;
-        Ok(Delivered {
-            status: down.status.unwrap_or(reply.status),
-        })
+        Ok(Delivered { status: down.status.unwrap_or(reply.status) })
     }
 
     /// Gives an answer whose bytes are at hand and ends the response.
@@ -209,10 +203,7 @@ impl Committed {
     /// takes it for whole.
     pub(crate) fn broken(self, event: Option<&[u8]>) {
         let mut down = self.0.0.borrow_mut();
-        let grows = matches!(
-            down.state,
-            State::Open(Framing::Chunked | Framing::ToTheEnd)
-        );
+        let grows = matches!(down.state, State::Open(Framing::Chunked | Framing::ToTheEnd));
         let told = match event {
             Some(event) if grows => down.push(event).and_then(|()| down.finish()),
             _ => down.flush().and(Err(io::ErrorKind::UnexpectedEof.into())),
@@ -256,11 +247,7 @@ impl Line {
 
     /// The client's socket, until the answer is complete.
     pub(crate) fn socket(&self) -> Option<Arc<ClientSocket>> {
-        self.0
-            .borrow()
-            .out
-            .as_ref()
-            .map(|out| Arc::clone(out.socket()))
+        self.0.borrow().out.as_ref().map(|out| Arc::clone(out.socket()))
     }
 
     /// From the request's last byte to the first byte of the answer, heartbeats not counted.
@@ -276,11 +263,7 @@ impl Line {
 
 impl Down {
     fn streamed(&self) -> Framing {
-        if self.form.chunks {
-            Framing::Chunked
-        } else {
-            Framing::ToTheEnd
-        }
+        if self.form.chunks { Framing::Chunked } else { Framing::ToTheEnd }
     }
 
     /// Puts the head into the cork.
@@ -354,11 +337,7 @@ impl Down {
             return self.send(bytes);
         }
         self.frame(framing, bytes);
-        if self.cork.len() >= CORK_BYTES {
-            self.flush()
-        } else {
-            Ok(())
-        }
+        if self.cork.len() >= CORK_BYTES { self.flush() } else { Ok(()) }
     }
 
     /// Puts a piece of the body into the cork.
@@ -457,21 +436,7 @@ mod tests {
 
     #[test]
     fn numbers_are_written_as_the_standard_library_does() {
-        for number in [
-            0,
-            1,
-            9,
-            10,
-            15,
-            16,
-            99,
-            100,
-            255,
-            256,
-            65_535,
-            1 << 20,
-            u64::MAX,
-        ] {
+        for number in [0, 1, 9, 10, 15, 16, 99, 100, 255, 256, 65_535, 1 << 20, u64::MAX] {
             let mut text = b"at ".to_vec();
             push_number(&mut text, number, 10);
             text.push(b' ');

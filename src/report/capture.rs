@@ -103,9 +103,7 @@ impl Capture {
             .stack_size(512 * 1024)
             .spawn(move || writer.run(&receiver))
             .map_err(|error| {
-                Error::ours(format!(
-                    "requests cannot be recorded, there is no thread: {error}"
-                ))
+                Error::ours(format!("requests cannot be recorded, there is no thread: {error}"))
             })?;
         let shown = directory.display();
         events.warning(at, format!("every request and answer is recorded in {shown}, prompts and all; credentials are masked"));
@@ -115,16 +113,8 @@ impl Capture {
     /// A request begins.
     pub(crate) fn begin(&self, at: Wall) -> Trace {
         let number = self.shared.numbers.fetch_add(1, Relaxed) + 1;
-        let page = Page {
-            at,
-            number,
-            ..Page::default()
-        };
-        Trace {
-            capture: Some(self.clone()),
-            page,
-            attempts: 0,
-        }
+        let page = Page { at, number, ..Page::default() };
+        Trace { capture: Some(self.clone()), page, attempts: 0 }
     }
 
     /// Writes what waits, and gives up after `limit` when the disk does not take it.
@@ -200,12 +190,7 @@ impl Trace {
         if self.attempts > ATTEMPTS_MAX {
             return;
         }
-        self.line(|| {
-            format!(
-                "--- answer of {from}: {status} after {} ms",
-                after.as_millis()
-            )
-        });
+        self.line(|| format!("--- answer of {from}: {status} after {} ms", after.as_millis()));
         self.head(headers);
     }
 
@@ -215,16 +200,9 @@ impl Trace {
             return;
         }
         if !matches!(self.page.parts.last(), Some(Part::Body { .. })) {
-            self.page.parts.push(Part::Body {
-                bytes: Vec::new(),
-                omitted: 0,
-            });
+            self.page.parts.push(Part::Body { bytes: Vec::new(), omitted: 0 });
         }
-        if let Some(Part::Body {
-            bytes: kept,
-            omitted,
-        }) = self.page.parts.last_mut()
-        {
+        if let Some(Part::Body { bytes: kept, omitted }) = self.page.parts.last_mut() {
             let room = BODY_BYTES_MAX.saturating_sub(kept.len()).min(bytes.len());
             kept.extend_from_slice(&bytes[..room]);
             self.page.bytes += room;
@@ -243,10 +221,8 @@ impl Trace {
         if unseen > 0 {
             self.line(|| format!("--- {unseen} more attempts were not recorded"));
         }
-        let status = status.map_or_else(
-            || "no status".to_owned(),
-            |status| format!("status {status}"),
-        );
+        let status =
+            status.map_or_else(|| "no status".to_owned(), |status| format!("status {status}"));
         self.line(|| format!("--- end: {status}, {} ms", total.as_millis()));
     }
 
@@ -260,13 +236,10 @@ impl Trace {
 
     fn head<'a>(&mut self, headers: impl Iterator<Item = (&'a str, &'a [u8])>) {
         if self.capture.is_some() {
-            let headers: Vec<Header> = headers
-                .map(|(name, value)| (name.to_owned(), value.to_vec()))
-                .collect();
-            self.page.bytes += headers
-                .iter()
-                .map(|(name, value)| name.len() + value.len())
-                .sum::<usize>();
+            let headers: Vec<Header> =
+                headers.map(|(name, value)| (name.to_owned(), value.to_vec())).collect();
+            self.page.bytes +=
+                headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
             self.page.parts.push(Part::Head(headers));
         }
     }
@@ -294,10 +267,8 @@ fn prepare(directory: &Path, at: Wall, events: &Events) -> Result<()> {
         }
         Err(error) => return Err(cannot("open", &error)),
         Ok(found) if found.mode() & 0o077 != 0 => {
-            let is_empty = fs::read_dir(directory)
-                .map_err(|error| cannot("read", &error))?
-                .next()
-                .is_none();
+            let is_empty =
+                fs::read_dir(directory).map_err(|error| cannot("read", &error))?.next().is_none();
             let tightened = is_empty
                 && fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).is_ok();
             if !tightened {
@@ -314,11 +285,7 @@ fn prepare(directory: &Path, at: Wall, events: &Events) -> Result<()> {
 }
 
 fn new_file(path: &Path) -> io::Result<fs::File> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// The thread that writes.
@@ -346,9 +313,7 @@ impl Writer {
 
     fn write(&mut self, page: &Page) {
         let text = page::render(page);
-        let result = self
-            .create(page)
-            .and_then(|mut file| file.write_all(text.as_bytes()));
+        let result = self.create(page).and_then(|mut file| file.write_all(text.as_bytes()));
         self.shared.waiting_bytes.fetch_sub(page.bytes, Relaxed);
         if let Err(error) = result {
             self.failures += 1;

@@ -43,13 +43,12 @@ impl Changes {
     pub(super) fn note(&mut self, snapshot: &Snapshot) -> Vec<Event> {
         let mut events = Vec::new();
         let now = snapshot.at.mono;
-        self.accounts
-            .retain(|id, _| snapshot.accounts.iter().any(|account| account.id == *id));
+        self.accounts.retain(|id, _| snapshot.accounts.iter().any(|account| account.id == *id));
         for account in &snapshot.accounts {
-            let known = self.accounts.entry(account.id).or_insert(Known {
-                blocks: Vec::new(),
-                out_since: None,
-            });
+            let known = self
+                .accounts
+                .entry(account.id)
+                .or_insert(Known { blocks: Vec::new(), out_since: None });
             known.note(account, now, &mut events);
         }
         self.breaker.note(&snapshot.breaker, now, &mut events);
@@ -60,10 +59,7 @@ impl Changes {
     pub(super) fn next_look(snapshot: &Snapshot) -> Option<Duration> {
         let blocks = snapshot.accounts.iter().flat_map(|account| &account.blocks);
         let ends = blocks.filter_map(|block| block.remaining);
-        let breaker = snapshot
-            .breaker
-            .until
-            .map(|until| snapshot.at.wall.until(until));
+        let breaker = snapshot.breaker.until.map(|until| snapshot.at.wall.until(until));
         ends.chain(breaker).min()
     }
 }
@@ -85,10 +81,7 @@ impl Known {
             .iter()
             .map(|block| (block.reason.clone(), block.scope.clone(), block.evidence.at))
             .collect();
-        let is_out = account
-            .blocks
-            .iter()
-            .any(|block| block.scope == Scope::Account);
+        let is_out = account.blocks.iter().any(|block| block.scope == Scope::Account);
         match (self.out_since, is_out) {
             (None, true) => self.out_since = Some(now),
             (Some(since), false) => {
@@ -113,11 +106,7 @@ fn blocked(account: &AccountSnapshot, block: &BlockSnapshot) -> Event {
 impl Breaker {
     fn note(&mut self, seen: &BreakerSnapshot, now: Mono, events: &mut Vec<Event>) {
         let open = |failed_probes| Event::BreakerOpen {
-            reason: seen
-                .reason
-                .as_deref()
-                .unwrap_or("the API is in trouble")
-                .to_owned(),
+            reason: seen.reason.as_deref().unwrap_or("the API is in trouble").to_owned(),
             until: seen.until,
             failed_probes,
         };
@@ -127,11 +116,8 @@ impl Breaker {
                 if seen.probe_in_flight {
                     events.push(Event::BreakerProbe);
                 }
-                *self = Breaker::Open {
-                    since: now,
-                    probing: seen.probe_in_flight,
-                    failed_probes: 0,
-                };
+                *self =
+                    Breaker::Open { since: now, probing: seen.probe_in_flight, failed_probes: 0 };
             }
             Breaker::Closed => {}
             Breaker::Open { since, probing, .. } if !seen.active => {
@@ -140,17 +126,10 @@ impl Breaker {
                 } else {
                     "accounts are judged one by one again"
                 };
-                events.push(Event::BreakerClosed {
-                    after: now.since(*since),
-                    by: by.to_owned(),
-                });
+                events.push(Event::BreakerClosed { after: now.since(*since), by: by.to_owned() });
                 *self = Breaker::Closed;
             }
-            Breaker::Open {
-                probing,
-                failed_probes,
-                ..
-            } => {
+            Breaker::Open { probing, failed_probes, .. } => {
                 match (*probing, seen.probe_in_flight) {
                     (false, true) => events.push(Event::BreakerProbe),
                     (true, false) => {
@@ -208,11 +187,7 @@ mod tests {
         let mut again = later(quiet.clone(), 2);
         let evidence = Arc::make_mut(&mut again.accounts[0].blocks[0].evidence);
         evidence.at = again.at.wall;
-        assert_eq!(
-            said(&changes.note(&again)),
-            ["work out"],
-            "another answer has renewed it"
-        );
+        assert_eq!(said(&changes.note(&again)), ["work out"], "another answer has renewed it");
         assert_eq!(said(&changes.note(&healthy)), ["work back after 60s"]);
         assert!(changes.note(&healthy).is_empty());
         let mut gone = healthy;
@@ -248,16 +223,10 @@ mod tests {
             (state(2, true, true), vec!["probe"]),
             (state(3, true, false), vec!["open 1"]),
             (state(4, true, true), vec!["probe"]),
-            (
-                state(5, false, false),
-                vec!["closed after 4s: the probe was answered"],
-            ),
+            (state(5, false, false), vec!["closed after 4s: the probe was answered"]),
             (state(6, true, true), vec!["open 0", "probe"]),
             (state(7, true, false), vec!["open 1"]),
-            (
-                state(8, false, false),
-                vec!["closed after 2s: accounts are judged one by one again"],
-            ),
+            (state(8, false, false), vec!["closed after 2s: accounts are judged one by one again"]),
         ] {
             assert_eq!(said(&changes.note(&seen)), events);
         }
@@ -265,11 +234,7 @@ mod tests {
 
     #[test]
     fn the_next_look_is_at_the_first_end() {
-        assert_eq!(
-            Changes::next_look(&snapshot()),
-            Some(Duration::from_secs(5)),
-            "the breaker's"
-        );
+        assert_eq!(Changes::next_look(&snapshot()), Some(Duration::from_secs(5)), "the breaker's");
         let mut seen = snapshot();
         seen.breaker = BreakerSnapshot::default();
         assert_eq!(Changes::next_look(&seen), Some(Duration::from_secs(3_600)));

@@ -91,9 +91,7 @@ impl Keys {
             _ => {
                 let text = String::from_utf8_lossy(&taken);
                 keys.extend(
-                    text.chars()
-                        .filter(|c| !c.is_control() && *c != '\u{fffd}')
-                        .map(Key::Char),
+                    text.chars().filter(|c| !c.is_control() && *c != '\u{fffd}').map(Key::Char),
                 );
             }
         }
@@ -167,10 +165,8 @@ impl Keys {
 
 /// Many characters in one read, other than held-down movement, are a paste.
 fn as_paste(keys: Vec<Key>) -> Vec<Key> {
-    let typed = keys
-        .iter()
-        .filter(|key| matches!(key, Key::Char(c) if !matches!(c, 'j' | 'k')))
-        .count();
+    let typed =
+        keys.iter().filter(|key| matches!(key, Key::Char(c) if !matches!(c, 'j' | 'k'))).count();
     if typed <= TYPED_AT_ONCE_MAX {
         return keys;
     }
@@ -239,22 +235,10 @@ mod tests {
             (&[b"\xe5", b"\xb7", b"\xa5"], chars("工")),
             (&[b"\xff\xc3a"], chars("a")),
             (&[b"jjjjjjjjjjjj"], chars("jjjjjjjjjjjj")),
-            (
-                &[b"sk-ant-api03-abc\r"],
-                vec![Key::Paste("sk-ant-api03-abc\n".into())],
-            ),
-            (
-                &[b"\x1b[200~qy\x1b[201~j"],
-                vec![Key::Paste("qy".into()), Key::Char('j')],
-            ),
-            (
-                &[b"\x1b[200~q", b"y\x1b[2", b"01~"],
-                vec![Key::Paste("qy".into())],
-            ),
-            (
-                &[b"\x1b[200~a\x1b[Ab\x1b[201~"],
-                vec![Key::Paste("a\x1b[Ab".into())],
-            ),
+            (&[b"sk-ant-api03-abc\r"], vec![Key::Paste("sk-ant-api03-abc\n".into())]),
+            (&[b"\x1b[200~qy\x1b[201~j"], vec![Key::Paste("qy".into()), Key::Char('j')]),
+            (&[b"\x1b[200~q", b"y\x1b[2", b"01~"], vec![Key::Paste("qy".into())]),
+            (&[b"\x1b[200~a\x1b[Ab\x1b[201~"], vec![Key::Paste("a\x1b[Ab".into())]),
         ];
         for (reads, keys) in rows {
             assert_eq!(feed(reads), keys, "{reads:?}");
@@ -294,11 +278,7 @@ mod tests {
         let stream: &[u8] = b"a\x1b[A\x1bOB\xe5\xb7\xa5\x1b[200~p\x1b[201~\x1b[5~z\r\x7f";
         let whole = feed(&[stream]);
         for cut in 1..stream.len() {
-            assert_eq!(
-                feed(&[&stream[..cut], &stream[cut..]]),
-                whole,
-                "cut at {cut}"
-            );
+            assert_eq!(feed(&[&stream[..cut], &stream[cut..]]), whole, "cut at {cut}");
         }
         let bytes: Vec<&[u8]> = stream.chunks(1).collect();
         assert_eq!(feed(&bytes), whole);

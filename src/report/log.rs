@@ -67,16 +67,11 @@ fn describe(at: Wall, event: &Event) -> (Level, String) {
         Event::Finished(finished) => (finished_level(finished), finished_line(finished)),
         Event::Failover(failover) => (Warning, failover_line(failover)),
         Event::AccountBlocked(blocked) => (Warning, blocked_line(at, blocked)),
-        Event::AccountBack { account, after } => (
-            Info,
-            format!("account {} is back after {}", name(account), lasted(*after)),
-        ),
+        Event::AccountBack { account, after } => {
+            (Info, format!("account {} is back after {}", name(account), lasted(*after)))
+        }
         Event::Held(held) => (Info, held_line(at, held)),
-        Event::Released {
-            session,
-            account,
-            waited,
-        } => {
+        Event::Released { session, account, waited } => {
             let session = session_part(session.as_ref());
             (
                 Info,
@@ -87,29 +82,18 @@ fn describe(at: Wall, event: &Event) -> (Level, String) {
                 ),
             )
         }
-        Event::BreakerOpen {
-            reason,
-            until,
-            failed_probes,
-        } => (
-            Warning,
-            breaker_open_line(at, reason, *until, *failed_probes),
-        ),
+        Event::BreakerOpen { reason, until, failed_probes } => {
+            (Warning, breaker_open_line(at, reason, *until, *failed_probes))
+        }
         Event::BreakerProbe => (Info, "breaker: one request probes for all".into()),
         Event::BreakerClosed { after, by } => (
             Info,
-            format!(
-                "breaker closed after {}: {}",
-                lasted(*after),
-                clean(by, PIECE_CHARS_MAX)
-            ),
+            format!("breaker closed after {}: {}", lasted(*after), clean(by, PIECE_CHARS_MAX)),
         ),
         Event::Refresh(refresh) => refresh_line(refresh),
-        Event::Reloaded {
-            added,
-            removed,
-            changed,
-        } => (Info, reloaded_line(added, removed, changed)),
+        Event::Reloaded { added, removed, changed } => {
+            (Info, reloaded_line(added, removed, changed))
+        }
         Event::ReloadFailed { why } => (
             Warning,
             format!(
@@ -117,10 +101,9 @@ fn describe(at: Wall, event: &Event) -> (Level, String) {
                 clean(why, PIECE_CHARS_MAX)
             ),
         ),
-        Event::Draining { left } => (
-            Info,
-            format!("stopping: {}", counted(*left, "request", "left")),
-        ),
+        Event::Draining { left } => {
+            (Info, format!("stopping: {}", counted(*left, "request", "left")))
+        }
         Event::Restart(step) => restart_line(step),
         Event::Notice { text } => (Info, text.clone()),
         Event::Warning { text } => (Warning, format!("warning: {text}")),
@@ -138,23 +121,12 @@ fn started_line(started: &Started) -> String {
 }
 
 fn account_entries(at: Wall, started: &Started) -> impl Iterator<Item = Entry> {
-    started
-        .accounts
-        .iter()
-        .take(STARTED_ACCOUNTS_MAX)
-        .map(move |account| {
-            let note = account
-                .note
-                .as_deref()
-                .map(|note| format!(", {note}"))
-                .unwrap_or_default();
-            let text = format!(
-                "account {} ({}{note})",
-                name(&account.name),
-                labels::kind(account.kind)
-            );
-            bounded(at, Level::Info, text)
-        })
+    started.accounts.iter().take(STARTED_ACCOUNTS_MAX).map(move |account| {
+        let note = account.note.as_deref().map(|note| format!(", {note}")).unwrap_or_default();
+        let text =
+            format!("account {} ({}{note})", name(&account.name), labels::kind(account.kind));
+        bounded(at, Level::Info, text)
+    })
 }
 
 fn finished_level(finished: &Finished) -> Level {
@@ -219,16 +191,8 @@ fn push_ms(line: &mut String, label: &str, span: Duration) {
 
 /// The cause that is known, else what the outcome itself says; nothing when all went well.
 fn cause_of(finished: &Finished) -> Option<String> {
-    if let Outcome::ClientGone {
-        stage,
-        output_started,
-    } = finished.outcome
-    {
-        let output = if output_started {
-            "output had started"
-        } else {
-            "no output yet"
-        };
+    if let Outcome::ClientGone { stage, output_started } = finished.outcome {
+        let output = if output_started { "output had started" } else { "no output yet" };
         let left = format!(
             "client left while {} after {}, {output}",
             stage.word(),
@@ -301,34 +265,22 @@ fn breaker_open_line(at: Wall, reason: &str, until: Option<Wall>, failed_probes:
         0 => String::new(),
         count => format!(", {count} failed probes in a row"),
     };
-    format!(
-        "breaker open: {}{until}{failed}",
-        clean(reason, PIECE_CHARS_MAX)
-    )
+    format!("breaker open: {}{until}{failed}", clean(reason, PIECE_CHARS_MAX))
 }
 
 fn refresh_line(refresh: &Refresh) -> (Level, String) {
     let account = name(&refresh.account);
     let print = |print: &Option<String>| clean(print.as_deref().unwrap_or("-"), 20);
-    let change = format!(
-        "{} -> {}, pid {}",
-        print(&refresh.old),
-        print(&refresh.new),
-        refresh.pid
-    );
+    let change = format!("{} -> {}, pid {}", print(&refresh.old), print(&refresh.new), refresh.pid);
     let (what, how, why) = match &refresh.result {
         RefreshResult::Rotated => ("token of", "refreshed", None),
         RefreshResult::Adopted => ("token of", "taken over from the config file", None),
-        RefreshResult::Failed(why) => (
-            "token refresh of",
-            "failed, it will be tried again: ",
-            Some(why),
-        ),
-        RefreshResult::Refused(why) => (
-            "token refresh of",
-            "refused, run `maxpool login`: ",
-            Some(why),
-        ),
+        RefreshResult::Failed(why) => {
+            ("token refresh of", "failed, it will be tried again: ", Some(why))
+        }
+        RefreshResult::Refused(why) => {
+            ("token refresh of", "refused, run `maxpool login`: ", Some(why))
+        }
         RefreshResult::NotStored(why) => ("token of", "refreshed but not stored: ", Some(why)),
     };
     let level = match why {
@@ -342,11 +294,7 @@ fn refresh_line(refresh: &Refresh) -> (Level, String) {
 fn reloaded_line(added: &[String], removed: &[String], changed: &[String]) -> String {
     let mut line = String::from("config reloaded: ");
     let said = line.len();
-    for (what, names) in [
-        ("added ", added),
-        ("removed ", removed),
-        ("changed ", changed),
-    ] {
+    for (what, names) in [("added ", added), ("removed ", removed), ("changed ", changed)] {
         for (position, name) in names.iter().take(RELOAD_NAMES_MAX).enumerate() {
             line.push_str(match position {
                 0 if line.len() > said => "; ",
@@ -373,17 +321,13 @@ fn reloaded_line(added: &[String], removed: &[String], changed: &[String]) -> St
 fn restart_line(step: &RestartStep) -> (Level, String) {
     match step {
         RestartStep::Starting => (Level::Info, "restart: starting the new process".into()),
-        RestartStep::Serving { pid } => (
-            Level::Info,
-            format!("restart: process {pid} serves, this one finishes its requests"),
-        ),
+        RestartStep::Serving { pid } => {
+            (Level::Info, format!("restart: process {pid} serves, this one finishes its requests"))
+        }
         RestartStep::Done => (Level::Info, "restart: done".into()),
         RestartStep::Failed { why } => (
             Level::Warning,
-            format!(
-                "warning: restart failed, this process goes on: {}",
-                piece(why)
-            ),
+            format!("warning: restart failed, this process goes on: {}", piece(why)),
         ),
     }
 }

@@ -32,14 +32,7 @@ const SECRET_KEYS: [&str; 12] = [
 /// are no secrets.
 pub(crate) fn is_secret_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    let ends = [
-        "-token",
-        "-key",
-        "-secret",
-        "-password",
-        "-credential",
-        "-credentials",
-    ];
+    let ends = ["-token", "-key", "-secret", "-password", "-credential", "-credentials"];
     name.contains("authorization")
         || name.contains("cookie")
         || ends.iter().any(|end| name.ends_with(end))
@@ -92,11 +85,7 @@ fn without_tokens(text: &str) -> String {
 fn token_length(text: &str) -> Option<usize> {
     let mark = TOKEN_MARKS.iter().find(|mark| text.starts_with(**mark))?;
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    let rest = text
-        .bytes()
-        .skip(mark.len())
-        .take_while(|byte| is_part(byte))
-        .count();
+    let rest = text.bytes().skip(mark.len()).take_while(|byte| is_part(byte)).count();
     (rest >= TOKEN_REST_MIN).then_some(mark.len() + rest)
 }
 
@@ -193,10 +182,7 @@ mod tests {
                 "grant_type=refresh_token&refresh_token=abc&x=1",
                 "grant_type=refresh_token&refresh_token=[masked]&x=1",
             ),
-            (
-                "{\"expires\":1,\"access_token\":null}",
-                "{\"expires\":1,\"access_token\":null}",
-            ),
+            ("{\"expires\":1,\"access_token\":null}", "{\"expires\":1,\"access_token\":null}"),
             ("the access_token is stale", "the access_token is stale"),
             (
                 "{\"grant_type\":\"authorization_code\",\"code\":\"c1\",\"state\":\"s\"}",
@@ -208,10 +194,7 @@ mod tests {
                 "{\\\"apiKey\\\":\\\"[masked]\\\",\\\"n\\\":1}",
             ),
             ("my_password_hint: \"x\"", "my_password_hint: \"x\""),
-            (
-                "工作 \"password\" : \"密码\" 工作",
-                "工作 \"password\" : \"[masked]\" 工作",
-            ),
+            ("工作 \"password\" : \"密码\" 工作", "工作 \"password\" : \"[masked]\" 工作"),
             ("", ""),
         ] {
             assert_eq!(mask(text), shown);

@@ -65,12 +65,9 @@ pub(crate) fn render(
     version: &str,
     labels: Labels,
 ) -> String {
-    let mut page = Page {
-        text: String::with_capacity(8 * 1024),
-    };
+    let mut page = Page { text: String::with_capacity(8 * 1024) };
     let info = [("version", version.to_owned())];
-    page.family("maxpool_build_info", "gauge", "The running version.")
-        .sample("", &info, 1);
+    page.family("maxpool_build_info", "gauge", "The running version.").sample("", &info, 1);
     requests(&mut page, counters, in_flight);
     queue_and_breaker(&mut page, snapshot, counters);
     latencies(&mut page, counters);
@@ -135,11 +132,7 @@ impl Family<'_> {
 
     fn histogram(&mut self, reading: &HistogramReading) {
         for (bound_ms, count) in &reading.buckets {
-            self.sample(
-                "_bucket",
-                &[("le", seconds(Duration::from_millis(*bound_ms)))],
-                count,
-            );
+            self.sample("_bucket", &[("le", seconds(Duration::from_millis(*bound_ms)))], count);
         }
         self.sample("_bucket", &[("le", "+Inf".into())], reading.count);
         self.sample("_sum", &[], seconds(reading.sum));
@@ -155,11 +148,7 @@ fn requests(page: &mut Page, counters: &Counters, in_flight: usize) {
     );
     for (outcome, kind, count) in counters.requests() {
         let kind = kind.map_or("none", labels::kind);
-        family.sample(
-            "",
-            &[("outcome", outcome.into()), ("kind", kind.into())],
-            count,
-        );
+        family.sample("", &[("outcome", outcome.into()), ("kind", kind.into())], count);
     }
     page.gauge(
         "maxpool_requests_in_flight",
@@ -175,22 +164,14 @@ fn requests(page: &mut Page, counters: &Counters, in_flight: usize) {
 
 fn queue_and_breaker(page: &mut Page, snapshot: &Snapshot, counters: &Counters) {
     let queue = &snapshot.queue;
-    page.gauge(
-        "maxpool_queue_length",
-        "Requests that wait for an account.",
-        queue.waiting,
-    );
+    page.gauge("maxpool_queue_length", "Requests that wait for an account.", queue.waiting);
     let oldest = queue.oldest.unwrap_or_default();
     page.gauge(
         "maxpool_queue_oldest_seconds",
         "Age of the oldest waiting request.",
         seconds(oldest),
     );
-    page.gauge(
-        "maxpool_queue_bytes",
-        "Bodies of waiting requests.",
-        queue.bytes,
-    );
+    page.gauge("maxpool_queue_bytes", "Bodies of waiting requests.", queue.bytes);
     page.counter("maxpool_held_total", "Waits that began.", counters.held());
     let breaker = &snapshot.breaker;
     let state = if breaker.probe_in_flight {
@@ -214,81 +195,51 @@ fn queue_and_breaker(page: &mut Page, snapshot: &Snapshot, counters: &Counters) 
         counters.breaker_opened(),
     );
     let paused = u8::from(snapshot.admission_paused);
-    page.gauge(
-        "maxpool_admission_paused",
-        "1 while stopping or handing over.",
-        paused,
-    );
+    page.gauge("maxpool_admission_paused", "1 while stopping or handing over.", paused);
 }
 
 fn latencies(page: &mut Page, counters: &Counters) {
     page.family("maxpool_queue_seconds", "histogram", "Time in the queue.")
         .histogram(&counters.queue.read());
-    page.family(
-        "maxpool_first_byte_seconds",
-        "histogram",
-        "Time to the first byte of the answer.",
-    )
-    .histogram(&counters.first_byte.read());
-    page.family(
-        "maxpool_request_seconds",
-        "histogram",
-        "Time to the end of the answer.",
-    )
-    .histogram(&counters.total.read());
+    page.family("maxpool_first_byte_seconds", "histogram", "Time to the first byte of the answer.")
+        .histogram(&counters.first_byte.read());
+    page.family("maxpool_request_seconds", "histogram", "Time to the end of the answer.")
+        .histogram(&counters.total.read());
 }
 
 fn tokens(page: &mut Page, counters: &Counters) {
     let tokens = counters.tokens();
-    page.family(
-        "maxpool_tokens_total",
-        "counter",
-        "Tokens of all answers by kind.",
-    )
-    .sample("", &[("kind", "input".into())], tokens.input)
-    .sample("", &[("kind", "output".into())], tokens.output)
-    .sample("", &[("kind", "cache_read".into())], tokens.cache_read)
-    .sample("", &[("kind", "cache_write".into())], tokens.cache_write);
+    page.family("maxpool_tokens_total", "counter", "Tokens of all answers by kind.")
+        .sample("", &[("kind", "input".into())], tokens.input)
+        .sample("", &[("kind", "output".into())], tokens.output)
+        .sample("", &[("kind", "cache_read".into())], tokens.cache_read)
+        .sample("", &[("kind", "cache_write".into())], tokens.cache_write);
 }
 
 fn accounts(page: &mut Page, snapshot: &Snapshot, counters: &Counters, labels: Labels) {
     let label = |index: usize, account: &AccountSnapshot| {
-        let mut label = vec![
-            ("account", index.to_string()),
-            ("kind", labels::kind(account.kind).to_owned()),
-        ];
+        let mut label =
+            vec![("account", index.to_string()), ("kind", labels::kind(account.kind).to_owned())];
         if labels == Labels::Names {
             label.push(("name", account.name.to_string()));
         }
         label
     };
     let pool = || snapshot.accounts.iter().enumerate();
-    let mut family = page.family(
-        "maxpool_account_enabled",
-        "gauge",
-        "1 if the account may serve.",
-    );
+    let mut family = page.family("maxpool_account_enabled", "gauge", "1 if the account may serve.");
     for (index, account) in pool() {
         family.sample("", &label(index, account), u8::from(account.enabled));
     }
-    let mut family = page.family(
-        "maxpool_account_in_flight",
-        "gauge",
-        "Requests that hold the account.",
-    );
+    let mut family =
+        page.family("maxpool_account_in_flight", "gauge", "Requests that hold the account.");
     for (index, account) in pool() {
         family.sample("", &label(index, account), account.in_flight);
     }
-    let mut family = page.family(
-        "maxpool_account_used_ratio",
-        "gauge",
-        "Used share of a quota window, 0 to 1.",
-    );
+    let mut family =
+        page.family("maxpool_account_used_ratio", "gauge", "Used share of a quota window, 0 to 1.");
     for (index, account) in pool() {
         for window in &account.windows {
-            let share = window
-                .used
-                .or_else(|| share_of(window.limit, window.remaining));
+            let share = window.used.or_else(|| share_of(window.limit, window.remaining));
             if let Some(share) = share {
                 let mut label = label(index, account);
                 label.push(("window", labels::window(&window.kind)));
@@ -310,38 +261,25 @@ fn accounts(page: &mut Page, snapshot: &Snapshot, counters: &Counters, labels: L
             }
         }
     }
-    let mut family = page.family(
-        "maxpool_account_blocks",
-        "gauge",
-        "Blocks in force by reason.",
-    );
+    let mut family = page.family("maxpool_account_blocks", "gauge", "Blocks in force by reason.");
     for (index, account) in pool() {
         for reason in BLOCK_REASONS {
-            let in_force = account
-                .blocks
-                .iter()
-                .filter(|block| labels::block_reason(&block.reason) == reason);
+            let in_force =
+                account.blocks.iter().filter(|block| labels::block_reason(&block.reason) == reason);
             let mut label = label(index, account);
             label.push(("reason", reason.to_owned()));
             family.sample("", &label, in_force.count());
         }
     }
-    let mut family = page.family(
-        "maxpool_blocks_total",
-        "counter",
-        "Blocks set so far by reason.",
-    );
+    let mut family = page.family("maxpool_blocks_total", "counter", "Blocks set so far by reason.");
     for (reason, count) in counters.blocks() {
         family.sample("", &[("reason", reason.into())], count);
     }
 }
 
 fn refreshes(page: &mut Page, counters: &Counters) {
-    let mut family = page.family(
-        "maxpool_token_refreshes_total",
-        "counter",
-        "Token refreshes by result.",
-    );
+    let mut family =
+        page.family("maxpool_token_refreshes_total", "counter", "Token refreshes by result.");
     for (result, count) in counters.refreshes() {
         family.sample("", &[("result", result.into())], count);
     }
@@ -354,27 +292,15 @@ fn refreshes(page: &mut Page, counters: &Counters) {
 
 fn process_facts(page: &mut Page, process: &Process) {
     if let Some(bytes) = process.resident_bytes {
-        page.gauge(
-            "process_resident_memory_bytes",
-            "Resident memory size in bytes.",
-            bytes,
-        );
+        page.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", bytes);
     }
     if let Some(threads) = process.threads {
         page.gauge("process_threads", "Threads of the process.", threads);
     }
     if let Some(descriptors) = process.descriptors {
-        page.gauge(
-            "process_open_fds",
-            "Number of open file descriptors.",
-            descriptors,
-        );
+        page.gauge("process_open_fds", "Number of open file descriptors.", descriptors);
     }
-    page.gauge(
-        "maxpool_uptime_seconds",
-        "Time since the start.",
-        seconds(process.uptime),
-    );
+    page.gauge("maxpool_uptime_seconds", "Time since the start.", seconds(process.uptime));
 }
 
 fn share_of(limit: Option<u64>, remaining: Option<u64>) -> Option<f64> {
@@ -459,11 +385,7 @@ mod tests {
             .collect();
         let named: BTreeSet<&str> = MANUAL
             .split_whitespace()
-            .filter(|word| {
-                ["maxpool_", "process_"]
-                    .iter()
-                    .any(|it| word.starts_with(it))
-            })
+            .filter(|word| ["maxpool_", "process_"].iter().any(|it| word.starts_with(it)))
             .collect();
         assert_eq!(named, shown);
     }
@@ -494,12 +416,7 @@ mod tests {
         let Ok(mut promtool) = promtool else {
             return;
         };
-        promtool
-            .stdin
-            .take()
-            .unwrap()
-            .write_all(page(Labels::Names).as_bytes())
-            .unwrap();
+        promtool.stdin.take().unwrap().write_all(page(Labels::Names).as_bytes()).unwrap();
         let output = promtool.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned()
             + &String::from_utf8_lossy(&output.stdout);

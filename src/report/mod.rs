@@ -100,21 +100,14 @@ impl Reporter {
         };
         if mode != Mode::Off {
             // Without a thread the channel fills and counts what it drops, which `status` shows.
-            let _ = thread::Builder::new()
-                .name("report".into())
-                .stack_size(256 * 1024)
-                .spawn(move || {
+            let _ = thread::Builder::new().name("report".into()).stack_size(256 * 1024).spawn(
+                move || {
                     consumer.run(&quitting);
                     drop(finished);
-                });
+                },
+            );
         }
-        let reporter = Reporter {
-            quit: Some(quit),
-            done,
-            activity,
-            plain,
-            look,
-        };
+        let reporter = Reporter { quit: Some(quit), done, activity, plain, look };
         (events, reporter)
     }
 
@@ -254,10 +247,7 @@ impl Consumer {
         let mut text = String::new();
         for event in events {
             self.events.count(&event);
-            let stamped = Stamped {
-                at: snapshot.at.wall,
-                event,
-            };
+            let stamped = Stamped { at: snapshot.at.wall, event };
             log::entries(&stamped, &mut |entry| self.take(entry, &mut text));
         }
         self.write(&mut text);
@@ -335,11 +325,7 @@ impl Activity {
     /// The last `most`, oldest first.
     pub(crate) fn last(&self, most: usize) -> Vec<Entry> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries
-            .iter()
-            .skip(entries.len().saturating_sub(most))
-            .cloned()
-            .collect()
+        entries.iter().skip(entries.len().saturating_sub(most)).cloned().collect()
     }
 }
 
@@ -358,9 +344,7 @@ mod tests {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             match &self.0 {
                 Some(sender) => {
-                    sender
-                        .send(String::from_utf8(bytes.to_vec()).unwrap())
-                        .unwrap();
+                    sender.send(String::from_utf8(bytes.to_vec()).unwrap()).unwrap();
                     Ok(bytes.len())
                 }
                 None => Err(io::ErrorKind::BrokenPipe.into()),
@@ -398,11 +382,7 @@ mod tests {
         let activity = Arc::clone(reporter.activity());
         reporter.finish(LONG);
         let writes: Vec<String> = writes.try_iter().collect();
-        assert!(
-            writes
-                .iter()
-                .all(|write| write.ends_with('\n') && write.len() <= WRITE_BYTES_MAX)
-        );
+        assert!(writes.iter().all(|write| write.ends_with('\n') && write.len() <= WRITE_BYTES_MAX));
         let text = writes.concat();
         assert_eq!(text.lines().count(), 500);
         assert!(text.starts_with("1970-01-01T00:00:00.000Z line 0\n"));
@@ -453,8 +433,7 @@ mod tests {
         consumer.batch(None);
         let text: String = writes.try_iter().collect();
         assert_eq!(
-            text.matches("warning: 5 log lines were lost, the log is read too slowly\n")
-                .count(),
+            text.matches("warning: 5 log lines were lost, the log is read too slowly\n").count(),
             1
         );
     }
@@ -485,19 +464,12 @@ mod tests {
         reporter.watch(status::tests::snapshot);
         events.emit(
             Wall(0),
-            Event::Released {
-                session: None,
-                account: "work".into(),
-                waited: Duration::ZERO,
-            },
+            Event::Released { session: None, account: "work".into(), waited: Duration::ZERO },
         );
         let first = writes.recv_timeout(LONG).unwrap();
         let second = writes.recv_timeout(LONG).unwrap();
         assert!(first.contains("held request goes to work"), "{first}");
-        assert!(
-            second.contains("account work is out, five-hour limit reached"),
-            "{second}"
-        );
+        assert!(second.contains("account work is out, five-hour limit reached"), "{second}");
         assert!(second.contains("breaker open: Overloaded"), "{second}");
         reporter.finish(LONG);
         assert_eq!(events.counters().breaker_opened(), 1);

@@ -177,11 +177,7 @@ mod tests {
                     let (before, after) = (other.repeat(place), other.repeat(19 - place));
                     let text = format!("{before}{c}{after}");
                     assert_eq!(clean(&text, 100), format!("{before}{shown}{after}"));
-                    assert_eq!(
-                        is_clean(&text, 100),
-                        matches!(c, ' '..='~'),
-                        "{c:?} {place}"
-                    );
+                    assert_eq!(is_clean(&text, 100), matches!(c, ' '..='~'), "{c:?} {place}");
                 }
             }
         }
@@ -189,13 +185,9 @@ mod tests {
 
     #[test]
     fn numbers_have_two_digits_behind_the_point() {
-        for (value, shown) in [
-            (0.0, "0.00"),
-            (-0.004, "0.00"),
-            (0.126, "0.13"),
-            (-1.05, "-1.05"),
-            (12.999, "13.00"),
-        ] {
+        for (value, shown) in
+            [(0.0, "0.00"), (-0.004, "0.00"), (0.126, "0.13"), (-1.05, "-1.05"), (12.999, "13.00")]
+        {
             assert_eq!(hundredths(value), shown);
         }
     }

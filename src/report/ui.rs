@@ -115,10 +115,7 @@ pub(crate) const HELP: [(&str, &str); 12] = [
     ("Esc", "back"),
     ("y n", "answer a question; nothing changes without a y"),
     ("Ctrl-L", "draw everything anew"),
-    (
-        "Ctrl-C",
-        "quit without a question; a second time cuts what runs",
-    ),
+    ("Ctrl-C", "quit without a question; a second time cuts what runs"),
 ];
 
 /// The longest API key that is taken.
@@ -127,10 +124,7 @@ const ENTRY_MAX: usize = 512;
 impl Ui {
     /// On the main page.
     pub(crate) fn new(seat: Seat) -> Ui {
-        Ui {
-            seat,
-            ..Ui::default()
-        }
+        Ui { seat, ..Ui::default() }
     }
 
     /// What is on the screen.
@@ -208,11 +202,7 @@ impl Ui {
         };
         match key {
             'a' => self.page = Page::Accounts { cursor: 0 },
-            'm' => {
-                self.page = Page::Routing {
-                    cursor: present_choice(status),
-                }
-            }
+            'm' => self.page = Page::Routing { cursor: present_choice(status) },
             's' => return Some(Action::Sync),
             'e' => self.page = Page::Explain { cursor: 0 },
             'r' if self.seat == Seat::Attached => {
@@ -260,10 +250,7 @@ impl Ui {
         status: &Status,
     ) -> Option<Action> {
         let listed = status.in_order();
-        let found = listed
-            .iter()
-            .enumerate()
-            .find(|(_, known)| known.name == account);
+        let found = listed.iter().enumerate().find(|(_, known)| known.name == account);
         let Some((position, known)) = found else {
             // It left while its page was open.
             self.page = Page::Accounts { cursor: 0 };
@@ -323,17 +310,14 @@ impl Ui {
             Key::Paste(text) => self.type_in(text.lines().next().unwrap_or_default()),
             Key::Up | Key::Down | Key::Redraw => {}
         }
-        self.page = Page::Key {
-            typed: self.entry.chars().count(),
-        };
+        self.page = Page::Key { typed: self.entry.chars().count() };
         None
     }
 
     /// Printable ASCII only: a key holds nothing else, and a stray byte must not become part of it.
     fn type_in(&mut self, text: &str) {
         let room = ENTRY_MAX.saturating_sub(self.entry.len());
-        self.entry
-            .extend(text.chars().filter(char::is_ascii_graphic).take(room));
+        self.entry.extend(text.chars().filter(char::is_ascii_graphic).take(room));
     }
 
     fn key_entered(&mut self) -> Option<Action> {
@@ -393,34 +377,20 @@ pub(crate) enum Choice {
 
 /// The lines of an account's page.
 pub(crate) fn account_choices(account: &Account) -> [Choice; 2] {
-    [
-        if account.enabled {
-            Choice::Disable
-        } else {
-            Choice::Enable
-        },
-        Choice::Delete,
-    ]
+    [if account.enabled { Choice::Disable } else { Choice::Enable }, Choice::Delete]
 }
 
 /// The lines of the routing page: automatic (`None`), then the enabled Claude accounts.
 pub(crate) fn routing_choices(status: &Status) -> Vec<Option<&str>> {
-    let accounts = status
-        .accounts
-        .iter()
-        .filter(|account| account.enabled && account.kind != "provider");
-    std::iter::once(None)
-        .chain(accounts.map(|account| Some(account.name.as_str())))
-        .collect()
+    let accounts =
+        status.accounts.iter().filter(|account| account.enabled && account.kind != "provider");
+    std::iter::once(None).chain(accounts.map(|account| Some(account.name.as_str()))).collect()
 }
 
 /// Where the cursor of the routing page stands at first.
 fn present_choice(status: &Status) -> usize {
     let present = status.routing.preferred_account.as_deref();
-    routing_choices(status)
-        .iter()
-        .position(|choice| *choice == present)
-        .unwrap_or(0)
+    routing_choices(status).iter().position(|choice| *choice == present).unwrap_or(0)
 }
 
 /// The cursor after a key that moves it, within `count` lines.

@@ -33,11 +33,7 @@ pub(super) enum Heard {
 
 impl Link {
     pub(super) fn new(control: Control, signals: Option<Signals>) -> Link {
-        Link {
-            control,
-            signals,
-            orphaned: Cell::new(false),
-        }
+        Link { control, signals, orphaned: Cell::new(false) }
     }
 
     /// Whether this worker is the leader's thread and not a process of its own.
@@ -51,9 +47,7 @@ impl Link {
 
     pub(super) fn tell(&self, report: &Report, socket: Option<&TcpListener>) {
         // A leader that is gone is noticed by the next wait.
-        let _ = self
-            .control
-            .report(report, socket.map(|socket| socket.as_fd()));
+        let _ = self.control.report(report, socket.map(|socket| socket.as_fd()));
     }
 
     pub(super) fn wait(&self, limit: Duration) -> Heard {
@@ -99,12 +93,7 @@ impl Link {
         loop {
             match self.listen(LOOK_EVERY) {
                 (Heard::Order(Order::Start { origin, seat, note }), socket) => {
-                    return Some(Beginning {
-                        origin,
-                        seat,
-                        note,
-                        socket,
-                    });
+                    return Some(Beginning { origin, seat, note, socket });
                 }
                 (Heard::Gone | Heard::Order(Order::Drain | Order::Cut), _) => return None,
                 (Heard::Order(_) | Heard::Nothing, _) => {}

@@ -101,11 +101,7 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
     let Some(beginning) = link.wait_start() else {
         return Ok(Ended::Clean);
     };
-    let mode = if beginning.seat == Seat::Terminal {
-        Mode::Screen
-    } else {
-        Mode::Plain
-    };
+    let mode = if beginning.seat == Seat::Terminal { Mode::Screen } else { Mode::Plain };
     let path = file::path(&|name| std::env::var_os(name))?;
     let mut config = if link.is_thread() {
         file::load_or_create(&path)?
@@ -129,12 +125,7 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
             let worker = Worker::open(link, context, socket, &learned);
             worker.and_then(|worker| {
                 let origin = beginning.origin;
-                Worker {
-                    origin,
-                    mode,
-                    ..worker
-                }
-                .run(&reporter)
+                Worker { origin, mode, ..worker }.run(&reporter)
             })
         }
         None => Ok(Ended::Clean),
@@ -189,11 +180,7 @@ impl Worker<'_> {
     fn run(mut self, reporter: &Reporter) -> Result<Ended> {
         let seen = Arc::clone(&self.context);
         reporter.watch(move || seen.gate.look(|scheduler, now| scheduler.snapshot(now)));
-        let mut screen = Screen {
-            mode: self.mode,
-            reporter,
-            dashboard: None,
-        };
+        let mut screen = Screen { mode: self.mode, reporter, dashboard: None };
         screen.open(&self.context);
         self.link.report(&Report::Serving(std::process::id()));
         super::announce(&self.context, &self.listener);
@@ -385,9 +372,7 @@ impl Worker<'_> {
                     // It is the supervisor's: the next process that it starts serves who comes now.
                     Origin::Supervisor => self.listener.pause(),
                 }
-                self.context
-                    .gate
-                    .with(|scheduler, now| scheduler.drain(now));
+                self.context.gate.with(|scheduler, now| scheduler.drain(now));
             }
             Going::Retiring => self.listener.retire(),
             Going::Cutting => {}
@@ -438,9 +423,7 @@ impl Worker<'_> {
 /// Requests that wait are never waited for (SPEC Q5): they are answered, and come again to the new process. A later request on an
 /// old connection is served, if it can be at once.
 fn refuse_waiting(context: &Context) {
-    let waiting = context
-        .gate
-        .look(|scheduler, now| scheduler.snapshot(now).queue.waiting);
+    let waiting = context.gate.look(|scheduler, now| scheduler.snapshot(now).queue.waiting);
     if waiting > 0 {
         context.gate.with(|scheduler, now| scheduler.drain(now));
         context.gate.with(|scheduler, now| scheduler.resume(now));
@@ -474,9 +457,7 @@ impl Screen<'_> {
             Ok(dashboard) => self.dashboard = Some(dashboard),
             Err(error) => {
                 self.reporter.write_plainly();
-                context
-                    .events
-                    .notice(clock::wall(), format!("no dashboard: {error}"));
+                context.events.notice(clock::wall(), format!("no dashboard: {error}"));
             }
         }
     }

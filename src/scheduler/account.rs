@@ -108,10 +108,7 @@ impl Account {
 
     /// The blocks in force.
     pub(super) fn blocks(&self, now: Now) -> impl Iterator<Item = &Block> {
-        self.blocks
-            .iter()
-            .map(|held| &held.block)
-            .filter(move |block| !block.end.has_passed(now))
+        self.blocks.iter().map(|held| &held.block).filter(move |block| !block.end.has_passed(now))
     }
 
     /// Places a block. One of the same reason and scope is prolonged; what an answer says of a
@@ -144,11 +141,7 @@ impl Account {
                 }
             }
         }
-        if blocked {
-            Before::Blocked
-        } else {
-            Before::Free
-        }
+        if blocked { Before::Blocked } else { Before::Free }
     }
 
     /// Removes the blocks that `ends` picks; true if there were any.
@@ -158,11 +151,7 @@ impl Account {
         if self.blocks.len() == before {
             return false;
         }
-        if !self
-            .blocks
-            .iter()
-            .any(|held| held.block.scope == Scope::Account)
-        {
+        if !self.blocks.iter().any(|held| held.block.scope == Scope::Account) {
             self.recovered_at = Some(now.mono);
         }
         true
@@ -172,9 +161,7 @@ impl Account {
     pub(super) fn returns(&self, now: Now) -> Option<Mono> {
         self.blocks(now)
             .filter(|block| block.scope == Scope::Account)
-            .try_fold(None, |last, block| {
-                Some(last.max(Some(block.end.mono(now)?)))
-            })
+            .try_fold(None, |last, block| Some(last.max(Some(block.end.mono(now)?))))
             .flatten()
     }
 
@@ -197,20 +184,14 @@ impl Account {
     /// The first end on each clock.
     fn next_end(&self) -> (Mono, Wall) {
         let mut first = (Mono::MAX, Wall(i64::MAX));
-        let ends = self
-            .blocks
-            .iter()
-            .map(|held| held.block.end)
-            .chain(self.overage);
+        let ends = self.blocks.iter().map(|held| held.block.end).chain(self.overage);
         for end in ends {
             if let End::At { mono, wall } = end {
                 first.0 = first.0.min(mono.unwrap_or(Mono::MAX));
                 first.1 = first.1.min(wall.unwrap_or(Wall(i64::MAX)));
             }
         }
-        first.1 = first
-            .1
-            .min(self.windows.first_reset().unwrap_or(Wall(i64::MAX)));
+        first.1 = first.1.min(self.windows.first_reset().unwrap_or(Wall(i64::MAX)));
         first
     }
 
@@ -235,10 +216,7 @@ impl Account {
         if self.blocks.len() != before {
             expired = Expired::Something;
         }
-        let still = self
-            .blocks
-            .iter()
-            .any(|held| held.block.scope == Scope::Account);
+        let still = self.blocks.iter().any(|held| held.block.scope == Scope::Account);
         match ended {
             Some(at) if !still => {
                 self.recovered_at = Some(at);
@@ -253,13 +231,11 @@ impl Account {
     pub(super) fn spreadable(&self, now: Now) -> Option<(Mono, usize)> {
         let ends = self.blocks.iter().enumerate().filter_map(|(index, held)| {
             match (&held.block.scope, held.asked) {
-                (
-                    Scope::Account,
-                    End::At {
-                        mono: Some(mono),
-                        wall: None,
-                    },
-                ) if !held.block.end.has_passed(now) => Some((mono, index)),
+                (Scope::Account, End::At { mono: Some(mono), wall: None })
+                    if !held.block.end.has_passed(now) =>
+                {
+                    Some((mono, index))
+                }
                 _ => None,
             }
         });
@@ -268,10 +244,7 @@ impl Account {
 
     fn move_end(&mut self, index: usize, mono: Mono) {
         self.stir();
-        self.blocks[index].block.end = End::At {
-            mono: Some(mono),
-            wall: None,
-        };
+        self.blocks[index].block.end = End::At { mono: Some(mono), wall: None };
     }
 
     /// One failure in a row more. Requests that were under way together when the last one was
@@ -313,8 +286,7 @@ impl Account {
     pub(super) fn recovering(&self, now: Mono, policy: &Policy) -> f64 {
         ramp(
             now,
-            self.recovered_at
-                .max(self.last_failure.filter(|_| self.recovered_at.is_none())),
+            self.recovered_at.max(self.last_failure.filter(|_| self.recovered_at.is_none())),
             policy.recovery_ramp,
         )
     }
@@ -331,13 +303,8 @@ impl Account {
 
     /// S5 for a request of this family.
     pub(super) fn scarcity(&self, wall: Wall, family: Option<&Family>) -> f64 {
-        let concerning = self
-            .windows
-            .iter(wall)
-            .filter(|window| concerns(&window.kind, family));
-        concerning
-            .map(|window| window.scarcity(wall))
-            .fold(0.0, f64::max)
+        let concerning = self.windows.iter(wall).filter(|window| concerns(&window.kind, family));
+        concerning.map(|window| window.scarcity(wall)).fold(0.0, f64::max)
     }
 
     pub(super) fn week(&self, wall: Wall) -> Option<&Window> {
@@ -360,10 +327,7 @@ impl Account {
         };
         let own = family.and_then(|family| self.windows.of_family(now.wall, family));
         let paid = self.overage(now).map(|_| Tier::Critical);
-        self.week(now.wall)
-            .and_then(of)
-            .max(own.and_then(of))
-            .max(paid)
+        self.week(now.wall).and_then(of).max(own.and_then(of)).max(paid)
     }
 }
 
@@ -382,9 +346,7 @@ pub(super) fn spread_blocks(now: Now, accounts: &mut [Account]) {
         .iter()
         .enumerate()
         .filter_map(|(account, state)| {
-            state
-                .spreadable(now)
-                .map(|(end, block)| (end, account, block))
+            state.spreadable(now).map(|(end, block)| (end, account, block))
         })
         .collect();
     ends.sort();
@@ -418,16 +380,9 @@ fn prolonged(now: Now, old: End, new: End) -> End {
     match (old, new) {
         (End::CredentialChange, _) | (_, End::CredentialChange) => End::CredentialChange,
         (old, new) if old.has_passed(now) => new,
-        (
-            End::At {
-                mono: old_mono,
-                wall: old_wall,
-            },
-            End::At { mono, wall },
-        ) => End::At {
-            mono: old_mono.max(mono),
-            wall: wall.or(old_wall),
-        },
+        (End::At { mono: old_mono, wall: old_wall }, End::At { mono, wall }) => {
+            End::At { mono: old_mono.max(mono), wall: wall.or(old_wall) }
+        }
     }
 }
 
@@ -448,10 +403,7 @@ fn bounded(evidence: Arc<Evidence>) -> Arc<Evidence> {
         return evidence;
     }
     let message = cut(&evidence.message);
-    Arc::new(Evidence {
-        message,
-        ..(*evidence).clone()
-    })
+    Arc::new(Evidence { message, ..(*evidence).clone() })
 }
 
 fn cut(message: &Arc<str>) -> Arc<str> {

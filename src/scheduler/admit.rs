@@ -68,11 +68,7 @@ impl Scheduler {
             (None, Ok(cause)) => {
                 let clock = tick(now.mono, request.clock, cause);
                 self.look = Look::Now;
-                let next_pass = if request.excluded.is_empty() {
-                    now.mono
-                } else {
-                    tried_until
-                };
+                let next_pass = if request.excluded.is_empty() { now.mono } else { tried_until };
                 Admission::Queued(self.queue.join(now, request, clock, next_pass))
             }
             (None, Err(refusal)) => Admission::Refused(refusal),
@@ -135,10 +131,7 @@ impl Scheduler {
         }
         match request.pinned {
             _ if self.accounts.is_empty() => Some(RefusalReason::NoAccount),
-            Some(id) => self
-                .account(id)
-                .is_none()
-                .then_some(RefusalReason::NoAccount),
+            Some(id) => self.account(id).is_none().then_some(RefusalReason::NoAccount),
             None => {
                 let known = self
                     .accounts
@@ -177,10 +170,7 @@ impl Scheduler {
             Prospect::Wait { cause, .. } => cause,
             Prospect::Expired(_) | Prospect::Hopeless => return Err(self.refusal(now, ask, None)),
         };
-        let reason = match (
-            ask.patience,
-            self.queue.room(&self.policy, request.body_bytes),
-        ) {
+        let reason = match (ask.patience, self.queue.room(&self.policy, request.body_bytes)) {
             (Patience::CanWait, Ok(())) => return Ok(cause),
             (Patience::CanWait, Err(Full)) => Some(RefusalReason::QueueFull),
             (Patience::CannotWait, _) if self.has_queue() && self.is_too_large(request) => {
@@ -225,14 +215,12 @@ impl Scheduler {
         let id = self.last_lease;
         let account = &mut self.accounts[choice.index];
         account.in_flight += 1;
-        account.active_weight = account
-            .active_weight
-            .saturating_add(u64::from(request.weight));
+        account.active_weight = account.active_weight.saturating_add(u64::from(request.weight));
         account.recent.add(now.mono, request.weight);
         account.usage.last_used = Some(now.wall);
-        account.windows.start_look(now, id, |window| {
-            concerns(&window.kind, request.family.as_ref())
-        });
+        account
+            .windows
+            .start_look(now, id, |window| concerns(&window.kind, request.family.as_ref()));
         let held = LeaseRecord {
             account: account.id,
             request: request.id,
@@ -247,10 +235,7 @@ impl Scheduler {
             self.breaker.grant(now.mono, id);
         }
         let grant = Grant {
-            lease: Lease {
-                id,
-                account: account.id,
-            },
+            lease: Lease { id, account: account.id },
             account: account.id,
             name: account.spec.name.clone(),
             kind: account.spec.kind,
@@ -260,8 +245,7 @@ impl Scheduler {
         };
         self.last_chosen = Some(account.id);
         if let Some(session) = request.session {
-            self.affinity
-                .bind(now.mono, session, account.id, self.policy.session_idle);
+            self.affinity.bind(now.mono, session, account.id, self.policy.session_idle);
         }
         self.leases.insert(id, held);
         // Those who wait may now be waiting for something else, and so have another limit.
@@ -273,17 +257,15 @@ impl Scheduler {
     fn look_through(&mut self, now: Now) {
         let distance = now.wall.0.saturating_sub_unsigned(now.mono.0);
         match self.look {
-            Look::At {
-                due,
-                distance: last,
-            } if due > now.mono && last.abs_diff(distance) < DRIFT_MS_MAX => return,
+            Look::At { due, distance: last }
+                if due > now.mono && last.abs_diff(distance) < DRIFT_MS_MAX =>
+            {
+                return;
+            }
             Look::At { .. } | Look::Now => {}
         }
         loop {
-            self.look = Look::At {
-                due: Mono::MAX,
-                distance,
-            };
+            self.look = Look::At { due: Mono::MAX, distance };
             let places: Vec<Place> = self.queue.places().collect();
             let mut seen = SeenClasses::default();
             let mut due = self.next_return(now);
@@ -306,10 +288,7 @@ impl Scheduler {
         if self.queue.len() < STORM_REQUESTS {
             return Mono::MAX;
         }
-        let returns = self
-            .accounts
-            .iter()
-            .filter_map(|account| account.returns(now));
+        let returns = self.accounts.iter().filter_map(|account| account.returns(now));
         returns.min().unwrap_or(Mono::MAX)
     }
 
@@ -330,21 +309,9 @@ impl Scheduler {
     fn record_grant(&mut self, now: Now, place: Place, choice: Choice) {
         let mut decisions = std::mem::take(&mut self.decisions);
         if let Some(waiter) = self.queue.get(place) {
-            let ask = self.ask(
-                now,
-                &waiter.request,
-                waiter.tried(now.mono),
-                waiter.next_pass,
-            );
+            let ask = self.ask(now, &waiter.request, waiter.tried(now.mono), waiter.next_pass);
             let verdict = ExplainedVerdict::Chosen(self.accounts[choice.index].id, choice.why);
-            self.record(
-                now,
-                waiter.request.id,
-                &ask,
-                &self.ranking,
-                verdict,
-                &mut decisions,
-            );
+            self.record(now, waiter.request.id, &ask, &self.ranking, verdict, &mut decisions);
         }
         self.decisions = decisions;
     }
@@ -372,10 +339,7 @@ impl Scheduler {
                 return Step::Grant(choice, now.mono.since(waiter.since.mono));
             }
         }
-        if request
-            .tolerance
-            .is_some_and(|tolerance| request.arrived + tolerance <= now.mono)
-        {
+        if request.tolerance.is_some_and(|tolerance| request.arrived + tolerance <= now.mono) {
             return Step::Expire(Limit::ClientTolerance, self.refusal(now, &ask, None));
         }
         let outlooks: &[Outlook] = match class {
@@ -385,15 +349,10 @@ impl Scheduler {
         let allowance = Allowance::new(now.mono, &self.policy, request, waiter.clock);
         match judge(now.mono, &allowance, outlooks) {
             Prospect::Wait { cause, look_at } => {
-                let tolerance = request
-                    .tolerance
-                    .map_or(Mono::MAX, |tolerance| request.arrived + tolerance);
+                let tolerance =
+                    request.tolerance.map_or(Mono::MAX, |tolerance| request.arrived + tolerance);
                 let release = outlooks.iter().filter_map(Outlook::end).min();
-                Step::Stay {
-                    cause,
-                    look_at: look_at.min(tolerance),
-                    release,
-                }
+                Step::Stay { cause, look_at: look_at.min(tolerance), release }
             }
             Prospect::Expired(limit) => Step::Expire(limit, self.refusal(now, &ask, None)),
             Prospect::Hopeless => Step::Refuse(self.refusal(now, &ask, None)),
@@ -404,11 +363,7 @@ impl Scheduler {
     fn take_step(&mut self, now: Now, place: Place, step: Step) -> Mono {
         match step {
             Step::Gone => {}
-            Step::Stay {
-                cause,
-                look_at,
-                release,
-            } => {
+            Step::Stay { cause, look_at, release } => {
                 if let Some(waiter) = self.queue.get_mut(place) {
                     waiter.clock = tick(now.mono, waiter.clock, cause);
                     waiter.release = release;
@@ -416,30 +371,17 @@ impl Scheduler {
                 return look_at;
             }
             Step::Grant(choice, waited) => {
-                if let Some(Waiter {
-                    ticket,
-                    request,
-                    clock,
-                    ..
-                }) = self.queue.leave(place)
-                {
+                if let Some(Waiter { ticket, request, clock, .. }) = self.queue.leave(place) {
                     let grant = self.grant(now, &request, choice, clock, waited);
                     self.wakes.push_back(Wake::Granted { ticket, grant });
                 }
             }
             Step::Expire(limit, refusal) => {
-                if let Some(Waiter {
-                    ticket, request, ..
-                }) = self.queue.leave(place)
-                {
+                if let Some(Waiter { ticket, request, .. }) = self.queue.leave(place) {
                     if limit == Limit::ClientTolerance {
                         self.queue.expect_back(now.mono, place, &request);
                     }
-                    self.wakes.push_back(Wake::Expired {
-                        ticket,
-                        limit,
-                        refusal,
-                    });
+                    self.wakes.push_back(Wake::Expired { ticket, limit, refusal });
                 }
             }
             Step::Refuse(refusal) => {
@@ -456,11 +398,7 @@ impl Scheduler {
 #[derive(Debug)]
 enum Step {
     Gone,
-    Stay {
-        cause: WaitCause,
-        look_at: Mono,
-        release: Option<Mono>,
-    },
+    Stay { cause: WaitCause, look_at: Mono, release: Option<Mono> },
     Grant(Choice, Duration),
     Expire(Limit, Refusal),
     Refuse(Refusal),
@@ -496,10 +434,7 @@ impl SeenClasses {
                 && class.brought == ask.brought
                 && class.patience == ask.patience
         };
-        self.classes
-            .iter()
-            .position(alike)
-            .filter(|_| ask.tried.is_empty())
+        self.classes.iter().position(alike).filter(|_| ask.tried.is_empty())
     }
 
     fn remember(&mut self, ask: &Ask<'_>, outlooks: Vec<Outlook>) -> &[Outlook] {

@@ -33,10 +33,7 @@ pub(super) struct Binding {
 
 impl Affinity {
     pub(super) fn new() -> Affinity {
-        Affinity {
-            sessions: Recency::new(SESSIONS_MAX),
-            threads: Recency::new(THREADS_MAX),
-        }
+        Affinity { sessions: Recency::new(SESSIONS_MAX), threads: Recency::new(THREADS_MAX) }
     }
 
     /// The binding, unless it was unused for `idle`.
@@ -58,40 +55,28 @@ impl Affinity {
         account: AccountId,
         idle: Duration,
     ) {
-        let home = self
-            .binding(now, session, idle)
-            .and_then(|binding| binding.home);
+        let home = self.binding(now, session, idle).and_then(|binding| binding.home);
         let entry = self.sessions.touch(session, Session::default());
         entry.used = now;
-        entry.binding = Some(Binding {
-            home,
-            current: account,
-        });
+        entry.binding = Some(Binding { home, current: account });
     }
 
     /// This account is the session's home from now on.
     pub(super) fn settle(&mut self, session: SessionKey, account: AccountId) {
-        if let Some(binding) = self
-            .sessions
-            .get_mut(&session)
-            .and_then(|entry| entry.binding.as_mut())
+        if let Some(binding) =
+            self.sessions.get_mut(&session).and_then(|entry| entry.binding.as_mut())
         {
             binding.home = Some(account);
         }
     }
 
     pub(super) fn is_thinking(&self, session: SessionKey) -> bool {
-        self.sessions
-            .get(&session)
-            .is_some_and(|entry| entry.thinking)
+        self.sessions.get(&session).is_some_and(|entry| entry.thinking)
     }
 
     /// Returns true if that is new.
     pub(super) fn note_thinking(&mut self, session: SessionKey) -> bool {
-        !std::mem::replace(
-            &mut self.sessions.touch(session, Session::default()).thinking,
-            true,
-        )
+        !std::mem::replace(&mut self.sessions.touch(session, Session::default()).thinking, true)
     }
 
     pub(super) fn thread_owner(
@@ -133,10 +118,7 @@ impl Affinity {
     }
 
     pub(super) fn thinking_sessions(&self) -> usize {
-        self.sessions
-            .values()
-            .filter(|entry| entry.thinking)
-            .count()
+        self.sessions.values().filter(|entry| entry.thinking).count()
     }
 
     pub(super) fn threads(&self) -> usize {
@@ -216,10 +198,7 @@ impl Affinity {
         entry.thinking |= known.thinking;
         // Who served it last may be gone, or known to that process alone.
         if let (None, Some(current)) = (entry.binding, known.current.or(known.home)) {
-            entry.binding = Some(Binding {
-                home: known.home,
-                current,
-            });
+            entry.binding = Some(Binding { home: known.home, current });
             entry.used = now.before(known.idle);
         }
     }
@@ -247,12 +226,7 @@ struct Recency<K, V> {
 
 impl<K: Ord + Copy, V> Recency<K, V> {
     fn new(capacity: usize) -> Recency<K, V> {
-        Recency {
-            capacity,
-            clock: 0,
-            entries: BTreeMap::new(),
-            order: BTreeMap::new(),
-        }
+        Recency { capacity, clock: 0, entries: BTreeMap::new(), order: BTreeMap::new() }
     }
 
     fn len(&self) -> usize {
@@ -317,12 +291,7 @@ mod tests {
         let now = Mono(1_000_000);
         let mut old = Affinity::new();
         for (session, used) in [(1, 100), (2, 200), (3, 300)] {
-            old.bind(
-                now.before(Duration::from_millis(1_000 - used)),
-                SessionKey(session),
-                a,
-                IDLE,
-            );
+            old.bind(now.before(Duration::from_millis(1_000 - used)), SessionKey(session), a, IDLE);
         }
         old.settle(SessionKey(3), b);
         old.note_thinking(SessionKey(2));
@@ -347,11 +316,7 @@ mod tests {
         assert!(new.is_thinking(SessionKey(2)));
         assert_eq!(new.thread_owner(now, ThreadKey(9), IDLE), Some(b));
         let later = now + IDLE;
-        assert_eq!(
-            new.binding(later, SessionKey(3), IDLE),
-            None,
-            "its time goes on"
-        );
+        assert_eq!(new.binding(later, SessionKey(3), IDLE), None, "its time goes on");
     }
 
     const IDLE: Duration = Duration::from_secs(3_600);
@@ -363,17 +328,10 @@ mod tests {
         memory.bind(Mono(0), session, first, IDLE);
         memory.settle(session, first);
         memory.bind(Mono(1_000), session, second, IDLE);
-        let bound = Binding {
-            home: Some(first),
-            current: second,
-        };
+        let bound = Binding { home: Some(first), current: second };
         assert_eq!(memory.binding(Mono(2_000), session, IDLE), Some(bound));
         assert_eq!(memory.bindings(Mono(2_000), IDLE), 1);
-        assert_eq!(
-            memory.binding(Mono(3_601_000), session, IDLE),
-            None,
-            "S9: idle"
-        );
+        assert_eq!(memory.binding(Mono(3_601_000), session, IDLE), None, "S9: idle");
         memory.expire(Mono(3_601_000), IDLE);
         assert_eq!(memory.sessions.len(), 0);
     }
@@ -412,9 +370,6 @@ mod tests {
             memory.bind(Mono(n as u64), SessionKey(n), AccountId(0), IDLE);
             memory.note_thread(Mono(n as u64), ThreadKey(n), AccountId(0));
         }
-        assert_eq!(
-            (memory.sessions.len(), memory.threads()),
-            (SESSIONS_MAX, THREADS_MAX)
-        );
+        assert_eq!((memory.sessions.len(), memory.threads()), (SESSIONS_MAX, THREADS_MAX));
     }
 }

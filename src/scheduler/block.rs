@@ -86,10 +86,7 @@ impl End {
     /// So long from now.
     #[must_use]
     pub fn after(now: Now, wait: Duration) -> End {
-        End::At {
-            mono: Some(now.mono + wait),
-            wall: None,
-        }
+        End::At { mono: Some(now.mono + wait), wall: None }
     }
 
     /// True once it is over.

@@ -122,10 +122,7 @@ impl Breaker {
     pub(super) fn grant(&mut self, now: Mono, lease: u64) {
         self.state = match self.state {
             State::Paused { failures, .. } => State::Probing { lease, failures },
-            State::Pacing { until, .. } if until > now => State::Pacing {
-                until,
-                next: now + STEP,
-            },
+            State::Pacing { until, .. } if until > now => State::Pacing { until, next: now + STEP },
             State::Pacing { .. } | State::Closed => State::Closed,
             State::Probing { lease, failures } => State::Probing { lease, failures },
         };
@@ -149,43 +146,27 @@ impl Breaker {
 
     /// The end of an attempt; does nothing unless it is the probe and its head has not settled it.
     pub(super) fn settle(&mut self, now: Mono, lease: u64, probe: Probe) {
-        let State::Probing {
-            lease: prober,
-            failures,
-        } = self.state
-        else {
+        let State::Probing { lease: prober, failures } = self.state else {
             return;
         };
         if prober != lease {
             return;
         }
         self.state = match probe {
-            Probe::Answered => State::Pacing {
-                until: now + BREAKER_PACING,
-                next: now,
-            },
-            Probe::Returned => State::Paused {
-                until: now,
-                failures,
-            },
+            Probe::Answered => State::Pacing { until: now + BREAKER_PACING, next: now },
+            Probe::Returned => State::Paused { until: now, failures },
             Probe::Failed if failures + 1 >= BREAKER_PROBES_MAX => {
                 self.refusals.clear();
                 self.rests_until = Some(now + BREAKER_REST);
                 State::Closed
             }
-            Probe::Failed => State::Paused {
-                until: now + rearm(failures),
-                failures: failures + 1,
-            },
+            Probe::Failed => State::Paused { until: now + rearm(failures), failures: failures + 1 },
         };
     }
 
     /// Remembers a refusal.
     pub(super) fn saw(&mut self, seen: Seen) {
-        while self
-            .refusals
-            .front()
-            .is_some_and(|old| old.at + REFUSAL_MEMORY <= seen.at)
+        while self.refusals.front().is_some_and(|old| old.at + REFUSAL_MEMORY <= seen.at)
             || self.refusals.len() >= REFUSALS_MAX
         {
             self.refusals.pop_front();
@@ -236,9 +217,7 @@ impl Breaker {
 }
 
 fn rearm(failures: u32) -> Duration {
-    let index = usize::try_from(failures)
-        .unwrap_or(usize::MAX)
-        .min(BREAKER_REARM.len() - 1);
+    let index = usize::try_from(failures).unwrap_or(usize::MAX).min(BREAKER_REARM.len() - 1);
     BREAKER_REARM[index]
 }
 
@@ -264,10 +243,7 @@ mod tests {
     }
 
     fn now(ms: u64) -> Now {
-        Now {
-            mono: Mono(ms),
-            wall: Wall(0),
-        }
+        Now { mono: Mono(ms), wall: Wall(0) }
     }
 
     #[test]
@@ -281,11 +257,7 @@ mod tests {
         breaker.grant(Mono(5_000), 1);
         assert_eq!(breaker.pass(Mono(5_000)), Pass::Probing);
         breaker.head(Mono(5_100), 99, 200);
-        assert_eq!(
-            breaker.pass(Mono(5_100)),
-            Pass::Probing,
-            "P8: only the probe's answer counts"
-        );
+        assert_eq!(breaker.pass(Mono(5_100)), Pass::Probing, "P8: only the probe's answer counts");
         breaker.head(Mono(5_200), 1, 400);
         assert_eq!(breaker.pass(Mono(5_200)), Pass::Free, "P8: a 400 closes it");
         breaker.grant(Mono(5_200), 2);
@@ -302,20 +274,12 @@ mod tests {
             breaker.grant(at, lease);
             breaker.head(at, lease, status);
             let until = Mono(at.0 + pause);
-            assert_eq!(
-                breaker.pass(at),
-                Pass::Open(until),
-                "P8: re-arm after {status}"
-            );
+            assert_eq!(breaker.pass(at), Pass::Open(until), "P8: re-arm after {status}");
             at = until;
         }
         breaker.grant(at, 4);
         breaker.settle(at, 4, Probe::Failed);
-        assert_eq!(
-            breaker.pass(at),
-            Pass::Free,
-            "P8: after four in a row each account by itself"
-        );
+        assert_eq!(breaker.pass(at), Pass::Free, "P8: after four in a row each account by itself");
         assert!(!breaker.can_trip(at));
         assert!(breaker.can_trip(at + BREAKER_REST));
     }
@@ -340,13 +304,7 @@ mod tests {
     fn success_forgets_refusals() {
         let mut breaker = Breaker::default();
         let fingerprint = Fingerprint::of("a", "b");
-        let seen = |at| Seen {
-            at,
-            request: 1,
-            account: AccountId(0),
-            fingerprint,
-            asked: None,
-        };
+        let seen = |at| Seen { at, request: 1, account: AccountId(0), fingerprint, asked: None };
         breaker.saw(seen(Mono(0)));
         assert_eq!(breaker.alike(Mono(59_999), fingerprint).count(), 1);
         assert_eq!(breaker.alike(Mono(60_000), fingerprint).count(), 0);

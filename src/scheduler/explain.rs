@@ -36,11 +36,7 @@ impl Scheduler {
             Some(choice) => ExplainedVerdict::Chosen(self.accounts[choice.index].id, choice.why),
             None => match self.may_hold(now, request, &ask, &ranking) {
                 Ok(cause) => {
-                    let end = self
-                        .outlooks(now, &ask)
-                        .iter()
-                        .filter_map(Outlook::end)
-                        .min();
+                    let end = self.outlooks(now, &ask).iter().filter_map(Outlook::end).min();
                     ExplainedVerdict::Wait(cause, end.map(|end| end.since(now.mono)))
                 }
                 Err(refusal) => ExplainedVerdict::Refuse(refusal.reason),
@@ -66,11 +62,7 @@ impl Scheduler {
         verdict: ExplainedVerdict,
         decisions: &mut VecDeque<Explanation>,
     ) {
-        let used = if decisions.len() >= DECISIONS_MAX {
-            decisions.pop_front()
-        } else {
-            None
-        };
+        let used = if decisions.len() >= DECISIONS_MAX { decisions.pop_front() } else { None };
         let mut explanation = used.unwrap_or_else(Explanation::empty);
         self.describe(now, request, ask, ranking, verdict, &mut explanation);
         decisions.push_back(explanation);
@@ -89,12 +81,10 @@ impl Scheduler {
         into.request = request;
         into.verdict = verdict;
         into.candidates.clear();
-        into.candidates
-            .extend(ranking.available.iter().map(|one| self.candidate(one)));
+        into.candidates.extend(ranking.available.iter().map(|one| self.candidate(one)));
         into.passed_over.clear();
         let out = ranking.out.iter().map(|index| &self.accounts[*index]);
-        into.passed_over
-            .extend(out.filter_map(|account| self.standing(now, account, ask)));
+        into.passed_over.extend(out.filter_map(|account| self.standing(now, account, ask)));
     }
 
     fn candidate(&self, one: &Available) -> Candidate {
@@ -115,10 +105,7 @@ impl Scheduler {
         let mut longest: Option<(Ends, Obstacle<'_>)> = None;
         self.obstacles(now, account, ask, |obstacle| {
             let ends = obstacle.ends(now);
-            if longest
-                .as_ref()
-                .is_none_or(|(known, _)| order(ends) > order(*known))
-            {
+            if longest.as_ref().is_none_or(|(known, _)| order(ends) > order(*known)) {
                 longest = Some((ends, obstacle));
             }
             true
@@ -154,15 +141,10 @@ impl Scheduler {
         ask: &Ask<'_>,
         reason: Option<RefusalReason>,
     ) -> Refusal {
-        let matching: Vec<&Account> = self
-            .accounts
-            .iter()
-            .filter(|account| mismatch(account, ask).is_none())
-            .collect();
-        let accounts: Vec<Standing> = matching
-            .iter()
-            .filter_map(|account| self.standing(now, account, ask))
-            .collect();
+        let matching: Vec<&Account> =
+            self.accounts.iter().filter(|account| mismatch(account, ask).is_none()).collect();
+        let accounts: Vec<Standing> =
+            matching.iter().filter_map(|account| self.standing(now, account, ask)).collect();
         let outlooks = self.outlooks(now, ask);
         // One that only waits for others to end may be back at any moment: no time is honest then.
         let soonest = outlooks
@@ -173,10 +155,7 @@ impl Scheduler {
         let hopeless = || match () {
             () if matching.is_empty() => self.no_route(ask),
             () if soonest.is_none() => RefusalReason::CredentialsOnly(
-                matching
-                    .iter()
-                    .map(|account| account.spec.name.clone())
-                    .collect(),
+                matching.iter().map(|account| account.spec.name.clone()).collect(),
             ),
             // A provider would have served, so that Claude's limits alone would be half of the
             // truth.
@@ -185,9 +164,7 @@ impl Scheduler {
         };
         Refusal {
             reason: reason.unwrap_or_else(hopeless),
-            wait: soonest
-                .and_then(Outlook::end)
-                .map(|end| end.since(now.mono)),
+            wait: soonest.and_then(Outlook::end).map(|end| end.since(now.mono)),
             cause,
             accounts,
         }
@@ -272,11 +249,7 @@ impl Scheduler {
         let release = self.queue.iter().filter_map(|waiter| waiter.release).min();
         QueueSnapshot {
             waiting: self.queue.len(),
-            oldest: self
-                .queue
-                .iter()
-                .map(|waiter| now.mono.since(waiter.since.mono))
-                .max(),
+            oldest: self.queue.iter().map(|waiter| now.mono.since(waiter.since.mono)).max(),
             bytes: self.queue.bytes(),
             next_release: release.map(|at| at.since(now.mono)),
             by_cause,
@@ -302,9 +275,7 @@ impl Scheduler {
                 .filter_map(|block| block.until)
                 .max()
         };
-        let rejected = blocks
-            .iter()
-            .any(|block| matches!(block.reason, BlockReason::Quota(_)));
+        let rejected = blocks.iter().any(|block| matches!(block.reason, BlockReason::Quota(_)));
         AccountSnapshot {
             id: account.id,
             name: account.spec.name.clone(),
@@ -323,18 +294,11 @@ impl Scheduler {
             last_response: account.last_response,
             last_15m: account.hour.last(now.mono, 15),
             last_1h: account.hour.last(now.mono, 60),
-            last_error: account
-                .last_error
-                .as_ref()
-                .map(|(message, _)| message.clone()),
+            last_error: account.last_error.as_ref().map(|(message, _)| message.clone()),
             last_error_at: account.last_error.as_ref().map(|(_, at)| *at),
             cooldown_until: until(false),
             rate_limited_until: until(true),
-            windows: account
-                .windows
-                .iter(now.wall)
-                .map(|window| window.snapshot())
-                .collect(),
+            windows: account.windows.iter(now.wall).map(|window| window.snapshot()).collect(),
             // The verdict belongs to a window and goes with it (S2).
             unified_status: account
                 .unified_status
@@ -349,9 +313,8 @@ impl Scheduler {
     /// S4.
     fn weekly(&self, now: Now, account: &Account) -> WeeklySnapshot {
         let rejected = account.blocks(now).any(|block| is_weekly(&block.reason));
-        let known = account
-            .week(now.wall)
-            .and_then(|week| Some((week.used?, week.elapsed(now.wall))));
+        let known =
+            account.week(now.wall).and_then(|week| Some((week.used?, week.elapsed(now.wall))));
         let Some((used, elapsed)) = known else {
             return WeeklySnapshot {
                 state: rejected.then_some(Tier::Exhausted),
@@ -375,11 +338,7 @@ impl Scheduler {
     pub fn learned(&self, now: Now, id: AccountId) -> Option<Learned> {
         let account = self.account(id)?;
         Some(Learned {
-            windows: account
-                .windows
-                .iter(now.wall)
-                .map(|window| window.snapshot())
-                .collect(),
+            windows: account.windows.iter(now.wall).map(|window| window.snapshot()).collect(),
             usage: account.usage,
         })
     }
@@ -424,14 +383,8 @@ impl Scheduler {
         let (own, saved) = (&mut account.usage, &learned.usage);
         own.tokens.input = own.tokens.input.saturating_add(saved.tokens.input);
         own.tokens.output = own.tokens.output.saturating_add(saved.tokens.output);
-        own.tokens.cache_read = own
-            .tokens
-            .cache_read
-            .saturating_add(saved.tokens.cache_read);
-        own.tokens.cache_write = own
-            .tokens
-            .cache_write
-            .saturating_add(saved.tokens.cache_write);
+        own.tokens.cache_read = own.tokens.cache_read.saturating_add(saved.tokens.cache_read);
+        own.tokens.cache_write = own.tokens.cache_write.saturating_add(saved.tokens.cache_write);
         own.requests = own.requests.saturating_add(saved.requests);
         own.last_used = own.last_used.max(saved.last_used);
         self.look = super::Look::Now;
@@ -464,12 +417,7 @@ impl Explanation {
 impl Refusal {
     /// Without anything about accounts.
     pub(super) fn plain(reason: RefusalReason) -> Refusal {
-        Refusal {
-            reason,
-            wait: None,
-            cause: None,
-            accounts: Vec::new(),
-        }
+        Refusal { reason, wait: None, cause: None, accounts: Vec::new() }
     }
 }
 
@@ -479,9 +427,7 @@ fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
         Some(Tier::Reserve) => 1,
         Some(Tier::Critical | Tier::Exhausted) => 2,
     };
-    (level(a), a.priority)
-        .cmp(&(level(b), b.priority))
-        .then(a.score.total_cmp(&b.score))
+    (level(a), a.priority).cmp(&(level(b), b.priority)).then(a.score.total_cmp(&b.score))
 }
 
 /// Never is longest, then the latest known end, then what others decide.
@@ -497,10 +443,7 @@ fn order(ends: Ends) -> (u8, u64) {
 fn status(blocks: &[BlockSnapshot], week: Option<Tier>) -> Status {
     let any = |wanted: fn(&BlockReason) -> bool| blocks.iter().any(|block| wanted(&block.reason));
     let dead = |reason: &BlockReason| {
-        matches!(
-            reason,
-            BlockReason::NeedsLogin | BlockReason::CredentialRefused
-        )
+        matches!(reason, BlockReason::NeedsLogin | BlockReason::CredentialRefused)
     };
     match week {
         _ if any(dead) => Status::Error,
@@ -515,8 +458,5 @@ fn is_429(reason: &BlockReason) -> bool {
 }
 
 fn is_weekly(reason: &BlockReason) -> bool {
-    matches!(
-        reason,
-        BlockReason::Quota(Some(super::quota::WindowKind::SevenDay))
-    )
+    matches!(reason, BlockReason::Quota(Some(super::quota::WindowKind::SevenDay)))
 }

@@ -300,10 +300,7 @@ impl Scheduler {
     /// What every call begins with: nobody sees what has passed. Gives the moment that counts.
     fn touch(&mut self, now: Now) -> Now {
         self.latest = self.latest.max(now.mono);
-        let now = Now {
-            mono: self.latest,
-            wall: now.wall,
-        };
+        let now = Now { mono: self.latest, wall: now.wall };
         for account in &mut self.accounts {
             match account.expire(now) {
                 Expired::Nothing => {}
@@ -329,11 +326,7 @@ impl Scheduler {
         spread_blocks(now, &mut self.accounts);
         if moves && before == Before::Free && moved >= STORM_REQUESTS {
             let blocked = self.accounts[index].id;
-            for account in self
-                .accounts
-                .iter_mut()
-                .filter(|account| account.id != blocked)
-            {
+            for account in self.accounts.iter_mut().filter(|account| account.id != blocked) {
                 account.ramp.arm(now.mono);
             }
         }
@@ -341,8 +334,7 @@ impl Scheduler {
     }
 
     fn can_prefer(&self, id: AccountId) -> bool {
-        self.account(id)
-            .is_some_and(|account| account.serves() && account.is_claude())
+        self.account(id).is_some_and(|account| account.serves() && account.is_claude())
     }
 
     fn check_routing(&mut self) {
@@ -355,8 +347,7 @@ impl Scheduler {
 
     /// Lets accounts go that are removed and have no lease left.
     fn reap(&mut self) {
-        self.accounts
-            .retain(|account| !account.leaving || account.in_flight > 0);
+        self.accounts.retain(|account| !account.leaving || account.in_flight > 0);
     }
 
     fn in_flight(&self) -> u32 {
@@ -364,9 +355,7 @@ impl Scheduler {
     }
 
     fn index(&self, id: AccountId) -> Option<usize> {
-        self.accounts
-            .binary_search_by_key(&id, |account| account.id)
-            .ok()
+        self.accounts.binary_search_by_key(&id, |account| account.id).ok()
     }
 
     fn account(&self, id: AccountId) -> Option<&Account> {

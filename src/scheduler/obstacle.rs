@@ -19,15 +19,10 @@ pub(super) enum Obstacle<'a> {
     NotBrought,
     SignedThinking,
     NotRouted,
-    Tried {
-        until: Mono,
-        cause: Option<WaitCause>,
-    },
+    Tried { until: Mono, cause: Option<WaitCause> },
     Block(&'a Block),
     Window(&'a Window),
-    Overage {
-        until: Option<Mono>,
-    },
+    Overage { until: Option<Mono> },
     AccountFull,
     PoolFull,
     Ramp(Mono),
@@ -150,10 +145,9 @@ impl Obstacle<'_> {
                 WindowKind::FiveHour
                 | WindowKind::Tokens
                 | WindowKind::Requests
-                | WindowKind::Generic => PassedOver::WindowFull {
-                    kind: window.kind.clone(),
-                    percent: window.percent(),
-                },
+                | WindowKind::Generic => {
+                    PassedOver::WindowFull { kind: window.kind.clone(), percent: window.percent() }
+                }
             },
             Obstacle::Overage { .. } => PassedOver::OverageInUse,
             Obstacle::AccountFull => PassedOver::AccountFull,

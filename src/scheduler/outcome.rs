@@ -1,9 +1,6 @@
 //! What an answer means to its account (SPEC P7), as the classifier tells it to the scheduler.
 
-#![expect(
-    missing_docs,
-    reason = "where a name says it all, a doc would only repeat it"
-)]
+#![expect(missing_docs, reason = "where a name says it all, a doc would only repeat it")]
 
 use std::time::Duration;
 

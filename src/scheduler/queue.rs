@@ -106,23 +106,14 @@ impl Queue {
     ) -> Ticket {
         self.last_ticket += 1;
         let ticket = Ticket(self.last_ticket);
-        let place = request
-            .resume
-            .and_then(|key| self.take_return(now.mono, key))
-            .unwrap_or_else(|| {
+        let place =
+            request.resume.and_then(|key| self.take_return(now.mono, key)).unwrap_or_else(|| {
                 self.last_place += 1;
                 Place(self.last_place)
             });
         self.bytes = self.bytes.saturating_add(request.body_bytes);
         self.places.insert(ticket, place);
-        let waiter = Waiter {
-            ticket,
-            request,
-            since: now,
-            clock,
-            next_pass,
-            release: None,
-        };
+        let waiter = Waiter { ticket, request, since: now, clock, next_pass, release: None };
         self.waiters.insert(place, waiter);
         ticket
     }
@@ -179,15 +170,8 @@ mod tests {
     use super::*;
 
     fn join(queue: &mut Queue, at: u64, resume: Option<u128>) -> Ticket {
-        let now = Now {
-            mono: Mono(at),
-            ..Now::default()
-        };
-        let request = Request {
-            resume,
-            body_bytes: 10,
-            ..Request::new(at, Mono(at))
-        };
+        let now = Now { mono: Mono(at), ..Now::default() };
+        let request = Request { resume, body_bytes: 10, ..Request::new(at, Mono(at)) };
         queue.join(now, request, WaitClock::default(), Mono(at))
     }
 
@@ -233,11 +217,7 @@ mod tests {
 
     #[test]
     fn bounds_are_kept() {
-        let policy = Policy {
-            max_queued: 3,
-            max_queued_bytes: 25,
-            ..Policy::default()
-        };
+        let policy = Policy { max_queued: 3, max_queued_bytes: 25, ..Policy::default() };
         let mut queue = Queue::default();
         join(&mut queue, 0, None);
         assert_eq!(queue.room(&policy, 15), Ok(()), "Q3");

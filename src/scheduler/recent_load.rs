@@ -32,26 +32,20 @@ const MINUTES: usize = 60;
 
 impl Hour {
     pub(super) fn new() -> Hour {
-        Hour {
-            minutes: [Minute::default(); MINUTES],
-        }
+        Hour { minutes: [Minute::default(); MINUTES] }
     }
 
     pub(super) fn add(&mut self, now: Mono, weight: u32, took: Duration, counted: Counted) {
         let number = now.0 / 60_000;
         let minute = &mut self.minutes[number as usize % MINUTES];
         if minute.number != number {
-            *minute = Minute {
-                number,
-                ..Minute::default()
-            };
+            *minute = Minute { number, ..Minute::default() };
         }
         minute.requests += 1;
         minute.failed += u64::from(counted == Counted::Failed);
         minute.weight = minute.weight.saturating_add(u64::from(weight));
-        minute.millis = minute
-            .millis
-            .saturating_add(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        minute.millis =
+            minute.millis.saturating_add(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     }
 
     /// The last so many minutes, the present one included.
@@ -68,10 +62,7 @@ impl Hour {
             requests: sum.requests,
             failed: sum.failed,
             weight: sum.weight,
-            average: sum
-                .millis
-                .checked_div(sum.requests)
-                .map(Duration::from_millis),
+            average: sum.millis.checked_div(sum.requests).map(Duration::from_millis),
         }
     }
 }
@@ -92,12 +83,7 @@ const SLOTS: usize = 16;
 impl Recent {
     pub(super) fn new(window: Duration) -> Recent {
         let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-        Recent {
-            slot_ms: (window / SLOTS as u64).max(1),
-            present: 0,
-            slots: [0; SLOTS],
-            sum: 0,
-        }
+        Recent { slot_ms: (window / SLOTS as u64).max(1), present: 0, slots: [0; SLOTS], sum: 0 }
     }
 
     /// Forgets what is older than the window.
@@ -140,11 +126,7 @@ mod tests {
         let last = hour.last(at(1_010), 15);
         assert_eq!((last.requests, last.failed, last.weight), (2, 1, 4));
         assert_eq!(last.average, Some(Duration::from_millis(200)));
-        assert_eq!(
-            hour.last(at(1_015), 15).requests,
-            1,
-            "the first is older than 15 minutes"
-        );
+        assert_eq!(hour.last(at(1_015), 15).requests, 1, "the first is older than 15 minutes");
         assert_eq!(hour.last(at(1_059), 60).requests, 2);
         assert_eq!(hour.last(at(1_060), 60).requests, 1);
         assert_eq!(hour.last(at(5_000), 60), Load::default());
@@ -155,14 +137,9 @@ mod tests {
         let mut recent = Recent::new(Duration::from_millis(1_600));
         recent.add(Mono(10_000), 2);
         recent.add(Mono(10_800), 5);
-        for (at, weight) in [
-            (11_500, 7),
-            (11_599, 7),
-            (11_600, 5),
-            (12_399, 5),
-            (12_400, 0),
-            (20_000, 0),
-        ] {
+        for (at, weight) in
+            [(11_500, 7), (11_599, 7), (11_600, 5), (12_399, 5), (12_400, 0), (20_000, 0)]
+        {
             recent.advance(Mono(at));
             assert_eq!(recent.weight(), weight, "at {at}");
         }

@@ -1,9 +1,6 @@
 //! What a worker asks of the scheduler and what it gets: requests, leases, tickets, refusals.
 
-#![expect(
-    missing_docs,
-    reason = "where a name says it all, a doc would only repeat it"
-)]
+#![expect(missing_docs, reason = "where a name says it all, a doc would only repeat it")]
 
 use std::sync::Arc;
 use std::time::Duration;

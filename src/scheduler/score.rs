@@ -76,71 +76,14 @@ mod tests {
     fn terms_of_the_score() {
         let rows: &[(&str, Facts, f64)] = &[
             ("S6 the request's own weight", PLAIN, 1.0),
-            (
-                "S6 active weight",
-                Facts {
-                    active_weight: 4,
-                    request_weight: 2,
-                    ..PLAIN
-                },
-                6.0,
-            ),
-            (
-                "S6 scarcity by 6",
-                Facts {
-                    scarcity: 0.5,
-                    ..PLAIN
-                },
-                4.0,
-            ),
-            (
-                "S6 spread share by 3",
-                Facts {
-                    recent: 1,
-                    recent_all: 4,
-                    ..PLAIN
-                },
-                1.75,
-            ),
-            (
-                "S6 nothing recent, no share",
-                Facts {
-                    recent: 0,
-                    recent_all: 0,
-                    ..PLAIN
-                },
-                1.0,
-            ),
-            (
-                "S6 recovery by 4, falling",
-                Facts { ramp: 0.5, ..PLAIN },
-                3.0,
-            ),
-            (
-                "S6 failures by 5, fading with it",
-                Facts {
-                    ramp: 0.5,
-                    failures: 2,
-                    ..PLAIN
-                },
-                8.0,
-            ),
-            (
-                "S6 failures cost nothing after the ramp",
-                Facts {
-                    failures: 9,
-                    ..PLAIN
-                },
-                1.0,
-            ),
-            (
-                "S6 weekly reset unknown",
-                Facts {
-                    week: Week::Unknown,
-                    ..PLAIN
-                },
-                0.5,
-            ),
+            ("S6 active weight", Facts { active_weight: 4, request_weight: 2, ..PLAIN }, 6.0),
+            ("S6 scarcity by 6", Facts { scarcity: 0.5, ..PLAIN }, 4.0),
+            ("S6 spread share by 3", Facts { recent: 1, recent_all: 4, ..PLAIN }, 1.75),
+            ("S6 nothing recent, no share", Facts { recent: 0, recent_all: 0, ..PLAIN }, 1.0),
+            ("S6 recovery by 4, falling", Facts { ramp: 0.5, ..PLAIN }, 3.0),
+            ("S6 failures by 5, fading with it", Facts { ramp: 0.5, failures: 2, ..PLAIN }, 8.0),
+            ("S6 failures cost nothing after the ramp", Facts { failures: 9, ..PLAIN }, 1.0),
+            ("S6 weekly reset unknown", Facts { week: Week::Unknown, ..PLAIN }, 0.5),
         ];
         for (rule, facts, score) in rows {
             let total = terms(&Policy::default(), facts).total();

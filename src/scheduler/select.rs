@@ -65,22 +65,14 @@ impl Recently {
     fn of(accounts: &[Account]) -> Recently {
         let mut sums = Recently::default();
         for account in accounts.iter().filter(|account| account.serves()) {
-            let sum = if account.is_claude() {
-                &mut sums.claude
-            } else {
-                &mut sums.providers
-            };
+            let sum = if account.is_claude() { &mut sums.claude } else { &mut sums.providers };
             *sum = sum.saturating_add(account.recent.weight());
         }
         sums
     }
 
     fn beside(self, account: &Account) -> u64 {
-        if account.is_claude() {
-            self.claude
-        } else {
-            self.providers
-        }
+        if account.is_claude() { self.claude } else { self.providers }
     }
 }
 
@@ -100,16 +92,13 @@ impl Scheduler {
         tried: &'a [AccountId],
         tried_until: Mono,
     ) -> Ask<'a> {
-        let binding = request.session.and_then(|session| {
-            self.affinity
-                .binding(now.mono, session, self.policy.session_idle)
-        });
+        let binding = request
+            .session
+            .and_then(|session| self.affinity.binding(now.mono, session, self.policy.session_idle));
         let route = match (request.pinned, request.thread) {
             (Some(account), _) => Route::Pinned(account),
             (None, Some(thread)) => {
-                let owner = self
-                    .affinity
-                    .thread_owner(now.mono, thread, self.policy.session_idle);
+                let owner = self.affinity.thread_owner(now.mono, thread, self.policy.session_idle);
                 let home = || binding.map(|binding| binding.home.unwrap_or(binding.current));
                 owner.or_else(home).map_or(Route::Any, Route::Thread)
             }
@@ -120,9 +109,7 @@ impl Scheduler {
             family: request.family.as_ref(),
             weight: request.weight,
             thinking: request.signed_thinking
-                || request
-                    .session
-                    .is_some_and(|session| self.affinity.is_thinking(session)),
+                || request.session.is_some_and(|session| self.affinity.is_thinking(session)),
             route,
             brought: &request.brought,
             tried,
@@ -159,34 +146,24 @@ impl Scheduler {
             return;
         }
         if ask.tried.contains(&account.id)
-            && !visit(Obstacle::Tried {
-                until: ask.tried_until,
-                cause: ask.last_failure,
-            })
+            && !visit(Obstacle::Tried { until: ask.tried_until, cause: ask.last_failure })
         {
             return;
         }
-        for block in account
-            .blocks(now)
-            .filter(|block| keeps_out(&block.scope, ask.family))
-        {
+        for block in account.blocks(now).filter(|block| keeps_out(&block.scope, ask.family)) {
             if !visit(Obstacle::Block(block)) {
                 return;
             }
         }
-        for window in account
-            .windows
-            .iter(now.wall)
-            .filter(|window| self.is_full(now, window, ask.family))
+        for window in
+            account.windows.iter(now.wall).filter(|window| self.is_full(now, window, ask.family))
         {
             if !visit(Obstacle::Window(window)) {
                 return;
             }
         }
         if let (Some(end), Overage::Never) = (account.overage(now), self.policy.overage)
-            && !visit(Obstacle::Overage {
-                until: end.mono(now),
-            })
+            && !visit(Obstacle::Overage { until: end.mono(now) })
         {
             return;
         }
@@ -260,9 +237,7 @@ impl Scheduler {
     pub(super) fn rank(&self, now: Now, ask: &Ask<'_>, ranking: &mut Ranking) {
         ranking.available.clear();
         ranking.out.clear();
-        let start = self
-            .accounts
-            .partition_point(|account| Some(account.id) <= self.last_chosen);
+        let start = self.accounts.partition_point(|account| Some(account.id) <= self.last_chosen);
         for index in (start..self.accounts.len()).chain(0..start) {
             let account = &self.accounts[index];
             if !self.is_available(now, account, ask) {
@@ -289,39 +264,23 @@ impl Scheduler {
 
     /// S7, among those available.
     pub(super) fn choose(&self, ask: &Ask<'_>, available: &[Available]) -> Option<Choice> {
-        let find = |id: AccountId| {
-            available
-                .iter()
-                .find(|one| self.accounts[one.index].id == id)
-        };
+        let find = |id: AccountId| available.iter().find(|one| self.accounts[one.index].id == id);
         let first = available.first()?;
         match ask.route {
             Route::Any => {}
             Route::Pinned(_) => {
-                return Some(Choice {
-                    index: first.index,
-                    why: Why::Pinned,
-                });
+                return Some(Choice { index: first.index, why: Why::Pinned });
             }
             Route::Thread(_) => {
-                return Some(Choice {
-                    index: first.index,
-                    why: Why::Thread,
-                });
+                return Some(Choice { index: first.index, why: Why::Thread });
             }
         }
         if let Routing::Preferred(id) = self.routing
             && let Some(one) = find(id)
         {
-            return Some(Choice {
-                index: one.index,
-                why: Why::Preferred,
-            });
+            return Some(Choice { index: one.index, why: Why::Preferred });
         }
-        if let Some(choice) = ask
-            .binding
-            .and_then(|binding| self.bound(binding, available))
-        {
+        if let Some(choice) = ask.binding.and_then(|binding| self.bound(binding, available)) {
             return Some(choice);
         }
         let passes = match ask.binding {
@@ -334,23 +293,13 @@ impl Scheduler {
     /// S7b: home, then the current one, unless a better priority is available.
     fn bound(&self, binding: Binding, available: &[Available]) -> Option<Choice> {
         let usable = || available.iter().filter(|one| one.level <= Level::Reserve);
-        let best_priority = usable()
-            .map(|one| self.accounts[one.index].spec.priority)
-            .min()?;
+        let best_priority = usable().map(|one| self.accounts[one.index].spec.priority).min()?;
         let stays = |id: AccountId| {
             let one = usable().find(|one| self.accounts[one.index].id == id)?;
             (self.accounts[one.index].spec.priority <= best_priority).then_some(one.index)
         };
-        let home = binding.home.and_then(stays).map(|index| Choice {
-            index,
-            why: Why::Home,
-        });
-        home.or_else(|| {
-            stays(binding.current).map(|index| Choice {
-                index,
-                why: Why::Current,
-            })
-        })
+        let home = binding.home.and_then(stays).map(|index| Choice { index, why: Why::Home });
+        home.or_else(|| stays(binding.current).map(|index| Choice { index, why: Why::Current }))
     }
 
     /// The best of one pass; the first in the scan among equals.
@@ -359,14 +308,9 @@ impl Scheduler {
         let key = |one: &Available| (self.accounts[one.index].spec.priority, one.terms.total());
         let best = in_pass.min_by(|a, b| {
             let ((a_priority, a_score), (b_priority, b_score)) = (key(a), key(b));
-            a_priority
-                .cmp(&b_priority)
-                .then(a_score.total_cmp(&b_score))
+            a_priority.cmp(&b_priority).then(a_score.total_cmp(&b_score))
         })?;
-        Some(Choice {
-            index: best.index,
-            why: Why::Score(best.terms.total()),
-        })
+        Some(Choice { index: best.index, why: Why::Score(best.terms.total()) })
     }
 
     fn terms(&self, now: Now, account: &Account, ask: &Ask<'_>, recent: Recently) -> Terms {

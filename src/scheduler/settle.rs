@@ -50,10 +50,8 @@ impl Scheduler {
         if served {
             account.windows.look_passed(lease.id);
         }
-        let (is_claude, paid) = (
-            account.is_claude(),
-            served && head.quota.overage_in_use == Some(true),
-        );
+        let (is_claude, paid) =
+            (account.is_claude(), served && head.quota.overage_in_use == Some(true));
         if let Some(held) = self.leases.get_mut(&lease.id)
             && std::mem::take(&mut held.ramped)
         {
@@ -97,22 +95,14 @@ impl Scheduler {
             }
             Outcome::Neutral
             | Outcome::Abandoned
-            | Outcome::Network {
-                blame: Blame::Nobody,
-                ..
-            } => return,
+            | Outcome::Network { blame: Blame::Nobody, .. } => return,
             Outcome::QuotaRejected { quota, evidence } => {
                 if self.reject(now, index, &quota, &evidence) {
                     self.accounts[index].count_failure(now, held.granted.mono);
                 }
                 return;
             }
-            Outcome::ServerSide {
-                overload,
-                retry_after,
-                fingerprint,
-                evidence,
-            } => {
+            Outcome::ServerSide { overload, retry_after, fingerprint, evidence } => {
                 self.set_aside(now, index, overload, retry_after, &evidence);
                 if self.accounts[index].is_claude() {
                     self.weigh_breaker(now, index, held, fingerprint, retry_after, &evidence);
@@ -124,10 +114,7 @@ impl Scheduler {
                 let wait = self.error_cooldown(self.accounts[index].failures);
                 (BlockReason::ServerError, End::after(now, wait), evidence)
             }
-            Outcome::Network {
-                blame: Blame::Account,
-                evidence,
-            } => {
+            Outcome::Network { blame: Blame::Account, evidence } => {
                 let end = End::after(now, self.policy.network_cooldown);
                 (BlockReason::Network, end, evidence)
             }
@@ -160,18 +147,11 @@ impl Scheduler {
     fn count(&mut self, now: Now, index: usize, held: &LeaseRecord, outcome: &Outcome) {
         let counted = match outcome {
             Outcome::Success | Outcome::Neutral => Counted::Completed,
-            Outcome::Abandoned
-            | Outcome::Network {
-                blame: Blame::Nobody,
-                ..
-            } => return,
+            Outcome::Abandoned | Outcome::Network { blame: Blame::Nobody, .. } => return,
             Outcome::QuotaRejected { evidence, .. }
             | Outcome::ServerSide { evidence, .. }
             | Outcome::ServerError { evidence }
-            | Outcome::Network {
-                blame: Blame::Account,
-                evidence,
-            }
+            | Outcome::Network { blame: Blame::Account, evidence }
             | Outcome::CredentialRefused { evidence }
             | Outcome::NeedsLogin { evidence }
             | Outcome::CredentialForbidden { evidence } => {
@@ -242,9 +222,8 @@ impl Scheduler {
     /// S2: blocks what an answer rejected. True if that is more than one model family.
     fn reject(&mut self, now: Now, index: usize, quota: &QuotaReport, evidence: &Evidence) -> bool {
         let evidence = Arc::new(evidence.clone());
-        let retry = quota
-            .retry_after
-            .map(|wait| now.mono + wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX));
+        let retry =
+            quota.retry_after.map(|wait| now.mono + wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX));
         let mut everyone = false;
         for Rejected { window, reset } in rejected(now, quota, &self.accounts[index].windows) {
             let scope = match &window {
@@ -262,10 +241,7 @@ impl Scheduler {
             let unknown = || (reset.is_none()).then(|| now.mono + UNKNOWN_RESET_WAIT);
             let block = Block {
                 reason: BlockReason::Quota(window),
-                end: End::At {
-                    mono: retry.or_else(unknown),
-                    wall: reset,
-                },
+                end: End::At { mono: retry.or_else(unknown), wall: reset },
                 scope,
                 evidence: evidence.clone(),
             };
@@ -287,9 +263,7 @@ impl Scheduler {
             Overload::Refused429 => (BlockReason::ServerSide, SERVER_SIDE_WAIT),
             Overload::Overloaded529 => (BlockReason::Overloaded, SERVER_SIDE_WAIT_MAX),
         };
-        let wait = retry_after
-            .unwrap_or(unasked)
-            .clamp(RETRY_AFTER_MIN, SERVER_SIDE_WAIT_MAX);
+        let wait = retry_after.unwrap_or(unasked).clamp(RETRY_AFTER_MIN, SERVER_SIDE_WAIT_MAX);
         self.block_for(now, index, reason, End::after(now, wait), evidence.clone());
     }
 
@@ -301,22 +275,14 @@ impl Scheduler {
         end: End,
         evidence: Evidence,
     ) {
-        let block = Block {
-            reason,
-            end,
-            scope: Scope::Account,
-            evidence: Arc::new(evidence),
-        };
+        let block = Block { reason, end, scope: Scope::Account, evidence: Arc::new(evidence) };
         self.place_block(now, index, block);
     }
 
     /// P7: `cooldownMs`·2^(failures−1), at most `maxCooldownMs`.
     fn error_cooldown(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
-        self.policy
-            .cooldown
-            .saturating_mul(1 << doublings)
-            .min(self.policy.max_cooldown)
+        self.policy.cooldown.saturating_mul(1 << doublings).min(self.policy.max_cooldown)
     }
 
     /// P8: is it the same refusal everywhere?
@@ -341,9 +307,7 @@ impl Scheduler {
             return;
         }
         let own = || {
-            self.breaker
-                .alike(now.mono, fingerprint)
-                .filter(|seen| seen.request == held.request)
+            self.breaker.alike(now.mono, fingerprint).filter(|seen| seen.request == held.request)
         };
         let mut refusers: Vec<_> = own().map(|seen| seen.account).collect();
         refusers.sort();
@@ -355,10 +319,7 @@ impl Scheduler {
             .iter()
             .filter_map(|id| self.account(*id))
             .filter_map(|account| refused_until(now, account));
-        let Some(until) = own()
-            .filter_map(|seen| seen.asked)
-            .max()
-            .or_else(|| own_blocks.max())
+        let Some(until) = own().filter_map(|seen| seen.asked).max().or_else(|| own_blocks.max())
         else {
             return;
         };
@@ -395,10 +356,8 @@ impl Scheduler {
             .iter()
             .filter(|account| account.is_claude() && mismatch(account, &ask).is_none());
         compatible.all(|account| {
-            let refused = self
-                .breaker
-                .alike(now.mono, fingerprint)
-                .any(|seen| seen.account == account.id);
+            let refused =
+                self.breaker.alike(now.mono, fingerprint).any(|seen| seen.account == account.id);
             refused || self.is_out_until(now, account, &ask, until)
         })
     }
@@ -425,17 +384,9 @@ impl Scheduler {
 
 /// The end of an account's own server-side blocks.
 fn refused_until(now: Now, account: &Account) -> Option<Mono> {
-    let server_side = |block: &&Block| {
-        matches!(
-            block.reason,
-            BlockReason::ServerSide | BlockReason::Overloaded
-        )
-    };
-    account
-        .blocks(now)
-        .filter(server_side)
-        .filter_map(|block| block.end.mono(now))
-        .max()
+    let server_side =
+        |block: &&Block| matches!(block.reason, BlockReason::ServerSide | BlockReason::Overloaded);
+    account.blocks(now).filter(server_side).filter_map(|block| block.end.mono(now)).max()
 }
 
 /// S11: until when paid extra usage counts as in use.

@@ -1,10 +1,7 @@
 //! Plain values for status, metrics, the dashboard, `explain` and the state file; rendered outside
 //! the lock.
 
-#![expect(
-    missing_docs,
-    reason = "where a name says it all, a doc would only repeat it"
-)]
+#![expect(missing_docs, reason = "where a name says it all, a doc would only repeat it")]
 
 use std::sync::Arc;
 use std::time::Duration;

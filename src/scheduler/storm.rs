@@ -33,9 +33,7 @@ pub(super) enum Room {
 impl Ramp {
     pub(super) fn arm(&mut self, now: Mono) {
         self.state = match self.pending {
-            0 => State::Armed {
-                until: now + STORM_RAMP,
-            },
+            0 => State::Armed { until: now + STORM_RAMP },
             _ => State::Running { since: now },
         };
     }
@@ -105,22 +103,14 @@ mod tests {
         let mut ramp = Ramp::default();
         assert!(!ramp.grant(Mono(0)), "no storm");
         ramp.arm(Mono(1_000));
-        assert_eq!(
-            ramp.room(Mono(9_000)),
-            Room::Free,
-            "S10: the first is taken at once"
-        );
+        assert_eq!(ramp.room(Mono(9_000)), Room::Free, "S10: the first is taken at once");
         assert!(ramp.grant(Mono(9_000)));
         assert_eq!(ramp.room(Mono(9_000)), Room::From(Mono(9_250)));
         assert_eq!(ramp.room(Mono(9_250)), Room::Free);
         assert!(ramp.grant(Mono(9_250)));
         assert_eq!(ramp.room(Mono(9_400)), Room::From(Mono(9_500)));
         ramp.head();
-        assert_eq!(
-            ramp.room(Mono(9_400)),
-            Room::Free,
-            "S10: counted until the head"
-        );
+        assert_eq!(ramp.room(Mono(9_400)), Room::Free, "S10: counted until the head");
         assert!(ramp.grant(Mono(9_400)));
         assert_eq!(ramp.room(Mono(39_000)), Room::Free, "S10: for 30 s");
         assert!(!ramp.grant(Mono(39_000)));

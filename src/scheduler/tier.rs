@@ -39,46 +39,11 @@ mod tests {
         let policy = Policy::default();
         let rows = [
             // rule, used, elapsed, raw, pace, state
-            (
-                "S4 normal",
-                0.10,
-                Some(0.5),
-                Tier::Normal,
-                Tier::Normal,
-                Tier::Normal,
-            ),
-            (
-                "S4 soft",
-                0.65,
-                Some(0.9),
-                Tier::Soft,
-                Tier::Soft,
-                Tier::Soft,
-            ),
-            (
-                "S4 reserve",
-                0.85,
-                Some(0.9),
-                Tier::Reserve,
-                Tier::Reserve,
-                Tier::Reserve,
-            ),
-            (
-                "S4 critical",
-                0.95,
-                Some(1.0),
-                Tier::Critical,
-                Tier::Critical,
-                Tier::Critical,
-            ),
-            (
-                "S4 exhausted",
-                0.985,
-                Some(1.0),
-                Tier::Exhausted,
-                Tier::Exhausted,
-                Tier::Exhausted,
-            ),
+            ("S4 normal", 0.10, Some(0.5), Tier::Normal, Tier::Normal, Tier::Normal),
+            ("S4 soft", 0.65, Some(0.9), Tier::Soft, Tier::Soft, Tier::Soft),
+            ("S4 reserve", 0.85, Some(0.9), Tier::Reserve, Tier::Reserve, Tier::Reserve),
+            ("S4 critical", 0.95, Some(1.0), Tier::Critical, Tier::Critical, Tier::Critical),
+            ("S4 exhausted", 0.985, Some(1.0), Tier::Exhausted, Tier::Exhausted, Tier::Exhausted),
             (
                 "S4 pace exhausts only on paper",
                 0.80,
@@ -87,22 +52,8 @@ mod tests {
                 Tier::Exhausted,
                 Tier::Critical,
             ),
-            (
-                "S4 burn debt moves a tier",
-                0.50,
-                Some(0.2),
-                Tier::Normal,
-                Tier::Soft,
-                Tier::Soft,
-            ),
-            (
-                "S4 no reset, no debt",
-                0.50,
-                None,
-                Tier::Normal,
-                Tier::Normal,
-                Tier::Normal,
-            ),
+            ("S4 burn debt moves a tier", 0.50, Some(0.2), Tier::Normal, Tier::Soft, Tier::Soft),
+            ("S4 no reset, no debt", 0.50, None, Tier::Normal, Tier::Normal, Tier::Normal),
         ];
         for (rule, used, elapsed, raw, pace, state) in rows {
             assert_eq!(of_share(&policy, used), raw, "{rule}: raw");
@@ -113,14 +64,7 @@ mod tests {
             );
             assert_eq!(of_use(&policy, used, elapsed), state, "{rule}: state");
         }
-        let wasteful = Policy {
-            weekly_burn_debt_weight: 9.0,
-            ..Policy::default()
-        };
-        assert_eq!(
-            effective_use(&wasteful, 0.9, Some(0.0)),
-            1.5,
-            "S4: at most 1.5"
-        );
+        let wasteful = Policy { weekly_burn_debt_weight: 9.0, ..Policy::default() };
+        assert_eq!(effective_use(&wasteful, 0.9, Some(0.0)), 1.5, "S4: at most 1.5");
     }
 }

@@ -97,14 +97,8 @@ mod tests {
         assert_eq!(Mono(u64::MAX) + Duration::MAX, Mono::MAX);
         assert_eq!(Mono(1) + Duration::from_micros(1), Mono(2));
         assert_eq!(Wall(10).until(Wall(3)), Duration::ZERO);
-        assert_eq!(
-            Wall(i64::MIN).until(Wall(i64::MAX)),
-            Duration::from_millis(i64::MAX as u64)
-        );
-        let now = Now {
-            mono: Mono(100),
-            wall: Wall(1_000),
-        };
+        assert_eq!(Wall(i64::MIN).until(Wall(i64::MAX)), Duration::from_millis(i64::MAX as u64));
+        let now = Now { mono: Mono(100), wall: Wall(1_000) };
         assert_eq!(now.mono_at(Wall(1_250)), Mono(350));
         assert_eq!(now.mono_at(Wall(900)), Mono(100));
     }

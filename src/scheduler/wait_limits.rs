@@ -25,12 +25,8 @@ pub(super) struct Outlook {
     unawaited: Option<Mono>,
 }
 
-const CLASSES: [WaitCause; 4] = [
-    WaitCause::Quota,
-    WaitCause::Weekly,
-    WaitCause::Capacity,
-    WaitCause::Network,
-];
+const CLASSES: [WaitCause; 4] =
+    [WaitCause::Quota, WaitCause::Weekly, WaitCause::Capacity, WaitCause::Network];
 
 fn index(cause: WaitCause) -> usize {
     match cause {
@@ -70,15 +66,9 @@ impl Outlook {
 
     /// The class of what ends last.
     pub(super) fn cause(&self) -> WaitCause {
-        let timed = CLASSES
-            .into_iter()
-            .filter(|cause| self.at[index(*cause)].is_some());
+        let timed = CLASSES.into_iter().filter(|cause| self.at[index(*cause)].is_some());
         let last = timed.max_by_key(|cause| self.at[index(*cause)]);
-        let released = || {
-            CLASSES
-                .into_iter()
-                .find(|cause| self.on_release[index(*cause)])
-        };
+        let released = || CLASSES.into_iter().find(|cause| self.on_release[index(*cause)]);
         last.or_else(released).unwrap_or(WaitCause::Capacity)
     }
 }
@@ -99,9 +89,8 @@ impl Allowance {
         clock: WaitClock,
     ) -> Allowance {
         let since = clock.since.unwrap_or(now);
-        let longest = policy
-            .auto_max_wait
-            .map_or(policy.max_wait, |auto| auto.min(policy.max_wait));
+        let longest =
+            policy.auto_max_wait.map_or(policy.max_wait, |auto| auto.min(policy.max_wait));
         let shape = match request.shape {
             Shape::Stream => None,
             // It is held for what its client can bear, wherever the end is (Q6).
@@ -147,21 +136,14 @@ pub(super) enum Prospect {
 
 /// Q1 over the outlooks of all accounts that match.
 pub(super) fn judge(now: Mono, allowance: &Allowance, outlooks: &[Outlook]) -> Prospect {
-    let covered = || {
-        outlooks
-            .iter()
-            .filter(|outlook| allowance.covers(now, outlook))
-    };
+    let covered = || outlooks.iter().filter(|outlook| allowance.covers(now, outlook));
     let first = covered().min_by_key(|outlook| outlook.end().unwrap_or(Mono::MAX));
     let Some(first) = first else {
-        let expired = outlooks
-            .iter()
-            .filter(|outlook| !outlook.never)
-            .find_map(|outlook| {
-                let class = (0..CLASSES.len())
-                    .find(|class| outlook.on_release[*class] && allowance.until[*class].0 <= now)?;
-                Some(allowance.until[class].1)
-            });
+        let expired = outlooks.iter().filter(|outlook| !outlook.never).find_map(|outlook| {
+            let class = (0..CLASSES.len())
+                .find(|class| outlook.on_release[*class] && allowance.until[*class].0 <= now)?;
+            Some(allowance.until[class].1)
+        });
         return expired.map_or(Prospect::Hopeless, Prospect::Expired);
     };
     let ends = outlooks
@@ -173,11 +155,7 @@ pub(super) fn judge(now: Mono, allowance: &Allowance, outlooks: &[Outlook]) -> P
     });
     Prospect::Wait {
         cause: first.cause(),
-        look_at: ends
-            .chain(limits)
-            .filter(|at| *at > now)
-            .min()
-            .unwrap_or(Mono::MAX),
+        look_at: ends.chain(limits).filter(|at| *at > now).min().unwrap_or(Mono::MAX),
     }
 }
 
@@ -220,46 +198,21 @@ mod tests {
     }
 
     fn verdict(shape: Shape, clock: WaitClock, outlooks: &[Outlook]) -> Prospect {
-        let request = Request {
-            shape,
-            ..Request::new(1, NOW)
-        };
-        judge(
-            NOW,
-            &Allowance::new(NOW, &Policy::default(), &request, clock),
-            outlooks,
-        )
+        let request = Request { shape, ..Request::new(1, NOW) };
+        judge(NOW, &Allowance::new(NOW, &Policy::default(), &request, clock), outlooks)
     }
 
     fn hold(cause: WaitCause, secs: u64) -> Prospect {
-        Prospect::Wait {
-            cause,
-            look_at: NOW + Duration::from_secs(secs),
-        }
+        Prospect::Wait { cause, look_at: NOW + Duration::from_secs(secs) }
     }
 
     #[test]
     fn held_within_the_limit_of_its_class() {
         use WaitCause::{Capacity, Network, Quota, Weekly};
         let rows: &[(&str, Shape, Outlook, Prospect)] = &[
-            (
-                "Q1 quota",
-                Shape::Stream,
-                outlook(&[(Quota, after(86_400))]),
-                hold(Quota, 86_400),
-            ),
-            (
-                "Q1 maxWaitMs",
-                Shape::Stream,
-                outlook(&[(Quota, after(86_401))]),
-                Prospect::Hopeless,
-            ),
-            (
-                "Q1 capacity",
-                Shape::Stream,
-                outlook(&[(Capacity, after(900))]),
-                hold(Capacity, 900),
-            ),
+            ("Q1 quota", Shape::Stream, outlook(&[(Quota, after(86_400))]), hold(Quota, 86_400)),
+            ("Q1 maxWaitMs", Shape::Stream, outlook(&[(Quota, after(86_401))]), Prospect::Hopeless),
+            ("Q1 capacity", Shape::Stream, outlook(&[(Capacity, after(900))]), hold(Capacity, 900)),
             (
                 "Q1 capacityMaxWaitMs",
                 Shape::Stream,
@@ -272,12 +225,7 @@ mod tests {
                 outlook(&[(Weekly, after(1))]),
                 Prospect::Hopeless,
             ),
-            (
-                "Q1 network",
-                Shape::Stream,
-                outlook(&[(Network, after(15))]),
-                hold(Network, 15),
-            ),
+            ("Q1 network", Shape::Stream, outlook(&[(Network, after(15))]), hold(Network, 15)),
             (
                 "Q1 networkMaxWaitMs",
                 Shape::Stream,
@@ -332,11 +280,7 @@ mod tests {
             ),
         ];
         for (rule, shape, one, expected) in rows {
-            assert_eq!(
-                verdict(*shape, WaitClock::default(), &[*one]),
-                *expected,
-                "{rule}"
-            );
+            assert_eq!(verdict(*shape, WaitClock::default(), &[*one]), *expected, "{rule}");
         }
     }
 
@@ -354,10 +298,8 @@ mod tests {
 
     #[test]
     fn one_clock_over_all_waits() {
-        let clock = WaitClock {
-            since: Some(Mono(0)),
-            cause: Some((WaitCause::Capacity, Mono(100_000))),
-        };
+        let clock =
+            WaitClock { since: Some(Mono(0)), cause: Some((WaitCause::Capacity, Mono(100_000))) };
         let full = outlook(&[(WaitCause::Capacity, Ends::OnRelease)]);
         assert_eq!(
             verdict(Shape::Stream, clock, &[full]),
@@ -370,20 +312,11 @@ mod tests {
             "Q6"
         );
         let blocked = outlook(&[(WaitCause::Capacity, after(1))]);
-        assert_eq!(
-            verdict(Shape::Stream, clock, &[blocked]),
-            Prospect::Hopeless
-        );
+        assert_eq!(verdict(Shape::Stream, clock, &[blocked]), Prospect::Hopeless);
         let quota = outlook(&[(WaitCause::Quota, after(1))]);
-        assert_eq!(
-            verdict(Shape::Stream, clock, &[quota]),
-            hold(WaitCause::Quota, 1)
-        );
+        assert_eq!(verdict(Shape::Stream, clock, &[quota]), hold(WaitCause::Quota, 1));
         assert_eq!(tick(NOW, clock, WaitCause::Capacity), clock);
-        let other = WaitClock {
-            since: Some(Mono(0)),
-            cause: Some((WaitCause::Quota, NOW)),
-        };
+        let other = WaitClock { since: Some(Mono(0)), cause: Some((WaitCause::Quota, NOW)) };
         assert_eq!(tick(NOW, clock, WaitCause::Quota), other);
     }
 }

@@ -51,9 +51,7 @@ const WINDOWS_MAX: usize = 16;
 impl Windows {
     /// Those that have not passed.
     pub(super) fn iter(&self, wall: Wall) -> impl Iterator<Item = &Window> {
-        self.list
-            .iter()
-            .filter(move |window| window.reset.is_none_or(|reset| reset > wall))
+        self.list.iter().filter(move |window| window.reset.is_none_or(|reset| reset > wall))
     }
 
     pub(super) fn get(&self, wall: Wall, kind: &WindowKind) -> Option<&Window> {
@@ -74,8 +72,7 @@ impl Windows {
     /// Forgets what has passed; true if there was something.
     pub(super) fn expire(&mut self, wall: Wall) -> bool {
         let before = self.list.len();
-        self.list
-            .retain(|window| window.reset.is_none_or(|reset| reset > wall));
+        self.list.retain(|window| window.reset.is_none_or(|reset| reset > wall));
         self.list.len() != before
     }
 
@@ -87,19 +84,15 @@ impl Windows {
     /// Takes over what an answer or the probe said. What it did not say stays.
     pub(super) fn learn(&mut self, now: Now, report: &QuotaReport, source: Source) {
         for reading in &report.windows {
-            let reset = reading.reset.or_else(|| {
-                report
-                    .reset
-                    .filter(|_| report.claim.as_ref() == Some(&reading.kind))
-            });
+            let reset = reading
+                .reset
+                .or_else(|| report.reset.filter(|_| report.claim.as_ref() == Some(&reading.kind)));
             self.take(now, reading, reset, source);
         }
     }
 
     fn take(&mut self, now: Now, reading: &WindowReading, reset: Option<Wall>, source: Source) {
-        let raw = reading
-            .utilisation
-            .filter(|used| used.is_finite() && *used >= 0.0);
+        let raw = reading.utilisation.filter(|used| used.is_finite() && *used >= 0.0);
         let has_use = raw.is_some() || reading.remaining.is_some();
         if reset.is_some_and(|reset| reset <= now.wall) {
             self.list.retain(|window| window.kind != reading.kind);
@@ -109,10 +102,7 @@ impl Windows {
             return;
         }
         let room = self.list.len() < WINDOWS_MAX;
-        let known = self
-            .list
-            .iter_mut()
-            .find(|window| window.kind == reading.kind);
+        let known = self.list.iter_mut().find(|window| window.kind == reading.kind);
         let Some(window) = known else {
             if room {
                 self.list.push(Window {
@@ -158,10 +148,7 @@ impl Windows {
                 limit: window.limit,
                 remaining: window.remaining,
                 reset: window.reset,
-                learned: Now {
-                    mono: now.mono,
-                    wall: window.learned_at,
-                },
+                learned: Now { mono: now.mono, wall: window.learned_at },
                 source: Source::Restored,
                 looker: None,
             });
@@ -185,11 +172,7 @@ impl Windows {
 
     /// It was refused: the limit holds for another while.
     pub(super) fn look_failed(&mut self, now: Now, lease: u64) {
-        for window in self
-            .list
-            .iter_mut()
-            .filter(|window| window.looker == Some(lease))
-        {
+        for window in self.list.iter_mut().filter(|window| window.looker == Some(lease)) {
             window.looker = None;
             window.learned = now;
         }
@@ -197,11 +180,7 @@ impl Windows {
 
     /// It ended without an answer about it: the next one may look.
     pub(super) fn look_returned(&mut self, lease: u64) {
-        for window in self
-            .list
-            .iter_mut()
-            .filter(|window| window.looker == Some(lease))
-        {
+        for window in self.list.iter_mut().filter(|window| window.looker == Some(lease)) {
             window.looker = None;
         }
     }
@@ -271,9 +250,7 @@ pub(super) fn rejected(now: Now, report: &QuotaReport, known: &Windows) -> Vec<R
     let ahead = |reset: &Wall| *reset > now.wall;
     let claimed = |kind: &WindowKind| report.reset.filter(|_| report.claim.as_ref() == Some(kind));
     let reset_of = |kind: &WindowKind| {
-        let own = reading(kind)
-            .and_then(|reading| reading.reset)
-            .filter(ahead);
+        let own = reading(kind).and_then(|reading| reading.reset).filter(ahead);
         let known = || known.get(now.wall, kind).and_then(|window| window.reset);
         own.or_else(|| claimed(kind).filter(ahead)).or_else(known)
     };
@@ -284,21 +261,9 @@ pub(super) fn rejected(now: Now, report: &QuotaReport, known: &Windows) -> Vec<R
     let says_rejected = |reading: &&WindowReading| reading.verdict == Some(Verdict::Rejected);
 
     let mut kinds: Vec<WindowKind> = report.claim.iter().cloned().collect();
-    kinds.extend(
-        report
-            .windows
-            .iter()
-            .filter(says_rejected)
-            .map(|reading| reading.kind.clone()),
-    );
+    kinds.extend(report.windows.iter().filter(says_rejected).map(|reading| reading.kind.clone()));
     if kinds.is_empty() {
-        kinds.extend(
-            report
-                .windows
-                .iter()
-                .filter(full)
-                .map(|reading| reading.kind.clone()),
-        );
+        kinds.extend(report.windows.iter().filter(full).map(|reading| reading.kind.clone()));
     }
     if kinds.is_empty() {
         kinds.extend(
@@ -312,15 +277,9 @@ pub(super) fn rejected(now: Now, report: &QuotaReport, known: &Windows) -> Vec<R
     kinds.dedup();
     if kinds.is_empty() {
         let reset = report.reset.filter(ahead);
-        return vec![Rejected {
-            window: None,
-            reset,
-        }];
+        return vec![Rejected { window: None, reset }];
     }
-    let rejected = |kind: WindowKind| Rejected {
-        reset: reset_of(&kind),
-        window: Some(kind),
-    };
+    let rejected = |kind: WindowKind| Rejected { reset: reset_of(&kind), window: Some(kind) };
     kinds.into_iter().map(rejected).collect()
 }
 

@@ -44,13 +44,7 @@ impl Wake {
         let (reader, writer) = io::pipe()?;
         rustix::io::ioctl_fionbio(&reader, true)?;
         rustix::io::ioctl_fionbio(&writer, true)?;
-        Ok((
-            Wake {
-                writer,
-                rung: AtomicBool::new(false),
-            },
-            reader,
-        ))
+        Ok((Wake { writer, rung: AtomicBool::new(false) }, reader))
     }
 
     /// Ends the acceptor's present wait, or its next one.
@@ -126,10 +120,7 @@ impl Acceptor {
     fn wait(&mut self, accepts: bool, idle_limit: Duration) -> bool {
         let now = clock::mono();
         let paused = (self.accept_from > now).then_some(self.accept_from);
-        let ends = self
-            .resting
-            .iter()
-            .map(|resting| resting.rests_until(idle_limit));
+        let ends = self.resting.iter().map(|resting| resting.rests_until(idle_limit));
         let next = ends.chain(paused).min();
         let limit = next.map_or(LOOK_AGAIN, |next| next.since(now).min(LOOK_AGAIN));
         let mut fds = Vec::with_capacity(self.resting.len() + 2);
@@ -148,9 +139,8 @@ impl Acceptor {
         let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
         let rung = is_ready(&fds[0]);
         let newcomers = fds.len() > self.resting.len() + 1 && fds.last().is_some_and(is_ready);
-        let ready: Vec<usize> = (0..self.resting.len())
-            .filter(|&at| is_ready(&fds[at + 1]))
-            .collect();
+        let ready: Vec<usize> =
+            (0..self.resting.len()).filter(|&at| is_ready(&fds[at + 1])).collect();
         drop(fds);
         if rung {
             // In this order: whoever rings after this is seen in the next round.

@@ -56,13 +56,7 @@ pub(super) struct Chunked {
 impl Chunked {
     /// For a body of at most `limit` bytes.
     pub(super) fn new(limit: u64) -> Chunked {
-        Chunked {
-            state: State::Size,
-            line: Vec::new(),
-            trailer_bytes: 0,
-            total: 0,
-            limit,
-        }
+        Chunked { state: State::Size, line: Vec::new(), trailer_bytes: 0, total: 0, limit }
     }
 
     /// Decodes `input` into `body`. Gives the number of bytes used; those behind them belong to the
@@ -120,11 +114,7 @@ impl Chunked {
                 if self.total > self.limit {
                     return Err(BodyError::TooLarge);
                 }
-                self.state = if size == 0 {
-                    State::Trailer
-                } else {
-                    State::Data(size)
-                };
+                self.state = if size == 0 { State::Trailer } else { State::Data(size) };
             }
             State::DataEnd if line.is_empty() => self.state = State::Size,
             State::DataEnd => return Err(BodyError::Broken),
@@ -145,18 +135,12 @@ impl Chunked {
 
 /// The size in a chunk's head. Extensions are ignored, but must be text.
 fn size_of(line: &[u8]) -> Option<u64> {
-    let digits = line
-        .iter()
-        .take_while(|byte| byte.is_ascii_hexdigit())
-        .count();
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     if digits == 0 || digits > SIZE_DIGITS_MAX {
         return None;
     }
     let (digits, extension) = line.split_at(digits);
-    let blank = extension
-        .iter()
-        .take_while(|byte| matches!(byte, b' ' | b'\t'))
-        .count();
+    let blank = extension.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
     let is_extension = match extension.get(blank) {
         None => blank == 0,
         Some(b';') => extension.iter().all(|&byte| is_text(byte)),

@@ -120,11 +120,7 @@ impl ClientSocket {
     /// # Errors
     /// The client is gone or took nothing for too long.
     pub(super) fn write(&self, mut bytes: &[u8], limit: Duration) -> io::Result<()> {
-        let limit = if limit.is_zero() {
-            Duration::MAX
-        } else {
-            limit
-        };
+        let limit = if limit.is_zero() { Duration::MAX } else { limit };
         let mut end = None;
         while !bytes.is_empty() {
             match (&self.stream).write(bytes) {

@@ -103,10 +103,7 @@ impl Connection {
             };
             self.served = true;
             let busy = shared.begin_request();
-            let inbound = Inbound {
-                socket: &self.socket,
-                buffer: &mut self.buffer,
-            };
+            let inbound = Inbound { socket: &self.socket, buffer: &mut self.buffer };
             (shared.handler)(head, inbound);
             drop(busy);
             if !self.socket.take_kept() {
@@ -119,11 +116,7 @@ impl Connection {
     }
 
     fn next_head(&mut self, shared: &Shared) -> Next {
-        let linger = if shared.may_linger() {
-            LINGER
-        } else {
-            Duration::ZERO
-        };
+        let linger = if shared.may_linger() { LINGER } else { Duration::ZERO };
         let rest_at = clock::mono() + linger;
         // Only the end of a line can complete a head or show that it is none.
         let mut look = !self.buffer.is_empty();
@@ -139,9 +132,7 @@ impl Connection {
                 }
             }
             let now = clock::mono();
-            let head_end = self
-                .head_since
-                .map_or(Mono::MAX, |since| since + HEAD_LIMIT);
+            let head_end = self.head_since.map_or(Mono::MAX, |since| since + HEAD_LIMIT);
             if now >= head_end {
                 let text = "the request's head took longer than 10 seconds";
                 return Next::Refused(refused(400, text));
@@ -194,9 +185,7 @@ impl Inbound<'_> {
     /// Asks the client for the body that it announced (RFC 9110 section 10.1.1).
     pub(crate) fn ask_for_body(&self) {
         // A client that is gone is noticed by the read that follows.
-        let _ = self
-            .socket
-            .write(b"HTTP/1.1 100 Continue\r\n\r\n", REFUSAL_LIMIT);
+        let _ = self.socket.write(b"HTTP/1.1 100 Continue\r\n\r\n", REFUSAL_LIMIT);
     }
 
     /// Reads the whole body, at most `limit` bytes.
@@ -265,10 +254,7 @@ impl Inbound<'_> {
     /// Ends the reading part. The body must have been read. The client must take some of what is
     /// written every `limit`; zero is no limit.
     pub(crate) fn into_outbound(self, limit: Duration) -> Outbound {
-        Outbound {
-            socket: Arc::clone(self.socket),
-            limit,
-        }
+        Outbound { socket: Arc::clone(self.socket), limit }
     }
 }
 

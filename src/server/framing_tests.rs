@@ -13,15 +13,11 @@ use peer::Seen;
 
 /// What a connection sees that gets `bytes` in reads which end at `cuts`.
 fn read_stream(bytes: &[u8], cuts: &[usize]) -> Vec<Seen> {
-    let mut reads = cuts
-        .iter()
-        .copied()
-        .chain([bytes.len()])
-        .scan(0, |from, to| {
-            let read = &bytes[*from..to.max(*from)];
-            *from = to.max(*from);
-            Some(read)
-        });
+    let mut reads = cuts.iter().copied().chain([bytes.len()]).scan(0, |from, to| {
+        let read = &bytes[*from..to.max(*from)];
+        *from = to.max(*from);
+        Some(read)
+    });
     let mut seen = Vec::new();
     let mut buffer = Vec::new();
     loop {
@@ -72,11 +68,7 @@ fn read_stream(bytes: &[u8], cuts: &[usize]) -> Vec<Seen> {
                 None => return ended(seen, Seen::Waits),
             }
         }
-        seen.push(Seen::Served {
-            method: head.method,
-            target: head.target,
-            body,
-        });
+        seen.push(Seen::Served { method: head.method, target: head.target, body });
         if head.version == (1, 0) || head.headers.asks_to_close() {
             return ended(seen, Seen::Closes);
         }

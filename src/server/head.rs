@@ -111,10 +111,9 @@ fn refusal_of(error: httparse::Error, head: &[u8]) -> DoorRefusal {
         Error::Version if names_other_version(head) => {
             refused(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
         }
-        Error::HeaderName => refused(
-            400,
-            "a header name is not a token, or its line is folded (RFC 9112 section 5)",
-        ),
+        Error::HeaderName => {
+            refused(400, "a header name is not a token, or its line is folded (RFC 9112 section 5)")
+        }
         Error::HeaderValue => refused(400, "a header value holds a control character"),
         Error::NewLine => refused(400, "a line of the head ends without CR LF"),
         Error::Version | Error::Token | Error::Status => {

@@ -151,10 +151,7 @@ impl Listener {
             bounds,
             wake,
             room,
-            orders: Mutex::new(Orders {
-                mode: Mode::Open,
-                followed: Mode::Open,
-            }),
+            orders: Mutex::new(Orders { mode: Mode::Open, followed: Mode::Open }),
             followed: Condvar::new(),
             returning: Mutex::default(),
             open: Mutex::default(),
@@ -170,11 +167,7 @@ impl Listener {
             .name("accept".into())
             .stack_size(STACK_BYTES)
             .spawn(move || acceptor.run())?;
-        Ok(Listener {
-            shared,
-            address,
-            socket: Mutex::new(Some(socket)),
-        })
+        Ok(Listener { shared, address, socket: Mutex::new(Some(socket)) })
     }
 
     /// The address that clients connect to.
@@ -223,10 +216,7 @@ impl Listener {
 
     /// Cuts every connection.
     pub(crate) fn cut(&self) {
-        let open: Vec<_> = lock(&self.shared.open)
-            .values()
-            .filter_map(Weak::upgrade)
-            .collect();
+        let open: Vec<_> = lock(&self.shared.open).values().filter_map(Weak::upgrade).collect();
         for socket in open {
             socket.shut();
         }
@@ -243,9 +233,7 @@ impl Drop for Listener {
 /// Each connection counts one, and each request in service another, for the upstream's.
 fn room(used: usize) -> io::Result<usize> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let limit = limit.map_or(usize::MAX, |limit| {
-        usize::try_from(limit).unwrap_or(usize::MAX)
-    });
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let kept = used + SPARE_DESCRIPTORS;
     let room = limit.saturating_sub(kept + limit / 16);
     if room < ROOM_MIN {
@@ -267,9 +255,7 @@ impl Shared {
         orders.mode = mode;
         self.wake.ring();
         let is_pending = |orders: &mut Orders| orders.followed != orders.mode;
-        let waited = self
-            .followed
-            .wait_timeout_while(orders, ORDER_LIMIT, is_pending);
+        let waited = self.followed.wait_timeout_while(orders, ORDER_LIMIT, is_pending);
         // An acceptor that is gone follows nothing, and accepts nothing.
         drop(waited);
     }
@@ -294,10 +280,7 @@ impl Shared {
     pub(super) fn register(self: &Arc<Self>, socket: &Arc<ClientSocket>) -> Open {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         lock(&self.open).insert(id, Arc::downgrade(socket));
-        Open {
-            shared: Arc::clone(self),
-            id,
-        }
+        Open { shared: Arc::clone(self), id }
     }
 
     /// Counts a request in service until the guard is dropped.
@@ -328,9 +311,7 @@ impl Shared {
         };
         let slot = Arc::new(Mutex::new(Some(connection)));
         let (shared, taken) = (Arc::clone(self), Arc::clone(&slot));
-        let spawned = thread::Builder::new()
-            .name("connection".into())
-            .stack_size(STACK_BYTES);
+        let spawned = thread::Builder::new().name("connection".into()).stack_size(STACK_BYTES);
         let spawned = spawned.spawn(move || {
             let connection = lock(&taken).take();
             drop(taken);
@@ -340,9 +321,7 @@ impl Shared {
             && let Some(connection) = lock(&slot).take()
         {
             self.occupied.fetch_sub(1, Ordering::AcqRel);
-            let _ = connection
-                .socket()
-                .write(&self.bounds.crowded, Duration::ZERO);
+            let _ = connection.socket().write(&self.bounds.crowded, Duration::ZERO);
         }
     }
 

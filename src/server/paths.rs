@@ -120,9 +120,9 @@ pub(crate) fn route(method: &str, target: &str) -> Route {
         }
         ["v1", "messages"] => Route::Pooled(Pooled::Messages),
         ["v1", "messages", "count_tokens"] => Route::Pooled(Pooled::CountTokens),
-        ["v1", "messages", "batches", rest @ ..] => Route::Batches {
-            id: rest.first().map(|id| (*id).to_owned()),
-        },
+        ["v1", "messages", "batches", rest @ ..] => {
+            Route::Batches { id: rest.first().map(|id| (*id).to_owned()) }
+        }
         ["v1", "models", ..] => Route::Pooled(Pooled::Models),
         ["v1", "complete"] => Route::Pooled(Pooled::Complete),
         _ => Route::Other,
@@ -173,9 +173,7 @@ pub(crate) fn decode(text: &str) -> Cow<'_, str> {
         rest = if escaped.is_some() { &tail[2..] } else { tail };
     }
     let decoded = String::from_utf8(bytes);
-    decoded
-        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
-        .into()
+    decoded.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()).into()
 }
 
 impl Local {
@@ -213,10 +211,7 @@ fn local(method: &str, segments: &[&str], query: &str) -> Local {
 }
 
 fn account(name: &str, to: Switch) -> Local {
-    Local::Account {
-        name: name.to_owned(),
-        to,
-    }
+    Local::Account { name: name.to_owned(), to }
 }
 
 fn names(query: &str) -> Names {
@@ -238,9 +233,7 @@ fn explain(query: &str) -> Local {
 fn parameter(query: &str, name: &str) -> Option<String> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let mut values = pairs.filter(|(key, value)| decode(key) == name && !value.is_empty());
-    values
-        .next()
-        .map(|(_, value)| decode(&value.replace('+', " ")).into_owned())
+    values.next().map(|(_, value)| decode(&value.replace('+', " ")).into_owned())
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -254,12 +247,7 @@ mod tests {
 
     #[test]
     fn routes() {
-        let account = |name: &str, to| {
-            Route::Local(Local::Account {
-                name: name.into(),
-                to,
-            })
-        };
+        let account = |name: &str, to| Route::Local(Local::Account { name: name.into(), to });
         let get = "GET, HEAD";
         #[rustfmt::skip] // one row a line
         let rows: Vec<(&str, &str, &str, Route)> = vec![

@@ -48,12 +48,7 @@ impl Link {
         if let Some(tls) = &mut tls {
             tls.set_buffer_limit(None);
         }
-        Ok(Link {
-            socket,
-            tls: tls.map(Box::new),
-            out: Vec::new(),
-            sent: 0,
-        })
+        Ok(Link { socket, tls: tls.map(Box::new), out: Vec::new(), sent: 0 })
     }
 
     /// Reads once what is there.

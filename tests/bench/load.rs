@@ -86,12 +86,7 @@ pub fn run(to: &Destination, load: &Load, cpu: impl Fn() -> Duration) -> io::Res
     let mut clients = Vec::new();
     for index in 0..load.connections {
         let link = to.connect()?;
-        epoll::add(
-            &epoll,
-            &link,
-            EventData::new_u64(index as u64),
-            EventFlags::IN,
-        )?;
+        epoll::add(&epoll, &link, EventData::new_u64(index as u64), EventFlags::IN)?;
         clients.push(Client {
             link,
             incoming: Incoming::default(),
@@ -114,10 +109,7 @@ pub fn run(to: &Destination, load: &Load, cpu: impl Fn() -> Duration) -> io::Res
     let mut ended = end;
     let mut cpu_after = Duration::ZERO;
     while idle < clients.len() {
-        let limit = Timespec {
-            tv_sec: 1,
-            tv_nsec: 0,
-        };
+        let limit = Timespec { tv_sec: 1, tv_nsec: 0 };
         events.clear();
         match epoll::wait(&epoll, spare_capacity(&mut events), Some(&limit)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -171,11 +163,7 @@ impl Client {
     fn watch(&mut self, epoll: &OwnedFd, index: usize) -> io::Result<()> {
         if self.watches_room != self.link.wants_write() {
             self.watches_room = !self.watches_room;
-            let room = if self.watches_room {
-                EventFlags::OUT
-            } else {
-                EventFlags::empty()
-            };
+            let room = if self.watches_room { EventFlags::OUT } else { EventFlags::empty() };
             epoll::modify(
                 epoll,
                 &self.link,

@@ -112,11 +112,7 @@ fn arguments() -> Result<Option<Plan>, Box<dyn std::error::Error>> {
     };
     if binaries.is_empty() {
         offer("maxpool", there(&beside("maxpool")), Program::Maxpool);
-        offer(
-            "static",
-            there(Path::new("target/static/maxpool")),
-            Program::Maxpool,
-        );
+        offer("static", there(Path::new("target/static/maxpool")), Program::Maxpool);
     }
     for binary in &binaries {
         let (name, path) = binary.split_once('=').unwrap_or(("maxpool", binary));
@@ -149,10 +145,7 @@ fn beside(name: &str) -> PathBuf {
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let own = std::env::split_paths(&path).map(|directory| directory.join(name));
-    let usual = [
-        Path::new("/usr/sbin").join(name),
-        Path::new("/usr/local/sbin").join(name),
-    ];
+    let usual = [Path::new("/usr/sbin").join(name), Path::new("/usr/local/sbin").join(name)];
     own.chain(usual).find(|path| path.is_file())
 }
 

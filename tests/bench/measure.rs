@@ -56,13 +56,8 @@ pub enum Section {
 }
 
 impl Section {
-    pub const ALL: [Section; 5] = [
-        Section::Start,
-        Section::Json,
-        Section::Bodies,
-        Section::Streams,
-        Section::Memory,
-    ];
+    pub const ALL: [Section; 5] =
+        [Section::Start, Section::Json, Section::Bodies, Section::Streams, Section::Memory];
 
     pub fn named(word: &str) -> Option<Section> {
         let names = ["start", "json", "bodies", "streams", "memory"];
@@ -140,17 +135,9 @@ fn runners(plan: &Plan, upstream: Upstream) -> io::Result<Vec<Runner>> {
     if plan.with_direct {
         let to = match upstream {
             Upstream::Plain(address) => Destination { address, tls: None },
-            Upstream::Tls(address) => Destination {
-                address,
-                tls: Some(client_config()?),
-            },
+            Upstream::Tls(address) => Destination { address, tls: Some(client_config()?) },
         };
-        runners.push(Runner {
-            name: "direct".to_owned(),
-            to,
-            tree: None,
-            _server: None,
-        });
+        runners.push(Runner { name: "direct".to_owned(), to, tree: None, _server: None });
     }
     for (name, program) in &plan.programs {
         let server = Server::start(program, upstream, &request("json", SMALL_BODY))
@@ -168,15 +155,9 @@ fn runners(plan: &Plan, upstream: Upstream) -> io::Result<Vec<Runner>> {
 fn client_config() -> io::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(include_bytes!("../data/ca.pem")) {
-        roots
-            .add(certificate.map_err(io::Error::other)?)
-            .map_err(io::Error::other)?;
+        roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
     }
-    Ok(Arc::new(
-        ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_no_client_auth(),
-    ))
+    Ok(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()))
 }
 
 const SMALL_BODY: &str = r#"{"model":"claude-sonnet-4-5","max_tokens":1024,"messages":[{"role":"user","content":"Say hello."}]}"#;
@@ -213,10 +194,7 @@ fn turns(count: usize, round: usize) -> impl Iterator<Item = usize> {
 /// Each runner's share of the nginx (or else the first) figure.
 fn ratios(values: &[f64], names: &[&str]) -> Vec<String> {
     let anchor = names.iter().position(|name| *name == "nginx").unwrap_or(0);
-    values
-        .iter()
-        .map(|value| number(value / values[anchor]))
-        .collect()
+    values.iter().map(|value| number(value / values[anchor])).collect()
 }
 
 fn names(runners: &[Runner]) -> Vec<&str> {
@@ -262,16 +240,12 @@ fn small_requests(plan: &Plan, runners: &[Runner], words: &str) -> io::Result<St
             warm_up: WARM_UP,
             time: plan.time,
         };
-        let results = rounds(
-            plan,
-            runners,
-            &format!("{connections} connections, {words}"),
-            |runner| load::run(&runner.to, &load, || runner.cpu()),
-        )?;
-        let rates: Vec<f64> = results
-            .iter()
-            .map(|served| median(served.iter().map(Served::rate)))
-            .collect();
+        let results =
+            rounds(plan, runners, &format!("{connections} connections, {words}"), |runner| {
+                load::run(&runner.to, &load, || runner.cpu())
+            })?;
+        let rates: Vec<f64> =
+            results.iter().map(|served| median(served.iter().map(Served::rate))).collect();
         let middle = |served: &Vec<Served>, share| {
             median(served.iter().map(|one| at_share(&one.latencies, share)))
         };
@@ -279,11 +253,8 @@ fn small_requests(plan: &Plan, runners: &[Runner], words: &str) -> io::Result<St
         for (index, share) in ratios(&rates, &names(runners)).into_iter().enumerate() {
             let served = &results[index];
             let p50 = middle(served, 0.5);
-            let added = if plan.with_direct && index > 0 {
-                ms(p50 - direct)
-            } else {
-                "–".to_owned()
-            };
+            let added =
+                if plan.with_direct && index > 0 { ms(p50 - direct) } else { "–".to_owned() };
             let cpu = if runners[index].tree.is_some() {
                 number(median(served.iter().map(Served::cpu_each)))
             } else {
@@ -308,14 +279,8 @@ fn small_requests(plan: &Plan, runners: &[Runner], words: &str) -> io::Result<St
 
 fn large_requests(plan: &Plan, runners: &[Runner], words: &str) -> io::Result<String> {
     let mut text = format!("### Large requests on one connection, {words}\n\n");
-    let mut table = Table::new(&[
-        "body",
-        "through",
-        "median ms",
-        "of nginx",
-        "MB/s",
-        "CPU ms each",
-    ]);
+    let mut table =
+        Table::new(&["body", "through", "median ms", "of nginx", "MB/s", "CPU ms each"]);
     for bytes in BODIES {
         let load = Load {
             request: large_request(bytes),
@@ -323,12 +288,10 @@ fn large_requests(plan: &Plan, runners: &[Runner], words: &str) -> io::Result<St
             warm_up: Duration::ZERO,
             time: plan.time,
         };
-        let results = rounds(
-            plan,
-            runners,
-            &format!("{} MB, {words}", bytes / 1_000_000),
-            |runner| load::run(&runner.to, &load, || runner.cpu()),
-        )?;
+        let results =
+            rounds(plan, runners, &format!("{} MB, {words}", bytes / 1_000_000), |runner| {
+                load::run(&runner.to, &load, || runner.cpu())
+            })?;
         let times: Vec<f64> = results
             .iter()
             .map(|served| median(served.iter().map(|one| at_share(&one.latencies, 0.5))))
@@ -373,51 +336,35 @@ fn event_streams(plan: &Plan, runners: &[Runner], words: &str, clock: Clock) -> 
     ]);
     let order = request(&format!("sse {EVENTS} {}", PACE.as_micros()), STREAM_BODY);
     for count in STREAMS {
-        let wanted = Streams {
-            count,
-            events: EVENTS,
-            pace: PACE,
-        };
-        let results = rounds(
-            plan,
-            runners,
-            &format!("{count} streams, {words}"),
-            |runner| {
-                let mut resident = 0;
-                let seen = streams::run(
-                    &runner.to,
-                    wanted,
-                    &order,
-                    clock,
-                    || runner.cpu(),
-                    || resident = runner.resident(),
-                )?;
-                Ok((seen, resident))
-            },
-        )?;
+        let wanted = Streams { count, events: EVENTS, pace: PACE };
+        let results = rounds(plan, runners, &format!("{count} streams, {words}"), |runner| {
+            let mut resident = 0;
+            let seen = streams::run(
+                &runner.to,
+                wanted,
+                &order,
+                clock,
+                || runner.cpu(),
+                || resident = runner.resident(),
+            )?;
+            Ok((seen, resident))
+        })?;
         let middle = |seen: &Vec<(Seen, u64)>, of: fn(&Seen) -> &Vec<u64>, share| {
             median(seen.iter().map(|(one, _)| at_share(of(one), share)))
         };
-        let medians: Vec<f64> = results
-            .iter()
-            .map(|seen| middle(seen, |one| &one.delays, 0.5))
-            .collect();
-        let late: Vec<f64> = results
-            .iter()
-            .map(|seen| middle(seen, |one| &one.delays, 0.99))
-            .collect();
-        let (of_median, of_late) = (
-            ratios(&medians, &names(runners)),
-            ratios(&late, &names(runners)),
-        );
+        let medians: Vec<f64> =
+            results.iter().map(|seen| middle(seen, |one| &one.delays, 0.5)).collect();
+        let late: Vec<f64> =
+            results.iter().map(|seen| middle(seen, |one| &one.delays, 0.99)).collect();
+        let (of_median, of_late) =
+            (ratios(&medians, &names(runners)), ratios(&late, &names(runners)));
         for (index, seen) in results.iter().enumerate() {
             let events = (count * EVENTS) as f64;
             let (cpu, resident) = match runners[index].tree {
                 None => ("–".to_owned(), "–".to_owned()),
                 Some(_) => (
                     number(median(
-                        seen.iter()
-                            .map(|(one, _)| one.cpu.as_secs_f64() * 1e6 / events),
+                        seen.iter().map(|(one, _)| one.cpu.as_secs_f64() * 1e6 / events),
                     )),
                     number(median(seen.iter().map(|(_, bytes)| *bytes as f64 / 1e6))),
                 ),
@@ -479,12 +426,8 @@ fn memory(plan: &Plan, stub: Stub, clock: Clock) -> io::Result<String> {
     for (name, program) in &plan.programs {
         told(&format!("memory of {name}"));
         let fresh = || {
-            Server::start(
-                program,
-                Upstream::Plain(stub.plain),
-                &request("json", SMALL_BODY),
-            )
-            .map_err(|error| io::Error::other(format!("{name}: {error}")))
+            Server::start(program, Upstream::Plain(stub.plain), &request("json", SMALL_BODY))
+                .map_err(|error| io::Error::other(format!("{name}: {error}")))
         };
         let server = fresh()?;
         // What start-up leaves behind is given back.
@@ -499,21 +442,12 @@ fn memory(plan: &Plan, stub: Stub, clock: Clock) -> io::Result<String> {
         let start = Instant::now();
         let mut served = 0;
         while served < 10_000 && start.elapsed() < Duration::from_secs(30) {
-            served += load::run(&server.destination(), &small, || Duration::ZERO)?
-                .latencies
-                .len();
+            served += load::run(&server.destination(), &small, || Duration::ZERO)?.latencies.len();
         }
         let after = server.tree().resident();
         let server = fresh()?;
-        let wanted = Streams {
-            count: 150,
-            events: 60,
-            pace: PACE,
-        };
-        let order = request(
-            &format!("sse {} {}", wanted.events, PACE.as_micros()),
-            STREAM_BODY,
-        );
+        let wanted = Streams { count: 150, events: 60, pace: PACE };
+        let order = request(&format!("sse {} {}", wanted.events, PACE.as_micros()), STREAM_BODY);
         let mut streaming = 0;
         streams::run(
             &server.destination(),
@@ -523,10 +457,7 @@ fn memory(plan: &Plan, stub: Stub, clock: Clock) -> io::Result<String> {
             || Duration::ZERO,
             || streaming = server.tree().resident(),
         )?;
-        let answer = peak_added(
-            &fresh()?,
-            request(&format!("bytes {ANSWER_BYTES}"), SMALL_BODY),
-        )?;
+        let answer = peak_added(&fresh()?, request(&format!("bytes {ANSWER_BYTES}"), SMALL_BODY))?;
         let body = peak_added(&fresh()?, large_request(REQUEST_BYTES))?;
         table.row(&[
             (*name).to_owned(),
@@ -545,12 +476,7 @@ fn peak_added(server: &Server, request: Vec<u8>) -> io::Result<u64> {
     let tree = server.tree();
     tree.forget_peak();
     let before = tree.resident();
-    let once = Load {
-        request,
-        connections: 1,
-        warm_up: Duration::ZERO,
-        time: Duration::ZERO,
-    };
+    let once = Load { request, connections: 1, warm_up: Duration::ZERO, time: Duration::ZERO };
     load::run(&server.destination(), &once, || Duration::ZERO)?;
     Ok(tree.peak().saturating_sub(before))
 }

@@ -15,10 +15,7 @@ impl Tree {
     fn pids(self) -> Vec<u32> {
         let mut parents = Vec::new();
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            if let Some(pid) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
+            if let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok())
                 && let Some(parent) = field(pid, 1)
             {
                 parents.push((pid, parent));
@@ -28,12 +25,7 @@ impl Tree {
         let mut at = 0;
         while at < pids.len() {
             let parent = u64::from(pids[at]);
-            pids.extend(
-                parents
-                    .iter()
-                    .filter(|(_, own)| *own == parent)
-                    .map(|(pid, _)| pid),
-            );
+            pids.extend(parents.iter().filter(|(_, own)| *own == parent).map(|(pid, _)| pid));
             at += 1;
         }
         pids
@@ -48,18 +40,12 @@ impl Tree {
 
     /// Bytes resident now, shared pages counted in each process.
     pub fn resident(self) -> u64 {
-        self.pids()
-            .into_iter()
-            .map(|pid| status(pid, "VmRSS:"))
-            .sum()
+        self.pids().into_iter().map(|pid| status(pid, "VmRSS:")).sum()
     }
 
     /// The most bytes resident since [`Tree::forget_peak`], process by process.
     pub fn peak(self) -> u64 {
-        self.pids()
-            .into_iter()
-            .map(|pid| status(pid, "VmHWM:"))
-            .sum()
+        self.pids().into_iter().map(|pid| status(pid, "VmHWM:")).sum()
     }
 
     /// Begins a new peak.
@@ -74,12 +60,7 @@ impl Tree {
 /// A number of `/proc/PID/stat`, counted from the field behind the name.
 fn field(pid: u32, index: usize) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    text.rsplit_once(") ")?
-        .1
-        .split(' ')
-        .nth(index)?
-        .parse()
-        .ok()
+    text.rsplit_once(") ")?.1.split(' ').nth(index)?.parse().ok()
 }
 
 /// A line of `/proc/PID/status`, in bytes; 0 if there is none.

@@ -66,9 +66,7 @@ impl Server {
         let authority = directory.join("ca.pem");
         fs::write(&authority, include_bytes!("../data/ca.pem"))?;
         // Freed at once, and taken again by the server: nobody else asks for ports here.
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-            .local_addr()?
-            .port();
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let mut command = match program {
             Program::Nginx(path) => nginx(path, &directory, port, upstream)?,
             Program::Node(path) | Program::Maxpool(path) => pool(path, &directory, port, upstream)?,
@@ -131,10 +129,7 @@ impl Server {
     }
 
     pub fn destination(&self) -> Destination {
-        Destination {
-            address: self.address,
-            tls: None,
-        }
+        Destination { address: self.address, tls: None }
     }
 
     pub fn tree(&self) -> Tree {
@@ -187,11 +182,7 @@ fn nginx(path: &Path, directory: &Path, port: u16, upstream: Upstream) -> io::Re
     };
     let here = directory.display();
     // Workers of root would lose the right to their temporary files.
-    let user = if rustix::process::geteuid().is_root() {
-        "user root;"
-    } else {
-        ""
-    };
+    let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
     let config = format!(
         "daemon off; {user} worker_processes auto; pid {here}/pid; error_log {here}/stderr crit;
 events {{ worker_connections 4096; }}

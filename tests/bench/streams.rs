@@ -61,12 +61,7 @@ pub fn run(
     let mut clients = Vec::new();
     for index in 0..streams.count {
         let link = to.connect()?;
-        epoll::add(
-            &epoll,
-            &link,
-            EventData::new_u64(index as u64),
-            EventFlags::IN,
-        )?;
+        epoll::add(&epoll, &link, EventData::new_u64(index as u64), EventFlags::IN)?;
         clients.push(Some(Client {
             link,
             incoming: Incoming::default(),
@@ -111,11 +106,7 @@ pub fn run(
         }
         let limit = Timespec {
             tv_sec: 0,
-            tv_nsec: if begun < streams.count {
-                1_000_000
-            } else {
-                50_000_000
-            },
+            tv_nsec: if begun < streams.count { 1_000_000 } else { 50_000_000 },
         };
         events.clear();
         match epoll::wait(&epoll, spare_capacity(&mut events), Some(&limit)) {
@@ -168,9 +159,7 @@ impl Client {
                     let text = &mut self.text;
                     let whole = self
                         .incoming
-                        .feed(Kind::Response, buffer, |bytes| {
-                            text.extend_from_slice(bytes)
-                        })
+                        .feed(Kind::Response, buffer, |bytes| text.extend_from_slice(bytes))
                         .map_err(io::Error::other)?;
                     if self.incoming.body_bytes > 0 && self.first.is_none() {
                         self.first = Some(now);
@@ -191,18 +180,13 @@ impl Client {
 /// Takes every complete event's moment out of the text, and counts them.
 fn take_stamps(text: &mut Vec<u8>, now: u64, delays: &mut Vec<u64>) -> usize {
     let (mut count, mut at) = (0, 0);
-    while let Some(found) = text[at..]
-        .windows(STAMP.len())
-        .position(|window| window == STAMP)
-    {
+    while let Some(found) = text[at..].windows(STAMP.len()).position(|window| window == STAMP) {
         let from = at + found + STAMP.len();
         let Some(digits) = text.get(from..from + STAMP_DIGITS) else {
             at += found;
             break;
         };
-        let sent = std::str::from_utf8(digits)
-            .ok()
-            .and_then(|digits| digits.parse::<u64>().ok());
+        let sent = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse::<u64>().ok());
         delays.push(now.saturating_sub(sent.unwrap_or(0)));
         count += 1;
         at = from + STAMP_DIGITS;

@@ -68,18 +68,13 @@ impl Stub {
             rustix::net::listen(listener, 1024)?;
             listener.set_nonblocking(true)?;
         }
-        let stub = Stub {
-            plain: plain.local_addr()?,
-            tls: tls.local_addr()?,
-        };
+        let stub = Stub { plain: plain.local_addr()?, tls: tls.local_addr()? };
         let run = Loop::new(clock, plain, tls)?;
-        std::thread::Builder::new()
-            .name("stub".into())
-            .spawn(move || {
-                if let Err(error) = run.run() {
-                    panic!("the upstream stub has ended: {error}");
-                }
-            })?;
+        std::thread::Builder::new().name("stub".into()).spawn(move || {
+            if let Err(error) = run.run() {
+                panic!("the upstream stub has ended: {error}");
+            }
+        })?;
         Ok(stub)
     }
 }
@@ -96,14 +91,8 @@ struct Peer {
 #[derive(Clone, Copy)]
 enum Answer {
     None,
-    Stream {
-        left: usize,
-        pace: Duration,
-        next: u64,
-    },
-    Bytes {
-        left: usize,
-    },
+    Stream { left: usize, pace: Duration, next: u64 },
+    Bytes { left: usize },
 }
 
 struct Loop {
@@ -138,18 +127,8 @@ impl Loop {
             TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
         )?;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
-        epoll::add(
-            &epoll,
-            &plain,
-            EventData::new_u64(LISTENERS),
-            EventFlags::IN,
-        )?;
-        epoll::add(
-            &epoll,
-            &tls,
-            EventData::new_u64(LISTENERS + 1),
-            EventFlags::IN,
-        )?;
+        epoll::add(&epoll, &plain, EventData::new_u64(LISTENERS), EventFlags::IN)?;
+        epoll::add(&epoll, &tls, EventData::new_u64(LISTENERS + 1), EventFlags::IN)?;
         let head = format!(
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nrequest-id: req_011\r\ncontent-length: {}\r\n\r\n",
             JSON.len()
@@ -217,12 +196,7 @@ impl Loop {
                 self.peers.push(None);
                 self.peers.len() - 1
             });
-            epoll::add(
-                &self.epoll,
-                &peer.link,
-                EventData::new_u64(index as u64),
-                EventFlags::IN,
-            )?;
+            epoll::add(&self.epoll, &peer.link, EventData::new_u64(index as u64), EventFlags::IN)?;
             self.peers[index] = Some(peer);
         }
     }
@@ -266,11 +240,7 @@ impl Loop {
     fn watch(&self, index: usize, peer: &mut Peer) -> io::Result<()> {
         if peer.watches_room != peer.link.wants_write() {
             peer.watches_room = !peer.watches_room;
-            let room = if peer.watches_room {
-                EventFlags::OUT
-            } else {
-                EventFlags::empty()
-            };
+            let room = if peer.watches_room { EventFlags::OUT } else { EventFlags::empty() };
             epoll::modify(
                 &self.epoll,
                 &peer.link,
@@ -286,12 +256,7 @@ impl Loop {
             .and_then(|value| std::str::from_utf8(value).ok());
         let mut words = order.unwrap_or("json").split(' ');
         let kind = words.next().unwrap_or_default();
-        let mut number = || {
-            words
-                .next()
-                .and_then(|word| word.parse::<u64>().ok())
-                .unwrap_or(0)
-        };
+        let mut number = || words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
         match kind {
             "sse" => {
                 let left = usize::try_from(number()).unwrap_or(0);
@@ -299,11 +264,7 @@ impl Loop {
                 let now = self.clock.now();
                 peer.link.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nrequest-id: req_011\r\ntransfer-encoding: chunked\r\n\r\n")?;
                 send_chunk(&mut peer.link, START)?;
-                peer.answer = Answer::Stream {
-                    left,
-                    pace,
-                    next: now,
-                };
+                peer.answer = Answer::Stream { left, pace, next: now };
                 self.due.push(Reverse((now, index, peer.generation)));
             }
             "bytes" => {
@@ -330,14 +291,8 @@ impl Loop {
                     tv_sec: i64::try_from(wait.as_secs()).unwrap_or(i64::MAX),
                     tv_nsec: i64::from(wait.subsec_nanos()),
                 };
-                let once = Timespec {
-                    tv_sec: 0,
-                    tv_nsec: 0,
-                };
-                let spec = Itimerspec {
-                    it_interval: once,
-                    it_value: value,
-                };
+                let once = Timespec { tv_sec: 0, tv_nsec: 0 };
+                let spec = Itimerspec { it_interval: once, it_value: value };
                 timerfd_settime(self.timer.as_fd(), TimerfdTimerFlags::empty(), &spec)?;
                 return Ok(());
             }
@@ -366,11 +321,7 @@ impl Loop {
         } else {
             send_chunk(&mut peer.link, &event(self.clock.now()))?;
             let next = next + u64::try_from(pace.as_nanos()).unwrap_or(0);
-            peer.answer = Answer::Stream {
-                left: left - 1,
-                pace,
-                next,
-            };
+            peer.answer = Answer::Stream { left: left - 1, pace, next };
             self.due.push(Reverse((next, index, peer.generation)));
         }
         self.watch(index, peer)
@@ -402,11 +353,8 @@ fn send_blocks(peer: &mut Peer) -> io::Result<()> {
     {
         let count = left.min(BLOCK_BYTES);
         peer.link.send(&BLOCK[..count])?;
-        peer.answer = if left > count {
-            Answer::Bytes { left: left - count }
-        } else {
-            Answer::None
-        };
+        peer.answer =
+            if left > count { Answer::Bytes { left: left - count } } else { Answer::None };
     }
     Ok(())
 }

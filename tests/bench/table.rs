@@ -57,11 +57,7 @@ pub fn number(value: f64) -> String {
 /// Nanoseconds as milliseconds.
 pub fn ms(nanoseconds: f64) -> String {
     let value = nanoseconds / 1e6;
-    if value < 1.0 {
-        format!("{value:.3}")
-    } else {
-        number(value)
-    }
+    if value < 1.0 { format!("{value:.3}") } else { number(value) }
 }
 
 /// Bytes as megabytes.

@@ -70,10 +70,7 @@ impl Incoming {
     /// The status of a response.
     pub fn status(&self) -> u16 {
         let digits = self.head.get(9..12).unwrap_or_default();
-        std::str::from_utf8(digits)
-            .ok()
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(0)
+        std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
     /// Whether nothing but the end of the connection ends the body.
@@ -106,11 +103,7 @@ impl Incoming {
             State::Length(left) => {
                 let rest = self.pass(bytes, left, body);
                 let left = left - (bytes.len() - rest.len());
-                self.state = if left == 0 {
-                    State::Whole
-                } else {
-                    State::Length(left)
-                };
+                self.state = if left == 0 { State::Whole } else { State::Length(left) };
                 Ok(rest)
             }
             State::ToEnd => Ok(self.pass(bytes, usize::MAX, body)),
@@ -124,30 +117,18 @@ impl Incoming {
             }
             State::SizeLine(size) => {
                 if bytes[0] == b'\n' {
-                    self.state = if size == 0 {
-                        State::Trailer(1)
-                    } else {
-                        State::Chunk(size)
-                    };
+                    self.state = if size == 0 { State::Trailer(1) } else { State::Chunk(size) };
                 }
                 Ok(&bytes[1..])
             }
             State::Chunk(left) => {
                 let rest = self.pass(bytes, left, body);
                 let left = left - (bytes.len() - rest.len());
-                self.state = if left == 0 {
-                    State::ChunkEnd(2)
-                } else {
-                    State::Chunk(left)
-                };
+                self.state = if left == 0 { State::ChunkEnd(2) } else { State::Chunk(left) };
                 Ok(rest)
             }
             State::ChunkEnd(left) => {
-                self.state = if left == 1 {
-                    State::Size(0)
-                } else {
-                    State::ChunkEnd(left - 1)
-                };
+                self.state = if left == 1 { State::Size(0) } else { State::ChunkEnd(left - 1) };
                 Ok(&bytes[1..])
             }
             State::Trailer(feeds) => {
@@ -156,11 +137,7 @@ impl Incoming {
                     b'\r' => feeds,
                     _ => 0,
                 };
-                self.state = if feeds == 2 {
-                    State::Whole
-                } else {
-                    State::Trailer(feeds)
-                };
+                self.state = if feeds == 2 { State::Whole } else { State::Trailer(feeds) };
                 Ok(&bytes[1..])
             }
             State::Whole => Err(Malformed("bytes behind the end of a message")),
@@ -171,10 +148,7 @@ impl Incoming {
         let before = self.head.len();
         self.head.extend_from_slice(bytes);
         let from = before.saturating_sub(3);
-        let Some(at) = self.head[from..]
-            .windows(4)
-            .position(|window| window == b"\r\n\r\n")
-        else {
+        let Some(at) = self.head[from..].windows(4).position(|window| window == b"\r\n\r\n") else {
             return if self.head.len() > HEAD_BYTES_MAX {
                 Err(Malformed("a head without an end"))
             } else {
@@ -190,9 +164,7 @@ impl Incoming {
             _ if chunked => State::Size(0),
             None if kind == Kind::Response => State::ToEnd,
             None => State::Whole,
-            Some(value) => match std::str::from_utf8(value)
-                .ok()
-                .and_then(|text| text.parse().ok())
+            Some(value) => match std::str::from_utf8(value).ok().and_then(|text| text.parse().ok())
             {
                 Some(0) => State::Whole,
                 Some(length) => State::Length(length),
@@ -215,7 +187,6 @@ pub fn header<'a>(head: &'a [u8], name: &str) -> Option<&'a [u8]> {
     head.split(|byte| *byte == b'\n').skip(1).find_map(|line| {
         let (own, value) = line.split_at_checked(name.len())?;
         let value = value.strip_prefix(b":")?;
-        own.eq_ignore_ascii_case(name.as_bytes())
-            .then(|| value.trim_ascii())
+        own.eq_ignore_ascii_case(name.as_bytes()).then(|| value.trim_ascii())
     })
 }

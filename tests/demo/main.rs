@@ -6,12 +6,7 @@
     unused_imports,
     reason = "the tests use what this program does not"
 )]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a tool of the tests"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a tool of the tests")]
 
 #[path = "mod.rs"]
 mod demo;

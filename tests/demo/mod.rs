@@ -14,17 +14,13 @@ pub fn play(out: &mut impl Write) -> std::io::Result<()> {
     let upstream = Upstream::start();
     for name in NAMES {
         let message = Message::text(WORDS).tokens(1_800, 240, 24_000, 600);
-        let answer = Answer::of(message)
-            .limits(&Limits::used(0.3, 0.2))
-            .paced(Duration::from_millis(8));
+        let answer =
+            Answer::of(message).limits(&Limits::used(0.3, 0.2)).paced(Duration::from_millis(8));
         upstream.always(&format!("key-{name}"), answer);
     }
     let home = Home::new().upstream(&upstream.url()).accounts(&NAMES);
     writeln!(out, "A stand-in for the API listens on {}.", upstream.url())?;
-    writeln!(
-        out,
-        "Nothing leaves this machine, and no account is real.\n"
-    )?;
+    writeln!(out, "Nothing leaves this machine, and no account is real.\n")?;
     writeln!(out, "$ maxpool server --plain")?;
     let mut proxy = Proxy::start(&home);
     let mut shown = 0;
@@ -36,14 +32,8 @@ pub fn play(out: &mut impl Write) -> std::io::Result<()> {
 
     let limited = upstream.order().first().cloned().unwrap_or_default();
     let name = limited.trim_start_matches("key-");
-    writeln!(
-        out,
-        "\nNow '{name}' reaches its five-hour limit: the API answers it with 429."
-    )?;
-    upstream.always(
-        &limited,
-        failures::quota("five_hour", Duration::from_secs(2 * 3600)),
-    );
+    writeln!(out, "\nNow '{name}' reaches its five-hour limit: the API answers it with 429.")?;
+    upstream.always(&limited, failures::quota("five_hour", Duration::from_secs(2 * 3600)));
     requests(out, &upstream, &proxy, 6)?;
     show_log(out, &proxy, &mut shown)?;
 
@@ -68,11 +58,7 @@ pub fn play(out: &mut impl Write) -> std::io::Result<()> {
     proxy.terminate();
     let code = proxy.wait_exit();
     show_log(out, &proxy, &mut shown)?;
-    writeln!(
-        out,
-        "\nThe server has ended with exit code {}.",
-        code.unwrap_or(-1)
-    )
+    writeln!(out, "\nThe server has ended with exit code {}.", code.unwrap_or(-1))
 }
 
 /// Sends requests, and says who served each and how long it took.

@@ -23,27 +23,15 @@ fn equal_accounts(home: Home) -> Home {
 fn claude_says_hi() {
     let stage = Stage::new("claude_says_hi", Upstream::start(), equal_accounts);
     let ran = stage.run_claude(&["-p", "say hi"]);
-    stage.seen(&format!(
-        "{:?} in {:.1?}; {:?}",
-        ran.stdout,
-        ran.took,
-        stage.requests()
-    ));
-    assert_eq!(
-        (ran.code, ran.stdout.trim()),
-        (Some(0), "Hello from upstream."),
-        "{ran:?}"
-    );
+    stage.seen(&format!("{:?} in {:.1?}; {:?}", ran.stdout, ran.took, stage.requests()));
+    assert_eq!((ran.code, ran.stdout.trim()), (Some(0), "Hello from upstream."), "{ran:?}");
 }
 
 #[test]
 fn claude_does_not_notice_a_failover() {
     for (name, failure) in curable_failures() {
-        let stage = Stage::new(
-            "claude_does_not_notice_a_failover",
-            Upstream::start(),
-            two_accounts,
-        );
+        let stage =
+            Stage::new("claude_does_not_notice_a_failover", Upstream::start(), two_accounts);
         stage.upstream.always("token-a", failure);
         let ran = stage.run_claude(&["-p", "say hi"]);
         stage.seen(&format!("{name}: {:.1?}, {:?}", ran.took, stage.asked()));
@@ -68,17 +56,8 @@ fn claude_uses_a_tool() {
     });
     let stage = Stage::new("claude_uses_a_tool", upstream, equal_accounts);
     let ran = stage.run_claude(&["-p", "use a tool", "--allowedTools", "Bash(echo:*)"]);
-    stage.seen(&format!(
-        "{:?} in {:.1?}; {:?}",
-        ran.stdout,
-        ran.took,
-        stage.requests()
-    ));
-    assert_eq!(
-        (ran.code, ran.stdout.trim()),
-        (Some(0), "The tool said: wrench"),
-        "{ran:?}"
-    );
+    stage.seen(&format!("{:?} in {:.1?}; {:?}", ran.stdout, ran.took, stage.requests()));
+    assert_eq!((ran.code, ran.stdout.trim()), (Some(0), "The tool said: wrench"), "{ran:?}");
     let order = stage.asked();
     assert!(
         order.iter().all(|credential| *credential == order[0]),
@@ -88,9 +67,7 @@ fn claude_uses_a_tool() {
 
 #[test]
 fn claude_sees_every_delta() {
-    let text: String = (0..2000)
-        .map(|number| format!("{number}✓ü\\\"\u{1F600} "))
-        .collect();
+    let text: String = (0..2000).map(|number| format!("{number}✓ü\\\"\u{1F600} ")).collect();
     let answer = Answer::of(Message::text(text.trim_end())).pieces(97);
     let stage = Stage::new(
         "claude_sees_every_delta",
@@ -121,28 +98,13 @@ fn claude_sees_every_delta() {
 
 #[test]
 fn claude_stays_on_its_account_and_another_session_takes_the_other() {
-    let stage = Stage::new(
-        "claude_stays_on_its_account",
-        Upstream::start(),
-        equal_accounts,
-    );
-    let sessions = [
-        "6f9619ff-8b86-4011-b42d-00c04fc964ff",
-        "7a9619ff-8b86-4011-b42d-00c04fc964ff",
-    ];
+    let stage = Stage::new("claude_stays_on_its_account", Upstream::start(), equal_accounts);
+    let sessions = ["6f9619ff-8b86-4011-b42d-00c04fc964ff", "7a9619ff-8b86-4011-b42d-00c04fc964ff"];
     for turn in 0..3 {
         for session in sessions {
-            let how = if turn == 0 {
-                "--session-id"
-            } else {
-                "--resume"
-            };
+            let how = if turn == 0 { "--session-id" } else { "--resume" };
             let ran = stage.run_claude(&["-p", how, session, &format!("turn {turn}")]);
-            assert_eq!(
-                (ran.code, ran.stdout.trim()),
-                (Some(0), "Hello from upstream."),
-                "{ran:?}"
-            );
+            assert_eq!((ran.code, ran.stdout.trim()), (Some(0), "Hello from upstream."), "{ran:?}");
         }
     }
     for session in sessions {
@@ -154,9 +116,7 @@ fn claude_stays_on_its_account_and_another_session_takes_the_other() {
         stage.seen(&format!("{session}: {credentials:?}"));
         assert!(credentials.len() >= 3, "{credentials:?}");
         assert!(
-            credentials
-                .iter()
-                .all(|credential| *credential == credentials[0]),
+            credentials.iter().all(|credential| *credential == credentials[0]),
             "{credentials:?}"
         );
     }
@@ -180,11 +140,7 @@ fn claudes_agent_is_a_session_of_its_own() {
             ),
         }
     });
-    let stage = Stage::new(
-        "claudes_agent_is_a_session_of_its_own",
-        upstream,
-        equal_accounts,
-    );
+    let stage = Stage::new("claudes_agent_is_a_session_of_its_own", upstream, equal_accounts);
     let ran = stage.run_claude(&["-p", "ask an agent", "--allowedTools", "Agent"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let (agents, own): (Vec<_>, Vec<_>) = stage
@@ -193,10 +149,7 @@ fn claudes_agent_is_a_session_of_its_own() {
         .into_iter()
         .partition(|request| request.header("x-claude-code-agent-id").is_some());
     let by = |requests: &[Arc<Request>]| -> Vec<String> {
-        requests
-            .iter()
-            .map(|request| request.credential().to_owned())
-            .collect()
+        requests.iter().map(|request| request.credential().to_owned()).collect()
     };
     stage.seen(&format!(
         "{:.1?}, the session by {:?}, its agent by {:?}",
@@ -205,21 +158,9 @@ fn claudes_agent_is_a_session_of_its_own() {
         by(&agents)
     ));
     // Newer versions wait for their agents in the background, so what is printed in the end differs.
-    assert!(
-        own.len() >= 2 && !agents.is_empty(),
-        "{:?}",
-        stage.requests()
-    );
-    assert!(
-        by(&own).iter().all(|credential| *credential == by(&own)[0]),
-        "{:?}",
-        by(&own)
-    );
-    assert_ne!(
-        by(&own)[0],
-        by(&agents)[0],
-        "the agent takes the account that is less used"
-    );
+    assert!(own.len() >= 2 && !agents.is_empty(), "{:?}", stage.requests());
+    assert!(by(&own).iter().all(|credential| *credential == by(&own)[0]), "{:?}", by(&own));
+    assert_ne!(by(&own)[0], by(&agents)[0], "the agent takes the account that is less used");
 }
 
 #[test]
@@ -234,61 +175,33 @@ fn claude_keeps_signed_thinking() {
     let session = "8b9619ff-8b86-4011-b42d-00c04fc964ff";
     for how in ["--session-id", "--resume"] {
         let ran = stage.run_claude(&["-p", how, session, "think"]);
-        assert_eq!(
-            (ran.code, ran.stdout.trim()),
-            (Some(0), "Thought through."),
-            "{ran:?}"
-        );
+        assert_eq!((ran.code, ran.stdout.trim()), (Some(0), "Thought through."), "{ran:?}");
     }
     let last = stage.upstream.requests().pop().unwrap();
     let signed = String::from_utf8_lossy(&last.body).contains("c2lnbmF0dXJl");
     let status = stage.proxy.status();
-    stage.seen(&format!(
-        "signature sent back: {signed}; sessions {}",
-        status["sessions"]
-    ));
-    assert_eq!(
-        status["sessions"]["thinkingProtected"], 1,
-        "{}",
-        status["sessions"]
-    );
+    stage.seen(&format!("signature sent back: {signed}; sessions {}", status["sessions"]));
+    assert_eq!(status["sessions"]["thinkingProtected"], 1, "{}", status["sessions"]);
 }
 
 #[test]
 fn claude_that_leaves_takes_its_stream_with_it() {
     let answer = Answer::of(Message::long(200, 16)).paced(Duration::from_millis(500));
-    let stage = Stage::new(
-        "claude_that_leaves",
-        Upstream::with(move |_| answer.clone()),
-        equal_accounts,
-    );
+    let stage =
+        Stage::new("claude_that_leaves", Upstream::with(move |_| answer.clone()), equal_accounts);
     let running = programs::start(stage.claude(&["-p", "say much"]));
     stage.upstream.wait_requests(1);
-    stage.proxy.wait_status("a stream", |status| {
-        status["scheduler"]["globalInFlight"] == 1
-    });
+    stage.proxy.wait_status("a stream", |status| status["scheduler"]["globalInFlight"] == 1);
     let left = std::time::Instant::now();
     running.terminate();
     stage.upstream.wait("the stream's end", |state| {
-        state
-            .connections
-            .iter()
-            .any(|connection| connection.left.is_some())
+        state.connections.iter().any(|connection| connection.left.is_some())
     });
-    stage.seen(&format!(
-        "the upstream's connection closed {:.0?} after SIGTERM",
-        left.elapsed()
-    ));
-    stage.proxy.wait_status("no lease", |status| {
-        status["scheduler"]["globalInFlight"] == 0
-    });
+    stage.seen(&format!("the upstream's connection closed {:.0?} after SIGTERM", left.elapsed()));
+    stage.proxy.wait_status("no lease", |status| status["scheduler"]["globalInFlight"] == 0);
     let account = stage.proxy.status()["accounts"].clone();
     assert!(
-        account
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|account| account["failedRequests"] == 0),
+        account.as_array().unwrap().iter().all(|account| account["failedRequests"] == 0),
         "{account}"
     );
     drop(running.finish(crate::stage::PATIENCE));
@@ -304,29 +217,16 @@ fn claude_with_a_wrong_key_says_so() {
     assert_eq!(stage.upstream.requests().len(), 0);
     for name in ["ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_KEY"] {
         let mut command = stage.claude(&["-p", "say hi"]);
-        command
-            .env_remove("ANTHROPIC_AUTH_TOKEN")
-            .env(name, crate::harness::home::KEY);
+        command.env_remove("ANTHROPIC_AUTH_TOKEN").env(name, crate::harness::home::KEY);
         let ran = programs::start(command).finish(crate::stage::PATIENCE);
-        stage.seen(&format!(
-            "the key as {name}: {:?} in {:.1?}",
-            ran.stdout, ran.took
-        ));
-        assert_eq!(
-            (ran.code, ran.stdout.trim()),
-            (Some(0), "Hello from upstream."),
-            "{ran:?}"
-        );
+        stage.seen(&format!("the key as {name}: {:?} in {:.1?}", ran.stdout, ran.took));
+        assert_eq!((ran.code, ran.stdout.trim()), (Some(0), "Hello from upstream."), "{ran:?}");
     }
 }
 
 #[test]
 fn claude_that_is_signed_in_is_served_by_the_pool() {
-    let stage = Stage::new(
-        "claude_that_is_signed_in",
-        Upstream::start(),
-        equal_accounts,
-    );
+    let stage = Stage::new("claude_that_is_signed_in", Upstream::start(), equal_accounts);
     let directory = stage.client_home.join(".claude");
     std::fs::create_dir_all(&directory).unwrap();
     let login = json!({"claudeAiOauth": {
@@ -338,17 +238,8 @@ fn claude_that_is_signed_in_is_served_by_the_pool() {
     let mut command = stage.claude(&["-p", "say hi"]);
     command.env_remove("ANTHROPIC_AUTH_TOKEN");
     let ran = programs::start(command).finish(crate::stage::PATIENCE);
-    stage.seen(&format!(
-        "{:?} in {:.1?}; {:?}",
-        ran.stdout,
-        ran.took,
-        stage.requests()
-    ));
-    assert_eq!(
-        (ran.code, ran.stdout.trim()),
-        (Some(0), "Hello from upstream."),
-        "{ran:?}"
-    );
+    stage.seen(&format!("{:?} in {:.1?}; {:?}", ran.stdout, ran.took, stage.requests()));
+    assert_eq!((ran.code, ran.stdout.trim()), (Some(0), "Hello from upstream."), "{ran:?}");
     let pooled = stage
         .upstream
         .requests()
@@ -366,38 +257,23 @@ fn claude_gets_over_a_stream_that_breaks() {
         ("end in the middle", half(Step::Fin)),
         (
             "error event in the middle",
-            half(Step::Send(chunk(&error_event(
-                "overloaded_error",
-                "Overloaded",
-            ))))
-            .at(20, Step::Fin),
+            half(Step::Send(chunk(&error_event("overloaded_error", "Overloaded"))))
+                .at(20, Step::Fin),
         ),
     ];
     for (name, answer) in breaks {
-        let stage = Stage::new(
-            "claude_gets_over_a_stream_that_breaks",
-            Upstream::start(),
-            equal_accounts,
-        );
+        let stage =
+            Stage::new("claude_gets_over_a_stream_that_breaks", Upstream::start(), equal_accounts);
         stage.upstream.next("token-a", answer.clone());
         stage.upstream.next("token-b", answer);
         let ran = stage.run_claude(&["-p", "say hi"]);
-        let streams: Vec<bool> = stage
-            .upstream
-            .requests()
-            .iter()
-            .map(|request| request.wants_stream())
-            .collect();
+        let streams: Vec<bool> =
+            stage.upstream.requests().iter().map(|request| request.wants_stream()).collect();
         stage.seen(&format!(
             "{name}: {:?} in {:.1?}, requests with stream {streams:?}",
             ran.stdout, ran.took
         ));
-        for line in stage
-            .proxy
-            .log()
-            .iter()
-            .filter(|line| line.contains("POST"))
-        {
+        for line in stage.proxy.log().iter().filter(|line| line.contains("POST")) {
             stage.seen(line);
         }
         assert_eq!(
@@ -423,11 +299,7 @@ fn claude_waits_for_a_slow_answer() {
     );
     let ran = stage.run_claude(&["-p", "say hi"]);
     stage.seen(&format!("{:?} in {:.1?}", ran.stdout, ran.took));
-    assert_eq!(
-        (ran.code, ran.stdout.trim()),
-        (Some(0), "Hello from upstream."),
-        "{ran:?}"
-    );
+    assert_eq!((ran.code, ran.stdout.trim()), (Some(0), "Hello from upstream."), "{ran:?}");
     assert_eq!(stage.upstream.requests().len(), 1);
 }
 
@@ -441,17 +313,8 @@ fn claude_does_not_notice_that_a_token_was_renewed() {
     stage.upstream.state().oauth.grant("refresh-a");
     stage.upstream.always("token-a", failures::token_expired());
     let ran = stage.run_claude(&["-p", "say hi"]);
-    stage.seen(&format!(
-        "{:?} in {:.1?}; {:?}",
-        ran.stdout,
-        ran.took,
-        stage.requests()
-    ));
-    assert_eq!(
-        (ran.code, ran.stdout.trim()),
-        (Some(0), "Hello from upstream."),
-        "{ran:?}"
-    );
+    stage.seen(&format!("{:?} in {:.1?}; {:?}", ran.stdout, ran.took, stage.requests()));
+    assert_eq!((ran.code, ran.stdout.trim()), (Some(0), "Hello from upstream."), "{ran:?}");
     assert_eq!(stage.upstream.count("token-b"), 0, "{:?}", stage.requests());
     assert_eq!(stage.upstream.state().oauth.refreshes, ["refresh-a"]);
 }
@@ -476,17 +339,11 @@ fn claude_brings_providers_that_serve_while_its_accounts_are_out() {
         command.env("ANTHROPIC_CUSTOM_HEADERS", &headers);
         let ran = programs::start(command).finish(crate::stage::PATIENCE);
         stage.seen(&format!("{:?} in {:.1?}", ran.stdout, ran.took));
-        assert_eq!(
-            (ran.code, ran.stdout.trim()),
-            (Some(0), expected),
-            "{ran:?}"
-        );
+        assert_eq!((ran.code, ran.stdout.trim()), (Some(0), expected), "{ran:?}");
     };
     say("Hello from upstream.");
     for token in ["token-a", "token-b"] {
-        stage
-            .upstream
-            .always(token, failures::quota("five_hour", out));
+        stage.upstream.always(token, failures::quota("five_hour", out));
     }
     say("Hello from GLM.");
     glm.always(
@@ -510,13 +367,7 @@ fn claude_brings_providers_that_serve_while_its_accounts_are_out() {
         to_glm[0].json()["model"],
         kimi.only_request().json()["model"]
     ));
-    for request in stage
-        .upstream
-        .requests()
-        .iter()
-        .chain(&to_glm)
-        .chain(&kimi.requests())
-    {
+    for request in stage.upstream.requests().iter().chain(&to_glm).chain(&kimi.requests()) {
         let head = String::from_utf8_lossy(&request.head).to_lowercase();
         assert!(!head.contains("x-maxpool"), "{head}");
     }
@@ -529,18 +380,8 @@ fn claude_tells_its_user_why_nothing_serves() {
     let cases: [Case; 4] = [
         ("no account", |home| home, None, "maxpool login"),
         ("the week is used up", two_accounts, Some(week), "week"),
-        (
-            "credentials refused",
-            two_accounts,
-            Some(failures::forbidden()),
-            "maxpool login",
-        ),
-        (
-            "a bad request",
-            two_accounts,
-            Some(failures::invalid()),
-            "at least one message",
-        ),
+        ("credentials refused", two_accounts, Some(failures::forbidden()), "maxpool login"),
+        ("a bad request", two_accounts, Some(failures::invalid()), "at least one message"),
     ];
     for (name, prepare, answer, words) in cases {
         let upstream = Upstream::with(move |request| {
@@ -548,16 +389,9 @@ fn claude_tells_its_user_why_nothing_serves() {
         });
         let stage = Stage::new("claude_tells_its_user_why", upstream, prepare);
         let ran = stage.run_claude(&["-p", "say hi"]);
-        let asked = stage
-            .proxy
-            .log()
-            .iter()
-            .filter(|line| line.contains("POST"))
-            .count();
-        stage.seen(&format!(
-            "{name}: {:?} after {:.1?} and {asked} requests",
-            ran.stdout, ran.took
-        ));
+        let asked = stage.proxy.log().iter().filter(|line| line.contains("POST")).count();
+        stage
+            .seen(&format!("{name}: {:?} after {:.1?} and {asked} requests", ran.stdout, ran.took));
         assert_eq!(ran.code, Some(1), "{name}: {ran:?}");
         // Newer versions ask again with fewer features after a 400.
         assert!(asked <= 8, "{name}: {asked} requests");

@@ -32,11 +32,7 @@ fn assert_served(stage: &Stage, ran: &Ran, seconds: u64) {
         stage.seen(&line);
     }
     stage.seen(&format!("{:?} after {:.1?}", ran.stdout, ran.took));
-    assert_eq!(
-        (ran.code, ran.stdout.trim()),
-        (Some(0), "Hello from upstream."),
-        "{ran:?}"
-    );
+    assert_eq!((ran.code, ran.stdout.trim()), (Some(0), "Hello from upstream."), "{ran:?}");
     let took = ran.took.as_secs();
     assert!((seconds - 1..seconds + 30).contains(&took), "{took} s");
 }
@@ -69,13 +65,7 @@ fn sdks_are_held_for_half_a_minute() {
     let calls: Vec<_> = SDKS
         .iter()
         .flat_map(|sdk| ["plain", "stream"].map(|action| (*sdk, action)))
-        .map(|(sdk, action)| {
-            (
-                sdk,
-                action,
-                sdk.start(&stage, action, &json!({"max_retries": 0})),
-            )
-        })
+        .map(|(sdk, action)| (sdk, action, sdk.start(&stage, action, &json!({"max_retries": 0}))))
         .collect();
     for (sdk, action, call) in calls {
         let seen = call.seen(PATIENCE);

@@ -11,11 +11,7 @@
     unreachable_pub,
     reason = "tests fail by panicking"
 )]
-#![allow(
-    dead_code,
-    unused_imports,
-    reason = "the harness and the stand-in serve other tests too"
-)]
+#![allow(dead_code, unused_imports, reason = "the harness and the stand-in serve other tests too")]
 
 #[path = "../harness/mod.rs"]
 mod harness;

@@ -49,10 +49,7 @@ fn find_node() -> PathBuf {
     let node = find("NODE", "node")
         .unwrap_or_else(|| panic!("no `node` on the path: install Node.js 20 or later"));
     let found = probe(&node, &["-e", "require('@anthropic-ai/sdk')"]);
-    assert!(
-        found,
-        "node finds no SDK through NODE_PATH: npm install @anthropic-ai/sdk"
-    );
+    assert!(found, "node finds no SDK through NODE_PATH: npm install @anthropic-ai/sdk");
     node
 }
 
@@ -74,10 +71,7 @@ pub fn command(program: &Path, home: &Path) -> Command {
             command.env(name, value);
         }
     }
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
@@ -99,11 +93,7 @@ pub fn start(mut command: Command) -> Running {
     };
     let stdout = collect(child.stdout.take().map(|pipe| Box::new(pipe) as _));
     let stderr = collect(child.stderr.take().map(|pipe| Box::new(pipe) as _));
-    Running {
-        child,
-        start,
-        outputs: [stdout, stderr],
-    }
+    Running { child, start, outputs: [stdout, stderr] }
 }
 
 impl Running {
@@ -123,16 +113,9 @@ impl Running {
         self.kill();
         // The pipes may be held open by a grandchild that left the group; what it says then is lost.
         let text = |receiver: &mpsc::Receiver<String>| {
-            receiver
-                .recv_timeout(Duration::from_secs(5))
-                .unwrap_or_default()
+            receiver.recv_timeout(Duration::from_secs(5)).unwrap_or_default()
         };
-        Ran {
-            code,
-            stdout: text(&self.outputs[0]),
-            stderr: text(&self.outputs[1]),
-            took,
-        }
+        Ran { code, stdout: text(&self.outputs[0]), stderr: text(&self.outputs[1]), took }
     }
 
     /// Asks it to end.

@@ -18,9 +18,8 @@ fn two_accounts(home: Home) -> Home {
 fn restart(stage: &Stage) {
     let lines = stage.proxy.log().len();
     stage.proxy.signal(Signal::USR2);
-    let line = stage
-        .proxy
-        .wait_line_after(lines, "the new worker", |line| line.contains("listens on"));
+    let line =
+        stage.proxy.wait_line_after(lines, "the new worker", |line| line.contains("listens on"));
     stage.seen(&line);
 }
 
@@ -34,34 +33,18 @@ fn clients_do_not_notice_a_restart_in_the_middle_of_their_streams() {
     let claude = programs::start(stage.claude(&["-p", "say much"]));
     let calls: Vec<_> = SDKS
         .iter()
-        .map(|sdk| {
-            (
-                *sdk,
-                sdk.start(&stage, "stream", &json!({"max_retries": 0})),
-            )
-        })
+        .map(|sdk| (*sdk, sdk.start(&stage, "stream", &json!({"max_retries": 0}))))
         .collect();
     stage.upstream.wait_requests(3);
     restart(&stage);
     let late = stage.run_claude(&["-p", "say much"]);
-    assert_eq!(
-        (late.code, late.stdout.trim()),
-        (Some(0), text.as_str()),
-        "{late:?}"
-    );
+    assert_eq!((late.code, late.stdout.trim()), (Some(0), text.as_str()), "{late:?}");
     let ran = claude.finish(PATIENCE);
-    assert_eq!(
-        (ran.code, ran.stdout.trim()),
-        (Some(0), text.as_str()),
-        "{ran:?}"
-    );
+    assert_eq!((ran.code, ran.stdout.trim()), (Some(0), text.as_str()), "{ran:?}");
     for (sdk, call) in calls {
         let seen = call.seen(PATIENCE);
         assert_eq!(seen["text"], text, "{sdk:?}");
-        stage.seen(&format!(
-            "{sdk:?}: {} deltas in {} s",
-            seen["deltas"], seen["took_s"]
-        ));
+        stage.seen(&format!("{sdk:?}: {} deltas in {} s", seen["deltas"], seen["took_s"]));
     }
     assert_eq!(stage.upstream.requests().len(), 4, "nobody asked twice");
     stage.seen(&format!(
@@ -78,23 +61,14 @@ fn a_held_claude_is_served_after_a_restart() {
         two_accounts,
     );
     let claude = programs::start(stage.claude(&["-p", "say hi"]));
-    stage
-        .proxy
-        .wait_line("the hold", |line| line.contains("request held"));
+    stage.proxy.wait_line("the hold", |line| line.contains("request held"));
     restart(&stage);
     let ran = claude.finish(PATIENCE);
-    for line in stage
-        .proxy
-        .log()
-        .iter()
-        .filter(|line| line.contains("POST") || line.contains("held"))
+    for line in
+        stage.proxy.log().iter().filter(|line| line.contains("POST") || line.contains("held"))
     {
         stage.seen(line);
     }
     stage.seen(&format!("{:?} in {:.1?}", ran.stdout, ran.took));
-    assert_eq!(
-        (ran.code, ran.stdout.trim()),
-        (Some(0), "Hello from upstream."),
-        "{ran:?}"
-    );
+    assert_eq!((ran.code, ran.stdout.trim()), (Some(0), "Hello from upstream."), "{ran:?}");
 }

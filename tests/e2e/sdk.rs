@@ -34,11 +34,7 @@ impl Sdk {
         };
         let mut command = programs::command(program, &stage.client_home);
         command
-            .arg(
-                Path::new(env!("CARGO_MANIFEST_DIR"))
-                    .join("tests/e2e")
-                    .join(script),
-            )
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e").join(script))
             .args([action, &options.to_string()])
             .env("ANTHROPIC_BASE_URL", stage.url())
             .env("ANTHROPIC_API_KEY", "any-key-will-do");
@@ -94,9 +90,7 @@ fn sdks_use_tools() {
 
 #[test]
 fn sdks_see_every_delta() {
-    let text: String = (0..3000)
-        .map(|number| format!("{number}✓ü\\\"\u{1F600} "))
-        .collect();
+    let text: String = (0..3000).map(|number| format!("{number}✓ü\\\"\u{1F600} ")).collect();
     for sdk in SDKS {
         let answer = Answer::of(Message::text(text.trim_end())).pieces(97);
         let stage = Stage::new(
@@ -120,11 +114,8 @@ fn sdks_do_not_notice_a_failover() {
     for sdk in SDKS {
         for (number, (name, failure)) in curable_failures().into_iter().enumerate() {
             let action = ["stream", "plain"][number % 2];
-            let stage = Stage::new(
-                "sdks_do_not_notice_a_failover",
-                Upstream::start(),
-                two_accounts,
-            );
+            let stage =
+                Stage::new("sdks_do_not_notice_a_failover", Upstream::start(), two_accounts);
             stage.upstream.always("key-a", failure);
             let seen = sdk.run(&stage, action, &json!({"max_retries": 0}));
             let case = format!("{sdk:?} {action} {name}");
@@ -142,32 +133,17 @@ fn sdks_get_our_errors_in_their_own_classes() {
     let locked = |home: Home| two_accounts(home).set("proxy.requireKey", json!(true));
     let nobody = |home: Home| no_wait(home).set("upstream", json!("http://127.0.0.1:9"));
     for sdk in SDKS {
-        let stage = Stage::new(
-            "sdks_get_our_errors",
-            Upstream::with(limited_for(7200)),
-            one_second,
-        );
+        let stage =
+            Stage::new("sdks_get_our_errors", Upstream::with(limited_for(7200)), one_second);
         for action in ["plain", "count"] {
-            let error = error_of(
-                &stage,
-                sdk,
-                action,
-                "RateLimitError",
-                429,
-                "rate_limit_error",
-            );
-            let wait = error["retry_after"]
-                .as_str()
-                .and_then(|text| text.parse::<u64>().ok());
+            let error = error_of(&stage, sdk, action, "RateLimitError", 429, "rate_limit_error");
+            let wait = error["retry_after"].as_str().and_then(|text| text.parse::<u64>().ok());
             assert!((7000..=7202).contains(&wait.unwrap_or(0)), "{error}");
             assert_eq!(error["should_retry"], "false", "{error}");
         }
         // Which class a status from 500 on has differs from version to version.
-        let stage = Stage::new(
-            "sdks_get_our_errors",
-            Upstream::with(|_| failures::overloaded()),
-            no_wait,
-        );
+        let stage =
+            Stage::new("sdks_get_our_errors", Upstream::with(|_| failures::overloaded()), no_wait);
         error_of(&stage, sdk, "plain", "", 529, "overloaded_error");
         let stage = Stage::new("sdks_get_our_errors", Upstream::start(), nobody);
         error_of(&stage, sdk, "plain", "", 503, "connection_unavailable");
@@ -178,27 +154,13 @@ fn sdks_get_our_errors_in_their_own_classes() {
         );
         error_of(&stage, sdk, "plain", "", 502, "account_auth_error");
         let stage = Stage::new("sdks_get_our_errors", Upstream::start(), locked);
-        error_of(
-            &stage,
-            sdk,
-            "plain",
-            "AuthenticationError",
-            401,
-            "authentication_error",
-        );
+        error_of(&stage, sdk, "plain", "AuthenticationError", 401, "authentication_error");
         let stage = Stage::new(
             "sdks_get_our_errors",
             Upstream::with(|_| failures::invalid()),
             two_accounts,
         );
-        error_of(
-            &stage,
-            sdk,
-            "plain",
-            "BadRequestError",
-            400,
-            "invalid_request_error",
-        );
+        error_of(&stage, sdk, "plain", "BadRequestError", 400, "invalid_request_error");
         assert_eq!(
             stage.upstream.count("key-b"),
             0,
@@ -211,10 +173,7 @@ fn error_of(stage: &Stage, sdk: Sdk, action: &str, class: &str, status: u16, kin
     let seen = sdk.run(stage, action, &json!({"max_retries": 0}));
     let error = seen["error"].clone();
     stage.seen(&format!("{sdk:?} {action}: {error}"));
-    assert!(
-        class.is_empty() || error["class"] == class,
-        "{sdk:?} {seen}"
-    );
+    assert!(class.is_empty() || error["class"] == class, "{sdk:?} {seen}");
     assert_eq!(error["status"], status, "{sdk:?} {seen}");
     assert_eq!(error["type"], kind, "{sdk:?} {seen}");
     error
@@ -229,17 +188,10 @@ fn sdks_come_back_when_we_say_so_and_only_then() {
         let seen = sdk.run(&stage, "plain", &json!({"max_retries": 2}));
         stage.seen(&format!("{sdk:?}, out for 2 s: {seen}"));
         assert_eq!(seen["text"], "Hello from upstream.");
-        assert!(
-            (1.0..10.0).contains(&seen["took_s"].as_f64().unwrap()),
-            "{seen}"
-        );
+        assert!((1.0..10.0).contains(&seen["took_s"].as_f64().unwrap()), "{seen}");
 
         // Out for two hours: said once, without a wait of the client's.
-        let stage = Stage::new(
-            "sdks_come_back",
-            Upstream::with(limited_for(7200)),
-            no_queue,
-        );
+        let stage = Stage::new("sdks_come_back", Upstream::with(limited_for(7200)), no_queue);
         let seen = sdk.run(&stage, "plain", &json!({"max_retries": 2}));
         stage.seen(&format!("{sdk:?}, out for 2 h: {seen}"));
         assert_eq!(seen["error"]["status"], 429);

@@ -44,22 +44,11 @@ impl Stage {
         upstream: Upstream,
         prepare: impl FnOnce(Home) -> Home,
     ) -> Stage {
-        let home = prepare(
-            Home::new()
-                .upstream(&upstream.url())
-                .logins(&upstream.url()),
-        );
+        let home = prepare(Home::new().upstream(&upstream.url()).logins(&upstream.url()));
         let client_home = home.path().join("client");
         std::fs::create_dir_all(&client_home).expect("make the clients' home");
         let proxy = Proxy::start(&home);
-        Stage {
-            upstream,
-            proxy,
-            client_home,
-            home,
-            start: Instant::now(),
-            name,
-        }
+        Stage { upstream, proxy, client_home, home, start: Instant::now(), name }
     }
 
     /// Where clients find the program.
@@ -90,17 +79,10 @@ impl Stage {
         let claude = programs::claude().canonicalize().expect("claude is a file");
         std::os::unix::fs::symlink(claude, directory.join("claude")).expect("link claude");
         let mut path = vec![directory];
-        path.extend(std::env::split_paths(
-            &std::env::var_os("PATH").unwrap_or_default(),
-        ));
+        path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
 
         let mut command = programs::command(&home::program(), &self.client_home);
-        command
-            .arg("run")
-            .arg("--")
-            .args(arguments)
-            .envs(QUIET)
-            .env("ANTHROPIC_AUTH_TOKEN", TOKEN);
+        command.arg("run").arg("--").args(arguments).envs(QUIET).env("ANTHROPIC_AUTH_TOKEN", TOKEN);
         command
             .env("PATH", std::env::join_paths(path).expect("a path"))
             .env("MAXPOOL_CONFIG", self.own_port());
@@ -134,12 +116,8 @@ impl Stage {
     /// The credentials with which a message was asked for, in order.
     pub fn asked(&self) -> Vec<String> {
         let requests = self.upstream.requests();
-        let messages = requests
-            .iter()
-            .filter(|request| request.path() == "/v1/messages");
-        messages
-            .map(|request| request.credential().to_owned())
-            .collect()
+        let messages = requests.iter().filter(|request| request.path() == "/v1/messages");
+        messages.map(|request| request.credential().to_owned()).collect()
     }
 
     /// Prints one line of what a case has seen.
@@ -150,18 +128,9 @@ impl Stage {
     /// Each request at the upstream in one line.
     pub fn requests(&self) -> Vec<String> {
         let describe = |request: &Request| {
-            format!(
-                "{} {} with {}",
-                request.method,
-                request.target,
-                request.credential()
-            )
+            format!("{} {} with {}", request.method, request.target, request.credential())
         };
-        self.upstream
-            .requests()
-            .iter()
-            .map(|request| describe(request))
-            .collect()
+        self.upstream.requests().iter().map(|request| describe(request)).collect()
     }
 }
 
@@ -176,8 +145,7 @@ impl Drop for Stage {
                 .create(true)
                 .open(path)
                 .expect("open the record");
-            file.write_all(self.record().as_bytes())
-                .expect("write the record");
+            file.write_all(self.record().as_bytes()).expect("write the record");
         }
     }
 }
@@ -206,20 +174,14 @@ impl Stage {
 /// Failures of one account that another cures, each in a word.
 pub fn curable_failures() -> Vec<(&'static str, Answer)> {
     vec![
-        (
-            "429 quota",
-            failures::quota("five_hour", Duration::from_secs(7200)),
-        ),
+        ("429 quota", failures::quota("five_hour", Duration::from_secs(7200))),
         ("429 server-side", failures::server_side()),
         ("529", failures::overloaded()),
         ("500", failures::server_error(500)),
         ("401", failures::unauthorized()),
         ("403", failures::forbidden()),
         ("reset", failures::reset()),
-        (
-            "error event",
-            failures::first_event_error("overloaded_error", "Overloaded"),
-        ),
+        ("error event", failures::first_event_error("overloaded_error", "Overloaded")),
     ]
 }
 
@@ -264,22 +226,15 @@ pub fn tool_use(tool: &str, input: &Value) -> Answer {
         json!({"type": "message_delta", "delta": {"stop_reason": "tool_use", "stop_sequence": null}, "usage": {"output_tokens": 30}}),
         json!({"type": "message_stop"}),
     ];
-    Answer::events(
-        events
-            .iter()
-            .map(|data| event(data["type"].as_str().unwrap(), data)),
-    )
+    Answer::events(events.iter().map(|data| event(data["type"].as_str().unwrap(), data)))
 }
 
 /// The text of the newest tool result in a request.
 pub fn tool_result(request: &Request) -> Option<String> {
     let body = request.json();
     let messages = body["messages"].as_array()?;
-    let mut blocks = messages
-        .iter()
-        .rev()
-        .filter_map(|message| message["content"].as_array())
-        .flatten();
+    let mut blocks =
+        messages.iter().rev().filter_map(|message| message["content"].as_array()).flatten();
     let result = blocks.rfind(|block| block["type"] == "tool_result")?;
     Some(match &result["content"] {
         Value::String(text) => text.clone(),

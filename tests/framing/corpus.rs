@@ -69,12 +69,7 @@ fn row(
     right: &Right,
     request: Seen,
 ) -> Row {
-    let refused = |codes: &[u16]| {
-        codes
-            .iter()
-            .map(|code| vec![Seen::Refused(*code)])
-            .collect()
-    };
+    let refused = |codes: &[u16]| codes.iter().map(|code| vec![Seen::Refused(*code)]).collect();
     let verdicts = match right {
         Ok => vec![vec![request]],
         No(codes) => refused(codes),
@@ -86,12 +81,7 @@ fn row(
         Waits => vec![vec![Seen::Waits]],
         Last => vec![vec![request, Seen::Closes]],
     };
-    Row {
-        name,
-        rule,
-        bytes: bytes.into(),
-        verdicts,
-    }
+    Row { name, rule, bytes: bytes.into(), verdicts }
 }
 
 /// A row with verdicts of its own.
@@ -101,12 +91,7 @@ fn special(
     bytes: impl Into<Vec<u8>>,
     verdicts: Vec<Vec<Seen>>,
 ) -> Row {
-    Row {
-        name,
-        rule,
-        bytes: bytes.into(),
-        verdicts,
-    }
+    Row { name, rule, bytes: bytes.into(), verdicts }
 }
 
 fn get() -> Seen {
@@ -291,10 +276,7 @@ fn every_high_byte() -> Vec<u8> {
 }
 
 fn no(codes: &[u16]) -> Vec<Vec<Seen>> {
-    codes
-        .iter()
-        .map(|code| vec![Seen::Refused(*code)])
-        .collect()
+    codes.iter().map(|code| vec![Seen::Refused(*code)]).collect()
 }
 
 /// What ends lines, and what comes before the first.
@@ -390,12 +372,7 @@ fn pipelines() -> Vec<Row> {
     let hidden = "GET /v1/hidden HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let inside = format!("{POST}Content-Length: {}\r\n\r\n{hidden}", hidden.len());
     let mut all = vec![
-        special(
-            "a request within a body",
-            "6.3",
-            inside,
-            vec![vec![post(hidden.as_bytes())]],
-        ),
+        special("a request within a body", "6.3", inside, vec![vec![post(hidden.as_bytes())]]),
         special(
             "chunks, then a length, then chunks",
             "9.3.2",
@@ -441,17 +418,9 @@ fn pipelines() -> Vec<Row> {
     ];
     for (name, count, last) in [
         ("2 requests at once", 2, ""),
-        (
-            "10 requests at once, the last with close",
-            10,
-            "Connection: close\r\n",
-        ),
+        ("10 requests at once, the last with close", 10, "Connection: close\r\n"),
         ("50 requests at once", 50, ""),
-        (
-            "50 requests at once, the last with close",
-            50,
-            "Connection: close\r\n",
-        ),
+        ("50 requests at once, the last with close", 50, "Connection: close\r\n"),
     ] {
         let mut bytes = String::new();
         let mut verdict = Vec::new();
@@ -514,45 +483,21 @@ fn other_protocols() -> Vec<Row> {
     .concat();
     vec![
         special("a TLS greeting", "P2", hello, no(&[400])),
-        special(
-            "the front of a TLS greeting",
-            "P2",
-            *b"\x16\x03\x01\x02\x00",
-            no(&[400]),
-        ),
+        special("the front of a TLS greeting", "P2", *b"\x16\x03\x01\x02\x00", no(&[400])),
         special(
             "HTTP/2",
             "9113 3.4",
             "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
             no(&[505]),
         ),
-        special(
-            "HTTP/2 up to the empty line",
-            "9113 3.4",
-            "PRI * HTTP/2.0\r\n\r\n",
-            no(&[505]),
-        ),
-        special(
-            "HTTP/2 up to the first line end",
-            "9113 3.4",
-            "PRI * HTTP/2.0\r\n",
-            no(&[505]),
-        ),
-        special(
-            "HTTP/3.0 up to the first line end",
-            "P2",
-            "GET / HTTP/3.0\r\n",
-            no(&[505]),
-        ),
+        special("HTTP/2 up to the empty line", "9113 3.4", "PRI * HTTP/2.0\r\n\r\n", no(&[505])),
+        special("HTTP/2 up to the first line end", "9113 3.4", "PRI * HTTP/2.0\r\n", no(&[505])),
+        special("HTTP/3.0 up to the first line end", "P2", "GET / HTTP/3.0\r\n", no(&[505])),
         special(
             "HTTP/0.9",
             "2.3",
             "GET /v1/models\r\n",
-            vec![
-                vec![Seen::Refused(400)],
-                vec![Seen::Refused(505)],
-                vec![Seen::Waits],
-            ],
+            vec![vec![Seen::Refused(400)], vec![Seen::Refused(505)], vec![Seen::Waits]],
         ),
         special("NULs", "3", "\0\0\0\0\0\0\0\0\r\n\r\n", no(&[400])),
         special(
@@ -561,17 +506,7 @@ fn other_protocols() -> Vec<Row> {
             "SSH-2.0-OpenSSH_9.6\r\n",
             vec![vec![Seen::Refused(400)], vec![Seen::Waits]],
         ),
-        special(
-            "a mail client",
-            "3",
-            "EHLO localhost\r\n\r\n",
-            no(&[400, 505]),
-        ),
-        special(
-            "a word and nothing else",
-            "3",
-            "nonsense\r\n\r\n",
-            no(&[400]),
-        ),
+        special("a mail client", "3", "EHLO localhost\r\n\r\n", no(&[400, 505])),
+        special("a word and nothing else", "3", "nonsense\r\n\r\n", no(&[400])),
     ]
 }

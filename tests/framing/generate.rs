@@ -67,11 +67,7 @@ impl Generator {
     }
 
     fn seed(&self, chance: &mut Chance) -> &Vec<u8> {
-        let from = if chance.below(4) == 0 {
-            &self.all
-        } else {
-            &self.good
-        };
+        let from = if chance.below(4) == 0 { &self.all } else { &self.good };
         chance.pick(from)
     }
 
@@ -169,9 +165,7 @@ fn cuts(chance: &mut Chance, length: usize) -> Vec<usize> {
     if chance.below(20) == 0 {
         return (1..length).collect();
     }
-    let mut cuts: Vec<usize> = (0..chance.below(8))
-        .map(|_| chance.below(length + 1))
-        .collect();
+    let mut cuts: Vec<usize> = (0..chance.below(8)).map(|_| chance.below(length + 1)).collect();
     cuts.sort_unstable();
     cuts.dedup();
     cuts

@@ -58,15 +58,8 @@ fn the_generator_reaches_every_end() {
         }));
     }
     let names: Vec<&str> = ends.iter().map(String::as_str).collect();
-    let expected = [
-        "Closes",
-        "Refused400",
-        "Refused413",
-        "Refused417",
-        "Refused505",
-        "Served",
-        "Waits",
-    ];
+    let expected =
+        ["Closes", "Refused400", "Refused413", "Refused417", "Refused505", "Served", "Waits"];
     assert_eq!(names, expected);
     assert!(served > 1200, "{served} requests served in 4000 inputs");
 }

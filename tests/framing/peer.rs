@@ -39,21 +39,13 @@ pub enum Seen {
 
 /// `GET /v1/models` with an empty body, and the like.
 pub fn served(method: &str, target: &str, body: &[u8]) -> Seen {
-    Seen::Served {
-        method: method.to_owned(),
-        target: target.to_owned(),
-        body: body.to_vec(),
-    }
+    Seen::Served { method: method.to_owned(), target: target.to_owned(), body: body.to_vec() }
 }
 
 impl std::fmt::Debug for Seen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Seen::Served {
-                method,
-                target,
-                body,
-            } => {
+            Seen::Served { method, target, body } => {
                 write!(f, "Served({method:.40} {target:.80}")?;
                 match body.len() {
                     0 => write!(f, ")"),

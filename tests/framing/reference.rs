@@ -100,10 +100,7 @@ impl Verdict {
     }
 
     fn refusals(&self) -> Vec<Seen> {
-        self.faults
-            .iter()
-            .map(|code| Seen::Refused(*code))
-            .collect()
+        self.faults.iter().map(|code| Seen::Refused(*code)).collect()
     }
 }
 
@@ -246,11 +243,7 @@ fn judge_request_line(line: &[u8], whole: bool, verdict: &mut Verdict) -> First 
     if let Some(target) = words.get(1) {
         judge_target(target, whole || words.len() > 2, verdict);
     }
-    First {
-        method: text(0),
-        target: text(1),
-        version,
-    }
+    First { method: text(0), target: text(1), version }
 }
 
 /// RFC 9112 section 2.3. Versions that are none may be taken for others.
@@ -469,9 +462,7 @@ fn is_token_byte(byte: u8) -> bool {
 }
 
 fn all<'a>(headers: &'a [Field], name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-    let found = headers
-        .iter()
-        .filter(move |(have, _)| have == name.as_bytes());
+    let found = headers.iter().filter(move |(have, _)| have == name.as_bytes());
     found.map(|(_, value)| value.as_slice())
 }
 
@@ -490,9 +481,7 @@ fn judge_hosts(headers: &[Field], version: Version, verdict: &mut Verdict) {
 /// RFC 9110 section 10.1.1.
 fn judge_expectations(headers: &[Field], version: Version, verdict: &mut Verdict) {
     let members: Vec<Vec<u8>> = list(headers, "expect").collect();
-    let other = members
-        .iter()
-        .any(|member| !member.is_empty() && member != b"100-continue");
+    let other = members.iter().any(|member| !member.is_empty() && member != b"100-continue");
     if other && version != Version::Old {
         verdict.fault(417);
     } else if other || members.len() > 1 || members.iter().any(Vec::is_empty) {
@@ -540,11 +529,7 @@ fn judge_framing(headers: &[Field], version: Version, verdict: &mut Verdict) -> 
             verdict.doubt(413);
         }
     }
-    if codings.is_empty() {
-        Framing::Length(length)
-    } else {
-        Framing::Chunked
-    }
+    if codings.is_empty() { Framing::Length(length) } else { Framing::Chunked }
 }
 
 fn stays(headers: &[Field], version: Version) -> Stays {
@@ -607,10 +592,7 @@ fn read_chunks(stream: &mut Stream<'_>, verdict: &mut Verdict) -> Option<Vec<u8>
     }
     // RFC 9110 section 6.5.1 forbids to send them; they are dropped with the rest or refused.
     let framing: [&[u8]; 4] = [b"content-length", b"transfer-encoding", b"host", b"trailer"];
-    if trailers
-        .iter()
-        .any(|(name, _)| framing.contains(&name.as_slice()))
-    {
+    if trailers.iter().any(|(name, _)| framing.contains(&name.as_slice())) {
         verdict.doubt(400);
     }
     Some(body)
@@ -618,10 +600,7 @@ fn read_chunks(stream: &mut Stream<'_>, verdict: &mut Verdict) -> Option<Vec<u8>
 
 /// A chunk's size line without its end.
 fn judge_chunk_size(line: &[u8], whole: bool, before: u64, verdict: &mut Verdict) -> u64 {
-    let digits = line
-        .iter()
-        .take_while(|byte| byte.is_ascii_hexdigit())
-        .count();
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let mut size = 0_u64;
     for digit in &line[..digits] {
         let digit = u64::from(char::from(*digit).to_digit(16).unwrap_or_default());
@@ -656,10 +635,7 @@ fn judge_chunk_size(line: &[u8], whole: bool, before: u64, verdict: &mut Verdict
 /// RFC 9112 section 7.1.1.
 fn is_extension(mut text: &[u8]) -> bool {
     fn skip_blanks(text: &[u8]) -> &[u8] {
-        let count = text
-            .iter()
-            .take_while(|byte| matches!(byte, b' ' | b'\t'))
-            .count();
+        let count = text.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
         &text[count..]
     }
     fn skip_token(text: &[u8]) -> Option<&[u8]> {
@@ -688,11 +664,8 @@ fn is_extension(mut text: &[u8]) -> bool {
         text = rest;
         if let Some((b'=', value)) = skip_blanks(rest).split_first() {
             let value = skip_blanks(value);
-            let after = if value.first() == Some(&b'"') {
-                skip_quoted(value)
-            } else {
-                skip_token(value)
-            };
+            let after =
+                if value.first() == Some(&b'"') { skip_quoted(value) } else { skip_token(value) };
             let Some(after) = after else {
                 return false;
             };

@@ -32,9 +32,7 @@ fn every_case_is_read_as_the_table_says() {
             scope.spawn(move || Lane::start().run(rows))
         });
         let lanes: Vec<_> = lanes.collect();
-        let found = lanes
-            .into_iter()
-            .flat_map(|lane| lane.join().expect("a lane"));
+        let found = lanes.into_iter().flat_map(|lane| lane.join().expect("a lane"));
         found.collect()
     });
     let count = wrong.len();
@@ -48,12 +46,7 @@ impl Lane {
             .upstream(&upstream.url())
             .accounts(&["a"])
             .set("queue.enabled", json!(false));
-        Lane {
-            proxy: Proxy::start(&home),
-            upstream,
-            _home: home,
-            total: 0,
-        }
+        Lane { proxy: Proxy::start(&home), upstream, _home: home, total: 0 }
     }
 
     /// Tries these rows, and says what was wrong with which.
@@ -65,10 +58,7 @@ impl Lane {
             let seen = seen.unwrap_or_else(|_| Err("an answer that is none".to_owned()));
             if !seen.as_ref().is_ok_and(|seen| row.verdicts.contains(seen)) {
                 let right = &row.verdicts;
-                wrong.push(format!(
-                    "{} ({}): {seen:?}, not {right:?}",
-                    row.name, row.rule
-                ));
+                wrong.push(format!("{} ({}): {seen:?}, not {right:?}", row.name, row.rule));
             }
             self.total = self.upstream.requests().len();
         }
@@ -94,11 +84,7 @@ impl Lane {
             if expected.iter().all(silent) {
                 break stays_open(&mut client, row, expected.contains(&Some(&Seen::Waits)))?;
             }
-            client.patience(if expected.iter().any(silent) {
-                QUIET
-            } else {
-                SOON
-            });
+            client.patience(if expected.iter().any(silent) { QUIET } else { SOON });
             let method = match expected.iter().flatten().next() {
                 Some(Seen::Served { method, .. }) => method.as_str(),
                 _ => "GET",
@@ -118,9 +104,7 @@ impl Lane {
         };
         let mut seen = self.requests(self.total);
         if seen.len() != answered {
-            return Err(format!(
-                "{answered} answers, but upstream {seen:?} and then {end:?}"
-            ));
+            return Err(format!("{answered} answers, but upstream {seen:?} and then {end:?}"));
         }
         seen.extend(end);
         Ok(seen)
@@ -130,8 +114,7 @@ impl Lane {
     fn requests(&self, from: usize) -> Vec<Seen> {
         let requests = self.upstream.requests();
         let new = requests.iter().skip(from);
-        new.map(|request| served(&request.method, &request.target, &request.body))
-            .collect()
+        new.map(|request| served(&request.method, &request.target, &request.body)).collect()
     }
 }
 
@@ -189,9 +172,6 @@ fn check_refusal(client: &mut Client, reply: &Reply) -> Result<(), String> {
     client.patience(SOON);
     match client.read_to_close() {
         (more, ReplyEnd::Closed | ReplyEnd::Reset) if more.is_empty() => Ok(()),
-        (more, end) => Err(format!(
-            "{status}, then {end:?} \"{}\"",
-            more.escape_ascii()
-        )),
+        (more, end) => Err(format!("{status}, then {end:?} \"{}\"", more.escape_ascii())),
     }
 }

@@ -98,10 +98,7 @@ impl Ask {
     /// The bytes on the wire; `host` is added unless the test gave one.
     pub fn bytes(&self, host: SocketAddr) -> Vec<u8> {
         let mut head = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
-        let has_host = self
-            .headers
-            .iter()
-            .any(|(name, _)| name.eq_ignore_ascii_case("host"));
+        let has_host = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host"));
         if !has_host {
             head.push_str(&format!("Host: {host}\r\n"));
         }
@@ -126,18 +123,10 @@ impl Client {
 
     /// Speaks over a connection that is there already.
     pub fn of(stream: TcpStream) -> Client {
-        stream
-            .set_read_timeout(Some(PATIENCE))
-            .expect("bound the reads");
-        stream
-            .set_write_timeout(Some(PATIENCE))
-            .expect("bound the writes");
+        stream.set_read_timeout(Some(PATIENCE)).expect("bound the reads");
+        stream.set_write_timeout(Some(PATIENCE)).expect("bound the writes");
         stream.set_nodelay(true).expect("send at once");
-        Client {
-            stream,
-            received: Vec::new(),
-            decoding: Decoding::Nothing,
-        }
+        Client { stream, received: Vec::new(), decoding: Decoding::Nothing }
     }
 
     /// The local end, which the server sees as its peer.
@@ -147,9 +136,7 @@ impl Client {
 
     /// Waits at most this long for bytes from now on.
     pub fn patience(&self, bound: Duration) {
-        self.stream
-            .set_read_timeout(Some(bound))
-            .expect("bound the reads");
+        self.stream.set_read_timeout(Some(bound)).expect("bound the reads");
     }
 
     /// Sends these bytes.
@@ -201,10 +188,7 @@ impl Client {
         let mut interim = Vec::new();
         loop {
             let length = loop {
-                let end = self
-                    .received
-                    .windows(4)
-                    .position(|four| four == b"\r\n\r\n");
+                let end = self.received.windows(4).position(|four| four == b"\r\n\r\n");
                 if let Some(at) = end {
                     break at + 4;
                 }
@@ -250,9 +234,7 @@ impl Client {
 
     /// Says that nothing more will be sent, and stays to read.
     pub fn half_close(&self) {
-        self.stream
-            .shutdown(Shutdown::Write)
-            .expect("close the sending side");
+        self.stream.shutdown(Shutdown::Write).expect("close the sending side");
     }
 
     /// Leaves with a reset.
@@ -288,20 +270,14 @@ impl Client {
                     let digits = line.split(';').next().unwrap_or("").trim();
                     let size = u64::from_str_radix(digits, 16)
                         .unwrap_or_else(|_| panic!("'{line}' is no chunk size"));
-                    self.decoding = if size == 0 {
-                        Decoding::Trailer
-                    } else {
-                        Decoding::Chunk(size)
-                    };
+                    self.decoding =
+                        if size == 0 { Decoding::Trailer } else { Decoding::Chunk(size) };
                 }
                 Decoding::Chunk(left) => {
                     let bytes = self.take_up_to(left)?;
                     let left = left - bytes.len() as u64;
-                    self.decoding = if left == 0 {
-                        Decoding::ChunkEnd
-                    } else {
-                        Decoding::Chunk(left)
-                    };
+                    self.decoding =
+                        if left == 0 { Decoding::ChunkEnd } else { Decoding::Chunk(left) };
                     return Some(Piece::Bytes(bytes, Instant::now()));
                 }
                 Decoding::ChunkEnd => {
@@ -324,9 +300,7 @@ impl Client {
         if self.received.is_empty() {
             return None;
         }
-        let count = usize::try_from(most)
-            .unwrap_or(usize::MAX)
-            .min(self.received.len());
+        let count = usize::try_from(most).unwrap_or(usize::MAX).min(self.received.len());
         let rest = self.received.split_off(count);
         Some(std::mem::replace(&mut self.received, rest))
     }

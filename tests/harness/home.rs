@@ -90,10 +90,7 @@ impl Home {
     /// Adds an account.
     #[must_use]
     pub fn account(mut self, account: Value) -> Home {
-        self.config["accounts"]
-            .as_array_mut()
-            .expect("accounts are a list")
-            .push(account);
+        self.config["accounts"].as_array_mut().expect("accounts are a list").push(account);
         self
     }
 
@@ -180,11 +177,8 @@ impl Home {
 
     /// Lets a server make the configuration that is missing, and ends it; whether it got its default port does not matter.
     pub fn make_default(&self, mut command: Command, path: &Path) {
-        let mut child = command
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("start the program");
+        let mut child =
+            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start the program");
         super::until("the configuration be made", || {
             let text = std::fs::read(path).ok()?;
             serde_json::from_slice::<Value>(&text).ok()
@@ -218,10 +212,7 @@ pub fn program() -> PathBuf {
         return path.into();
     }
     let own = std::env::current_exe().expect("a path of its own");
-    let build = own
-        .parent()
-        .and_then(Path::parent)
-        .expect("examples are in a build directory");
+    let build = own.parent().and_then(Path::parent).expect("examples are in a build directory");
     build.join("maxpool")
 }
 
@@ -295,8 +286,6 @@ pub fn provider(name: &str, word: &str, url: &str) -> Value {
 
 /// The wall clock in milliseconds.
 pub fn epoch_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

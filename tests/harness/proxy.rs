@@ -61,9 +61,7 @@ impl Proxy {
             stdout,
             status: None,
         };
-        let line = proxy.wait_line("the line with its address", |line| {
-            address_in(line).is_some()
-        });
+        let line = proxy.wait_line("the line with its address", |line| address_in(line).is_some());
         proxy.address = address_in(&line).expect("the line has an address");
         proxy
     }
@@ -107,9 +105,7 @@ impl Proxy {
         let status = self.status();
         let accounts = status["accounts"].as_array().expect("accounts are a list");
         let found = accounts.iter().find(|account| account["name"] == name);
-        found
-            .unwrap_or_else(|| panic!("no account {name} in {status:#}"))
-            .clone()
+        found.unwrap_or_else(|| panic!("no account {name} in {status:#}")).clone()
     }
 
     /// Looks at the status until `ready` holds of it.
@@ -193,11 +189,7 @@ impl Proxy {
                 self.stdout.wait_end();
                 return status.code();
             }
-            assert!(
-                Instant::now() < deadline,
-                "the server never ended; its log:\n{}",
-                self.tail()
-            );
+            assert!(Instant::now() < deadline, "the server never ended; its log:\n{}", self.tail());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -224,9 +216,7 @@ impl Proxy {
 
     /// Open descriptors, now.
     pub fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
-            .expect("list descriptors")
-            .count()
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("list descriptors").count()
     }
 
     fn proc_status(&self, name: &str) -> u64 {
@@ -263,9 +253,7 @@ impl Lines {
                 let mut pipe = BufReader::new(pipe);
                 let mut line = Vec::new();
                 while pipe.read_until(b'\n', &mut line).unwrap_or(0) > 0 {
-                    let text = String::from_utf8_lossy(&line)
-                        .trim_end_matches('\n')
-                        .to_owned();
+                    let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
                     reading.lock().0.push(text);
                     reading.changed.notify_all();
                     line.clear();
@@ -280,9 +268,7 @@ impl Lines {
     /// Waits for the pipe's end, which a process that was left behind may keep from coming.
     fn wait_end(&self) {
         let ended = |read: &mut (Vec<String>, bool)| !read.1;
-        let waited = self
-            .changed
-            .wait_timeout_while(self.lock(), PATIENCE / 4, ended);
+        let waited = self.changed.wait_timeout_while(self.lock(), PATIENCE / 4, ended);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -295,16 +281,12 @@ impl Lines {
 fn address_in(line: &str) -> Option<SocketAddr> {
     for host in ["127.0.0.1:", "[::1]:", "0.0.0.0:", "[::]:"] {
         let Some(at) = line.find(host) else { continue };
-        let digits: String = line[at + host.len()..]
-            .chars()
-            .take_while(char::is_ascii_digit)
-            .collect();
+        let digits: String =
+            line[at + host.len()..].chars().take_while(char::is_ascii_digit).collect();
         if digits.is_empty() || digits == "0" {
             continue;
         }
-        let local = host
-            .replace("0.0.0.0", "127.0.0.1")
-            .replace("[::]", "[::1]");
+        let local = host.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]");
         return format!("{local}{digits}").parse().ok();
     }
     None

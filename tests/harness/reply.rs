@@ -64,12 +64,7 @@ impl Head {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
             .collect();
-        Head {
-            status,
-            headers,
-            interim: Vec::new(),
-            at,
-        }
+        Head { status, headers, interim: Vec::new(), at }
     }
 
     /// The first value of a header, whatever its case.
@@ -146,22 +141,14 @@ impl Reply {
 
     /// The assistant's text, from JSON or from events.
     pub fn said(&self) -> String {
-        if self
-            .header("content-type")
-            .is_some_and(|kind| kind.contains("event-stream"))
-        {
+        if self.header("content-type").is_some_and(|kind| kind.contains("event-stream")) {
             let events = self.events();
-            let deltas = events
-                .iter()
-                .filter_map(|(_, data)| data["delta"]["text"].as_str());
+            let deltas = events.iter().filter_map(|(_, data)| data["delta"]["text"].as_str());
             return deltas.collect();
         }
         let message = self.json();
         let blocks = message["content"].as_array().cloned().unwrap_or_default();
-        blocks
-            .iter()
-            .filter_map(|block| block["text"].as_str())
-            .collect()
+        blocks.iter().filter_map(|block| block["text"].as_str()).collect()
     }
 
     /// Asserts that this is a whole assistant's message with this text.

@@ -85,9 +85,7 @@ fn arguments() -> Result<Option<Plan>, Box<dyn std::error::Error>> {
             Long("first") => plan.first = parser.value()?.parse()?,
             Long("pools") => plan.pools = list(&parser.value()?.string()?)?,
             Long("loads") => plan.loads = list(&parser.value()?.string()?)?,
-            Long("set") => plan
-                .tunings
-                .push(Tuning::parse(&parser.value()?.string()?)?),
+            Long("set") => plan.tunings.push(Tuning::parse(&parser.value()?.string()?)?),
             other => return Err(other.unexpected().into()),
         }
     }
@@ -144,10 +142,7 @@ fn print(plan: &Plan, tallies: &BTreeMap<(usize, u64, usize), (String, Tally)>, 
             for ((_, _, row), (name, tally)) in rows {
                 requests = requests.or(Some(tally.served));
                 table.row(&tally.row(name));
-                all.entry(*row)
-                    .or_insert_with(|| (name.clone(), Tally::default()))
-                    .1
-                    .add(tally);
+                all.entry(*row).or_insert_with(|| (name.clone(), Tally::default())).1.add(tally);
             }
             if let Some(requests) = requests {
                 println!(

@@ -48,10 +48,8 @@ pub fn compare(
 }
 
 fn routers(tunings: &[Tuning], seats: &[Seat]) -> Vec<(String, Box<dyn Router>)> {
-    let mut routers: Vec<(String, Box<dyn Router>)> = vec![(
-        "**maxpool**".to_owned(),
-        Box::new(real::Real::new(Policy::default(), seats)),
-    )];
+    let mut routers: Vec<(String, Box<dyn Router>)> =
+        vec![("**maxpool**".to_owned(), Box::new(real::Real::new(Policy::default(), seats)))];
     for tuning in tunings {
         routers.push((
             format!("maxpool, {}", tuning.text),
@@ -64,10 +62,7 @@ fn routers(tunings: &[Tuning], seats: &[Seat]) -> Vec<(String, Box<dyn Router>)>
         ("soonest reset first", Rule::SoonestReset),
     ] {
         for (stay, of) in [(Stay::Session, "sessions"), (Stay::Request, "requests")] {
-            routers.push((
-                format!("{name}, of {of}"),
-                Box::new(Simple::new(rule, stay, seats)),
-            ));
+            routers.push((format!("{name}, of {of}"), Box::new(Simple::new(rule, stay, seats))));
         }
     }
     routers
@@ -82,10 +77,7 @@ mod tests {
     fn the_scheduler_chooses_well() {
         let rows = compare(&plan::SCENARIOS[2], 100, 1, &[]);
         for (name, tally) in &rows {
-            assert!(
-                tally.done <= tally.bound,
-                "{name} did more than can be done"
-            );
+            assert!(tally.done <= tally.bound, "{name} did more than can be done");
         }
         let find = |name: &str| &rows.iter().find(|(own, _)| own == name).expect("a row").1;
         let (ours, by_turns) = (&rows[0].1, find("round-robin, of requests"));
@@ -95,10 +87,7 @@ mod tests {
         assert!(ours.done > 0.96 * best, "another rule does more");
         assert!(ours.spent < 1.03 * ours.done, "caches are lost");
         assert!(per_session < 2.5, "sessions move {per_session} times");
-        assert!(
-            10 * ours.moved_tokens < 3 * by_turns.moved_tokens,
-            "a cache is kept"
-        );
+        assert!(10 * ours.moved_tokens < 3 * by_turns.moved_tokens, "a cache is kept");
         assert!(ours.quota_429 <= 10, "{} are provoked", ours.quota_429);
     }
 

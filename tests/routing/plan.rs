@@ -70,22 +70,10 @@ pub struct Scenario {
 }
 
 pub const SCENARIOS: [Scenario; 5] = [
-    Scenario {
-        name: "1: one Max 5x",
-        plans: &[Max5],
-    },
-    Scenario {
-        name: "2: two Max 5x",
-        plans: &[Max5, Max5],
-    },
-    Scenario {
-        name: "3: Max 20x, Max 5x, Pro",
-        plans: &[Max20, Max5, Pro],
-    },
-    Scenario {
-        name: "5: Max 20x, three Max 5x, Pro",
-        plans: &[Max20, Max5, Max5, Max5, Pro],
-    },
+    Scenario { name: "1: one Max 5x", plans: &[Max5] },
+    Scenario { name: "2: two Max 5x", plans: &[Max5, Max5] },
+    Scenario { name: "3: Max 20x, Max 5x, Pro", plans: &[Max20, Max5, Pro] },
+    Scenario { name: "5: Max 20x, three Max 5x, Pro", plans: &[Max20, Max5, Max5, Max5, Pro] },
     Scenario {
         name: "8: two Max 20x, three Max 5x, three Pro",
         plans: &[Max20, Max20, Max5, Max5, Max5, Pro, Pro, Pro],
@@ -102,21 +90,13 @@ impl Scenario {
                 let first_reset = MINUTE * rng.within(60, WEEK / MINUTE - 60);
                 let elapsed = 1.0 - first_reset as f64 / WEEK as f64;
                 let spent = plan.weekly_quota() * elapsed * rng.below(900) as f64 / 1_000.0;
-                Seat {
-                    plan: *plan,
-                    first_reset,
-                    spent,
-                }
+                Seat { plan: *plan, first_reset, spent }
             })
             .collect()
     }
 
     /// What the pool could do in the fortnight, in units.
     pub fn quota(&self) -> f64 {
-        2.0 * self
-            .plans
-            .iter()
-            .map(|plan| plan.weekly_quota())
-            .sum::<f64>()
+        2.0 * self.plans.iter().map(|plan| plan.weekly_quota()).sum::<f64>()
     }
 }

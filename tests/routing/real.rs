@@ -39,9 +39,8 @@ impl Real {
             profiles: vec![Arc::from("claude")],
             access: Access::Everyone,
         };
-        let accounts = (0..seats.len())
-            .map(|number| scheduler.add_account(clocks(0), spec(number)))
-            .collect();
+        let accounts =
+            (0..seats.len()).map(|number| scheduler.add_account(clocks(0), spec(number))).collect();
         Real {
             scheduler,
             accounts,
@@ -53,10 +52,7 @@ impl Real {
     }
 
     fn number(&self, id: AccountId) -> usize {
-        self.accounts
-            .iter()
-            .position(|own| *own == id)
-            .expect("accounts stay")
+        self.accounts.iter().position(|own| *own == id).expect("accounts stay")
     }
 
     fn go(&mut self, session: usize, grant: Grant) -> Answer {
@@ -71,17 +67,11 @@ impl Real {
 
 fn no(refusal: &Refusal) -> Answer {
     let ms = |wait: Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-    Answer::No {
-        wait: refusal.wait.map(ms),
-    }
+    Answer::No { wait: refusal.wait.map(ms) }
 }
 
 fn evidence(now: u64, status: u16) -> Evidence {
-    Evidence {
-        status: Some(status),
-        at: wall(now),
-        ..Evidence::default()
-    }
+    Evidence { status: Some(status), at: wall(now), ..Evidence::default() }
 }
 
 impl Router for Real {
@@ -113,11 +103,7 @@ impl Router for Real {
 
     fn head(&mut self, now: u64, lease: u64, status: u16, quota: &QuotaReport) {
         if let Some((lease, _)) = self.leases.get(&lease) {
-            let head = HeadReport {
-                status,
-                quota,
-                evidence: evidence(now, status),
-            };
+            let head = HeadReport { status, quota, evidence: evidence(now, status) };
             self.scheduler.observe(clocks(now), lease, &head);
         }
     }
@@ -130,10 +116,7 @@ impl Router for Real {
             End::Served => (Outcome::Success, None),
             End::Quota(quota) => {
                 let evidence = evidence(now, 429);
-                (
-                    Outcome::QuotaRejected { quota, evidence },
-                    Some(WaitCause::Quota),
-                )
+                (Outcome::QuotaRejected { quota, evidence }, Some(WaitCause::Quota))
             }
             End::ServerSide { retry_after } => {
                 let refused = Outcome::ServerSide {
@@ -154,18 +137,13 @@ impl Router for Real {
     }
 
     fn leave(&mut self, now: u64, ticket: u64) {
-        let Some(left) = self
-            .tickets
-            .iter()
-            .find(|(_, (number, _))| *number == ticket)
-        else {
+        let Some(left) = self.tickets.iter().find(|(_, (number, _))| *number == ticket) else {
             return;
         };
         let left = *left.0;
         self.tickets.remove(&left);
         if let Cancel::AlreadyGranted(grant) = self.scheduler.cancel(clocks(now), left) {
-            self.scheduler
-                .complete(clocks(now), grant.lease, Outcome::Abandoned);
+            self.scheduler.complete(clocks(now), grant.lease, Outcome::Abandoned);
         }
     }
 

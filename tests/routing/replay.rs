@@ -211,11 +211,7 @@ impl Replay<'_> {
                 REFUSAL
             }
         };
-        self.live[session].flight = Some(Flight {
-            lease,
-            account,
-            refusal,
-        });
+        self.live[session].flight = Some(Flight { lease, account, refusal });
         self.schedule(self.now + head, Event::Head(session));
     }
 
@@ -223,8 +219,7 @@ impl Replay<'_> {
     /// elsewhere.
     fn serve(&mut self, session: usize, account: usize, step: &Step, lost: u32) {
         let live = &mut self.live[session];
-        self.tally
-            .waited(self.now - live.asked, live.asked, live.done_by_then);
+        self.tally.waited(self.now - live.asked, live.asked, live.done_by_then);
         if live.account.is_some_and(|before| before != account)
             && self.sessions[session].kind != Kind::Script
         {
@@ -286,8 +281,7 @@ impl Replay<'_> {
 
     fn give_up(&mut self, session: usize) {
         let live = &mut self.live[session];
-        self.tally
-            .waited(self.now - live.asked, live.asked, live.done_by_then);
+        self.tally.waited(self.now - live.asked, live.asked, live.done_by_then);
         live.step = usize::MAX;
         self.tally.given_up += 1;
     }

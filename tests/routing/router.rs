@@ -58,10 +58,7 @@ pub enum End {
 
 /// Both clocks at this moment of the replay, far from zero.
 pub fn clocks(now: u64) -> Now {
-    Now {
-        mono: Mono(50_000_000 + now),
-        wall: wall(now),
-    }
+    Now { mono: Mono(50_000_000 + now), wall: wall(now) }
 }
 
 pub fn wall(now: u64) -> Wall {
@@ -78,18 +75,10 @@ pub fn reading(kind: WindowKind, used: f64, reset: u64) -> WindowReading {
     let full = used >= 1.0;
     WindowReading {
         kind,
-        utilisation: Some(if full {
-            1.0
-        } else {
-            (used * 100.0).floor() / 100.0
-        }),
+        utilisation: Some(if full { 1.0 } else { (used * 100.0).floor() / 100.0 }),
         limit: None,
         remaining: None,
         reset: Some(wall(reset)),
-        verdict: Some(if full {
-            Verdict::Rejected
-        } else {
-            Verdict::Allowed
-        }),
+        verdict: Some(if full { Verdict::Rejected } else { Verdict::Allowed }),
     }
 }

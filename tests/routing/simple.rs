@@ -84,16 +84,11 @@ impl Simple {
             return Some(home);
         }
         let count = self.accounts.len();
-        let in_turn = (1..=count)
-            .map(|step| (self.turn + step) % count)
-            .filter(free);
+        let in_turn = (1..=count).map(|step| (self.turn + step) % count).filter(free);
         let chosen = match self.rule {
             Rule::RoundRobin => in_turn.into_iter().next(),
-            Rule::LeastUsed => in_turn.min_by(|a, b| {
-                self.accounts[*a]
-                    .used(now)
-                    .total_cmp(&self.accounts[*b].used(now))
-            }),
+            Rule::LeastUsed => in_turn
+                .min_by(|a, b| self.accounts[*a].used(now).total_cmp(&self.accounts[*b].used(now))),
             Rule::SoonestReset => {
                 in_turn.min_by_key(|number| self.accounts[*number].week_ends(now))
             }
@@ -108,10 +103,7 @@ impl Simple {
     fn lease(&mut self, account: usize, session: usize) -> Answer {
         self.last += 1;
         self.leases.insert(self.last, (account, session));
-        Answer::Go {
-            account,
-            lease: self.last,
-        }
+        Answer::Go { account, lease: self.last }
     }
 }
 
@@ -142,9 +134,9 @@ impl Router for Simple {
         };
         let until = match end {
             End::Served => return,
-            End::Quota(quota) => quota
-                .reset
-                .map_or(now, |reset| now + wall(now).until(reset).as_millis() as u64),
+            End::Quota(quota) => {
+                quota.reset.map_or(now, |reset| now + wall(now).until(reset).as_millis() as u64)
+            }
             End::ServerSide { retry_after } => now + retry_after.as_millis() as u64,
         };
         let known = &mut self.accounts[account];

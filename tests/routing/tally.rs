@@ -114,10 +114,7 @@ impl Tally {
             percent(self.before_dry_sum, self.asked),
             percent(self.waste.weekly, self.waste.weekly_quota),
             percent(self.spent - self.done, self.done),
-            format!(
-                "{:.2}",
-                self.moves as f64 / self.conversations.max(1) as f64
-            ),
+            format!("{:.2}", self.moves as f64 / self.conversations.max(1) as f64),
             format!("{:.1}", self.moved_tokens as f64 / 1e6),
             format!("{}, {hours:.0}", self.waits.len()),
             self.given_up.to_string(),

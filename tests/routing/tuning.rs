@@ -16,12 +16,9 @@ impl Tuning {
     pub fn parse(text: &str) -> Result<Tuning, String> {
         let mut policy = Policy::default();
         for pair in text.split(',') {
-            let (key, value) = pair
-                .split_once('=')
-                .ok_or_else(|| format!("'{pair}' is not KEY=VALUE"))?;
-            let value: f64 = value
-                .parse()
-                .map_err(|_| format!("'{value}' is not a number"))?;
+            let (key, value) =
+                pair.split_once('=').ok_or_else(|| format!("'{pair}' is not KEY=VALUE"))?;
+            let value: f64 = value.parse().map_err(|_| format!("'{value}' is not a number"))?;
             let ms =
                 || Duration::try_from_secs_f64(value / 1_000.0).map_err(|error| error.to_string());
             match key {
@@ -41,9 +38,6 @@ impl Tuning {
                 _ => return Err(format!("no setting is called '{key}'")),
             }
         }
-        Ok(Tuning {
-            text: text.to_owned(),
-            policy,
-        })
+        Ok(Tuning { text: text.to_owned(), policy })
     }
 }

@@ -65,9 +65,7 @@ impl Account {
     pub fn take(&mut self, now: u64, cost: f64) -> Option<End> {
         self.pass(now);
         if self.in_flight >= self.seat.plan.crowd() {
-            return Some(End::ServerSide {
-                retry_after: CROWD_WAIT,
-            });
+            return Some(End::ServerSide { retry_after: CROWD_WAIT });
         }
         if self.week_used >= self.seat.plan.weekly_quota() {
             return Some(self.refusal(WindowKind::SevenDay, now, self.week_reset));
@@ -96,11 +94,7 @@ impl Account {
         }
         let used = self.week_used / self.seat.plan.weekly_quota();
         windows.push(reading(WindowKind::SevenDay, used, self.week_reset));
-        QuotaReport {
-            windows,
-            verdict: Some(Verdict::Allowed),
-            ..QuotaReport::default()
-        }
+        QuotaReport { windows, verdict: Some(Verdict::Allowed), ..QuotaReport::default() }
     }
 
     fn refusal(&mut self, claim: WindowKind, now: u64, reset: u64) -> End {

@@ -68,11 +68,7 @@ impl Step {
 
     /// How much of a cached conversation it can use.
     pub fn shares(&self, tokens: u32, edition: u16) -> u32 {
-        if edition == self.edition {
-            tokens.min(self.context)
-        } else {
-            tokens.min(BASE)
-        }
+        if edition == self.edition { tokens.min(self.context) } else { tokens.min(BASE) }
     }
 }
 
@@ -89,11 +85,7 @@ pub fn sessions(scenario: &Scenario, load: f64, rng: &mut Rng) -> Vec<Session> {
             _ => Kind::Script,
         };
         let begins = days.begin(kind, rng);
-        let session = Session {
-            kind,
-            begins,
-            steps: steps(kind, rng),
-        };
+        let session = Session { kind, begins, steps: steps(kind, rng) };
         worth += session.demand().map(|(_, worth)| worth).sum::<f64>();
         sessions.push(session);
     }
@@ -206,19 +198,8 @@ fn conversation(pauses: Vec<Pause>, rng: &mut Rng) -> Vec<Step> {
             Pause::Thinking => (75_000.0 * lognormal(rng, 1.3)) as u64,
         };
         let output = (350.0 * lognormal(rng, 0.9)) as u32;
-        let mut step = Step {
-            pause,
-            takes: takes(output),
-            context,
-            edition,
-            output,
-            worth: 0.0,
-        };
-        let warm = if age + pause <= CACHE_TTL {
-            step.shares(cached.0, cached.1)
-        } else {
-            0
-        };
+        let mut step = Step { pause, takes: takes(output), context, edition, output, worth: 0.0 };
+        let warm = if age + pause <= CACHE_TTL { step.shares(cached.0, cached.1) } else { 0 };
         step.worth = step.cost(warm);
         cached = (context, edition);
         age = step.takes;

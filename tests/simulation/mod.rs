@@ -2,10 +2,7 @@
 //! chance find what the rules miss.
 
 #![allow(clippy::panic, reason = "a test fails by panicking")]
-#![allow(
-    clippy::print_stderr,
-    reason = "what was measured is shown with --nocapture"
-)]
+#![allow(clippy::print_stderr, reason = "what was measured is shown with --nocapture")]
 
 mod model;
 mod rng;

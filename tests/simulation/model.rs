@@ -51,26 +51,20 @@ impl Known {
             mono.is_some_and(|at| at > now.mono) || wall.is_some_and(|at| at > now.wall)
         };
         self.blocks.retain(|_, end| ahead(end));
-        self.windows
-            .retain(|_, (_, reset, _)| reset.is_none_or(|reset| reset > now.wall));
+        self.windows.retain(|_, (_, reset, _)| reset.is_none_or(|reset| reset > now.wall));
     }
 
     pub(crate) fn lift_credentials(&mut self) {
-        self.blocks
-            .retain(|why, _| !matches!(why, Why::Forbidden | Why::Credential));
+        self.blocks.retain(|why, _| !matches!(why, Why::Forbidden | Why::Credential));
     }
 
     pub(crate) fn restore_learned(&mut self, kind: WindowKind, used: f64, reset: Wall, now: Now) {
-        self.windows
-            .entry(kind)
-            .or_insert((used, Some(reset), now.mono));
+        self.windows.entry(kind).or_insert((used, Some(reset), now.mono));
     }
 
     pub(crate) fn learn(&mut self, now: Now, report: &QuotaReport) {
         for reading in &report.windows {
-            let claimed = report
-                .reset
-                .filter(|_| report.claim.as_ref() == Some(&reading.kind));
+            let claimed = report.reset.filter(|_| report.claim.as_ref() == Some(&reading.kind));
             let reset = reading.reset.or(claimed);
             if reset.is_some_and(|reset| reset <= now.wall) {
                 self.windows.remove(&reading.kind);
@@ -83,8 +77,7 @@ impl Known {
                 .or(known.map(|known| known.0));
             if let Some(used) = used {
                 let reset = reset.or(known.and_then(|known| known.1));
-                self.windows
-                    .insert(reading.kind.clone(), (used, reset, now.mono));
+                self.windows.insert(reading.kind.clone(), (used, reset, now.mono));
             }
         }
         if report.verdict == Some(Verdict::Rejected) && report.overage_in_use != Some(true) {
@@ -126,37 +119,20 @@ impl Known {
             Outcome::Success => self.served(now),
             Outcome::Neutral | Outcome::Abandoned => {}
             Outcome::QuotaRejected { quota, .. } => self.reject(now, quota),
-            Outcome::ServerSide {
-                overload: Overload::Refused429,
-                retry_after,
-                ..
-            } => {
+            Outcome::ServerSide { overload: Overload::Refused429, retry_after, .. } => {
                 self.put(
                     Why::ServerSide,
                     after(retry_after.unwrap_or(Duration::from_secs(5)).min(most)),
                     None,
                 );
             }
-            Outcome::ServerSide {
-                overload: Overload::Overloaded529,
-                retry_after,
-                ..
-            } => {
-                self.put(
-                    Why::Overloaded,
-                    after(retry_after.unwrap_or(most).min(most)),
-                    None,
-                );
+            Outcome::ServerSide { overload: Overload::Overloaded529, retry_after, .. } => {
+                self.put(Why::Overloaded, after(retry_after.unwrap_or(most).min(most)), None);
             }
-            Outcome::ServerError { .. } => self.put(
-                Why::ServerError,
-                after(policy.cooldown.min(policy.max_cooldown)),
-                None,
-            ),
-            Outcome::Network {
-                blame: maxpool::scheduler::Blame::Account,
-                ..
-            } => {
+            Outcome::ServerError { .. } => {
+                self.put(Why::ServerError, after(policy.cooldown.min(policy.max_cooldown)), None)
+            }
+            Outcome::Network { blame: maxpool::scheduler::Blame::Account, .. } => {
                 self.put(Why::Network, after(policy.network_cooldown), None);
             }
             Outcome::Network { .. } => {}

@@ -32,8 +32,5 @@ fn quiet_week(table: &mut Table, ids: &[AccountId]) {
 }
 
 fn with_session(table: &mut Table, session: u128) -> Request {
-    Request {
-        session: Some(SessionKey(session)),
-        ..table.request()
-    }
+    Request { session: Some(SessionKey(session)), ..table.request() }
 }

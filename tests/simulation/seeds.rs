@@ -9,10 +9,7 @@ use std::time::Instant;
 use super::subject::Bug;
 use super::world::{Options, Violation, run};
 
-const SOUND: Options = Options {
-    bug: None,
-    telling: false,
-};
+const SOUND: Options = Options { bug: None, telling: false };
 
 /// Seeds in `make test`; `MAXPOOL_SIM_SEEDS` says otherwise.
 const SEEDS: u64 = 1_000;
@@ -121,9 +118,7 @@ fn every_seed_keeps_every_promise() {
             scope.spawn(|| work(&next, first + seeds, &totals));
         }
     });
-    let totals = totals
-        .into_inner()
-        .expect("no seed panics with the lock held");
+    let totals = totals.into_inner().expect("no seed panics with the lock held");
     if let Some((seed, violation)) = totals.found.iter().min_by_key(|(seed, _)| *seed) {
         tell(*seed, violation);
     }
@@ -134,20 +129,12 @@ fn every_seed_keeps_every_promise() {
         begun.elapsed()
     );
     if seeds >= SEEDS_FOR_COVERAGE {
-        let missing: Vec<_> = EXPECTED
-            .iter()
-            .filter(|name| !totals.seen.contains(**name))
-            .collect();
+        let missing: Vec<_> =
+            EXPECTED.iter().filter(|name| !totals.seen.contains(**name)).collect();
         assert!(missing.is_empty(), "never occurred: {missing:?}");
-        let unknown: Vec<_> = totals
-            .seen
-            .iter()
-            .filter(|name| !EXPECTED.contains(&name.as_str()))
-            .collect();
-        assert!(
-            unknown.is_empty(),
-            "occurred, but nobody expects it: {unknown:?}"
-        );
+        let unknown: Vec<_> =
+            totals.seen.iter().filter(|name| !EXPECTED.contains(&name.as_str())).collect();
+        assert!(unknown.is_empty(), "occurred, but nobody expects it: {unknown:?}");
     }
 }
 
@@ -191,12 +178,7 @@ fn work(next: &AtomicU64, end: u64, totals: &Mutex<Totals>) {
 #[test]
 fn what_was_found_once_stays_fixed() {
     for line in include_str!("../regressions.txt").lines() {
-        let words: Vec<&str> = line
-            .split('#')
-            .next()
-            .unwrap_or("")
-            .split_whitespace()
-            .collect();
+        let words: Vec<&str> = line.split('#').next().unwrap_or("").split_whitespace().collect();
         if let ["scheduler", seed] = words[..] {
             let seed = seed.parse().expect("a seed is a number");
             if let (_, Err(violation)) = run(seed, SOUND) {
@@ -209,10 +191,7 @@ fn what_was_found_once_stays_fixed() {
 #[test]
 fn every_planted_bug_is_caught() {
     for (bug, oracle) in BUGS {
-        let options = Options {
-            bug: Some(bug),
-            telling: false,
-        };
+        let options = Options { bug: Some(bug), telling: false };
         let caught = (0..SEEDS_FOR_A_BUG).find(|seed| match run(*seed, options) {
             (_, Err(violation)) => violation.oracle == oracle,
             (first, Ok(())) => oracle == RANDOM && run(*seed, options).0.trace != first.trace,
@@ -247,10 +226,7 @@ const BUGS: [(Bug, &str); 24] = [
     (Bug::SendsThinkingAway, "no grant on a blocked account"),
     (Bug::IgnoresDisabling, "no grant on a blocked account"),
     (Bug::OverfillsTheQueue, "the queue is bounded"),
-    (
-        Bug::RefusesWithoutNeed,
-        "nobody is refused whom an account could serve",
-    ),
+    (Bug::RefusesWithoutNeed, "nobody is refused whom an account could serve"),
     (Bug::TriesTooOften, "attempts are bounded"),
     (Bug::BlocksForEver, "everything settles"),
 ];
@@ -261,30 +237,13 @@ const SEEDS_FOR_A_BUG: u64 = 300;
 const RANDOM: &str = "same seed, same trace";
 
 fn random() -> Violation {
-    Violation {
-        oracle: RANDOM,
-        what: "a second run went otherwise".to_owned(),
-    }
+    Violation { oracle: RANDOM, what: "a second run went otherwise".to_owned() }
 }
 
 /// Runs the seed once more and prints how it came to that.
 fn tell(seed: u64, violation: &Violation) {
-    let (report, _) = run(
-        seed,
-        Options {
-            telling: true,
-            ..SOUND
-        },
-    );
-    let tale = report
-        .tale
-        .iter()
-        .rev()
-        .take(60)
-        .rev()
-        .cloned()
-        .collect::<Vec<_>>()
-        .join("\n");
+    let (report, _) = run(seed, Options { telling: true, ..SOUND });
+    let tale = report.tale.iter().rev().take(60).rev().cloned().collect::<Vec<_>>().join("\n");
     panic!(
         "{tale}\nseed {seed}: {}: {}\nadd `scheduler {seed}` to tests/regressions.txt",
         violation.oracle, violation.what

@@ -14,11 +14,7 @@ const LIMIT: Duration = Duration::from_micros(20);
 #[test]
 fn f7_scheduling_among_64_accounts() {
     let mut table = busy_table();
-    let head = report(vec![window(
-        WindowKind::FiveHour,
-        0.3,
-        Some(table.wall_after(secs(3_000))),
-    )]);
+    let head = report(vec![window(WindowKind::FiveHour, 0.3, Some(table.wall_after(secs(3_000))))]);
     let mut admitting = Duration::ZERO;
     let begun = Instant::now();
     for n in 0..REQUESTS {
@@ -40,26 +36,18 @@ fn f7_scheduling_among_64_accounts() {
     );
     // A debug build is no measure, and a loaded machine must not fail the test: a tenfold of the
     // promise does.
-    assert!(
-        cfg!(debug_assertions) || admitting < 10 * LIMIT,
-        "{admitting:?}"
-    );
+    assert!(cfg!(debug_assertions) || admitting < 10 * LIMIT, "{admitting:?}");
 }
 
 /// Every account knows its windows and has something to tell: a block, a failure, requests in
 /// flight.
 fn busy_table() -> Table {
-    let mut table = Table::new(Policy {
-        max_active_global: 0,
-        ..Policy::default()
-    });
+    let mut table = Table::new(Policy { max_active_global: 0, ..Policy::default() });
     for n in 0..ACCOUNTS {
         let id = table.add(oauth(&format!("account-{n}")));
         let share = n as f64 / (ACCOUNTS as f64 * 1.4);
-        let (day, week) = (
-            Some(table.wall_after(secs(3_000 + n))),
-            Some(table.wall_after(secs(90_000 + n))),
-        );
+        let (day, week) =
+            (Some(table.wall_after(secs(3_000 + n))), Some(table.wall_after(secs(90_000 + n))));
         table.learn(
             id,
             vec![
@@ -68,15 +56,10 @@ fn busy_table() -> Table {
             ],
         );
         if n % 8 == 0 {
-            let outcome = Outcome::CredentialForbidden {
-                evidence: evidence(403, "no"),
-            };
+            let outcome = Outcome::CredentialForbidden { evidence: evidence(403, "no") };
             table.fail(id, outcome);
         } else if n % 3 == 0 {
-            let request = Request {
-                pinned: Some(id),
-                ..table.request()
-            };
+            let request = Request { pinned: Some(id), ..table.request() };
             let grant = table.granted(request);
             table.head(&grant.lease, 200, &QuotaReport::default());
             // Its lease stays in flight.

@@ -69,11 +69,7 @@ pub(crate) enum Bug {
 #[derive(Debug)]
 pub(crate) enum Verdict {
     Granted(Ticket, Given),
-    Expired(
-        Ticket,
-        maxpool::scheduler::Limit,
-        maxpool::scheduler::Refusal,
-    ),
+    Expired(Ticket, maxpool::scheduler::Limit, maxpool::scheduler::Refusal),
     Refused(Ticket, maxpool::scheduler::Refusal),
 }
 
@@ -155,10 +151,7 @@ impl Subject {
     }
 
     fn at(&self, now: Now) -> Now {
-        Now {
-            mono: Mono(now.mono.0 + self.jumped),
-            ..now
-        }
+        Now { mono: Mono(now.mono.0 + self.jumped), ..now }
     }
 
     pub(crate) fn set_policy(&mut self, now: Now, policy: &Policy) {
@@ -222,8 +215,7 @@ impl Subject {
                     cause: None,
                     accounts: Vec::new(),
                 };
-                self.scheduler
-                    .complete(now, grant.lease, Outcome::Abandoned);
+                self.scheduler.complete(now, grant.lease, Outcome::Abandoned);
                 Admitted::Refused(refusal)
             }
             Admission::Granted(grant) => Admitted::Granted(self.give(now, grant, ready, weight)),
@@ -255,8 +247,7 @@ impl Subject {
         };
         if probe && grant.kind.is_claude() && self.bug == Some(Bug::ProbesTwice) {
             self.ghosts.insert(given.lease, (given.account, weight));
-            self.scheduler
-                .complete(now, grant.lease, Outcome::Abandoned);
+            self.scheduler.complete(now, grant.lease, Outcome::Abandoned);
         } else {
             self.leases.insert(given.lease, grant.lease);
         }
@@ -289,8 +280,7 @@ impl Subject {
         self.verdicts += 1;
         if self.bug == Some(Bug::SwallowsAVerdict) && self.verdicts.is_multiple_of(5) {
             if let Wake::Granted { grant, .. } = wake {
-                self.scheduler
-                    .complete(now, grant.lease, Outcome::Abandoned);
+                self.scheduler.complete(now, grant.lease, Outcome::Abandoned);
             }
             return self.poll(now);
         }
@@ -321,9 +311,7 @@ impl Subject {
 
     fn swapped(&mut self, now: Now, wake: Wake, first: usize, last: usize) -> Verdict {
         let stolen = self.tickets[last];
-        let Wake::Granted { grant, .. } = wake else {
-            unreachable!("only grants are swapped")
-        };
+        let Wake::Granted { grant, .. } = wake else { unreachable!("only grants are swapped") };
         self.tickets.remove(first);
         // The real place of the stolen ticket is given up; its owner was served, the other one
         // waits for ever.
@@ -360,16 +348,8 @@ impl Subject {
             return;
         };
         let quiet = QuotaReport::default();
-        let quota = if self.bug == Some(Bug::IgnoresRejections) {
-            &quiet
-        } else {
-            quota
-        };
-        let head = HeadReport {
-            status,
-            quota,
-            evidence,
-        };
+        let quota = if self.bug == Some(Bug::IgnoresRejections) { &quiet } else { quota };
+        let head = HeadReport { status, quota, evidence };
         self.scheduler.observe(now, lease, &head);
     }
 
@@ -395,10 +375,8 @@ impl Subject {
             }
             Some(Bug::IgnoresRejections) => {
                 if let Outcome::QuotaRejected { evidence, .. } = outcome {
-                    outcome = Outcome::Network {
-                        blame: maxpool::scheduler::Blame::Account,
-                        evidence,
-                    };
+                    outcome =
+                        Outcome::Network { blame: maxpool::scheduler::Blame::Account, evidence };
                 }
             }
             _ => {}
@@ -411,11 +389,7 @@ impl Subject {
         let mut snapshot = self.scheduler.snapshot(now);
         for (id, weight) in self.ghosts.values() {
             snapshot.in_flight += 1;
-            for account in snapshot
-                .accounts
-                .iter_mut()
-                .filter(|account| account.id == *id)
-            {
+            for account in snapshot.accounts.iter_mut().filter(|account| account.id == *id) {
                 account.in_flight += 1;
                 account.active_weight += u64::from(*weight);
             }

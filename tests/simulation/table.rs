@@ -19,10 +19,7 @@ pub(crate) struct Table {
 }
 
 /// Monday noon or so, far from zero on both clocks.
-pub(crate) const START: Now = Now {
-    mono: Mono(50_000_000),
-    wall: Wall(1_790_000_000_000),
-};
+pub(crate) const START: Now = Now { mono: Mono(50_000_000), wall: Wall(1_790_000_000_000) };
 
 pub(crate) fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
@@ -84,10 +81,7 @@ pub(crate) fn window(kind: WindowKind, used: f64, reset: Option<Wall>) -> Window
 
 /// Headers with these windows.
 pub(crate) fn report(windows: Vec<WindowReading>) -> QuotaReport {
-    QuotaReport {
-        windows,
-        ..QuotaReport::default()
-    }
+    QuotaReport { windows, ..QuotaReport::default() }
 }
 
 /// Headers of a rejection by this window.
@@ -106,16 +100,11 @@ pub(crate) fn rejection(
 }
 
 pub(crate) fn quota_rejected(quota: QuotaReport) -> Outcome {
-    Outcome::QuotaRejected {
-        quota,
-        evidence: evidence(429, "this account's limit is exceeded"),
-    }
+    Outcome::QuotaRejected { quota, evidence: evidence(429, "this account's limit is exceeded") }
 }
 
 pub(crate) fn server_error() -> Outcome {
-    Outcome::ServerError {
-        evidence: evidence(503, "try later"),
-    }
+    Outcome::ServerError { evidence: evidence(503, "try later") }
 }
 
 pub(crate) fn refused(retry_after: Option<Duration>, message: &str) -> Outcome {
@@ -129,19 +118,14 @@ pub(crate) fn refused(retry_after: Option<Duration>, message: &str) -> Outcome {
 
 impl Table {
     pub(crate) fn new(policy: Policy) -> Table {
-        Table {
-            scheduler: Scheduler::new(policy),
-            now: START,
-            requests: 0,
-        }
+        Table { scheduler: Scheduler::new(policy), now: START, requests: 0 }
     }
 
     /// So many subscriptions named `a`, `b`, … that know their weekly reset.
     pub(crate) fn with(accounts: u8) -> (Table, Vec<AccountId>) {
         let mut table = Table::new(Policy::default());
-        let ids = (0..accounts)
-            .map(|n| table.add(oauth(&char::from(b'a' + n).to_string())))
-            .collect();
+        let ids =
+            (0..accounts).map(|n| table.add(oauth(&char::from(b'a' + n).to_string()))).collect();
         (table, ids)
     }
 
@@ -193,11 +177,7 @@ impl Table {
     }
 
     pub(crate) fn head(&mut self, lease: &Lease, status: u16, quota: &QuotaReport) {
-        let head = HeadReport {
-            status,
-            quota,
-            evidence: evidence(status, "head"),
-        };
+        let head = HeadReport { status, quota, evidence: evidence(status, "head") };
         self.scheduler.observe(self.now, lease, &head);
     }
 
@@ -217,10 +197,7 @@ impl Table {
     /// Blocks an account by an answer to a request of its own.
     #[track_caller]
     pub(crate) fn fail(&mut self, account: AccountId, outcome: Outcome) {
-        let request = Request {
-            pinned: Some(account),
-            ..self.request()
-        };
+        let request = Request { pinned: Some(account), ..self.request() };
         let grant = self.granted(request);
         self.complete(grant.lease, outcome);
     }
@@ -274,10 +251,6 @@ impl Table {
     /// Time until the account's last block ends.
     #[track_caller]
     pub(crate) fn blocked_for(&self, id: AccountId) -> Option<Duration> {
-        self.account(id)
-            .blocks
-            .iter()
-            .filter_map(|block| block.remaining)
-            .max()
+        self.account(id).blocks.iter().filter_map(|block| block.remaining).max()
     }
 }

@@ -96,17 +96,8 @@ struct Client {
 #[derive(Debug)]
 enum State {
     Idle,
-    Waiting {
-        ticket: Ticket,
-        since: Mono,
-        place: u64,
-        paused: Mono,
-    },
-    Flying {
-        lease: u64,
-        account: AccountId,
-        plan: Box<Plan>,
-    },
+    Waiting { ticket: Ticket, since: Mono, place: u64, paused: Mono },
+    Flying { lease: u64, account: AccountId, plan: Box<Plan> },
     Gone,
 }
 
@@ -228,10 +219,7 @@ impl World {
             }
             self.settle_step()?;
         }
-        fail(
-            "everything settles",
-            format!("{} events left after {most} steps", self.events.len()),
-        )
+        fail("everything settles", format!("{} events left after {most} steps", self.events.len()))
     }
 
     fn pass_to(&mut self, at: Mono) {
@@ -251,10 +239,9 @@ impl World {
     fn expect_silence(&mut self) -> Checked {
         match self.subject.poll(self.now) {
             None => Ok(()),
-            Some(verdict) => fail(
-                "next_wakeup is never late",
-                format!("{verdict:?} at {:?}", self.now.mono),
-            ),
+            Some(verdict) => {
+                fail("next_wakeup is never late", format!("{verdict:?} at {:?}", self.now.mono))
+            }
         }
     }
 
@@ -288,9 +275,7 @@ impl World {
     }
 
     fn is_claude(&self, id: AccountId) -> bool {
-        self.accounts
-            .get(&id)
-            .is_some_and(|known| known.spec.kind.is_claude())
+        self.accounts.get(&id).is_some_and(|known| known.spec.kind.is_claude())
     }
 
     fn schedule(&mut self, at: Mono, event: Event) {
@@ -303,10 +288,7 @@ impl World {
     }
 
     fn see_refusal(&mut self, refusal: &maxpool::scheduler::Refusal) {
-        self.see(&format!(
-            "RefusalReason::{}",
-            variant(&format!("{:?}", refusal.reason))
-        ));
+        self.see(&format!("RefusalReason::{}", variant(&format!("{:?}", refusal.reason))));
         if let Some(cause) = refusal.cause {
             self.see(&format!("WaitCause::{cause:?}"));
         }
@@ -319,9 +301,8 @@ impl World {
     /// Adds to the digest of the run.
     fn note(&mut self, words: &[u64]) {
         for word in words.iter().chain([&self.now.mono.0]) {
-            self.report.trace = (self.report.trace ^ word)
-                .wrapping_mul(0x0100_0000_01b3)
-                .rotate_left(17);
+            self.report.trace =
+                (self.report.trace ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(17);
         }
     }
 

@@ -262,11 +262,8 @@ impl Answer {
             return steps;
         }
         let (parts, events) = self.parts(request);
-        let framing = self.framing.unwrap_or(if events {
-            Framing::Chunked
-        } else {
-            Framing::Length
-        });
+        let framing =
+            self.framing.unwrap_or(if events { Framing::Chunked } else { Framing::Length });
         let length: usize = parts.iter().map(Vec::len).sum();
         steps.push(Step::Send(self.head(framing, length, events)));
         if request.method == "HEAD" {
@@ -275,10 +272,7 @@ impl Answer {
         let mut index = 0;
         for bytes in parts {
             self.insert(&mut steps, index..index + 1);
-            steps.push(Step::Body {
-                frame: frame(framing, bytes.len()),
-                bytes,
-            });
+            steps.push(Step::Body { frame: frame(framing, bytes.len()), bytes });
             index += 1;
         }
         self.insert(&mut steps, index..index + 1);
@@ -328,11 +322,7 @@ impl Answer {
 
     fn head(&self, framing: Framing, length: usize, events: bool) -> Vec<u8> {
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
-        let has = |name: &str| {
-            self.headers
-                .iter()
-                .any(|(have, _)| have.eq_ignore_ascii_case(name))
-        };
+        let has = |name: &str| self.headers.iter().any(|(have, _)| have.eq_ignore_ascii_case(name));
         if !has("content-type") && matches!(self.body, Body::Message(_) | Body::Stream(_)) {
             head.push_str(if events {
                 "content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"

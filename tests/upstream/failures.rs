@@ -99,11 +99,7 @@ pub fn thread_unsupported() -> Answer {
 
 /// 400 about the request itself.
 pub fn invalid() -> Answer {
-    Answer::error(
-        400,
-        "invalid_request_error",
-        "messages: at least one message is required",
-    )
+    Answer::error(400, "invalid_request_error", "messages: at least one message is required")
 }
 
 /// A 200 whose first event is an error of this type.
@@ -154,9 +150,7 @@ pub fn endless_head() -> Answer {
     Answer::raw([
         Step::Send(b"HTTP/1.1 200 OK\r\n".to_vec()),
         Step::Repeat {
-            bytes: format!("x-filler: {}\r\n", "y".repeat(1000))
-                .repeat(64)
-                .into_bytes(),
+            bytes: format!("x-filler: {}\r\n", "y".repeat(1000)).repeat(64).into_bytes(),
             times: 1024,
         },
     ])

@@ -34,10 +34,7 @@ impl Limits {
             .claim(claim)
             .header("anthropic-ratelimit-unified-reset", &epoch_in(reset))
             .window(window, 1.0, reset)
-            .header(
-                &format!("anthropic-ratelimit-unified-{window}-status"),
-                "rejected",
-            )
+            .header(&format!("anthropic-ratelimit-unified-{window}-status"), "rejected")
     }
 
     /// One unified window: `5h`, `7d`, `7d_oi` …
@@ -66,10 +63,7 @@ impl Limits {
         let prefix = format!("anthropic-ratelimit-{name}");
         self.header(&format!("{prefix}-limit"), &limit.to_string())
             .header(&format!("{prefix}-remaining"), &remaining.to_string())
-            .header(
-                &format!("{prefix}-reset"),
-                &rfc3339(SystemTime::now() + reset),
-            )
+            .header(&format!("{prefix}-reset"), &rfc3339(SystemTime::now() + reset))
     }
 
     /// `retry-after` in seconds.
@@ -92,9 +86,7 @@ impl Limits {
 
 /// Epoch seconds, this long from now; rounded up, so that a reset is never before it was promised.
 pub fn epoch_in(wait: Duration) -> String {
-    let at = (SystemTime::now() + wait)
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let at = (SystemTime::now() + wait).duration_since(UNIX_EPOCH).unwrap_or_default();
     let seconds = at.as_secs() + u64::from(at.subsec_nanos() > 0);
     seconds.to_string()
 }
@@ -112,11 +104,7 @@ pub fn rfc3339(at: SystemTime) -> String {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     format!(
         "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",

@@ -2,17 +2,8 @@
 //!
 //! It prints its address on the first line of stdout and then one line for each request, until it is ended.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    reason = "the tests use what this program does not"
-)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a tool of the tests"
-)]
+#![allow(dead_code, unreachable_pub, reason = "the tests use what this program does not")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a tool of the tests")]
 
 #[path = "mod.rs"]
 mod upstream;
@@ -117,19 +108,13 @@ fn answer(
     let mut tallies = tallies.lock().unwrap();
     let tally = tallies.entry(credential.to_owned()).or_default();
     if let Some((most, time)) = script.limits.get(credential) {
-        if tally
-            .limited_until
-            .is_some_and(|until| until <= Instant::now())
-        {
+        if tally.limited_until.is_some_and(|until| until <= Instant::now()) {
             *tally = Tally::default();
         }
         if tally.served >= *most {
             let until = *tally.limited_until.get_or_insert(Instant::now() + *time);
             let left = until.saturating_duration_since(Instant::now());
-            return (
-                failures::quota("five_hour", left),
-                "429, out of quota".to_owned(),
-            );
+            return (failures::quota("five_hour", left), "429, out of quota".to_owned());
         }
     }
     tally.served += 1;
@@ -143,11 +128,7 @@ fn answer(
 }
 
 fn arguments() -> Result<Option<Script>, lexopt::Error> {
-    let mut script = Script {
-        events: 12,
-        bytes: 16,
-        ..Script::default()
-    };
+    let mut script = Script { events: 12, bytes: 16, ..Script::default() };
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
         match argument {
@@ -164,9 +145,7 @@ fn arguments() -> Result<Option<Script>, lexopt::Error> {
             Long("used") => {
                 let (name, value) = pair(&parser.value()?.string()?, '=')?;
                 let (five_hour, weekly) = pair(&value, ',')?;
-                script
-                    .used
-                    .insert(name, (number(&five_hour)?, number(&weekly)?));
+                script.used.insert(name, (number(&five_hour)?, number(&weekly)?));
             }
             Long("fail") => {
                 let (name, kind) = pair(&parser.value()?.string()?, '=')?;
@@ -180,13 +159,11 @@ fn arguments() -> Result<Option<Script>, lexopt::Error> {
 }
 
 fn pair(text: &str, separator: char) -> Result<(String, String), lexopt::Error> {
-    let (left, right) = text
-        .split_once(separator)
-        .ok_or_else(|| format!("'{text}' lacks a '{separator}'"))?;
+    let (left, right) =
+        text.split_once(separator).ok_or_else(|| format!("'{text}' lacks a '{separator}'"))?;
     Ok((left.to_owned(), right.to_owned()))
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, lexopt::Error> {
-    text.parse()
-        .map_err(|_| format!("'{text}' is not a number here").into())
+    text.parse().map_err(|_| format!("'{text}' is not a number here").into())
 }

@@ -43,10 +43,7 @@ impl Message {
         for index in 0..events {
             let word = format!("w{index}");
             text.push_str(&word);
-            text.extend(std::iter::repeat_n(
-                'x',
-                bytes.saturating_sub(word.len() + 1),
-            ));
+            text.extend(std::iter::repeat_n('x', bytes.saturating_sub(word.len() + 1)));
             text.push(' ');
         }
         Message::text(text.trim_end())
@@ -95,9 +92,7 @@ impl Message {
             let kind = data["type"].as_str().unwrap_or("").to_owned();
             let event = event(&kind, &data);
             events.push(if self.crlf {
-                String::from_utf8_lossy(&event)
-                    .replace('\n', "\r\n")
-                    .into_bytes()
+                String::from_utf8_lossy(&event).replace('\n', "\r\n").into_bytes()
             } else {
                 event
             });

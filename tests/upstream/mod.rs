@@ -114,11 +114,7 @@ impl Upstream {
             let shared = Arc::clone(&shared);
             std::thread::spawn(move || wire::accept(&listener, &shared))
         };
-        Upstream {
-            address,
-            shared,
-            accepting: Some(accepting),
-        }
+        Upstream { address, shared, accepting: Some(accepting) }
     }
 
     /// Where it listens.
@@ -140,10 +136,7 @@ impl Upstream {
 
     /// What this credential gets from now on, when its queue is empty.
     pub fn always(&self, credential: &str, answer: Answer) {
-        self.shared
-            .lock()
-            .always
-            .insert(credential.to_owned(), answer);
+        self.shared.lock().always.insert(credential.to_owned(), answer);
     }
 
     /// Forgets what was scripted for this credential, so that it is healthy again.
@@ -155,20 +148,14 @@ impl Upstream {
 
     /// Answers this credential's next request as soon as its head is read, leaving the body in the socket.
     pub fn next_at_head(&self, credential: &str, answer: Answer) {
-        self.shared
-            .lock()
-            .at_head
-            .insert(credential.to_owned(), answer);
+        self.shared.lock().at_head.insert(credential.to_owned(), answer);
     }
 
     /// A new closed gate for [`Step::Hold`].
     pub fn gate(&self) -> Gate {
         let mut state = self.shared.lock();
         state.gates += 1;
-        Gate {
-            number: state.gates,
-            shared: Arc::clone(&self.shared),
-        }
+        Gate { number: state.gates, shared: Arc::clone(&self.shared) }
     }
 
     /// The recorded state, locked.
@@ -184,21 +171,13 @@ impl Upstream {
     /// How many requests this credential has sent.
     pub fn count(&self, credential: &str) -> usize {
         let state = self.shared.lock();
-        state
-            .requests
-            .iter()
-            .filter(|request| request.credential() == credential)
-            .count()
+        state.requests.iter().filter(|request| request.credential() == credential).count()
     }
 
     /// The credentials in the order in which they came.
     pub fn order(&self) -> Vec<String> {
         let state = self.shared.lock();
-        state
-            .requests
-            .iter()
-            .map(|request| request.credential().to_owned())
-            .collect()
+        state.requests.iter().map(|request| request.credential().to_owned()).collect()
     }
 
     /// The only request so far.
@@ -219,11 +198,7 @@ impl Upstream {
                 "the upstream never saw {what} ({} requests, {} connections, {} left)",
                 state.requests.len(),
                 state.connections.len(),
-                state
-                    .connections
-                    .iter()
-                    .filter(|connection| connection.left.is_some())
-                    .count()
+                state.connections.iter().filter(|connection| connection.left.is_some()).count()
             );
             state = self
                 .shared
@@ -236,9 +211,7 @@ impl Upstream {
 
     /// Waits until at least `count` requests are complete.
     pub fn wait_requests(&self, count: usize) {
-        self.wait(&format!("{count} requests"), |state| {
-            state.requests.len() >= count
-        });
+        self.wait(&format!("{count} requests"), |state| state.requests.len() >= count);
     }
 }
 
@@ -280,10 +253,7 @@ impl Shared {
         let scripted = {
             let mut state = self.lock();
             let credential = request.credential();
-            let queued = state
-                .queued
-                .get_mut(credential)
-                .and_then(VecDeque::pop_front);
+            let queued = state.queued.get_mut(credential).and_then(VecDeque::pop_front);
             queued
                 .or_else(|| state.always.get(credential).cloned())
                 .or_else(|| state.oauth.answer(request))
@@ -303,11 +273,8 @@ impl Shared {
             if left.is_zero() || gate.is_some_and(|gate| state.open_gates.contains(&gate)) {
                 return true;
             }
-            state = self
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state =
+                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -323,10 +290,7 @@ impl Gate {
 
 impl Digest {
     /// Of no bytes.
-    pub const EMPTY: Digest = Digest {
-        len: 0,
-        hash: 0xcbf2_9ce4_8422_2325,
-    };
+    pub const EMPTY: Digest = Digest { len: 0, hash: 0xcbf2_9ce4_8422_2325 };
 
     /// Of these bytes.
     pub fn of(bytes: &[u8]) -> Digest {

@@ -136,11 +136,7 @@ impl Desk {
     fn rotated(&mut self, with_refresh_token: bool) -> Answer {
         self.rotations += 1;
         let number = self.rotations;
-        let lifetime = if self.lifetime_s == 0 {
-            28800
-        } else {
-            self.lifetime_s
-        };
+        let lifetime = if self.lifetime_s == 0 { 28800 } else { self.lifetime_s };
         let mut body = json!({
             "token_type": "Bearer",
             "access_token": format!("access-{number}"),
@@ -158,10 +154,7 @@ impl Desk {
 
 /// A page that sends the browser back to where it came from, as one who has agreed.
 fn authorize(request: &Request) -> Answer {
-    let query = request
-        .target
-        .split_once('?')
-        .map_or("", |(_, query)| query);
+    let query = request.target.split_once('?').map_or("", |(_, query)| query);
     let value = |name: &str| {
         query
             .split('&')
@@ -169,9 +162,7 @@ fn authorize(request: &Request) -> Answer {
             .find(|(have, _)| *have == name)
             .map_or("", |(_, value)| value)
     };
-    let back = value("redirect_uri")
-        .replace("%3A", ":")
-        .replace("%2F", "/");
+    let back = value("redirect_uri").replace("%3A", ":").replace("%2F", "/");
     let location = format!("{back}?code=scripted-code&state={}", value("state"));
     Answer::bytes(302, b"").header("location", &location)
 }

@@ -38,9 +38,7 @@ impl Request {
     /// The bearer token or API key; empty without one.
     pub fn credential(&self) -> &str {
         let bearer = self.header("authorization").map(|value| {
-            let scheme = value
-                .get(..7)
-                .filter(|scheme| scheme.eq_ignore_ascii_case("bearer "));
+            let scheme = value.get(..7).filter(|scheme| scheme.eq_ignore_ascii_case("bearer "));
             scheme.map_or(value, |_| &value[7..])
         });
         bearer.or_else(|| self.header("x-api-key")).unwrap_or("")
@@ -97,12 +95,7 @@ pub(super) fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         }
         let shared = Arc::clone(shared);
         std::thread::spawn(move || {
-            let line = Line {
-                stream,
-                number,
-                inbox,
-                shared,
-            };
+            let line = Line { stream, number, inbox, shared };
             line.serve();
         });
     }
@@ -129,10 +122,7 @@ fn read_all(mut stream: TcpStream, number: usize, inbox: &Inbox, shared: &Shared
                 }
             });
         }
-        let mut received = inbox
-            .received
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut received = inbox.received.lock().unwrap_or_else(PoisonError::into_inner);
         received.0.extend_from_slice(&buffer[..count]);
         received.1 = count == 0;
         drop(received);
@@ -202,18 +192,13 @@ impl Line {
             target: request.target.clone(),
             headers: request.headers.clone(),
         };
-        self.shared
-            .update(|state| state.requests.push(Arc::new(copy)));
+        self.shared.update(|state| state.requests.push(Arc::new(copy)));
     }
 
     /// Waits for a whole head; `None` when the connection ends before one.
     fn read_head(&self) -> Option<Request> {
-        let head = self.take(|bytes| {
-            bytes
-                .windows(4)
-                .position(|four| four == b"\r\n\r\n")
-                .map(|at| at + 4)
-        })?;
+        let head = self
+            .take(|bytes| bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|at| at + 4))?;
         let text = String::from_utf8_lossy(&head).into_owned();
         let mut lines = text.split("\r\n");
         let mut words = lines.next()?.split(' ');
@@ -242,10 +227,7 @@ impl Line {
             let mut body = Vec::new();
             loop {
                 let line = self.take(|bytes| {
-                    bytes
-                        .windows(2)
-                        .position(|two| two == b"\r\n")
-                        .map(|at| at + 2)
+                    bytes.windows(2).position(|two| two == b"\r\n").map(|at| at + 2)
                 })?;
                 let size = String::from_utf8_lossy(&line);
                 let size = usize::from_str_radix(size.trim().split(';').next()?, 16).ok()?;
@@ -265,11 +247,7 @@ impl Line {
 
     /// Waits until `complete` says how many of the received bytes belong together, and takes them.
     fn take(&self, complete: impl Fn(&[u8]) -> Option<usize>) -> Option<Vec<u8>> {
-        let mut received = self
-            .inbox
-            .received
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut received = self.inbox.received.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(count) = complete(&received.0) {
                 let rest = received.0.split_off(count);
@@ -278,11 +256,7 @@ impl Line {
             if received.1 {
                 return None;
             }
-            received = self
-                .inbox
-                .changed
-                .wait(received)
-                .unwrap_or_else(PoisonError::into_inner);
+            received = self.inbox.changed.wait(received).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -322,12 +296,10 @@ impl Line {
             Step::Body { frame, bytes } => self.write_body(frame, bytes),
             Step::Pause(time) => self.shared.pause(self.number, None, *time),
             Step::Hold(gate) => {
-                self.shared
-                    .pause(self.number, Some(gate.number), Duration::from_secs(3600))
+                self.shared.pause(self.number, Some(gate.number), Duration::from_secs(3600))
             }
             Step::AwaitLeave => {
-                self.shared
-                    .pause(self.number, None, Duration::from_secs(3600));
+                self.shared.pause(self.number, None, Duration::from_secs(3600));
                 false
             }
             Step::Repeat { bytes, times } => {
@@ -379,8 +351,7 @@ impl Line {
             digest.add(&event);
             sent += event.len() as u64;
         }
-        self.shared
-            .update(|state| state.connections[self.number].sent = digest);
+        self.shared.update(|state| state.connections[self.number].sent = digest);
         whole
     }
 }

@@ -40,11 +40,7 @@ pub(super) fn environment(context: &Context<'_>, config: &Config) -> Vec<Finding
             findings.push(odd("environment", text));
         }
     }
-    for name in [
-        "CLAUDE_CODE_USE_BEDROCK",
-        "CLAUDE_CODE_USE_VERTEX",
-        "CLAUDE_CODE_USE_FOUNDRY",
-    ] {
+    for name in ["CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_USE_FOUNDRY"] {
         if variable(name).is_some_and(|value| value != "0" && value != "false") {
             findings.push(wrong(
                 "environment",
@@ -57,24 +53,16 @@ pub(super) fn environment(context: &Context<'_>, config: &Config) -> Vec<Finding
             continue;
         };
         let Ok(settings) = serde_json::from_str::<Value>(&text) else {
-            findings.push(odd(
-                "settings",
-                format!("{} is not valid JSON", path.display()),
-            ));
+            findings.push(odd("settings", format!("{} is not valid JSON", path.display())));
             continue;
         };
-        let Some(url) = settings
-            .get("env")
-            .and_then(|env| env.get(BASE_URL))
-            .and_then(Value::as_str)
+        let Some(url) =
+            settings.get("env").and_then(|env| env.get(BASE_URL)).and_then(Value::as_str)
         else {
             continue;
         };
         findings.push(if is_own(url) {
-            fine(
-                "settings",
-                format!("{} sets {BASE_URL} to maxpool", path.display()),
-            )
+            fine("settings", format!("{} sets {BASE_URL} to maxpool", path.display()))
         } else {
             let url = text::clean(url, 200);
             wrong(
@@ -91,17 +79,11 @@ pub(super) fn environment(context: &Context<'_>, config: &Config) -> Vec<Finding
 
 /// Where Claude Code keeps settings that may hold an environment.
 fn settings_files(context: &Context<'_>) -> Vec<PathBuf> {
-    let variable = |name: &str| {
-        (context.variable)(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
+    let variable =
+        |name: &str| (context.variable)(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let user =
         variable("CLAUDE_CONFIG_DIR").or_else(|| variable("HOME").map(|home| home.join(".claude")));
-    let managed = [
-        "/etc/claude-code",
-        "/Library/Application Support/ClaudeCode",
-    ];
+    let managed = ["/etc/claude-code", "/Library/Application Support/ClaudeCode"];
     let mut files: Vec<PathBuf> = managed
         .iter()
         .map(|directory| Path::new(directory).join("managed-settings.json"))

@@ -46,10 +46,7 @@ fn of_status(status: &Status) -> Vec<Finding> {
             _ => "put a valid authToken into the config",
         };
         let name = text::name(&account.name);
-        let text = format!(
-            "{name}: the upstream refuses it{}; {again}",
-            said.unwrap_or_default()
-        );
+        let text = format!("{name}: the upstream refuses it{}; {again}", said.unwrap_or_default());
         findings.push(wrong("token", text));
     }
     findings
@@ -77,10 +74,8 @@ mod tests {
         }))
         .unwrap();
         let own = env!("CARGO_PKG_VERSION");
-        let found: Vec<(Verdict, String)> = of_status(&status)
-            .into_iter()
-            .map(|finding| (finding.verdict, finding.text))
-            .collect();
+        let found: Vec<(Verdict, String)> =
+            of_status(&status).into_iter().map(|finding| (finding.verdict, finding.text)).collect();
         assert_eq!(
             found,
             [

@@ -125,12 +125,8 @@ impl Control {
     /// # Errors
     /// No descriptors are left.
     pub(crate) fn pair() -> io::Result<(Control, Control)> {
-        let (one, other) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let (one, other) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         Ok((Control { fd: one }, Control { fd: other }))
     }
 
@@ -189,12 +185,7 @@ impl Control {
             ancillary.push(SendAncillaryMessage::ScmRights(&fds));
         }
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        sendmsg(
-            &self.fd,
-            &[IoSlice::new(text.as_bytes())],
-            &mut ancillary,
-            flags,
-        )?;
+        sendmsg(&self.fd, &[IoSlice::new(text.as_bytes())], &mut ancillary, flags)?;
         Ok(())
     }
 
@@ -211,12 +202,7 @@ impl Control {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let got = recvmsg(
-            &self.fd,
-            &mut [IoSliceMut::new(&mut text)],
-            &mut ancillary,
-            flags,
-        );
+        let got = recvmsg(&self.fd, &mut [IoSliceMut::new(&mut text)], &mut ancillary, flags);
         let Ok(got) = got else {
             return Received::Nothing;
         };
@@ -224,10 +210,7 @@ impl Control {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
             _ => None,
         });
-        match std::str::from_utf8(&text[..got.bytes.min(length)])
-            .ok()
-            .and_then(decode)
-        {
+        match std::str::from_utf8(&text[..got.bytes.min(length)]).ok().and_then(decode) {
             Some(message) => Received::Message(message, socket),
             None => Received::Nothing,
         }
@@ -344,11 +327,8 @@ mod tests {
     #[test]
     fn every_order_and_report_arrives_as_it_was_sent() {
         let (leader, worker) = Control::pair().unwrap();
-        let start = |origin| Order::Start {
-            origin,
-            seat: Seat::Terminal,
-            note: "two\nlines".into(),
-        };
+        let start =
+            |origin| Order::Start { origin, seat: Seat::Terminal, note: "two\nlines".into() };
         let orders = [
             start(Origin::Config),
             start(Origin::Supervisor),
@@ -417,10 +397,7 @@ mod tests {
         }
         leader.order(&Order::Cut, None).unwrap();
         drop(leader);
-        assert!(matches!(
-            worker.next_order(),
-            Received::Message(Order::Cut, None)
-        ));
+        assert!(matches!(worker.next_order(), Received::Message(Order::Cut, None)));
         assert!(matches!(worker.next_order(), Received::End));
     }
 

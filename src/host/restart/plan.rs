@@ -353,12 +353,8 @@ impl Plan {
             return out;
         }
         let late = |worker: &&Worker| worker.until.is_some_and(|until| now >= until);
-        let late: Vec<(Id, Stage)> = self
-            .workers
-            .iter()
-            .filter(late)
-            .map(|worker| (worker.id, worker.stage))
-            .collect();
+        let late: Vec<(Id, Stage)> =
+            self.workers.iter().filter(late).map(|worker| (worker.id, worker.stage)).collect();
         for (id, stage) in late {
             self.set(id, stage, None);
             match (stage, self.newcomer()) {
@@ -367,10 +363,8 @@ impl Plan {
                     self.give_up(now, newcomer, why, &mut out);
                 }
                 (Stage::Starting | Stage::Opening, _) => {
-                    let why = format!(
-                        "the new process did not serve within {} s",
-                        START_MAX.as_secs()
-                    );
+                    let why =
+                        format!("the new process did not serve within {} s", START_MAX.as_secs());
                     self.give_up(now, id, why, &mut out);
                 }
                 _ => {}
@@ -386,11 +380,7 @@ impl Plan {
 
     fn start(&mut self, until: Option<Mono>, note: String, out: &mut Vec<Action>) {
         self.last += 1;
-        self.workers.push(Worker {
-            id: self.last,
-            stage: Stage::Starting,
-            until,
-        });
+        self.workers.push(Worker { id: self.last, stage: Stage::Starting, until });
         out.push(Action::Start(self.last, note));
     }
 

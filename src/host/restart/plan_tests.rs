@@ -20,10 +20,7 @@ fn failed(why: &str) -> Report {
 fn serving() -> Plan {
     let mut plan = Plan::new();
     assert_eq!(plan.begin(), [start(1)]);
-    assert_eq!(
-        plan.report(Mono(0), 1, Report::Prepared),
-        [tell(1, Order::Go(String::new()))]
-    );
+    assert_eq!(plan.report(Mono(0), 1, Report::Prepared), [tell(1, Order::Go(String::new()))]);
     assert_eq!(
         plan.report(Mono(0), 1, Report::Serving(100)),
         [Action::Adopt(1), Action::Notify(News::Ready)]
@@ -36,16 +33,9 @@ fn yielding() -> Plan {
     let mut plan = serving();
     assert_eq!(
         plan.restart(Mono(0)),
-        [
-            Action::Notify(News::Reloading),
-            tell(1, Order::Starting),
-            start(2)
-        ]
+        [Action::Notify(News::Reloading), tell(1, Order::Starting), start(2)]
     );
-    assert_eq!(
-        plan.report(Mono(0), 2, Report::Prepared),
-        [tell(1, Order::Yield(2))]
-    );
+    assert_eq!(plan.report(Mono(0), 2, Report::Prepared), [tell(1, Order::Yield(2))]);
     plan
 }
 
@@ -64,11 +54,7 @@ fn handed_over() -> Plan {
     let mut plan = opening();
     assert_eq!(
         plan.report(Mono(0), 2, Report::Serving(200)),
-        [
-            Action::Adopt(2),
-            tell(1, Order::Retire(200)),
-            Action::Notify(News::Ready)
-        ]
+        [Action::Adopt(2), tell(1, Order::Retire(200)), Action::Notify(News::Ready)]
     );
     plan
 }
@@ -96,22 +82,14 @@ fn r2_whatever_happens_to_the_new_worker_the_old_one_goes_on() {
     plan.restart(Mono(0));
     assert_eq!(
         plan.ended(Mono(1), 2, badly()),
-        [
-            Action::Kill(2),
-            tell(1, Order::Failed(gone.into())),
-            ready.clone()
-        ]
+        [Action::Kill(2), tell(1, Order::Failed(gone.into())), ready.clone()]
     );
 
     let mut plan = serving();
     plan.restart(Mono(0));
     assert_eq!(
         plan.report(Mono(1), 2, failed("no such key")),
-        [
-            Action::Kill(2),
-            tell(1, Order::Failed("no such key".into())),
-            ready.clone()
-        ]
+        [Action::Kill(2), tell(1, Order::Failed("no such key".into())), ready.clone()]
     );
     assert_eq!(plan.ended(Mono(1), 2, badly()), []);
 
@@ -121,35 +99,19 @@ fn r2_whatever_happens_to_the_new_worker_the_old_one_goes_on() {
     assert_eq!(plan.tick(Mono(29_999)), []);
     assert_eq!(
         plan.tick(Mono(30_000)),
-        [
-            Action::Kill(2),
-            tell(1, Order::Failed(late.into())),
-            ready.clone()
-        ]
+        [Action::Kill(2), tell(1, Order::Failed(late.into())), ready.clone()]
     );
 
     let mut plan = yielding();
-    assert_eq!(
-        plan.ended(Mono(1), 2, badly()),
-        [Action::Kill(2), resume(gone), ready.clone()]
-    );
+    assert_eq!(plan.ended(Mono(1), 2, badly()), [Action::Kill(2), resume(gone), ready.clone()]);
     // What it had to say comes too late to count, also during the next restart.
-    assert_eq!(
-        plan.report(Mono(1), 1, Report::Yielded(2, String::new())),
-        []
-    );
+    assert_eq!(plan.report(Mono(1), 1, Report::Yielded(2, String::new())), []);
     plan.restart(Mono(2));
     plan.report(Mono(2), 3, Report::Prepared);
-    assert_eq!(
-        plan.report(Mono(2), 1, Report::Yielded(2, String::new())),
-        []
-    );
+    assert_eq!(plan.report(Mono(2), 1, Report::Yielded(2, String::new())), []);
 
     let mut plan = opening();
-    assert_eq!(
-        plan.tick(Mono(30_000)),
-        [Action::Kill(2), resume(late), ready.clone()]
-    );
+    assert_eq!(plan.tick(Mono(30_000)), [Action::Kill(2), resume(late), ready.clone()]);
 
     let mut plan = opening();
     assert_eq!(
@@ -160,11 +122,7 @@ fn r2_whatever_happens_to_the_new_worker_the_old_one_goes_on() {
     let mut plan = yielding();
     assert_eq!(
         plan.tick(Mono(15_000)),
-        [
-            Action::Kill(2),
-            resume("this process could not let go of its socket"),
-            ready
-        ]
+        [Action::Kill(2), resume("this process could not let go of its socket"), ready]
     );
 }
 
@@ -173,14 +131,7 @@ fn r2_a_restart_that_is_asked_for_during_one_follows_it() {
     let mut plan = opening();
     assert_eq!(plan.restart(Mono(0)), []);
     let then = plan.report(Mono(0), 2, Report::Serving(200));
-    assert_eq!(
-        then[3..],
-        [
-            Action::Notify(News::Reloading),
-            tell(2, Order::Starting),
-            start(3)
-        ]
-    );
+    assert_eq!(then[3..], [Action::Notify(News::Reloading), tell(2, Order::Starting), start(3)]);
     // The wish of a worker does not: the restart that is under way serves it.
     assert_eq!(plan.report(Mono(0), 2, Report::Restart), []);
     assert_eq!(plan.report(Mono(0), 1, Report::Restart), []);
@@ -223,13 +174,7 @@ fn a_worker_that_breaks_is_replaced_but_not_for_ever() {
     let why = "the process that served ended (signal: 9 (SIGKILL))";
     for (id, at) in [(1, 0), (2, 1_000), (3, 2_000), (4, 100_000)] {
         let actions = plan.ended(Mono(at), id, Ended::Badly("signal: 9 (SIGKILL)".into()));
-        assert_eq!(
-            actions,
-            [
-                Action::Notify(News::Reloading),
-                Action::Start(id + 1, why.into())
-            ]
-        );
+        assert_eq!(actions, [Action::Notify(News::Reloading), Action::Start(id + 1, why.into())]);
         plan.report(Mono(at), id + 1, Report::Prepared);
         plan.report(Mono(at), id + 1, Report::Serving(1));
     }
@@ -239,10 +184,7 @@ fn a_worker_that_breaks_is_replaced_but_not_for_ever() {
     }
     let actions = plan.ended(Mono(0), 4, Ended::Clean);
     assert!(
-        matches!(
-            &actions[..],
-            [Action::Kill(4), Action::Exit(Exit::Failed(_))]
-        ),
+        matches!(&actions[..], [Action::Kill(4), Action::Exit(Exit::Failed(_))]),
         "{actions:?}"
     );
 }
@@ -261,10 +203,7 @@ fn a_worker_that_breaks_while_a_new_one_is_ready_is_replaced_by_that_one() {
     let mut plan = serving();
     plan.restart(Mono(0));
     assert_eq!(plan.ended(Mono(1), 1, Ended::Badly("signal: 6".into())), []);
-    assert_eq!(
-        plan.report(Mono(2), 2, Report::Prepared),
-        [tell(2, Order::Go(String::new()))]
-    );
+    assert_eq!(plan.report(Mono(2), 2, Report::Prepared), [tell(2, Order::Go(String::new()))]);
 }
 
 #[test]
@@ -273,10 +212,7 @@ fn r4_a_first_start_that_fails_ends_it() {
     plan.begin();
     assert_eq!(
         plan.report(Mono(0), 1, failed("the port is in use")),
-        [
-            Action::Kill(1),
-            Action::Exit(Exit::Failed("the port is in use".into()))
-        ]
+        [Action::Kill(1), Action::Exit(Exit::Failed("the port is in use".into()))]
     );
 }
 
@@ -285,20 +221,13 @@ fn r1_the_first_signal_drains_the_second_cuts_the_third_ends() {
     let mut plan = handed_over();
     assert_eq!(
         plan.stop(Mono(0)),
-        [
-            Action::Notify(News::Stopping),
-            tell(1, Order::Drain),
-            tell(2, Order::Drain)
-        ]
+        [Action::Notify(News::Stopping), tell(1, Order::Drain), tell(2, Order::Drain)]
     );
     // Neither a restart nor a reload nor the worker's own wish counts any more.
     assert_eq!(plan.restart(Mono(0)), []);
     assert_eq!(plan.reload(), []);
     assert_eq!(plan.report(Mono(999), 2, Report::Quit), []);
-    assert_eq!(
-        plan.stop(Mono(1)),
-        [tell(1, Order::Cut), tell(2, Order::Cut)]
-    );
+    assert_eq!(plan.stop(Mono(1)), [tell(1, Order::Cut), tell(2, Order::Cut)]);
     assert_eq!(plan.due(), Some(Mono(50_001)));
     let kill = [Action::Kill(1), Action::Kill(2), Action::Exit(Exit::Cut)];
     assert_eq!(plan.stop(Mono(2)), kill);
@@ -309,14 +238,8 @@ fn r1_the_first_signal_drains_the_second_cuts_the_third_ends() {
 fn r1_the_exit_says_whether_anything_was_cut() {
     for (ends, exit) in [
         ([Ended::Clean, Ended::Clean], Exit::Clean),
-        (
-            [Ended::Badly("exit status: 1".into()), Ended::Clean],
-            Exit::Cut,
-        ),
-        (
-            [Ended::Clean, Ended::Badly("exit status: 1".into())],
-            Exit::Cut,
-        ),
+        ([Ended::Badly("exit status: 1".into()), Ended::Clean], Exit::Cut),
+        ([Ended::Clean, Ended::Badly("exit status: 1".into())], Exit::Cut),
     ] {
         let mut plan = handed_over();
         plan.stop(Mono(0));
@@ -340,40 +263,22 @@ fn r1_a_stop_during_a_restart_leaves_nobody_behind() {
         ]
     );
     assert_eq!(plan.ended(Mono(0), 2, Ended::Badly("signal: 9".into())), []);
-    assert_eq!(
-        plan.ended(Mono(0), 1, Ended::Clean),
-        [Action::Exit(Exit::Clean)]
-    );
+    assert_eq!(plan.ended(Mono(0), 1, Ended::Clean), [Action::Exit(Exit::Clean)]);
     let mut plan = opening();
     plan.stop(Mono(0));
     assert_eq!(plan.due(), None);
     assert_eq!(plan.report(Mono(0), 2, Report::Serving(200)), []);
     assert_eq!(plan.ended(Mono(0), 2, Ended::Clean), []);
-    assert_eq!(
-        plan.ended(Mono(0), 1, Ended::Clean),
-        [Action::Exit(Exit::Clean)]
-    );
+    assert_eq!(plan.ended(Mono(0), 1, Ended::Clean), [Action::Exit(Exit::Clean)]);
 }
 
 #[test]
 fn r3_the_supervisor_hears_of_a_reload_and_of_life() {
     let mut plan = serving();
-    assert_eq!(
-        plan.reload(),
-        [Action::Notify(News::Reloading), tell(1, Order::Reload)]
-    );
-    assert_eq!(
-        plan.report(Mono(0), 1, Report::Reloaded),
-        [Action::Notify(News::Ready)]
-    );
-    assert_eq!(
-        plan.report(Mono(0), 1, Report::Pong),
-        [Action::Notify(News::Alive)]
-    );
-    assert_eq!(
-        plan.report(Mono(0), 1, Report::Quit)[0],
-        Action::Notify(News::Stopping)
-    );
+    assert_eq!(plan.reload(), [Action::Notify(News::Reloading), tell(1, Order::Reload)]);
+    assert_eq!(plan.report(Mono(0), 1, Report::Reloaded), [Action::Notify(News::Ready)]);
+    assert_eq!(plan.report(Mono(0), 1, Report::Pong), [Action::Notify(News::Alive)]);
+    assert_eq!(plan.report(Mono(0), 1, Report::Quit)[0], Action::Notify(News::Stopping));
 }
 
 #[test]
@@ -391,10 +296,7 @@ fn a_reload_that_is_asked_for_before_somebody_serves_follows() {
     plan.report(Mono(0), 1, Report::Yielded(2, String::new()));
     let actions = plan.report(Mono(0), 2, Report::Serving(20));
     assert!(actions.contains(&tell(2, Order::Reload)), "{actions:?}");
-    assert_eq!(
-        plan.reload(),
-        [Action::Notify(News::Reloading), tell(2, Order::Reload)]
-    );
+    assert_eq!(plan.reload(), [Action::Notify(News::Reloading), tell(2, Order::Reload)]);
 }
 
 #[test]
@@ -412,10 +314,7 @@ fn r1_a_second_wish_from_the_dashboard_cuts_too() {
     let mut plan = serving();
     assert_eq!(plan.report(Mono(0), 1, Report::Quit).len(), 2);
     assert_eq!(plan.report(Mono(999), 1, Report::Quit), []);
-    assert_eq!(
-        plan.report(Mono(1_000), 1, Report::Quit),
-        [tell(1, Order::Cut)]
-    );
+    assert_eq!(plan.report(Mono(1_000), 1, Report::Quit), [tell(1, Order::Cut)]);
 }
 
 #[test]

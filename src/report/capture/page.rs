@@ -78,17 +78,9 @@ mod tests {
     #[test]
     fn bodies_are_pretty_where_they_are_json() {
         for (bytes, omitted, text) in [
-            (
-                &b"{\"b\":1,\"a\":[2]}"[..],
-                0,
-                "{\n  \"b\": 1,\n  \"a\": [\n    2\n  ]\n}",
-            ),
+            (&b"{\"b\":1,\"a\":[2]}"[..], 0, "{\n  \"b\": 1,\n  \"a\": [\n    2\n  ]\n}"),
             (b"{\"b\":1", 9, "{\"b\":1"),
-            (
-                b"event: ping\r\ndata: {}\r\n\r\n",
-                0,
-                "event: ping\ndata: {}\n\n",
-            ),
+            (b"event: ping\r\ndata: {}\r\n\r\n", 0, "event: ping\ndata: {}\n\n"),
             (b"42", 0, "42"),
             (b"\xff\x1b[2J", 0, "\u{fffd}\\u{1b}[2J"),
         ] {

@@ -21,10 +21,8 @@ impl Temp {
     }
 
     fn files(&self, below: &str) -> Vec<PathBuf> {
-        let mut files: Vec<PathBuf> = fs::read_dir(self.0.join(below))
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect();
+        let mut files: Vec<PathBuf> =
+            fs::read_dir(self.0.join(below)).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
         files
     }
@@ -84,14 +82,8 @@ fn a_request_is_one_private_file() {
     capture.finish(LONG);
     let files = temp.files("a/logs");
     assert_eq!(files.len(), 1);
-    assert_eq!(
-        files[0].file_name().unwrap(),
-        "20261121_224500.123_00001.log"
-    );
-    assert_eq!(
-        (mode(&files[0]), mode(&temp.0.join("a/logs"))),
-        (0o600, 0o700)
-    );
+    assert_eq!(files[0].file_name().unwrap(), "20261121_224500.123_00001.log");
+    assert_eq!((mode(&files[0]), mode(&temp.0.join("a/logs"))), (0o600, 0o700));
     let text = fs::read_to_string(&files[0]).unwrap();
     assert_eq!(
         text,
@@ -165,9 +157,7 @@ fn a_directory_that_is_not_private_is_tightened_or_told() {
 fn a_directory_that_cannot_be_is_an_error_that_names_it() {
     let temp = Temp::new("error");
     fs::write(temp.0.join("file"), "x").unwrap();
-    let error = Capture::start(&temp.0.join("file/logs"), AT, &Events::off())
-        .err()
-        .unwrap();
+    let error = Capture::start(&temp.0.join("file/logs"), AT, &Events::off()).err().unwrap();
     assert!(error.to_string().contains("file/logs"), "{error}");
 }
 
@@ -182,26 +172,15 @@ fn a_failing_disk_is_told_and_disturbs_nobody() {
         drop(capture.begin(AT));
     }
     capture.finish(LONG);
-    let told: Vec<String> = heard
-        .try_iter()
-        .map(|stamped| format!("{:?}", stamped.event))
-        .collect();
-    assert_eq!(
-        told.iter()
-            .filter(|text| text.contains("are not recorded"))
-            .count(),
-        1,
-        "{told:?}"
-    );
+    let told: Vec<String> =
+        heard.try_iter().map(|stamped| format!("{:?}", stamped.event)).collect();
+    assert_eq!(told.iter().filter(|text| text.contains("are not recorded")).count(), 1, "{told:?}");
 }
 
 #[test]
 fn a_stuck_disk_fills_its_bounds_and_no_more() {
     let (sender, _receiver) = bounded(2);
-    let capture = Capture {
-        shared: Arc::default(),
-        sender,
-    };
+    let capture = Capture { shared: Arc::default(), sender };
     for _ in 0..5 {
         let mut trace = capture.begin(AT);
         trace.body(&[b'x'; 1_000]);
@@ -210,10 +189,7 @@ fn a_stuck_disk_fills_its_bounds_and_no_more() {
     assert_eq!(capture.shared.waiting_bytes.load(Relaxed), 2_000);
     capture.finish(Duration::from_millis(10));
     let (sender, receiver) = bounded(WAITING_MAX);
-    let capture = Capture {
-        shared: Arc::default(),
-        sender,
-    };
+    let capture = Capture { shared: Arc::default(), sender };
     for _ in 0..WAITING_BYTES_MAX / BODY_BYTES_MAX + 3 {
         let mut trace = capture.begin(AT);
         trace.body(&vec![b'x'; BODY_BYTES_MAX]);
@@ -229,8 +205,5 @@ fn names_that_are_taken_are_passed_over() {
     drop(capture.begin(AT));
     capture.finish(LONG);
     assert_eq!(temp.files("").len(), 2);
-    assert_eq!(
-        fs::read_to_string(temp.0.join(file_name(AT, 1))).unwrap(),
-        "other"
-    );
+    assert_eq!(fs::read_to_string(temp.0.join(file_name(AT, 1))).unwrap(), "other");
 }

@@ -26,12 +26,7 @@ fn finished() -> Finished {
         queued: Duration::ZERO,
         first_byte: Some(Duration::from_millis(812)),
         total: Duration::from_millis(5_321),
-        tokens: Some(Usage {
-            input: 1_200,
-            output: 340,
-            cache_read: 9_000,
-            cache_write: 17,
-        }),
+        tokens: Some(Usage { input: 1_200, output: 340, cache_read: 9_000, cache_write: 17 }),
         session: Some("ab12cd34".into()),
         model: Some("claude-opus-4-5".into()),
         attempts: 1,
@@ -76,10 +71,7 @@ fn a_request_is_one_line() {
             Finished {
                 account: None,
                 status: None,
-                outcome: Outcome::ClientGone {
-                    stage: Stage::Queued,
-                    output_started: false,
-                },
+                outcome: Outcome::ClientGone { stage: Stage::Queued, output_started: false },
                 queued: Duration::from_secs(750),
                 total: Duration::from_secs(750),
                 first_byte: None,
@@ -308,9 +300,7 @@ fn events_say_what_until_when_and_because_of_which_answer() {
 
 #[test]
 fn a_line_is_bounded() {
-    let text = lines(Event::Notice {
-        text: "é".repeat(5_000),
-    });
+    let text = lines(Event::Notice { text: "é".repeat(5_000) });
     assert_eq!(
         text.chars().count(),
         "2026-11-21T22:45:00.123Z ".len() + ENTRY_CHARS_MAX + "…\n".chars().count()

@@ -56,11 +56,7 @@ impl Columns {
         };
         if plan.cells() > cells {
             let fits = rows > 2 * status.accounts.len();
-            plan.details = if fits {
-                Details::Below
-            } else {
-                Details::Hidden
-            };
+            plan.details = if fits { Details::Below } else { Details::Hidden };
         }
         let sacrifices: [fn(&mut Columns); 4] = [
             |plan| plan.kind = 0,
@@ -98,11 +94,7 @@ impl Columns {
     }
 
     fn cells(&self) -> usize {
-        let details = if self.details == Details::Inline {
-            DETAILS
-        } else {
-            0
-        };
+        let details = if self.details == Details::Inline { DETAILS } else { 0 };
         MARK + column(self.name)
             + column(self.kind)
             + column(self.state)
@@ -155,22 +147,16 @@ impl Columns {
         }
         let state = state_of(account, status);
         row.column(
-            if account.enabled {
-                Ink::Plain
-            } else {
-                Ink::Dim
-            },
+            if account.enabled { Ink::Plain } else { Ink::Dim },
             &account.name,
             self.name,
             signs,
         )
         .gap(1);
         if self.kind > 0 {
-            row.column(Ink::Dim, kind_of(account), self.kind, signs)
-                .gap(1);
+            row.column(Ink::Dim, kind_of(account), self.kind, signs).gap(1);
         }
-        row.column(state.ink, &state.fitting(self.state), self.state, signs)
-            .gap(1);
+        row.column(state.ink, &state.fitting(self.state), self.state, signs).gap(1);
         if account.kind == "provider" {
             self.provider(&mut row, account, signs);
         } else {
@@ -200,20 +186,13 @@ impl Columns {
             text.push_str(&format!("{dot}{last}"));
         }
         let cells = 2 * self.gauge() + 1;
-        let generic = Gauge::of(
-            "",
-            account.quota.generic_limit,
-            account.quota.generic_remaining,
-            None,
-        );
-        let limit = generic
-            .used
-            .map(|used| (used, format!("{dot}limit {}%", percent(used))));
+        let generic =
+            Gauge::of("", account.quota.generic_limit, account.quota.generic_remaining, None);
+        let limit = generic.used.map(|used| (used, format!("{dot}limit {}%", percent(used))));
         match limit {
             Some((used, limit)) if width::of(&text) + width::of(&limit) <= cells => {
                 let rest = cells - width::of(&text);
-                row.push(Ink::Plain, text)
-                    .column(ink_of(used), &limit, rest, signs);
+                row.push(Ink::Plain, text).column(ink_of(used), &limit, rest, signs);
             }
             Some(_) | None => {
                 row.column(Ink::Plain, &text, cells, signs);
@@ -223,16 +202,10 @@ impl Columns {
 
     fn draw(&self, row: &mut Line, gauge: &Gauge, now: Wall, signs: Signs) {
         let before = row.cells();
-        row.push(Ink::Dim, gauge.label.get(..2).unwrap_or("  "))
-            .gap(1);
+        row.push(Ink::Dim, gauge.label.get(..2).unwrap_or("  ")).gap(1);
         let Some(used) = gauge.used else {
             let rest = self.gauge() - 3;
-            row.column(
-                Ink::Dim,
-                if self.bar > 0 { "not known yet" } else { "  ?" },
-                rest,
-                signs,
-            );
+            row.column(Ink::Dim, if self.bar > 0 { "not known yet" } else { "  ?" }, rest, signs);
             return;
         };
         let ink = ink_of(used);
@@ -240,15 +213,11 @@ impl Columns {
             let (full, empty) = signs.bar();
             let filled = filled(used, self.bar);
             row.push(ink, full.to_string().repeat(filled));
-            row.push(Ink::Dim, empty.to_string().repeat(self.bar - filled))
-                .gap(1);
+            row.push(Ink::Dim, empty.to_string().repeat(self.bar - filled)).gap(1);
         }
         row.column_right(ink, &format!("{}%", percent(used)), 4, signs);
         if self.reset > 0 {
-            let left = gauge
-                .reset
-                .map(|at| short(now.until(at)))
-                .unwrap_or_default();
+            let left = gauge.reset.map(|at| short(now.until(at))).unwrap_or_default();
             row.gap(1).column(Ink::Dim, &left, self.reset, signs);
         }
         debug_assert_eq!(row.cells() - before, self.gauge());
@@ -257,16 +226,12 @@ impl Columns {
     fn inline(&self, row: &mut Line, account: &Account, signs: Signs) {
         let (ink, tier) = tier_of(account).unwrap_or((Ink::Plain, ""));
         row.gap(1).column(ink, tier, TIER, signs);
-        row.gap(1)
-            .column_right(Ink::Plain, &account.in_flight.to_string(), ACTIVE, signs);
-        row.gap(1)
-            .column_right(Ink::Plain, &span(&account.load.last15m), SPAN, signs);
-        row.gap(1)
-            .column_right(Ink::Plain, &span(&account.load.last1h), SPAN, signs);
+        row.gap(1).column_right(Ink::Plain, &account.in_flight.to_string(), ACTIVE, signs);
+        row.gap(1).column_right(Ink::Plain, &span(&account.load.last15m), SPAN, signs);
+        row.gap(1).column_right(Ink::Plain, &span(&account.load.last1h), SPAN, signs);
         let failed = account.load.last1h.failed;
         let ink = if failed > 0 { Ink::Yellow } else { Ink::Plain };
-        row.gap(1)
-            .column_right(ink, &failed.to_string(), FAILED, signs);
+        row.gap(1).column_right(ink, &failed.to_string(), FAILED, signs);
     }
 }
 
@@ -287,8 +252,7 @@ fn below(account: &Account, signs: Signs) -> Line {
     line.gap(MARK + 2).push(Ink::Dim, facts.join(dot));
     let failed = account.load.last1h.failed;
     if failed > 0 {
-        line.push(Ink::Dim, dot)
-            .push(Ink::Yellow, format!("{failed} failed"));
+        line.push(Ink::Dim, dot).push(Ink::Yellow, format!("{failed} failed"));
     }
     if let Some((ink, tier)) = tier_of(account) {
         line.push(Ink::Dim, format!("{dot}week ")).push(ink, tier);
@@ -325,11 +289,7 @@ impl Gauge {
             }
             _ => None,
         };
-        Gauge {
-            label,
-            used,
-            reset: reset.map(|at| at.0),
-        }
+        Gauge { label, used, reset: reset.map(|at| at.0) }
     }
 }
 
@@ -343,31 +303,13 @@ fn gauges(account: &Account) -> [Gauge; 2] {
             || account.kind == "apikey")
     {
         return [
-            Gauge::of(
-                "tk",
-                quota.tokens_limit,
-                quota.tokens_remaining,
-                quota.resets_at,
-            ),
-            Gauge::of(
-                "rq",
-                quota.requests_limit,
-                quota.requests_remaining,
-                quota.resets_at,
-            ),
+            Gauge::of("tk", quota.tokens_limit, quota.tokens_remaining, quota.resets_at),
+            Gauge::of("rq", quota.requests_limit, quota.requests_remaining, quota.resets_at),
         ];
     }
     [
-        Gauge {
-            label: "5h",
-            used: quota.unified5h,
-            reset: quota.unified5h_reset.map(Wall),
-        },
-        Gauge {
-            label: "wk",
-            used: quota.unified7d,
-            reset: quota.unified7d_reset.map(Wall),
-        },
+        Gauge { label: "5h", used: quota.unified5h, reset: quota.unified5h_reset.map(Wall) },
+        Gauge { label: "wk", used: quota.unified7d, reset: quota.unified7d_reset.map(Wall) },
     ]
 }
 
@@ -388,11 +330,7 @@ struct State {
 
 impl State {
     fn of(ink: Ink, word: &str) -> State {
-        State {
-            ink,
-            word: word.to_owned(),
-            left: None,
-        }
+        State { ink, word: word.to_owned(), left: None }
     }
 
     fn until(mut self, until: Option<Moment>, now: Wall) -> State {
@@ -435,10 +373,8 @@ fn state_of(account: &Account, status: &Status) -> State {
     if dead {
         return State::of(Ink::Red, "error");
     }
-    if let Some((block, family)) = account
-        .blocks
-        .iter()
-        .find_map(|block| Some((block, block.family.as_ref()?)))
+    if let Some((block, family)) =
+        account.blocks.iter().find_map(|block| Some((block, block.family.as_ref()?)))
     {
         return State::of(Ink::Yellow, &format!("no {}", clean(family, 20)))
             .until(block.until, now);

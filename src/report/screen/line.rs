@@ -238,14 +238,8 @@ mod tests {
     use super::*;
     use crate::report::text::is_dangerous;
 
-    const PLAIN: Style = Style {
-        inks: Inks::None,
-        signs: Signs::Unicode,
-    };
-    const COLOUR: Style = Style {
-        inks: Inks::Colour,
-        signs: Signs::Unicode,
-    };
+    const PLAIN: Style = Style { inks: Inks::None, signs: Signs::Unicode };
+    const COLOUR: Style = Style { inks: Inks::Colour, signs: Signs::Unicode };
 
     #[test]
     fn a_line_is_cut_at_its_edge_and_keeps_no_blanks() {
@@ -270,8 +264,12 @@ mod tests {
     #[test]
     fn columns_are_exact_and_the_right_side_needs_room() {
         let mut line = Line::default();
-        line.column(Ink::Plain, "工作帐号", 7, Signs::Unicode)
-            .column_right(Ink::Plain, "9", 3, Signs::Ascii);
+        line.column(Ink::Plain, "工作帐号", 7, Signs::Unicode).column_right(
+            Ink::Plain,
+            "9",
+            3,
+            Signs::Ascii,
+        );
         assert_eq!(line.cells(), 10);
         assert_eq!(line.paint(99, PLAIN), "工作帐…  9");
         let mut line = Line::of(Ink::Plain, "left");

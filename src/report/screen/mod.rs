@@ -46,13 +46,7 @@ pub(crate) struct Size {
 
 /// One text a row, at most `size.rows` of them, each at most `size.cols` cells wide.
 pub(crate) fn render(view: &View, ui: &Ui, size: Size, style: Style) -> Vec<String> {
-    let frame = Frame {
-        view,
-        status: &view.status,
-        ui,
-        size,
-        signs: style.signs,
-    };
+    let frame = Frame { view, status: &view.status, ui, size, signs: style.signs };
     let mut lines = frame.head();
     let foot = frame.foot();
     let room = size.rows.saturating_sub(lines.len() + foot.len());
@@ -69,10 +63,7 @@ pub(crate) fn render(view: &View, ui: &Ui, size: Size, style: Style) -> Vec<Stri
     lines.append(&mut body);
     lines.extend(foot);
     lines.truncate(size.rows);
-    lines
-        .iter()
-        .map(|line| line.paint(size.cols, style))
-        .collect()
+    lines.iter().map(|line| line.paint(size.cols, style)).collect()
 }
 
 /// The ages at which a frame says something else though nothing has happened: the time until the
@@ -80,10 +71,8 @@ pub(crate) fn render(view: &View, ui: &Ui, size: Size, style: Style) -> Vec<Stri
 pub(crate) fn next_look(status: &Status) -> Duration {
     const LONGEST: Duration = Duration::from_secs(60);
     let now = status.now.0;
-    let blocks = status
-        .accounts
-        .iter()
-        .flat_map(|account| account.blocks.iter().map(|block| block.until));
+    let blocks =
+        status.accounts.iter().flat_map(|account| account.blocks.iter().map(|block| block.until));
     let others = status
         .accounts
         .iter()
@@ -108,9 +97,7 @@ pub(crate) fn next_look(status: &Status) -> Duration {
         Duration::from_secs(10)
     };
     // A little later than the moment itself: by then it is over.
-    (soonest + Duration::from_millis(50))
-        .min(ages)
-        .max(Duration::from_secs(1))
+    (soonest + Duration::from_millis(50)).min(ages).max(Duration::from_secs(1))
 }
 
 /// A span without seconds, in at most six letters for all that a quota window can last: `<1m`,
@@ -233,9 +220,7 @@ impl Frame<'_> {
         let queue = &self.status.queue;
         let dot = self.signs.dot();
         let oldest = age(queue.oldest_ms.unwrap_or(0));
-        let next = queue
-            .next_free_at
-            .map(|at| short(self.status.now.0.until(at.0)));
+        let next = queue.next_free_at.map(|at| short(self.status.now.0.until(at.0)));
         if self.size.cols < 60 {
             let next = next.unwrap_or_else(|| "?".into());
             return format!("queue: {} since {oldest}{dot}free in {next}", queue.waiting);
@@ -244,10 +229,7 @@ impl Frame<'_> {
             Some(next) => format!("next account in {next}"),
             None => "next account: not known".to_owned(),
         };
-        format!(
-            "queue: {} waiting{dot}oldest {oldest}{dot}{next}",
-            queue.waiting
-        )
+        format!("queue: {} waiting{dot}oldest {oldest}{dot}{next}", queue.waiting)
     }
 
     /// A question, a note, or the keys.
@@ -255,10 +237,7 @@ impl Frame<'_> {
         if let Some(question) = self.ui.question() {
             let most = self.size.rows.saturating_sub(3).clamp(1, 5);
             let lines = wrapped(&format!("{question} y/n"), self.size.cols, most);
-            return lines
-                .into_iter()
-                .map(|text| Line::of(Ink::Yellow, text))
-                .collect();
+            return lines.into_iter().map(|text| Line::of(Ink::Yellow, text)).collect();
         }
         if let Some(note) = self.ui.note() {
             return vec![Line::of(Ink::Yellow, clean(note, 300))];
@@ -327,10 +306,7 @@ impl Frame<'_> {
             lines.extend(columns.rows(account, status, self.signs));
         }
         if shown < sorted.len() {
-            lines.push(Line::of(
-                Ink::Dim,
-                format!("  and {} more accounts", sorted.len() - shown),
-            ));
+            lines.push(Line::of(Ink::Dim, format!("  and {} more accounts", sorted.len() - shown)));
         }
         let left = room.saturating_sub(lines.len());
         let activity_wants = (status.activity.len() + 1).min(left / 2);
@@ -348,17 +324,10 @@ impl Frame<'_> {
             return Vec::new();
         }
         let dot = self.signs.dot();
-        let oldest = status
-            .requests
-            .iter()
-            .map(|request| request.age_ms)
-            .max()
-            .unwrap_or(0);
+        let oldest = status.requests.iter().map(|request| request.age_ms).max().unwrap_or(0);
         let mut heading = Line::of(Ink::Bold, "IN FLIGHT");
-        heading.push(
-            Ink::Dim,
-            format!(" {}{dot}oldest {}", status.requests_in_flight, age(oldest)),
-        );
+        heading
+            .push(Ink::Dim, format!(" {}{dot}oldest {}", status.requests_in_flight, age(oldest)));
         let mut lines = vec![heading];
         let all = status.requests.len();
         let shown = match room {
@@ -367,14 +336,7 @@ impl Frame<'_> {
             2 => 1,
             _ => room - 2,
         };
-        lines.extend(
-            status
-                .requests
-                .iter()
-                .rev()
-                .take(shown)
-                .map(|request| self.flight(request)),
-        );
+        lines.extend(status.requests.iter().rev().take(shown).map(|request| self.flight(request)));
         if status.requests_in_flight > shown && lines.len() < room {
             lines.push(Line::of(
                 Ink::Dim,
@@ -387,21 +349,11 @@ impl Frame<'_> {
     fn flight(&self, request: &Request) -> Line {
         let wide = self.size.cols >= 70;
         let mut line = Line::default();
-        line.gap(2)
-            .column_right(Ink::Plain, &age(request.age_ms), 5, self.signs)
-            .gap(1);
-        let ink = if request.stage == "queued" {
-            Ink::Yellow
-        } else {
-            Ink::Plain
-        };
+        line.gap(2).column_right(Ink::Plain, &age(request.age_ms), 5, self.signs).gap(1);
+        let ink = if request.stage == "queued" { Ink::Yellow } else { Ink::Plain };
         line.column(ink, &request.stage, 10, self.signs).gap(1);
-        let account = request
-            .account
-            .as_deref()
-            .map_or_else(|| "-".into(), |name| clean(name, 60));
-        line.column(Ink::Plain, &account, if wide { 20 } else { 14 }, self.signs)
-            .gap(1);
+        let account = request.account.as_deref().map_or_else(|| "-".into(), |name| clean(name, 60));
+        line.column(Ink::Plain, &account, if wide { 20 } else { 14 }, self.signs).gap(1);
         if wide {
             line.column(
                 Ink::Dim,
@@ -426,18 +378,10 @@ impl Frame<'_> {
             lines.push(Line::of(Ink::Dim, "  nothing yet"));
         }
         for entry in entries.iter().rev().take(room - 1) {
-            let at = civil(Wall(
-                entry.at.0.0.saturating_add(self.view.utc_offset_s * 1_000),
-            ));
-            let mut line = Line::of(
-                Ink::Dim,
-                format!("  {:02}:{:02}:{:02} ", at.hour, at.minute, at.second),
-            );
-            let ink = if entry.warning {
-                Ink::Yellow
-            } else {
-                Ink::Plain
-            };
+            let at = civil(Wall(entry.at.0.0.saturating_add(self.view.utc_offset_s * 1_000)));
+            let mut line =
+                Line::of(Ink::Dim, format!("  {:02}:{:02}:{:02} ", at.hour, at.minute, at.second));
+            let ink = if entry.warning { Ink::Yellow } else { Ink::Plain };
             line.push(ink, clean(&entry.text, 900));
             lines.push(line);
         }

@@ -38,21 +38,13 @@ impl Frame<'_> {
         for (position, entry) in entries.iter().enumerate().skip(first).take(space) {
             let mark = Line::of(Ink::Plain, if position == cursor { "> " } else { "  " });
             let line = mark.then(entry.clone());
-            lines.push(if position == cursor {
-                line.chosen(self.size.cols)
-            } else {
-                line
-            });
+            lines.push(if position == cursor { line.chosen(self.size.cols) } else { line });
         }
         lines
     }
 
     fn accounts_lines(&self) -> Vec<Line> {
-        let accounts = self
-            .status
-            .accounts
-            .iter()
-            .map(|account| self.account_line(account));
+        let accounts = self.status.accounts.iter().map(|account| self.account_line(account));
         accounts
             .chain([
                 Line::of(Ink::Cyan, "import the login of Claude Code"),
@@ -63,27 +55,14 @@ impl Frame<'_> {
 
     fn account_line(&self, account: &Account) -> Line {
         let mut line = Line::default();
-        line.column(Ink::Plain, &clean(&account.name, 60), 24, self.signs)
-            .gap(1);
+        line.column(Ink::Plain, &clean(&account.name, 60), 24, self.signs).gap(1);
         line.column(Ink::Dim, &account.kind, 9, self.signs);
-        line.push(
-            Ink::Dim,
-            if account.enabled {
-                "enabled"
-            } else {
-                "disabled"
-            },
-        );
+        line.push(Ink::Dim, if account.enabled { "enabled" } else { "disabled" });
         line
     }
 
     fn account_page(&self, account: &str, cursor: usize, room: usize) -> Vec<Line> {
-        let Some(known) = self
-            .status
-            .accounts
-            .iter()
-            .find(|known| known.name == account)
-        else {
+        let Some(known) = self.status.accounts.iter().find(|known| known.name == account) else {
             return vec![Line::of(Ink::Dim, "this account is gone")];
         };
         let choices = account_choices(known).map(|choice| {
@@ -96,12 +75,8 @@ impl Frame<'_> {
                 },
             )
         });
-        let mut lines = self.list(
-            &format!("ACCOUNT {}", clean(account, 60)),
-            &choices,
-            cursor,
-            room,
-        );
+        let mut lines =
+            self.list(&format!("ACCOUNT {}", clean(account, 60)), &choices, cursor, room);
         lines.push(Line::default());
         lines.extend(self.account_facts(known));
         lines
@@ -113,10 +88,7 @@ impl Frame<'_> {
         lines.extend(self.fact("profiles", &account.profiles.join(", ")));
         if let Some(credential) = &account.credential {
             // When a token runs out that nobody takes any more says nothing.
-            let until = match credential
-                .expires_at
-                .filter(|_| credential.state == "valid")
-            {
+            let until = match credential.expires_at.filter(|_| credential.state == "valid") {
                 Some(at) => format!(", expires in {}", short(self.status.now.0.until(at.0))),
                 None => String::new(),
             };
@@ -212,15 +184,10 @@ impl Frame<'_> {
         let decisions = &self.status.decisions;
         let cursor = cursor.min(decisions.len().saturating_sub(1));
         let Some(decision) = decisions.iter().rev().nth(cursor) else {
-            return vec![
-                Line::of(Ink::Bold, "EXPLAIN"),
-                Line::of(Ink::Dim, "  no request yet"),
-            ];
+            return vec![Line::of(Ink::Bold, "EXPLAIN"), Line::of(Ink::Dim, "  no request yet")];
         };
-        let mut lines = vec![Line::of(
-            Ink::Bold,
-            format!("EXPLAIN {} of {}", cursor + 1, decisions.len()),
-        )];
+        let mut lines =
+            vec![Line::of(Ink::Bold, format!("EXPLAIN {} of {}", cursor + 1, decisions.len()))];
         lines.extend(self.decision(decision));
         if lines.len() > room {
             lines.truncate(room.saturating_sub(1));
@@ -237,24 +204,18 @@ impl Frame<'_> {
         let mut lines = vec![self.verdict(decision)];
         for candidate in &decision.candidates {
             let mut line = Line::default();
-            line.gap(2)
-                .column_right(Ink::Dim, &candidate.rank.to_string(), 2, self.signs)
-                .gap(1);
+            line.gap(2).column_right(Ink::Dim, &candidate.rank.to_string(), 2, self.signs).gap(1);
             let ink = if decision.chosen.as_deref() == Some(candidate.account.as_str()) {
                 Ink::Green
             } else {
                 Ink::Plain
             };
-            line.column(ink, &clean(&candidate.account, 60), 20, self.signs)
-                .gap(1);
+            line.column(ink, &clean(&candidate.account, 60), 20, self.signs).gap(1);
             let score = candidate.score.map_or_else(|| "?".into(), hundredths);
             line.column_right(Ink::Plain, &score, 6, self.signs);
             // Both outrank the score.
             if candidate.tier != "normal" && candidate.tier != "unknown" {
-                line.push(
-                    Ink::Yellow,
-                    format!("  week {}", clean(&candidate.tier, 20)),
-                );
+                line.push(Ink::Yellow, format!("  week {}", clean(&candidate.tier, 20)));
             }
             if candidate.priority != 0 {
                 line.push(Ink::Dim, format!("  priority {}", candidate.priority));
@@ -263,10 +224,8 @@ impl Frame<'_> {
                 let value = value.as_f64().filter(|value| *value != 0.0)?;
                 Some(format!("{term} {}", hundredths(value)))
             });
-            let terms = terms
-                .collect::<Vec<_>>()
-                .join(" + ")
-                .replace("+ unknownWeek -", "- unknownWeek ");
+            let terms =
+                terms.collect::<Vec<_>>().join(" + ").replace("+ unknownWeek -", "- unknownWeek ");
             let terms = format!("  = {terms}");
             if line.cells() + width::of(&terms) <= self.size.cols {
                 line.push(Ink::Dim, terms);
@@ -289,18 +248,12 @@ impl Frame<'_> {
         line.gap(2);
         if let Some(at) = request.at {
             let at = civil(Wall(at.0.0.saturating_add(self.view.utc_offset_s * 1_000)));
-            line.push(
-                Ink::Dim,
-                format!("{:02}:{:02}:{:02} ", at.hour, at.minute, at.second),
-            );
+            line.push(Ink::Dim, format!("{:02}:{:02}:{:02} ", at.hour, at.minute, at.second));
         }
-        let what = request
-            .id
-            .map_or_else(|| "a request".into(), |id| format!("request {id}"));
+        let what = request.id.map_or_else(|| "a request".into(), |id| format!("request {id}"));
         match &decision.chosen {
             Some(account) => {
-                line.push(Ink::Plain, format!("{what} went to "))
-                    .push(Ink::Bold, name(account));
+                line.push(Ink::Plain, format!("{what} went to ")).push(Ink::Bold, name(account));
                 line.push(Ink::Plain, format!(" by {}", clean(&decision.why, 80)));
             }
             None => {
@@ -320,9 +273,7 @@ impl Frame<'_> {
             format!(", for {}", short(self.status.now.0.until(until.0)))
         });
         let before = line.cells();
-        let mut parts = self
-            .wrapped(&format!("{}{until}", passed.reason), before)
-            .into_iter();
+        let mut parts = self.wrapped(&format!("{}{until}", passed.reason), before).into_iter();
         line.push(Ink::Yellow, parts.next().unwrap_or_default());
         let mut lines = vec![line];
         lines.extend(parts.map(|part| indented(before, Ink::Yellow, part)));
@@ -364,9 +315,7 @@ fn help(top: usize, room: usize) -> Vec<Line> {
     let top = top.min(HELP.len().saturating_sub(room.saturating_sub(1)));
     for (key, does) in HELP.into_iter().skip(top) {
         let mut line = Line::default();
-        line.gap(2)
-            .column(Ink::Cyan, key, 7, super::Signs::Ascii)
-            .push(Ink::Plain, does);
+        line.gap(2).column(Ink::Cyan, key, 7, super::Signs::Ascii).push(Ink::Plain, does);
         lines.push(line);
     }
     lines.truncate(room);

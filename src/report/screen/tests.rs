@@ -19,21 +19,12 @@ const NOW: Wall = Wall(1_795_301_100_000);
 const MINUTE: i64 = 60_000;
 const HOUR: i64 = 60 * MINUTE;
 
-const PLAIN: Style = Style {
-    inks: Inks::None,
-    signs: Signs::Unicode,
-};
+const PLAIN: Style = Style { inks: Inks::None, signs: Signs::Unicode };
 const SIZES: [Size; 4] = [
     Size { cols: 40, rows: 8 },
     Size { cols: 80, rows: 24 },
-    Size {
-        cols: 200,
-        rows: 50,
-    },
-    Size {
-        cols: 250,
-        rows: 80,
-    },
+    Size { cols: 200, rows: 50 },
+    Size { cols: 250, rows: 80 },
 ];
 
 fn at(after: i64) -> Option<Moment> {
@@ -41,12 +32,7 @@ fn at(after: i64) -> Option<Moment> {
 }
 
 fn claude(name: &str, kind: &str, five_hour: f64, seven_day: f64) -> Account {
-    let span = |requests, failed, avg_ms| LoadSpan {
-        requests,
-        failed,
-        weight: requests,
-        avg_ms,
-    };
+    let span = |requests, failed, avg_ms| LoadSpan { requests, failed, weight: requests, avg_ms };
     Account {
         name: name.into(),
         kind: kind.into(),
@@ -79,11 +65,7 @@ fn out(
     status: &str,
 ) -> Account {
     account.status = status.into();
-    account.unavailable = Some(Unavailable {
-        reason: reason.into(),
-        short: short.into(),
-        until,
-    });
+    account.unavailable = Some(Unavailable { reason: reason.into(), short: short.into(), until });
     account.blocks = vec![Block {
         reason: "quota".into(),
         text: reason.into(),
@@ -111,20 +93,10 @@ fn six() -> Vec<Account> {
     let mut limited = claude("me@example.com", "oauth", 1.0, 0.88);
     limited.weekly.state = "reserve".into();
     limited.load.last1h.failed = 3;
-    let limited = out(
-        limited,
-        "limited",
-        "five-hour limit reached",
-        at(2 * HOUR + 13 * MINUTE),
-        "throttled",
-    );
-    let dead = out(
-        claude("工作帐号", "oauth", 0.05, 0.993),
-        "needs login",
-        "needs login",
-        None,
-        "error",
-    );
+    let limited =
+        out(limited, "limited", "five-hour limit reached", at(2 * HOUR + 13 * MINUTE), "throttled");
+    let dead =
+        out(claude("工作帐号", "oauth", 0.05, 0.993), "needs login", "needs login", None, "error");
     let mut off = claude("spare", "oauth", 0.0, 0.75);
     off.enabled = false;
     let mut key = claude("api", "apikey", 0.0, 0.0);
@@ -172,15 +144,9 @@ fn busy() -> View {
         text: text.into(),
     };
     let status = Status {
-        routing: Routing {
-            mode: "automatic".into(),
-            preferred_account: None,
-        },
+        routing: Routing { mode: "automatic".into(), preferred_account: None },
         accounts: six(),
-        sessions: Sessions {
-            sticky_bindings: 7,
-            ..Sessions::default()
-        },
+        sessions: Sessions { sticky_bindings: 7, ..Sessions::default() },
         version: "2.0.0".into(),
         now: Moment(NOW),
         uptime_ms: 11_520_000,
@@ -215,10 +181,7 @@ fn busy() -> View {
         ],
         ..Status::default()
     };
-    View {
-        status,
-        ..View::default()
-    }
+    View { status, ..View::default() }
 }
 
 fn queued() -> View {
@@ -261,15 +224,10 @@ fn explained() -> View {
         tier: "normal".into(),
         priority: 0,
         score: Some(score),
-        terms: [
-            ("load", 1.0),
-            ("scarcity", scarcity),
-            ("failures", 0.0),
-            ("unknownWeek", -0.5),
-        ]
-        .into_iter()
-        .map(|(term, value)| (term.to_owned(), value.into()))
-        .collect(),
+        terms: [("load", 1.0), ("scarcity", scarcity), ("failures", 0.0), ("unknownWeek", -0.5)]
+            .into_iter()
+            .map(|(term, value)| (term.to_owned(), value.into()))
+            .collect(),
     };
     let passed = |account: &str, reason: &str, until, evidence| PassedOver {
         account: account.into(),
@@ -278,18 +236,11 @@ fn explained() -> View {
         evidence,
     };
     view.status.decisions = vec![Explanation {
-        request: Explained {
-            id: Some(17),
-            at: at(-1_000),
-            ..Explained::default()
-        },
+        request: Explained { id: Some(17), at: at(-1_000), ..Explained::default() },
         chosen: Some("work".into()),
         why: "score".into(),
         until: None,
-        candidates: vec![
-            candidate("work", 1, 0.8, 0.3),
-            candidate("api", 2, 2.75, 2.25),
-        ],
+        candidates: vec![candidate("work", 1, 0.8, 0.3), candidate("api", 2, 2.75, 2.25)],
         passed_over: vec![
             passed(
                 "me@example.com",
@@ -326,20 +277,14 @@ fn golden(name: &str, view: &View, keys: &str, sizes: &[Size]) {
             assert!(width::of(line) <= size.cols, "{name} {size:?}: {line}");
         }
         let shown = lines.join("\n") + "\n";
-        let file = format!(
-            "src/report/screen/golden/{name}_{}x{}.txt",
-            size.cols, size.rows
-        );
+        let file = format!("src/report/screen/golden/{name}_{}x{}.txt", size.cols, size.rows);
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(&path, &shown).unwrap();
         }
         let wanted = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(
-            shown == wanted,
-            "{name} {size:?} is now\n{shown}\nand should be\n{wanted}"
-        );
+        assert!(shown == wanted, "{name} {size:?} is now\n{shown}\nand should be\n{wanted}");
     }
 }
 
@@ -362,11 +307,7 @@ fn readme_shows_what_is_drawn() {
     let picture = render(&view, &after(&view, ""), size, PLAIN);
     let picture: Vec<&str> = picture.iter().map(|line| line.trim_end()).collect();
     let readme = include_str!("../../../README.md");
-    assert!(
-        readme.contains(&picture.join("\n")),
-        "{}",
-        picture.join("\n")
-    );
+    assert!(readme.contains(&picture.join("\n")), "{}", picture.join("\n"));
 }
 
 #[test]
@@ -390,10 +331,8 @@ fn every_page_behind_a_key() {
 fn what_a_token_that_is_refused_would_have_lasted_is_not_said() {
     let mut view = busy();
     for (state, shown) in [("valid", true), ("needs login", false)] {
-        view.status.accounts[1].credential = Some(Credential {
-            state: state.into(),
-            expires_at: at(HOUR),
-        });
+        view.status.accounts[1].credential =
+            Some(Credential { state: state.into(), expires_at: at(HOUR) });
         let text = render(&view, &after(&view, "a\n"), SIZES[1], PLAIN).join("\n");
         assert!(text.contains(state), "{text}");
         assert_eq!(text.contains("expires in 1h"), shown, "{text}");
@@ -424,10 +363,9 @@ fn an_explanation_is_wrapped_and_not_cut() {
     decision.passed_over[1].until = at(HOUR);
     let text = render(&view, &after(&view, "e"), SIZES[1], PLAIN).join("\n");
     assert!(!text.contains('…'), "{text}");
-    for words in [
-        "week critical  priority 10\n",
-        "used by\n                           all, for 1h\n",
-    ] {
+    for words in
+        ["week critical  priority 10\n", "used by\n                           all, for 1h\n"]
+    {
         assert!(text.contains(words), "{words}: {text}");
     }
 }
@@ -443,13 +381,7 @@ fn one_line_of_room_shows_a_request_and_not_how_many_there_are() {
 #[test]
 fn no_size_breaks_a_frame() {
     let views = [busy(), breaker(), empty(), explained()];
-    let styles = [
-        PLAIN,
-        Style {
-            inks: Inks::Colour,
-            signs: Signs::Ascii,
-        },
-    ];
+    let styles = [PLAIN, Style { inks: Inks::Colour, signs: Signs::Ascii }];
     for cols in (0..=130).step_by(7).chain([1, 2, 40, 80, 124, 200, 250]) {
         for rows in (0..=14).chain([24, 50, 80]) {
             let size = Size { cols, rows };
@@ -458,9 +390,7 @@ fn no_size_breaks_a_frame() {
                     let lines = render(view, &after(view, keys), size, style);
                     assert!(lines.len() <= rows);
                     assert!(
-                        lines
-                            .iter()
-                            .all(|line| width::of(&without_inks(line)) <= cols),
+                        lines.iter().all(|line| width::of(&without_inks(line)) <= cols),
                         "{size:?}"
                     );
                 }
@@ -471,19 +401,10 @@ fn no_size_breaks_a_frame() {
 
 #[test]
 fn inks_change_nothing_but_the_ink() {
-    let size = Size {
-        cols: 100,
-        rows: 30,
-    };
+    let size = Size { cols: 100, rows: 30 };
     for signs in [Signs::Unicode, Signs::Ascii] {
-        let colour = Style {
-            inks: Inks::Colour,
-            signs,
-        };
-        let plain = Style {
-            inks: Inks::None,
-            signs,
-        };
+        let colour = Style { inks: Inks::Colour, signs };
+        let plain = Style { inks: Inks::None, signs };
         let view = breaker();
         let coloured = render(&view, &after(&view, ""), size, colour);
         let stripped: Vec<String> = coloured.iter().map(|line| without_inks(line)).collect();
@@ -497,21 +418,10 @@ fn bars_change_their_ink_at_70_and_90_percent() {
     let ink = |used| {
         let mut view = busy();
         view.status.accounts = vec![claude("a", "oauth", used, 0.1)];
-        let style = Style {
-            inks: Inks::Colour,
-            signs: Signs::Ascii,
-        };
+        let style = Style { inks: Inks::Colour, signs: Signs::Ascii };
         let lines = render(&view, &after(&view, ""), Size { cols: 80, rows: 24 }, style);
-        let row = lines
-            .iter()
-            .find(|line| line.contains("#"))
-            .unwrap()
-            .clone();
-        row[..row.find('#').unwrap()]
-            .rsplit('\x1b')
-            .next()
-            .unwrap()
-            .to_owned()
+        let row = lines.iter().find(|line| line.contains("#")).unwrap().clone();
+        row[..row.find('#').unwrap()].rsplit('\x1b').next().unwrap().to_owned()
     };
     for (used, code) in [
         (0.01, "[32m"),
@@ -527,10 +437,7 @@ fn bars_change_their_ink_at_70_and_90_percent() {
 
 #[test]
 fn seconds_change_nothing() {
-    let size = Size {
-        cols: 120,
-        rows: 40,
-    };
+    let size = Size { cols: 120, rows: 40 };
     let mut view = breaker();
     let before = render(&view, &after(&view, ""), size, PLAIN);
     for ago in [1_000, 3_000, 7_000] {
@@ -575,11 +482,7 @@ fn spans_are_short() {
 fn the_next_look_is_at_the_next_end_and_never_a_busy_loop() {
     let look = |view: &View| next_look(&view.status);
     assert_eq!(look(&empty()), Duration::from_secs(60));
-    assert_eq!(
-        look(&busy()),
-        Duration::from_secs(10),
-        "requests in flight have an age"
-    );
+    assert_eq!(look(&busy()), Duration::from_secs(10), "requests in flight have an age");
     let mut view = empty();
     view.status.upstream_throttle.until = at(20_000);
     assert_eq!(look(&view), Duration::from_millis(20_050));

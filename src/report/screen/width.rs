@@ -14,11 +14,7 @@ pub(crate) fn of_char(c: char) -> usize {
     if c.is_control() || is_in(&ZERO, code) {
         return 0;
     }
-    if code >= 0x1100 && is_in(&WIDE, code) {
-        2
-    } else {
-        1
-    }
+    if code >= 0x1100 && is_in(&WIDE, code) { 2 } else { 1 }
 }
 
 /// Cells of a text.

@@ -81,14 +81,12 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
         current_account: snapshot.current.and_then(name_of),
         switch_threshold: snapshot.switch_threshold,
         routing: match snapshot.routing {
-            scheduler::Routing::Automatic => Routing {
-                mode: "automatic".into(),
-                preferred_account: None,
-            },
-            scheduler::Routing::Preferred(id) => Routing {
-                mode: "preferred".into(),
-                preferred_account: name_of(id),
-            },
+            scheduler::Routing::Automatic => {
+                Routing { mode: "automatic".into(), preferred_account: None }
+            }
+            scheduler::Routing::Preferred(id) => {
+                Routing { mode: "preferred".into(), preferred_account: name_of(id) }
+            }
         },
         accounts: snapshot
             .accounts
@@ -127,11 +125,7 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
             .map(|request| request_of(request, snapshot.at.mono))
             .collect(),
         requests_in_flight: facts.requests_in_flight,
-        decisions: facts
-            .decisions
-            .iter()
-            .map(|decision| explanation(decision, None))
-            .collect(),
+        decisions: facts.decisions.iter().map(|decision| explanation(decision, None)).collect(),
         activity: facts.activity.iter().map(line_of).collect(),
         events_dropped: facts.counters.dropped(),
     }
@@ -147,21 +141,11 @@ pub(crate) fn explanation(of: &scheduler::Explanation, supposed: Option<Explaine
         scheduler::ExplainedVerdict::Refuse(_) => (None, None),
     };
     let chosen = chosen.map(|id| {
-        let found = of
-            .candidates
-            .iter()
-            .find(|candidate| candidate.account == id);
-        found.map_or_else(
-            || format!("account {}", id.0),
-            |candidate| candidate.name.to_string(),
-        )
+        let found = of.candidates.iter().find(|candidate| candidate.account == id);
+        found.map_or_else(|| format!("account {}", id.0), |candidate| candidate.name.to_string())
     });
     Explanation {
-        request: Explained {
-            id,
-            at: Some(Moment(of.at)),
-            ..supposed.unwrap_or_default()
-        },
+        request: Explained { id, at: Some(Moment(of.at)), ..supposed.unwrap_or_default() },
         chosen,
         why: labels::explained(&of.verdict).into(),
         until: wait.map(|wait| Moment(of.at + wait)),
@@ -212,13 +196,9 @@ fn account_of(account: &AccountSnapshot, snapshot: &Snapshot, facts: &Facts<'_>)
     Account {
         name: account.name.to_string(),
         kind: labels::kind(account.kind).into(),
-        provider: known
-            .map(|known| known.provider.to_string())
-            .unwrap_or_default(),
+        provider: known.map(|known| known.provider.to_string()).unwrap_or_default(),
         enabled: account.enabled,
-        upstream: known
-            .map(|known| known.upstream.to_string())
-            .unwrap_or_default(),
+        upstream: known.map(|known| known.upstream.to_string()).unwrap_or_default(),
         profiles: account.profiles.iter().map(ToString::to_string).collect(),
         priority: account.priority,
         runtime: known.is_some_and(|known| known.runtime),
@@ -231,10 +211,7 @@ fn account_of(account: &AccountSnapshot, snapshot: &Snapshot, facts: &Facts<'_>)
         last_status: account.last_status,
         last_response_ms: account.last_response.map(ms),
         load: Load {
-            current: LoadNow {
-                in_flight,
-                active_weight: account.active_weight,
-            },
+            current: LoadNow { in_flight, active_weight: account.active_weight },
             last15m: span_of(&account.last_15m),
             last1h: span_of(&account.last_1h),
         },
@@ -262,12 +239,12 @@ fn account_of(account: &AccountSnapshot, snapshot: &Snapshot, facts: &Facts<'_>)
         leaving: account.leaving,
         blocks: account.blocks.iter().map(block_of).collect(),
         windows: account.windows.iter().map(window_of).collect(),
-        credential: known
-            .and_then(|known| known.credential.as_ref())
-            .map(|credential| Credential {
+        credential: known.and_then(|known| known.credential.as_ref()).map(|credential| {
+            Credential {
                 state: credential.state.into(),
                 expires_at: credential.expires_at.map(Moment),
-            }),
+            }
+        }),
     }
 }
 
@@ -313,9 +290,7 @@ fn quota_of(account: &AccountSnapshot) -> Quota {
         unified7d_reset: reset_ms(seven_day),
         unified7d_sonnet: sonnet.and_then(|window| window.used),
         unified7d_sonnet_reset: reset_ms(sonnet),
-        unified_status: account
-            .unified_status
-            .map(|verdict| labels::verdict(verdict).into()),
+        unified_status: account.unified_status.map(|verdict| labels::verdict(verdict).into()),
         tokens_limit: tokens.and_then(|window| window.limit),
         tokens_remaining: tokens.and_then(|window| window.remaining),
         requests_limit: requests.and_then(|window| window.limit),
@@ -394,9 +369,7 @@ fn queue_of(snapshot: &Snapshot) -> Queue {
         oldest_ms: queue.oldest.map(ms),
         bytes: queue.bytes,
         by_cause,
-        next_free_at: queue
-            .next_release
-            .map(|wait| Moment(snapshot.at.wall + wait)),
+        next_free_at: queue.next_release.map(|wait| Moment(snapshot.at.wall + wait)),
     }
 }
 
@@ -424,11 +397,7 @@ fn request_of(request: &InFlight, now: Mono) -> Request {
 }
 
 fn line_of(entry: &Entry) -> Line {
-    Line {
-        at: Moment(entry.at),
-        warning: entry.level == Level::Warning,
-        text: entry.text.clone(),
-    }
+    Line { at: Moment(entry.at), warning: entry.level == Level::Warning, text: entry.text.clone() }
 }
 
 fn ms(span: Duration) -> u64 {

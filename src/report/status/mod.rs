@@ -383,10 +383,8 @@ impl Status {
     /// Claude accounts in the order of the pool, then providers, so that neither stands between the
     /// others.
     pub(crate) fn in_order(&self) -> Vec<&Account> {
-        let (providers, claude): (Vec<&Account>, Vec<&Account>) = self
-            .accounts
-            .iter()
-            .partition(|account| account.kind == "provider");
+        let (providers, claude): (Vec<&Account>, Vec<&Account>) =
+            self.accounts.iter().partition(|account| account.kind == "provider");
         claude.into_iter().chain(providers).collect()
     }
 }

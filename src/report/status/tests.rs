@@ -22,10 +22,7 @@ use crate::scheduler::{
 
 /// 2026-11-21T22:45:00.000Z.
 const WALL: Wall = Wall(1_795_301_100_000);
-const AT: Now = Now {
-    mono: Mono(5_000_000),
-    wall: WALL,
-};
+const AT: Now = Now { mono: Mono(5_000_000), wall: WALL };
 
 fn window(kind: WindowKind, used: f64, reset: i64) -> WindowSnapshot {
     WindowSnapshot {
@@ -73,12 +70,7 @@ fn work() -> AccountSnapshot {
             weight: 9,
             average: Some(Duration::from_millis(700)),
         },
-        last_1h: Load {
-            requests: 40,
-            failed: 1,
-            weight: 90,
-            average: None,
-        },
+        last_1h: Load { requests: 40, failed: 1, weight: 90, average: None },
         last_error: Some("exceeded your account's rate limit".into()),
         last_error_at: Some(Wall(WALL.0 - 60_000)),
         cooldown_until: None,
@@ -86,11 +78,7 @@ fn work() -> AccountSnapshot {
         windows: vec![
             window(WindowKind::FiveHour, 1.07, 3_600_000),
             window(WindowKind::SevenDay, 0.62, 86_400_000),
-            window(
-                WindowKind::SevenDayFamily(Family("sonnet".into())),
-                0.3,
-                86_400_000,
-            ),
+            window(WindowKind::SevenDayFamily(Family("sonnet".into())), 0.3, 86_400_000),
         ],
         unified_status: Some(Verdict::Rejected),
         weekly: WeeklySnapshot {
@@ -101,12 +89,7 @@ fn work() -> AccountSnapshot {
         },
         overage_in_use: false,
         usage: UsageTotals {
-            tokens: Usage {
-                input: 1_000,
-                output: 200,
-                cache_read: 30_000,
-                cache_write: 4,
-            },
+            tokens: Usage { input: 1_000, output: 200, cache_read: 30_000, cache_write: 4 },
             requests: 41,
             last_used: Some(WALL),
         },
@@ -216,11 +199,7 @@ fn facts<'a>(counters: &'a Counters, decisions: &'a [Explanation]) -> Facts<'a> 
             account: None,
         }],
         requests_in_flight: 3,
-        activity: vec![Entry {
-            at: WALL,
-            level: Level::Warning,
-            text: "failover".into(),
-        }],
+        activity: vec![Entry { at: WALL, level: Level::Warning, text: "failover".into() }],
         counters,
         decisions,
         general: decisions.first(),

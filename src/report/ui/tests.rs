@@ -5,12 +5,7 @@ use super::*;
 use crate::report::status::Queue;
 
 fn account(name: &str, kind: &str, enabled: bool) -> Account {
-    Account {
-        name: name.into(),
-        kind: kind.into(),
-        enabled,
-        ..Account::default()
-    }
+    Account { name: name.into(), kind: kind.into(), enabled, ..Account::default() }
 }
 
 /// As it is shown: work, spare, api, then glm.
@@ -89,10 +84,7 @@ fn the_cursor_of_the_routing_page_stands_on_the_present_choice() {
     let mut ui = Ui::new(Seat::Server);
     assert!(press(&mut ui, "m", &status).is_empty());
     assert_eq!(ui.page(), &Page::Routing { cursor: 2 });
-    assert!(
-        press(&mut ui, "\n", &status).is_empty(),
-        "the present choice is no change"
-    );
+    assert!(press(&mut ui, "\n", &status).is_empty(), "the present choice is no change");
     assert_eq!(ui.page(), &Page::Main);
     let actions = press(&mut ui, "mkk\ny", &status);
     assert!(matches!(actions[..], [Action::Automatic]));
@@ -104,10 +96,7 @@ fn a_pasted_key_is_taken_and_a_stray_paste_is_not() {
     assert!(ui.press(Key::Paste("qy".into()), &pool()).is_none());
     assert_eq!(ui.question(), None);
     assert!(press(&mut ui, "ajjjjjjjj\n", &pool()).is_empty());
-    assert!(
-        ui.press(Key::Paste(" sk-ant-\u{e9}1\nqy".into()), &pool())
-            .is_none()
-    );
+    assert!(ui.press(Key::Paste(" sk-ant-\u{e9}1\nqy".into()), &pool()).is_none());
     assert_eq!(ui.page(), &Page::Key { typed: 8 });
     assert!(ui.press(Key::Backspace, &pool()).is_none());
     let actions = press(&mut ui, "\ny", &pool());
@@ -122,10 +111,7 @@ fn a_pasted_key_is_taken_and_a_stray_paste_is_not() {
 fn questions_say_what_will_happen() {
     let mut status = pool();
     status.requests_in_flight = 3;
-    status.queue = Queue {
-        waiting: 1,
-        ..Queue::default()
-    };
+    status.queue = Queue { waiting: 1, ..Queue::default() };
     status.accounts[1].in_flight = 1;
     for (seat, keys, question) in [
         (
@@ -134,11 +120,7 @@ fn questions_say_what_will_happen() {
             "Stop the server? New requests are refused. 2 requests in flight will finish. \
              1 request waiting will be told to ask again.",
         ),
-        (
-            Seat::Attached,
-            "q",
-            "Leave the dashboard? The server goes on.",
-        ),
+        (Seat::Attached, "q", "Leave the dashboard? The server goes on."),
         (
             Seat::Server,
             "r",
@@ -150,11 +132,7 @@ fn questions_say_what_will_happen() {
             "a\n\n",
             "Disable work? New requests go elsewhere. Its 1 request in flight will finish.",
         ),
-        (
-            Seat::Server,
-            "aj\n\n",
-            "Enable spare? It serves again at once.",
-        ),
+        (Seat::Server, "aj\n\n", "Enable spare? It serves again at once."),
     ] {
         let mut ui = Ui::new(seat);
         assert!(press(&mut ui, keys, &status).is_empty());

@@ -21,13 +21,7 @@ fn p7_what_an_answer_means() {
             1,
             Status::Throttled,
         ),
-        (
-            "server-side 429",
-            side(Refused429, Some(secs(9))),
-            Some(secs(9)),
-            0,
-            Status::Throttled,
-        ),
+        ("server-side 429", side(Refused429, Some(secs(9))), Some(secs(9)), 0, Status::Throttled),
         (
             "server-side 429, at most 30 s",
             side(Refused429, Some(HOUR)),
@@ -42,72 +36,34 @@ fn p7_what_an_answer_means() {
             0,
             Status::Throttled,
         ),
-        (
-            "529",
-            side(Overloaded529, Some(secs(9))),
-            Some(secs(9)),
-            0,
-            Status::Active,
-        ),
-        (
-            "529 without retry-after",
-            side(Overloaded529, None),
-            Some(secs(30)),
-            0,
-            Status::Active,
-        ),
-        (
-            "5xx",
-            Outcome::ServerError {
-                evidence: wait(500),
-            },
-            Some(secs(30)),
-            1,
-            Status::Active,
-        ),
+        ("529", side(Overloaded529, Some(secs(9))), Some(secs(9)), 0, Status::Active),
+        ("529 without retry-after", side(Overloaded529, None), Some(secs(30)), 0, Status::Active),
+        ("5xx", Outcome::ServerError { evidence: wait(500) }, Some(secs(30)), 1, Status::Active),
         (
             "network",
-            Outcome::Network {
-                blame: Blame::Account,
-                evidence: wait(0),
-            },
+            Outcome::Network { blame: Blame::Account, evidence: wait(0) },
             Some(secs(5)),
             0,
             Status::Active,
         ),
         (
             "a failed look-up blames nobody",
-            Outcome::Network {
-                blame: Blame::Nobody,
-                evidence: wait(0),
-            },
+            Outcome::Network { blame: Blame::Nobody, evidence: wait(0) },
             None,
             0,
             Status::Active,
         ),
         (
             "401 on a key",
-            Outcome::CredentialRefused {
-                evidence: wait(401),
-            },
+            Outcome::CredentialRefused { evidence: wait(401) },
             None,
             0,
             Status::Error,
         ),
-        (
-            "needs login",
-            Outcome::NeedsLogin {
-                evidence: wait(401),
-            },
-            None,
-            0,
-            Status::Error,
-        ),
+        ("needs login", Outcome::NeedsLogin { evidence: wait(401) }, None, 0, Status::Error),
         (
             "403",
-            Outcome::CredentialForbidden {
-                evidence: wait(403),
-            },
+            Outcome::CredentialForbidden { evidence: wait(403) },
             Some(secs(1_800)),
             0,
             Status::Active,
@@ -155,24 +111,13 @@ fn p7_cooldowns_double_up_to_the_longest() {
 #[test]
 fn p7_credential_blocks_end_with_the_credential() {
     let (mut table, ids) = Table::with(1);
-    table.fail(
-        ids[0],
-        Outcome::CredentialRefused {
-            evidence: evidence(401, "invalid x-api-key"),
-        },
-    );
+    table.fail(ids[0], Outcome::CredentialRefused { evidence: evidence(401, "invalid x-api-key") });
     table.pass(9 * DAY);
     let request = table.request();
     let refusal = table.refused(request);
+    assert_eq!(refusal.reason, RefusalReason::CredentialsOnly(vec![Arc::from("a")]));
     assert_eq!(
-        refusal.reason,
-        RefusalReason::CredentialsOnly(vec![Arc::from("a")])
-    );
-    assert_eq!(
-        refusal.accounts[0]
-            .evidence
-            .as_ref()
-            .map(|evidence| &*evidence.message),
+        refusal.accounts[0].evidence.as_ref().map(|evidence| &*evidence.message),
         Some("invalid x-api-key")
     );
     table.scheduler.clear_credential_blocks(table.now, ids[0]);
@@ -211,23 +156,14 @@ fn p8_the_breaker_pauses_probes_and_paces() {
         table.queued(request);
     }
     let (waited, mut wakes) = table.until_wake();
-    assert_eq!(
-        (waited, wakes.len()),
-        (secs(20), 1),
-        "one real request probes, the others wait"
-    );
-    let Some(Wake::Granted { ticket, grant }) = wakes.pop() else {
-        panic!("not granted")
-    };
+    assert_eq!((waited, wakes.len()), (secs(20), 1), "one real request probes, the others wait");
+    let Some(Wake::Granted { ticket, grant }) = wakes.pop() else { panic!("not granted") };
     assert_eq!(ticket, first);
     assert!(table.scheduler.snapshot(table.now).breaker.probe_in_flight);
     table.pass(secs(3));
     assert!(table.poll().is_empty());
     table.head(&grant.lease, 200, &QuotaReport::default());
-    assert!(
-        !table.scheduler.snapshot(table.now).breaker.active,
-        "closed at header time"
-    );
+    assert!(!table.scheduler.snapshot(table.now).breaker.active, "closed at header time");
     let (waited, wakes) = table.until_wake();
     assert_eq!((waited, wakes.len()), (ms(0), 1));
     let (waited, wakes) = table.until_wake();
@@ -246,10 +182,7 @@ fn p8_never_by_one_account_nor_beside_one_that_serves() {
 
     let (mut table, ids) = Table::with(3);
     refuse_everywhere(&mut table, &ids[..2], None);
-    assert!(
-        !table.scheduler.snapshot(table.now).breaker.active,
-        "the third has not refused"
-    );
+    assert!(!table.scheduler.snapshot(table.now).breaker.active, "the third has not refused");
     let request = table.request();
     table.serve(request);
 
@@ -257,10 +190,7 @@ fn p8_never_by_one_account_nor_beside_one_that_serves() {
     let reset = table.wall_after(HOUR);
     table.learn(ids[2], vec![window(WindowKind::FiveHour, 1.0, Some(reset))]);
     refuse_everywhere(&mut table, &ids[..2], None);
-    assert!(
-        table.scheduler.snapshot(table.now).breaker.active,
-        "the third is out for longer"
-    );
+    assert!(table.scheduler.snapshot(table.now).breaker.active, "the third is out for longer");
 }
 
 #[test]
@@ -275,19 +205,14 @@ fn p8_a_failed_probe_re_arms() {
     for _ in 0..4 {
         let (_, wakes) = table.until_wake();
         for wake in wakes {
-            let Wake::Granted { grant, .. } = wake else {
-                panic!("not granted")
-            };
+            let Wake::Granted { grant, .. } = wake else { panic!("not granted") };
             table.head(&grant.lease, 503, &QuotaReport::default());
             let before = table.scheduler.snapshot(table.now).breaker;
             pauses.push(before.until.map(|until| table.now.wall.until(until)));
             table.complete(grant.lease, Outcome::Abandoned);
         }
     }
-    assert_eq!(
-        pauses,
-        [Some(secs(5)), Some(secs(10)), Some(secs(20)), None]
-    );
+    assert_eq!(pauses, [Some(secs(5)), Some(secs(10)), Some(secs(20)), None]);
 }
 
 #[test]
@@ -312,16 +237,9 @@ fn p9_signed_thinking_never_goes_to_a_provider() {
     table.fail(claude, server_error());
     let request = all(&mut table);
     table.queued(request);
-    let other = Request {
-        session: Some(SessionKey(5)),
-        signed_thinking: true,
-        ..all(&mut table)
-    };
+    let other = Request { session: Some(SessionKey(5)), signed_thinking: true, ..all(&mut table) };
     table.queued(other);
-    let later = Request {
-        session: Some(SessionKey(5)),
-        ..all(&mut table)
-    };
+    let later = Request { session: Some(SessionKey(5)), ..all(&mut table) };
     table.queued(later);
     assert_eq!(table.scheduler.snapshot(table.now).thinking_protected, 2);
 }
@@ -343,21 +261,11 @@ fn p10_a_thread_goes_to_its_owner_or_is_sent_anew() {
     }
     table.fail(ids[1], server_error());
     let request = thread(&mut table);
-    assert_eq!(
-        table.refused(request).reason,
-        RefusalReason::ThreadElsewhere
-    );
-    let unknown = Request {
-        thread: Some(ThreadKey(10)),
-        session: Some(SessionKey(10)),
-        ..table.request()
-    };
+    assert_eq!(table.refused(request).reason, RefusalReason::ThreadElsewhere);
+    let unknown =
+        Request { thread: Some(ThreadKey(10)), session: Some(SessionKey(10)), ..table.request() };
     assert_eq!(table.serve(unknown.clone()), ids[0], "an unknown id: by S7");
-    assert_eq!(
-        table.granted(unknown).account,
-        ids[0],
-        "then the session's home"
-    );
+    assert_eq!(table.granted(unknown).account, ids[0], "then the session's home");
 }
 
 #[test]
@@ -366,15 +274,9 @@ fn p12_a_client_that_leaves_frees_its_place() {
     table.fail(ids[0], server_error());
     let request = table.request();
     let gone = table.queued(request);
-    assert!(matches!(
-        table.scheduler.cancel(table.now, gone),
-        Cancel::Cancelled
-    ));
+    assert!(matches!(table.scheduler.cancel(table.now, gone), Cancel::Cancelled));
     assert_eq!(table.scheduler.snapshot(table.now).queue.waiting, 0);
-    assert!(matches!(
-        table.scheduler.cancel(table.now, gone),
-        Cancel::AlreadyPolled
-    ));
+    assert!(matches!(table.scheduler.cancel(table.now, gone), Cancel::AlreadyPolled));
     let request = table.request();
     let late = table.queued(request);
     table.pass(secs(30));
@@ -391,14 +293,8 @@ fn p12_a_client_that_leaves_frees_its_place() {
 #[test]
 fn status_counts_what_happened() {
     let mut table = Table::new(Policy::default());
-    let id = table.add(AccountSpec {
-        kind: Kind::ApiKey,
-        ..oauth("key")
-    });
-    let request = Request {
-        weight: 3,
-        ..table.request()
-    };
+    let id = table.add(AccountSpec { kind: Kind::ApiKey, ..oauth("key") });
+    let request = Request { weight: 3, ..table.request() };
     let grant = table.granted(request);
     let account = table.account(id);
     assert_eq!((account.in_flight, account.active_weight), (1, 3));
@@ -408,18 +304,11 @@ fn status_counts_what_happened() {
     table.complete(grant.lease, Outcome::Success);
     table.fail(id, server_error());
     let account = table.account(id);
-    assert_eq!(
-        (account.completed, account.failed, account.last_status),
-        (1, 1, Some(503))
-    );
+    assert_eq!((account.completed, account.failed, account.last_status), (1, 1, Some(503)));
     assert_eq!(account.last_error.as_deref(), Some("try later"));
     assert_eq!(account.last_response, Some(ms(200)));
     assert_eq!(
-        (
-            account.last_15m.requests,
-            account.last_15m.failed,
-            account.last_15m.weight
-        ),
+        (account.last_15m.requests, account.last_15m.failed, account.last_15m.weight),
         (2, 1, 4)
     );
     assert_eq!(account.last_1h.average, Some(ms(100)));

@@ -4,10 +4,7 @@ use super::*;
 
 #[test]
 fn q2_a_newcomer_never_overtakes() {
-    let mut table = Table::new(Policy {
-        max_active_per_account: 1,
-        ..Policy::default()
-    });
+    let mut table = Table::new(Policy { max_active_per_account: 1, ..Policy::default() });
     table.add(oauth("a"));
     let request = table.request();
     let held = table.granted(request).lease;
@@ -21,10 +18,7 @@ fn q2_a_newcomer_never_overtakes() {
     let (ticket, grant) = wakes.remove(0);
     assert_eq!(ticket, waiting);
     table.complete(grant.lease, Outcome::Success);
-    assert_eq!(
-        table.wakes().first().map(|(ticket, _)| *ticket),
-        Some(newcomer)
-    );
+    assert_eq!(table.wakes().first().map(|(ticket, _)| *ticket), Some(newcomer));
 }
 
 #[test]
@@ -41,30 +35,12 @@ fn q1_what_is_held_and_what_is_not() {
     );
 
     let (mut table, ids) = Table::with(1);
-    table.fail(
-        ids[0],
-        quota_rejected(rejection(None, None, Some(secs(300)))),
-    );
-    let unwilling = Request {
-        holdable: false,
-        ..table.request()
-    };
-    assert_eq!(
-        table.refused(unwilling).reason,
-        RefusalReason::Limited(WaitCause::Quota)
-    );
-    let huge = Request {
-        body_bytes: 268_435_457,
-        ..table.request()
-    };
-    assert_eq!(
-        table.refused(huge).reason,
-        RefusalReason::TooLargeToHold(WaitCause::Quota)
-    );
-    let plain = Request {
-        shape: Shape::NonStream,
-        ..table.request()
-    };
+    table.fail(ids[0], quota_rejected(rejection(None, None, Some(secs(300)))));
+    let unwilling = Request { holdable: false, ..table.request() };
+    assert_eq!(table.refused(unwilling).reason, RefusalReason::Limited(WaitCause::Quota));
+    let huge = Request { body_bytes: 268_435_457, ..table.request() };
+    assert_eq!(table.refused(huge).reason, RefusalReason::TooLargeToHold(WaitCause::Quota));
+    let plain = Request { shape: Shape::NonStream, ..table.request() };
     assert_eq!(
         table.refused(plain).reason,
         RefusalReason::Limited(WaitCause::Quota),
@@ -92,21 +68,10 @@ fn q1_what_is_held_and_what_is_not() {
 #[test]
 fn q1_a_403_that_ends_serves_whoever_waits_for_something_else() {
     let (mut table, ids) = Table::with(2);
-    let forbidden = Outcome::CredentialForbidden {
-        evidence: evidence(403, "no"),
-    };
+    let forbidden = Outcome::CredentialForbidden { evidence: evidence(403, "no") };
     table.fail(ids[0], forbidden);
-    table.fail(
-        ids[1],
-        quota_rejected(rejection(None, None, Some(2 * HOUR))),
-    );
-    table.scheduler.set_policy(
-        table.now,
-        Policy {
-            poll: DAY,
-            ..Policy::default()
-        },
-    );
+    table.fail(ids[1], quota_rejected(rejection(None, None, Some(2 * HOUR))));
+    table.scheduler.set_policy(table.now, Policy { poll: DAY, ..Policy::default() });
     let request = table.request();
     table.queued(request);
     let (waited, wakes) = table.until_wake();
@@ -162,10 +127,7 @@ fn q1_a_failed_look_up_is_tried_again_after_the_network_cooldown() {
 
 #[test]
 fn q1_attempts_are_limited_and_count_anew_after_a_wait() {
-    let mut table = Table::new(Policy {
-        max_attempts: 1,
-        ..Policy::default()
-    });
+    let mut table = Table::new(Policy { max_attempts: 1, ..Policy::default() });
     let ids = [table.add(oauth("a")), table.add(oauth("b"))];
     table.fail(ids[0], server_error());
     let failed = Request {
@@ -174,10 +136,7 @@ fn q1_attempts_are_limited_and_count_anew_after_a_wait() {
         last_failure: Some(WaitCause::Capacity),
         ..table.request()
     };
-    assert_eq!(
-        table.refused(failed.clone()).reason,
-        RefusalReason::AttemptsExhausted
-    );
+    assert_eq!(table.refused(failed.clone()).reason, RefusalReason::AttemptsExhausted);
     table.fail(ids[1], server_error());
     table.queued(failed);
     let (waited, wakes) = table.until_wake();
@@ -186,10 +145,7 @@ fn q1_attempts_are_limited_and_count_anew_after_a_wait() {
 
 #[test]
 fn q3_the_queue_is_bounded() {
-    let mut table = Table::new(Policy {
-        max_queued: 2,
-        ..Policy::default()
-    });
+    let mut table = Table::new(Policy { max_queued: 2, ..Policy::default() });
     let id = table.add(oauth("a"));
     table.fail(id, server_error());
     for _ in 0..2 {
@@ -227,36 +183,19 @@ fn q5_drain_refuses_all_who_wait() {
 #[test]
 fn q6_the_client_comes_back_to_its_place() {
     let (mut table, ids) = Table::with(1);
-    table.fail(
-        ids[0],
-        quota_rejected(rejection(None, None, Some(secs(400)))),
-    );
-    let patient = Request {
-        tolerance: Some(secs(280)),
-        resume: Some(77),
-        ..table.request()
-    };
+    table.fail(ids[0], quota_rejected(rejection(None, None, Some(secs(400)))));
+    let patient = Request { tolerance: Some(secs(280)), resume: Some(77), ..table.request() };
     table.queued(patient);
     let request = table.request();
     let second = table.queued(request);
     let (waited, wakes) = table.until_wake();
     assert_eq!(waited, secs(280));
     assert!(
-        matches!(
-            &wakes[..],
-            [Wake::Expired {
-                limit: Limit::ClientTolerance,
-                ..
-            }]
-        ),
+        matches!(&wakes[..], [Wake::Expired { limit: Limit::ClientTolerance, .. }]),
         "{wakes:?}"
     );
     table.pass(secs(1));
-    let back = Request {
-        tolerance: Some(secs(280)),
-        resume: Some(77),
-        ..table.request()
-    };
+    let back = Request { tolerance: Some(secs(280)), resume: Some(77), ..table.request() };
     let back = table.queued(back);
     let (_, wakes) = table.until_wake();
     let order: Vec<_> = wakes.iter().map(Wake::ticket).collect();
@@ -277,17 +216,9 @@ fn q6_the_fallback_of_a_held_stream_is_held_wherever_the_end_is() {
     };
     let alone = fallback(&mut table);
     let refusal = table.refused(alone);
-    assert_eq!(
-        refusal.wait,
-        Some(secs(3000)),
-        "Q1: answered at once with that time"
-    );
-    let stream = Request {
-        tolerance: Some(secs(280)),
-        session,
-        resume: Some(77),
-        ..table.request()
-    };
+    assert_eq!(refusal.wait, Some(secs(3000)), "Q1: answered at once with that time");
+    let stream =
+        Request { tolerance: Some(secs(280)), session, resume: Some(77), ..table.request() };
     table.queued(stream);
     let (_, wakes) = table.until_wake();
     assert!(matches!(&wakes[..], [Wake::Expired { .. }]), "{wakes:?}");
@@ -312,21 +243,14 @@ fn q6_the_fallback_of_a_held_stream_is_held_wherever_the_end_is() {
 fn a_clock_that_is_set_moves_resets_and_nothing_else() {
     let (mut table, ids) = Table::with(2);
     let reset = Some(table.wall_after(HOUR));
-    table.fail(
-        ids[0],
-        quota_rejected(rejection(Some(WindowKind::FiveHour), reset, None)),
-    );
+    table.fail(ids[0], quota_rejected(rejection(Some(WindowKind::FiveHour), reset, None)));
     table.fail(ids[1], server_error());
     let request = table.request();
     table.queued(request);
     table.now.wall = table.now.wall + HOUR;
     table.scheduler.clock_stepped(table.now);
     assert_eq!(table.wakes().len(), 1, "the reset has passed");
-    assert_eq!(
-        table.blocked_for(ids[1]),
-        Some(secs(30)),
-        "the cooldown has not"
-    );
+    assert_eq!(table.blocked_for(ids[1]), Some(secs(30)), "the cooldown has not");
     let mut back = table.now;
     back.mono = Mono(back.mono.0 - 5_000);
     table.now = back;
@@ -364,12 +288,7 @@ fn a6_what_was_learned_is_restored() {
     table.scheduler.add_usage(
         table.now,
         ids[0],
-        Usage {
-            input: 5,
-            output: 7,
-            cache_read: 1,
-            cache_write: 2,
-        },
+        Usage { input: 5, output: 7, cache_read: 1, cache_write: 2 },
     );
     let saved = table.scheduler.learned(table.now, ids[0]);
     let Some(saved) = saved else { panic!("known") };
@@ -378,11 +297,8 @@ fn a6_what_was_learned_is_restored() {
     next.pass(secs(1));
     next.scheduler.restore(next.now, new[0], &saved);
     let account = next.account(new[0]);
-    let kinds: Vec<_> = account
-        .windows
-        .iter()
-        .map(|window| (window.kind.clone(), window.source))
-        .collect();
+    let kinds: Vec<_> =
+        account.windows.iter().map(|window| (window.kind.clone(), window.source)).collect();
     assert_eq!(
         kinds,
         [(WindowKind::FiveHour, Source::Restored)],
@@ -391,29 +307,19 @@ fn a6_what_was_learned_is_restored() {
     assert_eq!(account.usage.tokens.output, 7);
     next.learn(new[0], vec![window(WindowKind::FiveHour, 0.9, Some(reset))]);
     next.scheduler.restore(next.now, new[0], &saved);
-    assert_eq!(
-        next.account(new[0]).windows[0].used,
-        Some(0.9),
-        "what was said since stays"
-    );
+    assert_eq!(next.account(new[0]).windows[0].used, Some(0.9), "what was said since stays");
 }
 
 /// A storm's ramp that begins anew when its account comes back can make a wait too long: whoever
 /// waits hears of it at that moment.
 #[test]
 fn s10_nobody_learns_of_a_recovery_before_the_wake_up_told() {
-    let mut table = Table::new(Policy {
-        capacity_max_wait: ms(1_600),
-        poll: secs(60),
-        ..Policy::default()
-    });
+    let mut table =
+        Table::new(Policy { capacity_max_wait: ms(1_600), poll: secs(60), ..Policy::default() });
     let ids = ["a", "b", "c"].map(|name| table.add(oauth(name)));
     let week = Some(table.wall_after(20 * HOUR));
     let on = |table: &mut Table, id| {
-        let request = Request {
-            pinned: Some(id),
-            ..table.request()
-        };
+        let request = Request { pinned: Some(id), ..table.request() };
         table.granted(request).lease
     };
     let out = || quota_rejected(rejection(Some(WindowKind::SevenDay), week, None));

@@ -46,17 +46,11 @@ impl World {
         let request = self.clients.get(&id).map(|client| client.request.clone());
         let claude = self.is_claude(account);
         let trouble = self.trouble_until > self.now.mono && claude;
-        let retry_after = self
-            .rng
-            .chance(500)
-            .then(|| Duration::from_secs(self.rng.within(1, 40)));
+        let retry_after = self.rng.chance(500).then(|| Duration::from_secs(self.rng.within(1, 40)));
         let now = self.now;
         let said = |status: u16, message: &str| evidence(now, status, message);
         if self.settling {
-            return Plan {
-                head: Some((200, QuotaReport::default())),
-                outcome: Outcome::Success,
-            };
+            return Plan { head: Some((200, QuotaReport::default())), outcome: Outcome::Success };
         }
         let f = &self.faults;
         let total = [
@@ -96,10 +90,7 @@ impl World {
         let odd = self.rng.chance(self.faults.odd_reports);
         let overage = self.rng.chance(self.faults.overage);
         let Some(request) = request else {
-            return Plan {
-                head: None,
-                outcome: Outcome::Abandoned,
-            };
+            return Plan { head: None, outcome: Outcome::Abandoned };
         };
         let (mut quota, full) = match self.truth.get_mut(&account) {
             Some(truth) if claude => truth.report(self.now, &request),
@@ -115,10 +106,7 @@ impl World {
             quota.retry_after = retry_after;
             return Plan {
                 head: Some((429, quota.clone())),
-                outcome: Outcome::QuotaRejected {
-                    quota,
-                    evidence: said(429, "limit exceeded"),
-                },
+                outcome: Outcome::QuotaRejected { quota, evidence: said(429, "limit exceeded") },
             };
         }
         let fine = Some((200, quota));
@@ -127,16 +115,11 @@ impl World {
             1 => refusal(Overload::Overloaded529, 529, "overloaded"),
             2 => Plan {
                 head: Some((503, QuotaReport::default())),
-                outcome: Outcome::ServerError {
-                    evidence: said(503, "broken"),
-                },
+                outcome: Outcome::ServerError { evidence: said(503, "broken") },
             },
             3 => Plan {
                 head: None,
-                outcome: Outcome::Network {
-                    blame: Blame::Account,
-                    evidence: said(0, "reset"),
-                },
+                outcome: Outcome::Network { blame: Blame::Account, evidence: said(0, "reset") },
             },
             4 => Plan {
                 head: None,
@@ -147,38 +130,19 @@ impl World {
             },
             5 => Plan {
                 head: Some((401, QuotaReport::default())),
-                outcome: Outcome::CredentialRefused {
-                    evidence: said(401, "no"),
-                },
+                outcome: Outcome::CredentialRefused { evidence: said(401, "no") },
             },
-            6 => Plan {
-                head: None,
-                outcome: Outcome::NeedsLogin {
-                    evidence: said(401, "expired"),
-                },
-            },
+            6 => {
+                Plan { head: None, outcome: Outcome::NeedsLogin { evidence: said(401, "expired") } }
+            }
             7 => Plan {
                 head: Some((403, QuotaReport::default())),
-                outcome: Outcome::CredentialForbidden {
-                    evidence: said(403, "no"),
-                },
+                outcome: Outcome::CredentialForbidden { evidence: said(403, "no") },
             },
-            8 => Plan {
-                head: Some((400, QuotaReport::default())),
-                outcome: Outcome::Neutral,
-            },
-            9 => Plan {
-                head: fine.filter(|_| self.rng.chance(500)),
-                outcome: Outcome::Abandoned,
-            },
-            10 => Plan {
-                head: None,
-                outcome: Outcome::Success,
-            },
-            _ => Plan {
-                head: fine,
-                outcome: Outcome::Success,
-            },
+            8 => Plan { head: Some((400, QuotaReport::default())), outcome: Outcome::Neutral },
+            9 => Plan { head: fine.filter(|_| self.rng.chance(500)), outcome: Outcome::Abandoned },
+            10 => Plan { head: None, outcome: Outcome::Success },
+            _ => Plan { head: fine, outcome: Outcome::Success },
         }
     }
 
@@ -202,11 +166,9 @@ impl World {
 
 impl Truth {
     pub(super) fn renew(&mut self, now: Now) {
-        for (window, length) in [
-            (&mut self.five, 18_000),
-            (&mut self.week, 604_800),
-            (&mut self.opus, 604_800),
-        ] {
+        for (window, length) in
+            [(&mut self.five, 18_000), (&mut self.week, 604_800), (&mut self.opus, 604_800)]
+        {
             if window.1 <= now.wall {
                 *window = (0.0, now.wall + Duration::from_secs(length));
             }
@@ -234,11 +196,7 @@ impl Truth {
             *used >= 1.0 && (is_opus || !matches!(kind, WindowKind::SevenDayFamily(_)))
         });
         let quota = QuotaReport {
-            verdict: Some(if full.is_some() {
-                Says::Rejected
-            } else {
-                Says::Allowed
-            }),
+            verdict: Some(if full.is_some() { Says::Rejected } else { Says::Allowed }),
             claim: full.map(|(kind, _)| kind.clone()),
             reset: full.map(|(_, (_, reset))| *reset),
             windows: windows
@@ -255,11 +213,7 @@ impl Faults {
     /// Most kinds of fault are off in most seeds, so that rare ones are seen without the rest.
     pub(super) fn new(rng: &mut Rng) -> Faults {
         let mut share = |most: u64| {
-            if rng.chance(400) {
-                rng.within(1, most)
-            } else {
-                0
-            }
+            if rng.chance(400) { rng.within(1, most) } else { 0 }
         };
         Faults {
             server_side: share(200),
@@ -297,11 +251,7 @@ pub(super) fn policy(rng: &mut Rng) -> Policy {
         max_cooldown: secs(rng.within(30, 900)),
         network_cooldown: secs(rng.within(1, 5)),
         max_attempts: u32::try_from(rng.below(4)).unwrap_or(0),
-        overage: if rng.chance(300) {
-            Overage::Never
-        } else {
-            Overage::Last
-        },
+        overage: if rng.chance(300) { Overage::Never } else { Overage::Last },
         max_wait: secs(*rng.pick(&[60, 3_600, 86_400]).unwrap_or(&3_600)),
         auto_max_wait: rng.chance(200).then(|| secs(40)),
         capacity_max_wait: secs(*rng.pick(&[5, 60, 900]).unwrap_or(&900)),

@@ -5,11 +5,7 @@ use super::*;
 
 impl World {
     pub(super) fn arrive(&mut self) -> Checked {
-        let burst = if self.rng.chance(150) {
-            self.rng.within(5, 14)
-        } else {
-            1
-        };
+        let burst = if self.rng.chance(150) { self.rng.within(5, 14) } else { 1 };
         for _ in 0..burst {
             self.last_client += 1;
             let id = self.last_client;
@@ -22,13 +18,10 @@ impl World {
 
     pub(super) fn draw_request(&mut self, id: u64) -> Request {
         let rng = &mut self.rng;
-        let profile = *rng
-            .pick(&["claude", "claude", "claude", "all", "all", "work"])
-            .unwrap_or(&"claude");
+        let profile =
+            *rng.pick(&["claude", "claude", "claude", "all", "all", "work"]).unwrap_or(&"claude");
         let odd = rng.chance(10);
-        let session = rng
-            .chance(600)
-            .then(|| SessionKey(u128::from(rng.below(6))));
+        let session = rng.chance(600).then(|| SessionKey(u128::from(rng.below(6))));
         let request = Request {
             profile: Arc::from(if odd { "nobody" } else { profile }),
             weight: u32::try_from(rng.within(1, 4)).unwrap_or(1),
@@ -49,9 +42,7 @@ impl World {
                 .unwrap_or(&Shape::Stream),
             body_bytes: *rng.pick(&[0, 1_000, 500_000, 3_000_000]).unwrap_or(&0),
             holdable: !rng.chance(30),
-            tolerance: rng
-                .chance(400)
-                .then(|| Duration::from_millis(rng.within(2_000, 300_000))),
+            tolerance: rng.chance(400).then(|| Duration::from_millis(rng.within(2_000, 300_000))),
             resume: rng.chance(700).then(|| u128::from(id)),
             ..Request::new(id, self.now.mono)
         };
@@ -62,11 +53,7 @@ impl World {
                 brought.push(*id);
             }
         }
-        Request {
-            pinned,
-            brought,
-            ..request
-        }
+        Request { pinned, brought, ..request }
     }
 
     pub(super) fn any_account(&mut self) -> Option<AccountId> {
@@ -154,37 +141,23 @@ impl World {
         if !self.ended.is_empty() && self.ended.contains(&ticket)
             || self.tickets.contains_key(&ticket)
         {
-            return fail(
-                "every ticket ends once",
-                format!("{ticket:?} was given twice"),
-            );
+            return fail("every ticket ends once", format!("{ticket:?} was given twice"));
         }
         let place = self.places.join(self.now.mono, request.resume);
         let pause = match request.last_failure {
             Some(WaitCause::Network) => self.policy.network_cooldown.max(Duration::from_secs(1)),
             _ => Duration::from_secs(1),
         };
-        let paused = if request.excluded.is_empty() {
-            self.now.mono
-        } else {
-            self.now.mono + pause
-        };
+        let paused =
+            if request.excluded.is_empty() { self.now.mono } else { self.now.mono + pause };
         self.tickets.insert(ticket, id);
         if let Some(client) = self.clients.get_mut(&id) {
             client.first_wait = client.first_wait.or(Some(self.now.mono));
-            client.state = State::Waiting {
-                ticket,
-                since: self.now.mono,
-                place,
-                paused,
-            };
+            client.state = State::Waiting { ticket, since: self.now.mono, place, paused };
         }
         if self.rng.chance(self.faults.leave) {
             let after = self.rng.within(1, 60_000);
-            self.schedule(
-                self.now.mono + Duration::from_millis(after),
-                Event::Leave(id, ticket),
-            );
+            self.schedule(self.now.mono + Duration::from_millis(after), Event::Leave(id, ticket));
         }
         Ok(())
     }
@@ -208,10 +181,7 @@ impl World {
         };
         let request = client.request.clone();
         let State::Waiting { since, place, .. } = client.state else {
-            return fail(
-                "every ticket ends once",
-                format!("client {id} does not wait"),
-            );
+            return fail("every ticket ends once", format!("client {id} does not wait"));
         };
         self.note(&[4, id]);
         match verdict {
@@ -221,11 +191,7 @@ impl World {
                 if given.waited != self.now.mono.since(since) {
                     return fail(
                         "snapshot sums agree",
-                        format!(
-                            "waited {:?}, not {:?}",
-                            given.waited,
-                            self.now.mono.since(since)
-                        ),
+                        format!("waited {:?}, not {:?}", given.waited, self.now.mono.since(since)),
                     );
                 }
                 if let Some(client) = self.clients.get_mut(&id) {
@@ -279,15 +245,9 @@ impl World {
         let end_after = head_after + self.rng.within(0, if quick { 100 } else { 60_000 });
         let now = self.now.mono;
         if plan.head.is_some() {
-            self.schedule(
-                now + Duration::from_millis(head_after),
-                Event::Head(id, given.lease),
-            );
+            self.schedule(now + Duration::from_millis(head_after), Event::Head(id, given.lease));
         }
-        self.schedule(
-            now + Duration::from_millis(end_after),
-            Event::End(id, given.lease),
-        );
+        self.schedule(now + Duration::from_millis(end_after), Event::End(id, given.lease));
         if let Some(client) = self.clients.get_mut(&id) {
             if let Some(known) = self.accounts.get_mut(&given.account) {
                 known.weight += u64::from(client.request.weight);
@@ -295,20 +255,14 @@ impl World {
             client.grants += 1;
             client.grants_in_pass += 1;
             client.request.clock = given.clock;
-            client.state = State::Flying {
-                lease: given.lease,
-                account: given.account,
-                plan: Box::new(plan),
-            };
+            client.state =
+                State::Flying { lease: given.lease, account: given.account, plan: Box::new(plan) };
         }
         Ok(())
     }
 
     pub(super) fn head(&mut self, id: u64, lease: u64) -> Checked {
-        let Some(Client {
-            state: State::Flying { account, plan, .. },
-            ..
-        }) = self.clients.get(&id)
+        let Some(Client { state: State::Flying { account, plan, .. }, .. }) = self.clients.get(&id)
         else {
             return Ok(());
         };
@@ -316,13 +270,7 @@ impl World {
         let Some((status, quota)) = plan.head else {
             return Ok(());
         };
-        self.subject.observe(
-            self.now,
-            lease,
-            status,
-            &quota,
-            evidence(self.now, status, "head"),
-        );
+        self.subject.observe(self.now, lease, status, &quota, evidence(self.now, status, "head"));
         if self.probe == Some(lease) {
             self.probe = None;
         }
@@ -333,10 +281,7 @@ impl World {
             known.learn(self.now, &quota);
         }
         if status == 200 && self.rng.chance(100) {
-            let session = self
-                .clients
-                .get(&id)
-                .and_then(|client| client.request.session);
+            let session = self.clients.get(&id).and_then(|client| client.request.session);
             if let (Some(session), true) = (session, self.is_claude(account)) {
                 self.thinking.insert(session);
                 self.subject.note_thinking(self.now, session);
@@ -351,11 +296,8 @@ impl World {
         let Some(client) = self.clients.get_mut(&id) else {
             return Ok(());
         };
-        let State::Flying {
-            lease: flying,
-            account,
-            plan,
-        } = std::mem::replace(&mut client.state, State::Idle)
+        let State::Flying { lease: flying, account, plan } =
+            std::mem::replace(&mut client.state, State::Idle)
         else {
             return Ok(());
         };
@@ -409,11 +351,8 @@ impl World {
 
     /// The race between a client that leaves and a grant that has not been polled.
     pub(super) fn cancel_someone(&mut self) -> Checked {
-        let tickets: Vec<(Ticket, u64)> = self
-            .tickets
-            .iter()
-            .map(|(ticket, id)| (*ticket, *id))
-            .collect();
+        let tickets: Vec<(Ticket, u64)> =
+            self.tickets.iter().map(|(ticket, id)| (*ticket, *id)).collect();
         match self.rng.pick(&tickets) {
             Some((ticket, id)) => self.leave(*id, *ticket),
             None => Ok(()),
@@ -424,10 +363,7 @@ impl World {
         let Some(client) = self.clients.get(&id) else {
             return Ok(());
         };
-        let State::Waiting {
-            ticket: own, place, ..
-        } = client.state
-        else {
+        let State::Waiting { ticket: own, place, .. } = client.state else {
             return Ok(());
         };
         if own != ticket {
@@ -452,8 +388,7 @@ impl World {
                 if let Some(known) = self.accounts.get_mut(&given.account) {
                     known.ended(self.now, &self.policy, &Outcome::Abandoned);
                 }
-                self.subject
-                    .complete(self.now, given.lease, Outcome::Abandoned);
+                self.subject.complete(self.now, given.lease, Outcome::Abandoned);
                 self.give_up(id);
                 Ok(())
             }
@@ -464,10 +399,9 @@ impl World {
                 }
                 self.may_return(id)
             }
-            Cancelled::AlreadyPolled => fail(
-                "every ticket ends once",
-                format!("{ticket:?} of client {id} is unknown"),
-            ),
+            Cancelled::AlreadyPolled => {
+                fail("every ticket ends once", format!("{ticket:?} of client {id} is unknown"))
+            }
         }
     }
 
@@ -476,10 +410,7 @@ impl World {
         let returns = self.clients.get(&id).map_or(9, |client| client.returns);
         if returns < 3 && self.rng.chance(600) && !self.settling {
             let after = self.rng.within(0, 80_000);
-            self.schedule(
-                self.now.mono + Duration::from_millis(after),
-                Event::Back(id),
-            );
+            self.schedule(self.now.mono + Duration::from_millis(after), Event::Back(id));
             if let Some(client) = self.clients.get_mut(&id) {
                 client.state = State::Idle;
             }

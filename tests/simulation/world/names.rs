@@ -8,23 +8,11 @@ pub(super) fn outcome_name(outcome: &Outcome) -> &'static str {
         Outcome::Neutral => "Outcome::Neutral",
         Outcome::Abandoned => "Outcome::Abandoned",
         Outcome::QuotaRejected { .. } => "Outcome::QuotaRejected",
-        Outcome::ServerSide {
-            overload: Overload::Refused429,
-            ..
-        } => "Outcome::ServerSide 429",
-        Outcome::ServerSide {
-            overload: Overload::Overloaded529,
-            ..
-        } => "Outcome::ServerSide 529",
+        Outcome::ServerSide { overload: Overload::Refused429, .. } => "Outcome::ServerSide 429",
+        Outcome::ServerSide { overload: Overload::Overloaded529, .. } => "Outcome::ServerSide 529",
         Outcome::ServerError { .. } => "Outcome::ServerError",
-        Outcome::Network {
-            blame: Blame::Account,
-            ..
-        } => "Outcome::Network",
-        Outcome::Network {
-            blame: Blame::Nobody,
-            ..
-        } => "Outcome::Network nobody",
+        Outcome::Network { blame: Blame::Account, .. } => "Outcome::Network",
+        Outcome::Network { blame: Blame::Nobody, .. } => "Outcome::Network nobody",
         Outcome::CredentialRefused { .. } => "Outcome::CredentialRefused",
         Outcome::NeedsLogin { .. } => "Outcome::NeedsLogin",
         Outcome::CredentialForbidden { .. } => "Outcome::CredentialForbidden",

@@ -6,10 +6,7 @@ impl World {
     /// Nobody waits, nothing is in flight, and after a day every account serves again.
     pub(super) fn check_settled(&mut self) -> Checked {
         if !self.tickets.is_empty() || !self.clients.is_empty() {
-            return fail(
-                "everything settles",
-                format!("{:?} {:?}", self.tickets, self.clients),
-            );
+            return fail("everything settles", format!("{:?} {:?}", self.tickets, self.clients));
         }
         self.check_snapshot()?;
         let snapshot = self.subject.snapshot(self.now);
@@ -20,23 +17,15 @@ impl World {
         // A step back of the wall clock may have moved resets away again.
         self.now.wall = self.now.wall + Duration::from_secs(30 * 86_400);
         self.expire();
-        let ids: Vec<AccountId> = self
-            .accounts
-            .iter()
-            .filter(|(_, known)| !known.leaving)
-            .map(|(id, _)| *id)
-            .collect();
+        let ids: Vec<AccountId> =
+            self.accounts.iter().filter(|(_, known)| !known.leaving).map(|(id, _)| *id).collect();
         for id in ids {
             self.pass_to(self.now.mono + Duration::from_secs(1));
-            let request = Request {
-                pinned: Some(id),
-                brought: vec![id],
-                ..Request::new(0, self.now.mono)
-            };
+            let request =
+                Request { pinned: Some(id), brought: vec![id], ..Request::new(0, self.now.mono) };
             match self.subject.admit(self.now, request) {
                 Admitted::Granted(given) => {
-                    self.subject
-                        .complete(self.now, given.lease, Outcome::Success)
+                    self.subject.complete(self.now, given.lease, Outcome::Success)
                 }
                 other => {
                     return fail(
@@ -55,15 +44,10 @@ impl World {
         };
         let request = &client.request;
         let Some(known) = self.accounts.get(&given.account) else {
-            return fail(
-                "no grant on a blocked account",
-                format!("{given:?}: no such account"),
-            );
+            return fail("no grant on a blocked account", format!("{given:?}: no such account"));
         };
         let thinking = request.signed_thinking
-            || request
-                .session
-                .is_some_and(|session| self.thinking.contains(&session));
+            || request.session.is_some_and(|session| self.thinking.contains(&session));
         if let Some(why) = known.forbids(self.now, &self.policy, request, thinking) {
             return fail(
                 "no grant on a blocked account",
@@ -77,16 +61,10 @@ impl World {
             );
         }
         if request.pinned.is_some_and(|pinned| pinned != given.account) {
-            return fail(
-                "no grant on a blocked account",
-                format!("{given:?} for {request:?}"),
-            );
+            return fail("no grant on a blocked account", format!("{given:?} for {request:?}"));
         }
         if request.excluded.contains(&given.account) {
-            return fail(
-                "no grant on an excluded account",
-                format!("{given:?} for {request:?}"),
-            );
+            return fail("no grant on an excluded account", format!("{given:?} for {request:?}"));
         }
         let cap = self.policy.max_active_per_account;
         if known.in_flight >= cap || self.is_full() {
@@ -125,10 +103,7 @@ impl World {
             return Ok(());
         }
         if self.probe.is_some() {
-            return fail(
-                "one probe at a time",
-                format!("{given:?} beside {:?}", self.probe),
-            );
+            return fail("one probe at a time", format!("{given:?} beside {:?}", self.probe));
         }
         match before {
             None => Ok(()),
@@ -137,19 +112,14 @@ impl World {
                 self.probe = Some(given.lease);
                 Ok(())
             }
-            Some(_) => fail(
-                "one probe at a time",
-                format!("{given:?} while the breaker is open"),
-            ),
+            Some(_) => fail("one probe at a time", format!("{given:?} while the breaker is open")),
         }
     }
 
     pub(super) fn alike(&self, one: &Request, other: &Request) -> bool {
         let thinks = |request: &Request| {
             request.signed_thinking
-                || request
-                    .session
-                    .is_some_and(|session| self.thinking.contains(&session))
+                || request.session.is_some_and(|session| self.thinking.contains(&session))
         };
         one.profile == other.profile
             && one.family == other.family
@@ -166,12 +136,7 @@ impl World {
             let Some(client) = self.clients.get(id) else {
                 continue;
             };
-            let State::Waiting {
-                place: other,
-                paused,
-                ..
-            } = client.state
-            else {
+            let State::Waiting { place: other, paused, .. } = client.state else {
                 continue;
             };
             if other < place && paused <= self.now.mono && self.alike(&client.request, request) {
@@ -210,15 +175,10 @@ impl World {
 
     /// Nobody is let go before its time.
     pub(super) fn check_expiry(&self, request: &Request, id: u64, limit: Limit) -> Checked {
-        let since = self
-            .clients
-            .get(&id)
-            .and_then(|client| client.first_wait)
-            .unwrap_or(self.now.mono);
+        let since =
+            self.clients.get(&id).and_then(|client| client.first_wait).unwrap_or(self.now.mono);
         let waited = self.now.mono.since(since);
-        let bears = request
-            .tolerance
-            .map(|tolerance| request.arrived + tolerance);
+        let bears = request.tolerance.map(|tolerance| request.arrived + tolerance);
         // A fallback of a held stream bears its limit from its arrival on.
         let longest = waited.max(self.now.mono.since(request.arrived));
         let shape = request.shape == Shape::NonStream && longest >= self.policy.non_stream_max_wait;
@@ -248,10 +208,7 @@ impl World {
         let mut flying = 0;
         for account in &snapshot.accounts {
             let Some(known) = self.accounts.get(&account.id) else {
-                return fail(
-                    "snapshot sums agree",
-                    format!("{} is not known", account.name),
-                );
+                return fail("snapshot sums agree", format!("{} is not known", account.name));
             };
             let own = (known.in_flight, known.weight, known.ended);
             let said = (account.in_flight, account.active_weight, account.completed);
@@ -262,8 +219,7 @@ impl World {
                 );
             }
             flying += account.in_flight;
-            self.report
-                .see_once(&format!("Status::{:?}", account.status));
+            self.report.see_once(&format!("Status::{:?}", account.status));
             if let Some(tier) = account.weekly.state {
                 self.report.see_once(&format!("Tier::{tier:?}"));
             }
@@ -310,10 +266,7 @@ impl World {
                 continue;
             };
             let mut request = client.request.clone();
-            let waited = self
-                .now
-                .mono
-                .since(client.first_wait.unwrap_or(self.now.mono));
+            let waited = self.now.mono.since(client.first_wait.unwrap_or(self.now.mono));
             let bears = request
                 .tolerance
                 .is_none_or(|tolerance| request.arrived + tolerance > self.now.mono);

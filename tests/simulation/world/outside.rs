@@ -44,11 +44,7 @@ impl World {
                     other.reason == block.reason && other.scope == block.scope
                 };
                 let timed = !matches!(block.reason, maxpool::scheduler::BlockReason::Quota(_));
-                let now = new
-                    .blocks
-                    .iter()
-                    .find(same)
-                    .and_then(|block| block.remaining);
+                let now = new.blocks.iter().find(same).and_then(|block| block.remaining);
                 if timed && now != block.remaining {
                     return fail(
                         "a clock step moves resets only",
@@ -86,11 +82,8 @@ impl World {
                 }
             }
             (4, Some(id)) => {
-                let routing = if self.rng.chance(600) {
-                    Routing::Preferred(id)
-                } else {
-                    Routing::Automatic
-                };
+                let routing =
+                    if self.rng.chance(600) { Routing::Preferred(id) } else { Routing::Automatic };
                 let refused = self.subject.real().set_routing(self.now, routing).is_err();
                 self.note(&[u64::from(refused)]);
             }
@@ -103,11 +96,8 @@ impl World {
             _ => {
                 self.policy.max_active_per_account =
                     u32::try_from(self.rng.within(1, 5)).unwrap_or(1);
-                self.policy.overage = if self.rng.chance(500) {
-                    Overage::Never
-                } else {
-                    Overage::Last
-                };
+                self.policy.overage =
+                    if self.rng.chance(500) { Overage::Never } else { Overage::Last };
                 let policy = self.policy.clone();
                 self.subject.set_policy(self.now, &policy);
             }
@@ -156,10 +146,7 @@ impl World {
                 self.see(&format!("BlockReason::{}", variant(&format!("{reason:?}"))));
             }
         }
-        self.see(&format!(
-            "ExplainedVerdict::{}",
-            variant(&format!("{:?}", explained.verdict))
-        ));
+        self.see(&format!("ExplainedVerdict::{}", variant(&format!("{:?}", explained.verdict))));
         let both = explained.candidates.len() + explained.passed_over.len();
         if both != self.accounts.len() {
             return fail("snapshot sums agree", format!("{explained:?}"));
@@ -167,10 +154,7 @@ impl World {
         if let ExplainedVerdict::Chosen(id, _) = explained.verdict
             && !explained.candidates.iter().any(|one| one.account == id)
         {
-            return fail(
-                "snapshot sums agree",
-                format!("chosen but no candidate: {explained:?}"),
-            );
+            return fail("snapshot sums agree", format!("chosen but no candidate: {explained:?}"));
         }
         Ok(())
     }
@@ -179,13 +163,7 @@ impl World {
         let number = self.truth.len();
         let kind = *self
             .rng
-            .pick(&[
-                Kind::Oauth,
-                Kind::Oauth,
-                Kind::Oauth,
-                Kind::ApiKey,
-                Kind::Provider,
-            ])
+            .pick(&[Kind::Oauth, Kind::Oauth, Kind::Oauth, Kind::ApiKey, Kind::Provider])
             .unwrap_or(&Kind::Oauth);
         let profiles: &[&str] = match kind {
             Kind::Provider => &["all"],
@@ -232,10 +210,8 @@ impl World {
                 learned_at: self.now.wall,
                 source: maxpool::scheduler::Source::Answer,
             };
-            let learned = maxpool::scheduler::Learned {
-                windows: vec![window],
-                ..Default::default()
-            };
+            let learned =
+                maxpool::scheduler::Learned { windows: vec![window], ..Default::default() };
             self.subject.real().restore(self.now, id, &learned);
             known.restore_learned(WindowKind::FiveHour, truth.five.0, truth.five.1, self.now);
         }
@@ -266,8 +242,7 @@ impl World {
         for _ in 0..5 {
             self.last_client += 1;
             let id = self.last_client;
-            self.clients
-                .insert(id, Client::new(Request::new(id, self.now.mono)));
+            self.clients.insert(id, Client::new(Request::new(id, self.now.mono)));
             self.ask(id)?;
             self.settle_step()?;
         }
