@@ -10,8 +10,8 @@ use super::classify::{self, Meaning, Next, Seen};
 use super::exchange::{answer, wait_for_refresh};
 use super::failed::{Failed, Kept};
 use super::forward::{self, Answer, Connection, Failure, NetworkCode, Order, Unanswered};
-use super::job::{Ended, Job};
 use super::reply;
+use super::request::{ClientRequest, Ended};
 use super::stream::Uncommitted;
 use crate::account::provider::model_for;
 use crate::account::quota::report_of_headers;
@@ -59,8 +59,8 @@ enum Token {
 
 /// The parts of an attempt that stay the same over a repeated call.
 pub(super) struct Course<'a> {
-    pub(super) job: &'a Job,
-    pub(super) request: &'a Request,
+    pub(super) request: &'a ClientRequest,
+    pub(super) demand: &'a Request,
     pub(super) granted: &'a Granted,
     account: Arc<Account>,
     uri: Uri,
@@ -71,16 +71,16 @@ pub(super) struct Course<'a> {
 
 /// Runs the request on the account that was granted.
 pub(super) fn run(
-    job: &Job,
-    request: &Request,
+    request: &ClientRequest,
+    demand: &Request,
     hold: LeaseGuard,
     granted: &Granted,
     out: Uncommitted,
 ) -> Attempted {
-    job.tracked.stage(Stage::Connecting);
-    job.tracked.account(Some(Arc::clone(&granted.name)));
-    job.record.borrow_mut().account = Some((Arc::clone(&granted.name), granted.kind));
-    let Some(account) = job.context.accounts.get(granted.account) else {
+    request.tracked.stage(Stage::Connecting);
+    request.tracked.account(Some(Arc::clone(&granted.name)));
+    request.record.borrow_mut().account = Some((Arc::clone(&granted.name), granted.kind));
+    let Some(account) = request.context.accounts.get(granted.account) else {
         // Removed between the grant and now.
         hold.complete(Outcome::Abandoned);
         let failed =
@@ -88,7 +88,7 @@ pub(super) fn run(
         return Attempted::Failed { out, failed: Box::new(failed) };
     };
     let profile = account.profile();
-    let Ok(uri) = Uri::try_from([profile.upstream.as_str(), &job.target].concat()) else {
+    let Ok(uri) = Uri::try_from([profile.upstream.as_str(), &request.target].concat()) else {
         hold.complete(Outcome::Abandoned);
         return Attempted::Ended(answer(out, &reply::bad_target()));
     };
@@ -98,8 +98,8 @@ pub(super) fn run(
         (Kind::ApiKey | Kind::Provider, false) => Beta::AsSent,
         (Kind::ApiKey | Kind::Provider, true) => Beta::Strip,
     };
-    let course = Course { job, request, granted, account, uri, beta, sent: RefCell::default() };
-    let readiness = job.context.accounts.credential(granted.account);
+    let course = Course { request, demand, granted, account, uri, beta, sent: RefCell::default() };
+    let readiness = request.context.accounts.credential(granted.account);
     course.with_credential(hold, readiness, out)
 }
 
@@ -130,11 +130,11 @@ impl Course<'_> {
             let ready = match readiness {
                 Readiness::Ready(ready) => ready,
                 Readiness::Refreshing(flight) => {
-                    if wait_for_refresh(self.job, &flight).is_err() {
+                    if wait_for_refresh(self.request, &flight).is_err() {
                         hold.complete(Outcome::Abandoned);
                         return Attempted::Ended(self.client_gone(Stage::Connecting));
                     }
-                    readiness = self.job.context.accounts.credential(self.granted.account);
+                    readiness = self.request.context.accounts.credential(self.granted.account);
                     continue;
                 }
                 Readiness::Unready(unready) => {
@@ -157,8 +157,8 @@ impl Course<'_> {
             } else {
                 classify::evidence_of(answer.status, &answer.headers, "", clock::wall())
             };
-            let after = self.job.watch.elapsed();
-            self.job.trace.borrow_mut().answer(
+            let after = self.request.watch.elapsed();
+            self.request.trace.borrow_mut().answer(
                 &self.granted.name,
                 answer.status,
                 after,
@@ -177,7 +177,7 @@ impl Course<'_> {
             };
             match meaning.next {
                 Next::RefreshAndRetry => {
-                    let accounts = &self.job.context.accounts;
+                    let accounts = &self.request.context.accounts;
                     readiness = match token {
                         Token::First => accounts.refused(self.granted.account, ready.generation),
                         Token::Refreshed => {
@@ -210,25 +210,25 @@ impl Course<'_> {
 
     fn call(&self, ready: &Ready) -> Result<Answer, Unanswered> {
         self.sent.replace(Some(ready.value.clone()));
-        let job = self.job;
+        let request = self.request;
         let auth = Auth::Pooled { name: ready.header, value: ready.value.expose() };
-        let headers = headers::upstream(&job.headers, auth, self.beta);
+        let headers = headers::upstream(&request.headers, auth, self.beta);
         let profile = self.account.profile();
-        let model = job.peek.model.as_deref();
+        let model = request.peek.model.as_deref();
         let replacement = model.and_then(|model| model_for(&profile, model));
         let spliced = match replacement {
-            Some(to) => splice::replace_model(&job.body, &job.peek.models, to).parts,
-            None => vec![Cow::Borrowed(job.body.as_slice())],
+            Some(to) => splice::replace_model(&request.body, &request.peek.models, to).parts,
+            None => vec![Cow::Borrowed(request.body.as_slice())],
         };
         let order = Order {
-            method: &job.method,
+            method: &request.method,
             uri: &self.uri,
             headers: &headers,
-            body: job.has_body.then_some(spliced.as_slice()),
+            body: request.has_body.then_some(spliced.as_slice()),
         };
-        job.record.borrow_mut().attempts += 1;
-        job.trace.borrow_mut().attempt(&self.granted.name, &self.uri, headers.iter());
-        forward::send(&job.context.agent(), &order, &job.patience, Connection::Pooled)
+        request.record.borrow_mut().attempts += 1;
+        request.trace.borrow_mut().attempt(&self.granted.name, &self.uri, headers.iter());
+        forward::send(&request.context.agent(), &order, &request.client_wait, Connection::Pooled)
     }
 
     /// The account has nothing to show: its block is told to the scheduler.
@@ -287,7 +287,7 @@ impl Course<'_> {
         };
         let end = End::At { mono: Some(cooling.until), wall: None };
         let block = Block { reason, end, scope: Scope::Account, evidence: Arc::new(evidence) };
-        self.job
+        self.request
             .context
             .gate
             .with(|scheduler, now| scheduler.block(now, self.granted.account, block));
@@ -335,7 +335,7 @@ impl Course<'_> {
         let failed = Failed {
             from: Arc::clone(&self.granted.name),
             kind: self.granted.kind,
-            was_sent: self.job.patience.wire().sent.get() > 0,
+            was_sent: self.request.client_wait.wire().sent.get() > 0,
             meaning,
             kept: None,
         };
@@ -350,7 +350,7 @@ impl Course<'_> {
     ) -> Result<(Option<Kept>, Meaning), Stop> {
         let mut body = Vec::new();
         let whole = loop {
-            let read = answer.read(&self.job.patience, |bytes| {
+            let read = answer.read(&self.request.client_wait, |bytes| {
                 body.extend_from_slice(bytes);
                 bytes.len()
             });
@@ -364,7 +364,7 @@ impl Course<'_> {
             }
         };
         self.hide_in(&mut body);
-        self.job.trace.borrow_mut().body(&body);
+        self.request.trace.borrow_mut().body(&body);
         let Answer { status, headers, .. } = answer;
         let meaning = self.judge(status, &headers, &body, quota);
         let form = Form::of(headers.text("content-type"), headers.text("content-encoding"));
@@ -423,8 +423,8 @@ impl Course<'_> {
     }
 
     pub(super) fn stopped(&self, _stop: Stop) -> Ended {
-        let received = self.job.patience.wire().received.get() > 0;
-        self.client_gone(if received || self.job.patience.wire().sent.get() > 0 {
+        let received = self.request.client_wait.wire().received.get() > 0;
+        self.client_gone(if received || self.request.client_wait.wire().sent.get() > 0 {
             Stage::Waiting
         } else {
             Stage::Connecting
@@ -432,6 +432,6 @@ impl Course<'_> {
     }
 
     pub(super) fn client_gone(&self, stage: Stage) -> Ended {
-        Ended::client_gone(stage, self.job.patience.status_seen())
+        Ended::client_gone(stage, self.request.client_wait.status_seen())
     }
 }

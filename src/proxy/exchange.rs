@@ -19,14 +19,14 @@ use std::sync::Arc;
 use rustix::event::EventfdFlags;
 
 use super::attempt::{self, Attempted};
+use super::client_wait::{ClientWait, Heartbeats, Limits};
 use super::context::Context;
 use super::failed::{self, Failed};
-use super::job::{Ended, Job, Record};
+use super::header_accounts;
 use super::local;
-use super::patience::{Heartbeats, Limits, Patience};
 use super::relay;
 use super::reply::{self, Reply};
-use super::runtime;
+use super::request::{ClientRequest, Ended, Record};
 use super::stream::{ClientForm, Uncommitted};
 use crate::account::SingleFlight;
 use crate::clock::{self, Stopwatch};
@@ -172,7 +172,7 @@ fn receive(
     let mut trace = context.trace();
     trace.request(&method, &target, headers.iter());
     trace.body(&body);
-    let job = Job {
+    let request = ClientRequest {
         context: Arc::clone(context),
         options: headers::client_options(&headers),
         config,
@@ -186,73 +186,75 @@ fn receive(
         route: entry.route,
         arrived: now.mono,
         watch,
-        patience: Rc::new(Patience::new(out.line(), limits)),
+        client_wait: Rc::new(ClientWait::new(out.line(), limits)),
         tracked,
         record: std::cell::RefCell::new(Record::default()),
         trace: std::cell::RefCell::new(trace),
         names: std::cell::OnceCell::new(),
     };
-    let names = job.names().clone();
-    job.tracked.describe(names.session, names.model);
+    let names = request.names().clone();
+    request.tracked.describe(names.session, names.model);
     let ended = if context.is_stopping() {
         answer(out, &reply::restarting())
-    } else if relay::is_own(&job) {
-        relay::run(&job, out)
+    } else if relay::is_own(&request) {
+        relay::run(&request, out)
     } else {
-        run(&job, out)
+        run(&request, out)
     };
-    job.finish(ended);
+    request.finish(ended);
 }
 
 /// A pooled request: from account to account until it is served or there is nothing left to try.
-fn run(job: &Job, mut out: Uncommitted) -> Ended {
-    if let Err(reply) = runtime::take_header_accounts(job) {
+fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
+    if let Err(reply) = header_accounts::take_header_accounts(request) {
         return answer(out, &reply);
     }
-    let mut request = job.request();
-    if job.wants_stream() {
-        let grace = job.config.queue.stream_forward_grace;
-        job.patience.beat(Heartbeats { first: job.arrived + grace, every: beat_every(job) });
+    let mut demand = request.demand();
+    if request.wants_stream() {
+        let grace = request.config.queue.stream_forward_grace;
+        request
+            .client_wait
+            .beat(Heartbeats { first: request.arrived + grace, every: beat_every(request) });
     }
     let mut last: Option<Failed> = None;
     loop {
-        let (hold, granted) = match job.context.gate.admit(request.clone()) {
+        let (hold, granted) = match request.context.gate.admit(demand.clone()) {
             Admitted::Granted(hold, granted) => (hold, granted),
             Admitted::Refused(refusal) if refusal.reason == RefusalReason::UnknownProfile => {
-                return answer(out, &reply::unknown_profile(&request.profile));
+                return answer(out, &reply::unknown_profile(&demand.profile));
             }
             Admitted::Refused(refusal)
-                if refusal.reason == RefusalReason::ThinkingNeedsClaude && job.is_unread() =>
+                if refusal.reason == RefusalReason::ThinkingNeedsClaude && request.is_unread() =>
             {
                 return answer(out, &reply::unread_body());
             }
             Admitted::Refused(refusal) => return give_up(out, last, &Surrender::Refused(refusal)),
-            Admitted::Queued(waiting) => match wait(job, waiting) {
+            Admitted::Queued(waiting) => match wait(request, waiting) {
                 Waited::Granted(hold, granted) => {
-                    request.excluded.clear();
-                    request.attempts = 0;
+                    demand.excluded.clear();
+                    demand.attempts = 0;
                     (hold, granted)
                 }
                 Waited::Over(surrender) => return give_up(out, last, &surrender),
                 Waited::ClientGone => {
-                    return Ended::client_gone(Stage::Queued, job.patience.status_seen());
+                    return Ended::client_gone(Stage::Queued, request.client_wait.status_seen());
                 }
             },
         };
-        request.clock = granted.clock;
+        demand.clock = granted.clock;
         let account = granted.account;
         if let Some(failed) = last.take() {
-            failed::tell_failover(job, &failed, Some(&granted.name));
+            failed::tell_failover(request, &failed, Some(&granted.name));
         }
-        match attempt::run(job, &request, hold, &granted, out) {
+        match attempt::run(request, &demand, hold, &granted, out) {
             Attempted::Ended(ended) => return ended,
             Attempted::Failed { out: uncommitted, failed } => {
                 out = uncommitted;
-                request.excluded.push(account);
-                request.attempts += 1;
-                request.last_failure = failed.wait();
+                demand.excluded.push(account);
+                demand.attempts += 1;
+                demand.last_failure = failed.wait();
                 let tries_left =
-                    job.body.len() <= job.config.retry.buffer_bytes_max || !failed.was_sent;
+                    request.body.len() <= request.config.retry.buffer_bytes_max || !failed.was_sent;
                 last = Some(*failed);
                 if !tries_left {
                     return give_up(out, last, &Surrender::OneTry);
@@ -262,9 +264,9 @@ fn run(job: &Job, mut out: Uncommitted) -> Ended {
     }
 }
 
-fn beat_every(job: &Job) -> std::time::Duration {
+fn beat_every(request: &ClientRequest) -> std::time::Duration {
     // A heartbeat of 0 would never let the worker sleep.
-    job.config.queue.heartbeat.max(HEARTBEAT_MIN)
+    request.config.queue.heartbeat.max(HEARTBEAT_MIN)
 }
 
 /// The shortest time between two heartbeats.
@@ -287,18 +289,18 @@ enum Surrender {
 }
 
 /// Waits in the queue.
-fn wait(job: &Job, mut waiting: Waiting) -> Waited {
+fn wait(request: &ClientRequest, mut waiting: Waiting) -> Waited {
     let start = Stopwatch::start();
-    job.tracked.stage(Stage::Queued);
-    job.tracked.account(None);
-    if job.wants_stream() {
-        let queue = &job.config.queue;
+    request.tracked.stage(Stage::Queued);
+    request.tracked.account(None);
+    if request.wants_stream() {
+        let queue = &request.config.queue;
         let first = clock::mono() + queue.heartbeat.min(queue.stream_forward_grace);
-        job.patience.beat(Heartbeats { first, every: beat_every(job) });
+        request.client_wait.beat(Heartbeats { first, every: beat_every(request) });
     }
-    tell_held(job, waiting.ticket());
+    tell_held(request, waiting.ticket());
     let verdict = loop {
-        match job.patience.wait_for(waiting.bell()) {
+        match request.client_wait.wait_for(waiting.bell()) {
             Err(_) => break None,
             Ok(()) => {
                 if let Some(verdict) = waiting.verdict() {
@@ -308,12 +310,12 @@ fn wait(job: &Job, mut waiting: Waiting) -> Waited {
         }
     };
     let waited = start.elapsed();
-    job.record.borrow_mut().queued += waited;
+    request.record.borrow_mut().queued += waited;
     match verdict {
         None => Waited::ClientGone,
         Some(Verdict::Granted(hold, granted)) => {
-            let (session, account) = (job.session_tag(), Arc::clone(&granted.name));
-            job.context.tell(Event::Released { session, account, waited });
+            let (session, account) = (request.session_tag(), Arc::clone(&granted.name));
+            request.context.tell(Event::Released { session, account, waited });
             Waited::Granted(hold, granted)
         }
         Some(Verdict::Expired(limit, refusal)) => Waited::Over(Surrender::Expired(limit, refusal)),
@@ -321,15 +323,15 @@ fn wait(job: &Job, mut waiting: Waiting) -> Waited {
     }
 }
 
-fn tell_held(job: &Job, ticket: Ticket) {
-    let (cause, queued, release) = job.context.gate.look(|scheduler, now| {
+fn tell_held(request: &ClientRequest, ticket: Ticket) {
+    let (cause, queued, release) = request.context.gate.look(|scheduler, now| {
         let queue = scheduler.snapshot(now).queue;
         (scheduler.waits_for(ticket), queue.waiting, queue.next_release.map(|wait| now.wall + wait))
     });
     // Served already, between the look and now.
     let Some(cause) = cause else { return };
-    job.context.tell(Event::Held(Held {
-        session: job.session_tag(),
+    request.context.tell(Event::Held(Held {
+        session: request.session_tag(),
         cause,
         until: release,
         queued,
@@ -365,7 +367,7 @@ pub(super) fn answer(out: Uncommitted, reply: &Reply) -> Ended {
 }
 
 /// Waits for a token refresh that another thread does, watching the client meanwhile.
-pub(super) fn wait_for_refresh(job: &Job, flight: &SingleFlight) -> Result<(), Stop> {
+pub(super) fn wait_for_refresh(request: &ClientRequest, flight: &SingleFlight) -> Result<(), Stop> {
     let Ok(bell) = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK) else {
         // No descriptor to be woken by: the refresh is bounded in time, so it can be waited for blindly.
         flight.wait(REFRESH_WAIT_MAX);
@@ -376,7 +378,7 @@ pub(super) fn wait_for_refresh(job: &Job, flight: &SingleFlight) -> Result<(), S
     flight.on_end(Box::new(move || {
         let _ = rustix::io::write(&*ringer, &1_u64.to_ne_bytes());
     }));
-    job.patience.wait_for(rustix::fd::AsFd::as_fd(&*bell))
+    request.client_wait.wait_for(rustix::fd::AsFd::as_fd(&*bell))
 }
 
 /// Longer than any refresh may take.

@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use super::context::Context;
 use super::control;
-use super::job::Ended;
 use super::reply::{self, Reply};
+use super::request::Ended;
 use super::stream::Uncommitted;
 use crate::account::quota::family_of_model;
 use crate::clock::{self, Stopwatch};

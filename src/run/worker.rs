@@ -26,7 +26,7 @@ use crate::host::restart::{Control, Order, Origin, Report, Seat};
 use crate::host::signals::Signals;
 use crate::host::terminal::Dashboard;
 use crate::proxy::context::Context;
-use crate::proxy::{control, exchange, probe, runtime};
+use crate::proxy::{control, exchange, header_accounts, probe};
 use crate::report::{Mode, Reporter};
 use crate::scheduler::time::Mono;
 use crate::server::Listener;
@@ -249,7 +249,7 @@ impl Worker<'_> {
                 state_due = now + STATE_EVERY;
             }
             if now >= runtime_due {
-                runtime::drop_unused(&self.context);
+                header_accounts::drop_unused(&self.context);
                 runtime_due = now + RUNTIME_EVERY;
             }
         }

@@ -37,7 +37,7 @@ pub(crate) struct Heartbeats {
 }
 
 /// The waiter of one request.
-pub(crate) struct Patience {
+pub(crate) struct ClientWait {
     line: Line,
     client: Option<Arc<ClientSocket>>,
     heartbeat: Cell<Option<Mono>>,
@@ -50,10 +50,10 @@ pub(crate) struct Patience {
     wire: Wire,
 }
 
-impl Patience {
+impl ClientWait {
     /// For the request whose answer goes to `line`.
-    pub(crate) fn new(line: Line, limits: Limits) -> Patience {
-        Patience {
+    pub(crate) fn new(line: Line, limits: Limits) -> ClientWait {
+        ClientWait {
             client: line.socket(),
             line,
             heartbeat: Cell::new(None),
@@ -156,7 +156,7 @@ impl Patience {
     }
 }
 
-impl Waiter for Patience {
+impl Waiter for ClientWait {
     fn wait(
         &self,
         fds: &mut [PollFd<'_>],
