@@ -6,47 +6,28 @@ use std::sync::Arc;
 
 use ureq::http::Uri;
 
-use super::classify::{self, Meaning, Next, Seen};
-use super::exchange::{answer, wait_for_refresh};
+use super::classify::{self, ERROR_BYTES_MAX, Meaning, Next};
+use super::course::{Attempted, Course};
+use super::ended::answer;
 use super::failed::{Failed, Kept};
-use super::forward::{self, Answer, Connection, Failure, NetworkCode, Order, Unanswered};
+use super::forward::{self, Answer, Connection, Failure, Order, Unanswered};
 use super::reply;
-use super::request::{ClientRequest, Ended};
+use super::request::ClientRequest;
 use super::stream::Uncommitted;
 use crate::account::provider::model_for;
 use crate::account::quota::report_of_headers;
-use crate::account::{Account, Cooling, Obstacle, Readiness, Ready, Unready};
+use crate::account::{Cooling, Obstacle, Readiness, Ready, Unready};
 use crate::clock;
-use crate::config::Secret;
 use crate::event::Stage;
 use crate::gate::{Granted, LeaseGuard};
-use crate::http::headers::{self, Auth, Beta, Headers};
+use crate::http::headers::{self, Auth, Beta};
 use crate::http::splice;
 use crate::http::sse::Form;
-use crate::net::wait::{Stop, Waiter};
+use crate::net::wait::Stop;
 use crate::scheduler::quota::{QuotaReport, Verdict};
 use crate::scheduler::{
-    Blame, Block, BlockReason, End, Evidence, HeadReport, Kind, Outcome, Request, Scope,
+    Block, BlockReason, End, Evidence, HeadReport, Kind, Outcome, Request, Scope,
 };
-
-/// An error answer is kept, to be passed on when no account can do better. A longer one is replaced by our own words.
-pub(super) const ERROR_BYTES_MAX: usize = 1024 * 1024;
-
-/// What stands in the place of a credential that an upstream repeats.
-const HIDDEN: &[u8] = b"[hidden]";
-
-/// What came of an attempt.
-pub(super) enum Attempted {
-    /// The request is over.
-    Ended(Ended),
-    /// Another account may do better; the client has seen nothing.
-    Failed {
-        /// The way to the client.
-        out: Uncommitted,
-        /// What happened.
-        failed: Box<Failed>,
-    },
-}
 
 /// Which token a call is made with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,18 +36,6 @@ enum Token {
     First,
     /// One that was fetched because of a 401 to this request.
     Refreshed,
-}
-
-/// The parts of an attempt that stay the same over a repeated call.
-pub(super) struct Course<'a> {
-    pub(super) request: &'a ClientRequest,
-    pub(super) demand: &'a Request,
-    pub(super) granted: &'a Granted,
-    account: Arc<Account>,
-    uri: Uri,
-    beta: Beta,
-    /// The credential of the last call.
-    sent: RefCell<Option<Secret>>,
 }
 
 /// Runs the request on the account that was granted.
@@ -130,7 +99,7 @@ impl Course<'_> {
             let ready = match readiness {
                 Readiness::Ready(ready) => ready,
                 Readiness::Refreshing(flight) => {
-                    if wait_for_refresh(self.request, &flight).is_err() {
+                    if self.request.client_wait.wait_for_refresh(&flight).is_err() {
                         hold.complete(Outcome::Abandoned);
                         return Attempted::Ended(self.client_gone(Stage::Connecting));
                     }
@@ -170,9 +139,9 @@ impl Course<'_> {
             }
             let (kept, meaning) = match self.read_error(answer, &quota) {
                 Ok(read) => read,
-                Err(stop) => {
+                Err(_) => {
                     hold.complete(Outcome::Abandoned);
-                    return Attempted::Ended(self.stopped(stop));
+                    return Attempted::Ended(self.stopped());
                 }
             };
             match meaning.next {
@@ -190,21 +159,6 @@ impl Course<'_> {
                 Next::AnotherAccount => return self.failed(hold, kept, meaning, out),
                 Next::PassOn => return Attempted::Ended(self.passed_on(hold, kept, meaning, out)),
             }
-        }
-    }
-
-    /// The upstream's own word, which no other account would change.
-    pub(super) fn passed_on(
-        &self,
-        hold: LeaseGuard,
-        kept: Option<Kept>,
-        meaning: Meaning,
-        out: Uncommitted,
-    ) -> Ended {
-        hold.complete(meaning.outcome.clone());
-        match kept {
-            Some(kept) => kept.deliver(out, format!("{}: {}", meaning.kind, meaning.message)),
-            None => answer(out, &reply::upstream_said(&meaning)),
         }
     }
 
@@ -293,55 +247,6 @@ impl Course<'_> {
             .with(|scheduler, now| scheduler.block(now, self.granted.account, block));
     }
 
-    /// No answer came: the network's fault, or the client left.
-    pub(super) fn no_answer(
-        &self,
-        hold: LeaseGuard,
-        failure: Failure,
-        out: Uncommitted,
-    ) -> Attempted {
-        let network = match failure {
-            Failure::Stopped(stop) => {
-                hold.complete(Outcome::Abandoned);
-                return Attempted::Ended(self.stopped(stop));
-            }
-            Failure::Network(network) => network,
-        };
-        let blame = match network.code {
-            // A name look-up is a matter of this machine: no account can help it.
-            NetworkCode::Dns => Blame::Nobody,
-            NetworkCode::Refused
-            | NetworkCode::Unreachable
-            | NetworkCode::Reset
-            | NetworkCode::Timeout
-            | NetworkCode::Tls
-            | NetworkCode::Garbage
-            | NetworkCode::Other => Blame::Account,
-        };
-        let evidence = Evidence {
-            source: Arc::from(network.code.word()),
-            at: clock::wall(),
-            message: Arc::from(network.text.as_str()),
-            ..Evidence::default()
-        };
-        let meaning = Meaning {
-            outcome: Outcome::Network { blame, evidence },
-            next: Next::AnotherAccount,
-            status: 503,
-            kind: network.code.word().to_owned(),
-            message: network.text,
-        };
-        hold.complete(meaning.outcome.clone());
-        let failed = Failed {
-            from: Arc::clone(&self.granted.name),
-            kind: self.granted.kind,
-            was_sent: self.request.client_wait.wire().sent.get() > 0,
-            meaning,
-            kept: None,
-        };
-        Attempted::Failed { out, failed: Box::new(failed) }
-    }
-
     /// Reads an error answer whole, or until it is too long to keep, and classifies it.
     fn read_error(
         &self,
@@ -369,69 +274,5 @@ impl Course<'_> {
         let meaning = self.judge(status, &headers, &body, quota);
         let form = Form::of(headers.text("content-type"), headers.text("content-encoding"));
         Ok((whole.then_some(Kept { status, headers, body, form }), meaning))
-    }
-
-    /// Upstreams have been seen to repeat in an error the credential that they refuse. It is no part of what they say.
-    pub(super) fn hide_in(&self, body: &mut Vec<u8>) {
-        let sent = self.sent.borrow();
-        let Some(secret) = sent
-            .as_ref()
-            .map(|sent| headers::bare_key(sent.expose().as_bytes()))
-            .filter(|secret| !secret.is_empty())
-        else {
-            return;
-        };
-        let mut from = 0;
-        while let Some(at) = body[from..].windows(secret.len()).position(|part| part == secret) {
-            let at = from + at;
-            body.splice(at..at + secret.len(), HIDDEN.iter().copied());
-            from = at + HIDDEN.len();
-        }
-    }
-
-    pub(super) fn judge(
-        &self,
-        status: u16,
-        headers: &Headers,
-        body: &[u8],
-        quota: &QuotaReport,
-    ) -> Meaning {
-        let body = &body[..body.len().min(super::deliver::LOOK_AHEAD_BYTES)];
-        classify::classify(&Seen {
-            status,
-            headers,
-            body,
-            kind: self.granted.kind,
-            quota,
-            now: clock::now(),
-        })
-    }
-
-    pub(super) fn failed(
-        &self,
-        hold: LeaseGuard,
-        kept: Option<Kept>,
-        meaning: Meaning,
-        out: Uncommitted,
-    ) -> Attempted {
-        // A 403 to a pooled account never reaches the client as such (P7): it would sign its user out.
-        let kept = kept.filter(|_| meaning.status != 403);
-        hold.complete(meaning.outcome.clone());
-        let (from, kind) = (Arc::clone(&self.granted.name), self.granted.kind);
-        let failed = Failed { from, kind, was_sent: true, meaning, kept };
-        Attempted::Failed { out, failed: Box::new(failed) }
-    }
-
-    pub(super) fn stopped(&self, _stop: Stop) -> Ended {
-        let received = self.request.client_wait.wire().received.get() > 0;
-        self.client_gone(if received || self.request.client_wait.wire().sent.get() > 0 {
-            Stage::Waiting
-        } else {
-            Stage::Connecting
-        })
-    }
-
-    pub(super) fn client_gone(&self, stage: Stage) -> Ended {
-        Ended::client_gone(stage, self.request.client_wait.status_seen())
     }
 }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::attempt::{Attempted, Course, ERROR_BYTES_MAX};
-use super::classify::{self, Next};
+use super::classify::{self, ERROR_BYTES_MAX, LOOK_AHEAD_BYTES, LOOK_AHEAD_TIME, Next};
+use super::course::{Attempted, Course};
+use super::ended::{self, Ended};
 use super::failed::Kept;
 use super::forward::{Answer, Failure, NetworkCode, NetworkFailure};
 use super::reply;
-use super::request::{Ended, usage_of};
+use super::request::usage_of;
 use super::stream::{Committed, Uncommitted};
 use crate::event::{Outcome as EndedAs, Stage};
 use crate::gate::LeaseGuard;
@@ -17,11 +18,6 @@ use crate::net::wait::Stop;
 use crate::scheduler::quota::QuotaReport;
 use crate::scheduler::{AccountId, Outcome};
 use crate::server::paths::{Pooled, Route};
-
-/// The first event is looked for in at most so many bytes …
-pub(super) const LOOK_AHEAD_BYTES: usize = 64 * 1024;
-/// … and for at most so long (SPEC P6).
-const LOOK_AHEAD_TIME: Duration = Duration::from_secs(5);
 
 /// What follows an error event is waited for so long.
 const REST_TIME: Duration = Duration::from_secs(1);
@@ -47,9 +43,9 @@ impl Course<'_> {
         self.request.trace.borrow_mut().body(&ahead);
         let ended = match looked {
             Ok(ended) => ended,
-            Err(Failure::Stopped(stop)) => {
+            Err(Failure::Stopped(_)) => {
                 hold.complete(Outcome::Abandoned);
-                return Attempted::Ended(self.stopped(stop));
+                return Attempted::Ended(self.stopped());
             }
             Err(network @ Failure::Network(_)) => return self.no_answer(hold, network, out),
         };
@@ -77,10 +73,7 @@ impl Course<'_> {
         if out.is_held() && form != Form::Events {
             let whole = ended || self.read_rest(&mut answer, &mut ahead);
             hold.complete(if whole { Outcome::Success } else { Outcome::Neutral });
-            return Attempted::Ended(super::exchange::answer(
-                out,
-                &reply::not_a_stream(answer.status),
-            ));
+            return Attempted::Ended(ended::answer(out, &reply::not_a_stream(answer.status)));
         }
         headers::downstream(&mut answer.headers, BodyForm::Reframed);
         let (status, body) = (answer.status, answer.body);

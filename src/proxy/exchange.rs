@@ -16,47 +16,71 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use rustix::event::EventfdFlags;
-
-use super::attempt::{self, Attempted};
+use super::attempt;
 use super::client_wait::{ClientWait, Heartbeats, Limits};
 use super::context::Context;
+use super::course::Attempted;
+use super::ended::{Ended, answer};
 use super::failed::{self, Failed};
 use super::header_accounts;
-use super::local;
 use super::relay;
 use super::reply::{self, Reply};
-use super::request::{ClientRequest, Ended, Record};
+use super::request::{ClientRequest, Record};
 use super::stream::{ClientForm, Uncommitted};
-use crate::account::SingleFlight;
 use crate::clock::{self, Stopwatch};
 use crate::config::Config;
-use crate::event::{Event, Finished, Held, Outcome, RequestMeta, Stage};
+use crate::event::{Event, Finished, Held, Outcome, RequestMeta, Stage, Tracked};
 use crate::gate::{Admitted, Granted, LeaseGuard, Verdict, Waiting};
 use crate::http::headers;
 use crate::http::peek::{self, BODY_BYTES_MAX, Peek};
-use crate::net::wait::Stop;
 use crate::scheduler::{Limit, Refusal, RefusalReason, Ticket};
 use crate::server::door::{Door, DoorRefusal, Entry, Framing};
-use crate::server::paths::{Pooled, Route};
+use crate::server::paths::{Local, Pooled, Route};
 use crate::server::{BodyError, Inbound, RequestHead};
 
-/// Serves one request on the calling thread. A head that was refused is answered and logged.
+/// A call of a local route, which `control` answers: it is no part of a request's life.
+pub(crate) struct LocalCall {
+    /// The settings when it came.
+    pub(crate) config: Arc<Config>,
+    /// `GET`.
+    pub(crate) method: Arc<str>,
+    /// The path without its query.
+    pub(crate) path: Arc<str>,
+    /// Which route.
+    pub(crate) route: Local,
+    /// The body, if one came.
+    pub(crate) body: Vec<u8>,
+    /// The way to the client.
+    pub(crate) out: Uncommitted,
+    /// Runs since its head was read.
+    pub(crate) watch: Stopwatch,
+    /// Its line in the table of requests in flight.
+    pub(crate) tracked: Tracked,
+}
+
+/// Serves one request on the calling thread, or gives it back if it is for a local route. A head
+/// that was refused is answered and logged.
 pub(crate) fn serve(
     context: &Arc<Context>,
     head: Result<RequestHead, DoorRefusal>,
     inbound: Inbound<'_>,
-) {
+) -> Option<LocalCall> {
     let watch = Stopwatch::start();
     let head = match head {
         Ok(head) => head,
-        Err(refusal) => return refuse(context, inbound, Line::unread(), &refusal.into(), watch),
+        Err(refusal) => {
+            refuse(context, inbound, Line::unread(), &refusal.into(), watch);
+            return None;
+        }
     };
     let config = context.config();
     let key = config.proxy.api_key.as_ref().map_or(&b""[..], |key| key.expose().as_bytes());
     let door = Door { host: &config.proxy.host, key, require_key: config.proxy.require_key };
     match door.check(&head, inbound.peer()) {
-        Err(refusal) => refuse(context, inbound, Line::of(&head), &refusal.into(), watch),
+        Err(refusal) => {
+            refuse(context, inbound, Line::of(&head), &refusal.into(), watch);
+            None
+        }
         Ok(entry) => receive(context, config, inbound, head, entry, watch),
     }
 }
@@ -113,7 +137,7 @@ fn receive(
     head: RequestHead,
     entry: Entry,
     watch: Stopwatch,
-) {
+) -> Option<LocalCall> {
     let now = clock::now();
     let line = Line::of(&head);
     let (method, path) = (Arc::clone(&line.method), Arc::clone(&line.path));
@@ -130,12 +154,13 @@ fn receive(
     }
     let body = match inbound.read_body(entry.form.framing, BODY_BYTES_MAX) {
         Ok(body) => body,
-        Err(BodyError::TooLarge) => {
-            let reply = reply::body_too_large(BODY_BYTES_MAX);
-            return refuse(context, inbound, line, &reply, watch);
-        }
-        Err(BodyError::Broken) => {
-            return refuse(context, inbound, line, &reply::body_broken(), watch);
+        Err(error) => {
+            let reply = match error {
+                BodyError::TooLarge => reply::body_too_large(BODY_BYTES_MAX),
+                BodyError::Broken => reply::body_broken(),
+            };
+            refuse(context, inbound, line, &reply, watch);
+            return None;
         }
     };
     let RequestHead { target, version, headers, .. } = head;
@@ -147,13 +172,7 @@ fn receive(
     let out = inbound.into_outbound(config.timeouts.client);
     let out = Uncommitted::new(out, form, Stopwatch::start());
     if let Route::Local(route) = entry.route {
-        return local::serve(
-            context,
-            &config,
-            &local::Call { method, path, route, body },
-            out,
-            watch,
-        );
+        return Some(LocalCall { config, method, path, route, body, out, watch, tracked });
     }
     let looked_at = matches!(
         entry.route,
@@ -202,6 +221,7 @@ fn receive(
         run(&request, out)
     };
     request.finish(ended);
+    None
 }
 
 /// A pooled request: from account to account until it is served or there is nothing left to try.
@@ -356,30 +376,3 @@ fn give_up(out: Uncommitted, last: Option<Failed>, surrender: &Surrender) -> End
     };
     answer(out, &reply)
 }
-
-/// Gives an answer of our own.
-pub(super) fn answer(out: Uncommitted, reply: &Reply) -> Ended {
-    let cause = Some(reply.message.clone());
-    match out.reply(reply) {
-        Ok(delivered) => Ended { status: Some(delivered.status), outcome: Outcome::Refused, cause },
-        Err(_) => Ended::client_gone(Stage::Streaming, None),
-    }
-}
-
-/// Waits for a token refresh that another thread does, watching the client meanwhile.
-pub(super) fn wait_for_refresh(request: &ClientRequest, flight: &SingleFlight) -> Result<(), Stop> {
-    let Ok(bell) = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK) else {
-        // No descriptor to be woken by: the refresh is bounded in time, so it can be waited for blindly.
-        flight.wait(REFRESH_WAIT_MAX);
-        return Ok(());
-    };
-    let bell = Arc::new(bell);
-    let ringer = Arc::clone(&bell);
-    flight.on_end(Box::new(move || {
-        let _ = rustix::io::write(&*ringer, &1_u64.to_ne_bytes());
-    }));
-    request.client_wait.wait_for(rustix::fd::AsFd::as_fd(&*bell))
-}
-
-/// Longer than any refresh may take.
-const REFRESH_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(120);

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use super::classify::Meaning;
-use super::exchange::answer;
+use super::ended::{Ended, answer};
 use super::reply;
-use super::request::{ClientRequest, Ended};
+use super::request::ClientRequest;
 use super::stream::{Body, Uncommitted};
 use crate::event::{Event, Failover, Outcome as EndedAs, Stage};
 use crate::http::headers::{self, BodyForm, Headers};

@@ -5,10 +5,10 @@ use std::borrow::Cow;
 
 use ureq::http::Uri;
 
-use super::exchange::answer;
+use super::ended::{Ended, answer};
 use super::forward::{self, Connection, Failure, Order, Unanswered};
 use super::reply;
-use super::request::{ClientRequest, Ended};
+use super::request::ClientRequest;
 use super::stream::Uncommitted;
 use crate::event::{Outcome, Stage};
 use crate::http::headers::{self, Auth, Beta, BodyForm};

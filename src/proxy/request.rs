@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use super::client_wait::ClientWait;
 use super::context::Context;
+use super::ended::Ended;
 use crate::account::quota::family_of_model;
 use crate::account::sync::Brought;
 use crate::clock::Stopwatch;
 use crate::config::{CLIENT_TIMEOUT_MS, Config, SessionAffinity};
-use crate::event::{Event, Finished, Outcome, Stage, Tracked};
+use crate::event::{Event, Finished, Tracked};
 use crate::http::digest::digest;
 use crate::http::headers::{ClientOptions, Headers};
 use crate::http::peek::{Peek, session_key};
@@ -89,24 +90,6 @@ pub(crate) struct Record {
     pub(crate) tokens: Option<Usage>,
     /// The accounts that its own headers describe (V1), until it is certain where it is served.
     pub(crate) brought: Vec<Brought>,
-}
-
-/// How a request ended.
-pub(crate) struct Ended {
-    /// The status that the client saw.
-    pub(crate) status: Option<u16>,
-    /// In one word.
-    pub(crate) outcome: Outcome,
-    /// Why not well.
-    pub(crate) cause: Option<String>,
-}
-
-impl Ended {
-    /// The client has left.
-    pub(crate) fn client_gone(stage: Stage, status: Option<u16>) -> Ended {
-        let outcome = Outcome::ClientGone { stage, output_started: status.is_some() };
-        Ended { status, outcome, cause: Some(format!("the client left while {}", stage.word())) }
-    }
 }
 
 /// The time that a client gives a request, if it is what `maxpool env` exports, which raises the client's limit on silent streams to the
