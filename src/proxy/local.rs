@@ -7,11 +7,11 @@ use serde::Deserialize;
 
 use super::context::Context;
 use super::control;
-use super::job::Ended;
+use super::ended::{Ended, answer};
+use super::exchange::LocalCall;
 use super::reply::{self, Reply};
-use super::stream::Uncommitted;
 use crate::account::quota::family_of_model;
-use crate::clock::{self, Stopwatch};
+use crate::clock;
 use crate::config::Config;
 use crate::error::Fault;
 use crate::event::{Event, Finished, Outcome, Stage};
@@ -27,18 +27,6 @@ const REQUESTS_SHOWN_MAX: usize = 200;
 /// Lines of the activity log that the status carries.
 const ACTIVITY_SHOWN_MAX: usize = 50;
 
-/// A call of a local route.
-pub(super) struct Call {
-    /// `GET`.
-    pub(super) method: Arc<str>,
-    /// The path without its query.
-    pub(super) path: Arc<str>,
-    /// Which route.
-    pub(super) route: Local,
-    /// The body, if one came.
-    pub(super) body: Vec<u8>,
-}
-
 /// A result, ready to be written.
 struct Page {
     status: u16,
@@ -47,14 +35,10 @@ struct Page {
 }
 
 /// Answers a local route. The log gets a line only for those that change something, and for errors.
-pub(super) fn serve(
-    context: &Arc<Context>,
-    config: &Config,
-    call: &Call,
-    out: Uncommitted,
-    watch: Stopwatch,
-) {
-    let ended = match page(context, config, call) {
+pub(crate) fn serve(context: &Arc<Context>, call: LocalCall) {
+    let page = page(context, &call);
+    let LocalCall { method, path, out, watch, tracked, .. } = call;
+    let ended = match page {
         Ok(page) => {
             let mut headers = Headers::default();
             headers.push("content-type", page.content_type);
@@ -66,14 +50,14 @@ pub(super) fn serve(
                 Err(_) => Ended::client_gone(Stage::Streaming, None),
             }
         }
-        Err(reply) => super::exchange::answer(out, &reply),
+        Err(reply) => answer(out, &reply),
     };
-    if matches!(ended.outcome, Outcome::Local) && &*call.method != "POST" {
+    if matches!(ended.outcome, Outcome::Local) && &*method != "POST" {
         return;
     }
     context.tell(Event::Finished(Box::new(Finished {
-        method: Arc::clone(&call.method),
-        path: Arc::clone(&call.path),
+        method,
+        path,
         account: None,
         status: ended.status,
         outcome: ended.outcome,
@@ -86,17 +70,18 @@ pub(super) fn serve(
         model: None,
         attempts: 0,
     })));
+    drop(tracked);
 }
 
 fn json(body: Vec<u8>) -> Page {
     Page { status: 200, content_type: "application/json", body }
 }
 
-fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Reply> {
+fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
     match &call.route {
         Local::Root => Ok(json(root())),
         Local::Health => Ok(json(health(context))),
-        Local::Status => Ok(json(status_of(context, config))),
+        Local::Status => Ok(json(status_of(context, &call.config))),
         Local::Metrics(names) => Ok(Page {
             status: 200,
             content_type: metrics::CONTENT_TYPE,

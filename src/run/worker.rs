@@ -26,7 +26,7 @@ use crate::host::restart::{Control, Order, Origin, Report, Seat};
 use crate::host::signals::Signals;
 use crate::host::terminal::Dashboard;
 use crate::proxy::context::Context;
-use crate::proxy::{control, exchange, probe, runtime};
+use crate::proxy::{control, exchange, header_accounts, local, probe};
 use crate::report::{Mode, Reporter};
 use crate::scheduler::time::Mono;
 use crate::server::Listener;
@@ -162,7 +162,9 @@ impl Worker<'_> {
         let handler = Arc::clone(&context);
         let bounds = super::bounds(&context.config());
         let listener = Listener::start(socket, bounds, move |head, inbound| {
-            exchange::serve(&handler, head, inbound);
+            if let Some(call) = exchange::serve(&handler, head, inbound) {
+                local::serve(&handler, call);
+            }
         })
         .map_err(|error| Error::operator(format!("the server cannot start: {error}")))?;
         // Set once, by the only listener.
@@ -249,7 +251,7 @@ impl Worker<'_> {
                 state_due = now + STATE_EVERY;
             }
             if now >= runtime_due {
-                runtime::drop_unused(&self.context);
+                header_accounts::drop_unused(&self.context);
                 runtime_due = now + RUNTIME_EVERY;
             }
         }

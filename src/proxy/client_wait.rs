@@ -4,13 +4,14 @@
 //! collected for the client, and sends heartbeats when they are due (SPEC Q4).
 
 use std::cell::Cell;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{EventfdFlags, PollFd, PollFlags};
 
 use super::stream::Line;
+use crate::account::SingleFlight;
 use crate::clock;
 use crate::net::wait::{Phase, Ready, Stop, Waiter, Wire, poll_for};
 use crate::scheduler::time::Mono;
@@ -37,7 +38,7 @@ pub(crate) struct Heartbeats {
 }
 
 /// The waiter of one request.
-pub(crate) struct Patience {
+pub(crate) struct ClientWait {
     line: Line,
     client: Option<Arc<ClientSocket>>,
     heartbeat: Cell<Option<Mono>>,
@@ -50,10 +51,10 @@ pub(crate) struct Patience {
     wire: Wire,
 }
 
-impl Patience {
+impl ClientWait {
     /// For the request whose answer goes to `line`.
-    pub(crate) fn new(line: Line, limits: Limits) -> Patience {
-        Patience {
+    pub(crate) fn new(line: Line, limits: Limits) -> ClientWait {
+        ClientWait {
             client: line.socket(),
             line,
             heartbeat: Cell::new(None),
@@ -100,6 +101,22 @@ impl Patience {
     pub(crate) fn wait_for(&self, bell: BorrowedFd<'_>) -> Result<(), Stop> {
         let mut fds = [PollFd::from_borrowed_fd(bell, PollFlags::IN)];
         self.wait(&mut fds, Phase::Queue, None).map(|_| ())
+    }
+
+    /// Waits for a token refresh that another thread does.
+    pub(super) fn wait_for_refresh(&self, flight: &SingleFlight) -> Result<(), Stop> {
+        let Ok(bell) = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        else {
+            // No descriptor to be woken by: the refresh is bounded in time, so it can be waited for blindly.
+            flight.wait(REFRESH_WAIT_MAX);
+            return Ok(());
+        };
+        let bell = Arc::new(bell);
+        let ringer = Arc::clone(&bell);
+        flight.on_end(Box::new(move || {
+            let _ = rustix::io::write(&*ringer, &1_u64.to_ne_bytes());
+        }));
+        self.wait_for(bell.as_fd())
     }
 
     /// The status that the client has seen already.
@@ -156,7 +173,7 @@ impl Patience {
     }
 }
 
-impl Waiter for Patience {
+impl Waiter for ClientWait {
     fn wait(
         &self,
         fds: &mut [PollFd<'_>],
@@ -199,3 +216,6 @@ impl Waiter for Patience {
 
 /// No single `poll` is longer: a guard against arithmetic, not a poll interval that anything relies on.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+
+/// Longer than any refresh may take.
+const REFRESH_WAIT_MAX: Duration = Duration::from_secs(120);
