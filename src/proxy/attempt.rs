@@ -14,6 +14,7 @@ use super::forward::{self, Answer, Connection, Failure, Order, Unanswered};
 use super::reply;
 use super::request::ClientRequest;
 use super::stream::Uncommitted;
+use super::verdict::{Proof, Verdict, Whom};
 use crate::account::provider::model_for;
 use crate::account::quota::report_of_headers;
 use crate::account::{Cooling, Obstacle, Readiness, Ready, Unready};
@@ -24,7 +25,7 @@ use crate::http::headers::{self, Auth, Beta};
 use crate::http::splice;
 use crate::http::sse::Form;
 use crate::net::wait::Stop;
-use crate::scheduler::quota::{QuotaReport, Verdict};
+use crate::scheduler::quota::{QuotaReport, Verdict as Said};
 use crate::scheduler::{
     Block, BlockReason, End, Evidence, HeadReport, Kind, Outcome, Request, Scope,
 };
@@ -81,6 +82,7 @@ fn credential_failed(granted: &Granted, outcome: Outcome, why: String) -> Failed
         meaning: Meaning {
             outcome,
             next: Next::AnotherAccount,
+            verdict: Verdict { whom: Whom::Credential, proof: Proof::Nothing },
             status: 502,
             kind: "account_auth_error".to_owned(),
             message: why,
@@ -120,7 +122,7 @@ impl Course<'_> {
                 }
             };
             let quota = report_of_headers(answer.headers.iter(), clock::now());
-            let evidence = if answer.status < 400 && quota.verdict != Some(Verdict::Rejected) {
+            let evidence = if answer.status < 400 && quota.verdict != Some(Said::Rejected) {
                 // Nothing is blocked by it.
                 Evidence::default()
             } else {

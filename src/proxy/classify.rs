@@ -7,12 +7,15 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::verdict::{self, Proof, Refused, Row, Verdict, Whom};
 use crate::account::provider_limit::wait_of_refusal;
 use crate::http::headers::Headers;
 use crate::http::sse::{self, ApiError, Form};
-use crate::scheduler::quota::{QuotaReport, Verdict};
+use crate::scheduler::quota::QuotaReport;
 use crate::scheduler::time::{Now, Wall};
-use crate::scheduler::{Evidence, Fingerprint, Kind, Outcome, Overload, policy};
+use crate::scheduler::{
+    Evidence, Fingerprint, Kind, Outcome, Overload, RouteClass, Unproven, policy,
+};
 
 /// An error answer is kept, to be passed on when no account can do better. A longer one is replaced
 /// by our own words.
@@ -33,6 +36,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) body: &'a [u8],
     /// The account's kind.
     pub(crate) kind: Kind,
+    /// What was asked for (P3).
+    pub(crate) class: RouteClass,
     /// What the headers said of quota.
     pub(crate) quota: &'a QuotaReport,
     /// When it came.
@@ -47,6 +52,8 @@ pub(crate) struct Meaning {
     pub(crate) outcome: Outcome,
     /// What the request does.
     pub(crate) next: Next,
+    /// Whom it concerns.
+    pub(crate) verdict: Verdict,
     /// The status that was judged.
     pub(crate) status: u16,
     /// The upstream's error type; empty if it named none.
@@ -71,20 +78,46 @@ pub(crate) fn classify(seen: &Seen<'_>) -> Meaning {
     let status = seen.status;
     let error = if status < 400 { ApiError::default() } else { error_of(seen.body) };
     let upstream = Upstream { seen, error: &error };
-    let (outcome, next) = match status {
-        200..=399 => (Outcome::Success, Next::PassOn),
-        401 => upstream.unauthorised(),
-        403 => upstream.forbidden(),
-        429 => upstream.limited(),
-        529 => upstream.server_side(Overload::Overloaded529),
-        // Besides the four of P7 those with which a gateway in front of the API reports that it cannot reach it.
-        500 | 502..=504 | 520..=527 | 530 => {
-            (Outcome::ServerError { evidence: upstream.evidence() }, Next::AnotherAccount)
-        }
-        _ => (Outcome::Neutral, Next::PassOn),
-    };
-    let message = if status < 400 { String::new() } else { upstream.message() };
-    Meaning { outcome, next, status, message, kind: error.kind }
+    if status < 400 {
+        let verdict = Verdict { whom: Whom::Nobody, proof: Proof::Status };
+        let (outcome, next) = (Outcome::Success, Next::PassOn);
+        return Meaning {
+            outcome,
+            next,
+            verdict,
+            status,
+            message: String::new(),
+            kind: error.kind,
+        };
+    }
+    let row = verdict::row(&Refused {
+        status,
+        error: &error,
+        quota: seen.quota,
+        kind: seen.kind,
+        class: seen.class,
+    });
+    let (outcome, next, verdict) = upstream.judged(row);
+    let message = upstream.message();
+    Meaning { outcome, next, verdict, status, message, kind: error.kind }
+}
+
+/// A 200 that is no answer to what was asked (P6): its body is empty or a page.
+pub(crate) fn no_answer(seen: &Seen<'_>, what: &str) -> Meaning {
+    let error = ApiError { message: what.to_owned(), ..ApiError::default() };
+    let upstream = Upstream { seen, error: &error };
+    Meaning {
+        outcome: Outcome::Unproven {
+            unproven: Unproven::NoAnswer,
+            fingerprint: upstream.fingerprint(),
+            evidence: upstream.evidence(),
+        },
+        next: Next::AnotherAccount,
+        verdict: Verdict { whom: Whom::Unproven, proof: Proof::Nothing },
+        status: 502,
+        kind: "api_error".to_owned(),
+        message: what.to_owned(),
+    }
 }
 
 /// The status that an error type stands for (P6). An unknown one is the upstream's own trouble.
@@ -134,65 +167,96 @@ struct Upstream<'a> {
 }
 
 impl Upstream<'_> {
-    fn unauthorised(&self) -> (Outcome, Next) {
-        let evidence = self.evidence();
-        match self.seen.kind {
-            Kind::Oauth => (Outcome::NeedsLogin { evidence }, Next::RefreshAndRetry),
-            Kind::ApiKey | Kind::Provider => {
-                (Outcome::CredentialRefused { evidence }, Next::AnotherAccount)
+    /// The outcome for the account, what the request does, and whom it concerns.
+    fn judged(&self, row: Row) -> (Outcome, Next, Verdict) {
+        let evidence = || self.evidence();
+        let fingerprint = self.fingerprint();
+        let (outcome, next, whom, proof) = match row {
+            Row::Quota(proof) => (self.quota(), Next::AnotherAccount, Whom::Quota, proof),
+            Row::OwnRequest => {
+                let outcome = Outcome::OwnRequest { evidence: evidence() };
+                (outcome, Next::AnotherAccount, Whom::OwnRequest, Proof::Words)
             }
-        }
+            Row::ServerSide(proof) => {
+                let overload = match self.seen.status {
+                    429 => Overload::Refused429,
+                    _ => Overload::Overloaded529,
+                };
+                (self.server_side(overload), Next::AnotherAccount, Whom::Api, proof)
+            }
+            Row::BareLimit => {
+                let unproven = Unproven::Limit(self.seen.quota.retry_after);
+                let outcome = Outcome::Unproven { unproven, fingerprint, evidence: evidence() };
+                (outcome, Next::AnotherAccount, Whom::Unproven, Proof::Nothing)
+            }
+            Row::BareError => {
+                let unproven = Unproven::Error;
+                let outcome = Outcome::Unproven { unproven, fingerprint, evidence: evidence() };
+                (outcome, Next::AnotherAccount, Whom::Unproven, Proof::Nothing)
+            }
+            Row::Way => {
+                let outcome = Outcome::ServerError { fingerprint, evidence: evidence() };
+                (outcome, Next::AnotherAccount, Whom::Way, Proof::Status)
+            }
+            Row::Credential(proof) => {
+                // A route that an account may not use says nothing about its token.
+                let next = match (self.seen.kind, self.seen.class) {
+                    (Kind::Oauth, RouteClass::Messages) => Next::RefreshAndRetry,
+                    _ => Next::AnotherAccount,
+                };
+                let outcome = Outcome::CredentialRefused { evidence: evidence() };
+                (outcome, next, Whom::Credential, proof)
+            }
+            Row::Account(proof) => {
+                let outcome = Outcome::Unusable { evidence: evidence() };
+                (outcome, Next::AnotherAccount, Whom::Account, proof)
+            }
+            Row::Forbidden => {
+                let outcome = Outcome::Forbidden { evidence: evidence() };
+                (outcome, Next::AnotherAccount, Whom::Nobody, Proof::Nothing)
+            }
+            Row::Model => {
+                let outcome = Outcome::ModelMissing { evidence: evidence() };
+                (outcome, Next::AnotherAccount, Whom::Model, Proof::Words)
+            }
+            Row::Elsewhere => {
+                let outcome = Outcome::OwnRequest { evidence: evidence() };
+                (outcome, Next::AnotherAccount, Whom::Nobody, Proof::Words)
+            }
+            Row::PassOn => (Outcome::Neutral, Next::PassOn, Whom::Nobody, Proof::Status),
+        };
+        let whom = match (whom, self.seen.class) {
+            (Whom::Quota | Whom::Credential | Whom::Way | Whom::Api, class)
+                if class != RouteClass::Messages =>
+            {
+                Whom::RouteClass
+            }
+            (whom, _) => whom,
+        };
+        (outcome, next, Verdict { whom, proof })
     }
 
-    /// A 403 is about the credential if a provider says it (there it is nearly always an exhausted plan), or if the API says
-    /// `permission_error` or names what a credential is or belongs to.
-    ///
-    /// If what it names is a model, a beta or a feature, the account is fine for everything else: the next one is tried and nobody is
-    /// blamed. Anything else, such as the API's "request not allowed" and a firewall's page, would be said to every account: it is the
-    /// client's.
-    fn forbidden(&self) -> (Outcome, Next) {
-        let words = words(&self.error.message);
-        let has = |list: &[&str]| words.iter().any(|word| list.contains(&word.as_str()));
-        let about_credential = matches!(
-            self.error.kind.as_str(),
-            "permission_error" | "authentication_error" | "billing_error"
-        ) || has(&CREDENTIAL_WORDS);
-        if self.seen.kind == Kind::Provider {
-            (Outcome::CredentialForbidden { evidence: self.evidence() }, Next::AnotherAccount)
-        } else if !about_credential {
-            (Outcome::Neutral, Next::PassOn)
-        } else if has(&FEATURE_WORDS) {
-            (Outcome::Neutral, Next::AnotherAccount)
-        } else {
-            (Outcome::CredentialForbidden { evidence: self.evidence() }, Next::AnotherAccount)
-        }
+    fn fingerprint(&self) -> Fingerprint {
+        let Seen { class, status, .. } = *self.seen;
+        Fingerprint::of(class, status, &self.error.kind, &self.error.message)
     }
 
-    /// Which 429 (P7): what says server-side wins, and without evidence it is nobody's limit.
-    fn limited(&self) -> (Outcome, Next) {
-        let is_quota = self.seen.kind == Kind::Provider
-            || (!says_server_side(self.error)
-                && (says_quota(&self.error.message) || shows_limit(self.seen.quota)));
-        if !is_quota {
-            return self.server_side(Overload::Refused429);
-        }
+    fn quota(&self) -> Outcome {
         let mut quota = self.seen.quota.clone();
         if self.seen.kind == Kind::Provider {
             // Their headers rarely say when it ends, but their words do (V3).
             quota.retry_after = wait_of_refusal(&quota, self.seen.body, self.seen.now.wall);
         }
-        let outcome = Outcome::QuotaRejected { quota, evidence: self.evidence() };
-        (outcome, Next::AnotherAccount)
+        Outcome::QuotaRejected { quota, evidence: self.evidence() }
     }
 
-    fn server_side(&self, overload: Overload) -> (Outcome, Next) {
-        let outcome = Outcome::ServerSide {
+    fn server_side(&self, overload: Overload) -> Outcome {
+        Outcome::ServerSide {
             overload,
             retry_after: self.seen.quota.retry_after,
-            fingerprint: Fingerprint::of(&self.error.kind, &self.error.message),
+            fingerprint: self.fingerprint(),
             evidence: self.evidence(),
-        };
-        (outcome, Next::AnotherAccount)
+        }
     }
 
     fn evidence(&self) -> Evidence {
@@ -267,39 +331,6 @@ fn plain_text(body: &[u8]) -> String {
     if is_text { text } else { String::new() }
 }
 
-fn says_server_side(error: &ApiError) -> bool {
-    let message = error.message.to_lowercase();
-    error.kind == "overloaded_error"
-        || message.contains("not your usage limit")
-        || message.contains("temporarily limiting")
-}
-
-fn says_quota(message: &str) -> bool {
-    let words = words(message);
-    let names_owner = words.iter().any(|word| OWNER_WORDS.contains(&word.as_str()));
-    let names_end = words.iter().any(|word| END_WORDS.iter().any(|end| word.starts_with(end)));
-    (names_owner && names_end) || message.to_lowercase().contains("usage limit reached")
-}
-
-/// Whether the headers show a limit that is used up.
-fn shows_limit(quota: &QuotaReport) -> bool {
-    let rejected = |verdict| verdict == Some(Verdict::Rejected);
-    let at_limit = |used: Option<f64>, left: Option<u64>| {
-        used.is_some_and(|used| used >= 1.0) || left == Some(0)
-    };
-    let mut windows = quota.windows.iter();
-    rejected(quota.verdict)
-        || windows.any(|window| {
-            rejected(window.verdict) || at_limit(window.utilisation, window.remaining)
-        })
-}
-
-/// Lower-case words, apart from any punctuation.
-fn words(text: &str) -> Vec<String> {
-    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-    words.map(str::to_lowercase).collect()
-}
-
 /// A stranger's text for our logs: short, on one line, and without anything that looks like a key.
 fn bounded(text: &str) -> String {
     // Enough for any limit, and cheap for a text of any length.
@@ -325,47 +356,6 @@ fn without_key(word: &str) -> Cow<'_, str> {
     }
 }
 
-/// Whose limit it is, if one of these stands together with one of [`END_WORDS`] (P7).
-const OWNER_WORDS: [&str; 10] = [
-    "account",
-    "accounts",
-    "organization",
-    "organizations",
-    "organisation",
-    "plan",
-    "plans",
-    "session",
-    "weekly",
-    "quota",
-];
-/// That it is used up; also as the beginning of a longer word, such as `limits`.
-const END_WORDS: [&str; 4] = ["limit", "exceeded", "exhausted", "reached"];
-/// What a 403 about a credential speaks of.
-const CREDENTIAL_WORDS: [&str; 20] = [
-    "account",
-    "accounts",
-    "api_key",
-    "authentication",
-    "authorization",
-    "billing",
-    "credential",
-    "credentials",
-    "disabled",
-    "key",
-    "login",
-    "oauth",
-    "organization",
-    "permission",
-    "plan",
-    "scope",
-    "subscription",
-    "suspended",
-    "token",
-    "workspace",
-];
-/// What only a few requests ask for.
-const FEATURE_WORDS: [&str; 7] =
-    ["beta", "feature", "features", "model", "models", "context", "tool"];
 /// How keys and tokens begin.
 const KEY_STARTS: [&str; 3] = ["sk-", "mp-", "eyJ"];
 const REQUEST_ID_BYTES_MAX: usize = 128;

@@ -15,6 +15,7 @@ use super::forward::{Failure, NetworkCode};
 use super::reply;
 use super::request::ClientRequest;
 use super::stream::Uncommitted;
+use super::verdict::{Proof, Verdict, Whom};
 use crate::account::Account;
 use crate::clock;
 use crate::config::Secret;
@@ -100,6 +101,7 @@ impl Course<'_> {
         let meaning = Meaning {
             outcome: Outcome::Network { blame, evidence },
             next: Next::AnotherAccount,
+            verdict: Verdict { whom: Whom::Network, proof: Proof::Nothing },
             status: 503,
             kind: network.code.word().to_owned(),
             message: network.text,
@@ -146,6 +148,7 @@ impl Course<'_> {
             headers,
             body,
             kind: self.granted.kind,
+            class: self.demand.class,
             quota,
             now: clock::now(),
         })

@@ -258,6 +258,33 @@ pub(crate) fn nobodys_fault(text: &str) -> Reply {
     }
 }
 
+/// The API says that the account itself cannot be used, and no other could serve (P7).
+pub(crate) fn account_refused(from: &str, meaning: &Meaning) -> Reply {
+    let said = meaning.message.trim_end_matches('.');
+    let message = format!(
+        "the API refuses the account {from} (status {}): {said}; see `maxpool status`",
+        meaning.status
+    );
+    Reply::new(502, "account_auth_error", message)
+}
+
+/// Every account was answered with a 403 that is about none of them (P7).
+pub(crate) fn forbidden(meaning: &Meaning) -> Reply {
+    let message = format!(
+        "the API or something on the way to it forbids this request on every account that was \
+         tried (status 403{}{}); no account is set aside",
+        separator(&meaning.message),
+        meaning.message
+    );
+    Reply::new(502, "proxy_error", message)
+}
+
+/// What came was no answer to a messages request (P6).
+pub(crate) fn no_answer(from: &str, what: &str) -> Reply {
+    let message = format!("{what} (account {from}); try again in a moment");
+    Reply { should_retry: true, ..Reply::new(502, "proxy_error", message) }
+}
+
 /// An account's credential was refused and no other account could serve (P7). `said` is the upstream's or our own reason.
 pub(crate) fn credential(kind: Kind, from: &str, said: &str) -> Reply {
     let (error, cure) = match kind {
@@ -381,7 +408,7 @@ pub(crate) fn expired(limit: Limit, refusal: &Refusal) -> Reply {
         Limit::WaitLimit if reply.kind == OVERLOADED => {
             Reply { status: 429, kind: RATE_LIMIT, message: gave_up(&reply.message), ..reply }
         }
-        Limit::WaitLimit => Reply { message: gave_up(&reply.message), ..reply },
+        Limit::WaitLimit | Limit::Suspense => Reply { message: gave_up(&reply.message), ..reply },
     }
 }
 
@@ -400,6 +427,11 @@ fn limited(cause: WaitCause, refusal: &Refusal, also: &str) -> Reply {
             "no account can serve now: the API limits or fails, or the proxy's own caps are reached",
         ),
         WaitCause::Network => (503, UNREACHABLE, "no account's upstream can be reached"),
+        WaitCause::Credential => (
+            502,
+            "account_auth_error",
+            "the API refuses the credential of every account that could serve",
+        ),
     };
     let message = format!("{what}{}{}{also}", when(refusal), details(refusal));
     Reply {
@@ -492,7 +524,12 @@ fn shown(standing: &Standing) -> String {
 
 /// Whether the upstream's own words tell more than the reason does.
 fn is_said(reason: &PassedOver) -> bool {
-    matches!(reason, PassedOver::Blocked(BlockReason::Forbidden))
+    matches!(
+        reason,
+        PassedOver::Blocked(
+            BlockReason::CredentialRefused | BlockReason::Unusable | BlockReason::ModelMissing
+        )
+    )
 }
 
 fn listed(parts: &[String]) -> String {
@@ -508,7 +545,7 @@ fn is_soon(cause: WaitCause, wait: Option<Duration>) -> bool {
     match (wait, cause) {
         (Some(wait), _) => wait <= RETRY_WAIT_MAX,
         (None, WaitCause::Capacity | WaitCause::Network) => true,
-        (None, WaitCause::Quota | WaitCause::Weekly) => false,
+        (None, WaitCause::Quota | WaitCause::Weekly | WaitCause::Credential) => false,
     }
 }
 

@@ -6,13 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{Block, BlockReason, End, Evidence, Scope};
-use super::policy::{MESSAGE_CHARS_MAX, Policy};
+use super::id::{AccountId, RouteClass};
+use super::policy::{
+    LONG_BLOCK, MESSAGE_CHARS_MAX, MODELS_MISSING_MAX, Policy, READING_LIFTS_EVERY, REST_MAX,
+    REST_TRUST, RESTS,
+};
 use super::quota::{Family, Verdict, WindowKind};
 use super::recent_load::{Counted, Hour, Recent};
-use super::request::{AccountId, AccountSpec};
+use super::request::AccountSpec;
 use super::score::ramp;
 use super::snapshot::{Tier, UsageTotals};
 use super::storm::{Ramp, spread};
+use super::suspicion::{Suspicion, Suspicions};
 use super::tier;
 use super::time::{Mono, Now, Wall};
 use super::windows::{Full, Window, Windows};
@@ -26,8 +31,16 @@ pub(super) struct Account {
     pub(super) leaving: bool,
     pub(super) windows: Windows,
     blocks: Vec<PlacedBlock>,
+    pub(super) suspicions: Suspicions,
+    /// Avoided for an answer that blames nobody (P7).
+    mark: Option<Mark>,
+    /// When the credential served last.
+    served_at: Option<Mono>,
+    /// When a usage reading lifted blocks last.
+    lifted_at: Option<Mono>,
     recovered_at: Option<Mono>,
     pub(super) in_flight: u32,
+    pub(super) messages_in_flight: u32,
     pub(super) active_weight: u64,
     pub(super) completed: u64,
     pub(super) failed: u64,
@@ -46,11 +59,52 @@ pub(super) struct Account {
     pub(super) ramp: Ramp,
 }
 
-/// A block, and the end that was asked before it was spread (S10).
+/// A block, and what is remembered of it.
 #[derive(Debug)]
-struct PlacedBlock {
-    block: Block,
+pub(super) struct PlacedBlock {
+    pub(super) block: Block,
+    /// The end that was asked before it was spread (S10).
     asked: End,
+    /// When an answer said so last.
+    said: Mono,
+    /// How often it was placed anew at its end without anything good in between.
+    rests: u32,
+    /// The lease that looks whether it still holds.
+    looker: Option<u64>,
+}
+
+/// How a block stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BlockState {
+    InForce,
+    /// Its time is over, and one request looks.
+    BeingLooked,
+    /// Its time is over, and the next request looks.
+    Lookable,
+}
+
+/// An account that answered 403 to what another one served.
+#[derive(Clone, Debug)]
+pub(super) struct Mark {
+    pub(super) until: Mono,
+    pub(super) evidence: Arc<Evidence>,
+}
+
+/// What of a request a block is compared with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target<'a> {
+    pub(super) class: RouteClass,
+    pub(super) family: Option<&'a Family>,
+    pub(super) model: Option<&'a str>,
+}
+
+/// How a look ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Looked {
+    /// What it looked at does not hold any more.
+    Passed,
+    /// Nothing was learned about it.
+    Returned,
 }
 
 /// Was there already a block for everyone?
@@ -73,8 +127,13 @@ impl Account {
             leaving: false,
             windows: Windows::default(),
             blocks: Vec::new(),
+            suspicions: Suspicions::default(),
+            mark: None,
+            served_at: None,
+            lifted_at: None,
             recovered_at: None,
             in_flight: 0,
+            messages_in_flight: 0,
             active_weight: 0,
             completed: 0,
             failed: 0,
@@ -106,9 +165,135 @@ impl Account {
         self.spec.profiles.iter().any(|own| **own == *profile)
     }
 
-    /// The blocks in force.
+    /// The blocks in force, and those that a look has still to end.
     pub(super) fn blocks(&self, now: Now) -> impl Iterator<Item = &Block> {
-        self.blocks.iter().map(|held| &held.block).filter(move |block| !block.end.has_passed(now))
+        self.placed(now).map(|held| &held.block)
+    }
+
+    pub(super) fn is_blocked_for_messages(&self, now: Now) -> bool {
+        self.blocks(now).any(|block| block.scope.is_for_all_messages())
+    }
+
+    pub(super) fn placed(&self, now: Now) -> impl Iterator<Item = &PlacedBlock> {
+        self.blocks.iter().filter(move |held| held.is_held(now))
+    }
+
+    /// Whether the credential has served lately, so that a rest after a 401 is waited for (Q1).
+    pub(super) fn has_served_lately(&self, now: Mono) -> bool {
+        self.served_at.is_some_and(|at| now.since(at) < REST_TRUST)
+    }
+
+    pub(super) fn mark(&self, now: Mono) -> Option<&Mark> {
+        self.mark.as_ref().filter(|mark| mark.until > now)
+    }
+
+    /// P7: it answered 403 to what another account has served.
+    pub(super) fn set_mark(&mut self, mark: Mark) {
+        self.stir();
+        self.mark = Some(mark);
+    }
+
+    /// What makes this account avoided for a class of requests (P7).
+    pub(super) fn suspected(&self, now: Now, class: RouteClass) -> Option<&Suspicion> {
+        let own = self.suspicions.in_force(now).filter(|one| one.class == class);
+        own.max_by_key(|one| one.until)
+    }
+
+    pub(super) fn is_suspect(&self, now: Now, class: RouteClass) -> bool {
+        self.suspected(now, class).is_some()
+    }
+
+    /// T2: the credential or the account was refused once more. It rests for longer each time; what
+    /// was under way when the last rest began says nothing new.
+    pub(super) fn put_rest(
+        &mut self,
+        now: Now,
+        sent: Mono,
+        mut block: Block,
+        fixed: Option<Duration>,
+    ) {
+        self.stir();
+        let same = |held: &&PlacedBlock| {
+            held.block.reason == block.reason && held.block.scope == block.scope
+        };
+        let rests = match self.blocks.iter().find(same) {
+            Some(held) if sent < held.said => return,
+            Some(held) => held.rests.saturating_add(1),
+            None => 0,
+        };
+        block.evidence = bounded(block.evidence);
+        block.end = End::after(now, fixed.unwrap_or_else(|| rest(rests)));
+        self.blocks.retain(|held| !same(&held));
+        let (asked, said) = (block.end, now.mono);
+        self.blocks.push(PlacedBlock { block, asked, said, rests, looker: None });
+    }
+
+    /// A request goes to the account: it looks at what waits for a look.
+    pub(super) fn start_look(&mut self, now: Now, lease: u64, target: Target<'_>) {
+        for held in &mut self.blocks {
+            if held.state(now) == BlockState::Lookable && keeps_out(&held.block.scope, target) {
+                held.looker = Some(lease);
+            }
+        }
+    }
+
+    /// Ways out: this lease looks at blocks of many hours, and at the windows behind them.
+    pub(super) fn start_long_look(&mut self, now: Now, lease: u64, target: Target<'_>) {
+        for held in &mut self.blocks {
+            if held.is_due_for_long_look(now) && keeps_out(&held.block.scope, target) {
+                held.looker = Some(lease);
+            }
+        }
+        self.windows.start_long_look(now, lease);
+    }
+
+    pub(super) fn end_look(&mut self, now: Now, lease: u64, looked: Looked) {
+        match looked {
+            Looked::Passed => {
+                self.lift(now, |held| held.looker == Some(lease));
+            }
+            Looked::Returned => {
+                for held in self.blocks.iter_mut().filter(|held| held.looker == Some(lease)) {
+                    held.looker = None;
+                }
+            }
+        }
+    }
+
+    /// Ways out: whatever keeps the account away but a missing credential is forgotten.
+    pub(super) fn retry(&mut self, now: Now) {
+        self.lift(now, |held| held.block.reason != BlockReason::NeedsLogin);
+        self.suspicions.clear();
+        self.mark = None;
+        self.windows.forget_full();
+        self.set_overage(None);
+        self.unified_status = self.unified_status.filter(|said| *said != Verdict::Rejected);
+        self.failures = 0;
+        self.last_failure = None;
+    }
+
+    /// Ways out: a usage reading that shows room lifts what is older than it.
+    pub(super) fn lift_by_reading(&mut self, now: Now, has_room: impl Fn(&WindowKind) -> bool) {
+        if self.lifted_at.is_some_and(|at| now.mono.since(at) < READING_LIFTS_EVERY) {
+            return;
+        }
+        let by_reading = |held: &PlacedBlock| match (&held.block.reason, &held.block.scope) {
+            (BlockReason::Quota(Some(kind)), scope) => {
+                let of_family = |family: &Family| WindowKind::SevenDayFamily(family.clone());
+                let family = match scope {
+                    Scope::Family(family) => has_room(&of_family(family)),
+                    Scope::Account | Scope::Class(_) | Scope::Model(_) => false,
+                };
+                has_room(kind) || family
+            }
+            (BlockReason::Quota(None), _) => {
+                has_room(&WindowKind::FiveHour) && has_room(&WindowKind::SevenDay)
+            }
+            (_, _) => false,
+        };
+        if self.lift(now, by_reading) {
+            self.lifted_at = Some(now.mono);
+        }
     }
 
     /// Places a block. One of the same reason and scope is prolonged; what an answer says of a
@@ -116,7 +301,7 @@ impl Account {
     /// before.
     pub(super) fn put_block(&mut self, now: Now, mut block: Block) -> Before {
         self.stir();
-        let blocked = self.blocks(now).any(|block| block.scope == Scope::Account);
+        let blocked = self.is_blocked_for_messages(now);
         block.evidence = bounded(block.evidence);
         let same = |held: &&mut PlacedBlock| {
             held.block.reason == block.reason && held.block.scope == block.scope
@@ -131,27 +316,51 @@ impl Account {
                 }
                 held.asked = end;
                 held.block.end = end;
+                held.said = now.mono;
+                held.looker = None;
             }
             None => {
                 // Reasons for everyone are few; only families that an upstream invents could make
                 // the list grow.
-                if self.blocks.len() < BLOCKS_MAX || block.scope == Scope::Account {
-                    let asked = block.end;
-                    self.blocks.push(PlacedBlock { block, asked });
+                if matches!(block.scope, Scope::Model(_)) {
+                    self.make_room_for_a_model();
+                }
+                if self.blocks.len() < BLOCKS_MAX || block.scope.is_for_all_messages() {
+                    let (asked, said) = (block.end, now.mono);
+                    self.blocks.push(PlacedBlock { block, asked, said, rests: 0, looker: None });
                 }
             }
         }
         if blocked { Before::Blocked } else { Before::Free }
     }
 
+    /// The model that was found missing longest ago is asked for again.
+    fn make_room_for_a_model(&mut self) {
+        let models = || {
+            let blocks = self.blocks.iter().enumerate();
+            blocks.filter(|(_, held)| matches!(held.block.scope, Scope::Model(_)))
+        };
+        if models().count() >= MODELS_MISSING_MAX
+            && let Some((oldest, _)) = models().min_by_key(|(_, held)| held.said)
+        {
+            self.blocks.remove(oldest);
+        }
+    }
+
+    /// Removes the blocks of the reasons that `ends` picks.
+    pub(super) fn lift_reasons(&mut self, now: Now, ends: impl Fn(&BlockReason) -> bool) {
+        self.lift(now, |held| ends(&held.block.reason));
+    }
+
     /// Removes the blocks that `ends` picks; true if there were any.
-    pub(super) fn lift(&mut self, now: Now, ends: impl Fn(&BlockReason) -> bool) -> bool {
+    fn lift(&mut self, now: Now, ends: impl Fn(&PlacedBlock) -> bool) -> bool {
+        self.stir();
         let before = self.blocks.len();
-        self.blocks.retain(|held| !ends(&held.block.reason));
+        self.blocks.retain(|held| !ends(held));
         if self.blocks.len() == before {
             return false;
         }
-        if !self.blocks.iter().any(|held| held.block.scope == Scope::Account) {
+        if !self.blocks.iter().any(|held| held.block.scope.is_for_all_messages()) {
             self.recovered_at = Some(now.mono);
         }
         true
@@ -160,7 +369,7 @@ impl Account {
     /// When the last of the blocks for everyone ends, if there are any and that is known.
     pub(super) fn returns(&self, now: Now) -> Option<Mono> {
         self.blocks(now)
-            .filter(|block| block.scope == Scope::Account)
+            .filter(|block| block.scope.is_for_all_messages())
             .try_fold(None, |last, block| Some(last.max(Some(block.end.mono(now)?))))
             .flatten()
     }
@@ -172,7 +381,7 @@ impl Account {
             return Expired::Nothing;
         }
         let expired = self.forget(now);
-        self.quiet_until = self.next_end();
+        self.quiet_until = self.next_end(now.mono);
         expired
     }
 
@@ -182,9 +391,16 @@ impl Account {
     }
 
     /// The first end on each clock.
-    fn next_end(&self) -> (Mono, Wall) {
+    fn next_end(&self, now: Mono) -> (Mono, Wall) {
         let mut first = (Mono::MAX, Wall(i64::MAX));
-        let ends = self.blocks.iter().map(|held| held.block.end).chain(self.overage);
+        let marks = self.mark(now).map(|mark| mark.until);
+        let suspicions = self.suspicions.first_end(now);
+        for at in marks.into_iter().chain(suspicions) {
+            first.0 = first.0.min(at);
+        }
+        // What waits for a look has no end of its own any more.
+        let timed = self.blocks.iter().filter(|held| !held.is_over(now));
+        let ends = timed.map(|held| held.block.end).chain(self.overage);
         for end in ends {
             if let End::At { mono, wall } = end {
                 first.0 = first.0.min(mono.unwrap_or(Mono::MAX));
@@ -207,8 +423,8 @@ impl Account {
         let mut ended: Option<Mono> = None;
         let before = self.blocks.len();
         self.blocks.retain(|held| {
-            let passed = held.block.end.has_passed(now);
-            if passed && held.block.scope == Scope::Account {
+            let passed = !held.is_held(now);
+            if passed && held.block.scope.is_for_all_messages() {
                 ended = ended.max(Some(moment_of(now, held.block.end)));
             }
             !passed
@@ -216,7 +432,7 @@ impl Account {
         if self.blocks.len() != before {
             expired = Expired::Something;
         }
-        let still = self.blocks.iter().any(|held| held.block.scope == Scope::Account);
+        let still = self.blocks.iter().any(|held| held.block.scope.is_for_all_messages());
         match ended {
             Some(at) if !still => {
                 self.recovered_at = Some(at);
@@ -229,15 +445,13 @@ impl Account {
     /// The end of the spreadable block that ends last: cooldowns and retry-after, never a reset,
     /// which no block outlives (S2).
     pub(super) fn spreadable(&self, now: Now) -> Option<(Mono, usize)> {
-        let ends = self.blocks.iter().enumerate().filter_map(|(index, held)| {
-            match (&held.block.scope, held.asked) {
-                (Scope::Account, End::At { mono: Some(mono), wall: None })
-                    if !held.block.end.has_passed(now) =>
-                {
-                    Some((mono, index))
-                }
-                _ => None,
+        let ends = self.blocks.iter().enumerate().filter_map(|(index, held)| match held.asked {
+            End::At { mono: Some(mono), wall: None }
+                if held.block.scope.is_for_all_messages() && !held.block.end.has_passed(now) =>
+            {
+                Some((mono, index))
             }
+            _ => None,
         });
         ends.max()
     }
@@ -256,7 +470,8 @@ impl Account {
         self.last_failure = Some(now.mono);
     }
 
-    pub(super) fn count_success(&mut self) {
+    pub(super) fn count_success(&mut self, now: Now) {
+        self.served_at = Some(now.mono);
         self.failures = 0;
         self.last_failure = None;
         self.last_error = None;
@@ -303,7 +518,7 @@ impl Account {
 
     /// S5 for a request of this family.
     pub(super) fn scarcity(&self, wall: Wall, family: Option<&Family>) -> f64 {
-        let concerning = self.windows.iter(wall).filter(|window| concerns(&window.kind, family));
+        let concerning = self.windows.iter(wall).filter(|window| window.concerns(family));
         concerning.map(|window| window.scarcity(wall)).fold(0.0, f64::max)
     }
 
@@ -356,23 +571,63 @@ pub(super) fn spread_blocks(now: Now, accounts: &mut [Account]) {
     }
 }
 
-/// Does a window matter to a request of this family?
-pub(super) fn concerns(kind: &WindowKind, family: Option<&Family>) -> bool {
-    match kind {
-        WindowKind::SevenDayFamily(own) => family == Some(own),
-        WindowKind::FiveHour
-        | WindowKind::SevenDay
-        | WindowKind::Tokens
-        | WindowKind::Requests
-        | WindowKind::Generic => true,
+impl PlacedBlock {
+    fn is_held(&self, now: Now) -> bool {
+        !self.block.end.has_passed(now) || self.block.reason.needs_look()
+    }
+
+    /// Only a look ends it.
+    fn is_over(&self, now: Mono) -> bool {
+        let ended = match self.block.end {
+            End::At { mono, wall: None } => mono.is_none_or(|at| at <= now),
+            End::At { wall: Some(_), .. } | End::CredentialChange => false,
+        };
+        ended && self.block.reason.needs_look()
+    }
+
+    pub(super) fn state(&self, now: Now) -> BlockState {
+        match (self.block.end.has_passed(now), self.looker) {
+            (false, _) => BlockState::InForce,
+            (true, Some(_)) => BlockState::BeingLooked,
+            (true, None) => BlockState::Lookable,
+        }
+    }
+
+    /// Ways out: it holds for more than six hours, and nobody has looked for as long.
+    pub(super) fn is_due_for_long_look(&self, now: Now) -> bool {
+        self.long_look_at(now).is_some_and(|at| at <= now.mono)
+    }
+
+    /// When somebody may look at a block of many hours.
+    pub(super) fn long_look_at(&self, now: Now) -> Option<Mono> {
+        let at = self.said + LONG_BLOCK;
+        let end = self.block.end.mono(now)?;
+        (self.looker.is_none() && end > at).then_some(at)
     }
 }
 
-/// Does a block keep a request of this family out? One whose family nobody knows may be of any.
-pub(super) fn keeps_out(scope: &Scope, family: Option<&Family>) -> bool {
+/// The rest after so many others in a row (T2).
+fn rest(before: u32) -> Duration {
+    let index = usize::try_from(before).unwrap_or(usize::MAX);
+    match RESTS.get(index) {
+        Some(rest) => *rest,
+        None => {
+            let doublings = before.saturating_sub(RESTS.len() as u32 - 1).min(16);
+            RESTS[RESTS.len() - 1].saturating_mul(1 << doublings).min(REST_MAX)
+        }
+    }
+}
+
+/// Does a block keep such a request out? One whose family or model nobody knows may be of any.
+pub(super) fn keeps_out(scope: &Scope, target: Target<'_>) -> bool {
+    let is_message = target.class == RouteClass::Messages;
     match scope {
         Scope::Account => true,
-        Scope::Family(blocked) => family.is_none_or(|family| family == blocked),
+        Scope::Class(blocked) => target.class == *blocked,
+        Scope::Family(blocked) => {
+            is_message && target.family.is_none_or(|family| family == blocked)
+        }
+        Scope::Model(blocked) => is_message && target.model == Some(&**blocked),
     }
 }
 

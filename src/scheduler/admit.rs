@@ -8,21 +8,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::account::concerns;
+use super::account::{Account, Target, keeps_out};
 use super::block::WaitCause;
+use super::id::RouteClass;
+use super::obstacle::Obstacle;
 use super::policy::{PASS_PAUSE, POLL_MIN, STORM_REQUESTS};
 use super::queue::{Full, Place, Waiter};
 use super::quota::Family;
 use super::ranking::Ranking;
+use super::request::Why;
 use super::request::{
     AccountId, Admission, Cancel, Grant, Lease, Limit, Refusal, RefusalReason, Request, Shape,
     Ticket, WaitClock, Wake,
 };
-use super::select::{Ask, Choice, Patience, Route};
+use super::select::{Ask, Choice, Patience, Route, mismatch};
 use super::snapshot::ExplainedVerdict;
 use super::time::{Mono, Now};
 use super::wait_limits::{Allowance, Outlook, Prospect, judge, tick};
-use super::{DRIFT_MS_MAX, Intake, LeaseRecord, Look, Scheduler};
+use super::{DRIFT_MS_MAX, Intake, LeaseRecord, Look, Looking, Scheduler};
 
 impl Scheduler {
     /// Asks for an account: the first time, and after each failed attempt with that account in
@@ -44,7 +47,15 @@ impl Scheduler {
         let ask = self.ask(now, &request, &request.excluded, tried_until);
         self.rank(now, &ask, &mut ranking);
         let may_try = self.policy.max_attempts == 0 || request.attempts < self.policy.max_attempts;
-        let choice = self.choose(&ask, &ranking.available).filter(|_| may_try);
+        let mut choice = self.choose(&ask, &ranking.available).filter(|_| may_try);
+        if choice.is_none() && may_try {
+            choice = self.long_look(now, &ask);
+        }
+        if choice.is_none() && ranking.available.is_empty() {
+            // No account is left to try: a refusal without evidence has to be explained.
+            request.trail.begin_suspense(now.mono, &self.policy);
+        }
+        let ask = self.ask(now, &request, &request.excluded, tried_until);
         let hold = match choice {
             Some(_) => Ok(WaitCause::Capacity),
             None => self.may_hold(now, &request, &ask, &ranking),
@@ -146,7 +157,10 @@ impl Scheduler {
     pub(super) fn pass_pause(&self, last_failure: Option<WaitCause>) -> Duration {
         match last_failure {
             Some(WaitCause::Network) => PASS_PAUSE.max(self.policy.network_cooldown),
-            Some(WaitCause::Quota | WaitCause::Weekly | WaitCause::Capacity) | None => PASS_PAUSE,
+            Some(
+                WaitCause::Quota | WaitCause::Weekly | WaitCause::Capacity | WaitCause::Credential,
+            )
+            | None => PASS_PAUSE,
         }
     }
 
@@ -213,26 +227,47 @@ impl Scheduler {
     ) -> Grant {
         self.last_lease += 1;
         let id = self.last_lease;
+        let is_message = request.class == RouteClass::Messages;
+        let looking = self.looking(now, request, choice.index);
         let account = &mut self.accounts[choice.index];
         account.in_flight += 1;
         account.active_weight = account.active_weight.saturating_add(u64::from(request.weight));
         account.recent.add(now.mono, request.weight);
         account.usage.last_used = Some(now.wall);
-        account
-            .windows
-            .start_look(now, id, |window| concerns(&window.kind, request.family.as_ref()));
+        let target = Target {
+            class: request.class,
+            family: request.family.as_ref(),
+            model: request.model.as_deref(),
+        };
+        account.start_look(now, id, target);
+        if choice.why == Why::LongLook {
+            account.start_long_look(now, id, target);
+        }
+        if request.class == RouteClass::Messages {
+            account.messages_in_flight += 1;
+            account.windows.start_look(now, id, |window| window.concerns(request.family.as_ref()));
+        }
         let held = LeaseRecord {
             account: account.id,
-            request: request.id,
             weight: request.weight,
             profile: request.profile.clone(),
+            class: request.class,
+            kin: request.kin,
+            model: request.model.clone(),
+            looking,
+            trail: request.trail.clone(),
             family: request.family.clone(),
             session: request.session,
             granted: now,
-            ramped: account.ramp.grant(now.mono),
+            ramped: is_message && account.ramp.grant(now.mono),
         };
-        if account.is_claude() {
-            self.breaker.grant(now.mono, id);
+        if is_message {
+            self.messages_in_flight += 1;
+            if account.is_claude()
+                && let Some(breaker) = self.breakers.get_mut(request.family.as_ref())
+            {
+                breaker.grant(now.mono, id);
+            }
         }
         let grant = Grant {
             lease: Lease { id, account: account.id },
@@ -332,10 +367,15 @@ impl Scheduler {
         if let (Route::Thread(_), None) = (ask.route, request.pinned) {
             ask.route = Route::Any;
         }
+        let suspense_ends = request.trail.suspense_ends(&self.policy);
+        if suspense_ends.is_some_and(|at| at <= now.mono) {
+            return Step::Expire(Limit::Suspense, self.refusal(now, &ask, None));
+        }
         let class = seen.class(&ask);
         if class.is_none() {
             self.rank(now, &ask, ranking);
-            if let Some(choice) = self.choose(&ask, &ranking.available) {
+            let choice = self.choose(&ask, &ranking.available);
+            if let Some(choice) = choice.or_else(|| self.long_look(now, &ask)) {
                 return Step::Grant(choice, now.mono.since(waiter.since.mono));
             }
         }
@@ -352,7 +392,11 @@ impl Scheduler {
                 let tolerance =
                     request.tolerance.map_or(Mono::MAX, |tolerance| request.arrived + tolerance);
                 let release = outlooks.iter().filter_map(Outlook::end).min();
-                Step::Stay { cause, look_at: look_at.min(tolerance), release }
+                let look_at = [Some(tolerance), suspense_ends, self.next_long_look(now, &ask)]
+                    .into_iter()
+                    .flatten()
+                    .fold(look_at, Mono::min);
+                Step::Stay { cause, look_at, release }
             }
             Prospect::Expired(limit) => Step::Expire(limit, self.refusal(now, &ask, None)),
             Prospect::Hopeless => Step::Refuse(self.refusal(now, &ask, None)),
@@ -394,6 +438,62 @@ impl Scheduler {
     }
 }
 
+impl Scheduler {
+    /// Why this request goes to an account that has refused it, if it does.
+    fn looking(&self, now: Now, request: &Request, index: usize) -> Looking {
+        let account = &self.accounts[index];
+        if request.trail.refusal_by(account.id).is_none() {
+            return Looking::No;
+        }
+        let ask = self.ask(now, request, &[], now.mono);
+        match self.is_proof(account, &ask) {
+            true => Looking::ForProof,
+            false => Looking::Again,
+        }
+    }
+
+    /// Ways out (P7): a request that would otherwise wait or fail looks at an account that has been
+    /// out for hours, if nothing but such blocks keeps it away.
+    fn long_look(&self, now: Now, ask: &Ask<'_>) -> Option<Choice> {
+        let is_due = |account: &Account| {
+            let mut due = true;
+            let mut any = false;
+            self.obstacles(now, account, ask, |obstacle| {
+                any = true;
+                due = match obstacle {
+                    Obstacle::Window(window) => window.is_due_for_long_look(now),
+                    _ => obstacle.is_long_block(),
+                };
+                due
+            });
+            let held =
+                || account.placed(now).filter(|held| keeps_out(&held.block.scope, ask.target()));
+            due && any && held().all(|held| held.is_due_for_long_look(now))
+        };
+        let index = self.accounts.iter().position(is_due)?;
+        Some(Choice { index, why: Why::LongLook })
+    }
+
+    /// When the first such look is due.
+    fn next_long_look(&self, now: Now, ask: &Ask<'_>) -> Option<Mono> {
+        let accounts = self.accounts.iter().filter(|account| mismatch(account, ask).is_none());
+        let looks = accounts.flat_map(|account| {
+            let held = account.placed(now);
+            let blocks = held.filter(|held| keeps_out(&held.block.scope, ask.target()));
+            let windows = account.windows.iter(now.wall);
+            blocks
+                .filter_map(move |held| held.long_look_at(now))
+                .chain(windows.filter_map(move |window| window.long_look_at(now)))
+        });
+        looks.filter(|at| *at > now.mono).min()
+    }
+}
+
+/// Whether all requests of its class fare as it does.
+fn is_like_others(ask: &Ask<'_>) -> bool {
+    ask.tried.is_empty() && ask.trail.is_empty()
+}
+
 /// What becomes of one who waits.
 #[derive(Debug)]
 enum Step {
@@ -416,6 +516,8 @@ struct SeenClasses {
 #[derive(Debug)]
 struct Class {
     profile: Arc<str>,
+    class: RouteClass,
+    model: Option<Arc<str>>,
     family: Option<Family>,
     thinking: bool,
     route: Route,
@@ -428,22 +530,26 @@ impl SeenClasses {
     fn class(&self, ask: &Ask<'_>) -> Option<usize> {
         let alike = |class: &Class| {
             *class.profile == *ask.profile
+                && class.class == ask.class
+                && class.model.as_deref() == ask.model
                 && class.family.as_ref() == ask.family
                 && class.thinking == ask.thinking
                 && class.route == ask.route
                 && class.brought == ask.brought
                 && class.patience == ask.patience
         };
-        self.classes.iter().position(alike).filter(|_| ask.tried.is_empty())
+        self.classes.iter().position(alike).filter(|_| is_like_others(ask))
     }
 
     fn remember(&mut self, ask: &Ask<'_>, outlooks: Vec<Outlook>) -> &[Outlook] {
-        if !ask.tried.is_empty() {
+        if !is_like_others(ask) {
             self.single = outlooks;
             return &self.single;
         }
         self.classes.push(Class {
             profile: Arc::from(ask.profile),
+            class: ask.class,
+            model: ask.model.map(Arc::from),
             family: ask.family.cloned(),
             thinking: ask.thinking,
             route: ask.route,

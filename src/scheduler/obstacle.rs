@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::block::{Block, Evidence, WaitCause};
+use super::block::{Block, BlockReason, Evidence, WaitCause};
 use super::quota::WindowKind;
 use super::request::PassedOver;
 use super::time::{Mono, Now};
@@ -19,10 +19,21 @@ pub(super) enum Obstacle<'a> {
     NotBrought,
     SignedThinking,
     NotRouted,
-    Tried { until: Mono, cause: Option<WaitCause> },
+    Tried {
+        until: Mono,
+        cause: Option<WaitCause>,
+    },
     Block(&'a Block),
+    /// A credential that has served lately rests after a 401 (Q1).
+    Rest(&'a Block),
+    /// One request looks whether this still holds.
+    BlockBeingLooked(&'a Block),
+    /// P7: it looks again then.
+    Suspense(Mono),
     Window(&'a Window),
-    Overage { until: Option<Mono> },
+    Overage {
+        until: Option<Mono>,
+    },
     AccountFull,
     PoolFull,
     Ramp(Mono),
@@ -53,6 +64,9 @@ impl Obstacle<'_> {
             | Obstacle::NotRouted => false,
             Obstacle::Tried { .. }
             | Obstacle::Block(_)
+            | Obstacle::Rest(_)
+            | Obstacle::BlockBeingLooked(_)
+            | Obstacle::Suspense(_)
             | Obstacle::Window(_)
             | Obstacle::Overage { .. }
             | Obstacle::AccountFull
@@ -64,10 +78,18 @@ impl Obstacle<'_> {
         }
     }
 
+    /// A block that a look may end after some hours, unlike what other requests do.
+    pub(super) fn is_long_block(&self) -> bool {
+        matches!(self, Obstacle::Block(block) if block.reason != BlockReason::NeedsLogin)
+    }
+
     pub(super) fn ends(&self, now: Now) -> Ends {
         match self {
             Obstacle::Block(block) if block.reason.wait_cause().is_none() => Ends::Never,
-            Obstacle::Block(block) => block.end.mono(now).map_or(Ends::Never, Ends::At),
+            Obstacle::Block(block) | Obstacle::Rest(block) => {
+                block.end.mono(now).map_or(Ends::Never, Ends::At)
+            }
+            Obstacle::BlockBeingLooked(_) => Ends::OnRelease,
             Obstacle::Window(window) => match window.full(now) {
                 Full::Until(reset) => Ends::At(now.mono_at(reset)),
                 Full::LookAt(at) => Ends::At(at),
@@ -76,6 +98,7 @@ impl Obstacle<'_> {
             },
             Obstacle::Overage { until } => until.map_or(Ends::Never, Ends::At),
             Obstacle::Tried { until: at, .. }
+            | Obstacle::Suspense(at)
             | Obstacle::Ramp(at)
             | Obstacle::BreakerOpen(at)
             | Obstacle::BreakerPacing(at) => Ends::At(*at),
@@ -103,6 +126,7 @@ impl Obstacle<'_> {
     pub(super) fn cause(&self) -> WaitCause {
         match self {
             Obstacle::Block(block) => block.reason.wait_cause().unwrap_or(WaitCause::Capacity),
+            Obstacle::Rest(_) | Obstacle::BlockBeingLooked(_) => WaitCause::Credential,
             Obstacle::Window(window) => match window.kind {
                 WindowKind::SevenDay | WindowKind::SevenDayFamily(_) => WaitCause::Weekly,
                 WindowKind::FiveHour
@@ -112,7 +136,8 @@ impl Obstacle<'_> {
             },
             Obstacle::Overage { .. } => WaitCause::Quota,
             Obstacle::Tried { cause, .. } => cause.unwrap_or(WaitCause::Capacity),
-            Obstacle::AccountFull
+            Obstacle::Suspense(_)
+            | Obstacle::AccountFull
             | Obstacle::PoolFull
             | Obstacle::Ramp(_)
             | Obstacle::BreakerOpen(_)
@@ -137,7 +162,11 @@ impl Obstacle<'_> {
             Obstacle::SignedThinking => PassedOver::SignedThinking,
             Obstacle::NotRouted => PassedOver::NotPinned,
             Obstacle::Tried { .. } => PassedOver::AlreadyTried,
-            Obstacle::Block(block) => PassedOver::Blocked(block.reason.clone()),
+            Obstacle::Block(block) | Obstacle::Rest(block) => {
+                PassedOver::Blocked(block.reason.clone())
+            }
+            Obstacle::BlockBeingLooked(_) => PassedOver::BeingLooked,
+            Obstacle::Suspense(_) => PassedOver::InSuspense,
             Obstacle::Window(window) if window.full(now) == Full::Looked => PassedOver::BeingLooked,
             Obstacle::Window(window) => match &window.kind {
                 WindowKind::SevenDay => PassedOver::WeekExhausted,
@@ -161,7 +190,9 @@ impl Obstacle<'_> {
 
     pub(super) fn evidence(&self) -> Option<&Arc<Evidence>> {
         match self {
-            Obstacle::Block(block) => Some(&block.evidence),
+            Obstacle::Block(block) | Obstacle::Rest(block) | Obstacle::BlockBeingLooked(block) => {
+                Some(&block.evidence)
+            }
             _ => None,
         }
     }

@@ -60,6 +60,8 @@ pub struct Policy {
     pub weekly_max_wait: Duration,
     /// `queue.networkMaxWaitMs`.
     pub network_max_wait: Duration,
+    /// `queue.unprovenMaxWaitMs`: how long a 429 without evidence keeps its request in suspense.
+    pub unproven_max_wait: Duration,
     /// `queue.countTokensMaxWaitMs`.
     pub count_tokens_max_wait: Duration,
     /// `queue.nonStreamMaxWaitMs`.
@@ -112,6 +114,7 @@ impl Default for Policy {
             capacity_max_wait: Duration::from_millis(900_000),
             weekly_max_wait: Duration::ZERO,
             network_max_wait: Duration::from_millis(15_000),
+            unproven_max_wait: Duration::from_millis(60_000),
             count_tokens_max_wait: Duration::from_millis(8_000),
             non_stream_max_wait: Duration::from_millis(240_000),
             max_queued_body_bytes: 268_435_456,
@@ -146,8 +149,33 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
 pub const SERVER_SIDE_WAIT: Duration = Duration::from_secs(5);
 /// A 529 without `retry-after`, and the longest that a server-side refusal sets an account aside.
 pub const SERVER_SIDE_WAIT_MAX: Duration = Duration::from_secs(30);
-/// A 403 about the credential (P7).
-pub const FORBIDDEN_WAIT: Duration = Duration::from_secs(30 * 60);
+/// How long an account is out whose organization is disabled or has not paid, and avoided that
+/// answered 403 to what another account serves (P7).
+pub const ACCOUNT_WAIT: Duration = Duration::from_secs(30 * 60);
+/// How long a model that an account does not have is not asked for there (P7).
+pub const MODEL_WAIT: Duration = Duration::from_secs(3_600);
+/// Models that an account does not have, remembered per account; the oldest goes first.
+pub const MODELS_MISSING_MAX: usize = 16;
+/// The rests of a credential after 401s in a row; from then on they double (T2).
+pub const RESTS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
+/// The longest of them.
+pub const REST_MAX: Duration = Duration::from_secs(900);
+/// A rest is waited for if the credential has served within this time (Q1) ...
+pub const REST_TRUST: Duration = Duration::from_secs(3_600);
+/// ... and for so long.
+pub const REST_WAIT_MAX: Duration = Duration::from_secs(30);
+/// The first look in suspense after a 429 without `retry-after` (P7).
+pub const SUSPENSE_LOOK: Duration = Duration::from_secs(5);
+/// A refusal without evidence is part of the same row, and can be proven, for so long.
+pub const SUSPICION_MEMORY: Duration = Duration::from_secs(900);
+/// Fingerprints that an account is suspected of at once; the oldest goes first.
+pub const SUSPICIONS_MAX: usize = 8;
+/// Accounts that refused one request; more are not remembered.
+pub const TRAIL_MAX: usize = 64;
+/// Blocks longer than this are looked at by one real request whenever this time is over.
+pub const LONG_BLOCK: Duration = Duration::from_secs(6 * 3_600);
+/// A usage reading lifts an account's blocks once in this time at most.
+pub const READING_LIFTS_EVERY: Duration = Duration::from_secs(3_600);
 
 /// One more failure costs this much score, fading with the recovery ramp (S6).
 pub const FAILURE_WEIGHT: f64 = 5.0;
@@ -196,5 +224,7 @@ pub const BREAKER_REST: Duration = Duration::from_secs(60);
 pub const BREAKER_PACING: Duration = Duration::from_secs(5);
 /// Refusals older than this say nothing about now.
 pub const REFUSAL_MEMORY: Duration = Duration::from_secs(60);
+/// Model families that have a breaker of their own; the one that rested longest goes first.
+pub const BREAKERS_MAX: usize = 16;
 /// Refusals kept for the breaker's judgement.
 pub const REFUSALS_MAX: usize = 512;

@@ -26,4 +26,5 @@ pub(super) enum Level {
     Normal,
     Reserve,
     Critical,
+    Avoided,
 }

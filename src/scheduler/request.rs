@@ -6,12 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{BlockReason, Evidence, WaitCause};
+pub use super::id::{AccountId, Kin, RouteClass};
 use super::quota::{Family, WindowKind};
 use super::time::Mono;
-
-/// One account for the life of the process; never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AccountId(pub u32);
+use super::trail::Trail;
 
 /// What kind of credential an account is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,6 +104,12 @@ pub struct Request {
     pub profile: Arc<str>,
     /// P4, at least 1.
     pub weight: u32,
+    /// P3.
+    pub class: RouteClass,
+    /// Who is related to it (P7).
+    pub kin: Kin,
+    /// The model that it names.
+    pub model: Option<Arc<str>>,
     /// The model's family, if it is known.
     pub family: Option<Family>,
     /// S9; none: no binding.
@@ -138,6 +142,8 @@ pub struct Request {
     pub last_failure: Option<WaitCause>,
     /// [`Grant::clock`] of the grant before, or the default: one clock runs over all waits (Q1).
     pub clock: WaitClock,
+    /// What the attempts before have brought (P7).
+    pub trail: Trail,
 }
 
 impl Request {
@@ -148,6 +154,9 @@ impl Request {
             id,
             profile: Arc::from("claude"),
             weight: 1,
+            class: RouteClass::Messages,
+            kin: Kin(u128::from(id)),
+            model: None,
             family: None,
             session: None,
             signed_thinking: false,
@@ -164,6 +173,7 @@ impl Request {
             attempts: 0,
             last_failure: None,
             clock: WaitClock::default(),
+            trail: Trail::default(),
         }
     }
 }
@@ -234,6 +244,8 @@ pub enum Why {
     Current,
     /// Priority and score (S7c).
     Score(f64),
+    /// It looks whether a block of many hours still holds (P7).
+    LongLook,
 }
 
 /// The answer to `admit`.
@@ -299,6 +311,8 @@ pub enum Limit {
     ClientTolerance,
     /// A limit of Q1: giving up for good.
     WaitLimit,
+    /// Suspense is over without an explanation (P7): the API's own answer.
+    Suspense,
 }
 
 /// Why there is no account, in what a client can be told (P14).
@@ -371,6 +385,8 @@ pub enum PassedOver {
     NotPinned,
     /// This request has failed there.
     AlreadyTried,
+    /// This request was refused there without evidence, and looks again later (P7).
+    InSuspense,
     /// A block in force.
     Blocked(BlockReason),
     /// A window at `switchThreshold` (S3).

@@ -5,10 +5,11 @@
 //! `explain`.
 
 use super::Scheduler;
-use super::account::{Account, concerns, keeps_out};
+use super::account::{Account, BlockState, Target, keeps_out};
 use super::affinity::Binding;
-use super::block::WaitCause;
+use super::block::{BlockReason, WaitCause};
 use super::breaker::Pass;
+use super::id::{Kin, RouteClass};
 use super::obstacle::Obstacle;
 use super::policy::Overage;
 use super::quota::{Family, WindowKind};
@@ -18,13 +19,17 @@ use super::score::{Facts, Week, terms};
 use super::snapshot::{Terms, Tier};
 use super::storm::Room;
 use super::time::{Mono, Now};
+use super::trail::{RefusedFor, Trail};
 use super::windows::{Full, Window};
 
 /// What of a request decides where it may go.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ask<'a> {
     pub(super) profile: &'a str,
+    pub(super) class: RouteClass,
+    pub(super) kin: Kin,
     pub(super) family: Option<&'a Family>,
+    pub(super) model: Option<&'a str>,
     pub(super) weight: u32,
     /// P9, by the request or its session.
     pub(super) thinking: bool,
@@ -34,6 +39,8 @@ pub(super) struct Ask<'a> {
     /// Left out until then.
     pub(super) tried: &'a [AccountId],
     pub(super) tried_until: Mono,
+    /// P7.
+    pub(super) trail: &'a Trail,
     pub(super) last_failure: Option<WaitCause>,
     pub(super) patience: Patience,
     pub(super) binding: Option<Binding>,
@@ -76,6 +83,12 @@ impl Recently {
     }
 }
 
+impl<'a> Ask<'a> {
+    pub(super) fn target(&self) -> Target<'a> {
+        Target { class: self.class, family: self.family, model: self.model }
+    }
+}
+
 /// What was chosen.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Choice {
@@ -106,7 +119,10 @@ impl Scheduler {
         };
         Ask {
             profile: &request.profile,
+            class: request.class,
+            kin: request.kin,
             family: request.family.as_ref(),
+            model: request.model.as_deref(),
             weight: request.weight,
             thinking: request.signed_thinking
                 || request.session.is_some_and(|session| self.affinity.is_thinking(session)),
@@ -114,8 +130,13 @@ impl Scheduler {
             brought: &request.brought,
             tried,
             tried_until,
+            trail: &request.trail,
             last_failure: request.last_failure,
-            patience: match self.has_queue() && request.holdable && !self.is_too_large(request) {
+            patience: match self.has_queue()
+                && request.holdable
+                && !request.trail.is_never_held()
+                && !self.is_too_large(request)
+            {
                 true => Patience::CanWait,
                 false => Patience::CannotWait,
             },
@@ -146,14 +167,38 @@ impl Scheduler {
             return;
         }
         if ask.tried.contains(&account.id)
+            && !ask.trail.has_suspense_on(account.id)
             && !visit(Obstacle::Tried { until: ask.tried_until, cause: ask.last_failure })
         {
             return;
         }
-        for block in account.blocks(now).filter(|block| keeps_out(&block.scope, ask.family)) {
-            if !visit(Obstacle::Block(block)) {
+        if let Some(obstacle) = self.own_refusal(now, account, ask)
+            && !visit(obstacle)
+        {
+            return;
+        }
+        let lately = account.has_served_lately(now.mono);
+        for held in account.placed(now).filter(|held| keeps_out(&held.block.scope, ask.target())) {
+            let is_rest = lately && held.block.reason == BlockReason::CredentialRefused;
+            let obstacle = match (held.state(now), is_rest) {
+                (BlockState::Lookable, _) => continue,
+                (BlockState::InForce, true) => Obstacle::Rest(&held.block),
+                (BlockState::BeingLooked, true) => Obstacle::BlockBeingLooked(&held.block),
+                (BlockState::InForce | BlockState::BeingLooked, false) => {
+                    Obstacle::Block(&held.block)
+                }
+            };
+            if !visit(obstacle) {
                 return;
             }
+        }
+        // P3: message quota is used by messages alone, and the others never wait behind them.
+        if ask.class != RouteClass::Messages {
+            let others = account.in_flight - account.messages_in_flight;
+            if is_reached(others, self.policy.max_active_per_account) {
+                visit(Obstacle::AccountFull);
+            }
+            return;
         }
         for window in
             account.windows.iter(now.wall).filter(|window| self.is_full(now, window, ask.family))
@@ -170,6 +215,36 @@ impl Scheduler {
         self.crowding(now, account, ask, visit);
     }
 
+    /// P7: what this request itself has met on the account, and what has become of it since.
+    fn own_refusal<'a>(&self, now: Now, account: &Account, ask: &Ask<'_>) -> Option<Obstacle<'a>> {
+        let refusal = ask.trail.refusal_by(account.id)?;
+        match refusal.why {
+            RefusedFor::Delay(until) => (until > now.mono)
+                .then_some(Obstacle::Tried { until, cause: Some(WaitCause::Capacity) }),
+            RefusedFor::Unproven { .. } => {
+                let look_at = ask.trail.look_at(&self.policy).filter(|at| *at > now.mono)?;
+                (!self.may_look(account, ask)).then_some(Obstacle::Suspense(look_at))
+            }
+        }
+    }
+
+    /// Something has changed since this account refused the request: it has served somebody else, or
+    /// the API answers again.
+    fn may_look(&self, account: &Account, ask: &Ask<'_>) -> bool {
+        let Some(refusal) = ask.trail.refusal_by(account.id) else {
+            return true;
+        };
+        let closed = self.breakers.get(ask.family).and_then(|breaker| breaker.closed_at());
+        closed.is_some_and(|at| at >= refusal.at) || self.is_proof(account, ask)
+    }
+
+    /// The account has served an unrelated request since it refused this one.
+    pub(super) fn is_proof(&self, account: &Account, ask: &Ask<'_>) -> bool {
+        ask.trail.refusal_by(account.id).is_some_and(|refusal| {
+            account.suspicions.has_served_since(ask.class, ask.kin, refusal.at)
+        })
+    }
+
     /// The obstacles that other requests are: caps, ramps, the breaker.
     fn crowding<'a>(
         &self,
@@ -178,12 +253,13 @@ impl Scheduler {
         ask: &Ask<'_>,
         mut visit: impl FnMut(Obstacle<'a>) -> bool,
     ) {
-        if is_reached(account.in_flight, self.policy.max_active_per_account)
+        if is_reached(account.messages_in_flight, self.policy.max_active_per_account)
             && !visit(Obstacle::AccountFull)
         {
             return;
         }
-        if is_reached(self.in_flight(), self.policy.max_active_global) && !visit(Obstacle::PoolFull)
+        if is_reached(self.messages_in_flight, self.policy.max_active_global)
+            && !visit(Obstacle::PoolFull)
         {
             return;
         }
@@ -200,7 +276,7 @@ impl Scheduler {
         if !account.is_claude() {
             return;
         }
-        match self.breaker.pass(now.mono) {
+        match self.breakers.pass(now.mono, ask.family) {
             Pass::Open(until) => visit(Obstacle::BreakerOpen(until)),
             Pass::Probing => visit(Obstacle::BreakerProbing),
             Pass::Paced(next) if can_wait => visit(Obstacle::BreakerPacing(next)),
@@ -217,7 +293,7 @@ impl Scheduler {
             WindowKind::SevenDay | WindowKind::SevenDayFamily(_) => self.policy.weekly_exhausted,
             WindowKind::Generic => return false,
         };
-        concerns(&window.kind, family)
+        window.concerns(family)
             && window.used.is_some_and(|used| used >= threshold)
             && window.full(now) != Full::Lookable
     }
@@ -249,6 +325,7 @@ impl Scheduler {
                 index,
                 tier,
                 level: match tier {
+                    _ if self.is_avoided(now, account, ask) => Level::Avoided,
                     None | Some(Tier::Normal | Tier::Soft) => Level::Normal,
                     Some(Tier::Reserve) => Level::Reserve,
                     Some(Tier::Critical | Tier::Exhausted) => Level::Critical,
@@ -284,10 +361,16 @@ impl Scheduler {
             return Some(choice);
         }
         let passes = match ask.binding {
-            None => &[Level::Normal, Level::Reserve, Level::Critical][..],
-            Some(_) => &[Level::Reserve, Level::Critical][..],
+            None => &[Level::Normal, Level::Reserve, Level::Critical, Level::Avoided][..],
+            Some(_) => &[Level::Reserve, Level::Critical, Level::Avoided][..],
         };
         passes.iter().find_map(|pass| self.best(available, *pass))
+    }
+
+    /// S3: suspicion and other marks of P7.
+    fn is_avoided(&self, now: Now, account: &Account, ask: &Ask<'_>) -> bool {
+        account.is_suspect(now, ask.class)
+            || (ask.class == RouteClass::Messages && account.mark(now.mono).is_some())
     }
 
     /// S7b: home, then the current one, unless a better priority is available.

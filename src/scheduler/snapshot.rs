@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::block::{BlockReason, Evidence, Scope, WaitCause};
 use super::outcome::Usage;
-use super::quota::{Verdict, WindowKind};
+use super::quota::{Family, Verdict, WindowKind};
 use super::request::{AccountId, Kind, PassedOver, RefusalReason, Routing, Standing, Why};
 use super::time::{Now, Wall};
 
@@ -123,6 +123,8 @@ pub struct Load {
 #[derive(Clone, Debug, PartialEq)]
 pub struct WindowSnapshot {
     pub kind: WindowKind,
+    /// Whose requests it counts, if not all.
+    pub family: Option<Family>,
     /// Used share, 0 to 1.
     pub used: Option<f64>,
     /// As the upstream sent it; may be above 1.
@@ -191,12 +193,40 @@ pub struct UsageTotals {
 pub struct BlockSnapshot {
     pub reason: BlockReason,
     pub scope: Scope,
+    /// Whether the account is out or only avoided.
+    pub effect: Effect,
+    /// What ends it.
+    pub lifted_by: LiftedBy,
     /// Until when; none: until the credential changes.
     pub until: Option<Wall>,
     /// Time until then.
     pub remaining: Option<Duration>,
     /// Which answer said so.
     pub evidence: Arc<Evidence>,
+}
+
+/// What a block does to the account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It serves nobody in the block's scope.
+    Out,
+    /// It serves what no other account can (S3).
+    Avoided,
+}
+
+/// What ends a block, for `explain` and `status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LiftedBy {
+    /// Its own end.
+    Time,
+    /// Its end or a usage reading with room, and every six hours one request looks.
+    TimeOrReading,
+    /// One request that looks after the end.
+    Look,
+    /// An unrelated request that is served.
+    UnrelatedRequest,
+    /// Another credential.
+    Login,
 }
 
 /// The shared breaker.
@@ -214,6 +244,8 @@ pub struct BreakerSnapshot {
     pub count: u64,
     /// When it tripped last.
     pub last_at: Option<Wall>,
+    /// Of which models it is; there is one for each family.
+    pub family: Option<Family>,
 }
 
 /// The queue.
@@ -312,6 +344,7 @@ impl PassedOver {
             PassedOver::WindowFull { .. } | PassedOver::OverageInUse => Some(WaitCause::Quota),
             PassedOver::WeekExhausted | PassedOver::FamilyExhausted(_) => Some(WaitCause::Weekly),
             PassedOver::BeingLooked
+            | PassedOver::InSuspense
             | PassedOver::AccountFull
             | PassedOver::PoolFull
             | PassedOver::Ramping

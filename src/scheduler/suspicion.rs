@@ -19,8 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::Evidence;
-use super::policy::{SUSPICIONS_MAX, SUSPICION_MEMORY};
-use super::request::{Kin, RouteClass};
+use super::id::{Kin, RouteClass};
+use super::policy::{SUSPICION_MEMORY, SUSPICIONS_MAX};
 use super::time::{Mono, Now};
 
 /// What a refusal says, apart from numbers and ids: equal for the same trouble on different
@@ -81,7 +81,7 @@ enum Raiser {
 
 /// What a refusal amounts to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Weight {
+pub(super) enum Finding {
     /// Nobody unrelated has met the same.
     Unproven,
     /// Somebody has.
@@ -148,13 +148,11 @@ impl Suspicions {
         now: Mono,
         refused: Refused,
         cooldown: Cooldown,
-    ) -> (Weight, Duration) {
+    ) -> (Finding, Duration) {
         self.list.retain(|one| one.last + SUSPICION_MEMORY > now);
         let Refused { sent, class, kin, fingerprint, evidence } = refused;
-        let known = self
-            .list
-            .iter_mut()
-            .find(|one| one.class == class && one.fingerprint == fingerprint);
+        let known =
+            self.list.iter_mut().find(|one| one.class == class && one.fingerprint == fingerprint);
         let Some(one) = known else {
             if self.list.len() >= SUSPICIONS_MAX {
                 let oldest = (0..self.list.len()).min_by_key(|index| self.list[*index].last);
@@ -170,7 +168,7 @@ impl Suspicions {
                 in_a_row: 1,
                 last: now,
             });
-            return (Weight::Unproven, wait);
+            return (Finding::Unproven, wait);
         };
         if sent >= one.last {
             one.in_a_row = one.in_a_row.saturating_add(1);
@@ -183,8 +181,8 @@ impl Suspicions {
         one.until = now + wait;
         one.evidence = evidence;
         match one.raised_by {
-            Raiser::One(_) => (Weight::Unproven, wait),
-            Raiser::Unrelated => (Weight::Proven, wait),
+            Raiser::One(_) => (Finding::Unproven, wait),
+            Raiser::Unrelated => (Finding::Proven, wait),
         }
     }
 
@@ -201,9 +199,8 @@ impl Suspicions {
 
     /// Forgets what these kin alone have raised: the refusal turned out to be their own.
     pub(super) fn lift(&mut self, fingerprint: Fingerprint, kin: Kin) {
-        let own = |one: &Suspicion| {
-            one.fingerprint == fingerprint && one.raised_by == Raiser::One(kin)
-        };
+        let own =
+            |one: &Suspicion| one.fingerprint == fingerprint && one.raised_by == Raiser::One(kin);
         self.list.retain(|one| !own(one));
     }
 
@@ -266,26 +263,26 @@ mod tests {
         let secs = Duration::from_secs;
         assert_eq!(
             one.refused(Mono(10), refused(0, ODD, "x"), COOLDOWN),
-            (Weight::Unproven, secs(30))
+            (Finding::Unproven, secs(30))
         );
         assert_eq!(
             one.refused(Mono(20), refused(15, ODD, "x"), COOLDOWN),
-            (Weight::Unproven, secs(60)),
+            (Finding::Unproven, secs(60)),
             "n counts whoever met them"
         );
         assert_eq!(
             one.refused(Mono(25), refused(16, ODD, "x"), COOLDOWN),
-            (Weight::Unproven, secs(60)),
+            (Finding::Unproven, secs(60)),
             "under way together: one refusal"
         );
         assert_eq!(
             one.refused(Mono(30), refused(26, PLAIN, "y"), COOLDOWN).0,
-            Weight::Unproven,
+            Finding::Unproven,
             "another fingerprint proves nothing"
         );
         assert_eq!(
             one.refused(Mono(40), refused(31, PLAIN, "x"), COOLDOWN),
-            (Weight::Proven, secs(100)),
+            (Finding::Proven, secs(100)),
             "at most maxCooldownMs"
         );
         assert_eq!(one.in_force(now(40)).count(), 2);

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::Evidence;
-use super::policy::{Policy, SUSPENSE_LOOK};
-use super::request::AccountId;
+use super::id::AccountId;
+use super::policy::{Policy, SUSPENSE_LOOK, TRAIL_MAX};
 use super::suspicion::{Cooldown, Fingerprint};
 use super::time::Mono;
 
@@ -24,7 +24,7 @@ use super::time::Mono;
 #[derive(Clone, Debug, Default)]
 pub struct Trail {
     /// At most one an account.
-    refusals: Vec<Refusal>,
+    refusals: Vec<PastRefusal>,
     /// Accounts that answered 403 without saying why (P7).
     forbidden: Vec<(AccountId, Arc<Evidence>)>,
     suspense: Option<Suspense>,
@@ -36,7 +36,7 @@ pub struct Trail {
 #[derive(Clone, Debug, Default)]
 #[must_use = "the request must not repeat a call that nothing has changed for"]
 pub struct Aftermath {
-    pub(super) refusal: Option<Refusal>,
+    pub(super) refusal: Option<PastRefusal>,
     pub(super) forbidden: Option<(AccountId, Arc<Evidence>)>,
     pub(super) never_held: bool,
     pub(super) ends: bool,
@@ -44,7 +44,7 @@ pub struct Aftermath {
 
 /// One account's refusal of this request.
 #[derive(Clone, Debug)]
-pub(super) struct Refusal {
+pub(super) struct PastRefusal {
     pub(super) account: AccountId,
     pub(super) at: Mono,
     pub(super) why: RefusedFor,
@@ -101,7 +101,9 @@ impl Trail {
             suspense.look_at = refusal.at + delay(policy, unproven, suspense.looks);
         }
         self.refusals.retain(|known| known.account != refusal.account);
-        self.refusals.push(refusal);
+        if self.refusals.len() < TRAIL_MAX {
+            self.refusals.push(refusal);
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -120,7 +122,7 @@ impl Trail {
         &self.forbidden
     }
 
-    pub(super) fn refusal_by(&self, account: AccountId) -> Option<&Refusal> {
+    pub(super) fn refusal_by(&self, account: AccountId) -> Option<&PastRefusal> {
         self.refusals.iter().find(|refusal| refusal.account == account)
     }
 
@@ -143,9 +145,20 @@ impl Trail {
         }
     }
 
-    /// When the next look of a request in suspense is due.
-    pub(super) fn look_at(&self) -> Option<Mono> {
-        self.suspense.map(|suspense| suspense.look_at)
+    /// When the next look of a request in suspense is due, or its time is up.
+    pub(super) fn look_at(&self, policy: &Policy) -> Option<Mono> {
+        let end = self.suspense_ends(policy)?;
+        self.suspense.map(|suspense| suspense.look_at.min(end))
+    }
+
+    /// Whether it waits for this account's refusal to be explained; the pause after a pass does not
+    /// keep it then.
+    pub(super) fn has_suspense_on(&self, account: AccountId) -> bool {
+        let is_unproven = |refusal: &PastRefusal| match refusal.why {
+            RefusedFor::Unproven { .. } => true,
+            RefusedFor::Delay(_) => false,
+        };
+        self.suspense.is_some() && self.refusal_by(account).is_some_and(is_unproven)
     }
 
     /// When a request leaves suspense at the latest.
@@ -179,13 +192,13 @@ fn delay(policy: &Policy, unproven: Unproven, looks: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use super::super::request::RouteClass;
+    use super::super::id::RouteClass;
     use super::*;
 
     fn refused(at: u64, unproven: Unproven) -> Aftermath {
         let fingerprint = Fingerprint::of(RouteClass::Messages, 429, "", "");
         let why = RefusedFor::Unproven { unproven, fingerprint };
-        let refusal = Refusal { account: AccountId(1), at: Mono(at), why };
+        let refusal = PastRefusal { account: AccountId(1), at: Mono(at), why };
         Aftermath { refusal: Some(refusal), ..Aftermath::default() }
     }
 
@@ -201,11 +214,13 @@ mod tests {
         ] {
             let mut trail = Trail::default();
             trail.add(refused(1_000, unproven), &policy);
-            assert_eq!(trail.look_at(), None, "other accounts come first");
+            assert_eq!(trail.look_at(&policy), None, "other accounts come first");
             trail.begin_suspense(Mono(1_000), &policy);
             let mut at = Mono(1_000);
             for wait in expected {
-                assert_eq!(trail.look_at(), Some(at + secs(wait)), "{unproven:?}");
+                let end = Mono(1_000) + secs(limit);
+                let due = (at + secs(wait)).min(end);
+                assert_eq!(trail.look_at(&policy), Some(due), "{unproven:?}");
                 at = at + secs(wait);
                 trail.add(refused(at.0, unproven), &policy);
             }
@@ -220,7 +235,7 @@ mod tests {
         trail.begin_suspense(Mono(0), &policy);
         assert!(!trail.is_in_suspense());
         let why = RefusedFor::Delay(Mono(9));
-        let refusal = Some(Refusal { account: AccountId(1), at: Mono(0), why });
+        let refusal = Some(PastRefusal { account: AccountId(1), at: Mono(0), why });
         trail.add(Aftermath { refusal, ..Aftermath::default() }, &policy);
         trail.begin_suspense(Mono(0), &policy);
         assert!(!trail.is_in_suspense(), "a 503 waits in the queue");

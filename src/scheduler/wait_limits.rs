@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::block::WaitCause;
 use super::obstacle::Ends;
-use super::policy::Policy;
+use super::policy::{Policy, REST_WAIT_MAX};
 use super::request::{Limit, Request, Shape, WaitClock};
 use super::time::Mono;
 
@@ -25,8 +25,13 @@ pub(super) struct Outlook {
     unawaited: Option<Mono>,
 }
 
-const CLASSES: [WaitCause; 4] =
-    [WaitCause::Quota, WaitCause::Weekly, WaitCause::Capacity, WaitCause::Network];
+const CLASSES: [WaitCause; 5] = [
+    WaitCause::Quota,
+    WaitCause::Weekly,
+    WaitCause::Capacity,
+    WaitCause::Network,
+    WaitCause::Credential,
+];
 
 fn index(cause: WaitCause) -> usize {
     match cause {
@@ -34,6 +39,7 @@ fn index(cause: WaitCause) -> usize {
         WaitCause::Weekly => 1,
         WaitCause::Capacity => 2,
         WaitCause::Network => 3,
+        WaitCause::Credential => 4,
     }
 }
 
@@ -176,6 +182,7 @@ fn limit(policy: &Policy, cause: WaitCause) -> Duration {
         WaitCause::Weekly => policy.weekly_max_wait,
         WaitCause::Capacity => policy.capacity_max_wait,
         WaitCause::Network => policy.network_max_wait,
+        WaitCause::Credential => REST_WAIT_MAX,
     }
 }
 
