@@ -30,8 +30,8 @@ use rustix::event::EventfdFlags;
 use crate::clock;
 use crate::scheduler::time::{Mono, Now};
 use crate::scheduler::{
-    AccountId, Admission, Cancel, Grant, HeadReport, Lease, Outcome, Refusal, Request, Scheduler,
-    Ticket, Wake,
+    AccountId, Admission, Aftermath, Cancel, Grant, HeadReport, Lease, Outcome, Refusal, Request,
+    Scheduler, Ticket, Wake,
 };
 
 /// The pacer's stack: it calls the scheduler and nothing else.
@@ -387,14 +387,15 @@ impl LeaseGuard {
         }
     }
 
-    /// Completes the lease.
-    pub(crate) fn complete(mut self, outcome: Outcome) {
-        self.end(outcome);
+    /// Completes the lease. The result is for the request's trail, if it goes on.
+    pub(crate) fn complete(mut self, outcome: Outcome) -> Aftermath {
+        self.end(outcome)
     }
 
-    fn end(&mut self, outcome: Outcome) {
-        if let Some(lease) = self.lease.take() {
-            self.gate.with(|scheduler, now| scheduler.complete(now, lease, outcome));
+    fn end(&mut self, outcome: Outcome) -> Aftermath {
+        match self.lease.take() {
+            Some(lease) => self.gate.with(|scheduler, now| scheduler.complete(now, lease, outcome)),
+            None => Aftermath::default(),
         }
     }
 }

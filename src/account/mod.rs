@@ -130,6 +130,8 @@ pub(crate) struct AccountProfile {
     pub(crate) model_map: Arc<[(String, String)]>,
     /// `stripBetaHeaders`.
     pub(crate) strip_beta_headers: bool,
+    /// `limit`.
+    limit: crate::scheduler::AccountLimit,
     /// `importFrom`.
     import_from: Option<ImportFrom>,
     /// Where the account comes from.
@@ -448,6 +450,7 @@ impl AccountProfile {
                 Origin::Config => Access::Everyone,
                 Origin::Request => Access::Bringers,
             },
+            limit: self.limit,
         }
     }
 }

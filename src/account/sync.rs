@@ -396,6 +396,7 @@ impl AccountProfile {
             model: entry.model.as_ref().map(shared),
             model_map: entry.model_map.clone().into(),
             strip_beta_headers: entry.strip_beta_headers,
+            limit: entry.limit,
             import_from: match &entry.credential {
                 Credential::Oauth(tokens) => tokens.import_from.clone(),
                 Credential::ApiKey(_) | Credential::Provider(_) => None,

@@ -18,6 +18,7 @@ pub(crate) struct Counters {
     breaker_opened: AtomicU64,
     held: AtomicU64,
     dropped: AtomicU64,
+    blameless: AtomicU64,
     /// Time in the queue.
     pub(crate) queue: Histogram,
     /// Time to the first byte.
@@ -72,6 +73,16 @@ impl Counters {
         if let Some(first) = finished.first_byte {
             self.first_byte.record(first);
         }
+    }
+
+    /// A refusal that blames no account.
+    pub(crate) fn count_blameless(&self) {
+        add(&self.blameless, 1);
+    }
+
+    /// Refusals so far that blamed no account.
+    pub(crate) fn blameless(&self) -> u64 {
+        self.blameless.load(Relaxed)
     }
 
     pub(super) fn count_dropped(&self) {

@@ -41,7 +41,7 @@ pub(crate) struct ApiError {
     pub(crate) code: Option<String>,
 }
 
-/// The first complete event: the commit point of a stream (P6).
+/// The first complete event that is not a ping: the commit point of a stream (P6).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FirstEvent {
     /// Its `event` field, else the `type` in its data.
@@ -177,9 +177,18 @@ impl Scanner {
         }
     }
 
-    /// The first complete event, once there is one. The caller looks for at most 64 KiB or 5 s.
+    /// The first complete event but pings, once there is one. The caller looks for at most 64 KiB or
+    /// 5 s.
     pub(crate) fn first(&self) -> Option<&FirstEvent> {
         self.first.as_ref()
+    }
+
+    /// The top-level `type` of a JSON body, as soon as it is known.
+    pub(crate) fn json_kind(&self) -> Option<&str> {
+        match self.form {
+            Form::Json => self.data.document().kind.as_deref(),
+            Form::Events | Form::Opaque => None,
+        }
     }
 
     /// What is known so far; of a JSON body everything but `stopped` is known after [`Scanner::finish`].
@@ -293,7 +302,8 @@ impl Scanner {
         let error = is_error.then(|| data.error.clone().unwrap_or_default());
         self.facts.events += 1;
         self.facts.stopped |= kind == "message_stop";
-        if self.first.is_none() {
+        let is_ping = kind == "ping" || (kind.is_empty() && self.name == b"ping");
+        if self.first.is_none() && (error.is_some() || !is_ping) {
             let name = if self.name.is_empty() {
                 kind.to_owned()
             } else {

@@ -8,6 +8,7 @@ use ureq::http::Uri;
 
 use super::classify::{self, ERROR_BYTES_MAX, Meaning, Next};
 use super::course::{Attempted, Course};
+use super::deliver::Delivery;
 use super::ended::answer;
 use super::failed::{Failed, Kept};
 use super::forward::{self, Answer, Connection, Failure, Order, Unanswered};
@@ -27,7 +28,7 @@ use crate::http::sse::Form;
 use crate::net::wait::Stop;
 use crate::scheduler::quota::{QuotaReport, Verdict as Said};
 use crate::scheduler::{
-    Block, BlockReason, End, Evidence, HeadReport, Kind, Outcome, Request, Scope,
+    Aftermath, Block, BlockReason, End, Evidence, HeadReport, Kind, Outcome, Request, Scope,
 };
 
 /// Which token a call is made with.
@@ -52,9 +53,8 @@ pub(super) fn run(
     request.record.borrow_mut().account = Some((Arc::clone(&granted.name), granted.kind));
     let Some(account) = request.context.accounts.get(granted.account) else {
         // Removed between the grant and now.
-        hold.complete(Outcome::Abandoned);
-        let failed =
-            credential_failed(granted, Outcome::Abandoned, "the account was removed".to_owned());
+        let after = hold.complete(Outcome::Abandoned);
+        let failed = credential_failed(granted, after, "the account was removed".to_owned());
         return Attempted::Failed { out, failed: Box::new(failed) };
     };
     let profile = account.profile();
@@ -74,13 +74,14 @@ pub(super) fn run(
 }
 
 /// A failure before anything was sent: the account has no credential to show.
-fn credential_failed(granted: &Granted, outcome: Outcome, why: String) -> Failed {
+fn credential_failed(granted: &Granted, after: Aftermath, why: String) -> Failed {
     Failed {
+        after,
         from: Arc::clone(&granted.name),
         kind: granted.kind,
         was_sent: false,
         meaning: Meaning {
-            outcome,
+            outcome: Outcome::Abandoned,
             next: Next::AnotherAccount,
             verdict: Verdict { whom: Whom::Credential, proof: Proof::Nothing },
             status: 502,
@@ -93,7 +94,12 @@ fn credential_failed(granted: &Granted, outcome: Outcome, why: String) -> Failed
 
 impl Course<'_> {
     /// Calls with each credential that the account has to offer: the current one, and once its successor after a 401.
-    fn with_credential(&self, hold: LeaseGuard, first: Readiness, out: Uncommitted) -> Attempted {
+    fn with_credential(
+        &self,
+        mut hold: LeaseGuard,
+        first: Readiness,
+        mut out: Uncommitted,
+    ) -> Attempted {
         let mut readiness = first;
         let mut token = Token::First;
         let mut refused: Option<Meaning> = None;
@@ -136,16 +142,23 @@ impl Course<'_> {
                 answer.headers.iter(),
             );
             hold.observe(HeadReport { status: answer.status, quota: &quota, evidence });
+            let (kept, meaning);
             if answer.status < 400 {
-                return self.deliver(hold, answer, quota, out);
-            }
-            let (kept, meaning) = match self.read_error(answer, &quota) {
-                Ok(read) => read,
-                Err(_) => {
-                    hold.complete(Outcome::Abandoned);
-                    return Attempted::Ended(self.stopped());
+                match self.deliver(hold, answer, &quota, out) {
+                    Delivery::Over(attempted) => return attempted,
+                    Delivery::Refused { hold: again, out: still, kept: own, meaning: said } => {
+                        (hold, out, kept, meaning) = (again, still, own, said);
+                    }
                 }
-            };
+            } else {
+                (kept, meaning) = match self.read_error(answer, &quota) {
+                    Ok(read) => read,
+                    Err(_) => {
+                        hold.complete(Outcome::Abandoned);
+                        return Attempted::Ended(self.stopped());
+                    }
+                };
+            }
             match meaning.next {
                 Next::RefreshAndRetry => {
                     let accounts = &self.request.context.accounts;
@@ -195,7 +208,7 @@ impl Course<'_> {
         refused: Option<Meaning>,
     ) -> Failed {
         let (evidence, said) = match refused {
-            Some(Meaning { outcome: Outcome::NeedsLogin { evidence }, message, .. }) => {
+            Some(Meaning { outcome: Outcome::CredentialRefused { evidence }, message, .. }) => {
                 (evidence, format!(" (the upstream said: {message})"))
             }
             Some(_) | None => (
@@ -207,27 +220,27 @@ impl Course<'_> {
                 String::new(),
             ),
         };
-        let why = match unready {
+        let (after, why) = match unready {
             Unready::NeedsLogin { why } => {
                 let evidence = Evidence { message: Arc::from(format!("{why}{said}")), ..evidence };
-                hold.complete(Outcome::NeedsLogin { evidence });
-                format!("needs login: {why}")
+                let after = hold.complete(Outcome::NeedsLogin { evidence });
+                (after, format!("needs login: {why}"))
             }
             Unready::CredentialRefused => {
-                hold.complete(Outcome::CredentialRefused { evidence });
-                "its credential was refused".to_owned()
+                let after = hold.complete(Outcome::CredentialRefused { evidence });
+                (after, "its credential was refused by the API".to_owned())
             }
             Unready::Cooling(cooling) => {
-                hold.complete(Outcome::Abandoned);
+                let after = hold.complete(Outcome::Abandoned);
                 self.cool(&cooling);
-                format!("its token cannot be refreshed now: {}", cooling.why)
+                (after, format!("its token cannot be refreshed now: {}", cooling.why))
             }
             Unready::Disabled | Unready::Gone => {
-                hold.complete(Outcome::Abandoned);
-                "it was disabled or removed".to_owned()
+                let after = hold.complete(Outcome::Abandoned);
+                (after, "it was disabled or removed".to_owned())
             }
         };
-        credential_failed(self.granted, Outcome::Abandoned, format!("{why}{said}"))
+        credential_failed(self.granted, after, format!("{why}{said}"))
     }
 
     fn cool(&self, cooling: &Cooling) {

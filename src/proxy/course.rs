@@ -11,7 +11,7 @@ use ureq::http::Uri;
 use super::classify::{self, LOOK_AHEAD_BYTES, Meaning, Next, Seen};
 use super::ended::{Ended, answer};
 use super::failed::{Failed, Kept};
-use super::forward::{Failure, NetworkCode};
+use super::forward::{Answer, Failure, NetworkCode};
 use super::reply;
 use super::request::ClientRequest;
 use super::stream::Uncommitted;
@@ -106,8 +106,9 @@ impl Course<'_> {
             kind: network.code.word().to_owned(),
             message: network.text,
         };
-        hold.complete(meaning.outcome.clone());
+        let after = hold.complete(meaning.outcome.clone());
         let failed = Failed {
+            after,
             from: Arc::clone(&self.granted.name),
             kind: self.granted.kind,
             was_sent: self.request.client_wait.wire().sent.get() > 0,
@@ -154,6 +155,25 @@ impl Course<'_> {
         })
     }
 
+    /// A 200 that is no answer (SPEC P6).
+    pub(super) fn judge_no_answer(
+        &self,
+        answer: &Answer,
+        quota: &QuotaReport,
+        what: &str,
+    ) -> Meaning {
+        let seen = Seen {
+            status: answer.status,
+            headers: &answer.headers,
+            body: &[],
+            kind: self.granted.kind,
+            class: self.demand.class,
+            quota,
+            now: clock::now(),
+        };
+        classify::no_answer(&seen, what)
+    }
+
     pub(super) fn failed(
         &self,
         hold: LeaseGuard,
@@ -162,10 +182,13 @@ impl Course<'_> {
         out: Uncommitted,
     ) -> Attempted {
         // A 403 to a pooled account never reaches the client as such (P7): it would sign its user out.
-        let kept = kept.filter(|_| meaning.status != 403);
-        hold.complete(meaning.outcome.clone());
+        let kept = kept.filter(|_| !matches!(meaning.status, 401 | 402 | 403));
+        let after = hold.complete(meaning.outcome.clone());
+        if meaning.verdict.whom.blames_nobody() {
+            self.request.context.events.counters().count_blameless();
+        }
         let (from, kind) = (Arc::clone(&self.granted.name), self.granted.kind);
-        let failed = Failed { from, kind, was_sent: true, meaning, kept };
+        let failed = Failed { from, kind, was_sent: true, meaning, after, kept };
         Attempted::Failed { out, failed: Box::new(failed) }
     }
 

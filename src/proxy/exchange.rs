@@ -237,6 +237,7 @@ fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
             .beat(Heartbeats { first: request.arrived + grace, every: beat_every(request) });
     }
     let mut last: Option<Failed> = None;
+    let mut own: Option<Failed> = None;
     loop {
         let (hold, granted) = match request.context.gate.admit(demand.clone()) {
             Admitted::Granted(hold, granted) => (hold, granted),
@@ -248,14 +249,16 @@ fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
             {
                 return answer(out, &reply::unread_body());
             }
-            Admitted::Refused(refusal) => return give_up(out, last, &Surrender::Refused(refusal)),
+            Admitted::Refused(refusal) => {
+                return give_up(out, own.or(last), &Surrender::Refused(refusal));
+            }
             Admitted::Queued(waiting) => match wait(request, waiting) {
                 Waited::Granted(hold, granted) => {
                     demand.excluded.clear();
                     demand.attempts = 0;
                     (hold, granted)
                 }
-                Waited::Over(surrender) => return give_up(out, last, &surrender),
+                Waited::Over(surrender) => return give_up(out, own.or(last), &surrender),
                 Waited::ClientGone => {
                     return Ended::client_gone(Stage::Queued, request.client_wait.status_seen());
                 }
@@ -263,8 +266,8 @@ fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
         };
         demand.clock = granted.clock;
         let account = granted.account;
-        if let Some(failed) = last.take() {
-            failed::tell_failover(request, &failed, Some(&granted.name));
+        if let Some(failed) = &last {
+            failed::tell_failover(request, failed, Some(&granted.name));
         }
         match attempt::run(request, &demand, hold, &granted, out) {
             Attempted::Ended(ended) => return ended,
@@ -273,11 +276,15 @@ fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
                 demand.excluded.push(account);
                 demand.attempts += 1;
                 demand.last_failure = failed.wait();
+                let is_the_end = failed.after.is_the_end();
+                demand.trail.add(failed.after.clone(), &request.config.policy);
                 let tries_left =
                     request.body.len() <= request.config.retry.buffer_bytes_max || !failed.was_sent;
+                // It tells the client more than that some other account is limited.
+                own = last.filter(Failed::is_about_the_request).or(own);
                 last = Some(*failed);
-                if !tries_left {
-                    return give_up(out, last, &Surrender::OneTry);
+                if !tries_left || is_the_end {
+                    return give_up(out, own.or(last), &Surrender::OneTry);
                 }
             }
         }
@@ -361,6 +368,10 @@ fn tell_held(request: &ClientRequest, ticket: Ticket) {
 /// Answers a request that gets no account: with the upstream's own last answer if there is one, else in our own words.
 fn give_up(out: Uncommitted, last: Option<Failed>, surrender: &Surrender) -> Ended {
     let reply = match surrender {
+        Surrender::Expired(Limit::Suspense, refusal) => match last {
+            Some(last) => return failed::pass_on(out, last),
+            None => reply::expired(Limit::Suspense, refusal),
+        },
         Surrender::Expired(limit, refusal) => reply::expired(*limit, refusal),
         Surrender::Refused(refusal) => {
             match last {

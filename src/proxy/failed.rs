@@ -8,10 +8,11 @@ use super::ended::{Ended, answer};
 use super::reply;
 use super::request::ClientRequest;
 use super::stream::{Body, Uncommitted};
+use super::verdict::Whom;
 use crate::event::{Event, Failover, Outcome as EndedAs, Stage};
 use crate::http::headers::{self, BodyForm, Headers};
 use crate::http::sse::Form;
-use crate::scheduler::{Kind, Outcome, Refusal, RefusalReason, Unproven, WaitCause};
+use crate::scheduler::{Aftermath, Kind, Outcome, Refusal, RefusalReason, Unproven, WaitCause};
 
 /// A failure that another account may cure.
 pub(super) struct Failed {
@@ -20,6 +21,8 @@ pub(super) struct Failed {
     /// Bytes of the request have gone out.
     pub(super) was_sent: bool,
     pub(super) meaning: Meaning,
+    /// What it means for the next attempt.
+    pub(super) after: Aftermath,
     pub(super) kept: Option<Kept>,
 }
 
@@ -70,6 +73,11 @@ impl Failed {
             | Outcome::ModelMissing { .. }
             | Outcome::Forbidden { .. } => None,
         }
+    }
+
+    /// The API's word about what this request asks for.
+    pub(super) fn is_about_the_request(&self) -> bool {
+        self.meaning.verdict.whom == Whom::OwnRequest
     }
 
     /// What the client gets when no other account can serve.

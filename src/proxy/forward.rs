@@ -56,8 +56,6 @@ pub(crate) struct Answer {
     pub(crate) headers: Headers,
     /// How the body is delimited for the client.
     pub(crate) body: Body,
-    /// The end of the upstream's connection is the end of the body: nothing proves that it is whole.
-    pub(crate) to_the_end: bool,
     reader: BodyReader<'static>,
 }
 
@@ -296,13 +294,7 @@ fn answer_of(method: &str, response: Response<ureq::Body>) -> Answer {
         _ if without_body || method == "HEAD" => Body::None,
         _ => Body::Streamed,
     };
-    Answer {
-        status,
-        headers,
-        body: form,
-        to_the_end: form == Body::Streamed && !chunked,
-        reader: body.into_reader(),
-    }
+    Answer { status, headers, body: form, reader: body.into_reader() }
 }
 
 impl Answer {

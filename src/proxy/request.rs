@@ -17,14 +17,20 @@ use crate::http::digest::digest;
 use crate::http::headers::{ClientOptions, Headers};
 use crate::http::peek::{Peek, session_key};
 use crate::report::capture::Trace;
+use crate::scheduler::quota::Family;
 use crate::scheduler::time::Mono;
-use crate::scheduler::{Kind, Request, SessionKey, Shape, ThreadKey, Usage};
+use crate::scheduler::{Kin, Kind, Request, RouteClass, SessionKey, Shape, ThreadKey, Usage};
 use crate::server::paths::{Pooled, Route};
 
 /// Of what a client declares about its own time limit this share is used (SPEC Q6).
 const DECLARED_TOLERANCE_SHARE: f64 = 0.95;
 /// The profile of a request that names none (SPEC S8).
 const PROFILE_DEFAULT: &str = "claude";
+
+/// The family of a model, which is its whole id where no word in it names a line of models (S2).
+fn family_or_id(model: &str) -> Family {
+    family_of_model(model).unwrap_or_else(|| Family(Arc::from(model)))
+}
 
 /// A request that goes upstream.
 pub(crate) struct ClientRequest {
@@ -117,6 +123,29 @@ impl ClientRequest {
         }
     }
 
+    /// P3.
+    pub(crate) fn class(&self) -> RouteClass {
+        match &self.route {
+            Route::Pooled(Pooled::Messages | Pooled::Complete) => RouteClass::Messages,
+            Route::Pooled(Pooled::CountTokens) => RouteClass::CountTokens,
+            Route::Pooled(Pooled::Models) => RouteClass::Models,
+            Route::Batches { .. } | Route::OauthToken | Route::Other | Route::Local(_) => {
+                RouteClass::Rest
+            }
+        }
+    }
+
+    /// P7: another session or another first message makes a request unrelated. Without messages the
+    /// call itself stands for them.
+    fn kin(&self) -> Kin {
+        let session = session_key(&self.options, &self.peek).unwrap_or_default();
+        let first = match self.peek.first_message {
+            Some(first) => first,
+            None => digest(&[self.method.as_bytes(), self.path.as_bytes(), &self.body]),
+        };
+        Kin(session ^ first.rotate_left(1))
+    }
+
     /// The request as the scheduler sees it.
     pub(crate) fn demand(&self) -> Request {
         let queue = &self.config.queue;
@@ -125,7 +154,10 @@ impl ClientRequest {
         let mut demand = Request::new(self.context.next_request(), self.arrived);
         demand.profile = Arc::from(self.options.profile.as_deref().unwrap_or(PROFILE_DEFAULT));
         demand.weight = self.peek.weight(self.body.len());
-        demand.family = self.peek.model.as_deref().and_then(family_of_model);
+        demand.class = self.class();
+        demand.kin = self.kin();
+        demand.model = self.peek.model.as_deref().map(Arc::from);
+        demand.family = self.peek.model.as_deref().map(family_or_id);
         demand.session = session;
         demand.signed_thinking = self.peek.signed_thinking || self.is_unread();
         demand.thread = self.peek.thread.as_ref().filter(|thread| thread.continues).map(|thread| {

@@ -20,8 +20,10 @@
 mod account;
 mod admit;
 mod affinity;
+mod availability;
 mod block;
 mod breaker;
+mod cost;
 mod explain;
 mod id;
 mod obstacle;
@@ -50,14 +52,14 @@ pub use id::{AccountId, Kin, RouteClass};
 pub use outcome::{Blame, HeadReport, Outcome, Overload, Usage};
 pub use policy::{Overage, Policy};
 pub use request::{
-    Access, AccountSpec, Admission, Cancel, CannotPrefer, Grant, Kind, Lease, Limit, PassedOver,
-    Refusal, RefusalReason, Request, Routing, SessionKey, Shape, Standing, ThreadKey, Ticket,
-    WaitClock, Wake, Why,
+    Access, AccountLimit, AccountSpec, Admission, Avoided, Cancel, CannotPrefer, Grant, Kind,
+    Lease, Limit, PassedOver, Refusal, RefusalReason, Request, Routing, SessionKey, Shape,
+    Standing, ThreadKey, Ticket, WaitClock, Wake, Why,
 };
 pub use snapshot::{
-    AccountSnapshot, BlockSnapshot, BreakerSnapshot, Candidate, Effect, ExplainedVerdict,
-    Explanation, Learned, LiftedBy, Load, QueueSnapshot, Snapshot, Source, Status, Terms, Tier,
-    UsageTotals, WeeklySnapshot, WindowSnapshot,
+    AccountSnapshot, BlockSnapshot, BreakerSnapshot, CachedPrompt, Candidate, Effect,
+    ExplainedVerdict, Explanation, Learned, LiftedBy, Load, QueueSnapshot, Snapshot, Source,
+    Status, Terms, Tier, UsageTotals, WeeklySnapshot, WindowSnapshot,
 };
 pub use suspicion::Fingerprint;
 pub use trail::{Aftermath, Trail, Unproven};
@@ -134,6 +136,9 @@ struct LeaseRecord {
     granted: Now,
     looking: Looking,
     trail: Trail,
+    /// What it is expected to cost (S5).
+    cost: u64,
+    progress: Progress,
     /// Counted in its account's ramp until its head comes.
     ramped: bool,
 }
@@ -147,6 +152,14 @@ enum Looking {
     Again,
     /// The account has served an unrelated request since.
     ForProof,
+}
+
+/// How far an attempt has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Its head has not come yet.
+    Outstanding,
+    Answering,
 }
 
 /// A wall clock that drifts less than this against the monotonic one has not been set (two reads
@@ -242,6 +255,8 @@ impl Scheduler {
             Routing::Preferred(id) if !self.can_prefer(id) => Err(CannotPrefer),
             Routing::Preferred(_) | Routing::Automatic => {
                 self.routing = routing;
+                // Cold starts do not keep anyone from the preferred account (S6).
+                self.look = Look::Now;
                 Ok(())
             }
         }

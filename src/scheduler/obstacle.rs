@@ -31,12 +31,16 @@ pub(super) enum Obstacle<'a> {
     /// P7: it looks again then.
     Suspense(Mono),
     Window(&'a Window),
+    /// A window at the owner's own limit.
+    Limit(&'a Window),
     Overage {
         until: Option<Mono>,
     },
     AccountFull,
     PoolFull,
     Ramp(Mono),
+    Brink(Mono),
+    ColdStart(Mono),
     BreakerOpen(Mono),
     BreakerProbing,
     BreakerPacing(Mono),
@@ -68,10 +72,13 @@ impl Obstacle<'_> {
             | Obstacle::BlockBeingLooked(_)
             | Obstacle::Suspense(_)
             | Obstacle::Window(_)
+            | Obstacle::Limit(_)
             | Obstacle::Overage { .. }
             | Obstacle::AccountFull
             | Obstacle::PoolFull
             | Obstacle::Ramp(_)
+            | Obstacle::Brink(_)
+            | Obstacle::ColdStart(_)
             | Obstacle::BreakerOpen(_)
             | Obstacle::BreakerProbing
             | Obstacle::BreakerPacing(_) => true,
@@ -83,6 +90,11 @@ impl Obstacle<'_> {
         matches!(self, Obstacle::Block(block) if block.reason != BlockReason::NeedsLogin)
     }
 
+    /// True for what only makes a request wait for a while and never refuses it (S6).
+    pub(super) fn is_restraint(&self) -> bool {
+        matches!(self, Obstacle::Brink(_) | Obstacle::ColdStart(_))
+    }
+
     pub(super) fn ends(&self, now: Now) -> Ends {
         match self {
             Obstacle::Block(block) if block.reason.wait_cause().is_none() => Ends::Never,
@@ -90,7 +102,7 @@ impl Obstacle<'_> {
                 block.end.mono(now).map_or(Ends::Never, Ends::At)
             }
             Obstacle::BlockBeingLooked(_) => Ends::OnRelease,
-            Obstacle::Window(window) => match window.full(now) {
+            Obstacle::Window(window) | Obstacle::Limit(window) => match window.full(now) {
                 Full::Until(reset) => Ends::At(now.mono_at(reset)),
                 Full::LookAt(at) => Ends::At(at),
                 Full::Lookable => Ends::At(now.mono),
@@ -100,6 +112,8 @@ impl Obstacle<'_> {
             Obstacle::Tried { until: at, .. }
             | Obstacle::Suspense(at)
             | Obstacle::Ramp(at)
+            | Obstacle::Brink(at)
+            | Obstacle::ColdStart(at)
             | Obstacle::BreakerOpen(at)
             | Obstacle::BreakerPacing(at) => Ends::At(*at),
             Obstacle::AccountFull | Obstacle::PoolFull | Obstacle::BreakerProbing => {
@@ -127,14 +141,10 @@ impl Obstacle<'_> {
         match self {
             Obstacle::Block(block) => block.reason.wait_cause().unwrap_or(WaitCause::Capacity),
             Obstacle::Rest(_) | Obstacle::BlockBeingLooked(_) => WaitCause::Credential,
-            Obstacle::Window(window) => match window.kind {
-                WindowKind::SevenDay | WindowKind::SevenDayFamily(_) => WaitCause::Weekly,
-                WindowKind::FiveHour
-                | WindowKind::Tokens
-                | WindowKind::Requests
-                | WindowKind::Generic => WaitCause::Quota,
-            },
-            Obstacle::Overage { .. } => WaitCause::Quota,
+            Obstacle::Window(window) | Obstacle::Limit(window) => window.kind.wait_cause(),
+            Obstacle::Overage { .. } | Obstacle::Brink(_) | Obstacle::ColdStart(_) => {
+                WaitCause::Quota
+            }
             Obstacle::Tried { cause, .. } => cause.unwrap_or(WaitCause::Capacity),
             Obstacle::Suspense(_)
             | Obstacle::AccountFull
@@ -167,7 +177,14 @@ impl Obstacle<'_> {
             }
             Obstacle::BlockBeingLooked(_) => PassedOver::BeingLooked,
             Obstacle::Suspense(_) => PassedOver::InSuspense,
-            Obstacle::Window(window) if window.full(now) == Full::Looked => PassedOver::BeingLooked,
+            Obstacle::Window(window) | Obstacle::Limit(window)
+                if window.full(now) == Full::Looked =>
+            {
+                PassedOver::BeingLooked
+            }
+            Obstacle::Limit(window) => {
+                PassedOver::LimitReached { kind: window.kind.clone(), percent: window.percent() }
+            }
             Obstacle::Window(window) => match &window.kind {
                 WindowKind::SevenDay => PassedOver::WeekExhausted,
                 WindowKind::SevenDayFamily(family) => PassedOver::FamilyExhausted(family.clone()),
@@ -182,6 +199,8 @@ impl Obstacle<'_> {
             Obstacle::AccountFull => PassedOver::AccountFull,
             Obstacle::PoolFull => PassedOver::PoolFull,
             Obstacle::Ramp(_) => PassedOver::Ramping,
+            Obstacle::Brink(_) => PassedOver::AtBrink,
+            Obstacle::ColdStart(_) => PassedOver::ColdStart,
             Obstacle::BreakerOpen(_) => PassedOver::BreakerOpen,
             Obstacle::BreakerProbing => PassedOver::BreakerProbing,
             Obstacle::BreakerPacing(_) => PassedOver::BreakerPacing,

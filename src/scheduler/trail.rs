@@ -34,7 +34,6 @@ pub struct Trail {
 
 /// What the end of an attempt means for its own request. Give it to [`Trail::add`].
 #[derive(Clone, Debug, Default)]
-#[must_use = "the request must not repeat a call that nothing has changed for"]
 pub struct Aftermath {
     pub(super) refusal: Option<PastRefusal>,
     pub(super) forbidden: Option<(AccountId, Arc<Evidence>)>,
@@ -131,6 +130,10 @@ impl Trail {
             RefusedFor::Unproven { fingerprint, .. } => Some(fingerprint),
             RefusedFor::Delay(_) => None,
         })
+    }
+
+    pub(super) fn may_begin_suspense(&self) -> bool {
+        self.suspense.is_none() && !self.never_held && self.last_unproven().is_some()
     }
 
     /// No account is left to try: if one has refused without evidence, the request waits for that to
