@@ -56,6 +56,7 @@ mod account;
 mod cli;
 mod clock;
 mod config;
+mod control;
 mod error;
 mod event;
 mod gate;

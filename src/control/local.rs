@@ -5,11 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::context::Context;
-use super::control;
-use super::ended::{Ended, answer};
-use super::exchange::LocalCall;
-use super::reply::{self, Reply};
+use super::reload;
 use crate::account::quota::family_of_model;
 use crate::clock;
 use crate::config::Config;
@@ -17,6 +13,10 @@ use crate::error::Fault;
 use crate::event::{Event, Finished, Outcome, Stage};
 use crate::http::headers::{ClientOptions, Headers};
 use crate::http::peek::{Peek, session_key};
+use crate::proxy::context::Context;
+use crate::proxy::ended::{Ended, answer};
+use crate::proxy::exchange::LocalCall;
+use crate::proxy::reply::{self, Reply};
 use crate::report::metrics::{self, Labels, Process};
 use crate::report::status::{self, build};
 use crate::scheduler::{Request, SessionKey};
@@ -90,7 +90,7 @@ fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
         Local::Explain { model, session, profile } => {
             Ok(json(explain(context, model.as_deref(), session.as_deref(), profile.as_deref())))
         }
-        Local::Reload => control::reload(context)
+        Local::Reload => reload::reload(context)
             .map(|changes| json(object("reloaded", &changes)))
             .map_err(|error| failed(&error)),
         Local::Routing => {
@@ -108,7 +108,7 @@ fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
                     return Err(reply::bad_control(&text));
                 }
             };
-            control::set_routing(context, preferred.as_deref())
+            reload::set_routing(context, preferred.as_deref())
                 .map(|changes| json(object("routing", &changes)))
                 .map_err(|error| failed(&error))
         }
@@ -116,7 +116,7 @@ fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
             if context.accounts.by_name(name).is_none() {
                 return Err(reply::not_found(&format!("there is no account {name}")));
             }
-            control::switch(context, name, *to == Switch::Enable)
+            reload::switch(context, name, *to == Switch::Enable)
                 .map(|changes| json(object("changed", &changes)))
                 .map_err(|error| failed(&error))
         }
@@ -181,7 +181,7 @@ pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
             .map_or_else(String::new, |address| format!("http://{address}")),
         config_path: context.config_path.display().to_string(),
         mode: config.scheduler.mode.clone(),
-        accounts: control::account_facts(context),
+        accounts: reload::account_facts(context),
         requests: context.events.in_flight().list(REQUESTS_SHOWN_MAX),
         requests_in_flight: context.events.in_flight().len(),
         activity,

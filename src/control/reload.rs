@@ -6,7 +6,6 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::context::{Context, proxies};
 use crate::account::Origin;
 use crate::account::sync::CredentialChange;
 use crate::clock;
@@ -14,6 +13,7 @@ use crate::config::state::{self, AccountState, BatchState, State};
 use crate::config::{self, Config, edit, file, settings};
 use crate::error::{Error, Result};
 use crate::event::Event;
+use crate::proxy::context::{Context, proxies};
 use crate::report::status::build::{AccountFacts, CredentialFacts};
 use crate::scheduler::{AccountId, Routing};
 

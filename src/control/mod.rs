@@ -1,0 +1,6 @@
+//! What is not a request's life: the local routes, changes of a running server, what one process hands over to the next, and the
+//! usage probe.
+
+pub(crate) mod local;
+pub(crate) mod probe;
+pub(crate) mod reload;
