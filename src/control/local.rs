@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::reload;
+use crate::account::Origin;
 use crate::account::quota::family_of_model;
 use crate::clock;
 use crate::config::Config;
@@ -18,6 +19,7 @@ use crate::proxy::ended::{Ended, answer};
 use crate::proxy::exchange::LocalCall;
 use crate::proxy::reply::{self, Reply};
 use crate::report::metrics::{self, Labels, Process};
+use crate::report::status::build::{AccountFacts, CredentialFacts};
 use crate::report::status::{self, build};
 use crate::scheduler::{Request, SessionKey};
 use crate::server::paths::{Local, Names, Switch};
@@ -181,7 +183,7 @@ pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
             .map_or_else(String::new, |address| format!("http://{address}")),
         config_path: context.config_path.display().to_string(),
         mode: config.scheduler.mode.clone(),
-        accounts: reload::account_facts(context),
+        accounts: account_facts(context),
         requests: context.events.in_flight().list(REQUESTS_SHOWN_MAX),
         requests_in_flight: context.events.in_flight().len(),
         activity,
@@ -190,6 +192,25 @@ pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
         general: Some(&general),
     };
     build::status(&snapshot, &facts)
+}
+
+/// What the status says of accounts beside the scheduler's facts.
+fn account_facts(context: &Context) -> Vec<AccountFacts> {
+    let accounts = context.accounts.all();
+    let facts = accounts.iter().map(|account| {
+        let profile = account.profile();
+        AccountFacts {
+            id: account.id(),
+            provider: profile.provider.clone(),
+            upstream: profile.upstream.as_str().into(),
+            runtime: profile.origin == Origin::Request,
+            credential: Some(CredentialFacts {
+                state: account.credential_state(clock::wall()),
+                expires_at: account.expires_at(),
+            }),
+        }
+    });
+    facts.collect()
 }
 
 fn metrics_of(context: &Context, names: Names) -> Vec<u8> {

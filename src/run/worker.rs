@@ -19,7 +19,7 @@ use super::link::{Heard, Link};
 use crate::clock;
 use crate::config::file;
 use crate::config::state::{self, State};
-use crate::control::{local, probe, reload};
+use crate::control::{hand_over, header_accounts, local, probe, reload};
 use crate::error::{Error, Result};
 use crate::event::{Event, RestartStep};
 use crate::host::dashboard;
@@ -27,7 +27,7 @@ use crate::host::restart::{Control, Order, Origin, Report, Seat};
 use crate::host::signals::Signals;
 use crate::host::terminal::Dashboard;
 use crate::proxy::context::Context;
-use crate::proxy::{exchange, header_accounts};
+use crate::proxy::exchange;
 use crate::report::{Mode, Reporter};
 use crate::scheduler::time::Mono;
 use crate::server::Listener;
@@ -154,7 +154,7 @@ impl Worker<'_> {
         learned: &str,
     ) -> Result<Worker<'a>> {
         if learned.is_empty() {
-            if let Some(notice) = reload::restore_learned(&context) {
+            if let Some(notice) = hand_over::restore_learned(&context) {
                 context.events.warning(clock::wall(), notice);
             }
         } else {
@@ -268,7 +268,7 @@ impl Worker<'_> {
                 save_state(&context);
                 screen.close();
                 self.listener.pause();
-                let learned = reload::handed_over(&context, Duration::MAX);
+                let learned = hand_over::handed_over(&context, Duration::MAX);
                 let text = serde_json::to_string(&learned).unwrap_or_default();
                 self.handed = Some((learned, clock::mono()));
                 let whole = Report::Yielded(number, text);
@@ -399,7 +399,7 @@ impl Worker<'_> {
     fn tell_learned(&self) {
         if let Some((handed, at)) = &self.handed {
             let recent = clock::mono().since(*at);
-            let since = reload::handed_over(&self.context, recent).since(handed);
+            let since = hand_over::handed_over(&self.context, recent).since(handed);
             if let Ok(text) = serde_json::to_string(&since) {
                 self.link.report(&Report::Learned(text));
             }
@@ -436,7 +436,7 @@ fn refuse_waiting(context: &Context) {
 /// Takes over what another process has learned.
 fn learn(context: &Context, learned: &str) {
     match serde_json::from_str::<State>(learned) {
-        Ok(state) => reload::restore(context, &state),
+        Ok(state) => hand_over::restore(context, &state),
         Err(error) => {
             let text = format!("what the process before has learned cannot be read: {error}");
             context.events.warning(clock::wall(), text);
@@ -478,7 +478,7 @@ fn file_stamp(context: &Context) -> Option<(u64, u64, i64, i64)> {
 }
 
 fn save_state(context: &Context) {
-    let learned = reload::learned(context);
+    let learned = hand_over::learned(context);
     if context.state_is_saved(&learned) {
         return;
     }
