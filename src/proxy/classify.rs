@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use super::verdict::{self, Proof, Refused, Row, Verdict, Whom};
 use crate::account::provider_limit::wait_of_refusal;
+use crate::http::answer_json::ApiError;
 use crate::http::headers::Headers;
-use crate::http::sse::{self, ApiError, Form};
+use crate::http::sse::{self, Form};
 use crate::scheduler::quota::QuotaReport;
 use crate::scheduler::time::{Now, Wall};
 use crate::scheduler::{

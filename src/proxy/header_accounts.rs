@@ -51,17 +51,3 @@ fn take(context: &Context, entry: &AccountEntry) -> Result<Option<Brought>, TooM
     }
     Ok(brought)
 }
-
-/// Drops the accounts that no request has brought for a day.
-pub(crate) fn drop_unused(context: &Context) {
-    for id in context.accounts.forgotten() {
-        if let Some(account) = context.accounts.remove(id) {
-            context.gate.with(|scheduler, now| scheduler.remove_account(now, id));
-            let text = format!(
-                "{} was dropped: no request has brought it for a day",
-                account.profile().name
-            );
-            context.tell(Event::Notice { text });
-        }
-    }
-}

@@ -15,7 +15,7 @@
 
 use std::fmt;
 
-use crate::http::sse::ApiError;
+use crate::http::answer_json::ApiError;
 use crate::scheduler::quota::{QuotaReport, Verdict as Said};
 use crate::scheduler::{Kind, RouteClass};
 

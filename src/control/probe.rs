@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::context::Context;
 use crate::account::oauth::UsageReading;
 use crate::clock;
 use crate::event::Event;
+use crate::proxy::context::Context;
 use crate::scheduler::time::{Mono, Now};
 use crate::scheduler::{AccountId, AccountSnapshot, Kind, Source, WindowSnapshot};
 

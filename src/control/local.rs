@@ -5,11 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::context::Context;
-use super::control;
-use super::ended::{Ended, answer};
-use super::exchange::LocalCall;
-use super::reply::{self, Reply};
+use super::reload;
+use crate::account::Origin;
 use crate::account::quota::family_of_model;
 use crate::clock;
 use crate::config::Config;
@@ -17,7 +14,12 @@ use crate::error::Fault;
 use crate::event::{Event, Finished, Outcome, Stage};
 use crate::http::headers::{ClientOptions, Headers};
 use crate::http::peek::{Peek, session_key};
+use crate::proxy::context::Context;
+use crate::proxy::ended::{Ended, answer};
+use crate::proxy::exchange::LocalCall;
+use crate::proxy::reply::{self, Reply};
 use crate::report::metrics::{self, Labels, Process};
+use crate::report::status::build::{AccountFacts, CredentialFacts};
 use crate::report::status::{self, build};
 use crate::scheduler::{Request, SessionKey};
 use crate::server::paths::{Local, Names, Switch};
@@ -90,7 +92,7 @@ fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
         Local::Explain { model, session, profile } => {
             Ok(json(explain(context, model.as_deref(), session.as_deref(), profile.as_deref())))
         }
-        Local::Reload => control::reload(context)
+        Local::Reload => reload::reload(context)
             .map(|changes| json(object("reloaded", &changes)))
             .map_err(|error| failed(&error)),
         Local::Routing => {
@@ -108,7 +110,7 @@ fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
                     return Err(reply::bad_control(&text));
                 }
             };
-            control::set_routing(context, preferred.as_deref())
+            reload::set_routing(context, preferred.as_deref())
                 .map(|changes| json(object("routing", &changes)))
                 .map_err(|error| failed(&error))
         }
@@ -116,7 +118,7 @@ fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
             if context.accounts.by_name(name).is_none() {
                 return Err(reply::not_found(&format!("there is no account {name}")));
             }
-            control::switch(context, name, *to == Switch::Enable)
+            reload::switch(context, name, *to == Switch::Enable)
                 .map(|changes| json(object("changed", &changes)))
                 .map_err(|error| failed(&error))
         }
@@ -181,7 +183,7 @@ pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
             .map_or_else(String::new, |address| format!("http://{address}")),
         config_path: context.config_path.display().to_string(),
         mode: config.scheduler.mode.clone(),
-        accounts: control::account_facts(context),
+        accounts: account_facts(context),
         requests: context.events.in_flight().list(REQUESTS_SHOWN_MAX),
         requests_in_flight: context.events.in_flight().len(),
         activity,
@@ -190,6 +192,25 @@ pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
         general: Some(&general),
     };
     build::status(&snapshot, &facts)
+}
+
+/// What the status says of accounts beside the scheduler's facts.
+fn account_facts(context: &Context) -> Vec<AccountFacts> {
+    let accounts = context.accounts.all();
+    let facts = accounts.iter().map(|account| {
+        let profile = account.profile();
+        AccountFacts {
+            id: account.id(),
+            provider: profile.provider.clone(),
+            upstream: profile.upstream.as_str().into(),
+            runtime: profile.origin == Origin::Request,
+            credential: Some(CredentialFacts {
+                state: account.credential_state(clock::wall()),
+                expires_at: account.expires_at(),
+            }),
+        }
+    });
+    facts.collect()
 }
 
 fn metrics_of(context: &Context, names: Names) -> Vec<u8> {
