@@ -180,7 +180,7 @@ pub(crate) enum Unready {
         /// In words.
         why: String,
     },
-    /// An API key or a provider's token was refused: the scheduler's `CredentialRefused`.
+    /// The API refuses it and no refresh can better that now: the scheduler's `CredentialRefused`.
     CredentialRefused,
     /// A refresh failed for now: a cooldown until then.
     Cooling(Cooling),
@@ -255,6 +255,15 @@ impl Accounts {
             state.plan_after_second_401(generation, switch, now)
         };
         self.ask(id, plan, Some(generation))
+    }
+
+    /// A refresh that failed for now may be tried again at once.
+    pub(crate) fn retry(&self, id: AccountId) {
+        if let Some(account) = self.get(id)
+            && let Holding::Oauth(state) = &mut account.held().what
+        {
+            state.retry();
+        }
     }
 
     /// Like [`Accounts::credential`], but waits for a refresh: for commands, which have no client to watch.
@@ -369,6 +378,7 @@ impl Accounts {
             }
             Plan::Cooling(cooling) => Unready::Cooling(cooling),
             Plan::NeedsLogin(why) => Unready::NeedsLogin { why },
+            Plan::Refused => Unready::CredentialRefused,
             Plan::Disabled => Unready::Disabled,
         };
         Readiness::Unready(unready)

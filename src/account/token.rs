@@ -101,8 +101,6 @@ pub(crate) struct TokenState {
     access_refused: bool,
     /// The token endpoint has refused the present refresh token.
     refresh_refused: Option<Why>,
-    /// Only other tokens end this.
-    needs_login: Option<Why>,
     cooling: Option<Cooling>,
     /// Refreshes in a row that failed at the endpoint.
     failures: u32,
@@ -123,6 +121,8 @@ pub(crate) enum Plan {
     Cooling(Cooling),
     /// Not before a login.
     NeedsLogin(Why),
+    /// The API refuses what there is; it rests, and then one request looks again.
+    Refused,
     /// Its token is no good and a disabled account never refreshes.
     Disabled,
 }
@@ -139,7 +139,7 @@ pub(crate) enum Switch {
 impl TokenState {
     /// The state in words, for people.
     pub(crate) fn word(&self, now: Wall) -> &'static str {
-        if self.needs_login.is_some() || self.refresh_refused.is_some() {
+        if self.refresh_refused.is_some() {
             "needs login"
         } else if self.access_refused {
             "refused"
@@ -174,9 +174,6 @@ impl TokenState {
 
     /// What to do for a request that is about to be sent.
     pub(crate) fn plan(&self, switch: Switch, now: Now) -> Plan {
-        if let Some(why) = &self.needs_login {
-            return Plan::NeedsLogin(why.clone());
-        }
         let usable = self.is_usable(now);
         let just_renewed = self.renewed.is_some_and(|at| now.mono.since(at) < BETWEEN_REFRESHES);
         let due = !usable || (self.tokens.is_about_to_expire(now.wall) && !just_renewed);
@@ -217,19 +214,19 @@ impl TokenState {
             && now.mono.since(at) < BETWEEN_REFRESHES
             && self.cooling.is_none()
         {
-            return self.condemn("the API refuses the token that a refresh has just brought");
+            return self.refused_for_now();
+        }
+        if self.tokens.refresh.is_none() {
+            return self.refused_for_now();
         }
         let plan = self.plan(switch, now);
-        if let Plan::NeedsLogin(why) = &plan {
-            self.needs_login = Some(why.clone());
-        }
         if plan == Plan::Refresh {
             self.forced = Some((now.mono, self.generation));
         }
         plan
     }
 
-    /// The API has refused the token of `generation` after a refresh had brought it: *needs login* (SPEC P7).
+    /// The API has refused the token of `generation` after a refresh had brought it.
     pub(crate) fn plan_after_second_401(
         &mut self,
         generation: u64,
@@ -239,13 +236,21 @@ impl TokenState {
         if generation != self.generation {
             return self.plan(switch, now);
         }
-        self.access_refused = true;
-        self.condemn("the API refuses the token that a refresh has brought")
+        self.refused_for_now()
     }
 
-    fn condemn(&mut self, why: &str) -> Plan {
-        self.needs_login = Some(why.to_owned());
-        Plan::NeedsLogin(why.to_owned())
+    /// Nothing can be done about a token that the API refuses now. The trouble may be the API's, so
+    /// the token stays for the request that looks after the account's rest (SPEC T2).
+    fn refused_for_now(&mut self) -> Plan {
+        self.access_refused = false;
+        Plan::Refused
+    }
+
+    /// Somebody asks for another try: pauses are over, what the endpoint refused for good stays so.
+    pub(crate) fn retry(&mut self) {
+        self.cooling = None;
+        self.failures = 0;
+        self.forced = None;
     }
 
     /// The file was read: takes over what is new in it. True if the tokens became others.
@@ -347,7 +352,6 @@ impl TokenState {
         self.tokens = tokens;
         if changed {
             self.refresh_refused = None;
-            self.needs_login = None;
             self.cooling = None;
             self.failures = 0;
         }

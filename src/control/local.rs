@@ -118,9 +118,12 @@ fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
             if context.accounts.by_name(name).is_none() {
                 return Err(reply::not_found(&format!("there is no account {name}")));
             }
-            reload::switch(context, name, *to == Switch::Enable)
-                .map(|changes| json(object("changed", &changes)))
-                .map_err(|error| failed(&error))
+            let changes = match to {
+                Switch::Enable => reload::switch(context, name, true),
+                Switch::Disable => reload::switch(context, name, false),
+                Switch::Retry => reload::retry(context, name),
+            };
+            changes.map(|changes| json(object("changed", &changes))).map_err(|error| failed(&error))
         }
         Local::WrongMethod { allow } => Err(reply::wrong_method(allow)),
         Local::Unknown => Err(reply::not_found("there is no such route below /maxpool")),

@@ -173,6 +173,11 @@ fn queue_and_breaker(page: &mut Page, snapshot: &Snapshot, counters: &Counters) 
     );
     page.gauge("maxpool_queue_bytes", "Bodies of waiting requests.", queue.bytes);
     page.counter("maxpool_held_total", "Waits that began.", counters.held());
+    page.counter(
+        "maxpool_blameless_refusals_total",
+        "Refusals that were no account's fault.",
+        counters.blameless(),
+    );
     let breaker = &snapshot.breaker;
     let state = if breaker.probe_in_flight {
         "probing"

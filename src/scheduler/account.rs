@@ -202,10 +202,6 @@ impl Account {
         own.max_by_key(|one| one.until)
     }
 
-    pub(super) fn is_suspect(&self, now: Now, class: RouteClass) -> bool {
-        self.suspected(now, class).is_some()
-    }
-
     /// T2: the credential or the account was refused once more. It rests for longer each time; what
     /// was under way when the last rest began says nothing new.
     pub(super) fn put_rest(

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::Evidence;
-use super::id::{AccountId, Kin};
+use super::id::AccountId;
 use super::policy::{
     BREAKER_PACING, BREAKER_PROBES_MAX, BREAKER_REARM, BREAKER_REST, BREAKERS_MAX, REFUSAL_MEMORY,
     REFUSALS_MAX, STEP,
@@ -115,7 +115,6 @@ enum State {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
     pub(super) at: Mono,
-    pub(super) kin: Kin,
     pub(super) account: AccountId,
     pub(super) fingerprint: Fingerprint,
     /// Until when the upstream asked to be left alone.
@@ -331,7 +330,7 @@ mod tests {
     fn success_forgets_refusals() {
         let mut breaker = Breaker::default();
         let fingerprint = Fingerprint::of(RouteClass::Messages, 529, "a", "b");
-        let seen = |at| Seen { at, kin: Kin(1), account: AccountId(0), fingerprint, asked: None };
+        let seen = |at| Seen { at, account: AccountId(0), fingerprint, asked: None };
         breaker.saw(seen(Mono(0)));
         assert_eq!(breaker.alike(Mono(59_999), fingerprint).count(), 1);
         assert_eq!(breaker.alike(Mono(60_000), fingerprint).count(), 0);

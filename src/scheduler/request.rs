@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{BlockReason, Evidence, WaitCause};
-pub use super::id::{AccountId, Kin, RouteClass};
+pub(super) use super::id::{AccountId, Kin, RouteClass};
 use super::quota::{Family, WindowKind};
 use super::time::Mono;
 use super::trail::Trail;

@@ -559,7 +559,6 @@ impl Scheduler {
         let breaker = self.breakers.of(held.family.as_ref());
         breaker.saw(Seen {
             at: now.mono,
-            kin: held.kin,
             account,
             fingerprint,
             asked: retry_after.map(|wait| now.mono + wait.clamp(RETRY_AFTER_MIN, longest)),

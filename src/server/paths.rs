@@ -38,7 +38,7 @@ pub(crate) enum Pooled {
 /// The local routes of P1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Local {
-    /// `GET /`, `HEAD /`.
+    /// `GET /`, `HEAD /`, `HEAD /api/hello`.
     Root,
     /// `GET /maxpool/status`.
     Status,
@@ -50,11 +50,11 @@ pub(crate) enum Local {
     Reload,
     /// `POST /maxpool/routing`.
     Routing,
-    /// `POST /maxpool/accounts/<name>/{enable,disable}`.
+    /// `POST /maxpool/accounts/<name>/{enable,disable,retry}`.
     Account {
         /// Percent-decoded.
         name: String,
-        /// Which of the two.
+        /// Which of them.
         to: Switch,
     },
     /// `GET /maxpool/explain?model=&session=&profile=`; an empty value is absent.
@@ -91,6 +91,8 @@ pub(crate) enum Switch {
     Enable,
     /// `disable`.
     Disable,
+    /// `retry`: lifts what keeps it away.
+    Retry,
 }
 
 /// Classifies a target that [`super::door`] has let through.
@@ -108,6 +110,7 @@ pub(crate) fn route(method: &str, target: &str) -> Route {
     let segments = plain_segments(&decoded);
     match segments.as_slice() {
         [] if matches!(method, "GET" | "HEAD") => Route::Local(Local::Root),
+        ["api", "hello"] if method == "HEAD" => Route::Local(Local::Root),
         [first, ..] if is_named(first, "maxpool") => {
             let spelled: Vec<Cow<'_, str>> = path.split('/').skip(1).map(decode).collect();
             let spelled: Vec<&str> = spelled.iter().map(AsRef::as_ref).collect();
@@ -201,6 +204,7 @@ fn local(method: &str, segments: &[&str], query: &str) -> Local {
         ["maxpool", "routing"] => (Local::Routing, "POST"),
         ["maxpool", "accounts", name, "enable"] => (account(name, Switch::Enable), "POST"),
         ["maxpool", "accounts", name, "disable"] => (account(name, Switch::Disable), "POST"),
+        ["maxpool", "accounts", name, "retry"] => (account(name, Switch::Retry), "POST"),
         _ => return Local::Unknown,
     };
     if allow.split(", ").any(|allowed| allowed == method) {

@@ -128,6 +128,7 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
         decisions: facts.decisions.iter().map(|decision| explanation(decision, None)).collect(),
         activity: facts.activity.iter().map(line_of).collect(),
         events_dropped: facts.counters.dropped(),
+        blameless_refusals: facts.counters.blameless(),
     }
 }
 
@@ -342,6 +343,9 @@ fn block_of(block: &BlockSnapshot) -> Block {
         text: labels::block_phrase(&block.reason),
         until: block.until.map(Moment),
         family: labels::scope(&block.scope).map(Into::into),
+        route_class: labels::block_class(&block.scope).map(Into::into),
+        effect: labels::effect(block.effect).into(),
+        lifted_by: labels::lifted_by(block.lifted_by).into(),
         evidence: evidence_of(&block.evidence),
     }
 }

@@ -67,6 +67,8 @@ pub(crate) struct Status {
     pub(crate) activity: Vec<Line>,
     /// Log lines that were lost because the log was read too slowly.
     pub(crate) events_dropped: u64,
+    /// Refusals that were no account's fault: nobody was set aside for them.
+    pub(crate) blameless_refusals: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -138,7 +140,8 @@ pub(crate) struct Unavailable {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Block {
     /// `quota`, `server_side`, `overloaded`, `server_error`, `network`, `forbidden`,
-    /// `credential_refused`, `needs_login`, `refresh_failed`, `refresh_network`.
+    /// `credential_refused`, `needs_login`, `refresh_failed`, `refresh_network`, `unusable`,
+    /// `model_missing`.
     pub(crate) reason: String,
     /// The window of a `quota` block, if the upstream named it.
     pub(crate) window: Option<String>,
@@ -146,8 +149,14 @@ pub(crate) struct Block {
     pub(crate) text: String,
     /// `null`: until the credential changes.
     pub(crate) until: Option<Moment>,
-    /// The model family, if only that is out.
+    /// The model family or the model, if only that is concerned.
     pub(crate) family: Option<String>,
+    /// `messages`, `count_tokens`, `models` or `other`; `null`: the whole account.
+    pub(crate) route_class: Option<String>,
+    /// `out`, or `avoided`: used only where no other account can serve.
+    pub(crate) effect: String,
+    /// What lifts it, besides `maxpool retry`.
+    pub(crate) lifted_by: String,
     pub(crate) evidence: Option<Evidence>,
 }
 
