@@ -61,6 +61,8 @@ pub(crate) struct Granted {
     pub(crate) kind: crate::scheduler::Kind,
     /// For [`Request::clock`].
     pub(crate) clock: crate::scheduler::WaitClock,
+    /// For [`Request::trail`].
+    pub(crate) trail: crate::scheduler::Trail,
 }
 
 /// The answer to [`Gate::admit`].
@@ -288,10 +290,10 @@ impl Gate {
     }
 
     fn guard(&self, grant: Grant) -> (LeaseGuard, Granted) {
-        let Grant { lease, account, name, kind, clock, .. } = grant;
+        let Grant { lease, account, name, kind, clock, trail, .. } = grant;
         (
             LeaseGuard { gate: self.clone(), lease: Some(lease) },
-            Granted { account, name, kind, clock },
+            Granted { account, name, kind, clock, trail },
         )
     }
 

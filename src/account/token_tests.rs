@@ -28,6 +28,7 @@ fn word(plan: &Plan) -> &'static str {
         Plan::Refresh => "refresh",
         Plan::Cooling(_) => "cooling",
         Plan::NeedsLogin(_) => "needs login",
+        Plan::Refused => "refused",
         Plan::Disabled => "disabled",
     }
 }

@@ -98,6 +98,7 @@ const NEW_FILE: &str = r#"{
     "capacityMaxWaitMs": 900000,
     "weeklyMaxWaitMs": 0,
     "networkMaxWaitMs": 15000,
+    "unprovenMaxWaitMs": 60000,
     "countTokensMaxWaitMs": 8000,
     "nonStreamMaxWaitMs": 240000,
     "streamClientToleranceMs": 280000,

@@ -58,6 +58,7 @@ pub(crate) fn document(config: &Config) -> Value {
             "capacityMaxWaitMs": ms(policy.capacity_max_wait),
             "weeklyMaxWaitMs": ms(policy.weekly_max_wait),
             "networkMaxWaitMs": ms(policy.network_max_wait),
+            "unprovenMaxWaitMs": ms(policy.unproven_max_wait),
             "countTokensMaxWaitMs": ms(policy.count_tokens_max_wait),
             "nonStreamMaxWaitMs": ms(policy.non_stream_max_wait),
             "streamClientToleranceMs": ms(queue.stream_client_tolerance),

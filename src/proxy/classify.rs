@@ -366,7 +366,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::scheduler::quota::{WindowKind, WindowReading};
+    use crate::scheduler::quota::{Verdict as Said, WindowKind, WindowReading};
     use crate::testing::chance::{Random, rounds};
 
     use Next::{AnotherAccount, PassOn, RefreshAndRetry};
@@ -396,6 +396,7 @@ mod tests {
             headers: &case.headers,
             body: case.body.as_bytes(),
             kind: case.kind,
+            class: RouteClass::Messages,
             quota: &case.quota,
             now: Now { wall: Wall(7), ..Now::default() },
         })
@@ -405,6 +406,11 @@ mod tests {
         match outcome {
             Outcome::Success => "success",
             Outcome::Neutral => "neutral",
+            Outcome::Broken { .. } => "broken",
+            Outcome::OwnRequest { .. } => "own",
+            Outcome::Unproven { .. } => "unproven",
+            Outcome::ModelMissing { .. } => "model",
+            Outcome::Unusable { .. } => "unusable",
             Outcome::Abandoned => "abandoned",
             Outcome::QuotaRejected { .. } => "quota",
             Outcome::ServerSide { overload: Overload::Refused429, .. } => "server-side 429",
@@ -413,7 +419,7 @@ mod tests {
             Outcome::Network { .. } => "network",
             Outcome::CredentialRefused { .. } => "refused",
             Outcome::NeedsLogin { .. } => "needs login",
-            Outcome::CredentialForbidden { .. } => "forbidden",
+            Outcome::Forbidden { .. } => "forbidden",
         }
     }
 
@@ -429,12 +435,13 @@ mod tests {
             ("any other 4xx", 408, Oauth, "neutral", PassOn),
             ("any other 4xx", 413, ApiKey, "neutral", PassOn),
             ("V4", 404, Provider, "neutral", PassOn),
-            ("401 on OAuth", 401, Oauth, "needs login", RefreshAndRetry),
+            ("401 on OAuth", 401, Oauth, "refused", RefreshAndRetry),
             ("401 on an API key", 401, ApiKey, "refused", AnotherAccount),
             ("401 on a provider", 401, Provider, "refused", AnotherAccount),
-            ("429 without evidence", 429, Oauth, "server-side 429", AnotherAccount),
+            ("429 without evidence", 429, Oauth, "unproven", AnotherAccount),
             ("V3 a provider's 429", 429, Provider, "quota", AnotherAccount),
-            ("500", 500, Oauth, "5xx", AnotherAccount),
+            ("500", 500, Oauth, "unproven", AnotherAccount),
+            ("402", 402, Oauth, "unusable", AnotherAccount),
             ("501 is no failure of the account's", 501, Oauth, "neutral", PassOn),
             ("502", 502, ApiKey, "5xx", AnotherAccount),
             ("503", 503, Provider, "5xx", AnotherAccount),
@@ -468,11 +475,11 @@ mod tests {
             ("server-side wins", limit, "Server is temporarily limiting requests (not your usage limit) · account limit", "server-side 429"),
             ("temporarily", limit, "We are Temporarily Limiting requests of all accounts", "server-side 429"),
             ("overloaded", "overloaded_error", "Your account has reached its limit", "server-side 429"),
-            ("no owner", limit, "Too many requests: limit reached", "server-side 429"),
-            ("no end", limit, "Your account sends too much", "server-side 429"),
-            ("a plane is no plan", limit, "the plane and the explanation reached", "server-side 429"),
-            ("a number of tokens", limit, "Number of request tokens has exceeded your per-minute rate limit", "server-side 429"),
-            ("nothing", "", "", "server-side 429"),
+            ("no owner", limit, "Too many requests: limit reached", "unproven"),
+            ("no end", limit, "Your account sends too much", "unproven"),
+            ("a plane is no plan", limit, "the plane and the explanation reached", "unproven"),
+            ("a number of tokens", limit, "Number of request tokens has exceeded your per-minute rate limit", "unproven"),
+            ("nothing", "", "", "unproven"),
         ];
         for (rule, kind, message, expected) in rows {
             assert_eq!(
@@ -489,7 +496,7 @@ mod tests {
         let text = run(&case(429, Oauth, "Your account has reached its limit"));
         assert_eq!(name(&text.outcome), "quota", "P7 plain text");
         let page = run(&case(429, Oauth, "<html>Your account has reached its limit</html>"));
-        assert_eq!(name(&page.outcome), "server-side 429", "P7 a page is no evidence");
+        assert_eq!(name(&page.outcome), "unproven", "P7 a page is no evidence");
     }
 
     #[test]
@@ -508,14 +515,14 @@ mod tests {
         let verdict = |verdict| QuotaReport { verdict: Some(verdict), ..QuotaReport::default() };
         #[rustfmt::skip] // one row a line
         let rows = [
-            ("rejected", verdict(Verdict::Rejected), "quota"),
-            ("allowed", verdict(Verdict::Allowed), "server-side 429"),
-            ("a warning", verdict(Verdict::AllowedWarning), "server-side 429"),
-            ("its window rejected", window(None, None, Some(Verdict::Rejected)), "quota"),
+            ("rejected", verdict(Said::Rejected), "quota"),
+            ("allowed", verdict(Said::Allowed), "unproven"),
+            ("a warning", verdict(Said::AllowedWarning), "unproven"),
+            ("its window rejected", window(None, None, Some(Said::Rejected)), "quota"),
             ("at its limit", window(Some(1.0), None, None), "quota"),
-            ("below", window(Some(0.99), Some(1), None), "server-side 429"),
+            ("below", window(Some(0.99), Some(1), None), "unproven"),
             ("nothing left", window(None, Some(0), None), "quota"),
-            ("retry-after alone is none", QuotaReport { retry_after: Some(Duration::from_secs(9)), ..QuotaReport::default() }, "server-side 429"),
+            ("retry-after alone is none", QuotaReport { retry_after: Some(Duration::from_secs(9)), ..QuotaReport::default() }, "unproven"),
         ];
         for (rule, quota, expected) in rows {
             let got = run(&Case { quota: quota.clone(), ..case(429, Kind::Oauth, "") });
@@ -525,10 +532,10 @@ mod tests {
             }
         }
         let both = Case {
-            quota: verdict(Verdict::Rejected),
+            quota: verdict(Said::Rejected),
             ..said(429, Kind::Oauth, "rate_limit_error", "not your usage limit")
         };
-        assert_eq!(name(&run(&both).outcome), "server-side 429", "P7 server-side wins");
+        assert_eq!(name(&run(&both).outcome), "quota", "P7 headers go before words");
     }
 
     #[test]
@@ -547,36 +554,49 @@ mod tests {
     }
 
     #[test]
-    fn which_403() {
+    fn the_other_rows() {
         use Kind::{ApiKey, Oauth, Provider};
-        let permission = "permission_error";
-        let passed = ("neutral", PassOn);
-        let blocked = ("forbidden", AnotherAccount);
+        let (permission, invalid) = ("permission_error", "invalid_request_error");
+        let (missing, limit) = ("not_found_error", "rate_limit_error");
         #[rustfmt::skip] // one row a line
         let rows = [
-            (ApiKey, permission, "Your API key does not have permission to use the specified resource.", blocked),
-            (Oauth, permission, "OAuth authentication is currently not allowed for this organization.", blocked),
-            (Oauth, permission, "OAuth token does not meet scope requirement user:inference", blocked),
-            (Oauth, "invalid_request_error", "This organization has been disabled.", blocked),
-            (Oauth, "authentication_error", "OAuth token has been revoked", blocked),
-            (Oauth, permission, "", blocked),
-            (Oauth, permission, "Your plan does not include the model claude-opus-5", ("neutral", AnotherAccount)),
-            (Oauth, permission, "The beta is not enabled for this account", ("neutral", AnotherAccount)),
-            (Oauth, "forbidden", "Request not allowed", passed),
-            (Oauth, "", "", passed),
-            (Provider, "", "Forbidden", blocked),
-            (Provider, "access_terminated_error", "only for coding agents", blocked),
+            (403, ApiKey, permission, "Your API key does not have permission to use the specified resource.", "forbidden", AnotherAccount),
+            (403, Oauth, "forbidden", "Request not allowed", "forbidden", AnotherAccount),
+            (403, Provider, "access_terminated_error", "only for coding agents", "forbidden", AnotherAccount),
+            (403, Oauth, permission, "OAuth token has been revoked.", "refused", RefreshAndRetry),
+            (403, Oauth, permission, "The access token has expired", "refused", RefreshAndRetry),
+            (403, ApiKey, permission, "This key was revoked", "refused", AnotherAccount),
+            (403, Oauth, "billing_error", "Payment required", "unusable", AnotherAccount),
+            (403, Oauth, permission, "Your account has been suspended", "unusable", AnotherAccount),
+            (400, Oauth, invalid, "This organization has been disabled.", "unusable", AnotherAccount),
+            (400, ApiKey, invalid, "Your credit balance is too low to access the Anthropic API.", "unusable", AnotherAccount),
+            (400, ApiKey, invalid, "Your organization's billing is not set up", "unusable", AnotherAccount),
+            (400, Oauth, invalid, "the account was disabled yesterday", "neutral", PassOn),
+            (400, Oauth, invalid, "messages.0: this organization has been disabled", "neutral", PassOn),
+            (402, ApiKey, "billing_error", "Pay", "unusable", AnotherAccount),
+            (429, Oauth, limit, "Extra usage is required for long context requests", "own", AnotherAccount),
+            (429, Oauth, limit, "Fast-mode needs something more", "own", AnotherAccount),
+            (429, Oauth, limit, "Usage credits are required for this", "own", AnotherAccount),
+            (400, Oauth, invalid, "The long context beta is not yet available for this subscription.", "own", AnotherAccount),
+            (400, Oauth, invalid, "model: claude-opus-4-1", "model", AnotherAccount),
+            (400, Oauth, invalid, "Invalid model name", "model", AnotherAccount),
+            (400, Oauth, invalid, "messages.0.content: \"model: x\" is invalid", "neutral", PassOn),
+            (404, Oauth, missing, "model: claude-opus-4-1", "model", AnotherAccount),
+            (404, ApiKey, missing, "The requested model does not exist", "model", AnotherAccount),
+            (404, Oauth, missing, "File not found: file_abc", "own", AnotherAccount),
+            (404, Oauth, "", "", "neutral", PassOn),
+            (500, Oauth, "overloaded_error", "Overloaded", "529", AnotherAccount),
         ];
-        for (kind, error, message, expected) in rows {
-            let got = run(&said(403, kind, error, message));
+        for (status, kind, error, message, outcome, next) in rows {
+            let got = run(&said(status, kind, error, message));
             assert_eq!(
                 (name(&got.outcome), got.next),
-                expected,
-                "P7 403 {kind:?} {error} {message}"
+                (outcome, next),
+                "P7 {status} {kind:?} {error}: {message}"
             );
         }
-        let page = run(&case(403, Oauth, "<html>Attention Required! Your account token</html>"));
-        assert_eq!((name(&page.outcome), page.next), passed, "P7 a firewall's page");
+        let page = run(&case(403, Oauth, "<html>Your account has been suspended</html>"));
+        assert_eq!(name(&page.outcome), "forbidden", "P7 a firewall's page");
     }
 
     #[test]
@@ -584,15 +604,15 @@ mod tests {
         #[rustfmt::skip] // one row a line
         let rows = [
             ("overloaded_error", 529, "529", AnotherAccount),
-            ("rate_limit_error", 429, "server-side 429", AnotherAccount),
-            ("api_error", 500, "5xx", AnotherAccount),
+            ("rate_limit_error", 429, "unproven", AnotherAccount),
+            ("api_error", 500, "unproven", AnotherAccount),
             ("timeout_error", 504, "5xx", AnotherAccount),
-            ("authentication_error", 401, "needs login", RefreshAndRetry),
+            ("authentication_error", 401, "refused", RefreshAndRetry),
             ("permission_error", 403, "forbidden", AnotherAccount),
             ("invalid_request_error", 400, "neutral", PassOn),
-            ("not_found_error", 404, "neutral", PassOn),
+            ("not_found_error", 404, "model", AnotherAccount),
             ("request_too_large", 413, "neutral", PassOn),
-            ("", 500, "5xx", AnotherAccount),
+            ("", 500, "unproven", AnotherAccount),
         ];
         for (kind, status, outcome, next) in rows {
             let error = ApiError { kind: kind.into(), message: "m".into(), code: None };
@@ -632,13 +652,13 @@ mod tests {
             (evidence.source, evidence.request_id),
             "the head alone names the same header"
         );
-        let Outcome::ServerError { evidence } =
+        let Outcome::ServerError { evidence, .. } =
             run(&case(503, Kind::Oauth, "upstream connect error")).outcome
         else {
             unreachable!("P7 5xx");
         };
         assert_eq!((&*evidence.source, &*evidence.message), ("body", "upstream connect error"));
-        let Outcome::ServerError { evidence } = run(&case(503, Kind::Oauth, "<html>")).outcome
+        let Outcome::ServerError { evidence, .. } = run(&case(503, Kind::Oauth, "<html>")).outcome
         else {
             unreachable!("P7 5xx");
         };
@@ -686,6 +706,7 @@ mod tests {
                 headers: &headers,
                 body: &body,
                 kind,
+                class: RouteClass::Messages,
                 quota: &quota,
                 now: Now::default(),
             };

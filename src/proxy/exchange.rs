@@ -265,6 +265,7 @@ fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
             },
         };
         demand.clock = granted.clock;
+        demand.trail = granted.trail.clone();
         let account = granted.account;
         if let Some(failed) = &last {
             failed::tell_failover(request, failed, Some(&granted.name));

@@ -599,6 +599,7 @@ const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
 mod tests {
     use std::sync::Arc;
 
+    use super::super::verdict::{Proof, Verdict, Whom};
     use super::*;
     use crate::scheduler::quota::WindowKind;
     use crate::scheduler::{AccountId, Evidence, Outcome};
@@ -780,6 +781,7 @@ mod tests {
             upstream_said(&Meaning {
                 outcome,
                 next,
+                verdict: Verdict { whom: Whom::Nobody, proof: Proof::Nothing },
                 status,
                 kind: String::new(),
                 message: "busy".into(),

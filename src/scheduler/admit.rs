@@ -322,6 +322,7 @@ impl Scheduler {
             why: choice.why,
             waited,
             clock,
+            trail: request.trail.clone(),
         };
         self.last_chosen = Some(account.id);
         if let Some(session) = request.session {

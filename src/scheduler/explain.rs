@@ -23,6 +23,7 @@ use super::snapshot::{
     WeeklySnapshot,
 };
 use super::time::{Mono, Now, Wall};
+use super::trail::Trail;
 use super::wait_limits::Outlook;
 use super::{Intake, Scheduler, tier};
 
@@ -254,6 +255,13 @@ impl Scheduler {
     pub fn waits_for(&self, ticket: Ticket) -> Option<WaitCause> {
         let waiter = self.queue.iter().find(|waiter| waiter.ticket == ticket)?;
         waiter.clock.cause.map(|(cause, _)| cause)
+    }
+
+    /// What the request of a ticket has met so far, with its suspense.
+    #[must_use]
+    pub fn trail_of(&self, ticket: Ticket) -> Option<&Trail> {
+        let waiter = self.queue.iter().find(|waiter| waiter.ticket == ticket)?;
+        Some(&waiter.request.trail)
     }
 
     /// The shared breaker alone, which costs less than a snapshot.

@@ -258,7 +258,7 @@ impl Lease {
 pub struct Ticket(pub(super) u64);
 
 /// An account for one attempt.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Grant {
     /// To be completed.
     pub lease: Lease,
@@ -271,6 +271,8 @@ pub struct Grant {
     pub waited: Duration,
     /// Put this into [`Request::clock`] before asking again.
     pub clock: WaitClock,
+    /// Put this into [`Request::trail`], too.
+    pub trail: Trail,
 }
 
 /// By which rule an account was chosen.

@@ -105,7 +105,9 @@ impl Trail {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// No account has refused the request yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.refusals.is_empty() && self.suspense.is_none()
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use maxpool::scheduler::quota::QuotaReport;
 use maxpool::scheduler::{
     Access, AccountId, AccountSpec, Admission, Cancel, Evidence, Fingerprint, Grant, HeadReport,
-    Kind, Lease, Outcome, Overload, Policy, Refusal, Request, Scheduler, SessionKey, Ticket,
-    WaitCause, Wake,
+    Kind, Lease, Outcome, Overload, Policy, Refusal, Request, RouteClass, Scheduler, SessionKey,
+    Ticket, WaitCause, Wake,
 };
 
 use super::plan::Seat;
@@ -123,7 +123,12 @@ impl Router for Real {
                 let refused = Outcome::ServerSide {
                     overload: Overload::Refused429,
                     retry_after: Some(retry_after),
-                    fingerprint: Fingerprint::of("rate_limit_error", "too many at once"),
+                    fingerprint: Fingerprint::of(
+                        RouteClass::Messages,
+                        429,
+                        "rate_limit_error",
+                        "too many at once",
+                    ),
                     evidence: evidence(now, 429),
                 };
                 (refused, Some(WaitCause::Capacity))

@@ -8,8 +8,8 @@ use std::time::Duration;
 use maxpool::scheduler::quota::QuotaReport;
 use maxpool::scheduler::time::{Mono, Now};
 use maxpool::scheduler::{
-    AccountId, AccountSpec, Admission, Cancel, Grant, HeadReport, Lease, Outcome, Policy, Request,
-    Scheduler, SessionKey, Snapshot, Ticket, Wake,
+    AccountId, AccountSpec, Admission, Aftermath, Cancel, Grant, HeadReport, Lease, Outcome,
+    Policy, Request, Scheduler, SessionKey, Snapshot, Ticket, Wake,
 };
 
 /// What is wrong with the subject.
@@ -82,6 +82,7 @@ pub(crate) struct Given {
     pub(crate) account: AccountId,
     pub(crate) why: maxpool::scheduler::Why,
     pub(crate) clock: maxpool::scheduler::WaitClock,
+    pub(crate) trail: maxpool::scheduler::Trail,
     pub(crate) waited: Duration,
 }
 
@@ -246,6 +247,7 @@ impl Subject {
             account: grant.account,
             why: grant.why,
             clock: grant.clock,
+            trail: grant.trail,
             waited: grant.waited,
         };
         if probe && grant.kind.is_claude() && self.bug == Some(Bug::ProbesTwice) {
@@ -356,17 +358,17 @@ impl Subject {
         self.scheduler.observe(now, lease, &head);
     }
 
-    pub(crate) fn complete(&mut self, now: Now, lease: u64, mut outcome: Outcome) {
+    pub(crate) fn complete(&mut self, now: Now, lease: u64, mut outcome: Outcome) -> Aftermath {
         let now = self.now(now);
         self.ghosts.remove(&lease);
         let Some(lease) = self.leases.remove(&lease) else {
-            return;
+            return Aftermath::default();
         };
         match self.bug {
-            Some(Bug::LeaksALease) if lease.id().is_multiple_of(9) => return,
+            Some(Bug::LeaksALease) if lease.id().is_multiple_of(9) => return Aftermath::default(),
             Some(Bug::ForgetsToWake) => self.silent = true,
             Some(Bug::BlocksForEver) => {
-                if let Outcome::ServerError { evidence } = &outcome {
+                if let Outcome::ServerError { evidence, .. } = &outcome {
                     let block = maxpool::scheduler::Block {
                         reason: maxpool::scheduler::BlockReason::ServerError,
                         end: maxpool::scheduler::End::after(now, Duration::from_secs(1 << 32)),
@@ -384,7 +386,7 @@ impl Subject {
             }
             _ => {}
         }
-        self.scheduler.complete(now, lease, outcome);
+        self.scheduler.complete(now, lease, outcome)
     }
 
     pub(crate) fn snapshot(&mut self, now: Now) -> Snapshot {

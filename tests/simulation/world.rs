@@ -17,9 +17,9 @@ use maxpool::scheduler::quota::{Family, QuotaReport, Verdict as Says, WindowKind
 use maxpool::scheduler::time::{Mono, Now, Wall};
 use maxpool::scheduler::{
     Access, AccountId, AccountLimit, AccountSpec, Avoided, Blame, Candidate, Evidence,
-    ExplainedVerdict, Fingerprint, Kind, Limit, Outcome, Overage, Overload, PassedOver, Policy,
-    RefusalReason, Request, Routing, SessionKey, Shape, Standing, ThreadKey, Ticket, Tier,
-    WaitCause, Why,
+    ExplainedVerdict, Fingerprint, Kin, Kind, Limit, Outcome, Overage, Overload, PassedOver,
+    Policy, RefusalReason, Request, RouteClass, Routing, SessionKey, Shape, Standing, ThreadKey,
+    Ticket, Tier, WaitCause, Why,
 };
 
 use super::model::{Known, Places};

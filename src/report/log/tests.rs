@@ -3,7 +3,9 @@
 use super::*;
 use crate::event::{Stage, StartedAccount};
 use crate::scheduler::quota::{Family, WindowKind};
-use crate::scheduler::{BlockReason, BlockSnapshot, Kind, Scope, Usage, WaitCause};
+use crate::scheduler::{
+    BlockReason, BlockSnapshot, Effect, Kind, LiftedBy, Scope, Usage, WaitCause,
+};
 
 /// 2026-11-21T22:45:00.123Z.
 const AT: Wall = Wall(1_795_301_100_123);
@@ -128,6 +130,8 @@ fn events_say_what_until_when_and_because_of_which_answer() {
                 account: work.clone(),
                 block: BlockSnapshot {
                     reason: BlockReason::Quota(Some(WindowKind::FiveHour)),
+effect: Effect::Out,
+lifted_by: LiftedBy::TimeOrReading,
                     scope: Scope::Account,
                     until: Some(Wall(AT.0 + 15_120_000)),
                     remaining: None,
@@ -143,6 +147,8 @@ fn events_say_what_until_when_and_because_of_which_answer() {
                 account: work.clone(),
                 block: BlockSnapshot {
                     reason: BlockReason::NeedsLogin,
+effect: Effect::Out,
+lifted_by: LiftedBy::TimeOrReading,
                     scope: Scope::Family(Family("opus".into())),
                     until: None,
                     remaining: None,

@@ -15,9 +15,9 @@ use crate::scheduler::quota::{Family, Verdict, WindowKind};
 use crate::scheduler::time::{Mono, Now, Wall};
 use crate::scheduler::{
     self, AccountId, AccountSnapshot, BlockReason, BlockSnapshot, BreakerSnapshot, Candidate,
-    Evidence, ExplainedVerdict, Explanation, Kind, Load, PassedOver, QueueSnapshot, Routing, Scope,
-    Snapshot, Source, Standing, Terms, Tier, Usage, UsageTotals, WaitCause, WeeklySnapshot, Why,
-    WindowSnapshot,
+    Effect, Evidence, ExplainedVerdict, Explanation, Kind, LiftedBy, Load, PassedOver,
+    QueueSnapshot, Routing, Scope, Snapshot, Source, Standing, Terms, Tier, Usage, UsageTotals,
+    WaitCause, WeeklySnapshot, Why, WindowSnapshot,
 };
 
 /// 2026-11-21T22:45:00.000Z.
@@ -26,6 +26,7 @@ const AT: Now = Now { mono: Mono(5_000_000), wall: WALL };
 
 fn window(kind: WindowKind, used: f64, reset: i64) -> WindowSnapshot {
     WindowSnapshot {
+        family: None,
         kind,
         used: Some(used.min(1.0)),
         raw: Some(used),
@@ -95,6 +96,8 @@ fn work() -> AccountSnapshot {
         },
         blocks: vec![BlockSnapshot {
             reason: BlockReason::Quota(Some(WindowKind::FiveHour)),
+            effect: Effect::Out,
+            lifted_by: LiftedBy::TimeOrReading,
             scope: Scope::Account,
             until: Some(Wall(WALL.0 + 3_600_000)),
             remaining: Some(Duration::from_secs(3_600)),
@@ -115,6 +118,7 @@ pub(crate) fn snapshot() -> Snapshot {
         max_active_per_account: 50,
         max_active_global: 150,
         breaker: BreakerSnapshot {
+            family: None,
             active: true,
             until: Some(Wall(WALL.0 + 5_000)),
             reason: Some("Overloaded".into()),

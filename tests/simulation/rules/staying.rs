@@ -33,7 +33,7 @@ fn s3_a_near_account_serves_what_no_other_can_before_anything_waits() {
         let explained = table.scheduler.explain(table.now, &Request::new(9, table.now.mono));
         let near = Avoided::Near { kind, percent: 90 };
         assert_eq!(explained.candidates[1].avoided, [near]);
-        table.fail(ids[1], server_error());
+        table.fail(ids[1], set_aside());
         let request = table.request();
         assert_eq!(table.serve(request), ids[0]);
     }

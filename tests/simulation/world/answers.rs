@@ -80,7 +80,12 @@ impl World {
             outcome: Outcome::ServerSide {
                 overload,
                 retry_after,
-                fingerprint: Fingerprint::of("rate_limit_error", message),
+                fingerprint: Fingerprint::of(
+                    RouteClass::Messages,
+                    429,
+                    "rate_limit_error",
+                    message,
+                ),
                 evidence: said(status, message),
             },
         };
@@ -115,7 +120,10 @@ impl World {
             1 => refusal(Overload::Overloaded529, 529, "overloaded"),
             2 => Plan {
                 head: Some((503, QuotaReport::default())),
-                outcome: Outcome::ServerError { evidence: said(503, "broken") },
+                outcome: Outcome::ServerError {
+                    fingerprint: Fingerprint::of(RouteClass::Messages, 503, "", "broken"),
+                    evidence: said(503, "broken"),
+                },
             },
             3 => Plan {
                 head: None,
@@ -137,7 +145,7 @@ impl World {
             }
             7 => Plan {
                 head: Some((403, QuotaReport::default())),
-                outcome: Outcome::CredentialForbidden { evidence: said(403, "no") },
+                outcome: Outcome::Unusable { evidence: said(403, "no") },
             },
             8 => Plan { head: Some((400, QuotaReport::default())), outcome: Outcome::Neutral },
             9 => Plan { head: fine.filter(|_| self.rng.chance(500)), outcome: Outcome::Abandoned },

@@ -44,6 +44,7 @@ impl World {
             holdable: !rng.chance(30),
             tolerance: rng.chance(400).then(|| Duration::from_millis(rng.within(2_000, 300_000))),
             resume: rng.chance(700).then(|| u128::from(id)),
+            kin: Kin(u128::from(rng.below(5))),
             ..Request::new(id, self.now.mono)
         };
         let pinned = self.rng.chance(40).then(|| self.any_account()).flatten();
@@ -153,7 +154,9 @@ impl World {
         let paused =
             if request.excluded.is_empty() { self.now.mono } else { self.now.mono + pause };
         self.tickets.insert(ticket, id);
+        let trail = self.subject.real().trail_of(ticket).cloned();
         if let Some(client) = self.clients.get_mut(&id) {
+            client.request.trail = trail.unwrap_or_default();
             client.first_wait = client.first_wait.or(Some(self.now.mono));
             client.restrained = None;
             client.state = State::Waiting { ticket, since: self.now.mono, place, paused };
@@ -237,6 +240,7 @@ impl World {
             Why::Home => "Why::Home",
             Why::Current => "Why::Current",
             Why::Score(_) => "Why::Score",
+            Why::LongLook => "Why::LongLook",
         });
         self.check_grant(id, &given)?;
         let plan = self.plan(id, given.account);
@@ -259,6 +263,7 @@ impl World {
             client.grants += 1;
             client.grants_in_pass += 1;
             client.request.clock = given.clock;
+            client.request.trail = given.trail.clone();
             client.granted = self.now.mono;
             client.state =
                 State::Flying { lease: given.lease, account: given.account, plan: Box::new(plan) };
@@ -272,6 +277,7 @@ impl World {
             return Ok(());
         };
         let (account, plan) = (*account, plan.clone());
+        let family = self.clients.get(&id).and_then(|client| client.request.family.clone());
         let Some((status, quota)) = plan.head else {
             return Ok(());
         };
@@ -280,7 +286,7 @@ impl World {
             self.probe = None;
         }
         if let Some(known) = self.accounts.get_mut(&account) {
-            known.answered(self.now, status, &quota);
+            known.answered(self.now, status, &quota, family.as_ref());
         }
         if status == 200 {
             self.remember_cache(id, account);
@@ -307,6 +313,7 @@ impl World {
             return Ok(());
         };
         let weight = client.request.weight;
+        let family = client.request.family.clone();
         debug_assert_eq!(lease, flying);
         if self.probe == Some(lease) {
             self.probe = None;
@@ -315,8 +322,11 @@ impl World {
         if let Some(known) = self.accounts.get_mut(&account) {
             known.in_flight -= 1;
             known.weight -= u64::from(weight);
-            known.ended += u64::from(matches!(plan.outcome, Outcome::Success | Outcome::Neutral));
-            known.ended(self.now, &self.policy, &plan.outcome);
+            known.ended += u64::from(matches!(
+                plan.outcome,
+                Outcome::Success | Outcome::Neutral | Outcome::OwnRequest { .. }
+            ));
+            known.ended(self.now, &self.policy, &plan.outcome, family.as_ref());
             if known.leaving && known.in_flight == 0 {
                 self.accounts.remove(&account);
             }
@@ -328,7 +338,7 @@ impl World {
             self.remember_cache(id, account);
         }
         self.see(outcome_name(&plan.outcome));
-        self.subject.complete(self.now, lease, plan.outcome.clone());
+        let after = self.subject.complete(self.now, lease, plan.outcome.clone());
         if self.rng.chance(100) {
             self.cancel_someone()?;
         }
@@ -338,11 +348,17 @@ impl World {
                 return Ok(());
             }
             Outcome::QuotaRejected { .. } => Some(WaitCause::Quota),
-            Outcome::ServerSide { .. } | Outcome::ServerError { .. } => Some(WaitCause::Capacity),
+            Outcome::ServerSide { .. } | Outcome::Unproven { .. } | Outcome::ServerError { .. } => {
+                Some(WaitCause::Capacity)
+            }
+            Outcome::CredentialRefused { .. } => Some(WaitCause::Credential),
             Outcome::Network { .. } => Some(WaitCause::Network),
-            Outcome::CredentialRefused { .. }
+            Outcome::Broken { .. }
+            | Outcome::OwnRequest { .. }
             | Outcome::NeedsLogin { .. }
-            | Outcome::CredentialForbidden { .. } => None,
+            | Outcome::ModelMissing { .. }
+            | Outcome::Forbidden { .. }
+            | Outcome::Unusable { .. } => None,
         };
         let Some(client) = self.clients.get_mut(&id) else {
             return Ok(());
@@ -350,6 +366,15 @@ impl World {
         client.request.excluded.push(account);
         client.request.attempts += 1;
         client.request.last_failure = cause;
+        client.request.trail.add(after.clone(), &self.policy);
+        if after.is_the_end() {
+            self.see("the refusal was the request's own");
+            self.give_up(id);
+            return Ok(());
+        }
+        let Some(client) = self.clients.get_mut(&id) else {
+            return Ok(());
+        };
         if client.grants >= 60 {
             self.give_up(id);
             return Ok(());
@@ -394,7 +419,7 @@ impl World {
                 self.blind = true;
                 self.probe = None;
                 if let Some(known) = self.accounts.get_mut(&given.account) {
-                    known.ended(self.now, &self.policy, &Outcome::Abandoned);
+                    known.ended(self.now, &self.policy, &Outcome::Abandoned, None);
                 }
                 self.subject.complete(self.now, given.lease, Outcome::Abandoned);
                 self.give_up(id);

@@ -209,6 +209,7 @@ impl World {
         if self.rng.chance(200) {
             let window = maxpool::scheduler::WindowSnapshot {
                 kind: WindowKind::FiveHour,
+                family: None,
                 used: Some(truth.five.0.min(1.0)),
                 raw: Some(truth.five.0),
                 limit: None,
