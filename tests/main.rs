@@ -42,6 +42,7 @@ mod logs;
 mod outcomes;
 mod providers;
 mod queue;
+mod refusals;
 mod restart;
 mod rotation;
 mod routes;

@@ -9,11 +9,65 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::date;
+use crate::http::headers::is_named;
 use crate::scheduler::quota::{Family, QuotaReport, Verdict, WindowKind, WindowReading};
 use crate::scheduler::time::{Now, Wall};
 
 /// Reads the head of any answer, an error's too. Of a header that comes twice the first counts.
+///
+/// Dates and epochs are read against the answer's own `Date` (SPEC P7), so that a wrong clock here
+/// changes no wait. Without one a `retry-after` in seconds goes before a reset that contradicts it.
 pub(crate) fn report_of_headers<'a>(
+    headers: impl IntoIterator<Item = (&'a str, &'a [u8])> + Clone,
+    now: Now,
+) -> QuotaReport {
+    let date = headers.clone().into_iter().find(|(name, _)| is_named(name, "date"));
+    let date = date.and_then(|(_, value)| std::str::from_utf8(value).ok());
+    let theirs = date.and_then(|text| date::reset_of_text(text.trim(), now.wall));
+    let ahead = theirs.map_or(0, |theirs| theirs.0.saturating_sub(now.wall.0));
+    if ahead.unsigned_abs() < CLOCK_ERROR_MIN_MS {
+        // `Date` has whole seconds, and an answer takes its time.
+        let mut report = read_headers(headers, now);
+        if theirs.is_none() {
+            believe_the_seconds(&mut report, now.wall);
+        }
+        return report;
+    }
+    let there = Now { wall: Wall(now.wall.0.saturating_add(ahead)), ..now };
+    let mut report = read_headers(headers, there);
+    let resets = report.windows.iter_mut().map(|window| &mut window.reset);
+    for reset in resets.chain([&mut report.reset]).flatten() {
+        reset.0 = reset.0.saturating_sub(ahead);
+    }
+    report
+}
+
+/// A clock that is this far off the answer's is wrong.
+const CLOCK_ERROR_MIN_MS: u64 = 5_000;
+
+/// With no date to compare with, seconds from now cannot be wrong, and a reset can.
+fn believe_the_seconds(report: &mut QuotaReport, now: Wall) {
+    let Some(wait) = report.retry_after.filter(|_| report.verdict == Some(Verdict::Rejected))
+    else {
+        return;
+    };
+    let told = now + wait;
+    let contradicts = |reset: Wall| reset.0.abs_diff(told.0) >= CONTRADICTION_MIN_MS;
+    if report.reset.is_some_and(contradicts) {
+        report.reset = Some(told);
+        let claim = report.claim.clone();
+        let claimed =
+            report.windows.iter_mut().filter(|window| claim.as_ref() == Some(&window.kind));
+        for window in claimed {
+            window.reset = Some(told);
+        }
+    }
+}
+
+/// `retry-after` and a reset that are this far apart cannot both be right.
+const CONTRADICTION_MIN_MS: u64 = 60_000;
+
+fn read_headers<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     now: Now,
 ) -> QuotaReport {

@@ -526,20 +526,20 @@ fn thirty_401s_to_one_token_make_one_refresh() {
 }
 
 #[test]
-fn a_token_that_is_refused_after_its_refresh_needs_a_login() {
+fn a_token_that_is_refused_after_its_refresh_rests_and_is_looked_at_again() {
     let world = World::new(3600);
     assert_eq!(refused(&world, 1), "access-1");
     let generation = world.ask().unwrap().generation;
-    assert_eq!(refused(&world, generation), "needs login");
-    world.clock.pass(100_000);
-    assert_eq!(world.outcome(), "needs login");
+    assert_eq!(refused(&world, generation), "CredentialRefused");
+    world.clock.pass(5);
+    assert_eq!(world.outcome(), "access-1", "for the request that looks");
     assert_eq!(world.endpoint.arrived().len(), 1);
 
     let slow = World::new(3600);
     assert_eq!(refused(&slow, 1), "access-1");
     slow.clock.pass(60);
     let again = slow.accounts.refused_again(ID, 2);
-    assert!(matches!(again, Readiness::Unready(Unready::NeedsLogin { .. })), "{again:?}");
+    assert!(matches!(again, Readiness::Unready(Unready::CredentialRefused)), "{again:?}");
 }
 
 #[test]
@@ -567,7 +567,8 @@ fn without_a_refresh_token_the_token_is_used_until_it_is_refused() {
     alone["accounts"][0].as_object_mut().unwrap().remove("refreshToken");
     let world = World::with(&alone);
     assert_eq!(world.outcome(), "access-0");
-    assert_eq!(refused(&world, 1), "needs login");
+    assert_eq!(refused(&world, 1), "CredentialRefused");
+    assert_eq!(world.outcome(), "access-0", "for the request that looks after the rest");
     assert!(world.endpoint.arrived().is_empty());
 }
 

@@ -75,10 +75,10 @@ fn a_401_asks_for_one_refresh_of_the_token_that_is_still_current() {
     assert_eq!(word(&state.plan(Switch::On, NOW)), "serve");
     assert_eq!(
         word(&state.plan_after_401(2, Switch::On, later(9))),
-        "needs login",
+        "refused",
         "the token that a refresh brought is refused too"
     );
-    assert_eq!(word(&state.plan(Switch::On, later(10_000))), "needs login", "and that stays");
+    assert_eq!(word(&state.plan(Switch::On, later(15))), "serve", "to the one that looks");
     assert!(state.merge_file(&pair("a3", "r3", Some(9999))), "until other tokens are there");
     assert_eq!(
         word(&state.plan_after_401(3, Switch::On, later(10))),
@@ -88,7 +88,7 @@ fn a_401_asks_for_one_refresh_of_the_token_that_is_still_current() {
 }
 
 #[test]
-fn a_second_401_of_one_request_condemns_however_late_it_comes() {
+fn a_second_401_of_one_request_brings_no_second_refresh_however_late_it_comes() {
     let mut state = TokenState::new(pair("a", "r", Some(3600)));
     assert_eq!(word(&state.plan_after_401(1, Switch::On, NOW)), "refresh");
     state.renewed(&Secret::new("r"), pair("a2", "r2", Some(3600)), Stored::OnDisk, NOW);
@@ -97,14 +97,14 @@ fn a_second_401_of_one_request_condemns_however_late_it_comes() {
         "serve",
         "of a token that is gone"
     );
-    assert_eq!(word(&state.plan_after_second_401(2, Switch::On, later(60))), "needs login");
+    assert_eq!(word(&state.plan_after_second_401(2, Switch::On, later(60))), "refused");
 }
 
 #[test]
-fn without_a_refresh_token_a_401_is_final() {
+fn without_a_refresh_token_a_401_is_not_final_either() {
     let mut state = TokenState::new(pair("a", "", Some(-9)));
-    assert_eq!(word(&state.plan_after_401(1, Switch::On, NOW)), "needs login");
-    assert_eq!(word(&state.plan(Switch::On, later(60))), "needs login");
+    assert_eq!(word(&state.plan_after_401(1, Switch::On, NOW)), "refused");
+    assert_eq!(word(&state.plan(Switch::On, later(60))), "serve");
 }
 
 #[test]

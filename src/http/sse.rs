@@ -484,7 +484,8 @@ mod tests {
             ("P6 several data lines", "event: error\ndata: {\"type\":\"error\",\ndata: \"error\":{\"type\":\"x\"}}\n\n".into(), Some(("error", error("x", "")))),
             ("P6 not complete", "event: message_start\ndata: {\"type\":".into(), None),
             ("P6 at the end the blank line may lack", format!("event: error\ndata: {overloaded}"), Some(("error", error("overloaded_error", "Overloaded")))),
-            ("P6 comments and eventless names are none", ": hi\n\nevent: x\n\nid: 1\n\nevent: ping\ndata: {}\n\n".into(), Some(("ping", None))),
+            ("P6 comments and eventless names are none", ": hi\n\nevent: x\n\nid: 1\n\nevent: ping\ndata: {}\n\n".into(), None),
+            ("P6 pings are passed over", "event: ping\ndata: {\"type\":\"ping\"}\n\ndata: {\"type\":\"ping\"}\n\ndata: {\"type\":\"x\"}\n\n".into(), Some(("x", None))),
             ("P6 the last name counts", "event: a\nevent: b\ndata\n\n".into(), Some(("b", None))),
             ("P6 fields are exact", "events: a\n data: {}\ndatas: x\n\n".into(), None),
             ("P6 a mark before it", format!("\u{feff}event: error\ndata: {overloaded}\n\n"), Some(("error", error("overloaded_error", "Overloaded")))),
@@ -672,10 +673,13 @@ mod tests {
                 code: None,
             });
             facts.error = error.clone().or(facts.error);
-            first.get_or_insert(FirstEvent {
-                name: if name.is_empty() { kind } else { name },
-                error,
-            });
+            let is_ping = kind == "ping" || (kind.is_empty() && name == "ping");
+            if error.is_some() || !is_ping {
+                first.get_or_insert(FirstEvent {
+                    name: if name.is_empty() { kind } else { name },
+                    error,
+                });
+            }
         }
         (facts, first)
     }

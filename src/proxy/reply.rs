@@ -460,6 +460,19 @@ fn thinking(refusal: &Refusal) -> Reply {
 }
 
 fn credentials_only(names: &[impl AsRef<str>], refusal: &Refusal) -> Reply {
+    let all = |reason: BlockReason| {
+        let reason = PassedOver::Blocked(reason);
+        !refusal.accounts.is_empty() && refusal.accounts.iter().all(|one| one.reason == reason)
+    };
+    let said = || refusal.accounts.iter().find_map(|one| one.evidence.clone());
+    if all(BlockReason::ModelMissing) {
+        let said = said().map_or_else(String::new, |evidence| evidence.message.to_string());
+        return Reply::new(404, "not_found_error", said);
+    }
+    if all(BlockReason::Unusable) {
+        let message = format!("the API refuses every account that could serve{}", details(refusal));
+        return Reply::new(502, "account_auth_error", message);
+    }
     let named = |standing: &&Standing| names.iter().any(|name| name.as_ref() == &*standing.name);
     let concerned: Vec<&Standing> = refusal.accounts.iter().filter(named).collect();
     let has = |kind: Kind| concerned.iter().any(|standing| standing.kind == kind);
@@ -688,7 +701,7 @@ mod tests {
             (refusal(R::Limited(WaitCause::Capacity), None, out()), (529, "overloaded_error", None, true), "no account can serve now"),
             (refusal(R::Limited(WaitCause::Network), Some(5), vec![login()]), (503, "connection_unavailable", Some(5), true), "back in 5s"),
             (refusal(names(&["work"]), None, vec![login()]), (502, "account_auth_error", None, false), "no account has a working credential (work: needs login): run `maxpool login`"),
-            (refusal(names(&["glm"]), None, vec![provider()]), (502, "provider_auth_error", None, false), "glm: credential refused"),
+            (refusal(names(&["glm"]), None, vec![provider()]), (502, "provider_auth_error", None, false), "glm: refused by the API"),
             (refusal(names(&["work", "glm"]), None, vec![login(), provider()]), (502, "account_auth_error", None, false), "again, or correct the provider's token"),
             (refusal(R::QueueFull, Some(30), out()), (429, "rate_limit_error", Some(30), true), "queue full"),
             (refusal(R::TooLargeToHold(WaitCause::Quota), Some(30), out()), (429, "rate_limit_error", Some(30), true), "queue.maxQueuedBodyBytes"),
@@ -850,7 +863,7 @@ mod tests {
             message: Arc::from("organization disabled"),
             ..Evidence::default()
         }));
-        let reason = PassedOver::Blocked(BlockReason::Forbidden);
+        let reason = PassedOver::Blocked(BlockReason::Unusable);
         let account = Standing { evidence, ..standing("work", Kind::ApiKey, reason, None) };
         let reply = refused(&refusal(
             RefusalReason::CredentialsOnly(vec![Arc::from("work")]),
@@ -858,7 +871,9 @@ mod tests {
             vec![account],
         ));
         assert!(
-            reply.message.contains("work: credential forbidden, \"organization disabled\""),
+            reply.message.contains(
+                "work: the API says the account cannot be used, \"organization disabled\""
+            ),
             "P7 {}",
             reply.message
         );

@@ -327,6 +327,7 @@ fn quota_of(account: &AccountSnapshot) -> Quota {
 fn window_of(window: &WindowSnapshot) -> Window {
     Window {
         window: labels::window(&window.kind),
+        family: window.family.as_ref().map(|family| family.0.to_string()),
         used: window.used,
         reset: window.reset.map(Moment),
         limit: window.limit,

@@ -177,6 +177,8 @@ pub(crate) struct Evidence {
 pub(crate) struct Window {
     /// `five_hour`, `seven_day`, `seven_day_<family>`, `tokens`, `requests`, `generic`.
     pub(crate) window: String,
+    /// Whose requests it counts, where the upstream limits each model family by itself.
+    pub(crate) family: Option<String>,
     /// 0 to 1.
     pub(crate) used: Option<f64>,
     pub(crate) reset: Option<Moment>,

@@ -279,6 +279,7 @@ fn expected() -> Value {
         "decisions": null,
         "activity": [{"at": "2026-11-21T22:45:00.000Z", "warning": true, "text": "failover"}],
         "eventsDropped": 0,
+        "blamelessRefusals": 0,
     })
 }
 
@@ -328,18 +329,19 @@ fn expected_account() -> Value {
         "leaving": false,
         "blocks": [{
             "reason": "quota", "window": "five_hour", "text": "five-hour limit reached",
-            "until": "2026-11-21T23:45:00.000Z", "family": null,
+            "until": "2026-11-21T23:45:00.000Z", "family": null, "routeClass": null, "effect": "out",
+            "liftedBy": "its end, a usage reading with room, or a look every six hours",
             "evidence": {
                 "status": 429, "requestId": "req_011", "source": "anthropic-ratelimit-unified-5h-status: rejected",
                 "at": "2026-11-21T22:44:00.000Z", "message": "exceeded your account's rate limit",
             },
         }],
         "windows": [
-            {"window": "five_hour", "used": 1.0, "reset": "2026-11-21T23:45:00.000Z", "limit": null,
+            {"window": "five_hour", "family": null, "used": 1.0, "reset": "2026-11-21T23:45:00.000Z", "limit": null,
              "remaining": null, "learnedAt": "2026-11-21T22:45:00.000Z", "source": "answer"},
-            {"window": "seven_day", "used": 0.62, "reset": "2026-11-22T22:45:00.000Z", "limit": null,
+            {"window": "seven_day", "family": null, "used": 0.62, "reset": "2026-11-22T22:45:00.000Z", "limit": null,
              "remaining": null, "learnedAt": "2026-11-21T22:45:00.000Z", "source": "answer"},
-            {"window": "seven_day_sonnet", "used": 0.3, "reset": "2026-11-22T22:45:00.000Z", "limit": null,
+            {"window": "seven_day_sonnet", "family": null, "used": 0.3, "reset": "2026-11-22T22:45:00.000Z", "limit": null,
              "remaining": null, "learnedAt": "2026-11-21T22:45:00.000Z", "source": "answer"},
         ],
         "credential": {"state": "valid", "expiresAt": "2026-11-22T00:45:00.000Z"},
