@@ -13,10 +13,9 @@
 //! A retry needs the uncommitted writer by value, so none can be written after the first byte. Whatever happens, the lease ends
 //! in exactly one outcome and the log gets exactly one line.
 
+use std::os::fd::AsFd as _;
 use std::rc::Rc;
 use std::sync::Arc;
-
-use rustix::event::EventfdFlags;
 
 use super::attempt::{self, Attempted};
 use super::context::Context;
@@ -36,6 +35,7 @@ use crate::gate::{Admitted, Granted, LeaseGuard, Verdict, Waiting};
 use crate::http::headers;
 use crate::http::peek::{self, BODY_BYTES_MAX, Peek};
 use crate::net::wait::Stop;
+use crate::platform::Bell;
 use crate::scheduler::{Limit, Refusal, RefusalReason, Ticket};
 use crate::server::door::{Door, DoorRefusal, Entry, Framing};
 use crate::server::paths::{Pooled, Route};
@@ -366,17 +366,15 @@ pub(super) fn answer(out: Uncommitted, reply: &Reply) -> Ended {
 
 /// Waits for a token refresh that another thread does, watching the client meanwhile.
 pub(super) fn wait_for_refresh(job: &Job, flight: &SingleFlight) -> Result<(), Stop> {
-    let Ok(bell) = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK) else {
-        // No descriptor to be woken by: the refresh is bounded in time, so it can be waited for blindly.
+    let Ok(bell) = Bell::new() else {
+        // Without a descriptor nothing can wake this thread; the refresh is bounded in time.
         flight.wait(REFRESH_WAIT_MAX);
         return Ok(());
     };
     let bell = Arc::new(bell);
     let ringer = Arc::clone(&bell);
-    flight.on_end(Box::new(move || {
-        let _ = rustix::io::write(&*ringer, &1_u64.to_ne_bytes());
-    }));
-    job.patience.wait_for(rustix::fd::AsFd::as_fd(&*bell))
+    flight.on_end(Box::new(move || ringer.ring()));
+    job.patience.wait_for(bell.as_fd())
 }
 
 /// Longer than any refresh may take.

@@ -4,7 +4,7 @@
 //! collected for the client, and sends heartbeats when they are due (SPEC Q4).
 
 use std::cell::Cell;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::stream::Line;
 use crate::clock;
-use crate::net::wait::{Phase, Ready, Stop, Waiter, Wire, poll_for};
+use crate::net::wait::{Phase, Ready, Stop, Waiter, Wire};
+use crate::platform::{PeerWait, poll_for, wait_with_peer};
 use crate::scheduler::time::Mono;
 use crate::server::ClientSocket;
 
@@ -132,27 +133,11 @@ impl Patience {
         let Some(client) = &self.client else {
             return Ok(if poll_for(fds, limit) { Ready::Io } else { Ready::Pause });
         };
-        let watched = PollFd::new(client.as_ref(), PollFlags::RDHUP);
-        let (ready, gone) = if let [only] = &*fds {
-            let mut both = [watched, only.clone()];
-            (poll_for(&mut both, limit), !both[0].revents().is_empty())
-        } else {
-            let mut all = vec![watched];
-            all.extend(fds.iter().cloned());
-            let ready = poll_for(&mut all, limit);
-            (ready, !all[0].revents().is_empty())
-        };
-        if !ready {
-            return Ok(Ready::Pause);
+        match wait_with_peer(client.as_fd(), fds, limit) {
+            PeerWait::Left => Err(Stop::ClientGone),
+            PeerWait::Ready => Ok(Ready::Io),
+            PeerWait::TimeOut => Ok(Ready::Pause),
         }
-        if gone {
-            return Err(Stop::ClientGone);
-        }
-        if fds.len() > 1 {
-            // Which of them it was is asked for by name: a connection attempt among several.
-            poll_for(fds, Duration::ZERO);
-        }
-        Ok(Ready::Io)
     }
 }
 
