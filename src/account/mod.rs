@@ -7,23 +7,15 @@
 //! Nothing in here decides where a request goes, locks the scheduler, or prints. Credentials leave it only as header
 //! values and in the config file.
 
-mod callback;
-pub(crate) mod date;
-mod enrol;
 #[cfg(test)]
 mod fuzz_tests;
 pub(crate) mod http;
-pub(crate) mod import;
-pub(crate) mod key;
-pub(crate) mod login;
-mod loopback;
+pub(crate) mod limits;
 pub(crate) mod oauth;
 pub(crate) mod provider;
-pub(crate) mod provider_limit;
-pub(crate) mod quota;
 mod refresh;
 mod refresh_lock;
-mod said_time;
+pub(crate) mod sign_in;
 mod single_flight;
 pub(crate) mod sync;
 mod token;

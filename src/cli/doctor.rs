@@ -18,8 +18,8 @@ use super::Context;
 use super::accounts::Token;
 use super::out::Paint;
 use super::web::{self, Presence, Server};
-use crate::account::date;
 use crate::account::http::HttpCall;
+use crate::account::limits::dates;
 use crate::clock::{self, human};
 use crate::config::{AccountEntry, BaseUrl, Config, Credential, OauthTokens, file};
 use crate::error::{Error, Result, reason};
@@ -315,7 +315,7 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
     let mut findings =
         vec![fine("upstream", format!("{} answers (status {})", url.as_str(), reply.status))];
     if let Some(theirs) =
-        reply.header("date").and_then(|date| date::reset_of_text(date, clock::wall()))
+        reply.header("date").and_then(|date| dates::reset_of_text(date, clock::wall()))
     {
         findings.push(clock_against(theirs, clock::wall()));
     }

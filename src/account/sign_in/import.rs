@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::enrol::{self, Newcomer};
 use super::login::{Desk, read_profile, told};
 use super::loopback::say;
-use super::oauth::is_sendable;
-use super::token::Tokens;
+use crate::account::oauth::is_sendable;
+use crate::account::token::Tokens;
 use crate::config::{ImportFrom, Secret};
 use crate::error::{Error, Result};
 use crate::scheduler::time::Wall;
@@ -109,7 +109,7 @@ pub(crate) fn tokens_of_file(path: &Path) -> std::result::Result<Tokens, String>
 }
 
 /// The file that an `importFrom` names; `None` if it is not a file, or the home directory is not known.
-pub(super) fn source_of(from: &ImportFrom, home: Option<&Path>) -> Option<PathBuf> {
+pub(crate) fn source_of(from: &ImportFrom, home: Option<&Path>) -> Option<PathBuf> {
     match from {
         ImportFrom::Path(path) => match path.strip_prefix("~") {
             Ok(rest) => Some(home?.join(rest)),

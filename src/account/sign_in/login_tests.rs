@@ -194,7 +194,11 @@ fn the_address_or_the_code_can_be_pasted() {
         "http://localhost:1/callback?code=another&state=other\nno\npasted-code-0123456\n".to_owned()
     };
     let played = play(TOKENS, None, LONG, Some(&wrong), visit(|_, _| Vec::new()));
-    assert!(played.said.contains(crate::account::loopback::WRONG_STATE_PASTED), "{}", played.said);
+    assert!(
+        played.said.contains(crate::account::sign_in::loopback::WRONG_STATE_PASTED),
+        "{}",
+        played.said
+    );
     assert!(played.said.contains("neither the address"), "{}", played.said);
 }
 

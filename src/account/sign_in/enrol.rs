@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::oauth::Profile;
-use super::refresh::put_tokens;
-use super::token::Tokens;
+use crate::account::oauth::Profile;
+use crate::account::refresh::put_tokens;
+use crate::account::token::Tokens;
 use crate::config::edit::{self, Put};
 use crate::config::identity::free_name;
 use crate::config::{Identity, Secret, file};
