@@ -14,7 +14,7 @@
 //! # Modules, in the order in which they may import each other
 //!
 //! `scheduler` < `http` < `platform`, `clock`, `error`, `event` < `config` < `net` < `account` < `gate` < `report` < `server` < `proxy`
-//! < `host` < `run`, `cli` (a test holds them to it).
+//! < `control` < `host` < `run`, `cli` (a test holds them to it).
 //!
 //! - [`scheduler`]: which account, who waits, for how long. Pure: no I/O, threads, locks, clock or randomness.
 //! - `platform`: what differs between Linux and other Unixes.
@@ -24,6 +24,7 @@
 //! - `gate`: the only lock around the scheduler; its first page is the lock contract.
 //! - `http`: messages as bytes; pure. `server`: the listening socket, clients' connections, who may enter.
 //! - `proxy`: a request's life. `exchange` reads top to bottom.
+//! - `control`: what is not a request's life: local routes, reload, hand-over of what was learned, usage probe.
 //! - `report`: the plain log, the dashboard, status and metrics. `host`: signals, terminal, restart, supervisors.
 //!
 //! # Threads
@@ -57,6 +58,7 @@ mod account;
 mod cli;
 mod clock;
 mod config;
+mod control;
 mod error;
 mod event;
 mod gate;

@@ -14,6 +14,7 @@ const ORDER: &[&[&str]] = &[
     &["report"],
     &["server"],
     &["proxy"],
+    &["control"],
     &["host"],
     &["run", "cli"],
 ];

@@ -11,9 +11,10 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags};
 
 use super::stream::Line;
+use crate::account::SingleFlight;
 use crate::clock;
 use crate::net::wait::{Phase, Ready, Stop, Waiter, Wire};
-use crate::platform::{PeerWait, poll_for, wait_with_peer};
+use crate::platform::{Bell, PeerWait, poll_for, wait_with_peer};
 use crate::scheduler::time::Mono;
 use crate::server::ClientSocket;
 
@@ -38,7 +39,7 @@ pub(crate) struct Heartbeats {
 }
 
 /// The waiter of one request.
-pub(crate) struct Patience {
+pub(crate) struct ClientWait {
     line: Line,
     client: Option<Arc<ClientSocket>>,
     heartbeat: Cell<Option<Mono>>,
@@ -51,10 +52,10 @@ pub(crate) struct Patience {
     wire: Wire,
 }
 
-impl Patience {
+impl ClientWait {
     /// For the request whose answer goes to `line`.
-    pub(crate) fn new(line: Line, limits: Limits) -> Patience {
-        Patience {
+    pub(crate) fn new(line: Line, limits: Limits) -> ClientWait {
+        ClientWait {
             client: line.socket(),
             line,
             heartbeat: Cell::new(None),
@@ -103,6 +104,19 @@ impl Patience {
         self.wait(&mut fds, Phase::Queue, None).map(|_| ())
     }
 
+    /// Waits for a token refresh that another thread does.
+    pub(super) fn wait_for_refresh(&self, flight: &SingleFlight) -> Result<(), Stop> {
+        let Ok(bell) = Bell::new() else {
+            // Without a descriptor nothing can wake this thread; the refresh is bounded in time.
+            flight.wait(REFRESH_WAIT_MAX);
+            return Ok(());
+        };
+        let bell = Arc::new(bell);
+        let ringer = Arc::clone(&bell);
+        flight.on_end(Box::new(move || ringer.ring()));
+        self.wait_for(bell.as_fd())
+    }
+
     /// The status that the client has seen already.
     pub(crate) fn status_seen(&self) -> Option<u16> {
         self.line.status()
@@ -141,7 +155,7 @@ impl Patience {
     }
 }
 
-impl Waiter for Patience {
+impl Waiter for ClientWait {
     fn wait(
         &self,
         fds: &mut [PollFd<'_>],
@@ -184,3 +198,6 @@ impl Waiter for Patience {
 
 /// No single `poll` is longer: a guard against arithmetic, not a poll interval that anything relies on.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+
+/// Longer than any refresh may take.
+const REFRESH_WAIT_MAX: Duration = Duration::from_secs(120);
