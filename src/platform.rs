@@ -145,14 +145,17 @@ mod linux {
         }
     }
 
+    /// The longest time that the kernel takes, in milliseconds.
+    const USER_TIMEOUT_MAX: u32 = i32::MAX.unsigned_abs();
+
     /// Lets the kernel cut a connection whose peer acknowledges nothing for `limit`
     /// (`TCP_USER_TIMEOUT`, tcp(7)).
     ///
     /// # Errors
     /// Those of `setsockopt(2)`: the connection is dead already.
     pub(crate) fn set_user_timeout(socket: impl AsFd, limit: Duration) -> io::Result<()> {
-        let millis = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
-        Ok(sockopt::set_tcp_user_timeout(socket, millis)?)
+        let millis = u32::try_from(limit.as_millis()).unwrap_or(USER_TIMEOUT_MAX);
+        Ok(sockopt::set_tcp_user_timeout(socket, millis.min(USER_TIMEOUT_MAX))?)
     }
 
     /// The address that `NOTIFY_SOCKET` names; `@` begins an abstract name (sd_notify(3)).
