@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::verdict::{self, Proof, Refused, Row, Verdict, Whom};
-use crate::account::provider_limit::wait_of_refusal;
+use crate::account::limits::body::wait_of_refusal;
 use crate::http::answer_json::ApiError;
 use crate::http::headers::Headers;
 use crate::http::sse::{self, Form};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::date;
+use super::dates;
 use crate::http::headers::is_named;
 use crate::scheduler::quota::{Family, QuotaReport, Verdict, WindowKind, WindowReading};
 use crate::scheduler::time::{Now, Wall};
@@ -23,7 +23,7 @@ pub(crate) fn report_of_headers<'a>(
 ) -> QuotaReport {
     let date = headers.clone().into_iter().find(|(name, _)| is_named(name, "date"));
     let date = date.and_then(|(_, value)| std::str::from_utf8(value).ok());
-    let theirs = date.and_then(|text| date::reset_of_text(text.trim(), now.wall));
+    let theirs = date.and_then(|text| dates::reset_of_text(text.trim(), now.wall));
     let ahead = theirs.map_or(0, |theirs| theirs.0.saturating_sub(now.wall.0));
     if ahead.unsigned_abs() < CLOCK_ERROR_MIN_MS {
         // `Date` has whole seconds, and an answer takes its time.
@@ -99,7 +99,7 @@ fn read_headers<'a>(
         } else if let Some((slot, part)) = generic_part(&name) {
             generic.read(slot, part, value, now.wall);
         } else if name == "retry-after" && report.retry_after.is_none() {
-            report.retry_after = date::retry_after_of_text(value, now.wall);
+            report.retry_after = dates::retry_after_of_text(value, now.wall);
         }
     }
     report.windows.extend(tokens.fullest(WindowKind::Tokens));
@@ -185,7 +185,7 @@ fn read_unified(report: &mut QuotaReport, rest: &str, value: &str, now: Wall) {
     match rest {
         "status" => fill(&mut report.verdict, verdict(value)),
         "representative-claim" => fill(&mut report.claim, window_of_claim(value)),
-        "reset" => fill(&mut report.reset, date::reset_of_text(value, now)),
+        "reset" => fill(&mut report.reset, dates::reset_of_text(value, now)),
         "overage-in-use" => fill(&mut report.overage_in_use, truth(value)),
         rest => {
             let Some((window, part)) = rest.rsplit_once('-') else {
@@ -201,7 +201,7 @@ fn read_unified(report: &mut QuotaReport, rest: &str, value: &str, now: Wall) {
                     }
                 }
                 "reset" => {
-                    if let Some(reset) = date::reset_of_text(value, now) {
+                    if let Some(reset) = dates::reset_of_text(value, now) {
                         fill(&mut reading(report, kind).reset, Some(reset));
                     }
                 }
@@ -241,7 +241,7 @@ impl<const N: usize> Candidates<N> {
         match part {
             "limit" => fill(&mut candidate.limit, count(value)),
             "remaining" => fill(&mut candidate.remaining, count(value)),
-            "reset" => fill(&mut candidate.reset, date::reset_of_text(value, now)),
+            "reset" => fill(&mut candidate.reset, dates::reset_of_text(value, now)),
             _ => {}
         }
     }
@@ -305,8 +305,8 @@ fn add_usage(
     let share =
         percent.and_then(Value::as_f64).filter(|p| p.is_finite() && *p >= 0.0).map(|p| p / 100.0);
     let reset = match reset {
-        Some(Value::String(text)) => date::reset_of_text(text, now),
-        Some(Value::Number(number)) => number.as_f64().and_then(|n| date::reset_of_number(n, now)),
+        Some(Value::String(text)) => dates::reset_of_text(text, now),
+        Some(Value::Number(number)) => number.as_f64().and_then(|n| dates::reset_of_number(n, now)),
         _ => None,
     };
     if let Some(kind) = kind
@@ -394,5 +394,5 @@ const FAMILIES: [&str; 5] = ["opus", "sonnet", "haiku", "fable", "mythos"];
 const COUNT_MAX: f64 = 9_007_199_254_740_992.0;
 
 #[cfg(test)]
-#[path = "quota_tests.rs"]
+#[path = "headers_tests.rs"]
 mod tests;
