@@ -8,7 +8,7 @@ use super::surroundings::Settings;
 use super::token::{Cooling, TokenState};
 use crate::config::{AccountEntry, AuthHeader, BaseUrl, Credential, Identity, ImportFrom, Secret};
 use crate::scheduler::time::{Mono, Wall};
-use crate::scheduler::{Access, AccountId, AccountSpec, Kind};
+use crate::scheduler::{Access, AccountId, AccountLimit, AccountSpec, Kind};
 
 /// One account.
 pub(crate) struct Account {
@@ -48,7 +48,7 @@ pub(crate) struct AccountProfile {
     /// `stripBetaHeaders`.
     pub(crate) strip_beta_headers: bool,
     /// `limit`.
-    limit: crate::scheduler::AccountLimit,
+    limit: AccountLimit,
     /// `importFrom`.
     pub(super) import_from: Option<ImportFrom>,
     /// Where the account comes from.
@@ -248,6 +248,7 @@ impl AccountProfile {
                 Origin::Config => Access::Everyone,
                 Origin::Request => Access::Bringers,
             },
+            limit: self.limit,
         }
     }
 }
