@@ -5,12 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::{Ask, Home, Proxy, Reply, Value, api_key, hello, hello_stream, json};
-use crate::upstream::{Answer, End, Limits, Message, Request, Upstream, event};
+use crate::upstream::{Answer, Limits, Request, Upstream};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn pool(upstream: &Upstream, accounts: &[&str]) -> Proxy {
     Proxy::start(&Home::new().upstream(&upstream.url()).accounts(accounts))
+}
+
+/// One event of a stream.
+fn event(kind: &str, data: &Value) -> Vec<u8> {
+    format!("event: {kind}\ndata: {data}\n\n").into_bytes()
 }
 
 /// A small request of that session.
@@ -122,7 +127,7 @@ fn what_nobody_else_meets_turns_out_as_the_requests_own() {
         assert!(slowest < Duration::from_secs(1), "{message}: {slowest:?}");
         assert_eq!(odd_calls(&upstream), 4, "{message}: once an account and one look");
         assert_nobody_blamed(&proxy);
-        assert_eq!(proxy.status()["breaker"]["active"], json!(false), "{message}");
+        assert_eq!(proxy.status()["upstreamThrottle"]["active"], json!(false), "{message}");
     }
 }
 
@@ -132,11 +137,11 @@ fn two_unrelated_requests_that_meet_the_same_prove_it() {
         let upstream = Upstream::start();
         let home = Home::new().upstream(&upstream.url()).accounts(&["a", "b"]).priority(1, 1);
         let proxy = Proxy::start(&home);
-        upstream.always("at-a", Answer::error(status, "api_error", message));
+        upstream.always("key-a", Answer::error(status, "api_error", message));
         assert_eq!(proxy.ask(&plain("one")).status, 200);
         let blocks = proxy.account("a")["blocks"].clone();
         assert_eq!(blocks[0]["effect"], "avoided", "{status}: {blocks:#}");
-        upstream.always("at-b", Answer::error(529, "overloaded_error", "Overloaded"));
+        upstream.always("key-b", Answer::error(529, "overloaded_error", "Overloaded"));
         // The other one is set aside, so that the avoided one serves what no other can.
         let asked = plain("two");
         std::thread::scope(|scope| {
@@ -145,8 +150,8 @@ fn two_unrelated_requests_that_meet_the_same_prove_it() {
                 let blocks = status["accounts"][0]["blocks"].as_array().unwrap();
                 blocks.iter().any(|block| block["effect"] == "out")
             });
-            upstream.heal("at-a");
-            upstream.heal("at-b");
+            upstream.heal("key-a");
+            upstream.heal("key-b");
             for name in ["a", "b"] {
                 let retried = proxy.ask(
                     &Ask::post(&format!("/maxpool/accounts/{name}/retry"), &json!({}))
@@ -268,17 +273,13 @@ fn what_the_api_says_of_the_account_takes_it_out_alone() {
         (403, "permission_error", "Your account has been suspended."),
     ] {
         let upstream = Upstream::start();
-        let home = Home::new()
-            .upstream(&upstream.url())
-            .account(crate::harness::oauth("a"))
-            .account(api_key("b"))
-            .priority(1, 1);
+        let home = Home::new().upstream(&upstream.url()).accounts(&["a", "b"]).priority(1, 1);
         let proxy = Proxy::start(&home);
-        upstream.always("at-a", Answer::error(status, kind, message));
+        upstream.always("key-a", Answer::error(status, kind, message));
         for number in 0..4 {
             assert_eq!(proxy.ask(&plain(&format!("s{}", number % 2))).status, 200, "{message}");
         }
-        assert_eq!(upstream.count("at-a"), 1, "{message}: not asked again");
+        assert_eq!(upstream.count("key-a"), 1, "{message}: not asked again");
         let block = proxy.account("a")["blocks"][0].clone();
         assert_eq!(block["reason"], "unusable", "{block:#}");
         assert_eq!(block["evidence"]["message"], message, "{block:#}");
@@ -308,7 +309,7 @@ fn a_403_that_names_nobody_blames_nobody() {
     for page in pages {
         let upstream = Upstream::start();
         let proxy = pool(&upstream, &["a", "b"]);
-        for credential in ["at-a", "at-b"] {
+        for credential in ["key-a", "key-b"] {
             upstream.next(credential, page.clone());
         }
         let reply = proxy.ask(&plain("one"));
@@ -317,8 +318,8 @@ fn a_403_that_names_nobody_blames_nobody() {
         assert_eq!(upstream.requests().len(), 2, "once an account");
         assert_nobody_blamed(&proxy);
         // One that another account serves makes the first avoided.
-        upstream.next("at-a", page.clone());
-        upstream.next("at-a", page);
+        upstream.next("key-a", page.clone());
+        upstream.next("key-a", page);
         for session in ["two", "three", "four"] {
             assert_eq!(proxy.ask(&plain(session)).status, 200);
         }
@@ -337,7 +338,7 @@ fn a_model_that_one_account_lacks_is_served_by_another() {
     ] {
         let lacking = move |request: &Request| request.json()["model"] == "claude-opus-4-1";
         let upstream = Upstream::with(move |request| {
-            match lacking(request) && request.credential() == "at-a" {
+            match lacking(request) && request.credential() == "key-a" {
                 true => Answer::error(status, kind, message),
                 false => Answer::healthy(request),
             }
@@ -351,9 +352,9 @@ fn a_model_that_one_account_lacks_is_served_by_another() {
         }
         let asked = upstream.requests().iter().filter(|request| lacking(request)).count();
         assert_eq!(asked, 3, "{message}: a is not asked twice");
-        let before = upstream.count("at-a");
+        let before = upstream.count("key-a");
         assert_eq!(proxy.ask(&plain("plain")).status, 200);
-        assert_eq!(upstream.count("at-a"), before + 1, "a serves its other models");
+        assert_eq!(upstream.count("key-a"), before + 1, "a serves its other models");
         assert_eq!(proxy.account("a")["status"], "active");
     }
 }
@@ -441,7 +442,9 @@ fn a_half_answer_is_no_whole_one() {
         let text = reply.text();
         assert_eq!(text.matches("\"type\":\"error\"").count(), 1, "{text}");
         assert!(text.contains("half"), "{text}");
-        proxy.wait_status("it counts as failed", |status| status["accounts"][0]["failed"] == 1);
+        proxy.wait_status("it counts as failed", |status| {
+            status["accounts"][0]["failedRequests"] == 1
+        });
     }
 }
 
@@ -474,7 +477,7 @@ fn no_answer_is_a_failure_that_another_account_cures() {
             .priority(1, 1)
             .set("queue.enabled", json!(false));
         let proxy = Proxy::start(&home);
-        upstream.always("at-a", answer());
+        upstream.always("key-a", answer());
         for (session, streams) in [("one", false), ("two", true), ("one", false)] {
             let mut body = if streams { hello_stream() } else { hello() };
             body["messages"][0]["content"] = json!(session);
@@ -482,7 +485,7 @@ fn no_answer_is_a_failure_that_another_account_cures() {
             assert_eq!(reply.status, 200, "{}", reply.text());
             assert!(!reply.text().contains("oops") && !reply.text().contains("<html>"));
         }
-        upstream.always("at-b", answer());
+        upstream.always("key-b", answer());
         let reply = proxy.ask(&plain("three"));
         assert!(matches!(reply.status, 500 | 502 | 529), "{} {}", reply.status, reply.text());
         assert!(!reply.text().contains('<'), "never a page: {}", reply.text());
@@ -500,10 +503,10 @@ fn an_error_behind_a_ping_moves_the_request_on() {
     let proxy = Proxy::start(&home);
     for (kind, status) in [("overloaded_error", 529), ("api_error", 500), ("rate_limit_error", 429)]
     {
-        upstream.next("at-a", crate::upstream::failures::ping_then_error(kind, "Busy"));
+        upstream.next("key-a", crate::upstream::failures::ping_then_error(kind, "Busy"));
         let reply = proxy.post(&hello_stream());
         assert!(reply.status == 200 && reply.text().contains("message_stop"), "{}", reply.text());
-        for credential in ["at-a", "at-b"] {
+        for credential in ["key-a", "key-b"] {
             upstream.next(credential, crate::upstream::failures::ping_then_error(kind, "Busy"));
         }
         for name in ["a", "b"] {
@@ -535,7 +538,7 @@ fn a_lifted_limit_comes_back_by_retry() {
         assert_eq!(reply.status, 200, "{what}: {}", reply.text());
     };
     let limit = || {
-        upstream.next("at-a", crate::upstream::failures::quota("seven_day", 72 * HOUR));
+        upstream.next("key-a", crate::upstream::failures::quota("seven_day", 72 * HOUR));
         assert_eq!(proxy.ask(&plain("plain")).status, 429);
         assert_eq!(proxy.ask(&plain("plain")).status, 429);
     };
@@ -632,4 +635,44 @@ fn four_seconds_of_401_end_by_themselves() {
     });
     assert_eq!(back.status, 200);
     assert_eq!(proxy.account("key")["status"], "active");
+}
+
+#[test]
+fn ids_belong_to_the_account_that_made_them() {
+    let upstream = Upstream::with(|request| match request.path() {
+        "/v1/files" => Answer::json(200, r#"{"id":"file_011abc","type":"file"}"#),
+        "/v1/messages" if request.json()["tools"] != Value::Null => Answer::json(
+            200,
+            r#"{"id":"msg_1","type":"message","content":[],"container":{"id":"container_7","expires_at":"2026-12-01T00:00:00Z"},"usage":{"input_tokens":1,"output_tokens":1}}"#,
+        ),
+        _ => Answer::healthy(request),
+    });
+    let home = Home::new().upstream(&upstream.url()).accounts(&["a", "b", "c"]);
+    let mut proxy = Proxy::start(&home);
+    let owner = |upstream: &Upstream| upstream.requests().last().unwrap().credential().to_owned();
+    let mut body = hello();
+    body["tools"] = json!([{"type": "code_execution_20250825", "name": "code_execution"}]);
+    assert_eq!(proxy.post(&body).status, 200);
+    let container = owner(&upstream);
+    assert_eq!(proxy.ask(&Ask::post("/v1/files", &json!({"name": "x"}))).status, 200);
+    let file = owner(&upstream);
+    for round in 0..2 {
+        for number in 0..4 {
+            let mut body = hello();
+            body["messages"][0]["content"] = json!(format!("round {round} {number}"));
+            body["container"] = json!("container_7");
+            assert_eq!(proxy.post(&body).status, 200);
+            assert_eq!(owner(&upstream), container, "by container");
+            let mut body = hello();
+            body["messages"][0]["content"] =
+                json!([{"type": "document", "source": {"type": "file", "file_id": "file_011abc"}}]);
+            assert_eq!(proxy.post(&body).status, 200);
+            assert_eq!(owner(&upstream), file, "by file");
+            assert_eq!(proxy.ask(&Ask::get("/v1/files/file_011abc/content")).status, 200);
+            assert_eq!(owner(&upstream), file, "by path");
+        }
+        proxy.terminate();
+        proxy.wait_exit();
+        proxy = Proxy::start_as_is(&home);
+    }
 }

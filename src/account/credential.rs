@@ -243,7 +243,6 @@ impl AccountProfile {
             enabled: self.enabled,
             priority: self.priority,
             profiles: self.profiles.clone(),
-            limit: self.limit,
             access: match self.origin {
                 Origin::Config => Access::Everyone,
                 Origin::Request => Access::Bringers,

@@ -82,6 +82,11 @@ pub(crate) enum Change {
         /// From now on.
         enabled: bool,
     },
+    /// `retry`: nothing of it is in the file.
+    Retry {
+        /// Whom.
+        name: String,
+    },
     /// `remove`.
     Remove {
         /// Whom.
@@ -343,6 +348,7 @@ fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
         }
         Name::Enable => Command::Change(Change::Enabled { name: next(), enabled: true }),
         Name::Disable => Command::Change(Change::Enabled { name: next(), enabled: false }),
+        Name::Retry => Command::Change(Change::Retry { name: next() }),
         Name::Remove => Command::Change(Change::Remove { name: next() }),
         Name::Rename => Command::Change(Change::Rename { name: next(), new: next() }),
         Name::Priority => {

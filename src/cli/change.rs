@@ -20,6 +20,19 @@ pub(super) fn apply(context: &mut Context<'_>, change: &Change) -> Result<()> {
     // Without a port there is no server to be found; the file is changed all the same.
     let server = Server::of(&config).ok().filter(|server| server.presence() == Presence::Running);
     let through_server = server.as_ref().map(|server| through(server, change));
+    if let Change::Retry { name } = change {
+        return match through_server {
+            Some(Some(Ok(()))) => {
+                context.out.line(&said(change));
+                Ok(())
+            }
+            Some(Some(Err(refused))) => Err(refused),
+            Some(None) | None => Err(Error::operator(format!(
+                "maxpool is not running, so nothing but its settings keeps {} away; start it with: maxpool",
+                text::name(name)
+            ))),
+        };
+    }
     match through_server {
         Some(Some(Ok(()))) => {}
         Some(Some(Err(refused))) if !is_in_file(&config, change) => return Err(refused),
@@ -46,6 +59,9 @@ fn through(server: &Server, change: &Change) -> Option<Result<()>> {
             let verb = if *enabled { "enable" } else { "disable" };
             (format!("/maxpool/accounts/{}/{verb}", percent_encoded(name)), None)
         }
+        Change::Retry { name } => {
+            (format!("/maxpool/accounts/{}/retry", percent_encoded(name)), None)
+        }
         Change::Use { name: Some(name) } => {
             ("/maxpool/routing".to_owned(), Some(json!({ "mode": "preferred", "account": name })))
         }
@@ -62,6 +78,7 @@ fn is_in_file(config: &Config, change: &Change) -> bool {
     let has = |name: &str| config.accounts.iter().any(|account| account.name == name);
     match change {
         Change::Enabled { name, .. }
+        | Change::Retry { name }
         | Change::Remove { name }
         | Change::Rename { name, .. }
         | Change::Priority { name, .. }
@@ -103,6 +120,8 @@ fn edit_document(document: &mut Map<String, Value>, change: &Change) -> Result<(
     match change {
         Change::Enabled { name, enabled } if edit::set_enabled(document, name, *enabled) => Ok(()),
         Change::Enabled { name, .. } => Err(unknown(name)),
+        // Nothing of it is in the file.
+        Change::Retry { .. } => Ok(()),
         Change::Priority { name, priority } => {
             let entry = edit::account_mut(document, name).ok_or_else(|| unknown(name))?;
             entry.insert("priority".to_owned(), Value::from(*priority));
@@ -141,6 +160,7 @@ fn said(change: &Change) -> String {
     match change {
         Change::Enabled { name, enabled: true } => format!("enabled {}", text::name(name)),
         Change::Enabled { name, enabled: false } => format!("disabled {}", text::name(name)),
+        Change::Retry { name } => format!("the next request looks at {}", text::name(name)),
         Change::Remove { name } => format!("removed {}", text::name(name)),
         Change::Rename { name, new } => {
             format!("renamed {} to {}", text::name(name), text::name(new))

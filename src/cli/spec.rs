@@ -11,6 +11,7 @@ pub(super) enum Name {
     Accounts,
     Enable,
     Disable,
+    Retry,
     Remove,
     Rename,
     Priority,
@@ -144,6 +145,14 @@ add another one, sign out there first or use a private window. Signing in again 
         operands: &["NAME"],
         summary: "keep an account, but let it serve nothing",
         about: "",
+        options: &[],
+    },
+    CommandSpec {
+        name: Name::Retry,
+        word: "retry",
+        operands: &["NAME"],
+        summary: "lift what keeps an account away, but a missing credential",
+        about: "The next request of the running proxy looks whether it serves again.",
         options: &[],
     },
     CommandSpec {

@@ -23,7 +23,7 @@ use crate::scheduler::time::Mono;
 
 /// Different complaints that are made.
 const COMPLAINTS_MAX: usize = 64;
-/// Batches whose account is remembered.
+/// Ids of batches, containers and files whose account is remembered.
 const BATCHES_MAX: usize = 10_000;
 
 /// The process's state behind all requests. Locks in here are held for moments only.
@@ -161,12 +161,12 @@ impl Context {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Remembers which account has created a batch.
+    /// Remembers which account has created a batch, a container or a file.
     pub(crate) fn remember_batch(&self, id: &str, account: AccountId) {
         self.batches.lock().unwrap_or_else(PoisonError::into_inner).insert(id, account);
     }
 
-    /// The account that has created a batch, if this process saw it.
+    /// The account that has created a batch, a container or a file, if that is known.
     pub(crate) fn owner_of_batch(&self, id: &str) -> Option<AccountId> {
         self.batches.lock().unwrap_or_else(PoisonError::into_inner).owners.get(id).copied()
     }

@@ -15,6 +15,7 @@ use crate::clock;
 use crate::event::{Outcome as EndedAs, Stage};
 use crate::gate::LeaseGuard;
 use crate::http::headers::{self, BodyForm, Headers, is_named};
+use crate::http::ids::IdScanner;
 use crate::http::sse::{self, Form, Scanner};
 use crate::net::wait::Stop;
 use crate::scheduler::quota::QuotaReport;
@@ -113,9 +114,15 @@ impl Course<'_> {
             committed.push(&ahead)?;
             Ok(committed)
         });
+        let mut ids = IdScanner::default();
+        if self.demand.class == RouteClass::Messages {
+            ids.feed(&ahead);
+        }
         drop(ahead);
         match opened {
-            Ok(committed) => Attempted::Ended(self.stream(hold, answer, scanner, committed, ended)),
+            Ok(committed) => {
+                Attempted::Ended(self.stream(hold, answer, (scanner, ids), committed, ended))
+            }
             Err(_) => {
                 hold.complete(Outcome::Abandoned);
                 Attempted::Ended(self.client_gone(Stage::Streaming))
@@ -224,17 +231,22 @@ impl Course<'_> {
         &self,
         hold: LeaseGuard,
         mut answer: Answer,
-        mut scanner: Scanner,
+        (mut scanner, mut ids): (Scanner, IdScanner),
         mut committed: Committed,
         mut ended: bool,
     ) -> Ended {
         let status = Some(answer.status);
+        // What a message names was made for it, or belongs to its account already.
+        let names_ids = self.demand.class == RouteClass::Messages;
         let failure = loop {
             if ended {
                 break None;
             }
             let read = answer.read(&self.request.client_wait, |bytes| {
                 scanner.feed(bytes);
+                if names_ids {
+                    ids.feed(bytes);
+                }
                 self.request.trace.borrow_mut().body(bytes);
                 (bytes.is_empty(), committed.push(bytes))
             });
@@ -254,6 +266,9 @@ impl Course<'_> {
         let torn = failure.is_none() && is_unfinished_message(&scanner);
         self.request.record.borrow_mut().first_byte = committed.line().first_byte();
         self.settle_facts(&scanner);
+        for id in ids.into_ids() {
+            self.request.context.remember_batch(&id, self.granted.account);
+        }
         match failure {
             None if torn => {
                 let why = "the upstream ended its answer in the middle of the message";
@@ -336,7 +351,9 @@ impl Course<'_> {
                 }
             });
         }
-        if let (Route::Batches { id: None }, Some(id)) = (&self.request.route, &facts.id)
+        // A batch or a file that was created.
+        if let (Route::Batches { id: None } | Route::Other, Some(id)) =
+            (&self.request.route, &facts.id)
             && &*self.request.method == "POST"
         {
             self.request.context.remember_batch(id, account);

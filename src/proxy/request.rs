@@ -15,11 +15,14 @@ use crate::config::{CLIENT_TIMEOUT_MS, Config, SessionAffinity};
 use crate::event::{Event, Finished, Tracked};
 use crate::http::digest::digest;
 use crate::http::headers::{ClientOptions, Headers};
+use crate::http::ids;
 use crate::http::peek::{Peek, session_key};
 use crate::report::capture::Trace;
 use crate::scheduler::quota::Family;
 use crate::scheduler::time::Mono;
-use crate::scheduler::{Kin, Kind, Request, RouteClass, SessionKey, Shape, ThreadKey, Usage};
+use crate::scheduler::{
+    AccountId, Kin, Kind, Request, RouteClass, SessionKey, Shape, ThreadKey, Usage,
+};
 use crate::server::paths::{Pooled, Route};
 
 /// Of what a client declares about its own time limit this share is used (SPEC Q6).
@@ -123,6 +126,26 @@ impl ClientRequest {
         }
     }
 
+    /// P3: the account to which an id in the path or in the body belongs. Once that account is
+    /// removed any other may try.
+    fn owner(&self) -> Option<AccountId> {
+        let in_path = || {
+            let segments = self.path.split('/').filter(|segment| !segment.is_empty());
+            segments.filter_map(|segment| self.context.owner_of_batch(segment)).next()
+        };
+        let in_body = || {
+            let ids = ids::named(&self.body);
+            ids.iter().find_map(|id| self.context.owner_of_batch(id))
+        };
+        let owner = match &self.route {
+            Route::Batches { id: Some(id) } => self.context.owner_of_batch(id),
+            Route::Pooled(_) => in_body(),
+            Route::Batches { id: None } | Route::Other => in_path().or_else(in_body),
+            Route::OauthToken | Route::Local(_) => None,
+        };
+        owner.filter(|id| self.context.accounts.get(*id).is_some())
+    }
+
     /// P3.
     pub(crate) fn class(&self) -> RouteClass {
         match &self.route {
@@ -163,10 +186,7 @@ impl ClientRequest {
         demand.thread = self.peek.thread.as_ref().filter(|thread| thread.continues).map(|thread| {
             ThreadKey(digest(&[thread.id.as_deref().unwrap_or_default().as_bytes()]))
         });
-        demand.pinned = match &self.route {
-            Route::Batches { id: Some(id) } => self.context.owner_of_batch(id),
-            _ => None,
-        };
+        demand.pinned = self.owner();
         demand.brought = self.record.borrow().brought.iter().map(Brought::id).collect();
         demand.shape = shape;
         demand.body_bytes = self.body.len() as u64;

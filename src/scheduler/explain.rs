@@ -13,7 +13,7 @@ use super::cost::PromptCache;
 use super::id::RouteClass;
 use super::obstacle::{Ends, Obstacle};
 use super::policy::DECISIONS_MAX;
-use super::quota::Verdict;
+use super::quota::{Family, Verdict};
 use super::ranking::{Available, Ranking};
 use super::request::{AccountId, Refusal, RefusalReason, Request, Standing, Ticket};
 use super::select::{Ask, Route, mismatch};
@@ -262,6 +262,12 @@ impl Scheduler {
     pub fn trail_of(&self, ticket: Ticket) -> Option<&Trail> {
         let waiter = self.queue.iter().find(|waiter| waiter.ticket == ticket)?;
         Some(&waiter.request.trail)
+    }
+
+    /// The breaker of one family.
+    #[must_use]
+    pub fn breaker_of(&self, now: Now, family: Option<&Family>) -> BreakerSnapshot {
+        self.breakers.get(family).map(|breaker| breaker.snapshot(now)).unwrap_or_default()
     }
 
     /// The shared breaker alone, which costs less than a snapshot.

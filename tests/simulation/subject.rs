@@ -8,8 +8,9 @@ use std::time::Duration;
 use maxpool::scheduler::quota::QuotaReport;
 use maxpool::scheduler::time::{Mono, Now};
 use maxpool::scheduler::{
-    AccountId, AccountSpec, Admission, Aftermath, Cancel, Grant, HeadReport, Lease, Outcome,
-    Policy, Request, Scheduler, SessionKey, Snapshot, Ticket, Wake,
+    AccountId, AccountSpec, Admission, Aftermath, Cancel, Fingerprint, Grant, HeadReport, Lease,
+    Outcome, Overload, Policy, Request, RouteClass, Scheduler, SessionKey, Snapshot, Ticket, Trail,
+    Wake,
 };
 
 /// What is wrong with the subject.
@@ -65,6 +66,12 @@ pub(crate) enum Bug {
     BlocksForEver,
     /// Chooses by the score where a cache should decide.
     MovesSessions,
+    /// Takes an account from everybody for one request's sake.
+    BlamesAtOnce,
+    /// Never holds the same trouble of two requests against an account.
+    NeverProves,
+    /// Forgets where a request was refused.
+    RepeatsCalls,
 }
 
 /// A verdict as the simulator gets it: leases stay in here.
@@ -82,7 +89,7 @@ pub(crate) struct Given {
     pub(crate) account: AccountId,
     pub(crate) why: maxpool::scheduler::Why,
     pub(crate) clock: maxpool::scheduler::WaitClock,
-    pub(crate) trail: maxpool::scheduler::Trail,
+    pub(crate) trail: Trail,
     pub(crate) waited: Duration,
 }
 
@@ -202,6 +209,10 @@ impl Subject {
             }
             Some(Bug::SendsThinkingAway) => request.signed_thinking = false,
             Some(Bug::MovesSessions) => request.session = None,
+            Some(Bug::RepeatsCalls) => {
+                request.trail = Trail::default();
+                request.excluded.clear();
+            }
             Some(Bug::RefusesWithoutNeed) => request.holdable &= !request.id.is_multiple_of(7),
             _ => {}
         }
@@ -370,8 +381,8 @@ impl Subject {
             Some(Bug::BlocksForEver) => {
                 if let Outcome::ServerError { evidence, .. } = &outcome {
                     let block = maxpool::scheduler::Block {
-                        reason: maxpool::scheduler::BlockReason::ServerError,
-                        end: maxpool::scheduler::End::after(now, Duration::from_secs(1 << 32)),
+                        reason: maxpool::scheduler::BlockReason::Network,
+                        end: maxpool::scheduler::End::CredentialChange,
                         scope: maxpool::scheduler::Scope::Account,
                         evidence: std::sync::Arc::new(evidence.clone()),
                     };
@@ -382,6 +393,19 @@ impl Subject {
                 if let Outcome::QuotaRejected { evidence, .. } = outcome {
                     outcome =
                         Outcome::Network { blame: maxpool::scheduler::Blame::Account, evidence };
+                }
+            }
+            Some(Bug::BlamesAtOnce) => {
+                if let Outcome::Unproven { fingerprint, evidence, .. } = outcome {
+                    let (overload, retry_after) = (Overload::Overloaded529, None);
+                    outcome = Outcome::ServerSide { overload, retry_after, fingerprint, evidence };
+                }
+            }
+            Some(Bug::NeverProves) => {
+                if let Outcome::Unproven { fingerprint, .. } = &mut outcome {
+                    let own = usize::try_from(lease.id()).unwrap_or(0);
+                    let word: String = std::iter::repeat_n('x', own).collect();
+                    *fingerprint = Fingerprint::of(RouteClass::Messages, 500, "", &word);
                 }
             }
             _ => {}

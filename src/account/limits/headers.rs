@@ -16,7 +16,7 @@ use crate::scheduler::time::{Now, Wall};
 /// Reads the head of any answer, an error's too. Of a header that comes twice the first counts.
 ///
 /// Dates and epochs are read against the answer's own `Date` (SPEC P7), so that a wrong clock here
-/// changes no wait. Without one a `retry-after` in seconds goes before a reset that contradicts it.
+/// changes no wait.
 pub(crate) fn report_of_headers<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a [u8])> + Clone,
     now: Now,
@@ -27,11 +27,7 @@ pub(crate) fn report_of_headers<'a>(
     let ahead = theirs.map_or(0, |theirs| theirs.0.saturating_sub(now.wall.0));
     if ahead.unsigned_abs() < CLOCK_ERROR_MIN_MS {
         // `Date` has whole seconds, and an answer takes its time.
-        let mut report = read_headers(headers, now);
-        if theirs.is_none() {
-            believe_the_seconds(&mut report, now.wall);
-        }
-        return report;
+        return read_headers(headers, now);
     }
     let there = Now { wall: Wall(now.wall.0.saturating_add(ahead)), ..now };
     let mut report = read_headers(headers, there);
@@ -44,28 +40,6 @@ pub(crate) fn report_of_headers<'a>(
 
 /// A clock that is this far off the answer's is wrong.
 const CLOCK_ERROR_MIN_MS: u64 = 5_000;
-
-/// With no date to compare with, seconds from now cannot be wrong, and a reset can.
-fn believe_the_seconds(report: &mut QuotaReport, now: Wall) {
-    let Some(wait) = report.retry_after.filter(|_| report.verdict == Some(Verdict::Rejected))
-    else {
-        return;
-    };
-    let told = now + wait;
-    let contradicts = |reset: Wall| reset.0.abs_diff(told.0) >= CONTRADICTION_MIN_MS;
-    if report.reset.is_some_and(contradicts) {
-        report.reset = Some(told);
-        let claim = report.claim.clone();
-        let claimed =
-            report.windows.iter_mut().filter(|window| claim.as_ref() == Some(&window.kind));
-        for window in claimed {
-            window.reset = Some(told);
-        }
-    }
-}
-
-/// `retry-after` and a reset that are this far apart cannot both be right.
-const CONTRADICTION_MIN_MS: u64 = 60_000;
 
 fn read_headers<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,

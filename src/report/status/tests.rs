@@ -283,6 +283,18 @@ fn expected() -> Value {
     })
 }
 
+fn block_json() -> Value {
+    json!([{
+        "reason": "quota", "window": "five_hour", "text": "five-hour limit reached",
+        "until": "2026-11-21T23:45:00.000Z", "family": null, "routeClass": null, "effect": "out",
+        "liftedBy": "its end, a usage reading with room, or a look every six hours",
+        "evidence": {
+            "status": 429, "requestId": "req_011", "source": "anthropic-ratelimit-unified-5h-status: rejected",
+            "at": "2026-11-21T22:44:00.000Z", "message": "exceeded your account's rate limit",
+        },
+    }])
+}
+
 fn expected_account() -> Value {
     json!({
         "name": "work",
@@ -327,15 +339,7 @@ fn expected_account() -> Value {
         "unavailable": {"reason": "five-hour limit reached", "short": "limited", "until": "2026-11-21T23:45:00.000Z"},
         "overageInUse": false,
         "leaving": false,
-        "blocks": [{
-            "reason": "quota", "window": "five_hour", "text": "five-hour limit reached",
-            "until": "2026-11-21T23:45:00.000Z", "family": null, "routeClass": null, "effect": "out",
-            "liftedBy": "its end, a usage reading with room, or a look every six hours",
-            "evidence": {
-                "status": 429, "requestId": "req_011", "source": "anthropic-ratelimit-unified-5h-status: rejected",
-                "at": "2026-11-21T22:44:00.000Z", "message": "exceeded your account's rate limit",
-            },
-        }],
+        "blocks": block_json(),
         "windows": [
             {"window": "five_hour", "family": null, "used": 1.0, "reset": "2026-11-21T23:45:00.000Z", "limit": null,
              "remaining": null, "learnedAt": "2026-11-21T22:45:00.000Z", "source": "answer"},

@@ -338,7 +338,7 @@ fn status_counts_what_happened() {
     table.complete(grant.lease, Outcome::Success);
     table.fail(id, set_aside());
     let account = table.account(id);
-    assert_eq!((account.completed, account.failed, account.last_status), (1, 1, Some(503)));
+    assert_eq!((account.completed, account.failed, account.last_status), (1, 1, Some(529)));
     assert_eq!(account.last_error.as_deref(), Some("try later"));
     assert_eq!(account.last_response, Some(ms(200)));
     assert_eq!(

@@ -72,7 +72,7 @@ impl World {
         if let (true, Some(session)) = (request.signed_thinking, request.session) {
             self.thinking.insert(session);
         }
-        let ready = self.breaker_state();
+        let mut ready = self.breaker_state();
         let free = self.sure_route(&request);
         let cached = self.cached_route(&request);
         let admitted = self.subject.admit(self.now, request.clone());
@@ -85,12 +85,11 @@ impl World {
             self.wait(id, *ticket, &request)?;
         }
         // What the same call gave to those who wait came before.
-        let mut claude = 0;
         let mut verdicts = Vec::new();
         while let Some(verdict) = self.subject.poll(self.now) {
-            if let Verdict::Granted(_, given) = &verdict {
-                claude += u32::from(self.is_claude(given.account));
-                self.check_breaker(ready, claude, given)?;
+            if let Verdict::Granted(ticket, given) = &verdict {
+                let client = self.tickets.get(ticket).copied();
+                self.check_breaker(&mut ready, client, given)?;
             }
             verdicts.push(verdict);
         }
@@ -100,8 +99,7 @@ impl World {
         match admitted {
             Admitted::Granted(given) => {
                 self.see("Admission::Granted");
-                claude += u32::from(self.is_claude(given.account));
-                self.check_breaker(ready, claude, &given)?;
+                self.check_breaker(&mut ready, Some(id), &given)?;
                 self.check_no_overtaking(&request, given.account)?;
                 self.check_stays(cached, &request, &given)?;
                 self.fly(id, given)
@@ -228,6 +226,42 @@ impl World {
         }
     }
 
+    fn end_probe(&mut self, lease: u64) {
+        self.probes.retain(|_, probe| *probe != lease);
+    }
+
+    /// An answer ended well: what its account was suspected of before is over.
+    fn remember_served(&mut self, id: u64, account: AccountId) {
+        let Some(client) = self.clients.get(&id) else {
+            return;
+        };
+        let (sent, kin) = (client.granted, client.request.kin);
+        self.served.entry(account).or_default().push((sent, kin));
+        let since = &self.met_at;
+        self.met.retain(|key, _| key.0 != account || since.get(key).is_some_and(|at| *at > sent));
+    }
+
+    fn remember_refusal(&mut self, id: u64, account: AccountId, outcome: &Outcome) {
+        let Outcome::Unproven { unproven, evidence, .. } = outcome else {
+            return;
+        };
+        let wait = match unproven {
+            Unproven::Limit(retry_after) => retry_after.unwrap_or(Duration::from_secs(5)),
+            Unproven::Error | Unproven::NoAnswer => self.policy.cooldown,
+        };
+        // The wait for a limit of its own may come first.
+        let most = match unproven {
+            Unproven::Limit(_) | Unproven::NoAnswer => self.policy.unproven_max_wait,
+            Unproven::Error => self.policy.capacity_max_wait,
+        };
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.refused_by.insert(account, (self.now.mono, wait.min(most)));
+            let key = (account, evidence.message.to_string());
+            self.met.entry(key.clone()).or_default().insert(client.request.kin);
+            self.met_at.insert(key, self.now.mono);
+        }
+    }
+
     /// The client's attempt begins.
     pub(super) fn fly(&mut self, id: u64, given: Given) -> Checked {
         self.note(&[5, id, u64::from(given.account.0), given.lease]);
@@ -243,6 +277,7 @@ impl World {
             Why::LongLook => "Why::LongLook",
         });
         self.check_grant(id, &given)?;
+        self.check_repeat(id, &given)?;
         let plan = self.plan(id, given.account);
         if let Some(known) = self.accounts.get_mut(&given.account) {
             known.in_flight += 1;
@@ -281,10 +316,12 @@ impl World {
         let Some((status, quota)) = plan.head else {
             return Ok(());
         };
+        let open = self.subject.real().breaker_of(self.now, family.as_ref()).active;
         self.subject.observe(self.now, lease, status, &quota, evidence(self.now, status, "head"));
-        if self.probe == Some(lease) {
-            self.probe = None;
+        if open && !self.subject.real().breaker_of(self.now, family.as_ref()).active {
+            self.closed_at = Some(self.now.mono);
         }
+        self.end_probe(lease);
         if let Some(known) = self.accounts.get_mut(&account) {
             known.answered(self.now, status, &quota, family.as_ref());
         }
@@ -315,9 +352,7 @@ impl World {
         let weight = client.request.weight;
         let family = client.request.family.clone();
         debug_assert_eq!(lease, flying);
-        if self.probe == Some(lease) {
-            self.probe = None;
-        }
+        self.end_probe(lease);
         self.note(&[6, id]);
         if let Some(known) = self.accounts.get_mut(&account) {
             known.in_flight -= 1;
@@ -336,9 +371,20 @@ impl World {
         }
         if plan.outcome == Outcome::Success {
             self.remember_cache(id, account);
+            self.remember_served(id, account);
         }
         self.see(outcome_name(&plan.outcome));
+        let open = self.subject.real().breaker_of(self.now, family.as_ref()).active;
+        self.remember_refusal(id, account, &plan.outcome);
         let after = self.subject.complete(self.now, lease, plan.outcome.clone());
+        if open && !self.subject.real().breaker_of(self.now, family.as_ref()).active {
+            self.closed_at = Some(self.now.mono);
+        }
+        if let Outcome::Unproven { evidence, .. } = &plan.outcome
+            && !after.is_the_end()
+        {
+            self.check_proof(account, &evidence.message)?;
+        }
         if self.rng.chance(100) {
             self.cancel_someone()?;
         }
@@ -417,7 +463,7 @@ impl World {
                 self.see("Cancel::AlreadyGranted");
                 // It may have been the breaker's probe, which is handed back and goes to another.
                 self.blind = true;
-                self.probe = None;
+                self.probes.clear();
                 if let Some(known) = self.accounts.get_mut(&given.account) {
                     known.ended(self.now, &self.policy, &Outcome::Abandoned, None);
                 }

@@ -29,7 +29,7 @@ impl World {
                 }
                 other => {
                     return fail(
-                        "everything settles",
+                        "every block of ours ends or has a look",
                         format!("{id:?} does not serve again: {other:?}"),
                     );
                 }
@@ -90,30 +90,96 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn breaker_state(&mut self) -> Option<bool> {
-        let breaker = self.subject.real().breaker(self.now);
-        let ready = breaker.until.is_some_and(|until| until <= self.now.wall);
-        breaker.active.then_some(ready && !breaker.probe_in_flight)
+    /// P7: an account that has refused a request without evidence is not asked again by it unless
+    /// something has changed.
+    pub(super) fn check_repeat(&self, id: u64, given: &Given) -> Checked {
+        let Some(client) = self.clients.get(&id) else {
+            return Ok(());
+        };
+        let Some((at, wait)) = client.refused_by.get(&given.account) else {
+            return Ok(());
+        };
+        let served = self.served.get(&given.account).is_some_and(|served| {
+            served.iter().any(|(sent, kin)| sent >= at && *kin != client.request.kin)
+        });
+        let closed = self.closed_at.is_some_and(|closed| closed >= *at);
+        match *at + *wait <= self.now.mono || served || closed {
+            true => Ok(()),
+            false => fail(
+                "no call is repeated without a change",
+                format!("client {id} was refused at {at:?} for {wait:?}: {given:?}"),
+            ),
+        }
+    }
+
+    /// P7: what one request alone has met takes nothing from the others, and what two unrelated ones
+    /// have met does.
+    pub(super) fn check_proof(&mut self, account: AccountId, message: &str) -> Checked {
+        let key = (account, message.to_owned());
+        let Some(kins) = self.met.get(&key).map(BTreeSet::len) else {
+            return Ok(());
+        };
+        let snapshot = self.subject.snapshot(self.now);
+        let Some(account) = snapshot.accounts.iter().find(|one| one.id == account) else {
+            return Ok(());
+        };
+        let out = account
+            .blocks
+            .iter()
+            .any(|block| block.effect == Effect::Out && *block.evidence.message == *message);
+        match (kins, out) {
+            (1, true) => fail(
+                "an unrelated request is never delayed by one request's unproven refusal",
+                format!("{account:?}"),
+            ),
+            (2.., false) => {
+                fail("two unrelated requests that meet the same do trip it", format!("{account:?}"))
+            }
+            (_, out) => {
+                self.see(if out { "a refusal was proven" } else { "a refusal was not proven" });
+                Ok(())
+            }
+        }
+    }
+
+    /// Of each family: whether its breaker is open, and if so, ready for a probe; and how many have
+    /// passed since.
+    pub(super) fn breaker_state(&mut self) -> BTreeMap<Option<Family>, (Option<bool>, u32)> {
+        let families = [None, Some(family("opus")), Some(family("haiku"))];
+        let state = families.map(|family| {
+            let breaker = self.subject.real().breaker_of(self.now, family.as_ref());
+            let ready = breaker.until.is_some_and(|until| until <= self.now.wall);
+            (family, (breaker.active.then_some(ready && !breaker.probe_in_flight), 0))
+        });
+        state.into_iter().collect()
     }
 
     /// P8: while it is open nobody passes, and then one.
     pub(super) fn check_breaker(
         &mut self,
-        before: Option<bool>,
-        claude: u32,
+        before: &mut BTreeMap<Option<Family>, (Option<bool>, u32)>,
+        client: Option<u64>,
         given: &Given,
     ) -> Checked {
         if self.blind || !self.is_claude(given.account) {
             return Ok(());
         }
-        if self.probe.is_some() {
-            return fail("one probe at a time", format!("{given:?} beside {:?}", self.probe));
+        let client = client.and_then(|id| self.clients.get(&id));
+        let Some(family) = client.map(|client| client.request.family.clone()) else {
+            return Ok(());
+        };
+        if let Some(probe) = self.probes.get(&family) {
+            return fail("one probe at a time", format!("{given:?} beside {probe:?}"));
         }
+        let Some((before, passed)) = before.get_mut(&family) else {
+            return Ok(());
+        };
+        *passed += 1;
         match before {
             None => Ok(()),
-            Some(true) if claude <= 1 => {
+            Some(true) if *passed <= 1 => {
                 self.see("breaker probed");
-                self.probe = Some(given.lease);
+                self.probes.insert(family, given.lease);
                 Ok(())
             }
             Some(_) => fail("one probe at a time", format!("{given:?} while the breaker is open")),
