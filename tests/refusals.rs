@@ -228,7 +228,8 @@ fn counting_tokens_never_holds_messages_up() {
                 scope.spawn(move || {
                     let ask = Ask::post("/v1/messages/count_tokens", &hello());
                     let reply = proxy.ask(&ask.header("x-maxpool-session", &number.to_string()));
-                    assert_eq!(reply.status, 429, "{}", reply.text());
+                    // The API's own answer, or ours once two unrelated ones have met the same.
+                    assert!(matches!(reply.status, 429 | 529), "{}", reply.text());
                 });
             }
         });
@@ -640,6 +641,7 @@ fn four_seconds_of_401_end_by_themselves() {
 #[test]
 fn ids_belong_to_the_account_that_made_them() {
     let upstream = Upstream::with(|request| match request.path() {
+        path if path.starts_with("/v1/files/") => Answer::json(200, "{}"),
         "/v1/files" => Answer::json(200, r#"{"id":"file_011abc","type":"file"}"#),
         "/v1/messages" if request.json()["tools"] != Value::Null => Answer::json(
             200,

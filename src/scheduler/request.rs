@@ -497,8 +497,8 @@ impl Avoided {
     #[must_use]
     pub fn drives_away(&self) -> bool {
         match self {
-            Avoided::Near { .. } => false,
-            Avoided::PaidOverage | Avoided::Suspected | Avoided::Forbidden => true,
+            Avoided::Near { .. } | Avoided::Forbidden => false,
+            Avoided::PaidOverage | Avoided::Suspected => true,
         }
     }
 }

@@ -66,6 +66,13 @@ impl Known {
         self.windows.retain(|_, (_, reset, _)| reset.is_none_or(|reset| reset > now.wall));
     }
 
+    /// Enabled again: everything but a missing credential is lifted (P7).
+    pub(crate) fn retry(&mut self) {
+        self.blocks.retain(|why, _| *why == Why::Credential);
+        self.windows.retain(|_, (used, ..)| *used < 0.98);
+        self.paid = false;
+    }
+
     pub(crate) fn lift_credentials(&mut self) {
         self.blocks.retain(|why, _| !matches!(why, Why::Forbidden | Why::Credential | Why::Rest));
     }

@@ -178,7 +178,10 @@ impl Subject {
                 policy.non_stream_max_wait *= 4;
                 policy.count_tokens_max_wait *= 4;
             }
-            Some(Bug::IgnoresCooldowns) => policy.cooldown = Duration::ZERO,
+            Some(Bug::IgnoresCooldowns) => {
+                policy.cooldown = Duration::ZERO;
+                policy.network_cooldown = Duration::ZERO;
+            }
             Some(Bug::OverfillsTheQueue) => policy.max_queued += 5,
             Some(Bug::TriesTooOften) => policy.max_attempts = 0,
             _ => {}

@@ -16,10 +16,10 @@ use std::time::Duration;
 use maxpool::scheduler::quota::{Family, QuotaReport, Verdict as Says, WindowKind, WindowReading};
 use maxpool::scheduler::time::{Mono, Now, Wall};
 use maxpool::scheduler::{
-    Access, AccountId, AccountLimit, AccountSpec, Avoided, Blame, Candidate, Effect, Evidence,
-    ExplainedVerdict, Fingerprint, Kin, Kind, Limit, Outcome, Overage, Overload, PassedOver,
-    Policy, RefusalReason, Request, RouteClass, Routing, SessionKey, Shape, Standing, ThreadKey,
-    Ticket, Tier, Unproven, WaitCause, Why,
+    Access, AccountId, AccountLimit, AccountSpec, Avoided, Blame, BlockReason, Candidate, Effect,
+    Evidence, ExplainedVerdict, Fingerprint, Kin, Kind, Limit, Outcome, Overage, Overload,
+    PassedOver, Policy, RefusalReason, Request, RouteClass, Routing, SessionKey, Shape, Standing,
+    ThreadKey, Ticket, Tier, Unproven, WaitCause, Why,
 };
 
 use super::model::{Known, Places};

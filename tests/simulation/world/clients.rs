@@ -241,6 +241,14 @@ impl World {
         self.met.retain(|key, _| key.0 != account || since.get(key).is_some_and(|at| *at > sent));
     }
 
+    /// A refusal was its request's own: what it alone has raised is forgotten.
+    fn forget_own(&mut self, id: u64) {
+        if let Some(client) = self.clients.get(&id) {
+            let own = BTreeSet::from([client.request.kin]);
+            self.met.retain(|_, kins| *kins != own);
+        }
+    }
+
     fn remember_refusal(&mut self, id: u64, account: AccountId, outcome: &Outcome) {
         let Outcome::Unproven { unproven, evidence, .. } = outcome else {
             return;
@@ -257,6 +265,12 @@ impl World {
         if let Some(client) = self.clients.get_mut(&id) {
             client.refused_by.insert(account, (self.now.mono, wait.min(most)));
             let key = (account, evidence.message.to_string());
+            let old = self.met_at.get(&key).is_some_and(|at| {
+                *at + maxpool::scheduler::policy::SUSPICION_MEMORY <= self.now.mono
+            });
+            if old {
+                self.met.remove(&key);
+            }
             self.met.entry(key.clone()).or_default().insert(client.request.kin);
             self.met_at.insert(key, self.now.mono);
         }
@@ -375,15 +389,17 @@ impl World {
         }
         self.see(outcome_name(&plan.outcome));
         let open = self.subject.real().breaker_of(self.now, family.as_ref()).active;
-        self.remember_refusal(id, account, &plan.outcome);
         let after = self.subject.complete(self.now, lease, plan.outcome.clone());
         if open && !self.subject.real().breaker_of(self.now, family.as_ref()).active {
             self.closed_at = Some(self.now.mono);
         }
-        if let Outcome::Unproven { evidence, .. } = &plan.outcome
-            && !after.is_the_end()
-        {
-            self.check_proof(account, &evidence.message)?;
+        if let Outcome::Unproven { evidence, .. } = &plan.outcome {
+            if after.is_the_end() {
+                self.forget_own(id);
+            } else {
+                self.remember_refusal(id, account, &plan.outcome);
+                self.check_proof(account, &evidence.message)?;
+            }
         }
         if self.rng.chance(100) {
             self.cancel_someone()?;

@@ -123,19 +123,20 @@ impl World {
         let Some(account) = snapshot.accounts.iter().find(|one| one.id == account) else {
             return Ok(());
         };
-        let out = account
-            .blocks
-            .iter()
-            .any(|block| block.effect == Effect::Out && *block.evidence.message == *message);
-        match (kins, out) {
-            (1, true) => fail(
+        let out = || account.blocks.iter().filter(|block| block.effect == Effect::Out);
+        let by_this = out().any(|block| *block.evidence.message == *message);
+        let aside = out().any(|block| {
+            matches!(block.reason, BlockReason::ServerSide | BlockReason::ServerError)
+        });
+        match (kins, by_this, aside) {
+            (1, true, _) => fail(
                 "an unrelated request is never delayed by one request's unproven refusal",
                 format!("{account:?}"),
             ),
-            (2.., false) => {
+            (2.., _, false) => {
                 fail("two unrelated requests that meet the same do trip it", format!("{account:?}"))
             }
-            (_, out) => {
+            (_, _, out) => {
                 self.see(if out { "a refusal was proven" } else { "a refusal was not proven" });
                 Ok(())
             }
@@ -262,8 +263,8 @@ impl World {
         }
         let explained = self.subject.real().explain(self.now, request);
         let own = explained.candidates.iter().find(|one| one.account == account)?;
-        let pays = |one: &Candidate| one.avoided.contains(&Avoided::PaidOverage);
-        let leaves = pays(own) || own.tier >= Some(Tier::Critical);
+        let leaves = |one: &Candidate| one.avoided.iter().any(Avoided::drives_away);
+        let leaves = leaves(own) || own.tier >= Some(Tier::Critical);
         let outranked = explained.candidates.iter().any(|one| one.priority < own.priority);
         (!leaves && !outranked).then_some(account)
     }
