@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, sockopt};
 use ureq::Error;
 
 use super::wait::{self, Phase, Ready, current};
+use crate::platform;
 
 /// The next address of a name is tried beside the first after this long (RFC 8305's recommended
 /// delay).
@@ -75,8 +76,7 @@ fn wait_connected(
 
 fn start_connect(address: &SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    let socket = platform::tcp_socket(family)?;
     // Dead peers are noticed even while nothing is being sent.
     sockopt::set_socket_keepalive(&socket, true)?;
     match rustix::net::connect(&socket, address) {

@@ -7,12 +7,12 @@ use crate::account::oauth::Endpoints;
 use crate::account::{Accounts, Surroundings, wire};
 use crate::clock;
 use crate::config::Config;
+use crate::control::reload;
 use crate::error::{Error, Result};
 use crate::event::{Event, Events, Started, StartedAccount};
 use crate::gate::Gate;
 use crate::net;
 use crate::proxy::context::{Context, Parts, proxies};
-use crate::proxy::control;
 use crate::report::Reporter;
 use crate::report::capture::Capture;
 use crate::scheduler::Scheduler;
@@ -77,7 +77,7 @@ pub(super) fn build(
     let context = Arc::new(Context::new(parts).map_err(Error::operator)?);
     // Set once, here.
     let _ = shared.set(Arc::downgrade(&context));
-    control::apply_first(&context, &context.config());
+    reload::apply_first(&context, &context.config());
     context.accounts.sync_tokens();
     for notice in notices {
         events.warning(clock::wall(), notice);
