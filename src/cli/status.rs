@@ -185,6 +185,10 @@ fn explained(explanation: &Explanation, now: Wall) -> Vec<String> {
         let terms = terms.unwrap_or_default();
         let mut heading = vec!["RANK", "ACCOUNT", "TIER", "PRIORITY", "SCORE"];
         heading.extend(terms.iter().map(String::as_str));
+        let has_notes = explanation.candidates.iter().any(|candidate| !candidate.notes.is_empty());
+        if has_notes {
+            heading.push("NOTES");
+        }
         let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), text::hundredths);
         let row =
             |candidate: &crate::report::status::Candidate| {
@@ -198,6 +202,9 @@ fn explained(explanation: &Explanation, now: Wall) -> Vec<String> {
                 row.extend(terms.iter().map(|term| {
                     number(candidate.terms.get(term).and_then(serde_json::Value::as_f64))
                 }));
+                if has_notes {
+                    row.push(text::clean(&candidate.notes.join("; "), 200));
+                }
                 row
             };
         let rows: Vec<Vec<String>> = explanation.candidates.iter().map(row).collect();
@@ -317,7 +324,7 @@ mod tests {
         let explanation: Explanation = serde_json::from_value(json!({
             "chosen": "a", "why": "score",
             "candidates": [{"account": "a", "rank": 1, "tier": "normal", "priority": 0, "score": 1.5,
-                "terms": {"load": 1.0, "scarcity": 0.5}}],
+                "terms": {"load": 1.0, "week": 0.5}, "notes": ["kept where its cache is"]}],
             "passedOver": [{"account": "b", "reason": "five_hour limit", "until": "1970-01-01T00:10:00.000Z",
                 "evidence": {"status": 429, "source": "retry-after", "requestId": "req_1",
                     "at": "1970-01-01T00:00:00.000Z", "message": "limit \u{1b}[2J"}}]
@@ -328,8 +335,8 @@ mod tests {
             [
                 "a, by score",
                 "",
-                "RANK  ACCOUNT  TIER    PRIORITY  SCORE  load  scarcity",
-                "1     a        normal  0         1.50   1.00  0.50",
+                "RANK  ACCOUNT  TIER    PRIORITY  SCORE  load  week  NOTES",
+                "1     a        normal  0         1.50   1.00  0.50  kept where its cache is",
                 "",
                 "passed over:",
                 "  b  five_hour limit  9m left",

@@ -10,6 +10,7 @@ use super::{
     AccountEntry, AuthHeader, BaseUrl, Credential, ImportFrom, OauthCredential, Secret, Tokens,
     parse,
 };
+use crate::scheduler::AccountLimit;
 use crate::scheduler::time::Wall;
 
 /// A usable entry and its position in the file, which is good only for the document that was read.
@@ -101,6 +102,10 @@ fn entry(section: &Section<'_>, index: usize) -> Option<AccountEntry> {
         model: section.text_if_any("model"),
         model_map: model_map(section),
         strip_beta_headers: false,
+        limit: section.section("limit", |limit| AccountLimit {
+            five_hour: limit.share_if_any("fiveHour"),
+            week: limit.share_if_any("week"),
+        }),
         credential: Credential::Oauth(OauthCredential::default()),
         name,
         provider,

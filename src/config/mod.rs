@@ -232,6 +232,8 @@ pub(crate) struct AccountEntry {
     pub(crate) model_map: Vec<(String, String)>,
     /// `stripBetaHeaders`.
     pub(crate) strip_beta_headers: bool,
+    /// `limit`: used shares at which the account is out (SPEC S3).
+    pub(crate) limit: crate::scheduler::AccountLimit,
 }
 
 impl AccountEntry {

@@ -214,6 +214,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A share of a whole, or nothing.
+    pub(super) fn share_if_any(&self, key: &'static str) -> Option<f64> {
+        self.number(key, "a number from 0 to 1", 1.0)
+    }
+
     /// A count or a size. What the type cannot hold is read as the largest that it can.
     pub(super) fn count<T: TryFrom<u64>>(&self, key: &'static str, count: &mut T) {
         let Some(given) = self.whole(key, "a whole number, 0 or more", u64::MAX) else {

@@ -149,7 +149,7 @@ pub(crate) fn explanation(of: &scheduler::Explanation, supposed: Option<Explaine
         chosen,
         why: labels::explained(&of.verdict).into(),
         until: wait.map(|wait| Moment(of.at + wait)),
-        candidates: of.candidates.iter().map(candidate_of).collect(),
+        candidates: of.candidates.iter().map(|candidate| candidate_of(candidate, of)).collect(),
         passed_over: of
             .passed_over
             .iter()
@@ -158,15 +158,15 @@ pub(crate) fn explanation(of: &scheduler::Explanation, supposed: Option<Explaine
     }
 }
 
-fn candidate_of(candidate: &scheduler::Candidate) -> Candidate {
+fn candidate_of(candidate: &scheduler::Candidate, of: &scheduler::Explanation) -> Candidate {
     let terms = candidate.terms;
     let named = [
         ("load", terms.load),
-        ("scarcity", terms.scarcity),
+        ("fiveHour", terms.five_hour),
+        ("week", terms.week),
         ("spread", terms.spread),
         ("recovery", terms.recovery),
         ("failures", terms.failures),
-        ("unknownWeek", terms.unknown_week),
     ];
     Candidate {
         account: candidate.name.to_string(),
@@ -178,7 +178,25 @@ fn candidate_of(candidate: &scheduler::Candidate) -> Candidate {
             .into_iter()
             .map(|(name, value)| (name.into(), Value::from(rounded(value))))
             .collect(),
+        notes: notes_of(candidate, of),
     }
+}
+
+/// What else decides, in words: they go before the score.
+fn notes_of(candidate: &scheduler::Candidate, of: &scheduler::Explanation) -> Vec<String> {
+    let mut notes: Vec<String> = candidate.avoided.iter().map(labels::avoided).collect();
+    if let Some(cache) = &of.cache {
+        let chosen = matches!(of.verdict, scheduler::ExplainedVerdict::Chosen(id, _) if id == candidate.account);
+        match (cache.account == candidate.account, chosen) {
+            (true, true) => notes.push("kept where its cache is".into()),
+            (true, false) => notes.push("has its cache".into()),
+            (false, _) => {
+                let thousands = cache.tokens.div_ceil(1_000);
+                notes.push(format!("would cost {thousands}k tokens of cache"));
+            }
+        }
+    }
+    notes
 }
 
 fn passed_over_of(standing: &scheduler::Standing, at: Wall) -> PassedOver {

@@ -368,6 +368,8 @@ pub(crate) struct Candidate {
     pub(crate) score: Option<f64>,
     /// The terms of S6 by name, in the order in which they are added.
     pub(crate) terms: Map<String, Value>,
+    /// What goes before the score, in words.
+    pub(crate) notes: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
