@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::reload;
 use crate::account::Origin;
-use crate::account::quota::family_of_model;
+use crate::account::limits::headers::family_of_model;
 use crate::clock;
 use crate::config::Config;
 use crate::error::Fault;
