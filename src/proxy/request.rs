@@ -239,7 +239,7 @@ impl ClientRequest {
 }
 
 /// The scheduler's word for token counts that were read from an answer.
-pub(crate) fn usage_of(usage: crate::http::sse::Usage) -> Usage {
+pub(crate) fn usage_of(usage: crate::http::answer_json::Usage) -> Usage {
     Usage {
         input: usage.input,
         output: usage.output,
