@@ -37,6 +37,8 @@ pub fn run() -> ExitCode {
 pub(crate) struct ServeOptions {
     /// `--log-to DIR`.
     pub(crate) log_to: Option<PathBuf>,
+    /// `--log-file FILE`.
+    pub(crate) log_file: Option<PathBuf>,
     /// `--plain`.
     pub(crate) plain: bool,
 }

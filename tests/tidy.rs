@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 const ORDER: &[&[&str]] = &[
     &["scheduler"],
     &["http"],
-    &["clock", "error", "event"],
+    &["clock", "error", "event", "zone"],
     &["config"],
     &["net"],
     &["account"],

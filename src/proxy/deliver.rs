@@ -9,6 +9,7 @@ use super::forward::{Answer, Failure, NetworkCode, NetworkFailure};
 use super::job::{Ended, usage_of};
 use super::reply;
 use super::stream::{Committed, Uncommitted};
+use crate::clock;
 use crate::event::{Outcome as EndedAs, Stage};
 use crate::gate::LeaseGuard;
 use crate::http::headers::{self, BodyForm};
@@ -17,6 +18,7 @@ use crate::net::wait::Stop;
 use crate::scheduler::quota::QuotaReport;
 use crate::scheduler::{AccountId, Outcome};
 use crate::server::paths::{Pooled, Route};
+use crate::zone;
 
 /// The first event is looked for in at most so many bytes …
 pub(super) const LOOK_AHEAD_BYTES: usize = 64 * 1024;
@@ -265,6 +267,11 @@ impl Course<'_> {
         let account: AccountId = self.granted.account;
         let usage = (facts.usage_seen && self.counts_tokens()).then(|| usage_of(facts.usage));
         self.job.record.borrow_mut().tokens = usage;
+        if let Some(usage) = usage {
+            let family = self.request.family.as_ref().map(|family| &*family.0);
+            let today = zone::local_day(clock::wall());
+            self.job.context.daily_use.note(account, today, family, usage);
+        }
         let thinking =
             self.request.session.filter(|_| facts.signed_thinking && self.granted.kind.is_claude());
         let thread = self.job.thread_named(facts.thread.as_deref());
