@@ -12,9 +12,8 @@ use serde_json::{Map, Value, json};
 
 use super::http::{Http, HttpCall, HttpPhase, HttpReply, percent_encoded};
 use super::limits::{dates, headers};
-use super::token::Tokens;
-use crate::config::Secret;
 use crate::config::random::base64url;
+use crate::config::{Secret, Tokens};
 use crate::scheduler::quota::QuotaReport;
 use crate::scheduler::time::{Now, Wall};
 

@@ -21,7 +21,7 @@ use super::web::{self, Presence, Server};
 use crate::account::http::HttpCall;
 use crate::account::limits::dates;
 use crate::clock::{self, human};
-use crate::config::{AccountEntry, BaseUrl, Config, Credential, OauthTokens, file};
+use crate::config::{AccountEntry, BaseUrl, Config, Credential, OauthCredential, Tokens, file};
 use crate::error::{Error, Result, reason};
 use crate::net::tls;
 use crate::proxy::context::proxies;
@@ -162,7 +162,9 @@ fn token(account: &AccountEntry, now: Wall) -> Finding {
     let name = text::name(&account.name);
     let disabled = if account.enabled { "" } else { " (disabled)" };
     let expires = match &account.credential {
-        Credential::Oauth(OauthTokens { expires_at: Some(at), .. }) if *at > now => {
+        Credential::Oauth(OauthCredential {
+            tokens: Tokens { expires_at: Some(at), .. }, ..
+        }) if *at > now => {
             format!(", expires in {}", human(now.until(*at)))
         }
         Credential::Oauth(_) | Credential::ApiKey(_) | Credential::Provider(_) => String::new(),
