@@ -67,9 +67,9 @@ mod report;
 mod run;
 pub mod scheduler;
 mod server;
-mod zone;
 #[cfg(test)]
 #[path = "../tests/unit/mod.rs"]
 mod testing;
+mod zone;
 
 pub use run::run;

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use lexopt::{Arg, Parser};
 
 use super::spec::{self, CommandSpec, Name, OptionSpec};
-use crate::config::near::{did_you_mean, nearest};
 use crate::config::days::DAYS_KEPT;
+use crate::config::near::{did_you_mean, nearest};
 use crate::report::mask::mask;
 use crate::run::ServeOptions;
 
@@ -465,9 +465,7 @@ fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
         }),
         Name::Api => api(&mut typed, next())?,
         Name::Doctor => Command::Doctor,
-        Name::Service => {
-            Command::Service(one_of(&typed, "KIND", &next(), &Supervisor::WORDS)?)
-        }
+        Name::Service => Command::Service(one_of(&typed, "KIND", &next(), &Supervisor::WORDS)?),
         Name::Completions => Command::Completions(one_of(&typed, "SHELL", &next(), &Shell::WORDS)?),
         Name::Help => Command::Help(match next().as_str() {
             "" => None,
@@ -568,8 +566,9 @@ pub(super) const METHODS: [&str; 6] = ["GET", "POST", "PUT", "PATCH", "DELETE", 
 fn api(typed: &mut TypedCommand, path: String) -> Result<Command, Misuse> {
     let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
     if !path.starts_with('/') || path.starts_with("//") || !is_plain(&path) {
-        return Err(typed
-            .misuse("PATH must begin with one / and be percent-encoded, such as /v1/models"));
+        return Err(
+            typed.misuse("PATH must begin with one / and be percent-encoded, such as /v1/models")
+        );
     }
     let method = typed.text("method")?;
     let known = method

@@ -84,7 +84,7 @@ fn a2_every_value_is_read() {
           "maxQueuedBodyBytes": 9, "maxQueuedBytes": 10, "maxConcurrentQueued": 11, "pollMs": 12, "heartbeatMs": 13,
           "streamForwardGraceMs": 14},
         "timeouts": {"connectMs": 1, "headersMs": 2, "nonStreamHeadersMs": 3, "idleMs": 4, "clientMs": 5},
-        "shutdown": {"drainTimeoutMs": 6}, "sync": {"accountsIntervalMs": 7}, "quotaProbeSeconds": 60, "logDir": "/l",
+        "shutdown": {"drainTimeoutMs": 6}, "sync": {"accountsIntervalMs": 7}, "quotaProbeSeconds": 60, "logFile": "/l/f", "logDir": "/l",
         "accounts": [{"name": "a", "apiKey": "sk"}]}"#,
     )
     .unwrap();
@@ -151,6 +151,7 @@ fn a2_every_value_is_read() {
         sync_interval: ms(7),
         quota_probe: Some(ms(60_000)),
         log_dir: Some("/l".into()),
+        log_file: Some("/l/f".into()),
         accounts: config.accounts.clone(),
         notices: Vec::new(),
     };

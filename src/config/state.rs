@@ -225,11 +225,7 @@ impl Totals {
 
 impl AccountState {
     /// What the file keeps of `learned`.
-    pub(crate) fn new(
-        who: &Identity<'_>,
-        learned: &Learned,
-        days: Vec<DayUse>,
-    ) -> AccountState {
+    pub(crate) fn new(who: &Identity<'_>, learned: &Learned, days: Vec<DayUse>) -> AccountState {
         let usage = &learned.usage;
         AccountState {
             name: who.name.to_owned(),
@@ -431,7 +427,7 @@ mod tests {
         ] {
             let state = State {
                 saved_at: 0,
-                accounts: vec![AccountState::new(&WHO, &learned(vec![window]))],
+                accounts: vec![AccountState::new(&WHO, &learned(vec![window]), Vec::new())],
                 ..State::default()
             };
             assert_eq!(

@@ -14,7 +14,7 @@ use crate::config::{CLIENT_TIMEOUT_MS, Config, SessionAffinity};
 use crate::event::{Event, Finished, Outcome, Stage, Tracked};
 use crate::http::digest::digest;
 use crate::http::headers::{ClientOptions, Headers};
-use crate::http::peek::{Peek, session_key};
+use crate::http::peek::{Peek, session_key, session_tag};
 use crate::report::capture::Trace;
 use crate::scheduler::time::Mono;
 use crate::scheduler::{Kind, Request, SessionKey, Shape, ThreadKey, Usage};
@@ -143,6 +143,7 @@ impl Job {
         request.profile = Arc::from(self.options.profile.as_deref().unwrap_or(PROFILE_DEFAULT));
         request.weight = self.peek.weight(self.body.len());
         request.family = self.peek.model.as_deref().and_then(family_of_model);
+        request.model.clone_from(&self.names().model);
         request.session = session;
         request.signed_thinking = self.peek.signed_thinking || self.is_unread();
         request.thread =
@@ -207,9 +208,7 @@ impl Job {
     /// What it is called before people.
     pub(crate) fn names(&self) -> &Names {
         self.names.get_or_init(|| Names {
-            session: self
-                .session()
-                .map(|SessionKey(key)| Arc::from(format!("{:06x}", key & 0xff_ffff))),
+            session: self.session().map(|SessionKey(key)| Arc::from(session_tag(key))),
             model: self.peek.model.as_deref().map(Arc::from),
         })
     }

@@ -4,6 +4,8 @@
 //! Reads the scheduler's state and changes nothing; the same code serves admission, the queue and
 //! `explain`.
 
+use std::sync::Arc;
+
 use super::Scheduler;
 use super::account::{Account, concerns, keeps_out};
 use super::affinity::Binding;
@@ -13,7 +15,7 @@ use super::obstacle::Obstacle;
 use super::policy::Overage;
 use super::quota::{Family, WindowKind};
 use super::ranking::{Available, Level, Ranking};
-use super::request::{Access, AccountId, Request, Routing, Why};
+use super::request::{Access, AccountId, Request, Routing, SessionKey, Why};
 use super::score::{Facts, Week, terms};
 use super::snapshot::{Terms, Tier};
 use super::storm::Room;
@@ -25,6 +27,10 @@ use super::windows::{Full, Window};
 pub(super) struct Ask<'a> {
     pub(super) profile: &'a str,
     pub(super) family: Option<&'a Family>,
+    /// For explanations.
+    pub(super) model: Option<&'a Arc<str>>,
+    /// The same.
+    pub(super) session: Option<SessionKey>,
     pub(super) weight: u32,
     /// P9, by the request or its session.
     pub(super) thinking: bool,
@@ -107,6 +113,8 @@ impl Scheduler {
         Ask {
             profile: &request.profile,
             family: request.family.as_ref(),
+            model: request.model.as_ref(),
+            session: request.session,
             weight: request.weight,
             thinking: request.signed_thinking
                 || request.session.is_some_and(|session| self.affinity.is_thinking(session)),
