@@ -245,11 +245,11 @@ mod tests {
         let (stdout, stderr) = listed(ACCOUNTS, AccountsView::Text);
         assert_eq!(
             stdout,
-            "NAME                 TYPE      TIER     TOKEN          PRIORITY\n\
-             work                 oauth     unknown  valid          0\n\
-             \"my key\" (disabled)  apikey    -        key            3\n\
-             glm                  provider  -        key            10\n\
-             old                  oauth     unknown  renews on use  0\n"
+            "NAME                 TYPE      TIER     TOKEN          PRIORITY  PROFILES\n\
+             work                 oauth     unknown  valid          0         claude,all\n\
+             \"my key\" (disabled)  apikey    -        key            3         claude,all\n\
+             glm                  provider  -        key            10        all\n\
+             old                  oauth     unknown  renews on use  0         claude,all\n"
         );
         assert_eq!(
             stderr,
@@ -260,9 +260,10 @@ mod tests {
     #[test]
     fn verbose_says_when_tokens_expire() {
         let (stdout, _) = listed(ACCOUNTS, AccountsView::Verbose);
-        assert!(stdout.contains("valid          0         expires in "), "{stdout}");
+        assert!(stdout.contains("valid          0         claude,all  expires in "), "{stdout}");
         assert!(
-            stdout.contains("renews on use  0         expired ") && stdout.contains(" ago\n"),
+            stdout.contains("renews on use  0         claude,all  expired ")
+                && stdout.contains(" ago\n"),
             "{stdout}"
         );
     }

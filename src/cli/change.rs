@@ -175,7 +175,7 @@ fn said(change: &Change) -> String {
             format!("renamed {} to {}", text::name(name), text::name(new))
         }
         Change::Priority { name, priority } => {
-            format!("{} has priority {priority} now; a lower number is preferred", text::name(name))
+            format!("{} has priority {priority}", text::name(name))
         }
         Change::Use { name: Some(name) } => format!("{} is preferred", text::name(name)),
         Change::Use { name: None } => "routing is automatic".to_owned(),

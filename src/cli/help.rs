@@ -9,6 +9,8 @@ use super::table::{Room, wrapped};
 const COLUMN: usize = 28;
 /// Lines are no longer, so that they are easy to read.
 const WIDTH_MAX: usize = 80;
+/// Cells that an explanation has at least.
+const HELP_MIN: usize = 24;
 /// Narrower terminals break the lines themselves.
 const WIDTH_MIN: usize = 40;
 
@@ -85,12 +87,14 @@ impl Page {
     }
 
     fn entry(&mut self, indent: usize, left: &str, right: &str) {
+        let column = COLUMN.min(self.width - HELP_MIN);
         let text = format!("{:indent$}{left}", "");
-        let first = format!("{text:COLUMN$}");
-        let begin = " ".repeat(COLUMN);
-        let room = Some(self.width);
-        let gap = if text.len() >= COLUMN { format!("{text} ") } else { first };
-        let lines = wrapped(&format!("{begin}{right}"), COLUMN, room);
+        let gap = match text.len() < column {
+            true => format!("{text:column$}"),
+            false => format!("{text} "),
+        };
+        let begin = " ".repeat(column);
+        let lines = wrapped(&format!("{begin}{right}"), column, Some(self.width));
         for (number, line) in lines.iter().enumerate() {
             let line = match number {
                 0 if gap.len() + line.trim_start().len() > self.width => {
