@@ -19,6 +19,8 @@ const READ_BYTES: usize = 16 * 1024;
 const DRAIN_BYTES_MAX: usize = 64 * 1024;
 /// How long that may take.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+/// The longest time without progress that the kernel can be told, in milliseconds.
+const USER_TIMEOUT_MAX: u32 = i32::MAX.unsigned_abs();
 /// How long a refusal may take to be written.
 pub(super) const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 
@@ -31,6 +33,8 @@ pub(crate) struct ClientSocket {
     kept: AtomicBool,
     /// The request was refused, and parts of it may still be on their way.
     unread: AtomicBool,
+    /// The end of the connection would be taken for the end of an answer that is not whole.
+    torn: AtomicBool,
 }
 
 impl AsFd for ClientSocket {
@@ -63,14 +67,15 @@ impl ClientSocket {
         stream.set_nodelay(true)?;
         sockopt::set_socket_keepalive(&stream, true)?;
         if !client_limit.is_zero() {
-            let millis = u32::try_from(client_limit.as_millis()).unwrap_or(u32::MAX);
-            sockopt::set_tcp_user_timeout(&stream, millis)?;
+            let millis = u32::try_from(client_limit.as_millis()).unwrap_or(USER_TIMEOUT_MAX);
+            sockopt::set_tcp_user_timeout(&stream, millis.min(USER_TIMEOUT_MAX))?;
         }
         Ok(ClientSocket {
             stream,
             peer,
             kept: AtomicBool::new(false),
             unread: AtomicBool::new(false),
+            torn: AtomicBool::new(false),
         })
     }
 
@@ -150,6 +155,12 @@ impl ClientSocket {
         Ok(())
     }
 
+    /// Writes as much of `bytes` as can be sent without waiting: for a thread that others need.
+    pub(super) fn write_at_once(&self, bytes: &[u8]) {
+        // Whom it does not reach sees the connection end.
+        let _ = (&self.stream).write(bytes);
+    }
+
     /// The answer is complete, and another request may follow.
     pub(super) fn keep(&self) {
         self.kept.store(true, Ordering::Relaxed);
@@ -160,16 +171,31 @@ impl ClientSocket {
         self.unread.store(true, Ordering::Relaxed);
     }
 
+    /// The answer broke, and its client must not take the end of the connection for its end.
+    pub(super) fn tear(&self) {
+        self.torn.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there is something to read now: bytes, the end, or an error.
+    pub(super) fn is_readable(&self) -> bool {
+        poll_for(&mut [PollFd::new(&self.stream, PollFlags::IN)], Duration::ZERO)
+    }
+
     /// Whether another request may follow; asked once for each.
     pub(super) fn take_kept(&self) -> bool {
         self.kept.swap(false, Ordering::Relaxed)
     }
 
     /// Ends the connection so that the client can read the last answer: closing over unread bytes
-    /// would reset it before that.
+    /// would reset it before that, and take back what has not reached the client.
     pub(super) fn finish(&self) {
+        if self.torn.load(Ordering::Relaxed) {
+            // Closing resets the connection now.
+            let _ = sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
+            return;
+        }
         let _ = rustix::net::shutdown(&self.stream, Shutdown::Write);
-        if self.unread.load(Ordering::Relaxed) {
+        if self.unread.load(Ordering::Relaxed) || self.is_readable() {
             self.drain();
         }
     }
