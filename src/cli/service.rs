@@ -303,4 +303,24 @@ mod tests {
             assert!(file.is_none_or(|file| line.is_some_and(|line| file.contains(line))));
         }
     }
+
+    #[test]
+    fn r3_the_units_are_valid_for_systemd() {
+        let scratch = crate::testing::scratch::Scratch::new();
+        let facts = Facts { program: "/bin/true".into(), ..facts() };
+        let service = facts.systemd().replace("Documentation=man:maxpool(1)\n", "");
+        let socket = facts.socket(&Config::default()).unwrap_or_default();
+        let files =
+            [("maxpool.service", service), ("maxpool.socket", socket)].map(|(name, text)| {
+                let path = scratch.path(name);
+                std::fs::write(&path, text).map(|()| path)
+            });
+        let mut verify = std::process::Command::new("systemd-analyze");
+        verify.args(["verify", "--user"]).args(files.into_iter().flatten());
+        let Ok(output) = verify.env("XDG_RUNTIME_DIR", scratch.path("")).output() else {
+            return;
+        };
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !said.contains("maxpool."), "{said}");
+    }
 }
