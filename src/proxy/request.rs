@@ -16,7 +16,7 @@ use crate::event::{Event, Finished, Tracked};
 use crate::http::digest::digest;
 use crate::http::headers::{ClientOptions, Headers};
 use crate::http::ids;
-use crate::http::peek::{Peek, session_key};
+use crate::http::peek::{Peek, session_key, session_tag};
 use crate::report::capture::Trace;
 use crate::scheduler::quota::Family;
 use crate::scheduler::time::Mono;
@@ -179,7 +179,7 @@ impl ClientRequest {
         demand.weight = self.peek.weight(self.body.len());
         demand.class = self.class();
         demand.kin = self.kin();
-        demand.model = self.peek.model.as_deref().map(Arc::from);
+        demand.model.clone_from(&self.names().model);
         demand.family = self.peek.model.as_deref().map(family_or_id);
         demand.session = session;
         demand.signed_thinking = self.peek.signed_thinking || self.is_unread();
@@ -241,9 +241,7 @@ impl ClientRequest {
     /// What it is called before people.
     pub(crate) fn names(&self) -> &Names {
         self.names.get_or_init(|| Names {
-            session: self
-                .session()
-                .map(|SessionKey(key)| Arc::from(format!("{:06x}", key & 0xff_ffff))),
+            session: self.session().map(|SessionKey(key)| Arc::from(session_tag(key))),
             model: self.peek.model.as_deref().map(Arc::from),
         })
     }

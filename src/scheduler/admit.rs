@@ -639,7 +639,7 @@ impl SeenClasses {
         let alike = |class: &Class| {
             *class.profile == *ask.profile
                 && class.class == ask.class
-                && class.model.as_deref() == ask.model
+                && class.model.as_ref() == ask.model
                 && class.family.as_ref() == ask.family
                 && class.thinking == ask.thinking
                 && class.route == ask.route
@@ -658,7 +658,7 @@ impl SeenClasses {
         self.classes.push(Class {
             profile: Arc::from(ask.profile),
             class: ask.class,
-            model: ask.model.map(Arc::from),
+            model: ask.model.cloned(),
             family: ask.family.cloned(),
             thinking: ask.thinking,
             route: ask.route,

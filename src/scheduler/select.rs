@@ -15,6 +15,8 @@
 //!
 //! Nothing here changes the scheduler, so that the same code serves admission, the queue and `explain`.
 
+use std::sync::Arc;
+
 use super::Scheduler;
 use super::account::{Account, Target};
 use super::affinity::{Binding, Critical, Home};
@@ -24,7 +26,7 @@ use super::id::{Kin, RouteClass};
 use super::obstacle::Obstacle;
 use super::quota::Family;
 use super::ranking::{Available, Ranking};
-use super::request::{Access, AccountId, Avoided, Kind, Request, Routing, Shape, Why};
+use super::request::{Access, AccountId, Avoided, Kind, Request, Routing, SessionKey, Shape, Why};
 use super::score::{Facts, terms};
 use super::snapshot::{Group, Pass, PassOrder, Payment, Terms, Tier};
 use super::time::{Mono, Now};
@@ -37,7 +39,9 @@ pub(super) struct Ask<'a> {
     pub(super) class: RouteClass,
     pub(super) kin: Kin,
     pub(super) family: Option<&'a Family>,
-    pub(super) model: Option<&'a str>,
+    pub(super) model: Option<&'a Arc<str>>,
+    /// For explanations.
+    pub(super) session: Option<SessionKey>,
     pub(super) weight: u32,
     /// P9, by the request or its session.
     pub(super) thinking: bool,
@@ -83,7 +87,7 @@ pub(super) enum Restraint {
 
 impl<'a> Ask<'a> {
     pub(super) fn target(&self) -> Target<'a> {
-        Target { class: self.class, family: self.family, model: self.model }
+        Target { class: self.class, family: self.family, model: self.model.map(AsRef::as_ref) }
     }
 
     pub(super) fn cache_on(&self, now: Mono, account: AccountId) -> PromptCache {
@@ -166,7 +170,8 @@ impl Scheduler {
             class: request.class,
             kin: request.kin,
             family: request.family.as_ref(),
-            model: request.model.as_deref(),
+            model: request.model.as_ref(),
+            session: request.session,
             weight: request.weight,
             thinking: request.signed_thinking
                 || request.session.is_some_and(|session| self.affinity.is_thinking(session)),
