@@ -223,7 +223,7 @@ fn what_will_not_end_within_the_limit_is_told_at_once() {
         ("longer than maxWaitMs", "queue.maxWaitMs", failures::quota("five_hour", hour)),
         ("longer than autoMaxWaitMs", "queue.autoMaxWaitMs", failures::quota("five_hour", hour)),
         ("without streaming", "queue.nonStreamMaxWaitMs", failures::quota("five_hour", hour)),
-        ("the API in trouble", "queue.capacityMaxWaitMs", failures::server_error(500)),
+        ("the API in trouble", "queue.capacityMaxWaitMs", failures::overloaded()),
         ("the network down", "queue.networkMaxWaitMs", failures::reset()),
     ];
     for (name, key, answer) in rows {
@@ -277,19 +277,21 @@ fn counting_tokens_waits_eight_seconds_at_most() {
     let upstream = Upstream::start();
     let home = one_account(&upstream)
         .set("queue.countTokensMaxWaitMs", json!(500))
-        .set("scheduler.safetyMaxGlobalActive", json!(1));
+        .set("scheduler.safetyMaxActivePerAccount", json!(1));
     let proxy = Proxy::start(&home);
     let gate = upstream.gate();
-    upstream
-        .next("key-a", Answer::message("first").before(crate::upstream::Step::Hold(gate.clone())));
-    let first = send(&proxy, Ask::messages(&hello()));
+    let count = || Ask::post("/v1/messages/count_tokens", &hello());
+    let held = Answer::json(200, r#"{"input_tokens":7}"#);
+    upstream.next("key-a", held.before(crate::upstream::Step::Hold(gate.clone())));
+    let first = send(&proxy, count());
     upstream.wait_requests(1);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
     let before = Instant::now();
-    let reply = proxy.ask(&Ask::post("/v1/messages/count_tokens", &hello()));
+    let reply = proxy.ask(&count());
     assert!([429, 529].contains(&reply.status), "{}", reply.text());
     assert!(before.elapsed() < Duration::from_secs(5));
     gate.open();
-    first.join().expect("a client").0.assert_said("first");
+    assert_eq!(first.join().expect("a client").0.json()["input_tokens"], 7);
 }
 
 #[test]

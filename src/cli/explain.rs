@@ -65,6 +65,10 @@ fn explained(explanation: &Explanation, now: Wall, room: Room) -> Vec<String> {
             let because = passed.evidence.as_ref().map(|it| because(it, now));
             let because = because.map(|because| wrapped(&format!("      {because}"), 6, room));
             lines.extend(because.into_iter().flatten());
+            if let Some(by) = &passed.lifted_by {
+                let by = format!("      lifted by {}", text::clean(by, 120));
+                lines.extend(wrapped(&by, 6, room));
+            }
         }
     }
     lines

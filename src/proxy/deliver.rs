@@ -10,7 +10,7 @@ use super::failed::Kept;
 use super::forward::{Answer, Failure};
 use super::reply;
 use super::request::usage_of;
-use super::stream::{Body, Committed, Uncommitted};
+use super::stream::{Committed, Uncommitted};
 use crate::clock;
 use crate::event::{Outcome as EndedAs, Stage};
 use crate::gate::LeaseGuard;
@@ -179,10 +179,6 @@ impl Course<'_> {
         let is_answer = self.is_for_an_answer(answer);
         let is_looked_at = form == Form::Events || is_answer;
         client_wait.look_ahead(is_looked_at.then_some(LOOK_AHEAD_TIME));
-        let length = match answer.body {
-            Body::Length(length) => Some(length),
-            Body::Streamed | Body::None => None,
-        };
         let result = loop {
             let read = answer.read(client_wait, |bytes| {
                 scanner.feed(bytes);
@@ -191,7 +187,6 @@ impl Course<'_> {
             });
             match read {
                 Ok(0) => break Ok(true),
-                Ok(_) if length == Some(ahead.len() as u64) && is_answer => break Ok(true),
                 Ok(_) if !is_looked_at || ahead.len() >= LOOK_AHEAD_BYTES => break Ok(false),
                 Ok(_) if is_decided(scanner, ahead) => break Ok(false),
                 Ok(_) => {}

@@ -87,6 +87,24 @@ impl BlockReason {
         }
     }
 
+    /// What ends such a block.
+    #[must_use]
+    pub fn lifted_by(&self) -> LiftedBy {
+        match self {
+            BlockReason::NeedsLogin => LiftedBy::Login,
+            BlockReason::Quota(_) => LiftedBy::TimeOrReading,
+            BlockReason::CredentialRefused | BlockReason::Unusable => LiftedBy::Look,
+            BlockReason::ServerSide
+            | BlockReason::Overloaded
+            | BlockReason::ServerError
+            | BlockReason::Network
+            | BlockReason::ModelMissing
+            | BlockReason::Forbidden
+            | BlockReason::RefreshFailed
+            | BlockReason::RefreshNetwork => LiftedBy::Time,
+        }
+    }
+
     /// At its end one request looks, before the others come.
     pub(super) fn needs_look(&self) -> bool {
         match self {
@@ -103,6 +121,21 @@ impl BlockReason {
             | BlockReason::RefreshNetwork => false,
         }
     }
+}
+
+/// What ends a block, for `explain` and `status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LiftedBy {
+    /// Its own end.
+    Time,
+    /// Its end or a usage reading with room, and every six hours one request looks.
+    TimeOrReading,
+    /// One request that looks after the end.
+    Look,
+    /// An unrelated request that is served.
+    UnrelatedRequest,
+    /// Another credential.
+    Login,
 }
 
 /// When a block ends. Nothing but a look at the clocks ends a timed one; a step of the wall clock

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::account::Account;
 use super::admit::Decision;
 use super::affinity::{KnownSession, KnownThread};
-use super::block::{BlockReason, Evidence, Scope, WaitCause};
+use super::block::{BlockReason, Evidence, LiftedBy, Scope, WaitCause};
 use super::cost::PromptCache;
 use super::id::RouteClass;
 use super::obstacle::{Ends, Obstacle};
@@ -19,8 +19,7 @@ use super::request::{AccountId, Refusal, RefusalReason, Request, Standing, Ticke
 use super::select::{Ask, Route, mismatch};
 use super::snapshot::{
     AccountSnapshot, BlockSnapshot, BreakerSnapshot, CachedPrompt, Candidate, Effect,
-    ExplainedVerdict, Explanation, Learned, LiftedBy, QueueSnapshot, Snapshot, Status, Tier,
-    WeeklySnapshot,
+    ExplainedVerdict, Explanation, Learned, QueueSnapshot, Snapshot, Status, Tier, WeeklySnapshot,
 };
 use super::time::{Mono, Now, Wall};
 use super::trail::Trail;
@@ -303,6 +302,8 @@ impl Scheduler {
         let of_messages = || blocks.iter().filter(|block| is_of_messages(block));
         let until = |limited: bool| -> Option<Wall> {
             of_messages()
+                // A rest after a 401 is no cooldown.
+                .filter(|block| block.reason != BlockReason::CredentialRefused)
                 .filter(|block| is_429(&block.reason) == limited)
                 .filter_map(|block| block.until)
                 .max()
@@ -501,19 +502,7 @@ impl Account {
             reason: block.reason.clone(),
             scope: block.scope.clone(),
             effect: Effect::Out,
-            lifted_by: match &block.reason {
-                BlockReason::NeedsLogin => LiftedBy::Login,
-                BlockReason::Quota(_) => LiftedBy::TimeOrReading,
-                BlockReason::CredentialRefused | BlockReason::Unusable => LiftedBy::Look,
-                BlockReason::ServerSide
-                | BlockReason::Overloaded
-                | BlockReason::ServerError
-                | BlockReason::Network
-                | BlockReason::ModelMissing
-                | BlockReason::Forbidden
-                | BlockReason::RefreshFailed
-                | BlockReason::RefreshNetwork => LiftedBy::Time,
-            },
+            lifted_by: block.reason.lifted_by(),
             until: block.end.wall(now),
             remaining: block.end.mono(now).map(|end| end.since(now.mono)),
             evidence: block.evidence.clone(),

@@ -47,7 +47,7 @@ mod wait_limits;
 mod windows;
 
 pub use affinity::{KnownSession, KnownThread};
-pub use block::{Block, BlockReason, End, Evidence, Scope, WaitCause};
+pub use block::{Block, BlockReason, End, Evidence, LiftedBy, Scope, WaitCause};
 pub use id::{AccountId, Kin, RouteClass};
 pub use outcome::{Blame, HeadReport, Outcome, Overload, Usage};
 pub use policy::{Overage, Policy};
@@ -58,8 +58,8 @@ pub use request::{
 };
 pub use snapshot::{
     AccountSnapshot, BlockSnapshot, BreakerSnapshot, CachedPrompt, Candidate, Effect,
-    ExplainedVerdict, Explanation, Learned, LiftedBy, Load, QueueSnapshot, Snapshot, Source,
-    Status, Terms, Tier, UsageTotals, WeeklySnapshot, WindowSnapshot,
+    ExplainedVerdict, Explanation, Learned, Load, QueueSnapshot, Snapshot, Source, Status, Terms,
+    Tier, UsageTotals, WeeklySnapshot, WindowSnapshot,
 };
 pub use suspicion::Fingerprint;
 pub use trail::{Aftermath, Trail, Unproven};

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::block::{BlockReason, Evidence, Scope, WaitCause};
+use super::block::{BlockReason, Evidence, LiftedBy, Scope, WaitCause};
 use super::outcome::Usage;
 use super::quota::{Family, Verdict, WindowKind};
 use super::request::{
@@ -214,21 +214,6 @@ pub enum Effect {
     Out,
     /// It serves what no other account can (S3).
     Avoided,
-}
-
-/// What ends a block, for `explain` and `status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LiftedBy {
-    /// Its own end.
-    Time,
-    /// Its end or a usage reading with room, and every six hours one request looks.
-    TimeOrReading,
-    /// One request that looks after the end.
-    Look,
-    /// An unrelated request that is served.
-    UnrelatedRequest,
-    /// Another credential.
-    Login,
 }
 
 /// The shared breaker.

@@ -234,6 +234,7 @@ fn explained() -> View {
         account: account.into(),
         reason: reason.into(),
         until,
+        lifted_by: None,
         evidence,
     };
     view.status.decisions = vec![Explanation {

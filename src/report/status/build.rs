@@ -211,6 +211,12 @@ fn passed_over_of(standing: &scheduler::Standing, at: Wall) -> PassedOver {
         account: standing.name.to_string(),
         reason: labels::passed_over(&standing.reason),
         until: standing.wait.map(|wait| Moment(at + wait)),
+        lifted_by: match &standing.reason {
+            scheduler::PassedOver::Blocked(reason) => {
+                Some(labels::lifted_by(reason.lifted_by()).into())
+            }
+            _ => None,
+        },
         evidence: standing.evidence.as_deref().and_then(evidence_of),
     }
 }

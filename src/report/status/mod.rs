@@ -393,6 +393,8 @@ pub(crate) struct PassedOver {
     pub(crate) account: String,
     pub(crate) reason: String,
     pub(crate) until: Option<Moment>,
+    /// What lifts a block, besides `maxpool retry`; `null` for what is none.
+    pub(crate) lifted_by: Option<String>,
     pub(crate) evidence: Option<Evidence>,
 }
 
