@@ -2,16 +2,15 @@
 //!
 //! Availability is "no block in force"; nothing here is a status string.
 
+mod looks;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{Block, BlockReason, End, Evidence, Scope};
 use super::cost::{Costs, Reading};
 use super::id::{AccountId, RouteClass};
-use super::policy::{
-    LONG_BLOCK, MESSAGE_CHARS_MAX, MODELS_MISSING_MAX, Policy, READING_LIFTS_EVERY, REST_MAX,
-    REST_TRUST, RESTS,
-};
+use super::policy::{MESSAGE_CHARS_MAX, MODELS_MISSING_MAX, Policy, REST_TRUST};
 use super::quota::{Family, Verdict, WindowKind};
 use super::recent_load::{Counted, Hour, Recent};
 use super::request::{AccountSpec, Avoided};
@@ -200,99 +199,6 @@ impl Account {
     pub(super) fn suspected(&self, now: Now, class: RouteClass) -> Option<&Suspicion> {
         let own = self.suspicions.in_force(now).filter(|one| one.class == class);
         own.max_by_key(|one| one.until)
-    }
-
-    /// T2: the credential or the account was refused once more. It rests for longer each time; what
-    /// was under way when the last rest began says nothing new.
-    pub(super) fn put_rest(
-        &mut self,
-        now: Now,
-        sent: Mono,
-        mut block: Block,
-        fixed: Option<Duration>,
-    ) {
-        self.stir();
-        let same = |held: &&PlacedBlock| {
-            held.block.reason == block.reason && held.block.scope == block.scope
-        };
-        let rests = match self.blocks.iter().find(same) {
-            Some(held) if sent < held.said => return,
-            Some(held) => held.rests.saturating_add(1),
-            None => 0,
-        };
-        block.evidence = bounded(block.evidence);
-        block.end = End::after(now, fixed.unwrap_or_else(|| rest(rests)));
-        self.blocks.retain(|held| !same(&held));
-        let (asked, said) = (block.end, now.mono);
-        self.blocks.push(PlacedBlock { block, asked, said, rests, looker: None });
-    }
-
-    /// A request goes to the account: it looks at what waits for a look.
-    pub(super) fn start_look(&mut self, now: Now, lease: u64, target: Target<'_>) {
-        for held in &mut self.blocks {
-            if held.state(now) == BlockState::Lookable && keeps_out(&held.block.scope, target) {
-                held.looker = Some(lease);
-            }
-        }
-    }
-
-    /// Ways out: this lease looks at blocks of many hours, and at the windows behind them.
-    pub(super) fn start_long_look(&mut self, now: Now, lease: u64, target: Target<'_>) {
-        for held in &mut self.blocks {
-            if held.is_due_for_long_look(now) && keeps_out(&held.block.scope, target) {
-                held.looker = Some(lease);
-            }
-        }
-        self.windows.start_long_look(now, lease);
-    }
-
-    pub(super) fn end_look(&mut self, now: Now, lease: u64, looked: Looked) {
-        match looked {
-            Looked::Passed => {
-                self.lift(now, |held| held.looker == Some(lease));
-            }
-            Looked::Returned => {
-                for held in self.blocks.iter_mut().filter(|held| held.looker == Some(lease)) {
-                    held.looker = None;
-                }
-            }
-        }
-    }
-
-    /// Ways out: whatever keeps the account away but a missing credential is forgotten.
-    pub(super) fn retry(&mut self, now: Now) {
-        self.lift(now, |held| held.block.reason != BlockReason::NeedsLogin);
-        self.suspicions.clear();
-        self.mark = None;
-        self.windows.forget_full();
-        self.set_overage(None);
-        self.unified_status = self.unified_status.filter(|said| *said != Verdict::Rejected);
-        self.failures = 0;
-        self.last_failure = None;
-    }
-
-    /// Ways out: a usage reading that shows room lifts what is older than it.
-    pub(super) fn lift_by_reading(&mut self, now: Now, has_room: impl Fn(&WindowKind) -> bool) {
-        if self.lifted_at.is_some_and(|at| now.mono.since(at) < READING_LIFTS_EVERY) {
-            return;
-        }
-        let by_reading = |held: &PlacedBlock| match (&held.block.reason, &held.block.scope) {
-            (BlockReason::Quota(Some(kind)), scope) => {
-                let of_family = |family: &Family| WindowKind::SevenDayFamily(family.clone());
-                let family = match scope {
-                    Scope::Family(family) => has_room(&of_family(family)),
-                    Scope::Account | Scope::Class(_) | Scope::Model(_) => false,
-                };
-                has_room(kind) || family
-            }
-            (BlockReason::Quota(None), _) => {
-                has_room(&WindowKind::FiveHour) && has_room(&WindowKind::SevenDay)
-            }
-            (_, _) => false,
-        };
-        if self.lift(now, by_reading) {
-            self.lifted_at = Some(now.mono);
-        }
     }
 
     /// Places a block. One of the same reason and scope is prolonged; what an answer says of a
@@ -485,6 +391,11 @@ impl Account {
         }
     }
 
+    /// A broken answer has cost something all the same.
+    pub(super) fn count_use(&mut self) {
+        self.usage.requests += 1;
+    }
+
     pub(super) fn record(&mut self, now: Now, weight: u32, took: Duration, counted: Counted) {
         match counted {
             Counted::Completed => {
@@ -635,53 +546,6 @@ pub(super) fn spread_blocks(now: Now, accounts: &mut [Account]) {
     let asked: Vec<Mono> = ends.iter().map(|(end, ..)| *end).collect();
     for ((_, account, block), end) in ends.into_iter().zip(spread(&asked)) {
         accounts[account].move_end(block, end);
-    }
-}
-
-impl PlacedBlock {
-    fn is_held(&self, now: Now) -> bool {
-        !self.block.end.has_passed(now) || self.block.reason.needs_look()
-    }
-
-    /// Only a look ends it.
-    fn is_over(&self, now: Mono) -> bool {
-        let ended = match self.block.end {
-            End::At { mono, wall: None } => mono.is_none_or(|at| at <= now),
-            End::At { wall: Some(_), .. } | End::CredentialChange => false,
-        };
-        ended && self.block.reason.needs_look()
-    }
-
-    pub(super) fn state(&self, now: Now) -> BlockState {
-        match (self.block.end.has_passed(now), self.looker) {
-            (false, _) => BlockState::InForce,
-            (true, Some(_)) => BlockState::BeingLooked,
-            (true, None) => BlockState::Lookable,
-        }
-    }
-
-    /// Ways out: it holds for more than six hours, and nobody has looked for as long.
-    pub(super) fn is_due_for_long_look(&self, now: Now) -> bool {
-        self.long_look_at(now).is_some_and(|at| at <= now.mono)
-    }
-
-    /// When somebody may look at a block of many hours.
-    pub(super) fn long_look_at(&self, now: Now) -> Option<Mono> {
-        let at = self.said + LONG_BLOCK;
-        let end = self.block.end.mono(now)?;
-        (self.looker.is_none() && end > at).then_some(at)
-    }
-}
-
-/// The rest after so many others in a row (T2).
-fn rest(before: u32) -> Duration {
-    let index = usize::try_from(before).unwrap_or(usize::MAX);
-    match RESTS.get(index) {
-        Some(rest) => *rest,
-        None => {
-            let doublings = before.saturating_sub(RESTS.len() as u32 - 1).min(16);
-            RESTS[RESTS.len() - 1].saturating_mul(1 << doublings).min(REST_MAX)
-        }
     }
 }
 

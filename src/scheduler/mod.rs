@@ -24,6 +24,7 @@ mod availability;
 mod block;
 mod breaker;
 mod cost;
+mod everywhere;
 mod explain;
 mod id;
 mod obstacle;

@@ -15,22 +15,20 @@ use std::time::Duration;
 
 use super::account::{Account, Looked, Mark};
 use super::block::{Block, BlockReason, End, Evidence, Scope};
-use super::breaker::{Probe, Seen};
+use super::breaker::Probe;
 use super::id::RouteClass;
-use super::obstacle::{Ends, Obstacle};
 use super::outcome::{Blame, HeadReport, Outcome, Overload};
 use super::policy::{
-    ACCOUNT_WAIT, BREAKER_ACCOUNTS_MIN, MODEL_WAIT, RETRY_AFTER_MAX, RETRY_AFTER_MIN,
-    SERVER_SIDE_WAIT, SERVER_SIDE_WAIT_MAX, UNKNOWN_RESET_WAIT,
+    ACCOUNT_WAIT, MODEL_WAIT, RETRY_AFTER_MAX, RETRY_AFTER_MIN, SERVER_SIDE_WAIT,
+    SERVER_SIDE_WAIT_MAX, UNKNOWN_RESET_WAIT,
 };
 use super::quota::{Family, QuotaReport, Verdict, WindowKind};
 use super::recent_load::Counted;
-use super::request::{Kind, Lease, SessionKey, Shape};
-use super::select::{Ask, Patience, Restraint, Route, mismatch};
+use super::request::{Kind, Lease, SessionKey};
 use super::snapshot::Source;
 use super::suspicion::{Cooldown, Finding, Fingerprint, Refused};
 use super::time::{Mono, Now};
-use super::trail::{Aftermath, PastRefusal, RefusedFor, Trail, Unproven};
+use super::trail::{Aftermath, PastRefusal, RefusedFor, Unproven};
 use super::windows::{Rejected, Windows, rejected};
 use super::{LeaseRecord, Look, Looking, Progress, Scheduler};
 
@@ -378,6 +376,9 @@ impl Scheduler {
                 Counted::Failed
             }
         };
+        if matches!(outcome, Outcome::Broken { .. }) {
+            self.accounts[index].count_use();
+        }
         let took = now.mono.since(held.granted.mono);
         self.accounts[index].record(now, held.weight, took, counted);
     }
@@ -541,118 +542,6 @@ impl Scheduler {
         let block = Block { reason, end, scope, evidence: Arc::new(evidence) };
         self.place_block(now, index, block);
     }
-
-    /// P8: is it the same refusal everywhere?
-    fn weigh_breaker(
-        &mut self,
-        now: Now,
-        index: usize,
-        held: &LeaseRecord,
-        (fingerprint, retry_after): (Fingerprint, Option<Duration>),
-        evidence: &Evidence,
-    ) {
-        if held.class != RouteClass::Messages || !self.accounts[index].is_claude() {
-            return;
-        }
-        let longest = self.policy.max_cooldown.max(RETRY_AFTER_MIN);
-        let account = self.accounts[index].id;
-        let breaker = self.breakers.of(held.family.as_ref());
-        breaker.saw(Seen {
-            at: now.mono,
-            account,
-            fingerprint,
-            asked: retry_after.map(|wait| now.mono + wait.clamp(RETRY_AFTER_MIN, longest)),
-        });
-        if !breaker.can_trip(now.mono) {
-            return;
-        }
-        let mut refusers: Vec<_> =
-            breaker.alike(now.mono, fingerprint).map(|seen| seen.account).collect();
-        refusers.sort();
-        refusers.dedup();
-        // Each of the proven ones was met by two requests; the proof is on the account.
-        if refusers.len() < BREAKER_ACCOUNTS_MIN {
-            return;
-        }
-        let asked = breaker.alike(now.mono, fingerprint).filter_map(|seen| seen.asked).max();
-        let own_blocks = refusers
-            .iter()
-            .filter_map(|id| self.account(*id))
-            .filter_map(|account| refused_until(now, account));
-        let Some(until) = asked.or_else(|| own_blocks.max()) else {
-            return;
-        };
-        if self.is_refused_everywhere(now, held, fingerprint, until) {
-            self.breakers.of(held.family.as_ref()).trip(now, until, evidence);
-        }
-    }
-
-    /// Every enabled account that this request could use has refused in the same way or is out for
-    /// longer than `until`.
-    fn is_refused_everywhere(
-        &self,
-        now: Now,
-        held: &LeaseRecord,
-        fingerprint: Fingerprint,
-        until: Mono,
-    ) -> bool {
-        let trail = Trail::default();
-        let ask = Ask {
-            profile: &held.profile,
-            class: held.class,
-            kin: held.kin,
-            family: held.family.as_ref(),
-            model: held.model.as_ref(),
-            session: None,
-            weight: held.weight,
-            thinking: false,
-            route: Route::Any,
-            // Only Claude accounts are looked at, and none of them was brought.
-            brought: &[],
-            tried: &[],
-            tried_until: now.mono,
-            trail: &trail,
-            last_failure: None,
-            patience: Patience::CannotWait,
-            binding: None,
-            shape: Shape::Stream,
-            body_bytes: 0,
-            restraint: Restraint::Waived,
-            others_waiting: 0,
-        };
-        let Some(breaker) = self.breakers.get(held.family.as_ref()) else {
-            return false;
-        };
-        let mut compatible = self
-            .accounts
-            .iter()
-            .filter(|account| account.is_claude() && mismatch(account, &ask).is_none());
-        compatible.all(|account| {
-            let refused =
-                breaker.alike(now.mono, fingerprint).any(|seen| seen.account == account.id);
-            refused || self.is_out_until(now, account, &ask, until)
-        })
-    }
-
-    /// True if blocks or windows keep the account out at least until then.
-    fn is_out_until(&self, now: Now, account: &Account, ask: &Ask<'_>, until: Mono) -> bool {
-        let mut out = false;
-        self.obstacles(now, account, ask, |obstacle| {
-            out |= match obstacle {
-                Obstacle::Block(_)
-                | Obstacle::Window(_)
-                | Obstacle::Limit(_)
-                | Obstacle::Overage { .. } => match obstacle.ends(now) {
-                    Ends::At(at) => at >= until,
-                    Ends::Never => true,
-                    Ends::OnRelease => false,
-                },
-                _ => false,
-            };
-            !out
-        });
-        out
-    }
 }
 
 /// What an answer rejected, and whose request met it.
@@ -674,23 +563,12 @@ fn past(now: Now, held: &LeaseRecord, why: RefusedFor) -> PastRefusal {
     PastRefusal { account: held.account, at: now.mono, why }
 }
 
-/// The end of what an account's own refusals have placed.
 /// Since when a request that was served has its prompt cached; counting tokens caches nothing.
 fn cached_since(held: &LeaseRecord) -> Option<Mono> {
     (held.cost > 0).then_some(held.granted.mono)
 }
 
 /// The end of an account's own server-side blocks.
-fn refused_until(now: Now, account: &Account) -> Option<Mono> {
-    let server_side = |block: &&Block| {
-        matches!(
-            block.reason,
-            BlockReason::ServerSide | BlockReason::Overloaded | BlockReason::ServerError
-        )
-    };
-    account.blocks(now).filter(server_side).filter_map(|block| block.end.mono(now)).max()
-}
-
 /// S11: until when paid extra usage counts as in use. A 429, and any answer that does not say so, ends it.
 fn learn_overage(now: Now, account: &mut Account, head: &HeadReport<'_>, family: Option<&Family>) {
     if head.status == 429 || head.quota.overage_in_use != Some(true) {
