@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
+use ureq::http::HeaderValue;
 
 use super::reload;
 use crate::account::Origin;
@@ -43,8 +44,8 @@ pub(crate) fn serve(context: &Arc<Context>, call: LocalCall) {
     let ended = match page {
         Ok(page) => {
             let mut headers = Headers::default();
-            headers.push("content-type", page.content_type);
-            headers.push("cache-control", "no-store");
+            headers.push("content-type", HeaderValue::from_static(page.content_type));
+            headers.push("cache-control", HeaderValue::from_static("no-store"));
             match out.whole(page.status, &headers, &page.body) {
                 Ok(delivered) => {
                     Ended { status: Some(delivered.status), outcome: Outcome::Local, cause: None }

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use ureq::http::HeaderValue;
+
 use super::classify::{self, Meaning};
 use crate::clock::human;
 use crate::event::labels;
@@ -63,13 +65,14 @@ impl Reply {
     /// All headers but framing (`content-length`, `connection`).
     pub(crate) fn headers(&self) -> Headers {
         let mut headers = Headers::default();
-        headers.push("content-type", "application/json");
+        headers.push("content-type", HeaderValue::from_static("application/json"));
         if let Some(wait) = self.retry_after {
-            headers.push("retry-after", whole_seconds(wait).to_string());
+            headers.push("retry-after", whole_seconds(wait));
         }
-        headers.push("x-should-retry", if self.should_retry { "true" } else { "false" });
+        let should_retry = if self.should_retry { "true" } else { "false" };
+        headers.push("x-should-retry", HeaderValue::from_static(should_retry));
         if let Some(allow) = self.allow {
-            headers.push("allow", allow);
+            headers.push("allow", HeaderValue::from_static(allow));
         }
         headers
     }
@@ -91,8 +94,8 @@ pub(crate) fn on_the_wire(reply: &Reply) -> Vec<u8> {
     let body = reply.body();
     let mut out = format!("HTTP/1.1 {} {}\r\n", reply.status, reason(reply.status)).into_bytes();
     let mut headers = reply.headers();
-    headers.push("content-length", body.len().to_string());
-    headers.push("connection", "close");
+    headers.push("content-length", body.len() as u64);
+    headers.push("connection", HeaderValue::from_static("close"));
     for (name, value) in headers.iter() {
         out.extend_from_slice(name.as_bytes());
         out.extend_from_slice(b": ");

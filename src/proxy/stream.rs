@@ -13,10 +13,12 @@
 //! answer consumes it. What is written is collected and leaves when the worker is about to wait, or at [`CORK_BYTES`].
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, Write as _};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+
+use ureq::http::HeaderValue;
 
 use super::reply::Reply;
 use crate::clock::{self, Stopwatch};
@@ -232,8 +234,9 @@ impl Line {
         match down.state {
             State::Untouched => {
                 let mut headers = Headers::default();
-                headers.push("content-type", "text/event-stream; charset=utf-8");
-                headers.push("cache-control", "no-cache");
+                let form = HeaderValue::from_static("text/event-stream; charset=utf-8");
+                headers.push("content-type", form);
+                headers.push("cache-control", HeaderValue::from_static("no-cache"));
                 down.head(200, &headers, Body::Streamed);
                 down.state = State::Held;
             }
@@ -279,11 +282,8 @@ impl Down {
         }
         self.status = Some(status);
         let cork = &mut self.cork;
-        cork.extend_from_slice(b"HTTP/1.1 ");
-        push_number(cork, u64::from(status), 10);
-        cork.push(b' ');
-        cork.extend_from_slice(reason(status).as_bytes());
-        cork.extend_from_slice(b"\r\n");
+        // Writing into memory cannot fail.
+        let _ = write!(cork, "HTTP/1.1 {status} {}\r\n", reason(status));
         for (name, value) in headers.iter() {
             cork.extend_from_slice(name.as_bytes());
             cork.extend_from_slice(b": ");
@@ -291,15 +291,11 @@ impl Down {
             cork.extend_from_slice(b"\r\n");
         }
         if headers.get("date").is_none() {
-            cork.extend_from_slice(b"date: ");
-            cork.extend_from_slice(clock::http_date(clock::wall()).as_bytes());
-            cork.extend_from_slice(b"\r\n");
+            let _ = write!(cork, "date: {}\r\n", clock::http_date(clock::wall()));
         }
         match (framing, body) {
             (Framing::Length(length), _) | (Framing::None, Body::Length(length)) => {
-                cork.extend_from_slice(b"content-length: ");
-                push_number(cork, length, 10);
-                cork.extend_from_slice(b"\r\n");
+                let _ = write!(cork, "content-length: {length}\r\n");
             }
             (Framing::Chunked, _) => cork.extend_from_slice(b"transfer-encoding: chunked\r\n"),
             (Framing::ToTheEnd | Framing::None, _) => {}
@@ -344,8 +340,7 @@ impl Down {
     fn frame(&mut self, framing: Framing, bytes: &[u8]) {
         match framing {
             Framing::Chunked => {
-                push_number(&mut self.cork, bytes.len() as u64, 16);
-                self.cork.extend_from_slice(b"\r\n");
+                let _ = write!(self.cork, "{:x}\r\n", bytes.len());
                 self.cork.extend_from_slice(bytes);
                 self.cork.extend_from_slice(b"\r\n");
             }
@@ -412,41 +407,10 @@ impl Down {
     }
 }
 
-/// Appends `number` to the base of 10 or 16. The machinery of `write!` costs several times as much, and every answer, every event of a
-/// stream needs it.
-fn push_number(to: &mut Vec<u8>, mut number: u64, base: u64) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let start = to.len();
-    loop {
-        to.push(DIGITS[(number % base) as usize]);
-        number /= base;
-        if number == 0 {
-            break;
-        }
-    }
-    to[start..].reverse();
-}
-
 /// The reason phrases of RFC 9110 that an API or we may use; others have none, which the RFC allows.
 pub(super) fn reason(status: u16) -> &'static str {
     ureq::http::StatusCode::from_u16(status)
         .ok()
         .and_then(|status| status.canonical_reason())
         .unwrap_or("")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::push_number;
-
-    #[test]
-    fn numbers_are_written_as_the_standard_library_does() {
-        for number in [0, 1, 9, 10, 15, 16, 99, 100, 255, 256, 65_535, 1 << 20, u64::MAX] {
-            let mut text = b"at ".to_vec();
-            push_number(&mut text, number, 10);
-            text.push(b' ');
-            push_number(&mut text, number, 16);
-            assert_eq!(text, format!("at {number} {number:x}").into_bytes());
-        }
-    }
 }

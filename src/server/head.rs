@@ -98,9 +98,9 @@ fn has_bare_line_end(head: &[u8]) -> bool {
 }
 
 fn taken_from(request: &httparse::Request<'_, '_>) -> Option<RequestHead> {
-    let mut headers = Headers::with_room(request.headers.len());
+    let mut headers = Headers::default();
     for line in request.headers.iter() {
-        headers.push(line.name, line.value);
+        headers.take(line.name, line.value).ok()?;
     }
     Some(RequestHead {
         method: request.method?.to_owned(),

@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use crate::http::headers::is_named;
-
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -108,13 +106,15 @@ pub(crate) fn route(method: &str, target: &str) -> Route {
     let segments = plain_segments(&decoded);
     match segments.as_slice() {
         [] if matches!(method, "GET" | "HEAD") => Route::Local(Local::Root),
-        [first, ..] if is_named(first, "maxpool") => {
+        [first, ..] if first.eq_ignore_ascii_case("maxpool") => {
             let spelled: Vec<Cow<'_, str>> = path.split('/').skip(1).map(decode).collect();
             let spelled: Vec<&str> = spelled.iter().map(AsRef::as_ref).collect();
             Route::Local(local(method, &spelled, query))
         }
         [v1, oauth, token]
-            if is_named(v1, "v1") && is_named(oauth, "oauth") && is_named(token, "token") =>
+            if v1.eq_ignore_ascii_case("v1")
+                && oauth.eq_ignore_ascii_case("oauth")
+                && token.eq_ignore_ascii_case("token") =>
         {
             Route::OauthToken
         }
@@ -159,21 +159,7 @@ fn plain_segments(decoded: &str) -> Vec<&str> {
 
 /// Percent-decodes once; what is no escape stays, and what has none is lent.
 pub(crate) fn decode(text: &str) -> Cow<'_, str> {
-    if !text.bytes().any(|byte| byte == b'%') {
-        return Cow::Borrowed(text);
-    }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let escaped = match (byte, tail) {
-            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low),
-            _ => None,
-        };
-        bytes.push(escaped.unwrap_or(byte));
-        rest = if escaped.is_some() { &tail[2..] } else { tail };
-    }
-    let decoded = String::from_utf8(bytes);
-    decoded.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()).into()
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy()
 }
 
 impl Local {
@@ -234,11 +220,6 @@ fn parameter(query: &str, name: &str) -> Option<String> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let mut values = pairs.filter(|(key, value)| decode(key) == name && !value.is_empty());
     values.next().map(|(_, value)| decode(&value.replace('+', " ")).into_owned())
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    let value = char::from(digit).to_digit(16)?;
-    u8::try_from(value).ok()
 }
 
 #[cfg(test)]
