@@ -13,10 +13,11 @@
 //!
 //! # Modules, in the order in which they may import each other
 //!
-//! `scheduler` < `http` < `clock`, `error`, `event` < `config` < `net` < `account` < `gate` < `report` < `server` < `proxy`
+//! `scheduler` < `http` < `platform`, `clock`, `error`, `event` < `config` < `net` < `account` < `gate` < `report` < `server` < `proxy`
 //! < `control` < `host` < `run`, `cli` (a test holds them to it).
 //!
 //! - [`scheduler`]: which account, who waits, for how long. Pure: no I/O, threads, locks, clock or randomness.
+//! - `platform`: what differs between Linux and other Unixes.
 //! - `clock`: the only place that reads time. `event`: what happened, as plain data; sending one never blocks.
 //! - `config`: the file with every credential; one locked read-modify-write per change. `net`: connections that we make.
 //! - `account`: credentials, their refresh, and what answers say about quota.
@@ -64,6 +65,7 @@ mod gate;
 mod host;
 mod http;
 mod net;
+mod platform;
 mod proxy;
 mod report;
 mod run;

@@ -8,7 +8,7 @@ use ureq::http::HeaderValue;
 
 use super::reload;
 use crate::account::Origin;
-use crate::account::quota::family_of_model;
+use crate::account::limits::headers::family_of_model;
 use crate::clock;
 use crate::config::Config;
 use crate::error::Fault;

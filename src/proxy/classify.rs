@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::account::provider_limit::wait_of_refusal;
+use crate::account::limits::body::wait_of_refusal;
 use crate::http::answer_json::ApiError;
 use crate::http::headers::Headers;
 use crate::http::sse::{self, Form};

@@ -8,12 +8,13 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags};
 
 use super::stream::Line;
 use crate::account::SingleFlight;
 use crate::clock;
-use crate::net::wait::{Phase, Ready, Stop, Waiter, Wire, poll_for};
+use crate::net::wait::{Phase, Ready, Stop, Waiter, Wire};
+use crate::platform::{Bell, PeerWait, poll_for, wait_with_peer};
 use crate::scheduler::time::Mono;
 use crate::server::ClientSocket;
 
@@ -105,17 +106,14 @@ impl ClientWait {
 
     /// Waits for a token refresh that another thread does.
     pub(super) fn wait_for_refresh(&self, flight: &SingleFlight) -> Result<(), Stop> {
-        let Ok(bell) = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-        else {
-            // No descriptor to be woken by: the refresh is bounded in time, so it can be waited for blindly.
+        let Ok(bell) = Bell::new() else {
+            // Without a descriptor nothing can wake this thread; the refresh is bounded in time.
             flight.wait(REFRESH_WAIT_MAX);
             return Ok(());
         };
         let bell = Arc::new(bell);
         let ringer = Arc::clone(&bell);
-        flight.on_end(Box::new(move || {
-            let _ = rustix::io::write(&*ringer, &1_u64.to_ne_bytes());
-        }));
+        flight.on_end(Box::new(move || ringer.ring()));
         self.wait_for(bell.as_fd())
     }
 
@@ -149,27 +147,11 @@ impl ClientWait {
         let Some(client) = &self.client else {
             return Ok(if poll_for(fds, limit) { Ready::Io } else { Ready::Pause });
         };
-        let watched = PollFd::new(client.as_ref(), PollFlags::RDHUP);
-        let (ready, gone) = if let [only] = &*fds {
-            let mut both = [watched, only.clone()];
-            (poll_for(&mut both, limit), !both[0].revents().is_empty())
-        } else {
-            let mut all = vec![watched];
-            all.extend(fds.iter().cloned());
-            let ready = poll_for(&mut all, limit);
-            (ready, !all[0].revents().is_empty())
-        };
-        if !ready {
-            return Ok(Ready::Pause);
+        match wait_with_peer(client.as_fd(), fds, limit) {
+            PeerWait::Left => Err(Stop::ClientGone),
+            PeerWait::Ready => Ok(Ready::Io),
+            PeerWait::TimeOut => Ok(Ready::Pause),
         }
-        if gone {
-            return Err(Stop::ClientGone);
-        }
-        if fds.len() > 1 {
-            // Which of them it was is asked for by name: a connection attempt among several.
-            poll_for(fds, Duration::ZERO);
-        }
-        Ok(Ready::Io)
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::client_wait::ClientWait;
 use super::context::Context;
 use super::ended::Ended;
-use crate::account::quota::family_of_model;
+use crate::account::limits::headers::family_of_model;
 use crate::account::sync::Brought;
 use crate::clock::Stopwatch;
 use crate::config::{CLIENT_TIMEOUT_MS, Config, SessionAffinity};

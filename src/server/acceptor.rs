@@ -19,7 +19,7 @@ use super::client::ClientSocket;
 use super::connection::Connection;
 use super::shared::{Mode, Shared};
 use crate::clock;
-use crate::net::wait::poll_for;
+use crate::platform::poll_for;
 use crate::scheduler::time::Mono;
 
 /// A connection between two requests is closed after this long.

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::net::{Shutdown, sockopt};
 
 use crate::clock;
-use crate::net::wait::poll_for;
+use crate::platform::{self, PeerWait, poll_for, wait_with_peer};
 
 /// Bytes that one read of a head may take.
 const READ_BYTES: usize = 16 * 1024;
@@ -19,8 +19,6 @@ const READ_BYTES: usize = 16 * 1024;
 const DRAIN_BYTES_MAX: usize = 64 * 1024;
 /// How long that may take.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
-/// The longest time without progress that the kernel can be told, in milliseconds.
-const USER_TIMEOUT_MAX: u32 = i32::MAX.unsigned_abs();
 /// How long a refusal may take to be written.
 pub(super) const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 
@@ -67,8 +65,7 @@ impl ClientSocket {
         stream.set_nodelay(true)?;
         sockopt::set_socket_keepalive(&stream, true)?;
         if !client_limit.is_zero() {
-            let millis = u32::try_from(client_limit.as_millis()).unwrap_or(USER_TIMEOUT_MAX);
-            sockopt::set_tcp_user_timeout(&stream, millis.min(USER_TIMEOUT_MAX))?;
+            platform::set_user_timeout(&stream, client_limit)?;
         }
         Ok(ClientSocket {
             stream,
@@ -141,11 +138,9 @@ impl ClientSocket {
                     if now >= end {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
-                    let flags = PollFlags::OUT | PollFlags::RDHUP;
-                    let mut fds = [PollFd::new(&self.stream, flags)];
-                    if poll_for(&mut fds, end.since(now).min(LOOK_AGAIN))
-                        && fds[0].revents().contains(PollFlags::RDHUP)
-                    {
+                    let mut fds = [PollFd::new(&self.stream, PollFlags::OUT)];
+                    let left = end.since(now).min(LOOK_AGAIN);
+                    if wait_with_peer(self.stream.as_fd(), &mut fds, left) == PeerWait::Left {
                         return Err(io::ErrorKind::BrokenPipe.into());
                     }
                 }
