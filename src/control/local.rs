@@ -1,7 +1,6 @@
 //! The routes that are answered here (SPEC P1): status, health, metrics, explain, and the few that change something.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Deserialize;
 use ureq::http::HeaderValue;
@@ -12,7 +11,7 @@ use crate::account::limits::headers::family_of_model;
 use crate::clock;
 use crate::config::Config;
 use crate::error::Fault;
-use crate::event::{Event, Finished, Outcome, Stage};
+use crate::event::{Outcome, Stage};
 use crate::http::headers::{ClientOptions, Headers};
 use crate::http::peek::{Peek, session_key};
 use crate::proxy::context::Context;
@@ -40,7 +39,7 @@ struct Page {
 /// Answers a local route. The log gets a line only for those that change something, and for errors.
 pub(crate) fn serve(context: &Arc<Context>, call: LocalCall) {
     let page = page(context, &call);
-    let LocalCall { method, path, out, watch, tracked, .. } = call;
+    let LocalCall { line, out, watch, tracked, .. } = call;
     let ended = match page {
         Ok(page) => {
             let mut headers = Headers::default();
@@ -55,24 +54,10 @@ pub(crate) fn serve(context: &Arc<Context>, call: LocalCall) {
         }
         Err(reply) => answer(out, &reply),
     };
-    if matches!(ended.outcome, Outcome::Local) && &*method != "POST" {
+    if matches!(ended.outcome, Outcome::Local) && &*line.method != "POST" {
         return;
     }
-    context.tell(Event::Finished(Box::new(Finished {
-        method,
-        path,
-        account: None,
-        status: ended.status,
-        outcome: ended.outcome,
-        cause: ended.cause,
-        queued: Duration::ZERO,
-        first_byte: None,
-        total: watch.elapsed(),
-        tokens: None,
-        session: None,
-        model: None,
-        attempts: 0,
-    })));
+    ended.tell(context, line, watch.elapsed());
     drop(tracked);
 }
 

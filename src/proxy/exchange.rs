@@ -20,7 +20,7 @@ use super::attempt;
 use super::client_wait::{ClientWait, Heartbeats, Limits};
 use super::context::Context;
 use super::course::Attempted;
-use super::ended::{Ended, answer};
+use super::ended::{Ended, Line, answer};
 use super::failed::{self, Failed};
 use super::header_accounts;
 use super::relay;
@@ -29,23 +29,21 @@ use super::request::{ClientRequest, Record};
 use super::stream::{ClientForm, Uncommitted};
 use crate::clock::{self, Stopwatch};
 use crate::config::Config;
-use crate::event::{Event, Finished, Held, Outcome, RequestMeta, Stage, Tracked};
+use crate::event::{Event, Held, Outcome, RequestMeta, Stage, Tracked};
 use crate::gate::{Admitted, Granted, LeaseGuard, Verdict, Waiting};
 use crate::http::headers;
 use crate::http::peek::{self, BODY_BYTES_MAX, Peek};
 use crate::scheduler::{Limit, Refusal, RefusalReason, Ticket};
-use crate::server::door::{Door, DoorRefusal, Entry, Framing};
-use crate::server::paths::{Local, Pooled, Route};
-use crate::server::{BodyError, Inbound, RequestHead};
+use crate::server::door::{Door, Entry, Framing};
+use crate::server::paths::{Local, Route};
+use crate::server::{DoorRefusal, Inbound, RequestHead};
 
 /// A call of a local route, which `control` answers: it is no part of a request's life.
 pub(crate) struct LocalCall {
     /// The settings when it came.
     pub(crate) config: Arc<Config>,
-    /// `GET`.
-    pub(crate) method: Arc<str>,
-    /// The path without its query.
-    pub(crate) path: Arc<str>,
+    /// Its request line.
+    pub(crate) line: Line,
     /// Which route.
     pub(crate) route: Local,
     /// The body, if one came.
@@ -85,12 +83,6 @@ pub(crate) fn serve(
     }
 }
 
-/// What the log says of a request line.
-struct Line {
-    method: Arc<str>,
-    path: Arc<str>,
-}
-
 impl Line {
     fn of(head: &RequestHead) -> Line {
         Line { method: Arc::from(head.method.as_str()), path: path_of(&head.target) }
@@ -105,21 +97,9 @@ impl Line {
 /// Answers on the spot and ends the connection: nothing more of it can be trusted or waited for.
 fn refuse(context: &Context, inbound: Inbound<'_>, line: Line, reply: &Reply, watch: Stopwatch) {
     inbound.refuse(&reply::on_the_wire(reply));
-    context.tell(Event::Finished(Box::new(Finished {
-        method: line.method,
-        path: line.path,
-        account: None,
-        status: Some(reply.status),
-        outcome: Outcome::Refused,
-        cause: Some(reply.message.clone()),
-        queued: std::time::Duration::ZERO,
-        first_byte: None,
-        total: watch.elapsed(),
-        tokens: None,
-        session: None,
-        model: None,
-        attempts: 0,
-    })));
+    let cause = Some(reply.message.clone());
+    let ended = Ended { status: Some(reply.status), outcome: Outcome::Refused, cause };
+    ended.tell(context, line, watch.elapsed());
 }
 
 /// Methods whose requests say that they have no body by a length of 0 (RFC 9110 section 8.6).
@@ -155,11 +135,7 @@ fn receive(
     let body = match inbound.read_body(entry.form.framing, BODY_BYTES_MAX) {
         Ok(body) => body,
         Err(error) => {
-            let reply = match error {
-                BodyError::TooLarge => reply::body_too_large(BODY_BYTES_MAX),
-                BodyError::Broken => reply::body_broken(),
-            };
-            refuse(context, inbound, line, &reply, watch);
+            refuse(context, inbound, line, &reply::bad_body(error), watch);
             return None;
         }
     };
@@ -172,22 +148,10 @@ fn receive(
     let out = inbound.into_outbound(config.timeouts.client);
     let out = Uncommitted::new(out, form, Stopwatch::start());
     if let Route::Local(route) = entry.route {
-        return Some(LocalCall { config, method, path, route, body, out, watch, tracked });
+        return Some(LocalCall { config, line, route, body, out, watch, tracked });
     }
-    let looked_at = matches!(
-        entry.route,
-        Route::Pooled(Pooled::Messages | Pooled::CountTokens | Pooled::Complete)
-    );
-    let peek = if looked_at { peek::peek(&body) } else { Peek::default() };
-    let limits = Limits {
-        connect: config.timeouts.connect,
-        head: if peek.stream {
-            config.timeouts.headers
-        } else {
-            config.timeouts.non_stream_headers
-        },
-        idle: config.timeouts.idle,
-    };
+    let peek = if entry.route.has_body_to_read() { peek::peek(&body) } else { Peek::default() };
+    let limits = limits(&config, &peek);
     let mut trace = context.trace();
     trace.request(&method, &target, headers.iter());
     trace.body(&body);
@@ -222,6 +186,12 @@ fn receive(
     };
     request.finish(ended);
     None
+}
+
+fn limits(config: &Config, peek: &Peek) -> Limits {
+    let timeouts = &config.timeouts;
+    let head = if peek.stream { timeouts.headers } else { timeouts.non_stream_headers };
+    Limits { connect: timeouts.connect, head, idle: timeouts.idle }
 }
 
 /// A pooled request: from account to account until it is served or there is nothing left to try.

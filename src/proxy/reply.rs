@@ -7,15 +7,17 @@ use std::time::Duration;
 use ureq::http::HeaderValue;
 
 use super::classify::{self, Meaning};
+use super::reason;
 use crate::clock::human;
 use crate::event::labels;
 use crate::http::answer_json::ApiError;
 use crate::http::headers::Headers;
+use crate::http::peek::BODY_BYTES_MAX;
 use crate::http::sse::{self, Form};
 use crate::scheduler::{
     BlockReason, Kind, Limit, PassedOver, Refusal, RefusalReason, Standing, WaitCause,
 };
-use crate::server::door::DoorRefusal;
+use crate::server::{BodyError, DoorRefusal};
 
 /// An answer that we give ourselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,13 +155,13 @@ pub(crate) fn body_too_large(bytes_max: u64) -> Reply {
     ))
 }
 
-/// The body stalled, was torn, or is no valid chunked encoding (P2).
-pub(crate) fn body_broken() -> Reply {
-    closing(Reply::new(
-        400,
-        INVALID,
-        "the request body did not arrive whole: it stalled, broke off or is framed wrongly",
-    ))
+/// The body is too large (P4), or it stalled, was torn or is no valid chunked encoding (P2).
+pub(crate) fn bad_body(error: BodyError) -> Reply {
+    let torn = "the request body did not arrive whole: it stalled, broke off or is framed wrongly";
+    match error {
+        BodyError::TooLarge => body_too_large(BODY_BYTES_MAX),
+        BodyError::Broken => closing(Reply::new(400, INVALID, torn)),
+    }
 }
 
 /// S8: no account has the profile that the request names.
@@ -527,26 +529,6 @@ fn separator(text: &str) -> &'static str {
 
 fn closing(reply: Reply) -> Reply {
     Reply { close: true, ..reply }
-}
-
-fn reason(status: u16) -> &'static str {
-    match status {
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        413 => "Content Too Large",
-        417 => "Expectation Failed",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        505 => "HTTP Version Not Supported",
-        529 => "Overloaded",
-        _ => "Error",
-    }
 }
 
 /// What the server says at start, in the same words (R4).

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use ureq::http::HeaderValue;
 
+use super::reason;
 use super::reply::Reply;
 use crate::clock::{self, Stopwatch};
 use crate::http::headers::Headers;
@@ -405,12 +406,4 @@ impl Down {
             out.tear();
         }
     }
-}
-
-/// The reason phrases of RFC 9110 that an API or we may use; others have none, which the RFC allows.
-pub(super) fn reason(status: u16) -> &'static str {
-    ureq::http::StatusCode::from_u16(status)
-        .ok()
-        .and_then(|status| status.canonical_reason())
-        .unwrap_or("")
 }

@@ -1,12 +1,12 @@
 //! Who may come in, and with what framing (P2). Judges a received head; reads no socket.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
 use subtle::ConstantTimeEq;
 
-use super::head::RequestHead;
+use super::head::{DoorRefusal, HEAD_TOO_LARGE, HEADERS_MAX, RequestHead, refused};
 use super::paths::{self, Local, Route};
+use super::target;
 use crate::http::headers::{self, Headers};
 use crate::http::peek::BODY_BYTES_MAX;
 
@@ -48,19 +48,6 @@ pub(crate) struct Form {
     pub(crate) framing: Framing,
     /// `expect: 100-continue` was sent: the client waits to be asked for the body.
     pub(crate) expects_continue: bool,
-}
-
-/// A request that was not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DoorRefusal {
-    /// 400, 401, 403, 413, 417, 431 or 505.
-    pub(crate) status: u16,
-    /// The error type of P14.
-    pub(crate) kind: &'static str,
-    /// What was wrong, in words.
-    pub(crate) message: String,
-    /// The connection has to be closed: its framing cannot be trusted, or a body is unread.
-    pub(crate) close: bool,
 }
 
 impl Door<'_> {
@@ -170,44 +157,7 @@ fn check_line(head: &RequestHead) -> Result<(), DoorRefusal> {
     if ["CONNECT", "TRACE", "TRACK"].contains(&head.method.as_str()) {
         return Err(refused(400, format!("the method {} is not served", head.method)));
     }
-    check_target(&head.target).map_err(|problem| refused(400, problem))
-}
-
-fn check_target(target: &str) -> Result<(), &'static str> {
-    if target.len() > TARGET_BYTES_MAX {
-        return Err("the request target is longer than 32 KiB");
-    }
-    if !target.starts_with('/') {
-        return Err("the request target must be a path that begins with a slash");
-    }
-    if target.bytes().any(|byte| !matches!(byte, 0x21..=0x7e) || byte == b'#') {
-        return Err("the request target holds a character that is not allowed in it");
-    }
-    // Decoded again and again, because a server behind the upstream may do the same.
-    let mut path = Cow::Borrowed(paths::split(target).0);
-    for _ in 0..DECODINGS_MAX {
-        if path.as_bytes().split(|&byte| byte == b'/').any(is_dots) {
-            return Err("the request target holds a dot segment");
-        }
-        if path.bytes().any(|byte| byte == b'\\') {
-            return Err("the request target holds a backslash");
-        }
-        if path.bytes().any(|byte| byte.is_ascii_control()) {
-            return Err("the request target holds an encoded control character");
-        }
-        let decoded = match paths::decode(&path) {
-            Cow::Owned(decoded) if decoded != *path => decoded,
-            Cow::Owned(_) | Cow::Borrowed(_) => return Ok(()),
-        };
-        path = Cow::Owned(decoded);
-    }
-    Err("the request target is percent-encoded many times over")
-}
-
-/// A segment that names this directory or the one above, with parameters or without.
-fn is_dots(segment: &[u8]) -> bool {
-    segment.starts_with(b".")
-        && matches!(segment.split(|&byte| byte == b';').next(), Some(b"." | b".."))
+    target::check(&head.target).map_err(|problem| refused(400, problem))
 }
 
 /// Number and size of the header lines, and `Host` (RFC 9112 section 3.2).
@@ -319,21 +269,9 @@ fn host_of(value: &str) -> Option<&str> {
     port_is_one.then_some(host)
 }
 
-/// RFC 9110 section 5.6.2.
-pub(super) fn is_token(text: &[u8]) -> bool {
-    let is_token_char =
-        |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    !text.is_empty() && text.iter().all(is_token_char)
-}
-
 /// What a stranger wrote, for our own text.
 fn shown(value: &[u8]) -> String {
     String::from_utf8_lossy(value).chars().take(80).collect()
-}
-
-/// A refusal of the head as it is written.
-pub(super) fn refused(status: u16, message: impl Into<String>) -> DoorRefusal {
-    DoorRefusal { status, kind: "invalid_request_error", message: message.into(), close: true }
 }
 
 fn forbidden(message: String) -> DoorRefusal {
@@ -341,12 +279,7 @@ fn forbidden(message: String) -> DoorRefusal {
 }
 
 const METHOD_BYTES_MAX: usize = 32;
-const TARGET_BYTES_MAX: usize = 32 * 1024;
-/// What is said of a head beyond the limits.
-pub(crate) const HEAD_TOO_LARGE: &str = "more than 100 header lines or 64 KiB of them";
-pub(super) const HEADERS_MAX: usize = 100;
 const HEADER_BYTES_MAX: usize = 64 * 1024;
-const DECODINGS_MAX: usize = 4;
 const NEEDS_KEY: &str = "the proxy key is missing or wrong: send proxy.apiKey of maxpool.json as x-api-key or as Authorization: Bearer";
 
 #[cfg(test)]
@@ -607,7 +540,7 @@ mod tests {
                 continue;
             };
             entered += 1;
-            let path = paths::decode(paths::split(&head.target).0);
+            let path = target::decode(target::split(&head.target).0);
             assert!(
                 !path.split('/').any(|segment| matches!(segment, "." | ".."))
                     && !path.contains('\\'),

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use super::target::{decode, decode_fully, split};
+
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -129,23 +131,6 @@ pub(crate) fn route(method: &str, target: &str) -> Route {
     }
 }
 
-/// Path and query of a target.
-pub(crate) fn split(target: &str) -> (&str, &str) {
-    target.split_once('?').unwrap_or((target, ""))
-}
-
-/// Percent-decodes until nothing changes, because servers behind the upstream may decode again. The
-/// door bounds how often that can be.
-fn decode_fully(path: &str) -> Cow<'_, str> {
-    let mut decoded = decode(path);
-    while let Cow::Owned(again) = decode(&decoded)
-        && again != *decoded
-    {
-        decoded = Cow::Owned(again);
-    }
-    decoded
-}
-
 /// The segments as the most lenient server reads them: repeated slashes joined, without parameters,
 /// blanks around them, and what an encoded query mark has hidden.
 fn plain_segments(decoded: &str) -> Vec<&str> {
@@ -157,9 +142,11 @@ fn plain_segments(decoded: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Percent-decodes once; what is no escape stays, and what has none is lent.
-pub(crate) fn decode(text: &str) -> Cow<'_, str> {
-    percent_encoding::percent_decode_str(text).decode_utf8_lossy()
+impl Route {
+    /// Whether the proxy looks into the body (P4).
+    pub(crate) fn has_body_to_read(&self) -> bool {
+        matches!(self, Route::Pooled(Pooled::Messages | Pooled::CountTokens | Pooled::Complete))
+    }
 }
 
 impl Local {
