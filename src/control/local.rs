@@ -46,9 +46,7 @@ pub(crate) fn serve(context: &Arc<Context>, call: LocalCall) {
             headers.push("content-type", HeaderValue::from_static(page.content_type));
             headers.push("cache-control", HeaderValue::from_static("no-store"));
             match out.whole(page.status, &headers, &page.body) {
-                Ok(delivered) => {
-                    Ended { status: Some(delivered.status), outcome: Outcome::Local, cause: None }
-                }
+                Ok(()) => Ended { status: Some(page.status), outcome: Outcome::Local, cause: None },
                 Err(_) => Ended::client_gone(Stage::Streaming, None),
             }
         }

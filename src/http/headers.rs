@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use ureq::http::header::{HeaderName, HeaderValue};
-use ureq::http::{Error, HeaderMap};
+use ureq::http::{Error, HeaderMap, StatusCode};
 
 /// The header lines of one message.
 #[derive(Clone, Default)]
@@ -107,6 +107,19 @@ impl Headers {
     /// Adds a line of our own.
     pub(crate) fn push(&mut self, name: &'static str, value: impl Into<HeaderValue>) {
         self.0.append(name, value.into());
+    }
+
+    /// Writes the status line and these lines; the caller adds its own and the empty line.
+    pub(crate) fn write_head(&self, status: u16, to: &mut Vec<u8>) {
+        let known = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+        let reason = known.unwrap_or_default();
+        to.extend_from_slice(format!("HTTP/1.1 {status} {reason}\r\n").as_bytes());
+        for (name, value) in self.iter() {
+            to.extend_from_slice(name.as_bytes());
+            to.extend_from_slice(b": ");
+            to.extend_from_slice(value);
+            to.extend_from_slice(b"\r\n");
+        }
     }
 
     /// The non-empty elements of a comma-separated list over all its lines.

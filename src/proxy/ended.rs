@@ -58,7 +58,7 @@ pub(crate) struct Line {
 pub(crate) fn answer(out: Uncommitted, reply: &Reply) -> Ended {
     let cause = Some(reply.message.clone());
     match out.reply(reply) {
-        Ok(delivered) => Ended { status: Some(delivered.status), outcome: Outcome::Refused, cause },
+        Ok(status) => Ended { status: Some(status), outcome: Outcome::Refused, cause },
         Err(_) => Ended::client_gone(Stage::Streaming, None),
     }
 }

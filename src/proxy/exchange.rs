@@ -10,8 +10,24 @@
 //!           wait ── gave up ──▶ our answer, or the upstream's own last one ──▶ settle
 //! ```
 //!
-//! A retry needs the uncommitted writer by value, so none can be written after the first byte. Whatever happens, the lease ends
-//! in exactly one outcome and the log gets exactly one line.
+//! The idea: a request is one call on the thread that has read it, from its head to its line in the
+//! log, and every wait in between is the one wait of [`ClientWait`], which watches the client. So the
+//! states above are places in this file instead of values that somebody has to keep consistent, and
+//! a client who leaves ends whatever is going on at that place. The alternative, a state machine that
+//! any thread may drive, would save the stacks of waiting requests; it would also need a home for the
+//! lease, the client's socket and the upstream's answer between two steps, and that is where proxies
+//! lose them.
+//!
+//! What must stay:
+//!
+//! - A retry takes the uncommitted writer by value ([`Uncommitted`]), so none can be written after
+//!   the first byte. Whoever opens the answer earlier takes the other accounts' chance away.
+//! - A lease ends in exactly one outcome. Dropping its guard ends it as abandoned, so an early return
+//!   frees the account; a guard kept in a struct that outlives the attempt would not.
+//! - A failed account is excluded for this request only. Only a wait in the queue forgets that: time
+//!   has passed, and the account that comes free is chosen anew.
+//! - Our own answer is the last resort, behind the upstream's own words ([`failed`]), and the log gets
+//!   exactly one line whatever happens.
 
 use std::rc::Rc;
 use std::sync::Arc;

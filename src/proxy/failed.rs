@@ -143,9 +143,8 @@ impl Kept {
         };
         let headers = headers::downstream(&self.headers);
         if !out.is_held() {
-            return ended(
-                out.whole(self.status, &headers, &self.body).map(|delivered| delivered.status),
-            );
+            let sent = out.whole(self.status, &headers, &self.body);
+            return ended(sent.map(|()| self.status));
         }
         let event = match self.form {
             Form::Events => self.body,

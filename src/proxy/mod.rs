@@ -16,9 +16,3 @@ pub(crate) mod header_accounts;
 mod relay;
 mod request;
 pub(crate) mod stream;
-
-/// The reason phrase of a status; some have none, which RFC 9112 section 4 allows.
-fn reason(status: u16) -> &'static str {
-    let status = ureq::http::StatusCode::from_u16(status);
-    status.ok().and_then(|status| status.canonical_reason()).unwrap_or("")
-}

@@ -7,7 +7,6 @@ use std::time::Duration;
 use ureq::http::HeaderValue;
 
 use super::classify::{self, Meaning};
-use super::reason;
 use crate::clock::human;
 use crate::event::labels;
 use crate::http::answer_json::ApiError;
@@ -94,16 +93,11 @@ impl From<DoorRefusal> for Reply {
 /// The whole response as bytes, for a connection that ends with it.
 pub(crate) fn on_the_wire(reply: &Reply) -> Vec<u8> {
     let body = reply.body();
-    let mut out = format!("HTTP/1.1 {} {}\r\n", reply.status, reason(reply.status)).into_bytes();
     let mut headers = reply.headers();
     headers.push("content-length", body.len() as u64);
     headers.push("connection", HeaderValue::from_static("close"));
-    for (name, value) in headers.iter() {
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value);
-        out.extend_from_slice(b"\r\n");
-    }
+    let mut out = Vec::new();
+    headers.write_head(reply.status, &mut out);
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(&body);
     out

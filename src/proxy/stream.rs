@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use ureq::http::HeaderValue;
 
-use super::reason;
 use super::reply::Reply;
 use crate::clock::{self, Stopwatch};
 use crate::http::headers::Headers;
@@ -69,13 +68,6 @@ enum Framing {
     /// HTTP/1.0: the end of the connection is the end of the body.
     ToTheEnd,
     None,
-}
-
-/// How a reply reached the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Delivered {
-    /// The status that the client saw.
-    pub(crate) status: u16,
 }
 
 struct Down {
@@ -141,11 +133,11 @@ impl Uncommitted {
         Ok(Committed(self.0))
     }
 
-    /// Gives an answer of our own and ends the response.
+    /// Gives an answer of our own and ends the response. Gives the status that the client saw.
     ///
     /// # Errors
     /// The client is gone.
-    pub(crate) fn reply(self, reply: &Reply) -> io::Result<Delivered> {
+    pub(crate) fn reply(self, reply: &Reply) -> io::Result<u16> {
         let held = self.is_held();
         let mut down = self.0.0.borrow_mut();
         down.form.keep_alive &= !reply.close;
@@ -159,24 +151,18 @@ impl Uncommitted {
             down.push(&body)?;
         }
         down.finish()?;
-        Ok(Delivered { status: down.status.unwrap_or(reply.status) })
+        Ok(down.status.unwrap_or(reply.status))
     }
 
     /// Gives an answer whose bytes are at hand and ends the response.
     ///
     /// # Errors
     /// The client is gone.
-    pub(crate) fn whole(
-        self,
-        status: u16,
-        headers: &Headers,
-        body: &[u8],
-    ) -> io::Result<Delivered> {
+    pub(crate) fn whole(self, status: u16, headers: &Headers, body: &[u8]) -> io::Result<()> {
         let mut down = self.0.0.borrow_mut();
         down.head(status, headers, Body::Length(body.len() as u64));
         down.push(body)?;
-        down.finish()?;
-        Ok(Delivered { status })
+        down.finish()
     }
 }
 
@@ -283,15 +269,9 @@ impl Down {
         }
         self.status = Some(status);
         let cork = &mut self.cork;
-        // Writing into memory cannot fail.
-        let _ = write!(cork, "HTTP/1.1 {status} {}\r\n", reason(status));
-        for (name, value) in headers.iter() {
-            cork.extend_from_slice(name.as_bytes());
-            cork.extend_from_slice(b": ");
-            cork.extend_from_slice(value);
-            cork.extend_from_slice(b"\r\n");
-        }
+        headers.write_head(status, cork);
         if headers.get("date").is_none() {
+            // Writing into memory cannot fail.
             let _ = write!(cork, "date: {}\r\n", clock::http_date(clock::wall()));
         }
         match (framing, body) {
