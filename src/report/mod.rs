@@ -5,13 +5,13 @@
 //! and, with [`Mode::Plain`], writes them to stderr, whole lines in one write. A log that cannot be
 //! written (closed, full) is not an error: the server serves on.
 
-use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+pub(crate) use activity::{ACTIVITY_MAX, Activity, Entry, Level};
 use changes::Changes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
@@ -19,6 +19,7 @@ use crate::event::{Event, Events, Outcome, Stamped};
 use crate::scheduler::Snapshot;
 use crate::scheduler::time::Wall;
 
+mod activity;
 pub(crate) mod capture;
 mod changes;
 pub(crate) mod keys;
@@ -53,8 +54,6 @@ pub(crate) struct Reporter {
 /// How the reporter looks at the scheduler.
 type Look = Box<dyn Fn() -> Snapshot + Send + Sync>;
 
-/// How many lines the activity log holds.
-pub(crate) const ACTIVITY_MAX: usize = 200;
 /// Bytes that are written at once: PIPE_BUF, so that two processes on one pipe (R2) never cut each
 /// other's lines.
 const WRITE_BYTES_MAX: usize = 4_096;
@@ -284,48 +283,6 @@ impl Consumer {
             let _ = self.out.write_all(text.as_bytes());
         }
         text.clear();
-    }
-}
-
-/// How much an entry matters; the dashboard colours it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Level {
-    /// As it should be.
-    Info,
-    /// Worth a look.
-    Warning,
-}
-
-/// One line of the activity log.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Entry {
-    /// When.
-    pub(crate) at: Wall,
-    /// How much it matters.
-    pub(crate) level: Level,
-    /// One line without control characters, bounded.
-    pub(crate) text: String,
-}
-
-/// The last lines, oldest first.
-#[derive(Default)]
-pub(crate) struct Activity {
-    entries: Mutex<VecDeque<Entry>>,
-}
-
-impl Activity {
-    fn push(&self, entry: Entry) {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.len() == ACTIVITY_MAX {
-            entries.pop_front();
-        }
-        entries.push_back(entry);
-    }
-
-    /// The last `most`, oldest first.
-    pub(crate) fn last(&self, most: usize) -> Vec<Entry> {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.iter().skip(entries.len().saturating_sub(most)).cloned().collect()
     }
 }
 
