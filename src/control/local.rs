@@ -1,9 +1,9 @@
 //! The routes that are answered here (SPEC P1): status, health, metrics, explain, and the few that change something.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Deserialize;
+use ureq::http::HeaderValue;
 
 use super::reload;
 use crate::account::Origin;
@@ -11,7 +11,7 @@ use crate::account::limits::headers::family_of_model;
 use crate::clock;
 use crate::config::Config;
 use crate::error::Fault;
-use crate::event::{Event, Finished, Outcome, Stage};
+use crate::event::{Outcome, Stage};
 use crate::http::headers::Headers;
 use crate::http::peek::{is_session_of, session_tag};
 use crate::proxy::context::Context;
@@ -39,39 +39,23 @@ struct Page {
 /// Answers a local route. The log gets a line only for those that change something, and for errors.
 pub(crate) fn serve(context: &Arc<Context>, call: LocalCall) {
     let page = page(context, &call);
-    let LocalCall { method, path, out, watch, tracked, .. } = call;
+    let LocalCall { line, out, watch, tracked, .. } = call;
     let ended = match page {
         Ok(page) => {
             let mut headers = Headers::default();
-            headers.push("content-type", page.content_type);
-            headers.push("cache-control", "no-store");
+            headers.push("content-type", HeaderValue::from_static(page.content_type));
+            headers.push("cache-control", HeaderValue::from_static("no-store"));
             match out.whole(page.status, &headers, &page.body) {
-                Ok(delivered) => {
-                    Ended { status: Some(delivered.status), outcome: Outcome::Local, cause: None }
-                }
+                Ok(()) => Ended { status: Some(page.status), outcome: Outcome::Local, cause: None },
                 Err(_) => Ended::client_gone(Stage::Streaming, None),
             }
         }
         Err(reply) => answer(out, &reply),
     };
-    if matches!(ended.outcome, Outcome::Local) && &*method != "POST" {
+    if matches!(ended.outcome, Outcome::Local) && &*line.method != "POST" {
         return;
     }
-    context.tell(Event::Finished(Box::new(Finished {
-        method,
-        path,
-        account: None,
-        status: ended.status,
-        outcome: ended.outcome,
-        cause: ended.cause,
-        queued: Duration::ZERO,
-        first_byte: None,
-        total: watch.elapsed(),
-        tokens: None,
-        session: None,
-        model: None,
-        attempts: 0,
-    })));
+    ended.tell(context, line, watch.elapsed());
     drop(tracked);
 }
 
