@@ -207,6 +207,13 @@ impl TypedCommand {
         self.options.remove(position).1
     }
 
+    fn exclude(&self, one: &str, other: &str) -> Result<(), Misuse> {
+        if self.has(one) && self.has(other) {
+            return Err(self.misuse(&format!("--{one} and --{other} exclude each other")));
+        }
+        Ok(())
+    }
+
     fn misuse(&self, what: &str) -> Misuse {
         misuse(self.spec, what)
     }
@@ -299,23 +306,7 @@ fn run(mut parser: Parser) -> Typed {
 
 /// Stage two.
 fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
-    let wanted = typed.spec.operands;
-    let least = wanted.iter().filter(|operand| !operand.starts_with('[')).count();
-    let given = typed.operands.len();
-    if given < least {
-        return Err(typed.misuse(&format!("{} needs {}", typed.spec.word, wanted[given])));
-    }
-    if given > wanted.len() {
-        let extra = &typed.operands[wanted.len()];
-        // What was typed too much may be a key, and this may end in a log.
-        let extra = mask(extra);
-        return Err(typed.misuse(&format!("{} does not take {extra:?}", typed.spec.word)));
-    }
-    if let Some(position) = typed.operands.iter().position(String::is_empty) {
-        return Err(
-            typed.misuse(&format!("{} is empty", wanted[position].trim_matches(['[', ']'])))
-        );
-    }
+    check_operands(&typed)?;
     let mut operands = std::mem::take(&mut typed.operands).into_iter();
     let mut next = || operands.next().unwrap_or_default();
     Ok(match typed.spec.name {
@@ -329,9 +320,7 @@ fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
             Command::Login(LoginOptions { api: typed.has("api"), name: account_name(&mut typed)? })
         }
         Name::Import => {
-            if typed.has("from") && typed.has("json") {
-                return Err(typed.misuse("--from and --json exclude each other"));
-            }
+            typed.exclude("from", "json")?;
             Command::Import(ImportOptions {
                 from: typed.value("from").map(PathBuf::from),
                 json: typed.text("json")?,
@@ -358,12 +347,14 @@ fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
             }
             (name, _) => Command::Change(Change::Use { name }),
         },
-        Name::Status => match (typed.has("json"), typed.has("watch")) {
-            (true, true) => return Err(typed.misuse("--json and --watch exclude each other")),
-            (true, false) => Command::Status(StatusView::Json),
-            (false, true) => Command::Status(StatusView::Watch),
-            (false, false) => Command::Status(StatusView::Text),
-        },
+        Name::Status => {
+            typed.exclude("json", "watch")?;
+            Command::Status(match (typed.has("json"), typed.has("watch")) {
+                (true, _) => StatusView::Json,
+                (false, true) => StatusView::Watch,
+                (false, false) => StatusView::Text,
+            })
+        }
         Name::Explain => Command::Explain(ExplainOptions {
             model: typed.text("model")?,
             session: typed.text("session")?,
@@ -372,22 +363,47 @@ fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
         }),
         Name::Api => api(&mut typed, next())?,
         Name::Doctor => Command::Doctor,
-        Name::Completions => Command::Completions(match next().as_str() {
-            "bash" => Shell::Bash,
-            "zsh" => Shell::Zsh,
-            "fish" => Shell::Fish,
-            other => {
-                return Err(typed.misuse(&format!(
-                    "there are completions for bash, zsh and fish, not {other:?}"
-                )));
-            }
-        }),
+        Name::Completions => Command::Completions(shell(&typed, &next())?),
         Name::Help => Command::Help(match next().as_str() {
             "" => None,
             word => Some(spec::command(word).ok_or_else(|| unknown_command(word))?),
         }),
         Name::Version => Command::Version,
     })
+}
+
+/// Whether there are as many operands as the command takes, none of them empty.
+fn check_operands(typed: &TypedCommand) -> Result<(), Misuse> {
+    let wanted = typed.spec.operands;
+    let least = wanted.iter().filter(|operand| !operand.starts_with('[')).count();
+    let given = typed.operands.len();
+    if given < least {
+        return Err(typed.misuse(&format!("{} needs {}", typed.spec.word, wanted[given])));
+    }
+    if given > wanted.len() {
+        let extra = &typed.operands[wanted.len()];
+        // What was typed too much may be a key, and this may end in a log.
+        let extra = mask(extra);
+        return Err(typed.misuse(&format!("{} does not take {extra:?}", typed.spec.word)));
+    }
+    if let Some(position) = typed.operands.iter().position(String::is_empty) {
+        return Err(
+            typed.misuse(&format!("{} is empty", wanted[position].trim_matches(['[', ']'])))
+        );
+    }
+    Ok(())
+}
+
+fn shell(typed: &TypedCommand, word: &str) -> Result<Shell, Misuse> {
+    match word {
+        "bash" => Ok(Shell::Bash),
+        "zsh" => Ok(Shell::Zsh),
+        "fish" => Ok(Shell::Fish),
+        other => {
+            Err(typed
+                .misuse(&format!("there are completions for bash, zsh and fish, not {other:?}")))
+        }
+    }
 }
 
 /// `--name`: without control characters, which would disturb every table and log line it appears in.
