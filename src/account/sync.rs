@@ -1,7 +1,9 @@
-//! Hot sync (SPEC A7): what a freshly read config changes in the live set, as a plain value, and how it is applied.
+//! Hot sync (SPEC A7): what a freshly read config changes in the live set, as a plain value, and
+//! how it is applied.
 //!
-//! Who applies it is `run`, piece by piece, to the scheduler and to this set, so that both know the same accounts. Accounts
-//! of requests (SPEC V1) are left alone.
+//! `control/reload` applies it, piece by piece, to the scheduler and to this set, so that both know
+//! the same accounts. Accounts of request headers (SPEC V1) are left alone; `proxy` brings them, and
+//! `control` takes out those that nobody brings any more.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};

@@ -1,5 +1,6 @@
 //! What belongs to the machine: signals, the terminal, restarts, supervisors.
 
+mod canvas;
 pub(crate) mod dashboard;
 pub(crate) mod notify;
 pub(crate) mod restart;

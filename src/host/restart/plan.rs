@@ -260,20 +260,7 @@ impl Plan {
                 self.set(id, Stage::Yielded, None);
                 self.go(now, newcomer, state, &mut out);
             }
-            (Report::Serving(pid), Stage::Opening) => {
-                self.set(id, Stage::Serving, None);
-                self.served = true;
-                out.push(Action::Adopt(id));
-                if let Some(old) = self.find(|stage| stage == Stage::Yielded) {
-                    self.set(old, Stage::Retired, None);
-                    out.push(Action::Tell(old, Order::Retire(pid)));
-                }
-                out.push(Action::Notify(News::Ready));
-                if std::mem::take(&mut self.reload) {
-                    out.push(Action::Tell(id, Order::Reload));
-                }
-                self.repeat(now, &mut out);
-            }
+            (Report::Serving(pid), Stage::Opening) => self.serves(now, id, pid, &mut out),
             (Report::Failed(why), Stage::Starting | Stage::Prepared | Stage::Opening) => {
                 self.give_up(now, id, why, &mut out);
             }
@@ -302,6 +289,21 @@ impl Plan {
             _ => {}
         }
         out
+    }
+
+    fn serves(&mut self, now: Mono, id: Id, pid: u32, out: &mut Vec<Action>) {
+        self.set(id, Stage::Serving, None);
+        self.served = true;
+        out.push(Action::Adopt(id));
+        if let Some(old) = self.find(|stage| stage == Stage::Yielded) {
+            self.set(old, Stage::Retired, None);
+            out.push(Action::Tell(old, Order::Retire(pid)));
+        }
+        out.push(Action::Notify(News::Ready));
+        if std::mem::take(&mut self.reload) {
+            out.push(Action::Tell(id, Order::Reload));
+        }
+        self.repeat(now, out);
     }
 
     /// A worker could not be started, or has ended.
