@@ -76,10 +76,21 @@ pub(crate) enum Event {
         /// File, line, key and what was expected.
         why: String,
     },
-    /// Stopping; running requests finish (R1).
+    /// The server was told to stop; running requests finish (R1).
+    Stopping {
+        /// What told it, such as `SIGTERM`.
+        by: String,
+        /// Requests that still run.
+        left: usize,
+        /// When whatever still runs is cut.
+        until: Wall,
+    },
+    /// Progress while running requests finish.
     Draining {
         left: usize,
     },
+    /// The last event of a server.
+    Stopped,
     Restart(RestartStep),
     /// Something worth a line that needs no action.
     Notice {

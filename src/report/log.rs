@@ -101,9 +101,11 @@ fn describe(at: Wall, event: &Event) -> (Level, String) {
                 clean(why, PIECE_CHARS_MAX)
             ),
         ),
+        Event::Stopping { by, left, until } => (Info, stopping_line(at, by, *left, *until)),
         Event::Draining { left } => {
             (Info, format!("stopping: {}", counted(*left, "request", "left")))
         }
+        Event::Stopped => (Info, "stopped".into()),
         Event::Restart(step) => restart_line(step),
         Event::Notice { text } => (Info, text.clone()),
         Event::Warning { text } => (Warning, format!("warning: {text}")),
@@ -198,10 +200,7 @@ fn cause_of(finished: &Finished) -> Option<String> {
             stage.word(),
             lasted(finished.total)
         );
-        return Some(match &finished.cause {
-            Some(cause) => format!("{left}: {cause}"),
-            None => left,
-        });
+        return Some(left);
     }
     finished.cause.clone().or_else(|| match finished.outcome {
         Outcome::Ok | Outcome::Local | Outcome::PassedOn => None,
@@ -291,10 +290,20 @@ fn refresh_line(refresh: &Refresh) -> (Level, String) {
     (level, format!("{what} {account} {how}{why} ({change})"))
 }
 
+/// `stopping: 2 requests left (SIGTERM), until 2026-11-22T03:00:00.000Z, in 10m`.
+fn stopping_line(at: Wall, by: &str, left: usize, until: Wall) -> String {
+    let mut line = format!("stopping: {} ({})", counted(left, "request", "left"), piece(by));
+    if left > 0 {
+        line.push_str(&format!(", until {}", moment(at, until)));
+    }
+    line
+}
+
 fn reloaded_line(added: &[String], removed: &[String], changed: &[String]) -> String {
     let mut line = String::from("config reloaded: ");
     let said = line.len();
-    for (what, names) in [("added ", added), ("removed ", removed), ("changed ", changed)] {
+    // A change says by itself what changed: `work: priority 0 -> 5`, `routing changed`.
+    for (what, names) in [("added ", added), ("removed ", removed), ("", changed)] {
         for (position, name) in names.iter().take(RELOAD_NAMES_MAX).enumerate() {
             line.push_str(match position {
                 0 if line.len() > said => "; ",

@@ -166,7 +166,9 @@ fn is_trouble(event: &Event) -> bool {
         | Event::BreakerProbe
         | Event::BreakerClosed { .. }
         | Event::ReloadFailed { .. }
+        | Event::Stopping { .. }
         | Event::Draining { .. }
+        | Event::Stopped
         | Event::Restart(_)
         | Event::Notice { .. }
         | Event::Warning { .. } => false,
