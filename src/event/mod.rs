@@ -193,7 +193,7 @@ pub(crate) struct Finished {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Failover {
     pub(crate) from: Arc<str>,
-    /// Who is next; absent when it goes to the queue or is answered.
+    /// Who is next; absent when the request goes to the queue.
     pub(crate) to: Option<Arc<str>>,
     pub(crate) why: String,
     pub(crate) evidence: Option<Arc<Evidence>>,

@@ -227,17 +227,24 @@ fn run(job: &Job, mut out: Uncommitted) -> Ended {
                 return answer(out, &reply::unread_body());
             }
             Admitted::Refused(refusal) => return give_up(out, last, &Surrender::Refused(refusal)),
-            Admitted::Queued(waiting) => match wait(job, waiting) {
-                Waited::Granted(hold, granted) => {
-                    request.excluded.clear();
-                    request.attempts = 0;
-                    (hold, granted)
+            Admitted::Queued(waiting) => {
+                // Told now: after the wait it would blame an account that has done nothing since.
+                if let Some(failed) = &last {
+                    failed::tell_failover(job, failed, None);
                 }
-                Waited::Over(surrender) => return give_up(out, last, &surrender),
-                Waited::ClientGone => {
-                    return Ended::client_gone(Stage::Queued, job.patience.status_seen());
+                match wait(job, waiting) {
+                    Waited::Granted(hold, granted) => {
+                        last = None;
+                        request.excluded.clear();
+                        request.attempts = 0;
+                        (hold, granted)
+                    }
+                    Waited::Over(surrender) => return give_up(out, last, &surrender),
+                    Waited::ClientGone => {
+                        return Ended::client_gone(Stage::Queued, job.patience.status_seen());
+                    }
                 }
-            },
+            }
         };
         request.clock = granted.clock;
         let account = granted.account;

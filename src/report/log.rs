@@ -213,7 +213,7 @@ fn cause_of(finished: &Finished) -> Option<String> {
 fn failover_line(failover: &Failover) -> String {
     let to = match &failover.to {
         Some(to) => name(to),
-        None => "no other account".into(),
+        None => "the queue".into(),
     };
     format!(
         "failover {} -> {to}: {}{}{}",

@@ -179,7 +179,7 @@ fn events_say_what_until_when_and_because_of_which_answer() {
                 })),
                 session: None,
             }),
-            "failover work -> no other account: 529 overloaded_error: Overloaded [status 529; body]".into(),
+            "failover work -> the queue: 529 overloaded_error: Overloaded [status 529; body]".into(),
         ),
         (
             Event::Released { session: None, account: work.clone(), waited: Duration::from_millis(1) },
