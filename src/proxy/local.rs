@@ -17,6 +17,7 @@ use crate::error::Fault;
 use crate::event::{Event, Finished, Outcome, Stage};
 use crate::http::headers::{ClientOptions, Headers};
 use crate::http::peek::{Peek, session_key};
+use crate::report::ACTIVITY_MAX;
 use crate::report::metrics::{self, Labels, Process};
 use crate::report::status::{self, build};
 use crate::scheduler::{Request, SessionKey};
@@ -24,8 +25,6 @@ use crate::server::paths::{Local, Names, Switch};
 
 /// Requests in flight that the status lists.
 const REQUESTS_SHOWN_MAX: usize = 200;
-/// Lines of the activity log that the status carries.
-const ACTIVITY_SHOWN_MAX: usize = 50;
 
 /// A call of a local route.
 pub(super) struct Call {
@@ -185,7 +184,7 @@ pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
         let decisions: Vec<_> = scheduler.decisions().collect();
         (scheduler.snapshot(now), decisions, scheduler.explain(now, &plain_request(Some("all"))))
     });
-    let activity = context.activity.last(ACTIVITY_SHOWN_MAX);
+    let activity = context.activity.last(ACTIVITY_MAX);
     let facts = build::Facts {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::mask::mask;
 use super::text::{clean, name, push_clean, push_name, quoted, repeats_status};
-use super::{Entry, Level};
+use super::{Brief, Entry, Level};
 use crate::clock::{human, iso, lasted, push_iso};
 use crate::event::labels;
 use crate::event::{
@@ -35,7 +35,11 @@ const RELOAD_NAMES_MAX: usize = 20;
 pub(super) fn entries(stamped: &Stamped, take: &mut dyn FnMut(Entry)) {
     let at = stamped.at;
     let (level, text) = describe(at, &stamped.event);
-    take(bounded(at, level, text));
+    let mut entry = bounded(at, level, text);
+    if let Event::Finished(finished) = &stamped.event {
+        entry.brief = Some(brief_of(finished));
+    }
+    take(entry);
     if let Event::Started(started) = &stamped.event {
         account_entries(at, started).for_each(take);
     }
@@ -57,7 +61,20 @@ pub(super) fn push_line(out: &mut String, entry: &Entry) {
 
 fn bounded(at: Wall, level: Level, text: String) -> Entry {
     let text = clean(&mask(&text), ENTRY_CHARS_MAX);
-    Entry { at, level, text }
+    Entry { at, level, text, brief: None }
+}
+
+fn brief_of(finished: &Finished) -> Brief {
+    Brief {
+        method: Arc::clone(&finished.method),
+        path: Arc::clone(&finished.path),
+        account: finished.account.as_ref().map(|(name, _)| Arc::clone(name)),
+        model: finished.model.clone(),
+        status: finished.status,
+        total: finished.total,
+        tokens: finished.tokens.map(|tokens| (tokens.input, tokens.output)),
+        cause: cause_of(finished),
+    }
 }
 
 fn describe(at: Wall, event: &Event) -> (Level, String) {

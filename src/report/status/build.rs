@@ -6,13 +6,13 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::{
-    Account, Block, Candidate, Credential, Evidence, Explained, Explanation, Line, Load, LoadNow,
+    Account, Block, Candidate, Credential, Evidence, Explained, Explanation, FinishedRequest, Line, Load, LoadNow,
     LoadSpan, Moment, PassedOver, Queue, Quota, Request, Routing, Scheduler, Sessions, Status,
     Throttle, TokenTotals, Unavailable, Usage, Weekly, Window,
 };
 use crate::event::{Counters, InFlight, labels};
 use crate::report::mask::mask;
-use crate::report::{Entry, Level};
+use crate::report::{Brief, Entry, Level};
 use crate::scheduler::quota::WindowKind;
 use crate::scheduler::time::{Mono, Wall};
 use crate::scheduler::{self, AccountId, AccountSnapshot, BlockSnapshot, Snapshot, WindowSnapshot};
@@ -37,8 +37,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) requests: Vec<InFlight>,
     /// How many there are in all.
     pub(crate) requests_in_flight: usize,
-    /// The last log lines, oldest first.
-    pub(crate) activity: Vec<Entry>,
+    /// The last log lines with their numbers, oldest first.
+    pub(crate) activity: Vec<(u64, Entry)>,
     /// The counters.
     pub(crate) counters: &'a Counters,
     /// The last decisions, oldest first.
@@ -396,8 +396,28 @@ fn request_of(request: &InFlight, now: Mono) -> Request {
     }
 }
 
-fn line_of(entry: &Entry) -> Line {
-    Line { at: Moment(entry.at), warning: entry.level == Level::Warning, text: entry.text.clone() }
+fn line_of((number, entry): &(u64, Entry)) -> Line {
+    Line {
+        number: *number,
+        at: Moment(entry.at),
+        warning: entry.level == Level::Warning,
+        text: entry.text.clone(),
+        request: entry.brief.as_ref().map(finished_of),
+    }
+}
+
+fn finished_of(brief: &Brief) -> FinishedRequest {
+    FinishedRequest {
+        method: brief.method.to_string(),
+        path: mask(&brief.path),
+        account: brief.account.as_deref().map(Into::into),
+        model: brief.model.as_deref().map(mask),
+        status: brief.status,
+        total_ms: ms(brief.total),
+        input_tokens: brief.tokens.map(|(input, _)| input),
+        output_tokens: brief.tokens.map(|(_, output)| output),
+        cause: brief.cause.as_deref().map(mask),
+    }
 }
 
 fn ms(span: Duration) -> u64 {

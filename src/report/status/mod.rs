@@ -329,9 +329,28 @@ pub(crate) struct Request {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Line {
+    /// How many lines there were before it.
+    pub(crate) number: u64,
     pub(crate) at: Moment,
     pub(crate) warning: bool,
     pub(crate) text: String,
+    /// The facts, if the line is about a finished request.
+    pub(crate) request: Option<FinishedRequest>,
+}
+
+/// A finished request, as the dashboard shows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct FinishedRequest {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) account: Option<String>,
+    pub(crate) model: Option<String>,
+    pub(crate) status: Option<u16>,
+    pub(crate) total_ms: u64,
+    pub(crate) input_tokens: Option<u64>,
+    pub(crate) output_tokens: Option<u64>,
+    pub(crate) cause: Option<String>,
 }
 
 /// S12: why this account and no other.
