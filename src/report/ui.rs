@@ -100,6 +100,10 @@ pub(crate) struct Ui {
     question: Option<(String, Action)>,
     note: Option<String>,
     entry: String,
+    /// The number of the first line of the log that is shown, once the user has scrolled.
+    scrolled_to: Option<u64>,
+    /// Lines of the log on a page.
+    log_page: usize,
 }
 
 /// What each key does.
@@ -125,6 +129,22 @@ impl Ui {
     /// On the main page.
     pub(crate) fn new(seat: Seat) -> Ui {
         Ui { seat, ..Ui::default() }
+    }
+
+    /// Whose dashboard it is.
+    pub(crate) fn seat(&self) -> Seat {
+        self.seat
+    }
+
+    /// How far a page up or down in the log goes: as it is drawn.
+    pub(crate) fn set_log_page(&mut self, lines: usize) {
+        self.log_page = lines;
+    }
+
+    /// Lines of the log that are newer than the first one shown, because the user has scrolled.
+    pub(crate) fn newer_lines(&self, status: &Status) -> usize {
+        let newer = self.scrolled_to.map_or(0, |number| status.lines_after(number));
+        newer.min(status.activity.len().saturating_sub(1))
     }
 
     /// What is on the screen.
@@ -196,7 +216,21 @@ impl Ui {
         }
     }
 
+    fn scroll(&mut self, status: &Status, newer: usize) {
+        let lines = status.activity.len();
+        let newer = newer.min(lines.saturating_sub(self.log_page));
+        let first = lines.checked_sub(1 + newer).filter(|_| newer > 0);
+        self.scrolled_to = first.map(|first| status.activity[first].number);
+    }
+
     fn on_main(&mut self, key: &Key, status: &Status) -> Option<Action> {
+        let newer = self.newer_lines(status);
+        match key {
+            Key::PageUp => self.scroll(status, newer + self.log_page),
+            Key::PageDown => self.scroll(status, newer.saturating_sub(self.log_page)),
+            Key::Esc => self.scrolled_to = None,
+            _ => {}
+        }
         let Key::Char(key) = key else {
             return None;
         };
@@ -205,10 +239,7 @@ impl Ui {
             'm' => self.page = Page::Routing { cursor: present_choice(status) },
             's' => return Some(Action::Sync),
             'e' => self.page = Page::Explain { cursor: 0 },
-            'r' if self.seat == Seat::Attached => {
-                self.tell("a restart is asked for in the server's own terminal, or with SIGUSR2")
-            }
-            'r' => self.ask(restart_question(status), Action::Restart),
+            'r' if self.seat == Seat::Server => self.ask(restart_question(status), Action::Restart),
             'q' => self.ask(quit_question(self.seat, status), Action::Quit),
             '?' => self.page = Page::Help { top: 0 },
             _ => {}
@@ -308,7 +339,7 @@ impl Ui {
             }
             Key::Char(c) => self.type_in(&c.to_string()),
             Key::Paste(text) => self.type_in(text.lines().next().unwrap_or_default()),
-            Key::Up | Key::Down | Key::Redraw => {}
+            Key::Up | Key::Down | Key::PageUp | Key::PageDown | Key::Redraw => {}
         }
         self.page = Page::Key { typed: self.entry.chars().count() };
         None

@@ -2,12 +2,9 @@
 
 use super::line::{Ink, Line};
 use super::{Frame, short, width, wrapped};
-use crate::clock::civil;
-
 use crate::report::status::{Account, Explanation, PassedOver};
 use crate::report::text::{clean, hundredths, name, repeats_status};
 use crate::report::ui::{Choice, HELP, Page, account_choices, routing_choices};
-use crate::scheduler::time::Wall;
 
 /// A text that takes more lines than this is cut.
 const LINES_OF_A_TEXT_MAX: usize = 6;
@@ -44,7 +41,8 @@ impl Frame<'_> {
     }
 
     fn accounts_lines(&self) -> Vec<Line> {
-        let accounts = self.status.accounts.iter().map(|account| self.account_line(account));
+        let accounts = self.status.in_order();
+        let accounts = accounts.into_iter().map(|account| self.account_line(account));
         accounts
             .chain([
                 Line::of(Ink::Cyan, "import the login of Claude Code"),
@@ -247,8 +245,7 @@ impl Frame<'_> {
         let mut line = Line::default();
         line.gap(2);
         if let Some(at) = request.at {
-            let at = civil(Wall(at.0.0.saturating_add(self.view.utc_offset_s * 1_000)));
-            line.push(Ink::Dim, format!("{:02}:{:02}:{:02} ", at.hour, at.minute, at.second));
+            line.push(Ink::Dim, format!("{} ", self.local().clock(at.0)));
         }
         let what = request.id.map_or_else(|| "a request".into(), |id| format!("request {id}"));
         match &decision.chosen {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::{
-    Account, Block, Candidate, Credential, Evidence, Explained, Explanation, FinishedRequest, Line, Load, LoadNow,
-    LoadSpan, Moment, PassedOver, Queue, Quota, Request, Routing, Scheduler, Sessions, Status,
-    Throttle, TokenTotals, Unavailable, Usage, Weekly, Window,
+    Account, Block, Candidate, Credential, Evidence, Explained, Explanation, FinishedRequest, Line,
+    Load, LoadNow, LoadSpan, Moment, PassedOver, Queue, Quota, Request, Routing, Scheduler,
+    Sessions, Status, Throttle, TokenTotals, Unavailable, Usage, Weekly, Window,
 };
 use crate::event::{Counters, InFlight, labels};
 use crate::report::mask::mask;
@@ -119,6 +119,7 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
             cache_read: tokens.cache_read,
             cache_write: tokens.cache_write,
         },
+        today: None,
         requests: facts
             .requests
             .iter()

@@ -57,6 +57,8 @@ pub(crate) struct Status {
     pub(crate) draining: bool,
     pub(crate) queue: Queue,
     pub(crate) tokens: TokenTotals,
+    /// Since midnight, local time; `null` where it is not known.
+    pub(crate) today: Option<TokenTotals>,
     /// Requests in flight, oldest first, bounded; `scheduler.globalInFlight` counts those that
     /// hold an account.
     pub(crate) requests: Vec<Request>,
@@ -399,6 +401,11 @@ pub(crate) struct PassedOver {
 }
 
 impl Status {
+    /// How many log lines there are after this number.
+    pub(crate) fn lines_after(&self, number: u64) -> usize {
+        self.activity.iter().rev().take_while(|line| line.number > number).count()
+    }
+
     /// Claude accounts in the order of the pool, then providers, so that neither stands between the
     /// others.
     pub(crate) fn in_order(&self) -> Vec<&Account> {

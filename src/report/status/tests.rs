@@ -199,7 +199,10 @@ fn facts<'a>(counters: &'a Counters, decisions: &'a [Explanation]) -> Facts<'a> 
             account: None,
         }],
         requests_in_flight: 3,
-        activity: vec![Entry { at: WALL, level: Level::Warning, text: "failover".into() }],
+        activity: vec![(
+            7,
+            Entry { at: WALL, level: Level::Warning, text: "failover".into(), brief: None },
+        )],
         counters,
         decisions,
         general: decisions.first(),
@@ -263,13 +266,17 @@ fn expected() -> Value {
             "nextFreeAt": "2026-11-21T22:45:05.000Z",
         },
         "tokens": {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0},
+        "today": null,
         "requests": [{
             "id": 9, "since": "2026-11-21T22:44:58.500Z", "ageMs": 1500, "method": "POST", "path": "/v1/messages",
             "stage": "queued", "account": null, "model": null, "session": "ab12",
         }],
         "requestsInFlight": 3,
         "decisions": null,
-        "activity": [{"at": "2026-11-21T22:45:00.000Z", "warning": true, "text": "failover"}],
+        "activity": [{
+            "number": 7, "at": "2026-11-21T22:45:00.000Z", "warning": true, "text": "failover",
+            "request": null,
+        }],
         "eventsDropped": 0,
     })
 }
