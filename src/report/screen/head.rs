@@ -178,8 +178,12 @@ impl Frame<'_> {
             Page::Main => self.main_keys(),
             Page::Help { .. } => vec![("j/k", "scroll"), ("Esc", "back")],
             Page::Explain { .. } => vec![("j/k", "earlier/later"), ("Esc", "back")],
-            Page::Key { .. } => vec![("Enter", "add"), ("Esc", "back")],
-            Page::Accounts { .. } | Page::Account { .. } | Page::Routing { .. } => {
+            Page::Entry { .. } => vec![("Enter", "done"), ("Esc", "back")],
+            Page::Sessions { .. } => vec![("j/k", "scroll"), ("Esc", "back")],
+            Page::Accounts { .. }
+            | Page::Account { .. }
+            | Page::SignIn { .. }
+            | Page::Routing { .. } => {
                 vec![("j/k", "move"), ("Enter", "choose"), ("Esc", "back")]
             }
         };
@@ -195,9 +199,11 @@ impl Frame<'_> {
     fn main_keys(&self) -> Vec<(&'static str, &'static str)> {
         let mut keys = vec![
             ("a", "accounts"),
+            ("l", "login"),
             ("m", "routing"),
             ("s", "sync"),
             ("e", "explain"),
+            ("v", "sessions"),
             ("r", "restart"),
             ("q", "quit"),
             ("?", "help"),
@@ -205,7 +211,9 @@ impl Frame<'_> {
         if self.ui.seat() == Seat::Attached {
             keys.retain(|(key, _)| *key != "r");
         }
-        for less_wanted in ["s", "e", "r", "m", "a"] {
+        let needs_login = self.status.accounts.iter().any(|it| it.enabled && it.status == "error");
+        let (sooner, later) = if needs_login { ("m", "l") } else { ("l", "m") };
+        for less_wanted in ["s", "v", "e", "r", sooner, later, "a"] {
             let cells: usize =
                 keys.iter().map(|(key, does)| width::of(key) + width::of(does) + 3).sum();
             if cells <= self.size.cols + 2 {

@@ -36,6 +36,19 @@ pub(crate) struct View {
     pub(crate) utc_offset_s: i64,
     /// `status --watch`: what cannot be reached, if it cannot.
     pub(crate) lost: Option<String>,
+    /// The sign-in that was started here last.
+    pub(crate) sign_in: Option<SigningIn>,
+}
+
+/// A sign-in with a browser, under way or just over.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct SigningIn {
+    /// The page to open.
+    pub(crate) url: Option<String>,
+    /// What else the person is told.
+    pub(crate) said: Vec<String>,
+    /// What came of it.
+    pub(crate) result: Option<String>,
 }
 
 /// The size of a terminal in cells.
@@ -58,7 +71,9 @@ pub(crate) fn render(view: &View, ui: &Ui, size: Size, style: Style) -> Vec<Stri
         Page::Help { .. }
         | Page::Accounts { .. }
         | Page::Account { .. }
-        | Page::Key { .. }
+        | Page::Entry { .. }
+        | Page::SignIn { .. }
+        | Page::Sessions { .. }
         | Page::Routing { .. }
         | Page::Explain { .. } => frame.page(room),
     };

@@ -8,14 +8,16 @@ use serde_json::{Map, Value};
 use super::{
     Account, Block, Candidate, Credential, Evidence, Explained, Explanation, FinishedRequest, Line,
     Load, LoadNow, LoadSpan, Moment, PassedOver, Queue, Quota, Request, Routing, Scheduler,
-    Sessions, Status, Throttle, TokenTotals, Unavailable, Usage, Weekly, Window,
+    Session, Sessions, Status, Throttle, TokenTotals, Unavailable, Usage, Weekly, Window,
 };
 use crate::event::{Counters, InFlight, labels};
 use crate::report::mask::mask;
 use crate::report::{Brief, Entry, Level};
 use crate::scheduler::quota::WindowKind;
 use crate::scheduler::time::{Mono, Wall};
-use crate::scheduler::{self, AccountId, AccountSnapshot, BlockSnapshot, Snapshot, WindowSnapshot};
+use crate::scheduler::{
+    self, AccountId, AccountSnapshot, BlockSnapshot, KnownSession, Snapshot, WindowSnapshot,
+};
 
 /// What the snapshot does not know.
 pub(crate) struct Facts<'a> {
@@ -37,6 +39,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) requests: Vec<InFlight>,
     /// How many there are in all.
     pub(crate) requests_in_flight: usize,
+    /// The sessions that were used last with their short ids, the latest first.
+    pub(crate) sessions: Vec<(String, KnownSession)>,
     /// The last log lines with their numbers, oldest first.
     pub(crate) activity: Vec<(u64, Entry)>,
     /// The counters.
@@ -104,6 +108,17 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
         sessions: Sessions {
             sticky_bindings: count(snapshot.sticky_bindings),
             thinking_protected: count(snapshot.thinking_protected),
+            list: facts
+                .sessions
+                .iter()
+                .map(|(id, known)| Session {
+                    id: id.clone(),
+                    account: known.current.and_then(name_of),
+                    home: known.home.and_then(name_of),
+                    idle_ms: ms(known.idle),
+                    thinking: known.thinking,
+                })
+                .collect(),
         },
         version: facts.version.into(),
         pid: facts.pid,

@@ -288,6 +288,23 @@ pub(crate) struct Throttle {
 pub(crate) struct Sessions {
     pub(crate) sticky_bindings: u64,
     pub(crate) thinking_protected: u64,
+    /// New: the sessions that were used last, the latest first, bounded.
+    pub(crate) list: Vec<Session>,
+}
+
+/// Where a session lives (S9).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Session {
+    /// As the log shows it.
+    pub(crate) id: String,
+    /// The account that served it last.
+    pub(crate) account: Option<String>,
+    /// The account that it returns to.
+    pub(crate) home: Option<String>,
+    pub(crate) idle_ms: u64,
+    /// It carries signed thinking, so no provider serves it.
+    pub(crate) thinking: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

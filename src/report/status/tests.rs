@@ -199,6 +199,16 @@ fn facts<'a>(counters: &'a Counters, decisions: &'a [Explanation]) -> Facts<'a> 
             account: None,
         }],
         requests_in_flight: 3,
+        sessions: vec![(
+            "ab12cd".into(),
+            scheduler::KnownSession {
+                session: scheduler::SessionKey(7),
+                home: Some(AccountId(1)),
+                current: None,
+                idle: Duration::from_secs(3),
+                thinking: true,
+            },
+        )],
         activity: vec![(
             7,
             Entry { at: WALL, level: Level::Warning, text: "failover".into(), brief: None },
@@ -253,7 +263,12 @@ fn expected() -> Value {
             "active": true, "until": "2026-11-21T22:45:05.000Z", "reason": "Overloaded", "probeInFlight": false,
             "count": 3, "lastAt": "2026-11-21T22:45:00.000Z", "queued": 2, "oldestQueuedMs": 1500,
         },
-        "sessions": {"stickyBindings": 7, "thinkingProtected": 2},
+        "sessions": {
+            "stickyBindings": 7, "thinkingProtected": 2,
+            "list": [{
+                "id": "ab12cd", "account": null, "home": "work", "idleMs": 3000, "thinking": true,
+            }],
+        },
         "version": "2.0.0",
         "pid": 41,
         "now": "2026-11-21T22:45:00.000Z",
