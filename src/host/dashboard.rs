@@ -15,16 +15,16 @@ use signal_hook::consts::{SIGTERM, SIGUSR2};
 use super::sign_in::{Login, SignIns};
 use super::signals::Signals;
 use super::terminal::{Dashboard, Parts};
-use crate::account::import::{self, ImportSource};
-use crate::account::login::{self, Desk};
 use crate::account::oauth::Endpoints;
+use crate::account::sign_in::import::{self, ImportSource};
+use crate::account::sign_in::login::{self, Desk};
 use crate::account::wire;
 use crate::clock;
 use crate::config::edit;
+use crate::control::{local, reload};
 use crate::error::{Error, Result};
 use crate::event::Pulse;
 use crate::proxy::context::Context;
-use crate::proxy::{control, local};
 use crate::report::screen::View;
 use crate::report::status::Status;
 use crate::report::text::name;
@@ -41,7 +41,7 @@ pub(crate) fn start(context: &Arc<Context>) -> io::Result<Dashboard> {
     let sign_ins = SignIns::new(
         Box::new(move |options, out| {
             let line = with_desk(&signing_in, out, |desk| login::login(desk, options))?;
-            control::reload(&signing_in)?;
+            reload::reload(&signing_in)?;
             Ok(line)
         }),
         pulse,
@@ -184,27 +184,27 @@ fn signal(number: i32, doing: &str) -> Option<String> {
 /// Does it. Gives a line where the reload of the config does not tell.
 fn carry_out(context: &Context, action: &Action) -> Result<Option<String>> {
     match action {
-        Action::Enable(account) => control::switch(context, account, true).map(drop)?,
-        Action::Disable(account) => control::switch(context, account, false).map(drop)?,
-        Action::Prefer(account) => control::set_routing(context, Some(account)).map(drop)?,
-        Action::Automatic => control::set_routing(context, None).map(drop)?,
+        Action::Enable(account) => reload::switch(context, account, true).map(drop)?,
+        Action::Disable(account) => reload::switch(context, account, false).map(drop)?,
+        Action::Prefer(account) => reload::set_routing(context, Some(account)).map(drop)?,
+        Action::Automatic => reload::set_routing(context, None).map(drop)?,
         Action::Delete(account) => {
             delete(context, account)?;
-            control::reload(context)?;
+            reload::reload(context)?;
         }
-        Action::Retry(account) => return control::retry(context, account).map(Some),
+        Action::Retry(account) => return reload::retry(context, account).map(Some),
         Action::Rename { from, to } => {
             rename(context, from, to)?;
-            control::reload(context)?;
+            reload::reload(context)?;
             return Ok(Some(format!("renamed {} to {}", name(from), name(to))));
         }
         Action::ReplaceKey(account, key) => {
             let line = at_desk(context, |desk| login::add_api_key(desk, Some(account), key))?;
-            control::reload(context)?;
+            reload::reload(context)?;
             return Ok(Some(line));
         }
         Action::Sync => {
-            let changes = control::reload(context)?;
+            let changes = reload::reload(context)?;
             return Ok(changes.is_empty().then(|| "config reloaded: nothing changed".to_owned()));
         }
         Action::Import => {
@@ -212,12 +212,12 @@ fn carry_out(context: &Context, action: &Action) -> Result<Option<String>> {
             let home = home.ok_or_else(|| Error::operator("HOME is not set"))?;
             let source = ImportSource::ClaudeCode { home: &home };
             let line = at_desk(context, |desk| import::import(desk, &source, None))?;
-            control::reload(context)?;
+            reload::reload(context)?;
             return Ok(Some(line));
         }
         Action::AddKey(key) => {
             let line = at_desk(context, |desk| login::add_api_key(desk, None, key))?;
-            control::reload(context)?;
+            reload::reload(context)?;
             return Ok(Some(line));
         }
         Action::Redraw

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crate::account::login::{self, LoginOptions};
+use crate::account::sign_in::login::{self, LoginOptions};
 use crate::config::Secret;
 use crate::error::Result;
 use crate::event::Pulse;

@@ -5,20 +5,22 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::context::Context;
-use super::control;
-use super::job::Ended;
-use super::reply::{self, Reply};
-use super::stream::Uncommitted;
-use crate::account::quota::family_of_model;
-use crate::clock::{self, Stopwatch};
+use super::reload;
+use crate::account::Origin;
+use crate::account::limits::headers::family_of_model;
+use crate::clock;
 use crate::config::Config;
 use crate::error::Fault;
 use crate::event::{Event, Finished, Outcome, Stage};
 use crate::http::headers::{ClientOptions, Headers};
 use crate::http::peek::{Peek, session_key};
+use crate::proxy::context::Context;
+use crate::proxy::ended::{Ended, answer};
+use crate::proxy::exchange::LocalCall;
+use crate::proxy::reply::{self, Reply};
 use crate::report::ACTIVITY_MAX;
 use crate::report::metrics::{self, Labels, Process};
+use crate::report::status::build::{AccountFacts, CredentialFacts};
 use crate::report::status::{self, build};
 use crate::scheduler::{Request, SessionKey};
 use crate::server::paths::{Local, Names, Switch};
@@ -29,18 +31,6 @@ const REQUESTS_SHOWN_MAX: usize = 200;
 /// Sessions that the status lists.
 const SESSIONS_SHOWN_MAX: usize = 100;
 
-/// A call of a local route.
-pub(super) struct Call {
-    /// `GET`.
-    pub(super) method: Arc<str>,
-    /// The path without its query.
-    pub(super) path: Arc<str>,
-    /// Which route.
-    pub(super) route: Local,
-    /// The body, if one came.
-    pub(super) body: Vec<u8>,
-}
-
 /// A result, ready to be written.
 struct Page {
     status: u16,
@@ -49,14 +39,10 @@ struct Page {
 }
 
 /// Answers a local route. The log gets a line only for those that change something, and for errors.
-pub(super) fn serve(
-    context: &Arc<Context>,
-    config: &Config,
-    call: &Call,
-    out: Uncommitted,
-    watch: Stopwatch,
-) {
-    let ended = match page(context, config, call) {
+pub(crate) fn serve(context: &Arc<Context>, call: LocalCall) {
+    let page = page(context, &call);
+    let LocalCall { method, path, out, watch, tracked, .. } = call;
+    let ended = match page {
         Ok(page) => {
             let mut headers = Headers::default();
             headers.push("content-type", page.content_type);
@@ -68,14 +54,14 @@ pub(super) fn serve(
                 Err(_) => Ended::client_gone(Stage::Streaming, None),
             }
         }
-        Err(reply) => super::exchange::answer(out, &reply),
+        Err(reply) => answer(out, &reply),
     };
-    if matches!(ended.outcome, Outcome::Local) && &*call.method != "POST" {
+    if matches!(ended.outcome, Outcome::Local) && &*method != "POST" {
         return;
     }
     context.tell(Event::Finished(Box::new(Finished {
-        method: Arc::clone(&call.method),
-        path: Arc::clone(&call.path),
+        method,
+        path,
         account: None,
         status: ended.status,
         outcome: ended.outcome,
@@ -88,17 +74,18 @@ pub(super) fn serve(
         model: None,
         attempts: 0,
     })));
+    drop(tracked);
 }
 
 fn json(body: Vec<u8>) -> Page {
     Page { status: 200, content_type: "application/json", body }
 }
 
-fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Reply> {
+fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
     match &call.route {
         Local::Root => Ok(json(root())),
         Local::Health => Ok(json(health(context))),
-        Local::Status => Ok(json(status_of(context, config))),
+        Local::Status => Ok(json(status_of(context, &call.config))),
         Local::Metrics(names) => Ok(Page {
             status: 200,
             content_type: metrics::CONTENT_TYPE,
@@ -107,7 +94,7 @@ fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Re
         Local::Explain { model, session, profile } => {
             Ok(json(explain(context, model.as_deref(), session.as_deref(), profile.as_deref())))
         }
-        Local::Reload => control::reload(context)
+        Local::Reload => reload::reload(context)
             .map(|changes| json(object("reloaded", &changes)))
             .map_err(|error| failed(&error)),
         Local::Routing => {
@@ -125,7 +112,7 @@ fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Re
                     return Err(reply::bad_control(&text));
                 }
             };
-            control::set_routing(context, preferred.as_deref())
+            reload::set_routing(context, preferred.as_deref())
                 .map(|changes| json(object("routing", &changes)))
                 .map_err(|error| failed(&error))
         }
@@ -134,9 +121,9 @@ fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Re
                 return Err(reply::not_found(&format!("there is no account {name}")));
             }
             let changed = match to {
-                Switch::Enable => control::switch(context, name, true),
-                Switch::Disable => control::switch(context, name, false),
-                Switch::Retry => control::retry(context, name).map(|line| vec![line]),
+                Switch::Enable => reload::switch(context, name, true),
+                Switch::Disable => reload::switch(context, name, false),
+                Switch::Retry => reload::retry(context, name).map(|line| vec![line]),
             };
             changed.map(|changes| json(object("changed", &changes))).map_err(|error| failed(&error))
         }
@@ -204,7 +191,7 @@ pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
             .map_or_else(String::new, |address| format!("http://{address}")),
         config_path: context.config_path.display().to_string(),
         mode: config.scheduler.mode.clone(),
-        accounts: control::account_facts(context),
+        accounts: account_facts(context),
         requests: context.events.in_flight().list(REQUESTS_SHOWN_MAX),
         requests_in_flight: context.events.in_flight().len(),
         sessions: sessions.into_iter().map(|it| (short_id(it.session), it)).collect(),
@@ -214,6 +201,25 @@ pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
         general: Some(&general),
     };
     build::status(&snapshot, &facts)
+}
+
+/// What the status says of accounts beside the scheduler's facts.
+fn account_facts(context: &Context) -> Vec<AccountFacts> {
+    let accounts = context.accounts.all();
+    let facts = accounts.iter().map(|account| {
+        let profile = account.profile();
+        AccountFacts {
+            id: account.id(),
+            provider: profile.provider.clone(),
+            upstream: profile.upstream.as_str().into(),
+            runtime: profile.origin == Origin::Request,
+            credential: Some(CredentialFacts {
+                state: account.credential_state(clock::wall()),
+                expires_at: account.expires_at(),
+            }),
+        }
+    });
+    facts.collect()
 }
 
 fn metrics_of(context: &Context, names: Names) -> Vec<u8> {
