@@ -273,13 +273,6 @@ impl TypedCommand {
         self.options.remove(position).1
     }
 
-    fn exclude(&self, one: &str, other: &str) -> Result<(), Misuse> {
-        if self.has(one) && self.has(other) {
-            return Err(self.misuse(&format!("--{one} and --{other} exclude each other")));
-        }
-        Ok(())
-    }
-
     fn misuse(&self, what: &str) -> Misuse {
         misuse(self.spec, what)
     }

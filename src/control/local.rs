@@ -18,6 +18,7 @@ use crate::proxy::context::Context;
 use crate::proxy::ended::{Ended, answer};
 use crate::proxy::exchange::LocalCall;
 use crate::proxy::reply::{self, Reply};
+use crate::report::ACTIVITY_MAX;
 use crate::report::metrics::{self, Labels, Process};
 use crate::report::status::build::{AccountFacts, CredentialFacts};
 use crate::report::status::{self, build};
@@ -26,8 +27,9 @@ use crate::server::paths::{Local, Names, Switch};
 
 /// Requests in flight that the status lists.
 const REQUESTS_SHOWN_MAX: usize = 200;
-/// Lines of the activity log that the status carries.
-const ACTIVITY_SHOWN_MAX: usize = 50;
+
+/// Sessions that the status lists.
+const SESSIONS_SHOWN_MAX: usize = 100;
 
 /// A result, ready to be written.
 struct Page {
@@ -102,9 +104,12 @@ fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
             if context.accounts.by_name(name).is_none() {
                 return Err(reply::not_found(&format!("there is no account {name}")));
             }
-            reload::switch(context, name, *to == Switch::Enable)
-                .map(|changes| json(object("changed", &changes)))
-                .map_err(|error| failed(&error))
+            let changed = match to {
+                Switch::Enable => reload::switch(context, name, true),
+                Switch::Disable => reload::switch(context, name, false),
+                Switch::Retry => reload::retry(context, name).map(|line| vec![line]),
+            };
+            changed.map(|changes| json(object("changed", &changes))).map_err(|error| failed(&error))
         }
         Local::WrongMethod { allow } => Err(reply::wrong_method(allow)),
         Local::Unknown => Err(reply::not_found("there is no such route below /maxpool")),
@@ -152,11 +157,14 @@ fn status_of(context: &Context, config: &Config) -> Vec<u8> {
 
 /// The status of this moment, for the route and for the dashboard.
 pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
-    let (snapshot, decisions, general) = context.gate.look(|scheduler, now| {
+    let (snapshot, decisions, general, sessions) = context.gate.look(|scheduler, now| {
         let decisions: Vec<_> = scheduler.decisions().collect();
-        (scheduler.snapshot(now), decisions, scheduler.explain(now, &plain_request(Some("all"))))
+        let general = scheduler.explain(now, &plain_request(Some("all")));
+        let sessions = scheduler.known_sessions(now, SESSIONS_SHOWN_MAX);
+        (scheduler.snapshot(now), decisions, general, sessions)
     });
-    let activity = context.activity.last(ACTIVITY_SHOWN_MAX);
+    let short_id = |SessionKey(key)| format!("{:06x}", key & 0xff_ffff);
+    let activity = context.activity.last(ACTIVITY_MAX);
     let facts = build::Facts {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
@@ -170,6 +178,7 @@ pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
         accounts: account_facts(context),
         requests: context.events.in_flight().list(REQUESTS_SHOWN_MAX),
         requests_in_flight: context.events.in_flight().len(),
+        sessions: sessions.into_iter().map(|it| (short_id(it.session), it)).collect(),
         activity,
         counters: context.events.counters(),
         decisions: &decisions,

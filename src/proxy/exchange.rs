@@ -235,17 +235,27 @@ fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
                 return answer(out, &reply::unread_body());
             }
             Admitted::Refused(refusal) => return give_up(out, last, &Surrender::Refused(refusal)),
-            Admitted::Queued(waiting) => match wait(request, waiting) {
-                Waited::Granted(hold, granted) => {
-                    demand.excluded.clear();
-                    demand.attempts = 0;
-                    (hold, granted)
+            Admitted::Queued(waiting) => {
+                // Told now: after the wait it would blame an account that has done nothing since.
+                if let Some(failed) = &last {
+                    failed::tell_failover(request, failed, None);
                 }
-                Waited::Over(surrender) => return give_up(out, last, &surrender),
-                Waited::ClientGone => {
-                    return Ended::client_gone(Stage::Queued, request.client_wait.status_seen());
+                match wait(request, waiting) {
+                    Waited::Granted(hold, granted) => {
+                        last = None;
+                        demand.excluded.clear();
+                        demand.attempts = 0;
+                        (hold, granted)
+                    }
+                    Waited::Over(surrender) => return give_up(out, last, &surrender),
+                    Waited::ClientGone => {
+                        return Ended::client_gone(
+                            Stage::Queued,
+                            request.client_wait.status_seen(),
+                        );
+                    }
                 }
-            },
+            }
         };
         demand.clock = granted.clock;
         let account = granted.account;

@@ -54,7 +54,7 @@ pub(crate) enum Local {
     Account {
         /// Percent-decoded.
         name: String,
-        /// Which of the two.
+        /// Which of the three.
         to: Switch,
     },
     /// `GET /maxpool/explain?model=&session=&profile=`; an empty value is absent.
@@ -91,6 +91,8 @@ pub(crate) enum Switch {
     Enable,
     /// `disable`.
     Disable,
+    /// `retry`.
+    Retry,
 }
 
 /// Classifies a target that [`super::door`] has let through.
@@ -174,6 +176,7 @@ fn local(method: &str, segments: &[&str], query: &str) -> Local {
         ["maxpool", "routing"] => (Local::Routing, "POST"),
         ["maxpool", "accounts", name, "enable"] => (account(name, Switch::Enable), "POST"),
         ["maxpool", "accounts", name, "disable"] => (account(name, Switch::Disable), "POST"),
+        ["maxpool", "accounts", name, "retry"] => (account(name, Switch::Retry), "POST"),
         _ => return Local::Unknown,
     };
     if allow.split(", ").any(|allowed| allowed == method) {
@@ -232,6 +235,7 @@ mod tests {
             ("P1", "POST", "/maxpool/routing", Route::Local(Local::Routing)),
             ("P1", "POST", "/maxpool/accounts/me%40x.org/enable", account("me@x.org", Switch::Enable)),
             ("P1", "POST", "/maxpool/accounts/a%2Fb%20c/disable", account("a/b c", Switch::Disable)),
+            ("P1", "POST", "/maxpool/accounts/a/retry", Route::Local(Local::Account { name: "a".into(), to: Switch::Retry })),
             ("S12", "GET", "/maxpool/explain?model=claude%2Dopus&session=a+b&profile=", Route::Local(Local::Explain { model: Some("claude-opus".into()), session: Some("a b".into()), profile: None })),
             ("P1 405", "POST", "/maxpool/status", Route::Local(Local::WrongMethod { allow: get })),
             ("P1 405", "GET", "/maxpool/reload", Route::Local(Local::WrongMethod { allow: "POST" })),
