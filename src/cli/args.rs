@@ -14,41 +14,27 @@ use crate::run::ServeOptions;
 /// What the program is to do.
 #[derive(Clone, Debug)]
 pub(crate) enum Command {
-    /// `server`.
     Server(ServeOptions),
     /// `run`: the arguments of `claude`.
     Run(Vec<OsString>),
-    /// `env`.
     Env {
-        /// `--with-key`.
         with_key: bool,
     },
-    /// `login`.
     Login(LoginOptions),
-    /// `import`.
     Import(ImportOptions),
-    /// `accounts`.
     Accounts {
         /// `-v`.
         verbose: bool,
-        /// `--json`.
         json: bool,
     },
-    /// A change of the config.
     Change(Change),
-    /// `status`.
     Status(StatusView),
-    /// `explain`.
     Explain(ExplainOptions),
-    /// `api`.
     Api(ApiOptions),
-    /// `doctor`.
     Doctor,
-    /// `completions`.
     Completions(Shell),
     /// `help`, or `--help` of a command.
     Help(Option<&'static CommandSpec>),
-    /// `version`.
     Version,
 }
 
@@ -57,18 +43,14 @@ pub(crate) enum Command {
 pub(crate) struct LoginOptions {
     /// `--api`: a key instead of the browser.
     pub(crate) api: bool,
-    /// `--name`.
     pub(crate) name: Option<String>,
 }
 
 /// `import`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ImportOptions {
-    /// `--from`.
     pub(crate) from: Option<PathBuf>,
-    /// `--json`.
     pub(crate) json: Option<String>,
-    /// `--name`.
     pub(crate) name: Option<String>,
 }
 
@@ -77,33 +59,24 @@ pub(crate) struct ImportOptions {
 pub(crate) enum Change {
     /// `enable` and `disable`.
     Enabled {
-        /// Whom.
         name: String,
         /// From now on.
         enabled: bool,
     },
-    /// `remove`.
     Remove {
-        /// Whom.
         name: String,
     },
-    /// `rename`.
     Rename {
-        /// Whom.
         name: String,
-        /// The new name.
         new: String,
     },
-    /// `priority`.
     Priority {
-        /// Whom.
         name: String,
         /// Lower is preferred.
         priority: i64,
     },
     /// `use`; none is `--auto`.
     Use {
-        /// Whom.
         name: Option<String>,
     },
 }
@@ -113,7 +86,6 @@ pub(crate) enum Change {
 pub(crate) enum StatusView {
     /// A table, once.
     Text,
-    /// `--json`.
     Json,
     /// `--watch`: the dashboard.
     Watch,
@@ -122,37 +94,26 @@ pub(crate) enum StatusView {
 /// `explain`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ExplainOptions {
-    /// `--model`.
     pub(crate) model: Option<String>,
-    /// `--session`.
     pub(crate) session: Option<String>,
-    /// `--profile`.
     pub(crate) profile: Option<String>,
-    /// `--json`.
     pub(crate) json: bool,
 }
 
 /// `api`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ApiOptions {
-    /// The path, with its query.
     pub(crate) path: String,
-    /// `--account`.
     pub(crate) account: Option<String>,
-    /// `--method`.
     pub(crate) method: Option<&'static str>,
-    /// `--data`.
     pub(crate) data: Option<String>,
 }
 
 /// The shells that have completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shell {
-    /// `bash`.
     Bash,
-    /// `zsh`.
     Zsh,
-    /// `fish`.
     Fish,
 }
 
@@ -171,7 +132,6 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
     }
 }
 
-/// What was typed.
 enum Typed {
     Help(Option<&'static CommandSpec>),
     Version,

@@ -7,6 +7,5 @@ use std::path::PathBuf;
 pub(crate) struct ServeOptions {
     /// `--log-to DIR`.
     pub(crate) log_to: Option<PathBuf>,
-    /// `--plain`.
     pub(crate) plain: bool,
 }
