@@ -14,9 +14,9 @@
 //!
 //! # Rooms, in the order in which they may import each other
 //!
-//! `scheduler` < `http` < `platform`, `clock`, `error`, `event` < `config` < `net` < `account` <
-//! `gate` < `report` < `server` < `proxy` < `control` < `host` < `run` < `cli`. A test holds them
-//! to it, and no two files of any room import each other in a circle.
+//! `scheduler` < `http` < `platform`, `clock`, `error`, `event`, `zone` < `config` < `net` <
+//! `account` < `gate` < `report` < `server` < `proxy` < `control` < `host` < `run` < `cli`. A test
+//! holds them to it, and no two files of any room import each other in a circle.
 //!
 //! | room | what it does, and where to begin |
 //! |---|---|
@@ -24,6 +24,7 @@
 //! | `http` | Messages as bytes: headers, a JSON cursor, request bodies, events. Pure. |
 //! | `platform` | What differs between Linux and other Unixes. |
 //! | `clock` | The only place that reads time. |
+//! | `zone` | The local time zone. |
 //! | `event` | What happened, as plain data; sending one never blocks. |
 //! | `config` | The file with every credential: one locked read-modify-write per change. |
 //! | `net` | Connections that we make: name look-up, TCP, proxies, TLS; one wait for all. |
@@ -94,6 +95,7 @@ mod server;
 #[cfg(test)]
 #[path = "../tests/unit/mod.rs"]
 mod testing;
+mod zone;
 
 use std::process::ExitCode;
 
