@@ -73,6 +73,14 @@ pub(crate) enum AccountsView {
     Names,
 }
 
+impl AccountsView {
+    const OPTIONS: [(&str, AccountsView); 3] = [
+        ("json", AccountsView::Json),
+        ("names", AccountsView::Names),
+        ("verbose", AccountsView::Verbose),
+    ];
+}
+
 /// Whose service file `service` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Supervisor {
@@ -143,6 +151,11 @@ pub(crate) enum StatusView {
     /// `--watch`: the dashboard.
     Watch,
     Line,
+}
+
+impl StatusView {
+    const OPTIONS: [(&str, StatusView); 3] =
+        [("json", StatusView::Json), ("watch", StatusView::Watch), ("line", StatusView::Line)];
 }
 
 /// `explain`.
@@ -369,17 +382,10 @@ fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
         Name::Env => Command::Env { with_key: typed.has("with-key") },
         Name::Login => login(&mut typed)?,
         Name::Import => import(&mut typed)?,
-        Name::Accounts => Command::Accounts(
-            one_view(
-                &typed,
-                &[
-                    ("json", AccountsView::Json),
-                    ("names", AccountsView::Names),
-                    ("verbose", AccountsView::Verbose),
-                ],
-            )?
-            .unwrap_or(AccountsView::Text),
-        ),
+        Name::Accounts => {
+            let view = one_view(&typed, &AccountsView::OPTIONS)?;
+            Command::Accounts(view.unwrap_or(AccountsView::Text))
+        }
         Name::Enable => Command::Change(Change::Enabled { name: next(), enabled: true }),
         Name::Disable => Command::Change(Change::Enabled { name: next(), enabled: false }),
         Name::Remove => Command::Change(Change::Remove { name: next() }),
@@ -398,17 +404,10 @@ fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
             }
             (name, _) => Command::Change(Change::Use { name }),
         },
-        Name::Status => Command::Status(
-            one_view(
-                &typed,
-                &[
-                    ("json", StatusView::Json),
-                    ("watch", StatusView::Watch),
-                    ("line", StatusView::Line),
-                ],
-            )?
-            .unwrap_or(StatusView::Text),
-        ),
+        Name::Status => {
+            let view = one_view(&typed, &StatusView::OPTIONS)?;
+            Command::Status(view.unwrap_or(StatusView::Text))
+        }
         Name::Usage => Command::Usage { days: days(&mut typed)?, json: typed.has("json") },
         Name::Explain => Command::Explain(ExplainOptions {
             model: typed.text("model")?,
