@@ -87,7 +87,7 @@ dist:
 
 # The tests with what other Unixes use in place of calls that only Linux has (src/platform.rs).
 test-portable:
-	RUSTFLAGS='--cfg portable' $(CARGO) test --locked --target-dir target/portable
+	RUSTFLAGS='--cfg portable' $(CARGO) test --locked --target-dir '$(TARGET)/portable'
 
 .PHONY: cross dist test-portable
 

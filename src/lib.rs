@@ -14,9 +14,9 @@
 //!
 //! # Rooms, in the order in which they may import each other
 //!
-//! `scheduler` < `http` < `platform`, `clock`, `error`, `event`, `zone` < `config` < `net` < `account` <
-//! `gate` < `report` < `server` < `proxy` < `control` < `host` < `run` < `cli`. A test holds them
-//! to it, and no two files of any room import each other in a circle.
+//! `scheduler` < `http` < `platform`, `clock`, `error`, `event`, `zone` < `config` < `net` <
+//! `account` < `gate` < `report` < `server` < `proxy` < `control` < `host` < `run` < `cli`. A test
+//! holds them to it, and no two files of any room import each other in a circle.
 //!
 //! | room | what it does, and where to begin |
 //! |---|---|

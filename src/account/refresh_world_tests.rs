@@ -37,7 +37,6 @@ pub(super) enum Act {
     NoConnection,
     /// Rotates the access token alone.
     KeepRefresh,
-    /// Panics.
     Panic,
 }
 

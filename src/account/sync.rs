@@ -29,7 +29,6 @@ pub(crate) struct Diff {
 /// One account that the config shows in another way than it is.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Change {
-    /// Which.
     pub(crate) id: AccountId,
     /// As it should be.
     pub(crate) entry: AccountEntry,
@@ -44,7 +43,6 @@ pub(crate) struct Change {
 pub(crate) enum CredentialChange {
     /// Tell the scheduler, so that it ends the blocks that only a new credential ends.
     New,
-    /// As before.
     Same,
 }
 
@@ -56,7 +54,6 @@ pub(crate) struct Brought {
 }
 
 impl Brought {
-    /// The account.
     pub(crate) fn id(&self) -> AccountId {
         self.id
     }

@@ -18,7 +18,6 @@ pub(crate) struct Counters {
     breaker_opened: AtomicU64,
     held: AtomicU64,
     dropped: AtomicU64,
-    /// Time in the queue.
     pub(crate) queue: Histogram,
     /// Time to the first byte.
     pub(crate) first_byte: Histogram,

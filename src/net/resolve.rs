@@ -39,7 +39,6 @@ const STACK_BYTES: usize = 256 * 1024;
 /// A failed look-up: local, so that no account is to blame (SPEC P7).
 #[derive(Debug)]
 pub(crate) struct LookupFailed {
-    /// The name.
     pub(crate) host: String,
     /// What the system said.
     pub(crate) why: String,

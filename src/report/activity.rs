@@ -18,7 +18,6 @@ pub(crate) enum Level {
 /// One line of the activity log.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Entry {
-    /// When.
     pub(crate) at: Wall,
     /// How much it matters.
     pub(crate) level: Level,
