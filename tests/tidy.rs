@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const ORDER: &[&[&str]] = &[
     &["scheduler"],
     &["http"],
-    &["platform", "clock", "error", "event"],
+    &["platform", "clock", "error", "event", "zone"],
     &["config"],
     &["net"],
     &["account"],
