@@ -11,8 +11,6 @@ use super::single_flight::{self, SingleFlight};
 use super::surroundings::{Shared, Surroundings};
 use super::token::{Cooling, Obstacle, Plan, Switch, TokenState};
 use crate::config::Config;
-#[cfg(test)]
-use crate::config::Identity;
 use crate::error;
 use crate::scheduler::time::Now;
 use crate::scheduler::{AccountId, Kind};
@@ -50,12 +48,6 @@ impl Accounts {
     /// The account of that name.
     pub(crate) fn by_name(&self, name: &str) -> Option<Arc<Account>> {
         self.read_live().iter().find(|account| &*account.profile().name == name).cloned()
-    }
-
-    /// The account that is the same as `who` (SPEC A4).
-    #[cfg(test)]
-    pub(crate) fn by_identity(&self, who: &Identity<'_>) -> Option<Arc<Account>> {
-        self.read_live().iter().find(|account| account.profile().identity().is_same(who)).cloned()
     }
 
     /// All, in the order of their registration.

@@ -103,25 +103,19 @@ pub(crate) enum TokenFailure {
     NoAnswer {
         /// How far it got.
         phase: HttpPhase,
-        /// In words.
         why: String,
     },
     /// An answer that is no verdict about the credential: 429, 5xx, or no access token in it.
     Temporary {
         /// `retry-after`, if it was there.
         retry_after: Option<Duration>,
-        /// In words.
         why: String,
     },
     /// 400, 401 or 403.
-    Refused {
-        /// In words.
-        why: String,
-    },
+    Refused { why: String },
 }
 
 impl TokenFailure {
-    /// In words.
     pub(crate) fn why(&self) -> &str {
         match self {
             TokenFailure::NoAnswer { why, .. }
@@ -330,7 +324,6 @@ pub(crate) fn profile(
 /// What a look at the usage endpoint brought (SPEC T6). None of it says anything about the account's health.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum UsageReading {
-    /// The windows.
     Read(QuotaReport),
     /// 429: look less often.
     TooOften {

@@ -1,9 +1,18 @@
 //! The one refresh of an account (SPEC T2), on a thread of its own.
 //!
-//! The order is the contract: lock the config file, read it again and take a newer pair from there; else send the refresh
-//! token; write the new pair to the disk; then serve with it. A refresh token that may have arrived is not sent again
-//! within one refresh, whatever the answer was: it is single-use, and a second use can revoke the whole grant. A caller
-//! that goes away stops nothing.
+//! A refresh token is single-use: the endpoint may revoke the whole grant when it sees one twice,
+//! and an answer that is lost takes the only good pair with it. Everything here follows from that.
+//! The order is the contract: lock the config file, read it again and take a newer pair from there;
+//! else send the refresh token; write the new pair to the disk; then serve with it.
+//!
+//! - The lock is held while the endpoint answers, so that no other process sends the same token.
+//!   Refreshing first and locking for the write alone would be faster, and is how tokens are lost.
+//! - A refresh has a thread of its own, and those who need it wait for its end. On the thread of the
+//!   request that noticed, a client that leaves would cut it between the answer and the disk.
+//! - A token that may have arrived is not sent again within one refresh, whatever the answer was. It
+//!   is tried once more after the cooldown, because most such answers are a gateway's.
+//! - Where the file cannot be written, the new pair serves from memory and is written later
+//!   (`rescue`): losing it would cost a login. A valid token is never put at risk for that.
 //!
 //! ```text
 //!   lock ─▶ re-read ─▶ newer pair there? ─yes─▶ adopted

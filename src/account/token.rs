@@ -57,11 +57,9 @@ pub(crate) enum Obstacle {
 /// A pause after a refresh that failed for now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cooling {
-    /// What failed.
     pub(crate) obstacle: Obstacle,
     /// When the next refresh may go out.
     pub(crate) until: Mono,
-    /// In words.
     pub(crate) why: Why,
 }
 
@@ -93,9 +91,7 @@ pub(crate) struct TokenState {
 /// What to do for a caller that needs the access token.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Plan {
-    /// Use it.
     Serve,
-    /// Refresh first.
     Refresh,
     /// Not now.
     Cooling(Cooling),

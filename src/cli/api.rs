@@ -78,7 +78,8 @@ pub(super) fn call(context: &mut Context<'_>, options: &ApiOptions) -> Result<Ex
     Ok(ExitCode::FAILURE)
 }
 
-/// The named account, or the first enabled one that has a credential; its token is renewed if it has run out.
+/// The named account, or the first enabled one that has a credential; its token is renewed if it
+/// has run out.
 fn choose<'c>(
     accounts: &Arc<Accounts>,
     config: &'c Config,

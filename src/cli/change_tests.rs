@@ -22,7 +22,8 @@ const CONFIG: &str = r#"{
 }
 "#;
 
-/// Applies the change to a file whose server would be at `port`: the result, stdout, stderr and the file.
+/// Applies the change to a file whose server would be at `port`: the result, stdout, stderr and the
+/// file.
 fn changed(port: u16, change: &Change) -> (Result<()>, String, String, Value) {
     let scratch = Scratch::new();
     let file = scratch.path("c.json");
@@ -206,7 +207,8 @@ fn c_a_server_that_refuses_is_believed_about_accounts_of_its_own() {
     let (result, ..) = changed(port, &enabled("x", true));
     assert_eq!(result.unwrap_err().to_string(), "there is no account x");
     serving.join().unwrap();
-    // One that the file knows is changed there: the server may have read an older file, or cannot write.
+    // One that the file knows is changed there: the server may have read an older file, or cannot
+    // write.
     let (port, serving) = server([HEALTH, (500, refusal), (200, "{}")]);
     let (result, _, stderr, document) = changed(port, &enabled("old", true));
     assert_eq!((result, stderr.as_str()), (Ok(()), ""));

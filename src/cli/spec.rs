@@ -31,7 +31,6 @@ pub(super) enum Name {
 #[derive(Debug)]
 pub(super) struct CommandSpec {
     pub(super) name: Name,
-    /// The word that is typed.
     pub(super) word: &'static str,
     /// What follows the options; in brackets where it may be left out.
     pub(super) operands: &'static [&'static str],

@@ -1,4 +1,5 @@
-//! Calls that commands make: to the running server, and to upstreams with the connections of [`crate::net`].
+//! Calls that commands make: to the running server, and to upstreams with the connections of
+//! [`crate::net`].
 
 use std::path::Path;
 use std::sync::Arc;
@@ -75,7 +76,8 @@ impl Server {
         }
     }
 
-    /// A route that answers with JSON; any other status than 200 is an error with the server's own words.
+    /// A route that answers with JSON; any other status than 200 is an error with the server's own
+    /// words.
     pub(super) fn json(
         &self,
         method: &'static str,

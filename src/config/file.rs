@@ -125,11 +125,6 @@ impl Locked {
         Ok(())
     }
 
-    #[cfg(test)]
-    pub(crate) fn document(&self) -> &Map<String, Value> {
-        &self.document
-    }
-
     pub(crate) fn config(&self) -> Result<Config> {
         Config::from_document(&self.document, &self.text, &self.path)
     }

@@ -187,22 +187,6 @@ pub(crate) fn set_routing(context: &Context, preferred: Option<&str>) -> Result<
     reload(context)
 }
 
-/// Lifts everything that keeps an account away but a missing credential (SPEC P7).
-///
-/// # Errors
-/// There is no such account.
-pub(crate) fn retry(context: &Context, name: &str) -> Result<Vec<String>> {
-    let account = context
-        .accounts
-        .by_name(name)
-        .ok_or_else(|| Error::client(format!("there is no account {name}")))?;
-    context.accounts.retry(account.id());
-    context.gate.with(|scheduler, now| scheduler.retry(now, account.id()));
-    let text = format!("{name}: what kept it away is lifted; the next request looks");
-    context.events.notice(clock::wall(), text);
-    Ok(vec![format!("{name}: the next request looks")])
-}
-
 /// Enables or disables an account; stored in the file, unless a request's headers made it.
 ///
 /// # Errors
@@ -225,4 +209,19 @@ pub(crate) fn switch(context: &Context, name: &str, enabled: bool) -> Result<Vec
         Ok(())
     })?;
     reload(context)
+}
+
+/// Lifts what keeps an account away, all but a missing credential, so that the next request looks
+/// (SPEC P7). Gives the line that says so.
+///
+/// # Errors
+/// There is no such account.
+pub(crate) fn retry(context: &Context, name: &str) -> Result<String> {
+    let account = context
+        .accounts
+        .by_name(name)
+        .ok_or_else(|| Error::client(format!("there is no account {name}")))?;
+    context.accounts.retry(account.id());
+    context.gate.with(|scheduler, now| scheduler.retry(now, account.id()));
+    Ok(format!("{name}: blocks lifted, the next request tries it"))
 }

@@ -19,7 +19,6 @@ pub(crate) struct Counters {
     held: AtomicU64,
     dropped: AtomicU64,
     blameless: AtomicU64,
-    /// Time in the queue.
     pub(crate) queue: Histogram,
     /// Time to the first byte.
     pub(crate) first_byte: Histogram,
@@ -48,7 +47,9 @@ impl Counters {
             | Event::BreakerClosed { .. }
             | Event::Reloaded { .. }
             | Event::ReloadFailed { .. }
+            | Event::Stopping { .. }
             | Event::Draining { .. }
+            | Event::Stopped
             | Event::Restart(_)
             | Event::Notice { .. }
             | Event::Warning { .. } => {}

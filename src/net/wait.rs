@@ -21,7 +21,6 @@ pub(crate) enum Phase {
     Queue,
     /// Name look-up, TCP, upstream proxy and TLS handshake.
     Connect,
-    /// Sending the request.
     Send,
     /// Waiting for bytes of the answer.
     Receive,

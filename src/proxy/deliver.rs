@@ -11,10 +11,12 @@ use super::forward::{Answer, Failure};
 use super::reply;
 use super::request::usage_of;
 use super::stream::{Committed, Uncommitted};
+use ureq::http::HeaderValue;
+
 use crate::clock;
 use crate::event::{Outcome as EndedAs, Stage};
 use crate::gate::LeaseGuard;
-use crate::http::headers::{self, BodyForm, Headers, is_named};
+use crate::http::headers;
 use crate::http::ids::IdScanner;
 use crate::http::sse::{self, Form, Scanner};
 use crate::net::wait::Stop;
@@ -76,7 +78,8 @@ impl Course<'_> {
             self.hide_in(&mut said);
             let status = classify::status_of(&error.kind);
             let meaning = self.judge(status, &answer.headers, &said, quota);
-            let headers = headers_of_json(&answer.headers);
+            let mut headers = answer.headers;
+            headers.replace("content-type", HeaderValue::from_static("application/json"));
             let kept = Some(Kept { status, headers, body: said, form: Form::Json });
             return Delivery::Refused { hold, out, kept, meaning };
         }
@@ -106,12 +109,12 @@ impl Course<'_> {
             hold.complete(if whole { Outcome::Success } else { Outcome::Neutral });
             return Attempted::Ended(ended::answer(out, &reply::not_a_stream(answer.status)));
         }
-        headers::downstream(&mut answer.headers, BodyForm::Reframed);
+        let headers = headers::downstream(&answer.headers);
         let (status, body) = (answer.status, answer.body);
         self.request.tracked.stage(Stage::Streaming);
         // No other account can be needed any more.
         self.request.record.borrow_mut().brought.clear();
-        let opened = out.open(status, &answer.headers, body).and_then(|mut committed| {
+        let opened = out.open(status, &headers, body).and_then(|mut committed| {
             committed.push(&ahead)?;
             Ok(committed)
         });
@@ -382,16 +385,6 @@ fn is_decided(scanner: &Scanner, ahead: &[u8]) -> bool {
 /// A JSON body of type `error`.
 fn is_error(scanner: &Scanner) -> bool {
     scanner.json_kind() == Some("error")
-}
-
-/// The headers of an event stream for the error in it, which is passed on as JSON.
-fn headers_of_json(stream: &Headers) -> Headers {
-    let mut headers = Headers::default();
-    for (name, value) in stream.iter().filter(|(name, _)| !is_named(name, "content-type")) {
-        headers.push(name, value);
-    }
-    headers.push("content-type", "application/json");
-    headers
 }
 
 /// The outcome of an answer that broke after its first byte.

@@ -28,9 +28,7 @@ pub(crate) enum Labels {
 pub(crate) struct Process {
     /// Resident memory, if the system tells.
     pub(crate) resident_bytes: Option<u64>,
-    /// Threads.
     pub(crate) threads: Option<u64>,
-    /// Open descriptors.
     pub(crate) descriptors: Option<u64>,
     /// Since its start.
     pub(crate) uptime: Duration,

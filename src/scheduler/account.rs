@@ -274,7 +274,8 @@ impl Account {
     /// When the last of the blocks for everyone ends, if there are any and that is known.
     pub(super) fn returns(&self, now: Now) -> Option<Mono> {
         self.blocks(now)
-            .filter(|block| block.scope.is_for_all_messages())
+            // What waits for a look has no end any more.
+            .filter(|block| block.scope.is_for_all_messages() && !block.end.has_passed(now))
             .try_fold(None, |last, block| Some(last.max(Some(block.end.mono(now)?))))
             .flatten()
     }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::dates;
-use crate::http::headers::is_named;
 use crate::scheduler::quota::{Family, QuotaReport, Verdict, WindowKind, WindowReading};
 use crate::scheduler::time::{Now, Wall};
 
@@ -21,7 +20,7 @@ pub(crate) fn report_of_headers<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a [u8])> + Clone,
     now: Now,
 ) -> QuotaReport {
-    let date = headers.clone().into_iter().find(|(name, _)| is_named(name, "date"));
+    let date = headers.clone().into_iter().find(|(name, _)| name.eq_ignore_ascii_case("date"));
     let date = date.and_then(|(_, value)| std::str::from_utf8(value).ok());
     let theirs = date.and_then(|text| dates::reset_of_text(text.trim(), now.wall));
     let ahead = theirs.map_or(0, |theirs| theirs.0.saturating_sub(now.wall.0));

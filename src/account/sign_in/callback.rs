@@ -8,7 +8,6 @@ use crate::config::Secret;
 /// What a callback or a paste means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Return {
-    /// The authorization code.
     Code(Secret),
     /// The user or the provider said no, in these words.
     Denied(String),

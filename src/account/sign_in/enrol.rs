@@ -12,7 +12,6 @@ use crate::error::Result;
 
 /// An OAuth account that is to be stored.
 pub(super) struct Newcomer<'a> {
-    /// `--name`.
     pub(super) name: Option<&'a str>,
     /// Empty where the profile could not be read.
     pub(super) profile: &'a Profile,

@@ -1,4 +1,5 @@
-//! What the running proxy knows and the config does not: credentials that were refused, another version, another key.
+//! What the running proxy knows and the config does not: credentials that were refused, another
+//! version, another key.
 
 use super::{Finding, odd, wrong};
 use crate::cli::web::Server;

@@ -74,6 +74,7 @@ fn a_request_is_one_line() {
                 account: None,
                 status: None,
                 outcome: Outcome::ClientGone { stage: Stage::Queued, output_started: false },
+                cause: Some("the client left while queued".into()),
                 queued: Duration::from_secs(750),
                 total: Duration::from_secs(750),
                 first_byte: None,
@@ -184,7 +185,7 @@ lifted_by: LiftedBy::TimeOrReading,
                 })),
                 session: None,
             }),
-            "failover work -> no other account: 529 overloaded_error: Overloaded [status 529; body]".into(),
+            "failover work -> the queue: 529 overloaded_error: Overloaded [status 529; body]".into(),
         ),
         (
             Event::Released { session: None, account: work.clone(), waited: Duration::from_millis(1) },
@@ -271,7 +272,7 @@ lifted_by: LiftedBy::TimeOrReading,
         ),
         (
             Event::Reloaded { added: vec!["a".into(), "b".into()], removed: vec![], changed: vec!["c: priority 0 -> 5".into()] },
-            "config reloaded: added a, b; changed c: priority 0 -> 5".into(),
+            "config reloaded: added a, b; c: priority 0 -> 5".into(),
         ),
         (
             Event::Reloaded {
@@ -280,7 +281,7 @@ lifted_by: LiftedBy::TimeOrReading,
                 changed: vec!["d".into(); 20],
             },
             format!(
-                "config reloaded: removed {} and 3 more; changed {}",
+                "config reloaded: removed {} and 3 more; {}",
                 ["x\\n"; 20].join(", "),
                 ["d"; 20].join(", ")
             ),
@@ -294,7 +295,24 @@ lifted_by: LiftedBy::TimeOrReading,
             "warning: config not reloaded, the old settings stay: maxpool.json:3: proxy.port: expected a number"
                 .into(),
         ),
+        (
+            Event::Reloaded {
+                added: vec![],
+                removed: vec![],
+                changed: vec!["routing changed".into(), "scheduler changed".into()],
+            },
+            "config reloaded: routing changed, scheduler changed".into(),
+        ),
+        (
+            Event::Stopping { by: "SIGTERM".into(), left: 2, until: Wall(AT.0 + 600_000) },
+            "stopping: 2 requests left (SIGTERM), until 2026-11-21T22:55:00.123Z, in 10m".into(),
+        ),
+        (
+            Event::Stopping { by: "SIGINT".into(), left: 0, until: Wall(AT.0 + 600_000) },
+            "stopping: 0 requests left (SIGINT)".into(),
+        ),
         (Event::Draining { left: 1 }, "stopping: 1 request left".into()),
+        (Event::Stopped, "stopped".into()),
         (Event::Notice { text: "key sk-ant-api03-abcdefgh".into() }, "key [masked]".into()),
         (Event::Notice { text: "a\u{7}b".into() }, "a\\u{7}b".into()),
         (Event::Warning { text: "no account".into() }, "warning: no account".into()),
