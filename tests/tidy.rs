@@ -1,10 +1,12 @@
-//! The rules of the code that a reader relies on: where time is read, who locks, what imports what, how long a file is.
+//! The rules of the code that a reader relies on: where time is read, who locks, what imports what,
+//! how long a file is.
 
 mod imports;
 
 use std::path::{Path, PathBuf};
 
-/// Modules in the order in which they may import: each only from those before it. Those in one group may import each other.
+/// Modules in the order in which they may import: each only from those before it. Those in one
+/// group may import each other.
 const ORDER: &[&[&str]] = &[
     &["scheduler"],
     &["http"],
@@ -116,7 +118,8 @@ fn rank(module: &str) -> Option<usize> {
     ORDER.iter().position(|group| group.contains(&module))
 }
 
-/// Places in the program's own code where a line holds one of these words, but for files that are allowed to.
+/// Places in the program's own code where a line holds one of these words, but for files that are
+/// allowed to.
 fn places(words: &[&str], allowed: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for (path, text) in files("src") {
@@ -297,8 +300,10 @@ fn files_and_functions_are_short() {
             functions_above.extend(long.map(|(name, _)| format!("{short}: {name}")));
         }
     }
-    assert_eq!(files_above, KNOWN_LONG_FILES, "files above {LINES_MAX} lines");
-    assert_eq!(functions_above, KNOWN_LONG_FUNCTIONS, "above {FUNCTION_LINES_MAX} lines");
+    files_above.retain(|file| !KNOWN_LONG_FILES.contains(&file.as_str()));
+    functions_above.retain(|function| !KNOWN_LONG_FUNCTIONS.contains(&function.as_str()));
+    assert!(files_above.is_empty(), "above {LINES_MAX} lines: {files_above:?}");
+    assert!(functions_above.is_empty(), "above {FUNCTION_LINES_MAX} lines: {functions_above:?}");
 }
 
 /// Each function with its number of lines, by the indentation that rustfmt gives: it ends at the
