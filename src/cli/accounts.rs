@@ -1,5 +1,6 @@
 //! `accounts`: who is in the config and how their tokens stand. Changes nothing, not even a token that has run out.
 
+use std::path::PathBuf;
 use std::thread;
 
 use serde_json::{Value, json};
@@ -11,6 +12,7 @@ use super::table::table;
 use super::web;
 use crate::account::http::Http;
 use crate::account::oauth::{self, Endpoints};
+use crate::account::sources;
 use crate::clock::{self, human};
 use crate::config::{AccountEntry, Config, Credential, OauthCredential, Secret, Tokens};
 use crate::error::Result;
@@ -40,6 +42,12 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
         context.out.line("no accounts");
         context.out.remark("Add one with: maxpool login");
         return Ok(());
+    }
+    let home = (context.variable)("HOME").map(PathBuf::from);
+    for account in &config.accounts {
+        if let Some(problem) = sources::problem_of(account, home.as_deref()) {
+            context.out.remark(&format!("maxpool: {}: {problem}", text::name(&account.name)));
+        }
     }
     let now = clock::wall();
     let tiers = tiers(context, &config, now);
@@ -180,6 +188,16 @@ impl Token {
             Token::Imported => "imported on use",
         }
     }
+}
+
+/// How to sign in again, and as whom.
+pub(super) fn again(account: &AccountEntry) -> String {
+    let email = account.email().map(|email| format!(" as {}", text::clean(email, 80)));
+    let option = match account.source.as_deref() {
+        Some(source) if source.starts_with("login --token") => " --token",
+        Some(_) | None => "",
+    };
+    format!("sign in again{} with: maxpool login{option}", email.unwrap_or_default())
 }
 
 /// The tier of each account, from its profile: `unknown` where that cannot be read, nothing where there is none.
