@@ -19,7 +19,8 @@ use super::link::{Heard, Link};
 use crate::clock;
 use crate::config::file;
 use crate::config::state::{self, State};
-use crate::control::{hand_over, header_accounts, local, probe, reload};
+use crate::control::hand_over::{self, Told};
+use crate::control::{header_accounts, local, probe, reload};
 use crate::error::{Error, Result};
 use crate::event::{Event, RestartStep};
 use crate::host::dashboard;
@@ -147,6 +148,8 @@ struct Worker<'a> {
     mode: Mode,
     /// What was known when it handed over, and when that was.
     handed: Option<(State, Mono)>,
+    /// What of the past the one that takes over knows.
+    told: Told,
     /// What told it to stop, such as `SIGTERM`.
     stopped_by: String,
 }
@@ -182,6 +185,7 @@ impl Worker<'_> {
             origin: Origin::Config,
             mode: Mode::Plain,
             handed: None,
+            told: Told::default(),
             stopped_by: String::new(),
         })
     }
@@ -296,11 +300,13 @@ impl Worker<'_> {
                 step(RestartStep::Failed { why });
             }
             Order::Retire(pid) => {
+                self.tell_seen();
                 context.retire();
                 step(RestartStep::Serving { pid });
                 return Some(Going::Retiring);
             }
             Order::Learn(learned) => learn(&context, &learned),
+            Order::Recall(seen) => hand_over::recall(&context, &seen),
             Order::Hear(text) => context.events.notice(clock::wall(), text),
             Order::Ping => self.link.report(&Report::Pong),
             Order::Drain(by) => {
@@ -372,6 +378,9 @@ impl Worker<'_> {
         context.accounts.settle(REFRESH_SETTLE_MAX);
         // Also in a stop that came meanwhile: the one that took over writes it down.
         self.tell_learned();
+        if self.handed.is_some() {
+            self.tell_seen();
+        }
         if going == Going::Retiring {
             self.part();
             // What it had to cut was told. It is no part of a stop that comes now, which may well lose nothing.
@@ -431,6 +440,14 @@ impl Worker<'_> {
             if let Ok(text) = serde_json::to_string(&since) {
                 self.link.report(&Report::Learned(text));
             }
+        }
+    }
+
+    /// What the dashboard has shown here and is to show there.
+    fn tell_seen(&mut self) {
+        let seen = hand_over::seen(&self.context, &mut self.told);
+        if !seen.is_empty() {
+            self.link.report(&Report::Seen(seen));
         }
     }
 

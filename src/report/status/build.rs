@@ -412,13 +412,36 @@ fn request_of(request: &InFlight, now: Mono) -> Request {
     }
 }
 
-fn line_of((number, entry): &(u64, Entry)) -> Line {
+pub(crate) fn line_of((number, entry): &(u64, Entry)) -> Line {
     Line {
         number: *number,
         at: Moment(entry.at),
         warning: entry.level == Level::Warning,
         text: entry.text.clone(),
         request: entry.brief.as_ref().map(finished_of),
+    }
+}
+
+/// The log line that [`line_of`] has told to another process.
+pub(crate) fn entry_of(line: Line) -> Entry {
+    Entry {
+        at: line.at.0,
+        level: if line.warning { Level::Warning } else { Level::Info },
+        text: line.text,
+        brief: line.request.map(brief_of),
+    }
+}
+
+fn brief_of(request: FinishedRequest) -> Brief {
+    Brief {
+        method: request.method.into(),
+        path: request.path.into(),
+        account: request.account.map(Into::into),
+        model: request.model.map(Into::into),
+        status: request.status,
+        total: Duration::from_millis(request.total_ms),
+        tokens: request.input_tokens.zip(request.output_tokens),
+        cause: request.cause,
     }
 }
 
