@@ -75,4 +75,10 @@ mod server;
 #[path = "../tests/unit/mod.rs"]
 mod testing;
 
-pub use run::run;
+use std::process::ExitCode;
+
+/// Runs the program with the process's arguments and gives its exit code (0, 1 failed, 2 wrong
+/// usage).
+pub fn run() -> ExitCode {
+    cli::main()
+}

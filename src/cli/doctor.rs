@@ -2,6 +2,7 @@
 //! upstream it asks only whether it answers.
 
 mod environment;
+mod finding;
 mod running;
 
 use std::fs;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use environment::environment;
+use finding::{Finding, Verdict, fine, odd, wrong};
 use running::what_it_knows;
 
 use super::Context;
@@ -27,35 +29,6 @@ use crate::net::tls;
 use crate::proxy::context::proxies;
 use crate::report::text;
 use crate::scheduler::time::Wall;
-
-/// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Fine,
-    /// Worth knowing; not wrong by itself.
-    Odd,
-    Wrong,
-}
-
-/// One line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Finding {
-    verdict: Verdict,
-    about: &'static str,
-    text: String,
-}
-
-fn fine(about: &'static str, text: impl Into<String>) -> Finding {
-    Finding { verdict: Verdict::Fine, about, text: text.into() }
-}
-
-fn odd(about: &'static str, text: impl Into<String>) -> Finding {
-    Finding { verdict: Verdict::Odd, about, text: text.into() }
-}
-
-fn wrong(about: &'static str, text: impl Into<String>) -> Finding {
-    Finding { verdict: Verdict::Wrong, about, text: text.into() }
-}
 
 const REACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tokens and resets are compared with the upstream's clock; a minute is what an honest clock may be off.

@@ -8,6 +8,7 @@ mod api;
 mod args;
 mod change;
 mod completions;
+mod context;
 mod doctor;
 mod env;
 mod help;
@@ -21,15 +22,14 @@ mod table;
 mod watch;
 mod web;
 
-use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use args::{Command, StatusView};
+use context::Context;
 use out::Out;
 
-use crate::config::{Config, file};
+use crate::config::file;
 use crate::error::Result;
 use crate::run;
 
@@ -57,39 +57,6 @@ pub(crate) fn main() -> ExitCode {
 
 /// The exit code of arguments that make no sense.
 const EXIT_MISUSE: u8 = 2;
-
-/// What a command works with.
-struct Context<'a> {
-    out: Out<'a>,
-    /// Looks into the environment.
-    variable: &'a dyn Fn(&str) -> Option<OsString>,
-}
-
-impl Context<'_> {
-    /// Where the config is.
-    fn config_path(&self) -> Result<PathBuf> {
-        file::path(self.variable)
-    }
-
-    /// The config; defaults where there is no file yet, since reading commands create none.
-    fn config(&self) -> Result<Config> {
-        match file::load(&self.config_path()?) {
-            Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => Ok(Config::default()),
-            loaded => loaded,
-        }
-    }
-}
-
-#[cfg(test)]
-impl<'a> Context<'a> {
-    fn for_tests(
-        stdout: &'a mut Vec<u8>,
-        stderr: &'a mut Vec<u8>,
-        variable: &'a dyn Fn(&str) -> Option<OsString>,
-    ) -> Context<'a> {
-        Context { out: Out::new(stdout, stderr, false), variable }
-    }
-}
 
 fn perform(context: &mut Context<'_>, command: Command) -> Result<ExitCode> {
     match command {

@@ -8,7 +8,6 @@ use super::identity::free_name;
 use super::reader::Section;
 use super::{
     AccountEntry, AuthHeader, BaseUrl, Credential, ImportFrom, OauthCredential, Secret, Tokens,
-    parse,
 };
 use crate::scheduler::time::Wall;
 
@@ -85,8 +84,7 @@ fn entry(section: &Section<'_>, index: usize) -> Option<AccountEntry> {
         Kind::Provider => ("custom", 10, vec!["all".to_owned()]),
     };
     let provider = section.text_if_any("provider").unwrap_or_else(|| default_provider.to_owned());
-    let upstream =
-        parse::base_url(section, "upstream").or_else(|| default_upstream(kind, &provider));
+    let upstream = section.base_url("upstream").or_else(|| default_upstream(kind, &provider));
     let auth_headers =
         [("authorization", AuthHeader::Authorization), ("x-api-key", AuthHeader::XApiKey)];
     // Everything is read before anything is judged, so that each key of the entry is a known one.

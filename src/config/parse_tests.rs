@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::super::{Queue, Retry, Scheduler};
 use super::*;
+use crate::config::BaseUrl;
 
 fn parse(text: &str) -> Result<Config> {
     Config::parse(text, Path::new("c.json"))

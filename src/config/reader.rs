@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::BaseUrl;
 use super::locate::{self, Place, Step};
 use crate::error::Error;
 
@@ -165,6 +166,19 @@ impl<'a> Section<'a> {
             Some(Value::String(text)) => Some(text.clone()).filter(|text| !text.is_empty()),
             Some(other) => self.wrong_type(key, "a text", other),
         }
+    }
+
+    /// A base URL, if the key is there and is one.
+    pub(super) fn base_url(&self, key: &'static str) -> Option<BaseUrl> {
+        let text = self.text_if_any(key)?;
+        let url = BaseUrl::parse(&text);
+        if url.is_none() {
+            self.problem(
+                key,
+                "expected an http:// or https:// URL of a host and perhaps a path, without user, query or fragment",
+            );
+        }
+        url
     }
 
     /// One of several words, or nothing.

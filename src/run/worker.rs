@@ -14,8 +14,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ServeOptions;
 use super::link::{Heard, Link};
+use super::listen::{bounds, listen};
+use super::options::ServeOptions;
+use super::wiring::{announce, build};
 use crate::clock;
 use crate::config::file;
 use crate::config::state::{self, State};
@@ -117,9 +119,9 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
     if let Some(directory) = &options.log_to {
         config.log_dir = Some(directory.clone());
     }
-    let socket = super::listen(&config, beginning.socket, beginning.origin)?;
+    let socket = listen(&config, beginning.socket, beginning.origin)?;
     let (events, reporter) = Reporter::start(mode);
-    let context = super::build(path, config, &events, &reporter)?;
+    let context = build(path, config, &events, &reporter)?;
     if !beginning.note.is_empty() {
         let text = format!("this process takes over: {}", beginning.note);
         events.warning(clock::wall(), text);
@@ -169,7 +171,7 @@ impl Worker<'_> {
             learn(&context, learned);
         }
         let handler = Arc::clone(&context);
-        let bounds = super::bounds(&context.config());
+        let bounds = bounds(&context.config());
         let listener = Listener::start(socket, bounds, move |head, inbound| {
             if let Some(call) = exchange::serve(&handler, head, inbound) {
                 local::serve(&handler, call);
@@ -196,7 +198,7 @@ impl Worker<'_> {
         let mut screen = Screen { mode: self.mode, reporter, dashboard: None };
         screen.open(&self.context);
         self.link.report(&Report::Serving(std::process::id()));
-        super::announce(&self.context, &self.listener);
+        announce(&self.context, &self.listener);
         let going = self.watch(&mut screen);
         let ended = self.finish(going);
         // The terminal is given back before anything is written on it.
