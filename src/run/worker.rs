@@ -43,6 +43,8 @@ const RUNTIME_EVERY: Duration = Duration::from_secs(600);
 const SYNC_MIN: Duration = Duration::from_millis(100);
 /// Time between two lines of progress while running requests finish (SPEC R1).
 const LEFT_TOLD_EVERY: Duration = Duration::from_secs(5);
+/// Time between two reports of what the dashboard of the worker that took over is to show, too.
+const SEEN_TOLD_EVERY: Duration = Duration::from_millis(500);
 /// Time between two looks at what is left.
 const LEFT_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A refresh that is under way at the end is waited for, because its token would be lost.
@@ -127,18 +129,22 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
         events.warning(clock::wall(), text);
     }
     link.tell(&Report::Prepared, Some(&socket));
-    let ended = match link.wait_go() {
-        Some(learned) => {
-            let worker = Worker::open(link, context, socket, &learned);
-            worker.and_then(|worker| {
-                let origin = beginning.origin;
-                Worker { origin, mode, ..worker }.run(&reporter)
-            })
+    let opened =
+        link.wait_go().map(|learned| Worker::open(link, context, socket, &learned)).transpose();
+    match opened {
+        Ok(Some(worker)) => {
+            let origin = beginning.origin;
+            Ok(Worker { origin, mode, ..worker }.run(reporter))
         }
-        None => Ok(Ended::Clean),
-    };
-    reporter.finish(LOG_FINISH_MAX);
-    ended
+        Ok(None) => {
+            reporter.finish(LOG_FINISH_MAX);
+            Ok(Ended::Clean)
+        }
+        Err(error) => {
+            reporter.finish(LOG_FINISH_MAX);
+            Err(error)
+        }
+    }
 }
 
 /// A server that serves.
@@ -192,10 +198,10 @@ impl Worker<'_> {
         })
     }
 
-    fn run(mut self, reporter: &Reporter) -> Result<Ended> {
+    fn run(mut self, reporter: Reporter) -> Ended {
         let seen = Arc::clone(&self.context);
         reporter.watch(move || seen.gate.look(|scheduler, now| scheduler.snapshot(now)));
-        let mut screen = Screen { mode: self.mode, reporter, dashboard: None };
+        let mut screen = Screen { mode: self.mode, reporter: &reporter, dashboard: None };
         screen.open(&self.context);
         self.link.report(&Report::Serving(std::process::id()));
         announce(&self.context, &self.listener);
@@ -213,7 +219,12 @@ impl Worker<'_> {
         if self.handed.is_none() {
             self.context.tell(Event::Stopped);
         }
-        Ok(ended)
+        reporter.finish(LOG_FINISH_MAX);
+        if self.handed.is_some() {
+            // What was finished here since: only now it is all in the log.
+            self.tell_seen();
+        }
+        ended
     }
 
     /// The time of serving: orders, the config file, the state file.
@@ -328,6 +339,7 @@ impl Worker<'_> {
         let start = clock::mono();
         let end = start + context.config().drain_timeout;
         let mut told = self.tell_stopping(going, start);
+        let mut seen_told = start;
         let ended = loop {
             let now = clock::mono();
             let left = self.listener.busy();
@@ -360,6 +372,10 @@ impl Worker<'_> {
             if going == Going::Retiring {
                 refuse_waiting(&context);
             }
+            if self.handed.is_some() && now.since(seen_told) >= SEEN_TOLD_EVERY {
+                seen_told = now;
+                self.tell_seen();
+            }
             match self.link.wait(LEFT_LOOK_EVERY) {
                 Heard::Order(Order::Drain(_)) if going == Going::Retiring => {
                     going = Going::Stopping;
@@ -380,9 +396,6 @@ impl Worker<'_> {
         context.accounts.settle(REFRESH_SETTLE_MAX);
         // Also in a stop that came meanwhile: the one that took over writes it down.
         self.tell_learned();
-        if self.handed.is_some() {
-            self.tell_seen();
-        }
         if going == Going::Retiring {
             self.part();
             // What it had to cut was told. It is no part of a stop that comes now, which may well lose nothing.
