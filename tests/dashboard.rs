@@ -362,7 +362,7 @@ fn d1_the_dashboard_signs_in_again_and_the_account_serves() {
     terminal.press("y", "state=");
     terminal.wait_after(0, "paste the address");
     terminal.press("not-a-code?", "***********_");
-    terminal.press("\r", "neither the address");
+    terminal.press("\r", "another login attempt");
     // A code alone would do, but a code of another sign-in would not be noticed: the address names
     // the state.
     let shown = terminal.text().replace(['\r', '\n'], "");
@@ -426,6 +426,6 @@ fn d1_the_log_is_scrolled_with_page_up_and_page_down() {
     }
     terminal.wait_after(0, "sonnet-4-5 200 0.");
     terminal.press("\x1b[5~", "newer, PageDown shows them");
-    terminal.press("\x1b[5~\x1b[5~\x1b[5~\x1b[5~", "maxpool ");
+    terminal.press("\x1b[5~\x1b[5~\x1b[5~\x1b[5~", "listens on");
     terminal.press("\x1b[6~\x1b[6~\x1b[6~\x1b[6~\x1b[6~", "ACTIVITY");
 }

@@ -8,7 +8,7 @@ use super::surroundings::Settings;
 use super::token::{Cooling, TokenState};
 use crate::config::{AccountEntry, AuthHeader, BaseUrl, Credential, Identity, ImportFrom, Secret};
 use crate::scheduler::time::{Mono, Wall};
-use crate::scheduler::{Access, AccountId, AccountSpec, Kind};
+use crate::scheduler::{Access, AccountId, AccountLimit, AccountSpec, Kind};
 
 /// One account.
 pub(crate) struct Account {
@@ -47,6 +47,8 @@ pub(crate) struct AccountProfile {
     pub(crate) model_map: Arc<[(String, String)]>,
     /// `stripBetaHeaders`.
     pub(crate) strip_beta_headers: bool,
+    /// `limit`.
+    limit: AccountLimit,
     /// `importFrom`.
     pub(super) import_from: Option<ImportFrom>,
     /// Where the account comes from.
@@ -215,6 +217,7 @@ impl AccountProfile {
             model: entry.model.as_ref().map(shared),
             model_map: entry.model_map.clone().into(),
             strip_beta_headers: entry.strip_beta_headers,
+            limit: entry.limit,
             import_from: match &entry.credential {
                 Credential::Oauth(oauth) => oauth.import_from.clone(),
                 Credential::ApiKey(_) | Credential::Provider(_) => None,
@@ -244,6 +247,7 @@ impl AccountProfile {
                 Origin::Config => Access::Everyone,
                 Origin::Request => Access::Bringers,
             },
+            limit: self.limit,
         }
     }
 }

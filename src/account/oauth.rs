@@ -422,7 +422,7 @@ pub(crate) fn cleaned(text: &str, secrets: &[&Secret]) -> String {
     text
 }
 
-fn sha256(data: &[u8]) -> [u8; 32] {
+pub(super) fn sha256(data: &[u8]) -> [u8; 32] {
     // The hash comes out of the TLS library, which has it anyway.
     let mut digest = [0; 32];
     if let SupportedCipherSuite::Tls13(suite) = TLS13_AES_128_GCM_SHA256 {

@@ -11,14 +11,18 @@ mod completions;
 mod context;
 mod doctor;
 mod env;
+mod explain;
 mod help;
 mod login;
 #[cfg(test)]
 mod man_tests;
 mod out;
+mod service;
 mod spec;
 mod status;
+mod status_line;
 mod table;
+mod usage;
 mod watch;
 mod web;
 
@@ -39,7 +43,7 @@ pub(crate) fn main() -> ExitCode {
     let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
     let color = out::shows_color(std::env::var_os("NO_COLOR"));
     let mut context = Context {
-        out: Out::new(&mut stdout, &mut stderr, color),
+        out: Out::new(&mut stdout, &mut stderr, color).within(out::terminal_width()),
         variable: &|name| std::env::var_os(name),
     };
     let done = match command {
@@ -76,16 +80,20 @@ fn perform(context: &mut Context<'_>, command: Command) -> Result<ExitCode> {
         }
         Command::Login(options) => login::login(context, &options)?,
         Command::Import(options) => login::import(context, &options)?,
-        Command::Accounts { verbose, json } => accounts::list(context, verbose, json)?,
-        Command::Change(change) => change::apply(context, &change)?,
+        Command::Accounts(view) => accounts::list(context, view)?,
+        Command::Change(change) => change::command(context, &change)?,
         Command::Status(StatusView::Watch) => watch::watch(context)?,
-        Command::Status(view) => status::status(context, view == StatusView::Json)?,
-        Command::Explain(options) => status::explain(context, &options)?,
+        Command::Status(StatusView::Line) => status_line::print(context),
+        Command::Status(StatusView::Json) => status::json(context)?,
+        Command::Status(StatusView::Text) => status::status(context)?,
+        Command::Usage { days, json } => usage::usage(context, days, json)?,
+        Command::Explain(options) => explain::explain(context, &options)?,
         Command::Api(options) => return api::call(context, &options),
         Command::Doctor => return doctor::examine(context),
+        Command::Service(supervisor) => service::print(context, supervisor)?,
         Command::Completions(shell) => context.out.result(&completions::of(shell)),
-        Command::Help(None) => context.out.result(&help::all()),
-        Command::Help(Some(command)) => context.out.result(&help::of(command)),
+        Command::Help(None) => context.out.result(&help::all(context.out.room())),
+        Command::Help(Some(command)) => context.out.result(&help::of(command, context.out.room())),
         Command::Version => context.out.line(concat!("maxpool ", env!("CARGO_PKG_VERSION"))),
     }
     Ok(ExitCode::SUCCESS)

@@ -9,6 +9,7 @@ use super::reader::Section;
 use super::{
     AccountEntry, AuthHeader, BaseUrl, Credential, ImportFrom, OauthCredential, Secret, Tokens,
 };
+use crate::scheduler::AccountLimit;
 use crate::scheduler::time::Wall;
 
 /// A usable entry and its position in the file, which is good only for the document that was read.
@@ -99,6 +100,10 @@ fn entry(section: &Section<'_>, index: usize) -> Option<AccountEntry> {
         model: section.text_if_any("model"),
         model_map: model_map(section),
         strip_beta_headers: false,
+        limit: section.section("limit", |limit| AccountLimit {
+            five_hour: limit.share_if_any("fiveHour"),
+            week: limit.share_if_any("week"),
+        }),
         credential: Credential::Oauth(OauthCredential::default()),
         name,
         provider,

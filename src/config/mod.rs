@@ -8,12 +8,14 @@
 
 mod accounts;
 mod atomic;
+pub(crate) mod days;
 pub(crate) mod edit;
 pub(crate) mod file;
 #[cfg(test)]
 mod fuzz_tests;
 pub(crate) mod identity;
 mod locate;
+pub(crate) mod near;
 mod parse;
 pub(crate) mod random;
 mod reader;
@@ -61,6 +63,8 @@ pub(crate) struct Config {
     pub(crate) quota_probe: Option<Duration>,
     /// `logDir`, the same as `--log-to`.
     pub(crate) log_dir: Option<PathBuf>,
+    /// `logFile`, the same as `--log-file`.
+    pub(crate) log_file: Option<PathBuf>,
     /// `accounts`: those that can be used, in the order of the file, each identity and each name
     /// once (SPEC A4).
     pub(crate) accounts: Vec<AccountEntry>,
@@ -232,6 +236,8 @@ pub(crate) struct AccountEntry {
     pub(crate) model_map: Vec<(String, String)>,
     /// `stripBetaHeaders`.
     pub(crate) strip_beta_headers: bool,
+    /// `limit`: used shares at which the account is out (SPEC S3).
+    pub(crate) limit: crate::scheduler::AccountLimit,
 }
 
 impl AccountEntry {
@@ -319,6 +325,7 @@ impl Default for Config {
             sync_interval: ms(15_000),
             quota_probe: None,
             log_dir: None,
+            log_file: None,
             accounts: Vec::new(),
             notices: Vec::new(),
         }

@@ -95,6 +95,7 @@ fn read(root: &Section<'_>) -> Config {
     root.section("sync", |it| it.time_ms("accountsIntervalMs", &mut config.sync_interval));
     config.quota_probe = root.seconds_or_off("quotaProbeSeconds", 60);
     config.log_dir = root.text_if_any("logDir").map(PathBuf::from);
+    config.log_file = root.text_if_any("logFile").map(PathBuf::from);
     config.accounts = accounts.into_iter().map(|placed| placed.entry).collect();
     config
 }

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 pub(crate) struct ServeOptions {
     /// `--log-to DIR`.
     pub(crate) log_to: Option<PathBuf>,
+    /// `--log-file FILE`.
+    pub(crate) log_file: Option<PathBuf>,
     /// `--plain`.
     pub(crate) plain: bool,
 }

@@ -121,8 +121,11 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
     if let Some(directory) = &options.log_to {
         config.log_dir = Some(directory.clone());
     }
+    if let Some(file) = &options.log_file {
+        config.log_file = Some(file.clone());
+    }
     let socket = listen(&config, beginning.socket, beginning.origin)?;
-    let (events, reporter) = Reporter::start(mode);
+    let (events, reporter) = Reporter::start(mode, config.log_file.as_deref())?;
     let context = build(path, config, &events, &reporter)?;
     if !beginning.note.is_empty() {
         let text = format!("this process takes over: {}", beginning.note);
@@ -240,6 +243,7 @@ impl Worker<'_> {
             let next = sync_due.min(state_due).min(runtime_due);
             match self.link.wait(next.since(clock::mono())) {
                 Heard::Order(Order::Reload) => {
+                    screen.reporter.reopen_file();
                     seen = file_stamp(&self.context);
                     // What changed or failed was told as an event; whoever asked wants to hear of nothing, too.
                     if reload::reload(&self.context).is_ok_and(|changes| changes.is_empty()) {

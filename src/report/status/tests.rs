@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::build::{self, AccountFacts, CredentialFacts, Facts};
 use super::{Explained, Status};
+use crate::config::days::Counts;
 use crate::event::{Counters, InFlight, RequestMeta, Stage};
 use crate::report::{Entry, Level};
 use crate::scheduler::quota::{Family, Verdict, WindowKind};
@@ -137,6 +138,8 @@ pub(crate) fn snapshot() -> Snapshot {
 
 fn decision() -> Explanation {
     Explanation {
+        model: None,
+        session: None,
         at: WALL,
         request: 17,
         verdict: ExplainedVerdict::Chosen(AccountId(2), Why::Score(1.3)),
@@ -145,15 +148,17 @@ fn decision() -> Explanation {
             name: "spare".into(),
             rank: 1,
             tier: None,
+            avoided: vec![],
+            pass: Default::default(),
             priority: 0,
             score: 0.1 + 0.2,
             terms: Terms {
                 load: 1.0,
-                scarcity: 0.3,
+                five_hour: 0.3,
+                week: -0.5,
                 spread: 0.0,
                 recovery: 0.0,
                 failures: 0.0,
-                unknown_week: -0.5,
             },
         }],
         passed_over: vec![Standing {
@@ -164,6 +169,7 @@ fn decision() -> Explanation {
             wait: Some(Duration::from_secs(3_600)),
             evidence: Some(evidence()),
         }],
+        cache: None,
     }
 }
 
@@ -199,16 +205,14 @@ fn facts<'a>(counters: &'a Counters, decisions: &'a [Explanation]) -> Facts<'a> 
             account: None,
         }],
         requests_in_flight: 3,
-        sessions: vec![(
-            "ab12cd".into(),
-            scheduler::KnownSession {
-                session: scheduler::SessionKey(7),
-                home: Some(AccountId(1)),
-                current: None,
-                idle: Duration::from_secs(3),
-                thinking: true,
-            },
-        )],
+        today: Counts { input_tokens: 5, ..Counts::default() },
+        sessions: vec![scheduler::KnownSession {
+            session: scheduler::SessionKey(0xab12cd),
+            home: Some(AccountId(1)),
+            current: None,
+            idle: Duration::from_secs(3),
+            thinking: true,
+        }],
         activity: vec![(
             7,
             Entry { at: WALL, level: Level::Warning, text: "failover".into(), brief: None },
@@ -232,7 +236,8 @@ fn the_status_has_the_names_and_the_nesting_that_scripts_know() {
         "until": null,
         "candidates": [{
             "account": "spare", "rank": 1, "tier": "unknown", "priority": 0, "score": 0.3,
-            "terms": {"load": 1.0, "scarcity": 0.3, "spread": 0.0, "recovery": 0.0, "failures": 0.0, "unknownWeek": -0.5},
+            "terms": {"load": 1.0, "fiveHour": 0.3, "week": -0.5, "spread": 0.0, "recovery": 0.0, "failures": 0.0},
+            "notes": [],
         }],
         "passedOver": [{
             "account": "work",
@@ -281,7 +286,7 @@ fn expected() -> Value {
             "nextFreeAt": "2026-11-21T22:45:05.000Z",
         },
         "tokens": {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0},
-        "today": null,
+        "today": {"input": 5, "output": 0, "cacheRead": 0, "cacheWrite": 0},
         "requests": [{
             "id": 9, "since": "2026-11-21T22:44:58.500Z", "ageMs": 1500, "method": "POST", "path": "/v1/messages",
             "stage": "queued", "account": null, "model": null, "session": "ab12",
@@ -389,6 +394,7 @@ fn an_explanation_carries_what_was_asked() {
         verdict: ExplainedVerdict::Wait(WaitCause::Quota, Some(Duration::from_secs(60))),
         candidates: vec![],
         passed_over: vec![],
+        cache: None,
         ..decision()
     };
     let shown = serde_json::to_value(build::explanation(&waits, Some(asked))).unwrap();
