@@ -10,6 +10,7 @@ use super::{
     Load, LoadNow, LoadSpan, Moment, PassedOver, Queue, Quota, Request, Routing, Scheduler,
     Session, Sessions, Status, Throttle, TokenTotals, Unavailable, Usage, Weekly, Window,
 };
+use crate::config::days::Counts;
 use crate::event::{Counters, InFlight, labels};
 use crate::http::peek::session_tag;
 use crate::report::mask::mask;
@@ -40,8 +41,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) requests: Vec<InFlight>,
     /// How many there are in all.
     pub(crate) requests_in_flight: usize,
-    /// The sessions that were used last with their short ids, the latest first.
-    pub(crate) sessions: Vec<(String, KnownSession)>,
+    /// What all accounts did since midnight, local time.
+    pub(crate) today: Counts,
+    /// The sessions that were used last, the latest first.
+    pub(crate) sessions: Vec<KnownSession>,
     /// The last log lines with their numbers, oldest first.
     pub(crate) activity: Vec<(u64, Entry)>,
     /// The counters.
@@ -112,8 +115,8 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
             list: facts
                 .sessions
                 .iter()
-                .map(|(id, known)| Session {
-                    id: id.clone(),
+                .map(|known| Session {
+                    id: session_tag(known.session.0),
                     account: known.current.and_then(name_of),
                     home: known.home.and_then(name_of),
                     idle_ms: ms(known.idle),
@@ -135,7 +138,12 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
             cache_read: tokens.cache_read,
             cache_write: tokens.cache_write,
         },
-        today: None,
+        today: Some(TokenTotals {
+            input: facts.today.input_tokens,
+            output: facts.today.output_tokens,
+            cache_read: facts.today.cache_read_tokens,
+            cache_write: facts.today.cache_write_tokens,
+        }),
         requests: facts
             .requests
             .iter()
@@ -436,13 +444,36 @@ fn request_of(request: &InFlight, now: Mono) -> Request {
     }
 }
 
-fn line_of((number, entry): &(u64, Entry)) -> Line {
+pub(crate) fn line_of((number, entry): &(u64, Entry)) -> Line {
     Line {
         number: *number,
         at: Moment(entry.at),
         warning: entry.level == Level::Warning,
         text: entry.text.clone(),
         request: entry.brief.as_ref().map(finished_of),
+    }
+}
+
+/// The log line that [`line_of`] has told to another process.
+pub(crate) fn entry_of(line: Line) -> Entry {
+    Entry {
+        at: line.at.0,
+        level: if line.warning { Level::Warning } else { Level::Info },
+        text: line.text,
+        brief: line.request.map(brief_of),
+    }
+}
+
+fn brief_of(request: FinishedRequest) -> Brief {
+    Brief {
+        method: request.method.into(),
+        path: request.path.into(),
+        account: request.account.map(Into::into),
+        model: request.model.map(Into::into),
+        status: request.status,
+        total: Duration::from_millis(request.total_ms),
+        tokens: request.input_tokens.zip(request.output_tokens),
+        cause: request.cause,
     }
 }
 
