@@ -314,7 +314,7 @@ fn an_attached_dashboard_changes_the_server_and_leaves_it_running() {
     Client::connect(proxy.address())
         .ask(&Ask::messages(&hello()))
         .assert_said("Hello from upstream.");
-    terminal.wait_after(0, "POST /v1/messages first 200");
+    terminal.wait_after(0, "first sonnet-4-5 200 0.");
     terminal.press("a\r\r", "Disable first?");
     terminal.press("y", "disabled");
     let is_off = |status: &Value| status["accounts"][0]["enabled"] == json!(false);

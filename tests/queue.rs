@@ -52,6 +52,12 @@ fn a_request_waits_for_the_reset_and_is_served_then() {
     assert!(waited >= Duration::from_millis(1500), "{waited:?}");
     assert!(waited < Duration::from_secs(6), "{waited:?}");
     assert_eq!(upstream.requests().len(), 3, "asked once more, when the time had come");
+    let log = proxy.log();
+    let moved: Vec<&String> = log.iter().filter(|line| line.contains("failover")).collect();
+    assert!(
+        matches!(moved[..], [line] if line.contains("failover a -> the queue: 429")),
+        "{log:?}"
+    );
 }
 
 #[test]

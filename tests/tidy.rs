@@ -25,13 +25,8 @@ const ORDER: &[&[&str]] = &[
 ];
 
 /// Files that still import each other in a circle; nothing may be added.
-const KNOWN_CIRCLES: &[&str] = &[
-    "src/scheduler/breaker.rs",
-    "src/scheduler/outcome.rs",
-    "src/scheduler/snapshot.rs",
-    "src/server/door.rs",
-    "src/server/head.rs",
-];
+const KNOWN_CIRCLES: &[&str] =
+    &["src/scheduler/breaker.rs", "src/scheduler/outcome.rs", "src/scheduler/snapshot.rs"];
 
 /// Lines that a source file may have, the tests at its end included; 400 is what to aim at.
 const LINES_MAX: usize = 600;

@@ -46,7 +46,9 @@ impl Counters {
             | Event::BreakerClosed { .. }
             | Event::Reloaded { .. }
             | Event::ReloadFailed { .. }
+            | Event::Stopping { .. }
             | Event::Draining { .. }
+            | Event::Stopped
             | Event::Restart(_)
             | Event::Notice { .. }
             | Event::Warning { .. } => {}

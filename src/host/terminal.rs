@@ -454,6 +454,7 @@ impl Face {
     fn press(&mut self, keys: Vec<Key>, view: &View) -> bool {
         let any = !keys.is_empty();
         for key in keys {
+            self.ui.set_log_page(screen::log_page(view, &self.ui, self.size()));
             match self.ui.press(key, &view.status) {
                 None => {}
                 Some(Action::Redraw) => self.canvas.forget(),

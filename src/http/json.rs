@@ -269,31 +269,7 @@ fn hex_unit(text: &str) -> Option<(u32, &str)> {
 
 /// The index of the first quote or backslash, or the length.
 pub(crate) fn quote_or_escape(bytes: &[u8]) -> usize {
-    find_either::<b'"', b'\\'>(bytes)
-}
-
-/// The index of the first of two bytes, or the length. Eight bytes at a time: bodies are mostly strings, and streams mostly long lines.
-pub(crate) fn find_either<const A: u8, const B: u8>(bytes: &[u8]) -> usize {
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (number, word) in words.iter().enumerate() {
-        let word = u64::from_le_bytes(*word);
-        let hits = zero_bytes(word ^ every_byte(A)) | zero_bytes(word ^ every_byte(B));
-        if hits != 0 {
-            return number * 8 + (hits.trailing_zeros() / 8) as usize;
-        }
-    }
-    let found = rest.iter().position(|&byte| byte == A || byte == B);
-    words.len() * 8 + found.unwrap_or(rest.len())
-}
-
-/// The high bit of the lowest zero byte is set, and none below it.
-pub(super) fn zero_bytes(word: u64) -> u64 {
-    word.wrapping_sub(every_byte(1)) & !word & every_byte(0x80)
-}
-
-/// Eight times this byte.
-pub(super) const fn every_byte(byte: u8) -> u64 {
-    u64::from_le_bytes([byte; 8])
+    memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len())
 }
 
 /// Longer keys and words are none of ours, even with every letter written as `\uXXXX`.
@@ -337,21 +313,6 @@ mod tests {
             assert_eq!(unescape(raw.as_bytes()), expected, "{raw}");
         }
         assert_eq!(unescape(b"a\xffb\\n"), "a\u{fffd}b\n");
-    }
-
-    #[test]
-    fn the_fast_search_agrees_with_the_slow_one() {
-        let mut random = Random::new(1);
-        for _ in rounds(5_000) {
-            let length = random.below(40);
-            let pick = [b'"', b'\\', b'a', 0, 0x22 ^ 0x80, 0x21, 0x23, 0xff, 0x5b, 0x5d];
-            let bytes: Vec<u8> = (0..length)
-                .map(|_| if random.below(9) == 0 { *random.pick(&pick) } else { b'#' })
-                .collect();
-            let slow =
-                bytes.iter().position(|byte| matches!(byte, b'"' | b'\\')).unwrap_or(bytes.len());
-            assert_eq!(quote_or_escape(&bytes), slow, "{bytes:?}");
-        }
     }
 
     #[test]

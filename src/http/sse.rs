@@ -3,8 +3,6 @@
 //! Takes chunks as they come, keeps a few kilobytes at most however long the answer is, and never changes or delays a byte.
 
 use super::answer_json::{AnswerJson, ApiError, Reader, Usage};
-use super::headers::{is_named, is_same, trimmed};
-use super::json::find_either;
 
 /// How a body is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +188,8 @@ impl Scanner {
                 rest = &rest[1..];
                 continue;
             }
-            let (piece, tail) = rest.split_at(find_either::<b'\n', b'\r'>(rest));
+            let (piece, tail) =
+                rest.split_at(memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len()));
             self.piece(piece);
             let Some((&end, tail)) = tail.split_first() else {
                 return;
@@ -329,20 +328,14 @@ impl Form {
     /// From `content-type` and `content-encoding` of the answer.
     pub(crate) fn of(content_type: Option<&str>, content_encoding: Option<&str>) -> Form {
         let is_encoded =
-            content_encoding.is_some_and(|coding| !matches!(trimmed(coding), "" | "identity"));
-        let media_type = content_type.unwrap_or_default();
-        let end = media_type.bytes().position(|byte| byte == b';');
-        let media_type = trimmed(&media_type[..end.unwrap_or(media_type.len())]);
-        let is = |other: &str| is_named(media_type, other);
-        let has_suffix = || {
-            let bytes = media_type.as_bytes().last_chunk();
-            bytes.is_some_and(|end: &[u8; 5]| is_same(end, b"+json"))
-        };
+            content_encoding.is_some_and(|coding| !matches!(coding.trim_ascii(), "" | "identity"));
+        let media_type = content_type.and_then(|text| text.split(';').next()).unwrap_or_default();
+        let media_type = media_type.trim_ascii().to_ascii_lowercase();
         if is_encoded {
             Form::Opaque
-        } else if is("text/event-stream") {
+        } else if media_type == "text/event-stream" {
             Form::Events
-        } else if is("application/json") || has_suffix() {
+        } else if media_type == "application/json" || media_type.ends_with("+json") {
             Form::Json
         } else {
             Form::Opaque

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use ureq::http::Uri;
+use ureq::http::{HeaderValue, Uri};
 
 use super::classify::{self, ERROR_BYTES_MAX, Meaning, Next};
 use super::course::{Attempted, Course};
@@ -165,7 +165,9 @@ impl Course<'_> {
     fn call(&self, ready: &Ready) -> Result<Answer, Unanswered> {
         self.sent.replace(Some(ready.value.clone()));
         let request = self.request;
-        let auth = Auth::Pooled { name: ready.header, value: ready.value.expose() };
+        let value = HeaderValue::from_str(ready.value.expose())
+            .map_err(|error| Unanswered::unsendable(&ureq::Error::Http(error.into())))?;
+        let auth = Auth::Pooled { name: ready.header, value };
         let headers = headers::upstream(&request.headers, auth, self.beta);
         let profile = self.account.profile();
         let model = request.peek.model.as_deref();

@@ -225,9 +225,7 @@ pub(crate) fn evidence_of(status: u16, headers: &Headers, words: &str, at: Wall)
         .or_else(|| headers.text("x-request-id"))
         .filter(|id| id.len() <= REQUEST_ID_BYTES_MAX);
     let source = match plainest(status, headers) {
-        Some((name, value)) => {
-            bounded(&format!("{}: {}", name.to_ascii_lowercase(), String::from_utf8_lossy(value)))
-        }
+        Some((name, value)) => bounded(&format!("{name}: {}", String::from_utf8_lossy(value))),
         None if words.is_empty() => format!("status {status}"),
         None => "body".to_owned(),
     };
@@ -243,12 +241,12 @@ pub(crate) fn evidence_of(status: u16, headers: &Headers, words: &str, at: Wall)
 /// The header line that says it most plainly.
 fn plainest(status: u16, headers: &Headers) -> Option<(&str, &[u8])> {
     let says_it = |line: &(&str, &[u8])| {
-        let (name, value) = (line.0.to_ascii_lowercase(), line.1.trim_ascii());
+        let (name, value) = (line.0, line.1.trim_ascii());
         (name.ends_with("-status") && name.contains("ratelimit") && value == b"rejected")
             || (name.ends_with("-remaining") && value == b"0")
     };
     let line = headers.iter().find(says_it).filter(|_| status == 429);
-    let waits = |line: &(&str, &[u8])| line.0.eq_ignore_ascii_case("retry-after");
+    let waits = |line: &(&str, &[u8])| line.0 == "retry-after";
     line.or_else(|| headers.iter().find(waits))
 }
 
@@ -625,9 +623,12 @@ mod tests {
             "rate_limit_error",
             "quota exceeded for sk-ant-api03-secret, \"mp-key\"",
         );
-        limited.headers.push("Request-Id", "req_1");
-        limited.headers.push("retry-after", "12");
-        limited.headers.push("Anthropic-RateLimit-Unified-Status", "rejected");
+        limited.headers.take("Request-Id", b"req_1").expect("a header line");
+        limited.headers.take("retry-after", b"12").expect("a header line");
+        limited
+            .headers
+            .take("Anthropic-RateLimit-Unified-Status", b"rejected")
+            .expect("a header line");
         let Outcome::QuotaRejected { evidence, .. } = run(&limited).outcome else {
             unreachable!("P7 quota");
         };
@@ -687,8 +688,8 @@ mod tests {
             let body = if random.chance(50) { random.broken_json() } else { random.bytes(300) };
             let status = *random.pick(&[200, 401, 403, 429, 500, 529]);
             let mut headers = Headers::default();
-            headers.push("retry-after", random.bytes(20));
-            headers.push("request-id", random.bytes(200));
+            let _ = headers.take("retry-after", &random.bytes(20));
+            let _ = headers.take("request-id", &random.bytes(200));
             let quota = QuotaReport::default();
             let kind = *random.pick(&[Kind::Oauth, Kind::ApiKey, Kind::Provider]);
             let seen = Seen {

@@ -13,7 +13,7 @@ use super::stream::{Committed, Uncommitted};
 use crate::clock;
 use crate::event::{Outcome as EndedAs, Stage};
 use crate::gate::LeaseGuard;
-use crate::http::headers::{self, BodyForm};
+use crate::http::headers;
 use crate::http::sse::{Form, Scanner};
 use crate::net::wait::Stop;
 use crate::scheduler::quota::QuotaReport;
@@ -77,12 +77,12 @@ impl Course<'_> {
             hold.complete(if whole { Outcome::Success } else { Outcome::Neutral });
             return Attempted::Ended(ended::answer(out, &reply::not_a_stream(answer.status)));
         }
-        headers::downstream(&mut answer.headers, BodyForm::Reframed);
+        let headers = headers::downstream(&answer.headers);
         let (status, body) = (answer.status, answer.body);
         self.request.tracked.stage(Stage::Streaming);
         // No other account can be needed any more.
         self.request.record.borrow_mut().brought.clear();
-        let opened = out.open(status, &answer.headers, body).and_then(|mut committed| {
+        let opened = out.open(status, &headers, body).and_then(|mut committed| {
             committed.push(&ahead)?;
             Ok(committed)
         });

@@ -10,8 +10,24 @@
 //!           wait ── gave up ──▶ our answer, or the upstream's own last one ──▶ settle
 //! ```
 //!
-//! A retry needs the uncommitted writer by value, so none can be written after the first byte. Whatever happens, the lease ends
-//! in exactly one outcome and the log gets exactly one line.
+//! The idea: a request is one call on the thread that has read it, from its head to its line in the
+//! log, and every wait in between is the one wait of [`ClientWait`], which watches the client. So the
+//! states above are places in this file instead of values that somebody has to keep consistent, and
+//! a client who leaves ends whatever is going on at that place. The alternative, a state machine that
+//! any thread may drive, would save the stacks of waiting requests; it would also need a home for the
+//! lease, the client's socket and the upstream's answer between two steps, and that is where proxies
+//! lose them.
+//!
+//! What must stay:
+//!
+//! - A retry takes the uncommitted writer by value ([`Uncommitted`]), so none can be written after
+//!   the first byte. Whoever opens the answer earlier takes the other accounts' chance away.
+//! - A lease ends in exactly one outcome. Dropping its guard ends it as abandoned, so an early return
+//!   frees the account; a guard kept in a struct that outlives the attempt would not.
+//! - A failed account is excluded for this request only. Only a wait in the queue forgets that: time
+//!   has passed, and the account that comes free is chosen anew.
+//! - Our own answer is the last resort, behind the upstream's own words ([`failed`]), and the log gets
+//!   exactly one line whatever happens.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +36,7 @@ use super::attempt;
 use super::client_wait::{ClientWait, Heartbeats, Limits};
 use super::context::Context;
 use super::course::Attempted;
-use super::ended::{Ended, answer};
+use super::ended::{Ended, Line, answer};
 use super::failed::{self, Failed};
 use super::header_accounts;
 use super::relay;
@@ -29,23 +45,21 @@ use super::request::{ClientRequest, Record};
 use super::stream::{ClientForm, Uncommitted};
 use crate::clock::{self, Stopwatch};
 use crate::config::Config;
-use crate::event::{Event, Finished, Held, Outcome, RequestMeta, Stage, Tracked};
+use crate::event::{Event, Held, Outcome, RequestMeta, Stage, Tracked};
 use crate::gate::{Admitted, Granted, LeaseGuard, Verdict, Waiting};
 use crate::http::headers;
 use crate::http::peek::{self, BODY_BYTES_MAX, Peek};
 use crate::scheduler::{Limit, Refusal, RefusalReason, Ticket};
-use crate::server::door::{Door, DoorRefusal, Entry, Framing};
-use crate::server::paths::{Local, Pooled, Route};
-use crate::server::{BodyError, Inbound, RequestHead};
+use crate::server::door::{Door, Entry, Framing};
+use crate::server::paths::{Local, Route};
+use crate::server::{DoorRefusal, Inbound, RequestHead};
 
 /// A call of a local route, which `control` answers: it is no part of a request's life.
 pub(crate) struct LocalCall {
     /// The settings when it came.
     pub(crate) config: Arc<Config>,
-    /// `GET`.
-    pub(crate) method: Arc<str>,
-    /// The path without its query.
-    pub(crate) path: Arc<str>,
+    /// Its request line.
+    pub(crate) line: Line,
     /// Which route.
     pub(crate) route: Local,
     /// The body, if one came.
@@ -85,12 +99,6 @@ pub(crate) fn serve(
     }
 }
 
-/// What the log says of a request line.
-struct Line {
-    method: Arc<str>,
-    path: Arc<str>,
-}
-
 impl Line {
     fn of(head: &RequestHead) -> Line {
         Line { method: Arc::from(head.method.as_str()), path: path_of(&head.target) }
@@ -105,21 +113,9 @@ impl Line {
 /// Answers on the spot and ends the connection: nothing more of it can be trusted or waited for.
 fn refuse(context: &Context, inbound: Inbound<'_>, line: Line, reply: &Reply, watch: Stopwatch) {
     inbound.refuse(&reply::on_the_wire(reply));
-    context.tell(Event::Finished(Box::new(Finished {
-        method: line.method,
-        path: line.path,
-        account: None,
-        status: Some(reply.status),
-        outcome: Outcome::Refused,
-        cause: Some(reply.message.clone()),
-        queued: std::time::Duration::ZERO,
-        first_byte: None,
-        total: watch.elapsed(),
-        tokens: None,
-        session: None,
-        model: None,
-        attempts: 0,
-    })));
+    let cause = Some(reply.message.clone());
+    let ended = Ended { status: Some(reply.status), outcome: Outcome::Refused, cause };
+    ended.tell(context, line, watch.elapsed());
 }
 
 /// Methods whose requests say that they have no body by a length of 0 (RFC 9110 section 8.6).
@@ -155,11 +151,7 @@ fn receive(
     let body = match inbound.read_body(entry.form.framing, BODY_BYTES_MAX) {
         Ok(body) => body,
         Err(error) => {
-            let reply = match error {
-                BodyError::TooLarge => reply::body_too_large(BODY_BYTES_MAX),
-                BodyError::Broken => reply::body_broken(),
-            };
-            refuse(context, inbound, line, &reply, watch);
+            refuse(context, inbound, line, &reply::bad_body(error), watch);
             return None;
         }
     };
@@ -172,22 +164,10 @@ fn receive(
     let out = inbound.into_outbound(config.timeouts.client);
     let out = Uncommitted::new(out, form, Stopwatch::start());
     if let Route::Local(route) = entry.route {
-        return Some(LocalCall { config, method, path, route, body, out, watch, tracked });
+        return Some(LocalCall { config, line, route, body, out, watch, tracked });
     }
-    let looked_at = matches!(
-        entry.route,
-        Route::Pooled(Pooled::Messages | Pooled::CountTokens | Pooled::Complete)
-    );
-    let peek = if looked_at { peek::peek(&body) } else { Peek::default() };
-    let limits = Limits {
-        connect: config.timeouts.connect,
-        head: if peek.stream {
-            config.timeouts.headers
-        } else {
-            config.timeouts.non_stream_headers
-        },
-        idle: config.timeouts.idle,
-    };
+    let peek = if entry.route.has_body_to_read() { peek::peek(&body) } else { Peek::default() };
+    let limits = limits(&config, &peek);
     let mut trace = context.trace();
     trace.request(&method, &target, headers.iter());
     trace.body(&body);
@@ -224,6 +204,12 @@ fn receive(
     None
 }
 
+fn limits(config: &Config, peek: &Peek) -> Limits {
+    let timeouts = &config.timeouts;
+    let head = if peek.stream { timeouts.headers } else { timeouts.non_stream_headers };
+    Limits { connect: timeouts.connect, head, idle: timeouts.idle }
+}
+
 /// A pooled request: from account to account until it is served or there is nothing left to try.
 fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
     if let Err(reply) = header_accounts::take_header_accounts(request) {
@@ -249,17 +235,27 @@ fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
                 return answer(out, &reply::unread_body());
             }
             Admitted::Refused(refusal) => return give_up(out, last, &Surrender::Refused(refusal)),
-            Admitted::Queued(waiting) => match wait(request, waiting) {
-                Waited::Granted(hold, granted) => {
-                    demand.excluded.clear();
-                    demand.attempts = 0;
-                    (hold, granted)
+            Admitted::Queued(waiting) => {
+                // Told now: after the wait it would blame an account that has done nothing since.
+                if let Some(failed) = &last {
+                    failed::tell_failover(request, failed, None);
                 }
-                Waited::Over(surrender) => return give_up(out, last, &surrender),
-                Waited::ClientGone => {
-                    return Ended::client_gone(Stage::Queued, request.client_wait.status_seen());
+                match wait(request, waiting) {
+                    Waited::Granted(hold, granted) => {
+                        last = None;
+                        demand.excluded.clear();
+                        demand.attempts = 0;
+                        (hold, granted)
+                    }
+                    Waited::Over(surrender) => return give_up(out, last, &surrender),
+                    Waited::ClientGone => {
+                        return Ended::client_gone(
+                            Stage::Queued,
+                            request.client_wait.status_seen(),
+                        );
+                    }
                 }
-            },
+            }
         };
         demand.clock = granted.clock;
         let account = granted.account;

@@ -9,7 +9,7 @@ use super::reply;
 use super::request::ClientRequest;
 use super::stream::{Body, Uncommitted};
 use crate::event::{Event, Failover, Outcome as EndedAs, Stage};
-use crate::http::headers::{self, BodyForm, Headers};
+use crate::http::headers::{self, Headers};
 use crate::http::sse::Form;
 use crate::scheduler::{Evidence, Kind, Outcome, Refusal, RefusalReason, WaitCause};
 
@@ -134,24 +134,23 @@ pub(super) fn pass_on(out: Uncommitted, failed: Failed) -> Ended {
 }
 
 impl Kept {
-    pub(super) fn deliver(mut self, out: Uncommitted, cause: String) -> Ended {
+    pub(super) fn deliver(self, out: Uncommitted, cause: String) -> Ended {
         let ended = |delivered: std::io::Result<u16>| match delivered {
             Ok(status) => {
                 Ended { status: Some(status), outcome: EndedAs::PassedOn, cause: Some(cause) }
             }
             Err(_) => Ended::client_gone(Stage::Streaming, None),
         };
-        headers::downstream(&mut self.headers, BodyForm::Reframed);
+        let headers = headers::downstream(&self.headers);
         if !out.is_held() {
-            return ended(
-                out.whole(self.status, &self.headers, &self.body).map(|delivered| delivered.status),
-            );
+            let sent = out.whole(self.status, &headers, &self.body);
+            return ended(sent.map(|()| self.status));
         }
         let event = match self.form {
             Form::Events => self.body,
             Form::Json | Form::Opaque => reply::event_of_body(self.status, &self.body),
         };
-        let sent = out.open(200, &self.headers, Body::Streamed).and_then(|mut committed| {
+        let sent = out.open(200, &headers, Body::Streamed).and_then(|mut committed| {
             committed.push(&event)?;
             committed.finish()
         });

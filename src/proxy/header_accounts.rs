@@ -23,8 +23,9 @@ pub(super) fn take_header_accounts(request: &ClientRequest) -> Result<(), Reply>
     if request.options.profile.as_deref() != Some(PROFILE) {
         return Ok(());
     }
-    let entries =
-        accounts_of_headers(request.headers.iter()).map_err(|why| reply::bad_header(&why))?;
+    // Read once for each header of V1.
+    let lines: Vec<_> = request.headers.iter().collect();
+    let entries = accounts_of_headers(lines.into_iter()).map_err(|why| reply::bad_header(&why))?;
     for entry in &entries {
         let brought = take(&request.context, entry)
             .map_err(|TooManyAtOnce| reply::too_many_tokens(&entry.name))?;

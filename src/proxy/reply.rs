@@ -4,16 +4,19 @@
 
 use std::time::Duration;
 
+use ureq::http::HeaderValue;
+
 use super::classify::{self, Meaning};
 use crate::clock::human;
 use crate::event::labels;
 use crate::http::answer_json::ApiError;
 use crate::http::headers::Headers;
+use crate::http::peek::BODY_BYTES_MAX;
 use crate::http::sse::{self, Form};
 use crate::scheduler::{
     BlockReason, Kind, Limit, PassedOver, Refusal, RefusalReason, Standing, WaitCause,
 };
-use crate::server::door::DoorRefusal;
+use crate::server::{BodyError, DoorRefusal};
 
 /// An answer that we give ourselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,13 +66,14 @@ impl Reply {
     /// All headers but framing (`content-length`, `connection`).
     pub(crate) fn headers(&self) -> Headers {
         let mut headers = Headers::default();
-        headers.push("content-type", "application/json");
+        headers.push("content-type", HeaderValue::from_static("application/json"));
         if let Some(wait) = self.retry_after {
-            headers.push("retry-after", whole_seconds(wait).to_string());
+            headers.push("retry-after", whole_seconds(wait));
         }
-        headers.push("x-should-retry", if self.should_retry { "true" } else { "false" });
+        let should_retry = if self.should_retry { "true" } else { "false" };
+        headers.push("x-should-retry", HeaderValue::from_static(should_retry));
         if let Some(allow) = self.allow {
-            headers.push("allow", allow);
+            headers.push("allow", HeaderValue::from_static(allow));
         }
         headers
     }
@@ -89,16 +93,11 @@ impl From<DoorRefusal> for Reply {
 /// The whole response as bytes, for a connection that ends with it.
 pub(crate) fn on_the_wire(reply: &Reply) -> Vec<u8> {
     let body = reply.body();
-    let mut out = format!("HTTP/1.1 {} {}\r\n", reply.status, reason(reply.status)).into_bytes();
     let mut headers = reply.headers();
-    headers.push("content-length", body.len().to_string());
-    headers.push("connection", "close");
-    for (name, value) in headers.iter() {
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value);
-        out.extend_from_slice(b"\r\n");
-    }
+    headers.push("content-length", body.len() as u64);
+    headers.push("connection", HeaderValue::from_static("close"));
+    let mut out = Vec::new();
+    headers.write_head(reply.status, &mut out);
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(&body);
     out
@@ -150,13 +149,13 @@ pub(crate) fn body_too_large(bytes_max: u64) -> Reply {
     ))
 }
 
-/// The body stalled, was torn, or is no valid chunked encoding (P2).
-pub(crate) fn body_broken() -> Reply {
-    closing(Reply::new(
-        400,
-        INVALID,
-        "the request body did not arrive whole: it stalled, broke off or is framed wrongly",
-    ))
+/// The body is too large (P4), or it stalled, was torn or is no valid chunked encoding (P2).
+pub(crate) fn bad_body(error: BodyError) -> Reply {
+    let torn = "the request body did not arrive whole: it stalled, broke off or is framed wrongly";
+    match error {
+        BodyError::TooLarge => body_too_large(BODY_BYTES_MAX),
+        BodyError::Broken => closing(Reply::new(400, INVALID, torn)),
+    }
 }
 
 /// S8: no account has the profile that the request names.
@@ -524,26 +523,6 @@ fn separator(text: &str) -> &'static str {
 
 fn closing(reply: Reply) -> Reply {
     Reply { close: true, ..reply }
-}
-
-fn reason(status: u16) -> &'static str {
-    match status {
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        413 => "Content Too Large",
-        417 => "Expectation Failed",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        505 => "HTTP Version Not Supported",
-        529 => "Overloaded",
-        _ => "Error",
-    }
 }
 
 /// What the server says at start, in the same words (R4).

@@ -165,11 +165,7 @@ impl ClientRequest {
 
     /// The body is no whole JSON object, so it may hold what was not found in it: signed thinking, too (SPEC P9).
     pub(crate) fn is_unread(&self) -> bool {
-        let looked_at = matches!(
-            self.route,
-            Route::Pooled(Pooled::Messages | Pooled::CountTokens | Pooled::Complete)
-        );
-        looked_at && !self.peek.whole && !self.body.is_empty()
+        self.route.has_body_to_read() && !self.peek.whole && !self.body.is_empty()
     }
 
     /// The session's key (SPEC S9); the same text gives the same key, and kinds of keys do not mix.

@@ -49,6 +49,9 @@ const REFRESH_SETTLE_MAX: Duration = Duration::from_secs(40);
 /// The log's last lines are written within this time, or not at all when nobody reads them.
 const LOG_FINISH_MAX: Duration = Duration::from_secs(2);
 
+/// What stops a worker without an order.
+const LEADER_GONE: &str = "the end of the process that led this one";
+
 /// How the life ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
@@ -149,6 +152,8 @@ struct Worker<'a> {
     mode: Mode,
     /// What was known when it handed over, and when that was.
     handed: Option<(State, Mono)>,
+    /// What told it to stop, such as `SIGTERM`.
+    stopped_by: String,
 }
 
 impl Worker<'_> {
@@ -182,6 +187,7 @@ impl Worker<'_> {
             origin: Origin::Config,
             mode: Mode::Plain,
             handed: None,
+            stopped_by: String::new(),
         })
     }
 
@@ -203,6 +209,9 @@ impl Worker<'_> {
             capture.finish(LOG_FINISH_MAX);
         }
         self.context.gate.stop();
+        if self.handed.is_none() {
+            self.context.tell(Event::Stopped);
+        }
         Ok(ended)
     }
 
@@ -236,6 +245,7 @@ impl Worker<'_> {
                 Heard::Gone => {
                     let text = "the process that led this one is gone: stopping";
                     self.context.events.warning(clock::wall(), text);
+                    self.stopped_by = LEADER_GONE.to_owned();
                     return Going::Stopping;
                 }
                 Heard::Nothing => {}
@@ -299,7 +309,10 @@ impl Worker<'_> {
             Order::Learn(learned) => learn(&context, &learned),
             Order::Hear(text) => context.events.notice(clock::wall(), text),
             Order::Ping => self.link.report(&Report::Pong),
-            Order::Drain => return Some(Going::Stopping),
+            Order::Drain(by) => {
+                self.stopped_by = by;
+                return Some(Going::Stopping);
+            }
             Order::Cut => return Some(Going::Cutting),
             Order::Start { .. } | Order::Go(_) | Order::Reload => {}
         }
@@ -312,7 +325,7 @@ impl Worker<'_> {
         self.begin_end(going);
         let start = clock::mono();
         let end = start + context.config().drain_timeout;
-        let mut told: Option<Mono> = None;
+        let mut told = self.tell_stopping(going, start);
         let ended = loop {
             let now = clock::mono();
             let left = self.listener.busy();
@@ -328,12 +341,13 @@ impl Worker<'_> {
                 let why = if now >= end {
                     "shutdown.drainTimeoutMs is over"
                 } else {
-                    "told a second time"
+                    "a second signal came"
                 };
                 if left == 0 {
                     break Ended::Clean;
                 }
-                let text = format!("{left} requests are cut: {why}");
+                let are = if left == 1 { "request is" } else { "requests are" };
+                let text = format!("{left} {are} cut: {why}");
                 context.events.warning(clock::wall(), text);
                 break Ended::Cut;
             }
@@ -345,7 +359,7 @@ impl Worker<'_> {
                 refuse_waiting(&context);
             }
             match self.link.wait(LEFT_LOOK_EVERY) {
-                Heard::Order(Order::Drain) if going == Going::Retiring => {
+                Heard::Order(Order::Drain(_)) if going == Going::Retiring => {
                     going = Going::Stopping;
                     self.begin_end(going);
                 }
@@ -386,6 +400,20 @@ impl Worker<'_> {
             Going::Retiring => self.listener.retire(),
             Going::Cutting => {}
         }
+    }
+
+    /// Tells why it stops, how many requests are left and until when they may run; gives the
+    /// moment, if it was told. A worker that has handed over is not the one that stops.
+    fn tell_stopping(&self, going: Going, start: Mono) -> Option<Mono> {
+        if going == Going::Retiring || self.handed.is_some() {
+            return None;
+        }
+        self.context.tell(Event::Stopping {
+            by: self.stopped_by.clone(),
+            left: self.listener.busy(),
+            until: clock::wall() + self.context.config().drain_timeout,
+        });
+        Some(start)
     }
 
     fn tell_left(&self, going: Going, left: usize) {

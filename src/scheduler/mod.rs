@@ -279,6 +279,16 @@ impl Scheduler {
         self.look = Look::Now;
     }
 
+    /// Ways out (P7): lifts everything that keeps the account away but a missing credential, so that
+    /// the next request looks.
+    pub fn retry(&mut self, now: Now, id: AccountId) {
+        let now = self.touch(now);
+        if let Some(account) = self.account_mut(id) {
+            account.lift(now, |reason| *reason != BlockReason::NeedsLogin);
+        }
+        self.look = Look::Now;
+    }
+
     /// P9: this session has had an answer with signed thinking.
     pub fn note_thinking(&mut self, now: Now, session: SessionKey) {
         self.touch(now);

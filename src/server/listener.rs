@@ -15,8 +15,7 @@ use std::thread;
 
 use super::acceptor::Acceptor;
 use super::connection::Inbound;
-use super::door::DoorRefusal;
-use super::head::RequestHead;
+use super::head::{DoorRefusal, RequestHead};
 use super::registry::{Bounds, Registry, lock};
 use super::shared::{Mode, STACK_BYTES, Shared};
 

@@ -51,8 +51,9 @@ pub(crate) enum Order {
     Learn(String),
     /// A line that a worker which has handed over wants to be seen.
     Hear(String),
-    /// Stop: take no more connections, finish what runs, then end.
-    Drain,
+    /// Stop: take no more connections, finish what runs, then end. The text is what asked for
+    /// it, such as `SIGTERM`.
+    Drain(String),
     /// Cut what still runs, and end.
     Cut,
     /// Read the config again.
@@ -100,8 +101,8 @@ pub(crate) enum Report {
     Pong,
     /// The user, or the worker itself, wants a restart.
     Restart,
-    /// The user wants the server to stop.
-    Quit,
+    /// The user wants the server to stop, by this signal.
+    Quit(String),
 }
 
 /// One end of the pair.
@@ -320,7 +321,7 @@ impl Order {
             Order::Retire(pid) => format!("retire\n{pid}"),
             Order::Learn(state) => format!("learn\n{state}"),
             Order::Hear(text) => format!("hear\n{text}"),
-            Order::Drain => "drain\n".to_owned(),
+            Order::Drain(by) => format!("drain\n{by}"),
             Order::Cut => "cut\n".to_owned(),
             Order::Reload => "reload\n".to_owned(),
             Order::Ping => "ping\n".to_owned(),
@@ -352,7 +353,7 @@ impl Order {
             "retire" => Order::Retire(rest.parse().ok()?),
             "learn" => Order::Learn(rest.to_owned()),
             "hear" => Order::Hear(rest.to_owned()),
-            "drain" => Order::Drain,
+            "drain" => Order::Drain(rest.to_owned()),
             "cut" => Order::Cut,
             "reload" => Order::Reload,
             "ping" => Order::Ping,
@@ -373,7 +374,7 @@ impl Report {
             Report::Reloaded => "reloaded\n".to_owned(),
             Report::Pong => "pong\n".to_owned(),
             Report::Restart => "restart\n".to_owned(),
-            Report::Quit => "quit\n".to_owned(),
+            Report::Quit(by) => format!("quit\n{by}"),
         }
     }
 
@@ -392,7 +393,7 @@ impl Report {
             "reloaded" => Report::Reloaded,
             "pong" => Report::Pong,
             "restart" => Report::Restart,
-            "quit" => Report::Quit,
+            "quit" => Report::Quit(rest.to_owned()),
             _ => return None,
         })
     }
@@ -422,7 +423,7 @@ mod tests {
             Order::Retire(4711),
             Order::Learn("{}".into()),
             Order::Hear("a line".into()),
-            Order::Drain,
+            Order::Drain("SIGTERM".into()),
             Order::Cut,
             Order::Reload,
             Order::Ping,
@@ -444,7 +445,7 @@ mod tests {
             Report::Reloaded,
             Report::Pong,
             Report::Restart,
-            Report::Quit,
+            Report::Quit("SIGINT".into()),
         ];
         for report in reports {
             worker.report(&report, None).unwrap();
@@ -461,9 +462,9 @@ mod tests {
         let (leader, worker) = Control::pair().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        leader.order(&Order::Drain, Some(listener.as_fd())).unwrap();
+        leader.order(&Order::Drain("SIGTERM".into()), Some(listener.as_fd())).unwrap();
         drop(listener);
-        let Received::Message(Order::Drain, Some(socket)) = worker.next_order() else {
+        let Received::Message(Order::Drain(_), Some(socket)) = worker.next_order() else {
             panic!("no socket");
         };
         assert_eq!(TcpListener::from(socket).local_addr().unwrap(), address);

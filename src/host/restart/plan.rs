@@ -202,7 +202,8 @@ impl Plan {
     }
 
     /// Stop: the first call lets everything finish, the second cuts, the third ends at once.
-    pub(super) fn stop(&mut self, now: Mono) -> Vec<Action> {
+    /// `by` is what asked for it, for the log.
+    pub(super) fn stop(&mut self, now: Mono, by: &str) -> Vec<Action> {
         let mut out = Vec::new();
         match self.stop {
             Stop::No => {
@@ -210,7 +211,7 @@ impl Plan {
                 out.push(Action::Notify(News::Stopping));
                 for worker in &mut self.workers {
                     worker.until = None;
-                    out.push(Action::Tell(worker.id, Order::Drain));
+                    out.push(Action::Tell(worker.id, Order::Drain(by.to_owned())));
                     if worker.stage == Stage::Starting {
                         worker.stage = Stage::Doomed;
                         out.push(Action::Kill(worker.id));
@@ -236,10 +237,10 @@ impl Plan {
             return out;
         };
         if let Stop::Draining(since) = self.stop
-            && report == Report::Quit
+            && let Report::Quit(by) = &report
             && now.since(since) >= GROUP_SIGNAL_MAX
         {
-            return self.stop(now);
+            return self.stop(now, by);
         }
         if self.stop != Stop::No {
             // Everybody has been told to end.
@@ -284,7 +285,7 @@ impl Plan {
             (Report::Restart, Stage::Serving) if self.newcomer().is_none() => {
                 out = self.restart(now)
             }
-            (Report::Quit, _) => out = self.stop(now),
+            (Report::Quit(by), _) => out = self.stop(now, &by),
             // Late, or out of place: the stage says what counts.
             _ => {}
         }

@@ -84,6 +84,14 @@ impl Signs {
         }
     }
 
+    /// From input to output tokens.
+    pub(crate) fn arrow(self) -> &'static str {
+        match self {
+            Signs::Unicode => "→",
+            Signs::Ascii => "->",
+        }
+    }
+
     /// A full and an empty cell of a bar.
     pub(crate) fn bar(self) -> (char, char) {
         match self {

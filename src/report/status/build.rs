@@ -6,17 +6,19 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::{
-    Account, Block, Candidate, Credential, Evidence, Explained, Explanation, Line, Load, LoadNow,
-    LoadSpan, Moment, PassedOver, Queue, Quota, Request, Routing, Scheduler, Sessions, Status,
-    Throttle, TokenTotals, Unavailable, Usage, Weekly, Window,
+    Account, Block, Candidate, Credential, Evidence, Explained, Explanation, FinishedRequest, Line,
+    Load, LoadNow, LoadSpan, Moment, PassedOver, Queue, Quota, Request, Routing, Scheduler,
+    Session, Sessions, Status, Throttle, TokenTotals, Unavailable, Usage, Weekly, Window,
 };
 use crate::event::{Counters, InFlight, labels};
 use crate::http::peek::session_tag;
 use crate::report::mask::mask;
-use crate::report::{Entry, Level};
+use crate::report::{Brief, Entry, Level};
 use crate::scheduler::quota::WindowKind;
 use crate::scheduler::time::{Mono, Wall};
-use crate::scheduler::{self, AccountId, AccountSnapshot, BlockSnapshot, Snapshot, WindowSnapshot};
+use crate::scheduler::{
+    self, AccountId, AccountSnapshot, BlockSnapshot, KnownSession, Snapshot, WindowSnapshot,
+};
 
 /// What the snapshot does not know.
 pub(crate) struct Facts<'a> {
@@ -38,8 +40,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) requests: Vec<InFlight>,
     /// How many there are in all.
     pub(crate) requests_in_flight: usize,
-    /// The last log lines, oldest first.
-    pub(crate) activity: Vec<Entry>,
+    /// The sessions that were used last with their short ids, the latest first.
+    pub(crate) sessions: Vec<(String, KnownSession)>,
+    /// The last log lines with their numbers, oldest first.
+    pub(crate) activity: Vec<(u64, Entry)>,
     /// The counters.
     pub(crate) counters: &'a Counters,
     /// The last decisions, oldest first.
@@ -105,6 +109,17 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
         sessions: Sessions {
             sticky_bindings: count(snapshot.sticky_bindings),
             thinking_protected: count(snapshot.thinking_protected),
+            list: facts
+                .sessions
+                .iter()
+                .map(|(id, known)| Session {
+                    id: id.clone(),
+                    account: known.current.and_then(name_of),
+                    home: known.home.and_then(name_of),
+                    idle_ms: ms(known.idle),
+                    thinking: known.thinking,
+                })
+                .collect(),
         },
         version: facts.version.into(),
         pid: facts.pid,
@@ -120,6 +135,7 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
             cache_read: tokens.cache_read,
             cache_write: tokens.cache_write,
         },
+        today: None,
         requests: facts
             .requests
             .iter()
@@ -420,8 +436,28 @@ fn request_of(request: &InFlight, now: Mono) -> Request {
     }
 }
 
-fn line_of(entry: &Entry) -> Line {
-    Line { at: Moment(entry.at), warning: entry.level == Level::Warning, text: entry.text.clone() }
+fn line_of((number, entry): &(u64, Entry)) -> Line {
+    Line {
+        number: *number,
+        at: Moment(entry.at),
+        warning: entry.level == Level::Warning,
+        text: entry.text.clone(),
+        request: entry.brief.as_ref().map(finished_of),
+    }
+}
+
+fn finished_of(brief: &Brief) -> FinishedRequest {
+    FinishedRequest {
+        method: brief.method.to_string(),
+        path: mask(&brief.path),
+        account: brief.account.as_deref().map(Into::into),
+        model: brief.model.as_deref().map(mask),
+        status: brief.status,
+        total_ms: ms(brief.total),
+        input_tokens: brief.tokens.map(|(input, _)| input),
+        output_tokens: brief.tokens.map(|(_, output)| output),
+        cause: brief.cause.as_deref().map(mask),
+    }
 }
 
 fn ms(span: Duration) -> u64 {

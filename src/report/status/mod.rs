@@ -57,6 +57,8 @@ pub(crate) struct Status {
     pub(crate) draining: bool,
     pub(crate) queue: Queue,
     pub(crate) tokens: TokenTotals,
+    /// Since midnight, local time; `null` where it is not known.
+    pub(crate) today: Option<TokenTotals>,
     /// Requests in flight, oldest first, bounded; `scheduler.globalInFlight` counts those that
     /// hold an account.
     pub(crate) requests: Vec<Request>,
@@ -286,6 +288,23 @@ pub(crate) struct Throttle {
 pub(crate) struct Sessions {
     pub(crate) sticky_bindings: u64,
     pub(crate) thinking_protected: u64,
+    /// New: the sessions that were used last, the latest first, bounded.
+    pub(crate) list: Vec<Session>,
+}
+
+/// Where a session lives (S9).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Session {
+    /// As the log shows it.
+    pub(crate) id: String,
+    /// The account that served it last.
+    pub(crate) account: Option<String>,
+    /// The account that it returns to.
+    pub(crate) home: Option<String>,
+    pub(crate) idle_ms: u64,
+    /// It carries signed thinking, so no provider serves it.
+    pub(crate) thinking: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -329,9 +348,28 @@ pub(crate) struct Request {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Line {
+    /// How many lines there were before it.
+    pub(crate) number: u64,
     pub(crate) at: Moment,
     pub(crate) warning: bool,
     pub(crate) text: String,
+    /// The facts, if the line is about a finished request.
+    pub(crate) request: Option<FinishedRequest>,
+}
+
+/// A finished request, as the dashboard shows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct FinishedRequest {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) account: Option<String>,
+    pub(crate) model: Option<String>,
+    pub(crate) status: Option<u16>,
+    pub(crate) total_ms: u64,
+    pub(crate) input_tokens: Option<u64>,
+    pub(crate) output_tokens: Option<u64>,
+    pub(crate) cause: Option<String>,
 }
 
 /// S12: why this account and no other.
@@ -386,6 +424,11 @@ pub(crate) struct PassedOver {
 }
 
 impl Status {
+    /// How many log lines there are after this number.
+    pub(crate) fn lines_after(&self, number: u64) -> usize {
+        self.activity.iter().rev().take_while(|line| line.number > number).count()
+    }
+
     /// Claude accounts in the order of the pool, then providers, so that neither stands between the
     /// others.
     pub(crate) fn in_order(&self) -> Vec<&Account> {

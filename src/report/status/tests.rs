@@ -204,7 +204,20 @@ fn facts<'a>(counters: &'a Counters, decisions: &'a [Explanation]) -> Facts<'a> 
             account: None,
         }],
         requests_in_flight: 3,
-        activity: vec![Entry { at: WALL, level: Level::Warning, text: "failover".into() }],
+        sessions: vec![(
+            "ab12cd".into(),
+            scheduler::KnownSession {
+                session: scheduler::SessionKey(7),
+                home: Some(AccountId(1)),
+                current: None,
+                idle: Duration::from_secs(3),
+                thinking: true,
+            },
+        )],
+        activity: vec![(
+            7,
+            Entry { at: WALL, level: Level::Warning, text: "failover".into(), brief: None },
+        )],
         counters,
         decisions,
         general: decisions.first(),
@@ -256,7 +269,12 @@ fn expected() -> Value {
             "active": true, "until": "2026-11-21T22:45:05.000Z", "reason": "Overloaded", "probeInFlight": false,
             "count": 3, "lastAt": "2026-11-21T22:45:00.000Z", "queued": 2, "oldestQueuedMs": 1500,
         },
-        "sessions": {"stickyBindings": 7, "thinkingProtected": 2},
+        "sessions": {
+            "stickyBindings": 7, "thinkingProtected": 2,
+            "list": [{
+                "id": "ab12cd", "account": null, "home": "work", "idleMs": 3000, "thinking": true,
+            }],
+        },
         "version": "2.0.0",
         "pid": 41,
         "now": "2026-11-21T22:45:00.000Z",
@@ -269,13 +287,17 @@ fn expected() -> Value {
             "nextFreeAt": "2026-11-21T22:45:05.000Z",
         },
         "tokens": {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0},
+        "today": null,
         "requests": [{
             "id": 9, "since": "2026-11-21T22:44:58.500Z", "ageMs": 1500, "method": "POST", "path": "/v1/messages",
             "stage": "queued", "account": null, "model": null, "session": "ab12",
         }],
         "requestsInFlight": 3,
         "decisions": null,
-        "activity": [{"at": "2026-11-21T22:45:00.000Z", "warning": true, "text": "failover"}],
+        "activity": [{
+            "number": 7, "at": "2026-11-21T22:45:00.000Z", "warning": true, "text": "failover",
+            "request": null,
+        }],
         "eventsDropped": 0,
     })
 }
