@@ -1,8 +1,8 @@
 //! `status --line`: one line for a shell's prompt or Claude Code's status line.
 //!
 //! It is asked for at every prompt, so it speaks to the server without the HTTP client, whose
-//! certificates alone take longer to load than the answer takes to come. Whatever is wrong, a prompt
-//! is no place to say it: then there is no line, and the exit status is 0.
+//! certificates alone take longer to load than the answer takes to come. Whatever is wrong, a
+//! prompt is no place to say it: then there is no line, and the exit status is 0.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};

@@ -1,6 +1,6 @@
-//! Whether a request can be served now, by which account, and if not, why and when: what everybody wants
-//! to know first. The running server is asked, since it alone knows its blocks, its breaker and what
-//! its accounts have used.
+//! Whether a request can be served now, by which account, and if not, why and when: what everybody
+//! wants to know first. The running server is asked, since it alone knows its blocks, its breaker
+//! and what its accounts have used.
 
 use super::{Finding, fine, odd, wrong};
 use crate::cli::explain::{because, out, verdict};

@@ -127,7 +127,6 @@ impl Columns {
         }
     }
 
-    /// The headings.
     pub(super) fn heading(&self, signs: Signs) -> Line {
         let mut line = Line::default();
         line.gap(MARK);

@@ -88,14 +88,7 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
     Status {
         current_account: snapshot.current.and_then(name_of),
         switch_threshold: snapshot.switch_threshold,
-        routing: match snapshot.routing {
-            scheduler::Routing::Automatic => {
-                Routing { mode: "automatic".into(), preferred_account: None }
-            }
-            scheduler::Routing::Preferred(id) => {
-                Routing { mode: "preferred".into(), preferred_account: name_of(id) }
-            }
-        },
+        routing: routing_of(snapshot.routing, &name_of),
         accounts: snapshot
             .accounts
             .iter()
@@ -153,6 +146,20 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
         decisions: facts.decisions.iter().map(|decision| explanation(decision, None)).collect(),
         activity: facts.activity.iter().map(line_of).collect(),
         events_dropped: facts.counters.dropped(),
+    }
+}
+
+fn routing_of(
+    routing: scheduler::Routing,
+    name_of: &dyn Fn(AccountId) -> Option<String>,
+) -> Routing {
+    match routing {
+        scheduler::Routing::Automatic => {
+            Routing { mode: "automatic".into(), preferred_account: None }
+        }
+        scheduler::Routing::Preferred(id) => {
+            Routing { mode: "preferred".into(), preferred_account: name_of(id) }
+        }
     }
 }
 
