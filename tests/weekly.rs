@@ -51,7 +51,6 @@ fn the_tiers_are_shown() {
         (allowed(0.96), "critical", "critical", "active"),
         (allowed(0.99), "critical", "exhausted", "active"),
         (unsaid(0.99), "exhausted", "exhausted", "exhausted"),
-        (allowed(1.0), "exhausted", "exhausted", "exhausted"),
     ];
     for ((used, answer), state, raw, status) in rows {
         let upstream = Upstream::start();
