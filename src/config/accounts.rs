@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::identity::free_name;
 use super::reader::Section;
 use super::{
-    AccountEntry, AuthHeader, BaseUrl, Credential, ImportFrom, OauthTokens, Secret, parse,
+    AccountEntry, AuthHeader, BaseUrl, Credential, ImportFrom, OauthCredential, Secret, Tokens,
 };
 use crate::scheduler::AccountLimit;
 use crate::scheduler::time::Wall;
@@ -85,8 +85,7 @@ fn entry(section: &Section<'_>, index: usize) -> Option<AccountEntry> {
         Kind::Provider => ("custom", 10, vec!["all".to_owned()]),
     };
     let provider = section.text_if_any("provider").unwrap_or_else(|| default_provider.to_owned());
-    let upstream =
-        parse::base_url(section, "upstream").or_else(|| default_upstream(kind, &provider));
+    let upstream = section.base_url("upstream").or_else(|| default_upstream(kind, &provider));
     let auth_headers =
         [("authorization", AuthHeader::Authorization), ("x-api-key", AuthHeader::XApiKey)];
     // Everything is read before anything is judged, so that each key of the entry is a known one.
@@ -105,7 +104,7 @@ fn entry(section: &Section<'_>, index: usize) -> Option<AccountEntry> {
             five_hour: limit.share_if_any("fiveHour"),
             week: limit.share_if_any("week"),
         }),
-        credential: Credential::Oauth(OauthTokens::default()),
+        credential: Credential::Oauth(OauthCredential::default()),
         name,
         provider,
         upstream,
@@ -132,7 +131,7 @@ fn default_upstream(kind: Kind, provider: &str) -> Option<BaseUrl> {
 
 /// The credential keys of an entry, whatever its type.
 struct Keys {
-    tokens: OauthTokens,
+    oauth: OauthCredential,
     api_key: Option<Secret>,
     auth_token: Option<Secret>,
 }
@@ -141,10 +140,12 @@ impl Keys {
     fn read(section: &Section<'_>) -> Keys {
         let secret = |key| section.text_if_any(key).map(Secret::new);
         Keys {
-            tokens: OauthTokens {
-                access: secret("accessToken"),
-                refresh: secret("refreshToken"),
-                expires_at: expires_at(section),
+            oauth: OauthCredential {
+                tokens: Tokens {
+                    access: secret("accessToken"),
+                    refresh: secret("refreshToken"),
+                    expires_at: expires_at(section),
+                },
                 import_from: import_from(section),
             },
             api_key: secret("apiKey"),
@@ -169,7 +170,7 @@ impl Keys {
         kind: Kind,
         upstream: Option<&BaseUrl>,
     ) -> Result<Credential, &'static str> {
-        let OauthTokens { access, refresh, import_from, .. } = &self.tokens;
+        let OauthCredential { tokens: Tokens { access, refresh, .. }, import_from } = &self.oauth;
         match kind {
             Kind::Oauth if access.is_none() && refresh.is_none() && import_from.is_none() => {
                 Err("it has no accessToken, no refreshToken and no importFrom")
@@ -177,7 +178,7 @@ impl Keys {
             Kind::Oauth if access.as_ref().is_some_and(|token| !fits_a_header(token)) => {
                 Err("its accessToken holds characters that cannot be sent in a header")
             }
-            Kind::Oauth => Ok(Credential::Oauth(self.tokens)),
+            Kind::Oauth => Ok(Credential::Oauth(self.oauth)),
             Kind::ApiKey => {
                 sendable(self.api_key, "it has no apiKey", "apiKey").map(Credential::ApiKey)
             }

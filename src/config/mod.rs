@@ -8,12 +8,14 @@
 
 mod accounts;
 mod atomic;
+pub(crate) mod days;
 pub(crate) mod edit;
 pub(crate) mod file;
 #[cfg(test)]
 mod fuzz_tests;
 pub(crate) mod identity;
 mod locate;
+pub(crate) mod near;
 mod parse;
 pub(crate) mod random;
 mod reader;
@@ -61,6 +63,8 @@ pub(crate) struct Config {
     pub(crate) quota_probe: Option<Duration>,
     /// `logDir`, the same as `--log-to`.
     pub(crate) log_dir: Option<PathBuf>,
+    /// `logFile`, the same as `--log-file`.
+    pub(crate) log_file: Option<PathBuf>,
     /// `accounts`: those that can be used, in the order of the file, each identity and each name
     /// once (SPEC A4).
     pub(crate) accounts: Vec<AccountEntry>,
@@ -251,24 +255,31 @@ impl AccountEntry {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Credential {
     /// `oauth`: a Claude subscription. Has at least one of access token, refresh token and source.
-    Oauth(OauthTokens),
+    Oauth(OauthCredential),
     /// `apikey`: an Anthropic API key.
     ApiKey(Secret),
     /// `provider`: `authToken`, else `apiKey`.
     Provider(Secret),
 }
 
-/// The tokens of an OAuth account.
+/// What an OAuth account is logged in with.
 #[derive(Clone, Debug, PartialEq, Default)]
-pub(crate) struct OauthTokens {
-    /// `accessToken`.
-    pub(crate) access: Option<Secret>,
-    /// `refreshToken`.
-    pub(crate) refresh: Option<Secret>,
-    /// `expiresAt`, seconds already turned into milliseconds; `None` is unknown.
-    pub(crate) expires_at: Option<Wall>,
+pub(crate) struct OauthCredential {
+    /// The tokens of the entry itself.
+    pub(crate) tokens: Tokens,
     /// `importFrom`: the file whose tokens are taken while they are newer (SPEC T3).
     pub(crate) import_from: Option<ImportFrom>,
+}
+
+/// The tokens of an OAuth account.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Tokens {
+    /// `accessToken`: serves requests.
+    pub(crate) access: Option<Secret>,
+    /// `refreshToken`: gets the next pair, once.
+    pub(crate) refresh: Option<Secret>,
+    /// `expiresAt`: when the access token ends, in milliseconds; `None` is unknown.
+    pub(crate) expires_at: Option<Wall>,
 }
 
 /// `importFrom`.
@@ -314,6 +325,7 @@ impl Default for Config {
             sync_interval: ms(15_000),
             quota_probe: None,
             log_dir: None,
+            log_file: None,
             accounts: Vec::new(),
             notices: Vec::new(),
         }

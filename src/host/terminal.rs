@@ -22,7 +22,7 @@ use signal_hook::consts::{SIGCONT, SIGQUIT, SIGTSTP, SIGWINCH};
 
 use crate::clock;
 use crate::event::Pulse;
-use crate::net::wait::poll_for;
+use crate::platform::poll_for;
 use crate::report::keys::{Key, Keys};
 use crate::report::screen::line::{Inks, Signs, Style};
 use crate::report::screen::{self, Size, View};

@@ -401,9 +401,14 @@ impl Down {
 
     /// Ends the connection: the client must not take what it has for whole.
     fn cut(&mut self) {
+        let ends_by_closing = self.state == State::Open(Framing::ToTheEnd);
         self.state = State::Over;
         self.cork.clear();
-        self.out = None;
+        if let Some(out) = self.out.take()
+            && ends_by_closing
+        {
+            out.tear();
+        }
     }
 }
 

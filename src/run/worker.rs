@@ -14,11 +14,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ServeOptions;
 use super::link::{Heard, Link};
+use super::listen::{bounds, listen};
+use super::options::ServeOptions;
+use super::wiring::{announce, build};
 use crate::clock;
 use crate::config::file;
 use crate::config::state::{self, State};
+use crate::control::{hand_over, header_accounts, local, probe, reload};
 use crate::error::{Error, Result};
 use crate::event::{Event, RestartStep};
 use crate::host::dashboard;
@@ -26,7 +29,7 @@ use crate::host::restart::{Control, Order, Origin, Report, Seat};
 use crate::host::signals::Signals;
 use crate::host::terminal::Dashboard;
 use crate::proxy::context::Context;
-use crate::proxy::{control, exchange, probe, runtime};
+use crate::proxy::exchange;
 use crate::report::{Mode, Reporter};
 use crate::scheduler::time::Mono;
 use crate::server::Listener;
@@ -112,9 +115,12 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
     if let Some(directory) = &options.log_to {
         config.log_dir = Some(directory.clone());
     }
-    let socket = super::listen(&config, beginning.socket, beginning.origin)?;
-    let (events, reporter) = Reporter::start(mode);
-    let context = super::build(path, config, &events, &reporter)?;
+    if let Some(file) = &options.log_file {
+        config.log_file = Some(file.clone());
+    }
+    let socket = listen(&config, beginning.socket, beginning.origin)?;
+    let (events, reporter) = Reporter::start(mode, config.log_file.as_deref())?;
+    let context = build(path, config, &events, &reporter)?;
     if !beginning.note.is_empty() {
         let text = format!("this process takes over: {}", beginning.note);
         events.warning(clock::wall(), text);
@@ -153,16 +159,18 @@ impl Worker<'_> {
         learned: &str,
     ) -> Result<Worker<'a>> {
         if learned.is_empty() {
-            if let Some(notice) = control::restore_learned(&context) {
+            if let Some(notice) = hand_over::restore_learned(&context) {
                 context.events.warning(clock::wall(), notice);
             }
         } else {
             learn(&context, learned);
         }
         let handler = Arc::clone(&context);
-        let bounds = super::bounds(&context.config());
+        let bounds = bounds(&context.config());
         let listener = Listener::start(socket, bounds, move |head, inbound| {
-            exchange::serve(&handler, head, inbound);
+            if let Some(call) = exchange::serve(&handler, head, inbound) {
+                local::serve(&handler, call);
+            }
         })
         .map_err(|error| Error::operator(format!("the server cannot start: {error}")))?;
         // Set once, by the only listener.
@@ -183,7 +191,7 @@ impl Worker<'_> {
         let mut screen = Screen { mode: self.mode, reporter, dashboard: None };
         screen.open(&self.context);
         self.link.report(&Report::Serving(std::process::id()));
-        super::announce(&self.context, &self.listener);
+        announce(&self.context, &self.listener);
         let going = self.watch(&mut screen);
         let ended = self.finish(going);
         // The terminal is given back before anything is written on it.
@@ -211,9 +219,10 @@ impl Worker<'_> {
             let next = sync_due.min(state_due).min(runtime_due);
             match self.link.wait(next.since(clock::mono())) {
                 Heard::Order(Order::Reload) => {
+                    screen.reporter.reopen_file();
                     seen = file_stamp(&self.context);
                     // What changed or failed was told as an event; whoever asked wants to hear of nothing, too.
-                    if control::reload(&self.context).is_ok_and(|changes| changes.is_empty()) {
+                    if reload::reload(&self.context).is_ok_and(|changes| changes.is_empty()) {
                         let text = "config reloaded: nothing changed";
                         self.context.events.notice(clock::wall(), text);
                     }
@@ -236,7 +245,7 @@ impl Worker<'_> {
                 let stamp = file_stamp(&self.context);
                 if stamp != seen {
                     seen = stamp;
-                    let _ = control::reload(&self.context);
+                    let _ = reload::reload(&self.context);
                 }
                 // Tokens of `importFrom` change without the config file (SPEC T3).
                 self.context.accounts.sync_tokens();
@@ -249,7 +258,7 @@ impl Worker<'_> {
                 state_due = now + STATE_EVERY;
             }
             if now >= runtime_due {
-                runtime::drop_unused(&self.context);
+                header_accounts::drop_unused(&self.context);
                 runtime_due = now + RUNTIME_EVERY;
             }
         }
@@ -265,7 +274,7 @@ impl Worker<'_> {
                 save_state(&context);
                 screen.close();
                 self.listener.pause();
-                let learned = control::handed_over(&context, Duration::MAX);
+                let learned = hand_over::handed_over(&context, Duration::MAX);
                 let text = serde_json::to_string(&learned).unwrap_or_default();
                 self.handed = Some((learned, clock::mono()));
                 let whole = Report::Yielded(number, text);
@@ -396,7 +405,7 @@ impl Worker<'_> {
     fn tell_learned(&self) {
         if let Some((handed, at)) = &self.handed {
             let recent = clock::mono().since(*at);
-            let since = control::handed_over(&self.context, recent).since(handed);
+            let since = hand_over::handed_over(&self.context, recent).since(handed);
             if let Ok(text) = serde_json::to_string(&since) {
                 self.link.report(&Report::Learned(text));
             }
@@ -433,7 +442,7 @@ fn refuse_waiting(context: &Context) {
 /// Takes over what another process has learned.
 fn learn(context: &Context, learned: &str) {
     match serde_json::from_str::<State>(learned) {
-        Ok(state) => control::restore(context, &state),
+        Ok(state) => hand_over::restore(context, &state),
         Err(error) => {
             let text = format!("what the process before has learned cannot be read: {error}");
             context.events.warning(clock::wall(), text);
@@ -475,7 +484,7 @@ fn file_stamp(context: &Context) -> Option<(u64, u64, i64, i64)> {
 }
 
 fn save_state(context: &Context) {
-    let learned = control::learned(context);
+    let learned = hand_over::learned(context);
     if context.state_is_saved(&learned) {
         return;
     }

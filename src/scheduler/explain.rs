@@ -82,6 +82,8 @@ impl Scheduler {
     ) {
         into.at = now.wall;
         into.request = request;
+        into.model = ask.model.cloned();
+        into.session = ask.session;
         into.verdict = verdict;
         into.candidates.clear();
         into.candidates.extend(ranking.available.iter().map(|one| self.candidate(now, one, ask)));
@@ -427,6 +429,8 @@ impl Explanation {
         Explanation {
             at: Wall::default(),
             request: 0,
+            model: None,
+            session: None,
             verdict: ExplainedVerdict::Refuse(RefusalReason::NoAccount),
             candidates: Vec::new(),
             passed_over: Vec::new(),

@@ -119,6 +119,8 @@ pub struct Request {
     pub weight: u32,
     /// The model's family, if it is known.
     pub family: Option<Family>,
+    /// The model's id, for explanations.
+    pub model: Option<Arc<str>>,
     /// S9; none: no binding.
     pub session: Option<SessionKey>,
     /// P9: this request's messages hold signed thinking.
@@ -160,6 +162,7 @@ impl Request {
             profile: Arc::from("claude"),
             weight: 1,
             family: None,
+            model: None,
             session: None,
             signed_thinking: false,
             thread: None,

@@ -15,6 +15,8 @@
 //!
 //! Nothing here changes the scheduler, so that the same code serves admission, the queue and `explain`.
 
+use std::sync::Arc;
+
 use super::Scheduler;
 use super::account::Account;
 use super::affinity::{Binding, Critical, Home};
@@ -23,7 +25,7 @@ use super::cost::{PromptCache, expected};
 use super::obstacle::Obstacle;
 use super::quota::Family;
 use super::ranking::{Available, Ranking};
-use super::request::{Access, AccountId, Avoided, Kind, Request, Routing, Shape, Why};
+use super::request::{Access, AccountId, Avoided, Kind, Request, Routing, SessionKey, Shape, Why};
 use super::score::{Facts, terms};
 use super::snapshot::{Group, Pass, PassOrder, Payment, Terms, Tier};
 use super::time::{Mono, Now};
@@ -33,6 +35,10 @@ use super::time::{Mono, Now};
 pub(super) struct Ask<'a> {
     pub(super) profile: &'a str,
     pub(super) family: Option<&'a Family>,
+    /// For explanations.
+    pub(super) model: Option<&'a Arc<str>>,
+    /// The same.
+    pub(super) session: Option<SessionKey>,
     pub(super) weight: u32,
     /// P9, by the request or its session.
     pub(super) thinking: bool,
@@ -152,6 +158,8 @@ impl Scheduler {
         Ask {
             profile: &request.profile,
             family: request.family.as_ref(),
+            model: request.model.as_ref(),
+            session: request.session,
             weight: request.weight,
             thinking: request.signed_thinking
                 || request.session.is_some_and(|session| self.affinity.is_thinking(session)),

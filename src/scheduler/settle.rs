@@ -359,6 +359,8 @@ impl Scheduler {
         let ask = Ask {
             profile: &held.profile,
             family: held.family.as_ref(),
+            model: None,
+            session: None,
             weight: held.weight,
             thinking: false,
             route: Route::Any,

@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::block::{BlockReason, Evidence, Scope, WaitCause};
 use super::outcome::Usage;
 use super::quota::{Verdict, WindowKind};
-use super::request::{AccountId, Avoided, Kind, PassedOver, RefusalReason, Routing, Standing, Why};
+use super::request::{
+    AccountId, Avoided, Kind, PassedOver, RefusalReason, Routing, SessionKey, Standing, Why,
+};
 use super::time::{Now, Wall};
 
 /// Everything that status shows.
@@ -243,6 +245,10 @@ pub struct Explanation {
     pub at: Wall,
     /// `Request::id`.
     pub request: u64,
+    /// `Request::model`.
+    pub model: Option<Arc<str>>,
+    /// `Request::session`.
+    pub session: Option<SessionKey>,
     /// What came of it.
     pub verdict: ExplainedVerdict,
     /// Available accounts, best first.

@@ -22,7 +22,7 @@ use super::body::{BodyError, Chunked, Progress};
 use super::client::{ClientSocket, REFUSAL_LIMIT, Waited};
 use super::door::{DoorRefusal, Framing, refused};
 use super::head::{self, HEAD_BYTES_MAX, Parsed, RequestHead};
-use super::listener::{Open, Shared};
+use super::registry::{Open, Registry};
 use crate::clock;
 use crate::scheduler::time::Mono;
 
@@ -34,6 +34,9 @@ const BODY_STALL_LIMIT: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(1);
 /// The room for a body grows by this much at a time, whatever length is announced.
 const BODY_STEP: usize = 256 * 1024;
+
+/// Serves one request, or answers for a head that was refused.
+pub(super) type Handler = dyn Fn(Result<RequestHead, DoorRefusal>, Inbound<'_>) + Send + Sync;
 
 /// A client's connection between two requests.
 pub(super) struct Connection {
@@ -93,30 +96,34 @@ impl Connection {
     }
 
     /// Serves requests until the connection ends, or gives it back to rest.
-    pub(super) fn run(mut self, shared: &Shared) -> Option<Connection> {
+    pub(super) fn run(mut self, registry: &Registry, handler: &Handler) -> Option<Connection> {
         loop {
-            let head = match self.next_head(shared) {
+            let head = match self.next_head(registry) {
                 Next::Head(head) => Ok(head),
                 Next::Refused(refusal) => Err(refusal),
                 Next::Rest => return Some(self),
                 Next::Closed => return None,
             };
             self.served = true;
-            let busy = shared.begin_request();
+            let busy = registry.begin_request();
             let inbound = Inbound { socket: &self.socket, buffer: &mut self.buffer };
-            (shared.handler)(head, inbound);
+            handler(head, inbound);
             drop(busy);
             if !self.socket.take_kept() {
+                if !self.buffer.is_empty() {
+                    // Whoever has sent one request too many may be sending more.
+                    self.socket.leave_unread();
+                }
                 self.socket.finish();
                 return None;
             }
             self.since = clock::mono();
-            self.head_since = (!self.buffer.is_empty()).then_some(self.since);
+            self.head_since = head::has_begun(&self.buffer).then_some(self.since);
         }
     }
 
-    fn next_head(&mut self, shared: &Shared) -> Next {
-        let linger = if shared.may_linger() { LINGER } else { Duration::ZERO };
+    fn next_head(&mut self, registry: &Registry) -> Next {
+        let linger = if registry.may_linger() { LINGER } else { Duration::ZERO };
         let rest_at = clock::mono() + linger;
         // Only the end of a line can complete a head or show that it is none.
         let mut look = !self.buffer.is_empty();
@@ -151,7 +158,9 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(_) => return Next::Closed,
             }
-            self.head_since.get_or_insert_with(clock::mono);
+            if head::has_begun(&self.buffer) {
+                self.head_since.get_or_insert_with(clock::mono);
+            }
             look = from == 0
                 || self.buffer.len() > HEAD_BYTES_MAX
                 || self.buffer[from..].contains(&b'\n');
@@ -280,6 +289,11 @@ impl Outbound {
     /// The client's socket, for waits that watch it.
     pub(crate) fn socket(&self) -> &Arc<ClientSocket> {
         &self.socket
+    }
+
+    /// The answer broke and has no other end than that of the connection, which must show it.
+    pub(crate) fn tear(self) {
+        self.socket.tear();
     }
 
     /// The answer is complete and the connection may carry another request. Without this the

@@ -11,6 +11,7 @@ use super::{
     Throttle, TokenTotals, Unavailable, Usage, Weekly, Window,
 };
 use crate::event::{Counters, InFlight, labels};
+use crate::http::peek::session_tag;
 use crate::report::mask::mask;
 use crate::report::{Entry, Level};
 use crate::scheduler::quota::WindowKind;
@@ -132,9 +133,14 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
 }
 
 /// One explanation (S12). `supposed` is there for a request that nobody has sent, which has no
-/// number: its model, session and profile, which the scheduler does not know.
+/// number: its model, session and profile.
 pub(crate) fn explanation(of: &scheduler::Explanation, supposed: Option<Explained>) -> Explanation {
     let id = supposed.is_none().then_some(of.request);
+    let asked = supposed.unwrap_or_else(|| Explained {
+        model: of.model.as_deref().map(Into::into),
+        session: of.session.map(|key| session_tag(key.0)),
+        ..Explained::default()
+    });
     let (chosen, wait) = match &of.verdict {
         scheduler::ExplainedVerdict::Chosen(id, _) => (Some(*id), None),
         scheduler::ExplainedVerdict::Wait(_, wait) => (None, *wait),
@@ -145,7 +151,7 @@ pub(crate) fn explanation(of: &scheduler::Explanation, supposed: Option<Explaine
         found.map_or_else(|| format!("account {}", id.0), |candidate| candidate.name.to_string())
     });
     Explanation {
-        request: Explained { id, at: Some(Moment(of.at)), ..supposed.unwrap_or_default() },
+        request: Explained { id, at: Some(Moment(of.at)), ..asked },
         chosen,
         why: labels::explained(&of.verdict).into(),
         until: wait.map(|wait| Moment(of.at + wait)),

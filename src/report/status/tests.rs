@@ -137,6 +137,8 @@ pub(crate) fn snapshot() -> Snapshot {
 
 fn decision() -> Explanation {
     Explanation {
+        model: None,
+        session: None,
         at: WALL,
         request: 17,
         verdict: ExplainedVerdict::Chosen(AccountId(2), Why::Score(1.3)),

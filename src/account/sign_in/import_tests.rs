@@ -3,8 +3,8 @@
 use super::*;
 use crate::account::http::{HttpFailure, HttpPhase, HttpReply};
 use crate::account::oauth::Endpoints;
-use crate::config::{Credential, file};
-use crate::scheduler::time::Now;
+use crate::config::{Credential, Secret, file};
+use crate::scheduler::time::{Now, Wall};
 use crate::testing::scratch::Scratch;
 
 fn pair(access: &str, refresh: &str, expires_at: Option<i64>) -> Tokens {
@@ -79,6 +79,27 @@ impl Shop {
     }
 }
 
+fn claude_at(variable: &str, directory: &Path) -> Option<ClaudeCode> {
+    ClaudeCode::of(|name| (name == variable).then(|| directory.into()))
+}
+
+#[test]
+fn t3_claude_code_keeps_its_login_where_its_directory_is() {
+    let claude = claude_at("CLAUDE_CONFIG_DIR", Path::new("/x/claude")).unwrap();
+    assert_eq!(claude.directory, Path::new("/x/claude"));
+    // printf %s /x/claude | sha256sum
+    assert_eq!(claude.keychain_item, "Claude Code-credentials-ec2ddaa6");
+    let claude = claude_at("HOME", Path::new("/home/me")).unwrap();
+    assert_eq!(claude.directory, Path::new("/home/me/.claude"));
+    assert_eq!(claude.keychain_item, "Claude Code-credentials");
+    assert_eq!(claude_at("OTHER", Path::new("/home/me")), None);
+    let directory = Scratch::new();
+    let claude = claude_at("HOME", &directory.path("")).unwrap();
+    assert!(!claude.is_signed_in());
+    std::fs::write(directory.path(".claude.json"), r#"{"oauthAccount": {}}"#).unwrap();
+    assert!(claude.is_signed_in());
+}
+
 #[test]
 fn an_import_is_a_copy_with_the_identity_of_the_profile_and_a_warning() {
     let shop = Shop::new(r#"{"account":{"uuid":"u","email":"a@b"},"organization":{"uuid":"o"}}"#);
@@ -91,15 +112,15 @@ fn an_import_is_a_copy_with_the_identity_of_the_profile_and_a_warning() {
     let text =
         r#"{"claudeAiOauth":{"accessToken":"a2","refreshToken":"r2","expiresAt":5000000000000}}"#;
     std::fs::write(&source, text).unwrap();
-    let home = shop.directory.path("");
-    let (result, _) = shop.import(&ImportSource::ClaudeCode { home: &home }, Some("x"));
+    let claude = claude_at("HOME", &shop.directory.path("")).unwrap();
+    let (result, _) = shop.import(&ImportSource::ClaudeCode(&claude), Some("x"));
     assert_eq!(result.unwrap(), "updated the account a@b, which was there already");
     assert_eq!(std::fs::read_to_string(&source).unwrap(), text, "the source is never written");
     let config = file::load(&shop.directory.path("maxpool.json")).unwrap();
-    let Credential::Oauth(tokens) = &config.accounts[0].credential else {
+    let Credential::Oauth(oauth) = &config.accounts[0].credential else {
         unreachable!("an import is an OAuth account");
     };
-    assert_eq!(Tokens::of(tokens), pair("a2", "r2", Some(5_000_000_000_000)));
+    assert_eq!(oauth.tokens, pair("a2", "r2", Some(5_000_000_000_000)));
     assert_eq!(config.accounts[0].account_uuid.as_deref(), Some("u"));
 }
 
@@ -123,30 +144,15 @@ fn errors_name_the_source_and_no_token() {
         result.unwrap_err().to_string(),
         format!("cannot read {}: no such file or directory", missing.display())
     );
-    let home = shop.directory.path("");
-    let (result, _) = shop.import(&ImportSource::ClaudeCode { home: &home }, None);
+    let claude = claude_at("HOME", &shop.directory.path("")).unwrap();
+    let (result, _) = shop.import(&ImportSource::ClaudeCode(&claude), None);
     assert!(
         result
             .unwrap_err()
             .to_string()
-            .ends_with("; log in with Claude Code first, or give --from PATH")
+            .ends_with("; sign in with Claude Code first, or give --from PATH")
     );
     let (result, _) = shop.import(&ImportSource::Text("sk-ant-oat01-secret"), None);
     assert_eq!(result.unwrap_err().to_string(), "cannot use the text: no JSON (line 1)");
     assert!(!shop.directory.path("maxpool.json").exists(), "nothing was written");
-}
-
-#[test]
-fn sources_may_begin_at_home() {
-    let from = |path: &str| ImportFrom::Path(PathBuf::from(path));
-    let home = Path::new("/h");
-    for (from, home, expected) in [
-        (from("~/a/b"), Some(home), Some("/h/a/b")),
-        (from("~/a/b"), None, None),
-        (from("/a/b"), None, Some("/a/b")),
-        (from("~x/b"), Some(home), Some("~x/b")),
-        (ImportFrom::Other, Some(home), None),
-    ] {
-        assert_eq!(source_of(&from, home), expected.map(PathBuf::from));
-    }
 }

@@ -4,12 +4,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::oauth::Profile;
-use super::refresh::put_tokens;
-use super::token::Tokens;
+use crate::account::oauth::Profile;
 use crate::config::edit::{self, Put};
 use crate::config::identity::free_name;
-use crate::config::{Identity, Secret, file};
+use crate::config::{Identity, Secret, Tokens, file};
 use crate::error::Result;
 
 /// An OAuth account that is to be stored.
@@ -47,7 +45,7 @@ pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Put>
         text("source", Some(source));
         text("accountUuid", profile.account_uuid.as_deref());
         text("orgUuid", profile.org_uuid.as_deref());
-        put_tokens(&mut fields, tokens);
+        edit::put_tokens(&mut fields, tokens);
         let put = edit::put_account(
             document,
             &who(&wanted, profile),
@@ -85,9 +83,18 @@ pub(super) fn store_key(config: &Path, name: Option<&str>, key: &Secret) -> Resu
         fields.insert("type".to_owned(), "apikey".into());
         fields.insert("source".to_owned(), "login --api".into());
         fields.insert("apiKey".to_owned(), key.expose().into());
-        Ok(edit::put_account(document, &who, None, fields))
+        let put = edit::put_account(document, &who, None, fields);
+        if let Put::Added(name) = &put
+            && let Some(entry) = edit::account_mut(document, name)
+        {
+            entry.insert("priority".to_owned(), KEY_PRIORITY.into());
+        }
+        Ok(put)
     })
 }
+
+/// A new API key serves after the subscriptions, which have been paid for (SPEC T4).
+pub(super) const KEY_PRIORITY: i64 = 5;
 
 /// What an entry had for its old tokens and the new ones do not have would be read as theirs.
 fn leave_no_remains(entry: &mut Map<String, Value>, tokens: &Tokens) {
