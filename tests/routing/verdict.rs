@@ -1,8 +1,8 @@
 //! Whether the scheduler is the best of a comparison, column by column.
 //!
 //! Two routers see the same fortnights, so they are compared by the differences within each of
-//! them: chance makes fortnights differ far more than routers do. A difference of less than two
-//! standard errors of its mean is noise.
+//! them: chance makes fortnights differ far more than routers do. A difference that chance alone
+//! would give in one of twenty comparisons is noise.
 
 use super::tally::{Better, FIGURES, Tally};
 
@@ -46,7 +46,7 @@ pub fn judge(names: &[String], own: usize, fortnights: &[Vec<Tally>]) -> Vec<Com
         let (rival, (ahead, error)) = rivals.min_by(|a, b| a.1.0.total_cmp(&b.1.0))?;
         let verdict = match () {
             () if ahead >= 0.0 => Verdict::Best,
-            () if ahead >= -2.0 * error => Verdict::WithinNoise,
+            () if ahead >= -noise(fortnights.len()) * error => Verdict::WithinNoise,
             () => Verdict::Behind,
         };
         Some(Compared { figure: figure.name, rival: names[rival].clone(), verdict, ahead, error })
@@ -54,12 +54,22 @@ pub fn judge(names: &[String], own: usize, fortnights: &[Vec<Tally>]) -> Vec<Com
     FIGURES.iter().filter_map(judge).collect()
 }
 
+/// Standard errors of a mean of so many: Student's t for 95 %.
+fn noise(count: usize) -> f64 {
+    let few = [f64::INFINITY, f64::INFINITY, 12.7, 4.3, 3.2, 2.8, 2.6, 2.4, 2.4, 2.3];
+    few.get(count).copied().unwrap_or(2.1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn judged(ours: &[f64], theirs: &[f64]) -> Verdict {
-        let tally = |done: f64| Tally { asked: 100.0, bound: 100.0, done, ..Tally::default() };
+        let tally = |done: f64| {
+            let mut tally = Tally::default();
+            (tally.asked, tally.bound, tally.done) = (100.0, 100.0, done);
+            tally
+        };
         let pairs = ours.iter().zip(theirs);
         let fortnights: Vec<_> = pairs.map(|(a, b)| vec![tally(*a), tally(*b)]).collect();
         judge(&["ours".into(), "theirs".into()], 1, &fortnights)[0].verdict
@@ -68,7 +78,7 @@ mod tests {
     #[test]
     fn a_column_is_won_lost_or_undecided() {
         assert_eq!(judged(&[50.0, 90.0], &[49.0, 89.0]), Verdict::Best);
-        assert_eq!(judged(&[49.0, 89.1], &[50.0, 90.0]), Verdict::Behind);
+        assert_eq!(judged(&[49.0, 89.1, 70.0], &[50.0, 90.0, 71.0]), Verdict::Behind);
         assert_eq!(judged(&[50.0, 80.0, 51.0], &[51.0, 82.0, 50.0]), Verdict::WithinNoise);
     }
 }

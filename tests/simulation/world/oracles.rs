@@ -130,8 +130,8 @@ impl World {
             && other.thread.is_none()
     }
 
-    /// S6: who has a cache on the account, costs less or cannot wait as long may pass one whom the brink
-    /// or a cold start keeps waiting.
+    /// S6: who has a cache on the account, costs less or cannot wait as long may pass one whom the
+    /// brink or a cold start keeps waiting.
     fn may_pass(&mut self, request: &Request, other: u64, account: AccountId) -> bool {
         let Some(client) = self.clients.get(&other) else {
             return true;
@@ -174,8 +174,8 @@ impl World {
         }
     }
 
-    /// S7b: the account that has the session's prompt in its cache, if nothing but a score could speak
-    /// for another.
+    /// S7b: the account that has the session's prompt in its cache, if nothing but a score could
+    /// speak for another.
     pub(super) fn cached_route(&mut self, request: &Request) -> Option<AccountId> {
         let (account, at) = *self.caches.get(&request.session?)?;
         // Those who wait are served first and may leave no room.
@@ -439,7 +439,8 @@ impl World {
             }
             request.attempts = 0;
             request.thread = None;
-            // One that follows a held stream waits as a fallback (Q6), which the simulator cannot see.
+            // One that follows a held stream waits as a fallback (Q6), which the simulator cannot
+            // see.
             if request.shape == Shape::NonStream {
                 request.shape = Shape::Fallback;
             }
