@@ -281,10 +281,10 @@ impl World {
         Ok(())
     }
 
-    /// Q2: a newcomer passes nobody of its class.
+    /// Q2: a newcomer for whom the queue has room passes nobody of its class. Who would be refused
+    /// otherwise is spared what keeps those who wait (S6).
     pub(super) fn check_no_overtaking(&mut self, request: &Request, account: AccountId) -> Checked {
-        // Who would be refused otherwise is spared what keeps those who wait (S6).
-        if !request.holdable || !self.has_room(request) {
+        if !request.holdable {
             return Ok(());
         }
         let passed = self.passed(|client, _| {
@@ -301,7 +301,7 @@ impl World {
         Ok(())
     }
 
-    fn has_room(&self, request: &Request) -> bool {
+    pub(super) fn has_room(&self, request: &Request) -> bool {
         let bodies = self.tickets.values().filter_map(|id| self.clients.get(id));
         let bytes: u64 = bodies.map(|client| client.request.body_bytes).sum();
         self.tickets.len() < self.policy.max_queued
