@@ -110,6 +110,7 @@ fn row(account: &Account, now: Wall) -> Vec<String> {
                 .unwrap_or_default();
             format!("{}{until}", text::clean(&unavailable.reason, 60))
         }
+        (None, true) if !account.avoided.is_empty() => text::clean(&account.avoided.join("; "), 80),
         (None, true) => account.status.clone(),
     };
     if account.leaving {

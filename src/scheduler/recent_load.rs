@@ -113,8 +113,8 @@ impl Hour {
     }
 }
 
-/// What was granted within a time, to a sixteenth of it. The sum is kept, since every score asks for
-/// it.
+/// What was granted within a time, to a sixteenth of it. The sum is kept, since every score asks
+/// for it.
 #[derive(Clone, Debug)]
 pub(super) struct Recent {
     slot_ms: u64,

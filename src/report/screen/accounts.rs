@@ -405,6 +405,9 @@ fn state_of(account: &Account, status: &Status) -> State {
     if account.overage_in_use {
         return State::of(Ink::Yellow, "overage");
     }
+    if !account.avoided.is_empty() {
+        return State::of(Ink::Yellow, "used last");
+    }
     match account.weekly.state.as_str() {
         // Serves only who is bound to it, or when nothing else can.
         "reserve" => State::of(Ink::Yellow, "reserve"),

@@ -223,7 +223,10 @@ fn candidate_of(candidate: &scheduler::Candidate, of: &scheduler::Explanation) -
 fn notes_of(candidate: &scheduler::Candidate, of: &scheduler::Explanation) -> Vec<String> {
     let mut notes: Vec<String> = candidate.avoided.iter().map(labels::avoided).collect();
     if let Some(cache) = &of.cache {
-        let chosen = matches!(of.verdict, scheduler::ExplainedVerdict::Chosen(id, _) if id == candidate.account);
+        let chosen = match of.verdict {
+            scheduler::ExplainedVerdict::Chosen(id, _) => id == candidate.account,
+            scheduler::ExplainedVerdict::Wait(..) | scheduler::ExplainedVerdict::Refuse(_) => false,
+        };
         match (cache.account == candidate.account, chosen) {
             (true, true) => notes.push("kept where its cache is".into()),
             (true, false) => notes.push("has its cache".into()),
@@ -290,6 +293,7 @@ fn account_of(account: &AccountSnapshot, snapshot: &Snapshot, facts: &Facts<'_>)
             total_cache_write_tokens: account.usage.tokens.cache_write,
         },
         unavailable: unavailable_of(account, snapshot, facts),
+        avoided: avoided_of(account, facts),
         overage_in_use: account.overage_in_use,
         leaving: account.leaving,
         blocks: account.blocks.iter().map(block_of).collect(),
@@ -321,6 +325,12 @@ fn unavailable_of(
         short: labels::passed_over_short(&standing.reason),
         until: standing.wait.map(|wait| Moment(snapshot.at.wall + wait)),
     })
+}
+
+fn avoided_of(account: &AccountSnapshot, facts: &Facts<'_>) -> Vec<String> {
+    let mut candidates = facts.general.iter().flat_map(|general| &general.candidates);
+    let own = candidates.find(|candidate| candidate.account == account.id);
+    own.map_or_else(Vec::new, |own| own.avoided.iter().map(labels::avoided).collect())
 }
 
 fn quota_of(account: &AccountSnapshot) -> Quota {

@@ -302,7 +302,7 @@ fn expected() -> Value {
 }
 
 fn expected_account() -> Value {
-    json!({
+    let mut account = json!({
         "name": "work",
         "type": "oauth",
         "provider": "anthropic",
@@ -362,7 +362,10 @@ fn expected_account() -> Value {
              "remaining": null, "learnedAt": "2026-11-21T22:45:00.000Z", "source": "answer"},
         ],
         "credential": {"state": "valid", "expiresAt": "2026-11-22T00:45:00.000Z"},
-    })
+    });
+    // One more than the macro can nest.
+    account["avoided"] = json!([]);
+    account
 }
 
 #[test]
