@@ -371,7 +371,10 @@ fn d1_the_dashboard_signs_in_again_and_the_account_serves() {
     let state: String =
         state.chars().take_while(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).collect();
     terminal.press(
-        &format!("\x1b[200~http://localhost:1/callback?code=good-code-0123456789&state={}\x1b[201~\r", &state[..43]),
+        &format!(
+            "\x1b[200~http://localhost:1/callback?code=good-code-0123456789&state={}\x1b[201~\r",
+            &state[..43]
+        ),
         "the account work",
     );
     until("it is stored", || {
