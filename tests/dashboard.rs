@@ -427,7 +427,11 @@ fn d1_the_log_is_scrolled_with_page_up_and_page_down() {
     for _ in 0..30 {
         client.ask(&Ask::messages(&hello())).assert_said("Hello from upstream.");
     }
-    terminal.wait_after(0, "sonnet-4-5 200 0.");
+    // The last one can be told apart: once it is drawn, all of them are there to be scrolled.
+    let mut last = hello();
+    last["model"] = json!("claude-haiku-4-5");
+    client.ask(&Ask::messages(&last)).assert_said("Hello from upstream.");
+    terminal.wait_after(0, "haiku-4-5 200 0.");
     terminal.press("\x1b[5~", "newer, PageDown shows them");
     terminal.press("\x1b[5~\x1b[5~\x1b[5~\x1b[5~", "listens on");
     terminal.press("\x1b[6~\x1b[6~\x1b[6~\x1b[6~\x1b[6~", "ACTIVITY");
