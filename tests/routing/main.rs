@@ -241,4 +241,10 @@ fn print_table(plan: &Plan, title: &str, played: &[Played], which: impl Fn(&Play
         played.len(),
         table.finish()
     );
+    for compared in verdicts.iter().filter(|one| one.verdict == Verdict::Behind) {
+        println!(
+            "{}: behind {} by {:.2}, standard error {:.2}",
+            compared.figure, compared.rival, -compared.ahead, compared.error
+        );
+    }
 }
