@@ -40,6 +40,7 @@ mod lifecycle;
 mod login;
 mod logs;
 mod outcomes;
+mod people;
 mod providers;
 mod queue;
 mod refusals;

@@ -64,7 +64,7 @@ fn rows() -> Vec<Row> {
             "429 five_hour",
             failures::quota("five_hour", HOUR),
             "throttled",
-            limited(3590, 3602),
+            limited(3560, 3602),
             1,
         ),
         row(
@@ -78,7 +78,7 @@ fn rows() -> Vec<Row> {
             "429 tokens used up",
             failures::counted("tokens", HOUR),
             "throttled",
-            limited(3590, 3602),
+            limited(3560, 3602),
             1,
         ),
         row(
@@ -162,7 +162,7 @@ fn rows() -> Vec<Row> {
             failures::first_event_error("rate_limit_error", "usage limit reached")
                 .limits(&Limits::rejected("five_hour", HOUR)),
             "throttled",
-            limited(3590, 3602),
+            limited(3560, 3602),
             1,
         ),
         row(

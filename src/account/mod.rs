@@ -20,7 +20,7 @@ mod refresh_lock;
 mod rescue;
 pub(crate) mod sign_in;
 mod single_flight;
-mod sources;
+pub(crate) mod sources;
 mod surroundings;
 pub(crate) mod sync;
 mod token;

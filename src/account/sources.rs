@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::oauth::is_sendable;
-use crate::config::{ImportFrom, Secret, Tokens};
+use crate::config::{AccountEntry, Credential, ImportFrom, Secret, Tokens};
 use crate::error;
 use crate::scheduler::time::Wall;
 
@@ -53,6 +53,23 @@ pub(super) fn path_of(from: &ImportFrom, home: Option<&Path>) -> Option<PathBuf>
         },
         ImportFrom::Other => None,
     }
+}
+
+/// Why the source that an account names cannot be used, in words for people; none if it can be, or if
+/// there is none.
+pub(crate) fn problem_of(account: &AccountEntry, home: Option<&Path>) -> Option<String> {
+    let Credential::Oauth(oauth) = &account.credential else {
+        return None;
+    };
+    let why = match path_of(oauth.import_from.as_ref()?, home) {
+        // Reading from a FIFO would wait for its writer.
+        Some(path) if path.exists() && !path.is_file() => {
+            format!("{} is not a file", path.display())
+        }
+        Some(path) => tokens_of_file(&path).err()?,
+        None => "it does not name a file".to_owned(),
+    };
+    Some(format!("importFrom cannot be used: {why}; sign in there, or run: maxpool login"))
 }
 
 fn read_small(path: &Path) -> std::io::Result<String> {

@@ -59,7 +59,7 @@ pub(super) fn apply(context: &mut Context<'_>, change: &Change) -> Result<()> {
                 server.map(|server| server.json("POST", "/maxpool/reload", None))
             {
                 context.out.remark(&format!(
-                    "maxpool: the config file is changed, but the running server has not taken it over yet: {error}"
+                    "maxpool: the config was changed, but the running proxy could not take the change over: {error}"
                 ));
             }
         }
@@ -118,7 +118,7 @@ fn can_be_preferred(config: &Config, name: &str) -> Result<()> {
     };
     match account.credential {
         Credential::Provider(_) => Err(Error::operator(format!(
-            "{} is a provider; only a Claude account can be preferred",
+            "{} is a provider, and only a Claude account can be preferred; choose one of those",
             text::name(name)
         ))),
         Credential::Oauth(_) | Credential::ApiKey(_) if !account.enabled => {
@@ -148,11 +148,11 @@ fn edit_document(document: &mut Map<String, Value>, change: &Change) -> Result<(
         Change::Remove { name } => Err(unknown(name)),
         Change::Rename { name, .. } if !names.contains(name) => Err(unknown(name)),
         Change::Rename { new, .. } if new.chars().any(char::is_control) => {
-            Err(Error::operator("the new name holds control characters; choose another one"))
+            Err(Error::operator("the new name has control characters; choose another one"))
         }
         Change::Rename { name, new } if edit::rename_account(document, name, new) => Ok(()),
         Change::Rename { new, .. } => Err(Error::operator(format!(
-            "there is an account {} already; choose another name",
+            "there is already an account {}; choose another name",
             text::name(new)
         ))),
         Change::Use { name } => {

@@ -81,11 +81,12 @@ pub(super) fn verdict(explanation: &Explanation, now: Wall) -> String {
         return format!("goes to {}: {}", text::name(name), rule(&why));
     }
     let until = explanation.until.map(|until| left(now, until));
+    let is_broken = explanation.passed_over.iter().any(|it| it.reason.starts_with("breaker"));
     match (why.split_once(": "), until) {
         (Some(("waits", cause)), Some(until)) => {
-            format!("would wait {until}: {}", wait_cause(cause))
+            format!("would wait {until}: {}", wait_cause(cause, is_broken))
         }
-        (Some(("waits", cause)), None) => format!("would wait: {}", wait_cause(cause)),
+        (Some(("waits", cause)), None) => format!("would wait: {}", wait_cause(cause, is_broken)),
         (Some(("refused", cause)), _) => format!("would be refused: {cause}"),
         _ => format!("would get no account: {why}"),
     }
@@ -104,8 +105,9 @@ fn rule(word: &str) -> &str {
 }
 
 /// The class of a wait (SPEC Q1), for people.
-fn wait_cause(word: &str) -> &str {
+fn wait_cause(word: &str, is_broken: bool) -> &str {
     match word {
+        "capacity" if is_broken => "the breaker is open, since the API fails for every account",
         "quota" => "every account is at a limit",
         "weekly" => "every account has used up its week",
         "capacity" => "the API is in trouble, or all places are taken",

@@ -138,7 +138,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
                 long: "verbose",
                 short: Some('v'),
                 value: None,
-                help: "also show when tokens expire and when they were renewed",
+                help: "also show when tokens expire",
             },
             flag("json", "print JSON"),
             flag("names", "print only the names, one a line"),

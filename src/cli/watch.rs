@@ -73,7 +73,7 @@ fn act(http: &Arc<Http>, action: Action) -> Result<String> {
         Action::Delete(name) => change::apply(&mut context, &Change::Remove { name }),
         Action::Prefer(name) => change::apply(&mut context, &Change::Use { name: Some(name) }),
         Action::Automatic => change::apply(&mut context, &Change::Use { name: None }),
-        Action::Sync => return reload(&context).map(|()| "the config was read".to_owned()),
+        Action::Sync => return reload(&context).map(|()| "the config was read again".to_owned()),
         Action::Import => {
             let claude = ClaudeCode::of(variable);
             let claude = claude.ok_or_else(|| Error::operator("HOME is not set"))?;

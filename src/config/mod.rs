@@ -231,6 +231,16 @@ pub(crate) struct AccountEntry {
 }
 
 impl AccountEntry {
+    /// The e-mail address that the account signs in with, as far as its entry tells: its name, or
+    /// what `login` has noted in `source`.
+    pub(crate) fn email(&self) -> Option<&str> {
+        if self.name.contains('@') {
+            return Some(&self.name);
+        }
+        let (_, email) = self.source.as_deref()?.split_once(" as ")?;
+        Some(email)
+    }
+
     /// Who this is (SPEC A4).
     pub(crate) fn identity(&self) -> Identity<'_> {
         Identity {

@@ -24,6 +24,7 @@ use crate::report::status::build::{AccountFacts, CredentialFacts};
 use crate::report::status::{self, build};
 use crate::scheduler::{Request, SessionKey};
 use crate::server::paths::{Local, Names, Switch};
+use crate::zone;
 
 /// Requests in flight that the status lists.
 const REQUESTS_SHOWN_MAX: usize = 200;
@@ -163,7 +164,6 @@ pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
         let sessions = scheduler.known_sessions(now, SESSIONS_SHOWN_MAX);
         (scheduler.snapshot(now), decisions, general, sessions)
     });
-    let short_id = |SessionKey(key)| format!("{:06x}", key & 0xff_ffff);
     let activity = context.activity.last(ACTIVITY_MAX);
     let facts = build::Facts {
         version: env!("CARGO_PKG_VERSION"),
@@ -178,7 +178,8 @@ pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
         accounts: account_facts(context),
         requests: context.events.in_flight().list(REQUESTS_SHOWN_MAX),
         requests_in_flight: context.events.in_flight().len(),
-        sessions: sessions.into_iter().map(|it| (short_id(it.session), it)).collect(),
+        today: context.daily_use.on(zone::local_day(clock::wall())),
+        sessions,
         activity,
         counters: context.events.counters(),
         decisions: &decisions,

@@ -18,7 +18,8 @@ pub(crate) struct Headers(HeaderMap);
 /// Whose credential a request carries upstream.
 #[derive(Clone)]
 pub(crate) enum Auth<'a> {
-    /// The account's (P5): this header and nothing that the client sent. The value is complete (`Bearer …`).
+    /// The account's (P5): this header and nothing that the client sent. The value is complete
+    /// (`Bearer …`).
     Pooled {
         /// `authorization` or `x-api-key`.
         name: &'static str,
@@ -47,7 +48,8 @@ pub(crate) enum Beta {
     OnlyOauth,
 }
 
-/// What the client says about its request in headers (S8, S9, Q6). Provider credentials are read elsewhere.
+/// What the client says about its request in headers (S8, S9, Q6). Provider credentials are read
+/// elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ClientOptions {
     /// `x-maxpool-profile`.
@@ -140,8 +142,8 @@ impl Headers {
         self.list("connection").any(|option| option.eq_ignore_ascii_case(b"close"))
     }
 
-    /// The lines of which `keep` approves and that do not belong to one connection only, by RFC 9110
-    /// section 7.6.1 or because `connection` names them.
+    /// The lines of which `keep` approves and that do not belong to one connection only, by RFC
+    /// 9110 section 7.6.1 or because `connection` names them.
     fn forwarded(&self, keep: impl Fn(&str, &[u8]) -> bool) -> Headers {
         let named: Vec<&[u8]> = self.list("connection").collect();
         let of_connection = |name: &str| {
@@ -189,7 +191,8 @@ impl fmt::Debug for Headers {
     }
 }
 
-/// The request's headers as they go upstream (P5): everything but framing; `host` and `content-length` are the sender's.
+/// The request's headers as they go upstream (P5): everything but framing; `host` and
+/// `content-length` are the sender's.
 pub(crate) fn upstream(client: &Headers, auth: Auth<'_>, beta: Beta) -> Headers {
     let drops_beta = matches!(beta, Beta::Strip | Beta::OnlyOauth);
     let mut sent = client.forwarded(|name, value| {
@@ -232,13 +235,15 @@ pub(crate) fn client_options(headers: &Headers) -> ClientOptions {
     }
 }
 
-/// Whether the client brought a credential of Anthropic's own (`sk-ant-…`), so that P3's relay applies.
+/// Whether the client brought a credential of Anthropic's own (`sk-ant-…`), so that P3's relay
+/// applies.
 pub(crate) fn has_own_credential(headers: &Headers) -> bool {
     let mut keys = headers.iter().filter(|(name, _)| is_key_header(name));
     keys.any(|(_, value)| is_real(value))
 }
 
-/// The bare key of an `authorization` or `x-api-key` value: what follows `Bearer`, if that is there.
+/// The bare key of an `authorization` or `x-api-key` value: what follows `Bearer`, if that is
+/// there.
 pub(crate) fn bare_key(value: &[u8]) -> &[u8] {
     let value = value.trim_ascii();
     match value.split_at_checked(7) {

@@ -1,7 +1,8 @@
 //! A cursor over JSON text: walks objects and arrays, skips what nobody asked for, builds nothing.
 //!
-//! It never recurses into what it skips and never copies. It is lenient: text that is broken is read up to where it breaks, and what
-//! no valid text can hold (`tru`, `[}`) may pass as a value. Every step gives `None` where the text is broken or ends.
+//! It never recurses into what it skips and never copies. It is lenient: text that is broken is
+//! read up to where it breaks, and what no valid text can hold (`tru`, `[}`) may pass as a value.
+//! Every step gives `None` where the text is broken or ends.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -31,7 +32,8 @@ impl<'a> Cursor<'a> {
         Cursor { text, at }
     }
 
-    /// Walks an object: `each` is called behind every colon and consumes the value. Any other value is skipped.
+    /// Walks an object: `each` is called behind every colon and consumes the value. Any other value
+    /// is skipped.
     pub(crate) fn members(
         &mut self,
         mut each: impl FnMut(&mut Self, &Text<'a>) -> Option<()>,
@@ -58,7 +60,8 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Walks an array: `each` is called before every element with its number and consumes it. Any other value is skipped.
+    /// Walks an array: `each` is called before every element with its number and consumes it. Any
+    /// other value is skipped.
     pub(crate) fn elements(
         &mut self,
         mut each: impl FnMut(&mut Self, usize) -> Option<()>,
@@ -187,7 +190,8 @@ impl<'a> Cursor<'a> {
 }
 
 impl<'a> Text<'a> {
-    /// The string's bytes with escapes resolved. A string too long to be of interest comes as it stands.
+    /// The string's bytes with escapes resolved. A string too long to be of interest comes as it
+    /// stands.
     pub(crate) fn name(&self) -> Cow<'a, [u8]> {
         if self.escaped && self.raw.len() <= NAME_BYTES_MAX {
             resolved(self.raw)

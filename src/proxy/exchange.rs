@@ -49,6 +49,7 @@ use crate::event::{Event, Held, Outcome, RequestMeta, Stage, Tracked};
 use crate::gate::{Admitted, Granted, LeaseGuard, Verdict, Waiting};
 use crate::http::headers;
 use crate::http::peek::{self, BODY_BYTES_MAX, Peek};
+use crate::scheduler::time::Now;
 use crate::scheduler::{Limit, Refusal, RefusalReason, Ticket};
 use crate::server::door::{Door, Entry, Framing};
 use crate::server::paths::{Local, Route};
@@ -137,14 +138,7 @@ fn receive(
     let now = clock::now();
     let line = Line::of(&head);
     let (method, path) = (Arc::clone(&line.method), Arc::clone(&line.path));
-    let meta = RequestMeta {
-        since: now.mono,
-        at: now.wall,
-        method: Arc::clone(&method),
-        path: Arc::clone(&path),
-        ..RequestMeta::default()
-    };
-    let tracked = context.events.in_flight().begin(meta);
+    let tracked = context.events.in_flight().begin(meta_of(&line, now));
     if entry.form.expects_continue {
         inbound.ask_for_body();
     }
@@ -193,15 +187,30 @@ fn receive(
     };
     let names = request.names().clone();
     request.tracked.describe(names.session, names.model);
-    let ended = if context.is_stopping() {
-        answer(out, &reply::restarting())
-    } else if relay::is_own(&request) {
-        relay::run(&request, out)
-    } else {
-        run(&request, out)
-    };
+    let ended = forward(&request, out);
     request.finish(ended);
     None
+}
+
+/// Sends a request on the way that it belongs on.
+fn forward(request: &ClientRequest, out: Uncommitted) -> Ended {
+    if request.context.is_stopping() {
+        answer(out, &reply::restarting())
+    } else if relay::is_own(request) {
+        relay::run(request, out)
+    } else {
+        run(request, out)
+    }
+}
+
+fn meta_of(line: &Line, now: Now) -> RequestMeta {
+    RequestMeta {
+        since: now.mono,
+        at: now.wall,
+        method: Arc::clone(&line.method),
+        path: Arc::clone(&line.path),
+        ..RequestMeta::default()
+    }
 }
 
 fn limits(config: &Config, peek: &Peek) -> Limits {

@@ -1,5 +1,5 @@
-//! Accounts that a request brings in its headers (SPEC V1): registered by name, updated when they change, dropped after a day unused,
-//! never written to disk.
+//! Accounts that a request brings in its headers (SPEC V1): registered by name, updated when they
+//! change, dropped after a day unused, never written to disk.
 
 use super::context::Context;
 use super::reply::{self, Reply};

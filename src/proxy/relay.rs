@@ -1,5 +1,5 @@
-//! Requests that are the client's own affair (SPEC P3, T5): relayed to `upstream` with what the client brought, never with a pooled
-//! credential, never retried, never judged.
+//! Requests that are the client's own affair (SPEC P3, T5): relayed to `upstream` with what the
+//! client brought, never with a pooled credential, never retried, never judged.
 
 use std::borrow::Cow;
 

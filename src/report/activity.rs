@@ -66,6 +66,17 @@ impl Activity {
         entries.count += 1;
     }
 
+    /// Takes over the lines of an earlier process: they are put in by their time.
+    pub(crate) fn recall(&self, earlier: Vec<Entry>) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.count += earlier.len() as u64;
+        let mut all: Vec<Entry> = earlier.into_iter().chain(entries.kept.drain(..)).collect();
+        // Stable: of lines of the same moment the earlier process's come first.
+        all.sort_by_key(|entry| entry.at);
+        let surplus = all.len().saturating_sub(ACTIVITY_MAX);
+        entries.kept.extend(all.into_iter().skip(surplus));
+    }
+
     /// The last `most`, oldest first, each with its number: how many lines there were before it.
     pub(crate) fn last(&self, most: usize) -> Vec<(u64, Entry)> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);

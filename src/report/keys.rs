@@ -11,13 +11,9 @@ use memchr::memmem;
 pub(crate) enum Key {
     /// A printable character.
     Char(char),
-    /// Enter.
     Enter,
-    /// Escape.
     Esc,
-    /// Up.
     Up,
-    /// Down.
     Down,
     /// A page up.
     PageUp,

@@ -274,6 +274,36 @@ fn accounts(page: &mut Page, snapshot: &Snapshot, counters: &Counters, labels: L
             family.sample("", &label, in_force.count());
         }
     }
+    let mut family = page.family(
+        "maxpool_account_requests_total",
+        "counter",
+        "Requests that the account has finished, by result.",
+    );
+    for (index, account) in pool() {
+        for (result, count) in [("completed", account.completed), ("failed", account.failed)] {
+            let mut label = label(index, account);
+            label.push(("result", result.to_owned()));
+            family.sample("", &label, count);
+        }
+    }
+    let mut family = page.family(
+        "maxpool_account_tokens_total",
+        "counter",
+        "Tokens that the account has used, by direction; kept over a restart.",
+    );
+    for (index, account) in pool() {
+        let tokens = &account.usage.tokens;
+        for (direction, count) in [
+            ("input", tokens.input),
+            ("output", tokens.output),
+            ("cache_read", tokens.cache_read),
+            ("cache_write", tokens.cache_write),
+        ] {
+            let mut label = label(index, account);
+            label.push(("direction", direction.to_owned()));
+            family.sample("", &label, count);
+        }
+    }
     let mut family = page.family("maxpool_blocks_total", "counter", "Blocks set so far by reason.");
     for (reason, count) in counters.blocks() {
         family.sample("", &[("reason", reason.into())], count);

@@ -18,7 +18,7 @@ use super::text::{is_dangerous, name};
 use crate::config::Secret;
 pub(crate) use choices::{Choice, account_choices, routing_choices, sign_in_choices};
 use choices::{first_that_needs_login, present_choice};
-use questions::{finishing, requests, restart_question, waiting};
+use questions::{requests, restart_question, stop_question};
 
 mod choices;
 mod questions;
@@ -78,7 +78,6 @@ pub(crate) enum Page {
     },
     /// What can be done with one account.
     Account {
-        /// Which.
         account: String,
         /// The line under the cursor.
         cursor: usize,
@@ -135,7 +134,6 @@ pub(crate) enum Seat {
     Attached,
 }
 
-/// The menus.
 #[derive(Debug, Default)]
 pub(crate) struct Ui {
     seat: Seat,
@@ -593,13 +591,7 @@ fn moved(key: &Key, cursor: usize, count: usize) -> Option<usize> {
 fn quit_question(seat: Seat, status: &Status) -> String {
     match seat {
         Seat::Attached => "Leave the dashboard? The server goes on.".into(),
-        Seat::Server => {
-            format!(
-                "Stop the server? New requests are refused.{}{}",
-                finishing(status, ""),
-                waiting(status)
-            )
-        }
+        Seat::Server => stop_question(status),
     }
 }
 

@@ -21,7 +21,8 @@ use super::wiring::{announce, build};
 use crate::clock;
 use crate::config::file;
 use crate::config::state::{self, State};
-use crate::control::{hand_over, header_accounts, local, probe, reload};
+use crate::control::hand_over::{self, Told};
+use crate::control::{header_accounts, local, probe, reload};
 use crate::error::{Error, Result};
 use crate::event::{Event, RestartStep};
 use crate::host::dashboard;
@@ -42,6 +43,8 @@ const RUNTIME_EVERY: Duration = Duration::from_secs(600);
 const SYNC_MIN: Duration = Duration::from_millis(100);
 /// Time between two lines of progress while running requests finish (SPEC R1).
 const LEFT_TOLD_EVERY: Duration = Duration::from_secs(5);
+/// Time between two reports of what the dashboard of the worker that took over is to show, too.
+const SEEN_TOLD_EVERY: Duration = Duration::from_millis(500);
 /// Time between two looks at what is left.
 const LEFT_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A refresh that is under way at the end is waited for, because its token would be lost.
@@ -129,18 +132,22 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
         events.warning(clock::wall(), text);
     }
     link.tell(&Report::Prepared, Some(&socket));
-    let ended = match link.wait_go() {
-        Some(learned) => {
-            let worker = Worker::open(link, context, socket, &learned);
-            worker.and_then(|worker| {
-                let origin = beginning.origin;
-                Worker { origin, mode, ..worker }.run(&reporter)
-            })
+    let opened =
+        link.wait_go().map(|learned| Worker::open(link, context, socket, &learned)).transpose();
+    match opened {
+        Ok(Some(worker)) => {
+            let origin = beginning.origin;
+            Ok(Worker { origin, mode, ..worker }.run(reporter))
         }
-        None => Ok(Ended::Clean),
-    };
-    reporter.finish(LOG_FINISH_MAX);
-    ended
+        Ok(None) => {
+            reporter.finish(LOG_FINISH_MAX);
+            Ok(Ended::Clean)
+        }
+        Err(error) => {
+            reporter.finish(LOG_FINISH_MAX);
+            Err(error)
+        }
+    }
 }
 
 /// A server that serves.
@@ -152,6 +159,8 @@ struct Worker<'a> {
     mode: Mode,
     /// What was known when it handed over, and when that was.
     handed: Option<(State, Mono)>,
+    /// What of the past the one that takes over knows.
+    told: Told,
     /// What told it to stop, such as `SIGTERM`.
     stopped_by: String,
 }
@@ -187,14 +196,15 @@ impl Worker<'_> {
             origin: Origin::Config,
             mode: Mode::Plain,
             handed: None,
+            told: Told::default(),
             stopped_by: String::new(),
         })
     }
 
-    fn run(mut self, reporter: &Reporter) -> Result<Ended> {
+    fn run(mut self, reporter: Reporter) -> Ended {
         let seen = Arc::clone(&self.context);
         reporter.watch(move || seen.gate.look(|scheduler, now| scheduler.snapshot(now)));
-        let mut screen = Screen { mode: self.mode, reporter, dashboard: None };
+        let mut screen = Screen { mode: self.mode, reporter: &reporter, dashboard: None };
         screen.open(&self.context);
         self.link.report(&Report::Serving(std::process::id()));
         announce(&self.context, &self.listener);
@@ -212,7 +222,12 @@ impl Worker<'_> {
         if self.handed.is_none() {
             self.context.tell(Event::Stopped);
         }
-        Ok(ended)
+        reporter.finish(LOG_FINISH_MAX);
+        if self.handed.is_some() {
+            // What was finished here since: only now it is all in the log.
+            self.tell_seen();
+        }
+        ended
     }
 
     /// The time of serving: orders, the config file, the state file.
@@ -302,11 +317,13 @@ impl Worker<'_> {
                 step(RestartStep::Failed { why });
             }
             Order::Retire(pid) => {
+                self.tell_seen();
                 context.retire();
                 step(RestartStep::Serving { pid });
                 return Some(Going::Retiring);
             }
             Order::Learn(learned) => learn(&context, &learned),
+            Order::Recall(seen) => hand_over::recall(&context, &seen),
             Order::Hear(text) => context.events.notice(clock::wall(), text),
             Order::Ping => self.link.report(&Report::Pong),
             Order::Drain(by) => {
@@ -326,6 +343,7 @@ impl Worker<'_> {
         let start = clock::mono();
         let end = start + context.config().drain_timeout;
         let mut told = self.tell_stopping(going, start);
+        let mut seen_told = start;
         let ended = loop {
             let now = clock::mono();
             let left = self.listener.busy();
@@ -357,6 +375,10 @@ impl Worker<'_> {
             }
             if going == Going::Retiring {
                 refuse_waiting(&context);
+            }
+            if self.handed.is_some() && now.since(seen_told) >= SEEN_TOLD_EVERY {
+                seen_told = now;
+                self.tell_seen();
             }
             match self.link.wait(LEFT_LOOK_EVERY) {
                 Heard::Order(Order::Drain(_)) if going == Going::Retiring => {
@@ -437,6 +459,14 @@ impl Worker<'_> {
             if let Ok(text) = serde_json::to_string(&since) {
                 self.link.report(&Report::Learned(text));
             }
+        }
+    }
+
+    /// What the dashboard has shown here and is to show there.
+    fn tell_seen(&mut self) {
+        let seen = hand_over::seen(&self.context, &mut self.told);
+        if !seen.is_empty() {
+            self.link.report(&Report::Seen(seen));
         }
     }
 

@@ -450,7 +450,8 @@ impl Account {
         }
     }
 
-    /// Used share of a window as far as it is known; nothing is known of one that has not been opened.
+    /// Used share of a window as far as it is known; nothing is known of one that has not been
+    /// opened.
     pub(super) fn used(&self, wall: Wall, kind: &WindowKind) -> f64 {
         let window = self.windows.get(wall, kind);
         window.and_then(|window| window.used).unwrap_or(0.0)
@@ -498,8 +499,8 @@ impl Account {
         self.windows.get(wall, &WindowKind::SevenDay)
     }
 
-    /// S4 for a request of this family; none is unknown. A limit at which one request may look counts
-    /// as critical, and so does a week that the API still allows.
+    /// S4 for a request of this family; none is unknown. A limit at which one request may look
+    /// counts as critical, and so does a week that the API still allows.
     pub(super) fn tier(&self, now: Now, policy: &Policy, family: Option<&Family>) -> Option<Tier> {
         let of = |window: &Window| {
             let tier = tier::of_use(policy, window.used?, window.elapsed(now.wall));

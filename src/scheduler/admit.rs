@@ -16,7 +16,7 @@ use super::id::RouteClass;
 use super::obstacle::{Ends, Obstacle};
 use super::policy::{PASS_PAUSE, POLL_MIN, RESTRAINED_MAX, STORM_REQUESTS};
 use super::queue::{Full, Place, Waiter};
-use super::quota::Family;
+use super::quota::{Family, WindowKind};
 use super::ranking::Ranking;
 use super::request::Why;
 use super::request::{
@@ -272,6 +272,9 @@ impl Scheduler {
         let looking = self.looking(now, request, choice.index);
         let (cost, cache) = self.cost_of(now, request, choice.index);
         let account = &mut self.accounts[choice.index];
+        let five_hours = account.used(now.wall, &WindowKind::FiveHour);
+        let week = account.used(now.wall, &WindowKind::SevenDay);
+        account.costs.risk(now.mono, five_hours, week);
         account.costs.grant(now.mono, cost, cache);
         account.in_flight += 1;
         account.active_weight = account.active_weight.saturating_add(u64::from(request.weight));
@@ -607,8 +610,8 @@ enum Step {
     Refuse(Refusal),
 }
 
-/// The classes of requests for which this look has found no account: the next one of such a class need
-/// not ask again.
+/// The classes of requests for which this look has found no account: the next one of such a class
+/// need not ask again.
 #[derive(Debug, Default)]
 struct SeenClasses {
     classes: Vec<Class>,
@@ -627,8 +630,8 @@ struct Class {
     brought: Vec<AccountId>,
     patience: Patience,
     restraint: Restraint,
-    /// A cold start or the brink kept the one that asked, which would have cost so much. Who costs less
-    /// or has a cache somewhere may do better.
+    /// A cold start or the brink kept the one that asked, which would have cost so much. Who costs
+    /// less or has a cache somewhere may do better.
     restrained_from: Option<u64>,
     outlooks: Vec<Outlook>,
 }

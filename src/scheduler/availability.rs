@@ -1,7 +1,7 @@
 //! Whether an account can serve a request now (SPEC S3, S6): everything that stands in the way.
 //!
-//! Availability is the absence of obstacles, asked anew each time, and not a state that is kept: a kept
-//! one would have to be updated whenever a window, a block, a cap or the breaker changes.
+//! Availability is the absence of obstacles, asked anew each time, and not a state that is kept: a
+//! kept one would have to be updated whenever a window, a block, a cap or the breaker changes.
 
 use super::Scheduler;
 use super::account::{Account, BlockState, keeps_out};
@@ -150,8 +150,8 @@ impl Scheduler {
         }
     }
 
-    /// S6: the brink, and cold starts while requests wait. Who must go to this account is spared the
-    /// second, since it could not go anywhere else meanwhile.
+    /// S6: the brink, and cold starts while requests wait. Who must go to this account is spared
+    /// the second, since it could not go anywhere else meanwhile.
     fn restraint<'a>(&self, now: Now, account: &Account, ask: &Ask<'_>) -> Option<Obstacle<'a>> {
         match (ask.restraint, ask.shape) {
             (Restraint::Waived, _) | (_, Shape::CountTokens) => return None,
@@ -192,8 +192,8 @@ impl Scheduler {
         }
     }
 
-    /// S3, S4: does this window keep the request out? The API serves paid overage beyond every window, so
-    /// that only the owner's own limit counts then.
+    /// S3, S4: does this window keep the request out? The API serves paid overage beyond every
+    /// window, so that only the owner's own limit counts then.
     fn full<'a>(
         &self,
         now: Now,

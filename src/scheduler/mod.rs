@@ -52,6 +52,7 @@ pub use block::{Block, BlockReason, End, Evidence, LiftedBy, Scope, WaitCause};
 pub use id::{AccountId, Kin, RouteClass};
 pub use outcome::{Blame, HeadReport, Outcome, Overload, Usage};
 pub use policy::{Overage, Policy};
+pub use recent_load::LoadMinute;
 pub use request::{
     Access, AccountLimit, AccountSpec, Admission, Avoided, Cancel, CannotPrefer, Grant, Kind,
     Lease, Limit, PassedOver, Refusal, RefusalReason, Request, Routing, SessionKey, Shape,
@@ -321,6 +322,20 @@ impl Scheduler {
             account.lift_reasons(now, about_credentials);
         }
         self.look = Look::Now;
+    }
+
+    /// What ended on the account within the last hour, by the minute.
+    #[must_use]
+    pub fn load_minutes(&self, now: Now, id: AccountId) -> Vec<LoadMinute> {
+        let found = self.accounts.iter().find(|account| account.id == id);
+        found.map(|account| account.hour.minutes(now.mono)).unwrap_or_default()
+    }
+
+    /// Adds what ended on the account in another process.
+    pub fn recall_load(&mut self, now: Now, id: AccountId, minutes: &[LoadMinute]) {
+        if let Some(account) = self.account_mut(id) {
+            account.hour.recall(now.mono, minutes);
+        }
     }
 
     /// P9: this session has had an answer with signed thinking.

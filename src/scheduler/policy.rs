@@ -179,8 +179,8 @@ pub const READING_LIFTS_EVERY: Duration = Duration::from_secs(3_600);
 
 /// One more failure costs this much score, fading with the recovery ramp (S6).
 pub const FAILURE_WEIGHT: f64 = 5.0;
-/// Weights of the score (S6): of the work in flight, of the pressure on the five hours and on the week.
-/// The last two are for `scarcityWeight` at its default of 6.
+/// Weights of the score (S6): of the work in flight, of the pressure on the five hours and on the
+/// week. The last two are for `scarcityWeight` at its default of 6.
 pub const LOAD_WEIGHT: f64 = 0.1;
 /// See [`LOAD_WEIGHT`].
 pub const FIVE_HOUR_WEIGHT: f64 = 2.0 / 6.0;
@@ -191,9 +191,13 @@ pub const PRESSURE_ROOM: f64 = 1.05;
 
 /// How long a prompt stays cached after it was used last (S7).
 pub const CACHE_LIFETIME: Duration = Duration::from_secs(300);
-/// A session that found its home usable goes back after that long, whatever it costs. It asks at least
-/// once in a cache's lifetime, so it is back an hour after its home at the latest (S7).
-pub const HOME_RETURN: Duration = Duration::from_secs(3_600 - 300);
+/// A session that found its home usable goes back after that long, whatever it costs. It asks at
+/// least once in a cache's lifetime, before it finds that and after, so that it is back an hour
+/// after its home at the latest (S7).
+pub const HOME_RETURN: Duration = Duration::from_secs(3_600 - 2 * 300);
+/// A cached prompt of up to so many tokens is left behind on a critical account. A longer one is
+/// used until it has gone cold (S4).
+pub const CRITICAL_CACHE_MAX: u64 = 16_000;
 
 /// What an account was asked to do lately is the work of this long (S5).
 pub const COST_WINDOW: Duration = Duration::from_secs(15 * 60);

@@ -1,19 +1,26 @@
-//! Which account a request gets (SPEC S7): where it is bound, else the first in the order of passes.
+//! Which account a request gets (SPEC S7): where it is bound, else the first in the order of
+//! passes.
 //!
-//! A conversation's prompt is cached on the account that served it last, and writing it anew elsewhere
-//! costs more than ten times what reading it here does. So a session stays where its cache is, and a
-//! score never moves it: only an account that is out, a better tier or a better priority does. Moving
-//! sessions to whatever scores best at the moment was tried; it does more harm than the scores do good.
-//! For the same reason an account near its limit is *avoided*, not out: those who are there finish
-//! their work from the cache, others come only when no other account can serve them. Treating it as
-//! full threw away the last tenth of every window while requests waited for hours.
+//! A conversation's prompt is cached on the account that served it last, and writing it anew
+//! elsewhere costs more than ten times what reading it here does. So a session stays where its
+//! cache is, and a score never moves it: only an account that is out, a better tier or a better
+//! priority does. Moving sessions to whatever scores best at the moment was tried; it does more
+//! harm than the scores do good. For the same reason an account near its limit is *avoided*, not
+//! out: those who are there finish their work from the cache, others come only when no other
+//! account can serve them. Treating it as full threw away the last tenth of every window while
+//! requests waited for hours.
 //!
-//! New and displaced sessions take the first account in a fixed order: what is paid for already before
-//! what costs money, subscriptions before API keys before providers, comfortable accounts before
-//! tight ones, then priority, then score. Because of the fixed order a score can only choose among
-//! accounts that are equally right.
+//! A critical week moves a session once, and only when that costs little: a long conversation
+//! leaves when its cache has gone cold. Moving all of them at once rewrote a fifth more cache than
+//! all other rules together, and got no more work done.
 //!
-//! Nothing here changes the scheduler, so that the same code serves admission, the queue and `explain`.
+//! New and displaced sessions take the first account in a fixed order: what is paid for already
+//! before what costs money, subscriptions before API keys before providers, comfortable accounts
+//! before tight ones, then priority, then score. Because of the fixed order a score can only choose
+//! among accounts that are equally right.
+//!
+//! Nothing here changes the scheduler, so that the same code serves admission, the queue and
+//! `explain`.
 
 use std::sync::Arc;
 
@@ -24,6 +31,7 @@ use super::block::WaitCause;
 use super::cost::{PromptCache, expected};
 use super::id::{Kin, RouteClass};
 use super::obstacle::Obstacle;
+use super::policy::CRITICAL_CACHE_MAX;
 use super::quota::Family;
 use super::ranking::{Available, Ranking};
 use super::request::{Access, AccountId, Avoided, Kind, Request, Routing, SessionKey, Shape, Why};
@@ -300,9 +308,7 @@ impl Scheduler {
         binding: Binding,
         available: &[Available],
     ) -> Option<Choice> {
-        let best_priority =
-            available.iter().filter(|one| is_comfortable(one)).map(|one| one.priority).min();
-        let outranked = |one: &Available| best_priority.is_some_and(|best| best < one.priority);
+        let outranked = |one: &Available| available.iter().any(|other| outranks(other, one));
         let is_warm = |id: AccountId| binding.cache_on(now.mono, id) == PromptCache::Warm;
         // Until it has served something, the account granted last is only the next best guess.
         let served = binding.last_served().filter(|id| is_warm(*id));
@@ -315,8 +321,12 @@ impl Scheduler {
         let home = away
             .and_then(|home| self.find(available, home))
             .filter(|one| is_comfortable(one) && !outranked(one));
+        // What it leaves behind there must be little, or cold.
+        let is_light = !is_warm_here || ask.body_bytes / 4 <= CRITICAL_CACHE_MAX;
+        let leaves_critical =
+            |one: &Available| is_light && leaves_critical(one, binding, available);
         let critical = match current {
-            Some(one) if leaves_critical(one, binding, available) => Critical::HasLeft,
+            Some(one) if leaves_critical(one) => Critical::HasLeft,
             Some(_) | None => binding.critical,
         };
         let choice = |one: &Available, why: Why| Choice {
@@ -336,7 +346,7 @@ impl Scheduler {
         if let Some(one) = current
             && !outranked(one)
             && !self.leaves(now, one, ask, available)
-            && !leaves_critical(one, binding, available)
+            && !leaves_critical(one)
             && (is_warm_here || one.order.2 < Pass::Avoided)
         {
             let is_home = binding.home == Some(self.accounts[one.index].id);
@@ -346,8 +356,8 @@ impl Scheduler {
         Some(choice(best, Why::Score(best.terms.total())))
     }
 
-    /// Whether a session leaves this account for another, though its cache is here: what it costs there
-    /// is not worth the cache. Being near a limit is no reason.
+    /// Whether a session leaves this account for another, though its cache is here: what it costs
+    /// there is not worth the cache. Being near a limit is no reason.
     fn leaves(&self, now: Now, one: &Available, ask: &Ask<'_>, available: &[Available]) -> bool {
         let drives_away = |index: usize| {
             let mut reasons = self.accounts[index].avoided(now, &self.policy, ask.target());
@@ -380,11 +390,24 @@ fn is_comfortable(one: &Available) -> bool {
     one.order.0 == Payment::Included && one.order.2 < Pass::Critical
 }
 
-/// S4: a session leaves a critical account once, if a better tier is available.
+/// S4: a session leaves a critical account once, if a better tier is available to it.
 fn leaves_critical(one: &Available, binding: Binding, available: &[Available]) -> bool {
     binding.critical == Critical::Leaves
         && one.order.2 == Pass::Critical
-        && available.iter().any(is_comfortable)
+        && available.iter().any(|other| is_comfortable(other) && other.order.1 <= one.order.1)
+}
+
+/// S7b: a better priority, on an account that the passes do not put behind this one. A session
+/// starts at reserve, so that normal and reserve are one to it.
+fn outranks(other: &Available, one: &Available) -> bool {
+    let order = |of: &Available| {
+        let PassOrder(payment, group, pass) = of.order;
+        (payment, group, pass.max(Pass::Reserve))
+    };
+    other.priority < one.priority
+        && other.order.0 == Payment::Included
+        && other.order.2 < Pass::Avoided
+        && order(other) <= order(one)
 }
 
 /// S7c. The passes up to `from` are one; the first in the scan among equals is taken.

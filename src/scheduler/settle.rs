@@ -63,7 +63,7 @@ impl Scheduler {
             account.windows.look_passed(lease.id);
         }
         if std::mem::replace(&mut held.progress, Progress::Answering) == Progress::Outstanding {
-            account.costs.head(now.mono, held.cost);
+            account.costs.head(held.cost);
             if served {
                 let reading = |kind| account.reading(now.wall, &kind);
                 let five_hours = reading(WindowKind::FiveHour);
@@ -76,6 +76,16 @@ impl Scheduler {
             && let Some(breaker) = self.breakers.get_mut(family.as_ref())
         {
             breaker.head(now.mono, lease.id, head.status);
+        }
+        if paid {
+            // S11: the API serves it, whatever it rejected before.
+            // A family's own limit is another matter: this answer may be one of another family.
+            let of_family =
+                |kind: &Option<WindowKind>| matches!(kind, Some(WindowKind::SevenDayFamily(_)));
+            self.accounts[index].lift_reasons(
+                now,
+                |reason| matches!(reason, BlockReason::Quota(kind) if !of_family(kind)),
+            );
         }
         if head.quota.verdict == Some(Verdict::Rejected) && !paid {
             self.reject(
@@ -450,7 +460,8 @@ impl Scheduler {
         }
     }
 
-    /// S9: who serves a session is its home, if it has none or a worse one, and has its prompt cached.
+    /// S9: who serves a session is its home, if it has none or a worse one, and has its prompt
+    /// cached.
     fn settle_session(&mut self, index: usize, session: Option<SessionKey>, cached: Option<Mono>) {
         let Some(session) = session else { return };
         let account = &self.accounts[index];
@@ -569,7 +580,8 @@ fn cached_since(held: &LeaseRecord) -> Option<Mono> {
 }
 
 /// The end of an account's own server-side blocks.
-/// S11: until when paid extra usage counts as in use. A 429, and any answer that does not say so, ends it.
+/// S11: until when paid extra usage counts as in use. A 429, and any answer that does not say so,
+/// ends it.
 fn learn_overage(now: Now, account: &mut Account, head: &HeadReport<'_>, family: Option<&Family>) {
     if head.status == 429 || head.quota.overage_in_use != Some(true) {
         account.set_overage(None);

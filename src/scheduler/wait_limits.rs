@@ -19,7 +19,8 @@ pub(super) struct Outlook {
     at: [Option<Mono>; CLASSES.len()],
     /// Classes in which it also waits for other requests to end.
     on_release: [bool; CLASSES.len()],
-    /// Until when a restraint keeps it (S6). Whoever cannot wait that long is served when its limit comes.
+    /// Until when a restraint keeps it (S6). Whoever cannot wait that long is served when its limit
+    /// comes.
     restrained: Option<Mono>,
     /// Something that is never waited for.
     never: bool,

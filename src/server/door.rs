@@ -51,7 +51,8 @@ pub(crate) struct Form {
 }
 
 impl Door<'_> {
-    /// Judges a head that came from `peer`: framing and target first, then the key, else `Host`; then `Origin`.
+    /// Judges a head that came from `peer`: framing and target first, then the key, else `Host`;
+    /// then `Origin`.
     ///
     /// # Errors
     /// The answer to give; nothing of the request may be used then.
@@ -176,7 +177,8 @@ fn check_number_of_hosts(head: &RequestHead) -> Result<(), DoorRefusal> {
     }
 }
 
-/// The body's framing; every doubt is refused, because two readings of it are how requests are smuggled.
+/// The body's framing; every doubt is refused, because two readings of it are how requests are
+/// smuggled.
 fn framing(head: &RequestHead) -> Result<Framing, DoorRefusal> {
     let mut codings = head.headers.all("transfer-encoding");
     let mut lengths = head.headers.all("content-length");

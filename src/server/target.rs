@@ -51,8 +51,8 @@ pub(super) fn split(target: &str) -> (&str, &str) {
     target.split_once('?').unwrap_or((target, ""))
 }
 
-/// Percent-decodes until nothing changes, because servers behind the upstream may decode again. [`check`]
-/// bounds how often that can be.
+/// Percent-decodes until nothing changes, because servers behind the upstream may decode again.
+/// [`check`] bounds how often that can be.
 pub(super) fn decode_fully(path: &str) -> Cow<'_, str> {
     let mut decoded = decode(path);
     while let Cow::Owned(again) = decode(&decoded)

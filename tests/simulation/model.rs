@@ -96,6 +96,13 @@ impl Known {
         self.paid = status != 429 && report.overage_in_use == Some(true);
         if status == 200 {
             self.served(now);
+            if self.paid {
+                let stays = |why: &Why| match why {
+                    Why::Quota(kind, _) => matches!(kind, Some(WindowKind::SevenDayFamily(_))),
+                    _ => true,
+                };
+                self.blocks.retain(|why, _| stays(why));
+            }
         }
         self.learn(now, report);
         if report.verdict == Some(Verdict::Rejected) && report.overage_in_use != Some(true) {

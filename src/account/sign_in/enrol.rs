@@ -41,7 +41,12 @@ pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Put>
             }
         };
         text("type", Some("oauth"));
-        text("source", Some(source));
+        // Whoever has to sign in again wants to know as whom.
+        let source = match &profile.email {
+            Some(email) => format!("{source} as {email}"),
+            None => (*source).to_owned(),
+        };
+        text("source", Some(&source));
         text("accountUuid", profile.account_uuid.as_deref());
         text("orgUuid", profile.org_uuid.as_deref());
         edit::put_tokens(&mut fields, tokens);

@@ -49,6 +49,8 @@ pub(crate) enum Order {
     Retire(u32),
     /// What a worker that has ended learned after it had handed over.
     Learn(String),
+    /// What the dashboard of a worker that has handed over has shown.
+    Recall(String),
     /// A line that a worker which has handed over wants to be seen.
     Hear(String),
     /// Stop: take no more connections, finish what runs, then end. The text is what asked for
@@ -93,6 +95,8 @@ pub(crate) enum Report {
     Failed(String),
     /// What was learned since [`Report::Yielded`], at the end.
     Learned(String),
+    /// What the dashboard has shown: the log and the figures of the last hour.
+    Seen(String),
     /// A line for whoever has the screen now.
     Said(String),
     /// The config was read, for better or worse.
@@ -320,6 +324,7 @@ impl Order {
             Order::Failed(why) => format!("failed\n{why}"),
             Order::Retire(pid) => format!("retire\n{pid}"),
             Order::Learn(state) => format!("learn\n{state}"),
+            Order::Recall(seen) => format!("recall\n{seen}"),
             Order::Hear(text) => format!("hear\n{text}"),
             Order::Drain(by) => format!("drain\n{by}"),
             Order::Cut => "cut\n".to_owned(),
@@ -352,6 +357,7 @@ impl Order {
             "failed" => Order::Failed(rest.to_owned()),
             "retire" => Order::Retire(rest.parse().ok()?),
             "learn" => Order::Learn(rest.to_owned()),
+            "recall" => Order::Recall(rest.to_owned()),
             "hear" => Order::Hear(rest.to_owned()),
             "drain" => Order::Drain(rest.to_owned()),
             "cut" => Order::Cut,
@@ -370,6 +376,7 @@ impl Report {
             Report::Yielded(number, state) => format!("yielded\n{number}\n{state}"),
             Report::Failed(why) => format!("failed\n{why}"),
             Report::Learned(state) => format!("learned\n{state}"),
+            Report::Seen(seen) => format!("seen\n{seen}"),
             Report::Said(text) => format!("said\n{text}"),
             Report::Reloaded => "reloaded\n".to_owned(),
             Report::Pong => "pong\n".to_owned(),
@@ -389,6 +396,7 @@ impl Report {
             }
             "failed" => Report::Failed(rest.to_owned()),
             "learned" => Report::Learned(rest.to_owned()),
+            "seen" => Report::Seen(rest.to_owned()),
             "said" => Report::Said(rest.to_owned()),
             "reloaded" => Report::Reloaded,
             "pong" => Report::Pong,
@@ -422,6 +430,7 @@ mod tests {
             Order::Failed(String::new()),
             Order::Retire(4711),
             Order::Learn("{}".into()),
+            Order::Recall("{}".into()),
             Order::Hear("a line".into()),
             Order::Drain("SIGTERM".into()),
             Order::Cut,
@@ -441,6 +450,7 @@ mod tests {
             Report::Yielded(7, "{\n}".into()),
             Report::Failed("why".into()),
             Report::Learned(String::new()),
+            Report::Seen("{}".into()),
             Report::Said("a line".into()),
             Report::Reloaded,
             Report::Pong,

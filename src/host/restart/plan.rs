@@ -270,6 +270,11 @@ impl Plan {
                     out.push(Action::Tell(serving, Order::Learn(state)));
                 }
             }
+            (Report::Seen(seen), Stage::Retired) => {
+                if let Some(serving) = self.taking() {
+                    out.push(Action::Tell(serving, Order::Recall(seen)));
+                }
+            }
             (Report::Said(text), Stage::Retired) => {
                 if let Some(serving) = self.taking() {
                     out.push(Action::Tell(serving, Order::Hear(text)));

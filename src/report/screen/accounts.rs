@@ -127,7 +127,6 @@ impl Columns {
         }
     }
 
-    /// The headings.
     pub(super) fn heading(&self, signs: Signs) -> Line {
         let mut line = Line::default();
         line.gap(MARK);
@@ -405,6 +404,9 @@ fn state_of(account: &Account, status: &Status) -> State {
     }
     if account.overage_in_use {
         return State::of(Ink::Yellow, "overage");
+    }
+    if !account.avoided.is_empty() {
+        return State::of(Ink::Yellow, "used last");
     }
     match account.weekly.state.as_str() {
         // Serves only who is bound to it, or when nothing else can.

@@ -9,7 +9,6 @@ use crate::report::text::clean;
 pub(crate) enum Ink {
     /// As the terminal writes.
     Plain,
-    /// Titles.
     Bold,
     /// Headings and what matters less.
     Dim,
@@ -19,7 +18,6 @@ pub(crate) enum Ink {
     Yellow,
     /// Above, and in need of a person.
     Red,
-    /// Keys.
     Cyan,
     /// The cursor's line.
     Reverse,

@@ -56,7 +56,6 @@ pub(crate) struct SigningIn {
 pub(crate) struct Size {
     /// Cells in a row.
     pub(crate) cols: usize,
-    /// Rows.
     pub(crate) rows: usize,
 }
 

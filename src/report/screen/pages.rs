@@ -192,7 +192,8 @@ impl Frame<'_> {
         let accounts = sign_in_choices(self.status).into_iter().map(|account| {
             let mut line = self.account_line(account);
             if account.status == "error" {
-                line.push(Ink::Red, "  needs login");
+                let needs = if account.kind == "apikey" { "key refused" } else { "needs login" };
+                line.push(Ink::Red, format!("  {needs}"));
             }
             line
         });

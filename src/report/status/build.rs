@@ -10,6 +10,7 @@ use super::{
     Load, LoadNow, LoadSpan, Moment, PassedOver, Queue, Quota, Request, Routing, Scheduler,
     Session, Sessions, Status, Throttle, TokenTotals, Unavailable, Usage, Weekly, Window,
 };
+use crate::config::days::Counts;
 use crate::event::{Counters, InFlight, labels};
 use crate::http::peek::session_tag;
 use crate::report::mask::mask;
@@ -40,8 +41,10 @@ pub(crate) struct Facts<'a> {
     pub(crate) requests: Vec<InFlight>,
     /// How many there are in all.
     pub(crate) requests_in_flight: usize,
-    /// The sessions that were used last with their short ids, the latest first.
-    pub(crate) sessions: Vec<(String, KnownSession)>,
+    /// What all accounts did since midnight, local time.
+    pub(crate) today: Counts,
+    /// The sessions that were used last, the latest first.
+    pub(crate) sessions: Vec<KnownSession>,
     /// The last log lines with their numbers, oldest first.
     pub(crate) activity: Vec<(u64, Entry)>,
     /// The counters.
@@ -85,14 +88,7 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
     Status {
         current_account: snapshot.current.and_then(name_of),
         switch_threshold: snapshot.switch_threshold,
-        routing: match snapshot.routing {
-            scheduler::Routing::Automatic => {
-                Routing { mode: "automatic".into(), preferred_account: None }
-            }
-            scheduler::Routing::Preferred(id) => {
-                Routing { mode: "preferred".into(), preferred_account: name_of(id) }
-            }
-        },
+        routing: routing_of(snapshot.routing, &name_of),
         accounts: snapshot
             .accounts
             .iter()
@@ -112,8 +108,8 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
             list: facts
                 .sessions
                 .iter()
-                .map(|(id, known)| Session {
-                    id: id.clone(),
+                .map(|known| Session {
+                    id: session_tag(known.session.0),
                     account: known.current.and_then(name_of),
                     home: known.home.and_then(name_of),
                     idle_ms: ms(known.idle),
@@ -135,7 +131,12 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
             cache_read: tokens.cache_read,
             cache_write: tokens.cache_write,
         },
-        today: None,
+        today: Some(TokenTotals {
+            input: facts.today.input_tokens,
+            output: facts.today.output_tokens,
+            cache_read: facts.today.cache_read_tokens,
+            cache_write: facts.today.cache_write_tokens,
+        }),
         requests: facts
             .requests
             .iter()
@@ -146,6 +147,20 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
         activity: facts.activity.iter().map(line_of).collect(),
         events_dropped: facts.counters.dropped(),
         blameless_refusals: facts.counters.blameless(),
+    }
+}
+
+fn routing_of(
+    routing: scheduler::Routing,
+    name_of: &dyn Fn(AccountId) -> Option<String>,
+) -> Routing {
+    match routing {
+        scheduler::Routing::Automatic => {
+            Routing { mode: "automatic".into(), preferred_account: None }
+        }
+        scheduler::Routing::Preferred(id) => {
+            Routing { mode: "preferred".into(), preferred_account: name_of(id) }
+        }
     }
 }
 
@@ -209,7 +224,10 @@ fn candidate_of(candidate: &scheduler::Candidate, of: &scheduler::Explanation) -
 fn notes_of(candidate: &scheduler::Candidate, of: &scheduler::Explanation) -> Vec<String> {
     let mut notes: Vec<String> = candidate.avoided.iter().map(labels::avoided).collect();
     if let Some(cache) = &of.cache {
-        let chosen = matches!(of.verdict, scheduler::ExplainedVerdict::Chosen(id, _) if id == candidate.account);
+        let chosen = match of.verdict {
+            scheduler::ExplainedVerdict::Chosen(id, _) => id == candidate.account,
+            scheduler::ExplainedVerdict::Wait(..) | scheduler::ExplainedVerdict::Refuse(_) => false,
+        };
         match (cache.account == candidate.account, chosen) {
             (true, true) => notes.push("kept where its cache is".into()),
             (true, false) => notes.push("has its cache".into()),
@@ -282,6 +300,7 @@ fn account_of(account: &AccountSnapshot, snapshot: &Snapshot, facts: &Facts<'_>)
             total_cache_write_tokens: account.usage.tokens.cache_write,
         },
         unavailable: unavailable_of(account, snapshot, facts),
+        avoided: avoided_of(account, facts),
         overage_in_use: account.overage_in_use,
         leaving: account.leaving,
         blocks: account.blocks.iter().map(block_of).collect(),
@@ -313,6 +332,12 @@ fn unavailable_of(
         short: labels::passed_over_short(&standing.reason),
         until: standing.wait.map(|wait| Moment(snapshot.at.wall + wait)),
     })
+}
+
+fn avoided_of(account: &AccountSnapshot, facts: &Facts<'_>) -> Vec<String> {
+    let mut candidates = facts.general.iter().flat_map(|general| &general.candidates);
+    let own = candidates.find(|candidate| candidate.account == account.id);
+    own.map_or_else(Vec::new, |own| own.avoided.iter().map(labels::avoided).collect())
 }
 
 fn quota_of(account: &AccountSnapshot) -> Quota {
@@ -447,13 +472,36 @@ fn request_of(request: &InFlight, now: Mono) -> Request {
     }
 }
 
-fn line_of((number, entry): &(u64, Entry)) -> Line {
+pub(crate) fn line_of((number, entry): &(u64, Entry)) -> Line {
     Line {
         number: *number,
         at: Moment(entry.at),
         warning: entry.level == Level::Warning,
         text: entry.text.clone(),
         request: entry.brief.as_ref().map(finished_of),
+    }
+}
+
+/// The log line that [`line_of`] has told to another process.
+pub(crate) fn entry_of(line: Line) -> Entry {
+    Entry {
+        at: line.at.0,
+        level: if line.warning { Level::Warning } else { Level::Info },
+        text: line.text,
+        brief: line.request.map(brief_of),
+    }
+}
+
+fn brief_of(request: FinishedRequest) -> Brief {
+    Brief {
+        method: request.method.into(),
+        path: request.path.into(),
+        account: request.account.map(Into::into),
+        model: request.model.map(Into::into),
+        status: request.status,
+        total: Duration::from_millis(request.total_ms),
+        tokens: request.input_tokens.zip(request.output_tokens),
+        cause: request.cause,
     }
 }
 

@@ -117,6 +117,8 @@ pub(crate) struct Account {
     pub(crate) usage: Usage,
     /// New: why the router would pass it over now, whatever the request; `null` when it would not.
     pub(crate) unavailable: Option<Unavailable>,
+    /// New: why it is available and yet used last (S3), in words; empty when it is not.
+    pub(crate) avoided: Vec<String>,
     /// New: paid extra usage is in use (S11).
     pub(crate) overage_in_use: bool,
     /// New: removed from the config, finishing what it has.

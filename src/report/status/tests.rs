@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::build::{self, AccountFacts, CredentialFacts, Facts};
 use super::{Explained, Status};
+use crate::config::days::Counts;
 use crate::event::{Counters, InFlight, RequestMeta, Stage};
 use crate::report::{Entry, Level};
 use crate::scheduler::quota::{Family, Verdict, WindowKind};
@@ -208,16 +209,14 @@ fn facts<'a>(counters: &'a Counters, decisions: &'a [Explanation]) -> Facts<'a> 
             account: None,
         }],
         requests_in_flight: 3,
-        sessions: vec![(
-            "ab12cd".into(),
-            scheduler::KnownSession {
-                session: scheduler::SessionKey(7),
-                home: Some(AccountId(1)),
-                current: None,
-                idle: Duration::from_secs(3),
-                thinking: true,
-            },
-        )],
+        today: Counts { input_tokens: 5, ..Counts::default() },
+        sessions: vec![scheduler::KnownSession {
+            session: scheduler::SessionKey(0xab12cd),
+            home: Some(AccountId(1)),
+            current: None,
+            idle: Duration::from_secs(3),
+            thinking: true,
+        }],
         activity: vec![(
             7,
             Entry { at: WALL, level: Level::Warning, text: "failover".into(), brief: None },
@@ -292,7 +291,7 @@ fn expected() -> Value {
             "nextFreeAt": "2026-11-21T22:45:05.000Z",
         },
         "tokens": {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0},
-        "today": null,
+        "today": {"input": 5, "output": 0, "cacheRead": 0, "cacheWrite": 0},
         "requests": [{
             "id": 9, "since": "2026-11-21T22:44:58.500Z", "ageMs": 1500, "method": "POST", "path": "/v1/messages",
             "stage": "queued", "account": null, "model": null, "session": "ab12",
@@ -321,7 +320,7 @@ fn block_json() -> Value {
 }
 
 fn expected_account() -> Value {
-    json!({
+    let mut account = json!({
         "name": "work",
         "type": "oauth",
         "provider": "anthropic",
@@ -374,7 +373,10 @@ fn expected_account() -> Value {
              "remaining": null, "learnedAt": "2026-11-21T22:45:00.000Z", "source": "answer"},
         ],
         "credential": {"state": "valid", "expiresAt": "2026-11-22T00:45:00.000Z"},
-    })
+    });
+    // One more than the macro can nest.
+    account["avoided"] = json!([]);
+    account
 }
 
 #[test]

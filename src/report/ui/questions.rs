@@ -10,7 +10,15 @@ pub(super) fn restart_question(status: &Status) -> String {
     )
 }
 
-pub(super) fn finishing(status: &Status, on: &str) -> String {
+pub(super) fn stop_question(status: &Status) -> String {
+    format!(
+        "Stop the server? New requests are refused.{}{}",
+        finishing(status, ""),
+        waiting(status)
+    )
+}
+
+fn finishing(status: &Status, on: &str) -> String {
     match in_flight(status) {
         0 => String::new(),
         running => format!(" {} in flight will finish{on}.", requests(running)),
@@ -22,7 +30,7 @@ fn in_flight(status: &Status) -> u64 {
     u64::try_from(status.requests_in_flight.saturating_sub(waiting)).unwrap_or(u64::MAX)
 }
 
-pub(super) fn waiting(status: &Status) -> String {
+fn waiting(status: &Status) -> String {
     match status.queue.waiting {
         0 => String::new(),
         waiting => format!(" {} waiting will be told to ask again.", requests(waiting)),

@@ -207,8 +207,8 @@ impl World {
             && other.thread.is_none()
     }
 
-    /// S6: who has a cache on the account, costs less or cannot wait as long may pass one whom the brink
-    /// or a cold start keeps waiting.
+    /// S6: who has a cache on the account, costs less or cannot wait as long may pass one whom the
+    /// brink or a cold start keeps waiting.
     fn may_pass(&mut self, request: &Request, other: u64, account: AccountId) -> bool {
         let Some(client) = self.clients.get(&other) else {
             return true;
@@ -251,8 +251,8 @@ impl World {
         }
     }
 
-    /// S7b: the account that has the session's prompt in its cache, if nothing but a score could speak
-    /// for another.
+    /// S7b: the account that has the session's prompt in its cache, if nothing but a score could
+    /// speak for another.
     pub(super) fn cached_route(&mut self, request: &Request) -> Option<AccountId> {
         let (account, at) = *self.caches.get(&request.session?)?;
         // Those who wait are served first and may leave no room.
@@ -358,10 +358,10 @@ impl World {
         Ok(())
     }
 
-    /// Q2: a newcomer passes nobody of its class.
+    /// Q2: a newcomer for whom the queue has room passes nobody of its class. Who would be refused
+    /// otherwise is spared what keeps those who wait (S6).
     pub(super) fn check_no_overtaking(&mut self, request: &Request, account: AccountId) -> Checked {
-        // Who would be refused otherwise is spared what keeps those who wait (S6).
-        if !request.holdable || !self.has_room(request) {
+        if !request.holdable {
             return Ok(());
         }
         let passed = self.passed(|client, _| {
@@ -378,7 +378,7 @@ impl World {
         Ok(())
     }
 
-    fn has_room(&self, request: &Request) -> bool {
+    pub(super) fn has_room(&self, request: &Request) -> bool {
         let bodies = self.tickets.values().filter_map(|id| self.clients.get(id));
         let bytes: u64 = bodies.map(|client| client.request.body_bytes).sum();
         self.tickets.len() < self.policy.max_queued
@@ -516,7 +516,8 @@ impl World {
             }
             request.attempts = 0;
             request.thread = None;
-            // One that follows a held stream waits as a fallback (Q6), which the simulator cannot see.
+            // One that follows a held stream waits as a fallback (Q6), which the simulator cannot
+            // see.
             if request.shape == Shape::NonStream {
                 request.shape = Shape::Fallback;
             }
