@@ -8,7 +8,7 @@ fn assert_ok(ran: &Ran) {
 }
 
 /// A port for programs that must find each other through the file; outside the range that systems hand out by themselves.
-pub fn free_port() -> u16 {
+fn free_port() -> u16 {
     let first = 20_000 + u16::try_from(std::process::id() % 10_000).expect("below 10000");
     let free =
         (first..32_000).find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok());

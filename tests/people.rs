@@ -5,16 +5,26 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::commands::free_port;
 use crate::harness::home::{Ran, oauth};
 use crate::harness::{Ask, Home, Proxy, Value, hello, json, until};
 use crate::upstream::failures::quota;
 use crate::upstream::{Answer, Message, Upstream};
 
-/// A home whose commands find the proxy.
 fn home(upstream: &Upstream) -> Home {
-    Home::new().upstream(&upstream.url()).set("proxy.port", json!(free_port()))
+    Home::new().upstream(&upstream.url())
 }
+
+/// The proxy on a port of the system's choice, which the config then names, so that commands find it.
+fn start(home: &Home) -> Proxy {
+    let proxy = Proxy::start(home);
+    let mut config = home.read();
+    config["proxy"]["port"] = json!(proxy.address().port());
+    home.write_text(&config.to_string());
+    proxy
+}
+
+/// Where nothing listens.
+const NO_PORT: u16 = 1;
 
 fn assert_said(ran: &Ran, code: i32, words: &[&str]) {
     assert_eq!(ran.status.code(), Some(code), "{ran:#?}");
@@ -64,7 +74,7 @@ fn t4_what_does_not_look_like_a_key_needs_force_when_piped() {
 fn s12_sessions_are_explained_by_the_ids_that_people_see() {
     let upstream = Upstream::start();
     let home = home(&upstream).accounts(&["a", "b"]);
-    let proxy = Proxy::start(&home);
+    let proxy = start(&home);
     let id = "0f8d2a4e-6f0b-4c8e-9d55-7c1b1d2e3f40";
     let ask = Ask::messages(&hello()).header("x-claude-code-session-id", id);
     assert_eq!(proxy.ask(&ask).status, 200);
@@ -88,11 +98,12 @@ fn s12_sessions_are_explained_by_the_ids_that_people_see() {
 #[test]
 fn doctor_says_first_whether_a_request_can_be_served() {
     let upstream = Upstream::start();
-    let home = home(&upstream).accounts(&["work"]);
-    home.write();
-    let ran = home.run(&["doctor"]);
+    let idle = home(&upstream).accounts(&["work"]).set("proxy.port", json!(NO_PORT));
+    idle.write();
+    let ran = idle.run(&["doctor"]);
     assert!(first_line(&ran).contains("cannot be served now: maxpool is not running"), "{ran:#?}");
-    let proxy = Proxy::start(&home);
+    let home = home(&upstream).accounts(&["work"]);
+    let proxy = start(&home);
     let ran = home.run(&["doctor"]);
     assert!(first_line(&ran).contains("can be served now, by work"), "{ran:#?}");
     upstream.always("key-work", quota("seven_day", Duration::from_secs(3 * 86_400)));
@@ -126,7 +137,7 @@ fn p13_usage_is_told_without_a_server() {
     assert_said(&home.run(&["usage"]), 0, &["no requests in the last 7 days"]);
     upstream.always("key-a", Answer::of(Message::text("hi").tokens(100, 20, 3, 4)));
     for round in 1..=2 {
-        let mut proxy = Proxy::start(&home);
+        let mut proxy = start(&home);
         for _ in 0..2 {
             proxy.post(&hello()).assert_said("hi");
         }
@@ -151,11 +162,12 @@ fn p13_usage_is_told_without_a_server() {
 #[test]
 fn a_status_line_is_one_line_or_nothing() {
     let upstream = Upstream::start();
-    let home = home(&upstream).accounts(&["a", "b"]);
-    home.write();
-    let ran = home.run(&["status", "--line"]);
+    let idle = Home::new().set("proxy.port", json!(NO_PORT));
+    idle.write();
+    let ran = idle.run(&["status", "--line"]);
     assert_eq!((ran.status.code(), &*ran.stdout, &*ran.stderr), (Some(0), "", ""));
-    let proxy = Proxy::start(&home);
+    let home = home(&upstream).accounts(&["a", "b"]);
+    let proxy = start(&home);
     proxy.post(&hello());
     let ran = home.run(&["status", "--line"]);
     assert_eq!(ran.stdout.lines().count(), 1);
@@ -204,7 +216,7 @@ fn run_says_what_to_do_when_claude_code_is_signed_in_to_nothing() {
     use std::os::unix::fs::PermissionsExt;
     let upstream = Upstream::start();
     let home = home(&upstream).accounts(&["a"]);
-    let _proxy = Proxy::start(&home);
+    let _proxy = start(&home);
     let bin = home.path().join("bin");
     std::fs::create_dir(&bin).expect("make a directory");
     std::fs::write(bin.join("claude"), "#!/bin/sh\nexit 7\n").expect("write a script");
