@@ -7,11 +7,10 @@ use crate::upstream::{Answer, Limits, Upstream};
 
 /// A weekly window whose pace is no worse than its use: it ends in six hours.
 fn week(used: f64) -> Answer {
-    let limits = Limits::new().window("5h", 0.1, Duration::from_secs(3600)).window(
-        "7d",
-        used,
-        Duration::from_secs(6 * 3600),
-    );
+    let limits = Limits::new()
+        .status("allowed")
+        .window("5h", 0.1, Duration::from_secs(3600))
+        .window("7d", used, Duration::from_secs(6 * 3600));
     Answer::message("hi").limits(&limits)
 }
 
@@ -24,15 +23,9 @@ fn start(upstream: &Upstream, used: &[(&str, f64)]) -> (Home, Proxy) {
     for (name, used) in used {
         upstream.always(&format!("key-{name}"), week(*used));
     }
-    let route = |routing: Value| {
-        let ask = Ask::post("/maxpool/routing", &routing);
-        assert_eq!(proxy.ask(&ask.header("x-api-key", crate::harness::home::KEY)).status, 200);
-    };
-    for name in &names {
-        route(json!({"mode": "preferred", "account": name}));
+    for _ in used {
         proxy.post(&hello()).assert_said("hi");
     }
-    route(json!({"mode": "automatic"}));
     for name in names {
         assert_eq!(upstream.count(&format!("key-{name}")), 1, "{name} is known from one answer");
     }

@@ -182,7 +182,7 @@ impl Course<'_> {
         out: Uncommitted,
     ) -> Attempted {
         // A 403 to a pooled account never reaches the client as such (P7): it would sign its user out.
-        let kept = kept.filter(|_| !matches!(meaning.status, 401 | 402 | 403));
+        let kept = kept.filter(|_| !matches!(meaning.status, 401..=403));
         let after = hold.complete(meaning.outcome.clone());
         if meaning.verdict.whom.blames_nobody() {
             self.request.context.events.counters().count_blameless();

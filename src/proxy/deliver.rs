@@ -29,6 +29,7 @@ use crate::zone;
 const REST_TIME: Duration = Duration::from_secs(1);
 
 /// What has come of an answer below 400.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once by its one caller")]
 pub(super) enum Delivery {
     /// The attempt is over.
     Over(Attempted),

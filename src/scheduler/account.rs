@@ -7,10 +7,10 @@ mod looks;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::block::{Block, BlockReason, End, Evidence, Scope};
+use super::block::{Block, End, Evidence, Scope};
 use super::cost::{Costs, Reading};
 use super::id::{AccountId, RouteClass};
-use super::policy::{MESSAGE_CHARS_MAX, MODELS_MISSING_MAX, Policy, REST_TRUST};
+use super::policy::{MESSAGE_CHARS_MAX, Policy, REST_TRUST};
 use super::quota::{Family, Verdict, WindowKind};
 use super::recent_load::{Counted, Hour, Recent};
 use super::request::{AccountSpec, Avoided};
@@ -237,24 +237,6 @@ impl Account {
             }
         }
         if blocked { Before::Blocked } else { Before::Free }
-    }
-
-    /// The model that was found missing longest ago is asked for again.
-    fn make_room_for_a_model(&mut self) {
-        let models = || {
-            let blocks = self.blocks.iter().enumerate();
-            blocks.filter(|(_, held)| matches!(held.block.scope, Scope::Model(_)))
-        };
-        if models().count() >= MODELS_MISSING_MAX
-            && let Some((oldest, _)) = models().min_by_key(|(_, held)| held.said)
-        {
-            self.blocks.remove(oldest);
-        }
-    }
-
-    /// Removes the blocks of the reasons that `ends` picks.
-    pub(super) fn lift_reasons(&mut self, now: Now, ends: impl Fn(&BlockReason) -> bool) {
-        self.lift(now, |held| ends(&held.block.reason));
     }
 
     /// Removes the blocks that `ends` picks; true if there were any.

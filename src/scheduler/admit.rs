@@ -5,25 +5,24 @@
 //! can be served at once only by an account that no one who waits could use: it never overtakes,
 //! and never waits for one that its account could not serve.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::account::{Account, Target, keeps_out};
-use super::affinity::Home;
+use super::account::Target;
 use super::block::WaitCause;
 use super::cost::PromptCache;
 use super::id::RouteClass;
-use super::obstacle::{Ends, Obstacle};
+use super::obstacle::Ends;
 use super::policy::{PASS_PAUSE, POLL_MIN, RESTRAINED_MAX, STORM_REQUESTS};
 use super::queue::{Full, Place, Waiter};
-use super::quota::{Family, WindowKind};
+use super::quota::WindowKind;
 use super::ranking::Ranking;
 use super::request::Why;
 use super::request::{
-    AccountId, Admission, Cancel, Grant, Lease, Limit, Refusal, RefusalReason, Request, Restrained,
-    Shape, Ticket, WaitClock, Wake,
+    Admission, Cancel, Grant, Lease, Limit, Refusal, RefusalReason, Request, Restrained, Shape,
+    Ticket, WaitClock, Wake,
 };
-use super::select::{Ask, Choice, Patience, Restraint, Route, mismatch};
+use super::seen_classes::SeenClasses;
+use super::select::{Ask, Choice, Patience, Restraint, Route};
 use super::snapshot::ExplainedVerdict;
 use super::time::{Mono, Now};
 use super::wait_limits::{Allowance, Outlook, Prospect, judge, tick};
@@ -544,52 +543,6 @@ impl Scheduler {
             false => Looking::Again,
         }
     }
-
-    /// Ways out (P7): a request that would otherwise wait or fail looks at an account that has been
-    /// out for hours, if nothing but such blocks keeps it away.
-    fn long_look(&self, now: Now, ask: &Ask<'_>) -> Option<Choice> {
-        let is_due = |account: &Account| {
-            let mut due = true;
-            let mut any = false;
-            self.obstacles(now, account, ask, |obstacle| {
-                any = true;
-                due = match obstacle {
-                    Obstacle::Window(window) => window.is_due_for_long_look(now),
-                    _ => obstacle.is_long_block(),
-                };
-                due
-            });
-            let held =
-                || account.placed(now).filter(|held| keeps_out(&held.block.scope, ask.target()));
-            due && any && held().all(|held| held.is_due_for_long_look(now))
-        };
-        let index = self.accounts.iter().position(is_due)?;
-        Some(Choice {
-            index,
-            why: Why::LongLook,
-            home: Home::Unusable,
-            critical: ask.binding.map(|binding| binding.critical).unwrap_or_default(),
-        })
-    }
-
-    /// When the first such look is due.
-    fn next_long_look(&self, now: Now, ask: &Ask<'_>) -> Option<Mono> {
-        let accounts = self.accounts.iter().filter(|account| mismatch(account, ask).is_none());
-        let looks = accounts.flat_map(|account| {
-            let held = account.placed(now);
-            let blocks = held.filter(|held| keeps_out(&held.block.scope, ask.target()));
-            let windows = account.windows.iter(now.wall);
-            blocks
-                .filter_map(move |held| held.long_look_at(now))
-                .chain(windows.filter_map(move |window| window.long_look_at(now)))
-        });
-        looks.filter(|at| *at > now.mono).min()
-    }
-}
-
-/// Whether all requests of its class fare as it does.
-fn is_like_others(ask: &Ask<'_>) -> bool {
-    ask.tried.is_empty() && ask.trail.is_empty()
 }
 
 /// What becomes of a request that asks.
@@ -608,70 +561,6 @@ enum Step {
     Grant(Choice, Duration),
     Expire(Limit, Refusal),
     Refuse(Refusal),
-}
-
-/// The classes of requests for which this look has found no account: the next one of such a class
-/// need not ask again.
-#[derive(Debug, Default)]
-struct SeenClasses {
-    classes: Vec<Class>,
-    /// How many who wait this look has judged.
-    judged: usize,
-}
-
-#[derive(Debug)]
-struct Class {
-    profile: Arc<str>,
-    class: RouteClass,
-    model: Option<Arc<str>>,
-    family: Option<Family>,
-    thinking: bool,
-    route: Route,
-    brought: Vec<AccountId>,
-    patience: Patience,
-    restraint: Restraint,
-    /// A cold start or the brink kept the one that asked, which would have cost so much. Who costs
-    /// less or has a cache somewhere may do better.
-    restrained_from: Option<u64>,
-    outlooks: Vec<Outlook>,
-}
-
-impl SeenClasses {
-    fn class(&self, now: Now, ask: &Ask<'_>) -> Option<usize> {
-        let restrained = |from: u64| ask.cost(PromptCache::Cold) < from || ask.is_cached(now.mono);
-        let alike = |class: &Class| {
-            *class.profile == *ask.profile
-                && class.class == ask.class
-                && class.model.as_ref() == ask.model
-                && class.family.as_ref() == ask.family
-                && class.thinking == ask.thinking
-                && class.route == ask.route
-                && class.brought == ask.brought
-                && class.patience == ask.patience
-                && class.restraint == ask.restraint
-                && !class.restrained_from.is_some_and(restrained)
-        };
-        self.classes.iter().position(alike).filter(|_| is_like_others(ask))
-    }
-
-    fn remember(&mut self, ask: &Ask<'_>, kept: bool, outlooks: &[Outlook]) {
-        if !is_like_others(ask) {
-            return;
-        }
-        self.classes.push(Class {
-            profile: Arc::from(ask.profile),
-            class: ask.class,
-            model: ask.model.cloned(),
-            family: ask.family.cloned(),
-            thinking: ask.thinking,
-            route: ask.route,
-            brought: ask.brought.to_vec(),
-            patience: ask.patience,
-            restraint: ask.restraint,
-            restrained_from: kept.then(|| ask.cost(PromptCache::Cold)),
-            outlooks: outlooks.to_vec(),
-        });
-    }
 }
 
 impl Scheduler {

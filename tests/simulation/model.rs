@@ -37,7 +37,6 @@ pub(crate) enum Why {
     Network,
     Forbidden,
     Credential,
-    Rest,
 }
 
 impl Known {
@@ -74,7 +73,7 @@ impl Known {
     }
 
     pub(crate) fn lift_credentials(&mut self) {
-        self.blocks.retain(|why, _| !matches!(why, Why::Forbidden | Why::Credential | Why::Rest));
+        self.blocks.retain(|why, _| !matches!(why, Why::Forbidden | Why::Credential));
     }
 
     pub(crate) fn restore_learned(&mut self, kind: WindowKind, used: f64, reset: Wall, now: Now) {
@@ -201,9 +200,8 @@ impl Known {
                 self.put(Why::Network, after(policy.network_cooldown), None);
             }
             Outcome::Network { .. } => {}
-            Outcome::CredentialRefused { .. } => {
-                self.put(Why::Rest, after(Duration::from_secs(5)), None);
-            }
+            // Refusals of what was under way when a rest began do not prolong it; rules test that.
+            Outcome::CredentialRefused { .. } => {}
             Outcome::NeedsLogin { .. } => self.put(Why::Credential, Some(Mono::MAX), None),
             Outcome::Unusable { .. } => {
                 self.put(Why::Forbidden, after(Duration::from_secs(1_800)), None)

@@ -101,6 +101,7 @@ pub(crate) enum Admitted {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time")]
 pub(crate) enum Cancelled {
     Gone,
     AlreadyGranted(Given),

@@ -4,12 +4,34 @@
 use std::time::Duration;
 
 use super::super::block::{Block, BlockReason, End, Scope};
-use super::super::policy::{LONG_BLOCK, READING_LIFTS_EVERY, REST_MAX, RESTS};
+use super::super::policy::{LONG_BLOCK, MODELS_MISSING_MAX, READING_LIFTS_EVERY, REST_MAX, RESTS};
 use super::super::quota::{Family, Verdict, WindowKind};
 use super::super::time::{Mono, Now};
 use super::{Account, BlockState, Looked, PlacedBlock, Target, bounded, keeps_out};
 
 impl Account {
+    /// The model that was found missing longest ago is asked for again.
+    pub(super) fn make_room_for_a_model(&mut self) {
+        let models = || {
+            let blocks = self.blocks.iter().enumerate();
+            blocks.filter(|(_, held)| matches!(held.block.scope, Scope::Model(_)))
+        };
+        if models().count() >= MODELS_MISSING_MAX
+            && let Some((oldest, _)) = models().min_by_key(|(_, held)| held.said)
+        {
+            self.blocks.remove(oldest);
+        }
+    }
+
+    /// Removes the blocks of the reasons that `ends` picks.
+    pub(in crate::scheduler) fn lift_reasons(
+        &mut self,
+        now: Now,
+        ends: impl Fn(&BlockReason) -> bool,
+    ) {
+        self.lift(now, |held| ends(&held.block.reason));
+    }
+
     /// T2: the credential or the account was refused once more. It rests for longer each time; what
     /// was under way when the last rest began says nothing new.
     pub(in crate::scheduler) fn put_rest(
