@@ -127,22 +127,7 @@ impl Course<'_> {
                     return Attempted::Ended(answer(out, &reply::nobodys_fault(&text)));
                 }
             };
-            let lines: Vec<_> = answer.headers.iter().collect();
-            let quota = report_of_headers(lines, clock::now());
-            let evidence = if answer.status < 400 && quota.verdict != Some(Said::Rejected) {
-                // Nothing is blocked by it.
-                Evidence::default()
-            } else {
-                classify::evidence_of(answer.status, &answer.headers, "", clock::wall())
-            };
-            let after = self.request.watch.elapsed();
-            self.request.trace.borrow_mut().answer(
-                &self.granted.name,
-                answer.status,
-                after,
-                answer.headers.iter(),
-            );
-            hold.observe(HeadReport { status: answer.status, quota: &quota, evidence });
+            let quota = self.observe(&hold, &answer);
             let (kept, meaning);
             if answer.status < 400 {
                 match self.deliver(hold, answer, &quota, out) {
@@ -176,6 +161,27 @@ impl Course<'_> {
                 Next::PassOn => return Attempted::Ended(self.passed_on(hold, kept, meaning, out)),
             }
         }
+    }
+
+    /// Tells the scheduler and the recording of an answer's head; gives what it says of quota.
+    fn observe(&self, hold: &LeaseGuard, answer: &Answer) -> QuotaReport {
+        let lines: Vec<_> = answer.headers.iter().collect();
+        let quota = report_of_headers(lines, clock::now());
+        let evidence = if answer.status < 400 && quota.verdict != Some(Said::Rejected) {
+            // Nothing is blocked by it.
+            Evidence::default()
+        } else {
+            classify::evidence_of(answer.status, &answer.headers, "", clock::wall())
+        };
+        let after = self.request.watch.elapsed();
+        self.request.trace.borrow_mut().answer(
+            &self.granted.name,
+            answer.status,
+            after,
+            answer.headers.iter(),
+        );
+        hold.observe(HeadReport { status: answer.status, quota: &quota, evidence });
+        quota
     }
 
     fn call(&self, ready: &Ready) -> Result<Answer, Unanswered> {

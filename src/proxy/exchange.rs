@@ -225,28 +225,21 @@ fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
         return answer(out, &reply);
     }
     let mut demand = request.demand();
-    if request.wants_stream() {
-        let grace = request.config.queue.stream_forward_grace;
-        request
-            .client_wait
-            .beat(Heartbeats { first: request.arrived + grace, every: beat_every(request) });
-    }
+    begin_heartbeats(request);
     let mut last: Option<Failed> = None;
     let mut own: Option<Failed> = None;
     loop {
         let (hold, granted) = match request.context.gate.admit(demand.clone()) {
             Admitted::Granted(hold, granted) => (hold, granted),
-            Admitted::Refused(refusal) if refusal.reason == RefusalReason::UnknownProfile => {
-                return answer(out, &reply::unknown_profile(&demand.profile));
-            }
-            Admitted::Refused(refusal)
-                if refusal.reason == RefusalReason::ThinkingNeedsClaude && request.is_unread() =>
-            {
-                return answer(out, &reply::unread_body());
-            }
-            Admitted::Refused(refusal) => {
-                return give_up(out, own.or(last), &Surrender::Refused(refusal));
-            }
+            Admitted::Refused(refusal) => match refusal.reason {
+                RefusalReason::UnknownProfile => {
+                    return answer(out, &reply::unknown_profile(&demand.profile));
+                }
+                RefusalReason::ThinkingNeedsClaude if request.is_unread() => {
+                    return answer(out, &reply::unread_body());
+                }
+                _ => return give_up(out, own.or(last), &Surrender::Refused(refusal)),
+            },
             Admitted::Queued(waiting) => {
                 // Told now: after the wait it would blame an account that has done nothing since.
                 if let Some(failed) = &last {
@@ -294,6 +287,14 @@ fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
                 }
             }
         }
+    }
+}
+
+/// A stream that has not begun when the grace is over gets signs of life (Q4).
+fn begin_heartbeats(request: &ClientRequest) {
+    if request.wants_stream() {
+        let first = request.arrived + request.config.queue.stream_forward_grace;
+        request.client_wait.beat(Heartbeats { first, every: beat_every(request) });
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::account::Target;
+use super::account::{Account, Target};
 use super::block::WaitCause;
 use super::cost::PromptCache;
 use super::id::RouteClass;
@@ -44,6 +44,11 @@ impl Scheduler {
             return Admission::Refused(Refusal::plain(reason));
         }
         let tried_until = now.mono + self.pass_pause(request.last_failure);
+        if request.trail.suspense_ends(&self.policy).is_some_and(|at| at <= now.mono) {
+            // Its last look took longer than it may stay in suspense: no call follows it.
+            let ask = self.ask(now, &request, &request.excluded, tried_until);
+            return Admission::Refused(self.refusal(now, &ask, None));
+        }
         let mut ranking = std::mem::take(&mut self.ranking);
         if request.trail.may_begin_suspense() {
             let ask = self.ask(now, &request, &request.excluded, tried_until);
@@ -275,23 +280,7 @@ impl Scheduler {
         let week = account.used(now.wall, &WindowKind::SevenDay);
         account.costs.risk(now.mono, five_hours, week);
         account.costs.grant(now.mono, cost, cache);
-        account.in_flight += 1;
-        account.active_weight = account.active_weight.saturating_add(u64::from(request.weight));
-        account.recent.add(now.mono, u64::from(request.weight));
-        account.usage.last_used = Some(now.wall);
-        let target = Target {
-            class: request.class,
-            family: request.family.as_ref(),
-            model: request.model.as_deref(),
-        };
-        account.start_look(now, id, target);
-        if choice.why == Why::LongLook {
-            account.start_long_look(now, id, target);
-        }
-        if request.class == RouteClass::Messages {
-            account.messages_in_flight += 1;
-            account.windows.start_look(now, id, |window| window.concerns(request.family.as_ref()));
-        }
+        occupy(now, id, account, request, choice.why);
         let held = LeaseRecord {
             account: account.id,
             weight: request.weight,
@@ -542,6 +531,27 @@ impl Scheduler {
             true => Looking::ForProof,
             false => Looking::Again,
         }
+    }
+}
+
+/// The account has one request more, which looks at whatever waits for a look.
+fn occupy(now: Now, id: u64, account: &mut Account, request: &Request, why: Why) {
+    account.in_flight += 1;
+    account.active_weight = account.active_weight.saturating_add(u64::from(request.weight));
+    account.recent.add(now.mono, u64::from(request.weight));
+    account.usage.last_used = Some(now.wall);
+    let target = Target {
+        class: request.class,
+        family: request.family.as_ref(),
+        model: request.model.as_deref(),
+    };
+    account.start_look(now, id, target);
+    if why == Why::LongLook {
+        account.start_long_look(now, id, target);
+    }
+    if request.class == RouteClass::Messages {
+        account.messages_in_flight += 1;
+        account.windows.start_look(now, id, |window| window.concerns(request.family.as_ref()));
     }
 }
 

@@ -168,6 +168,25 @@ impl Scheduler {
                 self.block_for(now, index, BlockReason::Network, (end, scope), evidence);
                 Aftermath::default()
             }
+            Outcome::ModelMissing { .. }
+            | Outcome::Forbidden { .. }
+            | Outcome::CredentialRefused { .. }
+            | Outcome::Unusable { .. }
+            | Outcome::NeedsLogin { .. } => self.charge_account(now, index, held, outcome),
+        }
+    }
+
+    /// P7: what is about the account, its credential or its models, and not about limits or trouble.
+    fn charge_account(
+        &mut self,
+        now: Now,
+        index: usize,
+        held: &LeaseRecord,
+        outcome: Outcome,
+    ) -> Aftermath {
+        let never_held = held.class != RouteClass::Messages;
+        let after = Aftermath { never_held, ..Aftermath::default() };
+        match outcome {
             Outcome::ModelMissing { evidence } => {
                 if let Some(model) = &held.model {
                     let end = End::after(now, MODEL_WAIT);
@@ -200,6 +219,7 @@ impl Scheduler {
                 );
                 after
             }
+            _ => after,
         }
     }
 
