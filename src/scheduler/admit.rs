@@ -44,17 +44,12 @@ impl Scheduler {
             return Admission::Refused(Refusal::plain(reason));
         }
         let tried_until = now.mono + self.pass_pause(request.last_failure);
-        if request.trail.suspense_ends(&self.policy).is_some_and(|at| at <= now.mono) {
-            // Its last look took longer than it may stay in suspense: no call follows it.
-            let ask = self.ask(now, &request, &request.excluded, tried_until);
-            return Admission::Refused(self.refusal(now, &ask, None));
-        }
         let mut ranking = std::mem::take(&mut self.ranking);
         if request.trail.may_begin_suspense() {
             let ask = self.ask(now, &request, &request.excluded, tried_until);
             self.rank(now, &ask, &mut ranking);
             // No account is left to try: a refusal without evidence has to be explained.
-            if ranking.available.is_empty() && ranking.restrained == 0 {
+            if ranking.available.is_empty() {
                 request.trail.begin_suspense(now.mono, &self.policy);
             }
         }
@@ -96,6 +91,10 @@ impl Scheduler {
         ranking: &mut Ranking,
     ) -> Decision {
         self.rank(now, ask, ranking);
+        if request.trail.suspense_ends(&self.policy).is_some_and(|at| at <= now.mono) {
+            // Its last look took longer than it may stay in suspense: no call follows it.
+            return Decision::Refuse(self.refusal(now, ask, None));
+        }
         let may_try = self.policy.max_attempts == 0 || request.attempts < self.policy.max_attempts;
         let choose = |ask: &Ask<'_>, ranking: &Ranking| {
             self.choose(now, ask, &ranking.available).filter(|_| may_try)

@@ -89,7 +89,8 @@ impl Scheduler {
             RefusedFor::Delay(until) => (until > now.mono)
                 .then_some(Obstacle::Tried { until, cause: Some(WaitCause::Capacity) }),
             RefusedFor::Unproven { .. } => {
-                let look_at = ask.trail.look_at(&self.policy).filter(|at| *at > now.mono)?;
+                let look_at = ask.trail.look_at_refuser(refusal, &self.policy);
+                let look_at = look_at.filter(|at| *at > now.mono)?;
                 let closed = self.breakers.get(ask.family).and_then(|breaker| breaker.closed_at());
                 let answers_again = closed.is_some_and(|at| at >= refusal.at);
                 let is_free = answers_again || self.is_proof(account, ask);

@@ -1,9 +1,10 @@
 //! Looks at blocks of many hours (SPEC P7, ways out): every verdict ages out through a real request.
 
 use super::Scheduler;
-use super::account::{Account, keeps_out};
+use super::account::{Account, Looked, keeps_out};
 use super::affinity::Home;
 use super::obstacle::Obstacle;
+use super::outcome::Outcome;
 use super::request::Why;
 use super::select::{Ask, Choice, mismatch};
 use super::time::{Mono, Now};
@@ -48,5 +49,40 @@ impl Scheduler {
                 .chain(windows.filter_map(move |window| window.long_look_at(now)))
         });
         looks.filter(|at| *at > now.mono).min()
+    }
+
+    /// The request that looked at a limit without a known end (S3), or whether a refusal still holds
+    /// (T2, ways out), has come back.
+    pub(super) fn end_look(&mut self, now: Now, index: usize, lease: u64, outcome: &Outcome) {
+        let account = &mut self.accounts[index];
+        let looked = match outcome {
+            Outcome::Success => {
+                account.windows.look_passed(lease);
+                Looked::Passed
+            }
+            Outcome::QuotaRejected { .. } => {
+                account.windows.look_failed(now, lease);
+                Looked::Returned
+            }
+            // The credential was good enough for an answer.
+            Outcome::Neutral | Outcome::OwnRequest { .. } | Outcome::ModelMissing { .. } => {
+                account.windows.look_returned(lease);
+                Looked::Passed
+            }
+            Outcome::Broken { .. }
+            | Outcome::Abandoned
+            | Outcome::ServerSide { .. }
+            | Outcome::Unproven { .. }
+            | Outcome::ServerError { .. }
+            | Outcome::Network { .. }
+            | Outcome::CredentialRefused { .. }
+            | Outcome::NeedsLogin { .. }
+            | Outcome::Unusable { .. }
+            | Outcome::Forbidden { .. } => {
+                account.windows.look_returned(lease);
+                Looked::Returned
+            }
+        };
+        account.end_look(now, lease, looked);
     }
 }

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::account::{Account, Looked, Mark};
+use super::account::{Account, Mark};
 use super::block::{Block, BlockReason, End, Evidence, Scope};
 use super::breaker::Probe;
 use super::id::RouteClass;
@@ -411,41 +411,6 @@ impl Scheduler {
         }
         let took = now.mono.since(held.granted.mono);
         self.accounts[index].record(now, held.weight, took, counted);
-    }
-
-    /// The request that looked at a limit without a known end (S3), or whether a refusal still holds
-    /// (T2, ways out), has come back.
-    fn end_look(&mut self, now: Now, index: usize, lease: u64, outcome: &Outcome) {
-        let account = &mut self.accounts[index];
-        let looked = match outcome {
-            Outcome::Success => {
-                account.windows.look_passed(lease);
-                Looked::Passed
-            }
-            Outcome::QuotaRejected { .. } => {
-                account.windows.look_failed(now, lease);
-                Looked::Returned
-            }
-            // The credential was good enough for an answer.
-            Outcome::Neutral | Outcome::OwnRequest { .. } | Outcome::ModelMissing { .. } => {
-                account.windows.look_returned(lease);
-                Looked::Passed
-            }
-            Outcome::Broken { .. }
-            | Outcome::Abandoned
-            | Outcome::ServerSide { .. }
-            | Outcome::Unproven { .. }
-            | Outcome::ServerError { .. }
-            | Outcome::Network { .. }
-            | Outcome::CredentialRefused { .. }
-            | Outcome::NeedsLogin { .. }
-            | Outcome::Unusable { .. }
-            | Outcome::Forbidden { .. } => {
-                account.windows.look_returned(lease);
-                Looked::Returned
-            }
-        };
-        account.end_look(now, lease, looked);
     }
 
     /// P8 for a probe whose head has not settled it.

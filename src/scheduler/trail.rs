@@ -156,6 +156,16 @@ impl Trail {
         self.suspense.map(|suspense| suspense.look_at.min(end))
     }
 
+    /// The same for an account that has refused it: its own refusal may ask for longer than the last
+    /// one did.
+    pub(super) fn look_at_refuser(&self, refusal: &PastRefusal, policy: &Policy) -> Option<Mono> {
+        let own = match refusal.why {
+            RefusedFor::Unproven { unproven, .. } => refusal.at + delay(policy, unproven, 0),
+            RefusedFor::Delay(until) => until,
+        };
+        Some(self.look_at(policy)?.max(own).min(self.suspense_ends(policy)?))
+    }
+
     /// Whether it waits for this account's refusal to be explained; the pause after a pass does not
     /// keep it then.
     pub(super) fn has_suspense_on(&self, account: AccountId) -> bool {
