@@ -258,6 +258,21 @@ fn a_refused_credential_is_never_waited_for() {
 }
 
 #[test]
+fn a_request_that_only_waited_is_not_logged_against_an_account() {
+    let upstream = Upstream::start();
+    let mut proxy = Proxy::start(&one_account(&upstream));
+    upstream.next("key-a", failures::quota("five_hour", Duration::from_secs(60)));
+    let waiting = send(&proxy, Ask::messages(&hello()));
+    proxy.wait_status("it waits", |status| queued(status) == 1);
+    proxy.terminate();
+    waiting.join().expect("a client").0.assert_error(503, "restart_in_progress");
+    assert_eq!(proxy.wait_exit(), Some(0));
+    let log = proxy.log();
+    let its = log.iter().find(|line| line.contains("POST /v1/messages "));
+    assert!(its.is_some_and(|line| line.contains("/v1/messages - 503 ")), "{log:?}");
+}
+
+#[test]
 fn a_wait_for_the_cap_ends_at_its_limit() {
     let upstream = Upstream::start();
     let home = one_account(&upstream)

@@ -8,7 +8,6 @@
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread;
@@ -29,6 +28,7 @@ use crate::report::screen::line::{Inks, Signs, Style};
 use crate::report::screen::{self, Size, View};
 use crate::report::ui::{Action, Seat, Ui};
 use crate::scheduler::time::Mono;
+use crate::zone;
 
 /// What the dashboard shows and does.
 pub(crate) struct Parts {
@@ -87,7 +87,6 @@ impl Dashboard {
             quit: Arc::clone(&quit),
             parts,
             style: style_of_environment(&|name| std::env::var(name).ok()),
-            utc_offset_s: utc_offset_s(),
             ui: Ui::default(),
             keys: Keys::default(),
             canvas: Canvas::default(),
@@ -301,27 +300,6 @@ fn style_of_environment(var: &dyn Fn(&str) -> Option<String>) -> Style {
     }
 }
 
-/// Seconds east of UTC, asked of the system's own `date`; without one the times are UTC.
-fn utc_offset_s() -> i64 {
-    let date = Command::new("date").arg("+%z").stdin(Stdio::null()).stderr(Stdio::null()).output();
-    date.ok().and_then(|output| parse_offset(&output.stdout)).unwrap_or(0)
-}
-
-/// `+0530`.
-fn parse_offset(text: &[u8]) -> Option<i64> {
-    let text = std::str::from_utf8(text).ok()?.trim();
-    let (sign, digits) = match text.as_bytes().first()? {
-        b'+' => (1, &text[1..]),
-        b'-' => (-1, &text[1..]),
-        _ => return None,
-    };
-    if digits.len() != 4 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
-        return None;
-    }
-    let (hours, minutes) = digits.split_at(2);
-    Some(sign * (hours.parse::<i64>().ok()? * 3_600 + minutes.parse::<i64>().ok()? * 60))
-}
-
 /// The dashboard's thread.
 struct Face {
     tty: OwnedFd,
@@ -330,7 +308,6 @@ struct Face {
     quit: Arc<AtomicBool>,
     parts: Parts,
     style: Style,
-    utc_offset_s: i64,
     ui: Ui,
     keys: Keys,
     canvas: Canvas,
@@ -380,7 +357,8 @@ impl Face {
             self.ui.tell(note);
         }
         let mut view = (self.parts.look)();
-        view.utc_offset_s = self.utc_offset_s;
+        // Asked anew each time: the clocks may change while somebody looks.
+        view.utc_offset_s = zone::utc_offset_s(clock::wall());
         view
     }
 
@@ -495,21 +473,6 @@ mod tests {
             (&[], Inks::Colour, Signs::Ascii),
         ] {
             assert_eq!(style(vars), Style { inks, signs }, "{vars:?}");
-        }
-    }
-
-    #[test]
-    fn offsets_of_date() {
-        for (text, offset) in [
-            ("+0000\n", Some(0)),
-            ("+0530\n", Some(19_800)),
-            ("-0300", Some(-10_800)),
-            ("", None),
-            ("UTC", None),
-            ("+05:30", None),
-            ("+é00", None),
-        ] {
-            assert_eq!(parse_offset(text.as_bytes()), offset, "{text}");
         }
     }
 }

@@ -327,6 +327,8 @@ fn wait(request: &ClientRequest, mut waiting: Waiting) -> Waited {
     let start = Stopwatch::start();
     request.tracked.stage(Stage::Queued);
     request.tracked.account(None);
+    // Whatever comes of the wait is not the doing of an account that was tried before it.
+    request.record.borrow_mut().account = None;
     if request.wants_stream() {
         let queue = &request.config.queue;
         let first = clock::mono() + queue.heartbeat.min(queue.stream_forward_grace);

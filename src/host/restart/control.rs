@@ -494,6 +494,37 @@ mod tests {
     }
 
     #[test]
+    fn a_message_larger_than_the_sockets_buffers_arrives_whole_with_its_socket() {
+        let (leader, worker) = Control::pair().unwrap();
+        let learned = "learned ".repeat(500_000);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (message, next) = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                leader.order(&Order::Go(learned.clone()), Some(listener.as_fd())).unwrap();
+                leader.order(&Order::Ping, None).unwrap();
+            });
+            let readable = || poll_for(&mut [PollFd::new(&worker, PollFlags::IN)], SEND_LIMIT);
+            let next = || {
+                while readable() {
+                    match worker.next_order() {
+                        Received::Nothing => {}
+                        other => return other,
+                    }
+                }
+                Received::Nothing
+            };
+            (next(), next())
+        });
+        let Received::Message(Order::Go(got), Some(socket)) = message else {
+            panic!("no message, or no socket with it");
+        };
+        assert!(got == learned, "{} bytes of {}", got.len(), learned.len());
+        assert_eq!(TcpListener::from(socket).local_addr().unwrap(), address);
+        assert!(matches!(next, Received::Message(Order::Ping, None)));
+    }
+
+    #[test]
     fn a_peer_that_reads_nothing_blocks_nobody() {
         let (leader, _worker) = Control::pair().unwrap();
         let failed = (0..100_000).find(|_| leader.order(&Order::Ping, None).is_err());
