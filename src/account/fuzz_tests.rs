@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::callback::{Return, of_paste, of_target};
-use super::date::{reset_of_text, retry_after_of_text};
-use super::provider_limit::wait_of_body;
-use super::quota::{report_of_headers, report_of_usage};
+use super::limits::body::wait_of_body;
+use super::limits::dates::{reset_of_text, retry_after_of_text};
+use super::limits::headers::{report_of_headers, report_of_usage};
+use super::sign_in::callback::{Return, of_paste, of_target};
 use crate::config::Secret;
 use crate::scheduler::quota::{QuotaReport, Verdict, WindowKind};
 use crate::scheduler::time::{Mono, Now, Wall};

@@ -11,10 +11,9 @@ use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use serde_json::{Map, Value, json};
 
 use super::http::{Http, HttpCall, HttpPhase, HttpReply, percent_encoded};
-use super::token::Tokens;
-use super::{date, quota};
-use crate::config::Secret;
+use super::limits::{dates, headers};
 use crate::config::random::base64url;
+use crate::config::{Secret, Tokens};
 use crate::scheduler::quota::QuotaReport;
 use crate::scheduler::time::{Now, Wall};
 
@@ -205,7 +204,7 @@ fn token_call(
         status => Err(TokenFailure::Temporary {
             retry_after: reply
                 .header("retry-after")
-                .and_then(|text| date::retry_after_of_text(text, now.wall)),
+                .and_then(|text| dates::retry_after_of_text(text, now.wall)),
             why: format!("the token endpoint answered {status}{}", said(&reply, secrets)),
         }),
     }
@@ -354,7 +353,7 @@ pub(crate) fn usage(
         Err(why) => return UsageReading::Failed(why),
     };
     match reply.status {
-        200 => match quota::report_of_usage(&reply.body, now()) {
+        200 => match headers::report_of_usage(&reply.body, now()) {
             Some(report) => UsageReading::Read(report),
             None => UsageReading::Failed(
                 "the usage endpoint answered nothing that can be read".to_owned(),
@@ -363,7 +362,7 @@ pub(crate) fn usage(
         429 => UsageReading::TooOften {
             retry_after: reply
                 .header("retry-after")
-                .and_then(|text| date::retry_after_of_text(text, now().wall)),
+                .and_then(|text| dates::retry_after_of_text(text, now().wall)),
         },
         status => UsageReading::Failed(format!(
             "the usage endpoint answered {status}{}",

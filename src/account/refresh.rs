@@ -16,18 +16,18 @@
 //! ```
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
-
+use super::credential::Account;
 use super::http::HttpPhase;
 use super::oauth::{self, TokenFailure};
 use super::refresh_lock::RefreshLockGuard;
 use super::single_flight::SingleFlightGuard;
-use super::token::{Obstacle, Plan, Stored, Switch, TokenState, Tokens};
-use super::{Account, Accounts, Holding, import};
-use crate::config::{Config, Credential, Identity, Secret, edit};
+use super::sources;
+use super::surroundings::Shared;
+use super::token::{Obstacle, Plan, Stored, Switch, TokenState};
+use crate::config::{Config, Credential, Identity, Secret, Tokens, edit};
 use crate::error::{Error, Result};
 use crate::event::{Event, Refresh, RefreshResult};
 
@@ -36,14 +36,14 @@ pub(super) const LONGEST: Duration = Duration::from_secs(180);
 
 /// Starts the refresh. The caller holds the account's lock, and sets its flight if this succeeds.
 pub(super) fn start(
-    accounts: Arc<Accounts>,
+    shared: Arc<Shared>,
     account: Arc<Account>,
     flight: SingleFlightGuard,
 ) -> io::Result<()> {
     let thread = std::thread::Builder::new().name("refresh".to_owned()).stack_size(STACK_BYTES);
     thread.spawn(move || {
-        let ending = Ending { accounts, account, _flight: flight };
-        let work = Work { accounts: &ending.accounts, account: &ending.account };
+        let ending = Ending { shared, account, _flight: flight };
+        let work = Work { shared: &ending.shared, account: &ending.account };
         work.run();
     })?;
     Ok(())
@@ -52,7 +52,7 @@ pub(super) fn start(
 /// Ends the flight on every way out. `drop` frees the account for another refresh; the guard goes
 /// after that, and only then wakes those who wait.
 struct Ending {
-    accounts: Arc<Accounts>,
+    shared: Arc<Shared>,
     account: Arc<Account>,
     _flight: SingleFlightGuard,
 }
@@ -60,7 +60,7 @@ struct Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let (pause, now) = (self.accounts.settings().pause, (self.accounts.around.now)());
+            let (pause, now) = (self.shared.settings().pause, self.shared.now());
             let why = "the refresh broke off by a bug in maxpool".to_owned();
             let fail =
                 |state: &mut TokenState| state.failed(Obstacle::Local, None, why, &pause, now);
@@ -71,7 +71,7 @@ impl Drop for Ending {
 }
 
 struct Work<'a> {
-    accounts: &'a Accounts,
+    shared: &'a Shared,
     account: &'a Account,
 }
 
@@ -96,7 +96,7 @@ impl Work<'_> {
         let name = self.account.profile().name.clone();
         match end.result {
             RefreshResult::Rotated | RefreshResult::Adopted | RefreshResult::NotStored(_) => {
-                (self.accounts.around.renewed)(self.account.id);
+                (self.shared.around.renewed)(self.account.id);
             }
             RefreshResult::Failed(_) | RefreshResult::Refused(_) => {}
         }
@@ -107,7 +107,7 @@ impl Work<'_> {
             new: end.new.as_ref().map(oauth::fingerprint),
             pid: std::process::id(),
         });
-        self.accounts.around.events.emit(self.now().wall, event);
+        self.shared.around.events.emit(self.now().wall, event);
     }
 
     fn refresh(&self) -> End {
@@ -131,7 +131,7 @@ impl Work<'_> {
                     None,
                 );
             };
-            let around = &self.accounts.around;
+            let around = &self.shared.around;
             let answer = oauth::refresh(&*around.http, &around.endpoints, &token, &*around.now);
             let failure = match answer {
                 Ok(tokens) => return self.succeeded(&place, token, tokens),
@@ -164,7 +164,7 @@ impl Work<'_> {
 
     /// Takes the file's lock. An error, in words, means not now.
     fn lock(&self) -> std::result::Result<Place, String> {
-        let lock = &self.accounts.refresh_lock;
+        let lock = &self.shared.refresh_lock;
         let error = match lock.take(self.now().mono) {
             Ok(guard) => return Ok(Place::File(guard)),
             Err(error) => error,
@@ -192,7 +192,7 @@ impl Work<'_> {
                 Err(_) => {}
             }
         }
-        if let Some(tokens) = self.accounts.newer_import(self.account) {
+        if let Some(tokens) = newer_import(self.shared, self.account) {
             changed |= self.state(|state| state.take_import(tokens.clone()));
             if let Place::File(guard) = place
                 && store(guard, &self.account.profile().identity(), &tokens).is_ok()
@@ -215,7 +215,7 @@ impl Work<'_> {
         let mine =
             config.accounts.iter().find(|entry| entry.identity().is_same(&profile.identity()));
         match mine.map(|entry| (entry.enabled, &entry.credential)) {
-            Some((true, Credential::Oauth(tokens))) => Ok(Tokens::of(tokens)),
+            Some((true, Credential::Oauth(oauth))) => Ok(oauth.tokens.clone()),
             Some((false, Credential::Oauth(_))) => {
                 Err("it has been disabled in the config".to_owned())
             }
@@ -248,7 +248,7 @@ impl Work<'_> {
         why: String,
         old: Option<Secret>,
     ) -> End {
-        let (pause, now) = (self.accounts.settings().pause, self.now());
+        let (pause, now) = (self.shared.settings().pause, self.now());
         self.state(|state| state.failed(obstacle, retry_after, why.clone(), &pause, now));
         End { result: RefreshResult::Failed(why), old, new: None }
     }
@@ -264,7 +264,7 @@ impl Work<'_> {
     }
 
     fn now(&self) -> crate::scheduler::time::Now {
-        (self.accounts.around.now)()
+        self.shared.now()
     }
 
     fn state<T>(&self, look: impl FnOnce(&mut TokenState) -> T) -> T {
@@ -272,110 +272,24 @@ impl Work<'_> {
     }
 }
 
-impl Account {
-    /// Only OAuth accounts are refreshed; another kind would show an empty state here.
-    pub(super) fn with_tokens<T>(&self, look: impl FnOnce(&mut TokenState) -> T) -> T {
-        match &mut self.held().what {
-            Holding::Oauth(state) => look(state),
-            Holding::Fixed { .. } => look(&mut TokenState::default()),
-        }
-    }
-}
-
-impl Accounts {
-    /// Brings memory, file and the sources of `importFrom` (SPEC T3) together: at start and on every sync. What still
-    /// cannot be written is said once.
-    pub(crate) fn sync_tokens(&self) {
-        for account in self.all() {
-            let is_flying = account.held().flight.is_some();
-            let tokens = (!is_flying).then(|| self.newer_import(&account)).flatten();
-            if tokens.is_some_and(|tokens| account.with_tokens(|state| state.take_import(tokens))) {
-                (self.around.renewed)(account.id);
-            }
-        }
-        let trouble = self.store_unsaved().err().map(|error| error.to_string());
-        let mut said = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        if *said != trouble {
-            if let Some(trouble) = &trouble {
-                let text =
-                    format!("new tokens are in memory only, a restart would lose them: {trouble}");
-                self.around.events.warning((self.around.now)().wall, text);
-            }
-            *said = trouble;
-        }
-    }
-
-    /// Changes the config file (SPEC A5), beside a refresh of this process that may hold its lock just now.
-    pub(crate) fn change_file<T>(
-        &self,
-        change: impl FnOnce(&mut Map<String, Value>) -> Result<T>,
-    ) -> Result<T> {
-        self.refresh_lock.join((self.around.now)().mono)?.commit(change)
-    }
-
-    /// Writes the pairs that are in memory only, because the disk was full or the file was broken when they came.
-    fn store_unsaved(&self) -> Result<()> {
-        let is_due = |account: &Arc<Account>| {
-            let held = account.held();
-            held.flight.is_none()
-                && matches!(&held.what, Holding::Oauth(state) if state.is_unsaved())
-        };
-        let due: Vec<_> = self.all().into_iter().filter(is_due).collect();
-        if due.is_empty() {
-            return Ok(());
-        }
-        let guard = self.refresh_lock.join((self.around.now)().mono)?;
-        let config = guard.read()?;
-        for account in due {
-            let profile = account.profile();
-            let mine =
-                config.accounts.iter().find(|entry| entry.identity().is_same(&profile.identity()));
-            let Some(Credential::Oauth(on_file)) = mine.map(|entry| &entry.credential) else {
-                continue;
-            };
-            let unsaved = account.with_tokens(|state| {
-                state.merge_file(&Tokens::of(on_file));
-                state.is_unsaved().then(|| state.tokens().clone())
-            });
-            if let Some(tokens) = unsaved {
-                store(&guard, &profile.identity(), &tokens)?;
-                account.with_tokens(|state| state.saved(&tokens));
-            }
-        }
-        Ok(())
-    }
-
-    /// The source's pair, if there is one and it is newer than the account's.
-    fn newer_import(&self, account: &Account) -> Option<Tokens> {
-        let profile = account.profile();
-        let source = import::source_of(profile.import_from.as_ref()?, self.around.home.as_deref())?;
-        let tokens = import::tokens_of_file(&source).ok()?;
-        account.with_tokens(|state| tokens.is_newer_than(state.tokens())).then_some(tokens)
-    }
+/// The source's pair, if there is one and it is newer than the account's.
+pub(super) fn newer_import(shared: &Shared, account: &Account) -> Option<Tokens> {
+    let profile = account.profile();
+    let home = shared.around.home.as_deref();
+    let source = sources::path_of(profile.import_from.as_ref()?, home)?;
+    let tokens = sources::tokens_of_file(&source).ok()?;
+    account.with_tokens(|state| tokens.is_newer_than(state.tokens())).then_some(tokens)
 }
 
 /// Writes a pair into the account's entry, and nothing else.
-fn store(guard: &RefreshLockGuard, who: &Identity<'_>, tokens: &Tokens) -> Result<()> {
+pub(super) fn store(guard: &RefreshLockGuard, who: &Identity<'_>, tokens: &Tokens) -> Result<()> {
     guard.commit(|document| {
         let entry = edit::account_of_mut(document, who);
         let entry =
             entry.ok_or_else(|| Error::operator("the account is not in the config any more"))?;
-        put_tokens(entry, tokens);
+        edit::put_tokens(entry, tokens);
         Ok(())
     })
-}
-
-/// The fields of a pair; what the pair does not have stays.
-pub(super) fn put_tokens(entry: &mut Map<String, Value>, tokens: &Tokens) {
-    if let Some(access) = &tokens.access {
-        entry.insert("accessToken".to_owned(), access.expose().into());
-    }
-    if let Some(refresh) = &tokens.refresh {
-        entry.insert("refreshToken".to_owned(), refresh.expose().into());
-    }
-    if let Some(end) = tokens.expires_at {
-        entry.insert("expiresAt".to_owned(), end.0.into());
-    }
 }
 
 /// Calls that may fail before anything was sent.

@@ -6,11 +6,11 @@ use std::result::Result;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::http::{Http, HttpCall, HttpFailure, HttpReply};
 use super::super::sync::CredentialChange;
-use super::super::{Origin, Readiness, Ready, SingleFlight, Surroundings, Unready};
+use super::super::{Accounts, Origin, Readiness, Ready, SingleFlight, Surroundings, Unready};
 use super::*;
 use crate::config::file;
 use crate::event::Events;
@@ -761,7 +761,7 @@ fn fixed_keys_are_served_as_they_are_and_refused_by_generation() {
 fn no_error_and_no_event_holds_a_token() {
     let (events, received) = Events::channel();
     let world = World::new(-1);
-    let mut around = world.accounts.around.clone();
+    let mut around = world.accounts.shared.around.clone();
     around.events = events;
     let accounts = Arc::new(Accounts::new(around, &Config::default()));
     let config = file::load(&world.path()).unwrap();

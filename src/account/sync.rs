@@ -4,14 +4,14 @@
 //! of requests (SPEC V1) are left alone.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::token::Tokens;
-use super::{Account, AccountProfile, Accounts, Held, Holding, Origin, Settings, kind_of};
-use crate::config::{AccountEntry, AuthHeader, Config, Credential};
-use crate::scheduler::{AccountId, AccountSpec, Kind};
+use super::accounts::Accounts;
+use super::credential::{Account, AccountProfile, Holding, Origin, kind_of};
+use super::surroundings::Settings;
+use crate::config::{AccountEntry, Config, Credential};
+use crate::scheduler::{AccountId, AccountSpec};
 
 /// What a config changes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -118,12 +118,12 @@ impl Accounts {
 
     /// The settings beside the accounts; to be called before the accounts of the same config are applied.
     pub(crate) fn set_settings(&self, config: &Config) {
-        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Settings::of(config);
+        self.shared.set_settings(config);
     }
 
     /// What the scheduler needs to know to give `entry` an id.
     pub(crate) fn spec_of(&self, entry: &AccountEntry, origin: Origin) -> AccountSpec {
-        AccountProfile::of(entry, &self.settings(), origin).for_scheduler(kind_of(entry))
+        AccountProfile::of(entry, &self.shared.settings(), origin).for_scheduler(kind_of(entry))
     }
 
     /// Registers an account under the id that `give` gets from the scheduler. The table is locked meanwhile: giving an id may
@@ -135,18 +135,9 @@ impl Accounts {
         give: impl FnOnce(AccountSpec) -> AccountId,
     ) -> Arc<Account> {
         let spec = self.spec_of(entry, origin);
-        let profile = AccountProfile::of(entry, &self.settings(), origin);
-        let touched = (self.around.now)().mono.0;
-        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
-        let account = Arc::new(Account {
-            id: give(spec),
-            kind: kind_of(entry),
-            profile: RwLock::new(Arc::new(profile)),
-            held: Mutex::new(Held { what: Holding::of(&entry.credential), flight: None }),
-            touched: AtomicU64::new(touched),
-        });
-        live.push(account.clone());
-        account
+        let profile = AccountProfile::of(entry, &self.shared.settings(), origin);
+        let now = self.shared.now().mono;
+        self.add(|| Arc::new(Account::new(give(spec), entry, profile, now)))
     }
 
     /// Registers an account under an id that is given already.
@@ -159,24 +150,15 @@ impl Accounts {
         self.register(entry, origin, |_| id)
     }
 
-    /// Takes an account out; requests that hold it go on with what they have.
-    pub(crate) fn remove(&self, id: AccountId) -> Option<Arc<Account>> {
-        let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
-        let at = live.iter().position(|account| account.id == id)?;
-        Some(live.remove(at))
-    }
-
     /// Makes an account what `entry` says. Tokens are merged, so an entry that was read before a refresh ended does no harm.
     pub(crate) fn update(&self, id: AccountId, entry: &AccountEntry) -> CredentialChange {
         let Some(account) = self.get(id) else {
             return CredentialChange::Same;
         };
-        let profile = AccountProfile::of(entry, &self.settings(), account.profile().origin);
-        *account.profile.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(profile);
+        let profile = AccountProfile::of(entry, &self.shared.settings(), account.profile().origin);
+        account.set_profile(profile);
         let is_new = match (&mut account.held().what, &entry.credential) {
-            (Holding::Oauth(state), Credential::Oauth(tokens)) => {
-                state.merge_file(&Tokens::of(tokens))
-            }
+            (Holding::Oauth(state), Credential::Oauth(oauth)) => state.merge_file(&oauth.tokens),
             (
                 Holding::Fixed { secret, generation },
                 Credential::ApiKey(new) | Credential::Provider(new),
@@ -233,12 +215,12 @@ impl Accounts {
     }
 
     fn brought_again(&self, account: &Arc<Account>, entry: &AccountEntry) -> OfRequest {
-        account.touch((self.around.now)().mono);
+        account.touch(self.shared.now().mono);
         let old = account.profile();
         // Its name may have a number behind it, and a user's disable stays.
         let entry =
             AccountEntry { name: old.name.to_string(), enabled: old.enabled, ..entry.clone() };
-        if AccountProfile::of(&entry, &self.settings(), Origin::Request) == *old {
+        if AccountProfile::of(&entry, &self.shared.settings(), Origin::Request) == *old {
             return OfRequest::Known;
         }
         self.update(account.id, &entry);
@@ -303,7 +285,7 @@ impl Accounts {
     /// Accounts of requests that no request has brought for a day, to be taken out. One that a user has disabled stays, or
     /// it would come back enabled.
     pub(crate) fn forgotten(&self) -> Vec<AccountId> {
-        let now = (self.around.now)().mono;
+        let now = self.shared.now().mono;
         let bringers = self.bringers();
         let is_forgotten = |account: &&Arc<Account>| {
             let profile = account.profile();
@@ -318,8 +300,7 @@ impl Accounts {
     /// The dashboard and the routes switch an account before the file says so.
     pub(crate) fn set_enabled(&self, id: AccountId, enabled: bool) {
         if let Some(account) = self.get(id) {
-            let mut profile = account.profile.write().unwrap_or_else(PoisonError::into_inner);
-            Arc::make_mut(&mut profile).enabled = enabled;
+            account.set_enabled(enabled);
         }
     }
 }
@@ -368,40 +349,11 @@ fn change(account: &Account, entry: &AccountEntry, config: &Config) -> Option<Ch
 
 fn credential_differs(account: &Account, new: &Credential) -> bool {
     match (&account.held().what, new) {
-        (Holding::Oauth(state), Credential::Oauth(tokens)) => state.would_take(&Tokens::of(tokens)),
+        (Holding::Oauth(state), Credential::Oauth(oauth)) => state.would_take(&oauth.tokens),
         (Holding::Fixed { secret, .. }, Credential::ApiKey(new) | Credential::Provider(new)) => {
             secret != new
         }
         _ => false,
-    }
-}
-
-impl AccountProfile {
-    fn of(entry: &AccountEntry, settings: &Settings, origin: Origin) -> AccountProfile {
-        let shared = |text: &String| Arc::from(text.as_str());
-        AccountProfile {
-            name: shared(&entry.name),
-            enabled: entry.enabled,
-            priority: entry.priority,
-            profiles: entry.profiles.iter().map(shared).collect(),
-            account_uuid: entry.account_uuid.as_ref().map(shared),
-            org_uuid: entry.org_uuid.as_ref().map(shared),
-            provider: shared(&entry.provider),
-            upstream: entry.upstream.clone().unwrap_or_else(|| settings.upstream.clone()),
-            auth_header: entry.auth_header.unwrap_or(match kind_of(entry) {
-                // SPEC P5.
-                Kind::Oauth | Kind::Provider => AuthHeader::Authorization,
-                Kind::ApiKey => AuthHeader::XApiKey,
-            }),
-            model: entry.model.as_ref().map(shared),
-            model_map: entry.model_map.clone().into(),
-            strip_beta_headers: entry.strip_beta_headers,
-            import_from: match &entry.credential {
-                Credential::Oauth(tokens) => tokens.import_from.clone(),
-                Credential::ApiKey(_) | Credential::Provider(_) => None,
-            },
-            origin,
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
@@ -12,8 +12,8 @@ use crate::account::oauth::Endpoints;
 use crate::account::{Readiness, Surroundings};
 use crate::config::{Identity, Secret};
 use crate::event::Events;
-use crate::scheduler::Access;
 use crate::scheduler::time::{Mono, Now};
+use crate::scheduler::{Access, Kind};
 
 fn config(accounts: &Value) -> Config {
     let document = json!({"upstream": "https://up.example", "accounts": accounts});

@@ -16,30 +16,10 @@
 
 use std::time::Duration;
 
-use crate::config::{OauthTokens, Secret};
+use crate::config::{Secret, Tokens};
 use crate::scheduler::time::{Mono, Now, Wall};
 
-/// The tokens of an OAuth account.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Tokens {
-    /// What serves requests.
-    pub(crate) access: Option<Secret>,
-    /// What gets the next pair, once.
-    pub(crate) refresh: Option<Secret>,
-    /// When the access token ends; `None` is unknown.
-    pub(crate) expires_at: Option<Wall>,
-}
-
 impl Tokens {
-    /// The tokens of a config entry.
-    pub(crate) fn of(entry: &OauthTokens) -> Tokens {
-        Tokens {
-            access: entry.access.clone(),
-            refresh: entry.refresh.clone(),
-            expires_at: entry.expires_at,
-        }
-    }
-
     /// True if the two hold the same secrets; a corrected expiry alone makes no other pair.
     pub(crate) fn same_pair(&self, other: &Tokens) -> bool {
         self.access == other.access && self.refresh == other.refresh

@@ -11,7 +11,7 @@ use super::web;
 use crate::account::http::Http;
 use crate::account::oauth::{self, Endpoints};
 use crate::clock::{self, human};
-use crate::config::{AccountEntry, Config, Credential, OauthTokens, Secret};
+use crate::config::{AccountEntry, Config, Credential, OauthCredential, Secret, Tokens};
 use crate::error::Result;
 use crate::report::text;
 use crate::scheduler::time::Wall;
@@ -81,7 +81,9 @@ fn row(account: &AccountEntry, tier: Option<&str>, now: Wall, verbose: bool) -> 
 
 /// `expires in 3h 12m`, or how long ago.
 fn expires(account: &AccountEntry, now: Wall) -> String {
-    let Credential::Oauth(OauthTokens { expires_at: Some(at), .. }) = &account.credential else {
+    let Credential::Oauth(OauthCredential { tokens: Tokens { expires_at: Some(at), .. }, .. }) =
+        &account.credential
+    else {
         return "-".to_owned();
     };
     if *at > now {
@@ -93,7 +95,7 @@ fn expires(account: &AccountEntry, now: Wall) -> String {
 
 fn json_of(account: &AccountEntry, tier: Option<&str>, now: Wall) -> Value {
     let tokens = match &account.credential {
-        Credential::Oauth(tokens) => Some(tokens),
+        Credential::Oauth(oauth) => Some(&oauth.tokens),
         Credential::ApiKey(_) | Credential::Provider(_) => None,
     };
     json!({
@@ -142,12 +144,12 @@ pub(super) enum Token {
 impl Token {
     /// How it stands at `now`.
     pub(super) fn of(account: &AccountEntry, now: Wall) -> Token {
-        let tokens = match &account.credential {
+        let OauthCredential { tokens, import_from } = match &account.credential {
             Credential::ApiKey(_) | Credential::Provider(_) => return Token::Key,
-            Credential::Oauth(tokens) => tokens,
+            Credential::Oauth(oauth) => oauth,
         };
         let is_current = tokens.access.is_some() && tokens.expires_at.is_none_or(|at| at > now);
-        match (is_current, tokens.refresh.is_some(), tokens.import_from.is_some()) {
+        match (is_current, tokens.refresh.is_some(), import_from.is_some()) {
             (true, _, _) => Token::Valid,
             (false, _, true) => Token::Imported,
             (false, true, false) => Token::Renewable,
@@ -173,10 +175,11 @@ fn tiers(context: &Context<'_>, config: &Config, now: Wall) -> Vec<Option<String
     let endpoints = Endpoints::from_environment(&text);
     let http = web::http(context, config).ok();
     let tier = |account: &AccountEntry| -> Option<String> {
-        let Credential::Oauth(tokens) = &account.credential else {
+        let Credential::Oauth(oauth) = &account.credential else {
             return None;
         };
-        let token = tokens.access.as_ref().filter(|_| Token::of(account, now) == Token::Valid);
+        let token =
+            oauth.tokens.access.as_ref().filter(|_| Token::of(account, now) == Token::Valid);
         let read = |(http, token): (&Http, &Secret)| oauth::profile(http, &endpoints, token).ok();
         let profile = http.as_deref().zip(token).and_then(read);
         Some(profile.map_or("unknown", |profile| profile.tier.word()).to_owned())

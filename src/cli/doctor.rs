@@ -18,10 +18,10 @@ use super::Context;
 use super::accounts::Token;
 use super::out::Paint;
 use super::web::{self, Presence, Server};
-use crate::account::date;
 use crate::account::http::HttpCall;
+use crate::account::limits::dates;
 use crate::clock::{self, human};
-use crate::config::{AccountEntry, BaseUrl, Config, Credential, OauthTokens, file};
+use crate::config::{AccountEntry, BaseUrl, Config, Credential, OauthCredential, Tokens, file};
 use crate::error::{Error, Result, reason};
 use crate::net::tls;
 use crate::proxy::context::proxies;
@@ -162,7 +162,9 @@ fn token(account: &AccountEntry, now: Wall) -> Finding {
     let name = text::name(&account.name);
     let disabled = if account.enabled { "" } else { " (disabled)" };
     let expires = match &account.credential {
-        Credential::Oauth(OauthTokens { expires_at: Some(at), .. }) if *at > now => {
+        Credential::Oauth(OauthCredential {
+            tokens: Tokens { expires_at: Some(at), .. }, ..
+        }) if *at > now => {
             format!(", expires in {}", human(now.until(*at)))
         }
         Credential::Oauth(_) | Credential::ApiKey(_) | Credential::Provider(_) => String::new(),
@@ -315,7 +317,7 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
     let mut findings =
         vec![fine("upstream", format!("{} answers (status {})", url.as_str(), reply.status))];
     if let Some(theirs) =
-        reply.header("date").and_then(|date| date::reset_of_text(date, clock::wall()))
+        reply.header("date").and_then(|date| dates::reset_of_text(date, clock::wall()))
     {
         findings.push(clock_against(theirs, clock::wall()));
     }

@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::identity::free_name;
 use super::reader::Section;
 use super::{
-    AccountEntry, AuthHeader, BaseUrl, Credential, ImportFrom, OauthTokens, Secret, parse,
+    AccountEntry, AuthHeader, BaseUrl, Credential, ImportFrom, OauthCredential, Secret, Tokens,
+    parse,
 };
 use crate::scheduler::time::Wall;
 
@@ -100,7 +101,7 @@ fn entry(section: &Section<'_>, index: usize) -> Option<AccountEntry> {
         model: section.text_if_any("model"),
         model_map: model_map(section),
         strip_beta_headers: false,
-        credential: Credential::Oauth(OauthTokens::default()),
+        credential: Credential::Oauth(OauthCredential::default()),
         name,
         provider,
         upstream,
@@ -127,7 +128,7 @@ fn default_upstream(kind: Kind, provider: &str) -> Option<BaseUrl> {
 
 /// The credential keys of an entry, whatever its type.
 struct Keys {
-    tokens: OauthTokens,
+    oauth: OauthCredential,
     api_key: Option<Secret>,
     auth_token: Option<Secret>,
 }
@@ -136,10 +137,12 @@ impl Keys {
     fn read(section: &Section<'_>) -> Keys {
         let secret = |key| section.text_if_any(key).map(Secret::new);
         Keys {
-            tokens: OauthTokens {
-                access: secret("accessToken"),
-                refresh: secret("refreshToken"),
-                expires_at: expires_at(section),
+            oauth: OauthCredential {
+                tokens: Tokens {
+                    access: secret("accessToken"),
+                    refresh: secret("refreshToken"),
+                    expires_at: expires_at(section),
+                },
                 import_from: import_from(section),
             },
             api_key: secret("apiKey"),
@@ -164,7 +167,7 @@ impl Keys {
         kind: Kind,
         upstream: Option<&BaseUrl>,
     ) -> Result<Credential, &'static str> {
-        let OauthTokens { access, refresh, import_from, .. } = &self.tokens;
+        let OauthCredential { tokens: Tokens { access, refresh, .. }, import_from } = &self.oauth;
         match kind {
             Kind::Oauth if access.is_none() && refresh.is_none() && import_from.is_none() => {
                 Err("it has no accessToken, no refreshToken and no importFrom")
@@ -172,7 +175,7 @@ impl Keys {
             Kind::Oauth if access.as_ref().is_some_and(|token| !fits_a_header(token)) => {
                 Err("its accessToken holds characters that cannot be sent in a header")
             }
-            Kind::Oauth => Ok(Credential::Oauth(self.tokens)),
+            Kind::Oauth => Ok(Credential::Oauth(self.oauth)),
             Kind::ApiKey => {
                 sendable(self.api_key, "it has no apiKey", "apiKey").map(Credential::ApiKey)
             }

@@ -29,10 +29,10 @@ fn names(config: &Config) -> Vec<&str> {
 #[test]
 fn a3_defaults_of_each_type() {
     let account = one(r#"{"type": "oauth", "accessToken": "t"}"#);
-    let tokens = OauthTokens { access: Some(Secret::new("t")), ..OauthTokens::default() };
+    let tokens = Tokens { access: Some(Secret::new("t")), ..Tokens::default() };
     let claude = AccountEntry {
         name: "account-1".to_owned(),
-        credential: Credential::Oauth(tokens),
+        credential: Credential::Oauth(OauthCredential { tokens, import_from: None }),
         enabled: true,
         priority: 0,
         profiles: vec!["claude".to_owned(), "all".to_owned()],
@@ -101,15 +101,15 @@ fn a3_every_key_is_read() {
 
 #[test]
 fn a3_tokens() {
-    let tokens = |text: &str| match one(&format!("{{\"type\": \"oauth\", {text}}}")).credential {
-        Credential::Oauth(tokens) => tokens,
+    let oauth = |text: &str| match one(&format!("{{\"type\": \"oauth\", {text}}}")).credential {
+        Credential::Oauth(oauth) => oauth,
         other => unreachable!("{other:?}"),
     };
     let path = |path: &str| Some(ImportFrom::Path(path.into()));
-    assert_eq!(tokens(r#""refreshToken": "r""#).refresh, Some(Secret::new("r")));
-    assert_eq!(tokens(r#""importFrom": "~/c.json""#).import_from, path("~/c.json"));
-    assert_eq!(tokens(r#""importFrom": {"path": "/c.json"}"#).import_from, path("/c.json"));
-    assert_eq!(tokens(r#""importFrom": {"keychain": "x"}"#).import_from, Some(ImportFrom::Other));
+    assert_eq!(oauth(r#""refreshToken": "r""#).tokens.refresh, Some(Secret::new("r")));
+    assert_eq!(oauth(r#""importFrom": "~/c.json""#).import_from, path("~/c.json"));
+    assert_eq!(oauth(r#""importFrom": {"path": "/c.json"}"#).import_from, path("/c.json"));
+    assert_eq!(oauth(r#""importFrom": {"keychain": "x"}"#).import_from, Some(ImportFrom::Other));
     for (rule, text, wall) in [
         ("ms", "1790000000000", Some(1_790_000_000_000)),
         ("below 1e12 is seconds", "1790000000", Some(1_790_000_000_000)),
@@ -119,8 +119,8 @@ fn a3_tokens() {
         ("unknown", "null", None),
         ("far", "1e300", Some(i64::MAX)),
     ] {
-        let read = tokens(&format!("\"accessToken\": \"t\", \"expiresAt\": {text}"));
-        assert_eq!(read.expires_at, wall.map(Wall), "{rule}");
+        let read = oauth(&format!("\"accessToken\": \"t\", \"expiresAt\": {text}"));
+        assert_eq!(read.tokens.expires_at, wall.map(Wall), "{rule}");
     }
 }
 

@@ -249,24 +249,31 @@ impl AccountEntry {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Credential {
     /// `oauth`: a Claude subscription. Has at least one of access token, refresh token and source.
-    Oauth(OauthTokens),
+    Oauth(OauthCredential),
     /// `apikey`: an Anthropic API key.
     ApiKey(Secret),
     /// `provider`: `authToken`, else `apiKey`.
     Provider(Secret),
 }
 
-/// The tokens of an OAuth account.
+/// What an OAuth account is logged in with.
 #[derive(Clone, Debug, PartialEq, Default)]
-pub(crate) struct OauthTokens {
-    /// `accessToken`.
-    pub(crate) access: Option<Secret>,
-    /// `refreshToken`.
-    pub(crate) refresh: Option<Secret>,
-    /// `expiresAt`, seconds already turned into milliseconds; `None` is unknown.
-    pub(crate) expires_at: Option<Wall>,
+pub(crate) struct OauthCredential {
+    /// The tokens of the entry itself.
+    pub(crate) tokens: Tokens,
     /// `importFrom`: the file whose tokens are taken while they are newer (SPEC T3).
     pub(crate) import_from: Option<ImportFrom>,
+}
+
+/// The tokens of an OAuth account.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Tokens {
+    /// `accessToken`: serves requests.
+    pub(crate) access: Option<Secret>,
+    /// `refreshToken`: gets the next pair, once.
+    pub(crate) refresh: Option<Secret>,
+    /// `expiresAt`: when the access token ends, in milliseconds; `None` is unknown.
+    pub(crate) expires_at: Option<Wall>,
 }
 
 /// `importFrom`.

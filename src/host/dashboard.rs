@@ -14,9 +14,9 @@ use signal_hook::consts::{SIGTERM, SIGUSR2};
 
 use super::signals::Signals;
 use super::terminal::{Dashboard, Parts};
-use crate::account::import::{self, ImportSource};
-use crate::account::login::{self, Desk};
 use crate::account::oauth::Endpoints;
+use crate::account::sign_in::import::{self, ImportSource};
+use crate::account::sign_in::login::{self, Desk};
 use crate::account::wire;
 use crate::clock;
 use crate::config::edit;

@@ -13,8 +13,8 @@ use super::forward::{self, Answer, Connection, Failure, NetworkCode, Order, Unan
 use super::job::{Ended, Job};
 use super::reply;
 use super::stream::Uncommitted;
+use crate::account::limits::headers::report_of_headers;
 use crate::account::provider::model_for;
-use crate::account::quota::report_of_headers;
 use crate::account::{Account, Cooling, Obstacle, Readiness, Ready, Unready};
 use crate::clock;
 use crate::config::Secret;

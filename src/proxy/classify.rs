@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::account::provider_limit::wait_of_refusal;
+use crate::account::limits::body::wait_of_refusal;
 use crate::http::headers::Headers;
 use crate::http::sse::{self, ApiError, Form};
 use crate::scheduler::quota::{QuotaReport, Verdict};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::patience::Patience;
-use crate::account::quota::family_of_model;
+use crate::account::limits::headers::family_of_model;
 use crate::account::sync::Brought;
 use crate::clock::Stopwatch;
 use crate::config::{CLIENT_TIMEOUT_MS, Config, SessionAffinity};

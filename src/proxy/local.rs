@@ -10,7 +10,7 @@ use super::control;
 use super::job::Ended;
 use super::reply::{self, Reply};
 use super::stream::Uncommitted;
-use crate::account::quota::family_of_model;
+use crate::account::limits::headers::family_of_model;
 use crate::clock::{self, Stopwatch};
 use crate::config::Config;
 use crate::error::Fault;

@@ -211,7 +211,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::account::quota::report_of_headers;
+    use crate::account::limits::headers::report_of_headers;
     use crate::scheduler::time::Wall;
     use crate::scheduler::{
         AccountSpec, Admission, Evidence, HeadReport, Outcome, Policy, Request, Scheduler,

@@ -9,9 +9,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::enrol::{self, Newcomer};
-use super::http::{Http, HttpPhase};
 use super::loopback::{Arrival, Loopback, Verdict, say};
-use super::oauth::{self, Endpoints, Profile, Proof, TokenFailure};
+use crate::account::http::{Http, HttpPhase};
+use crate::account::oauth::{self, Endpoints, Profile, Proof, TokenFailure};
 use crate::config::Secret;
 use crate::config::edit::Put;
 use crate::error::{Error, Result};

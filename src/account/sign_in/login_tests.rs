@@ -144,11 +144,11 @@ fn a_login_by_the_browser_stores_the_account_and_shows_a_page() {
     let challenge = oauth::challenge(played.bodies[0]["code_verifier"].as_str().unwrap());
     assert!(played.said.contains(&format!("code_challenge={challenge}&")), "{}", played.said);
     let config = file::load(&played.directory.path("maxpool.json")).unwrap();
-    let Credential::Oauth(tokens) = &config.accounts[0].credential else {
+    let Credential::Oauth(oauth) = &config.accounts[0].credential else {
         unreachable!("a login is an OAuth account");
     };
-    assert_eq!(tokens.access, Some(Secret::new("acc")));
-    assert_eq!(tokens.expires_at, Some(Wall(1_795_301_160_000)));
+    assert_eq!(oauth.tokens.access, Some(Secret::new("acc")));
+    assert_eq!(oauth.tokens.expires_at, Some(Wall(1_795_301_160_000)));
     assert!(!played.said.contains("acc\"") && !played.said.contains("the-code"));
 }
 
@@ -194,7 +194,11 @@ fn the_address_or_the_code_can_be_pasted() {
         "http://localhost:1/callback?code=another&state=other\nno\npasted-code-0123456\n".to_owned()
     };
     let played = play(TOKENS, None, LONG, Some(&wrong), visit(|_, _| Vec::new()));
-    assert!(played.said.contains(crate::account::loopback::WRONG_STATE_PASTED), "{}", played.said);
+    assert!(
+        played.said.contains(crate::account::sign_in::loopback::WRONG_STATE_PASTED),
+        "{}",
+        played.said
+    );
     assert!(played.said.contains("neither the address"), "{}", played.said);
 }
 

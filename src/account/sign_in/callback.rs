@@ -2,12 +2,12 @@
 
 use subtle::ConstantTimeEq as _;
 
-use super::oauth::{cleaned, is_sendable};
+use crate::account::oauth::{cleaned, is_sendable};
 use crate::config::Secret;
 
 /// What a callback or a paste means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Return {
+pub(crate) enum Return {
     /// The authorization code.
     Code(Secret),
     /// The user or the provider said no, in these words.
@@ -19,7 +19,7 @@ pub(super) enum Return {
 }
 
 /// Reads the target of a request to the loopback listener, such as `/callback?code=…&state=…`.
-pub(super) fn of_target(target: &str, state: &Secret) -> Return {
+pub(crate) fn of_target(target: &str, state: &Secret) -> Return {
     match target.split_once('?') {
         Some(("/callback", query)) => of_query(query, state),
         _ => Return::Nothing,
@@ -32,7 +32,7 @@ pub(super) fn is_callback(target: &str) -> bool {
 }
 
 /// Reads a pasted line: the callback's URL, `code#state` as the provider's own page shows it, or the code.
-pub(super) fn of_paste(line: &str, state: &Secret) -> Return {
+pub(crate) fn of_paste(line: &str, state: &Secret) -> Return {
     // Terminals mark a paste, and people copy quotes with it.
     let line = line.replace("\u{1b}[200~", "").replace("\u{1b}[201~", "");
     let line = line.trim().trim_matches(['"', '\'', '<', '>']).trim();

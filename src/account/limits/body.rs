@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{date, said_time};
+use super::{dates, said_time};
 use crate::scheduler::quota::{QuotaReport, WindowReading};
 use crate::scheduler::time::Wall;
 
@@ -121,7 +121,7 @@ impl Refusal {
     /// The time that the answer names, as a wait: its field, else a span, else a date.
     fn told(&self, now: Wall) -> Option<Duration> {
         let field = self.reset.as_ref().and_then(|reset| match reset {
-            Value::Number(number) => date::reset_of_number(number.as_f64()?, now),
+            Value::Number(number) => dates::reset_of_number(number.as_f64()?, now),
             Value::String(text) => moment(&text.trim().to_lowercase()),
             _ => None,
         });
@@ -215,5 +215,5 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 const NESTING_MAX: u32 = 4;
 
 #[cfg(test)]
-#[path = "provider_limit_tests.rs"]
+#[path = "body_tests.rs"]
 mod tests;

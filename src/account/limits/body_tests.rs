@@ -339,7 +339,7 @@ fn bodies_of_refusals_say_how_long() {
 
 #[test]
 fn headers_are_asked_before_the_body() {
-    use crate::account::quota::report_of_headers;
+    use crate::account::limits::headers::report_of_headers;
     use crate::scheduler::time::{Mono, Now};
 
     let body = br#"{"error":{"code":"1308","message":"no time"}}"#;

@@ -3,8 +3,8 @@
 use super::*;
 use crate::account::http::{HttpFailure, HttpPhase, HttpReply};
 use crate::account::oauth::Endpoints;
-use crate::config::{Credential, file};
-use crate::scheduler::time::Now;
+use crate::config::{Credential, Secret, file};
+use crate::scheduler::time::{Now, Wall};
 use crate::testing::scratch::Scratch;
 
 fn pair(access: &str, refresh: &str, expires_at: Option<i64>) -> Tokens {
@@ -96,10 +96,10 @@ fn an_import_is_a_copy_with_the_identity_of_the_profile_and_a_warning() {
     assert_eq!(result.unwrap(), "updated the account a@b, which was there already");
     assert_eq!(std::fs::read_to_string(&source).unwrap(), text, "the source is never written");
     let config = file::load(&shop.directory.path("maxpool.json")).unwrap();
-    let Credential::Oauth(tokens) = &config.accounts[0].credential else {
+    let Credential::Oauth(oauth) = &config.accounts[0].credential else {
         unreachable!("an import is an OAuth account");
     };
-    assert_eq!(Tokens::of(tokens), pair("a2", "r2", Some(5_000_000_000_000)));
+    assert_eq!(oauth.tokens, pair("a2", "r2", Some(5_000_000_000_000)));
     assert_eq!(config.accounts[0].account_uuid.as_deref(), Some("u"));
 }
 
@@ -134,19 +134,4 @@ fn errors_name_the_source_and_no_token() {
     let (result, _) = shop.import(&ImportSource::Text("sk-ant-oat01-secret"), None);
     assert_eq!(result.unwrap_err().to_string(), "cannot use the text: no JSON (line 1)");
     assert!(!shop.directory.path("maxpool.json").exists(), "nothing was written");
-}
-
-#[test]
-fn sources_may_begin_at_home() {
-    let from = |path: &str| ImportFrom::Path(PathBuf::from(path));
-    let home = Path::new("/h");
-    for (from, home, expected) in [
-        (from("~/a/b"), Some(home), Some("/h/a/b")),
-        (from("~/a/b"), None, None),
-        (from("/a/b"), None, Some("/a/b")),
-        (from("~x/b"), Some(home), Some("~x/b")),
-        (ImportFrom::Other, Some(home), None),
-    ] {
-        assert_eq!(source_of(&from, home), expected.map(PathBuf::from));
-    }
 }

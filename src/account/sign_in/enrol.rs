@@ -4,12 +4,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::oauth::Profile;
-use super::refresh::put_tokens;
-use super::token::Tokens;
+use crate::account::oauth::Profile;
 use crate::config::edit::{self, Put};
 use crate::config::identity::free_name;
-use crate::config::{Identity, Secret, file};
+use crate::config::{Identity, Secret, Tokens, file};
 use crate::error::Result;
 
 /// An OAuth account that is to be stored.
@@ -47,7 +45,7 @@ pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Put>
         text("source", Some(source));
         text("accountUuid", profile.account_uuid.as_deref());
         text("orgUuid", profile.org_uuid.as_deref());
-        put_tokens(&mut fields, tokens);
+        edit::put_tokens(&mut fields, tokens);
         let put = edit::put_account(
             document,
             &who(&wanted, profile),

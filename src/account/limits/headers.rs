@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::date;
+use super::dates;
 use crate::scheduler::quota::{Family, QuotaReport, Verdict, WindowKind, WindowReading};
 use crate::scheduler::time::{Now, Wall};
 
@@ -45,7 +45,7 @@ pub(crate) fn report_of_headers<'a>(
         } else if let Some((slot, part)) = generic_part(&name) {
             generic.read(slot, part, value, now.wall);
         } else if name == "retry-after" && report.retry_after.is_none() {
-            report.retry_after = date::retry_after_of_text(value, now.wall);
+            report.retry_after = dates::retry_after_of_text(value, now.wall);
         }
     }
     report.windows.extend(tokens.fullest(WindowKind::Tokens));
@@ -131,7 +131,7 @@ fn read_unified(report: &mut QuotaReport, rest: &str, value: &str, now: Wall) {
     match rest {
         "status" => fill(&mut report.verdict, verdict(value)),
         "representative-claim" => fill(&mut report.claim, window_of_claim(value)),
-        "reset" => fill(&mut report.reset, date::reset_of_text(value, now)),
+        "reset" => fill(&mut report.reset, dates::reset_of_text(value, now)),
         "overage-in-use" => fill(&mut report.overage_in_use, truth(value)),
         rest => {
             let Some((window, part)) = rest.rsplit_once('-') else {
@@ -147,7 +147,7 @@ fn read_unified(report: &mut QuotaReport, rest: &str, value: &str, now: Wall) {
                     }
                 }
                 "reset" => {
-                    if let Some(reset) = date::reset_of_text(value, now) {
+                    if let Some(reset) = dates::reset_of_text(value, now) {
                         fill(&mut reading(report, kind).reset, Some(reset));
                     }
                 }
@@ -187,7 +187,7 @@ impl<const N: usize> Candidates<N> {
         match part {
             "limit" => fill(&mut candidate.limit, count(value)),
             "remaining" => fill(&mut candidate.remaining, count(value)),
-            "reset" => fill(&mut candidate.reset, date::reset_of_text(value, now)),
+            "reset" => fill(&mut candidate.reset, dates::reset_of_text(value, now)),
             _ => {}
         }
     }
@@ -251,8 +251,8 @@ fn add_usage(
     let share =
         percent.and_then(Value::as_f64).filter(|p| p.is_finite() && *p >= 0.0).map(|p| p / 100.0);
     let reset = match reset {
-        Some(Value::String(text)) => date::reset_of_text(text, now),
-        Some(Value::Number(number)) => number.as_f64().and_then(|n| date::reset_of_number(n, now)),
+        Some(Value::String(text)) => dates::reset_of_text(text, now),
+        Some(Value::Number(number)) => number.as_f64().and_then(|n| dates::reset_of_number(n, now)),
         _ => None,
     };
     if let Some(kind) = kind
@@ -340,5 +340,5 @@ const FAMILIES: [&str; 5] = ["opus", "sonnet", "haiku", "fable", "mythos"];
 const COUNT_MAX: f64 = 9_007_199_254_740_992.0;
 
 #[cfg(test)]
-#[path = "quota_tests.rs"]
+#[path = "headers_tests.rs"]
 mod tests;

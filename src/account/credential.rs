@@ -1,0 +1,281 @@
+//! One account: what the config or a request says of it, and the credential that it holds.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use super::single_flight::SingleFlight;
+use super::surroundings::Settings;
+use super::token::{Cooling, TokenState};
+use crate::config::{AccountEntry, AuthHeader, BaseUrl, Credential, Identity, ImportFrom, Secret};
+use crate::scheduler::time::{Mono, Wall};
+use crate::scheduler::{Access, AccountId, AccountSpec, Kind};
+
+/// One account.
+pub(crate) struct Account {
+    pub(super) id: AccountId,
+    pub(super) kind: Kind,
+    profile: RwLock<Arc<AccountProfile>>,
+    held: Mutex<Held>,
+    /// When a request last brought it; only for [`Origin::Request`].
+    touched: AtomicU64,
+}
+
+/// Everything about an account but its credential; replaced as a whole by a hot sync.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AccountProfile {
+    /// Unique, for people.
+    pub(crate) name: Arc<str>,
+    /// `enabled`.
+    pub(crate) enabled: bool,
+    /// Lower is preferred.
+    pub(crate) priority: i64,
+    /// `profiles`.
+    pub(crate) profiles: Vec<Arc<str>>,
+    /// `accountUuid`.
+    pub(crate) account_uuid: Option<Arc<str>>,
+    /// `orgUuid`.
+    pub(crate) org_uuid: Option<Arc<str>>,
+    /// `provider`.
+    pub(crate) provider: Arc<str>,
+    /// Where its requests go.
+    pub(crate) upstream: BaseUrl,
+    /// In which header its credential goes.
+    pub(crate) auth_header: AuthHeader,
+    /// `model`.
+    pub(crate) model: Option<Arc<str>>,
+    /// `modelMap`.
+    pub(crate) model_map: Arc<[(String, String)]>,
+    /// `stripBetaHeaders`.
+    pub(crate) strip_beta_headers: bool,
+    /// `importFrom`.
+    pub(super) import_from: Option<ImportFrom>,
+    /// Where the account comes from.
+    pub(crate) origin: Origin,
+}
+
+/// Where an account comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The config file.
+    Config,
+    /// A request's headers (SPEC V1): never written to disk, and only for requests that bring the
+    /// same token and address.
+    Request,
+}
+
+/// The credential and what is under way with it.
+pub(super) struct Held {
+    pub(super) what: Holding,
+    pub(super) flight: Option<SingleFlight>,
+}
+
+pub(super) enum Holding {
+    /// An API key or a provider's token.
+    Fixed { secret: Secret, generation: u64 },
+    /// An OAuth account's tokens.
+    Oauth(Box<TokenState>),
+}
+
+/// A credential, ready for a request.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ready {
+    /// `authorization` or `x-api-key`.
+    pub(crate) header: &'static str,
+    /// The header's value.
+    pub(crate) value: Secret,
+    /// Say this with `Accounts::refused`.
+    pub(crate) generation: u64,
+}
+
+/// Why there is no credential.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Unready {
+    /// Only a new login helps: the scheduler's `NeedsLogin`.
+    NeedsLogin {
+        /// In words.
+        why: String,
+    },
+    /// An API key or a provider's token was refused: the scheduler's `CredentialRefused`.
+    CredentialRefused,
+    /// A refresh failed for now: a cooldown until then.
+    Cooling(Cooling),
+    /// Its token has run out and a disabled account does not refresh.
+    Disabled,
+    /// There is no such account any more.
+    Gone,
+}
+
+/// The state of an account's credential.
+#[derive(Clone, Debug)]
+pub(crate) enum Readiness {
+    /// Send it.
+    Ready(Ready),
+    /// A refresh is under way. When the flight has ended, ask `Accounts::credential` again.
+    Refreshing(SingleFlight),
+    /// There is none.
+    Unready(Unready),
+}
+
+impl Account {
+    /// An account that was just brought, under the id that the scheduler has given it.
+    pub(super) fn new(
+        id: AccountId,
+        entry: &AccountEntry,
+        profile: AccountProfile,
+        now: Mono,
+    ) -> Account {
+        Account {
+            id,
+            kind: kind_of(entry),
+            profile: RwLock::new(Arc::new(profile)),
+            held: Mutex::new(Held { what: Holding::of(&entry.credential), flight: None }),
+            touched: AtomicU64::new(now.0),
+        }
+    }
+
+    /// The scheduler's number for it.
+    pub(crate) fn id(&self) -> AccountId {
+        self.id
+    }
+
+    /// What kind of credential it has; that never changes.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Everything but the credential, as of now.
+    pub(crate) fn profile(&self) -> Arc<AccountProfile> {
+        self.profile.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is known of its credential, for the status: `valid`, `expired` or `needs login`.
+    pub(crate) fn credential_state(&self, now: Wall) -> &'static str {
+        match &self.held().what {
+            Holding::Fixed { .. } => "valid",
+            Holding::Oauth(state) => state.word(now),
+        }
+    }
+
+    /// When its access token ends, for `accounts -v`; `None` for keys and where it is not known.
+    pub(crate) fn expires_at(&self) -> Option<Wall> {
+        match &self.held().what {
+            Holding::Fixed { .. } => None,
+            Holding::Oauth(state) => state.tokens().expires_at,
+        }
+    }
+
+    pub(super) fn set_profile(&self, profile: AccountProfile) {
+        *self.profile.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(profile);
+    }
+
+    /// Switches the account before the file says so.
+    pub(super) fn set_enabled(&self, enabled: bool) {
+        let mut profile = self.profile.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut profile).enabled = enabled;
+    }
+
+    pub(super) fn touch(&self, now: Mono) {
+        self.touched.store(now.0, Ordering::Relaxed);
+    }
+
+    pub(super) fn touched(&self) -> Mono {
+        Mono(self.touched.load(Ordering::Relaxed))
+    }
+
+    /// Only OAuth accounts are refreshed; another kind would show an empty state here.
+    pub(super) fn with_tokens<T>(&self, look: impl FnOnce(&mut TokenState) -> T) -> T {
+        match &mut self.held().what {
+            Holding::Oauth(state) => look(state),
+            Holding::Fixed { .. } => look(&mut TokenState::default()),
+        }
+    }
+
+    pub(super) fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AccountProfile {
+    pub(super) fn of(entry: &AccountEntry, settings: &Settings, origin: Origin) -> AccountProfile {
+        let shared = |text: &String| Arc::from(text.as_str());
+        AccountProfile {
+            name: shared(&entry.name),
+            enabled: entry.enabled,
+            priority: entry.priority,
+            profiles: entry.profiles.iter().map(shared).collect(),
+            account_uuid: entry.account_uuid.as_ref().map(shared),
+            org_uuid: entry.org_uuid.as_ref().map(shared),
+            provider: shared(&entry.provider),
+            upstream: entry.upstream.clone().unwrap_or_else(|| settings.upstream.clone()),
+            auth_header: entry.auth_header.unwrap_or(match kind_of(entry) {
+                // SPEC P5.
+                Kind::Oauth | Kind::Provider => AuthHeader::Authorization,
+                Kind::ApiKey => AuthHeader::XApiKey,
+            }),
+            model: entry.model.as_ref().map(shared),
+            model_map: entry.model_map.clone().into(),
+            strip_beta_headers: entry.strip_beta_headers,
+            import_from: match &entry.credential {
+                Credential::Oauth(oauth) => oauth.import_from.clone(),
+                Credential::ApiKey(_) | Credential::Provider(_) => None,
+            },
+            origin,
+        }
+    }
+
+    /// Who this is (SPEC A4).
+    pub(crate) fn identity(&self) -> Identity<'_> {
+        Identity {
+            name: &self.name,
+            account_uuid: self.account_uuid.as_deref(),
+            org_uuid: self.org_uuid.as_deref(),
+        }
+    }
+
+    /// What the scheduler needs to know.
+    pub(crate) fn for_scheduler(&self, kind: Kind) -> AccountSpec {
+        AccountSpec {
+            name: self.name.clone(),
+            kind,
+            enabled: self.enabled,
+            priority: self.priority,
+            profiles: self.profiles.clone(),
+            access: match self.origin {
+                Origin::Config => Access::Everyone,
+                Origin::Request => Access::Bringers,
+            },
+        }
+    }
+}
+
+impl Holding {
+    fn of(credential: &Credential) -> Holding {
+        match credential {
+            Credential::Oauth(oauth) => {
+                Holding::Oauth(Box::new(TokenState::new(oauth.tokens.clone())))
+            }
+            Credential::ApiKey(secret) | Credential::Provider(secret) => {
+                Holding::Fixed { secret: secret.clone(), generation: 1 }
+            }
+        }
+    }
+}
+
+/// The scheduler's word for the type of an entry.
+pub(crate) fn kind_of(entry: &AccountEntry) -> Kind {
+    match entry.credential {
+        Credential::Oauth(_) => Kind::Oauth,
+        Credential::ApiKey(_) => Kind::ApiKey,
+        Credential::Provider(_) => Kind::Provider,
+    }
+}
+
+pub(super) fn ready(profile: &AccountProfile, secret: &Secret, generation: u64) -> Ready {
+    let (header, value) = match profile.auth_header {
+        AuthHeader::Authorization => {
+            ("authorization", Secret::new(format!("Bearer {}", secret.expose())))
+        }
+        AuthHeader::XApiKey => ("x-api-key", secret.clone()),
+    };
+    Ready { header, value, generation }
+}

@@ -1,0 +1,83 @@
+//! What the live set of accounts and its refreshes work with.
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::http::Http;
+use super::oauth::Endpoints;
+use super::refresh_lock::RefreshLock;
+use super::token::Pause;
+use crate::config::{BaseUrl, Config};
+use crate::event::Events;
+use crate::scheduler::AccountId;
+use crate::scheduler::time::Now;
+
+/// What the live set works with.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    /// The config file, where new pairs are stored.
+    pub(crate) config: PathBuf,
+    /// The network.
+    pub(crate) http: Arc<Http>,
+    /// The OAuth endpoints.
+    pub(crate) endpoints: Endpoints,
+    /// Where refreshes are reported.
+    pub(crate) events: Events,
+    /// `clock::now`, or a test's own clock.
+    pub(crate) now: Arc<dyn Fn() -> Now + Send + Sync>,
+    /// The home directory, for `~/` in `importFrom`.
+    pub(crate) home: Option<PathBuf>,
+    /// Called when a refresh has changed an account's tokens, before those who wait for it go on: the scheduler's blocks
+    /// for the old credential end. Called without any lock held.
+    pub(crate) renewed: Arc<dyn Fn(AccountId) + Send + Sync>,
+}
+
+/// The surroundings, and what changes with the config; shared with the threads of refreshes.
+pub(super) struct Shared {
+    pub(super) around: Surroundings,
+    settings: RwLock<Settings>,
+    /// The config file's lock.
+    pub(super) refresh_lock: RefreshLock,
+}
+
+/// What the config says beside the accounts.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) upstream: BaseUrl,
+    pub(super) pause: Pause,
+}
+
+impl Shared {
+    pub(super) fn new(around: Surroundings, config: &Config) -> Shared {
+        Shared {
+            refresh_lock: RefreshLock::new(around.config.clone()),
+            settings: RwLock::new(Settings::of(config)),
+            around,
+        }
+    }
+
+    pub(super) fn now(&self) -> Now {
+        (self.around.now)()
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        self.settings.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_settings(&self, config: &Config) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Settings::of(config);
+    }
+}
+
+impl Settings {
+    pub(super) fn of(config: &Config) -> Settings {
+        Settings {
+            upstream: config.upstream.clone(),
+            pause: Pause {
+                network: config.policy.network_cooldown,
+                first: config.policy.cooldown,
+                longest: config.policy.max_cooldown,
+            },
+        }
+    }
+}
