@@ -610,6 +610,34 @@ pub(crate) fn place(document: &mut Map<String, Value>, record: &Record) -> Place
     placed
 }
 
+/// Takes over the pair of an entry that a killed writer has left behind, `record`, if it is a
+/// successor of what the document has, if it was a login, or if nobody has it.
+pub(crate) fn take_over(document: &mut Map<String, Value>, record: &Record, entry: &Value) {
+    let theirs = &record.deposit;
+    let Some(Value::Array(entries)) = document.get_mut("accounts") else {
+        return;
+    };
+    let mut same = None;
+    for own in entries.iter_mut().filter_map(Value::as_object_mut) {
+        let held = Deposit::read(own);
+        let has_pair = held.live.same_pair(&theirs.live) || held.spent.has(theirs.live.refresh.as_ref());
+        let is_login = theirs.previous.as_ref().is_some_and(|previous| previous.tokens.same_pair(&held.live));
+        if has_pair {
+            return;
+        }
+        if theirs.spent.has(held.live.refresh.as_ref()) || is_login {
+            theirs.write(own);
+            return;
+        }
+        if identity_is(own, &record.identity()) {
+            same = Some(());
+        }
+    }
+    if same.is_none() && theirs.live.refresh.is_some() {
+        entries.push(entry.clone());
+    }
+}
+
 fn identity_is(entry: &Map<String, Value>, who: &Identity<'_>) -> bool {
     let text = |key: &str| {
         entry.get(key).and_then(Value::as_str).filter(|text| !text.is_empty())

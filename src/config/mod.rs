@@ -7,8 +7,10 @@
 //! anywhere but into the config file itself, see [`mod@file`].
 
 mod accounts;
-mod atomic;
+pub(crate) mod atomic;
+pub(crate) mod custody;
 pub(crate) mod edit;
+pub(crate) mod fault;
 pub(crate) mod file;
 #[cfg(test)]
 mod fuzz_tests;
@@ -17,8 +19,10 @@ mod locate;
 mod parse;
 pub(crate) mod random;
 mod reader;
+pub(crate) mod rescue;
 mod secret;
 pub(crate) mod settings;
+mod spelling;
 pub(crate) mod state;
 
 use std::path::PathBuf;

@@ -333,7 +333,9 @@ pub(crate) fn save(path: &Path, state: &State) -> Result<()> {
     let text = serde_json::to_string_pretty(state);
     let text =
         text.map_err(|error| Error::ours(format!("the state cannot be written as JSON: {error}")))?;
-    FileLock::take(path)?.replace(&(text + "\n"))
+    let lock = FileLock::take(path)?;
+    lock.clear(lock.leftovers());
+    lock.replace(&(text + "\n"))
 }
 
 #[cfg(test)]
