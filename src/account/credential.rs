@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use super::single_flight::SingleFlight;
 use super::surroundings::Settings;
 use super::token::{Cooling, TokenState};
+use crate::config::custody::Kept;
 use crate::config::{AccountEntry, AuthHeader, BaseUrl, Credential, Identity, ImportFrom, Secret};
 use crate::scheduler::time::{Mono, Wall};
 use crate::scheduler::{Access, AccountId, AccountSpec, Kind};
@@ -164,6 +165,33 @@ impl Account {
         }
     }
 
+    /// When a refresh has brought the tokens last.
+    pub(crate) fn renewed_at(&self) -> Option<Wall> {
+        match &self.held().what {
+            Holding::Fixed { .. } => None,
+            Holding::Oauth(state) => state.renewed_at(),
+        }
+    }
+
+    /// Why the config lacks the tokens, if it does, and where they are instead.
+    pub(crate) fn storage_trouble(&self) -> Option<String> {
+        let held = self.held();
+        let Holding::Oauth(state) = &held.what else {
+            return None;
+        };
+        let (kept, why) = state.trouble()?;
+        Some(match kept {
+            Kept::Rescued => format!("in the rescue file, because the config cannot be written: {why}"),
+            Kept::OnDisk | Kept::InMemory => format!("in memory only: {why}"),
+        })
+    }
+
+    pub(super) fn served(&self, generation: u64) {
+        if let Holding::Oauth(state) = &mut self.held().what {
+            state.served(generation);
+        }
+    }
+
     pub(super) fn set_profile(&self, profile: AccountProfile) {
         *self.profile.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(profile);
     }
@@ -252,7 +280,7 @@ impl Holding {
     fn of(credential: &Credential) -> Holding {
         match credential {
             Credential::Oauth(oauth) => {
-                Holding::Oauth(Box::new(TokenState::new(oauth.tokens.clone())))
+                Holding::Oauth(Box::new(TokenState::new(oauth.deposit())))
             }
             Credential::ApiKey(secret) | Credential::Provider(secret) => {
                 Holding::Fixed { secret: secret.clone(), generation: 1 }

@@ -1,11 +1,18 @@
 //! Tokens that live outside the config: the files that `importFrom` and `maxpool import` name
 //! (SPEC T3). Sources are read, never written.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::Value;
 
+use super::credential::Account;
 use super::oauth::is_sendable;
+use super::surroundings::Shared;
+use crate::config::custody::Digest;
 use crate::config::{ImportFrom, Secret, Tokens};
 use crate::error;
 use crate::scheduler::time::Wall;
@@ -55,15 +62,101 @@ pub(super) fn path_of(from: &ImportFrom, home: Option<&Path>) -> Option<PathBuf>
     }
 }
 
+/// Opens without waiting for a writer, and reads nothing but files: a FIFO would never end.
 fn read_small(path: &Path) -> std::io::Result<String> {
     use std::io::Read as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a file"));
+    }
     let mut text = String::new();
-    std::fs::File::open(path)?.take(SOURCE_BYTES_MAX).read_to_string(&mut text)?;
+    file.take(SOURCE_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text)
+}
+
+/// The sources that were read. A file on a mount that is gone blocks whoever touches it, so each read
+/// is done by a thread of its own, one at a time for each path.
+#[derive(Default)]
+pub(super) struct Sources(Mutex<BTreeMap<PathBuf, Source>>);
+
+#[derive(Default)]
+struct Source {
+    reading: Option<Receiver<Result<Tokens, String>>>,
+    /// What it held last.
+    held: Option<Digest>,
+}
+
+impl Sources {
+    /// Reads the file, or says why it cannot, within `limit`.
+    fn read(&self, path: &Path, limit: Duration) -> Result<Tokens, String> {
+        let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let source = sources.entry(path.to_owned()).or_default();
+        let (reading, limit) = match source.reading.take() {
+            // It was waited for before.
+            Some(reading) => (reading, Duration::ZERO),
+            None => (begin(path)?, limit),
+        };
+        match reading.recv_timeout(limit) {
+            Ok(read) => {
+                if let Ok(tokens) = &read {
+                    source.held = tokens.refresh.as_ref().map(Digest::of);
+                }
+                read
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                source.reading = Some(reading);
+                Err(format!("{} does not answer", path.display()))
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(format!("cannot read {}", path.display())),
+        }
+    }
+}
+
+fn begin(path: &Path) -> Result<Receiver<Result<Tokens, String>>, String> {
+    let (told, reading) = std::sync::mpsc::channel();
+    let owned = path.to_owned();
+    let thread = std::thread::Builder::new().name("source".to_owned()).stack_size(STACK_BYTES);
+    let started = thread.spawn(move || {
+        // Nobody may be there to hear it any more.
+        let _ = told.send(tokens_of_file(&owned));
+    });
+    match started {
+        Ok(_) => Ok(reading),
+        Err(cause) => Err(format!("cannot read {}: {}", path.display(), error::reason(&cause))),
+    }
+}
+
+/// The tokens of the account's `importFrom`; `None` if it has none.
+pub(super) fn read_for(
+    shared: &Shared,
+    account: &Account,
+    limit: Duration,
+) -> Result<Option<Tokens>, String> {
+    let profile = account.profile();
+    let Some(from) = &profile.import_from else {
+        return Ok(None);
+    };
+    let path = path_of(from, shared.around.home.as_deref());
+    let path = path.ok_or_else(|| "importFrom names no file".to_owned())?;
+    shared.sources.read(&path, limit).map(Some)
+}
+
+/// The refresh token that the account's source held when it was last read.
+pub(super) fn held_by(shared: &Shared, account: &Account) -> Option<Digest> {
+    let profile = account.profile();
+    let path = path_of(profile.import_from.as_ref()?, shared.around.home.as_deref())?;
+    let sources = shared.sources.0.lock().unwrap_or_else(PoisonError::into_inner);
+    sources.get(&path)?.held.clone()
 }
 
 /// Claude Code's file has a few hundred bytes, and the tokens of its MCP servers.
 const SOURCE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Reading and the JSON of a small file.
+const STACK_BYTES: usize = 256 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -118,8 +118,8 @@ impl Spent {
     }
 
     /// The list under the key `spent`.
-    fn read(entry: &Map<String, Value>) -> Spent {
-        let list = entry.get(SPENT).and_then(Value::as_array);
+    pub(super) fn read(value: Option<&Value>) -> Spent {
+        let list = value.and_then(Value::as_array);
         let digests = list.into_iter().flatten().filter_map(Value::as_str).filter_map(Digest::read);
         let mut spent = Spent::default();
         for digest in digests {
@@ -165,8 +165,8 @@ pub(crate) struct Previous {
 }
 
 impl Previous {
-    fn read(entry: &Map<String, Value>) -> Option<Previous> {
-        let entry = entry.get(PREVIOUS)?.as_object()?;
+    pub(super) fn read(value: Option<&Value>) -> Option<Previous> {
+        let entry = value?.as_object()?;
         let tokens = tokens_of(entry);
         let by = match entry.get("by").and_then(Value::as_str) {
             Some("import") => DisplacedBy::Import,
@@ -199,8 +199,8 @@ impl Deposit {
     pub(crate) fn read(entry: &Map<String, Value>) -> Deposit {
         Deposit {
             live: tokens_of(entry),
-            previous: Previous::read(entry),
-            spent: Spent::read(entry),
+            previous: Previous::read(entry.get(PREVIOUS)),
+            spent: Spent::read(entry.get(SPENT)),
         }
     }
 
@@ -411,12 +411,26 @@ impl Custody {
 
     /// A refresh has brought `tokens` for `sent`, which is used up by that. `source` is what a
     /// source still offers.
-    pub(crate) fn renewed(&mut self, sent: &Secret, tokens: Tokens, source: Option<&Digest>) {
+    ///
+    /// True if it is the pair in use now. If a login or an edit has displaced the one that was sent, that
+    /// stays, and the new pair is kept beside it.
+    pub(crate) fn renewed(
+        &mut self,
+        sent: &Secret,
+        tokens: Tokens,
+        source: Option<&Digest>,
+    ) -> bool {
         if tokens.refresh.as_ref() != Some(sent) {
             self.own.spent.add(Digest::of(sent), source);
         }
+        if self.own.live.refresh.as_ref() != Some(sent) {
+            self.own.previous = Some(Previous { tokens, by: DisplacedBy::Person });
+            self.is_amended = true;
+            return false;
+        }
         self.own.live = tokens;
         self.kept = Kept::InMemory;
+        true
     }
 
     /// Where the pair of `record` is now.
@@ -453,6 +467,31 @@ impl Custody {
     /// The pair in use has served a request, so what it displaced is not needed any more.
     pub(crate) fn served(&mut self) {
         self.is_amended |= self.own.previous.take().is_some();
+    }
+
+    /// Another process hands over what it has. True if the pair in use became another.
+    pub(crate) fn see_record(&mut self, record: &Record) -> bool {
+        let theirs = &record.deposit;
+        self.own.spent.add_all(&theirs.spent, None);
+        if theirs.live.same_pair(&self.own.live) || self.own.spent.has(theirs.live.refresh.as_ref()) {
+            return false;
+        }
+        if record.is_newer_than(&self.own.live) {
+            self.own.live = theirs.live.clone();
+            self.own.previous = theirs.previous.clone();
+            self.kept = Kept::InMemory;
+            return true;
+        }
+        self.own.previous =
+            Some(Previous { tokens: theirs.live.clone(), by: DisplacedBy::Person });
+        self.is_amended = true;
+        false
+    }
+
+    /// Whether the entry holds this pair, one that it replaces, or one that replaces it.
+    pub(crate) fn shares_a_token_with(&self, entry: &Deposit) -> bool {
+        let (own, theirs) = (self.own.live.refresh.as_ref(), entry.live.refresh.as_ref());
+        theirs.is_some() && theirs == own || self.own.spent.has(theirs) || entry.spent.has(own)
     }
 
     /// What a file or another process needs to know to keep the pair.

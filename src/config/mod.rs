@@ -267,6 +267,21 @@ pub(crate) struct OauthCredential {
     pub(crate) tokens: Tokens,
     /// `importFrom`: the file whose tokens are taken while they are newer (SPEC T3).
     pub(crate) import_from: Option<ImportFrom>,
+    /// `previous`: the pair that these tokens have displaced.
+    pub(crate) previous: Option<custody::Previous>,
+    /// `spent`: the refresh tokens that are used up.
+    pub(crate) spent: custody::Spent,
+}
+
+impl OauthCredential {
+    /// What the entry says about its tokens.
+    pub(crate) fn deposit(&self) -> custody::Deposit {
+        custody::Deposit {
+            live: self.tokens.clone(),
+            previous: self.previous.clone(),
+            spent: self.spent.clone(),
+        }
+    }
 }
 
 /// The tokens of an OAuth account.
@@ -278,6 +293,13 @@ pub(crate) struct Tokens {
     pub(crate) refresh: Option<Secret>,
     /// `expiresAt`: when the access token ends, in milliseconds; `None` is unknown.
     pub(crate) expires_at: Option<Wall>,
+}
+
+impl Tokens {
+    /// True if the two hold the same secrets; a corrected expiry alone makes no other pair.
+    pub(crate) fn same_pair(&self, other: &Tokens) -> bool {
+        self.access == other.access && self.refresh == other.refresh
+    }
 }
 
 /// `importFrom`.
