@@ -301,7 +301,7 @@ pub(crate) fn kind_of(entry: &AccountEntry) -> Kind {
 pub(super) fn ready(profile: &AccountProfile, secret: &Secret, generation: u64) -> Ready {
     let (header, value) = match profile.auth_header {
         AuthHeader::Authorization => {
-            ("authorization", Secret::new(format!("Bearer {}", secret.expose())))
+            ("authorization", Secret::around(format!("Bearer {}", secret.expose())))
         }
         AuthHeader::XApiKey => ("x-api-key", secret.clone()),
     };

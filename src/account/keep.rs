@@ -142,22 +142,31 @@ impl Accounts {
                 }
             }
         }
+        self.see_config();
         self.store_due(SYNC_WAIT);
     }
 
     /// Reads the config once more, so that a pair which something older has overwritten is written
     /// back, and keeps whatever is not kept yet: at the stop and before a hand-over.
     pub(crate) fn keep_all(&self) {
-        if let Ok(config) = file::load(&self.shared.around.config) {
-            for account in self.idle() {
-                if let Some(Credential::Oauth(oauth)) =
-                    entry_of(&config, &account).map(|entry| &entry.credential)
-                {
-                    account.with_tokens(|state| state.merge_file(&oauth.deposit()));
-                }
+        self.see_config();
+        self.store_due(STOP_WAIT);
+    }
+
+    /// Compares what the config holds by now with what is in memory.
+    fn see_config(&self) {
+        let Ok(config) = file::load(&self.shared.around.config) else {
+            // Whoever reloads it says what is wrong with it.
+            return;
+        };
+        for account in self.idle() {
+            if let Some(Credential::Oauth(oauth)) =
+                entry_of(&config, &account).map(|entry| &entry.credential)
+                && account.with_tokens(|state| state.merge_file(&oauth.deposit()))
+            {
+                (self.shared.around.renewed)(account.id);
             }
         }
-        self.store_due(STOP_WAIT);
     }
 
     /// Changes the config file (SPEC A5).
@@ -207,6 +216,12 @@ impl Accounts {
             {
                 trouble = Some(format!("new tokens of {} are not stored: {why}", account.profile().name));
             }
+        }
+        // What another process has rescued is moved, too; where that fails it stays where it is.
+        if trouble.is_none() && rescue::has_pairs(&self.shared.around.config) {
+            let moved = file::lock_within(&self.shared.around.config, limit)
+                .and_then(|mut locked| locked.commit(|_| Ok(())));
+            trouble = moved.err().map(|error| error.to_string());
         }
         let mut said = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         if *said != trouble {

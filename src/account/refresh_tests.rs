@@ -8,11 +8,11 @@ use std::sync::{Condvar, Mutex};
 
 use serde_json::{Value, json};
 
-use super::super::http::{Http, HttpCall, HttpFailure, HttpReply};
+use super::super::http::{Http, HttpCall, HttpFailure, HttpPhase, HttpReply};
 use super::super::sync::CredentialChange;
 use super::super::{Accounts, Origin, Readiness, Ready, SingleFlight, Surroundings, Unready};
 use super::*;
-use crate::config::file;
+use crate::config::Config;
 use crate::event::Events;
 use crate::scheduler::AccountId;
 use crate::scheduler::time::{Mono, Now, Wall};
@@ -113,6 +113,7 @@ impl Endpoint {
             status,
             headers: Vec::new(),
             body: body.into_bytes(),
+            cut: None,
         };
         let mut state = self.state.lock().unwrap();
         state.calls += 1;
@@ -343,7 +344,9 @@ fn a_new_pair_is_on_disk_before_it_serves_and_nothing_else_has_changed() {
     assert_eq!(world.pair_on_file(), pair(1));
     assert_eq!(file["accounts"][0]["expiresAt"], json!(START_MS + 3_600_000));
     let mut expected = document(299);
-    for key in ["accessToken", "refreshToken", "expiresAt"] {
+    let spent = Digest::of(&Secret::new("refresh-0"));
+    assert_eq!(file["accounts"][0]["spent"], json!([spent.as_str()]));
+    for key in ["accessToken", "refreshToken", "expiresAt", "spent"] {
         expected["accounts"][0][key] = file["accounts"][0][key].clone();
     }
     assert_eq!(file, expected);
@@ -390,7 +393,8 @@ fn rows() -> Vec<Row> {
         row("T2 a page after it was rotated", Act::RotateThen(Lost::Html), endpoint, 0, 1),
         row("T2 400", Act::Say(400, invalid), "needs login", 0, 1),
         row("T2 401", Act::Say(401, invalid), "needs login", 0, 1),
-        row("T2 403", Act::Say(403, "forbidden"), "needs login", 0, 1),
+        row("T2 403 is no verdict", Act::Say(403, "forbidden"), endpoint, 0, 1),
+        row("T2 another error is no verdict", Act::Say(400, "{}"), endpoint, 0, 1),
         row("T2 404 is no verdict", Act::Say(404, "not found"), endpoint, 0, 1),
         row("T2 redirects are not followed", Act::Say(302, ""), endpoint, 0, 1),
         row("T2 429", Act::Say(429, "{}"), endpoint, 0, 1),
@@ -399,7 +403,10 @@ fn rows() -> Vec<Row> {
         row("T2 503", Act::SayWith(503, "Retry-After", "20", ""), endpoint, 0, 1),
         row("T2 empty", Act::Say(200, ""), endpoint, 0, 1),
         row("T2 no JSON", Act::Say(200, "<html>login</html>"), endpoint, 0, 1),
-        row("T2 no access token", Act::Say(200, r#"{"refresh_token":"r"}"#), endpoint, 0, 1),
+        Row {
+            file: ("access-0".to_owned(), "r".to_owned()),
+            ..row("T7 no access token", Act::Say(200, r#"{"refresh_token":"r"}"#), endpoint, 0, 1)
+        },
         row("T2 access token of null", Act::Say(200, r#"{"access_token":null}"#), endpoint, 0, 1),
         row(
             "T2 access token that fits no header",
@@ -430,7 +437,9 @@ fn every_answer_of_the_token_endpoint_has_its_consequence() {
         if valid == "access-0" {
             assert_eq!(still_valid.outcome(), "access-0", "{rule}: valid, asked again");
             assert!(still_valid.endpoint.arrived().len() <= 1, "{rule}: sent once");
-            assert_eq!(still_valid.pair_on_file(), pair(0), "{rule}: valid, file");
+            let is_kept = rule.starts_with("T7");
+            let expected = if is_kept { file.clone() } else { pair(0) };
+            assert_eq!(still_valid.pair_on_file(), expected, "{rule}: valid, file");
         }
 
         let gone = World::new(-1);
@@ -463,6 +472,18 @@ fn after_a_cooldown_a_token_of_unknown_fate_is_tried_once_more() {
     lost.clock.pass(100_000);
     assert_eq!(lost.outcome(), "needs login");
     assert_eq!(lost.endpoint.arrived().len(), 2, "and it is not sent a third time");
+
+    let silent = World::new(-1);
+    silent.endpoint.will((0..3).map(|_| Act::Say(502, "")));
+    assert_eq!(silent.outcome(), "cooling endpoint");
+    silent.clock.pass(30);
+    assert_eq!(silent.outcome(), "cooling endpoint", "once more");
+    silent.clock.pass(899);
+    assert_eq!(silent.outcome(), "cooling endpoint");
+    assert_eq!(silent.endpoint.arrived().len(), 2);
+    silent.clock.pass(1);
+    assert_eq!(silent.outcome(), "cooling endpoint", "then every quarter of an hour");
+    assert_eq!(silent.endpoint.arrived().len(), 3);
 }
 
 #[test]
@@ -526,20 +547,25 @@ fn thirty_401s_to_one_token_make_one_refresh() {
 }
 
 #[test]
-fn a_token_that_is_refused_after_its_refresh_needs_a_login() {
+fn a_token_that_is_refused_after_its_refresh_rests() {
     let world = World::new(3600);
     assert_eq!(refused(&world, 1), "access-1");
     let generation = world.ask().unwrap().generation;
-    assert_eq!(refused(&world, generation), "needs login");
-    world.clock.pass(100_000);
-    assert_eq!(world.outcome(), "needs login");
+    assert_eq!(refused(&world, generation), "cooling refused");
+    world.clock.pass(4);
+    assert_eq!(world.outcome(), "cooling refused");
+    world.clock.pass(1);
+    assert_eq!(world.outcome(), "access-1", "one request looks");
+    assert_eq!(world.outcome(), "cooling refused", "and the others wait for it");
+    world.accounts.served(ID, generation);
+    assert_eq!(world.outcome(), "access-1");
     assert_eq!(world.endpoint.arrived().len(), 1);
 
     let slow = World::new(3600);
     assert_eq!(refused(&slow, 1), "access-1");
     slow.clock.pass(60);
     let again = slow.accounts.refused_again(ID, 2);
-    assert!(matches!(again, Readiness::Unready(Unready::NeedsLogin { .. })), "{again:?}");
+    assert!(matches!(again, Readiness::Unready(Unready::Cooling(_))), "{again:?}");
 }
 
 #[test]
@@ -567,7 +593,7 @@ fn without_a_refresh_token_the_token_is_used_until_it_is_refused() {
     alone["accounts"][0].as_object_mut().unwrap().remove("refreshToken");
     let world = World::with(&alone);
     assert_eq!(world.outcome(), "access-0");
-    assert_eq!(refused(&world, 1), "needs login");
+    assert_eq!(refused(&world, 1), "cooling refused");
     assert!(world.endpoint.arrived().is_empty());
 }
 
@@ -661,7 +687,7 @@ fn a_sync_that_read_the_file_before_a_refresh_ended_does_no_harm() {
 #[test]
 fn a_login_by_a_command_reaches_the_running_server() {
     let world = World::new(-1);
-    world.endpoint.will([Act::Say(400, "{}")]);
+    world.endpoint.will([Act::Say(400, r#"{"error":"invalid_grant"}"#)]);
     assert_eq!(world.outcome(), "needs login");
     let mut login = document(7200);
     login["accounts"][0]["accessToken"] = "access-login".into();

@@ -11,7 +11,7 @@ use super::accounts::Accounts;
 use super::credential::{Account, AccountProfile, Holding, Origin, kind_of};
 use super::surroundings::Settings;
 use crate::config::{AccountEntry, Config, Credential};
-use crate::scheduler::{AccountId, AccountSpec};
+use crate::scheduler::{AccountId, AccountSpec, Kind};
 
 /// What a config changes.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -105,6 +105,7 @@ struct Rest {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct UnknownFate {
     token: Digest,
+    obstacle: Obstacle,
     next: Mono,
     why: Why,
 }
@@ -255,7 +256,7 @@ impl TokenState {
         }
         let pending = self.unknown.as_ref().filter(|unknown| now.mono < unknown.next);
         let pending = pending.map(|unknown| Cooling {
-            obstacle: Obstacle::Endpoint,
+            obstacle: unknown.obstacle,
             until: unknown.next,
             why: unknown.why.clone(),
         });
@@ -295,14 +296,15 @@ impl TokenState {
         let recent = |at: Mono| now.mono.since(at) < BETWEEN_REFRESHES;
         let recently = self.forced.is_some_and(recent)
             || self.renewed.is_some_and(|(at, _)| recent(at));
-        if self.rest.is_some() || self.is_unproven || recently {
+        if self.rest.is_some() || self.is_unproven {
             return self.take_a_rest(now);
         }
         match self.obstacle(switch, now) {
-            None => {
+            None if !recently => {
                 self.forced = Some(now.mono);
                 Plan::Refresh
             }
+            None => self.take_a_rest(now),
             // It cannot be renewed, which makes the refusal no more final than another.
             Some(Plan::NeedsLogin(_)) if self.refresh_refused.is_none() => self.take_a_rest(now),
             Some(obstacle) => obstacle,
@@ -477,7 +479,7 @@ impl TokenState {
             Some(cooling) if !is_again => cooling.until,
             Some(_) | None => now.mono + UNKNOWN_PAUSE,
         };
-        self.unknown = Some(UnknownFate { token, next, why });
+        self.unknown = Some(UnknownFate { token, obstacle, next, why });
     }
 
     /// The token endpoint refused `sent` for good. True if another pair has taken its place, which may

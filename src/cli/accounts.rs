@@ -144,7 +144,7 @@ pub(super) enum Token {
 impl Token {
     /// How it stands at `now`.
     pub(super) fn of(account: &AccountEntry, now: Wall) -> Token {
-        let OauthCredential { tokens, import_from } = match &account.credential {
+        let OauthCredential { tokens, import_from, .. } = match &account.credential {
             Credential::ApiKey(_) | Credential::Provider(_) => return Token::Key,
             Credential::Oauth(oauth) => oauth,
         };

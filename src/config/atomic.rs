@@ -9,6 +9,7 @@
 //! of that size, on the disk, held by a lock of its own, so that nobody takes it for what a killed
 //! writer has left behind.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -38,7 +39,12 @@ const LINKS_MAX: usize = 40;
 pub(super) struct FileLock {
     target: PathBuf,
     lock: SiblingLock,
+    /// The file as it was read: what others, who take no lock, write after that is not overwritten.
+    seen: Cell<Option<Stamp>>,
 }
+
+/// What tells one content of a file from another.
+type Stamp = (u64, u64, i64, i64);
 
 /// A locked file beside another. Closing it gives the lock back.
 #[derive(Debug)]
@@ -128,12 +134,11 @@ impl FileLock {
     /// The same with a bound of its own.
     pub(super) fn take_within(path: &Path, limit: Duration) -> Result<FileLock> {
         let target = target_of(path).map_err(|cause| Error::file("follow", path, &cause))?;
-        let lock = SiblingLock::take(&beside(&target, "", ".lock"), limit)
-            .map_err(|error| error.while_doing(&format!("cannot write {}", target.display())))?;
+        let lock = SiblingLock::take(&beside(&target, "", ".lock"), limit)?;
         if let Ok(old) = fs::metadata(&target) {
             keep_owner(&lock.file, &old).map_err(|cause| Error::file("lock", &target, &cause))?;
         }
-        Ok(FileLock { target, lock })
+        Ok(FileLock { target, lock, seen: Cell::new(None) })
     }
 
     pub(super) fn is_locked(&self) -> bool {
@@ -141,6 +146,7 @@ impl FileLock {
     }
 
     pub(super) fn read(&self) -> Result<String> {
+        self.seen.set(stamp_of(&self.target));
         read(&self.target)
     }
 
@@ -203,8 +209,12 @@ impl FileLock {
         if !self.lock.is_in_place() {
             return Err(io::Error::other("its lock was deleted by another program; try again"));
         }
+        if self.seen.get().is_some_and(|seen| stamp_of(&self.target) != Some(seen)) {
+            return Err(io::Error::other("another program has just changed it; try again"));
+        }
         fault::step(Step::Rename, &self.target)?;
         fs::rename(&reserved.path, &self.target)?;
+        self.seen.set(stamp_of(&self.target));
         // The file is replaced by now. Some file systems cannot sync a directory, and to call that
         // a failed write would be wrong: the caller would go on as if the old content were
         // there.
@@ -287,6 +297,11 @@ fn is_alive(pid: i32) -> bool {
 fn sync(reserved: &Reserved) -> io::Result<()> {
     fault::step(Step::Sync, &reserved.path)?;
     reserved.file.sync_all()
+}
+
+fn stamp_of(path: &Path) -> Option<Stamp> {
+    let found = fs::metadata(path).ok()?;
+    Some((found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
 }
 
 fn is_same_file(file: &File, path: &Path) -> bool {

@@ -34,6 +34,8 @@
 //!
 //! Nothing in here reads a file, a clock or the network.
 
+mod place;
+
 use std::sync::Arc;
 
 use rustls::SupportedCipherSuite;
@@ -44,6 +46,8 @@ use super::identity::Identity;
 use super::random::base64url;
 use super::{Secret, Tokens};
 use crate::scheduler::time::Wall;
+
+pub(crate) use place::{Placed, Record, place, take_over};
 
 /// A refresh token's hash, by which it is known after it was used up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -222,7 +226,11 @@ impl Deposit {
     /// Puts `tokens` in the place of the pair in use, which becomes `previous`.
     pub(crate) fn displace(&mut self, tokens: Tokens, by: DisplacedBy) {
         let displaced = std::mem::replace(&mut self.live, tokens);
-        let is_worth_it = displaced.access.is_some() || displaced.refresh.is_some();
+        // One with the same refresh token is the same grant.
+        let is_worth_it = match &displaced.refresh {
+            Some(refresh) => self.live.refresh.as_ref() != Some(refresh),
+            None => displaced.access.is_some(),
+        };
         if is_worth_it && !displaced.same_pair(&self.live) && !self.spent.has(displaced.refresh.as_ref()) {
             self.previous = Some(Previous { tokens: displaced, by });
         }
@@ -305,6 +313,8 @@ pub(crate) struct Custody {
     own: Deposit,
     /// What the config held when it was last seen.
     on_file: Tokens,
+    /// The pair that it kept beside that.
+    previous_on_file: Option<Digest>,
     kept: Kept,
     /// The config's `previous` is not ours.
     is_amended: bool,
@@ -313,7 +323,12 @@ pub(crate) struct Custody {
 impl Custody {
     /// As the config has it.
     pub(crate) fn new(entry: Deposit) -> Custody {
-        Custody { on_file: entry.live.clone(), own: entry, ..Custody::default() }
+        Custody {
+            on_file: entry.live.clone(),
+            previous_on_file: previous_key(&entry),
+            own: entry,
+            ..Custody::default()
+        }
     }
 
     pub(crate) fn live(&self) -> &Tokens {
@@ -361,11 +376,15 @@ impl Custody {
             return false;
         }
         self.on_file = entry.live.clone();
+        self.previous_on_file = previous_key(entry);
         self.own.spent.add_all(&entry.spent, None);
         match age {
             Age::Same => {
                 self.own.live.expires_at = entry.live.expires_at;
-                self.kept = Kept::OnDisk;
+                // A pair in the rescue file is seen as if it stood in the config, and is to be moved.
+                if self.kept == Kept::InMemory {
+                    self.kept = Kept::OnDisk;
+                }
                 if !self.is_amended {
                     self.own.previous = entry.previous.clone();
                 }
@@ -437,6 +456,7 @@ impl Custody {
     pub(crate) fn stored(&mut self, record: &Record, kept: Kept) {
         if kept == Kept::OnDisk {
             self.on_file = record.deposit.live.clone();
+            self.previous_on_file = previous_key(&record.deposit);
             self.is_amended = self.own.previous != record.deposit.previous;
         }
         if record.deposit.live.same_pair(&self.own.live) {
@@ -502,6 +522,7 @@ impl Custody {
             org_uuid: who.org_uuid.map(str::to_owned),
             deposit: self.own.clone(),
             replaces: key_of(&self.on_file),
+            previous_seen: self.previous_on_file.clone(),
         }
     }
 }
@@ -511,182 +532,8 @@ fn key_of(pair: &Tokens) -> Option<Digest> {
     pair.refresh.as_ref().or(pair.access.as_ref()).map(Digest::of)
 }
 
-/// A pair on its own, outside of the config: in the rescue file, in a hand-over, or in what a killed
-/// writer has left behind.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Record {
-    pub(crate) name: String,
-    pub(crate) account_uuid: Option<String>,
-    pub(crate) org_uuid: Option<String>,
-    pub(crate) deposit: Deposit,
-    /// What the config held when the pair came, known as older.
-    pub(crate) replaces: Option<Digest>,
-}
-
-impl Record {
-    /// Whose it is (SPEC A4).
-    pub(crate) fn identity(&self) -> Identity<'_> {
-        Identity {
-            name: &self.name,
-            account_uuid: self.account_uuid.as_deref(),
-            org_uuid: self.org_uuid.as_deref(),
-        }
-    }
-
-    /// Reads an object that has the keys of an entry.
-    pub(crate) fn read(value: &Value) -> Option<Record> {
-        let entry = value.as_object()?;
-        let text = |key: &str| {
-            entry.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
-        };
-        let deposit = Deposit::read(entry);
-        (deposit.live.access.is_some() || deposit.live.refresh.is_some()).then(|| Record {
-            name: text("name").unwrap_or_default(),
-            account_uuid: text("accountUuid"),
-            org_uuid: text("orgUuid"),
-            deposit,
-            replaces: text(REPLACES).as_deref().and_then(Digest::read),
-        })
-    }
-
-    /// The same object.
-    pub(crate) fn value(&self) -> Value {
-        let mut entry = Map::new();
-        entry.insert("name".to_owned(), self.name.as_str().into());
-        for (key, text) in [("accountUuid", &self.account_uuid), ("orgUuid", &self.org_uuid)] {
-            if let Some(text) = text {
-                entry.insert(key.to_owned(), text.as_str().into());
-            }
-        }
-        self.deposit.write(&mut entry);
-        if let Some(replaces) = &self.replaces {
-            entry.insert(REPLACES.to_owned(), replaces.as_str().into());
-        }
-        Value::Object(entry)
-    }
-
-    fn is_newer_than(&self, live: &Tokens) -> bool {
-        self.deposit.spent.has(live.refresh.as_ref())
-            || self.replaces.is_some() && self.replaces == key_of(live)
-    }
-}
-
-/// What became of a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Placed {
-    /// An entry has the pair now.
-    Stored,
-    /// An entry has it, or a successor, already.
-    Known,
-    /// A newer login stays in the entry, which keeps the pair as `previous`.
-    Beside,
-    /// There is no such entry any more.
-    Removed,
-}
-
-/// Puts a record into the document: into the entry that holds the token which the pair replaces,
-/// whatever that entry is called by now, else into the entry of the same identity, if what that holds
-/// is not newer.
-pub(crate) fn place(document: &mut Map<String, Value>, record: &Record) -> Placed {
-    let spent = &record.deposit.spent;
-    let Some(Value::Array(entries)) = document.get_mut("accounts") else {
-        return Placed::Removed;
-    };
-    let mut entries: Vec<&mut Map<String, Value>> =
-        entries.iter_mut().filter_map(Value::as_object_mut).collect();
-    // Entries that share a token go on sharing it: one that was left with the spent token would
-    // present it one day.
-    let mut placed = None;
-    for entry in &mut entries {
-        let mut held = Deposit::read(entry);
-        if record.is_newer_than(&held.live) {
-            held.live = record.deposit.live.clone();
-            held.previous = record.deposit.previous.clone();
-            held.spent.add_all(spent, None);
-            held.write(entry);
-            placed = Some(Placed::Stored);
-        } else if let Some(previous) = &mut held.previous
-            && spent.has(previous.tokens.refresh.as_ref())
-        {
-            previous.tokens = record.deposit.live.clone();
-            held.spent.add_all(spent, None);
-            held.write(entry);
-            placed.get_or_insert(Placed::Beside);
-        }
-    }
-    if let Some(placed) = placed {
-        return placed;
-    }
-    let same = |entry: &&mut &mut Map<String, Value>| identity_is(entry, &record.identity());
-    // Of several entries of one identity the last one counts (SPEC A4).
-    let Some(entry) = entries.iter_mut().rev().find(same) else {
-        return Placed::Removed;
-    };
-    let before = Deposit::read(entry);
-    let mut held = before.clone();
-    held.spent.add_all(spent, None);
-    let is_empty = held.live.access.is_none() && held.live.refresh.is_none();
-    let is_known = held.live.same_pair(&record.deposit.live)
-        || before.spent.has(record.deposit.live.refresh.as_ref());
-    let placed = if is_known {
-        if held.live.same_pair(&record.deposit.live) {
-            held.previous = record.deposit.previous.clone();
-        }
-        Placed::Known
-    } else if is_empty || before.live.refresh.is_none() && before.live.access == record.deposit.live.access {
-        held.live = record.deposit.live.clone();
-        Placed::Stored
-    } else {
-        held.previous = Some(Previous {
-            tokens: record.deposit.live.clone(),
-            by: DisplacedBy::Person,
-        });
-        Placed::Beside
-    };
-    if held != before {
-        held.write(entry);
-    }
-    placed
-}
-
-/// Takes over the pair of an entry that a killed writer has left behind, `record`, if it is a
-/// successor of what the document has, if it was a login, or if nobody has it.
-pub(crate) fn take_over(document: &mut Map<String, Value>, record: &Record, entry: &Value) {
-    let theirs = &record.deposit;
-    let Some(Value::Array(entries)) = document.get_mut("accounts") else {
-        return;
-    };
-    let mut same = None;
-    for own in entries.iter_mut().filter_map(Value::as_object_mut) {
-        let held = Deposit::read(own);
-        let has_pair = held.live.same_pair(&theirs.live) || held.spent.has(theirs.live.refresh.as_ref());
-        let is_login = theirs.previous.as_ref().is_some_and(|previous| previous.tokens.same_pair(&held.live));
-        if has_pair {
-            return;
-        }
-        if theirs.spent.has(held.live.refresh.as_ref()) || is_login {
-            theirs.write(own);
-            return;
-        }
-        if identity_is(own, &record.identity()) {
-            same = Some(());
-        }
-    }
-    if same.is_none() && theirs.live.refresh.is_some() {
-        entries.push(entry.clone());
-    }
-}
-
-fn identity_is(entry: &Map<String, Value>, who: &Identity<'_>) -> bool {
-    let text = |key: &str| {
-        entry.get(key).and_then(Value::as_str).filter(|text| !text.is_empty())
-    };
-    let own = Identity {
-        name: text("name").unwrap_or_default(),
-        account_uuid: text("accountUuid"),
-        org_uuid: text("orgUuid"),
-    };
-    own.is_same(who)
+fn previous_key(entry: &Deposit) -> Option<Digest> {
+    entry.previous.as_ref().and_then(|previous| key_of(&previous.tokens))
 }
 
 fn tokens_of(entry: &Map<String, Value>) -> Tokens {
@@ -726,7 +573,6 @@ const SPENT_MAX: usize = 64;
 const DIGEST_BYTES: usize = 16;
 const SPENT: &str = "spent";
 const PREVIOUS: &str = "previous";
-const REPLACES: &str = "replaces";
 
 #[cfg(test)]
 #[path = "custody_tests.rs"]

@@ -16,6 +16,7 @@ pub(crate) mod file;
 mod fuzz_tests;
 pub(crate) mod identity;
 mod locate;
+pub(crate) mod masking;
 mod parse;
 pub(crate) mod random;
 mod reader;

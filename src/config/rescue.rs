@@ -56,6 +56,11 @@ pub(super) fn read(config: &Path) -> Vec<Rescued> {
     found
 }
 
+/// Whether there is anything to be moved into the config.
+pub(crate) fn has_pairs(config: &Path) -> bool {
+    paths(config).iter().any(|path| path.exists()) && !read(config).is_empty()
+}
+
 /// Puts the pairs into the document. What became of each, in order.
 pub(super) fn apply(document: &mut Map<String, Value>, rescued: &[Rescued]) {
     for Rescued { record, .. } in rescued {

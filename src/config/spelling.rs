@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 
 /// The text of `new`, which was `old` with the text `text`.
 pub(super) fn write(text: &str, old: &Map<String, Value>, new: &Map<String, Value>) -> String {
-    let line_ends = text.trim_start().trim_end().contains('\n');
+    // A file that holds nothing has no manner of its own.
+    let line_ends = old.is_empty() || text.trim().contains('\n');
     let style = if line_ends { Style::Lines(indent_of(text)) } else { Style::Compact };
     let mut out = String::with_capacity(text.len() + 256);
     let body = text.trim();

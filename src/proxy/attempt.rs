@@ -48,15 +48,6 @@ pub(super) enum Attempted {
     },
 }
 
-/// Which token a call is made with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Token {
-    /// The one that was at hand.
-    First,
-    /// One that was fetched because of a 401 to this request.
-    Refreshed,
-}
-
 /// The parts of an attempt that stay the same over a repeated call.
 pub(super) struct Course<'a> {
     pub(super) job: &'a Job,
@@ -124,12 +115,12 @@ impl Course<'_> {
     /// Calls with each credential that the account has to offer: the current one, and once its successor after a 401.
     fn with_credential(&self, hold: LeaseGuard, first: Readiness, out: Uncommitted) -> Attempted {
         let mut readiness = first;
-        let mut token = Token::First;
         let mut refused: Option<Meaning> = None;
         loop {
             let ready = match readiness {
                 Readiness::Ready(ready) => ready,
                 Readiness::Refreshing(flight) => {
+                    self.job.record.borrow_mut().refreshed.push(self.granted.account);
                     if wait_for_refresh(self.job, &flight).is_err() {
                         hold.complete(Outcome::Abandoned);
                         return Attempted::Ended(self.client_gone(Stage::Connecting));
@@ -166,6 +157,7 @@ impl Course<'_> {
             );
             hold.observe(HeadReport { status: answer.status, quota: &quota, evidence });
             if answer.status < 400 {
+                self.job.context.accounts.served(self.granted.account, ready.generation);
                 return self.deliver(hold, answer, quota, out);
             }
             let (kept, meaning) = match self.read_error(answer, &quota) {
@@ -177,14 +169,13 @@ impl Course<'_> {
             };
             match meaning.next {
                 Next::RefreshAndRetry => {
-                    let accounts = &self.job.context.accounts;
-                    readiness = match token {
-                        Token::First => accounts.refused(self.granted.account, ready.generation),
-                        Token::Refreshed => {
-                            accounts.refused_again(self.granted.account, ready.generation)
-                        }
+                    let (accounts, account) = (&self.job.context.accounts, self.granted.account);
+                    let was_refreshed = self.job.record.borrow().refreshed.contains(&account);
+                    readiness = if was_refreshed {
+                        accounts.refused_again(account, ready.generation)
+                    } else {
+                        accounts.refused(account, ready.generation)
                     };
-                    token = Token::Refreshed;
                     refused = Some(meaning);
                 }
                 Next::AnotherAccount => return self.failed(hold, kept, meaning, out),
@@ -261,6 +252,13 @@ impl Course<'_> {
                 hold.complete(Outcome::CredentialRefused { evidence });
                 "its credential was refused".to_owned()
             }
+            Unready::Cooling(cooling) if cooling.obstacle == Obstacle::Refused => {
+                hold.complete(Outcome::Abandoned);
+                self.cool(&cooling);
+                let outcome = Outcome::CredentialRefused { evidence };
+                let why = format!("its token is {}{said}", cooling.why);
+                return credential_failed(self.granted, outcome, why);
+            }
             Unready::Cooling(cooling) => {
                 hold.complete(Outcome::Abandoned);
                 self.cool(&cooling);
@@ -278,6 +276,7 @@ impl Course<'_> {
         let reason = match cooling.obstacle {
             Obstacle::Network => BlockReason::RefreshNetwork,
             Obstacle::Endpoint | Obstacle::Local => BlockReason::RefreshFailed,
+            Obstacle::Refused => BlockReason::CredentialRefused,
         };
         let evidence = Evidence {
             source: Arc::from("token refresh"),

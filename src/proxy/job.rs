@@ -17,7 +17,7 @@ use crate::http::headers::{ClientOptions, Headers};
 use crate::http::peek::{Peek, session_key};
 use crate::report::capture::Trace;
 use crate::scheduler::time::Mono;
-use crate::scheduler::{Kind, Request, SessionKey, Shape, ThreadKey, Usage};
+use crate::scheduler::{AccountId, Kind, Request, SessionKey, Shape, ThreadKey, Usage};
 use crate::server::paths::{Pooled, Route};
 
 /// Of what a client declares about its own time limit this share is used (SPEC Q6).
@@ -87,6 +87,8 @@ pub(crate) struct Record {
     pub(crate) first_byte: Option<Duration>,
     /// Tokens, if the answer told.
     pub(crate) tokens: Option<Usage>,
+    /// The accounts that were refreshed for it, each at most once (SPEC T2).
+    pub(crate) refreshed: Vec<AccountId>,
     /// The accounts that its own headers describe (V1), until it is certain where it is served.
     pub(crate) brought: Vec<Brought>,
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::enrol::{self, Newcomer};
 use super::loopback::{Arrival, Loopback, Verdict, say};
-use crate::account::http::{Http, HttpPhase};
+use crate::account::http::Http;
 use crate::account::oauth::{self, Endpoints, Profile, Proof, TokenFailure};
 use crate::config::Secret;
 use crate::config::edit::Put;
@@ -164,10 +164,8 @@ pub(super) fn told(put: &Put) -> String {
 
 fn exchange_error(failure: &TokenFailure) -> Error {
     let again = match failure {
-        TokenFailure::NoAnswer { phase: HttpPhase::Connect, .. } => {
-            "check the connection and run the login again"
-        }
-        TokenFailure::NoAnswer { .. }
+        TokenFailure::NotSent { .. } => "check the connection and run the login again",
+        TokenFailure::FateUnknown { .. }
         | TokenFailure::Temporary { .. }
         | TokenFailure::Refused { .. } => "run the login again",
     };

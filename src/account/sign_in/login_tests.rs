@@ -48,7 +48,7 @@ fn play(
             }
             _ => (200, r#"{"account":{"uuid":"u","email":"a@b"}}"#),
         };
-        Ok(HttpReply { status, headers: Vec::new(), body: body.as_bytes().to_vec() })
+        Ok(HttpReply { status, headers: Vec::new(), body: body.as_bytes().to_vec(), cut: None })
     };
     let (told, hears): (Sender<JoinHandle<Vec<String>>>, _) = mpsc::channel();
     let visit = Mutex::new(Some(visit));

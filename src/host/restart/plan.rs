@@ -201,7 +201,7 @@ impl Plan {
         out
     }
 
-    /// Stop: the first call lets everything finish, the second cuts, the third ends at once.
+    /// Stop: the first call lets everything finish, the second cuts, later ones change nothing.
     pub(super) fn stop(&mut self, now: Mono) -> Vec<Action> {
         let mut out = Vec::new();
         match self.stop {
@@ -224,7 +224,8 @@ impl Plan {
                 let cut = |worker: &Worker| Action::Tell(worker.id, Order::Cut);
                 out.extend(self.workers.iter().map(cut));
             }
-            Stop::Cutting(_) => self.end_at_once(&mut out),
+            // What still runs is a refresh, whose token would be lost; it is bounded.
+            Stop::Cutting(_) => {}
         }
         out
     }
