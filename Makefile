@@ -74,6 +74,21 @@ static:
 	@ls -l target/static/maxpool
 	@target/static/maxpool --version
 
+# The program for every system that it is offered for: `cross` checks, `dist` makes the archives.
+TARGETS ?= x86_64-unknown-linux-musl aarch64-unknown-linux-musl x86_64-apple-darwin aarch64-apple-darwin
+
+cross:
+	@TARGETS='$(TARGETS)' CARGO='$(CARGO)' sh tests/cross/run.sh check
+
+dist:
+	@TARGETS='$(TARGETS)' CARGO='$(CARGO)' sh tests/cross/run.sh build
+
+# The tests with what other Unixes use in place of calls that only Linux has (src/platform.rs).
+test-portable:
+	RUSTFLAGS='--cfg portable' $(CARGO) test --locked --target-dir target/portable
+
+.PHONY: cross dist test-portable
+
 # Builds only what is not there, so that `make && sudo make install` runs no compiler as root.
 $(BINARY):
 	$(CARGO) build --release --locked

@@ -20,14 +20,13 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rustix::event::EventfdFlags;
-
 use crate::clock;
+use crate::platform::Bell;
 use crate::scheduler::time::{Mono, Now};
 use crate::scheduler::{
     AccountId, Admission, Cancel, Grant, HeadReport, Lease, Outcome, Refusal, Request, Scheduler,
@@ -117,7 +116,7 @@ struct Slot {
 #[derive(Default)]
 struct SlotState {
     verdict: Option<Wake>,
-    bell: Option<Arc<OwnedFd>>,
+    bell: Option<Arc<Bell>>,
 }
 
 impl Slot {
@@ -129,16 +128,16 @@ impl Slot {
         let mut state = self.lock();
         state.verdict = Some(wake);
         if let Some(bell) = &state.bell {
-            ring(bell);
+            bell.ring();
         }
         self.delivered.notify_all();
     }
 
     /// Adds the bell, and rings it at once if the verdict was faster.
-    fn hang(&self, bell: &Arc<OwnedFd>) {
+    fn hang(&self, bell: &Arc<Bell>) {
         let mut state = self.lock();
         if state.verdict.is_some() {
-            ring(bell);
+            bell.ring();
         }
         state.bell = Some(Arc::clone(bell));
     }
@@ -155,11 +154,6 @@ impl Slot {
     }
 }
 
-fn ring(bell: &OwnedFd) {
-    // The counter cannot overflow: each bell is rung once.
-    let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
-}
-
 /// A lease that cannot be forgotten: dropped without [`LeaseGuard::complete`], it counts as
 /// abandoned.
 #[derive(Debug)]
@@ -173,7 +167,7 @@ pub(crate) struct Waiting {
     gate: Gate,
     ticket: Ticket,
     slot: Arc<Slot>,
-    bell: Arc<OwnedFd>,
+    bell: Arc<Bell>,
     over: bool,
 }
 
@@ -242,7 +236,7 @@ impl Gate {
                 Admitted::Granted(guard, granted)
             }
             Admission::Refused(refusal) => Admitted::Refused(refusal),
-            Admission::Queued(ticket) => match rustix::event::eventfd(0, EventfdFlags::CLOEXEC) {
+            Admission::Queued(ticket) => match Bell::new() {
                 Ok(bell) => {
                     let bell = Arc::new(bell);
                     slot.hang(&bell);

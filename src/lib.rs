@@ -13,16 +13,18 @@
 //!
 //! # Modules, in the order in which they may import each other
 //!
-//! `scheduler` < `http` < `clock`, `error`, `event` < `config` < `net` < `account` < `gate` < `report` < `server` < `proxy`
-//! < `host` < `run`, `cli` (a test holds them to it).
+//! `scheduler` < `http` < `platform`, `clock`, `error`, `event` < `config` < `net` < `account` < `gate` < `report` < `server` < `proxy`
+//! < `control` < `host` < `run`, `cli` (a test holds them to it).
 //!
 //! - [`scheduler`]: which account, who waits, for how long. Pure: no I/O, threads, locks, clock or randomness.
+//! - `platform`: what differs between Linux and other Unixes.
 //! - `clock`: the only place that reads time. `event`: what happened, as plain data; sending one never blocks.
 //! - `config`: the file with every credential; one locked read-modify-write per change. `net`: connections that we make.
 //! - `account`: credentials, their refresh, and what answers say about quota.
 //! - `gate`: the only lock around the scheduler; its first page is the lock contract.
 //! - `http`: messages as bytes; pure. `server`: the listening socket, clients' connections, who may enter.
 //! - `proxy`: a request's life. `exchange` reads top to bottom.
+//! - `control`: what is not a request's life: local routes, reload, hand-over of what was learned, usage probe.
 //! - `report`: the plain log, the dashboard, status and metrics. `host`: signals, terminal, restart, supervisors.
 //!
 //! # Threads
@@ -56,12 +58,14 @@ mod account;
 mod cli;
 mod clock;
 mod config;
+mod control;
 mod error;
 mod event;
 mod gate;
 mod host;
 mod http;
 mod net;
+mod platform;
 mod proxy;
 mod report;
 mod run;

@@ -11,6 +11,7 @@ use crate::account::oauth::Endpoints;
 use crate::account::{Accounts, Surroundings};
 use crate::clock;
 use crate::config::Config;
+use crate::control::reload;
 use crate::error::{Error, Result};
 use crate::event::{Event, Events, Started, StartedAccount};
 use crate::gate::Gate;
@@ -18,7 +19,7 @@ use crate::host::restart::{self, Origin, Seat};
 use crate::host::terminal;
 use crate::net;
 use crate::proxy::context::{Context, Parts};
-use crate::proxy::{control, reply};
+use crate::proxy::reply;
 use crate::report::Reporter;
 use crate::report::capture::Capture;
 use crate::scheduler::Scheduler;
@@ -116,7 +117,7 @@ fn build(
     let context = Arc::new(Context::new(parts).map_err(Error::operator)?);
     // Set once, here.
     let _ = shared.set(Arc::downgrade(&context));
-    control::apply_first(&context, &context.config());
+    reload::apply_first(&context, &context.config());
     context.accounts.sync_tokens();
     for notice in notices {
         events.warning(clock::wall(), notice);

@@ -47,6 +47,10 @@ fn five_hundred_half_sent_heads_are_cut_and_block_nobody() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
     let before = proxy.threads();
+    // An empty line behind a request begins no head.
+    let (mut idle, health) = (proxy.connect(), Ask::get("/maxpool/health"));
+    idle.send(&[&health.bytes(proxy.address())[..], b"\r\n"].concat());
+    assert_eq!(idle.read_reply(&health).status, 200);
     let since = Instant::now();
     let mut clients: Vec<Client> = (0..500)
         .map(|number| {
@@ -63,6 +67,7 @@ fn five_hundred_half_sent_heads_are_cut_and_block_nobody() {
     }
     let took = since.elapsed();
     assert!((Duration::from_secs(5)..Duration::from_secs(18)).contains(&took), "{took:?}");
+    assert_eq!(idle.ask(&health).status, 200);
     until("the threads end", || (proxy.threads() < before + 32).then_some(()));
     assert_serves(&proxy);
 }

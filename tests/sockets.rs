@@ -3,10 +3,11 @@
 //! Crowds of connections are in `crowds.rs`, the table of all framing cases is in `framing/`.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Ask, Client, Home, Proxy, ReplyEnd, Value, hello, hello_stream, json};
+use crate::harness::{Ask, Client, Home, Proxy, ReplyEnd, Value, hello, hello_stream, json, until};
 use crate::upstream::{Answer, Message, Request, Step, Upstream, failures};
 
 const GET: &str = "GET /v1/models HTTP/1.1\r\nHost: localhost\r\n";
@@ -441,6 +442,60 @@ fn a_client_that_takes_nothing_is_cut_after_its_time_and_not_later() {
     drop(client);
     proxy.wait_status("the lease come back", |status| status["scheduler"]["globalInFlight"] == 0);
     proxy.post(&hello()).assert_said("Hello from upstream.");
+}
+
+#[test]
+fn any_limit_for_a_client_that_takes_nothing_can_be_served_with() {
+    let upstream = Upstream::start();
+    // The kernel counts in 31 bits.
+    for millis in [0_u64, 1 << 31, 1 << 33, 1 << 62] {
+        let home = Home::new()
+            .upstream(&upstream.url())
+            .accounts(&["a"])
+            .set("timeouts.clientMs", json!(millis));
+        let proxy = Proxy::start(&home);
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+    }
+}
+
+#[test]
+fn a_last_answer_comes_whole_to_a_client_that_has_sent_more() {
+    let upstream = Upstream::start();
+    let (_home, proxy) = start(&upstream);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    let text = "x".repeat(400_000);
+    let ask = Ask::messages(&hello()).header("connection", "close");
+    // Too early to be read with the request, so that it waits in the kernel; or read and not used,
+    // with more of it behind the answer.
+    for (at_once, meanwhile, afterwards) in [("", "\r\n", ""), ("\r\n", "", "\r\n")] {
+        let gate = upstream.gate();
+        upstream.next("key-a", Answer::message(&text).before(Step::Hold(gate.clone())));
+        let before = (upstream.requests().len(), proxy.descriptors(), proxy.log().len());
+        let stream = TcpStream::connect(proxy.address()).expect("connect");
+        // What it does not read stays with the server.
+        rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).expect("a small window");
+        let mut client = Client::of(stream);
+        client.send(&[&ask.bytes(proxy.address()), at_once.as_bytes()].concat());
+        upstream.wait_requests(before.0 + 1);
+        client.send(meanwhile.as_bytes());
+        gate.open();
+        proxy.wait_line_after(before.2, "the request's line", |line| line.contains("POST"));
+        client.send(afterwards.as_bytes());
+        until("the server lets go", || (proxy.descriptors() <= before.1).then_some(()));
+        client.read_reply(&ask).assert_said(&text);
+    }
+}
+
+#[test]
+fn a_torn_answer_whose_end_is_the_connection_s_is_not_taken_for_whole() {
+    let upstream = Upstream::start();
+    let (_home, proxy) = start(&upstream);
+    let torn = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n6\r\n{\"id\":\r\n";
+    upstream.next("key-a", Answer::raw_bytes(torn));
+    let mut client = proxy.connect();
+    client.send(&last_request("HTTP/1.0", "", &hello()));
+    let (bytes, end) = client.read_to_close();
+    assert_eq!(end, ReplyEnd::Reset, "{}", bytes.escape_ascii());
 }
 
 // Row 16.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 const ORDER: &[&[&str]] = &[
     &["scheduler"],
     &["http"],
-    &["clock", "error", "event"],
+    &["platform", "clock", "error", "event"],
     &["config"],
     &["net"],
     &["account"],
@@ -14,6 +14,7 @@ const ORDER: &[&[&str]] = &[
     &["report"],
     &["server"],
     &["proxy"],
+    &["control"],
     &["host"],
     &["run", "cli"],
 ];

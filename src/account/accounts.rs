@@ -92,13 +92,6 @@ impl Accounts {
         }
     }
 
-    /// A person wants the account to be tried again now.
-    pub(crate) fn retry(&self, id: AccountId) {
-        if let Some(account) = self.get(id).filter(|account| account.kind == Kind::Oauth) {
-            account.with_tokens(TokenState::retry);
-        }
-    }
-
     /// Who may refresh from now on. One that has handed over takes what its successor brings.
     pub(crate) fn set_role(&self, role: Role) {
         self.shared.set_role(role);

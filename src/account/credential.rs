@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use super::single_flight::SingleFlight;
 use super::surroundings::Settings;
 use super::token::{Cooling, TokenState};
+use crate::config::atomic::SiblingLock;
 use crate::config::custody::Kept;
+use crate::config::state::TokensState;
 use crate::config::{AccountEntry, AuthHeader, BaseUrl, Credential, Identity, ImportFrom, Secret};
 use crate::scheduler::time::{Mono, Wall};
 use crate::scheduler::{Access, AccountId, AccountSpec, Kind};
@@ -19,6 +21,8 @@ pub(crate) struct Account {
     held: Mutex<Held>,
     /// When a request last brought it; only for [`Origin::Request`].
     touched: AtomicU64,
+    /// See [`Account::hold`].
+    spent_lock: Mutex<Option<SiblingLock>>,
 }
 
 /// Everything about an account but its credential; replaced as a whole by a hot sync.
@@ -131,6 +135,7 @@ impl Account {
             profile: RwLock::new(Arc::new(profile)),
             held: Mutex::new(Held { what: Holding::of(&entry.credential), flight: None }),
             touched: AtomicU64::new(now.0),
+            spent_lock: Mutex::default(),
         }
     }
 
@@ -181,9 +186,31 @@ impl Account {
         };
         let (kept, why) = state.trouble()?;
         Some(match kept {
-            Kept::Rescued => format!("in the rescue file, because the config cannot be written: {why}"),
+            Kept::Rescued => {
+                format!("in the rescue file, because the config cannot be written: {why}")
+            }
             Kept::OnDisk | Kept::InMemory => format!("in memory only: {why}"),
         })
+    }
+
+    /// What the state file keeps of the tokens.
+    pub(crate) fn tokens_state(&self) -> TokensState {
+        match &self.held().what {
+            Holding::Fixed { .. } => TokensState::default(),
+            Holding::Oauth(state) => state.for_the_state_file(),
+        }
+    }
+
+    /// Takes in what the state file has kept.
+    pub(crate) fn recall(&self, known: &TokensState) {
+        if let Holding::Oauth(state) = &mut self.held().what {
+            state.recall(known);
+        }
+    }
+
+    /// Holds the lock of a token whose successor is in memory only, until that is stored.
+    pub(super) fn hold(&self, lock: Option<SiblingLock>) {
+        *self.spent_lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
     }
 
     pub(super) fn served(&self, generation: u64) {
@@ -279,9 +306,7 @@ impl AccountProfile {
 impl Holding {
     fn of(credential: &Credential) -> Holding {
         match credential {
-            Credential::Oauth(oauth) => {
-                Holding::Oauth(Box::new(TokenState::new(oauth.deposit())))
-            }
+            Credential::Oauth(oauth) => Holding::Oauth(Box::new(TokenState::new(oauth.deposit()))),
             Credential::ApiKey(secret) | Credential::Provider(secret) => {
                 Holding::Fixed { secret: secret.clone(), generation: 1 }
             }

@@ -67,6 +67,7 @@ pub(super) fn store_in(
     let error = match into_config(shared, &record, reserved, limit) {
         Ok(placed) => {
             account.with_tokens(|state| state.stored(&record, Kept::OnDisk, None));
+            account.hold(None);
             settle(shared, account, &placed);
             return Ok(());
         }
@@ -82,6 +83,9 @@ pub(super) fn store_in(
         Err(_) => Kept::InMemory,
     };
     account.with_tokens(|state| state.stored(&record, kept, Some(error.clone())));
+    if kept == Kept::Rescued {
+        account.hold(None);
+    }
     Err(match kept {
         Kept::Rescued => format!("it is in the rescue file: {error}"),
         Kept::OnDisk | Kept::InMemory => format!("it is in memory only: {error}"),
@@ -214,7 +218,8 @@ impl Accounts {
             if account.with_tokens(|state| state.custody().is_due())
                 && let Err(why) = store_in(&self.shared, &account, Place::None, limit)
             {
-                trouble = Some(format!("new tokens of {} are not stored: {why}", account.profile().name));
+                trouble =
+                    Some(format!("new tokens of {} are not stored: {why}", account.profile().name));
             }
         }
         // What another process has rescued is moved, too; where that fails it stays where it is.

@@ -13,8 +13,8 @@ use serde_json::{Map, Value, json};
 use super::http::{Http, HttpCall, HttpPhase, HttpReply, percent_encoded};
 use super::limits::{dates, headers};
 use crate::config::random::base64url;
-use crate::http::gzip;
 use crate::config::{Secret, Tokens};
+use crate::http::gzip;
 use crate::scheduler::quota::QuotaReport;
 use crate::scheduler::time::{Now, Wall};
 
@@ -218,7 +218,8 @@ fn token_call(
     let now = now();
     if (200..=299).contains(&reply.status) {
         return issued_of_answer(&reply.body, now.wall).ok_or_else(|| {
-            let cut = reply.cut.as_ref().map(|cause| format!(" (cut off: {})", cleaned(cause, secrets)));
+            let cut =
+                reply.cut.as_ref().map(|cause| format!(" (cut off: {})", cleaned(cause, secrets)));
             TokenFailure::FateUnknown {
                 is_network: cut.is_some(),
                 why: format!(
@@ -231,9 +232,9 @@ fn token_call(
     }
     let said = said(&reply, secrets);
     Err(match reply.status {
-        status @ (400 | 401) if is_invalid_grant(&reply.body) => TokenFailure::Refused {
-            why: format!("the token endpoint refused it: {status}{said}"),
-        },
+        status @ (400 | 401) if is_invalid_grant(&reply.body) => {
+            TokenFailure::Refused { why: format!("the token endpoint refused it: {status}{said}") }
+        }
         status @ (502 | 504) => TokenFailure::FateUnknown {
             is_network: false,
             why: format!("the token endpoint answered {status}{said}"),
@@ -440,9 +441,7 @@ fn get(http: &Http, url: &str, access: &Secret, beta: Option<&str>) -> Result<Ht
         timeout: READ_TIMEOUT,
         reply_bytes_max: REPLY_BYTES_MAX,
     };
-    http(call)
-        .and_then(HttpReply::whole)
-        .map_err(|failure| cleaned(&failure.cause, &[access]))
+    http(call).and_then(HttpReply::whole).map_err(|failure| cleaned(&failure.cause, &[access]))
 }
 
 fn headers<const N: usize>(own: [(&'static str, String); N]) -> Vec<(&'static str, String)> {

@@ -159,7 +159,11 @@ fn answers_are_read_in_every_form_of_expiry() {
         ("T2 negative", r#"{"access_token":"a","expires_in":-5}"#, Some(UNTIL_REFUSED)),
         ("T2 none", r#"{"access_token":"a","expires_in":0}"#, Some(UNTIL_REFUSED)),
         ("T2 past", r#"{"access_token":"a","expires_at":1795301099}"#, Some(UNTIL_REFUSED)),
-        ("T7 a mark before it", "\u{feff}{\"access_token\":\"a\",\"expires_in\":1}", Some(now + 1000)),
+        (
+            "T7 a mark before it",
+            "\u{feff}{\"access_token\":\"a\",\"expires_in\":1}",
+            Some(now + 1000),
+        ),
         ("T7 more behind it", "{\"access_token\":\"a\",\"expires_in\":1}\n{", Some(now + 1000)),
         ("T1 absurd", r#"{"access_token":"a","expires_in":1e300}"#, Some(now + 3_600_000)),
         ("T7 no access token", r#"{"refresh_token":"r"}"#, Some(now + 3_600_000)),
@@ -221,7 +225,8 @@ fn what_an_endpoint_says_is_shown_without_secrets_and_bounded() {
         timeout: Duration::ZERO,
         reply_bytes_max: 0,
     };
-    let reply = HttpReply { status: 200, headers: Vec::new(), body: b"sk-ant-3".to_vec(), cut: None };
+    let reply =
+        HttpReply { status: 200, headers: Vec::new(), body: b"sk-ant-3".to_vec(), cut: None };
     let shown = format!("{call:?} {reply:?}");
     assert!(!shown.contains("sk-ant"), "{shown}");
 }

@@ -30,14 +30,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::credential::Account;
+use super::keep::{self, Place};
 use super::oauth::{self, Issued, TokenFailure};
 use super::single_flight::SingleFlightGuard;
+use super::sources;
 use super::surroundings::{Role, Shared};
 use super::token::{Obstacle, Plan, Switch, TokenState};
-use super::keep::{self, Place};
-use super::sources;
 use crate::config::atomic::SiblingLock;
-use crate::config::custody::Digest;
+use crate::config::custody::{Digest, Kept};
 use crate::config::rescue;
 use crate::config::{Credential, Secret, file};
 use crate::event::{Event, Refresh, RefreshResult};
@@ -139,7 +139,7 @@ impl Work<'_> {
     }
 
     fn redeem(&self, token: Secret) -> Step {
-        let _lock = match self.lock(&token) {
+        let lock = match self.lock(&token) {
             Ok(lock) => lock,
             Err(why) => return Step::Ended(self.fail(&why)),
         };
@@ -157,11 +157,17 @@ impl Work<'_> {
         let place = match self.make_place(&token) {
             Ok(place) => place,
             Err(why) => {
-                let why = format!("its successor could not be stored, so the token is not sent: {why}");
+                let why =
+                    format!("its successor could not be stored, so the token is not sent: {why}");
                 return Step::Ended(self.fail(&why));
             }
         };
-        self.send(token, place)
+        let step = self.send(token, place);
+        if self.state(|state| state.custody().kept()) == Kept::InMemory {
+            // No file says that the token is used up, so its lock does.
+            self.account.hold(lock);
+        }
+        step
     }
 
     fn send(&self, token: Secret, place: Place) -> Step {

@@ -105,7 +105,8 @@ impl Accounts {
             let renamed = |account: &Arc<Account>| match &entry.credential {
                 Credential::Oauth(oauth) => {
                     let profile = account.profile();
-                    let has_own = |other: &AccountEntry| other.identity().is_same(&profile.identity());
+                    let has_own =
+                        |other: &AccountEntry| other.identity().is_same(&profile.identity());
                     account.kind == Kind::Oauth
                         && !config.accounts.iter().any(has_own)
                         && account.with_tokens(|state| {

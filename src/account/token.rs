@@ -18,7 +18,8 @@
 use std::time::Duration;
 
 use super::oauth::Issued;
-use crate::config::custody::{Age, Custody, Deposit, Digest, Kept, Record, Spent};
+use crate::config::custody::{Age, Custody, Deposit, Digest, Kept, Record};
+use crate::config::state::TokensState;
 use crate::config::{Identity, Secret, Tokens};
 use crate::scheduler::time::{Mono, Now, Wall};
 
@@ -75,6 +76,8 @@ pub(crate) struct TokenState {
     forced: Option<Mono>,
     /// The last refresh that brought a pair.
     renewed: Option<(Mono, Wall)>,
+    /// The same before this process began.
+    recalled_at: Option<Wall>,
     /// Why the file does not have what it should.
     trouble: Option<Why>,
 }
@@ -176,7 +179,7 @@ impl TokenState {
 
     /// When a refresh has brought the tokens last.
     pub(crate) fn renewed_at(&self) -> Option<Wall> {
-        self.renewed.map(|(_, at)| at)
+        self.renewed.map(|(_, at)| at).or(self.recalled_at)
     }
 
     /// The refresh token, if it may be sent.
@@ -294,8 +297,8 @@ impl TokenState {
             return self.plan(switch, now);
         }
         let recent = |at: Mono| now.mono.since(at) < BETWEEN_REFRESHES;
-        let recently = self.forced.is_some_and(recent)
-            || self.renewed.is_some_and(|(at, _)| recent(at));
+        let recently =
+            self.forced.is_some_and(recent) || self.renewed.is_some_and(|(at, _)| recent(at));
         if self.rest.is_some() || self.is_unproven {
             return self.take_a_rest(now);
         }
@@ -355,14 +358,6 @@ impl TokenState {
         }
     }
 
-    /// A person wants the account to be tried again now.
-    pub(crate) fn retry(&mut self) {
-        self.rest = None;
-        self.access_refused = false;
-        self.cooling = None;
-        self.failures = 0;
-    }
-
     /// The file was read: takes over what is newer in it. True if the tokens became others.
     ///
     /// Called by a hot sync with what it read a moment ago, and within a refresh with what is there
@@ -386,9 +381,27 @@ impl TokenState {
         self.changing(|custody| custody.see_record(record))
     }
 
-    /// Digests that were known before a restart.
-    pub(crate) fn learn_spent(&mut self, spent: &Spent) {
-        self.custody.learn(spent);
+    /// What the state file keeps of this, see [`TokenState::recall`].
+    pub(crate) fn for_the_state_file(&self) -> TokensState {
+        let refused = self.tokens().refresh.as_ref().filter(|_| self.refresh_refused.is_some());
+        TokensState {
+            spent: self
+                .custody
+                .spent()
+                .digests()
+                .map(|digest| digest.as_str().to_owned())
+                .collect(),
+            refused: refused.map(|token| Digest::of(token).as_str().to_owned()),
+            refreshed_at: self.renewed_at().map(|at| at.0),
+        }
+    }
+
+    /// Takes in what was known before a restart: the config may be an old copy by now, whose token is
+    /// spent.
+    pub(crate) fn recall(&mut self, known: &TokensState) {
+        let digests = known.spent.iter().filter_map(|text| Digest::read(text));
+        self.custody.learn(&digests.collect());
+        self.recalled_at = known.refreshed_at.map(Wall);
     }
 
     /// A refresh has brought a pair for `sent`.
@@ -495,9 +508,8 @@ impl TokenState {
             return self.spendable().is_some();
         }
         let dead = self.dead.clone();
-        let fell_back = |custody: &mut Custody| {
-            custody.fall_back(|token| dead.contains(&Digest::of(token)))
-        };
+        let fell_back =
+            |custody: &mut Custody| custody.fall_back(|token| dead.contains(&Digest::of(token)));
         if self.changing(fell_back) {
             return true;
         }

@@ -97,7 +97,10 @@ fn a_401_asks_for_one_refresh_of_the_token_that_is_still_current() {
         "resting",
         "the token that a refresh brought is refused too"
     );
-    assert!(state.merge_file(&entry(&pair("a3", "r3", Some(9999)))), "until other tokens are there");
+    assert!(
+        state.merge_file(&entry(&pair("a3", "r3", Some(9999)))),
+        "until other tokens are there"
+    );
     assert_eq!(
         word(&state.plan_after_401(3, Switch::On, later(11))),
         "refresh",
@@ -124,14 +127,16 @@ fn t2_a_refused_token_rests_and_one_request_looks_again() {
     assert_eq!(word(&state.plan(Switch::On, later(at))), "resting", "an answer to an old token");
     state.served(2);
     assert_eq!(word(&state.plan(Switch::On, later(at))), "serve");
-    assert_eq!(word(&state.plan_after_401(2, Switch::On, later(at + 1))), "refresh", "it had served");
+    assert_eq!(
+        word(&state.plan_after_401(2, Switch::On, later(at + 1))),
+        "refresh",
+        "it had served"
+    );
 
     let mut alone = state_of(pair("a", "", Some(-9)));
     assert_eq!(word(&alone.plan_after_401(1, Switch::On, NOW)), "resting");
     assert_eq!(word(&alone.plan(Switch::On, later(5))), "serve");
     assert_eq!(word(&alone.plan_after_401(1, Switch::On, later(6))), "resting");
-    alone.retry();
-    assert_eq!(word(&alone.plan(Switch::On, later(6))), "serve", "a person wants it");
 }
 
 #[test]

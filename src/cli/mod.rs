@@ -35,6 +35,7 @@ use crate::run;
 
 /// Runs what the process's arguments say.
 pub(crate) fn main() -> ExitCode {
+    crate::host::secrecy::begin();
     let command = args::parse(std::env::args_os().skip(1));
     let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
     let color = out::shows_color(std::env::var_os("NO_COLOR"));

@@ -79,8 +79,10 @@ impl SiblingLock {
     fn try_take(path: &Path) -> io::Result<Option<SiblingLock>> {
         fault::step(Step::Open, path)?;
         let file = private().create(true).truncate(false).open(path)?;
-        fault::step(Step::Lock, path)?;
-        let is_locked = match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        let locked = fault::step(Step::Lock, path)
+            .map_err(|cause| Errno::from_io_error(&cause).unwrap_or(Errno::IO))
+            .and_then(|()| flock(&file, FlockOperation::NonBlockingLockExclusive));
+        let is_locked = match locked {
             Ok(()) => true,
             Err(Errno::WOULDBLOCK | Errno::INTR) => return Ok(None),
             Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => false,

@@ -59,7 +59,9 @@ impl Digest {
         let mut hash = [0; 32];
         // The hash comes out of the TLS library, which has it anyway.
         if let SupportedCipherSuite::Tls13(suite) = TLS13_AES_128_GCM_SHA256 {
-            hash.copy_from_slice(suite.common.hash_provider.hash(token.expose().as_bytes()).as_ref());
+            hash.copy_from_slice(
+                suite.common.hash_provider.hash(token.expose().as_bytes()).as_ref(),
+            );
         }
         Digest(base64url(&hash[..DIGEST_BYTES]).into())
     }
@@ -85,10 +87,6 @@ impl Spent {
     /// Whether that token is among them.
     pub(crate) fn has(&self, token: Option<&Secret>) -> bool {
         token.is_some_and(|token| self.0.contains(&Digest::of(token)))
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     pub(crate) fn digests(&self) -> impl Iterator<Item = &Digest> {
@@ -231,7 +229,10 @@ impl Deposit {
             Some(refresh) => self.live.refresh.as_ref() != Some(refresh),
             None => displaced.access.is_some(),
         };
-        if is_worth_it && !displaced.same_pair(&self.live) && !self.spent.has(displaced.refresh.as_ref()) {
+        if is_worth_it
+            && !displaced.same_pair(&self.live)
+            && !self.spent.has(displaced.refresh.as_ref())
+        {
             self.previous = Some(Previous { tokens: displaced, by });
         }
     }
@@ -335,10 +336,6 @@ impl Custody {
         &self.own.live
     }
 
-    pub(crate) fn previous(&self) -> Option<&Previous> {
-        self.own.previous.as_ref()
-    }
-
     pub(crate) fn spent(&self) -> &Spent {
         &self.own.spent
     }
@@ -399,9 +396,8 @@ impl Custody {
             }
             Age::Newer(proof) => {
                 self.own.displace(entry.live.clone(), DisplacedBy::Person);
-                let is_spent = |previous: &Previous| {
-                    self.own.spent.has(previous.tokens.refresh.as_ref())
-                };
+                let is_spent =
+                    |previous: &Previous| self.own.spent.has(previous.tokens.refresh.as_ref());
                 // A rotation displaces nothing, and whoever logs in writes down what that displaced;
                 // what an edit by hand has displaced is for us to write down.
                 let theirs = entry.previous.as_ref().filter(|previous| !is_spent(previous));
@@ -493,7 +489,8 @@ impl Custody {
     pub(crate) fn see_record(&mut self, record: &Record) -> bool {
         let theirs = &record.deposit;
         self.own.spent.add_all(&theirs.spent, None);
-        if theirs.live.same_pair(&self.own.live) || self.own.spent.has(theirs.live.refresh.as_ref()) {
+        if theirs.live.same_pair(&self.own.live) || self.own.spent.has(theirs.live.refresh.as_ref())
+        {
             return false;
         }
         if record.is_newer_than(&self.own.live) {
@@ -502,8 +499,7 @@ impl Custody {
             self.kept = Kept::InMemory;
             return true;
         }
-        self.own.previous =
-            Some(Previous { tokens: theirs.live.clone(), by: DisplacedBy::Person });
+        self.own.previous = Some(Previous { tokens: theirs.live.clone(), by: DisplacedBy::Person });
         self.is_amended = true;
         false
     }

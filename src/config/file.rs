@@ -169,6 +169,7 @@ impl Locked {
         &self.document
     }
 
+    #[cfg(test)]
     pub(crate) fn config(&self) -> Result<Config> {
         Config::from_document(&self.document, &self.text, &self.path)
     }

@@ -120,7 +120,8 @@ impl Needles {
     fn search(&self, text: &[u8], mut found: impl FnMut(Range<usize>)) {
         let mut at = 0;
         while at + HEAD_BYTES <= text.len() {
-            if self.begins.get(usize::from(u16::from_be_bytes([text[at], text[at + 1]]))) == Some(&true)
+            if self.begins.get(usize::from(u16::from_be_bytes([text[at], text[at + 1]])))
+                == Some(&true)
                 && let Some(head) = text[at..].first_chunk::<HEAD_BYTES>()
                 && let Some(forms) = self.by_head.get(head)
                 && let Some(form) = forms.iter().find(|form| text[at..].starts_with(form))
@@ -291,7 +292,9 @@ mod tests {
     #[test]
     fn d4_what_holds_no_secret_stays_as_it_is() {
         drop(Secret::new("another-secret-0001"));
-        for plain in ["", "%", "\\", "100% of \\u00e9\\n", "another-secret-000", "工作", "\\ud83d\\ude00"] {
+        for plain in
+            ["", "%", "\\", "100% of \\u00e9\\n", "another-secret-000", "工作", "\\ud83d\\ude00"]
+        {
             assert!(matches!(text(plain), Cow::Borrowed(_)), "{plain}");
         }
         assert_eq!(bytes(b"\xff\xfe another-secret-0001\xff").unwrap(), b"\xff\xfe [masked]\xff");

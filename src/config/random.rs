@@ -2,25 +2,16 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rustix::rand::GetRandomFlags;
 
 use crate::error::{Error, Result};
 
-/// `N` bytes from the system's random source.
+/// `N` bytes from the TLS library's random source, which is the system's.
 pub(crate) fn bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
-    let mut filled = 0;
-    while filled < N {
-        match rustix::rand::getrandom(&mut bytes[filled..], GetRandomFlags::empty()) {
-            Ok(count) => filled += count,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => {
-                let text = format!("the system gives no random bytes: {error}");
-                return Err(Error::operator(text));
-            }
-        }
+    match rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes) {
+        Ok(()) => Ok(bytes),
+        Err(_) => Err(Error::operator("the system gives no random bytes")),
     }
-    Ok(bytes)
 }
 
 /// Base64url without padding (RFC 4648 section 5).

@@ -29,7 +29,8 @@ fn state_home() -> Option<PathBuf> {
         // The home of whoever runs the tests is none of theirs.
         return None;
     }
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute =
+        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))
 }
 
@@ -96,14 +97,17 @@ pub(crate) fn keep(config: &Path, place: Option<RescuePlace>, record: &Record) -
 
 fn write(config: &Path, path: &Path, record: &Record, reserved: Option<Reserved>) -> Result<()> {
     let lock = lock(path)?;
-    let mut pairs = if lock.exists() { pairs_of(&lock.read()?).unwrap_or_default() } else { Vec::new() };
+    let mut pairs =
+        if lock.exists() { pairs_of(&lock.read()?).unwrap_or_default() } else { Vec::new() };
     let owner = owner_of(config);
     // A later pair of the same account takes the place of its predecessor.
     pairs.retain(|pair| {
         let is_ours = pair.get(OWNER).and_then(Value::as_str) == Some(&*owner);
         let known = Record::read(pair).filter(|_| is_ours);
-        !known.is_some_and(|known| record.deposit.spent.has(known.deposit.live.refresh.as_ref())
-            || known.deposit.live.same_pair(&record.deposit.live))
+        !known.is_some_and(|known| {
+            record.deposit.spent.has(known.deposit.live.refresh.as_ref())
+                || known.deposit.live.same_pair(&record.deposit.live)
+        })
     });
     let mut pair = record.value();
     pair[OWNER] = Value::from(&*owner);
@@ -119,7 +123,8 @@ fn write(config: &Path, path: &Path, record: &Record, reserved: Option<Reserved>
 pub(super) fn forget(config: &Path, rescued: &[Rescued]) {
     let owner = owner_of(config);
     for path in paths(config) {
-        let placed: Vec<&Rescued> = rescued.iter().filter(|rescued| rescued.place == path).collect();
+        let placed: Vec<&Rescued> =
+            rescued.iter().filter(|rescued| rescued.place == path).collect();
         if placed.is_empty() {
             continue;
         }

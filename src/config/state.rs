@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::atomic::{self, FileLock};
+use super::custody::Digest;
 use super::identity::Identity;
 use crate::error::{Error, Result};
 use crate::scheduler::Usage;
@@ -75,6 +76,20 @@ pub(crate) struct AccountState {
     pub(crate) org_uuid: Option<String>,
     pub(crate) windows: Vec<WindowState>,
     pub(crate) totals: Totals,
+    pub(crate) tokens: TokensState,
+}
+
+/// What is known of an account's tokens beside the config, which may be an old copy of itself by the
+/// time of the next start. Digests, no tokens.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct TokensState {
+    /// The refresh tokens that are used up.
+    pub(crate) spent: Vec<String>,
+    /// The refresh token that the token endpoint has refused.
+    pub(crate) refused: Option<String>,
+    /// When a refresh has brought the tokens last.
+    pub(crate) refreshed_at: Option<i64>,
 }
 
 /// One quota window; times in ms since the epoch.
@@ -126,6 +141,12 @@ impl State {
 }
 
 impl State {
+    /// What is known of the tokens of the account `who`.
+    pub(crate) fn tokens_of(&self, who: &Identity<'_>) -> Option<&TokensState> {
+        let found = self.accounts.iter().find(|account| account.identity().is_same(who))?;
+        Some(&found.tokens)
+    }
+
     /// Which of the accounts of now each account of the document is.
     pub(crate) fn accounts_of(&self, ids: &[(Identity<'_>, AccountId)]) -> Vec<Option<AccountId>> {
         let same = |known: &AccountState| {
@@ -230,6 +251,7 @@ impl AccountState {
                 cache_write_tokens: usage.tokens.cache_write,
                 last_used: usage.last_used.map(|at| at.0),
             },
+            tokens: TokensState::default(),
         }
     }
 
@@ -336,6 +358,13 @@ pub(crate) fn save(path: &Path, state: &State) -> Result<()> {
     let lock = FileLock::take(path)?;
     lock.clear(lock.leftovers());
     lock.replace(&(text + "\n"))
+}
+
+/// The refresh tokens that a server on this config has seen refused.
+pub(crate) fn refused_tokens(config: &Path) -> Vec<Digest> {
+    let (known, _) = load(&path(config));
+    let refused = known.accounts.iter().filter_map(|account| account.tokens.refused.as_deref());
+    refused.filter_map(Digest::read).collect()
 }
 
 #[cfg(test)]

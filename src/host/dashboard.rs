@@ -20,10 +20,10 @@ use crate::account::sign_in::login::{self, Desk};
 use crate::account::wire;
 use crate::clock;
 use crate::config::edit;
+use crate::control::{local, reload};
 use crate::error::{Error, Result};
 use crate::event::Pulse;
 use crate::proxy::context::Context;
-use crate::proxy::{control, local};
 use crate::report::screen::View;
 use crate::report::status::Status;
 use crate::report::text::name;
@@ -157,16 +157,16 @@ fn signal(number: i32, doing: &str) -> Option<String> {
 /// Does it. Gives a line where the reload of the config does not tell.
 fn carry_out(context: &Context, action: &Action) -> Result<Option<String>> {
     match action {
-        Action::Enable(account) => control::switch(context, account, true).map(drop)?,
-        Action::Disable(account) => control::switch(context, account, false).map(drop)?,
-        Action::Prefer(account) => control::set_routing(context, Some(account)).map(drop)?,
-        Action::Automatic => control::set_routing(context, None).map(drop)?,
+        Action::Enable(account) => reload::switch(context, account, true).map(drop)?,
+        Action::Disable(account) => reload::switch(context, account, false).map(drop)?,
+        Action::Prefer(account) => reload::set_routing(context, Some(account)).map(drop)?,
+        Action::Automatic => reload::set_routing(context, None).map(drop)?,
         Action::Delete(account) => {
             delete(context, account)?;
-            control::reload(context)?;
+            reload::reload(context)?;
         }
         Action::Sync => {
-            let changes = control::reload(context)?;
+            let changes = reload::reload(context)?;
             return Ok(changes.is_empty().then(|| "config reloaded: nothing changed".to_owned()));
         }
         Action::Import => {
@@ -174,12 +174,12 @@ fn carry_out(context: &Context, action: &Action) -> Result<Option<String>> {
             let home = home.ok_or_else(|| Error::operator("HOME is not set"))?;
             let source = ImportSource::ClaudeCode { home: &home };
             let line = at_desk(context, |desk| import::import(desk, &source, None))?;
-            control::reload(context)?;
+            reload::reload(context)?;
             return Ok(Some(line));
         }
         Action::AddKey(key) => {
             let line = at_desk(context, |desk| login::add_api_key(desk, None, key))?;
-            control::reload(context)?;
+            reload::reload(context)?;
             return Ok(Some(line));
         }
         Action::Redraw | Action::Quit | Action::Restart => {}

@@ -3,5 +3,6 @@
 pub(crate) mod dashboard;
 pub(crate) mod notify;
 pub(crate) mod restart;
+pub(crate) mod secrecy;
 pub(crate) mod signals;
 pub(crate) mod terminal;

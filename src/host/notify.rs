@@ -4,16 +4,14 @@
 //! cannot be reached is not an error.
 
 use std::net::TcpListener;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::time::Duration;
 
-use rustix::net::{
-    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sendto, socket_with, sockopt,
-};
-use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
+use rustix::net::{SendFlags, SocketAddrUnix, sendto};
 
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::platform;
 
 /// The variables of both protocols. They are meant for one process only.
 pub(crate) const VARIABLES: [&str; 6] = [
@@ -38,13 +36,7 @@ impl Supervisor {
     /// The one that the environment names.
     pub(crate) fn of_environment(variable: &dyn Fn(&str) -> Option<String>) -> Supervisor {
         let way = variable("NOTIFY_SOCKET").and_then(|name| {
-            let address = match name.strip_prefix('@') {
-                Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes()),
-                None => SocketAddrUnix::new(name.as_str()),
-            };
-            let socket =
-                socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
-            Some((socket.ok()?, address.ok()?))
+            Some((platform::local_datagram_socket().ok()?, platform::notify_address(&name)?))
         });
         let meant = is_for_us(variable("WATCHDOG_PID").as_deref()).unwrap_or(true);
         let watchdog = variable("WATCHDOG_USEC")
@@ -85,9 +77,8 @@ impl Supervisor {
 
     fn tell(&self, text: &str) {
         if let Some((socket, address)) = &self.way {
-            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
             // One that does not listen wants nothing.
-            let _ = sendto(socket, text.as_bytes(), flags, address);
+            let _ = sendto(socket, text.as_bytes(), SendFlags::DONTWAIT, address);
         }
     }
 }
@@ -109,16 +100,14 @@ pub(crate) fn passed_socket(variable: &dyn Fn(&str) -> Option<String>) -> Result
             "LISTEN_FDS is {count}: one listening socket can be served; leave one ListenStream= in the socket unit"
         )));
     }
-    let fd = duplicate(LISTEN_FDS_START).ok_or_else(|| {
-        Error::operator(
-            "LISTEN_FDS: the passed socket cannot be taken over here (pidfd_getfd is not permitted); start without socket activation",
-        )
+    let socket = platform::inherited_listener(LISTEN_FDS_START).map_err(|why| {
+        let advice = "check ListenStream= in the socket unit, or start without socket activation";
+        Error::operator(format!("LISTEN_FDS: {why}; {advice}"))
     })?;
-    let listens = sockopt::socket_acceptconn(&fd).unwrap_or(false);
-    let listener = TcpListener::from(fd);
-    if !listens || listener.local_addr().is_err() {
+    let listener = TcpListener::from(socket);
+    if listener.local_addr().is_err() {
         return Err(Error::operator(
-            "LISTEN_FDS: the passed descriptor is no listening TCP socket; check ListenStream= in the socket unit",
+            "LISTEN_FDS: the passed socket is not a TCP socket; check ListenStream= in the socket unit",
         ));
     }
     Ok(Some(listener.into()))
@@ -130,20 +119,10 @@ fn is_for_us(pid: Option<&str>) -> Option<bool> {
     Some(pid == std::process::id())
 }
 
-/// A duplicate of a descriptor that is known by its number only: the system is asked for it as if we were another process.
-fn duplicate(number: RawFd) -> Option<OwnedFd> {
-    let ourselves = pidfd_open(getpid(), PidfdFlags::empty()).ok()?;
-    if ourselves.as_raw_fd() == number {
-        return None;
-    }
-    pidfd_getfd(&ourselves, number, PidfdGetfdFlags::empty()).ok()
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    use std::os::unix::net::UnixDatagram;
 
     use super::*;
 
@@ -154,13 +133,27 @@ mod tests {
         }
     }
 
+    #[cfg(all(target_os = "linux", not(portable)))]
     #[test]
-    fn an_abstract_socket_hears_each_step() {
+    fn an_abstract_name_is_an_address() {
+        use std::os::linux::net::SocketAddrExt as _;
+
         let name = format!("maxpool-test-{}", std::process::id());
-        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
         let socket = UnixDatagram::bind_addr(&address).unwrap();
-        let supervisor =
-            Supervisor::of_environment(&with(&[("NOTIFY_SOCKET", format!("@{name}"))]));
+        Supervisor::of_environment(&with(&[("NOTIFY_SOCKET", format!("@{name}"))])).alive();
+        let mut buffer = [0; 64];
+        let count = socket.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..count], b"WATCHDOG=1");
+    }
+
+    #[test]
+    fn a_socket_with_a_path_hears_each_step() {
+        let folder = crate::testing::scratch::Scratch::new();
+        let path = folder.path("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let name = path.display().to_string();
+        let supervisor = Supervisor::of_environment(&with(&[("NOTIFY_SOCKET", name)]));
         supervisor.ready();
         supervisor.reloading();
         supervisor.stopping();

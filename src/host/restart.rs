@@ -27,7 +27,7 @@ use super::signals::{Signal, Signals};
 use super::terminal::Found;
 use crate::clock;
 use crate::error::{Error, Result};
-use crate::net::wait::poll_for;
+use crate::platform::poll_for;
 use crate::scheduler::time::Mono;
 
 pub(crate) use self::control::{Control, Order, Origin, Received, Report, Seat};

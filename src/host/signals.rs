@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGUSR2};
 
-use crate::net::wait::poll_for;
+use crate::platform::poll_for;
 
 /// What the process is told from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,8 +21,9 @@ use rustix::termios::{self, InputModes, LocalModes, OptionalActions, SpecialCode
 use signal_hook::consts::{SIGCONT, SIGQUIT, SIGTSTP, SIGWINCH};
 
 use crate::clock;
+use crate::config::masking;
 use crate::event::Pulse;
-use crate::net::wait::poll_for;
+use crate::platform::poll_for;
 use crate::report::keys::{Key, Keys};
 use crate::report::screen::line::{Inks, Signs, Style};
 use crate::report::screen::{self, Size, View};
@@ -497,6 +498,8 @@ impl Canvas {
 
     /// Prepares what differs; nothing if nothing does.
     fn draw(&mut self, lines: Vec<String>) {
+        let lines: Vec<String> =
+            lines.into_iter().map(|line| masking::text(&line).into_owned()).collect();
         let mut text = String::new();
         let whole = self.forgotten || lines.len() != self.shown.len();
         if whole {

@@ -98,7 +98,8 @@ fn block(bits: &mut Bits<'_>, out: &mut Vec<u8>, limit: usize) -> Option<Block> 
     match bits.number(2)? {
         0 => {
             let start = bits.at.div_ceil(8);
-            let length = usize::from(u16::from_le_bytes(bits.data.get(start..start + 2)?.try_into().ok()?));
+            let length =
+                usize::from(u16::from_le_bytes(bits.data.get(start..start + 2)?.try_into().ok()?));
             let rest = bits.data.get(start + 4..)?;
             out.extend_from_slice(&rest[..length.min(rest.len())]);
             bits.at = (start + 4 + length) * 8;
@@ -160,7 +161,8 @@ fn inflate(
         };
         let length = LENGTHS.get(place)? + bits.number(*LENGTH_BITS.get(place)?)?;
         let place = distances.symbol(bits)?;
-        let distance = DISTANCES.get(place)? + bits.number(u32::try_from(place / 2).ok()?.saturating_sub(1))?;
+        let distance = DISTANCES.get(place)?
+            + bits.number(u32::try_from(place / 2).ok()?.saturating_sub(1))?;
         for _ in 0..length {
             let from = out.len().checked_sub(distance)?;
             out.push(out[from]);
@@ -176,8 +178,8 @@ const LENGTHS: [usize; 29] = [
 const LENGTH_BITS: [u32; 29] =
     [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 0];
 const DISTANCES: [usize; 30] = [
-    1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025, 1537, 2049,
-    3073, 4097, 6145, 8193, 12289, 16385, 24577,
+    1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769, 1025, 1537,
+    2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577,
 ];
 
 #[cfg(test)]
@@ -187,7 +189,8 @@ mod tests {
 
     use super::*;
 
-    const ANSWER: &str = r#"{"access_token":"access-1","refresh_token":"refresh-1","expires_in":3600}"#;
+    const ANSWER: &str =
+        r#"{"access_token":"access-1","refresh_token":"refresh-1","expires_in":3600}"#;
     /// Of zlib: with codes of the standard, without compression, and with codes of its own.
     const FIXED: &str = "H4sIAAAAAAACA6tWSkxOTi0uji/Jz07NU7KCcnUNlXSUilLTilKLM+BSUD5YLrWiIBPIic8EShibGRjUAgAgGsdISQAAAA==";
     const STORED: &str = "H4sIAAAAAAAEAwFJALb/eyJhY2Nlc3NfdG9rZW4iOiJhY2Nlc3MtMSIsInJlZnJlc2hfdG9rZW4iOiJyZWZyZXNoLTEiLCJleHBpcmVzX2luIjozNjAwfSAax0hJAAAA";
@@ -203,7 +206,12 @@ mod tests {
         assert_eq!(decoded(&data(STORED), 1000), ANSWER.as_bytes());
         let long = String::from_utf8(decoded(&data(DYNAMIC), 10_000)).unwrap();
         let squares: String = (0..60).map(|number| format!("{},", number * number)).collect();
-        assert_eq!(long, format!("{{\"token_type\":\"Bearer\",\"scope\":\"user:inference user:profile\",\"pad\":\"{squares}\"}}"));
+        assert_eq!(
+            long,
+            format!(
+                "{{\"token_type\":\"Bearer\",\"scope\":\"user:inference user:profile\",\"pad\":\"{squares}\"}}"
+            )
+        );
     }
 
     #[test]

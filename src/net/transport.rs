@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, sockopt};
 use rustls::ClientConfig;
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
@@ -25,6 +25,7 @@ use super::proxies::ProxyPolicy;
 use super::tunnel::ask_proxy;
 use super::wait::{self, Phase, Ready, current};
 use crate::clock;
+use crate::platform;
 
 /// Size of the input buffer at first; a larger response head makes it grow.
 const INPUT_BYTES: usize = 16 * 1024;
@@ -154,8 +155,7 @@ fn wait_connected(
 
 fn start_connect(address: &SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    let socket = platform::tcp_socket(family)?;
     // Dead peers are noticed even while nothing is being sent.
     sockopt::set_socket_keepalive(&socket, true)?;
     match rustix::net::connect(&socket, address) {

@@ -8,9 +8,10 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 
 use crate::clock;
+use crate::platform::poll_for;
 use crate::scheduler::time::Mono;
 
 /// What a connection is doing while it waits.
@@ -203,21 +204,6 @@ impl Waiter for Deadline {
 
     fn wire(&self) -> &Wire {
         &self.wire
-    }
-}
-
-/// `poll(2)` for at most `limit`; true if a descriptor has something to say. An interrupted call counts as a short one.
-pub(crate) fn poll_for(fds: &mut [PollFd<'_>], limit: Duration) -> bool {
-    let limit = Timespec {
-        tv_sec: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: i64::from(limit.subsec_nanos()),
-    };
-    for fd in fds.iter_mut() {
-        fd.clear_revents();
-    }
-    match poll(fds, Some(&limit)) {
-        Ok(count) => count > 0,
-        Err(_) => false,
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::account::limits::body::wait_of_refusal;
 use crate::http::headers::Headers;
@@ -12,6 +13,14 @@ use crate::http::sse::{self, ApiError, Form};
 use crate::scheduler::quota::{QuotaReport, Verdict};
 use crate::scheduler::time::{Now, Wall};
 use crate::scheduler::{Evidence, Fingerprint, Kind, Outcome, Overload, policy};
+
+/// An error answer is kept, to be passed on when no account can do better. A longer one is replaced
+/// by our own words.
+pub(crate) const ERROR_BYTES_MAX: usize = 1024 * 1024;
+/// The first event is looked for in at most so many bytes, and an error's body is judged by them …
+pub(crate) const LOOK_AHEAD_BYTES: usize = 64 * 1024;
+/// … and for at most so long (SPEC P6).
+pub(crate) const LOOK_AHEAD_TIME: Duration = Duration::from_secs(5);
 
 /// An answer that is to be judged.
 #[derive(Clone, Copy, Debug)]

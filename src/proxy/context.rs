@@ -3,11 +3,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 
 use rustls::ClientConfig;
 
-use super::probe::Bell;
 use crate::account::Accounts;
 use crate::clock;
 use crate::config::state::State;
@@ -52,7 +52,7 @@ pub(crate) struct Context {
     retired: AtomicBool,
     requests: AtomicU64,
     /// The quota probe.
-    pub(crate) probe: Bell,
+    pub(crate) probe: ProbeBell,
     /// What the state file holds.
     saved: Mutex<Option<State>>,
     /// Complaints that were made already.
@@ -102,7 +102,7 @@ impl Context {
             stopping: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             requests: AtomicU64::new(0),
-            probe: Bell::default(),
+            probe: ProbeBell::default(),
             saved: Mutex::default(),
             complaints: Mutex::default(),
         })
@@ -206,6 +206,37 @@ impl Context {
     /// Emits an event of this moment.
     pub(crate) fn tell(&self, event: Event) {
         self.events.emit(clock::wall(), event);
+    }
+}
+
+/// Where the usage probe's thread sleeps (SPEC T6). It lies here because the context rings it.
+#[derive(Default)]
+pub(crate) struct ProbeBell {
+    /// There is a thread.
+    occupied: Mutex<bool>,
+    rung: Condvar,
+}
+
+impl ProbeBell {
+    /// The settings have changed, or the process is ending.
+    pub(crate) fn look_again(&self) {
+        let _seen = self.lock();
+        self.rung.notify_all();
+    }
+
+    /// Whether there is a thread, to be looked at or changed.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, bool> {
+        self.occupied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sleeps until the bell is rung, at most for `limit`.
+    pub(crate) fn wait<'a>(
+        &self,
+        occupied: MutexGuard<'a, bool>,
+        limit: Duration,
+    ) -> MutexGuard<'a, bool> {
+        let woken = self.rung.wait_timeout(occupied, limit);
+        woken.unwrap_or_else(PoisonError::into_inner).0
     }
 }
 

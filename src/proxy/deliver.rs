@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use super::attempt::{Attempted, Course, ERROR_BYTES_MAX};
-use super::classify::{self, Next};
+use super::classify::{self, ERROR_BYTES_MAX, LOOK_AHEAD_BYTES, LOOK_AHEAD_TIME, Next};
+use super::course::{Attempted, Course};
+use super::ended::{self, Ended};
 use super::failed::Kept;
 use super::forward::{Answer, Failure, NetworkCode, NetworkFailure};
-use super::job::{Ended, usage_of};
 use super::reply;
+use super::request::usage_of;
 use super::stream::{Committed, Uncommitted};
 use crate::event::{Outcome as EndedAs, Stage};
 use crate::gate::LeaseGuard;
@@ -17,11 +18,6 @@ use crate::net::wait::Stop;
 use crate::scheduler::quota::QuotaReport;
 use crate::scheduler::{AccountId, Outcome};
 use crate::server::paths::{Pooled, Route};
-
-/// The first event is looked for in at most so many bytes …
-pub(super) const LOOK_AHEAD_BYTES: usize = 64 * 1024;
-/// … and for at most so long (SPEC P6).
-const LOOK_AHEAD_TIME: Duration = Duration::from_secs(5);
 
 /// What follows an error event is waited for so long.
 const REST_TIME: Duration = Duration::from_secs(1);
@@ -35,7 +31,7 @@ impl Course<'_> {
         quota: QuotaReport,
         out: Uncommitted,
     ) -> Attempted {
-        self.job.tracked.stage(Stage::Waiting);
+        self.request.tracked.stage(Stage::Waiting);
         let form =
             Form::of(answer.headers.text("content-type"), answer.headers.text("content-encoding"));
         let mut scanner = Scanner::new(form);
@@ -44,12 +40,12 @@ impl Course<'_> {
         if scanner.first().is_some_and(|first| first.error.is_some()) {
             self.hide_in(&mut ahead);
         }
-        self.job.trace.borrow_mut().body(&ahead);
+        self.request.trace.borrow_mut().body(&ahead);
         let ended = match looked {
             Ok(ended) => ended,
-            Err(Failure::Stopped(stop)) => {
+            Err(Failure::Stopped(_)) => {
                 hold.complete(Outcome::Abandoned);
-                return Attempted::Ended(self.stopped(stop));
+                return Attempted::Ended(self.stopped());
             }
             Err(network @ Failure::Network(_)) => return self.no_answer(hold, network, out),
         };
@@ -77,17 +73,17 @@ impl Course<'_> {
         if out.is_held() && form != Form::Events {
             let whole = ended || self.read_rest(&mut answer, &mut ahead);
             hold.complete(if whole { Outcome::Success } else { Outcome::Neutral });
-            return Attempted::Ended(super::exchange::answer(
-                out,
-                &reply::not_a_stream(answer.status),
-            ));
+            return Attempted::Ended(ended::answer(out, &reply::not_a_stream(answer.status)));
         }
         headers::downstream(&mut answer.headers, BodyForm::Reframed);
         let (status, body) = (answer.status, answer.body);
-        self.job.tracked.stage(Stage::Streaming);
+        self.request.tracked.stage(Stage::Streaming);
         // No other account can be needed any more.
-        self.job.record.borrow_mut().brought.clear();
+        self.request.record.borrow_mut().brought.clear();
         let opened = out.open(status, &answer.headers, body).and_then(|mut committed| {
+            if form == Form::Events {
+                committed.guard_errors();
+            }
             committed.push(&ahead)?;
             Ok(committed)
         });
@@ -109,11 +105,11 @@ impl Course<'_> {
         form: Form,
         ahead: &mut Vec<u8>,
     ) -> Result<bool, Failure> {
-        let patience = &self.job.patience;
+        let client_wait = &self.request.client_wait;
         let is_stream = form == Form::Events;
-        patience.look_ahead(is_stream.then_some(LOOK_AHEAD_TIME));
+        client_wait.look_ahead(is_stream.then_some(LOOK_AHEAD_TIME));
         let result = loop {
-            let read = answer.read(patience, |bytes| {
+            let read = answer.read(client_wait, |bytes| {
                 scanner.feed(bytes);
                 ahead.extend_from_slice(bytes);
                 bytes.len()
@@ -132,23 +128,23 @@ impl Course<'_> {
                 Err(failure) => break Err(failure),
             }
         };
-        patience.look_ahead(None);
+        client_wait.look_ahead(None);
         result
     }
 
     /// Reads what is left of an error. False if it is too long or torn.
     fn read_rest(&self, answer: &mut Answer, into: &mut Vec<u8>) -> bool {
-        let patience = &self.job.patience;
+        let client_wait = &self.request.client_wait;
         // The next account is not kept waiting by an upstream that leaves its stream open behind the error.
-        patience.look_ahead(Some(REST_TIME));
+        client_wait.look_ahead(Some(REST_TIME));
         let whole = self.read_to_end(answer, into);
-        patience.look_ahead(None);
+        client_wait.look_ahead(None);
         whole
     }
 
     fn read_to_end(&self, answer: &mut Answer, into: &mut Vec<u8>) -> bool {
         while into.len() <= ERROR_BYTES_MAX {
-            match answer.read(&self.job.patience, |bytes| {
+            match answer.read(&self.request.client_wait, |bytes| {
                 into.extend_from_slice(bytes);
                 bytes.len()
             }) {
@@ -174,9 +170,9 @@ impl Course<'_> {
             if ended {
                 break None;
             }
-            let read = answer.read(&self.job.patience, |bytes| {
+            let read = answer.read(&self.request.client_wait, |bytes| {
                 scanner.feed(bytes);
-                self.job.trace.borrow_mut().body(bytes);
+                self.request.trace.borrow_mut().body(bytes);
                 (bytes.is_empty(), committed.push(bytes))
             });
             match read {
@@ -193,7 +189,7 @@ impl Course<'_> {
             Failure::Stopped(_) => true,
         });
         let torn = failure.is_none() && answer.to_the_end && is_unfinished_message(&scanner);
-        self.job.record.borrow_mut().first_byte = committed.line().first_byte();
+        self.request.record.borrow_mut().first_byte = committed.line().first_byte();
         self.settle_facts(&scanner);
         match failure {
             None if torn => {
@@ -264,12 +260,12 @@ impl Course<'_> {
         let facts = scanner.facts();
         let account: AccountId = self.granted.account;
         let usage = (facts.usage_seen && self.counts_tokens()).then(|| usage_of(facts.usage));
-        self.job.record.borrow_mut().tokens = usage;
+        self.request.record.borrow_mut().tokens = usage;
         let thinking =
-            self.request.session.filter(|_| facts.signed_thinking && self.granted.kind.is_claude());
-        let thread = self.job.thread_named(facts.thread.as_deref());
+            self.demand.session.filter(|_| facts.signed_thinking && self.granted.kind.is_claude());
+        let thread = self.request.thread_named(facts.thread.as_deref());
         if usage.is_some() || thinking.is_some() || thread.is_some() {
-            self.job.context.gate.with(|scheduler, now| {
+            self.request.context.gate.with(|scheduler, now| {
                 if let Some(usage) = usage {
                     scheduler.add_usage(now, account, usage);
                 }
@@ -281,16 +277,16 @@ impl Course<'_> {
                 }
             });
         }
-        if let (Route::Batches { id: None }, Some(id)) = (&self.job.route, &facts.id)
-            && &*self.job.method == "POST"
+        if let (Route::Batches { id: None }, Some(id)) = (&self.request.route, &facts.id)
+            && &*self.request.method == "POST"
         {
-            self.job.context.remember_batch(id, account);
+            self.request.context.remember_batch(id, account);
         }
     }
 
     /// A count of tokens is no use of them.
     fn counts_tokens(&self) -> bool {
-        !matches!(self.job.route, Route::Pooled(Pooled::CountTokens))
+        !matches!(self.request.route, Route::Pooled(Pooled::CountTokens))
     }
 }
 

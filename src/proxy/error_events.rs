@@ -37,7 +37,8 @@ impl ErrorEvents {
         let mut rest: &[u8] = &all;
         while !rest.is_empty() {
             if self.is_error {
-                let Some(end) = end_of_event(rest).or_else(|| (rest.len() > EVENT_BYTES_MAX).then_some(rest.len()))
+                let Some(end) = end_of_event(rest)
+                    .or_else(|| (rest.len() > EVENT_BYTES_MAX).then_some(rest.len()))
                 else {
                     self.held = rest.to_vec();
                     return Ok(());
@@ -79,7 +80,8 @@ impl ErrorEvents {
         hits.find_map(|hit| {
             let start = line_start(&text[..hit]);
             let begins_here = start > 0 || !self.is_in_line;
-            (begins_here && BEGINNINGS.iter().any(|begin| text[start..].starts_with(begin))).then_some(start)
+            (begins_here && BEGINNINGS.iter().any(|begin| text[start..].starts_with(begin)))
+                .then_some(start)
         })
     }
 
@@ -158,7 +160,9 @@ mod tests {
             let whole = format!("{GOOD}{error}{GOOD}");
             let expected = format!(
                 "{GOOD}{}{GOOD}",
-                error.replace("guard-secret-0001", "[masked]").replace("guard-secret-00\\u00301", "[masked]")
+                error
+                    .replace("guard-secret-0001", "[masked]")
+                    .replace("guard-secret-00\\u00301", "[masked]")
             );
             let bytes = whole.as_bytes();
             for cut in 0..bytes.len() {

@@ -16,47 +16,71 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use rustix::event::EventfdFlags;
-
-use super::attempt::{self, Attempted};
+use super::attempt;
+use super::client_wait::{ClientWait, Heartbeats, Limits};
 use super::context::Context;
+use super::course::Attempted;
+use super::ended::{Ended, answer};
 use super::failed::{self, Failed};
-use super::job::{Ended, Job, Record};
-use super::local;
-use super::patience::{Heartbeats, Limits, Patience};
+use super::header_accounts;
 use super::relay;
 use super::reply::{self, Reply};
-use super::runtime;
+use super::request::{ClientRequest, Record};
 use super::stream::{ClientForm, Uncommitted};
-use crate::account::SingleFlight;
 use crate::clock::{self, Stopwatch};
 use crate::config::Config;
-use crate::event::{Event, Finished, Held, Outcome, RequestMeta, Stage};
+use crate::event::{Event, Finished, Held, Outcome, RequestMeta, Stage, Tracked};
 use crate::gate::{Admitted, Granted, LeaseGuard, Verdict, Waiting};
 use crate::http::headers;
 use crate::http::peek::{self, BODY_BYTES_MAX, Peek};
-use crate::net::wait::Stop;
 use crate::scheduler::{Limit, Refusal, RefusalReason, Ticket};
 use crate::server::door::{Door, DoorRefusal, Entry, Framing};
-use crate::server::paths::{Pooled, Route};
+use crate::server::paths::{Local, Pooled, Route};
 use crate::server::{BodyError, Inbound, RequestHead};
 
-/// Serves one request on the calling thread. A head that was refused is answered and logged.
+/// A call of a local route, which `control` answers: it is no part of a request's life.
+pub(crate) struct LocalCall {
+    /// The settings when it came.
+    pub(crate) config: Arc<Config>,
+    /// `GET`.
+    pub(crate) method: Arc<str>,
+    /// The path without its query.
+    pub(crate) path: Arc<str>,
+    /// Which route.
+    pub(crate) route: Local,
+    /// The body, if one came.
+    pub(crate) body: Vec<u8>,
+    /// The way to the client.
+    pub(crate) out: Uncommitted,
+    /// Runs since its head was read.
+    pub(crate) watch: Stopwatch,
+    /// Its line in the table of requests in flight.
+    pub(crate) tracked: Tracked,
+}
+
+/// Serves one request on the calling thread, or gives it back if it is for a local route. A head
+/// that was refused is answered and logged.
 pub(crate) fn serve(
     context: &Arc<Context>,
     head: Result<RequestHead, DoorRefusal>,
     inbound: Inbound<'_>,
-) {
+) -> Option<LocalCall> {
     let watch = Stopwatch::start();
     let head = match head {
         Ok(head) => head,
-        Err(refusal) => return refuse(context, inbound, Line::unread(), &refusal.into(), watch),
+        Err(refusal) => {
+            refuse(context, inbound, Line::unread(), &refusal.into(), watch);
+            return None;
+        }
     };
     let config = context.config();
     let key = config.proxy.api_key.as_ref().map_or(&b""[..], |key| key.expose().as_bytes());
     let door = Door { host: &config.proxy.host, key, require_key: config.proxy.require_key };
     match door.check(&head, inbound.peer()) {
-        Err(refusal) => refuse(context, inbound, Line::of(&head), &refusal.into(), watch),
+        Err(refusal) => {
+            refuse(context, inbound, Line::of(&head), &refusal.into(), watch);
+            None
+        }
         Ok(entry) => receive(context, config, inbound, head, entry, watch),
     }
 }
@@ -113,7 +137,7 @@ fn receive(
     head: RequestHead,
     entry: Entry,
     watch: Stopwatch,
-) {
+) -> Option<LocalCall> {
     let now = clock::now();
     let line = Line::of(&head);
     let (method, path) = (Arc::clone(&line.method), Arc::clone(&line.path));
@@ -130,12 +154,13 @@ fn receive(
     }
     let body = match inbound.read_body(entry.form.framing, BODY_BYTES_MAX) {
         Ok(body) => body,
-        Err(BodyError::TooLarge) => {
-            let reply = reply::body_too_large(BODY_BYTES_MAX);
-            return refuse(context, inbound, line, &reply, watch);
-        }
-        Err(BodyError::Broken) => {
-            return refuse(context, inbound, line, &reply::body_broken(), watch);
+        Err(error) => {
+            let reply = match error {
+                BodyError::TooLarge => reply::body_too_large(BODY_BYTES_MAX),
+                BodyError::Broken => reply::body_broken(),
+            };
+            refuse(context, inbound, line, &reply, watch);
+            return None;
         }
     };
     let RequestHead { target, version, headers, .. } = head;
@@ -147,13 +172,7 @@ fn receive(
     let out = inbound.into_outbound(config.timeouts.client);
     let out = Uncommitted::new(out, form, Stopwatch::start());
     if let Route::Local(route) = entry.route {
-        return local::serve(
-            context,
-            &config,
-            &local::Call { method, path, route, body },
-            out,
-            watch,
-        );
+        return Some(LocalCall { config, method, path, route, body, out, watch, tracked });
     }
     let looked_at = matches!(
         entry.route,
@@ -172,7 +191,7 @@ fn receive(
     let mut trace = context.trace();
     trace.request(&method, &target, headers.iter());
     trace.body(&body);
-    let job = Job {
+    let request = ClientRequest {
         context: Arc::clone(context),
         options: headers::client_options(&headers),
         config,
@@ -186,73 +205,76 @@ fn receive(
         route: entry.route,
         arrived: now.mono,
         watch,
-        patience: Rc::new(Patience::new(out.line(), limits)),
+        client_wait: Rc::new(ClientWait::new(out.line(), limits)),
         tracked,
         record: std::cell::RefCell::new(Record::default()),
         trace: std::cell::RefCell::new(trace),
         names: std::cell::OnceCell::new(),
     };
-    let names = job.names().clone();
-    job.tracked.describe(names.session, names.model);
+    let names = request.names().clone();
+    request.tracked.describe(names.session, names.model);
     let ended = if context.is_stopping() {
         answer(out, &reply::restarting())
-    } else if relay::is_own(&job) {
-        relay::run(&job, out)
+    } else if relay::is_own(&request) {
+        relay::run(&request, out)
     } else {
-        run(&job, out)
+        run(&request, out)
     };
-    job.finish(ended);
+    request.finish(ended);
+    None
 }
 
 /// A pooled request: from account to account until it is served or there is nothing left to try.
-fn run(job: &Job, mut out: Uncommitted) -> Ended {
-    if let Err(reply) = runtime::take_header_accounts(job) {
+fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
+    if let Err(reply) = header_accounts::take_header_accounts(request) {
         return answer(out, &reply);
     }
-    let mut request = job.request();
-    if job.wants_stream() {
-        let grace = job.config.queue.stream_forward_grace;
-        job.patience.beat(Heartbeats { first: job.arrived + grace, every: beat_every(job) });
+    let mut demand = request.demand();
+    if request.wants_stream() {
+        let grace = request.config.queue.stream_forward_grace;
+        request
+            .client_wait
+            .beat(Heartbeats { first: request.arrived + grace, every: beat_every(request) });
     }
     let mut last: Option<Failed> = None;
     loop {
-        let (hold, granted) = match job.context.gate.admit(request.clone()) {
+        let (hold, granted) = match request.context.gate.admit(demand.clone()) {
             Admitted::Granted(hold, granted) => (hold, granted),
             Admitted::Refused(refusal) if refusal.reason == RefusalReason::UnknownProfile => {
-                return answer(out, &reply::unknown_profile(&request.profile));
+                return answer(out, &reply::unknown_profile(&demand.profile));
             }
             Admitted::Refused(refusal)
-                if refusal.reason == RefusalReason::ThinkingNeedsClaude && job.is_unread() =>
+                if refusal.reason == RefusalReason::ThinkingNeedsClaude && request.is_unread() =>
             {
                 return answer(out, &reply::unread_body());
             }
             Admitted::Refused(refusal) => return give_up(out, last, &Surrender::Refused(refusal)),
-            Admitted::Queued(waiting) => match wait(job, waiting) {
+            Admitted::Queued(waiting) => match wait(request, waiting) {
                 Waited::Granted(hold, granted) => {
-                    request.excluded.clear();
-                    request.attempts = 0;
+                    demand.excluded.clear();
+                    demand.attempts = 0;
                     (hold, granted)
                 }
                 Waited::Over(surrender) => return give_up(out, last, &surrender),
                 Waited::ClientGone => {
-                    return Ended::client_gone(Stage::Queued, job.patience.status_seen());
+                    return Ended::client_gone(Stage::Queued, request.client_wait.status_seen());
                 }
             },
         };
-        request.clock = granted.clock;
+        demand.clock = granted.clock;
         let account = granted.account;
         if let Some(failed) = last.take() {
-            failed::tell_failover(job, &failed, Some(&granted.name));
+            failed::tell_failover(request, &failed, Some(&granted.name));
         }
-        match attempt::run(job, &request, hold, &granted, out) {
+        match attempt::run(request, &demand, hold, &granted, out) {
             Attempted::Ended(ended) => return ended,
             Attempted::Failed { out: uncommitted, failed } => {
                 out = uncommitted;
-                request.excluded.push(account);
-                request.attempts += 1;
-                request.last_failure = failed.wait();
+                demand.excluded.push(account);
+                demand.attempts += 1;
+                demand.last_failure = failed.wait();
                 let tries_left =
-                    job.body.len() <= job.config.retry.buffer_bytes_max || !failed.was_sent;
+                    request.body.len() <= request.config.retry.buffer_bytes_max || !failed.was_sent;
                 last = Some(*failed);
                 if !tries_left {
                     return give_up(out, last, &Surrender::OneTry);
@@ -262,9 +284,9 @@ fn run(job: &Job, mut out: Uncommitted) -> Ended {
     }
 }
 
-fn beat_every(job: &Job) -> std::time::Duration {
+fn beat_every(request: &ClientRequest) -> std::time::Duration {
     // A heartbeat of 0 would never let the worker sleep.
-    job.config.queue.heartbeat.max(HEARTBEAT_MIN)
+    request.config.queue.heartbeat.max(HEARTBEAT_MIN)
 }
 
 /// The shortest time between two heartbeats.
@@ -287,18 +309,18 @@ enum Surrender {
 }
 
 /// Waits in the queue.
-fn wait(job: &Job, mut waiting: Waiting) -> Waited {
+fn wait(request: &ClientRequest, mut waiting: Waiting) -> Waited {
     let start = Stopwatch::start();
-    job.tracked.stage(Stage::Queued);
-    job.tracked.account(None);
-    if job.wants_stream() {
-        let queue = &job.config.queue;
+    request.tracked.stage(Stage::Queued);
+    request.tracked.account(None);
+    if request.wants_stream() {
+        let queue = &request.config.queue;
         let first = clock::mono() + queue.heartbeat.min(queue.stream_forward_grace);
-        job.patience.beat(Heartbeats { first, every: beat_every(job) });
+        request.client_wait.beat(Heartbeats { first, every: beat_every(request) });
     }
-    tell_held(job, waiting.ticket());
+    tell_held(request, waiting.ticket());
     let verdict = loop {
-        match job.patience.wait_for(waiting.bell()) {
+        match request.client_wait.wait_for(waiting.bell()) {
             Err(_) => break None,
             Ok(()) => {
                 if let Some(verdict) = waiting.verdict() {
@@ -308,12 +330,12 @@ fn wait(job: &Job, mut waiting: Waiting) -> Waited {
         }
     };
     let waited = start.elapsed();
-    job.record.borrow_mut().queued += waited;
+    request.record.borrow_mut().queued += waited;
     match verdict {
         None => Waited::ClientGone,
         Some(Verdict::Granted(hold, granted)) => {
-            let (session, account) = (job.session_tag(), Arc::clone(&granted.name));
-            job.context.tell(Event::Released { session, account, waited });
+            let (session, account) = (request.session_tag(), Arc::clone(&granted.name));
+            request.context.tell(Event::Released { session, account, waited });
             Waited::Granted(hold, granted)
         }
         Some(Verdict::Expired(limit, refusal)) => Waited::Over(Surrender::Expired(limit, refusal)),
@@ -321,15 +343,15 @@ fn wait(job: &Job, mut waiting: Waiting) -> Waited {
     }
 }
 
-fn tell_held(job: &Job, ticket: Ticket) {
-    let (cause, queued, release) = job.context.gate.look(|scheduler, now| {
+fn tell_held(request: &ClientRequest, ticket: Ticket) {
+    let (cause, queued, release) = request.context.gate.look(|scheduler, now| {
         let queue = scheduler.snapshot(now).queue;
         (scheduler.waits_for(ticket), queue.waiting, queue.next_release.map(|wait| now.wall + wait))
     });
     // Served already, between the look and now.
     let Some(cause) = cause else { return };
-    job.context.tell(Event::Held(Held {
-        session: job.session_tag(),
+    request.context.tell(Event::Held(Held {
+        session: request.session_tag(),
         cause,
         until: release,
         queued,
@@ -354,30 +376,3 @@ fn give_up(out: Uncommitted, last: Option<Failed>, surrender: &Surrender) -> End
     };
     answer(out, &reply)
 }
-
-/// Gives an answer of our own.
-pub(super) fn answer(out: Uncommitted, reply: &Reply) -> Ended {
-    let cause = Some(reply.message.clone());
-    match out.reply(reply) {
-        Ok(delivered) => Ended { status: Some(delivered.status), outcome: Outcome::Refused, cause },
-        Err(_) => Ended::client_gone(Stage::Streaming, None),
-    }
-}
-
-/// Waits for a token refresh that another thread does, watching the client meanwhile.
-pub(super) fn wait_for_refresh(job: &Job, flight: &SingleFlight) -> Result<(), Stop> {
-    let Ok(bell) = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK) else {
-        // No descriptor to be woken by: the refresh is bounded in time, so it can be waited for blindly.
-        flight.wait(REFRESH_WAIT_MAX);
-        return Ok(());
-    };
-    let bell = Arc::new(bell);
-    let ringer = Arc::clone(&bell);
-    flight.on_end(Box::new(move || {
-        let _ = rustix::io::write(&*ringer, &1_u64.to_ne_bytes());
-    }));
-    job.patience.wait_for(rustix::fd::AsFd::as_fd(&*bell))
-}
-
-/// Longer than any refresh may take.
-const REFRESH_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(120);

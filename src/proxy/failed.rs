@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use super::classify::Meaning;
-use super::exchange::answer;
-use super::job::{Ended, Job};
+use super::ended::{Ended, answer};
 use super::reply;
+use super::request::ClientRequest;
 use super::stream::{Body, Uncommitted};
 use crate::event::{Event, Failover, Outcome as EndedAs, Stage};
 use crate::http::headers::{self, BodyForm, Headers};
@@ -88,19 +88,19 @@ impl Failed {
 }
 
 /// Tells the log that a request moves on.
-pub(super) fn tell_failover(job: &Job, failed: &Failed, to: Option<&Arc<str>>) {
+pub(super) fn tell_failover(request: &ClientRequest, failed: &Failed, to: Option<&Arc<str>>) {
     let meaning = &failed.meaning;
     let why = match meaning.outcome {
         Outcome::Network { .. } => format!("{}: {}", meaning.kind, meaning.message),
         _ => format!("{} {}: {}", meaning.status, meaning.kind, meaning.message),
     };
     let evidence = evidence_of(&failed.meaning.outcome).cloned();
-    job.context.tell(Event::Failover(Failover {
+    request.context.tell(Event::Failover(Failover {
         from: Arc::clone(&failed.from),
         to: to.cloned(),
         why,
         evidence: evidence.map(Arc::new),
-        session: job.session_tag(),
+        session: request.session_tag(),
     }));
 }
 

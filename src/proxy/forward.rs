@@ -15,7 +15,7 @@ use ureq::http::header::{HeaderName, HeaderValue};
 use ureq::http::{Method, Request, Response, Uri};
 use ureq::{Agent, BodyReader, SendBody};
 
-use super::patience::Patience;
+use super::client_wait::ClientWait;
 use super::stream::Body;
 use crate::http::headers::Headers;
 use crate::net::resolve::LookupFailed;
@@ -142,32 +142,32 @@ pub(crate) enum Connection {
     Fresh,
 }
 
-/// Sends `order` and waits for the head of the answer, with `patience` deciding about every wait.
+/// Sends `order` and waits for the head of the answer, with `client_wait` deciding about every wait.
 pub(crate) fn send(
     agent: &Agent,
     order: &Order<'_>,
-    patience: &Rc<Patience>,
+    client_wait: &Rc<ClientWait>,
     connection: Connection,
 ) -> Result<Answer, Unanswered> {
-    let _entered = wait::enter(Rc::clone(patience) as Rc<dyn Waiter>);
-    patience.begin_attempt();
+    let _entered = wait::enter(Rc::clone(client_wait) as Rc<dyn Waiter>);
+    client_wait.begin_attempt();
     let idle_age_max = match connection {
         Connection::Pooled => None,
         Connection::Fresh => Some(Duration::ZERO),
     };
-    patience.wire().head_bytes.set(order.head_bytes());
+    client_wait.wire().head_bytes.set(order.head_bytes());
     let answer = match send_once(agent, order, idle_age_max) {
-        Err(error) if died_in_the_pool(&error, patience) => {
-            patience.begin_attempt();
+        Err(error) if died_in_the_pool(&error, client_wait) => {
+            client_wait.begin_attempt();
             send_once(agent, order, Some(Duration::ZERO))
         }
         other => other,
     }
-    .map_err(|error| match our_own(&error, patience) {
+    .map_err(|error| match our_own(&error, client_wait) {
         Some(text) => Unanswered::NobodysFault(text),
         None => Unanswered::Failed(failure_of(&error)),
     })?;
-    patience.head_is_done();
+    client_wait.head_is_done();
     if answer.status == SWITCHING_PROTOCOLS {
         // `upgrade` is not forwarded, so no client of ours has asked for it (RFC 9110 section
         // 15.2.2).
@@ -179,11 +179,11 @@ pub(crate) fn send(
 }
 
 /// What went wrong on this machine before the upstream could be at fault.
-fn our_own(error: &ureq::Error, patience: &Patience) -> Option<String> {
+fn our_own(error: &ureq::Error, client_wait: &ClientWait) -> Option<String> {
     let is_ours = match error {
         ureq::Error::Http(_) | ureq::Error::BadUri(_) => true,
         // The rules of HTTP were broken before a byte of the answer came: by the request, then.
-        ureq::Error::Protocol(_) => patience.wire().received.get() == 0,
+        ureq::Error::Protocol(_) => client_wait.wire().received.get() == 0,
         ureq::Error::Io(error) => error
             .raw_os_error()
             .is_some_and(|code| OUT_OF_RESOURCES.contains(&Errno::from_raw_os_error(code))),
@@ -198,8 +198,8 @@ const OUT_OF_RESOURCES: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS,
 const SWITCHING_PROTOCOLS: u16 = 101;
 
 /// True if the upstream had closed an idle connection before it could see this request.
-fn died_in_the_pool(error: &ureq::Error, patience: &Patience) -> bool {
-    let wire = patience.wire();
+fn died_in_the_pool(error: &ureq::Error, client_wait: &ClientWait) -> bool {
+    let wire = client_wait.wire();
     wire.reused.get()
         && wire.received.get() == 0
         && Stop::of(error).is_none()
@@ -309,7 +309,7 @@ impl Answer {
     /// The next bytes of the body, in a buffer of the worker's own; nothing at its end.
     pub(crate) fn read<T>(
         &mut self,
-        patience: &Rc<Patience>,
+        client_wait: &Rc<ClientWait>,
         with: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, Failure> {
         thread_local! {
@@ -323,7 +323,7 @@ impl Answer {
                 buffer = vec![0; READ_BYTES];
             }
             let read = {
-                let _entered = wait::enter(Rc::clone(patience) as Rc<dyn Waiter>);
+                let _entered = wait::enter(Rc::clone(client_wait) as Rc<dyn Waiter>);
                 self.reader.read(&mut buffer)
             };
             let result = match read {

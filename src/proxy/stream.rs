@@ -18,8 +18,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::error_events::ErrorEvents;
 use super::reply::Reply;
 use crate::clock::{self, Stopwatch};
+use crate::config::masking;
 use crate::http::headers::Headers;
 use crate::server::{ClientSocket, Outbound};
 
@@ -93,7 +95,7 @@ pub(crate) struct Line(Rc<RefCell<Down>>);
 pub(crate) struct Uncommitted(Line);
 
 /// A response that has begun: its account can no longer be changed.
-pub(crate) struct Committed(Line);
+pub(crate) struct Committed(Line, Option<ErrorEvents>);
 
 impl Uncommitted {
     /// Takes over the way to the client. `clock` runs since the request's last byte.
@@ -135,7 +137,7 @@ impl Uncommitted {
                 // The head alone is worth a packet only if the first bytes are not at hand; the next wait sends it.
             }
         }
-        Ok(Committed(self.0))
+        Ok(Committed(self.0, None))
     }
 
     /// Gives an answer of our own and ends the response.
@@ -147,11 +149,11 @@ impl Uncommitted {
         let mut down = self.0.0.borrow_mut();
         down.form.keep_alive &= !reply.close;
         if held {
-            let event = reply.event();
+            let event = masked(reply.event());
             down.state = State::Open(down.streamed());
             down.push(&event)?;
         } else {
-            let body = reply.body();
+            let body = masked(reply.body());
             down.head(reply.status, &reply.headers(), Body::Length(body.len() as u64));
             down.push(&body)?;
         }
@@ -159,7 +161,8 @@ impl Uncommitted {
         Ok(Delivered { status: down.status.unwrap_or(reply.status) })
     }
 
-    /// Gives an answer whose bytes are at hand and ends the response.
+    /// Gives an answer whose bytes are at hand and ends the response. It is an error or a page of our
+    /// own, so no credential goes out in it.
     ///
     /// # Errors
     /// The client is gone.
@@ -170,6 +173,8 @@ impl Uncommitted {
         body: &[u8],
     ) -> io::Result<Delivered> {
         let mut down = self.0.0.borrow_mut();
+        let clean = masking::bytes(body);
+        let body = clean.as_deref().unwrap_or(body);
         down.head(status, headers, Body::Length(body.len() as u64));
         down.push(body)?;
         down.finish()?;
@@ -188,24 +193,43 @@ impl Committed {
     /// # Errors
     /// The client is gone.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.0.borrow_mut().push(bytes)
+        let line = &self.0;
+        match &mut self.1 {
+            Some(events) => events.feed(bytes, |bytes| line.0.borrow_mut().push(bytes)),
+            None => line.0.borrow_mut().push(bytes),
+        }
+    }
+
+    /// From here on the bytes are those of an event stream, whose errors are looked through.
+    pub(crate) fn guard_errors(&mut self) {
+        self.1 = Some(ErrorEvents::default());
+    }
+
+    /// What is held of an event that never ended goes out, too.
+    fn let_go(&mut self) -> io::Result<()> {
+        let held = self.1.take().map(|mut events| events.finish()).unwrap_or_default();
+        self.0.0.borrow_mut().push(&held)
     }
 
     /// Ends a whole answer.
     ///
     /// # Errors
     /// The client is gone.
-    pub(crate) fn finish(self) -> io::Result<()> {
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        self.let_go()?;
         self.0.0.borrow_mut().finish()
     }
 
     /// Ends an answer that broke: with `event` where the body may still grow, else by cutting the connection, so that nobody
     /// takes it for whole.
-    pub(crate) fn broken(self, event: Option<&[u8]>) {
+    pub(crate) fn broken(mut self, event: Option<&[u8]>) {
+        // A client that is gone is noticed by the next line.
+        let _ = self.let_go();
+        let event = event.map(|event| masked(event.to_vec()));
         let mut down = self.0.0.borrow_mut();
         let grows = matches!(down.state, State::Open(Framing::Chunked | Framing::ToTheEnd));
         let told = match event {
-            Some(event) if grows => down.push(event).and_then(|()| down.finish()),
+            Some(event) if grows => down.push(&event).and_then(|()| down.finish()),
             _ => down.flush().and(Err(io::ErrorKind::UnexpectedEof.into())),
         };
         if told.is_err() {
@@ -287,7 +311,11 @@ impl Down {
         for (name, value) in headers.iter() {
             cork.extend_from_slice(name.as_bytes());
             cork.extend_from_slice(b": ");
-            cork.extend_from_slice(value);
+            // An upstream may repeat a credential in any header.
+            match masking::bytes(value) {
+                Some(masked) => cork.extend_from_slice(&masked),
+                None => cork.extend_from_slice(value),
+            }
             cork.extend_from_slice(b"\r\n");
         }
         if headers.get("date").is_none() {
@@ -401,14 +429,24 @@ impl Down {
 
     /// Ends the connection: the client must not take what it has for whole.
     fn cut(&mut self) {
+        let ends_by_closing = self.state == State::Open(Framing::ToTheEnd);
         self.state = State::Over;
         self.cork.clear();
-        self.out = None;
+        if let Some(out) = self.out.take()
+            && ends_by_closing
+        {
+            out.tear();
+        }
     }
 }
 
 /// Appends `number` to the base of 10 or 16. The machinery of `write!` costs several times as much, and every answer, every event of a
 /// stream needs it.
+/// Without any credential.
+fn masked(text: Vec<u8>) -> Vec<u8> {
+    masking::bytes(&text).unwrap_or(text)
+}
+
 fn push_number(to: &mut Vec<u8>, mut number: u64, base: u64) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let start = to.len();

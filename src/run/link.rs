@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use crate::host::restart::{Control, Order, Origin, Received, Report, Seat};
 use crate::host::signals::{Signal, Signals};
-use crate::net::wait::poll_for;
+use crate::platform::poll_for;
 
 /// How often a worker that only waits looks around.
 const LOOK_EVERY: Duration = Duration::from_secs(20);

@@ -20,6 +20,7 @@ use crate::account::Role;
 use crate::clock;
 use crate::config::file;
 use crate::config::state::{self, State};
+use crate::control::{hand_over, header_accounts, local, probe, reload};
 use crate::error::{Error, Result};
 use crate::event::{Event, RestartStep};
 use crate::host::dashboard;
@@ -27,7 +28,7 @@ use crate::host::restart::{Control, Order, Origin, Report, Seat};
 use crate::host::signals::Signals;
 use crate::host::terminal::Dashboard;
 use crate::proxy::context::Context;
-use crate::proxy::{control, exchange, probe, runtime};
+use crate::proxy::exchange;
 use crate::report::{Mode, Reporter};
 use crate::scheduler::time::Mono;
 use crate::server::Listener;
@@ -156,7 +157,7 @@ impl Worker<'_> {
         learned: &str,
     ) -> Result<Worker<'a>> {
         if learned.is_empty() {
-            if let Some(notice) = control::restore_learned(&context) {
+            if let Some(notice) = hand_over::restore_learned(&context) {
                 context.events.warning(clock::wall(), notice);
             }
         } else {
@@ -165,7 +166,9 @@ impl Worker<'_> {
         let handler = Arc::clone(&context);
         let bounds = super::bounds(&context.config());
         let listener = Listener::start(socket, bounds, move |head, inbound| {
-            exchange::serve(&handler, head, inbound);
+            if let Some(call) = exchange::serve(&handler, head, inbound) {
+                local::serve(&handler, call);
+            }
         })
         .map_err(|error| Error::operator(format!("the server cannot start: {error}")))?;
         // Set once, by the only listener.
@@ -216,7 +219,7 @@ impl Worker<'_> {
                 Heard::Order(Order::Reload) => {
                     seen = file_stamp(&self.context);
                     // What changed or failed was told as an event; whoever asked wants to hear of nothing, too.
-                    if control::reload(&self.context).is_ok_and(|changes| changes.is_empty()) {
+                    if reload::reload(&self.context).is_ok_and(|changes| changes.is_empty()) {
                         let text = "config reloaded: nothing changed";
                         self.context.events.notice(clock::wall(), text);
                     }
@@ -239,7 +242,7 @@ impl Worker<'_> {
                 let stamp = file_stamp(&self.context);
                 if stamp != seen {
                     seen = stamp;
-                    let _ = control::reload(&self.context);
+                    let _ = reload::reload(&self.context);
                 }
                 // Tokens of `importFrom` change without the config file (SPEC T3).
                 self.context.accounts.sync_tokens();
@@ -252,7 +255,7 @@ impl Worker<'_> {
                 state_due = now + STATE_EVERY;
             }
             if now >= runtime_due {
-                runtime::drop_unused(&self.context);
+                header_accounts::drop_unused(&self.context);
                 runtime_due = now + RUNTIME_EVERY;
             }
         }
@@ -273,7 +276,7 @@ impl Worker<'_> {
                 context.accounts.set_role(Role::Retired);
                 context.accounts.settle(YIELD_SETTLE_MAX);
                 context.accounts.keep_all();
-                let learned = control::handed_over(&context, Duration::MAX);
+                let learned = hand_over::handed_over(&context, Duration::MAX);
                 let text = HandOver::text(&context, &learned);
                 self.handed = Some((learned, clock::mono()));
                 let whole = Report::Yielded(number, text);
@@ -406,7 +409,7 @@ impl Worker<'_> {
     fn tell_learned(&self) {
         if let Some((handed, at)) = &self.handed {
             let recent = clock::mono().since(*at);
-            let since = control::handed_over(&self.context, recent).since(handed);
+            let since = hand_over::handed_over(&self.context, recent).since(handed);
             self.link.report(&Report::Learned(HandOver::text(&self.context, &since)));
         }
     }
@@ -441,8 +444,10 @@ fn refuse_waiting(context: &Context) {
 /// What one process gives to the next, over their socket.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct HandOver {
+    #[serde(flatten)]
     learned: State,
     /// Tokens that are in no file.
+    #[serde(default)]
     tokens: Vec<serde_json::Value>,
 }
 
@@ -457,7 +462,7 @@ impl HandOver {
 fn learn(context: &Context, learned: &str) {
     match serde_json::from_str::<HandOver>(learned) {
         Ok(handed) => {
-            control::restore(context, &handed.learned);
+            hand_over::restore(context, &handed.learned);
             context.accounts.take_over(&handed.tokens);
         }
         Err(error) => {
@@ -501,7 +506,7 @@ fn file_stamp(context: &Context) -> Option<(u64, u64, i64, i64)> {
 }
 
 fn save_state(context: &Context) {
-    let learned = control::learned(context);
+    let learned = hand_over::learned(context);
     if context.state_is_saved(&learned) {
         return;
     }

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::net::{Shutdown, sockopt};
 
 use crate::clock;
-use crate::net::wait::poll_for;
+use crate::platform::{self, PeerWait, poll_for, wait_with_peer};
 
 /// Bytes that one read of a head may take.
 const READ_BYTES: usize = 16 * 1024;
@@ -31,6 +31,8 @@ pub(crate) struct ClientSocket {
     kept: AtomicBool,
     /// The request was refused, and parts of it may still be on their way.
     unread: AtomicBool,
+    /// The end of the connection would be taken for the end of an answer that is not whole.
+    torn: AtomicBool,
 }
 
 impl AsFd for ClientSocket {
@@ -63,14 +65,14 @@ impl ClientSocket {
         stream.set_nodelay(true)?;
         sockopt::set_socket_keepalive(&stream, true)?;
         if !client_limit.is_zero() {
-            let millis = u32::try_from(client_limit.as_millis()).unwrap_or(u32::MAX);
-            sockopt::set_tcp_user_timeout(&stream, millis)?;
+            platform::set_user_timeout(&stream, client_limit)?;
         }
         Ok(ClientSocket {
             stream,
             peer,
             kept: AtomicBool::new(false),
             unread: AtomicBool::new(false),
+            torn: AtomicBool::new(false),
         })
     }
 
@@ -136,11 +138,9 @@ impl ClientSocket {
                     if now >= end {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
-                    let flags = PollFlags::OUT | PollFlags::RDHUP;
-                    let mut fds = [PollFd::new(&self.stream, flags)];
-                    if poll_for(&mut fds, end.since(now).min(LOOK_AGAIN))
-                        && fds[0].revents().contains(PollFlags::RDHUP)
-                    {
+                    let mut fds = [PollFd::new(&self.stream, PollFlags::OUT)];
+                    let left = end.since(now).min(LOOK_AGAIN);
+                    if wait_with_peer(self.stream.as_fd(), &mut fds, left) == PeerWait::Left {
                         return Err(io::ErrorKind::BrokenPipe.into());
                     }
                 }
@@ -148,6 +148,12 @@ impl ClientSocket {
             }
         }
         Ok(())
+    }
+
+    /// Writes as much of `bytes` as can be sent without waiting: for a thread that others need.
+    pub(super) fn write_at_once(&self, bytes: &[u8]) {
+        // Whom it does not reach sees the connection end.
+        let _ = (&self.stream).write(bytes);
     }
 
     /// The answer is complete, and another request may follow.
@@ -160,16 +166,31 @@ impl ClientSocket {
         self.unread.store(true, Ordering::Relaxed);
     }
 
+    /// The answer broke, and its client must not take the end of the connection for its end.
+    pub(super) fn tear(&self) {
+        self.torn.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there is something to read now: bytes, the end, or an error.
+    pub(super) fn is_readable(&self) -> bool {
+        poll_for(&mut [PollFd::new(&self.stream, PollFlags::IN)], Duration::ZERO)
+    }
+
     /// Whether another request may follow; asked once for each.
     pub(super) fn take_kept(&self) -> bool {
         self.kept.swap(false, Ordering::Relaxed)
     }
 
     /// Ends the connection so that the client can read the last answer: closing over unread bytes
-    /// would reset it before that.
+    /// would reset it before that, and take back what has not reached the client.
     pub(super) fn finish(&self) {
+        if self.torn.load(Ordering::Relaxed) {
+            // Closing resets the connection now.
+            let _ = sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
+            return;
+        }
         let _ = rustix::net::shutdown(&self.stream, Shutdown::Write);
-        if self.unread.load(Ordering::Relaxed) {
+        if self.unread.load(Ordering::Relaxed) || self.is_readable() {
             self.drain();
         }
     }

@@ -107,11 +107,15 @@ impl Connection {
             (shared.handler)(head, inbound);
             drop(busy);
             if !self.socket.take_kept() {
+                if !self.buffer.is_empty() {
+                    // Whoever has sent one request too many may be sending more.
+                    self.socket.leave_unread();
+                }
                 self.socket.finish();
                 return None;
             }
             self.since = clock::mono();
-            self.head_since = (!self.buffer.is_empty()).then_some(self.since);
+            self.head_since = head::has_begun(&self.buffer).then_some(self.since);
         }
     }
 
@@ -151,7 +155,9 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(_) => return Next::Closed,
             }
-            self.head_since.get_or_insert_with(clock::mono);
+            if head::has_begun(&self.buffer) {
+                self.head_since.get_or_insert_with(clock::mono);
+            }
             look = from == 0
                 || self.buffer.len() > HEAD_BYTES_MAX
                 || self.buffer[from..].contains(&b'\n');
@@ -280,6 +286,11 @@ impl Outbound {
     /// The client's socket, for waits that watch it.
     pub(crate) fn socket(&self) -> &Arc<ClientSocket> {
         &self.socket
+    }
+
+    /// The answer broke and has no other end than that of the connection, which must show it.
+    pub(crate) fn tear(self) {
+        self.socket.tear();
     }
 
     /// The answer is complete and the connection may carry another request. Without this the

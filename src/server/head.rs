@@ -71,7 +71,13 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// The bytes of complete empty lines, and of an unfinished one, before the request line.
+/// Whether a head has begun. Empty lines before it are no part of it: some clients send one behind
+/// a body (RFC 9112 section 2.2), and then nothing for a while.
+pub(super) fn has_begun(bytes: &[u8]) -> bool {
+    !matches!(&bytes[empty_lines(bytes)..], b"" | b"\r")
+}
+
+/// The bytes of complete empty lines before the request line.
 fn empty_lines(bytes: &[u8]) -> usize {
     let mut at = 0;
     while bytes[at..].starts_with(b"\r\n") {

@@ -321,7 +321,7 @@ impl Shared {
             && let Some(connection) = lock(&slot).take()
         {
             self.occupied.fetch_sub(1, Ordering::AcqRel);
-            let _ = connection.socket().write(&self.bounds.crowded, Duration::ZERO);
+            connection.socket().write_at_once(&self.bounds.crowded);
         }
     }
 

@@ -34,7 +34,11 @@ impl Record {
     pub(crate) fn read(value: &Value) -> Option<Record> {
         let entry = value.as_object()?;
         let text = |key: &str| {
-            entry.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+            entry
+                .get(key)
+                .and_then(Value::as_str)
+                .filter(|text| !text.is_empty())
+                .map(str::to_owned)
         };
         let deposit = Deposit::read(entry);
         (deposit.live.access.is_some() || deposit.live.refresh.is_some()).then(|| Record {
@@ -143,14 +147,14 @@ pub(crate) fn place(document: &mut Map<String, Value>, record: &Record) -> Place
             held.previous = record.previous_beside(&before);
         }
         Placed::Known
-    } else if is_empty || before.live.refresh.is_none() && before.live.access == record.deposit.live.access {
+    } else if is_empty
+        || before.live.refresh.is_none() && before.live.access == record.deposit.live.access
+    {
         held.live = record.deposit.live.clone();
         Placed::Stored
     } else {
-        held.previous = Some(Previous {
-            tokens: record.deposit.live.clone(),
-            by: DisplacedBy::Person,
-        });
+        held.previous =
+            Some(Previous { tokens: record.deposit.live.clone(), by: DisplacedBy::Person });
         Placed::Beside
     };
     if held != before {
@@ -169,8 +173,10 @@ pub(crate) fn take_over(document: &mut Map<String, Value>, record: &Record, entr
     let mut same = None;
     for own in entries.iter_mut().filter_map(Value::as_object_mut) {
         let held = Deposit::read(own);
-        let has_pair = held.live.same_pair(&theirs.live) || held.spent.has(theirs.live.refresh.as_ref());
-        let is_login = theirs.previous.as_ref().is_some_and(|previous| previous.tokens.same_pair(&held.live));
+        let has_pair =
+            held.live.same_pair(&theirs.live) || held.spent.has(theirs.live.refresh.as_ref());
+        let is_login =
+            theirs.previous.as_ref().is_some_and(|previous| previous.tokens.same_pair(&held.live));
         if has_pair {
             return;
         }
@@ -188,9 +194,7 @@ pub(crate) fn take_over(document: &mut Map<String, Value>, record: &Record, entr
 }
 
 fn identity_is(entry: &Map<String, Value>, who: &Identity<'_>) -> bool {
-    let text = |key: &str| {
-        entry.get(key).and_then(Value::as_str).filter(|text| !text.is_empty())
-    };
+    let text = |key: &str| entry.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     let own = Identity {
         name: text("name").unwrap_or_default(),
         account_uuid: text("accountUuid"),

@@ -1,19 +1,27 @@
-//! What the leader and its workers tell each other: whole messages on a socket pair, some with a descriptor.
+//! What the leader and its workers tell each other: frames on a pair of stream sockets, some with a
+//! descriptor.
 //!
-//! A message is a word, a line end and a text. A word that this version does not know is skipped, so that a later version of
-//! the program can be started by an earlier one. Nothing here blocks: a peer that reads nothing loses messages, and is found out
-//! by its deadlines.
+//! A frame's text is a word, a line end and the rest. A word that this version does not know is
+//! skipped, so that a later version of the program can be started by an earlier one. Stream sockets,
+//! because packet sockets bound a message's size and do not exist everywhere. A peer that reads
+//! nothing loses messages and is found out by its deadlines.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-    sockopt,
+    SendAncillaryMessage, SendFlags, SocketType, getsockname, recvmsg, sendmsg, sockopt,
 };
+
+use crate::clock;
+use crate::platform::{self, poll_for};
 
 /// What the leader tells a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +108,20 @@ pub(crate) enum Report {
 #[derive(Debug)]
 pub(crate) struct Control {
     fd: OwnedFd,
+    /// Held while one frame is sent.
+    sending: Mutex<()>,
+    incoming: Mutex<Incoming>,
 }
+
+/// A frame begins with the length of its text, four bytes with the highest first, and the number of
+/// descriptors that come with it.
+const HEADER_BYTES: usize = 5;
+/// Far above what is ever handed over: a larger length is no frame.
+const TEXT_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// What one read takes at most.
+const READ_BYTES: usize = 64 * 1024;
+/// How long a peer that has begun to take a frame may pause.
+const SEND_LIMIT: Duration = Duration::from_secs(2);
 
 /// What [`Control::receive`] found.
 #[derive(Debug)]
@@ -125,9 +146,12 @@ impl Control {
     /// # Errors
     /// No descriptors are left.
     pub(crate) fn pair() -> io::Result<(Control, Control)> {
-        let (one, other) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        Ok((Control { fd: one }, Control { fd: other }))
+        let (one, other) = UnixStream::pair()?;
+        Ok((Control::over(one.into()), Control::over(other.into())))
+    }
+
+    fn over(fd: OwnedFd) -> Control {
+        Control { fd, sending: Mutex::default(), incoming: Mutex::default() }
     }
 
     /// The end that a worker process is given as its standard input.
@@ -136,14 +160,15 @@ impl Control {
     /// Standard input is something else.
     pub(crate) fn from_stdin() -> io::Result<Control> {
         let fd = rustix::stdio::stdin().try_clone_to_owned()?;
-        if sockopt::socket_type(&fd)? != SocketType::SEQPACKET {
+        let is_local = getsockname(&fd)?.address_family() == AddressFamily::UNIX;
+        if !is_local || sockopt::socket_type(&fd)? != SocketType::STREAM {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         // Nothing that reads standard input by mistake may take a message. Without /dev/null it stays as it is.
         if let Ok(null) = std::fs::File::open("/dev/null") {
             let _ = rustix::stdio::dup2_stdin(null);
         }
-        Ok(Control { fd })
+        Ok(Control::over(fd))
     }
 
     /// Sends an order.
@@ -177,43 +202,99 @@ impl Control {
         self.fd
     }
 
+    /// One frame, in one call of `sendmsg` as far as the kernel takes it.
     fn send(&self, text: &str, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let _turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        let length = u32::try_from(text.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let mut header = [0; HEADER_BYTES];
+        header[..4].copy_from_slice(&length.to_be_bytes());
+        header[4] = u8::from(socket.is_some());
+        let frame = [&header, text.as_bytes()].concat();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         let fds: Vec<BorrowedFd<'_>> = socket.into_iter().collect();
         if !fds.is_empty() {
             ancillary.push(SendAncillaryMessage::ScmRights(&fds));
         }
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        sendmsg(&self.fd, &[IoSlice::new(text.as_bytes())], &mut ancillary, flags)?;
+        let flags = SendFlags::DONTWAIT;
+        let mut sent = sendmsg(&self.fd, &[IoSlice::new(&frame)], &mut ancillary, flags)?;
+        let end = clock::mono() + SEND_LIMIT;
+        while sent < frame.len() {
+            match rustix::net::send(&self.fd, &frame[sent..], flags) {
+                Ok(count) => sent += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if clock::mono() < end => {
+                    let mut fds = [PollFd::new(&self.fd, PollFlags::OUT)];
+                    poll_for(&mut fds, end.since(clock::mono()));
+                }
+                Err(error) => {
+                    // Half a frame: what follows could not be understood.
+                    self.close();
+                    return Err(error.into());
+                }
+            }
+        }
         Ok(())
     }
 
+    /// Reads no further than to the end of one frame, so that `poll` tells of the next one.
     fn receive<T>(&self, decode: impl Fn(&str) -> Option<T>) -> Received<T> {
-        let peek = RecvFlags::PEEK | RecvFlags::TRUNC | RecvFlags::DONTWAIT;
-        let length = match rustix::net::recv(&self.fd, &mut [0; 1][..], peek) {
-            // No message is empty.
-            Ok((_, 0)) => return Received::End,
-            Ok((_, length)) => length,
-            Err(Errno::AGAIN | Errno::INTR) => return Received::Nothing,
-            Err(_) => return Received::End,
-        };
-        let mut text = vec![0; length];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let got = recvmsg(&self.fd, &mut [IoSliceMut::new(&mut text)], &mut ancillary, flags);
-        let Ok(got) = got else {
-            return Received::Nothing;
-        };
-        let socket = ancillary.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        });
-        match std::str::from_utf8(&text[..got.bytes.min(length)]).ok().and_then(decode) {
+        let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let missing = match incoming.missing() {
+                Some(0) => break,
+                Some(missing) => missing,
+                None => return Received::End,
+            };
+            let start = incoming.frame.len();
+            incoming.frame.resize(start + missing.min(READ_BYTES), 0);
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+            let mut into = [IoSliceMut::new(&mut incoming.frame[start..])];
+            let got = recvmsg(&self.fd, &mut into, &mut ancillary, RecvFlags::DONTWAIT);
+            let count = got.as_ref().map_or(0, |got| got.bytes);
+            incoming.frame.truncate(start + count);
+            let socket = ancillary.drain().find_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+                _ => None,
+            });
+            if let Some(socket) = socket {
+                platform::close_on_exec(&socket);
+                incoming.socket = Some(socket);
+            }
+            match got {
+                Ok(_) if count > 0 => {}
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Received::Nothing,
+                Ok(_) | Err(_) => return Received::End,
+            }
+        }
+        let frame = std::mem::take(&mut incoming.frame);
+        let socket = incoming.socket.take();
+        match std::str::from_utf8(&frame[HEADER_BYTES..]).ok().and_then(decode) {
             Some(message) => Received::Message(message, socket),
             None => Received::Nothing,
         }
+    }
+}
+
+/// A frame that has come in part, and the descriptor that came with it.
+#[derive(Debug, Default)]
+struct Incoming {
+    frame: Vec<u8>,
+    socket: Option<OwnedFd>,
+}
+
+impl Incoming {
+    /// Bytes that the frame lacks, as far as its header tells; `None` if it can be no frame.
+    fn missing(&self) -> Option<usize> {
+        let Some(header) = self.frame.first_chunk::<HEADER_BYTES>() else {
+            return Some(HEADER_BYTES - self.frame.len());
+        };
+        let [a, b, c, d, descriptors] = *header;
+        let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).ok()?;
+        let is_frame = length <= TEXT_BYTES_MAX && descriptors <= 1;
+        is_frame.then(|| HEADER_BYTES + length - self.frame.len())
     }
 }
 

@@ -1,27 +1,18 @@
-//! What changes the running server: a reread config (SPEC A7), the control routes (P1), and what is kept over its end (A6).
+//! What changes the running server: a reread config (SPEC A7) and the control routes (P1).
 //!
 //! Each change goes to the file first, through the lock of A5, and takes effect by the same road as an edit by hand: the file is
 //! read again and what differs is applied to the scheduler and to the accounts.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
-use super::context::{Context, proxies};
 use crate::account::Origin;
 use crate::account::sync::CredentialChange;
 use crate::clock;
-use crate::config::state::{self, AccountState, BatchState, State};
 use crate::config::{self, Config, edit, file, settings};
 use crate::error::{Error, Result};
 use crate::event::Event;
-use crate::report::status::build::{AccountFacts, CredentialFacts};
-use crate::scheduler::{AccountId, Routing};
-
-/// Sessions and threads that are handed over: so many that all of them fit into one message between processes, which has some 200 KB.
-const SESSIONS_HANDED_OVER: usize = 1000;
-const THREADS_HANDED_OVER: usize = 300;
-/// Message batches whose account is kept.
-const BATCHES_KEPT: usize = 500;
+use crate::proxy::context::{Context, proxies};
+use crate::scheduler::Routing;
 
 /// One change at a time: two reloads at once could apply an older file after a newer one.
 static APPLYING: Mutex<()> = Mutex::new(());
@@ -218,98 +209,4 @@ pub(crate) fn switch(context: &Context, name: &str, enabled: bool) -> Result<Vec
         Ok(())
     })?;
     reload(context)
-}
-
-/// What the status says of accounts beside the scheduler's facts.
-pub(crate) fn account_facts(context: &Context) -> Vec<AccountFacts> {
-    let accounts = context.accounts.all();
-    let facts = accounts.iter().map(|account| {
-        let profile = account.profile();
-        AccountFacts {
-            id: account.id(),
-            provider: profile.provider.clone(),
-            upstream: profile.upstream.as_str().into(),
-            runtime: profile.origin == Origin::Request,
-            credential: Some(CredentialFacts {
-                state: account.credential_state(clock::wall()),
-                expires_at: account.expires_at(),
-            }),
-        }
-    });
-    facts.collect()
-}
-
-/// Gives the scheduler back what an earlier process has learned. Gives a line if the file could not be used.
-pub(crate) fn restore_learned(context: &Context) -> Option<String> {
-    let (known, notice) = state::load(&state::path(&context.config_path));
-    restore(context, &known);
-    notice
-}
-
-/// The same with what another process tells.
-pub(crate) fn restore(context: &Context, known: &State) {
-    let accounts = context.accounts.all();
-    let mut ids = Vec::new();
-    let profiles: Vec<_> = accounts.iter().map(|account| account.profile()).collect();
-    for (account, profile) in accounts.iter().zip(&profiles) {
-        ids.push((profile.identity(), account.id()));
-        let learned = known.of(&profile.identity(), clock::wall());
-        if let Some(learned) = learned {
-            context.gate.with(|scheduler, now| scheduler.restore(now, account.id(), &learned));
-        }
-    }
-    let owners = known.accounts_of(&ids);
-    let (sessions, threads) = known.known(&owners);
-    context.gate.with(|scheduler, now| scheduler.recall(now, &sessions, &threads));
-    for batch in known.batches.iter().rev() {
-        let owner = owners.get(batch.account).copied().flatten();
-        if let (Some(owner), None) = (owner, context.owner_of_batch(&batch.id)) {
-            context.remember_batch(&batch.id, owner);
-        }
-    }
-}
-
-/// What has been learned, as the state file keeps it.
-pub(crate) fn learned(context: &Context) -> State {
-    document(context).0
-}
-
-/// The same for a process that takes over: with the sessions that were used within `recent`, whose prompt caches are where they were
-/// served.
-pub(crate) fn handed_over(context: &Context, recent: Duration) -> State {
-    let (mut state, accounts) = document(context);
-    let (mut sessions, mut threads) = context.gate.look(|scheduler, now| {
-        (
-            scheduler.known_sessions(now, SESSIONS_HANDED_OVER),
-            scheduler.known_threads(now, THREADS_HANDED_OVER),
-        )
-    });
-    sessions.retain(|known| known.idle <= recent);
-    threads.retain(|known| known.idle <= recent);
-    state.add_known(&accounts, &sessions, &threads);
-    state
-}
-
-fn document(context: &Context) -> (State, Vec<AccountId>) {
-    let accounts = context.accounts.all();
-    let mut state = State::default();
-    let mut ids = Vec::new();
-    for account in accounts.iter() {
-        let profile = account.profile();
-        if profile.origin != Origin::Config {
-            continue;
-        }
-        let learned = context.gate.look(|scheduler, now| scheduler.learned(now, account.id()));
-        if let Some(learned) = learned {
-            ids.push(account.id());
-            let entry = AccountState::new(&profile.identity(), &learned);
-            state.accounts.push(entry);
-        }
-    }
-    for (id, owner) in context.known_batches(BATCHES_KEPT) {
-        if let Some(account) = ids.iter().position(|known| *known == owner) {
-            state.batches.push(BatchState { id, account });
-        }
-    }
-    (state, ids)
 }

@@ -5,19 +5,21 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::context::Context;
-use super::control;
-use super::job::Ended;
-use super::reply::{self, Reply};
-use super::stream::Uncommitted;
+use super::reload;
+use crate::account::Origin;
 use crate::account::limits::headers::family_of_model;
-use crate::clock::{self, Stopwatch};
+use crate::clock;
 use crate::config::Config;
 use crate::error::Fault;
 use crate::event::{Event, Finished, Outcome, Stage};
 use crate::http::headers::{ClientOptions, Headers};
 use crate::http::peek::{Peek, session_key};
+use crate::proxy::context::Context;
+use crate::proxy::ended::{Ended, answer};
+use crate::proxy::exchange::LocalCall;
+use crate::proxy::reply::{self, Reply};
 use crate::report::metrics::{self, Labels, Process};
+use crate::report::status::build::{AccountFacts, CredentialFacts};
 use crate::report::status::{self, build};
 use crate::scheduler::{Request, SessionKey};
 use crate::server::paths::{Local, Names, Switch};
@@ -27,18 +29,6 @@ const REQUESTS_SHOWN_MAX: usize = 200;
 /// Lines of the activity log that the status carries.
 const ACTIVITY_SHOWN_MAX: usize = 50;
 
-/// A call of a local route.
-pub(super) struct Call {
-    /// `GET`.
-    pub(super) method: Arc<str>,
-    /// The path without its query.
-    pub(super) path: Arc<str>,
-    /// Which route.
-    pub(super) route: Local,
-    /// The body, if one came.
-    pub(super) body: Vec<u8>,
-}
-
 /// A result, ready to be written.
 struct Page {
     status: u16,
@@ -47,14 +37,10 @@ struct Page {
 }
 
 /// Answers a local route. The log gets a line only for those that change something, and for errors.
-pub(super) fn serve(
-    context: &Arc<Context>,
-    config: &Config,
-    call: &Call,
-    out: Uncommitted,
-    watch: Stopwatch,
-) {
-    let ended = match page(context, config, call) {
+pub(crate) fn serve(context: &Arc<Context>, call: LocalCall) {
+    let page = page(context, &call);
+    let LocalCall { method, path, out, watch, tracked, .. } = call;
+    let ended = match page {
         Ok(page) => {
             let mut headers = Headers::default();
             headers.push("content-type", page.content_type);
@@ -66,14 +52,14 @@ pub(super) fn serve(
                 Err(_) => Ended::client_gone(Stage::Streaming, None),
             }
         }
-        Err(reply) => super::exchange::answer(out, &reply),
+        Err(reply) => answer(out, &reply),
     };
-    if matches!(ended.outcome, Outcome::Local) && &*call.method != "POST" {
+    if matches!(ended.outcome, Outcome::Local) && &*method != "POST" {
         return;
     }
     context.tell(Event::Finished(Box::new(Finished {
-        method: Arc::clone(&call.method),
-        path: Arc::clone(&call.path),
+        method,
+        path,
         account: None,
         status: ended.status,
         outcome: ended.outcome,
@@ -86,17 +72,18 @@ pub(super) fn serve(
         model: None,
         attempts: 0,
     })));
+    drop(tracked);
 }
 
 fn json(body: Vec<u8>) -> Page {
     Page { status: 200, content_type: "application/json", body }
 }
 
-fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Reply> {
+fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
     match &call.route {
         Local::Root => Ok(json(root())),
         Local::Health => Ok(json(health(context))),
-        Local::Status => Ok(json(status_of(context, config))),
+        Local::Status => Ok(json(status_of(context, &call.config))),
         Local::Metrics(names) => Ok(Page {
             status: 200,
             content_type: metrics::CONTENT_TYPE,
@@ -105,7 +92,7 @@ fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Re
         Local::Explain { model, session, profile } => {
             Ok(json(explain(context, model.as_deref(), session.as_deref(), profile.as_deref())))
         }
-        Local::Reload => control::reload(context)
+        Local::Reload => reload::reload(context)
             .map(|changes| json(object("reloaded", &changes)))
             .map_err(|error| failed(&error)),
         Local::Routing => {
@@ -123,7 +110,7 @@ fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Re
                     return Err(reply::bad_control(&text));
                 }
             };
-            control::set_routing(context, preferred.as_deref())
+            reload::set_routing(context, preferred.as_deref())
                 .map(|changes| json(object("routing", &changes)))
                 .map_err(|error| failed(&error))
         }
@@ -131,7 +118,7 @@ fn page(context: &Arc<Context>, config: &Config, call: &Call) -> Result<Page, Re
             if context.accounts.by_name(name).is_none() {
                 return Err(reply::not_found(&format!("there is no account {name}")));
             }
-            control::switch(context, name, *to == Switch::Enable)
+            reload::switch(context, name, *to == Switch::Enable)
                 .map(|changes| json(object("changed", &changes)))
                 .map_err(|error| failed(&error))
         }
@@ -196,7 +183,7 @@ pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
             .map_or_else(String::new, |address| format!("http://{address}")),
         config_path: context.config_path.display().to_string(),
         mode: config.scheduler.mode.clone(),
-        accounts: control::account_facts(context),
+        accounts: account_facts(context),
         requests: context.events.in_flight().list(REQUESTS_SHOWN_MAX),
         requests_in_flight: context.events.in_flight().len(),
         activity,
@@ -205,6 +192,27 @@ pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
         general: Some(&general),
     };
     build::status(&snapshot, &facts)
+}
+
+/// What the status says of accounts beside the scheduler's facts.
+fn account_facts(context: &Context) -> Vec<AccountFacts> {
+    let accounts = context.accounts.all();
+    let facts = accounts.iter().map(|account| {
+        let profile = account.profile();
+        AccountFacts {
+            id: account.id(),
+            provider: profile.provider.clone(),
+            upstream: profile.upstream.as_str().into(),
+            runtime: profile.origin == Origin::Request,
+            credential: Some(CredentialFacts {
+                state: account.credential_state(clock::wall()),
+                expires_at: account.expires_at(),
+                refreshed_at: account.renewed_at(),
+                storage: account.storage_trouble(),
+            }),
+        }
+    });
+    facts.collect()
 }
 
 fn metrics_of(context: &Context, names: Names) -> Vec<u8> {

@@ -5,13 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::client_wait::ClientWait;
 use super::context::Context;
-use super::patience::Patience;
+use super::ended::Ended;
 use crate::account::limits::headers::family_of_model;
 use crate::account::sync::Brought;
 use crate::clock::Stopwatch;
 use crate::config::{CLIENT_TIMEOUT_MS, Config, SessionAffinity};
-use crate::event::{Event, Finished, Outcome, Stage, Tracked};
+use crate::event::{Event, Finished, Tracked};
 use crate::http::digest::digest;
 use crate::http::headers::{ClientOptions, Headers};
 use crate::http::peek::{Peek, session_key};
@@ -26,7 +27,7 @@ const DECLARED_TOLERANCE_SHARE: f64 = 0.95;
 const PROFILE_DEFAULT: &str = "claude";
 
 /// A request that goes upstream.
-pub(crate) struct Job {
+pub(crate) struct ClientRequest {
     /// What all requests share.
     pub(crate) context: Arc<Context>,
     /// The settings when it came.
@@ -56,7 +57,7 @@ pub(crate) struct Job {
     /// Its line in the table of requests in flight.
     pub(crate) tracked: Tracked,
     /// Its one wait.
-    pub(crate) patience: Rc<Patience>,
+    pub(crate) client_wait: Rc<ClientWait>,
     /// The facts of its end.
     pub(crate) record: RefCell<Record>,
     /// What `--log-to` keeps of it.
@@ -93,24 +94,6 @@ pub(crate) struct Record {
     pub(crate) brought: Vec<Brought>,
 }
 
-/// How a request ended.
-pub(crate) struct Ended {
-    /// The status that the client saw.
-    pub(crate) status: Option<u16>,
-    /// In one word.
-    pub(crate) outcome: Outcome,
-    /// Why not well.
-    pub(crate) cause: Option<String>,
-}
-
-impl Ended {
-    /// The client has left.
-    pub(crate) fn client_gone(stage: Stage, status: Option<u16>) -> Ended {
-        let outcome = Outcome::ClientGone { stage, output_started: status.is_some() };
-        Ended { status, outcome, cause: Some(format!("the client left while {}", stage.word())) }
-    }
-}
-
 /// The time that a client gives a request, if it is what `maxpool env` exports, which raises the client's limit on silent streams to the
 /// same (SPEC Q6). The exports cannot declare it by a header without overwriting the user's own headers, but the client tells its
 /// request's limit in seconds (Claude Code 2.1.330).
@@ -122,7 +105,7 @@ fn limit_of_env(timeout: Option<&str>, config: &Config) -> Option<Duration> {
     raised.then_some(Duration::from_secs(timeout))
 }
 
-impl Job {
+impl ClientRequest {
     /// Whether the client expects an event stream, so that heartbeats can be sent.
     pub(crate) fn wants_stream(&self) -> bool {
         self.shape() == Shape::Stream
@@ -137,29 +120,28 @@ impl Job {
     }
 
     /// The request as the scheduler sees it.
-    pub(crate) fn request(&self) -> Request {
+    pub(crate) fn demand(&self) -> Request {
         let queue = &self.config.queue;
         let shape = self.shape();
         let session = self.session();
-        let mut request = Request::new(self.context.next_request(), self.arrived);
-        request.profile = Arc::from(self.options.profile.as_deref().unwrap_or(PROFILE_DEFAULT));
-        request.weight = self.peek.weight(self.body.len());
-        request.family = self.peek.model.as_deref().and_then(family_of_model);
-        request.session = session;
-        request.signed_thinking = self.peek.signed_thinking || self.is_unread();
-        request.thread =
-            self.peek.thread.as_ref().filter(|thread| thread.continues).map(|thread| {
-                ThreadKey(digest(&[thread.id.as_deref().unwrap_or_default().as_bytes()]))
-            });
-        request.pinned = match &self.route {
+        let mut demand = Request::new(self.context.next_request(), self.arrived);
+        demand.profile = Arc::from(self.options.profile.as_deref().unwrap_or(PROFILE_DEFAULT));
+        demand.weight = self.peek.weight(self.body.len());
+        demand.family = self.peek.model.as_deref().and_then(family_of_model);
+        demand.session = session;
+        demand.signed_thinking = self.peek.signed_thinking || self.is_unread();
+        demand.thread = self.peek.thread.as_ref().filter(|thread| thread.continues).map(|thread| {
+            ThreadKey(digest(&[thread.id.as_deref().unwrap_or_default().as_bytes()]))
+        });
+        demand.pinned = match &self.route {
             Route::Batches { id: Some(id) } => self.context.owner_of_batch(id),
             _ => None,
         };
-        request.brought = self.record.borrow().brought.iter().map(Brought::id).collect();
-        request.shape = shape;
-        request.body_bytes = self.body.len() as u64;
-        request.holdable = request.body_bytes <= self.config.policy.max_queued_body_bytes;
-        request.tolerance = match shape {
+        demand.brought = self.record.borrow().brought.iter().map(Brought::id).collect();
+        demand.shape = shape;
+        demand.body_bytes = self.body.len() as u64;
+        demand.holdable = demand.body_bytes <= self.config.policy.max_queued_body_bytes;
+        demand.tolerance = match shape {
             Shape::Stream => {
                 let timeout = self.headers.text("x-stainless-timeout");
                 let raised = || limit_of_env(timeout, &self.config);
@@ -170,9 +152,9 @@ impl Job {
             }
             Shape::NonStream | Shape::Fallback | Shape::CountTokens => None,
         };
-        request.resume = session
+        demand.resume = session
             .map(|SessionKey(session)| session ^ digest(&[self.conversation()]).rotate_left(1));
-        request
+        demand
     }
 
     /// The part of the body by which a request that comes back is known (SPEC Q6): what Claude Code sends without streaming after its

@@ -2,8 +2,8 @@
 //! never written to disk.
 
 use super::context::Context;
-use super::job::Job;
 use super::reply::{self, Reply};
+use super::request::ClientRequest;
 use crate::account::provider::accounts_of_headers;
 use crate::account::sync::{Brought, OfRequest, TooManyAtOnce};
 use crate::config::AccountEntry;
@@ -19,15 +19,16 @@ const PROFILE: &str = "all";
 ///
 /// # Errors
 /// A header cannot be used, or too many are in use: the answer to give.
-pub(super) fn take_header_accounts(job: &Job) -> Result<(), Reply> {
-    if job.options.profile.as_deref() != Some(PROFILE) {
+pub(super) fn take_header_accounts(request: &ClientRequest) -> Result<(), Reply> {
+    if request.options.profile.as_deref() != Some(PROFILE) {
         return Ok(());
     }
-    let entries = accounts_of_headers(job.headers.iter()).map_err(|why| reply::bad_header(&why))?;
+    let entries =
+        accounts_of_headers(request.headers.iter()).map_err(|why| reply::bad_header(&why))?;
     for entry in &entries {
-        let brought = take(&job.context, entry)
+        let brought = take(&request.context, entry)
             .map_err(|TooManyAtOnce| reply::too_many_tokens(&entry.name))?;
-        job.record.borrow_mut().brought.extend(brought);
+        request.record.borrow_mut().brought.extend(brought);
     }
     Ok(())
 }
@@ -49,18 +50,4 @@ fn take(context: &Context, entry: &AccountEntry) -> Result<Option<Brought>, TooM
             .tell(Event::Notice { text: format!("{name} was added from a request's headers") }),
     }
     Ok(brought)
-}
-
-/// Drops the accounts that no request has brought for a day.
-pub(crate) fn drop_unused(context: &Context) {
-    for id in context.accounts.forgotten() {
-        if let Some(account) = context.accounts.remove(id) {
-            context.gate.with(|scheduler, now| scheduler.remove_account(now, id));
-            let text = format!(
-                "{} was dropped: no request has brought it for a day",
-                account.profile().name
-            );
-            context.tell(Event::Notice { text });
-        }
-    }
 }

@@ -4,15 +4,17 @@
 //! collected for the client, and sends heartbeats when they are due (SPEC Q4).
 
 use std::cell::Cell;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 
 use super::stream::Line;
+use crate::account::SingleFlight;
 use crate::clock;
-use crate::net::wait::{Phase, Ready, Stop, Waiter, Wire, poll_for};
+use crate::net::wait::{Phase, Ready, Stop, Waiter, Wire};
+use crate::platform::{Bell, PeerWait, poll_for, wait_with_peer};
 use crate::scheduler::time::Mono;
 use crate::server::ClientSocket;
 
@@ -37,7 +39,7 @@ pub(crate) struct Heartbeats {
 }
 
 /// The waiter of one request.
-pub(crate) struct Patience {
+pub(crate) struct ClientWait {
     line: Line,
     client: Option<Arc<ClientSocket>>,
     heartbeat: Cell<Option<Mono>>,
@@ -50,10 +52,10 @@ pub(crate) struct Patience {
     wire: Wire,
 }
 
-impl Patience {
+impl ClientWait {
     /// For the request whose answer goes to `line`.
-    pub(crate) fn new(line: Line, limits: Limits) -> Patience {
-        Patience {
+    pub(crate) fn new(line: Line, limits: Limits) -> ClientWait {
+        ClientWait {
             client: line.socket(),
             line,
             heartbeat: Cell::new(None),
@@ -102,6 +104,19 @@ impl Patience {
         self.wait(&mut fds, Phase::Queue, None).map(|_| ())
     }
 
+    /// Waits for a token refresh that another thread does.
+    pub(super) fn wait_for_refresh(&self, flight: &SingleFlight) -> Result<(), Stop> {
+        let Ok(bell) = Bell::new() else {
+            // Without a descriptor nothing can wake this thread; the refresh is bounded in time.
+            flight.wait(REFRESH_WAIT_MAX);
+            return Ok(());
+        };
+        let bell = Arc::new(bell);
+        let ringer = Arc::clone(&bell);
+        flight.on_end(Box::new(move || ringer.ring()));
+        self.wait_for(bell.as_fd())
+    }
+
     /// The status that the client has seen already.
     pub(crate) fn status_seen(&self) -> Option<u16> {
         self.line.status()
@@ -132,31 +147,15 @@ impl Patience {
         let Some(client) = &self.client else {
             return Ok(if poll_for(fds, limit) { Ready::Io } else { Ready::Pause });
         };
-        let watched = PollFd::new(client.as_ref(), PollFlags::RDHUP);
-        let (ready, gone) = if let [only] = &*fds {
-            let mut both = [watched, only.clone()];
-            (poll_for(&mut both, limit), !both[0].revents().is_empty())
-        } else {
-            let mut all = vec![watched];
-            all.extend(fds.iter().cloned());
-            let ready = poll_for(&mut all, limit);
-            (ready, !all[0].revents().is_empty())
-        };
-        if !ready {
-            return Ok(Ready::Pause);
+        match wait_with_peer(client.as_fd(), fds, limit) {
+            PeerWait::Left => Err(Stop::ClientGone),
+            PeerWait::Ready => Ok(Ready::Io),
+            PeerWait::TimeOut => Ok(Ready::Pause),
         }
-        if gone {
-            return Err(Stop::ClientGone);
-        }
-        if fds.len() > 1 {
-            // Which of them it was is asked for by name: a connection attempt among several.
-            poll_for(fds, Duration::ZERO);
-        }
-        Ok(Ready::Io)
     }
 }
 
-impl Waiter for Patience {
+impl Waiter for ClientWait {
     fn wait(
         &self,
         fds: &mut [PollFd<'_>],
@@ -199,3 +198,6 @@ impl Waiter for Patience {
 
 /// No single `poll` is longer: a guard against arithmetic, not a poll interval that anything relies on.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
+
+/// Longer than any refresh may take.
+const REFRESH_WAIT_MAX: Duration = Duration::from_secs(120);

@@ -4,24 +4,16 @@
 //! each time with another one. It spends nothing, blocks nothing, and never wakes a disabled account; where a reading fails, what was
 //! known keeps its age.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use super::context::Context;
 use crate::account::oauth::UsageReading;
 use crate::clock;
 use crate::event::Event;
+use crate::proxy::context::Context;
 use crate::scheduler::time::{Mono, Now};
 use crate::scheduler::{AccountId, AccountSnapshot, Kind, Source, WindowSnapshot};
-
-/// Where the probe's thread sleeps; one of a context.
-#[derive(Default)]
-pub(crate) struct Bell {
-    /// There is a thread.
-    occupied: Mutex<bool>,
-    rung: Condvar,
-}
 
 /// Pauses between two readings are a part of the interval within these bounds …
 const GAP_PART: u32 = 6;
@@ -45,18 +37,6 @@ pub(crate) fn follow(context: &Arc<Context>) {
         .spawn(move || Probe::new(&own).run());
     // Where no thread can be started, the next look tries again.
     *occupied = thread.is_ok();
-}
-
-impl Bell {
-    /// The settings have changed, or the process is ending.
-    pub(crate) fn look_again(&self) {
-        let _seen = self.lock();
-        self.rung.notify_all();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, bool> {
-        self.occupied.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// What the settings ask for; `None` ends the probe.
@@ -160,13 +140,7 @@ impl<'a> Probe<'a> {
             if now >= end {
                 return true;
             }
-            let (woken, _) = self
-                .context
-                .probe
-                .rung
-                .wait_timeout(occupied, end.since(now))
-                .unwrap_or_else(PoisonError::into_inner);
-            occupied = woken;
+            occupied = self.context.probe.wait(occupied, end.since(now));
         }
     }
 }
