@@ -13,12 +13,12 @@
 //!
 //! # Modules, in the order in which they may import each other
 //!
-//! `scheduler` < `http` < `platform`, `clock`, `error`, `event` < `config` < `net` < `account` < `gate` < `report` < `server` < `proxy`
+//! `scheduler` < `http` < `platform`, `clock`, `error`, `event`, `zone` < `config` < `net` < `account` < `gate` < `report` < `server` < `proxy`
 //! < `control` < `host` < `run`, `cli` (a test holds them to it).
 //!
 //! - [`scheduler`]: which account, who waits, for how long. Pure: no I/O, threads, locks, clock or randomness.
 //! - `platform`: what differs between Linux and other Unixes.
-//! - `clock`: the only place that reads time. `event`: what happened, as plain data; sending one never blocks.
+//! - `clock`: the only place that reads time. `zone`: the local time zone. `event`: what happened, as plain data; sending one never blocks.
 //! - `config`: the file with every credential; one locked read-modify-write per change. `net`: connections that we make.
 //! - `account`: credentials, their refresh, and what answers say about quota.
 //! - `gate`: the only lock around the scheduler; its first page is the lock contract.
@@ -74,5 +74,12 @@ mod server;
 #[cfg(test)]
 #[path = "../tests/unit/mod.rs"]
 mod testing;
+mod zone;
 
-pub use run::run;
+use std::process::ExitCode;
+
+/// Runs the program with the process's arguments and gives its exit code (0, 1 failed, 2 wrong
+/// usage).
+pub fn run() -> ExitCode {
+    cli::main()
+}

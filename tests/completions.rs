@@ -10,10 +10,8 @@ use crate::harness::Home;
 /// Calls the function as bash does when Tab is pressed behind `$2`.
 const BASH: &str = r#"
 . "$1"
-line=$2
-read -ra COMP_WORDS <<< "$line"
-case $line in *' ') COMP_WORDS+=('') ;; esac
-COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+COMP_WORDBREAKS=$' \t\n"\'@><=;|&(:'
+COMP_LINE=$2 COMP_POINT=${#2}
 _maxpool
 printf '%s\n' "${COMPREPLY[@]}"
 "#;
@@ -53,7 +51,7 @@ exit 0
 const FISH: &str = r#"source $argv[1]; complete -C $argv[2] | string replace -r '\t.*' ''; true"#;
 
 /// The line, some words that are offered behind it, and some that are not.
-const LINES: [(&str, &[&str], &[&str]); 12] = [
+const LINES: [(&str, &[&str], &[&str]); 16] = [
     ("maxpool ", &["server", "run", "status", "explain", "version", "help"], &["bash", "--json"]),
     ("maxpool st", &["status"], &["server"]),
     ("maxpool --", &["--plain", "--log-to", "--version", "--help"], &["--json"]),
@@ -64,7 +62,11 @@ const LINES: [(&str, &[&str], &[&str]); 12] = [
     ("maxpool server --log-to ", &["some-dir"], &["some-file"]),
     ("maxpool import --from so", &["some-file"], &["status"]),
     ("maxpool run ", &["some-file"], &["status"]),
-    ("maxpool enable ", &[], &["status", "some-file"]),
+    ("maxpool enable ", &["work", "spare"], &["status", "some-file"]),
+    ("maxpool remove sp", &["spare"], &["work"]),
+    ("maxpool priority work ", &[], &["work", "spare", "some-file"]),
+    ("maxpool api --account w", &["work"], &["spare"]),
+    ("maxpool service s", &["systemd", "socket", "supervisord"], &["runit", "status"]),
     ("maxpool login --name ", &[], &["status", "some-file", "--api"]),
 ];
 
@@ -85,14 +87,15 @@ fn fish_offers_what_fits() {
 
 /// Asks the shell for each line, with the script's path and the line as its last arguments.
 fn offers(shell: &str, arguments: &[&str]) {
-    let home = Home::new();
+    let home = Home::new().accounts(&["work", "spare", "me@example.com"]);
+    home.write();
     std::fs::create_dir(home.path().join("some-dir")).expect("make a directory");
     std::fs::write(home.path().join("some-file"), "").expect("make a file");
     let script = home.run(&["completions", shell]).stdout;
     let path = home.path().join(format!("completions.{shell}"));
     std::fs::write(&path, script).expect("write the completions");
     for (line, offered, others) in LINES {
-        let Some(found) = ask(shell, arguments, &path, line, home.path()) else {
+        let Some(found) = ask(shell, arguments, &path, line, &home) else {
             eprintln!("skipped: {shell} is not installed, so its completions are not tested");
             return;
         };
@@ -110,17 +113,18 @@ fn ask(
     arguments: &[&str],
     script: &Path,
     line: &str,
-    directory: &Path,
+    home: &Home,
 ) -> Option<BTreeSet<String>> {
     let ran = Command::new(shell)
         .args(arguments)
         .arg(script)
         .arg(line)
         .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("HOME", directory)
+        .env("PATH", path_with_program())
+        .env("HOME", home.path())
+        .env("MAXPOOL_CONFIG", home.config_path())
         .env("TERM", "xterm")
-        .current_dir(directory)
+        .current_dir(home.path())
         .stdin(Stdio::null())
         .output()
         .ok()?;
@@ -134,4 +138,27 @@ fn ask(
             .filter(|word| !word.is_empty())
             .collect(),
     )
+}
+
+/// Names of accounts come from the program, so the shell has to find it.
+fn path_with_program() -> std::ffi::OsString {
+    let program = crate::harness::home::program();
+    let own = program.parent().expect("the program is in a directory").to_owned();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::join_paths(std::iter::once(own).chain(std::env::split_paths(&path))).expect("a path")
+}
+
+#[test]
+fn bash_completes_the_last_part_of_an_address() {
+    let home = Home::new().accounts(&["me@example.com", "me@example.org"]);
+    home.write();
+    let path = home.path().join("completions.bash");
+    std::fs::write(&path, home.run(&["completions", "bash"]).stdout).expect("write");
+    let arguments = ["--norc", "-c", BASH, "bash"];
+    let Some(found) = ask("bash", &arguments, &path, "maxpool use me@example.c", &home) else {
+        eprintln!("skipped: bash is not installed");
+        return;
+    };
+    // What is before the @ is a word of its own for bash, and stays.
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["example.com"]);
 }

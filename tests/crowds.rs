@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit};
 
-use crate::harness::{Ask, Client, Home, Proxy, hello, hello_stream, json, until};
+use crate::harness::{Ask, Client, Home, Proxy, ReplyEnd, hello, hello_stream, json, until};
+use crate::restart::restart;
 use crate::upstream::{Answer, Message, Step, Upstream};
 
 /// One crowd at a time: this process may hold only so many connections itself.
@@ -150,4 +151,43 @@ fn six_hundred_clients_of_other_versions_leave_nothing_over() {
         (now.0 <= before.0 + 8 && now.1 <= before.1 + 32).then_some(())
     });
     proxy.post(&hello()).assert_said("Hello from upstream.");
+}
+
+/// Whether the server has closed this idle connection, as its client would see it.
+fn is_closed(client: &Client) -> bool {
+    let socket = client.socket();
+    socket.set_nonblocking(true).expect("not to wait");
+    let seen = socket.peek(&mut [0]);
+    socket.set_nonblocking(false).expect("to wait again");
+    !seen.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
+#[test]
+fn requests_that_come_while_a_hand_over_closes_idle_connections_are_served() {
+    let _alone = alone();
+    let upstream = Upstream::start();
+    let (_home, proxy) = start(&upstream, "ulimit -n $(ulimit -Hn)");
+    let ask = Ask::get("/maxpool/health");
+    let mut clients: Vec<Client> = (0..affordable(600)).map(|_| proxy.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.ask(&ask).status, 200);
+    }
+    // Idle for so long that the old worker need not wait for their next request.
+    std::thread::sleep(Duration::from_millis(4500));
+    restart(&proxy);
+    until("the first one is closed", || clients.iter().any(is_closed).then_some(()));
+    let mut asked: Vec<Client> = Vec::new();
+    for mut client in clients {
+        if !is_closed(&client) && client.try_send(&ask.bytes(proxy.address())).is_ok() {
+            asked.push(client);
+        }
+    }
+    let lost = asked.iter_mut().filter_map(|client| match client.read_head(&ask) {
+        Ok(head) => (head.status != 200).then_some(ReplyEnd::Complete),
+        Err(end) => Some(end),
+    });
+    let lost = lost.count();
+    eprintln!("{lost} of {} requests lost", asked.len());
+    // One that is sent in the instant of its closing is lost with any server.
+    assert!(lost <= 8 + asked.len() / 10, "{lost} of {}", asked.len());
 }

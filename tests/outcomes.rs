@@ -381,8 +381,8 @@ fn every_kind_of_block_names_what_the_answer_said() {
     upstream.always("key-a", failures::unauthorized());
     proxy.post(&hello()).assert_said("Hello from upstream.");
     let account = proxy.account("a");
-    assert_said(&account, "needs_login", "body", "there is no refresh token");
-    assert_said(&account, "needs_login", "body", "invalid x-api-key");
+    assert_said(&account, "credential_refused", "body", "refused by the API, next look in ");
+    assert_said(&account, "credential_refused", "body", "invalid x-api-key");
 }
 
 /// The account's only block is for this reason, by this header or body, in these words.

@@ -220,7 +220,7 @@ fn a_profile_chooses_among_the_accounts_that_have_it() {
 }
 
 #[test]
-fn a_used_up_short_window_is_left_alone_until_its_reset() {
+fn a_short_window_near_its_limit_is_used_last_and_a_full_one_not_at_all() {
     let upstream = Upstream::start();
     let home = Home::new().accounts(&["a", "b"]).set("queue.enabled", json!(false));
     let (_home, proxy) = start(&upstream, home);
@@ -231,8 +231,12 @@ fn a_used_up_short_window_is_left_alone_until_its_reset() {
     for _ in 0..8 {
         proxy.post(&hello()).assert_said("hi");
     }
-    assert_eq!(upstream.count("key-a"), 1, "above switchThreshold after its first answer");
-    upstream.always("key-b", Answer::message("hi").limits(&window(0.95)));
+    assert_eq!(upstream.count("key-a"), 1, "S3: above switchThreshold since its first answer");
+    upstream.always("key-b", Answer::message("hi").limits(&window(1.0)));
+    proxy.post(&hello()).assert_said("hi");
+    proxy.post(&hello()).assert_said("hi");
+    assert_eq!(upstream.count("key-a"), 2, "S3: it serves what no other can");
+    upstream.always("key-a", Answer::message("hi").limits(&window(1.0)));
     proxy.post(&hello()).assert_said("hi");
     let reply = proxy.post(&hello());
     reply.assert_error(429, "rate_limit_error");
@@ -259,15 +263,17 @@ fn near_its_reset_an_account_is_cheap() {
     let (_home, proxy) = start(&upstream, Home::new().accounts(&["a", "b"]));
     let window =
         |reset: u64| Limits::new().status("allowed").window("5h", 0.55, Duration::from_secs(reset));
+    // The first answer puts no account ahead, so that both are known before one is cheap.
+    upstream.next("key-a", Answer::message("hi"));
     upstream.always("key-a", Answer::message("hi").limits(&window(600)));
     upstream.always("key-b", Answer::message("hi").limits(&window(5 * 3600 - 360)));
-    for _ in 0..2 {
+    for _ in 0..3 {
         proxy.post(&hello()).assert_said("hi");
     }
-    assert_eq!((upstream.count("key-a"), upstream.count("key-b")), (1, 1), "both are known now");
+    assert_eq!((upstream.count("key-a"), upstream.count("key-b")), (2, 1), "both are known now");
     for _ in 0..10 {
         proxy.post(&hello()).assert_said("hi");
     }
-    let share = upstream.count("key-a") - 1;
+    let share = upstream.count("key-a") - 2;
     assert!(share >= 8, "{share} of 10 went to the account whose window ends in ten minutes");
 }

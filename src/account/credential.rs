@@ -11,7 +11,7 @@ use crate::config::custody::Kept;
 use crate::config::state::TokensState;
 use crate::config::{AccountEntry, AuthHeader, BaseUrl, Credential, Identity, ImportFrom, Secret};
 use crate::scheduler::time::{Mono, Wall};
-use crate::scheduler::{Access, AccountId, AccountSpec, Kind};
+use crate::scheduler::{Access, AccountId, AccountLimit, AccountSpec, Kind};
 
 /// One account.
 pub(crate) struct Account {
@@ -52,6 +52,8 @@ pub(crate) struct AccountProfile {
     pub(crate) model_map: Arc<[(String, String)]>,
     /// `stripBetaHeaders`.
     pub(crate) strip_beta_headers: bool,
+    /// `limit`.
+    limit: AccountLimit,
     /// `importFrom`.
     pub(super) import_from: Option<ImportFrom>,
     /// Where the account comes from.
@@ -270,6 +272,7 @@ impl AccountProfile {
             model: entry.model.as_ref().map(shared),
             model_map: entry.model_map.clone().into(),
             strip_beta_headers: entry.strip_beta_headers,
+            limit: entry.limit,
             import_from: match &entry.credential {
                 Credential::Oauth(oauth) => oauth.import_from.clone(),
                 Credential::ApiKey(_) | Credential::Provider(_) => None,
@@ -299,6 +302,7 @@ impl AccountProfile {
                 Origin::Config => Access::Everyone,
                 Origin::Request => Access::Bringers,
             },
+            limit: self.limit,
         }
     }
 }

@@ -64,9 +64,9 @@ pub(crate) struct Proof {
 impl Proof {
     /// 32 random bytes each.
     pub(crate) fn new() -> crate::error::Result<Proof> {
-        let random =
-            || crate::config::random::bytes::<32>().map(|bytes| Secret::new(base64url(&bytes)));
-        Ok(Proof { verifier: random()?, state: random()? })
+        let random = || crate::config::random::bytes::<32>().map(|bytes| base64url(&bytes));
+        // The state is a part of the address that the person is shown.
+        Ok(Proof { verifier: Secret::new(random()?), state: Secret::around(random()?) })
     }
 }
 
@@ -481,7 +481,7 @@ pub(crate) fn cleaned(text: &str, secrets: &[&Secret]) -> String {
     text
 }
 
-fn sha256(data: &[u8]) -> [u8; 32] {
+pub(super) fn sha256(data: &[u8]) -> [u8; 32] {
     // The hash comes out of the TLS library, which has it anyway.
     let mut digest = [0; 32];
     if let SupportedCipherSuite::Tls13(suite) = TLS13_AES_128_GCM_SHA256 {

@@ -84,6 +84,7 @@ fn entry(name: &str, priority: i64, token: &str) -> AccountEntry {
         model: None,
         model_map: Vec::new(),
         strip_beta_headers: true,
+        limit: crate::scheduler::AccountLimit::default(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use super::Context;
+use super::args::AccountsView;
 use super::out::Paint;
 use super::table::table;
 use super::web;
@@ -20,13 +21,24 @@ use crate::scheduler::time::Wall;
 const AT_ONCE: usize = 4;
 
 /// `accounts`.
-pub(super) fn list(context: &mut Context<'_>, verbose: bool, as_json: bool) -> Result<()> {
+pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> {
     let config = context.config()?;
+    if view == AccountsView::Names {
+        let mut names: Vec<&str> = config.accounts.iter().map(|it| it.name.as_str()).collect();
+        // A name that a shell would take for several lines is not completed.
+        names.retain(|name| !name.chars().any(char::is_control));
+        for name in names {
+            context.out.line(name);
+        }
+        return Ok(());
+    }
+    let (verbose, as_json) = (view == AccountsView::Verbose, view == AccountsView::Json);
     for notice in &config.notices {
         context.out.remark(&format!("maxpool: {notice}"));
     }
     if config.accounts.is_empty() && !as_json {
         context.out.line("no accounts");
+        context.out.remark("Add one with: maxpool login");
         return Ok(());
     }
     let now = clock::wall();
@@ -38,10 +50,10 @@ pub(super) fn list(context: &mut Context<'_>, verbose: bool, as_json: bool) -> R
             .zip(&tiers)
             .map(|(account, tier)| json_of(account, tier.as_deref(), now));
         let accounts = Value::Array(accounts.collect());
-        context.out.line(&format!("{:#}", json!({ "accounts": accounts })));
+        context.out.line(&json!({ "accounts": accounts }).to_string());
         return Ok(());
     }
-    let mut heading = vec!["NAME", "TYPE", "TIER", "TOKEN", "PRIORITY"];
+    let mut heading = vec!["NAME", "TYPE", "TIER", "TOKEN", "PRIORITY", "PROFILES"];
     if verbose {
         heading.push("EXPIRES");
     }
@@ -51,7 +63,7 @@ pub(super) fn list(context: &mut Context<'_>, verbose: bool, as_json: bool) -> R
         .zip(&tiers)
         .map(|(account, tier)| row(account, tier.as_deref(), now, verbose))
         .collect();
-    let lines = table(&heading, &rows);
+    let lines = table(&heading, &rows, context.out.room());
     let head = context.out.paint(Paint::Strong, &lines[0]);
     context.out.line(&head);
     for line in &lines[1..] {
@@ -72,6 +84,7 @@ fn row(account: &AccountEntry, tier: Option<&str>, now: Wall, verbose: bool) -> 
         tier.unwrap_or("-").to_owned(),
         token.word().to_owned(),
         account.priority.to_string(),
+        text::clean(&account.profiles.join(","), 60),
     ];
     if verbose {
         row.push(expires(account, now));
@@ -203,7 +216,7 @@ mod tests {
     use super::*;
     use crate::testing::scratch::Scratch;
 
-    fn listed(config: &str, verbose: bool, as_json: bool) -> (String, String) {
+    fn listed(config: &str, view: AccountsView) -> (String, String) {
         let scratch = Scratch::new();
         let file = scratch.path("c.json");
         std::fs::write(&file, config).unwrap();
@@ -214,8 +227,7 @@ mod tests {
             "MAXPOOL_OAUTH_PROFILE_ENDPOINT" => Some("http://127.0.0.1:1/".into()),
             _ => None,
         };
-        list(&mut Context::for_tests(&mut stdout, &mut stderr, &variable), verbose, as_json)
-            .unwrap();
+        list(&mut Context::for_tests(&mut stdout, &mut stderr, &variable), view).unwrap();
         assert_eq!(std::fs::read_to_string(&file).unwrap(), config, "nothing is changed");
         assert_eq!(scratch.names(), ["c.json"]);
         (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
@@ -230,14 +242,14 @@ mod tests {
 
     #[test]
     fn accounts_are_listed_with_token_state_and_tier() {
-        let (stdout, stderr) = listed(ACCOUNTS, false, false);
+        let (stdout, stderr) = listed(ACCOUNTS, AccountsView::Text);
         assert_eq!(
             stdout,
-            "NAME                 TYPE      TIER     TOKEN          PRIORITY\n\
-             work                 oauth     unknown  valid          0\n\
-             \"my key\" (disabled)  apikey    -        key            3\n\
-             glm                  provider  -        key            10\n\
-             old                  oauth     unknown  renews on use  0\n"
+            "NAME                 TYPE      TIER     TOKEN          PRIORITY  PROFILES\n\
+             work                 oauth     unknown  valid          0         claude,all\n\
+             \"my key\" (disabled)  apikey    -        key            3         claude,all\n\
+             glm                  provider  -        key            10        all\n\
+             old                  oauth     unknown  renews on use  0         claude,all\n"
         );
         assert_eq!(
             stderr,
@@ -247,17 +259,18 @@ mod tests {
 
     #[test]
     fn verbose_says_when_tokens_expire() {
-        let (stdout, _) = listed(ACCOUNTS, true, false);
-        assert!(stdout.contains("valid          0         expires in "), "{stdout}");
+        let (stdout, _) = listed(ACCOUNTS, AccountsView::Verbose);
+        assert!(stdout.contains("valid          0         claude,all  expires in "), "{stdout}");
         assert!(
-            stdout.contains("renews on use  0         expired ") && stdout.contains(" ago\n"),
+            stdout.contains("renews on use  0         claude,all  expired ")
+                && stdout.contains(" ago\n"),
             "{stdout}"
         );
     }
 
     #[test]
     fn json_holds_the_same_and_no_credential() {
-        let (stdout, _) = listed(ACCOUNTS, false, true);
+        let (stdout, _) = listed(ACCOUNTS, AccountsView::Json);
         let document: Value = serde_json::from_str(&stdout).unwrap();
         let work = &document["accounts"][0];
         assert_eq!((&work["name"], &work["tier"]), (&json!("work"), &json!("unknown")));
@@ -271,7 +284,7 @@ mod tests {
 
     #[test]
     fn no_accounts_is_no_failure() {
-        assert_eq!(listed("{}", false, false).0, "no accounts\n");
-        assert_eq!(listed("{}", false, true).0, "{\n  \"accounts\": []\n}\n");
+        assert_eq!(listed("{}", AccountsView::Text).0, "no accounts\n");
+        assert_eq!(listed("{}", AccountsView::Json).0, "{\"accounts\":[]}\n");
     }
 }

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use lexopt::{Arg, Parser};
 
 use super::spec::{self, CommandSpec, Name, OptionSpec};
+use crate::config::days::DAYS_KEPT;
+use crate::config::near::{did_you_mean, nearest};
 use crate::report::mask::mask;
 use crate::run::ServeOptions;
 
@@ -28,22 +30,26 @@ pub(crate) enum Command {
     /// `import`.
     Import(ImportOptions),
     /// `accounts`.
-    Accounts {
-        /// `-v`.
-        verbose: bool,
-        /// `--json`.
-        json: bool,
-    },
+    Accounts(AccountsView),
     /// A change of the config.
     Change(Change),
     /// `status`.
     Status(StatusView),
+    /// `usage`.
+    Usage {
+        /// `--days`.
+        days: u32,
+        /// `--json`.
+        json: bool,
+    },
     /// `explain`.
     Explain(ExplainOptions),
     /// `api`.
     Api(ApiOptions),
     /// `doctor`.
     Doctor,
+    /// `service`.
+    Service(Supervisor),
     /// `completions`.
     Completions(Shell),
     /// `help`, or `--help` of a command.
@@ -55,10 +61,63 @@ pub(crate) enum Command {
 /// `login`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LoginOptions {
-    /// `--api`: a key instead of the browser.
-    pub(crate) api: bool,
+    /// How.
+    pub(crate) by: LoginBy,
+    /// `--force`.
+    pub(crate) force: bool,
     /// `--name`.
     pub(crate) name: Option<String>,
+}
+
+/// What `login` asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum LoginBy {
+    /// A login in the browser.
+    #[default]
+    Browser,
+    /// `--api`: an API key.
+    Key,
+    /// `--token`: a long-lived OAuth token.
+    Token,
+}
+
+/// How `accounts` shows what it shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AccountsView {
+    /// A table.
+    Text,
+    /// `-v`: with times.
+    Verbose,
+    /// `--json`.
+    Json,
+    /// `--names`.
+    Names,
+}
+
+/// Whose service file `service` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Supervisor {
+    /// A unit of systemd.
+    Systemd,
+    /// Its socket unit.
+    Socket,
+    /// A `run` script.
+    Runit,
+    /// A program section.
+    Supervisord,
+    /// A property list.
+    Launchd,
+}
+
+impl Supervisor {
+    /// Those that there are, by the word that is typed.
+    pub(super) const WORDS: [(&str, Supervisor); 5] = [
+        ("systemd", Supervisor::Systemd),
+        ("socket", Supervisor::Socket),
+        ("runit", Supervisor::Runit),
+        ("supervisord", Supervisor::Supervisord),
+        ("launchd", Supervisor::Launchd),
+    ];
 }
 
 /// `import`.
@@ -117,6 +176,8 @@ pub(crate) enum StatusView {
     Json,
     /// `--watch`: the dashboard.
     Watch,
+    /// `--line`.
+    Line,
 }
 
 /// `explain`.
@@ -154,6 +215,11 @@ pub(crate) enum Shell {
     Zsh,
     /// `fish`.
     Fish,
+}
+
+impl Shell {
+    const WORDS: [(&str, Shell); 3] =
+        [("bash", Shell::Bash), ("zsh", Shell::Zsh), ("fish", Shell::Fish)];
 }
 
 /// Arguments that make no sense: what is wrong, and whose help says more.
@@ -213,7 +279,8 @@ impl TypedCommand {
 }
 
 fn misuse(spec: &CommandSpec, what: &str) -> Misuse {
-    Misuse(format!("{what}; see maxpool {} --help", spec.word))
+    let see = if what.ends_with('?') { " See" } else { "; see" };
+    Misuse(format!("{what}{see} maxpool {} --help", spec.word))
 }
 
 /// Stage one. Which options exist depends on the command; without one, options belong to `server`.
@@ -271,7 +338,15 @@ fn typed(mut parser: Parser) -> Result<Typed, Misuse> {
 }
 
 fn unknown_command(word: &str) -> Misuse {
-    Misuse(format!("there is no command {word:?}; maxpool help lists them"))
+    let near = nearest(word, spec::COMMANDS.iter().map(|command| command.word));
+    // What was typed may be a key, and this may end in a log.
+    let word = mask(word);
+    Misuse(match near {
+        Some(near) => {
+            format!("unknown command {word:?}; did you mean {near}? See maxpool help")
+        }
+        None => format!("unknown command {word:?}; see maxpool help"),
+    })
 }
 
 fn find(
@@ -281,7 +356,37 @@ fn find(
 ) -> Result<&'static OptionSpec, Misuse> {
     let common = [&spec::HELP, &spec::VERSION];
     let found = spec.options.iter().chain(common).find(|option| is_it(option));
-    found.ok_or_else(|| misuse(spec, &format!("{} has no option {typed}", spec.word)))
+    found.ok_or_else(|| unknown_option(spec, typed))
+}
+
+/// Names the option that was probably meant, or the setting that takes the place of one.
+fn unknown_option(spec: &CommandSpec, typed: &str) -> Misuse {
+    let long = typed.trim_start_matches('-');
+    let words = spec.options.iter().chain([&spec::HELP, &spec::VERSION]).map(|option| option.long);
+    let near = nearest(long, words).filter(|_| typed.starts_with("--"));
+    let typed = mask(typed);
+    let setting = match long {
+        "port" | "host" => format!("; set proxy.{long} in the config"),
+        "config" => "; set MAXPOOL_CONFIG in the environment".to_owned(),
+        _ => did_you_mean(near.map(|near| format!("--{near}")).as_deref()),
+    };
+    misuse(spec, &format!("unknown option {typed} of {}{setting}", spec.word))
+}
+
+/// The value that one of these words stands for.
+fn one_of<T: Copy>(
+    typed: &TypedCommand,
+    placeholder: &str,
+    word: &str,
+    words: &[(&str, T)],
+) -> Result<T, Misuse> {
+    if let Some((_, value)) = words.iter().find(|(known, _)| *known == word) {
+        return Ok(*value);
+    }
+    let known = || words.iter().map(|(known, _)| *known);
+    let near = did_you_mean(nearest(word, known()));
+    let known = known().collect::<Vec<&str>>().join(", ");
+    Err(typed.misuse(&format!("{placeholder} is one of {known}, not {:?}{near}", mask(word))))
 }
 
 /// `run`: only a first `--help` is ours, and a first `--` is dropped.
@@ -299,6 +404,79 @@ fn run(mut parser: Parser) -> Typed {
 
 /// Stage two.
 fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
+    let mut operands = checked_operands(&mut typed)?.into_iter();
+    let mut next = || operands.next().unwrap_or_default();
+    Ok(match typed.spec.name {
+        Name::Server => Command::Server(ServeOptions {
+            plain: typed.has("plain"),
+            log_to: typed.value("log-to").map(PathBuf::from),
+            log_file: typed.value("log-file").map(PathBuf::from),
+        }),
+        Name::Run => Command::Run(Vec::new()),
+        Name::Env => Command::Env { with_key: typed.has("with-key") },
+        Name::Login => login(&mut typed)?,
+        Name::Import => import(&mut typed)?,
+        Name::Accounts => Command::Accounts(
+            one_view(
+                &typed,
+                &[
+                    ("json", AccountsView::Json),
+                    ("names", AccountsView::Names),
+                    ("verbose", AccountsView::Verbose),
+                ],
+            )?
+            .unwrap_or(AccountsView::Text),
+        ),
+        Name::Enable => Command::Change(Change::Enabled { name: next(), enabled: true }),
+        Name::Disable => Command::Change(Change::Enabled { name: next(), enabled: false }),
+        Name::Remove => Command::Change(Change::Remove { name: next() }),
+        Name::Rename => Command::Change(Change::Rename { name: next(), new: next() }),
+        Name::Priority => {
+            let (name, number) = (next(), next());
+            let priority = number.parse();
+            let priority = priority.map_err(|_| {
+                typed.misuse(&format!("expected a whole number, got {:?}", mask(&number)))
+            })?;
+            Command::Change(Change::Priority { name, priority })
+        }
+        Name::Use => match (Some(next()).filter(|name| !name.is_empty()), typed.has("auto")) {
+            (Some(_), true) | (None, false) => {
+                return Err(typed.misuse("use needs either NAME or --auto"));
+            }
+            (name, _) => Command::Change(Change::Use { name }),
+        },
+        Name::Status => Command::Status(
+            one_view(
+                &typed,
+                &[
+                    ("json", StatusView::Json),
+                    ("watch", StatusView::Watch),
+                    ("line", StatusView::Line),
+                ],
+            )?
+            .unwrap_or(StatusView::Text),
+        ),
+        Name::Usage => Command::Usage { days: days(&mut typed)?, json: typed.has("json") },
+        Name::Explain => Command::Explain(ExplainOptions {
+            model: typed.text("model")?,
+            session: typed.text("session")?,
+            profile: typed.text("profile")?,
+            json: typed.has("json"),
+        }),
+        Name::Api => api(&mut typed, next())?,
+        Name::Doctor => Command::Doctor,
+        Name::Service => Command::Service(one_of(&typed, "KIND", &next(), &Supervisor::WORDS)?),
+        Name::Completions => Command::Completions(one_of(&typed, "SHELL", &next(), &Shell::WORDS)?),
+        Name::Help => Command::Help(match next().as_str() {
+            "" => None,
+            word => Some(spec::command(word).ok_or_else(|| unknown_command(word))?),
+        }),
+        Name::Version => Command::Version,
+    })
+}
+
+/// The operands, as many as the command takes, none of them empty.
+fn checked_operands(typed: &mut TypedCommand) -> Result<Vec<String>, Misuse> {
     let wanted = typed.spec.operands;
     let least = wanted.iter().filter(|operand| !operand.starts_with('[')).count();
     let given = typed.operands.len();
@@ -309,86 +487,66 @@ fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
         let extra = &typed.operands[wanted.len()];
         // What was typed too much may be a key, and this may end in a log.
         let extra = mask(extra);
-        return Err(typed.misuse(&format!("{} does not take {extra:?}", typed.spec.word)));
+        return Err(typed.misuse(&format!("unexpected argument {extra:?} of {}", typed.spec.word)));
     }
     if let Some(position) = typed.operands.iter().position(String::is_empty) {
         return Err(
             typed.misuse(&format!("{} is empty", wanted[position].trim_matches(['[', ']'])))
         );
     }
-    let mut operands = std::mem::take(&mut typed.operands).into_iter();
-    let mut next = || operands.next().unwrap_or_default();
-    Ok(match typed.spec.name {
-        Name::Server => Command::Server(ServeOptions {
-            plain: typed.has("plain"),
-            log_to: typed.value("log-to").map(PathBuf::from),
-        }),
-        Name::Run => Command::Run(Vec::new()),
-        Name::Env => Command::Env { with_key: typed.has("with-key") },
-        Name::Login => {
-            Command::Login(LoginOptions { api: typed.has("api"), name: account_name(&mut typed)? })
-        }
-        Name::Import => {
-            if typed.has("from") && typed.has("json") {
-                return Err(typed.misuse("--from and --json exclude each other"));
-            }
-            Command::Import(ImportOptions {
-                from: typed.value("from").map(PathBuf::from),
-                json: typed.text("json")?,
-                name: account_name(&mut typed)?,
-            })
-        }
-        Name::Accounts => {
-            Command::Accounts { verbose: typed.has("verbose"), json: typed.has("json") }
-        }
-        Name::Enable => Command::Change(Change::Enabled { name: next(), enabled: true }),
-        Name::Disable => Command::Change(Change::Enabled { name: next(), enabled: false }),
-        Name::Remove => Command::Change(Change::Remove { name: next() }),
-        Name::Rename => Command::Change(Change::Rename { name: next(), new: next() }),
-        Name::Priority => {
-            let (name, number) = (next(), next());
-            let priority = number.parse();
-            let priority =
-                priority.map_err(|_| typed.misuse(&format!("{number:?} is no whole number")))?;
-            Command::Change(Change::Priority { name, priority })
-        }
-        Name::Use => match (Some(next()).filter(|name| !name.is_empty()), typed.has("auto")) {
-            (Some(_), true) | (None, false) => {
-                return Err(typed.misuse("use needs either NAME or --auto"));
-            }
-            (name, _) => Command::Change(Change::Use { name }),
-        },
-        Name::Status => match (typed.has("json"), typed.has("watch")) {
-            (true, true) => return Err(typed.misuse("--json and --watch exclude each other")),
-            (true, false) => Command::Status(StatusView::Json),
-            (false, true) => Command::Status(StatusView::Watch),
-            (false, false) => Command::Status(StatusView::Text),
-        },
-        Name::Explain => Command::Explain(ExplainOptions {
-            model: typed.text("model")?,
-            session: typed.text("session")?,
-            profile: typed.text("profile")?,
-            json: typed.has("json"),
-        }),
-        Name::Api => api(&mut typed, next())?,
-        Name::Doctor => Command::Doctor,
-        Name::Completions => Command::Completions(match next().as_str() {
-            "bash" => Shell::Bash,
-            "zsh" => Shell::Zsh,
-            "fish" => Shell::Fish,
-            other => {
-                return Err(typed.misuse(&format!(
-                    "there are completions for bash, zsh and fish, not {other:?}"
-                )));
-            }
-        }),
-        Name::Help => Command::Help(match next().as_str() {
-            "" => None,
-            word => Some(spec::command(word).ok_or_else(|| unknown_command(word))?),
-        }),
-        Name::Version => Command::Version,
-    })
+    Ok(std::mem::take(&mut typed.operands))
 }
+
+/// The view that was asked for; two of them exclude each other.
+fn one_view<T: Copy>(typed: &TypedCommand, views: &[(&str, T)]) -> Result<Option<T>, Misuse> {
+    let mut asked = views.iter().filter(|(option, _)| typed.has(option));
+    let view = asked.next();
+    if let (Some((one, _)), Some((other, _))) = (view, asked.next()) {
+        return Err(typed.misuse(&format!("give either --{one} or --{other}, not both")));
+    }
+    Ok(view.map(|(_, view)| *view))
+}
+
+fn login(typed: &mut TypedCommand) -> Result<Command, Misuse> {
+    let by = one_view(typed, &[("api", LoginBy::Key), ("token", LoginBy::Token)])?;
+    let force = typed.has("force");
+    if force && by.is_none() {
+        return Err(typed.misuse("--force goes with --api or --token"));
+    }
+    Ok(Command::Login(LoginOptions {
+        by: by.unwrap_or_default(),
+        force,
+        name: account_name(typed)?,
+    }))
+}
+
+fn import(typed: &mut TypedCommand) -> Result<Command, Misuse> {
+    if typed.has("from") && typed.has("json") {
+        return Err(typed.misuse("give either --from or --json, not both"));
+    }
+    Ok(Command::Import(ImportOptions {
+        from: typed.value("from").map(PathBuf::from),
+        json: typed.text("json")?,
+        name: account_name(typed)?,
+    }))
+}
+
+/// `--days`: as many as the state file keeps.
+fn days(typed: &mut TypedCommand) -> Result<u32, Misuse> {
+    let Some(text) = typed.text("days")? else {
+        return Ok(DAYS_SHOWN);
+    };
+    match text.parse() {
+        Ok(days @ 1..=DAYS_KEPT) => Ok(days),
+        _ => Err(typed.misuse(&format!(
+            "expected a number of days from 1 to {DAYS_KEPT}, got {:?}",
+            mask(&text)
+        ))),
+    }
+}
+
+/// Days that `usage` shows unless told otherwise.
+const DAYS_SHOWN: u32 = 7;
 
 /// `--name`: without control characters, which would disturb every table and log line it appears in.
 fn account_name(typed: &mut TypedCommand) -> Result<Option<String>, Misuse> {
@@ -408,8 +566,9 @@ pub(super) const METHODS: [&str; 6] = ["GET", "POST", "PUT", "PATCH", "DELETE", 
 fn api(typed: &mut TypedCommand, path: String) -> Result<Command, Misuse> {
     let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
     if !path.starts_with('/') || path.starts_with("//") || !is_plain(&path) {
-        return Err(typed
-            .misuse("PATH has to begin with one / and to be percent-encoded, such as /v1/models"));
+        return Err(
+            typed.misuse("PATH must begin with one / and be percent-encoded, such as /v1/models")
+        );
     }
     let method = typed.text("method")?;
     let known = method

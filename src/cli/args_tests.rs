@@ -20,22 +20,39 @@ fn meaning(line: &str) -> String {
 
 #[test]
 fn each_command_is_understood() {
-    let server = "Server(ServeOptions { log_to: None, plain: false })";
+    let server = "Server(ServeOptions { log_to: None, log_file: None, plain: false })";
     for (line, is) in [
         ("", server),
         ("server", server),
-        ("--plain", "Server(ServeOptions { log_to: None, plain: true })"),
-        ("--log-to=/d server", "server does not take \"server\"; see maxpool server --help"),
+        ("--plain", "Server(ServeOptions { log_to: None, log_file: None, plain: true })"),
+        (
+            "--log-to=/d server",
+            "unexpected argument \"server\" of server; see maxpool server --help",
+        ),
         (
             "server --log-to /d --plain",
-            "Server(ServeOptions { log_to: Some(\"/d\"), plain: true })",
+            "Server(ServeOptions { log_to: Some(\"/d\"), log_file: None, plain: true })",
         ),
-        ("server --log-to=/d", "Server(ServeOptions { log_to: Some(\"/d\"), plain: false })"),
+        (
+            "server --log-to=/d",
+            "Server(ServeOptions { log_to: Some(\"/d\"), log_file: None, plain: false })",
+        ),
         ("env", "Env { with_key: false }"),
         ("env --with-key", "Env { with_key: true }"),
-        ("login", "Login(LoginOptions { api: false, name: None })"),
-        ("login --api --name=a", "Login(LoginOptions { api: true, name: Some(\"a\") })"),
-        ("login --name a --name b", "Login(LoginOptions { api: false, name: Some(\"b\") })"),
+        (
+            "server --log-file f",
+            "Server(ServeOptions { log_to: None, log_file: Some(\"f\"), plain: false })",
+        ),
+        ("login", "Login(LoginOptions { by: Browser, force: false, name: None })"),
+        (
+            "login --api --name=a",
+            "Login(LoginOptions { by: Key, force: false, name: Some(\"a\") })",
+        ),
+        ("login --token --force", "Login(LoginOptions { by: Token, force: true, name: None })"),
+        (
+            "login --name a --name b",
+            "Login(LoginOptions { by: Browser, force: false, name: Some(\"b\") })",
+        ),
         ("import", "Import(ImportOptions { from: None, json: None, name: None })"),
         (
             "import --from /c --name n",
@@ -45,9 +62,10 @@ fn each_command_is_understood() {
             "import --json {}",
             "Import(ImportOptions { from: None, json: Some(\"{}\"), name: None })",
         ),
-        ("accounts", "Accounts { verbose: false, json: false }"),
-        ("accounts -v --json", "Accounts { verbose: true, json: true }"),
-        ("accounts --verbose", "Accounts { verbose: true, json: false }"),
+        ("accounts", "Accounts(Text)"),
+        ("accounts --json", "Accounts(Json)"),
+        ("accounts --names", "Accounts(Names)"),
+        ("accounts -v", "Accounts(Verbose)"),
         ("enable a", "Change(Enabled { name: \"a\", enabled: true })"),
         ("disable a", "Change(Enabled { name: \"a\", enabled: false })"),
         ("disable -- -a", "Change(Enabled { name: \"-a\", enabled: false })"),
@@ -60,6 +78,10 @@ fn each_command_is_understood() {
         ("status", "Status(Text)"),
         ("status --json", "Status(Json)"),
         ("status --watch", "Status(Watch)"),
+        ("status --line", "Status(Line)"),
+        ("usage", "Usage { days: 7, json: false }"),
+        ("usage --days 31 --json", "Usage { days: 31, json: true }"),
+        ("service launchd", "Service(Launchd)"),
         (
             "explain --model m --session=s --profile p --json",
             "Explain(ExplainOptions { model: Some(\"m\"), session: Some(\"s\"), profile: Some(\"p\"), json: true })",
@@ -117,38 +139,58 @@ fn run_gives_everything_but_a_first_help_to_claude() {
 #[test]
 fn misuse_says_what_and_where_to_look() {
     for (line, text) in [
-        ("bogus", "there is no command \"bogus\"; maxpool help lists them"),
-        ("help bogus", "there is no command \"bogus\"; maxpool help lists them"),
-        ("--bogus", "server has no option --bogus; see maxpool server --help"),
-        ("status --with-key", "status has no option --with-key; see maxpool status --help"),
-        ("accounts -x", "accounts has no option -x; see maxpool accounts --help"),
+        ("bogus", "unknown command \"bogus\"; see maxpool help"),
+        ("help bogus", "unknown command \"bogus\"; see maxpool help"),
+        ("staus", "unknown command \"staus\"; did you mean status? See maxpool help"),
+        ("help logn", "unknown command \"logn\"; did you mean login? See maxpool help"),
+        (
+            "status --jsno",
+            "unknown option --jsno of status; did you mean --json? See maxpool status --help",
+        ),
+        (
+            "server --port=1",
+            "unknown option --port of server; set proxy.port in the config; see maxpool server --help",
+        ),
+        ("login --force", "--force goes with --api or --token; see maxpool login --help"),
+        ("login --api --token", "give either --api or --token, not both; see maxpool login --help"),
+        (
+            "usage --days 0",
+            "expected a number of days from 1 to 31, got \"0\"; see maxpool usage --help",
+        ),
+        (
+            "service systmd",
+            "KIND is one of systemd, socket, runit, supervisord, launchd, not \"systmd\"; did you mean systemd? See maxpool service --help",
+        ),
+        ("--bogus", "unknown option --bogus of server; see maxpool server --help"),
+        ("status --with-key", "unknown option --with-key of status; see maxpool status --help"),
+        ("accounts -x", "unknown option -x of accounts; see maxpool accounts --help"),
         ("enable", "enable needs NAME; see maxpool enable --help"),
         ("rename a", "rename needs NEW; see maxpool rename --help"),
-        ("enable a b", "enable does not take \"b\"; see maxpool enable --help"),
-        ("env x", "env does not take \"x\"; see maxpool env --help"),
-        ("priority a high", "\"high\" is no whole number; see maxpool priority --help"),
-        ("priority a 1.5", "\"1.5\" is no whole number; see maxpool priority --help"),
+        ("enable a b", "unexpected argument \"b\" of enable; see maxpool enable --help"),
+        ("env x", "unexpected argument \"x\" of env; see maxpool env --help"),
+        ("priority a high", "expected a whole number, got \"high\"; see maxpool priority --help"),
+        ("priority a 1.5", "expected a whole number, got \"1.5\"; see maxpool priority --help"),
         ("use", "use needs either NAME or --auto; see maxpool use --help"),
         ("use a --auto", "use needs either NAME or --auto; see maxpool use --help"),
         (
             "status --json --watch",
-            "--json and --watch exclude each other; see maxpool status --help",
+            "give either --json or --watch, not both; see maxpool status --help",
         ),
         (
             "import --from a --json b",
-            "--from and --json exclude each other; see maxpool import --help",
+            "give either --from or --json, not both; see maxpool import --help",
         ),
         (
             "completions csh",
-            "there are completions for bash, zsh and fish, not \"csh\"; see maxpool completions --help",
+            "SHELL is one of bash, zsh, fish, not \"csh\"; did you mean zsh? See maxpool completions --help",
         ),
         (
             "api v1/models",
-            "PATH has to begin with one / and to be percent-encoded, such as /v1/models; see maxpool api --help",
+            "PATH must begin with one / and be percent-encoded, such as /v1/models; see maxpool api --help",
         ),
         (
             "api //evil.com/",
-            "PATH has to begin with one / and to be percent-encoded, such as /v1/models; see maxpool api --help",
+            "PATH must begin with one / and be percent-encoded, such as /v1/models; see maxpool api --help",
         ),
         (
             "api /a --method B@D",

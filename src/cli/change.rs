@@ -1,17 +1,34 @@
 //! `enable`, `disable`, `remove`, `rename`, `priority` and `use`: through the running server if there is one, and in the file,
 //! under its lock, if not. Both ways end in the same file.
 
+use std::io::{self, IsTerminal as _};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::Context;
 use super::args::Change;
+use super::login::confirm;
 use super::web::{Presence, Server};
 use crate::account::http::percent_encoded;
+use crate::config::near::{did_you_mean, nearest};
 use crate::config::{Config, Credential, edit, file};
 use crate::error::{Error, Result};
 use crate::report::text;
+
+/// The command: a removal is asked about on a terminal, since the credential goes with it.
+pub(super) fn command(context: &mut Context<'_>, change: &Change) -> Result<()> {
+    if let Change::Remove { name } = change
+        && io::stdin().is_terminal()
+        && is_in_file(&file::load(&context.config_path()?)?, change)
+    {
+        let question = format!("Remove {} and its credential from the config?", text::name(name));
+        if !confirm(context.out.stderr(), &question)? {
+            return Err(Error::operator("nothing was removed"));
+        }
+    }
+    apply(context, change)
+}
 
 /// Makes the change and says what is now so.
 pub(super) fn apply(context: &mut Context<'_>, change: &Change) -> Result<()> {
@@ -126,15 +143,27 @@ fn edit_document(document: &mut Map<String, Value>, change: &Change) -> Result<(
     }
 }
 
-/// `there is no account x; the accounts are a, b`.
+/// `there is no account wrok; did you mean work? The accounts are work and spare`.
 pub(super) fn unknown<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Error {
-    let names: Vec<String> = names.map(text::name).collect();
-    let rest = match names.as_slice() {
+    let names: Vec<&str> = names.collect();
+    let near = nearest(name, names.iter().copied()).map(text::name);
+    let meant = did_you_mean(near.as_deref());
+    let shown: Vec<String> = names.iter().map(|name| text::name(name)).collect();
+    let rest = match shown.as_slice() {
         [] => "there are none; add one with: maxpool login".to_owned(),
         [only] => format!("the only one is {only}"),
         several => format!("the accounts are {}", several.join(", ")),
     };
-    Error::operator(format!("there is no account {}; {rest}", text::name(name)))
+    let number = match name.parse::<u64>() {
+        Ok(_) => "; accounts go by their names, not by numbers",
+        Err(_) => "",
+    };
+    let gap = if meant.is_empty() { "; " } else { " (" };
+    let end = if meant.is_empty() { "" } else { ")" };
+    Error::operator(format!(
+        "there is no account {}{number}{meant}{gap}{rest}{end}",
+        text::name(name)
+    ))
 }
 
 fn said(change: &Change) -> String {

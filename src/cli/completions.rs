@@ -20,6 +20,8 @@ enum Kind {
     File,
     Words(&'static [&'static str]),
     Commands,
+    /// Names of accounts, which "maxpool accounts --names" prints.
+    Accounts,
     Nothing,
 }
 
@@ -29,15 +31,28 @@ fn kind(placeholder: &str) -> Kind {
         "DIR" => Kind::Directory,
         "[ARGS]" => Kind::File,
         "SHELL" => Kind::Words(&["bash", "zsh", "fish"]),
+        "KIND" => Kind::Words(&["systemd", "socket", "runit", "supervisord", "launchd"]),
+        "NAME" | "[NAME]" => Kind::Accounts,
         "METHOD" => Kind::Words(&super::args::METHODS),
         "[COMMAND]" => Kind::Commands,
         _ => Kind::Nothing,
     }
 }
 
-/// The option's own placeholder; a PATH of `api` is none of the file system, one of an option is.
-fn option_kind(value: &str) -> Kind {
-    if value == "PATH" { Kind::File } else { kind(value) }
+/// What an option's value is completed with: a PATH or FILE is one of the file system, as the PATH of
+/// `api` is not; `--name` gives a new name.
+fn option_kind(option: &OptionSpec, value: &str) -> Kind {
+    match value {
+        "PATH" | "FILE" => Kind::File,
+        "NAME" if option.long == "name" => Kind::Nothing,
+        value => kind(value),
+    }
+}
+
+/// What the first operand is completed with; those behind it are new names and numbers.
+fn operand_kind(command: &CommandSpec) -> Kind {
+    let operand = command.operands.iter().find(|operand| **operand != "[--]");
+    operand.map_or(Kind::Nothing, |operand| kind(operand))
 }
 
 fn words() -> String {
@@ -59,18 +74,21 @@ fn bash() -> String {
     for command in COMMANDS {
         for option in command.options {
             let Some(value) = option.value else { continue };
-            let reply = bash_reply(&option_kind(value));
+            let reply = bash_reply(&option_kind(option, value));
             let _ = writeln!(values, "    {}:--{}) {reply}; return ;;", command.word, option.long);
         }
-        let operand = command.operands.last().map_or(Kind::Nothing, |operand| kind(operand));
         let all: Vec<String> = options_of(command).map(switches).collect();
-        let plain = match operand {
+        let plain = match operand_kind(command) {
             // Everything behind run belongs to claude.
             Kind::File => "COMPREPLY=($(compgen -f -- \"$cur\"))".to_owned(),
             Kind::Nothing | Kind::Directory => {
                 format!("COMPREPLY=($(compgen -W '{}' -- \"$cur\"))", all.join(" "))
             }
             Kind::Words(words) => bash_words(&format!("{} {}", words.join(" "), all.join(" "))),
+            Kind::Accounts => format!(
+                "{}; [ \"$operands\" -eq 0 ] && _maxpool_accounts",
+                bash_words(&all.join(" "))
+            ),
             Kind::Commands => bash_words(&format!("{} {}", words(), all.join(" "))),
         };
         let _ = writeln!(commands, "    {}) {plain} ;;", command.word);
@@ -78,16 +96,31 @@ fn bash() -> String {
     let server: Vec<String> = options_of(&COMMANDS[0]).chain([&VERSION]).map(switches).collect();
     format!(
         "# bash completion for maxpool
-_maxpool() {{
-  local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} command=server word
-  COMPREPLY=()
-  for word in \"${{COMP_WORDS[@]:1:COMP_CWORD-1}}\"; do
-    case $word in -*) ;; *) command=$word; break ;; esac
+# Bash takes an e-mail address for several words and completes the last of them, so what it holds
+# for the words before is left out of the replies.
+_maxpool_accounts() {{
+  local IFS=$'\\n' name before=
+  case $COMP_WORDBREAKS in *@*) before=${{cur%\"${{cur##*[@:]}}\"}} ;; esac
+  for name in $(maxpool accounts --names 2>/dev/null); do
+    case $name in \"$cur\"*) COMPREPLY+=(\"$(printf %q \"${{name#\"$before\"}}\")\") ;; esac
   done
-  if [ \"$cur\" = = ]; then cur=; elif [ \"$prev\" = = ]; then prev=${{COMP_WORDS[COMP_CWORD-2]}}; fi
+}}
+_maxpool() {{
+  local line=${{COMP_LINE:0:COMP_POINT}} words cur prev command=server found= operands=0 i
+  read -ra words <<< \"$line\"
+  case $line in *' ') words+=('') ;; esac
+  cur=${{words[${{#words[@]}} - 1]}} prev=${{words[${{#words[@]}} - 2]}}
+  case $cur in --*=*) prev=${{cur%%=*}} cur=${{cur#*=}} ;; esac
+  for ((i = 1; i < ${{#words[@]}} - 1; i++)); do
+    case ${{words[i]}} in
+    -*) ;;
+    *) if [ \"$found\" ]; then operands=$((operands + 1)); else found=1 command=${{words[i]}}; fi ;;
+    esac
+  done
+  COMPREPLY=()
   case $command:$prev in
 {values}  esac
-  if [ \"$COMP_CWORD\" -eq 1 ]; then
+  if [ \"${{#words[@]}}\" -eq 2 ]; then
     COMPREPLY=($(compgen -W '{} {}' -- \"$cur\"))
     return
   fi
@@ -107,6 +140,7 @@ fn bash_reply(kind: &Kind) -> String {
         Kind::File => "COMPREPLY=($(compgen -f -- \"$cur\"))".to_owned(),
         Kind::Words(words) => bash_words(&words.join(" ")),
         Kind::Commands => bash_words(&words()),
+        Kind::Accounts => "_maxpool_accounts".to_owned(),
         Kind::Nothing => ":".to_owned(),
     }
 }
@@ -136,6 +170,11 @@ fn zsh() -> String {
     format!(
         "#compdef maxpool
 # zsh completion for maxpool
+_maxpool_accounts() {{
+  local -a names
+  names=(${{(f)\"$(maxpool accounts --names 2>/dev/null)\"}})
+  compadd \"$@\" -a names
+}}
 _maxpool() {{
   local curcontext=$curcontext state line
   local -a commands
@@ -156,9 +195,9 @@ if [ \"$funcstack[1]\" = _maxpool ]; then _maxpool \"$@\"; else compdef _maxpool
 }
 
 fn zsh_option(option: &OptionSpec) -> String {
-    let value = option
-        .value
-        .map(|value| format!(":{}:{}", value.to_lowercase(), zsh_action(&option_kind(value))));
+    let value = option.value.map(|value| {
+        format!(":{}:{}", value.to_lowercase(), zsh_action(&option_kind(option, value)))
+    });
     let equals = if option.value.is_some() { "=" } else { "" };
     let rest = format!("[{}]{}", zsh_text(option.help), value.unwrap_or_default());
     match option.short {
@@ -173,6 +212,7 @@ fn zsh_action(kind: &Kind) -> String {
         Kind::File => "_files".to_owned(),
         Kind::Words(words) => format!("({})", words.join(" ")),
         Kind::Commands => format!("({})", words()),
+        Kind::Accounts => "_maxpool_accounts".to_owned(),
         Kind::Nothing => " ".to_owned(),
     }
 }
@@ -201,10 +241,10 @@ fn fish() -> String {
         for option in options_of(command) {
             fish_option(&mut script, &condition, option);
         }
-        let operand = command.operands.last().map_or(Kind::Nothing, |operand| kind(operand));
-        let words = match operand {
+        let words = match operand_kind(command) {
             Kind::Words(words) => words.join(" "),
             Kind::Commands => words(),
+            Kind::Accounts => FISH_ACCOUNTS.to_owned(),
             Kind::File => {
                 let _ = writeln!(script, "complete -c maxpool -n {condition} -F");
                 continue;
@@ -218,10 +258,11 @@ fn fish() -> String {
 
 fn fish_option(script: &mut String, condition: &str, option: &OptionSpec) {
     let short = option.short.map(|short| format!(" -s {short}")).unwrap_or_default();
-    let value = option.value.map(|value| match option_kind(value) {
+    let value = option.value.map(|value| match option_kind(option, value) {
         Kind::Directory => " -x -a '(__fish_complete_directories)'".to_owned(),
         Kind::File => " -r -F".to_owned(),
         Kind::Words(words) => format!(" -x -a '{}'", words.join(" ")),
+        Kind::Accounts => format!(" -x -a '{FISH_ACCOUNTS}'"),
         Kind::Commands | Kind::Nothing => " -x".to_owned(),
     });
     let _ = writeln!(
@@ -232,6 +273,8 @@ fn fish_option(script: &mut String, condition: &str, option: &OptionSpec) {
         fish_text(option.help)
     );
 }
+
+const FISH_ACCOUNTS: &str = "(maxpool accounts --names 2>/dev/null)";
 
 fn fish_text(text: &str) -> String {
     text.replace('\\', "\\\\").replace('\'', "\\'")

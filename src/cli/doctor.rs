@@ -2,7 +2,9 @@
 //! upstream it asks only whether it answers.
 
 mod environment;
+mod finding;
 mod running;
+mod serving;
 
 use std::fs;
 use std::net::{TcpListener, ToSocketAddrs as _};
@@ -12,6 +14,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use environment::environment;
+use finding::{Finding, Verdict, fine, odd, wrong};
 use running::what_it_knows;
 
 use super::Context;
@@ -28,35 +31,6 @@ use crate::proxy::context::proxies;
 use crate::report::text;
 use crate::scheduler::time::Wall;
 
-/// How a check came out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Fine,
-    /// Worth knowing; not wrong by itself.
-    Odd,
-    Wrong,
-}
-
-/// One line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Finding {
-    verdict: Verdict,
-    about: &'static str,
-    text: String,
-}
-
-fn fine(about: &'static str, text: impl Into<String>) -> Finding {
-    Finding { verdict: Verdict::Fine, about, text: text.into() }
-}
-
-fn odd(about: &'static str, text: impl Into<String>) -> Finding {
-    Finding { verdict: Verdict::Odd, about, text: text.into() }
-}
-
-fn wrong(about: &'static str, text: impl Into<String>) -> Finding {
-    Finding { verdict: Verdict::Wrong, about, text: text.into() }
-}
-
 const REACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Tokens and resets are compared with the upstream's clock; a minute is what an honest clock may be off.
 const CLOCK_OFF_MAX: Duration = Duration::from_secs(60);
@@ -66,7 +40,10 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
     let path = context.config_path()?;
     let mut findings = Vec::new();
     let mut is_readable = true;
-    let config = match file::load(&path) {
+    // First of all: can a request be served? The rest is why not, or what may be odd all the same.
+    let loaded = file::load(&path);
+    findings.extend(serving::now(&loaded));
+    let config = match loaded {
         Ok(config) => {
             findings.push(fine("config", path.display().to_string()));
             findings.extend(config.notices.iter().map(|notice| odd("config", notice)));
@@ -90,7 +67,7 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
     } else {
         // What the defaults lead to would be told as if the file had said it.
         let text =
-            "accounts, port, upstreams and environment are looked at once the config can be read";
+            "accounts, port, upstreams and environment are checked once the config can be read";
         findings.push(odd("config", text));
     }
     let mut exit = ExitCode::SUCCESS;
@@ -105,7 +82,7 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
         }
         // A config error has a line for each mistake.
         for line in finding.text.lines() {
-            context.out.line(&format!("{word} {:<12} {line}", finding.about));
+            context.out.prose(&format!("{word} {:<12} {line}", finding.about), 19);
         }
     }
     Ok(exit)
@@ -209,7 +186,8 @@ fn port(config: &Config) -> Vec<Finding> {
                 Ok(_) => odd(
                     "port",
                     format!(
-                        "{} is free: maxpool does not run; start it with: maxpool server",
+                        "nothing is listening at {}; maxpool is not running; start it with: \
+                         maxpool server",
                         server.base()
                     ),
                 ),
@@ -299,29 +277,48 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
         // The reason is the CA's or the proxy's line.
         Err(_) => return Vec::new(),
     };
-    let call = HttpCall {
-        method: "HEAD",
-        url: format!("{}/", url.as_str()),
+    let call = |method: &'static str, path: &str| HttpCall {
+        method,
+        url: format!("{}{path}", url.as_str()),
         headers: vec![("user-agent", concat!("maxpool/", env!("CARGO_PKG_VERSION")).to_owned())],
         body: None,
         timeout: REACH_TIMEOUT,
         reply_bytes_max: 1024 * 1024,
     };
-    let reply = match http(call) {
+    let reply = match http(call("HEAD", "/")) {
         Ok(reply) => reply,
         Err(failure) => {
             let text = format!("{} gives no answer: {}", url.as_str(), failure.cause);
             return vec![wrong("upstream", text)];
         }
     };
-    let mut findings =
-        vec![fine("upstream", format!("{} answers (status {})", url.as_str(), reply.status))];
+    // Without a body and a credential this is refused everywhere, and spends nothing; where there is
+    // no such path, it is not found.
+    let mut findings = vec![match http(call("POST", "/v1/messages")) {
+        Ok(asked) if asked.status == 404 => wrong("upstream", no_messages(url)),
+        Ok(_) => fine("upstream", format!("{} answers (status {})", url.as_str(), reply.status)),
+        Err(failure) => wrong(
+            "upstream",
+            format!("{}/v1/messages gives no answer: {}", url.as_str(), failure.cause),
+        ),
+    }];
     if let Some(theirs) =
         reply.header("date").and_then(|date| dates::reset_of_text(date, clock::wall()))
     {
         findings.push(clock_against(theirs, clock::wall()));
     }
     findings
+}
+
+/// What is wrong with an upstream that has no messages.
+fn no_messages(url: &BaseUrl) -> String {
+    let url = url.as_str();
+    match url.strip_suffix("/v1") {
+        Some(without) => format!(
+            "{url}/v1/messages does not exist: requests bring /v1 along; set upstream to {without}"
+        ),
+        None => format!("{url}/v1/messages does not exist (status 404); correct upstream"),
+    }
 }
 
 fn clock_against(theirs: Wall, ours: Wall) -> Finding {

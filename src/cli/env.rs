@@ -7,6 +7,7 @@ use std::process::Command;
 
 use super::Context;
 use super::web::{self, Presence, Server};
+use crate::account::sign_in::import::ClaudeCode;
 use crate::config::{CLIENT_TIMEOUT_MS, Config};
 use crate::error::{Error, Result, reason};
 
@@ -88,6 +89,9 @@ pub(super) fn run(
             "maxpool: proxy.requireKey is on and {KEY} is not set; for the key, see: maxpool env --with-key"
         ));
     }
+    if let Some(hint) = not_signed_in(context) {
+        context.out.remark(&hint);
+    }
     let mut command = Command::new(&claude);
     command.args(arguments);
     for (name, value) in &variables {
@@ -110,6 +114,25 @@ pub(super) fn run(
     }
     let failed = command.exec();
     Err(Error::operator(format!("cannot run {}: {}", claude.display(), reason(&failed))))
+}
+
+/// What to do if Claude Code itself is signed in to nothing: it would ask for a login of its own, though
+/// the proxy has accounts.
+fn not_signed_in(context: &Context<'_>) -> Option<String> {
+    let is_set = |name: &str| (context.variable)(name).is_some_and(|value| !value.is_empty());
+    let has_credential =
+        [KEY, "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"].into_iter().any(is_set);
+    // On macOS the login is in the Keychain, which asks the user before it tells.
+    if cfg!(target_os = "macos") || has_credential {
+        return None;
+    }
+    let claude = ClaudeCode::of(context.variable)?;
+    (!claude.is_signed_in()).then(|| {
+        "maxpool: Claude Code is signed in to nothing and will ask you to log in. Sign in there once \
+         (any of your accounts will do), or give it the proxy's key instead: \
+         eval \"$(maxpool env --with-key)\" && maxpool run"
+            .to_owned()
+    })
 }
 
 /// The user's own headers and the declaration of how long the client waits: the shorter of its two limits. `None` if it is
@@ -150,7 +173,7 @@ fn find(context: &Context<'_>, name: &str) -> Option<PathBuf> {
 }
 
 /// A value as a POSIX shell reads it back; plain where that is enough.
-fn quoted(value: &str) -> String {
+pub(super) fn quoted(value: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@%+,=".contains(&byte);
     if !value.is_empty() && value.bytes().all(is_plain) {
         return value.to_owned();

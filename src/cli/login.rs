@@ -1,55 +1,95 @@
 //! `login` and `import`: what `account` does, with the terminal, the network and the config of this process.
 
-use std::io::{self, IsTerminal as _};
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write};
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
 
 use super::Context;
-use super::args::{ImportOptions, LoginOptions};
+use super::args::{ImportOptions, LoginBy, LoginOptions};
 use super::web::{self, Presence, Server};
 use crate::account::oauth::Endpoints;
-use crate::account::sign_in::import::{self, ImportSource};
+use crate::account::sign_in::import::{self, ClaudeCode, ImportSource};
+use crate::account::sign_in::login::{TypedCredential, Wanted};
 use crate::account::sign_in::{key, login};
 use crate::clock;
-use crate::config::{Secret, file};
-use crate::error::{Error, Result};
+use crate::config::file;
+use crate::error::{Error, Result, reason};
 
-/// `login`: a browser login, or with `--api` a key.
+/// `login`: a browser login, or with `--api` or `--token` what is typed or piped in.
 pub(super) fn login(context: &mut Context<'_>, options: &LoginOptions) -> Result<()> {
     let name = options.name.as_deref();
-    if options.api {
-        let key = key::read_key(context.out.stderr())?;
-        return add_key(context, name, &key);
-    }
+    let (wanted, what) = match options.by {
+        LoginBy::Browser => return login_by_browser(context, name),
+        LoginBy::Key => (Wanted::Key, "API key"),
+        LoginBy::Token => (Wanted::Token, "Token"),
+    };
+    let secret = key::read_key(context.out.stderr(), what)?;
+    let accept = |question: &str| match (options.force, io::stdin().is_terminal()) {
+        (true, _) => Ok(true),
+        (false, true) => confirm(&mut io::stderr(), question),
+        (false, false) => Err(Error::operator(match wanted {
+            Wanted::Key => login::unlike_key("maxpool login --api --force"),
+            Wanted::Token => login::unlike_token("maxpool login --token --force"),
+        })),
+    };
+    add(context, |desk| {
+        login::add_typed(desk, &TypedCredential { name, wanted, secret: &secret, accept: &accept })
+    })
+}
+
+fn login_by_browser(context: &mut Context<'_>, name: Option<&str>) -> Result<()> {
     let stdin = io::stdin();
     let terminal = stdin.is_terminal().then(|| stdin.as_fd());
-    at_desk(context, |desk| {
+    add(context, |desk| {
         let options = login::LoginOptions { name, terminal, browser: &login::open_browser };
         login::login(desk, &options)
     })
 }
 
-/// Stores an API key.
-pub(super) fn add_key(context: &mut Context<'_>, name: Option<&str>, key: &Secret) -> Result<()> {
-    at_desk(context, |desk| login::add_api_key(desk, name, key))
+/// Asks on the terminal; anything but `y` or `yes` is a no.
+pub(super) fn confirm(out: &mut dyn Write, question: &str) -> Result<bool> {
+    let asked = write!(out, "{question} [y/N] ").and_then(|()| out.flush());
+    let mut answer = String::new();
+    asked.and_then(|()| io::stdin().lock().read_line(&mut answer)).map_err(|error| {
+        Error::operator(format!("cannot ask on the terminal: {}", reason(&error)))
+    })?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
 /// `import`.
 pub(super) fn import(context: &mut Context<'_>, options: &ImportOptions) -> Result<()> {
-    let home = (context.variable)("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
-    let source = match (&options.from, &options.json, &home) {
-        (Some(path), _, _) => ImportSource::File(path),
-        (None, Some(text), _) => ImportSource::Text(text),
-        (None, None, Some(home)) => ImportSource::ClaudeCode { home },
-        (None, None, None) => {
-            return Err(Error::operator("HOME is not set; name the file with --from PATH"));
+    let piped;
+    let claude;
+    let source = match (&options.from, options.json.as_deref()) {
+        (Some(path), _) => ImportSource::File(path),
+        (None, Some("-")) => {
+            piped = read_stdin()?;
+            ImportSource::Text(&piped)
+        }
+        (None, Some(text)) => ImportSource::Text(text),
+        (None, None) => {
+            claude = ClaudeCode::of(context.variable).ok_or_else(|| {
+                Error::operator("HOME is not set; name the file with --from PATH")
+            })?;
+            ImportSource::ClaudeCode(&claude)
         }
     };
-    at_desk(context, |desk| import::import(desk, &source, options.name.as_deref()))
+    add(context, |desk| import::import(desk, &source, options.name.as_deref()))
 }
 
+fn read_stdin() -> Result<String> {
+    let mut text = String::new();
+    let read = io::stdin().lock().take(INPUT_BYTES_MAX).read_to_string(&mut text);
+    read.map_err(|error| {
+        Error::operator(format!("cannot read standard input: {}", reason(&error)))
+    })?;
+    Ok(text)
+}
+
+/// Claude Code's file has some kilobytes.
+const INPUT_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
 /// Adds an account, tells the running server, and says what was done.
-fn at_desk(
+fn add(
     context: &mut Context<'_>,
     add: impl FnOnce(&mut login::Desk<'_>) -> Result<String>,
 ) -> Result<()> {
@@ -69,10 +109,18 @@ fn at_desk(
     let done = add(&mut desk)?;
     context.out.line(&done);
     // A server that does not hear of it now finds it by itself (SPEC A7).
-    if let Some(server) = file::load(&path).ok().and_then(|config| Server::of(&config).ok())
-        && server.presence() == Presence::Running
-    {
-        let _ = server.json("POST", "/maxpool/reload", None);
-    }
+    let server = file::load(&path).ok().and_then(|config| Server::of(&config).ok());
+    let server = server.filter(|server| server.presence() == Presence::Running);
+    let next = match server.map(|server| server.json("POST", "/maxpool/reload", None)) {
+        Some(Ok(_)) => "The running proxy uses it now. Next: maxpool run",
+        Some(Err(_)) => {
+            "The running proxy takes it over when it can; see: maxpool doctor. Next: maxpool run"
+        }
+        None => {
+            "Next: add another account the same way, or start the proxy with \"maxpool\" and then, \
+             in another terminal, Claude Code with \"maxpool run\"."
+        }
+    };
+    context.out.remark(next);
     Ok(())
 }

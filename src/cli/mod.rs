@@ -8,39 +8,44 @@ mod api;
 mod args;
 mod change;
 mod completions;
+mod context;
 mod doctor;
 mod env;
+mod explain;
 mod help;
 mod login;
 #[cfg(test)]
 mod man_tests;
 mod out;
+mod secrecy;
+mod service;
 mod spec;
 mod status;
+mod status_line;
 mod table;
+mod usage;
 mod watch;
 mod web;
 
-use std::ffi::OsString;
 use std::io;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use args::{Command, StatusView};
+use context::Context;
 use out::Out;
 
-use crate::config::{Config, file};
+use crate::config::file;
 use crate::error::Result;
 use crate::run;
 
 /// Runs what the process's arguments say.
 pub(crate) fn main() -> ExitCode {
-    crate::host::secrecy::begin();
+    secrecy::begin();
     let command = args::parse(std::env::args_os().skip(1));
     let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
     let color = out::shows_color(std::env::var_os("NO_COLOR"));
     let mut context = Context {
-        out: Out::new(&mut stdout, &mut stderr, color),
+        out: Out::new(&mut stdout, &mut stderr, color).within(out::terminal_width()),
         variable: &|name| std::env::var_os(name),
     };
     let done = match command {
@@ -58,39 +63,6 @@ pub(crate) fn main() -> ExitCode {
 
 /// The exit code of arguments that make no sense.
 const EXIT_MISUSE: u8 = 2;
-
-/// What a command works with.
-struct Context<'a> {
-    out: Out<'a>,
-    /// Looks into the environment.
-    variable: &'a dyn Fn(&str) -> Option<OsString>,
-}
-
-impl Context<'_> {
-    /// Where the config is.
-    fn config_path(&self) -> Result<PathBuf> {
-        file::path(self.variable)
-    }
-
-    /// The config; defaults where there is no file yet, since reading commands create none.
-    fn config(&self) -> Result<Config> {
-        match file::load(&self.config_path()?) {
-            Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => Ok(Config::default()),
-            loaded => loaded,
-        }
-    }
-}
-
-#[cfg(test)]
-impl<'a> Context<'a> {
-    fn for_tests(
-        stdout: &'a mut Vec<u8>,
-        stderr: &'a mut Vec<u8>,
-        variable: &'a dyn Fn(&str) -> Option<OsString>,
-    ) -> Context<'a> {
-        Context { out: Out::new(stdout, stderr, false), variable }
-    }
-}
 
 fn perform(context: &mut Context<'_>, command: Command) -> Result<ExitCode> {
     match command {
@@ -110,16 +82,20 @@ fn perform(context: &mut Context<'_>, command: Command) -> Result<ExitCode> {
         }
         Command::Login(options) => login::login(context, &options)?,
         Command::Import(options) => login::import(context, &options)?,
-        Command::Accounts { verbose, json } => accounts::list(context, verbose, json)?,
-        Command::Change(change) => change::apply(context, &change)?,
+        Command::Accounts(view) => accounts::list(context, view)?,
+        Command::Change(change) => change::command(context, &change)?,
         Command::Status(StatusView::Watch) => watch::watch(context)?,
-        Command::Status(view) => status::status(context, view == StatusView::Json)?,
-        Command::Explain(options) => status::explain(context, &options)?,
+        Command::Status(StatusView::Line) => status_line::print(context),
+        Command::Status(StatusView::Json) => status::json(context)?,
+        Command::Status(StatusView::Text) => status::status(context)?,
+        Command::Usage { days, json } => usage::usage(context, days, json)?,
+        Command::Explain(options) => explain::explain(context, &options)?,
         Command::Api(options) => return api::call(context, &options),
         Command::Doctor => return doctor::examine(context),
+        Command::Service(supervisor) => service::print(context, supervisor)?,
         Command::Completions(shell) => context.out.result(&completions::of(shell)),
-        Command::Help(None) => context.out.result(&help::all()),
-        Command::Help(Some(command)) => context.out.result(&help::of(command)),
+        Command::Help(None) => context.out.result(&help::all(context.out.room())),
+        Command::Help(Some(command)) => context.out.result(&help::of(command, context.out.room())),
         Command::Version => context.out.line(concat!("maxpool ", env!("CARGO_PKG_VERSION"))),
     }
     Ok(ExitCode::SUCCESS)

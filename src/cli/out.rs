@@ -7,6 +7,7 @@
 
 use std::io::{self, IsTerminal as _, Write};
 
+use super::table::{Room, wrapped};
 use crate::config::masking;
 use crate::report::text::inert;
 
@@ -15,6 +16,7 @@ pub(crate) struct Out<'a> {
     stdout: &'a mut dyn Write,
     stderr: Inert<'a>,
     color: bool,
+    room: Room,
 }
 
 /// Escapes what a terminal would obey. Its texts are written whole, never in pieces of characters.
@@ -52,7 +54,24 @@ impl<'a> Out<'a> {
         stderr: &'a mut dyn Write,
         color: bool,
     ) -> Out<'a> {
-        Out { stdout, stderr: Inert(stderr), color }
+        Out { stdout, stderr: Inert(stderr), color, room: None }
+    }
+
+    /// The same for a terminal of this width.
+    pub(crate) fn within(self, room: Room) -> Out<'a> {
+        Out { room, ..self }
+    }
+
+    /// The width of the terminal that stdout is, if it is one.
+    pub(super) fn room(&self) -> Room {
+        self.room
+    }
+
+    /// A paragraph of the result; further lines are indented.
+    pub(super) fn prose(&mut self, text: &str, indent: usize) {
+        for line in wrapped(text, indent, self.room) {
+            self.line(&line);
+        }
     }
 
     /// A part of the result.
@@ -92,6 +111,12 @@ impl<'a> Out<'a> {
         };
         if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
+}
+
+/// The width of the terminal that stdout is, if it is one.
+pub(super) fn terminal_width() -> Room {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
 /// Whether stdout shows colours: a terminal, and `NO_COLOR` is not set to anything.

@@ -1,36 +1,111 @@
-//! Columns of text.
+//! Columns and lines of text, as wide as the terminal allows.
 
 use crate::report::screen::width;
 
+/// The width that tables and lines may have; none if they are not for a terminal.
+pub(super) type Room = Option<usize>;
+
+/// A column is not made narrower than this.
+const COLUMN_MIN: usize = 8;
+
 /// Rows under a heading, columns two spaces apart, without spaces at the ends of lines. Widths are in cells: a wide character takes two.
-pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+///
+/// Where there is too little room, the widest columns give way first; then the last ones are left out.
+pub(super) fn table(heading: &[&str], rows: &[Vec<String>], room: Room) -> Vec<String> {
     let heading: Vec<String> = heading.iter().map(|&cell| cell.to_owned()).collect();
     let all = || std::iter::once(&heading).chain(rows);
     let columns = all().map(Vec::len).max().unwrap_or(0);
     let widest = |column: usize| {
         all().filter_map(|row| row.get(column)).map(|cell| width::of(cell)).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..columns).map(widest).collect();
+    let mut widths: Vec<usize> = (0..columns).map(widest).collect();
+    if let Some(room) = room {
+        narrow(&mut widths, room);
+    }
     let line = |row: &Vec<String>| {
-        let cells = row
-            .iter()
-            .zip(&widths)
-            .map(|(cell, &wide)| format!("{cell}{}", " ".repeat(wide - width::of(cell).min(wide))));
+        let cells = row.iter().zip(&widths).map(|(cell, &wide)| {
+            let cell = width::fit(cell, wide, '…');
+            format!("{cell}{}", " ".repeat(wide - width::of(&cell).min(wide)))
+        });
         cells.collect::<Vec<String>>().join("  ").trim_end().to_owned()
     };
     all().map(line).collect()
+}
+
+fn narrow(widths: &mut Vec<usize>, room: usize) {
+    let taken = |widths: &[usize]| widths.iter().sum::<usize>() + 2 * widths.len().max(1) - 2;
+    while taken(widths) > room {
+        match widths.iter_mut().max() {
+            Some(widest) if *widest > COLUMN_MIN => *widest -= 1,
+            _ => {
+                widths.pop();
+            }
+        }
+    }
+}
+
+/// The words of `text` in lines that fit, all but the first indented.
+pub(super) fn wrapped(text: &str, indent: usize, room: Room) -> Vec<String> {
+    let Some(room) = room.filter(|room| width::of(text) > *room) else {
+        return vec![text.to_owned()];
+    };
+    let mut lines = Vec::new();
+    // Blanks at the beginning are the first line's own indentation.
+    let own = text.len() - text.trim_start().len();
+    let mut line = text[..own].to_owned();
+    let mut is_empty = true;
+    for word in text.split_whitespace() {
+        let gap = usize::from(!is_empty);
+        if !is_empty && width::of(&line) + gap + width::of(word) > room {
+            lines.push(std::mem::replace(&mut line, " ".repeat(indent)));
+            is_empty = true;
+        }
+        if !is_empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        is_empty = false;
+    }
+    lines.push(line);
+    lines
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn rows(rows: &[&[&str]]) -> Vec<Vec<String>> {
+        rows.iter().map(|row| row.iter().map(|&cell| cell.to_owned()).collect()).collect()
+    }
+
     #[test]
     fn columns_line_up_and_lines_end_without_spaces() {
-        let rows = [vec!["ä".to_owned(), "1".to_owned()], vec!["longer".to_owned(), String::new()]];
-        assert_eq!(table(&["name", "n"], &rows), ["name    n", "ä       1", "longer"]);
-        let rows =
-            [vec!["研究室".to_owned(), "1".to_owned()], vec!["lab".to_owned(), "2".to_owned()]];
-        assert_eq!(table(&["name", "n"], &rows), ["name    n", "研究室  1", "lab     2"]);
+        let short = rows(&[&["ä", "1"], &["longer", ""]]);
+        assert_eq!(table(&["name", "n"], &short, None), ["name    n", "ä       1", "longer"]);
+        let wide = rows(&[&["研究室", "1"], &["lab", "2"]]);
+        assert_eq!(table(&["name", "n"], &wide, None), ["name    n", "研究室  1", "lab     2"]);
+    }
+
+    #[test]
+    fn a_table_fits_into_its_room() {
+        let long = rows(&[&["me@example.com", "limited for two hours", "7"]]);
+        let heading = ["NAME", "STATE", "N"];
+        assert_eq!(
+            table(&heading, &long, Some(30)),
+            ["NAME           STATE         N", "me@example.c…  limited for…  7"]
+        );
+        for room in 1..60 {
+            for line in table(&heading, &long, Some(room)) {
+                assert!(width::of(&line) <= room.max(COLUMN_MIN), "{room}: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn prose_is_wrapped_at_words() {
+        let text = "  one two three four";
+        assert_eq!(wrapped(text, 4, Some(10)), ["  one two", "    three", "    four"]);
+        assert_eq!(wrapped(text, 4, None), [text]);
+        assert_eq!(wrapped("longerthanthat", 4, Some(5)), ["longerthanthat"]);
     }
 }

@@ -8,7 +8,7 @@ use super::web::{self, Server};
 use super::{change, out};
 use crate::account::http::Http;
 use crate::account::oauth::Endpoints;
-use crate::account::sign_in::import::{self, ImportSource};
+use crate::account::sign_in::import::{self, ClaudeCode, ImportSource};
 use crate::account::sign_in::login::{self, Desk};
 use crate::clock;
 use crate::error::{Error, Result};
@@ -51,8 +51,9 @@ fn act(http: &Arc<Http>, action: Action) -> Result<String> {
         Action::Automatic => change::apply(&mut context, &Change::Use { name: None }),
         Action::Sync => return reload(&context).map(|()| "the config was read".to_owned()),
         Action::Import => {
-            let home = variable("HOME").ok_or_else(|| Error::operator("HOME is not set"))?;
-            let source = ImportSource::ClaudeCode { home: home.as_ref() };
+            let claude = ClaudeCode::of(variable);
+            let claude = claude.ok_or_else(|| Error::operator("HOME is not set"))?;
+            let source = ImportSource::ClaudeCode(&claude);
             return at_desk(&context, http, |desk| import::import(desk, &source, None));
         }
         Action::AddKey(key) => {

@@ -9,8 +9,8 @@ use super::identity::free_name;
 use super::reader::Section;
 use super::{
     AccountEntry, AuthHeader, BaseUrl, Credential, ImportFrom, OauthCredential, Secret, Tokens,
-    parse,
 };
+use crate::scheduler::AccountLimit;
 use crate::scheduler::time::Wall;
 
 /// A usable entry and its position in the file, which is good only for the document that was read.
@@ -134,8 +134,7 @@ fn entry(section: &Section<'_>, index: usize) -> Option<AccountEntry> {
         Kind::Provider => ("custom", 10, vec!["all".to_owned()]),
     };
     let provider = section.text_if_any("provider").unwrap_or_else(|| default_provider.to_owned());
-    let upstream =
-        parse::base_url(section, "upstream").or_else(|| default_upstream(kind, &provider));
+    let upstream = section.base_url("upstream").or_else(|| default_upstream(kind, &provider));
     let auth_headers =
         [("authorization", AuthHeader::Authorization), ("x-api-key", AuthHeader::XApiKey)];
     // Everything is read before anything is judged, so that each key of the entry is a known one.
@@ -150,6 +149,10 @@ fn entry(section: &Section<'_>, index: usize) -> Option<AccountEntry> {
         model: section.text_if_any("model"),
         model_map: model_map(section),
         strip_beta_headers: false,
+        limit: section.section("limit", |limit| AccountLimit {
+            five_hour: limit.share_if_any("fiveHour"),
+            week: limit.share_if_any("week"),
+        }),
         credential: Credential::Oauth(OauthCredential::default()),
         name,
         provider,

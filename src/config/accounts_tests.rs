@@ -45,6 +45,7 @@ fn a3_defaults_of_each_type() {
         model: None,
         model_map: Vec::new(),
         strip_beta_headers: false,
+        limit: AccountLimit::default(),
     };
     assert_eq!(account, claude);
     let account = one(r#"{"type": "apikey", "name": "k", "apiKey": "sk"}"#);
@@ -95,6 +96,7 @@ fn a3_every_key_is_read() {
             ("default".to_owned(), "b".to_owned()),
         ],
         strip_beta_headers: true,
+        limit: AccountLimit::default(),
     };
     assert_eq!(account, expected);
 }

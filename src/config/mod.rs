@@ -9,6 +9,7 @@
 mod accounts;
 pub(crate) mod atomic;
 pub(crate) mod custody;
+pub(crate) mod days;
 pub(crate) mod edit;
 pub(crate) mod fault;
 pub(crate) mod file;
@@ -17,6 +18,7 @@ mod fuzz_tests;
 pub(crate) mod identity;
 mod locate;
 pub(crate) mod masking;
+pub(crate) mod near;
 mod parse;
 pub(crate) mod random;
 mod reader;
@@ -66,6 +68,8 @@ pub(crate) struct Config {
     pub(crate) quota_probe: Option<Duration>,
     /// `logDir`, the same as `--log-to`.
     pub(crate) log_dir: Option<PathBuf>,
+    /// `logFile`, the same as `--log-file`.
+    pub(crate) log_file: Option<PathBuf>,
     /// `accounts`: those that can be used, in the order of the file, each identity and each name
     /// once (SPEC A4).
     pub(crate) accounts: Vec<AccountEntry>,
@@ -237,6 +241,8 @@ pub(crate) struct AccountEntry {
     pub(crate) model_map: Vec<(String, String)>,
     /// `stripBetaHeaders`.
     pub(crate) strip_beta_headers: bool,
+    /// `limit`: used shares at which the account is out (SPEC S3).
+    pub(crate) limit: crate::scheduler::AccountLimit,
 }
 
 impl AccountEntry {
@@ -346,6 +352,7 @@ impl Default for Config {
             sync_interval: ms(15_000),
             quota_probe: None,
             log_dir: None,
+            log_file: None,
             accounts: Vec::new(),
             notices: Vec::new(),
         }

@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use super::reader::{Findings, Section};
 use super::{
-    BaseUrl, Config, Proxy, Routing, Secret, SessionAffinity, Timeouts, UpstreamProxy, accounts,
-    locate, names_a_host,
+    Config, Proxy, Routing, Secret, SessionAffinity, Timeouts, UpstreamProxy, accounts, locate,
+    names_a_host,
 };
 use crate::error::{Error, Result};
 use crate::scheduler::{Overage, Policy};
@@ -79,7 +79,7 @@ fn read(root: &Section<'_>) -> Config {
     let accounts = accounts::read(root);
     let mut config = Config::default();
     root.section("proxy", |it| proxy(it, &mut config.proxy));
-    if let Some(url) = base_url(root, "upstream") {
+    if let Some(url) = root.base_url("upstream") {
         config.upstream = url;
     }
     config.upstream_proxy = upstream_proxy(root);
@@ -96,6 +96,7 @@ fn read(root: &Section<'_>) -> Config {
     root.section("sync", |it| it.time_ms("accountsIntervalMs", &mut config.sync_interval));
     config.quota_probe = root.seconds_or_off("quotaProbeSeconds", 60);
     config.log_dir = root.text_if_any("logDir").map(PathBuf::from);
+    config.log_file = root.text_if_any("logFile").map(PathBuf::from);
     config.accounts = accounts.into_iter().map(|placed| placed.entry).collect();
     config
 }
@@ -106,19 +107,6 @@ fn proxy(section: &Section<'_>, proxy: &mut Proxy) {
     proxy.api_key = section.text_if_any("apiKey").map(Secret::new);
     section.flag("requireKey", &mut proxy.require_key);
     section.count("maxConnections", &mut proxy.connections_max);
-}
-
-/// A base URL, if the key is there and is one.
-pub(super) fn base_url(section: &Section<'_>, key: &'static str) -> Option<BaseUrl> {
-    let text = section.text_if_any(key)?;
-    let url = BaseUrl::parse(&text);
-    if url.is_none() {
-        section.problem(
-            key,
-            "expected an http:// or https:// URL of a host and perhaps a path, without user, query or fragment",
-        );
-    }
-    url
 }
 
 fn upstream_proxy(root: &Section<'_>) -> UpstreamProxy {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::super::{Queue, Retry, Scheduler};
 use super::*;
+use crate::config::BaseUrl;
 
 fn parse(text: &str) -> Result<Config> {
     Config::parse(text, Path::new("c.json"))
@@ -84,7 +85,7 @@ fn a2_every_value_is_read() {
           "maxQueuedBodyBytes": 9, "maxQueuedBytes": 10, "maxConcurrentQueued": 11, "pollMs": 12, "heartbeatMs": 13,
           "streamForwardGraceMs": 14},
         "timeouts": {"connectMs": 1, "headersMs": 2, "nonStreamHeadersMs": 3, "idleMs": 4, "clientMs": 5},
-        "shutdown": {"drainTimeoutMs": 6}, "sync": {"accountsIntervalMs": 7}, "quotaProbeSeconds": 60, "logDir": "/l",
+        "shutdown": {"drainTimeoutMs": 6}, "sync": {"accountsIntervalMs": 7}, "quotaProbeSeconds": 60, "logFile": "/l/f", "logDir": "/l",
         "accounts": [{"name": "a", "apiKey": "sk"}]}"#,
     )
     .unwrap();
@@ -151,6 +152,7 @@ fn a2_every_value_is_read() {
         sync_interval: ms(7),
         quota_probe: Some(ms(60_000)),
         log_dir: Some("/l".into()),
+        log_file: Some("/l/f".into()),
         accounts: config.accounts.clone(),
         notices: Vec::new(),
     };
@@ -332,16 +334,28 @@ fn a1_broken_json_names_line_and_key() {
 }
 
 #[test]
-fn a2_unknown_keys_are_told_with_their_lines() {
-    let text = "{\"prots\": 1,\n\"proxy\": {\"prot\": 2},\n\"accounts\": [\n{\"apiKey\": \"k\", \"emial\": 3}]}";
+fn a2_unknown_keys_are_one_line_with_what_was_meant() {
+    let text = "{\"prots\": 1,\n\"proxy\": {\"prot\": 2},\n\"accounts\": [\n{\"apiKey\": \"k\", \"enabeld\": 3}]}";
     assert_eq!(
         parse(text).unwrap().notices,
-        [
-            "c.json:4: unknown key accounts[0].emial, kept but not used",
-            "c.json:2: unknown key proxy.prot, kept but not used",
-            "c.json:1: unknown key prots, kept but not used",
-        ]
+        ["c.json: 3 unknown keys, kept but not used: prots (line 1; did you mean proxy?), \
+          proxy.prot (line 2; did you mean proxy.port?), \
+          accounts[0].enabeld (line 4; did you mean accounts[0].enabled?)"]
     );
+    for (text, line) in [
+        ("{\"nonsense\": 1}", "c.json: unknown key, kept but not used: nonsense (line 1)"),
+        (
+            "{\"port\": 1}",
+            "c.json: unknown key, kept but not used: port (line 1; did you mean proxy.port?)",
+        ),
+        (
+            "{\"scheduler\": {\"crossProviderFallbackPolicy\": \"when-exhausted\"}}",
+            "c.json: unknown key, kept but not used: scheduler.crossProviderFallbackPolicy \
+             (line 1; use accounts[].profiles)",
+        ),
+    ] {
+        assert_eq!(parse(text).unwrap().notices, [line]);
+    }
 }
 
 #[test]

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::BaseUrl;
 use super::locate::{self, Place, Step};
+use super::near::nearest;
 use crate::error::Error;
 
 /// Longer times are read as this. No deadline can overflow, and nobody waits a hundred years.
@@ -20,7 +22,9 @@ const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     problems: Vec<(Place, String)>,
-    unknown: Vec<Place>,
+    unknown: Vec<Unknown>,
+    /// Every key that was asked for outside of the list of accounts.
+    known: Vec<String>,
     /// Lines for people that are not about one key.
     pub(super) notices: Vec<String>,
 }
@@ -35,15 +39,68 @@ impl Findings {
         (!lines.is_empty()).then(|| Error::operator(lines.join("\n")))
     }
 
-    /// The lines that a person should hear once.
+    /// The lines that a person should hear once. All unknown keys are one line, however many an
+    /// older or another program has left there.
     pub(super) fn into_notices(self, text: &str, file: &Path) -> Vec<String> {
-        let line = |place: &Place| {
-            let line = locate::line_of(text, place);
-            format!("{}:{line}: unknown key {place}, kept but not used", file.display())
+        let named = |unknown: &Unknown| {
+            let line = locate::line_of(text, &unknown.place);
+            let hint = unknown.hint(&self.known).unwrap_or_default();
+            (line, format!("{} (line {line}{hint})", unknown.place))
         };
-        self.unknown.iter().map(line).chain(self.notices).collect()
+        let mut keys: Vec<(usize, String)> = self.unknown.iter().map(named).collect();
+        keys.sort_by_key(|(line, _)| *line);
+        let keys: Vec<String> = keys.into_iter().map(|(_, key)| key).collect();
+        let all = match keys.as_slice() {
+            [] => None,
+            [only] => Some(format!("{}: unknown key, kept but not used: {only}", file.display())),
+            several => Some(format!(
+                "{}: {} unknown keys, kept but not used: {}",
+                file.display(),
+                several.len(),
+                several.join(", ")
+            )),
+        };
+        all.into_iter().chain(self.notices).collect()
     }
 }
+
+/// A key that nobody asked for.
+#[derive(Debug)]
+struct Unknown {
+    place: Place,
+    /// The nearest key of the same section.
+    nearest: Option<String>,
+}
+
+impl Unknown {
+    /// What to write instead, as far as that can be told.
+    fn hint(&self, known: &[String]) -> Option<String> {
+        let Some(Step::Key(key)) = self.place.0.last() else {
+            return None;
+        };
+        if let Some((_, instead)) = OF_THE_NODE_PROGRAM.iter().find(|(other, _)| other == key) {
+            return Some(format!("; {instead}"));
+        }
+        let elsewhere = || {
+            let named = |path: &&String| path.rsplit('.').next().unwrap_or_default() == key;
+            known.iter().find(named).cloned()
+        };
+        let meant = self.nearest.clone().or_else(elsewhere)?;
+        Some(format!("; did you mean {meant}?"))
+    }
+}
+
+/// Keys that later versions of the Node program have, and what does their work here.
+const OF_THE_NODE_PROGRAM: [(&str, &str); 8] = [
+    ("crossProviderFallbackPolicy", "use accounts[].profiles"),
+    ("routingMode", "use routing.mode and accounts[].profiles"),
+    ("providers", "use accounts[] of type provider"),
+    ("restartDrainTimeoutMs", "use shutdown.drainTimeoutMs"),
+    ("streamHoldMaxMs", "use queue.maxWaitMs"),
+    ("eventLog", "use logFile"),
+    ("concurrencyWeight", "use scheduler.spreadShareWeight"),
+    ("weeklyAwareScoring", "use scheduler.scarcityWeight"),
+];
 
 /// One object of the document, or the place where one could be.
 pub(super) struct Section<'a> {
@@ -116,8 +173,14 @@ impl<'a> Section<'a> {
         for key in self.values.into_iter().flat_map(Map::keys) {
             if !asked.contains(&key.as_str()) {
                 let place = self.place.then(Step::Key(key.clone()));
-                self.findings.borrow_mut().unknown.push(place);
+                let nearest = nearest(key, asked.iter().copied());
+                let nearest = nearest.map(|near| self.place_of(near).to_string());
+                self.findings.borrow_mut().unknown.push(Unknown { place, nearest });
             }
+        }
+        if !self.place.0.iter().any(|step| matches!(step, Step::Index(_))) {
+            let known = asked.iter().map(|key| self.place_of(key).to_string());
+            self.findings.borrow_mut().known.extend(known);
         }
         value
     }
@@ -167,6 +230,19 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A base URL, if the key is there and is one.
+    pub(super) fn base_url(&self, key: &'static str) -> Option<BaseUrl> {
+        let text = self.text_if_any(key)?;
+        let url = BaseUrl::parse(&text);
+        if url.is_none() {
+            self.problem(
+                key,
+                "expected an http:// or https:// URL of a host and perhaps a path, without user, query or fragment",
+            );
+        }
+        url
+    }
+
     /// One of several words, or nothing.
     pub(super) fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
         let quoted: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
@@ -212,6 +288,11 @@ impl<'a> Section<'a> {
         if let Some(given) = self.number(key, "a number from 0 to 1", 1.0) {
             *share = given;
         }
+    }
+
+    /// A share of a whole, or nothing.
+    pub(super) fn share_if_any(&self, key: &'static str) -> Option<f64> {
+        self.number(key, "a number from 0 to 1", 1.0)
     }
 
     /// A count or a size. What the type cannot hold is read as the largest that it can.

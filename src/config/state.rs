@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::atomic::{self, FileLock};
 use super::custody::Digest;
+use super::days::{self, DayUse};
 use super::identity::Identity;
 use crate::error::{Error, Result};
 use crate::scheduler::Usage;
@@ -76,6 +77,8 @@ pub(crate) struct AccountState {
     pub(crate) org_uuid: Option<String>,
     pub(crate) windows: Vec<WindowState>,
     pub(crate) totals: Totals,
+    /// The last days, by model family.
+    pub(crate) days: Vec<DayUse>,
     pub(crate) tokens: TokensState,
 }
 
@@ -147,6 +150,12 @@ impl State {
         Some(&found.tokens)
     }
 
+    /// The days of the account `who`.
+    pub(crate) fn days_of(&self, who: &Identity<'_>) -> &[DayUse] {
+        let found = self.accounts.iter().find(|account| account.identity().is_same(who));
+        found.map(|account| account.days.as_slice()).unwrap_or_default()
+    }
+
     /// Which of the accounts of now each account of the document is.
     pub(crate) fn accounts_of(&self, ids: &[(Identity<'_>, AccountId)]) -> Vec<Option<AccountId>> {
         let same = |known: &AccountState| {
@@ -214,6 +223,7 @@ impl State {
             let mut before = before.filter(|before| before.identity().is_same(&account.identity()));
             if let Some(before) = before.next() {
                 account.totals = account.totals.since(&before.totals);
+                account.days = days::since(&account.days, &before.days);
             }
         }
         self
@@ -236,7 +246,7 @@ impl Totals {
 
 impl AccountState {
     /// What the file keeps of `learned`.
-    pub(crate) fn new(who: &Identity<'_>, learned: &Learned) -> AccountState {
+    pub(crate) fn new(who: &Identity<'_>, learned: &Learned, days: Vec<DayUse>) -> AccountState {
         let usage = &learned.usage;
         AccountState {
             name: who.name.to_owned(),
@@ -252,10 +262,11 @@ impl AccountState {
                 last_used: usage.last_used.map(|at| at.0),
             },
             tokens: TokensState::default(),
+            days,
         }
     }
 
-    fn identity(&self) -> Identity<'_> {
+    pub(crate) fn identity(&self) -> Identity<'_> {
         Identity {
             name: &self.name,
             account_uuid: self.account_uuid.as_deref(),
@@ -418,7 +429,7 @@ mod tests {
             learned(kinds.into_iter().map(|kind| window(kind, Some(1.25), Some(100))).collect());
         let state = State {
             saved_at: 50,
-            accounts: vec![AccountState::new(&WHO, &known)],
+            accounts: vec![AccountState::new(&WHO, &known, Vec::new())],
             ..State::default()
         };
         save(&file, &state).unwrap();
@@ -447,7 +458,7 @@ mod tests {
         ] {
             let state = State {
                 saved_at: 0,
-                accounts: vec![AccountState::new(&WHO, &learned(vec![window]))],
+                accounts: vec![AccountState::new(&WHO, &learned(vec![window]), Vec::new())],
                 ..State::default()
             };
             assert_eq!(
@@ -467,7 +478,7 @@ mod tests {
                 requests,
                 last_used: Some(Wall(7)),
             };
-            AccountState::new(&WHO, &known)
+            AccountState::new(&WHO, &known, Vec::new())
         };
         let earlier =
             State { saved_at: 0, accounts: vec![of(3, 100, Vec::new())], ..State::default() };

@@ -8,6 +8,7 @@ use crate::clock;
 use crate::config::state::{self, AccountState, BatchState, State};
 use crate::proxy::context::Context;
 use crate::scheduler::AccountId;
+use crate::zone;
 
 /// Sessions and threads that are handed over: so many that all of them fit into one message between processes, which has some 200 KB.
 const SESSIONS_HANDED_OVER: usize = 1000;
@@ -36,6 +37,7 @@ pub(crate) fn restore(context: &Context, known: &State) {
         if let Some(learned) = learned {
             context.gate.with(|scheduler, now| scheduler.restore(now, account.id(), &learned));
         }
+        context.daily_use.restore(account.id(), known.days_of(&profile.identity()));
     }
     let owners = known.accounts_of(&ids);
     let (sessions, threads) = known.known(&owners);
@@ -73,6 +75,7 @@ fn document(context: &Context) -> (State, Vec<AccountId>) {
     let accounts = context.accounts.all();
     let mut state = State::default();
     let mut ids = Vec::new();
+    let today = zone::local_day(clock::wall());
     for account in accounts.iter() {
         let profile = account.profile();
         if profile.origin != Origin::Config {
@@ -81,7 +84,8 @@ fn document(context: &Context) -> (State, Vec<AccountId>) {
         let learned = context.gate.look(|scheduler, now| scheduler.learned(now, account.id()));
         if let Some(learned) = learned {
             ids.push(account.id());
-            let mut entry = AccountState::new(&profile.identity(), &learned);
+            let days = context.daily_use.of(account.id(), today);
+            let mut entry = AccountState::new(&profile.identity(), &learned, days);
             entry.tokens = account.tokens_state();
             state.accounts.push(entry);
         }

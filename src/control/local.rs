@@ -12,8 +12,8 @@ use crate::clock;
 use crate::config::Config;
 use crate::error::Fault;
 use crate::event::{Event, Finished, Outcome, Stage};
-use crate::http::headers::{ClientOptions, Headers};
-use crate::http::peek::{Peek, session_key};
+use crate::http::headers::Headers;
+use crate::http::peek::{is_session_of, session_tag};
 use crate::proxy::context::Context;
 use crate::proxy::ended::{Ended, answer};
 use crate::proxy::exchange::LocalCall;
@@ -245,14 +245,29 @@ fn explain(
 ) -> Vec<u8> {
     let mut request = plain_request(profile);
     request.family = model.and_then(family_of_model);
-    let options = ClientOptions { session: session.map(str::to_owned), ..ClientOptions::default() };
-    request.session = session_key(&options, &Peek::default()).map(SessionKey);
+    let known = session.map(|id| known_session(context, id));
+    request.session = known.flatten();
     let explanation = context.gate.look(|scheduler, now| scheduler.explain(now, &request));
     let asked = status::Explained {
         model: model.map(str::to_owned),
-        session: session.map(str::to_owned),
+        session: match known.flatten() {
+            Some(SessionKey(key)) => Some(session_tag(key)),
+            None => session.map(str::to_owned),
+        },
+        session_known: known.map(|known| known.is_some()),
         profile: profile.map(str::to_owned),
         ..status::Explained::default()
     };
     serde_json::to_vec(&build::explanation(&explanation, Some(asked))).unwrap_or_default()
+}
+
+/// The session that a person means: by the short id of the log, or by the id that the client gave
+/// it. Of several, such as a conversation and its subagents, the one that was used last.
+fn known_session(context: &Context, id: &str) -> Option<SessionKey> {
+    let known = context.gate.look(|scheduler, now| scheduler.known_sessions(now, usize::MAX));
+    let keys = known.iter().map(|known| known.session);
+    let short = id.to_ascii_lowercase();
+    keys.clone()
+        .find(|SessionKey(key)| session_tag(*key) == short)
+        .or_else(|| keys.clone().find(|SessionKey(key)| is_session_of(*key, id)))
 }

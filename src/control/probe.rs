@@ -206,6 +206,7 @@ mod tests {
             priority: 0,
             profiles: vec![Arc::from("claude")],
             access: crate::scheduler::Access::Everyone,
+            limit: crate::scheduler::AccountLimit::default(),
         };
         let minute = Duration::from_secs(60);
         for (rule, kind, enabled, idle) in [

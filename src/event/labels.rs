@@ -3,7 +3,8 @@
 
 use crate::scheduler::quota::{Verdict, WindowKind};
 use crate::scheduler::{
-    BlockReason, ExplainedVerdict, Kind, PassedOver, RefusalReason, Scope, Source, Status, Tier,
+    Avoided, BlockReason, ExplainedVerdict, Kind, PassedOver, RefusalReason, Scope, Source, Status,
+    Tier,
 };
 use crate::scheduler::{WaitCause, Why};
 
@@ -171,15 +172,10 @@ pub(crate) fn passed_over(reason: &PassedOver) -> String {
         PassedOver::AlreadyTried => "already tried by this request".into(),
         PassedOver::Blocked(reason) => block_phrase(reason),
         PassedOver::WindowFull { kind, percent } => {
-            let window = match kind {
-                WindowKind::FiveHour => "five-hour window".to_owned(),
-                WindowKind::SevenDay
-                | WindowKind::SevenDayFamily(_)
-                | WindowKind::Tokens
-                | WindowKind::Requests
-                | WindowKind::Generic => format!("{} window", window(kind)),
-            };
-            format!("{window} at the switch threshold, {percent}% used")
+            format!("{} used up, {percent}% used", window_name(kind))
+        }
+        PassedOver::LimitReached { kind, percent } => {
+            format!("{} at your own limit, {percent}% used", window_name(kind))
         }
         PassedOver::WeekExhausted => "week used up".into(),
         PassedOver::FamilyExhausted(family) => format!("week of {} used up", family.0),
@@ -188,9 +184,40 @@ pub(crate) fn passed_over(reason: &PassedOver) -> String {
         PassedOver::AccountFull => "as many requests as one account may have".into(),
         PassedOver::PoolFull => "as many requests as all accounts may have".into(),
         PassedOver::Ramping => "takes over requests one by one".into(),
+        PassedOver::AtBrink => "what it is doing now may use up its limit".into(),
+        PassedOver::ColdStart => "takes few new sessions while requests wait".into(),
         PassedOver::BreakerOpen => "breaker open".into(),
         PassedOver::BreakerProbing => "breaker: one request probes".into(),
         PassedOver::BreakerPacing => "breaker: requests follow one by one".into(),
+    }
+}
+
+fn window_name(kind: &WindowKind) -> String {
+    match kind {
+        WindowKind::FiveHour => "five-hour window".to_owned(),
+        WindowKind::SevenDay
+        | WindowKind::SevenDayFamily(_)
+        | WindowKind::Tokens
+        | WindowKind::Requests
+        | WindowKind::Generic => format!("{} window", window(kind)),
+    }
+}
+
+/// Why an account serves only what no other can, for people.
+pub(crate) fn avoided(reason: &Avoided) -> String {
+    match reason {
+        Avoided::Near { kind, percent } => {
+            let limit = match kind {
+                WindowKind::FiveHour => "five-hour".to_owned(),
+                WindowKind::SevenDay => "weekly".to_owned(),
+                WindowKind::SevenDayFamily(family) => format!("weekly {}", family.0),
+                WindowKind::Tokens | WindowKind::Requests | WindowKind::Generic => {
+                    window(kind).to_string()
+                }
+            };
+            format!("near its {limit} limit: used last ({percent}% used)")
+        }
+        Avoided::PaidOverage => "on paid extra usage: used last of all".into(),
     }
 }
 
@@ -205,7 +232,7 @@ pub(crate) fn passed_over_short(reason: &PassedOver) -> String {
         | PassedOver::NotPinned
         | PassedOver::AlreadyTried => "not for this".into(),
         PassedOver::Blocked(reason) => block_short(reason).into(),
-        PassedOver::WindowFull { kind, .. } => match kind {
+        PassedOver::WindowFull { kind, .. } | PassedOver::LimitReached { kind, .. } => match kind {
             WindowKind::FiveHour => "5h full".into(),
             WindowKind::SevenDay | WindowKind::SevenDayFamily(_) => "week full".into(),
             WindowKind::Tokens | WindowKind::Requests | WindowKind::Generic => "limit".into(),
@@ -217,6 +244,7 @@ pub(crate) fn passed_over_short(reason: &PassedOver) -> String {
         PassedOver::AccountFull => "full".into(),
         PassedOver::PoolFull => "pool full".into(),
         PassedOver::Ramping => "ramping".into(),
+        PassedOver::AtBrink | PassedOver::ColdStart => "careful".into(),
         PassedOver::BreakerOpen | PassedOver::BreakerProbing | PassedOver::BreakerPacing => {
             "breaker".into()
         }

@@ -5,7 +5,6 @@
 //! of it is told in the activity log.
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use signal_hook::consts::{SIGTERM, SIGUSR2};
 use super::signals::Signals;
 use super::terminal::{Dashboard, Parts};
 use crate::account::oauth::Endpoints;
-use crate::account::sign_in::import::{self, ImportSource};
+use crate::account::sign_in::import::{self, ClaudeCode, ImportSource};
 use crate::account::sign_in::login::{self, Desk};
 use crate::account::wire;
 use crate::clock;
@@ -170,9 +169,9 @@ fn carry_out(context: &Context, action: &Action) -> Result<Option<String>> {
             return Ok(changes.is_empty().then(|| "config reloaded: nothing changed".to_owned()));
         }
         Action::Import => {
-            let home = std::env::var_os("HOME").map(PathBuf::from);
-            let home = home.ok_or_else(|| Error::operator("HOME is not set"))?;
-            let source = ImportSource::ClaudeCode { home: &home };
+            let claude = ClaudeCode::of(|name| std::env::var_os(name));
+            let claude = claude.ok_or_else(|| Error::operator("HOME is not set"))?;
+            let source = ImportSource::ClaudeCode(&claude);
             let line = at_desk(context, |desk| import::import(desk, &source, None))?;
             reload::reload(context)?;
             return Ok(Some(line));

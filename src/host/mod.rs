@@ -3,6 +3,5 @@
 pub(crate) mod dashboard;
 pub(crate) mod notify;
 pub(crate) mod restart;
-pub(crate) mod secrecy;
 pub(crate) mod signals;
 pub(crate) mod terminal;

@@ -4,11 +4,34 @@
 //! Lenient like [`super::json`]: it does not judge the text, it looks for what it knows.
 
 use super::json::{is_delimiter, quote_or_escape, resolved, unescape};
-use super::sse::{ApiError, Usage};
+
+/// Token counts of one answer, each the largest that was seen (P13).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// `input_tokens`.
+    pub(crate) input: u64,
+    /// `output_tokens`.
+    pub(crate) output: u64,
+    /// `cache_read_input_tokens`.
+    pub(crate) cache_read: u64,
+    /// `cache_creation_input_tokens`.
+    pub(crate) cache_write: u64,
+}
+
+/// An error of the API in an event or a body, bounded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ApiError {
+    /// `error.type`.
+    pub(crate) kind: String,
+    /// `error.message`, cut at a few hundred bytes.
+    pub(crate) message: String,
+    /// `error.details.error_code`.
+    pub(crate) code: Option<String>,
+}
 
 /// What one document said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Document {
+pub(crate) struct AnswerJson {
     /// Top-level `type`.
     pub(crate) kind: Option<String>,
     /// `usage`, or that of `message`; none if nothing was said.
@@ -28,7 +51,7 @@ pub(crate) struct Document {
 /// Reads one document.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    document: Document,
+    document: AnswerJson,
     at: At,
     depth: usize,
     /// The member or element that each open level is at.
@@ -94,7 +117,7 @@ impl Reader {
     /// Before the first byte.
     pub(crate) fn new() -> Self {
         Reader {
-            document: Document::default(),
+            document: AnswerJson::default(),
             at: At::Between,
             depth: 0,
             path: [Key::Other; LEVELS],
@@ -141,12 +164,12 @@ impl Reader {
     }
 
     /// What has been read.
-    pub(crate) fn document(&self) -> &Document {
+    pub(crate) fn document(&self) -> &AnswerJson {
         &self.document
     }
 
     /// Gives what has been read and starts anew.
-    pub(crate) fn take(&mut self) -> Document {
+    pub(crate) fn take(&mut self) -> AnswerJson {
         let word = std::mem::take(&mut self.word);
         let fresh = Reader { word, ..Reader::new() };
         std::mem::replace(self, fresh).document
@@ -351,19 +374,19 @@ impl Block {
     }
 }
 
-fn error(document: &mut Document) -> &mut ApiError {
+fn error(document: &mut AnswerJson) -> &mut ApiError {
     document.error.get_or_insert_default()
 }
 
 /// Some providers say `"error": "text"`, or only `"message"`.
-fn error_text(document: &mut Document, word: &[u8]) {
+fn error_text(document: &mut AnswerJson, word: &[u8]) {
     let error = error(document);
     if error.message.is_empty() {
         error.message = bounded(word);
     }
 }
 
-fn count_tokens(document: &mut Document, count: Key, word: &[u8]) {
+fn count_tokens(document: &mut AnswerJson, count: Key, word: &[u8]) {
     let Some(tokens) = std::str::from_utf8(word).ok().and_then(|text| text.parse().ok()) else {
         return;
     };

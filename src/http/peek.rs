@@ -77,7 +77,25 @@ pub(crate) fn session_key(options: &ClientOptions, peek: &Peek) -> Option<u128> 
         Some(agent) => (b"agent", agent.as_bytes()),
         None => (b"message", &first_message),
     };
-    Some(digest(&[kind, session.as_bytes(), part]))
+    // The upper half is the session's own, so that all its conversations are found by its id.
+    let conversation = digest(&[kind, session.as_bytes(), part]) & LOWER_HALF;
+    Some(upper_half(session) | conversation)
+}
+
+/// Whether a session's key was made of this id: by a client that declared it, or by Claude Code.
+pub(crate) fn is_session_of(key: u128, id: &str) -> bool {
+    key == digest(&[b"session", id.as_bytes()]) || key & !LOWER_HALF == upper_half(id)
+}
+
+/// The short id by which log, dashboard and explanations name a session.
+pub(crate) fn session_tag(key: u128) -> String {
+    format!("{:06x}", key & 0xff_ffff)
+}
+
+const LOWER_HALF: u128 = u64::MAX as u128;
+
+fn upper_half(session: &str) -> u128 {
+    digest(&[b"claude", session.as_bytes()]) & !LOWER_HALF
 }
 
 impl Peek {
@@ -472,6 +490,16 @@ mod tests {
             key(&options("s", "2", ""), &body("b", "")),
             "S9 ours first"
         );
+        for (made, id, is) in [
+            (key(&none, &body("a", "1")), "1", true),
+            (key(&none, &body("b", "1")), "1", true),
+            (key(&options("", "1", "g"), &body("a", "")), "1", true),
+            (key(&options("s", "1", "g"), &body("a", "1")), "s", true),
+            (key(&options("s", "1", "g"), &body("a", "1")), "1", false),
+            (key(&none, &body("a", "1")), "2", false),
+        ] {
+            assert_eq!(made.is_some_and(|key| is_session_of(key, id)), is, "S12 {id}");
+        }
     }
 
     #[test]

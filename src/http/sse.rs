@@ -2,7 +2,7 @@
 //!
 //! Takes chunks as they come, keeps a few kilobytes at most however long the answer is, and never changes or delays a byte.
 
-use super::answer_json::{Document, Reader};
+use super::answer_json::{AnswerJson, ApiError, Reader, Usage};
 use super::headers::{is_named, is_same, trimmed};
 use super::json::find_either;
 
@@ -15,30 +15,6 @@ pub(crate) enum Form {
     Json,
     /// Anything else, or encoded: nothing is read.
     Opaque,
-}
-
-/// Token counts of one answer, each the largest that was seen (P13).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
-    /// `input_tokens`.
-    pub(crate) input: u64,
-    /// `output_tokens`.
-    pub(crate) output: u64,
-    /// `cache_read_input_tokens`.
-    pub(crate) cache_read: u64,
-    /// `cache_creation_input_tokens`.
-    pub(crate) cache_write: u64,
-}
-
-/// An error of the API in an event or a body, bounded.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ApiError {
-    /// `error.type`.
-    pub(crate) kind: String,
-    /// `error.message`, cut at a few hundred bytes.
-    pub(crate) message: String,
-    /// `error.details.error_code`.
-    pub(crate) code: Option<String>,
 }
 
 /// The first complete event: the commit point of a stream (P6).
@@ -283,7 +259,7 @@ impl Scanner {
     fn end_event(&mut self) {
         let data = self.data.take();
         // Half a document is none, as for every client.
-        let data = if data.whole { data } else { Document::default() };
+        let data = if data.whole { data } else { AnswerJson::default() };
         self.has_fields = false;
         if !std::mem::take(&mut self.has_data) {
             return self.name.clear();
@@ -331,7 +307,7 @@ impl Scanner {
 
 impl Facts {
     /// Counts are running totals of one answer, so the largest is the last (P13).
-    fn add(&mut self, document: Document) {
+    fn add(&mut self, document: AnswerJson) {
         if let Some(usage) = document.usage {
             self.usage_seen = true;
             self.usage.input = self.usage.input.max(usage.input);

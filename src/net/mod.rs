@@ -10,6 +10,7 @@
 mod idle;
 pub(crate) mod proxies;
 pub(crate) mod resolve;
+pub(crate) mod socket;
 #[cfg(test)]
 mod tests;
 pub(crate) mod tls;

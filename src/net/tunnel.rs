@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use ureq::Error;
 
 use super::proxies::HttpProxy;
-use super::transport::{receive, send_all};
+use super::socket::{receive, send_all};
 use super::wait::Phase;
 
 /// A proxy's answer to CONNECT is longer only if something is wrong.

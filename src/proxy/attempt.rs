@@ -209,14 +209,22 @@ impl Course<'_> {
             }
             Unready::Cooling(cooling) if cooling.obstacle == Obstacle::Refused => {
                 hold.complete(Outcome::Abandoned);
-                self.cool(&cooling);
+                let wait = clock::human(cooling.until.since(clock::now().mono));
+                let why = format!("{}, next look in {wait}{said}", cooling.why);
+                let evidence = Evidence { message: Arc::from(why.as_str()), ..evidence };
+                self.cool(&cooling, evidence.clone());
                 let outcome = Outcome::CredentialRefused { evidence };
-                let why = format!("its token is {}{said}", cooling.why);
                 return credential_failed(self.granted, outcome, why);
             }
             Unready::Cooling(cooling) => {
                 hold.complete(Outcome::Abandoned);
-                self.cool(&cooling);
+                let evidence = Evidence {
+                    source: Arc::from("token refresh"),
+                    at: clock::wall(),
+                    message: Arc::from(cooling.why.as_str()),
+                    ..Evidence::default()
+                };
+                self.cool(&cooling, evidence);
                 format!("its token cannot be refreshed now: {}", cooling.why)
             }
             Unready::Disabled | Unready::Gone => {
@@ -227,17 +235,11 @@ impl Course<'_> {
         credential_failed(self.granted, Outcome::Abandoned, format!("{why}{said}"))
     }
 
-    fn cool(&self, cooling: &Cooling) {
+    fn cool(&self, cooling: &Cooling, evidence: Evidence) {
         let reason = match cooling.obstacle {
             Obstacle::Network => BlockReason::RefreshNetwork,
             Obstacle::Endpoint | Obstacle::Local => BlockReason::RefreshFailed,
             Obstacle::Refused => BlockReason::CredentialRefused,
-        };
-        let evidence = Evidence {
-            source: Arc::from("token refresh"),
-            at: clock::wall(),
-            message: Arc::from(cooling.why.as_str()),
-            ..Evidence::default()
         };
         let end = End::At { mono: Some(cooling.until), wall: None };
         let block = Block { reason, end, scope: Scope::Account, evidence: Arc::new(evidence) };

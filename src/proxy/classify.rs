@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::account::limits::body::wait_of_refusal;
+use crate::http::answer_json::ApiError;
 use crate::http::headers::Headers;
-use crate::http::sse::{self, ApiError, Form};
+use crate::http::sse::{self, Form};
 use crate::scheduler::quota::{QuotaReport, Verdict};
 use crate::scheduler::time::{Now, Wall};
 use crate::scheduler::{Evidence, Fingerprint, Kind, Outcome, Overload, policy};

@@ -10,6 +10,7 @@ use rustls::ClientConfig;
 
 use crate::account::Accounts;
 use crate::clock;
+use crate::config::days::DailyUse;
 use crate::config::state::State;
 use crate::config::{Config, UpstreamProxy};
 use crate::event::{Event, Events};
@@ -38,6 +39,8 @@ pub(crate) struct Context {
     pub(crate) activity: Arc<Activity>,
     /// Records every request (`--log-to`).
     pub(crate) capture: Option<Capture>,
+    /// What each account did on each of the last days.
+    pub(crate) daily_use: DailyUse,
     /// The config file.
     pub(crate) config_path: PathBuf,
     /// When the process began.
@@ -92,6 +95,7 @@ impl Context {
             events: parts.events,
             activity: parts.activity,
             capture: parts.capture,
+            daily_use: DailyUse::default(),
             config_path: parts.config_path,
             started: clock::now().mono,
             address: OnceLock::new(),

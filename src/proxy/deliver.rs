@@ -10,6 +10,7 @@ use super::forward::{Answer, Failure, NetworkCode, NetworkFailure};
 use super::reply;
 use super::request::usage_of;
 use super::stream::{Committed, Uncommitted};
+use crate::clock;
 use crate::event::{Outcome as EndedAs, Stage};
 use crate::gate::LeaseGuard;
 use crate::http::headers::{self, BodyForm};
@@ -18,6 +19,7 @@ use crate::net::wait::Stop;
 use crate::scheduler::quota::QuotaReport;
 use crate::scheduler::{AccountId, Outcome};
 use crate::server::paths::{Pooled, Route};
+use crate::zone;
 
 /// What follows an error event is waited for so long.
 const REST_TIME: Duration = Duration::from_secs(1);
@@ -261,6 +263,11 @@ impl Course<'_> {
         let account: AccountId = self.granted.account;
         let usage = (facts.usage_seen && self.counts_tokens()).then(|| usage_of(facts.usage));
         self.request.record.borrow_mut().tokens = usage;
+        if let Some(usage) = usage {
+            let family = self.demand.family.as_ref().map(|family| &*family.0);
+            let today = zone::local_day(clock::wall());
+            self.request.context.daily_use.note(account, today, family, usage);
+        }
         let thinking =
             self.demand.session.filter(|_| facts.signed_thinking && self.granted.kind.is_claude());
         let thread = self.request.thread_named(facts.thread.as_deref());

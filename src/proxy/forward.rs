@@ -397,7 +397,7 @@ fn io_code(error: &io::Error) -> NetworkCode {
         | io::ErrorKind::UnexpectedEof => NetworkCode::Reset,
         _ => match error
             .get_ref()
-            .and_then(|inner| inner.downcast_ref::<crate::net::transport::Broken>())
+            .and_then(|inner| inner.downcast_ref::<crate::net::socket::Broken>())
         {
             Some(_) => NetworkCode::Reset,
             None => NetworkCode::Other,

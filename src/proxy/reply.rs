@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::classify::{self, Meaning};
 use crate::clock::human;
 use crate::event::labels;
+use crate::http::answer_json::ApiError;
 use crate::http::headers::Headers;
 use crate::http::sse::{self, Form};
 use crate::scheduler::{
@@ -51,7 +52,7 @@ impl Reply {
 
     /// The JSON body.
     pub(crate) fn body(&self) -> Vec<u8> {
-        let error = sse::ApiError {
+        let error = ApiError {
             kind: self.kind.to_owned(),
             message: self.message.clone(),
             code: self.error_code.map(str::to_owned),

@@ -15,7 +15,7 @@ use crate::config::{CLIENT_TIMEOUT_MS, Config, SessionAffinity};
 use crate::event::{Event, Finished, Tracked};
 use crate::http::digest::digest;
 use crate::http::headers::{ClientOptions, Headers};
-use crate::http::peek::{Peek, session_key};
+use crate::http::peek::{Peek, session_key, session_tag};
 use crate::report::capture::Trace;
 use crate::scheduler::time::Mono;
 use crate::scheduler::{AccountId, Kind, Request, SessionKey, Shape, ThreadKey, Usage};
@@ -128,6 +128,7 @@ impl ClientRequest {
         demand.profile = Arc::from(self.options.profile.as_deref().unwrap_or(PROFILE_DEFAULT));
         demand.weight = self.peek.weight(self.body.len());
         demand.family = self.peek.model.as_deref().and_then(family_of_model);
+        demand.model.clone_from(&self.names().model);
         demand.session = session;
         demand.signed_thinking = self.peek.signed_thinking || self.is_unread();
         demand.thread = self.peek.thread.as_ref().filter(|thread| thread.continues).map(|thread| {
@@ -191,9 +192,7 @@ impl ClientRequest {
     /// What it is called before people.
     pub(crate) fn names(&self) -> &Names {
         self.names.get_or_init(|| Names {
-            session: self
-                .session()
-                .map(|SessionKey(key)| Arc::from(format!("{:06x}", key & 0xff_ffff))),
+            session: self.session().map(|SessionKey(key)| Arc::from(session_tag(key))),
             model: self.peek.model.as_deref().map(Arc::from),
         })
     }
@@ -241,7 +240,7 @@ impl ClientRequest {
 }
 
 /// The scheduler's word for token counts that were read from an answer.
-pub(crate) fn usage_of(usage: crate::http::sse::Usage) -> Usage {
+pub(crate) fn usage_of(usage: crate::http::answer_json::Usage) -> Usage {
     Usage {
         input: usage.input,
         output: usage.output,

@@ -22,13 +22,13 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+pub(crate) use page::Header;
+use page::{Page, Part};
+
 use crate::clock::civil;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::scheduler::time::Wall;
-
-/// A header's name and value, as they came.
-pub(crate) type Header = (String, Vec<u8>);
 
 /// Requests that wait to be written.
 const WAITING_MAX: usize = 256;
@@ -60,25 +60,6 @@ struct Shared {
 enum Message {
     Page(Page),
     Stop(Sender<()>),
-}
-
-/// Everything of one request, as it goes to the writer.
-#[derive(Debug, Default)]
-struct Page {
-    at: Wall,
-    number: u64,
-    parts: Vec<Part>,
-    bytes: usize,
-}
-
-#[derive(Debug)]
-enum Part {
-    /// A line of our own; what it quotes is masked when it is written.
-    Line(String),
-    /// Headers as they came.
-    Head(Vec<Header>),
-    /// The first bytes of a body, and how many came after them.
-    Body { bytes: Vec<u8>, omitted: u64 },
 }
 
 impl Capture {

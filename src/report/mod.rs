@@ -5,24 +5,29 @@
 //! and, with [`Mode::Plain`], writes them to stderr, whole lines in one write. A log that cannot be
 //! written (closed, full) is not an error: the server serves on.
 
-use std::collections::VecDeque;
 use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+pub(crate) use activity::{ACTIVITY_MAX, Activity, Entry, Level};
 use changes::Changes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+use log_file::LogFile;
 
+use crate::error::Result;
 use crate::event::{Event, Events, Outcome, Stamped};
 use crate::scheduler::Snapshot;
 use crate::scheduler::time::Wall;
 
+mod activity;
 pub(crate) mod capture;
 mod changes;
 pub(crate) mod keys;
 mod log;
+mod log_file;
 pub(crate) mod mask;
 pub(crate) mod metrics;
 pub(crate) mod screen;
@@ -47,14 +52,13 @@ pub(crate) struct Reporter {
     done: Receiver<()>,
     activity: Arc<Activity>,
     plain: Arc<AtomicBool>,
+    rotated: Arc<AtomicBool>,
     look: Arc<OnceLock<Look>>,
 }
 
 /// How the reporter looks at the scheduler.
 type Look = Box<dyn Fn() -> Snapshot + Send + Sync>;
 
-/// How many lines the activity log holds.
-pub(crate) const ACTIVITY_MAX: usize = 200;
 /// Bytes that are written at once: PIPE_BUF, so that two processes on one pipe (R2) never cut each
 /// other's lines.
 const WRITE_BYTES_MAX: usize = 4_096;
@@ -72,11 +76,22 @@ const LOOK_EVERY_MAX: Duration = Duration::from_secs(3_600);
 
 impl Reporter {
     /// Starts the thread. The program goes on without a log if there is no thread to be had.
-    pub(crate) fn start(mode: Mode) -> (Events, Reporter) {
-        Reporter::start_on(mode, Box::new(std::io::stderr()))
+    /// The plain log goes into `file` as well, if there is one, whatever the mode.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub(crate) fn start(mode: Mode, file: Option<&Path>) -> Result<(Events, Reporter)> {
+        let rotated = Arc::default();
+        let file = file.map(|path| LogFile::open(path, Arc::clone(&rotated))).transpose()?;
+        Ok(Reporter::start_on(mode, Box::new(std::io::stderr()), file, rotated))
     }
 
-    fn start_on(mode: Mode, out: Box<dyn Write + Send>) -> (Events, Reporter) {
+    fn start_on(
+        mode: Mode,
+        out: Box<dyn Write + Send>,
+        file: Option<LogFile>,
+        rotated: Arc<AtomicBool>,
+    ) -> (Events, Reporter) {
         let (events, receiver) = if mode == Mode::Off {
             (Events::off(), crossbeam_channel::never())
         } else {
@@ -93,6 +108,7 @@ impl Reporter {
             look: Arc::clone(&look),
             changes: Changes::default(),
             out,
+            file,
             plain: Arc::clone(&plain),
             caught_up: mode == Mode::Plain,
             activity: Arc::clone(&activity),
@@ -107,7 +123,7 @@ impl Reporter {
                 },
             );
         }
-        let reporter = Reporter { quit: Some(quit), done, activity, plain, look };
+        let reporter = Reporter { quit: Some(quit), done, activity, plain, rotated, look };
         (events, reporter)
     }
 
@@ -128,6 +144,11 @@ impl Reporter {
     /// kept for the dashboard.
     pub(crate) fn write_plainly(&self) {
         self.plain.store(true, Ordering::Release);
+    }
+
+    /// The log file has been moved away: what comes goes into a new one.
+    pub(crate) fn reopen_file(&self) {
+        self.rotated.store(true, Ordering::Release);
     }
 
     /// Writes what was emitted so far and ends the thread; gives up after `limit` when nobody reads
@@ -180,6 +201,7 @@ struct Consumer {
     look: Arc<OnceLock<Look>>,
     changes: Changes,
     out: Box<dyn Write + Send>,
+    file: Option<LogFile>,
     /// Lines are written, not only kept.
     plain: Arc<AtomicBool>,
     /// What was kept before that has been written.
@@ -267,6 +289,11 @@ impl Consumer {
             }
             self.put(&entry, text);
         }
+        if let Some(file) = &mut self.file {
+            let mut line = String::new();
+            log::push_line(&mut line, &entry);
+            file.write(&line);
+        }
         self.activity.push(entry);
     }
 
@@ -284,48 +311,6 @@ impl Consumer {
             let _ = self.out.write_all(text.as_bytes());
         }
         text.clear();
-    }
-}
-
-/// How much an entry matters; the dashboard colours it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Level {
-    /// As it should be.
-    Info,
-    /// Worth a look.
-    Warning,
-}
-
-/// One line of the activity log.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Entry {
-    /// When.
-    pub(crate) at: Wall,
-    /// How much it matters.
-    pub(crate) level: Level,
-    /// One line without control characters, bounded.
-    pub(crate) text: String,
-}
-
-/// The last lines, oldest first.
-#[derive(Default)]
-pub(crate) struct Activity {
-    entries: Mutex<VecDeque<Entry>>,
-}
-
-impl Activity {
-    fn push(&self, entry: Entry) {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.len() == ACTIVITY_MAX {
-            entries.pop_front();
-        }
-        entries.push_back(entry);
-    }
-
-    /// The last `most`, oldest first.
-    pub(crate) fn last(&self, most: usize) -> Vec<Entry> {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.iter().skip(entries.len().saturating_sub(most)).cloned().collect()
     }
 }
 
@@ -375,7 +360,8 @@ mod tests {
     #[test]
     fn what_was_emitted_before_the_end_is_written_in_whole_lines() {
         let (sender, writes) = mpsc::channel();
-        let (events, reporter) = Reporter::start_on(Mode::Plain, Box::new(Sink(Some(sender))));
+        let (events, reporter) =
+            Reporter::start_on(Mode::Plain, Box::new(Sink(Some(sender))), None, Arc::default());
         for number in 0..500 {
             events.notice(Wall(0), format!("line {number}"));
         }
@@ -393,7 +379,8 @@ mod tests {
 
     #[test]
     fn a_closed_log_is_not_an_error() {
-        let (events, reporter) = Reporter::start_on(Mode::Plain, Box::new(Sink(None)));
+        let (events, reporter) =
+            Reporter::start_on(Mode::Plain, Box::new(Sink(None)), None, Arc::default());
         events.notice(Wall(0), "nobody reads this");
         let activity = Arc::clone(reporter.activity());
         reporter.finish(LONG);
@@ -403,7 +390,8 @@ mod tests {
     #[test]
     fn a_log_that_nobody_reads_holds_nobody_up() {
         let (_keep, stuck) = mpsc::channel();
-        let (events, reporter) = Reporter::start_on(Mode::Plain, Box::new(Stuck(stuck)));
+        let (events, reporter) =
+            Reporter::start_on(Mode::Plain, Box::new(Stuck(stuck)), None, Arc::default());
         for _ in 0..10_000 {
             events.emit(Wall(0), Event::Draining { left: 1 });
         }
@@ -423,6 +411,7 @@ mod tests {
             receiver,
             look: Arc::default(),
             changes: Changes::default(),
+            file: None,
             out: Box::new(Sink(Some(sender))),
             plain: Arc::new(AtomicBool::new(true)),
             caught_up: true,
@@ -441,7 +430,8 @@ mod tests {
     #[test]
     fn without_a_dashboard_the_log_is_caught_up_with() {
         let (sender, writes) = mpsc::channel();
-        let (events, reporter) = Reporter::start_on(Mode::Screen, Box::new(Sink(Some(sender))));
+        let (events, reporter) =
+            Reporter::start_on(Mode::Screen, Box::new(Sink(Some(sender))), None, Arc::default());
         events.notice(Wall(0), "kept for the dashboard");
         while reporter.activity().last(1).is_empty() {
             thread::yield_now();
@@ -460,7 +450,8 @@ mod tests {
     #[test]
     fn a_block_is_told_behind_the_request_that_met_it() {
         let (sender, writes) = mpsc::channel();
-        let (events, reporter) = Reporter::start_on(Mode::Plain, Box::new(Sink(Some(sender))));
+        let (events, reporter) =
+            Reporter::start_on(Mode::Plain, Box::new(Sink(Some(sender))), None, Arc::default());
         reporter.watch(status::tests::snapshot);
         events.emit(
             Wall(0),
@@ -477,7 +468,7 @@ mod tests {
 
     #[test]
     fn off_means_no_thread_and_no_line() {
-        let (events, reporter) = Reporter::start(Mode::Off);
+        let (events, reporter) = Reporter::start(Mode::Off, None).unwrap();
         events.notice(Wall(0), "x");
         let activity = Arc::clone(reporter.activity());
         reporter.finish(LONG);

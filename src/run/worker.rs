@@ -14,8 +14,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ServeOptions;
 use super::link::{Heard, Link};
+use super::listen::{bounds, listen};
+use super::options::ServeOptions;
+use super::wiring::{announce, build};
 use crate::account::Role;
 use crate::clock;
 use crate::config::file;
@@ -116,9 +118,12 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
     if let Some(directory) = &options.log_to {
         config.log_dir = Some(directory.clone());
     }
-    let socket = super::listen(&config, beginning.socket, beginning.origin)?;
-    let (events, reporter) = Reporter::start(mode);
-    let context = super::build(path, config, &events, &reporter)?;
+    if let Some(file) = &options.log_file {
+        config.log_file = Some(file.clone());
+    }
+    let socket = listen(&config, beginning.socket, beginning.origin)?;
+    let (events, reporter) = Reporter::start(mode, config.log_file.as_deref())?;
+    let context = build(path, config, &events, &reporter)?;
     if !beginning.note.is_empty() {
         let text = format!("this process takes over: {}", beginning.note);
         events.warning(clock::wall(), text);
@@ -164,7 +169,7 @@ impl Worker<'_> {
             learn(&context, learned);
         }
         let handler = Arc::clone(&context);
-        let bounds = super::bounds(&context.config());
+        let bounds = bounds(&context.config());
         let listener = Listener::start(socket, bounds, move |head, inbound| {
             if let Some(call) = exchange::serve(&handler, head, inbound) {
                 local::serve(&handler, call);
@@ -189,7 +194,7 @@ impl Worker<'_> {
         let mut screen = Screen { mode: self.mode, reporter, dashboard: None };
         screen.open(&self.context);
         self.link.report(&Report::Serving(std::process::id()));
-        super::announce(&self.context, &self.listener);
+        announce(&self.context, &self.listener);
         let going = self.watch(&mut screen);
         let ended = self.finish(going);
         // The terminal is given back before anything is written on it.
@@ -217,6 +222,7 @@ impl Worker<'_> {
             let next = sync_due.min(state_due).min(runtime_due);
             match self.link.wait(next.since(clock::mono())) {
                 Heard::Order(Order::Reload) => {
+                    screen.reporter.reopen_file();
                     seen = file_stamp(&self.context);
                     // What changed or failed was told as an event; whoever asked wants to hear of nothing, too.
                     if reload::reload(&self.context).is_ok_and(|changes| changes.is_empty()) {

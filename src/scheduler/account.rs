@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{Block, BlockReason, End, Evidence, Scope};
+use super::cost::{Costs, Reading};
 use super::policy::{MESSAGE_CHARS_MAX, Policy};
 use super::quota::{Family, Verdict, WindowKind};
 use super::recent_load::{Counted, Hour, Recent};
-use super::request::{AccountId, AccountSpec};
-use super::score::ramp;
+use super::request::{AccountId, AccountSpec, Avoided};
+use super::score::{pressure, ramp};
 use super::snapshot::{Tier, UsageTotals};
 use super::storm::{Ramp, spread};
 use super::tier;
@@ -42,6 +43,7 @@ pub(super) struct Account {
     quiet_until: (Mono, Wall),
     pub(super) hour: Hour,
     pub(super) recent: Recent,
+    pub(super) costs: Costs,
     pub(super) usage: UsageTotals,
     pub(super) ramp: Ramp,
 }
@@ -88,6 +90,7 @@ impl Account {
             quiet_until: NEVER_QUIET,
             hour: Hour::new(),
             recent: Recent::new(policy.spread_window),
+            costs: Costs::new(),
             usage: UsageTotals::default(),
             ramp: Ramp::default(),
         }
@@ -168,6 +171,7 @@ impl Account {
     /// Forgets what has passed.
     pub(super) fn expire(&mut self, now: Now) -> Expired {
         self.recent.advance(now.mono);
+        self.costs.advance(now.mono);
         if now.mono < self.quiet_until.0 && now.wall < self.quiet_until.1 {
             return Expired::Nothing;
         }
@@ -301,33 +305,94 @@ impl Account {
         self.overage.filter(|end| !end.has_passed(now))
     }
 
-    /// S5 for a request of this family.
-    pub(super) fn scarcity(&self, wall: Wall, family: Option<&Family>) -> f64 {
-        let concerning = self.windows.iter(wall).filter(|window| concerns(&window.kind, family));
-        concerning.map(|window| window.scarcity(wall)).fold(0.0, f64::max)
+    /// S5 of the five hours, with what is in flight and what is expected until the reset.
+    pub(super) fn five_hour_pressure(&self, wall: Wall) -> f64 {
+        let window = self.windows.get(wall, &WindowKind::FiveHour);
+        match window.and_then(|window| window.pace(wall)) {
+            Some((used, elapsed)) => pressure(used + self.costs.ahead(elapsed), elapsed),
+            None => 0.0,
+        }
+    }
+
+    /// S5 of the week for a request of this family: the larger one where the family has its own.
+    pub(super) fn week_pressure(&self, wall: Wall, family: Option<&Family>) -> f64 {
+        let of = |window: &Window| {
+            let (used, elapsed) = window.pace(wall)?;
+            Some(pressure(used, elapsed))
+        };
+        let own = family.and_then(|family| self.windows.of_family(wall, family));
+        match (self.week(wall).and_then(of), own.and_then(of)) {
+            (Some(all), Some(own)) => all.max(own),
+            (all, own) => all.or(own).unwrap_or(0.0),
+        }
+    }
+
+    /// Used share of a window as far as it is known; nothing is known of one that has not been opened.
+    pub(super) fn used(&self, wall: Wall, kind: &WindowKind) -> f64 {
+        let window = self.windows.get(wall, kind);
+        window.and_then(|window| window.used).unwrap_or(0.0)
+    }
+
+    /// The window as the last head described it, if that head said enough to measure by.
+    pub(super) fn reading(&self, wall: Wall, kind: &WindowKind) -> Option<Reading> {
+        let window = self.windows.get(wall, kind)?;
+        Some(Reading { used: window.used?, reset: window.reset? })
+    }
+
+    /// S3, S4: the last `unified-status` allows requests. What a single window says does not count.
+    pub(super) fn is_allowed(&self) -> bool {
+        match self.unified_status {
+            Some(Verdict::Allowed | Verdict::AllowedWarning) => true,
+            Some(Verdict::Rejected) | None => false,
+        }
+    }
+
+    /// S3: why this account serves only what no other can. Whatever else makes an account avoided
+    /// belongs into this list.
+    pub(super) fn avoided(
+        &self,
+        now: Now,
+        policy: &Policy,
+        family: Option<&Family>,
+    ) -> impl Iterator<Item = Avoided> {
+        let near = self.windows.iter(now.wall).filter(move |window| {
+            concerns(&window.kind, family)
+                && near_share(policy, &window.kind)
+                    .is_some_and(|share| window.used.is_some_and(|used| used >= share))
+        });
+        let near = near
+            .map(|window| Avoided::Near { kind: window.kind.clone(), percent: window.percent() });
+        near.chain(self.overage(now).map(|_| Avoided::PaidOverage))
     }
 
     pub(super) fn week(&self, wall: Wall) -> Option<&Window> {
         self.windows.get(wall, &WindowKind::SevenDay)
     }
 
-    pub(super) fn weekly_reset_known(&self, wall: Wall) -> bool {
-        self.week(wall).is_some_and(|week| week.reset.is_some())
-    }
-
-    /// S4 for a request of this family; none is unknown. A limit at which one request may look
-    /// counts as critical.
+    /// S4 for a request of this family; none is unknown. A limit at which one request may look counts
+    /// as critical, and so does a week that the API still allows.
     pub(super) fn tier(&self, now: Now, policy: &Policy, family: Option<&Family>) -> Option<Tier> {
         let of = |window: &Window| {
             let tier = tier::of_use(policy, window.used?, window.elapsed(now.wall));
+            let serves = || self.is_allowed() || window.full(now) == Full::Lookable;
             match tier {
-                Tier::Exhausted if window.full(now) == Full::Lookable => Some(Tier::Critical),
+                Tier::Exhausted if serves() => Some(Tier::Critical),
                 tier => Some(tier),
             }
         };
         let own = family.and_then(|family| self.windows.of_family(now.wall, family));
-        let paid = self.overage(now).map(|_| Tier::Critical);
-        self.week(now.wall).and_then(of).max(own.and_then(of)).max(paid)
+        self.week(now.wall).and_then(of).max(own.and_then(of))
+    }
+}
+
+/// The used share from which on a window is near its end (S3).
+fn near_share(policy: &Policy, kind: &WindowKind) -> Option<f64> {
+    match kind {
+        WindowKind::FiveHour | WindowKind::Tokens | WindowKind::Requests => {
+            Some(policy.switch_threshold)
+        }
+        WindowKind::SevenDay | WindowKind::SevenDayFamily(_) => Some(policy.weekly_exhausted),
+        WindowKind::Generic => None,
     }
 }
 

@@ -10,19 +10,21 @@ use std::time::Duration;
 
 use super::account::concerns;
 use super::block::WaitCause;
-use super::policy::{PASS_PAUSE, POLL_MIN, STORM_REQUESTS};
+use super::cost::PromptCache;
+use super::obstacle::Ends;
+use super::policy::{PASS_PAUSE, POLL_MIN, RESTRAINED_MAX, STORM_REQUESTS};
 use super::queue::{Full, Place, Waiter};
 use super::quota::Family;
 use super::ranking::Ranking;
 use super::request::{
-    AccountId, Admission, Cancel, Grant, Lease, Limit, Refusal, RefusalReason, Request, Shape,
-    Ticket, WaitClock, Wake,
+    AccountId, Admission, Cancel, Grant, Lease, Limit, Refusal, RefusalReason, Request, Restrained,
+    Shape, Ticket, WaitClock, Wake,
 };
-use super::select::{Ask, Choice, Patience, Route};
+use super::select::{Ask, Choice, Patience, Restraint, Route};
 use super::snapshot::ExplainedVerdict;
 use super::time::{Mono, Now};
 use super::wait_limits::{Allowance, Outlook, Prospect, judge, tick};
-use super::{DRIFT_MS_MAX, Intake, LeaseRecord, Look, Scheduler};
+use super::{DRIFT_MS_MAX, Intake, LeaseRecord, Look, Progress, Scheduler};
 
 impl Scheduler {
     /// Asks for an account: the first time, and after each failed attempt with that account in
@@ -41,38 +43,63 @@ impl Scheduler {
         }
         let tried_until = now.mono + self.pass_pause(request.last_failure);
         let mut ranking = std::mem::take(&mut self.ranking);
-        let ask = self.ask(now, &request, &request.excluded, tried_until);
-        self.rank(now, &ask, &mut ranking);
-        let may_try = self.policy.max_attempts == 0 || request.attempts < self.policy.max_attempts;
-        let choice = self.choose(&ask, &ranking.available).filter(|_| may_try);
-        let hold = match choice {
-            Some(_) => Ok(WaitCause::Capacity),
-            None => self.may_hold(now, &request, &ask, &ranking),
-        };
-        let verdict = match (&choice, &hold) {
-            (Some(choice), _) => {
+        let mut ask = self.ask(now, &request, &request.excluded, tried_until);
+        let decision = self.decide(now, &request, &mut ask, &mut ranking);
+        let verdict = match &decision {
+            Decision::Serve(choice) => {
                 ExplainedVerdict::Chosen(self.accounts[choice.index].id, choice.why)
             }
-            (None, Ok(cause)) => ExplainedVerdict::Wait(*cause, None),
-            (None, Err(refusal)) => ExplainedVerdict::Refuse(refusal.reason.clone()),
+            Decision::Hold(cause) => ExplainedVerdict::Wait(*cause, None),
+            Decision::Refuse(refusal) => ExplainedVerdict::Refuse(refusal.reason.clone()),
         };
         let mut decisions = std::mem::take(&mut self.decisions);
         self.record(now, request.id, &ask, &ranking, verdict, &mut decisions);
         self.decisions = decisions;
         self.ranking = ranking;
-        match (choice, hold) {
-            (Some(choice), _) => {
+        match decision {
+            Decision::Serve(choice) => {
                 let clock = request.clock;
                 Admission::Granted(self.grant(now, &request, choice, clock, Duration::ZERO))
             }
-            (None, Ok(cause)) => {
+            Decision::Hold(cause) => {
                 let clock = tick(now.mono, request.clock, cause);
                 self.look = Look::Now;
                 let next_pass = if request.excluded.is_empty() { now.mono } else { tried_until };
                 Admission::Queued(self.queue.join(now, request, clock, next_pass))
             }
-            (None, Err(refusal)) => Admission::Refused(refusal),
+            Decision::Refuse(refusal) => Admission::Refused(refusal),
         }
+    }
+
+    /// What becomes of a request that asks now, with the accounts as it saw them. One that would be
+    /// refused is served where only a restraint kept it away (S6).
+    pub(super) fn decide(
+        &self,
+        now: Now,
+        request: &Request,
+        ask: &mut Ask<'_>,
+        ranking: &mut Ranking,
+    ) -> Decision {
+        self.rank(now, ask, ranking);
+        let may_try = self.policy.max_attempts == 0 || request.attempts < self.policy.max_attempts;
+        let choose = |ask: &Ask<'_>, ranking: &Ranking| {
+            self.choose(now, ask, &ranking.available).filter(|_| may_try)
+        };
+        if let Some(choice) = choose(ask, ranking) {
+            return Decision::Serve(choice);
+        }
+        let refusal = match self.may_hold(now, request, ask, ranking) {
+            Ok(cause) => return Decision::Hold(cause),
+            Err(refusal) => refusal,
+        };
+        if ranking.restrained > 0 && may_try {
+            ask.restraint = Restraint::Waived;
+            self.rank(now, ask, ranking);
+            if let Some(choice) = choose(ask, ranking) {
+                return Decision::Serve(choice);
+            }
+        }
+        Decision::Refuse(refusal)
     }
 
     /// The client left while its request waited.
@@ -82,6 +109,7 @@ impl Scheduler {
             if let Some(waiter) = self.queue.leave(place) {
                 self.queue.expect_back(now.mono, place, &waiter.request);
             }
+            self.look_for_the_last();
             return Cancel::Cancelled;
         }
         let Some(index) = self.wakes.iter().position(|wake| wake.ticket() == ticket) else {
@@ -91,6 +119,13 @@ impl Scheduler {
             Some(Wake::Granted { grant, .. }) => Cancel::AlreadyGranted(grant),
             Some(Wake::Expired { limit, .. }) => Cancel::AlreadyRefused(Some(limit)),
             Some(Wake::Refused { .. }) | None => Cancel::AlreadyRefused(None),
+        }
+    }
+
+    /// Cold starts keep nobody who is alone in the queue (S6).
+    fn look_for_the_last(&mut self) {
+        if self.queue.len() == 1 {
+            self.look = Look::Now;
         }
     }
 
@@ -189,7 +224,10 @@ impl Scheduler {
             let mut matches = true;
             self.obstacles(now, account, ask, |obstacle| {
                 matches = obstacle.is_a_wait();
-                outlook.add(obstacle.cause(), obstacle.ends(now));
+                match (obstacle.is_restraint(), obstacle.ends(now)) {
+                    (true, Ends::At(until)) => outlook.add_restraint(until),
+                    (_, ends) => outlook.add(obstacle.cause(), ends),
+                }
                 if let Some(at) = obstacle.unawaited_end(now) {
                     outlook.add_unawaited(at);
                 }
@@ -213,10 +251,12 @@ impl Scheduler {
     ) -> Grant {
         self.last_lease += 1;
         let id = self.last_lease;
+        let (cost, cache) = self.cost_of(now, request, choice.index);
         let account = &mut self.accounts[choice.index];
+        account.costs.grant(now.mono, cost, cache);
         account.in_flight += 1;
         account.active_weight = account.active_weight.saturating_add(u64::from(request.weight));
-        account.recent.add(now.mono, request.weight);
+        account.recent.add(now.mono, u64::from(request.weight));
         account.usage.last_used = Some(now.wall);
         account
             .windows
@@ -229,6 +269,8 @@ impl Scheduler {
             family: request.family.clone(),
             session: request.session,
             granted: now,
+            cost,
+            progress: Progress::Outstanding,
             ramped: account.ramp.grant(now.mono),
         };
         if account.is_claude() {
@@ -246,11 +288,19 @@ impl Scheduler {
         self.last_chosen = Some(account.id);
         if let Some(session) = request.session {
             self.affinity.bind(now.mono, session, account.id, self.policy.session_idle);
+            self.affinity.note(now.mono, session, choice.home, choice.critical);
         }
         self.leases.insert(id, held);
         // Those who wait may now be waiting for something else, and so have another limit.
         self.look = Look::Now;
         grant
+    }
+
+    /// S5: what a request is expected to cost on this account.
+    fn cost_of(&self, now: Now, request: &Request, index: usize) -> (u64, PromptCache) {
+        let ask = self.ask(now, request, &[], now.mono);
+        let cache = ask.cache_on(now.mono, self.accounts[index].id);
+        (ask.cost(cache), cache)
     }
 
     /// Looks through the queue if anything can have changed for it.
@@ -326,36 +376,69 @@ impl Scheduler {
         let Some(waiter) = self.queue.get(place) else {
             return Step::Gone;
         };
+        seen.judged += 1;
         let request = &waiter.request;
         let mut ask = self.ask(now, request, waiter.tried(now.mono), waiter.next_pass);
         // A thread whose owner became known while it waited is served by whoever can.
         if let (Route::Thread(_), None) = (ask.route, request.pinned) {
             ask.route = Route::Any;
         }
-        let class = seen.class(&ask);
-        if class.is_none() {
-            self.rank(now, &ask, ranking);
-            if let Some(choice) = self.choose(&ask, &ranking.available) {
-                return Step::Grant(choice, now.mono.since(waiter.since.mono));
+        ask.others_waiting -= 1;
+        let restrained = waiter.clock.restrained;
+        if restrained.ends(now.mono).is_some_and(|at| at <= now.mono) {
+            ask.restraint = Restraint::Waived;
+        }
+        let waited = now.mono.since(waiter.since.mono);
+        let mut kept = false;
+        let class = seen.class(now, &ask);
+        match class {
+            Some(index) => kept = seen.classes[index].restrained_from.is_some(),
+            None => {
+                self.rank(now, &ask, ranking);
+                if let Some(choice) = self.choose(now, &ask, &ranking.available) {
+                    return Step::Grant(choice, waited);
+                }
+                kept |= ranking.restrained > 0;
             }
         }
-        if request.tolerance.is_some_and(|tolerance| request.arrived + tolerance <= now.mono) {
-            return Step::Expire(Limit::ClientTolerance, self.refusal(now, &ask, None));
-        }
-        let outlooks: &[Outlook] = match class {
-            Some(index) => &seen.classes[index].outlooks,
-            None => seen.remember(&ask, self.outlooks(now, &ask)),
+        let mut outlooks = match class {
+            Some(index) => seen.classes[index].outlooks.clone(),
+            None => self.outlooks(now, &ask),
         };
+        if class.is_none() {
+            seen.remember(&ask, kept, &outlooks);
+        }
+        let tolerance = request.tolerance.map(|tolerance| request.arrived + tolerance);
         let allowance = Allowance::new(now.mono, &self.policy, request, waiter.clock);
-        match judge(now.mono, &allowance, outlooks) {
+        let end = match judge(now.mono, &allowance, &outlooks) {
+            _ if tolerance.is_some_and(|until| until <= now.mono) => Ok(Limit::ClientTolerance),
             Prospect::Wait { cause, look_at } => {
-                let tolerance =
-                    request.tolerance.map_or(Mono::MAX, |tolerance| request.arrived + tolerance);
-                let release = outlooks.iter().filter_map(Outlook::end).min();
-                Step::Stay { cause, look_at: look_at.min(tolerance), release }
+                // Those who are kept together are not let go together: that would be a storm.
+                let turn = seen.judged as f64 / self.queue.len().max(1) as f64;
+                let most = RESTRAINED_MAX.mul_f64(turn.min(1.0));
+                let restrained = restrained.look(now.mono, kept.then_some(most));
+                let spared = restrained.ends(now.mono).filter(|_| kept);
+                return Step::Stay {
+                    cause,
+                    look_at: [tolerance, spared].into_iter().flatten().fold(look_at, Mono::min),
+                    release: outlooks.drain(..).filter_map(|outlook| outlook.end()).min(),
+                    restrained,
+                };
             }
-            Prospect::Expired(limit) => Step::Expire(limit, self.refusal(now, &ask, None)),
-            Prospect::Hopeless => Step::Refuse(self.refusal(now, &ask, None)),
+            Prospect::Expired(limit) => Ok(limit),
+            Prospect::Hopeless => Err(()),
+        };
+        // Its limit comes first: the restraint gives way (S6).
+        if kept {
+            ask.restraint = Restraint::Waived;
+            self.rank(now, &ask, ranking);
+            if let Some(choice) = self.choose(now, &ask, &ranking.available) {
+                return Step::Grant(choice, waited);
+            }
+        }
+        match end {
+            Ok(limit) => Step::Expire(limit, self.refusal(now, &ask, None)),
+            Err(()) => Step::Refuse(self.refusal(now, &ask, None)),
         }
     }
 
@@ -363,9 +446,10 @@ impl Scheduler {
     fn take_step(&mut self, now: Now, place: Place, step: Step) -> Mono {
         match step {
             Step::Gone => {}
-            Step::Stay { cause, look_at, release } => {
+            Step::Stay { cause, look_at, release, restrained } => {
                 if let Some(waiter) = self.queue.get_mut(place) {
                     waiter.clock = tick(now.mono, waiter.clock, cause);
+                    waiter.clock.restrained = restrained;
                     waiter.release = release;
                 }
                 return look_at;
@@ -383,34 +467,44 @@ impl Scheduler {
                     }
                     self.wakes.push_back(Wake::Expired { ticket, limit, refusal });
                 }
+                self.look_for_the_last();
             }
             Step::Refuse(refusal) => {
                 if let Some(Waiter { ticket, .. }) = self.queue.leave(place) {
                     self.wakes.push_back(Wake::Refused { ticket, refusal });
                 }
+                self.look_for_the_last();
             }
         }
         Mono::MAX
     }
 }
 
+/// What becomes of a request that asks.
+#[derive(Debug)]
+pub(super) enum Decision {
+    Serve(Choice),
+    Hold(WaitCause),
+    Refuse(Refusal),
+}
+
 /// What becomes of one who waits.
 #[derive(Debug)]
 enum Step {
     Gone,
-    Stay { cause: WaitCause, look_at: Mono, release: Option<Mono> },
+    Stay { cause: WaitCause, look_at: Mono, release: Option<Mono>, restrained: Restrained },
     Grant(Choice, Duration),
     Expire(Limit, Refusal),
     Refuse(Refusal),
 }
 
-/// The classes of requests for which this look has found no account: the next one of such a class
-/// need not ask again.
+/// The classes of requests for which this look has found no account: the next one of such a class need
+/// not ask again.
 #[derive(Debug, Default)]
 struct SeenClasses {
     classes: Vec<Class>,
-    /// Of one that is like no other.
-    single: Vec<Outlook>,
+    /// How many who wait this look has judged.
+    judged: usize,
 }
 
 #[derive(Debug)]
@@ -421,11 +515,16 @@ struct Class {
     route: Route,
     brought: Vec<AccountId>,
     patience: Patience,
+    restraint: Restraint,
+    /// A cold start or the brink kept the one that asked, which would have cost so much. Who costs less
+    /// or has a cache somewhere may do better.
+    restrained_from: Option<u64>,
     outlooks: Vec<Outlook>,
 }
 
 impl SeenClasses {
-    fn class(&self, ask: &Ask<'_>) -> Option<usize> {
+    fn class(&self, now: Now, ask: &Ask<'_>) -> Option<usize> {
+        let restrained = |from: u64| ask.cost(PromptCache::Cold) < from || ask.is_cached(now.mono);
         let alike = |class: &Class| {
             *class.profile == *ask.profile
                 && class.family.as_ref() == ask.family
@@ -433,14 +532,15 @@ impl SeenClasses {
                 && class.route == ask.route
                 && class.brought == ask.brought
                 && class.patience == ask.patience
+                && class.restraint == ask.restraint
+                && !class.restrained_from.is_some_and(restrained)
         };
         self.classes.iter().position(alike).filter(|_| ask.tried.is_empty())
     }
 
-    fn remember(&mut self, ask: &Ask<'_>, outlooks: Vec<Outlook>) -> &[Outlook] {
+    fn remember(&mut self, ask: &Ask<'_>, kept: bool, outlooks: &[Outlook]) {
         if !ask.tried.is_empty() {
-            self.single = outlooks;
-            return &self.single;
+            return;
         }
         self.classes.push(Class {
             profile: Arc::from(ask.profile),
@@ -449,9 +549,10 @@ impl SeenClasses {
             route: ask.route,
             brought: ask.brought.to_vec(),
             patience: ask.patience,
-            outlooks,
+            restraint: ask.restraint,
+            restrained_from: kept.then(|| ask.cost(PromptCache::Cold)),
+            outlooks: outlooks.to_vec(),
         });
-        self.classes.last().map_or(&[], |class| &class.outlooks)
     }
 }
 

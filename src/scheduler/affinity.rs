@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::policy::{SESSIONS_MAX, THREADS_MAX};
+use super::cost::PromptCache;
+use super::policy::{CACHE_LIFETIME, HOME_RETURN, SESSIONS_MAX, THREADS_MAX};
 use super::request::{AccountId, SessionKey, ThreadKey};
 use super::time::Mono;
 
@@ -29,6 +30,70 @@ pub(super) struct Binding {
     pub(super) home: Option<AccountId>,
     /// The one that was granted last.
     pub(super) current: AccountId,
+    /// When the home took the last request that it then served: its prompt is cached there since.
+    home_served: Option<Mono>,
+    /// The same of the account that served it last, which one that was only granted may have displaced
+    /// from `current`.
+    served: Option<(AccountId, Mono)>,
+    /// Away from home: since when the home could have served it again.
+    home_usable: Option<Mono>,
+    pub(super) critical: Critical,
+}
+
+/// Whether a session has left an account because of its critical week.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Critical {
+    #[default]
+    Leaves,
+    /// It has left one before. If it left each time, it could go to and fro between two accounts.
+    HasLeft,
+}
+
+impl Binding {
+    fn new(account: AccountId) -> Binding {
+        Binding {
+            home: None,
+            current: account,
+            home_served: None,
+            served: None,
+            home_usable: None,
+            critical: Critical::default(),
+        }
+    }
+
+    /// Whether this account has the session's prompt in its cache.
+    pub(super) fn cache_on(&self, now: Mono, account: AccountId) -> PromptCache {
+        let is_warm = |at: Option<Mono>| at.is_some_and(|at| at + CACHE_LIFETIME > now);
+        let here = self.served.is_some_and(|(id, at)| id == account && is_warm(Some(at)));
+        let at_home = self.home == Some(account) && is_warm(self.home_served);
+        match here || at_home {
+            true => PromptCache::Warm,
+            false => PromptCache::Cold,
+        }
+    }
+
+    /// Whether any account has it.
+    pub(super) fn is_cached(&self, now: Mono) -> bool {
+        let warm = |account| self.cache_on(now, account) == PromptCache::Warm;
+        self.last_served().is_some_and(warm) || self.home.is_some_and(warm)
+    }
+
+    /// The account that served it last.
+    pub(super) fn last_served(&self) -> Option<AccountId> {
+        self.served.map(|(account, _)| account)
+    }
+
+    /// Whether the session has been away from a usable home for so long that it returns in any case.
+    pub(super) fn is_overdue(&self, now: Mono) -> bool {
+        self.home_usable.is_some_and(|since| since + HOME_RETURN <= now)
+    }
+}
+
+/// What a decision has found about the home of the session that it was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    Usable,
+    Unusable,
 }
 
 impl Affinity {
@@ -55,19 +120,53 @@ impl Affinity {
         account: AccountId,
         idle: Duration,
     ) {
-        let home = self.binding(now, session, idle).and_then(|binding| binding.home);
+        let known = self.binding(now, session, idle);
+        let mut binding = known.unwrap_or_else(|| Binding::new(account));
+        binding.current = account;
         let entry = self.sessions.touch(session, Session::default());
         entry.used = now;
-        entry.binding = Some(Binding { home, current: account });
+        entry.binding = Some(binding);
+    }
+
+    /// What the decision found: how its home stands, and whether it left a critical account.
+    pub(super) fn note(&mut self, now: Mono, session: SessionKey, home: Home, critical: Critical) {
+        let Some(binding) = self.bound(session) else {
+            return;
+        };
+        binding.critical = critical;
+        binding.home_usable = match home {
+            Home::Usable => binding.home_usable.or(Some(now)),
+            Home::Unusable => None,
+        };
+    }
+
+    /// This account has served a request that it took at that moment.
+    pub(super) fn served(&mut self, session: SessionKey, account: AccountId, granted: Mono) {
+        let Some(binding) = self.bound(session) else {
+            return;
+        };
+        if binding.served.is_none_or(|(_, at)| at <= granted) {
+            binding.served = Some((account, granted));
+        }
+        if binding.home == Some(account) {
+            binding.home_served = binding.home_served.max(Some(granted));
+        }
     }
 
     /// This account is the session's home from now on.
     pub(super) fn settle(&mut self, session: SessionKey, account: AccountId) {
-        if let Some(binding) =
-            self.sessions.get_mut(&session).and_then(|entry| entry.binding.as_mut())
-        {
+        if let Some(binding) = self.bound(session) {
             binding.home = Some(account);
+            binding.home_usable = None;
+            binding.home_served = match binding.served {
+                Some((served, at)) if served == account => Some(at),
+                Some(_) | None => None,
+            };
         }
+    }
+
+    fn bound(&mut self, session: SessionKey) -> Option<&mut Binding> {
+        self.sessions.get_mut(&session)?.binding.as_mut()
     }
 
     pub(super) fn is_thinking(&self, session: SessionKey) -> bool {
@@ -198,8 +297,15 @@ impl Affinity {
         entry.thinking |= known.thinking;
         // Who served it last may be gone, or known to that process alone.
         if let (None, Some(current)) = (entry.binding, known.current.or(known.home)) {
-            entry.binding = Some(Binding { home: known.home, current });
-            entry.used = now.before(known.idle);
+            let used = now.before(known.idle);
+            entry.used = used;
+            entry.binding = Some(Binding {
+                home: known.home,
+                // It was served there when it was used last, as far as the other process has told.
+                served: known.current.map(|account| (account, used)),
+                home_served: (known.home == known.current).then_some(used),
+                ..Binding::new(current)
+            });
         }
     }
 
@@ -328,12 +434,34 @@ mod tests {
         memory.bind(Mono(0), session, first, IDLE);
         memory.settle(session, first);
         memory.bind(Mono(1_000), session, second, IDLE);
-        let bound = Binding { home: Some(first), current: second };
-        assert_eq!(memory.binding(Mono(2_000), session, IDLE), Some(bound));
+        let bound = memory.binding(Mono(2_000), session, IDLE);
+        assert_eq!(bound.map(|bound| (bound.home, bound.current)), Some((Some(first), second)));
         assert_eq!(memory.bindings(Mono(2_000), IDLE), 1);
         assert_eq!(memory.binding(Mono(3_601_000), session, IDLE), None, "S9: idle");
         memory.expire(Mono(3_601_000), IDLE);
         assert_eq!(memory.sessions.len(), 0);
+    }
+
+    #[test]
+    fn s7_a_cache_is_known_where_the_session_was_served() {
+        let mut memory = Affinity::new();
+        let (session, home, other) = (SessionKey(7), AccountId(1), AccountId(2));
+        let cache = |memory: &Affinity, at: u64, account| {
+            let binding = memory.binding(Mono(at), session, IDLE);
+            binding.map(|binding| binding.cache_on(Mono(at), account))
+        };
+        memory.bind(Mono(0), session, home, IDLE);
+        assert_eq!(cache(&memory, 1, home), Some(PromptCache::Cold), "not served yet");
+        memory.settle(session, home);
+        memory.served(session, home, Mono(0));
+        assert_eq!(cache(&memory, 299_999, home), Some(PromptCache::Warm));
+        assert_eq!(cache(&memory, 300_000, home), Some(PromptCache::Cold));
+        memory.bind(Mono(100_000), session, other, IDLE);
+        memory.served(session, other, Mono(100_000));
+        assert_eq!(cache(&memory, 299_999, home), Some(PromptCache::Warm), "home's copy");
+        assert_eq!(cache(&memory, 399_999, other), Some(PromptCache::Warm));
+        memory.bind(Mono(200_000), session, home, IDLE);
+        assert_eq!(cache(&memory, 200_000, home), Some(PromptCache::Warm), "back");
     }
 
     #[test]

@@ -46,15 +46,27 @@ pub enum BlockReason {
     RefreshNetwork,
 }
 
+impl WindowKind {
+    /// The class of waiting for its reset (Q1).
+    #[must_use]
+    pub fn wait_cause(&self) -> WaitCause {
+        match self {
+            WindowKind::SevenDay | WindowKind::SevenDayFamily(_) => WaitCause::Weekly,
+            WindowKind::FiveHour
+            | WindowKind::Tokens
+            | WindowKind::Requests
+            | WindowKind::Generic => WaitCause::Quota,
+        }
+    }
+}
+
 impl BlockReason {
     /// The class of waiting, or none for what is never waited for (Q1).
     #[must_use]
     pub fn wait_cause(&self) -> Option<WaitCause> {
         match self {
-            BlockReason::Quota(Some(WindowKind::SevenDay | WindowKind::SevenDayFamily(_))) => {
-                Some(WaitCause::Weekly)
-            }
-            BlockReason::Quota(_) => Some(WaitCause::Quota),
+            BlockReason::Quota(Some(kind)) => Some(kind.wait_cause()),
+            BlockReason::Quota(None) => Some(WaitCause::Quota),
             BlockReason::ServerSide
             | BlockReason::Overloaded
             | BlockReason::ServerError

@@ -5,8 +5,10 @@ use std::cmp::Ordering;
 use std::collections::VecDeque;
 
 use super::account::Account;
+use super::admit::Decision;
 use super::affinity::{KnownSession, KnownThread};
 use super::block::{BlockReason, WaitCause};
+use super::cost::PromptCache;
 use super::obstacle::{Ends, Obstacle};
 use super::policy::DECISIONS_MAX;
 use super::quota::Verdict;
@@ -14,8 +16,8 @@ use super::ranking::{Available, Ranking};
 use super::request::{AccountId, Refusal, RefusalReason, Request, Standing, Ticket};
 use super::select::{Ask, Route, mismatch};
 use super::snapshot::{
-    AccountSnapshot, BlockSnapshot, BreakerSnapshot, Candidate, ExplainedVerdict, Explanation,
-    Learned, QueueSnapshot, Snapshot, Status, Tier, WeeklySnapshot,
+    AccountSnapshot, BlockSnapshot, BreakerSnapshot, CachedPrompt, Candidate, ExplainedVerdict,
+    Explanation, Learned, QueueSnapshot, Snapshot, Status, Tier, WeeklySnapshot,
 };
 use super::time::{Now, Wall};
 use super::wait_limits::Outlook;
@@ -26,21 +28,22 @@ impl Scheduler {
     #[must_use]
     pub fn explain(&self, now: Now, request: &Request) -> Explanation {
         let tried_until = now.mono + self.pass_pause(request.last_failure);
-        let ask = self.ask(now, request, &request.excluded, tried_until);
+        let mut ask = self.ask(now, request, &request.excluded, tried_until);
         let mut ranking = Ranking::default();
-        self.rank(now, &ask, &mut ranking);
-        let verdict = match self.choose(&ask, &ranking.available) {
+        let decision = self.decide(now, request, &mut ask, &mut ranking);
+        let verdict = match decision {
             _ if self.intake == Intake::Draining => {
                 ExplainedVerdict::Refuse(RefusalReason::Draining)
             }
-            Some(choice) => ExplainedVerdict::Chosen(self.accounts[choice.index].id, choice.why),
-            None => match self.may_hold(now, request, &ask, &ranking) {
-                Ok(cause) => {
-                    let end = self.outlooks(now, &ask).iter().filter_map(Outlook::end).min();
-                    ExplainedVerdict::Wait(cause, end.map(|end| end.since(now.mono)))
-                }
-                Err(refusal) => ExplainedVerdict::Refuse(refusal.reason),
-            },
+            Decision::Serve(choice) => {
+                ExplainedVerdict::Chosen(self.accounts[choice.index].id, choice.why)
+            }
+            Decision::Hold(cause) => {
+                let outlooks = self.outlooks(now, &ask);
+                let end = outlooks.iter().filter_map(Outlook::end).min();
+                ExplainedVerdict::Wait(cause, end.map(|end| end.since(now.mono)))
+            }
+            Decision::Refuse(refusal) => ExplainedVerdict::Refuse(refusal.reason),
         };
         let mut explanation = Explanation::empty();
         self.describe(now, request.id, &ask, &ranking, verdict, &mut explanation);
@@ -79,25 +82,44 @@ impl Scheduler {
     ) {
         into.at = now.wall;
         into.request = request;
+        into.model = ask.model.cloned();
+        into.session = ask.session;
         into.verdict = verdict;
         into.candidates.clear();
-        into.candidates.extend(ranking.available.iter().map(|one| self.candidate(one)));
+        into.candidates.extend(ranking.available.iter().map(|one| self.candidate(now, one, ask)));
+        into.cache = self.cached_prompt(now, ask);
         into.passed_over.clear();
         let out = ranking.out.iter().map(|index| &self.accounts[*index]);
         into.passed_over.extend(out.filter_map(|account| self.standing(now, account, ask)));
     }
 
-    fn candidate(&self, one: &Available) -> Candidate {
+    fn candidate(&self, now: Now, one: &Available, ask: &Ask<'_>) -> Candidate {
         let account = &self.accounts[one.index];
         Candidate {
             account: account.id,
             name: account.spec.name.clone(),
             rank: 0,
             tier: one.tier,
+            avoided: account.avoided(now, &self.policy, ask.family).collect(),
+            pass: one.order,
             priority: account.spec.priority,
             score: one.terms.total(),
             terms: one.terms,
         }
+    }
+
+    /// Where the session was served last, as long as its prompt is cached there.
+    fn cached_prompt(&self, now: Now, ask: &Ask<'_>) -> Option<CachedPrompt> {
+        let served = ask.binding?.last_served()?;
+        let account = match ask.cache_on(now.mono, served) {
+            PromptCache::Warm => self.account(served)?,
+            PromptCache::Cold => return None,
+        };
+        Some(CachedPrompt {
+            account: account.id,
+            name: account.spec.name.clone(),
+            tokens: ask.body_bytes / 4,
+        })
     }
 
     /// What keeps the account away longest; none if nothing does.
@@ -407,9 +429,12 @@ impl Explanation {
         Explanation {
             at: Wall::default(),
             request: 0,
+            model: None,
+            session: None,
             verdict: ExplainedVerdict::Refuse(RefusalReason::NoAccount),
             candidates: Vec::new(),
             passed_over: Vec::new(),
+            cache: None,
         }
     }
 }
@@ -422,12 +447,7 @@ impl Refusal {
 }
 
 fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
-    let level = |candidate: &Candidate| match candidate.tier {
-        None | Some(Tier::Normal | Tier::Soft) => 0,
-        Some(Tier::Reserve) => 1,
-        Some(Tier::Critical | Tier::Exhausted) => 2,
-    };
-    (level(a), a.priority).cmp(&(level(b), b.priority)).then(a.score.total_cmp(&b.score))
+    (a.pass, a.priority).cmp(&(b.pass, b.priority)).then(a.score.total_cmp(&b.score))
 }
 
 /// Never is longest, then the latest known end, then what others decide.

@@ -20,8 +20,10 @@
 mod account;
 mod admit;
 mod affinity;
+mod availability;
 mod block;
 mod breaker;
+mod cost;
 mod explain;
 mod obstacle;
 mod outcome;
@@ -47,13 +49,13 @@ pub use breaker::Fingerprint;
 pub use outcome::{Blame, HeadReport, Outcome, Overload, Usage};
 pub use policy::{Overage, Policy};
 pub use request::{
-    Access, AccountId, AccountSpec, Admission, Cancel, CannotPrefer, Grant, Kind, Lease, Limit,
-    PassedOver, Refusal, RefusalReason, Request, Routing, SessionKey, Shape, Standing, ThreadKey,
-    Ticket, WaitClock, Wake, Why,
+    Access, AccountId, AccountLimit, AccountSpec, Admission, Avoided, Cancel, CannotPrefer, Grant,
+    Kind, Lease, Limit, PassedOver, Refusal, RefusalReason, Request, Routing, SessionKey, Shape,
+    Standing, ThreadKey, Ticket, WaitClock, Wake, Why,
 };
 pub use snapshot::{
-    AccountSnapshot, BlockSnapshot, BreakerSnapshot, Candidate, ExplainedVerdict, Explanation,
-    Learned, Load, QueueSnapshot, Snapshot, Source, Status, Terms, Tier, UsageTotals,
+    AccountSnapshot, BlockSnapshot, BreakerSnapshot, CachedPrompt, Candidate, ExplainedVerdict,
+    Explanation, Learned, Load, QueueSnapshot, Snapshot, Source, Status, Terms, Tier, UsageTotals,
     WeeklySnapshot, WindowSnapshot,
 };
 
@@ -123,8 +125,19 @@ struct LeaseRecord {
     family: Option<Family>,
     session: Option<SessionKey>,
     granted: Now,
+    /// What it is expected to cost (S5).
+    cost: u64,
+    progress: Progress,
     /// Counted in its account's ramp until its head comes.
     ramped: bool,
+}
+
+/// How far an attempt has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    /// Its head has not come yet.
+    Outstanding,
+    Answering,
 }
 
 /// A wall clock that drifts less than this against the monotonic one has not been set (two reads
@@ -205,6 +218,8 @@ impl Scheduler {
             Routing::Preferred(id) if !self.can_prefer(id) => Err(CannotPrefer),
             Routing::Preferred(_) | Routing::Automatic => {
                 self.routing = routing;
+                // Cold starts do not keep anyone from the preferred account (S6).
+                self.look = Look::Now;
                 Ok(())
             }
         }

@@ -19,13 +19,22 @@ pub(super) enum Obstacle<'a> {
     NotBrought,
     SignedThinking,
     NotRouted,
-    Tried { until: Mono, cause: Option<WaitCause> },
+    Tried {
+        until: Mono,
+        cause: Option<WaitCause>,
+    },
     Block(&'a Block),
     Window(&'a Window),
-    Overage { until: Option<Mono> },
+    /// A window at the owner's own limit.
+    Limit(&'a Window),
+    Overage {
+        until: Option<Mono>,
+    },
     AccountFull,
     PoolFull,
     Ramp(Mono),
+    Brink(Mono),
+    ColdStart(Mono),
     BreakerOpen(Mono),
     BreakerProbing,
     BreakerPacing(Mono),
@@ -54,21 +63,29 @@ impl Obstacle<'_> {
             Obstacle::Tried { .. }
             | Obstacle::Block(_)
             | Obstacle::Window(_)
+            | Obstacle::Limit(_)
             | Obstacle::Overage { .. }
             | Obstacle::AccountFull
             | Obstacle::PoolFull
             | Obstacle::Ramp(_)
+            | Obstacle::Brink(_)
+            | Obstacle::ColdStart(_)
             | Obstacle::BreakerOpen(_)
             | Obstacle::BreakerProbing
             | Obstacle::BreakerPacing(_) => true,
         }
     }
 
+    /// True for what only makes a request wait for a while and never refuses it (S6).
+    pub(super) fn is_restraint(&self) -> bool {
+        matches!(self, Obstacle::Brink(_) | Obstacle::ColdStart(_))
+    }
+
     pub(super) fn ends(&self, now: Now) -> Ends {
         match self {
             Obstacle::Block(block) if block.reason.wait_cause().is_none() => Ends::Never,
             Obstacle::Block(block) => block.end.mono(now).map_or(Ends::Never, Ends::At),
-            Obstacle::Window(window) => match window.full(now) {
+            Obstacle::Window(window) | Obstacle::Limit(window) => match window.full(now) {
                 Full::Until(reset) => Ends::At(now.mono_at(reset)),
                 Full::LookAt(at) => Ends::At(at),
                 Full::Lookable => Ends::At(now.mono),
@@ -77,6 +94,8 @@ impl Obstacle<'_> {
             Obstacle::Overage { until } => until.map_or(Ends::Never, Ends::At),
             Obstacle::Tried { until: at, .. }
             | Obstacle::Ramp(at)
+            | Obstacle::Brink(at)
+            | Obstacle::ColdStart(at)
             | Obstacle::BreakerOpen(at)
             | Obstacle::BreakerPacing(at) => Ends::At(*at),
             Obstacle::AccountFull | Obstacle::PoolFull | Obstacle::BreakerProbing => {
@@ -103,14 +122,10 @@ impl Obstacle<'_> {
     pub(super) fn cause(&self) -> WaitCause {
         match self {
             Obstacle::Block(block) => block.reason.wait_cause().unwrap_or(WaitCause::Capacity),
-            Obstacle::Window(window) => match window.kind {
-                WindowKind::SevenDay | WindowKind::SevenDayFamily(_) => WaitCause::Weekly,
-                WindowKind::FiveHour
-                | WindowKind::Tokens
-                | WindowKind::Requests
-                | WindowKind::Generic => WaitCause::Quota,
-            },
-            Obstacle::Overage { .. } => WaitCause::Quota,
+            Obstacle::Window(window) | Obstacle::Limit(window) => window.kind.wait_cause(),
+            Obstacle::Overage { .. } | Obstacle::Brink(_) | Obstacle::ColdStart(_) => {
+                WaitCause::Quota
+            }
             Obstacle::Tried { cause, .. } => cause.unwrap_or(WaitCause::Capacity),
             Obstacle::AccountFull
             | Obstacle::PoolFull
@@ -138,7 +153,14 @@ impl Obstacle<'_> {
             Obstacle::NotRouted => PassedOver::NotPinned,
             Obstacle::Tried { .. } => PassedOver::AlreadyTried,
             Obstacle::Block(block) => PassedOver::Blocked(block.reason.clone()),
-            Obstacle::Window(window) if window.full(now) == Full::Looked => PassedOver::BeingLooked,
+            Obstacle::Window(window) | Obstacle::Limit(window)
+                if window.full(now) == Full::Looked =>
+            {
+                PassedOver::BeingLooked
+            }
+            Obstacle::Limit(window) => {
+                PassedOver::LimitReached { kind: window.kind.clone(), percent: window.percent() }
+            }
             Obstacle::Window(window) => match &window.kind {
                 WindowKind::SevenDay => PassedOver::WeekExhausted,
                 WindowKind::SevenDayFamily(family) => PassedOver::FamilyExhausted(family.clone()),
@@ -153,6 +175,8 @@ impl Obstacle<'_> {
             Obstacle::AccountFull => PassedOver::AccountFull,
             Obstacle::PoolFull => PassedOver::PoolFull,
             Obstacle::Ramp(_) => PassedOver::Ramping,
+            Obstacle::Brink(_) => PassedOver::AtBrink,
+            Obstacle::ColdStart(_) => PassedOver::ColdStart,
             Obstacle::BreakerOpen(_) => PassedOver::BreakerOpen,
             Obstacle::BreakerProbing => PassedOver::BreakerProbing,
             Obstacle::BreakerPacing(_) => PassedOver::BreakerPacing,

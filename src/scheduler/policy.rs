@@ -9,7 +9,7 @@ use std::time::Duration;
 /// The settings of SPEC A2 that decide where a request goes and how long it may wait.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
-    /// `switchThreshold`: used share of a short window at which an account is left alone (S3).
+    /// `switchThreshold`: used share of a short window from which on an account is used last (S3).
     pub switch_threshold: f64,
     /// `scheduler.safetyMaxActivePerAccount`; 0 means no cap.
     pub max_active_per_account: u32,
@@ -78,7 +78,7 @@ pub struct Policy {
 /// What becomes of an account whose answers say that paid extra usage is in use (S11).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overage {
-    /// `last`: it counts as critical.
+    /// `last`: it serves what no other account can.
     Last,
     /// `never`: it is left out.
     Never,
@@ -151,8 +151,40 @@ pub const FORBIDDEN_WAIT: Duration = Duration::from_secs(30 * 60);
 
 /// One more failure costs this much score, fading with the recovery ramp (S6).
 pub const FAILURE_WEIGHT: f64 = 5.0;
-/// An account whose weekly reset is not known yet is looked at sooner (S6).
-pub const UNKNOWN_WEEK_BONUS: f64 = 0.5;
+/// Weights of the score (S6): of the work in flight, of the pressure on the five hours and on the week.
+/// The last two are for `scarcityWeight` at its default of 6.
+pub const LOAD_WEIGHT: f64 = 0.1;
+/// See [`LOAD_WEIGHT`].
+pub const FIVE_HOUR_WEIGHT: f64 = 2.0 / 6.0;
+/// See [`LOAD_WEIGHT`].
+pub const WEEK_WEIGHT: f64 = 5.0 / 6.0;
+/// Keeps the pressure of a full window, and of one about to end, finite (S5).
+pub const PRESSURE_ROOM: f64 = 1.05;
+
+/// How long a prompt stays cached after it was used last (S7).
+pub const CACHE_LIFETIME: Duration = Duration::from_secs(300);
+/// A session that found its home usable goes back after that long, whatever it costs. It asks at least
+/// once in a cache's lifetime, so it is back an hour after its home at the latest (S7).
+pub const HOME_RETURN: Duration = Duration::from_secs(3_600 - 300);
+
+/// What an account was asked to do lately is the work of this long (S5).
+pub const COST_WINDOW: Duration = Duration::from_secs(15 * 60);
+/// A rate is measured once more than this share of a window was used (S5).
+pub const RATE_SHARE_MIN: f64 = 0.03;
+/// Resets closer than this belong to the same window.
+pub const SAME_WINDOW: Duration = Duration::from_secs(3_600);
+/// What is in flight may cost so many times what is expected (S6).
+pub const BRINK_MARGIN: f64 = 3.0;
+/// Headers give a used share in hundredths, rounded down.
+pub const BRINK_ROUNDING: f64 = 0.005;
+/// An account at the brink waits at most that long for a head (S6).
+pub const BRINK_MAX: Duration = Duration::from_secs(5);
+/// Cold starts take this share of what is left of the five hours (S6) ...
+pub const COLD_SHARE: f64 = 0.05;
+/// ... within this time.
+pub const COLD_WINDOW: Duration = Duration::from_secs(600);
+/// Nobody waits longer than this for a cold start or the brink (S6).
+pub const RESTRAINED_MAX: Duration = Duration::from_secs(600);
 /// The cap of the effective weekly use (S4).
 pub const EFFECTIVE_USE_MAX: f64 = 1.5;
 

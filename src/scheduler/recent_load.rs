@@ -67,8 +67,8 @@ impl Hour {
     }
 }
 
-/// Weight granted in the last `spreadWindowMs`, to a sixteenth of it. The sum is kept, since every
-/// score asks for it.
+/// What was granted within a time, to a sixteenth of it. The sum is kept, since every score asks for
+/// it.
 #[derive(Clone, Debug)]
 pub(super) struct Recent {
     slot_ms: u64,
@@ -100,11 +100,18 @@ impl Recent {
         self.present = number;
     }
 
-    pub(super) fn add(&mut self, now: Mono, weight: u32) {
+    pub(super) fn add(&mut self, now: Mono, weight: u64) {
         self.advance(now);
         let slot = &mut self.slots[self.present as usize % SLOTS];
-        *slot = slot.saturating_add(u64::from(weight));
-        self.sum = self.sum.saturating_add(u64::from(weight));
+        *slot = slot.saturating_add(weight);
+        self.sum = self.sum.saturating_add(weight);
+    }
+
+    /// When the oldest part is forgotten, if there is any.
+    pub(super) fn next_forgotten(&self) -> Option<Mono> {
+        let first = self.present.saturating_sub(SLOTS as u64 - 1);
+        let oldest = (first..=self.present).find(|slot| self.slots[*slot as usize % SLOTS] > 0)?;
+        Some(Mono((oldest + SLOTS as u64) * self.slot_ms))
     }
 
     /// As of the last `advance`.

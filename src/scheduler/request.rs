@@ -36,7 +36,7 @@ impl Kind {
 }
 
 /// What the configuration says of an account.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AccountSpec {
     /// Unique, for people.
     pub name: Arc<str>,
@@ -50,6 +50,8 @@ pub struct AccountSpec {
     pub profiles: Vec<Arc<str>>,
     /// Whose requests of those profiles.
     pub access: Access,
+    /// Used shares that the owner does not want to exceed (S3).
+    pub limit: AccountLimit,
 }
 
 /// Whose requests an account serves.
@@ -60,6 +62,15 @@ pub enum Access {
     Everyone,
     /// Those that brought it themselves: it is in their [`Request::brought`] (V1).
     Bringers,
+}
+
+/// `accounts[].limit`: at these used shares an account is out (S3).
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct AccountLimit {
+    /// Of the five hours.
+    pub five_hour: Option<f64>,
+    /// Of the week, and of the week of a model family.
+    pub week: Option<f64>,
 }
 
 /// S7a.
@@ -108,6 +119,8 @@ pub struct Request {
     pub weight: u32,
     /// The model's family, if it is known.
     pub family: Option<Family>,
+    /// The model's id, for explanations.
+    pub model: Option<Arc<str>>,
     /// S9; none: no binding.
     pub session: Option<SessionKey>,
     /// P9: this request's messages hold signed thinking.
@@ -149,6 +162,7 @@ impl Request {
             profile: Arc::from("claude"),
             weight: 1,
             family: None,
+            model: None,
             session: None,
             signed_thinking: false,
             thread: None,
@@ -174,6 +188,39 @@ impl Request {
 pub struct WaitClock {
     pub(super) since: Option<Mono>,
     pub(super) cause: Option<(WaitCause, Mono)>,
+    pub(super) restrained: Restrained,
+}
+
+/// How long a cold start or the brink alone has kept a request (S6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Restrained {
+    /// Before the present time.
+    spent: Duration,
+    /// Since when it does so now.
+    since: Option<Mono>,
+    /// How long it may do so at most, from the first time on.
+    most: Option<Duration>,
+}
+
+impl Restrained {
+    /// One more look has found the request kept, or not.
+    pub(super) fn look(self, now: Mono, kept: Option<Duration>) -> Restrained {
+        match (self.since, kept) {
+            (Some(_), Some(_)) | (None, None) => self,
+            (None, Some(most)) => {
+                Restrained { since: Some(now), most: self.most.or(Some(most)), ..self }
+            }
+            (Some(since), None) => {
+                Restrained { spent: self.spent + now.since(since), since: None, ..self }
+            }
+        }
+    }
+
+    /// When it will have been kept for as long as it may.
+    pub(super) fn ends(self, now: Mono) -> Option<Mono> {
+        let left = self.most?.saturating_sub(self.spent);
+        Some(self.since.unwrap_or(now) + left)
+    }
 }
 
 /// One request's hold on an account. Ends in `complete`, and only there; a gate turns a dropped one
@@ -373,8 +420,15 @@ pub enum PassedOver {
     AlreadyTried,
     /// A block in force.
     Blocked(BlockReason),
-    /// A window at `switchThreshold` (S3).
+    /// A short window that is used up (S3).
     WindowFull {
+        kind: WindowKind,
+        /// How much of it is used, rounded down.
+        percent: u8,
+    },
+    /// A window at `accounts[].limit` (S3).
+    LimitReached {
+        /// Which.
         kind: WindowKind,
         /// How much of it is used, rounded down.
         percent: u8,
@@ -393,10 +447,39 @@ pub enum PassedOver {
     PoolFull,
     /// S10: it takes over one by one.
     Ramping,
+    /// S6: what is in flight may fill its window.
+    AtBrink,
+    /// S6: while requests wait, it takes few that have no cache there.
+    ColdStart,
     /// P8: all Claude accounts pause.
     BreakerOpen,
     /// P8: one request probes.
     BreakerProbing,
     /// P8: requests follow one by one.
     BreakerPacing,
+}
+
+/// Why an account serves only what no other can (S3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Avoided {
+    /// A window is near its end.
+    Near {
+        /// Which.
+        kind: WindowKind,
+        /// How much of it is used, rounded down.
+        percent: u8,
+    },
+    /// S11: it costs money.
+    PaidOverage,
+}
+
+impl Avoided {
+    /// Whether a session leaves its cache behind for another account.
+    #[must_use]
+    pub fn drives_away(&self) -> bool {
+        match self {
+            Avoided::Near { .. } => false,
+            Avoided::PaidOverage => true,
+        }
+    }
 }

@@ -1,8 +1,16 @@
-//! The score of an account for a request (SPEC S6). Lower is preferred.
+//! The score of an account for a request (SPEC S6), and the pressure that it weighs (S5). Lower is
+//! preferred.
+//!
+//! A window that is about to reset with quota in it is cheap in proportion to what would be lost, on a
+//! logarithmic scale: the difference between 5 and 10 minutes before a reset matters as much as that
+//! between one and two hours. Linear scarcity (used less elapsed, as it was before) treats a week that
+//! loses half of its quota tomorrow like one that is merely ahead of its pace.
 
 use std::time::Duration;
 
-use super::policy::{FAILURE_WEIGHT, Policy, UNKNOWN_WEEK_BONUS};
+use super::policy::{
+    FAILURE_WEIGHT, FIVE_HOUR_WEIGHT, LOAD_WEIGHT, PRESSURE_ROOM, Policy, WEEK_WEIGHT,
+};
 use super::snapshot::Terms;
 use super::time::Mono;
 
@@ -11,22 +19,21 @@ use super::time::Mono;
 pub(super) struct Facts {
     pub(super) active_weight: u64,
     pub(super) request_weight: u32,
-    /// S5.
-    pub(super) scarcity: f64,
+    /// S5, of the five hours and of the week; 0 if unknown.
+    pub(super) five_hour_pressure: f64,
+    pub(super) week_pressure: f64,
     /// Weight given to this account and to all in the spread window.
     pub(super) recent: u64,
     pub(super) recent_all: u64,
     /// 1 just after a recovery, 0 when the ramp is over.
     pub(super) ramp: f64,
     pub(super) failures: u32,
-    pub(super) week: Week,
 }
 
-/// Is the weekly reset known?
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Week {
-    Known,
-    Unknown,
+/// S5: positive where quota runs out before time does, negative where it would be lost.
+pub(super) fn pressure(used: f64, elapsed: f64) -> f64 {
+    let used = used.clamp(0.0, 1.0);
+    ((PRESSURE_ROOM - elapsed) / (PRESSURE_ROOM - used)).ln()
 }
 
 pub(super) fn terms(policy: &Policy, facts: &Facts) -> Terms {
@@ -34,16 +41,14 @@ pub(super) fn terms(policy: &Policy, facts: &Facts) -> Terms {
         0 => 0.0,
         all => facts.recent as f64 / all as f64,
     };
+    let scarcity = policy.scarcity_weight;
     Terms {
-        load: facts.active_weight as f64 + f64::from(facts.request_weight),
-        scarcity: policy.scarcity_weight * facts.scarcity,
+        load: LOAD_WEIGHT * (facts.active_weight as f64 + f64::from(facts.request_weight)),
+        five_hour: scarcity * FIVE_HOUR_WEIGHT * facts.five_hour_pressure,
+        week: scarcity * WEEK_WEIGHT * facts.week_pressure,
         spread: policy.spread_share_weight * share,
         recovery: policy.recovery_ramp_weight * facts.ramp,
         failures: FAILURE_WEIGHT * f64::from(facts.failures) * facts.ramp,
-        unknown_week: match facts.week {
-            Week::Known => 0.0,
-            Week::Unknown => -UNKNOWN_WEEK_BONUS,
-        },
     }
 }
 
@@ -64,31 +69,47 @@ mod tests {
     const PLAIN: Facts = Facts {
         active_weight: 0,
         request_weight: 1,
-        scarcity: 0.0,
+        five_hour_pressure: 0.0,
+        week_pressure: 0.0,
         recent: 0,
         recent_all: 0,
         ramp: 0.0,
         failures: 0,
-        week: Week::Known,
     };
 
+    fn facts(change: impl FnOnce(&mut Facts)) -> Facts {
+        let mut facts = PLAIN;
+        change(&mut facts);
+        facts
+    }
+
     #[test]
-    fn terms_of_the_score() {
-        let rows: &[(&str, Facts, f64)] = &[
-            ("S6 the request's own weight", PLAIN, 1.0),
-            ("S6 active weight", Facts { active_weight: 4, request_weight: 2, ..PLAIN }, 6.0),
-            ("S6 scarcity by 6", Facts { scarcity: 0.5, ..PLAIN }, 4.0),
-            ("S6 spread share by 3", Facts { recent: 1, recent_all: 4, ..PLAIN }, 1.75),
-            ("S6 nothing recent, no share", Facts { recent: 0, recent_all: 0, ..PLAIN }, 1.0),
-            ("S6 recovery by 4, falling", Facts { ramp: 0.5, ..PLAIN }, 3.0),
-            ("S6 failures by 5, fading with it", Facts { ramp: 0.5, failures: 2, ..PLAIN }, 8.0),
-            ("S6 failures cost nothing after the ramp", Facts { failures: 9, ..PLAIN }, 1.0),
-            ("S6 weekly reset unknown", Facts { week: Week::Unknown, ..PLAIN }, 0.5),
+    fn s6_terms_of_the_score() {
+        let busy = facts(|it| (it.active_weight, it.request_weight) = (4, 2));
+        let spread = facts(|it| (it.recent, it.recent_all) = (1, 4));
+        let failing = facts(|it| (it.ramp, it.failures) = (0.5, 2));
+        let rows = [
+            ("the request's own weight", PLAIN, 0.1),
+            ("active weight", busy, 0.6),
+            ("2 of the five hours", facts(|it| it.five_hour_pressure = 0.5), 1.1),
+            ("5 of the week", facts(|it| it.week_pressure = -0.5), -2.4),
+            ("spread share by 3", spread, 0.85),
+            ("recovery by 4, falling", facts(|it| it.ramp = 0.5), 2.1),
+            ("failures by 5, fading with it", failing, 7.1),
+            ("failures cost nothing after the ramp", facts(|it| it.failures = 9), 0.1),
         ];
         for (rule, facts, score) in rows {
-            let total = terms(&Policy::default(), facts).total();
-            assert!((total - score).abs() < 1e-9, "{rule}: {total}");
+            let total = terms(&Policy::default(), &facts).total();
+            assert!((total - score).abs() < 1e-9, "S6 {rule}: {total}");
         }
+    }
+
+    #[test]
+    fn s5_pressure() {
+        assert_eq!(pressure(0.3, 0.3), 0.0, "in step with time");
+        assert!(pressure(0.5, 0.1) > 0.0, "quota runs out first");
+        assert!(pressure(0.5, 0.95) < pressure(0.5, 0.9), "and is lost");
+        assert!(pressure(7.0, 0.0).is_finite() && pressure(0.0, 1.0).is_finite());
     }
 
     #[test]

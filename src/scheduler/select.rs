@@ -1,30 +1,44 @@
-//! Which account a request gets (SPEC S3, S7, S8): what stands in the way of each, and the choice
-//! among those left.
+//! Which account a request gets (SPEC S7): where it is bound, else the first in the order of passes.
 //!
-//! Reads the scheduler's state and changes nothing; the same code serves admission, the queue and
-//! `explain`.
+//! A conversation's prompt is cached on the account that served it last, and writing it anew elsewhere
+//! costs more than ten times what reading it here does. So a session stays where its cache is, and a
+//! score never moves it: only an account that is out, a better tier or a better priority does. Moving
+//! sessions to whatever scores best at the moment was tried; it does more harm than the scores do good.
+//! For the same reason an account near its limit is *avoided*, not out: those who are there finish
+//! their work from the cache, others come only when no other account can serve them. Treating it as
+//! full threw away the last tenth of every window while requests waited for hours.
+//!
+//! New and displaced sessions take the first account in a fixed order: what is paid for already before
+//! what costs money, subscriptions before API keys before providers, comfortable accounts before
+//! tight ones, then priority, then score. Because of the fixed order a score can only choose among
+//! accounts that are equally right.
+//!
+//! Nothing here changes the scheduler, so that the same code serves admission, the queue and `explain`.
+
+use std::sync::Arc;
 
 use super::Scheduler;
-use super::account::{Account, concerns, keeps_out};
-use super::affinity::Binding;
+use super::account::Account;
+use super::affinity::{Binding, Critical, Home};
 use super::block::WaitCause;
-use super::breaker::Pass;
+use super::cost::{PromptCache, expected};
 use super::obstacle::Obstacle;
-use super::policy::Overage;
-use super::quota::{Family, WindowKind};
-use super::ranking::{Available, Level, Ranking};
-use super::request::{Access, AccountId, Request, Routing, Why};
-use super::score::{Facts, Week, terms};
-use super::snapshot::{Terms, Tier};
-use super::storm::Room;
+use super::quota::Family;
+use super::ranking::{Available, Ranking};
+use super::request::{Access, AccountId, Avoided, Kind, Request, Routing, SessionKey, Shape, Why};
+use super::score::{Facts, terms};
+use super::snapshot::{Group, Pass, PassOrder, Payment, Terms, Tier};
 use super::time::{Mono, Now};
-use super::windows::{Full, Window};
 
 /// What of a request decides where it may go.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ask<'a> {
     pub(super) profile: &'a str,
     pub(super) family: Option<&'a Family>,
+    /// For explanations.
+    pub(super) model: Option<&'a Arc<str>>,
+    /// The same.
+    pub(super) session: Option<SessionKey>,
     pub(super) weight: u32,
     /// P9, by the request or its session.
     pub(super) thinking: bool,
@@ -37,6 +51,11 @@ pub(super) struct Ask<'a> {
     pub(super) last_failure: Option<WaitCause>,
     pub(super) patience: Patience,
     pub(super) binding: Option<Binding>,
+    pub(super) shape: Shape,
+    pub(super) body_bytes: u64,
+    pub(super) restraint: Restraint,
+    /// How many others wait.
+    pub(super) others_waiting: usize,
 }
 
 /// Where it must go.
@@ -52,6 +71,32 @@ pub(super) enum Route {
 pub(super) enum Patience {
     CanWait,
     CannotWait,
+}
+
+/// Whether the brink and cold starts keep a request waiting (S6). They never cause a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Restraint {
+    Heeded,
+    Waived,
+}
+
+impl Ask<'_> {
+    pub(super) fn cache_on(&self, now: Mono, account: AccountId) -> PromptCache {
+        self.binding.map_or(PromptCache::Cold, |binding| binding.cache_on(now, account))
+    }
+
+    /// Whether any account has the prompt.
+    pub(super) fn is_cached(&self, now: Mono) -> bool {
+        self.binding.is_some_and(|binding| binding.is_cached(now))
+    }
+
+    /// S5: what it is expected to cost. Counting tokens uses no quota.
+    pub(super) fn cost(&self, cache: PromptCache) -> u64 {
+        match self.shape {
+            Shape::CountTokens => 0,
+            Shape::Stream | Shape::NonStream | Shape::Fallback => expected(self.body_bytes, cache),
+        }
+    }
 }
 
 /// Weight given lately to all that serve, Claude accounts and providers apart.
@@ -76,11 +121,13 @@ impl Recently {
     }
 }
 
-/// What was chosen.
+/// What was chosen, and what the session should remember of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Choice {
     pub(super) index: usize,
     pub(super) why: Why,
+    pub(super) home: Home,
+    pub(super) critical: Critical,
 }
 
 impl Scheduler {
@@ -104,9 +151,15 @@ impl Scheduler {
             }
             (None, None) => Route::Any,
         };
+        let patience = match self.has_queue() && request.holdable && !self.is_too_large(request) {
+            true => Patience::CanWait,
+            false => Patience::CannotWait,
+        };
         Ask {
             profile: &request.profile,
             family: request.family.as_ref(),
+            model: request.model.as_ref(),
+            session: request.session,
             weight: request.weight,
             thinking: request.signed_thinking
                 || request.session.is_some_and(|session| self.affinity.is_thinking(session)),
@@ -115,11 +168,15 @@ impl Scheduler {
             tried,
             tried_until,
             last_failure: request.last_failure,
-            patience: match self.has_queue() && request.holdable && !self.is_too_large(request) {
-                true => Patience::CanWait,
-                false => Patience::CannotWait,
-            },
+            patience,
             binding,
+            shape: request.shape,
+            body_bytes: request.body_bytes,
+            others_waiting: self.queue.len(),
+            restraint: match patience {
+                Patience::CanWait => Restraint::Heeded,
+                Patience::CannotWait => Restraint::Waived,
+            },
         }
     }
 
@@ -132,202 +189,217 @@ impl Scheduler {
         request.body_bytes > self.policy.max_queued_body_bytes
     }
 
-    /// Everything that keeps this request from this account, until `visit` says stop by returning
-    /// false.
-    pub(super) fn obstacles<'a>(
-        &'a self,
-        now: Now,
-        account: &'a Account,
-        ask: &Ask<'_>,
-        mut visit: impl FnMut(Obstacle<'a>) -> bool,
-    ) {
-        if let Some(obstacle) = mismatch(account, ask) {
-            visit(obstacle);
-            return;
-        }
-        if ask.tried.contains(&account.id)
-            && !visit(Obstacle::Tried { until: ask.tried_until, cause: ask.last_failure })
-        {
-            return;
-        }
-        for block in account.blocks(now).filter(|block| keeps_out(&block.scope, ask.family)) {
-            if !visit(Obstacle::Block(block)) {
-                return;
-            }
-        }
-        for window in
-            account.windows.iter(now.wall).filter(|window| self.is_full(now, window, ask.family))
-        {
-            if !visit(Obstacle::Window(window)) {
-                return;
-            }
-        }
-        if let (Some(end), Overage::Never) = (account.overage(now), self.policy.overage)
-            && !visit(Obstacle::Overage { until: end.mono(now) })
-        {
-            return;
-        }
-        self.crowding(now, account, ask, visit);
-    }
-
-    /// The obstacles that other requests are: caps, ramps, the breaker.
-    fn crowding<'a>(
-        &self,
-        now: Now,
-        account: &Account,
-        ask: &Ask<'_>,
-        mut visit: impl FnMut(Obstacle<'a>) -> bool,
-    ) {
-        if is_reached(account.in_flight, self.policy.max_active_per_account)
-            && !visit(Obstacle::AccountFull)
-        {
-            return;
-        }
-        if is_reached(self.in_flight(), self.policy.max_active_global) && !visit(Obstacle::PoolFull)
-        {
-            return;
-        }
-        // One that cannot wait is not made to wait by a ramp, unless it would pass those who do.
-        let can_wait = ask.patience == Patience::CanWait || !self.queue.is_empty();
-        match account.ramp.room(now.mono) {
-            Room::From(at) if can_wait => {
-                if !visit(Obstacle::Ramp(at)) {
-                    return;
-                }
-            }
-            Room::From(_) | Room::Free => {}
-        }
-        if !account.is_claude() {
-            return;
-        }
-        match self.breaker.pass(now.mono) {
-            Pass::Open(until) => visit(Obstacle::BreakerOpen(until)),
-            Pass::Probing => visit(Obstacle::BreakerProbing),
-            Pass::Paced(next) if can_wait => visit(Obstacle::BreakerPacing(next)),
-            Pass::Paced(_) | Pass::Free => true,
-        };
-    }
-
-    /// S3, S4: does this window keep the request out?
-    pub(super) fn is_full(&self, now: Now, window: &Window, family: Option<&Family>) -> bool {
-        let threshold = match &window.kind {
-            WindowKind::FiveHour | WindowKind::Tokens | WindowKind::Requests => {
-                self.policy.switch_threshold
-            }
-            WindowKind::SevenDay | WindowKind::SevenDayFamily(_) => self.policy.weekly_exhausted,
-            WindowKind::Generic => return false,
-        };
-        concerns(&window.kind, family)
-            && window.used.is_some_and(|used| used >= threshold)
-            && window.full(now) != Full::Lookable
-    }
-
-    /// True if nothing stands in the way.
-    pub(super) fn is_available(&self, now: Now, account: &Account, ask: &Ask<'_>) -> bool {
-        let mut free = true;
-        self.obstacles(now, account, ask, |_| {
-            free = false;
-            false
-        });
-        free
-    }
-
     /// Sorts the accounts into those that can serve and the others, in the order of the scan, which
     /// starts after the account chosen last.
     pub(super) fn rank(&self, now: Now, ask: &Ask<'_>, ranking: &mut Ranking) {
         ranking.available.clear();
         ranking.out.clear();
+        ranking.restrained = 0;
+        let best_subscription = self.best_subscription(ask);
+        let recent = Recently::of(&self.accounts);
         let start = self.accounts.partition_point(|account| Some(account.id) <= self.last_chosen);
         for index in (start..self.accounts.len()).chain(0..start) {
             let account = &self.accounts[index];
-            if !self.is_available(now, account, ask) {
-                ranking.out.push(index);
-                continue;
+            match self.first_obstacle(now, account, ask) {
+                None => {}
+                Some(obstacle) => {
+                    ranking.restrained += usize::from(obstacle.is_restraint());
+                    ranking.out.push(index);
+                    continue;
+                }
             }
             let tier = account.tier(now, &self.policy, ask.family);
             ranking.available.push(Available {
                 index,
                 tier,
-                level: match tier {
-                    None | Some(Tier::Normal | Tier::Soft) => Level::Normal,
-                    Some(Tier::Reserve) => Level::Reserve,
-                    Some(Tier::Critical | Tier::Exhausted) => Level::Critical,
-                },
-                terms: Terms::default(),
+                order: PassOrder(
+                    match account.overage(now) {
+                        None => Payment::Included,
+                        Some(_) => Payment::PaidOverage,
+                    },
+                    group(account, best_subscription),
+                    self.pass(now, account, tier, ask.family),
+                ),
+                priority: account.spec.priority,
+                terms: self.terms(now, account, ask, recent),
             });
         }
-        let recent = Recently::of(&self.accounts);
-        for one in &mut ranking.available {
-            one.terms = self.terms(now, &self.accounts[one.index], ask, recent);
+    }
+
+    /// The priority of the best subscription that the request could use, out or not.
+    fn best_subscription(&self, ask: &Ask<'_>) -> Option<i64> {
+        let subscriptions = self
+            .accounts
+            .iter()
+            .filter(|account| account.spec.kind == Kind::Oauth && mismatch(account, ask).is_none());
+        subscriptions.map(|account| account.spec.priority).min()
+    }
+
+    fn pass(
+        &self,
+        now: Now,
+        account: &Account,
+        tier: Option<Tier>,
+        family: Option<&Family>,
+    ) -> Pass {
+        let mut avoided = account.avoided(now, &self.policy, family);
+        match tier {
+            // Paid overage has a place of its own at the end.
+            _ if avoided.any(|reason| reason != Avoided::PaidOverage) => Pass::Avoided,
+            None | Some(Tier::Normal | Tier::Soft) => Pass::Normal,
+            Some(Tier::Reserve) => Pass::Reserve,
+            Some(Tier::Critical | Tier::Exhausted) => Pass::Critical,
         }
     }
 
     /// S7, among those available.
-    pub(super) fn choose(&self, ask: &Ask<'_>, available: &[Available]) -> Option<Choice> {
-        let find = |id: AccountId| available.iter().find(|one| self.accounts[one.index].id == id);
+    pub(super) fn choose(
+        &self,
+        now: Now,
+        ask: &Ask<'_>,
+        available: &[Available],
+    ) -> Option<Choice> {
         let first = available.first()?;
+        let by = |one: &Available, why: Why| Choice {
+            index: one.index,
+            why,
+            home: Home::Unusable,
+            critical: ask.binding.map(|it| it.critical).unwrap_or_default(),
+        };
         match ask.route {
             Route::Any => {}
-            Route::Pinned(_) => {
-                return Some(Choice { index: first.index, why: Why::Pinned });
-            }
-            Route::Thread(_) => {
-                return Some(Choice { index: first.index, why: Why::Thread });
-            }
+            Route::Pinned(_) => return Some(by(first, Why::Pinned)),
+            Route::Thread(_) => return Some(by(first, Why::Thread)),
         }
         if let Routing::Preferred(id) = self.routing
-            && let Some(one) = find(id)
+            && let Some(one) = self.find(available, id)
         {
-            return Some(Choice { index: one.index, why: Why::Preferred });
+            return Some(by(one, Why::Preferred));
         }
-        if let Some(choice) = ask.binding.and_then(|binding| self.bound(binding, available)) {
-            return Some(choice);
+        match ask.binding {
+            Some(binding) => Some(self.bound(now, ask, binding, available)?),
+            None => {
+                let best = best(available, Pass::Normal)?;
+                Some(by(best, Why::Score(best.terms.total())))
+            }
         }
-        let passes = match ask.binding {
-            None => &[Level::Normal, Level::Reserve, Level::Critical][..],
-            Some(_) => &[Level::Reserve, Level::Critical][..],
-        };
-        passes.iter().find_map(|pass| self.best(available, *pass))
     }
 
-    /// S7b: home, then the current one, unless a better priority is available.
-    fn bound(&self, binding: Binding, available: &[Available]) -> Option<Choice> {
-        let usable = || available.iter().filter(|one| one.level <= Level::Reserve);
-        let best_priority = usable().map(|one| self.accounts[one.index].spec.priority).min()?;
-        let stays = |id: AccountId| {
-            let one = usable().find(|one| self.accounts[one.index].id == id)?;
-            (self.accounts[one.index].spec.priority <= best_priority).then_some(one.index)
+    /// S7b: where the cache is, or home if that costs no cache; else like any other.
+    fn bound(
+        &self,
+        now: Now,
+        ask: &Ask<'_>,
+        binding: Binding,
+        available: &[Available],
+    ) -> Option<Choice> {
+        let best_priority =
+            available.iter().filter(|one| is_comfortable(one)).map(|one| one.priority).min();
+        let outranked = |one: &Available| best_priority.is_some_and(|best| best < one.priority);
+        let is_warm = |id: AccountId| binding.cache_on(now.mono, id) == PromptCache::Warm;
+        // Until it has served something, the account granted last is only the next best guess.
+        let served = binding.last_served().filter(|id| is_warm(*id));
+        let current = [served, Some(binding.current)]
+            .into_iter()
+            .flatten()
+            .find_map(|id| self.find(available, id));
+        let is_warm_here = current.is_some_and(|one| is_warm(self.accounts[one.index].id));
+        let away = binding.home.filter(|home| *home != binding.current);
+        let home = away
+            .and_then(|home| self.find(available, home))
+            .filter(|one| is_comfortable(one) && !outranked(one));
+        let critical = match current {
+            Some(one) if leaves_critical(one, binding, available) => Critical::HasLeft,
+            Some(_) | None => binding.critical,
         };
-        let home = binding.home.and_then(stays).map(|index| Choice { index, why: Why::Home });
-        home.or_else(|| stays(binding.current).map(|index| Choice { index, why: Why::Current }))
+        let choice = |one: &Available, why: Why| Choice {
+            index: one.index,
+            why,
+            home: match home {
+                Some(home) if home.index != one.index => Home::Usable,
+                Some(_) | None => Home::Unusable,
+            },
+            critical,
+        };
+        if let (Some(one), Some(id)) = (home, away)
+            && (current.is_none() || is_warm(id) || !is_warm_here || binding.is_overdue(now.mono))
+        {
+            return Some(choice(one, Why::Home));
+        }
+        if let Some(one) = current
+            && !outranked(one)
+            && !self.leaves(now, one, ask, available)
+            && !leaves_critical(one, binding, available)
+            && (is_warm_here || one.order.2 < Pass::Avoided)
+        {
+            let is_home = binding.home == Some(self.accounts[one.index].id);
+            return Some(choice(one, if is_home { Why::Home } else { Why::Current }));
+        }
+        let best = best(available, Pass::Reserve)?;
+        Some(choice(best, Why::Score(best.terms.total())))
     }
 
-    /// The best of one pass; the first in the scan among equals.
-    fn best(&self, available: &[Available], pass: Level) -> Option<Choice> {
-        let in_pass = available.iter().filter(|one| one.level <= pass);
-        let key = |one: &Available| (self.accounts[one.index].spec.priority, one.terms.total());
-        let best = in_pass.min_by(|a, b| {
-            let ((a_priority, a_score), (b_priority, b_score)) = (key(a), key(b));
-            a_priority.cmp(&b_priority).then(a_score.total_cmp(&b_score))
-        })?;
-        Some(Choice { index: best.index, why: Why::Score(best.terms.total()) })
+    /// Whether a session leaves this account for another, though its cache is here: what it costs there
+    /// is not worth the cache. Being near a limit is no reason.
+    fn leaves(&self, now: Now, one: &Available, ask: &Ask<'_>, available: &[Available]) -> bool {
+        let drives_away = |index: usize| {
+            let mut reasons = self.accounts[index].avoided(now, &self.policy, ask.family);
+            reasons.any(|reason| reason.drives_away())
+        };
+        drives_away(one.index) && available.iter().any(|other| !drives_away(other.index))
+    }
+
+    fn find<'a>(&self, available: &'a [Available], id: AccountId) -> Option<&'a Available> {
+        available.iter().find(|one| self.accounts[one.index].id == id)
     }
 
     fn terms(&self, now: Now, account: &Account, ask: &Ask<'_>, recent: Recently) -> Terms {
         let facts = Facts {
             active_weight: account.active_weight,
             request_weight: ask.weight,
-            scarcity: account.scarcity(now.wall, ask.family),
+            five_hour_pressure: account.five_hour_pressure(now.wall),
+            week_pressure: account.week_pressure(now.wall, ask.family),
             recent: account.recent.weight(),
             recent_all: recent.beside(account),
             ramp: account.recovering(now.mono, &self.policy),
             failures: account.failures,
-            week: match account.weekly_reset_known(now.wall) {
-                true => Week::Known,
-                false => Week::Unknown,
-            },
         };
         terms(&self.policy, &facts)
+    }
+}
+
+/// Neither critical nor avoided: a place that a session may be moved to.
+fn is_comfortable(one: &Available) -> bool {
+    one.order.0 == Payment::Included && one.order.2 < Pass::Critical
+}
+
+/// S4: a session leaves a critical account once, if a better tier is available.
+fn leaves_critical(one: &Available, binding: Binding, available: &[Available]) -> bool {
+    binding.critical == Critical::Leaves
+        && one.order.2 == Pass::Critical
+        && available.iter().any(is_comfortable)
+}
+
+/// S7c. The passes up to `from` are one; the first in the scan among equals is taken.
+fn best(available: &[Available], from: Pass) -> Option<&Available> {
+    let key = |one: &Available| {
+        let PassOrder(payment, group, pass) = one.order;
+        (payment, group, pass.max(from), one.priority)
+    };
+    available
+        .iter()
+        .min_by(|a, b| key(a).cmp(&key(b)).then(a.terms.total().total_cmp(&b.terms.total())))
+}
+
+/// S7: over which accounts the passes run first.
+fn group(account: &Account, best_subscription: Option<i64>) -> Group {
+    match account.spec.kind {
+        Kind::Oauth => Group::Subscriptions,
+        Kind::ApiKey if best_subscription.is_some_and(|best| account.spec.priority <= best) => {
+            Group::Subscriptions
+        }
+        Kind::ApiKey => Group::ApiKeys,
+        Kind::Provider => Group::Providers,
     }
 }
 
@@ -353,9 +425,4 @@ pub(super) fn mismatch(account: &Account, ask: &Ask<'_>) -> Option<Obstacle<'sta
         () if ask.thinking && !account.is_claude() => Some(Obstacle::SignedThinking),
         () => None,
     }
-}
-
-/// A cap of zero is none.
-fn is_reached(active: u32, cap: u32) -> bool {
-    cap != 0 && active >= cap
 }

@@ -24,12 +24,12 @@ use super::policy::{
 };
 use super::quota::{QuotaReport, Verdict, WindowKind};
 use super::recent_load::Counted;
-use super::request::{Lease, SessionKey};
-use super::select::{Ask, Patience, Route, mismatch};
+use super::request::{Kind, Lease, SessionKey, Shape};
+use super::select::{Ask, Patience, Restraint, Route, mismatch};
 use super::snapshot::Source;
 use super::time::{Mono, Now};
 use super::windows::{Rejected, rejected};
-use super::{LeaseRecord, Look, Scheduler};
+use super::{LeaseRecord, Look, Progress, Scheduler};
 
 impl Scheduler {
     /// The head of an answer is there: learns windows, blocks what it rejects, settles the
@@ -46,16 +46,26 @@ impl Scheduler {
         account.unified_status = head.quota.verdict.or(account.unified_status);
         account.stir();
         account.windows.learn(now, head.quota, Source::Answer);
-        learn_overage(now, account, head.quota);
+        learn_overage(now, account, head);
         if served {
             account.windows.look_passed(lease.id);
         }
         let (is_claude, paid) =
             (account.is_claude(), served && head.quota.overage_in_use == Some(true));
-        if let Some(held) = self.leases.get_mut(&lease.id)
-            && std::mem::take(&mut held.ramped)
-        {
-            self.accounts[index].ramp.head();
+        if let Some(held) = self.leases.get_mut(&lease.id) {
+            let account = &mut self.accounts[index];
+            if std::mem::take(&mut held.ramped) {
+                account.ramp.head();
+            }
+            if std::mem::replace(&mut held.progress, Progress::Answering) == Progress::Outstanding {
+                account.costs.head(now.mono, held.cost);
+                if served {
+                    let reading = |kind| account.reading(now.wall, &kind);
+                    let five_hours = reading(WindowKind::FiveHour);
+                    let week = reading(WindowKind::SevenDay);
+                    account.costs.learn(held.cost, five_hours, week);
+                }
+            }
         }
         if is_claude {
             self.breaker.head(now.mono, lease.id, head.status);
@@ -63,8 +73,9 @@ impl Scheduler {
         if head.quota.verdict == Some(Verdict::Rejected) && !paid {
             self.reject(now, index, head.quota, &head.evidence);
         }
-        if served {
-            self.settle_session(index, lease);
+        if let Some(held) = self.leases.get(&lease.id).filter(|_| served) {
+            let (session, cached) = (held.session, cached_since(held));
+            self.settle_session(index, session, cached);
         }
     }
 
@@ -90,7 +101,7 @@ impl Scheduler {
         let (reason, end, evidence) = match outcome {
             Outcome::Success => {
                 self.accounts[index].count_success();
-                self.settle_session_of(index, held.session);
+                self.settle_session(index, held.session, cached_since(held));
                 return;
             }
             Outcome::Neutral
@@ -136,6 +147,11 @@ impl Scheduler {
     /// The account's place is free again. Last, so that a block still sees who is in flight (S10).
     fn release(&mut self, index: usize, held: &LeaseRecord) {
         let account = &mut self.accounts[index];
+        match held.progress {
+            Progress::Outstanding => account.costs.never_answered(held.cost),
+            Progress::Answering => {}
+        }
+        account.costs.end(held.cost);
         account.in_flight = account.in_flight.saturating_sub(1);
         account.active_weight = account.active_weight.saturating_sub(u64::from(held.weight));
         if held.ramped {
@@ -199,23 +215,26 @@ impl Scheduler {
         self.breaker.settle(now.mono, lease, probe);
     }
 
-    /// S9: who serves a session is its home, if it has none or a worse one.
-    fn settle_session(&mut self, index: usize, lease: &Lease) {
-        let session = self.leases.get(&lease.id).and_then(|held| held.session);
-        self.settle_session_of(index, session);
-    }
-
-    fn settle_session_of(&mut self, index: usize, session: Option<SessionKey>) {
+    /// S9: who serves a session is its home, if it has none or a worse one, and has its prompt cached.
+    fn settle_session(&mut self, index: usize, session: Option<SessionKey>, cached: Option<Mono>) {
         let Some(session) = session else { return };
         let account = &self.accounts[index];
+        let id = account.id;
         let binding = self.affinity.binding(self.latest, session, Duration::MAX);
         let home = binding
             .and_then(|binding| binding.home)
             .and_then(|home| self.account(home))
             .filter(|home| !home.leaving);
-        if home.is_none_or(|home| home.spec.priority > account.spec.priority) {
-            let id = account.id;
+        let rank = |account: &Account| (account.spec.kind, account.spec.priority);
+        let is_better = |home: &Account| {
+            account.spec.priority < home.spec.priority
+                || (home.spec.kind == Kind::Provider && rank(account) < rank(home))
+        };
+        if home.is_none_or(is_better) {
             self.affinity.settle(session, id);
+        }
+        if let Some(since) = cached {
+            self.affinity.served(session, id, since);
         }
     }
 
@@ -340,6 +359,8 @@ impl Scheduler {
         let ask = Ask {
             profile: &held.profile,
             family: held.family.as_ref(),
+            model: None,
+            session: None,
             weight: held.weight,
             thinking: false,
             route: Route::Any,
@@ -350,6 +371,10 @@ impl Scheduler {
             last_failure: None,
             patience: Patience::CannotWait,
             binding: None,
+            shape: Shape::Stream,
+            body_bytes: 0,
+            restraint: Restraint::Waived,
+            others_waiting: 0,
         };
         let mut compatible = self
             .accounts
@@ -367,19 +392,25 @@ impl Scheduler {
         let mut out = false;
         self.obstacles(now, account, ask, |obstacle| {
             out |= match obstacle {
-                Obstacle::Block(_) | Obstacle::Window(_) | Obstacle::Overage { .. } => {
-                    match obstacle.ends(now) {
-                        Ends::At(at) => at >= until,
-                        Ends::Never => true,
-                        Ends::OnRelease => false,
-                    }
-                }
+                Obstacle::Block(_)
+                | Obstacle::Window(_)
+                | Obstacle::Limit(_)
+                | Obstacle::Overage { .. } => match obstacle.ends(now) {
+                    Ends::At(at) => at >= until,
+                    Ends::Never => true,
+                    Ends::OnRelease => false,
+                },
                 _ => false,
             };
             !out
         });
         out
     }
+}
+
+/// Since when a request that was served has its prompt cached; counting tokens caches nothing.
+fn cached_since(held: &LeaseRecord) -> Option<Mono> {
+    (held.cost > 0).then_some(held.granted.mono)
 }
 
 /// The end of an account's own server-side blocks.
@@ -389,22 +420,17 @@ fn refused_until(now: Now, account: &Account) -> Option<Mono> {
     account.blocks(now).filter(server_side).filter_map(|block| block.end.mono(now)).max()
 }
 
-/// S11: until when paid extra usage counts as in use.
-fn learn_overage(now: Now, account: &mut Account, quota: &QuotaReport) {
-    match quota.overage_in_use {
-        None => {}
-        Some(false) => account.set_overage(None),
-        Some(true) => {
-            let claimed = quota
-                .claim
-                .as_ref()
-                .and_then(|kind| account.windows.get(now.wall, kind))
-                .and_then(|window| window.reset);
-            let reset = claimed.or(quota.reset).filter(|reset| *reset > now.wall);
-            account.set_overage(Some(End::At {
-                mono: reset.is_none().then(|| now.mono + UNKNOWN_RESET_WAIT),
-                wall: reset,
-            }));
-        }
+/// S11: until when paid extra usage counts as in use. A 429, and any answer that does not say so, ends it.
+fn learn_overage(now: Now, account: &mut Account, head: &HeadReport<'_>) {
+    if head.status == 429 || head.quota.overage_in_use != Some(true) {
+        account.set_overage(None);
+        return;
     }
+    let rejected = rejected(now, head.quota, &account.windows);
+    let reset = rejected.iter().filter_map(|one| one.reset).max();
+    let retry = head.quota.retry_after.map(|wait| now.mono + wait);
+    account.set_overage(Some(End::At {
+        mono: retry.or_else(|| reset.is_none().then(|| now.mono + UNKNOWN_RESET_WAIT)),
+        wall: reset,
+    }));
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::block::{BlockReason, Evidence, Scope, WaitCause};
 use super::outcome::Usage;
 use super::quota::{Verdict, WindowKind};
-use super::request::{AccountId, Kind, PassedOver, RefusalReason, Routing, Standing, Why};
+use super::request::{
+    AccountId, Avoided, Kind, PassedOver, RefusalReason, Routing, SessionKey, Standing, Why,
+};
 use super::time::{Now, Wall};
 
 /// Everything that status shows.
@@ -243,12 +245,27 @@ pub struct Explanation {
     pub at: Wall,
     /// `Request::id`.
     pub request: u64,
+    /// `Request::model`.
+    pub model: Option<Arc<str>>,
+    /// `Request::session`.
+    pub session: Option<SessionKey>,
     /// What came of it.
     pub verdict: ExplainedVerdict,
     /// Available accounts, best first.
     pub candidates: Vec<Candidate>,
     /// The others.
     pub passed_over: Vec<Standing>,
+    /// Where the prompt of its session is cached, if it is.
+    pub cache: Option<CachedPrompt>,
+}
+
+/// Where a session's prompt is cached.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CachedPrompt {
+    pub account: AccountId,
+    pub name: Arc<str>,
+    /// About what any other account would have to write to its cache.
+    pub tokens: u64,
 }
 
 /// What would happen, or did.
@@ -271,6 +288,10 @@ pub struct Candidate {
     pub rank: usize,
     /// Its weekly tier for this request; none is `unknown`, which serves as normal.
     pub tier: Option<Tier>,
+    /// Why it serves only what no other can; empty if it does not.
+    pub avoided: Vec<Avoided>,
+    /// The pass in which it is looked at: earlier ones come first (S7).
+    pub pass: PassOrder,
     pub priority: i64,
     /// The sum of the terms.
     pub score: f64,
@@ -278,27 +299,61 @@ pub struct Candidate {
     pub terms: Terms,
 }
 
+/// The order of the passes (S7); smaller is earlier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PassOrder(pub(super) Payment, pub(super) Group, pub(super) Pass);
+
+/// What an account costs whoever owns it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Payment {
+    #[default]
+    Included,
+    PaidOverage,
+}
+
+/// The groups over which the passes run, one after the other (S7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Group {
+    /// Subscriptions, and API keys that are preferred as much as the best of them.
+    #[default]
+    Subscriptions,
+    ApiKeys,
+    Providers,
+}
+
+/// The passes over one group (S7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Pass {
+    /// The weekly tiers normal and soft.
+    #[default]
+    Normal,
+    Reserve,
+    Critical,
+    Avoided,
+}
+
 /// The terms of a score (S6).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Terms {
-    /// Active weight + the request's.
+    /// The work in flight and the request's own.
     pub load: f64,
-    /// Scarcity of quota.
-    pub scarcity: f64,
+    /// Pressure on the five hours: negative where time runs out before the quota does.
+    pub five_hour: f64,
+    /// Pressure on the week.
+    pub week: f64,
     /// Share of the recent work.
     pub spread: f64,
+    /// Just back from a block.
     pub recovery: f64,
     /// Failures in a row, fading.
     pub failures: f64,
-    /// Weekly reset not known yet: negative.
-    pub unknown_week: f64,
 }
 
 impl Terms {
     /// The score; lower is preferred.
     #[must_use]
     pub fn total(&self) -> f64 {
-        self.load + self.scarcity + self.spread + self.recovery + self.failures + self.unknown_week
+        self.load + self.five_hour + self.week + self.spread + self.recovery + self.failures
     }
 }
 
@@ -309,7 +364,11 @@ impl PassedOver {
     pub fn wait_cause(&self) -> Option<WaitCause> {
         match self {
             PassedOver::Blocked(reason) => reason.wait_cause(),
-            PassedOver::WindowFull { .. } | PassedOver::OverageInUse => Some(WaitCause::Quota),
+            PassedOver::WindowFull { .. }
+            | PassedOver::OverageInUse
+            | PassedOver::AtBrink
+            | PassedOver::ColdStart => Some(WaitCause::Quota),
+            PassedOver::LimitReached { kind, .. } => Some(kind.wait_cause()),
             PassedOver::WeekExhausted | PassedOver::FamilyExhausted(_) => Some(WaitCause::Weekly),
             PassedOver::BeingLooked
             | PassedOver::AccountFull

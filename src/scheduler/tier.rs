@@ -21,13 +21,18 @@ pub(super) fn of_share(policy: &Policy, share: f64) -> Tier {
     }
 }
 
-/// The tier that selection uses: only what is really used exhausts, pace makes it critical at most.
+/// The tier that selection uses: only what is really used exhausts, pace makes it critical at most. A
+/// week that is as full as a short window may be counts as reserve, whatever the weekly thresholds.
 pub(super) fn of_use(policy: &Policy, used: f64, elapsed: Option<f64>) -> Tier {
     if used >= policy.weekly_exhausted {
         return Tier::Exhausted;
     }
     let share = effective_use(policy, used, elapsed).max(used);
-    of_share(policy, share).min(Tier::Critical)
+    let tier = of_share(policy, share).min(Tier::Critical);
+    match used >= policy.switch_threshold {
+        true => tier.max(Tier::Reserve),
+        false => tier,
+    }
 }
 
 #[cfg(test)]

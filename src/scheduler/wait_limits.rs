@@ -19,6 +19,8 @@ pub(super) struct Outlook {
     at: [Option<Mono>; CLASSES.len()],
     /// Classes in which it also waits for other requests to end.
     on_release: [bool; CLASSES.len()],
+    /// Until when a restraint keeps it (S6). Whoever cannot wait that long is served when its limit comes.
+    restrained: Option<Mono>,
     /// Something that is never waited for.
     never: bool,
     /// Its end, if that has a time: whoever waits for something else may profit.
@@ -47,6 +49,10 @@ impl Outlook {
         }
     }
 
+    pub(super) fn add_restraint(&mut self, until: Mono) {
+        self.restrained = self.restrained.max(Some(until));
+    }
+
     /// A block that is never waited for ends then.
     pub(super) fn add_unawaited(&mut self, at: Mono) {
         self.unawaited = self.unawaited.max(Some(at));
@@ -57,7 +63,7 @@ impl Outlook {
         if self.never {
             return None;
         }
-        self.at.iter().copied().max().flatten()
+        self.at.iter().copied().max().flatten().max(self.restrained)
     }
 
     pub(super) fn is_never(&self) -> bool {
@@ -69,7 +75,8 @@ impl Outlook {
         let timed = CLASSES.into_iter().filter(|cause| self.at[index(*cause)].is_some());
         let last = timed.max_by_key(|cause| self.at[index(*cause)]);
         let released = || CLASSES.into_iter().find(|cause| self.on_release[index(*cause)]);
-        last.or_else(released).unwrap_or(WaitCause::Capacity)
+        let restrained = || self.restrained.map(|_| WaitCause::Quota);
+        last.or_else(released).or_else(restrained).unwrap_or(WaitCause::Capacity)
     }
 }
 
@@ -119,7 +126,13 @@ impl Allowance {
             .all(|class| outlook.at[class].is_none_or(|at| at <= self.until[class].0));
         let released =
             (0..CLASSES.len()).all(|class| !outlook.on_release[class] || self.until[class].0 > now);
-        !outlook.never && timed && released
+        let restrained = outlook.restrained.is_none() || self.restraint().0 > now;
+        !outlook.never && timed && released && restrained
+    }
+
+    /// A restraint waits as a limit of quota does.
+    fn restraint(&self) -> (Mono, Limit) {
+        self.until[index(WaitCause::Quota)]
     }
 }
 
@@ -141,17 +154,21 @@ pub(super) fn judge(now: Mono, allowance: &Allowance, outlooks: &[Outlook]) -> P
     let Some(first) = first else {
         let expired = outlooks.iter().filter(|outlook| !outlook.never).find_map(|outlook| {
             let class = (0..CLASSES.len())
-                .find(|class| outlook.on_release[*class] && allowance.until[*class].0 <= now)?;
-            Some(allowance.until[class].1)
+                .find(|class| outlook.on_release[*class] && allowance.until[*class].0 <= now);
+            let restrained = || outlook.restrained.map(|_| allowance.restraint());
+            let (until, limit) = class.map(|class| allowance.until[class]).or_else(restrained)?;
+            (until <= now).then_some(limit)
         });
         return expired.map_or(Prospect::Hopeless, Prospect::Expired);
     };
-    let ends = outlooks
-        .iter()
-        .flat_map(|outlook| outlook.at.into_iter().chain([outlook.unawaited]).flatten());
+    let ends = outlooks.iter().flat_map(|outlook| {
+        let others = [outlook.unawaited, outlook.restrained];
+        outlook.at.into_iter().chain(others).flatten()
+    });
     let limits = covered().flat_map(|outlook| {
         let released = (0..CLASSES.len()).filter(|class| outlook.on_release[*class]);
-        released.map(|class| allowance.until[class].0)
+        let restrained = outlook.restrained.map(|_| allowance.restraint().0);
+        released.map(|class| allowance.until[class].0).chain(restrained)
     });
     Prospect::Wait {
         cause: first.cause(),
@@ -167,6 +184,7 @@ pub(super) fn tick(now: Mono, clock: WaitClock, cause: WaitCause) -> WaitClock {
             Some((waited, begun)) if waited == cause => Some((waited, begun)),
             _ => Some((cause, now)),
         },
+        restrained: clock.restrained,
     }
 }
 
@@ -298,8 +316,11 @@ mod tests {
 
     #[test]
     fn one_clock_over_all_waits() {
-        let clock =
-            WaitClock { since: Some(Mono(0)), cause: Some((WaitCause::Capacity, Mono(100_000))) };
+        let clock = WaitClock {
+            since: Some(Mono(0)),
+            cause: Some((WaitCause::Capacity, Mono(100_000))),
+            ..WaitClock::default()
+        };
         let full = outlook(&[(WaitCause::Capacity, Ends::OnRelease)]);
         assert_eq!(
             verdict(Shape::Stream, clock, &[full]),
@@ -316,7 +337,11 @@ mod tests {
         let quota = outlook(&[(WaitCause::Quota, after(1))]);
         assert_eq!(verdict(Shape::Stream, clock, &[quota]), hold(WaitCause::Quota, 1));
         assert_eq!(tick(NOW, clock, WaitCause::Capacity), clock);
-        let other = WaitClock { since: Some(Mono(0)), cause: Some((WaitCause::Quota, NOW)) };
+        let other = WaitClock {
+            since: Some(Mono(0)),
+            cause: Some((WaitCause::Quota, NOW)),
+            ..WaitClock::default()
+        };
         assert_eq!(tick(NOW, clock, WaitCause::Quota), other);
     }
 }

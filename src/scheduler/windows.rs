@@ -201,13 +201,9 @@ impl Window {
         (self.used.unwrap_or(0.0) * 100.0 + 1e-9) as u8
     }
 
-    /// S5: near its reset a window is cheap.
-    pub(super) fn scarcity(&self, wall: Wall) -> f64 {
-        let used = self.used.unwrap_or(0.0);
-        match self.elapsed(wall) {
-            Some(elapsed) => (used - elapsed).max(0.0),
-            None => used,
-        }
+    /// Used and elapsed share, if both are known.
+    pub(super) fn pace(&self, wall: Wall) -> Option<(f64, f64)> {
+        Some((self.used?, self.elapsed(wall)?))
     }
 
     /// What it means that this window is full; the caller knows at which share it counts as full.

@@ -7,18 +7,17 @@
 //! connection goes; if there is none, the newcomer is told so, with a descriptor that is held in
 //! reserve for that.
 
-use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
+use std::io::{self, PipeReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 
 use super::client::ClientSocket;
 use super::connection::Connection;
-use super::listener::{Mode, Shared};
+use super::shared::{Mode, Shared};
 use crate::clock;
 use crate::platform::poll_for;
 use crate::scheduler::time::Mono;
@@ -32,29 +31,6 @@ const RETIRED_IDLE_LIMIT: Duration = Duration::from_secs(3);
 const ACCEPTS_AT_ONCE: usize = 256;
 /// How long nothing is accepted after an error that says nothing about one connection.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
-
-/// Wakes the acceptor.
-pub(super) struct Wake {
-    writer: PipeWriter,
-    rung: AtomicBool,
-}
-
-impl Wake {
-    pub(super) fn new() -> io::Result<(Wake, PipeReader)> {
-        let (reader, writer) = io::pipe()?;
-        rustix::io::ioctl_fionbio(&reader, true)?;
-        rustix::io::ioctl_fionbio(&writer, true)?;
-        Ok((Wake { writer, rung: AtomicBool::new(false) }, reader))
-    }
-
-    /// Ends the acceptor's present wait, or its next one.
-    pub(super) fn ring(&self) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
-            // A full pipe wakes as well.
-            let _ = (&self.writer).write(&[0]);
-        }
-    }
-}
 
 /// Whether another connection can be accepted at once.
 enum Accepted {
@@ -137,15 +113,13 @@ impl Acceptor {
             return false;
         }
         let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-        let rung = is_ready(&fds[0]);
+        let is_woken = is_ready(&fds[0]);
         let newcomers = fds.len() > self.resting.len() + 1 && fds.last().is_some_and(is_ready);
         let ready: Vec<usize> =
             (0..self.resting.len()).filter(|&at| is_ready(&fds[at + 1])).collect();
         drop(fds);
-        if rung {
-            // In this order: whoever rings after this is seen in the next round.
-            let _ = self.woken.read(&mut [0; 64]);
-            self.shared.wake.rung.store(false, Ordering::Release);
+        if is_woken {
+            self.shared.is_woken(&self.woken);
         }
         for at in ready.into_iter().rev() {
             let connection = self.resting.swap_remove(at);
@@ -183,18 +157,19 @@ impl Acceptor {
     }
 
     fn welcome(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let Ok(socket) = ClientSocket::new(stream, peer, self.shared.bounds.client) else {
+        let Ok(socket) = ClientSocket::new(stream, peer, self.shared.registry.bounds.client) else {
             return;
         };
-        while !self.shared.has_room() {
+        while !self.shared.registry.has_room() {
             if !self.give_one_up() {
-                socket.write_at_once(&self.shared.bounds.crowded);
+                socket.write_at_once(&self.shared.registry.bounds.crowded);
                 return;
             }
         }
         let socket = Arc::new(socket);
-        let connection = Connection::new(Arc::clone(&socket), self.shared.register(&socket));
-        if self.shared.may_linger() {
+        let connection =
+            Connection::new(Arc::clone(&socket), self.shared.registry.register(&socket));
+        if self.shared.registry.may_linger() {
             self.shared.dispatch(connection);
         } else {
             self.resting.push(connection);
@@ -234,7 +209,7 @@ impl Acceptor {
         let Some(socket) = &self.socket else { return };
         if let Ok((mut stream, _)) = socket.accept() {
             let _ = stream.set_nonblocking(true);
-            let _ = stream.write(&self.shared.bounds.crowded);
+            let _ = stream.write(&self.shared.registry.bounds.crowded);
         }
         self.reserve = socket.try_clone().ok();
     }

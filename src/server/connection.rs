@@ -22,7 +22,7 @@ use super::body::{BodyError, Chunked, Progress};
 use super::client::{ClientSocket, REFUSAL_LIMIT, Waited};
 use super::door::{DoorRefusal, Framing, refused};
 use super::head::{self, HEAD_BYTES_MAX, Parsed, RequestHead};
-use super::listener::{Open, Shared};
+use super::registry::{Open, Registry};
 use crate::clock;
 use crate::scheduler::time::Mono;
 
@@ -34,6 +34,9 @@ const BODY_STALL_LIMIT: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(1);
 /// The room for a body grows by this much at a time, whatever length is announced.
 const BODY_STEP: usize = 256 * 1024;
+
+/// Serves one request, or answers for a head that was refused.
+pub(super) type Handler = dyn Fn(Result<RequestHead, DoorRefusal>, Inbound<'_>) + Send + Sync;
 
 /// A client's connection between two requests.
 pub(super) struct Connection {
@@ -93,18 +96,18 @@ impl Connection {
     }
 
     /// Serves requests until the connection ends, or gives it back to rest.
-    pub(super) fn run(mut self, shared: &Shared) -> Option<Connection> {
+    pub(super) fn run(mut self, registry: &Registry, handler: &Handler) -> Option<Connection> {
         loop {
-            let head = match self.next_head(shared) {
+            let head = match self.next_head(registry) {
                 Next::Head(head) => Ok(head),
                 Next::Refused(refusal) => Err(refusal),
                 Next::Rest => return Some(self),
                 Next::Closed => return None,
             };
             self.served = true;
-            let busy = shared.begin_request();
+            let busy = registry.begin_request();
             let inbound = Inbound { socket: &self.socket, buffer: &mut self.buffer };
-            (shared.handler)(head, inbound);
+            handler(head, inbound);
             drop(busy);
             if !self.socket.take_kept() {
                 if !self.buffer.is_empty() {
@@ -119,8 +122,8 @@ impl Connection {
         }
     }
 
-    fn next_head(&mut self, shared: &Shared) -> Next {
-        let linger = if shared.may_linger() { LINGER } else { Duration::ZERO };
+    fn next_head(&mut self, registry: &Registry) -> Next {
+        let linger = if registry.may_linger() { LINGER } else { Duration::ZERO };
         let rest_at = clock::mono() + linger;
         // Only the end of a line can complete a head or show that it is none.
         let mut look = !self.buffer.is_empty();

@@ -12,6 +12,8 @@ pub(crate) mod door;
 mod head;
 mod listener;
 pub(crate) mod paths;
+mod registry;
+mod shared;
 
 #[cfg(test)]
 mod framing_tests;
@@ -20,4 +22,5 @@ pub(crate) use body::BodyError;
 pub(crate) use client::ClientSocket;
 pub(crate) use connection::{Inbound, Outbound};
 pub(crate) use head::RequestHead;
-pub(crate) use listener::{Bounds, Listener, bind, prepare};
+pub(crate) use listener::{Listener, bind, prepare};
+pub(crate) use registry::Bounds;

@@ -38,6 +38,7 @@ impl Real {
             priority: 0,
             profiles: vec![Arc::from("claude")],
             access: Access::Everyone,
+            limit: maxpool::scheduler::AccountLimit::default(),
         };
         let accounts =
             (0..seats.len()).map(|number| scheduler.add_account(clocks(0), spec(number))).collect();

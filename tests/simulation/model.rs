@@ -16,6 +16,12 @@ pub(crate) struct Known {
     pub(crate) in_flight: u32,
     pub(crate) weight: u64,
     pub(crate) ended: u64,
+    /// When a request was granted here or a head came from here last.
+    pub(crate) moved: Mono,
+    /// The last `unified-status` allows requests.
+    pub(crate) allowed: bool,
+    /// The last answer said that paid overage is in use.
+    paid: bool,
     blocks: BTreeMap<Why, (Option<Mono>, Option<Wall>)>,
     windows: BTreeMap<WindowKind, (f64, Option<Wall>, Mono)>,
 }
@@ -40,6 +46,9 @@ impl Known {
             in_flight: 0,
             weight: 0,
             ended: 0,
+            moved: Mono(0),
+            allowed: false,
+            paid: false,
             blocks: BTreeMap::new(),
             windows: BTreeMap::new(),
         }
@@ -60,6 +69,19 @@ impl Known {
 
     pub(crate) fn restore_learned(&mut self, kind: WindowKind, used: f64, reset: Wall, now: Now) {
         self.windows.entry(kind).or_insert((used, Some(reset), now.mono));
+    }
+
+    /// The head of an answer.
+    pub(crate) fn answered(&mut self, now: Now, status: u16, report: &QuotaReport) {
+        self.moved = now.mono;
+        if let Some(verdict) = report.verdict {
+            self.allowed = verdict != Verdict::Rejected;
+        }
+        self.paid = status != 429 && report.overage_in_use == Some(true);
+        if status == 200 {
+            self.served(now);
+        }
+        self.learn(now, report);
     }
 
     pub(crate) fn learn(&mut self, now: Now, report: &QuotaReport) {
@@ -171,18 +193,20 @@ impl Known {
             }
         }
         for (kind, (used, reset, learned)) in &self.windows {
-            let threshold = match kind {
-                WindowKind::FiveHour | WindowKind::Tokens | WindowKind::Requests => {
-                    policy.switch_threshold
-                }
-                WindowKind::SevenDay => policy.weekly_exhausted,
+            let week = if self.allowed { 1.0 } else { policy.weekly_exhausted };
+            let limit = self.spec.limit;
+            let (threshold, own) = match kind {
+                WindowKind::FiveHour => (1.0, limit.five_hour),
+                WindowKind::Tokens | WindowKind::Requests => (1.0, None),
+                WindowKind::SevenDay => (week, limit.week),
                 WindowKind::SevenDayFamily(family) if request.family.as_ref() == Some(family) => {
-                    policy.weekly_exhausted
+                    (week, limit.week)
                 }
                 WindowKind::SevenDayFamily(_) | WindowKind::Generic => continue,
             };
             let known = reset.is_some() || *learned + Duration::from_secs(60) > now.mono;
-            if *used >= threshold && known {
+            let full = *used >= threshold && !self.paid;
+            if (full || own.is_some_and(|own| *used >= own)) && known {
                 return Some(format!("{kind:?} is at {used}"));
             }
         }

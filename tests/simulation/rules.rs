@@ -1,7 +1,9 @@
 //! One test a rule of SPEC S, P and Q, named after it.
 
 mod answers;
+mod caring;
 mod choosing;
+mod staying;
 mod waiting;
 
 use std::sync::Arc;
@@ -10,9 +12,10 @@ use std::time::Duration;
 use maxpool::scheduler::quota::{QuotaReport, Verdict, WindowKind, WindowReading};
 use maxpool::scheduler::time::{Mono, Wall};
 use maxpool::scheduler::{
-    AccountId, AccountSpec, Blame, Block, BlockReason, Cancel, CannotPrefer, End, ExplainedVerdict,
-    Kind, Limit, Outcome, Overage, PassedOver, Policy, RefusalReason, Request, Routing, Scope,
-    SessionKey, Shape, Source, Status, ThreadKey, Tier, Usage, WaitCause, Wake, Why,
+    AccountId, AccountLimit, AccountSpec, Avoided, Blame, Block, BlockReason, Cancel, CannotPrefer,
+    End, ExplainedVerdict, Kind, Limit, Outcome, Overage, PassedOver, Policy, RefusalReason,
+    Request, Routing, Scope, SessionKey, Shape, Source, Status, ThreadKey, Tier, Usage, WaitCause,
+    Wake, Why,
 };
 
 use super::table::{
@@ -29,6 +32,25 @@ fn quiet_week(table: &mut Table, ids: &[AccountId]) {
         let reset = table.wall_after(6 * DAY);
         table.learn(*id, vec![window(WindowKind::SevenDay, 0.0, Some(reset))]);
     }
+}
+
+/// An answer of this account says that paid overage is in use.
+fn overage(table: &mut Table, id: AccountId) {
+    let reset = Some(table.wall_after(HOUR));
+    let quota = QuotaReport {
+        overage_in_use: Some(true),
+        windows: vec![window(WindowKind::FiveHour, 1.0, reset)],
+        ..rejection(Some(WindowKind::FiveHour), reset, None)
+    };
+    answer(table, id, &quota);
+}
+
+/// A request of its own gets this head from an account, and ends well.
+fn answer(table: &mut Table, id: AccountId, quota: &QuotaReport) {
+    let request = Request { pinned: Some(id), ..table.request() };
+    let grant = table.granted(request);
+    table.head(&grant.lease, 200, quota);
+    table.complete(grant.lease, Outcome::Success);
 }
 
 fn with_session(table: &mut Table, session: u128) -> Request {

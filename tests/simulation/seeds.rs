@@ -53,14 +53,17 @@ const EXPECTED: &[&str] = &[
     "Outcome::Success",
     "PassedOver::AccountFull",
     "PassedOver::AlreadyTried",
+    "PassedOver::AtBrink",
     "PassedOver::BeingLooked",
     "PassedOver::Blocked",
     "PassedOver::BreakerOpen",
     "PassedOver::BreakerPacing",
     "PassedOver::BreakerProbing",
+    "PassedOver::ColdStart",
     "PassedOver::Disabled",
     "PassedOver::FamilyExhausted",
     "PassedOver::Leaving",
+    "PassedOver::LimitReached",
     "PassedOver::NotBrought",
     "PassedOver::NotPinned",
     "PassedOver::OtherProfile",
@@ -204,7 +207,7 @@ fn every_planted_bug_is_caught() {
 }
 
 /// What each oracle must be able to catch.
-const BUGS: [(Bug, &str); 24] = [
+const BUGS: [(Bug, &str); 25] = [
     (Bug::SwallowsAVerdict, "snapshot sums agree"),
     (Bug::RepeatsAVerdict, "every ticket ends once"),
     (Bug::IgnoresRejections, "no grant on a blocked account"),
@@ -229,6 +232,7 @@ const BUGS: [(Bug, &str); 24] = [
     (Bug::RefusesWithoutNeed, "nobody is refused whom an account could serve"),
     (Bug::TriesTooOften, "attempts are bounded"),
     (Bug::BlocksForEver, "everything settles"),
+    (Bug::MovesSessions, "a session stays where its cache is"),
 ];
 
 /// A bug shows within so many seeds, or its oracle is too weak.

@@ -63,6 +63,8 @@ pub(crate) enum Bug {
     TriesTooOften,
     /// A cooldown that has no end.
     BlocksForEver,
+    /// Chooses by the score where a cache should decide.
+    MovesSessions,
 }
 
 /// A verdict as the simulator gets it: leases stay in here.
@@ -198,6 +200,7 @@ impl Subject {
                 request.tolerance = request.tolerance.map(|tolerance| tolerance / 2)
             }
             Some(Bug::SendsThinkingAway) => request.signed_thinking = false,
+            Some(Bug::MovesSessions) => request.session = None,
             Some(Bug::RefusesWithoutNeed) => request.holdable &= !request.id.is_multiple_of(7),
             _ => {}
         }

@@ -43,6 +43,7 @@ pub(crate) fn oauth(name: &str) -> AccountSpec {
         priority: 0,
         profiles: vec![Arc::from("claude"), Arc::from("all")],
         access: Access::Everyone,
+        limit: maxpool::scheduler::AccountLimit::default(),
     }
 }
 

@@ -16,9 +16,10 @@ use std::time::Duration;
 use maxpool::scheduler::quota::{Family, QuotaReport, Verdict as Says, WindowKind, WindowReading};
 use maxpool::scheduler::time::{Mono, Now, Wall};
 use maxpool::scheduler::{
-    Access, AccountId, AccountSpec, Blame, Evidence, ExplainedVerdict, Fingerprint, Kind, Limit,
-    Outcome, Overage, Overload, PassedOver, Policy, RefusalReason, Request, Routing, SessionKey,
-    Shape, ThreadKey, Ticket, WaitCause, Why,
+    Access, AccountId, AccountLimit, AccountSpec, Avoided, Blame, Candidate, Evidence,
+    ExplainedVerdict, Fingerprint, Kind, Limit, Outcome, Overage, Overload, PassedOver, Policy,
+    RefusalReason, Request, Routing, SessionKey, Shape, Standing, ThreadKey, Ticket, Tier,
+    WaitCause, Why,
 };
 
 use super::model::{Known, Places};
@@ -74,6 +75,8 @@ struct World {
     faults: Faults,
     trouble_until: Mono,
     probe: Option<u64>,
+    /// Where a session was served last, and when that request was granted.
+    caches: BTreeMap<SessionKey, (AccountId, Mono)>,
     /// The breaker cannot be followed in this step.
     blind: bool,
     draining: bool,
@@ -90,6 +93,9 @@ struct Client {
     grants_in_pass: usize,
     grants: u32,
     first_wait: Option<Mono>,
+    /// Since when nothing but the brink or a cold start has kept it.
+    restrained: Option<Mono>,
+    granted: Mono,
     returns: u32,
 }
 
@@ -144,6 +150,7 @@ impl World {
             faults,
             trouble_until: Mono(0),
             probe: None,
+            caches: BTreeMap::new(),
             blind: false,
             draining: false,
             settling: false,
@@ -330,6 +337,8 @@ impl Client {
             grants_in_pass: 0,
             grants: 0,
             first_wait: None,
+            restrained: None,
+            granted: Mono(0),
             returns: 0,
         }
     }

@@ -143,9 +143,18 @@ pub(super) fn store_key(config: &Path, name: Option<&str>, key: &Secret) -> Resu
         fields.insert("type".to_owned(), "apikey".into());
         fields.insert("source".to_owned(), "login --api".into());
         fields.insert("apiKey".to_owned(), key.expose().into());
-        Ok(edit::put_account(document, &who, None, fields))
+        let put = edit::put_account(document, &who, None, fields);
+        if let Put::Added(name) = &put
+            && let Some(entry) = edit::account_mut(document, name)
+        {
+            entry.insert("priority".to_owned(), KEY_PRIORITY.into());
+        }
+        Ok(put)
     })
 }
+
+/// A new API key serves after the subscriptions, which have been paid for (SPEC T4).
+pub(super) const KEY_PRIORITY: i64 = 5;
 
 /// The entry that has one of these tokens.
 fn name_of_tokens(document: &Map<String, Value>, tokens: &Tokens) -> Option<String> {

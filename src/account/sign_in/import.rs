@@ -2,12 +2,14 @@
 //!
 //! The tokens are copied; the source is never written.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::enrol::{self, Newcomer};
 use super::login::{Desk, read_profile, told};
 use super::loopback::say;
+use crate::account::oauth::sha256;
 use crate::account::sources::{tokens_of_file, tokens_of_text};
 use crate::config::Tokens;
 use crate::error::{Error, Result};
@@ -18,11 +20,68 @@ pub(crate) enum ImportSource<'a> {
     File(&'a Path),
     /// `--json TEXT`.
     Text(&'a str),
-    /// Claude Code's own place for this home directory: the Keychain on macOS, else its file.
-    ClaudeCode {
-        /// `$HOME`.
-        home: &'a Path,
-    },
+    /// Claude Code's own place: the Keychain on macOS, else its file.
+    ClaudeCode(&'a ClaudeCode),
+}
+
+/// Where Claude Code keeps its login (SPEC T3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClaudeCode {
+    directory: PathBuf,
+    keychain_item: String,
+}
+
+impl ClaudeCode {
+    /// As the environment says; `None` without a home directory.
+    pub(crate) fn of(variable: impl Fn(&str) -> Option<OsString>) -> Option<ClaudeCode> {
+        let path = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        if let Some(directory) = path("CLAUDE_CONFIG_DIR") {
+            // Claude Code tells its installations apart by the digest of that path.
+            let digest = sha256(directory.as_os_str().as_encoded_bytes());
+            let tag: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+            return Some(ClaudeCode { directory, keychain_item: format!("{KEYCHAIN_ITEM}-{tag}") });
+        }
+        let directory = path("HOME")?.join(".claude");
+        Some(ClaudeCode { directory, keychain_item: KEYCHAIN_ITEM.to_owned() })
+    }
+
+    /// Its login. An error says what to do.
+    fn tokens(&self) -> std::result::Result<Tokens, String> {
+        if cfg!(target_os = "macos")
+            && let Some(text) = self.in_keychain()
+        {
+            return tokens_of_text(&text).map_err(|why| {
+                format!("cannot use the Keychain item {:?}: {why}", self.keychain_item)
+            });
+        }
+        let hint = |why| format!("{why}; sign in with Claude Code first, or give --from PATH");
+        tokens_of_file(&self.directory.join(".credentials.json")).map_err(hint)
+    }
+
+    /// macOS asks the user before it gives the item out.
+    fn in_keychain(&self) -> Option<String> {
+        let mut command = Command::new("/usr/bin/security");
+        command
+            .args(["find-generic-password", "-s", &self.keychain_item, "-w"])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
+        let output = command.output().ok().filter(|output| output.status.success())?;
+        String::from_utf8(output.stdout).ok()
+    }
+
+    /// Whether Claude Code is signed in, as far as can be told without asking for the Keychain.
+    pub(crate) fn is_signed_in(&self) -> bool {
+        let has = |path: &Path, key: &str| {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let document: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+            document.is_some_and(|it| it.get(key).is_some_and(|it| !it.is_null()))
+        };
+        let beside = self.directory.with_extension("json");
+        tokens_of_file(&self.directory.join(".credentials.json")).is_ok()
+            || has(&beside, "oauthAccount")
+            || has(&self.directory.join(".claude.json"), "oauthAccount")
+            || has(&self.directory.join("settings.json"), "apiKeyHelper")
+    }
 }
 
 /// Copies the tokens into the config (SPEC T3). Returns the line that says what was done.
@@ -36,7 +95,7 @@ pub(crate) fn import(
         ImportSource::Text(text) => {
             tokens_of_text(text).map_err(|why| format!("cannot use the text: {why}"))
         }
-        ImportSource::ClaudeCode { home } => tokens_of_claude_code(home),
+        ImportSource::ClaudeCode(claude) => claude.tokens(),
     };
     let tokens = tokens.map_err(Error::operator)?;
     let profile = read_profile(desk, tokens.access.as_ref())?;
@@ -47,31 +106,9 @@ pub(crate) fn import(
     Ok(line)
 }
 
-fn tokens_of_claude_code(home: &Path) -> std::result::Result<Tokens, String> {
-    if cfg!(target_os = "macos")
-        && let Some(text) = keychain_item()
-    {
-        return tokens_of_text(&text)
-            .map_err(|why| format!("cannot use the Keychain item {KEYCHAIN_ITEM:?}: {why}"));
-    }
-    let path = home.join(".claude/.credentials.json");
-    let hint = |why| format!("{why}; log in with Claude Code first, or give --from PATH");
-    tokens_of_file(&path).map_err(hint)
-}
-
-/// macOS asks the user before it gives the item out.
-fn keychain_item() -> Option<String> {
-    let mut command = Command::new("/usr/bin/security");
-    command
-        .args(["find-generic-password", "-s", KEYCHAIN_ITEM, "-w"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null());
-    let output = command.output().ok().filter(|output| output.status.success())?;
-    String::from_utf8(output.stdout).ok()
-}
-
 const KEYCHAIN_ITEM: &str = "Claude Code-credentials";
-const WARNING: &str = "Note: Claude Code keeps rotating this token, so one of the two will lose it sooner or later; `maxpool login` gives maxpool a login of its own.";
+const WARNING: &str = "Note: Claude Code keeps rotating this token, so sooner or later one of the two loses it; \
+     \"maxpool login\" gives maxpool a login of its own.";
 
 #[cfg(test)]
 #[path = "import_tests.rs"]

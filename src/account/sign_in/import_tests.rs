@@ -83,6 +83,27 @@ impl Shop {
     }
 }
 
+fn claude_at(variable: &str, directory: &Path) -> Option<ClaudeCode> {
+    ClaudeCode::of(|name| (name == variable).then(|| directory.into()))
+}
+
+#[test]
+fn t3_claude_code_keeps_its_login_where_its_directory_is() {
+    let claude = claude_at("CLAUDE_CONFIG_DIR", Path::new("/x/claude")).unwrap();
+    assert_eq!(claude.directory, Path::new("/x/claude"));
+    // printf %s /x/claude | sha256sum
+    assert_eq!(claude.keychain_item, "Claude Code-credentials-ec2ddaa6");
+    let claude = claude_at("HOME", Path::new("/home/me")).unwrap();
+    assert_eq!(claude.directory, Path::new("/home/me/.claude"));
+    assert_eq!(claude.keychain_item, "Claude Code-credentials");
+    assert_eq!(claude_at("OTHER", Path::new("/home/me")), None);
+    let directory = Scratch::new();
+    let claude = claude_at("HOME", &directory.path("")).unwrap();
+    assert!(!claude.is_signed_in());
+    std::fs::write(directory.path(".claude.json"), r#"{"oauthAccount": {}}"#).unwrap();
+    assert!(claude.is_signed_in());
+}
+
 #[test]
 fn an_import_is_a_copy_with_the_identity_of_the_profile_and_a_warning() {
     let shop = Shop::new(r#"{"account":{"uuid":"u","email":"a@b"},"organization":{"uuid":"o"}}"#);
@@ -95,8 +116,8 @@ fn an_import_is_a_copy_with_the_identity_of_the_profile_and_a_warning() {
     let text =
         r#"{"claudeAiOauth":{"accessToken":"a2","refreshToken":"r2","expiresAt":5000000000000}}"#;
     std::fs::write(&source, text).unwrap();
-    let home = shop.directory.path("");
-    let (result, _) = shop.import(&ImportSource::ClaudeCode { home: &home }, Some("x"));
+    let claude = claude_at("HOME", &shop.directory.path("")).unwrap();
+    let (result, _) = shop.import(&ImportSource::ClaudeCode(&claude), Some("x"));
     assert_eq!(result.unwrap(), "updated the account a@b, which was there already");
     assert_eq!(std::fs::read_to_string(&source).unwrap(), text, "the source is never written");
     let config = file::load(&shop.directory.path("maxpool.json")).unwrap();
@@ -127,13 +148,13 @@ fn errors_name_the_source_and_no_token() {
         result.unwrap_err().to_string(),
         format!("cannot read {}: no such file or directory", missing.display())
     );
-    let home = shop.directory.path("");
-    let (result, _) = shop.import(&ImportSource::ClaudeCode { home: &home }, None);
+    let claude = claude_at("HOME", &shop.directory.path("")).unwrap();
+    let (result, _) = shop.import(&ImportSource::ClaudeCode(&claude), None);
     assert!(
         result
             .unwrap_err()
             .to_string()
-            .ends_with("; log in with Claude Code first, or give --from PATH")
+            .ends_with("; sign in with Claude Code first, or give --from PATH")
     );
     let (result, _) = shop.import(&ImportSource::Text("sk-ant-oat01-secret"), None);
     assert_eq!(result.unwrap_err().to_string(), "cannot use the text: no JSON (line 1)");

@@ -9,18 +9,18 @@ use super::loopback::say;
 use crate::config::Secret;
 use crate::error::{Error, Result, reason};
 
-/// Asks for a key on standard input; without a prompt if it is no terminal.
-pub(crate) fn read_key(out: &mut dyn Write) -> Result<Secret> {
+/// Asks for `what`, such as `API key`, on standard input; without a prompt if that is no terminal.
+pub(crate) fn read_key(out: &mut dyn Write, what: &str) -> Result<Secret> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
         let mut text = String::new();
         let read = stdin.lock().take(INPUT_BYTES_MAX).read_to_string(&mut text);
         read.map_err(|cause| {
-            Error::operator(format!("cannot read the key from stdin: {}", reason(&cause)))
+            Error::operator(format!("cannot read the key from standard input: {}", reason(&cause)))
         })?;
         return Ok(Secret::new(text.trim()));
     }
-    let asked = write!(out, "API key (not shown): ").and_then(|()| out.flush());
+    let asked = write!(out, "{what} (not shown): ").and_then(|()| out.flush());
     asked.map_err(|cause| {
         Error::operator(format!("cannot write to the terminal: {}", reason(&cause)))
     })?;
@@ -101,7 +101,7 @@ impl Typing {
 
     fn finish(self) -> Result<Secret> {
         let text = String::from_utf8(self.0)
-            .map_err(|_| Error::operator("that is no API key: it is not text"))?;
+            .map_err(|_| Error::operator("what was typed is not text; copy the key again"))?;
         // Some terminals mark a paste.
         let text = text.replace("\u{1b}[200~", "").replace("\u{1b}[201~", "");
         Ok(Secret::new(text.trim()))

@@ -8,12 +8,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::enrol::{self, Enrolled, Newcomer};
+use super::enrol::{self, Enrolled, KEY_PRIORITY, Newcomer};
 use super::loopback::{Arrival, Loopback, Verdict, say};
 use crate::account::http::Http;
 use crate::account::oauth::{self, Endpoints, Profile, Proof, TokenFailure};
-use crate::config::Secret;
 use crate::config::edit::Put;
+use crate::config::{Secret, Tokens};
 use crate::error::{Error, Result};
 use crate::scheduler::time::Now;
 
@@ -112,30 +112,101 @@ pub(super) fn read_profile(desk: &mut Desk<'_>, access: Option<&Secret>) -> Resu
     }
 }
 
-/// Stores an API key (SPEC T4). Returns the line that says what was done.
+/// What a typed credential is to be (SPEC T4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// An API key.
+    Key,
+    /// A long-lived OAuth token.
+    Token,
+}
+
+/// A credential that was typed or piped in.
+pub(crate) struct TypedCredential<'a> {
+    /// `--name`.
+    pub(crate) name: Option<&'a str>,
+    /// What it is said to be.
+    pub(crate) wanted: Wanted,
+    /// The credential.
+    pub(crate) secret: &'a Secret,
+    /// Whether to store one that does not look like what it is said to be. It is asked a question;
+    /// an error says that nobody can answer.
+    pub(crate) accept: &'a dyn Fn(&str) -> Result<bool>,
+}
+
+/// Stores an API key that was typed into the dashboard.
 pub(crate) fn add_api_key(desk: &mut Desk<'_>, name: Option<&str>, key: &Secret) -> Result<String> {
-    if key.expose().is_empty() {
-        return Err(Error::operator(
-            "no key was given; type it, or pipe it in: maxpool login --api < FILE",
-        ));
+    let accept = |_: &str| Err(Error::operator(unlike_key(FORCE_KEY)));
+    let typed = TypedCredential { name, wanted: Wanted::Key, secret: key, accept: &accept };
+    add_typed(desk, &typed)
+}
+
+/// Stores an API key or a long-lived token (SPEC T4). Returns the line that says what was done.
+pub(crate) fn add_typed(desk: &mut Desk<'_>, typed: &TypedCredential<'_>) -> Result<String> {
+    let text = typed.secret.expose();
+    let (what, option) = match typed.wanted {
+        Wanted::Key => ("key", "--api"),
+        Wanted::Token => ("token", "--token"),
+    };
+    if text.is_empty() {
+        return Err(Error::operator(format!(
+            "no {what} was given; type it, or pipe it in: maxpool login {option} < FILE"
+        )));
     }
-    if !oauth::is_sendable(key.expose()) {
-        return Err(Error::operator(
-            "that is no API key: it holds spaces or characters that no key has",
-        ));
+    if !oauth::is_sendable(text) {
+        return Err(Error::operator(format!(
+            "that is not a {what}: it has spaces or characters that no {what} has; copy it again"
+        )));
     }
-    if key.expose().starts_with("sk-ant-oat") || key.expose().starts_with("sk-ant-ort") {
-        say(
-            desk.out,
-            "This looks like a token of a subscription, not like an API key: the API will probably refuse it as a key.",
-        )?;
+    // A token that was given as a key is stored as what it is.
+    let is_token = text.starts_with(TOKEN_PREFIX);
+    let is_like = match typed.wanted {
+        Wanted::Key => is_token || text.starts_with(KEY_PREFIX),
+        Wanted::Token => is_token,
+    };
+    if !is_like {
+        let prefix = if typed.wanted == Wanted::Key { KEY_PREFIX } else { TOKEN_PREFIX };
+        let question = format!("this does not look like a {what} ({prefix}…); store it anyway?");
+        if !(typed.accept)(&question)? {
+            return Err(Error::operator("nothing was stored"));
+        }
     }
-    let put = enrol::store_key(desk.config, name, key)?;
-    Ok(match put {
-        Put::Added(name) => format!("added the API key {name}"),
+    if is_token || typed.wanted == Wanted::Token {
+        return add_token(desk, typed.name, typed.secret);
+    }
+    Ok(match enrol::store_key(desk.config, typed.name, typed.secret)? {
+        Put::Added(name) => format!(
+            "added the API key {name} with priority {KEY_PRIORITY}: it serves after your \
+             subscriptions, because it costs money; change that with: maxpool priority {name} 0"
+        ),
         Put::Updated(name) => format!("updated the API key {name}"),
     })
 }
+
+fn add_token(desk: &mut Desk<'_>, name: Option<&str>, token: &Secret) -> Result<String> {
+    let tokens = Tokens { access: Some(token.clone()), refresh: None, expires_at: None };
+    let profile = read_profile(desk, Some(token))?;
+    let newcomer = Newcomer { name, profile: &profile, tokens: &tokens, source: "login --token" };
+    let put = enrol::store_oauth(desk.config, &newcomer)?;
+    told(&put)
+}
+
+/// What a piped credential is told that does not look like one.
+pub(crate) fn unlike_key(again: &str) -> String {
+    format!("this does not look like an Anthropic API key ({KEY_PREFIX}…); if it is one: {again}")
+}
+
+/// The same for a token.
+pub(crate) fn unlike_token(again: &str) -> String {
+    format!(
+        "this does not look like a token of \"claude setup-token\" ({TOKEN_PREFIX}…); if it is \
+         one: {again}"
+    )
+}
+
+const FORCE_KEY: &str = "maxpool login --api --force";
+const KEY_PREFIX: &str = "sk-ant-api";
+const TOKEN_PREFIX: &str = "sk-ant-oat";
 
 /// Opens a URL with the system's own way; where there is none, the person has the URL on the screen.
 pub(crate) fn open_browser(url: &str) {

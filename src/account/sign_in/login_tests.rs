@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use serde_json::Value;
 
 use super::*;
-use crate::account::http::{HttpCall, HttpReply};
+use crate::account::http::{HttpCall, HttpFailure, HttpPhase, HttpReply};
 use crate::config::{Credential, file};
 use crate::scheduler::time::Wall;
 use crate::testing::scratch::Scratch;
@@ -269,7 +269,9 @@ fn an_api_key_is_stored_without_being_shown() {
         let endpoints = Endpoints::from_environment(&|_| None);
         let mut desk = Desk {
             config: &config,
-            http: &|_| unreachable!("a key is stored without asking anybody"),
+            http: &|_| {
+                Err(HttpFailure { phase: HttpPhase::Connect, cause: "no network".to_owned() })
+            },
             endpoints: &endpoints,
             now: &Now::default,
             out: &mut said,
@@ -280,8 +282,14 @@ fn an_api_key_is_stored_without_being_shown() {
     };
     assert_eq!(
         add("sk-ant-api03-x"),
-        (Ok("added the API key account-1".to_owned()), String::new())
+        (
+            Ok("added the API key account-1 with priority 5: it serves after your subscriptions, \
+                because it costs money; change that with: maxpool priority account-1 0"
+                .to_owned()),
+            String::new()
+        )
     );
+    assert_eq!(add("sk-ant-api03-x").0, Ok("updated the API key account-1".to_owned()));
     assert_eq!(
         add("").0,
         Err("no key was given; type it, or pipe it in: maxpool login --api < FILE".to_owned())
@@ -289,9 +297,24 @@ fn an_api_key_is_stored_without_being_shown() {
     let (result, _) = add("sk-ant api");
     assert_eq!(
         result,
-        Err("that is no API key: it holds spaces or characters that no key has".to_owned())
+        Err("that is not a key: it has spaces or characters that no key has; copy it again"
+            .to_owned())
     );
+    assert_eq!(
+        add("ghp_x").0,
+        Err("this does not look like an Anthropic API key (sk-ant-api…); if it is one: maxpool \
+             login --api --force"
+            .to_owned())
+    );
+    // A subscription's token is stored as what it is; its profile cannot be read here.
     let (result, said) = add("sk-ant-oat01-x");
-    assert_eq!(result, Ok("added the API key account-2".to_owned()));
-    assert!(said.contains("token of a subscription") && !said.contains("sk-ant"), "{said}");
+    assert_eq!(result, Ok("added the account account-2".to_owned()));
+    assert!(said.contains("profile could not be read") && !said.contains("sk-ant"), "{said}");
+    let config = file::load(&directory.path("maxpool.json")).unwrap();
+    let kinds: Vec<_> = config
+        .accounts
+        .iter()
+        .map(|account| (account.priority, matches!(account.credential, Credential::Oauth(_))))
+        .collect();
+    assert_eq!(kinds, [(5, false), (0, true)]);
 }

@@ -1,9 +1,31 @@
 //! One recording as text.
 
-use super::{Header, Page, Part};
 use crate::clock::iso;
 use crate::report::mask::{is_secret_header, mask};
 use crate::report::text::is_dangerous;
+use crate::scheduler::time::Wall;
+
+/// A header's name and value, as they came.
+pub(crate) type Header = (String, Vec<u8>);
+
+/// Everything of one request, as it goes to the writer.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    pub(super) at: Wall,
+    pub(super) number: u64,
+    pub(super) parts: Vec<Part>,
+    pub(super) bytes: usize,
+}
+
+#[derive(Debug)]
+pub(super) enum Part {
+    /// A line of our own; what it quotes is masked when it is written.
+    Line(String),
+    /// Headers as they came.
+    Head(Vec<Header>),
+    /// The first bytes of a body, and how many came after them.
+    Body { bytes: Vec<u8>, omitted: u64 },
+}
 
 /// The whole file.
 pub(super) fn render(page: &Page) -> String {

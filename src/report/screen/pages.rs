@@ -213,7 +213,10 @@ impl Frame<'_> {
             line.column(ink, &clean(&candidate.account, 60), 20, self.signs).gap(1);
             let score = candidate.score.map_or_else(|| "?".into(), hundredths);
             line.column_right(Ink::Plain, &score, 6, self.signs);
-            // Both outrank the score.
+            // All of these outrank the score.
+            for note in &candidate.notes {
+                line.push(Ink::Yellow, format!("  {}", clean(note, 60)));
+            }
             if candidate.tier != "normal" && candidate.tier != "unknown" {
                 line.push(Ink::Yellow, format!("  week {}", clean(&candidate.tier, 20)));
             }
@@ -222,11 +225,11 @@ impl Frame<'_> {
             }
             let terms = candidate.terms.iter().filter_map(|(term, value)| {
                 let value = value.as_f64().filter(|value| *value != 0.0)?;
-                Some(format!("{term} {}", hundredths(value)))
+                let sign = if value < 0.0 { "-" } else { "+" };
+                Some(format!("{sign} {term} {}", hundredths(value.abs())))
             });
-            let terms =
-                terms.collect::<Vec<_>>().join(" + ").replace("+ unknownWeek -", "- unknownWeek ");
-            let terms = format!("  = {terms}");
+            let terms = terms.collect::<Vec<_>>().join(" ");
+            let terms = format!("  = {}", terms.strip_prefix("+ ").unwrap_or(&terms));
             if line.cells() + width::of(&terms) <= self.size.cols {
                 line.push(Ink::Dim, terms);
                 lines.push(line);

@@ -224,10 +224,11 @@ fn explained() -> View {
         tier: "normal".into(),
         priority: 0,
         score: Some(score),
-        terms: [("load", 1.0), ("scarcity", scarcity), ("failures", 0.0), ("unknownWeek", -0.5)]
+        terms: [("load", 1.0), ("fiveHour", scarcity), ("failures", 0.0), ("week", -0.5)]
             .into_iter()
             .map(|(term, value)| (term.to_owned(), value.into()))
             .collect(),
+        notes: vec![],
     };
     let passed = |account: &str, reason: &str, until, evidence| PassedOver {
         account: account.into(),

@@ -11,6 +11,7 @@ use super::{
     Throttle, TokenTotals, Unavailable, Usage, Weekly, Window,
 };
 use crate::event::{Counters, InFlight, labels};
+use crate::http::peek::session_tag;
 use crate::report::mask::mask;
 use crate::report::{Entry, Level};
 use crate::scheduler::quota::WindowKind;
@@ -136,9 +137,14 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
 }
 
 /// One explanation (S12). `supposed` is there for a request that nobody has sent, which has no
-/// number: its model, session and profile, which the scheduler does not know.
+/// number: its model, session and profile.
 pub(crate) fn explanation(of: &scheduler::Explanation, supposed: Option<Explained>) -> Explanation {
     let id = supposed.is_none().then_some(of.request);
+    let asked = supposed.unwrap_or_else(|| Explained {
+        model: of.model.as_deref().map(Into::into),
+        session: of.session.map(|key| session_tag(key.0)),
+        ..Explained::default()
+    });
     let (chosen, wait) = match &of.verdict {
         scheduler::ExplainedVerdict::Chosen(id, _) => (Some(*id), None),
         scheduler::ExplainedVerdict::Wait(_, wait) => (None, *wait),
@@ -149,11 +155,11 @@ pub(crate) fn explanation(of: &scheduler::Explanation, supposed: Option<Explaine
         found.map_or_else(|| format!("account {}", id.0), |candidate| candidate.name.to_string())
     });
     Explanation {
-        request: Explained { id, at: Some(Moment(of.at)), ..supposed.unwrap_or_default() },
+        request: Explained { id, at: Some(Moment(of.at)), ..asked },
         chosen,
         why: labels::explained(&of.verdict).into(),
         until: wait.map(|wait| Moment(of.at + wait)),
-        candidates: of.candidates.iter().map(candidate_of).collect(),
+        candidates: of.candidates.iter().map(|candidate| candidate_of(candidate, of)).collect(),
         passed_over: of
             .passed_over
             .iter()
@@ -162,15 +168,15 @@ pub(crate) fn explanation(of: &scheduler::Explanation, supposed: Option<Explaine
     }
 }
 
-fn candidate_of(candidate: &scheduler::Candidate) -> Candidate {
+fn candidate_of(candidate: &scheduler::Candidate, of: &scheduler::Explanation) -> Candidate {
     let terms = candidate.terms;
     let named = [
         ("load", terms.load),
-        ("scarcity", terms.scarcity),
+        ("fiveHour", terms.five_hour),
+        ("week", terms.week),
         ("spread", terms.spread),
         ("recovery", terms.recovery),
         ("failures", terms.failures),
-        ("unknownWeek", terms.unknown_week),
     ];
     Candidate {
         account: candidate.name.to_string(),
@@ -182,7 +188,25 @@ fn candidate_of(candidate: &scheduler::Candidate) -> Candidate {
             .into_iter()
             .map(|(name, value)| (name.into(), Value::from(rounded(value))))
             .collect(),
+        notes: notes_of(candidate, of),
     }
+}
+
+/// What else decides, in words: they go before the score.
+fn notes_of(candidate: &scheduler::Candidate, of: &scheduler::Explanation) -> Vec<String> {
+    let mut notes: Vec<String> = candidate.avoided.iter().map(labels::avoided).collect();
+    if let Some(cache) = &of.cache {
+        let chosen = matches!(of.verdict, scheduler::ExplainedVerdict::Chosen(id, _) if id == candidate.account);
+        match (cache.account == candidate.account, chosen) {
+            (true, true) => notes.push("kept where its cache is".into()),
+            (true, false) => notes.push("has its cache".into()),
+            (false, _) => {
+                let thousands = cache.tokens.div_ceil(1_000);
+                notes.push(format!("would cost {thousands}k tokens of cache"));
+            }
+        }
+    }
+    notes
 }
 
 fn passed_over_of(standing: &scheduler::Standing, at: Wall) -> PassedOver {

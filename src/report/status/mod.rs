@@ -357,7 +357,11 @@ pub(crate) struct Explained {
     pub(crate) at: Option<Moment>,
     pub(crate) profile: Option<String>,
     pub(crate) model: Option<String>,
+    /// The session's short id; what was asked for, if there is no such session.
     pub(crate) session: Option<String>,
+    /// Whether there is such a session; absent if no session was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) session_known: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -370,6 +374,8 @@ pub(crate) struct Candidate {
     pub(crate) score: Option<f64>,
     /// The terms of S6 by name, in the order in which they are added.
     pub(crate) terms: Map<String, Value>,
+    /// What goes before the score, in words.
+    pub(crate) notes: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

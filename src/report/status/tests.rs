@@ -137,6 +137,8 @@ pub(crate) fn snapshot() -> Snapshot {
 
 fn decision() -> Explanation {
     Explanation {
+        model: None,
+        session: None,
         at: WALL,
         request: 17,
         verdict: ExplainedVerdict::Chosen(AccountId(2), Why::Score(1.3)),
@@ -145,15 +147,17 @@ fn decision() -> Explanation {
             name: "spare".into(),
             rank: 1,
             tier: None,
+            avoided: vec![],
+            pass: Default::default(),
             priority: 0,
             score: 0.1 + 0.2,
             terms: Terms {
                 load: 1.0,
-                scarcity: 0.3,
+                five_hour: 0.3,
+                week: -0.5,
                 spread: 0.0,
                 recovery: 0.0,
                 failures: 0.0,
-                unknown_week: -0.5,
             },
         }],
         passed_over: vec![Standing {
@@ -164,6 +168,7 @@ fn decision() -> Explanation {
             wait: Some(Duration::from_secs(3_600)),
             evidence: Some(evidence()),
         }],
+        cache: None,
     }
 }
 
@@ -221,7 +226,8 @@ fn the_status_has_the_names_and_the_nesting_that_scripts_know() {
         "until": null,
         "candidates": [{
             "account": "spare", "rank": 1, "tier": "unknown", "priority": 0, "score": 0.3,
-            "terms": {"load": 1.0, "scarcity": 0.3, "spread": 0.0, "recovery": 0.0, "failures": 0.0, "unknownWeek": -0.5},
+            "terms": {"load": 1.0, "fiveHour": 0.3, "week": -0.5, "spread": 0.0, "recovery": 0.0, "failures": 0.0},
+            "notes": [],
         }],
         "passedOver": [{
             "account": "work",
@@ -370,6 +376,7 @@ fn an_explanation_carries_what_was_asked() {
         verdict: ExplainedVerdict::Wait(WaitCause::Quota, Some(Duration::from_secs(60))),
         candidates: vec![],
         passed_over: vec![],
+        cache: None,
         ..decision()
     };
     let shown = serde_json::to_value(build::explanation(&waits, Some(asked))).unwrap();

@@ -140,10 +140,10 @@ fn s3_caps_and_thresholds() {
     for kind in [WindowKind::FiveHour, WindowKind::Tokens, WindowKind::Requests] {
         let (mut table, ids) = Table::with(1);
         let reset = Some(table.wall_after(secs(30)));
-        table.learn(ids[0], vec![window(kind.clone(), 0.899, reset)]);
+        table.learn(ids[0], vec![window(kind.clone(), 0.999, reset)]);
         let request = table.request();
         table.serve(request);
-        table.learn(ids[0], vec![window(kind.clone(), 0.90, reset)]);
+        table.learn(ids[0], vec![window(kind.clone(), 1.0, reset)]);
         let request = table.request();
         table.queued(request);
         let (waited, wakes) = table.until_wake();
@@ -188,11 +188,11 @@ fn s4_tiers_decide_who_serves() {
         let soon = table.wall_after(HOUR);
         table.learn(ids[0], vec![window(WindowKind::SevenDay, used, Some(soon))]);
         // The second would lose by its score.
-        let start = table.wall_after(5 * HOUR);
+        let (start, late) = (table.wall_after(5 * HOUR), table.wall_after(6 * DAY));
         table.learn(
             ids[1],
             vec![
-                window(WindowKind::SevenDay, 0.1, Some(soon)),
+                window(WindowKind::SevenDay, 0.1, Some(late)),
                 window(WindowKind::FiveHour, 0.8, Some(start)),
             ],
         );
@@ -508,18 +508,6 @@ fn s10_ends_of_blocks_are_spread() {
 
 #[test]
 fn s11_paid_overage_is_the_last_resort_or_none() {
-    let overage = |table: &mut Table, id: AccountId| {
-        let quota = QuotaReport {
-            overage_in_use: Some(true),
-            claim: Some(WindowKind::FiveHour),
-            reset: Some(table.wall_after(HOUR)),
-            ..QuotaReport::default()
-        };
-        let request = Request { pinned: Some(id), ..table.request() };
-        let grant = table.granted(request);
-        table.head(&grant.lease, 200, &quota);
-        table.complete(grant.lease, Outcome::Success);
-    };
     let (mut table, ids) = Table::with(2);
     overage(&mut table, ids[0]);
     for _ in 0..3 {
@@ -529,6 +517,9 @@ fn s11_paid_overage_is_the_last_resort_or_none() {
     table.fail(ids[1], server_error());
     let request = table.request();
     assert_eq!(table.serve(request), ids[0], "last: when nothing else can");
+    assert!(!table.account(ids[0]).overage_in_use, "until an answer without that header");
+    let (mut table, ids) = Table::with(2);
+    overage(&mut table, ids[0]);
     table.scheduler.set_policy(table.now, Policy { overage: Overage::Never, ..Policy::default() });
     let request = table.request();
     let explained = table.scheduler.explain(table.now, &request);

@@ -73,6 +73,7 @@ impl World {
         }
         let ready = self.breaker_state();
         let free = self.sure_route(&request);
+        let cached = self.cached_route(&request);
         let admitted = self.subject.admit(self.now, request.clone());
         if self.rng.chance(100) {
             self.cancel_someone()?;
@@ -100,7 +101,8 @@ impl World {
                 self.see("Admission::Granted");
                 claude += u32::from(self.is_claude(given.account));
                 self.check_breaker(ready, claude, &given)?;
-                self.check_no_overtaking(&request)?;
+                self.check_no_overtaking(&request, given.account)?;
+                self.check_stays(cached, &request, &given)?;
                 self.fly(id, given)
             }
             Admitted::Queued(_) => Ok(()),
@@ -153,6 +155,7 @@ impl World {
         self.tickets.insert(ticket, id);
         if let Some(client) = self.clients.get_mut(&id) {
             client.first_wait = client.first_wait.or(Some(self.now.mono));
+            client.restrained = None;
             client.state = State::Waiting { ticket, since: self.now.mono, place, paused };
         }
         if self.rng.chance(self.faults.leave) {
@@ -187,7 +190,7 @@ impl World {
         match verdict {
             Verdict::Granted(_, given) => {
                 self.see("Wake::Granted");
-                self.check_order(&request, place)?;
+                self.check_order(&request, place, given.account)?;
                 if given.waited != self.now.mono.since(since) {
                     return fail(
                         "snapshot sums agree",
@@ -239,6 +242,7 @@ impl World {
         let plan = self.plan(id, given.account);
         if let Some(known) = self.accounts.get_mut(&given.account) {
             known.in_flight += 1;
+            known.moved = self.now.mono;
         }
         let quick = self.rng.chance(300);
         let head_after = self.rng.within(1, if quick { 100 } else { 20_000 });
@@ -255,6 +259,7 @@ impl World {
             client.grants += 1;
             client.grants_in_pass += 1;
             client.request.clock = given.clock;
+            client.granted = self.now.mono;
             client.state =
                 State::Flying { lease: given.lease, account: given.account, plan: Box::new(plan) };
         }
@@ -275,10 +280,10 @@ impl World {
             self.probe = None;
         }
         if let Some(known) = self.accounts.get_mut(&account) {
-            if status == 200 {
-                known.served(self.now);
-            }
-            known.learn(self.now, &quota);
+            known.answered(self.now, status, &quota);
+        }
+        if status == 200 {
+            self.remember_cache(id, account);
         }
         if status == 200 && self.rng.chance(100) {
             let session = self.clients.get(&id).and_then(|client| client.request.session);
@@ -318,6 +323,9 @@ impl World {
         }
         if let (Outcome::Success, Some(truth)) = (&plan.outcome, self.truth.get_mut(&account)) {
             truth.spend(self.now, weight);
+        }
+        if plan.outcome == Outcome::Success {
+            self.remember_cache(id, account);
         }
         self.see(outcome_name(&plan.outcome));
         self.subject.complete(self.now, lease, plan.outcome.clone());

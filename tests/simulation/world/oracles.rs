@@ -130,19 +130,151 @@ impl World {
             && other.thread.is_none()
     }
 
+    /// S6: who has a cache on the account, costs less or cannot wait as long may pass one whom the brink
+    /// or a cold start keeps waiting.
+    fn may_pass(&mut self, request: &Request, other: u64, account: AccountId) -> bool {
+        let Some(client) = self.clients.get(&other) else {
+            return true;
+        };
+        let (mut other, restrained) = (client.request.clone(), client.restrained);
+        (other.attempts, other.thread) = (0, None);
+        other.excluded.clear();
+        // Whom a restraint keeps in the queue it keeps for a time of its own.
+        let own = self.clients.get(&request.id).and_then(|own| own.first_wait);
+        // A session may have a cache that the simulator does not know of.
+        let differs = request.session != other.session
+            || request.body_bytes < other.body_bytes
+            || request.shape != other.shape
+            || request.tolerance.is_some()
+            || request.clock != other.clock
+            || own.is_some();
+        if !differs || restrained.is_some() {
+            return differs;
+        }
+        let explained = self.subject.real().explain(self.now, &other);
+        // Where the queue is full, one who asks anew is spared what keeps the one who waits.
+        let spared = matches!(explained.verdict, ExplainedVerdict::Chosen(..));
+        spared
+            || explained.passed_over.iter().any(|one| {
+                let restraint = matches!(one.reason, PassedOver::ColdStart | PassedOver::AtBrink);
+                restraint || one.account == account && one.reason == PassedOver::AccountFull
+            })
+    }
+
+    pub(super) fn remember_cache(&mut self, id: u64, account: AccountId) {
+        if let Some(client) = self.clients.get(&id)
+            && let Some(session) = client.request.session
+            && client.request.shape != Shape::CountTokens
+        {
+            let own = (account, client.granted);
+            let last = self.caches.entry(session).or_insert(own);
+            if last.1 <= own.1 {
+                *last = own;
+            }
+        }
+    }
+
+    /// S7b: the account that has the session's prompt in its cache, if nothing but a score could speak
+    /// for another.
+    pub(super) fn cached_route(&mut self, request: &Request) -> Option<AccountId> {
+        let (account, at) = *self.caches.get(&request.session?)?;
+        // Those who wait are served first and may leave no room.
+        if !self.tickets.is_empty() {
+            return None;
+        }
+        let idle = Duration::from_secs(300).min(self.policy.session_idle);
+        if at + idle <= self.now.mono {
+            return None;
+        }
+        let explained = self.subject.real().explain(self.now, request);
+        let own = explained.candidates.iter().find(|one| one.account == account)?;
+        let pays = |one: &Candidate| one.avoided.contains(&Avoided::PaidOverage);
+        let leaves = pays(own) || own.tier >= Some(Tier::Critical);
+        let outranked = explained.candidates.iter().any(|one| one.priority < own.priority);
+        (!leaves && !outranked).then_some(account)
+    }
+
+    pub(super) fn check_stays(
+        &self,
+        cached: Option<AccountId>,
+        request: &Request,
+        given: &Given,
+    ) -> Checked {
+        match (given.why, cached) {
+            (Why::Score(_), Some(account)) if account != given.account => fail(
+                "a session stays where its cache is",
+                format!("{request:?} has its cache on {account:?} and gets {given:?}"),
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// S6: the brink and cold starts keep nobody longer than they may.
+    fn check_restraints(&mut self) -> Checked {
+        let waiting: Vec<u64> = self.tickets.values().copied().collect();
+        for id in waiting {
+            let Some(client) = self.clients.get(&id) else {
+                continue;
+            };
+            let State::Waiting { paused, .. } = client.state else {
+                continue;
+            };
+            let mut request = client.request.clone();
+            if paused <= self.now.mono {
+                request.excluded.clear();
+            }
+            (request.attempts, request.thread) = (0, None);
+            // Who cannot wait is not restrained.
+            request.holdable = false;
+            let explained = self.subject.real().explain(self.now, &request);
+            let served = matches!(explained.verdict, ExplainedVerdict::Chosen(..));
+            let since = match (served, client.restrained) {
+                (true, since) => Some(since.unwrap_or(self.now.mono)),
+                (false, _) => None,
+            };
+            if since.is_some_and(|since| since + Duration::from_secs(600) < self.now.mono) {
+                return fail(
+                    "a restraint ends",
+                    format!("client {id} waits since {since:?} at {:?}", self.now.mono),
+                );
+            }
+            if let Some(client) = self.clients.get_mut(&id) {
+                client.restrained = since;
+            }
+        }
+        Ok(())
+    }
+
+    /// What keeps an account from one who waits must be true.
+    fn check_reason(&self, one: &Standing) -> Checked {
+        let Some(known) = self.accounts.get(&one.account) else {
+            return Ok(());
+        };
+        let untrue = match &one.reason {
+            PassedOver::WindowFull { percent, .. } => *percent < 100,
+            PassedOver::AtBrink => known.moved + Duration::from_secs(5) <= self.now.mono,
+            _ => false,
+        };
+        match untrue {
+            true => fail("nobody waits whom an avoided account could serve", format!("{one:?}")),
+            false => Ok(()),
+        }
+    }
+
     /// Q2 within a class: nobody who came before still waits.
-    pub(super) fn check_order(&self, request: &Request, place: u64) -> Checked {
-        for (ticket, id) in &self.tickets {
-            let Some(client) = self.clients.get(id) else {
-                continue;
-            };
-            let State::Waiting { place: other, paused, .. } = client.state else {
-                continue;
-            };
-            if other < place && paused <= self.now.mono && self.alike(&client.request, request) {
+    pub(super) fn check_order(
+        &mut self,
+        request: &Request,
+        place: u64,
+        account: AccountId,
+    ) -> Checked {
+        let passed =
+            self.passed(|client, other| other < place && self.alike(&client.request, request));
+        for id in passed {
+            if !self.may_pass(request, id, account) {
                 return fail(
                     "first in, first out",
-                    format!("{ticket:?} of client {id} at {other} still waits behind {place}"),
+                    format!("client {id} still waits: {request:?} {:?}", self.clients.get(&id)),
                 );
             }
         }
@@ -150,27 +282,47 @@ impl World {
     }
 
     /// Q2: a newcomer passes nobody of its class.
-    pub(super) fn check_no_overtaking(&self, request: &Request) -> Checked {
-        let waits = request.holdable;
-        for id in self.tickets.values() {
-            let Some(client) = self.clients.get(id) else {
-                continue;
-            };
-            let State::Waiting { paused, .. } = client.state else {
-                continue;
-            };
-            if waits
-                && paused <= self.now.mono
-                && self.alike(&client.request, request)
-                && client.request.excluded.is_empty()
-            {
+    pub(super) fn check_no_overtaking(&mut self, request: &Request, account: AccountId) -> Checked {
+        // Who would be refused otherwise is spared what keeps those who wait (S6).
+        if !request.holdable || !self.has_room(request) {
+            return Ok(());
+        }
+        let passed = self.passed(|client, _| {
+            self.alike(&client.request, request) && client.request.excluded.is_empty()
+        });
+        for id in passed {
+            if !self.may_pass(request, id, account) {
                 return fail(
                     "first in, first out",
-                    format!("{request:?} passes client {id}: {client:?}"),
+                    format!("{request:?} passes client {id}: {:?}", self.clients.get(&id)),
                 );
             }
         }
         Ok(())
+    }
+
+    fn has_room(&self, request: &Request) -> bool {
+        let bodies = self.tickets.values().filter_map(|id| self.clients.get(id));
+        let bytes: u64 = bodies.map(|client| client.request.body_bytes).sum();
+        self.tickets.len() < self.policy.max_queued
+            && request.body_bytes <= self.policy.max_queued_body_bytes
+            && bytes + request.body_bytes <= self.policy.max_queued_bytes
+    }
+
+    /// Those who wait, not in a pause between two passes, and are passed.
+    fn passed(&self, is_passed: impl Fn(&Client, u64) -> bool) -> Vec<u64> {
+        let waiting = self.tickets.values().filter(|id| {
+            let Some(client) = self.clients.get(id) else {
+                return false;
+            };
+            match client.state {
+                State::Waiting { place, paused, .. } => {
+                    paused <= self.now.mono && is_passed(client, place)
+                }
+                _ => false,
+            }
+        });
+        waiting.copied().collect()
     }
 
     /// Nobody is let go before its time.
@@ -196,6 +348,7 @@ impl World {
 
     pub(super) fn check_all(&mut self) -> Checked {
         self.check_waiters()?;
+        self.check_restraints()?;
         // A snapshot is long work; a wrong count does not go away by itself.
         if !self.report.steps.is_multiple_of(SNAPSHOT_EVERY) {
             return Ok(());
@@ -286,18 +439,27 @@ impl World {
             }
             request.attempts = 0;
             request.thread = None;
+            // One that follows a held stream waits as a fallback (Q6), which the simulator cannot see.
+            if request.shape == Shape::NonStream {
+                request.shape = Shape::Fallback;
+            }
             if request.excluded.is_empty() && asked.iter().any(|other| self.alike(other, &request))
             {
                 continue;
             }
             let explained = self.subject.real().explain(self.now, &request);
-            if let ExplainedVerdict::Chosen(account, _) = explained.verdict {
+            // Who asks anew and finds the queue full is spared the restraints; who is in it is not.
+            let has_room = self.has_room(&request);
+            if let (ExplainedVerdict::Chosen(account, _), true) = (&explained.verdict, has_room) {
                 return fail(
                     "no lost wake-up",
-                    format!("client {id} waits, {account:?} could serve it: {request:?}"),
+                    format!(
+                        "client {id} waits, {account:?} could serve it: {request:?} {explained:?}"
+                    ),
                 );
             }
             for one in &explained.passed_over {
+                self.check_reason(one)?;
                 self.see(passed_over_name(&one.reason));
             }
             self.tell(|_| format!("client {id} waits: {:?}", explained.passed_over));

@@ -159,6 +159,12 @@ impl World {
         Ok(())
     }
 
+    /// Most owners set none.
+    fn limit(&mut self) -> AccountLimit {
+        let mut share = || self.rng.chance(100).then(|| self.rng.below(1_000) as f64 / 1_000.0);
+        AccountLimit { five_hour: share(), week: share() }
+    }
+
     pub(super) fn add_account(&mut self) {
         let number = self.truth.len();
         let kind = *self
@@ -181,6 +187,7 @@ impl World {
             priority: if kind == Kind::Provider { 10 } else { 0 },
             profiles: profiles.iter().map(|profile| Arc::from(*profile)).collect(),
             access,
+            limit: self.limit(),
         };
         let id = self.subject.real().add_account(self.now, spec.clone());
         let draw = |rng: &mut Rng| rng.below(1_100) as f64 / 1_000.0;

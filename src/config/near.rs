@@ -1,0 +1,82 @@
+//! Words that were probably meant: a misspelt command, option, key or account name is answered with
+//! the nearest one that exists.
+
+/// The nearest of `words` to what was typed, if one is near enough to have been meant. Of two that
+/// are equally near the first counts.
+pub(crate) fn nearest<'a>(
+    typed: &str,
+    words: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let typed: Vec<char> = typed.to_lowercase().chars().take(LENGTH_MAX).collect();
+    let steps_max = match typed.len() {
+        0 | 1 => return None,
+        2..=3 => 1,
+        4..=8 => 2,
+        _ => 3,
+    };
+    let distances = words.into_iter().map(|word| {
+        let letters: Vec<char> = word.to_lowercase().chars().take(LENGTH_MAX).collect();
+        // Whoever stops in the middle of a word has meant the word.
+        let is_start = typed.len() >= 3 && letters.starts_with(&typed);
+        (if is_start { 1 } else { distance(&typed, &letters) }, word)
+    });
+    let (steps, word) = distances.min_by_key(|(steps, _)| *steps)?;
+    (steps <= steps_max).then_some(word)
+}
+
+/// `; did you mean status?`, or nothing.
+pub(crate) fn did_you_mean(nearest: Option<&str>) -> String {
+    nearest.map(|word| format!("; did you mean {word}?")).unwrap_or_default()
+}
+
+/// Longer words are compared by their beginning: what is typed may be any text.
+const LENGTH_MAX: usize = 64;
+
+/// Letters to insert, to leave out, to replace, or to swap with their neighbour, to get from one
+/// word to the other (the restricted Damerau-Levenshtein distance).
+fn distance(from: &[char], to: &[char]) -> usize {
+    let mut before: Vec<usize> = Vec::new();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, letter) in from.iter().enumerate() {
+        let mut next = vec![i + 1];
+        for (j, other) in to.iter().enumerate() {
+            let replaced = row[j] + usize::from(letter != other);
+            let mut steps = replaced.min(row[j + 1] + 1).min(next[j] + 1);
+            if i > 0 && j > 0 && *letter == to[j - 1] && from[i - 1] == *other {
+                steps = steps.min(before[j - 1] + 1);
+            }
+            next.push(steps);
+        }
+        before = std::mem::replace(&mut row, next);
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_meant_is_found() {
+        let commands = ["server", "status", "service", "accounts", "rename", "env", "run"];
+        for (typed, meant) in [
+            ("staus", Some("status")),
+            ("sttaus", Some("status")),
+            ("STATUS", Some("status")),
+            ("acounts", Some("accounts")),
+            ("acc", Some("accounts")),
+            ("serve", Some("server")),
+            ("rnu", Some("run")),
+            ("enb", Some("env")),
+            ("x", None),
+            ("", None),
+            ("frobnicate", None),
+            ("constructor", None),
+        ] {
+            assert_eq!(nearest(typed, commands), meant, "{typed}");
+        }
+        assert_eq!(nearest("anything", []), None);
+        let long = "é".repeat(10_000);
+        assert_eq!(nearest(&long, ["é"]), None);
+    }
+}

@@ -1,0 +1,139 @@
+//! Raw sockets: connecting, sending and receiving, each wait through the thread's
+//! [`Waiter`](super::wait::Waiter).
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, sockopt};
+use ureq::Error;
+
+use super::wait::{self, Phase, Ready, current};
+use crate::platform;
+
+/// The next address of a name is tried beside the first after this long (RFC 8305's recommended
+/// delay).
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
+
+/// Connects to the first address that answers; later ones join in after [`NEXT_ADDRESS_AFTER`] each.
+pub(super) fn connect_any(addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
+    let mut rest = addresses.iter();
+    let mut pending: Vec<OwnedFd> = Vec::new();
+    let mut last_error = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    loop {
+        let next = rest.next();
+        if let Some(address) = next {
+            match start_connect(address) {
+                Ok(socket) => pending.push(socket),
+                Err(error) => {
+                    last_error = error;
+                    continue;
+                }
+            }
+        }
+        if pending.is_empty() {
+            return Err(Error::Io(last_error));
+        }
+        let pause = (rest.len() > 0).then_some(NEXT_ADDRESS_AFTER);
+        match wait_connected(&mut pending, pause)? {
+            Some(Ok(socket)) => {
+                let socket = TcpStream::from(socket);
+                socket.set_nodelay(true)?;
+                return Ok(socket);
+            }
+            Some(Err(error)) => last_error = error,
+            None => {}
+        }
+    }
+}
+
+/// One wait over all attempts: a connected socket, the failure of one that was dropped, or nothing within `pause`.
+fn wait_connected(
+    pending: &mut Vec<OwnedFd>,
+    pause: Option<Duration>,
+) -> Result<Option<io::Result<OwnedFd>>, Error> {
+    let done = {
+        let mut fds: Vec<PollFd<'_>> =
+            pending.iter().map(|fd| PollFd::new(fd, PollFlags::OUT)).collect();
+        if current().wait(&mut fds, Phase::Connect, pause).map_err(io::Error::from)? == Ready::Pause
+        {
+            return Ok(None);
+        }
+        // A waiter need not say which one it was where there is only one.
+        if fds.len() == 1 { Some(0) } else { fds.iter().position(|fd| !fd.revents().is_empty()) }
+    };
+    let Some(done) = done else { return Ok(None) };
+    let socket = pending.swap_remove(done);
+    match sockopt::socket_error(&socket) {
+        Ok(Ok(())) => Ok(Some(Ok(socket))),
+        Ok(Err(errno)) | Err(errno) => Ok(Some(Err(errno.into()))),
+    }
+}
+
+fn start_connect(address: &SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = platform::tcp_socket(family)?;
+    // Dead peers are noticed even while nothing is being sent.
+    sockopt::set_socket_keepalive(&socket, true)?;
+    match rustix::net::connect(&socket, address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+pub(super) fn send_all(mut socket: &TcpStream, mut bytes: &[u8], phase: Phase) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match socket.write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait::one(socket.as_fd(), PollFlags::OUT, phase)?
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(as_failure(error)),
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn receive(
+    mut socket: &TcpStream,
+    buffer: &mut [u8],
+    phase: Phase,
+) -> io::Result<usize> {
+    loop {
+        match socket.read(buffer) {
+            Ok(count) => return Ok(count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait::one(socket.as_fd(), PollFlags::IN, phase)?
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(as_failure(error)),
+        }
+    }
+}
+
+/// A reset or abort in a form that the client does not take for the end of the body.
+pub(super) fn as_failure(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::UnexpectedEof => io::Error::other(Broken(error.to_string())),
+        _ => error,
+    }
+}
+
+/// The upstream ended the connection in the wrong place.
+#[derive(Debug)]
+pub(crate) struct Broken(pub(super) String);
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Broken {}
