@@ -2,7 +2,7 @@
 //! memory until one of them takes it (SPEC A5, T7, T8).
 //!
 //! A pair goes into the config by the token that it replaces, see
-//! [`custody::place`](crate::config::custody::place). What is in memory only is said once, shown by
+//! [`custody::place`]. What is in memory only is said once, shown by
 //! the status, tried again on every sync and at the stop, and handed over at a restart.
 
 use std::sync::{Arc, PoisonError};

@@ -261,11 +261,11 @@ impl Work<'_> {
             Err(error) if self.is_usable() => return Err(error.to_string()),
             Err(_) => {}
         }
-        if let Ok(Some(tokens)) = sources::read_for(self.shared, self.account, SOURCE_WAIT) {
-            if self.state(|state| state.take_import(&tokens)) {
-                changed = true;
-                keep::store(self.shared, self.account, CONFIG_LOCK_WAIT);
-            }
+        if let Ok(Some(tokens)) = sources::read_for(self.shared, self.account, SOURCE_WAIT)
+            && self.state(|state| state.take_import(&tokens))
+        {
+            changed = true;
+            keep::store(self.shared, self.account, CONFIG_LOCK_WAIT);
         }
         let now = self.now();
         let is_enough = changed && self.state(|state| state.plan(Switch::On, now) == Plan::Serve);

@@ -180,8 +180,8 @@ fn members_of(raw: &str) -> Vec<(String, &RawValue)> {
 
 /// The indentation of the first line that has one.
 fn indent_of(text: &str) -> String {
-    let indents = text.lines().map(|line| &line[..line.len() - line.trim_start().len()]);
-    let first = indents.filter(|indent| (1..=8).contains(&indent.len())).next();
+    let mut indents = text.lines().map(|line| &line[..line.len() - line.trim_start().len()]);
+    let first = indents.find(|indent| (1..=8).contains(&indent.len()));
     first.unwrap_or("  ").to_owned()
 }
 
