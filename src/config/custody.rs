@@ -394,15 +394,16 @@ impl Custody {
                 }
                 false
             }
-            Age::Newer(proof) => {
+            Age::Newer(_) => {
+                // What it displaces is kept, unless that is spent: then nothing but a rotation has
+                // happened, and what the entry keeps counts.
+                self.own.previous = None;
                 self.own.displace(entry.live.clone(), DisplacedBy::Person);
-                let is_spent =
-                    |previous: &Previous| self.own.spent.has(previous.tokens.refresh.as_ref());
-                // A rotation displaces nothing, and whoever logs in writes down what that displaced;
-                // what an edit by hand has displaced is for us to write down.
-                let theirs = entry.previous.as_ref().filter(|previous| !is_spent(previous));
-                if proof == Proof::Spent || theirs.is_some() {
-                    self.own.previous = theirs.cloned();
+                if self.own.previous.is_none() {
+                    let spent = &self.own.spent;
+                    let is_good =
+                        |previous: &&Previous| !spent.has(previous.tokens.refresh.as_ref());
+                    self.own.previous = entry.previous.as_ref().filter(is_good).cloned();
                 }
                 self.kept = Kept::OnDisk;
                 self.is_amended = self.own.previous != entry.previous;
