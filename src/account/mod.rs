@@ -12,6 +12,7 @@ mod credential;
 #[cfg(test)]
 mod fuzz_tests;
 pub(crate) mod http;
+mod import_from;
 mod keep;
 pub(crate) mod limits;
 pub(crate) mod oauth;
@@ -23,6 +24,7 @@ mod sources;
 mod surroundings;
 pub(crate) mod sync;
 mod token;
+mod token_sync;
 pub(crate) mod wire;
 
 pub(crate) use accounts::Accounts;

@@ -30,10 +30,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::credential::Account;
+use super::import_from;
 use super::keep::{self, Place};
 use super::oauth::{self, Issued, TokenFailure};
 use super::single_flight::SingleFlightGuard;
-use super::sources;
 use super::surroundings::{Role, Shared};
 use super::token::{Obstacle, Plan, Switch, TokenState};
 use crate::config::atomic::SiblingLock;
@@ -261,7 +261,7 @@ impl Work<'_> {
             Err(error) if self.is_usable() => return Err(error.to_string()),
             Err(_) => {}
         }
-        if let Ok(Some(tokens)) = sources::read_for(self.shared, self.account, SOURCE_WAIT)
+        if let Ok(Some(tokens)) = import_from::read_for(self.shared, self.account, SOURCE_WAIT)
             && self.state(|state| state.take_import(&tokens))
         {
             changed = true;
@@ -277,7 +277,7 @@ impl Work<'_> {
     }
 
     fn succeeded(&self, place: Place, sent: Secret, issued: &Issued) -> End {
-        let source = sources::held_by(self.shared, self.account);
+        let source = import_from::held_by(self.shared, self.account);
         let now = self.now();
         let mut issued = issued.clone();
         let is_complete = issued.tokens.access.is_some();

@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::credential::Account;
 use super::oauth::is_sendable;
-use super::surroundings::Shared;
 use crate::config::custody::Digest;
 use crate::config::{ImportFrom, Secret, Tokens};
 use crate::error;
@@ -91,8 +89,14 @@ struct Source {
 }
 
 impl Sources {
+    /// The refresh token that the file held when it was last read.
+    pub(super) fn held(&self, path: &Path) -> Option<Digest> {
+        let sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.get(path)?.held.clone()
+    }
+
     /// Reads the file, or says why it cannot, within `limit`.
-    fn read(&self, path: &Path, limit: Duration) -> Result<Tokens, String> {
+    pub(super) fn read(&self, path: &Path, limit: Duration) -> Result<Tokens, String> {
         let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let source = sources.entry(path.to_owned()).or_default();
         let (reading, limit) = match source.reading.take() {
@@ -128,29 +132,6 @@ fn begin(path: &Path) -> Result<Receiver<Result<Tokens, String>>, String> {
         Ok(_) => Ok(reading),
         Err(cause) => Err(format!("cannot read {}: {}", path.display(), error::reason(&cause))),
     }
-}
-
-/// The tokens of the account's `importFrom`; `None` if it has none.
-pub(super) fn read_for(
-    shared: &Shared,
-    account: &Account,
-    limit: Duration,
-) -> Result<Option<Tokens>, String> {
-    let profile = account.profile();
-    let Some(from) = &profile.import_from else {
-        return Ok(None);
-    };
-    let path = path_of(from, shared.around.home.as_deref());
-    let path = path.ok_or_else(|| "importFrom names no file".to_owned())?;
-    shared.sources.read(&path, limit).map(Some)
-}
-
-/// The refresh token that the account's source held when it was last read.
-pub(super) fn held_by(shared: &Shared, account: &Account) -> Option<Digest> {
-    let profile = account.profile();
-    let path = path_of(profile.import_from.as_ref()?, shared.around.home.as_deref())?;
-    let sources = shared.sources.0.lock().unwrap_or_else(PoisonError::into_inner);
-    sources.get(&path)?.held.clone()
 }
 
 /// Claude Code's file has a few hundred bytes, and the tokens of its MCP servers.

@@ -12,6 +12,8 @@ use super::web;
 use crate::account::http::Http;
 use crate::account::oauth::{self, Endpoints};
 use crate::clock::{self, human};
+use crate::config::custody::Digest;
+use crate::config::state::{self, State};
 use crate::config::{AccountEntry, Config, Credential, OauthCredential, Secret, Tokens};
 use crate::error::Result;
 use crate::report::text;
@@ -43,25 +45,33 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
     }
     let now = clock::wall();
     let tiers = tiers(context, &config, now);
+    // What a server has learned; a missing file knows nothing.
+    let (known, _) = state::load(&state::path(&context.config_path()?));
     if as_json {
         let accounts = config
             .accounts
             .iter()
             .zip(&tiers)
-            .map(|(account, tier)| json_of(account, tier.as_deref(), now));
+            .map(|(account, tier)| json_of(account, tier.as_deref(), now, &known));
         let accounts = Value::Array(accounts.collect());
         context.out.line(&json!({ "accounts": accounts }).to_string());
         return Ok(());
     }
     let mut heading = vec!["NAME", "TYPE", "TIER", "TOKEN", "PRIORITY", "PROFILES"];
     if verbose {
-        heading.push("EXPIRES");
+        heading.extend(["EXPIRES", "REFRESHED"]);
     }
     let rows: Vec<Vec<String>> = config
         .accounts
         .iter()
         .zip(&tiers)
-        .map(|(account, tier)| row(account, tier.as_deref(), now, verbose))
+        .map(|(account, tier)| {
+            let mut row = row(account, tier.as_deref(), now, &known);
+            if verbose {
+                row.extend([expires(account, now), refreshed(account, now, &known)]);
+            }
+            row
+        })
         .collect();
     let lines = table(&heading, &rows, context.out.room());
     let head = context.out.paint(Paint::Strong, &lines[0]);
@@ -72,24 +82,39 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
     Ok(())
 }
 
-fn row(account: &AccountEntry, tier: Option<&str>, now: Wall, verbose: bool) -> Vec<String> {
+fn row(account: &AccountEntry, tier: Option<&str>, now: Wall, known: &State) -> Vec<String> {
     let mut name = text::name(&account.name);
     if !account.enabled {
         name.push_str(" (disabled)");
     }
-    let token = Token::of(account, now);
-    let mut row = vec![
+    vec![
         name,
         type_of(account).to_owned(),
         tier.unwrap_or("-").to_owned(),
-        token.word().to_owned(),
+        word_of(account, now, known).to_owned(),
         account.priority.to_string(),
         text::clean(&account.profiles.join(","), 60),
-    ];
-    if verbose {
-        row.push(expires(account, now));
-    }
-    row
+    ]
+}
+
+/// The state of the account's credential: a login whose refresh token is used up or was refused is
+/// dead as soon as its access token has run out.
+fn word_of(account: &AccountEntry, now: Wall, known: &State) -> &'static str {
+    let token = Token::of(account, now);
+    let Credential::Oauth(oauth) = &account.credential else {
+        return token.word();
+    };
+    let refused = known.tokens_of(&account.identity()).and_then(|tokens| tokens.refused.as_deref());
+    let is_dead = oauth.tokens.refresh.as_ref().is_some_and(|refresh| {
+        refused == Some(Digest::of(refresh).as_str()) || oauth.spent.has(Some(refresh))
+    });
+    if is_dead && token == Token::Renewable { "needs login" } else { token.word() }
+}
+
+/// `3h 12m ago`.
+fn refreshed(account: &AccountEntry, now: Wall, known: &State) -> String {
+    let at = known.tokens_of(&account.identity()).and_then(|tokens| tokens.refreshed_at);
+    at.map_or_else(|| "-".to_owned(), |at| format!("{} ago", human(Wall(at).until(now))))
 }
 
 /// `expires in 3h 12m`, or how long ago.
@@ -106,7 +131,7 @@ fn expires(account: &AccountEntry, now: Wall) -> String {
     }
 }
 
-fn json_of(account: &AccountEntry, tier: Option<&str>, now: Wall) -> Value {
+fn json_of(account: &AccountEntry, tier: Option<&str>, now: Wall, known: &State) -> Value {
     let tokens = match &account.credential {
         Credential::Oauth(oauth) => Some(&oauth.tokens),
         Credential::ApiKey(_) | Credential::Provider(_) => None,
@@ -120,8 +145,12 @@ fn json_of(account: &AccountEntry, tier: Option<&str>, now: Wall) -> Value {
         "profiles": account.profiles,
         "tier": tier,
         "token": {
-            "state": Token::of(account, now).word(),
+            "state": word_of(account, now, known),
             "expiresAt": tokens.and_then(|tokens| tokens.expires_at).map(clock::iso),
+            "refreshedAt": known
+                .tokens_of(&account.identity())
+                .and_then(|tokens| tokens.refreshed_at)
+                .map(|at| clock::iso(Wall(at))),
             "renewable": tokens.is_some_and(|tokens| tokens.refresh.is_some()),
         },
         "accountUuid": account.account_uuid,
@@ -276,7 +305,7 @@ mod tests {
         assert_eq!((&work["name"], &work["tier"]), (&json!("work"), &json!("unknown")));
         assert_eq!(
             work["token"],
-            json!({"state": "valid", "expiresAt": "2286-11-20T17:46:39.999Z", "renewable": false})
+            json!({"state": "valid", "expiresAt": "2286-11-20T17:46:39.999Z", "refreshedAt": null, "renewable": false})
         );
         assert_eq!(document["accounts"].as_array().unwrap().len(), 4);
         assert!(!stdout.contains("SECRET"));

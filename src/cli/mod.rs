@@ -12,6 +12,7 @@ mod context;
 mod doctor;
 mod env;
 mod explain;
+mod held_signals;
 mod help;
 mod login;
 #[cfg(test)]

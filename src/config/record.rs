@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::{Deposit, Digest, DisplacedBy, Previous, key_of, previous_key};
-use crate::config::Tokens;
-use crate::config::identity::Identity;
+use super::Tokens;
+use super::deposit::{Deposit, Digest, DisplacedBy, Previous, key_of, previous_key};
+use super::identity::Identity;
 
 /// A pair on its own, outside of the config: in the rescue file, in a hand-over, or in what a killed
 /// writer has left behind.
@@ -70,7 +70,7 @@ impl Record {
     }
 
     /// What the entry is to keep beside the pair: nothing of what others have put there is lost.
-    fn previous_beside(&self, entry: &Deposit) -> Option<Previous> {
+    pub(super) fn previous_beside(&self, entry: &Deposit) -> Option<Previous> {
         let theirs = entry.previous.as_ref();
         let is_theirs = theirs.is_some_and(|previous| {
             !self.deposit.spent.has(previous.tokens.refresh.as_ref())
