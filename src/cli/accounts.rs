@@ -292,7 +292,7 @@ mod tests {
         assert!(stdout.contains("valid          0         claude,all  expires in "), "{stdout}");
         assert!(
             stdout.contains("renews on use  0         claude,all  expired ")
-                && stdout.contains(" ago\n"),
+                && stdout.contains(" ago"),
             "{stdout}"
         );
     }
