@@ -12,7 +12,9 @@ ARGS ?=
 # Most tests wait for something most of the time.
 export RUST_TEST_THREADS ?= 8
 
-BINARY = target/release/maxpool
+# Where cargo builds.
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+BINARY = $(TARGET)/release/maxpool
 MACHINE = $(shell uname -m)
 MUSL = $(MACHINE)-unknown-linux-musl
 PAGES = $(wildcard man/*.[1-8])
@@ -29,7 +31,7 @@ run:
 # The server before a stand-in API, with pretend accounts, in a temporary home.
 demo:
 	$(CARGO) build --locked --bin maxpool --example demo
-	@target/debug/examples/demo
+	@'$(TARGET)/debug/examples/demo'
 
 test:
 	$(CARGO) test --locked
@@ -54,7 +56,7 @@ soak:
 # The program beside a direct connection, nginx and the npm package, in turns; `ARGS=--help` says what can be asked for.
 bench:
 	$(CARGO) build --release --locked --bin maxpool --example bench
-	@target/release/examples/bench $(ARGS)
+	@'$(TARGET)/release/examples/bench' $(ARGS)
 
 check:
 	$(CARGO) fmt --check
@@ -70,9 +72,9 @@ static:
 	@[ -d "$$(rustc --print target-libdir --target $(MUSL))" ] || { \
 		echo 'make static needs the musl target: rustup target add $(MUSL)' >&2; exit 1; }
 	CC_$(subst -,_,$(MUSL))="$${CC:-cc}" $(CARGO) build --release --locked --target $(MUSL)
-	@install -D target/$(MUSL)/release/maxpool target/static/maxpool
-	@ls -l target/static/maxpool
-	@target/static/maxpool --version
+	@install -D '$(TARGET)/$(MUSL)/release/maxpool' '$(TARGET)/static/maxpool'
+	@ls -l '$(TARGET)/static/maxpool'
+	@'$(TARGET)/static/maxpool' --version
 
 # The program for every system that it is offered for: `cross` checks, `dist` makes the archives.
 TARGETS ?= x86_64-unknown-linux-musl aarch64-unknown-linux-musl x86_64-apple-darwin aarch64-apple-darwin
@@ -85,7 +87,7 @@ dist:
 
 # The tests with what other Unixes use in place of calls that only Linux has (src/platform.rs).
 test-portable:
-	RUSTFLAGS='--cfg portable' $(CARGO) test --locked --target-dir target/portable
+	RUSTFLAGS='--cfg portable' $(CARGO) test --locked --target-dir '$(TARGET)/portable'
 
 .PHONY: cross dist test-portable
 
@@ -96,18 +98,18 @@ $(BINARY):
 # The program prints its own completions; one that cannot run here (built for another machine) is installed without them.
 install: $(BINARY)
 	install -d '$(DESTDIR)$(BINDIR)'
-	install -m 755 $(BINARY) '$(DESTDIR)$(BINDIR)/maxpool'
+	install -m 755 '$(BINARY)' '$(DESTDIR)$(BINDIR)/maxpool'
 	@for page in $(PAGES); do \
 		section="$${page##*.}"; \
 		install -d "$(DESTDIR)$(MANDIR)/man$$section"; \
 		install -m 644 "$$page" "$(DESTDIR)$(MANDIR)/man$$section/"; \
 		echo "install $$page"; \
 	done
-	@if $(BINARY) version >/dev/null 2>&1; then set -e; \
+	@if '$(BINARY)' version >/dev/null 2>&1; then set -e; \
 		for place in bash:'$(BASHDIR)/maxpool' zsh:'$(ZSHDIR)/_maxpool' fish:'$(FISHDIR)/maxpool.fish'; do \
 			file="$(DESTDIR)$${place#*:}"; \
 			install -d "$${file%/*}"; \
-			$(BINARY) completions "$${place%%:*}" > "$$file"; \
+			'$(BINARY)' completions "$${place%%:*}" > "$$file"; \
 			chmod 644 "$$file"; \
 			echo "install completions for $${place%%:*}"; \
 		done; \

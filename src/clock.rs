@@ -1,7 +1,7 @@
 //! The only place that reads a clock, and the texts that times have.
 //!
-//! Everything else is given a [`Now`], so that decisions can be replayed. Times are UTC throughout; this module never
-//! asks for a time zone.
+//! Everything else is given a [`Now`], so that decisions can be replayed. Times are UTC throughout;
+//! this module never asks for a time zone.
 
 use std::fmt::Write as _;
 use std::sync::OnceLock;
@@ -29,17 +29,20 @@ pub(crate) fn http_date(wall: Wall) -> String {
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(ms))
 }
 
-/// The monotonic clock: for waits and cooldowns. Counts from [`BEFORE`] the first look that anything took at it.
+/// The monotonic clock: for waits and cooldowns. Counts from [`BEFORE`] the first look that
+/// anything took at it.
 pub(crate) fn mono() -> Mono {
     static START: OnceLock<Instant> = OnceLock::new();
     let span = START.get_or_init(Instant::now).elapsed();
     Mono(BEFORE + u64::try_from(span.as_millis()).unwrap_or(u64::MAX / 2))
 }
 
-/// Milliseconds that the monotonic clock begins with, a year: what another process tells was so long ago has a moment here, too.
+/// Milliseconds that the monotonic clock begins with, a year: what another process tells was so
+/// long ago has a moment here, too.
 const BEFORE: u64 = 365 * 24 * 3600 * 1000;
 
-/// The system's monotonic clock in microseconds, for supervisors that compare it with their own (sd_notify).
+/// The system's monotonic clock in microseconds, for supervisors that compare it with their own
+/// (sd_notify).
 pub(crate) fn monotonic_us() -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1000)
@@ -90,8 +93,9 @@ const DAY_MS: i64 = 86_400_000;
 /// The parts of `wall` in UTC.
 pub(crate) fn civil(wall: Wall) -> Civil {
     let (days, ms) = (wall.0.div_euclid(DAY_MS), wall.0.rem_euclid(DAY_MS));
-    // Days to a date, for the proleptic Gregorian calendar: years start in March so that the leap day comes last.
-    // See H. Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
+    // Days to a date, for the proleptic Gregorian calendar: years start in March so that the leap
+    // day comes last. See H. Hinnant, "chrono-Compatible Low-Level Date Algorithms",
+    // civil_from_days.
     let days = days + 719_468;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
     let year_of_era =
@@ -111,7 +115,8 @@ pub(crate) fn civil(wall: Wall) -> Civil {
     }
 }
 
-/// `YYYY-MM-DDTHH:MM:SS.mmmZ`, the form of every time that the program shows to other programs (SPEC P1).
+/// `YYYY-MM-DDTHH:MM:SS.mmmZ`, the form of every time that the program shows to other programs
+/// (SPEC P1).
 pub(crate) fn iso(wall: Wall) -> String {
     let mut text = String::new();
     push_iso(&mut text, wall);
@@ -129,7 +134,8 @@ pub(crate) fn push_iso(out: &mut String, wall: Wall) {
     );
 }
 
-/// Reads an RFC 3339 time, with any number of digits of a fraction and an offset. `None` if it is not one.
+/// Reads an RFC 3339 time, with any number of digits of a fraction and an offset. `None` if it is
+/// not one.
 pub(crate) fn parse_rfc3339(text: &str) -> Option<Wall> {
     let text = text.trim();
     let (date, rest) = (text.get(..10)?, text.get(10..)?);

@@ -1,7 +1,8 @@
 //! What went wrong, and whose fault it is.
 //!
-//! An error's text is lower case and says what happened, to what, and what to do. It never holds a credential. The answers
-//! that a client gets over HTTP are made in `proxy/reply.rs`; [`Error::render`] is the one form for the command line.
+//! An error's text is lower case and says what happened, to what, and what to do. It never holds a
+//! credential. The answers that a client gets over HTTP are made in `proxy/reply.rs`;
+//! [`Error::render`] is the one form for the command line.
 
 use std::fmt;
 use std::io;
@@ -80,7 +81,8 @@ impl Error {
         Error { text: format!("{doing}: {}", self.text), ..self }
     }
 
-    /// The text for the command line, without a line end. Several lines where several things are wrong.
+    /// The text for the command line, without a line end. Several lines where several things are
+    /// wrong.
     pub(crate) fn render(&self) -> String {
         match self.fault {
             Fault::Client | Fault::Upstream | Fault::Operator => format!("maxpool: {}", self.text),

@@ -29,8 +29,8 @@ use crate::clock;
 use crate::platform::Bell;
 use crate::scheduler::time::{Mono, Now};
 use crate::scheduler::{
-    AccountId, Admission, Cancel, Grant, HeadReport, Lease, Outcome, Refusal, Request, Scheduler,
-    Ticket, Wake,
+    AccountId, Admission, Aftermath, Cancel, Grant, HeadReport, Lease, Outcome, Refusal, Request,
+    Scheduler, Ticket, Wake,
 };
 
 /// The pacer's stack: it calls the scheduler and nothing else.
@@ -60,6 +60,8 @@ pub(crate) struct Granted {
     pub(crate) kind: crate::scheduler::Kind,
     /// For [`Request::clock`].
     pub(crate) clock: crate::scheduler::WaitClock,
+    /// For [`Request::trail`].
+    pub(crate) trail: crate::scheduler::Trail,
 }
 
 /// The answer to [`Gate::admit`].
@@ -282,10 +284,10 @@ impl Gate {
     }
 
     fn guard(&self, grant: Grant) -> (LeaseGuard, Granted) {
-        let Grant { lease, account, name, kind, clock, .. } = grant;
+        let Grant { lease, account, name, kind, clock, trail, .. } = grant;
         (
             LeaseGuard { gate: self.clone(), lease: Some(lease) },
-            Granted { account, name, kind, clock },
+            Granted { account, name, kind, clock, trail },
         )
     }
 
@@ -381,14 +383,15 @@ impl LeaseGuard {
         }
     }
 
-    /// Completes the lease.
-    pub(crate) fn complete(mut self, outcome: Outcome) {
-        self.end(outcome);
+    /// Completes the lease. The result is for the request's trail, if it goes on.
+    pub(crate) fn complete(mut self, outcome: Outcome) -> Aftermath {
+        self.end(outcome)
     }
 
-    fn end(&mut self, outcome: Outcome) {
-        if let Some(lease) = self.lease.take() {
-            self.gate.with(|scheduler, now| scheduler.complete(now, lease, outcome));
+    fn end(&mut self, outcome: Outcome) -> Aftermath {
+        match self.lease.take() {
+            Some(lease) => self.gate.with(|scheduler, now| scheduler.complete(now, lease, outcome)),
+            None => Aftermath::default(),
         }
     }
 }

@@ -3,53 +3,74 @@
 //! This is the architecture page: read it first, then follow the arrows.
 //!
 //! ```text
-//!  argv, file        secrets          decisions              one request                        facts
-//! ┌──────────┐    ┌───────────┐    ┌──────────────┐    ┌──────────────────────────┐    ┌────────────────────┐
-//! │ cli      │───▶│ account   │───▶│ scheduler    │◀──▶│ proxy                    │───▶│ report             │
-//! │ config   │    │ (tokens,  │    │ pure, `now`  │gate│ receive → admit → forward│evts│ screen | log | JSON│
-//! └──────────┘    │ quota)    │    │ passed in    │    │ → stream → settle        │    └────────────────────┘
-//!                 └───────────┘    └──────────────┘    └──────────────────────────┘
+//!  argv, file      secrets       decisions          one request               facts
+//! ┌──────────┐   ┌───────────┐   ┌───────────┐    ┌─────────────────────┐    ┌─────────────┐
+//! │ cli      │──▶│ account   │──▶│ scheduler │◀──▶│ server → proxy      │───▶│ report      │
+//! │ config   │   │ (tokens,  │   │ pure,     │gate│ receive → admit →   │evts│ screen, log,│
+//! └──────────┘   │ limits)   │   │ `now`     │    │ forward → stream →  │    │ JSON        │
+//!                └───────────┘   │ passed in │    │ settle              │    └─────────────┘
+//!                                └───────────┘    └─────────────────────┘
 //! ```
 //!
-//! # Modules, in the order in which they may import each other
+//! # Rooms, in the order in which they may import each other
 //!
-//! `scheduler` < `http` < `platform`, `clock`, `error`, `event`, `zone` < `config` < `net` < `account` < `gate` < `report` < `server` < `proxy`
-//! < `control` < `host` < `run`, `cli` (a test holds them to it).
+//! `scheduler` < `http` < `platform`, `clock`, `error`, `event`, `zone` < `config` < `net` <
+//! `account` < `gate` < `report` < `server` < `proxy` < `control` < `host` < `run` < `cli`. A test
+//! holds them to it, and no two files of any room import each other in a circle.
 //!
-//! - [`scheduler`]: which account, who waits, for how long. Pure: no I/O, threads, locks, clock or randomness.
-//! - `platform`: what differs between Linux and other Unixes.
-//! - `clock`: the only place that reads time. `zone`: the local time zone. `event`: what happened, as plain data; sending one never blocks.
-//! - `config`: the file with every credential; one locked read-modify-write per change. `net`: connections that we make.
-//! - `account`: credentials, their refresh, and what answers say about quota.
-//! - `gate`: the only lock around the scheduler; its first page is the lock contract.
-//! - `http`: messages as bytes; pure. `server`: the listening socket, clients' connections, who may enter.
-//! - `proxy`: a request's life. `exchange` reads top to bottom.
-//! - `control`: what is not a request's life: local routes, reload, hand-over of what was learned, usage probe.
-//! - `report`: the plain log, the dashboard, status and metrics. `host`: signals, terminal, restart, supervisors.
+//! | room | what it does, and where to begin |
+//! |---|---|
+//! | [`scheduler`] | Decides which account serves, who waits, and for how long. Pure. |
+//! | `http` | Messages as bytes: headers, a JSON cursor, request bodies, events. Pure. |
+//! | `platform` | What differs between Linux and other Unixes. |
+//! | `clock` | The only place that reads time. |
+//! | `zone` | The local time zone. |
+//! | `event` | What happened, as plain data; sending one never blocks. |
+//! | `config` | The file with every credential: one locked read-modify-write per change. |
+//! | `net` | Connections that we make: name look-up, TCP, proxies, TLS; one wait for all. |
+//! | `account` | Credentials, their one `refresh`, sign-in, and what answers say of limits. |
+//! | `gate` | The only lock around the scheduler; its first page is the lock contract. |
+//! | `report` | The plain log, the dashboard's pictures, status and metrics. |
+//! | `server` | The listening socket, clients' connections, and who may enter. |
+//! | `proxy` | The life of a request; `exchange` reads from top to bottom. |
+//! | `control` | Local routes, reload, hand-over of what was learned, the usage probe. |
+//! | `host` | Signals, the terminal, restarts, supervisors. |
+//! | `run` | The wiring, and the life of a server. |
+//! | `cli` | Commands, from arguments to an exit code. |
 //!
 //! # Threads
 //!
 //! | thread | does | ends |
 //! |---|---|---|
-//! | main | leads: takes the signals, starts and replaces the servers (below) | with the process |
-//! | `serve` (in a worker process: main) | obeys the leader, looks at the config and the state file | when its last request has ended |
-//! | `accept` | accepts, and watches the connections that rest, all in one `poll` | at the stop |
-//! | `connection` (one per client that has something to say) | reads heads, serves each request from beginning to end | some seconds after its connection fell silent |
-//! | `pacer` | wakes the scheduler at its next deadline, notices that the clock jumped | at the stop |
+//! | main | leads: takes signals, starts and replaces servers (below) | with the process |
+//! | `serve` | obeys the leader, looks at the config and the state file | after its last request |
+//! | `accept` | accepts, and polls the connections that rest | at the stop |
+//! | `connection` | serves each request of a client from beginning to end | when it falls silent |
+//! | `pacer` | wakes the scheduler at its next deadline, notices clock jumps | at the stop |
 //! | `report` | is the only writer of the log | after its last line |
-//! | `probe` (only with `quotaProbeSeconds`) | reads the usage of idle accounts, one at a time | when the setting is off |
-//! | refreshes, name look-ups | one bounded call | when it is answered |
+//! | `dashboard` | draws, and reads keys; only on a terminal | with the terminal |
+//! | `order` | does what a key of the dashboard asked for | when it is done |
+//! | `capture` | writes recordings; only with `--log-to` | at the stop |
+//! | `probe` | reads the usage of idle accounts; only with `quotaProbeSeconds` | at the stop |
+//! | `refresh`, `lookup` | one bounded call | when it is answered |
+//!
+//! There is one `connection` thread per client that has something to say. In a worker process main
+//! is `serve`.
 //!
 //! # Processes
 //!
-//! The process that was started keeps its pid and leads. Its first server is a thread of its own; a restart starts the program anew as a
-//! child, passes it the listening socket and what was learned, and lets the old server finish (`host/restart.rs`, `run/worker.rs`).
+//! The process that was started keeps its pid and leads. Its first server is a thread of its own; a
+//! restart starts the program anew as a child, passes it the listening socket and what was learned,
+//! and lets the old server finish (`host/restart.rs`, `run/worker.rs`).
 //!
 //! # Invariants
 //!
-//! - At most one server takes connections from the listening socket; between two of them the kernel keeps those that come.
-//! - A lease ends in exactly one outcome; dropping one is `Abandoned`. A ticket gets exactly one verdict.
-//! - A retry takes the uncommitted writer by value, so none can be written after the first byte of an answer.
+//! - At most one server takes connections from the listening socket; between two of them the kernel
+//!   keeps those that come.
+//! - A lease ends in exactly one outcome; dropping one is `Abandoned`. A ticket gets exactly one
+//!   verdict.
+//! - A retry takes the uncommitted writer by value, so none can be written after the first byte of
+//!   an answer.
 //! - A client's body is kept as bytes and sent as bytes; only the model's name is ever replaced.
 //! - No credential is in an event, an error, a status or a debug print; `Secret` prints nothing.
 //! - A refreshed token is on the disk before it serves.

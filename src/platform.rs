@@ -5,12 +5,13 @@
 //! Each stands here behind a function with a second body for everyone else. Built with
 //! `--cfg portable`, Linux takes the second bodies as well; that is how they are tested.
 //!
-//! The second bodies can do less in three places:
+//! The second bodies can do less in four places:
 //!
 //! * a client that sent more than its request and then left is seen when its answer is written;
+//! * only our own limit cuts a client that acknowledges nothing;
 //! * a descriptor can slip into a program that another thread starts in the moment between the
 //!   making of a socket and the setting of its close-on-exec flag;
-//! * sockets and watchdogs of systemd do not exist.
+//! * sockets that systemd opens and abstract socket names do not exist.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -9,11 +9,15 @@ use std::sync::OnceLock;
 use crate::clock::{Civil, civil, days_from_civil};
 use crate::scheduler::time::Wall;
 
+/// Seconds east of UTC at a moment.
+pub(crate) fn utc_offset_s(wall: Wall) -> i64 {
+    static ZONE: OnceLock<Zone> = OnceLock::new();
+    ZONE.get_or_init(Zone::of_this_machine).offset(wall.0.div_euclid(1000))
+}
+
 /// The parts of a moment by the local clock.
 pub(crate) fn local(wall: Wall) -> Civil {
-    static ZONE: OnceLock<Zone> = OnceLock::new();
-    let offset = ZONE.get_or_init(Zone::of_this_machine).offset(wall.0.div_euclid(1000));
-    civil(Wall(wall.0.saturating_add(offset * 1000)))
+    civil(Wall(wall.0.saturating_add(utc_offset_s(wall) * 1000)))
 }
 
 /// The local date, counted in days since 1970-01-01.
@@ -84,9 +88,11 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 impl Zone {
     /// The zone of this process. UTC where there is none.
     fn of_this_machine() -> Zone {
-        let named = std::env::var("TZ").ok().filter(|name| !name.is_empty());
+        let named = std::env::var("TZ").ok();
         let zone = match named.as_deref().map(|name| name.trim_start_matches(':')) {
             None => read(Path::new("/etc/localtime")),
+            // As libc has it, and every program that uses it.
+            Some("") => None,
             Some(name) => of_file(name).or_else(|| {
                 let rule = Some(Rule::parse(name)?);
                 Some(Zone { rule, ..Zone::default() })

@@ -3,15 +3,17 @@
 //! script(1) lends the terminal; without it these tests say so and pass.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::home::program;
-use crate::harness::{Ask, Client, Home, Proxy, Value, hello, json, until};
-use crate::upstream::Upstream;
+use crate::harness::{Ask, Client, Home, Proxy, Value, hello, json, oauth, until};
+use crate::upstream::oauth::profile;
+use crate::upstream::{Upstream, failures};
 
 /// What is written when the terminal is taken and when it is given back.
 const ENTER: &str = "\x1b[?1049h";
@@ -88,18 +90,30 @@ impl Terminal {
     /// Waits for this text after the first `from` bytes.
     fn wait_after(&self, from: usize, words: &str) {
         until(&format!("{words:?} on the screen"), || {
-            let text = self.text();
-            text.get(from..).is_some_and(|new| new.contains(words)).then_some(())
+            let shown = self.shown.lock().expect("no panic");
+            String::from_utf8_lossy(&shown[from..]).contains(words).then_some(())
         });
+    }
+
+    fn shown_bytes(&self) -> usize {
+        self.shown.lock().expect("no panic").len()
     }
 
     /// Types, and waits for what that brings to the screen.
     fn press(&mut self, keys: &str, brings: &str) {
-        let from = self.text().len();
+        let from = self.shown_bytes();
         let typed = self.script.stdin.as_mut().expect("a keyboard");
         typed.write_all(keys.as_bytes()).expect("type");
         typed.flush().expect("type");
         self.wait_after(from, brings);
+    }
+
+    /// Where the server listens, as the headline says.
+    fn address(&self) -> SocketAddr {
+        let text = self.text();
+        let address = text.split("http://").nth(1).expect("an address");
+        let end = address.find(|c: char| !c.is_ascii_digit() && !".:".contains(c));
+        address[..end.unwrap_or(address.len())].parse().expect("an address")
     }
 
     fn signal(&self, signal: Signal) {
@@ -232,7 +246,7 @@ fn a_stop_by_job_control_lends_the_terminal_back_for_a_while() {
         return;
     };
     terminal.wait_after(0, "a accounts");
-    let from = terminal.text().len();
+    let from = terminal.shown_bytes();
     terminal.signal(Signal::TSTP);
     terminal.wait_after(from, LEAVE);
     until("it stands still", || {
@@ -240,7 +254,7 @@ fn a_stop_by_job_control_lends_the_terminal_back_for_a_while() {
         let stat = std::fs::read_to_string(stat).ok()?;
         stat.contains(") T ").then_some(())
     });
-    let from = terminal.text().len();
+    let from = terminal.shown_bytes();
     terminal.signal(Signal::CONT);
     terminal.wait_after(from, ENTER);
     terminal.wait_after(from, "a accounts");
@@ -260,7 +274,7 @@ fn another_size_is_drawn_at_once() {
         return;
     };
     terminal.wait_after(0, "r restart  q quit  ? help");
-    let from = terminal.text().len();
+    let from = terminal.shown_bytes();
     let resized =
         Command::new("stty").args(["-F", &terminal.device, "rows", "8", "cols", "40"]).status();
     assert!(resized.is_ok_and(|status| status.success()), "stty");
@@ -314,7 +328,7 @@ fn an_attached_dashboard_changes_the_server_and_leaves_it_running() {
     Client::connect(proxy.address())
         .ask(&Ask::messages(&hello()))
         .assert_said("Hello from upstream.");
-    terminal.wait_after(0, "POST /v1/messages first 200");
+    terminal.wait_after(0, "first sonnet-4-5 200 0.");
     terminal.press("a\r\r", "Disable first?");
     terminal.press("y", "disabled");
     let is_off = |status: &Value| status["accounts"][0]["enabled"] == json!(false);
@@ -324,4 +338,101 @@ fn an_attached_dashboard_changes_the_server_and_leaves_it_running() {
     terminal.press("y", LEAVE);
     assert_eq!(terminal.wait_restored(), "0");
     proxy.post(&hello()).assert_said("Hello from upstream.");
+}
+
+#[test]
+fn d1_the_dashboard_signs_in_again_and_the_account_serves() {
+    let upstream = Upstream::start();
+    let mut account = oauth("work");
+    account["accountUuid"] = json!("uuid-1");
+    let who = profile("uuid-1", "me@example.org", "org-1");
+    upstream.state().oauth.profiles.insert("access-1".to_owned(), who);
+    let home = Home::new()
+        .upstream(&upstream.url())
+        .logins(&upstream.url())
+        .set("accounts", json!([account]));
+    home.write();
+    let Some(mut terminal) = Terminal::start(&home, "") else {
+        return;
+    };
+    terminal.wait_after(0, "a accounts");
+    terminal.press("l", "> work");
+    terminal.press("\r", "Sign in again to work?");
+    assert!(!terminal.text().contains("code_challenge"), "nothing happens before the answer");
+    terminal.press("y", "state=");
+    terminal.wait_after(0, "paste the address");
+    terminal.press("not-a-code?", "***********_");
+    terminal.press("\r", "another login attempt");
+    // A code alone would do, but a code of another sign-in would not be noticed: the address names
+    // the state.
+    let shown = terminal.text().replace(['\r', '\n'], "");
+    let plain = without_escapes(&shown);
+    let state = plain.rsplit("state=").next().expect("a state");
+    let state: String =
+        state.chars().take_while(|c| c.is_ascii_alphanumeric() || "-_".contains(*c)).collect();
+    terminal.press(
+        &format!(
+            "\x1b[200~http://localhost:1/callback?code=good-code-0123456789&state={}\x1b[201~\r",
+            &state[..43]
+        ),
+        "the account work",
+    );
+    until("it is stored", || {
+        let stored = &home.read()["accounts"][0];
+        (stored["accessToken"] == "access-1").then_some(())
+    });
+    terminal.press("\x1b", "ACTIVITY");
+}
+
+/// The text without the sequences that move the cursor.
+fn without_escapes(text: &str) -> String {
+    let mut plain = String::new();
+    for (number, part) in text.split('\x1b').enumerate() {
+        let end = part.find(|c: char| c.is_ascii_alphabetic()).map_or(part.len(), |at| at + 1);
+        plain.push_str(if number == 0 { part } else { &part[end..] });
+    }
+    plain
+}
+
+#[test]
+fn d1_a_block_is_lifted_by_retry_and_an_account_is_renamed() {
+    let upstream = Upstream::start();
+    let home = home(&upstream);
+    upstream.always("key-first", failures::quota("five_hour", Duration::from_secs(3_600)));
+    let Some(mut terminal) = Terminal::start(&home, "") else {
+        return;
+    };
+    terminal.wait_after(0, "a accounts");
+    let address = terminal.address();
+    Client::connect(address).ask(&Ask::messages(&hello())).assert_said("Hello from upstream.");
+    terminal.wait_after(0, "next free ");
+    terminal.wait_after(0, "limited 1h");
+    terminal.press("a\rjj\r", "Retry first?");
+    terminal.press("y", "blocks lifted");
+    terminal.press("a\rjjj\r", "RENAME first");
+    terminal.press("2\r", "Rename first to first2?");
+    terminal.press("y", "renamed first to first2");
+    until("it is stored", || (home.read()["accounts"][0]["name"] == "first2").then_some(()));
+}
+
+#[test]
+fn d1_the_log_is_scrolled_with_page_up_and_page_down() {
+    let upstream = Upstream::start();
+    let home = home(&upstream);
+    let Some(mut terminal) = Terminal::start(&home, "") else {
+        return;
+    };
+    terminal.wait_after(0, "a accounts");
+    let mut client = Client::connect(terminal.address());
+    for _ in 0..30 {
+        client.ask(&Ask::messages(&hello())).assert_said("Hello from upstream.");
+    }
+    // The last one can be told apart: once it is drawn, all of them are there to be scrolled.
+    let mut last = hello();
+    last["model"] = json!("claude-haiku-4-5");
+    client.ask(&Ask::messages(&last)).assert_said("Hello from upstream.");
+    terminal.wait_after(0, "haiku-4-5 200 0.");
+    terminal.press("\x1b[5~", "newer, PageDown shows them");
+    terminal.press("\x1b[5~\x1b[5~\x1b[5~\x1b[5~", "listens on");
+    terminal.press("\x1b[6~\x1b[6~\x1b[6~\x1b[6~\x1b[6~", "ACTIVITY");
 }

@@ -101,17 +101,22 @@ fn nothing_is_committed_before_the_first_whole_event() {
 }
 
 #[test]
-fn a_plain_answer_commits_with_its_first_byte() {
+fn a_plain_answer_commits_once_it_is_known_to_be_one() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream, &["a", "b"]);
     upstream.next("key-a", Answer::json(200, r#"{"a":1}"#).at(0, Step::Reset));
     proxy.post(&hello()).assert_said("Hello from upstream.");
     assert_eq!(upstream.order(), ["key-a", "key-b"], "no byte had gone out");
     let (_home, proxy) = start(&upstream, &["c", "d"]);
-    upstream.next("key-c", Answer::json(200, r#"{"a":1,"b":2}"#).pieces(4).at(2, Step::Reset));
+    upstream.next("key-c", Answer::json(200, r#"{"a":1}"#).pieces(4).at(1, Step::Reset));
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    assert_eq!(upstream.order()[2..], ["key-c", "key-d"], "it could have become an error");
+    let (_home, proxy) = start(&upstream, &["e", "f"]);
+    let message = Answer::json(200, r#"{"type":"message","b":2}"#);
+    upstream.next("key-e", message.pieces(20).at(1, Step::Reset));
     let reply = proxy.post(&hello());
     assert_ne!(reply.end, ReplyEnd::Complete, "a cut answer never looks whole: {}", reply.text());
-    assert_eq!(upstream.count("key-d"), 0, "after the commit there is no retry");
+    assert_eq!(upstream.count("key-f"), 0, "after the commit there is no retry");
 }
 
 #[test]

@@ -271,7 +271,7 @@ fn what_is_left_is_told_every_five_seconds() {
     let told = |proxy: &Proxy| {
         let log = proxy.log();
         let told = log.iter();
-        told.filter(|line| line.ends_with("stopping: 1 request left")).count()
+        told.filter(|line| line.contains("stopping: 1 request left")).count()
     };
     let since = std::time::Instant::now();
     proxy.terminate();
@@ -281,4 +281,24 @@ fn what_is_left_is_told_every_five_seconds() {
     gate.open();
     assert!(matches!(rest(&mut client, first).1, Piece::End));
     assert_eq!(proxy.wait_exit(), Some(0));
+}
+
+/// D2: the stop says what caused it, how much is left and until when, and the last line is
+/// "stopped".
+#[test]
+fn the_log_tells_a_stop_from_its_signal_to_its_end() {
+    let upstream = Upstream::start();
+    let (_home, mut proxy) = start(&upstream, 60_000);
+    let (mut client, _ask, gate, first) = streaming(&upstream, &proxy);
+    proxy.terminate();
+    let stop = proxy.wait_line("the stop", |line| line.contains("stopping: "));
+    assert!(stop.contains("stopping: 1 request left (SIGTERM), until 20"), "{stop}");
+    assert!(stop.ends_with("in 1m"), "{stop}");
+    gate.open();
+    assert!(matches!(rest(&mut client, first).1, Piece::End));
+    assert_eq!(proxy.wait_exit(), Some(0));
+    let log = proxy.log();
+    let line_of = |words: &str| log.iter().position(|line| line.contains(words));
+    assert!(line_of("stopping: ") < line_of("POST /v1/messages"), "{log:?}");
+    assert!(log.last().is_some_and(|line| line.ends_with("Z stopped")), "{log:?}");
 }

@@ -543,7 +543,7 @@ fn a_providers_429_says_when_it_ends() {
 }
 
 #[test]
-fn a_refused_provider_is_named_and_its_plan_is_looked_at_again_later() {
+fn a_refused_provider_is_named_and_a_forbidden_request_blames_nobody() {
     let world = World::new();
     let home = world
         .home()
@@ -568,11 +568,9 @@ fn a_refused_provider_is_named_and_its_plan_is_looked_at_again_later() {
         "provider-new",
         Answer::error(403, "permission_error", "Your plan does not include this model"),
     );
-    let message = proxy.ask(&all(&hello())).assert_error(502, "provider_auth_error");
+    let message = proxy.ask(&all(&hello())).assert_error(502, "proxy_error");
     assert!(message.contains("Your plan"), "{message}");
-    let until = proxy.account("glm")["cooldownUntil"].as_str().unwrap_or("").to_owned();
-    let half_an_hour = crate::upstream::limits::rfc3339(std::time::SystemTime::now() + HOUR / 2);
-    assert_eq!(until.get(..15), half_an_hour.get(..15), "{until}");
+    assert!(proxy.account("glm")["cooldownUntil"].is_null(), "a 403 alone blames nobody");
 }
 
 #[test]

@@ -52,6 +52,12 @@ fn a_request_waits_for_the_reset_and_is_served_then() {
     assert!(waited >= Duration::from_millis(1500), "{waited:?}");
     assert!(waited < Duration::from_secs(6), "{waited:?}");
     assert_eq!(upstream.requests().len(), 3, "asked once more, when the time had come");
+    let log = proxy.log();
+    let moved: Vec<&String> = log.iter().filter(|line| line.contains("failover")).collect();
+    assert!(
+        matches!(moved[..], [line] if line.contains("failover a -> the queue: 429")),
+        "{log:?}"
+    );
 }
 
 #[test]
@@ -223,7 +229,7 @@ fn what_will_not_end_within_the_limit_is_told_at_once() {
         ("longer than maxWaitMs", "queue.maxWaitMs", failures::quota("five_hour", hour)),
         ("longer than autoMaxWaitMs", "queue.autoMaxWaitMs", failures::quota("five_hour", hour)),
         ("without streaming", "queue.nonStreamMaxWaitMs", failures::quota("five_hour", hour)),
-        ("the API in trouble", "queue.capacityMaxWaitMs", failures::server_error(500)),
+        ("the API in trouble", "queue.capacityMaxWaitMs", failures::overloaded()),
         ("the network down", "queue.networkMaxWaitMs", failures::reset()),
     ];
     for (name, key, answer) in rows {
@@ -252,6 +258,21 @@ fn a_refused_credential_is_never_waited_for() {
 }
 
 #[test]
+fn a_request_that_only_waited_is_not_logged_against_an_account() {
+    let upstream = Upstream::start();
+    let mut proxy = Proxy::start(&one_account(&upstream));
+    upstream.next("key-a", failures::quota("five_hour", Duration::from_secs(60)));
+    let waiting = send(&proxy, Ask::messages(&hello()));
+    proxy.wait_status("it waits", |status| queued(status) == 1);
+    proxy.terminate();
+    waiting.join().expect("a client").0.assert_error(503, "restart_in_progress");
+    assert_eq!(proxy.wait_exit(), Some(0));
+    let log = proxy.log();
+    let its = log.iter().find(|line| line.contains("POST /v1/messages "));
+    assert!(its.is_some_and(|line| line.contains("/v1/messages - 503 ")), "{log:?}");
+}
+
+#[test]
 fn a_wait_for_the_cap_ends_at_its_limit() {
     let upstream = Upstream::start();
     let home = one_account(&upstream)
@@ -277,19 +298,21 @@ fn counting_tokens_waits_eight_seconds_at_most() {
     let upstream = Upstream::start();
     let home = one_account(&upstream)
         .set("queue.countTokensMaxWaitMs", json!(500))
-        .set("scheduler.safetyMaxGlobalActive", json!(1));
+        .set("scheduler.safetyMaxActivePerAccount", json!(1));
     let proxy = Proxy::start(&home);
     let gate = upstream.gate();
-    upstream
-        .next("key-a", Answer::message("first").before(crate::upstream::Step::Hold(gate.clone())));
-    let first = send(&proxy, Ask::messages(&hello()));
+    let count = || Ask::post("/v1/messages/count_tokens", &hello());
+    let held = Answer::json(200, r#"{"input_tokens":7}"#);
+    upstream.next("key-a", held.before(crate::upstream::Step::Hold(gate.clone())));
+    let first = send(&proxy, count());
     upstream.wait_requests(1);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
     let before = Instant::now();
-    let reply = proxy.ask(&Ask::post("/v1/messages/count_tokens", &hello()));
+    let reply = proxy.ask(&count());
     assert!([429, 529].contains(&reply.status), "{}", reply.text());
     assert!(before.elapsed() < Duration::from_secs(5));
     gate.open();
-    first.join().expect("a client").0.assert_said("first");
+    assert_eq!(first.join().expect("a client").0.json()["input_tokens"], 7);
 }
 
 #[test]

@@ -423,3 +423,40 @@ fn an_old_connection_serves_one_more_request_and_closes() {
     reply.assert_said("Hello from upstream.");
     assert_ne!(reply.header("connection"), Some("close"));
 }
+
+/// D1: the log of the dashboard and the figures of the last hour go on.
+#[test]
+fn a_restart_keeps_the_activity_and_the_figures_of_the_last_hour() {
+    let upstream = Upstream::start();
+    let home = Home::new().upstream(&upstream.url()).accounts(&["a"]);
+    let proxy = Proxy::start(&home);
+    for _ in 0..3 {
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+    }
+    let gate = upstream.gate();
+    let message = Message::long(12, 20);
+    let held = held_streams(&upstream, &proxy, 1, &message, &gate);
+    let before = proxy.wait_status("three are counted", |status| {
+        status["accounts"][0]["load"]["last1h"]["requests"] == 3
+    });
+    restart(&proxy);
+    let is_there = |status: &crate::harness::Value, requests: u64| {
+        let load = &status["accounts"][0]["load"];
+        let lines = status["activity"].as_array().expect("lines").iter();
+        let served = lines.filter(|line| line["request"]["status"] == 200).count() as u64;
+        status["pid"] != before["pid"]
+            && load["last1h"]["requests"] == requests
+            && load["last15m"]["requests"] == requests
+            && load["last1h"]["avgMs"].is_u64()
+            && served == requests
+    };
+    proxy.wait_status("the new worker knows them", |status| is_there(status, 3));
+    gate.open();
+    for stream in held {
+        stream.join().expect("a client").assert_said(&message.text);
+    }
+    let after = proxy.wait_status("and what the old one finished", |status| is_there(status, 4));
+    let lines = after["activity"].as_array().expect("lines");
+    let times: Vec<&str> = lines.iter().filter_map(|line| line["at"].as_str()).collect();
+    assert!(times.is_sorted(), "{times:?}");
+}

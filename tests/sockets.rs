@@ -493,7 +493,7 @@ fn a_last_answer_comes_whole_to_a_client_that_has_sent_more() {
 fn a_torn_answer_whose_end_is_the_connection_s_is_not_taken_for_whole() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
-    let torn = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n6\r\n{\"id\":\r\n";
+    let torn = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n14\r\n{\"type\":\"message\",\"i\r\n";
     upstream.next("key-a", Answer::raw_bytes(torn));
     let mut client = proxy.connect();
     client.send(&last_request("HTTP/1.0", "", &hello()));

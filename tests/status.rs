@@ -161,8 +161,8 @@ fn figures_follow_what_happens() {
     proxy.post(&hello()).assert_said("hi");
     upstream.next("key-a", failures::invalid());
     assert_eq!(proxy.post(&hello()).status, 400);
-    upstream.next("key-a", failures::server_error(500));
-    assert_eq!(proxy.post(&hello()).status, 500);
+    upstream.next("key-a", failures::server_error(503));
+    assert_eq!(proxy.post(&hello()).status, 503);
     let account = proxy.account("a");
     let quota = &account["quota"];
     assert_eq!((&quota["unified5h"], &quota["unified7d"]), (&json!(0.42), &json!(0.61)));
@@ -176,7 +176,7 @@ fn figures_follow_what_happens() {
     let ms = quota["unified5hReset"].as_u64().expect("milliseconds");
     let now = crate::harness::home::epoch_ms();
     assert!((now + 7_100_000..now + 7_300_000).contains(&ms), "{ms}");
-    assert_eq!(account["lastStatus"], 500);
+    assert_eq!(account["lastStatus"], 503);
     assert_eq!(account["consecutiveFailures"], 1);
     assert_eq!(
         account["failedRequests"], 1,

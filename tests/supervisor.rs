@@ -78,6 +78,7 @@ fn it_says_when_it_is_ready_when_it_changes_and_when_it_stops() {
     assert_eq!(proxy.wait_exit(), Some(0));
 }
 
+#[cfg(not(portable))]
 #[test]
 fn the_watchdog_hears_of_the_worker_that_serves() {
     let upstream = Upstream::start();
@@ -103,6 +104,7 @@ fn the_watchdog_hears_of_the_worker_that_serves() {
 }
 
 /// The program with this socket as its descriptor 3, as a supervisor starts it.
+#[cfg(not(portable))]
 fn activated(home: &Home, listener: OwnedFd, count: &str) -> Command {
     let script = format!(
         "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS={count} exec '{}' server --plain",
@@ -118,6 +120,7 @@ fn activated(home: &Home, listener: OwnedFd, count: &str) -> Command {
     command
 }
 
+#[cfg(not(portable))]
 #[test]
 fn a_socket_that_a_supervisor_opened_is_used_and_outlives_the_program() {
     let upstream = Upstream::start();
@@ -150,6 +153,7 @@ fn a_socket_that_a_supervisor_opened_is_used_and_outlives_the_program() {
     assert_eq!(proxy.wait_exit(), Some(0));
 }
 
+#[cfg(not(portable))]
 #[test]
 fn what_a_supervisor_passes_by_mistake_is_named() {
     let home = Home::new().accounts(&["a"]);

@@ -1,10 +1,12 @@
-//! The rules of the code that a reader relies on: where time is read, who locks, what imports what, how long a file is.
+//! The rules of the code that a reader relies on: where time is read, who locks, what imports what,
+//! how long a file is.
 
 mod imports;
 
 use std::path::{Path, PathBuf};
 
-/// Modules in the order in which they may import: each only from those before it. Those in one group may import each other.
+/// Modules in the order in which they may import: each only from those before it. Those in one
+/// group may import each other.
 const ORDER: &[&[&str]] = &[
     &["scheduler"],
     &["http"],
@@ -23,16 +25,26 @@ const ORDER: &[&[&str]] = &[
 ];
 
 /// Files that still import each other in a circle; nothing may be added.
-const KNOWN_CIRCLES: &[&str] = &[
-    "src/scheduler/breaker.rs",
-    "src/scheduler/outcome.rs",
-    "src/scheduler/snapshot.rs",
-    "src/server/door.rs",
-    "src/server/head.rs",
-];
+const KNOWN_CIRCLES: &[&str] = &[];
 
-/// Lines that a file may have, the tests at its end left out. A guide with room: 400 is what to aim at.
-const LINES_MAX: usize = 700;
+/// Lines that a source file may have, the tests at its end included; 400 is what to aim at.
+const LINES_MAX: usize = 600;
+
+/// Files that are longer still, of rooms that are being restructured.
+const KNOWN_LONG_FILES: &[&str] =
+    &["src/http/sse.rs", "src/proxy/classify.rs", "src/proxy/reply.rs"];
+
+/// Lines that a function of the program may have; tables of tests are longer.
+const FUNCTION_LINES_MAX: usize = 70;
+
+/// Functions that are longer still, of rooms that are being restructured.
+const KNOWN_LONG_FUNCTIONS: &[&str] = &[
+    "src/cli/doctor/environment.rs: environment",
+    "src/report/metrics.rs: accounts",
+    "src/report/status/build.rs: status",
+    "src/run/wiring.rs: build",
+    "src/scheduler/admit.rs: judge_waiter",
+];
 
 /// What belongs to the top of the tree, beside what git ignores.
 const TOP_LEVEL: &[&str] = &[
@@ -110,7 +122,8 @@ fn rank(module: &str) -> Option<usize> {
     ORDER.iter().position(|group| group.contains(&module))
 }
 
-/// Places in the program's own code where a line holds one of these words, but for files that are allowed to.
+/// Places in the program's own code where a line holds one of these words, but for files that are
+/// allowed to.
 fn places(words: &[&str], allowed: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for (path, text) in files("src") {
@@ -258,14 +271,9 @@ fn printing_happens_in_report_and_cli() {
 }
 
 #[test]
-fn files_have_a_purpose_and_a_bound() {
+fn files_have_a_purpose_and_readable_lines() {
     let mut wrong = Vec::new();
     for (path, text) in files("src").into_iter().chain(files("tests")) {
-        let lines = text.find("#[cfg(test)]\nmod ").map_or(text.as_str(), |end| &text[..end]);
-        let lines = lines.lines().count();
-        if lines > LINES_MAX && !is_test_file(&path) {
-            wrong.push(format!("{} has {lines} lines", path.display()));
-        }
         if !text.starts_with("//!")
             && !path.ends_with("tests.rs")
             && !path.display().to_string().ends_with("_tests.rs")
@@ -279,6 +287,58 @@ fn files_have_a_purpose_and_a_bound() {
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn files_and_functions_are_short() {
+    let (mut files_above, mut functions_above) = (Vec::new(), Vec::new());
+    for (path, text) in files("src") {
+        let short = path.display().to_string();
+        if text.lines().count() > LINES_MAX {
+            files_above.push(short.clone());
+        }
+        if !is_test_file(&path) {
+            let long = functions(&text[..program_end(&text)])
+                .into_iter()
+                .filter(|(_, lines)| *lines > FUNCTION_LINES_MAX);
+            functions_above.extend(long.map(|(name, _)| format!("{short}: {name}")));
+        }
+    }
+    files_above.retain(|file| !KNOWN_LONG_FILES.contains(&file.as_str()));
+    functions_above.retain(|function| !KNOWN_LONG_FUNCTIONS.contains(&function.as_str()));
+    assert!(files_above.is_empty(), "above {LINES_MAX} lines: {files_above:?}");
+    assert!(functions_above.is_empty(), "above {FUNCTION_LINES_MAX} lines: {functions_above:?}");
+}
+
+/// Each function with its number of lines, by the indentation that rustfmt gives: it ends at the
+/// first `}` that stands as far to the left as it begins.
+fn functions(text: &str) -> Vec<(String, usize)> {
+    let mut found = Vec::new();
+    let lines: Vec<&str> = text.lines().collect();
+    for (at, line) in lines.iter().enumerate() {
+        let code = line.trim_start();
+        let indent = &line[..line.len() - code.len()];
+        let Some((before, after)) = code.split_once("fn ") else {
+            continue;
+        };
+        let is_function = before
+            .split(' ')
+            .all(|word| ["", "pub", "const"].contains(&word) || word.starts_with("pub("));
+        if !is_function || code.ends_with(['}', ';']) {
+            continue;
+        }
+        let end = format!("{indent}}}");
+        let length = lines[at..].iter().position(|line| *line == end).map_or(1, |last| last + 1);
+        let name = after.split(['(', '<']).next().unwrap_or_default();
+        found.push((name.to_owned(), length));
+    }
+    found
+}
+
+#[test]
+fn a_function_ends_at_its_own_brace() {
+    let text = "fn a() {}\n    pub(super) fn b<T>(\n        t: T,\n    ) {\n        if t {\n        }\n    }\n// fn c(\n";
+    assert_eq!(functions(text), [("b".to_owned(), 6)]);
 }
 
 #[test]

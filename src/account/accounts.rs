@@ -11,8 +11,6 @@ use super::single_flight::{self, SingleFlight};
 use super::surroundings::{Role, Shared, Surroundings};
 use super::token::{Cooling, Obstacle, Plan, Switch, TokenState};
 use crate::config::Config;
-#[cfg(test)]
-use crate::config::Identity;
 use crate::error;
 use crate::scheduler::time::Now;
 use crate::scheduler::{AccountId, Kind};
@@ -52,12 +50,6 @@ impl Accounts {
         self.read_live().iter().find(|account| &*account.profile().name == name).cloned()
     }
 
-    /// The account that is the same as `who` (SPEC A4).
-    #[cfg(test)]
-    pub(crate) fn by_identity(&self, who: &Identity<'_>) -> Option<Arc<Account>> {
-        self.read_live().iter().find(|account| account.profile().identity().is_same(who)).cloned()
-    }
-
     /// All, in the order of their registration.
     pub(crate) fn all(&self) -> Vec<Arc<Account>> {
         self.read_live().clone()
@@ -95,6 +87,15 @@ impl Accounts {
     /// Who may refresh from now on. One that has handed over takes what its successor brings.
     pub(crate) fn set_role(&self, role: Role) {
         self.shared.set_role(role);
+    }
+
+    /// A refresh that failed for now may be tried again at once.
+    pub(crate) fn retry(&self, id: AccountId) {
+        if let Some(account) = self.get(id)
+            && let Holding::Oauth(state) = &mut account.held().what
+        {
+            state.retry();
+        }
     }
 
     /// Like [`Accounts::credential`], but waits for a refresh: for commands, which have no client to watch.
@@ -212,6 +213,7 @@ impl Accounts {
             }
             Plan::Cooling(cooling) => Unready::Cooling(cooling),
             Plan::NeedsLogin(why) => Unready::NeedsLogin { why },
+            Plan::Refused => Unready::CredentialRefused,
             Plan::Disabled => Unready::Disabled,
         };
         Readiness::Unready(unready)

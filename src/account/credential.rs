@@ -13,7 +13,6 @@ use crate::config::{AccountEntry, AuthHeader, BaseUrl, Credential, Identity, Imp
 use crate::scheduler::time::{Mono, Wall};
 use crate::scheduler::{Access, AccountId, AccountLimit, AccountSpec, Kind};
 
-/// One account.
 pub(crate) struct Account {
     pub(super) id: AccountId,
     pub(super) kind: Kind,
@@ -30,31 +29,21 @@ pub(crate) struct Account {
 pub(crate) struct AccountProfile {
     /// Unique, for people.
     pub(crate) name: Arc<str>,
-    /// `enabled`.
     pub(crate) enabled: bool,
     /// Lower is preferred.
     pub(crate) priority: i64,
-    /// `profiles`.
     pub(crate) profiles: Vec<Arc<str>>,
-    /// `accountUuid`.
     pub(crate) account_uuid: Option<Arc<str>>,
-    /// `orgUuid`.
     pub(crate) org_uuid: Option<Arc<str>>,
-    /// `provider`.
     pub(crate) provider: Arc<str>,
     /// Where its requests go.
     pub(crate) upstream: BaseUrl,
     /// In which header its credential goes.
     pub(crate) auth_header: AuthHeader,
-    /// `model`.
     pub(crate) model: Option<Arc<str>>,
-    /// `modelMap`.
     pub(crate) model_map: Arc<[(String, String)]>,
-    /// `stripBetaHeaders`.
     pub(crate) strip_beta_headers: bool,
-    /// `limit`.
     limit: AccountLimit,
-    /// `importFrom`.
     pub(super) import_from: Option<ImportFrom>,
     /// Where the account comes from.
     pub(crate) origin: Origin,
@@ -63,7 +52,6 @@ pub(crate) struct AccountProfile {
 /// Where an account comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// The config file.
     Config,
     /// A request's headers (SPEC V1): never written to disk, and only for requests that bring the
     /// same token and address.
@@ -98,10 +86,7 @@ pub(crate) struct Ready {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Unready {
     /// Only a new login helps: the scheduler's `NeedsLogin`.
-    NeedsLogin {
-        /// In words.
-        why: String,
-    },
+    NeedsLogin { why: String },
     /// An API key or a provider's token was refused: the scheduler's `CredentialRefused`.
     CredentialRefused,
     /// A refresh failed for now: a cooldown until then.

@@ -20,7 +20,7 @@ pub(crate) mod provider;
 mod refresh;
 pub(crate) mod sign_in;
 mod single_flight;
-mod sources;
+pub(crate) mod sources;
 mod surroundings;
 pub(crate) mod sync;
 mod token;

@@ -101,34 +101,25 @@ pub(crate) fn authorize_url(endpoints: &Endpoints, proof: &Proof, redirect_uri: 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TokenFailure {
     /// Nothing was sent.
-    NotSent {
-        /// In words.
-        why: String,
-    },
+    NotSent { why: String },
     /// It may have arrived, and a single-use token may be used up: no answer, an answer that cannot be
     /// read, or one of a gateway on the way (502, 504).
     FateUnknown {
         /// No answer came at all.
         is_network: bool,
-        /// In words.
         why: String,
     },
     /// An answer that is no verdict about the credential: anything but `invalid_grant`.
     Temporary {
         /// `retry-after`, if it was there.
         retry_after: Option<Duration>,
-        /// In words.
         why: String,
     },
     /// The endpoint's own `invalid_grant`.
-    Refused {
-        /// In words.
-        why: String,
-    },
+    Refused { why: String },
 }
 
 impl TokenFailure {
-    /// In words.
     pub(crate) fn why(&self) -> &str {
         match self {
             TokenFailure::NotSent { why }
@@ -389,7 +380,6 @@ pub(crate) fn profile(
 /// What a look at the usage endpoint brought (SPEC T6). None of it says anything about the account's health.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum UsageReading {
-    /// The windows.
     Read(QuotaReport),
     /// 429: look less often.
     TooOften {

@@ -1,10 +1,17 @@
 //! The one refresh of an account (SPEC T2, T7), on a thread of its own.
 //!
-//! The order is the contract, since a refresh token can be redeemed once: whoever sends it must be
-//! able to keep what comes back. So the place of the successor is made before the token is sent, and
-//! the successor is on the disk before it serves. The lock is the token's own, for as long as the
-//! endpoint takes; the config's lock is held only to make the place and to fill it, so that a slow
-//! endpoint holds up nobody.
+//! The order is the contract, since a refresh token can be redeemed once: the endpoint may revoke the
+//! whole grant when it sees one twice, and an answer that is lost takes the only good pair with it. So
+//! the place of the successor is made before the token is sent, and the successor is on the disk
+//! before it serves.
+//!
+//! - The lock is the token's own, held for as long as the endpoint takes, so that no other process
+//!   sends the same token. The config's lock is held only to make the place and to fill it, so that a
+//!   slow endpoint holds up nobody.
+//! - A refresh has a thread of its own, and those who need it wait for its end. On the thread of the
+//!   request that noticed, a client that leaves would cut it between the answer and the disk.
+//! - A token that may have arrived is not sent again within one refresh, whatever the answer was. It
+//!   is tried once more after the cooldown, because most such answers are a gateway's.
 //!
 //! ```text
 //!   lock the token ─▶ read file, rescue file, source ─▶ newer pair there? ─yes─▶ adopted

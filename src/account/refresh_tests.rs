@@ -1,341 +1,20 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::path::PathBuf;
-use std::result::Result;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex};
+#[path = "refresh_world_tests.rs"]
+mod world;
 
-use serde_json::{Value, json};
+use std::sync::atomic::Ordering;
 
-use super::super::http::{Http, HttpCall, HttpFailure, HttpPhase, HttpReply};
+use serde_json::json;
+
+use self::world::{Act, ID, Lost, START_MS, World, document, pair, refreshing, refused, short};
 use super::super::sync::CredentialChange;
-use super::super::{Accounts, Origin, Readiness, Ready, SingleFlight, Surroundings, Unready};
+use super::super::{Accounts, Origin, Readiness, SingleFlight, Unready};
 use super::*;
 use crate::config::Config;
 use crate::config::fault::{Fault, Faults, Step};
 use crate::event::Events;
 use crate::scheduler::AccountId;
-use crate::scheduler::time::{Mono, Now, Wall};
-use crate::testing::scratch::Scratch;
-
-const START_MS: i64 = 1_795_301_100_000;
-const ID: AccountId = AccountId(7);
-
-/// What the endpoint does with one call.
-#[derive(Clone)]
-enum Act {
-    /// Rotates and answers.
-    Rotate,
-    /// Rotates, and this answer gets lost on its way back.
-    RotateThen(Lost),
-    /// Answers without looking at the token.
-    Say(u16, &'static str),
-    /// The same with a header.
-    SayWith(u16, &'static str, &'static str, &'static str),
-    /// Never reached.
-    NoConnection,
-    /// Rotates the access token alone.
-    KeepRefresh,
-    /// Panics.
-    Panic,
-}
-
-#[derive(Clone, Copy)]
-enum Lost {
-    /// The connection breaks, or the time is up.
-    Reset,
-    /// A gateway's error replaces it.
-    Status500,
-    /// A page of HTML replaces it.
-    Html,
-}
-
-/// A token endpoint with single-use refresh tokens: one that is used twice kills its whole grant, as the real one may.
-#[derive(Default)]
-struct Endpoint {
-    state: Mutex<EndpointState>,
-    opened: Condvar,
-}
-
-#[derive(Default)]
-struct EndpointState {
-    /// Good refresh tokens and their grants.
-    good: HashMap<String, u32>,
-    used: HashMap<String, u32>,
-    dead: HashSet<u32>,
-    acts: VecDeque<Act>,
-    /// Every refresh token that arrived.
-    arrived: Vec<String>,
-    reused: usize,
-    issued: u32,
-    /// Calls wait while this is set.
-    closed: bool,
-    /// Calls that have come so far.
-    calls: usize,
-}
-
-impl Endpoint {
-    fn grant(&self, token: &str) {
-        let mut state = self.state.lock().unwrap();
-        let grant = state.good.len() as u32;
-        state.good.insert(token.to_owned(), grant);
-    }
-
-    fn will(&self, acts: impl IntoIterator<Item = Act>) {
-        self.state.lock().unwrap().acts.extend(acts);
-    }
-
-    fn close(&self) {
-        self.state.lock().unwrap().closed = true;
-    }
-
-    fn open(&self) {
-        self.state.lock().unwrap().closed = false;
-        self.opened.notify_all();
-    }
-
-    /// Returns once so many calls have come.
-    fn wait_for_calls(&self, count: usize) {
-        let state = self.state.lock().unwrap();
-        drop(self.opened.wait_while(state, |state| state.calls < count).unwrap());
-    }
-
-    fn arrived(&self) -> Vec<String> {
-        self.state.lock().unwrap().arrived.clone()
-    }
-
-    fn reused(&self) -> usize {
-        self.state.lock().unwrap().reused
-    }
-
-    fn call(&self, call: &HttpCall) -> Result<HttpReply, HttpFailure> {
-        let reply = |status, body: String| HttpReply {
-            status,
-            headers: Vec::new(),
-            body: body.into_bytes(),
-            cut: None,
-        };
-        let mut state = self.state.lock().unwrap();
-        state.calls += 1;
-        self.opened.notify_all();
-        let mut state = self.opened.wait_while(state, |state| state.closed).unwrap();
-        let act = state.acts.pop_front().unwrap_or(Act::Rotate);
-        if let Act::NoConnection = act {
-            return Err(HttpFailure {
-                phase: HttpPhase::Connect,
-                cause: "connection refused".to_owned(),
-            });
-        }
-        let body: Value = serde_json::from_slice(call.body.as_deref().unwrap()).unwrap();
-        assert_eq!(body["grant_type"], "refresh_token");
-        let token = body["refresh_token"].as_str().unwrap().to_owned();
-        state.arrived.push(token.clone());
-        match act {
-            Act::Say(status, body) => return Ok(reply(status, body.to_owned())),
-            Act::SayWith(status, name, value, body) => {
-                return Ok(HttpReply {
-                    headers: vec![(name.to_owned(), value.as_bytes().to_vec())],
-                    ..reply(status, body.to_owned())
-                });
-            }
-            Act::Panic => {
-                drop(state);
-                // Like a panic, but without the lines on stderr.
-                std::panic::resume_unwind(Box::new("the network code has a bug"));
-            }
-            Act::Rotate | Act::RotateThen(_) | Act::KeepRefresh | Act::NoConnection => {}
-        }
-        let invalid = reply(
-            400,
-            json!({"error": "invalid_grant", "error_description": format!("bad {token}")})
-                .to_string(),
-        );
-        if let Some(grant) = state.used.get(&token).copied() {
-            state.reused += 1;
-            state.dead.insert(grant);
-            return Ok(invalid);
-        }
-        let Some(grant) =
-            state.good.get(&token).copied().filter(|grant| !state.dead.contains(grant))
-        else {
-            return Ok(invalid);
-        };
-        state.issued += 1;
-        let number = state.issued;
-        let mut answer = json!({"access_token": format!("access-{number}"), "expires_in": 3600});
-        if !matches!(act, Act::KeepRefresh) {
-            state.good.remove(&token);
-            state.used.insert(token, grant);
-            let next = format!("refresh-{number}");
-            state.good.insert(next.clone(), grant);
-            answer["refresh_token"] = next.into();
-        }
-        match act {
-            Act::RotateThen(Lost::Reset) => Err(HttpFailure {
-                phase: HttpPhase::MayHaveArrived,
-                cause: "connection reset".to_owned(),
-            }),
-            Act::RotateThen(Lost::Status500) => Ok(reply(500, "upstream error".to_owned())),
-            Act::RotateThen(Lost::Html) => Ok(reply(200, "<html>hello</html>".to_owned())),
-            _ => Ok(reply(200, answer.to_string())),
-        }
-    }
-}
-
-/// A clock that stands still unless it is told otherwise.
-#[derive(Default)]
-struct Clock(AtomicU64);
-
-impl Clock {
-    fn now(&self) -> Now {
-        let ms = self.0.load(Ordering::SeqCst);
-        Now { mono: Mono(1_000_000 + ms), wall: Wall(START_MS + ms as i64) }
-    }
-
-    fn pass(&self, seconds: u64) {
-        self.0.fetch_add(seconds * 1000, Ordering::SeqCst);
-    }
-}
-
-/// One process with one account and its config file.
-struct World {
-    directory: Arc<Scratch>,
-    endpoint: Arc<Endpoint>,
-    clock: Arc<Clock>,
-    accounts: Arc<Accounts>,
-    renewed: Arc<AtomicU64>,
-}
-
-/// The file of [`World::new`] with an access token that has so many seconds left.
-fn document(seconds_left: i64) -> Value {
-    json!({
-        "proxy": {"apiKey": "mp-key"},
-        "unknown": {"stays": true},
-        "accounts": [{
-            "name": "work", "type": "oauth", "accountUuid": "u-1",
-            "accessToken": "access-0", "refreshToken": "refresh-0", "expiresAt": START_MS + seconds_left * 1000,
-            "note": "stays too",
-        }, {"name": "key", "type": "apikey", "apiKey": "sk-ant-api-1"}],
-    })
-}
-
-impl World {
-    fn new(seconds_left: i64) -> World {
-        World::with(&document(seconds_left))
-    }
-
-    fn with(document: &Value) -> World {
-        let directory = Arc::new(Scratch::new());
-        std::fs::write(directory.path("maxpool.json"), document.to_string()).unwrap();
-        let endpoint = Arc::new(Endpoint::default());
-        endpoint.grant("refresh-0");
-        World::process(directory, endpoint, Arc::default())
-    }
-
-    /// Another process on the same file, as it is now.
-    fn beside(&self) -> World {
-        World::process(self.directory.clone(), self.endpoint.clone(), self.clock.clone())
-    }
-
-    fn process(directory: Arc<Scratch>, endpoint: Arc<Endpoint>, clock: Arc<Clock>) -> World {
-        let config = file::load(&directory.path("maxpool.json")).unwrap();
-        let renewed = Arc::new(AtomicU64::new(0));
-        let http: Arc<Http> = Arc::new({
-            let endpoint = endpoint.clone();
-            move |call| endpoint.call(&call)
-        });
-        let around = Surroundings {
-            config: directory.path("maxpool.json"),
-            http,
-            endpoints: oauth::Endpoints::from_environment(&|_| None),
-            events: Events::off(),
-            now: Arc::new({
-                let clock = clock.clone();
-                move || clock.now()
-            }),
-            home: Some(directory.path("")),
-            renewed: Arc::new({
-                let renewed = renewed.clone();
-                move |_| {
-                    renewed.fetch_add(1, Ordering::SeqCst);
-                }
-            }),
-        };
-        let accounts = Arc::new(Accounts::new(around, &config));
-        for (at, entry) in config.accounts.iter().enumerate() {
-            accounts.insert(AccountId(ID.0 + at as u32), entry, Origin::Config);
-        }
-        World { directory, endpoint, clock, accounts, renewed }
-    }
-
-    fn ask(&self) -> Result<Ready, Unready> {
-        self.accounts.credential_blocking(ID)
-    }
-
-    /// The access token that a request would carry now, or the word for why there is none.
-    fn outcome(&self) -> String {
-        short(self.ask())
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.path("maxpool.json")
-    }
-
-    fn on_file(&self) -> Value {
-        serde_json::from_str(&std::fs::read_to_string(self.path()).unwrap()).unwrap()
-    }
-
-    fn pair_on_file(&self) -> (String, String) {
-        let entry = &self.on_file()["accounts"][0];
-        let text = |key: &str| entry[key].as_str().unwrap().to_owned();
-        (text("accessToken"), text("refreshToken"))
-    }
-
-    fn write(&self, document: &Value) {
-        std::fs::write(self.path(), document.to_string()).unwrap();
-    }
-
-    fn sync(&self) {
-        let config = file::load(&self.path()).unwrap();
-        for change in self.accounts.diff(&config).changed {
-            self.accounts.update(change.id, &change.entry);
-        }
-    }
-}
-
-fn short(asked: Result<Ready, Unready>) -> String {
-    match asked {
-        Ok(ready) => ready.value.expose().trim_start_matches("Bearer ").to_owned(),
-        Err(Unready::NeedsLogin { .. }) => "needs login".to_owned(),
-        Err(Unready::Cooling(cooling)) => format!("cooling {:?}", cooling.obstacle).to_lowercase(),
-        Err(Unready::Disabled) => "disabled".to_owned(),
-        Err(other) => format!("{other:?}"),
-    }
-}
-
-fn pair(number: u32) -> (String, String) {
-    (format!("access-{number}"), format!("refresh-{number}"))
-}
-
-fn refreshing(readiness: Readiness) -> SingleFlight {
-    match readiness {
-        Readiness::Refreshing(flight) => flight,
-        other => panic!("{other:?} is no refresh"),
-    }
-}
-
-/// Lets a 401 to the current token happen and waits for what comes of it.
-fn refused(world: &World, generation: u64) -> String {
-    match world.accounts.refused(ID, generation) {
-        Readiness::Refreshing(flight) => {
-            assert!(flight.wait(LONGEST));
-            world.outcome()
-        }
-        Readiness::Ready(ready) => short(Ok(ready)),
-        Readiness::Unready(unready) => short(Err(unready)),
-    }
-}
 
 #[test]
 fn a_new_pair_is_on_disk_before_it_serves_and_nothing_else_has_changed() {
@@ -548,25 +227,20 @@ fn thirty_401s_to_one_token_make_one_refresh() {
 }
 
 #[test]
-fn a_token_that_is_refused_after_its_refresh_rests() {
+fn a_token_that_is_refused_after_its_refresh_rests_and_is_looked_at_again() {
     let world = World::new(3600);
     assert_eq!(refused(&world, 1), "access-1");
     let generation = world.ask().unwrap().generation;
-    assert_eq!(refused(&world, generation), "cooling refused");
-    world.clock.pass(4);
-    assert_eq!(world.outcome(), "cooling refused");
-    world.clock.pass(1);
-    assert_eq!(world.outcome(), "access-1", "one request looks");
-    assert_eq!(world.outcome(), "cooling refused", "and the others wait for it");
-    world.accounts.served(ID, generation);
-    assert_eq!(world.outcome(), "access-1");
+    assert_eq!(refused(&world, generation), "CredentialRefused");
+    world.clock.pass(5);
+    assert_eq!(world.outcome(), "access-1", "for the request that looks");
     assert_eq!(world.endpoint.arrived().len(), 1);
 
     let slow = World::new(3600);
     assert_eq!(refused(&slow, 1), "access-1");
     slow.clock.pass(60);
     let again = slow.accounts.refused_again(ID, 2);
-    assert!(matches!(again, Readiness::Unready(Unready::Cooling(_))), "{again:?}");
+    assert!(matches!(again, Readiness::Unready(Unready::CredentialRefused)), "{again:?}");
 }
 
 #[test]
@@ -594,7 +268,8 @@ fn without_a_refresh_token_the_token_is_used_until_it_is_refused() {
     alone["accounts"][0].as_object_mut().unwrap().remove("refreshToken");
     let world = World::with(&alone);
     assert_eq!(world.outcome(), "access-0");
-    assert_eq!(refused(&world, 1), "cooling refused");
+    assert_eq!(refused(&world, 1), "CredentialRefused");
+    assert_eq!(world.outcome(), "access-0", "for the request that looks after the rest");
     assert!(world.endpoint.arrived().is_empty());
 }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::oauth::is_sendable;
 use crate::config::custody::Digest;
-use crate::config::{ImportFrom, Secret, Tokens};
+use crate::config::{AccountEntry, Credential, ImportFrom, Secret, Tokens};
 use crate::error;
 use crate::scheduler::time::Wall;
 
@@ -58,6 +58,19 @@ pub(super) fn path_of(from: &ImportFrom, home: Option<&Path>) -> Option<PathBuf>
         },
         ImportFrom::Other => None,
     }
+}
+
+/// Why the source that an account names cannot be used, in words for people; none if it can be, or if
+/// there is none.
+pub(crate) fn problem_of(account: &AccountEntry, home: Option<&Path>) -> Option<String> {
+    let Credential::Oauth(oauth) = &account.credential else {
+        return None;
+    };
+    let why = match path_of(oauth.import_from.as_ref()?, home) {
+        Some(path) => tokens_of_file(&path).err()?,
+        None => "it does not name a file".to_owned(),
+    };
+    Some(format!("importFrom cannot be used: {why}; sign in there, or run: maxpool login"))
 }
 
 /// Opens without waiting for a writer, and reads nothing but files: a FIFO would never end.

@@ -18,9 +18,7 @@ use crate::scheduler::time::Now;
 pub(crate) struct Surroundings {
     /// The config file, where new pairs are stored.
     pub(crate) config: PathBuf,
-    /// The network.
     pub(crate) http: Arc<Http>,
-    /// The OAuth endpoints.
     pub(crate) endpoints: Endpoints,
     /// Where refreshes are reported.
     pub(crate) events: Events,

@@ -1,7 +1,9 @@
-//! Hot sync (SPEC A7): what a freshly read config changes in the live set, as a plain value, and how it is applied.
+//! Hot sync (SPEC A7): what a freshly read config changes in the live set, as a plain value, and
+//! how it is applied.
 //!
-//! Who applies it is `run`, piece by piece, to the scheduler and to this set, so that both know the same accounts. Accounts
-//! of requests (SPEC V1) are left alone.
+//! `control/reload` applies it, piece by piece, to the scheduler and to this set, so that both know
+//! the same accounts. Accounts of request headers (SPEC V1) are left alone; `proxy` brings them, and
+//! `control` takes out those that nobody brings any more.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -27,7 +29,6 @@ pub(crate) struct Diff {
 /// One account that the config shows in another way than it is.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Change {
-    /// Which.
     pub(crate) id: AccountId,
     /// As it should be.
     pub(crate) entry: AccountEntry,
@@ -42,7 +43,6 @@ pub(crate) struct Change {
 pub(crate) enum CredentialChange {
     /// Tell the scheduler, so that it ends the blocks that only a new credential ends.
     New,
-    /// As before.
     Same,
 }
 
@@ -54,7 +54,6 @@ pub(crate) struct Brought {
 }
 
 impl Brought {
-    /// The account.
     pub(crate) fn id(&self) -> AccountId {
         self.id
     }

@@ -7,8 +7,8 @@
 //!    │ │ 401 to a token that was just brought,  │ │ └ failed for now ─▶ cooling ─(later)─▶ refreshing
 //!    │ │ or that cannot be renewed              │ └ fate unknown ─▶ once more later, then every 15 min
 //!    │ ▼                                        ▼ `invalid_grant`
-//!    ├─ resting 5 s, 30 s, … 15 min: one look   needs login, unless the pair that was displaced last
-//!    │  each; the first that succeeds ends it   may still be good
+//!    ├─ resting (the scheduler's block): one    needs login, unless the pair that was displaced last
+//!    │  look after each rest                    may still be good
 //!    └──────────────────────────────────────────┘ other tokens appear
 //! ```
 //!
@@ -35,18 +35,14 @@ pub(crate) enum Obstacle {
     Endpoint,
     /// This machine: the config could not be locked, read or written.
     Local,
-    /// The API has refused the access token, and no refresh may follow.
-    Refused,
 }
 
 /// A pause after a refresh that failed for now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cooling {
-    /// What failed.
     pub(crate) obstacle: Obstacle,
     /// When the next refresh may go out.
     pub(crate) until: Mono,
-    /// In words.
     pub(crate) why: Why,
 }
 
@@ -58,9 +54,7 @@ pub(crate) struct TokenState {
     generation: u64,
     /// How the present access token came.
     life: Life,
-    /// The API has answered 401 to the present access token.
-    access_refused: bool,
-    rest: Option<Rest>,
+    standing: Standing,
     /// A refresh has brought the pair, and it has served nothing yet.
     is_unproven: bool,
     /// The token endpoint has refused the present refresh token.
@@ -94,14 +88,17 @@ enum Life {
     UntilRefused,
 }
 
-/// A pause after the API has refused an access token for which there is no other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Rest {
-    /// Refusals in a row.
-    refusals: u32,
-    until: Mono,
-    /// Since when the one request that looks again is under way.
-    looking: Option<Mono>,
+/// What the API has said of the present access token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Standing {
+    /// Nothing, or that it is good.
+    #[default]
+    Good,
+    /// It is refused, and a refresh is to bring another one.
+    Refused,
+    /// It is refused, and no refresh may follow. The trouble may be the API's, so the token stays for
+    /// the request that looks after the account's rest (SPEC T2).
+    Resting,
 }
 
 /// A refresh token that may be used up, or not.
@@ -116,14 +113,14 @@ struct UnknownFate {
 /// What to do for a caller that needs the access token.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Plan {
-    /// Use it.
     Serve,
-    /// Refresh first.
     Refresh,
     /// Not now.
     Cooling(Cooling),
     /// Not before a login.
     NeedsLogin(Why),
+    /// The API refuses what there is; it rests, and then one request looks again.
+    Refused,
     /// Its token is no good and a disabled account never refreshes.
     Disabled,
 }
@@ -142,7 +139,7 @@ impl TokenState {
     pub(crate) fn word(&self, now: Wall) -> &'static str {
         if self.refresh_refused.is_some() || self.is_lost() {
             "needs login"
-        } else if self.access_refused {
+        } else if self.standing != Standing::Good {
             "refused"
         } else if self.custody.kept() == Kept::InMemory && self.trouble.is_some() {
             "in memory only"
@@ -190,7 +187,9 @@ impl TokenState {
 
     /// The access token can be sent with some hope.
     pub(crate) fn is_usable(&self, now: Now) -> bool {
-        self.tokens().access.is_some() && !self.access_refused && !self.has_expired(now)
+        self.tokens().access.is_some()
+            && self.standing != Standing::Refused
+            && !self.has_expired(now)
     }
 
     fn has_expired(&self, now: Now) -> bool {
@@ -218,19 +217,11 @@ impl TokenState {
     }
 
     /// What to do for a request that is about to be sent.
-    pub(crate) fn plan(&mut self, switch: Switch, now: Now) -> Plan {
+    pub(crate) fn plan(&self, switch: Switch, now: Now) -> Plan {
         let usable = self.is_usable(now);
         let due = !usable || self.is_about_to_expire(now);
         if !due || usable && self.spendable().is_none() {
             return Plan::Serve;
-        }
-        let cannot_renew = self.spendable().is_none() && self.refresh_refused.is_none();
-        if self.access_refused
-            && self.tokens().access.is_some()
-            && (self.rest.is_some() || cannot_renew)
-            && !self.has_expired(now)
-        {
-            return self.look_again(now);
         }
         match self.obstacle(switch, now) {
             // A failed refresh of a token that is still valid changes nothing, and one whose refresh
@@ -267,50 +258,34 @@ impl TokenState {
         pending.or(cooling).map(Plan::Cooling)
     }
 
-    /// After a rest one request looks whether the API still refuses the token.
-    fn look_again(&mut self, now: Now) -> Plan {
-        let Some(rest) = &mut self.rest else {
-            return Plan::Serve;
-        };
-        let until = match rest.looking {
-            _ if now.mono < rest.until => rest.until,
-            Some(since) if now.mono.since(since) < LOOK_MAX => now.mono + LOOK_PAUSE,
-            Some(_) | None => {
-                rest.looking = Some(now.mono);
-                return Plan::Serve;
-            }
-        };
-        let why = REFUSED_BY_THE_API.to_owned();
-        Plan::Cooling(Cooling { obstacle: Obstacle::Refused, until, why })
-    }
-
     /// What to do now that the API has answered 401 to the token of `generation`.
     ///
-    /// At most one refresh in ten seconds comes of this, and none for a token that a refresh has
+    /// At most one refresh in ten seconds comes of this, and none for a token that a refresh has just
     /// brought and that has served nothing yet.
     pub(crate) fn plan_after_401(&mut self, generation: u64, switch: Switch, now: Now) -> Plan {
         if generation != self.generation {
             return self.plan(switch, now);
         }
-        self.access_refused = true;
-        if self.is_resting(now) {
-            return self.plan(switch, now);
-        }
-        let recent = |at: Mono| now.mono.since(at) < BETWEEN_REFRESHES;
-        let recently =
-            self.forced.is_some_and(recent) || self.renewed.is_some_and(|(at, _)| recent(at));
-        if self.rest.is_some() || self.is_unproven {
-            return self.take_a_rest(now);
+        let since = |at: Mono| now.mono.since(at);
+        let renewed = self.renewed.map(|(at, _)| since(at));
+        let recently = self.forced.map(since).into_iter().chain(renewed);
+        let is_too_soon = recently.min().is_some_and(|since| since < BETWEEN_REFRESHES);
+        if self.is_unproven && renewed.is_some_and(|since| since < JUST_BROUGHT) {
+            return self.refused_for_now();
         }
         match self.obstacle(switch, now) {
-            None if !recently => {
+            None if is_too_soon => self.refused_for_now(),
+            None => {
                 self.forced = Some(now.mono);
+                self.standing = Standing::Refused;
                 Plan::Refresh
             }
-            None => self.take_a_rest(now),
             // It cannot be renewed, which makes the refusal no more final than another.
-            Some(Plan::NeedsLogin(_)) if self.refresh_refused.is_none() => self.take_a_rest(now),
-            Some(obstacle) => obstacle,
+            Some(Plan::NeedsLogin(_)) if self.refresh_refused.is_none() => self.refused_for_now(),
+            Some(obstacle) => {
+                self.standing = Standing::Refused;
+                obstacle
+            }
         }
     }
 
@@ -324,37 +299,28 @@ impl TokenState {
         if generation != self.generation {
             return self.plan(switch, now);
         }
-        self.access_refused = true;
-        if self.is_resting(now) {
-            return self.plan(switch, now);
-        }
-        self.take_a_rest(now)
+        self.refused_for_now()
     }
 
-    /// The refusal is of a request that was sent before the rest began.
-    fn is_resting(&self, now: Now) -> bool {
-        self.rest.is_some_and(|rest| now.mono < rest.until)
+    fn refused_for_now(&mut self) -> Plan {
+        self.standing = Standing::Resting;
+        Plan::Refused
     }
 
-    fn take_a_rest(&mut self, now: Now) -> Plan {
-        let refusals = self.rest.map_or(0, |rest| rest.refusals);
-        let wait = match refusals {
-            0 => REST_FIRST,
-            more => REST_SECOND.saturating_mul(1 << (more - 1).min(16)).min(REST_MAX),
-        };
-        let until = now.mono + wait;
-        self.rest = Some(Rest { refusals: refusals + 1, until, looking: None });
-        let why = REFUSED_BY_THE_API.to_owned();
-        Plan::Cooling(Cooling { obstacle: Obstacle::Refused, until, why })
+    /// Somebody asks for another try: pauses are over, what the endpoint refused for good stays so, and
+    /// a token of unknown fate keeps its 15 minutes.
+    pub(crate) fn retry(&mut self) {
+        self.cooling = None;
+        self.failures = 0;
+        self.forced = None;
     }
 
     /// The token of `generation` has served a request.
     pub(crate) fn served(&mut self, generation: u64) {
         if generation == self.generation {
             self.custody.served();
-            self.access_refused = false;
+            self.standing = Standing::Good;
             self.is_unproven = false;
-            self.rest = None;
         }
     }
 
@@ -462,7 +428,7 @@ impl TokenState {
     ) {
         let wait = match obstacle {
             Obstacle::Network | Obstacle::Local => pause.network,
-            Obstacle::Endpoint | Obstacle::Refused => {
+            Obstacle::Endpoint => {
                 let doubled = pause.first.saturating_mul(1 << self.failures.min(16));
                 self.failures = self.failures.saturating_add(1);
                 retry_after.unwrap_or(doubled.min(pause.longest))
@@ -535,9 +501,8 @@ impl TokenState {
         }
         if access_changed {
             self.life = Life::ByTheFile;
-            self.access_refused = false;
+            self.standing = Standing::Good;
             self.is_unproven = false;
-            self.rest = None;
             self.generation += 1;
         }
         changed
@@ -561,21 +526,15 @@ const REFRESH_AHEAD: Duration = Duration::from_secs(5 * 60);
 const BETWEEN_REFRESHES: Duration = Duration::from_secs(10);
 /// Cooldowns may be configured as 0; a token is not sent again at once even so.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
-/// SPEC T2: the rests of a token that the API refuses.
-const REST_FIRST: Duration = Duration::from_secs(5);
-const REST_SECOND: Duration = Duration::from_secs(30);
-const REST_MAX: Duration = Duration::from_secs(15 * 60);
-/// The request that looks again is given up after this long, and another one looks.
-const LOOK_MAX: Duration = Duration::from_secs(60);
-/// Others ask again after this long, while one looks.
-const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// A token that the API refuses at first is renewed again after this, in case it was never used in
+/// the meantime and has run out.
+const JUST_BROUGHT: Duration = Duration::from_secs(15 * 60);
 /// SPEC T2: between two tries of a refresh token of unknown fate.
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(15 * 60);
 /// An access token that lives at least so long is renewed before its end.
 const LONG_LIFE: Duration = Duration::from_secs(3600);
 /// Refused refresh tokens that are remembered.
 const DEAD_MAX: usize = 32;
-const REFUSED_BY_THE_API: &str = "refused by the API";
 
 #[cfg(test)]
 #[path = "token_tests.rs"]

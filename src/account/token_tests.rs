@@ -45,9 +45,9 @@ fn word(plan: &Plan) -> &'static str {
     match plan {
         Plan::Serve => "serve",
         Plan::Refresh => "refresh",
-        Plan::Cooling(cooling) if cooling.obstacle == Obstacle::Refused => "resting",
         Plan::Cooling(_) => "cooling",
         Plan::NeedsLogin(_) => "needs login",
+        Plan::Refused => "refused",
         Plan::Disabled => "disabled",
     }
 }
@@ -70,7 +70,7 @@ fn what_is_done_with_a_token_before_it_is_used() {
         ("T2 disabled, no access token", pair("", "r", None), Off, "disabled"),
     ];
     for (rule, tokens, switch, expected) in table {
-        let mut state = state_of(tokens);
+        let state = state_of(tokens);
         assert_eq!(word(&state.plan(switch, NOW)), expected, "{rule}");
     }
 }
@@ -94,7 +94,7 @@ fn a_401_asks_for_one_refresh_of_the_token_that_is_still_current() {
     assert_eq!(word(&state.plan(Switch::On, NOW)), "serve");
     assert_eq!(
         word(&state.plan_after_401(2, Switch::On, later(9))),
-        "resting",
+        "refused",
         "the token that a refresh brought is refused too"
     );
     assert!(
@@ -109,34 +109,36 @@ fn a_401_asks_for_one_refresh_of_the_token_that_is_still_current() {
 }
 
 #[test]
-fn t2_a_refused_token_rests_and_one_request_looks_again() {
+fn t2_a_token_that_was_just_brought_and_is_refused_brings_no_refresh_and_is_looked_at_again() {
     let mut state = state_of(pair("a", "r", Some(3600)));
     assert_eq!(word(&state.plan_after_401(1, Switch::On, NOW)), "refresh");
     renew(&mut state, "r", pair("a2", "r2", Some(36_000)), NOW);
-    let mut at = 0;
-    for rest in [5, 30, 60, 120, 240, 480, 900, 900] {
-        assert_eq!(word(&state.plan_after_second_401(2, Switch::On, later(at))), "resting");
-        assert_eq!(word(&state.plan_after_401(2, Switch::On, later(at))), "resting", "a late 401");
-        assert_eq!(word(&state.plan(Switch::On, later(at + rest - 1))), "resting", "{rest}");
-        at += rest;
-        assert_eq!(word(&state.plan(Switch::On, later(at))), "serve", "one looks after {rest} s");
-        assert_eq!(word(&state.plan(Switch::On, later(at))), "resting", "the others wait");
+    for at in [0, 5, 35, 95, 899] {
+        assert_eq!(word(&state.plan_after_401(2, Switch::On, later(at))), "refused", "{at}");
+        assert_eq!(word(&state.plan_after_second_401(2, Switch::On, later(at))), "refused");
+        assert_eq!(word(&state.plan(Switch::On, later(at + 1))), "serve", "to the one that looks");
+        assert_eq!(state.word(NOW.wall), "refused");
     }
-    assert_eq!(state.word(NOW.wall), "refused");
-    state.served(1);
-    assert_eq!(word(&state.plan(Switch::On, later(at))), "resting", "an answer to an old token");
-    state.served(2);
-    assert_eq!(word(&state.plan(Switch::On, later(at))), "serve");
     assert_eq!(
-        word(&state.plan_after_401(2, Switch::On, later(at + 1))),
+        word(&state.plan_after_401(2, Switch::On, later(900))),
         "refresh",
-        "it had served"
+        "it may have run out unused"
     );
 
+    let mut state = state_of(pair("a", "r", Some(3600)));
+    renew(&mut state, "r", pair("a2", "r2", Some(36_000)), NOW);
+    assert_eq!(word(&state.plan_after_401(2, Switch::On, later(1))), "refused");
+    state.served(1);
+    assert_eq!(state.word(NOW.wall), "refused", "that was an answer to an old token");
+    state.served(2);
+    assert_eq!(state.word(NOW.wall), "valid");
+    assert_eq!(word(&state.plan_after_401(2, Switch::On, later(9))), "refused", "too soon");
+    assert_eq!(word(&state.plan_after_401(2, Switch::On, later(10))), "refresh", "it had served");
+
     let mut alone = state_of(pair("a", "", Some(-9)));
-    assert_eq!(word(&alone.plan_after_401(1, Switch::On, NOW)), "resting");
+    assert_eq!(word(&alone.plan_after_401(1, Switch::On, NOW)), "refused");
     assert_eq!(word(&alone.plan(Switch::On, later(5))), "serve");
-    assert_eq!(word(&alone.plan_after_401(1, Switch::On, later(6))), "resting");
+    assert_eq!(word(&alone.plan_after_401(1, Switch::On, later(6))), "refused");
 }
 
 #[test]
@@ -149,7 +151,7 @@ fn t2_a_second_401_of_one_request_refreshes_nothing_however_late_it_comes() {
         "serve",
         "of a token that is gone"
     );
-    assert_eq!(word(&state.plan_after_second_401(2, Switch::On, later(60))), "resting");
+    assert_eq!(word(&state.plan_after_second_401(2, Switch::On, later(60))), "refused");
 }
 
 #[test]

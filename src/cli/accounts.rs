@@ -1,5 +1,6 @@
 //! `accounts`: who is in the config and how their tokens stand. Changes nothing, not even a token that has run out.
 
+use std::path::PathBuf;
 use std::thread;
 
 use serde_json::{Value, json};
@@ -8,14 +9,16 @@ use super::Context;
 use super::args::AccountsView;
 use super::out::Paint;
 use super::table::table;
-use super::web;
+use super::web::{self, Presence, Server};
 use crate::account::http::Http;
 use crate::account::oauth::{self, Endpoints};
+use crate::account::sources;
 use crate::clock::{self, human};
 use crate::config::custody::Digest;
 use crate::config::state::{self, State};
 use crate::config::{AccountEntry, Config, Credential, OauthCredential, Secret, Tokens};
 use crate::error::Result;
+use crate::report::status::Status;
 use crate::report::text;
 use crate::scheduler::time::Wall;
 
@@ -43,16 +46,27 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
         context.out.remark("Add one with: maxpool login");
         return Ok(());
     }
+    let home = (context.variable)("HOME").map(PathBuf::from);
+    for account in &config.accounts {
+        if let Some(problem) = sources::problem_of(account, home.as_deref()) {
+            context.out.remark(&format!("maxpool: {}: {problem}", text::name(&account.name)));
+        }
+    }
     let now = clock::wall();
     let tiers = tiers(context, &config, now);
     // What a server has learned; a missing file knows nothing.
     let (known, _) = state::load(&state::path(&context.config_path()?));
+    let live = live_states(&config);
+    let state = |account: &AccountEntry| {
+        let live = live.iter().find(|(name, _)| *name == account.name);
+        live.map_or_else(|| word_of(account, now, &known).to_owned(), |(_, state)| state.clone())
+    };
     if as_json {
         let accounts = config
             .accounts
             .iter()
             .zip(&tiers)
-            .map(|(account, tier)| json_of(account, tier.as_deref(), now, &known));
+            .map(|(account, tier)| json_of(account, tier.as_deref(), &state(account), &known));
         let accounts = Value::Array(accounts.collect());
         context.out.line(&json!({ "accounts": accounts }).to_string());
         return Ok(());
@@ -66,7 +80,7 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
         .iter()
         .zip(&tiers)
         .map(|(account, tier)| {
-            let mut row = row(account, tier.as_deref(), now, &known);
+            let mut row = row(account, tier.as_deref(), state(account));
             if verbose {
                 row.extend([expires(account, now), refreshed(account, now, &known)]);
             }
@@ -82,7 +96,23 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
     Ok(())
 }
 
-fn row(account: &AccountEntry, tier: Option<&str>, now: Wall, known: &State) -> Vec<String> {
+/// What the running server knows of credentials and the config does not: that they were refused, or are
+/// in memory only. Without a server there is nothing to add.
+fn live_states(config: &Config) -> Vec<(String, String)> {
+    let server = Server::of(config).ok().filter(|server| server.presence() == Presence::Running);
+    let body = server.and_then(|server| server.json("GET", "/maxpool/status", None).ok());
+    let status: Option<Status> = body.and_then(|body| serde_json::from_slice(&body).ok());
+    let accounts = status.map(|status| status.accounts).unwrap_or_default();
+    let states = accounts.into_iter().filter_map(|account| {
+        let state = account.credential?.state;
+        // The config tells the rest itself, and as of now.
+        matches!(state.as_str(), "needs login" | "refused" | "in memory only")
+            .then_some((account.name, state))
+    });
+    states.collect()
+}
+
+fn row(account: &AccountEntry, tier: Option<&str>, state: String) -> Vec<String> {
     let mut name = text::name(&account.name);
     if !account.enabled {
         name.push_str(" (disabled)");
@@ -91,7 +121,7 @@ fn row(account: &AccountEntry, tier: Option<&str>, now: Wall, known: &State) -> 
         name,
         type_of(account).to_owned(),
         tier.unwrap_or("-").to_owned(),
-        word_of(account, now, known).to_owned(),
+        state,
         account.priority.to_string(),
         text::clean(&account.profiles.join(","), 60),
     ]
@@ -131,7 +161,7 @@ fn expires(account: &AccountEntry, now: Wall) -> String {
     }
 }
 
-fn json_of(account: &AccountEntry, tier: Option<&str>, now: Wall, known: &State) -> Value {
+fn json_of(account: &AccountEntry, tier: Option<&str>, state: &str, known: &State) -> Value {
     let tokens = match &account.credential {
         Credential::Oauth(oauth) => Some(&oauth.tokens),
         Credential::ApiKey(_) | Credential::Provider(_) => None,
@@ -145,7 +175,7 @@ fn json_of(account: &AccountEntry, tier: Option<&str>, now: Wall, known: &State)
         "profiles": account.profiles,
         "tier": tier,
         "token": {
-            "state": word_of(account, now, known),
+            "state": state,
             "expiresAt": tokens.and_then(|tokens| tokens.expires_at).map(clock::iso),
             "refreshedAt": known
                 .tokens_of(&account.identity())
@@ -205,10 +235,20 @@ impl Token {
             Token::Key => "key",
             Token::Valid => "valid",
             Token::Renewable => "renews on use",
-            Token::Expired => "expired",
+            Token::Expired => "needs login",
             Token::Imported => "imported on use",
         }
     }
+}
+
+/// How to sign in again, and as whom.
+pub(super) fn again(account: &AccountEntry) -> String {
+    let email = account.email().map(|email| format!(" as {}", text::clean(email, 80)));
+    let option = match account.source.as_deref() {
+        Some(source) if source.starts_with("login --token") => " --token",
+        Some(_) | None => "",
+    };
+    format!("sign in again{} with: maxpool login{option}", email.unwrap_or_default())
 }
 
 /// The tier of each account, from its profile: `unknown` where that cannot be read, nothing where there is none.
@@ -262,7 +302,8 @@ mod tests {
         (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
     }
 
-    const ACCOUNTS: &str = r#"{"accounts": [
+    /// Nothing listens on port 1: there is no server to be asked.
+    const ACCOUNTS: &str = r#"{"proxy": {"port": 1}, "accounts": [
         {"name": "work", "type": "oauth", "accessToken": "SECRET", "expiresAt": 9999999999999},
         {"name": "my key", "type": "apikey", "apiKey": "SECRET", "priority": 3, "enabled": false},
         {"name": "glm", "type": "provider", "provider": "zai", "authToken": "SECRET"},
@@ -313,7 +354,10 @@ mod tests {
 
     #[test]
     fn no_accounts_is_no_failure() {
-        assert_eq!(listed("{}", AccountsView::Text).0, "no accounts\n");
-        assert_eq!(listed("{}", AccountsView::Json).0, "{\"accounts\":[]}\n");
+        assert_eq!(listed(r#"{"proxy": {"port": 1}}"#, AccountsView::Text).0, "no accounts\n");
+        assert_eq!(
+            listed(r#"{"proxy": {"port": 1}}"#, AccountsView::Json).0,
+            "{\"accounts\":[]}\n"
+        );
     }
 }

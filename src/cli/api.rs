@@ -62,8 +62,9 @@ pub(super) fn call(context: &mut Context<'_>, options: &ApiOptions) -> Result<Ex
         timeout: TIMEOUT,
         reply_bytes_max: REPLY_BYTES_MAX,
     };
-    let reply = http(call)
-        .map_err(|failure| Error::upstream(format!("{url} gave no answer: {}", failure.cause)))?;
+    let reply = http(call).map_err(|failure| {
+        Error::upstream(format!("{url} gave no answer: {}; see: maxpool doctor", failure.cause))
+    })?;
     context.out.bytes(&reply.body);
     if !reply.body.is_empty() && !reply.body.ends_with(b"\n") {
         context.out.result("\n");
@@ -79,7 +80,8 @@ pub(super) fn call(context: &mut Context<'_>, options: &ApiOptions) -> Result<Ex
     Ok(ExitCode::FAILURE)
 }
 
-/// The named account, or the first enabled one that has a credential; its token is renewed if it has run out.
+/// The named account, or the first enabled one that has a credential; its token is renewed if it
+/// has run out.
 fn choose<'c>(
     accounts: &Arc<Accounts>,
     config: &'c Config,
@@ -114,9 +116,14 @@ fn choose<'c>(
 fn why(unready: Unready) -> String {
     match unready {
         Unready::NeedsLogin { why } => format!("{why}; sign in again with: maxpool login"),
-        Unready::CredentialRefused => "its credential was refused".to_owned(),
+        Unready::CredentialRefused => {
+            "the API refused its credential; sign in again with: maxpool login".to_owned()
+        }
         Unready::Cooling(cooling) => format!("its token could not be renewed: {cooling:?}"),
-        Unready::Disabled => "it is disabled and its token has run out".to_owned(),
-        Unready::Gone => "it is gone".to_owned(),
+        Unready::Disabled => {
+            "it is disabled and its token has expired; enable it with: maxpool enable NAME"
+                .to_owned()
+        }
+        Unready::Gone => "it is not in the config any more".to_owned(),
     }
 }

@@ -16,45 +16,28 @@ use crate::run::ServeOptions;
 /// What the program is to do.
 #[derive(Clone, Debug)]
 pub(crate) enum Command {
-    /// `server`.
     Server(ServeOptions),
     /// `run`: the arguments of `claude`.
     Run(Vec<OsString>),
-    /// `env`.
     Env {
-        /// `--with-key`.
         with_key: bool,
     },
-    /// `login`.
     Login(LoginOptions),
-    /// `import`.
     Import(ImportOptions),
-    /// `accounts`.
     Accounts(AccountsView),
-    /// A change of the config.
     Change(Change),
-    /// `status`.
     Status(StatusView),
-    /// `usage`.
     Usage {
-        /// `--days`.
         days: u32,
-        /// `--json`.
         json: bool,
     },
-    /// `explain`.
     Explain(ExplainOptions),
-    /// `api`.
     Api(ApiOptions),
-    /// `doctor`.
     Doctor,
-    /// `service`.
     Service(Supervisor),
-    /// `completions`.
     Completions(Shell),
     /// `help`, or `--help` of a command.
     Help(Option<&'static CommandSpec>),
-    /// `version`.
     Version,
 }
 
@@ -63,9 +46,7 @@ pub(crate) enum Command {
 pub(crate) struct LoginOptions {
     /// How.
     pub(crate) by: LoginBy,
-    /// `--force`.
     pub(crate) force: bool,
-    /// `--name`.
     pub(crate) name: Option<String>,
 }
 
@@ -88,10 +69,16 @@ pub(crate) enum AccountsView {
     Text,
     /// `-v`: with times.
     Verbose,
-    /// `--json`.
     Json,
-    /// `--names`.
     Names,
+}
+
+impl AccountsView {
+    const OPTIONS: [(&str, AccountsView); 3] = [
+        ("json", AccountsView::Json),
+        ("names", AccountsView::Names),
+        ("verbose", AccountsView::Verbose),
+    ];
 }
 
 /// Whose service file `service` prints.
@@ -123,11 +110,8 @@ impl Supervisor {
 /// `import`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ImportOptions {
-    /// `--from`.
     pub(crate) from: Option<PathBuf>,
-    /// `--json`.
     pub(crate) json: Option<String>,
-    /// `--name`.
     pub(crate) name: Option<String>,
 }
 
@@ -136,33 +120,30 @@ pub(crate) struct ImportOptions {
 pub(crate) enum Change {
     /// `enable` and `disable`.
     Enabled {
-        /// Whom.
         name: String,
         /// From now on.
         enabled: bool,
     },
+    /// `retry`: nothing of it is in the file.
+    Retry {
+        /// Whom.
+        name: String,
+    },
     /// `remove`.
     Remove {
-        /// Whom.
         name: String,
     },
-    /// `rename`.
     Rename {
-        /// Whom.
         name: String,
-        /// The new name.
         new: String,
     },
-    /// `priority`.
     Priority {
-        /// Whom.
         name: String,
         /// Lower is preferred.
         priority: i64,
     },
     /// `use`; none is `--auto`.
     Use {
-        /// Whom.
         name: Option<String>,
     },
 }
@@ -172,48 +153,40 @@ pub(crate) enum Change {
 pub(crate) enum StatusView {
     /// A table, once.
     Text,
-    /// `--json`.
     Json,
     /// `--watch`: the dashboard.
     Watch,
-    /// `--line`.
     Line,
+}
+
+impl StatusView {
+    const OPTIONS: [(&str, StatusView); 3] =
+        [("json", StatusView::Json), ("watch", StatusView::Watch), ("line", StatusView::Line)];
 }
 
 /// `explain`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ExplainOptions {
-    /// `--model`.
     pub(crate) model: Option<String>,
-    /// `--session`.
     pub(crate) session: Option<String>,
-    /// `--profile`.
     pub(crate) profile: Option<String>,
-    /// `--json`.
     pub(crate) json: bool,
 }
 
 /// `api`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ApiOptions {
-    /// The path, with its query.
     pub(crate) path: String,
-    /// `--account`.
     pub(crate) account: Option<String>,
-    /// `--method`.
     pub(crate) method: Option<&'static str>,
-    /// `--data`.
     pub(crate) data: Option<String>,
 }
 
 /// The shells that have completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shell {
-    /// `bash`.
     Bash,
-    /// `zsh`.
     Zsh,
-    /// `fish`.
     Fish,
 }
 
@@ -237,7 +210,6 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
     }
 }
 
-/// What was typed.
 enum Typed {
     Help(Option<&'static CommandSpec>),
     Version,
@@ -416,19 +388,13 @@ fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
         Name::Env => Command::Env { with_key: typed.has("with-key") },
         Name::Login => login(&mut typed)?,
         Name::Import => import(&mut typed)?,
-        Name::Accounts => Command::Accounts(
-            one_view(
-                &typed,
-                &[
-                    ("json", AccountsView::Json),
-                    ("names", AccountsView::Names),
-                    ("verbose", AccountsView::Verbose),
-                ],
-            )?
-            .unwrap_or(AccountsView::Text),
-        ),
+        Name::Accounts => {
+            let view = one_view(&typed, &AccountsView::OPTIONS)?;
+            Command::Accounts(view.unwrap_or(AccountsView::Text))
+        }
         Name::Enable => Command::Change(Change::Enabled { name: next(), enabled: true }),
         Name::Disable => Command::Change(Change::Enabled { name: next(), enabled: false }),
+        Name::Retry => Command::Change(Change::Retry { name: next() }),
         Name::Remove => Command::Change(Change::Remove { name: next() }),
         Name::Rename => Command::Change(Change::Rename { name: next(), new: next() }),
         Name::Priority => {
@@ -445,17 +411,10 @@ fn meant(mut typed: TypedCommand) -> Result<Command, Misuse> {
             }
             (name, _) => Command::Change(Change::Use { name }),
         },
-        Name::Status => Command::Status(
-            one_view(
-                &typed,
-                &[
-                    ("json", StatusView::Json),
-                    ("watch", StatusView::Watch),
-                    ("line", StatusView::Line),
-                ],
-            )?
-            .unwrap_or(StatusView::Text),
-        ),
+        Name::Status => {
+            let view = one_view(&typed, &StatusView::OPTIONS)?;
+            Command::Status(view.unwrap_or(StatusView::Text))
+        }
         Name::Usage => Command::Usage { days: days(&mut typed)?, json: typed.has("json") },
         Name::Explain => Command::Explain(ExplainOptions {
             model: typed.text("model")?,

@@ -68,6 +68,7 @@ fn each_command_is_understood() {
         ("accounts -v", "Accounts(Verbose)"),
         ("enable a", "Change(Enabled { name: \"a\", enabled: true })"),
         ("disable a", "Change(Enabled { name: \"a\", enabled: false })"),
+        ("retry a", "Change(Retry { name: \"a\" })"),
         ("disable -- -a", "Change(Enabled { name: \"-a\", enabled: false })"),
         ("remove a", "Change(Remove { name: \"a\" })"),
         ("rename a b", "Change(Rename { name: \"a\", new: \"b\" })"),

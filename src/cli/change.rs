@@ -37,6 +37,19 @@ pub(super) fn apply(context: &mut Context<'_>, change: &Change) -> Result<()> {
     // Without a port there is no server to be found; the file is changed all the same.
     let server = Server::of(&config).ok().filter(|server| server.presence() == Presence::Running);
     let through_server = server.as_ref().map(|server| through(server, change));
+    if let Change::Retry { name } = change {
+        return match through_server {
+            Some(Some(Ok(()))) => {
+                context.out.line(&said(change));
+                Ok(())
+            }
+            Some(Some(Err(refused))) => Err(refused),
+            Some(None) | None => Err(Error::operator(format!(
+                "maxpool is not running, so nothing but its settings keeps {} away; start it with: maxpool",
+                text::name(name)
+            ))),
+        };
+    }
     match through_server {
         Some(Some(Ok(()))) => {}
         Some(Some(Err(refused))) if !is_in_file(&config, change) => return Err(refused),
@@ -46,7 +59,7 @@ pub(super) fn apply(context: &mut Context<'_>, change: &Change) -> Result<()> {
                 server.map(|server| server.json("POST", "/maxpool/reload", None))
             {
                 context.out.remark(&format!(
-                    "maxpool: the config file is changed, but the running server has not taken it over yet: {error}"
+                    "maxpool: the config was changed, but the running proxy could not take the change over: {error}"
                 ));
             }
         }
@@ -62,6 +75,9 @@ fn through(server: &Server, change: &Change) -> Option<Result<()>> {
         Change::Enabled { name, enabled } => {
             let verb = if *enabled { "enable" } else { "disable" };
             (format!("/maxpool/accounts/{}/{verb}", percent_encoded(name)), None)
+        }
+        Change::Retry { name } => {
+            (format!("/maxpool/accounts/{}/retry", percent_encoded(name)), None)
         }
         Change::Use { name: Some(name) } => {
             ("/maxpool/routing".to_owned(), Some(json!({ "mode": "preferred", "account": name })))
@@ -79,6 +95,7 @@ fn is_in_file(config: &Config, change: &Change) -> bool {
     let has = |name: &str| config.accounts.iter().any(|account| account.name == name);
     match change {
         Change::Enabled { name, .. }
+        | Change::Retry { name }
         | Change::Remove { name }
         | Change::Rename { name, .. }
         | Change::Priority { name, .. }
@@ -101,7 +118,7 @@ fn can_be_preferred(config: &Config, name: &str) -> Result<()> {
     };
     match account.credential {
         Credential::Provider(_) => Err(Error::operator(format!(
-            "{} is a provider; only a Claude account can be preferred",
+            "{} is a provider, and only a Claude account can be preferred; choose one of those",
             text::name(name)
         ))),
         Credential::Oauth(_) | Credential::ApiKey(_) if !account.enabled => {
@@ -120,6 +137,8 @@ fn edit_document(document: &mut Map<String, Value>, change: &Change) -> Result<(
     match change {
         Change::Enabled { name, enabled } if edit::set_enabled(document, name, *enabled) => Ok(()),
         Change::Enabled { name, .. } => Err(unknown(name)),
+        // Nothing of it is in the file.
+        Change::Retry { .. } => Ok(()),
         Change::Priority { name, priority } => {
             let entry = edit::account_mut(document, name).ok_or_else(|| unknown(name))?;
             entry.insert("priority".to_owned(), Value::from(*priority));
@@ -129,11 +148,11 @@ fn edit_document(document: &mut Map<String, Value>, change: &Change) -> Result<(
         Change::Remove { name } => Err(unknown(name)),
         Change::Rename { name, .. } if !names.contains(name) => Err(unknown(name)),
         Change::Rename { new, .. } if new.chars().any(char::is_control) => {
-            Err(Error::operator("the new name holds control characters; choose another one"))
+            Err(Error::operator("the new name has control characters; choose another one"))
         }
         Change::Rename { name, new } if edit::rename_account(document, name, new) => Ok(()),
         Change::Rename { new, .. } => Err(Error::operator(format!(
-            "there is an account {} already; choose another name",
+            "there is already an account {}; choose another name",
             text::name(new)
         ))),
         Change::Use { name } => {
@@ -170,6 +189,7 @@ fn said(change: &Change) -> String {
     match change {
         Change::Enabled { name, enabled: true } => format!("enabled {}", text::name(name)),
         Change::Enabled { name, enabled: false } => format!("disabled {}", text::name(name)),
+        Change::Retry { name } => format!("the next request looks at {}", text::name(name)),
         Change::Remove { name } => format!("removed {}", text::name(name)),
         Change::Rename { name, new } => {
             format!("renamed {} to {}", text::name(name), text::name(new))

@@ -22,7 +22,8 @@ const CONFIG: &str = r#"{
 }
 "#;
 
-/// Applies the change to a file whose server would be at `port`: the result, stdout, stderr and the file.
+/// Applies the change to a file whose server would be at `port`: the result, stdout, stderr and the
+/// file.
 fn changed(port: u16, change: &Change) -> (Result<()>, String, String, Value) {
     let scratch = Scratch::new();
     let file = scratch.path("c.json");
@@ -105,14 +106,17 @@ fn c_what_cannot_be_changed_is_said_and_the_file_stays() {
             "there is no account \"a b\"; the accounts are work, old, glm",
         ),
         (renamed("none", "x"), "there is no account none; the accounts are work, old, glm"),
-        (renamed("work", "old"), "there is an account old already; choose another name"),
-        (renamed("work", "a\n"), "the new name holds control characters; choose another one"),
+        (renamed("work", "old"), "there is already an account old; choose another name"),
+        (renamed("work", "a\n"), "the new name has control characters; choose another one"),
         (
             Change::Priority { name: "none".to_owned(), priority: 1 },
             "there is no account none; the accounts are work, old, glm",
         ),
         (preferred("none"), "there is no account none; the accounts are work, old, glm"),
-        (preferred("glm"), "glm is a provider; only a Claude account can be preferred"),
+        (
+            preferred("glm"),
+            "glm is a provider, and only a Claude account can be preferred; choose one of those",
+        ),
         (preferred("old"), "old is disabled; to prefer it, enable it first: maxpool enable old"),
     ] {
         let (result, stdout, _, document) = changed(0, &change);
@@ -206,7 +210,8 @@ fn c_a_server_that_refuses_is_believed_about_accounts_of_its_own() {
     let (result, ..) = changed(port, &enabled("x", true));
     assert_eq!(result.unwrap_err().to_string(), "there is no account x");
     serving.join().unwrap();
-    // One that the file knows is changed there: the server may have read an older file, or cannot write.
+    // One that the file knows is changed there: the server may have read an older file, or cannot
+    // write.
     let (port, serving) = server([HEALTH, (500, refusal), (200, "{}")]);
     let (result, _, stderr, document) = changed(port, &enabled("old", true));
     assert_eq!((result, stderr.as_str()), (Ok(()), ""));
@@ -222,7 +227,7 @@ fn c_a_server_that_cannot_reload_is_told_about() {
     assert_eq!(result, Ok(()), "the change is made");
     assert_eq!(
         stderr,
-        "maxpool: the config file is changed, but the running server has not taken it over yet: no\n"
+        "maxpool: the config was changed, but the running proxy could not take the change over: no\n"
     );
     serving.join().unwrap();
 }

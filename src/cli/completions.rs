@@ -94,44 +94,11 @@ fn bash() -> String {
         let _ = writeln!(commands, "    {}) {plain} ;;", command.word);
     }
     let server: Vec<String> = options_of(&COMMANDS[0]).chain([&VERSION]).map(switches).collect();
-    format!(
-        "# bash completion for maxpool
-# Bash takes an e-mail address for several words and completes the last of them, so what it holds
-# for the words before is left out of the replies.
-_maxpool_accounts() {{
-  local IFS=$'\\n' name before=
-  case $COMP_WORDBREAKS in *@*) before=${{cur%\"${{cur##*[@:]}}\"}} ;; esac
-  for name in $(maxpool accounts --names 2>/dev/null); do
-    case $name in \"$cur\"*) COMPREPLY+=(\"$(printf %q \"${{name#\"$before\"}}\")\") ;; esac
-  done
-}}
-_maxpool() {{
-  local line=${{COMP_LINE:0:COMP_POINT}} words cur prev command=server found= operands=0 i
-  read -ra words <<< \"$line\"
-  case $line in *' ') words+=('') ;; esac
-  cur=${{words[${{#words[@]}} - 1]}} prev=${{words[${{#words[@]}} - 2]}}
-  case $cur in --*=*) prev=${{cur%%=*}} cur=${{cur#*=}} ;; esac
-  for ((i = 1; i < ${{#words[@]}} - 1; i++)); do
-    case ${{words[i]}} in
-    -*) ;;
-    *) if [ \"$found\" ]; then operands=$((operands + 1)); else found=1 command=${{words[i]}}; fi ;;
-    esac
-  done
-  COMPREPLY=()
-  case $command:$prev in
-{values}  esac
-  if [ \"${{#words[@]}}\" -eq 2 ]; then
-    COMPREPLY=($(compgen -W '{} {}' -- \"$cur\"))
-    return
-  fi
-  case $command in
-{commands}  esac
-}}
-complete -F _maxpool maxpool
-",
-        words(),
-        server.join(" ")
-    )
+    include_str!("completions/maxpool.bash")
+        .replace("@VALUES@", &values)
+        .replace("@COMMANDS@", &commands)
+        .replace("@WORDS@", &words())
+        .replace("@OPTIONS@", &server.join(" "))
 }
 
 fn bash_reply(kind: &Kind) -> String {
@@ -167,31 +134,10 @@ fn zsh() -> String {
         let _ = writeln!(commands, "    {}) _arguments -s {} ;;", command.word, parts.join(" "));
     }
     let server: Vec<String> = options_of(&COMMANDS[0]).chain([&VERSION]).map(zsh_option).collect();
-    format!(
-        "#compdef maxpool
-# zsh completion for maxpool
-_maxpool_accounts() {{
-  local -a names
-  names=(${{(f)\"$(maxpool accounts --names 2>/dev/null)\"}})
-  compadd \"$@\" -a names
-}}
-_maxpool() {{
-  local curcontext=$curcontext state line
-  local -a commands
-  commands=(
-{descriptions}  )
-  _arguments -C -s {} '1:command:->command' '*::argument:->argument'
-  case $state in
-  command) _describe command commands ;;
-  argument)
-    case $words[1] in
-{commands}    esac ;;
-  esac
-}}
-if [ \"$funcstack[1]\" = _maxpool ]; then _maxpool \"$@\"; else compdef _maxpool maxpool; fi
-",
-        server.join(" ")
-    )
+    include_str!("completions/_maxpool")
+        .replace("@DESCRIPTIONS@", &descriptions)
+        .replace("@COMMANDS@", &commands)
+        .replace("@OPTIONS@", &server.join(" "))
 }
 
 fn zsh_option(option: &OptionSpec) -> String {

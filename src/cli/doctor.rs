@@ -18,11 +18,12 @@ use finding::{Finding, Verdict, fine, odd, wrong};
 use running::what_it_knows;
 
 use super::Context;
-use super::accounts::Token;
+use super::accounts::{Token, again};
 use super::out::Paint;
 use super::web::{self, Presence, Server};
 use crate::account::http::HttpCall;
 use crate::account::limits::dates;
+use crate::account::sources;
 use crate::clock::{self, human};
 use crate::config::{AccountEntry, BaseUrl, Config, Credential, OauthCredential, Tokens, file};
 use crate::error::{Error, Result, reason};
@@ -57,7 +58,8 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
     };
     findings.extend(modes(&path));
     if is_readable {
-        findings.extend(accounts(&config, clock::wall()));
+        let home = (context.variable)("HOME").map(PathBuf::from);
+        findings.extend(accounts(&config, home.as_deref(), clock::wall()));
         findings.extend(port(&config));
     }
     findings.extend(certificates(context));
@@ -114,7 +116,7 @@ fn modes(path: &Path) -> Vec<Finding> {
     let directory = target.parent().unwrap_or(Path::new("."));
     if rustix::fs::access(directory, rustix::fs::Access::WRITE_OK).is_err() {
         let text = format!(
-            "{} cannot be written, so renewed tokens cannot be stored",
+            "{} cannot be written, so renewed tokens cannot be stored; make it writable for you",
             directory.display()
         );
         findings.push(wrong("modes", text));
@@ -122,7 +124,7 @@ fn modes(path: &Path) -> Vec<Finding> {
     findings
 }
 
-fn accounts(config: &Config, now: Wall) -> Vec<Finding> {
+fn accounts(config: &Config, home: Option<&Path>, now: Wall) -> Vec<Finding> {
     if config.accounts.is_empty() {
         return vec![wrong("accounts", "there is no usable account; add one with: maxpool login")];
     }
@@ -132,8 +134,37 @@ fn accounts(config: &Config, now: Wall) -> Vec<Finding> {
             "all accounts are disabled; enable one with: maxpool enable NAME",
         )];
     }
-    config.accounts.iter().map(|account| token(account, now)).collect()
+    let mut findings = Vec::new();
+    for account in &config.accounts {
+        findings.push(ends_soon(account, now).unwrap_or_else(|| token(account, now)));
+        if let Some(problem) = sources::problem_of(account, home) {
+            let text = format!("{}: {problem}", text::name(&account.name));
+            findings.push(if account.enabled {
+                wrong("source", text)
+            } else {
+                odd("source", text)
+            });
+        }
+    }
+    findings
 }
+
+/// A token that nothing renews is worth a line some time before it ends.
+fn ends_soon(account: &AccountEntry, now: Wall) -> Option<Finding> {
+    let Credential::Oauth(oauth) = &account.credential else {
+        return None;
+    };
+    let Tokens { refresh, expires_at, .. } = &oauth.tokens;
+    let at = expires_at.filter(|at| *at > now && now.until(*at) <= ENDS_SOON)?;
+    (refresh.is_none() && oauth.import_from.is_none()).then(|| {
+        let left = human(now.until(at));
+        let name = text::name(&account.name);
+        odd("token", format!("{name}: ends in {left} and nothing can renew it; {}", again(account)))
+    })
+}
+
+/// How long before its end (SPEC T4).
+const ENDS_SOON: Duration = Duration::from_secs(30 * 86_400);
 
 fn token(account: &AccountEntry, now: Wall) -> Finding {
     let name = text::name(&account.name);
@@ -150,19 +181,17 @@ fn token(account: &AccountEntry, now: Wall) -> Finding {
         Token::Key => fine("token", format!("{name}{disabled}: has a key")),
         Token::Valid => fine("token", format!("{name}{disabled}: valid{expires}")),
         Token::Renewable => {
-            fine("token", format!("{name}{disabled}: has run out, the next use renews it"))
+            fine("token", format!("{name}{disabled}: has expired; the next request renews it"))
         }
         Token::Imported => {
             fine("token", format!("{name}{disabled}: read from its source when the server starts"))
         }
         Token::Expired if !account.enabled => {
-            odd("token", format!("{name}{disabled}: has run out"))
+            odd("token", format!("{name}{disabled}: has expired"))
         }
         Token::Expired => wrong(
             "token",
-            format!(
-                "{name}: has run out and nothing can renew it; sign in again with: maxpool login"
-            ),
+            format!("{name}: has expired and nothing can renew it; {}", again(account)),
         ),
     }
 }
@@ -175,12 +204,13 @@ fn port(config: &Config) -> Vec<Finding> {
     vec![match server.presence() {
         Presence::Running => {
             let mut findings = vec![fine("port", format!("maxpool answers at {}", server.base()))];
-            findings.extend(what_it_knows(&server));
+            findings.extend(what_it_knows(&server, config));
             return findings;
         }
-        Presence::Strange(what) => {
-            wrong("port", format!("{what}; stop that program, or choose another proxy.port"))
-        }
+        Presence::Strange(what) => wrong(
+            "port",
+            format!("{what}; stop that program, or set another proxy.port in the config"),
+        ),
         Presence::Absent => {
             match TcpListener::bind((config.proxy.host.as_str(), config.proxy.port)) {
                 Ok(_) => odd(
@@ -191,9 +221,14 @@ fn port(config: &Config) -> Vec<Finding> {
                         server.base()
                     ),
                 ),
-                Err(error) => {
-                    wrong("port", format!("cannot listen at {}: {}", server.base(), reason(&error)))
-                }
+                Err(error) => wrong(
+                    "port",
+                    format!(
+                        "cannot listen at {}: {}; set another proxy.host or proxy.port in the config",
+                        server.base(),
+                        reason(&error)
+                    ),
+                ),
             }
         }
     }]
@@ -288,7 +323,11 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
     let reply = match http(call("HEAD", "/")) {
         Ok(reply) => reply,
         Err(failure) => {
-            let text = format!("{} gives no answer: {}", url.as_str(), failure.cause);
+            let text = format!(
+                "{} gives no answer: {}; is the network up, and is that the right upstream?",
+                url.as_str(),
+                failure.cause
+            );
             return vec![wrong("upstream", text)];
         }
     };
@@ -296,7 +335,9 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
     // no such path, it is not found.
     let mut findings = vec![match http(call("POST", "/v1/messages")) {
         Ok(asked) if asked.status == 404 => wrong("upstream", no_messages(url)),
-        Ok(_) => fine("upstream", format!("{} answers (status {})", url.as_str(), reply.status)),
+        Ok(asked) => {
+            fine("upstream", format!("{} answers (status {})", url.as_str(), asked.status))
+        }
         Err(failure) => wrong(
             "upstream",
             format!("{}/v1/messages gives no answer: {}", url.as_str(), failure.cause),
@@ -325,13 +366,13 @@ fn clock_against(theirs: Wall, ours: Wall) -> Finding {
     let (ahead, behind) = (theirs.until(ours), ours.until(theirs));
     let off = ahead.max(behind);
     if off <= CLOCK_OFF_MAX {
-        return fine("clock", "agrees with the upstream's");
+        return fine("clock", "agrees with the upstream's clock");
     }
     let way = if ahead > behind { "ahead of" } else { "behind" };
     wrong(
         "clock",
         format!(
-            "is {} {way} the upstream's, so resets and expiry are misjudged; set it",
+            "this machine's clock is {} {way} the upstream's; set it right, or waits and expiry are misjudged",
             human(off)
         ),
     )

@@ -28,19 +28,19 @@ fn verdicts(findings: &[Finding]) -> Vec<(Verdict, &str)> {
 #[test]
 fn a_clock_that_is_off_is_wrong() {
     for (theirs, ours, verdict, text) in [
-        (1_000_000, 1_060_000, Verdict::Fine, "agrees with the upstream's"),
-        (1_000_000, 940_000, Verdict::Fine, "agrees with the upstream's"),
+        (1_000_000, 1_060_000, Verdict::Fine, "agrees with the upstream's clock"),
+        (1_000_000, 940_000, Verdict::Fine, "agrees with the upstream's clock"),
         (
             0,
             7_200_000,
             Verdict::Wrong,
-            "is 2h ahead of the upstream's, so resets and expiry are misjudged; set it",
+            "this machine's clock is 2h ahead of the upstream's; set it right, or waits and expiry are misjudged",
         ),
         (
             61_000,
             0,
             Verdict::Wrong,
-            "is 1m 1s behind the upstream's, so resets and expiry are misjudged; set it",
+            "this machine's clock is 1m 1s behind the upstream's; set it right, or waits and expiry are misjudged",
         ),
     ] {
         let finding = clock_against(Wall(theirs), Wall(ours));
@@ -122,22 +122,35 @@ fn accounts_and_tokens() {
         ),
         (r#"{"name": "a", "apiKey": "k"}"#, (Verdict::Fine, "a: has a key")),
         (
-            r#"{"name": "a", "accessToken": "k", "expiresAt": 1790003600000}"#,
+            r#"{"name": "a", "accessToken": "k", "refreshToken": "r", "expiresAt": 1790003600000}"#,
             (Verdict::Fine, "a: valid, expires in 1h"),
         ),
         (
+            r#"{"name": "a", "accessToken": "k", "expiresAt": 1799999999999}"#,
+            (Verdict::Fine, "a: valid, expires in 115d 18h"),
+        ),
+        (
+            r#"{"name": "a", "accessToken": "k", "expiresAt": 1790864000000,
+                "source": "login --token as me@example.com"}"#,
+            (
+                Verdict::Odd,
+                "a: ends in 10d and nothing can renew it; sign in again as me@example.com with: \
+                 maxpool login --token",
+            ),
+        ),
+        (
             r#"{"name": "a", "accessToken": "k", "refreshToken": "r", "expiresAt": 1}"#,
-            (Verdict::Fine, "a: has run out, the next use renews it"),
+            (Verdict::Fine, "a: has expired; the next request renews it"),
         ),
         (
             r#"{"name": "a", "accessToken": "k", "expiresAt": 1}"#,
             (
                 Verdict::Wrong,
-                "a: has run out and nothing can renew it; sign in again with: maxpool login",
+                "a: has expired and nothing can renew it; sign in again with: maxpool login",
             ),
         ),
     ] {
-        assert_eq!(verdicts(&accounts(&parse(entries), now)), [expected], "{entries}");
+        assert_eq!(verdicts(&accounts(&parse(entries), None, now)), [expected], "{entries}");
     }
 }
 

@@ -28,7 +28,7 @@ pub(super) fn env(context: &mut Context<'_>, config: &Config, with_key: bool) ->
     if with_key {
         let key = config.proxy.api_key.as_ref();
         let key = key.ok_or_else(|| {
-            Error::operator("there is no proxy key; set proxy.apiKey in the config")
+            Error::operator("the config has no proxy key; set proxy.apiKey in it")
         })?;
         variables.push((KEY, key.expose().to_owned()));
     }
@@ -66,12 +66,14 @@ pub(super) fn run(
         Presence::Running => {}
         Presence::Absent => {
             return Err(Error::operator(format!(
-                "no proxy answers at {}: start it in another terminal with: maxpool server",
+                "no proxy answers at {}; start it in another terminal with: maxpool server",
                 server.base()
             )));
         }
         Presence::Strange(what) => {
-            return Err(Error::operator(format!("{what}; is another program on that port?")));
+            return Err(Error::operator(format!(
+                "{what}; stop the other program on that port, or set another proxy.port in the config"
+            )));
         }
     }
     let is_set = |name: &str| (context.variable)(name).filter(|value| !value.is_empty());
@@ -81,12 +83,12 @@ pub(super) fn run(
     if let Some(other) = &elsewhere {
         let other = other.to_string_lossy().escape_debug().to_string();
         context.out.remark(&format!(
-            "maxpool: {BASE_URL} is set to {other} and stays, so claude does not go through this proxy; unset it for that"
+            "maxpool: {BASE_URL} is already set to {other}, so claude does not use this proxy; unset it to use the proxy"
         ));
     }
     if config.proxy.require_key && is_set(KEY).is_none() {
         context.out.remark(&format!(
-            "maxpool: proxy.requireKey is on and {KEY} is not set; for the key, see: maxpool env --with-key"
+            "maxpool: proxy.requireKey is true and {KEY} is not set, so requests will be refused; set the key with: eval \"$(maxpool env --with-key)\""
         ));
     }
     if let Some(hint) = not_signed_in(context) {

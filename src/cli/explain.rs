@@ -65,6 +65,10 @@ fn explained(explanation: &Explanation, now: Wall, room: Room) -> Vec<String> {
             let because = passed.evidence.as_ref().map(|it| because(it, now));
             let because = because.map(|because| wrapped(&format!("      {because}"), 6, room));
             lines.extend(because.into_iter().flatten());
+            if let Some(by) = &passed.lifted_by {
+                let by = format!("      lifted by {}", text::clean(by, 120));
+                lines.extend(wrapped(&by, 6, room));
+            }
         }
     }
     lines
@@ -77,11 +81,12 @@ pub(super) fn verdict(explanation: &Explanation, now: Wall) -> String {
         return format!("goes to {}: {}", text::name(name), rule(&why));
     }
     let until = explanation.until.map(|until| left(now, until));
+    let is_broken = explanation.passed_over.iter().any(|it| it.reason.starts_with("breaker"));
     match (why.split_once(": "), until) {
         (Some(("waits", cause)), Some(until)) => {
-            format!("would wait {until}: {}", wait_cause(cause))
+            format!("would wait {until}: {}", wait_cause(cause, is_broken))
         }
-        (Some(("waits", cause)), None) => format!("would wait: {}", wait_cause(cause)),
+        (Some(("waits", cause)), None) => format!("would wait: {}", wait_cause(cause, is_broken)),
         (Some(("refused", cause)), _) => format!("would be refused: {cause}"),
         _ => format!("would get no account: {why}"),
     }
@@ -100,8 +105,9 @@ fn rule(word: &str) -> &str {
 }
 
 /// The class of a wait (SPEC Q1), for people.
-fn wait_cause(word: &str) -> &str {
+fn wait_cause(word: &str, is_broken: bool) -> &str {
     match word {
+        "capacity" if is_broken => "the breaker is open, since the API fails for every account",
         "quota" => "every account is at a limit",
         "weekly" => "every account has used up its week",
         "capacity" => "the API is in trouble, or all places are taken",

@@ -1,4 +1,5 @@
-//! `login` and `import`: what `account` does, with the terminal, the network and the config of this process.
+//! `login` and `import`: what `account` does, with the terminal, the network and the config of this
+//! process.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write};
 use std::os::fd::AsFd as _;

@@ -1,4 +1,5 @@
-//! The man pages say what the program does: the same commands and options, the same keys and defaults, examples that work.
+//! The man pages say what the program does: the same commands and options, the same keys and
+//! defaults, examples that work.
 
 #![allow(clippy::unwrap_used)]
 

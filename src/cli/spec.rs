@@ -11,6 +11,7 @@ pub(super) enum Name {
     Accounts,
     Enable,
     Disable,
+    Retry,
     Remove,
     Rename,
     Priority,
@@ -30,7 +31,6 @@ pub(super) enum Name {
 #[derive(Debug)]
 pub(super) struct CommandSpec {
     pub(super) name: Name,
-    /// The word that is typed.
     pub(super) word: &'static str,
     /// What follows the options; in brackets where it may be left out.
     pub(super) operands: &'static [&'static str],
@@ -138,7 +138,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
                 long: "verbose",
                 short: Some('v'),
                 value: None,
-                help: "also show when tokens expire and when they were renewed",
+                help: "also show when tokens expire",
             },
             flag("json", "print JSON"),
             flag("names", "print only the names, one a line"),
@@ -158,6 +158,14 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         operands: &["NAME"],
         summary: "stop using an account but keep its credential",
         about: "",
+        options: &[],
+    },
+    CommandSpec {
+        name: Name::Retry,
+        word: "retry",
+        operands: &["NAME"],
+        summary: "lift what keeps an account away, but a missing credential",
+        about: "The next request of the running proxy looks whether it serves again.",
         options: &[],
     },
     CommandSpec {

@@ -73,17 +73,17 @@ fn overview(status: &Status) -> Vec<String> {
         status.version, status.address, status.scheduler.global_in_flight
     )];
     if status.draining {
-        lines.push("draining: what is in flight finishes, nothing new begins".to_owned());
+        lines.push("stopping: running requests finish, new ones are refused".to_owned());
     }
     let throttle = &status.upstream_throttle;
     if throttle.active {
         let until = throttle
             .until
-            .map(|until| format!(", probes in {}", left(status.now.0, until)))
+            .map(|until| format!(", one request probes in {}", left(status.now.0, until)))
             .unwrap_or_default();
         let reason =
             throttle.reason.as_deref().map(|reason| text::clean(reason, 120)).unwrap_or_default();
-        lines.push(format!("all Claude accounts pause{until}: {reason}"));
+        lines.push(format!("breaker open: all Claude accounts pause{until}: {reason}"));
     }
     let queue = &status.queue;
     if queue.waiting > 0 {
@@ -110,6 +110,7 @@ fn row(account: &Account, now: Wall) -> Vec<String> {
                 .unwrap_or_default();
             format!("{}{until}", text::clean(&unavailable.reason, 60))
         }
+        (None, true) if !account.avoided.is_empty() => text::clean(&account.avoided.join("; "), 80),
         (None, true) => account.status.clone(),
     };
     if account.leaving {
@@ -155,7 +156,7 @@ pub(super) fn raw(context: &mut Context<'_>, body: &[u8]) -> Result<()> {
 
 pub(super) fn unreadable(server: &Server, error: &serde_json::Error) -> Error {
     Error::operator(format!(
-        "the answer of {} is not what this version reads: {error}; is it maxpool?",
+        "the answer of {} cannot be read: {error}; is it maxpool, of this version?",
         server.base()
     ))
 }
@@ -181,8 +182,8 @@ mod tests {
             overview(&status),
             [
                 "maxpool 2.0.0 at http://127.0.0.1:1, up 2h 14m, prefers \"a b\", 3 in flight",
-                "draining: what is in flight finishes, nothing new begins",
-                "all Claude accounts pause, probes in 5s: overloaded\\n",
+                "stopping: running requests finish, new ones are refused",
+                "breaker open: all Claude accounts pause, one request probes in 5s: overloaded\\n",
                 "2 waiting, the oldest for 45s, the next account frees in 1m",
             ]
         );

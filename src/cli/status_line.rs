@@ -1,8 +1,8 @@
 //! `status --line`: one line for a shell's prompt or Claude Code's status line.
 //!
 //! It is asked for at every prompt, so it speaks to the server without the HTTP client, whose
-//! certificates alone take longer to load than the answer takes to come. Whatever is wrong, a prompt
-//! is no place to say it: then there is no line, and the exit status is 0.
+//! certificates alone take longer to load than the answer takes to come. Whatever is wrong, a
+//! prompt is no place to say it: then there is no line, and the exit status is 0.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
@@ -61,7 +61,8 @@ fn line(status: &Status) -> String {
     let total = enabled.clone().count();
     let ready = enabled.clone().filter(|account| account.unavailable.is_none()).count();
     let mut parts = vec![match total {
-        0 => "no accounts".to_owned(),
+        0 if status.accounts.is_empty() => "no accounts".to_owned(),
+        0 => "all accounts disabled".to_owned(),
         _ => format!("{ready} of {total} ready"),
     }];
     if status.draining {
@@ -85,7 +86,8 @@ fn line(status: &Status) -> String {
     let current = status.current_account.as_ref();
     let current =
         status.accounts.iter().find(|account| Some(&account.name) == current && account.enabled);
-    parts.extend(current.map(|account| used(account, now)));
+    // The account that served last says nothing about now while none can serve.
+    parts.extend(current.filter(|_| ready > 0).map(|account| used(account, now)));
     for (count, what) in
         [(status.requests_in_flight as u64, "in flight"), (status.queue.waiting, "waiting")]
     {
@@ -146,5 +148,6 @@ mod tests {
             "0 of 1 ready · breaker open, probe in 5s · me@example.com back in 2h 13m"
         );
         assert_eq!(of(json!({})), "no accounts");
+        assert_eq!(of(json!({"accounts": [off]})), "all accounts disabled");
     }
 }

@@ -8,9 +8,11 @@ pub(super) type Room = Option<usize>;
 /// A column is not made narrower than this.
 const COLUMN_MIN: usize = 8;
 
-/// Rows under a heading, columns two spaces apart, without spaces at the ends of lines. Widths are in cells: a wide character takes two.
+/// Rows under a heading, columns two spaces apart, without spaces at the ends of lines. Widths are
+/// in cells: a wide character takes two.
 ///
-/// Where there is too little room, the widest columns give way first; then the last ones are left out.
+/// Where there is too little room, the widest columns give way first; then the last ones are left
+/// out.
 pub(super) fn table(heading: &[&str], rows: &[Vec<String>], room: Room) -> Vec<String> {
     let heading: Vec<String> = heading.iter().map(|&cell| cell.to_owned()).collect();
     let all = || std::iter::once(&heading).chain(rows);

@@ -1,4 +1,5 @@
-//! Calls that commands make: to the running server, and to upstreams with the connections of [`crate::net`].
+//! Calls that commands make: to the running server, and to upstreams with the connections of
+//! [`crate::net`].
 
 use std::path::Path;
 use std::sync::Arc;
@@ -75,7 +76,8 @@ impl Server {
         }
     }
 
-    /// A route that answers with JSON; any other status than 200 is an error with the server's own words.
+    /// A route that answers with JSON; any other status than 200 is an error with the server's own
+    /// words.
     pub(super) fn json(
         &self,
         method: &'static str,
@@ -84,11 +86,11 @@ impl Server {
     ) -> Result<Vec<u8>> {
         let reply = self.call(method, path, body).map_err(|failure| match failure.phase {
             HttpPhase::Connect => Error::operator(format!(
-                "no proxy answers at {}: start it with: maxpool server ({})",
+                "no proxy answers at {} ({}); start it with: maxpool server",
                 self.base, failure.cause
             )),
             HttpPhase::MayHaveArrived => Error::operator(format!(
-                "{}{path} gave no answer: {}; is it maxpool? look with: maxpool doctor",
+                "{}{path} gave no answer: {}; see: maxpool doctor",
                 self.base, failure.cause
             )),
         })?;
@@ -98,7 +100,10 @@ impl Server {
         Err(Error::operator(match message_of(&reply.body) {
             Some(message) => message,
             None => {
-                format!("{}{path} answered with status {}; is it maxpool?", self.base, reply.status)
+                format!(
+                    "{}{path} answered with status {}; is it maxpool? See: maxpool doctor",
+                    self.base, reply.status
+                )
             }
         }))
     }
@@ -151,7 +156,7 @@ pub(super) fn message_of(body: &[u8]) -> Option<String> {
 pub(super) fn base_url(config: &Config) -> Result<String> {
     if config.proxy.port == 0 {
         return Err(Error::operator(
-            "proxy.port is 0, so the server takes another port each time; set a port in the config",
+            "proxy.port is 0, so the proxy gets another port at each start; set one in the config",
         ));
     }
     let host = match config.proxy.host.as_str() {

@@ -76,7 +76,7 @@ fn a3_every_key_is_read() {
             "orgUuid": "o", "accessToken": null, "refreshToken": null, "expiresAt": null, "importFrom": null,
             "source": "s", "apiKey": "unused", "authToken": "t", "provider": "zai", "upstream": "https://h",
             "authHeader": "x-api-key", "model": "m", "modelMap": {"opus": "a", "default": "b"},
-            "stripBetaHeaders": true}"#,
+            "stripBetaHeaders": true, "limit": {"fiveHour": 0.5, "week": 1}}"#,
     );
     let expected = AccountEntry {
         name: "n".to_owned(),
@@ -96,7 +96,7 @@ fn a3_every_key_is_read() {
             ("default".to_owned(), "b".to_owned()),
         ],
         strip_beta_headers: true,
-        limit: AccountLimit::default(),
+        limit: AccountLimit { five_hour: Some(0.5), week: Some(1.0) },
     };
     assert_eq!(account, expected);
 }
@@ -214,6 +214,8 @@ fn a3_wrong_types_name_entry_and_key() {
             "authHeader: expected \"authorization\" or \"x-api-key\", found another text",
         ),
         (r#""stripBetaHeaders": "yes""#, "stripBetaHeaders: expected true or false, found a text"),
+        (r#""limit": 0.5"#, "limit: expected an object, found 0.5"),
+        (r#""limit": {"week": 80}"#, "limit.week: expected a number from 0 to 1, found 80"),
         (r#""enabled": null"#, "enabled: expected true or false, found null"),
     ] {
         let text = format!("{{\"accounts\": [{{}},\n{{\n{entry}}}]}}");

@@ -108,6 +108,15 @@ impl DailyUse {
         }
     }
 
+    /// What all accounts together did on this day.
+    pub(crate) fn on(&self, day: i64) -> Counts {
+        let accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let families = accounts.values().filter_map(|days| days.get(&day));
+        families
+            .flat_map(|families| families.values())
+            .fold(Counts::default(), |sum, counts| sum.plus(*counts))
+    }
+
     /// The days up to `today`, the earliest first.
     pub(crate) fn of(&self, account: AccountId, today: i64) -> Vec<DayUse> {
         let accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -165,6 +174,9 @@ mod tests {
             .collect();
         assert_eq!(last, [("opus", 2, 12), ("other", 1, 1)]);
         assert!(uses.of(AccountId(2), 139).is_empty());
+        uses.note(AccountId(2), 139, None, tokens(100));
+        assert_eq!((uses.on(139).input_tokens, uses.on(139).requests), (113, 4));
+        assert_eq!(uses.on(99), Counts::default());
         // A day later one more has gone, though nothing was added.
         assert_eq!(uses.of(A, 140).len(), 31);
     }

@@ -165,11 +165,6 @@ impl Locked {
     }
 
     #[cfg(test)]
-    pub(crate) fn document(&self) -> &Map<String, Value> {
-        &self.document
-    }
-
-    #[cfg(test)]
     pub(crate) fn config(&self) -> Result<Config> {
         Config::from_document(&self.document, &self.text, &self.path)
     }

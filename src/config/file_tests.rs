@@ -98,6 +98,7 @@ const NEW_FILE: &str = r#"{
     "capacityMaxWaitMs": 900000,
     "weeklyMaxWaitMs": 0,
     "networkMaxWaitMs": 15000,
+    "unprovenMaxWaitMs": 60000,
     "countTokensMaxWaitMs": 8000,
     "nonStreamMaxWaitMs": 240000,
     "streamClientToleranceMs": 280000,
@@ -346,7 +347,7 @@ fn a5_an_edit_by_hand_while_the_lock_is_held_survives() {
     let file = scratch.path("c.json");
     fs::write(&file, "{\"a\": 1}").unwrap();
     let mut locked = lock(&file).unwrap();
-    assert_eq!(locked.document()["a"], 1);
+    assert_eq!(locked.document["a"], 1);
     fs::write(&file, "{\"a\": 2, \"proxy\": {\"port\": 7}}").unwrap();
     locked.reread().unwrap();
     assert_eq!(locked.config().unwrap().proxy.port, 7);

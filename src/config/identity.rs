@@ -4,9 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity<'a> {
     pub(crate) name: &'a str,
-    /// `accountUuid`.
     pub(crate) account_uuid: Option<&'a str>,
-    /// `orgUuid`.
     pub(crate) org_uuid: Option<&'a str>,
 }
 

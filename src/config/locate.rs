@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::http::json::Cursor;
+
 /// One step on the way to a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
@@ -66,7 +68,9 @@ pub(super) fn line_at(text: &str, offset: usize) -> usize {
 /// Anything may stand where a key belongs in such a text, a credential too (D4): what does not look
 /// like a key ends the place.
 pub(super) fn place_at_end(text: &str) -> Place {
-    let mut steps = walk(text, |_, _| {});
+    // A text that ends within or behind a key has come to that key, as if a colon followed.
+    let ends = ["", ":", "\":"].map(|end| walk(&format!("{text}{end}"), |_, _| {}));
+    let mut steps = ends.into_iter().max_by_key(Vec::len).unwrap_or_default();
     let known = steps.iter().take_while(|step| match step {
         Step::Key(key) => {
             key.len() <= KEY_BYTES_MAX && key.bytes().all(|byte| byte.is_ascii_alphabetic())
@@ -81,73 +85,42 @@ pub(super) fn place_at_end(text: &str) -> Place {
 /// Keys of the configuration are words of letters, the longest has 25.
 const KEY_BYTES_MAX: usize = 32;
 
-/// An object or list that the walk is in.
-struct Open {
-    is_object: bool,
-    /// The key or element that the walk is at.
-    step: Option<Step>,
-    /// What comes next is a key of the object, or a further element of the list.
-    is_fresh: bool,
-}
+/// Lists and objects in each other that serde_json reads.
+const DEPTH_MAX: usize = 128;
 
 /// Calls `visit` with the way to each key and each element, and its offset. Returns the way to
-/// where the text ends.
+/// where the text ends or breaks.
 fn walk(text: &str, mut visit: impl FnMut(&[Step], usize)) -> Vec<Step> {
-    let bytes = text.as_bytes();
-    let mut open: Vec<Open> = Vec::new();
-    let mut at = 0;
-    while at < bytes.len() {
-        let start = at;
-        at = if bytes[at] == b'"' { string_end(bytes, at) } else { at + 1 };
-        match bytes[start] {
-            b' ' | b'\t' | b'\r' | b'\n' | b':' => continue,
-            b',' => {
-                if let Some(top) = open.last_mut() {
-                    top.is_fresh = true;
-                }
-                continue;
-            }
-            b'}' | b']' => {
-                open.pop();
-                continue;
-            }
-            _ => {}
-        }
-        if let Some(top) = open.last_mut().filter(|top| top.is_fresh) {
-            top.is_fresh = false;
-            top.step = Some(match &top.step {
-                _ if top.is_object => Step::Key(unescape(text.get(start..at).unwrap_or_default())),
-                Some(Step::Index(index)) => Step::Index(index + 1),
-                Some(Step::Key(_)) | None => Step::Index(0),
-            });
-            visit(&steps(&open), start);
-        }
-        if matches!(bytes[start], b'{' | b'[') {
-            open.push(Open { is_object: bytes[start] == b'{', step: None, is_fresh: true });
-        }
-    }
-    steps(&open)
+    let mut steps = Vec::new();
+    // Where a broken text ends is told by the steps that are left.
+    let _ = descend(&mut Cursor::new(text.as_bytes()), &mut steps, &mut visit);
+    steps
 }
 
-fn steps(open: &[Open]) -> Vec<Step> {
-    open.iter().filter_map(|open| open.step.clone()).collect()
-}
-
-/// The offset behind the string that starts at `start`, or the end of the text.
-fn string_end(bytes: &[u8], start: usize) -> usize {
-    let mut at = start + 1;
-    while at < bytes.len() {
-        match bytes[at] {
-            b'"' => return at + 1,
-            b'\\' => at += 2,
-            _ => at += 1,
-        }
-    }
-    bytes.len()
-}
-
-fn unescape(quoted: &str) -> String {
-    serde_json::from_str(quoted).unwrap_or_else(|_| quoted.trim_matches('"').to_owned())
+fn descend(
+    cursor: &mut Cursor<'_>,
+    steps: &mut Vec<Step>,
+    visit: &mut dyn FnMut(&[Step], usize),
+) -> Option<()> {
+    let depth = steps.len();
+    match cursor.next()? {
+        b'{' if depth < DEPTH_MAX => cursor.members(|cursor, key| {
+            steps.truncate(depth);
+            steps.push(Step::Key(key.decode(usize::MAX).unwrap_or_default()));
+            visit(steps, key.span.start);
+            descend(cursor, steps, visit)
+        }),
+        b'[' if depth < DEPTH_MAX => cursor.elements(|cursor, number| {
+            cursor.next()?;
+            steps.truncate(depth);
+            steps.push(Step::Index(number));
+            visit(steps, cursor.position());
+            descend(cursor, steps, visit)
+        }),
+        _ => cursor.skip(),
+    }?;
+    steps.truncate(depth);
+    Some(())
 }
 
 #[cfg(test)]

@@ -52,15 +52,10 @@ pub(crate) struct Config {
     /// What the scheduler decides by: `switchThreshold`, and most of `scheduler`, `retry` and
     /// `queue`. Its [`Default`] is the table of their defaults.
     pub(crate) policy: Policy,
-    /// `routing`.
     pub(crate) routing: Routing,
-    /// `scheduler`.
     pub(crate) scheduler: Scheduler,
-    /// `retry`.
     pub(crate) retry: Retry,
-    /// `queue`.
     pub(crate) queue: Queue,
-    /// `timeouts`.
     pub(crate) timeouts: Timeouts,
     /// `shutdown.drainTimeoutMs`: how long running streams may take to end.
     pub(crate) drain_timeout: Duration,
@@ -219,15 +214,11 @@ pub(crate) struct AccountEntry {
     pub(crate) name: String,
     /// `type` and what belongs to it.
     pub(crate) credential: Credential,
-    /// `enabled`.
     pub(crate) enabled: bool,
     /// `priority`; lower is preferred.
     pub(crate) priority: i64,
-    /// `profiles`.
     pub(crate) profiles: Vec<String>,
-    /// `accountUuid`.
     pub(crate) account_uuid: Option<String>,
-    /// `orgUuid`.
     pub(crate) org_uuid: Option<String>,
     /// `source`: where the entry came from, for people.
     pub(crate) source: Option<String>,
@@ -241,13 +232,22 @@ pub(crate) struct AccountEntry {
     pub(crate) model: Option<String>,
     /// `modelMap`: from full model id, family or `default` to a model, in the order of the file.
     pub(crate) model_map: Vec<(String, String)>,
-    /// `stripBetaHeaders`.
     pub(crate) strip_beta_headers: bool,
     /// `limit`: used shares at which the account is out (SPEC S3).
     pub(crate) limit: crate::scheduler::AccountLimit,
 }
 
 impl AccountEntry {
+    /// The e-mail address that the account signs in with, as far as its entry tells: its name, or
+    /// what `login` has noted in `source`.
+    pub(crate) fn email(&self) -> Option<&str> {
+        if self.name.contains('@') {
+            return Some(&self.name);
+        }
+        let (_, email) = self.source.as_deref()?.split_once(" as ")?;
+        Some(email)
+    }
+
     /// Who this is (SPEC A4).
     pub(crate) fn identity(&self) -> Identity<'_> {
         Identity {
@@ -325,7 +325,6 @@ pub(crate) enum ImportFrom {
 pub(crate) enum AuthHeader {
     /// `authorization`: `Bearer <credential>`.
     Authorization,
-    /// `x-api-key`.
     XApiKey,
 }
 

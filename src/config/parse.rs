@@ -208,6 +208,7 @@ fn queue(section: &Section<'_>, config: &mut Config) {
     section.time_ms("capacityMaxWaitMs", &mut policy.capacity_max_wait);
     section.time_ms("weeklyMaxWaitMs", &mut policy.weekly_max_wait);
     section.time_ms("networkMaxWaitMs", &mut policy.network_max_wait);
+    section.time_ms("unprovenMaxWaitMs", &mut policy.unproven_max_wait);
     section.time_ms("countTokensMaxWaitMs", &mut policy.count_tokens_max_wait);
     section.time_ms("nonStreamMaxWaitMs", &mut policy.non_stream_max_wait);
     section.time_ms("streamClientToleranceMs", &mut queue.stream_client_tolerance);

@@ -10,7 +10,7 @@ use super::{Config, Routing, SessionAffinity, parse};
 /// The settings of `config` under the keys of the file, in its order (SPEC A2). Without the key and
 /// the accounts, which are secret, and without the two settings whose default is to be absent.
 pub(crate) fn document(config: &Config) -> Value {
-    let (policy, scheduler, queue) = (&config.policy, &config.scheduler, &config.queue);
+    let (policy, queue) = (&config.policy, &config.queue);
     let (mode, preferred) = match &config.routing {
         Routing::Automatic => ("automatic", None),
         Routing::Preferred(name) => ("preferred", Some(name)),
@@ -26,27 +26,7 @@ pub(crate) fn document(config: &Config) -> Value {
         "upstream": config.upstream.as_str(),
         "switchThreshold": number(policy.switch_threshold),
         "routing": { "mode": mode, "preferredAccount": preferred },
-        "scheduler": {
-            "mode": scheduler.mode,
-            "safetyMaxActivePerAccount": policy.max_active_per_account,
-            "safetyMaxGlobalActive": policy.max_active_global,
-            "cooldownMs": ms(policy.cooldown),
-            "maxCooldownMs": ms(policy.max_cooldown),
-            "networkCooldownMs": ms(policy.network_cooldown),
-            "weeklySoftThreshold": number(policy.weekly_soft),
-            "weeklyReserveThreshold": number(policy.weekly_reserve),
-            "weeklyCriticalThreshold": number(policy.weekly_critical),
-            "weeklyExhaustedThreshold": number(policy.weekly_exhausted),
-            "weeklyBurnDebtWeight": number(policy.weekly_burn_debt_weight),
-            "scarcityWeight": number(policy.scarcity_weight),
-            "spreadShareWeight": number(policy.spread_share_weight),
-            "recoveryRampWeight": number(policy.recovery_ramp_weight),
-            "recoveryRampMs": ms(policy.recovery_ramp),
-            "spreadWindowMs": ms(policy.spread_window),
-            "sessionAffinity": word(&SessionAffinity::WORDS, scheduler.session_affinity),
-            "sessionIdleMs": ms(policy.session_idle),
-            "overage": word(&parse::OVERAGE, policy.overage),
-        },
+        "scheduler": scheduler(config),
         "retry": {
             "maxAttemptsPerRequest": policy.max_attempts,
             "maxRetryBufferBytes": config.retry.buffer_bytes_max,
@@ -58,6 +38,7 @@ pub(crate) fn document(config: &Config) -> Value {
             "capacityMaxWaitMs": ms(policy.capacity_max_wait),
             "weeklyMaxWaitMs": ms(policy.weekly_max_wait),
             "networkMaxWaitMs": ms(policy.network_max_wait),
+            "unprovenMaxWaitMs": ms(policy.unproven_max_wait),
             "countTokensMaxWaitMs": ms(policy.count_tokens_max_wait),
             "nonStreamMaxWaitMs": ms(policy.non_stream_max_wait),
             "streamClientToleranceMs": ms(queue.stream_client_tolerance),
@@ -79,6 +60,31 @@ pub(crate) fn document(config: &Config) -> Value {
         "sync": { "accountsIntervalMs": ms(config.sync_interval) },
         "quotaProbeSeconds": number(config.quota_probe.unwrap_or_default().as_secs_f64()),
         "accounts": [],
+    })
+}
+
+fn scheduler(config: &Config) -> Value {
+    let (policy, scheduler) = (&config.policy, &config.scheduler);
+    json!({
+        "mode": scheduler.mode,
+        "safetyMaxActivePerAccount": policy.max_active_per_account,
+        "safetyMaxGlobalActive": policy.max_active_global,
+        "cooldownMs": ms(policy.cooldown),
+        "maxCooldownMs": ms(policy.max_cooldown),
+        "networkCooldownMs": ms(policy.network_cooldown),
+        "weeklySoftThreshold": number(policy.weekly_soft),
+        "weeklyReserveThreshold": number(policy.weekly_reserve),
+        "weeklyCriticalThreshold": number(policy.weekly_critical),
+        "weeklyExhaustedThreshold": number(policy.weekly_exhausted),
+        "weeklyBurnDebtWeight": number(policy.weekly_burn_debt_weight),
+        "scarcityWeight": number(policy.scarcity_weight),
+        "spreadShareWeight": number(policy.spread_share_weight),
+        "recoveryRampWeight": number(policy.recovery_ramp_weight),
+        "recoveryRampMs": ms(policy.recovery_ramp),
+        "spreadWindowMs": ms(policy.spread_window),
+        "sessionAffinity": word(&SessionAffinity::WORDS, scheduler.session_affinity),
+        "sessionIdleMs": ms(policy.session_idle),
+        "overage": word(&parse::OVERAGE, policy.overage),
     })
 }
 

@@ -101,6 +101,9 @@ pub(crate) struct TokensState {
 pub(crate) struct WindowState {
     /// `five_hour`, `seven_day`, `seven_day_<family>`, `tokens`, `requests` or `generic`.
     pub(crate) window: String,
+    /// Of which models, where the upstream limits each family by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) family: Option<String>,
     pub(crate) utilisation: Option<f64>,
     pub(crate) limit: Option<u64>,
     pub(crate) remaining: Option<u64>,
@@ -279,6 +282,7 @@ impl WindowState {
     fn new(window: &WindowSnapshot) -> WindowState {
         WindowState {
             window: word_of(&window.kind),
+            family: window.family.as_ref().map(|family| family.0.to_string()),
             utilisation: window.raw.or(window.used),
             limit: window.limit,
             remaining: window.remaining,
@@ -292,6 +296,7 @@ impl WindowState {
         let raw = self.utilisation.filter(|share| share.is_finite() && *share >= 0.0);
         Some(WindowSnapshot {
             kind: kind_of(&self.window)?,
+            family: self.family.as_deref().map(|family| Family(family.into())),
             used: raw.map(|share| share.min(1.0)),
             raw,
             limit: self.limit,
@@ -389,6 +394,7 @@ mod tests {
     fn window(kind: WindowKind, raw: Option<f64>, reset: Option<i64>) -> WindowSnapshot {
         WindowSnapshot {
             kind,
+            family: None,
             used: raw.map(|raw| raw.min(1.0)),
             raw,
             limit: Some(10),

@@ -1,13 +1,20 @@
 //! What was learned and outlives a process (SPEC A6, R1): accounts' quota and blocks, and for a process that takes over also sessions,
 //! threads and batches.
 
+use std::collections::HashMap;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::account::Origin;
 use crate::clock;
+use crate::config::Identity;
 use crate::config::state::{self, AccountState, BatchState, State};
 use crate::proxy::context::Context;
-use crate::scheduler::AccountId;
+use crate::report::ACTIVITY_MAX;
+use crate::report::status::Line;
+use crate::report::status::build::{entry_of, line_of};
+use crate::scheduler::{AccountId, LoadMinute};
 use crate::zone;
 
 /// Sessions and threads that are handed over: so many that all of them fit into one message between processes, which has some 200 KB.
@@ -15,6 +22,9 @@ const SESSIONS_HANDED_OVER: usize = 1000;
 const THREADS_HANDED_OVER: usize = 300;
 /// Message batches whose account is kept.
 const BATCHES_KEPT: usize = 500;
+/// Lines of the log and accounts' figures that are handed over, in a message of their own.
+const LINES_BYTES_MAX: usize = 100_000;
+const LOADS_MAX: usize = 40;
 
 /// Gives the scheduler back what an earlier process has learned. Gives a line if the file could not be used.
 pub(crate) fn restore_learned(context: &Context) -> Option<String> {
@@ -96,4 +106,117 @@ fn document(context: &Context) -> (State, Vec<AccountId>) {
         }
     }
     (state, ids)
+}
+
+/// What the dashboard shows of the past, for a process that takes over: the log, and what ended on
+/// each account within the last hour.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Seen {
+    /// Oldest first.
+    lines: Vec<Line>,
+    loads: Vec<AccountLoad>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct AccountLoad {
+    name: String,
+    account_uuid: Option<String>,
+    org_uuid: Option<String>,
+    /// Age, requests, failures, weight, milliseconds together.
+    minutes: Vec<[u64; 5]>,
+}
+
+/// What of it was told already.
+#[derive(Default)]
+pub(crate) struct Told {
+    /// The number of the next line of the log.
+    next_line: u64,
+    /// When, in minutes of the monotonic clock, and the figures then.
+    at: u64,
+    loads: HashMap<AccountId, Vec<LoadMinute>>,
+}
+
+/// What the dashboard has shown and was not told yet, as JSON; empty if there is nothing.
+pub(crate) fn seen(context: &Context, told: &mut Told) -> String {
+    let mut seen = Seen::default();
+    let mut bytes = 0;
+    let lines = context.activity.last(ACTIVITY_MAX);
+    for numbered in lines.iter().rev().take_while(|(number, _)| *number >= told.next_line) {
+        bytes += 2 * numbered.1.text.len() + 300;
+        if bytes > LINES_BYTES_MAX {
+            break;
+        }
+        seen.lines.push(line_of(numbered));
+    }
+    seen.lines.reverse();
+    told.next_line = lines.last().map_or(told.next_line, |(number, _)| number + 1);
+    let now = clock::mono().0 / 60_000;
+    for account in context.accounts.all().iter().take(LOADS_MAX) {
+        let profile = account.profile();
+        let minutes = context.gate.look(|scheduler, now| scheduler.load_minutes(now, account.id()));
+        let before = told.loads.insert(account.id(), minutes.clone()).unwrap_or_default();
+        let who = profile.identity();
+        seen.loads.push(AccountLoad {
+            name: who.name.to_owned(),
+            account_uuid: who.account_uuid.map(str::to_owned),
+            org_uuid: who.org_uuid.map(str::to_owned),
+            minutes: since(&minutes, &before, now - told.at),
+        });
+    }
+    told.at = now;
+    seen.loads.retain(|load| !load.minutes.is_empty());
+    if seen.lines.is_empty() && seen.loads.is_empty() {
+        return String::new();
+    }
+    serde_json::to_string(&seen).unwrap_or_default()
+}
+
+/// The minutes without what they had when they were told, so many minutes ago.
+fn since(minutes: &[LoadMinute], before: &[LoadMinute], ago: u64) -> Vec<[u64; 5]> {
+    let now = minutes.iter().map(|minute| {
+        let told = before.iter().find(|told| told.age + ago == minute.age);
+        let told = told.copied().unwrap_or_default();
+        [
+            minute.age,
+            minute.requests.saturating_sub(told.requests),
+            minute.failed.saturating_sub(told.failed),
+            minute.weight.saturating_sub(told.weight),
+            minute.millis.saturating_sub(told.millis),
+        ]
+    });
+    now.filter(|[_, requests, ..]| *requests > 0).collect()
+}
+
+/// Shows what another process has shown.
+pub(crate) fn recall(context: &Context, seen: &str) {
+    // What cannot be read is no more than a gap in the dashboard.
+    let seen: Seen = serde_json::from_str(seen).unwrap_or_default();
+    context.activity.recall(seen.lines.into_iter().map(entry_of).collect());
+    let accounts = context.accounts.all();
+    for load in &seen.loads {
+        let who = Identity {
+            name: &load.name,
+            account_uuid: load.account_uuid.as_deref(),
+            org_uuid: load.org_uuid.as_deref(),
+        };
+        let Some(account) = accounts.iter().find(|it| it.profile().identity().is_same(&who)) else {
+            continue;
+        };
+        let minutes: Vec<LoadMinute> = load
+            .minutes
+            .iter()
+            .map(|[age, requests, failed, weight, millis]| LoadMinute {
+                age: *age,
+                requests: *requests,
+                failed: *failed,
+                weight: *weight,
+                millis: *millis,
+            })
+            .collect();
+        let id = account.id();
+        context.gate.with(|scheduler, now| scheduler.recall_load(now, id, &minutes));
+    }
+    context.events.in_flight().pulse().beat();
 }

@@ -1,4 +1,5 @@
-//! The end of accounts that requests have brought in their headers (SPEC V1); `proxy` registers them.
+//! The end of accounts that requests have brought in their headers (SPEC V1); `proxy` registers
+//! them.
 
 use crate::event::Event;
 use crate::proxy::context::Context;

@@ -1,9 +1,9 @@
 //! The routes that are answered here (SPEC P1): status, health, metrics, explain, and the few that change something.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Deserialize;
+use ureq::http::HeaderValue;
 
 use super::reload;
 use crate::account::Origin;
@@ -11,23 +11,26 @@ use crate::account::limits::headers::family_of_model;
 use crate::clock;
 use crate::config::Config;
 use crate::error::Fault;
-use crate::event::{Event, Finished, Outcome, Stage};
+use crate::event::{Outcome, Stage};
 use crate::http::headers::Headers;
 use crate::http::peek::{is_session_of, session_tag};
 use crate::proxy::context::Context;
 use crate::proxy::ended::{Ended, answer};
 use crate::proxy::exchange::LocalCall;
 use crate::proxy::reply::{self, Reply};
+use crate::report::ACTIVITY_MAX;
 use crate::report::metrics::{self, Labels, Process};
 use crate::report::status::build::{AccountFacts, CredentialFacts};
 use crate::report::status::{self, build};
 use crate::scheduler::{Request, SessionKey};
 use crate::server::paths::{Local, Names, Switch};
+use crate::zone;
 
 /// Requests in flight that the status lists.
 const REQUESTS_SHOWN_MAX: usize = 200;
-/// Lines of the activity log that the status carries.
-const ACTIVITY_SHOWN_MAX: usize = 50;
+
+/// Sessions that the status lists.
+const SESSIONS_SHOWN_MAX: usize = 100;
 
 /// A result, ready to be written.
 struct Page {
@@ -39,39 +42,23 @@ struct Page {
 /// Answers a local route. The log gets a line only for those that change something, and for errors.
 pub(crate) fn serve(context: &Arc<Context>, call: LocalCall) {
     let page = page(context, &call);
-    let LocalCall { method, path, out, watch, tracked, .. } = call;
+    let LocalCall { line, out, watch, tracked, .. } = call;
     let ended = match page {
         Ok(page) => {
             let mut headers = Headers::default();
-            headers.push("content-type", page.content_type);
-            headers.push("cache-control", "no-store");
+            headers.push("content-type", HeaderValue::from_static(page.content_type));
+            headers.push("cache-control", HeaderValue::from_static("no-store"));
             match out.whole(page.status, &headers, &page.body) {
-                Ok(delivered) => {
-                    Ended { status: Some(delivered.status), outcome: Outcome::Local, cause: None }
-                }
+                Ok(()) => Ended { status: Some(page.status), outcome: Outcome::Local, cause: None },
                 Err(_) => Ended::client_gone(Stage::Streaming, None),
             }
         }
         Err(reply) => answer(out, &reply),
     };
-    if matches!(ended.outcome, Outcome::Local) && &*method != "POST" {
+    if matches!(ended.outcome, Outcome::Local) && &*line.method != "POST" {
         return;
     }
-    context.tell(Event::Finished(Box::new(Finished {
-        method,
-        path,
-        account: None,
-        status: ended.status,
-        outcome: ended.outcome,
-        cause: ended.cause,
-        queued: Duration::ZERO,
-        first_byte: None,
-        total: watch.elapsed(),
-        tokens: None,
-        session: None,
-        model: None,
-        attempts: 0,
-    })));
+    ended.tell(context, line, watch.elapsed());
     drop(tracked);
 }
 
@@ -118,9 +105,12 @@ fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
             if context.accounts.by_name(name).is_none() {
                 return Err(reply::not_found(&format!("there is no account {name}")));
             }
-            reload::switch(context, name, *to == Switch::Enable)
-                .map(|changes| json(object("changed", &changes)))
-                .map_err(|error| failed(&error))
+            let changed = match to {
+                Switch::Enable => reload::switch(context, name, true),
+                Switch::Disable => reload::switch(context, name, false),
+                Switch::Retry => reload::retry(context, name).map(|line| vec![line]),
+            };
+            changed.map(|changes| json(object("changed", &changes))).map_err(|error| failed(&error))
         }
         Local::WrongMethod { allow } => Err(reply::wrong_method(allow)),
         Local::Unknown => Err(reply::not_found("there is no such route below /maxpool")),
@@ -168,11 +158,13 @@ fn status_of(context: &Context, config: &Config) -> Vec<u8> {
 
 /// The status of this moment, for the route and for the dashboard.
 pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
-    let (snapshot, decisions, general) = context.gate.look(|scheduler, now| {
+    let (snapshot, decisions, general, sessions) = context.gate.look(|scheduler, now| {
         let decisions: Vec<_> = scheduler.decisions().collect();
-        (scheduler.snapshot(now), decisions, scheduler.explain(now, &plain_request(Some("all"))))
+        let general = scheduler.explain(now, &plain_request(Some("all")));
+        let sessions = scheduler.known_sessions(now, SESSIONS_SHOWN_MAX);
+        (scheduler.snapshot(now), decisions, general, sessions)
     });
-    let activity = context.activity.last(ACTIVITY_SHOWN_MAX);
+    let activity = context.activity.last(ACTIVITY_MAX);
     let facts = build::Facts {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
@@ -186,6 +178,8 @@ pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
         accounts: account_facts(context),
         requests: context.events.in_flight().list(REQUESTS_SHOWN_MAX),
         requests_in_flight: context.events.in_flight().len(),
+        today: context.daily_use.on(zone::local_day(clock::wall())),
+        sessions,
         activity,
         counters: context.events.counters(),
         decisions: &decisions,

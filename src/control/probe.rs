@@ -1,8 +1,9 @@
-//! The quota probe (SPEC T6): reads the usage endpoint of accounts that nobody uses, so that their bars do not grow old.
+//! The quota probe (SPEC T6): reads the usage endpoint of accounts that nobody uses, so that their
+//! bars do not grow old.
 //!
-//! It runs only while `quotaProbeSeconds` is set. A round asks one account after the other with a pause between them, and begins
-//! each time with another one. It spends nothing, blocks nothing, and never wakes a disabled account; where a reading fails, what was
-//! known keeps its age.
+//! It runs only while `quotaProbeSeconds` is set. A round asks one account after the other with a
+//! pause between them, and begins each time with another one. It spends nothing, blocks nothing,
+//! and never wakes a disabled account; where a reading fails, what was known keeps its age.
 
 use std::sync::Arc;
 use std::thread;
@@ -54,7 +55,8 @@ impl<'a> Probe<'a> {
         Probe { context, rounds: 0 }
     }
 
-    /// Round after round. The thread leaves under the bell's lock, so that nobody takes it for present any more.
+    /// Round after round. The thread leaves under the bell's lock, so that nobody takes it for
+    /// present any more.
     fn run(mut self) {
         loop {
             let round = {
@@ -145,7 +147,8 @@ impl<'a> Probe<'a> {
     }
 }
 
-/// An enabled OAuth account that does nothing and has answered nothing for an interval: its own answers would tell more.
+/// An enabled OAuth account that does nothing and has answered nothing for an interval: its own
+/// answers would tell more.
 fn is_idle(account: &AccountSnapshot, interval: Duration, now: Now) -> bool {
     let answered = |window: &WindowSnapshot| {
         window.source == Source::Answer && window.learned_at + interval > now.wall

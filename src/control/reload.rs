@@ -210,3 +210,18 @@ pub(crate) fn switch(context: &Context, name: &str, enabled: bool) -> Result<Vec
     })?;
     reload(context)
 }
+
+/// Lifts what keeps an account away, all but a missing credential, so that the next request looks
+/// (SPEC P7). Gives the line that says so.
+///
+/// # Errors
+/// There is no such account.
+pub(crate) fn retry(context: &Context, name: &str) -> Result<String> {
+    let account = context
+        .accounts
+        .by_name(name)
+        .ok_or_else(|| Error::client(format!("there is no account {name}")))?;
+    context.accounts.retry(account.id());
+    context.gate.with(|scheduler, now| scheduler.retry(now, account.id()));
+    Ok(format!("{name}: blocks lifted, the next request tries it"))
+}

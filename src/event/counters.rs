@@ -18,7 +18,7 @@ pub(crate) struct Counters {
     breaker_opened: AtomicU64,
     held: AtomicU64,
     dropped: AtomicU64,
-    /// Time in the queue.
+    blameless: AtomicU64,
     pub(crate) queue: Histogram,
     /// Time to the first byte.
     pub(crate) first_byte: Histogram,
@@ -47,7 +47,9 @@ impl Counters {
             | Event::BreakerClosed { .. }
             | Event::Reloaded { .. }
             | Event::ReloadFailed { .. }
+            | Event::Stopping { .. }
             | Event::Draining { .. }
+            | Event::Stopped
             | Event::Restart(_)
             | Event::Notice { .. }
             | Event::Warning { .. } => {}
@@ -72,6 +74,16 @@ impl Counters {
         if let Some(first) = finished.first_byte {
             self.first_byte.record(first);
         }
+    }
+
+    /// A refusal that blames no account.
+    pub(crate) fn count_blameless(&self) {
+        add(&self.blameless, 1);
+    }
+
+    /// Refusals so far that blamed no account.
+    pub(crate) fn blameless(&self) -> u64 {
+        self.blameless.load(Relaxed)
     }
 
     pub(super) fn count_dropped(&self) {

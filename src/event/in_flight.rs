@@ -110,12 +110,6 @@ impl InFlightTable {
         self.lock().entries.len()
     }
 
-    #[must_use]
-    #[cfg(test)]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// How the dashboard hears of a change.
     #[must_use]
     pub(crate) fn pulse(&self) -> &Arc<Pulse> {
@@ -155,13 +149,6 @@ impl Tracked {
             entry.meta.session = session;
             entry.meta.model = model;
         });
-    }
-
-    /// The request's number, growing with each.
-    #[must_use]
-    #[cfg(test)]
-    pub(crate) fn id(&self) -> u64 {
-        self.id
     }
 }
 
@@ -222,11 +209,11 @@ mod tests {
         assert_eq!(list.len(), 2);
         assert_eq!(list[0].stage, Stage::Streaming);
         assert_eq!(list[0].account.as_deref(), Some("work"));
-        assert_eq!(table.list(1)[0].id, first.id());
+        assert_eq!(table.list(1)[0].id, first.id);
         drop(first);
-        assert_eq!(table.list(10)[0].id, second.id());
+        assert_eq!(table.list(10)[0].id, second.id);
         drop(second);
-        assert!(table.is_empty());
+        assert_eq!(table.len(), 0);
     }
 
     #[test]
@@ -235,7 +222,7 @@ mod tests {
         let meta = |path: &str| RequestMeta { path: path.into(), ..RequestMeta::default() };
         let status = table.begin(meta("/maxpool/status"));
         status.stage(Stage::Streaming);
-        assert!(table.is_empty());
+        assert_eq!(table.len(), 0);
         let _other = table.begin(meta("/maxpools"));
         drop(status);
         assert_eq!(table.len(), 1);

@@ -63,10 +63,21 @@ pub(crate) enum Event {
         /// File, line, key and what was expected.
         why: String,
     },
-    /// Stopping; running requests finish (R1).
+    /// The server was told to stop; running requests finish (R1).
+    Stopping {
+        /// What told it, such as `SIGTERM`.
+        by: String,
+        /// Requests that still run.
+        left: usize,
+        /// When whatever still runs is cut.
+        until: Wall,
+    },
+    /// Progress while running requests finish.
     Draining {
         left: usize,
     },
+    /// The last event of a server.
+    Stopped,
     Restart(RestartStep),
     /// Something worth a line that needs no action.
     Notice {
@@ -169,7 +180,7 @@ pub(crate) struct Finished {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Failover {
     pub(crate) from: Arc<str>,
-    /// Who is next; absent when it goes to the queue or is answered.
+    /// Who is next; absent when the request goes to the queue.
     pub(crate) to: Option<Arc<str>>,
     pub(crate) why: String,
     pub(crate) evidence: Option<Arc<Evidence>>,

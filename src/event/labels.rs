@@ -3,8 +3,8 @@
 
 use crate::scheduler::quota::{Verdict, WindowKind};
 use crate::scheduler::{
-    Avoided, BlockReason, ExplainedVerdict, Kind, PassedOver, RefusalReason, Scope, Source, Status,
-    Tier,
+    Avoided, BlockReason, Effect, ExplainedVerdict, Kind, LiftedBy, PassedOver, RefusalReason,
+    RouteClass, Scope, Source, Status, Tier,
 };
 use crate::scheduler::{WaitCause, Why};
 
@@ -73,7 +73,7 @@ pub(crate) fn source(source: Source) -> &'static str {
 }
 
 /// Reasons of blocks, all of them, as the metrics label them.
-pub(crate) const BLOCK_REASONS: [&str; 10] = [
+pub(crate) const BLOCK_REASONS: [&str; 12] = [
     "quota",
     "server_side",
     "overloaded",
@@ -84,6 +84,8 @@ pub(crate) const BLOCK_REASONS: [&str; 10] = [
     "needs_login",
     "refresh_failed",
     "refresh_network",
+    "unusable",
+    "model_missing",
 ];
 
 /// The word of a block's reason; the window of a quota block stands beside it, see
@@ -100,6 +102,8 @@ pub(crate) fn block_reason(reason: &BlockReason) -> &'static str {
         BlockReason::NeedsLogin => "needs_login",
         BlockReason::RefreshFailed => "refresh_failed",
         BlockReason::RefreshNetwork => "refresh_network",
+        BlockReason::Unusable => "unusable",
+        BlockReason::ModelMissing => "model_missing",
     }
 }
 
@@ -113,6 +117,8 @@ pub(crate) fn block_window(reason: &BlockReason) -> Option<String> {
         | BlockReason::Network
         | BlockReason::Forbidden
         | BlockReason::CredentialRefused
+        | BlockReason::Unusable
+        | BlockReason::ModelMissing
         | BlockReason::NeedsLogin
         | BlockReason::RefreshFailed
         | BlockReason::RefreshNetwork => None,
@@ -134,19 +140,60 @@ pub(crate) fn block_phrase(reason: &BlockReason) -> String {
         BlockReason::Overloaded => "set aside: the API is overloaded".into(),
         BlockReason::ServerError => "cooldown after a server error".into(),
         BlockReason::Network => "cooldown after a network failure".into(),
-        BlockReason::Forbidden => "credential forbidden".into(),
-        BlockReason::CredentialRefused => "credential refused".into(),
+        BlockReason::Forbidden => "answered 403 to what another account serves".into(),
+        BlockReason::CredentialRefused => "refused by the API".into(),
+        BlockReason::Unusable => "the API says the account cannot be used".into(),
+        BlockReason::ModelMissing => "does not have this model".into(),
         BlockReason::NeedsLogin => "needs login".into(),
         BlockReason::RefreshFailed => "token refresh failed".into(),
         BlockReason::RefreshNetwork => "token endpoint not reached".into(),
     }
 }
 
-/// The model family that a block is for; absent when it is for all.
+/// The model or the family of models that a block is for; absent when it is for all.
 pub(crate) fn scope(scope: &Scope) -> Option<&str> {
     match scope {
-        Scope::Account => None,
+        Scope::Account | Scope::Class(_) => None,
         Scope::Family(family) => Some(&family.0),
+        Scope::Model(model) => Some(model),
+    }
+}
+
+/// The route class that a block is for; absent when it is for all.
+pub(crate) fn block_class(scope: &Scope) -> Option<&'static str> {
+    match scope {
+        Scope::Account => None,
+        Scope::Class(class) => Some(route_class(*class)),
+        Scope::Family(_) | Scope::Model(_) => Some(route_class(RouteClass::Messages)),
+    }
+}
+
+/// The route classes of P3.
+pub(crate) fn route_class(class: RouteClass) -> &'static str {
+    match class {
+        RouteClass::Messages => "messages",
+        RouteClass::CountTokens => "count_tokens",
+        RouteClass::Models => "models",
+        RouteClass::Rest => "other",
+    }
+}
+
+/// What a block does.
+pub(crate) fn effect(effect: Effect) -> &'static str {
+    match effect {
+        Effect::Out => "out",
+        Effect::Avoided => "avoided",
+    }
+}
+
+/// What lifts a block, besides `maxpool retry`.
+pub(crate) fn lifted_by(by: LiftedBy) -> &'static str {
+    match by {
+        LiftedBy::Time => "its end",
+        LiftedBy::TimeOrReading => "its end, a usage reading with room, or a look every six hours",
+        LiftedBy::Look => "one request that looks after its end",
+        LiftedBy::UnrelatedRequest => "an unrelated request that is served",
+        LiftedBy::Login => "a new login",
     }
 }
 
@@ -157,6 +204,7 @@ pub(crate) fn wait_cause(cause: WaitCause) -> &'static str {
         WaitCause::Weekly => "weekly",
         WaitCause::Capacity => "capacity",
         WaitCause::Network => "network",
+        WaitCause::Credential => "credential",
     }
 }
 
@@ -170,6 +218,7 @@ pub(crate) fn passed_over(reason: &PassedOver) -> String {
         PassedOver::SignedThinking => "a provider cannot take signed thinking".into(),
         PassedOver::NotPinned => "the request belongs to another account".into(),
         PassedOver::AlreadyTried => "already tried by this request".into(),
+        PassedOver::InSuspense => "has refused this request, which looks again later".into(),
         PassedOver::Blocked(reason) => block_phrase(reason),
         PassedOver::WindowFull { kind, percent } => {
             format!("{} used up, {percent}% used", window_name(kind))
@@ -218,6 +267,10 @@ pub(crate) fn avoided(reason: &Avoided) -> String {
             format!("near its {limit} limit: used last ({percent}% used)")
         }
         Avoided::PaidOverage => "on paid extra usage: used last of all".into(),
+        Avoided::Suspected => {
+            "refused a request without saying why: used last until it serves another one".into()
+        }
+        Avoided::Forbidden => "answered 403 to what another account serves: used last".into(),
     }
 }
 
@@ -230,7 +283,8 @@ pub(crate) fn passed_over_short(reason: &PassedOver) -> String {
         | PassedOver::NotBrought
         | PassedOver::SignedThinking
         | PassedOver::NotPinned
-        | PassedOver::AlreadyTried => "not for this".into(),
+        | PassedOver::AlreadyTried
+        | PassedOver::InSuspense => "not for this".into(),
         PassedOver::Blocked(reason) => block_short(reason).into(),
         PassedOver::WindowFull { kind, .. } | PassedOver::LimitReached { kind, .. } => match kind {
             WindowKind::FiveHour => "5h full".into(),
@@ -260,7 +314,9 @@ fn block_short(reason: &BlockReason) -> &'static str {
         BlockReason::ServerError => "cooldown",
         BlockReason::Network => "offline",
         BlockReason::Forbidden => "forbidden",
-        BlockReason::CredentialRefused => "key refused",
+        BlockReason::CredentialRefused => "refused",
+        BlockReason::Unusable => "unusable",
+        BlockReason::ModelMissing => "no model",
         BlockReason::NeedsLogin => "needs login",
         BlockReason::RefreshFailed | BlockReason::RefreshNetwork => "refresh",
     }
@@ -275,6 +331,7 @@ pub(crate) fn why(why: Why) -> &'static str {
         Why::Home => "home",
         Why::Current => "current",
         Why::Score(_) => "score",
+        Why::LongLook => "look",
     }
 }
 
@@ -287,6 +344,7 @@ pub(crate) fn explained(verdict: &ExplainedVerdict) -> &'static str {
             WaitCause::Weekly => "waits: weekly",
             WaitCause::Capacity => "waits: capacity",
             WaitCause::Network => "waits: network",
+            WaitCause::Credential => "waits: credential",
         },
         ExplainedVerdict::Refuse(reason) => match reason {
             RefusalReason::NoAccount => "refused: no account",

@@ -4,13 +4,14 @@
 //! A change may have to wait for the config's lock, and an import for the network, so each runs on a thread of its own; what came
 //! of it is told in the activity log.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use signal_hook::consts::{SIGTERM, SIGUSR2};
 
+use super::sign_in::{Login, SignIns};
 use super::signals::Signals;
 use super::terminal::{Dashboard, Parts};
 use crate::account::oauth::Endpoints;
@@ -34,26 +35,40 @@ use crate::report::ui::{Action, Seat};
 /// There is no terminal that could be used; the plain log is the right thing then.
 pub(crate) fn start(context: &Arc<Context>) -> io::Result<Dashboard> {
     let (seen, acting) = (Arc::clone(context), Arc::clone(context));
+    let pulse = context.events.in_flight().pulse();
+    let signing_in = Arc::clone(context);
+    let sign_ins = SignIns::new(
+        Box::new(move |options, out| {
+            let line = with_desk(&signing_in, out, |desk| login::login(desk, options))?;
+            reload::reload(&signing_in)?;
+            Ok(line)
+        }),
+        pulse,
+    );
+    let shown = Arc::clone(&sign_ins);
     Dashboard::start(Parts {
         look: Box::new(move || View {
             status: local::status_now(&seen, &seen.config()),
+            sign_in: shown.shown(),
             ..View::default()
         }),
-        act: Box::new(move |action| act(&acting, action)),
+        act: Box::new(move |action| act(&acting, &sign_ins, action)),
         told: None,
-        pulse: Arc::clone(context.events.in_flight().pulse()),
+        pulse: Arc::clone(pulse),
         seat: Seat::Server,
     })
 }
 
-/// Draws a server of another process until the user leaves (`status --watch`). `fetch` gives its status, once a second; `act`
-/// does what was confirmed, on a thread of its own, and gives a line.
+/// Draws a server of another process until the user leaves (`status --watch`). `fetch` gives its
+/// status, once a second; `act` does what was confirmed, on a thread of its own, and gives a line;
+/// `login` signs in.
 ///
 /// # Errors
 /// There is no terminal that could be used.
 pub(crate) fn attach(
     mut fetch: impl FnMut() -> std::result::Result<Status, String>,
     act: impl Fn(Action) -> String + Send + Sync + 'static,
+    login: Box<Login>,
 ) -> io::Result<()> {
     let signals = Signals::take()?;
     let view: Arc<Mutex<View>> = Arc::default();
@@ -62,11 +77,18 @@ pub(crate) fn attach(
     let act = Arc::new(act);
     refresh(&view, &mut fetch);
     let (latest, answered) = (Arc::clone(&told), Arc::clone(&pulse));
+    let sign_ins = SignIns::new(login, &pulse);
+    let signing_in = Arc::clone(&sign_ins);
     let dashboard = Dashboard::start(Parts {
-        look: Box::new(move || shown.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        look: Box::new(move || View {
+            sign_in: signing_in.shown(),
+            ..shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        }),
         act: Box::new(move |action| match action {
             Action::Redraw => None,
             Action::Quit => signal(SIGTERM, "leaving"),
+            Action::SignIn(account) => sign_ins.begin(account),
+            Action::SignInCode(code) => sign_ins.enter(&code),
             action => {
                 let (act, latest, answered) =
                     (Arc::clone(&act), Arc::clone(&latest), Arc::clone(&answered));
@@ -114,8 +136,13 @@ fn refresh(view: &Mutex<View>, fetch: &mut impl FnMut() -> std::result::Result<S
 }
 
 /// Starts what was confirmed, and says so.
-fn act(context: &Arc<Context>, action: Action) -> Option<String> {
+fn act(context: &Arc<Context>, sign_ins: &Arc<SignIns>, action: Action) -> Option<String> {
     let doing = match &action {
+        Action::SignIn(account) => return sign_ins.begin(account.clone()),
+        Action::SignInCode(code) => return sign_ins.enter(code),
+        Action::Retry(account) => format!("retrying {}", name(account)),
+        Action::Rename { from, to } => format!("renaming {} to {}", name(from), name(to)),
+        Action::ReplaceKey(account, _) => format!("replacing the key of {}", name(account)),
         Action::Redraw => return None,
         Action::Quit => return signal(SIGTERM, "stopping"),
         Action::Restart => return signal(SIGUSR2, "restarting"),
@@ -164,6 +191,17 @@ fn carry_out(context: &Context, action: &Action) -> Result<Option<String>> {
             delete(context, account)?;
             reload::reload(context)?;
         }
+        Action::Retry(account) => return reload::retry(context, account).map(Some),
+        Action::Rename { from, to } => {
+            rename(context, from, to)?;
+            reload::reload(context)?;
+            return Ok(Some(format!("renamed {} to {}", name(from), name(to))));
+        }
+        Action::ReplaceKey(account, key) => {
+            let line = at_desk(context, |desk| login::add_api_key(desk, Some(account), key))?;
+            reload::reload(context)?;
+            return Ok(Some(line));
+        }
         Action::Sync => {
             let changes = reload::reload(context)?;
             return Ok(changes.is_empty().then(|| "config reloaded: nothing changed".to_owned()));
@@ -181,7 +219,11 @@ fn carry_out(context: &Context, action: &Action) -> Result<Option<String>> {
             reload::reload(context)?;
             return Ok(Some(line));
         }
-        Action::Redraw | Action::Quit | Action::Restart => {}
+        Action::Redraw
+        | Action::Quit
+        | Action::Restart
+        | Action::SignIn(_)
+        | Action::SignInCode(_) => {}
     }
     Ok(None)
 }
@@ -195,22 +237,38 @@ fn delete(context: &Context, account: &str) -> Result<()> {
     })
 }
 
+fn rename(context: &Context, from: &str, to: &str) -> Result<()> {
+    context.accounts.change_file(|document| {
+        if edit::rename_account(document, from, to) {
+            return Ok(());
+        }
+        Err(Error::client(format!("{from} is not in the config file, or {to} is already")))
+    })
+}
+
 /// The commands' own way of adding accounts; what they say beside their result goes into the log.
 fn at_desk(
     context: &Context,
     work: impl FnOnce(&mut Desk<'_>) -> Result<String>,
 ) -> Result<String> {
-    let endpoints = Endpoints::from_environment(&|name| std::env::var(name).ok());
     let mut said = Vec::new();
-    let result = work(&mut Desk {
-        config: &context.config_path,
-        http: &*wire::http(context.agent()),
-        endpoints: &endpoints,
-        now: &clock::now,
-        out: &mut said,
-    });
+    let result = with_desk(context, &mut said, work);
     for line in String::from_utf8_lossy(&said).lines().filter(|line| !line.trim().is_empty()) {
         context.events.notice(clock::wall(), line);
     }
     result
+}
+
+fn with_desk(
+    context: &Context,
+    out: &mut dyn Write,
+    work: impl FnOnce(&mut Desk<'_>) -> Result<String>,
+) -> Result<String> {
+    work(&mut Desk {
+        config: &context.config_path,
+        http: &*wire::http(context.agent()),
+        endpoints: &Endpoints::from_environment(&|name| std::env::var(name).ok()),
+        now: &clock::now,
+        out,
+    })
 }

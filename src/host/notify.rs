@@ -1,7 +1,8 @@
-//! What a supervisor gives and gets: readiness (`NOTIFY_SOCKET`), a watchdog, and a socket that it opened (`LISTEN_FDS`).
+//! What a supervisor gives and gets: readiness (`NOTIFY_SOCKET`), a watchdog, and a socket that it
+//! opened (`LISTEN_FDS`).
 //!
-//! Both are systemd's protocols, which other supervisors speak too; see sd_notify(3) and sd_listen_fds(3). A supervisor that
-//! cannot be reached is not an error.
+//! Both are systemd's protocols, which other supervisors speak too; see sd_notify(3) and
+//! sd_listen_fds(3). A supervisor that cannot be reached is not an error.
 
 use std::net::TcpListener;
 use std::os::fd::{OwnedFd, RawFd};

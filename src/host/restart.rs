@@ -167,9 +167,9 @@ impl Leader {
     fn obey(&mut self, signal: Signal) -> Vec<Action> {
         let now = clock::mono();
         match signal {
-            Signal::Terminate | Signal::Interrupt => self.plan.stop(now),
+            Signal::Terminate | Signal::Interrupt => self.plan.stop(now, signal.name()),
             // Nobody is left to see a server whose terminal was closed.
-            Signal::HangUp if self.on_terminal => self.plan.stop(now),
+            Signal::HangUp if self.on_terminal => self.plan.stop(now, signal.name()),
             Signal::HangUp => self.plan.reload(),
             Signal::Restart => self.plan.restart(now),
             Signal::Suspend => {

@@ -25,6 +25,19 @@ pub(crate) enum Signal {
     Suspend,
 }
 
+impl Signal {
+    /// Its name in the log.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Signal::Terminate => "SIGTERM",
+            Signal::Interrupt => "SIGINT",
+            Signal::HangUp => "SIGHUP",
+            Signal::Restart => "SIGUSR2",
+            Signal::Suspend => "SIGTSTP",
+        }
+    }
+}
+
 /// The pipes of all signals.
 pub(crate) struct Signals {
     pipes: Vec<(Signal, UnixStream)>,

@@ -6,9 +6,8 @@
 //! [`Dashboard`]'s end, the panic hook and a stop by job control call; calling it twice does nothing.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread;
@@ -20,8 +19,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::termios::{self, InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios};
 use signal_hook::consts::{SIGCONT, SIGQUIT, SIGTSTP, SIGWINCH};
 
+use super::canvas::Canvas;
 use crate::clock;
-use crate::config::masking;
 use crate::event::Pulse;
 use crate::platform::poll_for;
 use crate::report::keys::{Key, Keys};
@@ -29,6 +28,7 @@ use crate::report::screen::line::{Inks, Signs, Style};
 use crate::report::screen::{self, Size, View};
 use crate::report::ui::{Action, Seat, Ui};
 use crate::scheduler::time::Mono;
+use crate::zone;
 
 /// What the dashboard shows and does.
 pub(crate) struct Parts {
@@ -61,9 +61,6 @@ const FINISH_MAX: Duration = Duration::from_millis(500);
 
 const ENTER: &[u8] = b"\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[?2004h\x1b[H\x1b[2J";
 const LEAVE: &[u8] = b"\x1b[?2026l\x1b[?2004l\x1b[?7h\x1b[?25h\x1b[0m\x1b[?1049l";
-/// Synchronized update: a terminal that knows it shows the frame at once, the others ignore it.
-const FRAME_BEGIN: &str = "\x1b[?2026h";
-const FRAME_END: &str = "\x1b[?2026l";
 
 impl Dashboard {
     /// Takes over the terminal.
@@ -90,7 +87,6 @@ impl Dashboard {
             quit: Arc::clone(&quit),
             parts,
             style: style_of_environment(&|name| std::env::var(name).ok()),
-            utc_offset_s: utc_offset_s(),
             ui: Ui::default(),
             keys: Keys::default(),
             canvas: Canvas::default(),
@@ -304,27 +300,6 @@ fn style_of_environment(var: &dyn Fn(&str) -> Option<String>) -> Style {
     }
 }
 
-/// Seconds east of UTC, asked of the system's own `date`; without one the times are UTC.
-fn utc_offset_s() -> i64 {
-    let date = Command::new("date").arg("+%z").stdin(Stdio::null()).stderr(Stdio::null()).output();
-    date.ok().and_then(|output| parse_offset(&output.stdout)).unwrap_or(0)
-}
-
-/// `+0530`.
-fn parse_offset(text: &[u8]) -> Option<i64> {
-    let text = std::str::from_utf8(text).ok()?.trim();
-    let (sign, digits) = match text.as_bytes().first()? {
-        b'+' => (1, &text[1..]),
-        b'-' => (-1, &text[1..]),
-        _ => return None,
-    };
-    if digits.len() != 4 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
-        return None;
-    }
-    let (hours, minutes) = digits.split_at(2);
-    Some(sign * (hours.parse::<i64>().ok()? * 3_600 + minutes.parse::<i64>().ok()? * 60))
-}
-
 /// The dashboard's thread.
 struct Face {
     tty: OwnedFd,
@@ -333,7 +308,6 @@ struct Face {
     quit: Arc<AtomicBool>,
     parts: Parts,
     style: Style,
-    utc_offset_s: i64,
     ui: Ui,
     keys: Keys,
     canvas: Canvas,
@@ -383,7 +357,8 @@ impl Face {
             self.ui.tell(note);
         }
         let mut view = (self.parts.look)();
-        view.utc_offset_s = self.utc_offset_s;
+        // Asked anew each time: the clocks may change while somebody looks.
+        view.utc_offset_s = zone::utc_offset_s(clock::wall());
         view
     }
 
@@ -457,6 +432,7 @@ impl Face {
     fn press(&mut self, keys: Vec<Key>, view: &View) -> bool {
         let any = !keys.is_empty();
         for key in keys {
+            self.ui.set_log_page(screen::log_page(view, &self.ui, self.size()));
             match self.ui.press(key, &view.status) {
                 None => {}
                 Some(Action::Redraw) => self.canvas.forget(),
@@ -477,120 +453,10 @@ struct Heard {
 }
 
 /// What stands on the screen, and what is on its way there.
-#[derive(Default)]
-struct Canvas {
-    shown: Vec<String>,
-    forgotten: bool,
-    pending: Vec<u8>,
-    written: usize,
-}
-
-impl Canvas {
-    /// Whether all of the last frame has gone out.
-    fn is_idle(&self) -> bool {
-        self.written == self.pending.len()
-    }
-
-    /// The next frame is drawn whole.
-    fn forget(&mut self) {
-        self.forgotten = true;
-    }
-
-    /// Prepares what differs; nothing if nothing does.
-    fn draw(&mut self, lines: Vec<String>) {
-        let lines: Vec<String> =
-            lines.into_iter().map(|line| masking::text(&line).into_owned()).collect();
-        let mut text = String::new();
-        let whole = self.forgotten || lines.len() != self.shown.len();
-        if whole {
-            text.push_str("\x1b[0m\x1b[2J");
-        }
-        for (row, line) in lines.iter().enumerate() {
-            let before = if whole { None } else { self.shown.get(row) };
-            if before == Some(line) || (whole && line.is_empty()) {
-                continue;
-            }
-            // Cleared before it is written: clearing behind a full line would take its last character.
-            let clear = if whole { "" } else { "\x1b[2K" };
-            text.push_str(&format!("\x1b[{};1H{clear}{line}", row + 1));
-        }
-        self.shown = lines;
-        self.forgotten = false;
-        if !text.is_empty() {
-            self.pending = format!("{FRAME_BEGIN}{text}{FRAME_END}").into_bytes();
-            self.written = 0;
-        }
-    }
-
-    /// Writes as much as the terminal takes.
-    fn flush(&mut self, tty: BorrowedFd<'_>) -> io::Result<()> {
-        while !self.is_idle() {
-            match rustix::io::write(tty, &self.pending[self.written..]) {
-                Ok(count) => self.written += count,
-                Err(rustix::io::Errno::AGAIN) => return Ok(()),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.pending.clear();
-        self.written = 0;
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    fn drawn(canvas: &mut Canvas, lines: &[&str]) -> String {
-        canvas.draw(lines.iter().map(ToString::to_string).collect());
-        let text = String::from_utf8(std::mem::take(&mut canvas.pending)).unwrap();
-        canvas.written = 0;
-        text
-    }
-
-    #[test]
-    fn only_what_differs_is_written() {
-        let mut canvas = Canvas::default();
-        assert_eq!(
-            drawn(&mut canvas, &["one", "", "two"]),
-            "\x1b[?2026h\x1b[0m\x1b[2J\x1b[1;1Hone\x1b[3;1Htwo\x1b[?2026l"
-        );
-        assert_eq!(
-            drawn(&mut canvas, &["one", "", "two"]),
-            "",
-            "nothing changed, nothing is written"
-        );
-        assert_eq!(
-            drawn(&mut canvas, &["one", "x", ""]),
-            "\x1b[?2026h\x1b[2;1H\x1b[2Kx\x1b[3;1H\x1b[2K\x1b[?2026l"
-        );
-        canvas.forget();
-        assert_eq!(
-            drawn(&mut canvas, &["one", "x", ""]),
-            "\x1b[?2026h\x1b[0m\x1b[2J\x1b[1;1Hone\x1b[2;1Hx\x1b[?2026l"
-        );
-        assert!(drawn(&mut canvas, &["one"]).contains("\x1b[2J"), "another size is another screen");
-    }
-
-    #[test]
-    fn a_slow_terminal_gets_the_rest_later() {
-        let (near, far) = UnixStream::pair().unwrap();
-        near.set_nonblocking(true).unwrap();
-        let mut canvas = Canvas::default();
-        canvas.draw(vec!["x".repeat(4 << 20)]);
-        canvas.flush(near.as_fd()).unwrap();
-        assert!(!canvas.is_idle());
-        let reader = thread::spawn(move || io::copy(&mut &far, &mut io::sink()).unwrap());
-        while !canvas.is_idle() {
-            let mut fds = [PollFd::from_borrowed_fd(near.as_fd(), PollFlags::OUT)];
-            assert!(poll_for(&mut fds, Duration::from_secs(20)));
-            canvas.flush(near.as_fd()).unwrap();
-        }
-        drop(near);
-        assert!(reader.join().unwrap() > 4 << 20);
-    }
 
     #[test]
     fn the_environment_decides_inks_and_signs() {
@@ -607,21 +473,6 @@ mod tests {
             (&[], Inks::Colour, Signs::Ascii),
         ] {
             assert_eq!(style(vars), Style { inks, signs }, "{vars:?}");
-        }
-    }
-
-    #[test]
-    fn offsets_of_date() {
-        for (text, offset) in [
-            ("+0000\n", Some(0)),
-            ("+0530\n", Some(19_800)),
-            ("-0300", Some(-10_800)),
-            ("", None),
-            ("UTC", None),
-            ("+05:30", None),
-            ("+é00", None),
-        ] {
-            assert_eq!(parse_offset(text.as_bytes()), offset, "{text}");
         }
     }
 }

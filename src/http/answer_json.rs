@@ -1,7 +1,8 @@
 //! The facts of one JSON document of an answer, read while its bytes arrive, split anywhere.
 //!
-//! Keeps the path to where it is for a few levels and at most a kilobyte of the value it is in, however long or deep the document is.
-//! Lenient like [`super::json`]: it does not judge the text, it looks for what it knows.
+//! Keeps the path to where it is for a few levels and at most a kilobyte of the value it is in,
+//! however long or deep the document is. Lenient like [`super::json`]: it does not judge the text,
+//! it looks for what it knows.
 
 use super::json::{is_delimiter, quote_or_escape, resolved, unescape};
 
@@ -36,7 +37,8 @@ pub(crate) struct AnswerJson {
     pub(crate) kind: Option<String>,
     /// `usage`, or that of `message`; none if nothing was said.
     pub(crate) usage: Option<Usage>,
-    /// A thinking block with a signature, a redacted one with data, or a signature that is streamed (P9).
+    /// A thinking block with a signature, a redacted one with data, or a signature that is streamed
+    /// (P9).
     pub(crate) signed_thinking: bool,
     /// `error`.
     pub(crate) error: Option<ApiError>,

@@ -1,6 +1,8 @@
-//! Short names for long things: sessions, threads, first messages, bodies. Equal input gives an equal digest, in one process and in the next.
+//! Short names for long things: sessions, threads, first messages, bodies. Equal input gives an
+//! equal digest, in one process and in the next.
 //!
-//! Not for security: whoever wants two equal digests can make them, and gains only his own session back.
+//! Not for security: whoever wants two equal digests can make them, and gains only his own session
+//! back.
 
 /// A 128-bit digest of a sequence of parts; where one part ends matters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +35,8 @@ impl Digest {
         (parts > 0).then_some(self.state)
     }
 
-    /// Each step is one-to-one in the state and in the block, so no input is lost before the next one comes.
+    /// Each step is one-to-one in the state and in the block, so no input is lost before the next
+    /// one comes.
     fn mix(&mut self, block: u128) {
         let state = (self.state ^ block).wrapping_mul(FACTOR);
         self.state = (state ^ (state >> 67)).wrapping_add(STEP);

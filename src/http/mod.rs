@@ -4,6 +4,7 @@ pub(crate) mod answer_json;
 pub(crate) mod digest;
 pub(crate) mod gzip;
 pub(crate) mod headers;
+pub(crate) mod ids;
 pub(crate) mod json;
 pub(crate) mod peek;
 pub(crate) mod splice;

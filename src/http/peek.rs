@@ -1,4 +1,5 @@
-//! What a request's body says, found in one pass over its bytes without building a document (P4, P9, P10, S9).
+//! What a request's body says, found in one pass over its bytes without building a document (P4,
+//! P9, P10, S9).
 //!
 //! Never fails and never changes a byte: of a broken body it gives what could be read.
 
@@ -11,7 +12,8 @@ use super::json::{Cursor, Text};
 /// A longer body is 413.
 pub(crate) const BODY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// The facts of one request body. Of keys that occur twice the last one counts, as for most JSON readers.
+/// The facts of one request body. Of keys that occur twice the last one counts, as for most JSON
+/// readers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Peek {
     /// The top-level `model`, decoded.
@@ -28,7 +30,8 @@ pub(crate) struct Peek {
     pub(crate) signed_thinking: bool,
     /// Where the value of `messages` is.
     pub(crate) messages: Option<Range<usize>>,
-    /// Digest of the first message: the same for a conversation's later requests, cache marks or not (S9).
+    /// Digest of the first message: the same for a conversation's later requests, cache marks or
+    /// not (S9).
     pub(crate) first_message: Option<u128>,
     /// Claude Code's session id from `metadata.user_id` (S9).
     pub(crate) session: Option<String>,
@@ -66,7 +69,8 @@ pub(crate) fn peek(body: &[u8]) -> Peek {
     peek
 }
 
-/// The session's key of S9 with `auto`: what the client declared, else Claude Code's own id with its agent or first message.
+/// The session's key of S9 with `auto`: what the client declared, else Claude Code's own id with
+/// its agent or first message.
 pub(crate) fn session_key(options: &ClientOptions, peek: &Peek) -> Option<u128> {
     if let Some(own) = &options.session {
         return Some(digest(&[b"session", own.as_bytes()]));
@@ -194,7 +198,8 @@ impl Peek {
                     (b"content", b'[') => {
                         cursor.elements(|cursor, _| self.block(cursor, number, &mut digest))
                     }
-                    // The same message may come as a string now and as a list of one text later, when it gets a cache mark.
+                    // The same message may come as a string now and as a list of one text later,
+                    // when it gets a cache mark.
                     (b"content", b'"') if number == 0 => {
                         digest.add(b"text");
                         digest.add(cursor.raw()?);
@@ -209,7 +214,8 @@ impl Peek {
         })
     }
 
-    /// One content block. Of the first message everything counts but cache marks, which move as the conversation grows.
+    /// One content block. Of the first message everything counts but cache marks, which move as the
+    /// conversation grows.
     fn block(
         &mut self,
         cursor: &mut Cursor<'_>,

@@ -27,8 +27,9 @@ impl Spliced<'_> {
     }
 }
 
-/// Replaces every top-level `model` string by `model`, so that no reader of the result finds another one, whichever of several
-/// it takes. A body without one, and a `model` that is no string, come back as they were.
+/// Replaces every top-level `model` string by `model`, so that no reader of the result finds
+/// another one, whichever of several it takes. A body without one, and a `model` that is no string,
+/// come back as they were.
 pub(crate) fn replace_model<'a>(body: &'a [u8], models: &ModelSpans, model: &str) -> Spliced<'a> {
     let text = serde_json::Value::from(model).to_string().into_bytes();
     if models.more {

@@ -3,8 +3,6 @@
 //! Takes chunks as they come, keeps a few kilobytes at most however long the answer is, and never changes or delays a byte.
 
 use super::answer_json::{AnswerJson, ApiError, Reader, Usage};
-use super::headers::{is_named, is_same, trimmed};
-use super::json::find_either;
 
 /// How a body is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +15,7 @@ pub(crate) enum Form {
     Opaque,
 }
 
-/// The first complete event: the commit point of a stream (P6).
+/// The first complete event that is not a ping: the commit point of a stream (P6).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FirstEvent {
     /// Its `event` field, else the `type` in its data.
@@ -153,9 +151,18 @@ impl Scanner {
         }
     }
 
-    /// The first complete event, once there is one. The caller looks for at most 64 KiB or 5 s.
+    /// The first complete event but pings, once there is one. The caller looks for at most 64 KiB or
+    /// 5 s.
     pub(crate) fn first(&self) -> Option<&FirstEvent> {
         self.first.as_ref()
+    }
+
+    /// The top-level `type` of a JSON body, as soon as it is known.
+    pub(crate) fn json_kind(&self) -> Option<&str> {
+        match self.form {
+            Form::Json => self.data.document().kind.as_deref(),
+            Form::Events | Form::Opaque => None,
+        }
     }
 
     /// What is known so far; of a JSON body everything but `stopped` is known after [`Scanner::finish`].
@@ -190,7 +197,8 @@ impl Scanner {
                 rest = &rest[1..];
                 continue;
             }
-            let (piece, tail) = rest.split_at(find_either::<b'\n', b'\r'>(rest));
+            let (piece, tail) =
+                rest.split_at(memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len()));
             self.piece(piece);
             let Some((&end, tail)) = tail.split_first() else {
                 return;
@@ -269,7 +277,8 @@ impl Scanner {
         let error = is_error.then(|| data.error.clone().unwrap_or_default());
         self.facts.events += 1;
         self.facts.stopped |= kind == "message_stop";
-        if self.first.is_none() {
+        let is_ping = kind == "ping" || (kind.is_empty() && self.name == b"ping");
+        if self.first.is_none() && (error.is_some() || !is_ping) {
             let name = if self.name.is_empty() {
                 kind.to_owned()
             } else {
@@ -329,20 +338,14 @@ impl Form {
     /// From `content-type` and `content-encoding` of the answer.
     pub(crate) fn of(content_type: Option<&str>, content_encoding: Option<&str>) -> Form {
         let is_encoded =
-            content_encoding.is_some_and(|coding| !matches!(trimmed(coding), "" | "identity"));
-        let media_type = content_type.unwrap_or_default();
-        let end = media_type.bytes().position(|byte| byte == b';');
-        let media_type = trimmed(&media_type[..end.unwrap_or(media_type.len())]);
-        let is = |other: &str| is_named(media_type, other);
-        let has_suffix = || {
-            let bytes = media_type.as_bytes().last_chunk();
-            bytes.is_some_and(|end: &[u8; 5]| is_same(end, b"+json"))
-        };
+            content_encoding.is_some_and(|coding| !matches!(coding.trim_ascii(), "" | "identity"));
+        let media_type = content_type.and_then(|text| text.split(';').next()).unwrap_or_default();
+        let media_type = media_type.trim_ascii().to_ascii_lowercase();
         if is_encoded {
             Form::Opaque
-        } else if is("text/event-stream") {
+        } else if media_type == "text/event-stream" {
             Form::Events
-        } else if is("application/json") || has_suffix() {
+        } else if media_type == "application/json" || media_type.ends_with("+json") {
             Form::Json
         } else {
             Form::Opaque
@@ -474,7 +477,8 @@ mod tests {
             ("P6 several data lines", "event: error\ndata: {\"type\":\"error\",\ndata: \"error\":{\"type\":\"x\"}}\n\n".into(), Some(("error", error("x", "")))),
             ("P6 not complete", "event: message_start\ndata: {\"type\":".into(), None),
             ("P6 at the end the blank line may lack", format!("event: error\ndata: {overloaded}"), Some(("error", error("overloaded_error", "Overloaded")))),
-            ("P6 comments and eventless names are none", ": hi\n\nevent: x\n\nid: 1\n\nevent: ping\ndata: {}\n\n".into(), Some(("ping", None))),
+            ("P6 comments and eventless names are none", ": hi\n\nevent: x\n\nid: 1\n\nevent: ping\ndata: {}\n\n".into(), None),
+            ("P6 pings are passed over", "event: ping\ndata: {\"type\":\"ping\"}\n\ndata: {\"type\":\"ping\"}\n\ndata: {\"type\":\"x\"}\n\n".into(), Some(("x", None))),
             ("P6 the last name counts", "event: a\nevent: b\ndata\n\n".into(), Some(("b", None))),
             ("P6 fields are exact", "events: a\n data: {}\ndatas: x\n\n".into(), None),
             ("P6 a mark before it", format!("\u{feff}event: error\ndata: {overloaded}\n\n"), Some(("error", error("overloaded_error", "Overloaded")))),
@@ -662,10 +666,13 @@ mod tests {
                 code: None,
             });
             facts.error = error.clone().or(facts.error);
-            first.get_or_insert(FirstEvent {
-                name: if name.is_empty() { kind } else { name },
-                error,
-            });
+            let is_ping = kind == "ping" || (kind.is_empty() && name == "ping");
+            if error.is_some() || !is_ping {
+                first.get_or_insert(FirstEvent {
+                    name: if name.is_empty() { kind } else { name },
+                    error,
+                });
+            }
         }
         (facts, first)
     }

@@ -1,8 +1,10 @@
 //! Connections between two calls, kept for the next call to the same place.
 //!
-//! The HTTP client's own pool stays empty: it looks through all idle connections several times a call (ureq 3.5.1), under one lock
-//! under which it also asks the kernel about one of them, and hands out the one that was used longest ago. Here the newest one is
-//! handed out, because its buffers are still in the processor's caches, and those that a burst has left over grow old and end.
+//! The HTTP client's own pool stays empty: it looks through all idle connections several times a
+//! call (ureq 3.5.1), under one lock under which it also asks the kernel about one of them, and
+//! hands out the one that was used longest ago. Here the newest one is handed out, because its
+//! buffers are still in the processor's caches, and those that a burst has left over grow old and
+//! end.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -51,7 +53,8 @@ impl<T> Idle<T> {
         }))
     }
 
-    /// Keeps a connection whose call has ended. The oldest ones end where there are too many, everywhere those that are too old.
+    /// Keeps a connection whose call has ended. The oldest ones end where there are too many,
+    /// everywhere those that are too old.
     pub(crate) fn put(&self, place: PlaceId, now: Mono, connection: T) {
         let mut ending = Vec::new();
         let mut places = self.lock();

@@ -1,11 +1,12 @@
-//! Connections that maxpool makes: name look-up, TCP, upstream proxies, TLS, and the HTTP agent over them.
+//! Connections that maxpool makes: name look-up, TCP, upstream proxies, TLS, and the HTTP agent
+//! over them.
 //!
-//! Everything runs on the calling thread and never blocks on one thing alone: whoever uses the [`Agent`] installs a
-//! [`wait::Waiter`] for its thread, and each wait of a connection (look-up, connect, handshake, send, receive) asks it.
-//! The module knows nothing of accounts and requests.
+//! Everything runs on the calling thread and never blocks on one thing alone: whoever uses the
+//! [`Agent`] installs a [`wait::Waiter`] for its thread, and each wait of a connection (look-up,
+//! connect, handshake, send, receive) asks it. The module knows nothing of accounts and requests.
 //!
-//! It is an addition to the design page's list of modules: OAuth, the commands and the proxy share one way of making
-//! connections, with the same CA certificates and the same upstream proxies.
+//! OAuth, the commands and the proxy share this one way of making connections, with the same CA
+//! certificates and the same upstream proxies.
 
 mod idle;
 pub(crate) mod proxies;
@@ -31,7 +32,8 @@ const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// An HTTP/1.1 client with idle connections of its own.
 ///
-/// It follows no redirects, adds no header but `host` and the framing, decodes nothing, and gives every status as an answer.
+/// It follows no redirects, adds no header but `host` and the framing, decodes nothing, and gives
+/// every status as an answer.
 pub(crate) fn agent(tls: Arc<ClientConfig>, proxies: ProxyPolicy) -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)

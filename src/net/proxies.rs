@@ -1,7 +1,8 @@
-//! Which upstream is reached through which proxy (SPEC A2 `upstreamProxy`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY`).
+//! Which upstream is reached through which proxy (SPEC A2 `upstreamProxy`, `HTTPS_PROXY`,
+//! `ALL_PROXY`, `NO_PROXY`).
 //!
-//! A proxy of the environment never stands before a loopback upstream; a configured one stands before every upstream.
-//! The proxy is asked with CONNECT, so it never sees a request.
+//! A proxy of the environment never stands before a loopback upstream; a configured one stands
+//! before every upstream. The proxy is asked with CONNECT, so it never sees a request.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -133,7 +134,8 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// One element of `NO_PROXY`: `*`, a name, a domain with or without a leading dot; a port is ignored.
+/// One element of `NO_PROXY`: `*`, a name, a domain with or without a leading dot; a port is
+/// ignored.
 fn exempts(rule: &str, host: &str) -> bool {
     if rule == "*" {
         return true;

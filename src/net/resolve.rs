@@ -1,7 +1,7 @@
 //! Name look-up with a cache, in a helper thread so that the wait for it can be cancelled.
 //!
-//! An address in the URL is used at once. A name is looked up at most once a minute; when a look-up fails, what was known
-//! before serves on.
+//! An address in the URL is used at once. A name is looked up at most once a minute; when a look-up
+//! fails, what was known before serves on.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,8 +26,8 @@ use crate::scheduler::time::Mono;
 
 /// How long a look-up is believed.
 const FRESH: Duration = Duration::from_secs(60);
-/// A name that is known from before is used again when its look-up takes longer: a name server that is silent must not cost
-/// the whole time for connecting.
+/// A name that is known from before is used again when its look-up takes longer: a name server that
+/// is silent must not cost the whole time for connecting.
 const STALE_AFTER: Duration = Duration::from_secs(2);
 /// Names kept; upstreams are few.
 const NAMES_MAX: usize = 64;
@@ -39,7 +39,6 @@ const STACK_BYTES: usize = 256 * 1024;
 /// A failed look-up: local, so that no account is to blame (SPEC P7).
 #[derive(Debug)]
 pub(crate) struct LookupFailed {
-    /// The name.
     pub(crate) host: String,
     /// What the system said.
     pub(crate) why: String,
@@ -151,8 +150,8 @@ impl Resolver for CachedResolver {
     }
 }
 
-/// Runs `getaddrinfo` in a thread of its own; the calling thread waits as its waiter allows. An abandoned look-up ends by
-/// itself within the resolver's own limits.
+/// Runs `getaddrinfo` in a thread of its own; the calling thread waits as its waiter allows. An
+/// abandoned look-up ends by itself within the resolver's own limits.
 fn look_up_cancellable(
     key: &(String, u16),
     pause: Option<Duration>,

@@ -19,7 +19,8 @@ use crate::platform;
 /// delay).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
-/// Connects to the first address that answers; later ones join in after [`NEXT_ADDRESS_AFTER`] each.
+/// Connects to the first address that answers; later ones join in after [`NEXT_ADDRESS_AFTER`]
+/// each.
 pub(super) fn connect_any(addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
     let mut rest = addresses.iter();
     let mut pending: Vec<OwnedFd> = Vec::new();
@@ -51,7 +52,8 @@ pub(super) fn connect_any(addresses: &[SocketAddr]) -> Result<TcpStream, Error> 
     }
 }
 
-/// One wait over all attempts: a connected socket, the failure of one that was dropped, or nothing within `pause`.
+/// One wait over all attempts: a connected socket, the failure of one that was dropped, or nothing
+/// within `pause`.
 fn wait_connected(
     pending: &mut Vec<OwnedFd>,
     pause: Option<Duration>,

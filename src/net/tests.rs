@@ -1,4 +1,5 @@
-//! Which connections are used again, with and without TLS, and that answers come whole however they are cut.
+//! Which connections are used again, with and without TLS, and that answers come whole however they
+//! are cut.
 
 #![allow(clippy::unwrap_used)]
 
@@ -155,7 +156,8 @@ fn serve(
     }
 }
 
-/// Target, method, answer, its body, whether the server ends the connection, and whether it may be used again.
+/// Target, method, answer, its body, whether the server ends the connection, and whether it may be
+/// used again.
 type Row = (&'static str, &'static str, String, &'static str, bool, bool);
 
 fn rows() -> Vec<Row> {
@@ -357,7 +359,8 @@ fn a_large_answer_in_pieces_of_any_size_comes_whole() {
 fn what_tls_has_deciphered_and_kept_is_not_waited_for() {
     for more in [1, 5, 3_000] {
         let head = "HTTP/1.1 200 OK\r\ncontent-length: 12345\r\n\r\n";
-        // More than is read at once, and the last of it comes in one small read of the socket with the rest.
+        // More than is read at once, and the last of it comes in one small read of the socket with
+        // the rest.
         let body = "x".repeat(16 * 1024 - head.len() + more);
         let answer = head.replace("12345", &body.len().to_string()) + &body;
         let script = Script { target: "/", answer: answer.into_bytes(), ends: false };

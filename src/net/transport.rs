@@ -1,7 +1,8 @@
 //! The HTTP client's connections: non-blocking TCP with TLS on top where the upstream wants it.
 //!
-//! A call collects its head and body into one send; every wait goes through the thread's [`Waiter`](super::wait::Waiter).
-//! A reset is never reported as an end of file, because the client would take it for the end of the body.
+//! A call collects its head and body into one send; every wait goes through the thread's
+//! [`Waiter`](super::wait::Waiter). A reset is never reported as an end of file, because the client
+//! would take it for the end of the body.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -35,7 +36,8 @@ const INPUT_BYTES_MAX: usize = 128 * 1024;
 const OUTPUT_BYTES: usize = 16 * 1024;
 /// Collected output is sent at this size even if more is to come.
 const PENDING_BYTES: usize = 64 * 1024;
-/// What rustls takes from the socket at once, or more. It is only a hint: with another value a call would be made for nothing.
+/// What rustls takes from the socket at once, or more. It is only a hint: with another value a call
+/// would be made for nothing.
 const TLS_READ_BYTES: usize = 4096;
 
 /// Opens the agent's connections.
@@ -284,7 +286,8 @@ impl WireTransport {
         }
     }
 
-    /// Sends what was collected. A peer that has closed its reading side is not an error: its answer may be on the way.
+    /// Sends what was collected. A peer that has closed its reading side is not an error: its
+    /// answer may be on the way.
     fn flush(&mut self) -> io::Result<()> {
         if self.pending.is_empty() {
             return Ok(());
@@ -328,7 +331,8 @@ impl WireTransport {
 }
 
 impl Link {
-    /// Whether nothing has come since the last call: neither bytes that nobody has asked for nor the end.
+    /// Whether nothing has come since the last call: neither bytes that nobody has asked for nor
+    /// the end.
     fn is_quiet(&mut self) -> bool {
         let mut byte = [0];
         let Some(tls) = &mut self.tls else {
@@ -367,8 +371,8 @@ fn send_tls(tls: &mut ClientConnection, socket: &mut TcpStream, bytes: &[u8]) ->
     Ok(())
 }
 
-/// Whether to look for bytes at once. The answer to what has just been sent is never there yet, nor is the next event of a stream: a look
-/// would be a call for nothing.
+/// Whether to look for bytes at once. The answer to what has just been sent is never there yet, nor
+/// is the next event of a stream: a look would be a call for nothing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum First {
     Read,
@@ -451,8 +455,8 @@ impl Transport for WireTransport {
         Ok(count > 0)
     }
 
-    /// The client asks at the end of a call, before it would put the connection into its own pool. It goes to rest in ours instead, and
-    /// for the client it is closed.
+    /// The client asks at the end of a call, before it would put the connection into its own pool.
+    /// It goes to rest in ours instead, and for the client it is closed.
     fn is_open(&mut self) -> bool {
         let is_good = !self.deaf && self.calls == Calls::Active && self.pending.is_empty();
         if let Some(link) = self.link.take().filter(|_| is_good) {

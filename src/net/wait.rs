@@ -1,6 +1,8 @@
-//! One wait for everything: what a thread may be woken by while a connection of its request is not ready.
+//! One wait for everything: what a thread may be woken by while a connection of its request is not
+//! ready.
 //!
-//! The [`Waiter`] of the running request is a thread-local, because the HTTP client calls the transport without a context.
+//! The [`Waiter`] of the running request is a thread-local, because the HTTP client calls the
+//! transport without a context.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -21,7 +23,6 @@ pub(crate) enum Phase {
     Queue,
     /// Name look-up, TCP, upstream proxy and TLS handshake.
     Connect,
-    /// Sending the request.
     Send,
     /// Waiting for bytes of the answer.
     Receive,

@@ -4,16 +4,18 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use ureq::http::Uri;
+use ureq::http::{HeaderValue, Uri};
 
 use super::classify::{self, ERROR_BYTES_MAX, Meaning, Next};
 use super::course::{Attempted, Course};
+use super::deliver::Delivery;
 use super::ended::answer;
 use super::failed::{Failed, Kept};
 use super::forward::{self, Answer, Connection, Failure, Order, Unanswered};
 use super::reply;
 use super::request::ClientRequest;
 use super::stream::Uncommitted;
+use super::verdict::{Proof, Verdict, Whom};
 use crate::account::limits::headers::report_of_headers;
 use crate::account::provider::model_for;
 use crate::account::{Cooling, Obstacle, Readiness, Ready, Unready};
@@ -24,9 +26,9 @@ use crate::http::headers::{self, Auth, Beta};
 use crate::http::splice;
 use crate::http::sse::Form;
 use crate::net::wait::Stop;
-use crate::scheduler::quota::{QuotaReport, Verdict};
+use crate::scheduler::quota::{QuotaReport, Verdict as Said};
 use crate::scheduler::{
-    Block, BlockReason, End, Evidence, HeadReport, Kind, Outcome, Request, Scope,
+    Aftermath, Block, BlockReason, End, Evidence, HeadReport, Kind, Outcome, Request, Scope,
 };
 
 /// Runs the request on the account that was granted.
@@ -42,9 +44,8 @@ pub(super) fn run(
     request.record.borrow_mut().account = Some((Arc::clone(&granted.name), granted.kind));
     let Some(account) = request.context.accounts.get(granted.account) else {
         // Removed between the grant and now.
-        hold.complete(Outcome::Abandoned);
-        let failed =
-            credential_failed(granted, Outcome::Abandoned, "the account was removed".to_owned());
+        let after = hold.complete(Outcome::Abandoned);
+        let failed = credential_failed(granted, after, "the account was removed".to_owned());
         return Attempted::Failed { out, failed: Box::new(failed) };
     };
     let profile = account.profile();
@@ -64,14 +65,16 @@ pub(super) fn run(
 }
 
 /// A failure before anything was sent: the account has no credential to show.
-fn credential_failed(granted: &Granted, outcome: Outcome, why: String) -> Failed {
+fn credential_failed(granted: &Granted, after: Aftermath, why: String) -> Failed {
     Failed {
+        after,
         from: Arc::clone(&granted.name),
         kind: granted.kind,
         was_sent: false,
         meaning: Meaning {
-            outcome,
+            outcome: Outcome::Abandoned,
             next: Next::AnotherAccount,
+            verdict: Verdict { whom: Whom::Credential, proof: Proof::Nothing },
             status: 502,
             kind: "account_auth_error".to_owned(),
             message: why,
@@ -82,7 +85,12 @@ fn credential_failed(granted: &Granted, outcome: Outcome, why: String) -> Failed
 
 impl Course<'_> {
     /// Calls with each credential that the account has to offer: the current one, and once its successor after a 401.
-    fn with_credential(&self, hold: LeaseGuard, first: Readiness, out: Uncommitted) -> Attempted {
+    fn with_credential(
+        &self,
+        mut hold: LeaseGuard,
+        first: Readiness,
+        mut out: Uncommitted,
+    ) -> Attempted {
         let mut readiness = first;
         let mut refused: Option<Meaning> = None;
         loop {
@@ -110,32 +118,24 @@ impl Course<'_> {
                     return Attempted::Ended(answer(out, &reply::nobodys_fault(&text)));
                 }
             };
-            let quota = report_of_headers(answer.headers.iter(), clock::now());
-            let evidence = if answer.status < 400 && quota.verdict != Some(Verdict::Rejected) {
-                // Nothing is blocked by it.
-                Evidence::default()
-            } else {
-                classify::evidence_of(answer.status, &answer.headers, "", clock::wall())
-            };
-            let after = self.request.watch.elapsed();
-            self.request.trace.borrow_mut().answer(
-                &self.granted.name,
-                answer.status,
-                after,
-                answer.headers.iter(),
-            );
-            hold.observe(HeadReport { status: answer.status, quota: &quota, evidence });
+            let quota = self.observe(&hold, &answer);
+            let (kept, meaning);
             if answer.status < 400 {
-                self.request.context.accounts.served(self.granted.account, ready.generation);
-                return self.deliver(hold, answer, quota, out);
-            }
-            let (kept, meaning) = match self.read_error(answer, &quota) {
-                Ok(read) => read,
-                Err(_) => {
-                    hold.complete(Outcome::Abandoned);
-                    return Attempted::Ended(self.stopped());
+                match self.deliver(hold, answer, &quota, out) {
+                    Delivery::Over(attempted) => return attempted,
+                    Delivery::Refused { hold: again, out: still, kept: own, meaning: said } => {
+                        (hold, out, kept, meaning) = (again, still, own, said);
+                    }
                 }
-            };
+            } else {
+                (kept, meaning) = match self.read_error(answer, &quota) {
+                    Ok(read) => read,
+                    Err(_) => {
+                        hold.complete(Outcome::Abandoned);
+                        return Attempted::Ended(self.stopped());
+                    }
+                };
+            }
             match meaning.next {
                 Next::RefreshAndRetry => {
                     let (accounts, account) =
@@ -154,10 +154,33 @@ impl Course<'_> {
         }
     }
 
+    /// Tells the scheduler and the recording of an answer's head; gives what it says of quota.
+    fn observe(&self, hold: &LeaseGuard, answer: &Answer) -> QuotaReport {
+        let lines: Vec<_> = answer.headers.iter().collect();
+        let quota = report_of_headers(lines, clock::now());
+        let evidence = if answer.status < 400 && quota.verdict != Some(Said::Rejected) {
+            // Nothing is blocked by it.
+            Evidence::default()
+        } else {
+            classify::evidence_of(answer.status, &answer.headers, "", clock::wall())
+        };
+        let after = self.request.watch.elapsed();
+        self.request.trace.borrow_mut().answer(
+            &self.granted.name,
+            answer.status,
+            after,
+            answer.headers.iter(),
+        );
+        hold.observe(HeadReport { status: answer.status, quota: &quota, evidence });
+        quota
+    }
+
     fn call(&self, ready: &Ready) -> Result<Answer, Unanswered> {
-        self.sent.replace(Some(ready.value.clone()));
+        self.sent.replace(Some(ready.clone()));
         let request = self.request;
-        let auth = Auth::Pooled { name: ready.header, value: ready.value.expose() };
+        let value = HeaderValue::from_str(ready.value.expose())
+            .map_err(|error| Unanswered::unsendable(&ureq::Error::Http(error.into())))?;
+        let auth = Auth::Pooled { name: ready.header, value };
         let headers = headers::upstream(&request.headers, auth, self.beta);
         let profile = self.account.profile();
         let model = request.peek.model.as_deref();
@@ -185,7 +208,7 @@ impl Course<'_> {
         refused: Option<Meaning>,
     ) -> Failed {
         let (evidence, said) = match refused {
-            Some(Meaning { outcome: Outcome::NeedsLogin { evidence }, message, .. }) => {
+            Some(Meaning { outcome: Outcome::CredentialRefused { evidence }, message, .. }) => {
                 (evidence, format!(" (the upstream said: {message})"))
             }
             Some(_) | None => (
@@ -197,49 +220,39 @@ impl Course<'_> {
                 String::new(),
             ),
         };
-        let why = match unready {
+        let (after, why) = match unready {
             Unready::NeedsLogin { why } => {
                 let evidence = Evidence { message: Arc::from(format!("{why}{said}")), ..evidence };
-                hold.complete(Outcome::NeedsLogin { evidence });
-                format!("needs login: {why}")
+                let after = hold.complete(Outcome::NeedsLogin { evidence });
+                (after, format!("needs login: {why}"))
             }
             Unready::CredentialRefused => {
-                hold.complete(Outcome::CredentialRefused { evidence });
-                "its credential was refused".to_owned()
-            }
-            Unready::Cooling(cooling) if cooling.obstacle == Obstacle::Refused => {
-                hold.complete(Outcome::Abandoned);
-                let wait = clock::human(cooling.until.since(clock::now().mono));
-                let why = format!("{}, next look in {wait}{said}", cooling.why);
-                let evidence = Evidence { message: Arc::from(why.as_str()), ..evidence };
-                self.cool(&cooling, evidence.clone());
-                let outcome = Outcome::CredentialRefused { evidence };
-                return credential_failed(self.granted, outcome, why);
+                let after = hold.complete(Outcome::CredentialRefused { evidence });
+                (after, "its credential was refused by the API".to_owned())
             }
             Unready::Cooling(cooling) => {
-                hold.complete(Outcome::Abandoned);
-                let evidence = Evidence {
-                    source: Arc::from("token refresh"),
-                    at: clock::wall(),
-                    message: Arc::from(cooling.why.as_str()),
-                    ..Evidence::default()
-                };
-                self.cool(&cooling, evidence);
-                format!("its token cannot be refreshed now: {}", cooling.why)
+                let after = hold.complete(Outcome::Abandoned);
+                self.cool(&cooling);
+                (after, format!("its token cannot be refreshed now: {}", cooling.why))
             }
             Unready::Disabled | Unready::Gone => {
-                hold.complete(Outcome::Abandoned);
-                "it was disabled or removed".to_owned()
+                let after = hold.complete(Outcome::Abandoned);
+                (after, "it was disabled or removed".to_owned())
             }
         };
-        credential_failed(self.granted, Outcome::Abandoned, format!("{why}{said}"))
+        credential_failed(self.granted, after, format!("{why}{said}"))
     }
 
-    fn cool(&self, cooling: &Cooling, evidence: Evidence) {
+    fn cool(&self, cooling: &Cooling) {
         let reason = match cooling.obstacle {
             Obstacle::Network => BlockReason::RefreshNetwork,
             Obstacle::Endpoint | Obstacle::Local => BlockReason::RefreshFailed,
-            Obstacle::Refused => BlockReason::CredentialRefused,
+        };
+        let evidence = Evidence {
+            source: Arc::from("token refresh"),
+            at: clock::wall(),
+            message: Arc::from(cooling.why.as_str()),
+            ..Evidence::default()
         };
         let end = End::At { mono: Some(cooling.until), wall: None };
         let block = Block { reason, end, scope: Scope::Account, evidence: Arc::new(evidence) };

@@ -7,13 +7,16 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::verdict::{self, Proof, Refused, Row, Verdict, Whom};
 use crate::account::limits::body::wait_of_refusal;
 use crate::http::answer_json::ApiError;
 use crate::http::headers::Headers;
 use crate::http::sse::{self, Form};
-use crate::scheduler::quota::{QuotaReport, Verdict};
+use crate::scheduler::quota::QuotaReport;
 use crate::scheduler::time::{Now, Wall};
-use crate::scheduler::{Evidence, Fingerprint, Kind, Outcome, Overload, policy};
+use crate::scheduler::{
+    Evidence, Fingerprint, Kind, Outcome, Overload, RouteClass, Unproven, policy,
+};
 
 /// An error answer is kept, to be passed on when no account can do better. A longer one is replaced
 /// by our own words.
@@ -34,6 +37,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) body: &'a [u8],
     /// The account's kind.
     pub(crate) kind: Kind,
+    /// What was asked for (P3).
+    pub(crate) class: RouteClass,
     /// What the headers said of quota.
     pub(crate) quota: &'a QuotaReport,
     /// When it came.
@@ -48,6 +53,8 @@ pub(crate) struct Meaning {
     pub(crate) outcome: Outcome,
     /// What the request does.
     pub(crate) next: Next,
+    /// Whom it concerns.
+    pub(crate) verdict: Verdict,
     /// The status that was judged.
     pub(crate) status: u16,
     /// The upstream's error type; empty if it named none.
@@ -72,20 +79,46 @@ pub(crate) fn classify(seen: &Seen<'_>) -> Meaning {
     let status = seen.status;
     let error = if status < 400 { ApiError::default() } else { error_of(seen.body) };
     let upstream = Upstream { seen, error: &error };
-    let (outcome, next) = match status {
-        200..=399 => (Outcome::Success, Next::PassOn),
-        401 => upstream.unauthorised(),
-        403 => upstream.forbidden(),
-        429 => upstream.limited(),
-        529 => upstream.server_side(Overload::Overloaded529),
-        // Besides the four of P7 those with which a gateway in front of the API reports that it cannot reach it.
-        500 | 502..=504 | 520..=527 | 530 => {
-            (Outcome::ServerError { evidence: upstream.evidence() }, Next::AnotherAccount)
-        }
-        _ => (Outcome::Neutral, Next::PassOn),
-    };
-    let message = if status < 400 { String::new() } else { upstream.message() };
-    Meaning { outcome, next, status, message, kind: error.kind }
+    if status < 400 {
+        let verdict = Verdict { whom: Whom::Nobody, proof: Proof::Status };
+        let (outcome, next) = (Outcome::Success, Next::PassOn);
+        return Meaning {
+            outcome,
+            next,
+            verdict,
+            status,
+            message: String::new(),
+            kind: error.kind,
+        };
+    }
+    let row = verdict::row(&Refused {
+        status,
+        error: &error,
+        quota: seen.quota,
+        kind: seen.kind,
+        class: seen.class,
+    });
+    let (outcome, next, verdict) = upstream.judged(row);
+    let message = upstream.message();
+    Meaning { outcome, next, verdict, status, message, kind: error.kind }
+}
+
+/// A 200 that is no answer to what was asked (P6): its body is empty or a page.
+pub(crate) fn no_answer(seen: &Seen<'_>, what: &str) -> Meaning {
+    let error = ApiError { message: what.to_owned(), ..ApiError::default() };
+    let upstream = Upstream { seen, error: &error };
+    Meaning {
+        outcome: Outcome::Unproven {
+            unproven: Unproven::NoAnswer,
+            fingerprint: upstream.fingerprint(),
+            evidence: upstream.evidence(),
+        },
+        next: Next::AnotherAccount,
+        verdict: Verdict { whom: Whom::Unproven, proof: Proof::Nothing },
+        status: 502,
+        kind: "api_error".to_owned(),
+        message: what.to_owned(),
+    }
 }
 
 /// The status that an error type stands for (P6). An unknown one is the upstream's own trouble.
@@ -135,65 +168,96 @@ struct Upstream<'a> {
 }
 
 impl Upstream<'_> {
-    fn unauthorised(&self) -> (Outcome, Next) {
-        let evidence = self.evidence();
-        match self.seen.kind {
-            Kind::Oauth => (Outcome::NeedsLogin { evidence }, Next::RefreshAndRetry),
-            Kind::ApiKey | Kind::Provider => {
-                (Outcome::CredentialRefused { evidence }, Next::AnotherAccount)
+    /// The outcome for the account, what the request does, and whom it concerns.
+    fn judged(&self, row: Row) -> (Outcome, Next, Verdict) {
+        let evidence = || self.evidence();
+        let fingerprint = self.fingerprint();
+        let (outcome, next, whom, proof) = match row {
+            Row::Quota(proof) => (self.quota(), Next::AnotherAccount, Whom::Quota, proof),
+            Row::OwnRequest => {
+                let outcome = Outcome::OwnRequest { evidence: evidence() };
+                (outcome, Next::AnotherAccount, Whom::OwnRequest, Proof::Words)
             }
-        }
+            Row::ServerSide(proof) => {
+                let overload = match self.seen.status {
+                    429 => Overload::Refused429,
+                    _ => Overload::Overloaded529,
+                };
+                (self.server_side(overload), Next::AnotherAccount, Whom::Api, proof)
+            }
+            Row::BareLimit => {
+                let unproven = Unproven::Limit(self.seen.quota.retry_after);
+                let outcome = Outcome::Unproven { unproven, fingerprint, evidence: evidence() };
+                (outcome, Next::AnotherAccount, Whom::Unproven, Proof::Nothing)
+            }
+            Row::BareError => {
+                let unproven = Unproven::Error;
+                let outcome = Outcome::Unproven { unproven, fingerprint, evidence: evidence() };
+                (outcome, Next::AnotherAccount, Whom::Unproven, Proof::Nothing)
+            }
+            Row::Way => {
+                let outcome = Outcome::ServerError { fingerprint, evidence: evidence() };
+                (outcome, Next::AnotherAccount, Whom::Way, Proof::Status)
+            }
+            Row::Credential(proof) => {
+                // A route that an account may not use says nothing about its token.
+                let next = match (self.seen.kind, self.seen.class) {
+                    (Kind::Oauth, RouteClass::Messages) => Next::RefreshAndRetry,
+                    _ => Next::AnotherAccount,
+                };
+                let outcome = Outcome::CredentialRefused { evidence: evidence() };
+                (outcome, next, Whom::Credential, proof)
+            }
+            Row::Account(proof) => {
+                let outcome = Outcome::Unusable { evidence: evidence() };
+                (outcome, Next::AnotherAccount, Whom::Account, proof)
+            }
+            Row::Forbidden => {
+                let outcome = Outcome::Forbidden { evidence: evidence() };
+                (outcome, Next::AnotherAccount, Whom::Nobody, Proof::Nothing)
+            }
+            Row::Model => {
+                let outcome = Outcome::ModelMissing { evidence: evidence() };
+                (outcome, Next::AnotherAccount, Whom::Model, Proof::Words)
+            }
+            Row::Elsewhere => {
+                let outcome = Outcome::OwnRequest { evidence: evidence() };
+                (outcome, Next::AnotherAccount, Whom::Nobody, Proof::Words)
+            }
+            Row::PassOn => (Outcome::Neutral, Next::PassOn, Whom::Nobody, Proof::Status),
+        };
+        let whom = match (whom, self.seen.class) {
+            (Whom::Quota | Whom::Credential | Whom::Way | Whom::Api, class)
+                if class != RouteClass::Messages =>
+            {
+                Whom::RouteClass
+            }
+            (whom, _) => whom,
+        };
+        (outcome, next, Verdict { whom, proof })
     }
 
-    /// A 403 is about the credential if a provider says it (there it is nearly always an exhausted plan), or if the API says
-    /// `permission_error` or names what a credential is or belongs to.
-    ///
-    /// If what it names is a model, a beta or a feature, the account is fine for everything else: the next one is tried and nobody is
-    /// blamed. Anything else, such as the API's "request not allowed" and a firewall's page, would be said to every account: it is the
-    /// client's.
-    fn forbidden(&self) -> (Outcome, Next) {
-        let words = words(&self.error.message);
-        let has = |list: &[&str]| words.iter().any(|word| list.contains(&word.as_str()));
-        let about_credential = matches!(
-            self.error.kind.as_str(),
-            "permission_error" | "authentication_error" | "billing_error"
-        ) || has(&CREDENTIAL_WORDS);
-        if self.seen.kind == Kind::Provider {
-            (Outcome::CredentialForbidden { evidence: self.evidence() }, Next::AnotherAccount)
-        } else if !about_credential {
-            (Outcome::Neutral, Next::PassOn)
-        } else if has(&FEATURE_WORDS) {
-            (Outcome::Neutral, Next::AnotherAccount)
-        } else {
-            (Outcome::CredentialForbidden { evidence: self.evidence() }, Next::AnotherAccount)
-        }
+    fn fingerprint(&self) -> Fingerprint {
+        let Seen { class, status, .. } = *self.seen;
+        Fingerprint::of(class, status, &self.error.kind, &self.error.message)
     }
 
-    /// Which 429 (P7): what says server-side wins, and without evidence it is nobody's limit.
-    fn limited(&self) -> (Outcome, Next) {
-        let is_quota = self.seen.kind == Kind::Provider
-            || (!says_server_side(self.error)
-                && (says_quota(&self.error.message) || shows_limit(self.seen.quota)));
-        if !is_quota {
-            return self.server_side(Overload::Refused429);
-        }
+    fn quota(&self) -> Outcome {
         let mut quota = self.seen.quota.clone();
         if self.seen.kind == Kind::Provider {
             // Their headers rarely say when it ends, but their words do (V3).
             quota.retry_after = wait_of_refusal(&quota, self.seen.body, self.seen.now.wall);
         }
-        let outcome = Outcome::QuotaRejected { quota, evidence: self.evidence() };
-        (outcome, Next::AnotherAccount)
+        Outcome::QuotaRejected { quota, evidence: self.evidence() }
     }
 
-    fn server_side(&self, overload: Overload) -> (Outcome, Next) {
-        let outcome = Outcome::ServerSide {
+    fn server_side(&self, overload: Overload) -> Outcome {
+        Outcome::ServerSide {
             overload,
             retry_after: self.seen.quota.retry_after,
-            fingerprint: Fingerprint::of(&self.error.kind, &self.error.message),
+            fingerprint: self.fingerprint(),
             evidence: self.evidence(),
-        };
-        (outcome, Next::AnotherAccount)
+        }
     }
 
     fn evidence(&self) -> Evidence {
@@ -225,9 +289,7 @@ pub(crate) fn evidence_of(status: u16, headers: &Headers, words: &str, at: Wall)
         .or_else(|| headers.text("x-request-id"))
         .filter(|id| id.len() <= REQUEST_ID_BYTES_MAX);
     let source = match plainest(status, headers) {
-        Some((name, value)) => {
-            bounded(&format!("{}: {}", name.to_ascii_lowercase(), String::from_utf8_lossy(value)))
-        }
+        Some((name, value)) => bounded(&format!("{name}: {}", String::from_utf8_lossy(value))),
         None if words.is_empty() => format!("status {status}"),
         None => "body".to_owned(),
     };
@@ -243,12 +305,12 @@ pub(crate) fn evidence_of(status: u16, headers: &Headers, words: &str, at: Wall)
 /// The header line that says it most plainly.
 fn plainest(status: u16, headers: &Headers) -> Option<(&str, &[u8])> {
     let says_it = |line: &(&str, &[u8])| {
-        let (name, value) = (line.0.to_ascii_lowercase(), line.1.trim_ascii());
+        let (name, value) = (line.0, line.1.trim_ascii());
         (name.ends_with("-status") && name.contains("ratelimit") && value == b"rejected")
             || (name.ends_with("-remaining") && value == b"0")
     };
     let line = headers.iter().find(says_it).filter(|_| status == 429);
-    let waits = |line: &(&str, &[u8])| line.0.eq_ignore_ascii_case("retry-after");
+    let waits = |line: &(&str, &[u8])| line.0 == "retry-after";
     line.or_else(|| headers.iter().find(waits))
 }
 
@@ -266,39 +328,6 @@ fn plain_text(body: &[u8]) -> String {
     let is_text =
         !text.starts_with(['<', '{', '[']) && !text.contains(['\0', char::REPLACEMENT_CHARACTER]);
     if is_text { text } else { String::new() }
-}
-
-fn says_server_side(error: &ApiError) -> bool {
-    let message = error.message.to_lowercase();
-    error.kind == "overloaded_error"
-        || message.contains("not your usage limit")
-        || message.contains("temporarily limiting")
-}
-
-fn says_quota(message: &str) -> bool {
-    let words = words(message);
-    let names_owner = words.iter().any(|word| OWNER_WORDS.contains(&word.as_str()));
-    let names_end = words.iter().any(|word| END_WORDS.iter().any(|end| word.starts_with(end)));
-    (names_owner && names_end) || message.to_lowercase().contains("usage limit reached")
-}
-
-/// Whether the headers show a limit that is used up.
-fn shows_limit(quota: &QuotaReport) -> bool {
-    let rejected = |verdict| verdict == Some(Verdict::Rejected);
-    let at_limit = |used: Option<f64>, left: Option<u64>| {
-        used.is_some_and(|used| used >= 1.0) || left == Some(0)
-    };
-    let mut windows = quota.windows.iter();
-    rejected(quota.verdict)
-        || windows.any(|window| {
-            rejected(window.verdict) || at_limit(window.utilisation, window.remaining)
-        })
-}
-
-/// Lower-case words, apart from any punctuation.
-fn words(text: &str) -> Vec<String> {
-    let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-    words.map(str::to_lowercase).collect()
 }
 
 /// A stranger's text for our logs: short, on one line, and without anything that looks like a key.
@@ -326,47 +355,6 @@ fn without_key(word: &str) -> Cow<'_, str> {
     }
 }
 
-/// Whose limit it is, if one of these stands together with one of [`END_WORDS`] (P7).
-const OWNER_WORDS: [&str; 10] = [
-    "account",
-    "accounts",
-    "organization",
-    "organizations",
-    "organisation",
-    "plan",
-    "plans",
-    "session",
-    "weekly",
-    "quota",
-];
-/// That it is used up; also as the beginning of a longer word, such as `limits`.
-const END_WORDS: [&str; 4] = ["limit", "exceeded", "exhausted", "reached"];
-/// What a 403 about a credential speaks of.
-const CREDENTIAL_WORDS: [&str; 20] = [
-    "account",
-    "accounts",
-    "api_key",
-    "authentication",
-    "authorization",
-    "billing",
-    "credential",
-    "credentials",
-    "disabled",
-    "key",
-    "login",
-    "oauth",
-    "organization",
-    "permission",
-    "plan",
-    "scope",
-    "subscription",
-    "suspended",
-    "token",
-    "workspace",
-];
-/// What only a few requests ask for.
-const FEATURE_WORDS: [&str; 7] =
-    ["beta", "feature", "features", "model", "models", "context", "tool"];
 /// How keys and tokens begin.
 const KEY_STARTS: [&str; 3] = ["sk-", "mp-", "eyJ"];
 const REQUEST_ID_BYTES_MAX: usize = 128;
@@ -376,7 +364,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::scheduler::quota::{WindowKind, WindowReading};
+    use crate::scheduler::quota::{Verdict as Said, WindowKind, WindowReading};
     use crate::testing::chance::{Random, rounds};
 
     use Next::{AnotherAccount, PassOn, RefreshAndRetry};
@@ -406,6 +394,7 @@ mod tests {
             headers: &case.headers,
             body: case.body.as_bytes(),
             kind: case.kind,
+            class: RouteClass::Messages,
             quota: &case.quota,
             now: Now { wall: Wall(7), ..Now::default() },
         })
@@ -415,6 +404,11 @@ mod tests {
         match outcome {
             Outcome::Success => "success",
             Outcome::Neutral => "neutral",
+            Outcome::Broken { .. } => "broken",
+            Outcome::OwnRequest { .. } => "own",
+            Outcome::Unproven { .. } => "unproven",
+            Outcome::ModelMissing { .. } => "model",
+            Outcome::Unusable { .. } => "unusable",
             Outcome::Abandoned => "abandoned",
             Outcome::QuotaRejected { .. } => "quota",
             Outcome::ServerSide { overload: Overload::Refused429, .. } => "server-side 429",
@@ -423,7 +417,7 @@ mod tests {
             Outcome::Network { .. } => "network",
             Outcome::CredentialRefused { .. } => "refused",
             Outcome::NeedsLogin { .. } => "needs login",
-            Outcome::CredentialForbidden { .. } => "forbidden",
+            Outcome::Forbidden { .. } => "forbidden",
         }
     }
 
@@ -439,12 +433,13 @@ mod tests {
             ("any other 4xx", 408, Oauth, "neutral", PassOn),
             ("any other 4xx", 413, ApiKey, "neutral", PassOn),
             ("V4", 404, Provider, "neutral", PassOn),
-            ("401 on OAuth", 401, Oauth, "needs login", RefreshAndRetry),
+            ("401 on OAuth", 401, Oauth, "refused", RefreshAndRetry),
             ("401 on an API key", 401, ApiKey, "refused", AnotherAccount),
             ("401 on a provider", 401, Provider, "refused", AnotherAccount),
-            ("429 without evidence", 429, Oauth, "server-side 429", AnotherAccount),
+            ("429 without evidence", 429, Oauth, "unproven", AnotherAccount),
             ("V3 a provider's 429", 429, Provider, "quota", AnotherAccount),
-            ("500", 500, Oauth, "5xx", AnotherAccount),
+            ("500", 500, Oauth, "unproven", AnotherAccount),
+            ("402", 402, Oauth, "unusable", AnotherAccount),
             ("501 is no failure of the account's", 501, Oauth, "neutral", PassOn),
             ("502", 502, ApiKey, "5xx", AnotherAccount),
             ("503", 503, Provider, "5xx", AnotherAccount),
@@ -478,11 +473,11 @@ mod tests {
             ("server-side wins", limit, "Server is temporarily limiting requests (not your usage limit) · account limit", "server-side 429"),
             ("temporarily", limit, "We are Temporarily Limiting requests of all accounts", "server-side 429"),
             ("overloaded", "overloaded_error", "Your account has reached its limit", "server-side 429"),
-            ("no owner", limit, "Too many requests: limit reached", "server-side 429"),
-            ("no end", limit, "Your account sends too much", "server-side 429"),
-            ("a plane is no plan", limit, "the plane and the explanation reached", "server-side 429"),
-            ("a number of tokens", limit, "Number of request tokens has exceeded your per-minute rate limit", "server-side 429"),
-            ("nothing", "", "", "server-side 429"),
+            ("no owner", limit, "Too many requests: limit reached", "unproven"),
+            ("no end", limit, "Your account sends too much", "unproven"),
+            ("a plane is no plan", limit, "the plane and the explanation reached", "unproven"),
+            ("a number of tokens", limit, "Number of request tokens has exceeded your per-minute rate limit", "unproven"),
+            ("nothing", "", "", "unproven"),
         ];
         for (rule, kind, message, expected) in rows {
             assert_eq!(
@@ -499,7 +494,7 @@ mod tests {
         let text = run(&case(429, Oauth, "Your account has reached its limit"));
         assert_eq!(name(&text.outcome), "quota", "P7 plain text");
         let page = run(&case(429, Oauth, "<html>Your account has reached its limit</html>"));
-        assert_eq!(name(&page.outcome), "server-side 429", "P7 a page is no evidence");
+        assert_eq!(name(&page.outcome), "unproven", "P7 a page is no evidence");
     }
 
     #[test]
@@ -518,14 +513,14 @@ mod tests {
         let verdict = |verdict| QuotaReport { verdict: Some(verdict), ..QuotaReport::default() };
         #[rustfmt::skip] // one row a line
         let rows = [
-            ("rejected", verdict(Verdict::Rejected), "quota"),
-            ("allowed", verdict(Verdict::Allowed), "server-side 429"),
-            ("a warning", verdict(Verdict::AllowedWarning), "server-side 429"),
-            ("its window rejected", window(None, None, Some(Verdict::Rejected)), "quota"),
+            ("rejected", verdict(Said::Rejected), "quota"),
+            ("allowed", verdict(Said::Allowed), "unproven"),
+            ("a warning", verdict(Said::AllowedWarning), "unproven"),
+            ("its window rejected", window(None, None, Some(Said::Rejected)), "quota"),
             ("at its limit", window(Some(1.0), None, None), "quota"),
-            ("below", window(Some(0.99), Some(1), None), "server-side 429"),
+            ("below", window(Some(0.99), Some(1), None), "unproven"),
             ("nothing left", window(None, Some(0), None), "quota"),
-            ("retry-after alone is none", QuotaReport { retry_after: Some(Duration::from_secs(9)), ..QuotaReport::default() }, "server-side 429"),
+            ("retry-after alone is none", QuotaReport { retry_after: Some(Duration::from_secs(9)), ..QuotaReport::default() }, "unproven"),
         ];
         for (rule, quota, expected) in rows {
             let got = run(&Case { quota: quota.clone(), ..case(429, Kind::Oauth, "") });
@@ -535,10 +530,10 @@ mod tests {
             }
         }
         let both = Case {
-            quota: verdict(Verdict::Rejected),
+            quota: verdict(Said::Rejected),
             ..said(429, Kind::Oauth, "rate_limit_error", "not your usage limit")
         };
-        assert_eq!(name(&run(&both).outcome), "server-side 429", "P7 server-side wins");
+        assert_eq!(name(&run(&both).outcome), "quota", "P7 headers go before words");
     }
 
     #[test]
@@ -557,36 +552,49 @@ mod tests {
     }
 
     #[test]
-    fn which_403() {
+    fn the_other_rows() {
         use Kind::{ApiKey, Oauth, Provider};
-        let permission = "permission_error";
-        let passed = ("neutral", PassOn);
-        let blocked = ("forbidden", AnotherAccount);
+        let (permission, invalid) = ("permission_error", "invalid_request_error");
+        let (missing, limit) = ("not_found_error", "rate_limit_error");
         #[rustfmt::skip] // one row a line
         let rows = [
-            (ApiKey, permission, "Your API key does not have permission to use the specified resource.", blocked),
-            (Oauth, permission, "OAuth authentication is currently not allowed for this organization.", blocked),
-            (Oauth, permission, "OAuth token does not meet scope requirement user:inference", blocked),
-            (Oauth, "invalid_request_error", "This organization has been disabled.", blocked),
-            (Oauth, "authentication_error", "OAuth token has been revoked", blocked),
-            (Oauth, permission, "", blocked),
-            (Oauth, permission, "Your plan does not include the model claude-opus-5", ("neutral", AnotherAccount)),
-            (Oauth, permission, "The beta is not enabled for this account", ("neutral", AnotherAccount)),
-            (Oauth, "forbidden", "Request not allowed", passed),
-            (Oauth, "", "", passed),
-            (Provider, "", "Forbidden", blocked),
-            (Provider, "access_terminated_error", "only for coding agents", blocked),
+            (403, ApiKey, permission, "Your API key does not have permission to use the specified resource.", "forbidden", AnotherAccount),
+            (403, Oauth, "forbidden", "Request not allowed", "forbidden", AnotherAccount),
+            (403, Provider, "access_terminated_error", "only for coding agents", "forbidden", AnotherAccount),
+            (403, Oauth, permission, "OAuth token has been revoked.", "refused", RefreshAndRetry),
+            (403, Oauth, permission, "The access token has expired", "refused", RefreshAndRetry),
+            (403, ApiKey, permission, "This key was revoked", "refused", AnotherAccount),
+            (403, Oauth, "billing_error", "Payment required", "unusable", AnotherAccount),
+            (403, Oauth, permission, "Your account has been suspended", "unusable", AnotherAccount),
+            (400, Oauth, invalid, "This organization has been disabled.", "unusable", AnotherAccount),
+            (400, ApiKey, invalid, "Your credit balance is too low to access the Anthropic API.", "unusable", AnotherAccount),
+            (400, ApiKey, invalid, "Your organization's billing is not set up", "unusable", AnotherAccount),
+            (400, Oauth, invalid, "the account was disabled yesterday", "neutral", PassOn),
+            (400, Oauth, invalid, "messages.0: this organization has been disabled", "neutral", PassOn),
+            (402, ApiKey, "billing_error", "Pay", "unusable", AnotherAccount),
+            (429, Oauth, limit, "Extra usage is required for long context requests", "own", AnotherAccount),
+            (429, Oauth, limit, "Fast-mode needs something more", "own", AnotherAccount),
+            (429, Oauth, limit, "Usage credits are required for this", "own", AnotherAccount),
+            (400, Oauth, invalid, "The long context beta is not yet available for this subscription.", "own", AnotherAccount),
+            (400, Oauth, invalid, "model: claude-opus-4-1", "model", AnotherAccount),
+            (400, Oauth, invalid, "Invalid model name", "model", AnotherAccount),
+            (400, Oauth, invalid, "messages.0.content: \"model: x\" is invalid", "neutral", PassOn),
+            (404, Oauth, missing, "model: claude-opus-4-1", "model", AnotherAccount),
+            (404, ApiKey, missing, "The requested model does not exist", "model", AnotherAccount),
+            (404, Oauth, missing, "File not found: file_abc", "own", AnotherAccount),
+            (404, Oauth, "", "", "neutral", PassOn),
+            (500, Oauth, "overloaded_error", "Overloaded", "529", AnotherAccount),
         ];
-        for (kind, error, message, expected) in rows {
-            let got = run(&said(403, kind, error, message));
+        for (status, kind, error, message, outcome, next) in rows {
+            let got = run(&said(status, kind, error, message));
             assert_eq!(
                 (name(&got.outcome), got.next),
-                expected,
-                "P7 403 {kind:?} {error} {message}"
+                (outcome, next),
+                "P7 {status} {kind:?} {error}: {message}"
             );
         }
-        let page = run(&case(403, Oauth, "<html>Attention Required! Your account token</html>"));
-        assert_eq!((name(&page.outcome), page.next), passed, "P7 a firewall's page");
+        let page = run(&case(403, Oauth, "<html>Your account has been suspended</html>"));
+        assert_eq!(name(&page.outcome), "forbidden", "P7 a firewall's page");
     }
 
     #[test]
@@ -594,15 +602,15 @@ mod tests {
         #[rustfmt::skip] // one row a line
         let rows = [
             ("overloaded_error", 529, "529", AnotherAccount),
-            ("rate_limit_error", 429, "server-side 429", AnotherAccount),
-            ("api_error", 500, "5xx", AnotherAccount),
+            ("rate_limit_error", 429, "unproven", AnotherAccount),
+            ("api_error", 500, "unproven", AnotherAccount),
             ("timeout_error", 504, "5xx", AnotherAccount),
-            ("authentication_error", 401, "needs login", RefreshAndRetry),
+            ("authentication_error", 401, "refused", RefreshAndRetry),
             ("permission_error", 403, "forbidden", AnotherAccount),
             ("invalid_request_error", 400, "neutral", PassOn),
-            ("not_found_error", 404, "neutral", PassOn),
+            ("not_found_error", 404, "model", AnotherAccount),
             ("request_too_large", 413, "neutral", PassOn),
-            ("", 500, "5xx", AnotherAccount),
+            ("", 500, "unproven", AnotherAccount),
         ];
         for (kind, status, outcome, next) in rows {
             let error = ApiError { kind: kind.into(), message: "m".into(), code: None };
@@ -625,9 +633,12 @@ mod tests {
             "rate_limit_error",
             "quota exceeded for sk-ant-api03-secret, \"mp-key\"",
         );
-        limited.headers.push("Request-Id", "req_1");
-        limited.headers.push("retry-after", "12");
-        limited.headers.push("Anthropic-RateLimit-Unified-Status", "rejected");
+        limited.headers.take("Request-Id", b"req_1").expect("a header line");
+        limited.headers.take("retry-after", b"12").expect("a header line");
+        limited
+            .headers
+            .take("Anthropic-RateLimit-Unified-Status", b"rejected")
+            .expect("a header line");
         let Outcome::QuotaRejected { evidence, .. } = run(&limited).outcome else {
             unreachable!("P7 quota");
         };
@@ -642,13 +653,13 @@ mod tests {
             (evidence.source, evidence.request_id),
             "the head alone names the same header"
         );
-        let Outcome::ServerError { evidence } =
+        let Outcome::ServerError { evidence, .. } =
             run(&case(503, Kind::Oauth, "upstream connect error")).outcome
         else {
             unreachable!("P7 5xx");
         };
         assert_eq!((&*evidence.source, &*evidence.message), ("body", "upstream connect error"));
-        let Outcome::ServerError { evidence } = run(&case(503, Kind::Oauth, "<html>")).outcome
+        let Outcome::ServerError { evidence, .. } = run(&case(503, Kind::Oauth, "<html>")).outcome
         else {
             unreachable!("P7 5xx");
         };
@@ -687,8 +698,8 @@ mod tests {
             let body = if random.chance(50) { random.broken_json() } else { random.bytes(300) };
             let status = *random.pick(&[200, 401, 403, 429, 500, 529]);
             let mut headers = Headers::default();
-            headers.push("retry-after", random.bytes(20));
-            headers.push("request-id", random.bytes(200));
+            let _ = headers.take("retry-after", &random.bytes(20));
+            let _ = headers.take("request-id", &random.bytes(200));
             let quota = QuotaReport::default();
             let kind = *random.pick(&[Kind::Oauth, Kind::ApiKey, Kind::Provider]);
             let seen = Seen {
@@ -696,6 +707,7 @@ mod tests {
                 headers: &headers,
                 body: &body,
                 kind,
+                class: RouteClass::Messages,
                 quota: &quota,
                 now: Now::default(),
             };

@@ -1,7 +1,8 @@
 //! How long a worker waits for what, and for whom: the one wait of a request's life.
 //!
-//! Every wait watches the client's socket, so that a client who leaves is noticed at once (SPEC P12), sends what has been
-//! collected for the client, and sends heartbeats when they are due (SPEC Q4).
+//! Every wait watches the client's socket, so that a client who leaves is noticed at once (SPEC
+//! P12), sends what has been collected for the client, and sends heartbeats when they are due (SPEC
+//! Q4).
 
 use std::cell::Cell;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -196,7 +197,8 @@ impl Waiter for ClientWait {
     }
 }
 
-/// No single `poll` is longer: a guard against arithmetic, not a poll interval that anything relies on.
+/// No single `poll` is longer: a guard against arithmetic, not a poll interval that anything relies
+/// on.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
 
 /// Longer than any refresh may take.

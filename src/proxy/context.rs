@@ -1,6 +1,6 @@
 //! What every request of the process shares.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -24,7 +24,7 @@ use crate::scheduler::time::Mono;
 
 /// Different complaints that are made.
 const COMPLAINTS_MAX: usize = 64;
-/// Batches whose account is remembered.
+/// Ids of batches, containers and files whose account is remembered.
 const BATCHES_MAX: usize = 10_000;
 
 /// The process's state behind all requests. Locks in here are held for moments only.
@@ -50,7 +50,8 @@ pub(crate) struct Context {
     config: RwLock<Arc<Config>>,
     agent: RwLock<Agent>,
     tls: Arc<ClientConfig>,
-    batches: Mutex<Batches>,
+    /// Which account has created which batch; the oldest are forgotten.
+    batches: Mutex<VecDeque<(String, AccountId)>>,
     stopping: AtomicBool,
     retired: AtomicBool,
     requests: AtomicU64,
@@ -165,21 +166,26 @@ impl Context {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Remembers which account has created a batch.
+    /// Remembers which account has created a batch, a container or a file.
     pub(crate) fn remember_batch(&self, id: &str, account: AccountId) {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner).insert(id, account);
+        let mut batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        batches.retain(|(known, _)| known != id);
+        batches.push_back((id.to_owned(), account));
+        if batches.len() > BATCHES_MAX {
+            batches.pop_front();
+        }
     }
 
-    /// The account that has created a batch, if this process saw it.
+    /// The account that has created a batch, a container or a file, if that is known.
     pub(crate) fn owner_of_batch(&self, id: &str) -> Option<AccountId> {
-        self.batches.lock().unwrap_or_else(PoisonError::into_inner).owners.get(id).copied()
+        let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
+        batches.iter().find(|(known, _)| known == id).map(|(_, owner)| *owner)
     }
 
     /// The `count` batches that were created last, the latest first.
     pub(crate) fn known_batches(&self, count: usize) -> Vec<(String, AccountId)> {
         let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
-        let latest = batches.order.iter().rev().take(count);
-        latest.filter_map(|id| Some((id.clone(), *batches.owners.get(id)?))).collect()
+        batches.iter().rev().take(count).cloned().collect()
     }
 
     /// Whether the state file holds `learned` already.
@@ -241,27 +247,6 @@ impl ProbeBell {
     ) -> MutexGuard<'a, bool> {
         let woken = self.rung.wait_timeout(occupied, limit);
         woken.unwrap_or_else(PoisonError::into_inner).0
-    }
-}
-
-/// Which account has created which batch; the oldest are forgotten.
-#[derive(Default)]
-struct Batches {
-    owners: HashMap<String, AccountId>,
-    order: VecDeque<String>,
-}
-
-impl Batches {
-    fn insert(&mut self, id: &str, account: AccountId) {
-        if self.owners.insert(id.to_owned(), account).is_some() {
-            return;
-        }
-        self.order.push_back(id.to_owned());
-        if self.order.len() > BATCHES_MAX
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.owners.remove(&oldest);
-        }
     }
 }
 

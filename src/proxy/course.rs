@@ -11,13 +11,14 @@ use ureq::http::Uri;
 use super::classify::{self, LOOK_AHEAD_BYTES, Meaning, Next, Seen};
 use super::ended::{Ended, answer};
 use super::failed::{Failed, Kept};
-use super::forward::{Failure, NetworkCode};
+use super::forward::{Answer, Failure, NetworkCode};
 use super::reply;
 use super::request::ClientRequest;
 use super::stream::Uncommitted;
-use crate::account::Account;
+use super::verdict::{Proof, Verdict, Whom};
+use crate::account::{Account, Ready};
 use crate::clock;
-use crate::config::{Secret, masking};
+use crate::config::masking;
 use crate::event::Stage;
 use crate::gate::{Granted, LeaseGuard};
 use crate::http::headers::{self, Beta, Headers};
@@ -47,7 +48,7 @@ pub(super) struct Course<'a> {
     pub(super) uri: Uri,
     pub(super) beta: Beta,
     /// The credential of the last call.
-    pub(super) sent: RefCell<Option<Secret>>,
+    pub(super) sent: RefCell<Option<Ready>>,
 }
 
 impl Course<'_> {
@@ -100,12 +101,14 @@ impl Course<'_> {
         let meaning = Meaning {
             outcome: Outcome::Network { blame, evidence },
             next: Next::AnotherAccount,
+            verdict: Verdict { whom: Whom::Network, proof: Proof::Nothing },
             status: 503,
             kind: network.code.word().to_owned(),
             message: network.text,
         };
-        hold.complete(meaning.outcome.clone());
+        let after = hold.complete(meaning.outcome.clone());
         let failed = Failed {
+            after,
             from: Arc::clone(&self.granted.name),
             kind: self.granted.kind,
             was_sent: self.request.client_wait.wire().sent.get() > 0,
@@ -115,11 +118,19 @@ impl Course<'_> {
         Attempted::Failed { out, failed: Box::new(failed) }
     }
 
+    /// The credential of the last call is good.
+    pub(super) fn served(&self) {
+        if let Some(sent) = &*self.sent.borrow() {
+            self.request.context.accounts.served(self.granted.account, sent.generation);
+        }
+    }
+
     /// Upstreams have been seen to repeat in an error the credential that they refuse. It is no part of what they say.
     pub(super) fn hide_in(&self, body: &mut Vec<u8>) {
         let sent = self.sent.borrow();
-        let secret =
-            sent.as_ref().map_or(&b""[..], |sent| headers::bare_key(sent.expose().as_bytes()));
+        let secret = sent
+            .as_ref()
+            .map_or(&b""[..], |sent| headers::bare_key(sent.value.expose().as_bytes()));
         let mut from = 0;
         // It may be too short to be known everywhere.
         while !secret.is_empty()
@@ -147,9 +158,29 @@ impl Course<'_> {
             headers,
             body,
             kind: self.granted.kind,
+            class: self.demand.class,
             quota,
             now: clock::now(),
         })
+    }
+
+    /// A 200 that is no answer (SPEC P6).
+    pub(super) fn judge_no_answer(
+        &self,
+        answer: &Answer,
+        quota: &QuotaReport,
+        what: &str,
+    ) -> Meaning {
+        let seen = Seen {
+            status: answer.status,
+            headers: &answer.headers,
+            body: &[],
+            kind: self.granted.kind,
+            class: self.demand.class,
+            quota,
+            now: clock::now(),
+        };
+        classify::no_answer(&seen, what)
     }
 
     pub(super) fn failed(
@@ -160,10 +191,13 @@ impl Course<'_> {
         out: Uncommitted,
     ) -> Attempted {
         // A 403 to a pooled account never reaches the client as such (P7): it would sign its user out.
-        let kept = kept.filter(|_| meaning.status != 403);
-        hold.complete(meaning.outcome.clone());
+        let kept = kept.filter(|_| !matches!(meaning.status, 401..=403));
+        let after = hold.complete(meaning.outcome.clone());
+        if meaning.verdict.whom.blames_nobody() {
+            self.request.context.events.counters().count_blameless();
+        }
         let (from, kind) = (Arc::clone(&self.granted.name), self.granted.kind);
-        let failed = Failed { from, kind, was_sent: true, meaning, kept };
+        let failed = Failed { from, kind, was_sent: true, meaning, after, kept };
         Attempted::Failed { out, failed: Box::new(failed) }
     }
 

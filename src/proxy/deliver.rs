@@ -1,45 +1,58 @@
 //! An answer's way from the upstream to the client: the look-ahead to the commit point, the stream, and what it told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::classify::{self, ERROR_BYTES_MAX, LOOK_AHEAD_BYTES, LOOK_AHEAD_TIME, Next};
+use super::classify::{self, ERROR_BYTES_MAX, LOOK_AHEAD_BYTES, LOOK_AHEAD_TIME, Meaning};
 use super::course::{Attempted, Course};
 use super::ended::{self, Ended};
 use super::failed::Kept;
-use super::forward::{Answer, Failure, NetworkCode, NetworkFailure};
+use super::forward::{Answer, Failure};
 use super::reply;
 use super::request::usage_of;
 use super::stream::{Committed, Uncommitted};
+use ureq::http::HeaderValue;
+
 use crate::clock;
 use crate::event::{Outcome as EndedAs, Stage};
 use crate::gate::LeaseGuard;
-use crate::http::headers::{self, BodyForm};
-use crate::http::sse::{Form, Scanner};
+use crate::http::headers;
+use crate::http::ids::IdScanner;
+use crate::http::sse::{self, Form, Scanner};
 use crate::net::wait::Stop;
 use crate::scheduler::quota::QuotaReport;
-use crate::scheduler::{AccountId, Outcome};
+use crate::scheduler::{AccountId, Evidence, Outcome, RouteClass};
 use crate::server::paths::{Pooled, Route};
 use crate::zone;
 
 /// What follows an error event is waited for so long.
 const REST_TIME: Duration = Duration::from_secs(1);
 
+/// What has come of an answer below 400.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once by its one caller")]
+pub(super) enum Delivery {
+    /// The attempt is over.
+    Over(Attempted),
+    /// It is a refusal in the form of an answer (SPEC P6).
+    Refused { hold: LeaseGuard, out: Uncommitted, kept: Option<Kept>, meaning: Meaning },
+}
+
 impl Course<'_> {
-    /// An answer below 400: to the client, unless its first event turns out to be an error.
+    /// An answer below 400: to the client, unless it turns out to be an error, or no answer at all.
     pub(super) fn deliver(
         &self,
         hold: LeaseGuard,
         mut answer: Answer,
-        quota: QuotaReport,
+        quota: &QuotaReport,
         out: Uncommitted,
-    ) -> Attempted {
+    ) -> Delivery {
         self.request.tracked.stage(Stage::Waiting);
         let form =
             Form::of(answer.headers.text("content-type"), answer.headers.text("content-encoding"));
         let mut scanner = Scanner::new(form);
         let mut ahead = Vec::new();
         let looked = self.look_ahead(&mut answer, &mut scanner, form, &mut ahead);
-        if scanner.first().is_some_and(|first| first.error.is_some()) {
+        if scanner.first().is_some_and(|first| first.error.is_some()) || is_error(&scanner) {
             self.hide_in(&mut ahead);
         }
         self.request.trace.borrow_mut().body(&ahead);
@@ -47,55 +60,118 @@ impl Course<'_> {
             Ok(ended) => ended,
             Err(Failure::Stopped(_)) => {
                 hold.complete(Outcome::Abandoned);
-                return Attempted::Ended(self.stopped());
+                return Delivery::Over(Attempted::Ended(self.stopped()));
             }
-            Err(network @ Failure::Network(_)) => return self.no_answer(hold, network, out),
+            Err(network @ Failure::Network(_)) => {
+                return Delivery::Over(self.no_answer(hold, network, out));
+            }
         };
-        if ended && form == Form::Events && answer.status == 200 && scanner.first().is_none() {
-            let text = "the upstream ended its stream before the first event".to_owned();
-            let failure = Failure::Network(NetworkFailure { code: NetworkCode::Reset, text });
-            return self.no_answer(hold, failure, out);
+        if let Some(what) = self.not_an_answer(&answer, &scanner, &ahead, ended) {
+            let meaning = self.judge_no_answer(&answer, quota, what);
+            return Delivery::Refused { hold, out, kept: None, meaning };
         }
         if let Some(error) = scanner.first().and_then(|first| first.error.as_ref()) {
-            let whole = ended || self.read_rest(&mut answer, &mut ahead);
-            self.hide_in(&mut ahead);
+            if !ended {
+                // The connection may serve again.
+                self.read_rest(&mut answer, &mut ahead);
+            }
             let mut said = classify::body_of(error);
             self.hide_in(&mut said);
-            let Answer { status, headers, .. } = answer;
-            let meaning = self.judge(classify::status_of(&error.kind), &headers, &said, &quota);
-            let kept = whole.then_some(Kept { status, headers, body: ahead, form });
-            return match meaning.next {
-                Next::PassOn => Attempted::Ended(self.passed_on(hold, kept, meaning, out)),
-                // A stream that begins with a 401 is too rare for a second call: the next account takes over.
-                Next::AnotherAccount | Next::RefreshAndRetry => {
-                    self.failed(hold, kept, meaning, out)
-                }
-            };
+            let status = classify::status_of(&error.kind);
+            let meaning = self.judge(status, &answer.headers, &said, quota);
+            let mut headers = answer.headers;
+            headers.replace("content-type", HeaderValue::from_static("application/json"));
+            let kept = Some(Kept { status, headers, body: said, form: Form::Json });
+            return Delivery::Refused { hold, out, kept, meaning };
         }
-        if out.is_held() && form != Form::Events {
+        if self.is_for_an_answer(&answer) && is_error(&scanner) {
+            let whole = ended || self.read_rest(&mut answer, &mut ahead);
+            self.hide_in(&mut ahead);
+            let error = sse::read(Form::Json, &ahead).error.unwrap_or_default();
+            let status = classify::status_of(&error.kind);
+            let meaning = self.judge(status, &answer.headers, &ahead, quota);
+            let Answer { headers, .. } = answer;
+            let kept = whole.then_some(Kept { status, headers, body: ahead, form });
+            return Delivery::Refused { hold, out, kept, meaning };
+        }
+        Delivery::Over(self.commit(hold, answer, (scanner, ahead, ended), out))
+    }
+
+    /// The commit point: from here on the answer is the client's.
+    fn commit(
+        &self,
+        hold: LeaseGuard,
+        mut answer: Answer,
+        (scanner, mut ahead, ended): (Scanner, Vec<u8>, bool),
+        out: Uncommitted,
+    ) -> Attempted {
+        self.served();
+        if out.is_held() && scanner.form() != Form::Events {
             let whole = ended || self.read_rest(&mut answer, &mut ahead);
             hold.complete(if whole { Outcome::Success } else { Outcome::Neutral });
             return Attempted::Ended(ended::answer(out, &reply::not_a_stream(answer.status)));
         }
-        headers::downstream(&mut answer.headers, BodyForm::Reframed);
+        let headers = headers::downstream(&answer.headers);
         let (status, body) = (answer.status, answer.body);
         self.request.tracked.stage(Stage::Streaming);
         // No other account can be needed any more.
         self.request.record.borrow_mut().brought.clear();
-        let opened = out.open(status, &answer.headers, body).and_then(|mut committed| {
-            if form == Form::Events {
+        let opened = out.open(status, &headers, body).and_then(|mut committed| {
+            if scanner.form() == Form::Events {
                 committed.guard_errors();
             }
             committed.push(&ahead)?;
             Ok(committed)
         });
+        let mut ids = IdScanner::default();
+        if self.demand.class == RouteClass::Messages {
+            ids.feed(&ahead);
+        }
         drop(ahead);
         match opened {
-            Ok(committed) => Attempted::Ended(self.stream(hold, answer, scanner, committed, ended)),
+            Ok(committed) => {
+                Attempted::Ended(self.stream(hold, answer, (scanner, ids), committed, ended))
+            }
             Err(_) => {
                 hold.complete(Outcome::Abandoned);
                 Attempted::Ended(self.client_gone(Stage::Streaming))
             }
+        }
+    }
+
+    /// A 200 to a messages request, which has to be a message (SPEC P6).
+    fn is_for_an_answer(&self, answer: &Answer) -> bool {
+        answer.status == 200
+            && self.demand.class == RouteClass::Messages
+            && &*self.request.method == "POST"
+    }
+
+    /// What came instead of an answer, if none did.
+    fn not_an_answer(
+        &self,
+        answer: &Answer,
+        scanner: &Scanner,
+        ahead: &[u8],
+        ended: bool,
+    ) -> Option<&'static str> {
+        if !self.is_for_an_answer(answer) {
+            return None;
+        }
+        let is_page = answer.headers.text("content-type").is_some_and(|value| {
+            value
+                .trim_ascii_start()
+                .get(..9)
+                .is_some_and(|start| start.eq_ignore_ascii_case("text/html"))
+        });
+        let text = ahead.trim_ascii_start();
+        match scanner.form() {
+            _ if ended && text.is_empty() => Some("the upstream's answer was empty"),
+            Form::Opaque if is_page => Some("the upstream answered with a page"),
+            _ if text.starts_with(b"<") => Some("the upstream answered with a page"),
+            Form::Events if ended && scanner.first().is_none() => {
+                Some("the upstream ended its stream before the first event")
+            }
+            Form::Events | Form::Json | Form::Opaque => None,
         }
     }
 
@@ -108,8 +184,9 @@ impl Course<'_> {
         ahead: &mut Vec<u8>,
     ) -> Result<bool, Failure> {
         let client_wait = &self.request.client_wait;
-        let is_stream = form == Form::Events;
-        client_wait.look_ahead(is_stream.then_some(LOOK_AHEAD_TIME));
+        let is_answer = self.is_for_an_answer(answer);
+        let is_looked_at = form == Form::Events || is_answer;
+        client_wait.look_ahead(is_looked_at.then_some(LOOK_AHEAD_TIME));
         let result = loop {
             let read = answer.read(client_wait, |bytes| {
                 scanner.feed(bytes);
@@ -118,13 +195,8 @@ impl Course<'_> {
             });
             match read {
                 Ok(0) => break Ok(true),
-                Ok(_)
-                    if !is_stream
-                        || scanner.first().is_some()
-                        || ahead.len() >= LOOK_AHEAD_BYTES =>
-                {
-                    break Ok(false);
-                }
+                Ok(_) if !is_looked_at || ahead.len() >= LOOK_AHEAD_BYTES => break Ok(false),
+                Ok(_) if is_decided(scanner, ahead) => break Ok(false),
                 Ok(_) => {}
                 Err(Failure::Stopped(Stop::LookAheadOver)) => break Ok(false),
                 Err(failure) => break Err(failure),
@@ -163,17 +235,22 @@ impl Course<'_> {
         &self,
         hold: LeaseGuard,
         mut answer: Answer,
-        mut scanner: Scanner,
+        (mut scanner, mut ids): (Scanner, IdScanner),
         mut committed: Committed,
         mut ended: bool,
     ) -> Ended {
         let status = Some(answer.status);
+        // What a message names was made for it, or belongs to its account already.
+        let names_ids = self.demand.class == RouteClass::Messages;
         let failure = loop {
             if ended {
                 break None;
             }
             let read = answer.read(&self.request.client_wait, |bytes| {
                 scanner.feed(bytes);
+                if names_ids {
+                    ids.feed(bytes);
+                }
                 self.request.trace.borrow_mut().body(bytes);
                 (bytes.is_empty(), committed.push(bytes))
             });
@@ -190,18 +267,17 @@ impl Course<'_> {
             Failure::Network(_) => !has_told_its_end(&scanner),
             Failure::Stopped(_) => true,
         });
-        let torn = failure.is_none() && answer.to_the_end && is_unfinished_message(&scanner);
+        let torn = failure.is_none() && is_unfinished_message(&scanner);
         self.request.record.borrow_mut().first_byte = committed.line().first_byte();
         self.settle_facts(&scanner);
+        for id in ids.into_ids() {
+            self.request.context.remember_batch(&id, self.granted.account);
+        }
         match failure {
             None if torn => {
-                hold.complete(Outcome::Neutral);
-                self.break_off(
-                    &scanner,
-                    committed,
-                    "the upstream closed the connection in the middle of its answer",
-                    status,
-                )
+                let why = "the upstream ended its answer in the middle of the message";
+                hold.complete(broken(why));
+                self.break_off(&scanner, committed, why, status)
             }
             None => {
                 hold.complete(if scanner.facts().error.is_some() {
@@ -218,7 +294,7 @@ impl Course<'_> {
                 Ended { status, ..Ended::client_gone(stage, status) }
             }
             Some(Failure::Network(network)) => {
-                hold.complete(Outcome::Neutral);
+                hold.complete(broken(&network.text));
                 self.break_off(&scanner, committed, &network.text, status)
             }
         }
@@ -284,7 +360,9 @@ impl Course<'_> {
                 }
             });
         }
-        if let (Route::Batches { id: None }, Some(id)) = (&self.request.route, &facts.id)
+        // A batch or a file that was created.
+        if let (Route::Batches { id: None } | Route::Other, Some(id)) =
+            (&self.request.route, &facts.id)
             && &*self.request.method == "POST"
         {
             self.request.context.remember_batch(id, account);
@@ -295,6 +373,34 @@ impl Course<'_> {
     fn counts_tokens(&self) -> bool {
         !matches!(self.request.route, Route::Pooled(Pooled::CountTokens))
     }
+}
+
+/// Enough has come to know what kind of answer it is.
+fn is_decided(scanner: &Scanner, ahead: &[u8]) -> bool {
+    match scanner.form() {
+        Form::Events => scanner.first().is_some() || ahead.trim_ascii_start().starts_with(b"<"),
+        Form::Json => {
+            scanner.json_kind().is_some_and(|kind| kind != "error")
+                || ahead.trim_ascii_start().starts_with(b"<")
+        }
+        Form::Opaque => !ahead.trim_ascii_start().is_empty(),
+    }
+}
+
+/// A JSON body of type `error`.
+fn is_error(scanner: &Scanner) -> bool {
+    scanner.json_kind() == Some("error")
+}
+
+/// The outcome of an answer that broke after its first byte.
+fn broken(why: &str) -> Outcome {
+    let evidence = Evidence {
+        source: Arc::from("the answer's end"),
+        at: clock::wall(),
+        message: Arc::from(why),
+        ..Evidence::default()
+    };
+    Outcome::Broken { evidence }
 }
 
 /// An event stream that has begun a message and not ended it.

@@ -1,8 +1,12 @@
 //! How a request ends, and the one way to end it with an answer of our own.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::context::Context;
 use super::reply::Reply;
 use super::stream::Uncommitted;
-use crate::event::{Outcome, Stage};
+use crate::event::{Event, Finished, Outcome, Stage};
 
 /// How a request ended.
 pub(crate) struct Ended {
@@ -20,13 +24,41 @@ impl Ended {
         let outcome = Outcome::ClientGone { stage, output_started: status.is_some() };
         Ended { status, outcome, cause: Some(format!("the client left while {}", stage.word())) }
     }
+
+    /// The one line in the log of a request that no account had to do with.
+    pub(crate) fn tell(self, context: &Context, line: Line, total: Duration) {
+        context.tell(Event::Finished(Box::new(Finished {
+            method: line.method,
+            path: line.path,
+            account: None,
+            status: self.status,
+            outcome: self.outcome,
+            cause: self.cause,
+            queued: Duration::ZERO,
+            first_byte: None,
+            total,
+            tokens: None,
+            session: None,
+            model: None,
+            attempts: 0,
+        })));
+    }
+}
+
+/// What the log says of a request line.
+#[derive(Clone)]
+pub(crate) struct Line {
+    /// `GET`.
+    pub(crate) method: Arc<str>,
+    /// The path without its query.
+    pub(crate) path: Arc<str>,
 }
 
 /// Gives an answer of our own.
 pub(crate) fn answer(out: Uncommitted, reply: &Reply) -> Ended {
     let cause = Some(reply.message.clone());
     match out.reply(reply) {
-        Ok(delivered) => Ended { status: Some(delivered.status), outcome: Outcome::Refused, cause },
+        Ok(status) => Ended { status: Some(status), outcome: Outcome::Refused, cause },
         Err(_) => Ended::client_gone(Stage::Streaming, None),
     }
 }

@@ -10,8 +10,24 @@
 //!           wait ── gave up ──▶ our answer, or the upstream's own last one ──▶ settle
 //! ```
 //!
-//! A retry needs the uncommitted writer by value, so none can be written after the first byte. Whatever happens, the lease ends
-//! in exactly one outcome and the log gets exactly one line.
+//! The idea: a request is one call on the thread that has read it, from its head to its line in the
+//! log, and every wait in between is the one wait of [`ClientWait`], which watches the client. So the
+//! states above are places in this file instead of values that somebody has to keep consistent, and
+//! a client who leaves ends whatever is going on at that place. The alternative, a state machine that
+//! any thread may drive, would save the stacks of waiting requests; it would also need a home for the
+//! lease, the client's socket and the upstream's answer between two steps, and that is where proxies
+//! lose them.
+//!
+//! What must stay:
+//!
+//! - A retry takes the uncommitted writer by value ([`Uncommitted`]), so none can be written after
+//!   the first byte. Whoever opens the answer earlier takes the other accounts' chance away.
+//! - A lease ends in exactly one outcome. Dropping its guard ends it as abandoned, so an early return
+//!   frees the account; a guard kept in a struct that outlives the attempt would not.
+//! - A failed account is excluded for this request only. Only a wait in the queue forgets that: time
+//!   has passed, and the account that comes free is chosen anew.
+//! - Our own answer is the last resort, behind the upstream's own words ([`failed`]), and the log gets
+//!   exactly one line whatever happens.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +36,7 @@ use super::attempt;
 use super::client_wait::{ClientWait, Heartbeats, Limits};
 use super::context::Context;
 use super::course::Attempted;
-use super::ended::{Ended, answer};
+use super::ended::{Ended, Line, answer};
 use super::failed::{self, Failed};
 use super::header_accounts;
 use super::relay;
@@ -29,23 +45,22 @@ use super::request::{ClientRequest, Record};
 use super::stream::{ClientForm, Uncommitted};
 use crate::clock::{self, Stopwatch};
 use crate::config::Config;
-use crate::event::{Event, Finished, Held, Outcome, RequestMeta, Stage, Tracked};
+use crate::event::{Event, Held, Outcome, RequestMeta, Stage, Tracked};
 use crate::gate::{Admitted, Granted, LeaseGuard, Verdict, Waiting};
 use crate::http::headers;
 use crate::http::peek::{self, BODY_BYTES_MAX, Peek};
+use crate::scheduler::time::Now;
 use crate::scheduler::{Limit, Refusal, RefusalReason, Ticket};
-use crate::server::door::{Door, DoorRefusal, Entry, Framing};
-use crate::server::paths::{Local, Pooled, Route};
-use crate::server::{BodyError, Inbound, RequestHead};
+use crate::server::door::{Door, Entry, Framing};
+use crate::server::paths::{Local, Route};
+use crate::server::{DoorRefusal, Inbound, RequestHead};
 
 /// A call of a local route, which `control` answers: it is no part of a request's life.
 pub(crate) struct LocalCall {
     /// The settings when it came.
     pub(crate) config: Arc<Config>,
-    /// `GET`.
-    pub(crate) method: Arc<str>,
-    /// The path without its query.
-    pub(crate) path: Arc<str>,
+    /// Its request line.
+    pub(crate) line: Line,
     /// Which route.
     pub(crate) route: Local,
     /// The body, if one came.
@@ -85,12 +100,6 @@ pub(crate) fn serve(
     }
 }
 
-/// What the log says of a request line.
-struct Line {
-    method: Arc<str>,
-    path: Arc<str>,
-}
-
 impl Line {
     fn of(head: &RequestHead) -> Line {
         Line { method: Arc::from(head.method.as_str()), path: path_of(&head.target) }
@@ -105,21 +114,9 @@ impl Line {
 /// Answers on the spot and ends the connection: nothing more of it can be trusted or waited for.
 fn refuse(context: &Context, inbound: Inbound<'_>, line: Line, reply: &Reply, watch: Stopwatch) {
     inbound.refuse(&reply::on_the_wire(reply));
-    context.tell(Event::Finished(Box::new(Finished {
-        method: line.method,
-        path: line.path,
-        account: None,
-        status: Some(reply.status),
-        outcome: Outcome::Refused,
-        cause: Some(reply.message.clone()),
-        queued: std::time::Duration::ZERO,
-        first_byte: None,
-        total: watch.elapsed(),
-        tokens: None,
-        session: None,
-        model: None,
-        attempts: 0,
-    })));
+    let cause = Some(reply.message.clone());
+    let ended = Ended { status: Some(reply.status), outcome: Outcome::Refused, cause };
+    ended.tell(context, line, watch.elapsed());
 }
 
 /// Methods whose requests say that they have no body by a length of 0 (RFC 9110 section 8.6).
@@ -141,25 +138,14 @@ fn receive(
     let now = clock::now();
     let line = Line::of(&head);
     let (method, path) = (Arc::clone(&line.method), Arc::clone(&line.path));
-    let meta = RequestMeta {
-        since: now.mono,
-        at: now.wall,
-        method: Arc::clone(&method),
-        path: Arc::clone(&path),
-        ..RequestMeta::default()
-    };
-    let tracked = context.events.in_flight().begin(meta);
+    let tracked = context.events.in_flight().begin(meta_of(&line, now));
     if entry.form.expects_continue {
         inbound.ask_for_body();
     }
     let body = match inbound.read_body(entry.form.framing, BODY_BYTES_MAX) {
         Ok(body) => body,
         Err(error) => {
-            let reply = match error {
-                BodyError::TooLarge => reply::body_too_large(BODY_BYTES_MAX),
-                BodyError::Broken => reply::body_broken(),
-            };
-            refuse(context, inbound, line, &reply, watch);
+            refuse(context, inbound, line, &reply::bad_body(error), watch);
             return None;
         }
     };
@@ -172,22 +158,10 @@ fn receive(
     let out = inbound.into_outbound(config.timeouts.client);
     let out = Uncommitted::new(out, form, Stopwatch::start());
     if let Route::Local(route) = entry.route {
-        return Some(LocalCall { config, method, path, route, body, out, watch, tracked });
+        return Some(LocalCall { config, line, route, body, out, watch, tracked });
     }
-    let looked_at = matches!(
-        entry.route,
-        Route::Pooled(Pooled::Messages | Pooled::CountTokens | Pooled::Complete)
-    );
-    let peek = if looked_at { peek::peek(&body) } else { Peek::default() };
-    let limits = Limits {
-        connect: config.timeouts.connect,
-        head: if peek.stream {
-            config.timeouts.headers
-        } else {
-            config.timeouts.non_stream_headers
-        },
-        idle: config.timeouts.idle,
-    };
+    let peek = if entry.route.has_body_to_read() { peek::peek(&body) } else { Peek::default() };
+    let limits = limits(&config, &peek);
     let mut trace = context.trace();
     trace.request(&method, &target, headers.iter());
     trace.body(&body);
@@ -213,15 +187,36 @@ fn receive(
     };
     let names = request.names().clone();
     request.tracked.describe(names.session, names.model);
-    let ended = if context.is_stopping() {
-        answer(out, &reply::restarting())
-    } else if relay::is_own(&request) {
-        relay::run(&request, out)
-    } else {
-        run(&request, out)
-    };
+    let ended = forward(&request, out);
     request.finish(ended);
     None
+}
+
+/// Sends a request on the way that it belongs on.
+fn forward(request: &ClientRequest, out: Uncommitted) -> Ended {
+    if request.context.is_stopping() {
+        answer(out, &reply::restarting())
+    } else if relay::is_own(request) {
+        relay::run(request, out)
+    } else {
+        run(request, out)
+    }
+}
+
+fn meta_of(line: &Line, now: Now) -> RequestMeta {
+    RequestMeta {
+        since: now.mono,
+        at: now.wall,
+        method: Arc::clone(&line.method),
+        path: Arc::clone(&line.path),
+        ..RequestMeta::default()
+    }
+}
+
+fn limits(config: &Config, peek: &Peek) -> Limits {
+    let timeouts = &config.timeouts;
+    let head = if peek.stream { timeouts.headers } else { timeouts.non_stream_headers };
+    Limits { connect: timeouts.connect, head, idle: timeouts.idle }
 }
 
 /// A pooled request: from account to account until it is served or there is nothing left to try.
@@ -230,41 +225,48 @@ fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
         return answer(out, &reply);
     }
     let mut demand = request.demand();
-    if request.wants_stream() {
-        let grace = request.config.queue.stream_forward_grace;
-        request
-            .client_wait
-            .beat(Heartbeats { first: request.arrived + grace, every: beat_every(request) });
-    }
+    begin_heartbeats(request);
     let mut last: Option<Failed> = None;
+    let mut own: Option<Failed> = None;
     loop {
         let (hold, granted) = match request.context.gate.admit(demand.clone()) {
             Admitted::Granted(hold, granted) => (hold, granted),
-            Admitted::Refused(refusal) if refusal.reason == RefusalReason::UnknownProfile => {
-                return answer(out, &reply::unknown_profile(&demand.profile));
-            }
-            Admitted::Refused(refusal)
-                if refusal.reason == RefusalReason::ThinkingNeedsClaude && request.is_unread() =>
-            {
-                return answer(out, &reply::unread_body());
-            }
-            Admitted::Refused(refusal) => return give_up(out, last, &Surrender::Refused(refusal)),
-            Admitted::Queued(waiting) => match wait(request, waiting) {
-                Waited::Granted(hold, granted) => {
-                    demand.excluded.clear();
-                    demand.attempts = 0;
-                    (hold, granted)
+            Admitted::Refused(refusal) => match refusal.reason {
+                RefusalReason::UnknownProfile => {
+                    return answer(out, &reply::unknown_profile(&demand.profile));
                 }
-                Waited::Over(surrender) => return give_up(out, last, &surrender),
-                Waited::ClientGone => {
-                    return Ended::client_gone(Stage::Queued, request.client_wait.status_seen());
+                RefusalReason::ThinkingNeedsClaude if request.is_unread() => {
+                    return answer(out, &reply::unread_body());
                 }
+                _ => return give_up(out, own.or(last), &Surrender::Refused(refusal)),
             },
+            Admitted::Queued(waiting) => {
+                // Told now: after the wait it would blame an account that has done nothing since.
+                if let Some(failed) = &last {
+                    failed::tell_failover(request, failed, None);
+                }
+                match wait(request, waiting) {
+                    Waited::Granted(hold, granted) => {
+                        last = None;
+                        demand.excluded.clear();
+                        demand.attempts = 0;
+                        (hold, granted)
+                    }
+                    Waited::Over(surrender) => return give_up(out, own.or(last), &surrender),
+                    Waited::ClientGone => {
+                        return Ended::client_gone(
+                            Stage::Queued,
+                            request.client_wait.status_seen(),
+                        );
+                    }
+                }
+            }
         };
         demand.clock = granted.clock;
+        demand.trail = granted.trail.clone();
         let account = granted.account;
-        if let Some(failed) = last.take() {
-            failed::tell_failover(request, &failed, Some(&granted.name));
+        if let Some(failed) = &last {
+            failed::tell_failover(request, failed, Some(&granted.name));
         }
         match attempt::run(request, &demand, hold, &granted, out) {
             Attempted::Ended(ended) => return ended,
@@ -273,14 +275,26 @@ fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
                 demand.excluded.push(account);
                 demand.attempts += 1;
                 demand.last_failure = failed.wait();
+                let is_the_end = failed.after.is_the_end();
+                demand.trail.add(failed.after.clone(), &request.config.policy);
                 let tries_left =
                     request.body.len() <= request.config.retry.buffer_bytes_max || !failed.was_sent;
+                // It tells the client more than that some other account is limited.
+                own = last.filter(Failed::is_about_the_request).or(own);
                 last = Some(*failed);
-                if !tries_left {
-                    return give_up(out, last, &Surrender::OneTry);
+                if !tries_left || is_the_end {
+                    return give_up(out, own.or(last), &Surrender::OneTry);
                 }
             }
         }
+    }
+}
+
+/// A stream that has not begun when the grace is over gets signs of life (Q4).
+fn begin_heartbeats(request: &ClientRequest) {
+    if request.wants_stream() {
+        let first = request.arrived + request.config.queue.stream_forward_grace;
+        request.client_wait.beat(Heartbeats { first, every: beat_every(request) });
     }
 }
 
@@ -313,6 +327,8 @@ fn wait(request: &ClientRequest, mut waiting: Waiting) -> Waited {
     let start = Stopwatch::start();
     request.tracked.stage(Stage::Queued);
     request.tracked.account(None);
+    // Whatever comes of the wait is not the doing of an account that was tried before it.
+    request.record.borrow_mut().account = None;
     if request.wants_stream() {
         let queue = &request.config.queue;
         let first = clock::mono() + queue.heartbeat.min(queue.stream_forward_grace);
@@ -361,6 +377,10 @@ fn tell_held(request: &ClientRequest, ticket: Ticket) {
 /// Answers a request that gets no account: with the upstream's own last answer if there is one, else in our own words.
 fn give_up(out: Uncommitted, last: Option<Failed>, surrender: &Surrender) -> Ended {
     let reply = match surrender {
+        Surrender::Expired(Limit::Suspense, refusal) => match last {
+            Some(last) => return failed::pass_on(out, last),
+            None => reply::expired(Limit::Suspense, refusal),
+        },
         Surrender::Expired(limit, refusal) => reply::expired(*limit, refusal),
         Surrender::Refused(refusal) => {
             match last {

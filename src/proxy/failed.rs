@@ -8,10 +8,11 @@ use super::ended::{Ended, answer};
 use super::reply;
 use super::request::ClientRequest;
 use super::stream::{Body, Uncommitted};
+use super::verdict::Whom;
 use crate::event::{Event, Failover, Outcome as EndedAs, Stage};
-use crate::http::headers::{self, BodyForm, Headers};
+use crate::http::headers::{self, Headers};
 use crate::http::sse::Form;
-use crate::scheduler::{Evidence, Kind, Outcome, Refusal, RefusalReason, WaitCause};
+use crate::scheduler::{Aftermath, Kind, Outcome, Refusal, RefusalReason, Unproven, WaitCause};
 
 /// A failure that another account may cure.
 pub(super) struct Failed {
@@ -20,6 +21,8 @@ pub(super) struct Failed {
     /// Bytes of the request have gone out.
     pub(super) was_sent: bool,
     pub(super) meaning: Meaning,
+    /// What it means for the next attempt.
+    pub(super) after: Aftermath,
     pub(super) kept: Option<Kept>,
 }
 
@@ -32,6 +35,12 @@ enum AtLast {
     Refusal,
     /// 502 that names the account: our credential's troubles are none of the client's.
     Credential,
+    /// 502 with the API's words about the account.
+    Account,
+    /// 502 in our words: a 403 would sign the client's user out.
+    Forbidden,
+    /// 502 in our words: there was no answer, or a page.
+    NoAnswer,
     /// 503 `connection_unavailable`.
     Network,
 }
@@ -49,15 +58,26 @@ impl Failed {
     pub(super) fn wait(&self) -> Option<WaitCause> {
         match self.meaning.outcome {
             Outcome::QuotaRejected { .. } => Some(WaitCause::Quota),
-            Outcome::ServerSide { .. } | Outcome::ServerError { .. } => Some(WaitCause::Capacity),
+            Outcome::ServerSide { .. } | Outcome::Unproven { .. } | Outcome::ServerError { .. } => {
+                Some(WaitCause::Capacity)
+            }
             Outcome::Network { .. } => Some(WaitCause::Network),
+            Outcome::CredentialRefused { .. } => Some(WaitCause::Credential),
             Outcome::Success
             | Outcome::Neutral
+            | Outcome::Broken { .. }
             | Outcome::Abandoned
-            | Outcome::CredentialRefused { .. }
+            | Outcome::OwnRequest { .. }
             | Outcome::NeedsLogin { .. }
-            | Outcome::CredentialForbidden { .. } => None,
+            | Outcome::Unusable { .. }
+            | Outcome::ModelMissing { .. }
+            | Outcome::Forbidden { .. } => None,
         }
+    }
+
+    /// The API's word about what this request asks for.
+    pub(super) fn is_about_the_request(&self) -> bool {
+        self.meaning.verdict.whom == Whom::OwnRequest
     }
 
     /// What the client gets when no other account can serve.
@@ -65,14 +85,19 @@ impl Failed {
         match self.meaning.outcome {
             Outcome::QuotaRejected { .. } => AtLast::Refusal,
             Outcome::Network { .. } => AtLast::Network,
-            Outcome::CredentialRefused { .. }
-            | Outcome::NeedsLogin { .. }
-            | Outcome::CredentialForbidden { .. } => AtLast::Credential,
+            Outcome::CredentialRefused { .. } | Outcome::NeedsLogin { .. } => AtLast::Credential,
+            Outcome::Unusable { .. } => AtLast::Account,
+            Outcome::Forbidden { .. } => AtLast::Forbidden,
             // No credential for now, or the account has gone: a login would not help.
             Outcome::Abandoned => AtLast::Refusal,
+            Outcome::Unproven { unproven: Unproven::NoAnswer, .. } => AtLast::NoAnswer,
             Outcome::Success
             | Outcome::Neutral
+            | Outcome::Broken { .. }
+            | Outcome::OwnRequest { .. }
+            | Outcome::ModelMissing { .. }
             | Outcome::ServerSide { .. }
+            | Outcome::Unproven { .. }
             | Outcome::ServerError { .. } => AtLast::TheAnswer,
         }
     }
@@ -92,9 +117,12 @@ pub(super) fn tell_failover(request: &ClientRequest, failed: &Failed, to: Option
     let meaning = &failed.meaning;
     let why = match meaning.outcome {
         Outcome::Network { .. } => format!("{}: {}", meaning.kind, meaning.message),
-        _ => format!("{} {}: {}", meaning.status, meaning.kind, meaning.message),
+        _ => {
+            let Meaning { status, kind, message, verdict, .. } = meaning;
+            format!("{status} {kind}: {message}; {verdict}")
+        }
     };
-    let evidence = evidence_of(&failed.meaning.outcome).cloned();
+    let evidence = meaning.outcome.evidence().cloned();
     request.context.tell(Event::Failover(Failover {
         from: Arc::clone(&failed.from),
         to: to.cloned(),
@@ -102,19 +130,6 @@ pub(super) fn tell_failover(request: &ClientRequest, failed: &Failed, to: Option
         evidence: evidence.map(Arc::new),
         session: request.session_tag(),
     }));
-}
-
-fn evidence_of(outcome: &Outcome) -> Option<&Evidence> {
-    match outcome {
-        Outcome::QuotaRejected { evidence, .. }
-        | Outcome::ServerSide { evidence, .. }
-        | Outcome::ServerError { evidence }
-        | Outcome::Network { evidence, .. }
-        | Outcome::CredentialRefused { evidence }
-        | Outcome::NeedsLogin { evidence }
-        | Outcome::CredentialForbidden { evidence } => Some(evidence),
-        Outcome::Success | Outcome::Neutral | Outcome::Abandoned => None,
-    }
 }
 
 /// Gives the client what the last account said, since no other can do better.
@@ -126,6 +141,9 @@ pub(super) fn pass_on(out: Uncommitted, failed: Failed) -> Ended {
             kept.deliver(out, format!("{}: {}", meaning.kind, meaning.message))
         }
         (AtLast::TheAnswer | AtLast::Refusal, _) => answer(out, &reply::upstream_said(meaning)),
+        (AtLast::Account, _) => answer(out, &reply::account_refused(&failed.from, meaning)),
+        (AtLast::Forbidden, _) => answer(out, &reply::forbidden(meaning)),
+        (AtLast::NoAnswer, _) => answer(out, &reply::no_answer(&failed.from, &meaning.message)),
         (AtLast::Network, _) => answer(out, &reply::network(&meaning.kind, &meaning.message)),
         (AtLast::Credential, _) => {
             answer(out, &reply::credential(failed.kind, &failed.from, &meaning.message))
@@ -134,24 +152,23 @@ pub(super) fn pass_on(out: Uncommitted, failed: Failed) -> Ended {
 }
 
 impl Kept {
-    pub(super) fn deliver(mut self, out: Uncommitted, cause: String) -> Ended {
+    pub(super) fn deliver(self, out: Uncommitted, cause: String) -> Ended {
         let ended = |delivered: std::io::Result<u16>| match delivered {
             Ok(status) => {
                 Ended { status: Some(status), outcome: EndedAs::PassedOn, cause: Some(cause) }
             }
             Err(_) => Ended::client_gone(Stage::Streaming, None),
         };
-        headers::downstream(&mut self.headers, BodyForm::Reframed);
+        let headers = headers::downstream(&self.headers);
         if !out.is_held() {
-            return ended(
-                out.whole(self.status, &self.headers, &self.body).map(|delivered| delivered.status),
-            );
+            let sent = out.whole(self.status, &headers, &self.body);
+            return ended(sent.map(|()| self.status));
         }
         let event = match self.form {
             Form::Events => self.body,
             Form::Json | Form::Opaque => reply::event_of_body(self.status, &self.body),
         };
-        let sent = out.open(200, &self.headers, Body::Streamed).and_then(|mut committed| {
+        let sent = out.open(200, &headers, Body::Streamed).and_then(|mut committed| {
             committed.push(&event)?;
             committed.finish()
         });

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use ureq::http::header::{HeaderName, HeaderValue};
+use ureq::http::header::HeaderValue;
 use ureq::http::{Method, Request, Response, Uri};
 use ureq::{Agent, BodyReader, SendBody};
 
@@ -39,12 +39,10 @@ pub(crate) struct Order<'a> {
 impl Order<'_> {
     /// An upper bound of the head's bytes on the wire, with the lines that the HTTP client adds.
     fn head_bytes(&self) -> usize {
-        let (names, values) = self.headers.bytes();
         let uri_bytes = self.uri.path().len() + self.uri.query().map_or(0, str::len);
         let host_bytes = self.uri.authority().map_or(0, |host| host.as_str().len());
-        // A colon, a blank and a line end for each; the rest is for the version and the length.
-        let lines = names.len() + values.len() + 4 * self.headers.len();
-        self.method.len() + uri_bytes + host_bytes + lines + 128
+        // The rest is for the version, the length and the line ends.
+        self.method.len() + uri_bytes + host_bytes + self.headers.bytes() + 128
     }
 }
 
@@ -56,8 +54,6 @@ pub(crate) struct Answer {
     pub(crate) headers: Headers,
     /// How the body is delimited for the client.
     pub(crate) body: Body,
-    /// The end of the upstream's connection is the end of the body: nothing proves that it is whole.
-    pub(crate) to_the_end: bool,
     reader: BodyReader<'static>,
 }
 
@@ -76,6 +72,13 @@ pub(crate) enum Unanswered {
     /// request could not be written or a socket not be made, or the upstream switched to another
     /// protocol without being asked. In words for the client.
     NobodysFault(String),
+}
+
+impl Unanswered {
+    /// The request cannot be written.
+    pub(crate) fn unsendable(error: &ureq::Error) -> Unanswered {
+        Unanswered::NobodysFault(format!("maxpool could not send the request: {error}"))
+    }
 }
 
 /// Why there is no answer, or no more of it.
@@ -163,9 +166,8 @@ pub(crate) fn send(
         }
         other => other,
     }
-    .map_err(|error| match our_own(&error, client_wait) {
-        Some(text) => Unanswered::NobodysFault(text),
-        None => Unanswered::Failed(failure_of(&error)),
+    .map_err(|error| {
+        our_own(&error, client_wait).unwrap_or_else(|| Unanswered::Failed(failure_of(&error)))
     })?;
     client_wait.head_is_done();
     if answer.status == SWITCHING_PROTOCOLS {
@@ -179,7 +181,7 @@ pub(crate) fn send(
 }
 
 /// What went wrong on this machine before the upstream could be at fault.
-fn our_own(error: &ureq::Error, client_wait: &ClientWait) -> Option<String> {
+fn our_own(error: &ureq::Error, client_wait: &ClientWait) -> Option<Unanswered> {
     let is_ours = match error {
         ureq::Error::Http(_) | ureq::Error::BadUri(_) => true,
         // The rules of HTTP were broken before a byte of the answer came: by the request, then.
@@ -189,7 +191,7 @@ fn our_own(error: &ureq::Error, client_wait: &ClientWait) -> Option<String> {
             .is_some_and(|code| OUT_OF_RESOURCES.contains(&Errno::from_raw_os_error(code))),
         _ => false,
     };
-    is_ours.then(|| format!("maxpool could not send the request: {error}"))
+    is_ours.then(|| Unanswered::unsendable(error))
 }
 
 /// Errors of a socket call that say that this process or machine has run out of something.
@@ -240,15 +242,7 @@ fn build(order: &Order<'_>) -> Result<Request<()>, ureq::Error> {
         .map_err(|error| ureq::Error::Http(error.into()))?;
     let mut request = Request::builder().method(method).uri(order.uri.clone()).body(())?;
     let headers = request.headers_mut();
-    // One more for the length.
-    headers.reserve(order.headers.len() + 1);
-    for (name, value) in order.headers.iter() {
-        let name = HeaderName::from_bytes(name.as_bytes())
-            .map_err(|error| ureq::Error::Http(error.into()))?;
-        let value =
-            HeaderValue::from_bytes(value).map_err(|error| ureq::Error::Http(error.into()))?;
-        headers.append(name, value);
-    }
+    *headers = order.headers.into();
     if let Some(parts) = order.body {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         headers.insert("content-length", HeaderValue::from(length));
@@ -283,11 +277,8 @@ impl Read for Pieces<'_> {
 fn answer_of(method: &str, response: Response<ureq::Body>) -> Answer {
     let (parts, body) = response.into_parts();
     let status = parts.status.as_u16();
-    let mut headers = Headers::with_room(parts.headers.len());
-    for (name, value) in &parts.headers {
-        headers.push(name.as_str(), value.as_bytes());
-    }
-    let chunked = parts.headers.contains_key("transfer-encoding");
+    let headers = Headers::from(parts.headers);
+    let chunked = headers.get("transfer-encoding").is_some();
     let length =
         headers.text("content-length").and_then(|text| text.parse().ok()).filter(|_| !chunked);
     let without_body = matches!(status, 204 | 304);
@@ -296,13 +287,7 @@ fn answer_of(method: &str, response: Response<ureq::Body>) -> Answer {
         _ if without_body || method == "HEAD" => Body::None,
         _ => Body::Streamed,
     };
-    Answer {
-        status,
-        headers,
-        body: form,
-        to_the_end: form == Body::Streamed && !chunked,
-        reader: body.into_reader(),
-    }
+    Answer { status, headers, body: form, reader: body.into_reader() }
 }
 
 impl Answer {

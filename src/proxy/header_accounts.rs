@@ -1,5 +1,5 @@
-//! Accounts that a request brings in its headers (SPEC V1): registered by name, updated when they change, dropped after a day unused,
-//! never written to disk.
+//! Accounts that a request brings in its headers (SPEC V1): registered by name, updated when they
+//! change, dropped after a day unused, never written to disk.
 
 use super::context::Context;
 use super::reply::{self, Reply};
@@ -23,8 +23,9 @@ pub(super) fn take_header_accounts(request: &ClientRequest) -> Result<(), Reply>
     if request.options.profile.as_deref() != Some(PROFILE) {
         return Ok(());
     }
-    let entries =
-        accounts_of_headers(request.headers.iter()).map_err(|why| reply::bad_header(&why))?;
+    // Read once for each header of V1.
+    let lines: Vec<_> = request.headers.iter().collect();
+    let entries = accounts_of_headers(lines.into_iter()).map_err(|why| reply::bad_header(&why))?;
     for entry in &entries {
         let brought = take(&request.context, entry)
             .map_err(|TooManyAtOnce| reply::too_many_tokens(&entry.name))?;

@@ -2,6 +2,7 @@
 
 pub(crate) mod classify;
 pub(crate) mod reply;
+pub(crate) mod verdict;
 
 mod attempt;
 pub(crate) mod client_wait;

@@ -1,5 +1,5 @@
-//! Requests that are the client's own affair (SPEC P3, T5): relayed to `upstream` with what the client brought, never with a pooled
-//! credential, never retried, never judged.
+//! Requests that are the client's own affair (SPEC P3, T5): relayed to `upstream` with what the
+//! client brought, never with a pooled credential, never retried, never judged.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use super::reply;
 use super::request::ClientRequest;
 use super::stream::Uncommitted;
 use crate::event::{Outcome, Stage};
-use crate::http::headers::{self, Auth, Beta, BodyForm};
+use crate::http::headers::{self, Auth, Beta};
 use crate::server::paths::Route;
 
 /// Whether `request` is to be relayed instead of pooled.
@@ -60,8 +60,8 @@ pub(super) fn run(request: &ClientRequest, out: Uncommitted) -> Ended {
         };
     request.tracked.stage(Stage::Streaming);
     let status = Some(upstream.status);
-    headers::downstream(&mut upstream.headers, BodyForm::Reframed);
-    let Ok(mut committed) = out.open(upstream.status, &upstream.headers, upstream.body) else {
+    let headers = headers::downstream(&upstream.headers);
+    let Ok(mut committed) = out.open(upstream.status, &headers, upstream.body) else {
         return Ended::client_gone(Stage::Streaming, None);
     };
     loop {

@@ -4,16 +4,19 @@
 
 use std::time::Duration;
 
+use ureq::http::HeaderValue;
+
 use super::classify::{self, Meaning};
 use crate::clock::human;
 use crate::event::labels;
 use crate::http::answer_json::ApiError;
 use crate::http::headers::Headers;
+use crate::http::peek::BODY_BYTES_MAX;
 use crate::http::sse::{self, Form};
 use crate::scheduler::{
     BlockReason, Kind, Limit, PassedOver, Refusal, RefusalReason, Standing, WaitCause,
 };
-use crate::server::door::DoorRefusal;
+use crate::server::{BodyError, DoorRefusal};
 
 /// An answer that we give ourselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,13 +66,14 @@ impl Reply {
     /// All headers but framing (`content-length`, `connection`).
     pub(crate) fn headers(&self) -> Headers {
         let mut headers = Headers::default();
-        headers.push("content-type", "application/json");
+        headers.push("content-type", HeaderValue::from_static("application/json"));
         if let Some(wait) = self.retry_after {
-            headers.push("retry-after", whole_seconds(wait).to_string());
+            headers.push("retry-after", whole_seconds(wait));
         }
-        headers.push("x-should-retry", if self.should_retry { "true" } else { "false" });
+        let should_retry = if self.should_retry { "true" } else { "false" };
+        headers.push("x-should-retry", HeaderValue::from_static(should_retry));
         if let Some(allow) = self.allow {
-            headers.push("allow", allow);
+            headers.push("allow", HeaderValue::from_static(allow));
         }
         headers
     }
@@ -89,16 +93,11 @@ impl From<DoorRefusal> for Reply {
 /// The whole response as bytes, for a connection that ends with it.
 pub(crate) fn on_the_wire(reply: &Reply) -> Vec<u8> {
     let body = reply.body();
-    let mut out = format!("HTTP/1.1 {} {}\r\n", reply.status, reason(reply.status)).into_bytes();
     let mut headers = reply.headers();
-    headers.push("content-length", body.len().to_string());
-    headers.push("connection", "close");
-    for (name, value) in headers.iter() {
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value);
-        out.extend_from_slice(b"\r\n");
-    }
+    headers.push("content-length", body.len() as u64);
+    headers.push("connection", HeaderValue::from_static("close"));
+    let mut out = Vec::new();
+    headers.write_head(reply.status, &mut out);
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(&body);
     out
@@ -150,13 +149,13 @@ pub(crate) fn body_too_large(bytes_max: u64) -> Reply {
     ))
 }
 
-/// The body stalled, was torn, or is no valid chunked encoding (P2).
-pub(crate) fn body_broken() -> Reply {
-    closing(Reply::new(
-        400,
-        INVALID,
-        "the request body did not arrive whole: it stalled, broke off or is framed wrongly",
-    ))
+/// The body is too large (P4), or it stalled, was torn or is no valid chunked encoding (P2).
+pub(crate) fn bad_body(error: BodyError) -> Reply {
+    let torn = "the request body did not arrive whole: it stalled, broke off or is framed wrongly";
+    match error {
+        BodyError::TooLarge => body_too_large(BODY_BYTES_MAX),
+        BodyError::Broken => closing(Reply::new(400, INVALID, torn)),
+    }
 }
 
 /// S8: no account has the profile that the request names.
@@ -257,6 +256,33 @@ pub(crate) fn nobodys_fault(text: &str) -> Reply {
         should_retry: true,
         ..Reply::new(502, "proxy_error", format!("{text}; no account is to blame"))
     }
+}
+
+/// The API says that the account itself cannot be used, and no other could serve (P7).
+pub(crate) fn account_refused(from: &str, meaning: &Meaning) -> Reply {
+    let said = meaning.message.trim_end_matches('.');
+    let message = format!(
+        "the API refuses the account {from} (status {}): {said}; see `maxpool status`",
+        meaning.status
+    );
+    Reply::new(502, "account_auth_error", message)
+}
+
+/// Every account was answered with a 403 that is about none of them (P7).
+pub(crate) fn forbidden(meaning: &Meaning) -> Reply {
+    let message = format!(
+        "the API or something on the way to it forbids this request on every account that was \
+         tried (status 403{}{}); no account is set aside",
+        separator(&meaning.message),
+        meaning.message
+    );
+    Reply::new(502, "proxy_error", message)
+}
+
+/// What came was no answer to a messages request (P6).
+pub(crate) fn no_answer(from: &str, what: &str) -> Reply {
+    let message = format!("{what} (account {from}); try again in a moment");
+    Reply { should_retry: true, ..Reply::new(502, "proxy_error", message) }
 }
 
 /// An account's credential was refused and no other account could serve (P7). `said` is the upstream's or our own reason.
@@ -382,7 +408,7 @@ pub(crate) fn expired(limit: Limit, refusal: &Refusal) -> Reply {
         Limit::WaitLimit if reply.kind == OVERLOADED => {
             Reply { status: 429, kind: RATE_LIMIT, message: gave_up(&reply.message), ..reply }
         }
-        Limit::WaitLimit => Reply { message: gave_up(&reply.message), ..reply },
+        Limit::WaitLimit | Limit::Suspense => Reply { message: gave_up(&reply.message), ..reply },
     }
 }
 
@@ -401,6 +427,11 @@ fn limited(cause: WaitCause, refusal: &Refusal, also: &str) -> Reply {
             "no account can serve now: the API limits or fails, or the proxy's own caps are reached",
         ),
         WaitCause::Network => (503, UNREACHABLE, "no account's upstream can be reached"),
+        WaitCause::Credential => (
+            502,
+            "account_auth_error",
+            "the API refuses the credential of every account that could serve",
+        ),
     };
     let message = format!("{what}{}{}{also}", when(refusal), details(refusal));
     Reply {
@@ -428,6 +459,19 @@ fn thinking(refusal: &Refusal) -> Reply {
 }
 
 fn credentials_only(names: &[impl AsRef<str>], refusal: &Refusal) -> Reply {
+    let all = |reason: BlockReason| {
+        let reason = PassedOver::Blocked(reason);
+        !refusal.accounts.is_empty() && refusal.accounts.iter().all(|one| one.reason == reason)
+    };
+    let said = || refusal.accounts.iter().find_map(|one| one.evidence.clone());
+    if all(BlockReason::ModelMissing) {
+        let said = said().map_or_else(String::new, |evidence| evidence.message.to_string());
+        return Reply::new(404, "not_found_error", said);
+    }
+    if all(BlockReason::Unusable) {
+        let message = format!("the API refuses every account that could serve{}", details(refusal));
+        return Reply::new(502, "account_auth_error", message);
+    }
     let named = |standing: &&Standing| names.iter().any(|name| name.as_ref() == &*standing.name);
     let concerned: Vec<&Standing> = refusal.accounts.iter().filter(named).collect();
     let has = |kind: Kind| concerned.iter().any(|standing| standing.kind == kind);
@@ -493,7 +537,12 @@ fn shown(standing: &Standing) -> String {
 
 /// Whether the upstream's own words tell more than the reason does.
 fn is_said(reason: &PassedOver) -> bool {
-    matches!(reason, PassedOver::Blocked(BlockReason::Forbidden))
+    matches!(
+        reason,
+        PassedOver::Blocked(
+            BlockReason::CredentialRefused | BlockReason::Unusable | BlockReason::ModelMissing
+        )
+    )
 }
 
 fn listed(parts: &[String]) -> String {
@@ -509,7 +558,7 @@ fn is_soon(cause: WaitCause, wait: Option<Duration>) -> bool {
     match (wait, cause) {
         (Some(wait), _) => wait <= RETRY_WAIT_MAX,
         (None, WaitCause::Capacity | WaitCause::Network) => true,
-        (None, WaitCause::Quota | WaitCause::Weekly) => false,
+        (None, WaitCause::Quota | WaitCause::Weekly | WaitCause::Credential) => false,
     }
 }
 
@@ -524,26 +573,6 @@ fn separator(text: &str) -> &'static str {
 
 fn closing(reply: Reply) -> Reply {
     Reply { close: true, ..reply }
-}
-
-fn reason(status: u16) -> &'static str {
-    match status {
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        413 => "Content Too Large",
-        417 => "Expectation Failed",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        505 => "HTTP Version Not Supported",
-        529 => "Overloaded",
-        _ => "Error",
-    }
 }
 
 /// What the server says at start, in the same words (R4).
@@ -562,6 +591,7 @@ const RETRY_WAIT_MAX: Duration = Duration::from_secs(60);
 mod tests {
     use std::sync::Arc;
 
+    use super::super::verdict::{Proof, Verdict, Whom};
     use super::*;
     use crate::scheduler::quota::WindowKind;
     use crate::scheduler::{AccountId, Evidence, Outcome};
@@ -650,7 +680,7 @@ mod tests {
             (refusal(R::Limited(WaitCause::Capacity), None, out()), (529, "overloaded_error", None, true), "no account can serve now"),
             (refusal(R::Limited(WaitCause::Network), Some(5), vec![login()]), (503, "connection_unavailable", Some(5), true), "back in 5s"),
             (refusal(names(&["work"]), None, vec![login()]), (502, "account_auth_error", None, false), "no account has a working credential (work: needs login): run `maxpool login`"),
-            (refusal(names(&["glm"]), None, vec![provider()]), (502, "provider_auth_error", None, false), "glm: credential refused"),
+            (refusal(names(&["glm"]), None, vec![provider()]), (502, "provider_auth_error", None, false), "glm: refused by the API"),
             (refusal(names(&["work", "glm"]), None, vec![login(), provider()]), (502, "account_auth_error", None, false), "again, or correct the provider's token"),
             (refusal(R::QueueFull, Some(30), out()), (429, "rate_limit_error", Some(30), true), "queue full"),
             (refusal(R::TooLargeToHold(WaitCause::Quota), Some(30), out()), (429, "rate_limit_error", Some(30), true), "queue.maxQueuedBodyBytes"),
@@ -743,6 +773,7 @@ mod tests {
             upstream_said(&Meaning {
                 outcome,
                 next,
+                verdict: Verdict { whom: Whom::Nobody, proof: Proof::Nothing },
                 status,
                 kind: String::new(),
                 message: "busy".into(),
@@ -811,7 +842,7 @@ mod tests {
             message: Arc::from("organization disabled"),
             ..Evidence::default()
         }));
-        let reason = PassedOver::Blocked(BlockReason::Forbidden);
+        let reason = PassedOver::Blocked(BlockReason::Unusable);
         let account = Standing { evidence, ..standing("work", Kind::ApiKey, reason, None) };
         let reply = refused(&refusal(
             RefusalReason::CredentialsOnly(vec![Arc::from("work")]),
@@ -819,7 +850,9 @@ mod tests {
             vec![account],
         ));
         assert!(
-            reply.message.contains("work: credential forbidden, \"organization disabled\""),
+            reply.message.contains(
+                "work: the API says the account cannot be used, \"organization disabled\""
+            ),
             "P7 {}",
             reply.message
         );

@@ -15,16 +15,25 @@ use crate::config::{CLIENT_TIMEOUT_MS, Config, SessionAffinity};
 use crate::event::{Event, Finished, Tracked};
 use crate::http::digest::digest;
 use crate::http::headers::{ClientOptions, Headers};
+use crate::http::ids;
 use crate::http::peek::{Peek, session_key, session_tag};
 use crate::report::capture::Trace;
+use crate::scheduler::quota::Family;
 use crate::scheduler::time::Mono;
-use crate::scheduler::{AccountId, Kind, Request, SessionKey, Shape, ThreadKey, Usage};
+use crate::scheduler::{
+    AccountId, Kin, Kind, Request, RouteClass, SessionKey, Shape, ThreadKey, Usage,
+};
 use crate::server::paths::{Pooled, Route};
 
 /// Of what a client declares about its own time limit this share is used (SPEC Q6).
 const DECLARED_TOLERANCE_SHARE: f64 = 0.95;
 /// The profile of a request that names none (SPEC S8).
 const PROFILE_DEFAULT: &str = "claude";
+
+/// The family of a model, which is its whole id where no word in it names a line of models (S2).
+fn family_or_id(model: &str) -> Family {
+    family_of_model(model).unwrap_or_else(|| Family(Arc::from(model)))
+}
 
 /// A request that goes upstream.
 pub(crate) struct ClientRequest {
@@ -119,6 +128,49 @@ impl ClientRequest {
         }
     }
 
+    /// P3: the account to which an id in the path or in the body belongs. Once that account is
+    /// removed any other may try.
+    fn owner(&self) -> Option<AccountId> {
+        let in_path = || {
+            let segments = self.path.split('/').filter(|segment| !segment.is_empty());
+            segments.filter_map(|segment| self.context.owner_of_batch(segment)).next()
+        };
+        let in_body = || {
+            let ids = ids::named(&self.body);
+            ids.iter().find_map(|id| self.context.owner_of_batch(id))
+        };
+        let owner = match &self.route {
+            Route::Batches { id: Some(id) } => self.context.owner_of_batch(id),
+            Route::Pooled(_) => in_body(),
+            Route::Batches { id: None } | Route::Other => in_path().or_else(in_body),
+            Route::OauthToken | Route::Local(_) => None,
+        };
+        owner.filter(|id| self.context.accounts.get(*id).is_some())
+    }
+
+    /// P3.
+    pub(crate) fn class(&self) -> RouteClass {
+        match &self.route {
+            Route::Pooled(Pooled::Messages | Pooled::Complete) => RouteClass::Messages,
+            Route::Pooled(Pooled::CountTokens) => RouteClass::CountTokens,
+            Route::Pooled(Pooled::Models) => RouteClass::Models,
+            Route::Batches { .. } | Route::OauthToken | Route::Other | Route::Local(_) => {
+                RouteClass::Rest
+            }
+        }
+    }
+
+    /// P7: another session or another first message makes a request unrelated. Without messages the
+    /// call itself stands for them.
+    fn kin(&self) -> Kin {
+        let session = session_key(&self.options, &self.peek).unwrap_or_default();
+        let first = match self.peek.first_message {
+            Some(first) => first,
+            None => digest(&[self.method.as_bytes(), self.path.as_bytes(), &self.body]),
+        };
+        Kin(session ^ first.rotate_left(1))
+    }
+
     /// The request as the scheduler sees it.
     pub(crate) fn demand(&self) -> Request {
         let queue = &self.config.queue;
@@ -127,17 +179,16 @@ impl ClientRequest {
         let mut demand = Request::new(self.context.next_request(), self.arrived);
         demand.profile = Arc::from(self.options.profile.as_deref().unwrap_or(PROFILE_DEFAULT));
         demand.weight = self.peek.weight(self.body.len());
-        demand.family = self.peek.model.as_deref().and_then(family_of_model);
+        demand.class = self.class();
+        demand.kin = self.kin();
         demand.model.clone_from(&self.names().model);
+        demand.family = self.peek.model.as_deref().map(family_or_id);
         demand.session = session;
         demand.signed_thinking = self.peek.signed_thinking || self.is_unread();
         demand.thread = self.peek.thread.as_ref().filter(|thread| thread.continues).map(|thread| {
             ThreadKey(digest(&[thread.id.as_deref().unwrap_or_default().as_bytes()]))
         });
-        demand.pinned = match &self.route {
-            Route::Batches { id: Some(id) } => self.context.owner_of_batch(id),
-            _ => None,
-        };
+        demand.pinned = self.owner();
         demand.brought = self.record.borrow().brought.iter().map(Brought::id).collect();
         demand.shape = shape;
         demand.body_bytes = self.body.len() as u64;
@@ -167,11 +218,7 @@ impl ClientRequest {
 
     /// The body is no whole JSON object, so it may hold what was not found in it: signed thinking, too (SPEC P9).
     pub(crate) fn is_unread(&self) -> bool {
-        let looked_at = matches!(
-            self.route,
-            Route::Pooled(Pooled::Messages | Pooled::CountTokens | Pooled::Complete)
-        );
-        looked_at && !self.peek.whole && !self.body.is_empty()
+        self.route.has_body_to_read() && !self.peek.whole && !self.body.is_empty()
     }
 
     /// The session's key (SPEC S9); the same text gives the same key, and kinds of keys do not mix.

@@ -13,10 +13,12 @@
 //! answer consumes it. What is written is collected and leaves when the worker is about to wait, or at [`CORK_BYTES`].
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, Write as _};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+
+use ureq::http::HeaderValue;
 
 use super::error_events::ErrorEvents;
 use super::reply::Reply;
@@ -68,13 +70,6 @@ enum Framing {
     /// HTTP/1.0: the end of the connection is the end of the body.
     ToTheEnd,
     None,
-}
-
-/// How a reply reached the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Delivered {
-    /// The status that the client saw.
-    pub(crate) status: u16,
 }
 
 struct Down {
@@ -140,11 +135,11 @@ impl Uncommitted {
         Ok(Committed(self.0, None))
     }
 
-    /// Gives an answer of our own and ends the response.
+    /// Gives an answer of our own and ends the response. Gives the status that the client saw.
     ///
     /// # Errors
     /// The client is gone.
-    pub(crate) fn reply(self, reply: &Reply) -> io::Result<Delivered> {
+    pub(crate) fn reply(self, reply: &Reply) -> io::Result<u16> {
         let held = self.is_held();
         let mut down = self.0.0.borrow_mut();
         down.form.keep_alive &= !reply.close;
@@ -158,7 +153,7 @@ impl Uncommitted {
             down.push(&body)?;
         }
         down.finish()?;
-        Ok(Delivered { status: down.status.unwrap_or(reply.status) })
+        Ok(down.status.unwrap_or(reply.status))
     }
 
     /// Gives an answer whose bytes are at hand and ends the response. It is an error or a page of our
@@ -166,19 +161,13 @@ impl Uncommitted {
     ///
     /// # Errors
     /// The client is gone.
-    pub(crate) fn whole(
-        self,
-        status: u16,
-        headers: &Headers,
-        body: &[u8],
-    ) -> io::Result<Delivered> {
+    pub(crate) fn whole(self, status: u16, headers: &Headers, body: &[u8]) -> io::Result<()> {
         let mut down = self.0.0.borrow_mut();
         let clean = masking::bytes(body);
         let body = clean.as_deref().unwrap_or(body);
         down.head(status, headers, Body::Length(body.len() as u64));
         down.push(body)?;
-        down.finish()?;
-        Ok(Delivered { status })
+        down.finish()
     }
 }
 
@@ -256,8 +245,9 @@ impl Line {
         match down.state {
             State::Untouched => {
                 let mut headers = Headers::default();
-                headers.push("content-type", "text/event-stream; charset=utf-8");
-                headers.push("cache-control", "no-cache");
+                let form = HeaderValue::from_static("text/event-stream; charset=utf-8");
+                headers.push("content-type", form);
+                headers.push("cache-control", HeaderValue::from_static("no-cache"));
                 down.head(200, &headers, Body::Streamed);
                 down.state = State::Held;
             }
@@ -303,31 +293,20 @@ impl Down {
         }
         self.status = Some(status);
         let cork = &mut self.cork;
-        cork.extend_from_slice(b"HTTP/1.1 ");
-        push_number(cork, u64::from(status), 10);
-        cork.push(b' ');
-        cork.extend_from_slice(reason(status).as_bytes());
-        cork.extend_from_slice(b"\r\n");
-        for (name, value) in headers.iter() {
-            cork.extend_from_slice(name.as_bytes());
-            cork.extend_from_slice(b": ");
-            // An upstream may repeat a credential in any header.
-            match masking::bytes(value) {
-                Some(masked) => cork.extend_from_slice(&masked),
-                None => cork.extend_from_slice(value),
-            }
-            cork.extend_from_slice(b"\r\n");
+        let start = cork.len();
+        headers.write_head(status, cork);
+        // An upstream may repeat a credential in any header.
+        if let Some(masked) = masking::bytes(&cork[start..]) {
+            cork.truncate(start);
+            cork.extend_from_slice(&masked);
         }
         if headers.get("date").is_none() {
-            cork.extend_from_slice(b"date: ");
-            cork.extend_from_slice(clock::http_date(clock::wall()).as_bytes());
-            cork.extend_from_slice(b"\r\n");
+            // Writing into memory cannot fail.
+            let _ = write!(cork, "date: {}\r\n", clock::http_date(clock::wall()));
         }
         match (framing, body) {
             (Framing::Length(length), _) | (Framing::None, Body::Length(length)) => {
-                cork.extend_from_slice(b"content-length: ");
-                push_number(cork, length, 10);
-                cork.extend_from_slice(b"\r\n");
+                let _ = write!(cork, "content-length: {length}\r\n");
             }
             (Framing::Chunked, _) => cork.extend_from_slice(b"transfer-encoding: chunked\r\n"),
             (Framing::ToTheEnd | Framing::None, _) => {}
@@ -372,8 +351,7 @@ impl Down {
     fn frame(&mut self, framing: Framing, bytes: &[u8]) {
         match framing {
             Framing::Chunked => {
-                push_number(&mut self.cork, bytes.len() as u64, 16);
-                self.cork.extend_from_slice(b"\r\n");
+                let _ = write!(self.cork, "{:x}\r\n", bytes.len());
                 self.cork.extend_from_slice(bytes);
                 self.cork.extend_from_slice(b"\r\n");
             }
@@ -440,46 +418,7 @@ impl Down {
     }
 }
 
-/// Appends `number` to the base of 10 or 16. The machinery of `write!` costs several times as much, and every answer, every event of a
-/// stream needs it.
 /// Without any credential.
 fn masked(text: Vec<u8>) -> Vec<u8> {
     masking::bytes(&text).unwrap_or(text)
-}
-
-fn push_number(to: &mut Vec<u8>, mut number: u64, base: u64) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let start = to.len();
-    loop {
-        to.push(DIGITS[(number % base) as usize]);
-        number /= base;
-        if number == 0 {
-            break;
-        }
-    }
-    to[start..].reverse();
-}
-
-/// The reason phrases of RFC 9110 that an API or we may use; others have none, which the RFC allows.
-pub(super) fn reason(status: u16) -> &'static str {
-    ureq::http::StatusCode::from_u16(status)
-        .ok()
-        .and_then(|status| status.canonical_reason())
-        .unwrap_or("")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::push_number;
-
-    #[test]
-    fn numbers_are_written_as_the_standard_library_does() {
-        for number in [0, 1, 9, 10, 15, 16, 99, 100, 255, 256, 65_535, 1 << 20, u64::MAX] {
-            let mut text = b"at ".to_vec();
-            push_number(&mut text, number, 10);
-            text.push(b' ');
-            push_number(&mut text, number, 16);
-            assert_eq!(text, format!("at {number} {number:x}").into_bytes());
-        }
-    }
 }

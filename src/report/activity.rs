@@ -1,7 +1,8 @@
 //! The last lines of the log, kept for the dashboard and the status.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::scheduler::time::Wall;
 
@@ -17,33 +18,72 @@ pub(crate) enum Level {
 /// One line of the activity log.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Entry {
-    /// When.
     pub(crate) at: Wall,
     /// How much it matters.
     pub(crate) level: Level,
     /// One line without control characters, bounded.
     pub(crate) text: String,
+    /// What the line says of a finished request, for the dashboard's shorter line.
+    pub(crate) brief: Option<Brief>,
+}
+
+/// The facts of a finished request that the dashboard shows.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Brief {
+    pub(crate) method: Arc<str>,
+    /// The path without its query.
+    pub(crate) path: Arc<str>,
+    pub(crate) account: Option<Arc<str>>,
+    pub(crate) model: Option<Arc<str>>,
+    pub(crate) status: Option<u16>,
+    pub(crate) total: Duration,
+    /// Input and output tokens, if the answer told.
+    pub(crate) tokens: Option<(u64, u64)>,
+    /// Why it did not end well.
+    pub(crate) cause: Option<String>,
 }
 
 /// The last lines, oldest first.
 #[derive(Default)]
 pub(crate) struct Activity {
-    entries: Mutex<VecDeque<Entry>>,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    kept: VecDeque<Entry>,
+    /// How many lines there have been.
+    count: u64,
 }
 
 impl Activity {
     pub(super) fn push(&self, entry: Entry) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.len() == ACTIVITY_MAX {
-            entries.pop_front();
+        if entries.kept.len() == ACTIVITY_MAX {
+            entries.kept.pop_front();
         }
-        entries.push_back(entry);
+        entries.kept.push_back(entry);
+        entries.count += 1;
     }
 
-    /// The last `most`, oldest first.
-    pub(crate) fn last(&self, most: usize) -> Vec<Entry> {
+    /// Takes over the lines of an earlier process: they are put in by their time.
+    pub(crate) fn recall(&self, earlier: Vec<Entry>) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.count += earlier.len() as u64;
+        let mut all: Vec<Entry> = earlier.into_iter().chain(entries.kept.drain(..)).collect();
+        // Stable: of lines of the same moment the earlier process's come first.
+        all.sort_by_key(|entry| entry.at);
+        let surplus = all.len().saturating_sub(ACTIVITY_MAX);
+        entries.kept.extend(all.into_iter().skip(surplus));
+    }
+
+    /// The last `most`, oldest first, each with its number: how many lines there were before it.
+    pub(crate) fn last(&self, most: usize) -> Vec<(u64, Entry)> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.iter().skip(entries.len().saturating_sub(most)).cloned().collect()
+        let first = entries.count - entries.kept.len() as u64;
+        let numbered = (first..).zip(&entries.kept);
+        let skipped = entries.kept.len().saturating_sub(most);
+        numbered.skip(skipped).map(|(number, entry)| (number, entry.clone())).collect()
     }
 }
 

@@ -269,7 +269,6 @@ fn new_file(path: &Path) -> io::Result<fs::File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// The thread that writes.
 struct Writer {
     directory: PathBuf,
     shared: Arc<Shared>,

@@ -11,14 +11,14 @@ use memchr::memmem;
 pub(crate) enum Key {
     /// A printable character.
     Char(char),
-    /// Enter.
     Enter,
-    /// Escape.
     Esc,
-    /// Up.
     Up,
-    /// Down.
     Down,
+    /// A page up.
+    PageUp,
+    /// A page down.
+    PageDown,
     /// Backspace or delete.
     Backspace,
     /// Ctrl-L: draw everything anew.
@@ -134,6 +134,8 @@ impl Keys {
             [0x1b, b'[' | b'O', b'A'] => keys.push(Key::Up),
             [0x1b, b'[' | b'O', b'B'] => keys.push(Key::Down),
             [0x1b, b'O', b'M'] => keys.push(Key::Enter),
+            b"\x1b[5~" => keys.push(Key::PageUp),
+            b"\x1b[6~" => keys.push(Key::PageDown),
             _ => {}
         }
         true
@@ -176,7 +178,13 @@ fn as_paste(keys: Vec<Key>) -> Vec<Key> {
             Key::Char(c) => Some(c.to_string()),
             Key::Enter => Some("\n".into()),
             Key::Paste(text) => Some(text),
-            Key::Esc | Key::Up | Key::Down | Key::Backspace | Key::Redraw => None,
+            Key::Esc
+            | Key::Up
+            | Key::Down
+            | Key::PageUp
+            | Key::PageDown
+            | Key::Backspace
+            | Key::Redraw => None,
         })
         .collect();
     vec![Key::Paste(text)]
@@ -226,6 +234,7 @@ mod tests {
             (&[b"\x1b", b"[", b"B"], vec![Key::Down]),
             (&[b"\x1b[1;5C\x1b[15~x"], chars("x")),
             (&[b"\x1bq"], vec![]),
+            (&[b"\x1b[5~", b"\x1b[6", b"~"], vec![Key::PageUp, Key::PageDown]),
             (&[b"\x1b\x1b[A"], vec![Key::Esc, Key::Up]),
             (&[b"\r\n"], vec![Key::Enter, Key::Enter]),
             (&[b"\x7f\x08"], vec![Key::Backspace, Key::Backspace]),

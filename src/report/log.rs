@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::mask::mask;
 use super::text::{clean, name, push_clean, push_name, quoted, repeats_status};
-use super::{Entry, Level};
+use super::{Brief, Entry, Level};
 use crate::clock::{human, iso, lasted, push_iso};
 use crate::event::labels;
 use crate::event::{
@@ -35,7 +35,11 @@ const RELOAD_NAMES_MAX: usize = 20;
 pub(super) fn entries(stamped: &Stamped, take: &mut dyn FnMut(Entry)) {
     let at = stamped.at;
     let (level, text) = describe(at, &stamped.event);
-    take(bounded(at, level, text));
+    let mut entry = bounded(at, level, text);
+    if let Event::Finished(finished) = &stamped.event {
+        entry.brief = Some(brief_of(finished));
+    }
+    take(entry);
     if let Event::Started(started) = &stamped.event {
         account_entries(at, started).for_each(take);
     }
@@ -57,7 +61,20 @@ pub(super) fn push_line(out: &mut String, entry: &Entry) {
 
 fn bounded(at: Wall, level: Level, text: String) -> Entry {
     let text = clean(&mask(&text), ENTRY_CHARS_MAX);
-    Entry { at, level, text }
+    Entry { at, level, text, brief: None }
+}
+
+fn brief_of(finished: &Finished) -> Brief {
+    Brief {
+        method: Arc::clone(&finished.method),
+        path: Arc::clone(&finished.path),
+        account: finished.account.as_ref().map(|(name, _)| Arc::clone(name)),
+        model: finished.model.clone(),
+        status: finished.status,
+        total: finished.total,
+        tokens: finished.tokens.map(|tokens| (tokens.input, tokens.output)),
+        cause: cause_of(finished),
+    }
 }
 
 fn describe(at: Wall, event: &Event) -> (Level, String) {
@@ -101,9 +118,11 @@ fn describe(at: Wall, event: &Event) -> (Level, String) {
                 clean(why, PIECE_CHARS_MAX)
             ),
         ),
+        Event::Stopping { by, left, until } => (Info, stopping_line(at, by, *left, *until)),
         Event::Draining { left } => {
             (Info, format!("stopping: {}", counted(*left, "request", "left")))
         }
+        Event::Stopped => (Info, "stopped".into()),
         Event::Restart(step) => restart_line(step),
         Event::Notice { text } => (Info, text.clone()),
         Event::Warning { text } => (Warning, format!("warning: {text}")),
@@ -198,10 +217,7 @@ fn cause_of(finished: &Finished) -> Option<String> {
             stage.word(),
             lasted(finished.total)
         );
-        return Some(match &finished.cause {
-            Some(cause) => format!("{left}: {cause}"),
-            None => left,
-        });
+        return Some(left);
     }
     finished.cause.clone().or_else(|| match finished.outcome {
         Outcome::Ok | Outcome::Local | Outcome::PassedOn => None,
@@ -214,7 +230,7 @@ fn cause_of(finished: &Finished) -> Option<String> {
 fn failover_line(failover: &Failover) -> String {
     let to = match &failover.to {
         Some(to) => name(to),
-        None => "no other account".into(),
+        None => "the queue".into(),
     };
     format!(
         "failover {} -> {to}: {}{}{}",
@@ -291,10 +307,20 @@ fn refresh_line(refresh: &Refresh) -> (Level, String) {
     (level, format!("{what} {account} {how}{why} ({change})"))
 }
 
+/// `stopping: 2 requests left (SIGTERM), until 2026-11-22T03:00:00.000Z, in 10m`.
+fn stopping_line(at: Wall, by: &str, left: usize, until: Wall) -> String {
+    let mut line = format!("stopping: {} ({})", counted(left, "request", "left"), piece(by));
+    if left > 0 {
+        line.push_str(&format!(", until {}", moment(at, until)));
+    }
+    line
+}
+
 fn reloaded_line(added: &[String], removed: &[String], changed: &[String]) -> String {
     let mut line = String::from("config reloaded: ");
     let said = line.len();
-    for (what, names) in [("added ", added), ("removed ", removed), ("changed ", changed)] {
+    // A change says by itself what changed: `work: priority 0 -> 5`, `routing changed`.
+    for (what, names) in [("added ", added), ("removed ", removed), ("", changed)] {
         for (position, name) in names.iter().take(RELOAD_NAMES_MAX).enumerate() {
             line.push_str(match position {
                 0 if line.len() > said => "; ",

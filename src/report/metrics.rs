@@ -28,9 +28,7 @@ pub(crate) enum Labels {
 pub(crate) struct Process {
     /// Resident memory, if the system tells.
     pub(crate) resident_bytes: Option<u64>,
-    /// Threads.
     pub(crate) threads: Option<u64>,
-    /// Open descriptors.
     pub(crate) descriptors: Option<u64>,
     /// Since its start.
     pub(crate) uptime: Duration,
@@ -173,6 +171,11 @@ fn queue_and_breaker(page: &mut Page, snapshot: &Snapshot, counters: &Counters) 
     );
     page.gauge("maxpool_queue_bytes", "Bodies of waiting requests.", queue.bytes);
     page.counter("maxpool_held_total", "Waits that began.", counters.held());
+    page.counter(
+        "maxpool_blameless_refusals_total",
+        "Refusals that were no account's fault.",
+        counters.blameless(),
+    );
     let breaker = &snapshot.breaker;
     let state = if breaker.probe_in_flight {
         "probing"
@@ -269,6 +272,36 @@ fn accounts(page: &mut Page, snapshot: &Snapshot, counters: &Counters, labels: L
             let mut label = label(index, account);
             label.push(("reason", reason.to_owned()));
             family.sample("", &label, in_force.count());
+        }
+    }
+    let mut family = page.family(
+        "maxpool_account_requests_total",
+        "counter",
+        "Requests that the account has finished, by result.",
+    );
+    for (index, account) in pool() {
+        for (result, count) in [("completed", account.completed), ("failed", account.failed)] {
+            let mut label = label(index, account);
+            label.push(("result", result.to_owned()));
+            family.sample("", &label, count);
+        }
+    }
+    let mut family = page.family(
+        "maxpool_account_tokens_total",
+        "counter",
+        "Tokens that the account has used, by direction; kept over a restart.",
+    );
+    for (index, account) in pool() {
+        let tokens = &account.usage.tokens;
+        for (direction, count) in [
+            ("input", tokens.input),
+            ("output", tokens.output),
+            ("cache_read", tokens.cache_read),
+            ("cache_write", tokens.cache_write),
+        ] {
+            let mut label = label(index, account);
+            label.push(("direction", direction.to_owned()));
+            family.sample("", &label, count);
         }
     }
     let mut family = page.family("maxpool_blocks_total", "counter", "Blocks set so far by reason.");

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-pub(crate) use activity::{ACTIVITY_MAX, Activity, Entry, Level};
+pub(crate) use activity::{ACTIVITY_MAX, Activity, Brief, Entry, Level};
 use changes::Changes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 use log_file::LogFile;
@@ -187,7 +187,9 @@ fn is_trouble(event: &Event) -> bool {
         | Event::BreakerProbe
         | Event::BreakerClosed { .. }
         | Event::ReloadFailed { .. }
+        | Event::Stopping { .. }
         | Event::Draining { .. }
+        | Event::Stopped
         | Event::Restart(_)
         | Event::Notice { .. }
         | Event::Warning { .. } => false,
@@ -283,7 +285,7 @@ impl Consumer {
         if self.plain.load(Ordering::Acquire) {
             if !self.caught_up {
                 self.caught_up = true;
-                for kept in self.activity.last(ACTIVITY_MAX) {
+                for (_, kept) in self.activity.last(ACTIVITY_MAX) {
                     self.put(&kept, text);
                 }
             }
@@ -373,7 +375,7 @@ mod tests {
         assert_eq!(text.lines().count(), 500);
         assert!(text.starts_with("1970-01-01T00:00:00.000Z line 0\n"));
         let last = activity.last(2);
-        assert_eq!(last[1].text, "line 499");
+        assert_eq!(last[1].1.text, "line 499");
         assert_eq!(activity.last(9_999).len(), ACTIVITY_MAX);
     }
 
@@ -384,7 +386,7 @@ mod tests {
         events.notice(Wall(0), "nobody reads this");
         let activity = Arc::clone(reporter.activity());
         reporter.finish(LONG);
-        assert_eq!(activity.last(1)[0].text, "nobody reads this");
+        assert_eq!(activity.last(1)[0].1.text, "nobody reads this");
     }
 
     #[test]

@@ -6,14 +6,22 @@
 //! ```text
 //!           a                Enter              Enter            y
 //!   main ───────▶ accounts ─────────▶ account ─────────▶ question ──▶ action
-//!     │ m: routing, e: explain, ?: help        any but y: back as it was
-//!     └ s: at once; r, q: question             Esc: one page back
+//!     │                                  └─ a name or a key to type ──▲
+//!     ├ l: sign in ── Enter ── question ── y ──▶ the page to open, and a place for the code
+//!     │ m: routing, e: explain, v: sessions, ?: help
+//!     └ s: at once; r, q: question             Esc: one page back; any but y: as it was
 //! ```
 
 use super::keys::Key;
 use super::status::{Account, Status};
-use super::text::name;
+use super::text::{is_dangerous, name};
 use crate::config::Secret;
+pub(crate) use choices::{Choice, account_choices, routing_choices, sign_in_choices};
+use choices::{first_that_needs_login, present_choice};
+use questions::{requests, restart_question, stop_question};
+
+mod choices;
+mod questions;
 
 /// What the user wants done.
 #[derive(Debug)]
@@ -24,6 +32,16 @@ pub(crate) enum Action {
     Disable(String),
     /// Takes an account out of the config.
     Delete(String),
+    /// Lifts an account's blocks, so that the next request looks (P7).
+    Retry(String),
+    /// Gives an account another name.
+    Rename { from: String, to: String },
+    /// Signs in to an account again in a browser, or to a new one.
+    SignIn(Option<String>),
+    /// The address or the code that ends the sign-in under way.
+    SignInCode(Secret),
+    /// Puts another API key in the place of an account's own.
+    ReplaceKey(String, Secret),
     /// Prefers an account.
     Prefer(String),
     /// Back to automatic routing.
@@ -60,15 +78,26 @@ pub(crate) enum Page {
     },
     /// What can be done with one account.
     Account {
-        /// Which.
         account: String,
         /// The line under the cursor.
         cursor: usize,
     },
-    /// Entry of an API key.
-    Key {
-        /// How long it is so far.
-        typed: usize,
+    /// Something to type.
+    Entry {
+        /// What it is for.
+        wanted: Wanted,
+        /// As it is to be shown: a secret is not.
+        shown: String,
+    },
+    /// The accounts to sign in to again, and a new one.
+    SignIn {
+        /// The line under the cursor.
+        cursor: usize,
+    },
+    /// Sessions and where they live.
+    Sessions {
+        /// The first line that is shown.
+        top: usize,
     },
     /// Automatic, then the accounts that can be preferred.
     Routing {
@@ -82,6 +111,19 @@ pub(crate) enum Page {
     },
 }
 
+/// What is typed on [`Page::Entry`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// The API key of a new account.
+    NewKey,
+    /// The new API key of this account.
+    KeyOf(String),
+    /// The new name of this account.
+    NameOf(String),
+    /// The address or the code at the end of the sign-in under way.
+    SignInCode,
+}
+
 /// Whose dashboard it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Seat {
@@ -92,7 +134,6 @@ pub(crate) enum Seat {
     Attached,
 }
 
-/// The menus.
 #[derive(Debug, Default)]
 pub(crate) struct Ui {
     seat: Seat,
@@ -100,31 +141,76 @@ pub(crate) struct Ui {
     question: Option<(String, Action)>,
     note: Option<String>,
     entry: String,
+    /// The number of the first line of the log that is shown, once the user has scrolled.
+    scrolled_to: Option<u64>,
+    /// Lines of the log on a page.
+    log_page: usize,
 }
 
 /// What each key does.
-pub(crate) const HELP: [(&str, &str); 12] = [
-    ("a", "accounts: enable, disable, delete, import, add a key"),
+pub(crate) const HELP: [(&str, &str); 15] = [
+    ("a", "accounts: import, add a key, sign in, enable, disable, retry, rename, delete"),
+    ("l", "sign in again; opens on the account that needs it"),
     ("m", "routing: automatic, or one preferred account"),
     ("s", "sync: read the config again now"),
     ("e", "explain: why the last requests went where they went"),
-    ("r", "restart without refusing or cutting anything"),
+    ("v", "sessions and the accounts where they live"),
+    RESTART_HELP,
     ("q", "quit: running requests finish first"),
     ("j k", "down and up, as the arrows do"),
+    ("PageUp PageDown", "earlier and later lines of the log"),
     ("Enter", "choose"),
     ("Esc", "back"),
     ("y n", "answer a question; nothing changes without a y"),
     ("Ctrl-L", "draw everything anew"),
     ("Ctrl-C", "quit without a question; a second time cuts what runs"),
 ];
+const RESTART_HELP: (&str, &str) = ("r", "restart without refusing or cutting anything");
 
-/// The longest API key that is taken.
-const ENTRY_MAX: usize = 512;
+/// The keys of a dashboard, and what each does.
+pub(crate) fn help_of(seat: Seat) -> Vec<(&'static str, &'static str)> {
+    let mut help = HELP.to_vec();
+    match seat {
+        Seat::Server => {}
+        Seat::Attached => {
+            help.retain(|line| *line != RESTART_HELP);
+            for (key, does) in &mut help {
+                match *key {
+                    "q" => *does = "leave the dashboard; the server goes on",
+                    "Ctrl-C" => *does = "leave without a question",
+                    _ => {}
+                }
+            }
+        }
+    }
+    help
+}
+
+/// The longest text that is taken: an address that ends a sign-in is longer than any key.
+const ENTRY_MAX: usize = 2_048;
+/// The longest name.
+const NAME_MAX: usize = 80;
 
 impl Ui {
     /// On the main page.
     pub(crate) fn new(seat: Seat) -> Ui {
         Ui { seat, ..Ui::default() }
+    }
+
+    /// Whose dashboard it is.
+    pub(crate) fn seat(&self) -> Seat {
+        self.seat
+    }
+
+    /// How far a page up or down in the log goes: as it is drawn.
+    pub(crate) fn set_log_page(&mut self, lines: usize) {
+        self.log_page = lines;
+    }
+
+    /// Lines of the log that are newer than the first one shown, because the user has scrolled.
+    pub(crate) fn newer_lines(&self, status: &Status) -> usize {
+        let newer = self.scrolled_to.map_or(0, |number| status.lines_after(number));
+        newer.min(status.activity.len().saturating_sub(1))
     }
 
     /// What is on the screen.
@@ -155,10 +241,15 @@ impl Ui {
         if let Some((_, action)) = &self.question {
             return match key {
                 Key::Char('y' | 'Y') => {
-                    let leaves_page = !matches!(action, Action::Quit | Action::Restart);
-                    if leaves_page {
-                        self.page = Page::Main;
-                    }
+                    self.page = match action {
+                        Action::Quit | Action::Restart => self.page.clone(),
+                        // Where the page to open is shown, and the code can be typed.
+                        Action::SignIn(_) => {
+                            self.entry.clear();
+                            Page::Entry { wanted: Wanted::SignInCode, shown: String::new() }
+                        }
+                        _ => Page::Main,
+                    };
                     self.question.take().map(|(_, action)| action)
                 }
                 Key::Char('n' | 'N') | Key::Esc => {
@@ -172,7 +263,7 @@ impl Ui {
         match self.page.clone() {
             Page::Main => self.on_main(&key, status),
             Page::Help { top } => {
-                match moved(&key, top, HELP.len()) {
+                match moved(&key, top, help_of(self.seat).len()) {
                     Some(top) => self.page = Page::Help { top },
                     None if matches!(key, Key::Esc | Key::Char('?' | 'q') | Key::Enter) => {
                         self.page = Page::Main;
@@ -183,7 +274,16 @@ impl Ui {
             }
             Page::Accounts { cursor } => self.on_accounts(&key, cursor, status),
             Page::Account { account, cursor } => self.on_account(&key, account, cursor, status),
-            Page::Key { .. } => self.on_key_entry(key),
+            Page::Entry { wanted, .. } => self.on_entry(key, wanted, status),
+            Page::SignIn { cursor } => self.on_sign_in(&key, cursor, status),
+            Page::Sessions { top } => {
+                match moved(&key, top, status.sessions.list.len()) {
+                    Some(top) => self.page = Page::Sessions { top },
+                    None if key == Key::Esc => self.page = Page::Main,
+                    None => {}
+                }
+                None
+            }
             Page::Routing { cursor } => self.on_routing(&key, cursor, status),
             Page::Explain { cursor } => {
                 match moved(&key, cursor, status.decisions.len()) {
@@ -196,19 +296,32 @@ impl Ui {
         }
     }
 
+    fn scroll(&mut self, status: &Status, newer: usize) {
+        let lines = status.activity.len();
+        let newer = newer.min(lines.saturating_sub(self.log_page));
+        let first = lines.checked_sub(1 + newer).filter(|_| newer > 0);
+        self.scrolled_to = first.map(|first| status.activity[first].number);
+    }
+
     fn on_main(&mut self, key: &Key, status: &Status) -> Option<Action> {
+        let newer = self.newer_lines(status);
+        match key {
+            Key::PageUp => self.scroll(status, newer + self.log_page),
+            Key::PageDown => self.scroll(status, newer.saturating_sub(self.log_page)),
+            Key::Esc => self.scrolled_to = None,
+            _ => {}
+        }
         let Key::Char(key) = key else {
             return None;
         };
         match key {
             'a' => self.page = Page::Accounts { cursor: 0 },
+            'l' => self.page = Page::SignIn { cursor: first_that_needs_login(status) },
             'm' => self.page = Page::Routing { cursor: present_choice(status) },
             's' => return Some(Action::Sync),
             'e' => self.page = Page::Explain { cursor: 0 },
-            'r' if self.seat == Seat::Attached => {
-                self.tell("a restart is asked for in the server's own terminal, or with SIGUSR2")
-            }
-            'r' => self.ask(restart_question(status), Action::Restart),
+            'v' => self.page = Page::Sessions { top: 0 },
+            'r' if self.seat == Seat::Server => self.ask(restart_question(status), Action::Restart),
             'q' => self.ask(quit_question(self.seat, status), Action::Quit),
             '?' => self.page = Page::Help { top: 0 },
             _ => {}
@@ -234,8 +347,7 @@ impl Ui {
                 Action::Import,
             ),
             Key::Enter if cursor == accounts + 1 => {
-                self.entry.clear();
-                self.page = Page::Key { typed: 0 };
+                self.enter(Wanted::NewKey);
             }
             _ => {}
         }
@@ -270,68 +382,170 @@ impl Ui {
 
     fn choose_for_account(&mut self, account: &Account, cursor: usize) {
         let shown = name(&account.name);
+        let to = account.name.clone();
         let finishing = match account.in_flight {
             0 => String::new(),
             running => format!(" Its {} in flight will finish.", requests(running)),
         };
         match account_choices(account).get(cursor) {
             Some(Choice::Enable) => {
-                self.ask(format!("Enable {shown}? It serves again at once."), Action::Enable(account.name.clone()));
+                self.ask(format!("Enable {shown}? It serves again at once."), Action::Enable(to));
             }
             Some(Choice::Disable) => self.ask(
                 format!("Disable {shown}? New requests go elsewhere.{finishing}"),
-                Action::Disable(account.name.clone()),
+                Action::Disable(to),
             ),
-            Some(Choice::Delete) if account.runtime => {
-                self.tell(format!("{shown} comes from request headers and would come back; disable it instead"));
-            }
+            Some(Choice::SignIn) => self.ask_to_sign_in(account),
+            Some(Choice::Retry) => self.ask(
+                format!("Retry {shown}? Its blocks are lifted, and the next request tries it."),
+                Action::Retry(to),
+            ),
+            Some(Choice::Rename) => self.enter(Wanted::NameOf(to)),
             Some(Choice::Delete) => self.ask(
                 format!(
                     "Delete {shown} and its credential from the config? Only adding it anew brings it back.{finishing}"
                 ),
-                Action::Delete(account.name.clone()),
+                Action::Delete(to),
             ),
             None => {}
         }
     }
 
-    fn on_key_entry(&mut self, key: Key) -> Option<Action> {
+    fn ask_to_sign_in(&mut self, account: &Account) {
+        if account.kind == "apikey" {
+            self.enter(Wanted::KeyOf(account.name.clone()));
+            return;
+        }
+        let question = format!(
+            "Sign in again to {}? A page opens in the browser; the account that signs in there is the one that is stored.",
+            name(&account.name)
+        );
+        self.ask(question, Action::SignIn(Some(account.name.clone())));
+    }
+
+    fn on_sign_in(&mut self, key: &Key, cursor: usize, status: &Status) -> Option<Action> {
+        let accounts = sign_in_choices(status);
+        if let Some(cursor) = moved(key, cursor, accounts.len() + 1) {
+            self.page = Page::SignIn { cursor };
+            return None;
+        }
+        match (key, accounts.get(cursor)) {
+            (Key::Esc, _) => self.page = Page::Main,
+            (Key::Enter, Some(account)) => self.ask_to_sign_in(account),
+            (Key::Enter, None) => self.ask(
+                "Sign in to another account? A page opens in the browser; the account that signs in there is added.".into(),
+                Action::SignIn(None),
+            ),
+            _ => {}
+        }
+        None
+    }
+
+    fn enter(&mut self, wanted: Wanted) {
+        self.entry.clear();
+        if let Wanted::NameOf(old) = &wanted {
+            self.entry.clone_from(old);
+        }
+        self.show_entry(wanted);
+    }
+
+    fn show_entry(&mut self, wanted: Wanted) {
+        let shown = match &wanted {
+            Wanted::NameOf(_) => self.entry.clone(),
+            Wanted::NewKey | Wanted::KeyOf(_) | Wanted::SignInCode => {
+                "*".repeat(self.entry.chars().count())
+            }
+        };
+        self.page = Page::Entry { wanted, shown };
+    }
+
+    fn on_entry(&mut self, key: Key, wanted: Wanted, status: &Status) -> Option<Action> {
         match key {
             Key::Esc => {
                 self.entry.clear();
-                self.page = Page::Accounts { cursor: 0 };
+                self.page = match wanted {
+                    Wanted::NewKey => Page::Accounts { cursor: 0 },
+                    Wanted::KeyOf(account) | Wanted::NameOf(account) => {
+                        Page::Account { account, cursor: 0 }
+                    }
+                    Wanted::SignInCode => Page::Main,
+                };
                 return None;
             }
-            Key::Enter => return self.key_entered(),
+            Key::Enter => return self.entered(wanted, status),
             Key::Backspace => {
                 self.entry.pop();
             }
-            Key::Char(c) => self.type_in(&c.to_string()),
-            Key::Paste(text) => self.type_in(text.lines().next().unwrap_or_default()),
-            Key::Up | Key::Down | Key::Redraw => {}
+            Key::Char(c) => self.type_in(&wanted, &c.to_string()),
+            Key::Paste(text) => self.type_in(&wanted, text.lines().next().unwrap_or_default()),
+            Key::Up | Key::Down | Key::PageUp | Key::PageDown | Key::Redraw => {}
         }
-        self.page = Page::Key { typed: self.entry.chars().count() };
+        self.show_entry(wanted);
         None
     }
 
-    /// Printable ASCII only: a key holds nothing else, and a stray byte must not become part of it.
-    fn type_in(&mut self, text: &str) {
-        let room = ENTRY_MAX.saturating_sub(self.entry.len());
-        self.entry.extend(text.chars().filter(char::is_ascii_graphic).take(room));
+    /// Printable ASCII only for what is secret: it holds nothing else, and a stray byte must not
+    /// become part of it. A name may hold whatever can be shown.
+    fn type_in(&mut self, wanted: &Wanted, text: &str) {
+        let is_name = matches!(wanted, Wanted::NameOf(_));
+        let most = if is_name { NAME_MAX } else { ENTRY_MAX };
+        let room = most.saturating_sub(self.entry.chars().count());
+        let fits = |c: &char| if is_name { !is_dangerous(*c) } else { c.is_ascii_graphic() };
+        self.entry.extend(text.chars().filter(fits).take(room));
     }
 
-    fn key_entered(&mut self) -> Option<Action> {
-        if self.entry.is_empty() {
-            self.tell("type or paste an API key, or leave with Esc");
+    fn entered(&mut self, wanted: Wanted, status: &Status) -> Option<Action> {
+        let entry = std::mem::take(&mut self.entry);
+        let entry = entry.trim();
+        if entry.is_empty() {
+            self.tell("nothing was typed; Esc leads back");
+            self.show_entry(wanted);
             return None;
         }
-        let key = Secret::new(std::mem::take(&mut self.entry));
-        self.page = Page::Accounts { cursor: 0 };
-        self.ask(
-            "Add this API key as an account? It is stored in the config and serves at once.".into(),
-            Action::AddKey(key),
-        );
+        match wanted {
+            Wanted::NewKey => {
+                self.page = Page::Accounts { cursor: 0 };
+                self.ask(
+                    "Add this API key as an account? It is stored in the config and serves at once."
+                        .into(),
+                    Action::AddKey(Secret::new(entry)),
+                );
+            }
+            Wanted::KeyOf(account) => {
+                let question = format!(
+                    "Replace the API key of {}? The old one is gone then; the new one serves at once.",
+                    name(&account)
+                );
+                self.page = Page::Account { account: account.clone(), cursor: 0 };
+                self.ask(question, Action::ReplaceKey(account, Secret::new(entry)));
+            }
+            Wanted::NameOf(from) => self.named(from, entry.to_owned(), status),
+            Wanted::SignInCode => {
+                self.page = Page::Entry { wanted: Wanted::SignInCode, shown: String::new() };
+                return Some(Action::SignInCode(Secret::new(entry)));
+            }
+        }
         None
+    }
+
+    fn named(&mut self, from: String, to: String, status: &Status) {
+        if to == from {
+            self.page = Page::Account { account: from, cursor: 0 };
+            return;
+        }
+        if status.accounts.iter().any(|account| account.name == to) {
+            self.tell(format!("{} is the name of another account", name(&to)));
+            self.entry = to;
+            self.show_entry(Wanted::NameOf(from));
+            return;
+        }
+        let question = format!(
+            "Rename {} to {}? Its credential and its settings stay.",
+            name(&from),
+            name(&to)
+        );
+        self.page = Page::Account { account: from.clone(), cursor: 0 };
+        self.ask(question, Action::Rename { from, to });
     }
 
     fn on_routing(&mut self, key: &Key, cursor: usize, status: &Status) -> Option<Action> {
@@ -364,35 +578,6 @@ impl Ui {
     }
 }
 
-/// What an account's page offers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Choice {
-    /// Let it serve again.
-    Enable,
-    /// Take it out of service.
-    Disable,
-    /// Take it out of the config.
-    Delete,
-}
-
-/// The lines of an account's page.
-pub(crate) fn account_choices(account: &Account) -> [Choice; 2] {
-    [if account.enabled { Choice::Disable } else { Choice::Enable }, Choice::Delete]
-}
-
-/// The lines of the routing page: automatic (`None`), then the enabled Claude accounts.
-pub(crate) fn routing_choices(status: &Status) -> Vec<Option<&str>> {
-    let accounts =
-        status.accounts.iter().filter(|account| account.enabled && account.kind != "provider");
-    std::iter::once(None).chain(accounts.map(|account| Some(account.name.as_str()))).collect()
-}
-
-/// Where the cursor of the routing page stands at first.
-fn present_choice(status: &Status) -> usize {
-    let present = status.routing.preferred_account.as_deref();
-    routing_choices(status).iter().position(|choice| *choice == present).unwrap_or(0)
-}
-
 /// The cursor after a key that moves it, within `count` lines.
 fn moved(key: &Key, cursor: usize, count: usize) -> Option<usize> {
     let last = count.saturating_sub(1);
@@ -403,49 +588,11 @@ fn moved(key: &Key, cursor: usize, count: usize) -> Option<usize> {
     }
 }
 
-fn restart_question(status: &Status) -> String {
-    format!(
-        "Restart? A new process takes over and no connection is refused.{}{}",
-        finishing(status, " on the old one"),
-        waiting(status)
-    )
-}
-
 fn quit_question(seat: Seat, status: &Status) -> String {
     match seat {
         Seat::Attached => "Leave the dashboard? The server goes on.".into(),
-        Seat::Server => {
-            format!(
-                "Stop the server? New requests are refused.{}{}",
-                finishing(status, ""),
-                waiting(status)
-            )
-        }
+        Seat::Server => stop_question(status),
     }
-}
-
-fn finishing(status: &Status, on: &str) -> String {
-    match in_flight(status) {
-        0 => String::new(),
-        running => format!(" {} in flight will finish{on}.", requests(running)),
-    }
-}
-
-fn in_flight(status: &Status) -> u64 {
-    let waiting = usize::try_from(status.queue.waiting).unwrap_or(usize::MAX);
-    u64::try_from(status.requests_in_flight.saturating_sub(waiting)).unwrap_or(u64::MAX)
-}
-
-fn waiting(status: &Status) -> String {
-    match status.queue.waiting {
-        0 => String::new(),
-        waiting => format!(" {} waiting will be told to ask again.", requests(waiting)),
-    }
-}
-
-fn requests(count: u64) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} request{plural}")
 }
 
 #[cfg(test)]

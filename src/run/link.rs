@@ -69,7 +69,9 @@ impl Link {
                 Signal::Terminate | Signal::Interrupt if orphaned => {
                     return (Heard::Order(Order::Cut), None);
                 }
-                Signal::Terminate | Signal::Interrupt => self.report(&Report::Quit),
+                Signal::Terminate | Signal::Interrupt => {
+                    self.report(&Report::Quit(signal.name().to_owned()))
+                }
                 Signal::Restart => self.report(&Report::Restart),
                 // The leader gets it too, where a terminal sent it.
                 Signal::HangUp | Signal::Suspend => {}
@@ -95,7 +97,7 @@ impl Link {
                 (Heard::Order(Order::Start { origin, seat, note }), socket) => {
                     return Some(Beginning { origin, seat, note, socket });
                 }
-                (Heard::Gone | Heard::Order(Order::Drain | Order::Cut), _) => return None,
+                (Heard::Gone | Heard::Order(Order::Drain(_) | Order::Cut), _) => return None,
                 (Heard::Order(_) | Heard::Nothing, _) => {}
             }
         }
@@ -106,7 +108,7 @@ impl Link {
         loop {
             match self.wait(LOOK_EVERY) {
                 Heard::Order(Order::Go(learned)) => return Some(learned),
-                Heard::Gone | Heard::Order(Order::Drain | Order::Cut) => return None,
+                Heard::Gone | Heard::Order(Order::Drain(_) | Order::Cut) => return None,
                 Heard::Order(_) | Heard::Nothing => {}
             }
         }

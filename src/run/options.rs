@@ -9,6 +9,5 @@ pub(crate) struct ServeOptions {
     pub(crate) log_to: Option<PathBuf>,
     /// `--log-file FILE`.
     pub(crate) log_file: Option<PathBuf>,
-    /// `--plain`.
     pub(crate) plain: bool,
 }

@@ -22,7 +22,8 @@ use crate::account::Role;
 use crate::clock;
 use crate::config::file;
 use crate::config::state::{self, State};
-use crate::control::{hand_over, header_accounts, local, probe, reload};
+use crate::control::hand_over::{self, Told};
+use crate::control::{header_accounts, local, probe, reload};
 use crate::error::{Error, Result};
 use crate::event::{Event, RestartStep};
 use crate::host::dashboard;
@@ -43,6 +44,8 @@ const RUNTIME_EVERY: Duration = Duration::from_secs(600);
 const SYNC_MIN: Duration = Duration::from_millis(100);
 /// Time between two lines of progress while running requests finish (SPEC R1).
 const LEFT_TOLD_EVERY: Duration = Duration::from_secs(5);
+/// Time between two reports of what the dashboard of the worker that took over is to show, too.
+const SEEN_TOLD_EVERY: Duration = Duration::from_millis(500);
 /// Time between two looks at what is left.
 const LEFT_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A refresh that is under way at the end is waited for, because its token would be lost.
@@ -51,6 +54,9 @@ const REFRESH_SETTLE_MAX: Duration = Duration::from_secs(40);
 const YIELD_SETTLE_MAX: Duration = Duration::from_secs(10);
 /// The log's last lines are written within this time, or not at all when nobody reads them.
 const LOG_FINISH_MAX: Duration = Duration::from_secs(2);
+
+/// What stops a worker without an order.
+const LEADER_GONE: &str = "the end of the process that led this one";
 
 /// How the life ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,18 +135,22 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
         events.warning(clock::wall(), text);
     }
     link.tell(&Report::Prepared, Some(&socket));
-    let ended = match link.wait_go() {
-        Some(learned) => {
-            let worker = Worker::open(link, context, socket, &learned);
-            worker.and_then(|worker| {
-                let origin = beginning.origin;
-                Worker { origin, mode, ..worker }.run(&reporter)
-            })
+    let opened =
+        link.wait_go().map(|learned| Worker::open(link, context, socket, &learned)).transpose();
+    match opened {
+        Ok(Some(worker)) => {
+            let origin = beginning.origin;
+            Ok(Worker { origin, mode, ..worker }.run(reporter))
         }
-        None => Ok(Ended::Clean),
-    };
-    reporter.finish(LOG_FINISH_MAX);
-    ended
+        Ok(None) => {
+            reporter.finish(LOG_FINISH_MAX);
+            Ok(Ended::Clean)
+        }
+        Err(error) => {
+            reporter.finish(LOG_FINISH_MAX);
+            Err(error)
+        }
+    }
 }
 
 /// A server that serves.
@@ -152,6 +162,10 @@ struct Worker<'a> {
     mode: Mode,
     /// What was known when it handed over, and when that was.
     handed: Option<(State, Mono)>,
+    /// What of the past the one that takes over knows.
+    told: Told,
+    /// What told it to stop, such as `SIGTERM`.
+    stopped_by: String,
 }
 
 impl Worker<'_> {
@@ -185,13 +199,15 @@ impl Worker<'_> {
             origin: Origin::Config,
             mode: Mode::Plain,
             handed: None,
+            told: Told::default(),
+            stopped_by: String::new(),
         })
     }
 
-    fn run(mut self, reporter: &Reporter) -> Result<Ended> {
+    fn run(mut self, reporter: Reporter) -> Ended {
         let seen = Arc::clone(&self.context);
         reporter.watch(move || seen.gate.look(|scheduler, now| scheduler.snapshot(now)));
-        let mut screen = Screen { mode: self.mode, reporter, dashboard: None };
+        let mut screen = Screen { mode: self.mode, reporter: &reporter, dashboard: None };
         screen.open(&self.context);
         self.link.report(&Report::Serving(std::process::id()));
         announce(&self.context, &self.listener);
@@ -206,7 +222,15 @@ impl Worker<'_> {
             capture.finish(LOG_FINISH_MAX);
         }
         self.context.gate.stop();
-        Ok(ended)
+        if self.handed.is_none() {
+            self.context.tell(Event::Stopped);
+        }
+        reporter.finish(LOG_FINISH_MAX);
+        if self.handed.is_some() {
+            // What was finished here since: only now it is all in the log.
+            self.tell_seen();
+        }
+        ended
     }
 
     /// The time of serving: orders, the config file, the state file.
@@ -239,6 +263,7 @@ impl Worker<'_> {
                 Heard::Gone => {
                     let text = "the process that led this one is gone: stopping";
                     self.context.events.warning(clock::wall(), text);
+                    self.stopped_by = LEADER_GONE.to_owned();
                     return Going::Stopping;
                 }
                 Heard::Nothing => {}
@@ -301,14 +326,19 @@ impl Worker<'_> {
                 step(RestartStep::Failed { why });
             }
             Order::Retire(pid) => {
+                self.tell_seen();
                 context.retire();
                 step(RestartStep::Serving { pid });
                 return Some(Going::Retiring);
             }
             Order::Learn(learned) => learn(&context, &learned),
+            Order::Recall(seen) => hand_over::recall(&context, &seen),
             Order::Hear(text) => context.events.notice(clock::wall(), text),
             Order::Ping => self.link.report(&Report::Pong),
-            Order::Drain => return Some(Going::Stopping),
+            Order::Drain(by) => {
+                self.stopped_by = by;
+                return Some(Going::Stopping);
+            }
             Order::Cut => return Some(Going::Cutting),
             Order::Start { .. } | Order::Go(_) | Order::Reload => {}
         }
@@ -321,7 +351,8 @@ impl Worker<'_> {
         self.begin_end(going);
         let start = clock::mono();
         let end = start + context.config().drain_timeout;
-        let mut told: Option<Mono> = None;
+        let mut told = self.tell_stopping(going, start);
+        let mut seen_told = start;
         let ended = loop {
             let now = clock::mono();
             let left = self.listener.busy();
@@ -337,12 +368,13 @@ impl Worker<'_> {
                 let why = if now >= end {
                     "shutdown.drainTimeoutMs is over"
                 } else {
-                    "told a second time"
+                    "a second signal came"
                 };
                 if left == 0 {
                     break Ended::Clean;
                 }
-                let text = format!("{left} requests are cut: {why}");
+                let are = if left == 1 { "request is" } else { "requests are" };
+                let text = format!("{left} {are} cut: {why}");
                 context.events.warning(clock::wall(), text);
                 break Ended::Cut;
             }
@@ -353,8 +385,12 @@ impl Worker<'_> {
             if going == Going::Retiring {
                 refuse_waiting(&context);
             }
+            if self.handed.is_some() && now.since(seen_told) >= SEEN_TOLD_EVERY {
+                seen_told = now;
+                self.tell_seen();
+            }
             match self.link.wait(LEFT_LOOK_EVERY) {
-                Heard::Order(Order::Drain) if going == Going::Retiring => {
+                Heard::Order(Order::Drain(_)) if going == Going::Retiring => {
                     going = Going::Stopping;
                     self.begin_end(going);
                 }
@@ -398,6 +434,20 @@ impl Worker<'_> {
         }
     }
 
+    /// Tells why it stops, how many requests are left and until when they may run; gives the
+    /// moment, if it was told. A worker that has handed over is not the one that stops.
+    fn tell_stopping(&self, going: Going, start: Mono) -> Option<Mono> {
+        if going == Going::Retiring || self.handed.is_some() {
+            return None;
+        }
+        self.context.tell(Event::Stopping {
+            by: self.stopped_by.clone(),
+            left: self.listener.busy(),
+            until: clock::wall() + self.context.config().drain_timeout,
+        });
+        Some(start)
+    }
+
     fn tell_left(&self, going: Going, left: usize) {
         match going {
             Going::Stopping | Going::Cutting => self.context.tell(Event::Draining { left }),
@@ -417,6 +467,14 @@ impl Worker<'_> {
             let recent = clock::mono().since(*at);
             let since = hand_over::handed_over(&self.context, recent).since(handed);
             self.link.report(&Report::Learned(HandOver::text(&self.context, &since)));
+        }
+    }
+
+    /// What the dashboard has shown here and is to show there.
+    fn tell_seen(&mut self) {
+        let seen = hand_over::seen(&self.context, &mut self.told);
+        if !seen.is_empty() {
+            self.link.report(&Report::Seen(seen));
         }
     }
 

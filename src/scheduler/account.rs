@@ -2,18 +2,22 @@
 //!
 //! Availability is "no block in force"; nothing here is a status string.
 
+mod looks;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::block::{Block, BlockReason, End, Evidence, Scope};
+use super::block::{Block, End, Evidence, Scope};
 use super::cost::{Costs, Reading};
-use super::policy::{MESSAGE_CHARS_MAX, Policy};
+use super::id::{AccountId, RouteClass};
+use super::policy::{MESSAGE_CHARS_MAX, Policy, REST_TRUST};
 use super::quota::{Family, Verdict, WindowKind};
 use super::recent_load::{Counted, Hour, Recent};
-use super::request::{AccountId, AccountSpec, Avoided};
+use super::request::{AccountSpec, Avoided};
 use super::score::{pressure, ramp};
 use super::snapshot::{Tier, UsageTotals};
 use super::storm::{Ramp, spread};
+use super::suspicion::{Suspicion, Suspicions};
 use super::tier;
 use super::time::{Mono, Now, Wall};
 use super::windows::{Full, Window, Windows};
@@ -27,8 +31,16 @@ pub(super) struct Account {
     pub(super) leaving: bool,
     pub(super) windows: Windows,
     blocks: Vec<PlacedBlock>,
+    pub(super) suspicions: Suspicions,
+    /// Avoided for an answer that blames nobody (P7).
+    mark: Option<Mark>,
+    /// When the credential served last.
+    served_at: Option<Mono>,
+    /// When a usage reading lifted blocks last.
+    lifted_at: Option<Mono>,
     recovered_at: Option<Mono>,
     pub(super) in_flight: u32,
+    pub(super) messages_in_flight: u32,
     pub(super) active_weight: u64,
     pub(super) completed: u64,
     pub(super) failed: u64,
@@ -48,11 +60,52 @@ pub(super) struct Account {
     pub(super) ramp: Ramp,
 }
 
-/// A block, and the end that was asked before it was spread (S10).
+/// A block, and what is remembered of it.
 #[derive(Debug)]
-struct PlacedBlock {
-    block: Block,
+pub(super) struct PlacedBlock {
+    pub(super) block: Block,
+    /// The end that was asked before it was spread (S10).
     asked: End,
+    /// When an answer said so last.
+    said: Mono,
+    /// How often it was placed anew at its end without anything good in between.
+    rests: u32,
+    /// The lease that looks whether it still holds.
+    looker: Option<u64>,
+}
+
+/// How a block stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BlockState {
+    InForce,
+    /// Its time is over, and one request looks.
+    BeingLooked,
+    /// Its time is over, and the next request looks.
+    Lookable,
+}
+
+/// An account that answered 403 to what another one served.
+#[derive(Clone, Debug)]
+pub(super) struct Mark {
+    pub(super) until: Mono,
+    pub(super) evidence: Arc<Evidence>,
+}
+
+/// What of a request a block is compared with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Target<'a> {
+    pub(super) class: RouteClass,
+    pub(super) family: Option<&'a Family>,
+    pub(super) model: Option<&'a str>,
+}
+
+/// How a look ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Looked {
+    /// What it looked at does not hold any more.
+    Passed,
+    /// Nothing was learned about it.
+    Returned,
 }
 
 /// Was there already a block for everyone?
@@ -75,8 +128,13 @@ impl Account {
             leaving: false,
             windows: Windows::default(),
             blocks: Vec::new(),
+            suspicions: Suspicions::default(),
+            mark: None,
+            served_at: None,
+            lifted_at: None,
             recovered_at: None,
             in_flight: 0,
+            messages_in_flight: 0,
             active_weight: 0,
             completed: 0,
             failed: 0,
@@ -109,9 +167,38 @@ impl Account {
         self.spec.profiles.iter().any(|own| **own == *profile)
     }
 
-    /// The blocks in force.
+    /// The blocks in force, and those that a look has still to end.
     pub(super) fn blocks(&self, now: Now) -> impl Iterator<Item = &Block> {
-        self.blocks.iter().map(|held| &held.block).filter(move |block| !block.end.has_passed(now))
+        self.placed(now).map(|held| &held.block)
+    }
+
+    pub(super) fn is_blocked_for_messages(&self, now: Now) -> bool {
+        self.blocks(now).any(|block| block.scope.is_for_all_messages())
+    }
+
+    pub(super) fn placed(&self, now: Now) -> impl Iterator<Item = &PlacedBlock> {
+        self.blocks.iter().filter(move |held| held.is_held(now))
+    }
+
+    /// Whether the credential has served lately, so that a rest after a 401 is waited for (Q1).
+    pub(super) fn has_served_lately(&self, now: Mono) -> bool {
+        self.served_at.is_some_and(|at| now.since(at) < REST_TRUST)
+    }
+
+    pub(super) fn mark(&self, now: Mono) -> Option<&Mark> {
+        self.mark.as_ref().filter(|mark| mark.until > now)
+    }
+
+    /// P7: it answered 403 to what another account has served.
+    pub(super) fn set_mark(&mut self, mark: Mark) {
+        self.stir();
+        self.mark = Some(mark);
+    }
+
+    /// What makes this account avoided for a class of requests (P7).
+    pub(super) fn suspected(&self, now: Now, class: RouteClass) -> Option<&Suspicion> {
+        let own = self.suspicions.in_force(now).filter(|one| one.class == class);
+        own.max_by_key(|one| one.until)
     }
 
     /// Places a block. One of the same reason and scope is prolonged; what an answer says of a
@@ -119,7 +206,7 @@ impl Account {
     /// before.
     pub(super) fn put_block(&mut self, now: Now, mut block: Block) -> Before {
         self.stir();
-        let blocked = self.blocks(now).any(|block| block.scope == Scope::Account);
+        let blocked = self.is_blocked_for_messages(now);
         block.evidence = bounded(block.evidence);
         let same = |held: &&mut PlacedBlock| {
             held.block.reason == block.reason && held.block.scope == block.scope
@@ -134,13 +221,18 @@ impl Account {
                 }
                 held.asked = end;
                 held.block.end = end;
+                held.said = now.mono;
+                held.looker = None;
             }
             None => {
                 // Reasons for everyone are few; only families that an upstream invents could make
                 // the list grow.
-                if self.blocks.len() < BLOCKS_MAX || block.scope == Scope::Account {
-                    let asked = block.end;
-                    self.blocks.push(PlacedBlock { block, asked });
+                if matches!(block.scope, Scope::Model(_)) {
+                    self.make_room_for_a_model();
+                }
+                if self.blocks.len() < BLOCKS_MAX || block.scope.is_for_all_messages() {
+                    let (asked, said) = (block.end, now.mono);
+                    self.blocks.push(PlacedBlock { block, asked, said, rests: 0, looker: None });
                 }
             }
         }
@@ -148,13 +240,14 @@ impl Account {
     }
 
     /// Removes the blocks that `ends` picks; true if there were any.
-    pub(super) fn lift(&mut self, now: Now, ends: impl Fn(&BlockReason) -> bool) -> bool {
+    fn lift(&mut self, now: Now, ends: impl Fn(&PlacedBlock) -> bool) -> bool {
+        self.stir();
         let before = self.blocks.len();
-        self.blocks.retain(|held| !ends(&held.block.reason));
+        self.blocks.retain(|held| !ends(held));
         if self.blocks.len() == before {
             return false;
         }
-        if !self.blocks.iter().any(|held| held.block.scope == Scope::Account) {
+        if !self.blocks.iter().any(|held| held.block.scope.is_for_all_messages()) {
             self.recovered_at = Some(now.mono);
         }
         true
@@ -163,7 +256,8 @@ impl Account {
     /// When the last of the blocks for everyone ends, if there are any and that is known.
     pub(super) fn returns(&self, now: Now) -> Option<Mono> {
         self.blocks(now)
-            .filter(|block| block.scope == Scope::Account)
+            // What waits for a look has no end any more.
+            .filter(|block| block.scope.is_for_all_messages() && !block.end.has_passed(now))
             .try_fold(None, |last, block| Some(last.max(Some(block.end.mono(now)?))))
             .flatten()
     }
@@ -176,7 +270,7 @@ impl Account {
             return Expired::Nothing;
         }
         let expired = self.forget(now);
-        self.quiet_until = self.next_end();
+        self.quiet_until = self.next_end(now.mono);
         expired
     }
 
@@ -186,9 +280,16 @@ impl Account {
     }
 
     /// The first end on each clock.
-    fn next_end(&self) -> (Mono, Wall) {
+    fn next_end(&self, now: Mono) -> (Mono, Wall) {
         let mut first = (Mono::MAX, Wall(i64::MAX));
-        let ends = self.blocks.iter().map(|held| held.block.end).chain(self.overage);
+        let marks = self.mark(now).map(|mark| mark.until);
+        let suspicions = self.suspicions.first_end(now);
+        for at in marks.into_iter().chain(suspicions) {
+            first.0 = first.0.min(at);
+        }
+        // What waits for a look has no end of its own any more.
+        let timed = self.blocks.iter().filter(|held| !held.is_over(now));
+        let ends = timed.map(|held| held.block.end).chain(self.overage);
         for end in ends {
             if let End::At { mono, wall } = end {
                 first.0 = first.0.min(mono.unwrap_or(Mono::MAX));
@@ -211,8 +312,8 @@ impl Account {
         let mut ended: Option<Mono> = None;
         let before = self.blocks.len();
         self.blocks.retain(|held| {
-            let passed = held.block.end.has_passed(now);
-            if passed && held.block.scope == Scope::Account {
+            let passed = !held.is_held(now);
+            if passed && held.block.scope.is_for_all_messages() {
                 ended = ended.max(Some(moment_of(now, held.block.end)));
             }
             !passed
@@ -220,7 +321,7 @@ impl Account {
         if self.blocks.len() != before {
             expired = Expired::Something;
         }
-        let still = self.blocks.iter().any(|held| held.block.scope == Scope::Account);
+        let still = self.blocks.iter().any(|held| held.block.scope.is_for_all_messages());
         match ended {
             Some(at) if !still => {
                 self.recovered_at = Some(at);
@@ -233,15 +334,13 @@ impl Account {
     /// The end of the spreadable block that ends last: cooldowns and retry-after, never a reset,
     /// which no block outlives (S2).
     pub(super) fn spreadable(&self, now: Now) -> Option<(Mono, usize)> {
-        let ends = self.blocks.iter().enumerate().filter_map(|(index, held)| {
-            match (&held.block.scope, held.asked) {
-                (Scope::Account, End::At { mono: Some(mono), wall: None })
-                    if !held.block.end.has_passed(now) =>
-                {
-                    Some((mono, index))
-                }
-                _ => None,
+        let ends = self.blocks.iter().enumerate().filter_map(|(index, held)| match held.asked {
+            End::At { mono: Some(mono), wall: None }
+                if held.block.scope.is_for_all_messages() && !held.block.end.has_passed(now) =>
+            {
+                Some((mono, index))
             }
+            _ => None,
         });
         ends.max()
     }
@@ -260,7 +359,8 @@ impl Account {
         self.last_failure = Some(now.mono);
     }
 
-    pub(super) fn count_success(&mut self) {
+    pub(super) fn count_success(&mut self, now: Now) {
+        self.served_at = Some(now.mono);
         self.failures = 0;
         self.last_failure = None;
         self.last_error = None;
@@ -272,6 +372,11 @@ impl Account {
         if evidence.status.is_some() {
             self.last_status = evidence.status;
         }
+    }
+
+    /// A broken answer has cost something all the same.
+    pub(super) fn count_use(&mut self) {
+        self.usage.requests += 1;
     }
 
     pub(super) fn record(&mut self, now: Now, weight: u32, took: Duration, counted: Counted) {
@@ -327,7 +432,8 @@ impl Account {
         }
     }
 
-    /// Used share of a window as far as it is known; nothing is known of one that has not been opened.
+    /// Used share of a window as far as it is known; nothing is known of one that has not been
+    /// opened.
     pub(super) fn used(&self, wall: Wall, kind: &WindowKind) -> f64 {
         let window = self.windows.get(wall, kind);
         window.and_then(|window| window.used).unwrap_or(0.0)
@@ -353,24 +459,30 @@ impl Account {
         &self,
         now: Now,
         policy: &Policy,
-        family: Option<&Family>,
+        target: Target<'_>,
     ) -> impl Iterator<Item = Avoided> {
+        // P3: only messages use message quota.
+        let is_message = target.class == RouteClass::Messages;
         let near = self.windows.iter(now.wall).filter(move |window| {
-            concerns(&window.kind, family)
+            is_message
+                && window.concerns(target.family)
                 && near_share(policy, &window.kind)
                     .is_some_and(|share| window.used.is_some_and(|used| used >= share))
         });
         let near = near
             .map(|window| Avoided::Near { kind: window.kind.clone(), percent: window.percent() });
-        near.chain(self.overage(now).map(|_| Avoided::PaidOverage))
+        let paid = self.overage(now).filter(|_| is_message).map(|_| Avoided::PaidOverage);
+        let forbidden = self.mark(now.mono).filter(|_| is_message).map(|_| Avoided::Forbidden);
+        let suspected = self.suspected(now, target.class).map(|_| Avoided::Suspected);
+        near.chain(paid).chain(forbidden).chain(suspected)
     }
 
     pub(super) fn week(&self, wall: Wall) -> Option<&Window> {
         self.windows.get(wall, &WindowKind::SevenDay)
     }
 
-    /// S4 for a request of this family; none is unknown. A limit at which one request may look counts
-    /// as critical, and so does a week that the API still allows.
+    /// S4 for a request of this family; none is unknown. A limit at which one request may look
+    /// counts as critical, and so does a week that the API still allows.
     pub(super) fn tier(&self, now: Now, policy: &Policy, family: Option<&Family>) -> Option<Tier> {
         let of = |window: &Window| {
             let tier = tier::of_use(policy, window.used?, window.elapsed(now.wall));
@@ -421,23 +533,16 @@ pub(super) fn spread_blocks(now: Now, accounts: &mut [Account]) {
     }
 }
 
-/// Does a window matter to a request of this family?
-pub(super) fn concerns(kind: &WindowKind, family: Option<&Family>) -> bool {
-    match kind {
-        WindowKind::SevenDayFamily(own) => family == Some(own),
-        WindowKind::FiveHour
-        | WindowKind::SevenDay
-        | WindowKind::Tokens
-        | WindowKind::Requests
-        | WindowKind::Generic => true,
-    }
-}
-
-/// Does a block keep a request of this family out? One whose family nobody knows may be of any.
-pub(super) fn keeps_out(scope: &Scope, family: Option<&Family>) -> bool {
+/// Does a block keep such a request out? One whose family or model nobody knows may be of any.
+pub(super) fn keeps_out(scope: &Scope, target: Target<'_>) -> bool {
+    let is_message = target.class == RouteClass::Messages;
     match scope {
         Scope::Account => true,
-        Scope::Family(blocked) => family.is_none_or(|family| family == blocked),
+        Scope::Class(blocked) => target.class == *blocked,
+        Scope::Family(blocked) => {
+            is_message && target.family.is_none_or(|family| family == blocked)
+        }
+        Scope::Model(blocked) => is_message && target.model == Some(&**blocked),
     }
 }
 

@@ -5,26 +5,28 @@
 //! can be served at once only by an account that no one who waits could use: it never overtakes,
 //! and never waits for one that its account could not serve.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::account::concerns;
+use super::account::{Account, Target};
 use super::block::WaitCause;
 use super::cost::PromptCache;
+use super::id::RouteClass;
 use super::obstacle::Ends;
 use super::policy::{PASS_PAUSE, POLL_MIN, RESTRAINED_MAX, STORM_REQUESTS};
 use super::queue::{Full, Place, Waiter};
-use super::quota::Family;
+use super::quota::WindowKind;
 use super::ranking::Ranking;
+use super::request::Why;
 use super::request::{
-    AccountId, Admission, Cancel, Grant, Lease, Limit, Refusal, RefusalReason, Request, Restrained,
-    Shape, Ticket, WaitClock, Wake,
+    Admission, Cancel, Grant, Lease, Limit, Refusal, RefusalReason, Request, Restrained, Shape,
+    Ticket, WaitClock, Wake,
 };
+use super::seen_classes::SeenClasses;
 use super::select::{Ask, Choice, Patience, Restraint, Route};
 use super::snapshot::ExplainedVerdict;
 use super::time::{Mono, Now};
 use super::wait_limits::{Allowance, Outlook, Prospect, judge, tick};
-use super::{DRIFT_MS_MAX, Intake, LeaseRecord, Look, Progress, Scheduler};
+use super::{DRIFT_MS_MAX, Intake, LeaseRecord, Look, Looking, Progress, Scheduler};
 
 impl Scheduler {
     /// Asks for an account: the first time, and after each failed attempt with that account in
@@ -43,6 +45,14 @@ impl Scheduler {
         }
         let tried_until = now.mono + self.pass_pause(request.last_failure);
         let mut ranking = std::mem::take(&mut self.ranking);
+        if request.trail.may_begin_suspense() {
+            let ask = self.ask(now, &request, &request.excluded, tried_until);
+            self.rank(now, &ask, &mut ranking);
+            // No account is left to try: a refusal without evidence has to be explained.
+            if ranking.available.is_empty() {
+                request.trail.begin_suspense(now.mono, &self.policy);
+            }
+        }
         let mut ask = self.ask(now, &request, &request.excluded, tried_until);
         let decision = self.decide(now, &request, &mut ask, &mut ranking);
         let verdict = match &decision {
@@ -81,11 +91,18 @@ impl Scheduler {
         ranking: &mut Ranking,
     ) -> Decision {
         self.rank(now, ask, ranking);
+        if request.trail.suspense_ends(&self.policy).is_some_and(|at| at <= now.mono) {
+            // Its last look took longer than it may stay in suspense: no call follows it.
+            return Decision::Refuse(self.refusal(now, ask, None));
+        }
         let may_try = self.policy.max_attempts == 0 || request.attempts < self.policy.max_attempts;
         let choose = |ask: &Ask<'_>, ranking: &Ranking| {
             self.choose(now, ask, &ranking.available).filter(|_| may_try)
         };
         if let Some(choice) = choose(ask, ranking) {
+            return Decision::Serve(choice);
+        }
+        if may_try && let Some(choice) = self.long_look(now, ask) {
             return Decision::Serve(choice);
         }
         let refusal = match self.may_hold(now, request, ask, ranking) {
@@ -181,7 +198,10 @@ impl Scheduler {
     pub(super) fn pass_pause(&self, last_failure: Option<WaitCause>) -> Duration {
         match last_failure {
             Some(WaitCause::Network) => PASS_PAUSE.max(self.policy.network_cooldown),
-            Some(WaitCause::Quota | WaitCause::Weekly | WaitCause::Capacity) | None => PASS_PAUSE,
+            Some(
+                WaitCause::Quota | WaitCause::Weekly | WaitCause::Capacity | WaitCause::Credential,
+            )
+            | None => PASS_PAUSE,
         }
     }
 
@@ -251,30 +271,38 @@ impl Scheduler {
     ) -> Grant {
         self.last_lease += 1;
         let id = self.last_lease;
+        let is_message = request.class == RouteClass::Messages;
+        let looking = self.looking(now, request, choice.index);
         let (cost, cache) = self.cost_of(now, request, choice.index);
         let account = &mut self.accounts[choice.index];
+        let five_hours = account.used(now.wall, &WindowKind::FiveHour);
+        let week = account.used(now.wall, &WindowKind::SevenDay);
+        account.costs.risk(now.mono, five_hours, week);
         account.costs.grant(now.mono, cost, cache);
-        account.in_flight += 1;
-        account.active_weight = account.active_weight.saturating_add(u64::from(request.weight));
-        account.recent.add(now.mono, u64::from(request.weight));
-        account.usage.last_used = Some(now.wall);
-        account
-            .windows
-            .start_look(now, id, |window| concerns(&window.kind, request.family.as_ref()));
+        occupy(now, id, account, request, choice.why);
         let held = LeaseRecord {
             account: account.id,
-            request: request.id,
             weight: request.weight,
             profile: request.profile.clone(),
+            class: request.class,
+            kin: request.kin,
+            model: request.model.clone(),
+            looking,
+            trail: request.trail.clone(),
             family: request.family.clone(),
             session: request.session,
             granted: now,
             cost,
             progress: Progress::Outstanding,
-            ramped: account.ramp.grant(now.mono),
+            ramped: is_message && account.ramp.grant(now.mono),
         };
-        if account.is_claude() {
-            self.breaker.grant(now.mono, id);
+        if is_message {
+            self.messages_in_flight += 1;
+            if account.is_claude()
+                && let Some(breaker) = self.breakers.get_mut(request.family.as_ref())
+            {
+                breaker.grant(now.mono, id);
+            }
         }
         let grant = Grant {
             lease: Lease { id, account: account.id },
@@ -284,6 +312,7 @@ impl Scheduler {
             why: choice.why,
             waited,
             clock,
+            trail: request.trail.clone(),
         };
         self.last_chosen = Some(account.id);
         if let Some(session) = request.session {
@@ -383,7 +412,11 @@ impl Scheduler {
         if let (Route::Thread(_), None) = (ask.route, request.pinned) {
             ask.route = Route::Any;
         }
-        ask.others_waiting -= 1;
+        let suspense_ends = request.trail.suspense_ends(&self.policy);
+        if suspense_ends.is_some_and(|at| at <= now.mono) {
+            return Step::Expire(Limit::Suspense, self.refusal(now, &ask, None));
+        }
+        ask.others_waiting = ask.others_waiting.saturating_sub(1);
         let restrained = waiter.clock.restrained;
         if restrained.ends(now.mono).is_some_and(|at| at <= now.mono) {
             ask.restraint = Restraint::Waived;
@@ -395,7 +428,8 @@ impl Scheduler {
             Some(index) => kept = seen.classes[index].restrained_from.is_some(),
             None => {
                 self.rank(now, &ask, ranking);
-                if let Some(choice) = self.choose(now, &ask, &ranking.available) {
+                let choice = self.choose(now, &ask, &ranking.available);
+                if let Some(choice) = choice.or_else(|| self.long_look(now, &ask)) {
                     return Step::Grant(choice, waited);
                 }
                 kept |= ranking.restrained > 0;
@@ -418,9 +452,13 @@ impl Scheduler {
                 let most = RESTRAINED_MAX.mul_f64(turn.min(1.0));
                 let restrained = restrained.look(now.mono, kept.then_some(most));
                 let spared = restrained.ends(now.mono).filter(|_| kept);
+                let long_look = self.next_long_look(now, &ask);
                 return Step::Stay {
                     cause,
-                    look_at: [tolerance, spared].into_iter().flatten().fold(look_at, Mono::min),
+                    look_at: [tolerance, spared, suspense_ends, long_look]
+                        .into_iter()
+                        .flatten()
+                        .fold(look_at, Mono::min),
                     release: outlooks.drain(..).filter_map(|outlook| outlook.end()).min(),
                     restrained,
                 };
@@ -480,6 +518,42 @@ impl Scheduler {
     }
 }
 
+impl Scheduler {
+    /// Why this request goes to an account that has refused it, if it does.
+    fn looking(&self, now: Now, request: &Request, index: usize) -> Looking {
+        let account = &self.accounts[index];
+        if request.trail.refusal_by(account.id).is_none() {
+            return Looking::No;
+        }
+        let ask = self.ask(now, request, &[], now.mono);
+        match self.is_proof(account, &ask) {
+            true => Looking::ForProof,
+            false => Looking::Again,
+        }
+    }
+}
+
+/// The account has one request more, which looks at whatever waits for a look.
+fn occupy(now: Now, id: u64, account: &mut Account, request: &Request, why: Why) {
+    account.in_flight += 1;
+    account.active_weight = account.active_weight.saturating_add(u64::from(request.weight));
+    account.recent.add(now.mono, u64::from(request.weight));
+    account.usage.last_used = Some(now.wall);
+    let target = Target {
+        class: request.class,
+        family: request.family.as_ref(),
+        model: request.model.as_deref(),
+    };
+    account.start_look(now, id, target);
+    if why == Why::LongLook {
+        account.start_long_look(now, id, target);
+    }
+    if request.class == RouteClass::Messages {
+        account.messages_in_flight += 1;
+        account.windows.start_look(now, id, |window| window.concerns(request.family.as_ref()));
+    }
+}
+
 /// What becomes of a request that asks.
 #[derive(Debug)]
 pub(super) enum Decision {
@@ -496,64 +570,6 @@ enum Step {
     Grant(Choice, Duration),
     Expire(Limit, Refusal),
     Refuse(Refusal),
-}
-
-/// The classes of requests for which this look has found no account: the next one of such a class need
-/// not ask again.
-#[derive(Debug, Default)]
-struct SeenClasses {
-    classes: Vec<Class>,
-    /// How many who wait this look has judged.
-    judged: usize,
-}
-
-#[derive(Debug)]
-struct Class {
-    profile: Arc<str>,
-    family: Option<Family>,
-    thinking: bool,
-    route: Route,
-    brought: Vec<AccountId>,
-    patience: Patience,
-    restraint: Restraint,
-    /// A cold start or the brink kept the one that asked, which would have cost so much. Who costs less
-    /// or has a cache somewhere may do better.
-    restrained_from: Option<u64>,
-    outlooks: Vec<Outlook>,
-}
-
-impl SeenClasses {
-    fn class(&self, now: Now, ask: &Ask<'_>) -> Option<usize> {
-        let restrained = |from: u64| ask.cost(PromptCache::Cold) < from || ask.is_cached(now.mono);
-        let alike = |class: &Class| {
-            *class.profile == *ask.profile
-                && class.family.as_ref() == ask.family
-                && class.thinking == ask.thinking
-                && class.route == ask.route
-                && class.brought == ask.brought
-                && class.patience == ask.patience
-                && class.restraint == ask.restraint
-                && !class.restrained_from.is_some_and(restrained)
-        };
-        self.classes.iter().position(alike).filter(|_| ask.tried.is_empty())
-    }
-
-    fn remember(&mut self, ask: &Ask<'_>, kept: bool, outlooks: &[Outlook]) {
-        if !ask.tried.is_empty() {
-            return;
-        }
-        self.classes.push(Class {
-            profile: Arc::from(ask.profile),
-            family: ask.family.cloned(),
-            thinking: ask.thinking,
-            route: ask.route,
-            brought: ask.brought.to_vec(),
-            patience: ask.patience,
-            restraint: ask.restraint,
-            restrained_from: kept.then(|| ask.cost(PromptCache::Cold)),
-            outlooks: outlooks.to_vec(),
-        });
-    }
 }
 
 impl Scheduler {

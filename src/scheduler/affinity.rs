@@ -1,4 +1,14 @@
 //! Memory of sessions and threads (SPEC S9, P9, P10), bounded: the least recently used goes first.
+//!
+//! A session matters to routing because of its prompt cache, and the cache is where the session
+//! was *served*, not where it was sent: an attempt that fails, or one of two parallel requests that
+//! goes elsewhere for a moment, must not make the router forget the account that holds the prompt.
+//! So a binding keeps apart who was granted last, who served last and when, and the home, which may
+//! hold a copy of its own. Remembering only the last account would be simpler; sessions would then move
+//! after each failover and write their prompts anew.
+//!
+//! When a cache is gone is not known but assumed, five minutes after the last request that was
+//! served. Nothing here decides; `select` does.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,8 +42,8 @@ pub(super) struct Binding {
     pub(super) current: AccountId,
     /// When the home took the last request that it then served: its prompt is cached there since.
     home_served: Option<Mono>,
-    /// The same of the account that served it last, which one that was only granted may have displaced
-    /// from `current`.
+    /// The same of the account that served it last, which one that was only granted may have
+    /// displaced from `current`.
     served: Option<(AccountId, Mono)>,
     /// Away from home: since when the home could have served it again.
     home_usable: Option<Mono>,
@@ -83,7 +93,8 @@ impl Binding {
         self.served.map(|(account, _)| account)
     }
 
-    /// Whether the session has been away from a usable home for so long that it returns in any case.
+    /// Whether the session has been away from a usable home for so long that it returns in any
+    /// case.
     pub(super) fn is_overdue(&self, now: Mono) -> bool {
         self.home_usable.is_some_and(|since| since + HOME_RETURN <= now)
     }

@@ -1,12 +1,14 @@
 //! Whether an account can serve a request now (SPEC S3, S6): everything that stands in the way.
 //!
-//! Availability is the absence of obstacles, asked anew each time, and not a state that is kept: a kept
-//! one would have to be updated whenever a window, a block, a cap or the breaker changes.
+//! Availability is the absence of obstacles, asked anew each time, and not a state that is kept: a
+//! kept one would have to be updated whenever a window, a block, a cap or the breaker changes.
 
 use super::Scheduler;
-use super::account::{Account, concerns, keeps_out};
+use super::account::{Account, BlockState, keeps_out};
+use super::block::{BlockReason, WaitCause};
 use super::breaker::Pass;
 use super::cost::PromptCache;
+use super::id::RouteClass;
 use super::obstacle::Obstacle;
 use super::policy::Overage;
 use super::quota::{Family, WindowKind};
@@ -14,6 +16,7 @@ use super::request::{Routing, Shape};
 use super::select::{Ask, Patience, Restraint, Route, mismatch};
 use super::storm::Room;
 use super::time::{Mono, Now};
+use super::trail::RefusedFor;
 use super::windows::{Full, Window};
 
 impl Scheduler {
@@ -31,14 +34,38 @@ impl Scheduler {
             return;
         }
         if ask.tried.contains(&account.id)
+            && !ask.trail.has_suspense_on(account.id)
             && !visit(Obstacle::Tried { until: ask.tried_until, cause: ask.last_failure })
         {
             return;
         }
-        for block in account.blocks(now).filter(|block| keeps_out(&block.scope, ask.family)) {
-            if !visit(Obstacle::Block(block)) {
+        if let Some(obstacle) = self.own_refusal(now, account, ask)
+            && !visit(obstacle)
+        {
+            return;
+        }
+        let lately = account.has_served_lately(now.mono);
+        for held in account.placed(now).filter(|held| keeps_out(&held.block.scope, ask.target())) {
+            let is_rest = lately && held.block.reason == BlockReason::CredentialRefused;
+            let obstacle = match (held.state(now), is_rest) {
+                (BlockState::Lookable, _) => continue,
+                (BlockState::InForce, true) => Obstacle::Rest(&held.block),
+                (BlockState::BeingLooked, true) => Obstacle::BlockBeingLooked(&held.block),
+                (BlockState::InForce | BlockState::BeingLooked, false) => {
+                    Obstacle::Block(&held.block)
+                }
+            };
+            if !visit(obstacle) {
                 return;
             }
+        }
+        // P3: message quota is used by messages alone, and the others never wait behind them.
+        if ask.class != RouteClass::Messages {
+            let others = account.in_flight.saturating_sub(account.messages_in_flight);
+            if is_reached(others, self.policy.max_active_per_account) {
+                visit(Obstacle::AccountFull);
+            }
+            return;
         }
         for window in account.windows.iter(now.wall) {
             if let Some(obstacle) = self.full(now, account, window, ask.family)
@@ -55,6 +82,30 @@ impl Scheduler {
         self.crowding(now, account, ask, visit);
     }
 
+    /// P7: what this request itself has met on the account, and what has become of it since.
+    fn own_refusal<'a>(&self, now: Now, account: &Account, ask: &Ask<'_>) -> Option<Obstacle<'a>> {
+        let refusal = ask.trail.refusal_by(account.id)?;
+        match refusal.why {
+            RefusedFor::Delay(until) => (until > now.mono)
+                .then_some(Obstacle::Tried { until, cause: Some(WaitCause::Capacity) }),
+            RefusedFor::Unproven { .. } => {
+                let look_at = ask.trail.look_at_refuser(refusal, &self.policy);
+                let look_at = look_at.filter(|at| *at > now.mono)?;
+                let closed = self.breakers.get(ask.family).and_then(|breaker| breaker.closed_at());
+                let answers_again = closed.is_some_and(|at| at >= refusal.at);
+                let is_free = answers_again || self.is_proof(account, ask);
+                (!is_free).then_some(Obstacle::Suspense(look_at))
+            }
+        }
+    }
+
+    /// The account has served an unrelated request since it refused this one.
+    pub(super) fn is_proof(&self, account: &Account, ask: &Ask<'_>) -> bool {
+        ask.trail.refusal_by(account.id).is_some_and(|refusal| {
+            account.suspicions.has_served_since(ask.class, ask.kin, refusal.at)
+        })
+    }
+
     /// The obstacles that other requests are: caps, ramps, the breaker.
     fn crowding<'a>(
         &self,
@@ -63,12 +114,13 @@ impl Scheduler {
         ask: &Ask<'_>,
         mut visit: impl FnMut(Obstacle<'a>) -> bool,
     ) {
-        if is_reached(account.in_flight, self.policy.max_active_per_account)
+        if is_reached(account.messages_in_flight, self.policy.max_active_per_account)
             && !visit(Obstacle::AccountFull)
         {
             return;
         }
-        if is_reached(self.in_flight(), self.policy.max_active_global) && !visit(Obstacle::PoolFull)
+        if is_reached(self.messages_in_flight, self.policy.max_active_global)
+            && !visit(Obstacle::PoolFull)
         {
             return;
         }
@@ -83,7 +135,7 @@ impl Scheduler {
             Room::From(_) | Room::Free => {}
         }
         if account.is_claude() {
-            let goes_on = match self.breaker.pass(now.mono) {
+            let goes_on = match self.breakers.pass(now.mono, ask.family) {
                 Pass::Open(until) => visit(Obstacle::BreakerOpen(until)),
                 Pass::Probing => visit(Obstacle::BreakerProbing),
                 Pass::Paced(next) if can_wait => visit(Obstacle::BreakerPacing(next)),
@@ -99,8 +151,8 @@ impl Scheduler {
         }
     }
 
-    /// S6: the brink, and cold starts while requests wait. Who must go to this account is spared the
-    /// second, since it could not go anywhere else meanwhile.
+    /// S6: the brink, and cold starts while requests wait. Who must go to this account is spared
+    /// the second, since it could not go anywhere else meanwhile.
     fn restraint<'a>(&self, now: Now, account: &Account, ask: &Ask<'_>) -> Option<Obstacle<'a>> {
         match (ask.restraint, ask.shape) {
             (Restraint::Waived, _) | (_, Shape::CountTokens) => return None,
@@ -141,8 +193,8 @@ impl Scheduler {
         }
     }
 
-    /// S3, S4: does this window keep the request out? The API serves paid overage beyond every window, so
-    /// that only the owner's own limit counts then.
+    /// S3, S4: does this window keep the request out? The API serves paid overage beyond every
+    /// window, so that only the owner's own limit counts then.
     fn full<'a>(
         &self,
         now: Now,
@@ -163,7 +215,7 @@ impl Scheduler {
             }
             WindowKind::Generic => return None,
         };
-        if !concerns(&window.kind, family) || window.full(now) == Full::Lookable {
+        if !window.concerns(family) || window.full(now) == Full::Lookable {
             return None;
         }
         if used >= full && account.overage(now).is_none() {

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::id::RouteClass;
 use super::quota::{Family, WindowKind};
 use super::time::{Mono, Now, Wall};
 
@@ -19,6 +20,8 @@ pub enum WaitCause {
     Capacity,
     /// The way to the upstream.
     Network,
+    /// The rest of a credential after a 401 (T2).
+    Credential,
 }
 
 /// Why an account cannot be used.
@@ -30,14 +33,18 @@ pub enum BlockReason {
     ServerSide,
     /// 529.
     Overloaded,
-    /// 500, 502, 503, 504.
+    /// 5xx that more than one request has met.
     ServerError,
     /// Connect, TLS, reset or header time-out before an answer.
     Network,
-    /// 403 about the credential.
-    Forbidden,
-    /// 401 on an API key or provider.
+    /// 401: it rests, then one request looks (T2).
     CredentialRefused,
+    /// Billing, disabled, suspended: the account itself. One request looks at the end.
+    Unusable,
+    /// The account does not have the model.
+    ModelMissing,
+    /// 403 to what another account served: avoided, never out.
+    Forbidden,
     /// The refresh token is dead (T2).
     NeedsLogin,
     /// A refresh failed for reasons of the token endpoint.
@@ -72,11 +79,63 @@ impl BlockReason {
             | BlockReason::ServerError
             | BlockReason::RefreshFailed => Some(WaitCause::Capacity),
             BlockReason::Network | BlockReason::RefreshNetwork => Some(WaitCause::Network),
-            BlockReason::Forbidden | BlockReason::CredentialRefused | BlockReason::NeedsLogin => {
-                None
-            }
+            BlockReason::CredentialRefused
+            | BlockReason::Unusable
+            | BlockReason::ModelMissing
+            | BlockReason::Forbidden
+            | BlockReason::NeedsLogin => None,
         }
     }
+
+    /// What ends such a block.
+    #[must_use]
+    pub fn lifted_by(&self) -> LiftedBy {
+        match self {
+            BlockReason::NeedsLogin => LiftedBy::Login,
+            BlockReason::Quota(_) => LiftedBy::TimeOrReading,
+            BlockReason::CredentialRefused | BlockReason::Unusable => LiftedBy::Look,
+            BlockReason::ServerSide
+            | BlockReason::Overloaded
+            | BlockReason::ServerError
+            | BlockReason::Network
+            | BlockReason::ModelMissing
+            | BlockReason::Forbidden
+            | BlockReason::RefreshFailed
+            | BlockReason::RefreshNetwork => LiftedBy::Time,
+        }
+    }
+
+    /// At its end one request looks, before the others come.
+    pub(super) fn needs_look(&self) -> bool {
+        match self {
+            BlockReason::CredentialRefused | BlockReason::Unusable => true,
+            BlockReason::Quota(_)
+            | BlockReason::ServerSide
+            | BlockReason::Overloaded
+            | BlockReason::ServerError
+            | BlockReason::Network
+            | BlockReason::ModelMissing
+            | BlockReason::Forbidden
+            | BlockReason::NeedsLogin
+            | BlockReason::RefreshFailed
+            | BlockReason::RefreshNetwork => false,
+        }
+    }
+}
+
+/// What ends a block, for `explain` and `status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LiftedBy {
+    /// Its own end.
+    Time,
+    /// Its end or a usage reading with room, and every six hours one request looks.
+    TimeOrReading,
+    /// One request that looks after the end.
+    Look,
+    /// An unrelated request that is served.
+    UnrelatedRequest,
+    /// Another credential.
+    Login,
 }
 
 /// When a block ends. Nothing but a look at the clocks ends a timed one; a step of the wall clock
@@ -142,8 +201,25 @@ impl End {
 pub enum Scope {
     /// Everyone.
     Account,
-    /// Requests for models of this family.
+    /// Requests of this route class.
+    Class(RouteClass),
+    /// Messages to models of this family.
     Family(Family),
+    /// Messages to this model.
+    Model(Arc<str>),
+}
+
+impl Scope {
+    /// Whether it keeps all messages out.
+    #[must_use]
+    pub fn is_for_all_messages(&self) -> bool {
+        match self {
+            Scope::Account | Scope::Class(RouteClass::Messages) => true,
+            Scope::Class(RouteClass::CountTokens | RouteClass::Models | RouteClass::Rest)
+            | Scope::Family(_)
+            | Scope::Model(_) => false,
+        }
+    }
 }
 
 /// The answer that is behind a block; it goes into status and explanations, so it never holds a

@@ -9,6 +9,8 @@
 //!     └── the fourth failure in a row ────┴───── failed: 5, 10, 20 s ─────────────────────────┘
 //! ```
 //!
+//! Each model family has one of its own: the API may be short of one kind of model and not of another.
+//!
 //! It knows nothing of accounts' blocks: whether a refusal is everywhere is judged by the caller.
 
 use std::collections::VecDeque;
@@ -16,37 +18,67 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::Evidence;
+use super::id::AccountId;
 use super::policy::{
-    BREAKER_PACING, BREAKER_PROBES_MAX, BREAKER_REARM, BREAKER_REST, REFUSAL_MEMORY, REFUSALS_MAX,
-    STEP,
+    BREAKER_PACING, BREAKER_PROBES_MAX, BREAKER_REARM, BREAKER_REST, BREAKERS_MAX, REFUSAL_MEMORY,
+    REFUSALS_MAX, STEP,
 };
-use super::request::AccountId;
+use super::quota::Family;
 use super::snapshot::BreakerSnapshot;
+use super::suspicion::Fingerprint;
 use super::time::{Mono, Now, Wall};
 
-/// What a server-side refusal says, apart from numbers and ids: equal for the same trouble on
-/// different accounts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fingerprint(u64);
+/// The breakers of all Claude accounts, one a family.
+#[derive(Debug, Default)]
+pub(super) struct Breakers {
+    /// The one used last comes last.
+    list: Vec<(Option<Family>, Breaker)>,
+}
 
-impl Fingerprint {
-    /// Of an error's type and message, without every word that contains a digit.
-    #[must_use]
-    pub fn of(kind: &str, message: &str) -> Fingerprint {
-        let words = message
-            .split_whitespace()
-            .filter(|word| !word.bytes().any(|byte| byte.is_ascii_digit()));
-        let mut hash = FNV_OFFSET;
-        for word in std::iter::once(kind).chain(words) {
-            for byte in word.bytes().chain(std::iter::once(0)) {
-                hash = (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME);
+impl Breakers {
+    pub(super) fn get(&self, family: Option<&Family>) -> Option<&Breaker> {
+        self.list.iter().find(|(own, _)| own.as_ref() == family).map(|(_, breaker)| breaker)
+    }
+
+    pub(super) fn pass(&self, now: Mono, family: Option<&Family>) -> Pass {
+        self.get(family).map_or(Pass::Free, |breaker| breaker.pass(now))
+    }
+
+    /// The family's breaker if it has one: most families never meet a refusal.
+    pub(super) fn get_mut(&mut self, family: Option<&Family>) -> Option<&mut Breaker> {
+        let found = self.list.iter_mut().find(|(own, _)| own.as_ref() == family);
+        found.map(|(_, breaker)| breaker)
+    }
+
+    /// The family's breaker, made if there is none.
+    pub(super) fn of(&mut self, family: Option<&Family>) -> &mut Breaker {
+        let index = match self.list.iter().position(|(own, _)| own.as_ref() == family) {
+            Some(index) => index,
+            None => {
+                if self.list.len() >= BREAKERS_MAX {
+                    let closed = self.list.iter().position(|(_, one)| one.state == State::Closed);
+                    self.list.remove(closed.unwrap_or(0));
+                }
+                self.list.push((family.cloned(), Breaker::default()));
+                self.list.len() - 1
             }
-        }
-        Fingerprint(hash)
+        };
+        &mut self.list[index].1
+    }
+
+    /// The one that pauses longest, else the one that tripped last; the count is of all.
+    pub(super) fn snapshot(&self, now: Now) -> BreakerSnapshot {
+        let all = self.list.iter().map(|(family, breaker)| BreakerSnapshot {
+            family: family.clone(),
+            ..breaker.snapshot(now)
+        });
+        let count = self.list.iter().map(|(_, breaker)| breaker.count).sum();
+        let worst = all.max_by_key(|one| (one.active, one.until, one.last_at));
+        BreakerSnapshot { count, ..worst.unwrap_or_default() }
     }
 }
 
-/// The breaker of all Claude accounts.
+/// The breaker of one family.
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
     state: State,
@@ -57,6 +89,8 @@ pub(super) struct Breaker {
     last_at: Option<Wall>,
     /// The refusal that tripped it last.
     evidence: Option<Arc<Evidence>>,
+    /// When a probe was answered.
+    closed_at: Option<Mono>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,7 +115,6 @@ enum State {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
     pub(super) at: Mono,
-    pub(super) request: u64,
     pub(super) account: AccountId,
     pub(super) fingerprint: Fingerprint,
     /// Until when the upstream asked to be left alone.
@@ -152,6 +185,9 @@ impl Breaker {
         if prober != lease {
             return;
         }
+        if probe == Probe::Answered {
+            self.closed_at = Some(now);
+        }
         self.state = match probe {
             Probe::Answered => State::Pacing { until: now + BREAKER_PACING, next: now },
             Probe::Returned => State::Paused { until: now, failures },
@@ -194,6 +230,11 @@ impl Breaker {
         self.evidence = Some(Arc::new(evidence.clone()));
     }
 
+    /// When it closed last, because a probe was answered.
+    pub(super) fn closed_at(&self) -> Option<Mono> {
+        self.closed_at
+    }
+
     /// The refusal that tripped it last.
     pub(super) fn evidence(&self) -> Option<&Arc<Evidence>> {
         self.evidence.as_ref()
@@ -212,6 +253,7 @@ impl Breaker {
             probe_in_flight,
             count: self.count,
             last_at: self.last_at,
+            family: None,
         }
     }
 }
@@ -221,26 +263,10 @@ fn rearm(failures: u32) -> Duration {
     BREAKER_REARM[index]
 }
 
-/// FNV-1a: equality of short texts is all that is asked of it.
-const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-const FNV_PRIME: u64 = 0x0100_0000_01b3;
-
 #[cfg(test)]
 mod tests {
+    use super::super::id::RouteClass;
     use super::*;
-
-    #[test]
-    fn fingerprints() {
-        let of = |message| Fingerprint::of("rate_limit_error", message);
-        assert_eq!(
-            of("Server is busy (request req_011abc), retry in 12s"),
-            of("Server is busy (request req_022xyz), retry in 7s"),
-            "P8: words with a digit do not count"
-        );
-        assert_ne!(of("busy"), of("not busy"));
-        assert_ne!(of("busy"), Fingerprint::of("overloaded_error", "busy"));
-        assert_ne!(Fingerprint::of("a", "b c"), Fingerprint::of("a b", "c"));
-    }
 
     fn now(ms: u64) -> Now {
         Now { mono: Mono(ms), wall: Wall(0) }
@@ -303,8 +329,8 @@ mod tests {
     #[test]
     fn success_forgets_refusals() {
         let mut breaker = Breaker::default();
-        let fingerprint = Fingerprint::of("a", "b");
-        let seen = |at| Seen { at, request: 1, account: AccountId(0), fingerprint, asked: None };
+        let fingerprint = Fingerprint::of(RouteClass::Messages, 529, "a", "b");
+        let seen = |at| Seen { at, account: AccountId(0), fingerprint, asked: None };
         breaker.saw(seen(Mono(0)));
         assert_eq!(breaker.alike(Mono(59_999), fingerprint).count(), 1);
         assert_eq!(breaker.alike(Mono(60_000), fingerprint).count(), 0);

@@ -4,7 +4,10 @@
 //! The unit is one uncached token of input. What a request will really cost is known only when its
 //! answer has ended, so it is estimated from the size of its body and from whether its prompt is
 //! cached on the account. The estimate need not be right: the share of a window that one unit takes
-//! is learned from the headers, and absorbs whatever the estimate gets wrong on average.
+//! is learned from the headers, and absorbs whatever the estimate gets wrong on average. Counting
+//! the tokens that answers report would be exact and too late: who is about to be granted has to be
+//! weighed before any answer. Use of the account by others makes the learned share too high, so
+//! that the account is spared more than needed, never less.
 
 use std::time::Duration;
 
@@ -24,8 +27,8 @@ pub(super) enum PromptCache {
     Cold,
 }
 
-/// The expected cost of a request. A token has about four bytes; reading a cached one costs a tenth,
-/// writing one a quarter more than plain input. The constant stands for the output.
+/// The expected cost of a request. A token has about four bytes; reading a cached one costs a
+/// tenth, writing one a quarter more than plain input. The constant stands for the output.
 pub(super) fn expected(body_bytes: u64, cache: PromptCache) -> u64 {
     let input = match cache {
         PromptCache::Warm => body_bytes / 40,
@@ -42,8 +45,9 @@ pub(super) struct Costs {
     in_flight: u64,
     /// Of the requests whose head has not come yet.
     outstanding: u64,
-    /// When the last request was granted or the last head came.
-    moved: Mono,
+    /// When the request came that may have brought the account to its brink; none once a head has
+    /// come since.
+    risked: Option<Mono>,
     recent: Recent,
     cold: Recent,
     five_hours: Rate,
@@ -62,7 +66,7 @@ impl Costs {
         Costs {
             in_flight: 0,
             outstanding: 0,
-            moved: Mono(0),
+            risked: None,
             recent: Recent::new(COST_WINDOW),
             cold: Recent::new(COLD_WINDOW),
             five_hours: Rate::default(),
@@ -76,11 +80,18 @@ impl Costs {
         self.cold.advance(now);
     }
 
+    /// A request is about to be granted. A brink that holds already lets through only who is not
+    /// kept by it, and does not last longer for that.
+    pub(super) fn risk(&mut self, now: Mono, five_hours: f64, week: f64) {
+        if self.brink(now, five_hours, week).is_none() {
+            self.risked = Some(now);
+        }
+    }
+
     /// A request goes to this account.
     pub(super) fn grant(&mut self, now: Mono, cost: u64, cache: PromptCache) {
         self.in_flight = self.in_flight.saturating_add(cost);
         self.outstanding = self.outstanding.saturating_add(cost);
-        self.moved = now;
         self.recent.add(now, cost);
         match cache {
             PromptCache::Warm => {}
@@ -88,10 +99,10 @@ impl Costs {
         }
     }
 
-    /// The head of its answer has come.
-    pub(super) fn head(&mut self, now: Mono, cost: u64) {
+    /// The head of its answer has come, and tells what the window has left: the brink is over.
+    pub(super) fn head(&mut self, cost: u64) {
         self.never_answered(cost);
-        self.moved = now;
+        self.risked = None;
     }
 
     /// The head of its answer will never come.
@@ -120,7 +131,7 @@ impl Costs {
 
     /// S6: until when the account takes nobody else because what is in flight may fill a window.
     pub(super) fn brink(&self, now: Mono, five_hours: f64, week: f64) -> Option<Mono> {
-        let until = self.moved + BRINK_MAX;
+        let until = self.risked? + BRINK_MAX;
         if self.outstanding == 0 || until <= now {
             return None;
         }
@@ -226,7 +237,7 @@ mod tests {
         let mut costs = measured();
         costs.grant(Mono(0), 100_000, PromptCache::Warm);
         assert!((costs.ahead(1.0) - 0.1).abs() < 1e-9, "what is in flight");
-        costs.head(Mono(0), 100_000);
+        costs.head(100_000);
         costs.end(100_000);
         assert!(
             (costs.ahead(0.5) - 1.0).abs() < 1e-9,
@@ -240,13 +251,18 @@ mod tests {
     fn s6_the_brink_lasts_until_a_head_comes_and_five_seconds_at_most() {
         let mut costs = measured();
         assert_eq!(costs.brink(Mono(0), 0.99, 0.1), None, "nothing is in flight");
+        costs.risk(Mono(1_000), 0.70, 0.1);
         costs.grant(Mono(1_000), 100_000, PromptCache::Warm);
         assert_eq!(costs.brink(Mono(1_000), 0.69, 0.1), None);
         assert_eq!(costs.brink(Mono(1_000), 0.70, 0.1), Some(Mono(6_000)));
         assert_eq!(costs.brink(Mono(1_000), 0.0, 0.97), Some(Mono(6_000)), "week");
-        assert_eq!(costs.brink(Mono(6_000), 0.70, 0.1), None);
-        costs.head(Mono(1_500), 100_000);
-        assert_eq!(costs.brink(Mono(1_500), 0.99, 0.1), None);
+        costs.risk(Mono(3_000), 0.70, 0.1);
+        costs.grant(Mono(3_000), 100_000, PromptCache::Warm);
+        assert_eq!(costs.brink(Mono(6_000), 0.70, 0.1), None, "not longer for those let through");
+        costs.risk(Mono(7_000), 0.70, 0.1);
+        costs.grant(Mono(7_000), 100_000, PromptCache::Warm);
+        costs.head(100_000);
+        assert_eq!(costs.brink(Mono(7_500), 0.99, 0.1), None, "a head has come");
     }
 
     #[test]

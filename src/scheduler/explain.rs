@@ -3,23 +3,26 @@
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::account::Account;
 use super::admit::Decision;
 use super::affinity::{KnownSession, KnownThread};
-use super::block::{BlockReason, WaitCause};
+use super::block::{BlockReason, Evidence, LiftedBy, Scope, WaitCause};
 use super::cost::PromptCache;
+use super::id::RouteClass;
 use super::obstacle::{Ends, Obstacle};
 use super::policy::DECISIONS_MAX;
-use super::quota::Verdict;
+use super::quota::{Family, Verdict};
 use super::ranking::{Available, Ranking};
 use super::request::{AccountId, Refusal, RefusalReason, Request, Standing, Ticket};
 use super::select::{Ask, Route, mismatch};
 use super::snapshot::{
-    AccountSnapshot, BlockSnapshot, BreakerSnapshot, CachedPrompt, Candidate, ExplainedVerdict,
-    Explanation, Learned, QueueSnapshot, Snapshot, Status, Tier, WeeklySnapshot,
+    AccountSnapshot, BlockSnapshot, BreakerSnapshot, CachedPrompt, Candidate, Effect,
+    ExplainedVerdict, Explanation, Learned, QueueSnapshot, Snapshot, Status, Tier, WeeklySnapshot,
 };
-use super::time::{Now, Wall};
+use super::time::{Mono, Now, Wall};
+use super::trail::Trail;
 use super::wait_limits::Outlook;
 use super::{Intake, Scheduler, tier};
 
@@ -100,7 +103,7 @@ impl Scheduler {
             name: account.spec.name.clone(),
             rank: 0,
             tier: one.tier,
-            avoided: account.avoided(now, &self.policy, ask.family).collect(),
+            avoided: account.avoided(now, &self.policy, ask.target()).collect(),
             pass: one.order,
             priority: account.spec.priority,
             score: one.terms.total(),
@@ -148,7 +151,9 @@ impl Scheduler {
             evidence: match obstacle {
                 Obstacle::BreakerOpen(_)
                 | Obstacle::BreakerProbing
-                | Obstacle::BreakerPacing(_) => self.breaker.evidence(),
+                | Obstacle::BreakerPacing(_) => {
+                    self.breakers.get(ask.family).and_then(|breaker| breaker.evidence())
+                }
                 _ => obstacle.evidence(),
             }
             .cloned(),
@@ -238,7 +243,7 @@ impl Scheduler {
             admission_paused: self.intake == Intake::Draining,
             max_active_per_account: self.policy.max_active_per_account,
             max_active_global: self.policy.max_active_global,
-            breaker: self.breaker.snapshot(now),
+            breaker: self.breakers.snapshot(now),
             queue: self.queue_snapshot(now),
             sticky_bindings: self.affinity.bindings(now.mono, self.policy.session_idle),
             thinking_protected: self.affinity.thinking_sessions(),
@@ -253,10 +258,23 @@ impl Scheduler {
         waiter.clock.cause.map(|(cause, _)| cause)
     }
 
+    /// What the request of a ticket has met so far, with its suspense.
+    #[must_use]
+    pub fn trail_of(&self, ticket: Ticket) -> Option<&Trail> {
+        let waiter = self.queue.iter().find(|waiter| waiter.ticket == ticket)?;
+        Some(&waiter.request.trail)
+    }
+
+    /// The breaker of one family.
+    #[must_use]
+    pub fn breaker_of(&self, now: Now, family: Option<&Family>) -> BreakerSnapshot {
+        self.breakers.get(family).map(|breaker| breaker.snapshot(now)).unwrap_or_default()
+    }
+
     /// The shared breaker alone, which costs less than a snapshot.
     #[must_use]
     pub fn breaker(&self, now: Now) -> BreakerSnapshot {
-        self.breaker.snapshot(now)
+        self.breakers.snapshot(now)
     }
 
     fn queue_snapshot(&self, now: Now) -> QueueSnapshot {
@@ -280,24 +298,17 @@ impl Scheduler {
 
     fn account_snapshot(&self, now: Now, account: &Account) -> AccountSnapshot {
         let weekly = self.weekly(now, account);
-        let blocks: Vec<BlockSnapshot> = account
-            .blocks(now)
-            .map(|block| BlockSnapshot {
-                reason: block.reason.clone(),
-                scope: block.scope.clone(),
-                until: block.end.wall(now),
-                remaining: block.end.mono(now).map(|end| end.since(now.mono)),
-                evidence: block.evidence.clone(),
-            })
-            .collect();
+        let blocks = account.snapshot_blocks(now);
+        let of_messages = || blocks.iter().filter(|block| is_of_messages(block));
         let until = |limited: bool| -> Option<Wall> {
-            blocks
-                .iter()
+            of_messages()
+                // A rest after a 401 is no cooldown.
+                .filter(|block| block.reason != BlockReason::CredentialRefused)
                 .filter(|block| is_429(&block.reason) == limited)
                 .filter_map(|block| block.until)
                 .max()
         };
-        let rejected = blocks.iter().any(|block| matches!(block.reason, BlockReason::Quota(_)));
+        let rejected = of_messages().any(|block| matches!(block.reason, BlockReason::Quota(_)));
         AccountSnapshot {
             id: account.id,
             name: account.spec.name.clone(),
@@ -461,7 +472,9 @@ fn order(ends: Ends) -> (u8, u64) {
 
 /// P1: the account's status in one word.
 fn status(blocks: &[BlockSnapshot], week: Option<Tier>) -> Status {
-    let any = |wanted: fn(&BlockReason) -> bool| blocks.iter().any(|block| wanted(&block.reason));
+    let any = |wanted: fn(&BlockReason) -> bool| {
+        blocks.iter().any(|block| is_of_messages(block) && wanted(&block.reason))
+    };
     let dead = |reason: &BlockReason| {
         matches!(reason, BlockReason::NeedsLogin | BlockReason::CredentialRefused)
     };
@@ -470,6 +483,55 @@ fn status(blocks: &[BlockSnapshot], week: Option<Tier>) -> Status {
         Some(Tier::Exhausted) => Status::Exhausted,
         _ if any(is_429) => Status::Throttled,
         _ => Status::Active,
+    }
+}
+
+/// P1: what concerns other route classes, or a single model, says nothing about the account's state.
+fn is_of_messages(block: &BlockSnapshot) -> bool {
+    match &block.scope {
+        Scope::Account | Scope::Class(RouteClass::Messages) | Scope::Family(_) => true,
+        Scope::Class(RouteClass::CountTokens | RouteClass::Models | RouteClass::Rest)
+        | Scope::Model(_) => false,
+    }
+}
+
+impl Account {
+    /// What keeps the account away or makes it avoided, for people.
+    fn snapshot_blocks(&self, now: Now) -> Vec<BlockSnapshot> {
+        let blocks = self.blocks(now).map(|block| BlockSnapshot {
+            reason: block.reason.clone(),
+            scope: block.scope.clone(),
+            effect: Effect::Out,
+            lifted_by: block.reason.lifted_by(),
+            until: block.end.wall(now),
+            remaining: block.end.mono(now).map(|end| end.since(now.mono)),
+            evidence: block.evidence.clone(),
+        });
+        let avoided = |reason, scope, until: Mono, lifted_by, evidence: &Arc<Evidence>| {
+            let remaining = until.since(now.mono);
+            BlockSnapshot {
+                reason,
+                scope,
+                effect: Effect::Avoided,
+                lifted_by,
+                until: Some(now.wall + remaining),
+                remaining: Some(remaining),
+                evidence: evidence.clone(),
+            }
+        };
+        let suspicions = self.suspicions.in_force(now).map(|one| {
+            let reason = match one.evidence.status {
+                Some(429) => BlockReason::ServerSide,
+                Some(_) | None => BlockReason::ServerError,
+            };
+            let scope = Scope::Class(one.class);
+            avoided(reason, scope, one.until, LiftedBy::UnrelatedRequest, &one.evidence)
+        });
+        let mark = self.mark(now.mono).map(|mark| {
+            let scope = Scope::Class(RouteClass::Messages);
+            avoided(BlockReason::Forbidden, scope, mark.until, LiftedBy::Time, &mark.evidence)
+        });
+        blocks.chain(suspicions).chain(mark).collect()
     }
 }
 

@@ -24,7 +24,10 @@ mod availability;
 mod block;
 mod breaker;
 mod cost;
+mod everywhere;
 mod explain;
+mod id;
+mod long_look;
 mod obstacle;
 mod outcome;
 pub mod policy;
@@ -34,37 +37,44 @@ mod ranking;
 mod recent_load;
 mod request;
 mod score;
+mod seen_classes;
 mod select;
 mod settle;
 mod snapshot;
 mod storm;
+mod suspicion;
 mod tier;
 pub mod time;
+mod trail;
 mod wait_limits;
 mod windows;
 
 pub use affinity::{KnownSession, KnownThread};
-pub use block::{Block, BlockReason, End, Evidence, Scope, WaitCause};
-pub use breaker::Fingerprint;
+pub use block::{Block, BlockReason, End, Evidence, LiftedBy, Scope, WaitCause};
+pub use id::{AccountId, Kin, RouteClass};
 pub use outcome::{Blame, HeadReport, Outcome, Overload, Usage};
 pub use policy::{Overage, Policy};
+pub use recent_load::LoadMinute;
 pub use request::{
-    Access, AccountId, AccountLimit, AccountSpec, Admission, Avoided, Cancel, CannotPrefer, Grant,
-    Kind, Lease, Limit, PassedOver, Refusal, RefusalReason, Request, Routing, SessionKey, Shape,
+    Access, AccountLimit, AccountSpec, Admission, Avoided, Cancel, CannotPrefer, Grant, Kind,
+    Lease, Limit, PassedOver, Refusal, RefusalReason, Request, Routing, SessionKey, Shape,
     Standing, ThreadKey, Ticket, WaitClock, Wake, Why,
 };
 pub use snapshot::{
-    AccountSnapshot, BlockSnapshot, BreakerSnapshot, CachedPrompt, Candidate, ExplainedVerdict,
-    Explanation, Learned, Load, QueueSnapshot, Snapshot, Source, Status, Terms, Tier, UsageTotals,
-    WeeklySnapshot, WindowSnapshot,
+    AccountSnapshot, BlockSnapshot, BreakerSnapshot, CachedPrompt, Candidate, Effect,
+    ExplainedVerdict, Explanation, Learned, Load, QueueSnapshot, Snapshot, Source, Status, Terms,
+    Tier, UsageTotals, WeeklySnapshot, WindowSnapshot,
 };
+pub use suspicion::Fingerprint;
+pub use trail::{Aftermath, Trail, Unproven};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use account::{Account, Before, Expired, spread_blocks};
 use affinity::Affinity;
-use breaker::Breaker;
+use breaker::Breakers;
 use policy::{DECISIONS_MAX, STORM_REQUESTS};
 use queue::Queue;
 use quota::{Family, QuotaReport};
@@ -84,9 +94,10 @@ pub struct Scheduler {
     routing: Routing,
     last_chosen: Option<AccountId>,
     leases: BTreeMap<u64, LeaseRecord>,
+    messages_in_flight: u32,
     last_lease: u64,
     affinity: Affinity,
-    breaker: Breaker,
+    breakers: Breakers,
     queue: Queue,
     /// Verdicts that `poll` has not given yet.
     wakes: VecDeque<Wake>,
@@ -119,17 +130,32 @@ enum Intake {
 #[derive(Debug)]
 struct LeaseRecord {
     account: AccountId,
-    request: u64,
     weight: u32,
     profile: Arc<str>,
+    class: RouteClass,
+    kin: Kin,
     family: Option<Family>,
+    model: Option<Arc<str>>,
     session: Option<SessionKey>,
     granted: Now,
+    looking: Looking,
+    trail: Trail,
     /// What it is expected to cost (S5).
     cost: u64,
     progress: Progress,
     /// Counted in its account's ramp until its head comes.
     ramped: bool,
+}
+
+/// Why a request in suspense looks again at an account that has refused it (P7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looking {
+    /// It does not.
+    No,
+    /// Its delay is over.
+    Again,
+    /// The account has served an unrelated request since.
+    ForProof,
 }
 
 /// How far an attempt has come.
@@ -155,9 +181,10 @@ impl Scheduler {
             routing: Routing::Automatic,
             last_chosen: None,
             leases: BTreeMap::new(),
+            messages_in_flight: 0,
             last_lease: 0,
             affinity: Affinity::new(),
-            breaker: Breaker::default(),
+            breakers: Breakers::default(),
             queue: Queue::default(),
             wakes: VecDeque::new(),
             look: Look::Now,
@@ -192,11 +219,25 @@ impl Scheduler {
 
     /// New settings of an account.
     pub fn update_account(&mut self, now: Now, id: AccountId, spec: AccountSpec) {
-        self.touch(now);
+        let now = self.touch(now);
         if let Some(account) = self.account_mut(id) {
+            let enabled = spec.enabled && !account.spec.enabled;
             account.spec = spec;
+            if enabled {
+                account.retry(now);
+            }
         }
         self.check_routing();
+        self.look = Look::Now;
+    }
+
+    /// Ways out (P7): lifts everything that keeps the account away but a missing credential, so that
+    /// the next request looks.
+    pub fn retry(&mut self, now: Now, id: AccountId) {
+        let now = self.touch(now);
+        if let Some(account) = self.account_mut(id) {
+            account.retry(now);
+        }
         self.look = Look::Now;
     }
 
@@ -230,7 +271,11 @@ impl Scheduler {
         let now = self.touch(now);
         if let Some(account) = self.account_mut(id) {
             account.stir();
-            account.windows.learn(now, report, Source::Probe);
+            account.windows.learn(now, report, None, Source::Probe);
+            account.lift_by_reading(now, |kind| {
+                let reading = report.windows.iter().find(|reading| reading.kind == *kind);
+                reading.and_then(|reading| reading.utilisation).is_some_and(|used| used < 1.0)
+            });
         }
         self.look = Look::Now;
     }
@@ -262,8 +307,8 @@ impl Scheduler {
     pub fn clear_credential_blocks(&mut self, now: Now, id: AccountId) {
         let now = self.touch(now);
         let about_credentials = |reason: &BlockReason| match reason {
-            BlockReason::Forbidden
-            | BlockReason::CredentialRefused
+            BlockReason::CredentialRefused
+            | BlockReason::Unusable
             | BlockReason::NeedsLogin
             | BlockReason::RefreshFailed
             | BlockReason::RefreshNetwork => true,
@@ -271,12 +316,28 @@ impl Scheduler {
             | BlockReason::ServerSide
             | BlockReason::Overloaded
             | BlockReason::ServerError
+            | BlockReason::ModelMissing
+            | BlockReason::Forbidden
             | BlockReason::Network => false,
         };
         if let Some(account) = self.account_mut(id) {
-            account.lift(now, about_credentials);
+            account.lift_reasons(now, about_credentials);
         }
         self.look = Look::Now;
+    }
+
+    /// What ended on the account within the last hour, by the minute.
+    #[must_use]
+    pub fn load_minutes(&self, now: Now, id: AccountId) -> Vec<LoadMinute> {
+        let found = self.accounts.iter().find(|account| account.id == id);
+        found.map(|account| account.hour.minutes(now.mono)).unwrap_or_default()
+    }
+
+    /// Adds what ended on the account in another process.
+    pub fn recall_load(&mut self, now: Now, id: AccountId, minutes: &[LoadMinute]) {
+        if let Some(account) = self.account_mut(id) {
+            account.hour.recall(now.mono, minutes);
+        }
     }
 
     /// P9: this session has had an answer with signed thinking.
@@ -335,11 +396,30 @@ impl Scheduler {
 
     /// Blocks an account and prepares the others for what it moves to them (S10).
     fn place_block(&mut self, now: Now, index: usize, block: Block) {
-        let moves = block.scope == Scope::Account;
-        let moved = self.accounts[index].in_flight as usize + self.queue.len();
+        let moves = block.scope.is_for_all_messages();
         let before = self.accounts[index].put_block(now, block);
+        self.prepare_for_moves(now, index, moves && before == Before::Free);
+    }
+
+    /// The same for a block that one request looks at when it ends.
+    fn rest_block(
+        &mut self,
+        now: Now,
+        index: usize,
+        sent: Mono,
+        block: Block,
+        fixed: Option<Duration>,
+    ) {
+        let is_free = !self.accounts[index].is_blocked_for_messages(now);
+        let moves = block.scope.is_for_all_messages() && is_free;
+        self.accounts[index].put_rest(now, sent, block, fixed);
+        self.prepare_for_moves(now, index, moves);
+    }
+
+    fn prepare_for_moves(&mut self, now: Now, index: usize, moves: bool) {
+        let moved = self.accounts[index].in_flight as usize + self.queue.len();
         spread_blocks(now, &mut self.accounts);
-        if moves && before == Before::Free && moved >= STORM_REQUESTS {
+        if moves && moved >= STORM_REQUESTS {
             let blocked = self.accounts[index].id;
             for account in self.accounts.iter_mut().filter(|account| account.id != blocked) {
                 account.ramp.arm(now.mono);

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::block::{Block, Evidence, WaitCause};
+use super::block::{Block, BlockReason, Evidence, WaitCause};
 use super::quota::WindowKind;
 use super::request::PassedOver;
 use super::time::{Mono, Now};
@@ -24,6 +24,12 @@ pub(super) enum Obstacle<'a> {
         cause: Option<WaitCause>,
     },
     Block(&'a Block),
+    /// A credential that has served lately rests after a 401 (Q1).
+    Rest(&'a Block),
+    /// One request looks whether this still holds.
+    BlockBeingLooked(&'a Block),
+    /// P7: it looks again then.
+    Suspense(Mono),
     Window(&'a Window),
     /// A window at the owner's own limit.
     Limit(&'a Window),
@@ -62,6 +68,9 @@ impl Obstacle<'_> {
             | Obstacle::NotRouted => false,
             Obstacle::Tried { .. }
             | Obstacle::Block(_)
+            | Obstacle::Rest(_)
+            | Obstacle::BlockBeingLooked(_)
+            | Obstacle::Suspense(_)
             | Obstacle::Window(_)
             | Obstacle::Limit(_)
             | Obstacle::Overage { .. }
@@ -76,6 +85,11 @@ impl Obstacle<'_> {
         }
     }
 
+    /// A block that a look may end after some hours, unlike what other requests do.
+    pub(super) fn is_long_block(&self) -> bool {
+        matches!(self, Obstacle::Block(block) if block.reason != BlockReason::NeedsLogin)
+    }
+
     /// True for what only makes a request wait for a while and never refuses it (S6).
     pub(super) fn is_restraint(&self) -> bool {
         matches!(self, Obstacle::Brink(_) | Obstacle::ColdStart(_))
@@ -84,7 +98,10 @@ impl Obstacle<'_> {
     pub(super) fn ends(&self, now: Now) -> Ends {
         match self {
             Obstacle::Block(block) if block.reason.wait_cause().is_none() => Ends::Never,
-            Obstacle::Block(block) => block.end.mono(now).map_or(Ends::Never, Ends::At),
+            Obstacle::Block(block) | Obstacle::Rest(block) => {
+                block.end.mono(now).map_or(Ends::Never, Ends::At)
+            }
+            Obstacle::BlockBeingLooked(_) => Ends::OnRelease,
             Obstacle::Window(window) | Obstacle::Limit(window) => match window.full(now) {
                 Full::Until(reset) => Ends::At(now.mono_at(reset)),
                 Full::LookAt(at) => Ends::At(at),
@@ -93,6 +110,7 @@ impl Obstacle<'_> {
             },
             Obstacle::Overage { until } => until.map_or(Ends::Never, Ends::At),
             Obstacle::Tried { until: at, .. }
+            | Obstacle::Suspense(at)
             | Obstacle::Ramp(at)
             | Obstacle::Brink(at)
             | Obstacle::ColdStart(at)
@@ -122,12 +140,14 @@ impl Obstacle<'_> {
     pub(super) fn cause(&self) -> WaitCause {
         match self {
             Obstacle::Block(block) => block.reason.wait_cause().unwrap_or(WaitCause::Capacity),
+            Obstacle::Rest(_) | Obstacle::BlockBeingLooked(_) => WaitCause::Credential,
             Obstacle::Window(window) | Obstacle::Limit(window) => window.kind.wait_cause(),
             Obstacle::Overage { .. } | Obstacle::Brink(_) | Obstacle::ColdStart(_) => {
                 WaitCause::Quota
             }
             Obstacle::Tried { cause, .. } => cause.unwrap_or(WaitCause::Capacity),
-            Obstacle::AccountFull
+            Obstacle::Suspense(_)
+            | Obstacle::AccountFull
             | Obstacle::PoolFull
             | Obstacle::Ramp(_)
             | Obstacle::BreakerOpen(_)
@@ -152,7 +172,11 @@ impl Obstacle<'_> {
             Obstacle::SignedThinking => PassedOver::SignedThinking,
             Obstacle::NotRouted => PassedOver::NotPinned,
             Obstacle::Tried { .. } => PassedOver::AlreadyTried,
-            Obstacle::Block(block) => PassedOver::Blocked(block.reason.clone()),
+            Obstacle::Block(block) | Obstacle::Rest(block) => {
+                PassedOver::Blocked(block.reason.clone())
+            }
+            Obstacle::BlockBeingLooked(_) => PassedOver::BeingLooked,
+            Obstacle::Suspense(_) => PassedOver::InSuspense,
             Obstacle::Window(window) | Obstacle::Limit(window)
                 if window.full(now) == Full::Looked =>
             {
@@ -185,7 +209,9 @@ impl Obstacle<'_> {
 
     pub(super) fn evidence(&self) -> Option<&Arc<Evidence>> {
         match self {
-            Obstacle::Block(block) => Some(&block.evidence),
+            Obstacle::Block(block) | Obstacle::Rest(block) | Obstacle::BlockBeingLooked(block) => {
+                Some(&block.evidence)
+            }
             _ => None,
         }
     }

@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use super::block::Evidence;
-use super::breaker::Fingerprint;
 use super::quota::QuotaReport;
+use super::suspicion::Fingerprint;
+use super::trail::Unproven;
 
 /// The head of an answer, told to `observe` as soon as it is there.
 #[derive(Clone, Debug)]
@@ -27,15 +28,19 @@ pub enum Outcome {
     /// Any answer that says nothing about the account: 4xx of the request's own, a stream that
     /// broke after its head.
     Neutral,
+    /// The answer broke after its first byte.
+    Broken { evidence: Evidence },
     /// The client left, or the attempt was given up before it was sent. Blames nobody.
     Abandoned,
+    /// The refusal names what this request asks for: nobody else is concerned.
+    OwnRequest { evidence: Evidence },
     /// 429 for the account's own limit.
     QuotaRejected {
         /// The answer's headers once more, `retry_after` from header or body.
         quota: QuotaReport,
         evidence: Evidence,
     },
-    /// 429 that is not the account's limit, or 529.
+    /// 429 that is server-side by its words, or 529.
     ServerSide {
         /// Which of the two.
         overload: Overload,
@@ -45,8 +50,10 @@ pub enum Outcome {
         fingerprint: Fingerprint,
         evidence: Evidence,
     },
-    /// 500, 502, 503, 504.
-    ServerError { evidence: Evidence },
+    /// 429 without any evidence, 500, or a 200 that is no answer.
+    Unproven { unproven: Unproven, fingerprint: Fingerprint, evidence: Evidence },
+    /// 502, 503, 504.
+    ServerError { fingerprint: Fingerprint, evidence: Evidence },
     /// No answer.
     Network {
         /// Whose fault it can be.
@@ -54,12 +61,38 @@ pub enum Outcome {
         /// What was seen.
         evidence: Evidence,
     },
-    /// 401 on an API key or a provider.
+    /// 401 to a credential that no refresh can better now.
     CredentialRefused { evidence: Evidence },
-    /// 401 on OAuth after a refresh, or a refresh that was refused.
+    /// A refresh that was refused for good.
     NeedsLogin { evidence: Evidence },
-    /// 403 about the credential.
-    CredentialForbidden { evidence: Evidence },
+    /// 402, or words about billing or a disabled organization.
+    Unusable { evidence: Evidence },
+    /// The account does not have the model.
+    ModelMissing { evidence: Evidence },
+    /// 403 that says nothing about the account.
+    Forbidden { evidence: Evidence },
+}
+
+impl Outcome {
+    /// What is kept of the answer, if it was a failure.
+    #[must_use]
+    pub fn evidence(&self) -> Option<&Evidence> {
+        match self {
+            Outcome::Broken { evidence }
+            | Outcome::OwnRequest { evidence }
+            | Outcome::QuotaRejected { evidence, .. }
+            | Outcome::ServerSide { evidence, .. }
+            | Outcome::Unproven { evidence, .. }
+            | Outcome::ServerError { evidence, .. }
+            | Outcome::Network { evidence, .. }
+            | Outcome::CredentialRefused { evidence }
+            | Outcome::NeedsLogin { evidence }
+            | Outcome::Unusable { evidence }
+            | Outcome::ModelMissing { evidence }
+            | Outcome::Forbidden { evidence } => Some(evidence),
+            Outcome::Success | Outcome::Neutral | Outcome::Abandoned => None,
+        }
+    }
 }
 
 /// Which server-side refusal.

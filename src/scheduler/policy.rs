@@ -60,6 +60,8 @@ pub struct Policy {
     pub weekly_max_wait: Duration,
     /// `queue.networkMaxWaitMs`.
     pub network_max_wait: Duration,
+    /// `queue.unprovenMaxWaitMs`: how long a 429 without evidence keeps its request in suspense.
+    pub unproven_max_wait: Duration,
     /// `queue.countTokensMaxWaitMs`.
     pub count_tokens_max_wait: Duration,
     /// `queue.nonStreamMaxWaitMs`.
@@ -112,6 +114,7 @@ impl Default for Policy {
             capacity_max_wait: Duration::from_millis(900_000),
             weekly_max_wait: Duration::ZERO,
             network_max_wait: Duration::from_millis(15_000),
+            unproven_max_wait: Duration::from_millis(60_000),
             count_tokens_max_wait: Duration::from_millis(8_000),
             non_stream_max_wait: Duration::from_millis(240_000),
             max_queued_body_bytes: 268_435_456,
@@ -146,13 +149,38 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
 pub const SERVER_SIDE_WAIT: Duration = Duration::from_secs(5);
 /// A 529 without `retry-after`, and the longest that a server-side refusal sets an account aside.
 pub const SERVER_SIDE_WAIT_MAX: Duration = Duration::from_secs(30);
-/// A 403 about the credential (P7).
-pub const FORBIDDEN_WAIT: Duration = Duration::from_secs(30 * 60);
+/// How long an account is out whose organization is disabled or has not paid, and avoided that
+/// answered 403 to what another account serves (P7).
+pub const ACCOUNT_WAIT: Duration = Duration::from_secs(30 * 60);
+/// How long a model that an account does not have is not asked for there (P7).
+pub const MODEL_WAIT: Duration = Duration::from_secs(3_600);
+/// Models that an account does not have, remembered per account; the oldest goes first.
+pub const MODELS_MISSING_MAX: usize = 16;
+/// The rests of a credential after 401s in a row; from then on they double (T2).
+pub const RESTS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(30)];
+/// The longest of them.
+pub const REST_MAX: Duration = Duration::from_secs(900);
+/// A rest is waited for if the credential has served within this time (Q1) ...
+pub const REST_TRUST: Duration = Duration::from_secs(3_600);
+/// ... and for so long.
+pub const REST_WAIT_MAX: Duration = Duration::from_secs(30);
+/// The first look in suspense after a 429 without `retry-after` (P7).
+pub const SUSPENSE_LOOK: Duration = Duration::from_secs(5);
+/// A refusal without evidence is part of the same row, and can be proven, for so long.
+pub const SUSPICION_MEMORY: Duration = Duration::from_secs(900);
+/// Fingerprints that an account is suspected of at once; the oldest goes first.
+pub const SUSPICIONS_MAX: usize = 8;
+/// Accounts that refused one request; more are not remembered.
+pub const TRAIL_MAX: usize = 64;
+/// Blocks longer than this are looked at by one real request whenever this time is over.
+pub const LONG_BLOCK: Duration = Duration::from_secs(6 * 3_600);
+/// A usage reading lifts an account's blocks once in this time at most.
+pub const READING_LIFTS_EVERY: Duration = Duration::from_secs(3_600);
 
 /// One more failure costs this much score, fading with the recovery ramp (S6).
 pub const FAILURE_WEIGHT: f64 = 5.0;
-/// Weights of the score (S6): of the work in flight, of the pressure on the five hours and on the week.
-/// The last two are for `scarcityWeight` at its default of 6.
+/// Weights of the score (S6): of the work in flight, of the pressure on the five hours and on the
+/// week. The last two are for `scarcityWeight` at its default of 6.
 pub const LOAD_WEIGHT: f64 = 0.1;
 /// See [`LOAD_WEIGHT`].
 pub const FIVE_HOUR_WEIGHT: f64 = 2.0 / 6.0;
@@ -163,9 +191,13 @@ pub const PRESSURE_ROOM: f64 = 1.05;
 
 /// How long a prompt stays cached after it was used last (S7).
 pub const CACHE_LIFETIME: Duration = Duration::from_secs(300);
-/// A session that found its home usable goes back after that long, whatever it costs. It asks at least
-/// once in a cache's lifetime, so it is back an hour after its home at the latest (S7).
-pub const HOME_RETURN: Duration = Duration::from_secs(3_600 - 300);
+/// A session that found its home usable goes back after that long, whatever it costs. It asks at
+/// least once in a cache's lifetime, before it finds that and after, so that it is back an hour
+/// after its home at the latest (S7).
+pub const HOME_RETURN: Duration = Duration::from_secs(3_600 - 2 * 300);
+/// A cached prompt of up to so many tokens is left behind on a critical account. A longer one is
+/// used until it has gone cold (S4).
+pub const CRITICAL_CACHE_MAX: u64 = 16_000;
 
 /// What an account was asked to do lately is the work of this long (S5).
 pub const COST_WINDOW: Duration = Duration::from_secs(15 * 60);
@@ -228,5 +260,7 @@ pub const BREAKER_REST: Duration = Duration::from_secs(60);
 pub const BREAKER_PACING: Duration = Duration::from_secs(5);
 /// Refusals older than this say nothing about now.
 pub const REFUSAL_MEMORY: Duration = Duration::from_secs(60);
+/// Model families that have a breaker of their own; the one that rested longest goes first.
+pub const BREAKERS_MAX: usize = 16;
 /// Refusals kept for the breaker's judgement.
 pub const REFUSALS_MAX: usize = 512;

@@ -21,6 +21,21 @@ struct Minute {
     millis: u64,
 }
 
+/// What ended within one minute, as one process tells it to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadMinute {
+    /// How many minutes ago.
+    pub age: u64,
+    /// Attempts that ended.
+    pub requests: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Their weights together.
+    pub weight: u64,
+    /// Their durations together.
+    pub millis: u64,
+}
+
 /// How an attempt counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
@@ -48,6 +63,37 @@ impl Hour {
             minute.millis.saturating_add(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     }
 
+    /// The minutes in which something ended.
+    pub(super) fn minutes(&self, now: Mono) -> Vec<LoadMinute> {
+        let present = now.0 / 60_000;
+        let known = self.minutes.iter().filter(|minute| minute.requests > 0);
+        let known = known.map(|minute| LoadMinute {
+            age: present.saturating_sub(minute.number),
+            requests: minute.requests,
+            failed: minute.failed,
+            weight: minute.weight,
+            millis: minute.millis,
+        });
+        known.filter(|minute| minute.age < MINUTES as u64).collect()
+    }
+
+    /// Adds what ended in another process.
+    pub(super) fn recall(&mut self, now: Mono, minutes: &[LoadMinute]) {
+        for told in minutes.iter().filter(|told| told.age < MINUTES as u64) {
+            let number = (now.0 / 60_000).saturating_sub(told.age);
+            let minute = &mut self.minutes[number as usize % MINUTES];
+            if minute.number < number {
+                *minute = Minute { number, ..Minute::default() };
+            }
+            if minute.number == number {
+                minute.requests = minute.requests.saturating_add(told.requests);
+                minute.failed = minute.failed.saturating_add(told.failed);
+                minute.weight = minute.weight.saturating_add(told.weight);
+                minute.millis = minute.millis.saturating_add(told.millis);
+            }
+        }
+    }
+
     /// The last so many minutes, the present one included.
     pub(super) fn last(&self, now: Mono, minutes: u64) -> Load {
         let first = (now.0 / 60_000).saturating_sub(minutes.saturating_sub(1));
@@ -67,8 +113,8 @@ impl Hour {
     }
 }
 
-/// What was granted within a time, to a sixteenth of it. The sum is kept, since every score asks for
-/// it.
+/// What was granted within a time, to a sixteenth of it. The sum is kept, since every score asks
+/// for it.
 #[derive(Clone, Debug)]
 pub(super) struct Recent {
     slot_ms: u64,
@@ -137,6 +183,21 @@ mod tests {
         assert_eq!(hour.last(at(1_059), 60).requests, 2);
         assert_eq!(hour.last(at(1_060), 60).requests, 1);
         assert_eq!(hour.last(at(5_000), 60), Load::default());
+    }
+
+    #[test]
+    fn d1_an_hour_goes_on_in_another_process() {
+        let (mut old, mut new) = (Hour::new(), Hour::new());
+        let at = |minute: u64| Mono(minute * 60_000 + 5);
+        old.add(at(1_000), 3, Duration::from_millis(100), Counted::Completed);
+        old.add(at(1_010), 1, Duration::from_millis(300), Counted::Failed);
+        new.add(at(5_000), 1, Duration::from_millis(500), Counted::Completed);
+        new.recall(at(5_001), &old.minutes(at(1_011)));
+        let last = new.last(at(5_001), 15);
+        assert_eq!((last.requests, last.failed, last.weight), (3, 1, 5));
+        assert_eq!(last.average, Some(Duration::from_millis(300)));
+        assert_eq!(new.last(at(5_005), 15).requests, 2, "each minute keeps its age");
+        assert_eq!(old.minutes(at(1_060)).len(), 1, "what is older than an hour is not told");
     }
 
     #[test]

@@ -6,12 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{BlockReason, Evidence, WaitCause};
+pub(super) use super::id::{AccountId, Kin, RouteClass};
 use super::quota::{Family, WindowKind};
 use super::time::Mono;
-
-/// One account for the life of the process; never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AccountId(pub u32);
+use super::trail::Trail;
 
 /// What kind of credential an account is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,10 +115,14 @@ pub struct Request {
     pub profile: Arc<str>,
     /// P4, at least 1.
     pub weight: u32,
+    /// P3.
+    pub class: RouteClass,
+    /// Who is related to it (P7).
+    pub kin: Kin,
+    /// The model that it names.
+    pub model: Option<Arc<str>>,
     /// The model's family, if it is known.
     pub family: Option<Family>,
-    /// The model's id, for explanations.
-    pub model: Option<Arc<str>>,
     /// S9; none: no binding.
     pub session: Option<SessionKey>,
     /// P9: this request's messages hold signed thinking.
@@ -151,6 +153,8 @@ pub struct Request {
     pub last_failure: Option<WaitCause>,
     /// [`Grant::clock`] of the grant before, or the default: one clock runs over all waits (Q1).
     pub clock: WaitClock,
+    /// What the attempts before have brought (P7).
+    pub trail: Trail,
 }
 
 impl Request {
@@ -161,8 +165,10 @@ impl Request {
             id,
             profile: Arc::from("claude"),
             weight: 1,
-            family: None,
+            class: RouteClass::Messages,
+            kin: Kin(u128::from(id)),
             model: None,
+            family: None,
             session: None,
             signed_thinking: false,
             thread: None,
@@ -178,6 +184,7 @@ impl Request {
             attempts: 0,
             last_failure: None,
             clock: WaitClock::default(),
+            trail: Trail::default(),
         }
     }
 }
@@ -251,7 +258,7 @@ impl Lease {
 pub struct Ticket(pub(super) u64);
 
 /// An account for one attempt.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Grant {
     /// To be completed.
     pub lease: Lease,
@@ -264,6 +271,8 @@ pub struct Grant {
     pub waited: Duration,
     /// Put this into [`Request::clock`] before asking again.
     pub clock: WaitClock,
+    /// Put this into [`Request::trail`], too.
+    pub trail: Trail,
 }
 
 /// By which rule an account was chosen.
@@ -281,6 +290,8 @@ pub enum Why {
     Current,
     /// Priority and score (S7c).
     Score(f64),
+    /// It looks whether a block of many hours still holds (P7).
+    LongLook,
 }
 
 /// The answer to `admit`.
@@ -298,6 +309,7 @@ pub enum Admission {
 /// The answer to `cancel`.
 #[derive(Debug)]
 #[must_use = "a grant holds an account"]
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once by the gate")]
 pub enum Cancel {
     /// The ticket is gone, nothing was granted.
     Cancelled,
@@ -346,6 +358,8 @@ pub enum Limit {
     ClientTolerance,
     /// A limit of Q1: giving up for good.
     WaitLimit,
+    /// Suspense is over without an explanation (P7): the API's own answer.
+    Suspense,
 }
 
 /// Why there is no account, in what a client can be told (P14).
@@ -418,6 +432,8 @@ pub enum PassedOver {
     NotPinned,
     /// This request has failed there.
     AlreadyTried,
+    /// This request was refused there without evidence, and looks again later (P7).
+    InSuspense,
     /// A block in force.
     Blocked(BlockReason),
     /// A short window that is used up (S3).
@@ -471,6 +487,10 @@ pub enum Avoided {
     },
     /// S11: it costs money.
     PaidOverage,
+    /// P7: it has refused without evidence, and nobody else has met or disproved it yet.
+    Suspected,
+    /// P7: it answered 403 to what another account served.
+    Forbidden,
 }
 
 impl Avoided {
@@ -478,8 +498,8 @@ impl Avoided {
     #[must_use]
     pub fn drives_away(&self) -> bool {
         match self {
-            Avoided::Near { .. } => false,
-            Avoided::PaidOverage => true,
+            Avoided::Near { .. } | Avoided::Forbidden => false,
+            Avoided::PaidOverage | Avoided::Suspected => true,
         }
     }
 }

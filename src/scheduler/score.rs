@@ -1,10 +1,10 @@
 //! The score of an account for a request (SPEC S6), and the pressure that it weighs (S5). Lower is
 //! preferred.
 //!
-//! A window that is about to reset with quota in it is cheap in proportion to what would be lost, on a
-//! logarithmic scale: the difference between 5 and 10 minutes before a reset matters as much as that
-//! between one and two hours. Linear scarcity (used less elapsed, as it was before) treats a week that
-//! loses half of its quota tomorrow like one that is merely ahead of its pace.
+//! A window that is about to reset with quota in it is cheap in proportion to what would be lost,
+//! on a logarithmic scale: the difference between 5 and 10 minutes before a reset matters as much
+//! as that between one and two hours. Linear scarcity (used less elapsed, as it was before) treats
+//! a week that loses half of its quota tomorrow like one that is merely ahead of its pace.
 
 use std::time::Duration;
 

@@ -1,43 +1,54 @@
-//! Which account a request gets (SPEC S7): where it is bound, else the first in the order of passes.
+//! Which account a request gets (SPEC S7): where it is bound, else the first in the order of
+//! passes.
 //!
-//! A conversation's prompt is cached on the account that served it last, and writing it anew elsewhere
-//! costs more than ten times what reading it here does. So a session stays where its cache is, and a
-//! score never moves it: only an account that is out, a better tier or a better priority does. Moving
-//! sessions to whatever scores best at the moment was tried; it does more harm than the scores do good.
-//! For the same reason an account near its limit is *avoided*, not out: those who are there finish
-//! their work from the cache, others come only when no other account can serve them. Treating it as
-//! full threw away the last tenth of every window while requests waited for hours.
+//! A conversation's prompt is cached on the account that served it last, and writing it anew
+//! elsewhere costs more than ten times what reading it here does. So a session stays where its
+//! cache is, and a score never moves it: only an account that is out, a better tier or a better
+//! priority does. Moving sessions to whatever scores best at the moment was tried; it does more
+//! harm than the scores do good. For the same reason an account near its limit is *avoided*, not
+//! out: those who are there finish their work from the cache, others come only when no other
+//! account can serve them. Treating it as full threw away the last tenth of every window while
+//! requests waited for hours.
 //!
-//! New and displaced sessions take the first account in a fixed order: what is paid for already before
-//! what costs money, subscriptions before API keys before providers, comfortable accounts before
-//! tight ones, then priority, then score. Because of the fixed order a score can only choose among
-//! accounts that are equally right.
+//! A critical week moves a session once, and only when that costs little: a long conversation
+//! leaves when its cache has gone cold. Moving all of them at once rewrote a fifth more cache than
+//! all other rules together, and got no more work done.
 //!
-//! Nothing here changes the scheduler, so that the same code serves admission, the queue and `explain`.
+//! New and displaced sessions take the first account in a fixed order: what is paid for already
+//! before what costs money, subscriptions before API keys before providers, comfortable accounts
+//! before tight ones, then priority, then score. Because of the fixed order a score can only choose
+//! among accounts that are equally right.
+//!
+//! Nothing here changes the scheduler, so that the same code serves admission, the queue and
+//! `explain`.
 
 use std::sync::Arc;
 
 use super::Scheduler;
-use super::account::Account;
+use super::account::{Account, Target};
 use super::affinity::{Binding, Critical, Home};
 use super::block::WaitCause;
 use super::cost::{PromptCache, expected};
+use super::id::{Kin, RouteClass};
 use super::obstacle::Obstacle;
+use super::policy::CRITICAL_CACHE_MAX;
 use super::quota::Family;
 use super::ranking::{Available, Ranking};
 use super::request::{Access, AccountId, Avoided, Kind, Request, Routing, SessionKey, Shape, Why};
 use super::score::{Facts, terms};
 use super::snapshot::{Group, Pass, PassOrder, Payment, Terms, Tier};
 use super::time::{Mono, Now};
+use super::trail::Trail;
 
 /// What of a request decides where it may go.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ask<'a> {
     pub(super) profile: &'a str,
+    pub(super) class: RouteClass,
+    pub(super) kin: Kin,
     pub(super) family: Option<&'a Family>,
-    /// For explanations.
     pub(super) model: Option<&'a Arc<str>>,
-    /// The same.
+    /// For explanations.
     pub(super) session: Option<SessionKey>,
     pub(super) weight: u32,
     /// P9, by the request or its session.
@@ -48,6 +59,8 @@ pub(super) struct Ask<'a> {
     /// Left out until then.
     pub(super) tried: &'a [AccountId],
     pub(super) tried_until: Mono,
+    /// P7.
+    pub(super) trail: &'a Trail,
     pub(super) last_failure: Option<WaitCause>,
     pub(super) patience: Patience,
     pub(super) binding: Option<Binding>,
@@ -80,7 +93,11 @@ pub(super) enum Restraint {
     Waived,
 }
 
-impl Ask<'_> {
+impl<'a> Ask<'a> {
+    pub(super) fn target(&self) -> Target<'a> {
+        Target { class: self.class, family: self.family, model: self.model.map(AsRef::as_ref) }
+    }
+
     pub(super) fn cache_on(&self, now: Mono, account: AccountId) -> PromptCache {
         self.binding.map_or(PromptCache::Cold, |binding| binding.cache_on(now, account))
     }
@@ -151,12 +168,15 @@ impl Scheduler {
             }
             (None, None) => Route::Any,
         };
-        let patience = match self.has_queue() && request.holdable && !self.is_too_large(request) {
+        let is_holdable = request.holdable && !request.trail.is_never_held();
+        let patience = match self.has_queue() && is_holdable && !self.is_too_large(request) {
             true => Patience::CanWait,
             false => Patience::CannotWait,
         };
         Ask {
             profile: &request.profile,
+            class: request.class,
+            kin: request.kin,
             family: request.family.as_ref(),
             model: request.model.as_ref(),
             session: request.session,
@@ -167,6 +187,7 @@ impl Scheduler {
             brought: &request.brought,
             tried,
             tried_until,
+            trail: &request.trail,
             last_failure: request.last_failure,
             patience,
             binding,
@@ -218,7 +239,7 @@ impl Scheduler {
                         Some(_) => Payment::PaidOverage,
                     },
                     group(account, best_subscription),
-                    self.pass(now, account, tier, ask.family),
+                    self.pass(now, account, tier, ask.target()),
                 ),
                 priority: account.spec.priority,
                 terms: self.terms(now, account, ask, recent),
@@ -235,14 +256,8 @@ impl Scheduler {
         subscriptions.map(|account| account.spec.priority).min()
     }
 
-    fn pass(
-        &self,
-        now: Now,
-        account: &Account,
-        tier: Option<Tier>,
-        family: Option<&Family>,
-    ) -> Pass {
-        let mut avoided = account.avoided(now, &self.policy, family);
+    fn pass(&self, now: Now, account: &Account, tier: Option<Tier>, target: Target<'_>) -> Pass {
+        let mut avoided = account.avoided(now, &self.policy, target);
         match tier {
             // Paid overage has a place of its own at the end.
             _ if avoided.any(|reason| reason != Avoided::PaidOverage) => Pass::Avoided,
@@ -293,9 +308,7 @@ impl Scheduler {
         binding: Binding,
         available: &[Available],
     ) -> Option<Choice> {
-        let best_priority =
-            available.iter().filter(|one| is_comfortable(one)).map(|one| one.priority).min();
-        let outranked = |one: &Available| best_priority.is_some_and(|best| best < one.priority);
+        let outranked = |one: &Available| available.iter().any(|other| outranks(other, one));
         let is_warm = |id: AccountId| binding.cache_on(now.mono, id) == PromptCache::Warm;
         // Until it has served something, the account granted last is only the next best guess.
         let served = binding.last_served().filter(|id| is_warm(*id));
@@ -308,8 +321,12 @@ impl Scheduler {
         let home = away
             .and_then(|home| self.find(available, home))
             .filter(|one| is_comfortable(one) && !outranked(one));
+        // What it leaves behind there must be little, or cold.
+        let is_light = !is_warm_here || ask.body_bytes / 4 <= CRITICAL_CACHE_MAX;
+        let leaves_critical =
+            |one: &Available| is_light && leaves_critical(one, binding, available);
         let critical = match current {
-            Some(one) if leaves_critical(one, binding, available) => Critical::HasLeft,
+            Some(one) if leaves_critical(one) => Critical::HasLeft,
             Some(_) | None => binding.critical,
         };
         let choice = |one: &Available, why: Why| Choice {
@@ -329,7 +346,7 @@ impl Scheduler {
         if let Some(one) = current
             && !outranked(one)
             && !self.leaves(now, one, ask, available)
-            && !leaves_critical(one, binding, available)
+            && !leaves_critical(one)
             && (is_warm_here || one.order.2 < Pass::Avoided)
         {
             let is_home = binding.home == Some(self.accounts[one.index].id);
@@ -339,11 +356,11 @@ impl Scheduler {
         Some(choice(best, Why::Score(best.terms.total())))
     }
 
-    /// Whether a session leaves this account for another, though its cache is here: what it costs there
-    /// is not worth the cache. Being near a limit is no reason.
+    /// Whether a session leaves this account for another, though its cache is here: what it costs
+    /// there is not worth the cache. Being near a limit is no reason.
     fn leaves(&self, now: Now, one: &Available, ask: &Ask<'_>, available: &[Available]) -> bool {
         let drives_away = |index: usize| {
-            let mut reasons = self.accounts[index].avoided(now, &self.policy, ask.family);
+            let mut reasons = self.accounts[index].avoided(now, &self.policy, ask.target());
             reasons.any(|reason| reason.drives_away())
         };
         drives_away(one.index) && available.iter().any(|other| !drives_away(other.index))
@@ -373,11 +390,24 @@ fn is_comfortable(one: &Available) -> bool {
     one.order.0 == Payment::Included && one.order.2 < Pass::Critical
 }
 
-/// S4: a session leaves a critical account once, if a better tier is available.
+/// S4: a session leaves a critical account once, if a better tier is available to it.
 fn leaves_critical(one: &Available, binding: Binding, available: &[Available]) -> bool {
     binding.critical == Critical::Leaves
         && one.order.2 == Pass::Critical
-        && available.iter().any(is_comfortable)
+        && available.iter().any(|other| is_comfortable(other) && other.order.1 <= one.order.1)
+}
+
+/// S7b: a better priority, on an account that the passes do not put behind this one. A session
+/// starts at reserve, so that normal and reserve are one to it.
+fn outranks(other: &Available, one: &Available) -> bool {
+    let order = |of: &Available| {
+        let PassOrder(payment, group, pass) = of.order;
+        (payment, group, pass.max(Pass::Reserve))
+    };
+    other.priority < one.priority
+        && other.order.0 == Payment::Included
+        && other.order.2 < Pass::Avoided
+        && order(other) <= order(one)
 }
 
 /// S7c. The passes up to `from` are one; the first in the scan among equals is taken.

@@ -13,23 +13,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::account::Account;
+use super::account::{Account, Mark};
 use super::block::{Block, BlockReason, End, Evidence, Scope};
-use super::breaker::{Fingerprint, Probe, Seen};
-use super::obstacle::{Ends, Obstacle};
+use super::breaker::Probe;
+use super::id::RouteClass;
 use super::outcome::{Blame, HeadReport, Outcome, Overload};
 use super::policy::{
-    BREAKER_ACCOUNTS_MIN, FORBIDDEN_WAIT, RETRY_AFTER_MAX, RETRY_AFTER_MIN, SERVER_SIDE_WAIT,
+    ACCOUNT_WAIT, MODEL_WAIT, RETRY_AFTER_MAX, RETRY_AFTER_MIN, SERVER_SIDE_WAIT,
     SERVER_SIDE_WAIT_MAX, UNKNOWN_RESET_WAIT,
 };
-use super::quota::{QuotaReport, Verdict, WindowKind};
+use super::quota::{Family, QuotaReport, Verdict, WindowKind};
 use super::recent_load::Counted;
-use super::request::{Kind, Lease, SessionKey, Shape};
-use super::select::{Ask, Patience, Restraint, Route, mismatch};
+use super::request::{Kind, Lease, SessionKey};
 use super::snapshot::Source;
+use super::suspicion::{Cooldown, Finding, Fingerprint, Refused};
 use super::time::{Mono, Now};
-use super::windows::{Rejected, rejected};
-use super::{LeaseRecord, Look, Progress, Scheduler};
+use super::trail::{Aftermath, PastRefusal, RefusedFor, Unproven};
+use super::windows::{Rejected, Windows, rejected};
+use super::{LeaseRecord, Look, Looking, Progress, Scheduler};
 
 impl Scheduler {
     /// The head of an answer is there: learns windows, blocks what it rejects, settles the
@@ -41,37 +42,58 @@ impl Scheduler {
         };
         self.look = Look::Now;
         let served = (200..400).contains(&head.status);
+        self.accounts[index].last_status = Some(head.status);
+        let Some(held) = self.leases.get_mut(&lease.id) else {
+            return;
+        };
+        if std::mem::take(&mut held.ramped) {
+            self.accounts[index].ramp.head();
+        }
+        let (class, family) = (held.class, held.family.clone());
+        // P3: what any other class says of limits counts for itself, at the end.
+        if class != RouteClass::Messages {
+            return;
+        }
         let account = &mut self.accounts[index];
-        account.last_status = Some(head.status);
         account.unified_status = head.quota.verdict.or(account.unified_status);
         account.stir();
-        account.windows.learn(now, head.quota, Source::Answer);
-        learn_overage(now, account, head);
+        account.windows.learn(now, head.quota, family.as_ref(), Source::Answer);
+        learn_overage(now, account, head, family.as_ref());
         if served {
             account.windows.look_passed(lease.id);
         }
-        let (is_claude, paid) =
-            (account.is_claude(), served && head.quota.overage_in_use == Some(true));
-        if let Some(held) = self.leases.get_mut(&lease.id) {
-            let account = &mut self.accounts[index];
-            if std::mem::take(&mut held.ramped) {
-                account.ramp.head();
-            }
-            if std::mem::replace(&mut held.progress, Progress::Answering) == Progress::Outstanding {
-                account.costs.head(now.mono, held.cost);
-                if served {
-                    let reading = |kind| account.reading(now.wall, &kind);
-                    let five_hours = reading(WindowKind::FiveHour);
-                    let week = reading(WindowKind::SevenDay);
-                    account.costs.learn(held.cost, five_hours, week);
-                }
+        if std::mem::replace(&mut held.progress, Progress::Answering) == Progress::Outstanding {
+            account.costs.head(held.cost);
+            if served {
+                let reading = |kind| account.reading(now.wall, &kind);
+                let five_hours = reading(WindowKind::FiveHour);
+                let week = reading(WindowKind::SevenDay);
+                account.costs.learn(held.cost, five_hours, week);
             }
         }
-        if is_claude {
-            self.breaker.head(now.mono, lease.id, head.status);
+        let paid = served && head.quota.overage_in_use == Some(true);
+        if account.is_claude()
+            && let Some(breaker) = self.breakers.get_mut(family.as_ref())
+        {
+            breaker.head(now.mono, lease.id, head.status);
+        }
+        if paid {
+            // S11: the API serves it, whatever it rejected before.
+            // A family's own limit is another matter: this answer may be one of another family.
+            let of_family =
+                |kind: &Option<WindowKind>| matches!(kind, Some(WindowKind::SevenDayFamily(_)));
+            self.accounts[index].lift_reasons(
+                now,
+                |reason| matches!(reason, BlockReason::Quota(kind) if !of_family(kind)),
+            );
         }
         if head.quota.verdict == Some(Verdict::Rejected) && !paid {
-            self.reject(now, index, head.quota, &head.evidence);
+            self.reject(
+                now,
+                index,
+                Rejection { class, family: family.as_ref(), quota: head.quota },
+                &head.evidence,
+            );
         }
         if let Some(held) = self.leases.get(&lease.id).filter(|_| served) {
             let (session, cached) = (held.session, cached_since(held));
@@ -79,69 +101,270 @@ impl Scheduler {
         }
     }
 
-    /// The attempt is over.
-    pub fn complete(&mut self, now: Now, lease: Lease, outcome: Outcome) {
+    /// The attempt is over. What that means for its own request is to be added to its trail.
+    pub fn complete(&mut self, now: Now, lease: Lease, outcome: Outcome) -> Aftermath {
         let now = self.touch(now);
         let Some(held) = self.leases.remove(&lease.id) else {
-            return;
+            return Aftermath::default();
         };
         self.look = Look::Now;
         let Some(index) = self.index(held.account) else {
-            return;
+            return Aftermath::default();
         };
         self.end_look(now, index, lease.id, &outcome);
-        self.end_probe(now, index, lease.id, &outcome);
+        self.end_probe(now, index, (lease.id, &held), &outcome);
         self.count(now, index, &held, &outcome);
-        self.charge(now, index, &held, outcome);
+        let after = self.charge(now, index, &held, outcome);
         self.release(index, &held);
+        after
     }
 
-    /// P7: what an outcome does to the account's health.
-    fn charge(&mut self, now: Now, index: usize, held: &LeaseRecord, outcome: Outcome) {
-        let (reason, end, evidence) = match outcome {
+    /// P7: what an outcome does to the account, and to its own request.
+    fn charge(
+        &mut self,
+        now: Now,
+        index: usize,
+        held: &LeaseRecord,
+        outcome: Outcome,
+    ) -> Aftermath {
+        // Other classes are answered, not held (P7).
+        let never_held = held.class != RouteClass::Messages;
+        let after = Aftermath { never_held, ..Aftermath::default() };
+        match outcome {
             Outcome::Success => {
-                self.accounts[index].count_success();
-                self.settle_session(index, held.session, cached_since(held));
-                return;
+                self.served(now, index, held);
+                Aftermath::default()
             }
             Outcome::Neutral
+            | Outcome::Broken { .. }
             | Outcome::Abandoned
-            | Outcome::Network { blame: Blame::Nobody, .. } => return,
+            | Outcome::Network { blame: Blame::Nobody, .. } => Aftermath::default(),
+            Outcome::OwnRequest { .. } => Aftermath { never_held: true, ..after },
             Outcome::QuotaRejected { quota, evidence } => {
-                if self.reject(now, index, &quota, &evidence) {
-                    self.accounts[index].count_failure(now, held.granted.mono);
-                }
-                return;
+                let (class, family) = (held.class, held.family.as_ref());
+                self.reject(now, index, Rejection { class, family, quota: &quota }, &evidence);
+                self.count_failure(now, index, held);
+                after
             }
             Outcome::ServerSide { overload, retry_after, fingerprint, evidence } => {
-                self.set_aside(now, index, overload, retry_after, &evidence);
-                if self.accounts[index].is_claude() {
-                    self.weigh_breaker(now, index, held, fingerprint, retry_after, &evidence);
-                }
-                return;
+                let aside = Aside { overload, retry_after, fingerprint };
+                self.set_aside(now, index, held, aside, &evidence);
+                after
             }
-            Outcome::ServerError { evidence } => {
-                self.accounts[index].count_failure(now, held.granted.mono);
-                let wait = self.error_cooldown(self.accounts[index].failures);
-                (BlockReason::ServerError, End::after(now, wait), evidence)
+            Outcome::Unproven { unproven, fingerprint, evidence } => {
+                self.unproven(now, index, held, (unproven, fingerprint), evidence)
+            }
+            Outcome::ServerError { fingerprint, evidence } => {
+                let wait = self.server_error(now, index, held, fingerprint, evidence);
+                let why = RefusedFor::Delay(now.mono + wait);
+                Aftermath { refusal: Some(past(now, held, why)), ..after }
             }
             Outcome::Network { blame: Blame::Account, evidence } => {
                 let end = End::after(now, self.policy.network_cooldown);
-                (BlockReason::Network, end, evidence)
+                let scope = match held.class {
+                    RouteClass::Messages => Scope::Account,
+                    class => Scope::Class(class),
+                };
+                self.block_for(now, index, BlockReason::Network, (end, scope), evidence);
+                Aftermath::default()
+            }
+            Outcome::ModelMissing { .. }
+            | Outcome::Forbidden { .. }
+            | Outcome::CredentialRefused { .. }
+            | Outcome::Unusable { .. }
+            | Outcome::NeedsLogin { .. } => self.charge_account(now, index, held, outcome),
+        }
+    }
+
+    /// P7: what is about the account, its credential or its models, and not about limits or trouble.
+    fn charge_account(
+        &mut self,
+        now: Now,
+        index: usize,
+        held: &LeaseRecord,
+        outcome: Outcome,
+    ) -> Aftermath {
+        let never_held = held.class != RouteClass::Messages;
+        let after = Aftermath { never_held, ..Aftermath::default() };
+        match outcome {
+            Outcome::ModelMissing { evidence } => {
+                if let Some(model) = &held.model {
+                    let end = End::after(now, MODEL_WAIT);
+                    let scope = Scope::Model(model.clone());
+                    self.block_for(now, index, BlockReason::ModelMissing, (end, scope), evidence);
+                }
+                Aftermath { never_held: true, ..after }
+            }
+            Outcome::Forbidden { evidence } => {
+                let forbidden = Some((held.account, Arc::new(evidence)));
+                Aftermath { never_held: true, forbidden, ..after }
             }
             Outcome::CredentialRefused { evidence } => {
-                let end = End::CredentialChange;
-                (BlockReason::CredentialRefused, end, evidence)
+                self.rest(now, index, held, (BlockReason::CredentialRefused, None), evidence);
+                after
+            }
+            Outcome::Unusable { evidence } => {
+                let fixed = Some(ACCOUNT_WAIT);
+                self.rest(now, index, held, (BlockReason::Unusable, fixed), evidence);
+                after
             }
             Outcome::NeedsLogin { evidence } => {
-                (BlockReason::NeedsLogin, End::CredentialChange, evidence)
+                let end = End::CredentialChange;
+                self.block_for(
+                    now,
+                    index,
+                    BlockReason::NeedsLogin,
+                    (end, Scope::Account),
+                    evidence,
+                );
+                after
             }
-            Outcome::CredentialForbidden { evidence } => {
-                let end = End::after(now, FORBIDDEN_WAIT);
-                (BlockReason::Forbidden, end, evidence)
+            _ => after,
+        }
+    }
+
+    /// An answer that ended well: clears suspicion, and tells of accounts that answered 403 to the
+    /// same request.
+    fn served(&mut self, now: Now, index: usize, held: &LeaseRecord) {
+        let account = &mut self.accounts[index];
+        account.suspicions.served(held.granted.mono, held.class, held.kin);
+        account.stir();
+        if held.class == RouteClass::Messages {
+            account.count_success(now);
+            let mark = |evidence: &Arc<Evidence>| Mark {
+                until: now.mono + ACCOUNT_WAIT,
+                evidence: evidence.clone(),
+            };
+            for (id, evidence) in held.trail.forbidden() {
+                if *id != held.account
+                    && let Some(account) = self.account_mut(*id)
+                {
+                    account.set_mark(mark(evidence));
+                }
             }
+        }
+        self.settle_session(index, held.session, cached_since(held));
+    }
+
+    fn count_failure(&mut self, now: Now, index: usize, held: &LeaseRecord) {
+        if held.class == RouteClass::Messages {
+            self.accounts[index].count_failure(now, held.granted.mono);
+        }
+    }
+
+    /// P7: a refusal without evidence.
+    fn unproven(
+        &mut self,
+        now: Now,
+        index: usize,
+        held: &LeaseRecord,
+        (unproven, fingerprint): (Unproven, Fingerprint),
+        evidence: Evidence,
+    ) -> Aftermath {
+        let class = held.class;
+        if held.looking == Looking::ForProof {
+            // Somebody else was served in between: the refusal is this request's own.
+            for account in &mut self.accounts {
+                account.suspicions.lift(fingerprint, held.kin);
+                for raised in held.trail.fingerprints() {
+                    account.suspicions.lift(raised, held.kin);
+                }
+                account.stir();
+            }
+            return Aftermath { never_held: true, ends: true, ..Aftermath::default() };
+        }
+        let (finding, wait) = self.suspect(now, index, held, fingerprint, &evidence);
+        let why = RefusedFor::Unproven { unproven, fingerprint };
+        let refusal = match finding {
+            Finding::Unproven => Some(past(now, held, why)),
+            // It waits for the account now, unless it has begun to wait for an explanation.
+            Finding::Proven => held.trail.is_in_suspense().then(|| past(now, held, why)),
         };
-        self.block_for(now, index, reason, end, evidence);
+        if finding == Finding::Proven {
+            match unproven {
+                Unproven::Limit(retry_after) => {
+                    let overload = Overload::Refused429;
+                    let aside = Aside { overload, retry_after, fingerprint };
+                    self.set_aside(now, index, held, aside, &evidence);
+                }
+                Unproven::Error | Unproven::NoAnswer => {
+                    self.cool(now, index, held, (fingerprint, wait), evidence);
+                    self.count_failure(now, index, held);
+                }
+            }
+        }
+        let never_held = class != RouteClass::Messages;
+        Aftermath { refusal, never_held, ..Aftermath::default() }
+    }
+
+    /// P7: the account's way is in trouble. Gives how long its request leaves the account alone.
+    fn server_error(
+        &mut self,
+        now: Now,
+        index: usize,
+        held: &LeaseRecord,
+        fingerprint: Fingerprint,
+        evidence: Evidence,
+    ) -> Duration {
+        self.count_failure(now, index, held);
+        let (finding, wait) = self.suspect(now, index, held, fingerprint, &evidence);
+        if finding == Finding::Proven {
+            self.cool(now, index, held, (fingerprint, wait), evidence);
+        }
+        wait
+    }
+
+    fn suspect(
+        &mut self,
+        now: Now,
+        index: usize,
+        held: &LeaseRecord,
+        fingerprint: Fingerprint,
+        evidence: &Evidence,
+    ) -> (Finding, Duration) {
+        let cooldown = Cooldown { first: self.policy.cooldown, longest: self.policy.max_cooldown };
+        let refused = Refused {
+            sent: held.granted.mono,
+            class: held.class,
+            kin: held.kin,
+            fingerprint,
+            evidence: Arc::new(evidence.clone()),
+        };
+        let account = &mut self.accounts[index];
+        account.stir();
+        account.suspicions.refused(now.mono, refused, cooldown)
+    }
+
+    /// Two unrelated requests have met the same: the account is out for the time of its suspicion.
+    fn cool(
+        &mut self,
+        now: Now,
+        index: usize,
+        held: &LeaseRecord,
+        (fingerprint, wait): (Fingerprint, Duration),
+        evidence: Evidence,
+    ) {
+        let scope = (End::after(now, wait), Scope::Class(held.class));
+        self.block_for(now, index, BlockReason::ServerError, scope, evidence.clone());
+        self.weigh_breaker(now, index, held, (fingerprint, None), &evidence);
+    }
+
+    /// T2, P7: refused, then looked at again by one request.
+    fn rest(
+        &mut self,
+        now: Now,
+        index: usize,
+        held: &LeaseRecord,
+        (reason, fixed): (BlockReason, Option<Duration>),
+        evidence: Evidence,
+    ) {
+        let scope = match (held.class, fixed) {
+            (RouteClass::Messages, _) | (_, Some(_)) => Scope::Account,
+            (class, None) => Scope::Class(class),
+        };
+        let evidence = Arc::new(evidence);
+        let block = Block { reason, end: End::after(now, Duration::ZERO), scope, evidence };
+        self.rest_block(now, index, held.granted.mono, block, fixed);
     }
 
     /// The account's place is free again. Last, so that a block still sees who is in flight (S10).
@@ -154,6 +377,10 @@ impl Scheduler {
         account.costs.end(held.cost);
         account.in_flight = account.in_flight.saturating_sub(1);
         account.active_weight = account.active_weight.saturating_sub(u64::from(held.weight));
+        if held.class == RouteClass::Messages {
+            account.messages_in_flight = account.messages_in_flight.saturating_sub(1);
+            self.messages_in_flight = self.messages_in_flight.saturating_sub(1);
+        }
         if held.ramped {
             account.ramp.head();
         }
@@ -162,60 +389,64 @@ impl Scheduler {
 
     fn count(&mut self, now: Now, index: usize, held: &LeaseRecord, outcome: &Outcome) {
         let counted = match outcome {
-            Outcome::Success | Outcome::Neutral => Counted::Completed,
+            Outcome::Success | Outcome::Neutral | Outcome::OwnRequest { .. } => Counted::Completed,
             Outcome::Abandoned | Outcome::Network { blame: Blame::Nobody, .. } => return,
-            Outcome::QuotaRejected { evidence, .. }
+            Outcome::Broken { evidence }
+            | Outcome::QuotaRejected { evidence, .. }
             | Outcome::ServerSide { evidence, .. }
-            | Outcome::ServerError { evidence }
+            | Outcome::Unproven { evidence, .. }
+            | Outcome::ServerError { evidence, .. }
             | Outcome::Network { blame: Blame::Account, evidence }
             | Outcome::CredentialRefused { evidence }
             | Outcome::NeedsLogin { evidence }
-            | Outcome::CredentialForbidden { evidence } => {
+            | Outcome::Unusable { evidence }
+            | Outcome::ModelMissing { evidence }
+            | Outcome::Forbidden { evidence } => {
                 self.accounts[index].remember_error(evidence);
                 Counted::Failed
             }
         };
+        if matches!(outcome, Outcome::Broken { .. }) {
+            self.accounts[index].count_use();
+        }
         let took = now.mono.since(held.granted.mono);
         self.accounts[index].record(now, held.weight, took, counted);
     }
 
-    /// S3: the request that looked at a limit without a known end has come back.
-    fn end_look(&mut self, now: Now, index: usize, lease: u64, outcome: &Outcome) {
-        let windows = &mut self.accounts[index].windows;
-        match outcome {
-            Outcome::Success => windows.look_passed(lease),
-            Outcome::QuotaRejected { .. } => windows.look_failed(now, lease),
-            Outcome::Neutral
-            | Outcome::Abandoned
-            | Outcome::ServerSide { .. }
-            | Outcome::ServerError { .. }
-            | Outcome::Network { .. }
-            | Outcome::CredentialRefused { .. }
-            | Outcome::NeedsLogin { .. }
-            | Outcome::CredentialForbidden { .. } => windows.look_returned(lease),
-        }
-    }
-
     /// P8 for a probe whose head has not settled it.
-    fn end_probe(&mut self, now: Now, index: usize, lease: u64, outcome: &Outcome) {
+    fn end_probe(
+        &mut self,
+        now: Now,
+        index: usize,
+        (lease, held): (u64, &LeaseRecord),
+        outcome: &Outcome,
+    ) {
         if !self.accounts[index].is_claude() {
             return;
         }
         let probe = match outcome {
             Outcome::Success
             | Outcome::Neutral
+            | Outcome::Broken { .. }
+            | Outcome::OwnRequest { .. }
             | Outcome::CredentialRefused { .. }
-            | Outcome::CredentialForbidden { .. } => Probe::Answered,
+            | Outcome::Unusable { .. }
+            | Outcome::ModelMissing { .. }
+            | Outcome::Forbidden { .. } => Probe::Answered,
             Outcome::Abandoned | Outcome::NeedsLogin { .. } => Probe::Returned,
             Outcome::QuotaRejected { .. }
             | Outcome::ServerSide { .. }
+            | Outcome::Unproven { .. }
             | Outcome::ServerError { .. }
             | Outcome::Network { .. } => Probe::Failed,
         };
-        self.breaker.settle(now.mono, lease, probe);
+        if let Some(breaker) = self.breakers.get_mut(held.family.as_ref()) {
+            breaker.settle(now.mono, lease, probe);
+        }
     }
 
-    /// S9: who serves a session is its home, if it has none or a worse one, and has its prompt cached.
+    /// S9: who serves a session is its home, if it has none or a worse one, and has its prompt
+    /// cached.
     fn settle_session(&mut self, index: usize, session: Option<SessionKey>, cached: Option<Mono>) {
         let Some(session) = session else { return };
         let account = &self.accounts[index];
@@ -238,25 +469,30 @@ impl Scheduler {
         }
     }
 
-    /// S2: blocks what an answer rejected. True if that is more than one model family.
-    fn reject(&mut self, now: Now, index: usize, quota: &QuotaReport, evidence: &Evidence) -> bool {
+    /// S2: blocks what an answer rejected: the account's two windows for all messages, any other for
+    /// the family whose request met it. What another class says counts for that class (P3).
+    fn reject(&mut self, now: Now, index: usize, said: Rejection<'_>, evidence: &Evidence) {
+        let Rejection { class, family, quota } = said;
         let evidence = Arc::new(evidence.clone());
         let retry =
             quota.retry_after.map(|wait| now.mono + wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX));
-        let mut everyone = false;
-        for Rejected { window, reset } in rejected(now, quota, &self.accounts[index].windows) {
-            let scope = match &window {
-                Some(WindowKind::SevenDayFamily(family)) => Scope::Family(family.clone()),
-                Some(
-                    WindowKind::FiveHour
-                    | WindowKind::SevenDay
-                    | WindowKind::Tokens
-                    | WindowKind::Requests
-                    | WindowKind::Generic,
-                )
-                | None => Scope::Account,
+        let nothing = Windows::default();
+        let known = match class {
+            RouteClass::Messages => &self.accounts[index].windows,
+            RouteClass::CountTokens | RouteClass::Models | RouteClass::Rest => &nothing,
+        };
+        for Rejected { window, reset } in rejected(now, quota, known, family) {
+            let scope = match (class, &window, family) {
+                (RouteClass::Messages, None, _)
+                | (RouteClass::Messages, Some(WindowKind::FiveHour | WindowKind::SevenDay), _) => {
+                    Scope::Class(RouteClass::Messages)
+                }
+                (RouteClass::Messages, Some(_), Some(family)) => Scope::Family(family.clone()),
+                (RouteClass::Messages, Some(WindowKind::SevenDayFamily(named)), None) => {
+                    Scope::Family(named.clone())
+                }
+                (class, Some(_), _) | (class, None, _) => Scope::Class(class),
             };
-            everyone |= scope == Scope::Account;
             let unknown = || (reset.is_none()).then(|| now.mono + UNKNOWN_RESET_WAIT);
             let block = Block {
                 reason: BlockReason::Quota(window),
@@ -266,24 +502,29 @@ impl Scheduler {
             };
             self.place_block(now, index, block);
         }
-        everyone
     }
 
-    /// P7: a refusal that is not the account's limit.
+    /// P7: the API refuses for now, which concerns the request's family.
     fn set_aside(
         &mut self,
         now: Now,
         index: usize,
-        overload: Overload,
-        retry_after: Option<Duration>,
+        held: &LeaseRecord,
+        aside: Aside,
         evidence: &Evidence,
     ) {
+        let Aside { overload, retry_after, fingerprint } = aside;
         let (reason, unasked) = match overload {
             Overload::Refused429 => (BlockReason::ServerSide, SERVER_SIDE_WAIT),
             Overload::Overloaded529 => (BlockReason::Overloaded, SERVER_SIDE_WAIT_MAX),
         };
         let wait = retry_after.unwrap_or(unasked).clamp(RETRY_AFTER_MIN, SERVER_SIDE_WAIT_MAX);
-        self.block_for(now, index, reason, End::after(now, wait), evidence.clone());
+        let scope = match (held.class, &held.family) {
+            (RouteClass::Messages, Some(family)) => Scope::Family(family.clone()),
+            (class, _) => Scope::Class(class),
+        };
+        self.block_for(now, index, reason, (End::after(now, wait), scope), evidence.clone());
+        self.weigh_breaker(now, index, held, (fingerprint, retry_after), evidence);
     }
 
     fn block_for(
@@ -291,121 +532,31 @@ impl Scheduler {
         now: Now,
         index: usize,
         reason: BlockReason,
-        end: End,
+        (end, scope): (End, Scope),
         evidence: Evidence,
     ) {
-        let block = Block { reason, end, scope: Scope::Account, evidence: Arc::new(evidence) };
+        let block = Block { reason, end, scope, evidence: Arc::new(evidence) };
         self.place_block(now, index, block);
     }
+}
 
-    /// P7: `cooldownMs`·2^(failures−1), at most `maxCooldownMs`.
-    fn error_cooldown(&self, failures: u32) -> Duration {
-        let doublings = failures.saturating_sub(1).min(31);
-        self.policy.cooldown.saturating_mul(1 << doublings).min(self.policy.max_cooldown)
-    }
+/// What an answer rejected, and whose request met it.
+#[derive(Clone, Copy)]
+struct Rejection<'a> {
+    class: RouteClass,
+    family: Option<&'a Family>,
+    quota: &'a QuotaReport,
+}
 
-    /// P8: is it the same refusal everywhere?
-    fn weigh_breaker(
-        &mut self,
-        now: Now,
-        index: usize,
-        held: &LeaseRecord,
-        fingerprint: Fingerprint,
-        retry_after: Option<Duration>,
-        evidence: &Evidence,
-    ) {
-        let longest = self.policy.max_cooldown.max(RETRY_AFTER_MIN);
-        self.breaker.saw(Seen {
-            at: now.mono,
-            request: held.request,
-            account: self.accounts[index].id,
-            fingerprint,
-            asked: retry_after.map(|wait| now.mono + wait.clamp(RETRY_AFTER_MIN, longest)),
-        });
-        if !self.breaker.can_trip(now.mono) {
-            return;
-        }
-        let own = || {
-            self.breaker.alike(now.mono, fingerprint).filter(|seen| seen.request == held.request)
-        };
-        let mut refusers: Vec<_> = own().map(|seen| seen.account).collect();
-        refusers.sort();
-        refusers.dedup();
-        if refusers.len() < BREAKER_ACCOUNTS_MIN {
-            return;
-        }
-        let own_blocks = refusers
-            .iter()
-            .filter_map(|id| self.account(*id))
-            .filter_map(|account| refused_until(now, account));
-        let Some(until) = own().filter_map(|seen| seen.asked).max().or_else(|| own_blocks.max())
-        else {
-            return;
-        };
-        if self.is_refused_everywhere(now, held, fingerprint, until) {
-            self.breaker.trip(now, until, evidence);
-        }
-    }
+/// A refusal that sets an account aside.
+struct Aside {
+    overload: Overload,
+    retry_after: Option<Duration>,
+    fingerprint: Fingerprint,
+}
 
-    /// Every enabled account that this request could use has refused in the same way or is out for
-    /// longer than `until`.
-    fn is_refused_everywhere(
-        &self,
-        now: Now,
-        held: &LeaseRecord,
-        fingerprint: Fingerprint,
-        until: Mono,
-    ) -> bool {
-        let ask = Ask {
-            profile: &held.profile,
-            family: held.family.as_ref(),
-            model: None,
-            session: None,
-            weight: held.weight,
-            thinking: false,
-            route: Route::Any,
-            // Only Claude accounts are looked at, and none of them was brought.
-            brought: &[],
-            tried: &[],
-            tried_until: now.mono,
-            last_failure: None,
-            patience: Patience::CannotWait,
-            binding: None,
-            shape: Shape::Stream,
-            body_bytes: 0,
-            restraint: Restraint::Waived,
-            others_waiting: 0,
-        };
-        let mut compatible = self
-            .accounts
-            .iter()
-            .filter(|account| account.is_claude() && mismatch(account, &ask).is_none());
-        compatible.all(|account| {
-            let refused =
-                self.breaker.alike(now.mono, fingerprint).any(|seen| seen.account == account.id);
-            refused || self.is_out_until(now, account, &ask, until)
-        })
-    }
-
-    /// True if blocks or windows keep the account out at least until then.
-    fn is_out_until(&self, now: Now, account: &Account, ask: &Ask<'_>, until: Mono) -> bool {
-        let mut out = false;
-        self.obstacles(now, account, ask, |obstacle| {
-            out |= match obstacle {
-                Obstacle::Block(_)
-                | Obstacle::Window(_)
-                | Obstacle::Limit(_)
-                | Obstacle::Overage { .. } => match obstacle.ends(now) {
-                    Ends::At(at) => at >= until,
-                    Ends::Never => true,
-                    Ends::OnRelease => false,
-                },
-                _ => false,
-            };
-            !out
-        });
-        out
-    }
+fn past(now: Now, held: &LeaseRecord, why: RefusedFor) -> PastRefusal {
+    PastRefusal { account: held.account, at: now.mono, why }
 }
 
 /// Since when a request that was served has its prompt cached; counting tokens caches nothing.
@@ -414,19 +565,14 @@ fn cached_since(held: &LeaseRecord) -> Option<Mono> {
 }
 
 /// The end of an account's own server-side blocks.
-fn refused_until(now: Now, account: &Account) -> Option<Mono> {
-    let server_side =
-        |block: &&Block| matches!(block.reason, BlockReason::ServerSide | BlockReason::Overloaded);
-    account.blocks(now).filter(server_side).filter_map(|block| block.end.mono(now)).max()
-}
-
-/// S11: until when paid extra usage counts as in use. A 429, and any answer that does not say so, ends it.
-fn learn_overage(now: Now, account: &mut Account, head: &HeadReport<'_>) {
+/// S11: until when paid extra usage counts as in use. A 429, and any answer that does not say so,
+/// ends it.
+fn learn_overage(now: Now, account: &mut Account, head: &HeadReport<'_>, family: Option<&Family>) {
     if head.status == 429 || head.quota.overage_in_use != Some(true) {
         account.set_overage(None);
         return;
     }
-    let rejected = rejected(now, head.quota, &account.windows);
+    let rejected = rejected(now, head.quota, &account.windows, family);
     let reset = rejected.iter().filter_map(|one| one.reset).max();
     let retry = head.quota.retry_after.map(|wait| now.mono + wait);
     account.set_overage(Some(End::At {

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::block::{BlockReason, Evidence, Scope, WaitCause};
+use super::block::{BlockReason, Evidence, LiftedBy, Scope, WaitCause};
 use super::outcome::Usage;
-use super::quota::{Verdict, WindowKind};
+use super::quota::{Family, Verdict, WindowKind};
 use super::request::{
     AccountId, Avoided, Kind, PassedOver, RefusalReason, Routing, SessionKey, Standing, Why,
 };
@@ -125,6 +125,8 @@ pub struct Load {
 #[derive(Clone, Debug, PartialEq)]
 pub struct WindowSnapshot {
     pub kind: WindowKind,
+    /// Whose requests it counts, if not all.
+    pub family: Option<Family>,
     /// Used share, 0 to 1.
     pub used: Option<f64>,
     /// As the upstream sent it; may be above 1.
@@ -193,12 +195,25 @@ pub struct UsageTotals {
 pub struct BlockSnapshot {
     pub reason: BlockReason,
     pub scope: Scope,
+    /// Whether the account is out or only avoided.
+    pub effect: Effect,
+    /// What ends it.
+    pub lifted_by: LiftedBy,
     /// Until when; none: until the credential changes.
     pub until: Option<Wall>,
     /// Time until then.
     pub remaining: Option<Duration>,
     /// Which answer said so.
     pub evidence: Arc<Evidence>,
+}
+
+/// What a block does to the account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It serves nobody in the block's scope.
+    Out,
+    /// It serves what no other account can (S3).
+    Avoided,
 }
 
 /// The shared breaker.
@@ -216,6 +231,8 @@ pub struct BreakerSnapshot {
     pub count: u64,
     /// When it tripped last.
     pub last_at: Option<Wall>,
+    /// Of which models it is; there is one for each family.
+    pub family: Option<Family>,
 }
 
 /// The queue.
@@ -371,6 +388,7 @@ impl PassedOver {
             PassedOver::LimitReached { kind, .. } => Some(kind.wait_cause()),
             PassedOver::WeekExhausted | PassedOver::FamilyExhausted(_) => Some(WaitCause::Weekly),
             PassedOver::BeingLooked
+            | PassedOver::InSuspense
             | PassedOver::AccountFull
             | PassedOver::PoolFull
             | PassedOver::Ramping

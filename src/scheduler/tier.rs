@@ -21,8 +21,9 @@ pub(super) fn of_share(policy: &Policy, share: f64) -> Tier {
     }
 }
 
-/// The tier that selection uses: only what is really used exhausts, pace makes it critical at most. A
-/// week that is as full as a short window may be counts as reserve, whatever the weekly thresholds.
+/// The tier that selection uses: only what is really used exhausts, pace makes it critical at most.
+/// A week that is as full as a short window may be counts as reserve, whatever the weekly
+/// thresholds.
 pub(super) fn of_use(policy: &Policy, used: f64, elapsed: Option<f64>) -> Tier {
     if used >= policy.weekly_exhausted {
         return Tier::Exhausted;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::block::WaitCause;
 use super::obstacle::Ends;
-use super::policy::Policy;
+use super::policy::{Policy, REST_WAIT_MAX};
 use super::request::{Limit, Request, Shape, WaitClock};
 use super::time::Mono;
 
@@ -19,7 +19,8 @@ pub(super) struct Outlook {
     at: [Option<Mono>; CLASSES.len()],
     /// Classes in which it also waits for other requests to end.
     on_release: [bool; CLASSES.len()],
-    /// Until when a restraint keeps it (S6). Whoever cannot wait that long is served when its limit comes.
+    /// Until when a restraint keeps it (S6). Whoever cannot wait that long is served when its limit
+    /// comes.
     restrained: Option<Mono>,
     /// Something that is never waited for.
     never: bool,
@@ -27,8 +28,13 @@ pub(super) struct Outlook {
     unawaited: Option<Mono>,
 }
 
-const CLASSES: [WaitCause; 4] =
-    [WaitCause::Quota, WaitCause::Weekly, WaitCause::Capacity, WaitCause::Network];
+const CLASSES: [WaitCause; 5] = [
+    WaitCause::Quota,
+    WaitCause::Weekly,
+    WaitCause::Capacity,
+    WaitCause::Network,
+    WaitCause::Credential,
+];
 
 fn index(cause: WaitCause) -> usize {
     match cause {
@@ -36,6 +42,7 @@ fn index(cause: WaitCause) -> usize {
         WaitCause::Weekly => 1,
         WaitCause::Capacity => 2,
         WaitCause::Network => 3,
+        WaitCause::Credential => 4,
     }
 }
 
@@ -194,6 +201,7 @@ fn limit(policy: &Policy, cause: WaitCause) -> Duration {
         WaitCause::Weekly => policy.weekly_max_wait,
         WaitCause::Capacity => policy.capacity_max_wait,
         WaitCause::Network => policy.network_max_wait,
+        WaitCause::Credential => REST_WAIT_MAX,
     }
 }
 

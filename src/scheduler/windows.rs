@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::policy::{FIVE_HOURS, UNKNOWN_RESET_WAIT, WEEK};
+use super::policy::{FIVE_HOURS, LONG_BLOCK, UNKNOWN_RESET_WAIT, WEEK};
 use super::quota::{Family, QuotaReport, Verdict, WindowKind, WindowReading};
 use super::snapshot::{Source, WindowSnapshot};
 use super::time::{Mono, Now, Wall};
@@ -20,6 +20,8 @@ pub(super) struct Windows {
 #[derive(Clone, Debug)]
 pub(super) struct Window {
     pub(super) kind: WindowKind,
+    /// Whose requests met it, where the upstream limits each family by itself (S2).
+    pub(super) family: Option<Family>,
     /// Used share, 0 to 1 (S1: above 1 counts as 1).
     pub(super) used: Option<f64>,
     pub(super) raw: Option<f64>,
@@ -45,6 +47,8 @@ pub(super) enum Full {
     Looked,
 }
 
+/// A used share from which on `retry` forgets a window: no threshold is above it by default.
+const FULL: f64 = 0.98;
 /// More kinds than any upstream has; a hostile one cannot make the list grow.
 const WINDOWS_MAX: usize = 16;
 
@@ -56,6 +60,12 @@ impl Windows {
 
     pub(super) fn get(&self, wall: Wall, kind: &WindowKind) -> Option<&Window> {
         self.iter(wall).find(|window| window.kind == *kind)
+    }
+
+    /// The window of that kind as it is for requests of this family.
+    fn get_for(&self, wall: Wall, kind: &WindowKind, family: Option<&Family>) -> Option<&Window> {
+        let family = family_of(kind, family);
+        self.iter(wall).find(|window| window.kind == *kind && window.family == family)
     }
 
     pub(super) fn of_family(&self, wall: Wall, family: &Family) -> Option<&Window> {
@@ -81,32 +91,43 @@ impl Windows {
         self.list.iter().filter_map(|window| window.reset).min()
     }
 
-    /// Takes over what an answer or the probe said. What it did not say stays.
-    pub(super) fn learn(&mut self, now: Now, report: &QuotaReport, source: Source) {
+    /// Takes over what an answer to a request of this family, or the probe, said. What it did not
+    /// say stays.
+    pub(super) fn learn(
+        &mut self,
+        now: Now,
+        report: &QuotaReport,
+        family: Option<&Family>,
+        source: Source,
+    ) {
         for reading in &report.windows {
             let reset = reading
                 .reset
                 .or_else(|| report.reset.filter(|_| report.claim.as_ref() == Some(&reading.kind)));
-            self.take(now, reading, reset, source);
+            let reading = Told { reading, family: family_of(&reading.kind, family), reset };
+            self.take(now, reading, source);
         }
     }
 
-    fn take(&mut self, now: Now, reading: &WindowReading, reset: Option<Wall>, source: Source) {
+    fn take(&mut self, now: Now, learned: Told<'_>, source: Source) {
+        let Told { reading, family, reset } = learned;
+        let is_same = |window: &Window| window.kind == reading.kind && window.family == family;
         let raw = reading.utilisation.filter(|used| used.is_finite() && *used >= 0.0);
         let has_use = raw.is_some() || reading.remaining.is_some();
         if reset.is_some_and(|reset| reset <= now.wall) {
-            self.list.retain(|window| window.kind != reading.kind);
+            self.list.retain(|window| !is_same(window));
             return;
         }
         if !has_use && reset.is_none() {
             return;
         }
         let room = self.list.len() < WINDOWS_MAX;
-        let known = self.list.iter_mut().find(|window| window.kind == reading.kind);
+        let known = self.list.iter_mut().find(|window| is_same(window));
         let Some(window) = known else {
             if room {
                 self.list.push(Window {
                     kind: reading.kind.clone(),
+                    family,
                     used: used_share(raw, reading.limit, reading.remaining),
                     raw,
                     limit: reading.limit,
@@ -134,7 +155,7 @@ impl Windows {
     /// A6: what has no reset or has passed is dropped, and what an answer has said since stays.
     pub(super) fn restore(&mut self, now: Now, saved: &[WindowSnapshot]) {
         for window in saved {
-            let known = self.get(now.wall, &window.kind).is_some();
+            let known = self.get_for(now.wall, &window.kind, window.family.as_ref()).is_some();
             if known
                 || window.reset.is_none_or(|reset| reset <= now.wall)
                 || self.list.len() >= WINDOWS_MAX
@@ -143,6 +164,7 @@ impl Windows {
             }
             self.list.push(Window {
                 kind: window.kind.clone(),
+                family: window.family.clone(),
                 used: used_share(window.raw, window.limit, window.remaining),
                 raw: window.raw.filter(|used| used.is_finite() && *used >= 0.0),
                 limit: window.limit,
@@ -178,6 +200,19 @@ impl Windows {
         }
     }
 
+    /// Ways out: this lease looks at the full windows that nobody has said anything about for many
+    /// hours.
+    pub(super) fn start_long_look(&mut self, now: Now, lease: u64) {
+        for window in self.list.iter_mut().filter(|window| window.is_due_for_long_look(now)) {
+            window.looker = Some(lease);
+        }
+    }
+
+    /// Forgets the windows that are used up: the next answer tells anew.
+    pub(super) fn forget_full(&mut self) {
+        self.list.retain(|window| window.used < Some(FULL));
+    }
+
     /// It ended without an answer about it: the next one may look.
     pub(super) fn look_returned(&mut self, lease: u64) {
         for window in self.list.iter_mut().filter(|window| window.looker == Some(lease)) {
@@ -186,7 +221,27 @@ impl Windows {
     }
 }
 
+/// One reading, with whose it is and its reset.
+struct Told<'a> {
+    reading: &'a WindowReading,
+    family: Option<Family>,
+    reset: Option<Wall>,
+}
+
 impl Window {
+    /// Does it matter to a request of this family?
+    pub(super) fn concerns(&self, family: Option<&Family>) -> bool {
+        let own = match &self.kind {
+            WindowKind::SevenDayFamily(own) => return family == Some(own),
+            WindowKind::FiveHour
+            | WindowKind::SevenDay
+            | WindowKind::Tokens
+            | WindowKind::Requests
+            | WindowKind::Generic => self.family.as_ref(),
+        };
+        own.is_none() || family.is_none() || own == family
+    }
+
     /// Elapsed share of the window, if its length and reset are known and it has not passed.
     pub(super) fn elapsed(&self, wall: Wall) -> Option<f64> {
         let length = length(&self.kind)?;
@@ -218,9 +273,22 @@ impl Window {
         }
     }
 
+    /// Ways out: it has more than six hours to go, and nothing was said about it for as long.
+    pub(super) fn is_due_for_long_look(&self, now: Now) -> bool {
+        self.long_look_at(now).is_some_and(|at| at <= now.mono)
+    }
+
+    /// When somebody may look at a window that ends in many hours.
+    pub(super) fn long_look_at(&self, now: Now) -> Option<Mono> {
+        let at = self.learned.mono + LONG_BLOCK;
+        let end = now.mono_at(self.reset?);
+        (self.looker.is_none() && end > at).then_some(at)
+    }
+
     pub(super) fn snapshot(&self) -> WindowSnapshot {
         WindowSnapshot {
             kind: self.kind.clone(),
+            family: self.family.clone(),
             used: self.used,
             raw: self.raw,
             limit: self.limit,
@@ -241,13 +309,18 @@ pub(super) struct Rejected {
 
 /// S2: the windows that the claim or the per-window status names, else those at their limit, else
 /// an unnamed one.
-pub(super) fn rejected(now: Now, report: &QuotaReport, known: &Windows) -> Vec<Rejected> {
+pub(super) fn rejected(
+    now: Now,
+    report: &QuotaReport,
+    known: &Windows,
+    family: Option<&Family>,
+) -> Vec<Rejected> {
     let reading = |kind: &WindowKind| report.windows.iter().find(|reading| reading.kind == *kind);
     let ahead = |reset: &Wall| *reset > now.wall;
     let claimed = |kind: &WindowKind| report.reset.filter(|_| report.claim.as_ref() == Some(kind));
     let reset_of = |kind: &WindowKind| {
         let own = reading(kind).and_then(|reading| reading.reset).filter(ahead);
-        let known = || known.get(now.wall, kind).and_then(|window| window.reset);
+        let known = || known.get_for(now.wall, kind, family).and_then(|window| window.reset);
         own.or_else(|| claimed(kind).filter(ahead)).or_else(known)
     };
     let full = |reading: &&WindowReading| {
@@ -265,7 +338,7 @@ pub(super) fn rejected(now: Now, report: &QuotaReport, known: &Windows) -> Vec<R
         kinds.extend(
             known
                 .iter(now.wall)
-                .filter(|window| window.used >= Some(1.0))
+                .filter(|window| window.used >= Some(1.0) && window.concerns(family))
                 .map(|window| window.kind.clone()),
         );
     }
@@ -277,6 +350,15 @@ pub(super) fn rejected(now: Now, report: &QuotaReport, known: &Windows) -> Vec<R
     }
     let rejected = |kind: WindowKind| Rejected { reset: reset_of(&kind), window: Some(kind) };
     kinds.into_iter().map(rejected).collect()
+}
+
+/// S2: a window other than the two of the account belongs to the family whose request met it, or
+/// to the one that its name says.
+fn family_of(kind: &WindowKind, family: Option<&Family>) -> Option<Family> {
+    match kind {
+        WindowKind::FiveHour | WindowKind::SevenDay | WindowKind::SevenDayFamily(_) => None,
+        WindowKind::Tokens | WindowKind::Requests | WindowKind::Generic => family.cloned(),
+    }
 }
 
 fn used_share(raw: Option<f64>, limit: Option<u64>, remaining: Option<u64>) -> Option<f64> {

@@ -128,8 +128,9 @@ impl Acceptor {
         newcomers
     }
 
-    /// Ends what has rested too long. Where a head has begun, a thread answers that it was too slow;
-    /// what has come since the last wait, with the hand-over that ends hundreds at once, is served.
+    /// Ends what has rested too long. Where a head has begun, a thread answers that it was too
+    /// slow; what has come since the last wait, with the hand-over that ends hundreds at once, is
+    /// served.
     fn close_idle(&mut self, idle_limit: Duration) {
         let now = clock::mono();
         let over = |resting: &mut Connection| resting.rests_until(idle_limit) <= now;

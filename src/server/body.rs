@@ -156,7 +156,14 @@ fn is_field(line: &[u8]) -> bool {
         return false;
     };
     let (name, value) = line.split_at(colon);
-    super::door::is_token(name) && value.iter().all(|&byte| is_text(byte))
+    is_token(name) && value.iter().all(|&byte| is_text(byte))
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(text: &[u8]) -> bool {
+    let is_token_char =
+        |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !text.is_empty() && text.iter().all(is_token_char)
 }
 
 fn is_text(byte: u8) -> bool {

@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use super::body::{BodyError, Chunked, Progress};
 use super::client::{ClientSocket, REFUSAL_LIMIT, Waited};
-use super::door::{DoorRefusal, Framing, refused};
-use super::head::{self, HEAD_BYTES_MAX, Parsed, RequestHead};
+use super::door::Framing;
+use super::head::{self, DoorRefusal, HEAD_BYTES_MAX, Parsed, RequestHead, refused};
 use super::registry::{Open, Registry};
 use crate::clock;
 use crate::scheduler::time::Mono;

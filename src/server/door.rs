@@ -1,13 +1,13 @@
 //! Who may come in, and with what framing (P2). Judges a received head; reads no socket.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 
 use subtle::ConstantTimeEq;
 
-use super::head::RequestHead;
+use super::head::{DoorRefusal, HEAD_TOO_LARGE, HEADERS_MAX, RequestHead, refused};
 use super::paths::{self, Local, Route};
-use crate::http::headers::{self, Headers, is_named, is_same};
+use super::target;
+use crate::http::headers::{self, Headers};
 use crate::http::peek::BODY_BYTES_MAX;
 
 /// The settings of the door.
@@ -50,21 +50,9 @@ pub(crate) struct Form {
     pub(crate) expects_continue: bool,
 }
 
-/// A request that was not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DoorRefusal {
-    /// 400, 401, 403, 413, 417, 431 or 505.
-    pub(crate) status: u16,
-    /// The error type of P14.
-    pub(crate) kind: &'static str,
-    /// What was wrong, in words.
-    pub(crate) message: String,
-    /// The connection has to be closed: its framing cannot be trusted, or a body is unread.
-    pub(crate) close: bool,
-}
-
 impl Door<'_> {
-    /// Judges a head that came from `peer`: framing and target first, then the key, else `Host`; then `Origin`.
+    /// Judges a head that came from `peer`: framing and target first, then the key, else `Host`;
+    /// then `Origin`.
     ///
     /// # Errors
     /// The answer to give; nothing of the request may be used then.
@@ -84,7 +72,7 @@ impl Door<'_> {
                 let key = headers::bare_key(value);
                 // `authorization` carries a key only with its scheme (RFC 6750 section 2.1).
                 let whole = key.len() == value.trim_ascii().len();
-                let misplaced = whole && is_named(name, "authorization");
+                let misplaced = whole && name == "authorization";
                 !misplaced && bool::from(key.ct_eq(self.key))
             })
     }
@@ -141,8 +129,8 @@ impl Door<'_> {
         let configured = self.host.trim_start_matches('[').trim_end_matches(']');
         let literal: Option<IpAddr> = host.parse().ok();
         literal.is_some_and(|ip| ip.to_canonical().is_loopback())
-            || is_named(host, "localhost")
-            || (!configured.is_empty() && is_named(host, configured))
+            || host.eq_ignore_ascii_case("localhost")
+            || (!configured.is_empty() && host.eq_ignore_ascii_case(configured))
     }
 }
 
@@ -170,52 +158,12 @@ fn check_line(head: &RequestHead) -> Result<(), DoorRefusal> {
     if ["CONNECT", "TRACE", "TRACK"].contains(&head.method.as_str()) {
         return Err(refused(400, format!("the method {} is not served", head.method)));
     }
-    check_target(&head.target).map_err(|problem| refused(400, problem))
-}
-
-fn check_target(target: &str) -> Result<(), &'static str> {
-    if target.len() > TARGET_BYTES_MAX {
-        return Err("the request target is longer than 32 KiB");
-    }
-    if !target.starts_with('/') {
-        return Err("the request target must be a path that begins with a slash");
-    }
-    if target.bytes().any(|byte| !matches!(byte, 0x21..=0x7e) || byte == b'#') {
-        return Err("the request target holds a character that is not allowed in it");
-    }
-    // Decoded again and again, because a server behind the upstream may do the same.
-    let mut path = Cow::Borrowed(paths::split(target).0);
-    for _ in 0..DECODINGS_MAX {
-        if path.as_bytes().split(|&byte| byte == b'/').any(is_dots) {
-            return Err("the request target holds a dot segment");
-        }
-        if path.bytes().any(|byte| byte == b'\\') {
-            return Err("the request target holds a backslash");
-        }
-        if path.bytes().any(|byte| byte.is_ascii_control()) {
-            return Err("the request target holds an encoded control character");
-        }
-        let decoded = match paths::decode(&path) {
-            Cow::Owned(decoded) if decoded != *path => decoded,
-            Cow::Owned(_) | Cow::Borrowed(_) => return Ok(()),
-        };
-        path = Cow::Owned(decoded);
-    }
-    Err("the request target is percent-encoded many times over")
-}
-
-/// A segment that names this directory or the one above, with parameters or without.
-fn is_dots(segment: &[u8]) -> bool {
-    segment.starts_with(b".")
-        && matches!(segment.split(|&byte| byte == b';').next(), Some(b"." | b".."))
+    target::check(&head.target).map_err(|problem| refused(400, problem))
 }
 
 /// Number and size of the header lines, and `Host` (RFC 9112 section 3.2).
 fn check_lines(head: &RequestHead) -> Result<(), DoorRefusal> {
-    let (names, values) = head.headers.bytes();
-    // As on the wire: name, colon, blank, value, line end.
-    let bytes = names.len() + values.len() + 4 * head.headers.len();
-    if head.headers.len() > HEADERS_MAX || bytes > HEADER_BYTES_MAX {
+    if head.headers.len() > HEADERS_MAX || head.headers.bytes() > HEADER_BYTES_MAX {
         return Err(refused(431, HEAD_TOO_LARGE));
     }
     check_number_of_hosts(head)
@@ -229,7 +177,8 @@ fn check_number_of_hosts(head: &RequestHead) -> Result<(), DoorRefusal> {
     }
 }
 
-/// The body's framing; every doubt is refused, because two readings of it are how requests are smuggled.
+/// The body's framing; every doubt is refused, because two readings of it are how requests are
+/// smuggled.
 fn framing(head: &RequestHead) -> Result<Framing, DoorRefusal> {
     let mut codings = head.headers.all("transfer-encoding");
     let mut lengths = head.headers.all("content-length");
@@ -242,7 +191,7 @@ fn framing(head: &RequestHead) -> Result<Framing, DoorRefusal> {
             Err(refused(400, "Transfer-Encoding in an HTTP/1.0 request"))
         }
         (Some(coding), None)
-            if codings.next().is_none() && is_same(coding.trim_ascii(), b"chunked") =>
+            if codings.next().is_none() && coding.trim_ascii().eq_ignore_ascii_case(b"chunked") =>
         {
             Ok(Framing::Chunked)
         }
@@ -270,7 +219,7 @@ fn expects_continue(head: &RequestHead) -> Result<bool, DoorRefusal> {
     if head.version == (1, 0) || expectations.peek().is_none() {
         return Ok(false);
     }
-    if expectations.all(|value| is_same(value, b"100-continue")) {
+    if expectations.all(|value| value.eq_ignore_ascii_case(b"100-continue")) {
         return Ok(true);
     }
     Err(refused(417, "an expectation other than 100-continue"))
@@ -282,14 +231,19 @@ fn check_origin(headers: &Headers) -> Result<(), DoorRefusal> {
     for origin in headers.all("origin").map(<[u8]>::trim_ascii) {
         let authority =
             origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
-        if host.is_empty() || !authority.is_some_and(|authority| is_same(authority, host)) {
+        if host.is_empty()
+            || !authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
+        {
             return Err(forbidden(format!(
                 "requests of web pages are refused; this one came from {:?}",
                 shown(origin)
             )));
         }
     }
-    if headers.all("sec-fetch-site").any(|site| is_same(site.trim_ascii(), b"cross-site")) {
+    if headers
+        .all("sec-fetch-site")
+        .any(|site| site.trim_ascii().eq_ignore_ascii_case(b"cross-site"))
+    {
         return Err(forbidden("requests of web pages on other sites are refused".to_owned()));
     }
     Ok(())
@@ -317,21 +271,9 @@ fn host_of(value: &str) -> Option<&str> {
     port_is_one.then_some(host)
 }
 
-/// RFC 9110 section 5.6.2.
-pub(super) fn is_token(text: &[u8]) -> bool {
-    let is_token_char =
-        |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    !text.is_empty() && text.iter().all(is_token_char)
-}
-
 /// What a stranger wrote, for our own text.
 fn shown(value: &[u8]) -> String {
     String::from_utf8_lossy(value).chars().take(80).collect()
-}
-
-/// A refusal of the head as it is written.
-pub(super) fn refused(status: u16, message: impl Into<String>) -> DoorRefusal {
-    DoorRefusal { status, kind: "invalid_request_error", message: message.into(), close: true }
 }
 
 fn forbidden(message: String) -> DoorRefusal {
@@ -339,12 +281,7 @@ fn forbidden(message: String) -> DoorRefusal {
 }
 
 const METHOD_BYTES_MAX: usize = 32;
-const TARGET_BYTES_MAX: usize = 32 * 1024;
-/// What is said of a head beyond the limits.
-pub(crate) const HEAD_TOO_LARGE: &str = "more than 100 header lines or 64 KiB of them";
-pub(super) const HEADERS_MAX: usize = 100;
 const HEADER_BYTES_MAX: usize = 64 * 1024;
-const DECODINGS_MAX: usize = 4;
 const NEEDS_KEY: &str = "the proxy key is missing or wrong: send proxy.apiKey of maxpool.json as x-api-key or as Authorization: Bearer";
 
 #[cfg(test)]
@@ -360,7 +297,7 @@ mod tests {
     fn headers(lines: &[(&str, &str)]) -> Headers {
         let mut headers = Headers::default();
         for (name, value) in lines {
-            headers.push(name, value);
+            headers.take(name, value.as_bytes()).expect("a header line");
         }
         headers
     }
@@ -587,11 +524,12 @@ mod tests {
                 "http://",
             ];
             let mut headers = Headers::default();
-            headers.push("host", "127.0.0.1");
+            headers.take("host", b"127.0.0.1").expect("a header line");
             for _ in 0..random.below(4) {
                 let value =
                     if random.chance(20) { random.bytes(12) } else { random.word(&values).into() };
-                headers.push(random.word(&names), value);
+                // What is no value gets past no parser.
+                let _ = headers.take(random.word(&names), &value);
             }
             let method = random.word(&["GET", "POST", "TRACE"]);
             let head = RequestHead {
@@ -604,7 +542,7 @@ mod tests {
                 continue;
             };
             entered += 1;
-            let path = paths::decode(paths::split(&head.target).0);
+            let path = target::decode(target::split(&head.target).0);
             assert!(
                 !path.split('/').any(|segment| matches!(segment, "." | ".."))
                     && !path.contains('\\'),

@@ -9,10 +9,13 @@
 
 use crate::http::headers::Headers;
 
-use super::door::{DoorRefusal, HEAD_TOO_LARGE, HEADERS_MAX, refused};
-
-/// Bytes of one head: 64 KiB of header lines, a target of 32 KiB and the rest of its line (SPEC P2).
+/// Bytes of one head: 64 KiB of header lines, a target of 32 KiB and the rest of its line (SPEC
+/// P2).
 pub(super) const HEAD_BYTES_MAX: usize = 97 * 1024;
+/// Header lines of one head.
+pub(super) const HEADERS_MAX: usize = 100;
+/// What is said of a head beyond the limits.
+pub(super) const HEAD_TOO_LARGE: &str = "more than 100 header lines or 64 KiB of them";
 /// Bytes of empty lines before a request line that are ignored (RFC 9112 section 2.2).
 const EMPTY_LINES_MAX: usize = 8;
 /// The first byte of a TLS record that opens a handshake (RFC 8446 section 5.1).
@@ -29,6 +32,24 @@ pub(crate) struct RequestHead {
     pub(crate) version: (u8, u8),
     /// All header lines in order.
     pub(crate) headers: Headers,
+}
+
+/// A request that is not let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DoorRefusal {
+    /// 400, 401, 403, 413, 417, 431 or 505.
+    pub(crate) status: u16,
+    /// The error type of P14.
+    pub(crate) kind: &'static str,
+    /// What was wrong, in words.
+    pub(crate) message: String,
+    /// The connection has to be closed: its framing cannot be trusted, or a body is unread.
+    pub(crate) close: bool,
+}
+
+/// A refusal of the head as it is written.
+pub(super) fn refused(status: u16, message: impl Into<String>) -> DoorRefusal {
+    DoorRefusal { status, kind: "invalid_request_error", message: message.into(), close: true }
 }
 
 /// What a connection's unread bytes are.
@@ -98,9 +119,9 @@ fn has_bare_line_end(head: &[u8]) -> bool {
 }
 
 fn taken_from(request: &httparse::Request<'_, '_>) -> Option<RequestHead> {
-    let mut headers = Headers::with_room(request.headers.len());
+    let mut headers = Headers::default();
     for line in request.headers.iter() {
-        headers.push(line.name, line.value);
+        headers.take(line.name, line.value).ok()?;
     }
     Some(RequestHead {
         method: request.method?.to_owned(),

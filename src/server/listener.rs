@@ -1,8 +1,9 @@
 //! The listening socket: who owns it, how many connections there may be, and how it is handed over.
 //!
 //! One thread accepts (`acceptor`); each connection with something to say has a thread of its own
-//! (`connection`); `shared` and `registry` hold what they have in common. This file is what the rest
-//! of the program may ask for. Nothing here knows a request's meaning: the handler is passed in.
+//! (`connection`); `shared` and `registry` hold what they have in common. This file is what the
+//! rest of the program may ask for. Nothing here knows a request's meaning: the handler is passed
+//! in.
 //!
 //! Why not the server library of the design card: its faults cannot be mended from outside. README
 //! names them.
@@ -15,8 +16,7 @@ use std::thread;
 
 use super::acceptor::Acceptor;
 use super::connection::Inbound;
-use super::door::DoorRefusal;
-use super::head::RequestHead;
+use super::head::{DoorRefusal, RequestHead};
 use super::registry::{Bounds, Registry, lock};
 use super::shared::{Mode, STACK_BYTES, Shared};
 

@@ -14,6 +14,7 @@ mod listener;
 pub(crate) mod paths;
 mod registry;
 mod shared;
+mod target;
 
 #[cfg(test)]
 mod framing_tests;
@@ -21,6 +22,6 @@ mod framing_tests;
 pub(crate) use body::BodyError;
 pub(crate) use client::ClientSocket;
 pub(crate) use connection::{Inbound, Outbound};
-pub(crate) use head::RequestHead;
+pub(crate) use head::{DoorRefusal, RequestHead};
 pub(crate) use listener::{Listener, bind, prepare};
 pub(crate) use registry::Bounds;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::http::headers::is_named;
+use super::target::{decode, decode_fully, split};
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ pub(crate) enum Pooled {
 /// The local routes of P1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Local {
-    /// `GET /`, `HEAD /`.
+    /// `GET /`, `HEAD /`, `HEAD /api/hello`.
     Root,
     /// `GET /maxpool/status`.
     Status,
@@ -50,11 +50,11 @@ pub(crate) enum Local {
     Reload,
     /// `POST /maxpool/routing`.
     Routing,
-    /// `POST /maxpool/accounts/<name>/{enable,disable}`.
+    /// `POST /maxpool/accounts/<name>/{enable,disable,retry}`.
     Account {
         /// Percent-decoded.
         name: String,
-        /// Which of the two.
+        /// Which of the three.
         to: Switch,
     },
     /// `GET /maxpool/explain?model=&session=&profile=`; an empty value is absent.
@@ -91,6 +91,8 @@ pub(crate) enum Switch {
     Enable,
     /// `disable`.
     Disable,
+    /// `retry`.
+    Retry,
 }
 
 /// Classifies a target that [`super::door`] has let through.
@@ -108,13 +110,16 @@ pub(crate) fn route(method: &str, target: &str) -> Route {
     let segments = plain_segments(&decoded);
     match segments.as_slice() {
         [] if matches!(method, "GET" | "HEAD") => Route::Local(Local::Root),
-        [first, ..] if is_named(first, "maxpool") => {
+        ["api", "hello"] if method == "HEAD" => Route::Local(Local::Root),
+        [first, ..] if first.eq_ignore_ascii_case("maxpool") => {
             let spelled: Vec<Cow<'_, str>> = path.split('/').skip(1).map(decode).collect();
             let spelled: Vec<&str> = spelled.iter().map(AsRef::as_ref).collect();
             Route::Local(local(method, &spelled, query))
         }
         [v1, oauth, token]
-            if is_named(v1, "v1") && is_named(oauth, "oauth") && is_named(token, "token") =>
+            if v1.eq_ignore_ascii_case("v1")
+                && oauth.eq_ignore_ascii_case("oauth")
+                && token.eq_ignore_ascii_case("token") =>
         {
             Route::OauthToken
         }
@@ -129,23 +134,6 @@ pub(crate) fn route(method: &str, target: &str) -> Route {
     }
 }
 
-/// Path and query of a target.
-pub(crate) fn split(target: &str) -> (&str, &str) {
-    target.split_once('?').unwrap_or((target, ""))
-}
-
-/// Percent-decodes until nothing changes, because servers behind the upstream may decode again. The
-/// door bounds how often that can be.
-fn decode_fully(path: &str) -> Cow<'_, str> {
-    let mut decoded = decode(path);
-    while let Cow::Owned(again) = decode(&decoded)
-        && again != *decoded
-    {
-        decoded = Cow::Owned(again);
-    }
-    decoded
-}
-
 /// The segments as the most lenient server reads them: repeated slashes joined, without parameters,
 /// blanks around them, and what an encoded query mark has hidden.
 fn plain_segments(decoded: &str) -> Vec<&str> {
@@ -157,23 +145,11 @@ fn plain_segments(decoded: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Percent-decodes once; what is no escape stays, and what has none is lent.
-pub(crate) fn decode(text: &str) -> Cow<'_, str> {
-    if !text.bytes().any(|byte| byte == b'%') {
-        return Cow::Borrowed(text);
+impl Route {
+    /// Whether the proxy looks into the body (P4).
+    pub(crate) fn has_body_to_read(&self) -> bool {
+        matches!(self, Route::Pooled(Pooled::Messages | Pooled::CountTokens | Pooled::Complete))
     }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
-        let escaped = match (byte, tail) {
-            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low),
-            _ => None,
-        };
-        bytes.push(escaped.unwrap_or(byte));
-        rest = if escaped.is_some() { &tail[2..] } else { tail };
-    }
-    let decoded = String::from_utf8(bytes);
-    decoded.unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()).into()
 }
 
 impl Local {
@@ -201,6 +177,7 @@ fn local(method: &str, segments: &[&str], query: &str) -> Local {
         ["maxpool", "routing"] => (Local::Routing, "POST"),
         ["maxpool", "accounts", name, "enable"] => (account(name, Switch::Enable), "POST"),
         ["maxpool", "accounts", name, "disable"] => (account(name, Switch::Disable), "POST"),
+        ["maxpool", "accounts", name, "retry"] => (account(name, Switch::Retry), "POST"),
         _ => return Local::Unknown,
     };
     if allow.split(", ").any(|allowed| allowed == method) {
@@ -236,11 +213,6 @@ fn parameter(query: &str, name: &str) -> Option<String> {
     values.next().map(|(_, value)| decode(&value.replace('+', " ")).into_owned())
 }
 
-fn hex(digit: u8) -> Option<u8> {
-    let value = char::from(digit).to_digit(16)?;
-    u8::try_from(value).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,6 +236,7 @@ mod tests {
             ("P1", "POST", "/maxpool/routing", Route::Local(Local::Routing)),
             ("P1", "POST", "/maxpool/accounts/me%40x.org/enable", account("me@x.org", Switch::Enable)),
             ("P1", "POST", "/maxpool/accounts/a%2Fb%20c/disable", account("a/b c", Switch::Disable)),
+            ("P1", "POST", "/maxpool/accounts/a/retry", Route::Local(Local::Account { name: "a".into(), to: Switch::Retry })),
             ("S12", "GET", "/maxpool/explain?model=claude%2Dopus&session=a+b&profile=", Route::Local(Local::Explain { model: Some("claude-opus".into()), session: Some("a b".into()), profile: None })),
             ("P1 405", "POST", "/maxpool/status", Route::Local(Local::WrongMethod { allow: get })),
             ("P1 405", "GET", "/maxpool/reload", Route::Local(Local::WrongMethod { allow: "POST" })),

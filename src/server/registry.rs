@@ -16,7 +16,8 @@ const LINGERING_MAX: usize = 128;
 pub(crate) struct Bounds {
     /// `proxy.maxConnections`.
     pub(crate) connections: usize,
-    /// `timeouts.clientMs`: a client must take some of what was sent every so often. Zero: no limit.
+    /// `timeouts.clientMs`: a client must take some of what was sent every so often. Zero: no
+    /// limit.
     pub(crate) client: Duration,
     /// The whole answer to a connection for which there is no room.
     pub(crate) crowded: Vec<u8>,

@@ -31,7 +31,7 @@ pub fn bound(seats: &[Seat], sessions: &[Session]) -> f64 {
 /// What an account could still do from `at` to the end.
 fn quota_after(seat: &Seat, at: u64, most: f64) -> f64 {
     let (mut begin, mut end) = (0, seat.first_reset);
-    let mut left = seat.plan.weekly_quota() - seat.spent;
+    let mut left = seat.weekly_quota - seat.spent;
     let mut sum = 0.0;
     while begin < FORTNIGHT {
         let (from, to) = (begin.max(at), end.min(FORTNIGHT));
@@ -42,7 +42,7 @@ fn quota_after(seat: &Seat, at: u64, most: f64) -> f64 {
             sum += sessions.min(left + most);
         }
         (begin, end) = (end, end + WEEK);
-        left = seat.plan.weekly_quota();
+        left = seat.weekly_quota;
     }
     sum
 }

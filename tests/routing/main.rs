@@ -23,12 +23,15 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use lexopt::prelude::*;
-use routing::plan::SCENARIOS;
-use routing::tally::Tally;
+use routing::plan::{MIXED, SCENARIOS, Scenario};
+use routing::tally::{FIGURES, Tally};
 use routing::tuning::Tuning;
+use routing::verdict::{Verdict, judge};
+use routing::world::{USUAL, WORDS, World};
+use routing::{Case, Rivals};
 use table::Table;
 
 const HELP: &str = "\
@@ -38,10 +41,15 @@ usage: make routing ARGS='[options]'
 
   --seeds N         fortnights of each pool and load (default 4)
   --first N         the first seed (default 1)
-  --pools LIST      of 1,2,3,5,8 accounts (default all), separated by commas
+  --fresh           the first seed is the present time, so that nothing was tuned on it
+  --pools LIST      of 1,2,3,5,8 accounts, or 4,6 with an API key and a provider (default all)
   --loads LIST      work in percent of the pool's quota (default 60,100,140)
+  --world WORDS     what is not as usual, several words separated by commas
   --set KEY=VALUE   one more row with this setting: switchThreshold or one of scheduler.*; several
                     in one row are separated by commas, several rows by another --set
+  --ours            without the simpler rules
+  --summary         without the tables of single pools and loads
+  --hindsight N     instead: search N steps for what could have been reached, the future known
 ";
 
 struct Plan {
@@ -49,7 +57,17 @@ struct Plan {
     first: u64,
     pools: Vec<usize>,
     loads: Vec<u64>,
+    world: World,
     tunings: Vec<Tuning>,
+    rivals: Rivals,
+    tables: Tables,
+    hindsight: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tables {
+    All,
+    Summary,
 }
 
 fn main() -> ExitCode {
@@ -59,7 +77,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(None) => {
-            print!("{HELP}");
+            print!("{HELP}\nThe worlds are {WORDS}.\n");
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -73,9 +91,13 @@ fn arguments() -> Result<Option<Plan>, Box<dyn std::error::Error>> {
     let mut plan = Plan {
         seeds: 4,
         first: 1,
-        pools: SCENARIOS.iter().map(|one| one.plans.len()).collect(),
+        pools: SCENARIOS.iter().chain(&MIXED).map(|one| one.plans.len()).collect(),
         loads: vec![60, 100, 140],
+        world: USUAL,
         tunings: Vec::new(),
+        rivals: Rivals::All,
+        tables: Tables::All,
+        hindsight: None,
     };
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
@@ -83,9 +105,14 @@ fn arguments() -> Result<Option<Plan>, Box<dyn std::error::Error>> {
             Short('h') | Long("help") => return Ok(None),
             Long("seeds") => plan.seeds = parser.value()?.parse()?,
             Long("first") => plan.first = parser.value()?.parse()?,
+            Long("fresh") => plan.first = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
             Long("pools") => plan.pools = list(&parser.value()?.string()?)?,
             Long("loads") => plan.loads = list(&parser.value()?.string()?)?,
+            Long("world") => plan.world = World::parse(&parser.value()?.string()?)?,
             Long("set") => plan.tunings.push(Tuning::parse(&parser.value()?.string()?)?),
+            Long("ours") => plan.rivals = Rivals::None,
+            Long("summary") => plan.tables = Tables::Summary,
+            Long("hindsight") => plan.hindsight = Some(parser.value()?.parse()?),
             other => return Err(other.unexpected().into()),
         }
     }
@@ -96,69 +123,128 @@ fn list<T: std::str::FromStr>(text: &str) -> Result<Vec<T>, T::Err> {
     text.split(',').map(|word| word.trim().parse()).collect()
 }
 
+/// One fortnight, and how each router did in it.
+struct Played {
+    accounts: usize,
+    load: u64,
+    seed: u64,
+    rows: Vec<(String, Tally)>,
+}
+
 fn run(plan: &Plan) {
     let begun = Instant::now();
     let mut cases = Vec::new();
-    for scenario in SCENARIOS {
+    for scenario in SCENARIOS.iter().chain(&MIXED) {
         if plan.pools.contains(&scenario.plans.len()) {
             for load in &plan.loads {
-                cases.extend((0..plan.seeds).map(|seed| (scenario, *load, plan.first + seed)));
+                cases.extend((0..plan.seeds).map(|seed| Case {
+                    scenario,
+                    load: *load,
+                    seed: plan.first + seed,
+                    world: &plan.world,
+                    tunings: &plan.tunings,
+                    rivals: plan.rivals,
+                }));
             }
         }
     }
     let next = AtomicUsize::new(0);
-    // By pool, load and row.
-    let tallies = Mutex::new(BTreeMap::<(usize, u64, usize), (String, Tally)>::new());
+    let played = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
-                while let Some((scenario, load, seed)) =
-                    cases.get(next.fetch_add(1, Ordering::Relaxed))
-                {
-                    let rows = routing::compare(scenario, *load, *seed, &plan.tunings);
-                    for (row, (name, tally)) in rows.into_iter().enumerate() {
-                        let mut tallies = tallies.lock().unwrap();
-                        let place = tallies
-                            .entry((scenario.plans.len(), *load, row))
-                            .or_insert_with(|| (name, Tally::default()));
-                        place.1.add(&tally);
+                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let (accounts, load, seed) = (case.scenario.plans.len(), case.load, case.seed);
+                    if let Some(steps) = plan.hindsight {
+                        look_back(case, steps);
+                        continue;
                     }
+                    let rows = routing::compare(case);
+                    played.lock().unwrap().push(Played { accounts, load, seed, rows });
                 }
             });
         }
     });
-    print(plan, &tallies.into_inner().unwrap(), begun);
+    let mut played = played.into_inner().unwrap();
+    played.sort_by_key(|one| (one.accounts, one.load, one.seed));
+    print(plan, &played);
+    eprintln!("routing: seeds from {}, done in {:.0?}", plan.first, begun.elapsed());
 }
 
-fn print(plan: &Plan, tallies: &BTreeMap<(usize, u64, usize), (String, Tally)>, begun: Instant) {
-    let mut all: BTreeMap<usize, (String, Tally)> = BTreeMap::new();
-    for scenario in SCENARIOS {
-        for load in &plan.loads {
-            let mut table = Table::new(&Tally::COLUMNS);
-            let rows = tallies.range(
-                (scenario.plans.len(), *load, 0)..=(scenario.plans.len(), *load, usize::MAX),
-            );
-            let mut requests = None;
-            for ((_, _, row), (name, tally)) in rows {
-                requests = requests.or(Some(tally.served));
-                table.row(&tally.row(name));
-                all.entry(*row).or_insert_with(|| (name.clone(), Tally::default())).1.add(tally);
-            }
-            if let Some(requests) = requests {
-                println!(
-                    "### {} accounts, work for {load} % of their quota\n\n{} requests served in {} fortnights.\n\n{}",
-                    scenario.name,
-                    requests,
-                    plan.seeds,
-                    table.finish()
-                );
+fn look_back(case: &Case<'_>, steps: u32) {
+    let found = routing::search(case, steps);
+    println!(
+        "{}, load {}, seed {}: bound {:.1} %, found {:.1} %, maxpool {:.1} %, {:.1} % of what was found",
+        case.scenario.name,
+        case.load,
+        case.seed,
+        100.0 * found.bound,
+        100.0 * found.found,
+        100.0 * found.ours,
+        100.0 * found.ours / found.found
+    );
+}
+
+fn print(plan: &Plan, played: &[Played]) {
+    if plan.tables == Tables::All {
+        for scenario in SCENARIOS.iter().chain(&MIXED) {
+            for load in &plan.loads {
+                let accounts = scenario.plans.len();
+                let title = format!("{} accounts, work for {load} % of their quota", scenario.name);
+                print_table(plan, &title, played, |one| {
+                    one.accounts == accounts && one.load == *load
+                });
             }
         }
     }
-    let mut table = Table::new(&Tally::COLUMNS);
-    for (name, tally) in all.values() {
+    let has = |pools: &[Scenario], one: &Played| {
+        pools.iter().any(|pool| pool.plans.len() == one.accounts)
+    };
+    print_table(plan, "All pools of subscriptions", played, |one| has(&SCENARIOS, one));
+    print_table(plan, "All pools with an API key and a provider", played, |one| has(&MIXED, one));
+}
+
+fn print_table(plan: &Plan, title: &str, played: &[Played], which: impl Fn(&Played) -> bool) {
+    let played: Vec<&Played> = played.iter().filter(|one| which(one)).collect();
+    let Some(first) = played.first() else {
+        return;
+    };
+    let mut sums: BTreeMap<usize, Tally> = BTreeMap::new();
+    for (row, (_, tally)) in played.iter().flat_map(|one| one.rows.iter().enumerate()) {
+        sums.entry(row).or_default().add(tally);
+    }
+    let columns: Vec<&str> =
+        std::iter::once("router").chain(FIGURES.iter().map(|figure| figure.name)).collect();
+    let mut table = Table::new(&columns);
+    let names: Vec<String> = first.rows.iter().map(|(name, _)| name.clone()).collect();
+    for (name, tally) in names.iter().zip(sums.values()) {
         table.row(&tally.row(name));
     }
-    println!("### All of them\n\n{}", table.finish());
-    eprintln!("routing: done in {:.0?}", begun.elapsed());
+    let own = 1 + plan.tunings.len();
+    let fortnights: Vec<Vec<Tally>> = played
+        .iter()
+        .map(|one| one.rows.iter().map(|(_, tally)| tally.clone()).collect())
+        .collect();
+    let verdicts = judge(&names, own, &fortnights);
+    if !verdicts.is_empty() {
+        let words = verdicts.iter().map(|compared| match compared.verdict {
+            Verdict::Best => "best".to_owned(),
+            Verdict::WithinNoise => "within noise".to_owned(),
+            Verdict::Behind => format!("behind {}", compared.rival),
+        });
+        let row: Vec<String> = std::iter::once("maxpool is".to_owned()).chain(words).collect();
+        table.row(&row);
+    }
+    let served = sums.values().next().map_or(0, |tally| tally.served);
+    println!(
+        "### {title}\n\n{served} requests served in {} fortnights.\n\n{}",
+        played.len(),
+        table.finish()
+    );
+    for compared in verdicts.iter().filter(|one| one.verdict == Verdict::Behind) {
+        println!(
+            "{}: behind {} by {:.2}, standard error {:.2}",
+            compared.figure, compared.rival, -compared.ahead, compared.error
+        );
+    }
 }

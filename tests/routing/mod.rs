@@ -3,6 +3,7 @@
 //! future. Everything is decided by seeds.
 
 pub mod bound;
+pub mod hindsight;
 pub mod plan;
 mod real;
 mod replay;
@@ -18,51 +19,94 @@ mod simple;
 pub mod tally;
 pub mod tuning;
 mod upstream;
+pub mod verdict;
 pub mod work;
+pub mod world;
 
 use maxpool::scheduler::Policy;
 
+use hindsight::Hindsight;
 use plan::{Scenario, Seat};
+use replay::Fortnight;
+use rng::Rng;
 use router::Router;
-use simple::{Rule, Simple, Stay};
+use simple::{Heeds, Rule, Simple, Stay};
 use tally::Tally;
 use tuning::Tuning;
+use world::World;
+
+/// What decides a fortnight, and by whom it is routed besides the scheduler and the simple rules.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    pub scenario: &'a Scenario,
+    /// Work in percent of the pool's quota.
+    pub load: u64,
+    pub seed: u64,
+    pub world: &'a World,
+    pub tunings: &'a [Tuning],
+    pub rivals: Rivals,
+}
+
+/// Whether the simple rules are asked as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rivals {
+    All,
+    None,
+}
 
 /// One fortnight through every router: their names and how they did, ours first.
-pub fn compare(
-    scenario: &Scenario,
-    load: u64,
-    seed: u64,
-    tunings: &[Tuning],
-) -> Vec<(String, Tally)> {
-    let mut rng = rng::Rng::new(seed);
-    let seats = scenario.seats(&mut rng);
-    let sessions = work::sessions(scenario, load as f64 / 100.0, &mut rng);
-    let bound = bound::bound(&seats, &sessions);
+pub fn compare(case: &Case<'_>) -> Vec<(String, Tally)> {
+    let (fortnight, _) = fortnight(case);
+    let bound = bound::bound(&fortnight.seats, &fortnight.sessions);
     let tally = |(name, mut router): (String, Box<dyn Router>)| {
-        let mut tally = replay::replay(&mut *router, &seats, &sessions);
+        let mut tally = replay::replay(&mut *router, &fortnight);
         tally.bound = bound;
         (name, tally)
     };
-    routers(tunings, &seats).into_iter().map(tally).collect()
+    routers(case, &fortnight.seats).into_iter().map(tally).collect()
 }
 
-fn routers(tunings: &[Tuning], seats: &[Seat]) -> Vec<(String, Box<dyn Router>)> {
+/// How much of what could have been reached the scheduler reaches.
+pub fn search(case: &Case<'_>, steps: u32) -> Hindsight {
+    let (fortnight, mut rng) = fortnight(case);
+    let bound = bound::bound(&fortnight.seats, &fortnight.sessions);
+    let asked = Tally::new(&fortnight.sessions).asked;
+    hindsight::search(&fortnight, bound, asked, steps, &mut rng)
+}
+
+fn fortnight(case: &Case<'_>) -> (Fortnight, Rng) {
+    let mut rng = Rng::new(case.seed);
+    let world = *case.world;
+    let seats = case.scenario.seats(&world, &mut rng);
+    let sessions = work::sessions(case.scenario, case.load as f64 / 100.0, &world, &mut rng);
+    let unseen = seats.iter().map(|seat| work::unseen(seat, &world, &mut rng)).collect();
+    (Fortnight { world, seats, sessions, unseen }, rng)
+}
+
+fn routers(case: &Case<'_>, seats: &[Seat]) -> Vec<(String, Box<dyn Router>)> {
     let mut routers: Vec<(String, Box<dyn Router>)> =
         vec![("**maxpool**".to_owned(), Box::new(real::Real::new(Policy::default(), seats)))];
-    for tuning in tunings {
+    for tuning in case.tunings {
         routers.push((
             format!("maxpool, {}", tuning.text),
             Box::new(real::Real::new(tuning.policy.clone(), seats)),
         ));
+    }
+    if case.rivals == Rivals::None {
+        return routers;
     }
     for (name, rule) in [
         ("round-robin", Rule::RoundRobin),
         ("least used", Rule::LeastUsed),
         ("soonest reset first", Rule::SoonestReset),
     ] {
-        for (stay, of) in [(Stay::Session, "sessions"), (Stay::Request, "requests")] {
-            routers.push((format!("{name}, of {of}"), Box::new(Simple::new(rule, stay, seats))));
+        for (stay, heeds, of) in [
+            (Stay::Session, Heeds::Refusals, "sessions"),
+            (Stay::Session, Heeds::Headers, "sessions, heeding headers"),
+            (Stay::Request, Heeds::Refusals, "requests"),
+        ] {
+            let router = Simple::new(rule, stay, heeds, seats);
+            routers.push((format!("{name}, of {of}"), Box::new(router)));
         }
     }
     routers
@@ -71,29 +115,44 @@ fn routers(tunings: &[Tuning], seats: &[Seat]) -> Vec<(String, Box<dyn Router>)>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use verdict::Verdict;
 
-    /// Three plans at their limit: figures far from what they are now mean that routing got worse.
+    fn case(scenario: usize, load: u64, seed: u64) -> Case<'static> {
+        Case {
+            scenario: &plan::SCENARIOS[scenario],
+            load,
+            seed,
+            world: &world::USUAL,
+            tunings: &[],
+            rivals: Rivals::All,
+        }
+    }
+
+    /// A short `make routing`: no simple rule is better at anything that is not noise.
     #[test]
     fn the_scheduler_chooses_well() {
-        let rows = compare(&plan::SCENARIOS[2], 100, 1, &[]);
-        for (name, tally) in &rows {
+        let cases = [case(1, 100, 101), case(2, 100, 101), case(2, 100, 102), case(1, 140, 102)];
+        let fortnights: Vec<_> = cases.iter().map(compare).collect();
+        for (name, tally) in fortnights.iter().flatten() {
             assert!(tally.done <= tally.bound, "{name} did more than can be done");
         }
-        let find = |name: &str| &rows.iter().find(|(own, _)| own == name).expect("a row").1;
-        let (ours, by_turns) = (&rows[0].1, find("round-robin, of requests"));
-        let best = rows.iter().map(|(_, tally)| tally.done).fold(0.0, f64::max);
-        let per_session = ours.moves as f64 / ours.conversations as f64;
+        let names: Vec<String> = fortnights[0].iter().map(|(name, _)| name.clone()).collect();
+        let tallies: Vec<Vec<Tally>> = fortnights
+            .into_iter()
+            .map(|rows| rows.into_iter().map(|(_, tally)| tally).collect())
+            .collect();
+        for compared in verdict::judge(&names, 1, &tallies) {
+            assert_ne!(compared.verdict, Verdict::Behind, "{compared:?}");
+        }
+        let ours = &tallies[0][0];
         assert!(ours.done > 0.90 * ours.bound, "{ours:?}");
-        assert!(ours.done > 0.96 * best, "another rule does more");
-        assert!(ours.spent < 1.03 * ours.done, "caches are lost");
-        assert!(per_session < 2.5, "sessions move {per_session} times");
-        assert!(10 * ours.moved_tokens < 3 * by_turns.moved_tokens, "a cache is kept");
-        assert!(ours.quota_429 <= 10, "{} are provoked", ours.quota_429);
+        assert!(ours.moves < ours.conversations, "sessions move {} times", ours.moves);
+        assert!(ours.quota_429 <= 20, "{} are provoked", ours.quota_429);
     }
 
     #[test]
     fn a_fortnight_is_the_same_every_time() {
-        let run = || compare(&plan::SCENARIOS[1], 60, 7, &[]);
+        let run = || compare(&case(1, 60, 7));
         for ((name, one), (_, other)) in run().into_iter().zip(run()) {
             assert_eq!(format!("{one:?}"), format!("{other:?}"), "{name}");
             assert!(one.served > 1_000, "{name} does something");

@@ -6,7 +6,8 @@
 //! what people who use their plans up report.
 
 use super::rng::Rng;
-use Plan::{Max5, Max20, Pro};
+use super::world::World;
+use Plan::{Key, Max5, Max20, Pro, Provider};
 
 pub const SECOND: u64 = 1_000;
 pub const MINUTE: u64 = 60 * SECOND;
@@ -18,12 +19,16 @@ pub const FORTNIGHT: u64 = 2 * WEEK;
 /// From its first request on, then it is over and the next request opens another.
 pub const FIVE_HOURS: u64 = 5 * HOUR;
 
-/// A subscription.
+/// What an account is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
     Pro,
     Max5,
     Max20,
+    /// An API key: no window that matters, and every unit is paid for.
+    Key,
+    /// Another provider with a quota for five hours and none for the week.
+    Provider,
 }
 
 impl Plan {
@@ -32,23 +37,33 @@ impl Plan {
         let pro = 1_500_000.0;
         match self {
             Pro => pro,
-            Max5 => 5.0 * pro,
+            Max5 | Provider => 5.0 * pro,
             Max20 => 20.0 * pro,
+            Key => f64::INFINITY,
         }
     }
 
     /// Units in a week.
-    pub fn weekly_quota(self) -> f64 {
-        8.0 * self.session_quota()
+    pub fn weekly_quota(self, world: &World) -> f64 {
+        match self {
+            Pro | Max5 | Max20 => world.week * self.session_quota(),
+            Key | Provider => f64::INFINITY,
+        }
     }
 
     /// Requests in flight above which the API refuses for its own sake, whatever quota is left.
-    pub fn crowd(self) -> u32 {
-        match self {
+    fn crowd(self, world: &World) -> u32 {
+        let most = match self {
             Pro => 12,
-            Max5 => 20,
+            Max5 | Provider => 20,
             Max20 => 32,
-        }
+            Key => 50,
+        };
+        (f64::from(most) * world.crowd) as u32
+    }
+
+    pub fn is_subscription(self) -> bool {
+        matches!(self, Pro | Max5 | Max20)
     }
 }
 
@@ -56,6 +71,9 @@ impl Plan {
 #[derive(Clone, Copy, Debug)]
 pub struct Seat {
     pub plan: Plan,
+    pub weekly_quota: f64,
+    /// Requests in flight that it bears.
+    pub crowd: u32,
     /// The first reset of its week, in ms after the beginning; then every seven days.
     pub first_reset: u64,
     /// Units of its week that are gone already.
@@ -80,23 +98,35 @@ pub const SCENARIOS: [Scenario; 5] = [
     },
 ];
 
+/// Pools in which not every account is a subscription.
+pub const MIXED: [Scenario; 2] = [
+    Scenario { name: "4: two Max 5x, an API key, a provider", plans: &[Max5, Max5, Key, Provider] },
+    Scenario {
+        name: "6: Max 20x, two Max 5x, Pro, an API key, a provider",
+        plans: &[Max20, Max5, Max5, Pro, Key, Provider],
+    },
+];
+
 impl Scenario {
     /// The accounts at odd moments of their weeks, used as far as chance will have it.
-    pub fn seats(&self, rng: &mut Rng) -> Vec<Seat> {
+    pub fn seats(&self, world: &World, rng: &mut Rng) -> Vec<Seat> {
         self.plans
             .iter()
             .map(|plan| {
                 // Resets are on the minute, at any hour of the week.
                 let first_reset = MINUTE * rng.within(60, WEEK / MINUTE - 60);
                 let elapsed = 1.0 - first_reset as f64 / WEEK as f64;
-                let spent = plan.weekly_quota() * elapsed * rng.below(900) as f64 / 1_000.0;
-                Seat { plan: *plan, first_reset, spent }
+                let weekly_quota = plan.weekly_quota(world);
+                let used = elapsed * rng.below(900) as f64 / 1_000.0;
+                let spent = if weekly_quota.is_finite() { weekly_quota * used } else { 0.0 };
+                Seat { plan: *plan, weekly_quota, crowd: plan.crowd(world), first_reset, spent }
             })
             .collect()
     }
 
-    /// What the pool could do in the fortnight, in units.
-    pub fn quota(&self) -> f64 {
-        2.0 * self.plans.iter().map(|plan| plan.weekly_quota()).sum::<f64>()
+    /// What its subscriptions could do in the fortnight, in units.
+    pub fn quota(&self, world: &World) -> f64 {
+        let weeks = self.plans.iter().filter(|plan| plan.is_subscription());
+        2.0 * weeks.map(|plan| plan.weekly_quota(world)).sum::<f64>()
     }
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use maxpool::scheduler::quota::QuotaReport;
 use maxpool::scheduler::{
-    Access, AccountId, AccountSpec, Admission, Cancel, Evidence, Fingerprint, Grant, HeadReport,
-    Kind, Lease, Outcome, Overload, Policy, Refusal, Request, Scheduler, SessionKey, Ticket,
-    WaitCause, Wake,
+    Access, AccountId, AccountLimit, AccountSpec, Admission, Cancel, Evidence, Fingerprint, Grant,
+    HeadReport, Kind, Lease, Outcome, Overload, Policy, Refusal, Request, RouteClass, Scheduler,
+    SessionKey, Ticket, WaitCause, Wake,
 };
 
-use super::plan::Seat;
+use super::plan::{Plan, Seat};
 use super::router::{Answer, Ask, End, Router, clocks, moment, wall};
 
 pub struct Real {
@@ -31,17 +31,24 @@ impl Real {
             poll: Duration::from_secs(600),
             ..policy
         });
-        let spec = |number: usize| AccountSpec {
-            name: Arc::from(format!("account-{number}")),
-            kind: Kind::Oauth,
-            enabled: true,
-            priority: 0,
-            profiles: vec![Arc::from("claude")],
-            access: Access::Everyone,
-            limit: maxpool::scheduler::AccountLimit::default(),
+        let spec = |(number, seat): (usize, &Seat)| {
+            let (kind, priority) = match seat.plan {
+                Plan::Pro | Plan::Max5 | Plan::Max20 => (Kind::Oauth, 0),
+                Plan::Key => (Kind::ApiKey, 5),
+                Plan::Provider => (Kind::Provider, 10),
+            };
+            AccountSpec {
+                name: Arc::from(format!("account-{number}")),
+                kind,
+                enabled: true,
+                priority,
+                profiles: vec![Arc::from("claude")],
+                access: Access::Everyone,
+                limit: AccountLimit::default(),
+            }
         };
-        let accounts =
-            (0..seats.len()).map(|number| scheduler.add_account(clocks(0), spec(number))).collect();
+        let specs = seats.iter().enumerate().map(spec);
+        let accounts = specs.map(|spec| scheduler.add_account(clocks(0), spec)).collect();
         Real {
             scheduler,
             accounts,
@@ -123,7 +130,12 @@ impl Router for Real {
                 let refused = Outcome::ServerSide {
                     overload: Overload::Refused429,
                     retry_after: Some(retry_after),
-                    fingerprint: Fingerprint::of("rate_limit_error", "too many at once"),
+                    fingerprint: Fingerprint::of(
+                        RouteClass::Messages,
+                        429,
+                        "rate_limit_error",
+                        "too many at once",
+                    ),
                     evidence: evidence(now, 429),
                 };
                 (refused, Some(WaitCause::Capacity))

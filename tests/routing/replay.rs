@@ -7,7 +7,8 @@ use super::plan::{FORTNIGHT, MINUTE, SECOND, Seat};
 use super::router::{Answer, Ask, End, Router};
 use super::tally::Tally;
 use super::upstream::Account;
-use super::work::{CACHE_TTL, Kind, Session, Step};
+use super::work::{Kind, Session, Step};
+use super::world::{Headers, World};
 
 /// Until the first word of an answer, and until a refusal.
 const FIRST_WORD: u64 = 2 * SECOND;
@@ -16,8 +17,18 @@ const REFUSAL: u64 = 300;
 const ASK_AGAIN: u64 = 10 * MINUTE;
 const ASK_AGAIN_MIN: u64 = 10 * SECOND;
 
+/// Everything that a replay is about, whoever routes.
+pub struct Fortnight {
+    pub world: World,
+    pub seats: Vec<Seat>,
+    pub sessions: Vec<Session>,
+    /// By account: what its owner uses of it elsewhere.
+    pub unseen: Vec<Vec<(u64, f64)>>,
+}
+
 struct Replay<'a> {
     router: &'a mut dyn Router,
+    world: &'a World,
     sessions: &'a [Session],
     accounts: Vec<Account>,
     live: Vec<Live>,
@@ -47,6 +58,8 @@ struct Flight {
     lease: u64,
     account: usize,
     refusal: Option<End>,
+    /// What it costs besides when it ends.
+    at_end: f64,
 }
 
 /// What an account's cache holds of a session.
@@ -69,11 +82,16 @@ enum Event {
 }
 
 /// Replays the fortnight through a router.
-pub fn replay(router: &mut dyn Router, seats: &[Seat], sessions: &[Session]) -> Tally {
+pub fn replay(router: &mut dyn Router, fortnight: &Fortnight) -> Tally {
+    let Fortnight { world, seats, sessions, unseen } = fortnight;
+    let accounts = seats.iter().zip(unseen).enumerate();
     let mut replay = Replay {
         router,
+        world,
         sessions,
-        accounts: seats.iter().map(|seat| Account::new(*seat)).collect(),
+        accounts: accounts
+            .map(|(number, (seat, unseen))| Account::new(number, *seat, unseen.clone(), world))
+            .collect(),
         live: vec![Live::default(); sessions.len()],
         waiting: BTreeMap::new(),
         events: BinaryHeap::new(),
@@ -186,7 +204,8 @@ impl Replay<'_> {
 
     fn send(&mut self, session: usize, account: usize, lease: u64) {
         let step = self.step(session);
-        let cached = |cache: &Cache| match cache.used + CACHE_TTL >= self.now {
+        let lifetime = self.world.cache_minutes * MINUTE;
+        let cached = |cache: &Cache| match cache.used + lifetime >= self.now {
             true => step.shares(cache.tokens, cache.edition),
             false => 0,
         };
@@ -195,10 +214,18 @@ impl Replay<'_> {
         let warm = here.map_or(0, cached);
         let elsewhere = live.caches.iter().map(cached).max().unwrap_or(0);
         let cost = step.cost(warm);
-        let refusal = self.accounts[account].take(self.now, cost);
+        // What the API counts when the head comes, and when the answer has ended.
+        let costs = match self.world.headers {
+            Headers::Real => (step.input_cost(warm), step.output_cost()),
+            Headers::Ideal => (cost, 0.0),
+        };
+        let refusal = self.accounts[account].take(self.now, costs.0);
         let head = match &refusal {
             None => {
                 self.tally.spent += cost;
+                if self.accounts[account].is_paid() {
+                    self.tally.paid += cost;
+                }
                 self.serve(session, account, &step, elsewhere.saturating_sub(warm));
                 FIRST_WORD
             }
@@ -211,7 +238,7 @@ impl Replay<'_> {
                 REFUSAL
             }
         };
-        self.live[session].flight = Some(Flight { lease, account, refusal });
+        self.live[session].flight = Some(Flight { lease, account, refusal, at_end: costs.1 });
         self.schedule(self.now + head, Event::Head(session));
     }
 
@@ -267,7 +294,7 @@ impl Replay<'_> {
         let Some(flight) = self.live[session].flight.take() else {
             return;
         };
-        self.accounts[flight.account].end();
+        self.accounts[flight.account].end(self.now, flight.at_end);
         self.router.done(self.now, flight.lease, End::Served);
         self.tally.served += 1;
         self.tally.done += self.step(session).worth;

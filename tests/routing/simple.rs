@@ -20,6 +20,13 @@ pub enum Rule {
     SoonestReset,
 }
 
+/// Whether a window that the headers call full is left alone before a refusal says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heeds {
+    Refusals,
+    Headers,
+}
+
 /// How often it is chosen anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stay {
@@ -31,6 +38,7 @@ pub enum Stay {
 pub struct Simple {
     rule: Rule,
     stay: Stay,
+    heeds: Heeds,
     accounts: Vec<Known>,
     homes: BTreeMap<usize, usize>,
     leases: BTreeMap<u64, (usize, usize)>,
@@ -62,10 +70,11 @@ impl Known {
 }
 
 impl Simple {
-    pub fn new(rule: Rule, stay: Stay, seats: &[Seat]) -> Simple {
+    pub fn new(rule: Rule, stay: Stay, heeds: Heeds, seats: &[Seat]) -> Simple {
         Simple {
             rule,
             stay,
+            heeds,
             accounts: vec![Known::default(); seats.len()],
             homes: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -119,12 +128,18 @@ impl Router for Simple {
         }
     }
 
-    fn head(&mut self, _now: u64, lease: u64, _status: u16, quota: &QuotaReport) {
+    fn head(&mut self, now: u64, lease: u64, _status: u16, quota: &QuotaReport) {
         if let Some((account, _)) = self.leases.get(&lease) {
             let windows = quota.windows.iter().filter_map(|window| {
                 Some((window.kind.clone(), window.utilisation?, window.reset?))
             });
-            self.accounts[*account].windows = windows.collect();
+            let known = &mut self.accounts[*account];
+            known.windows = windows.collect();
+            if self.heeds == Heeds::Headers {
+                let full = known.windows.iter().filter(|window| window.1 >= 1.0);
+                let ends = full.map(|window| now + wall(now).until(window.2).as_millis() as u64);
+                known.out_until = ends.fold(known.out_until, u64::max);
+            }
         }
     }
 

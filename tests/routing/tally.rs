@@ -11,8 +11,9 @@ pub struct Tally {
     pub asked: f64,
     pub bound: f64,
     pub done: f64,
-    /// Units of quota that it took.
+    /// Units of quota that it took, and those of them that were paid for one by one.
     pub spent: f64,
+    pub paid: f64,
     /// What was done when somebody first had to wait longer than a minute.
     before_dry: Option<f64>,
     before_dry_sum: f64,
@@ -64,8 +65,6 @@ impl Tally {
     pub fn waste(&mut self, waste: &Waste) {
         self.waste.weekly += waste.weekly;
         self.waste.weekly_quota += waste.weekly_quota;
-        self.waste.session += waste.session;
-        self.waste.session_quota += waste.session_quota;
     }
 
     pub fn add(&mut self, other: &Tally) {
@@ -73,6 +72,7 @@ impl Tally {
         self.bound += other.bound;
         self.done += other.done;
         self.spent += other.spent;
+        self.paid += other.paid;
         self.before_dry_sum += other.before_dry_sum;
         self.served += other.served;
         self.conversations += other.conversations;
@@ -86,39 +86,60 @@ impl Tally {
         self.waits.extend_from_slice(&other.waits);
     }
 
-    /// The heads of [`Tally::row`].
-    pub const COLUMNS: [&str; 11] = [
-        "router",
-        "done, % of asked",
-        "% of bound",
-        "before the first wait of a minute, %",
-        "weekly quota lost at resets, %",
-        "spent beyond the work, %",
-        "moves per session",
-        "cache rewritten by moves, Mtok",
-        "waits > 1 s: count, hours in all",
-        "sessions given up",
-        "429 quota, crowd",
-    ];
+    fn percent(part: f64, whole: f64) -> f64 {
+        if whole > 0.0 { 100.0 * part / whole } else { 0.0 }
+    }
 
+    /// One row of a table of [`FIGURES`].
     pub fn row(&self, name: &str) -> Vec<String> {
-        let percent = |part: f64, whole: f64| match whole > 0.0 {
-            true => format!("{:.1}", 100.0 * part / whole),
-            false => "–".to_owned(),
-        };
-        let hours = self.waits.iter().sum::<u64>() as f64 / HOUR as f64;
-        vec![
-            name.to_owned(),
-            percent(self.done, self.asked),
-            percent(self.done, self.bound),
-            percent(self.before_dry_sum, self.asked),
-            percent(self.waste.weekly, self.waste.weekly_quota),
-            percent(self.spent - self.done, self.done),
-            format!("{:.2}", self.moves as f64 / self.conversations.max(1) as f64),
-            format!("{:.1}", self.moved_tokens as f64 / 1e6),
-            format!("{}, {hours:.0}", self.waits.len()),
-            self.given_up.to_string(),
-            format!("{}, {}", self.quota_429, self.crowd_429),
-        ]
+        let figures = FIGURES.iter().map(|figure| {
+            let value = (figure.of)(self);
+            format!("{value:.*}", figure.decimals)
+        });
+        std::iter::once(name.to_owned()).chain(figures).collect()
     }
 }
+
+/// Something that a router is judged by.
+pub struct Figure {
+    pub name: &'static str,
+    pub better: Better,
+    decimals: usize,
+    pub of: fn(&Tally) -> f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Better {
+    More,
+    Less,
+}
+
+const fn more(name: &'static str, decimals: usize, of: fn(&Tally) -> f64) -> Figure {
+    Figure { name, better: Better::More, decimals, of }
+}
+
+const fn less(name: &'static str, decimals: usize, of: fn(&Tally) -> f64) -> Figure {
+    Figure { name, better: Better::Less, decimals, of }
+}
+
+/// The columns of the tables.
+pub const FIGURES: [Figure; 12] = [
+    more("done, % of asked", 1, |it| Tally::percent(it.done, it.asked)),
+    more("% of bound", 1, |it| Tally::percent(it.done, it.bound)),
+    more("before the first wait of a minute, %", 1, |it| {
+        Tally::percent(it.before_dry_sum, it.asked)
+    }),
+    // A router that wastes quota loses less of it at the resets, so the two are one figure.
+    less("weekly quota lost at resets or spent beyond the work, %", 1, |it| {
+        Tally::percent(it.waste.weekly, it.waste.weekly_quota)
+            + Tally::percent(it.spent - it.done, it.done)
+    }),
+    less("paid by the token, % of the work", 1, |it| Tally::percent(it.paid, it.spent)),
+    less("moves per session", 2, |it| it.moves as f64 / it.conversations.max(1) as f64),
+    less("cache rewritten by moves, Mtok", 0, |it| it.moved_tokens as f64 / 1e6),
+    less("waits > 1 s", 0, |it| it.waits.len() as f64),
+    less("hours of them", 0, |it| it.waits.iter().sum::<u64>() as f64 / HOUR as f64),
+    less("sessions given up", 0, |it| it.given_up as f64),
+    less("429 quota", 0, |it| it.quota_429 as f64),
+    less("429 crowd", 0, |it| it.crowd_429 as f64),
+];

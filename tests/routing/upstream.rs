@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use maxpool::scheduler::quota::{QuotaReport, Verdict, WindowKind};
 
-use super::plan::{FIVE_HOURS, FORTNIGHT, Seat, WEEK};
+use super::plan::{FIVE_HOURS, FORTNIGHT, MINUTE, Plan, Seat, WEEK};
 use super::router::{End, reading, wall};
+use super::world::{Headers, World};
 
 /// One account as the API sees it.
 pub struct Account {
@@ -15,6 +16,10 @@ pub struct Account {
     /// Its end and what is used of it; none is open until the next request.
     window: Option<(u64, f64)>,
     in_flight: u32,
+    /// What its owner still uses elsewhere, the next request last.
+    unseen: Vec<(u64, f64)>,
+    number: usize,
+    headers: Headers,
     pub waste: Waste,
 }
 
@@ -23,40 +28,57 @@ pub struct Account {
 pub struct Waste {
     pub weekly: f64,
     pub weekly_quota: f64,
-    pub session: f64,
-    pub session_quota: f64,
 }
 
 /// A crowd is told to come back then.
 const CROWD_WAIT: Duration = Duration::from_secs(10);
 
 impl Account {
-    pub fn new(seat: Seat) -> Account {
+    pub fn new(number: usize, seat: Seat, mut unseen: Vec<(u64, f64)>, world: &World) -> Account {
+        unseen.reverse();
         Account {
             seat,
             week_reset: seat.first_reset,
             week_used: seat.spent,
             window: None,
             in_flight: 0,
+            unseen,
+            number,
+            headers: world.headers,
             waste: Waste::default(),
         }
     }
 
+    /// Every unit of it costs money.
+    pub fn is_paid(&self) -> bool {
+        self.seat.plan == Plan::Key
+    }
+
     /// Forgets what has passed, and counts what was left of it.
     pub fn pass(&mut self, now: u64) {
+        while let Some((at, cost)) = self.unseen.pop_if(|(at, _)| *at <= now) {
+            self.pass_to(at);
+            let (end, used) = self.window.unwrap_or((at + FIVE_HOURS, 0.0));
+            let is_open = used < self.seat.plan.session_quota();
+            if is_open && self.week_used < self.seat.weekly_quota {
+                self.window = Some((end, used + cost));
+                self.week_used += cost;
+            }
+        }
+        self.pass_to(now);
+    }
+
+    fn pass_to(&mut self, now: u64) {
         while self.week_reset <= now.min(FORTNIGHT) {
-            let quota = self.seat.plan.weekly_quota();
-            self.waste.weekly += (quota - self.week_used).max(0.0);
-            self.waste.weekly_quota += quota;
+            if self.seat.plan.is_subscription() {
+                let quota = self.seat.weekly_quota;
+                self.waste.weekly += (quota - self.week_used).max(0.0);
+                self.waste.weekly_quota += quota;
+            }
             self.week_used = 0.0;
             self.week_reset += WEEK;
         }
-        if let Some((end, used)) = self.window
-            && end <= now
-        {
-            let quota = self.seat.plan.session_quota();
-            self.waste.session += (quota - used).max(0.0);
-            self.waste.session_quota += quota;
+        if self.window.is_some_and(|(end, _)| end <= now) {
             self.window = None;
         }
     }
@@ -64,10 +86,10 @@ impl Account {
     /// Takes a request, or says why not.
     pub fn take(&mut self, now: u64, cost: f64) -> Option<End> {
         self.pass(now);
-        if self.in_flight >= self.seat.plan.crowd() {
+        if self.in_flight >= self.seat.crowd {
             return Some(End::ServerSide { retry_after: CROWD_WAIT });
         }
-        if self.week_used >= self.seat.plan.weekly_quota() {
+        if self.week_used >= self.seat.weekly_quota {
             return Some(self.refusal(WindowKind::SevenDay, now, self.week_reset));
         }
         let (end, used) = self.window.unwrap_or((now + FIVE_HOURS, 0.0));
@@ -80,28 +102,47 @@ impl Account {
         None
     }
 
-    pub fn end(&mut self) {
+    /// An answer is over, and has cost that much more than its head knew.
+    pub fn end(&mut self, now: u64, cost: f64) {
+        self.pass(now);
         self.in_flight -= 1;
+        if let Some((_, used)) = &mut self.window {
+            *used += cost;
+        }
+        self.week_used += cost;
     }
 
-    /// The limit headers of an answer.
+    /// The limit headers of an answer. Those of an API key say nothing that matters.
     pub fn headers(&mut self, now: u64) -> QuotaReport {
         self.pass(now);
         let mut windows = Vec::with_capacity(2);
-        if let Some((end, used)) = self.window {
+        if let Some((end, used)) = self.window.filter(|_| !self.is_paid()) {
             let used = used / self.seat.plan.session_quota();
-            windows.push(reading(WindowKind::FiveHour, used, end));
+            windows.push(reading(WindowKind::FiveHour, used, self.told(now, end)));
         }
-        let used = self.week_used / self.seat.plan.weekly_quota();
-        windows.push(reading(WindowKind::SevenDay, used, self.week_reset));
+        if self.seat.weekly_quota.is_finite() {
+            let used = self.week_used / self.seat.weekly_quota;
+            windows.push(reading(WindowKind::SevenDay, used, self.told(now, self.week_reset)));
+        }
         QuotaReport { windows, verdict: Some(Verdict::Allowed), ..QuotaReport::default() }
+    }
+
+    /// A reset as the answer of this moment tells it.
+    fn told(&self, now: u64, reset: u64) -> u64 {
+        match self.headers {
+            Headers::Real => {
+                let chance = super::rng::Rng::new(now ^ (self.number as u64) << 48).below(MINUTE);
+                reset + chance
+            }
+            Headers::Ideal => reset,
+        }
     }
 
     fn refusal(&mut self, claim: WindowKind, now: u64, reset: u64) -> End {
         End::Quota(QuotaReport {
             verdict: Some(Verdict::Rejected),
             claim: Some(claim),
-            reset: Some(wall(reset)),
+            reset: Some(wall(self.told(now, reset))),
             ..self.headers(now)
         })
     }

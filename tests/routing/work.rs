@@ -1,15 +1,12 @@
 //! The work of a fortnight: who begins when, and what each of their requests needs. Decided by the
 //! seed alone, whoever routes it.
 
-use super::plan::{DAY, FORTNIGHT, HOUR, MINUTE, SECOND, Scenario};
+use super::plan::{DAY, FORTNIGHT, HOUR, MINUTE, SECOND, Scenario, Seat};
 use super::rng::Rng;
+use super::world::World;
 
-/// A prompt cache forgets what was not used that long.
-pub const CACHE_TTL: u64 = 5 * MINUTE;
 /// Tokens of instructions and tools at the head of every conversation.
 const BASE: u32 = 18_000;
-/// A conversation is summed up when it has grown this long, and goes on with so much.
-const COMPACT: (u32, u32) = (150_000, 30_000);
 
 /// Who works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +57,18 @@ impl Kind {
 impl Step {
     /// Units of quota if so many tokens of it are cached.
     pub fn cost(&self, cached: u32) -> f64 {
+        self.input_cost(cached) + self.output_cost()
+    }
+
+    /// The part that is known when the head of the answer comes.
+    pub fn input_cost(&self, cached: u32) -> f64 {
         let cached = cached.min(self.context);
-        0.1 * f64::from(cached)
-            + 1.25 * f64::from(self.context - cached)
-            + 5.0 * f64::from(self.output)
+        0.1 * f64::from(cached) + 1.25 * f64::from(self.context - cached)
+    }
+
+    /// The part that is known when the answer has ended.
+    pub fn output_cost(&self) -> f64 {
+        5.0 * f64::from(self.output)
     }
 
     /// How much of a cached conversation it can use.
@@ -73,21 +78,30 @@ impl Step {
 }
 
 /// The sessions of a fortnight that need `load` times the quota of the pool, by their beginning.
-pub fn sessions(scenario: &Scenario, load: f64, rng: &mut Rng) -> Vec<Session> {
-    let days = Days::new(rng);
-    let budget = load * scenario.quota();
+pub fn sessions(scenario: &Scenario, load: f64, world: &World, rng: &mut Rng) -> Vec<Session> {
+    let days = Days::new(world, rng);
+    let budget = load * scenario.quota(world);
     let mut sessions = Vec::new();
     let mut worth = 0.0;
     while worth < budget {
         let kind = match rng.below(100) {
-            0..70 => Kind::Interactive,
-            70..90 => Kind::Agent,
-            _ => Kind::Script,
+            chance if chance >= 100 - world.scripts => Kind::Script,
+            chance if chance >= (100 - world.scripts) * 7 / 9 => Kind::Agent,
+            _ => Kind::Interactive,
         };
         let begins = days.begin(kind, rng);
-        let session = Session { kind, begins, steps: steps(kind, rng) };
-        worth += session.demand().map(|(_, worth)| worth).sum::<f64>();
-        sessions.push(session);
+        let is_team = world.teams && kind == Kind::Agent && rng.chance(250);
+        let members = if is_team { rng.within(5, 30) } else { 1 };
+        for _ in 0..members {
+            let begins = begins + if is_team { rng.below(3 * SECOND) } else { 0 };
+            let mut steps = steps(kind, world, rng);
+            if is_team {
+                steps.truncate(10 + geometric(rng, 40) as usize);
+            }
+            let session = Session { kind, begins, steps };
+            worth += session.worth();
+            sessions.push(session);
+        }
     }
     sessions.sort_by_key(|session| session.begins);
     sessions
@@ -107,15 +121,38 @@ impl Session {
             })
             .take_while(|(asked, _)| *asked < FORTNIGHT)
     }
+
+    fn worth(&self) -> f64 {
+        self.demand().map(|(_, worth)| worth).sum()
+    }
+}
+
+/// What the owner of a subscription does with it elsewhere, by request: when, and what it costs.
+pub fn unseen(seat: &Seat, world: &World, rng: &mut Rng) -> Vec<(u64, f64)> {
+    if world.unseen == 0.0 || !seat.plan.is_subscription() {
+        return Vec::new();
+    }
+    let budget = world.unseen * 2.0 * seat.weekly_quota;
+    let days = Days::new(world, rng);
+    let (mut requests, mut worth) = (Vec::new(), 0.0);
+    while worth < budget {
+        let kind = Kind::Interactive;
+        let session =
+            Session { kind, begins: days.begin(kind, rng), steps: steps(kind, world, rng) };
+        worth += session.worth();
+        requests.extend(session.demand());
+    }
+    requests.sort_by_key(|(at, _)| *at);
+    requests
 }
 
 /// How busy each day is: working days differ a lot, and some are twice as busy as others.
 struct Days([u64; 14]);
 
 impl Days {
-    fn new(rng: &mut Rng) -> Days {
+    fn new(world: &World, rng: &mut Rng) -> Days {
         Days(std::array::from_fn(|day| {
-            let busy = (100.0 * lognormal(rng, 0.5)) as u64;
+            let busy = (100.0 * lognormal(rng, 0.5 * world.tails)) as u64;
             if day % 7 < 5 { busy } else { busy / 8 }
         }))
     }
@@ -146,7 +183,7 @@ impl Days {
     }
 }
 
-fn steps(kind: Kind, rng: &mut Rng) -> Vec<Step> {
+fn steps(kind: Kind, world: &World, rng: &mut Rng) -> Vec<Step> {
     match kind {
         Kind::Interactive => {
             let prompts = 1 + geometric(rng, 12);
@@ -155,16 +192,16 @@ fn steps(kind: Kind, rng: &mut Rng) -> Vec<Step> {
             let pauses = bursts.iter().flat_map(|burst| {
                 std::iter::once(Pause::Thinking).chain((1..*burst).map(|_| Pause::Tool))
             });
-            conversation(pauses.collect(), rng)
+            conversation(pauses.collect(), world, rng)
         }
         Kind::Agent => {
             let requests = 60 + geometric(rng, 200);
-            conversation((0..requests).map(|_| Pause::Tool).collect(), rng)
+            conversation((0..requests).map(|_| Pause::Tool).collect(), world, rng)
         }
         Kind::Script => (0..20 + geometric(rng, 80))
             .map(|_| {
-                let context = (3_000.0 * lognormal(rng, 0.8)) as u32;
-                let output = (500.0 * lognormal(rng, 0.6)) as u32;
+                let context = (3_000.0 * lognormal(rng, 0.8 * world.tails)) as u32;
+                let output = (500.0 * lognormal(rng, 0.6 * world.tails)) as u32;
                 let mut step = Step {
                     pause: rng.within(0, 2 * SECOND),
                     takes: takes(output),
@@ -185,8 +222,9 @@ enum Pause {
     Thinking,
 }
 
-fn conversation(pauses: Vec<Pause>, rng: &mut Rng) -> Vec<Step> {
-    let mut context = BASE + (8_000.0 * lognormal(rng, 0.8)) as u32;
+fn conversation(pauses: Vec<Pause>, world: &World, rng: &mut Rng) -> Vec<Step> {
+    let size = |rng: &mut Rng, spread: f64| lognormal(rng, spread * world.tails);
+    let mut context = BASE + (8_000.0 * size(rng, 0.8)) as u32;
     let mut edition = 0;
     let mut cached = (0, 0);
     let mut steps = Vec::with_capacity(pauses.len());
@@ -194,19 +232,23 @@ fn conversation(pauses: Vec<Pause>, rng: &mut Rng) -> Vec<Step> {
     let mut age = 0;
     for pause in pauses {
         let pause = match pause {
-            Pause::Tool => (4_000.0 * lognormal(rng, 1.0)) as u64,
-            Pause::Thinking => (75_000.0 * lognormal(rng, 1.3)) as u64,
+            Pause::Tool => (4_000.0 * size(rng, 1.0)) as u64,
+            Pause::Thinking => (75_000.0 * size(rng, 1.3)) as u64,
         };
-        let output = (350.0 * lognormal(rng, 0.9)) as u32;
+        let output = (350.0 * size(rng, 0.9)) as u32;
         let mut step = Step { pause, takes: takes(output), context, edition, output, worth: 0.0 };
-        let warm = if age + pause <= CACHE_TTL { step.shares(cached.0, cached.1) } else { 0 };
+        let warm = if age + pause <= world.cache_minutes * MINUTE {
+            step.shares(cached.0, cached.1)
+        } else {
+            0
+        };
         step.worth = step.cost(warm);
         cached = (context, edition);
         age = step.takes;
         steps.push(step);
-        context += output + (900.0 * lognormal(rng, 1.0)) as u32;
-        if context > COMPACT.0 {
-            context = COMPACT.1;
+        context += output + (900.0 * size(rng, 1.0)) as u32;
+        if context > world.compact.0 {
+            context = world.compact.1;
             edition += 1;
         }
     }

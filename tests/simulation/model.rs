@@ -18,6 +18,8 @@ pub(crate) struct Known {
     pub(crate) ended: u64,
     /// When a request was granted here or a head came from here last.
     pub(crate) moved: Mono,
+    /// When an answer rejected last.
+    pub(crate) said_at: Mono,
     /// The last `unified-status` allows requests.
     pub(crate) allowed: bool,
     /// The last answer said that paid overage is in use.
@@ -29,10 +31,9 @@ pub(crate) struct Known {
 /// Why an account may not be used, as the simulator tells reasons apart.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Why {
-    Quota(Option<WindowKind>),
-    ServerSide,
-    Overloaded,
-    ServerError,
+    Quota(Option<WindowKind>, Option<Family>),
+    ServerSide(Option<Family>),
+    Overloaded(Option<Family>),
     Network,
     Forbidden,
     Credential,
@@ -47,6 +48,7 @@ impl Known {
             weight: 0,
             ended: 0,
             moved: Mono(0),
+            said_at: Mono(0),
             allowed: false,
             paid: false,
             blocks: BTreeMap::new(),
@@ -63,6 +65,13 @@ impl Known {
         self.windows.retain(|_, (_, reset, _)| reset.is_none_or(|reset| reset > now.wall));
     }
 
+    /// Enabled again: everything but a missing credential is lifted (P7).
+    pub(crate) fn retry(&mut self) {
+        self.blocks.retain(|why, _| *why == Why::Credential);
+        self.windows.retain(|_, (used, ..)| *used < 0.98);
+        self.paid = false;
+    }
+
     pub(crate) fn lift_credentials(&mut self) {
         self.blocks.retain(|why, _| !matches!(why, Why::Forbidden | Why::Credential));
     }
@@ -72,7 +81,13 @@ impl Known {
     }
 
     /// The head of an answer.
-    pub(crate) fn answered(&mut self, now: Now, status: u16, report: &QuotaReport) {
+    pub(crate) fn answered(
+        &mut self,
+        now: Now,
+        status: u16,
+        report: &QuotaReport,
+        family: Option<&Family>,
+    ) {
         self.moved = now.mono;
         if let Some(verdict) = report.verdict {
             self.allowed = verdict != Verdict::Rejected;
@@ -80,8 +95,18 @@ impl Known {
         self.paid = status != 429 && report.overage_in_use == Some(true);
         if status == 200 {
             self.served(now);
+            if self.paid {
+                let stays = |why: &Why| match why {
+                    Why::Quota(kind, _) => matches!(kind, Some(WindowKind::SevenDayFamily(_))),
+                    _ => true,
+                };
+                self.blocks.retain(|why, _| stays(why));
+            }
         }
         self.learn(now, report);
+        if report.verdict == Some(Verdict::Rejected) && report.overage_in_use != Some(true) {
+            self.reject(now, report, family);
+        }
     }
 
     pub(crate) fn learn(&mut self, now: Now, report: &QuotaReport) {
@@ -102,9 +127,6 @@ impl Known {
                 self.windows.insert(reading.kind.clone(), (used, reset, now.mono));
             }
         }
-        if report.verdict == Some(Verdict::Rejected) && report.overage_in_use != Some(true) {
-            self.reject(now, report);
-        }
     }
 
     /// Someone was served: a limit without a known end that is older than a minute may have been
@@ -115,7 +137,7 @@ impl Known {
             .retain(|_, (_, reset, learned)| reset.is_some() || *learned + minute > now.mono);
     }
 
-    fn reject(&mut self, now: Now, report: &QuotaReport) {
+    fn reject(&mut self, now: Now, report: &QuotaReport, family: Option<&Family>) {
         let retry = report.retry_after.map(|wait| now.mono + wait);
         let wall = report.reset.filter(|reset| *reset > now.wall);
         let known = report
@@ -125,7 +147,12 @@ impl Known {
             .and_then(|known| known.1);
         let wall = wall.or(known);
         let mono = retry.or_else(|| wall.is_none().then(|| now.mono + Duration::from_secs(60)));
-        self.put(Why::Quota(report.claim.clone()), mono, wall);
+        let whose = match &report.claim {
+            Some(WindowKind::SevenDayFamily(named)) => family.or(Some(named)).cloned(),
+            _ => None,
+        };
+        self.said_at = now.mono;
+        self.put(Why::Quota(report.claim.clone(), whose), mono, wall);
     }
 
     fn put(&mut self, why: Why, mono: Option<Mono>, wall: Option<Wall>) {
@@ -134,34 +161,49 @@ impl Known {
     }
 
     /// P7 as the simulator reads it: the least that an outcome must block.
-    pub(crate) fn ended(&mut self, now: Now, policy: &Policy, outcome: &Outcome) {
+    pub(crate) fn ended(
+        &mut self,
+        now: Now,
+        policy: &Policy,
+        outcome: &Outcome,
+        family: Option<&Family>,
+    ) {
         let after = |wait: Duration| Some(now.mono + wait);
         let most = Duration::from_secs(30);
         match outcome {
             Outcome::Success => self.served(now),
-            Outcome::Neutral | Outcome::Abandoned => {}
-            Outcome::QuotaRejected { quota, .. } => self.reject(now, quota),
+            // What is not proven takes nothing from anybody; proofs are another oracle's.
+            Outcome::Neutral
+            | Outcome::Abandoned
+            | Outcome::Broken { .. }
+            | Outcome::OwnRequest { .. }
+            | Outcome::Unproven { .. }
+            | Outcome::ServerError { .. }
+            | Outcome::ModelMissing { .. }
+            | Outcome::Forbidden { .. } => {}
+            Outcome::QuotaRejected { quota, .. } => self.reject(now, quota, family),
             Outcome::ServerSide { overload: Overload::Refused429, retry_after, .. } => {
                 self.put(
-                    Why::ServerSide,
+                    Why::ServerSide(family.cloned()),
                     after(retry_after.unwrap_or(Duration::from_secs(5)).min(most)),
                     None,
                 );
             }
             Outcome::ServerSide { overload: Overload::Overloaded529, retry_after, .. } => {
-                self.put(Why::Overloaded, after(retry_after.unwrap_or(most).min(most)), None);
-            }
-            Outcome::ServerError { .. } => {
-                self.put(Why::ServerError, after(policy.cooldown.min(policy.max_cooldown)), None)
+                self.put(
+                    Why::Overloaded(family.cloned()),
+                    after(retry_after.unwrap_or(most).min(most)),
+                    None,
+                );
             }
             Outcome::Network { blame: maxpool::scheduler::Blame::Account, .. } => {
                 self.put(Why::Network, after(policy.network_cooldown), None);
             }
             Outcome::Network { .. } => {}
-            Outcome::CredentialRefused { .. } | Outcome::NeedsLogin { .. } => {
-                self.put(Why::Credential, Some(Mono::MAX), None)
-            }
-            Outcome::CredentialForbidden { .. } => {
+            // Refusals of what was under way when a rest began do not prolong it; rules test that.
+            Outcome::CredentialRefused { .. } => {}
+            Outcome::NeedsLogin { .. } => self.put(Why::Credential, Some(Mono::MAX), None),
+            Outcome::Unusable { .. } => {
                 self.put(Why::Forbidden, after(Duration::from_secs(1_800)), None)
             }
         }
@@ -188,7 +230,10 @@ impl Known {
         let concerns = |family: &Family| request.family.as_ref().is_none_or(|own| own == family);
         for why in self.blocks.keys() {
             match why {
-                Why::Quota(Some(WindowKind::SevenDayFamily(family))) if !concerns(family) => {}
+                Why::Quota(_, Some(family))
+                | Why::ServerSide(Some(family))
+                | Why::Overloaded(Some(family))
+                    if !concerns(family) => {}
                 _ => return Some(format!("blocked: {why:?} {:?}", self.blocks.get(why))),
             }
         }

@@ -13,14 +13,14 @@ use maxpool::scheduler::quota::{QuotaReport, Verdict, WindowKind, WindowReading}
 use maxpool::scheduler::time::{Mono, Wall};
 use maxpool::scheduler::{
     AccountId, AccountLimit, AccountSpec, Avoided, Blame, Block, BlockReason, Cancel, CannotPrefer,
-    End, ExplainedVerdict, Kind, Limit, Outcome, Overage, PassedOver, Policy, RefusalReason,
-    Request, Routing, Scope, SessionKey, Shape, Source, Status, ThreadKey, Tier, Usage, WaitCause,
-    Wake, Why,
+    Effect, End, ExplainedVerdict, Kin, Kind, Limit, Outcome, Overage, PassedOver, Policy,
+    RefusalReason, Request, Routing, Scope, SessionKey, Shape, Source, Status, ThreadKey, Tier,
+    Unproven, Usage, WaitCause, Wake, Why,
 };
 
 use super::table::{
-    START, Table, evidence, family, ms, oauth, provider, quota_rejected, refused, rejection,
-    report, secs, server_error, window,
+    START, Table, bare, evidence, family, ms, oauth, print, provider, quota_rejected, refused,
+    rejection, report, secs, server_error, set_aside, window,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);

@@ -24,7 +24,7 @@ const EXPECTED: &[&str] = &[
     "Admission::Queued",
     "Admission::Refused",
     "BlockReason::CredentialRefused",
-    "BlockReason::Forbidden",
+    "BlockReason::Unusable",
     "BlockReason::NeedsLogin",
     "BlockReason::Network",
     "BlockReason::Overloaded",
@@ -38,19 +38,25 @@ const EXPECTED: &[&str] = &[
     "ExplainedVerdict::Refuse",
     "ExplainedVerdict::Wait",
     "Limit::ClientTolerance",
+    "Limit::Suspense",
     "Limit::WaitLimit",
     "Outcome::Abandoned",
-    "Outcome::CredentialForbidden",
+    "Outcome::Broken",
     "Outcome::CredentialRefused",
+    "Outcome::Forbidden",
+    "Outcome::ModelMissing",
     "Outcome::NeedsLogin",
     "Outcome::Network",
     "Outcome::Network nobody",
     "Outcome::Neutral",
+    "Outcome::OwnRequest",
     "Outcome::QuotaRejected",
     "Outcome::ServerError",
     "Outcome::ServerSide 429",
     "Outcome::ServerSide 529",
     "Outcome::Success",
+    "Outcome::Unproven",
+    "Outcome::Unusable",
     "PassedOver::AccountFull",
     "PassedOver::AlreadyTried",
     "PassedOver::AtBrink",
@@ -62,6 +68,7 @@ const EXPECTED: &[&str] = &[
     "PassedOver::ColdStart",
     "PassedOver::Disabled",
     "PassedOver::FamilyExhausted",
+    "PassedOver::InSuspense",
     "PassedOver::Leaving",
     "PassedOver::LimitReached",
     "PassedOver::NotBrought",
@@ -94,6 +101,7 @@ const EXPECTED: &[&str] = &[
     "Tier::Reserve",
     "Tier::Soft",
     "WaitCause::Capacity",
+    "WaitCause::Credential",
     "WaitCause::Network",
     "WaitCause::Quota",
     "WaitCause::Weekly",
@@ -102,11 +110,15 @@ const EXPECTED: &[&str] = &[
     "Wake::Refused",
     "Why::Current",
     "Why::Home",
+    "Why::LongLook",
     "Why::Pinned",
     "Why::Preferred",
     "Why::Score",
     "Why::Thread",
+    "a refusal was not proven",
+    "a refusal was proven",
     "breaker probed",
+    "the refusal was the request's own",
 ];
 
 #[test]
@@ -207,7 +219,7 @@ fn every_planted_bug_is_caught() {
 }
 
 /// What each oracle must be able to catch.
-const BUGS: [(Bug, &str); 25] = [
+const BUGS: [(Bug, &str); 28] = [
     (Bug::SwallowsAVerdict, "snapshot sums agree"),
     (Bug::RepeatsAVerdict, "every ticket ends once"),
     (Bug::IgnoresRejections, "no grant on a blocked account"),
@@ -231,8 +243,11 @@ const BUGS: [(Bug, &str); 25] = [
     (Bug::OverfillsTheQueue, "the queue is bounded"),
     (Bug::RefusesWithoutNeed, "nobody is refused whom an account could serve"),
     (Bug::TriesTooOften, "attempts are bounded"),
-    (Bug::BlocksForEver, "everything settles"),
+    (Bug::BlocksForEver, "every block of ours ends or has a look"),
     (Bug::MovesSessions, "a session stays where its cache is"),
+    (Bug::BlamesAtOnce, "an unrelated request is never delayed by one request's unproven refusal"),
+    (Bug::NeverProves, "two unrelated requests that meet the same do trip it"),
+    (Bug::RepeatsCalls, "no call is repeated without a change"),
 ];
 
 /// A bug shows within so many seeds, or its oracle is too weak.

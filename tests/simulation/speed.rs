@@ -56,7 +56,7 @@ fn busy_table() -> Table {
             ],
         );
         if n % 8 == 0 {
-            let outcome = Outcome::CredentialForbidden { evidence: evidence(403, "no") };
+            let outcome = Outcome::Unusable { evidence: evidence(403, "no") };
             table.fail(id, outcome);
         } else if n % 3 == 0 {
             let request = Request { pinned: Some(id), ..table.request() };

@@ -8,8 +8,9 @@ use std::time::Duration;
 use maxpool::scheduler::quota::QuotaReport;
 use maxpool::scheduler::time::{Mono, Now};
 use maxpool::scheduler::{
-    AccountId, AccountSpec, Admission, Cancel, Grant, HeadReport, Lease, Outcome, Policy, Request,
-    Scheduler, SessionKey, Snapshot, Ticket, Wake,
+    AccountId, AccountSpec, Admission, Aftermath, Cancel, Fingerprint, Grant, HeadReport, Lease,
+    Outcome, Overload, Policy, Request, RouteClass, Scheduler, SessionKey, Snapshot, Ticket, Trail,
+    Wake,
 };
 
 /// What is wrong with the subject.
@@ -65,6 +66,12 @@ pub(crate) enum Bug {
     BlocksForEver,
     /// Chooses by the score where a cache should decide.
     MovesSessions,
+    /// Takes an account from everybody for one request's sake.
+    BlamesAtOnce,
+    /// Never holds the same trouble of two requests against an account.
+    NeverProves,
+    /// Forgets where a request was refused.
+    RepeatsCalls,
 }
 
 /// A verdict as the simulator gets it: leases stay in here.
@@ -82,6 +89,7 @@ pub(crate) struct Given {
     pub(crate) account: AccountId,
     pub(crate) why: maxpool::scheduler::Why,
     pub(crate) clock: maxpool::scheduler::WaitClock,
+    pub(crate) trail: Trail,
     pub(crate) waited: Duration,
 }
 
@@ -93,6 +101,7 @@ pub(crate) enum Admitted {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time")]
 pub(crate) enum Cancelled {
     Gone,
     AlreadyGranted(Given),
@@ -170,7 +179,10 @@ impl Subject {
                 policy.non_stream_max_wait *= 4;
                 policy.count_tokens_max_wait *= 4;
             }
-            Some(Bug::IgnoresCooldowns) => policy.cooldown = Duration::ZERO,
+            Some(Bug::IgnoresCooldowns) => {
+                policy.cooldown = Duration::ZERO;
+                policy.network_cooldown = Duration::ZERO;
+            }
             Some(Bug::OverfillsTheQueue) => policy.max_queued += 5,
             Some(Bug::TriesTooOften) => policy.max_attempts = 0,
             _ => {}
@@ -201,6 +213,10 @@ impl Subject {
             }
             Some(Bug::SendsThinkingAway) => request.signed_thinking = false,
             Some(Bug::MovesSessions) => request.session = None,
+            Some(Bug::RepeatsCalls) => {
+                request.trail = Trail::default();
+                request.excluded.clear();
+            }
             Some(Bug::RefusesWithoutNeed) => request.holdable &= !request.id.is_multiple_of(7),
             _ => {}
         }
@@ -246,6 +262,7 @@ impl Subject {
             account: grant.account,
             why: grant.why,
             clock: grant.clock,
+            trail: grant.trail,
             waited: grant.waited,
         };
         if probe && grant.kind.is_claude() && self.bug == Some(Bug::ProbesTwice) {
@@ -356,20 +373,20 @@ impl Subject {
         self.scheduler.observe(now, lease, &head);
     }
 
-    pub(crate) fn complete(&mut self, now: Now, lease: u64, mut outcome: Outcome) {
+    pub(crate) fn complete(&mut self, now: Now, lease: u64, mut outcome: Outcome) -> Aftermath {
         let now = self.now(now);
         self.ghosts.remove(&lease);
         let Some(lease) = self.leases.remove(&lease) else {
-            return;
+            return Aftermath::default();
         };
         match self.bug {
-            Some(Bug::LeaksALease) if lease.id().is_multiple_of(9) => return,
+            Some(Bug::LeaksALease) if lease.id().is_multiple_of(9) => return Aftermath::default(),
             Some(Bug::ForgetsToWake) => self.silent = true,
             Some(Bug::BlocksForEver) => {
-                if let Outcome::ServerError { evidence } = &outcome {
+                if let Outcome::ServerError { evidence, .. } = &outcome {
                     let block = maxpool::scheduler::Block {
-                        reason: maxpool::scheduler::BlockReason::ServerError,
-                        end: maxpool::scheduler::End::after(now, Duration::from_secs(1 << 32)),
+                        reason: maxpool::scheduler::BlockReason::Network,
+                        end: maxpool::scheduler::End::CredentialChange,
                         scope: maxpool::scheduler::Scope::Account,
                         evidence: std::sync::Arc::new(evidence.clone()),
                     };
@@ -382,9 +399,22 @@ impl Subject {
                         Outcome::Network { blame: maxpool::scheduler::Blame::Account, evidence };
                 }
             }
+            Some(Bug::BlamesAtOnce) => {
+                if let Outcome::Unproven { fingerprint, evidence, .. } = outcome {
+                    let (overload, retry_after) = (Overload::Overloaded529, None);
+                    outcome = Outcome::ServerSide { overload, retry_after, fingerprint, evidence };
+                }
+            }
+            Some(Bug::NeverProves) => {
+                if let Outcome::Unproven { fingerprint, .. } = &mut outcome {
+                    let own = usize::try_from(lease.id()).unwrap_or(0);
+                    let word: String = std::iter::repeat_n('x', own).collect();
+                    *fingerprint = Fingerprint::of(RouteClass::Messages, 500, "", &word);
+                }
+            }
             _ => {}
         }
-        self.scheduler.complete(now, lease, outcome);
+        self.scheduler.complete(now, lease, outcome)
     }
 
     pub(crate) fn snapshot(&mut self, now: Now) -> Snapshot {

@@ -1,13 +1,15 @@
 //! A small pool on virtual clocks, for tests that read like the rule they are about.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use maxpool::scheduler::quota::{Family, QuotaReport, Verdict, WindowKind, WindowReading};
 use maxpool::scheduler::time::{Mono, Now, Wall};
 use maxpool::scheduler::{
-    Access, AccountId, AccountSnapshot, AccountSpec, Admission, Evidence, Fingerprint, Grant,
-    HeadReport, Kind, Lease, Outcome, Overload, Policy, Refusal, Request, Scheduler, Ticket, Wake,
+    Access, AccountId, AccountSnapshot, AccountSpec, Admission, Aftermath, Evidence, Fingerprint,
+    Grant, HeadReport, Kind, Lease, Outcome, Overload, Policy, Refusal, Request, RouteClass,
+    Scheduler, Ticket, Unproven, Wake,
 };
 
 /// The scheduler with its clocks and what has been asked of it.
@@ -104,15 +106,52 @@ pub(crate) fn quota_rejected(quota: QuotaReport) -> Outcome {
     Outcome::QuotaRejected { quota, evidence: evidence(429, "this account's limit is exceeded") }
 }
 
+/// What the API says of itself: the account is set aside for 30 s.
+pub(crate) fn set_aside() -> Outcome {
+    Outcome::ServerSide {
+        overload: Overload::Overloaded529,
+        retry_after: None,
+        // Never the same trouble twice, or the breaker would trip.
+        fingerprint: print(&words_of(NEXT.fetch_add(1, Ordering::Relaxed))),
+        evidence: evidence(529, "try later"),
+    }
+}
+
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+fn words_of(mut number: u64) -> String {
+    let mut words = String::new();
+    for _ in 0..8 {
+        words.push(char::from(b'a' + (number % 26) as u8));
+        number /= 26;
+    }
+    words
+}
+
+/// The fingerprint of these words.
+pub(crate) fn print(message: &str) -> Fingerprint {
+    Fingerprint::of(RouteClass::Messages, 429, "rate_limit_error", message)
+}
+
+/// The account's way is in trouble.
 pub(crate) fn server_error() -> Outcome {
-    Outcome::ServerError { evidence: evidence(503, "try later") }
+    Outcome::ServerError { fingerprint: print("later"), evidence: evidence(503, "try later") }
+}
+
+/// A refusal that says nothing.
+pub(crate) fn bare(unproven: Unproven) -> Outcome {
+    let status = match unproven {
+        Unproven::Limit(_) => 429,
+        Unproven::Error | Unproven::NoAnswer => 500,
+    };
+    Outcome::Unproven { unproven, fingerprint: print("Error"), evidence: evidence(status, "Error") }
 }
 
 pub(crate) fn refused(retry_after: Option<Duration>, message: &str) -> Outcome {
     Outcome::ServerSide {
         overload: Overload::Refused429,
         retry_after,
-        fingerprint: Fingerprint::of("rate_limit_error", message),
+        fingerprint: print(message),
         evidence: evidence(429, message),
     }
 }
@@ -182,8 +221,8 @@ impl Table {
         self.scheduler.observe(self.now, lease, &head);
     }
 
-    pub(crate) fn complete(&mut self, lease: Lease, outcome: Outcome) {
-        self.scheduler.complete(self.now, lease, outcome);
+    pub(crate) fn complete(&mut self, lease: Lease, outcome: Outcome) -> Aftermath {
+        self.scheduler.complete(self.now, lease, outcome)
     }
 
     /// Grants, answers with 200 and ends it; gives the account.

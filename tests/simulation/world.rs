@@ -16,10 +16,10 @@ use std::time::Duration;
 use maxpool::scheduler::quota::{Family, QuotaReport, Verdict as Says, WindowKind, WindowReading};
 use maxpool::scheduler::time::{Mono, Now, Wall};
 use maxpool::scheduler::{
-    Access, AccountId, AccountLimit, AccountSpec, Avoided, Blame, Candidate, Evidence,
-    ExplainedVerdict, Fingerprint, Kind, Limit, Outcome, Overage, Overload, PassedOver, Policy,
-    RefusalReason, Request, Routing, SessionKey, Shape, Standing, ThreadKey, Ticket, Tier,
-    WaitCause, Why,
+    Access, AccountId, AccountLimit, AccountSpec, Avoided, Blame, BlockReason, Candidate, Effect,
+    Evidence, ExplainedVerdict, Fingerprint, Kin, Kind, Limit, Outcome, Overage, Overload,
+    PassedOver, Policy, RefusalReason, Request, RouteClass, Routing, SessionKey, Shape, Standing,
+    ThreadKey, Ticket, Tier, Unproven, WaitCause, Why,
 };
 
 use super::model::{Known, Places};
@@ -74,7 +74,14 @@ struct World {
     thinking: BTreeSet<SessionKey>,
     faults: Faults,
     trouble_until: Mono,
-    probe: Option<u64>,
+    probes: BTreeMap<Option<Family>, u64>,
+    /// When a breaker closed last.
+    closed_at: Option<Mono>,
+    /// When those were sent whom an account has served, and who they were.
+    served: BTreeMap<AccountId, Vec<(Mono, Kin)>>,
+    /// Who has met an unproven refusal with these words on an account since it served somebody.
+    met: BTreeMap<(AccountId, String), BTreeSet<Kin>>,
+    met_at: BTreeMap<(AccountId, String), Mono>,
     /// Where a session was served last, and when that request was granted.
     caches: BTreeMap<SessionKey, (AccountId, Mono)>,
     /// The breaker cannot be followed in this step.
@@ -96,6 +103,8 @@ struct Client {
     /// Since when nothing but the brink or a cold start has kept it.
     restrained: Option<Mono>,
     granted: Mono,
+    /// Where it was refused without evidence, when, and how long it leaves the account alone then.
+    refused_by: BTreeMap<AccountId, (Mono, Duration)>,
     returns: u32,
 }
 
@@ -149,7 +158,11 @@ impl World {
             thinking: BTreeSet::new(),
             faults,
             trouble_until: Mono(0),
-            probe: None,
+            probes: BTreeMap::new(),
+            closed_at: None,
+            served: BTreeMap::new(),
+            met: BTreeMap::new(),
+            met_at: BTreeMap::new(),
             caches: BTreeMap::new(),
             blind: false,
             draining: false,
@@ -255,12 +268,11 @@ impl World {
     /// Delivers all verdicts, then lets the oracles look.
     fn settle_step(&mut self) -> Checked {
         self.report.steps += 1;
-        let ready = self.breaker_state();
-        let mut claude = 0;
+        let mut ready = self.breaker_state();
         while let Some(verdict) = self.subject.poll(self.now) {
-            if let Verdict::Granted(_, given) = &verdict {
-                claude += u32::from(self.is_claude(given.account));
-                self.check_breaker(ready, claude, given)?;
+            if let Verdict::Granted(ticket, given) = &verdict {
+                let client = self.tickets.get(ticket).copied();
+                self.check_breaker(&mut ready, client, given)?;
             }
             self.deliver(verdict)?;
         }
@@ -339,6 +351,7 @@ impl Client {
             first_wait: None,
             restrained: None,
             granted: Mono(0),
+            refused_by: BTreeMap::new(),
             returns: 0,
         }
     }

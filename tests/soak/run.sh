@@ -1,12 +1,12 @@
 #!/bin/sh
 # What `make soak` does: the simulator, the tests that draw by chance, and two runs of the program under load, each bounded in time.
-# Smaller or larger with the variables below; what the parts have to say is at the end, all of it in target/soak-report.
+# Smaller or larger with the variables below; what the parts have to say is at the end, all of it in soak-report beside what cargo builds.
 set -u
 cargo=${CARGO:-cargo}
 : "${MAXPOOL_SIM_SEEDS:=200000}" "${MAXPOOL_SIM_FIRST:=0}" "${MAXPOOL_FUZZ_TIMES:=100}"
 : "${MAXPOOL_CHAOS_REQUESTS:=20000}" "${MAXPOOL_SOAK_REQUESTS:=100000}"
 export MAXPOOL_SIM_SEEDS MAXPOOL_SIM_FIRST MAXPOOL_FUZZ_TIMES MAXPOOL_CHAOS_REQUESTS MAXPOOL_SOAK_REQUESTS
-report=target/soak-report
+report=${CARGO_TARGET_DIR:-target}/soak-report
 failed=0
 
 "$cargo" test --profile soak --locked --lib --test main --no-run || exit 1

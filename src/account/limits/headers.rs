@@ -13,7 +13,34 @@ use crate::scheduler::quota::{Family, QuotaReport, Verdict, WindowKind, WindowRe
 use crate::scheduler::time::{Now, Wall};
 
 /// Reads the head of any answer, an error's too. Of a header that comes twice the first counts.
+///
+/// Dates and epochs are read against the answer's own `Date` (SPEC P7), so that a wrong clock here
+/// changes no wait.
 pub(crate) fn report_of_headers<'a>(
+    headers: impl IntoIterator<Item = (&'a str, &'a [u8])> + Clone,
+    now: Now,
+) -> QuotaReport {
+    let date = headers.clone().into_iter().find(|(name, _)| name.eq_ignore_ascii_case("date"));
+    let date = date.and_then(|(_, value)| std::str::from_utf8(value).ok());
+    let theirs = date.and_then(|text| dates::reset_of_text(text.trim(), now.wall));
+    let ahead = theirs.map_or(0, |theirs| theirs.0.saturating_sub(now.wall.0));
+    if ahead.unsigned_abs() < CLOCK_ERROR_MIN_MS {
+        // `Date` has whole seconds, and an answer takes its time.
+        return read_headers(headers, now);
+    }
+    let there = Now { wall: Wall(now.wall.0.saturating_add(ahead)), ..now };
+    let mut report = read_headers(headers, there);
+    let resets = report.windows.iter_mut().map(|window| &mut window.reset);
+    for reset in resets.chain([&mut report.reset]).flatten() {
+        reset.0 = reset.0.saturating_sub(ahead);
+    }
+    report
+}
+
+/// A clock that is this far off the answer's is wrong.
+const CLOCK_ERROR_MIN_MS: u64 = 5_000;
+
+fn read_headers<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     now: Now,
 ) -> QuotaReport {

@@ -1,4 +1,5 @@
-//! What comes back from the browser (SPEC T1): the callback's request, or what a person pastes instead. Pure.
+//! What comes back from the browser (SPEC T1): the callback's request, or what a person pastes
+//! instead. Pure.
 
 use subtle::ConstantTimeEq as _;
 
@@ -8,7 +9,6 @@ use crate::config::Secret;
 /// What a callback or a paste means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Return {
-    /// The authorization code.
     Code(Secret),
     /// The user or the provider said no, in these words.
     Denied(String),
@@ -31,7 +31,8 @@ pub(super) fn is_callback(target: &str) -> bool {
     target.split('?').next() == Some("/callback")
 }
 
-/// Reads a pasted line: the callback's URL, `code#state` as the provider's own page shows it, or the code.
+/// Reads a pasted line: the callback's URL, `code#state` as the provider's own page shows it, or
+/// the code.
 pub(crate) fn of_paste(line: &str, state: &Secret) -> Return {
     // Terminals mark a paste, and people copy quotes with it.
     let line = line.replace("\u{1b}[200~", "").replace("\u{1b}[201~", "");
@@ -103,7 +104,8 @@ fn decoded(text: &str) -> String {
 }
 
 const CODE_BYTES_MIN: usize = 4;
-/// Codes have some forty characters; a word that a person types is none, and a wrong code ends the login.
+/// Codes have some forty characters; a word that a person types is none, and a wrong code ends the
+/// login.
 const BARE_CODE_BYTES_MIN: usize = 16;
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use crate::error::Result;
 
 /// An OAuth account that is to be stored.
 pub(super) struct Newcomer<'a> {
-    /// `--name`.
     pub(super) name: Option<&'a str>,
     /// Empty where the profile could not be read.
     pub(super) profile: &'a Profile,
@@ -90,7 +89,12 @@ fn fields_of(newcomer: &Newcomer<'_>) -> Map<String, Value> {
         }
     };
     text("type", Some("oauth"));
-    text("source", Some(newcomer.source));
+    // Whoever has to sign in again wants to know as whom.
+    let source = match &newcomer.profile.email {
+        Some(email) => format!("{} as {email}", newcomer.source),
+        None => newcomer.source.to_owned(),
+    };
+    text("source", Some(&source));
     text("accountUuid", newcomer.profile.account_uuid.as_deref());
     text("orgUuid", newcomer.profile.org_uuid.as_deref());
     fields

@@ -1,4 +1,5 @@
-//! Reading a key that nobody shall see (SPEC T4): from a terminal without echo, or from what is piped in.
+//! Reading a key that nobody shall see (SPEC T4): from a terminal without echo, or from what is
+//! piped in.
 
 use std::io::{IsTerminal as _, Read as _, Write};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -48,7 +49,8 @@ fn typed_hidden(fd: BorrowedFd<'_>) -> Result<Secret> {
     };
     let before = tcgetattr(fd).map_err(failed)?;
     let mut modes = before.clone();
-    // Without ISIG a Ctrl-C arrives as a byte: the default action would leave the terminal without echo.
+    // Without ISIG a Ctrl-C arrives as a byte: the default action would leave the terminal without
+    // echo.
     modes.local_modes &= !(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
     let _hidden = Hidden { fd, before };
     tcsetattr(fd, OptionalActions::Flush, &modes).map_err(failed)?;

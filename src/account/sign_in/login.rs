@@ -21,9 +21,7 @@ use crate::scheduler::time::Now;
 pub(crate) struct Desk<'a> {
     /// The config file; made if it is missing.
     pub(crate) config: &'a Path,
-    /// The network.
     pub(crate) http: &'a Http,
-    /// The OAuth endpoints.
     pub(crate) endpoints: &'a Endpoints,
     /// `clock::now`.
     pub(crate) now: &'a dyn Fn() -> Now,
@@ -33,7 +31,6 @@ pub(crate) struct Desk<'a> {
 
 /// How to log in.
 pub(crate) struct LoginOptions<'a> {
-    /// `--name`.
     pub(crate) name: Option<&'a str>,
     /// Standard input if it is a terminal: the callback's URL or the code may be pasted there.
     pub(crate) terminal: Option<BorrowedFd<'a>>,

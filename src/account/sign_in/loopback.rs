@@ -9,34 +9,27 @@
 //! that a request has announced when it drops it. So a request with a body is answered and then
 //! kept (see [`dismiss`]). Nothing outlives the process, so Ctrl-C leaves nothing behind.
 
-use std::io::{Cursor, ErrorKind, Read as _, Write};
+use std::io::{Cursor, ErrorKind, Write};
 use std::mem;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::BorrowedFd;
-use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::thread;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use tiny_http::{Header, Method, Request, Response, Server};
 
 use super::callback::{Return, is_callback, of_paste, of_target};
 use crate::clock::Stopwatch;
 use crate::config::Secret;
 use crate::error::{Error, Result, reason};
+use crate::platform::poll_for;
 
 /// The listening side of one login.
 pub(super) struct Loopback {
-    servers: Vec<Arc<Server>>,
+    servers: Vec<Server>,
     /// The same sockets once more, to be closed at once: the library's thread closes them some time
     /// later.
     sockets: Vec<TcpListener>,
-    /// Requests for the callback; none at the end only.
-    callbacks: Option<Receiver<std::io::Result<Request>>>,
-    /// Readable when there may be one.
-    bell: UnixStream,
     port: u16,
 }
 
@@ -55,32 +48,11 @@ impl Loopback {
     /// Opens the same free port on both families; one family is enough where the machine has no other.
     pub(super) fn open() -> Result<Loopback> {
         let (sockets, port) = bind()?;
-        let (bell, ringer) = UnixStream::pair().map_err(|cause| cannot_listen(&cause))?;
-        bell.set_nonblocking(true)
-            .and_then(|()| ringer.set_nonblocking(true))
-            .map_err(|cause| cannot_listen(&cause))?;
-        let (sender, callbacks) = sync_channel(CALLBACKS_MAX);
-        let mut loopback = Loopback {
-            servers: Vec::new(),
-            sockets: Vec::new(),
-            callbacks: Some(callbacks),
-            bell,
-            port,
-        };
+        let mut loopback = Loopback { servers: Vec::new(), sockets: Vec::new(), port };
         for socket in sockets {
-            let serve = || -> std::io::Result<(TcpListener, Arc<Server>)> {
-                let (copy, ringer) = (socket.try_clone()?, ringer.try_clone()?);
-                let server = Server::from_listener(socket, None).map_err(std::io::Error::other)?;
-                let (server, sender) = (Arc::new(server), sender.clone());
-                let reader = Arc::clone(&server);
-                thread::Builder::new()
-                    .name("callback".to_owned())
-                    .spawn(move || read_requests(&reader, &sender, &ringer))?;
-                Ok((copy, server))
-            };
-            let (socket, server) = serve().map_err(|cause| cannot_listen(&cause))?;
-            loopback.sockets.push(socket);
-            loopback.servers.push(server);
+            loopback.sockets.push(socket.try_clone().map_err(|cause| cannot_listen(&cause))?);
+            let server = Server::from_listener(socket, None).map_err(std::io::Error::other);
+            loopback.servers.push(server.map_err(|cause| cannot_listen(&cause))?);
         }
         Ok(loopback)
     }
@@ -101,7 +73,10 @@ impl Loopback {
         let watch = Stopwatch::start();
         let mut typed = Vec::new();
         while let Some(left) = watch.left_of(limit) {
-            let is_typed = self.poll(terminal, left)?;
+            let mut watched: Vec<PollFd<'_>> = Vec::from_iter(
+                terminal.map(|terminal| PollFd::from_borrowed_fd(terminal, PollFlags::IN)),
+            );
+            let is_typed = poll_for(&mut watched, left.min(LOOK_EVERY));
             if let Some(fd) = terminal.filter(|_| is_typed) {
                 let Some(lines) = typed_lines(fd, &mut typed) else {
                     terminal = None;
@@ -137,52 +112,25 @@ impl Loopback {
         )))
     }
 
+    /// The next request that may be the callback; everything else is refused.
     fn next_callback(&self) -> Result<Option<Request>> {
-        let Some(callbacks) = &self.callbacks else {
-            return Ok(None);
-        };
-        match callbacks.try_recv() {
-            Ok(Ok(request)) => Ok(Some(request)),
-            Ok(Err(cause)) => Err(cannot_listen(&cause)),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => Ok(None),
-        }
-    }
-
-    /// Waits for a request or for the terminal; true if the terminal has something to read.
-    fn poll(&self, terminal: Option<BorrowedFd<'_>>, left: Duration) -> Result<bool> {
-        let mut watched = vec![PollFd::new(&self.bell, PollFlags::IN)];
-        watched.extend(terminal.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        let wait = Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(1),
-            tv_nsec: i64::from(left.subsec_nanos()) as _,
-        };
-        match poll(&mut watched, Some(&wait)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(cause) => {
-                return Err(Error::operator(format!(
-                    "cannot wait for the browser: {}",
-                    reason(&cause.into())
-                )));
+        for server in &self.servers {
+            while let Some(request) = server.try_recv().map_err(|cause| cannot_listen(&cause))? {
+                if is_awaited(&request) {
+                    return Ok(Some(request));
+                }
+                dismiss(request);
             }
         }
-        let is_typed = watched.get(1).is_some_and(|terminal| !terminal.revents().is_empty());
-        // What it says is looked for in any case.
-        let _ = (&self.bell).read(&mut [0; 64]);
-        Ok(is_typed)
+        Ok(None)
     }
 }
 
 impl Drop for Loopback {
     fn drop(&mut self) {
-        // A reader that waits for room in the channel goes on to its end.
-        self.callbacks = None;
         for socket in &self.sockets {
             // Where a listening socket cannot be shut down, the library closes it a moment later.
             let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
-        }
-        // Not waited for: a client that takes no answers must not hold up the end.
-        for server in &self.servers {
-            server.unblock();
         }
     }
 }
@@ -209,33 +157,6 @@ fn bind() -> Result<(Vec<TcpListener>, u16)> {
 
 fn cannot_listen(cause: &std::io::Error) -> Error {
     Error::operator(format!("cannot listen for the browser on this machine: {}", reason(cause)))
-}
-
-/// Passes on what may be the callback and refuses everything else, until the server is told to end
-/// or cannot go on.
-fn read_requests(
-    server: &Server,
-    callbacks: &SyncSender<std::io::Result<Request>>,
-    bell: &UnixStream,
-) {
-    loop {
-        let received = server.recv();
-        let is_over = received.is_err();
-        match received {
-            Ok(request) if !is_awaited(&request) => dismiss(request),
-            received => {
-                if callbacks.send(received).is_err() {
-                    return;
-                }
-                // A full pipe rings as well.
-                let mut bell = bell;
-                let _ = bell.write(&[0]);
-            }
-        }
-        if is_over {
-            return;
-        }
-    }
 }
 
 /// Whether it is a request as a browser sends it for the callback: `GET`, our one path, no body.
@@ -353,8 +274,8 @@ const WRONG_STATE_ARRIVED: &str =
 const NO_CODE_PAGE: &str = "This answer holds no code. Nothing was changed.";
 const NOTHING_HERE: &str = "maxpool waits here for the browser to come back from a login.\n";
 const PORTS_TRIED: u32 = 20;
-/// A browser sends one; everything beyond is somebody else's.
-const CALLBACKS_MAX: usize = 16;
+/// The library has no descriptor to wait for: a person does not notice a look this often.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// tiny_http has read a body up to this size before it hands a request out.
 const READ_BYTES_MAX: usize = 1024;
 const LINE_BYTES_MAX: usize = 16 * 1024;

@@ -20,7 +20,7 @@ pub(super) fn environment(context: &Context<'_>, config: &Config) -> Vec<Finding
     let is_own = |url: &str| web::is_same_place(url, &own);
     match variable(BASE_URL).map(|value| value.to_string_lossy().into_owned()) {
         Some(url) if is_own(&url) => {
-            findings.push(fine("environment", format!("{BASE_URL} leads to maxpool")))
+            findings.push(fine("environment", format!("{BASE_URL} points to maxpool")))
         }
         Some(url) => findings.push(wrong(
             "environment",
@@ -36,7 +36,9 @@ pub(super) fn environment(context: &Context<'_>, config: &Config) -> Vec<Finding
     }
     for name in ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"] {
         if variable(name).is_some() {
-            let text = format!("{name} is set: Claude Code uses it instead of its own login");
+            let text = format!(
+                "{name} is set, so Claude Code uses it instead of its own login; unset it if that is not meant"
+            );
             findings.push(odd("environment", text));
         }
     }
@@ -53,7 +55,10 @@ pub(super) fn environment(context: &Context<'_>, config: &Config) -> Vec<Finding
             continue;
         };
         let Ok(settings) = serde_json::from_str::<Value>(&text) else {
-            findings.push(odd("settings", format!("{} is not valid JSON", path.display())));
+            findings.push(odd(
+                "settings",
+                format!("{} is not valid JSON; Claude Code ignores it", path.display()),
+            ));
             continue;
         };
         let Some(url) =

@@ -9,7 +9,6 @@ pub(super) enum Verdict {
     Wrong,
 }
 
-/// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Finding {
     pub(super) verdict: Verdict,

@@ -1,14 +1,14 @@
-//! Whether a request can be served now, by which account, and if not, why and when: what everybody wants
-//! to know first. The running server is asked, since it alone knows its blocks, its breaker and what
-//! its accounts have used.
+//! Whether a request can be served now, by which account, and if not, why and when: what everybody
+//! wants to know first. The running server is asked, since it alone knows its blocks, its breaker
+//! and what its accounts have used.
 
 use super::{Finding, fine, odd, wrong};
 use crate::cli::explain::{because, out, verdict};
 use crate::cli::web::{Presence, Server};
-use crate::clock;
+use crate::clock::{self, human};
 use crate::config::{Config, Credential};
 use crate::error::Result;
-use crate::report::status::Explanation;
+use crate::report::status::{Explanation, Moment};
 use crate::report::text;
 use crate::scheduler::time::Wall;
 
@@ -91,10 +91,11 @@ fn of_explanation(explanation: &Explanation, now: Wall) -> Vec<Finding> {
         Some(name) => fine(ABOUT, format!("can be served now, by {}", text::name(name))),
         None => {
             let verdict = verdict(explanation, now);
-            wrong(
-                ABOUT,
-                format!("cannot be served now: a request {verdict}{}", advice(explanation)),
-            )
+            let advice = match advice(explanation) {
+                "" => soonest(explanation, now).unwrap_or_default(),
+                advice => advice.to_owned(),
+            };
+            wrong(ABOUT, format!("cannot be served now: a request {verdict}{advice}"))
         }
     };
     let all = explanation.passed_over.iter().filter(|it| it.reason != "not in this profile");
@@ -105,6 +106,14 @@ fn of_explanation(explanation: &Explanation, now: Wall) -> Vec<Finding> {
         odd(ABOUT, format!("passed over: {}{evidence}", out(passed, now)))
     });
     std::iter::once(head).chain(passed).collect()
+}
+
+/// Who is back first, where the request itself would not wait for it.
+fn soonest(explanation: &Explanation, now: Wall) -> Option<String> {
+    let ends = explanation.passed_over.iter().filter_map(|it| Some((it.until?, &it.account)));
+    let (Moment(until), account) = ends.min()?;
+    (explanation.until.is_none())
+        .then(|| format!("; {} is back first, in {}", text::name(account), human(now.until(until))))
 }
 
 /// What to do where nothing but the user can help.
@@ -142,7 +151,8 @@ mod tests {
                 vec![
                     (
                         Verdict::Wrong,
-                        "cannot be served now: a request would be refused: all accounts are limited",
+                        "cannot be served now: a request would be refused: all accounts are limited; \
+                         work is back first, in 3d 4h",
                     ),
                     (
                         Verdict::Odd,

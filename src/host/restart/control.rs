@@ -49,10 +49,13 @@ pub(crate) enum Order {
     Retire(u32),
     /// What a worker that has ended learned after it had handed over.
     Learn(String),
+    /// What the dashboard of a worker that has handed over has shown.
+    Recall(String),
     /// A line that a worker which has handed over wants to be seen.
     Hear(String),
-    /// Stop: take no more connections, finish what runs, then end.
-    Drain,
+    /// Stop: take no more connections, finish what runs, then end. The text is what asked for
+    /// it, such as `SIGTERM`.
+    Drain(String),
     /// Cut what still runs, and end.
     Cut,
     /// Read the config again.
@@ -92,6 +95,8 @@ pub(crate) enum Report {
     Failed(String),
     /// What was learned since [`Report::Yielded`], at the end.
     Learned(String),
+    /// What the dashboard has shown: the log and the figures of the last hour.
+    Seen(String),
     /// A line for whoever has the screen now.
     Said(String),
     /// The config was read, for better or worse.
@@ -100,8 +105,8 @@ pub(crate) enum Report {
     Pong,
     /// The user, or the worker itself, wants a restart.
     Restart,
-    /// The user wants the server to stop.
-    Quit,
+    /// The user wants the server to stop, by this signal.
+    Quit(String),
 }
 
 /// One end of the pair.
@@ -319,8 +324,9 @@ impl Order {
             Order::Failed(why) => format!("failed\n{why}"),
             Order::Retire(pid) => format!("retire\n{pid}"),
             Order::Learn(state) => format!("learn\n{state}"),
+            Order::Recall(seen) => format!("recall\n{seen}"),
             Order::Hear(text) => format!("hear\n{text}"),
-            Order::Drain => "drain\n".to_owned(),
+            Order::Drain(by) => format!("drain\n{by}"),
             Order::Cut => "cut\n".to_owned(),
             Order::Reload => "reload\n".to_owned(),
             Order::Ping => "ping\n".to_owned(),
@@ -351,8 +357,9 @@ impl Order {
             "failed" => Order::Failed(rest.to_owned()),
             "retire" => Order::Retire(rest.parse().ok()?),
             "learn" => Order::Learn(rest.to_owned()),
+            "recall" => Order::Recall(rest.to_owned()),
             "hear" => Order::Hear(rest.to_owned()),
-            "drain" => Order::Drain,
+            "drain" => Order::Drain(rest.to_owned()),
             "cut" => Order::Cut,
             "reload" => Order::Reload,
             "ping" => Order::Ping,
@@ -369,11 +376,12 @@ impl Report {
             Report::Yielded(number, state) => format!("yielded\n{number}\n{state}"),
             Report::Failed(why) => format!("failed\n{why}"),
             Report::Learned(state) => format!("learned\n{state}"),
+            Report::Seen(seen) => format!("seen\n{seen}"),
             Report::Said(text) => format!("said\n{text}"),
             Report::Reloaded => "reloaded\n".to_owned(),
             Report::Pong => "pong\n".to_owned(),
             Report::Restart => "restart\n".to_owned(),
-            Report::Quit => "quit\n".to_owned(),
+            Report::Quit(by) => format!("quit\n{by}"),
         }
     }
 
@@ -388,11 +396,12 @@ impl Report {
             }
             "failed" => Report::Failed(rest.to_owned()),
             "learned" => Report::Learned(rest.to_owned()),
+            "seen" => Report::Seen(rest.to_owned()),
             "said" => Report::Said(rest.to_owned()),
             "reloaded" => Report::Reloaded,
             "pong" => Report::Pong,
             "restart" => Report::Restart,
-            "quit" => Report::Quit,
+            "quit" => Report::Quit(rest.to_owned()),
             _ => return None,
         })
     }
@@ -421,8 +430,9 @@ mod tests {
             Order::Failed(String::new()),
             Order::Retire(4711),
             Order::Learn("{}".into()),
+            Order::Recall("{}".into()),
             Order::Hear("a line".into()),
-            Order::Drain,
+            Order::Drain("SIGTERM".into()),
             Order::Cut,
             Order::Reload,
             Order::Ping,
@@ -440,11 +450,12 @@ mod tests {
             Report::Yielded(7, "{\n}".into()),
             Report::Failed("why".into()),
             Report::Learned(String::new()),
+            Report::Seen("{}".into()),
             Report::Said("a line".into()),
             Report::Reloaded,
             Report::Pong,
             Report::Restart,
-            Report::Quit,
+            Report::Quit("SIGINT".into()),
         ];
         for report in reports {
             worker.report(&report, None).unwrap();
@@ -461,9 +472,9 @@ mod tests {
         let (leader, worker) = Control::pair().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        leader.order(&Order::Drain, Some(listener.as_fd())).unwrap();
+        leader.order(&Order::Drain("SIGTERM".into()), Some(listener.as_fd())).unwrap();
         drop(listener);
-        let Received::Message(Order::Drain, Some(socket)) = worker.next_order() else {
+        let Received::Message(Order::Drain(_), Some(socket)) = worker.next_order() else {
             panic!("no socket");
         };
         assert_eq!(TcpListener::from(socket).local_addr().unwrap(), address);
@@ -480,6 +491,37 @@ mod tests {
         drop(leader);
         assert!(matches!(worker.next_order(), Received::Message(Order::Cut, None)));
         assert!(matches!(worker.next_order(), Received::End));
+    }
+
+    #[test]
+    fn a_message_larger_than_the_sockets_buffers_arrives_whole_with_its_socket() {
+        let (leader, worker) = Control::pair().unwrap();
+        let learned = "learned ".repeat(500_000);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (message, next) = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                leader.order(&Order::Go(learned.clone()), Some(listener.as_fd())).unwrap();
+                leader.order(&Order::Ping, None).unwrap();
+            });
+            let readable = || poll_for(&mut [PollFd::new(&worker, PollFlags::IN)], SEND_LIMIT);
+            let next = || {
+                while readable() {
+                    match worker.next_order() {
+                        Received::Nothing => {}
+                        other => return other,
+                    }
+                }
+                Received::Nothing
+            };
+            (next(), next())
+        });
+        let Received::Message(Order::Go(got), Some(socket)) = message else {
+            panic!("no message, or no socket with it");
+        };
+        assert!(got == learned, "{} bytes of {}", got.len(), learned.len());
+        assert_eq!(TcpListener::from(socket).local_addr().unwrap(), address);
+        assert!(matches!(next, Received::Message(Order::Ping, None)));
     }
 
     #[test]

@@ -202,7 +202,8 @@ impl Plan {
     }
 
     /// Stop: the first call lets everything finish, the second cuts, later ones change nothing.
-    pub(super) fn stop(&mut self, now: Mono) -> Vec<Action> {
+    /// `by` is what asked for it, for the log.
+    pub(super) fn stop(&mut self, now: Mono, by: &str) -> Vec<Action> {
         let mut out = Vec::new();
         match self.stop {
             Stop::No => {
@@ -210,7 +211,7 @@ impl Plan {
                 out.push(Action::Notify(News::Stopping));
                 for worker in &mut self.workers {
                     worker.until = None;
-                    out.push(Action::Tell(worker.id, Order::Drain));
+                    out.push(Action::Tell(worker.id, Order::Drain(by.to_owned())));
                     if worker.stage == Stage::Starting {
                         worker.stage = Stage::Doomed;
                         out.push(Action::Kill(worker.id));
@@ -237,10 +238,10 @@ impl Plan {
             return out;
         };
         if let Stop::Draining(since) = self.stop
-            && report == Report::Quit
+            && let Report::Quit(by) = &report
             && now.since(since) >= GROUP_SIGNAL_MAX
         {
-            return self.stop(now);
+            return self.stop(now, by);
         }
         if self.stop != Stop::No {
             // Everybody has been told to end.
@@ -261,26 +262,18 @@ impl Plan {
                 self.set(id, Stage::Yielded, None);
                 self.go(now, newcomer, state, &mut out);
             }
-            (Report::Serving(pid), Stage::Opening) => {
-                self.set(id, Stage::Serving, None);
-                self.served = true;
-                out.push(Action::Adopt(id));
-                if let Some(old) = self.find(|stage| stage == Stage::Yielded) {
-                    self.set(old, Stage::Retired, None);
-                    out.push(Action::Tell(old, Order::Retire(pid)));
-                }
-                out.push(Action::Notify(News::Ready));
-                if std::mem::take(&mut self.reload) {
-                    out.push(Action::Tell(id, Order::Reload));
-                }
-                self.repeat(now, &mut out);
-            }
+            (Report::Serving(pid), Stage::Opening) => self.serves(now, id, pid, &mut out),
             (Report::Failed(why), Stage::Starting | Stage::Prepared | Stage::Opening) => {
                 self.give_up(now, id, why, &mut out);
             }
             (Report::Learned(state), Stage::Retired) => {
                 if let Some(serving) = self.taking() {
                     out.push(Action::Tell(serving, Order::Learn(state)));
+                }
+            }
+            (Report::Seen(seen), Stage::Retired) => {
+                if let Some(serving) = self.taking() {
+                    out.push(Action::Tell(serving, Order::Recall(seen)));
                 }
             }
             (Report::Said(text), Stage::Retired) => {
@@ -298,11 +291,26 @@ impl Plan {
             (Report::Restart, Stage::Serving) if self.newcomer().is_none() => {
                 out = self.restart(now)
             }
-            (Report::Quit, _) => out = self.stop(now),
+            (Report::Quit(by), _) => out = self.stop(now, &by),
             // Late, or out of place: the stage says what counts.
             _ => {}
         }
         out
+    }
+
+    fn serves(&mut self, now: Mono, id: Id, pid: u32, out: &mut Vec<Action>) {
+        self.set(id, Stage::Serving, None);
+        self.served = true;
+        out.push(Action::Adopt(id));
+        if let Some(old) = self.find(|stage| stage == Stage::Yielded) {
+            self.set(old, Stage::Retired, None);
+            out.push(Action::Tell(old, Order::Retire(pid)));
+        }
+        out.push(Action::Notify(News::Ready));
+        if std::mem::take(&mut self.reload) {
+            out.push(Action::Tell(id, Order::Reload));
+        }
+        self.repeat(now, out);
     }
 
     /// A worker could not be started, or has ended.

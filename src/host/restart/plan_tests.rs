@@ -220,17 +220,21 @@ fn r4_a_first_start_that_fails_ends_it() {
 fn r1_the_first_signal_drains_the_second_cuts_and_later_ones_change_nothing() {
     let mut plan = handed_over();
     assert_eq!(
-        plan.stop(Mono(0)),
-        [Action::Notify(News::Stopping), tell(1, Order::Drain), tell(2, Order::Drain)]
+        plan.stop(Mono(0), "SIGTERM"),
+        [
+            Action::Notify(News::Stopping),
+            tell(1, Order::Drain("SIGTERM".into())),
+            tell(2, Order::Drain("SIGTERM".into()))
+        ]
     );
     // Neither a restart nor a reload nor the worker's own wish counts any more.
     assert_eq!(plan.restart(Mono(0)), []);
     assert_eq!(plan.reload(), []);
-    assert_eq!(plan.report(Mono(999), 2, Report::Quit), []);
-    assert_eq!(plan.stop(Mono(1)), [tell(1, Order::Cut), tell(2, Order::Cut)]);
+    assert_eq!(plan.report(Mono(999), 2, Report::Quit("SIGTERM".into())), []);
+    assert_eq!(plan.stop(Mono(1), "SIGTERM"), [tell(1, Order::Cut), tell(2, Order::Cut)]);
     assert_eq!(plan.due(), Some(Mono(50_001)));
     let kill = [Action::Kill(1), Action::Kill(2), Action::Exit(Exit::Cut)];
-    assert_eq!(plan.stop(Mono(2)), [], "T7 a refresh may be under way");
+    assert_eq!(plan.stop(Mono(2), "SIGTERM"), [], "T7 a refresh may be under way");
     assert_eq!(plan.tick(Mono(50_001)), kill);
 }
 
@@ -242,7 +246,7 @@ fn r1_the_exit_says_whether_anything_was_cut() {
         ([Ended::Clean, Ended::Badly("exit status: 1".into())], Exit::Cut),
     ] {
         let mut plan = handed_over();
-        plan.stop(Mono(0));
+        plan.stop(Mono(0), "SIGTERM");
         let [first, second] = ends;
         assert_eq!(plan.ended(Mono(1), 1, first), []);
         assert_eq!(plan.ended(Mono(1), 2, second), [Action::Exit(exit)]);
@@ -254,18 +258,18 @@ fn r1_a_stop_during_a_restart_leaves_nobody_behind() {
     let mut plan = serving();
     plan.restart(Mono(0));
     assert_eq!(
-        plan.stop(Mono(0)),
+        plan.stop(Mono(0), "SIGTERM"),
         [
             Action::Notify(News::Stopping),
-            tell(1, Order::Drain),
-            tell(2, Order::Drain),
+            tell(1, Order::Drain("SIGTERM".into())),
+            tell(2, Order::Drain("SIGTERM".into())),
             Action::Kill(2)
         ]
     );
     assert_eq!(plan.ended(Mono(0), 2, Ended::Badly("signal: 9".into())), []);
     assert_eq!(plan.ended(Mono(0), 1, Ended::Clean), [Action::Exit(Exit::Clean)]);
     let mut plan = opening();
-    plan.stop(Mono(0));
+    plan.stop(Mono(0), "SIGTERM");
     assert_eq!(plan.due(), None);
     assert_eq!(plan.report(Mono(0), 2, Report::Serving(200)), []);
     assert_eq!(plan.ended(Mono(0), 2, Ended::Clean), []);
@@ -278,7 +282,10 @@ fn r3_the_supervisor_hears_of_a_reload_and_of_life() {
     assert_eq!(plan.reload(), [Action::Notify(News::Reloading), tell(1, Order::Reload)]);
     assert_eq!(plan.report(Mono(0), 1, Report::Reloaded), [Action::Notify(News::Ready)]);
     assert_eq!(plan.report(Mono(0), 1, Report::Pong), [Action::Notify(News::Alive)]);
-    assert_eq!(plan.report(Mono(0), 1, Report::Quit)[0], Action::Notify(News::Stopping));
+    assert_eq!(
+        plan.report(Mono(0), 1, Report::Quit("SIGTERM".into()))[0],
+        Action::Notify(News::Stopping)
+    );
 }
 
 #[test]
@@ -312,9 +319,9 @@ fn r2_a_restart_that_is_asked_for_during_the_first_start_follows_it() {
 #[test]
 fn r1_a_second_wish_from_the_dashboard_cuts_too() {
     let mut plan = serving();
-    assert_eq!(plan.report(Mono(0), 1, Report::Quit).len(), 2);
-    assert_eq!(plan.report(Mono(999), 1, Report::Quit), []);
-    assert_eq!(plan.report(Mono(1_000), 1, Report::Quit), [tell(1, Order::Cut)]);
+    assert_eq!(plan.report(Mono(0), 1, Report::Quit("SIGTERM".into())).len(), 2);
+    assert_eq!(plan.report(Mono(999), 1, Report::Quit("SIGTERM".into())), []);
+    assert_eq!(plan.report(Mono(1_000), 1, Report::Quit("SIGTERM".into())), [tell(1, Order::Cut)]);
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use super::*;
 use crate::event::{Stage, StartedAccount};
 use crate::scheduler::quota::{Family, WindowKind};
-use crate::scheduler::{BlockReason, BlockSnapshot, Kind, Scope, Usage, WaitCause};
+use crate::scheduler::{
+    BlockReason, BlockSnapshot, Effect, Kind, LiftedBy, Scope, Usage, WaitCause,
+};
 
 /// 2026-11-21T22:45:00.123Z.
 const AT: Wall = Wall(1_795_301_100_123);
@@ -72,6 +74,7 @@ fn a_request_is_one_line() {
                 account: None,
                 status: None,
                 outcome: Outcome::ClientGone { stage: Stage::Queued, output_started: false },
+                cause: Some("the client left while queued".into()),
                 queued: Duration::from_secs(750),
                 total: Duration::from_secs(750),
                 first_byte: None,
@@ -128,6 +131,8 @@ fn events_say_what_until_when_and_because_of_which_answer() {
                 account: work.clone(),
                 block: BlockSnapshot {
                     reason: BlockReason::Quota(Some(WindowKind::FiveHour)),
+effect: Effect::Out,
+lifted_by: LiftedBy::TimeOrReading,
                     scope: Scope::Account,
                     until: Some(Wall(AT.0 + 15_120_000)),
                     remaining: None,
@@ -143,6 +148,8 @@ fn events_say_what_until_when_and_because_of_which_answer() {
                 account: work.clone(),
                 block: BlockSnapshot {
                     reason: BlockReason::NeedsLogin,
+effect: Effect::Out,
+lifted_by: LiftedBy::TimeOrReading,
                     scope: Scope::Family(Family("opus".into())),
                     until: None,
                     remaining: None,
@@ -178,7 +185,7 @@ fn events_say_what_until_when_and_because_of_which_answer() {
                 })),
                 session: None,
             }),
-            "failover work -> no other account: 529 overloaded_error: Overloaded [status 529; body]".into(),
+            "failover work -> the queue: 529 overloaded_error: Overloaded [status 529; body]".into(),
         ),
         (
             Event::Released { session: None, account: work.clone(), waited: Duration::from_millis(1) },
@@ -265,7 +272,7 @@ fn events_say_what_until_when_and_because_of_which_answer() {
         ),
         (
             Event::Reloaded { added: vec!["a".into(), "b".into()], removed: vec![], changed: vec!["c: priority 0 -> 5".into()] },
-            "config reloaded: added a, b; changed c: priority 0 -> 5".into(),
+            "config reloaded: added a, b; c: priority 0 -> 5".into(),
         ),
         (
             Event::Reloaded {
@@ -274,7 +281,7 @@ fn events_say_what_until_when_and_because_of_which_answer() {
                 changed: vec!["d".into(); 20],
             },
             format!(
-                "config reloaded: removed {} and 3 more; changed {}",
+                "config reloaded: removed {} and 3 more; {}",
                 ["x\\n"; 20].join(", "),
                 ["d"; 20].join(", ")
             ),
@@ -288,7 +295,24 @@ fn events_say_what_until_when_and_because_of_which_answer() {
             "warning: config not reloaded, the old settings stay: maxpool.json:3: proxy.port: expected a number"
                 .into(),
         ),
+        (
+            Event::Reloaded {
+                added: vec![],
+                removed: vec![],
+                changed: vec!["routing changed".into(), "scheduler changed".into()],
+            },
+            "config reloaded: routing changed, scheduler changed".into(),
+        ),
+        (
+            Event::Stopping { by: "SIGTERM".into(), left: 2, until: Wall(AT.0 + 600_000) },
+            "stopping: 2 requests left (SIGTERM), until 2026-11-21T22:55:00.123Z, in 10m".into(),
+        ),
+        (
+            Event::Stopping { by: "SIGINT".into(), left: 0, until: Wall(AT.0 + 600_000) },
+            "stopping: 0 requests left (SIGINT)".into(),
+        ),
         (Event::Draining { left: 1 }, "stopping: 1 request left".into()),
+        (Event::Stopped, "stopped".into()),
         (Event::Notice { text: "key sk-ant-api03-abcdefgh".into() }, "key [masked]".into()),
         (Event::Notice { text: "a\u{7}b".into() }, "a\\u{7}b".into()),
         (Event::Warning { text: "no account".into() }, "warning: no account".into()),

@@ -1,10 +1,9 @@
 //! The table of accounts: which columns fit, and one row an account (two where the width is short
 //! and the height is not).
 
-use std::time::Duration;
-
 use super::line::{Ink, Line, Signs};
-use super::{short, width};
+use super::time::{seconds, short};
+use super::{percent, width};
 use crate::report::status::{Account, LoadSpan, Moment, Status};
 use crate::report::text::clean;
 use crate::scheduler::time::Wall;
@@ -14,6 +13,7 @@ use crate::scheduler::time::Wall;
 pub(super) struct Columns {
     name: usize,
     kind: usize,
+    priority: usize,
     state: usize,
     bar: usize,
     reset: usize,
@@ -32,6 +32,11 @@ enum Details {
 }
 
 const MARK: usize = 2;
+/// Word and countdown fit into it nearly always. Of fixed width, so that a change of state moves
+/// nothing.
+const STATE: usize = 14;
+const STATE_WIDE: usize = 20;
+const STATE_NARROW: usize = 11;
 const TIER: usize = 9;
 const ACTIVE: usize = 6;
 const SPAN: usize = 13;
@@ -45,11 +50,12 @@ impl Columns {
             |of: &dyn Fn(&Account) -> usize| status.accounts.iter().map(of).max().unwrap_or(0);
         let names = longest(&|account| width::of(&account.name));
         let kinds = longest(&|account| width::of(kind_of(account)));
-        let states = longest(&|account| state_of(account, status).cells());
+        let priorities = longest(&|account| priority_of(account).len());
         let mut plan = Columns {
             name: names.clamp(8, 14),
             kind: kinds.clamp(4, 6),
-            state: states.clamp(8, 14),
+            priority: if priorities > 0 { priorities.max(PRIORITY.len()) } else { 0 },
+            state: STATE,
             bar: 5,
             reset: 6,
             details: Details::Inline,
@@ -57,12 +63,16 @@ impl Columns {
         if plan.cells() > cells {
             let fits = rows > 2 * status.accounts.len();
             plan.details = if fits { Details::Below } else { Details::Hidden };
+            if fits {
+                plan.priority = 0;
+            }
         }
-        let sacrifices: [fn(&mut Columns); 4] = [
+        let sacrifices: [fn(&mut Columns); 5] = [
             |plan| plan.kind = 0,
+            |plan| plan.priority = 0,
             |plan| plan.bar = 0,
             |plan| plan.reset = 0,
-            |plan| plan.state = 10,
+            |plan| plan.state = STATE_NARROW,
         ];
         for sacrifice in sacrifices {
             if plan.cells() > cells {
@@ -71,12 +81,12 @@ impl Columns {
         }
         let over = plan.cells().saturating_sub(cells);
         plan.name = plan.name.saturating_sub(over).max(4);
-        plan.grow(cells, names, kinds, states);
+        plan.grow(cells, names, kinds);
         plan
     }
 
     /// Gives what is left to whom it helps: names, states, kinds, bars.
-    fn grow(&mut self, cells: usize, names: usize, kinds: usize, states: usize) {
+    fn grow(&mut self, cells: usize, names: usize, kinds: usize) {
         let mut free = cells.saturating_sub(self.cells());
         let mut give = |column: &mut usize, wanted: usize| {
             let more = wanted.saturating_sub(*column).min(free);
@@ -84,12 +94,12 @@ impl Columns {
             free -= more;
         };
         give(&mut self.name, names.min(28));
-        give(&mut self.state, states.min(24));
+        give(&mut self.state, if cells >= 120 { STATE_WIDE } else { STATE });
         if self.kind > 0 {
             give(&mut self.kind, kinds.min(12));
         }
         if self.bar > 0 {
-            self.bar += (free / 2).min(15);
+            self.bar += free / 2;
         }
     }
 
@@ -97,6 +107,7 @@ impl Columns {
         let details = if self.details == Details::Inline { DETAILS } else { 0 };
         MARK + column(self.name)
             + column(self.kind)
+            + column(self.priority)
             + column(self.state)
             + 2 * self.gauge()
             + 1
@@ -116,13 +127,15 @@ impl Columns {
         }
     }
 
-    /// The headings.
     pub(super) fn heading(&self, signs: Signs) -> Line {
         let mut line = Line::default();
         line.gap(MARK);
         line.column(Ink::Dim, "ACCOUNT", self.name, signs).gap(1);
         if self.kind > 0 {
             line.column(Ink::Dim, "KIND", self.kind, signs).gap(1);
+        }
+        if self.priority > 0 {
+            line.column_right(Ink::Dim, PRIORITY, self.priority, signs).gap(1);
         }
         line.column(Ink::Dim, "STATE", self.state, signs).gap(1);
         line.column(Ink::Dim, "SESSION", self.gauge(), signs).gap(1);
@@ -146,15 +159,14 @@ impl Columns {
             row.gap(MARK);
         }
         let state = state_of(account, status);
-        row.column(
-            if account.enabled { Ink::Plain } else { Ink::Dim },
-            &account.name,
-            self.name,
-            signs,
-        )
-        .gap(1);
+        let name = width::fit_middle(&clean(&account.name, 200), self.name, signs.cut());
+        let ink = if account.enabled { Ink::Plain } else { Ink::Dim };
+        row.column(ink, &name, self.name, signs).gap(1);
         if self.kind > 0 {
             row.column(Ink::Dim, kind_of(account), self.kind, signs).gap(1);
+        }
+        if self.priority > 0 {
+            row.column_right(Ink::Plain, &priority_of(account), self.priority, signs).gap(1);
         }
         row.column(state.ink, &state.fitting(self.state), self.state, signs).gap(1);
         if account.kind == "provider" {
@@ -235,6 +247,14 @@ impl Columns {
     }
 }
 
+/// The heading of the priorities.
+const PRIORITY: &str = "PRIO";
+
+/// Nothing if it is 0, which it mostly is.
+fn priority_of(account: &Account) -> String {
+    if account.priority == 0 { String::new() } else { account.priority.to_string() }
+}
+
 /// A column and the blank behind it; nothing if it is left out.
 fn column(cells: usize) -> usize {
     if cells > 0 { cells + 1 } else { 0 }
@@ -245,6 +265,9 @@ fn below(account: &Account, signs: Signs) -> Line {
     let mut facts = Vec::new();
     if account.kind != "provider" {
         facts.push(format!("{} active", account.in_flight));
+    }
+    if account.priority != 0 {
+        facts.push(format!("priority {}", account.priority));
     }
     facts.push(format!("15m {}", span(&account.load.last15m)));
     facts.push(format!("1h {}", span(&account.load.last1h)));
@@ -382,6 +405,9 @@ fn state_of(account: &Account, status: &Status) -> State {
     if account.overage_in_use {
         return State::of(Ink::Yellow, "overage");
     }
+    if !account.avoided.is_empty() {
+        return State::of(Ink::Yellow, "used last");
+    }
     match account.weekly.state.as_str() {
         // Serves only who is bound to it, or when nothing else can.
         "reserve" => State::of(Ink::Yellow, "reserve"),
@@ -408,15 +434,6 @@ fn span(load: &LoadSpan) -> String {
     }
 }
 
-/// `0.8s`, `12s`, `3m`.
-fn seconds(ms: u64) -> String {
-    match ms {
-        0..10_000 => format!("{}.{}s", ms / 1_000, ms % 1_000 / 100),
-        10_000..60_000 => format!("{}s", ms / 1_000),
-        _ => short(Duration::from_millis(ms)),
-    }
-}
-
 /// Green below 0.70, yellow below 0.90, red above (D1).
 fn ink_of(used: f64) -> Ink {
     if used < 0.70 {
@@ -426,13 +443,6 @@ fn ink_of(used: f64) -> Ink {
     } else {
         Ink::Red
     }
-}
-
-/// Rounded down, so that 100 % means used up.
-fn percent(used: f64) -> u32 {
-    // A share of a window is between 0 and 1 wherever it comes from; the cast saturates for what is
-    // not.
-    (used * 100.0 + 1e-9) as u32
 }
 
 /// Cells that are filled: any use shows, and only a full window fills all.

@@ -9,7 +9,6 @@ use crate::report::text::clean;
 pub(crate) enum Ink {
     /// As the terminal writes.
     Plain,
-    /// Titles.
     Bold,
     /// Headings and what matters less.
     Dim,
@@ -19,7 +18,6 @@ pub(crate) enum Ink {
     Yellow,
     /// Above, and in need of a person.
     Red,
-    /// Keys.
     Cyan,
     /// The cursor's line.
     Reverse,
@@ -81,6 +79,14 @@ impl Signs {
         match self {
             Signs::Unicode => " · ",
             Signs::Ascii => " | ",
+        }
+    }
+
+    /// From input to output tokens.
+    pub(crate) fn arrow(self) -> &'static str {
+        match self {
+            Signs::Unicode => "→",
+            Signs::Ascii => "->",
         }
     }
 

@@ -6,8 +6,11 @@
 //! seconds.
 
 mod accounts;
+mod activity;
+mod head;
 pub(crate) mod line;
 mod pages;
+mod time;
 pub(crate) mod width;
 
 #[cfg(test)]
@@ -18,11 +21,11 @@ use std::time::Duration;
 use accounts::Columns;
 use line::{Ink, Line, Signs, Style};
 
-use super::status::{Request, Status};
-use super::text::clean;
+use time::Local;
+pub(crate) use time::short;
+
+use super::status::Status;
 use super::ui::{Page, Ui};
-use crate::clock::civil;
-use crate::scheduler::time::Wall;
 
 /// What is drawn.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,6 +36,19 @@ pub(crate) struct View {
     pub(crate) utc_offset_s: i64,
     /// `status --watch`: what cannot be reached, if it cannot.
     pub(crate) lost: Option<String>,
+    /// The sign-in that was started here last.
+    pub(crate) sign_in: Option<SigningIn>,
+}
+
+/// A sign-in with a browser, under way or just over.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct SigningIn {
+    /// The page to open.
+    pub(crate) url: Option<String>,
+    /// What else the person is told.
+    pub(crate) said: Vec<String>,
+    /// What came of it.
+    pub(crate) result: Option<String>,
 }
 
 /// The size of a terminal in cells.
@@ -40,7 +56,6 @@ pub(crate) struct View {
 pub(crate) struct Size {
     /// Cells in a row.
     pub(crate) cols: usize,
-    /// Rows.
     pub(crate) rows: usize,
 }
 
@@ -55,7 +70,9 @@ pub(crate) fn render(view: &View, ui: &Ui, size: Size, style: Style) -> Vec<Stri
         Page::Help { .. }
         | Page::Accounts { .. }
         | Page::Account { .. }
-        | Page::Key { .. }
+        | Page::Entry { .. }
+        | Page::SignIn { .. }
+        | Page::Sessions { .. }
         | Page::Routing { .. }
         | Page::Explain { .. } => frame.page(room),
     };
@@ -63,7 +80,23 @@ pub(crate) fn render(view: &View, ui: &Ui, size: Size, style: Style) -> Vec<Stri
     lines.append(&mut body);
     lines.extend(foot);
     lines.truncate(size.rows);
+    let overlay = frame.overlay();
+    lines.truncate(size.rows.saturating_sub(overlay.len()));
+    lines.extend(overlay);
+    lines.truncate(size.rows);
     lines.iter().map(|line| line.paint(size.cols, style)).collect()
+}
+
+/// Lines of the log that the main page shows: a page up or down goes so far.
+pub(crate) fn log_page(view: &View, ui: &Ui, size: Size) -> usize {
+    let frame = Frame { view, status: &view.status, ui, size, signs: Signs::Ascii };
+    let room = size.rows.saturating_sub(frame.head().len() + frame.foot().len());
+    let log = match frame.layout(room).log {
+        // It gets the whole page once the user scrolls.
+        0 | 1 => room,
+        log => log,
+    };
+    log.saturating_sub(1).max(1)
 }
 
 /// The ages at which a frame says something else though nothing has happened: the time until the
@@ -100,36 +133,6 @@ pub(crate) fn next_look(status: &Status) -> Duration {
     (soonest + Duration::from_millis(50)).min(ages).max(Duration::from_secs(1))
 }
 
-/// A span without seconds, in at most six letters for all that a quota window can last: `<1m`,
-/// `12m`, `2h 14m`, `17h`, `3d 4h`.
-pub(crate) fn short(span: Duration) -> String {
-    let minutes = span.as_secs().div_ceil(60);
-    let (hours, days) = (minutes / 60, minutes / (24 * 60));
-    match minutes {
-        _ if span.as_secs() < 60 => "<1m".into(),
-        0..60 => format!("{minutes}m"),
-        60..600 => two(hours, 'h', minutes % 60, 'm'),
-        600..1_440 => format!("{hours}h"),
-        _ => two(days, 'd', hours % 24, 'h'),
-    }
-}
-
-fn two(large: u64, large_unit: char, small: u64, small_unit: char) -> String {
-    if small == 0 {
-        return format!("{large}{large_unit}");
-    }
-    format!("{large}{large_unit} {small}{small_unit}")
-}
-
-/// An age in steps that do not follow the seconds: `<10s`, `10s` … `50s`, then minutes.
-fn age(ms: u64) -> String {
-    match ms / 10_000 {
-        0 => "<10s".into(),
-        tens @ 1..6 => format!("{tens}0s"),
-        _ => format!("{}m", ms / 60_000),
-    }
-}
-
 /// One frame under construction.
 struct Frame<'a> {
     view: &'a View,
@@ -140,253 +143,91 @@ struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// Title, routing, and the lines that matter now.
-    fn head(&self) -> Vec<Line> {
-        let status = self.status;
-        let dot = self.signs.dot();
-        let mut title = Line::of(Ink::Bold, format!("maxpool {}", status.version));
-        title.gap(1).push(Ink::Cyan, status.address.clone());
-        let routing = match &status.routing.preferred_account {
-            Some(name) => format!("prefers {}", clean(name, 60)),
-            None => "automatic".into(),
-        };
-        let busy = format!(
-            "{}{dot}{} in flight{dot}{}",
-            routing,
-            status.requests_in_flight,
-            counted(status.sessions.sticky_bindings, "session")
-        );
-        let mut lines = Vec::new();
-        if self.size.rows < 12 {
-            title.right(Line::of(Ink::Plain, routing), self.size.cols);
-            lines.push(title);
-        } else {
-            let up = Line::of(
-                Ink::Dim,
-                format!("up {}", short(Duration::from_millis(status.uptime_ms))),
-            );
-            title.right(up, self.size.cols);
-            lines.push(title);
-            lines.push(Line::of(Ink::Plain, busy));
-        }
-        lines.extend(self.alerts());
-        lines
+    fn local(&self) -> Local {
+        Local { now: self.status.now.0, offset_s: self.view.utc_offset_s }
     }
 
-    /// Only what matters now: lost connection, stopping, breaker, queue, no account.
-    fn alerts(&self) -> Vec<Line> {
-        let status = self.status;
-        let now = status.now.0;
-        let dot = self.signs.dot();
-        let mut lines = Vec::new();
-        if let Some(lost) = &self.view.lost {
-            lines.push(Line::of(Ink::Red, clean(lost, 300)));
-        }
-        if status.draining {
-            let left = counted(count(status.requests_in_flight), "request");
-            lines.push(Line::of(
-                Ink::Yellow,
-                format!("stopping: {left} left, new ones are refused"),
-            ));
-        }
-        let breaker = &status.upstream_throttle;
-        if breaker.active {
-            let mut text = match (breaker.probe_in_flight, breaker.until) {
-                (true, _) => "breaker open: one request probes".to_owned(),
-                (false, Some(until)) => {
-                    format!("breaker open: probe in {}", short(now.until(until.0)))
-                }
-                (false, None) => "breaker open".to_owned(),
-            };
-            if let Some(reason) = &breaker.reason {
-                text.push_str(dot);
-                text.push_str(&clean(reason, 200));
-            }
-            lines.push(Line::of(Ink::Red, text));
-        }
-        if status.queue.waiting > 0 {
-            lines.push(Line::of(Ink::Yellow, self.queue_line()));
-        }
-        if status.accounts.is_empty() && self.view.lost.is_none() {
-            lines.push(Line::of(
-                Ink::Red,
-                "no account: run `maxpool login`, or press a; until then requests get 503",
-            ));
-        }
-        lines
-    }
-
-    fn queue_line(&self) -> String {
-        let queue = &self.status.queue;
-        let dot = self.signs.dot();
-        let oldest = age(queue.oldest_ms.unwrap_or(0));
-        let next = queue.next_free_at.map(|at| short(self.status.now.0.until(at.0)));
-        if self.size.cols < 60 {
-            let next = next.unwrap_or_else(|| "?".into());
-            return format!("queue: {} since {oldest}{dot}free in {next}", queue.waiting);
-        }
-        let next = match next {
-            Some(next) => format!("next account in {next}"),
-            None => "next account: not known".to_owned(),
-        };
-        format!("queue: {} waiting{dot}oldest {oldest}{dot}{next}", queue.waiting)
-    }
-
-    /// A question, a note, or the keys.
-    fn foot(&self) -> Vec<Line> {
-        if let Some(question) = self.ui.question() {
-            let most = self.size.rows.saturating_sub(3).clamp(1, 5);
-            let lines = wrapped(&format!("{question} y/n"), self.size.cols, most);
-            return lines.into_iter().map(|text| Line::of(Ink::Yellow, text)).collect();
-        }
-        if let Some(note) = self.ui.note() {
-            return vec![Line::of(Ink::Yellow, clean(note, 300))];
-        }
-        if self.size.rows < 4 {
-            return Vec::new();
-        }
-        let keys: &[(&str, &str)] = match self.ui.page() {
-            Page::Main => &[
-                ("a", "accounts"),
-                ("m", "routing"),
-                ("s", "sync"),
-                ("e", "explain"),
-                ("r", "restart"),
-                ("q", "quit"),
-                ("?", "help"),
-            ],
-            Page::Help { .. } => &[("j/k", "scroll"), ("Esc", "back")],
-            Page::Explain { .. } => &[("j/k", "earlier/later"), ("Esc", "back")],
-            Page::Key { .. } => &[("Enter", "add"), ("Esc", "back")],
-            Page::Accounts { .. } | Page::Account { .. } | Page::Routing { .. } => {
-                &[("j/k", "move"), ("Enter", "choose"), ("Esc", "back")]
-            }
-        };
-        // Where they do not all fit, the ways out and to the others stay.
-        let (first, last) = keys.split_at(keys.len().saturating_sub(2));
-        let cells = |(key, does): &(&str, &str)| width::of(key) + 1 + width::of(does) + 2;
-        let mut left = (self.size.cols + 2).saturating_sub(last.iter().map(cells).sum());
-        let fitting = first.iter().take_while(|key| {
-            let rest = left.checked_sub(cells(key));
-            left = rest.unwrap_or(0);
-            rest.is_some()
-        });
-        let mut line = Line::default();
-        for (key, does) in fitting.chain(last) {
-            line.gap(if line.cells() > 0 { 2 } else { 0 });
-            line.push(Ink::Cyan, *key).gap(1).push(Ink::Dim, *does);
-        }
-        vec![line]
-    }
-
-    /// Accounts, requests in flight, activity: each as much as is useful, the accounts first.
+    /// Accounts, requests in flight, activity.
     fn main(&self, room: usize) -> Vec<Line> {
         let status = self.status;
-        let flights = status.requests.len();
-        // What the lower half must have before an account gets a second line: two headings, two
-        // requests, two log lines.
-        let lower = if flights > 0 { 4 + flights.min(2) } else { 3 };
-        let columns = Columns::plan(status, self.size.cols, room.saturating_sub(lower));
+        let layout = self.layout(room);
+        let columns = &layout.columns;
+        if layout.only_log {
+            return self.activity(room);
+        }
         let mut lines = Vec::new();
-        let heading = usize::from(
-            room > status.accounts.len() * columns.height() + 2 && !status.accounts.is_empty(),
-        );
-        if heading == 1 {
+        if layout.has_heading {
             lines.push(columns.heading(self.signs));
         }
         let sorted = status.in_order();
-        let least_below = if room >= 10 { 3 } else { 0 };
-        let space = room.saturating_sub(heading + least_below);
-        let shown = if sorted.len() * columns.height() <= space {
-            sorted.len()
-        } else {
-            space.saturating_sub(1) / columns.height()
-        };
-        for account in sorted.iter().take(shown) {
+        for account in sorted.iter().take(layout.accounts) {
             lines.extend(columns.rows(account, status, self.signs));
         }
-        if shown < sorted.len() {
-            lines.push(Line::of(Ink::Dim, format!("  and {} more accounts", sorted.len() - shown)));
+        if layout.accounts < sorted.len() {
+            let more = sorted.len() - layout.accounts;
+            lines.push(Line::of(Ink::Dim, format!("  and {more} more accounts")));
         }
-        let left = room.saturating_sub(lines.len());
-        let activity_wants = (status.activity.len() + 1).min(left / 2);
-        let flights = self.flights(left.saturating_sub(activity_wants));
-        let left = left - flights.len();
+        let log = layout.log;
+        let mut flights = self.flights(layout.flights);
+        flights.resize(layout.flights, Line::default());
         lines.extend(flights);
-        lines.extend(self.activity(left));
+        lines.extend(self.activity(log));
         lines
     }
 
-    /// Requests in flight, newest first; the heading says how old the oldest is.
-    fn flights(&self, room: usize) -> Vec<Line> {
-        let status = self.status;
-        if room < 2 || status.requests.is_empty() {
-            return Vec::new();
-        }
-        let dot = self.signs.dot();
-        let oldest = status.requests.iter().map(|request| request.age_ms).max().unwrap_or(0);
-        let mut heading = Line::of(Ink::Bold, "IN FLIGHT");
-        heading
-            .push(Ink::Dim, format!(" {}{dot}oldest {}", status.requests_in_flight, age(oldest)));
-        let mut lines = vec![heading];
-        let all = status.requests.len();
-        let shown = match room {
-            _ if all < room => all,
-            // The heading says how many there are.
-            2 => 1,
-            _ => room - 2,
+    /// Who gets how many lines. It depends on the size and the number of accounts alone, so that
+    /// nothing moves when requests come and go; only a short window gives its last lines to whoever
+    /// can use them.
+    fn layout(&self, room: usize) -> Layout {
+        let accounts = self.status.accounts.len();
+        // Lines of the head that come and go with the queue and the breaker change no row.
+        let rows = self.size.rows.saturating_sub(HEAD_AND_FOOT + LOWER_MIN);
+        let columns = Columns::plan(self.status, self.size.cols, rows);
+        let has_heading = accounts > 0 && room > accounts * columns.height() + 2;
+        let least_below = if room >= 10 { 3 } else { 0 };
+        let space = room.saturating_sub(usize::from(has_heading) + least_below);
+        let all_fit = accounts * columns.height() <= space;
+        let shown = if all_fit { accounts } else { space.saturating_sub(1) / columns.height() };
+        let used = usize::from(has_heading) + shown * columns.height() + usize::from(!all_fit);
+        let left = room.saturating_sub(used);
+        let flights = if left >= LOWER_MIN {
+            (left / 3).clamp(3, FLIGHTS_MAX)
+        } else {
+            let log = (self.status.activity.len() + 1).min(left / 2);
+            match self.status.requests.len() {
+                0 => 0,
+                flights => (flights + 1).min(left - log),
+            }
         };
-        lines.extend(status.requests.iter().rev().take(shown).map(|request| self.flight(request)));
-        if status.requests_in_flight > shown && lines.len() < room {
-            lines.push(Line::of(
-                Ink::Dim,
-                format!("  and {} more", status.requests_in_flight - shown),
-            ));
-        }
-        lines
+        // A heading alone is of no use.
+        let flights = match left - flights {
+            0 | 1 if flights > 0 => left,
+            _ if flights < 2 => 0,
+            _ => flights,
+        };
+        let log = left - flights;
+        let only_log = log < 2 && self.ui.newer_lines(self.status) > 0;
+        Layout { columns, has_heading, accounts: shown, flights, log, only_log }
     }
+}
 
-    fn flight(&self, request: &Request) -> Line {
-        let wide = self.size.cols >= 70;
-        let mut line = Line::default();
-        line.gap(2).column_right(Ink::Plain, &age(request.age_ms), 5, self.signs).gap(1);
-        let ink = if request.stage == "queued" { Ink::Yellow } else { Ink::Plain };
-        line.column(ink, &request.stage, 10, self.signs).gap(1);
-        let account = request.account.as_deref().map_or_else(|| "-".into(), |name| clean(name, 60));
-        line.column(Ink::Plain, &account, if wide { 20 } else { 14 }, self.signs).gap(1);
-        if wide {
-            line.column(
-                Ink::Dim,
-                &clean(request.model.as_deref().unwrap_or("-"), 60),
-                24,
-                self.signs,
-            )
-            .gap(1);
-        }
-        line.push(Ink::Dim, clean(&request.path, 120));
-        line
-    }
+/// Lines of the headline, the routing, and the keys.
+const HEAD_AND_FOOT: usize = 4;
+/// From so many lines below the accounts on, requests in flight and log have fixed places.
+const LOWER_MIN: usize = 6;
+/// Lines for the requests in flight, with their heading.
+const FLIGHTS_MAX: usize = 12;
 
-    /// The activity log, newest first.
-    fn activity(&self, room: usize) -> Vec<Line> {
-        let entries = &self.status.activity;
-        if room < 2 {
-            return Vec::new();
-        }
-        let mut lines = vec![Line::of(Ink::Bold, "ACTIVITY")];
-        if entries.is_empty() {
-            lines.push(Line::of(Ink::Dim, "  nothing yet"));
-        }
-        for entry in entries.iter().rev().take(room - 1) {
-            let at = civil(Wall(entry.at.0.0.saturating_add(self.view.utc_offset_s * 1_000)));
-            let mut line =
-                Line::of(Ink::Dim, format!("  {:02}:{:02}:{:02} ", at.hour, at.minute, at.second));
-            let ink = if entry.warning { Ink::Yellow } else { Ink::Plain };
-            line.push(ink, clean(&entry.text, 900));
-            lines.push(line);
-        }
-        lines
-    }
+/// The lines of the main page.
+struct Layout {
+    columns: Columns,
+    has_heading: bool,
+    /// Accounts that are shown.
+    accounts: usize,
+    flights: usize,
+    log: usize,
+    /// The user scrolls in a window that is too small for the rest.
+    only_log: bool,
 }
 
 /// `text` in lines of at most `cells`, broken at blanks, at most `most` of them.
@@ -410,6 +251,12 @@ fn wrapped(text: &str, cells: usize, most: usize) -> Vec<String> {
 fn counted(number: u64, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {what}{plural}")
+}
+
+/// Rounded down, so that 100 % means used up.
+fn percent(share: f64) -> u32 {
+    // A share is between 0 and 1 wherever it comes from; the cast saturates for what is not.
+    (share * 100.0 + 1e-9) as u32
 }
 
 fn count(value: usize) -> u64 {

@@ -1,13 +1,14 @@
-//! The pages behind the keys: help, accounts, one account, entry of a key, routing, explain.
+//! The pages behind the keys: help, accounts, one account, texts to type, sign in, routing,
+//! explain, sessions.
 
 use super::line::{Ink, Line};
+use super::time::age;
 use super::{Frame, short, width, wrapped};
-use crate::clock::civil;
-
-use crate::report::status::{Account, Explanation, PassedOver};
+use crate::report::status::{Account, Explanation, PassedOver, Session};
 use crate::report::text::{clean, hundredths, name, repeats_status};
-use crate::report::ui::{Choice, HELP, Page, account_choices, routing_choices};
-use crate::scheduler::time::Wall;
+use crate::report::ui::{
+    Choice, Page, Wanted, account_choices, help_of, routing_choices, sign_in_choices,
+};
 
 /// A text that takes more lines than this is cut.
 const LINES_OF_A_TEXT_MAX: usize = 6;
@@ -17,12 +18,15 @@ impl Frame<'_> {
     pub(super) fn page(&self, room: usize) -> Vec<Line> {
         match self.ui.page() {
             Page::Main => Vec::new(),
-            Page::Help { top } => help(*top, room),
+            Page::Help { top } => help(&help_of(self.ui.seat()), *top, room),
             Page::Accounts { cursor } => {
                 self.list("ACCOUNTS", &self.accounts_lines(), *cursor, room)
             }
             Page::Account { account, cursor } => self.account_page(account, *cursor, room),
-            Page::Key { typed } => self.key_page(*typed),
+            Page::Entry { wanted: Wanted::SignInCode, shown } => self.signing_in(shown),
+            Page::Entry { wanted, shown } => self.entry_page(wanted, shown),
+            Page::SignIn { cursor } => self.list("SIGN IN", &self.sign_in_lines(), *cursor, room),
+            Page::Sessions { top } => self.sessions_page(*top, room),
             Page::Routing { cursor } => self.routing_page(*cursor, room),
             Page::Explain { cursor } => self.explain_page(*cursor, room),
         }
@@ -44,7 +48,8 @@ impl Frame<'_> {
     }
 
     fn accounts_lines(&self) -> Vec<Line> {
-        let accounts = self.status.accounts.iter().map(|account| self.account_line(account));
+        let accounts = self.status.in_order();
+        let accounts = accounts.into_iter().map(|account| self.account_line(account));
         accounts
             .chain([
                 Line::of(Ink::Cyan, "import the login of Claude Code"),
@@ -65,16 +70,21 @@ impl Frame<'_> {
         let Some(known) = self.status.accounts.iter().find(|known| known.name == account) else {
             return vec![Line::of(Ink::Dim, "this account is gone")];
         };
-        let choices = account_choices(known).map(|choice| {
-            Line::of(
-                Ink::Plain,
-                match choice {
+        let choices: Vec<Line> = account_choices(known)
+            .into_iter()
+            .map(|choice| {
+                let text = match choice {
                     Choice::Enable => "enable",
                     Choice::Disable => "disable",
+                    Choice::SignIn if known.kind == "apikey" => "replace the key",
+                    Choice::SignIn => "sign in again",
+                    Choice::Retry => "retry: lift its blocks",
+                    Choice::Rename => "rename",
                     Choice::Delete => "delete",
-                },
-            )
-        });
+                };
+                Line::of(Ink::Plain, text)
+            })
+            .collect();
         let mut lines =
             self.list(&format!("ACCOUNT {}", clean(account, 60)), &choices, cursor, room);
         lines.push(Line::default());
@@ -151,14 +161,116 @@ impl Frame<'_> {
         wrapped(&clean(text, 900), cells, LINES_OF_A_TEXT_MAX)
     }
 
-    fn key_page(&self, typed: usize) -> Vec<Line> {
-        let mut lines = vec![
-            Line::of(Ink::Bold, "ADD AN API KEY"),
-            Line::of(Ink::Plain, "  Type or paste the key; it is not shown."),
+    fn entry_page(&self, wanted: &Wanted, shown: &str) -> Vec<Line> {
+        let (heading, hint) = match wanted {
+            Wanted::NewKey => {
+                ("ADD AN API KEY".to_owned(), "Type or paste the key; it is not shown.")
+            }
+            Wanted::KeyOf(account) => (
+                format!("NEW API KEY OF {}", name(account)),
+                "Type or paste the key; it is not shown.",
+            ),
+            Wanted::NameOf(account) => (format!("RENAME {}", name(account)), "Type the new name."),
+            Wanted::SignInCode => (String::new(), ""),
+        };
+        vec![
+            Line::of(Ink::Bold, heading),
+            Line::of(Ink::Plain, format!("  {hint}")),
+            self.typed(shown),
+        ]
+    }
+
+    /// What is typed, its end if it is longer than the line.
+    fn typed(&self, shown: &str) -> Line {
+        let room = self.size.cols.saturating_sub(8);
+        let length = shown.chars().count();
+        let end: String = shown.chars().skip(length.saturating_sub(room)).collect();
+        Line::of(Ink::Plain, format!("  {end}_"))
+    }
+
+    fn sign_in_lines(&self) -> Vec<Line> {
+        let accounts = sign_in_choices(self.status).into_iter().map(|account| {
+            let mut line = self.account_line(account);
+            if account.status == "error" {
+                let needs = if account.kind == "apikey" { "key refused" } else { "needs login" };
+                line.push(Ink::Red, format!("  {needs}"));
+            }
+            line
+        });
+        accounts.chain([Line::of(Ink::Cyan, "sign in to another account")]).collect()
+    }
+
+    /// The page to open and what came of it.
+    fn signing_in(&self, shown: &str) -> Vec<Line> {
+        let mut lines = vec![Line::of(Ink::Bold, "SIGN IN")];
+        let Some(sign_in) = &self.view.sign_in else {
+            lines.push(Line::of(Ink::Dim, "  no sign-in is under way"));
+            return lines;
+        };
+        if let Some(result) = &sign_in.result {
+            lines.extend(
+                self.wrapped(result, 2).into_iter().map(|part| indented(2, Ink::Bold, part)),
+            );
+            return lines;
+        }
+        let Some(url) = &sign_in.url else {
+            lines.push(Line::of(Ink::Dim, "  opening the browser"));
+            return lines;
+        };
+        let texts = [
+            "A page has been opened in the browser. If none has, open this one:",
+            "If the browser is on another machine, paste the address of the page that it ends at, or the code:",
         ];
-        let shown = typed.min(self.size.cols.saturating_sub(8));
-        lines.push(Line::of(Ink::Plain, format!("  {}_", "*".repeat(shown))));
+        let text = |text: &str| {
+            let parts = self.wrapped(text, 2).into_iter();
+            parts.map(|part| indented(2, Ink::Plain, part)).collect::<Vec<_>>()
+        };
+        lines.extend(text(texts[0]));
+        // From the edge on and in full lines, so that it can be copied.
+        let url: Vec<char> = clean(url, 4_000).chars().collect();
+        let pieces = url.chunks(self.size.cols.max(1));
+        lines.extend(pieces.map(|piece| Line::of(Ink::Cyan, piece.iter().collect::<String>())));
+        lines.extend(text(texts[1]));
+        lines.push(self.typed(shown));
+        lines.extend(sign_in.said.iter().flat_map(|said| text(said)));
         lines
+    }
+
+    fn sessions_page(&self, top: usize, room: usize) -> Vec<Line> {
+        let sessions = &self.status.sessions;
+        let mut heading = Line::of(Ink::Bold, "SESSIONS");
+        heading.push(Ink::Dim, format!(" {}", sessions.sticky_bindings));
+        let mut lines = vec![heading];
+        if sessions.list.is_empty() {
+            lines.push(Line::of(
+                Ink::Dim,
+                "  none yet: a client names its session with each request",
+            ));
+        }
+        let top = top.min(sessions.list.len().saturating_sub(room.saturating_sub(1)));
+        let shown = sessions.list.iter().skip(top).take(room.saturating_sub(1));
+        lines.extend(shown.map(|session| self.session_line(session)));
+        lines
+    }
+
+    fn session_line(&self, session: &Session) -> Line {
+        let wide = self.size.cols >= 60;
+        let mut line = Line::default();
+        line.gap(2).column(Ink::Plain, &clean(&session.id, 40), 6, self.signs).gap(1);
+        let account = session.account.as_deref().unwrap_or("-");
+        let cells = if wide { 24 } else { 12 };
+        let account = width::fit_middle(&clean(account, 80), cells, self.signs.cut());
+        line.column(Ink::Plain, &account, cells, self.signs).gap(1);
+        line.push(Ink::Dim, format!("idle {}", age(session.idle_ms)));
+        if let Some(home) =
+            session.home.as_deref().filter(|home| session.account.as_deref() != Some(home))
+        {
+            line.push(Ink::Yellow, format!("{}home {}", self.signs.dot(), name(home)));
+        }
+        if session.thinking {
+            line.push(Ink::Dim, format!("{}signed thinking", self.signs.dot()));
+        }
+        line
     }
 
     fn routing_page(&self, cursor: usize, room: usize) -> Vec<Line> {
@@ -250,8 +362,7 @@ impl Frame<'_> {
         let mut line = Line::default();
         line.gap(2);
         if let Some(at) = request.at {
-            let at = civil(Wall(at.0.0.saturating_add(self.view.utc_offset_s * 1_000)));
-            line.push(Ink::Dim, format!("{:02}:{:02}:{:02} ", at.hour, at.minute, at.second));
+            line.push(Ink::Dim, format!("{} ", self.local().clock(at.0)));
         }
         let what = request.id.map_or_else(|| "a request".into(), |id| format!("request {id}"));
         match &decision.chosen {
@@ -313,12 +424,12 @@ fn indented(cells: usize, ink: Ink, text: String) -> Line {
     line
 }
 
-fn help(top: usize, room: usize) -> Vec<Line> {
+fn help(keys: &[(&str, &str)], top: usize, room: usize) -> Vec<Line> {
     let mut lines = vec![Line::of(Ink::Bold, "HELP")];
-    let top = top.min(HELP.len().saturating_sub(room.saturating_sub(1)));
-    for (key, does) in HELP.into_iter().skip(top) {
+    let top = top.min(keys.len().saturating_sub(room.saturating_sub(1)));
+    for (key, does) in keys.iter().skip(top) {
         let mut line = Line::default();
-        line.gap(2).column(Ink::Cyan, key, 7, super::Signs::Ascii).push(Ink::Plain, does);
+        line.gap(2).column(Ink::Cyan, key, 15, super::Signs::Ascii).gap(1).push(Ink::Plain, *does);
         lines.push(line);
     }
     lines.truncate(room);

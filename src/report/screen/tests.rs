@@ -8,10 +8,12 @@ use std::path::Path;
 use super::*;
 use crate::report::keys::Key;
 use crate::report::status::{
-    Account, Block, Candidate, Credential, Evidence, Explained, Explanation, Line as LogLine, Load,
-    LoadSpan, Moment, PassedOver, Quota, Request, Routing, Sessions, Status, Throttle, Unavailable,
+    Account, Block, Candidate, Credential, Evidence, Explained, Explanation, FinishedRequest,
+    Line as LogLine, Load, LoadSpan, Moment, PassedOver, Quota, Request, Routing, Sessions, Status,
+    Throttle, TokenTotals, Unavailable,
 };
 use crate::report::ui::Seat;
+use crate::scheduler::time::Wall;
 use line::Inks;
 
 /// 2026-11-21T22:45:00.000Z.
@@ -100,6 +102,7 @@ fn six() -> Vec<Account> {
     let mut off = claude("spare", "oauth", 0.0, 0.75);
     off.enabled = false;
     let mut key = claude("api", "apikey", 0.0, 0.0);
+    key.priority = 5;
     key.quota = Quota {
         tokens_limit: Some(400_000),
         tokens_remaining: Some(100_000),
@@ -132,7 +135,8 @@ fn request(id: u64, age_ms: u64, stage: &str, account: Option<&str>) -> Request 
         path: "/v1/messages".into(),
         stage: stage.into(),
         account: account.map(Into::into),
-        model: Some("claude-opus-4-5".into()),
+        model: Some("claude-opus-4-8".into()),
+        session: Some("ab12cd".into()),
         ..Request::default()
     }
 }
@@ -142,7 +146,24 @@ fn busy() -> View {
         at: Moment(Wall(NOW.0 - ago)),
         warning,
         text: text.into(),
+        ..LogLine::default()
     };
+    let mut served = log(
+        1_000,
+        false,
+        "POST /v1/messages work 200 queue=0ms first=812ms total=5321ms in=1200 out=340",
+    );
+    served.request = Some(FinishedRequest {
+        method: "POST".into(),
+        path: "/v1/messages".into(),
+        account: Some("work".into()),
+        model: Some("claude-opus-4-8".into()),
+        status: Some(200),
+        total_ms: 5_321,
+        input_tokens: Some(1_200),
+        output_tokens: Some(340),
+        cause: None,
+    });
     let status = Status {
         routing: Routing { mode: "automatic".into(), preferred_account: None },
         accounts: six(),
@@ -157,6 +178,7 @@ fn busy() -> View {
             request(3, 900, "waiting", Some("work")),
         ],
         requests_in_flight: 3,
+        today: Some(TokenTotals { input: 1_250_000, output: 340_000, ..TokenTotals::default() }),
         activity: vec![
             log(
                 80_000,
@@ -173,11 +195,7 @@ fn busy() -> View {
                 true,
                 "failover me@example.com -> work: rate_limit_error [status 429; request-id req_011CVBusy]",
             ),
-            log(
-                1_000,
-                false,
-                "POST /v1/messages work 200 queue=0ms first=812ms total=5321ms in=1200 out=340 cache_read=9000 cache_write=17 model=claude-opus-4-5 attempts=2",
-            ),
+            served,
         ],
         ..Status::default()
     };
@@ -234,6 +252,7 @@ fn explained() -> View {
         account: account.into(),
         reason: reason.into(),
         until,
+        lifted_by: None,
         evidence,
     };
     view.status.decisions = vec![Explanation {
@@ -263,8 +282,11 @@ fn after(view: &View, keys: &str) -> Ui {
     for key in keys.chars() {
         let key = match key {
             '\n' => Key::Enter,
+            '<' => Key::PageUp,
+            '>' => Key::PageDown,
             key => Key::Char(key),
         };
+        ui.set_log_page(log_page(view, &ui, SIZES[1]));
         let _ = ui.press(key, &view.status);
     }
     ui
@@ -375,8 +397,52 @@ fn an_explanation_is_wrapped_and_not_cut() {
 fn one_line_of_room_shows_a_request_and_not_how_many_there_are() {
     let size = Size { cols: 60, rows: 14 };
     let text = render(&queued(), &after(&queued(), ""), size, PLAIN).join("\n");
-    assert!(text.contains("queued     -"), "{text}");
-    assert!(!text.contains("and 4 more"), "{text}");
+    assert!(text.contains("     1m queued       opus-4-8   ab12cd\n"), "{text}");
+    assert!(!text.contains("more"), "{text}");
+}
+
+#[test]
+fn d1_the_log_is_scrolled_by_pages_and_stays_where_it_is() {
+    let mut view = empty();
+    let line = |number| LogLine { number, text: format!("line {number}."), ..LogLine::default() };
+    view.status.activity = (0..50).map(line).collect();
+    let page = log_page(&view, &Ui::default(), SIZES[1]);
+    assert!(page > 5, "{page}");
+    let shown = |view: &View, ui: &Ui| {
+        let lines = render(view, ui, SIZES[1], PLAIN);
+        let first = lines.iter().position(|line| line.starts_with("ACTIVITY")).unwrap();
+        (lines[first].clone(), lines[first + 1].trim().to_owned())
+    };
+    let mut ui = after(&view, "<");
+    let first = format!("1970-01-01 00:00 line {}.", 49 - page);
+    let heading = |newer: usize| format!("ACTIVITY {newer} newer, PageDown shows them");
+    assert_eq!(shown(&view, &ui), (heading(page), first.clone()));
+    view.status.activity.push(line(50));
+    assert_eq!(shown(&view, &ui), (heading(page + 1), first), "a new line moves nothing");
+    for _ in 0..20 {
+        let _ = ui.press(Key::PageUp, &view.status);
+    }
+    assert_eq!(shown(&view, &ui).0, heading(51 - page), "the oldest line is the last on the page");
+    for key in [Key::PageDown, Key::Esc] {
+        let _ = ui.press(key, &view.status);
+    }
+    assert_eq!(shown(&view, &ui), ("ACTIVITY".into(), "1970-01-01 00:00 line 50.".into()));
+    let small = after(&view, "<");
+    let lines = render(&view, &small, SIZES[0], PLAIN);
+    assert!(lines[1].starts_with("no account") && lines[2].starts_with("ACTIVITY"), "{lines:?}");
+}
+
+#[test]
+fn d1_a_question_and_a_note_move_nothing() {
+    for size in SIZES {
+        let view = queued();
+        let before = render(&view, &after(&view, ""), size, PLAIN);
+        let asked = render(&view, &after(&view, "q"), size, PLAIN);
+        let same = before.iter().zip(&asked).take_while(|(one, other)| one == other).count();
+        assert_eq!(before.len(), asked.len());
+        assert!(same >= size.rows - 4, "{size:?}: {asked:?}");
+        assert!(asked.last().unwrap().ends_with("y/n"), "{asked:?}");
+    }
 }
 
 #[test]
@@ -448,35 +514,6 @@ fn seconds_change_nothing() {
     }
     view.status.now = Moment(Wall(NOW.0 + 20 * MINUTE));
     assert_ne!(render(&view, &after(&view, ""), size, PLAIN), before);
-}
-
-#[test]
-fn spans_are_short() {
-    for (seconds, text) in [
-        (0, "<1m"),
-        (59, "<1m"),
-        (60, "1m"),
-        (61, "2m"),
-        (3_600, "1h"),
-        (8_040, "2h 14m"),
-        (35_940, "9h 59m"),
-        (61_200, "17h"),
-        (86_400, "1d"),
-        (273_600, "3d 4h"),
-    ] {
-        assert_eq!(short(Duration::from_secs(seconds)), text);
-        assert!(text.len() <= 6);
-    }
-    for (ms, text) in [
-        (0, "<10s"),
-        (9_999, "<10s"),
-        (10_000, "10s"),
-        (59_000, "50s"),
-        (60_000, "1m"),
-        (754_000, "12m"),
-    ] {
-        assert_eq!(age(ms), text);
-    }
 }
 
 #[test]

@@ -43,6 +43,36 @@ pub(crate) fn fit(text: &str, cells: usize, mark: char) -> String {
     out
 }
 
+/// As much of both ends of `text` as fits into `cells`, with `mark` between them if something was
+/// cut: what tells two names apart is often their end.
+pub(crate) fn fit_middle(text: &str, cells: usize, mark: char) -> String {
+    if of(text) <= cells {
+        return text.to_owned();
+    }
+    let Some(room) = cells.checked_sub(of_char(mark)) else {
+        return String::new();
+    };
+    let (mut front, mut used) = (String::new(), 0);
+    for c in text.chars() {
+        used += of_char(c);
+        if used > room.div_ceil(2) {
+            break;
+        }
+        front.push(c);
+    }
+    let (mut back, mut used) = (Vec::new(), of(&front));
+    for c in text.chars().rev() {
+        used += of_char(c);
+        if used > room {
+            break;
+        }
+        back.push(c);
+    }
+    front.push(mark);
+    front.extend(back.into_iter().rev());
+    front
+}
+
 fn is_in(ranges: &[(u32, u32)], code: u32) -> bool {
     let next = ranges.partition_point(|(first, _)| *first <= code);
     next > 0 && code <= ranges[next - 1].1
@@ -216,6 +246,21 @@ mod tests {
         ] {
             assert_eq!(fit(text, room, '…'), cut);
             assert!(of(&fit(text, room, '…')) <= room);
+        }
+    }
+
+    #[test]
+    fn d1_a_name_is_cut_in_its_middle() {
+        for (text, room, cut) in [
+            ("work", 4, "work"),
+            ("me@example.com", 9, "me@e….com"),
+            ("me@example.com", 8, "me@e…com"),
+            ("工作帐号甲乙", 6, "工…乙"),
+            ("工作帐号", 1, "…"),
+            ("xyz", 0, ""),
+        ] {
+            assert_eq!(fit_middle(text, room, '…'), cut);
+            assert!(of(&fit_middle(text, room, '…')) <= room);
         }
     }
 

@@ -6,17 +6,20 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::{
-    Account, Block, Candidate, Credential, Evidence, Explained, Explanation, Line, Load, LoadNow,
-    LoadSpan, Moment, PassedOver, Queue, Quota, Request, Routing, Scheduler, Sessions, Status,
-    Throttle, TokenTotals, Unavailable, Usage, Weekly, Window,
+    Account, Block, Candidate, Credential, Evidence, Explained, Explanation, FinishedRequest, Line,
+    Load, LoadNow, LoadSpan, Moment, PassedOver, Queue, Quota, Request, Routing, Scheduler,
+    Session, Sessions, Status, Throttle, TokenTotals, Unavailable, Usage, Weekly, Window,
 };
+use crate::config::days::Counts;
 use crate::event::{Counters, InFlight, labels};
 use crate::http::peek::session_tag;
 use crate::report::mask::mask;
-use crate::report::{Entry, Level};
+use crate::report::{Brief, Entry, Level};
 use crate::scheduler::quota::WindowKind;
 use crate::scheduler::time::{Mono, Wall};
-use crate::scheduler::{self, AccountId, AccountSnapshot, BlockSnapshot, Snapshot, WindowSnapshot};
+use crate::scheduler::{
+    self, AccountId, AccountSnapshot, BlockSnapshot, KnownSession, Snapshot, WindowSnapshot,
+};
 
 /// What the snapshot does not know.
 pub(crate) struct Facts<'a> {
@@ -38,8 +41,12 @@ pub(crate) struct Facts<'a> {
     pub(crate) requests: Vec<InFlight>,
     /// How many there are in all.
     pub(crate) requests_in_flight: usize,
-    /// The last log lines, oldest first.
-    pub(crate) activity: Vec<Entry>,
+    /// What all accounts did since midnight, local time.
+    pub(crate) today: Counts,
+    /// The sessions that were used last, the latest first.
+    pub(crate) sessions: Vec<KnownSession>,
+    /// The last log lines with their numbers, oldest first.
+    pub(crate) activity: Vec<(u64, Entry)>,
     /// The counters.
     pub(crate) counters: &'a Counters,
     /// The last decisions, oldest first.
@@ -85,14 +92,7 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
     Status {
         current_account: snapshot.current.and_then(name_of),
         switch_threshold: snapshot.switch_threshold,
-        routing: match snapshot.routing {
-            scheduler::Routing::Automatic => {
-                Routing { mode: "automatic".into(), preferred_account: None }
-            }
-            scheduler::Routing::Preferred(id) => {
-                Routing { mode: "preferred".into(), preferred_account: name_of(id) }
-            }
-        },
+        routing: routing_of(snapshot.routing, &name_of),
         accounts: snapshot
             .accounts
             .iter()
@@ -109,6 +109,17 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
         sessions: Sessions {
             sticky_bindings: count(snapshot.sticky_bindings),
             thinking_protected: count(snapshot.thinking_protected),
+            list: facts
+                .sessions
+                .iter()
+                .map(|known| Session {
+                    id: session_tag(known.session.0),
+                    account: known.current.and_then(name_of),
+                    home: known.home.and_then(name_of),
+                    idle_ms: ms(known.idle),
+                    thinking: known.thinking,
+                })
+                .collect(),
         },
         version: facts.version.into(),
         pid: facts.pid,
@@ -124,6 +135,12 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
             cache_read: tokens.cache_read,
             cache_write: tokens.cache_write,
         },
+        today: Some(TokenTotals {
+            input: facts.today.input_tokens,
+            output: facts.today.output_tokens,
+            cache_read: facts.today.cache_read_tokens,
+            cache_write: facts.today.cache_write_tokens,
+        }),
         requests: facts
             .requests
             .iter()
@@ -133,6 +150,21 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
         decisions: facts.decisions.iter().map(|decision| explanation(decision, None)).collect(),
         activity: facts.activity.iter().map(line_of).collect(),
         events_dropped: facts.counters.dropped(),
+        blameless_refusals: facts.counters.blameless(),
+    }
+}
+
+fn routing_of(
+    routing: scheduler::Routing,
+    name_of: &dyn Fn(AccountId) -> Option<String>,
+) -> Routing {
+    match routing {
+        scheduler::Routing::Automatic => {
+            Routing { mode: "automatic".into(), preferred_account: None }
+        }
+        scheduler::Routing::Preferred(id) => {
+            Routing { mode: "preferred".into(), preferred_account: name_of(id) }
+        }
     }
 }
 
@@ -196,7 +228,10 @@ fn candidate_of(candidate: &scheduler::Candidate, of: &scheduler::Explanation) -
 fn notes_of(candidate: &scheduler::Candidate, of: &scheduler::Explanation) -> Vec<String> {
     let mut notes: Vec<String> = candidate.avoided.iter().map(labels::avoided).collect();
     if let Some(cache) = &of.cache {
-        let chosen = matches!(of.verdict, scheduler::ExplainedVerdict::Chosen(id, _) if id == candidate.account);
+        let chosen = match of.verdict {
+            scheduler::ExplainedVerdict::Chosen(id, _) => id == candidate.account,
+            scheduler::ExplainedVerdict::Wait(..) | scheduler::ExplainedVerdict::Refuse(_) => false,
+        };
         match (cache.account == candidate.account, chosen) {
             (true, true) => notes.push("kept where its cache is".into()),
             (true, false) => notes.push("has its cache".into()),
@@ -214,6 +249,12 @@ fn passed_over_of(standing: &scheduler::Standing, at: Wall) -> PassedOver {
         account: standing.name.to_string(),
         reason: labels::passed_over(&standing.reason),
         until: standing.wait.map(|wait| Moment(at + wait)),
+        lifted_by: match &standing.reason {
+            scheduler::PassedOver::Blocked(reason) => {
+                Some(labels::lifted_by(reason.lifted_by()).into())
+            }
+            _ => None,
+        },
         evidence: standing.evidence.as_deref().and_then(evidence_of),
     }
 }
@@ -263,6 +304,7 @@ fn account_of(account: &AccountSnapshot, snapshot: &Snapshot, facts: &Facts<'_>)
             total_cache_write_tokens: account.usage.tokens.cache_write,
         },
         unavailable: unavailable_of(account, snapshot, facts),
+        avoided: avoided_of(account, facts),
         overage_in_use: account.overage_in_use,
         leaving: account.leaving,
         blocks: account.blocks.iter().map(block_of).collect(),
@@ -296,6 +338,12 @@ fn unavailable_of(
         short: labels::passed_over_short(&standing.reason),
         until: standing.wait.map(|wait| Moment(snapshot.at.wall + wait)),
     })
+}
+
+fn avoided_of(account: &AccountSnapshot, facts: &Facts<'_>) -> Vec<String> {
+    let mut candidates = facts.general.iter().flat_map(|general| &general.candidates);
+    let own = candidates.find(|candidate| candidate.account == account.id);
+    own.map_or_else(Vec::new, |own| own.avoided.iter().map(labels::avoided).collect())
 }
 
 fn quota_of(account: &AccountSnapshot) -> Quota {
@@ -338,6 +386,7 @@ fn quota_of(account: &AccountSnapshot) -> Quota {
 fn window_of(window: &WindowSnapshot) -> Window {
     Window {
         window: labels::window(&window.kind),
+        family: window.family.as_ref().map(|family| family.0.to_string()),
         used: window.used,
         reset: window.reset.map(Moment),
         limit: window.limit,
@@ -354,6 +403,9 @@ fn block_of(block: &BlockSnapshot) -> Block {
         text: labels::block_phrase(&block.reason),
         until: block.until.map(Moment),
         family: labels::scope(&block.scope).map(Into::into),
+        route_class: labels::block_class(&block.scope).map(Into::into),
+        effect: labels::effect(block.effect).into(),
+        lifted_by: labels::lifted_by(block.lifted_by).into(),
         evidence: evidence_of(&block.evidence),
     }
 }
@@ -426,8 +478,51 @@ fn request_of(request: &InFlight, now: Mono) -> Request {
     }
 }
 
-fn line_of(entry: &Entry) -> Line {
-    Line { at: Moment(entry.at), warning: entry.level == Level::Warning, text: entry.text.clone() }
+pub(crate) fn line_of((number, entry): &(u64, Entry)) -> Line {
+    Line {
+        number: *number,
+        at: Moment(entry.at),
+        warning: entry.level == Level::Warning,
+        text: entry.text.clone(),
+        request: entry.brief.as_ref().map(finished_of),
+    }
+}
+
+/// The log line that [`line_of`] has told to another process.
+pub(crate) fn entry_of(line: Line) -> Entry {
+    Entry {
+        at: line.at.0,
+        level: if line.warning { Level::Warning } else { Level::Info },
+        text: line.text,
+        brief: line.request.map(brief_of),
+    }
+}
+
+fn brief_of(request: FinishedRequest) -> Brief {
+    Brief {
+        method: request.method.into(),
+        path: request.path.into(),
+        account: request.account.map(Into::into),
+        model: request.model.map(Into::into),
+        status: request.status,
+        total: Duration::from_millis(request.total_ms),
+        tokens: request.input_tokens.zip(request.output_tokens),
+        cause: request.cause,
+    }
+}
+
+fn finished_of(brief: &Brief) -> FinishedRequest {
+    FinishedRequest {
+        method: brief.method.to_string(),
+        path: mask(&brief.path),
+        account: brief.account.as_deref().map(Into::into),
+        model: brief.model.as_deref().map(mask),
+        status: brief.status,
+        total_ms: ms(brief.total),
+        input_tokens: brief.tokens.map(|(input, _)| input),
+        output_tokens: brief.tokens.map(|(_, output)| output),
+        cause: brief.cause.as_deref().map(mask),
+    }
 }
 
 fn ms(span: Duration) -> u64 {

@@ -57,6 +57,8 @@ pub(crate) struct Status {
     pub(crate) draining: bool,
     pub(crate) queue: Queue,
     pub(crate) tokens: TokenTotals,
+    /// Since midnight, local time; `null` where it is not known.
+    pub(crate) today: Option<TokenTotals>,
     /// Requests in flight, oldest first, bounded; `scheduler.globalInFlight` counts those that
     /// hold an account.
     pub(crate) requests: Vec<Request>,
@@ -67,6 +69,8 @@ pub(crate) struct Status {
     pub(crate) activity: Vec<Line>,
     /// Log lines that were lost because the log was read too slowly.
     pub(crate) events_dropped: u64,
+    /// Refusals that were no account's fault: nobody was set aside for them.
+    pub(crate) blameless_refusals: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -113,6 +117,8 @@ pub(crate) struct Account {
     pub(crate) usage: Usage,
     /// New: why the router would pass it over now, whatever the request; `null` when it would not.
     pub(crate) unavailable: Option<Unavailable>,
+    /// New: why it is available and yet used last (S3), in words; empty when it is not.
+    pub(crate) avoided: Vec<String>,
     /// New: paid extra usage is in use (S11).
     pub(crate) overage_in_use: bool,
     /// New: removed from the config, finishing what it has.
@@ -138,7 +144,8 @@ pub(crate) struct Unavailable {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Block {
     /// `quota`, `server_side`, `overloaded`, `server_error`, `network`, `forbidden`,
-    /// `credential_refused`, `needs_login`, `refresh_failed`, `refresh_network`.
+    /// `credential_refused`, `needs_login`, `refresh_failed`, `refresh_network`, `unusable`,
+    /// `model_missing`.
     pub(crate) reason: String,
     /// The window of a `quota` block, if the upstream named it.
     pub(crate) window: Option<String>,
@@ -146,8 +153,14 @@ pub(crate) struct Block {
     pub(crate) text: String,
     /// `null`: until the credential changes.
     pub(crate) until: Option<Moment>,
-    /// The model family, if only that is out.
+    /// The model family or the model, if only that is concerned.
     pub(crate) family: Option<String>,
+    /// `messages`, `count_tokens`, `models` or `other`; `null`: the whole account.
+    pub(crate) route_class: Option<String>,
+    /// `out`, or `avoided`: used only where no other account can serve.
+    pub(crate) effect: String,
+    /// What lifts it, besides `maxpool retry`.
+    pub(crate) lifted_by: String,
     pub(crate) evidence: Option<Evidence>,
 }
 
@@ -168,6 +181,8 @@ pub(crate) struct Evidence {
 pub(crate) struct Window {
     /// `five_hour`, `seven_day`, `seven_day_<family>`, `tokens`, `requests`, `generic`.
     pub(crate) window: String,
+    /// Whose requests it counts, where the upstream limits each model family by itself.
+    pub(crate) family: Option<String>,
     /// 0 to 1.
     pub(crate) used: Option<f64>,
     pub(crate) reset: Option<Moment>,
@@ -288,6 +303,23 @@ pub(crate) struct Throttle {
 pub(crate) struct Sessions {
     pub(crate) sticky_bindings: u64,
     pub(crate) thinking_protected: u64,
+    /// New: the sessions that were used last, the latest first, bounded.
+    pub(crate) list: Vec<Session>,
+}
+
+/// Where a session lives (S9).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Session {
+    /// As the log shows it.
+    pub(crate) id: String,
+    /// The account that served it last.
+    pub(crate) account: Option<String>,
+    /// The account that it returns to.
+    pub(crate) home: Option<String>,
+    pub(crate) idle_ms: u64,
+    /// It carries signed thinking, so no provider serves it.
+    pub(crate) thinking: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -331,9 +363,28 @@ pub(crate) struct Request {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Line {
+    /// How many lines there were before it.
+    pub(crate) number: u64,
     pub(crate) at: Moment,
     pub(crate) warning: bool,
     pub(crate) text: String,
+    /// The facts, if the line is about a finished request.
+    pub(crate) request: Option<FinishedRequest>,
+}
+
+/// A finished request, as the dashboard shows it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct FinishedRequest {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) account: Option<String>,
+    pub(crate) model: Option<String>,
+    pub(crate) status: Option<u16>,
+    pub(crate) total_ms: u64,
+    pub(crate) input_tokens: Option<u64>,
+    pub(crate) output_tokens: Option<u64>,
+    pub(crate) cause: Option<String>,
 }
 
 /// S12: why this account and no other.
@@ -384,10 +435,17 @@ pub(crate) struct PassedOver {
     pub(crate) account: String,
     pub(crate) reason: String,
     pub(crate) until: Option<Moment>,
+    /// What lifts a block, besides `maxpool retry`; `null` for what is none.
+    pub(crate) lifted_by: Option<String>,
     pub(crate) evidence: Option<Evidence>,
 }
 
 impl Status {
+    /// How many log lines there are after this number.
+    pub(crate) fn lines_after(&self, number: u64) -> usize {
+        self.activity.iter().rev().take_while(|line| line.number > number).count()
+    }
+
     /// Claude accounts in the order of the pool, then providers, so that neither stands between the
     /// others.
     pub(crate) fn in_order(&self) -> Vec<&Account> {

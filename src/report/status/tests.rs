@@ -9,15 +9,16 @@ use serde_json::{Value, json};
 
 use super::build::{self, AccountFacts, CredentialFacts, Facts};
 use super::{Explained, Status};
+use crate::config::days::Counts;
 use crate::event::{Counters, InFlight, RequestMeta, Stage};
 use crate::report::{Entry, Level};
 use crate::scheduler::quota::{Family, Verdict, WindowKind};
 use crate::scheduler::time::{Mono, Now, Wall};
 use crate::scheduler::{
     self, AccountId, AccountSnapshot, BlockReason, BlockSnapshot, BreakerSnapshot, Candidate,
-    Evidence, ExplainedVerdict, Explanation, Kind, Load, PassedOver, QueueSnapshot, Routing, Scope,
-    Snapshot, Source, Standing, Terms, Tier, Usage, UsageTotals, WaitCause, WeeklySnapshot, Why,
-    WindowSnapshot,
+    Effect, Evidence, ExplainedVerdict, Explanation, Kind, LiftedBy, Load, PassedOver,
+    QueueSnapshot, Routing, Scope, Snapshot, Source, Standing, Terms, Tier, Usage, UsageTotals,
+    WaitCause, WeeklySnapshot, Why, WindowSnapshot,
 };
 
 /// 2026-11-21T22:45:00.000Z.
@@ -26,6 +27,7 @@ const AT: Now = Now { mono: Mono(5_000_000), wall: WALL };
 
 fn window(kind: WindowKind, used: f64, reset: i64) -> WindowSnapshot {
     WindowSnapshot {
+        family: None,
         kind,
         used: Some(used.min(1.0)),
         raw: Some(used),
@@ -95,6 +97,8 @@ fn work() -> AccountSnapshot {
         },
         blocks: vec![BlockSnapshot {
             reason: BlockReason::Quota(Some(WindowKind::FiveHour)),
+            effect: Effect::Out,
+            lifted_by: LiftedBy::TimeOrReading,
             scope: Scope::Account,
             until: Some(Wall(WALL.0 + 3_600_000)),
             remaining: Some(Duration::from_secs(3_600)),
@@ -115,6 +119,7 @@ pub(crate) fn snapshot() -> Snapshot {
         max_active_per_account: 50,
         max_active_global: 150,
         breaker: BreakerSnapshot {
+            family: None,
             active: true,
             until: Some(Wall(WALL.0 + 5_000)),
             reason: Some("Overloaded".into()),
@@ -206,7 +211,18 @@ fn facts<'a>(counters: &'a Counters, decisions: &'a [Explanation]) -> Facts<'a> 
             account: None,
         }],
         requests_in_flight: 3,
-        activity: vec![Entry { at: WALL, level: Level::Warning, text: "failover".into() }],
+        today: Counts { input_tokens: 5, ..Counts::default() },
+        sessions: vec![scheduler::KnownSession {
+            session: scheduler::SessionKey(0xab12cd),
+            home: Some(AccountId(1)),
+            current: None,
+            idle: Duration::from_secs(3),
+            thinking: true,
+        }],
+        activity: vec![(
+            7,
+            Entry { at: WALL, level: Level::Warning, text: "failover".into(), brief: None },
+        )],
         counters,
         decisions,
         general: decisions.first(),
@@ -233,6 +249,7 @@ fn the_status_has_the_names_and_the_nesting_that_scripts_know() {
             "account": "work",
             "reason": "five-hour limit reached",
             "until": "2026-11-21T23:45:00.000Z",
+            "liftedBy": "its end, a usage reading with room, or a look every six hours",
             "evidence": {
                 "status": 429, "requestId": "req_011", "source": "anthropic-ratelimit-unified-5h-status: rejected",
                 "at": "2026-11-21T22:44:00.000Z", "message": "exceeded your account's rate limit",
@@ -258,7 +275,12 @@ fn expected() -> Value {
             "active": true, "until": "2026-11-21T22:45:05.000Z", "reason": "Overloaded", "probeInFlight": false,
             "count": 3, "lastAt": "2026-11-21T22:45:00.000Z", "queued": 2, "oldestQueuedMs": 1500,
         },
-        "sessions": {"stickyBindings": 7, "thinkingProtected": 2},
+        "sessions": {
+            "stickyBindings": 7, "thinkingProtected": 2,
+            "list": [{
+                "id": "ab12cd", "account": null, "home": "work", "idleMs": 3000, "thinking": true,
+            }],
+        },
         "version": "2.0.0",
         "pid": 41,
         "now": "2026-11-21T22:45:00.000Z",
@@ -271,19 +293,36 @@ fn expected() -> Value {
             "nextFreeAt": "2026-11-21T22:45:05.000Z",
         },
         "tokens": {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0},
+        "today": {"input": 5, "output": 0, "cacheRead": 0, "cacheWrite": 0},
         "requests": [{
             "id": 9, "since": "2026-11-21T22:44:58.500Z", "ageMs": 1500, "method": "POST", "path": "/v1/messages",
             "stage": "queued", "account": null, "model": null, "session": "ab12",
         }],
         "requestsInFlight": 3,
         "decisions": null,
-        "activity": [{"at": "2026-11-21T22:45:00.000Z", "warning": true, "text": "failover"}],
+        "activity": [{
+            "number": 7, "at": "2026-11-21T22:45:00.000Z", "warning": true, "text": "failover",
+            "request": null,
+        }],
         "eventsDropped": 0,
+        "blamelessRefusals": 0,
     })
 }
 
+fn block_json() -> Value {
+    json!([{
+        "reason": "quota", "window": "five_hour", "text": "five-hour limit reached",
+        "until": "2026-11-21T23:45:00.000Z", "family": null, "routeClass": null, "effect": "out",
+        "liftedBy": "its end, a usage reading with room, or a look every six hours",
+        "evidence": {
+            "status": 429, "requestId": "req_011", "source": "anthropic-ratelimit-unified-5h-status: rejected",
+            "at": "2026-11-21T22:44:00.000Z", "message": "exceeded your account's rate limit",
+        },
+    }])
+}
+
 fn expected_account() -> Value {
-    json!({
+    let mut account = json!({
         "name": "work",
         "type": "oauth",
         "provider": "anthropic",
@@ -326,25 +365,21 @@ fn expected_account() -> Value {
         "unavailable": {"reason": "five-hour limit reached", "short": "limited", "until": "2026-11-21T23:45:00.000Z"},
         "overageInUse": false,
         "leaving": false,
-        "blocks": [{
-            "reason": "quota", "window": "five_hour", "text": "five-hour limit reached",
-            "until": "2026-11-21T23:45:00.000Z", "family": null,
-            "evidence": {
-                "status": 429, "requestId": "req_011", "source": "anthropic-ratelimit-unified-5h-status: rejected",
-                "at": "2026-11-21T22:44:00.000Z", "message": "exceeded your account's rate limit",
-            },
-        }],
+        "blocks": block_json(),
         "windows": [
-            {"window": "five_hour", "used": 1.0, "reset": "2026-11-21T23:45:00.000Z", "limit": null,
+            {"window": "five_hour", "family": null, "used": 1.0, "reset": "2026-11-21T23:45:00.000Z", "limit": null,
              "remaining": null, "learnedAt": "2026-11-21T22:45:00.000Z", "source": "answer"},
-            {"window": "seven_day", "used": 0.62, "reset": "2026-11-22T22:45:00.000Z", "limit": null,
+            {"window": "seven_day", "family": null, "used": 0.62, "reset": "2026-11-22T22:45:00.000Z", "limit": null,
              "remaining": null, "learnedAt": "2026-11-21T22:45:00.000Z", "source": "answer"},
-            {"window": "seven_day_sonnet", "used": 0.3, "reset": "2026-11-22T22:45:00.000Z", "limit": null,
+            {"window": "seven_day_sonnet", "family": null, "used": 0.3, "reset": "2026-11-22T22:45:00.000Z", "limit": null,
              "remaining": null, "learnedAt": "2026-11-21T22:45:00.000Z", "source": "answer"},
         ],
         "credential": {"state": "valid", "expiresAt": "2026-11-22T00:45:00.000Z",
             "refreshedAt": null, "storage": null},
-    })
+    });
+    // One more than the macro can nest.
+    account["avoided"] = json!([]);
+    account
 }
 
 #[test]

@@ -54,10 +54,24 @@ fn nothing_changes_without_a_question_answered_with_y() {
         ("zxcvb1 ,\n^ud", "[]"),
         ("a\n\ny", "[Disable(\"work\")]"),
         ("aj\n\ny", "[Enable(\"spare\")]"),
-        ("add\njy", "[]"),
-        ("add\nj\ny", "[Delete(\"api\")]"),
-        ("add\nj\nn", "[]"),
-        ("ajjj\nj\ny", "[]"),
+        ("add\njjjjy", "[]"),
+        ("add\njjjj\ny", "[Delete(\"api\")]"),
+        ("add\njjjj\nn", "[]"),
+        ("a\njj\ny", "[Retry(\"work\")]"),
+        ("a\nj\ny", "[SignIn(Some(\"work\"))]"),
+        ("a\nj\nycode\n", "[SignIn(Some(\"work\")), SignInCode([hidden])]"),
+        ("a\njjj\n2\ny", "[Rename { from: \"work\", to: \"work2\" }]"),
+        ("a\njjj\n2\nn", "[]"),
+        ("a\njjj\n2^", "[]"),
+        ("a\njjj\n\n", "[]"),
+        ("add\nj\nsk-ant\ny", "[ReplaceKey(\"api\", [hidden])]"),
+        ("add\nj\nsk-ant\nn", "[]"),
+        ("ajjj\nj\ny", "[Retry(\"glm\")]"),
+        ("ajjj\njj\ny", "[Retry(\"glm\")]"),
+        ("l\ny", "[SignIn(Some(\"work\"))]"),
+        ("lj\nn", "[]"),
+        ("ljjj\ny", "[SignIn(None)]"),
+        ("v\n^qy", "[Quit]"),
         ("ajjj\n\ny", "[Disable(\"glm\")]"),
         ("ajjjj\ny", "[Import]"),
         ("ajjjjjjjjjj\nsk-ant\ny", "[AddKey([hidden])]"),
@@ -97,7 +111,7 @@ fn a_pasted_key_is_taken_and_a_stray_paste_is_not() {
     assert_eq!(ui.question(), None);
     assert!(press(&mut ui, "ajjjjjjjj\n", &pool()).is_empty());
     assert!(ui.press(Key::Paste(" sk-ant-\u{e9}1\nqy".into()), &pool()).is_none());
-    assert_eq!(ui.page(), &Page::Key { typed: 8 });
+    assert_eq!(ui.page(), &Page::Entry { wanted: Wanted::NewKey, shown: "********".into() });
     assert!(ui.press(Key::Backspace, &pool()).is_none());
     let actions = press(&mut ui, "\ny", &pool());
     let [Action::AddKey(key)] = &actions[..] else {
@@ -105,6 +119,46 @@ fn a_pasted_key_is_taken_and_a_stray_paste_is_not() {
     };
     assert_eq!(key.expose(), "sk-ant-");
     assert!(!format!("{ui:?}").contains("sk-ant"));
+}
+
+#[test]
+fn d1_l_opens_on_the_account_that_needs_a_login() {
+    let mut status = pool();
+    for (broken, cursor) in [(None, 0), (Some(2), 1), (Some(3), 2)] {
+        status.accounts.iter_mut().for_each(|account| account.status = "active".into());
+        if let Some(index) = broken {
+            status.accounts[index].status = "error".into();
+        }
+        let mut ui = Ui::new(Seat::Attached);
+        assert!(press(&mut ui, "l", &status).is_empty());
+        assert_eq!(ui.page(), &Page::SignIn { cursor });
+    }
+}
+
+#[test]
+fn a_new_name_must_be_free() {
+    let mut ui = Ui::new(Seat::Server);
+    // Three times backspace and another letter than that of the other account.
+    let status = pool();
+    assert!(press(&mut ui, "a\njjj\n", &status).is_empty());
+    for _ in 0.."work".len() {
+        assert!(ui.press(Key::Backspace, &status).is_none());
+    }
+    assert!(press(&mut ui, "api\ny", &status).is_empty());
+    assert_eq!(ui.note(), None, "the y is part of the name");
+    assert!(ui.press(Key::Backspace, &status).is_none());
+    assert!(press(&mut ui, "\n", &status).is_empty());
+    assert_eq!(ui.note(), Some("api is the name of another account"));
+    assert_eq!(ui.question(), None);
+}
+
+#[test]
+fn d1_an_attached_dashboard_knows_no_restart() {
+    let mut ui = Ui::new(Seat::Attached);
+    assert!(press(&mut ui, "ry", &pool()).is_empty());
+    assert_eq!((ui.question(), ui.note()), (None, None), "a stray key does nothing");
+    assert!(help_of(Seat::Attached).iter().all(|(key, _)| *key != "r"));
+    assert!(help_of(Seat::Server).iter().any(|(key, _)| *key == "r"));
 }
 
 #[test]

@@ -8,7 +8,7 @@ fn p7_what_an_answer_means() {
     let side = |overload, retry_after| Outcome::ServerSide {
         overload,
         retry_after,
-        fingerprint: maxpool::scheduler::Fingerprint::of("e", "m"),
+        fingerprint: print("m"),
         evidence: evidence(429, "busy"),
     };
     use maxpool::scheduler::Overload::{Overloaded529, Refused429};
@@ -38,7 +38,10 @@ fn p7_what_an_answer_means() {
         ),
         ("529", side(Overloaded529, Some(secs(9))), Some(secs(9)), 0, Status::Active),
         ("529 without retry-after", side(Overloaded529, None), Some(secs(30)), 0, Status::Active),
-        ("5xx", Outcome::ServerError { evidence: wait(500) }, Some(secs(30)), 1, Status::Active),
+        ("503", server_error(), Some(secs(30)), 1, Status::Active),
+        ("500", bare(Unproven::Error), Some(secs(30)), 0, Status::Active),
+        ("a bare 429", bare(Unproven::Limit(None)), Some(secs(30)), 0, Status::Throttled),
+        ("own request", Outcome::OwnRequest { evidence: wait(429) }, None, 0, Status::Active),
         (
             "network",
             Outcome::Network { blame: Blame::Account, evidence: wait(0) },
@@ -56,18 +59,13 @@ fn p7_what_an_answer_means() {
         (
             "401 on a key",
             Outcome::CredentialRefused { evidence: wait(401) },
-            None,
+            Some(secs(5)),
             0,
             Status::Error,
         ),
         ("needs login", Outcome::NeedsLogin { evidence: wait(401) }, None, 0, Status::Error),
-        (
-            "403",
-            Outcome::CredentialForbidden { evidence: wait(403) },
-            Some(secs(1_800)),
-            0,
-            Status::Active,
-        ),
+        ("402", Outcome::Unusable { evidence: wait(402) }, Some(secs(1_800)), 0, Status::Active),
+        ("403", Outcome::Forbidden { evidence: wait(403) }, None, 0, Status::Active),
         ("neutral", Outcome::Neutral, None, 0, Status::Active),
         ("abandoned", Outcome::Abandoned, None, 0, Status::Active),
         ("success", Outcome::Success, None, 0, Status::Active),
@@ -84,17 +82,22 @@ fn p7_what_an_answer_means() {
 }
 
 #[test]
-fn p7_cooldowns_double_up_to_the_longest() {
+fn p7_suspicion_doubles_up_to_the_longest() {
     let (mut table, ids) = Table::with(1);
+    // One and the same request proves nothing, so the account stays usable.
     for expected in [30, 60, 120, 240, 480, 900, 900] {
-        table.fail(ids[0], server_error());
+        let request = Request { kin: Kin(1), ..table.request() };
+        let grant = table.granted(request);
+        table.pass(ms(1));
+        table.complete(grant.lease, server_error());
         assert_eq!(table.blocked_for(ids[0]), Some(secs(expected)));
-        table.pass(secs(expected));
+        assert_eq!(table.account(ids[0]).blocks[0].effect, Effect::Avoided);
     }
     let request = table.request();
     table.serve(request);
     assert_eq!(table.account(ids[0]).consecutive_failures, 0);
-    // Requests that were under way together are one failure.
+    assert_eq!(table.blocked_for(ids[0]), None, "somebody else was served");
+    // Requests that were under way together are one failure, and unrelated ones prove it.
     let leases: Vec<_> = (0..4)
         .map(|_| {
             let request = table.request();
@@ -106,20 +109,51 @@ fn p7_cooldowns_double_up_to_the_longest() {
         table.complete(lease, server_error());
     }
     assert_eq!(table.account(ids[0]).consecutive_failures, 1);
+    assert!(table.account(ids[0]).blocks.iter().any(|block| block.effect == Effect::Out));
+    let request = table.request();
+    table.queued(request);
 }
 
 #[test]
-fn p7_credential_blocks_end_with_the_credential() {
+fn t2_a_401_rests_and_then_one_request_looks() {
     let (mut table, ids) = Table::with(1);
-    table.fail(ids[0], Outcome::CredentialRefused { evidence: evidence(401, "invalid x-api-key") });
-    table.pass(9 * DAY);
+    let refused = || Outcome::CredentialRefused { evidence: evidence(401, "invalid x-api-key") };
+    for rest in [5, 30, 60, 120, 240, 480, 900, 900] {
+        let request = table.request();
+        let looking = table.granted(request);
+        let request = table.request();
+        if rest != 5 {
+            let refusal = table.refused(request);
+            assert_eq!(
+                refusal.accounts[0].reason,
+                PassedOver::Blocked(BlockReason::CredentialRefused)
+            );
+        }
+        table.complete(looking.lease, refused());
+        assert_eq!(table.blocked_for(ids[0]), Some(secs(rest)));
+        let request = table.request();
+        let refusal = table.refused(request);
+        assert_eq!(refusal.reason, RefusalReason::CredentialsOnly(vec![Arc::from("a")]));
+        assert_eq!(
+            refusal.accounts[0].evidence.as_ref().map(|evidence| &*evidence.message),
+            Some("invalid x-api-key")
+        );
+        table.pass(secs(rest));
+    }
     let request = table.request();
-    let refusal = table.refused(request);
-    assert_eq!(refusal.reason, RefusalReason::CredentialsOnly(vec![Arc::from("a")]));
-    assert_eq!(
-        refusal.accounts[0].evidence.as_ref().map(|evidence| &*evidence.message),
-        Some("invalid x-api-key")
-    );
+    table.serve(request);
+    assert_eq!(table.blocked_for(ids[0]), None, "a look that succeeds ends it");
+    table.fail(ids[0], refused());
+    let request = table.request();
+    table.queued(request);
+    let (waited, wakes) = table.until_wake();
+    assert_eq!((waited, wakes.len()), (secs(5), 1), "Q1: it has served within the hour");
+}
+
+#[test]
+fn p7_a_new_credential_ends_the_rest() {
+    let (mut table, ids) = Table::with(1);
+    table.fail(ids[0], Outcome::CredentialRefused { evidence: evidence(401, "no") });
     table.scheduler.clear_credential_blocks(table.now, ids[0]);
     let request = table.request();
     table.serve(request);
@@ -234,7 +268,7 @@ fn p9_signed_thinking_never_goes_to_a_provider() {
         "by an answer of the session"
     );
     let claude = table.add(oauth("a"));
-    table.fail(claude, server_error());
+    table.fail(claude, set_aside());
     let request = all(&mut table);
     table.queued(request);
     let other = Request { session: Some(SessionKey(5)), signed_thinking: true, ..all(&mut table) };
@@ -259,7 +293,7 @@ fn p10_a_thread_goes_to_its_owner_or_is_sent_anew() {
         assert_eq!((grant.account, grant.why), (ids[1], Why::Thread));
         table.complete(grant.lease, Outcome::Success);
     }
-    table.fail(ids[1], server_error());
+    table.fail(ids[1], set_aside());
     let request = thread(&mut table);
     assert_eq!(table.refused(request).reason, RefusalReason::ThreadElsewhere);
     let unknown =
@@ -271,7 +305,7 @@ fn p10_a_thread_goes_to_its_owner_or_is_sent_anew() {
 #[test]
 fn p12_a_client_that_leaves_frees_its_place() {
     let (mut table, ids) = Table::with(1);
-    table.fail(ids[0], server_error());
+    table.fail(ids[0], set_aside());
     let request = table.request();
     let gone = table.queued(request);
     assert!(matches!(table.scheduler.cancel(table.now, gone), Cancel::Cancelled));
@@ -302,9 +336,9 @@ fn status_counts_what_happened() {
     let quota = report(vec![window(WindowKind::Tokens, 0.2, None)]);
     table.head(&grant.lease, 200, &quota);
     table.complete(grant.lease, Outcome::Success);
-    table.fail(id, server_error());
+    table.fail(id, set_aside());
     let account = table.account(id);
-    assert_eq!((account.completed, account.failed, account.last_status), (1, 1, Some(503)));
+    assert_eq!((account.completed, account.failed, account.last_status), (1, 1, Some(529)));
     assert_eq!(account.last_error.as_deref(), Some("try later"));
     assert_eq!(account.last_response, Some(ms(200)));
     assert_eq!(

@@ -4,8 +4,8 @@ use super::*;
 
 const SIZE: u64 = 400_000;
 
-/// An account on which one large request without a cache is known to take a tenth of the five hours,
-/// and which is used that much now.
+/// An account on which one large request without a cache is known to take a tenth of the five
+/// hours, and which is used that much now.
 fn measured(used: f64) -> (Table, AccountId) {
     let (mut table, ids) = Table::with(1);
     read(&mut table, used - 0.2);

@@ -496,7 +496,7 @@ fn s10_an_attempt_that_ends_without_a_head_makes_room_too() {
 fn s10_ends_of_blocks_are_spread() {
     let (mut table, ids) = Table::with(3);
     for id in &ids {
-        table.fail(*id, server_error());
+        table.fail(*id, set_aside());
     }
     let ends: Vec<_> = ids.iter().map(|id| table.blocked_for(*id)).collect();
     assert_eq!(ends, [Some(secs(30)), Some(secs(31)), Some(secs(32))]);
@@ -514,7 +514,7 @@ fn s11_paid_overage_is_the_last_resort_or_none() {
         let request = table.request();
         assert_eq!(table.serve(request), ids[1]);
     }
-    table.fail(ids[1], server_error());
+    table.fail(ids[1], set_aside());
     let request = table.request();
     assert_eq!(table.serve(request), ids[0], "last: when nothing else can");
     assert!(!table.account(ids[0]).overage_in_use, "until an answer without that header");

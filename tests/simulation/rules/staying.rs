@@ -1,4 +1,5 @@
-//! Where a session stays, when it returns, and in which order the others are placed: SPEC S3, S4, S7.
+//! Where a session stays, when it returns, and in which order the others are placed: SPEC S3, S4,
+//! S7.
 
 use super::*;
 
@@ -33,7 +34,7 @@ fn s3_a_near_account_serves_what_no_other_can_before_anything_waits() {
         let explained = table.scheduler.explain(table.now, &Request::new(9, table.now.mono));
         let near = Avoided::Near { kind, percent: 90 };
         assert_eq!(explained.candidates[1].avoided, [near]);
-        table.fail(ids[1], server_error());
+        table.fail(ids[1], set_aside());
         let request = table.request();
         assert_eq!(table.serve(request), ids[0]);
     }
@@ -136,6 +137,51 @@ fn s7_a_session_leaves_a_critical_account_once() {
 }
 
 #[test]
+fn s4_a_long_conversation_leaves_a_critical_account_when_its_cache_is_cold() {
+    let (mut table, ids) = Table::with(2);
+    let long = |table: &mut Table| {
+        let request = Request { body_bytes: 400_000, ..with_session(table, 1) };
+        let grant = table.granted(request);
+        table.head(&grant.lease, 200, &QuotaReport::default());
+        table.complete(grant.lease, Outcome::Success);
+        grant.account
+    };
+    assert_eq!(long(&mut table), ids[0]);
+    week(&mut table, ids[0], 0.96);
+    table.pass(secs(290));
+    assert_eq!(long(&mut table), ids[0], "its cache is worth more");
+    table.pass(secs(300));
+    assert_eq!(long(&mut table), ids[1], "it has none any more");
+}
+
+#[test]
+fn s7_a_critical_account_is_not_left_for_one_that_the_passes_put_behind_it() {
+    let mut table = Table::new(Policy::default());
+    let ids = [table.add(oauth("a")), table.add(oauth("b"))];
+    table.add(AccountSpec { kind: Kind::ApiKey, priority: 5, ..oauth("key") });
+    assert_eq!(served(&mut table, 1).0, ids[0]);
+    for id in ids {
+        week(&mut table, id, 0.96);
+    }
+    for _ in 0..4 {
+        assert_eq!(served(&mut table, 1).0, ids[0], "a subscription comes before a key");
+    }
+}
+
+#[test]
+fn s11_paid_overage_ends_what_the_api_rejected_before() {
+    let (mut table, ids) = Table::with(1);
+    let request = table.request();
+    let grant = table.granted(request);
+    table.fail(ids[0], quota_rejected(rejection(Some(WindowKind::FiveHour), None, Some(HOUR))));
+    let quota = QuotaReport { overage_in_use: Some(true), ..QuotaReport::default() };
+    table.head(&grant.lease, 200, &quota);
+    table.complete(grant.lease, Outcome::Success);
+    let request = table.request();
+    assert_eq!(table.serve(request), ids[0]);
+}
+
+#[test]
 fn s7_a_session_returns_home_when_that_costs_no_cache() {
     // Seconds for which the home is out, after which the session is looked at, and between its
     // requests; whether it is back then.
@@ -143,7 +189,7 @@ fn s7_a_session_returns_home_when_that_costs_no_cache() {
         ("the copy at home is warm", 40, 50, 50, true),
         ("it is not any more, the copy here is", 350, 400, 100, false),
         ("idle for five minutes", 350, 700, 350, true),
-        ("warm here for long", 350, 3_600, 200, false),
+        ("warm here for long", 350, 3_200, 200, false),
         ("an hour after the home came back", 350, 3_800, 200, true),
     ];
     for (rule, blocked, away, pause, back) in rows {

@@ -68,7 +68,7 @@ fn q1_what_is_held_and_what_is_not() {
 #[test]
 fn q1_a_403_that_ends_serves_whoever_waits_for_something_else() {
     let (mut table, ids) = Table::with(2);
-    let forbidden = Outcome::CredentialForbidden { evidence: evidence(403, "no") };
+    let forbidden = Outcome::Unusable { evidence: evidence(403, "no") };
     table.fail(ids[0], forbidden);
     table.fail(ids[1], quota_rejected(rejection(None, None, Some(2 * HOUR))));
     table.scheduler.set_policy(table.now, Policy { poll: DAY, ..Policy::default() });
@@ -105,7 +105,7 @@ fn q1_a_wait_ends_the_pass_and_its_clock_goes_on() {
         request.excluded = vec![ids[0]];
         request.attempts = 1;
         request.last_failure = Some(WaitCause::Capacity);
-        table.complete(grant.lease, server_error());
+        table.complete(grant.lease, set_aside());
     }
     assert!(total <= secs(900), "{total:?}");
     assert!(table.now.mono.since(start) >= secs(30));
@@ -129,7 +129,7 @@ fn q1_a_failed_look_up_is_tried_again_after_the_network_cooldown() {
 fn q1_attempts_are_limited_and_count_anew_after_a_wait() {
     let mut table = Table::new(Policy { max_attempts: 1, ..Policy::default() });
     let ids = [table.add(oauth("a")), table.add(oauth("b"))];
-    table.fail(ids[0], server_error());
+    table.fail(ids[0], set_aside());
     let failed = Request {
         excluded: vec![ids[0]],
         attempts: 1,
@@ -137,7 +137,7 @@ fn q1_attempts_are_limited_and_count_anew_after_a_wait() {
         ..table.request()
     };
     assert_eq!(table.refused(failed.clone()).reason, RefusalReason::AttemptsExhausted);
-    table.fail(ids[1], server_error());
+    table.fail(ids[1], set_aside());
     table.queued(failed);
     let (waited, wakes) = table.until_wake();
     assert_eq!((waited, wakes.len()), (secs(30), 1));
@@ -147,7 +147,7 @@ fn q1_attempts_are_limited_and_count_anew_after_a_wait() {
 fn q3_the_queue_is_bounded() {
     let mut table = Table::new(Policy { max_queued: 2, ..Policy::default() });
     let id = table.add(oauth("a"));
-    table.fail(id, server_error());
+    table.fail(id, set_aside());
     for _ in 0..2 {
         let request = table.request();
         table.queued(request);
@@ -164,7 +164,7 @@ fn q3_the_queue_is_bounded() {
 #[test]
 fn q5_drain_refuses_all_who_wait() {
     let (mut table, ids) = Table::with(1);
-    table.fail(ids[0], server_error());
+    table.fail(ids[0], set_aside());
     let request = table.request();
     table.queued(request);
     table.scheduler.drain(table.now);
@@ -244,7 +244,7 @@ fn a_clock_that_is_set_moves_resets_and_nothing_else() {
     let (mut table, ids) = Table::with(2);
     let reset = Some(table.wall_after(HOUR));
     table.fail(ids[0], quota_rejected(rejection(Some(WindowKind::FiveHour), reset, None)));
-    table.fail(ids[1], server_error());
+    table.fail(ids[1], set_aside());
     let request = table.request();
     table.queued(request);
     table.now.wall = table.now.wall + HOUR;

@@ -10,6 +10,9 @@ pub(super) struct Truth {
     pub(super) opus: (f64, Wall),
 }
 
+/// The requests of these kin are odd.
+pub(super) const POISONED: Kin = Kin(0);
+
 /// How often things go wrong in this seed, in a thousand; most are zero in most seeds.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
@@ -32,6 +35,11 @@ pub(super) struct Faults {
     pub(super) edits: u64,
     pub(super) probes: u64,
     pub(super) drains: u64,
+    /// The requests of one kin are refused everywhere.
+    pub(super) poison: u64,
+    /// An account or the API refuses without saying why.
+    pub(super) bare: u64,
+    pub(super) own: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -80,7 +88,12 @@ impl World {
             outcome: Outcome::ServerSide {
                 overload,
                 retry_after,
-                fingerprint: Fingerprint::of("rate_limit_error", message),
+                fingerprint: Fingerprint::of(
+                    RouteClass::Messages,
+                    429,
+                    "rate_limit_error",
+                    message,
+                ),
                 evidence: said(status, message),
             },
         };
@@ -110,12 +123,47 @@ impl World {
             };
         }
         let fine = Some((200, quota));
+        let unproven = match self.rng.chance(500) {
+            true => Unproven::Limit(retry_after),
+            false => Unproven::Error,
+        };
+        let bare = |message: &str| {
+            let status = if unproven == Unproven::Error { 500 } else { 429 };
+            Plan {
+                head: Some((status, QuotaReport::default())),
+                outcome: Outcome::Unproven {
+                    unproven,
+                    fingerprint: Fingerprint::of(RouteClass::Messages, 500, "", message),
+                    evidence: said(status, message),
+                },
+            }
+        };
+        if request.kin == POISONED && self.rng.chance(self.faults.poison) {
+            return bare("poison");
+        }
+        if self.rng.chance(self.faults.bare) {
+            return bare("bare");
+        }
+        if self.rng.chance(self.faults.own) {
+            let evidence = said(429, "long context");
+            let outcome = match self.rng.below(4) {
+                0 => Outcome::OwnRequest { evidence },
+                1 => Outcome::Forbidden { evidence },
+                2 => Outcome::ModelMissing { evidence },
+                _ => Outcome::Broken { evidence },
+            };
+            let status = if matches!(outcome, Outcome::Broken { .. }) { 200 } else { 429 };
+            return Plan { head: Some((status, QuotaReport::default())), outcome };
+        }
         match kind {
             0 => refusal(Overload::Refused429, 429, "not your usage limit"),
             1 => refusal(Overload::Overloaded529, 529, "overloaded"),
             2 => Plan {
                 head: Some((503, QuotaReport::default())),
-                outcome: Outcome::ServerError { evidence: said(503, "broken") },
+                outcome: Outcome::ServerError {
+                    fingerprint: Fingerprint::of(RouteClass::Messages, 503, "", "broken"),
+                    evidence: said(503, "broken"),
+                },
             },
             3 => Plan {
                 head: None,
@@ -137,7 +185,7 @@ impl World {
             }
             7 => Plan {
                 head: Some((403, QuotaReport::default())),
-                outcome: Outcome::CredentialForbidden { evidence: said(403, "no") },
+                outcome: Outcome::Unusable { evidence: said(403, "no") },
             },
             8 => Plan { head: Some((400, QuotaReport::default())), outcome: Outcome::Neutral },
             9 => Plan { head: fine.filter(|_| self.rng.chance(500)), outcome: Outcome::Abandoned },
@@ -235,6 +283,9 @@ impl Faults {
             edits: share(1_000),
             probes: share(1_000),
             drains: share(300),
+            poison: share(1_000),
+            bare: share(150),
+            own: share(100),
         }
     }
 }

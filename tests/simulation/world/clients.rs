@@ -44,6 +44,7 @@ impl World {
             holdable: !rng.chance(30),
             tolerance: rng.chance(400).then(|| Duration::from_millis(rng.within(2_000, 300_000))),
             resume: rng.chance(700).then(|| u128::from(id)),
+            kin: Kin(u128::from(rng.below(5))),
             ..Request::new(id, self.now.mono)
         };
         let pinned = self.rng.chance(40).then(|| self.any_account()).flatten();
@@ -71,9 +72,11 @@ impl World {
         if let (true, Some(session)) = (request.signed_thinking, request.session) {
             self.thinking.insert(session);
         }
-        let ready = self.breaker_state();
+        let mut ready = self.breaker_state();
         let free = self.sure_route(&request);
         let cached = self.cached_route(&request);
+        // Somebody may leave the queue before the verdict is looked at.
+        let has_room = self.has_room(&request);
         let admitted = self.subject.admit(self.now, request.clone());
         if self.rng.chance(100) {
             self.cancel_someone()?;
@@ -84,12 +87,11 @@ impl World {
             self.wait(id, *ticket, &request)?;
         }
         // What the same call gave to those who wait came before.
-        let mut claude = 0;
         let mut verdicts = Vec::new();
         while let Some(verdict) = self.subject.poll(self.now) {
-            if let Verdict::Granted(_, given) = &verdict {
-                claude += u32::from(self.is_claude(given.account));
-                self.check_breaker(ready, claude, given)?;
+            if let Verdict::Granted(ticket, given) = &verdict {
+                let client = self.tickets.get(ticket).copied();
+                self.check_breaker(&mut ready, client, given)?;
             }
             verdicts.push(verdict);
         }
@@ -99,9 +101,10 @@ impl World {
         match admitted {
             Admitted::Granted(given) => {
                 self.see("Admission::Granted");
-                claude += u32::from(self.is_claude(given.account));
-                self.check_breaker(ready, claude, &given)?;
-                self.check_no_overtaking(&request, given.account)?;
+                self.check_breaker(&mut ready, Some(id), &given)?;
+                if has_room {
+                    self.check_no_overtaking(&request, given.account)?;
+                }
                 self.check_stays(cached, &request, &given)?;
                 self.fly(id, given)
             }
@@ -153,7 +156,9 @@ impl World {
         let paused =
             if request.excluded.is_empty() { self.now.mono } else { self.now.mono + pause };
         self.tickets.insert(ticket, id);
+        let trail = self.subject.real().trail_of(ticket).cloned();
         if let Some(client) = self.clients.get_mut(&id) {
+            client.request.trail = trail.unwrap_or_default();
             client.first_wait = client.first_wait.or(Some(self.now.mono));
             client.restrained = None;
             client.state = State::Waiting { ticket, since: self.now.mono, place, paused };
@@ -225,6 +230,56 @@ impl World {
         }
     }
 
+    fn end_probe(&mut self, lease: u64) {
+        self.probes.retain(|_, probe| *probe != lease);
+    }
+
+    /// An answer ended well: what its account was suspected of before is over.
+    fn remember_served(&mut self, id: u64, account: AccountId) {
+        let Some(client) = self.clients.get(&id) else {
+            return;
+        };
+        let (sent, kin) = (client.granted, client.request.kin);
+        self.served.entry(account).or_default().push((sent, kin));
+        let since = &self.met_at;
+        self.met.retain(|key, _| key.0 != account || since.get(key).is_some_and(|at| *at > sent));
+    }
+
+    /// A refusal was its request's own: what it alone has raised is forgotten.
+    fn forget_own(&mut self, id: u64) {
+        if let Some(client) = self.clients.get(&id) {
+            let own = BTreeSet::from([client.request.kin]);
+            self.met.retain(|_, kins| *kins != own);
+        }
+    }
+
+    fn remember_refusal(&mut self, id: u64, account: AccountId, outcome: &Outcome) {
+        let Outcome::Unproven { unproven, evidence, .. } = outcome else {
+            return;
+        };
+        let wait = match unproven {
+            Unproven::Limit(retry_after) => retry_after.unwrap_or(Duration::from_secs(5)),
+            Unproven::Error | Unproven::NoAnswer => self.policy.cooldown,
+        };
+        // The wait for a limit of its own may come first.
+        let most = match unproven {
+            Unproven::Limit(_) | Unproven::NoAnswer => self.policy.unproven_max_wait,
+            Unproven::Error => self.policy.capacity_max_wait,
+        };
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.refused_by.insert(account, (self.now.mono, wait.min(most)));
+            let key = (account, evidence.message.to_string());
+            let old = self.met_at.get(&key).is_some_and(|at| {
+                *at + maxpool::scheduler::policy::SUSPICION_MEMORY <= self.now.mono
+            });
+            if old {
+                self.met.remove(&key);
+            }
+            self.met.entry(key.clone()).or_default().insert(client.request.kin);
+            self.met_at.insert(key, self.now.mono);
+        }
+    }
+
     /// The client's attempt begins.
     pub(super) fn fly(&mut self, id: u64, given: Given) -> Checked {
         self.note(&[5, id, u64::from(given.account.0), given.lease]);
@@ -237,8 +292,10 @@ impl World {
             Why::Home => "Why::Home",
             Why::Current => "Why::Current",
             Why::Score(_) => "Why::Score",
+            Why::LongLook => "Why::LongLook",
         });
         self.check_grant(id, &given)?;
+        self.check_repeat(id, &given)?;
         let plan = self.plan(id, given.account);
         if let Some(known) = self.accounts.get_mut(&given.account) {
             known.in_flight += 1;
@@ -259,6 +316,7 @@ impl World {
             client.grants += 1;
             client.grants_in_pass += 1;
             client.request.clock = given.clock;
+            client.request.trail = given.trail.clone();
             client.granted = self.now.mono;
             client.state =
                 State::Flying { lease: given.lease, account: given.account, plan: Box::new(plan) };
@@ -272,15 +330,18 @@ impl World {
             return Ok(());
         };
         let (account, plan) = (*account, plan.clone());
+        let family = self.clients.get(&id).and_then(|client| client.request.family.clone());
         let Some((status, quota)) = plan.head else {
             return Ok(());
         };
+        let open = self.subject.real().breaker_of(self.now, family.as_ref()).active;
         self.subject.observe(self.now, lease, status, &quota, evidence(self.now, status, "head"));
-        if self.probe == Some(lease) {
-            self.probe = None;
+        if open && !self.subject.real().breaker_of(self.now, family.as_ref()).active {
+            self.closed_at = Some(self.now.mono);
         }
+        self.end_probe(lease);
         if let Some(known) = self.accounts.get_mut(&account) {
-            known.answered(self.now, status, &quota);
+            known.answered(self.now, status, &quota, family.as_ref());
         }
         if status == 200 {
             self.remember_cache(id, account);
@@ -307,16 +368,18 @@ impl World {
             return Ok(());
         };
         let weight = client.request.weight;
+        let family = client.request.family.clone();
         debug_assert_eq!(lease, flying);
-        if self.probe == Some(lease) {
-            self.probe = None;
-        }
+        self.end_probe(lease);
         self.note(&[6, id]);
         if let Some(known) = self.accounts.get_mut(&account) {
             known.in_flight -= 1;
             known.weight -= u64::from(weight);
-            known.ended += u64::from(matches!(plan.outcome, Outcome::Success | Outcome::Neutral));
-            known.ended(self.now, &self.policy, &plan.outcome);
+            known.ended += u64::from(matches!(
+                plan.outcome,
+                Outcome::Success | Outcome::Neutral | Outcome::OwnRequest { .. }
+            ));
+            known.ended(self.now, &self.policy, &plan.outcome, family.as_ref());
             if known.leaving && known.in_flight == 0 {
                 self.accounts.remove(&account);
             }
@@ -326,9 +389,22 @@ impl World {
         }
         if plan.outcome == Outcome::Success {
             self.remember_cache(id, account);
+            self.remember_served(id, account);
         }
         self.see(outcome_name(&plan.outcome));
-        self.subject.complete(self.now, lease, plan.outcome.clone());
+        let open = self.subject.real().breaker_of(self.now, family.as_ref()).active;
+        let after = self.subject.complete(self.now, lease, plan.outcome.clone());
+        if open && !self.subject.real().breaker_of(self.now, family.as_ref()).active {
+            self.closed_at = Some(self.now.mono);
+        }
+        if let Outcome::Unproven { evidence, .. } = &plan.outcome {
+            if after.is_the_end() {
+                self.forget_own(id);
+            } else {
+                self.remember_refusal(id, account, &plan.outcome);
+                self.check_proof(account, &evidence.message)?;
+            }
+        }
         if self.rng.chance(100) {
             self.cancel_someone()?;
         }
@@ -338,11 +414,17 @@ impl World {
                 return Ok(());
             }
             Outcome::QuotaRejected { .. } => Some(WaitCause::Quota),
-            Outcome::ServerSide { .. } | Outcome::ServerError { .. } => Some(WaitCause::Capacity),
+            Outcome::ServerSide { .. } | Outcome::Unproven { .. } | Outcome::ServerError { .. } => {
+                Some(WaitCause::Capacity)
+            }
+            Outcome::CredentialRefused { .. } => Some(WaitCause::Credential),
             Outcome::Network { .. } => Some(WaitCause::Network),
-            Outcome::CredentialRefused { .. }
+            Outcome::Broken { .. }
+            | Outcome::OwnRequest { .. }
             | Outcome::NeedsLogin { .. }
-            | Outcome::CredentialForbidden { .. } => None,
+            | Outcome::ModelMissing { .. }
+            | Outcome::Forbidden { .. }
+            | Outcome::Unusable { .. } => None,
         };
         let Some(client) = self.clients.get_mut(&id) else {
             return Ok(());
@@ -350,6 +432,15 @@ impl World {
         client.request.excluded.push(account);
         client.request.attempts += 1;
         client.request.last_failure = cause;
+        client.request.trail.add(after.clone(), &self.policy);
+        if after.is_the_end() {
+            self.see("the refusal was the request's own");
+            self.give_up(id);
+            return Ok(());
+        }
+        let Some(client) = self.clients.get_mut(&id) else {
+            return Ok(());
+        };
         if client.grants >= 60 {
             self.give_up(id);
             return Ok(());
@@ -392,9 +483,9 @@ impl World {
                 self.see("Cancel::AlreadyGranted");
                 // It may have been the breaker's probe, which is handed back and goes to another.
                 self.blind = true;
-                self.probe = None;
+                self.probes.clear();
                 if let Some(known) = self.accounts.get_mut(&given.account) {
-                    known.ended(self.now, &self.policy, &Outcome::Abandoned);
+                    known.ended(self.now, &self.policy, &Outcome::Abandoned, None);
                 }
                 self.subject.complete(self.now, given.lease, Outcome::Abandoned);
                 self.give_up(id);

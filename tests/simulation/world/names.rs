@@ -11,11 +11,16 @@ pub(super) fn outcome_name(outcome: &Outcome) -> &'static str {
         Outcome::ServerSide { overload: Overload::Refused429, .. } => "Outcome::ServerSide 429",
         Outcome::ServerSide { overload: Overload::Overloaded529, .. } => "Outcome::ServerSide 529",
         Outcome::ServerError { .. } => "Outcome::ServerError",
+        Outcome::Broken { .. } => "Outcome::Broken",
+        Outcome::OwnRequest { .. } => "Outcome::OwnRequest",
+        Outcome::Unproven { .. } => "Outcome::Unproven",
+        Outcome::ModelMissing { .. } => "Outcome::ModelMissing",
+        Outcome::Forbidden { .. } => "Outcome::Forbidden",
         Outcome::Network { blame: Blame::Account, .. } => "Outcome::Network",
         Outcome::Network { blame: Blame::Nobody, .. } => "Outcome::Network nobody",
         Outcome::CredentialRefused { .. } => "Outcome::CredentialRefused",
         Outcome::NeedsLogin { .. } => "Outcome::NeedsLogin",
-        Outcome::CredentialForbidden { .. } => "Outcome::CredentialForbidden",
+        Outcome::Unusable { .. } => "Outcome::Unusable",
     }
 }
 
@@ -28,6 +33,7 @@ pub(super) fn passed_over_name(reason: &PassedOver) -> &'static str {
         PassedOver::SignedThinking => "PassedOver::SignedThinking",
         PassedOver::NotPinned => "PassedOver::NotPinned",
         PassedOver::AlreadyTried => "PassedOver::AlreadyTried",
+        PassedOver::InSuspense => "PassedOver::InSuspense",
         PassedOver::Blocked(_) => "PassedOver::Blocked",
         PassedOver::WindowFull { .. } => "PassedOver::WindowFull",
         PassedOver::LimitReached { .. } => "PassedOver::LimitReached",

@@ -25,11 +25,11 @@ impl World {
                 Request { pinned: Some(id), brought: vec![id], ..Request::new(0, self.now.mono) };
             match self.subject.admit(self.now, request) {
                 Admitted::Granted(given) => {
-                    self.subject.complete(self.now, given.lease, Outcome::Success)
+                    self.subject.complete(self.now, given.lease, Outcome::Success);
                 }
                 other => {
                     return fail(
-                        "everything settles",
+                        "every block of ours ends or has a look",
                         format!("{id:?} does not serve again: {other:?}"),
                     );
                 }
@@ -48,7 +48,11 @@ impl World {
         };
         let thinking = request.signed_thinking
             || request.session.is_some_and(|session| self.thinking.contains(&session));
-        if let Some(why) = known.forbids(self.now, &self.policy, request, thinking) {
+        let may_look = given.why == Why::LongLook
+            && known.said_at + Duration::from_secs(6 * 3_600) <= self.now.mono;
+        if let Some(why) = known.forbids(self.now, &self.policy, request, thinking)
+            && !may_look
+        {
             return fail(
                 "no grant on a blocked account",
                 format!("{given:?} for {request:?}: {why}"),
@@ -63,7 +67,9 @@ impl World {
         if request.pinned.is_some_and(|pinned| pinned != given.account) {
             return fail("no grant on a blocked account", format!("{given:?} for {request:?}"));
         }
-        if request.excluded.contains(&given.account) {
+        // One in suspense has an oracle of its own.
+        let in_suspense = client.refused_by.contains_key(&given.account);
+        if request.excluded.contains(&given.account) && !in_suspense {
             return fail("no grant on an excluded account", format!("{given:?} for {request:?}"));
         }
         let cap = self.policy.max_active_per_account;
@@ -86,30 +92,97 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn breaker_state(&mut self) -> Option<bool> {
-        let breaker = self.subject.real().breaker(self.now);
-        let ready = breaker.until.is_some_and(|until| until <= self.now.wall);
-        breaker.active.then_some(ready && !breaker.probe_in_flight)
+    /// P7: an account that has refused a request without evidence is not asked again by it unless
+    /// something has changed.
+    pub(super) fn check_repeat(&self, id: u64, given: &Given) -> Checked {
+        let Some(client) = self.clients.get(&id) else {
+            return Ok(());
+        };
+        let Some((at, wait)) = client.refused_by.get(&given.account) else {
+            return Ok(());
+        };
+        let served = self.served.get(&given.account).is_some_and(|served| {
+            served.iter().any(|(sent, kin)| sent >= at && *kin != client.request.kin)
+        });
+        let closed = self.closed_at.is_some_and(|closed| closed >= *at);
+        match *at + *wait <= self.now.mono || served || closed {
+            true => Ok(()),
+            false => fail(
+                "no call is repeated without a change",
+                format!("client {id} was refused at {at:?} for {wait:?}: {given:?}"),
+            ),
+        }
+    }
+
+    /// P7: what one request alone has met takes nothing from the others, and what two unrelated ones
+    /// have met does.
+    pub(super) fn check_proof(&mut self, account: AccountId, message: &str) -> Checked {
+        let key = (account, message.to_owned());
+        let Some(kins) = self.met.get(&key).map(BTreeSet::len) else {
+            return Ok(());
+        };
+        let snapshot = self.subject.snapshot(self.now);
+        let Some(account) = snapshot.accounts.iter().find(|one| one.id == account) else {
+            return Ok(());
+        };
+        let out = || account.blocks.iter().filter(|block| block.effect == Effect::Out);
+        let by_this = out().any(|block| *block.evidence.message == *message);
+        let aside = out().any(|block| {
+            matches!(block.reason, BlockReason::ServerSide | BlockReason::ServerError)
+        });
+        match (kins, by_this, aside) {
+            (1, true, _) => fail(
+                "an unrelated request is never delayed by one request's unproven refusal",
+                format!("{account:?}"),
+            ),
+            (2.., _, false) => {
+                fail("two unrelated requests that meet the same do trip it", format!("{account:?}"))
+            }
+            (_, _, out) => {
+                self.see(if out { "a refusal was proven" } else { "a refusal was not proven" });
+                Ok(())
+            }
+        }
+    }
+
+    /// Of each family: whether its breaker is open, and if so, ready for a probe; and how many have
+    /// passed since.
+    pub(super) fn breaker_state(&mut self) -> BTreeMap<Option<Family>, (Option<bool>, u32)> {
+        let families = [None, Some(family("opus")), Some(family("haiku"))];
+        let state = families.map(|family| {
+            let breaker = self.subject.real().breaker_of(self.now, family.as_ref());
+            let ready = breaker.until.is_some_and(|until| until <= self.now.wall);
+            (family, (breaker.active.then_some(ready && !breaker.probe_in_flight), 0))
+        });
+        state.into_iter().collect()
     }
 
     /// P8: while it is open nobody passes, and then one.
     pub(super) fn check_breaker(
         &mut self,
-        before: Option<bool>,
-        claude: u32,
+        before: &mut BTreeMap<Option<Family>, (Option<bool>, u32)>,
+        client: Option<u64>,
         given: &Given,
     ) -> Checked {
         if self.blind || !self.is_claude(given.account) {
             return Ok(());
         }
-        if self.probe.is_some() {
-            return fail("one probe at a time", format!("{given:?} beside {:?}", self.probe));
+        let client = client.and_then(|id| self.clients.get(&id));
+        let Some(family) = client.map(|client| client.request.family.clone()) else {
+            return Ok(());
+        };
+        if let Some(probe) = self.probes.get(&family) {
+            return fail("one probe at a time", format!("{given:?} beside {probe:?}"));
         }
+        let Some((before, passed)) = before.get_mut(&family) else {
+            return Ok(());
+        };
+        *passed += 1;
         match before {
             None => Ok(()),
-            Some(true) if claude <= 1 => {
+            Some(true) if *passed <= 1 => {
                 self.see("breaker probed");
-                self.probe = Some(given.lease);
+                self.probes.insert(family, given.lease);
                 Ok(())
             }
             Some(_) => fail("one probe at a time", format!("{given:?} while the breaker is open")),
@@ -121,7 +194,11 @@ impl World {
             request.signed_thinking
                 || request.session.is_some_and(|session| self.thinking.contains(&session))
         };
-        one.profile == other.profile
+        // What a request has met itself decides for itself.
+        let is_plain = |request: &Request| request.trail.is_empty();
+        is_plain(one)
+            && is_plain(other)
+            && one.profile == other.profile
             && one.family == other.family
             && thinks(one) == thinks(other)
             && one.pinned == other.pinned
@@ -130,8 +207,8 @@ impl World {
             && other.thread.is_none()
     }
 
-    /// S6: who has a cache on the account, costs less or cannot wait as long may pass one whom the brink
-    /// or a cold start keeps waiting.
+    /// S6: who has a cache on the account, costs less or cannot wait as long may pass one whom the
+    /// brink or a cold start keeps waiting.
     fn may_pass(&mut self, request: &Request, other: u64, account: AccountId) -> bool {
         let Some(client) = self.clients.get(&other) else {
             return true;
@@ -174,8 +251,8 @@ impl World {
         }
     }
 
-    /// S7b: the account that has the session's prompt in its cache, if nothing but a score could speak
-    /// for another.
+    /// S7b: the account that has the session's prompt in its cache, if nothing but a score could
+    /// speak for another.
     pub(super) fn cached_route(&mut self, request: &Request) -> Option<AccountId> {
         let (account, at) = *self.caches.get(&request.session?)?;
         // Those who wait are served first and may leave no room.
@@ -188,8 +265,8 @@ impl World {
         }
         let explained = self.subject.real().explain(self.now, request);
         let own = explained.candidates.iter().find(|one| one.account == account)?;
-        let pays = |one: &Candidate| one.avoided.contains(&Avoided::PaidOverage);
-        let leaves = pays(own) || own.tier >= Some(Tier::Critical);
+        let leaves = |one: &Candidate| one.avoided.iter().any(Avoided::drives_away);
+        let leaves = leaves(own) || own.tier >= Some(Tier::Critical);
         let outranked = explained.candidates.iter().any(|one| one.priority < own.priority);
         (!leaves && !outranked).then_some(account)
     }
@@ -281,10 +358,10 @@ impl World {
         Ok(())
     }
 
-    /// Q2: a newcomer passes nobody of its class.
+    /// Q2: a newcomer for whom the queue has room passes nobody of its class. Who would be refused
+    /// otherwise is spared what keeps those who wait (S6).
     pub(super) fn check_no_overtaking(&mut self, request: &Request, account: AccountId) -> Checked {
-        // Who would be refused otherwise is spared what keeps those who wait (S6).
-        if !request.holdable || !self.has_room(request) {
+        if !request.holdable {
             return Ok(());
         }
         let passed = self.passed(|client, _| {
@@ -301,7 +378,7 @@ impl World {
         Ok(())
     }
 
-    fn has_room(&self, request: &Request) -> bool {
+    pub(super) fn has_room(&self, request: &Request) -> bool {
         let bodies = self.tickets.values().filter_map(|id| self.clients.get(id));
         let bytes: u64 = bodies.map(|client| client.request.body_bytes).sum();
         self.tickets.len() < self.policy.max_queued
@@ -439,7 +516,8 @@ impl World {
             }
             request.attempts = 0;
             request.thread = None;
-            // One that follows a held stream waits as a fallback (Q6), which the simulator cannot see.
+            // One that follows a held stream waits as a fallback (Q6), which the simulator cannot
+            // see.
             if request.shape == Shape::NonStream {
                 request.shape = Shape::Fallback;
             }

@@ -43,7 +43,7 @@ impl World {
                 let same = |other: &&maxpool::scheduler::BlockSnapshot| {
                     other.reason == block.reason && other.scope == block.scope
                 };
-                let timed = !matches!(block.reason, maxpool::scheduler::BlockReason::Quota(_));
+                let timed = !matches!(block.reason, BlockReason::Quota(_));
                 let now = new.blocks.iter().find(same).and_then(|block| block.remaining);
                 if timed && now != block.remaining {
                     return fail(
@@ -77,6 +77,10 @@ impl World {
                 if let Some(known) = self.accounts.get_mut(&id) {
                     known.spec.priority = priority;
                     known.spec.enabled ^= toggle;
+                    if toggle && known.spec.enabled {
+                        known.retry();
+                        self.met.retain(|key, _| key.0 != id);
+                    }
                     let spec = known.spec.clone();
                     self.subject.update_account(self.now, id, spec);
                 }
@@ -209,6 +213,7 @@ impl World {
         if self.rng.chance(200) {
             let window = maxpool::scheduler::WindowSnapshot {
                 kind: WindowKind::FiveHour,
+                family: None,
                 used: Some(truth.five.0.min(1.0)),
                 raw: Some(truth.five.0),
                 limit: None,
@@ -240,6 +245,10 @@ impl World {
             self.subject.real().clear_credential_blocks(self.now, id);
             if let Some(known) = self.accounts.get_mut(&id).filter(|known| !known.leaving) {
                 known.lift_credentials();
+                if !known.spec.enabled {
+                    known.retry();
+                    self.met.retain(|key, _| key.0 != id);
+                }
                 known.spec.enabled = true;
                 let spec = known.spec.clone();
                 self.subject.update_account(self.now, id, spec);

@@ -1,0 +1,119 @@
+//! Ids that belong to the account which brought them into being (SPEC P3): containers and files that
+//! a request or an answer names in its JSON. Pure.
+//!
+//! Keys are looked for in the bytes as they are: in text that only quotes JSON the quotes are
+//! escaped, and no key is found.
+
+use std::collections::BTreeSet;
+
+use memchr::memmem;
+
+/// The ids that a body names, each once.
+pub(crate) fn named(body: &[u8]) -> BTreeSet<String> {
+    let mut ids = BTreeSet::new();
+    collect(body, &mut ids);
+    ids
+}
+
+/// Finds the ids that an answer names while it passes.
+#[derive(Debug, Default)]
+pub(crate) struct IdScanner {
+    ids: BTreeSet<String>,
+    /// The end of what has passed, where an id may have begun.
+    tail: Vec<u8>,
+}
+
+impl IdScanner {
+    /// Takes the next bytes, split anywhere.
+    pub(crate) fn feed(&mut self, chunk: &[u8]) {
+        let (seam, _) = chunk.split_at(chunk.len().min(SPAN_MAX));
+        if !self.tail.is_empty() {
+            let joined = [self.tail.as_slice(), seam].concat();
+            collect(&joined, &mut self.ids);
+        }
+        collect(chunk, &mut self.ids);
+        if chunk.len() >= SPAN_MAX {
+            self.tail.clear();
+        }
+        self.tail.extend_from_slice(&chunk[chunk.len().saturating_sub(SPAN_MAX)..]);
+        let excess = self.tail.len().saturating_sub(SPAN_MAX);
+        self.tail.drain(..excess);
+    }
+
+    /// What was found, in the order of the alphabet.
+    pub(crate) fn into_ids(self) -> BTreeSet<String> {
+        self.ids
+    }
+}
+
+fn collect(bytes: &[u8], ids: &mut BTreeSet<String>) {
+    for key in KEYS {
+        for at in memmem::find_iter(bytes, key) {
+            if ids.len() >= IDS_MAX {
+                return;
+            }
+            if let Some(id) = value(&bytes[at + key.len()..]) {
+                ids.insert(id.to_owned());
+            }
+        }
+    }
+}
+
+/// `: "id"`, or `: {... "id": "id"`.
+fn value(rest: &[u8]) -> Option<&str> {
+    let rest = &rest[..rest.len().min(SPAN_MAX)];
+    let rest = rest.trim_ascii_start().strip_prefix(b":")?.trim_ascii_start();
+    let Some(object) = rest.strip_prefix(b"{") else {
+        return text(rest);
+    };
+    let end = object.iter().position(|byte| *byte == b'}').unwrap_or(object.len());
+    let at = memmem::find(&object[..end], ID)?;
+    text(object[at + ID.len()..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start())
+}
+
+fn text(rest: &[u8]) -> Option<&str> {
+    let rest = rest.strip_prefix(b"\"")?;
+    let end = rest.iter().position(|byte| *byte == b'"')?;
+    let id = std::str::from_utf8(&rest[..end]).ok()?;
+    let is_id = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    (!id.is_empty() && id.len() <= ID_BYTES_MAX && id.chars().all(is_id)).then_some(id)
+}
+
+const KEYS: [&[u8]; 2] = [b"\"container\"", b"\"file_id\""];
+const ID: &[u8] = b"\"id\"";
+/// From a key to the end of its id at most.
+const SPAN_MAX: usize = 512;
+/// Longer ones are none of the API's.
+const ID_BYTES_MAX: usize = 128;
+/// Ids of one body.
+const IDS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_a_body_names() {
+        for (body, expected) in [
+            (r#"{"container":"container_1"}"#, &["container_1"][..]),
+            (r#"{"container" : {"skills": [], "id" : "container_2"}}"#, &["container_2"]),
+            (r#"{"content":[{"source":{"type":"file","file_id":"file_1"}}]}"#, &["file_1"]),
+            (r#"{"content":[{"file_id":"file_1"},{"file_id": "file_2"}]}"#, &["file_1", "file_2"]),
+            (r#"{"text":"{\"file_id\":\"file_1\"}"}"#, &[]),
+            (r#"{"container":null,"file_id":7}"#, &[]),
+            (r#"{"container":{"skills":[]},"id":"msg_1"}"#, &[]),
+            (r#"{"file_id":"not an id"}"#, &[]),
+        ] {
+            let found: Vec<String> = named(body.as_bytes()).into_iter().collect();
+            assert_eq!(found, expected, "{body}");
+            for at in 0..=body.len() {
+                let mut scanner = IdScanner::default();
+                let (first, second) = body.as_bytes().split_at(at);
+                scanner.feed(first);
+                scanner.feed(second);
+                let found: Vec<String> = scanner.into_ids().into_iter().collect();
+                assert_eq!(found, expected, "{body} split at {at}");
+            }
+        }
+    }
+}

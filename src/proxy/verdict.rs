@@ -1,0 +1,318 @@
+//! Whom a refusal concerns (SPEC P7), from the answer and from what was asked. Pure.
+//!
+//! The alternative, a status that maps to "the account is bad", lets one odd request take the pool
+//! from everybody: half of all refusals in the field are about the request, a route or a model. So
+//! each refusal is charged to the narrowest thing that its own evidence proves, and where nothing is
+//! proven the scheduler keeps it as a suspicion until an unrelated request meets the same.
+//!
+//! Order of evidence, the same everywhere:
+//!
+//! 1. What the API says explicitly (`allowed`, `rejected` of a window) goes before our thresholds.
+//! 2. The answer's own evidence goes before what is on file; headers before words, words before the
+//!    bare status.
+//! 3. Words that say server-side go before words of quota.
+//! 4. Times are read against the answer's own `Date`, then against our clock.
+
+use std::fmt;
+
+use crate::http::answer_json::ApiError;
+use crate::scheduler::quota::{QuotaReport, Verdict as Said};
+use crate::scheduler::{Kind, RouteClass};
+
+/// Whom a refusal concerns, and by which proof. Until when is the scheduler's to say, see
+/// [`crate::scheduler::Outcome`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) whom: Whom,
+    pub(crate) proof: Proof,
+}
+
+/// Whom a refusal concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whom {
+    /// No refusal at all, or one that every account would give.
+    Nobody,
+    /// This request on this account.
+    OwnRequest,
+    /// This route class of the account.
+    RouteClass,
+    /// A window of the account, with the family of the request that met it.
+    Quota,
+    /// One model on this account.
+    Model,
+    /// The account's credential.
+    Credential,
+    /// The account itself.
+    Account,
+    /// The account's way to the API.
+    Way,
+    /// The API, for one model family.
+    Api,
+    /// The way to the API.
+    Network,
+    /// Not known before an unrelated request meets the same.
+    Unproven,
+}
+
+/// What proves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    Header,
+    Words,
+    Status,
+    Nothing,
+}
+
+impl Whom {
+    /// Nobody but the request itself has to bear it.
+    pub(crate) fn blames_nobody(self) -> bool {
+        match self {
+            Whom::Nobody | Whom::OwnRequest => true,
+            Whom::RouteClass
+            | Whom::Quota
+            | Whom::Model
+            | Whom::Credential
+            | Whom::Account
+            | Whom::Way
+            | Whom::Api
+            | Whom::Network
+            | Whom::Unproven => false,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    /// For the log: the end of "429 rate_limit_error: …".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.whom {
+            Whom::Nobody => "nobody set aside",
+            Whom::OwnRequest => "this request's own, nobody set aside",
+            Whom::RouteClass => "only this kind of call on this account",
+            Whom::Quota => "a limit of this account",
+            Whom::Model => "this model on this account",
+            Whom::Credential => "this account's credential",
+            Whom::Account => "this account",
+            Whom::Way => "this account's way to the API",
+            Whom::Api => "the API, for this family of models",
+            Whom::Network => "the network",
+            Whom::Unproven => {
+                "not proven: avoided until another request is served or meets the same"
+            }
+        })?;
+        f.write_str(match self.proof {
+            Proof::Header => " (by its headers)",
+            Proof::Words => " (by its words)",
+            Proof::Status | Proof::Nothing => "",
+        })
+    }
+}
+
+/// What kind of refusal it is: the rows of P7, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Row {
+    Quota(Proof),
+    /// It names what this request asks for.
+    OwnRequest,
+    /// Server-side by words, type or status.
+    ServerSide(Proof),
+    /// 429 without any evidence.
+    BareLimit,
+    /// 500.
+    BareError,
+    /// 502, 503, 504, and what gateways in front of the API answer.
+    Way,
+    /// 401, or a 403 that says the token is no good any more.
+    Credential(Proof),
+    /// 402, or words about billing or a disabled organization.
+    Account(Proof),
+    /// Any other 403.
+    Forbidden,
+    /// The account does not have the model.
+    Model,
+    /// Each account may answer otherwise, and none is to blame.
+    Elsewhere,
+    /// The request's own fault: passed on as it is.
+    PassOn,
+}
+
+/// What is judged.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refused<'a> {
+    pub(crate) status: u16,
+    pub(crate) error: &'a ApiError,
+    pub(crate) quota: &'a QuotaReport,
+    pub(crate) kind: Kind,
+    pub(crate) class: RouteClass,
+}
+
+/// The first row of P7 that fits.
+pub(crate) fn row(refused: &Refused<'_>) -> Row {
+    let Refused { status, error, quota, kind, class } = *refused;
+    let message = Message::of(&error.message);
+    match status {
+        401 => Row::Credential(Proof::Status),
+        402 => Row::Account(Proof::Status),
+        400 | 403 if error.kind == "billing_error" => Row::Account(Proof::Words),
+        403 if message.says_token_ended() => Row::Credential(Proof::Words),
+        403 if message.says_account_ended() => Row::Account(Proof::Words),
+        403 => Row::Forbidden,
+        429 => limited(error, &message, quota, kind),
+        400 if message.names_own_wish() => Row::OwnRequest,
+        400 if message.says_account_ended() => Row::Account(Proof::Words),
+        400 if class == RouteClass::Messages && message.says_model_invalid() => Row::Model,
+        404 if class == RouteClass::Messages && error.kind == "not_found_error" => {
+            match message.speaks_of_other_things() {
+                true => Row::Elsewhere,
+                false => Row::Model,
+            }
+        }
+        529 => Row::ServerSide(Proof::Status),
+        _ if status >= 500 && error.kind == "overloaded_error" => Row::ServerSide(Proof::Words),
+        500 => Row::BareError,
+        502..=504 | 520..=527 | 530 => Row::Way,
+        _ => Row::PassOn,
+    }
+}
+
+/// Which 429: headers go before words, and what says server-side before what says quota.
+fn limited(error: &ApiError, message: &Message, quota: &QuotaReport, kind: Kind) -> Row {
+    if shows_limit(quota) {
+        Row::Quota(Proof::Header)
+    } else if kind == Kind::Provider {
+        Row::Quota(Proof::Status)
+    } else if error.kind == "overloaded_error" || message.says_server_side() {
+        Row::ServerSide(Proof::Words)
+    } else if message.says_quota() {
+        Row::Quota(Proof::Words)
+    } else if message.names_own_wish() {
+        Row::OwnRequest
+    } else {
+        Row::BareLimit
+    }
+}
+
+/// Whether the headers show a limit that is used up.
+fn shows_limit(quota: &QuotaReport) -> bool {
+    let rejected = |said| said == Some(Said::Rejected);
+    let at_limit = |used: Option<f64>, left: Option<u64>| {
+        used.is_some_and(|used| used >= 1.0) || left == Some(0)
+    };
+    let mut windows = quota.windows.iter();
+    rejected(quota.verdict)
+        || windows.any(|window| {
+            rejected(window.verdict) || at_limit(window.utilisation, window.remaining)
+        })
+}
+
+/// An error's message, lower-case, as words apart from any punctuation.
+struct Message {
+    words: Vec<String>,
+}
+
+impl Message {
+    fn of(text: &str) -> Message {
+        let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+        Message { words: words.map(str::to_lowercase).collect() }
+    }
+
+    fn has(&self, list: &[&str]) -> bool {
+        self.words.iter().any(|word| list.contains(&word.as_str()))
+    }
+
+    /// These words in a row; a trailing `s` of the last one does not matter.
+    fn has_phrase(&self, phrase: &[&str]) -> bool {
+        self.words.windows(phrase.len()).any(|words| {
+            let mut pairs = words.iter().zip(phrase);
+            pairs.all(|(word, wanted)| word == wanted || word.strip_suffix('s') == Some(wanted))
+        })
+    }
+
+    fn begins_with(&self, phrase: &[&str]) -> bool {
+        self.words.len() >= phrase.len()
+            && self.words.iter().zip(phrase).all(|(word, wanted)| word == wanted)
+    }
+
+    fn says_server_side(&self) -> bool {
+        self.has_phrase(&["not", "your", "usage", "limit"])
+            || self.has_phrase(&["temporarily", "limiting"])
+    }
+
+    fn says_quota(&self) -> bool {
+        let names_end =
+            self.words.iter().any(|word| END_WORDS.iter().any(|end| word.starts_with(end)));
+        (self.has(&OWNER_WORDS) && names_end) || self.has_phrase(&["usage", "limit", "reached"])
+    }
+
+    /// It names something that only this request asks for.
+    fn names_own_wish(&self) -> bool {
+        OWN_WISHES.iter().any(|wish| self.has_phrase(wish))
+    }
+
+    fn says_token_ended(&self) -> bool {
+        self.has(&["token", "tokens", "oauth", "credential", "credentials", "key", "session"])
+            && self.has(&["revoked", "expired"])
+    }
+
+    fn says_account_ended(&self) -> bool {
+        let begins = |first: &str| {
+            ["organization", "organisation", "account"]
+                .iter()
+                .any(|second| self.begins_with(&[first, second]))
+        };
+        self.begins_with(&["your", "credit", "balance"])
+            || ((begins("this") || begins("your"))
+                && self.has(&["disabled", "suspended", "billing"]))
+    }
+
+    /// Only the beginning counts: what follows may repeat the client's own text.
+    fn says_model_invalid(&self) -> bool {
+        let start = Message { words: self.words.iter().take(MODEL_WORDS_MAX).cloned().collect() };
+        self.begins_with(&["model"])
+            || (start.has(&["model", "models"])
+                && start.has(&["invalid", "unknown", "unsupported"]))
+            || start.has_phrase(&["not", "a", "valid", "model"])
+    }
+
+    /// Of something else than a model that may be missing.
+    fn speaks_of_other_things(&self) -> bool {
+        !self.has(&["model", "models"]) && self.has(&OTHER_THINGS)
+    }
+}
+
+/// Whose limit it is, if one of these stands together with one of [`END_WORDS`].
+const OWNER_WORDS: [&str; 10] = [
+    "account",
+    "accounts",
+    "organization",
+    "organizations",
+    "organisation",
+    "plan",
+    "plans",
+    "session",
+    "weekly",
+    "quota",
+];
+/// That it is used up; also as the beginning of a longer word, such as `limits`.
+const END_WORDS: [&str; 4] = ["limit", "exceeded", "exhausted", "reached"];
+/// What only some requests ask for.
+const OWN_WISHES: [&[&str]; 4] =
+    [&["extra", "usage"], &["long", "context"], &["fast", "mode"], &["usage", "credit"]];
+/// What a `not_found_error` may be about besides a model.
+const OTHER_THINGS: [&str; 14] = [
+    "file",
+    "files",
+    "container",
+    "containers",
+    "batch",
+    "batches",
+    "skill",
+    "skills",
+    "thread",
+    "document",
+    "endpoint",
+    "route",
+    "path",
+    "resource",
+];
+/// An error about a model's name says so at once.
+const MODEL_WORDS_MAX: usize = 6;

@@ -1,0 +1,183 @@
+//! The ways out of a block (SPEC T2, P7): rests after which one request looks, looks at what has held
+//! for hours, and what lifts a block before its end.
+
+use std::time::Duration;
+
+use super::super::block::{Block, BlockReason, End, Scope};
+use super::super::policy::{LONG_BLOCK, MODELS_MISSING_MAX, READING_LIFTS_EVERY, REST_MAX, RESTS};
+use super::super::quota::{Family, Verdict, WindowKind};
+use super::super::time::{Mono, Now};
+use super::{Account, BlockState, Looked, PlacedBlock, Target, bounded, keeps_out};
+
+impl Account {
+    /// The model that was found missing longest ago is asked for again.
+    pub(super) fn make_room_for_a_model(&mut self) {
+        let models = || {
+            let blocks = self.blocks.iter().enumerate();
+            blocks.filter(|(_, held)| matches!(held.block.scope, Scope::Model(_)))
+        };
+        if models().count() >= MODELS_MISSING_MAX
+            && let Some((oldest, _)) = models().min_by_key(|(_, held)| held.said)
+        {
+            self.blocks.remove(oldest);
+        }
+    }
+
+    /// Removes the blocks of the reasons that `ends` picks.
+    pub(in crate::scheduler) fn lift_reasons(
+        &mut self,
+        now: Now,
+        ends: impl Fn(&BlockReason) -> bool,
+    ) {
+        self.lift(now, |held| ends(&held.block.reason));
+    }
+
+    /// T2: the credential or the account was refused once more. It rests for longer each time; what
+    /// was under way when the last rest began says nothing new.
+    pub(in crate::scheduler) fn put_rest(
+        &mut self,
+        now: Now,
+        sent: Mono,
+        mut block: Block,
+        fixed: Option<Duration>,
+    ) {
+        self.stir();
+        let same = |held: &&PlacedBlock| {
+            held.block.reason == block.reason && held.block.scope == block.scope
+        };
+        let rests = match self.blocks.iter().find(same) {
+            Some(held) if sent < held.said => return,
+            Some(held) => held.rests.saturating_add(1),
+            None => 0,
+        };
+        block.evidence = bounded(block.evidence);
+        block.end = End::after(now, fixed.unwrap_or_else(|| rest(rests)));
+        self.blocks.retain(|held| !same(&held));
+        let (asked, said) = (block.end, now.mono);
+        self.blocks.push(PlacedBlock { block, asked, said, rests, looker: None });
+    }
+
+    /// A request goes to the account: it looks at what waits for a look.
+    pub(in crate::scheduler) fn start_look(&mut self, now: Now, lease: u64, target: Target<'_>) {
+        for held in &mut self.blocks {
+            if held.state(now) == BlockState::Lookable && keeps_out(&held.block.scope, target) {
+                held.looker = Some(lease);
+            }
+        }
+    }
+
+    /// Ways out: this lease looks at blocks of many hours, and at the windows behind them.
+    pub(in crate::scheduler) fn start_long_look(
+        &mut self,
+        now: Now,
+        lease: u64,
+        target: Target<'_>,
+    ) {
+        for held in &mut self.blocks {
+            if held.is_due_for_long_look(now) && keeps_out(&held.block.scope, target) {
+                held.looker = Some(lease);
+            }
+        }
+        self.windows.start_long_look(now, lease);
+    }
+
+    pub(in crate::scheduler) fn end_look(&mut self, now: Now, lease: u64, looked: Looked) {
+        match looked {
+            Looked::Passed => {
+                self.lift(now, |held| held.looker == Some(lease));
+            }
+            Looked::Returned => {
+                for held in self.blocks.iter_mut().filter(|held| held.looker == Some(lease)) {
+                    held.looker = None;
+                }
+            }
+        }
+    }
+
+    /// Ways out: whatever keeps the account away but a missing credential is forgotten.
+    pub(in crate::scheduler) fn retry(&mut self, now: Now) {
+        self.lift(now, |held| held.block.reason != BlockReason::NeedsLogin);
+        self.suspicions.clear();
+        self.mark = None;
+        self.windows.forget_full();
+        self.set_overage(None);
+        self.unified_status = self.unified_status.filter(|said| *said != Verdict::Rejected);
+        self.failures = 0;
+        self.last_failure = None;
+    }
+
+    /// Ways out: a usage reading that shows room lifts what is older than it.
+    pub(in crate::scheduler) fn lift_by_reading(
+        &mut self,
+        now: Now,
+        has_room: impl Fn(&WindowKind) -> bool,
+    ) {
+        if self.lifted_at.is_some_and(|at| now.mono.since(at) < READING_LIFTS_EVERY) {
+            return;
+        }
+        let by_reading = |held: &PlacedBlock| match (&held.block.reason, &held.block.scope) {
+            (BlockReason::Quota(Some(kind)), scope) => {
+                let of_family = |family: &Family| WindowKind::SevenDayFamily(family.clone());
+                let family = match scope {
+                    Scope::Family(family) => has_room(&of_family(family)),
+                    Scope::Account | Scope::Class(_) | Scope::Model(_) => false,
+                };
+                has_room(kind) || family
+            }
+            (BlockReason::Quota(None), _) => {
+                has_room(&WindowKind::FiveHour) && has_room(&WindowKind::SevenDay)
+            }
+            (_, _) => false,
+        };
+        if self.lift(now, by_reading) {
+            self.lifted_at = Some(now.mono);
+        }
+    }
+}
+
+impl PlacedBlock {
+    pub(in crate::scheduler) fn is_held(&self, now: Now) -> bool {
+        !self.block.end.has_passed(now) || self.block.reason.needs_look()
+    }
+
+    /// Only a look ends it.
+    pub(in crate::scheduler) fn is_over(&self, now: Mono) -> bool {
+        let ended = match self.block.end {
+            End::At { mono, wall: None } => mono.is_none_or(|at| at <= now),
+            End::At { wall: Some(_), .. } | End::CredentialChange => false,
+        };
+        ended && self.block.reason.needs_look()
+    }
+
+    pub(in crate::scheduler) fn state(&self, now: Now) -> BlockState {
+        match (self.block.end.has_passed(now), self.looker) {
+            (false, _) => BlockState::InForce,
+            (true, Some(_)) => BlockState::BeingLooked,
+            (true, None) => BlockState::Lookable,
+        }
+    }
+
+    /// Ways out: it holds for more than six hours, and nobody has looked for as long.
+    pub(in crate::scheduler) fn is_due_for_long_look(&self, now: Now) -> bool {
+        self.long_look_at(now).is_some_and(|at| at <= now.mono)
+    }
+
+    /// When somebody may look at a block of many hours.
+    pub(in crate::scheduler) fn long_look_at(&self, now: Now) -> Option<Mono> {
+        let at = self.said + LONG_BLOCK;
+        let end = self.block.end.mono(now)?;
+        (self.looker.is_none() && end > at).then_some(at)
+    }
+}
+
+/// The rest after so many others in a row (T2).
+fn rest(before: u32) -> Duration {
+    let index = usize::try_from(before).unwrap_or(usize::MAX);
+    match RESTS.get(index) {
+        Some(rest) => *rest,
+        None => {
+            let doublings = before.saturating_sub(RESTS.len() as u32 - 1).min(16);
+            RESTS[RESTS.len() - 1].saturating_mul(1 << doublings).min(REST_MAX)
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What one look through the queue has found out about kinds of requests, so that it asks once for all
+//! who fare alike.
+
+use std::sync::Arc;
+
+use super::cost::PromptCache;
+use super::id::{AccountId, RouteClass};
+use super::quota::Family;
+use super::select::{Ask, Patience, Restraint, Route};
+use super::time::Now;
+use super::wait_limits::Outlook;
+
+/// The classes of requests for which this look has found no account: the next one of such a class
+/// need not ask again.
+#[derive(Debug, Default)]
+pub(super) struct SeenClasses {
+    pub(super) classes: Vec<Class>,
+    /// How many who wait this look has judged.
+    pub(super) judged: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Class {
+    profile: Arc<str>,
+    class: RouteClass,
+    model: Option<Arc<str>>,
+    family: Option<Family>,
+    thinking: bool,
+    route: Route,
+    brought: Vec<AccountId>,
+    patience: Patience,
+    restraint: Restraint,
+    /// A cold start or the brink kept the one that asked, which would have cost so much. Who costs
+    /// less or has a cache somewhere may do better.
+    pub(super) restrained_from: Option<u64>,
+    pub(super) outlooks: Vec<Outlook>,
+}
+
+impl SeenClasses {
+    pub(super) fn class(&self, now: Now, ask: &Ask<'_>) -> Option<usize> {
+        let restrained = |from: u64| ask.cost(PromptCache::Cold) < from || ask.is_cached(now.mono);
+        let alike = |class: &Class| {
+            *class.profile == *ask.profile
+                && class.class == ask.class
+                && class.model.as_ref() == ask.model
+                && class.family.as_ref() == ask.family
+                && class.thinking == ask.thinking
+                && class.route == ask.route
+                && class.brought == ask.brought
+                && class.patience == ask.patience
+                && class.restraint == ask.restraint
+                && !class.restrained_from.is_some_and(restrained)
+        };
+        self.classes.iter().position(alike).filter(|_| is_like_others(ask))
+    }
+
+    pub(super) fn remember(&mut self, ask: &Ask<'_>, kept: bool, outlooks: &[Outlook]) {
+        if !is_like_others(ask) {
+            return;
+        }
+        self.classes.push(Class {
+            profile: Arc::from(ask.profile),
+            class: ask.class,
+            model: ask.model.cloned(),
+            family: ask.family.cloned(),
+            thinking: ask.thinking,
+            route: ask.route,
+            brought: ask.brought.to_vec(),
+            patience: ask.patience,
+            restraint: ask.restraint,
+            restrained_from: kept.then(|| ask.cost(PromptCache::Cold)),
+            outlooks: outlooks.to_vec(),
+        });
+    }
+}
+
+/// Whether all requests of its class fare as it does.
+fn is_like_others(ask: &Ask<'_>) -> bool {
+    ask.tried.is_empty() && ask.trail.is_empty()
+}

@@ -1,0 +1,262 @@
+//! What has become of one request so far (SPEC P7): where it was refused, and its suspense.
+//!
+//! The scheduler knows accounts, and keeps nothing about a request between two attempts. What one
+//! refusal means for the next attempt of the same request therefore travels with the request: the
+//! end of an attempt gives an [`Aftermath`], which the worker adds to [`Trail`] before it asks
+//! again.
+//!
+//! A request that was refused everywhere without evidence is neither answered nor held in the
+//! queue: it waits in *suspense* and looks again now and then, with one call each time. As soon as
+//! an account that refused it has served somebody unrelated, it looks there; refused again, the
+//! refusal is its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::block::Evidence;
+use super::id::AccountId;
+use super::policy::{Policy, SUSPENSE_LOOK, TRAIL_MAX};
+use super::suspicion::{Cooldown, Fingerprint};
+use super::time::Mono;
+
+/// Where a request was refused, and how it waits for a refusal to be explained. Opaque: filled with
+/// [`Trail::add`], carried in [`super::Request::trail`].
+#[derive(Clone, Debug, Default)]
+pub struct Trail {
+    /// At most one an account.
+    refusals: Vec<PastRefusal>,
+    /// Accounts that answered 403 without saying why (P7).
+    forbidden: Vec<(AccountId, Arc<Evidence>)>,
+    suspense: Option<Suspense>,
+    /// An answer came that no wait can better.
+    never_held: bool,
+}
+
+/// What the end of an attempt means for its own request. Give it to [`Trail::add`].
+#[derive(Clone, Debug, Default)]
+pub struct Aftermath {
+    pub(super) refusal: Option<PastRefusal>,
+    pub(super) forbidden: Option<(AccountId, Arc<Evidence>)>,
+    pub(super) never_held: bool,
+    pub(super) ends: bool,
+}
+
+/// One account's refusal of this request.
+#[derive(Clone, Debug)]
+pub(super) struct PastRefusal {
+    pub(super) account: AccountId,
+    pub(super) at: Mono,
+    pub(super) why: RefusedFor,
+}
+
+/// What keeps a request from an account that has refused it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RefusedFor {
+    /// It has to leave the account alone until then, whoever else may use it.
+    Delay(Mono),
+    /// Nobody knows yet.
+    Unproven { unproven: Unproven, fingerprint: Fingerprint },
+}
+
+/// A refusal without evidence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unproven {
+    /// 429, with its `retry-after`.
+    Limit(Option<Duration>),
+    /// 500.
+    Error,
+    /// A 200 that is empty or a page (P6).
+    NoAnswer,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Suspense {
+    since: Mono,
+    /// The next look; none is due while a look is under way.
+    look_at: Mono,
+    looks: u32,
+}
+
+impl Aftermath {
+    /// The refusal has turned out to be the request's own: it is to be answered now.
+    #[must_use]
+    pub fn is_the_end(&self) -> bool {
+        self.ends
+    }
+}
+
+impl Trail {
+    /// Adds what the last attempt has brought.
+    pub fn add(&mut self, after: Aftermath, policy: &Policy) {
+        self.never_held |= after.never_held;
+        self.forbidden.extend(after.forbidden);
+        let Some(refusal) = after.refusal else {
+            return;
+        };
+        if let (Some(suspense), RefusedFor::Unproven { unproven, .. }) =
+            (&mut self.suspense, refusal.why)
+        {
+            suspense.looks = suspense.looks.saturating_add(1);
+            suspense.look_at = refusal.at + delay(policy, unproven, suspense.looks);
+        }
+        self.refusals.retain(|known| known.account != refusal.account);
+        if self.refusals.len() < TRAIL_MAX {
+            self.refusals.push(refusal);
+        }
+    }
+
+    /// No account has refused the request yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.refusals.is_empty() && self.suspense.is_none()
+    }
+
+    pub(super) fn is_in_suspense(&self) -> bool {
+        self.suspense.is_some()
+    }
+
+    pub(super) fn is_never_held(&self) -> bool {
+        self.never_held
+    }
+
+    pub(super) fn forbidden(&self) -> &[(AccountId, Arc<Evidence>)] {
+        &self.forbidden
+    }
+
+    pub(super) fn refusal_by(&self, account: AccountId) -> Option<&PastRefusal> {
+        self.refusals.iter().find(|refusal| refusal.account == account)
+    }
+
+    pub(super) fn fingerprints(&self) -> impl Iterator<Item = Fingerprint> {
+        self.refusals.iter().filter_map(|refusal| match refusal.why {
+            RefusedFor::Unproven { fingerprint, .. } => Some(fingerprint),
+            RefusedFor::Delay(_) => None,
+        })
+    }
+
+    pub(super) fn may_begin_suspense(&self) -> bool {
+        self.suspense.is_none() && !self.never_held && self.last_unproven().is_some()
+    }
+
+    /// No account is left to try: if one has refused without evidence, the request waits for that to
+    /// be explained.
+    pub(super) fn begin_suspense(&mut self, now: Mono, policy: &Policy) {
+        if self.suspense.is_none()
+            && !self.never_held
+            && let Some(unproven) = self.last_unproven()
+        {
+            let look_at = now + delay(policy, unproven, 0);
+            self.suspense = Some(Suspense { since: now, look_at, looks: 0 });
+        }
+    }
+
+    /// When the next look of a request in suspense is due, or its time is up.
+    pub(super) fn look_at(&self, policy: &Policy) -> Option<Mono> {
+        let end = self.suspense_ends(policy)?;
+        self.suspense.map(|suspense| suspense.look_at.min(end))
+    }
+
+    /// The same for an account that has refused it: its own refusal may ask for longer than the last
+    /// one did.
+    pub(super) fn look_at_refuser(&self, refusal: &PastRefusal, policy: &Policy) -> Option<Mono> {
+        let own = match refusal.why {
+            RefusedFor::Unproven { unproven, .. } => refusal.at + delay(policy, unproven, 0),
+            RefusedFor::Delay(until) => until,
+        };
+        Some(self.look_at(policy)?.max(own).min(self.suspense_ends(policy)?))
+    }
+
+    /// Whether it waits for this account's refusal to be explained; the pause after a pass does not
+    /// keep it then.
+    pub(super) fn has_suspense_on(&self, account: AccountId) -> bool {
+        let is_unproven = |refusal: &PastRefusal| match refusal.why {
+            RefusedFor::Unproven { .. } => true,
+            RefusedFor::Delay(_) => false,
+        };
+        self.suspense.is_some() && self.refusal_by(account).is_some_and(is_unproven)
+    }
+
+    /// When a request leaves suspense at the latest.
+    pub(super) fn suspense_ends(&self, policy: &Policy) -> Option<Mono> {
+        let most = match self.last_unproven()? {
+            Unproven::Limit(_) | Unproven::NoAnswer => policy.unproven_max_wait,
+            Unproven::Error => policy.capacity_max_wait,
+        };
+        self.suspense.map(|suspense| suspense.since + most)
+    }
+
+    fn last_unproven(&self) -> Option<Unproven> {
+        self.refusals.iter().rev().find_map(|refusal| match refusal.why {
+            RefusedFor::Unproven { unproven, .. } => Some(unproven),
+            RefusedFor::Delay(_) => None,
+        })
+    }
+}
+
+/// The time to the next look, after so many looks in suspense.
+fn delay(policy: &Policy, unproven: Unproven, looks: u32) -> Duration {
+    let cooldown = |first| Cooldown { first, longest: policy.max_cooldown };
+    match unproven {
+        Unproven::Limit(Some(retry_after)) => retry_after,
+        Unproven::Limit(None) => cooldown(SUSPENSE_LOOK).after(looks.saturating_add(1)),
+        Unproven::Error | Unproven::NoAnswer => {
+            cooldown(policy.cooldown).after(looks.saturating_add(1))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::id::RouteClass;
+    use super::*;
+
+    fn refused(at: u64, unproven: Unproven) -> Aftermath {
+        let fingerprint = Fingerprint::of(RouteClass::Messages, 429, "", "");
+        let why = RefusedFor::Unproven { unproven, fingerprint };
+        let refusal = PastRefusal { account: AccountId(1), at: Mono(at), why };
+        Aftermath { refusal: Some(refusal), ..Aftermath::default() }
+    }
+
+    #[test]
+    fn looks_follow_the_delays_of_a_cooldown() {
+        let policy = Policy::default();
+        let secs = Duration::from_secs;
+        for (unproven, expected, limit) in [
+            (Unproven::Limit(None), [5, 10, 20, 40], 60),
+            (Unproven::Limit(Some(secs(7))), [7, 7, 7, 7], 60),
+            (Unproven::Error, [30, 60, 120, 240], 900),
+            (Unproven::NoAnswer, [30, 60, 120, 240], 60),
+        ] {
+            let mut trail = Trail::default();
+            trail.add(refused(1_000, unproven), &policy);
+            assert_eq!(trail.look_at(&policy), None, "other accounts come first");
+            trail.begin_suspense(Mono(1_000), &policy);
+            let mut at = Mono(1_000);
+            for wait in expected {
+                let end = Mono(1_000) + secs(limit);
+                let due = (at + secs(wait)).min(end);
+                assert_eq!(trail.look_at(&policy), Some(due), "{unproven:?}");
+                at = at + secs(wait);
+                trail.add(refused(at.0, unproven), &policy);
+            }
+            assert_eq!(trail.suspense_ends(&policy), Some(Mono(1_000) + secs(limit)));
+        }
+    }
+
+    #[test]
+    fn no_suspense_without_an_unproven_refusal_or_for_what_is_never_held() {
+        let policy = Policy::default();
+        let mut trail = Trail::default();
+        trail.begin_suspense(Mono(0), &policy);
+        assert!(!trail.is_in_suspense());
+        let why = RefusedFor::Delay(Mono(9));
+        let refusal = Some(PastRefusal { account: AccountId(1), at: Mono(0), why });
+        trail.add(Aftermath { refusal, ..Aftermath::default() }, &policy);
+        trail.begin_suspense(Mono(0), &policy);
+        assert!(!trail.is_in_suspense(), "a 503 waits in the queue");
+        trail.add(refused(0, Unproven::Error), &policy);
+        trail.add(Aftermath { never_held: true, ..Aftermath::default() }, &policy);
+        trail.begin_suspense(Mono(0), &policy);
+        assert!(!trail.is_in_suspense());
+    }
+}

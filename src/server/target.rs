@@ -1,0 +1,69 @@
+//! A request target: which ones are let in (SPEC P2), and how it reads without its escapes.
+
+use std::borrow::Cow;
+
+const TARGET_BYTES_MAX: usize = 32 * 1024;
+const DECODINGS_MAX: usize = 4;
+
+/// Judges a target as it was received.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub(super) fn check(target: &str) -> Result<(), &'static str> {
+    if target.len() > TARGET_BYTES_MAX {
+        return Err("the request target is longer than 32 KiB");
+    }
+    if !target.starts_with('/') {
+        return Err("the request target must be a path that begins with a slash");
+    }
+    if target.bytes().any(|byte| !matches!(byte, 0x21..=0x7e) || byte == b'#') {
+        return Err("the request target holds a character that is not allowed in it");
+    }
+    // Decoded again and again, because a server behind the upstream may do the same.
+    let mut path = Cow::Borrowed(split(target).0);
+    for _ in 0..DECODINGS_MAX {
+        if path.as_bytes().split(|&byte| byte == b'/').any(is_dots) {
+            return Err("the request target holds a dot segment");
+        }
+        if path.bytes().any(|byte| byte == b'\\') {
+            return Err("the request target holds a backslash");
+        }
+        if path.bytes().any(|byte| byte.is_ascii_control()) {
+            return Err("the request target holds an encoded control character");
+        }
+        let decoded = match decode(&path) {
+            Cow::Owned(decoded) if decoded != *path => decoded,
+            Cow::Owned(_) | Cow::Borrowed(_) => return Ok(()),
+        };
+        path = Cow::Owned(decoded);
+    }
+    Err("the request target is percent-encoded many times over")
+}
+
+/// A segment that names this directory or the one above, with parameters or without.
+fn is_dots(segment: &[u8]) -> bool {
+    segment.starts_with(b".")
+        && matches!(segment.split(|&byte| byte == b';').next(), Some(b"." | b".."))
+}
+
+/// Path and query of a target.
+pub(super) fn split(target: &str) -> (&str, &str) {
+    target.split_once('?').unwrap_or((target, ""))
+}
+
+/// Percent-decodes until nothing changes, because servers behind the upstream may decode again.
+/// [`check`] bounds how often that can be.
+pub(super) fn decode_fully(path: &str) -> Cow<'_, str> {
+    let mut decoded = decode(path);
+    while let Cow::Owned(again) = decode(&decoded)
+        && again != *decoded
+    {
+        decoded = Cow::Owned(again);
+    }
+    decoded
+}
+
+/// Percent-decodes once; what is no escape stays, and what has none is lent.
+pub(super) fn decode(text: &str) -> Cow<'_, str> {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy()
+}
