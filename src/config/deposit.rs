@@ -8,7 +8,8 @@ use rustls::crypto::ring::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use serde_json::{Map, Value};
 
 use super::random::base64url;
-use super::{Secret, Tokens};
+use super::secret::Secret;
+use super::tokens::Tokens;
 use crate::scheduler::time::Wall;
 
 /// A refresh token's hash, by which it is known after it was used up.

@@ -29,16 +29,17 @@ mod secret;
 pub(crate) mod settings;
 mod spelling;
 pub(crate) mod state;
+mod tokens;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::scheduler::Policy;
-use crate::scheduler::time::Wall;
 
 pub(crate) use identity::Identity;
 pub(crate) use secret::Secret;
+pub(crate) use tokens::Tokens;
 
 /// Everything that the config file says, defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -290,24 +291,6 @@ impl OauthCredential {
             previous: self.previous.clone(),
             spent: self.spent.clone(),
         }
-    }
-}
-
-/// The tokens of an OAuth account.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Tokens {
-    /// `accessToken`: serves requests.
-    pub(crate) access: Option<Secret>,
-    /// `refreshToken`: gets the next pair, once.
-    pub(crate) refresh: Option<Secret>,
-    /// `expiresAt`: when the access token ends, in milliseconds; `None` is unknown.
-    pub(crate) expires_at: Option<Wall>,
-}
-
-impl Tokens {
-    /// True if the two hold the same secrets; a corrected expiry alone makes no other pair.
-    pub(crate) fn same_pair(&self, other: &Tokens) -> bool {
-        self.access == other.access && self.refresh == other.refresh
     }
 }
 

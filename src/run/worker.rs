@@ -389,19 +389,7 @@ impl Worker<'_> {
                 seen_told = now;
                 self.tell_seen();
             }
-            match self.link.wait(LEFT_LOOK_EVERY) {
-                Heard::Order(Order::Drain(_)) if going == Going::Retiring => {
-                    going = Going::Stopping;
-                    self.begin_end(going);
-                }
-                Heard::Gone if going == Going::Retiring => {
-                    going = Going::Stopping;
-                    self.begin_end(going);
-                }
-                Heard::Order(Order::Cut) => going = Going::Cutting,
-                Heard::Order(Order::Learn(learned)) => learn(&context, &learned),
-                Heard::Order(_) | Heard::Nothing | Heard::Gone => {}
-            }
+            going = self.hear_while_ending(going);
         };
         if ended == Ended::Cut {
             self.listener.cut();
@@ -416,6 +404,21 @@ impl Worker<'_> {
             return Ended::Clean;
         }
         ended
+    }
+
+    /// What the leader says while requests are finished changes how they are finished.
+    fn hear_while_ending(&mut self, going: Going) -> Going {
+        let retiring = going == Going::Retiring;
+        match self.link.wait(LEFT_LOOK_EVERY) {
+            Heard::Order(Order::Drain(_)) | Heard::Gone if retiring => {
+                self.begin_end(Going::Stopping);
+                return Going::Stopping;
+            }
+            Heard::Order(Order::Cut) => return Going::Cutting,
+            Heard::Order(Order::Learn(learned)) => learn(&self.context, &learned),
+            Heard::Order(_) | Heard::Nothing | Heard::Gone => {}
+        }
+        going
     }
 
     fn begin_end(&self, going: Going) {
