@@ -5,8 +5,9 @@
 //! escaped, and no key is found.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
-use memchr::memmem;
+use memchr::memmem::Finder;
 
 /// The ids that a body names, each once.
 pub(crate) fn named(body: &[u8]) -> BTreeSet<String> {
@@ -47,12 +48,12 @@ impl IdScanner {
 }
 
 fn collect(bytes: &[u8], ids: &mut BTreeSet<String>) {
-    for key in KEYS {
-        for at in memmem::find_iter(bytes, key) {
+    for key in KEYS.iter() {
+        for at in key.find_iter(bytes) {
             if ids.len() >= IDS_MAX {
                 return;
             }
-            if let Some(id) = value(&bytes[at + key.len()..]) {
+            if let Some(id) = value(&bytes[at + key.needle().len()..]) {
                 ids.insert(id.to_owned());
             }
         }
@@ -67,8 +68,8 @@ fn value(rest: &[u8]) -> Option<&str> {
         return text(rest);
     };
     let end = object.iter().position(|byte| *byte == b'}').unwrap_or(object.len());
-    let at = memmem::find(&object[..end], ID)?;
-    text(object[at + ID.len()..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start())
+    let at = ID.find(&object[..end])?;
+    text(object[at + ID.needle().len()..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start())
 }
 
 fn text(rest: &[u8]) -> Option<&str> {
@@ -79,8 +80,10 @@ fn text(rest: &[u8]) -> Option<&str> {
     (!id.is_empty() && id.len() <= ID_BYTES_MAX && id.chars().all(is_id)).then_some(id)
 }
 
-const KEYS: [&[u8]; 2] = [b"\"container\"", b"\"file_id\""];
-const ID: &[u8] = b"\"id\"";
+/// Made once: making one took longer than looking through a small answer.
+static KEYS: LazyLock<[Finder<'_>; 2]> =
+    LazyLock::new(|| ["\"container\"", "\"file_id\""].map(Finder::new));
+static ID: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new("\"id\""));
 /// From a key to the end of its id at most.
 const SPAN_MAX: usize = 512;
 /// Longer ones are none of the API's.
