@@ -7,6 +7,8 @@
 //!
 //! Pure: bytes in, verdict out; the caller reads more and asks again.
 
+use std::mem::MaybeUninit;
+
 use bytes::Bytes;
 
 use crate::http::headers::Headers;
@@ -66,6 +68,9 @@ pub(super) enum Parsed {
 }
 
 /// Reads the head at the beginning of `bytes`.
+///
+/// Out of line: its frame would lie below that of every request.
+#[inline(never)]
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     if bytes.first() == Some(&TLS_HANDSHAKE) {
         let text = "this port speaks plain HTTP; use http:// instead of https:// in the base URL";
@@ -76,9 +81,9 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
         return Parsed::Refused(refused(400, "empty lines instead of a request"));
     }
     let head = &bytes[blank..];
-    let mut lines = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut request = httparse::Request::new(&mut lines);
-    match request.parse(head) {
+    let mut lines = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(head, &mut lines) {
         Ok(httparse::Status::Complete(length)) if !has_bare_line_end(&head[..length]) => {
             match taken_from(&request, &head[..length]) {
                 Some(head) => Parsed::Complete(head, blank + length),
