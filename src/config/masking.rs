@@ -6,7 +6,7 @@
 //! base64 forms too. What is found is cut out of the original text.
 //!
 //! [`Secret::new`](super::Secret::new) makes a secret known here, so none can be forgotten. Every
-//! writer of a text that leaves the program asks [`text`] or [`bytes`]: the log, the status and the
+//! writer of a text that leaves the program asks [`text`] or [`bytes()`]: the log, the status and the
 //! other local routes, recordings, the screen, error bodies and headers to clients, the command line.
 //! The content of a good answer is not asked about. A text without a secret costs one pass over it.
 
