@@ -200,9 +200,12 @@ impl Upstream<'_> {
                 (outcome, Next::AnotherAccount, Whom::Way, Proof::Status)
             }
             Row::Credential(proof) => {
-                // A route that an account may not use says nothing about its token.
-                let next = match (self.seen.kind, self.seen.class) {
-                    (Kind::Oauth, RouteClass::Messages) => Next::RefreshAndRetry,
+                // A route that an account may not use says nothing about its token, unless it says
+                // so in words.
+                let next = match (self.seen.kind, self.seen.class, proof) {
+                    (Kind::Oauth, RouteClass::Messages, _) | (Kind::Oauth, _, Proof::Words) => {
+                        Next::RefreshAndRetry
+                    }
                     _ => Next::AnotherAccount,
                 };
                 let outcome = Outcome::CredentialRefused { evidence: evidence() };

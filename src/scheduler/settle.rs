@@ -188,12 +188,14 @@ impl Scheduler {
         let after = Aftermath { never_held, ..Aftermath::default() };
         match outcome {
             Outcome::ModelMissing { evidence } => {
-                if let Some(model) = &held.model {
-                    let end = End::after(now, MODEL_WAIT);
-                    let scope = Scope::Model(model.clone());
-                    self.block_for(now, index, BlockReason::ModelMissing, (end, scope), evidence);
-                }
-                Aftermath { never_held: true, ..after }
+                let Some(model) = &held.model else {
+                    return Aftermath { never_held: true, ..after };
+                };
+                let end = End::after(now, MODEL_WAIT);
+                let scope = Scope::Model(model.clone());
+                self.block_for(now, index, BlockReason::ModelMissing, (end, scope), evidence);
+                // Another account may have it, and is waited for if it is out for a while.
+                after
             }
             Outcome::Forbidden { evidence } => {
                 let forbidden = Some((held.account, Arc::new(evidence)));

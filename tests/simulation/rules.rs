@@ -14,8 +14,8 @@ use maxpool::scheduler::time::{Mono, Wall};
 use maxpool::scheduler::{
     AccountId, AccountLimit, AccountSpec, Avoided, Blame, Block, BlockReason, Cancel, CannotPrefer,
     Effect, End, ExplainedVerdict, Kin, Kind, Limit, Outcome, Overage, PassedOver, Policy,
-    RefusalReason, Request, Routing, Scope, SessionKey, Shape, Source, Status, ThreadKey, Tier,
-    Unproven, Usage, WaitCause, Wake, Why,
+    RefusalReason, Request, RouteClass, Routing, Scope, SessionKey, Shape, Source, Status,
+    ThreadKey, Tier, Unproven, Usage, WaitCause, Wake, Why,
 };
 
 use super::table::{
