@@ -31,6 +31,8 @@ pub(crate) struct Facts {
     pub(crate) usage: Usage,
     /// Anything was said about usage.
     pub(crate) usage_seen: bool,
+    /// `message_start` came.
+    pub(crate) begun: bool,
     /// `message_stop` came; of a JSON body: its document was closed.
     pub(crate) stopped: bool,
     /// Signed thinking appeared (P9).
@@ -276,8 +278,10 @@ impl Scanner {
         let is_error = self.name == b"error" || kind == "error";
         let error = is_error.then(|| data.error.clone().unwrap_or_default());
         self.facts.events += 1;
-        self.facts.stopped |= kind == "message_stop";
-        let is_ping = kind == "ping" || (kind.is_empty() && self.name == b"ping");
+        let is = |event: &str| kind == event || (kind.is_empty() && self.name == event.as_bytes());
+        self.facts.begun |= is("message_start");
+        self.facts.stopped |= is("message_stop");
+        let is_ping = is("ping");
         if self.first.is_none() && (error.is_some() || !is_ping) {
             let name = if self.name.is_empty() {
                 kind.to_owned()
@@ -345,7 +349,10 @@ impl Form {
             Form::Opaque
         } else if media_type == "text/event-stream" {
             Form::Events
-        } else if media_type == "application/json" || media_type.ends_with("+json") {
+        } else if matches!(&*media_type, "application/json" | "text/plain" | "")
+            || media_type.ends_with("+json")
+        {
+            // What says nothing about itself may be JSON, and reading finds nothing in other text.
             Form::Json
         } else {
             Form::Opaque

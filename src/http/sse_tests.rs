@@ -58,6 +58,7 @@ fn a_usual_stream() {
     let expected = Facts {
         usage: Usage { input: 26, output: 7, cache_read: 900, cache_write: 3 },
         usage_seen: true,
+        begun: true,
         stopped: true,
         signed_thinking: true,
         error: None,
@@ -83,6 +84,32 @@ fn a_usual_stream() {
         }
         let single: Vec<&[u8]> = bytes.chunks(1).collect();
         assert_eq!(scan(Form::Events, &single).facts(), whole.facts(), "P13 byte by byte");
+    }
+}
+
+#[test]
+fn where_a_message_begins_and_ends() {
+    let rows = [
+        (
+            "its first event is another",
+            "event: x\ndata: {}\n\ndata: {\"type\":\"message_start\"}\n\n",
+            (true, false),
+        ),
+        (
+            "names alone",
+            "event: message_start\ndata: {}\n\nevent: message_stop\ndata: {}\n\n",
+            (true, true),
+        ),
+        (
+            "the data goes before the name",
+            "event: message_stop\ndata: {\"type\":\"message_start\"}\n\n",
+            (true, false),
+        ),
+        ("a ping", "event: ping\ndata: {}\n\n", (false, false)),
+    ];
+    for (rule, text, expected) in rows {
+        let facts = read(Form::Events, text.as_bytes());
+        assert_eq!((facts.begun, facts.stopped), expected, "P6 {rule}");
     }
 }
 
@@ -398,7 +425,9 @@ fn forms() {
         (Some("application/problem+json"), Some(""), Form::Json),
         (Some("application/json"), Some("gzip"), Form::Opaque),
         (Some("text/html"), None, Form::Opaque),
-        (None, None, Form::Opaque),
+        (None, None, Form::Json),
+        (Some("text/plain; charset=utf-8"), None, Form::Json),
+        (Some("application/octet-stream"), None, Form::Opaque),
     ];
     for (content_type, encoding, expected) in rows {
         assert_eq!(Form::of(content_type, encoding), expected, "{content_type:?} {encoding:?}");

@@ -5,6 +5,7 @@ mod caring;
 mod choosing;
 mod staying;
 mod waiting;
+mod ways_out;
 
 use std::sync::Arc;
 use std::time::Duration;
