@@ -491,11 +491,15 @@ fn credentials_only(names: &[impl AsRef<str>], refusal: &Refusal) -> Reply {
     } else {
         concerned.iter().map(|standing| shown(standing)).collect()
     };
-    Reply::new(
-        502,
-        kind,
-        format!("no account has a working credential ({}): {cures}", listed(&who)),
-    )
+    // One that only rests after a 401 may be served again without anybody's doing.
+    let rests = |standing: &&&Standing| {
+        standing.reason == PassedOver::Blocked(BlockReason::CredentialRefused)
+    };
+    let retry_after = concerned.iter().filter(rests).filter_map(|standing| standing.wait).min();
+    let message = format!("no account has a working credential ({}): {cures}", listed(&who));
+    // Clients obey a `retry-after` of up to a minute.
+    let should_retry = retry_after.is_some_and(|wait| wait <= Duration::from_secs(60));
+    Reply { retry_after, should_retry, ..Reply::new(502, kind, message) }
 }
 
 /// When the first account comes back.

@@ -288,7 +288,7 @@ impl Message {
             start.is_some_and(|start| words[start..at].iter().zip(*phrase).all(|(a, b)| a == b))
         };
         let mut rest = &words[at + 1..];
-        if NO_SUCH.iter().any(|phrase| ends(phrase)) {
+        if NO_SUCH.iter().any(ends) {
             // "Invalid model parameter" is about something else.
             let is_name = |word: &String| {
                 NAME_WORDS.contains(&word.as_str())
@@ -308,7 +308,7 @@ impl Message {
             let begins = |phrase: &&[&str]| {
                 rest.len() >= phrase.len() && rest.iter().zip(*phrase).all(|(a, b)| a == b)
             };
-            if IS_INVALID.iter().any(|phrase| begins(phrase)) {
+            if IS_INVALID.iter().any(begins) {
                 return true;
             }
             rest = rest.get(1..).unwrap_or_default();
