@@ -82,6 +82,7 @@ fn the_entry_added_last_wins_and_a_taken_name_changes() {
     let with_uuid = |name: &str, token: &str, uuid: &str| {
         let mut account = oauth(name);
         account["accessToken"] = json!(token);
+        account["refreshToken"] = json!(format!("refresh-{token}"));
         account["accountUuid"] = json!(uuid);
         account
     };

@@ -8,7 +8,7 @@ use super::credential::{Account, Holding, Readiness, Ready, Unready, ready};
 use super::oauth::{self, UsageReading};
 use super::refresh;
 use super::single_flight::{self, SingleFlight};
-use super::surroundings::{Shared, Surroundings};
+use super::surroundings::{Role, Shared, Surroundings};
 use super::token::{Cooling, Obstacle, Plan, Switch, TokenState};
 use crate::config::Config;
 use crate::error;
@@ -68,12 +68,25 @@ impl Accounts {
         self.ask(id, plan, Some(generation))
     }
 
-    /// The same for a credential that this request got from [`Accounts::refused`] already: no second refresh (SPEC P7).
+    /// The same for a request that has had its refresh of this account already: no second one (SPEC
+    /// T2).
     pub(crate) fn refused_again(self: &Arc<Self>, id: AccountId, generation: u64) -> Readiness {
         let plan = |state: &mut TokenState, switch, now| {
             state.plan_after_second_401(generation, switch, now)
         };
         self.ask(id, plan, Some(generation))
+    }
+
+    /// The credential of `generation` has served a request.
+    pub(crate) fn served(&self, id: AccountId, generation: u64) {
+        if let Some(account) = self.get(id) {
+            account.served(generation);
+        }
+    }
+
+    /// Who may refresh from now on. One that has handed over takes what its successor brings.
+    pub(crate) fn set_role(&self, role: Role) {
+        self.shared.set_role(role);
     }
 
     /// A refresh that failed for now may be tried again at once.

@@ -6,6 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use super::single_flight::SingleFlight;
 use super::surroundings::Settings;
 use super::token::{Cooling, TokenState};
+use crate::config::atomic::SiblingLock;
+use crate::config::custody::Kept;
+use crate::config::state::TokensState;
 use crate::config::{AccountEntry, AuthHeader, BaseUrl, Credential, Identity, ImportFrom, Secret};
 use crate::scheduler::time::{Mono, Wall};
 use crate::scheduler::{Access, AccountId, AccountLimit, AccountSpec, Kind};
@@ -17,6 +20,8 @@ pub(crate) struct Account {
     held: Mutex<Held>,
     /// When a request last brought it; only for [`Origin::Request`].
     touched: AtomicU64,
+    /// See [`Account::hold`].
+    spent_lock: Mutex<Option<SiblingLock>>,
 }
 
 /// Everything about an account but its credential; replaced as a whole by a hot sync.
@@ -117,6 +122,7 @@ impl Account {
             profile: RwLock::new(Arc::new(profile)),
             held: Mutex::new(Held { what: Holding::of(&entry.credential), flight: None }),
             touched: AtomicU64::new(now.0),
+            spent_lock: Mutex::default(),
         }
     }
 
@@ -148,6 +154,55 @@ impl Account {
         match &self.held().what {
             Holding::Fixed { .. } => None,
             Holding::Oauth(state) => state.tokens().expires_at,
+        }
+    }
+
+    /// When a refresh has brought the tokens last.
+    pub(crate) fn renewed_at(&self) -> Option<Wall> {
+        match &self.held().what {
+            Holding::Fixed { .. } => None,
+            Holding::Oauth(state) => state.renewed_at(),
+        }
+    }
+
+    /// Why the config lacks the tokens, if it does, and where they are instead.
+    pub(crate) fn storage_trouble(&self) -> Option<String> {
+        let held = self.held();
+        let Holding::Oauth(state) = &held.what else {
+            return None;
+        };
+        let (kept, why) = state.trouble()?;
+        Some(match kept {
+            Kept::Rescued => {
+                format!("in the rescue file, because the config cannot be written: {why}")
+            }
+            Kept::OnDisk | Kept::InMemory => format!("in memory only: {why}"),
+        })
+    }
+
+    /// What the state file keeps of the tokens.
+    pub(crate) fn tokens_state(&self) -> TokensState {
+        match &self.held().what {
+            Holding::Fixed { .. } => TokensState::default(),
+            Holding::Oauth(state) => state.for_the_state_file(),
+        }
+    }
+
+    /// Takes in what the state file has kept.
+    pub(crate) fn recall(&self, known: &TokensState) {
+        if let Holding::Oauth(state) = &mut self.held().what {
+            state.recall(known);
+        }
+    }
+
+    /// Holds the lock of a token whose successor is in memory only, until that is stored.
+    pub(super) fn hold(&self, lock: Option<SiblingLock>) {
+        *self.spent_lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
+    }
+
+    pub(super) fn served(&self, generation: u64) {
+        if let Holding::Oauth(state) = &mut self.held().what {
+            state.served(generation);
         }
     }
 
@@ -240,9 +295,7 @@ impl AccountProfile {
 impl Holding {
     fn of(credential: &Credential) -> Holding {
         match credential {
-            Credential::Oauth(oauth) => {
-                Holding::Oauth(Box::new(TokenState::new(oauth.tokens.clone())))
-            }
+            Credential::Oauth(oauth) => Holding::Oauth(Box::new(TokenState::new(oauth.deposit()))),
             Credential::ApiKey(secret) | Credential::Provider(secret) => {
                 Holding::Fixed { secret: secret.clone(), generation: 1 }
             }
@@ -262,7 +315,7 @@ pub(crate) fn kind_of(entry: &AccountEntry) -> Kind {
 pub(super) fn ready(profile: &AccountProfile, secret: &Secret, generation: u64) -> Ready {
     let (header, value) = match profile.auth_header {
         AuthHeader::Authorization => {
-            ("authorization", Secret::new(format!("Bearer {}", secret.expose())))
+            ("authorization", Secret::around(format!("Bearer {}", secret.expose())))
         }
         AuthHeader::XApiKey => ("x-api-key", secret.clone()),
     };

@@ -11,9 +11,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_e
 
 /// Performs one call: one attempt, no redirects followed, the answer's body read whole.
 ///
-/// A status is never a failure here. The implementer keeps to `timeout` from the first look-up to
-/// the last byte of the body and to `reply_bytes_max`; a longer body is
-/// [`HttpPhase::MayHaveArrived`].
+/// A status is never a failure here, and neither is a body that ends too early: what has come of it
+/// may hold a token. The implementer keeps to `timeout` from the first look-up to the last byte of
+/// the body and to `reply_bytes_max`, where a longer body is cut.
 pub(crate) type Http = dyn Fn(HttpCall) -> Result<HttpReply, HttpFailure> + Send + Sync;
 
 /// One request. `accept: application/json` and the `user-agent` are among the headers already.
@@ -40,6 +40,8 @@ pub(crate) struct HttpReply {
     /// In the order sent, names as sent.
     pub(crate) headers: Vec<(String, Vec<u8>)>,
     pub(crate) body: Vec<u8>,
+    /// Why the body may end too early; [`HttpReply::whole`] makes a failure of it.
+    pub(crate) cut: Option<String>,
 }
 
 /// How far a call got that brought no answer.
@@ -62,6 +64,14 @@ pub(crate) struct HttpFailure {
 }
 
 impl HttpReply {
+    /// The answer, if all of it has come.
+    pub(crate) fn whole(self) -> Result<HttpReply, HttpFailure> {
+        match self.cut {
+            Some(cause) => Err(HttpFailure { phase: HttpPhase::MayHaveArrived, cause }),
+            None => Ok(self),
+        }
+    }
+
     /// The first header of that name, as text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let value = &self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?.1;

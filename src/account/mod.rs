@@ -12,22 +12,23 @@ mod credential;
 #[cfg(test)]
 mod fuzz_tests;
 pub(crate) mod http;
+mod import_from;
+mod keep;
 pub(crate) mod limits;
 pub(crate) mod oauth;
 pub(crate) mod provider;
 mod refresh;
-mod refresh_lock;
-mod rescue;
 pub(crate) mod sign_in;
 mod single_flight;
 pub(crate) mod sources;
 mod surroundings;
 pub(crate) mod sync;
 mod token;
+mod token_sync;
 pub(crate) mod wire;
 
 pub(crate) use accounts::Accounts;
 pub(crate) use credential::{Account, AccountProfile, Origin, Readiness, Ready, Unready};
 pub(crate) use single_flight::SingleFlight;
-pub(crate) use surroundings::Surroundings;
+pub(crate) use surroundings::{Role, Surroundings};
 pub(crate) use token::{Cooling, Obstacle};

@@ -14,6 +14,7 @@ use super::http::{Http, HttpCall, HttpPhase, HttpReply, percent_encoded};
 use super::limits::{dates, headers};
 use crate::config::random::base64url;
 use crate::config::{Secret, Tokens};
+use crate::http::gzip;
 use crate::scheduler::quota::QuotaReport;
 use crate::scheduler::time::{Now, Wall};
 
@@ -63,9 +64,9 @@ pub(crate) struct Proof {
 impl Proof {
     /// 32 random bytes each.
     pub(crate) fn new() -> crate::error::Result<Proof> {
-        let random =
-            || crate::config::random::bytes::<32>().map(|bytes| Secret::new(base64url(&bytes)));
-        Ok(Proof { verifier: random()?, state: random()? })
+        let random = || crate::config::random::bytes::<32>().map(|bytes| base64url(&bytes));
+        // The state is a part of the address that the person is shown.
+        Ok(Proof { verifier: Secret::new(random()?), state: Secret::around(random()?) })
     }
 }
 
@@ -99,47 +100,61 @@ pub(crate) fn authorize_url(endpoints: &Endpoints, proof: &Proof, redirect_uri: 
 /// How a call to the token endpoint failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TokenFailure {
-    /// No answer. With [`HttpPhase::MayHaveArrived`] a single-use token may be used up.
-    NoAnswer {
-        /// How far it got.
-        phase: HttpPhase,
+    /// Nothing was sent.
+    NotSent { why: String },
+    /// It may have arrived, and a single-use token may be used up: no answer, an answer that cannot be
+    /// read, or one of a gateway on the way (502, 504).
+    FateUnknown {
+        /// No answer came at all.
+        is_network: bool,
         why: String,
     },
-    /// An answer that is no verdict about the credential: 429, 5xx, or no access token in it.
+    /// An answer that is no verdict about the credential: anything but `invalid_grant`.
     Temporary {
         /// `retry-after`, if it was there.
         retry_after: Option<Duration>,
         why: String,
     },
-    /// 400, 401 or 403.
+    /// The endpoint's own `invalid_grant`.
     Refused { why: String },
 }
 
 impl TokenFailure {
     pub(crate) fn why(&self) -> &str {
         match self {
-            TokenFailure::NoAnswer { why, .. }
+            TokenFailure::NotSent { why }
+            | TokenFailure::FateUnknown { why, .. }
             | TokenFailure::Temporary { why, .. }
             | TokenFailure::Refused { why } => why,
         }
     }
 }
 
-/// Redeems a refresh token: one attempt. An answer without a new refresh token keeps this one.
+/// What the token endpoint's answer holds.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Issued {
+    /// What there is of the pair; an end that lies in the past is not believed.
+    pub(crate) tokens: Tokens,
+    /// How long the access token lives; `None` where that is not positive.
+    pub(crate) lifetime: Option<Duration>,
+}
+
+/// Redeems a refresh token: one attempt. An answer without a new refresh token keeps this one; one
+/// without an access token brings none.
 pub(crate) fn refresh(
     http: &Http,
     endpoints: &Endpoints,
     token: &Secret,
     now: &dyn Fn() -> Now,
-) -> Result<Tokens, TokenFailure> {
+) -> Result<Issued, TokenFailure> {
     let body = json!({
         "grant_type": "refresh_token",
         "refresh_token": token.expose(),
         "client_id": CLIENT_ID,
     });
-    let mut tokens = token_call(http, endpoints, &body, &[token], now)?;
-    tokens.refresh.get_or_insert_with(|| token.clone());
-    Ok(tokens)
+    let mut issued = token_call(http, endpoints, &body, &[token], now)?;
+    issued.tokens.refresh.get_or_insert_with(|| token.clone());
+    Ok(issued)
 }
 
 /// Redeems an authorization code: one attempt.
@@ -159,7 +174,8 @@ pub(crate) fn exchange(
         "redirect_uri": redirect_uri,
         "code_verifier": proof.verifier.expose(),
     });
-    token_call(http, endpoints, &body, &[code, &proof.verifier, &proof.state], now)
+    let secrets = [code, &proof.verifier, &proof.state];
+    token_call(http, endpoints, &body, &secrets, now).map(|issued| issued.tokens)
 }
 
 fn token_call(
@@ -168,7 +184,7 @@ fn token_call(
     body: &Value,
     secrets: &[&Secret],
     now: &dyn Fn() -> Now,
-) -> Result<Tokens, TokenFailure> {
+) -> Result<Issued, TokenFailure> {
     let call = HttpCall {
         method: "POST",
         url: endpoints.token.clone(),
@@ -177,47 +193,84 @@ fn token_call(
         timeout: TOKEN_TIMEOUT,
         reply_bytes_max: REPLY_BYTES_MAX,
     };
-    let reply = http(call).map_err(|failure| TokenFailure::NoAnswer {
-        phase: failure.phase,
-        why: format!("no answer from the token endpoint: {}", cleaned(&failure.cause, secrets)),
-    })?;
-    let now = now();
-    match reply.status {
-        200..=299 => {
-            tokens_of_answer(&reply.body, now.wall).ok_or_else(|| TokenFailure::Temporary {
-                retry_after: None,
-                why: format!(
-                    "the token endpoint answered {} without an access token",
-                    reply.status
-                ),
-            })
+    let mut reply = http(call).map_err(|failure| {
+        let said = cleaned(&failure.cause, secrets);
+        let why = format!("no answer from the token endpoint: {said}");
+        match failure.phase {
+            HttpPhase::Connect => TokenFailure::NotSent { why },
+            HttpPhase::MayHaveArrived => TokenFailure::FateUnknown { is_network: true, why },
         }
-        status @ (400 | 401 | 403) => Err(TokenFailure::Refused {
-            why: format!("the token endpoint refused it: {status}{}", said(&reply, secrets)),
-        }),
-        status => Err(TokenFailure::Temporary {
+    })?;
+    if reply.header("content-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("gzip"))
+        || reply.body.starts_with(&GZIP_MARK)
+    {
+        reply.body = gzip::decoded(&reply.body, REPLY_BYTES_MAX);
+    }
+    let now = now();
+    if (200..=299).contains(&reply.status) {
+        return issued_of_answer(&reply.body, now.wall).ok_or_else(|| {
+            let cut =
+                reply.cut.as_ref().map(|cause| format!(" (cut off: {})", cleaned(cause, secrets)));
+            TokenFailure::FateUnknown {
+                is_network: cut.is_some(),
+                why: format!(
+                    "the token endpoint answered {} without a token{}",
+                    reply.status,
+                    cut.unwrap_or_default()
+                ),
+            }
+        });
+    }
+    let said = said(&reply, secrets);
+    Err(match reply.status {
+        status @ (400 | 401) if is_invalid_grant(&reply.body) => {
+            TokenFailure::Refused { why: format!("the token endpoint refused it: {status}{said}") }
+        }
+        status @ (502 | 504) => TokenFailure::FateUnknown {
+            is_network: false,
+            why: format!("the token endpoint answered {status}{said}"),
+        },
+        status => TokenFailure::Temporary {
             retry_after: reply
                 .header("retry-after")
                 .and_then(|text| dates::retry_after_of_text(text, now.wall)),
-            why: format!("the token endpoint answered {status}{}", said(&reply, secrets)),
-        }),
-    }
+            why: format!("the token endpoint answered {status}{said}"),
+        },
+    })
 }
 
-/// Reads the answer of SPEC T1. `None` without an access token that can be sent.
-pub(crate) fn tokens_of_answer(body: &[u8], now: Wall) -> Option<Tokens> {
-    let Ok(Value::Object(answer)) = serde_json::from_slice(body) else {
+/// The only final verdict about a refresh token (RFC 6749, 5.2).
+fn is_invalid_grant(body: &[u8]) -> bool {
+    let answer: Option<Value> = serde_json::from_slice(without_mark(body)).ok();
+    let error = answer.as_ref().and_then(|answer| answer.get("error"));
+    let code = error.map(|error| error.get("type").unwrap_or(error));
+    code.and_then(Value::as_str) == Some("invalid_grant")
+}
+
+/// Reads the answer of SPEC T1. `None` if it holds no token that can be sent.
+///
+/// The JSON may be followed by anything: what matters is that it is complete.
+pub(crate) fn issued_of_answer(body: &[u8], now: Wall) -> Option<Issued> {
+    let mut documents = serde_json::Deserializer::from_slice(without_mark(body)).into_iter();
+    let Some(Ok(Value::Object(answer))) = documents.next() else {
         return None;
     };
     let token = |name: &str| {
         let text = answer.get(name)?.as_str()?;
         is_sendable(text).then(|| Secret::new(text))
     };
-    Some(Tokens {
-        access: Some(token("access_token")?),
-        refresh: token("refresh_token"),
-        expires_at: Some(expiry_of_answer(&answer, now)),
-    })
+    let (access, refresh) = (token("access_token"), token("refresh_token"));
+    if access.is_none() && refresh.is_none() {
+        return None;
+    }
+    let lifetime = lifetime_of_answer(&answer, now);
+    let expires_at = lifetime.map(|lifetime| now + lifetime);
+    Some(Issued { tokens: Tokens { access, refresh, expires_at }, lifetime })
+}
+
+/// Without a byte-order mark.
+fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
 /// True for what fits into a header unchanged.
@@ -227,20 +280,23 @@ pub(crate) fn is_sendable(token: &str) -> bool {
         && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-fn expiry_of_answer(answer: &Map<String, Value>, now: Wall) -> Wall {
+/// How long the access token lives; `None` where the answer says that it does not, or that it has
+/// ended by our clock, which may be wrong.
+fn lifetime_of_answer(answer: &Map<String, Value>, now: Wall) -> Option<Duration> {
     let number = |name: &str| {
         let value = answer.get(name)?;
         let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok())?;
-        (number.is_finite() && (0.0..1e15).contains(&number)).then_some(number)
+        (number.is_finite() && number.abs() < 1e15).then_some(number)
     };
-    if let Some(lifetime_s) = number("expires_in") {
-        return Wall(now.0.saturating_add((lifetime_s * 1000.0) as i64));
-    }
-    match number("expires_at") {
-        Some(at) if at < 1e12 => Wall((at * 1000.0) as i64),
-        Some(at) => Wall(at as i64),
-        None => now + LIFETIME_DEFAULT,
-    }
+    let seconds = match (number("expires_in"), number("expires_at")) {
+        (Some(lifetime), _) => lifetime,
+        (None, Some(at)) => {
+            let ms = if at < 1e12 { at * 1000.0 } else { at };
+            (ms - now.0 as f64) / 1000.0
+        }
+        (None, None) => LIFETIME_DEFAULT.as_secs_f64(),
+    };
+    (seconds > 0.0).then(|| Duration::from_secs_f64(seconds.min(LIFETIME_S_MAX)))
 }
 
 /// What the profile endpoint says (SPEC T1); absent parts are unknown.
@@ -375,7 +431,7 @@ fn get(http: &Http, url: &str, access: &Secret, beta: Option<&str>) -> Result<Ht
         timeout: READ_TIMEOUT,
         reply_bytes_max: REPLY_BYTES_MAX,
     };
-    http(call).map_err(|failure| cleaned(&failure.cause, &[access]))
+    http(call).and_then(HttpReply::whole).map_err(|failure| cleaned(&failure.cause, &[access]))
 }
 
 fn headers<const N: usize>(own: [(&'static str, String); N]) -> Vec<(&'static str, String)> {
@@ -437,6 +493,10 @@ const READ_TIMEOUT: Duration = Duration::from_secs(15);
 const REPLY_BYTES_MAX: usize = 256 * 1024;
 /// SPEC T1: neither `expires_in` nor `expires_at`.
 const LIFETIME_DEFAULT: Duration = Duration::from_secs(3600);
+/// A century: what is longer is no lifetime.
+const LIFETIME_S_MAX: f64 = 3.2e9;
+/// How a gzip stream begins (RFC 1952).
+const GZIP_MARK: [u8; 2] = [0x1f, 0x8b];
 /// No credential that is known comes near.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 const SAID_CHARS_MAX: usize = 200;

@@ -30,6 +30,7 @@ impl Fake {
                 status,
                 headers: vec![("Retry-After".to_owned(), b"40".to_vec())],
                 body: body.as_bytes().to_vec(),
+                cut: None,
             }),
             asked: Mutex::default(),
         })
@@ -131,8 +132,10 @@ fn exchange_and_refresh_send_the_bodies_of_the_table() {
 #[test]
 fn answers_are_read_in_every_form_of_expiry() {
     let at = |body: &str| {
-        tokens_of_answer(body.as_bytes(), NOW.wall).map(|tokens| tokens.expires_at.unwrap().0)
+        let issued = issued_of_answer(body.as_bytes(), NOW.wall)?;
+        Some(issued.tokens.expires_at.map_or(UNTIL_REFUSED, |end| end.0))
     };
+    const UNTIL_REFUSED: i64 = -1;
     let now = NOW.wall.0;
     for (rule, body, expected) in [
         ("T1 expires_in", r#"{"access_token":"a","expires_in":28800}"#, Some(now + 28_800_000)),
@@ -153,9 +156,18 @@ fn answers_are_read_in_every_form_of_expiry() {
             r#"{"access_token":"a","expires_in":"soon","expires_at":null}"#,
             Some(now + 3_600_000),
         ),
-        ("T1 negative", r#"{"access_token":"a","expires_in":-5}"#, Some(now + 3_600_000)),
+        ("T2 negative", r#"{"access_token":"a","expires_in":-5}"#, Some(UNTIL_REFUSED)),
+        ("T2 none", r#"{"access_token":"a","expires_in":0}"#, Some(UNTIL_REFUSED)),
+        ("T2 past", r#"{"access_token":"a","expires_at":1795301099}"#, Some(UNTIL_REFUSED)),
+        (
+            "T7 a mark before it",
+            "\u{feff}{\"access_token\":\"a\",\"expires_in\":1}",
+            Some(now + 1000),
+        ),
+        ("T7 more behind it", "{\"access_token\":\"a\",\"expires_in\":1}\n{", Some(now + 1000)),
         ("T1 absurd", r#"{"access_token":"a","expires_in":1e300}"#, Some(now + 3_600_000)),
-        ("T2 no access token", r#"{"refresh_token":"r"}"#, None),
+        ("T7 no access token", r#"{"refresh_token":"r"}"#, Some(now + 3_600_000)),
+        ("T2 neither token", r#"{"scope":"r"}"#, None),
         ("T2 an empty one", r#"{"access_token":""}"#, None),
         ("T2 one with a line end", r#"{"access_token":"a\nb"}"#, None),
         ("T2 no object", r#""a""#, None),
@@ -182,8 +194,22 @@ fn what_an_endpoint_says_is_shown_without_secrets_and_bounded() {
     );
     let nested =
         said(403, r#"{"type":"error","error":{"type":"permission_error","message":"no"}}"#);
-    assert_eq!(nested.why(), "the token endpoint refused it: 403 (permission_error: no)");
-    assert!(matches!(nested, TokenFailure::Refused { .. }));
+    assert_eq!(nested.why(), "the token endpoint answered 403 (permission_error: no)");
+    assert!(matches!(nested, TokenFailure::Temporary { .. }), "T2 final is only invalid_grant");
+    for (rule, status, body, is_final) in [
+        ("T2", 400, r#"{"error":"invalid_grant"}"#, true),
+        ("T2", 401, r#"{"error":"invalid_grant"}"#, true),
+        ("T2 another status", 403, r#"{"error":"invalid_grant"}"#, false),
+        ("T2 another error", 400, r#"{"error":"invalid_client"}"#, false),
+        ("T2 a page", 400, "<html>invalid_grant</html>", false),
+    ] {
+        let is_refused = matches!(said(status, body), TokenFailure::Refused { .. });
+        assert_eq!(is_refused, is_final, "{rule}: {status} {body}");
+    }
+    for (status, body) in [(502, ""), (504, ""), (200, "{}"), (200, "{\"access_token\":\"a\"")] {
+        let failure = said(status, body);
+        assert!(matches!(failure, TokenFailure::FateUnknown { .. }), "T2 {status} {failure:?}");
+    }
     let limited = said(429, "<html>");
     assert_eq!(limited.why(), "the token endpoint answered 429");
     assert!(
@@ -199,7 +225,8 @@ fn what_an_endpoint_says_is_shown_without_secrets_and_bounded() {
         timeout: Duration::ZERO,
         reply_bytes_max: 0,
     };
-    let reply = HttpReply { status: 200, headers: Vec::new(), body: b"sk-ant-3".to_vec() };
+    let reply =
+        HttpReply { status: 200, headers: Vec::new(), body: b"sk-ant-3".to_vec(), cut: None };
     let shown = format!("{call:?} {reply:?}");
     assert!(!shown.contains("sk-ant"), "{shown}");
 }

@@ -1,46 +1,55 @@
-//! The one refresh of an account (SPEC T2), on a thread of its own.
+//! The one refresh of an account (SPEC T2, T7), on a thread of its own.
 //!
-//! A refresh token is single-use: the endpoint may revoke the whole grant when it sees one twice,
-//! and an answer that is lost takes the only good pair with it. Everything here follows from that.
-//! The order is the contract: lock the config file, read it again and take a newer pair from there;
-//! else send the refresh token; write the new pair to the disk; then serve with it.
+//! The order is the contract, since a refresh token can be redeemed once: the endpoint may revoke the
+//! whole grant when it sees one twice, and an answer that is lost takes the only good pair with it. So
+//! the place of the successor is made before the token is sent, and the successor is on the disk
+//! before it serves.
 //!
-//! - The lock is held while the endpoint answers, so that no other process sends the same token.
-//!   Refreshing first and locking for the write alone would be faster, and is how tokens are lost.
+//! - The lock is the token's own, held for as long as the endpoint takes, so that no other process
+//!   sends the same token. The config's lock is held only to make the place and to fill it, so that a
+//!   slow endpoint holds up nobody.
 //! - A refresh has a thread of its own, and those who need it wait for its end. On the thread of the
 //!   request that noticed, a client that leaves would cut it between the answer and the disk.
 //! - A token that may have arrived is not sent again within one refresh, whatever the answer was. It
 //!   is tried once more after the cooldown, because most such answers are a gateway's.
-//! - Where the file cannot be written, the new pair serves from memory and is written later
-//!   (`rescue`): losing it would cost a login. A valid token is never put at risk for that.
 //!
 //! ```text
-//!   lock ─▶ re-read ─▶ newer pair there? ─yes─▶ adopted
-//!             ▲             │ no
-//!             │             ▼
-//!   (once, if refused) ◀── send ──▶ new pair ─▶ write, fsync, rename ─▶ rotated
-//!                            │
-//!                            ├─▶ 400, 401, 403 and nothing newer in the file ─▶ refused
-//!                            └─▶ anything else ─▶ failed, cooldown
+//!   lock the token ─▶ read file, rescue file, source ─▶ newer pair there? ─yes─▶ adopted
+//!        ▲                                                │ no
+//!        │ (another token by now)                         ▼
+//!        ├──────────────────────────  make a place: temporary file, written, synced
+//!        │                                                │      ╲ impossible, and the access token
+//!        │                                                ▼       ▶ is valid: not sent, failed
+//!        │  refused, and the displaced pair          send once
+//!        └─ or another one may still be good ──────┐      │
+//!                                                  │      ├─▶ `invalid_grant` ─▶ refused
+//!                                                  └──────┤
+//!                                                         ├─▶ fate unknown, or failed ─▶ cooldown
+//!                                                         ▼
+//!        new pair ─▶ config (compare and set), else rescue file, else memory ─▶ serve
 //! ```
+//!
+//! A caller that goes away stops nothing. Nothing in here decides which of two pairs is newer, see
+//! [`custody`](crate::config::custody).
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::credential::Account;
-use super::http::HttpPhase;
-use super::oauth::{self, TokenFailure};
-use super::refresh_lock::RefreshLockGuard;
+use super::import_from;
+use super::keep::{self, Place};
+use super::oauth::{self, Issued, TokenFailure};
 use super::single_flight::SingleFlightGuard;
-use super::sources;
-use super::surroundings::Shared;
-use super::token::{Obstacle, Plan, Stored, Switch, TokenState};
-use crate::config::{Config, Credential, Identity, Secret, Tokens, edit};
-use crate::error::{Error, Result};
+use super::surroundings::{Role, Shared};
+use super::token::{Obstacle, Plan, Switch, TokenState};
+use crate::config::atomic::SiblingLock;
+use crate::config::custody::{Digest, Kept};
+use crate::config::rescue;
+use crate::config::{Credential, Secret, file};
 use crate::event::{Event, Refresh, RefreshResult};
 
-/// Longer than a refresh ever takes, waiting for the file's lock included.
+/// Longer than a refresh ever takes, waiting for locks included.
 pub(super) const LONGEST: Duration = Duration::from_secs(180);
 
 /// Starts the refresh. The caller holds the account's lock, and sets its flight if this succeeds.
@@ -91,12 +100,11 @@ struct End {
     new: Option<Secret>,
 }
 
-/// The config file during a refresh.
-enum Place {
-    /// Locked, and a new pair can be written.
-    File(Arc<RefreshLockGuard>),
-    /// It is not to be had, for this reason; the pair has to live in memory.
-    Memory(Error),
+/// What one token came to.
+enum Step {
+    Ended(End),
+    /// Another refresh token is to be redeemed by now.
+    Another,
 }
 
 impl Work<'_> {
@@ -120,94 +128,151 @@ impl Work<'_> {
     }
 
     fn refresh(&self) -> End {
-        let place = match self.lock() {
-            Ok(place) => place,
-            Err(why) => return self.failed(Obstacle::Local, None, why, None),
-        };
-        match self.look_elsewhere(&place) {
-            Ok(Some(adopted)) => return adopted,
-            Ok(None) => {}
-            Err(why) => return self.failed(Obstacle::Local, None, why, None),
-        }
-        let mut sent: Vec<Secret> = Vec::new();
-        let mut dials_left = DIALS_MAX;
-        loop {
-            let Some(token) = self.state(|state| state.tokens().refresh.clone()) else {
-                return self.failed(
-                    Obstacle::Local,
-                    None,
-                    "there is no refresh token any more".to_owned(),
-                    None,
-                );
+        for _ in 0..TOKENS_MAX {
+            let token = self.state(|state| state.spendable().cloned());
+            let step = match token {
+                Some(token) => self.redeem(token),
+                None => match self.look_elsewhere() {
+                    Ok(Some(adopted)) => Step::Ended(adopted),
+                    Ok(None) => Step::Ended(self.fail("there is no refresh token any more")),
+                    Err(why) => Step::Ended(self.fail(&why)),
+                },
             };
-            let around = &self.shared.around;
-            let answer = oauth::refresh(&*around.http, &around.endpoints, &token, &*around.now);
-            let failure = match answer {
-                Ok(tokens) => return self.succeeded(&place, token, tokens),
-                Err(failure) => failure,
-            };
-            match failure {
-                TokenFailure::NoAnswer { phase: HttpPhase::Connect, .. } if dials_left > 1 => {
-                    dials_left -= 1
-                }
-                TokenFailure::NoAnswer { why, .. } => {
-                    return self.failed(Obstacle::Network, None, why, Some(token));
-                }
-                TokenFailure::Temporary { retry_after, why } => {
-                    return self.failed(Obstacle::Endpoint, retry_after, why, Some(token));
-                }
-                TokenFailure::Refused { why } => {
-                    sent.push(token.clone());
-                    // Perhaps somebody else has rotated it; a config that cannot say has nothing newer.
-                    if let Ok(Some(adopted)) = self.look_elsewhere(&place) {
-                        return adopted;
-                    }
-                    let other = self.state(|state| state.tokens().refresh.clone());
-                    if other.is_none_or(|other| sent.contains(&other)) {
-                        return self.refused(token, why);
-                    }
-                }
+            if let Step::Ended(end) = step {
+                return end;
             }
+        }
+        self.fail("its refresh token keeps changing")
+    }
+
+    fn redeem(&self, token: Secret) -> Step {
+        let lock = match self.lock(&token) {
+            Ok(lock) => lock,
+            Err(why) => return Step::Ended(self.fail(&why)),
+        };
+        match self.look_elsewhere() {
+            Ok(Some(adopted)) => return Step::Ended(adopted),
+            Ok(None) if self.state(|state| state.spendable() != Some(&token)) => {
+                return Step::Another;
+            }
+            Ok(None) => {}
+            Err(why) => return Step::Ended(self.fail(&why)),
+        }
+        if self.shared.role() == Role::Retired {
+            return Step::Ended(self.fail("another process has taken over, and renews the tokens"));
+        }
+        let place = match self.make_place(&token) {
+            Ok(place) => place,
+            Err(why) => {
+                let why =
+                    format!("its successor could not be stored, so the token is not sent: {why}");
+                return Step::Ended(self.fail(&why));
+            }
+        };
+        let step = self.send(token, place);
+        if self.state(|state| state.custody().kept()) == Kept::InMemory {
+            // No file says that the token is used up, so its lock does.
+            self.account.hold(lock);
+        }
+        step
+    }
+
+    fn send(&self, token: Secret, place: Place) -> Step {
+        let around = &self.shared.around;
+        let mut dials_left = DIALS_MAX;
+        let failure = loop {
+            dials_left -= 1;
+            let answer = oauth::refresh(&*around.http, &around.endpoints, &token, &*around.now);
+            match answer {
+                Ok(issued) => return Step::Ended(self.succeeded(place, token, &issued)),
+                Err(TokenFailure::NotSent { .. }) if dials_left > 0 => {}
+                Err(failure) => break failure,
+            }
+        };
+        // Not needed, and in nobody's way while others are asked.
+        drop(place);
+        let why = failure.why().to_owned();
+        let (pause, now) = (self.shared.settings().pause, self.now());
+        match failure {
+            TokenFailure::NotSent { .. } => {
+                self.state(|state| state.failed(Obstacle::Network, None, why.clone(), &pause, now));
+            }
+            TokenFailure::FateUnknown { is_network, .. } => {
+                let obstacle = if is_network { Obstacle::Network } else { Obstacle::Endpoint };
+                self.state(|state| state.fate_unknown(&token, obstacle, why.clone(), &pause, now));
+            }
+            TokenFailure::Temporary { retry_after, .. } => {
+                let obstacle = Obstacle::Endpoint;
+                self.state(|state| state.failed(obstacle, retry_after, why.clone(), &pause, now));
+            }
+            TokenFailure::Refused { .. } => return self.refused(token, why),
+        }
+        Step::Ended(End { result: RefreshResult::Failed(why), old: Some(token), new: None })
+    }
+
+    /// The lock of the token. Without a directory that takes one there is none: then two processes
+    /// exclude each other only by what they read.
+    fn lock(&self, token: &Secret) -> Result<Option<SiblingLock>, String> {
+        let path = &self.shared.around.config;
+        match file::lock_token(path, &Digest::of(token), TOKEN_LOCK_WAIT) {
+            Ok(lock) => {
+                if !lock.is_locked() {
+                    self.shared.say_once(NO_LOCKS);
+                }
+                Ok(Some(lock))
+            }
+            Err(error) if error.io_kind().is_some() && !self.is_usable() => Ok(None),
+            Err(error) => Err(error.to_string()),
         }
     }
 
-    /// Takes the file's lock. An error, in words, means not now.
-    fn lock(&self) -> std::result::Result<Place, String> {
-        let lock = &self.shared.refresh_lock;
-        let error = match lock.take(self.now().mono) {
-            Ok(guard) => return Ok(Place::File(guard)),
+    /// Makes the place for the successor, or says why that is not possible and the token must not be
+    /// sent.
+    fn make_place(&self, token: &Secret) -> Result<Place, String> {
+        let path = &self.shared.around.config;
+        let made = file::lock_within(path, CONFIG_LOCK_WAIT).and_then(|mut locked| {
+            if !locked.is_locked() {
+                self.shared.say_once(NO_LOCKS);
+            }
+            locked.reserve(SUCCESSOR_BYTES)
+        });
+        let error = match made {
+            Ok(reserved) => return Ok(Place::Config(reserved)),
             Err(error) => error,
         };
-        // While there is another way, the token is not put at risk. And a lock that another process holds is no reason to
-        // go on without it: that process may be sending this very token.
-        let is_broken = error.io_kind().is_some() || !lock.is_readable();
-        if self.is_usable() || !is_broken {
+        if self.is_usable() {
             return Err(error.to_string());
         }
-        Ok(Place::Memory(error))
+        let bytes = SUCCESSOR_BYTES + token.expose().len();
+        Ok(rescue::reserve(path, bytes).map_or(Place::None, Place::Rescue))
     }
 
-    /// Takes over a newer pair from the file or from `importFrom`. `Some` if that is all that was needed.
-    fn look_elsewhere(&self, place: &Place) -> std::result::Result<Option<End>, String> {
+    /// Takes over a newer pair from the file, the rescue file or the source. `Some` if that is all
+    /// that was needed; an error says why the account shall not be refreshed now.
+    fn look_elsewhere(&self) -> Result<Option<End>, String> {
         let old = self.state(|state| state.tokens().refresh.clone());
         let mut changed = false;
-        if let Place::File(guard) = place {
-            match guard.read() {
-                Ok(config) => {
-                    let tokens = self.tokens_in(&config)?;
-                    changed = self.state(|state| state.merge_file(&tokens));
+        match file::load(&self.shared.around.config) {
+            Ok(config) => {
+                let entry = keep::entry_of(&config, self.account);
+                match entry.map(|entry| (entry.enabled, &entry.credential)) {
+                    Some((true, Credential::Oauth(oauth))) => {
+                        changed = self.state(|state| state.merge_file(&oauth.deposit()));
+                    }
+                    Some((false, Credential::Oauth(_))) => {
+                        return Err("it has been disabled in the config".to_owned());
+                    }
+                    _ => return Err("it is not in the config any more".to_owned()),
                 }
-                Err(error) if self.is_usable() => return Err(error.to_string()),
-                Err(_) => {}
             }
+            Err(error) if self.is_usable() => return Err(error.to_string()),
+            Err(_) => {}
         }
-        if let Some(tokens) = newer_import(self.shared, self.account) {
-            changed |= self.state(|state| state.take_import(tokens.clone()));
-            if let Place::File(guard) = place
-                && store(guard, &self.account.profile().identity(), &tokens).is_ok()
-            {
-                self.state(|state| state.saved(&tokens));
-            }
+        if let Ok(Some(tokens)) = import_from::read_for(self.shared, self.account, SOURCE_WAIT)
+            && self.state(|state| state.take_import(&tokens))
+        {
+            changed = true;
+            keep::store(self.shared, self.account, CONFIG_LOCK_WAIT);
         }
         let now = self.now();
         let is_enough = changed && self.state(|state| state.plan(Switch::On, now) == Plan::Serve);
@@ -218,53 +283,55 @@ impl Work<'_> {
         }))
     }
 
-    /// The tokens that the file has for this account; an error if it shall not be refreshed at all.
-    fn tokens_in(&self, config: &Config) -> std::result::Result<Tokens, String> {
-        let profile = self.account.profile();
-        let mine =
-            config.accounts.iter().find(|entry| entry.identity().is_same(&profile.identity()));
-        match mine.map(|entry| (entry.enabled, &entry.credential)) {
-            Some((true, Credential::Oauth(oauth))) => Ok(oauth.tokens.clone()),
-            Some((false, Credential::Oauth(_))) => {
-                Err("it has been disabled in the config".to_owned())
-            }
-            _ => Err("it is not in the config any more".to_owned()),
-        }
-    }
-
-    fn succeeded(&self, place: &Place, sent: Secret, tokens: Tokens) -> End {
-        let stored = match place {
-            Place::File(guard) => store(guard, &self.account.profile().identity(), &tokens),
-            Place::Memory(error) => Err(error.clone()),
-        };
+    fn succeeded(&self, place: Place, sent: Secret, issued: &Issued) -> End {
+        let source = import_from::held_by(self.shared, self.account);
         let now = self.now();
-        let kept = if stored.is_ok() { Stored::OnDisk } else { Stored::InMemory };
-        self.state(|state| state.renewed(&sent, tokens.clone(), kept, now));
+        let mut issued = issued.clone();
+        let is_complete = issued.tokens.access.is_some();
+        if !is_complete {
+            // The refresh token is what matters; the access token stays as long as it is good.
+            issued.tokens.access = self.state(|state| state.tokens().access.clone());
+            issued.tokens.expires_at = self.state(|state| state.tokens().expires_at);
+        }
+        self.state(|state| state.renewed(&sent, &issued, source.as_ref(), now));
+        let kept = keep::store_in(self.shared, self.account, place, CONFIG_LOCK_WAIT);
+        if !is_complete {
+            let why = "the token endpoint answered without an access token".to_owned();
+            let pause = self.shared.settings().pause;
+            self.state(|state| state.failed(Obstacle::Endpoint, None, why, &pause, now));
+        }
         End {
-            result: match stored {
+            result: match kept {
                 Ok(()) => RefreshResult::Rotated,
-                Err(error) => RefreshResult::NotStored(error.to_string()),
+                Err(why) => RefreshResult::NotStored(why),
             },
             old: Some(sent),
-            new: tokens.refresh,
+            new: issued.tokens.refresh,
         }
     }
 
-    fn failed(
-        &self,
-        obstacle: Obstacle,
-        retry_after: Option<Duration>,
-        why: String,
-        old: Option<Secret>,
-    ) -> End {
-        let (pause, now) = (self.shared.settings().pause, self.now());
-        self.state(|state| state.failed(obstacle, retry_after, why.clone(), &pause, now));
-        End { result: RefreshResult::Failed(why), old, new: None }
+    fn refused(&self, sent: Secret, why: String) -> Step {
+        // Perhaps somebody else has rotated it; a config that cannot say has nothing newer.
+        if let Ok(Some(adopted)) = self.look_elsewhere() {
+            return Step::Ended(adopted);
+        }
+        if self.state(|state| state.refused(&sent, why.clone())) {
+            keep::store(self.shared, self.account, CONFIG_LOCK_WAIT);
+            let now = self.now();
+            if self.state(|state| state.plan(Switch::On, now)) == Plan::Serve {
+                let new = self.state(|state| state.tokens().refresh.clone());
+                return Step::Ended(End { result: RefreshResult::Adopted, old: Some(sent), new });
+            }
+            return Step::Another;
+        }
+        Step::Ended(End { result: RefreshResult::Refused(why), old: Some(sent), new: None })
     }
 
-    fn refused(&self, sent: Secret, why: String) -> End {
-        self.state(|state| state.refused(&sent, why.clone()));
-        End { result: RefreshResult::Refused(why), old: Some(sent), new: None }
+    /// Something on this machine stood in the way, and nothing was sent.
+    fn fail(&self, why: &str) -> End {
+        let (pause, now) = (self.shared.settings().pause, self.now());
+        self.state(|state| state.failed(Obstacle::Local, None, why.to_owned(), &pause, now));
+        End { result: RefreshResult::Failed(why.to_owned()), old: None, new: None }
     }
 
     fn is_usable(&self) -> bool {
@@ -281,28 +348,20 @@ impl Work<'_> {
     }
 }
 
-/// The source's pair, if there is one and it is newer than the account's.
-pub(super) fn newer_import(shared: &Shared, account: &Account) -> Option<Tokens> {
-    let profile = account.profile();
-    let home = shared.around.home.as_deref();
-    let source = sources::path_of(profile.import_from.as_ref()?, home)?;
-    let tokens = sources::tokens_of_file(&source).ok()?;
-    account.with_tokens(|state| tokens.is_newer_than(state.tokens())).then_some(tokens)
-}
-
-/// Writes a pair into the account's entry, and nothing else.
-pub(super) fn store(guard: &RefreshLockGuard, who: &Identity<'_>, tokens: &Tokens) -> Result<()> {
-    guard.commit(|document| {
-        let entry = edit::account_of_mut(document, who);
-        let entry =
-            entry.ok_or_else(|| Error::operator("the account is not in the config any more"))?;
-        edit::put_tokens(entry, tokens);
-        Ok(())
-    })
-}
-
 /// Calls that may fail before anything was sent.
 const DIALS_MAX: u32 = 2;
+/// Refresh tokens that one refresh may have to do with: its own, the one that was displaced, and one
+/// that another process has brought meanwhile.
+const TOKENS_MAX: usize = 4;
+/// Longer than another process takes for the same exchange.
+const TOKEN_LOCK_WAIT: Duration = Duration::from_secs(60);
+/// Nobody holds the config's lock longer than for a write.
+const CONFIG_LOCK_WAIT: Duration = Duration::from_secs(10);
+/// A source on a mount that is gone does not answer.
+const SOURCE_WAIT: Duration = Duration::from_secs(2);
+/// What a successor may need more than the pair that it replaces.
+const SUCCESSOR_BYTES: usize = 32 * 1024;
+const NO_LOCKS: &str = "the file system of the config knows no locks: run only one maxpool on it";
 /// The TLS handshake and the JSON of one small answer.
 const STACK_BYTES: usize = 512 * 1024;
 

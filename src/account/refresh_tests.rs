@@ -11,7 +11,8 @@ use self::world::{Act, ID, Lost, START_MS, World, document, pair, refreshing, re
 use super::super::sync::CredentialChange;
 use super::super::{Accounts, Origin, Readiness, SingleFlight, Unready};
 use super::*;
-use crate::config::file;
+use crate::config::Config;
+use crate::config::fault::{Fault, Faults, Step};
 use crate::event::Events;
 use crate::scheduler::AccountId;
 
@@ -23,7 +24,9 @@ fn a_new_pair_is_on_disk_before_it_serves_and_nothing_else_has_changed() {
     assert_eq!(world.pair_on_file(), pair(1));
     assert_eq!(file["accounts"][0]["expiresAt"], json!(START_MS + 3_600_000));
     let mut expected = document(299);
-    for key in ["accessToken", "refreshToken", "expiresAt"] {
+    let spent = Digest::of(&Secret::new("refresh-0"));
+    assert_eq!(file["accounts"][0]["spent"], json!([spent.as_str()]));
+    for key in ["accessToken", "refreshToken", "expiresAt", "spent"] {
         expected["accounts"][0][key] = file["accounts"][0][key].clone();
     }
     assert_eq!(file, expected);
@@ -70,7 +73,8 @@ fn rows() -> Vec<Row> {
         row("T2 a page after it was rotated", Act::RotateThen(Lost::Html), endpoint, 0, 1),
         row("T2 400", Act::Say(400, invalid), "needs login", 0, 1),
         row("T2 401", Act::Say(401, invalid), "needs login", 0, 1),
-        row("T2 403", Act::Say(403, "forbidden"), "needs login", 0, 1),
+        row("T2 403 is no verdict", Act::Say(403, "forbidden"), endpoint, 0, 1),
+        row("T2 another error is no verdict", Act::Say(400, "{}"), endpoint, 0, 1),
         row("T2 404 is no verdict", Act::Say(404, "not found"), endpoint, 0, 1),
         row("T2 redirects are not followed", Act::Say(302, ""), endpoint, 0, 1),
         row("T2 429", Act::Say(429, "{}"), endpoint, 0, 1),
@@ -79,7 +83,10 @@ fn rows() -> Vec<Row> {
         row("T2 503", Act::SayWith(503, "Retry-After", "20", ""), endpoint, 0, 1),
         row("T2 empty", Act::Say(200, ""), endpoint, 0, 1),
         row("T2 no JSON", Act::Say(200, "<html>login</html>"), endpoint, 0, 1),
-        row("T2 no access token", Act::Say(200, r#"{"refresh_token":"r"}"#), endpoint, 0, 1),
+        Row {
+            file: ("access-0".to_owned(), "r".to_owned()),
+            ..row("T7 no access token", Act::Say(200, r#"{"refresh_token":"r"}"#), endpoint, 0, 1)
+        },
         row("T2 access token of null", Act::Say(200, r#"{"access_token":null}"#), endpoint, 0, 1),
         row(
             "T2 access token that fits no header",
@@ -110,7 +117,9 @@ fn every_answer_of_the_token_endpoint_has_its_consequence() {
         if valid == "access-0" {
             assert_eq!(still_valid.outcome(), "access-0", "{rule}: valid, asked again");
             assert!(still_valid.endpoint.arrived().len() <= 1, "{rule}: sent once");
-            assert_eq!(still_valid.pair_on_file(), pair(0), "{rule}: valid, file");
+            let is_kept = rule.starts_with("T7");
+            let expected = if is_kept { file.clone() } else { pair(0) };
+            assert_eq!(still_valid.pair_on_file(), expected, "{rule}: valid, file");
         }
 
         let gone = World::new(-1);
@@ -143,6 +152,18 @@ fn after_a_cooldown_a_token_of_unknown_fate_is_tried_once_more() {
     lost.clock.pass(100_000);
     assert_eq!(lost.outcome(), "needs login");
     assert_eq!(lost.endpoint.arrived().len(), 2, "and it is not sent a third time");
+
+    let silent = World::new(-1);
+    silent.endpoint.will((0..3).map(|_| Act::Say(502, "")));
+    assert_eq!(silent.outcome(), "cooling endpoint");
+    silent.clock.pass(30);
+    assert_eq!(silent.outcome(), "cooling endpoint", "once more");
+    silent.clock.pass(899);
+    assert_eq!(silent.outcome(), "cooling endpoint");
+    assert_eq!(silent.endpoint.arrived().len(), 2);
+    silent.clock.pass(1);
+    assert_eq!(silent.outcome(), "cooling endpoint", "then every quarter of an hour");
+    assert_eq!(silent.endpoint.arrived().len(), 3);
 }
 
 #[test]
@@ -342,7 +363,7 @@ fn a_sync_that_read_the_file_before_a_refresh_ended_does_no_harm() {
 #[test]
 fn a_login_by_a_command_reaches_the_running_server() {
     let world = World::new(-1);
-    world.endpoint.will([Act::Say(400, "{}")]);
+    world.endpoint.will([Act::Say(400, r#"{"error":"invalid_grant"}"#)]);
     assert_eq!(world.outcome(), "needs login");
     let mut login = document(7200);
     login["accounts"][0]["accessToken"] = "access-login".into();
@@ -453,4 +474,127 @@ fn no_error_and_no_event_holds_a_token() {
     let shown = format!("{refused:?} {:?}", received.try_iter().collect::<Vec<_>>());
     assert!(shown.contains("invalid_grant: bad [hidden]"), "{shown}");
     assert!(!shown.contains("refresh-0") && !shown.contains("access-0"), "{shown}");
+}
+
+/// Whether a process that starts now finds a pair that the endpoint still takes.
+fn is_kept_for_the_next_start(world: &World) -> bool {
+    let config = file::load_or_create(&world.path()).unwrap();
+    let Credential::Oauth(oauth) = &config.accounts[0].credential else {
+        panic!("the first account is a login");
+    };
+    let token = oauth.tokens.refresh.as_ref().unwrap().expose().to_owned();
+    let state = world.endpoint.state.lock().unwrap();
+    state.good.contains_key(&token)
+}
+
+#[test]
+fn t7_a_process_that_dies_at_any_step_loses_no_pair_that_it_has_written() {
+    let steps = {
+        let world = World::new(-1);
+        let faults = Faults::inject(&world.directory.path(""), Fault::Dead(usize::MAX));
+        assert_eq!(world.outcome(), "access-1");
+        faults.steps()
+    };
+    let sent_before = steps.iter().rposition(|step| *step == Step::Write).unwrap();
+    for at in 0..steps.len() {
+        let world = World::new(-1);
+        let faults = Faults::inject(&world.directory.path(""), Fault::Dead(at));
+        // What a dead process answers nobody hears.
+        let _ = world.outcome();
+        drop(faults);
+        let arrived = world.endpoint.arrived().len();
+        assert!(arrived <= 1, "{at}: sent once");
+        // Until the bytes are written, the answer is only on its way.
+        let is_written = at > sent_before;
+        if arrived == 0 || is_written {
+            assert!(is_kept_for_the_next_start(&world), "step {at} of {steps:?}");
+            let names = world.directory.names();
+            assert!(!names.iter().any(|name| name.ends_with(".tmp")), "{at}: {names:?}");
+        }
+    }
+}
+
+#[test]
+fn t7_a_valid_token_is_not_sent_where_its_successor_has_no_place() {
+    use rustix::io::Errno;
+    for fault in [
+        Fault::AlwaysFull,
+        Fault::Each(Step::Rename, Errno::BUSY),
+        Fault::Each(Step::Rename, Errno::PERM),
+        Fault::Each(Step::Open, Errno::ROFS),
+        Fault::Each(Step::Sync, Errno::IO),
+    ] {
+        let world = World::new(120);
+        let faults = Faults::inject(&world.directory.path(""), fault);
+        assert_eq!(world.outcome(), "access-0", "{fault:?}");
+        assert!(world.endpoint.arrived().is_empty(), "{fault:?}: not sent");
+        drop(faults);
+        world.clock.pass(10);
+        assert_eq!(world.outcome(), "access-1", "{fault:?}: later it is");
+    }
+    let world = World::new(120);
+    let _faults = Faults::inject(&world.directory.path(""), Fault::Each(Step::Lock, Errno::NOLCK));
+    assert_eq!(world.outcome(), "access-1", "without locks it is stored all the same");
+    assert_eq!(world.pair_on_file(), pair(1));
+}
+
+#[test]
+fn t7_a_disk_that_fills_at_any_write_loses_nothing() {
+    let count = {
+        let world = World::new(-1);
+        let faults = Faults::inject(&world.directory.path(""), Fault::Full(usize::MAX));
+        assert_eq!(world.outcome(), "access-1");
+        faults.steps().len()
+    };
+    for at in 0..count {
+        let world = World::new(-1);
+        let faults = Faults::inject(&world.directory.path(""), Fault::Full(at));
+        let outcome = world.outcome();
+        assert!(outcome == "access-1" || world.endpoint.arrived().is_empty(), "{at}: {outcome}");
+        drop(faults);
+        world.accounts.sync_tokens();
+        assert!(is_kept_for_the_next_start(&world), "{at}");
+    }
+    // Nothing can be written anywhere, and the token has run out: it serves from memory.
+    let world = World::new(-1);
+    let faults = Faults::inject(&world.directory.path(""), Fault::AlwaysFull);
+    assert_eq!(world.outcome(), "access-1");
+    assert_eq!(world.pair_on_file(), pair(0));
+    let next = world.beside();
+    next.accounts.take_over(&world.accounts.unsaved());
+    assert_eq!(next.outcome(), "access-1", "handed over");
+    drop(faults);
+    next.accounts.keep_all();
+    assert_eq!(world.pair_on_file(), pair(1));
+}
+
+#[test]
+fn t8_an_old_copy_is_overwritten_at_once_with_the_live_pair() {
+    let world = World::new(-1);
+    let old = std::fs::read_to_string(world.path()).unwrap();
+    assert_eq!(world.outcome(), "access-1");
+    std::fs::write(world.path(), &old).unwrap();
+    world.accounts.sync_tokens();
+    assert_eq!(world.pair_on_file(), pair(1));
+    std::fs::write(world.path(), &old).unwrap();
+    world.accounts.keep_all();
+    assert_eq!(world.pair_on_file(), pair(1), "also at the stop");
+}
+
+#[test]
+fn t7_a_pair_that_the_config_cannot_take_is_rescued_and_read_by_everybody() {
+    let world = World::new(-1);
+    let whole = std::fs::read_to_string(world.path()).unwrap();
+    std::fs::write(world.path(), "{ broken").unwrap();
+    assert_eq!(world.outcome(), "access-1");
+    let rescue = world.directory.path("maxpool.rescue.json");
+    use std::os::unix::fs::PermissionsExt as _;
+    assert_eq!(std::fs::metadata(&rescue).unwrap().permissions().mode() & 0o777, 0o600);
+    std::fs::write(world.path(), whole).unwrap();
+    let other = world.beside();
+    assert_eq!(other.outcome(), "access-1", "another process reads it");
+    other.accounts.sync_tokens();
+    assert_eq!(world.pair_on_file(), pair(1), "and moves it into the config");
+    assert!(!rescue.exists());
+    assert_eq!(world.endpoint.arrived(), ["refresh-0"]);
 }

@@ -114,6 +114,7 @@ impl Endpoint {
             status,
             headers: Vec::new(),
             body: body.into_bytes(),
+            cut: None,
         };
         let mut state = self.state.lock().unwrap();
         state.calls += 1;

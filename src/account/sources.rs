@@ -1,11 +1,16 @@
 //! Tokens that live outside the config: the files that `importFrom` and `maxpool import` name
 //! (SPEC T3). Sources are read, never written.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::oauth::is_sendable;
+use crate::config::custody::Digest;
 use crate::config::{AccountEntry, Credential, ImportFrom, Secret, Tokens};
 use crate::error;
 use crate::scheduler::time::Wall;
@@ -62,25 +67,90 @@ pub(crate) fn problem_of(account: &AccountEntry, home: Option<&Path>) -> Option<
         return None;
     };
     let why = match path_of(oauth.import_from.as_ref()?, home) {
-        // Reading from a FIFO would wait for its writer.
-        Some(path) if path.exists() && !path.is_file() => {
-            format!("{} is not a file", path.display())
-        }
         Some(path) => tokens_of_file(&path).err()?,
         None => "it does not name a file".to_owned(),
     };
     Some(format!("importFrom cannot be used: {why}; sign in there, or run: maxpool login"))
 }
 
+/// Opens without waiting for a writer, and reads nothing but files: a FIFO would never end.
 fn read_small(path: &Path) -> std::io::Result<String> {
     use std::io::Read as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a file"));
+    }
     let mut text = String::new();
-    std::fs::File::open(path)?.take(SOURCE_BYTES_MAX).read_to_string(&mut text)?;
+    file.take(SOURCE_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text)
+}
+
+/// The sources that were read. A file on a mount that is gone blocks whoever touches it, so each read
+/// is done by a thread of its own, one at a time for each path.
+#[derive(Default)]
+pub(super) struct Sources(Mutex<BTreeMap<PathBuf, Source>>);
+
+#[derive(Default)]
+struct Source {
+    reading: Option<Receiver<Result<Tokens, String>>>,
+    /// What it held last.
+    held: Option<Digest>,
+}
+
+impl Sources {
+    /// The refresh token that the file held when it was last read.
+    pub(super) fn held(&self, path: &Path) -> Option<Digest> {
+        let sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.get(path)?.held.clone()
+    }
+
+    /// Reads the file, or says why it cannot, within `limit`.
+    pub(super) fn read(&self, path: &Path, limit: Duration) -> Result<Tokens, String> {
+        let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let source = sources.entry(path.to_owned()).or_default();
+        let (reading, limit) = match source.reading.take() {
+            // It was waited for before.
+            Some(reading) => (reading, Duration::ZERO),
+            None => (begin(path)?, limit),
+        };
+        match reading.recv_timeout(limit) {
+            Ok(read) => {
+                if let Ok(tokens) = &read {
+                    source.held = tokens.refresh.as_ref().map(Digest::of);
+                }
+                read
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                source.reading = Some(reading);
+                Err(format!("{} does not answer", path.display()))
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(format!("cannot read {}", path.display())),
+        }
+    }
+}
+
+fn begin(path: &Path) -> Result<Receiver<Result<Tokens, String>>, String> {
+    let (told, reading) = std::sync::mpsc::channel();
+    let owned = path.to_owned();
+    let thread = std::thread::Builder::new().name("source".to_owned()).stack_size(STACK_BYTES);
+    let started = thread.spawn(move || {
+        // Nobody may be there to hear it any more.
+        let _ = told.send(tokens_of_file(&owned));
+    });
+    match started {
+        Ok(_) => Ok(reading),
+        Err(cause) => Err(format!("cannot read {}: {}", path.display(), error::reason(&cause))),
+    }
 }
 
 /// Claude Code's file has a few hundred bytes, and the tokens of its MCP servers.
 const SOURCE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Reading and the JSON of a small file.
+const STACK_BYTES: usize = 256 * 1024;
 
 #[cfg(test)]
 mod tests {

@@ -1,11 +1,12 @@
 //! What the live set of accounts and its refreshes work with.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::http::Http;
 use super::oauth::Endpoints;
-use super::refresh_lock::RefreshLock;
+use super::sources::Sources;
 use super::token::Pause;
 use crate::config::{BaseUrl, Config};
 use crate::event::Events;
@@ -34,8 +35,19 @@ pub(crate) struct Surroundings {
 pub(super) struct Shared {
     pub(super) around: Surroundings,
     settings: RwLock<Settings>,
-    /// The config file's lock.
-    pub(super) refresh_lock: RefreshLock,
+    /// The files of `importFrom`.
+    pub(super) sources: Sources,
+    is_retired: AtomicBool,
+    said: Mutex<Vec<String>>,
+}
+
+/// Who may refresh: one process at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// This one.
+    Active,
+    /// The one that has taken over; this one takes from the file what that one brings.
+    Retired,
 }
 
 /// What the config says beside the accounts.
@@ -48,14 +60,39 @@ pub(super) struct Settings {
 impl Shared {
     pub(super) fn new(around: Surroundings, config: &Config) -> Shared {
         Shared {
-            refresh_lock: RefreshLock::new(around.config.clone()),
             settings: RwLock::new(Settings::of(config)),
             around,
+            sources: Sources::default(),
+            is_retired: AtomicBool::new(false),
+            said: Mutex::default(),
         }
     }
 
     pub(super) fn now(&self) -> Now {
         (self.around.now)()
+    }
+
+    pub(super) fn role(&self) -> Role {
+        if self.is_retired.load(Ordering::SeqCst) { Role::Retired } else { Role::Active }
+    }
+
+    pub(super) fn set_role(&self, role: Role) {
+        self.is_retired.store(role == Role::Retired, Ordering::SeqCst);
+    }
+
+    /// A line for people.
+    pub(super) fn say(&self, text: String) {
+        self.around.events.warning(self.now().wall, text);
+    }
+
+    /// The same, but never twice.
+    pub(super) fn say_once(&self, text: &str) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.len() < SAID_MAX && !said.iter().any(|said| said == text) {
+            said.push(text.to_owned());
+            drop(said);
+            self.say(text.to_owned());
+        }
     }
 
     pub(super) fn settings(&self) -> Settings {
@@ -79,3 +116,6 @@ impl Settings {
         }
     }
 }
+
+/// Lines that are said once.
+const SAID_MAX: usize = 256;

@@ -13,7 +13,7 @@ use super::accounts::Accounts;
 use super::credential::{Account, AccountProfile, Holding, Origin, kind_of};
 use super::surroundings::Settings;
 use crate::config::{AccountEntry, Config, Credential};
-use crate::scheduler::{AccountId, AccountSpec};
+use crate::scheduler::{AccountId, AccountSpec, Kind};
 
 /// What a config changes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -100,7 +100,22 @@ impl Accounts {
                 account.kind == kind_of(entry)
                     && account.profile().identity().is_same(&entry.identity())
             };
-            match left.iter().position(same) {
+            // One that a person has given another name in the file still holds its token.
+            let renamed = |account: &Arc<Account>| match &entry.credential {
+                Credential::Oauth(oauth) => {
+                    let profile = account.profile();
+                    let has_own =
+                        |other: &AccountEntry| other.identity().is_same(&profile.identity());
+                    account.kind == Kind::Oauth
+                        && !config.accounts.iter().any(has_own)
+                        && account.with_tokens(|state| {
+                            state.custody().shares_a_token_with(&oauth.deposit())
+                        })
+                }
+                Credential::ApiKey(_) | Credential::Provider(_) => false,
+            };
+            let known = left.iter().position(same).or_else(|| left.iter().position(renamed));
+            match known {
                 Some(at) => diff.changed.extend(change(&left.remove(at), entry, config)),
                 None => diff.added.push(entry.clone()),
             }
@@ -157,7 +172,7 @@ impl Accounts {
         let profile = AccountProfile::of(entry, &self.shared.settings(), account.profile().origin);
         account.set_profile(profile);
         let is_new = match (&mut account.held().what, &entry.credential) {
-            (Holding::Oauth(state), Credential::Oauth(oauth)) => state.merge_file(&oauth.tokens),
+            (Holding::Oauth(state), Credential::Oauth(oauth)) => state.merge_file(&oauth.deposit()),
             (
                 Holding::Fixed { secret, generation },
                 Credential::ApiKey(new) | Credential::Provider(new),
@@ -348,7 +363,7 @@ fn change(account: &Account, entry: &AccountEntry, config: &Config) -> Option<Ch
 
 fn credential_differs(account: &Account, new: &Credential) -> bool {
     match (&account.held().what, new) {
-        (Holding::Oauth(state), Credential::Oauth(oauth)) => state.would_take(&oauth.tokens),
+        (Holding::Oauth(state), Credential::Oauth(oauth)) => state.would_take(&oauth.deposit()),
         (Holding::Fixed { secret, .. }, Credential::ApiKey(new) | Credential::Provider(new)) => {
             secret != new
         }

@@ -1,44 +1,27 @@
-//! What one account has to show for itself, and whether it may be used, must be renewed, or is dead (SPEC T2). Pure.
+//! Whether an account's tokens may be used, must be renewed, wait, or are dead (SPEC T2). Pure.
 //!
 //! ```text
-//!            due (less than 5 min left, or a 401)          new pair
+//!            due (less than 5 min left, or a 401)           new pair
 //!   good ───────────────────────────────────▶ refreshing ───────────▶ good
-//!    ▲ │                                        │      ╲ network, 429, 5xx
-//!    │ │ refused without refresh token          │       ▶ cooling ──(later)──▶ refreshing
-//!    │ ▼                                        ▼ 400, 401, 403
-//!    └─ needs login ◀───────────────────── needs login      (cooling and needs login matter only once the access
-//!  other tokens appear                                       token cannot be used any more)
+//!    ▲ │                                        │ │ │
+//!    │ │ 401 to a token that was just brought,  │ │ └ failed for now ─▶ cooling ─(later)─▶ refreshing
+//!    │ │ or that cannot be renewed              │ └ fate unknown ─▶ once more later, then every 15 min
+//!    │ ▼                                        ▼ `invalid_grant`
+//!    ├─ resting (the scheduler's block): one    needs login, unless the pair that was displaced last
+//!    │  look after each rest                    may still be good
+//!    └──────────────────────────────────────────┘ other tokens appear
 //! ```
 //!
-//! The file and the memory are merged like two edits of one text: what the file held when this process last saw it is the
-//! common base. The file wins only if it has changed against that base, and never with a refresh token that this process
-//! has already used up.
+//! Cooling, the unknown fate and *needs login* matter only once the access token cannot be used any
+//! more. Which pair is the newest one is the business of [`custody`](crate::config::custody).
 
 use std::time::Duration;
 
-use crate::config::{Secret, Tokens};
+use super::oauth::Issued;
+use crate::config::custody::{Age, Custody, Deposit, Digest, Kept, Record};
+use crate::config::state::TokensState;
+use crate::config::{Identity, Secret, Tokens};
 use crate::scheduler::time::{Mono, Now, Wall};
-
-impl Tokens {
-    /// True if the two hold the same secrets; a corrected expiry alone makes no other pair.
-    pub(crate) fn same_pair(&self, other: &Tokens) -> bool {
-        self.access == other.access && self.refresh == other.refresh
-    }
-
-    /// True if this pair is another one and ends later: the rule for `importFrom` (SPEC T3).
-    pub(crate) fn is_newer_than(&self, other: &Tokens) -> bool {
-        self.access.is_some() && self.access != other.access && self.expires_at > other.expires_at
-    }
-
-    fn has_expired(&self, now: Wall) -> bool {
-        // Without a refresh token nothing can be done about it, so the upstream's word is waited for.
-        self.refresh.is_some() && self.expires_at.is_some_and(|end| end <= now)
-    }
-
-    fn is_about_to_expire(&self, now: Wall) -> bool {
-        self.expires_at.is_some_and(|end| end <= now + REFRESH_AHEAD)
-    }
-}
 
 /// Why an OAuth account must be logged in again, or waits. One line for people.
 pub(crate) type Why = String;
@@ -50,7 +33,7 @@ pub(crate) enum Obstacle {
     Network,
     /// The endpoint: 429, 5xx, an answer without an access token.
     Endpoint,
-    /// This machine: the config could not be locked or read.
+    /// This machine: the config could not be locked, read or written.
     Local,
 }
 
@@ -66,26 +49,65 @@ pub(crate) struct Cooling {
 /// The state of an OAuth account's tokens.
 #[derive(Debug, Default)]
 pub(crate) struct TokenState {
-    tokens: Tokens,
+    custody: Custody,
     /// Counts up whenever the access token becomes another one.
     generation: u64,
-    /// What the file held when it was last seen.
-    on_file: Tokens,
-    /// The memory has a pair that the file has not.
-    unsaved: bool,
-    /// Refresh tokens that were sent and answered with a new pair.
-    spent: Vec<Secret>,
-    /// The API has answered 401 to the present access token.
-    access_refused: bool,
+    /// How the present access token came.
+    life: Life,
+    standing: Standing,
+    /// A refresh has brought the pair, and it has served nothing yet.
+    is_unproven: bool,
     /// The token endpoint has refused the present refresh token.
     refresh_refused: Option<Why>,
+    /// Refresh tokens that the endpoint has refused: none is sent again.
+    dead: Vec<Digest>,
+    /// A refresh token that was sent and never answered for.
+    unknown: Option<UnknownFate>,
     cooling: Option<Cooling>,
     /// Refreshes in a row that failed at the endpoint.
     failures: u32,
-    /// The last refresh that a 401 asked for, and the generation that came of it.
-    forced: Option<(Mono, u64)>,
+    /// The last refresh that a 401 asked for.
+    forced: Option<Mono>,
     /// The last refresh that brought a pair.
-    renewed: Option<Mono>,
+    renewed: Option<(Mono, Wall)>,
+    /// The same before this process began.
+    recalled_at: Option<Wall>,
+    /// Why the file does not have what it should.
+    trouble: Option<Why>,
+}
+
+/// How long an access token is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Life {
+    /// Until its end by the wall clock, as the file says.
+    #[default]
+    ByTheFile,
+    /// A refresh has brought it: as long as the answer said, counted from its arrival.
+    Until(Mono),
+    /// A refresh has brought it without an end that could be believed: until the API refuses it.
+    UntilRefused,
+}
+
+/// What the API has said of the present access token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Standing {
+    /// Nothing, or that it is good.
+    #[default]
+    Good,
+    /// It is refused, and a refresh is to bring another one.
+    Refused,
+    /// It is refused, and no refresh may follow. The trouble may be the API's, so the token stays for
+    /// the request that looks after the account's rest (SPEC T2).
+    Resting,
+}
+
+/// A refresh token that may be used up, or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct UnknownFate {
+    token: Digest,
+    obstacle: Obstacle,
+    next: Mono,
+    why: Why,
 }
 
 /// What to do for a caller that needs the access token.
@@ -115,94 +137,159 @@ pub(crate) enum Switch {
 impl TokenState {
     /// The state in words, for people.
     pub(crate) fn word(&self, now: Wall) -> &'static str {
-        if self.refresh_refused.is_some() {
+        if self.refresh_refused.is_some() || self.is_lost() {
             "needs login"
-        } else if self.access_refused {
+        } else if self.standing != Standing::Good {
             "refused"
-        } else if self.tokens.expires_at.is_some_and(|end| end <= now) {
+        } else if self.custody.kept() == Kept::InMemory && self.trouble.is_some() {
+            "in memory only"
+        } else if self.life != Life::ByTheFile {
+            "valid"
+        } else if self.tokens().expires_at.is_some_and(|end| end <= now) {
             "expired"
         } else {
             "valid"
         }
     }
 
+    /// Nothing that could be sent, and nothing that could bring it.
+    fn is_lost(&self) -> bool {
+        self.tokens().access.is_none() && !self.custody.is_spendable()
+    }
+
     /// As the file has them.
-    pub(crate) fn new(tokens: Tokens) -> TokenState {
-        TokenState { on_file: tokens.clone(), tokens, generation: 1, ..TokenState::default() }
+    pub(crate) fn new(entry: Deposit) -> TokenState {
+        TokenState { custody: Custody::new(entry), generation: 1, ..TokenState::default() }
     }
 
     pub(crate) fn tokens(&self) -> &Tokens {
-        &self.tokens
+        self.custody.live()
+    }
+
+    pub(crate) fn custody(&self) -> &Custody {
+        &self.custody
     }
 
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
 
-    pub(crate) fn is_unsaved(&self) -> bool {
-        self.unsaved
+    /// When a refresh has brought the tokens last.
+    pub(crate) fn renewed_at(&self) -> Option<Wall> {
+        self.renewed.map(|(_, at)| at).or(self.recalled_at)
+    }
+
+    /// The refresh token, if it may be sent.
+    pub(crate) fn spendable(&self) -> Option<&Secret> {
+        let token = self.tokens().refresh.as_ref().filter(|_| self.custody.is_spendable())?;
+        (!self.dead.contains(&Digest::of(token))).then_some(token)
     }
 
     /// The access token can be sent with some hope.
     pub(crate) fn is_usable(&self, now: Now) -> bool {
-        self.tokens.access.is_some() && !self.access_refused && !self.tokens.has_expired(now.wall)
+        self.tokens().access.is_some()
+            && self.standing != Standing::Refused
+            && !self.has_expired(now)
+    }
+
+    fn has_expired(&self, now: Now) -> bool {
+        // Without a refresh token nothing can be done about it, so the upstream's word is waited for.
+        self.custody.is_spendable()
+            && match self.life {
+                Life::ByTheFile => self.tokens().expires_at.is_some_and(|end| end <= now.wall),
+                Life::Until(end) => end <= now.mono,
+                Life::UntilRefused => false,
+            }
+    }
+
+    fn is_about_to_expire(&self, now: Now) -> bool {
+        match self.life {
+            Life::ByTheFile => {
+                self.tokens().expires_at.is_some_and(|end| end <= now.wall + REFRESH_AHEAD)
+            }
+            Life::Until(end) => {
+                // One that lives for minutes is used as long as it lives.
+                let is_long = self.renewed.is_some_and(|(at, _)| end.since(at) >= LONG_LIFE);
+                end <= if is_long { now.mono + REFRESH_AHEAD } else { now.mono }
+            }
+            Life::UntilRefused => false,
+        }
     }
 
     /// What to do for a request that is about to be sent.
     pub(crate) fn plan(&self, switch: Switch, now: Now) -> Plan {
         let usable = self.is_usable(now);
-        let just_renewed = self.renewed.is_some_and(|at| now.mono.since(at) < BETWEEN_REFRESHES);
-        let due = !usable || (self.tokens.is_about_to_expire(now.wall) && !just_renewed);
-        if usable && (!due || self.tokens.refresh.is_none()) {
+        let due = !usable || self.is_about_to_expire(now);
+        if !due || usable && self.spendable().is_none() {
             return Plan::Serve;
         }
-        let obstacle = if self.tokens.refresh.is_none() {
-            Some(Plan::NeedsLogin(match self.tokens.access {
-                Some(_) => "its access token was refused and there is no refresh token".to_owned(),
-                None => "it has no token".to_owned(),
-            }))
-        } else if let Some(why) = &self.refresh_refused {
-            Some(Plan::NeedsLogin(why.clone()))
-        } else if switch == Switch::Off {
-            Some(Plan::Disabled)
-        } else {
-            let cooling = self.cooling.as_ref().filter(|cooling| now.mono < cooling.until);
-            cooling.map(|cooling| Plan::Cooling(cooling.clone()))
-        };
-        match obstacle {
-            // A failed refresh of a token that is still valid changes nothing.
+        match self.obstacle(switch, now) {
+            // A failed refresh of a token that is still valid changes nothing, and one whose refresh
+            // token may be used up is not put at risk.
             Some(_) if usable => Plan::Serve,
+            None if usable && self.unknown.is_some() => Plan::Serve,
             Some(obstacle) => obstacle,
             None => Plan::Refresh,
         }
     }
 
+    fn obstacle(&self, switch: Switch, now: Now) -> Option<Plan> {
+        if let Some(why) = &self.refresh_refused {
+            return Some(Plan::NeedsLogin(why.clone()));
+        }
+        if self.spendable().is_none() {
+            let why = match (&self.tokens().access, &self.tokens().refresh) {
+                (None, None) => "it has no token",
+                (_, Some(_)) => "its refresh token is used up, and its successor is not known",
+                (Some(_), None) => "its access token was refused and there is no refresh token",
+            };
+            return Some(Plan::NeedsLogin(why.to_owned()));
+        }
+        if switch == Switch::Off {
+            return Some(Plan::Disabled);
+        }
+        let pending = self.unknown.as_ref().filter(|unknown| now.mono < unknown.next);
+        let pending = pending.map(|unknown| Cooling {
+            obstacle: unknown.obstacle,
+            until: unknown.next,
+            why: unknown.why.clone(),
+        });
+        let cooling = self.cooling.clone().filter(|cooling| now.mono < cooling.until);
+        pending.or(cooling).map(Plan::Cooling)
+    }
+
     /// What to do now that the API has answered 401 to the token of `generation`.
     ///
-    /// At most one refresh in ten seconds comes of this, unless the tokens became others by another way.
+    /// At most one refresh in ten seconds comes of this, and none for a token that a refresh has just
+    /// brought and that has served nothing yet.
     pub(crate) fn plan_after_401(&mut self, generation: u64, switch: Switch, now: Now) -> Plan {
         if generation != self.generation {
             return self.plan(switch, now);
         }
-        self.access_refused = true;
-        if let Some((at, result)) = self.forced
-            && result == self.generation
-            && now.mono.since(at) < BETWEEN_REFRESHES
-            && self.cooling.is_none()
-        {
+        let since = |at: Mono| now.mono.since(at);
+        let renewed = self.renewed.map(|(at, _)| since(at));
+        let recently = self.forced.map(since).into_iter().chain(renewed);
+        let is_too_soon = recently.min().is_some_and(|since| since < BETWEEN_REFRESHES);
+        if self.is_unproven && renewed.is_some_and(|since| since < JUST_BROUGHT) {
             return self.refused_for_now();
         }
-        if self.tokens.refresh.is_none() {
-            return self.refused_for_now();
+        match self.obstacle(switch, now) {
+            None if is_too_soon => self.refused_for_now(),
+            None => {
+                self.forced = Some(now.mono);
+                self.standing = Standing::Refused;
+                Plan::Refresh
+            }
+            // It cannot be renewed, which makes the refusal no more final than another.
+            Some(Plan::NeedsLogin(_)) if self.refresh_refused.is_none() => self.refused_for_now(),
+            Some(obstacle) => {
+                self.standing = Standing::Refused;
+                obstacle
+            }
         }
-        let plan = self.plan(switch, now);
-        if plan == Plan::Refresh {
-            self.forced = Some((now.mono, self.generation));
-        }
-        plan
     }
 
-    /// The API has refused the token of `generation` after a refresh had brought it.
+    /// The API has refused the token of `generation`, and this request has had its refresh.
     pub(crate) fn plan_after_second_401(
         &mut self,
         generation: u64,
@@ -215,81 +302,122 @@ impl TokenState {
         self.refused_for_now()
     }
 
-    /// Nothing can be done about a token that the API refuses now. The trouble may be the API's, so
-    /// the token stays for the request that looks after the account's rest (SPEC T2).
     fn refused_for_now(&mut self) -> Plan {
-        self.access_refused = false;
+        self.standing = Standing::Resting;
         Plan::Refused
     }
 
-    /// Somebody asks for another try: pauses are over, what the endpoint refused for good stays so.
+    /// Somebody asks for another try: pauses are over, what the endpoint refused for good stays so, and
+    /// a token of unknown fate keeps its 15 minutes.
     pub(crate) fn retry(&mut self) {
         self.cooling = None;
         self.failures = 0;
         self.forced = None;
     }
 
-    /// The file was read: takes over what is new in it. True if the tokens became others.
+    /// The token of `generation` has served a request.
+    pub(crate) fn served(&mut self, generation: u64) {
+        if generation == self.generation {
+            self.custody.served();
+            self.standing = Standing::Good;
+            self.is_unproven = false;
+        }
+    }
+
+    /// The file was read: takes over what is newer in it. True if the tokens became others.
     ///
-    /// Called by a hot sync with what it read a moment ago, and within a refresh with what is there under the lock.
-    pub(crate) fn merge_file(&mut self, file: &Tokens) -> bool {
-        if file == &self.on_file {
-            return false;
-        }
-        if file.refresh.as_ref().is_some_and(|token| self.spent.contains(token)) {
-            // An older copy came back, or the read was overtaken by our own write: the memory is ahead.
-            self.unsaved = !file.same_pair(&self.tokens);
-            return false;
-        }
-        self.on_file = file.clone();
-        self.unsaved = false;
-        self.take(file.clone())
+    /// Called by a hot sync with what it read a moment ago, and within a refresh with what is there
+    /// under the lock.
+    pub(crate) fn merge_file(&mut self, entry: &Deposit) -> bool {
+        self.changing(|custody| custody.see_file(entry))
     }
 
     /// True if [`TokenState::merge_file`] would make the tokens others.
-    pub(crate) fn would_take(&self, file: &Tokens) -> bool {
-        let spent = file.refresh.as_ref().is_some_and(|token| self.spent.contains(token));
-        file != &self.on_file && !spent && !file.same_pair(&self.tokens)
+    pub(crate) fn would_take(&self, entry: &Deposit) -> bool {
+        matches!(self.custody.age_of(entry), Age::Newer(_))
     }
 
-    /// A newer pair from elsewhere that the file has not: `importFrom`. True if the tokens became others.
-    pub(crate) fn take_import(&mut self, tokens: Tokens) -> bool {
-        self.unsaved = true;
-        self.take(tokens)
+    /// A source was read (`importFrom`). True if the tokens became others.
+    pub(crate) fn take_import(&mut self, tokens: &Tokens) -> bool {
+        self.changing(|custody| custody.see_source(tokens))
     }
 
-    /// A refresh has brought a pair for `sent`; `stored` tells whether it is on disk.
-    pub(crate) fn renewed(&mut self, sent: &Secret, tokens: Tokens, stored: Stored, now: Now) {
-        if tokens.refresh.as_ref() != Some(sent) {
-            self.spent.push(sent.clone());
-            let excess = self.spent.len().saturating_sub(SPENT_MAX);
-            self.spent.drain(..excess);
+    /// Another process has handed over what it had. True if the tokens became others.
+    pub(crate) fn merge_record(&mut self, record: &Record) -> bool {
+        self.changing(|custody| custody.see_record(record))
+    }
+
+    /// What the state file keeps of this, see [`TokenState::recall`].
+    pub(crate) fn for_the_state_file(&self) -> TokensState {
+        let refused = self.tokens().refresh.as_ref().filter(|_| self.refresh_refused.is_some());
+        TokensState {
+            spent: self
+                .custody
+                .spent()
+                .digests()
+                .map(|digest| digest.as_str().to_owned())
+                .collect(),
+            refused: refused.map(|token| Digest::of(token).as_str().to_owned()),
+            refreshed_at: self.renewed_at().map(|at| at.0),
         }
-        match stored {
-            Stored::OnDisk => {
-                self.on_file = tokens.clone();
-                self.unsaved = false;
-            }
-            Stored::InMemory => self.unsaved = true,
+    }
+
+    /// Takes in what was known before a restart: the config may be an old copy by now, whose token is
+    /// spent.
+    pub(crate) fn recall(&mut self, known: &TokensState) {
+        let digests = known.spent.iter().filter_map(|text| Digest::read(text));
+        self.custody.learn(&digests.collect());
+        self.recalled_at = known.refreshed_at.map(Wall);
+    }
+
+    /// A refresh has brought a pair for `sent`.
+    pub(crate) fn renewed(
+        &mut self,
+        sent: &Secret,
+        issued: &Issued,
+        source: Option<&Digest>,
+        now: Now,
+    ) {
+        let tokens = issued.tokens.clone();
+        let before = self.tokens().clone();
+        if !self.custody.renewed(sent, tokens, source) {
+            return;
         }
-        self.take(tokens);
-        self.access_refused = false;
+        self.changed(&before);
+        if self.tokens().access != before.access {
+            self.life = match issued.lifetime {
+                Some(lifetime) => Life::Until(now.mono + lifetime),
+                None => Life::UntilRefused,
+            };
+            self.is_unproven = true;
+        }
         self.refresh_refused = None;
         self.cooling = None;
+        self.unknown = None;
         self.failures = 0;
-        self.renewed = Some(now.mono);
-        if let Some((_, result)) = &mut self.forced {
-            *result = self.generation;
-        }
+        self.renewed = Some((now.mono, now.wall));
     }
 
-    /// The memory's pair has been written.
-    pub(crate) fn saved(&mut self, tokens: &Tokens) {
-        self.on_file = tokens.clone();
-        self.unsaved = !tokens.same_pair(&self.tokens);
+    /// What is to be kept elsewhere.
+    pub(crate) fn record(&self, who: &Identity<'_>) -> Record {
+        self.custody.record(who)
     }
 
-    /// A refresh failed for now: none before `cooldown`, or twice that and so on for failures of the endpoint, is over.
+    /// Where `record` is now; `trouble` says why it is not in the config.
+    pub(crate) fn stored(&mut self, record: &Record, kept: Kept, trouble: Option<Why>) {
+        self.custody.stored(record, kept);
+        self.trouble = trouble;
+    }
+
+    /// Why the config lacks the pair, if it does.
+    pub(crate) fn trouble(&self) -> Option<(Kept, &str)> {
+        let kept = self.custody.kept();
+        let trouble = self.trouble.as_deref().filter(|_| kept != Kept::OnDisk)?;
+        Some((kept, trouble))
+    }
+
+    /// A refresh failed for now: none before `cooldown`, or twice that and so on for failures of the
+    /// endpoint, is over.
     pub(crate) fn failed(
         &mut self,
         obstacle: Obstacle,
@@ -307,45 +435,78 @@ impl TokenState {
             }
         };
         let mut until = now.mono + wait.max(PAUSE_MIN);
-        if let Some((at, generation)) = self.forced
-            && generation == self.generation
-        {
+        if let Some(at) = self.forced {
             until = until.max(at + BETWEEN_REFRESHES);
         }
         self.cooling = Some(Cooling { obstacle, until, why });
     }
 
-    /// The token endpoint refused `sent` for good.
-    pub(crate) fn refused(&mut self, sent: &Secret, why: Why) {
-        if self.tokens.refresh.as_ref() == Some(sent) {
-            self.refresh_refused = Some(why);
-        }
+    /// `sent` may have arrived, and nobody knows what became of it: once more after a pause as for a
+    /// failure, then at most every 15 minutes.
+    pub(crate) fn fate_unknown(
+        &mut self,
+        sent: &Secret,
+        obstacle: Obstacle,
+        why: Why,
+        pause: &Pause,
+        now: Now,
+    ) {
+        let token = Digest::of(sent);
+        let is_again = self.unknown.as_ref().is_some_and(|unknown| unknown.token == token);
+        self.failed(obstacle, None, why.clone(), pause, now);
+        let next = match &self.cooling {
+            Some(cooling) if !is_again => cooling.until,
+            Some(_) | None => now.mono + UNKNOWN_PAUSE,
+        };
+        self.unknown = Some(UnknownFate { token, obstacle, next, why });
     }
 
-    fn take(&mut self, tokens: Tokens) -> bool {
-        let access_changed = tokens.access != self.tokens.access;
-        let changed = !tokens.same_pair(&self.tokens);
-        self.tokens = tokens;
+    /// The token endpoint refused `sent` for good. True if another pair has taken its place, which may
+    /// still be good.
+    pub(crate) fn refused(&mut self, sent: &Secret, why: Why) -> bool {
+        let digest = Digest::of(sent);
+        if !self.dead.contains(&digest) {
+            self.dead.push(digest);
+            let excess = self.dead.len().saturating_sub(DEAD_MAX);
+            self.dead.drain(..excess);
+        }
+        if self.tokens().refresh.as_ref() != Some(sent) {
+            return self.spendable().is_some();
+        }
+        let dead = self.dead.clone();
+        let fell_back =
+            |custody: &mut Custody| custody.fall_back(|token| dead.contains(&Digest::of(token)));
+        if self.changing(fell_back) {
+            return true;
+        }
+        self.refresh_refused = Some(why);
+        false
+    }
+
+    fn changing(&mut self, change: impl FnOnce(&mut Custody) -> bool) -> bool {
+        let before = self.tokens().clone();
+        change(&mut self.custody);
+        self.changed(&before)
+    }
+
+    /// Forgets what was known of the tokens `before`, if they are others now.
+    fn changed(&mut self, before: &Tokens) -> bool {
+        let access_changed = self.tokens().access != before.access;
+        let changed = !self.tokens().same_pair(before);
         if changed {
             self.refresh_refused = None;
             self.cooling = None;
+            self.unknown = None;
             self.failures = 0;
         }
         if access_changed {
-            self.access_refused = false;
+            self.life = Life::ByTheFile;
+            self.standing = Standing::Good;
+            self.is_unproven = false;
             self.generation += 1;
         }
         changed
     }
-}
-
-/// Where a new pair is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stored {
-    /// In the config file.
-    OnDisk,
-    /// Nowhere else: the file could not be written.
-    InMemory,
 }
 
 /// How long to wait after a refresh that failed for now.
@@ -365,8 +526,15 @@ const REFRESH_AHEAD: Duration = Duration::from_secs(5 * 60);
 const BETWEEN_REFRESHES: Duration = Duration::from_secs(10);
 /// Cooldowns may be configured as 0; a token is not sent again at once even so.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
-/// Refresh tokens remembered as used up: more than a backup or a slow reader could bring back.
-const SPENT_MAX: usize = 32;
+/// A token that the API refuses at first is renewed again after this, in case it was never used in
+/// the meantime and has run out.
+const JUST_BROUGHT: Duration = Duration::from_secs(15 * 60);
+/// SPEC T2: between two tries of a refresh token of unknown fate.
+const UNKNOWN_PAUSE: Duration = Duration::from_secs(15 * 60);
+/// An access token that lives at least so long is renewed before its end.
+const LONG_LIFE: Duration = Duration::from_secs(3600);
+/// Refused refresh tokens that are remembered.
+const DEAD_MAX: usize = 32;
 
 #[cfg(test)]
 #[path = "token_tests.rs"]

@@ -22,6 +22,25 @@ fn pair(access: &str, refresh: &str, seconds_left: Option<i64>) -> Tokens {
     }
 }
 
+/// As a config holds them.
+fn state_of(tokens: Tokens) -> TokenState {
+    TokenState::new(Deposit { live: tokens, ..Deposit::default() })
+}
+
+fn entry(tokens: &Tokens) -> Deposit {
+    Deposit { live: tokens.clone(), ..Deposit::default() }
+}
+
+const WHO: Identity<'static> = Identity { name: "a", account_uuid: None, org_uuid: None };
+
+/// A refresh has brought `tokens` for `sent`, which are on disk.
+fn renew(state: &mut TokenState, sent: &str, tokens: Tokens, now: Now) {
+    let lifetime = tokens.expires_at.map(|end| NOW.wall.until(end));
+    state.renewed(&Secret::new(sent), &Issued { tokens, lifetime }, None, now);
+    let record = state.record(&WHO);
+    state.stored(&record, Kept::OnDisk, None);
+}
+
 fn word(plan: &Plan) -> &'static str {
     match plan {
         Plan::Serve => "serve",
@@ -51,14 +70,14 @@ fn what_is_done_with_a_token_before_it_is_used() {
         ("T2 disabled, no access token", pair("", "r", None), Off, "disabled"),
     ];
     for (rule, tokens, switch, expected) in table {
-        let state = TokenState::new(tokens);
+        let state = state_of(tokens);
         assert_eq!(word(&state.plan(switch, NOW)), expected, "{rule}");
     }
 }
 
 #[test]
 fn a_401_asks_for_one_refresh_of_the_token_that_is_still_current() {
-    let mut state = TokenState::new(pair("a", "r", Some(3600)));
+    let mut state = state_of(pair("a", "r", Some(3600)));
     assert_eq!(word(&state.plan_after_401(0, Switch::On, NOW)), "serve", "a stale 401");
     assert_eq!(
         word(&state.plan_after_401(1, Switch::Off, NOW)),
@@ -66,7 +85,7 @@ fn a_401_asks_for_one_refresh_of_the_token_that_is_still_current() {
         "disabled accounts never refresh"
     );
     assert_eq!(word(&state.plan_after_401(1, Switch::On, NOW)), "refresh");
-    state.renewed(&Secret::new("r"), pair("a2", "r2", Some(3600)), Stored::OnDisk, NOW);
+    renew(&mut state, "r", pair("a2", "r2", Some(3600)), NOW);
     assert_eq!(
         word(&state.plan_after_401(1, Switch::On, NOW)),
         "serve",
@@ -78,20 +97,55 @@ fn a_401_asks_for_one_refresh_of_the_token_that_is_still_current() {
         "refused",
         "the token that a refresh brought is refused too"
     );
-    assert_eq!(word(&state.plan(Switch::On, later(15))), "serve", "to the one that looks");
-    assert!(state.merge_file(&pair("a3", "r3", Some(9999))), "until other tokens are there");
+    assert!(
+        state.merge_file(&entry(&pair("a3", "r3", Some(9999)))),
+        "until other tokens are there"
+    );
     assert_eq!(
-        word(&state.plan_after_401(3, Switch::On, later(10))),
+        word(&state.plan_after_401(3, Switch::On, later(11))),
         "refresh",
-        "at once, for it is another token"
+        "for it is another token"
     );
 }
 
 #[test]
-fn a_second_401_of_one_request_brings_no_second_refresh_however_late_it_comes() {
-    let mut state = TokenState::new(pair("a", "r", Some(3600)));
+fn t2_a_token_that_was_just_brought_and_is_refused_brings_no_refresh_and_is_looked_at_again() {
+    let mut state = state_of(pair("a", "r", Some(3600)));
     assert_eq!(word(&state.plan_after_401(1, Switch::On, NOW)), "refresh");
-    state.renewed(&Secret::new("r"), pair("a2", "r2", Some(3600)), Stored::OnDisk, NOW);
+    renew(&mut state, "r", pair("a2", "r2", Some(36_000)), NOW);
+    for at in [0, 5, 35, 95, 899] {
+        assert_eq!(word(&state.plan_after_401(2, Switch::On, later(at))), "refused", "{at}");
+        assert_eq!(word(&state.plan_after_second_401(2, Switch::On, later(at))), "refused");
+        assert_eq!(word(&state.plan(Switch::On, later(at + 1))), "serve", "to the one that looks");
+        assert_eq!(state.word(NOW.wall), "refused");
+    }
+    assert_eq!(
+        word(&state.plan_after_401(2, Switch::On, later(900))),
+        "refresh",
+        "it may have run out unused"
+    );
+
+    let mut state = state_of(pair("a", "r", Some(3600)));
+    renew(&mut state, "r", pair("a2", "r2", Some(36_000)), NOW);
+    assert_eq!(word(&state.plan_after_401(2, Switch::On, later(1))), "refused");
+    state.served(1);
+    assert_eq!(state.word(NOW.wall), "refused", "that was an answer to an old token");
+    state.served(2);
+    assert_eq!(state.word(NOW.wall), "valid");
+    assert_eq!(word(&state.plan_after_401(2, Switch::On, later(9))), "refused", "too soon");
+    assert_eq!(word(&state.plan_after_401(2, Switch::On, later(10))), "refresh", "it had served");
+
+    let mut alone = state_of(pair("a", "", Some(-9)));
+    assert_eq!(word(&alone.plan_after_401(1, Switch::On, NOW)), "refused");
+    assert_eq!(word(&alone.plan(Switch::On, later(5))), "serve");
+    assert_eq!(word(&alone.plan_after_401(1, Switch::On, later(6))), "refused");
+}
+
+#[test]
+fn t2_a_second_401_of_one_request_refreshes_nothing_however_late_it_comes() {
+    let mut state = state_of(pair("a", "r", Some(3600)));
+    assert_eq!(word(&state.plan_after_401(1, Switch::On, NOW)), "refresh");
+    renew(&mut state, "r", pair("a2", "r2", Some(3600)), NOW);
     assert_eq!(
         word(&state.plan_after_second_401(1, Switch::On, later(60))),
         "serve",
@@ -101,15 +155,63 @@ fn a_second_401_of_one_request_brings_no_second_refresh_however_late_it_comes() 
 }
 
 #[test]
-fn without_a_refresh_token_a_401_is_not_final_either() {
-    let mut state = TokenState::new(pair("a", "", Some(-9)));
-    assert_eq!(word(&state.plan_after_401(1, Switch::On, NOW)), "refused");
-    assert_eq!(word(&state.plan(Switch::On, later(60))), "serve");
+fn t2_a_token_of_unknown_fate_is_sent_once_more_and_then_every_15_minutes() {
+    let mut state = state_of(pair("a", "r", Some(-1)));
+    assert_eq!(word(&state.plan(Switch::On, NOW)), "refresh");
+    let lost = |state: &mut TokenState, at| {
+        let why = "reset".to_owned();
+        state.fate_unknown(&Secret::new("r"), Obstacle::Network, why, &PAUSE, later(at));
+    };
+    lost(&mut state, 0);
+    assert_eq!(word(&state.plan(Switch::On, later(4))), "cooling");
+    assert_eq!(word(&state.plan(Switch::On, later(5))), "refresh", "once more");
+    lost(&mut state, 5);
+    assert_eq!(word(&state.plan(Switch::On, later(904))), "cooling");
+    assert_eq!(word(&state.plan(Switch::On, later(905))), "refresh");
+    assert!(state.merge_file(&entry(&pair("b", "s", Some(901)))));
+    lost(&mut state, 910);
+    let mut valid = state_of(pair("a", "r", Some(120)));
+    lost(&mut valid, 0);
+    assert_eq!(word(&valid.plan(Switch::On, later(60))), "serve", "not while the token is valid");
+    assert_eq!(word(&valid.plan(Switch::On, later(120))), "refresh");
+}
+
+#[test]
+fn t2_a_lifetime_that_cannot_be_believed_lasts_until_the_api_refuses() {
+    let mut state = state_of(pair("a", "r", Some(-1)));
+    renew(&mut state, "r", pair("a2", "r2", None), NOW);
+    assert_eq!(word(&state.plan(Switch::On, later(1_000_000))), "serve");
+    // The wall clock was set to a far future.
+    renew(&mut state, "r2", pair("a3", "r3", Some(3_600)), NOW);
+    let stepped = Now { wall: later(1_000_000).wall, ..later(60) };
+    assert_eq!(word(&state.plan(Switch::On, stepped)), "serve", "it lives as long as was said");
+}
+
+#[test]
+fn t2_after_a_refusal_the_pair_that_was_displaced_is_tried() {
+    let mut state = state_of(pair("a", "r", Some(3_000)));
+    assert!(state.merge_file(&entry(&pair("login", "l", Some(-1)))), "an edit");
+    assert_eq!(word(&state.plan(Switch::On, NOW)), "refresh");
+    assert!(state.refused(&Secret::new("l"), "invalid_grant".to_owned()));
+    assert_eq!(state.tokens(), &pair("a", "r", Some(3_000)));
+    assert_eq!(word(&state.plan(Switch::On, NOW)), "serve");
+    assert!(!state.refused(&Secret::new("r"), "invalid_grant".to_owned()));
+    assert_eq!(word(&state.plan(Switch::On, later(3_000))), "needs login");
+
+    let mut served = state_of(pair("a", "r", Some(3_000)));
+    assert!(served.merge_file(&entry(&pair("login", "l", Some(1)))));
+    served.served(2);
+    assert!(!served.refused(&Secret::new("l"), "invalid_grant".to_owned()), "it is forgotten");
+
+    let mut imported = state_of(pair("a", "r", Some(3_000)));
+    assert!(imported.take_import(&pair("cli", "c", Some(4_000))));
+    assert!(imported.refused(&Secret::new("c"), "invalid_grant".to_owned()));
+    assert_eq!(imported.tokens(), &pair("a", "", Some(3_000)), "T8 only its access token");
 }
 
 #[test]
 fn a_refresh_that_failed_changes_nothing_while_the_token_is_valid() {
-    let mut valid = TokenState::new(pair("a", "r", Some(120)));
+    let mut valid = state_of(pair("a", "r", Some(120)));
     assert_eq!(word(&valid.plan(Switch::On, NOW)), "refresh");
     valid.failed(Obstacle::Network, None, "no route".to_owned(), &PAUSE, NOW);
     assert_eq!(
@@ -130,7 +232,7 @@ fn a_refresh_that_failed_changes_nothing_while_the_token_is_valid() {
         "and the end comes with the access token's"
     );
 
-    let mut refused = TokenState::new(pair("a", "r", Some(3600)));
+    let mut refused = state_of(pair("a", "r", Some(3600)));
     assert_eq!(word(&refused.plan_after_401(1, Switch::On, NOW)), "refresh");
     refused.failed(Obstacle::Network, None, "no route".to_owned(), &PAUSE, NOW);
     assert_eq!(
@@ -150,7 +252,7 @@ fn a_refresh_that_failed_changes_nothing_while_the_token_is_valid() {
 fn pauses_grow_at_the_endpoint_and_not_on_the_way_there() {
     let until =
         |state: &TokenState| state.cooling.as_ref().map(|c| c.until.since(NOW.mono).as_secs());
-    let mut state = TokenState::new(pair("a", "r", Some(-1)));
+    let mut state = state_of(pair("a", "r", Some(-1)));
     let mut fail = |obstacle, retry_after: Option<u64>, pause: &Pause| {
         state.failed(obstacle, retry_after.map(Duration::from_secs), "x".to_owned(), pause, NOW);
         until(&state)
@@ -167,70 +269,54 @@ fn pauses_grow_at_the_endpoint_and_not_on_the_way_there() {
 
 #[test]
 fn a_short_lived_token_is_not_renewed_by_every_request() {
-    let mut state = TokenState::new(pair("a", "r", Some(-1)));
-    state.renewed(&Secret::new("r"), pair("a2", "r2", Some(60)), Stored::OnDisk, NOW);
-    assert_eq!(word(&state.plan(Switch::On, later(9))), "serve");
-    assert_eq!(word(&state.plan(Switch::On, later(10))), "refresh");
-    state.renewed(&Secret::new("r2"), pair("a3", "r3", Some(3)), Stored::OnDisk, NOW);
-    assert_eq!(word(&state.plan(Switch::On, later(4))), "refresh", "once it has run out it is");
+    let mut state = state_of(pair("a", "r", Some(-1)));
+    renew(&mut state, "r", pair("a2", "r2", Some(60)), NOW);
+    assert_eq!(word(&state.plan(Switch::On, later(59))), "serve");
+    assert_eq!(word(&state.plan(Switch::On, later(60))), "refresh", "once it has run out it is");
+    renew(&mut state, "r2", pair("a3", "r3", Some(3600)), NOW);
+    assert_eq!(word(&state.plan(Switch::On, later(3_299))), "serve");
+    assert_eq!(word(&state.plan(Switch::On, later(3_300))), "refresh", "T2 five minutes before");
 }
 
 #[test]
 fn the_file_wins_only_if_it_changed_since_it_was_seen() {
     let first = pair("a", "r", Some(3600));
-    let mut state = TokenState::new(first.clone());
-    assert!(!state.merge_file(&first));
-    state.renewed(&Secret::new("r"), pair("a2", "r2", Some(7200)), Stored::InMemory, NOW);
-    assert!(!state.merge_file(&first), "the file is as it was: it is behind");
-    assert!(state.is_unsaved() && state.generation() == 2);
-    let rewritten = pair("a", "r", Some(1800));
+    let mut state = state_of(first.clone());
+    assert!(!state.merge_file(&entry(&first)));
+    let issued = Issued { tokens: pair("a2", "r2", Some(7200)), lifetime: None };
+    state.renewed(&Secret::new("r"), &issued, None, NOW);
+    assert!(!state.merge_file(&entry(&first)), "the file is as it was: it is behind");
+    assert!(state.custody().is_due() && state.generation() == 2);
+    let rewritten = entry(&pair("a", "r", Some(1800)));
     assert!(
         !state.would_take(&rewritten) && !state.merge_file(&rewritten),
         "a used up token never comes back"
     );
-    assert!(state.is_unsaved());
+    assert!(state.custody().is_due());
     let login = pair("a9", "r9", Some(10));
     assert!(
-        state.would_take(&login) && state.merge_file(&login),
+        state.would_take(&entry(&login)) && state.merge_file(&entry(&login)),
         "a login does, also if it ends sooner"
     );
-    assert_eq!((state.generation(), state.is_unsaved()), (3, false));
+    assert_eq!(state.generation(), 3);
     assert_eq!(state.tokens(), &login);
+    assert!(state.custody().is_due(), "what it displaced is to be written down");
 
-    let mut stale = TokenState::new(first.clone());
-    stale.renewed(&Secret::new("r"), pair("a2", "r2", Some(7200)), Stored::OnDisk, NOW);
-    assert!(!stale.merge_file(&first), "a file that was read before the refresh ended");
+    let mut stale = state_of(first.clone());
+    renew(&mut stale, "r", pair("a2", "r2", Some(7200)), NOW);
+    assert!(!stale.custody().is_due());
+    assert!(!stale.merge_file(&entry(&first)), "a file that was read before the refresh ended");
     assert_eq!(stale.generation(), 2);
-    assert!(stale.is_unsaved(), "or a backup that was put back: ours is written again");
-    stale.saved(&pair("a2", "r2", Some(7200)));
-    assert!(!stale.is_unsaved());
-}
-
-#[test]
-fn an_import_is_newer_if_it_is_another_token_that_ends_later() {
-    let ours = pair("a", "r", Some(100));
-    for (rule, source, expected) in [
-        ("T3 the same", pair("a", "r", Some(100)), false),
-        ("T3 the same token with a later end", pair("a", "r", Some(200)), false),
-        ("T3 ends later", pair("b", "s", Some(200)), true),
-        ("T3 ends sooner", pair("b", "s", Some(50)), false),
-        ("T3 end unknown", pair("b", "s", None), false),
-        ("T3 no access token", pair("", "s", Some(200)), false),
-    ] {
-        assert_eq!(source.is_newer_than(&ours), expected, "{rule}");
-    }
-    assert!(pair("b", "", Some(1)).is_newer_than(&Tokens::default()), "T3 nothing yet");
+    assert!(stale.custody().is_due(), "or a backup that was put back: ours is written again");
+    let record = stale.record(&WHO);
+    stale.stored(&record, Kept::OnDisk, None);
+    assert!(!stale.custody().is_due());
 }
 
 #[test]
 fn debug_shows_no_token() {
-    let mut state = TokenState::new(pair("sk-ant-oat01-x", "sk-ant-ort01-x", Some(1)));
-    state.renewed(
-        &Secret::new("sk-ant-ort01-x"),
-        pair("sk-ant-oat02", "sk-ant-ort02", None),
-        Stored::OnDisk,
-        NOW,
-    );
+    let mut state = state_of(pair("sk-ant-oat01-x", "sk-ant-ort01-x", Some(1)));
+    renew(&mut state, "sk-ant-ort01-x", pair("sk-ant-oat02", "sk-ant-ort02", None), NOW);
     let shown = format!("{state:?} {:#?}", state.tokens());
     assert!(!shown.contains("sk-ant"), "{shown}");
 }

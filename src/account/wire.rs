@@ -61,15 +61,17 @@ fn perform(agent: &Agent, call: HttpCall) -> Result<HttpReply, HttpFailure> {
             .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
             .collect(),
         body: Vec::new(),
+        cut: None,
     };
     let limit = call.reply_bytes_max as u64;
-    body.into_reader()
-        .take(limit.saturating_add(1))
-        .read_to_end(&mut reply.body)
-        .map_err(|error| failure(error.to_string()))?;
-    if reply.body.len() > call.reply_bytes_max {
-        return Err(failure(format!("the answer is longer than {limit} bytes")));
-    }
+    let read = body.into_reader().take(limit.saturating_add(1)).read_to_end(&mut reply.body);
+    reply.cut = match read {
+        Err(error) => Some(error.to_string()),
+        Ok(_) if reply.body.len() > call.reply_bytes_max => {
+            Some(format!("the answer is longer than {limit} bytes"))
+        }
+        Ok(_) => None,
+    };
     Ok(reply)
 }
 

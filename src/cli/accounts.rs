@@ -14,6 +14,8 @@ use crate::account::http::Http;
 use crate::account::oauth::{self, Endpoints};
 use crate::account::sources;
 use crate::clock::{self, human};
+use crate::config::custody::Digest;
+use crate::config::state::{self, State};
 use crate::config::{AccountEntry, Config, Credential, OauthCredential, Secret, Tokens};
 use crate::error::Result;
 use crate::report::status::Status;
@@ -52,24 +54,26 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
     }
     let now = clock::wall();
     let tiers = tiers(context, &config, now);
+    // What a server has learned; a missing file knows nothing.
+    let (known, _) = state::load(&state::path(&context.config_path()?));
     let live = live_states(&config);
     let state = |account: &AccountEntry| {
         let live = live.iter().find(|(name, _)| *name == account.name);
-        live.map_or_else(|| Token::of(account, now).word().to_owned(), |(_, state)| state.clone())
+        live.map_or_else(|| word_of(account, now, &known).to_owned(), |(_, state)| state.clone())
     };
     if as_json {
         let accounts = config
             .accounts
             .iter()
             .zip(&tiers)
-            .map(|(account, tier)| json_of(account, tier.as_deref(), &state(account)));
+            .map(|(account, tier)| json_of(account, tier.as_deref(), &state(account), &known));
         let accounts = Value::Array(accounts.collect());
         context.out.line(&json!({ "accounts": accounts }).to_string());
         return Ok(());
     }
     let mut heading = vec!["NAME", "TYPE", "TIER", "TOKEN", "PRIORITY", "PROFILES"];
     if verbose {
-        heading.push("EXPIRES");
+        heading.extend(["EXPIRES", "REFRESHED"]);
     }
     let rows: Vec<Vec<String>> = config
         .accounts
@@ -78,7 +82,7 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
         .map(|(account, tier)| {
             let mut row = row(account, tier.as_deref(), state(account));
             if verbose {
-                row.push(expires(account, now));
+                row.extend([expires(account, now), refreshed(account, now, &known)]);
             }
             row
         })
@@ -123,6 +127,26 @@ fn row(account: &AccountEntry, tier: Option<&str>, state: String) -> Vec<String>
     ]
 }
 
+/// The state of the account's credential: a login whose refresh token is used up or was refused is
+/// dead as soon as its access token has run out.
+fn word_of(account: &AccountEntry, now: Wall, known: &State) -> &'static str {
+    let token = Token::of(account, now);
+    let Credential::Oauth(oauth) = &account.credential else {
+        return token.word();
+    };
+    let refused = known.tokens_of(&account.identity()).and_then(|tokens| tokens.refused.as_deref());
+    let is_dead = oauth.tokens.refresh.as_ref().is_some_and(|refresh| {
+        refused == Some(Digest::of(refresh).as_str()) || oauth.spent.has(Some(refresh))
+    });
+    if is_dead && token == Token::Renewable { "needs login" } else { token.word() }
+}
+
+/// `3h 12m ago`.
+fn refreshed(account: &AccountEntry, now: Wall, known: &State) -> String {
+    let at = known.tokens_of(&account.identity()).and_then(|tokens| tokens.refreshed_at);
+    at.map_or_else(|| "-".to_owned(), |at| format!("{} ago", human(Wall(at).until(now))))
+}
+
 /// `expires in 3h 12m`, or how long ago.
 fn expires(account: &AccountEntry, now: Wall) -> String {
     let Credential::Oauth(OauthCredential { tokens: Tokens { expires_at: Some(at), .. }, .. }) =
@@ -137,7 +161,7 @@ fn expires(account: &AccountEntry, now: Wall) -> String {
     }
 }
 
-fn json_of(account: &AccountEntry, tier: Option<&str>, state: &str) -> Value {
+fn json_of(account: &AccountEntry, tier: Option<&str>, state: &str, known: &State) -> Value {
     let tokens = match &account.credential {
         Credential::Oauth(oauth) => Some(&oauth.tokens),
         Credential::ApiKey(_) | Credential::Provider(_) => None,
@@ -153,6 +177,10 @@ fn json_of(account: &AccountEntry, tier: Option<&str>, state: &str) -> Value {
         "token": {
             "state": state,
             "expiresAt": tokens.and_then(|tokens| tokens.expires_at).map(clock::iso),
+            "refreshedAt": known
+                .tokens_of(&account.identity())
+                .and_then(|tokens| tokens.refreshed_at)
+                .map(|at| clock::iso(Wall(at))),
             "renewable": tokens.is_some_and(|tokens| tokens.refresh.is_some()),
         },
         "accountUuid": account.account_uuid,
@@ -188,7 +216,7 @@ pub(super) enum Token {
 impl Token {
     /// How it stands at `now`.
     pub(super) fn of(account: &AccountEntry, now: Wall) -> Token {
-        let OauthCredential { tokens, import_from } = match &account.credential {
+        let OauthCredential { tokens, import_from, .. } = match &account.credential {
             Credential::ApiKey(_) | Credential::Provider(_) => return Token::Key,
             Credential::Oauth(oauth) => oauth,
         };
@@ -305,7 +333,7 @@ mod tests {
         assert!(stdout.contains("valid          0         claude,all  expires in "), "{stdout}");
         assert!(
             stdout.contains("renews on use  0         claude,all  expired ")
-                && stdout.contains(" ago\n"),
+                && stdout.contains(" ago"),
             "{stdout}"
         );
     }
@@ -318,7 +346,7 @@ mod tests {
         assert_eq!((&work["name"], &work["tier"]), (&json!("work"), &json!("unknown")));
         assert_eq!(
             work["token"],
-            json!({"state": "valid", "expiresAt": "2286-11-20T17:46:39.999Z", "renewable": false})
+            json!({"state": "valid", "expiresAt": "2286-11-20T17:46:39.999Z", "refreshedAt": null, "renewable": false})
         );
         assert_eq!(document["accounts"].as_array().unwrap().len(), 4);
         assert!(!stdout.contains("SECRET"));

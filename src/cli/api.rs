@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Context;
 use super::args::ApiOptions;
 use super::change::unknown;
+use super::held_signals::HeldSignals;
 use super::web;
 use crate::account::http::HttpCall;
 use crate::account::oauth::Endpoints;
@@ -101,7 +102,10 @@ fn choose<'c>(
     for (number, entry) in wanted.into_iter().enumerate() {
         let id = AccountId(u32::try_from(number).unwrap_or(u32::MAX));
         accounts.insert(id, entry, Origin::Config);
-        match accounts.credential_blocking(id) {
+        let held = HeldSignals::begin();
+        let asked = accounts.credential_blocking(id);
+        drop(held);
+        match asked {
             Ok(ready) => return Ok((entry, ready)),
             Err(unready) => failures.push(format!("{}: {}", text::name(&entry.name), why(unready))),
         }

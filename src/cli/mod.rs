@@ -12,11 +12,13 @@ mod context;
 mod doctor;
 mod env;
 mod explain;
+mod held_signals;
 mod help;
 mod login;
 #[cfg(test)]
 mod man_tests;
 mod out;
+mod secrecy;
 mod service;
 mod spec;
 mod status;
@@ -39,6 +41,7 @@ use crate::run;
 
 /// Runs what the process's arguments say.
 pub(crate) fn main() -> ExitCode {
+    secrecy::begin();
     let command = args::parse(std::env::args_os().skip(1));
     let (mut stdout, mut stderr) = (io::stdout(), io::stderr());
     let color = out::shows_color(std::env::var_os("NO_COLOR"));

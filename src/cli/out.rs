@@ -1,13 +1,14 @@
 //! Where commands write: results on stdout, everything else on stderr (SPEC C).
 //!
 //! Whatever is printed comes by here, and what a terminal would obey is escaped (SPEC D4), wherever
-//! it comes from.
+//! it comes from. What goes to stderr is looked through for secrets, too: errors repeat what others say.
 //!
 //! A reader that has gone away (a closed pipe) is no error: what it does not want to read need not be written.
 
 use std::io::{self, IsTerminal as _, Write};
 
 use super::table::{Room, wrapped};
+use crate::config::masking;
 use crate::report::text::inert;
 
 /// The two outputs of a command.
@@ -29,7 +30,7 @@ impl Write for Inert<'_> {
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         let text = String::from_utf8_lossy(bytes);
-        self.0.write_all(inert(&text).as_bytes())
+        self.0.write_all(inert(&masking::text(&text)).as_bytes())
     }
 
     fn flush(&mut self) -> io::Result<()> {

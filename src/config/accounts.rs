@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use super::custody::{Digest, Previous, Spent};
 use super::identity::free_name;
 use super::reader::Section;
 use super::{
@@ -19,13 +20,61 @@ pub(super) struct Placed {
     pub(super) entry: AccountEntry,
 }
 
+impl Placed {
+    fn refresh(&self) -> Option<&Secret> {
+        match &self.entry.credential {
+            Credential::Oauth(oauth) => oauth.tokens.refresh.as_ref(),
+            Credential::ApiKey(_) | Credential::Provider(_) => None,
+        }
+    }
+}
+
 /// The usable entries, each identity and each name once. Notices say what was left out or renamed.
 pub(super) fn read(root: &Section<'_>) -> Vec<Placed> {
     let read = root.list("accounts", |index, section| {
         entry(section, index).map(|entry| Placed { index, entry })
     });
     let usable = read.into_iter().flatten().collect();
-    with_own_names(root, without_repeats(root, usable))
+    let mut placed = without_shared_tokens(root, without_repeats(root, usable));
+    share_spent(&mut placed);
+    with_own_names(root, placed)
+}
+
+/// Two entries of different identities with one refresh token are one account: both would redeem it,
+/// and the second time would revoke the grant (SPEC T3).
+fn without_shared_tokens(root: &Section<'_>, placed: Vec<Placed>) -> Vec<Placed> {
+    let mut kept: Vec<Placed> = Vec::with_capacity(placed.len());
+    for later in placed {
+        let shares = |earlier: &&Placed| {
+            let refresh = later.refresh();
+            refresh.is_some() && refresh == earlier.refresh()
+        };
+        match kept.iter().find(shares) {
+            Some(earlier) => root.notice(format!(
+                "accounts[{}] {:?} is left out: it has the refresh token of accounts[{}] {:?}, which works once only; log in to one of the two again with `maxpool login`",
+                later.index, later.entry.name, earlier.index, earlier.entry.name
+            )),
+            None => kept.push(later),
+        }
+    }
+    kept
+}
+
+/// A token that one entry knows as spent is spent for all.
+fn share_spent(placed: &mut [Placed]) {
+    let oauth = |placed: &Placed| match &placed.entry.credential {
+        Credential::Oauth(oauth) => Some(oauth.clone()),
+        Credential::ApiKey(_) | Credential::Provider(_) => None,
+    };
+    let all: Vec<_> = placed.iter().filter_map(oauth).collect();
+    for placed in placed {
+        if let Credential::Oauth(own) = &mut placed.entry.credential
+            && let Some(refresh) = &own.tokens.refresh
+            && all.iter().any(|other| other.spent.has(Some(refresh)))
+        {
+            own.spent.add(Digest::of(refresh), None);
+        }
+    }
 }
 
 /// Of two entries for the same account the later one stays.
@@ -147,6 +196,8 @@ impl Keys {
                     expires_at: expires_at(section),
                 },
                 import_from: import_from(section),
+                previous: Previous::read(section.value("previous")),
+                spent: Spent::read(section.value("spent")),
             },
             api_key: secret("apiKey"),
             auth_token: secret("authToken"),
@@ -170,7 +221,8 @@ impl Keys {
         kind: Kind,
         upstream: Option<&BaseUrl>,
     ) -> Result<Credential, &'static str> {
-        let OauthCredential { tokens: Tokens { access, refresh, .. }, import_from } = &self.oauth;
+        let OauthCredential { tokens: Tokens { access, refresh, .. }, import_from, .. } =
+            &self.oauth;
         match kind {
             Kind::Oauth if access.is_none() && refresh.is_none() && import_from.is_none() => {
                 Err("it has no accessToken, no refreshToken and no importFrom")

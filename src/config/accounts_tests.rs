@@ -32,7 +32,7 @@ fn a3_defaults_of_each_type() {
     let tokens = Tokens { access: Some(Secret::new("t")), ..Tokens::default() };
     let claude = AccountEntry {
         name: "account-1".to_owned(),
-        credential: Credential::Oauth(OauthCredential { tokens, import_from: None }),
+        credential: Credential::Oauth(OauthCredential { tokens, ..OauthCredential::default() }),
         enabled: true,
         priority: 0,
         profiles: vec!["claude".to_owned(), "all".to_owned()],

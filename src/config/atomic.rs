@@ -1,26 +1,35 @@
 //! Replaces a file whole or not at all, under an advisory lock (SPEC A5).
 //!
-//! Writers of one file exclude each other by a lock on a sibling file, `<name>.lock`, which stays
-//! where it is: removing it would let two writers hold two locks. Readers need no lock, since a
-//! rename shows them the old file or the new one.
+//! Writers of one file exclude each other by a lock on a sibling file, `<name>.lock`. Whoever has
+//! locked it looks whether the path still names that file: a lock on a file that somebody has
+//! deleted excludes nobody. Readers need no lock, since a rename shows them the old file or the new
+//! one.
+//!
+//! What will be written can be given its place beforehand ([`FileLock::reserve`]): a temporary file
+//! of that size, on the disk, held by a lock of its own, so that nobody takes it for what a killed
+//! writer has left behind.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
+use super::fault::{self, Step};
+use crate::clock::Stopwatch;
 use crate::error::{Error, Result};
 
 /// Files larger than this are not ours.
-const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+pub(super) const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Longer than the longest refresh, which holds the lock while it waits for the token endpoint.
-const LOCK_TRIES_MAX: u32 = 4_500;
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// Nobody holds the lock of a file longer than a slow disk needs for a write.
+pub(super) const LOCK_WAIT: Duration = Duration::from_secs(15);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// As many links as Linux follows.
 const LINKS_MAX: usize = 40;
@@ -29,45 +38,117 @@ const LINKS_MAX: usize = 40;
 #[derive(Debug)]
 pub(super) struct FileLock {
     target: PathBuf,
-    /// Closing it gives the lock back.
-    _lock: File,
+    lock: SiblingLock,
+    /// The file as it was read: what others, who take no lock, write after that is not overwritten.
+    seen: Cell<Option<Stamp>>,
+}
+
+/// What tells one content of a file from another.
+type Stamp = (u64, u64, i64, i64);
+
+/// A locked file beside another. Closing it gives the lock back.
+#[derive(Debug)]
+pub(crate) struct SiblingLock {
+    path: PathBuf,
+    file: File,
+    /// False where the file system knows no locks.
+    is_locked: bool,
+}
+
+impl SiblingLock {
+    /// Waits for the lock of the file at `path`, which is made if it is missing.
+    pub(crate) fn take(path: &Path, limit: Duration) -> Result<SiblingLock> {
+        let watch = Stopwatch::start();
+        loop {
+            if let Some(lock) = SiblingLock::try_take(path)
+                .map_err(|cause| Error::file("make the lock", path, &cause))?
+            {
+                return Ok(lock);
+            }
+            if watch.left_of(limit).is_none() {
+                return Err(Error::operator(format!(
+                    "cannot lock {}: another process has held it for more than {} s; end that process and try again",
+                    path.display(),
+                    limit.as_secs()
+                )));
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+    }
+
+    fn try_take(path: &Path) -> io::Result<Option<SiblingLock>> {
+        fault::step(Step::Open, path)?;
+        let file = private().create(true).truncate(false).open(path)?;
+        let locked = fault::step(Step::Lock, path)
+            .map_err(|cause| Errno::from_io_error(&cause).unwrap_or(Errno::IO))
+            .and_then(|()| flock(&file, FlockOperation::NonBlockingLockExclusive));
+        let is_locked = match locked {
+            Ok(()) => true,
+            Err(Errno::WOULDBLOCK | Errno::INTR) => return Ok(None),
+            Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => false,
+            Err(cause) => return Err(cause.into()),
+        };
+        let lock = SiblingLock { path: path.to_owned(), file, is_locked };
+        // It may have been deleted, and made anew by somebody, between the two calls above.
+        Ok(lock.is_in_place().then_some(lock))
+    }
+
+    /// Whether the path still names the file that is locked.
+    fn is_in_place(&self) -> bool {
+        is_same_file(&self.file, &self.path)
+    }
+
+    /// Gives the lock back and takes its file away: nobody shall wait for it any more.
+    pub(crate) fn remove(self) {
+        if self.is_in_place() && fault::step(Step::Remove, &self.path).is_ok() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    /// Whether the lock excludes anybody.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.is_locked
+    }
+}
+
+/// The place of a text that will come: a temporary file of its size, on the disk.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    path: PathBuf,
+    file: File,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        // After the rename the path names nothing, or the file of somebody else.
+        if is_same_file(&self.file, &self.path) && fault::step(Step::Remove, &self.path).is_ok() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl FileLock {
-    /// Waits for the lock of the file that `path` leads to, and clears away what a killed writer
-    /// left behind.
+    /// Waits for the lock of the file that `path` leads to.
     pub(super) fn take(path: &Path) -> Result<FileLock> {
+        FileLock::take_within(path, LOCK_WAIT)
+    }
+
+    /// The same with a bound of its own.
+    pub(super) fn take_within(path: &Path, limit: Duration) -> Result<FileLock> {
         let target = target_of(path).map_err(|cause| Error::file("follow", path, &cause))?;
-        let name = beside(&target, "", ".lock");
-        let lock = private()
-            .create(true)
-            .truncate(false)
-            .open(&name)
-            .map_err(|cause| Error::file("make the lock", &name, &cause))?;
+        let lock = SiblingLock::take(&beside(&target, "", ".lock"), limit)?;
         if let Ok(old) = fs::metadata(&target) {
-            keep_owner(&lock, &old).map_err(|cause| Error::file("lock", &target, &cause))?;
+            keep_owner(&lock.file, &old).map_err(|cause| Error::file("lock", &target, &cause))?;
         }
-        for _ in 0..LOCK_TRIES_MAX {
-            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => {
-                    clear_leftovers(&target);
-                    return Ok(FileLock { target, _lock: lock });
-                }
-                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {
-                    std::thread::sleep(LOCK_PAUSE);
-                }
-                Err(cause) => return Err(Error::file("lock", &target, &cause.into())),
-            }
-        }
-        Err(Error::operator(format!(
-            "cannot lock {}: another process has held {} for more than {} s; end it and try again",
-            target.display(),
-            name.display(),
-            (LOCK_PAUSE * LOCK_TRIES_MAX).as_secs()
-        )))
+        Ok(FileLock { target, lock, seen: Cell::new(None) })
+    }
+
+    pub(super) fn is_locked(&self) -> bool {
+        self.lock.is_locked()
     }
 
     pub(super) fn read(&self) -> Result<String> {
+        self.seen.set(stamp_of(&self.target));
         read(&self.target)
     }
 
@@ -77,31 +158,158 @@ impl FileLock {
 
     /// Puts `text` in the place of the file. After an error the file is as it was.
     pub(super) fn replace(&self, text: &str) -> Result<()> {
-        let temporary = temporary_of(&self.target);
-        let written = self.write_and_rename(&temporary, text);
-        if written.is_err() {
-            // The error that is told is the one of the write; what stays behind is cleared by the
-            // next writer.
-            let _ = fs::remove_file(&temporary);
+        self.make(text.as_bytes())
+            .and_then(|reserved| self.put(&reserved, text))
+            .map_err(|cause| Error::file("write", &self.target, &cause))
+    }
+
+    /// Makes the place for a text of so many bytes.
+    pub(super) fn reserve(&self, bytes: usize) -> Result<Reserved> {
+        self.make(&vec![b' '; bytes])
+            .map_err(|cause| Error::file("make a place beside", &self.target, &cause))
+    }
+
+    /// Puts `text` in the place of the file, in the place that was made for it. After an error the
+    /// file is as it was.
+    pub(super) fn replace_in(&self, reserved: Reserved, text: &str) -> Result<()> {
+        if !is_same_file(&reserved.file, &reserved.path) {
+            // Somebody has cleared it away.
+            return self.replace(text);
         }
+        let written = fault::step(Step::Write, &reserved.path)
+            .and_then(|()| reserved.file.write_all_at(text.as_bytes(), 0))
+            .and_then(|()| reserved.file.set_len(text.len() as u64))
+            .and_then(|()| sync(&reserved))
+            .and_then(|()| self.put(&reserved, text));
         written.map_err(|cause| Error::file("write", &self.target, &cause))
     }
 
-    fn write_and_rename(&self, temporary: &Path, text: &str) -> io::Result<()> {
-        let directory = File::open(directory_of(&self.target))?;
-        let mut file = private().create_new(true).open(temporary)?;
-        file.write_all(text.as_bytes())?;
+    /// A temporary file with these bytes, on the disk.
+    fn make(&self, bytes: &[u8]) -> io::Result<Reserved> {
+        let path = temporary_of(&self.target);
+        fault::step(Step::Open, &path)?;
+        let file = private().read(true).create_new(true).open(&path)?;
+        let reserved = Reserved { path, file };
+        // Tells a place that is in use from what a killed writer has left behind. Where there are no
+        // locks the number of the process does.
+        let _ = flock(&reserved.file, FlockOperation::NonBlockingLockExclusive);
         if let Ok(old) = fs::metadata(&self.target) {
-            keep_mode(&file, &old)?;
-            keep_owner(&file, &old)?;
+            keep_mode(&reserved.file, &old)?;
+            keep_owner(&reserved.file, &old)?;
         }
-        file.sync_all()?;
-        fs::rename(temporary, &self.target)?;
+        fault::step(Step::Write, &reserved.path)?;
+        reserved.file.write_all_at(bytes, 0)?;
+        sync(&reserved)?;
+        Ok(reserved)
+    }
+
+    fn put(&self, reserved: &Reserved, text: &str) -> io::Result<()> {
+        if text.len() as u64 > FILE_BYTES_MAX {
+            return Err(io::Error::other("it would be larger than 16 MiB, which cannot be read"));
+        }
+        let directory = File::open(directory_of(&self.target))?;
+        if !self.lock.is_in_place() {
+            return Err(io::Error::other("its lock was deleted by another program; try again"));
+        }
+        if self.seen.get().is_some_and(|seen| stamp_of(&self.target) != Some(seen)) {
+            return Err(io::Error::other("another program has just changed it; try again"));
+        }
+        fault::step(Step::Rename, &self.target)?;
+        fs::rename(&reserved.path, &self.target)?;
+        self.seen.set(stamp_of(&self.target));
         // The file is replaced by now. Some file systems cannot sync a directory, and to call that
         // a failed write would be wrong: the caller would go on as if the old content were
         // there.
-        let _ = directory.sync_all();
+        if fault::step(Step::SyncDirectory, &self.target).is_ok() {
+            let _ = directory.sync_all();
+        }
         Ok(())
+    }
+
+    /// Removes the file, and the lock's file with it.
+    pub(super) fn remove(self) -> Result<()> {
+        fault::step(Step::Remove, &self.target)
+            .and_then(|()| fs::remove_file(&self.target))
+            .map_err(|cause| Error::file("remove", &self.target, &cause))?;
+        self.lock.remove();
+        Ok(())
+    }
+
+    /// What killed writers have left behind: their files and what those hold. To be cleared away with
+    /// [`FileLock::clear`].
+    pub(super) fn leftovers(&self) -> Vec<Leftover> {
+        let Ok(entries) = fs::read_dir(directory_of(&self.target)) else {
+            return Vec::new();
+        };
+        let prefix = beside(&self.target, ".", ".");
+        let mut found = Vec::new();
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let name = path.as_os_str().as_encoded_bytes();
+            let rest = name.strip_prefix(prefix.as_os_str().as_encoded_bytes());
+            if let Some(pid) = rest.and_then(writer_of)
+                && entry.file_type().is_ok_and(|kind| kind.is_file())
+                && let Some(leftover) = Leftover::of(path, pid)
+            {
+                found.push(leftover);
+            }
+        }
+        found
+    }
+
+    /// Removes leftovers.
+    pub(super) fn clear(&self, leftovers: Vec<Leftover>) {
+        for leftover in leftovers {
+            if fault::step(Step::Remove, &leftover.path).is_ok() {
+                let _ = fs::remove_file(&leftover.path);
+            }
+        }
+    }
+}
+
+/// The file of a writer that is no more.
+#[derive(Debug)]
+pub(super) struct Leftover {
+    path: PathBuf,
+    pub(super) text: String,
+    /// Held, so that nobody else reads it at the same time.
+    _lock: File,
+}
+
+impl Leftover {
+    /// `None` if its writer is alive.
+    fn of(path: PathBuf, pid: i32) -> Option<Leftover> {
+        let mut file = OpenOptions::new().read(true).custom_flags(nofollow()).open(&path).ok()?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) if !is_alive(pid) => {}
+            Err(_) => return None,
+        }
+        let mut bytes = Vec::new();
+        (&mut file).take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+        Some(Leftover { path, text: String::from_utf8(bytes).unwrap_or_default(), _lock: file })
+    }
+}
+
+fn is_alive(pid: i32) -> bool {
+    let pid = rustix::process::Pid::from_raw(pid);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(Errno::SRCH))
+}
+
+fn sync(reserved: &Reserved) -> io::Result<()> {
+    fault::step(Step::Sync, &reserved.path)?;
+    reserved.file.sync_all()
+}
+
+fn stamp_of(path: &Path) -> Option<Stamp> {
+    let found = fs::metadata(path).ok()?;
+    Some((found.ino(), found.size(), found.mtime(), found.mtime_nsec()))
+}
+
+fn is_same_file(file: &File, path: &Path) -> bool {
+    match (file.metadata(), fs::symlink_metadata(path)) {
+        (Ok(held), Ok(named)) => (held.dev(), held.ino()) == (named.dev(), named.ino()),
+        (Ok(_) | Err(_), _) => false,
     }
 }
 
@@ -139,13 +347,16 @@ pub(super) fn read(path: &Path) -> Result<String> {
 /// Open options for a file that nobody else may read, from its first moment.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
-    let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-    options.write(true).mode(0o600).custom_flags(flags);
+    options.write(true).mode(0o600).custom_flags(nofollow());
     options
 }
 
+fn nofollow() -> i32 {
+    rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
+}
+
 /// The file that `path` leads to, through symbolic links, whether it exists or not.
-fn target_of(path: &Path) -> io::Result<PathBuf> {
+pub(super) fn target_of(path: &Path) -> io::Result<PathBuf> {
     let mut target = path.to_owned();
     for _ in 0..LINKS_MAX {
         match fs::read_link(&target) {
@@ -158,7 +369,7 @@ fn target_of(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::other("too many symbolic links"))
 }
 
-fn directory_of(path: &Path) -> &Path {
+pub(super) fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => directory,
         Some(_) | None => Path::new("."),
@@ -166,7 +377,7 @@ fn directory_of(path: &Path) -> &Path {
 }
 
 /// `<directory>/<before><name><after>`.
-fn beside(path: &Path, before: &str, after: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, before: &str, after: &str) -> PathBuf {
     let mut name = std::ffi::OsString::from(before);
     name.push(path.file_name().unwrap_or_default());
     name.push(after);
@@ -180,30 +391,12 @@ fn temporary_of(target: &Path) -> PathBuf {
     beside(target, ".", &format!(".{}.{count}.tmp", std::process::id()))
 }
 
-/// Removes temporary files of this target. Their writers held the lock that we hold now, so they
-/// are gone.
-fn clear_leftovers(target: &Path) {
-    let Ok(entries) = fs::read_dir(directory_of(target)) else {
-        return;
-    };
-    let prefix = beside(target, ".", ".");
-    for entry in entries.flatten() {
-        let path = entry.path();
-        let rest =
-            path.as_os_str().as_encoded_bytes().strip_prefix(prefix.as_os_str().as_encoded_bytes());
-        if rest.is_some_and(is_temporary_suffix)
-            && entry.file_type().is_ok_and(|kind| kind.is_file())
-        {
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
-/// Whether this is `<digits>.<digits>.tmp`.
-fn is_temporary_suffix(suffix: &[u8]) -> bool {
-    let parts: Vec<&[u8]> = suffix.split(|&byte| byte == b'.').collect();
-    let is_number = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_digit);
-    matches!(parts[..], [process, count, b"tmp"] if is_number(process) && is_number(count))
+/// The process of `<process>.<count>.tmp`.
+fn writer_of(suffix: &[u8]) -> Option<i32> {
+    let (process, rest) = std::str::from_utf8(suffix).ok()?.split_once('.')?;
+    let count = rest.strip_suffix(".tmp")?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    (is_number(process) && is_number(count)).then(|| process.parse().unwrap_or(i32::MAX))
 }
 
 /// A mode stricter than 0600 stays.
@@ -239,7 +432,7 @@ mod tests {
             (".0.tmp", false),
             ("lock", false),
         ] {
-            assert_eq!(is_temporary_suffix(suffix.as_bytes()), is_ours, "{suffix}");
+            assert_eq!(writer_of(suffix.as_bytes()).is_some(), is_ours, "{suffix}");
         }
     }
 }

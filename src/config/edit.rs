@@ -8,7 +8,6 @@ use std::cell::RefCell;
 
 use serde_json::{Map, Value};
 
-use super::Tokens;
 use super::accounts::{self, Placed};
 use super::identity::{Identity, free_name};
 use super::reader::{Findings, Section};
@@ -67,19 +66,6 @@ pub(crate) fn put_account(
         accounts.push(Value::Object(entry));
     }
     Put::Added(name)
-}
-
-/// The fields of a pair; what the pair does not have stays.
-pub(crate) fn put_tokens(entry: &mut Map<String, Value>, tokens: &Tokens) {
-    if let Some(access) = &tokens.access {
-        entry.insert("accessToken".to_owned(), access.expose().into());
-    }
-    if let Some(refresh) = &tokens.refresh {
-        entry.insert("refreshToken".to_owned(), refresh.expose().into());
-    }
-    if let Some(end) = tokens.expires_at {
-        entry.insert("expiresAt".to_owned(), end.0.into());
-    }
 }
 
 /// Removes the account with this name, and every further entry of the same account, which would

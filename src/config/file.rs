@@ -10,13 +10,14 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use serde::Serialize as _;
-use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Map, Value};
 
-use super::atomic::{self, FileLock};
-use super::{Config, edit, parse, random, settings};
+use super::atomic::{self, FileLock, Leftover, Reserved, SiblingLock};
+use super::custody::{self, Digest, Record};
+use super::rescue::{self, Rescued};
+use super::{Config, edit, parse, random, settings, spelling};
 use crate::error::{Error, Result};
 
 /// Where the config is (SPEC A1). `variable` looks into the environment.
@@ -35,9 +36,13 @@ pub(crate) fn path(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBu
     })
 }
 
-/// Reads the config. A missing file is an error of kind `NotFound`.
+/// Reads the config, with the token pairs that are in the rescue file. A missing file is an error of
+/// kind `NotFound`.
 pub(crate) fn load(path: &Path) -> Result<Config> {
-    Config::parse(&atomic::read(path)?, path)
+    let text = atomic::read(path)?;
+    let mut document = parse::document(&text, path)?;
+    rescue::apply(&mut document, &rescue::read(path));
+    Config::from_document(&document, &text, path)
 }
 
 /// Reads the config of a server that starts: creates the file if it is missing, and stores in it a
@@ -93,40 +98,89 @@ pub(crate) fn update_or_create<T>(
     update(path, change)
 }
 
-/// Takes the lock of the file and reads it. For a change that needs time in its middle, such as a
-/// refresh.
+/// Takes the lock of the file and reads it.
 pub(crate) fn lock(path: &Path) -> Result<Locked> {
+    lock_within(path, atomic::LOCK_WAIT)
+}
+
+/// The same for whoever cannot wait that long.
+pub(crate) fn lock_within(path: &Path, limit: Duration) -> Result<Locked> {
     // Without the file there is nothing to lock, and no lock file should come into being.
     if !path.exists() {
         atomic::read(path)?;
     }
-    let lock = FileLock::take(path)?;
-    let mut locked =
-        Locked { path: path.to_owned(), lock, text: String::new(), document: Map::new() };
+    let lock = FileLock::take_within(path, limit)?;
+    let mut locked = Locked {
+        path: path.to_owned(),
+        lock,
+        text: String::new(),
+        written: Map::new(),
+        document: Map::new(),
+        leftovers: Vec::new(),
+        rescued: Vec::new(),
+    };
     locked.reread()?;
     Ok(locked)
 }
 
+/// The lock for the exchange of one refresh token, whoever has it in whichever entry (SPEC T7).
+pub(crate) fn lock_token(path: &Path, token: &Digest, limit: Duration) -> Result<SiblingLock> {
+    let target = atomic::target_of(path).map_err(|cause| Error::file("follow", path, &cause))?;
+    SiblingLock::take(&atomic::beside(&target, ".", &format!(".{}.lock", token.as_str())), limit)
+}
+
 /// The config under its lock; the lock goes with the value.
+///
+/// It shows what the file says together with what the rescue file and a killed writer have left
+/// behind, and the next change writes all of it.
 #[derive(Debug)]
 pub(crate) struct Locked {
     path: PathBuf,
     lock: FileLock,
     text: String,
+    /// As the file has it.
+    written: Map<String, Value>,
+    /// The same with what was left behind.
     document: Map<String, Value>,
+    leftovers: Vec<Leftover>,
+    rescued: Vec<Rescued>,
 }
 
 impl Locked {
     /// Reads the file again, in case someone edited it by hand meanwhile.
     pub(crate) fn reread(&mut self) -> Result<()> {
         let text = self.lock.read()?;
-        self.document = parse::document(&text, &self.path)?;
+        self.written = parse::document(&text, &self.path)?;
+        self.document = self.written.clone();
         self.text = text;
+        self.rescued = rescue::read(&self.path);
+        rescue::apply(&mut self.document, &self.rescued);
+        if self.leftovers.is_empty() {
+            self.leftovers = self.lock.leftovers();
+        }
+        for leftover in &self.leftovers {
+            take_over(&mut self.document, &leftover.text);
+        }
         Ok(())
     }
 
+    #[cfg(test)]
     pub(crate) fn config(&self) -> Result<Config> {
         Config::from_document(&self.document, &self.text, &self.path)
+    }
+
+    /// False where the file system knows no locks, so that two writers exclude each other only by
+    /// luck.
+    pub(crate) fn is_locked(&self) -> bool {
+        self.lock.is_locked()
+    }
+
+    /// Makes the place for this document with so many bytes more, and makes sure that the file can
+    /// be replaced: by itself. Some files can be read and written but not replaced, such as one that
+    /// is a mount of its own, or immutable, and nothing else tells.
+    pub(crate) fn reserve(&mut self, more: usize) -> Result<Reserved> {
+        self.lock.replace(&self.text)?;
+        self.lock.reserve(self.text.len() + more)
     }
 
     /// Reads the file again, applies `change` to it and writes it, if that changed anything. After
@@ -135,35 +189,50 @@ impl Locked {
         &mut self,
         change: impl FnOnce(&mut Map<String, Value>) -> Result<T>,
     ) -> Result<T> {
+        self.commit_in(None, change)
+    }
+
+    /// The same in a place that was made for it.
+    pub(crate) fn commit_in<T>(
+        &mut self,
+        reserved: Option<Reserved>,
+        change: impl FnOnce(&mut Map<String, Value>) -> Result<T>,
+    ) -> Result<T> {
         self.reread()?;
         let mut changed = self.document.clone();
         let result = change(&mut changed)?;
-        if changed != self.document {
-            let text = pretty(&changed, &self.text)?;
-            self.lock.replace(&text)?;
+        if changed != self.written {
+            let text = spelling::write(&self.text, &self.written, &changed);
+            match reserved {
+                Some(reserved) => self.lock.replace_in(reserved, &text)?,
+                None => self.lock.replace(&text)?,
+            }
+            self.written = changed.clone();
             self.document = changed;
             self.text = text;
         }
+        // The file holds by now what these held.
+        self.lock.clear(std::mem::take(&mut self.leftovers));
+        rescue::forget(&self.path, &std::mem::take(&mut self.rescued));
         Ok(result)
     }
 }
 
-/// The document as text, in the manner of the text that it replaces: its indentation and whether it
-/// ends with a line end.
-fn pretty(document: &Map<String, Value>, old: &str) -> Result<String> {
-    let indent = old.lines().nth(1).map(|line| &line[..line.len() - line.trim_start().len()]);
-    let indent = indent.filter(|indent| (1..=8).contains(&indent.len())).unwrap_or("  ");
-    let mut bytes = Vec::with_capacity(old.len() + 256);
-    let mut serializer =
-        Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(indent.as_bytes()));
-    let written = document.serialize(&mut serializer).map_err(|error| error.to_string());
-    let text = written.and_then(|()| String::from_utf8(bytes).map_err(|error| error.to_string()));
-    let mut text = text
-        .map_err(|error| Error::ours(format!("the config cannot be written as JSON: {error}")))?;
-    if old.ends_with('\n') {
-        text.push('\n');
+/// Takes the pairs of a document that a killed writer had not put in its place yet: those that are
+/// successors of what the file has, and those of accounts that it has not.
+fn take_over(document: &mut Map<String, Value>, text: &str) {
+    let Ok(left) = serde_json::from_str::<Map<String, Value>>(text) else {
+        // The place of something that never came, or a part of a file that was never finished: whoever
+        // wrote it had not put it to use.
+        return;
+    };
+    let entries = left.get("accounts").and_then(Value::as_array);
+    for entry in entries.into_iter().flatten() {
+        let Some(record) = Record::read(entry) else {
+            continue;
+        };
+        custody::take_over(document, &record, entry);
     }
-    Ok(text)
 }
 
 /// Writes a new file with all defaults and a random key, unless another process was faster.

@@ -228,7 +228,7 @@ fn a5_a_write_changes_only_what_it_is_about() {
     let text = "{\n    \"zeta\": [1, 2.50, 18446744073709551615, -1e-7],\n    \"accounts\": [],\n    \"alpha\": {\"b\": null, \"a\": \"\\u00fc\"}\n}\n";
     fs::write(&file, text).unwrap();
     update(&file, |document| insert(document, "new", true)).unwrap();
-    let expected = "{\n    \"zeta\": [\n        1,\n        2.5,\n        18446744073709551615,\n        -1e-7\n    ],\n    \"accounts\": [],\n    \"alpha\": {\n        \"b\": null,\n        \"a\": \"ü\"\n    },\n    \"new\": true\n}\n";
+    let expected = "{\n    \"zeta\": [1, 2.50, 18446744073709551615, -1e-7],\n    \"accounts\": [],\n    \"alpha\": {\"b\": null, \"a\": \"\\u00fc\"},\n    \"new\": true\n}\n";
     assert_eq!(fs::read_to_string(&file).unwrap(), expected);
     assert_eq!(mode(&file), 0o600, "also where it was 0644");
     assert_eq!(scratch.names(), ["c.json", "c.json.lock"]);
@@ -354,7 +354,7 @@ fn a5_an_edit_by_hand_while_the_lock_is_held_survives() {
     fs::write(&file, "{\"a\": 3}").unwrap();
     locked.commit(|document| insert(document, "b", 1)).unwrap();
     locked.commit(|document| insert(document, "c", 1)).unwrap();
-    assert_eq!(fs::read_to_string(&file).unwrap(), "{\n  \"a\": 3,\n  \"b\": 1,\n  \"c\": 1\n}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "{\"a\":3,\"b\":1,\"c\":1}");
 }
 
 #[test]

@@ -7,31 +7,39 @@
 //! anywhere but into the config file itself, see [`mod@file`].
 
 mod accounts;
-mod atomic;
+pub(crate) mod atomic;
+pub(crate) mod custody;
 pub(crate) mod days;
+mod deposit;
 pub(crate) mod edit;
+pub(crate) mod fault;
 pub(crate) mod file;
 #[cfg(test)]
 mod fuzz_tests;
 pub(crate) mod identity;
 mod locate;
+pub(crate) mod masking;
 pub(crate) mod near;
 mod parse;
 pub(crate) mod random;
 mod reader;
+mod record;
+pub(crate) mod rescue;
 mod secret;
 pub(crate) mod settings;
+mod spelling;
 pub(crate) mod state;
+mod tokens;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::scheduler::Policy;
-use crate::scheduler::time::Wall;
 
 pub(crate) use identity::Identity;
 pub(crate) use secret::Secret;
+pub(crate) use tokens::Tokens;
 
 /// Everything that the config file says, defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -274,17 +282,21 @@ pub(crate) struct OauthCredential {
     pub(crate) tokens: Tokens,
     /// `importFrom`: the file whose tokens are taken while they are newer (SPEC T3).
     pub(crate) import_from: Option<ImportFrom>,
+    /// `previous`: the pair that these tokens have displaced.
+    pub(crate) previous: Option<custody::Previous>,
+    /// `spent`: the refresh tokens that are used up.
+    pub(crate) spent: custody::Spent,
 }
 
-/// The tokens of an OAuth account.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Tokens {
-    /// `accessToken`: serves requests.
-    pub(crate) access: Option<Secret>,
-    /// `refreshToken`: gets the next pair, once.
-    pub(crate) refresh: Option<Secret>,
-    /// `expiresAt`: when the access token ends, in milliseconds; `None` is unknown.
-    pub(crate) expires_at: Option<Wall>,
+impl OauthCredential {
+    /// What the entry says about its tokens.
+    pub(crate) fn deposit(&self) -> custody::Deposit {
+        custody::Deposit {
+            live: self.tokens.clone(),
+            previous: self.previous.clone(),
+            spent: self.spent.clone(),
+        }
+    }
 }
 
 /// `importFrom`.

@@ -19,6 +19,7 @@ const NO_LIMIT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 impl Config {
     /// Reads the text of a config file. The path is for messages only.
+    #[cfg(test)]
     pub(crate) fn parse(text: &str, file: &Path) -> Result<Config> {
         Config::from_document(&document(text, file)?, text, file)
     }

@@ -3,14 +3,23 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::masking;
+
 /// A credential. Its `Debug` prints nothing of it and it has no `Display`, so it cannot get into a
 /// log, an error or a panic message by accident; [`Secret::expose`] marks each place that uses it.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(Arc<str>);
 
 impl Secret {
-    /// Hides `text`.
+    /// Hides `text`, from now on and in whatever the program shows.
     pub(crate) fn new(text: impl Into<Arc<str>>) -> Secret {
+        let secret = text.into();
+        masking::remember(&secret);
+        Secret(secret)
+    }
+
+    /// A text that holds a secret which is known already.
+    pub(crate) fn around(text: String) -> Secret {
         Secret(text.into())
     }
 

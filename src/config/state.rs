@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::atomic::{self, FileLock};
+use super::custody::Digest;
 use super::days::{self, DayUse};
 use super::identity::Identity;
 use crate::error::{Error, Result};
@@ -78,6 +79,20 @@ pub(crate) struct AccountState {
     pub(crate) totals: Totals,
     /// The last days, by model family.
     pub(crate) days: Vec<DayUse>,
+    pub(crate) tokens: TokensState,
+}
+
+/// What is known of an account's tokens beside the config, which may be an old copy of itself by the
+/// time of the next start. Digests, no tokens.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct TokensState {
+    /// The refresh tokens that are used up.
+    pub(crate) spent: Vec<String>,
+    /// The refresh token that the token endpoint has refused.
+    pub(crate) refused: Option<String>,
+    /// When a refresh has brought the tokens last.
+    pub(crate) refreshed_at: Option<i64>,
 }
 
 /// One quota window; times in ms since the epoch.
@@ -132,6 +147,12 @@ impl State {
 }
 
 impl State {
+    /// What is known of the tokens of the account `who`.
+    pub(crate) fn tokens_of(&self, who: &Identity<'_>) -> Option<&TokensState> {
+        let found = self.accounts.iter().find(|account| account.identity().is_same(who))?;
+        Some(&found.tokens)
+    }
+
     /// The days of the account `who`.
     pub(crate) fn days_of(&self, who: &Identity<'_>) -> &[DayUse] {
         let found = self.accounts.iter().find(|account| account.identity().is_same(who));
@@ -243,6 +264,7 @@ impl AccountState {
                 cache_write_tokens: usage.tokens.cache_write,
                 last_used: usage.last_used.map(|at| at.0),
             },
+            tokens: TokensState::default(),
             days,
         }
     }
@@ -349,7 +371,16 @@ pub(crate) fn save(path: &Path, state: &State) -> Result<()> {
     let text = serde_json::to_string_pretty(state);
     let text =
         text.map_err(|error| Error::ours(format!("the state cannot be written as JSON: {error}")))?;
-    FileLock::take(path)?.replace(&(text + "\n"))
+    let lock = FileLock::take(path)?;
+    lock.clear(lock.leftovers());
+    lock.replace(&(text + "\n"))
+}
+
+/// The refresh tokens that a server on this config has seen refused.
+pub(crate) fn refused_tokens(config: &Path) -> Vec<Digest> {
+    let (known, _) = load(&path(config));
+    let refused = known.accounts.iter().filter_map(|account| account.tokens.refused.as_deref());
+    refused.filter_map(Digest::read).collect()
 }
 
 #[cfg(test)]

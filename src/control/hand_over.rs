@@ -40,6 +40,9 @@ pub(crate) fn restore(context: &Context, known: &State) {
     let profiles: Vec<_> = accounts.iter().map(|account| account.profile()).collect();
     for (account, profile) in accounts.iter().zip(&profiles) {
         ids.push((profile.identity(), account.id()));
+        if let Some(tokens) = known.tokens_of(&profile.identity()) {
+            account.recall(tokens);
+        }
         let learned = known.of(&profile.identity(), clock::wall());
         if let Some(learned) = learned {
             context.gate.with(|scheduler, now| scheduler.restore(now, account.id(), &learned));
@@ -92,7 +95,8 @@ fn document(context: &Context) -> (State, Vec<AccountId>) {
         if let Some(learned) = learned {
             ids.push(account.id());
             let days = context.daily_use.of(account.id(), today);
-            let entry = AccountState::new(&profile.identity(), &learned, days);
+            let mut entry = AccountState::new(&profile.identity(), &learned, days);
+            entry.tokens = account.tokens_state();
             state.accounts.push(entry);
         }
     }

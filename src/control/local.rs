@@ -201,6 +201,8 @@ fn account_facts(context: &Context) -> Vec<AccountFacts> {
             credential: Some(CredentialFacts {
                 state: account.credential_state(clock::wall()),
                 expires_at: account.expires_at(),
+                refreshed_at: account.renewed_at(),
+                storage: account.storage_trouble(),
             }),
         }
     });

@@ -4,6 +4,8 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use crate::config::masking;
+
 /// Synchronized update: a terminal that knows it shows the frame at once, the others ignore it.
 const FRAME_BEGIN: &str = "\x1b[?2026h";
 const FRAME_END: &str = "\x1b[?2026l";
@@ -29,6 +31,8 @@ impl Canvas {
 
     /// Prepares what differs; nothing if nothing does.
     pub(super) fn draw(&mut self, lines: Vec<String>) {
+        let lines: Vec<String> =
+            lines.into_iter().map(|line| masking::text(&line).into_owned()).collect();
         let mut text = String::new();
         let whole = self.forgotten || lines.len() != self.shown.len();
         if whole {

@@ -31,15 +31,6 @@ use crate::scheduler::{
     Aftermath, Block, BlockReason, End, Evidence, HeadReport, Kind, Outcome, Request, Scope,
 };
 
-/// Which token a call is made with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Token {
-    /// The one that was at hand.
-    First,
-    /// One that was fetched because of a 401 to this request.
-    Refreshed,
-}
-
 /// Runs the request on the account that was granted.
 pub(super) fn run(
     request: &ClientRequest,
@@ -101,12 +92,12 @@ impl Course<'_> {
         mut out: Uncommitted,
     ) -> Attempted {
         let mut readiness = first;
-        let mut token = Token::First;
         let mut refused: Option<Meaning> = None;
         loop {
             let ready = match readiness {
                 Readiness::Ready(ready) => ready,
                 Readiness::Refreshing(flight) => {
+                    self.request.record.borrow_mut().refreshed.push(self.granted.account);
                     if self.request.client_wait.wait_for_refresh(&flight).is_err() {
                         hold.complete(Outcome::Abandoned);
                         return Attempted::Ended(self.client_gone(Stage::Connecting));
@@ -147,14 +138,14 @@ impl Course<'_> {
             }
             match meaning.next {
                 Next::RefreshAndRetry => {
-                    let accounts = &self.request.context.accounts;
-                    readiness = match token {
-                        Token::First => accounts.refused(self.granted.account, ready.generation),
-                        Token::Refreshed => {
-                            accounts.refused_again(self.granted.account, ready.generation)
-                        }
+                    let (accounts, account) =
+                        (&self.request.context.accounts, self.granted.account);
+                    let was_refreshed = self.request.record.borrow().refreshed.contains(&account);
+                    readiness = if was_refreshed {
+                        accounts.refused_again(account, ready.generation)
+                    } else {
+                        accounts.refused(account, ready.generation)
                     };
-                    token = Token::Refreshed;
                     refused = Some(meaning);
                 }
                 Next::AnotherAccount => return self.failed(hold, kept, meaning, out),
@@ -185,7 +176,7 @@ impl Course<'_> {
     }
 
     fn call(&self, ready: &Ready) -> Result<Answer, Unanswered> {
-        self.sent.replace(Some(ready.value.clone()));
+        self.sent.replace(Some(ready.clone()));
         let request = self.request;
         let value = HeaderValue::from_str(ready.value.expose())
             .map_err(|error| Unanswered::unsendable(&ureq::Error::Http(error.into())))?;

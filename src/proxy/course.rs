@@ -16,9 +16,9 @@ use super::reply;
 use super::request::ClientRequest;
 use super::stream::Uncommitted;
 use super::verdict::{Proof, Verdict, Whom};
-use crate::account::Account;
+use crate::account::{Account, Ready};
 use crate::clock;
-use crate::config::Secret;
+use crate::config::masking;
 use crate::event::Stage;
 use crate::gate::{Granted, LeaseGuard};
 use crate::http::headers::{self, Beta, Headers};
@@ -48,7 +48,7 @@ pub(super) struct Course<'a> {
     pub(super) uri: Uri,
     pub(super) beta: Beta,
     /// The credential of the last call.
-    pub(super) sent: RefCell<Option<Secret>>,
+    pub(super) sent: RefCell<Option<Ready>>,
 }
 
 impl Course<'_> {
@@ -118,21 +118,30 @@ impl Course<'_> {
         Attempted::Failed { out, failed: Box::new(failed) }
     }
 
+    /// The credential of the last call is good.
+    pub(super) fn served(&self) {
+        if let Some(sent) = &*self.sent.borrow() {
+            self.request.context.accounts.served(self.granted.account, sent.generation);
+        }
+    }
+
     /// Upstreams have been seen to repeat in an error the credential that they refuse. It is no part of what they say.
     pub(super) fn hide_in(&self, body: &mut Vec<u8>) {
         let sent = self.sent.borrow();
-        let Some(secret) = sent
+        let secret = sent
             .as_ref()
-            .map(|sent| headers::bare_key(sent.expose().as_bytes()))
-            .filter(|secret| !secret.is_empty())
-        else {
-            return;
-        };
+            .map_or(&b""[..], |sent| headers::bare_key(sent.value.expose().as_bytes()));
         let mut from = 0;
-        while let Some(at) = body[from..].windows(secret.len()).position(|part| part == secret) {
+        // It may be too short to be known everywhere.
+        while !secret.is_empty()
+            && let Some(at) = body[from..].windows(secret.len()).position(|part| part == secret)
+        {
             let at = from + at;
             body.splice(at..at + secret.len(), HIDDEN.iter().copied());
             from = at + HIDDEN.len();
+        }
+        if let Some(masked) = masking::bytes(body) {
+            *body = masked;
         }
     }
 

@@ -105,6 +105,7 @@ impl Course<'_> {
         (scanner, mut ahead, ended): (Scanner, Vec<u8>, bool),
         out: Uncommitted,
     ) -> Attempted {
+        self.served();
         if out.is_held() && scanner.form() != Form::Events {
             let whole = ended || self.read_rest(&mut answer, &mut ahead);
             hold.complete(if whole { Outcome::Success } else { Outcome::Neutral });
@@ -116,6 +117,9 @@ impl Course<'_> {
         // No other account can be needed any more.
         self.request.record.borrow_mut().brought.clear();
         let opened = out.open(status, &headers, body).and_then(|mut committed| {
+            if scanner.form() == Form::Events {
+                committed.guard_errors();
+            }
             committed.push(&ahead)?;
             Ok(committed)
         });

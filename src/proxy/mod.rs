@@ -10,6 +10,7 @@ pub(crate) mod context;
 mod course;
 mod deliver;
 pub(crate) mod ended;
+mod error_events;
 pub(crate) mod exchange;
 mod failed;
 pub(crate) mod forward;

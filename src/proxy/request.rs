@@ -97,6 +97,8 @@ pub(crate) struct Record {
     pub(crate) first_byte: Option<Duration>,
     /// Tokens, if the answer told.
     pub(crate) tokens: Option<Usage>,
+    /// The accounts that were refreshed for it, each at most once (SPEC T2).
+    pub(crate) refreshed: Vec<AccountId>,
     /// The accounts that its own headers describe (V1), until it is certain where it is served.
     pub(crate) brought: Vec<Brought>,
 }

@@ -20,8 +20,10 @@ use std::time::Duration;
 
 use ureq::http::HeaderValue;
 
+use super::error_events::ErrorEvents;
 use super::reply::Reply;
 use crate::clock::{self, Stopwatch};
+use crate::config::masking;
 use crate::http::headers::Headers;
 use crate::server::{ClientSocket, Outbound};
 
@@ -88,7 +90,7 @@ pub(crate) struct Line(Rc<RefCell<Down>>);
 pub(crate) struct Uncommitted(Line);
 
 /// A response that has begun: its account can no longer be changed.
-pub(crate) struct Committed(Line);
+pub(crate) struct Committed(Line, Option<ErrorEvents>);
 
 impl Uncommitted {
     /// Takes over the way to the client. `clock` runs since the request's last byte.
@@ -130,7 +132,7 @@ impl Uncommitted {
                 // The head alone is worth a packet only if the first bytes are not at hand; the next wait sends it.
             }
         }
-        Ok(Committed(self.0))
+        Ok(Committed(self.0, None))
     }
 
     /// Gives an answer of our own and ends the response. Gives the status that the client saw.
@@ -142,11 +144,11 @@ impl Uncommitted {
         let mut down = self.0.0.borrow_mut();
         down.form.keep_alive &= !reply.close;
         if held {
-            let event = reply.event();
+            let event = masked(reply.event());
             down.state = State::Open(down.streamed());
             down.push(&event)?;
         } else {
-            let body = reply.body();
+            let body = masked(reply.body());
             down.head(reply.status, &reply.headers(), Body::Length(body.len() as u64));
             down.push(&body)?;
         }
@@ -154,12 +156,15 @@ impl Uncommitted {
         Ok(down.status.unwrap_or(reply.status))
     }
 
-    /// Gives an answer whose bytes are at hand and ends the response.
+    /// Gives an answer whose bytes are at hand and ends the response. It is an error or a page of our
+    /// own, so no credential goes out in it.
     ///
     /// # Errors
     /// The client is gone.
     pub(crate) fn whole(self, status: u16, headers: &Headers, body: &[u8]) -> io::Result<()> {
         let mut down = self.0.0.borrow_mut();
+        let clean = masking::bytes(body);
+        let body = clean.as_deref().unwrap_or(body);
         down.head(status, headers, Body::Length(body.len() as u64));
         down.push(body)?;
         down.finish()
@@ -177,24 +182,43 @@ impl Committed {
     /// # Errors
     /// The client is gone.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.0.borrow_mut().push(bytes)
+        let line = &self.0;
+        match &mut self.1 {
+            Some(events) => events.feed(bytes, |bytes| line.0.borrow_mut().push(bytes)),
+            None => line.0.borrow_mut().push(bytes),
+        }
+    }
+
+    /// From here on the bytes are those of an event stream, whose errors are looked through.
+    pub(crate) fn guard_errors(&mut self) {
+        self.1 = Some(ErrorEvents::default());
+    }
+
+    /// What is held of an event that never ended goes out, too.
+    fn let_go(&mut self) -> io::Result<()> {
+        let held = self.1.take().map(|mut events| events.finish()).unwrap_or_default();
+        self.0.0.borrow_mut().push(&held)
     }
 
     /// Ends a whole answer.
     ///
     /// # Errors
     /// The client is gone.
-    pub(crate) fn finish(self) -> io::Result<()> {
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        self.let_go()?;
         self.0.0.borrow_mut().finish()
     }
 
     /// Ends an answer that broke: with `event` where the body may still grow, else by cutting the connection, so that nobody
     /// takes it for whole.
-    pub(crate) fn broken(self, event: Option<&[u8]>) {
+    pub(crate) fn broken(mut self, event: Option<&[u8]>) {
+        // A client that is gone is noticed by the next line.
+        let _ = self.let_go();
+        let event = event.map(|event| masked(event.to_vec()));
         let mut down = self.0.0.borrow_mut();
         let grows = matches!(down.state, State::Open(Framing::Chunked | Framing::ToTheEnd));
         let told = match event {
-            Some(event) if grows => down.push(event).and_then(|()| down.finish()),
+            Some(event) if grows => down.push(&event).and_then(|()| down.finish()),
             _ => down.flush().and(Err(io::ErrorKind::UnexpectedEof.into())),
         };
         if told.is_err() {
@@ -269,7 +293,13 @@ impl Down {
         }
         self.status = Some(status);
         let cork = &mut self.cork;
+        let start = cork.len();
         headers.write_head(status, cork);
+        // An upstream may repeat a credential in any header.
+        if let Some(masked) = masking::bytes(&cork[start..]) {
+            cork.truncate(start);
+            cork.extend_from_slice(&masked);
+        }
         if headers.get("date").is_none() {
             // Writing into memory cannot fail.
             let _ = write!(cork, "date: {}\r\n", clock::http_date(clock::wall()));
@@ -386,4 +416,9 @@ impl Down {
             out.tear();
         }
     }
+}
+
+/// Without any credential.
+fn masked(text: Vec<u8>) -> Vec<u8> {
+    masking::bytes(&text).unwrap_or(text)
 }

@@ -1,11 +1,11 @@
 //! Takes credentials out of what is shown: recordings, log lines, messages of the upstream in the
 //! status (D4).
 //!
-//! By name for headers; by shape and by key for text, because a body may be cut off and so be no
-//! JSON any more.
+//! By value first, see [`masking`]. What has never been a secret of ours, such as a token in a client's
+//! own login, is known by name in headers, and by shape and by key in text, because a body may be cut
+//! off and so be no JSON any more.
 
-/// What stands in the place of a secret. Nothing of it is shown, not even its length.
-const MASK: &str = "[masked]";
+use crate::config::masking::{self, MASK};
 
 /// Beginnings that all keys and tokens of the API have.
 const TOKEN_MARKS: [&str; 2] = ["sk-ant-", "mp-"];
@@ -44,7 +44,7 @@ pub(crate) fn is_secret_header(name: &str) -> bool {
 
 /// The text without tokens, without the values of secret keys, and without the `code` of a login.
 pub(crate) fn mask(text: &str) -> String {
-    let mut text = without_tokens(text);
+    let mut text = without_tokens(&masking::text(text));
     for key in SECRET_KEYS {
         if text.contains(key) {
             text = without_values(&text, key);

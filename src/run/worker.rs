@@ -18,6 +18,7 @@ use super::link::{Heard, Link};
 use super::listen::{bounds, listen};
 use super::options::ServeOptions;
 use super::wiring::{announce, build};
+use crate::account::Role;
 use crate::clock;
 use crate::config::file;
 use crate::config::state::{self, State};
@@ -49,6 +50,8 @@ const SEEN_TOLD_EVERY: Duration = Duration::from_millis(500);
 const LEFT_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A refresh that is under way at the end is waited for, because its token would be lost.
 const REFRESH_SETTLE_MAX: Duration = Duration::from_secs(40);
+/// The same before a hand-over, for which the leader waits only so long.
+const YIELD_SETTLE_MAX: Duration = Duration::from_secs(10);
 /// The log's last lines are written within this time, or not at all when nobody reads them.
 const LOG_FINISH_MAX: Duration = Duration::from_secs(2);
 
@@ -299,8 +302,13 @@ impl Worker<'_> {
                 save_state(&context);
                 screen.close();
                 self.listener.pause();
+                // From here on tokens have another writer. One that is being renewed is stored by this
+                // process, and handed over later if it takes longer.
+                context.accounts.set_role(Role::Retired);
+                context.accounts.settle(YIELD_SETTLE_MAX);
+                context.accounts.keep_all();
                 let learned = hand_over::handed_over(&context, Duration::MAX);
-                let text = serde_json::to_string(&learned).unwrap_or_default();
+                let text = HandOver::text(&context, &learned);
                 self.handed = Some((learned, clock::mono()));
                 let whole = Report::Yielded(number, text);
                 if let Err(error) = self.link.control.report(&whole, None) {
@@ -312,6 +320,7 @@ impl Worker<'_> {
             }
             Order::Resume(why) => {
                 self.handed = None;
+                context.accounts.set_role(Role::Active);
                 self.listener.resume();
                 screen.open(&context);
                 step(RestartStep::Failed { why });
@@ -380,24 +389,13 @@ impl Worker<'_> {
                 seen_told = now;
                 self.tell_seen();
             }
-            match self.link.wait(LEFT_LOOK_EVERY) {
-                Heard::Order(Order::Drain(_)) if going == Going::Retiring => {
-                    going = Going::Stopping;
-                    self.begin_end(going);
-                }
-                Heard::Gone if going == Going::Retiring => {
-                    going = Going::Stopping;
-                    self.begin_end(going);
-                }
-                Heard::Order(Order::Cut) => going = Going::Cutting,
-                Heard::Order(Order::Learn(learned)) => learn(&context, &learned),
-                Heard::Order(_) | Heard::Nothing | Heard::Gone => {}
-            }
+            going = self.hear_while_ending(going);
         };
         if ended == Ended::Cut {
             self.listener.cut();
         }
         context.accounts.settle(REFRESH_SETTLE_MAX);
+        context.accounts.keep_all();
         // Also in a stop that came meanwhile: the one that took over writes it down.
         self.tell_learned();
         if going == Going::Retiring {
@@ -406,6 +404,21 @@ impl Worker<'_> {
             return Ended::Clean;
         }
         ended
+    }
+
+    /// What the leader says while requests are finished changes how they are finished.
+    fn hear_while_ending(&mut self, going: Going) -> Going {
+        let retiring = going == Going::Retiring;
+        match self.link.wait(LEFT_LOOK_EVERY) {
+            Heard::Order(Order::Drain(_)) | Heard::Gone if retiring => {
+                self.begin_end(Going::Stopping);
+                return Going::Stopping;
+            }
+            Heard::Order(Order::Cut) => return Going::Cutting,
+            Heard::Order(Order::Learn(learned)) => learn(&self.context, &learned),
+            Heard::Order(_) | Heard::Nothing | Heard::Gone => {}
+        }
+        going
     }
 
     fn begin_end(&self, going: Going) {
@@ -456,9 +469,7 @@ impl Worker<'_> {
         if let Some((handed, at)) = &self.handed {
             let recent = clock::mono().since(*at);
             let since = hand_over::handed_over(&self.context, recent).since(handed);
-            if let Ok(text) = serde_json::to_string(&since) {
-                self.link.report(&Report::Learned(text));
-            }
+            self.link.report(&Report::Learned(HandOver::text(&self.context, &since)));
         }
     }
 
@@ -497,10 +508,30 @@ fn refuse_waiting(context: &Context) {
     }
 }
 
+/// What one process gives to the next, over their socket.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct HandOver {
+    #[serde(flatten)]
+    learned: State,
+    /// Tokens that are in no file.
+    #[serde(default)]
+    tokens: Vec<serde_json::Value>,
+}
+
+impl HandOver {
+    fn text(context: &Context, learned: &State) -> String {
+        let handed = HandOver { learned: learned.clone(), tokens: context.accounts.unsaved() };
+        serde_json::to_string(&handed).unwrap_or_default()
+    }
+}
+
 /// Takes over what another process has learned.
 fn learn(context: &Context, learned: &str) {
-    match serde_json::from_str::<State>(learned) {
-        Ok(state) => hand_over::restore(context, &state),
+    match serde_json::from_str::<HandOver>(learned) {
+        Ok(handed) => {
+            hand_over::restore(context, &handed.learned);
+            context.accounts.take_over(&handed.tokens);
+        }
         Err(error) => {
             let text = format!("what the process before has learned cannot be read: {error}");
             context.events.warning(clock::wall(), text);

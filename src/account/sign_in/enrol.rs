@@ -5,9 +5,10 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::account::oauth::Profile;
+use crate::config::custody::{Age, Deposit, Digest, DisplacedBy, Found, Proof, age_of};
 use crate::config::edit::{self, Put};
 use crate::config::identity::free_name;
-use crate::config::{Identity, Secret, Tokens, file};
+use crate::config::{Identity, Secret, Tokens, file, state};
 use crate::error::Result;
 
 /// An OAuth account that is to be stored.
@@ -20,49 +21,108 @@ pub(super) struct Newcomer<'a> {
     pub(super) source: &'static str,
 }
 
-/// Stores an OAuth account: by identity in place, else as a new entry.
-pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Put> {
+/// What became of an OAuth account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Enrolled {
+    /// It is in the config.
+    Put(Put),
+    /// It is in the config beside the entry of this name, which may or may not be the same account.
+    Beside(Put, String),
+    /// The entry of this name has a successor of the tokens, so they are not taken.
+    Spent(String),
+}
+
+/// Stores an OAuth account: by identity in place, else as a new entry. The tokens that it displaces
+/// are kept in the entry until the new ones have served (SPEC T8).
+pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Enrolled> {
+    let refused = state::refused_tokens(config);
     file::update_or_create(config, |document| {
         let Newcomer { name, profile, tokens, source } = newcomer;
+        let by_command = Deposit { live: (*tokens).clone(), ..Deposit::default() };
+        if let Some(spent) = name_of_successor(document, &by_command, &refused) {
+            return Ok(Enrolled::Spent(spent));
+        }
         let wanted = name
             .or(profile.email.as_deref())
             .map_or_else(|| numbered_name(document), str::to_owned);
         // Without an account id the tokens themselves tell whose they are.
         let known =
             (profile.account_uuid.is_none()).then(|| name_of_tokens(document, tokens)).flatten();
+        let is_known = known.is_some();
         let wanted = known.unwrap_or(wanted);
-        let taken_by_a_key = edit::account_of_mut(document, &who(&wanted, profile))
-            .is_some_and(|entry| !is_oauth(entry));
-        let wanted = if taken_by_a_key { other_name(document, &wanted) } else { wanted };
-        let mut fields = Map::new();
-        let mut text = |key: &str, value: Option<&str>| {
-            if let Some(value) = value {
-                fields.insert(key.to_owned(), value.into());
-            }
-        };
-        text("type", Some("oauth"));
-        // Whoever has to sign in again wants to know as whom.
-        let source = match &profile.email {
-            Some(email) => format!("{source} as {email}"),
-            None => (*source).to_owned(),
-        };
-        text("source", Some(&source));
-        text("accountUuid", profile.account_uuid.as_deref());
-        text("orgUuid", profile.org_uuid.as_deref());
-        edit::put_tokens(&mut fields, tokens);
+        let same = edit::account_of_mut(document, &who(&wanted, profile));
+        let taken_by_a_key = same.as_deref().is_some_and(|entry| !is_oauth(entry));
+        let unsure = same.filter(|entry| !is_known && !is_surely(entry, profile)).is_some();
+        let beside = unsure.then(|| wanted.clone());
+        let wanted = if taken_by_a_key || unsure { other_name(document, &wanted) } else { wanted };
+        let fields = fields_of(newcomer);
         let put = edit::put_account(
             document,
             &who(&wanted, profile),
             profile.org_name.as_deref(),
             fields,
         );
-        if let Put::Updated(name) = &put
-            && let Some(entry) = edit::account_mut(document, name)
-        {
-            leave_no_remains(entry, tokens);
+        let (Put::Added(stored) | Put::Updated(stored)) = &put;
+        if let Some(entry) = edit::account_mut(document, stored) {
+            let mut held = Deposit::read(entry);
+            let by = match *source {
+                "import" => DisplacedBy::Import,
+                _ => DisplacedBy::Person,
+            };
+            held.displace((*tokens).clone(), by);
+            held.write(entry);
+            // The source would bring its own tokens back.
+            entry.shift_remove("importFrom");
         }
-        Ok(put)
+        Ok(match beside {
+            Some(name) => Enrolled::Beside(put, name),
+            None => Enrolled::Put(put),
+        })
     })
+}
+
+fn fields_of(newcomer: &Newcomer<'_>) -> Map<String, Value> {
+    let mut fields = Map::new();
+    let mut text = |key: &str, value: Option<&str>| {
+        if let Some(value) = value {
+            fields.insert(key.to_owned(), value.into());
+        }
+    };
+    text("type", Some("oauth"));
+    // Whoever has to sign in again wants to know as whom.
+    let source = match &newcomer.profile.email {
+        Some(email) => format!("{} as {email}", newcomer.source),
+        None => newcomer.source.to_owned(),
+    };
+    text("source", Some(&source));
+    text("accountUuid", newcomer.profile.account_uuid.as_deref());
+    text("orgUuid", newcomer.profile.org_uuid.as_deref());
+    fields
+}
+
+/// The entry that has a successor of these tokens, unless that was refused (SPEC T3).
+fn name_of_successor(
+    document: &Map<String, Value>,
+    theirs: &Deposit,
+    refused: &[Digest],
+) -> Option<String> {
+    let entries = document.get("accounts")?.as_array()?;
+    let has_successor = |entry: &&Map<String, Value>| {
+        let held = Deposit::read(entry);
+        let is_dead =
+            held.live.refresh.as_ref().is_some_and(|token| refused.contains(&Digest::of(token)));
+        age_of(theirs, &held, Found::Command) == Age::Older(Proof::Spent) && !is_dead
+    };
+    let entry = entries.iter().filter_map(Value::as_object).find(has_successor)?;
+    entry.get("name")?.as_str().map(str::to_owned)
+}
+
+/// Whether the entry is the profile's for certain, and not by its name alone.
+fn is_surely(entry: &Map<String, Value>, profile: &Profile) -> bool {
+    let uuid = entry.get("accountUuid").and_then(Value::as_str).filter(|uuid| !uuid.is_empty());
+    let held = Deposit::read(entry);
+    let is_empty = held.live.access.is_none() && held.live.refresh.is_none();
+    is_empty || uuid.is_some() && uuid == profile.account_uuid.as_deref()
 }
 
 fn who<'a>(name: &'a str, profile: &'a Profile) -> Identity<'a> {
@@ -99,21 +159,6 @@ pub(super) fn store_key(config: &Path, name: Option<&str>, key: &Secret) -> Resu
 
 /// A new API key serves after the subscriptions, which have been paid for (SPEC T4).
 pub(super) const KEY_PRIORITY: i64 = 5;
-
-/// What an entry had for its old tokens and the new ones do not have would be read as theirs.
-fn leave_no_remains(entry: &mut Map<String, Value>, tokens: &Tokens) {
-    // The source would bring its own tokens back.
-    entry.shift_remove("importFrom");
-    if tokens.refresh.is_none() {
-        entry.shift_remove("refreshToken");
-    }
-    if tokens.access.is_none() {
-        entry.shift_remove("accessToken");
-    }
-    if tokens.expires_at.is_none() {
-        entry.shift_remove("expiresAt");
-    }
-}
 
 /// The entry that has one of these tokens.
 fn name_of_tokens(document: &Map<String, Value>, tokens: &Tokens) -> Option<String> {

@@ -31,7 +31,10 @@ fn stored(before: &Value, name: Option<&str>, profile: &Profile) -> (Put, Vec<Va
     let path = directory.path("maxpool.json");
     std::fs::write(&path, json!({"accounts": before}).to_string()).unwrap();
     let newcomer = Newcomer { name, profile, tokens: &tokens(9), source: "login" };
-    let put = store_oauth(&path, &newcomer).unwrap();
+    let put = match store_oauth(&path, &newcomer).unwrap() {
+        Enrolled::Put(put) | Enrolled::Beside(put, _) => put,
+        Enrolled::Spent(name) => unreachable!("{name} has no successor"),
+    };
     let after: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     (put, after["accounts"].as_array().unwrap().clone())
 }
@@ -76,11 +79,11 @@ fn a_login_finds_its_name_or_its_place() {
             added("work-2"),
         ),
         (
-            "A4 by name where one side has no id",
+            "T8 a name alone is no proof",
             json!([{"name": "old", "accessToken": "x"}]),
             Some("old"),
             profile("", "u", "o"),
-            updated("old"),
+            added("old-2"),
         ),
         (
             "A4 an API key is not overwritten",
@@ -155,7 +158,7 @@ fn keys_are_stored_once() {
         tokens: &tokens(1),
         source: "login",
     };
-    assert_eq!(store_oauth(&path, &login).unwrap(), added("sub"));
+    assert_eq!(store_oauth(&path, &login).unwrap(), Enrolled::Put(added("sub")));
     assert_eq!(store(Some("sub"), "sk-3"), added("sub-2"), "a login is not overwritten by a key");
     let config = file::load(&path).unwrap();
     assert_eq!(config.accounts.len(), 4);

@@ -101,8 +101,9 @@ pub(crate) fn import(
     let profile = read_profile(desk, tokens.access.as_ref())?;
     let newcomer = Newcomer { name, profile: &profile, tokens: &tokens, source: "import" };
     let put = enrol::store_oauth(desk.config, &newcomer)?;
+    let line = told(&put)?;
     say(desk.out, WARNING)?;
-    Ok(told(&put))
+    Ok(line)
 }
 
 const KEYCHAIN_ITEM: &str = "Claude Code-credentials";

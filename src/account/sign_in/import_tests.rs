@@ -56,8 +56,12 @@ struct Shop {
 
 impl Shop {
     fn new(profile: &str) -> Shop {
-        let reply =
-            HttpReply { status: 200, headers: Vec::new(), body: profile.as_bytes().to_vec() };
+        let reply = HttpReply {
+            status: 200,
+            headers: Vec::new(),
+            body: profile.as_bytes().to_vec(),
+            cut: None,
+        };
         Shop { directory: Scratch::new(), profile: Ok(reply) }
     }
 

@@ -8,10 +8,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::enrol::KEY_PRIORITY;
-use super::enrol::{self, Newcomer};
+use super::enrol::{self, Enrolled, KEY_PRIORITY, Newcomer};
 use super::loopback::{Arrival, Loopback, Verdict, say};
-use crate::account::http::{Http, HttpPhase};
+use crate::account::http::Http;
 use crate::account::oauth::{self, Endpoints, Profile, Proof, TokenFailure};
 use crate::config::edit::Put;
 use crate::config::{Secret, Tokens};
@@ -80,7 +79,7 @@ fn login_within(
         });
     match stored {
         Ok(put) => {
-            let line = told(&put);
+            let line = told(&put)?;
             page.show(Verdict::Done, &format!("maxpool has {line}."));
             Ok(line)
         }
@@ -186,7 +185,7 @@ fn add_token(desk: &mut Desk<'_>, name: Option<&str>, token: &Secret) -> Result<
     let profile = read_profile(desk, Some(token))?;
     let newcomer = Newcomer { name, profile: &profile, tokens: &tokens, source: "login --token" };
     let put = enrol::store_oauth(desk.config, &newcomer)?;
-    Ok(told(&put))
+    told(&put)
 }
 
 /// What a piped credential is told that does not look like one.
@@ -223,20 +222,28 @@ pub(crate) fn open_browser(url: &str) {
     }
 }
 
-/// `added work`, `logged in again: work`.
-pub(super) fn told(put: &Put) -> String {
-    match put {
-        Put::Added(name) => format!("added the account {name}"),
-        Put::Updated(name) => format!("updated the account {name}, which was there already"),
-    }
+/// `added the account work`; an error if nothing was stored.
+pub(super) fn told(enrolled: &Enrolled) -> Result<String> {
+    Ok(match enrolled {
+        Enrolled::Put(Put::Added(name)) => format!("added the account {name}"),
+        Enrolled::Put(Put::Updated(name)) => {
+            format!("updated the account {name}, which was there already")
+        }
+        Enrolled::Beside(Put::Added(name) | Put::Updated(name), other) => format!(
+            "added the account {name}; whether {other} is the same account cannot be told, so both are there: remove one with `maxpool remove {other}`"
+        ),
+        Enrolled::Spent(name) => {
+            return Err(Error::operator(format!(
+                "these tokens are an old copy: the account {name} has newer ones, which stay; sign in with `maxpool login` if it needs that"
+            )));
+        }
+    })
 }
 
 fn exchange_error(failure: &TokenFailure) -> Error {
     let again = match failure {
-        TokenFailure::NoAnswer { phase: HttpPhase::Connect, .. } => {
-            "check the connection and run the login again"
-        }
-        TokenFailure::NoAnswer { .. }
+        TokenFailure::NotSent { .. } => "check the connection and run the login again",
+        TokenFailure::FateUnknown { .. }
         | TokenFailure::Temporary { .. }
         | TokenFailure::Refused { .. } => "run the login again",
     };

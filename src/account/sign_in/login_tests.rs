@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use serde_json::Value;
 
 use super::*;
-use crate::account::http::{HttpCall, HttpFailure, HttpReply};
+use crate::account::http::{HttpCall, HttpFailure, HttpPhase, HttpReply};
 use crate::config::{Credential, file};
 use crate::scheduler::time::Wall;
 use crate::testing::scratch::Scratch;
@@ -48,7 +48,7 @@ fn play(
             }
             _ => (200, r#"{"account":{"uuid":"u","email":"a@b"}}"#),
         };
-        Ok(HttpReply { status, headers: Vec::new(), body: body.as_bytes().to_vec() })
+        Ok(HttpReply { status, headers: Vec::new(), body: body.as_bytes().to_vec(), cut: None })
     };
     let (told, hears): (Sender<JoinHandle<Vec<String>>>, _) = mpsc::channel();
     let visit = Mutex::new(Some(visit));

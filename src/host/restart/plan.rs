@@ -201,7 +201,7 @@ impl Plan {
         out
     }
 
-    /// Stop: the first call lets everything finish, the second cuts, the third ends at once.
+    /// Stop: the first call lets everything finish, the second cuts, later ones change nothing.
     /// `by` is what asked for it, for the log.
     pub(super) fn stop(&mut self, now: Mono, by: &str) -> Vec<Action> {
         let mut out = Vec::new();
@@ -225,7 +225,8 @@ impl Plan {
                 let cut = |worker: &Worker| Action::Tell(worker.id, Order::Cut);
                 out.extend(self.workers.iter().map(cut));
             }
-            Stop::Cutting(_) => self.end_at_once(&mut out),
+            // What still runs is a refresh, whose token would be lost; it is bounded.
+            Stop::Cutting(_) => {}
         }
         out
     }

@@ -355,7 +355,7 @@ fn what_a_token_that_is_refused_would_have_lasted_is_not_said() {
     let mut view = busy();
     for (state, shown) in [("valid", true), ("needs login", false)] {
         view.status.accounts[1].credential =
-            Some(Credential { state: state.into(), expires_at: at(HOUR) });
+            Some(Credential { state: state.into(), expires_at: at(HOUR), ..Credential::default() });
         let text = render(&view, &after(&view, "a\n"), SIZES[1], PLAIN).join("\n");
         assert!(text.contains(state), "{text}");
         assert_eq!(text.contains("expires in 1h"), shown, "{text}");

@@ -76,6 +76,10 @@ pub(crate) struct CredentialFacts {
     pub(crate) state: &'static str,
     /// When the access token ends.
     pub(crate) expires_at: Option<Wall>,
+    /// When a refresh has brought the tokens last.
+    pub(crate) refreshed_at: Option<Wall>,
+    /// Where the tokens are, if they are not in the config, and why.
+    pub(crate) storage: Option<String>,
 }
 
 /// The status of this moment.
@@ -309,6 +313,8 @@ fn account_of(account: &AccountSnapshot, snapshot: &Snapshot, facts: &Facts<'_>)
             Credential {
                 state: credential.state.into(),
                 expires_at: credential.expires_at.map(Moment),
+                refreshed_at: credential.refreshed_at.map(Moment),
+                storage: credential.storage.as_deref().map(mask),
             }
         }),
     }

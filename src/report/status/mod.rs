@@ -197,9 +197,11 @@ pub(crate) struct Window {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Credential {
-    /// `valid`, `expired`, `needs login`, `refused`.
+    /// `valid`, `expired`, `needs login`, `refused`, `in memory only`.
     pub(crate) state: String,
     pub(crate) expires_at: Option<Moment>,
+    pub(crate) refreshed_at: Option<Moment>,
+    pub(crate) storage: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

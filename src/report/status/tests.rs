@@ -193,6 +193,8 @@ fn facts<'a>(counters: &'a Counters, decisions: &'a [Explanation]) -> Facts<'a> 
             credential: Some(CredentialFacts {
                 state: "valid",
                 expires_at: Some(Wall(WALL.0 + 7_200_000)),
+                refreshed_at: None,
+                storage: None,
             }),
         }],
         requests: vec![InFlight {
@@ -372,7 +374,8 @@ fn expected_account() -> Value {
             {"window": "seven_day_sonnet", "family": null, "used": 0.3, "reset": "2026-11-22T22:45:00.000Z", "limit": null,
              "remaining": null, "learnedAt": "2026-11-21T22:45:00.000Z", "source": "answer"},
         ],
-        "credential": {"state": "valid", "expiresAt": "2026-11-22T00:45:00.000Z"},
+        "credential": {"state": "valid", "expiresAt": "2026-11-22T00:45:00.000Z",
+            "refreshedAt": null, "storage": null},
     });
     // One more than the macro can nest.
     account["avoided"] = json!([]);

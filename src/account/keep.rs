@@ -1,0 +1,127 @@
+//! Keeping what refreshes and sources have brought: in the config, else in the rescue file, else in
+//! memory until one of them takes it (SPEC A5, T7, T8).
+//!
+//! A pair goes into the config by the token that it replaces, see
+//! [`custody::place`]. What is in memory only is said once, shown by
+//! the status, tried again on every sync and at the stop, and handed over at a restart.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::credential::Account;
+use super::surroundings::Shared;
+use crate::config::atomic::Reserved;
+use crate::config::custody::{Kept, Placed, Record};
+use crate::config::rescue::{self, RescuePlace};
+use crate::config::{AccountEntry, Config, Credential, custody, file};
+use crate::error::Result;
+
+/// The place that was made for a pair.
+pub(super) enum Place {
+    /// Beside the config.
+    Config(Reserved),
+    /// In a rescue file.
+    Rescue(RescuePlace),
+    /// None was made.
+    None,
+}
+
+/// The entry of this account: of its identity, else the one that holds its token under another name.
+pub(super) fn entry_of<'c>(config: &'c Config, account: &Account) -> Option<&'c AccountEntry> {
+    let profile = account.profile();
+    let same = |entry: &&AccountEntry| entry.identity().is_same(&profile.identity());
+    let holds = |entry: &&AccountEntry| match &entry.credential {
+        Credential::Oauth(oauth) => {
+            account.with_tokens(|state| state.custody().shares_a_token_with(&oauth.deposit()))
+        }
+        Credential::ApiKey(_) | Credential::Provider(_) => false,
+    };
+    config.accounts.iter().find(same).or_else(|| config.accounts.iter().find(holds))
+}
+
+/// Stores the account's pair, and says where it is now if that is not the config.
+pub(super) fn store(shared: &Shared, account: &Account, limit: Duration) {
+    // Whoever looks at the account is told the trouble.
+    let _ = store_in(shared, account, Place::None, limit);
+}
+
+/// The same in a place that was made for it. An error says why the config does not have it.
+pub(super) fn store_in(
+    shared: &Shared,
+    account: &Account,
+    place: Place,
+    limit: Duration,
+) -> std::result::Result<(), String> {
+    let profile = account.profile();
+    let record = account.with_tokens(|state| state.record(&profile.identity()));
+    let (reserved, rescue_place) = match place {
+        Place::Config(reserved) => (Some(reserved), None),
+        Place::Rescue(place) => (None, Some(place)),
+        Place::None => (None, None),
+    };
+    let error = match into_config(shared, &record, reserved, limit) {
+        Ok(placed) => {
+            account.with_tokens(|state| state.stored(&record, Kept::OnDisk, None));
+            account.hold(None);
+            settle(shared, account, &placed);
+            return Ok(());
+        }
+        Err(error) => error.to_string(),
+    };
+    let is_due = account.with_tokens(|state| state.custody().kept() != Kept::OnDisk);
+    if !is_due {
+        // Only what is kept beside the pair could not be written.
+        return Err(error);
+    }
+    let kept = match rescue::keep(&shared.around.config, rescue_place, &record) {
+        Ok(()) => Kept::Rescued,
+        Err(_) => Kept::InMemory,
+    };
+    account.with_tokens(|state| state.stored(&record, kept, Some(error.clone())));
+    if kept == Kept::Rescued {
+        account.hold(None);
+    }
+    Err(match kept {
+        Kept::Rescued => format!("it is in the rescue file: {error}"),
+        Kept::OnDisk | Kept::InMemory => format!("it is in memory only: {error}"),
+    })
+}
+
+fn into_config(
+    shared: &Shared,
+    record: &Record,
+    reserved: Option<Reserved>,
+    limit: Duration,
+) -> Result<Placed> {
+    let put = |document: &mut Map<String, Value>| Ok(custody::place(document, record));
+    let mut locked = file::lock_within(&shared.around.config, limit)?;
+    if let Ok(placed) = locked.commit_in(reserved, put) {
+        return Ok(placed);
+    }
+    // The place may have been of no use, or the lock's file was deleted meanwhile.
+    drop(locked);
+    file::lock_within(&shared.around.config, limit)?.commit(put)
+}
+
+/// Says what became of a pair that is not simply in its entry.
+fn settle(shared: &Shared, account: &Account, placed: &Placed) {
+    let name = account.profile().name.clone();
+    match placed {
+        Placed::Stored | Placed::Known => {}
+        Placed::Removed => shared.say(format!(
+            "{name}: its new tokens are dropped, because the account was removed from the config"
+        )),
+        Placed::Beside => {
+            shared.say(format!(
+                "{name}: the config holds a newer login, so the tokens that a refresh has brought are kept beside it"
+            ));
+            if let Ok(config) = file::load(&shared.around.config)
+                && let Some(Credential::Oauth(oauth)) =
+                    entry_of(&config, account).map(|entry| &entry.credential)
+            {
+                account.with_tokens(|state| state.merge_file(&oauth.deposit()));
+            }
+        }
+    }
+}

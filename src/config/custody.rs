@@ -1,0 +1,334 @@
+//! Which of two token pairs is newer: the one place that decides it (SPEC T7, T8).
+//!
+//! A refresh token can be redeemed once. Whoever holds an old copy of a pair and believes it to be
+//! the newest loses the account: the live pair is overwritten, or the spent token is presented again
+//! and the provider revokes the whole grant. So no caller compares two pairs by itself. The file, a
+//! source, an import, a login, a hand-over, the rescue file and what a killed writer has left behind
+//! all ask here, and every answer rests on a [`Proof`].
+//!
+//! ```text
+//!                        what is compared with the pair that we hold
+//!   digest of its refresh token is in our `spent`  ─────────────────────▶ older (Spent)
+//!   our refresh token's digest is in its `spent`   ─────────────────────▶ newer (Spent)
+//!   the place still holds what we saw there last   ─────────────────────▶ older (Unchanged)
+//!   the place holds something else since           ─────────────────────▶ newer (Written)
+//!   a source's pair, neither is known as spent     ── ends later? ──────▶ newer (Issued)
+//!                                                      └── no ──────────▶ older (Issued)
+//! ```
+//!
+//! The custody of one account's pair, in one process:
+//!
+//! ```text
+//!          refreshed                     stored in the config
+//!   ┌────────────────────▶ in memory ───────────────────────────▶ on disk
+//!   │                        │   ▲                                │  │ ▲
+//!   │        written beside  │   │ the file shows a spent pair    │  │ │ the file shows a newer pair:
+//!   │                        ▼   └────────────────────────────────┘  │ │ ours becomes `previous`
+//!   └──────────────────── in the rescue file ────────────────────────┘─┘
+//!                                     the config takes it
+//! ```
+//!
+//! A pair becomes spent only by [`Custody::renewed`], that is, when a successor was issued; its digest
+//! then stays in the entry, so that every later reader can tell. The alternative, comparing ends,
+//! fails with a wrong clock and with a source that writes any end it likes.
+//!
+//! Nothing in here reads a file, a clock or the network.
+
+use super::identity::Identity;
+use super::{Secret, Tokens};
+
+pub(crate) use super::deposit::{Deposit, Digest, DisplacedBy, Previous, Spent};
+use super::deposit::{key_of, previous_key};
+pub(crate) use super::record::{Placed, Record, place, take_over};
+
+/// Why one pair is newer than the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// A successor of the older one was issued: its digest is among the spent ones.
+    Spent,
+    /// The place holds what was seen there last, and the other has come since.
+    Unchanged,
+    /// Somebody has written the place since it was seen last.
+    Written,
+    /// The newer one ends later.
+    Issued,
+}
+
+/// How another pair stands to ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Age {
+    /// It is the same pair.
+    Same,
+    /// It is newer.
+    Newer(Proof),
+    /// It is older.
+    Older(Proof),
+}
+
+/// Where another pair was found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Found<'a> {
+    /// In a place that we had looked at before, when it held `before`.
+    Place { before: &'a Tokens },
+    /// In the file that `importFrom` names.
+    Source,
+    /// A person asks for it: a login, or an import by command.
+    Command,
+}
+
+/// How `theirs` stands to `ours`.
+pub(crate) fn age_of(theirs: &Deposit, ours: &Deposit, found: Found<'_>) -> Age {
+    let (pair, own) = (&theirs.live, &ours.live);
+    if ours.spent.has(pair.refresh.as_ref()) {
+        return Age::Older(Proof::Spent);
+    }
+    if pair.same_pair(own) {
+        return Age::Same;
+    }
+    if theirs.spent.has(own.refresh.as_ref()) {
+        return Age::Newer(Proof::Spent);
+    }
+    match found {
+        Found::Place { before } if pair.same_pair(before) => Age::Older(Proof::Unchanged),
+        Found::Place { .. } | Found::Command => Age::Newer(Proof::Written),
+        Found::Source if pair.access.is_some() && pair.access == own.access => Age::Same,
+        Found::Source if pair.access.is_some() && pair.expires_at > own.expires_at => {
+            Age::Newer(Proof::Issued)
+        }
+        Found::Source => Age::Older(Proof::Issued),
+    }
+}
+
+/// Where the pair in use is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// In the config.
+    #[default]
+    OnDisk,
+    /// In the rescue file, because the config could not be written.
+    Rescued,
+    /// Nowhere else.
+    InMemory,
+}
+
+/// The custody of one account's pair.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Custody {
+    own: Deposit,
+    /// What the config held when it was last seen.
+    on_file: Tokens,
+    /// The pair that it kept beside that.
+    previous_on_file: Option<Digest>,
+    kept: Kept,
+    /// The config's `previous` is not ours.
+    is_amended: bool,
+}
+
+impl Custody {
+    /// As the config has it.
+    pub(crate) fn new(entry: Deposit) -> Custody {
+        Custody {
+            on_file: entry.live.clone(),
+            previous_on_file: previous_key(&entry),
+            own: entry,
+            ..Custody::default()
+        }
+    }
+
+    pub(crate) fn live(&self) -> &Tokens {
+        &self.own.live
+    }
+
+    pub(crate) fn spent(&self) -> &Spent {
+        &self.own.spent
+    }
+
+    pub(crate) fn kept(&self) -> Kept {
+        self.kept
+    }
+
+    /// The config is to be written: it lacks the pair, or what is kept beside it.
+    pub(crate) fn is_due(&self) -> bool {
+        self.kept != Kept::OnDisk || self.is_amended
+    }
+
+    /// Whether the refresh token may be sent: it has no successor yet.
+    pub(crate) fn is_spendable(&self) -> bool {
+        self.own.live.refresh.is_some() && !self.own.spent.has(self.own.live.refresh.as_ref())
+    }
+
+    /// Digests that another record of the same account knows.
+    pub(crate) fn learn(&mut self, spent: &Spent) {
+        self.own.spent.add_all(spent, None);
+    }
+
+    /// How the entry of the config stands to what we hold. Changes nothing.
+    pub(crate) fn age_of(&self, entry: &Deposit) -> Age {
+        age_of(entry, &self.own, Found::Place { before: &self.on_file })
+    }
+
+    /// The config was read: a newer pair is taken over. True if the pair in use became another.
+    ///
+    /// An older one is not: the config is to be written again, see [`Custody::kept`].
+    pub(crate) fn see_file(&mut self, entry: &Deposit) -> bool {
+        let age = self.age_of(entry);
+        if age == Age::Older(Proof::Unchanged) {
+            return false;
+        }
+        self.on_file = entry.live.clone();
+        self.own.spent.add_all(&entry.spent, None);
+        if !matches!(age, Age::Older(_)) {
+            self.previous_on_file = previous_key(entry);
+        }
+        match age {
+            Age::Same => {
+                self.own.live.expires_at = entry.live.expires_at;
+                // A pair in the rescue file is seen as if it stood in the config, and is to be moved.
+                if self.kept == Kept::InMemory {
+                    self.kept = Kept::OnDisk;
+                }
+                if !self.is_amended {
+                    self.own.previous = entry.previous.clone();
+                }
+                self.is_amended = self.own.previous != entry.previous;
+                false
+            }
+            Age::Older(_) => {
+                if self.kept == Kept::OnDisk {
+                    self.kept = Kept::InMemory;
+                }
+                false
+            }
+            Age::Newer(_) => {
+                // What it displaces is kept, unless that is spent: then nothing but a rotation has
+                // happened, and what the entry keeps counts.
+                self.own.previous = None;
+                self.own.displace(entry.live.clone(), DisplacedBy::Person);
+                if self.own.previous.is_none() {
+                    let spent = &self.own.spent;
+                    let is_good =
+                        |previous: &&Previous| !spent.has(previous.tokens.refresh.as_ref());
+                    self.own.previous = entry.previous.as_ref().filter(is_good).cloned();
+                }
+                self.kept = Kept::OnDisk;
+                self.is_amended = self.own.previous != entry.previous;
+                true
+            }
+        }
+    }
+
+    /// The source was read: a newer pair of it is taken over. True if the pair in use became another.
+    pub(crate) fn see_source(&mut self, pair: &Tokens) -> bool {
+        let theirs = Deposit { live: pair.clone(), ..Deposit::default() };
+        match age_of(&theirs, &self.own, Found::Source) {
+            Age::Newer(_) => {
+                self.own.displace(pair.clone(), DisplacedBy::Import);
+                self.kept = Kept::InMemory;
+                true
+            }
+            Age::Same | Age::Older(_) => false,
+        }
+    }
+
+    /// A refresh has brought `tokens` for `sent`, which is used up by that. `source` is what a
+    /// source still offers.
+    ///
+    /// True if it is the pair in use now. If a login or an edit has displaced the one that was sent, that
+    /// stays, and the new pair is kept beside it.
+    pub(crate) fn renewed(
+        &mut self,
+        sent: &Secret,
+        tokens: Tokens,
+        source: Option<&Digest>,
+    ) -> bool {
+        if tokens.refresh.as_ref() != Some(sent) {
+            self.own.spent.add(Digest::of(sent), source);
+        }
+        if self.own.live.refresh.as_ref() != Some(sent) {
+            self.own.previous = Some(Previous { tokens, by: DisplacedBy::Person });
+            self.is_amended = true;
+            return false;
+        }
+        self.own.live = tokens;
+        self.kept = Kept::InMemory;
+        true
+    }
+
+    /// Where the pair of `record` is now.
+    pub(crate) fn stored(&mut self, record: &Record, kept: Kept) {
+        if kept == Kept::OnDisk {
+            self.on_file = record.deposit.live.clone();
+            self.previous_on_file = previous_key(&record.deposit);
+            self.is_amended = self.own.previous != record.deposit.previous;
+        }
+        if record.deposit.live.same_pair(&self.own.live) {
+            self.kept = kept;
+        }
+    }
+
+    /// The pair in use was refused for good: the one that it displaced takes its place, if that may
+    /// still be good. `is_dead` tells of refresh tokens that were refused.
+    pub(crate) fn fall_back(&mut self, is_dead: impl Fn(&Secret) -> bool) -> bool {
+        let Some(Previous { mut tokens, by }) = self.own.previous.take() else {
+            return false;
+        };
+        self.is_amended = true;
+        let spent = &self.own.spent;
+        let is_good = |token: &Secret| {
+            by == DisplacedBy::Person && !spent.has(Some(token)) && !is_dead(token)
+        };
+        tokens.refresh = tokens.refresh.filter(is_good);
+        if tokens.access.is_none() && tokens.refresh.is_none() {
+            return false;
+        }
+        self.own.live = tokens;
+        self.kept = Kept::InMemory;
+        true
+    }
+
+    /// The pair in use has served a request, so what it displaced is not needed any more.
+    pub(crate) fn served(&mut self) {
+        self.is_amended |= self.own.previous.take().is_some();
+    }
+
+    /// Another process hands over what it has. True if the pair in use became another.
+    pub(crate) fn see_record(&mut self, record: &Record) -> bool {
+        let theirs = &record.deposit;
+        self.own.spent.add_all(&theirs.spent, None);
+        if theirs.live.same_pair(&self.own.live) || self.own.spent.has(theirs.live.refresh.as_ref())
+        {
+            return false;
+        }
+        if record.is_newer_than(&self.own.live) {
+            self.own.previous = record.previous_beside(&self.own);
+            self.own.live = theirs.live.clone();
+            self.kept = Kept::InMemory;
+            return true;
+        }
+        self.own.previous = Some(Previous { tokens: theirs.live.clone(), by: DisplacedBy::Person });
+        self.is_amended = true;
+        false
+    }
+
+    /// Whether the entry holds this pair, one that it replaces, or one that replaces it.
+    pub(crate) fn shares_a_token_with(&self, entry: &Deposit) -> bool {
+        let (own, theirs) = (self.own.live.refresh.as_ref(), entry.live.refresh.as_ref());
+        theirs.is_some() && theirs == own || self.own.spent.has(theirs) || entry.spent.has(own)
+    }
+
+    /// What a file or another process needs to know to keep the pair.
+    pub(crate) fn record(&self, who: &Identity<'_>) -> Record {
+        Record {
+            name: who.name.to_owned(),
+            account_uuid: who.account_uuid.map(str::to_owned),
+            org_uuid: who.org_uuid.map(str::to_owned),
+            deposit: self.own.clone(),
+            replaces: key_of(&self.on_file),
+            previous_seen: self.previous_on_file.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "custody_tests.rs"]
+mod tests;

@@ -1,0 +1,314 @@
+//! Takes every secret that this process has held out of a text, wherever the text goes (SPEC D4).
+//!
+//! Secrets are looked for by value, not by shape: a provider's key looks like anything, and an
+//! upstream that repeats it in an error may escape it. So the text is searched as it is, and again
+//! with its JSON and percent escapes undone, layer by layer, and each secret is looked for in its
+//! base64 forms too. What is found is cut out of the original text.
+//!
+//! [`Secret::new`](super::Secret::new) makes a secret known here, so none can be forgotten. Every
+//! writer of a text that leaves the program asks [`text`] or [`bytes`]: the log, the status and the
+//! other local routes, recordings, the screen, error bodies and headers to clients, the command line.
+//! The content of a good answer is not asked about. A text without a secret costs one pass over it.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+
+/// What stands in the place of a secret. Nothing of it is shown, not even its length.
+pub(crate) const MASK: &str = "[masked]";
+
+/// The text without any secret.
+pub(crate) fn text(text: &str) -> Cow<'_, str> {
+    match found(text.as_bytes()) {
+        ranges if ranges.is_empty() => Cow::Borrowed(text),
+        ranges => Cow::Owned(String::from_utf8_lossy(&cut(text.as_bytes(), &ranges)).into_owned()),
+    }
+}
+
+/// The same for bytes; `None` if there is no secret in them.
+pub(crate) fn bytes(bytes: &[u8]) -> Option<Vec<u8>> {
+    let ranges = found(bytes);
+    (!ranges.is_empty()).then(|| cut(bytes, &ranges))
+}
+
+/// Makes a secret known.
+pub(super) fn remember(secret: &Arc<str>) {
+    if secret.len() < SECRET_BYTES_MIN {
+        return;
+    }
+    let mut known = known();
+    if known.all.contains(secret) {
+        return;
+    }
+    known.all.insert(Arc::clone(secret));
+    known.order.push_back(Arc::clone(secret));
+    if known.order.len() > SECRETS_MAX
+        && let Some(oldest) = known.order.pop_front()
+    {
+        known.all.remove(&oldest);
+    }
+    GENERATION.fetch_add(1, Ordering::Release);
+}
+
+#[derive(Default)]
+struct Known {
+    all: HashSet<Arc<str>>,
+    order: VecDeque<Arc<str>>,
+}
+
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+fn known() -> MutexGuard<'static, Known> {
+    static KNOWN: OnceLock<Mutex<Known>> = OnceLock::new();
+    KNOWN.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The forms of all secrets, by how they begin.
+#[derive(Default)]
+struct Needles {
+    generation: u64,
+    /// Which first two bytes there are: what lets most positions of a text be passed in a moment.
+    begins: Vec<bool>,
+    by_head: HashMap<[u8; HEAD_BYTES], Vec<Vec<u8>>>,
+}
+
+impl Needles {
+    /// Those of now.
+    fn current() -> Arc<Needles> {
+        static CURRENT: OnceLock<Mutex<Arc<Needles>>> = OnceLock::new();
+        let current = CURRENT.get_or_init(Mutex::default);
+        let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
+        let generation = GENERATION.load(Ordering::Acquire);
+        if current.generation != generation {
+            let secrets: Vec<Arc<str>> = known().order.iter().cloned().collect();
+            *current = Arc::new(Needles::of(&secrets, generation));
+        }
+        Arc::clone(&current)
+    }
+
+    fn of(secrets: &[Arc<str>], generation: u64) -> Needles {
+        let mut needles =
+            Needles { generation, begins: vec![false; 1 << 16], by_head: HashMap::new() };
+        for secret in secrets {
+            needles.add(secret.as_bytes().to_vec());
+            for form in base64_forms(secret.as_bytes()) {
+                needles.add(form);
+            }
+        }
+        // The longest first: one secret may begin like another.
+        for forms in needles.by_head.values_mut() {
+            forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
+            forms.dedup();
+        }
+        needles
+    }
+
+    fn add(&mut self, form: Vec<u8>) {
+        let Some(&head) = form.first_chunk::<HEAD_BYTES>() else {
+            return;
+        };
+        self.begins[usize::from(u16::from_be_bytes([head[0], head[1]]))] = true;
+        self.by_head.entry(head).or_default().push(form);
+    }
+
+    /// Where secrets are in `text`.
+    fn search(&self, text: &[u8], mut found: impl FnMut(Range<usize>)) {
+        let mut at = 0;
+        while at + HEAD_BYTES <= text.len() {
+            if self.begins.get(usize::from(u16::from_be_bytes([text[at], text[at + 1]])))
+                == Some(&true)
+                && let Some(head) = text[at..].first_chunk::<HEAD_BYTES>()
+                && let Some(forms) = self.by_head.get(head)
+                && let Some(form) = forms.iter().find(|form| text[at..].starts_with(form))
+            {
+                found(at..at + form.len());
+                at += form.len();
+            } else {
+                at += 1;
+            }
+        }
+    }
+}
+
+/// What base64 makes of a secret that stands anywhere in what is encoded: for each place modulo three
+/// the characters that depend on the secret alone.
+fn base64_forms(secret: &[u8]) -> Vec<Vec<u8>> {
+    let mut forms = Vec::new();
+    for before in 0..3_usize {
+        let mut padded = vec![0; before];
+        padded.extend_from_slice(secret);
+        let first = (before * 8).div_ceil(6);
+        let last = padded.len() * 8 / 6;
+        for text in [STANDARD_NO_PAD.encode(&padded), URL_SAFE_NO_PAD.encode(&padded)] {
+            forms.extend(text.get(first..last).map(|form| form.as_bytes().to_vec()));
+        }
+    }
+    forms
+}
+
+fn found(original: &[u8]) -> Vec<Range<usize>> {
+    let needles = Needles::current();
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    needles.search(original, |range| ranges.push(range));
+    let mut layer = Layer::undone(original, None);
+    for _ in 1..LAYERS_MAX {
+        let Some(undone) = layer else {
+            break;
+        };
+        needles.search(&undone.text, |range| {
+            ranges.push(undone.starts[range.start]..undone.ends[range.end - 1]);
+        });
+        layer = Layer::undone(&undone.text, Some(&undone));
+    }
+    ranges.sort_by_key(|range| range.start);
+    ranges
+}
+
+fn cut(text: &[u8], ranges: &[Range<usize>]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut from = 0;
+    for range in ranges {
+        if range.start >= from {
+            out.extend_from_slice(&text[from..range.start]);
+            out.extend_from_slice(MASK.as_bytes());
+        }
+        from = from.max(range.end);
+    }
+    out.extend_from_slice(&text[from..]);
+    out
+}
+
+/// A text with its escapes undone, and where each of its bytes stands in the original.
+struct Layer {
+    text: Vec<u8>,
+    starts: Vec<usize>,
+    ends: Vec<usize>,
+}
+
+impl Layer {
+    /// `text`, which is `of` the original, without one level of escapes; `None` if it has none.
+    fn undone(text: &[u8], of: Option<&Layer>) -> Option<Layer> {
+        memchr::memchr2(b'\\', b'%', text)?;
+        let mut layer = Layer { text: Vec::new(), starts: Vec::new(), ends: Vec::new() };
+        let mut at = 0;
+        let mut is_changed = false;
+        while at < text.len() {
+            let (byte, length) = unescaped(&text[at..]);
+            is_changed |= length > 1;
+            layer.text.push(byte);
+            layer.starts.push(of.map_or(at, |of| of.starts[at]));
+            layer.ends.push(of.map_or(at + length, |of| of.ends[at + length - 1]));
+            at += length;
+        }
+        is_changed.then_some(layer)
+    }
+}
+
+/// The first byte that is meant, and how many bytes say it. Secrets are ASCII, so whatever else is
+/// escaped may come out as anything that is not.
+fn unescaped(text: &[u8]) -> (u8, usize) {
+    let hex = |digits: &[u8]| {
+        let digits = std::str::from_utf8(digits).ok()?;
+        digits.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(())?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    match text {
+        [b'%', rest @ ..] if rest.len() >= 2 => match hex(&rest[..2]) {
+            Some(byte) => (u8::try_from(byte).unwrap_or(b'%'), 3),
+            None => (b'%', 1),
+        },
+        [b'\\', b'u', rest @ ..] if rest.len() >= 4 => match hex(&rest[..4]) {
+            Some(code) => (u8::try_from(code).unwrap_or(0xff), 6),
+            None => (b'\\', 1),
+        },
+        [b'\\', b'x', rest @ ..] if rest.len() >= 2 => match hex(&rest[..2]) {
+            Some(byte) => (u8::try_from(byte).unwrap_or(b'\\'), 4),
+            None => (b'\\', 1),
+        },
+        [b'\\', b'n', ..] => (b'\n', 2),
+        [b'\\', b'r', ..] => (b'\r', 2),
+        [b'\\', b't', ..] => (b'\t', 2),
+        [b'\\', byte @ (b'\\' | b'/' | b'"' | b'\''), ..] => (*byte, 2),
+        [byte, ..] => (*byte, 1),
+        [] => (0, 1),
+    }
+}
+
+/// What is shorter is no secret, and taking it out of every text would leave riddles.
+const SECRET_BYTES_MIN: usize = 8;
+/// More than rotations bring in a year; a client that invents keys does not fill the memory.
+const SECRETS_MAX: usize = 4096;
+/// By how many first bytes forms are told apart.
+const HEAD_BYTES: usize = 4;
+/// JSON in JSON in a URL.
+const LAYERS_MAX: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::Secret;
+    use super::*;
+
+    #[test]
+    fn d4_a_secret_is_found_in_every_form() {
+        let secret = "plain/looking+key.0123";
+        drop(Secret::new(secret));
+        let json = serde_json::to_string(secret).unwrap();
+        let every: String = secret.bytes().map(|byte| format!("\\u{byte:04X}")).collect();
+        let percent: String = secret.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        let nested = serde_json::to_string(&serde_json::to_string(&json).unwrap()).unwrap();
+        let mut forms = vec![
+            secret.to_owned(),
+            secret.replace('/', "\\/"),
+            secret.replace('/', "\\u002f"),
+            secret.replace('/', "%2F").replace('+', "%2B"),
+            secret.replace('/', "%252F"),
+            every.clone(),
+            every.replace('\\', "\\\\"),
+            percent,
+            nested,
+        ];
+        for before in ["", "x", "user:", "four"] {
+            let plain = format!("{before}{secret}@host");
+            forms.push(base64::engine::general_purpose::STANDARD.encode(&plain));
+            forms.push(base64::engine::general_purpose::URL_SAFE.encode(&plain));
+        }
+        for form in forms {
+            let shown = text(&form).into_owned();
+            assert!(shown.contains(MASK), "{form} is shown as {shown}");
+            assert!(shown.len() <= form.len() + MASK.len(), "{form}");
+            let around = format!("before {form} after {form}");
+            let shown = text(&around);
+            assert!(shown.starts_with("before ") && shown.contains(" after "), "{shown}");
+            assert_eq!(shown.matches(MASK).count(), 2, "{shown}");
+        }
+    }
+
+    #[test]
+    fn d4_what_holds_no_secret_stays_as_it_is() {
+        drop(Secret::new("another-secret-0001"));
+        for plain in
+            ["", "%", "\\", "100% of \\u00e9\\n", "another-secret-000", "工作", "\\ud83d\\ude00"]
+        {
+            assert!(matches!(text(plain), Cow::Borrowed(_)), "{plain}");
+        }
+        assert_eq!(bytes(b"\xff\xfe another-secret-0001\xff").unwrap(), b"\xff\xfe [masked]\xff");
+        assert_eq!(bytes(b"\xff\xfe"), None);
+        drop(Secret::new("short"));
+        assert_eq!(text("short"), "short");
+    }
+
+    #[test]
+    fn d4_no_text_makes_it_slow() {
+        drop(Secret::new("sk-ant-repeated-0002"));
+        for piece in ["sk-a", "%2", "\\u00", "%25", "\\\\"] {
+            let long = piece.repeat(400_000 / piece.len());
+            assert_eq!(text(&long), long);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The rescue file: token pairs that the config could not take (SPEC T7).
+//!
+//! It lies beside the config, else in `$XDG_STATE_HOME` or `~/.local/state`. Every process reads it
+//! beside the config, so a pair in it counts as if it stood there; whoever writes the config next
+//! writes the pair into it, and only then takes the pair out of here.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+use super::atomic::{self, FileLock, Reserved};
+use super::custody::{self, Record};
+use crate::error::{Error, Result};
+
+/// Where the rescue file of this config may be, the best place first.
+fn paths(config: &Path) -> Vec<PathBuf> {
+    let target = atomic::target_of(config).unwrap_or_else(|_| config.to_owned());
+    let stem = target.file_stem().unwrap_or_default().to_owned();
+    let mut name = stem;
+    name.push(".rescue.json");
+    let mut paths = vec![atomic::directory_of(&target).join(&name)];
+    paths.extend(state_home().map(|directory| directory.join(&name)));
+    paths
+}
+
+/// `$XDG_STATE_HOME`, else `~/.local/state`.
+fn state_home() -> Option<PathBuf> {
+    if cfg!(test) {
+        // The home of whoever runs the tests is none of theirs.
+        return None;
+    }
+    let absolute =
+        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))
+}
+
+/// A pair that was read from one of the places.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Rescued {
+    place: PathBuf,
+    pub(super) record: Record,
+}
+
+/// The pairs of this config that are in a rescue file. A file that cannot be read holds none.
+pub(super) fn read(config: &Path) -> Vec<Rescued> {
+    let owner = owner_of(config);
+    let mut found = Vec::new();
+    for place in paths(config) {
+        let pairs = atomic::read(&place).ok().and_then(|text| pairs_of(&text));
+        for pair in pairs.into_iter().flatten() {
+            let is_ours = pair.get(OWNER).and_then(Value::as_str) == Some(&*owner);
+            if is_ours && let Some(record) = Record::read(&pair) {
+                found.push(Rescued { place: place.clone(), record });
+            }
+        }
+    }
+    found
+}
+
+/// Whether there is anything to be moved into the config.
+pub(crate) fn has_pairs(config: &Path) -> bool {
+    paths(config).iter().any(|path| path.exists()) && !read(config).is_empty()
+}
+
+/// Puts the pairs into the document. What became of each, in order.
+pub(super) fn apply(document: &mut Map<String, Value>, rescued: &[Rescued]) {
+    for Rescued { record, .. } in rescued {
+        custody::place(document, record);
+    }
+}
+
+/// A place in a rescue file for a pair that will come.
+#[derive(Debug)]
+pub(crate) struct RescuePlace {
+    path: PathBuf,
+    reserved: Reserved,
+}
+
+/// Makes a place for one more pair, in the first directory that takes it.
+pub(crate) fn reserve(config: &Path, bytes: usize) -> Result<RescuePlace> {
+    first_of(config, |path| {
+        let lock = lock(path)?;
+        let size = if lock.exists() { lock.read().map_or(0, |text| text.len()) } else { 0 };
+        Ok(RescuePlace { path: path.to_owned(), reserved: lock.reserve(size + bytes)? })
+    })
+}
+
+/// Keeps a pair, in the place that was made for it or in any other.
+pub(crate) fn keep(config: &Path, place: Option<RescuePlace>, record: &Record) -> Result<()> {
+    if let Some(RescuePlace { path, reserved }) = place
+        && write(config, &path, record, Some(reserved)).is_ok()
+    {
+        return Ok(());
+    }
+    first_of(config, |path| write(config, path, record, None))
+}
+
+fn write(config: &Path, path: &Path, record: &Record, reserved: Option<Reserved>) -> Result<()> {
+    let lock = lock(path)?;
+    let mut pairs =
+        if lock.exists() { pairs_of(&lock.read()?).unwrap_or_default() } else { Vec::new() };
+    let owner = owner_of(config);
+    // A later pair of the same account takes the place of its predecessor.
+    pairs.retain(|pair| {
+        let is_ours = pair.get(OWNER).and_then(Value::as_str) == Some(&*owner);
+        let known = Record::read(pair).filter(|_| is_ours);
+        !known.is_some_and(|known| {
+            record.deposit.spent.has(known.deposit.live.refresh.as_ref())
+                || known.deposit.live.same_pair(&record.deposit.live)
+        })
+    });
+    let mut pair = record.value();
+    pair[OWNER] = Value::from(&*owner);
+    pairs.push(pair);
+    let text = text_of(&pairs)?;
+    match reserved {
+        Some(reserved) => lock.replace_in(reserved, &text),
+        None => lock.replace(&text),
+    }
+}
+
+/// Takes pairs out that the config holds by now; the last one takes the file with it.
+pub(super) fn forget(config: &Path, rescued: &[Rescued]) {
+    let owner = owner_of(config);
+    for path in paths(config) {
+        let placed: Vec<&Rescued> =
+            rescued.iter().filter(|rescued| rescued.place == path).collect();
+        if placed.is_empty() {
+            continue;
+        }
+        // What cannot be taken out now is taken out by the next writer; until then it is known as old.
+        let _ = forget_in(&path, &owner, &placed);
+    }
+}
+
+fn forget_in(path: &Path, owner: &str, placed: &[&Rescued]) -> Result<()> {
+    let lock = lock(path)?;
+    let mut pairs = pairs_of(&lock.read()?).unwrap_or_default();
+    pairs.retain(|pair| {
+        let is_ours = pair.get(OWNER).and_then(Value::as_str) == Some(owner);
+        let record = Record::read(pair).filter(|_| is_ours);
+        !record.is_some_and(|record| placed.iter().any(|placed| placed.record == record))
+    });
+    if pairs.is_empty() {
+        return lock.remove();
+    }
+    lock.replace(&text_of(&pairs)?)
+}
+
+fn lock(path: &Path) -> Result<FileLock> {
+    if let Some(directory) = path.parent() {
+        let made = std::fs::create_dir_all(directory);
+        made.map_err(|cause| Error::file("create the directory", directory, &cause))?;
+    }
+    let lock = FileLock::take(path)?;
+    lock.clear(lock.leftovers());
+    Ok(lock)
+}
+
+fn first_of<T>(config: &Path, attempt: impl Fn(&Path) -> Result<T>) -> Result<T> {
+    let mut failure = None;
+    for path in paths(config) {
+        match attempt(&path) {
+            Ok(done) => return Ok(done),
+            Err(error) => failure.get_or_insert(error),
+        };
+    }
+    Err(failure.unwrap_or_else(|| Error::operator("there is no place for a rescue file")))
+}
+
+/// Which config a pair belongs to: in the state directory several may have one file.
+fn owner_of(config: &Path) -> String {
+    let target = std::fs::canonicalize(config).unwrap_or_else(|_| config.to_owned());
+    target.to_string_lossy().into_owned()
+}
+
+fn pairs_of(text: &str) -> Option<Vec<Value>> {
+    let mut document: Value = serde_json::from_str(text).ok()?;
+    match document.get_mut(PAIRS)?.take() {
+        Value::Array(pairs) => Some(pairs),
+        _ => None,
+    }
+}
+
+fn text_of(pairs: &[Value]) -> Result<String> {
+    let document = json!({ "about": ABOUT, PAIRS: pairs });
+    serde_json::to_string_pretty(&document)
+        .map(|text| text + "\n")
+        .map_err(|error| Error::ours(format!("the rescue file cannot be written: {error}")))
+}
+
+const OWNER: &str = "config";
+const PAIRS: &str = "pairs";
+const ABOUT: &str = "Tokens that could not be written into the config of maxpool. Do not delete this file: maxpool moves them into the config as soon as that can be written.";
