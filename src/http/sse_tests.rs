@@ -286,7 +286,9 @@ fn slow_facts(text: &str) -> (Facts, Option<FirstEvent>) {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let kind = text(&value["type"]);
         facts.events += 1;
-        facts.stopped |= kind == "message_stop";
+        let is = |event: &str| kind == event || (kind.is_empty() && name == event);
+        facts.begun |= is("message_start");
+        facts.stopped |= is("message_stop");
         for usage in [&value["usage"], &value["message"]["usage"]] {
             for (key, total) in [
                 ("input_tokens", &mut facts.usage.input),

@@ -66,6 +66,15 @@ impl Breakers {
         &mut self.list[index].1
     }
 
+    /// Somebody wants the next request to look: no pause is waited out.
+    pub(super) fn end_pauses(&mut self, now: Mono) {
+        for (_, breaker) in &mut self.list {
+            if let State::Paused { until, .. } = &mut breaker.state {
+                *until = now.min(*until);
+            }
+        }
+    }
+
     /// The one that pauses longest, else the one that tripped last; the count is of all.
     pub(super) fn snapshot(&self, now: Now) -> BreakerSnapshot {
         let all = self.list.iter().map(|(family, breaker)| BreakerSnapshot {

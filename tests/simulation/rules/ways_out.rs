@@ -122,3 +122,25 @@ fn p7_retry_lifts_everything_but_a_missing_credential() {
     let request = table.request();
     table.refused(request);
 }
+
+#[test]
+fn p7_retry_lets_the_next_request_probe() {
+    let (mut table, ids) = Table::with(2);
+    let mut request = table.request();
+    for _ in 0..2 {
+        let grant = table.granted(request.clone());
+        request.excluded.push(grant.account);
+        table.complete(grant.lease, refused(Some(secs(20)), "busy"));
+    }
+    assert!(table.scheduler.snapshot(table.now).breaker.active);
+    for id in &ids {
+        table.scheduler.retry(table.now, *id);
+    }
+    let request = table.request();
+    let probe = table.granted(request);
+    assert!(table.scheduler.snapshot(table.now).breaker.probe_in_flight);
+    let request = table.request();
+    table.queued(request);
+    table.head(&probe.lease, 200, &QuotaReport::default());
+    assert_eq!(table.wakes().len(), 1);
+}
