@@ -70,7 +70,7 @@ fn claude_hears_at_once_that_its_plan_has_no_long_context() {
         ));
         assert!(ran.stdout.contains(words), "{ran:?}");
         assert!(ran.took < Duration::from_secs(20), "{ran:?}");
-        let other = stage.run_claude(&["-p", "say hi"]);
+        let other = stage.run_claude(&["-p", "say hi", "--model", "claude-haiku-4-5"]);
         assert_eq!(other.stdout.trim(), "Hello from upstream.", "nobody is set aside: {other:?}");
         assert!(other.took < Duration::from_secs(20), "{other:?}");
     }
