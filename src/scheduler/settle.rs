@@ -116,7 +116,7 @@ impl Scheduler {
         self.count(now, index, &held, &outcome);
         let after = self.charge(now, index, &held, outcome);
         self.release(index, &held);
-        after
+        looked(now, &held, after)
     }
 
     /// P7: what an outcome does to the account, and to its own request.
@@ -559,6 +559,16 @@ struct Aside {
 
 fn past(now: Now, held: &LeaseRecord, why: RefusedFor) -> PastRefusal {
     PastRefusal { account: held.account, at: now.mono, why }
+}
+
+/// A look in suspense that told nothing was a look all the same: the next one follows after the next
+/// delay, or a name look-up that fails would be repeated without a pause.
+fn looked(now: Now, held: &LeaseRecord, after: Aftermath) -> Aftermath {
+    if after.refusal.is_some() || held.looking == Looking::No {
+        return after;
+    }
+    let known = held.trail.refusal_by(held.account);
+    Aftermath { refusal: known.map(|known| past(now, held, known.why)), ..after }
 }
 
 /// Since when a request that was served has its prompt cached; counting tokens caches nothing.

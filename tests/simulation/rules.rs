@@ -4,6 +4,7 @@ mod answers;
 mod caring;
 mod choosing;
 mod staying;
+mod suspense;
 mod waiting;
 mod ways_out;
 
@@ -18,6 +19,8 @@ use maxpool::scheduler::{
     RefusalReason, Request, RouteClass, Routing, Scope, SessionKey, Shape, Source, Status,
     ThreadKey, Tier, Unproven, Usage, WaitCause, Wake, Why,
 };
+
+use maxpool::scheduler::{Grant, Ticket};
 
 use super::table::{
     START, Table, bare, evidence, family, ms, oauth, print, provider, quota_rejected, refused,
