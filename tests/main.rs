@@ -62,4 +62,5 @@ mod tidy;
 mod tls;
 mod tokens;
 mod usage;
+mod verdicts;
 mod weekly;
