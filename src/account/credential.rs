@@ -108,6 +108,24 @@ pub(crate) enum Readiness {
     Unready(Unready),
 }
 
+impl Unready {
+    /// Why there is none, and what to do about it.
+    pub(crate) fn why(&self) -> String {
+        match self {
+            Unready::NeedsLogin { why } => format!("{why}; sign in again with: maxpool login"),
+            Unready::CredentialRefused => {
+                "the API refused its credential; sign in again with: maxpool login".to_owned()
+            }
+            Unready::Cooling(cooling) => format!("its token could not be renewed: {}", cooling.why),
+            Unready::Disabled => {
+                "it is disabled and its token has expired; enable it with: maxpool enable NAME"
+                    .to_owned()
+            }
+            Unready::Gone => "it is not in the config any more".to_owned(),
+        }
+    }
+}
+
 impl Account {
     /// An account that was just brought, under the id that the scheduler has given it.
     pub(super) fn new(

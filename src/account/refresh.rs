@@ -159,7 +159,7 @@ impl Work<'_> {
             Err(why) => return Step::Ended(self.fail(&why)),
         }
         if self.shared.role() == Role::Retired {
-            return Step::Ended(self.fail("another process has taken over, and renews the tokens"));
+            return Step::Ended(self.fail("this process is about to end, so it sends no token"));
         }
         let place = match self.make_place(&token) {
             Ok(place) => place,
@@ -244,7 +244,12 @@ impl Work<'_> {
             return Err(error.to_string());
         }
         let bytes = SUCCESSOR_BYTES + token.expose().len();
-        Ok(rescue::reserve(path, bytes).map_or(Place::None, Place::Rescue))
+        match rescue::reserve(path, bytes) {
+            Ok(place) => Ok(Place::Rescue(place)),
+            // The memory is a place for as long as the process lives.
+            Err(_) if self.shared.role() == Role::Active => Ok(Place::None),
+            Err(_) => Err(error.to_string()),
+        }
     }
 
     /// Takes over a newer pair from the file, the rescue file or the source. `Some` if that is all

@@ -226,6 +226,22 @@ impl FileLock {
         Ok(())
     }
 
+    /// Writes `text` into a file beside, whose name is that of this one and `suffix`. One that is there
+    /// stays as it is.
+    pub(super) fn copy_beside(&self, suffix: &str, text: &str) -> io::Result<()> {
+        let path = beside(&self.target, "", suffix);
+        fault::step(Step::Open, &path)?;
+        let file = private().create_new(true).open(&path)?;
+        let copied = fault::step(Step::Write, &path)
+            .and_then(|()| file.write_all_at(text.as_bytes(), 0))
+            .and_then(|()| file.sync_all());
+        if copied.is_err() {
+            // A part of it would be taken for the whole.
+            let _ = fs::remove_file(&path);
+        }
+        copied
+    }
+
     /// Removes the file, and the lock's file with it.
     pub(super) fn remove(self) -> Result<()> {
         fault::step(Step::Remove, &self.target)

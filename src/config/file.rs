@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use super::atomic::{self, FileLock, Leftover, Reserved, SiblingLock};
 use super::custody::{self, Digest, Record};
 use super::rescue::{self, Rescued};
-use super::{Config, edit, parse, random, settings, spelling};
+use super::{Config, edit, parse, random, settings, spelling, state};
 use crate::error::{Error, Result};
 
 /// Where the config is (SPEC A1). `variable` looks into the environment.
@@ -179,6 +179,7 @@ impl Locked {
     /// be replaced: by itself. Some files can be read and written but not replaced, such as one that
     /// is a mount of its own, or immutable, and nothing else tells.
     pub(crate) fn reserve(&mut self, more: usize) -> Result<Reserved> {
+        self.keep_a_copy();
         self.lock.replace(&self.text)?;
         self.lock.reserve(self.text.len() + more)
     }
@@ -203,6 +204,10 @@ impl Locked {
         let result = change(&mut changed)?;
         if changed != self.written {
             let text = spelling::write(&self.text, &self.written, &changed);
+            if reserved.is_none() {
+                // A pair that has just come is not kept waiting for it, see `reserve`.
+                self.keep_a_copy();
+            }
             match reserved {
                 Some(reserved) => self.lock.replace_in(reserved, &text)?,
                 None => self.lock.replace(&text)?,
@@ -217,6 +222,21 @@ impl Locked {
         Ok(result)
     }
 }
+
+impl Locked {
+    /// Leaves a copy of a file of the Node program beside it before its first change, for whoever wants
+    /// to go back. Not having one is no reason to lose a token.
+    fn keep_a_copy(&self) {
+        let ours = ["queue", "streamClientToleranceMs"];
+        let is_ours = self.written.get(ours[0]).is_some_and(|queue| queue.get(ours[1]).is_some());
+        if !is_ours && !state::path(&self.path).exists() {
+            let _ = self.lock.copy_beside(COPY_SUFFIX, &self.text);
+        }
+    }
+}
+
+/// What the name of the copy of a file of the Node program ends in.
+const COPY_SUFFIX: &str = ".before-2.0";
 
 /// Takes the pairs of a document that a killed writer had not put in its place yet: those that are
 /// successors of what the file has, and those of accounts that it has not.

@@ -5,13 +5,16 @@ use std::borrow::Cow;
 
 use ureq::http::Uri;
 
+use super::classify::ERROR_BYTES_MAX;
 use super::ended::{Ended, answer};
-use super::forward::{self, Connection, Failure, Order, Unanswered};
+use super::forward::{self, Answer, Connection, Failure, Order, Unanswered};
 use super::reply;
 use super::request::ClientRequest;
 use super::stream::Uncommitted;
+use crate::config::Secret;
 use crate::event::{Outcome, Stage};
 use crate::http::headers::{self, Auth, Beta};
+use crate::http::sse::{self, Form};
 use crate::server::paths::Route;
 
 /// Whether `request` is to be relayed instead of pooled.
@@ -35,6 +38,7 @@ pub(super) fn run(request: &ClientRequest, out: Uncommitted) -> Ended {
         Route::OauthToken => (Auth::Untouched { proxy_key: key }, Connection::Fresh),
         _ => (Auth::Own, Connection::Pooled),
     };
+    remember_credentials(request);
     let headers = headers::upstream(&request.headers, auth, Beta::AsSent);
     let parts = [Cow::Borrowed(request.body.as_slice())];
     let order = Order {
@@ -59,11 +63,20 @@ pub(super) fn run(request: &ClientRequest, out: Uncommitted) -> Ended {
             }
         };
     request.tracked.stage(Stage::Streaming);
+    let has_body = &*request.method != "HEAD";
+    if upstream.status >= 400 && has_body && !matches!(request.route, Route::OauthToken) {
+        return refused(request, upstream, out);
+    }
     let status = Some(upstream.status);
+    let header = |name| upstream.headers.text(name);
+    let is_stream = Form::of(header("content-type"), header("content-encoding")) == Form::Events;
     let headers = headers::downstream(&upstream.headers);
     let Ok(mut committed) = out.open(upstream.status, &headers, upstream.body) else {
         return Ended::client_gone(Stage::Streaming, None);
     };
+    if is_stream {
+        committed.guard_errors();
+    }
     loop {
         match upstream.read(&request.client_wait, |bytes| (bytes.is_empty(), committed.push(bytes)))
         {
@@ -83,5 +96,41 @@ pub(super) fn run(request: &ClientRequest, out: Uncommitted) -> Ended {
     match committed.finish() {
         Ok(()) => Ended { status, outcome: Outcome::Local, cause: None },
         Err(_) => Ended::client_gone(Stage::Streaming, status),
+    }
+}
+
+/// Makes the client's own credentials known, so that nothing shows them (SPEC D4).
+fn remember_credentials(request: &ClientRequest) {
+    let keys = request.headers.iter().filter(|(name, _)| headers::is_key_header(name));
+    for key in keys.filter_map(|(_, value)| std::str::from_utf8(headers::bare_key(value)).ok()) {
+        drop(Secret::of_a_client(key));
+    }
+}
+
+/// An error is given to the client without any credential; one that nobody can look into, in our words.
+fn refused(request: &ClientRequest, mut upstream: Answer, out: Uncommitted) -> Ended {
+    let mut body = Vec::new();
+    loop {
+        let read = upstream.read(&request.client_wait, |bytes| {
+            body.extend_from_slice(bytes);
+            bytes.len()
+        });
+        match read {
+            Ok(0) => break,
+            Ok(_) if body.len() <= ERROR_BYTES_MAX => {}
+            Ok(_) => return answer(out, &reply::relayed(upstream.status)),
+            Err(Failure::Stopped(_)) => return Ended::client_gone(Stage::Waiting, None),
+            Err(Failure::Network(failure)) => {
+                return answer(out, &reply::network(failure.code.word(), &failure.text));
+            }
+        }
+    }
+    if sse::is_encoded(upstream.headers.text("content-encoding")) {
+        return answer(out, &reply::relayed(upstream.status));
+    }
+    let status = upstream.status;
+    match out.whole(status, &headers::downstream(&upstream.headers), &body) {
+        Ok(()) => Ended { status: Some(status), outcome: Outcome::Local, cause: None },
+        Err(_) => Ended::client_gone(Stage::Streaming, Some(status)),
     }
 }

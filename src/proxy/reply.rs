@@ -323,6 +323,11 @@ pub(crate) fn upstream_said(meaning: &Meaning) -> Reply {
     }
 }
 
+/// An error of a relayed path whose body cannot be passed on.
+pub(crate) fn relayed(status: u16) -> Reply {
+    Reply::new(status, classify::kind_of(status), said_by_upstream(status, ""))
+}
+
 fn said_by_upstream(status: u16, message: &str) -> String {
     format!("the upstream answered with status {status}{}{message}", separator(message))
 }
