@@ -417,6 +417,40 @@ fn a_command_that_refreshes_holds_signals_until_the_pair_is_stored() {
 }
 
 #[test]
+fn locks_of_tokens_are_cleared_after_a_refresh_and_after_a_kill() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    let locks = || {
+        let entries = std::fs::read_dir(home.path()).expect("list").flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with('.')).collect::<Vec<_>>()
+    };
+    let mut proxy = Proxy::start(&home);
+    let worker = i32::try_from(proxy.status()["pid"].as_i64().expect("a pid")).expect("a pid");
+    let gate = upstream.gate();
+    let answer = Answer::json(200, &issued(json!({"expires_in": 3600})));
+    upstream.next("", answer.before(Step::Hold(gate.clone())));
+    let address = proxy.address();
+    let client = std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello())));
+    upstream.wait("the refresh", |state| !state.requests.is_empty());
+    assert_eq!(locks().len(), 2, "the token's lock and the place: {:?}", locks());
+    // Both at once: a worker whose leader is gone stops in order.
+    let worker = rustix::process::Pid::from_raw(worker).expect("a pid");
+    proxy.signal(Signal::KILL);
+    rustix::process::kill_process(worker, Signal::KILL).expect("kill");
+    proxy.wait_exit();
+    drop(proxy);
+    gate.open();
+    let _nothing = client.join();
+    assert_eq!(locks().len(), 2, "{:?}", locks());
+    upstream.state().oauth.grant("refresh-a");
+    let proxy = Proxy::start_as_is(&home);
+    assert_eq!(locks(), [""; 0], "at the next start");
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    assert_eq!(locks(), [""; 0], "after a refresh");
+}
+
+#[test]
 fn a_command_has_the_running_server_refresh() {
     let upstream = Upstream::start();
     let home = home_of(&upstream, ending_in("a", -1));

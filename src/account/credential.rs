@@ -21,7 +21,7 @@ pub(crate) struct Account {
     /// When a request last brought it; only for [`Origin::Request`].
     touched: AtomicU64,
     /// See [`Account::hold`].
-    spent_lock: Mutex<Option<SiblingLock>>,
+    spent_locks: Mutex<Vec<SiblingLock>>,
 }
 
 /// Everything about an account but its credential; replaced as a whole by a hot sync.
@@ -140,7 +140,7 @@ impl Account {
             profile: RwLock::new(Arc::new(profile)),
             held: Mutex::new(Held { what: Holding::of(&entry.credential), flight: None }),
             touched: AtomicU64::new(now.0),
-            spent_lock: Mutex::default(),
+            spent_locks: Mutex::default(),
         }
     }
 
@@ -214,8 +214,15 @@ impl Account {
     }
 
     /// Holds the lock of a token whose successor is in memory only, until that is stored.
-    pub(super) fn hold(&self, lock: Option<SiblingLock>) {
-        *self.spent_lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
+    pub(super) fn hold(&self, lock: SiblingLock) {
+        self.spent_locks.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
+    }
+
+    /// A file says by now that the tokens are used up.
+    pub(super) fn release(&self) {
+        let held =
+            std::mem::take(&mut *self.spent_locks.lock().unwrap_or_else(PoisonError::into_inner));
+        held.into_iter().for_each(SiblingLock::remove);
     }
 
     pub(super) fn served(&self, generation: u64) {

@@ -150,6 +150,22 @@ impl Work<'_> {
             Ok(lock) => lock,
             Err(why) => return Step::Ended(self.fail(&why)),
         };
+        let step = self.redeem_locked(token.clone());
+        let is_said_nowhere = self.state(|state| {
+            let custody = state.custody();
+            custody.kept() == Kept::InMemory && custody.spent().has(Some(&token))
+        });
+        match lock {
+            // No file says that the token is used up, so its lock does.
+            Some(lock) if is_said_nowhere => self.account.hold(lock),
+            // Each token has a lock of its own, and nobody shall have to clear them away.
+            Some(lock) => lock.remove(),
+            None => {}
+        }
+        step
+    }
+
+    fn redeem_locked(&self, token: Secret) -> Step {
         match self.look_elsewhere() {
             Ok(Some(adopted)) => return Step::Ended(adopted),
             Ok(None) if self.state(|state| state.spendable() != Some(&token)) => {
@@ -161,20 +177,14 @@ impl Work<'_> {
         if self.shared.role() == Role::Retired {
             return Step::Ended(self.fail("this process is about to end, so it sends no token"));
         }
-        let place = match self.make_place(&token) {
-            Ok(place) => place,
+        match self.make_place(&token) {
+            Ok(place) => self.send(token, place),
             Err(why) => {
                 let why =
                     format!("its successor could not be stored, so the token is not sent: {why}");
-                return Step::Ended(self.fail(&why));
+                Step::Ended(self.fail(&why))
             }
-        };
-        let step = self.send(token, place);
-        if self.state(|state| state.custody().kept()) == Kept::InMemory {
-            // No file says that the token is used up, so its lock does.
-            self.account.hold(lock);
         }
-        step
     }
 
     fn send(&self, token: Secret, place: Place) -> Step {

@@ -56,7 +56,10 @@ pub(crate) fn load_or_create(path: &Path) -> Result<Config> {
         }
         loaded => loaded?,
     };
-    let settled = update(path, |document| settle(document).map(|_| ()));
+    let settled = lock(path).and_then(|mut locked| {
+        locked.lock.clear_token_locks();
+        locked.commit(|document| settle(document).map(|_| ()))
+    });
     match settled {
         Ok(()) => load(path),
         Err(error) => {
@@ -126,7 +129,7 @@ pub(crate) fn lock_within(path: &Path, limit: Duration) -> Result<Locked> {
 /// The lock for the exchange of one refresh token, whoever has it in whichever entry (SPEC T7).
 pub(crate) fn lock_token(path: &Path, token: &Digest, limit: Duration) -> Result<SiblingLock> {
     let target = atomic::target_of(path).map_err(|cause| Error::file("follow", path, &cause))?;
-    SiblingLock::take(&atomic::beside(&target, ".", &format!(".{}.lock", token.as_str())), limit)
+    SiblingLock::take(&atomic::token_lock_of(&target, token.as_str()), limit)
 }
 
 /// The config under its lock; the lock goes with the value.
@@ -229,7 +232,9 @@ impl Locked {
     fn keep_a_copy(&self) {
         let ours = ["queue", "streamClientToleranceMs"];
         let is_ours = self.written.get(ours[0]).is_some_and(|queue| queue.get(ours[1]).is_some());
-        if !is_ours && !state::path(&self.path).exists() {
+        let accounts = self.written.get("accounts").and_then(Value::as_array);
+        let has_accounts = accounts.is_some_and(|accounts| !accounts.is_empty());
+        if has_accounts && !is_ours && !state::path(&self.path).exists() {
             let _ = self.lock.copy_beside(COPY_SUFFIX, &self.text);
         }
     }

@@ -49,7 +49,7 @@ pub(super) fn run(request: &ClientRequest, out: Uncommitted) -> Ended {
     };
     request.tracked.stage(Stage::Connecting);
     request.record.borrow_mut().attempts += 1;
-    let mut upstream =
+    let upstream =
         match forward::send(&request.context.agent(), &order, &request.client_wait, connection) {
             Ok(answer) => answer,
             Err(Unanswered::Failed(Failure::Stopped(_))) => {
@@ -67,6 +67,11 @@ pub(super) fn run(request: &ClientRequest, out: Uncommitted) -> Ended {
     if upstream.status >= 400 && has_body && !matches!(request.route, Route::OauthToken) {
         return refused(request, upstream, out);
     }
+    pass_on(request, upstream, out)
+}
+
+/// Gives the answer to the client as it comes.
+fn pass_on(request: &ClientRequest, mut upstream: Answer, out: Uncommitted) -> Ended {
     let status = Some(upstream.status);
     let header = |name| upstream.headers.text(name);
     let is_stream = Form::of(header("content-type"), header("content-encoding")) == Form::Events;
