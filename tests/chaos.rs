@@ -2,12 +2,12 @@
 //!
 //! `MAXPOOL_CHAOS_REQUESTS` sets the number of requests; the answer to a request repeats the request's own mark.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::harness::{Ask, Home, Proxy, Reply, ReplyEnd, json, until};
-use crate::upstream::{Answer, Message, Request, Upstream, failures};
+use crate::upstream::{Answer, Message, Request, Step, Upstream, failures};
 
 const CLIENTS: usize = 64;
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
@@ -136,4 +136,163 @@ fn accounts_that_fail_at_random_lose_nobody() {
         proxy.descriptors(),
         proxy.peak_kib()
     );
+}
+
+/// Kinds of requests that meet a refusal of their own on every account.
+const POISONS: [&str; 4] = ["long-context", "bare-limit", "broken-body", "other-route"];
+/// One request in so many is poisoned.
+const POISONED: usize = 100;
+/// How long the upstream takes, so that the figures are its time and not the machine's.
+const SERVICE: Duration = Duration::from_millis(20);
+
+/// The poison in a request's body or path, if it has any.
+fn poison_of(request: &Request) -> Option<usize> {
+    if request.path() == "/v1/messages/batches" {
+        return Some(3);
+    }
+    let body = String::from_utf8_lossy(&request.body);
+    POISONS.iter().position(|poison| body.contains(&format!("poison {poison}")))
+}
+
+fn poisoned_answer(poison: usize) -> Answer {
+    match poison {
+        0 => Answer::error(
+            429,
+            "rate_limit_error",
+            "Extra usage is required for long context requests.",
+        ),
+        1 => Answer::error(429, "rate_limit_error", "Error"),
+        2 => Answer::error(500, "api_error", "Internal server error"),
+        _ => Answer::error(
+            401,
+            "authentication_error",
+            "OAuth authentication is currently not supported.",
+        ),
+    }
+}
+
+fn poisoned_ask(number: usize) -> (usize, Ask) {
+    let poison = number / POISONED % POISONS.len();
+    if poison == 3 {
+        return (poison, Ask::get("/v1/messages/batches"));
+    }
+    let body = json!({
+        "model": "claude-sonnet-4-5-20250929",
+        "max_tokens": 64,
+        "messages": [{"role": "user", "content": format!("poison {} mark-{number}", POISONS[poison])}],
+    });
+    (poison, Ask::messages(&body))
+}
+
+/// What became of one round.
+#[derive(Default)]
+struct Round {
+    /// Microseconds that the plain requests took.
+    plain: Vec<u64>,
+    /// The same of the poisoned ones.
+    poisoned: Vec<u64>,
+}
+
+/// Plain requests by some clients, one of a hundred replaced by a poisoned one if asked for.
+fn round(total: usize, poison: bool) -> Round {
+    let upstream = Upstream::with(|request| {
+        let answer = match poison_of(request) {
+            Some(poison) => poisoned_answer(poison),
+            None => Answer::of(Message::text(&mark_of(request))),
+        };
+        answer.before(Step::Pause(SERVICE))
+    });
+    let proxy = Proxy::start(&Home::new().upstream(&upstream.url()).accounts(&NAMES));
+    let next = AtomicUsize::new(0);
+    let all = Mutex::new(Round::default());
+    std::thread::scope(|scope| {
+        for _ in 0..CLIENTS / 4 {
+            scope.spawn(|| {
+                let mut client = proxy.connect();
+                client.patience(Duration::from_secs(120));
+                let mut own = Round::default();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= total {
+                        break;
+                    }
+                    let begun = Instant::now();
+                    if poison && number % POISONED == POISONED / 2 {
+                        let (poison, ask) = poisoned_ask(number);
+                        let reply = client.ask(&ask);
+                        let expected: &[u16] = [&[429][..], &[429], &[500], &[502]][poison];
+                        assert!(
+                            expected.contains(&reply.status),
+                            "{}: {} {}",
+                            POISONS[poison],
+                            reply.status,
+                            reply.text()
+                        );
+                        own.poisoned.push(begun.elapsed().as_micros() as u64);
+                        continue;
+                    }
+                    let mark = format!("mark-{number}");
+                    let body = json!({
+                        "model": "claude-sonnet-4-5-20250929",
+                        "max_tokens": 64,
+                        "messages": [{"role": "user", "content": mark}],
+                    });
+                    assert_eq!(client.ask(&Ask::messages(&body)).said(), mark);
+                    own.plain.push(begun.elapsed().as_micros() as u64);
+                }
+                let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+                all.plain.extend(own.plain);
+                all.poisoned.extend(own.poisoned);
+            });
+        }
+    });
+    let status = proxy.status();
+    for account in status["accounts"].as_array().into_iter().flatten() {
+        let error = &account["status"];
+        assert_ne!(*error, "error", "{account:#}");
+    }
+    all.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn percentile(sorted: &[u64], share: f64) -> f64 {
+    let at = (sorted.len() as f64 * share) as usize;
+    sorted[at.min(sorted.len() - 1)] as f64 / 1000.0
+}
+
+#[test]
+fn poisoned_requests_take_nothing_from_plain_ones() {
+    let asked = std::env::var("MAXPOOL_CHAOS_REQUESTS").ok().and_then(|text| text.parse().ok());
+    let total: usize = asked.unwrap_or(2_400);
+    let rounds = 6;
+    let (mut with, mut without) = (Round::default(), Round::default());
+    for number in 0..rounds {
+        let poison = number % 2 == 1;
+        let Round { plain, poisoned } = round(total / rounds, poison);
+        let sums = if poison { &mut with } else { &mut without };
+        sums.plain.extend(plain);
+        sums.poisoned.extend(poisoned);
+    }
+    for times in [&mut with.plain, &mut with.poisoned, &mut without.plain] {
+        times.sort_unstable();
+    }
+    let figures = |times: &[u64]| {
+        let [median, last] = [0.5, 0.99].map(|share| percentile(times, share));
+        format!(
+            "median {median:.1} ms, 99th percentile {last:.1} ms, slowest {:.1} ms",
+            percentile(times, 1.0)
+        )
+    };
+    eprintln!(
+        "soak: {} plain requests alone: {}\nsoak: {} plain requests beside {} poisoned ones: {}\nsoak: the poisoned ones: {}",
+        without.plain.len(),
+        figures(&without.plain),
+        with.plain.len(),
+        with.poisoned.len(),
+        figures(&with.plain),
+        figures(&with.poisoned),
+    );
+    let [with, without] = [&with.plain, &without.plain].map(|times| percentile(times, 0.99));
+    // A short run shares the machine with other tests.
+    let most = if asked.is_some() { without * 1.1 } else { without * 1.1 + 500.0 };
+    assert!(with <= most, "{with} ms beside poisoned requests, {without} ms without");
 }

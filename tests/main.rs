@@ -65,4 +65,5 @@ mod tidy;
 mod tls;
 mod tokens;
 mod usage;
+mod verdicts;
 mod weekly;

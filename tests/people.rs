@@ -120,14 +120,19 @@ fn doctor_says_first_whether_a_request_can_be_served() {
 #[test]
 fn doctor_finds_an_upstream_without_messages() {
     let upstream = Upstream::start();
-    let home = Home::new().upstream(&format!("{}/v1", upstream.url())).accounts(&["work"]);
-    home.write();
-    let ran = home.run(&["doctor"]);
-    assert_said(
-        &ran,
-        1,
-        &["/v1/v1/messages does not exist", &format!("set upstream to {}", upstream.url())],
-    );
+    let home = |path: &str| Home::new().upstream(&format!("{}{path}", upstream.url()));
+    let home = |path: &str| home(path).accounts(&["work"]);
+    let wrong = home("/nowhere");
+    wrong.write();
+    let ran = wrong.run(&["doctor"]);
+    assert_said(&ran, 1, &["/nowhere/v1/messages does not exist", "correct upstream"]);
+    let asked = upstream.requests().len();
+    let joined = home("/v1");
+    joined.write();
+    joined.run(&["doctor"]);
+    let paths: Vec<_> =
+        upstream.requests()[asked..].iter().map(|request| request.path().to_owned()).collect();
+    assert!(paths.iter().any(|path| path == "/v1/messages"), "joined once: {paths:?}");
 }
 
 #[test]

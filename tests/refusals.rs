@@ -495,35 +495,29 @@ fn no_answer_is_a_failure_that_another_account_cures() {
 
 #[test]
 fn an_error_behind_a_ping_moves_the_request_on() {
-    let upstream = Upstream::start();
-    let home = Home::new()
-        .upstream(&upstream.url())
-        .accounts(&["a", "b"])
-        .priority(1, 1)
-        .set("queue.enabled", json!(false));
-    let proxy = Proxy::start(&home);
     for (kind, status) in [("overloaded_error", 529), ("api_error", 500), ("rate_limit_error", 429)]
     {
-        upstream.next("key-a", crate::upstream::failures::ping_then_error(kind, "Busy"));
+        let upstream = Upstream::start();
+        let home = Home::new()
+            .upstream(&upstream.url())
+            .accounts(&["a", "b"])
+            .priority(1, 1)
+            .set("queue.enabled", json!(false));
+        let proxy = Proxy::start(&home);
+        let error = || crate::upstream::failures::ping_then_error(kind, "Busy");
+        upstream.next("key-a", error());
         let reply = proxy.post(&hello_stream());
         assert!(reply.status == 200 && reply.text().contains("message_stop"), "{}", reply.text());
+        let retried = proxy.ask(
+            &Ask::post("/maxpool/accounts/a/retry", &json!({}))
+                .header("x-api-key", crate::harness::home::KEY),
+        );
+        assert_eq!(retried.status, 200, "{}", retried.text());
         for credential in ["key-a", "key-b"] {
-            upstream.next(credential, crate::upstream::failures::ping_then_error(kind, "Busy"));
-        }
-        for name in ["a", "b"] {
-            proxy.ask(
-                &Ask::post(&format!("/maxpool/accounts/{name}/retry"), &json!({}))
-                    .header("x-api-key", crate::harness::home::KEY),
-            );
+            upstream.next(credential, error());
         }
         let reply = proxy.post(&hello_stream());
         assert_eq!((reply.status, message_of(&reply).as_str()), (status, "Busy"));
-        for name in ["a", "b"] {
-            proxy.ask(
-                &Ask::post(&format!("/maxpool/accounts/{name}/retry"), &json!({}))
-                    .header("x-api-key", crate::harness::home::KEY),
-            );
-        }
     }
 }
 

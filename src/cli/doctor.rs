@@ -350,7 +350,11 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
     // Without a body and a credential this is refused everywhere, and spends nothing; where there is
     // no such path, it is not found.
     let mut findings = vec![match http(call("POST", "/v1/messages")) {
-        Ok(asked) if asked.status == 404 => wrong("upstream", no_messages(url)),
+        Ok(asked) if asked.status == 404 => {
+            let url = url.as_str();
+            let text = format!("{url}/v1/messages does not exist (status 404); correct upstream");
+            wrong("upstream", text)
+        }
         Ok(asked) => {
             fine("upstream", format!("{} answers (status {})", url.as_str(), asked.status))
         }
@@ -365,17 +369,6 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
         findings.push(clock_against(theirs, clock::wall()));
     }
     findings
-}
-
-/// What is wrong with an upstream that has no messages.
-fn no_messages(url: &BaseUrl) -> String {
-    let url = url.as_str();
-    match url.strip_suffix("/v1") {
-        Some(without) => format!(
-            "{url}/v1/messages does not exist: requests bring /v1 along; set upstream to {without}"
-        ),
-        None => format!("{url}/v1/messages does not exist (status 404); correct upstream"),
-    }
 }
 
 fn clock_against(theirs: Wall, ours: Wall) -> Finding {

@@ -102,8 +102,13 @@ impl BaseUrl {
         let uri: ureq::http::Uri = text.parse().ok()?;
         let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
         let is_bare = uri.query().is_none() && !text.contains(['#', '@']);
-        (has_scheme && is_bare && names_a_host(&uri))
-            .then(|| BaseUrl(text.trim_end_matches('/').into()))
+        let base = text.trim_end_matches('/');
+        // Requests bring `/v1` along. A host may have that name, too.
+        let base = match uri.path().trim_end_matches('/').ends_with("/v1") {
+            true => base.trim_end_matches("v1").trim_end_matches('/'),
+            false => base,
+        };
+        (has_scheme && is_bare && names_a_host(&uri)).then(|| BaseUrl(base.into()))
     }
 
     /// The text; a path that starts with a slash can be appended to it.

@@ -66,9 +66,27 @@ fn value(rest: &[u8]) -> Option<&str> {
     let Some(object) = rest.strip_prefix(b"{") else {
         return text(rest);
     };
-    let end = object.iter().position(|byte| *byte == b'}').unwrap_or(object.len());
-    let at = memmem::find(&object[..end], ID)?;
+    let at = memmem::find_iter(object, ID).find(|at| is_member(&object[..*at]))?;
     text(object[at + ID.len()..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start())
+}
+
+/// Whether what follows `before` in an object is a member of it, and of none inside it.
+fn is_member(before: &[u8]) -> bool {
+    let mut depth = Some(0_usize);
+    let mut quoted = false;
+    let mut escaped = false;
+    for byte in before {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => depth = depth.map(|depth| depth + 1),
+            // Nothing comes behind the object's own end.
+            b'}' | b']' if !quoted => depth = depth.and_then(|depth| depth.checked_sub(1)),
+            _ => {}
+        }
+    }
+    depth == Some(0) && !quoted
 }
 
 fn text(rest: &[u8]) -> Option<&str> {
@@ -100,6 +118,11 @@ mod tests {
             (r#"{"content":[{"source":{"type":"file","file_id":"file_1"}}]}"#, &["file_1"]),
             (r#"{"content":[{"file_id":"file_1"},{"file_id": "file_2"}]}"#, &["file_1", "file_2"]),
             (r#"{"text":"{\"file_id\":\"file_1\"}"}"#, &[]),
+            (
+                r#"{"container":{"skills":[{"type":"custom","id":"skill_1"}],"id":"container_3"}}"#,
+                &["container_3"],
+            ),
+            (r#"{"container":{"note":"a \"} b","id":"container_4"}}"#, &["container_4"]),
             (r#"{"container":null,"file_id":7}"#, &[]),
             (r#"{"container":{"skills":[]},"id":"msg_1"}"#, &[]),
             (r#"{"file_id":"not an id"}"#, &[]),

@@ -409,8 +409,7 @@ fn broken(why: &str) -> Outcome {
 
 /// An event stream that has begun a message and not ended it.
 fn is_unfinished_message(scanner: &Scanner) -> bool {
-    let begun = scanner.first().is_some_and(|first| first.name == "message_start");
-    begun && !has_told_its_end(scanner)
+    scanner.facts().begun && !has_told_its_end(scanner)
 }
 
 /// An event stream whose last event has come: `message_stop`, or an error.

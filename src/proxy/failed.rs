@@ -138,7 +138,7 @@ pub(super) fn pass_on(out: Uncommitted, failed: Failed) -> Ended {
     let at_last = failed.at_last();
     match (at_last, failed.kept) {
         (AtLast::TheAnswer, Some(kept)) => {
-            kept.deliver(out, format!("{}: {}", meaning.kind, meaning.message))
+            kept.deliver(out, format!("{}: {}; {}", meaning.kind, meaning.message, meaning.verdict))
         }
         (AtLast::TheAnswer | AtLast::Refusal, _) => answer(out, &reply::upstream_said(meaning)),
         (AtLast::Account, _) => answer(out, &reply::account_refused(&failed.from, meaning)),

@@ -174,18 +174,19 @@ pub(crate) fn row(refused: &Refused<'_>) -> Row {
     }
 }
 
-/// Which 429: headers go before words, and what says server-side before what says quota.
+/// Which 429: headers go before words, and words of quota count only where none says server-side.
 fn limited(error: &ApiError, message: &Message, quota: &QuotaReport, kind: Kind) -> Row {
+    let server_side = error.kind == "overloaded_error" || message.says_server_side();
     if shows_limit(quota) {
         Row::Quota(Proof::Header)
     } else if kind == Kind::Provider {
         Row::Quota(Proof::Status)
-    } else if error.kind == "overloaded_error" || message.says_server_side() {
-        Row::ServerSide(Proof::Words)
-    } else if message.says_quota() {
+    } else if message.says_quota() && !server_side {
         Row::Quota(Proof::Words)
     } else if message.names_own_wish() {
         Row::OwnRequest
+    } else if server_side {
+        Row::ServerSide(Proof::Words)
     } else {
         Row::BareLimit
     }
@@ -204,15 +205,19 @@ fn shows_limit(quota: &QuotaReport) -> bool {
         })
 }
 
-/// An error's message, lower-case, as words apart from any punctuation.
+/// An error's message, lower-case.
 struct Message {
+    text: String,
+    /// Apart from any punctuation.
     words: Vec<String>,
 }
 
 impl Message {
     fn of(text: &str) -> Message {
+        let text = text.trim().to_lowercase();
         let words = text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-        Message { words: words.map(str::to_lowercase).collect() }
+        let words = words.map(str::to_owned).collect();
+        Message { text, words }
     }
 
     fn has(&self, list: &[&str]) -> bool {
@@ -264,13 +269,51 @@ impl Message {
                 && self.has(&["disabled", "suspended", "billing"]))
     }
 
-    /// Only the beginning counts: what follows may repeat the client's own text.
+    /// It says that there is no such model, and not that a model cannot do what is asked for. Only
+    /// the beginning counts: what follows may repeat the client's own text.
     fn says_model_invalid(&self) -> bool {
-        let start = Message { words: self.words.iter().take(MODEL_WORDS_MAX).cloned().collect() };
-        self.begins_with(&["model"])
-            || (start.has(&["model", "models"])
-                && start.has(&["invalid", "unknown", "unsupported"]))
-            || start.has_phrase(&["not", "a", "valid", "model"])
+        if self.text.starts_with("model:") {
+            return true;
+        }
+        let spaced: Vec<&str> = self.text.split_whitespace().take(MODEL_WORDS_MAX).collect();
+        let bare = |word: &&str| word.trim_matches(|c: char| c.is_ascii_punctuation()).to_owned();
+        let words: Vec<String> = spaced.iter().map(bare).collect();
+        let Some(at) =
+            words.iter().position(|word| matches!(word.as_str(), "model" | "models" | "model's"))
+        else {
+            return false;
+        };
+        let ends = |phrase: &&[&str]| {
+            let start = at.checked_sub(phrase.len());
+            start.is_some_and(|start| words[start..at].iter().zip(*phrase).all(|(a, b)| a == b))
+        };
+        let mut rest = &words[at + 1..];
+        if NO_SUCH.iter().any(ends) {
+            // "Invalid model parameter" is about something else.
+            let is_name = |word: &String| {
+                NAME_WORDS.contains(&word.as_str())
+                    || word.contains(|c: char| c == '-' || c.is_ascii_digit())
+            };
+            let is_last = spaced[at].ends_with(|c: char| c.is_ascii_punctuation());
+            let is_quoted =
+                spaced.get(at + 1).is_some_and(|next| !next.starts_with(char::is_alphanumeric));
+            return is_last || is_quoted || rest.first().is_none_or(is_name);
+        }
+        // "model", what it is called, and what is wrong with that. A path before it says that it is
+        // a part of the body.
+        if !words[..at].iter().all(|word| word.chars().all(char::is_alphabetic)) {
+            return false;
+        }
+        for _ in 0..3 {
+            let begins = |phrase: &&[&str]| {
+                rest.len() >= phrase.len() && rest.iter().zip(*phrase).all(|(a, b)| a == b)
+            };
+            if IS_INVALID.iter().any(begins) {
+                return true;
+            }
+            rest = rest.get(1..).unwrap_or_default();
+        }
+        false
     }
 
     /// Of something else than a model that may be missing.
@@ -315,4 +358,26 @@ const OTHER_THINGS: [&str; 14] = [
     "resource",
 ];
 /// An error about a model's name says so at once.
-const MODEL_WORDS_MAX: usize = 6;
+const MODEL_WORDS_MAX: usize = 10;
+/// Before "model": there is none of that name.
+const NO_SUCH: [&[&str]; 6] = [
+    &["invalid"],
+    &["unknown"],
+    &["unsupported"],
+    &["unrecognized"],
+    &["not", "a", "valid"],
+    &["no", "such"],
+];
+/// Behind it: it is the name that is meant.
+const NAME_WORDS: [&str; 8] =
+    ["name", "id", "identifier", "specified", "requested", "given", "provided", "in"];
+/// Behind the model's name: there is none of that name.
+const IS_INVALID: [&[&str]; 7] = [
+    &["is", "invalid"],
+    &["is", "not", "valid"],
+    &["is", "not", "a", "valid"],
+    &["is", "unknown"],
+    &["does", "not", "exist"],
+    &["not", "found"],
+    &["was", "not", "found"],
+];

@@ -104,8 +104,10 @@ pub(super) struct Target<'a> {
 pub(super) enum Looked {
     /// What it looked at does not hold any more.
     Passed,
-    /// Nothing was learned about it.
+    /// Nothing was learned about it, and the next request looks.
     Returned,
+    /// Nothing was learned about it, because something else was wrong.
+    InTrouble,
 }
 
 /// Was there already a block for everyone?

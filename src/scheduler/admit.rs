@@ -141,7 +141,7 @@ impl Scheduler {
 
     /// Cold starts keep nobody who is alone in the queue (S6).
     fn look_for_the_last(&mut self) {
-        if self.queue.len() == 1 {
+        if self.queue.in_line() == 1 {
             self.look = Look::Now;
         }
     }
@@ -416,7 +416,9 @@ impl Scheduler {
         if suspense_ends.is_some_and(|at| at <= now.mono) {
             return Step::Expire(Limit::Suspense, self.refusal(now, &ask, None));
         }
-        ask.others_waiting = ask.others_waiting.saturating_sub(1);
+        if !request.trail.is_in_suspense() {
+            ask.others_waiting = ask.others_waiting.saturating_sub(1);
+        }
         let restrained = waiter.clock.restrained;
         if restrained.ends(now.mono).is_some_and(|at| at <= now.mono) {
             ask.restraint = Restraint::Waived;

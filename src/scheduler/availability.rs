@@ -46,7 +46,10 @@ impl Scheduler {
         }
         let lately = account.has_served_lately(now.mono);
         for held in account.placed(now).filter(|held| keeps_out(&held.block.scope, ask.target())) {
-            let is_rest = lately && held.block.reason == BlockReason::CredentialRefused;
+            // Other classes are answered, not held (P7).
+            let is_rest = lately
+                && ask.class == RouteClass::Messages
+                && held.block.reason == BlockReason::CredentialRefused;
             let obstacle = match (held.state(now), is_rest) {
                 (BlockState::Lookable, _) => continue,
                 (BlockState::InForce, true) => Obstacle::Rest(&held.block),
@@ -125,7 +128,7 @@ impl Scheduler {
             return;
         }
         // One that cannot wait is not made to wait by a ramp, unless it would pass those who do.
-        let can_wait = ask.patience == Patience::CanWait || !self.queue.is_empty();
+        let can_wait = ask.patience == Patience::CanWait || self.queue.in_line() > 0;
         match account.ramp.room(now.mono) {
             Room::From(at) if can_wait => {
                 if !visit(Obstacle::Ramp(at)) {

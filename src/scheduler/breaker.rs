@@ -66,6 +66,15 @@ impl Breakers {
         &mut self.list[index].1
     }
 
+    /// Somebody wants the next request to look: no pause is waited out.
+    pub(super) fn end_pauses(&mut self, now: Mono) {
+        for (_, breaker) in &mut self.list {
+            if let State::Paused { until, .. } = &mut breaker.state {
+                *until = now.min(*until);
+            }
+        }
+    }
+
     /// The one that pauses longest, else the one that tripped last; the count is of all.
     pub(super) fn snapshot(&self, now: Now) -> BreakerSnapshot {
         let all = self.list.iter().map(|(family, breaker)| BreakerSnapshot {
@@ -83,6 +92,9 @@ impl Breakers {
 pub(super) struct Breaker {
     state: State,
     refusals: VecDeque<Seen>,
+    /// How many refusals there ever were; the last of them are kept.
+    refused: u64,
+    answered: Answered,
     /// Until then it stays out of it, after it has given up probing.
     rests_until: Option<Mono>,
     count: u64,
@@ -105,10 +117,24 @@ enum State {
         lease: u64,
         failures: u32,
     },
+    /// The probe was answered. The lease may still turn out to have failed.
     Pacing {
         until: Mono,
         next: Mono,
+        lease: u64,
+        failures: u32,
     },
+}
+
+/// The last good head: refusals before it count no more. A good head may be followed by an error as
+/// its first event (SPEC P6); then they count again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Answered {
+    lease: u64,
+    /// So many refusals came before it.
+    refused: u64,
+    /// The same of the good head before this one.
+    before: u64,
 }
 
 /// A server-side refusal that the breaker remembers.
@@ -146,7 +172,7 @@ impl Breaker {
             State::Paused { until, .. } if until > now => Pass::Open(until),
             State::Paused { .. } => Pass::Free,
             State::Probing { .. } => Pass::Probing,
-            State::Pacing { until, next } if until > now && next > now => Pass::Paced(next),
+            State::Pacing { until, next, .. } if until > now && next > now => Pass::Paced(next),
             State::Pacing { .. } => Pass::Free,
         }
     }
@@ -155,7 +181,9 @@ impl Breaker {
     pub(super) fn grant(&mut self, now: Mono, lease: u64) {
         self.state = match self.state {
             State::Paused { failures, .. } => State::Probing { lease, failures },
-            State::Pacing { until, .. } if until > now => State::Pacing { until, next: now + STEP },
+            State::Pacing { until, lease, failures, .. } if until > now => {
+                State::Pacing { until, next: now + STEP, lease, failures }
+            }
             State::Pacing { .. } | State::Closed => State::Closed,
             State::Probing { lease, failures } => State::Probing { lease, failures },
         };
@@ -164,7 +192,8 @@ impl Breaker {
     /// The head of an answer from a Claude account.
     pub(super) fn head(&mut self, now: Mono, lease: u64, status: u16) {
         if (200..400).contains(&status) {
-            self.refusals.clear();
+            let before = self.answered.refused;
+            self.answered = Answered { lease, refused: self.refused, before };
             self.rests_until = None;
         }
         self.settle(
@@ -177,19 +206,28 @@ impl Breaker {
         );
     }
 
-    /// The end of an attempt; does nothing unless it is the probe and its head has not settled it.
+    /// The end of an attempt. A good head of the probe has settled it, unless the attempt failed all
+    /// the same.
     pub(super) fn settle(&mut self, now: Mono, lease: u64, probe: Probe) {
-        let State::Probing { lease: prober, failures } = self.state else {
-            return;
-        };
-        if prober != lease {
-            return;
+        if probe == Probe::Failed && self.answered.lease == lease {
+            self.answered.refused = self.answered.before;
         }
+        let failures = match (self.state, probe) {
+            (State::Probing { lease: prober, failures }, _)
+            | (State::Pacing { lease: prober, failures, .. }, Probe::Failed)
+                if prober == lease =>
+            {
+                failures
+            }
+            _ => return,
+        };
         if probe == Probe::Answered {
             self.closed_at = Some(now);
         }
         self.state = match probe {
-            Probe::Answered => State::Pacing { until: now + BREAKER_PACING, next: now },
+            Probe::Answered => {
+                State::Pacing { until: now + BREAKER_PACING, next: now, lease, failures }
+            }
             Probe::Returned => State::Paused { until: now, failures },
             Probe::Failed if failures + 1 >= BREAKER_PROBES_MAX => {
                 self.refusals.clear();
@@ -208,12 +246,17 @@ impl Breaker {
             self.refusals.pop_front();
         }
         self.refusals.push_back(seen);
+        self.refused += 1;
     }
 
     /// The refusals like this one that still count.
     pub(super) fn alike(&self, now: Mono, fingerprint: Fingerprint) -> impl Iterator<Item = &Seen> {
+        let since_answered = self.refused.saturating_sub(self.answered.refused);
+        let count = usize::try_from(since_answered).unwrap_or(usize::MAX);
         self.refusals
             .iter()
+            .rev()
+            .take(count)
             .filter(move |seen| seen.fingerprint == fingerprint && seen.at + REFUSAL_MEMORY > now)
     }
 
@@ -324,6 +367,29 @@ mod tests {
             Pass::Probing,
             "P8: one that is no probe any more says nothing"
         );
+    }
+
+    #[test]
+    fn a_good_head_with_an_error_behind_it_is_no_answer() {
+        let mut breaker = Breaker::default();
+        let fingerprint = Fingerprint::of(RouteClass::Messages, 529, "a", "b");
+        let seen =
+            |account| Seen { at: Mono(1), account: AccountId(account), fingerprint, asked: None };
+        for lease in [7, 8] {
+            breaker.head(Mono(1), lease, 200);
+            breaker.settle(Mono(1), lease, Probe::Failed);
+            breaker.saw(seen(lease as u32));
+        }
+        assert_eq!(breaker.alike(Mono(2), fingerprint).count(), 2, "P6, P8");
+        breaker.trip(now(2), Mono(2), &Evidence::default());
+        breaker.grant(Mono(2), 9);
+        breaker.head(Mono(3), 9, 200);
+        assert_eq!(breaker.pass(Mono(3)), Pass::Free, "P8: closed at header time");
+        breaker.settle(Mono(4), 9, Probe::Failed);
+        assert_eq!(breaker.pass(Mono(4)), Pass::Open(Mono(5_004)), "P6: it was refused");
+        breaker.head(Mono(5), 10, 200);
+        breaker.settle(Mono(6), 9, Probe::Failed);
+        assert_eq!(breaker.alike(Mono(6), fingerprint).count(), 0, "another one was answered");
     }
 
     #[test]

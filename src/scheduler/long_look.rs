@@ -69,8 +69,11 @@ impl Scheduler {
                 account.windows.look_returned(lease);
                 Looked::Passed
             }
+            Outcome::Abandoned => {
+                account.windows.look_returned(lease);
+                Looked::Returned
+            }
             Outcome::Broken { .. }
-            | Outcome::Abandoned
             | Outcome::ServerSide { .. }
             | Outcome::Unproven { .. }
             | Outcome::ServerError { .. }
@@ -79,8 +82,8 @@ impl Scheduler {
             | Outcome::NeedsLogin { .. }
             | Outcome::Unusable { .. }
             | Outcome::Forbidden { .. } => {
-                account.windows.look_returned(lease);
-                Looked::Returned
+                account.windows.look_ended_in_trouble(now, lease);
+                Looked::InTrouble
             }
         };
         account.end_look(now, lease, looked);

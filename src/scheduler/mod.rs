@@ -237,6 +237,7 @@ impl Scheduler {
         let now = self.touch(now);
         if let Some(account) = self.account_mut(id) {
             account.retry(now);
+            self.breakers.end_pauses(now.mono);
         }
         self.look = Look::Now;
     }

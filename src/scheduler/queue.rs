@@ -15,6 +15,8 @@ pub(super) struct Queue {
     waiters: BTreeMap<Place, Waiter>,
     places: BTreeMap<Ticket, Place>,
     returns: VecDeque<Return>,
+    /// Those who are not in suspense.
+    in_line: usize,
     bytes: u64,
     last_ticket: u64,
     last_place: u64,
@@ -68,6 +70,12 @@ impl Queue {
         self.waiters.is_empty()
     }
 
+    /// How many wait for an account to come free, and not in suspense for a refusal of their own to
+    /// be explained (SPEC S8): only they make anybody else wait.
+    pub(super) fn in_line(&self) -> usize {
+        self.in_line
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -113,6 +121,7 @@ impl Queue {
             });
         self.bytes = self.bytes.saturating_add(request.body_bytes);
         self.places.insert(ticket, place);
+        self.in_line += usize::from(!request.trail.is_in_suspense());
         let waiter = Waiter { ticket, request, since: now, clock, next_pass, release: None };
         self.waiters.insert(place, waiter);
         ticket
@@ -121,6 +130,7 @@ impl Queue {
     pub(super) fn leave(&mut self, place: Place) -> Option<Waiter> {
         let waiter = self.waiters.remove(&place)?;
         self.places.remove(&waiter.ticket);
+        self.in_line -= usize::from(!waiter.request.trail.is_in_suspense());
         self.bytes = self.bytes.saturating_sub(waiter.request.body_bytes);
         Some(waiter)
     }

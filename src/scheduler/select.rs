@@ -193,7 +193,7 @@ impl Scheduler {
             binding,
             shape: request.shape,
             body_bytes: request.body_bytes,
-            others_waiting: self.queue.len(),
+            others_waiting: self.queue.in_line(),
             restraint: match patience {
                 Patience::CanWait => Restraint::Heeded,
                 Patience::CannotWait => Restraint::Waived,

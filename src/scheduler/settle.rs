@@ -116,7 +116,7 @@ impl Scheduler {
         self.count(now, index, &held, &outcome);
         let after = self.charge(now, index, &held, outcome);
         self.release(index, &held);
-        after
+        looked(now, &held, after)
     }
 
     /// P7: what an outcome does to the account, and to its own request.
@@ -188,12 +188,14 @@ impl Scheduler {
         let after = Aftermath { never_held, ..Aftermath::default() };
         match outcome {
             Outcome::ModelMissing { evidence } => {
-                if let Some(model) = &held.model {
-                    let end = End::after(now, MODEL_WAIT);
-                    let scope = Scope::Model(model.clone());
-                    self.block_for(now, index, BlockReason::ModelMissing, (end, scope), evidence);
-                }
-                Aftermath { never_held: true, ..after }
+                let Some(model) = &held.model else {
+                    return Aftermath { never_held: true, ..after };
+                };
+                let end = End::after(now, MODEL_WAIT);
+                let scope = Scope::Model(model.clone());
+                self.block_for(now, index, BlockReason::ModelMissing, (end, scope), evidence);
+                // Another account may have it, and is waited for if it is out for a while.
+                after
             }
             Outcome::Forbidden { evidence } => {
                 let forbidden = Some((held.account, Arc::new(evidence)));
@@ -557,6 +559,16 @@ struct Aside {
 
 fn past(now: Now, held: &LeaseRecord, why: RefusedFor) -> PastRefusal {
     PastRefusal { account: held.account, at: now.mono, why }
+}
+
+/// A look in suspense that told nothing was a look all the same: the next one follows after the next
+/// delay, or a name look-up that fails would be repeated without a pause.
+fn looked(now: Now, held: &LeaseRecord, after: Aftermath) -> Aftermath {
+    if after.refusal.is_some() || held.looking == Looking::No {
+        return after;
+    }
+    let known = held.trail.refusal_by(held.account);
+    Aftermath { refusal: known.map(|known| past(now, held, known.why)), ..after }
 }
 
 /// Since when a request that was served has its prompt cached; counting tokens caches nothing.

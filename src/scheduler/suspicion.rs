@@ -149,7 +149,7 @@ impl Suspicions {
         refused: Refused,
         cooldown: Cooldown,
     ) -> (Finding, Duration) {
-        self.list.retain(|one| one.last + SUSPICION_MEMORY > now);
+        self.list.retain(|one| one.until.max(one.last + SUSPICION_MEMORY) > now);
         let Refused { sent, class, kin, fingerprint, evidence } = refused;
         let known =
             self.list.iter_mut().find(|one| one.class == class && one.fingerprint == fingerprint);

@@ -200,6 +200,17 @@ impl Windows {
         }
     }
 
+    /// It ended in trouble of another kind: a limit that ends in many hours is left alone for as long
+    /// again, and one without a known end is looked at by the next request.
+    pub(super) fn look_ended_in_trouble(&mut self, now: Now, lease: u64) {
+        for window in self.list.iter_mut().filter(|window| window.looker == Some(lease)) {
+            window.looker = None;
+            if window.reset.is_some() {
+                window.learned = now;
+            }
+        }
+    }
+
     /// Ways out: this lease looks at the full windows that nobody has said anything about for many
     /// hours.
     pub(super) fn start_long_look(&mut self, now: Now, lease: u64) {

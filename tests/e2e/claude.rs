@@ -45,6 +45,38 @@ fn claude_does_not_notice_a_failover() {
 }
 
 #[test]
+fn claude_hears_at_once_that_its_plan_has_no_long_context() {
+    let words = "Extra usage is required for long context requests.";
+    let accounts: [(usize, fn(Home) -> Home); 2] = [
+        (1, |home| home.account(oauth("a"))),
+        (3, |home| home.account(oauth("a")).account(oauth("b")).account(oauth("c"))),
+    ];
+    for (count, accounts) in accounts {
+        let upstream = Upstream::with(move |request| {
+            let beta = request.header("anthropic-beta").unwrap_or_default();
+            match beta.contains("context-1m") {
+                true => Answer::error(429, "rate_limit_error", words),
+                false => Answer::healthy(request),
+            }
+        });
+        let stage = Stage::new("claude_hears_at_once", upstream, accounts);
+        let ran = stage.run_claude(&["-p", "say hi", "--model", "claude-sonnet-4-5[1m]"]);
+        let asked = stage.asked();
+        stage.seen(&format!(
+            "{count} accounts: {:?} in {:.1?} after {} calls",
+            ran.stdout,
+            ran.took,
+            asked.len()
+        ));
+        assert!(ran.stdout.contains(words), "{ran:?}");
+        assert!(ran.took < Duration::from_secs(20), "{ran:?}");
+        let other = stage.run_claude(&["-p", "say hi", "--model", "claude-haiku-4-5"]);
+        assert_eq!(other.stdout.trim(), "Hello from upstream.", "nobody is set aside: {other:?}");
+        assert!(other.took < Duration::from_secs(20), "{other:?}");
+    }
+}
+
+#[test]
 fn claude_uses_a_tool() {
     let upstream = Upstream::with(|request| match request.path() {
         "/v1/messages" => tool_round_trip(

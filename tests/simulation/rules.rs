@@ -4,7 +4,9 @@ mod answers;
 mod caring;
 mod choosing;
 mod staying;
+mod suspense;
 mod waiting;
+mod ways_out;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +16,11 @@ use maxpool::scheduler::time::{Mono, Wall};
 use maxpool::scheduler::{
     AccountId, AccountLimit, AccountSpec, Avoided, Blame, Block, BlockReason, Cancel, CannotPrefer,
     Effect, End, ExplainedVerdict, Kin, Kind, Limit, Outcome, Overage, PassedOver, Policy,
-    RefusalReason, Request, Routing, Scope, SessionKey, Shape, Source, Status, ThreadKey, Tier,
-    Unproven, Usage, WaitCause, Wake, Why,
+    RefusalReason, Request, RouteClass, Routing, Scope, SessionKey, Shape, Source, Status,
+    ThreadKey, Tier, Unproven, Usage, WaitCause, Wake, Why,
 };
+
+use maxpool::scheduler::{Grant, Ticket};
 
 use super::table::{
     START, Table, bare, evidence, family, ms, oauth, print, provider, quota_rejected, refused,

@@ -5,10 +5,12 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::dates;
+use crate::scheduler::policy::{FIVE_HOURS, WEEK};
 use crate::scheduler::quota::{Family, QuotaReport, Verdict, WindowKind, WindowReading};
 use crate::scheduler::time::{Now, Wall};
 
@@ -26,7 +28,9 @@ pub(crate) fn report_of_headers<'a>(
     let ahead = theirs.map_or(0, |theirs| theirs.0.saturating_sub(now.wall.0));
     if ahead.unsigned_abs() < CLOCK_ERROR_MIN_MS {
         // `Date` has whole seconds, and an answer takes its time.
-        return read_headers(headers, now);
+        let mut report = read_headers(headers, now);
+        heed_retry_after(&mut report, now.wall);
+        return report;
     }
     let there = Now { wall: Wall(now.wall.0.saturating_add(ahead)), ..now };
     let mut report = read_headers(headers, there);
@@ -34,8 +38,35 @@ pub(crate) fn report_of_headers<'a>(
     for reset in resets.chain([&mut report.reset]).flatten() {
         reset.0 = reset.0.saturating_sub(ahead);
     }
+    heed_retry_after(&mut report, now.wall);
     report
 }
+
+/// A reset that lies further ahead than its window is long was reckoned by another clock: where the
+/// answer says how long to wait, that holds (SPEC P7).
+fn heed_retry_after(report: &mut QuotaReport, now: Wall) {
+    let Some(wait) = report.retry_after else {
+        return;
+    };
+    let length = |kind: &WindowKind| match kind {
+        WindowKind::FiveHour => FIVE_HOURS,
+        WindowKind::SevenDay
+        | WindowKind::SevenDayFamily(_)
+        | WindowKind::Tokens
+        | WindowKind::Requests
+        | WindowKind::Generic => WEEK,
+    };
+    let claimed = report.claim.as_ref().map_or(WEEK, length);
+    let resets = report.windows.iter_mut().map(|window| (length(&window.kind), &mut window.reset));
+    for (length, reset) in resets.chain([(claimed, &mut report.reset)]) {
+        if reset.is_some_and(|reset| reset > now + (length + CLOCK_ERROR_MAX)) {
+            *reset = Some(now + wait);
+        }
+    }
+}
+
+/// No window ends later than this after its length, but for a clock that is wrong.
+const CLOCK_ERROR_MAX: Duration = Duration::from_secs(60);
 
 /// A clock that is this far off the answer's is wrong.
 const CLOCK_ERROR_MIN_MS: u64 = 5_000;

@@ -247,3 +247,23 @@ fn the_usage_endpoint_is_read_in_both_forms() {
     }
     assert_eq!(report_of_usage(br#"{"limits":[]}"#, NOW), Some(QuotaReport::default()));
 }
+
+#[test]
+fn seconds_go_before_a_reset_that_cannot_be() {
+    let rejected = |wait_h: i64, retry_after: Option<&str>| {
+        let reset = (NOW.wall.0 / 1000 + wait_h * 3600).to_string();
+        let mut headers = vec![
+            ("anthropic-ratelimit-unified-status", "rejected"),
+            ("anthropic-ratelimit-unified-representative-claim", "five_hour"),
+            ("anthropic-ratelimit-unified-reset", reset.as_str()),
+            ("anthropic-ratelimit-unified-5h-reset", reset.as_str()),
+        ];
+        headers.extend(retry_after.map(|seconds| ("retry-after", seconds)));
+        let report = read(&headers);
+        let both = [report.reset, report.windows[0].reset];
+        both.map(|reset| reset.map(|reset| (reset.0 - NOW.wall.0) / 1000))
+    };
+    assert_eq!(rejected(5, Some("20")), [Some(18_000); 2], "P7 the later one");
+    assert_eq!(rejected(6, Some("20")), [Some(20); 2], "P7 five hours end within five hours");
+    assert_eq!(rejected(6, None), [Some(21_600); 2], "P7 nothing else is known");
+}

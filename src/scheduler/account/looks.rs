@@ -86,9 +86,13 @@ impl Account {
             Looked::Passed => {
                 self.lift(now, |held| held.looker == Some(lease));
             }
-            Looked::Returned => {
+            Looked::Returned | Looked::InTrouble => {
                 for held in self.blocks.iter_mut().filter(|held| held.looker == Some(lease)) {
                     held.looker = None;
+                    // One look in six hours, whatever it met.
+                    if looked == Looked::InTrouble && !held.block.reason.needs_look() {
+                        held.said = now.mono;
+                    }
                 }
             }
         }

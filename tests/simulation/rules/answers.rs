@@ -151,6 +151,43 @@ fn t2_a_401_rests_and_then_one_request_looks() {
 }
 
 #[test]
+fn p7_other_classes_do_not_wait_for_a_rest() {
+    let (mut table, ids) = Table::with(1);
+    let request = table.request();
+    table.serve(request);
+    let list = |table: &mut Table| Request {
+        class: RouteClass::Rest,
+        shape: Shape::NonStream,
+        ..table.request()
+    };
+    let request = list(&mut table);
+    let grant = table.granted(request);
+    table.complete(grant.lease, Outcome::CredentialRefused { evidence: evidence(401, "no OAuth") });
+    let request = list(&mut table);
+    let refusal = table.refused(request);
+    assert_eq!(refusal.reason, RefusalReason::CredentialsOnly(vec![Arc::from("a")]));
+    let request = table.request();
+    assert_eq!(table.serve(request), ids[0]);
+}
+
+#[test]
+fn p7_a_model_is_waited_for_where_another_account_may_have_it() {
+    let (mut table, ids) = Table::with(2);
+    table.fail(ids[1], quota_rejected(rejection(None, None, Some(secs(60)))));
+    let mut request = Request { model: Some(Arc::from("claude-opus-4-1")), ..table.request() };
+    let grant = table.granted(request.clone());
+    assert_eq!(grant.account, ids[0]);
+    let missing = Outcome::ModelMissing { evidence: evidence(404, "model: claude-opus-4-1") };
+    let after = table.complete(grant.lease, missing);
+    request.trail.add(after, &Policy::default());
+    request.excluded.push(ids[0]);
+    table.queued(request);
+    let (waited, wakes) = table.until_wake();
+    let [Wake::Granted { grant, .. }] = &wakes[..] else { panic!("not granted: {wakes:?}") };
+    assert_eq!((waited, grant.account), (secs(60), ids[1]));
+}
+
+#[test]
 fn p7_a_new_credential_ends_the_rest() {
     let (mut table, ids) = Table::with(1);
     table.fail(ids[0], Outcome::CredentialRefused { evidence: evidence(401, "no") });

@@ -95,6 +95,23 @@ fn s6_cold_starts_are_few_while_requests_wait() {
 }
 
 #[test]
+fn s6_nobody_is_kept_for_one_in_suspense() {
+    let (mut table, id) = measured(0.30);
+    let request = large(&mut table);
+    table.serve(request);
+    table.pass(ms(1));
+    let mut odd = Request { kin: Kin(9), session: Some(SessionKey(9)), ..table.request() };
+    let grant = table.granted(odd.clone());
+    let after = table.complete(grant.lease, bare(Unproven::Error));
+    odd.trail.add(after, &Policy::default());
+    odd.excluded.push(id);
+    odd.last_failure = Some(WaitCause::Capacity);
+    table.queued(odd);
+    let request = large(&mut table);
+    assert_eq!(table.serve(request), id, "S8: suspense is not in that queue");
+}
+
+#[test]
 fn s6_nobody_waits_for_a_cold_start_alone() {
     let (mut table, id) = measured(0.30);
     for _ in 0..3 {

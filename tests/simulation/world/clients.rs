@@ -314,7 +314,8 @@ impl World {
                 known.weight += u64::from(client.request.weight);
             }
             client.grants += 1;
-            client.grants_in_pass += 1;
+            // A look in suspense is no part of a pass, and has an oracle of its own.
+            client.grants_in_pass += usize::from(!client.refused_by.contains_key(&given.account));
             client.request.clock = given.clock;
             client.request.trail = given.trail.clone();
             client.granted = self.now.mono;

@@ -83,7 +83,7 @@ impl World {
             0 => self.truth.len(),
             most => usize::try_from(most).unwrap_or(usize::MAX),
         };
-        if client.grants_in_pass >= most {
+        if client.grants_in_pass >= most && !in_suspense {
             return fail(
                 "attempts are bounded",
                 format!("{} in a pass of {most}", client.grants_in_pass),
