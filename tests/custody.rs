@@ -467,17 +467,21 @@ fn a_command_has_the_running_server_refresh() {
     // The server's own worker has done it.
     let pid = proxy.status()["pid"].to_string();
     assert!(line.contains(&format!("pid {pid}")), "{line}");
-    // A refusal is told in the server's words, and nothing is tried behind its back.
-    upstream.state().oauth.mode = Mode::InvalidGrant;
+}
+
+#[test]
+fn a_refresh_that_the_server_was_refused_is_not_tried_behind_its_back() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    let proxy = Proxy::start(&home);
     let mut config = home.read();
-    config["accounts"][0]["expiresAt"] = json!(1_000);
-    config["accounts"][0]["refreshToken"] = json!("refresh-x");
-    config["accounts"][0]["accessToken"] = json!("token-x");
+    config["proxy"]["port"] = json!(proxy.address().port());
     home.write_text(&config.to_string());
-    let ran = home.run(&["api", "/v1/models", "--account", "a"]);
+    upstream.state().oauth.mode = Mode::InvalidGrant;
+    let ran = home.run(&["api", "/v1/models"]);
     assert_eq!(ran.status.code(), Some(1), "{ran:?}");
     assert!(ran.stderr.contains("maxpool login"), "{}", ran.stderr);
-    assert_eq!(sent(&upstream).len(), 2, "{:?}", sent(&upstream));
+    assert_eq!(sent(&upstream), ["refresh-a"]);
 }
 
 #[test]

@@ -359,9 +359,11 @@ fn a_lock_whose_file_was_deleted_while_it_was_held_excludes_the_next_writer_no_m
     let mut waiting = home.command(&["rename", "a", "b"]).spawn().expect("start the program");
     std::thread::sleep(Duration::from_millis(100));
     assert!(waiting.try_wait().expect("look").is_none(), "it waits for the lock");
-    // Somebody clears the lock's file away, and a third process has the lock of the new one.
-    std::fs::remove_file(home.path().join("maxpool.json.lock")).expect("remove");
-    let second = hold(&home);
+    // Somebody replaces the lock's file, and has the lock of the new one.
+    let (old, new) = (home.path().join("maxpool.json.lock"), home.path().join("another"));
+    let second = std::fs::File::create(&new).expect("make a lock");
+    flock(&second, FlockOperation::LockExclusive).expect("lock");
+    std::fs::rename(&new, &old).expect("replace the lock");
     drop(first);
     std::thread::sleep(Duration::from_millis(300));
     assert!(waiting.try_wait().expect("look").is_none(), "two writers at one time");

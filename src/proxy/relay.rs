@@ -5,10 +5,10 @@ use std::borrow::Cow;
 
 use ureq::http::Uri;
 
-use super::classify::ERROR_BYTES_MAX;
+use super::classify::{ERROR_BYTES_MAX, kind_of};
 use super::ended::{Ended, answer};
 use super::forward::{self, Answer, Connection, Failure, Order, Unanswered};
-use super::reply;
+use super::reply::{self, Reply};
 use super::request::ClientRequest;
 use super::stream::Uncommitted;
 use crate::config::Secret;
@@ -107,7 +107,9 @@ fn pass_on(request: &ClientRequest, mut upstream: Answer, out: Uncommitted) -> E
 /// Makes the client's own credentials known, so that nothing shows them (SPEC D4).
 fn remember_credentials(request: &ClientRequest) {
     let keys = request.headers.iter().filter(|(name, _)| headers::is_key_header(name));
-    for key in keys.filter_map(|(_, value)| std::str::from_utf8(headers::bare_key(value)).ok()) {
+    let keys = keys.filter_map(|(_, value)| std::str::from_utf8(headers::bare_key(value)).ok());
+    // What looks like no key may be a placeholder, and a word of every text.
+    for key in keys.filter(|key| key.starts_with("sk-ant-")) {
         drop(Secret::of_a_client(key));
     }
 }
@@ -123,7 +125,7 @@ fn refused(request: &ClientRequest, mut upstream: Answer, out: Uncommitted) -> E
         match read {
             Ok(0) => break,
             Ok(_) if body.len() <= ERROR_BYTES_MAX => {}
-            Ok(_) => return answer(out, &reply::relayed(upstream.status)),
+            Ok(_) => return answer(out, &in_our_words(upstream.status)),
             Err(Failure::Stopped(_)) => return Ended::client_gone(Stage::Waiting, None),
             Err(Failure::Network(failure)) => {
                 return answer(out, &reply::network(failure.code.word(), &failure.text));
@@ -131,11 +133,16 @@ fn refused(request: &ClientRequest, mut upstream: Answer, out: Uncommitted) -> E
         }
     }
     if sse::is_encoded(upstream.headers.text("content-encoding")) {
-        return answer(out, &reply::relayed(upstream.status));
+        return answer(out, &in_our_words(upstream.status));
     }
     let status = upstream.status;
     match out.whole(status, &headers::downstream(&upstream.headers), &body) {
         Ok(()) => Ended { status: Some(status), outcome: Outcome::Local, cause: None },
         Err(_) => Ended::client_gone(Stage::Streaming, Some(status)),
     }
+}
+
+/// An error whose body cannot be passed on.
+fn in_our_words(status: u16) -> Reply {
+    Reply::new(status, kind_of(status), format!("the upstream answered with status {status}"))
 }

@@ -40,7 +40,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    fn new(status: u16, kind: &'static str, message: impl Into<String>) -> Reply {
+    pub(super) fn new(status: u16, kind: &'static str, message: impl Into<String>) -> Reply {
         Reply {
             status,
             kind,
@@ -321,11 +321,6 @@ pub(crate) fn upstream_said(meaning: &Meaning) -> Reply {
         should_retry,
         ..Reply::new(meaning.status, kind, said_by_upstream(meaning.status, &meaning.message))
     }
-}
-
-/// An error of a relayed path whose body cannot be passed on.
-pub(crate) fn relayed(status: u16) -> Reply {
-    Reply::new(status, classify::kind_of(status), said_by_upstream(status, ""))
 }
 
 fn said_by_upstream(status: u16, message: &str) -> String {
