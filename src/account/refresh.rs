@@ -151,6 +151,22 @@ impl Work<'_> {
             Ok(lock) => lock,
             Err(why) => return Step::Ended(self.fail(&why)),
         };
+        let step = self.redeem_locked(token.clone());
+        let is_said_nowhere = self.state(|state| {
+            let custody = state.custody();
+            custody.kept() == Kept::InMemory && custody.spent().has(Some(&token))
+        });
+        match lock {
+            // No file says that the token is used up, so its lock does.
+            Some(lock) if is_said_nowhere => self.account.hold(lock),
+            // Each token has a lock of its own, and nobody shall have to clear them away.
+            Some(lock) => lock.remove(),
+            None => {}
+        }
+        step
+    }
+
+    fn redeem_locked(&self, token: Secret) -> Step {
         match self.look_elsewhere() {
             Ok(Some(adopted)) => return Step::Ended(adopted),
             Ok(None) if self.state(|state| state.spendable() != Some(&token)) => {
@@ -160,22 +176,16 @@ impl Work<'_> {
             Err(why) => return Step::Ended(self.fail(&why)),
         }
         if self.shared.role() == Role::Retired {
-            return Step::Ended(self.fail("another process has taken over, and renews the tokens"));
+            return Step::Ended(self.fail("this process is about to end, so it sends no token"));
         }
-        let place = match self.make_place(&token) {
-            Ok(place) => place,
+        match self.make_place(&token) {
+            Ok(place) => self.send(token, place),
             Err(why) => {
                 let why =
                     format!("its successor could not be stored, so the token is not sent: {why}");
-                return Step::Ended(self.fail(&why));
+                Step::Ended(self.fail(&why))
             }
-        };
-        let step = self.send(token, place);
-        if self.state(|state| state.custody().kept()) == Kept::InMemory {
-            // No file says that the token is used up, so its lock does.
-            self.account.hold(lock);
         }
-        step
     }
 
     fn send(&self, token: Secret, place: Place) -> Step {
@@ -245,7 +255,12 @@ impl Work<'_> {
             return Err(error.to_string());
         }
         let bytes = SUCCESSOR_BYTES + token.expose().len();
-        Ok(rescue::reserve(path, bytes).map_or(Place::None, Place::Rescue))
+        match rescue::reserve(path, bytes) {
+            Ok(place) => Ok(Place::Rescue(place)),
+            // The memory is a place for as long as the process lives.
+            Err(_) if self.shared.role() == Role::Active => Ok(Place::None),
+            Err(_) => Err(error.to_string()),
+        }
     }
 
     /// Takes over a newer pair from the file, the rescue file or the source. `Some` if that is all

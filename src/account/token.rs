@@ -137,7 +137,7 @@ pub(crate) enum Switch {
 impl TokenState {
     /// The state in words, for people.
     pub(crate) fn word(&self, now: Wall) -> &'static str {
-        if self.refresh_refused.is_some() || self.is_lost() {
+        if self.refresh_refused.is_some() || self.is_lost(now) {
             "needs login"
         } else if self.standing != Standing::Good {
             "refused"
@@ -153,8 +153,12 @@ impl TokenState {
     }
 
     /// Nothing that could be sent, and nothing that could bring it.
-    fn is_lost(&self) -> bool {
-        self.tokens().access.is_none() && !self.custody.is_spendable()
+    fn is_lost(&self, now: Wall) -> bool {
+        let tokens = self.tokens();
+        let is_used_up = tokens.refresh.is_some() && !self.custody.is_spendable();
+        let has_ended = self.standing != Standing::Good
+            || self.life == Life::ByTheFile && tokens.expires_at.is_some_and(|end| end <= now);
+        tokens.access.is_none() && !self.custody.is_spendable() || is_used_up && has_ended
     }
 
     /// As the file has them.

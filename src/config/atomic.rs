@@ -226,6 +226,22 @@ impl FileLock {
         Ok(())
     }
 
+    /// Writes `text` into a file beside, whose name is that of this one and `suffix`. One that is there
+    /// stays as it is.
+    pub(super) fn copy_beside(&self, suffix: &str, text: &str) -> io::Result<()> {
+        let path = beside(&self.target, "", suffix);
+        fault::step(Step::Open, &path)?;
+        let file = private().create_new(true).open(&path)?;
+        let copied = fault::step(Step::Write, &path)
+            .and_then(|()| file.write_all_at(text.as_bytes(), 0))
+            .and_then(|()| file.sync_all());
+        if copied.is_err() {
+            // A part of it would be taken for the whole.
+            let _ = fs::remove_file(&path);
+        }
+        copied
+    }
+
     /// Removes the file, and the lock's file with it.
     pub(super) fn remove(self) -> Result<()> {
         fault::step(Step::Remove, &self.target)
@@ -255,6 +271,24 @@ impl FileLock {
             }
         }
         found
+    }
+
+    /// Removes the locks of tokens whose holders were killed. One that is held stays.
+    pub(super) fn clear_token_locks(&self) {
+        let Ok(entries) = fs::read_dir(directory_of(&self.target)) else {
+            return;
+        };
+        let prefix = beside(&self.target, ".", ".");
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let name = path.as_os_str().as_encoded_bytes();
+            let rest = name.strip_prefix(prefix.as_os_str().as_encoded_bytes());
+            if rest.is_some_and(|rest| rest.ends_with(b".lock"))
+                && let Ok(Some(lock)) = SiblingLock::try_take(&path)
+                && lock.is_locked()
+            {
+                lock.remove();
+            }
+        }
     }
 
     /// Removes leftovers.
@@ -382,6 +416,11 @@ pub(super) fn beside(path: &Path, before: &str, after: &str) -> PathBuf {
     name.push(path.file_name().unwrap_or_default());
     name.push(after);
     directory_of(path).join(name)
+}
+
+/// The lock for the exchange of one refresh token of the config.
+pub(super) fn token_lock_of(target: &Path, digest: &str) -> PathBuf {
+    beside(target, ".", &format!(".{digest}.lock"))
 }
 
 /// A name that no other write of this process and no other process uses.

@@ -260,7 +260,10 @@ impl Model {
     }
 
     fn look(&mut self, at: usize) {
-        self.is_overwritten = false;
+        // Only who has the newest pair can tell that it is gone.
+        if self.newest.as_ref() == Some(self.processes[at].custody.live()) {
+            self.is_overwritten = false;
+        }
         let Some((name, deposit)) = self.entry() else {
             self.processes[at].custody = Custody::default();
             return;
@@ -526,11 +529,16 @@ impl Model {
     }
 }
 
+/// Steps of one seed.
+const STEPS: usize = 150;
+/// Seeds that have found something: a displaced pair that gave way to an older one.
+const FOUND_ONCE: [u64; 3] = [2_185, 2_198, 3_461];
+
 /// The seed and step at which a rule was broken.
-fn run(bug: Bug, seeds: u64, steps: usize) -> Option<(u64, usize, String)> {
-    for seed in 0..seeds {
+fn run(bug: Bug, seeds: impl IntoIterator<Item = u64>) -> Option<(u64, usize, String)> {
+    for seed in seeds {
         let mut model = Model::new(seed, bug);
-        for step in 0..steps {
+        for step in 0..STEPS {
             model.step();
             if model.is_over {
                 break;
@@ -545,12 +553,13 @@ fn run(bug: Bug, seeds: u64, steps: usize) -> Option<(u64, usize, String)> {
 
 #[test]
 fn t7_t8_no_interleaving_loses_the_newest_pair_or_presents_a_spent_one() {
-    assert_eq!(run(Bug::None, 2_000, 150), None);
+    assert_eq!(run(Bug::None, 0..2_000), None);
+    assert_eq!(run(Bug::None, FOUND_ONCE), None);
 }
 
 #[test]
 fn t7_t8_every_planted_bug_is_found() {
     for bug in BUGS {
-        assert!(run(bug, 2_000, 150).is_some(), "{bug:?} was not found");
+        assert!(run(bug, 0..2_000).is_some(), "{bug:?} was not found");
     }
 }

@@ -394,6 +394,8 @@ impl Worker<'_> {
         if ended == Ended::Cut {
             self.listener.cut();
         }
+        // Nobody is left who needs another token, and one that is sent now might not be waited for.
+        context.accounts.set_role(Role::Retired);
         context.accounts.settle(REFRESH_SETTLE_MAX);
         context.accounts.keep_all();
         // Also in a stop that came meanwhile: the one that took over writes it down.
