@@ -386,7 +386,8 @@ impl TokenState {
         self.changed(&before);
         if self.tokens().access != before.access {
             self.life = match issued.lifetime {
-                Some(lifetime) => Life::Until(now.mono + lifetime),
+                // One that is over in a moment would bring a refresh with every request.
+                Some(lifetime) => Life::Until(now.mono + lifetime.max(BETWEEN_REFRESHES)),
                 None => Life::UntilRefused,
             };
             self.is_unproven = true;
@@ -454,6 +455,10 @@ impl TokenState {
         let token = Digest::of(sent);
         let is_again = self.unknown.as_ref().is_some_and(|unknown| unknown.token == token);
         self.failed(obstacle, None, why.clone(), pause, now);
+        if self.tokens().refresh.as_ref() != Some(sent) {
+            // A login or an edit has displaced it, and its own token has been sent to nobody.
+            return;
+        }
         let next = match &self.cooling {
             Some(cooling) if !is_again => cooling.until,
             Some(_) | None => now.mono + UNKNOWN_PAUSE,
@@ -522,7 +527,8 @@ pub(crate) struct Pause {
 
 /// SPEC T2: refresh when less than this remains.
 const REFRESH_AHEAD: Duration = Duration::from_secs(5 * 60);
-/// The least time between two refreshes of one token that is still good or that was just brought.
+/// The least time between two refreshes of one token that is still good or that was just brought, and
+/// the least that a token which a refresh has brought is used.
 const BETWEEN_REFRESHES: Duration = Duration::from_secs(10);
 /// Cooldowns may be configured as 0; a token is not sent again at once even so.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
