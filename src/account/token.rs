@@ -193,13 +193,14 @@ impl TokenState {
     }
 
     fn has_expired(&self, now: Now) -> bool {
+        let is_over = match self.life {
+            Life::ByTheFile => self.tokens().expires_at.is_some_and(|end| end <= now.wall),
+            Life::Until(end) => end <= now.mono,
+            Life::UntilRefused => false,
+        };
         // Without a refresh token nothing can be done about it, so the upstream's word is waited for.
-        self.custody.is_spendable()
-            && match self.life {
-                Life::ByTheFile => self.tokens().expires_at.is_some_and(|end| end <= now.wall),
-                Life::Until(end) => end <= now.mono,
-                Life::UntilRefused => false,
-            }
+        // That costs a hash, so it is asked last.
+        is_over && self.custody.is_spendable()
     }
 
     fn is_about_to_expire(&self, now: Now) -> bool {
