@@ -190,13 +190,19 @@ impl Work<'_> {
 
     fn send(&self, token: Secret, place: Place) -> Step {
         let around = &self.shared.around;
+        // Known before, so that nothing stands between the answer and the disk.
+        let source = import_from::held_by(self.shared, self.account);
         let mut dials_left = DIALS_MAX;
         let failure = loop {
             dials_left -= 1;
             let answer = oauth::refresh(&*around.http, &around.endpoints, &token, &*around.now);
             match answer {
-                Ok(issued) => return Step::Ended(self.succeeded(place, token, &issued)),
-                Err(TokenFailure::NotSent { .. }) if dials_left > 0 => {}
+                Ok(issued) => {
+                    return Step::Ended(self.succeeded(place, token, &issued, source.as_ref()));
+                }
+                // One that is about to end would not be there for the answer to a second dial.
+                Err(TokenFailure::NotSent { .. })
+                    if dials_left > 0 && self.shared.role() != Role::Retired => {}
                 Err(failure) => break failure,
             }
         };
@@ -268,7 +274,7 @@ impl Work<'_> {
     fn look_elsewhere(&self) -> Result<Option<End>, String> {
         let old = self.state(|state| state.tokens().refresh.clone());
         let mut changed = false;
-        match file::load(&self.shared.around.config) {
+        match file::load_whole(&self.shared.around.config, CONFIG_LOCK_WAIT) {
             Ok(config) => {
                 let entry = keep::entry_of(&config, self.account);
                 match entry.map(|entry| (entry.enabled, &entry.credential)) {
@@ -299,8 +305,13 @@ impl Work<'_> {
         }))
     }
 
-    fn succeeded(&self, place: Place, sent: Secret, issued: &Issued) -> End {
-        let source = import_from::held_by(self.shared, self.account);
+    fn succeeded(
+        &self,
+        place: Place,
+        sent: Secret,
+        issued: &Issued,
+        source: Option<&Digest>,
+    ) -> End {
         let now = self.now();
         let mut issued = issued.clone();
         let is_complete = issued.tokens.access.is_some();
@@ -309,7 +320,7 @@ impl Work<'_> {
             issued.tokens.access = self.state(|state| state.tokens().access.clone());
             issued.tokens.expires_at = self.state(|state| state.tokens().expires_at);
         }
-        self.state(|state| state.renewed(&sent, &issued, source.as_ref(), now));
+        self.state(|state| state.renewed(&sent, &issued, source, now));
         let kept = keep::store_in(self.shared, self.account, place, CONFIG_LOCK_WAIT);
         if !is_complete {
             let why = "the token endpoint answered without an access token".to_owned();

@@ -254,23 +254,8 @@ impl FileLock {
     /// What killed writers have left behind: their files and what those hold. To be cleared away with
     /// [`FileLock::clear`].
     pub(super) fn leftovers(&self) -> Vec<Leftover> {
-        let Ok(entries) = fs::read_dir(directory_of(&self.target)) else {
-            return Vec::new();
-        };
-        let prefix = beside(&self.target, ".", ".");
-        let mut found = Vec::new();
-        for entry in entries.flatten() {
-            let path = entry.path();
-            let name = path.as_os_str().as_encoded_bytes();
-            let rest = name.strip_prefix(prefix.as_os_str().as_encoded_bytes());
-            if let Some(pid) = rest.and_then(writer_of)
-                && entry.file_type().is_ok_and(|kind| kind.is_file())
-                && let Some(leftover) = Leftover::of(path, pid)
-            {
-                found.push(leftover);
-            }
-        }
-        found
+        let found = temporaries_of(&self.target).into_iter();
+        found.filter_map(|(path, pid)| Leftover::of(path, pid)).collect()
     }
 
     /// Removes the locks of tokens whose holders were killed. One that is held stays.
@@ -421,6 +406,31 @@ pub(super) fn beside(path: &Path, before: &str, after: &str) -> PathBuf {
 /// The lock for the exchange of one refresh token of the config.
 pub(super) fn token_lock_of(target: &Path, digest: &str) -> PathBuf {
     beside(target, ".", &format!(".{digest}.lock"))
+}
+
+/// Whether a writer of the file that `path` leads to is at work, or has left something behind.
+pub(super) fn has_temporaries(path: &Path) -> bool {
+    target_of(path).is_ok_and(|target| !temporaries_of(&target).is_empty())
+}
+
+/// The temporary files of writers of `target`, and their processes.
+fn temporaries_of(target: &Path) -> Vec<(PathBuf, i32)> {
+    let Ok(entries) = fs::read_dir(directory_of(target)) else {
+        return Vec::new();
+    };
+    let prefix = beside(target, ".", ".");
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let name = path.as_os_str().as_encoded_bytes();
+        let rest = name.strip_prefix(prefix.as_os_str().as_encoded_bytes());
+        if let Some(pid) = rest.and_then(writer_of)
+            && entry.file_type().is_ok_and(|kind| kind.is_file())
+        {
+            found.push((path, pid));
+        }
+    }
+    found
 }
 
 /// A name that no other write of this process and no other process uses.

@@ -76,6 +76,35 @@ fn t8_the_last_64_are_kept_and_the_one_that_a_source_offers() {
     assert_eq!(Deposit::read(&entry).spent, list);
 }
 
+#[test]
+fn t8_a_full_list_takes_the_latest_from_whoever_knows_it() {
+    let mut entry = deposit("0", &[]);
+    let mut custody = Custody::new(entry.clone());
+    let mut other = Custody::new(entry.clone());
+    let who = Identity { name: "a", account_uuid: None, org_uuid: None };
+    for number in 1..200 {
+        let sent = custody.live().refresh.clone().unwrap();
+        custody.renewed(&sent, pair(&number.to_string(), 0), None);
+        let mut value = Map::new();
+        value.insert("name".to_owned(), "a".into());
+        entry.write(&mut value);
+        let mut file = document(json!([value]));
+        assert_eq!(place(&mut file, &custody.record(&who)), Placed::Stored);
+        entry = Deposit::read(file["accounts"][0].as_object().unwrap());
+        custody.stored(&custody.record(&who), Kept::OnDisk);
+        other.see_file(&entry);
+        let mut learned = Custody::new(Deposit { spent: spent(&[]), ..entry.clone() });
+        learned.learn(custody.spent());
+        for at in number.max(60) - 60..number {
+            let token = pair(&at.to_string(), 0).refresh;
+            for known in [&entry.spent, other.spent(), learned.spent()] {
+                assert!(known.has(token.as_ref()), "{at} of {number}");
+            }
+        }
+        assert_eq!(other.own.previous, None, "{number}: a spent pair is not kept");
+    }
+}
+
 fn document(entries: Value) -> Map<String, Value> {
     let mut document = Map::new();
     document.insert("accounts".to_owned(), entries);

@@ -45,6 +45,20 @@ pub(crate) fn load(path: &Path) -> Result<Config> {
     Config::from_document(&document, &text, path)
 }
 
+/// The same for whoever is about to send a refresh token: what killed writers have left behind is put
+/// into the file before, since it may hold the successor of that token.
+pub(crate) fn load_whole(path: &Path, limit: Duration) -> Result<Config> {
+    if !atomic::has_temporaries(path) && !rescue::has_temporaries(path) {
+        return load(path);
+    }
+    let Ok(mut locked) = lock_within(path, limit) else {
+        return load(path);
+    };
+    // Where it cannot be written it counts all the same, and stays where it is.
+    let _ = locked.commit(|_| Ok(()));
+    locked.config()
+}
+
 /// Reads the config of a server that starts: creates the file if it is missing, and stores in it a
 /// proxy key and names of accounts that it lacks. Where that cannot be stored, the config is served
 /// all the same, with a notice.
@@ -156,6 +170,7 @@ impl Locked {
         self.written = parse::document(&text, &self.path)?;
         self.document = self.written.clone();
         self.text = text;
+        rescue::recover(&self.path);
         self.rescued = rescue::read(&self.path);
         rescue::apply(&mut self.document, &self.rescued);
         if self.leftovers.is_empty() {
@@ -167,7 +182,6 @@ impl Locked {
         Ok(())
     }
 
-    #[cfg(test)]
     pub(crate) fn config(&self) -> Result<Config> {
         Config::from_document(&self.document, &self.text, &self.path)
     }
