@@ -18,6 +18,7 @@ use crate::config::custody::Digest;
 use crate::config::state::{self, State};
 use crate::config::{AccountEntry, Config, Credential, OauthCredential, Secret, Tokens};
 use crate::error::Result;
+use crate::http::document;
 use crate::report::status::Status;
 use crate::report::text;
 use crate::scheduler::time::Wall;
@@ -101,7 +102,7 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
 fn live_states(config: &Config) -> Vec<(String, String)> {
     let server = Server::of(config).ok().filter(|server| server.presence() == Presence::Running);
     let body = server.and_then(|server| server.json("GET", "/maxpool/status", None).ok());
-    let status: Option<Status> = body.and_then(|body| serde_json::from_slice(&body).ok());
+    let status: Option<Status> = body.and_then(|body| document::read(&body).ok());
     let accounts = status.map(|status| status.accounts).unwrap_or_default();
     let states = accounts.into_iter().filter_map(|account| {
         let state = account.credential?.state;

@@ -10,6 +10,7 @@ use crate::account::Origin;
 use crate::clock;
 use crate::config::Identity;
 use crate::config::state::{self, AccountState, BatchState, State};
+use crate::http::document;
 use crate::proxy::context::Context;
 use crate::report::ACTIVITY_MAX;
 use crate::report::status::Line;
@@ -192,7 +193,7 @@ fn since(minutes: &[LoadMinute], before: &[LoadMinute], ago: u64) -> Vec<[u64; 5
 /// Shows what another process has shown.
 pub(crate) fn recall(context: &Context, seen: &str) {
     // What cannot be read is no more than a gap in the dashboard.
-    let seen: Seen = serde_json::from_str(seen).unwrap_or_default();
+    let seen: Seen = document::read(seen.as_bytes()).unwrap_or_default();
     context.activity.recall(seen.lines.into_iter().map(entry_of).collect());
     let accounts = context.accounts.all();
     for load in &seen.loads {

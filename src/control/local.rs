@@ -12,6 +12,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::error::{Error, Fault};
 use crate::event::{Outcome, Stage};
+use crate::http::document;
 use crate::http::headers::Headers;
 use crate::http::peek::{is_session_of, session_tag};
 use crate::proxy::context::Context;
@@ -83,7 +84,7 @@ fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
             .map(|changes| json(object("reloaded", &changes)))
             .map_err(|error| failed(&error)),
         Local::Routing => {
-            let order: RoutingOrder = serde_json::from_slice(&call.body).map_err(|error| {
+            let order: RoutingOrder = document::read(&call.body).map_err(|error| {
                 reply::bad_control(&format!("the body is not what /maxpool/routing takes: {error}"))
             })?;
             let preferred = match (order.mode.as_str(), order.account) {

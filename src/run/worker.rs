@@ -30,6 +30,7 @@ use crate::host::dashboard;
 use crate::host::restart::{Control, Order, Origin, Report, Seat};
 use crate::host::signals::Signals;
 use crate::host::terminal::Dashboard;
+use crate::http::document;
 use crate::proxy::context::Context;
 use crate::proxy::exchange;
 use crate::report::{Mode, Reporter};
@@ -511,28 +512,37 @@ fn refuse_waiting(context: &Context) {
 }
 
 /// What one process gives to the next, over their socket.
-#[derive(serde::Serialize, serde::Deserialize)]
-struct HandOver {
+#[derive(serde::Serialize)]
+struct HandOver<'a> {
     #[serde(flatten)]
-    learned: State,
-    /// Tokens that are in no file.
-    #[serde(default)]
+    learned: &'a State,
+    #[serde(flatten)]
+    unsaved: Unsaved,
+}
+
+/// Tokens that are in no file.
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+struct Unsaved {
     tokens: Vec<serde_json::Value>,
 }
 
-impl HandOver {
+impl HandOver<'_> {
     fn text(context: &Context, learned: &State) -> String {
-        let handed = HandOver { learned: learned.clone(), tokens: context.accounts.unsaved() };
-        serde_json::to_string(&handed).unwrap_or_default()
+        let unsaved = Unsaved { tokens: context.accounts.unsaved() };
+        serde_json::to_string(&HandOver { learned, unsaved }).unwrap_or_default()
     }
 }
 
 /// Takes over what another process has learned.
 fn learn(context: &Context, learned: &str) {
-    match serde_json::from_str::<HandOver>(learned) {
-        Ok(handed) => {
-            hand_over::restore(context, &handed.learned);
-            context.accounts.take_over(&handed.tokens);
+    // Both are parts of one object; each reader passes over the other's.
+    let json = learned.as_bytes();
+    let read = document::read(json).and_then(|state: State| Ok((state, document::read(json)?)));
+    match read {
+        Ok((state, Unsaved { tokens })) => {
+            hand_over::restore(context, &state);
+            context.accounts.take_over(&tokens);
         }
         Err(error) => {
             let text = format!("what the process before has learned cannot be read: {error}");
