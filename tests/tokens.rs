@@ -370,6 +370,19 @@ fn disabled_accounts_never_refresh() {
 }
 
 #[test]
+fn a_source_that_cannot_be_read_is_said_once() {
+    let upstream = Upstream::start();
+    let mut account = oauth("a");
+    account["importFrom"] = json!("~/nowhere/.credentials.json");
+    let home = home_of(&upstream, &[account]).set("sync.accountsIntervalMs", json!(100));
+    let proxy = Proxy::start(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    let said = || proxy.log().into_iter().filter(|line| line.contains("nowhere"));
+    assert_eq!(said().count(), 1, "{:?}", said().collect::<Vec<_>>());
+    assert!(said().all(|line| line.contains("a: importFrom cannot be used: cannot read ")));
+}
+
+#[test]
 fn an_import_is_read_again_and_never_refreshed_while_its_source_is_newer() {
     let upstream = Upstream::start();
     let mut account = expired("a");

@@ -10,7 +10,7 @@ use super::accounts::Accounts;
 use super::credential::{Account, Holding};
 use super::import_from;
 use super::keep::{Place, entry_of, store_in};
-use super::sources::SourceLimits;
+use super::sources::{self, SourceLimits};
 use crate::config::custody::{Kept, Record};
 use crate::config::{Credential, file, rescue};
 use crate::error::Result;
@@ -28,7 +28,7 @@ impl Accounts {
                 Ok(_) => {}
                 Err(why) => {
                     let name = account.profile().name.clone();
-                    self.shared.say_once(&format!("{name}: the source of its tokens: {why}"));
+                    self.shared.say_once(&format!("{name}: {}", sources::unusable(&why)));
                 }
             }
         }
