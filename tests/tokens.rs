@@ -250,9 +250,11 @@ fn every_request_with_a_new_token_finds_it_on_the_disk() {
             Answer::message("hi")
         })
     };
-    // Every answer's token is due at once again, so each refresh is followed by requests.
-    upstream.state().oauth.lifetime_s = 1;
-    let home = one_expired(&upstream);
+    let names = ["a", "b", "c", "d", "e"];
+    for name in names {
+        upstream.state().oauth.grant(&format!("refresh-{name}"));
+    }
+    let home = home_of(&upstream, &names.map(expired));
     *path.lock().unwrap() = home.config_path();
     let proxy = Proxy::start(&home);
     until("five refreshes", || {
