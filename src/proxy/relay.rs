@@ -76,7 +76,7 @@ fn pass_on(request: &ClientRequest, mut upstream: Answer, out: Uncommitted) -> E
     let header = |name| upstream.headers.text(name);
     let is_stream = Form::of(header("content-type"), header("content-encoding")) == Form::Events;
     let headers = headers::downstream(&upstream.headers);
-    let Ok(mut committed) = out.open(upstream.status, &headers, upstream.body) else {
+    let Ok(mut committed) = out.open(upstream.status, headers, upstream.body) else {
         return Ended::client_gone(Stage::Streaming, None);
     };
     if is_stream {
@@ -136,7 +136,7 @@ fn refused(request: &ClientRequest, mut upstream: Answer, out: Uncommitted) -> E
         return answer(out, &in_our_words(upstream.status));
     }
     let status = upstream.status;
-    match out.whole(status, &headers::downstream(&upstream.headers), &body) {
+    match out.whole(status, headers::downstream(&upstream.headers), &body) {
         Ok(()) => Ended { status: Some(status), outcome: Outcome::Local, cause: None },
         Err(_) => Ended::client_gone(Stage::Streaming, Some(status)),
     }
