@@ -55,10 +55,11 @@ pub(crate) fn mask(text: &str) -> Cow<'_, str> {
     if FINDERS.marks.iter().any(|mark| mark.find(text.as_bytes()).is_some()) {
         text = Cow::Owned(without_tokens(&text));
     }
-    let small = text.to_ascii_lowercase();
+    let mut small = text.to_ascii_lowercase();
     for (finder, key) in FINDERS.keys.iter().zip(SECRET_KEYS) {
         if finder.find(small.as_bytes()).is_some() {
             text = Cow::Owned(without_values(&text, key));
+            small = text.to_ascii_lowercase();
         }
     }
     // `code` is a common word; only beside a grant is it a credential.
