@@ -1,9 +1,7 @@
 //! The source of an account (`importFrom`, SPEC T3).
 
-use std::time::Duration;
-
 use super::credential::Account;
-use super::sources::path_of;
+use super::sources::{SourceLimits, path_of};
 use super::surroundings::Shared;
 use crate::config::Tokens;
 use crate::config::custody::Digest;
@@ -12,7 +10,7 @@ use crate::config::custody::Digest;
 pub(super) fn read_for(
     shared: &Shared,
     account: &Account,
-    limit: Duration,
+    limits: SourceLimits,
 ) -> Result<Option<Tokens>, String> {
     let profile = account.profile();
     let Some(from) = &profile.import_from else {
@@ -20,7 +18,7 @@ pub(super) fn read_for(
     };
     let path = path_of(from, shared.around.home.as_deref());
     let path = path.ok_or_else(|| "importFrom names no file".to_owned())?;
-    shared.sources.read(&path, limit).map(Some)
+    shared.sources.read(&path, limits).map(Some)
 }
 
 /// The refresh token that the account's source held when it was last read.

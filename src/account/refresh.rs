@@ -41,6 +41,7 @@ use super::import_from;
 use super::keep::{self, Place};
 use super::oauth::{self, Issued, TokenFailure};
 use super::single_flight::SingleFlightGuard;
+use super::sources::SourceLimits;
 use super::surroundings::{Role, Shared};
 use super::token::{Obstacle, Plan, Switch, TokenState};
 use crate::config::atomic::SiblingLock;
@@ -268,7 +269,7 @@ impl Work<'_> {
             Err(error) if self.is_usable() => return Err(error.to_string()),
             Err(_) => {}
         }
-        if let Ok(Some(tokens)) = import_from::read_for(self.shared, self.account, SOURCE_WAIT)
+        if let Ok(Some(tokens)) = import_from::read_for(self.shared, self.account, SOURCE_LIMITS)
             && self.state(|state| state.take_import(&tokens))
         {
             changed = true;
@@ -358,7 +359,8 @@ const TOKEN_LOCK_WAIT: Duration = Duration::from_secs(60);
 /// Nobody holds the config's lock longer than for a write.
 const CONFIG_LOCK_WAIT: Duration = Duration::from_secs(10);
 /// A source on a mount that is gone does not answer.
-const SOURCE_WAIT: Duration = Duration::from_secs(2);
+const SOURCE_LIMITS: SourceLimits =
+    SourceLimits { first: Duration::from_secs(2), stalled: Duration::from_secs(2) };
 /// What a successor may need more than the pair that it replaces.
 const SUCCESSOR_BYTES: usize = 32 * 1024;
 const NO_LOCKS: &str = "the file system of the config knows no locks: run only one maxpool on it";

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -92,32 +92,47 @@ fn read_small(path: &Path) -> std::io::Result<String> {
 /// The sources that were read. A file on a mount that is gone blocks whoever touches it, so each read
 /// is done by a thread of its own, one at a time for each path.
 #[derive(Default)]
-pub(super) struct Sources(Mutex<BTreeMap<PathBuf, Source>>);
+pub(super) struct Sources(Mutex<BTreeMap<PathBuf, Arc<Mutex<Source>>>>);
 
 #[derive(Default)]
 struct Source {
-    reading: Option<Receiver<Result<Tokens, String>>>,
+    /// A read that nobody has waited for long enough.
+    stalled: Option<Receiver<Result<Tokens, String>>>,
     /// What it held last.
     held: Option<Digest>,
+}
+
+/// How long to wait for a source.
+#[derive(Clone, Copy)]
+pub(super) struct SourceLimits {
+    /// That answers for all that is known.
+    pub(super) first: Duration,
+    /// That did not answer last time.
+    pub(super) stalled: Duration,
 }
 
 impl Sources {
     /// The refresh token that the file held when it was last read.
     pub(super) fn held(&self, path: &Path) -> Option<Digest> {
-        let sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sources.get(path)?.held.clone()
+        let source = self.of(path);
+        let source = source.lock().unwrap_or_else(PoisonError::into_inner);
+        source.held.clone()
     }
 
-    /// Reads the file, or says why it cannot, within `limit`.
-    pub(super) fn read(&self, path: &Path, limit: Duration) -> Result<Tokens, String> {
-        let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let source = sources.entry(path.to_owned()).or_default();
-        let (reading, limit) = match source.reading.take() {
-            // It was waited for before.
-            Some(reading) => (reading, Duration::ZERO),
-            None => (begin(path)?, limit),
-        };
-        match reading.recv_timeout(limit) {
+    /// Reads the file as it is now, or says why it cannot, within `limits`.
+    pub(super) fn read(&self, path: &Path, limits: SourceLimits) -> Result<Tokens, String> {
+        let source = self.of(path);
+        let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
+        let no_answer = || format!("{} does not answer", path.display());
+        if let Some(earlier) = source.stalled.take() {
+            // What it has read may be older than what is there now.
+            if let Err(RecvTimeoutError::Timeout) = earlier.recv_timeout(limits.stalled) {
+                source.stalled = Some(earlier);
+                return Err(no_answer());
+            }
+        }
+        let reading = begin(path)?;
+        match reading.recv_timeout(limits.first) {
             Ok(read) => {
                 if let Ok(tokens) = &read {
                     source.held = tokens.refresh.as_ref().map(Digest::of);
@@ -125,11 +140,17 @@ impl Sources {
                 read
             }
             Err(RecvTimeoutError::Timeout) => {
-                source.reading = Some(reading);
-                Err(format!("{} does not answer", path.display()))
+                source.stalled = Some(reading);
+                Err(no_answer())
             }
             Err(RecvTimeoutError::Disconnected) => Err(format!("cannot read {}", path.display())),
         }
+    }
+
+    /// One for each path: a source that stalls holds up no other.
+    fn of(&self, path: &Path) -> Arc<Mutex<Source>> {
+        let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(sources.entry(path.to_owned()).or_default())
     }
 }
 
@@ -154,7 +175,32 @@ const STACK_BYTES: usize = 256 * 1024;
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn t3_a_read_that_came_late_is_not_taken_for_what_is_there_now() {
+        let directory = std::env::temp_dir().join(format!("sources-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("credentials.json");
+        let write = |token: &str| {
+            let text = format!(r#"{{"accessToken":"a-{token}","refreshToken":"r-{token}"}}"#);
+            std::fs::write(&path, text).unwrap();
+        };
+        write("old");
+        let sources = Sources::default();
+        let limit = Duration::from_secs(10);
+        let late = tokens_of_file(&path);
+        let (told, reading) = std::sync::mpsc::channel();
+        sources.of(&path).lock().unwrap().stalled = Some(reading);
+        let impatient = SourceLimits { first: limit, stalled: Duration::ZERO };
+        assert!(sources.read(&path, impatient).is_err(), "it has not answered yet");
+        told.send(late).unwrap();
+        write("new");
+        let read = sources.read(&path, SourceLimits { first: limit, stalled: limit }).unwrap();
+        assert_eq!(read.refresh.unwrap().expose(), "r-new");
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
 
     #[test]
     fn sources_may_begin_at_home() {

@@ -10,6 +10,7 @@ use super::accounts::Accounts;
 use super::credential::{Account, Holding};
 use super::import_from;
 use super::keep::{Place, entry_of, store_in};
+use super::sources::SourceLimits;
 use crate::config::custody::{Kept, Record};
 use crate::config::{Credential, file, rescue};
 use crate::error::Result;
@@ -20,7 +21,7 @@ impl Accounts {
     /// sync. Waits for nobody: what cannot be had or written now is tried again.
     pub(crate) fn sync_tokens(&self) {
         for account in self.idle() {
-            match import_from::read_for(&self.shared, &account, SYNC_WAIT) {
+            match import_from::read_for(&self.shared, &account, SOURCE_LIMITS) {
                 Ok(Some(tokens)) if account.with_tokens(|state| state.take_import(&tokens)) => {
                     (self.shared.around.renewed)(account.id);
                 }
@@ -135,5 +136,7 @@ impl Accounts {
 
 /// A sync waits no longer for a source or for the config's lock.
 const SYNC_WAIT: Duration = Duration::from_millis(250);
+/// Accounts may share a source that is gone: it is waited for once.
+const SOURCE_LIMITS: SourceLimits = SourceLimits { first: SYNC_WAIT, stalled: Duration::ZERO };
 /// The last chance.
 const STOP_WAIT: Duration = Duration::from_secs(3);

@@ -6,7 +6,7 @@
 //! base64 forms too. What is found is cut out of the original text.
 //!
 //! [`Secret::new`](super::Secret::new) makes a secret known here, so none can be forgotten. Every
-//! writer of a text that leaves the program asks [`text`] or [`bytes`]: the log, the status and the
+//! writer of a text that leaves the program asks [`text`] or [`bytes()`]: the log, the status and the
 //! other local routes, recordings, the screen, error bodies and headers to clients, the command line.
 //! The content of a good answer is not asked about. A text without a secret costs one pass over it.
 
@@ -72,8 +72,9 @@ fn known() -> MutexGuard<'static, Known> {
 #[derive(Default)]
 struct Needles {
     generation: u64,
-    /// Which first two bytes there are: what lets most positions of a text be passed in a moment.
-    begins: Vec<bool>,
+    /// Which first two bytes there are, a bit each: what lets most positions of a text be passed in
+    /// a moment.
+    begins: Vec<u64>,
     by_head: HashMap<[u8; HEAD_BYTES], Vec<Vec<u8>>>,
 }
 
@@ -93,7 +94,7 @@ impl Needles {
 
     fn of(secrets: &[Arc<str>], generation: u64) -> Needles {
         let mut needles =
-            Needles { generation, begins: vec![false; 1 << 16], by_head: HashMap::new() };
+            Needles { generation, begins: vec![0; (1 << 16) / 64], by_head: HashMap::new() };
         for secret in secrets {
             needles.add(secret.as_bytes().to_vec());
             for form in base64_forms(secret.as_bytes()) {
@@ -112,7 +113,8 @@ impl Needles {
         let Some(&head) = form.first_chunk::<HEAD_BYTES>() else {
             return;
         };
-        self.begins[usize::from(u16::from_be_bytes([head[0], head[1]]))] = true;
+        let [word, bit] = begin(head[0], head[1]);
+        self.begins[word] |= 1 << bit;
         self.by_head.entry(head).or_default().push(form);
     }
 
@@ -120,8 +122,8 @@ impl Needles {
     fn search(&self, text: &[u8], mut found: impl FnMut(Range<usize>)) {
         let mut at = 0;
         while at + HEAD_BYTES <= text.len() {
-            if self.begins.get(usize::from(u16::from_be_bytes([text[at], text[at + 1]])))
-                == Some(&true)
+            let [word, bit] = begin(text[at], text[at + 1]);
+            if self.begins.get(word).is_some_and(|bits| bits >> bit & 1 == 1)
                 && let Some(head) = text[at..].first_chunk::<HEAD_BYTES>()
                 && let Some(forms) = self.by_head.get(head)
                 && let Some(form) = forms.iter().find(|form| text[at..].starts_with(form))
@@ -133,6 +135,12 @@ impl Needles {
             }
         }
     }
+}
+
+/// The word and the bit of [`Needles::begins`] for two bytes.
+fn begin(first: u8, second: u8) -> [usize; 2] {
+    let both = usize::from(u16::from_be_bytes([first, second]));
+    [both / 64, both % 64]
 }
 
 /// What base64 makes of a secret that stands anywhere in what is encoded: for each place modulo three

@@ -48,7 +48,7 @@ pub(crate) fn serve(context: &Arc<Context>, call: LocalCall) {
             let mut headers = Headers::default();
             headers.push("content-type", HeaderValue::from_static(page.content_type));
             headers.push("cache-control", HeaderValue::from_static("no-store"));
-            match out.whole(page.status, &headers, &page.body) {
+            match out.whole(page.status, headers.iter(), &page.body) {
                 Ok(()) => Ended { status: Some(page.status), outcome: Outcome::Local, cause: None },
                 Err(_) => Ended::client_gone(Stage::Streaming, None),
             }

@@ -7,7 +7,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use ureq::http::header::{HeaderName, HeaderValue};
+use bytes::Bytes;
+use ureq::http::header::{self, AsHeaderName, HeaderName, HeaderValue};
 use ureq::http::{Error, HeaderMap, StatusCode};
 
 /// The header lines of one message.
@@ -65,6 +66,11 @@ pub(crate) struct ClientOptions {
 }
 
 impl Headers {
+    /// None yet, with room for so many lines.
+    pub(crate) fn with_capacity(lines: usize) -> Headers {
+        Headers(HeaderMap::with_capacity(lines))
+    }
+
     /// Number of lines.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
@@ -80,18 +86,18 @@ impl Headers {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
     }
 
-    /// The first value of that name.
-    pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
+    /// The first value of that name. The constants of [`header`] are found faster than a text.
+    pub(crate) fn get(&self, name: impl AsHeaderName) -> Option<&[u8]> {
         self.0.get(name).map(HeaderValue::as_bytes)
     }
 
     /// The first value of that name, if it is UTF-8, without surrounding blanks.
-    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn text(&self, name: impl AsHeaderName) -> Option<&str> {
         std::str::from_utf8(self.get(name)?).ok().map(str::trim)
     }
 
     /// All values of that name.
-    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn all(&self, name: impl AsHeaderName) -> impl Iterator<Item = &[u8]> {
         self.0.get_all(name).iter().map(HeaderValue::as_bytes)
     }
 
@@ -99,9 +105,9 @@ impl Headers {
     ///
     /// # Errors
     /// The name is no token or too long, or the value holds a control character.
-    pub(crate) fn take(&mut self, name: &str, value: &[u8]) -> Result<(), Error> {
+    pub(crate) fn take(&mut self, name: &str, value: Bytes) -> Result<(), Error> {
         let (name, value) =
-            (HeaderName::from_bytes(name.as_bytes())?, HeaderValue::from_bytes(value)?);
+            (HeaderName::from_bytes(name.as_bytes())?, HeaderValue::from_maybe_shared(value)?);
         self.0.append(name, value);
         Ok(())
     }
@@ -116,21 +122,8 @@ impl Headers {
         self.0.append(name, value.into());
     }
 
-    /// Writes the status line and these lines; the caller adds its own and the empty line.
-    pub(crate) fn write_head(&self, status: u16, to: &mut Vec<u8>) {
-        let known = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
-        let reason = known.unwrap_or_default();
-        to.extend_from_slice(format!("HTTP/1.1 {status} {reason}\r\n").as_bytes());
-        for (name, value) in self.iter() {
-            to.extend_from_slice(name.as_bytes());
-            to.extend_from_slice(b": ");
-            to.extend_from_slice(value);
-            to.extend_from_slice(b"\r\n");
-        }
-    }
-
     /// The non-empty elements of a comma-separated list over all its lines.
-    fn list<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    fn list(&self, name: impl AsHeaderName) -> impl Iterator<Item = &[u8]> {
         self.all(name)
             .flat_map(|value| value.split(|&byte| byte == b','))
             .map(<[u8]>::trim_ascii)
@@ -139,23 +132,49 @@ impl Headers {
 
     /// Whether the sender wants no other message on this connection (RFC 9112 section 9.6).
     pub(crate) fn asks_to_close(&self) -> bool {
-        self.list("connection").any(|option| option.eq_ignore_ascii_case(b"close"))
+        self.list(header::CONNECTION).any(|option| option.eq_ignore_ascii_case(b"close"))
     }
 
     /// The lines of which `keep` approves and that do not belong to one connection only, by RFC
     /// 9110 section 7.6.1 or because `connection` names them.
-    fn forwarded(&self, keep: impl Fn(&str, &[u8]) -> bool) -> Headers {
-        let named: Vec<&[u8]> = self.list("connection").collect();
-        let of_connection = |name: &str| {
+    fn forwarded(
+        &self,
+        keep: impl Fn(&str, &[u8]) -> bool,
+    ) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        let named: Vec<&[u8]> = self.list(header::CONNECTION).collect();
+        let of_connection = move |name: &str| {
             HOP_BY_HOP.contains(&name)
                 || named.iter().any(|named| named.eq_ignore_ascii_case(name.as_bytes()))
         };
-        let lines = self.0.iter().filter(|(name, value)| {
+        self.0.iter().filter(move |(name, value)| {
             !of_connection(name.as_str()) && keep(name.as_str(), value.as_bytes())
-        });
-        Headers(lines.map(|(name, value)| (name.clone(), value.clone())).collect())
+        })
     }
 }
+
+/// Writes a status line and header lines; the caller adds its own and the empty line.
+pub(crate) fn write_head<'a>(
+    status: u16,
+    lines: impl Iterator<Item = (&'a str, &'a [u8])>,
+    to: &mut Vec<u8>,
+) {
+    let known = StatusCode::from_u16(status).unwrap_or_default();
+    to.reserve(HEAD_BYTES);
+    to.extend_from_slice(b"HTTP/1.1 ");
+    to.extend_from_slice(known.as_str().as_bytes());
+    to.extend_from_slice(b" ");
+    to.extend_from_slice(known.canonical_reason().unwrap_or_default().as_bytes());
+    to.extend_from_slice(b"\r\n");
+    for (name, value) in lines {
+        to.extend_from_slice(name.as_bytes());
+        to.extend_from_slice(b": ");
+        to.extend_from_slice(value);
+        to.extend_from_slice(b"\r\n");
+    }
+}
+
+/// What the head of an answer mostly takes.
+const HEAD_BYTES: usize = 1024;
 
 impl From<HeaderMap> for Headers {
     fn from(map: HeaderMap) -> Headers {
@@ -195,13 +214,18 @@ impl fmt::Debug for Headers {
 /// `content-length` are the sender's.
 pub(crate) fn upstream(client: &Headers, auth: Auth<'_>, beta: Beta) -> Headers {
     let drops_beta = matches!(beta, Beta::Strip | Beta::OnlyOauth);
-    let mut sent = client.forwarded(|name, value| {
+    let lines = client.forwarded(|name, value| {
         !(ENDS_HERE.contains(&name)
             || OUR_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
             || (drops_beta && name == BETA)
             || (is_key_header(name) && !auth.keeps(value)))
     });
-    sent.push("accept-encoding", HeaderValue::from_static("identity"));
+    // `accept-encoding`, the credential, the length, and what the beta list may become.
+    let mut sent = Headers::with_capacity(client.len() + 4);
+    for (name, value) in lines {
+        sent.0.append(name.clone(), value.clone());
+    }
+    sent.0.append(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     if matches!(beta, Beta::WithOauth | Beta::OnlyOauth) {
         add_oauth_beta(&mut sent);
     }
@@ -213,26 +237,43 @@ pub(crate) fn upstream(client: &Headers, auth: Auth<'_>, beta: Beta) -> Headers 
 
 /// The answer's headers that go to the client (P11): framed by us, and without CORS headers, which
 /// never leave us (P2).
-pub(crate) fn downstream(answer: &Headers) -> Headers {
-    answer.forwarded(|name, _| name != "content-length" && !name.starts_with("access-control-"))
+pub(crate) fn downstream(answer: &Headers) -> impl Iterator<Item = (&str, &[u8])> {
+    answer
+        .forwarded(|name, _| name != "content-length" && !name.starts_with("access-control-"))
+        .map(|(name, value)| (name.as_str(), value.as_bytes()))
 }
 
 /// Reads the client's options; `x-teamclaude-*` is the old spelling and loses against the new one.
+/// Of several lines the first that is not empty counts.
 pub(crate) fn client_options(headers: &Headers) -> ClientOptions {
-    let either = |[new, old]: [&str; 2]| filled(headers, new).or_else(|| filled(headers, old));
-    ClientOptions {
-        profile: either(["x-maxpool-profile", "x-teamclaude-profile"]),
-        session: either(["x-maxpool-session", "x-teamclaude-session"]),
-        claude_session: filled(headers, "x-claude-code-session-id"),
-        claude_agent: filled(headers, "x-claude-code-agent-id"),
-        stream_idle: either([
-            "x-maxpool-client-stream-idle-ms",
-            "x-teamclaude-client-stream-idle-ms",
-        ])
+    let mut read = ClientOptions::default();
+    let (mut old_profile, mut old_session, mut idle, mut old_idle) = (None, None, None, None);
+    // One pass: most requests have none of them.
+    for (name, value) in headers.iter() {
+        let place = match name {
+            "x-maxpool-profile" => &mut read.profile,
+            "x-maxpool-session" => &mut read.session,
+            "x-claude-code-session-id" => &mut read.claude_session,
+            "x-claude-code-agent-id" => &mut read.claude_agent,
+            "x-maxpool-client-stream-idle-ms" => &mut idle,
+            "x-teamclaude-profile" => &mut old_profile,
+            "x-teamclaude-session" => &mut old_session,
+            "x-teamclaude-client-stream-idle-ms" => &mut old_idle,
+            _ => continue,
+        };
+        let text = std::str::from_utf8(value).map(str::trim).unwrap_or_default();
+        if place.is_none() && !text.is_empty() {
+            *place = Some(text.to_owned());
+        }
+    }
+    read.profile = read.profile.or(old_profile);
+    read.session = read.session.or(old_session);
+    read.stream_idle = idle
+        .or(old_idle)
         .and_then(|ms| ms.parse().ok())
         .filter(|&ms: &u64| ms > 0)
-        .map(Duration::from_millis),
-    }
+        .map(Duration::from_millis);
+    read
 }
 
 /// Whether the client brought a credential of Anthropic's own (`sk-ant-…`), so that P3's relay
@@ -272,11 +313,6 @@ fn is_real(value: &[u8]) -> bool {
     bare_key(value).starts_with(b"sk-ant-")
 }
 
-fn filled(headers: &Headers, name: &str) -> Option<String> {
-    let value = headers.text(name)?;
-    (!value.is_empty()).then(|| value.to_owned())
-}
-
 /// Joins the first line that is there, because some gateways read only that one.
 fn add_oauth_beta(headers: &mut Headers) {
     if headers.list(BETA).any(|beta| beta.eq_ignore_ascii_case(OAUTH_BETA.as_bytes())) {
@@ -308,7 +344,8 @@ mod tests {
     fn headers(lines: &[(&str, &str)]) -> Headers {
         let mut headers = Headers::default();
         for (name, value) in lines {
-            headers.take(name, value.as_bytes()).expect("a header line");
+            let value = Bytes::copy_from_slice(value.as_bytes());
+            headers.take(name, value).expect("a header line");
         }
         headers
     }
@@ -402,16 +439,16 @@ mod tests {
             ("Set-Cookie", "a"),
             ("Set-Cookie", "b"),
         ]);
-        let kept = downstream(&sent);
-        let names: Vec<_> = kept.iter().map(|(name, _)| name).collect();
+        let kept: Vec<_> = downstream(&sent).collect();
+        let names: Vec<_> = kept.iter().map(|(name, _)| *name).collect();
         assert_eq!(
             names,
             ["content-type", "content-encoding", "request-id", "set-cookie", "set-cookie"],
             "P11 our own framing, P2 no CORS header"
         );
-        assert_eq!(kept.text("request-id"), Some("req_1"), "P11");
-        let cookies: Vec<_> = kept.all("set-cookie").collect();
-        assert_eq!(cookies, [b"a", b"b"], "P11 every one of them");
+        let values: Vec<_> = kept.iter().map(|(_, value)| *value).collect();
+        let expected: [&[u8]; 5] = [b"application/json", b"gzip", b"req_1", b"a", b"b"];
+        assert_eq!(values, expected, "P11 every one of them");
     }
 
     #[test]
@@ -447,7 +484,7 @@ mod tests {
     #[test]
     fn bytes_above_127_pass() {
         let mut client = Headers::default();
-        client.take("x-name", &[0xe9, b' ', 0xff]).expect("a header line");
+        client.take("x-name", Bytes::from_static(&[0xe9, b' ', 0xff])).expect("a header line");
         let got = upstream(&client, POOLED, Beta::AsSent);
         assert_eq!(got.get("X-Name"), Some(&[0xe9, b' ', 0xff][..]), "P5 byte for byte");
         assert_eq!(got.text("x-name"), None);

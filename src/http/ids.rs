@@ -5,8 +5,9 @@
 //! escaped, and no key is found.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
-use memchr::memmem;
+use memchr::memmem::Finder;
 
 /// The ids that a body names, each once.
 pub(crate) fn named(body: &[u8]) -> BTreeSet<String> {
@@ -47,12 +48,12 @@ impl IdScanner {
 }
 
 fn collect(bytes: &[u8], ids: &mut BTreeSet<String>) {
-    for key in KEYS {
-        for at in memmem::find_iter(bytes, key) {
+    for key in KEYS.iter() {
+        for at in key.find_iter(bytes) {
             if ids.len() >= IDS_MAX {
                 return;
             }
-            if let Some(id) = value(&bytes[at + key.len()..]) {
+            if let Some(id) = value(&bytes[at + key.needle().len()..]) {
                 ids.insert(id.to_owned());
             }
         }
@@ -66,8 +67,8 @@ fn value(rest: &[u8]) -> Option<&str> {
     let Some(object) = rest.strip_prefix(b"{") else {
         return text(rest);
     };
-    let at = memmem::find_iter(object, ID).find(|at| is_member(&object[..*at]))?;
-    text(object[at + ID.len()..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start())
+    let at = ID.find_iter(object).find(|at| is_member(&object[..*at]))?;
+    text(object[at + ID.needle().len()..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start())
 }
 
 /// Whether what follows `before` in an object is a member of it, and of none inside it.
@@ -97,8 +98,10 @@ fn text(rest: &[u8]) -> Option<&str> {
     (!id.is_empty() && id.len() <= ID_BYTES_MAX && id.chars().all(is_id)).then_some(id)
 }
 
-const KEYS: [&[u8]; 2] = [b"\"container\"", b"\"file_id\""];
-const ID: &[u8] = b"\"id\"";
+/// Made once: making one took longer than looking through a small answer.
+static KEYS: LazyLock<[Finder<'_>; 2]> =
+    LazyLock::new(|| ["\"container\"", "\"file_id\""].map(Finder::new));
+static ID: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new("\"id\""));
 /// From a key to the end of its id at most.
 const SPAN_MAX: usize = 512;
 /// Longer ones are none of the API's.

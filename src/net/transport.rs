@@ -27,13 +27,19 @@ use super::tunnel::ask_proxy;
 use super::wait::{self, Phase, current};
 use crate::clock;
 
-/// Size of the input buffer at first; a larger response head makes it grow.
-const INPUT_BYTES: usize = 16 * 1024;
+/// Size of the input buffer at first; a larger response head makes it grow. Of 600 streams of small
+/// events each KB here is 0.6 MB.
+const INPUT_BYTES: usize = 4 * 1024;
+/// Its size once a read has filled it: more is to come.
+const INPUT_BYTES_BUSY: usize = 16 * 1024;
 /// A head that does not fit in here is refused by the client's own limit.
 const INPUT_BYTES_MAX: usize = 128 * 1024;
-/// Size of the buffer in which the client writes heads and pieces of bodies. The client writes
-/// whole lines and fails if one does not fit, so a request with a larger head gets a larger buffer.
+/// Size of the buffer in which the client writes heads and pieces of bodies, less for a small
+/// request. The client writes whole lines and fails if one does not fit, so a request with a larger
+/// head gets a larger buffer.
 const OUTPUT_BYTES: usize = 16 * 1024;
+/// Larger buffers of a request are not kept while its answer streams.
+const OUTPUT_BYTES_KEPT: usize = 4 * 1024;
 /// Collected output is sent at this size even if more is to come.
 const PENDING_BYTES: usize = 64 * 1024;
 /// What rustls takes from the socket at once, or more. It is only a hint: with another value a call
@@ -82,8 +88,7 @@ impl Connector for WireConnector {
             let port = details.uri.port_u16().unwrap_or(if https { 443 } else { 80 });
             ask_proxy(&mut socket, proxy, host, port)?;
         }
-        let tls =
-            if https { Some(Box::new(handshake(&mut socket, &self.tls, host)?)) } else { None };
+        let tls = if https { Some(handshake(&mut socket, &self.tls, host)?) } else { None };
         current().wire().connected.set(true);
         Ok(Some(WireTransport {
             home,
@@ -97,14 +102,17 @@ impl Connector for WireConnector {
     }
 }
 
+/// Out of line: its frame is large, and a call without TLS has no need of it.
+#[inline(never)]
 fn handshake(
     socket: &mut TcpStream,
     config: &Arc<ClientConfig>,
     host: &str,
-) -> Result<ClientConnection, Error> {
+) -> Result<Box<ClientConnection>, Error> {
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| Error::Io(io::Error::other(format!("{host} is no name for TLS"))))?;
-    let mut tls = ClientConnection::new(Arc::clone(config), name).map_err(Error::Rustls)?;
+    let tls = ClientConnection::new(Arc::clone(config), name).map_err(Error::Rustls)?;
+    let mut tls = Box::new(tls);
     // A response of any size must fit between two reads of the client.
     tls.set_buffer_limit(None);
     while tls.is_handshaking() {
@@ -140,15 +148,21 @@ struct WireBuffers {
     /// `input[start..end]` is received and not consumed.
     start: usize,
     end: usize,
+    /// The last read took all the room that there was.
+    filled: bool,
     output: Vec<u8>,
     progress: bool,
 }
 
 impl Buffers for WireBuffers {
     fn output(&mut self) -> &mut [u8] {
-        let size = OUTPUT_BYTES.max(current().wire().head_bytes.get());
+        let waiter = current();
+        let whole = match waiter.wire().request_bytes.get() {
+            0 => OUTPUT_BYTES,
+            bytes => bytes.min(OUTPUT_BYTES),
+        };
+        let size = whole.max(waiter.wire().head_bytes.get());
         if self.output.len() < size {
-            // Memory that is zero already is not touched.
             self.output = vec![0; size];
         }
         &mut self.output
@@ -165,18 +179,16 @@ impl Buffers for WireBuffers {
             self.start = 0;
         }
         if self.end == self.input.len() && self.input.len() < INPUT_BYTES_MAX {
-            let size = (self.input.len() * 2).max(INPUT_BYTES);
-            if self.input.is_empty() {
-                self.input = vec![0; size];
-            } else {
-                self.input.resize(size, 0);
-            }
+            self.input.resize((self.input.len() * 2).max(INPUT_BYTES), 0);
+        } else if self.filled && self.input.len() < INPUT_BYTES_BUSY {
+            self.input.resize(INPUT_BYTES_BUSY, 0);
         }
         &mut self.input[self.end..]
     }
 
     fn input_appended(&mut self, amount: usize) {
         self.end += amount;
+        self.filled = self.end == self.input.len();
     }
 
     fn input_consume(&mut self, amount: usize) {
@@ -192,8 +204,8 @@ impl Buffers for WireBuffers {
         if self.output.is_empty() {
             self.output = vec![0; OUTPUT_BYTES];
         }
-        if self.input.len() - self.end < OUTPUT_BYTES {
-            self.input.resize(self.end + OUTPUT_BYTES, 0);
+        if self.input.len() - self.end < self.output.len() {
+            self.input.resize(self.end + self.output.len(), 0);
         }
         (&mut self.input[self.end..], &mut self.output)
     }
@@ -441,11 +453,10 @@ impl Transport for WireTransport {
         self.begin_call();
         let first = if self.pending.is_empty() && !self.is_dry { First::Read } else { First::Wait };
         self.flush()?;
-        // The buffers of a large body or head are not kept while the answer streams.
-        if self.pending.capacity() > OUTPUT_BYTES {
+        if self.pending.capacity() > OUTPUT_BYTES_KEPT {
             self.pending = Vec::new();
         }
-        if self.buffers.output.len() > OUTPUT_BYTES {
+        if self.buffers.output.len() > OUTPUT_BYTES_KEPT {
             self.buffers.output = Vec::new();
         }
         let count = self.fill(first)?;

@@ -103,6 +103,9 @@ pub(crate) struct Wire {
     /// Bytes of the request's head, told to the transport so that its output buffer holds any line
     /// of it.
     pub(crate) head_bytes: Cell<usize>,
+    /// Bytes of the request's head and body; 0 if nobody has told. A small request needs no large
+    /// output buffer.
+    pub(crate) request_bytes: Cell<usize>,
     /// The connection had served an earlier call.
     pub(crate) reused: Cell<bool>,
     /// TCP (and TLS) were ready for this call.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use ureq::http::{HeaderValue, Uri};
+use ureq::http::{HeaderValue, Uri, header};
 
 use super::classify::{self, ERROR_BYTES_MAX, Meaning, Next};
 use super::course::{Attempted, Course};
@@ -287,7 +287,8 @@ impl Course<'_> {
         self.request.trace.borrow_mut().body(&body);
         let Answer { status, headers, .. } = answer;
         let meaning = self.judge(status, &headers, &body, quota);
-        let form = Form::of(headers.text("content-type"), headers.text("content-encoding"));
+        let form =
+            Form::of(headers.text(header::CONTENT_TYPE), headers.text(header::CONTENT_ENCODING));
         Ok((whole.then_some(Kept { status, headers, body, form }), meaning))
     }
 }

@@ -1,3 +1,5 @@
+use bytes::Bytes;
+
 use std::time::Duration;
 
 use super::*;
@@ -278,9 +280,12 @@ fn evidence() {
         "rate_limit_error",
         "quota exceeded for sk-ant-api03-secret, \"mp-key\"",
     );
-    limited.headers.take("Request-Id", b"req_1").expect("a header line");
-    limited.headers.take("retry-after", b"12").expect("a header line");
-    limited.headers.take("Anthropic-RateLimit-Unified-Status", b"rejected").expect("a header line");
+    limited.headers.take("Request-Id", Bytes::from_static(b"req_1")).expect("a header line");
+    limited.headers.take("retry-after", Bytes::from_static(b"12")).expect("a header line");
+    limited
+        .headers
+        .take("Anthropic-RateLimit-Unified-Status", Bytes::from_static(b"rejected"))
+        .expect("a header line");
     let Outcome::QuotaRejected { evidence, .. } = run(&limited).outcome else {
         unreachable!("P7 quota");
     };
@@ -339,8 +344,8 @@ fn garbage_does_no_harm() {
         let body = if random.chance(50) { random.broken_json() } else { random.bytes(300) };
         let status = *random.pick(&[200, 401, 403, 429, 500, 529]);
         let mut headers = Headers::default();
-        let _ = headers.take("retry-after", &random.bytes(20));
-        let _ = headers.take("request-id", &random.bytes(200));
+        let _ = headers.take("retry-after", random.bytes(20).into());
+        let _ = headers.take("request-id", random.bytes(200).into());
         let quota = QuotaReport::default();
         let kind = *random.pick(&[Kind::Oauth, Kind::ApiKey, Kind::Provider]);
         let seen = Seen {

@@ -11,7 +11,7 @@ use super::forward::{Answer, Failure};
 use super::reply;
 use super::request::usage_of;
 use super::stream::{Committed, Uncommitted};
-use ureq::http::HeaderValue;
+use ureq::http::header::{self, HeaderValue};
 
 use crate::clock;
 use crate::event::{Outcome as EndedAs, Stage};
@@ -47,8 +47,10 @@ impl Course<'_> {
         out: Uncommitted,
     ) -> Delivery {
         self.request.tracked.stage(Stage::Waiting);
-        let form =
-            Form::of(answer.headers.text("content-type"), answer.headers.text("content-encoding"));
+        let form = Form::of(
+            answer.headers.text(header::CONTENT_TYPE),
+            answer.headers.text(header::CONTENT_ENCODING),
+        );
         let mut scanner = Scanner::new(form);
         let mut ahead = Vec::new();
         let looked = self.look_ahead(&mut answer, &mut scanner, form, &mut ahead);
@@ -111,12 +113,12 @@ impl Course<'_> {
             hold.complete(if whole { Outcome::Success } else { Outcome::Neutral });
             return Attempted::Ended(ended::answer(out, &reply::not_a_stream(answer.status)));
         }
-        let headers = headers::downstream(&answer.headers);
         let (status, body) = (answer.status, answer.body);
         self.request.tracked.stage(Stage::Streaming);
         // No other account can be needed any more.
         self.request.record.borrow_mut().brought.clear();
-        let opened = out.open(status, &headers, body).and_then(|mut committed| {
+        let lines = headers::downstream(&answer.headers);
+        let opened = out.open(status, lines, body).and_then(|mut committed| {
             if scanner.form() == Form::Events {
                 committed.guard_errors();
             }
@@ -157,7 +159,7 @@ impl Course<'_> {
         if !self.is_for_an_answer(answer) {
             return None;
         }
-        let is_page = answer.headers.text("content-type").is_some_and(|value| {
+        let is_page = answer.headers.text(header::CONTENT_TYPE).is_some_and(|value| {
             value
                 .trim_ascii_start()
                 .get(..9)

@@ -161,14 +161,14 @@ impl Kept {
         };
         let headers = headers::downstream(&self.headers);
         if !out.is_held() {
-            let sent = out.whole(self.status, &headers, &self.body);
+            let sent = out.whole(self.status, headers, &self.body);
             return ended(sent.map(|()| self.status));
         }
         let event = match self.form {
             Form::Events => self.body,
             Form::Json | Form::Opaque => reply::event_of_body(self.status, &self.body),
         };
-        let sent = out.open(200, &headers, Body::Streamed).and_then(|mut committed| {
+        let sent = out.open(200, headers, Body::Streamed).and_then(|mut committed| {
             committed.push(&event)?;
             committed.finish()
         });

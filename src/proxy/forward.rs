@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use ureq::http::header::HeaderValue;
+use ureq::http::header::{self, HeaderValue};
 use ureq::http::{Method, Request, Response, Uri};
 use ureq::{Agent, BodyReader, SendBody};
 
@@ -21,8 +21,10 @@ use crate::http::headers::Headers;
 use crate::net::resolve::LookupFailed;
 use crate::net::wait::{self, Stop, Waiter};
 
-/// Size of one read of an answer.
+/// Size of one read of an answer, once a smaller one was filled: most streams send less at a time.
 const READ_BYTES: usize = 16 * 1024;
+/// The size before. 600 streams take 7 MB less by it.
+const READ_BYTES_FIRST: usize = 4 * 1024;
 
 /// What is sent.
 pub(crate) struct Order<'a> {
@@ -37,6 +39,11 @@ pub(crate) struct Order<'a> {
 }
 
 impl Order<'_> {
+    /// Bytes of the whole body.
+    fn body_bytes(&self) -> usize {
+        self.body.into_iter().flatten().map(|part| part.len()).sum()
+    }
+
     /// An upper bound of the head's bytes on the wire, with the lines that the HTTP client adds.
     fn head_bytes(&self) -> usize {
         let uri_bytes = self.uri.path().len() + self.uri.query().map_or(0, str::len);
@@ -158,7 +165,9 @@ pub(crate) fn send(
         Connection::Pooled => None,
         Connection::Fresh => Some(Duration::ZERO),
     };
-    client_wait.wire().head_bytes.set(order.head_bytes());
+    let head_bytes = order.head_bytes();
+    client_wait.wire().head_bytes.set(head_bytes);
+    client_wait.wire().request_bytes.set(head_bytes + order.body_bytes());
     let answer = match send_once(agent, order, idle_age_max) {
         Err(error) if died_in_the_pool(&error, client_wait) => {
             client_wait.begin_attempt();
@@ -243,9 +252,8 @@ fn build(order: &Order<'_>) -> Result<Request<()>, ureq::Error> {
     let mut request = Request::builder().method(method).uri(order.uri.clone()).body(())?;
     let headers = request.headers_mut();
     *headers = order.headers.into();
-    if let Some(parts) = order.body {
-        let length: usize = parts.iter().map(|part| part.len()).sum();
-        headers.insert("content-length", HeaderValue::from(length));
+    if order.body.is_some() {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(order.body_bytes()));
     }
     Ok(request)
 }
@@ -278,9 +286,11 @@ fn answer_of(method: &str, response: Response<ureq::Body>) -> Answer {
     let (parts, body) = response.into_parts();
     let status = parts.status.as_u16();
     let headers = Headers::from(parts.headers);
-    let chunked = headers.get("transfer-encoding").is_some();
-    let length =
-        headers.text("content-length").and_then(|text| text.parse().ok()).filter(|_| !chunked);
+    let chunked = headers.get(header::TRANSFER_ENCODING).is_some();
+    let length = headers
+        .text(header::CONTENT_LENGTH)
+        .and_then(|text| text.parse().ok())
+        .filter(|_| !chunked);
     let without_body = matches!(status, 204 | 304);
     let form = match length {
         Some(length) if !without_body => Body::Length(length),
@@ -304,15 +314,20 @@ impl Answer {
         BUFFER.with(|buffer| {
             let mut buffer = buffer.take();
             if buffer.is_empty() {
-                // Memory that is zero already is not touched.
-                buffer = vec![0; READ_BYTES];
+                buffer = vec![0; READ_BYTES_FIRST];
             }
             let read = {
                 let _entered = wait::enter(Rc::clone(client_wait) as Rc<dyn Waiter>);
                 self.reader.read(&mut buffer)
             };
             let result = match read {
-                Ok(count) => Ok(with(&buffer[..count])),
+                Ok(count) => {
+                    let result = with(&buffer[..count]);
+                    if count == buffer.len() && count < READ_BYTES {
+                        buffer = vec![0; READ_BYTES];
+                    }
+                    Ok(result)
+                }
                 Err(error) => Err(failure_of_io(&error)),
             };
             BUFFER.set(buffer);

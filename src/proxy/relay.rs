@@ -61,7 +61,7 @@ pub(super) fn run(request: &ClientRequest, out: Uncommitted) -> Ended {
     request.tracked.stage(Stage::Streaming);
     let status = Some(upstream.status);
     let headers = headers::downstream(&upstream.headers);
-    let Ok(mut committed) = out.open(upstream.status, &headers, upstream.body) else {
+    let Ok(mut committed) = out.open(upstream.status, headers, upstream.body) else {
         return Ended::client_gone(Stage::Streaming, None);
     };
     loop {

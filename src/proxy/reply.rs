@@ -10,7 +10,7 @@ use super::classify::{self, Meaning};
 use crate::clock::human;
 use crate::event::labels;
 use crate::http::answer_json::ApiError;
-use crate::http::headers::Headers;
+use crate::http::headers::{Headers, write_head};
 use crate::http::peek::BODY_BYTES_MAX;
 use crate::http::sse::{self, Form};
 use crate::scheduler::{
@@ -97,7 +97,7 @@ pub(crate) fn on_the_wire(reply: &Reply) -> Vec<u8> {
     headers.push("content-length", body.len() as u64);
     headers.push("connection", HeaderValue::from_static("close"));
     let mut out = Vec::new();
-    headers.write_head(reply.status, &mut out);
+    write_head(reply.status, headers.iter(), &mut out);
     out.extend_from_slice(b"\r\n");
     out.extend_from_slice(&body);
     out

@@ -24,7 +24,7 @@ use super::error_events::ErrorEvents;
 use super::reply::Reply;
 use crate::clock::{self, Stopwatch};
 use crate::config::masking;
-use crate::http::headers::Headers;
+use crate::http::headers::{self, Headers};
 use crate::server::{ClientSocket, Outbound};
 
 /// Collected bytes are sent at this size even if more are at hand.
@@ -122,13 +122,18 @@ impl Uncommitted {
     ///
     /// # Errors
     /// The client is gone.
-    pub(crate) fn open(self, status: u16, headers: &Headers, body: Body) -> io::Result<Committed> {
+    pub(crate) fn open<'a>(
+        self,
+        status: u16,
+        lines: impl Iterator<Item = (&'a str, &'a [u8])>,
+        body: Body,
+    ) -> io::Result<Committed> {
         {
             let mut down = self.0.0.borrow_mut();
             if down.state == State::Held {
                 down.state = State::Open(down.streamed());
             } else {
-                down.head(status, headers, body);
+                down.head(status, lines, body);
                 // The head alone is worth a packet only if the first bytes are not at hand; the next wait sends it.
             }
         }
@@ -149,7 +154,8 @@ impl Uncommitted {
             down.push(&event)?;
         } else {
             let body = masked(reply.body());
-            down.head(reply.status, &reply.headers(), Body::Length(body.len() as u64));
+            let headers = reply.headers();
+            down.head(reply.status, headers.iter(), Body::Length(body.len() as u64));
             down.push(&body)?;
         }
         down.finish()?;
@@ -161,11 +167,16 @@ impl Uncommitted {
     ///
     /// # Errors
     /// The client is gone.
-    pub(crate) fn whole(self, status: u16, headers: &Headers, body: &[u8]) -> io::Result<()> {
+    pub(crate) fn whole<'a>(
+        self,
+        status: u16,
+        lines: impl Iterator<Item = (&'a str, &'a [u8])>,
+        body: &[u8],
+    ) -> io::Result<()> {
         let mut down = self.0.0.borrow_mut();
         let clean = masking::bytes(body);
         let body = clean.as_deref().unwrap_or(body);
-        down.head(status, headers, Body::Length(body.len() as u64));
+        down.head(status, lines, Body::Length(body.len() as u64));
         down.push(body)?;
         down.finish()
     }
@@ -248,7 +259,7 @@ impl Line {
                 let form = HeaderValue::from_static("text/event-stream; charset=utf-8");
                 headers.push("content-type", form);
                 headers.push("cache-control", HeaderValue::from_static("no-cache"));
-                down.head(200, &headers, Body::Streamed);
+                down.head(200, headers.iter(), Body::Streamed);
                 down.state = State::Held;
             }
             State::Held => {}
@@ -281,7 +292,12 @@ impl Down {
     }
 
     /// Puts the head into the cork.
-    fn head(&mut self, status: u16, headers: &Headers, body: Body) {
+    fn head<'a>(
+        &mut self,
+        status: u16,
+        lines: impl Iterator<Item = (&'a str, &'a [u8])>,
+        body: Body,
+    ) {
         let framing = match body {
             _ if self.form.head_only => Framing::None,
             Body::None => Framing::None,
@@ -294,13 +310,15 @@ impl Down {
         self.status = Some(status);
         let cork = &mut self.cork;
         let start = cork.len();
-        headers.write_head(status, cork);
+        let mut is_dated = false;
+        let lines = lines.inspect(|(name, _)| is_dated |= *name == "date");
+        headers::write_head(status, lines, cork);
         // An upstream may repeat a credential in any header.
         if let Some(masked) = masking::bytes(&cork[start..]) {
             cork.truncate(start);
             cork.extend_from_slice(&masked);
         }
-        if headers.get("date").is_none() {
+        if !is_dated {
             // Writing into memory cannot fail.
             let _ = write!(cork, "date: {}\r\n", clock::http_date(clock::wall()));
         }

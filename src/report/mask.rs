@@ -5,6 +5,11 @@
 //! own login, is known by name in headers, and by shape and by key in text, because a body may be cut
 //! off and so be no JSON any more.
 
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
+
 use crate::config::masking::{self, MASK};
 
 /// Beginnings that all keys and tokens of the API have.
@@ -43,19 +48,36 @@ pub(crate) fn is_secret_header(name: &str) -> bool {
 }
 
 /// The text without tokens, without the values of secret keys, and without the `code` of a login.
-pub(crate) fn mask(text: &str) -> String {
-    let mut text = without_tokens(&masking::text(text));
-    for key in SECRET_KEYS {
-        if text.contains(key) {
-            text = without_values(&text, key);
+pub(crate) fn mask(text: &str) -> Cow<'_, str> {
+    let mut text = masking::text(text);
+    if FINDERS.marks.iter().any(|mark| mark.find(text.as_bytes()).is_some()) {
+        text = Cow::Owned(without_tokens(&text));
+    }
+    for (finder, key) in FINDERS.keys.iter().zip(SECRET_KEYS) {
+        if finder.find(text.as_bytes()).is_some() {
+            text = Cow::Owned(without_values(&text, key));
         }
     }
     // `code` is a common word; only beside a grant is it a credential.
-    if text.contains("authorization_code") {
-        text = without_values(&text, "code");
+    if FINDERS.grant.find(text.as_bytes()).is_some() {
+        text = Cow::Owned(without_values(&text, "code"));
     }
     text
 }
+
+/// What tells that there is something to take out. Every line of the log is searched, so the searchers
+/// are made once.
+struct Finders {
+    marks: [Finder<'static>; TOKEN_MARKS.len()],
+    keys: [Finder<'static>; SECRET_KEYS.len()],
+    grant: Finder<'static>,
+}
+
+static FINDERS: LazyLock<Finders> = LazyLock::new(|| Finders {
+    marks: TOKEN_MARKS.map(Finder::new),
+    keys: SECRET_KEYS.map(Finder::new),
+    grant: Finder::new("authorization_code"),
+});
 
 fn without_tokens(text: &str) -> String {
     let mut out = String::with_capacity(text.len());

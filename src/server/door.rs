@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use subtle::ConstantTimeEq;
+use ureq::http::header;
 
 use super::head::{DoorRefusal, HEAD_TOO_LARGE, HEADERS_MAX, RequestHead, refused};
 use super::paths::{self, Local, Route};
@@ -109,7 +110,7 @@ impl Door<'_> {
 
     fn check_host(&self, head: &RequestHead) -> Result<(), DoorRefusal> {
         // Only HTTP/1.0 gets here without a Host, and no browser speaks that.
-        let Some(value) = head.headers.get("host") else {
+        let Some(value) = head.headers.get(header::HOST) else {
             return Ok(());
         };
         let ours = std::str::from_utf8(value)
@@ -170,7 +171,7 @@ fn check_lines(head: &RequestHead) -> Result<(), DoorRefusal> {
 }
 
 fn check_number_of_hosts(head: &RequestHead) -> Result<(), DoorRefusal> {
-    match head.headers.all("host").count() {
+    match head.headers.all(header::HOST).count() {
         0 if head.version == (1, 1) => Err(refused(400, "an HTTP/1.1 request needs a Host header")),
         0 | 1 => Ok(()),
         _ => Err(refused(400, "more than one Host header")),
@@ -180,8 +181,8 @@ fn check_number_of_hosts(head: &RequestHead) -> Result<(), DoorRefusal> {
 /// The body's framing; every doubt is refused, because two readings of it are how requests are
 /// smuggled.
 fn framing(head: &RequestHead) -> Result<Framing, DoorRefusal> {
-    let mut codings = head.headers.all("transfer-encoding");
-    let mut lengths = head.headers.all("content-length");
+    let mut codings = head.headers.all(header::TRANSFER_ENCODING);
+    let mut lengths = head.headers.all(header::CONTENT_LENGTH);
     match (codings.next(), lengths.next()) {
         (None, None) => Ok(Framing::NoBody),
         (None, Some(length)) if lengths.next().is_none() => content_length(length),
@@ -214,7 +215,7 @@ fn content_length(value: &[u8]) -> Result<Framing, DoorRefusal> {
 }
 
 fn expects_continue(head: &RequestHead) -> Result<bool, DoorRefusal> {
-    let mut expectations = head.headers.all("expect").map(<[u8]>::trim_ascii).peekable();
+    let mut expectations = head.headers.all(header::EXPECT).map(<[u8]>::trim_ascii).peekable();
     // RFC 9110 section 10.1.1: to be ignored in HTTP/1.0.
     if head.version == (1, 0) || expectations.peek().is_none() {
         return Ok(false);
@@ -227,8 +228,8 @@ fn expects_continue(head: &RequestHead) -> Result<bool, DoorRefusal> {
 
 /// A page of another origin has no business here. Programs send neither header.
 fn check_origin(headers: &Headers) -> Result<(), DoorRefusal> {
-    let host = headers.get("host").map(<[u8]>::trim_ascii).unwrap_or_default();
-    for origin in headers.all("origin").map(<[u8]>::trim_ascii) {
+    let host = headers.get(header::HOST).map(<[u8]>::trim_ascii).unwrap_or_default();
+    for origin in headers.all(header::ORIGIN).map(<[u8]>::trim_ascii) {
         let authority =
             origin.strip_prefix(b"http://").or_else(|| origin.strip_prefix(b"https://"));
         if host.is_empty()
@@ -286,6 +287,8 @@ const NEEDS_KEY: &str = "the proxy key is missing or wrong: send proxy.apiKey of
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::testing::chance::{Random, rounds};
 
@@ -297,7 +300,7 @@ mod tests {
     fn headers(lines: &[(&str, &str)]) -> Headers {
         let mut headers = Headers::default();
         for (name, value) in lines {
-            headers.take(name, value.as_bytes()).expect("a header line");
+            headers.take(name, Bytes::copy_from_slice(value.as_bytes())).expect("a header line");
         }
         headers
     }
@@ -524,12 +527,12 @@ mod tests {
                 "http://",
             ];
             let mut headers = Headers::default();
-            headers.take("host", b"127.0.0.1").expect("a header line");
+            headers.take("host", Bytes::from_static(b"127.0.0.1")).expect("a header line");
             for _ in 0..random.below(4) {
                 let value =
                     if random.chance(20) { random.bytes(12) } else { random.word(&values).into() };
                 // What is no value gets past no parser.
-                let _ = headers.take(random.word(&names), &value);
+                let _ = headers.take(random.word(&names), value.into());
             }
             let method = random.word(&["GET", "POST", "TRACE"]);
             let head = RequestHead {

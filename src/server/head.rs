@@ -7,6 +7,10 @@
 //!
 //! Pure: bytes in, verdict out; the caller reads more and asks again.
 
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+
 use crate::http::headers::Headers;
 
 /// Bytes of one head: 64 KiB of header lines, a target of 32 KiB and the rest of its line (SPEC
@@ -64,6 +68,9 @@ pub(super) enum Parsed {
 }
 
 /// Reads the head at the beginning of `bytes`.
+///
+/// Out of line: its frame would lie below that of every request.
+#[inline(never)]
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     if bytes.first() == Some(&TLS_HANDSHAKE) {
         let text = "this port speaks plain HTTP; use http:// instead of https:// in the base URL";
@@ -74,11 +81,11 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
         return Parsed::Refused(refused(400, "empty lines instead of a request"));
     }
     let head = &bytes[blank..];
-    let mut lines = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut request = httparse::Request::new(&mut lines);
-    match request.parse(head) {
+    let mut lines = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(head, &mut lines) {
         Ok(httparse::Status::Complete(length)) if !has_bare_line_end(&head[..length]) => {
-            match taken_from(&request) {
+            match taken_from(&request, &head[..length]) {
                 Some(head) => Parsed::Complete(head, blank + length),
                 None => Parsed::Refused(refused(400, "the request line is malformed")),
             }
@@ -118,10 +125,16 @@ fn has_bare_line_end(head: &[u8]) -> bool {
     })
 }
 
-fn taken_from(request: &httparse::Request<'_, '_>) -> Option<RequestHead> {
-    let mut headers = Headers::default();
+/// Copies what was read out of `head`.
+fn taken_from(request: &httparse::Request<'_, '_>, head: &[u8]) -> Option<RequestHead> {
+    let mut headers = Headers::with_capacity(request.headers.len());
+    // All values lie in one copy of the head: a clone of one is a count, where a value of its own is
+    // two allocations.
+    let copy = Bytes::copy_from_slice(head);
     for line in request.headers.iter() {
-        headers.take(line.name, line.value).ok()?;
+        let from = line.value.as_ptr().addr() - head.as_ptr().addr();
+        let value = copy.slice(from..from + line.value.len());
+        headers.take(line.name, value).ok()?;
     }
     Some(RequestHead {
         method: request.method?.to_owned(),

@@ -1,4 +1,5 @@
-//! `make bench`: what the program costs, beside a direct connection, nginx and the npm package, in the same run and in turns.
+//! `make bench`: what the program costs, beside a direct connection, nginx, an async Rust proxy (shunt) and the npm package, in the
+//! same run and in turns.
 //!
 //! Everything is on loopback and bounded. The load generator, the upstream stub and the servers share the machine, so that figures of
 //! one run can be compared with each other and with nothing else. It writes Markdown on stdout and its progress on stderr.
@@ -31,18 +32,20 @@ use measure::{Plan, Section};
 use servers::Program;
 
 const HELP: &str = "\
-Measures maxpool beside a direct connection, nginx and the npm package.
+Measures maxpool beside a direct connection, nginx, shunt and the npm package.
 
 usage: make bench ARGS='[options]'
 
   --rounds N        measure everything N times and take medians (default 3)
   --seconds N       of each measurement of small requests (default 2)
   --connections N   of small requests, instead of 1, 16 and 64
-  --only SECTIONS   of start,json,bodies,streams,memory (default all), separated by commas
-  --without NAMES   of direct,nginx,npm,maxpool,static,tls: leave these out
+  --only SECTIONS   of start,json,bodies,streams,burst,memory (default all), separated by commas
+  --without NAMES   of direct,nginx,shunt,npm,maxpool,static,tls: leave these out
+  --streams N       at once, instead of 1, 50, 150 and 600
   --binary [NAME=]PATH  measure this build of maxpool (default: the one beside this program); may be given several times
 
-nginx and maxpool of the npm package are looked for on PATH; $MAXPOOL_NODE says where else the latter is.
+nginx, shunt (of the crate shunt-proxy) and maxpool of the npm package are looked for on PATH; $MAXPOOL_NODE says where else the
+last is. A row with a * had neighbours on the machine that took more than 0.3 of a core.
 ";
 
 fn main() -> ExitCode {
@@ -73,6 +76,7 @@ fn arguments() -> Result<Option<Plan>, Box<dyn std::error::Error>> {
     let mut sections = Section::ALL.to_vec();
     let mut without = Vec::new();
     let mut connections = measure::CONNECTIONS.to_vec();
+    let mut streams = measure::STREAMS.to_vec();
     let mut binaries = Vec::new();
     let mut parser = lexopt::Parser::from_env();
     while let Some(argument) = parser.next()? {
@@ -81,6 +85,7 @@ fn arguments() -> Result<Option<Plan>, Box<dyn std::error::Error>> {
             Long("rounds") => rounds = parser.value()?.parse()?,
             Long("seconds") => seconds = parser.value()?.parse()?,
             Long("connections") => connections = vec![parser.value()?.parse()?],
+            Long("streams") => streams = vec![parser.value()?.parse()?],
             Long("binary") => binaries.push(parser.value()?.string()?),
             Long("without") => without = words(&parser.value()?.string()?),
             Long("only") => {
@@ -103,6 +108,7 @@ fn arguments() -> Result<Option<Plan>, Box<dyn std::error::Error>> {
         None => missing.push(name.to_owned()),
     };
     offer("nginx", on_path("nginx"), Program::Nginx);
+    offer("shunt", on_path("shunt"), Program::Shunt);
     let node = std::env::var_os("MAXPOOL_NODE").map(PathBuf::from);
     let node = node.or_else(|| on_path("maxpool").filter(|path| is_script(path)));
     offer("npm", node, Program::Node);
@@ -123,6 +129,7 @@ fn arguments() -> Result<Option<Plan>, Box<dyn std::error::Error>> {
         time: Duration::try_from_secs_f64(seconds)?,
         sections,
         connections,
+        streams,
         with_direct: is_left("direct"),
         with_tls: is_left("tls"),
         programs,

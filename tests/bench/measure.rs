@@ -9,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::load::{self, Destination, Load, Served};
-use super::process::Tree;
+use super::process::{Tree, machine_cpu};
 use super::servers::{KEY, Program, Server, Upstream};
 use super::streams::{self, Seen, Streams};
 use super::stub::{Clock, Stub};
@@ -20,10 +20,15 @@ pub const CONNECTIONS: [usize; 3] = [1, 16, 64];
 /// Bytes of large requests.
 const BODIES: [usize; 2] = [1_000_000, 10_000_000];
 /// Streams at once.
-const STREAMS: [usize; 4] = [1, 50, 150, 600];
+pub const STREAMS: [usize; 4] = [1, 50, 150, 600];
 /// Events of each stream, and the time between two.
 const EVENTS: usize = 200;
 const PACE: Duration = Duration::from_millis(50);
+/// Streams of a burst, and events of each.
+const BURSTS: [usize; 2] = [150, 600];
+const BURST_EVENTS: usize = 20;
+/// What neighbours may take of a core before a measurement is marked.
+const NEIGHBOURS: f64 = 0.3;
 /// Before anything is counted.
 const WARM_UP: Duration = Duration::from_millis(300);
 /// Starts of each program in each round.
@@ -38,6 +43,7 @@ pub struct Plan {
     pub time: Duration,
     pub sections: Vec<Section>,
     pub connections: Vec<usize>,
+    pub streams: Vec<usize>,
     pub with_direct: bool,
     pub with_tls: bool,
     pub programs: Vec<(String, Program)>,
@@ -52,15 +58,22 @@ pub enum Section {
     Json,
     Bodies,
     Streams,
+    Burst,
     Memory,
 }
 
 impl Section {
-    pub const ALL: [Section; 5] =
-        [Section::Start, Section::Json, Section::Bodies, Section::Streams, Section::Memory];
+    pub const ALL: [Section; 6] = [
+        Section::Start,
+        Section::Json,
+        Section::Bodies,
+        Section::Streams,
+        Section::Burst,
+        Section::Memory,
+    ];
 
     pub fn named(word: &str) -> Option<Section> {
-        let names = ["start", "json", "bodies", "streams", "memory"];
+        let names = ["start", "json", "bodies", "streams", "burst", "memory"];
         let index = names.iter().position(|name| *name == word)?;
         Some(Section::ALL[index])
     }
@@ -111,6 +124,9 @@ pub fn run(plan: &Plan, mut show: impl FnMut(&str)) -> io::Result<()> {
             show(&event_streams(plan, &runners, words, clock)?);
         }
     }
+    if plan.sections.contains(&Section::Burst) {
+        show(&bursts(plan, stub, clock)?);
+    }
     if plan.sections.contains(&Section::Memory) {
         show(&memory(plan, stub, clock)?);
     }
@@ -140,6 +156,9 @@ fn runners(plan: &Plan, upstream: Upstream) -> io::Result<Vec<Runner>> {
         runners.push(Runner { name: "direct".to_owned(), to, tree: None, _server: None });
     }
     for (name, program) in &plan.programs {
+        if matches!((program, upstream), (Program::Shunt(_), Upstream::Tls(_))) {
+            continue;
+        }
         let server = Server::start(program, upstream, &request("json", SMALL_BODY))
             .map_err(|error| io::Error::other(format!("{name}: {error}")))?;
         runners.push(Runner {
@@ -167,9 +186,9 @@ const STREAM_BODY: &str = r#"{"model":"claude-sonnet-4-5","max_tokens":1024,"str
 fn request(answer: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!(
-        "POST /v1/messages HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: application/json\r\nanthropic-version: 2023-06-01\r\n\
+        "POST /v1/messages HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: {answer}\r\nanthropic-version: 2023-06-01\r\n\
          anthropic-beta: claude-code-20250219\r\ncontent-type: application/json\r\nuser-agent: claude-cli/2.1.0 (external, cli)\r\n\
-         x-api-key: {KEY}\r\nx-app: cli\r\nx-bench: {answer}\r\ncontent-length: {length}\r\n\r\n{body}"
+         x-api-key: {KEY}\r\nx-app: cli\r\ncontent-length: {length}\r\n\r\n{body}"
     )
     .into_bytes()
 }
@@ -201,24 +220,63 @@ fn names(runners: &[Runner]) -> Vec<&str> {
     runners.iter().map(|runner| runner.name.as_str()).collect()
 }
 
+/// What one program's turns have brought.
+struct Turns<T> {
+    results: Vec<T>,
+    /// The share of a core that neighbours took, turn by turn.
+    neighbours: Vec<f64>,
+    /// Cores that the load and the stub took, turn by turn.
+    own: Vec<f64>,
+}
+
+impl<T> Turns<T> {
+    fn new() -> Turns<T> {
+        Turns { results: Vec::new(), neighbours: Vec::new(), own: Vec::new() }
+    }
+
+    /// The program's name, with a mark if neighbours were too busy.
+    fn named(&self, name: &str) -> String {
+        let is_disturbed = median(self.neighbours.iter().copied()) > NEIGHBOURS;
+        format!("{name}{}", if is_disturbed { " *" } else { "" })
+    }
+}
+
+/// One measurement, and who else used the machine meanwhile.
+fn observed<T>(
+    turns: &mut Turns<T>,
+    cpu: impl Fn() -> Duration,
+    measure: impl FnOnce() -> io::Result<T>,
+) -> io::Result<()> {
+    let itself = Tree(std::process::id());
+    let moment = || (Instant::now(), machine_cpu(), itself.own_cpu(), cpu());
+    let before = moment();
+    turns.results.push(measure()?);
+    let after = moment();
+    let seconds = (after.0 - before.0).as_secs_f64();
+    let cores = |from: Duration, to: Duration| to.saturating_sub(from).as_secs_f64() / seconds;
+    let own = cores(before.2, after.2);
+    turns.own.push(own);
+    turns.neighbours.push(cores(before.1, after.1) - own - cores(before.3, after.3));
+    Ok(())
+}
+
 /// All rounds of a load on all runners, in turns.
 fn rounds<T>(
     plan: &Plan,
     runners: &[Runner],
     what: &str,
     one: impl Fn(&Runner) -> io::Result<T>,
-) -> io::Result<Vec<Vec<T>>> {
-    let mut results: Vec<Vec<T>> = runners.iter().map(|_| Vec::new()).collect();
+) -> io::Result<Vec<Turns<T>>> {
+    let mut all: Vec<Turns<T>> = runners.iter().map(|_| Turns::new()).collect();
     for round in 0..plan.rounds {
         told(&format!("{what}, round {} of {}", round + 1, plan.rounds));
         for index in turns(runners.len(), round) {
             let runner = &runners[index];
-            let result = one(runner)
+            observed(&mut all[index], || runner.cpu(), || one(runner))
                 .map_err(|error| io::Error::other(format!("{what}, {}: {error}", runner.name)))?;
-            results[index].push(result);
         }
     }
-    Ok(results)
+    Ok(all)
 }
 
 fn small_requests(plan: &Plan, runners: &[Runner], words: &str) -> io::Result<String> {
@@ -232,6 +290,7 @@ fn small_requests(plan: &Plan, runners: &[Runner], words: &str) -> io::Result<St
         "added ms",
         "99 % ms",
         "CPU µs each",
+        "load's cores",
     ]);
     for &connections in &plan.connections {
         let load = Load {
@@ -245,9 +304,9 @@ fn small_requests(plan: &Plan, runners: &[Runner], words: &str) -> io::Result<St
                 load::run(&runner.to, &load, || runner.cpu())
             })?;
         let rates: Vec<f64> =
-            results.iter().map(|served| median(served.iter().map(Served::rate))).collect();
-        let middle = |served: &Vec<Served>, share| {
-            median(served.iter().map(|one| at_share(&one.latencies, share)))
+            results.iter().map(|served| median(served.results.iter().map(Served::rate))).collect();
+        let middle = |served: &Turns<Served>, share| {
+            median(served.results.iter().map(|one| at_share(&one.latencies, share)))
         };
         let direct = middle(&results[0], 0.5);
         for (index, share) in ratios(&rates, &names(runners)).into_iter().enumerate() {
@@ -256,19 +315,20 @@ fn small_requests(plan: &Plan, runners: &[Runner], words: &str) -> io::Result<St
             let added =
                 if plan.with_direct && index > 0 { ms(p50 - direct) } else { "–".to_owned() };
             let cpu = if runners[index].tree.is_some() {
-                number(median(served.iter().map(Served::cpu_each)))
+                number(median(served.results.iter().map(Served::cpu_each)))
             } else {
                 "–".to_owned()
             };
             table.row(&[
                 connections.to_string(),
-                runners[index].name.clone(),
+                served.named(&runners[index].name),
                 format!("{:.0}", rates[index]),
                 share,
                 ms(p50),
                 added,
                 ms(middle(served, 0.99)),
                 cpu,
+                number(median(served.own.iter().copied())),
             ]);
         }
     }
@@ -294,18 +354,18 @@ fn large_requests(plan: &Plan, runners: &[Runner], words: &str) -> io::Result<St
             })?;
         let times: Vec<f64> = results
             .iter()
-            .map(|served| median(served.iter().map(|one| at_share(&one.latencies, 0.5))))
+            .map(|served| median(served.results.iter().map(|one| at_share(&one.latencies, 0.5))))
             .collect();
         for (index, share) in ratios(&times, &names(runners)).into_iter().enumerate() {
             let cpu = if runners[index].tree.is_some() {
-                number(median(results[index].iter().map(Served::cpu_each)) / 1e3)
+                number(median(results[index].results.iter().map(Served::cpu_each)) / 1e3)
             } else {
                 "–".to_owned()
             };
             let speed = load.request.len() as f64 / 1e6 / (times[index] / 1e9);
             table.row(&[
                 format!("{} MB", bytes / 1_000_000),
-                runners[index].name.clone(),
+                results[index].named(&runners[index].name),
                 ms(times[index]),
                 share,
                 number(speed),
@@ -326,17 +386,17 @@ fn event_streams(plan: &Plan, runners: &[Runner], words: &str, clock: Clock) -> 
         "streams",
         "through",
         "first byte ms",
+        "99 % ms",
         "event median ms",
         "of nginx",
         "event 99 % ms",
         "of nginx",
-        "total s",
         "CPU µs an event",
         "RSS MB",
     ]);
     let order = request(&format!("sse {EVENTS} {}", PACE.as_micros()), STREAM_BODY);
-    for count in STREAMS {
-        let wanted = Streams { count, events: EVENTS, pace: PACE };
+    for &count in &plan.streams {
+        let wanted = Streams { count, events: EVENTS, pace: PACE, is_burst: false };
         let results = rounds(plan, runners, &format!("{count} streams, {words}"), |runner| {
             let mut resident = 0;
             let seen = streams::run(
@@ -349,8 +409,8 @@ fn event_streams(plan: &Plan, runners: &[Runner], words: &str, clock: Clock) -> 
             )?;
             Ok((seen, resident))
         })?;
-        let middle = |seen: &Vec<(Seen, u64)>, of: fn(&Seen) -> &Vec<u64>, share| {
-            median(seen.iter().map(|(one, _)| at_share(of(one), share)))
+        let middle = |seen: &Turns<(Seen, u64)>, of: fn(&Seen) -> &Vec<u64>, share| {
+            median(seen.results.iter().map(|(one, _)| at_share(of(one), share)))
         };
         let medians: Vec<f64> =
             results.iter().map(|seen| middle(seen, |one| &one.delays, 0.5)).collect();
@@ -364,21 +424,20 @@ fn event_streams(plan: &Plan, runners: &[Runner], words: &str, clock: Clock) -> 
                 None => ("–".to_owned(), "–".to_owned()),
                 Some(_) => (
                     number(median(
-                        seen.iter().map(|(one, _)| one.cpu.as_secs_f64() * 1e6 / events),
+                        seen.results.iter().map(|(one, _)| one.cpu.as_secs_f64() * 1e6 / events),
                     )),
-                    number(median(seen.iter().map(|(_, bytes)| *bytes as f64 / 1e6))),
+                    number(median(seen.results.iter().map(|(_, bytes)| *bytes as f64 / 1e6))),
                 ),
             };
-            let total = middle(seen, |one| &one.totals, 0.5) / 1e9;
             table.row(&[
                 count.to_string(),
-                runners[index].name.clone(),
+                seen.named(&runners[index].name),
                 ms(middle(seen, |one| &one.first, 0.5)),
+                ms(middle(seen, |one| &one.first, 0.99)),
                 ms(medians[index]),
                 of_median[index].clone(),
                 ms(late[index]),
                 of_late[index].clone(),
-                number(total),
                 cpu,
                 resident,
             ]);
@@ -387,6 +446,45 @@ fn event_streams(plan: &Plan, runners: &[Runner], words: &str, clock: Clock) -> 
     text += &table.finish();
     text.push('\n');
     Ok(text)
+}
+
+/// Streams that all begin in one instant, on a process that has served one request before.
+fn bursts(plan: &Plan, stub: Stub, clock: Clock) -> io::Result<String> {
+    let mut table =
+        Table::new(&["streams", "through", "first byte ms", "99 % ms", "event 99 % ms"]);
+    let order = request(&format!("sse {BURST_EVENTS} {}", PACE.as_micros()), STREAM_BODY);
+    for count in BURSTS {
+        let wanted = Streams { count, events: BURST_EVENTS, pace: PACE, is_burst: true };
+        let mut all: Vec<Turns<Seen>> = plan.programs.iter().map(|_| Turns::new()).collect();
+        for round in 0..plan.rounds {
+            told(&format!("burst of {count}, round {} of {}", round + 1, plan.rounds));
+            for index in turns(plan.programs.len(), round) {
+                let (name, program) = &plan.programs[index];
+                let failed = |error| io::Error::other(format!("{name}: {error}"));
+                let probe = request("json", SMALL_BODY);
+                let server =
+                    Server::start(program, Upstream::Plain(stub.plain), &probe).map_err(failed)?;
+                let cpu = || server.tree().cpu();
+                observed(&mut all[index], cpu, || {
+                    streams::run(&server.destination(), wanted, &order, clock, cpu, || ())
+                })
+                .map_err(failed)?;
+            }
+        }
+        for ((name, _), seen) in plan.programs.iter().zip(&all) {
+            let middle = |of: fn(&Seen) -> &Vec<u64>, share| {
+                ms(median(seen.results.iter().map(|one| at_share(of(one), share))))
+            };
+            table.row(&[
+                count.to_string(),
+                seen.named(name),
+                middle(|one| &one.first, 0.5),
+                middle(|one| &one.first, 0.99),
+                middle(|one| &one.delays, 0.99),
+            ]);
+        }
+    }
+    Ok(format!("### A burst on a fresh process\n\n{}\n", table.finish()))
 }
 
 fn start_up(plan: &Plan, stub: Stub) -> io::Result<String> {
@@ -446,7 +544,7 @@ fn memory(plan: &Plan, stub: Stub, clock: Clock) -> io::Result<String> {
         }
         let after = server.tree().resident();
         let server = fresh()?;
-        let wanted = Streams { count: 150, events: 60, pace: PACE };
+        let wanted = Streams { count: 150, events: 60, pace: PACE, is_burst: false };
         let order = request(&format!("sse {} {}", wanted.events, PACE.as_micros()), STREAM_BODY);
         let mut streaming = 0;
         streams::run(

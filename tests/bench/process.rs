@@ -38,6 +38,12 @@ impl Tree {
         Duration::from_millis(sum * 1000 / TICKS)
     }
 
+    /// Processor time of the first process alone.
+    pub fn own_cpu(self) -> Duration {
+        let ticks = field(self.0, 11).unwrap_or(0) + field(self.0, 12).unwrap_or(0);
+        Duration::from_millis(ticks * 1000 / TICKS)
+    }
+
     /// Bytes resident now, shared pages counted in each process.
     pub fn resident(self) -> u64 {
         self.pids().into_iter().map(|pid| status(pid, "VmRSS:")).sum()
@@ -55,6 +61,17 @@ impl Tree {
             let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
         }
     }
+}
+
+/// Processor time that everything on this machine has used, its neighbours on the same host included (`steal`).
+pub fn machine_cpu() -> Duration {
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = text.lines().next().unwrap_or_default();
+    let numbers: Vec<u64> =
+        line.split_ascii_whitespace().skip(1).map_while(|word| word.parse().ok()).collect();
+    // user, nice, system, idle, iowait, irq, softirq, steal; the rest is counted in those already.
+    let busy = [0, 1, 2, 5, 6, 7].iter().filter_map(|index| numbers.get(*index)).sum::<u64>();
+    Duration::from_millis(busy * 1000 / TICKS)
 }
 
 /// A number of `/proc/PID/stat`, counted from the field behind the name.

@@ -1,4 +1,5 @@
-//! What is measured: nginx, the npm package, and maxpool, each with its configuration in a directory of its own.
+//! What is measured: nginx, shunt (an async Rust proxy), the npm package, and maxpool, each with its configuration in a directory of
+//! its own.
 
 use std::fs;
 use std::io;
@@ -25,6 +26,8 @@ pub const KEY: &str = "mp-bench-key-0123456789abcdefghij";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Program {
     Nginx(PathBuf),
+    /// The command of the crate `shunt-proxy`: hyper and reqwest on tokio.
+    Shunt(PathBuf),
     /// The npm package's command.
     Node(PathBuf),
     /// Ours.
@@ -69,12 +72,14 @@ impl Server {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let mut command = match program {
             Program::Nginx(path) => nginx(path, &directory, port, upstream)?,
+            Program::Shunt(path) => shunt(path, &directory, port, upstream)?,
             Program::Node(path) | Program::Maxpool(path) => pool(path, &directory, port, upstream)?,
         };
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", &directory)
+            .env("SHUNT_NO_TELEMETRY", "1")
             .env("MAXPOOL_CONFIG", directory.join("maxpool.json"))
             .env("SSL_CERT_FILE", &authority)
             .env("NODE_EXTRA_CA_CERTS", &authority)
@@ -171,6 +176,43 @@ fn pool(path: &Path, directory: &Path, port: u16, upstream: Upstream) -> io::Res
     fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     let mut command = Command::new(path);
     command.arg("server");
+    Ok(command)
+}
+
+/// shunt with two accounts and nothing on that calls home. It refuses an upstream that is spelled as loopback; the unspecified
+/// address leads there too. The stub's certificate is not for it: it takes part without TLS only.
+fn shunt(path: &Path, directory: &Path, port: u16, upstream: Upstream) -> io::Result<Command> {
+    let Upstream::Plain(address) = upstream else {
+        return Err(io::Error::other("it does not trust the stub's certificate"));
+    };
+    let control = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+    let config = format!(
+        "[server]
+host = \"127.0.0.1\"
+port = {port}
+control_port = {control}
+log_level = \"error\"
+health_check_enabled = false
+burst_rpm_limit = 0
+telemetry = false
+"
+    );
+    let accounts = ["one", "two"].map(|name| {
+        format!(
+            "
+[[accounts]]
+name = \"{name}\"
+provider = \"anthropic\"
+api_key = \"key-{name}\"
+upstream_url = \"http://0.0.0.0:{}\"
+",
+            address.port()
+        )
+    });
+    let file = directory.join("shunt.toml");
+    fs::write(&file, config + &accounts.concat())?;
+    let mut command = Command::new(path);
+    command.args(["start", "--foreground", "--config"]).arg(&file);
     Ok(command)
 }
 

@@ -18,6 +18,8 @@ pub struct Streams {
     pub count: usize,
     pub events: usize,
     pub pace: Duration,
+    /// All requests in one instant, as a burst, instead of one after the other within the first `pace`.
+    pub is_burst: bool,
 }
 
 /// What came; all times in nanoseconds and sorted.
@@ -26,8 +28,6 @@ pub struct Seen {
     pub first: Vec<u64>,
     /// From the stub's sending of each event to our reading of it.
     pub delays: Vec<u64>,
-    /// From the request to the end of the stream.
-    pub totals: Vec<u64>,
     /// Processor time of the program that was measured.
     pub cpu: Duration,
 }
@@ -47,8 +47,8 @@ struct Client {
     events: usize,
 }
 
-/// Runs the streams. Each begins a little after the one before it, so that events are spread evenly. `halfway` is called once, in the
-/// middle.
+/// Runs the streams, on connections that are there before the first request. Each begins a little after the one before it, so that
+/// events are spread evenly, unless they are a burst. `halfway` is called once, in the middle.
 pub fn run(
     to: &Destination,
     streams: Streams,
@@ -74,7 +74,6 @@ pub fn run(
     let mut seen = Seen {
         first: Vec::new(),
         delays: Vec::with_capacity(streams.count * streams.events),
-        totals: Vec::new(),
         cpu: Duration::ZERO,
     };
     let cpu_before = cpu();
@@ -85,7 +84,8 @@ pub fn run(
     let mut buffer = Vec::new();
     let mut events = Vec::with_capacity(256);
     while over < streams.count {
-        let due = |index: usize| streams.pace.mul_f64(index as f64 / streams.count as f64);
+        let spread = if streams.is_burst { Duration::ZERO } else { streams.pace };
+        let due = |index: usize| spread.mul_f64(index as f64 / streams.count as f64);
         while begun < streams.count && start.elapsed() >= due(begun) {
             if let Some(client) = &mut clients[begun] {
                 client.asked = clock.now();
@@ -120,21 +120,21 @@ pub fn run(
             };
             if client.advance(clock, &mut buffer, &mut seen.delays)? {
                 if client.events != streams.events {
+                    let head = String::from_utf8_lossy(client.incoming.head());
                     return Err(io::Error::other(format!(
-                        "a stream of {} events instead of {}",
+                        "a stream of {} events instead of {}: {head}",
                         client.events, streams.events
                     )));
                 }
                 let first = client.first.unwrap_or(u64::MAX);
                 seen.first.push(first.saturating_sub(client.asked));
-                seen.totals.push(clock.now() - client.asked);
                 clients[index] = None;
                 over += 1;
             }
         }
     }
     seen.cpu = cpu().saturating_sub(cpu_before);
-    for list in [&mut seen.first, &mut seen.delays, &mut seen.totals] {
+    for list in [&mut seen.first, &mut seen.delays] {
         list.sort_unstable();
     }
     Ok(seen)

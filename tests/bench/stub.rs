@@ -1,7 +1,7 @@
 //! The upstream of every measurement: one thread, one epoll, answers that are as cheap as they can be.
 //!
-//! What it answers stands in the request's `x-bench` header: `json` (the default), `sse EVENTS PACE_US`, or `bytes COUNT`. Each event
-//! of a stream carries the moment at which it was sent.
+//! What it answers stands in the request's `accept` header, which every proxy passes on: `json` (the default), `sse EVENTS PACE_US`, or
+//! `bytes COUNT`. Each event of a stream carries the moment at which it was sent.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -214,9 +214,6 @@ impl Loop {
     /// False at the connection's end.
     fn advance(&mut self, index: usize, peer: &mut Peer) -> io::Result<bool> {
         peer.link.flush()?;
-        if let Answer::Bytes { .. } = peer.answer {
-            send_blocks(peer)?;
-        }
         loop {
             match peer.link.read(&mut self.buffer)? {
                 Read::Nothing => break,
@@ -233,6 +230,8 @@ impl Loop {
                 }
             }
         }
+        // Behind all that may flush: what is left either goes now or waits for room that is watched.
+        send_blocks(peer)?;
         self.watch(index, peer)?;
         Ok(true)
     }
@@ -252,7 +251,7 @@ impl Loop {
     }
 
     fn answer(&mut self, index: usize, peer: &mut Peer) -> io::Result<()> {
-        let order = wire::header(peer.incoming.head(), "x-bench")
+        let order = wire::header(peer.incoming.head(), "accept")
             .and_then(|value| std::str::from_utf8(value).ok());
         let mut words = order.unwrap_or("json").split(' ');
         let kind = words.next().unwrap_or_default();

@@ -284,7 +284,7 @@ fn account_of(account: &AccountSnapshot, snapshot: &Snapshot, facts: &Facts<'_>)
             last15m: span_of(&account.last_15m),
             last1h: span_of(&account.last_1h),
         },
-        last_error: account.last_error.as_deref().map(mask),
+        last_error: account.last_error.as_deref().map(|text| mask(text).into_owned()),
         last_error_at: account.last_error_at.map(Moment),
         cooldown_until: account.cooldown_until.map(Moment),
         rate_limited_until: account.rate_limited_until.map(Moment),
@@ -314,7 +314,7 @@ fn account_of(account: &AccountSnapshot, snapshot: &Snapshot, facts: &Facts<'_>)
                 state: credential.state.into(),
                 expires_at: credential.expires_at.map(Moment),
                 refreshed_at: credential.refreshed_at.map(Moment),
-                storage: credential.storage.as_deref().map(mask),
+                storage: credential.storage.as_deref().map(|text| mask(text).into_owned()),
             }
         }),
     }
@@ -430,7 +430,7 @@ fn throttle_of(snapshot: &Snapshot) -> Throttle {
     Throttle {
         active: breaker.active,
         until: breaker.until.map(Moment),
-        reason: breaker.reason.as_deref().map(mask),
+        reason: breaker.reason.as_deref().map(|text| mask(text).into_owned()),
         probe_in_flight: breaker.probe_in_flight,
         count: breaker.count,
         last_at: breaker.last_at.map(Moment),
@@ -514,14 +514,14 @@ fn brief_of(request: FinishedRequest) -> Brief {
 fn finished_of(brief: &Brief) -> FinishedRequest {
     FinishedRequest {
         method: brief.method.to_string(),
-        path: mask(&brief.path),
+        path: mask(&brief.path).into_owned(),
         account: brief.account.as_deref().map(Into::into),
-        model: brief.model.as_deref().map(mask),
+        model: brief.model.as_deref().map(|text| mask(text).into_owned()),
         status: brief.status,
         total_ms: ms(brief.total),
         input_tokens: brief.tokens.map(|(input, _)| input),
         output_tokens: brief.tokens.map(|(_, output)| output),
-        cause: brief.cause.as_deref().map(mask),
+        cause: brief.cause.as_deref().map(|text| mask(text).into_owned()),
     }
 }
 
