@@ -1,9 +1,10 @@
 //! The calls that Linux has and other Unixes lack, each with what stands in for it.
 //!
 //! These are `eventfd`, `POLLRDHUP`, socket flags at creation, `TCP_USER_TIMEOUT`, abstract socket
-//! names, and a way to take over a descriptor by its number. Each stands here behind a function with
-//! a second body for everyone else. Built with `--cfg portable`, Linux takes the second bodies as
-//! well; that is how they are tested. What they cannot do is listed in the manual, "Other Unixes".
+//! names, and a way to take over a descriptor by its number. Each stands here behind a function
+//! with a second body for everyone else. Built with `--cfg portable`, Linux takes the second bodies
+//! as well; that is how they are tested. What they cannot do is listed in the manual, "Other
+//! Unixes".
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

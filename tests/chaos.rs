@@ -1,6 +1,8 @@
-//! Many clients before accounts that fail at random in every way of SPEC P7: nobody is lost, nobody gets another's answer.
+//! Many clients before accounts that fail at random in every way of SPEC P7: nobody is lost, nobody
+//! gets another's answer.
 //!
-//! `MAXPOOL_CHAOS_REQUESTS` sets the number of requests; the answer to a request repeats the request's own mark.
+//! `MAXPOOL_CHAOS_REQUESTS` sets the number of requests; the answer to a request repeats the
+//! request's own mark.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -217,8 +219,8 @@ fn round(total: usize, poison: bool) -> Round {
                         break;
                     }
                     let begun = Instant::now();
-                    // The last ones need others behind them: with nobody else served, suspense lasts
-                    // as long as it may.
+                    // The last ones need others behind them: with nobody else served, suspense
+                    // lasts as long as it may.
                     if poison && number % POISONED == POISONED / 2 && number < total * 3 / 4 {
                         let (poison, ask) = poisoned_ask(number);
                         let reply = client.ask(&ask);

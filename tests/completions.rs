@@ -1,5 +1,5 @@
-//! The completions in the shells that they are for: what each of them offers for a line (SPEC C). A shell that is not installed is
-//! named and passed over.
+//! The completions in the shells that they are for: what each of them offers for a line (SPEC C). A
+//! shell that is not installed is named and passed over.
 
 use std::collections::BTreeSet;
 use std::path::Path;

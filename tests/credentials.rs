@@ -1,4 +1,5 @@
-//! Tokens of logins (SPEC T2, P7): one refresh for all who wait, never a token sent twice, and the new pair on disk before it serves.
+//! Tokens of logins (SPEC T2, P7): one refresh for all who wait, never a token sent twice, and the
+//! new pair on disk before it serves.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Many connections at once (SPEC P2, F2): they cost descriptors and nothing else, and whoever is served stays served.
+//! Many connections at once (SPEC P2, F2): they cost descriptors and nothing else, and whoever is
+//! served stays served.
 
 use std::net::TcpStream;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -33,7 +34,8 @@ fn affordable(wanted: usize) -> usize {
     wanted.min(own).min(bound(limit.maximum) / 10 * 9)
 }
 
-/// What a build with debug information and without optimisation may have resident beyond the release.
+/// What a build with debug information and without optimisation may have resident beyond the
+/// release.
 const DEBUG_KIB: u64 = if cfg!(debug_assertions) { 20 * 1024 } else { 0 };
 
 fn assert_idle_cost(wanted: usize, resident_kib_max: u64) {

@@ -1,5 +1,5 @@
-//! Custody of tokens (SPEC A5, T2, T7): a refresh token is redeemed once, and what comes back is never lost, whatever the
-//! token endpoint, the disk or a signal does.
+//! Custody of tokens (SPEC A5, T2, T7): a refresh token is redeemed once, and what comes back is
+//! never lost, whatever the token endpoint, the disk or a signal does.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! Custody of tokens (SPEC A5, T3, T7, T8): nothing newer is lost to something older, whoever writes the file.
+//! Custody of tokens (SPEC A5, T3, T7, T8): nothing newer is lost to something older, whoever
+//! writes the file.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

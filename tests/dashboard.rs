@@ -1,4 +1,5 @@
-//! The dashboard on a terminal of its own (SPEC D1): that every way out gives the terminal back, and that keys do what they say.
+//! The dashboard on a terminal of its own (SPEC D1): that every way out gives the terminal back,
+//! and that keys do what they say.
 //!
 //! script(1) lends the terminal; without it these tests say so and pass.
 
@@ -29,7 +30,8 @@ struct Terminal {
 }
 
 impl Terminal {
-    /// Runs the program with these arguments on 80 columns and 24 rows; nothing if there is no script(1).
+    /// Runs the program with these arguments on 80 columns and 24 rows; nothing if there is no
+    /// script(1).
     fn start(home: &Home, arguments: &str) -> Option<Terminal> {
         let run = format!(
             // The shell outlives a Ctrl-C, to tell what was left behind.

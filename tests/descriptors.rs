@@ -1,4 +1,5 @@
-//! A process that runs out of descriptors (SPEC P2): the port must answer again as soon as there are some.
+//! A process that runs out of descriptors (SPEC P2): the port must answer again as soon as there
+//! are some.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -89,7 +90,8 @@ fn idle_connections_make_room() {
     drop(crowd);
 }
 
-/// SPEC A2 `proxy.maxConnections`: idle ones make room, and where none is idle the newcomer is told.
+/// SPEC A2 `proxy.maxConnections`: idle ones make room, and where none is idle the newcomer is
+/// told.
 #[test]
 fn connections_are_bounded_by_the_setting() {
     let upstream = Upstream::start();

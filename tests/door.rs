@@ -1,4 +1,5 @@
-//! Who may come in, and with what (SPEC P2): every refusal at the door, its status, its shape, and that the connection ends.
+//! Who may come in, and with what (SPEC P2): every refusal at the door, its status, its shape, and
+//! that the connection ends.
 
 use crate::harness::home::KEY;
 use crate::harness::{Ask, Client, Home, Proxy, ReplyEnd, hello, json};
@@ -10,7 +11,8 @@ fn start(upstream: &Upstream) -> (Home, Proxy) {
     (home, proxy)
 }
 
-/// Sends raw bytes and reads until the server closes: the status codes of all answers, and the text.
+/// Sends raw bytes and reads until the server closes: the status codes of all answers, and the
+/// text.
 fn raw(proxy: &Proxy, bytes: &[u8]) -> (Vec<u16>, String) {
     let mut client = proxy.connect();
     let _refused_early = client.try_send(bytes);

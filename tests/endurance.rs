@@ -1,7 +1,9 @@
-//! Everything at once: accounts that fail in every way of SPEC P7, tokens that rotate and are revoked, restarts, edits of the
-//! configuration and clients that leave, under load. Nobody is lost, nobody is served twice, no byte is wrong, nothing is left over (F6).
+//! Everything at once: accounts that fail in every way of SPEC P7, tokens that rotate and are
+//! revoked, restarts, edits of the configuration and clients that leave, under load. Nobody is
+//! lost, nobody is served twice, no byte is wrong, nothing is left over (F6).
 //!
-//! A short one runs with the tests; `make soak` asks for 100,000 requests with `MAXPOOL_SOAK_REQUESTS`.
+//! A short one runs with the tests; `make soak` asks for 100,000 requests with
+//! `MAXPOOL_SOAK_REQUESTS`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
@@ -72,7 +74,8 @@ fn number_of(request: &Request) -> usize {
     digits.parse().expect("every request has its number")
 }
 
-/// What a request with this number is to be answered: its own words, a few bytes or some kilobytes of them.
+/// What a request with this number is to be answered: its own words, a few bytes or some kilobytes
+/// of them.
 fn words(number: usize) -> String {
     let mut text = format!("answer to mark-{number}.");
     let mut chance = dice(number as u64 + 7);
@@ -334,7 +337,8 @@ fn restarts_rotations_edits_and_leavers_under_load_lose_nobody() {
     settled(&proxy);
     until("threads and descriptors come back", || {
         let now = held(&proxy);
-        // A few idle threads are kept, and an account's idle connections to the upstream stay for a while.
+        // A few idle threads are kept, and an account's idle connections to the upstream stay for a
+        // while.
         (now.threads <= idle.threads + 16 && now.descriptors <= idle.descriptors + 70).then_some(())
     });
     let after = held(&proxy);

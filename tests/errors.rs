@@ -1,4 +1,5 @@
-//! Errors of our own (SPEC P14): the API's shape, the true cause, what to do, and the time if it is known.
+//! Errors of our own (SPEC P14): the API's shape, the true cause, what to do, and the time if it is
+//! known.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! What goes to the upstream and what comes back (SPEC P3, P4, P5, T5): bodies byte for byte, headers as the rules say.
+//! What goes to the upstream and what comes back (SPEC P3, P4, P5, T5): bodies byte for byte,
+//! headers as the rules say.
 
 use crate::harness::home::KEY;
 use crate::harness::{Ask, Home, Proxy, ReplyEnd, api_key, hello, hello_stream, json, oauth};

@@ -1,4 +1,5 @@
-//! Clients that leave (SPEC P12): noticed within a second at every stage, nobody is blamed, nothing is left.
+//! Clients that leave (SPEC P12): noticed within a second at every stage, nobody is blamed, nothing
+//! is left.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,8 @@ impl Leave {
     }
 }
 
-/// Waits until every connection at the upstream that had a request was left, and asserts that it was soon.
+/// Waits until every connection at the upstream that had a request was left, and asserts that it
+/// was soon.
 fn assert_left(upstream: &Upstream, since: Instant, count: usize) {
     upstream.wait(&format!("{count} connections closed"), |state| {
         state.connections.iter().filter(|connection| connection.left.is_some()).count() >= count

@@ -212,7 +212,8 @@ fn who_comes_back_without_streaming_takes_the_old_place() {
     assert_eq!(order, ["first", "early", "late"]);
 }
 
-/// Who was served in which order when "early" gave up its wait before "late" came, and is back with a body that `change` has changed.
+/// Who was served in which order when "early" gave up its wait before "late" came, and is back with
+/// a body that `change` has changed.
 fn order_with_a_return(change: fn(&mut Value)) -> Vec<String> {
     let upstream = Upstream::start();
     let home = Home::new()

@@ -1,4 +1,5 @@
-//! Hostile and unlucky sockets (SPEC P2, P11): a bound on memory, threads and time for each, and service for everyone else.
+//! Hostile and unlucky sockets (SPEC P2, P11): a bound on memory, threads and time for each, and
+//! service for everyone else.
 
 use std::time::{Duration, Instant};
 
@@ -234,7 +235,8 @@ fn a_body_that_stalls_is_given_up() {
     let upstream = Upstream::start();
     let (_home, proxy) = start(&upstream);
     let since = Instant::now();
-    // The HTTP library reads a body of up to a kilobyte together with the head, which has less time.
+    // The HTTP library reads a body of up to a kilobyte together with the head, which has less
+    // time.
     let clients = [(900, 5..40), (500_000, 20..40)].map(|(length, seconds)| {
         let mut client = proxy.connect();
         client.patience(Duration::from_secs(45));

@@ -1,4 +1,5 @@
-//! The process that was started and its workers (SPEC R2): new ones that fail, old ones that die, and signals to all of them.
+//! The process that was started and its workers (SPEC R2): new ones that fail, old ones that die,
+//! and signals to all of them.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
-//! Bringing accounts in and changing them (SPEC T1, T3, T4, A5, section 8): the real commands, a scripted authorize page and token
-//! endpoint, a raw client as the browser, with and without a running server.
+//! Bringing accounts in and changing them (SPEC T1, T3, T4, A5, section 8): the real commands, a
+//! scripted authorize page and token endpoint, a raw client as the browser, with and without a
+//! running server.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -99,7 +100,8 @@ fn home_of(upstream: &Upstream) -> Home {
     home
 }
 
-/// A port for programs that find each other through the file; outside the range that systems hand out by themselves.
+/// A port for programs that find each other through the file; outside the range that systems hand
+/// out by themselves.
 fn free_port() -> u16 {
     // Tests that run beside each other must not find the same one.
     static TAKEN: AtomicU16 = AtomicU16::new(0);

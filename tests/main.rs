@@ -1,6 +1,7 @@
 //! The tests of the running program: the real binary, a scripted upstream, a raw client.
 //!
-//! One module an area. Everything happens on loopback ports that the system chooses and in temporary homes.
+//! One module an area. Everything happens on loopback ports that the system chooses and in
+//! temporary homes.
 
 #![allow(
     clippy::unwrap_used,

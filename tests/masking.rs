@@ -1,5 +1,5 @@
-//! No way out shows a credential (SPEC D4): every secret that the program holds, in every form that an upstream may give it,
-//! through every way on which a text leaves the program.
+//! No way out shows a credential (SPEC D4): every secret that the program holds, in every form that
+//! an upstream may give it, through every way on which a text leaves the program.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};

@@ -11,7 +11,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// The table does not say how this row counts.
 const ANY: u64 = u64::MAX;
 
-/// Accounts `a` (always first) and `b`; nothing waits, so that the end of every path is seen at once.
+/// Accounts `a` (always first) and `b`; nothing waits, so that the end of every path is seen at
+/// once.
 fn start(upstream: &Upstream) -> (Home, Proxy) {
     let home = Home::new()
         .upstream(&upstream.url())

@@ -1,5 +1,5 @@
-//! What the commands tell people, each on the real program: whether requests can be served, who serves a session, what was used,
-//! and what is to be done next (SPEC sections 8 and T4).
+//! What the commands tell people, each on the real program: whether requests can be served, who
+//! serves a session, what was used, and what is to be done next (SPEC sections 8 and T4).
 
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ fn home(upstream: &Upstream) -> Home {
     Home::new().upstream(&upstream.url())
 }
 
-/// The proxy on a port of the system's choice, which the config then names, so that commands find it.
+/// The proxy on a port of the system's choice, which the config then names, so that commands find
+/// it.
 fn start(home: &Home) -> Proxy {
     let proxy = Proxy::start(home);
     let mut config = home.read();

@@ -1,4 +1,5 @@
-//! Providers (SPEC section 7, P9, S8): Claude first, the others when it is out, each with its own credential, model and limits.
+//! Providers (SPEC section 7, P9, S8): Claude first, the others when it is out, each with its own
+//! credential, model and limits.
 
 use std::time::Duration;
 
@@ -73,7 +74,8 @@ fn claude_comes_first_then_the_others_by_priority_and_claude_again_at_once() {
     world.glm.next("provider-glm", failures::glm("1302", "Rate limit reached for requests"));
     said("Hello from Kimi.");
     assert_eq!(proxy.account("glm")["status"], "throttled");
-    // Who may not use providers waits for Claude, and nobody behind it in the queue keeps a provider's request waiting.
+    // Who may not use providers waits for Claude, and nobody behind it in the queue keeps a
+    // provider's request waiting.
     let address = proxy.address();
     let waiting = std::thread::spawn(move || {
         crate::harness::Client::connect(address).ask(&Ask::messages(&hello()))
@@ -429,7 +431,8 @@ fn signed_thinking_in_an_answer_binds_the_session_to_claude() {
     }
 }
 
-/// Takes the account out and in again, which forgets its windows and blocks. True when it is available.
+/// Takes the account out and in again, which forgets its windows and blocks. True when it is
+/// available.
 fn anew(proxy: &Proxy, home: &Home) -> bool {
     let config = home.read();
     let mut without = config.clone();

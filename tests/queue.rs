@@ -159,7 +159,8 @@ fn nobody_waits_for_one_whom_the_free_account_could_not_serve() {
     let mut opus = hello();
     opus["model"] = json!("claude-opus-4-1-20250805");
     upstream.next("key-a", failures::quota("seven_day_opus", Duration::from_secs(3)));
-    // The week of one family is waited for only if the weekly limit allows it, so it is a short window here.
+    // The week of one family is waited for only if the weekly limit allows it, so it is a short
+    // window here.
     let held = send(&proxy, Ask::messages(&opus).header("x-maxpool-session", "o"));
     upstream.wait_requests(1);
     let before = Instant::now();

@@ -21,7 +21,8 @@ pub struct Load {
 }
 
 impl Load {
-    /// Four clients, each with a new connection every 40 ms, and one that keeps its connection as long as it may.
+    /// Four clients, each with a new connection every 40 ms, and one that keeps its connection as
+    /// long as it may.
     pub fn start(proxy: &Proxy) -> (Arc<Load>, Vec<JoinHandle<Vec<String>>>) {
         let load = Arc::<Load>::default();
         let address = proxy.address();

@@ -1,4 +1,5 @@
-//! No credential shows anywhere (SPEC D4): after a busy life with every failure, everything that the program wrote is searched for each.
+//! No credential shows anywhere (SPEC D4): after a busy life with every failure, everything that
+//! the program wrote is searched for each.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -199,7 +200,8 @@ fn after_a_busy_life_with_every_failure_no_credential_is_anywhere() {
         &["api", "/v1/messages", "--account", "bare", "--data", "{}"],
     ] {
         let ran = home.run(arguments);
-        // What an upstream answers to `api` is the result itself; it repeats credentials only because this test has it do so.
+        // What an upstream answers to `api` is the result itself; it repeats credentials only
+        // because this test has it do so.
         let shown = if arguments[0] == "api" {
             ran.stderr
         } else {

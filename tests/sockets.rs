@@ -1,4 +1,5 @@
-//! What clients' sockets may do (SPEC P2, P11, P12): odd framing on the wire, and clients that leave or stall.
+//! What clients' sockets may do (SPEC P2, P11, P12): odd framing on the wire, and clients that
+//! leave or stall.
 //!
 //! Crowds of connections are in `crowds.rs`, the table of all framing cases is in `framing/`.
 
@@ -109,7 +110,8 @@ fn wait_left(upstream: &Upstream, count: usize) {
     });
 }
 
-/// Sends each kind of last request, waits until it is where `reached` wants it, leaves, and waits for `noticed`.
+/// Sends each kind of last request, waits until it is where `reached` wants it, leaves, and waits
+/// for `noticed`.
 fn assert_leaving_is_noticed(
     proxy: &Proxy,
     body: &Value,

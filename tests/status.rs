@@ -1,4 +1,5 @@
-//! The status document: the field names and the nesting of the program that this one replaces, so that scripts keep working.
+//! The status document: the field names and the nesting of the program that this one replaces, so
+//! that scripts keep working.
 
 use std::time::Duration;
 

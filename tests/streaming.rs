@@ -1,4 +1,5 @@
-//! Streams (SPEC P11): events go out as they come in, bytes stay what they are, memory does not follow the length.
+//! Streams (SPEC P11): events go out as they come in, bytes stay what they are, memory does not
+//! follow the length.
 
 use std::time::{Duration, Instant};
 

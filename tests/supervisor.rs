@@ -1,4 +1,5 @@
-//! What supervisors see (SPEC R3): readiness, a watchdog, sockets that they open, signals, and streams that nobody reads.
+//! What supervisors see (SPEC R3): readiness, a watchdog, sockets that they open, signals, and
+//! streams that nobody reads.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;

@@ -1,4 +1,5 @@
-//! Conversations that the API keeps (SPEC P10): they go to the account that owns them, or the client is told to send all.
+//! Conversations that the API keeps (SPEC P10): they go to the account that owns them, or the
+//! client is told to send all.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! Upstreams behind TLS: trusted through `SSL_CERT_FILE` (SPEC A2), refused otherwise, and no different from plain ones in anything else.
+//! Upstreams behind TLS: trusted through `SSL_CERT_FILE` (SPEC A2), refused otherwise, and no
+//! different from plain ones in anything else.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,8 +14,8 @@ use rustls::{ServerConfig, ServerConnection};
 use crate::harness::{Ask, Client, Home, Piece, Proxy, hello, hello_stream, json};
 use crate::upstream::{Answer, Digest, End, Message, Step, Upstream, failures};
 
-/// A port that speaks TLS as `localhost` and `127.0.0.1` and passes everything on to the stand-in. The certificate is good for a
-/// hundred years, and its authority's key was thrown away.
+/// A port that speaks TLS as `localhost` and `127.0.0.1` and passes everything on to the stand-in.
+/// The certificate is good for a hundred years, and its authority's key was thrown away.
 fn terminate_tls(upstream: SocketAddr) -> SocketAddr {
     let certificate = CertificateDer::from(include_bytes!("data/server.der").to_vec());
     let key =

@@ -1,5 +1,6 @@
-//! Tokens and their file (SPEC T2, T3, T6, A5, A7): whatever the token endpoint, the disk or a second process does, no pair is lost,
-//! no token is sent twice, and the client learns what is wrong.
+//! Tokens and their file (SPEC T2, T3, T6, A5, A7): whatever the token endpoint, the disk or a
+//! second process does, no pair is lost, no token is sent twice, and the client learns what is
+//! wrong.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -412,7 +413,8 @@ fn an_import_is_read_again_and_never_refreshed_while_its_source_is_newer() {
         (served(&upstream).last()? == "cli-2").then_some(())
     });
     until("the newer pair be in the file", || (pair(&home, 0).0 == "cli-2").then_some(()));
-    // The CLI has rotated, and the token that we hold is refused: the source is asked before the endpoint.
+    // The CLI has rotated, and the token that we hold is refused: the source is asked before the
+    // endpoint.
     write(3, 9_000_000);
     upstream.always("cli-2", failures::token_expired());
     proxy.post(&hello()).assert_said("Hello from upstream.");
@@ -524,7 +526,8 @@ fn a_new_upstream_proxy_is_for_refreshes_too() {
     pair_is(&home, "token-a", "refresh-a");
 }
 
-/// The server with as little power over files as an ordinary user has, since root may write anywhere.
+/// The server with as little power over files as an ordinary user has, since root may write
+/// anywhere.
 fn without_power(home: &Home) -> Option<Command> {
     let plain = home.command(&["server", "--plain"]);
     if !rustix::process::geteuid().is_root() {
@@ -652,7 +655,8 @@ fn a_kill_at_any_step_of_the_write_leaves_a_whole_file_and_loses_no_pair_that_se
         return;
     }
     let mut steps = Vec::new();
-    // Counted from the answer: the lock, what is read, then the bytes, their length, fsync, rename, directory.
+    // Counted from the answer: the lock, what is read, then the bytes, their length, fsync, rename,
+    // directory.
     for (call, times) in
         [("openat", 3), ("pwrite64", 1), ("ftruncate", 1), ("fsync", 2), ("rename", 1)]
     {

@@ -60,8 +60,8 @@ impl Accounts {
         self.ask(id, |state, switch, now| state.plan(switch, now), None)
     }
 
-    /// The API has answered 401 to the credential of `generation`. Returns at once: the newer credential if there is one
-    /// by now, else the account's one refresh, else why not.
+    /// The API has answered 401 to the credential of `generation`. Returns at once: the newer
+    /// credential if there is one by now, else the account's one refresh, else why not.
     pub(crate) fn refused(self: &Arc<Self>, id: AccountId, generation: u64) -> Readiness {
         let plan =
             |state: &mut TokenState, switch, now| state.plan_after_401(generation, switch, now);
@@ -107,7 +107,8 @@ impl Accounts {
         }
     }
 
-    /// Like [`Accounts::credential`], but waits for a refresh: for commands, which have no client to watch.
+    /// Like [`Accounts::credential`], but waits for a refresh: for commands, which have no client
+    /// to watch.
     pub(crate) fn credential_blocking(self: &Arc<Self>, id: AccountId) -> Result<Ready, Unready> {
         let mut readiness = self.credential(id);
         for _ in 0..ASKS_MAX {
@@ -127,8 +128,8 @@ impl Accounts {
         }))
     }
 
-    /// Reads the usage endpoint for an OAuth account (SPEC T6). Blocks; refreshes as a request would, and a refusal of the
-    /// endpoint condemns nothing.
+    /// Reads the usage endpoint for an OAuth account (SPEC T6). Blocks; refreshes as a request
+    /// would, and a refusal of the endpoint condemns nothing.
     pub(crate) fn usage(self: &Arc<Self>, id: AccountId) -> UsageReading {
         let access =
             self.get(id).filter(|account| account.kind == Kind::Oauth).and_then(|account| {
@@ -146,8 +147,8 @@ impl Accounts {
         }
     }
 
-    /// Waits until no refresh is under way, at most `limit`: a process that ends in the middle of one loses the token.
-    /// True if none is left.
+    /// Waits until no refresh is under way, at most `limit`: a process that ends in the middle of
+    /// one loses the token. True if none is left.
     pub(crate) fn settle(&self, limit: Duration) -> bool {
         let end = self.shared.now().mono + limit;
         let flights: Vec<SingleFlight> =
@@ -181,7 +182,8 @@ impl Accounts {
             Holding::Oauth(state) => state,
         };
         if let Some(flight) = &held.flight {
-            // Whatever was asked, the answer is under way. A 401 to the token that is being replaced says nothing new.
+            // Whatever was asked, the answer is under way. A 401 to the token that is being
+            // replaced says nothing new.
             return Readiness::Refreshing(flight.clone());
         }
         let switch = if profile.enabled { Switch::On } else { Switch::Off };

@@ -27,7 +27,8 @@ pub(super) enum Place {
     None,
 }
 
-/// The entry of this account: of its identity, else the one that holds its token under another name.
+/// The entry of this account: of its identity, else the one that holds its token under another
+/// name.
 pub(super) fn entry_of<'c>(config: &'c Config, account: &Account) -> Option<&'c AccountEntry> {
     let profile = account.profile();
     let same = |entry: &&AccountEntry| entry.identity().is_same(&profile.identity());

@@ -1,7 +1,8 @@
-//! The OAuth wire (SPEC T1, T2): endpoints, bodies, answers, profile and usage. Speaks through [`Http`] only.
+//! The OAuth wire (SPEC T1, T2): endpoints, bodies, answers, profile and usage. Speaks through
+//! [`Http`] only.
 //!
-//! No text that leaves this module holds a token, a code or a verifier: what an endpoint says is cut short, cleaned of
-//! control characters and of every secret that was in the call.
+//! No text that leaves this module holds a token, a code or a verifier: what an endpoint says is
+//! cut short, cleaned of control characters and of every secret that was in the call.
 
 use std::time::Duration;
 
@@ -53,7 +54,8 @@ impl Endpoints {
     }
 }
 
-/// What proves that the one who redeems a code is the one who asked for it (RFC 7636), and a state against foreign callbacks.
+/// What proves that the one who redeems a code is the one who asked for it (RFC 7636), and a state
+/// against foreign callbacks.
 pub(crate) struct Proof {
     /// Sent with the exchange.
     pub(crate) verifier: Secret,
@@ -102,8 +104,8 @@ pub(crate) fn authorize_url(endpoints: &Endpoints, proof: &Proof, redirect_uri: 
 pub(crate) enum TokenFailure {
     /// Nothing was sent.
     NotSent { why: String },
-    /// It may have arrived, and a single-use token may be used up: no answer, an answer that cannot be
-    /// read, or one of a gateway on the way (502, 504).
+    /// It may have arrived, and a single-use token may be used up: no answer, an answer that cannot
+    /// be read, or one of a gateway on the way (502, 504).
     FateUnknown {
         /// No answer came at all.
         is_network: bool,
@@ -377,7 +379,8 @@ pub(crate) fn profile(
     })
 }
 
-/// What a look at the usage endpoint brought (SPEC T6). None of it says anything about the account's health.
+/// What a look at the usage endpoint brought (SPEC T6). None of it says anything about the
+/// account's health.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum UsageReading {
     Read(QuotaReport),
@@ -487,7 +490,8 @@ const SCOPES: &str = "org:create_api_key user:profile user:inference user:sessio
 pub(crate) const OAUTH_BETA: &str = "oauth-2025-04-20";
 /// maxpool speaks under its own name.
 pub(crate) const USER_AGENT: &str = concat!("maxpool/", env!("CARGO_PKG_VERSION"));
-/// Short enough for those who wait, long enough for a slow network: giving up on a refresh may cost the account.
+/// Short enough for those who wait, long enough for a slow network: giving up on a refresh may cost
+/// the account.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
 const REPLY_BYTES_MAX: usize = 256 * 1024;

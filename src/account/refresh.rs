@@ -1,9 +1,9 @@
 //! The one refresh of an account (SPEC T2, T7), on a thread of its own.
 //!
-//! The order is the contract, since a refresh token can be redeemed once: the endpoint may revoke the
-//! whole grant when it sees one twice, and an answer that is lost takes the only good pair with it. So
-//! the place of the successor is made before the token is sent, and the successor is on the disk
-//! before it serves.
+//! The order is the contract, since a refresh token can be redeemed once: the endpoint may revoke
+//! the whole grant when it sees one twice, and an answer that is lost takes the only good pair with
+//! it. So the place of the successor is made before the token is sent, and the successor is on the
+//! disk before it serves.
 //!
 //! - The lock is the token's own, held for as long as the endpoint takes, so that no other process
 //!   sends the same token. The config's lock is held only to make the place and to fill it, so that a
@@ -243,8 +243,8 @@ impl Work<'_> {
         }
     }
 
-    /// Makes the place for the successor, or says why that is not possible and the token must not be
-    /// sent.
+    /// Makes the place for the successor, or says why that is not possible and the token must not
+    /// be sent.
     fn make_place(&self, token: &Secret) -> Result<Place, String> {
         let path = &self.shared.around.config;
         let made = file::lock_within(path, CONFIG_LOCK_WAIT).and_then(|mut locked| {
@@ -377,8 +377,8 @@ impl Work<'_> {
 
 /// Calls that may fail before anything was sent.
 const DIALS_MAX: u32 = 2;
-/// Refresh tokens that one refresh may have to do with: its own, the one that was displaced, and one
-/// that another process has brought meanwhile.
+/// Refresh tokens that one refresh may have to do with: its own, the one that was displaced, and
+/// one that another process has brought meanwhile.
 const TOKENS_MAX: usize = 4;
 /// Longer than another process takes for the same exchange.
 const TOKEN_LOCK_WAIT: Duration = Duration::from_secs(60);

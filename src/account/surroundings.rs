@@ -25,8 +25,8 @@ pub(crate) struct Surroundings {
     pub(crate) now: Arc<dyn Fn() -> Now + Send + Sync>,
     /// The home directory, for `~/` in `importFrom`.
     pub(crate) home: Option<PathBuf>,
-    /// Called when a refresh has changed an account's tokens, before those who wait for it go on: the scheduler's blocks
-    /// for the old credential end. Called without any lock held.
+    /// Called when a refresh has changed an account's tokens, before those who wait for it go on:
+    /// the scheduler's blocks for the old credential end. Called without any lock held.
     pub(crate) renewed: Arc<dyn Fn(AccountId) + Send + Sync>,
 }
 

@@ -2,8 +2,8 @@
 //! how it is applied.
 //!
 //! `control/reload` applies it, piece by piece, to the scheduler and to this set, so that both know
-//! the same accounts. Accounts of request headers (SPEC V1) are left alone; `proxy` brings them, and
-//! `control` takes out those that nobody brings any more.
+//! the same accounts. Accounts of request headers (SPEC V1) are left alone; `proxy` brings them,
+//! and `control` takes out those that nobody brings any more.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -130,7 +130,8 @@ impl Accounts {
         diff
     }
 
-    /// The settings beside the accounts; to be called before the accounts of the same config are applied.
+    /// The settings beside the accounts; to be called before the accounts of the same config are
+    /// applied.
     pub(crate) fn set_settings(&self, config: &Config) {
         self.shared.set_settings(config);
     }
@@ -140,8 +141,9 @@ impl Accounts {
         AccountProfile::of(entry, &self.shared.settings(), origin).for_scheduler(kind_of(entry))
     }
 
-    /// Registers an account under the id that `give` gets from the scheduler. The table is locked meanwhile: giving an id may
-    /// hand the account to a request that waits, whose worker is not to look for it in vain.
+    /// Registers an account under the id that `give` gets from the scheduler. The table is locked
+    /// meanwhile: giving an id may hand the account to a request that waits, whose worker is not to
+    /// look for it in vain.
     pub(crate) fn register(
         &self,
         entry: &AccountEntry,
@@ -164,7 +166,8 @@ impl Accounts {
         self.register(entry, origin, |_| id)
     }
 
-    /// Makes an account what `entry` says. Tokens are merged, so an entry that was read before a refresh ended does no harm.
+    /// Makes an account what `entry` says. Tokens are merged, so an entry that was read before a
+    /// refresh ended does no harm.
     pub(crate) fn update(&self, id: AccountId, entry: &AccountEntry) -> CredentialChange {
         let Some(account) = self.get(id) else {
             return CredentialChange::Same;
@@ -296,8 +299,8 @@ impl Accounts {
         self.bringers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Accounts of requests that no request has brought for a day, to be taken out. One that a user has disabled stays, or
-    /// it would come back enabled.
+    /// Accounts of requests that no request has brought for a day, to be taken out. One that a user
+    /// has disabled stays, or it would come back enabled.
     pub(crate) fn forgotten(&self) -> Vec<AccountId> {
         let now = self.shared.now().mono;
         let bringers = self.bringers();

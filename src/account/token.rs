@@ -96,8 +96,8 @@ enum Standing {
     Good,
     /// It is refused, and a refresh is to bring another one.
     Refused,
-    /// It is refused, and no refresh may follow. The trouble may be the API's, so the token stays for
-    /// the request that looks after the account's rest (SPEC T2).
+    /// It is refused, and no refresh may follow. The trouble may be the API's, so the token stays
+    /// for the request that looks after the account's rest (SPEC T2).
     Resting,
 }
 
@@ -202,8 +202,8 @@ impl TokenState {
             Life::Until(end) => end <= now.mono,
             Life::UntilRefused => false,
         };
-        // Without a refresh token nothing can be done about it, so the upstream's word is waited for.
-        // That costs a hash, so it is asked last.
+        // Without a refresh token nothing can be done about it, so the upstream's word is waited
+        // for. That costs a hash, so it is asked last.
         is_over && self.custody.is_spendable()
     }
 
@@ -229,8 +229,8 @@ impl TokenState {
             return Plan::Serve;
         }
         match self.obstacle(switch, now) {
-            // A failed refresh of a token that is still valid changes nothing, and one whose refresh
-            // token may be used up is not put at risk.
+            // A failed refresh of a token that is still valid changes nothing, and one whose
+            // refresh token may be used up is not put at risk.
             Some(_) if usable => Plan::Serve,
             None if usable && self.unknown.is_some() => Plan::Serve,
             Some(obstacle) => obstacle,
@@ -265,8 +265,8 @@ impl TokenState {
 
     /// What to do now that the API has answered 401 to the token of `generation`.
     ///
-    /// At most one refresh in ten seconds comes of this, and none for a token that a refresh has just
-    /// brought and that has served nothing yet.
+    /// At most one refresh in ten seconds comes of this, and none for a token that a refresh has
+    /// just brought and that has served nothing yet.
     pub(crate) fn plan_after_401(&mut self, generation: u64, switch: Switch, now: Now) -> Plan {
         if generation != self.generation {
             return self.plan(switch, now);
@@ -312,8 +312,8 @@ impl TokenState {
         Plan::Refused
     }
 
-    /// Somebody asks for another try: pauses are over, what the endpoint refused for good stays so, and
-    /// a token of unknown fate keeps its 15 minutes.
+    /// Somebody asks for another try: pauses are over, what the endpoint refused for good stays so,
+    /// and a token of unknown fate keeps its 15 minutes.
     pub(crate) fn retry(&mut self) {
         self.cooling = None;
         self.failures = 0;
@@ -367,8 +367,8 @@ impl TokenState {
         }
     }
 
-    /// Takes in what was known before a restart: the config may be an old copy by now, whose token is
-    /// spent.
+    /// Takes in what was known before a restart: the config may be an old copy by now, whose token
+    /// is spent.
     pub(crate) fn recall(&mut self, known: &TokensState) {
         let digests = known.spent.iter().filter_map(|text| Digest::read(text));
         self.custody.learn(&digests.collect());
@@ -422,8 +422,8 @@ impl TokenState {
         Some((kept, trouble))
     }
 
-    /// A refresh failed for now: none before `cooldown`, or twice that and so on for failures of the
-    /// endpoint, is over.
+    /// A refresh failed for now: none before `cooldown`, or twice that and so on for failures of
+    /// the endpoint, is over.
     pub(crate) fn failed(
         &mut self,
         obstacle: Obstacle,
@@ -447,8 +447,8 @@ impl TokenState {
         self.cooling = Some(Cooling { obstacle, until, why });
     }
 
-    /// `sent` may have arrived, and nobody knows what became of it: once more after a pause as for a
-    /// failure, then at most every 15 minutes.
+    /// `sent` may have arrived, and nobody knows what became of it: once more after a pause as for
+    /// a failure, then at most every 15 minutes.
     pub(crate) fn fate_unknown(
         &mut self,
         sent: &Secret,
@@ -471,8 +471,8 @@ impl TokenState {
         self.unknown = Some(UnknownFate { token, obstacle, next, why });
     }
 
-    /// The token endpoint refused `sent` for good. True if another pair has taken its place, which may
-    /// still be good.
+    /// The token endpoint refused `sent` for good. True if another pair has taken its place, which
+    /// may still be good.
     pub(crate) fn refused(&mut self, sent: &Secret, why: Why) -> bool {
         let digest = Digest::of(sent);
         if !self.dead.contains(&digest) {
@@ -532,8 +532,8 @@ pub(crate) struct Pause {
 
 /// SPEC T2: refresh when less than this remains.
 const REFRESH_AHEAD: Duration = Duration::from_secs(5 * 60);
-/// The least time between two refreshes of one token that is still good or that was just brought, and
-/// the least that a token which a refresh has brought is used.
+/// The least time between two refreshes of one token that is still good or that was just brought,
+/// and the least that a token which a refresh has brought is used.
 const BETWEEN_REFRESHES: Duration = Duration::from_secs(10);
 /// Cooldowns may be configured as 0; a token is not sent again at once even so.
 const PAUSE_MIN: Duration = Duration::from_secs(1);

@@ -1,5 +1,5 @@
-//! Brings memory, config, rescue file and sources together: on every sync, at the stop, and when one
-//! process hands over to another (SPEC A5, A7, T3, T8).
+//! Brings memory, config, rescue file and sources together: on every sync, at the stop, and when
+//! one process hands over to another (SPEC A5, A7, T3, T8).
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -17,8 +17,8 @@ use crate::error::Result;
 use crate::scheduler::Kind;
 
 impl Accounts {
-    /// Brings memory, file and the sources of `importFrom` (SPEC T3) together: at start and on every
-    /// sync. Waits for nobody: what cannot be had or written now is tried again.
+    /// Brings memory, file and the sources of `importFrom` (SPEC T3) together: at start and on
+    /// every sync. Waits for nobody: what cannot be had or written now is tried again.
     pub(crate) fn sync_tokens(&self) {
         for account in self.idle() {
             match import_from::read_for(&self.shared, &account, SOURCE_LIMITS) {

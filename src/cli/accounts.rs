@@ -1,4 +1,5 @@
-//! `accounts`: who is in the config and how their tokens stand. Changes nothing, not even a token that has run out.
+//! `accounts`: who is in the config and how their tokens stand. Changes nothing, not even a token
+//! that has run out.
 
 use std::path::PathBuf;
 use std::thread;
@@ -97,8 +98,8 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
     Ok(())
 }
 
-/// What the running server knows of credentials and the config does not: that they were refused, or are
-/// in memory only. Without a server there is nothing to add.
+/// What the running server knows of credentials and the config does not: that they were refused, or
+/// are in memory only. Without a server there is nothing to add.
 fn live_states(config: &Config) -> Vec<(String, String)> {
     let server = Server::of(config).ok().filter(|server| server.presence() == Presence::Running);
     let body = server.and_then(|server| server.json("GET", "/maxpool/status", None).ok());
@@ -261,7 +262,8 @@ pub(super) fn again(account: &AccountEntry) -> String {
     format!("sign in again{} with: maxpool login{option}", email.unwrap_or_default())
 }
 
-/// The tier of each account, from its profile: `unknown` where that cannot be read, nothing where there is none.
+/// The tier of each account, from its profile: `unknown` where that cannot be read, nothing where
+/// there is none.
 fn tiers(context: &Context<'_>, config: &Config, now: Wall) -> Vec<Option<String>> {
     let text = |name: &str| (context.variable)(name).and_then(|value| value.into_string().ok());
     let endpoints = Endpoints::from_environment(&text);

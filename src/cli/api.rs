@@ -127,8 +127,8 @@ fn choose<'c>(
     Err(Error::operator(format!("no account can be used: {}", failures.join("; "))))
 }
 
-/// A token that has run out is renewed by the running server, if there is one: of two processes that
-/// refresh one token, one loses it (SPEC T7).
+/// A token that has run out is renewed by the running server, if there is one: of two processes
+/// that refresh one token, one loses it (SPEC T7).
 fn renew(accounts: &Arc<Accounts>, config: &Config, id: AccountId, name: &str) -> Result<()> {
     if !accounts.is_due(id) {
         return Ok(());

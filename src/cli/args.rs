@@ -1,6 +1,7 @@
 //! From arguments to a [`Command`], in two stages: what was typed, then what it means.
 //!
-//! Pure but for the arguments that are handed in. A mistake is a [`Misuse`], which ends in exit code 2.
+//! Pure but for the arguments that are handed in. A mistake is a [`Misuse`], which ends in exit
+//! code 2.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -507,7 +508,8 @@ fn days(typed: &mut TypedCommand) -> Result<u32, Misuse> {
 /// Days that `usage` shows unless told otherwise.
 const DAYS_SHOWN: u32 = 7;
 
-/// `--name`: without control characters, which would disturb every table and log line it appears in.
+/// `--name`: without control characters, which would disturb every table and log line it appears
+/// in.
 fn account_name(typed: &mut TypedCommand) -> Result<Option<String>, Misuse> {
     let name = typed.text("name")?;
     match name {
@@ -521,7 +523,8 @@ fn account_name(typed: &mut TypedCommand) -> Result<Option<String>, Misuse> {
 /// What `--method` may be.
 pub(super) const METHODS: [&str; 6] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"];
 
-/// `api`: the path stays on the account's own upstream, and what a header line could be smuggled in by is refused.
+/// `api`: the path stays on the account's own upstream, and what a header line could be smuggled in
+/// by is refused.
 fn api(typed: &mut TypedCommand, path: String) -> Result<Command, Misuse> {
     let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
     if !path.starts_with('/') || path.starts_with("//") || !is_plain(&path) {

@@ -1,5 +1,5 @@
-//! `enable`, `disable`, `remove`, `rename`, `priority` and `use`: through the running server if there is one, and in the file,
-//! under its lock, if not. Both ways end in the same file.
+//! `enable`, `disable`, `remove`, `rename`, `priority` and `use`: through the running server if
+//! there is one, and in the file, under its lock, if not. Both ways end in the same file.
 
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
@@ -90,7 +90,8 @@ fn through(server: &Server, change: &Change) -> Option<Result<()>> {
     Some(server.json("POST", &path, body.as_ref()).map(|_| ()))
 }
 
-/// Whether the file knows the account. One that a request's headers made is known to the server alone.
+/// Whether the file knows the account. One that a request's headers made is known to the server
+/// alone.
 fn is_in_file(config: &Config, change: &Change) -> bool {
     let has = |name: &str| config.accounts.iter().any(|account| account.name == name);
     match change {

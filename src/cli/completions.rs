@@ -39,8 +39,8 @@ fn kind(placeholder: &str) -> Kind {
     }
 }
 
-/// What an option's value is completed with: a PATH or FILE is one of the file system, as the PATH of
-/// `api` is not; `--name` gives a new name.
+/// What an option's value is completed with: a PATH or FILE is one of the file system, as the PATH
+/// of `api` is not; `--name` gives a new name.
 fn option_kind(option: &OptionSpec, value: &str) -> Kind {
     match value {
         "PATH" | "FILE" => Kind::File,

@@ -1,5 +1,5 @@
-//! `doctor`: a line for each thing that can be wrong, and what to do about it. Changes nothing and spends no quota: of an
-//! upstream it asks only whether it answers.
+//! `doctor`: a line for each thing that can be wrong, and what to do about it. Changes nothing and
+//! spends no quota: of an upstream it asks only whether it answers.
 
 mod environment;
 mod finding;
@@ -36,7 +36,8 @@ use crate::report::text;
 use crate::scheduler::time::Wall;
 
 const REACH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Tokens and resets are compared with the upstream's clock; a minute is what an honest clock may be off.
+/// Tokens and resets are compared with the upstream's clock; a minute is what an honest clock may
+/// be off.
 const CLOCK_OFF_MAX: Duration = Duration::from_secs(60);
 
 /// Looks at everything; exit 1 if something is wrong.
@@ -347,8 +348,8 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
             return vec![wrong("upstream", text)];
         }
     };
-    // Without a body and a credential this is refused everywhere, and spends nothing; where there is
-    // no such path, it is not found.
+    // Without a body and a credential this is refused everywhere, and spends nothing; where there
+    // is no such path, it is not found.
     let mut findings = vec![match http(call("POST", "/v1/messages")) {
         Ok(asked) if asked.status == 404 => {
             let url = url.as_str();

@@ -50,7 +50,8 @@ fn variables(config: &Config) -> Result<Vec<(&'static str, String)>> {
     ])
 }
 
-/// `run`: becomes `claude`, so its exit status and its signals are its own. Comes back only with an error.
+/// `run`: becomes `claude`, so its exit status and its signals are its own. Comes back only with an
+/// error.
 pub(super) fn run(
     context: &mut Context<'_>,
     config: &Config,
@@ -118,8 +119,8 @@ pub(super) fn run(
     Err(Error::operator(format!("cannot run {}: {}", claude.display(), reason(&failed))))
 }
 
-/// What to do if Claude Code itself is signed in to nothing: it would ask for a login of its own, though
-/// the proxy has accounts.
+/// What to do if Claude Code itself is signed in to nothing: it would ask for a login of its own,
+/// though the proxy has accounts.
 fn not_signed_in(context: &Context<'_>) -> Option<String> {
     let is_set = |name: &str| (context.variable)(name).is_some_and(|value| !value.is_empty());
     let has_credential =
@@ -137,8 +138,8 @@ fn not_signed_in(context: &Context<'_>) -> Option<String> {
     })
 }
 
-/// The user's own headers and the declaration of how long the client waits: the shorter of its two limits. `None` if it is
-/// declared already, or if it is not known.
+/// The user's own headers and the declaration of how long the client waits: the shorter of its two
+/// limits. `None` if it is declared already, or if it is not known.
 fn declared(
     own: Option<&OsStr>,
     stream_idle_ms: Option<u64>,

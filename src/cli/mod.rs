@@ -1,7 +1,7 @@
 //! The commands of SPEC section 8: from arguments to an exit code.
 //!
-//! Results go to stdout, everything else to stderr; exit 0, 1 (failed) or 2 (wrong usage). This file dispatches; each
-//! family of commands has its own.
+//! Results go to stdout, everything else to stderr; exit 0, 1 (failed) or 2 (wrong usage). This
+//! file dispatches; each family of commands has its own.
 
 mod accounts;
 mod api;

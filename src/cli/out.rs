@@ -1,9 +1,11 @@
 //! Where commands write: results on stdout, everything else on stderr (SPEC C).
 //!
 //! Whatever is printed comes by here, and what a terminal would obey is escaped (SPEC D4), wherever
-//! it comes from. What goes to stderr is looked through for secrets, too: errors repeat what others say.
+//! it comes from. What goes to stderr is looked through for secrets, too: errors repeat what others
+//! say.
 //!
-//! A reader that has gone away (a closed pipe) is no error: what it does not want to read need not be written.
+//! A reader that has gone away (a closed pipe) is no error: what it does not want to read need not
+//! be written.
 
 use std::io::{self, IsTerminal as _, Write};
 

@@ -1,4 +1,5 @@
-//! Keeps the memory of the process, and what it says when it panics, from telling a secret (SPEC D4).
+//! Keeps the memory of the process, and what it says when it panics, from telling a secret (SPEC
+//! D4).
 
 use std::io::Write as _;
 

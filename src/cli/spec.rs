@@ -1,4 +1,5 @@
-//! The commands and their options, once: parser, help, completions and the man page's test all read this table.
+//! The commands and their options, once: parser, help, completions and the man page's test all read
+//! this table.
 
 /// A command of SPEC section 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

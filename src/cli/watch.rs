@@ -1,4 +1,5 @@
-//! `status --watch`: the dashboard attached to the running proxy. Reads its status, and changes things as the commands do.
+//! `status --watch`: the dashboard attached to the running proxy. Reads its status, and changes
+//! things as the commands do.
 
 use std::io::Write;
 use std::sync::Arc;

@@ -40,8 +40,8 @@ pub(super) fn read(root: &Section<'_>) -> Vec<Placed> {
     with_own_names(root, placed)
 }
 
-/// Two entries of different identities with one refresh token are one account: both would redeem it,
-/// and the second time would revoke the grant (SPEC T3).
+/// Two entries of different identities with one refresh token are one account: both would redeem
+/// it, and the second time would revoke the grant (SPEC T3).
 fn without_shared_tokens(root: &Section<'_>, placed: Vec<Placed>) -> Vec<Placed> {
     let mut kept: Vec<Placed> = Vec::with_capacity(placed.len());
     for later in placed {

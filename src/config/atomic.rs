@@ -190,8 +190,8 @@ impl FileLock {
         fault::step(Step::Open, &path)?;
         let file = private().read(true).create_new(true).open(&path)?;
         let reserved = Reserved { path, file };
-        // Tells a place that is in use from what a killed writer has left behind. Where there are no
-        // locks the number of the process does.
+        // Tells a place that is in use from what a killed writer has left behind. Where there are
+        // no locks the number of the process does.
         let _ = flock(&reserved.file, FlockOperation::NonBlockingLockExclusive);
         if let Ok(old) = fs::metadata(&self.target) {
             keep_mode(&reserved.file, &old)?;
@@ -226,8 +226,8 @@ impl FileLock {
         Ok(())
     }
 
-    /// Writes `text` into a file beside, whose name is that of this one and `suffix`. One that is there
-    /// stays as it is.
+    /// Writes `text` into a file beside, whose name is that of this one and `suffix`. One that is
+    /// there stays as it is.
     pub(super) fn copy_beside(&self, suffix: &str, text: &str) -> io::Result<()> {
         let path = beside(&self.target, "", suffix);
         fault::step(Step::Open, &path)?;
@@ -251,8 +251,8 @@ impl FileLock {
         Ok(())
     }
 
-    /// What killed writers have left behind: their files and what those hold. To be cleared away with
-    /// [`FileLock::clear`].
+    /// What killed writers have left behind: their files and what those hold. To be cleared away
+    /// with [`FileLock::clear`].
     pub(super) fn leftovers(&self) -> Vec<Leftover> {
         let found = temporaries_of(&self.target).into_iter();
         found.filter_map(|(path, pid)| Leftover::of(path, pid)).collect()

@@ -1,10 +1,10 @@
 //! Which of two token pairs is newer: the one place that decides it (SPEC T7, T8).
 //!
 //! A refresh token can be redeemed once. Whoever holds an old copy of a pair and believes it to be
-//! the newest loses the account: the live pair is overwritten, or the spent token is presented again
-//! and the provider revokes the whole grant. So no caller compares two pairs by itself. The file, a
-//! source, an import, a login, a hand-over, the rescue file and what a killed writer has left behind
-//! all ask here, and every answer rests on a [`Proof`].
+//! the newest loses the account: the live pair is overwritten, or the spent token is presented
+//! again and the provider revokes the whole grant. So no caller compares two pairs by itself. The
+//! file, a source, an import, a login, a hand-over, the rescue file and what a killed writer has
+//! left behind all ask here, and every answer rests on a [`Proof`].
 //!
 //! ```text
 //!                        what is compared with the pair that we hold
@@ -28,9 +28,9 @@
 //!                                     the config takes it
 //! ```
 //!
-//! A pair becomes spent only by [`Custody::renewed`], that is, when a successor was issued; its digest
-//! then stays in the entry, so that every later reader can tell. The alternative, comparing ends,
-//! fails with a wrong clock and with a source that writes any end it likes.
+//! A pair becomes spent only by [`Custody::renewed`], that is, when a successor was issued; its
+//! digest then stays in the entry, so that every later reader can tell. The alternative, comparing
+//! ends, fails with a wrong clock and with a source that writes any end it likes.
 //!
 //! Nothing in here reads a file, a clock or the network.
 
@@ -186,7 +186,8 @@ impl Custody {
         match age {
             Age::Same => {
                 self.own.live.expires_at = entry.live.expires_at;
-                // A pair in the rescue file is seen as if it stood in the config, and is to be moved.
+                // A pair in the rescue file is seen as if it stood in the config, and is to be
+                // moved.
                 if self.kept == Kept::InMemory {
                     self.kept = Kept::OnDisk;
                 }
@@ -220,7 +221,8 @@ impl Custody {
         }
     }
 
-    /// The source was read: a newer pair of it is taken over. True if the pair in use became another.
+    /// The source was read: a newer pair of it is taken over. True if the pair in use became
+    /// another.
     pub(crate) fn see_source(&mut self, pair: &Tokens) -> bool {
         let theirs = Deposit { live: pair.clone(), ..Deposit::default() };
         match age_of(&theirs, &self.own, Found::Source) {
@@ -236,8 +238,8 @@ impl Custody {
     /// A refresh has brought `tokens` for `sent`, which is used up by that. `source` is what a
     /// source still offers.
     ///
-    /// True if it is the pair in use now. If a login or an edit has displaced the one that was sent, that
-    /// stays, and the new pair is kept beside it.
+    /// True if it is the pair in use now. If a login or an edit has displaced the one that was
+    /// sent, that stays, and the new pair is kept beside it.
     pub(crate) fn renewed(
         &mut self,
         sent: &Secret,

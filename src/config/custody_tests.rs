@@ -203,7 +203,8 @@ struct Model {
     /// What the source of an import holds.
     source: Tokens,
     issued: usize,
-    /// The newest pair of the grant in use; `None` once it is lost for a reason that nobody can help.
+    /// The newest pair of the grant in use; `None` once it is lost for a reason that nobody can
+    /// help.
     newest: Option<Tokens>,
     presented: BTreeMap<String, usize>,
     /// A person has put an old copy in the place of the file, and no process has looked since.
@@ -411,7 +412,8 @@ impl Model {
     fn kill(&mut self, at: usize) {
         let killed = self.processes.remove(at);
         if let Some((sent, answer)) = killed.exchange {
-            // The answer was on its way to a dead process, and nobody knows what became of the token.
+            // The answer was on its way to a dead process, and nobody knows what became of the
+            // token.
             self.presented.remove(sent.expose());
             self.excuse(&answer);
         }
@@ -498,8 +500,8 @@ impl Model {
                 process.exchange.is_none() && self.newest.as_ref() == Some(process.custody.live())
             }) =>
             {
-                // What nobody has redeemed is an edit that a person may want, and a process that has
-                // not looked since the token was redeemed cannot know.
+                // What nobody has redeemed is an edit that a person may want, and a process that
+                // has not looked since the token was redeemed cannot know.
                 let is_old = |copy: &&Map<String, Value>| {
                     let old = Deposit::read(copy["accounts"][0].as_object().unwrap());
                     let token = old.live.refresh.as_ref();

@@ -1,5 +1,5 @@
-//! What each account did on each local day, for `maxpool usage` (SPEC P13): kept in memory while the
-//! server runs, and in the state file.
+//! What each account did on each local day, for `maxpool usage` (SPEC P13): kept in memory while
+//! the server runs, and in the state file.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

@@ -1,5 +1,5 @@
-//! What an entry of the config says about its tokens: the pair in use, the one that it displaced, and
-//! the digests of those that are used up (SPEC T7, T8).
+//! What an entry of the config says about its tokens: the pair in use, the one that it displaced,
+//! and the digests of those that are used up (SPEC T7, T8).
 
 use std::sync::Arc;
 
@@ -69,8 +69,8 @@ impl Spent {
         }
     }
 
-    /// Adds all of `other`. Where there is no room for all, the latest of both stay: the two know the
-    /// same tokens but for the last ones.
+    /// Adds all of `other`. Where there is no room for all, the latest of both stay: the two know
+    /// the same tokens but for the last ones.
     pub(crate) fn add_all(&mut self, other: &Spent, held: Option<&Digest>) {
         if other.0.iter().all(|digest| self.0.contains(digest)) {
             return;

@@ -36,8 +36,8 @@ pub(crate) fn path(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBu
     })
 }
 
-/// Reads the config, with the token pairs that are in the rescue file. A missing file is an error of
-/// kind `NotFound`.
+/// Reads the config, with the token pairs that are in the rescue file. A missing file is an error
+/// of kind `NotFound`.
 pub(crate) fn load(path: &Path) -> Result<Config> {
     let text = atomic::read(path)?;
     let mut document = parse::document(&text, path)?;
@@ -45,8 +45,8 @@ pub(crate) fn load(path: &Path) -> Result<Config> {
     Config::from_document(&document, &text, path)
 }
 
-/// The same for whoever is about to send a refresh token: what killed writers have left behind is put
-/// into the file before, since it may hold the successor of that token.
+/// The same for whoever is about to send a refresh token: what killed writers have left behind is
+/// put into the file before, since it may hold the successor of that token.
 pub(crate) fn load_whole(path: &Path, limit: Duration) -> Result<Config> {
     if !atomic::has_temporaries(path) && !rescue::has_temporaries(path) {
         return load(path);
@@ -193,8 +193,8 @@ impl Locked {
     }
 
     /// Makes the place for this document with so many bytes more, and makes sure that the file can
-    /// be replaced: by itself. Some files can be read and written but not replaced, such as one that
-    /// is a mount of its own, or immutable, and nothing else tells.
+    /// be replaced: by itself. Some files can be read and written but not replaced, such as one
+    /// that is a mount of its own, or immutable, and nothing else tells.
     pub(crate) fn reserve(&mut self, more: usize) -> Result<Reserved> {
         self.keep_a_copy();
         self.lock.replace(&self.text)?;
@@ -241,8 +241,8 @@ impl Locked {
 }
 
 impl Locked {
-    /// Leaves a copy of a file of the Node program beside it before its first change, for whoever wants
-    /// to go back. Not having one is no reason to lose a token.
+    /// Leaves a copy of a file of the Node program beside it before its first change, for whoever
+    /// wants to go back. Not having one is no reason to lose a token.
     fn keep_a_copy(&self) {
         let ours = ["queue", "streamClientToleranceMs"];
         let is_ours = self.written.get(ours[0]).is_some_and(|queue| queue.get(ours[1]).is_some());
@@ -261,8 +261,8 @@ const COPY_SUFFIX: &str = ".before-2.0";
 /// successors of what the file has, and those of accounts that it has not.
 fn take_over(document: &mut Map<String, Value>, text: &str) {
     let Ok(left) = serde_json::from_str::<Map<String, Value>>(text) else {
-        // The place of something that never came, or a part of a file that was never finished: whoever
-        // wrote it had not put it to use.
+        // The place of something that never came, or a part of a file that was never finished:
+        // whoever wrote it had not put it to use.
         return;
     };
     let entries = left.get("accounts").and_then(Value::as_array);

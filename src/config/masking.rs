@@ -6,9 +6,10 @@
 //! base64 forms too. What is found is cut out of the original text.
 //!
 //! [`Secret::new`](super::Secret::new) makes a secret known here, so none can be forgotten. Every
-//! writer of a text that leaves the program asks [`text`] or [`bytes()`]: the log, the status and the
-//! other local routes, recordings, the screen, error bodies and headers to clients, the command line.
-//! The content of a good answer is not asked about. A text without a secret costs one pass over it.
+//! writer of a text that leaves the program asks [`text`] or [`bytes()`]: the log, the status and
+//! the other local routes, recordings, the screen, error bodies and headers to clients, the command
+//! line. The content of a good answer is not asked about. A text without a secret costs one pass
+//! over it.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -36,8 +37,8 @@ pub(crate) fn bytes(bytes: &[u8]) -> Option<Vec<u8>> {
     (!ranges.is_empty()).then(|| cut(bytes, &ranges))
 }
 
-/// A text that may have been cut anywhere, without any secret and without the beginning of one at its
-/// end.
+/// A text that may have been cut anywhere, without any secret and without the beginning of one at
+/// its end.
 pub(crate) fn torn(bytes: &[u8]) -> Vec<u8> {
     let mut ranges = found(bytes);
     ranges.extend(torn_start(bytes).map(|start| start..bytes.len()));
@@ -198,8 +199,8 @@ fn begin(first: u8, second: u8) -> [usize; 2] {
     [both / 64, both % 64]
 }
 
-/// What base64 makes of a secret that stands anywhere in what is encoded: for each place modulo three
-/// the characters that depend on the secret alone.
+/// What base64 makes of a secret that stands anywhere in what is encoded: for each place modulo
+/// three the characters that depend on the secret alone.
 fn base64_forms(secret: &[u8]) -> Vec<Vec<u8>> {
     let mut forms = Vec::new();
     for before in 0..3_usize {

@@ -6,8 +6,8 @@ use super::Tokens;
 use super::deposit::{Deposit, Digest, DisplacedBy, Previous, key_of, previous_key};
 use super::identity::Identity;
 
-/// A pair on its own, outside of the config: in the rescue file, in a hand-over, or in what a killed
-/// writer has left behind.
+/// A pair on its own, outside of the config: in the rescue file, in a hand-over, or in what a
+/// killed writer has left behind.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Record {
     pub(crate) name: String,
@@ -99,8 +99,8 @@ pub(crate) enum Placed {
 }
 
 /// Puts a record into the document: into the entry that holds the token which the pair replaces,
-/// whatever that entry is called by now, else into the entry of the same identity, if what that holds
-/// is not newer.
+/// whatever that entry is called by now, else into the entry of the same identity, if what that
+/// holds is not newer.
 pub(crate) fn place(document: &mut Map<String, Value>, record: &Record) -> Placed {
     let spent = &record.deposit.spent;
     let Some(Value::Array(entries)) = document.get_mut("accounts") else {

@@ -63,7 +63,8 @@ pub(crate) fn has_pairs(config: &Path) -> bool {
     paths(config).iter().any(|path| path.exists()) && !read(config).is_empty()
 }
 
-/// Whether a rescue file of this config is being written, or one that was has not got into its place.
+/// Whether a rescue file of this config is being written, or one that was has not got into its
+/// place.
 pub(super) fn has_temporaries(config: &Path) -> bool {
     paths(config).iter().any(|path| atomic::has_temporaries(path))
 }
@@ -142,7 +143,8 @@ pub(super) fn forget(config: &Path, rescued: &[Rescued]) {
         if placed.is_empty() {
             continue;
         }
-        // What cannot be taken out now is taken out by the next writer; until then it is known as old.
+        // What cannot be taken out now is taken out by the next writer; until then it is known as
+        // old.
         let _ = forget_in(&path, &owner, &placed);
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! The old text is walked beside the old and the new document. A value that is equal in both is
 //! copied as it stands, with its spaces and with numbers such as `1.10` or of thirty digits, which
-//! would come out of a parser as others. Only what has changed is written anew, in the manner of its
-//! surroundings: over several lines with their indentation, or on one line.
+//! would come out of a parser as others. Only what has changed is written anew, in the manner of
+//! its surroundings: over several lines with their indentation, or on one line.
 
 use serde::Serialize as _;
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter, Serializer};

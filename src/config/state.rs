@@ -82,8 +82,8 @@ pub(crate) struct AccountState {
     pub(crate) tokens: TokensState,
 }
 
-/// What is known of an account's tokens beside the config, which may be an old copy of itself by the
-/// time of the next start. Digests, no tokens.
+/// What is known of an account's tokens beside the config, which may be an old copy of itself by
+/// the time of the next start. Digests, no tokens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct TokensState {

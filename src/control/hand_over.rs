@@ -1,5 +1,5 @@
-//! What was learned and outlives a process (SPEC A6, R1): accounts' quota and blocks, and for a process that takes over also sessions,
-//! threads and batches.
+//! What was learned and outlives a process (SPEC A6, R1): accounts' quota and blocks, and for a
+//! process that takes over also sessions, threads and batches.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,7 +18,8 @@ use crate::report::status::build::{entry_of, line_of};
 use crate::scheduler::{AccountId, LoadMinute};
 use crate::zone;
 
-/// Sessions and threads that are handed over: so many that all of them fit into one message between processes, which has some 200 KB.
+/// Sessions and threads that are handed over: so many that all of them fit into one message between
+/// processes, which has some 200 KB.
 const SESSIONS_HANDED_OVER: usize = 1000;
 const THREADS_HANDED_OVER: usize = 300;
 /// Message batches whose account is kept.
@@ -27,7 +28,8 @@ const BATCHES_KEPT: usize = 500;
 const LINES_BYTES_MAX: usize = 100_000;
 const LOADS_MAX: usize = 40;
 
-/// Gives the scheduler back what an earlier process has learned. Gives a line if the file could not be used.
+/// Gives the scheduler back what an earlier process has learned. Gives a line if the file could not
+/// be used.
 pub(crate) fn restore_learned(context: &Context) -> Option<String> {
     let (known, notice) = state::load(&state::path(&context.config_path));
     restore(context, &known);
@@ -66,8 +68,8 @@ pub(crate) fn learned(context: &Context) -> State {
     document(context).0
 }
 
-/// The same for a process that takes over: with the sessions that were used within `recent`, whose prompt caches are where they were
-/// served.
+/// The same for a process that takes over: with the sessions that were used within `recent`, whose
+/// prompt caches are where they were served.
 pub(crate) fn handed_over(context: &Context, recent: Duration) -> State {
     let (mut state, accounts) = document(context);
     let (mut sessions, mut threads) = context.gate.look(|scheduler, now| {

@@ -1,4 +1,5 @@
-//! The routes that are answered here (SPEC P1): status, health, metrics, explain, and the few that change something.
+//! The routes that are answered here (SPEC P1): status, health, metrics, explain, and the few that
+//! change something.
 
 use std::sync::Arc;
 

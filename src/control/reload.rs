@@ -1,7 +1,8 @@
 //! What changes the running server: a reread config (SPEC A7) and the control routes (P1).
 //!
-//! Each change goes to the file first, through the lock of A5, and takes effect by the same road as an edit by hand: the file is
-//! read again and what differs is applied to the scheduler and to the accounts.
+//! Each change goes to the file first, through the lock of A5, and takes effect by the same road as
+//! an edit by hand: the file is read again and what differs is applied to the scheduler and to the
+//! accounts.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -139,7 +140,8 @@ const SETTINGS: [&str; 12] = [
     "quotaProbeSeconds",
 ];
 
-/// Puts the config's routing into effect; an account that cannot be preferred leaves it automatic, with a line.
+/// Puts the config's routing into effect; an account that cannot be preferred leaves it automatic,
+/// with a line.
 fn route(context: &Context, config: &Config) {
     let routing = match &config.routing {
         config::Routing::Automatic => Routing::Automatic,

@@ -1,8 +1,8 @@
-//! The server's own dashboard: what it shows comes from the proxy's context, what its keys ask for goes the same road as the
-//! control routes (P1) and the signals (R1, R2).
+//! The server's own dashboard: what it shows comes from the proxy's context, what its keys ask for
+//! goes the same road as the control routes (P1) and the signals (R1, R2).
 //!
-//! A change may have to wait for the config's lock, and an import for the network, so each runs on a thread of its own; what came
-//! of it is told in the activity log.
+//! A change may have to wait for the config's lock, and an import for the network, so each runs on
+//! a thread of its own; what came of it is told in the activity log.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};

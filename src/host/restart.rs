@@ -1,9 +1,11 @@
-//! The process that was started: it keeps its pid, starts the workers that serve, and takes the signals for all of them.
+//! The process that was started: it keeps its pid, starts the workers that serve, and takes the
+//! signals for all of them.
 //!
-//! The first worker is a thread of this process. A restart starts the program anew as a child, which gets the listening socket and
-//! what the old worker has learned; the old worker then finishes its requests and ends. While nobody takes connections, for the
-//! moment between two workers, the kernel keeps those that come: none is refused. [`plan`] decides, [`control`] carries the
-//! messages, this file has the processes.
+//! The first worker is a thread of this process. A restart starts the program anew as a child,
+//! which gets the listening socket and what the old worker has learned; the old worker then
+//! finishes its requests and ends. While nobody takes connections, for the moment between two
+//! workers, the kernel keeps those that come: none is refused. [`plan`] decides, [`control`]
+//! carries the messages, this file has the processes.
 //!
 //! A worker process whose leader is gone finds the end of its control socket and stops by itself.
 
@@ -65,7 +67,8 @@ pub(crate) fn as_worker() -> Result<Option<Control>> {
     })
 }
 
-/// Leads until everything has ended. `seat` says whether the workers draw on a terminal, `first` is the first worker's life: it runs on a thread of its own.
+/// Leads until everything has ended. `seat` says whether the workers draw on a terminal, `first` is
+/// the first worker's life: it runs on a thread of its own.
 ///
 /// # Errors
 /// The first worker cannot start; or nobody can serve any more.
@@ -302,7 +305,8 @@ impl Leader {
         }
     }
 
-    /// Stops with all workers until a shell continues them: it sees one job, and that is this process.
+    /// Stops with all workers until a shell continues them: it sees one job, and that is this
+    /// process.
     fn suspend(&self) {
         let children: Vec<Pid> = self
             .bodies
@@ -316,7 +320,8 @@ impl Leader {
             let options = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
             !matches!(waitid(WaitId::Pid(*pid), options), Ok(None))
         };
-        // The terminal is theirs until they have given it back. A signal from a terminal has reached them, too; any other has not.
+        // The terminal is theirs until they have given it back. A signal from a terminal has
+        // reached them, too; any other has not.
         if !within(SUSPEND_OWN, || children.iter().all(stopped)) {
             for pid in &children {
                 let _ = kill_process(*pid, rustix::process::Signal::TSTP);
@@ -378,8 +383,8 @@ impl Leader {
     fn finish(mut self, exit: Exit) -> Result<ExitCode> {
         for (_, Body { control, life }) in std::mem::take(&mut self.bodies) {
             drop(control);
-            // Processes end by themselves when their leader is gone. The thread's last lines are worth a moment, but it is not
-            // waited for if it hangs.
+            // Processes end by themselves when their leader is gone. The thread's last lines are
+            // worth a moment, but it is not waited for if it hangs.
             if let Life::Thread(thread) = life {
                 let watch = clock::Stopwatch::start();
                 while !thread.is_finished() && watch.left_of(FIRST_END_MAX).is_some() {
@@ -426,8 +431,9 @@ fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     }
 }
 
-/// The file to start anew: the name by which this process was called, if that is this program, so that a link which points to a newer
-/// version by then is followed; else where the system says that the program lies.
+/// The file to start anew: the name by which this process was called, if that is this program, so
+/// that a link which points to a newer version by then is followed; else where the system says that
+/// the program lies.
 fn program(called: Option<OsString>, running: Option<PathBuf>) -> PathBuf {
     let running = running.unwrap_or_default();
     let Some(called) = called.map(PathBuf::from) else {

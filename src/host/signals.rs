@@ -1,4 +1,5 @@
-//! Signals as values: each is a byte in a pipe of its own, read by the one thread that waits for them.
+//! Signals as values: each is a byte in a pipe of its own, read by the one thread that waits for
+//! them.
 
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
@@ -86,7 +87,8 @@ impl Signals {
         })
     }
 
-    /// The next signal, or nothing within `limit`. Two of a kind that come together may count as one.
+    /// The next signal, or nothing within `limit`. Two of a kind that come together may count as
+    /// one.
     pub(crate) fn wait(&self, limit: Duration) -> Option<Signal> {
         let mut fds: Vec<PollFd<'_>> = self
             .pipes

@@ -1,9 +1,11 @@
 //! The dashboard's terminal: raw input, the alternate screen, and a way back on every way out.
 //!
-//! One thread polls the terminal and a pipe. It draws when something has changed, at most ten times a second, and only the lines that
-//! differ; it looks at the clock again when a countdown ends, at most once a minute while nothing is in flight. Output is non-blocking: a
-//! terminal that does not take it holds up this thread's next frame and nothing else. The terminal is restored by [`restore`], which
-//! [`Dashboard`]'s end, the panic hook and a stop by job control call; calling it twice does nothing.
+//! One thread polls the terminal and a pipe. It draws when something has changed, at most ten times
+//! a second, and only the lines that differ; it looks at the clock again when a countdown ends, at
+//! most once a minute while nothing is in flight. Output is non-blocking: a terminal that does not
+//! take it holds up this thread's next frame and nothing else. The terminal is restored by
+//! [`restore`], which [`Dashboard`]'s end, the panic hook and a stop by job control call; calling
+//! it twice does nothing.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
@@ -34,8 +36,8 @@ use crate::zone;
 pub(crate) struct Parts {
     /// The facts of this moment. Called on the dashboard's thread, at most ten times a second.
     pub(crate) look: Box<dyn FnMut() -> View + Send>,
-    /// Does what the user has confirmed, and tells in a line what came of it. Called on the dashboard's thread: what takes long is
-    /// to be handed on.
+    /// Does what the user has confirmed, and tells in a line what came of it. Called on the
+    /// dashboard's thread: what takes long is to be handed on.
     pub(crate) act: Box<dyn FnMut(Action) -> Option<String> + Send>,
     /// A line about an action that took its time, put here by whoever finished it before the pulse.
     pub(crate) told: Option<Arc<Mutex<Option<String>>>>,
@@ -66,8 +68,8 @@ impl Dashboard {
     /// Takes over the terminal.
     ///
     /// # Errors
-    /// There is no terminal, it is of a kind without cursor movement, or this process is in its background: the plain log is
-    /// the right thing then.
+    /// There is no terminal, it is of a kind without cursor movement, or this process is in its
+    /// background: the plain log is the right thing then.
     pub(crate) fn start(parts: Parts) -> io::Result<Dashboard> {
         let tty = open()?;
         let (read, write) = UnixStream::pair()?;
@@ -183,7 +185,8 @@ struct Taken {
     before: Termios,
 }
 
-/// Gives the terminal back as it was found, if it is taken. Never blocks: it is called from a panic hook, too.
+/// Gives the terminal back as it was found, if it is taken. Never blocks: it is called from a panic
+/// hook, too.
 pub(crate) fn restore() {
     let mut slot = match TAKEN.try_lock() {
         Ok(slot) => slot,
@@ -241,7 +244,8 @@ fn open() -> io::Result<OwnedFd> {
     Ok(tty)
 }
 
-/// Switches off echo and line editing; signals by keys stay, so that Ctrl-C and Ctrl-Z mean what they always do.
+/// Switches off echo and line editing; signals by keys stay, so that Ctrl-C and Ctrl-Z mean what
+/// they always do.
 fn enter(tty: &OwnedFd) -> io::Result<()> {
     let mut slot = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     let before = match slot.take() {
@@ -268,7 +272,8 @@ const NO_KEY: u8 = if cfg!(target_os = "linux") { 0 } else { 0xff };
 /// Something else has written on the terminal.
 static SPOILED: AtomicBool = AtomicBool::new(false);
 
-/// A panic anywhere is told on a terminal that can show it. Installed once; later dashboards find it.
+/// A panic anywhere is told on a terminal that can show it. Installed once; later dashboards find
+/// it.
 fn install_panic_hook() {
     static INSTALLED: AtomicBool = AtomicBool::new(false);
     if INSTALLED.swap(true, SeqCst) {
@@ -276,7 +281,8 @@ fn install_panic_hook() {
     }
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        // These two threads' panics end the dashboard. Others are caught; their text stands on the screen until it is drawn anew.
+        // These two threads' panics end the dashboard. Others are caught; their text stands on the
+        // screen until it is drawn anew.
         if matches!(thread::current().name(), Some("dashboard" | "main")) {
             restore();
         }

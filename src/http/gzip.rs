@@ -1,7 +1,8 @@
-//! Reads gzip (RFC 1952, 1951), for an answer that came compressed although nobody had asked for it.
+//! Reads gzip (RFC 1952, 1951), for an answer that came compressed although nobody had asked for
+//! it.
 //!
-//! Only the token endpoint's answers go through here: they hold a token that cannot be had twice. The
-//! reader is small and slow, keeps to a limit, and gives what it has when the data breaks off.
+//! Only the token endpoint's answers go through here: they hold a token that cannot be had twice.
+//! The reader is small and slow, keeps to a limit, and gives what it has when the data breaks off.
 
 /// What `data` holds, as far as it can be read, at most `limit` bytes.
 pub(crate) fn decoded(data: &[u8], limit: usize) -> Vec<u8> {

@@ -1,5 +1,5 @@
-//! Ids that belong to the account which brought them into being (SPEC P3): containers and files that
-//! a request or an answer names in its JSON. Pure.
+//! Ids that belong to the account which brought them into being (SPEC P3): containers and files
+//! that a request or an answer names in its JSON. Pure.
 //!
 //! Keys are looked for in the bytes as they are: in text that only quotes JSON the quotes are
 //! escaped, and no key is found.

@@ -1,6 +1,8 @@
-//! What an answer says while its bytes go by (P6, P9, P13): first event, errors, usage, thinking, its end.
+//! What an answer says while its bytes go by (P6, P9, P13): first event, errors, usage, thinking,
+//! its end.
 //!
-//! Takes chunks as they come, keeps a few kilobytes at most however long the answer is, and never changes or delays a byte.
+//! Takes chunks as they come, keeps a few kilobytes at most however long the answer is, and never
+//! changes or delays a byte.
 
 use super::answer_json::{AnswerJson, ApiError, Reader, Usage};
 
@@ -130,7 +132,8 @@ impl Scanner {
         }
     }
 
-    /// The body has ended, well or not: an event whose last blank line is missing counts if its data is whole.
+    /// The body has ended, well or not: an event whose last blank line is missing counts if its
+    /// data is whole.
     pub(crate) fn finish(&mut self) {
         self.mend = Some(self.mend());
         match self.form {
@@ -153,8 +156,8 @@ impl Scanner {
         }
     }
 
-    /// The first complete event but pings, once there is one. The caller looks for at most 64 KiB or
-    /// 5 s.
+    /// The first complete event but pings, once there is one. The caller looks for at most 64 KiB
+    /// or 5 s.
     pub(crate) fn first(&self) -> Option<&FirstEvent> {
         self.first.as_ref()
     }
@@ -167,15 +170,17 @@ impl Scanner {
         }
     }
 
-    /// What is known so far; of a JSON body everything but `stopped` is known after [`Scanner::finish`].
+    /// What is known so far; of a JSON body everything but `stopped` is known after
+    /// [`Scanner::finish`].
     pub(crate) fn facts(&self) -> &Facts {
         &self.facts
     }
 
     /// What has to be written before an event of our own, or before the end of a torn stream.
     ///
-    /// What an event stream has sent cannot be taken back, and the next blank line would hand half an event to the client's JSON parser. An
-    /// event takes the name that came last, and clients pass over pings unread, so the torn one is made a ping.
+    /// What an event stream has sent cannot be taken back, and the next blank line would hand half
+    /// an event to the client's JSON parser. An event takes the name that came last, and clients
+    /// pass over pings unread, so the torn one is made a ping.
     pub(crate) fn mend(&self) -> &'static [u8] {
         if let Some(mend) = self.mend {
             return mend;
@@ -183,7 +188,8 @@ impl Scanner {
         let at_start = self.line == Line::Start;
         match (self.form, self.has_fields || !at_start) {
             (Form::Json | Form::Opaque, _) | (_, false) => b"",
-            // Only the blank line is missing. One line feed more does no harm where the event has ended with a carriage return.
+            // Only the blank line is missing. One line feed more does no harm where the event has
+            // ended with a carriage return.
             (Form::Events, true) if self.data.document().whole => b"\n\n",
             (Form::Events, true) if at_start => b"event: ping\n\n",
             (Form::Events, true) => b"\nevent: ping\n\n",

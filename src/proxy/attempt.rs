@@ -1,4 +1,25 @@
-//! One attempt: one request on one account, from the credential to the last byte or to the reason why another account must try.
+//! One attempt: one request on one account, from the credential to the last byte or to the reason
+//! why another account must try.
+//!
+//! An attempt owns the lease of its account and the way to the client that nothing has been written
+//! to ([`Uncommitted`]), and gives both back in its result: [`Attempted::Ended`] has used them up,
+//! [`Attempted::Failed`] returns the way to the client with the failure. So a retry without a free
+//! way, or a lease that two accounts hold, cannot be written down. Everything is tried here that
+//! concerns this account alone: waiting for a refresh, the call, one more call with a new token
+//! after a 401. Which account comes next, and whether any does, is `exchange`'s.
+//!
+//! What must stay:
+//!
+//! - Each lease ends once, with an outcome: [`LeaseGuard`] ends it as abandoned when a path forgets.
+//! - At most one refresh of this account for one request (SPEC T2): `record.refreshed` remembers it
+//!   over all attempts, not this one.
+//! - The scheduler hears what an answer's head says of quota before the body is read, so that the
+//!   requests beside this one see it as early as can be.
+//! - An error's body is masked before anything else sees it (SPEC D4).
+//!
+//! The alternative, one function that reads any answer and commits it at the right byte, has to run
+//! backwards when a 200 turns out to be an error. Here [`Delivery`] hands such an answer back as a
+//! refusal, and both kinds meet in the one `match` on what they mean.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -85,7 +106,8 @@ fn credential_failed(granted: &Granted, after: Aftermath, why: String) -> Failed
 }
 
 impl Course<'_> {
-    /// Calls with each credential that the account has to offer: the current one, and once its successor after a 401.
+    /// Calls with each credential that the account has to offer: the current one, and once its
+    /// successor after a 401.
     fn with_credential(
         &self,
         mut hold: LeaseGuard,

@@ -1,7 +1,20 @@
 //! What an upstream's answer means for the account and for the request (P6, P7, P8). Pure.
 //!
-//! A pooled account's answer is judged at its head, with as much of its body as has come if it is an error. What the request does
-//! next is in [`Next`]; the account's part is an [`Outcome`] for the scheduler.
+//! An answer is judged once, with its head and as much of its body as an error has; `verdict` finds
+//! the row of P7 that fits, and this file turns the row into the two things that follow: what the
+//! request does next ([`Next`]) and what the scheduler is told of the account ([`Outcome`]). Keeping
+//! the two apart is the point. A refusal may move the request on and blame nobody, or be passed on
+//! and take the account out; an answer that carried one verdict for both would have to choose.
+//!
+//! What must stay:
+//!
+//! - Nothing is decided by state: the same answer to the same question means the same. What depends
+//!   on others (whether an unrelated request met it, too) is the scheduler's `suspicion`.
+//! - The client's words are not evidence. An error may repeat the request, so words count only where
+//!   P7 says that they stand at the message's beginning, or with a type that nothing else has.
+//! - No time is invented: an end comes from the answer or is left to the scheduler's policy.
+//!
+//! Messages go out bounded and without credentials, because they end in the log and the status.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -33,7 +46,8 @@ pub(crate) struct Seen<'a> {
     pub(crate) status: u16,
     /// All its headers.
     pub(crate) headers: &'a Headers,
-    /// Of an error as much of its body as is there, see [`body_of`] for an event; of anything else nothing.
+    /// Of an error as much of its body as is there, see [`body_of`] for an event; of anything else
+    /// nothing.
     pub(crate) body: &'a [u8],
     /// The account's kind.
     pub(crate) kind: Kind,
@@ -48,8 +62,8 @@ pub(crate) struct Seen<'a> {
 /// A judged answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Meaning {
-    /// What the lease is completed with. A success is one only if the body ends well; at [`Next::RefreshAndRetry`] it holds only
-    /// if there is no other token to try.
+    /// What the lease is completed with. A success is one only if the body ends well; at
+    /// [`Next::RefreshAndRetry`] it holds only if there is no other token to try.
     pub(crate) outcome: Outcome,
     /// What the request does.
     pub(crate) next: Next,
@@ -59,7 +73,8 @@ pub(crate) struct Meaning {
     pub(crate) status: u16,
     /// The upstream's error type; empty if it named none.
     pub(crate) kind: String,
-    /// The upstream's words, bounded and without credentials; the status in words if it used none, empty for what is no error.
+    /// The upstream's words, bounded and without credentials; the status in words if it used none,
+    /// empty for what is no error.
     pub(crate) message: String,
 }
 
@@ -317,7 +332,8 @@ fn plainest(status: u16, headers: &Headers) -> Option<(&str, &[u8])> {
     line.or_else(|| headers.iter().find(waits))
 }
 
-/// The error of an answer. A body that is no JSON is its own message if it is text; a page says nothing that could be relied on.
+/// The error of an answer. A body that is no JSON is its own message if it is text; a page says
+/// nothing that could be relied on.
 fn error_of(body: &[u8]) -> ApiError {
     let found = sse::read(Form::Json, body).error;
     let error =

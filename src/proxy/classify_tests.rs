@@ -1,6 +1,6 @@
-use bytes::Bytes;
-
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use super::*;
 use crate::scheduler::quota::{Verdict as Said, WindowKind, WindowReading};

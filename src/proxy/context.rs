@@ -128,8 +128,8 @@ impl Context {
         self.agent.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Forgets every idle upstream connection: they are dead after a sleep or a change of network, or lead through another
-    /// proxy. Connections in use go on.
+    /// Forgets every idle upstream connection: they are dead after a sleep or a change of network,
+    /// or lead through another proxy. Connections in use go on.
     ///
     /// # Errors
     /// The upstream proxy of the settings cannot be used; the old client stays.
@@ -144,13 +144,15 @@ impl Context {
         self.requests.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Says that the process is ending: answers close their connections, new requests are turned away.
+    /// Says that the process is ending: answers close their connections, new requests are turned
+    /// away.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.probe.look_again();
     }
 
-    /// Says that another process serves: answers close their connections, so that clients come to the other one.
+    /// Says that another process serves: answers close their connections, so that clients come to
+    /// the other one.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
         self.probe.look_again();

@@ -1,7 +1,7 @@
 //! One attempt's fixed parts, and the ways in which it can end.
 //!
-//! Both the attempt and the delivery of its answer end through here, so that each outcome is told to the scheduler and worded for the
-//! client in one place.
+//! Both the attempt and the delivery of its answer end through here, so that each outcome is told
+//! to the scheduler and worded for the client in one place.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -125,7 +125,8 @@ impl Course<'_> {
         }
     }
 
-    /// Upstreams have been seen to repeat in an error the credential that they refuse. It is no part of what they say.
+    /// Upstreams have been seen to repeat in an error the credential that they refuse. It is no
+    /// part of what they say.
     pub(super) fn hide_in(&self, body: &mut Vec<u8>) {
         let sent = self.sent.borrow();
         let secret = sent
@@ -190,7 +191,8 @@ impl Course<'_> {
         meaning: Meaning,
         out: Uncommitted,
     ) -> Attempted {
-        // A 403 to a pooled account never reaches the client as such (P7): it would sign its user out.
+        // A 403 to a pooled account never reaches the client as such (P7): it would sign its user
+        // out.
         let kept = kept.filter(|_| !matches!(meaning.status, 401..=403));
         let after = hold.complete(meaning.outcome.clone());
         if meaning.verdict.whom.blames_nobody() {

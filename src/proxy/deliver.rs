@@ -1,4 +1,5 @@
-//! An answer's way from the upstream to the client: the look-ahead to the commit point, the stream, and what it told.
+//! An answer's way from the upstream to the client: the look-ahead to the commit point, the stream,
+//! and what it told.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -215,7 +216,8 @@ impl Course<'_> {
     /// Reads what is left of an error. False if it is too long or torn.
     fn read_rest(&self, answer: &mut Answer, into: &mut Vec<u8>) -> bool {
         let client_wait = &self.request.client_wait;
-        // The next account is not kept waiting by an upstream that leaves its stream open behind the error.
+        // The next account is not kept waiting by an upstream that leaves its stream open behind
+        // the error.
         client_wait.look_ahead(Some(REST_TIME));
         let whole = self.read_to_end(answer, into);
         client_wait.look_ahead(None);
@@ -321,7 +323,8 @@ impl Course<'_> {
         }
     }
 
-    /// Ends an answer that broke after its first byte: one error event where the form allows it (SPEC P6).
+    /// Ends an answer that broke after its first byte: one error event where the form allows it
+    /// (SPEC P6).
     fn break_off(
         &self,
         scanner: &Scanner,

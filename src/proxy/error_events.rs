@@ -1,10 +1,10 @@
 //! Keeps credentials out of an error event in the middle of a good stream (SPEC D4).
 //!
-//! The content of a good answer goes through untouched and at once. An upstream that fails after its
-//! first byte says so in an event of the stream, and may repeat there the credential that it was
-//! given; it may also cut that event anywhere. So an event that begins as an error is held until it
-//! is whole, and goes out without secrets. A line that has come in part and may become the beginning
-//! of one is held, too. Everything else costs one search for a word.
+//! The content of a good answer goes through untouched and at once. An upstream that fails after
+//! its first byte says so in an event of the stream, and may repeat there the credential that it
+//! was given; it may also cut that event anywhere. So an event that begins as an error is held
+//! until it is whole, and goes out without secrets. A line that has come in part and may become the
+//! beginning of one is held, too. Everything else costs one search for a word.
 
 use std::borrow::Cow;
 
@@ -67,8 +67,8 @@ impl ErrorEvents {
         Ok(())
     }
 
-    /// What was held at the end of the stream. The last line of an error that is cut does not go on: it
-    /// may end within a secret, whose beginning nobody would know.
+    /// What was held at the end of the stream. The last line of an error that is cut does not go
+    /// on: it may end within a secret, whose beginning nobody would know.
     pub(crate) fn finish(&mut self) -> Vec<u8> {
         let mut held = std::mem::take(&mut self.held);
         if self.is_error {

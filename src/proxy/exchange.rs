@@ -11,12 +11,12 @@
 //! ```
 //!
 //! The idea: a request is one call on the thread that has read it, from its head to its line in the
-//! log, and every wait in between is the one wait of [`ClientWait`], which watches the client. So the
-//! states above are places in this file instead of values that somebody has to keep consistent, and
-//! a client who leaves ends whatever is going on at that place. The alternative, a state machine that
-//! any thread may drive, would save the stacks of waiting requests; it would also need a home for the
-//! lease, the client's socket and the upstream's answer between two steps, and that is where proxies
-//! lose them.
+//! log, and every wait in between is the one wait of [`ClientWait`], which watches the client. So
+//! the states above are places in this file instead of values that somebody has to keep consistent,
+//! and a client who leaves ends whatever is going on at that place. The alternative, a state
+//! machine that any thread may drive, would save the stacks of waiting requests; it would also need
+//! a home for the lease, the client's socket and the upstream's answer between two steps, and that
+//! is where proxies lose them.
 //!
 //! What must stay:
 //!
@@ -374,7 +374,8 @@ fn tell_held(request: &ClientRequest, ticket: Ticket) {
     }));
 }
 
-/// Answers a request that gets no account: with the upstream's own last answer if there is one, else in our own words.
+/// Answers a request that gets no account: with the upstream's own last answer if there is one,
+/// else in our own words.
 fn give_up(out: Uncommitted, last: Option<Failed>, surrender: &Surrender) -> Ended {
     let reply = match surrender {
         Surrender::Expired(Limit::Suspense, refusal) => match last {

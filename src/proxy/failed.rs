@@ -1,5 +1,5 @@
-//! What is kept of an attempt that another account may better: its cause, what a wait would be for, and the upstream's own answer
-//! in case nobody can do better.
+//! What is kept of an attempt that another account may better: its cause, what a wait would be for,
+//! and the upstream's own answer in case nobody can do better.
 
 use std::sync::Arc;
 

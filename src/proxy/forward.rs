@@ -1,7 +1,8 @@
 //! One call to one upstream: sends the request, gives the answer's head and a reader of its body.
 //!
-//! It decides nothing about accounts. A pooled connection that turns out to be dead before a byte of the answer has come is
-//! replaced by a fresh one, once, because the upstream had closed it before it could see the request.
+//! It decides nothing about accounts. A pooled connection that turns out to be dead before a byte
+//! of the answer has come is replaced by a fresh one, once, because the upstream had closed it
+//! before it could see the request.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -152,7 +153,8 @@ pub(crate) enum Connection {
     Fresh,
 }
 
-/// Sends `order` and waits for the head of the answer, with `client_wait` deciding about every wait.
+/// Sends `order` and waits for the head of the answer, with `client_wait` deciding about every
+/// wait.
 pub(crate) fn send(
     agent: &Agent,
     order: &Order<'_>,

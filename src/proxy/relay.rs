@@ -114,7 +114,8 @@ fn remember_credentials(request: &ClientRequest) {
     }
 }
 
-/// An error is given to the client without any credential; one that nobody can look into, in our words.
+/// An error is given to the client without any credential; one that nobody can look into, in our
+/// words.
 fn refused(request: &ClientRequest, mut upstream: Answer, out: Uncommitted) -> Ended {
     let mut body = Vec::new();
     loop {

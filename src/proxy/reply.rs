@@ -1,6 +1,5 @@
-//! Answers of our own (P14): the API's error shape, the true cause in words, as a response or as an SSE event.
-//!
-//! Every text says what happened, to what, and what to do. Only enabled accounts are counted, and times are durations.
+//! Answers of our own (P14) in the API's shape, as a response or as an SSE event. Every text says
+//! what happened, to what, and what to do; only enabled accounts are counted, times are durations.
 
 use std::time::Duration;
 
@@ -103,7 +102,7 @@ pub(crate) fn on_the_wire(reply: &Reply) -> Vec<u8> {
     out
 }
 
-/// An upstream's error answer as an event, for a stream that our heartbeats have begun (Q4). What is in the API's shape stays as it is.
+/// An upstream's error answer as an event, for a stream that has begun (Q4). The API's shape stays.
 pub(crate) fn event_of_body(status: u16, body: &[u8]) -> Vec<u8> {
     let said = sse::read(Form::Json, body);
     let is_api_shape =
@@ -217,7 +216,8 @@ pub(crate) fn wrong_method(allow: &'static str) -> Reply {
     Reply { allow: Some(allow), ..Reply::new(405, INVALID, message) }
 }
 
-/// The process is going away (R1, R2). The connection ends with it, or the client would come back to the process that leaves.
+/// The process is going away (R1, R2). The connection ends with it, or the client would come back
+/// to the process that leaves.
 pub(crate) fn restarting() -> Reply {
     Reply {
         retry_after: Some(Duration::from_secs(1)),
@@ -285,7 +285,8 @@ pub(crate) fn no_answer(from: &str, what: &str) -> Reply {
     Reply { should_retry: true, ..Reply::new(502, "proxy_error", message) }
 }
 
-/// An account's credential was refused and no other account could serve (P7). `said` is the upstream's or our own reason.
+/// An account's credential was refused and no other account could serve (P7). `said` is the
+/// upstream's or our own reason.
 pub(crate) fn credential(kind: Kind, from: &str, said: &str) -> Reply {
     let (error, cure) = match kind {
         Kind::Oauth => ("account_auth_error", "run `maxpool login` to sign in again"),
@@ -557,7 +558,8 @@ fn listed(parts: &[String]) -> String {
     text
 }
 
-/// A client that obeys waits a minute at most, so a longer wait is no reason to come back, and none that is known may be one.
+/// A client that obeys waits a minute at most, so a longer wait is no reason to come back, and none
+/// that is known may be one.
 fn is_soon(cause: WaitCause, wait: Option<Duration>) -> bool {
     match (wait, cause) {
         (Some(wait), _) => wait <= RETRY_WAIT_MAX,

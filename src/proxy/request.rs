@@ -1,4 +1,5 @@
-//! One request and what becomes of it: what was received, and the facts for its one line in the log.
+//! One request and what becomes of it: what was received, and the facts for its one line in the
+//! log.
 
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
@@ -103,9 +104,10 @@ pub(crate) struct Record {
     pub(crate) brought: Vec<Brought>,
 }
 
-/// The time that a client gives a request, if it is what `maxpool env` exports, which raises the client's limit on silent streams to the
-/// same (SPEC Q6). The exports cannot declare it by a header without overwriting the user's own headers, but the client tells its
-/// request's limit in seconds (Claude Code 2.1.330).
+/// The time that a client gives a request, if it is what `maxpool env` exports, which raises the
+/// client's limit on silent streams to the same (SPEC Q6). The exports cannot declare it by a
+/// header without overwriting the user's own headers, but the client tells its request's limit in
+/// seconds (Claude Code 2.1.330).
 fn limit_of_env(timeout: Option<&str>, config: &Config) -> Option<Duration> {
     let timeout: u64 = timeout?.parse().ok()?;
     let exported = config.raised_limit(CLIENT_TIMEOUT_MS);
@@ -209,14 +211,15 @@ impl ClientRequest {
         demand
     }
 
-    /// The part of the body by which a request that comes back is known (SPEC Q6): what Claude Code sends without streaming after its
-    /// streams differs in `stream` and `max_tokens`.
+    /// The part of the body by which a request that comes back is known (SPEC Q6): what Claude Code
+    /// sends without streaming after its streams differs in `stream` and `max_tokens`.
     fn conversation(&self) -> &[u8] {
         let messages = self.peek.messages.clone();
         messages.and_then(|span| self.body.get(span)).unwrap_or(&self.body)
     }
 
-    /// The body is no whole JSON object, so it may hold what was not found in it: signed thinking, too (SPEC P9).
+    /// The body is no whole JSON object, so it may hold what was not found in it: signed thinking,
+    /// too (SPEC P9).
     pub(crate) fn is_unread(&self) -> bool {
         self.route.has_body_to_read() && !self.peek.whole && !self.body.is_empty()
     }

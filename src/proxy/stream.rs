@@ -1,4 +1,5 @@
-//! The answer's way to the client: its framing, its heartbeats, and the point after which nothing can be taken back.
+//! The answer's way to the client: its framing, its heartbeats, and the point after which nothing
+//! can be taken back.
 //!
 //! ```text
 //!            heartbeat                 open
@@ -9,8 +10,9 @@
 //!                                                   Over
 //! ```
 //!
-//! [`Uncommitted`] and [`Committed`] are the two ends of the commit point (SPEC P6): a retry needs the first, and opening an
-//! answer consumes it. What is written is collected and leaves when the worker is about to wait, or at [`CORK_BYTES`].
+//! [`Uncommitted`] and [`Committed`] are the two ends of the commit point (SPEC P6): a retry needs
+//! the first, and opening an answer consumes it. What is written is collected and leaves when the
+//! worker is about to wait, or at [`CORK_BYTES`].
 
 use std::cell::RefCell;
 use std::io::{self, Write as _};
@@ -83,7 +85,8 @@ struct Down {
     status: Option<u16>,
 }
 
-/// The part of a response that a waiting worker may still touch: it sends what is due and heartbeats.
+/// The part of a response that a waiting worker may still touch: it sends what is due and
+/// heartbeats.
 #[derive(Clone)]
 pub(crate) struct Line(Rc<RefCell<Down>>);
 
@@ -118,8 +121,8 @@ impl Uncommitted {
         self.0.0.borrow().state == State::Held
     }
 
-    /// Begins the upstream's answer. After heartbeats only its body can follow: the caller has made sure that it is an event
-    /// stream of status 200.
+    /// Begins the upstream's answer. After heartbeats only its body can follow: the caller has made
+    /// sure that it is an event stream of status 200.
     ///
     /// # Errors
     /// The client is gone.
@@ -135,7 +138,8 @@ impl Uncommitted {
                 down.state = State::Open(down.streamed());
             } else {
                 down.head(status, lines, body);
-                // The head alone is worth a packet only if the first bytes are not at hand; the next wait sends it.
+                // The head alone is worth a packet only if the first bytes are not at hand; the
+                // next wait sends it.
             }
         }
         Ok(Committed(self.0, None))
@@ -163,8 +167,8 @@ impl Uncommitted {
         Ok(down.status.unwrap_or(reply.status))
     }
 
-    /// Gives an answer whose bytes are at hand and ends the response. It is an error or a page of our
-    /// own, so no credential goes out in it.
+    /// Gives an answer whose bytes are at hand and ends the response. It is an error or a page of
+    /// our own, so no credential goes out in it.
     ///
     /// # Errors
     /// The client is gone.
@@ -221,8 +225,8 @@ impl Committed {
         self.0.0.borrow_mut().finish()
     }
 
-    /// Ends an answer that broke: with `event` where the body may still grow, else by cutting the connection, so that nobody
-    /// takes it for whole.
+    /// Ends an answer that broke: with `event` where the body may still grow, else by cutting the
+    /// connection, so that nobody takes it for whole.
     pub(crate) fn broken(mut self, event: Option<&[u8]>) {
         // A client that is gone is noticed by the next line.
         let _ = self.let_go();
@@ -443,8 +447,8 @@ fn masked(text: Vec<u8>) -> Vec<u8> {
     masking::bytes(&text).unwrap_or(text)
 }
 
-/// The head without any credential in its values. A name is left alone: somebody's key may be a word
-/// such as `anthropic`, and no client would know what `[masked]-ratelimit-reset` is.
+/// The head without any credential in its values. A name is left alone: somebody's key may be a
+/// word such as `anthropic`, and no client would know what `[masked]-ratelimit-reset` is.
 fn masked_head(head: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(head.len());
     for line in head.split_inclusive(|byte| *byte == b'\n') {

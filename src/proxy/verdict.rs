@@ -2,8 +2,8 @@
 //!
 //! The alternative, a status that maps to "the account is bad", lets one odd request take the pool
 //! from everybody: half of all refusals in the field are about the request, a route or a model. So
-//! each refusal is charged to the narrowest thing that its own evidence proves, and where nothing is
-//! proven the scheduler keeps it as a suspicion until an unrelated request meets the same.
+//! each refusal is charged to the narrowest thing that its own evidence proves, and where nothing
+//! is proven the scheduler keeps it as a suspicion until an unrelated request meets the same.
 //!
 //! Order of evidence, the same everywhere:
 //!

@@ -1,9 +1,9 @@
 //! Takes credentials out of what is shown: recordings, log lines, messages of the upstream in the
 //! status (D4).
 //!
-//! By value first, see [`masking`]. What has never been a secret of ours, such as a token in a client's
-//! own login, is known by name in headers, and by shape and by key in text, because a body may be cut
-//! off and so be no JSON any more.
+//! By value first, see [`masking`]. What has never been a secret of ours, such as a token in a
+//! client's own login, is known by name in headers, and by shape and by key in text, because a body
+//! may be cut off and so be no JSON any more.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -69,8 +69,8 @@ pub(crate) fn mask(text: &str) -> Cow<'_, str> {
     text
 }
 
-/// What tells that there is something to take out. Every line of the log is searched, so the searchers
-/// are made once.
+/// What tells that there is something to take out. Every line of the log is searched, so the
+/// searchers are made once.
 struct Finders {
     marks: [Finder<'static>; TOKEN_MARKS.len()],
     keys: [Finder<'static>; SECRET_KEYS.len()],
@@ -106,8 +106,8 @@ fn without_tokens(text: &str) -> String {
     out
 }
 
-/// Whether the text ends in the middle of a word; the letters of an escape such as `\n`, `\u0022` or
-/// `%22` are no part of one.
+/// Whether the text ends in the middle of a word; the letters of an escape such as `\n`, `\u0022`
+/// or `%22` are no part of one.
 fn ends_in_a_word(text: &str) -> bool {
     let is_hex = |bytes: &[u8]| bytes.iter().all(u8::is_ascii_hexdigit);
     if let Some([b'\\', b'u', digits @ ..]) = text.as_bytes().last_chunk::<6>()

@@ -1,4 +1,5 @@
-//! A worker's way to its leader: orders in, reports out, and its own signals, which are the leader's business.
+//! A worker's way to its leader: orders in, reports out, and its own signals, which are the
+//! leader's business.
 
 use std::cell::Cell;
 use std::net::TcpListener;

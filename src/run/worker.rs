@@ -1,4 +1,5 @@
-//! The life of a server: it gets ready, serves when it is told to, hands over or stops, and finishes what it has.
+//! The life of a server: it gets ready, serves when it is told to, hands over or stops, and
+//! finishes what it has.
 //!
 //! ```text
 //! prepare ─▶ (go) ─▶ serve ─yield─▶ let go ─retire─▶ finish, until deserted
@@ -6,8 +7,8 @@
 //!                      └──drain─▶ finish, until nothing runs
 //! ```
 //!
-//! It obeys its leader and nobody else: signals of its own are passed to the leader, so that a signal to the whole process group
-//! counts once.
+//! It obeys its leader and nobody else: signals of its own are passed to the leader, so that a
+//! signal to the whole process group counts once.
 
 use std::net::TcpListener;
 use std::process::ExitCode;
@@ -118,7 +119,8 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
     let mut config = if link.is_thread() {
         file::load_or_create(&path)?
     } else {
-        // The server that runs has one: that it is gone is a mistake, and defaults would have no accounts.
+        // The server that runs has one: that it is gone is a mistake, and defaults would have no
+        // accounts.
         file::load(&path)?
     };
     if let Some(directory) = &options.log_to {
@@ -239,7 +241,8 @@ impl Worker<'_> {
         let mut sync_due = start + self.context.config().sync_interval;
         let mut state_due = start + STATE_EVERY;
         let mut runtime_due = start + RUNTIME_EVERY;
-        // The file may have changed since it was read, in a hand-over long since: the first look always reads it again.
+        // The file may have changed since it was read, in a hand-over long since: the first look
+        // always reads it again.
         let mut seen = None;
         loop {
             probe::follow(&self.context);
@@ -248,7 +251,8 @@ impl Worker<'_> {
                 Heard::Order(Order::Reload) => {
                     screen.reporter.reopen_file();
                     seen = file_stamp(&self.context);
-                    // What changed or failed was told as an event; whoever asked wants to hear of nothing, too.
+                    // What changed or failed was told as an event; whoever asked wants to hear of
+                    // nothing, too.
                     if reload::reload(&self.context).is_ok_and(|changes| changes.is_empty()) {
                         let text = "config reloaded: nothing changed";
                         self.context.events.notice(clock::wall(), text);
@@ -302,8 +306,8 @@ impl Worker<'_> {
                 save_state(&context);
                 screen.close();
                 self.listener.pause();
-                // From here on tokens have another writer. One that is being renewed is stored by this
-                // process, and handed over later if it takes longer.
+                // From here on tokens have another writer. One that is being renewed is stored by
+                // this process, and handed over later if it takes longer.
                 context.accounts.set_role(Role::Retired);
                 context.accounts.settle(YIELD_SETTLE_MAX);
                 context.accounts.keep_all();
@@ -402,7 +406,8 @@ impl Worker<'_> {
         self.tell_learned();
         if going == Going::Retiring {
             self.part();
-            // What it had to cut was told. It is no part of a stop that comes now, which may well lose nothing.
+            // What it had to cut was told. It is no part of a stop that comes now, which may well
+            // lose nothing.
             return Ended::Clean;
         }
         ended
@@ -500,8 +505,8 @@ impl Worker<'_> {
     }
 }
 
-/// Requests that wait are never waited for (SPEC Q5): they are answered, and come again to the new process. A later request on an
-/// old connection is served, if it can be at once.
+/// Requests that wait are never waited for (SPEC Q5): they are answered, and come again to the new
+/// process. A later request on an old connection is served, if it can be at once.
 fn refuse_waiting(context: &Context) {
     let waiting = context.gate.look(|scheduler, now| scheduler.snapshot(now).queue.waiting);
     if waiting > 0 {

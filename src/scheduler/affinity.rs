@@ -1,11 +1,11 @@
 //! Memory of sessions and threads (SPEC S9, P9, P10), bounded: the least recently used goes first.
 //!
-//! A session matters to routing because of its prompt cache, and the cache is where the session
-//! was *served*, not where it was sent: an attempt that fails, or one of two parallel requests that
+//! A session matters to routing because of its prompt cache, and the cache is where the session was
+//! *served*, not where it was sent: an attempt that fails, or one of two parallel requests that
 //! goes elsewhere for a moment, must not make the router forget the account that holds the prompt.
 //! So a binding keeps apart who was granted last, who served last and when, and the home, which may
-//! hold a copy of its own. Remembering only the last account would be simpler; sessions would then move
-//! after each failover and write their prompts anew.
+//! hold a copy of its own. Remembering only the last account would be simpler; sessions would then
+//! move after each failover and write their prompts anew.
 //!
 //! When a cache is gone is not known but assumed, five minutes after the last request that was
 //! served. Nothing here decides; `select` does.

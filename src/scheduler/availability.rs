@@ -158,8 +158,8 @@ impl Scheduler {
         }
     }
 
-    /// P8: a request in suspense may be what is wrong, so that its probe would say nothing about the
-    /// API. Anybody else who waits for the breaker probes first.
+    /// P8: a request in suspense may be what is wrong, so that its probe would say nothing about
+    /// the API. Anybody else who waits for the breaker probes first.
     fn leaves_probe_to_others(&self, now: Now, ask: &Ask<'_>) -> bool {
         let waits_for_it = |waiter: &Waiter| {
             let request = &waiter.request;

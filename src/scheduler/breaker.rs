@@ -9,7 +9,8 @@
 //!     └── the fourth failure in a row ────┴───── failed: 5, 10, 20 s ─────────────────────────┘
 //! ```
 //!
-//! Each model family has one of its own: the API may be short of one kind of model and not of another.
+//! Each model family has one of its own: the API may be short of one kind of model and not of
+//! another.
 //!
 //! It knows nothing of accounts' blocks: whether a refusal is everywhere is judged by the caller.
 
@@ -213,8 +214,8 @@ impl Breaker {
         );
     }
 
-    /// The end of an attempt. A good head of the probe has settled it, unless the attempt failed all
-    /// the same.
+    /// The end of an attempt. A good head of the probe has settled it, unless the attempt failed
+    /// all the same.
     pub(super) fn settle(&mut self, now: Mono, lease: u64, probe: Probe) {
         if probe == Probe::Failed && self.answered.lease == lease {
             self.answered.refused = self.answered.before;

@@ -486,7 +486,8 @@ fn status(blocks: &[BlockSnapshot], week: Option<Tier>) -> Status {
     }
 }
 
-/// P1: what concerns other route classes, or a single model, says nothing about the account's state.
+/// P1: what concerns other route classes, or a single model, says nothing about the account's
+/// state.
 fn is_of_messages(block: &BlockSnapshot) -> bool {
     match &block.scope {
         Scope::Account | Scope::Class(RouteClass::Messages) | Scope::Family(_) => true,

@@ -1,4 +1,5 @@
-//! Looks at blocks of many hours (SPEC P7, ways out): every verdict ages out through a real request.
+//! Looks at blocks of many hours (SPEC P7, ways out): every verdict ages out through a real
+//! request.
 
 use super::Scheduler;
 use super::account::{Account, Looked, keeps_out};
@@ -51,8 +52,8 @@ impl Scheduler {
         looks.filter(|at| *at > now.mono).min()
     }
 
-    /// The request that looked at a limit without a known end (S3), or whether a refusal still holds
-    /// (T2, ways out), has come back.
+    /// The request that looked at a limit without a known end (S3), or whether a refusal still
+    /// holds (T2, ways out), has come back.
     pub(super) fn end_look(&mut self, now: Now, index: usize, lease: u64, outcome: &Outcome) {
         let account = &mut self.accounts[index];
         let looked = match outcome {

@@ -231,8 +231,8 @@ impl Scheduler {
         self.look = Look::Now;
     }
 
-    /// Ways out (P7): lifts everything that keeps the account away but a missing credential, so that
-    /// the next request looks.
+    /// Ways out (P7): lifts everything that keeps the account away but a missing credential, so
+    /// that the next request looks.
     pub fn retry(&mut self, now: Now, id: AccountId) {
         let now = self.touch(now);
         if let Some(account) = self.account_mut(id) {

@@ -1,5 +1,5 @@
-//! What one look through the queue has found out about kinds of requests, so that it asks once for all
-//! who fare alike.
+//! What one look through the queue has found out about kinds of requests, so that it asks once for
+//! all who fare alike.
 
 use std::sync::Arc;
 

@@ -176,7 +176,8 @@ impl Scheduler {
         }
     }
 
-    /// P7: what is about the account, its credential or its models, and not about limits or trouble.
+    /// P7: what is about the account, its credential or its models, and not about limits or
+    /// trouble.
     fn charge_account(
         &mut self,
         now: Now,
@@ -468,8 +469,8 @@ impl Scheduler {
         }
     }
 
-    /// S2: blocks what an answer rejected: the account's two windows for all messages, any other for
-    /// the family whose request met it. What another class says counts for that class (P3).
+    /// S2: blocks what an answer rejected: the account's two windows for all messages, any other
+    /// for the family whose request met it. What another class says counts for that class (P3).
     fn reject(&mut self, now: Now, index: usize, said: Rejection<'_>, evidence: &Evidence) {
         let Rejection { class, family, quota } = said;
         let evidence = Arc::new(evidence.clone());
@@ -558,8 +559,8 @@ fn past(now: Now, held: &LeaseRecord, why: RefusedFor) -> PastRefusal {
     PastRefusal { account: held.account, at: now.mono, why }
 }
 
-/// A look in suspense that told nothing was a look all the same: the next one follows after the next
-/// delay, or a name look-up that fails would be repeated without a pause.
+/// A look in suspense that told nothing was a look all the same: the next one follows after the
+/// next delay, or a name look-up that fails would be repeated without a pause.
 fn looked(now: Now, held: &LeaseRecord, after: Aftermath) -> Aftermath {
     if after.refusal.is_some() || held.looking == Looking::No {
         return after;

@@ -138,8 +138,8 @@ impl Trail {
         self.suspense.is_none() && !self.never_held && self.last_unproven().is_some()
     }
 
-    /// No account is left to try: if one has refused without evidence, the request waits for that to
-    /// be explained.
+    /// No account is left to try: if one has refused without evidence, the request waits for that
+    /// to be explained.
     pub(super) fn begin_suspense(&mut self, now: Mono, policy: &Policy) {
         if self.suspense.is_none()
             && !self.never_held
@@ -156,8 +156,8 @@ impl Trail {
         self.suspense.map(|suspense| suspense.look_at.min(end))
     }
 
-    /// The same for an account that has refused it: its own refusal may ask for longer than the last
-    /// one did.
+    /// The same for an account that has refused it: its own refusal may ask for longer than the
+    /// last one did.
     pub(super) fn look_at_refuser(&self, refusal: &PastRefusal, policy: &Policy) -> Option<Mono> {
         let own = match refusal.why {
             RefusedFor::Unproven { unproven, .. } => refusal.at + delay(policy, unproven, 0),

@@ -200,8 +200,8 @@ impl Windows {
         }
     }
 
-    /// It ended in trouble of another kind: a limit that ends in many hours is left alone for as long
-    /// again, and one without a known end is looked at by the next request.
+    /// It ended in trouble of another kind: a limit that ends in many hours is left alone for as
+    /// long again, and one without a known end is looked at by the next request.
     pub(super) fn look_ended_in_trouble(&mut self, now: Now, lease: u64) {
         for window in self.list.iter_mut().filter(|window| window.looker == Some(lease)) {
             window.looker = None;

@@ -128,8 +128,8 @@ fn has_bare_line_end(head: &[u8]) -> bool {
 /// Copies what was read out of `head`.
 fn taken_from(request: &httparse::Request<'_, '_>, head: &[u8]) -> Option<RequestHead> {
     let mut headers = Headers::with_capacity(request.headers.len());
-    // All values lie in one copy of the head: a clone of one is a count, where a value of its own is
-    // two allocations.
+    // All values lie in one copy of the head: a clone of one is a count, where a value of its own
+    // is two allocations.
     let copy = Bytes::copy_from_slice(head);
     for line in request.headers.iter() {
         let from = line.value.as_ptr().addr() - head.as_ptr().addr();

@@ -11,7 +11,8 @@ pub(crate) enum Route {
     Local(Local),
     /// A pooled path.
     Pooled(Pooled),
-    /// A message batch: relayed like [`Route::Other`], but an id stays on the account that created it.
+    /// A message batch: relayed like [`Route::Other`], but an id stays on the account that created
+    /// it.
     Batches {
         /// The batch's id; absent for create and list.
         id: Option<String>,
@@ -155,7 +156,8 @@ impl Route {
 }
 
 impl Local {
-    /// Whether the route needs the key from everybody, loopback included (P1). That a path or method is wrong is no secret.
+    /// Whether the route needs the key from everybody, loopback included (P1). That a path or
+    /// method is wrong is no secret.
     pub(crate) fn needs_key(&self) -> bool {
         match self {
             Local::Root | Local::Health | Local::Unknown | Local::WrongMethod { .. } => false,

@@ -1,4 +1,5 @@
-//! The load generator: some connections on one thread, each sending its next request as soon as the last one is answered.
+//! The load generator: some connections on one thread, each sending its next request as soon as the
+//! last one is answered.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};

@@ -1,8 +1,9 @@
-//! `make bench`: what the program costs, beside a direct connection, nginx, an async Rust proxy (shunt) and the npm package, in the
-//! same run and in turns.
+//! `make bench`: what the program costs, beside a direct connection, nginx, an async Rust proxy
+//! (shunt) and the npm package, in the same run and in turns.
 //!
-//! Everything is on loopback and bounded. The load generator, the upstream stub and the servers share the machine, so that figures of
-//! one run can be compared with each other and with nothing else. It writes Markdown on stdout and its progress on stderr.
+//! Everything is on loopback and bounded. The load generator, the upstream stub and the servers
+//! share the machine, so that figures of one run can be compared with each other and with nothing
+//! else. It writes Markdown on stdout and its progress on stderr.
 
 #![allow(unreachable_pub, reason = "a program of its own")]
 #![allow(

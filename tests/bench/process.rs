@@ -63,7 +63,8 @@ impl Tree {
     }
 }
 
-/// Processor time that everything on this machine has used, its neighbours on the same host included (`steal`).
+/// Processor time that everything on this machine has used, its neighbours on the same host
+/// included (`steal`).
 pub fn machine_cpu() -> Duration {
     let text = fs::read_to_string("/proc/stat").unwrap_or_default();
     let line = text.lines().next().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! What is measured: nginx, shunt (an async Rust proxy), the npm package, and maxpool, each with its configuration in a directory of
-//! its own.
+//! What is measured: nginx, shunt (an async Rust proxy), the npm package, and maxpool, each with
+//! its configuration in a directory of its own.
 
 use std::fs;
 use std::io;
@@ -157,7 +157,8 @@ impl Drop for Server {
     }
 }
 
-/// The configuration that the npm package and ours both read: two accounts, no network but the stub, no limits in the way.
+/// The configuration that the npm package and ours both read: two accounts, no network but the
+/// stub, no limits in the way.
 fn pool(path: &Path, directory: &Path, port: u16, upstream: Upstream) -> io::Result<Command> {
     let config = serde_json::json!({
         "proxy": {"host": "127.0.0.1", "port": port, "apiKey": KEY},
@@ -179,8 +180,9 @@ fn pool(path: &Path, directory: &Path, port: u16, upstream: Upstream) -> io::Res
     Ok(command)
 }
 
-/// shunt with two accounts and nothing on that calls home. It refuses an upstream that is spelled as loopback; the unspecified
-/// address leads there too. The stub's certificate is not for it: it takes part without TLS only.
+/// shunt with two accounts and nothing on that calls home. It refuses an upstream that is spelled
+/// as loopback; the unspecified address leads there too. The stub's certificate is not for it: it
+/// takes part without TLS only.
 fn shunt(path: &Path, directory: &Path, port: u16, upstream: Upstream) -> io::Result<Command> {
     let Upstream::Plain(address) = upstream else {
         return Err(io::Error::other("it does not trust the stub's certificate"));

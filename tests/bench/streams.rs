@@ -18,7 +18,8 @@ pub struct Streams {
     pub count: usize,
     pub events: usize,
     pub pace: Duration,
-    /// All requests in one instant, as a burst, instead of one after the other within the first `pace`.
+    /// All requests in one instant, as a burst, instead of one after the other within the first
+    /// `pace`.
     pub is_burst: bool,
 }
 
@@ -47,8 +48,9 @@ struct Client {
     events: usize,
 }
 
-/// Runs the streams, on connections that are there before the first request. Each begins a little after the one before it, so that
-/// events are spread evenly, unless they are a burst. `halfway` is called once, in the middle.
+/// Runs the streams, on connections that are there before the first request. Each begins a little
+/// after the one before it, so that events are spread evenly, unless they are a burst. `halfway` is
+/// called once, in the middle.
 pub fn run(
     to: &Destination,
     streams: Streams,

@@ -1,7 +1,9 @@
-//! The upstream of every measurement: one thread, one epoll, answers that are as cheap as they can be.
+//! The upstream of every measurement: one thread, one epoll, answers that are as cheap as they can
+//! be.
 //!
-//! What it answers stands in the request's `accept` header, which every proxy passes on: `json` (the default), `sse EVENTS PACE_US`, or
-//! `bytes COUNT`. Each event of a stream carries the moment at which it was sent.
+//! What it answers stands in the request's `accept` header, which every proxy passes on: `json`
+//! (the default), `sse EVENTS PACE_US`, or `bytes COUNT`. Each event of a stream carries the moment
+//! at which it was sent.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -230,7 +232,8 @@ impl Loop {
                 }
             }
         }
-        // Behind all that may flush: what is left either goes now or waits for room that is watched.
+        // Behind all that may flush: what is left either goes now or waits for room that is
+        // watched.
         send_blocks(peer)?;
         self.watch(index, peer)?;
         Ok(true)

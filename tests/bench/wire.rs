@@ -78,8 +78,8 @@ impl Incoming {
         self.state == State::ToEnd
     }
 
-    /// Takes bytes, hands those of the body on, and tells whether the message is whole. What follows a whole message is an error:
-    /// nobody here sends two at once.
+    /// Takes bytes, hands those of the body on, and tells whether the message is whole. What
+    /// follows a whole message is an error: nobody here sends two at once.
     pub fn feed(
         &mut self,
         kind: Kind,

@@ -1,4 +1,5 @@
-//! `make demo`: the server at its main job, on this machine alone, with no credential and no network.
+//! `make demo`: the server at its main job, on this machine alone, with no credential and no
+//! network.
 
 #![allow(
     dead_code,

@@ -1,4 +1,5 @@
-//! The demonstration: three pretend accounts, one of which reaches its limit, and a client that does not notice.
+//! The demonstration: three pretend accounts, one of which reaches its limit, and a client that
+//! does not notice.
 
 use std::io::Write;
 use std::time::{Duration, Instant};

@@ -189,7 +189,8 @@ fn claudes_agent_is_a_session_of_its_own() {
         by(&own),
         by(&agents)
     ));
-    // Newer versions wait for their agents in the background, so what is printed in the end differs.
+    // Newer versions wait for their agents in the background, so what is printed in the end
+    // differs.
     assert!(own.len() >= 2 && !agents.is_empty(), "{:?}", stage.requests());
     assert!(by(&own).iter().all(|credential| *credential == by(&own)[0]), "{:?}", by(&own));
     assert_ne!(by(&own)[0], by(&agents)[0], "the agent takes the account that is less used");

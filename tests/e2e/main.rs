@@ -1,7 +1,8 @@
-//! `make e2e`: Claude Code and Anthropic's SDKs, as people run them, through the program before the scripted upstream.
+//! `make e2e`: Claude Code and Anthropic's SDKs, as people run them, through the program before the
+//! scripted upstream.
 //!
-//! Every test refuses to run where there is any network but loopback, so that no client can talk to anybody else. What a case
-//! has seen, with its times, is printed as a line.
+//! Every test refuses to run where there is any network but loopback, so that no client can talk to
+//! anybody else. What a case has seen, with its times, is printed as a line.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,5 @@
-//! Other people's programs: where they are, what they get of the environment, and how they are run to their end.
+//! Other people's programs: where they are, what they get of the environment, and how they are run
+//! to their end.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -61,7 +62,8 @@ fn find_python() -> PathBuf {
     python
 }
 
-/// A client's command with nothing of the caller's environment but where programs and their libraries are.
+/// A client's command with nothing of the caller's environment but where programs and their
+/// libraries are.
 pub fn command(program: &Path, home: &Path) -> Command {
     refuse_network();
     let mut command = Command::new(program);
@@ -111,7 +113,8 @@ impl Running {
         };
         let took = self.start.elapsed();
         self.kill();
-        // The pipes may be held open by a grandchild that left the group; what it says then is lost.
+        // The pipes may be held open by a grandchild that left the group; what it says then is
+        // lost.
         let text = |receiver: &mpsc::Receiver<String>| {
             receiver.recv_timeout(Duration::from_secs(5)).unwrap_or_default()
         };

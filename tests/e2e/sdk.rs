@@ -21,7 +21,8 @@ pub enum Sdk {
 pub const SDKS: [Sdk; 2] = [Sdk::Python, Sdk::JavaScript];
 
 impl Sdk {
-    /// Runs one action of `client.py` or `client.cjs` with the client's options, and gives what it saw.
+    /// Runs one action of `client.py` or `client.cjs` with the client's options, and gives what it
+    /// saw.
     pub fn run(self, stage: &Stage, action: &str, options: &Value) -> Value {
         self.start(stage, action, options).seen(PATIENCE)
     }

@@ -1,4 +1,5 @@
-//! What every case needs: the scripted upstream, the program before it, and clients that are pointed at the program.
+//! What every case needs: the scripted upstream, the program before it, and clients that are
+//! pointed at the program.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -185,7 +186,8 @@ pub fn curable_failures() -> Vec<(&'static str, Answer)> {
     ]
 }
 
-/// Answers every message with a quota 429 until this many seconds from the first request on, then like a healthy API.
+/// Answers every message with a quota 429 until this many seconds from the first request on, then
+/// like a healthy API.
 pub fn limited_for(seconds: u64) -> impl Fn(&Request) -> Answer + Send + Sync {
     let end = OnceLock::new();
     move |request| {

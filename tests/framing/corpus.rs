@@ -1,7 +1,8 @@
 //! The table: what is sent on a fresh connection, and what a strict server makes of it.
 //!
-//! A row with several verdicts is one where RFC 9112 and SPEC P2 leave a choice; the first is the one
-//! to prefer. `Host` is always `localhost`, and no target is one that the program answers itself.
+//! A row with several verdicts is one where RFC 9112 and SPEC P2 leave a choice; the first is the
+//! one to prefer. `Host` is always `localhost`, and no target is one that the program answers
+//! itself.
 
 mod bodies;
 
@@ -338,7 +339,8 @@ fn hosts() -> Vec<Row> {
     rows.into_iter().map(|(name, rule, bytes, right)| row(name, rule, bytes, &right, get())).collect()
 }
 
-/// `Connection`: each row is followed by a second request, which is read only if the first keeps the connection.
+/// `Connection`: each row is followed by a second request, which is read only if the first keeps
+/// the connection.
 #[rustfmt::skip] // one row a line
 fn connections() -> Vec<Row> {
     let (new, old) = ("GET /v1/models HTTP/1.1\r\nHost: localhost\r\n", "GET /v1/models HTTP/1.0\r\nHost: localhost\r\n");

@@ -1,4 +1,5 @@
-//! Turns the cases of the table into any number of others, and compares a parser with the reference.
+//! Turns the cases of the table into any number of others, and compares a parser with the
+//! reference.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -6,11 +7,11 @@ use super::Seen;
 use super::corpus::rows;
 use super::reference::readings;
 
-/// Runs `rounds` inputs through `ours` and through the reference; panics with the seed, the round and
-/// the input on the first that is read differently or makes `ours` panic.
+/// Runs `rounds` inputs through `ours` and through the reference; panics with the seed, the round
+/// and the input on the first that is read differently or makes `ours` panic.
 ///
-/// `ours` gets everything that the client sends and the positions, ascending and within it, at which
-/// its reads are cut; it gives what it saw until the client fell silent.
+/// `ours` gets everything that the client sends and the positions, ascending and within it, at
+/// which its reads are cut; it gives what it saw until the client fell silent.
 pub fn compare(seed: u64, rounds: u64, ours: impl Fn(&[u8], &[usize]) -> Vec<Seen>) {
     let generator = Generator::new();
     for round in 0..rounds {

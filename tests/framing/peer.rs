@@ -1,9 +1,10 @@
-//! The test peer for framing: what a byte stream means to a strict HTTP/1.1 server, three times over.
+//! The test peer for framing: what a byte stream means to a strict HTTP/1.1 server, three times
+//! over.
 //!
 //! A table of cases with the right verdicts, a slow parser to check any other parser against, and a
-//! generator that turns the cases into many more. It was written from RFC 9110, RFC 9112 and SPEC P2
-//! and knows nothing of the program's own parser: a mistake made there cannot be repeated here by
-//! copying. No I/O and no imports, so that unit tests can include this file by its path.
+//! generator that turns the cases into many more. It was written from RFC 9110, RFC 9112 and SPEC
+//! P2 and knows nothing of the program's own parser: a mistake made there cannot be repeated here
+//! by copying. No I/O and no imports, so that unit tests can include this file by its path.
 
 #![allow(
     clippy::panic,
@@ -32,8 +33,8 @@ pub enum Seen {
     Closes,
     /// Always last: answered with this status, and the connection is closed.
     Refused(u16),
-    /// Always last: a message has begun and is not complete. Nothing of it is handed on. Empty lines
-    /// alone begin no message.
+    /// Always last: a message has begun and is not complete. Nothing of it is handed on. Empty
+    /// lines alone begin no message.
     Waits,
 }
 

@@ -1,8 +1,9 @@
 //! A slow parser of a whole byte stream, to check another one against.
 //!
 //! It looks at one byte after the other, copies whatever it likes, and keeps every reading that RFC
-//! 9112 and SPEC P2 allow. A *fault* is a reason for which a request must be refused: with several of
-//! them, any may be the one that the client is told. A *doubt* is one for which it may be refused.
+//! 9112 and SPEC P2 allow. A *fault* is a reason for which a request must be refused: with several
+//! of them, any may be the one that the client is told. A *doubt* is one for which it may be
+//! refused.
 
 use super::{Seen, served};
 

@@ -1,4 +1,5 @@
-//! The table against the program: each answer, whether the connection ends, and what the upstream got.
+//! The table against the program: each answer, whether the connection ends, and what the upstream
+//! got.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
@@ -118,7 +119,8 @@ impl Lane {
     }
 }
 
-/// Every request to the upstream is answered with 200, so that any other status is the program's own.
+/// Every request to the upstream is answered with 200, so that any other status is the program's
+/// own.
 fn answer(request: &Request) -> Answer {
     match request.target.as_str() {
         "/v1/messages" => Answer::message("Hello."),
@@ -126,7 +128,8 @@ fn answer(request: &Request) -> Answer {
     }
 }
 
-/// Whether a connection on which nothing more should come waits for the rest of a message, or for the next one.
+/// Whether a connection on which nothing more should come waits for the rest of a message, or for
+/// the next one.
 fn stays_open(client: &mut Client, row: &Row, incomplete: bool) -> Result<Option<Seen>, String> {
     if incomplete {
         client.patience(QUIET);

@@ -1,4 +1,5 @@
-//! A raw HTTP/1.1 client: it sends exactly the bytes that the test wants, and knows when every byte of the answer came.
+//! A raw HTTP/1.1 client: it sends exactly the bytes that the test wants, and knows when every byte
+//! of the answer came.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

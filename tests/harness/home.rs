@@ -38,7 +38,8 @@ const OAUTH_ENDPOINTS: [(&str, &str); 4] = [
 ];
 
 impl Home {
-    /// A home whose proxy takes any free port and knows neither an upstream on the network nor an account.
+    /// A home whose proxy takes any free port and knows neither an upstream on the network nor an
+    /// account.
     pub fn new() -> Home {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -52,7 +53,8 @@ impl Home {
             logins: "http://127.0.0.1:9".to_owned(),
             config: json!({
                 "proxy": {"host": "127.0.0.1", "port": 0, "apiKey": KEY},
-                // A port on which nothing listens, so that a forgotten upstream never reaches the network.
+                // A port on which nothing listens, so that a forgotten upstream never reaches the
+                // network.
                 "upstream": "http://127.0.0.1:9",
                 "upstreamProxy": false,
                 "accounts": [],
@@ -140,7 +142,8 @@ impl Home {
         self.directory.join("maxpool.json")
     }
 
-    /// The program with these arguments, in this home and with nothing of the caller's environment but `PATH`.
+    /// The program with these arguments, in this home and with nothing of the caller's environment
+    /// but `PATH`.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(program());
         command
@@ -175,7 +178,8 @@ impl Home {
         command
     }
 
-    /// Lets a server make the configuration that is missing, and ends it; whether it got its default port does not matter.
+    /// Lets a server make the configuration that is missing, and ends it; whether it got its
+    /// default port does not matter.
     pub fn make_default(&self, mut command: Command, path: &Path) {
         let mut child =
             command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start the program");
@@ -206,8 +210,8 @@ impl Drop for Home {
     }
 }
 
-/// The program: where cargo says in a test, and beside the directory of the examples in one of them. `MAXPOOL_PROGRAM` names
-/// another, such as one for another machine, under an emulator.
+/// The program: where cargo says in a test, and beside the directory of the examples in one of
+/// them. `MAXPOOL_PROGRAM` names another, such as one for another machine, under an emulator.
 pub fn program() -> PathBuf {
     if let Some(path) = std::env::var_os("MAXPOOL_PROGRAM") {
         return path.into();
@@ -266,7 +270,8 @@ pub fn api_key(name: &str) -> Value {
     json!({"name": name, "type": "apikey", "apiKey": format!("key-{name}")})
 }
 
-/// An OAuth account whose token is good for a day: name `a`, token `token-a`, refresh token `refresh-a`.
+/// An OAuth account whose token is good for a day: name `a`, token `token-a`, refresh token
+/// `refresh-a`.
 pub fn oauth(name: &str) -> Value {
     json!({
         "name": name,

@@ -1,4 +1,5 @@
-//! What every test of the running program uses: a home to live in, the program itself, and a client that sees every byte.
+//! What every test of the running program uses: a home to live in, the program itself, and a client
+//! that sees every byte.
 
 pub mod client;
 pub mod home;
@@ -13,10 +14,12 @@ pub use proxy::Proxy;
 pub use reply::{Reply, ReplyEnd};
 pub use serde_json::{Value, json};
 
-/// How long a test waits for something that should happen at once. Generous, since the machine may be loaded.
+/// How long a test waits for something that should happen at once. Generous, since the machine may
+/// be loaded.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Looks again and again until `ready` gives something; panics with `what` when it does not within [`PATIENCE`].
+/// Looks again and again until `ready` gives something; panics with `what` when it does not within
+/// [`PATIENCE`].
 pub fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -32,7 +32,8 @@ struct Lines {
 }
 
 impl Proxy {
-    /// Writes the home's configuration, starts `maxpool server --plain`, and waits until it says where it listens.
+    /// Writes the home's configuration, starts `maxpool server --plain`, and waits until it says
+    /// where it listens.
     pub fn start(home: &Home) -> Proxy {
         home.write();
         Proxy::start_as_is(home)

@@ -159,7 +159,8 @@ impl Reply {
         assert_eq!(self.said(), text);
     }
 
-    /// Asserts that this is an error in the API's shape, of this status and type, and gives its message.
+    /// Asserts that this is an error in the API's shape, of this status and type, and gives its
+    /// message.
     #[track_caller]
     pub fn assert_error(&self, status: u16, kind: &str) -> String {
         assert_eq!(self.status, status, "{}", self.text());

@@ -1,4 +1,5 @@
-//! What the unit tests of several rooms share: seeded chance, and a directory that goes with its test.
+//! What the unit tests of several rooms share: seeded chance, and a directory that goes with its
+//! test.
 //!
 //! `src/lib.rs` includes it as `testing`, so that no room of the program carries it.
 

@@ -1,4 +1,5 @@
-//! What the stand-in answers: a head, body parts in a framing, and steps that may go wrong at any point of it.
+//! What the stand-in answers: a head, body parts in a framing, and steps that may go wrong at any
+//! point of it.
 
 use std::time::Duration;
 
@@ -231,7 +232,8 @@ impl Answer {
     /// Waits this long before every body part but the first.
     #[must_use]
     pub fn paced(mut self, pause: Duration) -> Answer {
-        // Message bodies have their parts only when they are rendered, so this is kept as a step of every place that may exist.
+        // Message bodies have their parts only when they are rendered, so this is kept as a step of
+        // every place that may exist.
         for index in 1..4096 {
             self.inserted.push((index, Step::Pause(pause)));
         }

@@ -14,7 +14,8 @@ impl Limits {
         Limits::default()
     }
 
-    /// Both unified windows, at these shares, with resets far enough away not to matter: three hours and four days.
+    /// Both unified windows, at these shares, with resets far enough away not to matter: three
+    /// hours and four days.
     pub fn used(five_hour: f64, seven_day: f64) -> Limits {
         Limits::new()
             .status("allowed")

@@ -1,6 +1,7 @@
 //! The stand-in API as a program, for `make demo` and for trying things by hand.
 //!
-//! It prints its address on the first line of stdout and then one line for each request, until it is ended.
+//! It prints its address on the first line of stdout and then one line for each request, until it
+//! is ended.
 
 #![allow(dead_code, unreachable_pub, reason = "the tests use what this program does not")]
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a tool of the tests")]

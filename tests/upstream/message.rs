@@ -1,4 +1,5 @@
-//! An assistant's message in the formats of the Messages API: one JSON document, or server-sent events.
+//! An assistant's message in the formats of the Messages API: one JSON document, or server-sent
+//! events.
 
 use serde_json::{Value, json};
 
@@ -168,7 +169,8 @@ pub fn error_event(kind: &str, message: &str) -> Vec<u8> {
     )
 }
 
-/// A text delta of about `bytes` bytes that no compressor or constant could stand in for; `state` moves on (xorshift).
+/// A text delta of about `bytes` bytes that no compressor or constant could stand in for; `state`
+/// moves on (xorshift).
 pub(super) fn random_delta(state: &mut u64, bytes: usize) -> Vec<u8> {
     let mut event = Vec::with_capacity(bytes + 128);
     event.extend_from_slice(b"event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\"");

@@ -1,7 +1,8 @@
 //! A scripted stand-in for the Anthropic API on a loopback port.
 //!
-//! The test says what each credential gets; the stand-in answers in the real formats, fails in every way that a network and
-//! an API can fail, and records every request as raw bytes. It never opens a connection of its own and knows nothing of the proxy.
+//! The test says what each credential gets; the stand-in answers in the real formats, fails in
+//! every way that a network and an API can fail, and records every request as raw bytes. It never
+//! opens a connection of its own and knows nothing of the proxy.
 
 pub mod answer;
 pub mod failures;
@@ -22,7 +23,8 @@ pub use limits::Limits;
 pub use message::Message;
 pub use wire::Request;
 
-/// How long a test waits for something that should happen at once. Generous, since the machine may be loaded.
+/// How long a test waits for something that should happen at once. Generous, since the machine may
+/// be loaded.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The running stand-in; dropping it closes every connection and ends its threads.
@@ -93,7 +95,8 @@ impl Upstream {
         Upstream::with(Answer::healthy)
     }
 
-    /// Starts a stand-in that asks `fallback` whenever nothing is scripted for the request's credential.
+    /// Starts a stand-in that asks `fallback` whenever nothing is scripted for the request's
+    /// credential.
     pub fn with(fallback: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Upstream {
         Upstream::on(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), fallback)
     }
@@ -127,7 +130,8 @@ impl Upstream {
         format!("http://{}", self.address)
     }
 
-    /// The next answer for this credential, used once, before anything else; calls add up to a queue.
+    /// The next answer for this credential, used once, before anything else; calls add up to a
+    /// queue.
     pub fn next(&self, credential: &str, answer: Answer) {
         let mut state = self.shared.lock();
         let queue = state.queued.entry(credential.to_owned()).or_default();
@@ -146,7 +150,8 @@ impl Upstream {
         state.always.remove(credential);
     }
 
-    /// Answers this credential's next request as soon as its head is read, leaving the body in the socket.
+    /// Answers this credential's next request as soon as its head is read, leaving the body in the
+    /// socket.
     pub fn next_at_head(&self, credential: &str, answer: Answer) {
         self.shared.lock().at_head.insert(credential.to_owned(), answer);
     }
@@ -187,7 +192,8 @@ impl Upstream {
         Arc::clone(&requests[0])
     }
 
-    /// Waits until `ready` holds of the recorded state; panics with `what` when it does not within [`PATIENCE`].
+    /// Waits until `ready` holds of the recorded state; panics with `what` when it does not within
+    /// [`PATIENCE`].
     pub fn wait(&self, what: &str, ready: impl Fn(&State) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         let mut state = self.shared.lock();
@@ -248,7 +254,8 @@ impl Shared {
         value
     }
 
-    /// The answer to a request: its queue, else what its credential always gets, else the OAuth desk, else the fallback.
+    /// The answer to a request: its queue, else what its credential always gets, else the OAuth
+    /// desk, else the fallback.
     fn answer(&self, request: &Request) -> Answer {
         let scripted = {
             let mut state = self.lock();
@@ -261,7 +268,8 @@ impl Shared {
         scripted.unwrap_or_else(|| (self.fallback)(request))
     }
 
-    /// Waits on this connection until `gate` is open (`None`: no gate) or `time` has passed; false when the peer left or all stops.
+    /// Waits on this connection until `gate` is open (`None`: no gate) or `time` has passed; false
+    /// when the peer left or all stops.
     fn pause(&self, connection: usize, gate: Option<usize>, time: Duration) -> bool {
         let deadline = Instant::now() + time;
         let mut state = self.lock();

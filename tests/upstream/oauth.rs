@@ -1,4 +1,5 @@
-//! The OAuth side of the stand-in: single-use refresh tokens, and every way in which a rotation can go wrong.
+//! The OAuth side of the stand-in: single-use refresh tokens, and every way in which a rotation can
+//! go wrong.
 
 use std::collections::HashMap;
 use std::time::Duration;

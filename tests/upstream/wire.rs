@@ -108,7 +108,8 @@ struct Inbox {
     changed: Condvar,
 }
 
-/// Reads until the peer is gone, so that its leaving is seen at once, whatever the answering thread does.
+/// Reads until the peer is gone, so that its leaving is seen at once, whatever the answering thread
+/// does.
 fn read_all(mut stream: TcpStream, number: usize, inbox: &Inbox, shared: &Shared) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -276,7 +277,8 @@ impl Line {
         answer.end
     }
 
-    /// A write fails when the peer has left, which the reading thread may notice only after this one has ended.
+    /// A write fails when the peer has left, which the reading thread may notice only after this
+    /// one has ended.
     fn note_a_failed_write(&self, step: &Step) {
         if matches!(
             step,
@@ -314,7 +316,8 @@ impl Line {
                 self.shared.update(|state| {
                     state.connections[self.number].ended = Some(Instant::now());
                 });
-                // Dissolving the association resets it at once, whatever other handles of the socket there are.
+                // Dissolving the association resets it at once, whatever other handles of the
+                // socket there are.
                 let _reset = rustix::net::connect_unspec(&self.stream);
                 false
             }

@@ -1,7 +1,8 @@
 //! What an answer says about quota, as a [`QuotaReport`] (SPEC S1). Pure.
 //!
-//! Header names and claims are Anthropic's own: `5h`, `7d`, `7d_<family>` in headers stand for the claims `five_hour`,
-//! `seven_day`, `seven_day_<family>`. What cannot be read is left out, never taken for zero.
+//! Header names and claims are Anthropic's own: `5h`, `7d`, `7d_<family>` in headers stand for the
+//! claims `five_hour`, `seven_day`, `seven_day_<family>`. What cannot be read is left out, never
+//! taken for zero.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -112,8 +113,8 @@ fn read_headers<'a>(
     report
 }
 
-/// Reads the usage endpoint's JSON (SPEC T1): `limits[]`, or the older form with one object a window. `None` if it is
-/// neither.
+/// Reads the usage endpoint's JSON (SPEC T1): `limits[]`, or the older form with one object a
+/// window. `None` if it is neither.
 ///
 /// The older form cannot tell 1 % from 100 %, so it is looked at only where there is no `limits[]`.
 pub(crate) fn report_of_usage(body: &[u8], now: Now) -> Option<QuotaReport> {
@@ -151,8 +152,8 @@ pub(crate) fn report_of_usage(body: &[u8], now: Now) -> Option<QuotaReport> {
 
 /// The family that a model id or a model's display name belongs to: `claude-opus-4-8` → `opus`.
 ///
-/// Of a Claude id it is the first word of letters after `claude`, so that a family that is new tomorrow has its own
-/// windows too; of any other name one of the known words in it.
+/// Of a Claude id it is the first word of letters after `claude`, so that a family that is new
+/// tomorrow has its own windows too; of any other name one of the known words in it.
 pub(crate) fn family_of_model(model: &str) -> Option<Family> {
     let model = lower_case(model);
     let known = || FAMILIES.iter().copied().find(|word| model.contains(word));
@@ -166,7 +167,8 @@ pub(crate) fn family_of_model(model: &str) -> Option<Family> {
     word.map(family)
 }
 
-/// The window of a `representative-claim` or of a key of the usage JSON; `None` for `overage` and unknown words.
+/// The window of a `representative-claim` or of a key of the usage JSON; `None` for `overage` and
+/// unknown words.
 pub(crate) fn window_of_claim(claim: &str) -> Option<WindowKind> {
     match &*lower_case(claim.trim()) {
         "five_hour" | "5h" => Some(WindowKind::FiveHour),
@@ -250,7 +252,8 @@ impl<const N: usize> Candidates<N> {
         }
     }
 
-    /// The one with the largest used share; among equals the one that ends last, for all of them must have room.
+    /// The one with the largest used share; among equals the one that ends last, for all of them
+    /// must have room.
     fn fullest(&self, kind: WindowKind) -> Option<WindowReading> {
         let said = |c: &&Candidate| c.limit.is_some() || c.remaining.is_some() || c.reset.is_some();
         let fullest = self.0.iter().filter(said).max_by(|a, b| {
@@ -281,7 +284,8 @@ impl Candidate {
     }
 }
 
-/// `x-ratelimit-limit`, `ratelimit-remaining-requests`, …: which of the six, and `limit`, `remaining` or `reset`.
+/// `x-ratelimit-limit`, `ratelimit-remaining-requests`, …: which of the six, and `limit`,
+/// `remaining` or `reset`.
 fn generic_part(name: &str) -> Option<(usize, &str)> {
     let prefixes = ["x-ratelimit-", "x-rate-limit-", "ratelimit-"];
     let (slot, rest) =
@@ -388,7 +392,8 @@ fn family(word: &str) -> Family {
     Family(Arc::from(word))
 }
 
-/// The family that `7d_oi`, `seven_day_overage_included`, stands for: Claude Code shows it as the limit of this one.
+/// The family that `7d_oi`, `seven_day_overage_included`, stands for: Claude Code shows it as the
+/// limit of this one.
 const OVERAGE_INCLUDED: &str = "fable";
 /// What a Claude model's id has before its family.
 const CLAUDE: &str = "claude";

@@ -1,4 +1,5 @@
-//! Writing a new or renewed account into the config (SPEC T1, T3, T4): one locked change, update in place by identity.
+//! Writing a new or renewed account into the config (SPEC T1, T3, T4): one locked change, update in
+//! place by identity.
 
 use std::path::Path;
 

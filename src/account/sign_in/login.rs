@@ -1,6 +1,7 @@
 //! `maxpool login` (SPEC T1, T4): a browser login, or an API key from the terminal.
 //!
-//! Talks to a person through [`Desk::out`] and changes nothing but the config file, in one write at the end.
+//! Talks to a person through [`Desk::out`] and changes nothing but the config file, in one write at
+//! the end.
 
 use std::io::Write;
 use std::os::fd::BorrowedFd;
@@ -90,7 +91,8 @@ fn login_within(
     }
 }
 
-/// Reads who the tokens belong to. A profile that cannot be read costs the account its e-mail and its identity, no more.
+/// Reads who the tokens belong to. A profile that cannot be read costs the account its e-mail and
+/// its identity, no more.
 pub(super) fn read_profile(desk: &mut Desk<'_>, access: Option<&Secret>) -> Result<Profile> {
     let Some(access) = access else {
         return Ok(Profile::default());
@@ -205,7 +207,8 @@ const FORCE_KEY: &str = "maxpool login --api --force";
 const KEY_PREFIX: &str = "sk-ant-api";
 const TOKEN_PREFIX: &str = "sk-ant-oat";
 
-/// Opens a URL with the system's own way; where there is none, the person has the URL on the screen.
+/// Opens a URL with the system's own way; where there is none, the person has the URL on the
+/// screen.
 pub(crate) fn open_browser(url: &str) {
     use std::os::unix::process::CommandExt as _;
     let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };

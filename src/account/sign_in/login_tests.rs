@@ -20,7 +20,8 @@ const LONG: Duration = Duration::from_secs(60);
 /// What a test does in the place of the browser, given port and state.
 type Visit = Box<dyn FnOnce(u16, String) -> Vec<String> + Send>;
 
-/// The result of one login: what was returned, what was said, what the browser got, what the endpoint was sent.
+/// The result of one login: what was returned, what was said, what the browser got, what the
+/// endpoint was sent.
 struct Played {
     result: Result<String>,
     said: String,
@@ -124,7 +125,8 @@ fn a_login_by_the_browser_stores_the_account_and_shows_a_page() {
         LONG,
         None,
         visit(|port, state| {
-            // A spare connection that says nothing, a wrong page, a foreign state, then the callback.
+            // A spare connection that says nothing, a wrong page, a foreign state, then the
+            // callback.
             let _spare = TcpStream::connect(("127.0.0.1", port)).unwrap();
             let icon = get("127.0.0.1", port, "/favicon.ico");
             let foreign = get("127.0.0.1", port, "/callback?code=theircode&state=theirs");

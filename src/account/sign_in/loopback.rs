@@ -45,7 +45,8 @@ pub(super) enum Arrival {
 pub(super) struct Page(Option<Request>);
 
 impl Loopback {
-    /// Opens the same free port on both families; one family is enough where the machine has no other.
+    /// Opens the same free port on both families; one family is enough where the machine has no
+    /// other.
     pub(super) fn open() -> Result<Loopback> {
         let (sockets, port) = bind()?;
         let mut loopback = Loopback { servers: Vec::new(), sockets: Vec::new(), port };
@@ -221,7 +222,8 @@ pub(super) enum Verdict {
 }
 
 impl Page {
-    /// Shows the end of the login in the browser, if it is one that waits; whether it gets there matters to nobody.
+    /// Shows the end of the login in the browser, if it is one that waits; whether it gets there
+    /// matters to nobody.
     pub(super) fn show(self, verdict: Verdict, text: &str) {
         let Some(request) = self.0 else {
             return;

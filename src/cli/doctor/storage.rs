@@ -7,9 +7,9 @@ use super::finding::{Finding, fine, odd, wrong};
 use crate::config::{BaseUrl, file, rescue};
 use crate::net::proxies::is_loopback;
 
-/// Locks the config, makes a place beside it and puts the file, as it is, in its own place: what each
-/// refresh does, and what a full disk, a lock that is held, a file that is a mount of its own and a
-/// directory that cannot be written all prevent.
+/// Locks the config, makes a place beside it and puts the file, as it is, in its own place: what
+/// each refresh does, and what a full disk, a lock that is held, a file that is a mount of its own
+/// and a directory that cannot be written all prevent.
 pub(super) fn storage(path: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
     match file::lock_within(path, LOCK_WAIT).map(|mut locked| (locked.reserve(0), locked)) {

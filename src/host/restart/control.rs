@@ -2,9 +2,9 @@
 //! descriptor.
 //!
 //! A frame's text is a word, a line end and the rest. A word that this version does not know is
-//! skipped, so that a later version of the program can be started by an earlier one. Stream sockets,
-//! because packet sockets bound a message's size and do not exist everywhere. A peer that reads
-//! nothing loses messages and is found out by its deadlines.
+//! skipped, so that a later version of the program can be started by an earlier one. Stream
+//! sockets, because packet sockets bound a message's size and do not exist everywhere. A peer that
+//! reads nothing loses messages and is found out by its deadlines.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -39,7 +39,8 @@ pub(crate) enum Order {
     Go(String),
     /// A new worker is being started.
     Starting,
-    /// Take no more connections and tell what you know. The number comes back in [`Report::Yielded`].
+    /// Take no more connections and tell what you know. The number comes back in
+    /// [`Report::Yielded`].
     Yield(u32),
     /// The new worker failed, for this reason: take connections again.
     Resume(String),
@@ -169,7 +170,8 @@ impl Control {
         if !is_local || sockopt::socket_type(&fd)? != SocketType::STREAM {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        // Nothing that reads standard input by mistake may take a message. Without /dev/null it stays as it is.
+        // Nothing that reads standard input by mistake may take a message. Without /dev/null it
+        // stays as it is.
         if let Ok(null) = std::fs::File::open("/dev/null") {
             let _ = rustix::stdio::dup2_stdin(null);
         }

@@ -10,8 +10,9 @@
 //!                                                                                     Retired
 //! ```
 //!
-//! At any moment at most one worker takes connections, and between two of them the kernel keeps what comes. This module never does
-//! I/O: facts go in with their time, actions come out in the order in which they are to be done.
+//! At any moment at most one worker takes connections, and between two of them the kernel keeps
+//! what comes. This module never does I/O: facts go in with their time, actions come out in the
+//! order in which they are to be done.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -108,9 +109,11 @@ pub(super) struct Plan {
     bad: bool,
     /// Somebody has served before.
     served: bool,
-    /// A restart was asked for while one, or the first start, was under way: a newer program may have been put in place since.
+    /// A restart was asked for while one, or the first start, was under way: a newer program may
+    /// have been put in place since.
     again: bool,
-    /// A reload was asked for while somebody was on the way to serve, who may have read the file before.
+    /// A reload was asked for while somebody was on the way to serve, who may have read the file
+    /// before.
     reload: bool,
     crashes: VecDeque<Mono>,
 }
@@ -121,7 +124,8 @@ const START_MAX: Duration = Duration::from_secs(30);
 const YIELD_MAX: Duration = Duration::from_secs(15);
 /// After a cut: a token refresh that is under way is waited for, because its token would be lost.
 const CUT_MAX: Duration = Duration::from_secs(50);
-/// A signal to the process group reaches this process and its workers, whose reports of it come within this time.
+/// A signal to the process group reaches this process and its workers, whose reports of it come
+/// within this time.
 const GROUP_SIGNAL_MAX: Duration = Duration::from_secs(1);
 /// Workers that finish their streams at the same time.
 const RETIRED_MAX: usize = 8;

@@ -296,7 +296,8 @@ fn a_reload_that_is_asked_for_before_somebody_serves_follows() {
     assert_eq!(plan.reload(), []);
     let actions = plan.report(Mono(0), 1, Report::Serving(10));
     assert!(actions.contains(&tell(1, Order::Reload)), "{actions:?}");
-    // In a hand-over whoever still serves does it, and the one that takes over, too: it may have read the file before.
+    // In a hand-over whoever still serves does it, and the one that takes over, too: it may have
+    // read the file before.
     plan.restart(Mono(0));
     plan.report(Mono(0), 2, Report::Prepared);
     assert!(plan.reload().contains(&tell(1, Order::Reload)));

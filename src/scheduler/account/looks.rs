@@ -1,5 +1,5 @@
-//! The ways out of a block (SPEC T2, P7): rests after which one request looks, looks at what has held
-//! for hours, and what lifts a block before its end.
+//! The ways out of a block (SPEC T2, P7): rests after which one request looks, looks at what has
+//! held for hours, and what lifts a block before its end.
 
 use std::time::Duration;
 

@@ -114,8 +114,8 @@ impl World {
         }
     }
 
-    /// P7: what one request alone has met takes nothing from the others, and what two unrelated ones
-    /// have met does.
+    /// P7: what one request alone has met takes nothing from the others, and what two unrelated
+    /// ones have met does.
     pub(super) fn check_proof(&mut self, account: AccountId, message: &str) -> Checked {
         let key = (account, message.to_owned());
         let Some(kins) = self.met.get(&key).map(BTreeSet::len) else {
