@@ -10,8 +10,8 @@
 //!
 //! - Nothing is decided by state: the same answer to the same question means the same. What depends
 //!   on others (whether an unrelated request met it, too) is the scheduler's `suspicion`.
-//! - The client's words are not evidence. An error may repeat the request, so words count only where
-//!   P7 says that they stand at the message's beginning, or with a type that nothing else has.
+//! - The client's words are not evidence. An error may repeat the request, so the words of a 400 or
+//!   403 count at the message's beginning only, or with a type that nothing else has.
 //! - No time is invented: an end comes from the answer or is left to the scheduler's policy.
 //!
 //! Messages go out bounded and without credentials, because they end in the log and the status.
