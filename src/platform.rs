@@ -1,17 +1,9 @@
-//! What differs between Linux and other Unixes: this is the only file that asks.
+//! The calls that Linux has and other Unixes lack, each with what stands in for it.
 //!
-//! Linux has calls that other Unixes lack: `eventfd`, `POLLRDHUP`, socket flags at creation,
-//! `TCP_USER_TIMEOUT`, abstract socket names, and a way to take over a descriptor by its number.
-//! Each stands here behind a function with a second body for everyone else. Built with
-//! `--cfg portable`, Linux takes the second bodies as well; that is how they are tested.
-//!
-//! The second bodies can do less in four places:
-//!
-//! * a client that sent more than its request and then left is seen when its answer is written;
-//! * only our own limit cuts a client that acknowledges nothing;
-//! * a descriptor can slip into a program that another thread starts in the moment between the
-//!   making of a socket and the setting of its close-on-exec flag;
-//! * sockets that systemd opens and abstract socket names do not exist.
+//! These are `eventfd`, `POLLRDHUP`, socket flags at creation, `TCP_USER_TIMEOUT`, abstract socket
+//! names, and a way to take over a descriptor by its number. Each stands here behind a function with
+//! a second body for everyone else. Built with `--cfg portable`, Linux takes the second bodies as
+//! well; that is how they are tested. What they cannot do is listed in the manual, "Other Unixes".
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

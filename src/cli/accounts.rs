@@ -18,6 +18,7 @@ use crate::config::custody::Digest;
 use crate::config::state::{self, State};
 use crate::config::{AccountEntry, Config, Credential, OauthCredential, Secret, Tokens};
 use crate::error::Result;
+use crate::http::document;
 use crate::report::status::Status;
 use crate::report::text;
 use crate::scheduler::time::Wall;
@@ -101,7 +102,7 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
 fn live_states(config: &Config) -> Vec<(String, String)> {
     let server = Server::of(config).ok().filter(|server| server.presence() == Presence::Running);
     let body = server.and_then(|server| server.json("GET", "/maxpool/status", None).ok());
-    let status: Option<Status> = body.and_then(|body| serde_json::from_slice(&body).ok());
+    let status: Option<Status> = body.and_then(|body| document::read(&body).ok());
     let accounts = status.map(|status| status.accounts).unwrap_or_default();
     let states = accounts.into_iter().filter_map(|account| {
         let state = account.credential?.state;
@@ -127,18 +128,27 @@ fn row(account: &AccountEntry, tier: Option<&str>, state: String) -> Vec<String>
     ]
 }
 
-/// The state of the account's credential: a login whose refresh token is used up or was refused is
-/// dead as soon as its access token has run out.
+/// The state of the account's credential.
 fn word_of(account: &AccountEntry, now: Wall, known: &State) -> &'static str {
-    let token = Token::of(account, now);
+    if is_dead(account, known, now) { "needs login" } else { Token::of(account, now).word() }
+}
+
+/// Whether it is a login whose access token has run out, and whose refresh token is used up or was
+/// refused.
+pub(super) fn is_dead(account: &AccountEntry, known: &State, now: Wall) -> bool {
     let Credential::Oauth(oauth) = &account.credential else {
-        return token.word();
+        return false;
     };
-    let refused = known.tokens_of(&account.identity()).and_then(|tokens| tokens.refused.as_deref());
-    let is_dead = oauth.tokens.refresh.as_ref().is_some_and(|refresh| {
-        refused == Some(Digest::of(refresh).as_str()) || oauth.spent.has(Some(refresh))
+    let known = known.tokens_of(&account.identity());
+    let cannot_renew = oauth.tokens.refresh.as_ref().is_some_and(|refresh| {
+        let digest = Digest::of(refresh);
+        oauth.spent.has(Some(refresh))
+            || known.is_some_and(|known| {
+                known.refused.as_deref() == Some(digest.as_str())
+                    || known.spent.iter().any(|spent| spent == digest.as_str())
+            })
     });
-    if is_dead && token == Token::Renewable { "needs login" } else { token.word() }
+    cannot_renew && Token::of(account, now) == Token::Renewable
 }
 
 /// `3h 12m ago`.

@@ -10,6 +10,7 @@ use super::web::Server;
 use crate::account::http::percent_encoded;
 use crate::clock::{self, human};
 use crate::error::Result;
+use crate::http::document;
 use crate::report::status::{Candidate, Evidence, Explanation, Moment, PassedOver};
 use crate::report::text::{self, repeats_status};
 use crate::scheduler::time::Wall;
@@ -30,7 +31,7 @@ pub(super) fn explain(context: &mut Context<'_>, options: &ExplainOptions) -> Re
         return raw(context, &body);
     }
     let explanation: Explanation =
-        serde_json::from_slice(&body).map_err(|error| unreadable(&server, &error))?;
+        document::read(&body).map_err(|error| unreadable(&server, &error))?;
     for line in explained(&explanation, clock::wall(), context.out.room()) {
         context.out.line(&line);
     }

@@ -6,6 +6,7 @@ use super::table::table;
 use super::web::Server;
 use crate::clock::human;
 use crate::error::{Error, Result};
+use crate::http::document;
 
 use crate::report::status::{Account, Moment, Status};
 use crate::report::text;
@@ -23,8 +24,7 @@ pub(super) fn json(context: &mut Context<'_>) -> Result<()> {
 pub(super) fn status(context: &mut Context<'_>) -> Result<()> {
     let server = Server::of(&context.config()?)?;
     let body = server.json("GET", "/maxpool/status", None)?;
-    let status: Status =
-        serde_json::from_slice(&body).map_err(|error| unreadable(&server, &error))?;
+    let status: Status = document::read(&body).map_err(|error| unreadable(&server, &error))?;
     let lines = overview(&status);
     for line in &lines {
         context.out.prose(line, 2);

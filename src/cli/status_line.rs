@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::Context;
 use crate::clock::human;
 use crate::config::Config;
+use crate::http::document;
 use crate::report::status::{Account, Moment, Status};
 use crate::report::text;
 use crate::scheduler::time::Wall;
@@ -51,7 +52,7 @@ fn ask(config: &Config) -> Option<Status> {
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).ok()?;
     let head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
     let is_good = answer.starts_with(b"HTTP/1.1 200 ");
-    is_good.then(|| serde_json::from_slice(&answer[head + 4..]).ok())?
+    is_good.then(|| document::read(&answer[head + 4..]).ok())?
 }
 
 /// `2 of 3 ready · work 5h 62% (2h 13m) wk 31% · 4 in flight · 1 waiting`.

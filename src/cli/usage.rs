@@ -92,7 +92,7 @@ fn lines_since<'a>(state: &'a State, first: &str) -> Vec<Line<'a>> {
         // Dates of this form compare as texts do.
         for day in account.days.iter().filter(|day| day.day.as_str() >= first) {
             let sum = sums.entry((&day.day, &account.name, &day.family)).or_default();
-            *sum = sum.plus(day.counts);
+            *sum = sum.plus(day.counts());
         }
     }
     let line = |((day, account, family), counts)| Line { day, account, family, counts };
@@ -135,7 +135,7 @@ mod tests {
 
     fn day(day: &str, family: &str, requests: u64) -> DayUse {
         let counts = Counts { requests, input_tokens: 1_234, ..Counts::default() };
-        DayUse { day: day.into(), family: family.into(), counts }
+        DayUse::new(day.into(), family.into(), counts)
     }
 
     #[test]

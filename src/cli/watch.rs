@@ -14,6 +14,7 @@ use crate::account::sign_in::login::{self, Desk};
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::host::dashboard;
+use crate::http::document;
 use crate::report::status::Status;
 use crate::report::text;
 use crate::report::ui::Action;
@@ -26,7 +27,7 @@ pub(super) fn watch(context: &Context<'_>) -> Result<()> {
     let fetch = move || {
         let body =
             server.json("GET", "/maxpool/status", None).map_err(|error| error.to_string())?;
-        serde_json::from_slice::<Status>(&body)
+        document::read::<Status>(&body)
             .map_err(|error| format!("the answer of {} cannot be read: {error}", server.base()))
     };
     // Without a server there is nothing to watch: said before the terminal is taken.

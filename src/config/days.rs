@@ -23,12 +23,41 @@ pub(crate) struct DayUse {
     pub(crate) day: String,
     /// The model family, such as `opus`; `other` where the model is not known.
     pub(crate) family: String,
-    #[serde(flatten)]
-    pub(crate) counts: Counts,
+    requests: u64,
+    input_tokens: u64,
+    output_tokens: u64,
+    cache_read_tokens: u64,
+    cache_write_tokens: u64,
+}
+
+impl DayUse {
+    pub(crate) fn new(day: String, family: String, counts: Counts) -> DayUse {
+        let Counts { requests, input_tokens, output_tokens, .. } = counts;
+        let Counts { cache_read_tokens, cache_write_tokens, .. } = counts;
+        DayUse {
+            day,
+            family,
+            requests,
+            input_tokens,
+            output_tokens,
+            cache_read_tokens,
+            cache_write_tokens,
+        }
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            requests: self.requests,
+            input_tokens: self.input_tokens,
+            output_tokens: self.output_tokens,
+            cache_read_tokens: self.cache_read_tokens,
+            cache_write_tokens: self.cache_write_tokens,
+        }
+    }
 }
 
 /// Sums of requests and tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Counts {
     pub(crate) requests: u64,
@@ -76,10 +105,10 @@ pub(super) fn since(now: &[DayUse], earlier: &[DayUse]) -> Vec<DayUse> {
     let less = |day: &DayUse| {
         let mut known = earlier.iter();
         let known = known.find(|known| known.day == day.day && known.family == day.family);
-        let counts = day.counts.minus(known.map(|known| known.counts).unwrap_or_default());
-        DayUse { counts, ..day.clone() }
+        let counts = day.counts().minus(known.map(DayUse::counts).unwrap_or_default());
+        DayUse::new(day.day.clone(), day.family.clone(), counts)
     };
-    now.iter().map(less).filter(|day| day.counts != Counts::default()).collect()
+    now.iter().map(less).filter(|day| day.counts() != Counts::default()).collect()
 }
 
 /// The running server's sums.
@@ -103,7 +132,7 @@ impl DailyUse {
         let days = accounts.entry(account).or_default();
         for known in known {
             if let Some(day) = zone::day_of(&known.day) {
-                add(days, day, &known.family, known.counts);
+                add(days, day, &known.family, known.counts());
             }
         }
     }
@@ -123,11 +152,10 @@ impl DailyUse {
         let kept = today - i64::from(DAYS_KEPT) + 1..=today;
         let days = accounts.get(&account).into_iter().flat_map(|days| days.range(kept.clone()));
         let uses = days.flat_map(|(day, families)| {
-            families.iter().map(|(family, counts)| DayUse {
-                day: zone::date_of(*day),
-                family: family.clone(),
-                counts: *counts,
-            })
+            let day_use = |(family, counts): (&String, &Counts)| {
+                DayUse::new(zone::date_of(*day), family.clone(), *counts)
+            };
+            families.iter().map(day_use)
         });
         uses.collect()
     }
@@ -166,11 +194,11 @@ mod tests {
         uses.note(A, 139, None, tokens(1));
         let days = uses.of(A, 139);
         assert_eq!(days.len(), 32);
-        assert_eq!((&*days[0].day, days[0].counts.requests), ("1970-04-20", 1));
+        assert_eq!((&*days[0].day, days[0].requests), ("1970-04-20", 1));
         let last: Vec<_> = days
             .iter()
             .filter(|day| day.day == "1970-05-20")
-            .map(|day| (&*day.family, day.counts.requests, day.counts.input_tokens))
+            .map(|day| (&*day.family, day.requests, day.input_tokens))
             .collect();
         assert_eq!(last, [("opus", 2, 12), ("other", 1, 1)]);
         assert!(uses.of(AccountId(2), 139).is_empty());
@@ -201,6 +229,6 @@ mod tests {
         }
         let days = uses.of(A, 1);
         assert_eq!(days.len(), FAMILIES_MAX + 1);
-        assert_eq!(days.iter().map(|day| day.counts.requests).sum::<u64>(), 100);
+        assert_eq!(days.iter().map(|day| day.requests).sum::<u64>(), 100);
     }
 }

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::atomic::{self, FileLock};
 use super::custody::Digest;
 use super::days::{self, DayUse};
 use super::identity::Identity;
 use crate::error::{Error, Result};
+use crate::http::document;
 use crate::scheduler::Usage;
 use crate::scheduler::quota::{Family, WindowKind};
 use crate::scheduler::time::Wall;
@@ -351,9 +351,7 @@ pub(crate) fn path(config: &Path) -> PathBuf {
 /// so.
 pub(crate) fn load(path: &Path) -> (State, Option<String>) {
     let parsed = atomic::read(path).and_then(|text| {
-        // Through an object: a derived struct could also be read from a list.
-        serde_json::from_str(&text)
-            .and_then(|object| State::deserialize(Value::Object(object)))
+        document::read(text.as_bytes())
             .map_err(|error| Error::operator(format!("{}: {error}", path.display())))
     });
     match parsed {

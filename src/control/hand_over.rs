@@ -10,6 +10,7 @@ use crate::account::Origin;
 use crate::clock;
 use crate::config::Identity;
 use crate::config::state::{self, AccountState, BatchState, State};
+use crate::http::document;
 use crate::proxy::context::Context;
 use crate::report::ACTIVITY_MAX;
 use crate::report::status::Line;
@@ -192,7 +193,7 @@ fn since(minutes: &[LoadMinute], before: &[LoadMinute], ago: u64) -> Vec<[u64; 5
 /// Shows what another process has shown.
 pub(crate) fn recall(context: &Context, seen: &str) {
     // What cannot be read is no more than a gap in the dashboard.
-    let seen: Seen = serde_json::from_str(seen).unwrap_or_default();
+    let seen: Seen = document::read(seen.as_bytes()).unwrap_or_default();
     context.activity.recall(seen.lines.into_iter().map(entry_of).collect());
     let accounts = context.accounts.all();
     for load in &seen.loads {
@@ -219,4 +220,42 @@ pub(crate) fn recall(context: &Context, seen: &str) {
         context.gate.with(|scheduler, now| scheduler.recall_load(now, id, &minutes));
     }
     context.events.in_flight().pulse().beat();
+}
+/// What one process gives to the next, over their socket.
+#[derive(Serialize)]
+struct HandOver<'a> {
+    #[serde(flatten)]
+    learned: &'a State,
+    #[serde(flatten)]
+    unsaved: Unsaved,
+}
+
+/// Tokens that are in no file.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Unsaved {
+    tokens: Vec<serde_json::Value>,
+}
+
+/// What the next process is given.
+pub(crate) fn text(context: &Context, learned: &State) -> String {
+    let unsaved = Unsaved { tokens: context.accounts.unsaved() };
+    serde_json::to_string(&HandOver { learned, unsaved }).unwrap_or_default()
+}
+
+/// Takes over what another process has learned.
+pub(crate) fn take_over(context: &Context, learned: &str) {
+    // Both are parts of one object; each reader passes over the other's.
+    let json = learned.as_bytes();
+    let read = document::read(json).and_then(|state: State| Ok((state, document::read(json)?)));
+    match read {
+        Ok((state, Unsaved { tokens })) => {
+            restore(context, &state);
+            context.accounts.take_over(&tokens);
+        }
+        Err(error) => {
+            let text = format!("what the process before has learned cannot be read: {error}");
+            context.events.warning(clock::wall(), text);
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod answer_json;
 pub(crate) mod digest;
+pub(crate) mod document;
 pub(crate) mod gzip;
 pub(crate) mod headers;
 pub(crate) mod ids;

@@ -35,8 +35,8 @@ build() {
 	dist=$out/dist
 	rm -rf "$dist"
 	mkdir -p "$dist"
-	# The completions are printed by the program for this machine: they are the same everywhere.
-	"$cargo" build --release --locked --bin maxpool
+	# The completions are printed by a program for this machine: they are the same everywhere.
+	"$cargo" build --locked --bin maxpool
 	for target in $TARGETS; do
 		echo "build $target"
 		"$cargo" zigbuild --release --locked --target "$target" --bin maxpool
@@ -45,9 +45,9 @@ build() {
 		install -m 755 "$out/$target/release/maxpool" "$dist/$name/maxpool"
 		install -m 644 LICENSE README.md "$dist/$name/"
 		install -m 644 man/*.[1-8] "$dist/$name/man/"
-		"$out/release/maxpool" completions bash >"$dist/$name/completions/maxpool.bash"
-		"$out/release/maxpool" completions zsh >"$dist/$name/completions/_maxpool"
-		"$out/release/maxpool" completions fish >"$dist/$name/completions/maxpool.fish"
+		"$out/debug/maxpool" completions bash >"$dist/$name/completions/maxpool.bash"
+		"$out/debug/maxpool" completions zsh >"$dist/$name/completions/_maxpool"
+		"$out/debug/maxpool" completions fish >"$dist/$name/completions/maxpool.fish"
 		# The same tree gives the same archive: names in order, no owner, one time.
 		tar -C "$dist" --sort=name --owner=0 --group=0 --numeric-owner \
 			--mtime="@${SOURCE_DATE_EPOCH:-0}" -cf - "$name" | gzip -n >"$dist/$name.tar.gz"

@@ -206,8 +206,12 @@ impl Drop for Home {
     }
 }
 
-/// The program: where cargo says in a test, and beside the directory of the examples in one of them.
+/// The program: where cargo says in a test, and beside the directory of the examples in one of them. `MAXPOOL_PROGRAM` names
+/// another, such as one for another machine, under an emulator.
 pub fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("MAXPOOL_PROGRAM") {
+        return path.into();
+    }
     if let Some(path) = option_env!("CARGO_BIN_EXE_maxpool") {
         return path.into();
     }

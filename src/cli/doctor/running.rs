@@ -5,13 +5,14 @@ use super::{Finding, odd, wrong};
 use crate::cli::accounts::again;
 use crate::cli::web::Server;
 use crate::config::Config;
+use crate::http::document;
 use crate::report::status::Status;
 use crate::report::text;
 
 /// Asks it. Nothing to say is the best news.
 pub(super) fn what_it_knows(server: &Server, config: &Config) -> Vec<Finding> {
     let status = match server.json("GET", "/maxpool/status", None) {
-        Ok(body) => serde_json::from_slice::<Status>(&body).map_err(|error| error.to_string()),
+        Ok(body) => document::read::<Status>(&body).map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
     match status {

@@ -8,6 +8,7 @@ use crate::cli::web::{Presence, Server};
 use crate::clock::{self, human};
 use crate::config::{Config, Credential};
 use crate::error::Result;
+use crate::http::document;
 use crate::report::status::{Explanation, Moment};
 use crate::report::text;
 use crate::scheduler::time::Wall;
@@ -65,7 +66,7 @@ const ONLY_PROVIDERS: &str = "only providers are enabled, which serve requests w
 fn of_server(server: &Server) -> Vec<Finding> {
     let explained = |profile: &str| {
         let body = server.json("GET", &format!("/maxpool/explain?profile={profile}"), None)?;
-        serde_json::from_slice::<Explanation>(&body).map_err(|error| {
+        document::read::<Explanation>(&body).map_err(|error| {
             crate::error::Error::operator(format!("its answer cannot be read: {error}"))
         })
     };
