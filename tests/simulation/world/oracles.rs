@@ -20,22 +20,28 @@ impl World {
         let ids: Vec<AccountId> =
             self.accounts.iter().filter(|(_, known)| !known.leaving).map(|(id, _)| *id).collect();
         for id in ids {
-            self.pass_to(self.now.mono + Duration::from_secs(1));
-            let request =
-                Request { pinned: Some(id), brought: vec![id], ..Request::new(0, self.now.mono) };
-            match self.subject.admit(self.now, request) {
-                Admitted::Granted(given) => {
-                    self.subject.complete(self.now, given.lease, Outcome::Success);
-                }
-                other => {
-                    return fail(
-                        "every block of ours ends or has a look",
-                        format!("{id:?} does not serve again: {other:?}"),
-                    );
-                }
-            }
+            self.check_serves(id, Outcome::CredentialRefused { evidence: Evidence::default() })?;
+            // No rest is longer (T2); then one request looks.
+            self.check_serves(id, Outcome::Success)?;
         }
         Ok(())
+    }
+
+    /// A quarter of an hour later the account takes a request, which ends so.
+    fn check_serves(&mut self, id: AccountId, outcome: Outcome) -> Checked {
+        self.pass_to(self.now.mono + maxpool::scheduler::policy::REST_MAX);
+        let request =
+            Request { pinned: Some(id), brought: vec![id], ..Request::new(0, self.now.mono) };
+        match self.subject.admit(self.now, request) {
+            Admitted::Granted(given) => {
+                self.subject.complete(self.now, given.lease, outcome);
+                Ok(())
+            }
+            other => fail(
+                "every block of ours ends or has a look",
+                format!("{id:?} does not serve again: {other:?}"),
+            ),
+        }
     }
 
     pub(super) fn check_grant(&mut self, id: u64, given: &Given) -> Checked {
