@@ -250,9 +250,11 @@ fn every_request_with_a_new_token_finds_it_on_the_disk() {
             Answer::message("hi")
         })
     };
-    // Every answer's token is due at once again, so each refresh is followed by requests.
-    upstream.state().oauth.lifetime_s = 1;
-    let home = one_expired(&upstream);
+    let names = ["a", "b", "c", "d", "e"];
+    for name in names {
+        upstream.state().oauth.grant(&format!("refresh-{name}"));
+    }
+    let home = home_of(&upstream, &names.map(expired));
     *path.lock().unwrap() = home.config_path();
     let proxy = Proxy::start(&home);
     until("five refreshes", || {
@@ -367,6 +369,19 @@ fn disabled_accounts_never_refresh() {
     control(&proxy, "/maxpool/accounts/a/disable");
     proxy.post(&hello()).assert_said("Hello from upstream.");
     assert_eq!(upstream.state().oauth.refreshes, ["refresh-off"]);
+}
+
+#[test]
+fn a_source_that_cannot_be_read_is_said_once() {
+    let upstream = Upstream::start();
+    let mut account = oauth("a");
+    account["importFrom"] = json!("~/nowhere/.credentials.json");
+    let home = home_of(&upstream, &[account]).set("sync.accountsIntervalMs", json!(100));
+    let proxy = Proxy::start(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    let said = || proxy.log().into_iter().filter(|line| line.contains("nowhere"));
+    assert_eq!(said().count(), 1, "{:?}", said().collect::<Vec<_>>());
+    assert!(said().all(|line| line.contains("a: importFrom cannot be used: cannot read ")));
 }
 
 #[test]

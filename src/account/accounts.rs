@@ -89,6 +89,15 @@ impl Accounts {
         self.shared.set_role(role);
     }
 
+    /// A request of this moment would have the token renewed.
+    pub(crate) fn is_due(&self, id: AccountId) -> bool {
+        let now = self.shared.now();
+        self.get(id).is_some_and(|account| match &account.held().what {
+            Holding::Oauth(state) => state.plan(Switch::On, now) == Plan::Refresh,
+            Holding::Fixed { .. } => false,
+        })
+    }
+
     /// A refresh that failed for now may be tried again at once.
     pub(crate) fn retry(&self, id: AccountId) {
         if let Some(account) = self.get(id)

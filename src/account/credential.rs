@@ -21,7 +21,7 @@ pub(crate) struct Account {
     /// When a request last brought it; only for [`Origin::Request`].
     touched: AtomicU64,
     /// See [`Account::hold`].
-    spent_lock: Mutex<Option<SiblingLock>>,
+    spent_locks: Mutex<Vec<SiblingLock>>,
 }
 
 /// Everything about an account but its credential; replaced as a whole by a hot sync.
@@ -108,6 +108,24 @@ pub(crate) enum Readiness {
     Unready(Unready),
 }
 
+impl Unready {
+    /// Why there is none, and what to do about it.
+    pub(crate) fn why(&self) -> String {
+        match self {
+            Unready::NeedsLogin { why } => format!("{why}; sign in again with: maxpool login"),
+            Unready::CredentialRefused => {
+                "the API refused its credential; sign in again with: maxpool login".to_owned()
+            }
+            Unready::Cooling(cooling) => format!("its token could not be renewed: {}", cooling.why),
+            Unready::Disabled => {
+                "it is disabled and its token has expired; enable it with: maxpool enable NAME"
+                    .to_owned()
+            }
+            Unready::Gone => "it is not in the config any more".to_owned(),
+        }
+    }
+}
+
 impl Account {
     /// An account that was just brought, under the id that the scheduler has given it.
     pub(super) fn new(
@@ -122,7 +140,7 @@ impl Account {
             profile: RwLock::new(Arc::new(profile)),
             held: Mutex::new(Held { what: Holding::of(&entry.credential), flight: None }),
             touched: AtomicU64::new(now.0),
-            spent_lock: Mutex::default(),
+            spent_locks: Mutex::default(),
         }
     }
 
@@ -196,8 +214,15 @@ impl Account {
     }
 
     /// Holds the lock of a token whose successor is in memory only, until that is stored.
-    pub(super) fn hold(&self, lock: Option<SiblingLock>) {
-        *self.spent_lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
+    pub(super) fn hold(&self, lock: SiblingLock) {
+        self.spent_locks.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
+    }
+
+    /// A file says by now that the tokens are used up.
+    pub(super) fn release(&self) {
+        let held =
+            std::mem::take(&mut *self.spent_locks.lock().unwrap_or_else(PoisonError::into_inner));
+        held.into_iter().for_each(SiblingLock::remove);
     }
 
     pub(super) fn served(&self, generation: u64) {

@@ -63,7 +63,7 @@ pub(super) fn store_in(
     let error = match into_config(shared, &record, reserved, limit) {
         Ok(placed) => {
             account.with_tokens(|state| state.stored(&record, Kept::OnDisk, None));
-            account.hold(None);
+            account.release();
             settle(shared, account, &placed);
             return Ok(());
         }
@@ -80,7 +80,7 @@ pub(super) fn store_in(
     };
     account.with_tokens(|state| state.stored(&record, kept, Some(error.clone())));
     if kept == Kept::Rescued {
-        account.hold(None);
+        account.release();
     }
     Err(match kept {
         Kept::Rescued => format!("it is in the rescue file: {error}"),

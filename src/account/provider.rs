@@ -71,7 +71,7 @@ fn choose<'a>(fixed: Option<&'a str>, map: &'a [(String, String)], asked: &str) 
 fn entry(name: &str, priority: i64, token: &str) -> AccountEntry {
     AccountEntry {
         name: name.to_owned(),
-        credential: Credential::Provider(Secret::new(token)),
+        credential: Credential::Provider(Secret::of_a_client(token)),
         enabled: true,
         priority,
         profiles: vec!["all".to_owned()],

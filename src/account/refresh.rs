@@ -151,6 +151,22 @@ impl Work<'_> {
             Ok(lock) => lock,
             Err(why) => return Step::Ended(self.fail(&why)),
         };
+        let step = self.redeem_locked(token.clone());
+        let is_said_nowhere = self.state(|state| {
+            let custody = state.custody();
+            custody.kept() == Kept::InMemory && custody.spent().has(Some(&token))
+        });
+        match lock {
+            // No file says that the token is used up, so its lock does.
+            Some(lock) if is_said_nowhere => self.account.hold(lock),
+            // Each token has a lock of its own, and nobody shall have to clear them away.
+            Some(lock) => lock.remove(),
+            None => {}
+        }
+        step
+    }
+
+    fn redeem_locked(&self, token: Secret) -> Step {
         match self.look_elsewhere() {
             Ok(Some(adopted)) => return Step::Ended(adopted),
             Ok(None) if self.state(|state| state.spendable() != Some(&token)) => {
@@ -160,33 +176,33 @@ impl Work<'_> {
             Err(why) => return Step::Ended(self.fail(&why)),
         }
         if self.shared.role() == Role::Retired {
-            return Step::Ended(self.fail("another process has taken over, and renews the tokens"));
+            return Step::Ended(self.fail("this process is about to end, so it sends no token"));
         }
-        let place = match self.make_place(&token) {
-            Ok(place) => place,
+        match self.make_place(&token) {
+            Ok(place) => self.send(token, place),
             Err(why) => {
                 let why =
                     format!("its successor could not be stored, so the token is not sent: {why}");
-                return Step::Ended(self.fail(&why));
+                Step::Ended(self.fail(&why))
             }
-        };
-        let step = self.send(token, place);
-        if self.state(|state| state.custody().kept()) == Kept::InMemory {
-            // No file says that the token is used up, so its lock does.
-            self.account.hold(lock);
         }
-        step
     }
 
     fn send(&self, token: Secret, place: Place) -> Step {
         let around = &self.shared.around;
+        // Known before, so that nothing stands between the answer and the disk.
+        let source = import_from::held_by(self.shared, self.account);
         let mut dials_left = DIALS_MAX;
         let failure = loop {
             dials_left -= 1;
             let answer = oauth::refresh(&*around.http, &around.endpoints, &token, &*around.now);
             match answer {
-                Ok(issued) => return Step::Ended(self.succeeded(place, token, &issued)),
-                Err(TokenFailure::NotSent { .. }) if dials_left > 0 => {}
+                Ok(issued) => {
+                    return Step::Ended(self.succeeded(place, token, &issued, source.as_ref()));
+                }
+                // One that is about to end would not be there for the answer to a second dial.
+                Err(TokenFailure::NotSent { .. })
+                    if dials_left > 0 && self.shared.role() != Role::Retired => {}
                 Err(failure) => break failure,
             }
         };
@@ -245,7 +261,12 @@ impl Work<'_> {
             return Err(error.to_string());
         }
         let bytes = SUCCESSOR_BYTES + token.expose().len();
-        Ok(rescue::reserve(path, bytes).map_or(Place::None, Place::Rescue))
+        match rescue::reserve(path, bytes) {
+            Ok(place) => Ok(Place::Rescue(place)),
+            // The memory is a place for as long as the process lives.
+            Err(_) if self.shared.role() == Role::Active => Ok(Place::None),
+            Err(_) => Err(error.to_string()),
+        }
     }
 
     /// Takes over a newer pair from the file, the rescue file or the source. `Some` if that is all
@@ -253,7 +274,7 @@ impl Work<'_> {
     fn look_elsewhere(&self) -> Result<Option<End>, String> {
         let old = self.state(|state| state.tokens().refresh.clone());
         let mut changed = false;
-        match file::load(&self.shared.around.config) {
+        match file::load_whole(&self.shared.around.config, CONFIG_LOCK_WAIT) {
             Ok(config) => {
                 let entry = keep::entry_of(&config, self.account);
                 match entry.map(|entry| (entry.enabled, &entry.credential)) {
@@ -284,8 +305,13 @@ impl Work<'_> {
         }))
     }
 
-    fn succeeded(&self, place: Place, sent: Secret, issued: &Issued) -> End {
-        let source = import_from::held_by(self.shared, self.account);
+    fn succeeded(
+        &self,
+        place: Place,
+        sent: Secret,
+        issued: &Issued,
+        source: Option<&Digest>,
+    ) -> End {
         let now = self.now();
         let mut issued = issued.clone();
         let is_complete = issued.tokens.access.is_some();
@@ -294,7 +320,7 @@ impl Work<'_> {
             issued.tokens.access = self.state(|state| state.tokens().access.clone());
             issued.tokens.expires_at = self.state(|state| state.tokens().expires_at);
         }
-        self.state(|state| state.renewed(&sent, &issued, source.as_ref(), now));
+        self.state(|state| state.renewed(&sent, &issued, source, now));
         let kept = keep::store_in(self.shared, self.account, place, CONFIG_LOCK_WAIT);
         if !is_complete {
             let why = "the token endpoint answered without an access token".to_owned();

@@ -70,7 +70,12 @@ pub(crate) fn problem_of(account: &AccountEntry, home: Option<&Path>) -> Option<
         Some(path) => tokens_of_file(&path).err()?,
         None => "it does not name a file".to_owned(),
     };
-    Some(format!("importFrom cannot be used: {why}; sign in there, or run: maxpool login"))
+    Some(unusable(&why))
+}
+
+/// What a person is told of a source that cannot be used.
+pub(super) fn unusable(why: &str) -> String {
+    format!("importFrom cannot be used: {why}; sign in there, or run: maxpool login")
 }
 
 /// Opens without waiting for a writer, and reads nothing but files: a FIFO would never end.

@@ -1,7 +1,6 @@
 //! What the live set of accounts and its refreshes work with.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::http::Http;
@@ -37,7 +36,7 @@ pub(super) struct Shared {
     settings: RwLock<Settings>,
     /// The files of `importFrom`.
     pub(super) sources: Sources,
-    is_retired: AtomicBool,
+    role: Mutex<Role>,
     said: Mutex<Vec<String>>,
 }
 
@@ -46,7 +45,10 @@ pub(super) struct Shared {
 pub(crate) enum Role {
     /// This one.
     Active,
-    /// The one that has taken over; this one takes from the file what that one brings.
+    /// This one, which ends in a moment: what it brings has to be stored.
+    Brief,
+    /// The one that has taken over, or none, since this one is about to end; it takes from the file
+    /// what another brings.
     Retired,
 }
 
@@ -63,7 +65,7 @@ impl Shared {
             settings: RwLock::new(Settings::of(config)),
             around,
             sources: Sources::default(),
-            is_retired: AtomicBool::new(false),
+            role: Mutex::new(Role::Active),
             said: Mutex::default(),
         }
     }
@@ -73,11 +75,11 @@ impl Shared {
     }
 
     pub(super) fn role(&self) -> Role {
-        if self.is_retired.load(Ordering::SeqCst) { Role::Retired } else { Role::Active }
+        *self.role.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn set_role(&self, role: Role) {
-        self.is_retired.store(role == Role::Retired, Ordering::SeqCst);
+        *self.role.lock().unwrap_or_else(PoisonError::into_inner) = role;
     }
 
     /// A line for people.

@@ -137,7 +137,7 @@ pub(crate) enum Switch {
 impl TokenState {
     /// The state in words, for people.
     pub(crate) fn word(&self, now: Wall) -> &'static str {
-        if self.refresh_refused.is_some() || self.is_lost() {
+        if self.refresh_refused.is_some() || self.is_lost(now) {
             "needs login"
         } else if self.standing != Standing::Good {
             "refused"
@@ -153,8 +153,12 @@ impl TokenState {
     }
 
     /// Nothing that could be sent, and nothing that could bring it.
-    fn is_lost(&self) -> bool {
-        self.tokens().access.is_none() && !self.custody.is_spendable()
+    fn is_lost(&self, now: Wall) -> bool {
+        let tokens = self.tokens();
+        let is_used_up = tokens.refresh.is_some() && !self.custody.is_spendable();
+        let has_ended = self.standing != Standing::Good
+            || self.life == Life::ByTheFile && tokens.expires_at.is_some_and(|end| end <= now);
+        tokens.access.is_none() && !self.custody.is_spendable() || is_used_up && has_ended
     }
 
     /// As the file has them.
@@ -193,13 +197,14 @@ impl TokenState {
     }
 
     fn has_expired(&self, now: Now) -> bool {
+        let is_over = match self.life {
+            Life::ByTheFile => self.tokens().expires_at.is_some_and(|end| end <= now.wall),
+            Life::Until(end) => end <= now.mono,
+            Life::UntilRefused => false,
+        };
         // Without a refresh token nothing can be done about it, so the upstream's word is waited for.
-        self.custody.is_spendable()
-            && match self.life {
-                Life::ByTheFile => self.tokens().expires_at.is_some_and(|end| end <= now.wall),
-                Life::Until(end) => end <= now.mono,
-                Life::UntilRefused => false,
-            }
+        // That costs a hash, so it is asked last.
+        is_over && self.custody.is_spendable()
     }
 
     fn is_about_to_expire(&self, now: Now) -> bool {
@@ -386,7 +391,8 @@ impl TokenState {
         self.changed(&before);
         if self.tokens().access != before.access {
             self.life = match issued.lifetime {
-                Some(lifetime) => Life::Until(now.mono + lifetime),
+                // One that is over in a moment would bring a refresh with every request.
+                Some(lifetime) => Life::Until(now.mono + lifetime.max(BETWEEN_REFRESHES)),
                 None => Life::UntilRefused,
             };
             self.is_unproven = true;
@@ -454,6 +460,10 @@ impl TokenState {
         let token = Digest::of(sent);
         let is_again = self.unknown.as_ref().is_some_and(|unknown| unknown.token == token);
         self.failed(obstacle, None, why.clone(), pause, now);
+        if self.tokens().refresh.as_ref() != Some(sent) {
+            // A login or an edit has displaced it, and its own token has been sent to nobody.
+            return;
+        }
         let next = match &self.cooling {
             Some(cooling) if !is_again => cooling.until,
             Some(_) | None => now.mono + UNKNOWN_PAUSE,
@@ -522,7 +532,8 @@ pub(crate) struct Pause {
 
 /// SPEC T2: refresh when less than this remains.
 const REFRESH_AHEAD: Duration = Duration::from_secs(5 * 60);
-/// The least time between two refreshes of one token that is still good or that was just brought.
+/// The least time between two refreshes of one token that is still good or that was just brought, and
+/// the least that a token which a refresh has brought is used.
 const BETWEEN_REFRESHES: Duration = Duration::from_secs(10);
 /// Cooldowns may be configured as 0; a token is not sent again at once even so.
 const PAUSE_MIN: Duration = Duration::from_secs(1);

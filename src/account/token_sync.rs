@@ -10,7 +10,7 @@ use super::accounts::Accounts;
 use super::credential::{Account, Holding};
 use super::import_from;
 use super::keep::{Place, entry_of, store_in};
-use super::sources::SourceLimits;
+use super::sources::{self, SourceLimits};
 use crate::config::custody::{Kept, Record};
 use crate::config::{Credential, file, rescue};
 use crate::error::Result;
@@ -28,7 +28,7 @@ impl Accounts {
                 Ok(_) => {}
                 Err(why) => {
                     let name = account.profile().name.clone();
-                    self.shared.say_once(&format!("{name}: the source of its tokens: {why}"));
+                    self.shared.say_once(&format!("{name}: {}", sources::unusable(&why)));
                 }
             }
         }
@@ -84,14 +84,20 @@ impl Accounts {
     /// Takes over what another process had in memory.
     pub(crate) fn take_over(&self, unsaved: &[Value]) {
         for record in unsaved.iter().filter_map(Record::read) {
-            for account in self.all() {
-                let is_same = account.profile().identity().is_same(&record.identity());
-                if account.kind == Kind::Oauth
-                    && is_same
-                    && account.with_tokens(|state| state.merge_record(&record))
-                {
-                    (self.shared.around.renewed)(account.id);
-                }
+            let accounts = self.all();
+            let mut oauth = accounts.iter().filter(|account| account.kind == Kind::Oauth);
+            let same =
+                |account: &&Arc<Account>| account.profile().identity().is_same(&record.identity());
+            // Its entry may have been given another name meanwhile.
+            let holds = |account: &&Arc<Account>| {
+                let deposit = &record.deposit;
+                account.with_tokens(|state| state.custody().shares_a_token_with(deposit))
+            };
+            let account = oauth.clone().find(same).or_else(|| oauth.find(holds));
+            if let Some(account) = account
+                && account.with_tokens(|state| state.merge_record(&record))
+            {
+                (self.shared.around.renewed)(account.id);
             }
         }
         self.store_due(STOP_WAIT);

@@ -279,6 +279,25 @@ fn a_short_lived_token_is_not_renewed_by_every_request() {
 }
 
 #[test]
+fn t2_a_lifetime_of_a_moment_brings_no_more_than_one_refresh_in_ten_seconds() {
+    let mut state = state_of(pair("a", "r", Some(-1)));
+    let issued =
+        Issued { tokens: pair("a2", "r2", Some(0)), lifetime: Some(Duration::from_millis(1)) };
+    state.renewed(&Secret::new("r"), &issued, None, NOW);
+    assert_eq!(word(&state.plan(Switch::On, later(9))), "serve");
+    assert_eq!(word(&state.plan(Switch::On, later(10))), "refresh");
+}
+
+#[test]
+fn t2_the_unknown_fate_of_a_displaced_token_holds_up_no_other() {
+    let mut state = state_of(pair("a", "r", Some(-1)));
+    assert!(state.merge_file(&entry(&pair("a9", "r9", Some(100)))));
+    let sent = Secret::new("r");
+    state.fate_unknown(&sent, Obstacle::Network, "cut".to_owned(), &PAUSE, NOW);
+    assert_eq!(word(&state.plan(Switch::On, later(30))), "refresh");
+}
+
+#[test]
 fn the_file_wins_only_if_it_changed_since_it_was_seen() {
     let first = pair("a", "r", Some(3600));
     let mut state = state_of(first.clone());

@@ -128,18 +128,27 @@ fn row(account: &AccountEntry, tier: Option<&str>, state: String) -> Vec<String>
     ]
 }
 
-/// The state of the account's credential: a login whose refresh token is used up or was refused is
-/// dead as soon as its access token has run out.
+/// The state of the account's credential.
 fn word_of(account: &AccountEntry, now: Wall, known: &State) -> &'static str {
-    let token = Token::of(account, now);
+    if is_dead(account, known, now) { "needs login" } else { Token::of(account, now).word() }
+}
+
+/// Whether it is a login whose access token has run out, and whose refresh token is used up or was
+/// refused.
+pub(super) fn is_dead(account: &AccountEntry, known: &State, now: Wall) -> bool {
     let Credential::Oauth(oauth) = &account.credential else {
-        return token.word();
+        return false;
     };
-    let refused = known.tokens_of(&account.identity()).and_then(|tokens| tokens.refused.as_deref());
-    let is_dead = oauth.tokens.refresh.as_ref().is_some_and(|refresh| {
-        refused == Some(Digest::of(refresh).as_str()) || oauth.spent.has(Some(refresh))
+    let known = known.tokens_of(&account.identity());
+    let cannot_renew = oauth.tokens.refresh.as_ref().is_some_and(|refresh| {
+        let digest = Digest::of(refresh);
+        oauth.spent.has(Some(refresh))
+            || known.is_some_and(|known| {
+                known.refused.as_deref() == Some(digest.as_str())
+                    || known.spent.iter().any(|spent| spent == digest.as_str())
+            })
     });
-    if is_dead && token == Token::Renewable { "needs login" } else { token.word() }
+    cannot_renew && Token::of(account, now) == Token::Renewable
 }
 
 /// `3h 12m ago`.

@@ -8,11 +8,12 @@ use super::Context;
 use super::args::ApiOptions;
 use super::change::unknown;
 use super::held_signals::HeldSignals;
-use super::web;
+use super::web::{self, Presence, Server};
 use crate::account::http::HttpCall;
 use crate::account::oauth::Endpoints;
-use crate::account::{Accounts, Origin, Ready, Surroundings, Unready};
+use crate::account::{Accounts, Origin, Ready, Role, Surroundings};
 use crate::clock;
+use crate::config::state::{self, State};
 use crate::config::{AccountEntry, Config, Credential};
 use crate::error::{Error, Result};
 use crate::event::Events;
@@ -30,7 +31,7 @@ pub(super) fn call(context: &mut Context<'_>, options: &ApiOptions) -> Result<Ex
     let http = web::http(context, &config)?;
     let variable = |name: &str| (context.variable)(name).and_then(|value| value.into_string().ok());
     let around = Surroundings {
-        config: path,
+        config: path.clone(),
         http: Arc::clone(&http),
         endpoints: Endpoints::from_environment(&variable),
         events: Events::off(),
@@ -39,7 +40,10 @@ pub(super) fn call(context: &mut Context<'_>, options: &ApiOptions) -> Result<Ex
         renewed: Arc::new(|_| {}),
     };
     let accounts = Arc::new(Accounts::new(around, &config));
-    let (entry, ready) = choose(&accounts, &config, options.account.as_deref())?;
+    accounts.set_role(Role::Brief);
+    // What a server has learned of spent and refused tokens; a missing file knows nothing.
+    let (known, _) = state::load(&state::path(&path));
+    let (entry, ready) = choose(&accounts, &config, &known, options.account.as_deref())?;
     let upstream = entry.upstream.as_ref().unwrap_or(&config.upstream);
     let mut headers = vec![
         (ready.header, ready.value.expose().to_owned()),
@@ -85,6 +89,7 @@ pub(super) fn call(context: &mut Context<'_>, options: &ApiOptions) -> Result<Ex
 fn choose<'c>(
     accounts: &Arc<Accounts>,
     config: &'c Config,
+    known: &State,
     name: Option<&str>,
 ) -> Result<(&'c AccountEntry, Ready)> {
     let wanted: Vec<&AccountEntry> = match name {
@@ -101,29 +106,38 @@ fn choose<'c>(
     let mut failures = Vec::new();
     for (number, entry) in wanted.into_iter().enumerate() {
         let id = AccountId(u32::try_from(number).unwrap_or(u32::MAX));
-        accounts.insert(id, entry, Origin::Config);
+        let account = accounts.insert(id, entry, Origin::Config);
+        if let Some(tokens) = known.tokens_of(&entry.identity()) {
+            account.recall(tokens);
+        }
+        if let Err(error) = renew(accounts, config, id, &entry.name) {
+            failures.push(error.to_string());
+            continue;
+        }
         let held = HeldSignals::begin();
         let asked = accounts.credential_blocking(id);
         drop(held);
         match asked {
             Ok(ready) => return Ok((entry, ready)),
-            Err(unready) => failures.push(format!("{}: {}", text::name(&entry.name), why(unready))),
+            Err(unready) => {
+                failures.push(format!("{}: {}", text::name(&entry.name), unready.why()));
+            }
         }
     }
     Err(Error::operator(format!("no account can be used: {}", failures.join("; "))))
 }
 
-fn why(unready: Unready) -> String {
-    match unready {
-        Unready::NeedsLogin { why } => format!("{why}; sign in again with: maxpool login"),
-        Unready::CredentialRefused => {
-            "the API refused its credential; sign in again with: maxpool login".to_owned()
-        }
-        Unready::Cooling(cooling) => format!("its token could not be renewed: {cooling:?}"),
-        Unready::Disabled => {
-            "it is disabled and its token has expired; enable it with: maxpool enable NAME"
-                .to_owned()
-        }
-        Unready::Gone => "it is not in the config any more".to_owned(),
+/// A token that has run out is renewed by the running server, if there is one: of two processes that
+/// refresh one token, one loses it (SPEC T7).
+fn renew(accounts: &Arc<Accounts>, config: &Config, id: AccountId, name: &str) -> Result<()> {
+    if !accounts.is_due(id) {
+        return Ok(());
     }
+    let server = Server::of(config).ok().filter(|server| server.presence() == Presence::Running);
+    let Some(server) = server else {
+        return Ok(());
+    };
+    server.refresh(name)?;
+    accounts.sync_tokens();
+    Ok(())
 }

@@ -5,6 +5,7 @@ mod environment;
 mod finding;
 mod running;
 mod serving;
+mod storage;
 
 use std::fs;
 use std::net::{TcpListener, ToSocketAddrs as _};
@@ -18,17 +19,19 @@ use finding::{Finding, Verdict, fine, odd, wrong};
 use running::what_it_knows;
 
 use super::Context;
-use super::accounts::{Token, again};
+use super::accounts::{Token, again, is_dead};
 use super::out::Paint;
 use super::web::{self, Presence, Server};
 use crate::account::http::HttpCall;
 use crate::account::limits::dates;
 use crate::account::sources;
 use crate::clock::{self, human};
+use crate::config::state::{self, State};
 use crate::config::{AccountEntry, BaseUrl, Config, Credential, OauthCredential, Tokens, file};
 use crate::error::{Error, Result, reason};
 use crate::net::tls;
 use crate::proxy::context::proxies;
+use crate::report::mask::mask;
 use crate::report::text;
 use crate::scheduler::time::Wall;
 
@@ -57,9 +60,14 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
         }
     };
     findings.extend(modes(&path));
+    if is_readable && path.exists() {
+        findings.extend(storage::storage(&path));
+    }
     if is_readable {
         let home = (context.variable)("HOME").map(PathBuf::from);
-        findings.extend(accounts(&config, home.as_deref(), clock::wall()));
+        // What a server has learned; a missing file knows nothing.
+        let (known, _) = state::load(&state::path(&path));
+        findings.extend(accounts(&config, &known, home.as_deref(), clock::wall()));
         findings.extend(port(&config));
     }
     findings.extend(certificates(context));
@@ -83,7 +91,7 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
             exit = ExitCode::FAILURE;
         }
         // A config error has a line for each mistake.
-        for line in finding.text.lines() {
+        for line in mask(&finding.text).lines() {
             context.out.prose(&format!("{word} {:<12} {line}", finding.about), 19);
         }
     }
@@ -112,19 +120,10 @@ fn modes(path: &Path) -> Vec<Finding> {
         );
         findings.push(wrong("modes", text));
     }
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let directory = target.parent().unwrap_or(Path::new("."));
-    if rustix::fs::access(directory, rustix::fs::Access::WRITE_OK).is_err() {
-        let text = format!(
-            "{} cannot be written, so renewed tokens cannot be stored; make it writable for you",
-            directory.display()
-        );
-        findings.push(wrong("modes", text));
-    }
     findings
 }
 
-fn accounts(config: &Config, home: Option<&Path>, now: Wall) -> Vec<Finding> {
+fn accounts(config: &Config, known: &State, home: Option<&Path>, now: Wall) -> Vec<Finding> {
     if config.accounts.is_empty() {
         return vec![wrong("accounts", "there is no usable account; add one with: maxpool login")];
     }
@@ -136,7 +135,11 @@ fn accounts(config: &Config, home: Option<&Path>, now: Wall) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     for account in &config.accounts {
-        findings.push(ends_soon(account, now).unwrap_or_else(|| token(account, now)));
+        findings.push(
+            dead(account, known, now)
+                .or_else(|| ends_soon(account, now))
+                .unwrap_or_else(|| token(account, now)),
+        );
         if let Some(problem) = sources::problem_of(account, home) {
             let text = format!("{}: {problem}", text::name(&account.name));
             findings.push(if account.enabled {
@@ -147,6 +150,18 @@ fn accounts(config: &Config, home: Option<&Path>, now: Wall) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// A login whose refresh token is used up or was refused.
+fn dead(account: &AccountEntry, known: &State, now: Wall) -> Option<Finding> {
+    (account.enabled && is_dead(account, known, now)).then(|| {
+        let name = text::name(&account.name);
+        let text = format!(
+            "{name}: needs login, its refresh token is used up or was refused; {}",
+            again(account)
+        );
+        wrong("token", text)
+    })
 }
 
 /// A token that nothing renews is worth a line some time before it ends.
@@ -264,6 +279,7 @@ fn upstreams(context: &Context<'_>, config: &Config) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     for url in urls {
+        findings.extend(storage::unencrypted(url));
         let Ok(uri) = url.as_str().parse::<ureq::http::Uri>() else {
             continue;
         };

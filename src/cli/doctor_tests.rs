@@ -150,7 +150,11 @@ fn accounts_and_tokens() {
             ),
         ),
     ] {
-        assert_eq!(verdicts(&accounts(&parse(entries), None, now)), [expected], "{entries}");
+        assert_eq!(
+            verdicts(&accounts(&parse(entries), &State::default(), None, now)),
+            [expected],
+            "{entries}"
+        );
     }
 }
 

@@ -8,7 +8,7 @@
 use std::io::{self, IsTerminal as _, Write};
 
 use super::table::{Room, wrapped};
-use crate::config::masking;
+use crate::report::mask::mask;
 use crate::report::text::inert;
 
 /// The two outputs of a command.
@@ -30,7 +30,7 @@ impl Write for Inert<'_> {
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         let text = String::from_utf8_lossy(bytes);
-        self.0.write_all(inert(&masking::text(&text)).as_bytes())
+        self.0.write_all(inert(&mask(&text)).as_bytes())
     }
 
     fn flush(&mut self) -> io::Result<()> {

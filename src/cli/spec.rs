@@ -138,7 +138,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
                 long: "verbose",
                 short: Some('v'),
                 value: None,
-                help: "also show when tokens expire",
+                help: "also show when tokens expire and were renewed last",
             },
             flag("json", "print JSON"),
             flag("names", "print only the names, one a line"),

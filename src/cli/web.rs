@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Context;
-use crate::account::http::{Http, HttpCall, HttpFailure, HttpPhase, HttpReply};
+use crate::account::http::{Http, HttpCall, HttpFailure, HttpPhase, HttpReply, percent_encoded};
 use crate::account::wire;
 use crate::config::{Config, Secret};
 use crate::error::{Error, Result};
@@ -41,6 +41,8 @@ pub(super) enum Presence {
 
 /// Local answers come at once; status with many accounts may take a moment on a busy machine.
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// A refresh waits for the token endpoint, and perhaps for a lock.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(90);
 /// The most that is read of a local answer.
 const LOCAL_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -63,7 +65,7 @@ impl Server {
 
     /// Whether it runs.
     pub(super) fn presence(&self) -> Presence {
-        match self.call("GET", "/maxpool/health", None) {
+        match self.call(LOCAL_TIMEOUT, "GET", "/maxpool/health", None) {
             Ok(reply) if reply.status == 200 && is_health(&reply.body) => Presence::Running,
             Ok(reply) => Presence::Strange(format!(
                 "{} answers, but not as maxpool (status {})",
@@ -84,16 +86,27 @@ impl Server {
         path: &str,
         body: Option<&serde_json::Value>,
     ) -> Result<Vec<u8>> {
-        let reply = self.call(method, path, body).map_err(|failure| match failure.phase {
-            HttpPhase::Connect => Error::operator(format!(
-                "no proxy answers at {} ({}); start it with: maxpool server",
-                self.base, failure.cause
-            )),
-            HttpPhase::MayHaveArrived => Error::operator(format!(
-                "{}{path} gave no answer: {}; see: maxpool doctor",
-                self.base, failure.cause
-            )),
-        })?;
+        self.json_within(LOCAL_TIMEOUT, method, path, body)
+    }
+
+    fn json_within(
+        &self,
+        timeout: Duration,
+        method: &'static str,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<Vec<u8>> {
+        let reply =
+            self.call(timeout, method, path, body).map_err(|failure| match failure.phase {
+                HttpPhase::Connect => Error::operator(format!(
+                    "no proxy answers at {} ({}); start it with: maxpool server",
+                    self.base, failure.cause
+                )),
+                HttpPhase::MayHaveArrived => Error::operator(format!(
+                    "{}{path} gave no answer: {}; see: maxpool doctor",
+                    self.base, failure.cause
+                )),
+            })?;
         if reply.status == 200 {
             return Ok(reply.body);
         }
@@ -108,8 +121,15 @@ impl Server {
         }))
     }
 
+    /// Has the server renew the token of an account that has run out.
+    pub(super) fn refresh(&self, name: &str) -> Result<()> {
+        let path = format!("/maxpool/accounts/{}/refresh", percent_encoded(name));
+        self.json_within(REFRESH_TIMEOUT, "POST", &path, None).map(|_| ())
+    }
+
     fn call(
         &self,
+        timeout: Duration,
         method: &'static str,
         path: &str,
         body: Option<&serde_json::Value>,
@@ -130,7 +150,7 @@ impl Server {
                 Some(body) => Some(body.to_string().into_bytes()),
                 None => (method == "POST").then(Vec::new),
             },
-            timeout: LOCAL_TIMEOUT,
+            timeout,
             reply_bytes_max: LOCAL_BYTES_MAX,
         };
         (self.http)(call)

@@ -226,6 +226,22 @@ impl FileLock {
         Ok(())
     }
 
+    /// Writes `text` into a file beside, whose name is that of this one and `suffix`. One that is there
+    /// stays as it is.
+    pub(super) fn copy_beside(&self, suffix: &str, text: &str) -> io::Result<()> {
+        let path = beside(&self.target, "", suffix);
+        fault::step(Step::Open, &path)?;
+        let file = private().create_new(true).open(&path)?;
+        let copied = fault::step(Step::Write, &path)
+            .and_then(|()| file.write_all_at(text.as_bytes(), 0))
+            .and_then(|()| file.sync_all());
+        if copied.is_err() {
+            // A part of it would be taken for the whole.
+            let _ = fs::remove_file(&path);
+        }
+        copied
+    }
+
     /// Removes the file, and the lock's file with it.
     pub(super) fn remove(self) -> Result<()> {
         fault::step(Step::Remove, &self.target)
@@ -238,23 +254,26 @@ impl FileLock {
     /// What killed writers have left behind: their files and what those hold. To be cleared away with
     /// [`FileLock::clear`].
     pub(super) fn leftovers(&self) -> Vec<Leftover> {
+        let found = temporaries_of(&self.target).into_iter();
+        found.filter_map(|(path, pid)| Leftover::of(path, pid)).collect()
+    }
+
+    /// Removes the locks of tokens whose holders were killed. One that is held stays.
+    pub(super) fn clear_token_locks(&self) {
         let Ok(entries) = fs::read_dir(directory_of(&self.target)) else {
-            return Vec::new();
+            return;
         };
         let prefix = beside(&self.target, ".", ".");
-        let mut found = Vec::new();
-        for entry in entries.flatten() {
-            let path = entry.path();
+        for path in entries.flatten().map(|entry| entry.path()) {
             let name = path.as_os_str().as_encoded_bytes();
             let rest = name.strip_prefix(prefix.as_os_str().as_encoded_bytes());
-            if let Some(pid) = rest.and_then(writer_of)
-                && entry.file_type().is_ok_and(|kind| kind.is_file())
-                && let Some(leftover) = Leftover::of(path, pid)
+            if rest.is_some_and(|rest| rest.ends_with(b".lock"))
+                && let Ok(Some(lock)) = SiblingLock::try_take(&path)
+                && lock.is_locked()
             {
-                found.push(leftover);
+                lock.remove();
             }
         }
-        found
     }
 
     /// Removes leftovers.
@@ -382,6 +401,36 @@ pub(super) fn beside(path: &Path, before: &str, after: &str) -> PathBuf {
     name.push(path.file_name().unwrap_or_default());
     name.push(after);
     directory_of(path).join(name)
+}
+
+/// The lock for the exchange of one refresh token of the config.
+pub(super) fn token_lock_of(target: &Path, digest: &str) -> PathBuf {
+    beside(target, ".", &format!(".{digest}.lock"))
+}
+
+/// Whether a writer of the file that `path` leads to is at work, or has left something behind.
+pub(super) fn has_temporaries(path: &Path) -> bool {
+    target_of(path).is_ok_and(|target| !temporaries_of(&target).is_empty())
+}
+
+/// The temporary files of writers of `target`, and their processes.
+fn temporaries_of(target: &Path) -> Vec<(PathBuf, i32)> {
+    let Ok(entries) = fs::read_dir(directory_of(target)) else {
+        return Vec::new();
+    };
+    let prefix = beside(target, ".", ".");
+    let mut found = Vec::new();
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let name = path.as_os_str().as_encoded_bytes();
+        let rest = name.strip_prefix(prefix.as_os_str().as_encoded_bytes());
+        if let Some(pid) = rest.and_then(writer_of)
+            && entry.file_type().is_ok_and(|kind| kind.is_file())
+        {
+            found.push((path, pid));
+        }
+    }
+    found
 }
 
 /// A name that no other write of this process and no other process uses.

@@ -177,8 +177,11 @@ impl Custody {
         }
         self.on_file = entry.live.clone();
         self.own.spent.add_all(&entry.spent, None);
+        let previous = previous_key(entry);
+        // Somebody has displaced another pair since: that is the later one.
+        let has_another_previous = previous.is_some() && previous != self.previous_on_file;
         if !matches!(age, Age::Older(_)) {
-            self.previous_on_file = previous_key(entry);
+            self.previous_on_file = previous;
         }
         match age {
             Age::Same => {
@@ -187,7 +190,7 @@ impl Custody {
                 if self.kept == Kept::InMemory {
                     self.kept = Kept::OnDisk;
                 }
-                if !self.is_amended {
+                if !self.is_amended || has_another_previous {
                     self.own.previous = entry.previous.clone();
                 }
                 self.is_amended = self.own.previous != entry.previous;

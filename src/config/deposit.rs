@@ -69,17 +69,23 @@ impl Spent {
         }
     }
 
-    /// Adds all of `other`, which count as the older ones. True if that brought anything.
-    pub(crate) fn add_all(&mut self, other: &Spent, held: Option<&Digest>) -> bool {
-        let before = self.clone();
+    /// Adds all of `other`. Where there is no room for all, the latest of both stay: the two know the
+    /// same tokens but for the last ones.
+    pub(crate) fn add_all(&mut self, other: &Spent, held: Option<&Digest>) {
+        if other.0.iter().all(|digest| self.0.contains(digest)) {
+            return;
+        }
         let own = std::mem::take(&mut self.0);
-        let mut all = other.0.clone();
-        all.retain(|digest| !own.contains(digest));
-        self.0 = all;
-        for digest in own {
+        let mut latest_first: Vec<Digest> = Vec::with_capacity(own.len() + other.0.len());
+        for back in 1..=own.len().max(other.0.len()) {
+            for list in [&own, &other.0] {
+                let digest = list.len().checked_sub(back).map(|at| &list[at]);
+                latest_first.extend(digest.filter(|it| !latest_first.contains(it)).cloned());
+            }
+        }
+        for digest in latest_first.into_iter().rev() {
             self.add(digest, held);
         }
-        *self != before
     }
 
     /// The list under the key `spent`.

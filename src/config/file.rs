@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use super::atomic::{self, FileLock, Leftover, Reserved, SiblingLock};
 use super::custody::{self, Digest, Record};
 use super::rescue::{self, Rescued};
-use super::{Config, edit, parse, random, settings, spelling};
+use super::{Config, edit, parse, random, settings, spelling, state};
 use crate::error::{Error, Result};
 
 /// Where the config is (SPEC A1). `variable` looks into the environment.
@@ -45,6 +45,20 @@ pub(crate) fn load(path: &Path) -> Result<Config> {
     Config::from_document(&document, &text, path)
 }
 
+/// The same for whoever is about to send a refresh token: what killed writers have left behind is put
+/// into the file before, since it may hold the successor of that token.
+pub(crate) fn load_whole(path: &Path, limit: Duration) -> Result<Config> {
+    if !atomic::has_temporaries(path) && !rescue::has_temporaries(path) {
+        return load(path);
+    }
+    let Ok(mut locked) = lock_within(path, limit) else {
+        return load(path);
+    };
+    // Where it cannot be written it counts all the same, and stays where it is.
+    let _ = locked.commit(|_| Ok(()));
+    locked.config()
+}
+
 /// Reads the config of a server that starts: creates the file if it is missing, and stores in it a
 /// proxy key and names of accounts that it lacks. Where that cannot be stored, the config is served
 /// all the same, with a notice.
@@ -56,7 +70,10 @@ pub(crate) fn load_or_create(path: &Path) -> Result<Config> {
         }
         loaded => loaded?,
     };
-    let settled = update(path, |document| settle(document).map(|_| ()));
+    let settled = lock(path).and_then(|mut locked| {
+        locked.lock.clear_token_locks();
+        locked.commit(|document| settle(document).map(|_| ()))
+    });
     match settled {
         Ok(()) => load(path),
         Err(error) => {
@@ -126,7 +143,7 @@ pub(crate) fn lock_within(path: &Path, limit: Duration) -> Result<Locked> {
 /// The lock for the exchange of one refresh token, whoever has it in whichever entry (SPEC T7).
 pub(crate) fn lock_token(path: &Path, token: &Digest, limit: Duration) -> Result<SiblingLock> {
     let target = atomic::target_of(path).map_err(|cause| Error::file("follow", path, &cause))?;
-    SiblingLock::take(&atomic::beside(&target, ".", &format!(".{}.lock", token.as_str())), limit)
+    SiblingLock::take(&atomic::token_lock_of(&target, token.as_str()), limit)
 }
 
 /// The config under its lock; the lock goes with the value.
@@ -153,6 +170,7 @@ impl Locked {
         self.written = parse::document(&text, &self.path)?;
         self.document = self.written.clone();
         self.text = text;
+        rescue::recover(&self.path);
         self.rescued = rescue::read(&self.path);
         rescue::apply(&mut self.document, &self.rescued);
         if self.leftovers.is_empty() {
@@ -164,7 +182,6 @@ impl Locked {
         Ok(())
     }
 
-    #[cfg(test)]
     pub(crate) fn config(&self) -> Result<Config> {
         Config::from_document(&self.document, &self.text, &self.path)
     }
@@ -179,6 +196,7 @@ impl Locked {
     /// be replaced: by itself. Some files can be read and written but not replaced, such as one that
     /// is a mount of its own, or immutable, and nothing else tells.
     pub(crate) fn reserve(&mut self, more: usize) -> Result<Reserved> {
+        self.keep_a_copy();
         self.lock.replace(&self.text)?;
         self.lock.reserve(self.text.len() + more)
     }
@@ -203,6 +221,10 @@ impl Locked {
         let result = change(&mut changed)?;
         if changed != self.written {
             let text = spelling::write(&self.text, &self.written, &changed);
+            if reserved.is_none() {
+                // A pair that has just come is not kept waiting for it, see `reserve`.
+                self.keep_a_copy();
+            }
             match reserved {
                 Some(reserved) => self.lock.replace_in(reserved, &text)?,
                 None => self.lock.replace(&text)?,
@@ -217,6 +239,23 @@ impl Locked {
         Ok(result)
     }
 }
+
+impl Locked {
+    /// Leaves a copy of a file of the Node program beside it before its first change, for whoever wants
+    /// to go back. Not having one is no reason to lose a token.
+    fn keep_a_copy(&self) {
+        let ours = ["queue", "streamClientToleranceMs"];
+        let is_ours = self.written.get(ours[0]).is_some_and(|queue| queue.get(ours[1]).is_some());
+        let accounts = self.written.get("accounts").and_then(Value::as_array);
+        let has_accounts = accounts.is_some_and(|accounts| !accounts.is_empty());
+        if has_accounts && !is_ours && !state::path(&self.path).exists() {
+            let _ = self.lock.copy_beside(COPY_SUFFIX, &self.text);
+        }
+    }
+}
+
+/// What the name of the copy of a file of the Node program ends in.
+const COPY_SUFFIX: &str = ".before-2.0";
 
 /// Takes the pairs of a document that a killed writer had not put in its place yet: those that are
 /// successors of what the file has, and those of accounts that it has not.

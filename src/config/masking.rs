@@ -36,29 +36,71 @@ pub(crate) fn bytes(bytes: &[u8]) -> Option<Vec<u8>> {
     (!ranges.is_empty()).then(|| cut(bytes, &ranges))
 }
 
+/// A text that may have been cut anywhere, without any secret and without the beginning of one at its
+/// end.
+pub(crate) fn torn(bytes: &[u8]) -> Vec<u8> {
+    let mut ranges = found(bytes);
+    ranges.extend(torn_start(bytes).map(|start| start..bytes.len()));
+    ranges.sort_by_key(|range| range.start);
+    cut(bytes, &ranges)
+}
+
+/// The first `limit` bytes without any secret; one that stands across the limit is hidden whole.
+pub(crate) fn start_of(bytes: &[u8], limit: usize) -> Vec<u8> {
+    if limit >= bytes.len() {
+        return torn(bytes);
+    }
+    let mut ranges = found(bytes);
+    ranges.retain(|range| range.start < limit);
+    let end = ranges.iter().map(|range| range.end).max().unwrap_or(0).max(limit);
+    cut(&bytes[..end], &ranges)
+}
+
 /// Makes a secret known.
 pub(super) fn remember(secret: &Arc<str>) {
-    if secret.len() < SECRET_BYTES_MIN {
-        return;
+    let is_new = secret.len() >= SECRET_BYTES_MIN && known().ours.add(secret, SECRETS_MAX);
+    if is_new {
+        GENERATION.fetch_add(1, Ordering::Release);
     }
-    let mut known = known();
-    if known.all.contains(secret) {
-        return;
+}
+
+/// Makes a secret known that a client has brought. A client that invents keys drives out only those
+/// of clients.
+pub(super) fn remember_of_a_client(secret: &Arc<str>) {
+    let is_new =
+        secret.len() >= SECRET_BYTES_MIN && known().of_clients.add(secret, CLIENT_SECRETS_MAX);
+    if is_new {
+        GENERATION.fetch_add(1, Ordering::Release);
     }
-    known.all.insert(Arc::clone(secret));
-    known.order.push_back(Arc::clone(secret));
-    if known.order.len() > SECRETS_MAX
-        && let Some(oldest) = known.order.pop_front()
-    {
-        known.all.remove(&oldest);
-    }
-    GENERATION.fetch_add(1, Ordering::Release);
 }
 
 #[derive(Default)]
 struct Known {
+    ours: Secrets,
+    of_clients: Secrets,
+}
+
+/// Secrets in the order in which they came.
+#[derive(Default)]
+struct Secrets {
     all: HashSet<Arc<str>>,
     order: VecDeque<Arc<str>>,
+}
+
+impl Secrets {
+    /// Adds one and forgets the oldest beyond `most`. True if it was not known.
+    fn add(&mut self, secret: &Arc<str>, most: usize) -> bool {
+        if !self.all.insert(Arc::clone(secret)) {
+            return false;
+        }
+        self.order.push_back(Arc::clone(secret));
+        if self.order.len() > most
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.all.remove(&oldest);
+        }
+        true
+    }
 }
 
 static GENERATION: AtomicU64 = AtomicU64::new(0);
@@ -86,7 +128,10 @@ impl Needles {
         let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
         let generation = GENERATION.load(Ordering::Acquire);
         if current.generation != generation {
-            let secrets: Vec<Arc<str>> = known().order.iter().cloned().collect();
+            let known = known();
+            let secrets = known.ours.order.iter().chain(&known.of_clients.order);
+            let secrets: Vec<Arc<str>> = secrets.cloned().collect();
+            drop(known);
             *current = Arc::new(Needles::of(&secrets, generation));
         }
         Arc::clone(&current)
@@ -116,6 +161,16 @@ impl Needles {
         let [word, bit] = begin(head[0], head[1]);
         self.begins[word] |= 1 << bit;
         self.by_head.entry(head).or_default().push(form);
+    }
+
+    /// Where `text` ends with the beginning of a secret.
+    fn torn(&self, text: &[u8]) -> Option<usize> {
+        (0..text.len()).find(|&at| {
+            let rest = &text[at..];
+            let forms = rest.first_chunk::<HEAD_BYTES>().and_then(|head| self.by_head.get(head));
+            let begins = |form: &Vec<u8>| form.len() > rest.len() && form.starts_with(rest);
+            forms.is_some_and(|forms| forms.iter().any(begins))
+        })
     }
 
     /// Where secrets are in `text`.
@@ -175,6 +230,32 @@ fn found(original: &[u8]) -> Vec<Range<usize>> {
     }
     ranges.sort_by_key(|range| range.start);
     ranges
+}
+
+/// Where the beginning of a secret stands at the end of a text.
+fn torn_start(original: &[u8]) -> Option<usize> {
+    let needles = Needles::current();
+    let from = original.len().saturating_sub(TORN_BYTES_MAX);
+    let text = &original[from..];
+    // The cut may be in the middle of an escape, or of one that is escaped itself.
+    let ends = (0..=ESCAPE_BYTES_MAX.min(text.len()))
+        .map(|cut| text.len() - cut)
+        .filter(|&end| end == text.len() || matches!(text.get(end), Some(b'\\' | b'%')));
+    let starts = ends.filter_map(|end| {
+        let text = &text[..end];
+        let mut first = needles.torn(text);
+        let mut layer = Layer::undone(text, None);
+        for _ in 1..LAYERS_MAX {
+            let Some(undone) = layer else {
+                break;
+            };
+            let start = needles.torn(&undone.text).map(|at| undone.starts[at]);
+            first = first.into_iter().chain(start).min();
+            layer = Layer::undone(&undone.text, Some(&undone));
+        }
+        first
+    });
+    starts.min().map(|start| from + start)
 }
 
 fn cut(text: &[u8], ranges: &[Range<usize>]) -> Vec<u8> {
@@ -249,10 +330,16 @@ fn unescaped(text: &[u8]) -> (u8, usize) {
 
 /// What is shorter is no secret, and taking it out of every text would leave riddles.
 const SECRET_BYTES_MIN: usize = 8;
-/// More than rotations bring in a year; a client that invents keys does not fill the memory.
+/// More than rotations bring in a year.
 const SECRETS_MAX: usize = 4096;
+/// A client that invents keys fills neither the memory nor the time of a search.
+const CLIENT_SECRETS_MAX: usize = 256;
 /// By how many first bytes forms are told apart.
 const HEAD_BYTES: usize = 4;
+/// The end of a text in which the beginning of a secret is looked for.
+const TORN_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of an escape that is escaped itself, without the last.
+const ESCAPE_BYTES_MAX: usize = 12;
 /// JSON in JSON in a URL.
 const LAYERS_MAX: usize = 5;
 
@@ -309,6 +396,54 @@ mod tests {
         assert_eq!(bytes(b"\xff\xfe"), None);
         drop(Secret::new("short"));
         assert_eq!(text("short"), "short");
+    }
+
+    #[test]
+    fn d4_a_secret_across_a_limit_is_hidden_whole() {
+        drop(Secret::new("across-the-limit-0001"));
+        let text = b"ab across-the-limit-0001 cd \\u0061cross-the-limit-0001 ef";
+        for limit in 0..text.len() + 2 {
+            let shown = String::from_utf8(start_of(text, limit)).unwrap();
+            assert!(!shown.contains("acr") && !shown.contains("u0061"), "{limit}: {shown}");
+            assert!("ab [masked] cd [masked] ef".starts_with(&shown), "{limit}: {shown}");
+        }
+    }
+
+    #[test]
+    fn d4_the_beginning_of_a_secret_at_a_torn_end_is_hidden() {
+        let secret = "torn/anywhere+0001";
+        drop(Secret::new(secret));
+        let every = |form: &dyn Fn(u8) -> String| secret.bytes().map(form).collect::<String>();
+        for form in [
+            secret.to_owned(),
+            secret.replace('/', "\\/"),
+            every(&|byte| format!("\\u{byte:04x}")),
+            every(&|byte| format!("\\\\u{byte:04x}")),
+            every(&|byte| format!("%{byte:02x}")),
+            every(&|byte| format!("%25{byte:02X}")),
+            base64::engine::general_purpose::STANDARD.encode(secret),
+        ] {
+            let text = format!("bad key {form}");
+            // Four letters of it are no secret yet.
+            let first = form.len() * 4 / secret.len() + 8;
+            for end in first + 5..=text.len() {
+                let shown = String::from_utf8(torn(&text.as_bytes()[..end])).unwrap();
+                let rest = shown.strip_prefix("bad key [masked]");
+                assert!(rest.is_some_and(|rest| rest.len() < 3), "{form} until {end}: {shown}");
+            }
+        }
+        assert_eq!(torn(b"nothing of it \\"), b"nothing of it \\");
+    }
+
+    #[test]
+    fn d4_a_client_that_invents_keys_drives_out_none_of_ours() {
+        drop(Secret::new("ours-of-the-config-0001"));
+        drop(Secret::of_a_client("of-the-first-client-0001"));
+        for number in 0..CLIENT_SECRETS_MAX {
+            drop(Secret::of_a_client(format!("invented-key-{number:04}")));
+        }
+        assert_eq!(text("ours-of-the-config-0001 invented-key-0255"), "[masked] [masked]");
+        assert_eq!(text("of-the-first-client-0001"), "of-the-first-client-0001");
     }
 
     #[test]

@@ -5,10 +5,11 @@
 //! writes the pair into it, and only then takes the pair out of here.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::atomic::{self, FileLock, Reserved};
+use super::atomic::{self, FileLock, Leftover, Reserved};
 use super::custody::{self, Record};
 use crate::error::{Error, Result};
 
@@ -60,6 +61,19 @@ pub(super) fn read(config: &Path) -> Vec<Rescued> {
 /// Whether there is anything to be moved into the config.
 pub(crate) fn has_pairs(config: &Path) -> bool {
     paths(config).iter().any(|path| path.exists()) && !read(config).is_empty()
+}
+
+/// Whether a rescue file of this config is being written, or one that was has not got into its place.
+pub(super) fn has_temporaries(config: &Path) -> bool {
+    paths(config).iter().any(|path| atomic::has_temporaries(path))
+}
+
+/// Puts into their places the rescue files that killed writers have left behind.
+pub(super) fn recover(config: &Path) {
+    for path in paths(config).iter().filter(|path| atomic::has_temporaries(path)) {
+        // Whoever holds the lock does it in our stead.
+        let _ = lock_within(path, RECOVER_WAIT);
+    }
 }
 
 /// Puts the pairs into the document. What became of each, in order.
@@ -148,13 +162,36 @@ fn forget_in(path: &Path, owner: &str, placed: &[&Rescued]) -> Result<()> {
 }
 
 fn lock(path: &Path) -> Result<FileLock> {
+    lock_within(path, atomic::LOCK_WAIT)
+}
+
+fn lock_within(path: &Path, limit: Duration) -> Result<FileLock> {
     if let Some(directory) = path.parent() {
         let made = std::fs::create_dir_all(directory);
         made.map_err(|cause| Error::file("create the directory", directory, &cause))?;
     }
-    let lock = FileLock::take(path)?;
-    lock.clear(lock.leftovers());
+    let lock = FileLock::take_within(path, limit)?;
+    let leftovers = lock.leftovers();
+    if take_over(&lock, &leftovers).is_ok() {
+        lock.clear(leftovers);
+    }
     Ok(lock)
+}
+
+/// Adds the pairs that killed writers had not put into their place.
+fn take_over(lock: &FileLock, leftovers: &[Leftover]) -> Result<()> {
+    let mut pairs =
+        if lock.exists() { pairs_of(&lock.read()?).unwrap_or_default() } else { vec![] };
+    let known = pairs.len();
+    for pair in leftovers.iter().filter_map(|leftover| pairs_of(&leftover.text)).flatten() {
+        if !pairs.contains(&pair) {
+            pairs.push(pair);
+        }
+    }
+    if pairs.len() == known {
+        return Ok(());
+    }
+    lock.replace(&text_of(&pairs)?)
 }
 
 fn first_of<T>(config: &Path, attempt: impl Fn(&Path) -> Result<T>) -> Result<T> {
@@ -189,6 +226,8 @@ fn text_of(pairs: &[Value]) -> Result<String> {
         .map_err(|error| Error::ours(format!("the rescue file cannot be written: {error}")))
 }
 
+/// A reader of the config waits no longer for another process.
+const RECOVER_WAIT: Duration = Duration::from_millis(250);
 const OWNER: &str = "config";
 const PAIRS: &str = "pairs";
 const ABOUT: &str = "Tokens that could not be written into the config of maxpool. Do not delete this file: maxpool moves them into the config as soon as that can be written.";

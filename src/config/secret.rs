@@ -18,6 +18,13 @@ impl Secret {
         Secret(secret)
     }
 
+    /// The same for a secret of a client, which is none of ours and of which there may be any number.
+    pub(crate) fn of_a_client(text: impl Into<Arc<str>>) -> Secret {
+        let secret = text.into();
+        masking::remember_of_a_client(&secret);
+        Secret(secret)
+    }
+
     /// A text that holds a secret which is known already.
     pub(crate) fn around(text: String) -> Secret {
         Secret(text.into())

@@ -221,3 +221,41 @@ pub(crate) fn recall(context: &Context, seen: &str) {
     }
     context.events.in_flight().pulse().beat();
 }
+/// What one process gives to the next, over their socket.
+#[derive(Serialize)]
+struct HandOver<'a> {
+    #[serde(flatten)]
+    learned: &'a State,
+    #[serde(flatten)]
+    unsaved: Unsaved,
+}
+
+/// Tokens that are in no file.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Unsaved {
+    tokens: Vec<serde_json::Value>,
+}
+
+/// What the next process is given.
+pub(crate) fn text(context: &Context, learned: &State) -> String {
+    let unsaved = Unsaved { tokens: context.accounts.unsaved() };
+    serde_json::to_string(&HandOver { learned, unsaved }).unwrap_or_default()
+}
+
+/// Takes over what another process has learned.
+pub(crate) fn take_over(context: &Context, learned: &str) {
+    // Both are parts of one object; each reader passes over the other's.
+    let json = learned.as_bytes();
+    let read = document::read(json).and_then(|state: State| Ok((state, document::read(json)?)));
+    match read {
+        Ok((state, Unsaved { tokens })) => {
+            restore(context, &state);
+            context.accounts.take_over(&tokens);
+        }
+        Err(error) => {
+            let text = format!("what the process before has learned cannot be read: {error}");
+            context.events.warning(clock::wall(), text);
+        }
+    }
+}

@@ -10,7 +10,7 @@ use crate::account::Origin;
 use crate::account::limits::headers::family_of_model;
 use crate::clock;
 use crate::config::Config;
-use crate::error::Fault;
+use crate::error::{Error, Fault};
 use crate::event::{Outcome, Stage};
 use crate::http::document;
 use crate::http::headers::Headers;
@@ -110,11 +110,24 @@ fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
                 Switch::Enable => reload::switch(context, name, true),
                 Switch::Disable => reload::switch(context, name, false),
                 Switch::Retry => reload::retry(context, name).map(|line| vec![line]),
+                Switch::Refresh => refresh(context, name).map(|line| vec![line]),
             };
             changed.map(|changes| json(object("changed", &changes))).map_err(|error| failed(&error))
         }
         Local::WrongMethod { allow } => Err(reply::wrong_method(allow)),
         Local::Unknown => Err(reply::not_found("there is no such route below /maxpool")),
+    }
+}
+
+/// Renews the account's token as a request would, so that a command need not: of two processes that
+/// refresh one token, one loses it (SPEC T7).
+fn refresh(context: &Context, name: &str) -> Result<String, Error> {
+    let id = context.accounts.by_name(name).map(|account| account.id());
+    let asked = id.map(|id| context.accounts.credential_blocking(id));
+    match asked {
+        Some(Ok(_)) => Ok(format!("{name}: its token can be used")),
+        Some(Err(unready)) => Err(Error::operator(format!("{name}: {}", unready.why()))),
+        None => Err(Error::client(format!("there is no account {name}"))),
     }
 }
 
@@ -126,7 +139,7 @@ struct RoutingOrder {
     account: Option<String>,
 }
 
-fn failed(error: &crate::error::Error) -> Reply {
+fn failed(error: &Error) -> Reply {
     match error.fault() {
         Fault::Client => reply::bad_control(&error.to_string()),
         Fault::Operator | Fault::Upstream | Fault::Ours => {

@@ -341,11 +341,9 @@ impl Facts {
 impl Form {
     /// From `content-type` and `content-encoding` of the answer.
     pub(crate) fn of(content_type: Option<&str>, content_encoding: Option<&str>) -> Form {
-        let is_encoded =
-            content_encoding.is_some_and(|coding| !matches!(coding.trim_ascii(), "" | "identity"));
         let media_type = content_type.and_then(|text| text.split(';').next()).unwrap_or_default();
         let media_type = media_type.trim_ascii().to_ascii_lowercase();
-        if is_encoded {
+        if is_encoded(content_encoding) {
             Form::Opaque
         } else if media_type == "text/event-stream" {
             Form::Events
@@ -358,6 +356,11 @@ impl Form {
             Form::Opaque
         }
     }
+}
+
+/// Whether a body is compressed, from its `content-encoding`.
+pub(crate) fn is_encoded(content_encoding: Option<&str>) -> bool {
+    content_encoding.is_some_and(|coding| !matches!(coding.trim_ascii(), "" | "identity"))
 }
 
 /// The facts of a body that is at hand as a whole.

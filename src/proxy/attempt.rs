@@ -20,11 +20,12 @@ use crate::account::limits::headers::report_of_headers;
 use crate::account::provider::model_for;
 use crate::account::{Cooling, Obstacle, Readiness, Ready, Unready};
 use crate::clock;
+use crate::config::masking;
 use crate::event::Stage;
 use crate::gate::{Granted, LeaseGuard};
 use crate::http::headers::{self, Auth, Beta};
 use crate::http::splice;
-use crate::http::sse::Form;
+use crate::http::sse::{self, Form};
 use crate::net::wait::Stop;
 use crate::scheduler::quota::{QuotaReport, Verdict as Said};
 use crate::scheduler::{
@@ -283,9 +284,17 @@ impl Course<'_> {
                 Err(Failure::Network(_)) => break false,
             }
         };
-        self.hide_in(&mut body);
-        self.request.trace.borrow_mut().body(&body);
         let Answer { status, headers, .. } = answer;
+        if sse::is_encoded(headers.text("content-encoding")) {
+            // Nobody can look for secrets in it, and nobody has asked for it: it goes no further.
+            self.request.trace.borrow_mut().body(&body);
+            return Ok((None, self.judge(status, &headers, b"", quota)));
+        }
+        self.hide_in(&mut body);
+        if !whole {
+            body = masking::torn(&body);
+        }
+        self.request.trace.borrow_mut().body(&body);
         let meaning = self.judge(status, &headers, &body, quota);
         let form =
             Form::of(headers.text(header::CONTENT_TYPE), headers.text(header::CONTENT_ENCODING));

@@ -227,6 +227,8 @@ fn the_other_rows() {
         (404, Oauth, missing, "model: claude-opus-4-1", "model", AnotherAccount),
         (404, ApiKey, missing, "The requested model does not exist", "model", AnotherAccount),
         (404, Oauth, missing, "File not found: file_abc", "own", AnotherAccount),
+        (404, Oauth, missing, "MCP server 'docs' not found", "own", AnotherAccount),
+        (404, Oauth, missing, "No such model on this server", "model", AnotherAccount),
         (404, Oauth, "", "", "neutral", PassOn),
         (500, Oauth, "overloaded_error", "Overloaded", "529", AnotherAccount),
     ];

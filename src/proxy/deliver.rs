@@ -14,6 +14,7 @@ use super::stream::{Committed, Uncommitted};
 use ureq::http::header::{self, HeaderValue};
 
 use crate::clock;
+use crate::config::masking;
 use crate::event::{Outcome as EndedAs, Stage};
 use crate::gate::LeaseGuard;
 use crate::http::headers;
@@ -89,6 +90,9 @@ impl Course<'_> {
         if self.is_for_an_answer(&answer) && is_error(&scanner) {
             let whole = ended || self.read_rest(&mut answer, &mut ahead);
             self.hide_in(&mut ahead);
+            if !whole {
+                ahead = masking::torn(&ahead);
+            }
             let error = sse::read(Form::Json, &ahead).error.unwrap_or_default();
             let status = classify::status_of(&error.kind);
             let meaning = self.judge(status, &answer.headers, &ahead, quota);

@@ -5,13 +5,16 @@ use std::borrow::Cow;
 
 use ureq::http::Uri;
 
+use super::classify::{ERROR_BYTES_MAX, kind_of};
 use super::ended::{Ended, answer};
-use super::forward::{self, Connection, Failure, Order, Unanswered};
-use super::reply;
+use super::forward::{self, Answer, Connection, Failure, Order, Unanswered};
+use super::reply::{self, Reply};
 use super::request::ClientRequest;
 use super::stream::Uncommitted;
+use crate::config::Secret;
 use crate::event::{Outcome, Stage};
 use crate::http::headers::{self, Auth, Beta};
+use crate::http::sse::{self, Form};
 use crate::server::paths::Route;
 
 /// Whether `request` is to be relayed instead of pooled.
@@ -35,6 +38,7 @@ pub(super) fn run(request: &ClientRequest, out: Uncommitted) -> Ended {
         Route::OauthToken => (Auth::Untouched { proxy_key: key }, Connection::Fresh),
         _ => (Auth::Own, Connection::Pooled),
     };
+    remember_credentials(request);
     let headers = headers::upstream(&request.headers, auth, Beta::AsSent);
     let parts = [Cow::Borrowed(request.body.as_slice())];
     let order = Order {
@@ -45,7 +49,7 @@ pub(super) fn run(request: &ClientRequest, out: Uncommitted) -> Ended {
     };
     request.tracked.stage(Stage::Connecting);
     request.record.borrow_mut().attempts += 1;
-    let mut upstream =
+    let upstream =
         match forward::send(&request.context.agent(), &order, &request.client_wait, connection) {
             Ok(answer) => answer,
             Err(Unanswered::Failed(Failure::Stopped(_))) => {
@@ -59,11 +63,25 @@ pub(super) fn run(request: &ClientRequest, out: Uncommitted) -> Ended {
             }
         };
     request.tracked.stage(Stage::Streaming);
+    let has_body = &*request.method != "HEAD";
+    if upstream.status >= 400 && has_body && !matches!(request.route, Route::OauthToken) {
+        return refused(request, upstream, out);
+    }
+    pass_on(request, upstream, out)
+}
+
+/// Gives the answer to the client as it comes.
+fn pass_on(request: &ClientRequest, mut upstream: Answer, out: Uncommitted) -> Ended {
     let status = Some(upstream.status);
+    let header = |name| upstream.headers.text(name);
+    let is_stream = Form::of(header("content-type"), header("content-encoding")) == Form::Events;
     let headers = headers::downstream(&upstream.headers);
     let Ok(mut committed) = out.open(upstream.status, headers, upstream.body) else {
         return Ended::client_gone(Stage::Streaming, None);
     };
+    if is_stream {
+        committed.guard_errors();
+    }
     loop {
         match upstream.read(&request.client_wait, |bytes| (bytes.is_empty(), committed.push(bytes)))
         {
@@ -84,4 +102,47 @@ pub(super) fn run(request: &ClientRequest, out: Uncommitted) -> Ended {
         Ok(()) => Ended { status, outcome: Outcome::Local, cause: None },
         Err(_) => Ended::client_gone(Stage::Streaming, status),
     }
+}
+
+/// Makes the client's own credentials known, so that nothing shows them (SPEC D4).
+fn remember_credentials(request: &ClientRequest) {
+    let keys = request.headers.iter().filter(|(name, _)| headers::is_key_header(name));
+    let keys = keys.filter_map(|(_, value)| std::str::from_utf8(headers::bare_key(value)).ok());
+    // What looks like no key may be a placeholder, and a word of every text.
+    for key in keys.filter(|key| key.starts_with("sk-ant-")) {
+        drop(Secret::of_a_client(key));
+    }
+}
+
+/// An error is given to the client without any credential; one that nobody can look into, in our words.
+fn refused(request: &ClientRequest, mut upstream: Answer, out: Uncommitted) -> Ended {
+    let mut body = Vec::new();
+    loop {
+        let read = upstream.read(&request.client_wait, |bytes| {
+            body.extend_from_slice(bytes);
+            bytes.len()
+        });
+        match read {
+            Ok(0) => break,
+            Ok(_) if body.len() <= ERROR_BYTES_MAX => {}
+            Ok(_) => return answer(out, &in_our_words(upstream.status)),
+            Err(Failure::Stopped(_)) => return Ended::client_gone(Stage::Waiting, None),
+            Err(Failure::Network(failure)) => {
+                return answer(out, &reply::network(failure.code.word(), &failure.text));
+            }
+        }
+    }
+    if sse::is_encoded(upstream.headers.text("content-encoding")) {
+        return answer(out, &in_our_words(upstream.status));
+    }
+    let status = upstream.status;
+    match out.whole(status, headers::downstream(&upstream.headers), &body) {
+        Ok(()) => Ended { status: Some(status), outcome: Outcome::Local, cause: None },
+        Err(_) => Ended::client_gone(Stage::Streaming, Some(status)),
+    }
+}
+
+/// An error whose body cannot be passed on.
+fn in_our_words(status: u16) -> Reply {
+    Reply::new(status, kind_of(status), format!("the upstream answered with status {status}"))
 }

@@ -40,7 +40,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    fn new(status: u16, kind: &'static str, message: impl Into<String>) -> Reply {
+    pub(super) fn new(status: u16, kind: &'static str, message: impl Into<String>) -> Reply {
         Reply {
             status,
             kind,

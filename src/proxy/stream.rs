@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use memchr::memmem;
 use ureq::http::HeaderValue;
 
 use super::error_events::ErrorEvents;
@@ -314,7 +315,8 @@ impl Down {
         let lines = lines.inspect(|(name, _)| is_dated |= *name == "date");
         headers::write_head(status, lines, cork);
         // An upstream may repeat a credential in any header.
-        if let Some(masked) = masking::bytes(&cork[start..]) {
+        if masking::bytes(&cork[start..]).is_some() {
+            let masked = masked_head(&cork[start..]);
             cork.truncate(start);
             cork.extend_from_slice(&masked);
         }
@@ -439,4 +441,32 @@ impl Down {
 /// Without any credential.
 fn masked(text: Vec<u8>) -> Vec<u8> {
     masking::bytes(&text).unwrap_or(text)
+}
+
+/// The head without any credential in its values. A name is left alone: somebody's key may be a word
+/// such as `anthropic`, and no client would know what `[masked]-ratelimit-reset` is.
+fn masked_head(head: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(head.len());
+    for line in head.split_inclusive(|byte| *byte == b'\n') {
+        let start = memmem::find(line, b": ").map_or(line.len(), |colon| colon + 2);
+        let (name, value) = line.split_at(start);
+        out.extend_from_slice(name);
+        out.extend_from_slice(masking::bytes(value).as_deref().unwrap_or(value));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+
+    #[test]
+    fn d4_a_key_that_is_a_word_breaks_no_header() {
+        drop(Secret::new("x-odd-word-0007"));
+        let head =
+            b"HTTP/1.1 200 OK\r\nx-odd-word-0007-limit: 5\r\nnote: no x-odd-word-0007: here\r\n";
+        let shown = b"HTTP/1.1 200 OK\r\nx-odd-word-0007-limit: 5\r\nnote: no [masked]: here\r\n";
+        assert_eq!(masked_head(head), shown);
+    }
 }

@@ -341,21 +341,14 @@ const END_WORDS: [&str; 4] = ["limit", "exceeded", "exhausted", "reached"];
 const OWN_WISHES: [&[&str]; 4] =
     [&["extra", "usage"], &["long", "context"], &["fast", "mode"], &["usage", "credit"]];
 /// What a `not_found_error` may be about besides a model.
-const OTHER_THINGS: [&str; 14] = [
-    "file",
-    "files",
-    "container",
-    "containers",
-    "batch",
-    "batches",
-    "skill",
-    "skills",
-    "thread",
-    "document",
-    "endpoint",
-    "route",
-    "path",
-    "resource",
+#[rustfmt::skip] // one kind of thing a line
+const OTHER_THINGS: [&str; 22] = [
+    "file", "files", "document", "image", "url",
+    "container", "containers",
+    "batch", "batches",
+    "skill", "skills", "tool", "tools",
+    "thread", "message", "prompt", "workspace", "server",
+    "endpoint", "route", "path", "resource",
 ];
 /// An error about a model's name says so at once.
 const MODEL_WORDS_MAX: usize = 10;

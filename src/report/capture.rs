@@ -23,19 +23,20 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub(crate) use page::Header;
-use page::{Page, Part};
+use page::{BODY_BYTES_MAX, Page, Part};
 
 use crate::clock::civil;
 use crate::error::{Error, Result};
 use crate::event::Events;
+use crate::http::sse::is_encoded;
 use crate::scheduler::time::Wall;
 
 /// Requests that wait to be written.
 const WAITING_MAX: usize = 256;
 /// Bytes that wait to be written.
 const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Bytes of one body that are kept.
-const BODY_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of one body that are kept beyond those that are shown, to find a secret across that limit.
+const BODY_BYTES_MORE: usize = 16 * 1024;
 /// Attempts of one request that are kept.
 const ATTEMPTS_MAX: usize = 64;
 /// Names that are tried for one file.
@@ -95,7 +96,7 @@ impl Capture {
     pub(crate) fn begin(&self, at: Wall) -> Trace {
         let number = self.shared.numbers.fetch_add(1, Relaxed) + 1;
         let page = Page { at, number, ..Page::default() };
-        Trace { capture: Some(self.clone()), page, attempts: 0 }
+        Trace { capture: Some(self.clone()), page, attempts: 0, encoding: None }
     }
 
     /// Writes what waits, and gives up after `limit` when the disk does not take it.
@@ -125,6 +126,8 @@ pub(crate) struct Trace {
     capture: Option<Capture>,
     page: Page,
     attempts: usize,
+    /// The body that comes next is compressed in this way, so nobody can look for secrets in it.
+    encoding: Option<String>,
 }
 
 impl Trace {
@@ -180,14 +183,22 @@ impl Trace {
         if self.capture.is_none() || self.attempts > ATTEMPTS_MAX {
             return;
         }
-        if !matches!(self.page.parts.last(), Some(Part::Body { .. })) {
-            self.page.parts.push(Part::Body { bytes: Vec::new(), omitted: 0 });
+        if !matches!(self.page.parts.last(), Some(Part::Body { .. } | Part::Encoded { .. })) {
+            self.page.parts.push(match self.encoding.take() {
+                Some(encoding) => Part::Encoded { encoding, length: 0 },
+                None => Part::Body { bytes: Vec::new(), length: 0 },
+            });
         }
-        if let Some(Part::Body { bytes: kept, omitted }) = self.page.parts.last_mut() {
-            let room = BODY_BYTES_MAX.saturating_sub(kept.len()).min(bytes.len());
-            kept.extend_from_slice(&bytes[..room]);
-            self.page.bytes += room;
-            *omitted += (bytes.len() - room) as u64;
+        match self.page.parts.last_mut() {
+            Some(Part::Body { bytes: kept, length }) => {
+                *length += bytes.len() as u64;
+                let room = (BODY_BYTES_MAX + BODY_BYTES_MORE).saturating_sub(kept.len());
+                let room = room.min(bytes.len());
+                kept.extend_from_slice(&bytes[..room]);
+                self.page.bytes += room;
+            }
+            Some(Part::Encoded { length, .. }) => *length += bytes.len() as u64,
+            Some(Part::Line(_) | Part::Head(_)) | None => {}
         }
     }
 
@@ -221,6 +232,10 @@ impl Trace {
                 headers.map(|(name, value)| (name.to_owned(), value.to_vec())).collect();
             self.page.bytes +=
                 headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+            let encoding = headers.iter().find(|(name, _)| name == "content-encoding");
+            self.encoding = encoding
+                .map(|(_, value)| String::from_utf8_lossy(value).trim().to_owned())
+                .filter(|encoding| is_encoded(Some(encoding)));
             self.page.parts.push(Part::Head(headers));
         }
     }

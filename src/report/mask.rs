@@ -17,19 +17,21 @@ const TOKEN_MARKS: [&str; 2] = ["sk-ant-", "mp-"];
 /// The shortest rest behind a mark that is taken for a token.
 const TOKEN_REST_MIN: usize = 8;
 
-/// Keys of JSON and of forms whose value is a secret.
-const SECRET_KEYS: [&str; 12] = [
+/// Keys of JSON, of forms and of environments whose value is a secret, in small letters.
+const SECRET_KEYS: [&str; 14] = [
     "access_token",
-    "accessToken",
+    "accesstoken",
     "refresh_token",
-    "refreshToken",
+    "refreshtoken",
     "id_token",
     "code_verifier",
     "client_secret",
-    "apiKey",
+    "apikey",
     "api_key",
-    "authToken",
+    "api-key",
+    "authtoken",
     "auth_token",
+    "authorization",
     "password",
 ];
 
@@ -53,9 +55,11 @@ pub(crate) fn mask(text: &str) -> Cow<'_, str> {
     if FINDERS.marks.iter().any(|mark| mark.find(text.as_bytes()).is_some()) {
         text = Cow::Owned(without_tokens(&text));
     }
+    let mut small = text.to_ascii_lowercase();
     for (finder, key) in FINDERS.keys.iter().zip(SECRET_KEYS) {
-        if finder.find(text.as_bytes()).is_some() {
+        if finder.find(small.as_bytes()).is_some() {
             text = Cow::Owned(without_values(&text, key));
+            small = text.to_ascii_lowercase();
         }
     }
     // `code` is a common word; only beside a grant is it a credential.
@@ -86,8 +90,7 @@ fn without_tokens(text: &str) -> String {
     while let Some(at) = rest.find(['s', 'm']) {
         let (before, found) = rest.split_at(at);
         out.push_str(before);
-        let length =
-            token_length(found).filter(|_| !out.ends_with(|c: char| c.is_ascii_alphanumeric()));
+        let length = token_length(found).filter(|_| !ends_in_a_word(&out));
         match length {
             Some(length) => {
                 out.push_str(MASK);
@@ -103,6 +106,23 @@ fn without_tokens(text: &str) -> String {
     out
 }
 
+/// Whether the text ends in the middle of a word; the letters of an escape such as `\n`, `\u0022` or
+/// `%22` are no part of one.
+fn ends_in_a_word(text: &str) -> bool {
+    let is_hex = |bytes: &[u8]| bytes.iter().all(u8::is_ascii_hexdigit);
+    if let Some([b'\\', b'u', digits @ ..]) = text.as_bytes().last_chunk::<6>()
+        && is_hex(digits)
+    {
+        return false;
+    }
+    match text.as_bytes() {
+        [.., b'\\', b'b' | b'f' | b'n' | b'r' | b't'] => false,
+        [.., b'%', high, low] if is_hex(&[*high, *low]) => false,
+        [.., last] => last.is_ascii_alphanumeric(),
+        [] => false,
+    }
+}
+
 /// The length of the token that `text` begins with, if it does.
 fn token_length(text: &str) -> Option<usize> {
     let mark = TOKEN_MARKS.iter().find(|mark| text.starts_with(**mark))?;
@@ -111,21 +131,27 @@ fn token_length(text: &str) -> Option<usize> {
     (rest >= TOKEN_REST_MIN).then_some(mark.len() + rest)
 }
 
+/// Where `key` begins in the text, in letters of any size.
+fn find_key(text: &str, key: &str) -> Option<usize> {
+    let (text, key) = (text.as_bytes(), key.as_bytes());
+    let (small, large) = (key[0], key[0].to_ascii_uppercase());
+    memchr::memchr2_iter(small, large, text)
+        .find(|&at| text.get(at..at + key.len()).is_some_and(|part| part.eq_ignore_ascii_case(key)))
+}
+
 /// Masks what follows `key`, be it `"key": "…"`, the same inside of another string, or `key=…` of a
 /// form.
 fn without_values(text: &str, key: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find(key) {
+    while let Some(at) = find_key(rest, key) {
         let (before, found) = rest.split_at(at);
+        let (name, after) = found.split_at(key.len());
         out.push_str(before);
-        let after = &found[key.len()..];
-        out.push_str(key);
+        let is_in_a_word = ends_in_a_word(&out);
+        out.push_str(name);
         rest = after;
-        if before.ends_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')) {
-            continue;
-        }
-        if let Some((skipped, value)) = value_of(after) {
+        if !is_in_a_word && let Some((skipped, value)) = value_of(after) {
             out.push_str(&after[..skipped]);
             out.push_str(MASK);
             rest = &after[skipped + value..];
@@ -152,9 +178,16 @@ fn value_of(after: &str) -> Option<(usize, usize)> {
         true => matches!(c, '"' | '\'' | '\\'),
         false => matches!(c, '&' | '"' | '\'' | ',' | ';') || c.is_whitespace(),
     };
-    let length = opened.find(ends).unwrap_or(opened.len());
+    let scheme = SCHEMES.iter().find(|scheme| {
+        opened.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
+    });
+    let scheme = scheme.map_or(0, |scheme| scheme.len());
+    let length = scheme + opened[scheme..].find(ends).unwrap_or(opened.len() - scheme);
     (length > 0).then_some((begin, length))
 }
+
+/// What stands before the credential in `Authorization`.
+const SCHEMES: [&str; 2] = ["bearer ", "basic "];
 
 #[cfg(test)]
 mod tests {
@@ -216,6 +249,20 @@ mod tests {
                 "{\\\"apiKey\\\":\\\"[masked]\\\",\\\"n\\\":1}",
             ),
             ("my_password_hint: \"x\"", "my_password_hint: \"x\""),
+            ("{\"x-api-key\": \"k1\"}", "{\"x-api-key\": \"[masked]\"}"),
+            (
+                "{\"Authorization\":\"Bearer k1 k2\",\"n\":1}",
+                "{\"Authorization\":\"[masked]\",\"n\":1}",
+            ),
+            ("Authorization: Bearer k1, next", "Authorization: [masked], next"),
+            ("AUTHORIZATION=basic k1&b=2", "AUTHORIZATION=[masked]&b=2"),
+            ("export REFRESH_TOKEN=r1 A=b", "export REFRESH_TOKEN=[masked] A=b"),
+            ("MY_ANTHROPIC_API_KEY='k1'", "MY_ANTHROPIC_API_KEY='[masked]'"),
+            ("a\\nsk-ant-api03-abcdefgh", "a\\n[masked]"),
+            ("a%22sk-ant-api03-abcdefgh%22", "a%22[masked]%22"),
+            ("a\\u0022mp-0123456789abcdef", "a\\u0022[masked]"),
+            ("the authorization of the request", "the authorization of the request"),
+            ("max_tokens: 5, total_tokens=3", "max_tokens: 5, total_tokens=3"),
             ("工作 \"password\" : \"密码\" 工作", "工作 \"password\" : \"[masked]\" 工作"),
             ("", ""),
         ] {

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
 use crate::account::oauth::Endpoints;
-use crate::account::sources;
 use crate::account::{Accounts, Surroundings, wire};
 use crate::clock;
 use crate::config::Config;
@@ -82,12 +81,6 @@ pub(super) fn build(
     context.accounts.sync_tokens();
     for notice in notices {
         events.warning(clock::wall(), notice);
-    }
-    let home = std::env::var_os("HOME").map(PathBuf::from);
-    for account in &context.config().accounts {
-        if let Some(problem) = sources::problem_of(account, home.as_deref()) {
-            events.warning(clock::wall(), format!("{}: {problem}", account.name));
-        }
     }
     Ok(context)
 }

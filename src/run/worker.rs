@@ -30,7 +30,6 @@ use crate::host::dashboard;
 use crate::host::restart::{Control, Order, Origin, Report, Seat};
 use crate::host::signals::Signals;
 use crate::host::terminal::Dashboard;
-use crate::http::document;
 use crate::proxy::context::Context;
 use crate::proxy::exchange;
 use crate::report::{Mode, Reporter};
@@ -181,7 +180,7 @@ impl Worker<'_> {
                 context.events.warning(clock::wall(), notice);
             }
         } else {
-            learn(&context, learned);
+            hand_over::take_over(&context, learned);
         }
         let handler = Arc::clone(&context);
         let bounds = bounds(&context.config());
@@ -309,7 +308,7 @@ impl Worker<'_> {
                 context.accounts.settle(YIELD_SETTLE_MAX);
                 context.accounts.keep_all();
                 let learned = hand_over::handed_over(&context, Duration::MAX);
-                let text = HandOver::text(&context, &learned);
+                let text = hand_over::text(&context, &learned);
                 self.handed = Some((learned, clock::mono()));
                 let whole = Report::Yielded(number, text);
                 if let Err(error) = self.link.control.report(&whole, None) {
@@ -332,7 +331,7 @@ impl Worker<'_> {
                 step(RestartStep::Serving { pid });
                 return Some(Going::Retiring);
             }
-            Order::Learn(learned) => learn(&context, &learned),
+            Order::Learn(learned) => hand_over::take_over(&context, &learned),
             Order::Recall(seen) => hand_over::recall(&context, &seen),
             Order::Hear(text) => context.events.notice(clock::wall(), text),
             Order::Ping => self.link.report(&Report::Pong),
@@ -395,6 +394,8 @@ impl Worker<'_> {
         if ended == Ended::Cut {
             self.listener.cut();
         }
+        // Nobody is left who needs another token, and one that is sent now might not be waited for.
+        context.accounts.set_role(Role::Retired);
         context.accounts.settle(REFRESH_SETTLE_MAX);
         context.accounts.keep_all();
         // Also in a stop that came meanwhile: the one that took over writes it down.
@@ -416,7 +417,7 @@ impl Worker<'_> {
                 return Going::Stopping;
             }
             Heard::Order(Order::Cut) => return Going::Cutting,
-            Heard::Order(Order::Learn(learned)) => learn(&self.context, &learned),
+            Heard::Order(Order::Learn(learned)) => hand_over::take_over(&self.context, &learned),
             Heard::Order(_) | Heard::Nothing | Heard::Gone => {}
         }
         going
@@ -470,7 +471,7 @@ impl Worker<'_> {
         if let Some((handed, at)) = &self.handed {
             let recent = clock::mono().since(*at);
             let since = hand_over::handed_over(&self.context, recent).since(handed);
-            self.link.report(&Report::Learned(HandOver::text(&self.context, &since)));
+            self.link.report(&Report::Learned(hand_over::text(&self.context, &since)));
         }
     }
 
@@ -506,46 +507,6 @@ fn refuse_waiting(context: &Context) {
     if waiting > 0 {
         context.gate.with(|scheduler, now| scheduler.drain(now));
         context.gate.with(|scheduler, now| scheduler.resume(now));
-    }
-}
-
-/// What one process gives to the next, over their socket.
-#[derive(serde::Serialize)]
-struct HandOver<'a> {
-    #[serde(flatten)]
-    learned: &'a State,
-    #[serde(flatten)]
-    unsaved: Unsaved,
-}
-
-/// Tokens that are in no file.
-#[derive(Default, serde::Serialize, serde::Deserialize)]
-#[serde(default)]
-struct Unsaved {
-    tokens: Vec<serde_json::Value>,
-}
-
-impl HandOver<'_> {
-    fn text(context: &Context, learned: &State) -> String {
-        let unsaved = Unsaved { tokens: context.accounts.unsaved() };
-        serde_json::to_string(&HandOver { learned, unsaved }).unwrap_or_default()
-    }
-}
-
-/// Takes over what another process has learned.
-fn learn(context: &Context, learned: &str) {
-    // Both are parts of one object; each reader passes over the other's.
-    let json = learned.as_bytes();
-    let read = document::read(json).and_then(|state: State| Ok((state, document::read(json)?)));
-    match read {
-        Ok((state, Unsaved { tokens })) => {
-            hand_over::restore(context, &state);
-            context.accounts.take_over(&tokens);
-        }
-        Err(error) => {
-            let text = format!("what the process before has learned cannot be read: {error}");
-            context.events.warning(clock::wall(), text);
-        }
     }
 }
 

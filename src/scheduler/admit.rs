@@ -139,9 +139,11 @@ impl Scheduler {
         }
     }
 
-    /// Cold starts keep nobody who is alone in the queue (S6).
+    /// Cold starts keep nobody who is alone in the queue (S6), and those in suspense may have left a
+    /// probe to the one that is gone (P8).
     fn look_for_the_last(&mut self) {
-        if self.queue.in_line() == 1 {
+        let in_line = self.queue.in_line();
+        if in_line == 1 || in_line < self.queue.len() {
             self.look = Look::Now;
         }
     }

@@ -11,6 +11,7 @@ use super::cost::PromptCache;
 use super::id::RouteClass;
 use super::obstacle::Obstacle;
 use super::policy::Overage;
+use super::queue::Waiter;
 use super::quota::{Family, WindowKind};
 use super::request::{Routing, Shape};
 use super::select::{Ask, Patience, Restraint, Route, mismatch};
@@ -142,6 +143,9 @@ impl Scheduler {
                 Pass::Open(until) => visit(Obstacle::BreakerOpen(until)),
                 Pass::Probing => visit(Obstacle::BreakerProbing),
                 Pass::Paced(next) if can_wait => visit(Obstacle::BreakerPacing(next)),
+                Pass::Free if self.leaves_probe_to_others(now, ask) => {
+                    visit(Obstacle::BreakerProbing)
+                }
                 Pass::Paced(_) | Pass::Free => true,
             };
             if !goes_on {
@@ -152,6 +156,22 @@ impl Scheduler {
         if let Some(obstacle) = self.restraint(now, account, ask) {
             visit(obstacle);
         }
+    }
+
+    /// P8: a request in suspense may be what is wrong, so that its probe would say nothing about the
+    /// API. Anybody else who waits for the breaker probes first.
+    fn leaves_probe_to_others(&self, now: Now, ask: &Ask<'_>) -> bool {
+        let waits_for_it = |waiter: &Waiter| {
+            let request = &waiter.request;
+            let capacity = matches!(waiter.clock.cause, Some((WaitCause::Capacity, _)));
+            capacity
+                && !request.trail.is_in_suspense()
+                && request.class == RouteClass::Messages
+                && request.family.as_ref() == ask.family
+        };
+        ask.trail.is_in_suspense()
+            && self.breakers.awaits_probe(now.mono, ask.family)
+            && self.queue.iter().any(waits_for_it)
     }
 
     /// S6: the brink, and cold starts while requests wait. Who must go to this account is spared

@@ -44,6 +44,13 @@ impl Breakers {
         self.get(family).map_or(Pass::Free, |breaker| breaker.pass(now))
     }
 
+    /// The pause is over, and the next request probes.
+    pub(super) fn awaits_probe(&self, now: Mono, family: Option<&Family>) -> bool {
+        self.get(family).is_some_and(
+            |breaker| matches!(breaker.state, State::Paused { until, .. } if until <= now),
+        )
+    }
+
     /// The family's breaker if it has one: most families never meet a refusal.
     pub(super) fn get_mut(&mut self, family: Option<&Family>) -> Option<&mut Breaker> {
         let found = self.list.iter_mut().find(|(own, _)| own.as_ref() == family);

@@ -277,11 +277,8 @@ impl Scheduler {
         }
         let (finding, wait) = self.suspect(now, index, held, fingerprint, &evidence);
         let why = RefusedFor::Unproven { unproven, fingerprint };
-        let refusal = match finding {
-            Finding::Unproven => Some(past(now, held, why)),
-            // It waits for the account now, unless it has begun to wait for an explanation.
-            Finding::Proven => held.trail.is_in_suspense().then(|| past(now, held, why)),
-        };
+        // Proven or not, the refusal may still turn out to be the request's own.
+        let refusal = Some(past(now, held, why));
         if finding == Finding::Proven {
             match unproven {
                 Unproven::Limit(retry_after) => {

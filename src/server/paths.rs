@@ -93,6 +93,8 @@ pub(crate) enum Switch {
     Disable,
     /// `retry`.
     Retry,
+    /// `refresh`: its token is renewed if it has run out.
+    Refresh,
 }
 
 /// Classifies a target that [`super::door`] has let through.
@@ -178,6 +180,7 @@ fn local(method: &str, segments: &[&str], query: &str) -> Local {
         ["maxpool", "accounts", name, "enable"] => (account(name, Switch::Enable), "POST"),
         ["maxpool", "accounts", name, "disable"] => (account(name, Switch::Disable), "POST"),
         ["maxpool", "accounts", name, "retry"] => (account(name, Switch::Retry), "POST"),
+        ["maxpool", "accounts", name, "refresh"] => (account(name, Switch::Refresh), "POST"),
         _ => return Local::Unknown,
     };
     if allow.split(", ").any(|allowed| allowed == method) {

@@ -1,9 +1,13 @@
 //! One recording as text.
 
 use crate::clock::iso;
+use crate::config::masking;
 use crate::report::mask::{is_secret_header, mask};
 use crate::report::text::is_dangerous;
 use crate::scheduler::time::Wall;
+
+/// Bytes of one body that are shown.
+pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// A header's name and value, as they came.
 pub(crate) type Header = (String, Vec<u8>);
@@ -23,8 +27,10 @@ pub(super) enum Part {
     Line(String),
     /// Headers as they came.
     Head(Vec<Header>),
-    /// The first bytes of a body, and how many came after them.
-    Body { bytes: Vec<u8>, omitted: u64 },
+    /// The first bytes of a body, a little more than are shown, and the length of all.
+    Body { bytes: Vec<u8>, length: u64 },
+    /// A body that is compressed, and its length.
+    Encoded { encoding: String, length: u64 },
 }
 
 /// The whole file.
@@ -37,16 +43,21 @@ pub(super) fn render(page: &Page) -> String {
                 text.push('\n');
             }
             Part::Head(headers) => head(&mut text, headers),
-            Part::Body { bytes, omitted } => {
+            Part::Body { bytes, length } => {
                 let before = text.len();
-                text.push_str(&body(bytes, *omitted));
+                let shown = bytes.len().min(BODY_BYTES_MAX);
+                let omitted = length.saturating_sub(shown as u64);
+                text.push_str(&body(bytes, shown, omitted));
                 if !text[before..].ends_with('\n') {
                     text.push('\n');
                 }
-                if *omitted > 0 {
+                if omitted > 0 {
                     text.push_str(&format!("[{omitted} more bytes]\n"));
                 }
                 text.push('\n');
+            }
+            Part::Encoded { encoding, length } => {
+                text.push_str(&format!("[{length} bytes of {}]\n\n", harmless(&mask(encoding))));
             }
         }
     }
@@ -68,14 +79,15 @@ fn head(text: &mut String, headers: &[Header]) {
     text.push('\n');
 }
 
-/// JSON with indents where it is JSON and whole, else as it came.
-fn body(bytes: &[u8], omitted: u64) -> String {
+/// JSON with indents where it is JSON and whole, else the first bytes as they came.
+fn body(bytes: &[u8], shown: usize, omitted: u64) -> String {
     let json = (omitted == 0)
         .then(|| serde_json::from_slice::<serde_json::Value>(bytes).ok())
         .flatten()
         .filter(|json| json.is_object() || json.is_array())
         .and_then(|json| serde_json::to_string_pretty(&json).ok());
-    let text = json.unwrap_or_else(|| String::from_utf8_lossy(bytes).into_owned());
+    let text = json
+        .unwrap_or_else(|| String::from_utf8_lossy(&masking::start_of(bytes, shown)).into_owned());
     harmless(&mask(&text))
 }
 
@@ -106,7 +118,7 @@ mod tests {
             (b"42", 0, "42"),
             (b"\xff\x1b[2J", 0, "\u{fffd}\\u{1b}[2J"),
         ] {
-            assert_eq!(body(bytes, omitted), text);
+            assert_eq!(body(bytes, bytes.len(), omitted), text);
         }
     }
 }

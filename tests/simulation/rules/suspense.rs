@@ -82,3 +82,32 @@ fn p7_a_look_that_tells_nothing_is_not_repeated_at_once() {
         the_look(wakes, ticket);
     }
 }
+
+#[test]
+fn p8_who_may_be_what_is_wrong_leaves_the_probe_to_others() {
+    let (mut table, _) = Table::with(2);
+    let ticket = in_suspense(&mut table, 2);
+    // Another odd one proves it: both accounts are out, and the breaker pauses.
+    let mut other = Request { kin: Kin(3), session: Some(SessionKey(3)), ..table.request() };
+    for _ in 0..2 {
+        let grant = table.granted(other.clone());
+        other.excluded.push(grant.account);
+        let after = table.complete(grant.lease, bare(Unproven::Error));
+        other.trail.add(after, &Policy::default());
+    }
+    let other = table.queued(other);
+    assert!(table.scheduler.snapshot(table.now).breaker.active);
+    let request = plain(&mut table);
+    let innocent = table.queued(request);
+    let (_, wakes) = table.until_wake();
+    let probe = the_look(wakes, innocent);
+    table.head(&probe.lease, 200, &QuotaReport::default());
+    table.complete(probe.lease, Outcome::Success);
+    let mut followed = Vec::new();
+    for _ in 0..2 {
+        let (waited, wakes) = table.until_wake();
+        assert!(waited <= ms(250), "{waited:?}");
+        followed.extend(wakes.iter().map(Wake::ticket));
+    }
+    assert_eq!(followed, [ticket, other], "those in suspense too");
+}

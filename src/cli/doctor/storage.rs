@@ -1,0 +1,77 @@
+//! Whether renewed tokens can be stored, and whether they are safe on their way (SPEC A5, T7).
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::finding::{Finding, fine, odd, wrong};
+use crate::config::{BaseUrl, file, rescue};
+use crate::net::proxies::is_loopback;
+
+/// Locks the config, makes a place beside it and puts the file, as it is, in its own place: what each
+/// refresh does, and what a full disk, a lock that is held, a file that is a mount of its own and a
+/// directory that cannot be written all prevent.
+pub(super) fn storage(path: &Path) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    match file::lock_within(path, LOCK_WAIT).map(|mut locked| (locked.reserve(0), locked)) {
+        Ok((Ok(_), locked)) if locked.is_locked() => {
+            findings.push(fine("storage", "the config can be locked and replaced"));
+        }
+        Ok((Ok(_), _)) => findings.push(odd(
+            "storage",
+            "the config can be replaced, but its file system knows no locks: run only one maxpool \
+             on it",
+        )),
+        Ok((Err(error), _)) | Err(error) => findings.push(wrong(
+            "storage",
+            format!(
+                "renewed tokens cannot be stored: {error}; free the disk or make the file and its \
+                 directory writable for you"
+            ),
+        )),
+    }
+    if rescue::has_pairs(path) {
+        findings.push(odd(
+            "storage",
+            "a rescue file holds tokens that the config could not take; they are used, and go into \
+             the config as soon as it can be written: do not delete that file",
+        ));
+    }
+    findings
+}
+
+/// An upstream whose connections anybody on the way can read.
+pub(super) fn unencrypted(url: &BaseUrl) -> Option<Finding> {
+    let uri: ureq::http::Uri = url.as_str().parse().ok()?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_open = uri.scheme_str() == Some("http") && !is_loopback(host);
+    is_open.then(|| {
+        let text = format!(
+            "{} is not encrypted: credentials and prompts can be read on the way; use https",
+            url.as_str()
+        );
+        odd("TLS", text)
+    })
+}
+
+/// Nobody holds the config's lock longer than for a write.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_upstream_without_tls_is_told_unless_it_is_this_machine() {
+        for (url, is_told) in [
+            ("http://api.example.com", true),
+            ("http://10.0.0.7:8080/base", true),
+            ("https://api.example.com", false),
+            ("http://127.0.0.1:9", false),
+            ("http://[::1]:9", false),
+            ("http://localhost:9", false),
+        ] {
+            assert_eq!(unencrypted(&BaseUrl::parse(url).unwrap()).is_some(), is_told, "{url}");
+        }
+    }
+}

@@ -1,0 +1,515 @@
+//! Custody of tokens (SPEC A5, T2, T7): a refresh token is redeemed once, and what comes back is never lost, whatever the
+//! token endpoint, the disk or a signal does.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::harness::home::{KEY, epoch_ms, program};
+use crate::harness::{Ask, Client, Home, Proxy, Value, hello, json, oauth, until};
+use crate::upstream::oauth::Mode;
+use crate::upstream::{Answer, End, Step, Upstream, failures};
+
+/// An OAuth account whose token has so many seconds left.
+pub(super) fn ending_in(name: &str, seconds: i64) -> Value {
+    let mut account = oauth(name);
+    let now = i64::try_from(epoch_ms()).expect("a time");
+    account["expiresAt"] = json!(now + seconds * 1000);
+    account
+}
+
+/// A home with one account whose refresh token is good.
+pub(super) fn home_of(upstream: &Upstream, account: Value) -> Home {
+    upstream.state().oauth.grant("refresh-a");
+    Home::new()
+        .upstream(&upstream.url())
+        .logins(&upstream.url())
+        .account(account)
+        .set("sync.accountsIntervalMs", json!(100))
+        .set("queue.enabled", json!(false))
+}
+
+/// The pair of the first account in the file.
+pub(super) fn pair(home: &Home) -> (String, String) {
+    let account = &home.read()["accounts"][0];
+    let text = |name: &str| account[name].as_str().unwrap_or("").to_owned();
+    (text("accessToken"), text("refreshToken"))
+}
+
+pub(super) fn numbered(number: u32) -> (String, String) {
+    (format!("access-{number}"), format!("refresh-{number}"))
+}
+
+/// Every refresh token that arrived at the endpoint.
+pub(super) fn sent(upstream: &Upstream) -> Vec<String> {
+    let requests = upstream.requests();
+    let refreshes = requests.iter().filter(|request| request.path() == "/v1/oauth/token");
+    refreshes.map(|request| request.json()["refresh_token"].as_str().unwrap_or("").into()).collect()
+}
+
+/// The tokens that messages came with.
+fn served(upstream: &Upstream) -> Vec<String> {
+    let requests = upstream.requests();
+    let messages = requests.iter().filter(|request| request.path() == "/v1/messages");
+    messages.map(|request| request.credential().to_owned()).collect()
+}
+
+/// The answer of the token endpoint with the first pair, and these members.
+pub(super) fn issued(more: Value) -> String {
+    let mut body = json!({"access_token": "access-1", "refresh_token": "refresh-1"});
+    for (name, value) in more.as_object().expect("an object") {
+        body[name] = value.clone();
+    }
+    body.to_string()
+}
+
+/// The server under strace, which lets system calls fail; `None` where there is no strace.
+fn failing(home: &Home, rules: &[&str]) -> Option<Command> {
+    if !Command::new("strace").arg("-V").output().is_ok_and(|ran| ran.status.success()) {
+        eprintln!("skipped: there is no strace to let system calls fail");
+        return None;
+    }
+    home.write();
+    let plain = home.command(&["server", "--plain"]);
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null"]);
+    command.args(rules.iter().flat_map(|rule| ["-e", rule]));
+    command.arg(program()).args(["server", "--plain"]).env_clear();
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+        .current_dir(home.path())
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    Some(command)
+}
+
+fn only_readable(path: &std::path::Path, is_so: bool) {
+    let mode = if is_so { 0o555 } else { 0o755 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("chmod");
+}
+
+#[test]
+fn a_lifetime_that_cannot_be_believed_costs_one_refresh_and_lasts_until_it_is_refused() {
+    let past = epoch_ms() / 1000 - 5_000;
+    for more in [
+        json!({"expires_in": 0}),
+        json!({"expires_in": -5}),
+        json!({"expires_at": past}),
+        json!({"expires_at": past * 1000, "expires_in": 0}),
+    ] {
+        let upstream = Upstream::start();
+        let home = home_of(&upstream, ending_in("a", -1));
+        let mut proxy = Proxy::start(&home);
+        upstream.always("", Answer::json(200, &issued(more.clone())));
+        for _ in 0..10 {
+            proxy.post(&hello()).assert_said("Hello from upstream.");
+        }
+        assert_eq!(sent(&upstream), ["refresh-a"], "{more}");
+        assert_eq!(proxy.account("a")["credential"]["state"], "valid", "{more}");
+        // The API refuses it: still at most one refresh in ten seconds.
+        upstream.always("access-1", failures::unauthorized());
+        for _ in 0..5 {
+            proxy.post(&hello()).assert_error(502, "account_auth_error");
+        }
+        assert_eq!(sent(&upstream), ["refresh-a"], "{more}");
+        proxy.terminate();
+        assert_eq!(proxy.wait_exit(), Some(0), "{more}");
+        assert_eq!(sent(&upstream).len(), 1, "{more}: not at the stop either");
+        assert_eq!(pair(&home), numbered(1), "{more}");
+    }
+}
+
+#[test]
+fn a_token_of_unknown_fate_is_sent_once_more_and_not_again() {
+    for answer in [
+        failures::reset(),
+        failures::closed(),
+        failures::garbage(),
+        Answer::json(502, "{}"),
+        Answer::json(504, "{}"),
+        Answer::json(200, "{\"access_token\":"),
+    ] {
+        let upstream = Upstream::start();
+        let home = home_of(&upstream, ending_in("a", -1))
+            .set("scheduler.cooldownMs", json!(100))
+            .set("scheduler.networkCooldownMs", json!(100));
+        let proxy = Proxy::start(&home);
+        upstream.always("", answer);
+        until("it is sent once more", || {
+            let reply = proxy.post(&hello());
+            assert_ne!(reply.status, 200, "{}", reply.text());
+            (sent(&upstream).len() == 2).then_some(())
+        });
+        for _ in 0..20 {
+            proxy.post(&hello());
+        }
+        assert_eq!(sent(&upstream), ["refresh-a", "refresh-a"]);
+        // Another login ends that.
+        let mut config = home.read();
+        config["accounts"][0]["refreshToken"] = json!("refresh-login");
+        home.write_text(&config.to_string());
+        upstream.state().oauth.grant("refresh-login");
+        upstream.heal("");
+        until("the new login serve", || (proxy.post(&hello()).status == 200).then_some(()));
+    }
+}
+
+#[test]
+fn every_new_refresh_token_is_kept_whatever_else_is_wrong_with_the_answer() {
+    let whole = issued(json!({"expires_in": 3600}));
+    let cut = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{whole}",
+        whole.len() + 100
+    );
+    let torn_chunk = format!(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{whole}\r\n",
+        whole.len()
+    );
+    let no_access = r#"{"refresh_token":"refresh-1","expires_in":3600}"#;
+    let rows = [
+        ("cut transfer", Answer::raw_bytes(cut.as_bytes()), true),
+        ("no last chunk", Answer::raw_bytes(torn_chunk.as_bytes()), true),
+        ("reset", Answer::raw([Step::Send(cut.into_bytes()), Step::Reset]), true),
+        ("byte-order mark", Answer::json(200, &format!("\u{feff}{whole}")), true),
+        ("gzip", Answer::json(200, &whole).gzipped(), true),
+        ("201", Answer::json(201, &whole), true),
+        ("text/html", Answer::bytes(200, whole.as_bytes()).end(End::Close), true),
+        ("no access token", Answer::json(200, no_access), false),
+    ];
+    for (what, answer, serves) in rows {
+        let upstream = Upstream::start();
+        let home = home_of(&upstream, ending_in("a", -1));
+        let proxy = Proxy::start(&home);
+        upstream.next("", answer);
+        let reply = proxy.post(&hello());
+        assert_eq!(reply.status == 200, serves, "{what}: {}", reply.text());
+        assert_eq!(pair(&home).1, "refresh-1", "{what}");
+        assert_eq!(sent(&upstream), ["refresh-a"], "{what}");
+    }
+}
+
+#[test]
+fn a_valid_token_is_not_risked_where_the_file_cannot_be_replaced() {
+    for (what, rules) in [
+        ("a bind mount", ["trace=rename", "inject=rename:error=EBUSY"]),
+        ("an immutable file", ["trace=rename", "inject=rename:error=EPERM"]),
+        ("a full disk", ["trace=pwrite64", "inject=pwrite64:error=ENOSPC"]),
+        ("a broken disk", ["trace=fsync", "inject=fsync:error=EIO"]),
+    ] {
+        let upstream = Upstream::start();
+        // Less than five minutes are left, so a refresh is due.
+        let home = home_of(&upstream, ending_in("a", 120));
+        let Some(command) = failing(&home, &rules) else {
+            return;
+        };
+        let proxy = Proxy::spawn(command);
+        for _ in 0..3 {
+            proxy.post(&hello()).assert_said("Hello from upstream.");
+        }
+        assert_eq!(served(&upstream), ["token-a"; 3], "{what}");
+        proxy.wait_line("that it is not sent", |line| line.contains("the token is not sent"));
+        assert_eq!(sent(&upstream), [""; 0], "{what}");
+        assert_eq!(pair(&home), ("token-a".into(), "refresh-a".into()), "{what}");
+    }
+}
+
+#[test]
+fn without_locks_tokens_are_stored_all_the_same_and_that_is_said_once() {
+    for error in ["ENOLCK", "EOPNOTSUPP", "ENOSYS"] {
+        let upstream = Upstream::start();
+        let home = home_of(&upstream, ending_in("a", -1));
+        let inject = format!("inject=flock:error={error}");
+        let Some(command) = failing(&home, &["trace=flock", &inject]) else {
+            return;
+        };
+        let proxy = Proxy::spawn(command);
+        for _ in 0..3 {
+            proxy.post(&hello()).assert_said("Hello from upstream.");
+        }
+        assert_eq!(pair(&home), numbered(1), "{error}");
+        assert_eq!(sent(&upstream), ["refresh-a"], "{error}");
+        let said = proxy.log().iter().filter(|line| line.contains("knows no locks")).count();
+        assert_eq!(said, 1, "{error}: {:#?}", proxy.log());
+    }
+}
+
+/// A home whose config cannot be written, and perhaps nothing else either.
+struct Sealed {
+    home: Home,
+    directory: PathBuf,
+}
+
+impl Sealed {
+    fn new(upstream: &Upstream) -> Sealed {
+        let home = home_of(upstream, ending_in("a", -1));
+        home.write();
+        let directory = home.path().join("etc");
+        std::fs::create_dir(&directory).expect("make a directory");
+        std::fs::rename(home.config_path(), directory.join("pool.json")).expect("move");
+        std::os::unix::fs::symlink("etc/pool.json", home.config_path()).expect("link");
+        Sealed { home, directory }
+    }
+
+    /// The server with as little power over files as an ordinary user has, since root may write
+    /// anywhere; `None` where that cannot be had.
+    fn server(&self, state: &str) -> Option<Proxy> {
+        let plain = self.home.command(&["server", "--plain"]);
+        let drop_power = ["--bounding-set=-all", "--inh-caps=-all", "--"];
+        let is_root = rustix::process::geteuid().is_root();
+        let mut command = match is_root {
+            true => Command::new("setpriv"),
+            false => Command::new("env"),
+        };
+        if is_root {
+            let tried = Command::new("setpriv").args(drop_power).arg("true").status();
+            if !tried.is_ok_and(|status| status.success()) {
+                eprintln!(
+                    "skipped: root may write anywhere, and setpriv cannot take that away here"
+                );
+                return None;
+            }
+            command.args(drop_power);
+        }
+        command.arg(program()).args(["server", "--plain"]).env_clear();
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command
+            .env("HOME", self.home.path().join(state))
+            .current_dir(self.home.path())
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        Some(Proxy::spawn(command))
+    }
+
+    fn seal(&self) {
+        only_readable(&self.directory, true);
+        only_readable(self.home.path(), true);
+    }
+
+    fn open(&self) {
+        only_readable(self.home.path(), false);
+        only_readable(&self.directory, false);
+    }
+}
+
+impl Drop for Sealed {
+    fn drop(&mut self) {
+        self.open();
+    }
+}
+
+#[test]
+fn a_pair_that_only_the_rescue_file_takes_outlives_a_kill() {
+    let upstream = Upstream::start();
+    let sealed = Sealed::new(&upstream);
+    std::fs::create_dir(sealed.home.path().join("me")).expect("make a directory");
+    let Some(mut proxy) = sealed.server("me") else {
+        return;
+    };
+    sealed.seal();
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    let rescue = sealed.home.path().join("me/.local/state/pool.rescue.json");
+    let mode = std::fs::metadata(&rescue).expect("the rescue file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let storage = proxy.account("a")["credential"]["storage"].to_string();
+    assert!(storage.contains("rescue file"), "{storage}");
+    proxy.signal(Signal::KILL);
+    proxy.wait_exit();
+    let Some(next) = sealed.server("me") else {
+        return;
+    };
+    next.post(&hello()).assert_said("Hello from upstream.");
+    assert_eq!(served(&upstream), ["access-1", "access-1"]);
+    assert_eq!(sent(&upstream), ["refresh-a"], "the pair was found, so nothing was sent");
+    sealed.open();
+    until("the config take it", || (pair(&sealed.home) == numbered(1)).then_some(()));
+    until("the rescue file go", || (!rescue.exists()).then_some(()));
+}
+
+#[test]
+fn a_pair_in_memory_only_is_handed_over_at_a_restart_and_stored_at_the_stop() {
+    let upstream = Upstream::start();
+    let sealed = Sealed::new(&upstream);
+    let Some(mut proxy) = sealed.server("nowhere") else {
+        return;
+    };
+    sealed.seal();
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    let account = proxy.account("a");
+    assert_eq!(account["credential"]["state"], "in memory only", "{account:#}");
+    let line = proxy.log().len();
+    proxy.signal(Signal::USR2);
+    proxy.wait_line_after(line, "the new worker", |line| line.contains("restart"));
+    until("the new worker serve", || {
+        let status = proxy.status();
+        (status["pid"] != json!(0) && proxy.post(&hello()).status == 200).then_some(())
+    });
+    for _ in 0..3 {
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+    }
+    assert!(served(&upstream).iter().all(|token| token == "access-1"), "{:?}", served(&upstream));
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+    assert_eq!(pair(&sealed.home).1, "refresh-a", "still in memory only");
+    sealed.open();
+    proxy.terminate();
+    assert_eq!(proxy.wait_exit(), Some(0));
+    assert_eq!(pair(&sealed.home), numbered(1));
+}
+
+#[test]
+fn no_number_of_signals_cuts_a_refresh_in_flight() {
+    for signals in [
+        &[Signal::TERM][..],
+        &[Signal::INT, Signal::INT, Signal::INT],
+        &[Signal::USR2],
+        &[Signal::USR2, Signal::TERM, Signal::TERM, Signal::TERM],
+    ] {
+        let upstream = Upstream::start();
+        let home = home_of(&upstream, ending_in("a", -1));
+        let mut proxy = Proxy::start(&home);
+        let gate = upstream.gate();
+        let answer = Answer::json(200, &issued(json!({"expires_in": 3600})));
+        upstream.next("", answer.before(Step::Hold(gate.clone())));
+        let address = proxy.address();
+        let client =
+            std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello())));
+        upstream.wait("the refresh", |state| !state.requests.is_empty());
+        for signal in signals {
+            proxy.signal(*signal);
+            // Two signals at one moment are one.
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(pair(&home).1, "refresh-a", "{signals:?}: it is under way");
+        gate.open();
+        if signals.contains(&Signal::TERM) || signals.contains(&Signal::INT) {
+            proxy.wait_exit();
+        }
+        until("the pair be stored", || (pair(&home) == numbered(1)).then_some(()));
+        let _answered_or_cut = client.join();
+        assert_eq!(sent(&upstream), ["refresh-a"], "{signals:?}");
+    }
+}
+
+#[test]
+fn a_command_that_refreshes_holds_signals_until_the_pair_is_stored() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let upstream = Upstream::start();
+        let home = home_of(&upstream, ending_in("a", -1));
+        home.write();
+        let gate = upstream.gate();
+        let answer = Answer::json(200, &issued(json!({"expires_in": 3600})));
+        upstream.next("", answer.before(Step::Hold(gate.clone())));
+        let mut child = home.command(&["api", "/v1/models"]).spawn().expect("start the program");
+        upstream.wait("the refresh", |state| !state.requests.is_empty());
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, signal).expect("send a signal");
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(child.try_wait().expect("look").is_none(), "{signal:?} ended it in its refresh");
+        gate.open();
+        let status = child.wait().expect("wait");
+        assert!(!status.success(), "{signal:?}: the signal counts once the pair is stored");
+        assert_eq!(pair(&home), numbered(1), "{signal:?}");
+    }
+}
+
+#[test]
+fn locks_of_tokens_are_cleared_after_a_refresh_and_after_a_kill() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    let locks = || {
+        let entries = std::fs::read_dir(home.path()).expect("list").flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with('.')).collect::<Vec<_>>()
+    };
+    let mut proxy = Proxy::start(&home);
+    let worker = i32::try_from(proxy.status()["pid"].as_i64().expect("a pid")).expect("a pid");
+    let gate = upstream.gate();
+    let answer = Answer::json(200, &issued(json!({"expires_in": 3600})));
+    upstream.next("", answer.before(Step::Hold(gate.clone())));
+    let address = proxy.address();
+    let client = std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello())));
+    upstream.wait("the refresh", |state| !state.requests.is_empty());
+    assert_eq!(locks().len(), 2, "the token's lock and the place: {:?}", locks());
+    // Both at once: a worker whose leader is gone stops in order.
+    let worker = rustix::process::Pid::from_raw(worker).expect("a pid");
+    proxy.signal(Signal::KILL);
+    rustix::process::kill_process(worker, Signal::KILL).expect("kill");
+    proxy.wait_exit();
+    drop(proxy);
+    gate.open();
+    let _nothing = client.join();
+    assert_eq!(locks().len(), 2, "{:?}", locks());
+    upstream.state().oauth.grant("refresh-a");
+    let proxy = Proxy::start_as_is(&home);
+    assert_eq!(locks(), [""; 0], "at the next start");
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    assert_eq!(locks(), [""; 0], "after a refresh");
+}
+
+#[test]
+fn a_command_has_the_running_server_refresh() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    let proxy = Proxy::start(&home);
+    // The command finds the server by the port of the config.
+    let mut config = home.read();
+    config["proxy"]["port"] = json!(proxy.address().port());
+    home.write_text(&config.to_string());
+    let ran = home.run(&["api", "/v1/models"]);
+    assert!(ran.status.success(), "{ran:?}");
+    assert_eq!(pair(&home), numbered(1));
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+    let line = proxy.wait_line("the refresh", |line| line.contains("refreshed"));
+    // The server's own worker has done it.
+    let pid = proxy.status()["pid"].to_string();
+    assert!(line.contains(&format!("pid {pid}")), "{line}");
+}
+
+#[test]
+fn a_refresh_that_the_server_was_refused_is_not_tried_behind_its_back() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    let proxy = Proxy::start(&home);
+    let mut config = home.read();
+    config["proxy"]["port"] = json!(proxy.address().port());
+    home.write_text(&config.to_string());
+    upstream.state().oauth.mode = Mode::InvalidGrant;
+    let ran = home.run(&["api", "/v1/models"]);
+    assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+    assert!(ran.stderr.contains("maxpool login"), "{}", ran.stderr);
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+}
+
+#[test]
+fn an_account_whose_refresh_hangs_holds_up_no_other() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, {
+        let mut account = ending_in("a", -1);
+        account["profiles"] = json!(["claude"]);
+        account
+    })
+    .account({
+        let mut account = ending_in("b", -1);
+        account["profiles"] = json!(["other"]);
+        account
+    });
+    upstream.state().oauth.grant("refresh-b");
+    let proxy = Proxy::start(&home);
+    let gate = upstream.gate();
+    let answer = Answer::json(200, &issued(json!({"expires_in": 3600})));
+    upstream.next("", answer.before(Step::Hold(gate.clone())));
+    let address = proxy.address();
+    let client = std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello())));
+    upstream.wait("the refresh", |state| !state.requests.is_empty());
+    let other = Ask::messages(&hello()).header("x-maxpool-profile", "other");
+    proxy.ask(&other).assert_said("Hello from upstream.");
+    assert_eq!(sent(&upstream), ["refresh-a", "refresh-b"]);
+    let reload = Ask::post("/maxpool/reload", &json!({})).header("x-api-key", KEY);
+    assert_eq!(proxy.ask(&reload).status, 200, "nor a reload");
+    gate.open();
+    client.join().expect("a client").assert_said("Hello from upstream.");
+}

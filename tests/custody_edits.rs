@@ -1,0 +1,487 @@
+//! Custody of tokens (SPEC A5, T3, T7, T8): nothing newer is lost to something older, whoever writes the file.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
+
+use super::custody::{ending_in, home_of, issued, numbered, pair, sent};
+use crate::harness::home::{KEY, epoch_ms};
+use crate::harness::{Ask, Client, Home, Proxy, Reply, Value, hello, json, oauth, until};
+use crate::upstream::oauth::profile;
+use crate::upstream::{Answer, Step, Upstream, failures};
+
+fn reload(proxy: &Proxy) -> Reply {
+    proxy.ask(&Ask::post("/maxpool/reload", &json!({})).header("x-api-key", KEY))
+}
+
+/// The file as an editor that was opened before the refresh would save it.
+fn old_copy(home: &Home) -> String {
+    std::fs::read_to_string(home.config_path()).expect("read")
+}
+
+fn credentials(path: &Path, access: &str, refresh: &str, seconds: u64) {
+    let oauth = json!({"accessToken": access, "refreshToken": refresh,
+        "expiresAt": epoch_ms() + seconds * 1000});
+    std::fs::write(path, json!({"claudeAiOauth": oauth}).to_string()).expect("write");
+}
+
+#[test]
+fn an_old_copy_that_is_saved_by_hand_is_overwritten_at_once() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    let proxy = Proxy::start(&home);
+    let old = old_copy(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    for by in ["a sync", "a reload", "SIGHUP"] {
+        let mut edited: Value = serde_json::from_str(&old).expect("JSON");
+        edited["accounts"][0]["note"] = json!(by);
+        home.write_text(&edited.to_string());
+        match by {
+            "a reload" => assert_eq!(reload(&proxy).status, 200),
+            "SIGHUP" => proxy.signal(Signal::HUP),
+            _ => {}
+        }
+        until(by, || (pair(&home) == numbered(1)).then_some(()));
+        assert_eq!(home.read()["accounts"][0]["note"], by, "the edit itself stays");
+    }
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+}
+
+#[test]
+fn an_old_copy_that_nobody_has_looked_at_yet_is_overwritten_at_the_stop_and_at_a_restart() {
+    for signal in [Signal::TERM, Signal::USR2] {
+        let upstream = Upstream::start();
+        let home =
+            home_of(&upstream, ending_in("a", -1)).set("sync.accountsIntervalMs", json!(3_600_000));
+        let mut proxy = Proxy::start(&home);
+        let old = old_copy(&home);
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+        home.write_text(&old);
+        let pid = proxy.status()["pid"].clone();
+        proxy.signal(signal);
+        if signal == Signal::TERM {
+            assert_eq!(proxy.wait_exit(), Some(0));
+            drop(proxy);
+            proxy = Proxy::start_as_is(&home);
+        } else {
+            proxy.wait_status("the new worker", |status| status["pid"] != pid);
+        }
+        assert_eq!(pair(&home), numbered(1), "{signal:?}");
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+        assert_eq!(sent(&upstream), ["refresh-a"], "{signal:?}");
+    }
+}
+
+#[test]
+fn a_link_that_is_pointed_at_an_old_copy_gets_the_live_pair() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    home.write();
+    let [new, old] = ["new.json", "old.json"].map(|name| home.path().join(name));
+    std::fs::copy(home.config_path(), &old).expect("copy");
+    std::fs::rename(home.config_path(), &new).expect("move");
+    std::os::unix::fs::symlink(&new, home.config_path()).expect("link");
+    let proxy = Proxy::start_as_is(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    assert_eq!(pair(&home), numbered(1));
+    std::fs::remove_file(home.config_path()).expect("unlink");
+    std::os::unix::fs::symlink(&old, home.config_path()).expect("link");
+    until("the old copy have the live pair", || (pair(&home) == numbered(1)).then_some(()));
+    assert!(std::fs::symlink_metadata(home.config_path()).expect("there").is_symlink());
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+}
+
+#[test]
+fn a_token_that_was_spent_before_the_stop_is_not_presented_after_the_start() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    let mut proxy = Proxy::start(&home);
+    let old = old_copy(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    proxy.terminate();
+    assert_eq!(proxy.wait_exit(), Some(0));
+    drop(proxy);
+    // A backup comes back while nothing runs: the live pair is gone, but the spent one is known.
+    home.write_text(&old);
+    upstream.always("token-a", failures::unauthorized());
+    let proxy = Proxy::start_as_is(&home);
+    proxy.post(&hello()).assert_error(502, "account_auth_error");
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+    assert_eq!(proxy.account("a")["credential"]["state"], "needs login");
+    let ran = home.run(&["api", "/v1/models"]);
+    assert!(!ran.status.success());
+    assert_eq!(sent(&upstream), ["refresh-a"], "nor by a command: {}", ran.stderr);
+    let listed = home.run(&["accounts"]);
+    assert!(listed.stdout.contains("needs login"), "{}", listed.stdout);
+}
+
+#[test]
+fn a_source_never_brings_a_spent_pair_back_whatever_its_end() {
+    let upstream = Upstream::start();
+    let home =
+        home_of(&upstream, json!({"name": "a", "type": "oauth", "importFrom": "~/source.json"}));
+    let source = home.path().join("source.json");
+    credentials(&source, "token-a", "refresh-a", 60);
+    let proxy = Proxy::start(&home);
+    // A minute is less than five: it is refreshed, and the source holds a spent pair from then on.
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+    for access in ["token-a", "token-other"] {
+        credentials(&source, access, "refresh-a", 1_000_000);
+        assert_eq!(reload(&proxy).status, 200);
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+        assert_eq!(pair(&home), numbered(1), "{access}");
+    }
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+    let last = upstream.requests().last().expect("a request").credential().to_owned();
+    assert_eq!(last, "access-1");
+    // What is no descendant of ours and newer is taken.
+    upstream.state().oauth.grant("refresh-cli");
+    credentials(&source, "token-cli", "refresh-cli", 2_000_000);
+    assert_eq!(reload(&proxy).status, 200);
+    until("the newer pair serve", || {
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+        (upstream.requests().last()?.credential() == "token-cli").then_some(())
+    });
+}
+
+#[test]
+fn an_import_of_a_spent_pair_is_refused() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    let mut proxy = Proxy::start(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    proxy.terminate();
+    proxy.wait_exit();
+    let source = home.path().join("source.json");
+    credentials(&source, "token-a", "refresh-a", 1_000_000);
+    let before = old_copy(&home);
+    let text = std::fs::read_to_string(&source).expect("read");
+    let path = source.to_str().expect("a path");
+    for (arguments, input) in [
+        (&["import", "--from", path][..], ""),
+        (&["import", "--from", path, "--name", "a"], ""),
+        (&["import", "--from", path, "--name", "another"], ""),
+        (&["import", "--json", "-"], text.as_str()),
+    ] {
+        let ran = home.run_with_input(arguments, input);
+        assert_eq!(ran.status.code(), Some(1), "{arguments:?}: {ran:?}");
+        assert!(ran.stderr.contains("old copy"), "{}", ran.stderr);
+        assert_eq!(old_copy(&home), before, "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_login_that_may_be_another_account_is_stored_beside() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, oauth("me@example.com"));
+    home.write();
+    let profiles = [("token-one", profile("u-1", "me@example.com", "o-1"))];
+    upstream.state().oauth.profiles.extend(profiles.map(|(token, who)| (token.to_owned(), who)));
+    let text = |access: &str| {
+        json!({"accessToken": access, "refreshToken": format!("refresh-{access}"),
+            "expiresAt": epoch_ms() + 1_000_000})
+        .to_string()
+    };
+    let ran = home.run_with_input(&["import", "--json", "-"], &text("token-one"));
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    let accounts = home.read()["accounts"].clone();
+    assert_eq!(accounts[0]["accessToken"], "token-me@example.com", "{accounts:#}");
+    assert_eq!(accounts[0]["refreshToken"], "refresh-me@example.com", "{accounts:#}");
+    assert_eq!(accounts[1]["accessToken"], "token-one", "{accounts:#}");
+    assert_ne!(accounts[1]["name"], "me@example.com");
+    let said = format!("{}{}", ran.stdout, ran.stderr);
+    assert!(said.contains("whether me@example.com is the same account cannot be told"), "{said}");
+    // Without a profile, too; the entry with an identity is no place for it either.
+    let ran = home
+        .run_with_input(&["import", "--json", "-", "--name", "me@example.com"], &text("token-two"));
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    let accounts = home.read()["accounts"].clone();
+    assert_eq!(accounts.as_array().map(Vec::len), Some(3), "{accounts:#}");
+    assert_eq!(accounts[0]["accessToken"], "token-me@example.com", "{accounts:#}");
+}
+
+#[test]
+fn a_login_keeps_what_it_displaces_until_it_has_served() {
+    let upstream = Upstream::start();
+    let mut account = ending_in("me@example.com", 10_000);
+    account["accountUuid"] = json!("u-1");
+    let home = home_of(&upstream, account);
+    home.write();
+    let who = profile("u-1", "me@example.com", "o-1");
+    upstream.state().oauth.profiles.insert("token-new".to_owned(), who);
+    let text = json!({"accessToken": "token-new", "refreshToken": "refresh-new",
+        "expiresAt": epoch_ms() + 1_000_000_000})
+    .to_string();
+    let ran = home.run_with_input(&["import", "--json", "-"], &text);
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    let entry = home.read()["accounts"][0].clone();
+    assert_eq!(entry["accessToken"], "token-new");
+    assert_eq!(entry["previous"]["accessToken"], "token-me@example.com", "{entry:#}");
+    let proxy = Proxy::start_as_is(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    until("what was displaced be forgotten", || {
+        home.read()["accounts"][0].get("previous").is_none().then_some(())
+    });
+}
+
+#[test]
+fn of_two_entries_with_one_refresh_token_the_later_is_left_out() {
+    let upstream = Upstream::start();
+    let twin = |name: &str, uuid: Option<&str>| {
+        let mut account = ending_in(name, -1);
+        account["refreshToken"] = json!("refresh-a");
+        if let Some(uuid) = uuid {
+            account["accountUuid"] = json!(uuid);
+        }
+        account
+    };
+    for uuids in [[None, None], [Some("u-1"), Some("u-2")], [Some("u-1"), None]] {
+        let upstream = Upstream::start();
+        let home = home_of(&upstream, twin("first", uuids[0])).account(twin("second", uuids[1]));
+        let proxy = Proxy::start(&home);
+        let line =
+            proxy.wait_line("both names", |line| line.contains("first") && line.contains("second"));
+        assert!(line.contains("refresh token"), "{line}");
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+        assert_eq!(proxy.status()["accounts"].as_array().map(Vec::len), Some(1));
+        assert_eq!(sent(&upstream), ["refresh-a"]);
+    }
+    drop(upstream);
+}
+
+#[test]
+fn an_entry_that_is_renamed_or_moved_during_its_refresh_gets_its_pair() {
+    for change in ["renamed", "moved", "removed"] {
+        let upstream = Upstream::start();
+        let home = home_of(&upstream, ending_in("a", -1)).account(oauth("b"));
+        let proxy = Proxy::start(&home);
+        let gate = upstream.gate();
+        let answer = Answer::json(200, &issued(json!({"expires_in": 3600})));
+        upstream.next("", answer.before(Step::Hold(gate.clone())));
+        let address = proxy.address();
+        let client =
+            std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello())));
+        upstream.wait("the refresh", |state| !state.requests.is_empty());
+        let mut config = home.read();
+        let accounts = config["accounts"].as_array_mut().expect("a list");
+        match change {
+            "renamed" => accounts[0]["name"] = json!("another"),
+            "moved" => accounts.reverse(),
+            _ => drop(accounts.remove(0)),
+        }
+        home.write_text(&config.to_string());
+        gate.open();
+        let _any_answer = client.join();
+        if change == "removed" {
+            proxy.wait_line("that it is dropped", |line| line.contains("dropped"));
+            assert!(!old_copy(&home).contains("refresh-1"));
+            continue;
+        }
+        until(change, || {
+            let accounts = home.read()["accounts"].clone();
+            let mut accounts = accounts.as_array().into_iter().flatten();
+            accounts.any(|account| account["refreshToken"] == "refresh-1").then_some(())
+        });
+        let config = home.read();
+        let names: Vec<&str> = config["accounts"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|account| account["refreshToken"] == "refresh-1")
+            .filter_map(|account| account["name"].as_str())
+            .collect();
+        assert_eq!(names, [if change == "renamed" { "another" } else { "a" }], "{config:#}");
+        assert_eq!(sent(&upstream), ["refresh-a"], "{change}");
+    }
+}
+
+#[test]
+fn a_source_that_never_answers_holds_up_nothing() {
+    let upstream = Upstream::start();
+    let home = home_of(
+        &upstream,
+        json!({"name": "a", "type": "oauth", "accessToken": "token-a", "importFrom": "~/pipe"}),
+    );
+    let made = std::process::Command::new("mkfifo").arg(home.path().join("pipe")).status();
+    assert!(made.is_ok_and(|status| status.success()), "mkfifo");
+    let mut proxy = Proxy::start(&home);
+    let start = Instant::now();
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    assert_eq!(reload(&proxy).status, 200);
+    proxy.terminate();
+    assert_eq!(proxy.wait_exit(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(proxy.log().iter().any(|line| line.contains("not a file")), "{:#?}", proxy.log());
+}
+
+/// The config's lock, as another process would hold it.
+fn hold(home: &Home) -> std::fs::File {
+    let path = home.path().join("maxpool.json.lock");
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path);
+    let file = file.expect("open the lock");
+    flock(&file, FlockOperation::LockExclusive).expect("lock");
+    file
+}
+
+#[test]
+fn a_lock_that_another_process_holds_for_long_holds_up_neither_sync_nor_reload_nor_stop() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", 10_000));
+    let mut proxy = Proxy::start(&home);
+    let held = hold(&home);
+    // What there is to write does not matter: an edit that only the file can settle.
+    let mut config = home.read();
+    config["accounts"][0]["priority"] = json!(3);
+    home.write_text(&config.to_string());
+    let start = Instant::now();
+    assert_eq!(reload(&proxy).status, 200);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    proxy.wait_status("the edit", |status| status["accounts"][0]["priority"] == 3);
+    proxy.terminate();
+    assert_eq!(proxy.wait_exit(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    drop(held);
+}
+
+#[test]
+fn a_lock_whose_file_was_deleted_while_it_was_held_excludes_the_next_writer_no_more_than_it_should()
+{
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, oauth("a"));
+    home.write();
+    let first = hold(&home);
+    let mut waiting = home.command(&["rename", "a", "b"]).spawn().expect("start the program");
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(waiting.try_wait().expect("look").is_none(), "it waits for the lock");
+    // Somebody replaces the lock's file, and has the lock of the new one.
+    let (old, new) = (home.path().join("maxpool.json.lock"), home.path().join("another"));
+    let second = std::fs::File::create(&new).expect("make a lock");
+    flock(&second, FlockOperation::LockExclusive).expect("lock");
+    std::fs::rename(&new, &old).expect("replace the lock");
+    drop(first);
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(waiting.try_wait().expect("look").is_none(), "two writers at one time");
+    assert_eq!(home.read()["accounts"][0]["name"], "a");
+    drop(second);
+    assert!(waiting.wait().expect("wait").success());
+    assert_eq!(home.read()["accounts"][0]["name"], "b");
+}
+
+#[test]
+fn what_a_killed_writer_left_behind_is_read_merged_and_then_deleted() {
+    let upstream = Upstream::start();
+    upstream.state().oauth.grant("refresh-1");
+    let home = home_of(&upstream, ending_in("a", -1));
+    let mut proxy = Proxy::start(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    proxy.terminate();
+    proxy.wait_exit();
+    drop(proxy);
+    // The file before the rename, and beside it what was to take its place.
+    let new = old_copy(&home);
+    let mut old: Value = serde_json::from_str(&new).expect("JSON");
+    old["accounts"][0] = ending_in("a", -1);
+    old["note"] = json!("an edit after the kill");
+    home.write_text(&old.to_string());
+    let left = home.path().join(".maxpool.json.999999999.0.tmp");
+    let torn = home.path().join(".maxpool.json.999999998.7.tmp");
+    std::fs::write(&left, &new).expect("write");
+    std::fs::write(&torn, &new[..new.len() / 2]).expect("write");
+    let proxy = Proxy::start_as_is(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    assert_eq!(pair(&home), numbered(1));
+    assert_eq!(home.read()["note"], "an edit after the kill");
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+    assert!(!left.exists() && !torn.exists());
+}
+
+#[test]
+fn a_refresh_changes_no_spelling_and_no_size_of_what_it_is_not_about() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    home.write();
+    let mut config = home.read();
+    config["many"] = json!(vec!["minified ".repeat(1_000); 900]);
+    let mut text = config.to_string();
+    text.truncate(text.len() - 1);
+    text.push_str(
+        r#","numbers":[1.10,1e3,123456789012345678901234567890,-0.0,1E+2],"odd":"é\u00e9\/"}"#,
+    );
+    assert!(text.len() > 8_000_000, "{}", text.len());
+    home.write_text(&text);
+    let proxy = Proxy::start_as_is(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    assert_eq!(pair(&home), numbered(1));
+    let after = old_copy(&home);
+    assert!(after.len() < text.len() + 1_000, "{} became {}", text.len(), after.len());
+    let tail =
+        r#""numbers":[1.10,1e3,123456789012345678901234567890,-0.0,1E+2],"odd":"é\u00e9\/"}"#;
+    assert!(after.trim_end().ends_with(tail), "{}", &after[after.len() - 200..]);
+}
+
+#[test]
+fn the_first_change_of_an_older_program_s_file_leaves_a_copy_beside_it() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    home.write();
+    let before = old_copy(&home);
+    let copy = home.path().join("maxpool.json.before-2.0");
+    let proxy = Proxy::start_as_is(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    assert_eq!(std::fs::read_to_string(&copy).expect("the copy"), before);
+    let mode = std::fs::metadata(&copy).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    drop(proxy);
+    // Once is enough, and a file of our own has none.
+    assert_eq!(home.run(&["rename", "a", "b"]).status.code(), Some(0));
+    assert_eq!(std::fs::read_to_string(&copy).expect("the copy"), before);
+    let fresh = Home::new();
+    fresh.make_default(fresh.command(&["server"]), &fresh.config_path());
+    let ran = fresh.run_with_input(&["login", "--api", "--force"], "sk-ant-api03-abcdefgh\n");
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    assert!(!fresh.path().join("maxpool.json.before-2.0").exists());
+}
+
+#[test]
+fn accounts_and_doctor_tell_a_dead_login_the_last_refresh_and_what_cannot_be_stored() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    let mut proxy = Proxy::start(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    proxy.terminate();
+    proxy.wait_exit();
+    drop(proxy);
+    let listed = home.run(&["accounts", "-v"]).stdout;
+    assert!(listed.contains("REFRESHED") && listed.contains("s ago"), "{listed}");
+    let checked = home.run(&["doctor"]).stdout;
+    assert!(
+        checked.contains("ok    storage      the config can be locked and replaced"),
+        "{checked}"
+    );
+    assert!(checked.contains("ok    token        a: valid"), "{checked}");
+    // Its refresh token is used up, and the access token has run out.
+    let mut config = home.read();
+    config["accounts"][0]["refreshToken"] = json!("refresh-a");
+    config["accounts"][0]["expiresAt"] = json!(1_000);
+    config["upstream"] = json!("http://upstream.invalid:8080");
+    home.write_text(&config.to_string());
+    let held = hold(&home);
+    let checked = home.run(&["doctor"]);
+    assert_eq!(checked.status.code(), Some(1));
+    for words in [
+        "WRONG token        a: needs login",
+        "WRONG storage      renewed tokens cannot be stored: cannot lock",
+        "note  TLS          http://upstream.invalid:8080 is not encrypted",
+    ] {
+        assert!(checked.stdout.contains(words), "{words}: {}", checked.stdout);
+    }
+    drop(held);
+    let listed = home.run(&["accounts"]).stdout;
+    assert!(listed.contains("needs login"), "{listed}");
+}
