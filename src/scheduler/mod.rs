@@ -27,6 +27,7 @@ mod cost;
 mod everywhere;
 mod explain;
 mod id;
+mod learned;
 mod long_look;
 mod obstacle;
 mod outcome;
@@ -62,8 +63,8 @@ pub use request::{
 };
 pub use snapshot::{
     AccountSnapshot, BlockSnapshot, BreakerSnapshot, CachedPrompt, Candidate, Effect,
-    ExplainedVerdict, Explanation, Learned, Load, QueueSnapshot, Snapshot, Source, Status, Terms,
-    Tier, UsageTotals, WeeklySnapshot, WindowSnapshot,
+    ExplainedVerdict, Explanation, KnownRejection, Learned, Load, QueueSnapshot, Snapshot, Source,
+    Status, Terms, Tier, UsageTotals, WeeklySnapshot, WindowSnapshot,
 };
 pub use suspicion::Fingerprint;
 pub use trail::{Aftermath, Trail, Unproven};
