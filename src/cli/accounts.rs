@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -82,7 +83,13 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
         .iter()
         .zip(&tiers)
         .map(|(account, tier)| {
-            let mut row = row(account, tier.as_deref(), state(account));
+            let mut state = state(account);
+            if let Some(left) =
+                ends_within_month(account, now).filter(|_| state == Token::Valid.word())
+            {
+                state.push_str(&format!(", ends in {}", human(left)));
+            }
+            let mut row = row(account, tier.as_deref(), state);
             if verbose {
                 row.extend([expires(account, now), refreshed(account, now, &known)]);
             }
@@ -252,6 +259,19 @@ impl Token {
     }
 }
 
+/// The time to the end of a token that nothing renews, if it is near (SPEC T4).
+pub(super) fn ends_within_month(account: &AccountEntry, now: Wall) -> Option<Duration> {
+    let Credential::Oauth(OauthCredential { tokens, import_from: None, .. }) = &account.credential
+    else {
+        return None;
+    };
+    let end = tokens.expires_at.filter(|end| *end > now && tokens.refresh.is_none())?;
+    Some(now.until(end)).filter(|left| *left <= ENDS_SOON)
+}
+
+/// How long before its end (SPEC T4).
+const ENDS_SOON: Duration = Duration::from_secs(30 * 86_400);
+
 /// How to sign in again, and as whom.
 pub(super) fn again(account: &AccountEntry) -> String {
     let email = account.email().map(|email| format!(" as {}", text::clean(email, 80)));
@@ -337,6 +357,24 @@ mod tests {
             stderr,
             "maxpool: accounts[4] \"lost\" is skipped: it has no accessToken, no refreshToken and no importFrom\n"
         );
+    }
+
+    #[test]
+    fn the_end_of_a_token_that_nothing_renews_is_shown_thirty_days_ahead() {
+        let day = 86_400_000;
+        for (days, refresh, shown) in [
+            (20, "", "valid, ends in "),
+            (31, "", "valid  "),
+            (20, r#""refreshToken": "SECRET","#, "valid  "),
+        ] {
+            let end = clock::wall().0 + days * day;
+            let config = format!(
+                r#"{{"proxy": {{"port": 1}}, "accounts": [{{"name": "a", "type": "oauth",
+                    "accessToken": "SECRET", {refresh} "expiresAt": {end}}}]}}"#
+            );
+            let (stdout, _) = listed(&config, AccountsView::Text);
+            assert!(stdout.contains(shown), "{days}: {stdout}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use finding::{Finding, Verdict, fine, odd, wrong};
 use running::what_it_knows;
 
 use super::Context;
-use super::accounts::{Token, again, is_dead};
+use super::accounts::{Token, again, ends_within_month, is_dead};
 use super::out::Paint;
 use super::web::{self, Presence, Server};
 use crate::account::http::HttpCall;
@@ -167,20 +167,11 @@ fn dead(account: &AccountEntry, known: &State, now: Wall) -> Option<Finding> {
 
 /// A token that nothing renews is worth a line some time before it ends.
 fn ends_soon(account: &AccountEntry, now: Wall) -> Option<Finding> {
-    let Credential::Oauth(oauth) = &account.credential else {
-        return None;
-    };
-    let Tokens { refresh, expires_at, .. } = &oauth.tokens;
-    let at = expires_at.filter(|at| *at > now && now.until(*at) <= ENDS_SOON)?;
-    (refresh.is_none() && oauth.import_from.is_none()).then(|| {
-        let left = human(now.until(at));
-        let name = text::name(&account.name);
-        odd("token", format!("{name}: ends in {left} and nothing can renew it; {}", again(account)))
-    })
+    let left = human(ends_within_month(account, now)?);
+    let name = text::name(&account.name);
+    let text = format!("{name}: ends in {left} and nothing can renew it; {}", again(account));
+    Some(odd("token", text))
 }
-
-/// How long before its end (SPEC T4).
-const ENDS_SOON: Duration = Duration::from_secs(30 * 86_400);
 
 fn token(account: &AccountEntry, now: Wall) -> Finding {
     let name = text::name(&account.name);
