@@ -47,6 +47,7 @@ mod tier;
 pub mod time;
 mod trail;
 mod wait_limits;
+mod waiters;
 mod windows;
 
 pub use affinity::{KnownSession, KnownThread};
