@@ -196,6 +196,19 @@ fn only_the_gate_locks_the_scheduler() {
 }
 
 #[test]
+fn no_part_of_the_scheduler_knows_the_scheduler() {
+    let mut wrong = Vec::new();
+    for (path, text) in files("src/scheduler/parts") {
+        for (number, line) in code(&text[..program_end(&text)]) {
+            if line.contains("Scheduler") || line.contains("crate::scheduler") {
+                wrong.push(format!("{}:{number}: {line}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
 fn the_scheduler_is_pure() {
     let mut wrong = Vec::new();
     for (path, text) in files("src/scheduler") {

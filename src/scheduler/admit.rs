@@ -6,24 +6,24 @@
 
 use std::time::Duration;
 
-use super::account::{Account, Target};
-use super::block::WaitCause;
-use super::cost::PromptCache;
-use super::id::RouteClass;
-use super::obstacle::Ends;
-use super::policy::{PASS_PAUSE, POLL_MIN};
-use super::queue::Full;
-use super::quota::WindowKind;
-use super::ranking::Ranking;
-use super::request::Why;
-use super::request::{
+use super::parts::account::{Account, Target};
+use super::parts::block::WaitCause;
+use super::parts::cost::PromptCache;
+use super::parts::id::RouteClass;
+use super::parts::obstacle::Ends;
+use super::parts::policy::{PASS_PAUSE, POLL_MIN};
+use super::parts::queue::Full;
+use super::parts::quota::WindowKind;
+use super::parts::ranking::Ranking;
+use super::parts::request::Why;
+use super::parts::request::{
     Admission, Cancel, Grant, Lease, Refusal, RefusalReason, Request, Shape, Ticket, WaitClock,
     Wake,
 };
+use super::parts::snapshot::ExplainedVerdict;
+use super::parts::time::{Mono, Now};
+use super::parts::wait_limits::{Allowance, Outlook, Prospect, judge, tick};
 use super::select::{Ask, Choice, Patience, Restraint, Route};
-use super::snapshot::ExplainedVerdict;
-use super::time::{Mono, Now};
-use super::wait_limits::{Allowance, Outlook, Prospect, judge, tick};
 use super::{Intake, LeaseRecord, Look, Looking, Progress, Scheduler};
 
 impl Scheduler {

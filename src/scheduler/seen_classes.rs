@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::cost::PromptCache;
-use super::id::{AccountId, RouteClass};
-use super::policy::RESTRAINED_MAX;
-use super::quota::Family;
+use super::parts::cost::PromptCache;
+use super::parts::id::{AccountId, RouteClass};
+use super::parts::policy::RESTRAINED_MAX;
+use super::parts::quota::Family;
+use super::parts::time::Now;
+use super::parts::wait_limits::Outlook;
 use super::select::{Ask, Patience, Restraint, Route};
-use super::time::Now;
-use super::wait_limits::Outlook;
 
 /// The classes of requests for which this look has found no account: the next one of such a class
 /// need not ask again.

@@ -3,16 +3,16 @@
 
 use std::time::Duration;
 
-use super::block::WaitCause;
-use super::policy::STORM_REQUESTS;
-use super::queue::{Place, Waiter};
-use super::ranking::Ranking;
-use super::request::{Limit, Refusal, RefusalReason, Restrained, Wake};
+use super::parts::block::WaitCause;
+use super::parts::policy::STORM_REQUESTS;
+use super::parts::queue::{Place, Waiter};
+use super::parts::ranking::Ranking;
+use super::parts::request::{Limit, Refusal, RefusalReason, Restrained, Wake};
+use super::parts::snapshot::ExplainedVerdict;
+use super::parts::time::{Mono, Now};
+use super::parts::wait_limits::{Allowance, Outlook, Prospect, judge, tick};
 use super::seen_classes::SeenClasses;
 use super::select::{Ask, Choice, Restraint, Route};
-use super::snapshot::ExplainedVerdict;
-use super::time::{Mono, Now};
-use super::wait_limits::{Allowance, Outlook, Prospect, judge, tick};
 use super::{DRIFT_MS_MAX, Intake, Look, Scheduler};
 
 impl Scheduler {

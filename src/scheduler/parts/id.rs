@@ -19,7 +19,7 @@ pub enum RouteClass {
 }
 
 impl RouteClass {
-    pub(super) const ALL: [RouteClass; 4] =
+    pub(crate) const ALL: [RouteClass; 4] =
         [RouteClass::Messages, RouteClass::CountTokens, RouteClass::Models, RouteClass::Rest];
 }
 
