@@ -37,7 +37,8 @@ pub(super) fn environment(context: &Context<'_>, config: &Config) -> Vec<Finding
     for name in ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"] {
         if variable(name).is_some() {
             let text = format!(
-                "{name} is set, so Claude Code uses it instead of its own login; unset it if that is not meant"
+                "{name} is set, so Claude Code uses it instead of its own login; unset it if you \
+                do not want that"
             );
             findings.push(odd("environment", text));
         }
