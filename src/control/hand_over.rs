@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::blocks::{self, BlockTold};
 use crate::account::Origin;
 use crate::clock;
 use crate::config::Identity;
@@ -223,6 +224,7 @@ pub(crate) fn recall(context: &Context, seen: &str) {
     }
     context.events.in_flight().pulse().beat();
 }
+
 /// What one process gives to the next, over their socket.
 #[derive(Serialize)]
 struct HandOver<'a> {
@@ -232,16 +234,27 @@ struct HandOver<'a> {
     unsaved: Unsaved,
 }
 
-/// Tokens that are in no file.
+/// What is in no file: tokens that could not be stored, and blocks.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Unsaved {
     tokens: Vec<serde_json::Value>,
+    blocks: Vec<BlockTold>,
 }
 
 /// What the next process is given.
 pub(crate) fn text(context: &Context, learned: &State) -> String {
-    let unsaved = Unsaved { tokens: context.accounts.unsaved() };
+    told(context, learned, blocks::in_force(context))
+}
+
+/// What was learned after that. The blocks of a process that serves no more are not told again: the
+/// next process may have lifted them.
+pub(crate) fn later_text(context: &Context, learned: &State) -> String {
+    told(context, learned, Vec::new())
+}
+
+fn told(context: &Context, learned: &State, blocks: Vec<BlockTold>) -> String {
+    let unsaved = Unsaved { tokens: context.accounts.unsaved(), blocks };
     serde_json::to_string(&HandOver { learned, unsaved }).unwrap_or_default()
 }
 
@@ -251,12 +264,13 @@ pub(crate) fn take_over(context: &Context, learned: &str) {
     let json = learned.as_bytes();
     let read = document::read(json).and_then(|state: State| Ok((state, document::read(json)?)));
     match read {
-        Ok((state, Unsaved { tokens })) => {
+        Ok((state, Unsaved { tokens, blocks })) => {
             restore(context, &state);
+            blocks::recall(context, &blocks);
             context.accounts.take_over(&tokens);
         }
         Err(error) => {
-            let text = format!("what the process before has learned cannot be read: {error}");
+            let text = format!("cannot read what the previous process handed over: {error}");
             context.events.warning(clock::wall(), text);
         }
     }

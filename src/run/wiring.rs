@@ -15,6 +15,7 @@ use crate::event::{Event, Events, Started, StartedAccount};
 use crate::gate::Gate;
 use crate::net;
 use crate::proxy::context::{Context, Parts, proxies};
+use crate::proxy::reply;
 use crate::report::Reporter;
 use crate::report::capture::Capture;
 use crate::scheduler::Scheduler;
@@ -102,7 +103,8 @@ fn clock_stepped(context: &Context) {
     if context.renew_agent().is_ok() {
         context.events.notice(
             clock::wall(),
-            "the clock jumped: idle upstream connections are dropped, windows judged anew",
+            "the clock jumped: idle upstream connections are closed and quota windows evaluated \
+             again",
         );
     }
 }
@@ -124,7 +126,6 @@ pub(super) fn announce(context: &Context, listener: &Listener) {
             .collect(),
     }));
     if accounts.is_empty() {
-        let text = "there is no usable account: add one with `maxpool login`, it is picked up while the server runs";
-        context.events.warning(clock::wall(), text);
+        context.events.warning(clock::wall(), reply::NO_ACCOUNT);
     }
 }

@@ -51,7 +51,8 @@ fn other_ways(context: &Context<'_>) -> Vec<Finding> {
     for name in ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"] {
         if variable(context, name).is_some() {
             let text = format!(
-                "{name} is set, so Claude Code uses it instead of its own login; unset it if that is not meant"
+                "{name} is set, so Claude Code uses it instead of its own login; unset it if you \
+                do not want that"
             );
             findings.push(odd("environment", text));
         }

@@ -19,7 +19,8 @@ pub enum RouteClass {
 }
 
 impl RouteClass {
-    pub(crate) const ALL: [RouteClass; 4] =
+    /// All of them.
+    pub const ALL: [RouteClass; 4] =
         [RouteClass::Messages, RouteClass::CountTokens, RouteClass::Models, RouteClass::Rest];
 }
 
