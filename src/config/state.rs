@@ -310,7 +310,7 @@ impl WindowState {
 
 const SEVEN_DAY_OF: &str = "seven_day_";
 
-pub(crate) fn word_of(kind: &WindowKind) -> String {
+fn word_of(kind: &WindowKind) -> String {
     match kind {
         WindowKind::FiveHour => "five_hour".to_owned(),
         WindowKind::SevenDay => "seven_day".to_owned(),
@@ -321,7 +321,7 @@ pub(crate) fn word_of(kind: &WindowKind) -> String {
     }
 }
 
-pub(crate) fn kind_of(word: &str) -> Option<WindowKind> {
+fn kind_of(word: &str) -> Option<WindowKind> {
     Some(match word {
         "five_hour" => WindowKind::FiveHour,
         "seven_day" => WindowKind::SevenDay,

@@ -313,22 +313,6 @@ impl Scheduler {
         self.look = Look::Now;
     }
 
-    /// The blocks in force on the account, for a process that takes over.
-    #[must_use]
-    pub fn blocks(&self, now: Now, id: AccountId) -> Vec<Block> {
-        let found = self.accounts.iter().find(|account| account.id == id);
-        found.map(|account| account.blocks(now).cloned().collect()).unwrap_or_default()
-    }
-
-    /// Places a block that another process has told. It moves no request: none was here yet.
-    pub fn recall_block(&mut self, now: Now, id: AccountId, block: Block) {
-        let now = self.touch(now);
-        if let Some(account) = self.account_mut(id) {
-            account.put_block(now, block);
-        }
-        self.look = Look::Now;
-    }
-
     /// What ended on the account within the last hour, by the minute.
     #[must_use]
     pub fn load_minutes(&self, now: Now, id: AccountId) -> Vec<LoadMinute> {
