@@ -26,6 +26,7 @@ mod admit;
 mod availability;
 mod everywhere;
 mod explain;
+mod learned;
 mod long_look;
 mod parts;
 mod seen_classes;
@@ -46,8 +47,8 @@ pub use parts::request::{
 };
 pub use parts::snapshot::{
     AccountSnapshot, BlockSnapshot, BreakerSnapshot, CachedPrompt, Candidate, Effect,
-    ExplainedVerdict, Explanation, Learned, Load, QueueSnapshot, Snapshot, Source, Status, Terms,
-    Tier, UsageTotals, WeeklySnapshot, WindowSnapshot,
+    ExplainedVerdict, Explanation, KnownRejection, Learned, Load, QueueSnapshot, Snapshot, Source,
+    Status, Terms, Tier, UsageTotals, WeeklySnapshot, WindowSnapshot,
 };
 pub use parts::suspicion::Fingerprint;
 pub use parts::trail::{Aftermath, Trail, Unproven};

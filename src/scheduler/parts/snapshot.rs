@@ -254,6 +254,27 @@ pub struct Learned {
     /// Quota windows.
     pub windows: Vec<WindowSnapshot>,
     pub usage: UsageTotals,
+    /// The last `unified-status`: without it, a full week that the API serves would count as
+    /// exhausted (S3, S4).
+    pub unified_status: Option<Verdict>,
+    /// How long paid extra usage counts as in use (S11).
+    pub overage_until: Option<Wall>,
+    /// Rejections of messages that still hold.
+    pub rejections: Vec<KnownRejection>,
+}
+
+/// A rejection that belongs to a window (S2).
+#[derive(Clone, Debug, PartialEq)]
+pub struct KnownRejection {
+    /// The window, if the answer named one.
+    pub window: Option<WindowKind>,
+    /// Whose requests it keeps out; none: all messages.
+    pub family: Option<Family>,
+    pub until: Wall,
+    /// When the answer came.
+    pub said_at: Wall,
+    /// The answer's HTTP status.
+    pub status: Option<u16>,
 }
 
 /// S12: which accounts were ranked and why the others were passed over.
