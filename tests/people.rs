@@ -126,7 +126,7 @@ fn doctor_finds_an_upstream_without_messages() {
     let wrong = home("/nowhere");
     wrong.write();
     let ran = wrong.run(&["doctor"]);
-    assert_said(&ran, 1, &["/nowhere/v1/messages does not exist", "correct upstream"]);
+    assert_said(&ran, 1, &["/nowhere/v1/messages does not exist", "correct the upstream"]);
     let asked = upstream.requests().len();
     let joined = home("/v1");
     joined.write();
@@ -207,7 +207,7 @@ fn what_is_misspelt_is_answered_with_the_nearest() {
         (&["status", "--jsn"], 2, "did you mean --json?"),
         (&["enable", "wrok"], 1, "did you mean work?"),
         (&["use", "spar"], 1, "did you mean spare?"),
-        (&["rename", "1", "x"], 1, "accounts go by their names"),
+        (&["rename", "1", "x"], 1, "accounts are referred to by name"),
         (&["accounts"], 0, "proxy.prot (line 3; did you mean proxy.port?)"),
     ] {
         let ran = home.run(arguments);

@@ -87,7 +87,7 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
             if let Some(left) =
                 ends_within_month(account, now).filter(|_| state == Token::Valid.word())
             {
-                state.push_str(&format!(", ends in {}", human(left)));
+                state.push_str(&format!(", expires in {}", human(left)));
             }
             let mut row = row(account, tier.as_deref(), state);
             if verbose {
@@ -363,7 +363,7 @@ mod tests {
     fn the_end_of_a_token_that_nothing_renews_is_shown_thirty_days_ahead() {
         let day = 86_400_000;
         for (days, refresh, shown) in [
-            (20, "", "valid, ends in "),
+            (20, "", "valid, expires in "),
             (31, "", "valid  "),
             (20, r#""refreshToken": "SECRET","#, "valid  "),
         ] {

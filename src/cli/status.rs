@@ -79,18 +79,18 @@ fn overview(status: &Status) -> Vec<String> {
     if throttle.active {
         let until = throttle
             .until
-            .map(|until| format!(", one request probes in {}", left(status.now.0, until)))
+            .map(|until| format!(", next probe in {}", left(status.now.0, until)))
             .unwrap_or_default();
         let reason =
             throttle.reason.as_deref().map(|reason| text::clean(reason, 120)).unwrap_or_default();
-        lines.push(format!("breaker open: all Claude accounts pause{until}: {reason}"));
+        lines.push(format!("breaker open: all Claude accounts are paused{until}: {reason}"));
     }
     let queue = &status.queue;
     if queue.waiting > 0 {
         let oldest = queue.oldest_ms.map(Duration::from_millis).map(human).unwrap_or_default();
         let next = queue
             .next_free_at
-            .map(|at| format!(", the next account frees in {}", left(status.now.0, at)));
+            .map(|at| format!(", next account free in {}", left(status.now.0, at)));
         lines.push(format!(
             "{} waiting, the oldest for {oldest}{}",
             queue.waiting,
@@ -189,8 +189,8 @@ mod tests {
             [
                 "maxpool 2.0.0 at http://127.0.0.1:1, up 2h 14m, prefers \"a b\", 3 in flight",
                 "stopping: running requests finish, new ones are refused",
-                "breaker open: all Claude accounts pause, one request probes in 5s: overloaded\\n",
-                "2 waiting, the oldest for 45s, the next account frees in 1m",
+                "breaker open: all Claude accounts are paused, next probe in 5s: overloaded\\n",
+                "2 waiting, the oldest for 45s, next account free in 1m",
             ]
         );
     }

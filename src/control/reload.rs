@@ -57,7 +57,7 @@ fn apply(context: &Context, config: Config) -> Vec<String> {
     let mut lines = Vec::new();
     let (mut added, mut removed) = (Vec::new(), Vec::new());
     if old.proxy.host != config.proxy.host || old.proxy.port != config.proxy.port {
-        lines.push("proxy.host or proxy.port changed: takes effect with a restart".to_owned());
+        lines.push("proxy.host or proxy.port changed: takes effect after a restart".to_owned());
     }
     let diff = context.accounts.diff(&config);
     context.accounts.set_settings(&config);
@@ -205,7 +205,7 @@ pub(crate) fn switch(context: &Context, name: &str, enabled: bool) -> Result<Vec
     }
     context.accounts.change_file(|document| {
         if !edit::set_enabled(document, name, enabled) {
-            return Err(Error::client(format!("{name} is not in the config file any more")));
+            return Err(Error::client(format!("{name} is no longer in the config file")));
         }
         Ok(())
     })?;
@@ -222,7 +222,7 @@ pub(crate) fn retry(context: &Context, name: &str) -> Result<String> {
         context.accounts.by_name(name).ok_or_else(|| Error::client(no_account(context, name)))?;
     context.accounts.retry(account.id());
     context.gate.with(|scheduler, now| scheduler.retry(now, account.id()));
-    Ok(format!("{name}: blocks lifted, the next request tries it"))
+    Ok(format!("{name}: blocks lifted; the next request will try it"))
 }
 
 /// That there is no account of that name, with the one that was probably meant.

@@ -282,7 +282,7 @@ impl Course<'_> {
         }
         match failure {
             None if torn => {
-                let why = "the upstream ended its answer in the middle of the message";
+                let why = "the upstream ended its answer in mid-message";
                 hold.complete(broken(why));
                 self.break_off(&scanner, committed, why, status)
             }
@@ -340,7 +340,7 @@ impl Course<'_> {
             event
         });
         committed.broken(event.as_deref());
-        let cause = Some(format!("the answer broke: {why}"));
+        let cause = Some(format!("the answer broke off: {why}"));
         Ended { status, outcome: EndedAs::Broken, cause }
     }
 

@@ -5,26 +5,27 @@ use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::account::Account;
 use super::admit::Decision;
-use super::affinity::{KnownSession, KnownThread};
-use super::block::{BlockReason, Evidence, LiftedBy, Scope, WaitCause};
-use super::cost::PromptCache;
-use super::id::RouteClass;
-use super::obstacle::{Ends, Obstacle};
-use super::policy::DECISIONS_MAX;
-use super::quota::{Family, Verdict};
-use super::ranking::{Available, Ranking};
-use super::request::{Refusal, RefusalReason, Request, Standing, Ticket};
-use super::select::{Ask, Route, mismatch};
-use super::snapshot::{
+use super::parts::account::Account;
+use super::parts::affinity::{KnownSession, KnownThread};
+use super::parts::block::{BlockReason, Evidence, LiftedBy, Scope, WaitCause};
+use super::parts::cost::PromptCache;
+use super::parts::id::RouteClass;
+use super::parts::obstacle::{Ends, Obstacle};
+use super::parts::policy::DECISIONS_MAX;
+use super::parts::quota::{Family, Verdict};
+use super::parts::ranking::{Available, Ranking};
+use super::parts::request::{Refusal, RefusalReason, Request, Standing, Ticket};
+use super::parts::snapshot::{
     AccountSnapshot, BlockSnapshot, BreakerSnapshot, CachedPrompt, Candidate, Effect,
     ExplainedVerdict, Explanation, QueueSnapshot, Snapshot, Status, Tier, WeeklySnapshot,
 };
-use super::time::{Mono, Now, Wall};
-use super::trail::Trail;
-use super::wait_limits::Outlook;
-use super::{Intake, Scheduler, tier};
+use super::parts::tier;
+use super::parts::time::{Mono, Now, Wall};
+use super::parts::trail::Trail;
+use super::parts::wait_limits::Outlook;
+use super::select::{Ask, Route, mismatch};
+use super::{Intake, Scheduler};
 
 impl Scheduler {
     /// S12: what would become of this request now. Changes nothing.
@@ -511,5 +512,5 @@ fn is_429(reason: &BlockReason) -> bool {
 }
 
 fn is_weekly(reason: &BlockReason) -> bool {
-    matches!(reason, BlockReason::Quota(Some(super::quota::WindowKind::SevenDay)))
+    matches!(reason, BlockReason::Quota(Some(super::parts::quota::WindowKind::SevenDay)))
 }

@@ -8,11 +8,11 @@
 
 use std::sync::Arc;
 
-use super::account::Account;
-use super::block::{Block, BlockReason, End, Evidence, Scope};
-use super::id::{AccountId, RouteClass};
-use super::snapshot::{KnownRejection, Learned};
-use super::time::Now;
+use super::parts::account::Account;
+use super::parts::block::{Block, BlockReason, End, Evidence, Scope};
+use super::parts::id::{AccountId, RouteClass};
+use super::parts::snapshot::{KnownRejection, Learned};
+use super::parts::time::Now;
 use super::{Look, Scheduler};
 
 impl Scheduler {

@@ -339,11 +339,11 @@ pub struct Candidate {
 
 /// The order of the passes (S7); smaller is earlier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PassOrder(pub(super) Payment, pub(super) Group, pub(super) Pass);
+pub struct PassOrder(pub(crate) Payment, pub(crate) Group, pub(crate) Pass);
 
 /// What an account costs whoever owns it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Payment {
+pub(crate) enum Payment {
     #[default]
     Included,
     PaidOverage,
@@ -351,7 +351,7 @@ pub(super) enum Payment {
 
 /// The groups over which the passes run, one after the other (S7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Group {
+pub(crate) enum Group {
     /// Subscriptions, and API keys that are preferred as much as the best of them.
     #[default]
     Subscriptions,
@@ -361,7 +361,7 @@ pub(super) enum Group {
 
 /// The passes over one group (S7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Pass {
+pub(crate) enum Pass {
     /// The weekly tiers normal and soft.
     #[default]
     Normal,
