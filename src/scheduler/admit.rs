@@ -11,7 +11,7 @@ use super::parts::block::WaitCause;
 use super::parts::cost::PromptCache;
 use super::parts::id::RouteClass;
 use super::parts::obstacle::Ends;
-use super::parts::policy::{PASS_PAUSE, POLL_MIN};
+use super::parts::policy::{LIMITED_PASS_PAUSE, PASS_PAUSE, POLL_MIN};
 use super::parts::queue::Full;
 use super::parts::quota::WindowKind;
 use super::parts::ranking::Ranking;
@@ -198,10 +198,8 @@ impl Scheduler {
     pub(super) fn pass_pause(&self, last_failure: Option<WaitCause>) -> Duration {
         match last_failure {
             Some(WaitCause::Network) => PASS_PAUSE.max(self.policy.network_cooldown),
-            Some(
-                WaitCause::Quota | WaitCause::Weekly | WaitCause::Capacity | WaitCause::Credential,
-            )
-            | None => PASS_PAUSE,
+            Some(WaitCause::Quota | WaitCause::Weekly) => LIMITED_PASS_PAUSE,
+            Some(WaitCause::Capacity | WaitCause::Credential) | None => PASS_PAUSE,
         }
     }
 
