@@ -218,6 +218,19 @@ fn what_is_misspelt_is_answered_with_the_nearest() {
 }
 
 #[test]
+fn a_misspelt_account_is_answered_so_by_the_running_server_too() {
+    let upstream = Upstream::start();
+    let home = home(&upstream).accounts(&["work", "spare"]);
+    let _proxy = start(&home);
+    for arguments in [&["enable", "wrok"][..], &["disable", "Work"], &["retry", "wor"]] {
+        let ran = home.run(arguments);
+        assert_eq!(ran.status.code(), Some(1), "{ran:#?}");
+        assert!(ran.stderr.contains("did you mean work?"), "{ran:#?}");
+    }
+    assert!(home.run(&["use", "spar"]).stderr.contains("did you mean spare?"));
+}
+
+#[test]
 fn run_says_what_to_do_when_claude_code_is_signed_in_to_nothing() {
     use std::os::unix::fs::PermissionsExt;
     let upstream = Upstream::start();

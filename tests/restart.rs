@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
-use crate::harness::home::KEY;
 use crate::harness::{
     Ask, Client, Home, Piece, Proxy, Reply, ReplyEnd, hello, hello_stream, json, until,
 };
@@ -424,33 +423,6 @@ fn an_old_connection_serves_one_more_request_and_closes() {
     let reply = proxy.post(&hello());
     reply.assert_said("Hello from upstream.");
     assert_ne!(reply.header("connection"), Some("close"));
-}
-
-/// P7: an account that is out stays out, with the answer that said so, and is not asked again.
-#[test]
-fn a_restart_keeps_the_blocks() {
-    let upstream = Upstream::start();
-    let home = two_accounts(&upstream);
-    let proxy = Proxy::start(&home);
-    let hour = Duration::from_secs(3600);
-    upstream.next("key-a", failures::quota("five_hour", hour));
-    for _ in 0..2 {
-        proxy.post(&hello()).assert_said("Hello from upstream.");
-    }
-    let blocks = || proxy.account("a")["blocks"].clone();
-    let before = blocks();
-    assert_eq!(before[0]["reason"], "quota", "{before:#}");
-    let from = upstream.requests().len();
-    restart(&proxy);
-    assert_eq!(blocks(), before, "with the same end and the same evidence");
-    for _ in 0..3 {
-        proxy.post(&hello()).assert_said("Hello from upstream.");
-    }
-    let asked = upstream.requests();
-    assert!(asked[from..].iter().all(|seen| seen.credential() == "key-b"));
-    let retried = Ask::post("/maxpool/accounts/a/retry", &json!({}));
-    assert_eq!(proxy.ask(&retried.header("x-api-key", KEY)).status, 200);
-    assert_eq!(blocks(), json!([]), "retry lifts it");
 }
 
 /// D1: the log of the dashboard and the figures of the last hour go on.

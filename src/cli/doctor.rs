@@ -381,11 +381,11 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
             format!("{}/v1/messages does not answer: {}", url.as_str(), failure.cause),
         ),
     }];
-    if let Some(theirs) =
-        reply.header("date").and_then(|date| dates::reset_of_text(date, clock::wall()))
-    {
-        findings.push(clock_against(theirs, clock::wall()));
-    }
+    let theirs = reply.header("date").and_then(|date| dates::reset_of_text(date, clock::wall()));
+    findings.push(match theirs {
+        Some(theirs) => clock_against(theirs, clock::wall()),
+        None => odd("clock", "cannot be checked: the upstream's answer has no date"),
+    });
     findings
 }
 

@@ -104,10 +104,16 @@ fn row(account: &Account, now: Wall) -> Vec<String> {
     let mut state = match (&account.unavailable, account.enabled) {
         (_, false) => "disabled".to_owned(),
         (Some(unavailable), true) => {
-            let until = unavailable
-                .until
-                .map(|until| format!(", {} left", left(now, until)))
-                .unwrap_or_default();
+            // T2: a credential that rests is not back at the end of its rest; one request looks.
+            let looks = ["credential_refused", "unusable"];
+            let is_looked_at = account.blocks.iter().any(|block| {
+                looks.contains(&block.reason.as_str()) && block.text == unavailable.reason
+            });
+            let until = unavailable.until.map(|until| match is_looked_at {
+                true => format!(", next look in {}", left(now, until)),
+                false => format!(", {} left", left(now, until)),
+            });
+            let until = until.unwrap_or_default();
             format!("{}{until}", text::clean(&unavailable.reason, 60))
         }
         (None, true) if !account.avoided.is_empty() => text::clean(&account.avoided.join("; "), 80),
@@ -202,5 +208,16 @@ mod tests {
             row,
             ["*", "a", "provider zai", "limit, 1h left", "42% (2h)", "-", "1", "9", "0", "10"]
         );
+    }
+
+    #[test]
+    fn a_refused_credential_says_when_the_next_look_is() {
+        let account: Account = serde_json::from_value(json!({
+            "name": "a", "enabled": true, "status": "error",
+            "unavailable": {"reason": "refused by the API", "until": "1970-01-01T00:02:00.000Z"},
+            "blocks": [{"reason": "credential_refused", "text": "refused by the API"}]
+        }))
+        .unwrap();
+        assert_eq!(row(&account, Wall(0))[3], "refused by the API, next look in 2m");
     }
 }

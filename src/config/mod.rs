@@ -21,6 +21,7 @@ mod locate;
 pub(crate) mod masking;
 pub(crate) mod near;
 mod parse;
+mod quota_state;
 pub(crate) mod random;
 mod reader;
 mod record;

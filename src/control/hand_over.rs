@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::blocks::{self, BlockTold};
 use crate::account::Origin;
 use crate::clock;
 use crate::config::Identity;
@@ -224,7 +223,6 @@ pub(crate) fn recall(context: &Context, seen: &str) {
     }
     context.events.in_flight().pulse().beat();
 }
-
 /// What one process gives to the next, over their socket.
 #[derive(Serialize)]
 struct HandOver<'a> {
@@ -234,27 +232,16 @@ struct HandOver<'a> {
     unsaved: Unsaved,
 }
 
-/// What is in no file: tokens that could not be stored, and blocks.
+/// Tokens that are in no file.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Unsaved {
     tokens: Vec<serde_json::Value>,
-    blocks: Vec<BlockTold>,
 }
 
 /// What the next process is given.
 pub(crate) fn text(context: &Context, learned: &State) -> String {
-    told(context, learned, blocks::in_force(context))
-}
-
-/// What was learned after that. The blocks of a process that serves no more are not told again: the
-/// next process may have lifted them.
-pub(crate) fn later_text(context: &Context, learned: &State) -> String {
-    told(context, learned, Vec::new())
-}
-
-fn told(context: &Context, learned: &State, blocks: Vec<BlockTold>) -> String {
-    let unsaved = Unsaved { tokens: context.accounts.unsaved(), blocks };
+    let unsaved = Unsaved { tokens: context.accounts.unsaved() };
     serde_json::to_string(&HandOver { learned, unsaved }).unwrap_or_default()
 }
 
@@ -264,9 +251,8 @@ pub(crate) fn take_over(context: &Context, learned: &str) {
     let json = learned.as_bytes();
     let read = document::read(json).and_then(|state: State| Ok((state, document::read(json)?)));
     match read {
-        Ok((state, Unsaved { tokens, blocks })) => {
+        Ok((state, Unsaved { tokens })) => {
             restore(context, &state);
-            blocks::recall(context, &blocks);
             context.accounts.take_over(&tokens);
         }
         Err(error) => {

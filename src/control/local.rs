@@ -105,7 +105,7 @@ fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
         }
         Local::Account { name, to } => {
             if context.accounts.by_name(name).is_none() {
-                return Err(reply::not_found(&format!("there is no account {name}")));
+                return Err(reply::not_found(&reload::no_account(context, name)));
             }
             let changed = match to {
                 Switch::Enable => reload::switch(context, name, true),
@@ -128,7 +128,7 @@ fn refresh(context: &Context, name: &str) -> Result<String, Error> {
     match asked {
         Some(Ok(_)) => Ok(format!("{name}: its token is usable")),
         Some(Err(unready)) => Err(Error::operator(format!("{name}: {}", unready.why()))),
-        None => Err(Error::client(format!("there is no account {name}"))),
+        None => Err(Error::client(reload::no_account(context, name))),
     }
 }
 

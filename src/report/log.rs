@@ -252,8 +252,9 @@ fn blocked_line(at: Wall, blocked: &AccountBlocked) -> String {
         None => "until its credential changes".into(),
     };
     format!(
-        "account {} is out{scope}, {}, {until}{}",
+        "account {} is {}{scope}, {}, {until}{}",
         name(&blocked.account),
+        labels::effect(block.effect),
         labels::block_phrase(&block.reason),
         evidence_part(Some(&block.evidence), "")
     )

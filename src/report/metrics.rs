@@ -70,7 +70,9 @@ pub(crate) fn render(
     queue_and_breaker(&mut page, snapshot, counters);
     latencies(&mut page, counters);
     tokens(&mut page, counters);
-    accounts(&mut page, snapshot, counters, labels);
+    account_gauges(&mut page, snapshot, labels);
+    account_counters(&mut page, snapshot, labels);
+    blocks(&mut page, counters);
     refreshes(&mut page, counters);
     process_facts(&mut page, process);
     page.text
@@ -223,15 +225,22 @@ fn tokens(page: &mut Page, counters: &Counters) {
         .sample("", &[("kind", "cache_write".into())], tokens.cache_write);
 }
 
-fn accounts(page: &mut Page, snapshot: &Snapshot, counters: &Counters, labels: Labels) {
-    let label = |index: usize, account: &AccountSnapshot| {
-        let mut label =
-            vec![("account", index.to_string()), ("kind", labels::kind(account.kind).to_owned())];
-        if labels == Labels::Names {
-            label.push(("name", account.name.to_string()));
-        }
-        label
-    };
+/// What an account's samples are told apart by.
+fn account_label(
+    index: usize,
+    account: &AccountSnapshot,
+    labels: Labels,
+) -> Vec<(&'static str, String)> {
+    let mut label =
+        vec![("account", index.to_string()), ("kind", labels::kind(account.kind).to_owned())];
+    if labels == Labels::Names {
+        label.push(("name", account.name.to_string()));
+    }
+    label
+}
+
+fn account_gauges(page: &mut Page, snapshot: &Snapshot, labels: Labels) {
+    let label = |index, account| account_label(index, account, labels);
     let pool = || snapshot.accounts.iter().enumerate();
     let mut family =
         page.family("maxpool_account_enabled", "gauge", "1 if the account is enabled.");
@@ -282,6 +291,11 @@ fn accounts(page: &mut Page, snapshot: &Snapshot, counters: &Counters, labels: L
             family.sample("", &label, in_force.count());
         }
     }
+}
+
+fn account_counters(page: &mut Page, snapshot: &Snapshot, labels: Labels) {
+    let label = |index, account| account_label(index, account, labels);
+    let pool = || snapshot.accounts.iter().enumerate();
     let mut family = page.family(
         "maxpool_account_requests_total",
         "counter",
@@ -312,6 +326,9 @@ fn accounts(page: &mut Page, snapshot: &Snapshot, counters: &Counters, labels: L
             family.sample("", &label, count);
         }
     }
+}
+
+fn blocks(page: &mut Page, counters: &Counters) {
     let mut family = page.family("maxpool_blocks_total", "counter", "Blocks set so far by reason.");
     for (reason, count) in counters.blocks() {
         family.sample("", &[("reason", reason.into())], count);

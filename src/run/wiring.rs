@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
+use ureq::Agent;
+
 use crate::account::oauth::Endpoints;
 use crate::account::{Accounts, Surroundings, wire};
 use crate::clock;
@@ -36,26 +38,8 @@ pub(super) fn build(
             .map_err(Error::operator)?;
     let proxies = proxies(&config).map_err(Error::operator)?;
     let shared: Arc<OnceLock<Weak<Context>>> = Arc::default();
-    let renewed = Arc::clone(&shared);
-    let current = Arc::clone(&shared);
     let first = net::agent(Arc::clone(&tls), proxies);
-    let around = Surroundings {
-        config: path.clone(),
-        // A hot change of upstreamProxy is for refreshes too.
-        http: wire::http_by(move || match current.get().and_then(Weak::upgrade) {
-            Some(context) => context.agent(),
-            None => first.clone(),
-        }),
-        endpoints: Endpoints::from_environment(&|name| std::env::var(name).ok()),
-        events: events.clone(),
-        now: Arc::new(clock::now),
-        home: std::env::var_os("HOME").map(PathBuf::from),
-        renewed: Arc::new(move |id| {
-            if let Some(context) = renewed.get().and_then(Weak::upgrade) {
-                context.gate.with(|scheduler, now| scheduler.clear_credential_blocks(now, id));
-            }
-        }),
-    };
+    let around = surroundings(path.clone(), events, first, &shared);
     let accounts = Arc::new(Accounts::new(around, &config));
     let stepped = Arc::clone(&shared);
     let gate = Gate::start(Scheduler::new(config.policy.clone()), move || {
@@ -84,6 +68,34 @@ pub(super) fn build(
         events.warning(clock::wall(), notice);
     }
     Ok(context)
+}
+
+/// What accounts use; `shared` is set once there is a context.
+fn surroundings(
+    config: PathBuf,
+    events: &Events,
+    first: Agent,
+    shared: &Arc<OnceLock<Weak<Context>>>,
+) -> Surroundings {
+    let renewed = Arc::clone(shared);
+    let current = Arc::clone(shared);
+    Surroundings {
+        config,
+        // A hot change of upstreamProxy is for refreshes too.
+        http: wire::http_by(move || match current.get().and_then(Weak::upgrade) {
+            Some(context) => context.agent(),
+            None => first.clone(),
+        }),
+        endpoints: Endpoints::from_environment(&|name| std::env::var(name).ok()),
+        events: events.clone(),
+        now: Arc::new(clock::now),
+        home: std::env::var_os("HOME").map(PathBuf::from),
+        renewed: Arc::new(move |id| {
+            if let Some(context) = renewed.get().and_then(Weak::upgrade) {
+                context.gate.with(|scheduler, now| scheduler.clear_credential_blocks(now, id));
+            }
+        }),
+    }
 }
 
 /// The wall clock was set, or the machine slept: idle upstream connections are dead by now.

@@ -476,7 +476,7 @@ impl Worker<'_> {
         if let Some((handed, at)) = &self.handed {
             let recent = clock::mono().since(*at);
             let since = hand_over::handed_over(&self.context, recent).since(handed);
-            self.link.report(&Report::Learned(hand_over::later_text(&self.context, &since)));
+            self.link.report(&Report::Learned(hand_over::text(&self.context, &since)));
         }
     }
 

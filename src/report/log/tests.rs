@@ -147,6 +147,23 @@ lifted_by: LiftedBy::TimeOrReading,
             Event::AccountBlocked(AccountBlocked {
                 account: work.clone(),
                 block: BlockSnapshot {
+                    reason: BlockReason::Quota(Some(WindowKind::FiveHour)),
+                    effect: Effect::Avoided,
+                    lifted_by: LiftedBy::TimeOrReading,
+                    scope: Scope::Account,
+                    until: Some(Wall(AT.0 + 15_120_000)),
+                    remaining: None,
+                    evidence: evidence(),
+                },
+            }),
+            format!(
+                "account work is avoided, five-hour limit reached, until 2026-11-22T02:57:00.123Z, in 4h 12m {answer}"
+            ),
+        ),
+        (
+            Event::AccountBlocked(AccountBlocked {
+                account: work.clone(),
+                block: BlockSnapshot {
                     reason: BlockReason::NeedsLogin,
 effect: Effect::Out,
 lifted_by: LiftedBy::TimeOrReading,

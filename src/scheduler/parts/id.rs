@@ -19,8 +19,7 @@ pub enum RouteClass {
 }
 
 impl RouteClass {
-    /// All of them.
-    pub const ALL: [RouteClass; 4] =
+    pub(super) const ALL: [RouteClass; 4] =
         [RouteClass::Messages, RouteClass::CountTokens, RouteClass::Models, RouteClass::Rest];
 }
 
