@@ -68,8 +68,10 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
         let home = (context.variable)("HOME").map(PathBuf::from);
         // What a server has learned; a missing file knows nothing.
         let (known, _) = state::load(&state::path(&path));
+        let (port, refused) = port(&config);
+        let known = Judged { state: known, refused };
         findings.extend(accounts(&config, &known, home.as_deref(), clock::wall()));
-        findings.extend(port(&config));
+        findings.extend(port);
     }
     findings.extend(certificates(context));
     if is_readable {
@@ -124,7 +126,15 @@ fn modes(path: &Path) -> Vec<Finding> {
     findings
 }
 
-fn accounts(config: &Config, known: &State, home: Option<&Path>, now: Wall) -> Vec<Finding> {
+/// What is known of the accounts beside the config.
+#[derive(Default)]
+struct Judged {
+    state: State,
+    /// What the running proxy says of those that the API refuses, by name.
+    refused: Vec<(String, Finding)>,
+}
+
+fn accounts(config: &Config, known: &Judged, home: Option<&Path>, now: Wall) -> Vec<Finding> {
     if config.accounts.is_empty() {
         return vec![wrong("accounts", "there is no usable account; add one with: maxpool login")];
     }
@@ -136,8 +146,11 @@ fn accounts(config: &Config, known: &State, home: Option<&Path>, now: Wall) -> V
     }
     let mut findings = Vec::new();
     for account in &config.accounts {
+        let refused = known.refused.iter().find(|(name, _)| *name == account.name);
         findings.push(
-            dead(account, known, now)
+            refused
+                .map(|(_, finding)| finding.clone())
+                .or_else(|| dead(account, &known.state, now))
                 .or_else(|| ends_soon(account, now))
                 .unwrap_or_else(|| token(account, now)),
         );
@@ -200,16 +213,18 @@ fn token(account: &AccountEntry, now: Wall) -> Finding {
     }
 }
 
-fn port(config: &Config) -> Vec<Finding> {
+/// What listens on the port, and what the running proxy says of single accounts.
+fn port(config: &Config) -> (Vec<Finding>, Vec<(String, Finding)>) {
     let server = match Server::of(config) {
         Ok(server) => server,
-        Err(error) => return vec![odd("port", error.to_string())],
+        Err(error) => return (vec![odd("port", error.to_string())], Vec::new()),
     };
-    vec![match server.presence() {
+    let finding = match server.presence() {
         Presence::Running => {
             let mut findings = vec![fine("port", format!("maxpool answers at {}", server.base()))];
-            findings.extend(what_it_knows(&server, config));
-            return findings;
+            let known = what_it_knows(&server, config);
+            findings.extend(known.findings);
+            return (findings, known.refused);
         }
         Presence::Strange(what) => wrong(
             "port",
@@ -235,7 +250,8 @@ fn port(config: &Config) -> Vec<Finding> {
                 ),
             }
         }
-    }]
+    };
+    (vec![finding], Vec::new())
 }
 
 fn certificates(context: &Context<'_>) -> Vec<Finding> {
@@ -344,7 +360,12 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
             wrong("upstream", text)
         }
         Ok(asked) => {
-            fine("upstream", format!("{} answers (status {})", url.as_str(), asked.status))
+            // 400 and 401 are how the API answers a request without a body and a credential.
+            let status = match asked.status {
+                400 | 401 => String::new(),
+                status => format!(" (status {status})"),
+            };
+            fine("upstream", format!("{} answers{status}", url.as_str()))
         }
         Err(failure) => wrong(
             "upstream",
