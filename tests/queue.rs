@@ -57,6 +57,21 @@ fn a_reset_within_the_second_is_not_slept_through() {
 }
 
 #[test]
+fn an_account_whose_limit_ends_serves_though_the_other_cannot_be_reached() {
+    let upstream = Upstream::start();
+    let mut nowhere = crate::harness::home::api_key("b");
+    nowhere["upstream"] = json!("http://127.0.0.1:9");
+    let home = one_account(&upstream).account(nowhere).priority(1, 1);
+    let proxy = Proxy::start(&home);
+    upstream.next("key-a", failures::quota("five_hour", Duration::from_secs(1)));
+    let before = Instant::now();
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    // The other's cooldown takes five seconds.
+    assert!(before.elapsed() < Duration::from_secs(4), "{:?}", before.elapsed());
+    assert_eq!(upstream.count("key-a"), 2);
+}
+
+#[test]
 fn a_request_waits_for_the_reset_and_is_served_then() {
     let upstream = Upstream::start();
     let proxy = Proxy::start(&one_account(&upstream));
