@@ -423,7 +423,8 @@ impl TokenState {
     }
 
     /// A refresh failed for now: none before `cooldown`, or twice that and so on for failures of
-    /// the endpoint, is over.
+    /// the endpoint, is over. Where the endpoint names the time that counts, and doubles nothing:
+    /// four answers with `retry-after: 1` are not a reason to rest for minutes at the fifth.
     pub(crate) fn failed(
         &mut self,
         obstacle: Obstacle,
@@ -434,11 +435,11 @@ impl TokenState {
     ) {
         let wait = match obstacle {
             Obstacle::Network | Obstacle::Local => pause.network,
-            Obstacle::Endpoint => {
+            Obstacle::Endpoint => retry_after.unwrap_or_else(|| {
                 let doubled = pause.first.saturating_mul(1 << self.failures.min(16));
                 self.failures = self.failures.saturating_add(1);
-                retry_after.unwrap_or(doubled.min(pause.longest))
-            }
+                doubled.min(pause.longest)
+            }),
         };
         let mut until = now.mono + wait.max(PAUSE_MIN);
         if let Some(at) = self.forced {
