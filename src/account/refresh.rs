@@ -45,9 +45,9 @@ use super::sources::SourceLimits;
 use super::surroundings::{Role, Shared};
 use super::token::{Obstacle, Plan, Switch, TokenState};
 use crate::config::atomic::SiblingLock;
-use crate::config::custody::{Digest, Kept};
+use crate::config::custody::Digest;
 use crate::config::rescue;
-use crate::config::{Credential, Secret, file};
+use crate::config::{Credential, Secret, file, noted};
 use crate::event::{Event, Refresh, RefreshResult};
 
 /// Longer than a refresh ever takes, waiting for locks included.
@@ -152,10 +152,7 @@ impl Work<'_> {
             Err(why) => return Step::Ended(self.fail(&why)),
         };
         let step = self.redeem_locked(token.clone());
-        let is_said_nowhere = self.state(|state| {
-            let custody = state.custody();
-            custody.kept() == Kept::InMemory && custody.spent().has(Some(&token))
-        });
+        let is_said_nowhere = self.state(|state| state.custody().is_unsaid(&token));
         match lock {
             // No file says that the token is used up, so its lock does.
             Some(lock) if is_said_nowhere => self.account.hold(lock),
@@ -177,6 +174,10 @@ impl Work<'_> {
         }
         if self.shared.role() == Role::Retired {
             return Step::Ended(self.fail("this process is about to end, so it sends no token"));
+        }
+        if self.state(|state| state.custody().is_at_risk()) {
+            // One pair in memory only is enough.
+            keep::store(self.shared, self.account, CONFIG_LOCK_WAIT);
         }
         match self.make_place(&token) {
             Ok(place) => self.send(token, place),
@@ -279,7 +280,12 @@ impl Work<'_> {
                 let entry = keep::entry_of(&config, self.account);
                 match entry.map(|entry| (entry.enabled, &entry.credential)) {
                     Some((true, Credential::Oauth(oauth))) => {
-                        changed = self.state(|state| state.merge_file(&oauth.deposit()));
+                        let deposit = oauth.deposit();
+                        let noted = noted::spent(&self.shared.around.config);
+                        changed = self.state(|state| {
+                            state.learn_noted(&noted, &deposit);
+                            state.merge_file(&deposit)
+                        });
                     }
                     Some((false, Credential::Oauth(_))) => {
                         return Err("it has been disabled in the config".to_owned());
@@ -377,7 +383,7 @@ impl Work<'_> {
 
 /// Calls that may fail before anything was sent.
 const DIALS_MAX: u32 = 2;
-/// Refresh tokens that one refresh may have to do with: its own, the one that was displaced, and
+/// Refresh tokens that one refresh may have to do with: its own, those that were displaced, and
 /// one that another process has brought meanwhile.
 const TOKENS_MAX: usize = 4;
 /// Longer than another process takes for the same exchange.

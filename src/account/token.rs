@@ -337,6 +337,11 @@ impl TokenState {
         self.changing(|custody| custody.see_file(entry))
     }
 
+    /// The state file was read, and `entry` is what the config holds.
+    pub(crate) fn learn_noted(&mut self, noted: &[Digest], entry: &Deposit) {
+        self.custody.learn_noted(noted, entry);
+    }
+
     /// True if [`TokenState::merge_file`] would make the tokens others.
     pub(crate) fn would_take(&self, entry: &Deposit) -> bool {
         matches!(self.custody.age_of(entry), Age::Newer(_))

@@ -74,7 +74,7 @@ impl Accounts {
         let unsaved = oauth.filter_map(|account| {
             let profile = account.profile();
             account.with_tokens(|state| {
-                (state.custody().kept() != Kept::OnDisk)
+                (state.custody().kept() != Kept::OnDisk || state.custody().is_at_risk())
                     .then(|| state.record(&profile.identity()).value())
             })
         });

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::scheduler::time::Wall;
-use crate::testing::chance::Random;
+use crate::testing::chance::{Random, rounds};
 
 fn pair(name: &str, end: i64) -> Tokens {
     Tokens {
@@ -21,7 +21,7 @@ fn spent(names: &[&str]) -> Spent {
 }
 
 fn deposit(name: &str, used: &[&str]) -> Deposit {
-    Deposit { live: pair(name, 1), previous: None, spent: spent(used) }
+    Deposit { live: pair(name, 1), previous: Previous::default(), spent: spent(used) }
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn t8_a_full_list_takes_the_latest_from_whoever_knows_it() {
                 assert!(known.has(token.as_ref()), "{at} of {number}");
             }
         }
-        assert_eq!(other.own.previous, None, "{number}: a spent pair is not kept");
+        assert_eq!(other.own.previous, Previous::default(), "{number}: a spent pair is not kept");
     }
 }
 
@@ -163,9 +163,13 @@ enum Bug {
     HandsNothingOver,
     /// The token is sent though its successor has no place.
     SendsWithoutAPlace,
+    /// What is known beside the config of tokens that are used up is not asked for.
+    IgnoresTheNotes,
+    /// A pair is stored without those that it displaced.
+    DropsThePrevious,
 }
 
-const BUGS: [Bug; 9] = [
+const BUGS: [Bug; 11] = [
     Bug::BelievesTheFile,
     Bug::ForgetsTheSpent,
     Bug::StoresByName,
@@ -175,6 +179,8 @@ const BUGS: [Bug; 9] = [
     Bug::ImportsAnything,
     Bug::HandsNothingOver,
     Bug::SendsWithoutAPlace,
+    Bug::IgnoresTheNotes,
+    Bug::DropsThePrevious,
 ];
 
 /// A process: what it holds, the name it knows, and the token that it is redeeming.
@@ -198,8 +204,8 @@ struct Model {
     processes: Vec<Process>,
     /// Copies of the file that a person may save over it, oldest first.
     copies: Vec<Map<String, Value>>,
-    /// The digests in the state file.
-    state: Spent,
+    /// The digests in the state file: whoever writes the config adds those that it holds.
+    state: Vec<Digest>,
     /// What the source of an import holds.
     source: Tokens,
     issued: usize,
@@ -207,8 +213,12 @@ struct Model {
     /// help.
     newest: Option<Tokens>,
     presented: BTreeMap<String, usize>,
-    /// A person has put an old copy in the place of the file, and no process has looked since.
+    /// A person has put an old copy in the place of the only file with the newest pair, and nobody
+    /// has written it back since.
     is_overwritten: bool,
+    /// The pair that an import has displaced which could not know better: the one that it brought
+    /// was being redeemed at that time.
+    imported_over: Option<Tokens>,
     /// The account needs a login, for no fault of ours.
     is_over: bool,
 }
@@ -222,19 +232,21 @@ impl Model {
         let disk = document(json!([entry]));
         let mut model = Model {
             bug,
-            chance: Random::new(seed),
+            // Seeds that follow each other draw from one sequence, each a number later.
+            chance: Random::new(Random::new(seed).next()),
             copies: vec![disk.clone()],
             disk,
             rescue: Vec::new(),
             config_is_full: false,
             rescue_is_full: false,
             processes: Vec::new(),
-            state: Spent::default(),
+            state: Vec::new(),
             source: first.clone(),
             issued: 0,
             newest: Some(first),
             presented: BTreeMap::new(),
             is_overwritten: false,
+            imported_over: None,
             is_over: false,
         };
         model.start();
@@ -275,6 +287,10 @@ impl Model {
         if self.bug != Bug::IgnoresTheRescueFile {
             self.rescue.clear();
         }
+        for entry in self.disk["accounts"].as_array().unwrap() {
+            let spent = Deposit::read(entry.as_object().unwrap()).spent;
+            self.state.extend(spent.digests().cloned());
+        }
         self.copies.push(self.disk.clone());
         true
     }
@@ -283,17 +299,13 @@ impl Model {
         if let Some((name, deposit)) = self.entry()
             && self.processes.len() < 3
         {
-            let mut custody = Custody::new(deposit);
-            custody.learn(&self.state);
+            let mut custody = Custody::new(deposit.clone());
+            custody.learn_noted(&self.state, &deposit);
             self.processes.push(Process { custody, name, exchange: None, is_reckless: false });
         }
     }
 
     fn look(&mut self, at: usize) {
-        // Only who has the newest pair can tell that it is gone.
-        if self.newest.as_ref() == Some(self.processes[at].custody.live()) {
-            self.is_overwritten = false;
-        }
         let Some((name, deposit)) = self.entry() else {
             self.processes[at].custody = Custody::default();
             return;
@@ -314,8 +326,12 @@ impl Model {
         let process = &self.processes[at];
         let who = Identity { name: &process.name, account_uuid: None, org_uuid: None };
         let mut record = process.custody.record(&who);
+        let whole = record.clone();
         if self.bug == Bug::ForgetsTheSpent {
             record.deposit.spent = Spent::default();
+        }
+        if self.bug == Bug::DropsThePrevious {
+            record.deposit.previous = Previous::default();
         }
         let by_name = self.bug == Bug::StoresByName;
         let stored = self.write(|document| {
@@ -332,14 +348,14 @@ impl Model {
         let kept = if stored {
             Kept::OnDisk
         } else if !self.rescue_is_full {
-            self.rescue
-                .retain(|other| !record.deposit.spent.has(other.deposit.live.refresh.as_ref()));
-            self.rescue.push(record.clone());
+            let mut rescued = record.clone();
+            self.rescue.retain(|known| !rescued.supersedes(known));
+            self.rescue.push(rescued);
             Kept::Rescued
         } else {
             Kept::InMemory
         };
-        self.processes[at].custody.stored(&record, kept);
+        self.processes[at].custody.stored(&whole, kept);
     }
 
     fn begin_refresh(&mut self, at: usize) {
@@ -347,7 +363,13 @@ impl Model {
             return;
         }
         if self.bug != Bug::DoesNotReread {
+            if let Some((_, deposit)) = self.entry()
+                && self.bug != Bug::IgnoresTheNotes
+            {
+                self.processes[at].custody.learn_noted(&self.state, &deposit);
+            }
             self.look(at);
+            self.keep(at);
         }
         let custody = &self.processes[at].custody;
         let Some(token) = custody.live().refresh.clone().filter(|_| custody.is_spendable()) else {
@@ -357,7 +379,7 @@ impl Model {
         let is_locked = self.processes.iter().any(|other| {
             let custody = &other.custody;
             other.exchange.as_ref().is_some_and(|(sent, _)| *sent == token)
-                || custody.kept() == Kept::InMemory && custody.spent().has(Some(&token))
+                || custody.is_unsaid(&token)
         });
         if is_locked && self.bug != Bug::NoTokenLock {
             return;
@@ -380,7 +402,6 @@ impl Model {
             return;
         };
         self.processes[at].custody.renewed(&sent, tokens, None);
-        self.state.add_all(self.processes[at].custody.spent(), None);
         self.keep(at);
     }
 
@@ -388,7 +409,7 @@ impl Model {
         self.end_refresh(at);
         self.look(at);
         self.keep(at);
-        if self.processes[at].custody.kept() == Kept::InMemory {
+        if self.processes[at].custody.is_at_risk() {
             // The next process gets it from this one.
             let Process { custody, name, .. } = &self.processes[at];
             let record = custody.record(&Identity { name, account_uuid: None, org_uuid: None });
@@ -417,13 +438,14 @@ impl Model {
             self.presented.remove(sent.expose());
             self.excuse(&answer);
         }
-        let was_shown = killed.custody.kept() == Kept::InMemory && !killed.is_reckless;
-        if self.is_overwritten || was_shown {
-            // A person has overwritten the only copy, or every disk was full and that was shown.
-            let newest = self.newest.replace(killed.custody.live().clone());
-            self.is_over = !self.is_kept();
-            self.newest = newest;
+        let was_shown = killed.custody.is_at_risk() && !killed.is_reckless;
+        if was_shown {
+            // Every disk was full, and that was shown: what nobody could write down died with it.
+            self.presented
+                .retain(|token, _| !killed.custody.is_unsaid(&Secret::around(token.clone())));
         }
+        // The same, or a person has overwritten the only copy.
+        self.is_over = (self.is_overwritten || was_shown) && !self.is_kept();
     }
 
     fn excuse(&mut self, lost: &Tokens) {
@@ -464,16 +486,27 @@ impl Model {
         });
         // One that is being redeemed has a successor already.
         let is_sent = self.presented.contains_key(theirs.live.refresh.as_ref().unwrap().expose());
-        if written && !is_old && !is_sent {
+        if written && !is_old && is_sent {
+            self.imported_over = self.newest.clone();
+        } else if written && !is_old {
             self.newest = Some(theirs.live);
         }
+    }
+
+    /// The pair in use serves a request, so what it displaced may go.
+    fn serve(&mut self, at: usize) {
+        let custody = &mut self.processes[at].custody;
+        if self.newest.as_ref().is_some_and(|newest| custody.own.previous.has(newest)) {
+            self.newest = None;
+        }
+        custody.served();
     }
 
     fn step(&mut self) {
         let count = self.processes.len().max(1);
         let at = self.chance.below(count);
         let has_process = at < self.processes.len();
-        match self.chance.below(17) {
+        match self.chance.below(18) {
             0..=3 if has_process => self.begin_refresh(at),
             4..=6 if has_process => self.end_refresh(at),
             7 | 8 if has_process && self.processes[at].exchange.is_none() => {
@@ -488,8 +521,10 @@ impl Model {
             14 if !self.config_is_full => self.edit(),
             15 => self.login(),
             16 => self.import(),
+            17 if has_process => self.serve(at),
             _ => {}
         }
+        self.is_overwritten &= !self.is_on_disk();
     }
 
     /// A person and an editor.
@@ -529,20 +564,27 @@ impl Model {
         let Some(newest) = &self.newest else {
             return true;
         };
-        let holds = |deposit: &Deposit| {
-            deposit.live.same_pair(newest)
-                || deposit
-                    .previous
-                    .as_ref()
-                    .is_some_and(|previous| previous.tokens.same_pair(newest))
-        };
-        let on_disk = self.disk["accounts"].as_array().unwrap().iter();
-        on_disk.filter_map(Value::as_object).any(|entry| holds(&Deposit::read(entry)))
-            || self.rescue.iter().any(|record| holds(&record.deposit))
+        self.is_on_disk()
             || self.processes.iter().any(|process| {
-                holds(&process.custody.own)
+                self.has(&process.custody.own, newest)
                     || process.exchange.as_ref().is_some_and(|(_, answer)| answer.same_pair(newest))
             })
+    }
+
+    fn is_on_disk(&self) -> bool {
+        let Some(newest) = &self.newest else {
+            return true;
+        };
+        let on_disk = self.disk["accounts"].as_array().unwrap().iter();
+        on_disk.filter_map(Value::as_object).any(|entry| self.has(&Deposit::read(entry), newest))
+            || self.rescue.iter().any(|record| self.has(&record.deposit, newest))
+    }
+
+    /// What an import displaces is sent no more, so it counts as lost unless the import was right.
+    fn has(&self, deposit: &Deposit, newest: &Tokens) -> bool {
+        deposit.live.same_pair(newest)
+            || deposit.previous.has_to_send(newest)
+            || self.imported_over.as_ref() == Some(newest) && deposit.previous.has(newest)
     }
 
     /// What must hold after every step.
@@ -562,8 +604,8 @@ impl Model {
 
 /// Steps of one seed.
 const STEPS: usize = 150;
-/// Seeds that have found something: a displaced pair that gave way to an older one.
-const FOUND_ONCE: [u64; 3] = [2_185, 2_198, 3_461];
+/// Each planted bug is found by one of a hundred seeds or more.
+const SEEDS: usize = 200;
 
 /// The seed and step at which a rule was broken.
 fn run(bug: Bug, seeds: impl IntoIterator<Item = u64>) -> Option<(u64, usize, String)> {
@@ -584,13 +626,12 @@ fn run(bug: Bug, seeds: impl IntoIterator<Item = u64>) -> Option<(u64, usize, St
 
 #[test]
 fn t7_t8_no_interleaving_loses_the_newest_pair_or_presents_a_spent_one() {
-    assert_eq!(run(Bug::None, 0..2_000), None);
-    assert_eq!(run(Bug::None, FOUND_ONCE), None);
+    assert_eq!(run(Bug::None, rounds(SEEDS).map(|seed| seed as u64)), None);
 }
 
 #[test]
 fn t7_t8_every_planted_bug_is_found() {
     for bug in BUGS {
-        assert!(run(bug, 0..2_000).is_some(), "{bug:?} was not found");
+        assert!(run(bug, 0..SEEDS as u64).is_some(), "{bug:?} was not found");
     }
 }
