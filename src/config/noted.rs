@@ -38,6 +38,7 @@ pub(super) fn note(config: &Path, document: &Map<String, Value>) -> Result<()> {
     }
     let path = state::path(config);
     let lock = FileLock::take_within(&path, WAIT)?;
+    lock.clear(lock.leftovers());
     let mut document = match lock.exists() {
         true => serde_json::from_str(&lock.read()?)
             .map_err(|error| Error::operator(format!("{}: {error}", path.display())))?,
