@@ -24,7 +24,7 @@ use super::out::Paint;
 use super::web::{self, Presence, Server};
 use crate::account::http::HttpCall;
 use crate::account::limits::dates;
-use crate::account::sources;
+use crate::account::sources::{self, Sources};
 use crate::clock::{self, human};
 use crate::config::state::{self, State};
 use crate::config::{AccountEntry, BaseUrl, Config, Credential, OauthCredential, Tokens, file};
@@ -135,13 +135,14 @@ fn accounts(config: &Config, known: &State, home: Option<&Path>, now: Wall) -> V
         )];
     }
     let mut findings = Vec::new();
+    let read = Sources::default();
     for account in &config.accounts {
         findings.push(
             dead(account, known, now)
                 .or_else(|| ends_soon(account, now))
                 .unwrap_or_else(|| token(account, now)),
         );
-        if let Some(problem) = sources::problem_of(account, home) {
+        if let Some(problem) = sources::problem_of(&read, account, home) {
             let text = format!("{}: {problem}", text::name(&account.name));
             findings.push(if account.enabled {
                 wrong("source", text)

@@ -379,5 +379,8 @@ impl Custody {
 }
 
 #[cfg(test)]
+#[path = "custody_model_tests.rs"]
+mod model;
+#[cfg(test)]
 #[path = "custody_tests.rs"]
 mod tests;
