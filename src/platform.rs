@@ -166,7 +166,7 @@ mod linux {
     /// # Errors
     /// Why it cannot be had, in words for a user.
     pub(crate) fn inherited_listener(number: RawFd) -> Result<OwnedFd, &'static str> {
-        let refused = "the passed socket cannot be taken over here (pidfd_getfd is not permitted)";
+        let refused = "the passed socket cannot be used here (pidfd_getfd is not permitted)";
         let ourselves = pidfd_open(getpid(), PidfdFlags::empty()).map_err(|_| refused)?;
         if ourselves.as_raw_fd() == number {
             return Err("no descriptor was passed");
@@ -175,7 +175,7 @@ mod linux {
             pidfd_getfd(&ourselves, number, PidfdGetfdFlags::empty()).map_err(|_| refused)?;
         match sockopt::socket_acceptconn(&socket) {
             Ok(true) => Ok(socket),
-            Ok(false) | Err(_) => Err("the passed descriptor is no listening TCP socket"),
+            Ok(false) | Err(_) => Err("the passed descriptor is not a listening TCP socket"),
         }
     }
 }

@@ -210,7 +210,7 @@ fn a_valid_token_is_not_risked_where_the_file_cannot_be_replaced() {
             proxy.post(&hello()).assert_said("Hello from upstream.");
         }
         assert_eq!(served(&upstream), ["token-a"; 3], "{what}");
-        proxy.wait_line("that it is not sent", |line| line.contains("the token is not sent"));
+        proxy.wait_line("that it is not sent", |line| line.contains("the token was not sent"));
         assert_eq!(sent(&upstream), [""; 0], "{what}");
         assert_eq!(pair(&home), ("token-a".into(), "refresh-a".into()), "{what}");
     }
@@ -231,7 +231,8 @@ fn without_locks_tokens_are_stored_all_the_same_and_that_is_said_once() {
         }
         assert_eq!(pair(&home), numbered(1), "{error}");
         assert_eq!(sent(&upstream), ["refresh-a"], "{error}");
-        let said = proxy.log().iter().filter(|line| line.contains("knows no locks")).count();
+        let said =
+            proxy.log().iter().filter(|line| line.contains("does not support locks")).count();
         assert_eq!(said, 1, "{error}: {:#?}", proxy.log());
     }
 }

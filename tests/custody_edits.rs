@@ -197,7 +197,7 @@ fn a_login_that_may_be_another_account_is_stored_beside() {
     assert_eq!(accounts[1]["accessToken"], "token-one", "{accounts:#}");
     assert_ne!(accounts[1]["name"], "me@example.com");
     let said = format!("{}{}", ran.stdout, ran.stderr);
-    assert!(said.contains("whether me@example.com is the same account cannot be told"), "{said}");
+    assert!(said.contains("it may be the same account as me@example.com: if so,"), "{said}");
     // Without a profile, too; the entry with an identity is no place for it either.
     let ran = home
         .run_with_input(&["import", "--json", "-", "--name", "me@example.com"], &text("token-two"));

@@ -4,7 +4,7 @@
 //! script(1) lends the terminal; without it these tests say so and pass.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -261,7 +261,7 @@ fn a_stop_by_job_control_lends_the_terminal_back_for_a_while() {
     terminal.wait_after(from, ENTER);
     terminal.wait_after(from, "a accounts");
     // Ctrl-\ would end it at once and leave the terminal as it is.
-    terminal.press("\x1c?", "nothing changes without a y");
+    terminal.press("\x1c?", "nothing changes unless you press y");
     terminal.press("\x1b", "ACTIVITY");
     terminal.press("q", "Stop the server?");
     terminal.press("y", LEAVE);
@@ -336,7 +336,7 @@ fn an_attached_dashboard_changes_the_server_and_leaves_it_running() {
     let is_off = |status: &Value| status["accounts"][0]["enabled"] == json!(false);
     proxy.wait_status("it is disabled", is_off);
     assert!(!is_enabled(&home, 0));
-    terminal.press("q", "The server goes on.");
+    terminal.press("q", "The server keeps running.");
     terminal.press("y", LEAVE);
     assert_eq!(terminal.wait_restored(), "0");
     proxy.post(&hello()).assert_said("Hello from upstream.");
@@ -362,6 +362,10 @@ fn d1_the_dashboard_signs_in_again_and_the_account_serves() {
     terminal.press("\r", "Sign in again to work?");
     assert!(!terminal.text().contains("code_challenge"), "nothing happens before the answer");
     terminal.press("y", "state=");
+    let cancelled = callback_of(&terminal);
+    terminal.press("\x1b", "sign-in cancelled");
+    until("its page is closed", || TcpStream::connect(&cancelled).is_err().then_some(()));
+    terminal.press("l\ry", "state=");
     terminal.wait_after(0, "paste the address");
     terminal.press("not-a-code?", "***********_");
     terminal.press("\r", "another login attempt");
@@ -384,6 +388,14 @@ fn d1_the_dashboard_signs_in_again_and_the_account_serves() {
         (stored["accessToken"] == "access-1").then_some(())
     });
     terminal.press("\x1b", "ACTIVITY");
+}
+
+/// Where the sign-in waits for the browser, as the address on the screen says.
+fn callback_of(terminal: &Terminal) -> String {
+    let shown = without_escapes(&terminal.text().replace(['\r', '\n'], ""));
+    let (_, rest) = shown.rsplit_once("localhost%3A").expect("an address");
+    let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    format!("127.0.0.1:{port}")
 }
 
 /// The text without the sequences that move the cursor.

@@ -205,6 +205,9 @@ fn an_error_event_after_the_commit_is_passed_on_as_it_is() {
     let reply = proxy.post(&hello_stream());
     assert_eq!(reply.body, [start_event, error].concat());
     assert_eq!(upstream.count("key-b"), 0);
+    proxy.wait_status("a message that the API broke off has failed", |status| {
+        status["accounts"][0]["failedRequests"] == 1
+    });
 }
 
 #[test]

@@ -38,6 +38,7 @@ mod framing;
 mod gone;
 mod heartbeats;
 mod hostile;
+mod kept_limits;
 mod leader;
 mod lifecycle;
 mod login;

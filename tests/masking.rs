@@ -300,3 +300,17 @@ fn secrets_in_the_environment_and_in_wrong_places_of_the_config_are_not_shown() 
     let log = proxy.log().join("\n");
     assert!(!log.contains(AS_A_KEY), "{log}");
 }
+
+#[test]
+fn an_error_that_api_prints_shows_no_credential() {
+    let upstream = Upstream::start();
+    let home = home(&upstream);
+    home.write();
+    let echo = Answer::error(401, "authentication_error", &format!("{LOGIN} is not known"));
+    upstream.always(LOGIN, echo);
+    let ran = home.run(&["api", "/v1/models", "--account", "login"]);
+    assert_eq!(ran.status.code(), Some(1), "{ran:#?}");
+    assert!(ran.stdout.contains("is not known"), "{ran:#?}");
+    assert_clean("stdout", &ran.stdout);
+    assert_clean("stderr", &ran.stderr);
+}

@@ -126,7 +126,7 @@ fn doctor_finds_an_upstream_without_messages() {
     let wrong = home("/nowhere");
     wrong.write();
     let ran = wrong.run(&["doctor"]);
-    assert_said(&ran, 1, &["/nowhere/v1/messages does not exist", "correct upstream"]);
+    assert_said(&ran, 1, &["/nowhere/v1/messages does not exist", "correct the upstream"]);
     let asked = upstream.requests().len();
     let joined = home("/v1");
     joined.write();
@@ -207,7 +207,7 @@ fn what_is_misspelt_is_answered_with_the_nearest() {
         (&["status", "--jsn"], 2, "did you mean --json?"),
         (&["enable", "wrok"], 1, "did you mean work?"),
         (&["use", "spar"], 1, "did you mean spare?"),
-        (&["rename", "1", "x"], 1, "accounts go by their names"),
+        (&["rename", "1", "x"], 1, "accounts are referred to by name"),
         (&["accounts"], 0, "proxy.prot (line 3; did you mean proxy.port?)"),
     ] {
         let ran = home.run(arguments);
@@ -215,6 +215,19 @@ fn what_is_misspelt_is_answered_with_the_nearest() {
         let said = ran.stderr.replace("line 4", "line 3");
         assert!(said.contains(words) || said.contains("did you mean proxy.port?"), "{ran:#?}");
     }
+}
+
+#[test]
+fn a_misspelt_account_is_answered_so_by_the_running_server_too() {
+    let upstream = Upstream::start();
+    let home = home(&upstream).accounts(&["work", "spare"]);
+    let _proxy = start(&home);
+    for arguments in [&["enable", "wrok"][..], &["disable", "Work"], &["retry", "wor"]] {
+        let ran = home.run(arguments);
+        assert_eq!(ran.status.code(), Some(1), "{ran:#?}");
+        assert!(ran.stderr.contains("did you mean work?"), "{ran:#?}");
+    }
+    assert!(home.run(&["use", "spar"]).stderr.contains("did you mean spare?"));
 }
 
 #[test]

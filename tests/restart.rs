@@ -148,7 +148,7 @@ pub fn restart(proxy: &Proxy) {
     proxy.signal(Signal::USR2);
     wait_started(proxy, from);
     proxy.wait_line_after(from, "the old worker's last line", |line| {
-        line.contains("serves, this one finishes")
+        line.contains("is serving, this one is finishing")
     });
 }
 
@@ -204,7 +204,7 @@ fn sessions_and_batches_stay_where_they_were_through_a_restart() {
     assert_eq!(before.len(), 7);
     restart(&proxy);
     let log = proxy.log().join("\n");
-    assert!(!log.contains("not handed over"), "{log}");
+    assert!(!log.contains("cannot hand over"), "{log}");
     let from = upstream.requests().len();
     // Backwards, so that rotation would not bring the same order about.
     for session in (0..6).rev() {

@@ -167,7 +167,7 @@ fn no_prompt_goes_to_an_address_that_another_clients_header_named() {
         .find(|passed| passed["account"] == "glm-fallback");
     assert_eq!(
         glm_entry.map(|passed| &passed["reason"]),
-        Some(&json!("only for requests whose headers bring it")),
+        Some(&json!("only for requests whose headers name it")),
         "{passed_over}"
     );
     proxy.ask(&with_session(with_glm("token-a", &glm))).assert_said("Hello from A's GLM.");

@@ -162,7 +162,7 @@ fn what_a_supervisor_passes_by_mistake_is_named() {
     let datagram = UnixDatagram::unbound().expect("a socket");
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let rows = [
-        (OwnedFd::from(datagram), "1", "no listening TCP socket"),
+        (OwnedFd::from(datagram), "1", "not a listening TCP socket"),
         (OwnedFd::from(listener), "2", "LISTEN_FDS is 2"),
     ];
     for (passed, count, words) in rows {

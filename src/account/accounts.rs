@@ -124,7 +124,7 @@ impl Accounts {
         Err(Unready::Cooling(Cooling {
             obstacle: Obstacle::Local,
             until: self.shared.now().mono,
-            why: "the refresh does not end".to_owned(),
+            why: "the refresh has not finished".to_owned(),
         }))
     }
 

@@ -121,7 +121,7 @@ impl Unready {
                 "it is disabled and its token has expired; enable it with: maxpool enable NAME"
                     .to_owned()
             }
-            Unready::Gone => "it is not in the config any more".to_owned(),
+            Unready::Gone => "it is no longer in the config".to_owned(),
         }
     }
 }

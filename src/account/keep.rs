@@ -113,11 +113,11 @@ fn settle(shared: &Shared, account: &Account, placed: &Placed) {
     match placed {
         Placed::Stored | Placed::Known => {}
         Placed::Removed => shared.say(format!(
-            "{name}: its new tokens are dropped, because the account was removed from the config"
+            "{name}: its new tokens were dropped because the account was removed from the config"
         )),
         Placed::Beside => {
             shared.say(format!(
-                "{name}: the config holds a newer login, so the tokens that a refresh has brought are kept beside it"
+                "{name}: the config holds a newer login, so the refreshed tokens are kept beside it"
             ));
             if let Ok(config) = file::load(&shared.around.config)
                 && let Some(Credential::Oauth(oauth)) =

@@ -356,7 +356,7 @@ pub(crate) fn profile(
         ));
     }
     let answer: Value = serde_json::from_slice(&reply.body)
-        .map_err(|_| "the profile endpoint answered no JSON".to_owned())?;
+        .map_err(|_| "the profile endpoint did not answer with JSON".to_owned())?;
     let text = |object: &str, name: &str| {
         let text = answer.get(object)?.get(name)?.as_str()?;
         let text = cleaned(text, &[]);
@@ -407,9 +407,7 @@ pub(crate) fn usage(
     match reply.status {
         200 => match headers::report_of_usage(&reply.body, now()) {
             Some(report) => UsageReading::Read(report),
-            None => UsageReading::Failed(
-                "the usage endpoint answered nothing that can be read".to_owned(),
-            ),
+            None => UsageReading::Failed("the usage endpoint gave an unreadable answer".to_owned()),
         },
         429 => UsageReading::TooOften {
             retry_after: reply

@@ -269,7 +269,10 @@ fn a_profile_is_read_as_far_as_it_goes() {
     assert_eq!(tier(r#"{"account":{"has_claude_pro":true}}"#), Ok("Pro"));
     assert_eq!(tier(r#"{"account":{"has_claude_max":"yes"}}"#), Ok("subscription"));
     assert_eq!(read(200, "{}"), Ok(Profile::default()));
-    assert_eq!(read(200, "<html>"), Err("the profile endpoint answered no JSON".to_owned()));
+    assert_eq!(
+        read(200, "<html>"),
+        Err("the profile endpoint did not answer with JSON".to_owned())
+    );
     assert_eq!(
         read(401, r#"{"error":{"type":"authentication_error","message":"acc is invalid"}}"#),
         Err("the profile endpoint answered 401 (authentication_error: [hidden] is invalid)"
@@ -295,5 +298,5 @@ fn the_usage_endpoint_is_asked_with_its_beta_and_never_blames() {
     assert_eq!(read(429, ""), too_often);
     let failed = |words: &str| UsageReading::Failed(words.to_owned());
     assert_eq!(read(401, ""), failed("the usage endpoint answered 401"));
-    assert_eq!(read(200, "[]"), failed("the usage endpoint answered nothing that can be read"));
+    assert_eq!(read(200, "[]"), failed("the usage endpoint gave an unreadable answer"));
 }

@@ -96,7 +96,7 @@ fn is_named(given: &str, prefix: &str, name: &str) -> bool {
 fn text_of(name: &str, value: &[u8]) -> Result<String, String> {
     match std::str::from_utf8(value) {
         Ok(text) if is_sendable(text) => Ok(text.to_owned()),
-        _ => Err(format!("x-maxpool-{name} holds characters that it cannot have")),
+        _ => Err(format!("x-maxpool-{name} contains characters that are not allowed in it")),
     }
 }
 

@@ -81,7 +81,7 @@ impl Drop for Ending {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let (pause, now) = (self.shared.settings().pause, self.shared.now());
-            let why = "the refresh broke off by a bug in maxpool".to_owned();
+            let why = "the refresh was aborted by a bug in maxpool".to_owned();
             let fail =
                 |state: &mut TokenState| state.failed(Obstacle::Local, None, why, &pause, now);
             self.account.with_tokens(fail);
@@ -136,7 +136,7 @@ impl Work<'_> {
                 Some(token) => self.redeem(token),
                 None => match self.look_elsewhere() {
                     Ok(Some(adopted)) => Step::Ended(adopted),
-                    Ok(None) => Step::Ended(self.fail("there is no refresh token any more")),
+                    Ok(None) => Step::Ended(self.fail("there is no longer a refresh token")),
                     Err(why) => Step::Ended(self.fail(&why)),
                 },
             };
@@ -177,7 +177,9 @@ impl Work<'_> {
             Err(why) => return Step::Ended(self.fail(&why)),
         }
         if self.shared.role() == Role::Retired {
-            return Step::Ended(self.fail("this process is about to end, so it sends no token"));
+            return Step::Ended(
+                self.fail("this process is about to exit, so it does not send the token"),
+            );
         }
         if self.state(|state| state.custody().is_at_risk()) {
             // One pair in memory only is enough.
@@ -200,7 +202,7 @@ impl Work<'_> {
             Ok(place) => self.send(token, place, lock),
             Err(why) => {
                 let why =
-                    format!("its successor could not be stored, so the token is not sent: {why}");
+                    format!("its successor could not be stored, so the token was not sent: {why}");
                 Step::Ended(self.fail(&why))
             }
         }
@@ -319,7 +321,7 @@ impl Work<'_> {
                     Some((false, Credential::Oauth(_))) => {
                         return Err("it has been disabled in the config".to_owned());
                     }
-                    _ => return Err("it is not in the config any more".to_owned()),
+                    _ => return Err("it is no longer in the config".to_owned()),
                 }
             }
             Err(error) if self.is_usable() => return Err(error.to_string()),
@@ -425,7 +427,8 @@ const SOURCE_LIMITS: SourceLimits =
 const SENT_BEFORE: &str = "its refresh token was sent before and no answer came";
 /// What a successor may need more than the pair that it replaces.
 const SUCCESSOR_BYTES: usize = 32 * 1024;
-const NO_LOCKS: &str = "the file system of the config knows no locks: run only one maxpool on it";
+const NO_LOCKS: &str =
+    "the file system of the config does not support locks; run only one maxpool with it";
 /// The TLS handshake and the JSON of one small answer.
 const STACK_BYTES: usize = 512 * 1024;
 

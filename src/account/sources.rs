@@ -18,19 +18,19 @@ use crate::scheduler::time::Wall;
 /// Reads `{"claudeAiOauth": {"accessToken", "refreshToken", "expiresAt"}}` or the same flat.
 pub(crate) fn tokens_of_text(text: &str) -> Result<Tokens, String> {
     let document: Value =
-        serde_json::from_str(text).map_err(|error| format!("no JSON (line {})", error.line()))?;
+        serde_json::from_str(text).map_err(|error| format!("not JSON (line {})", error.line()))?;
     let Some(entry) = document.get("claudeAiOauth").unwrap_or(&document).as_object() else {
-        return Err("no object claudeAiOauth in it".to_owned());
+        return Err("it contains no claudeAiOauth object".to_owned());
     };
     let token = |name: &str| match entry.get(name).and_then(Value::as_str) {
         None | Some("") => Ok(None),
         // A refresh token goes into JSON, which carries any text.
         Some(text) if name == REFRESH || is_sendable(text) => Ok(Some(Secret::new(text))),
-        Some(_) => Err(format!("{name} holds characters that no token has")),
+        Some(_) => Err(format!("{name} contains characters that no token contains")),
     };
     let (access, refresh) = (token("accessToken")?, token(REFRESH)?);
     if access.is_none() && refresh.is_none() {
-        return Err("neither accessToken nor refreshToken in it".to_owned());
+        return Err("it contains neither accessToken nor refreshToken".to_owned());
     }
     let expires_at = entry.get("expiresAt").and_then(Value::as_f64);
     let expires_at = expires_at.filter(|at| at.is_finite() && (0.0..1e15).contains(at));

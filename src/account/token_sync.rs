@@ -139,8 +139,10 @@ impl Accounts {
             if account.with_tokens(|state| state.custody().is_due())
                 && let Err(why) = store_in(&self.shared, &account, Place::None, limit)
             {
-                trouble =
-                    Some(format!("new tokens of {} are not stored: {why}", account.profile().name));
+                trouble = Some(format!(
+                    "the new tokens of {} are not stored: {why}",
+                    account.profile().name
+                ));
             }
         }
         // What another process has rescued is moved, too; where that fails it stays where it is.

@@ -17,6 +17,7 @@ use crate::config::state::{self, State};
 use crate::config::{AccountEntry, Config, Credential};
 use crate::error::{Error, Result};
 use crate::event::Events;
+use crate::report::mask::mask;
 use crate::report::text;
 use crate::scheduler::AccountId;
 
@@ -69,7 +70,11 @@ pub(super) fn call(context: &mut Context<'_>, options: &ApiOptions) -> Result<Ex
     let reply = http(call).map_err(|failure| {
         Error::upstream(format!("{url} gave no answer: {}; see: maxpool doctor", failure.cause))
     })?;
-    context.out.bytes(&reply.body);
+    match reply.status {
+        // An error may repeat the credential that it refuses (D4).
+        400.. => context.out.bytes(mask(&String::from_utf8_lossy(&reply.body)).as_bytes()),
+        _ => context.out.bytes(&reply.body),
+    }
     if !reply.body.is_empty() && !reply.body.ends_with(b"\n") {
         context.out.result("\n");
     }

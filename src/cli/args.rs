@@ -343,7 +343,7 @@ fn unknown_option(spec: &CommandSpec, typed: &str) -> Misuse {
         "config" => "; set MAXPOOL_CONFIG in the environment".to_owned(),
         _ => did_you_mean(near.map(|near| format!("--{near}")).as_deref()),
     };
-    misuse(spec, &format!("unknown option {typed} of {}{setting}", spec.word))
+    misuse(spec, &format!("unknown option {typed} for {}{setting}", spec.word))
 }
 
 /// The value that one of these words stands for.
@@ -359,7 +359,7 @@ fn one_of<T: Copy>(
     let known = || words.iter().map(|(known, _)| *known);
     let near = did_you_mean(nearest(word, known()));
     let known = known().collect::<Vec<&str>>().join(", ");
-    Err(typed.misuse(&format!("{placeholder} is one of {known}, not {:?}{near}", mask(word))))
+    Err(typed.misuse(&format!("{placeholder} must be one of {known}; got {:?}{near}", mask(word))))
 }
 
 /// `run`: only a first `--help` is ours, and a first `--` is dropped.
@@ -447,7 +447,7 @@ fn checked_operands(typed: &mut TypedCommand) -> Result<Vec<String>, Misuse> {
         let extra = &typed.operands[wanted.len()];
         // What was typed too much may be a key, and this may end in a log.
         let extra = mask(extra);
-        return Err(typed.misuse(&format!("unexpected argument {extra:?} of {}", typed.spec.word)));
+        return Err(typed.misuse(&format!("unexpected argument {extra:?} for {}", typed.spec.word)));
     }
     if let Some(position) = typed.operands.iter().position(String::is_empty) {
         return Err(
@@ -471,7 +471,7 @@ fn login(typed: &mut TypedCommand) -> Result<Command, Misuse> {
     let by = one_view(typed, &[("api", LoginBy::Key), ("token", LoginBy::Token)])?;
     let force = typed.has("force");
     if force && by.is_none() {
-        return Err(typed.misuse("--force goes with --api or --token"));
+        return Err(typed.misuse("--force needs --api or --token"));
     }
     Ok(Command::Login(LoginOptions {
         by: by.unwrap_or_default(),
@@ -514,7 +514,7 @@ fn account_name(typed: &mut TypedCommand) -> Result<Option<String>, Misuse> {
     let name = typed.text("name")?;
     match name {
         Some(name) if name.is_empty() || name.chars().any(char::is_control) => {
-            Err(typed.misuse("--name needs a text without control characters"))
+            Err(typed.misuse("--name must not be empty or contain control characters"))
         }
         name => Ok(name),
     }
@@ -528,9 +528,8 @@ pub(super) const METHODS: [&str; 6] = ["GET", "POST", "PUT", "PATCH", "DELETE", 
 fn api(typed: &mut TypedCommand, path: String) -> Result<Command, Misuse> {
     let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
     if !path.starts_with('/') || path.starts_with("//") || !is_plain(&path) {
-        return Err(
-            typed.misuse("PATH must begin with one / and be percent-encoded, such as /v1/models")
-        );
+        return Err(typed
+            .misuse("PATH must start with a single / and be percent-encoded, as in /v1/models"));
     }
     let method = typed.text("method")?;
     let known = method
@@ -541,7 +540,9 @@ fn api(typed: &mut TypedCommand, path: String) -> Result<Command, Misuse> {
         account: typed.text("account")?,
         method: match known {
             Some(None) => {
-                return Err(typed.misuse(&format!("--method needs one of {}", METHODS.join(", "))));
+                return Err(
+                    typed.misuse(&format!("--method must be one of {}", METHODS.join(", ")))
+                );
             }
             Some(Some(known)) => Some(*known),
             None => None,

@@ -27,7 +27,7 @@ fn each_command_is_understood() {
         ("--plain", "Server(ServeOptions { log_to: None, log_file: None, plain: true })"),
         (
             "--log-to=/d server",
-            "unexpected argument \"server\" of server; see maxpool server --help",
+            "unexpected argument \"server\" for server; see maxpool server --help",
         ),
         (
             "server --log-to /d --plain",
@@ -146,13 +146,14 @@ fn misuse_says_what_and_where_to_look() {
         ("help logn", "unknown command \"logn\"; did you mean login? See maxpool help"),
         (
             "status --jsno",
-            "unknown option --jsno of status; did you mean --json? See maxpool status --help",
+            "unknown option --jsno for status; did you mean --json? See maxpool status --help",
         ),
         (
             "server --port=1",
-            "unknown option --port of server; set proxy.port in the config; see maxpool server --help",
+            "unknown option --port for server; set proxy.port in the config; see maxpool server \
+             --help",
         ),
-        ("login --force", "--force goes with --api or --token; see maxpool login --help"),
+        ("login --force", "--force needs --api or --token; see maxpool login --help"),
         ("login --api --token", "give either --api or --token, not both; see maxpool login --help"),
         (
             "usage --days 0",
@@ -160,15 +161,16 @@ fn misuse_says_what_and_where_to_look() {
         ),
         (
             "service systmd",
-            "KIND is one of systemd, socket, runit, supervisord, launchd, not \"systmd\"; did you mean systemd? See maxpool service --help",
+            "KIND must be one of systemd, socket, runit, supervisord, launchd; got \"systmd\"; \
+             did you mean systemd? See maxpool service --help",
         ),
-        ("--bogus", "unknown option --bogus of server; see maxpool server --help"),
-        ("status --with-key", "unknown option --with-key of status; see maxpool status --help"),
-        ("accounts -x", "unknown option -x of accounts; see maxpool accounts --help"),
+        ("--bogus", "unknown option --bogus for server; see maxpool server --help"),
+        ("status --with-key", "unknown option --with-key for status; see maxpool status --help"),
+        ("accounts -x", "unknown option -x for accounts; see maxpool accounts --help"),
         ("enable", "enable needs NAME; see maxpool enable --help"),
         ("rename a", "rename needs NEW; see maxpool rename --help"),
-        ("enable a b", "unexpected argument \"b\" of enable; see maxpool enable --help"),
-        ("env x", "unexpected argument \"x\" of env; see maxpool env --help"),
+        ("enable a b", "unexpected argument \"b\" for enable; see maxpool enable --help"),
+        ("env x", "unexpected argument \"x\" for env; see maxpool env --help"),
         ("priority a high", "expected a whole number, got \"high\"; see maxpool priority --help"),
         ("priority a 1.5", "expected a whole number, got \"1.5\"; see maxpool priority --help"),
         ("use", "use needs either NAME or --auto; see maxpool use --help"),
@@ -183,24 +185,27 @@ fn misuse_says_what_and_where_to_look() {
         ),
         (
             "completions csh",
-            "SHELL is one of bash, zsh, fish, not \"csh\"; did you mean zsh? See maxpool completions --help",
+            "SHELL must be one of bash, zsh, fish; got \"csh\"; did you mean zsh? See maxpool \
+             completions --help",
         ),
         (
             "api v1/models",
-            "PATH must begin with one / and be percent-encoded, such as /v1/models; see maxpool api --help",
+            "PATH must start with a single / and be percent-encoded, as in /v1/models; see \
+            maxpool api --help",
         ),
         (
             "api //evil.com/",
-            "PATH must begin with one / and be percent-encoded, such as /v1/models; see maxpool api --help",
+            "PATH must start with a single / and be percent-encoded, as in /v1/models; see \
+            maxpool api --help",
         ),
         (
             "api /a --method B@D",
-            "--method needs one of GET, POST, PUT, PATCH, DELETE, HEAD; see maxpool api --help",
+            "--method must be one of GET, POST, PUT, PATCH, DELETE, HEAD; see maxpool api --help",
         ),
         ("api /a --data {", "--data is not valid JSON; see maxpool api --help"),
         (
             "login --name=",
-            "--name needs a text without control characters; see maxpool login --help",
+            "--name must not be empty or contain control characters; see maxpool login --help",
         ),
         ("server --log-to", "missing argument for option '--log-to'; see maxpool server --help"),
         (
@@ -213,7 +218,7 @@ fn misuse_says_what_and_where_to_look() {
     let empty = parse(["enable", ""].map(OsString::from)).unwrap_err();
     assert_eq!(empty.0, "NAME is empty; see maxpool enable --help");
     let name = parse(["login", "--name", "a\u{1b}"].map(OsString::from)).unwrap_err();
-    assert!(name.0.starts_with("--name needs a text"), "{name:?}");
+    assert!(name.0.starts_with("--name must not be empty"), "{name:?}");
 }
 
 #[test]

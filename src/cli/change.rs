@@ -45,7 +45,7 @@ pub(super) fn apply(context: &mut Context<'_>, change: &Change) -> Result<()> {
             }
             Some(Some(Err(refused))) => Err(refused),
             Some(None) | None => Err(Error::operator(format!(
-                "maxpool is not running, so nothing but its settings keeps {} away; start it with: maxpool",
+                "maxpool is not running, so {} has no blocks to lift; start it with: maxpool",
                 text::name(name)
             ))),
         };
@@ -59,7 +59,8 @@ pub(super) fn apply(context: &mut Context<'_>, change: &Change) -> Result<()> {
                 server.map(|server| server.json("POST", "/maxpool/reload", None))
             {
                 context.out.remark(&format!(
-                    "maxpool: the config was changed, but the running proxy could not take the change over: {error}"
+                    "maxpool: the config was changed, but the running proxy could not apply the \
+                    change: {error}"
                 ));
             }
         }
@@ -119,7 +120,7 @@ fn can_be_preferred(config: &Config, name: &str) -> Result<()> {
     };
     match account.credential {
         Credential::Provider(_) => Err(Error::operator(format!(
-            "{} is a provider, and only a Claude account can be preferred; choose one of those",
+            "{} is a provider; only a Claude account can be preferred",
             text::name(name)
         ))),
         Credential::Oauth(_) | Credential::ApiKey(_) if !account.enabled => {
@@ -149,11 +150,11 @@ fn edit_document(document: &mut Map<String, Value>, change: &Change) -> Result<(
         Change::Remove { name } => Err(unknown(name)),
         Change::Rename { name, .. } if !names.contains(name) => Err(unknown(name)),
         Change::Rename { new, .. } if new.chars().any(char::is_control) => {
-            Err(Error::operator("the new name has control characters; choose another one"))
+            Err(Error::operator("the new name contains control characters; choose another name"))
         }
         Change::Rename { name, new } if edit::rename_account(document, name, new) => Ok(()),
         Change::Rename { new, .. } => Err(Error::operator(format!(
-            "there is already an account {}; choose another name",
+            "an account named {} already exists; choose another name",
             text::name(new)
         ))),
         Change::Use { name } => {
@@ -175,7 +176,7 @@ pub(super) fn unknown<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> E
         several => format!("the accounts are {}", several.join(", ")),
     };
     let number = match name.parse::<u64>() {
-        Ok(_) => "; accounts go by their names, not by numbers",
+        Ok(_) => "; accounts are referred to by name, not by number",
         Err(_) => "",
     };
     let gap = if meant.is_empty() { "; " } else { " (" };
@@ -190,16 +191,16 @@ fn said(change: &Change) -> String {
     match change {
         Change::Enabled { name, enabled: true } => format!("enabled {}", text::name(name)),
         Change::Enabled { name, enabled: false } => format!("disabled {}", text::name(name)),
-        Change::Retry { name } => format!("the next request looks at {}", text::name(name)),
+        Change::Retry { name } => format!("the next request will try {}", text::name(name)),
         Change::Remove { name } => format!("removed {}", text::name(name)),
         Change::Rename { name, new } => {
             format!("renamed {} to {}", text::name(name), text::name(new))
         }
         Change::Priority { name, priority } => {
-            format!("{} has priority {priority}", text::name(name))
+            format!("{} now has priority {priority}", text::name(name))
         }
-        Change::Use { name: Some(name) } => format!("{} is preferred", text::name(name)),
-        Change::Use { name: None } => "routing is automatic".to_owned(),
+        Change::Use { name: Some(name) } => format!("{} is now preferred", text::name(name)),
+        Change::Use { name: None } => "routing is now automatic".to_owned(),
     }
 }
 

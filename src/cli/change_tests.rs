@@ -75,17 +75,22 @@ fn c_without_a_server_the_file_is_changed() {
         ),
         (
             Change::Priority { name: "old".to_owned(), priority: -2 },
-            "old has priority -2\n",
+            "old now has priority -2\n",
             "/accounts/1/priority",
             json!(-2),
         ),
         (
             Change::Use { name: None },
-            "routing is automatic\n",
+            "routing is now automatic\n",
             "/routing",
             routing("automatic", Value::Null),
         ),
-        (preferred("work"), "work is preferred\n", "/routing", routing("preferred", json!("work"))),
+        (
+            preferred("work"),
+            "work is now preferred\n",
+            "/routing",
+            routing("preferred", json!("work")),
+        ),
     ] {
         let (result, stdout, stderr, document) = changed(0, &change);
         assert_eq!((result, stdout.as_str(), stderr.as_str()), (Ok(()), said, ""), "{change:?}");
@@ -106,17 +111,14 @@ fn c_what_cannot_be_changed_is_said_and_the_file_stays() {
             "there is no account \"a b\"; the accounts are work, old, glm",
         ),
         (renamed("none", "x"), "there is no account none; the accounts are work, old, glm"),
-        (renamed("work", "old"), "there is already an account old; choose another name"),
-        (renamed("work", "a\n"), "the new name has control characters; choose another one"),
+        (renamed("work", "old"), "an account named old already exists; choose another name"),
+        (renamed("work", "a\n"), "the new name contains control characters; choose another name"),
         (
             Change::Priority { name: "none".to_owned(), priority: 1 },
             "there is no account none; the accounts are work, old, glm",
         ),
         (preferred("none"), "there is no account none; the accounts are work, old, glm"),
-        (
-            preferred("glm"),
-            "glm is a provider, and only a Claude account can be preferred; choose one of those",
-        ),
+        (preferred("glm"), "glm is a provider; only a Claude account can be preferred"),
         (preferred("old"), "old is disabled; to prefer it, enable it first: maxpool enable old"),
     ] {
         let (result, stdout, _, document) = changed(0, &change);
@@ -227,7 +229,7 @@ fn c_a_server_that_cannot_reload_is_told_about() {
     assert_eq!(result, Ok(()), "the change is made");
     assert_eq!(
         stderr,
-        "maxpool: the config was changed, but the running proxy could not take the change over: no\n"
+        "maxpool: the config was changed, but the running proxy could not apply the change: no\n"
     );
     serving.join().unwrap();
 }

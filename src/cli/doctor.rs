@@ -78,7 +78,7 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
     } else {
         // What the defaults lead to would be told as if the file had said it.
         let text =
-            "accounts, port, upstreams and environment are checked once the config can be read";
+            "accounts, port, upstreams and environment will be checked once the config can be read";
         findings.push(odd("config", text));
     }
     let mut exit = ExitCode::SUCCESS;
@@ -159,7 +159,7 @@ fn dead(account: &AccountEntry, known: &State, now: Wall) -> Option<Finding> {
     (account.enabled && is_dead(account, known, now)).then(|| {
         let name = text::name(&account.name);
         let text = format!(
-            "{name}: needs login, its refresh token is used up or was refused; {}",
+            "{name}: needs login: its refresh token has been used up or was refused; {}",
             again(account)
         );
         wrong("token", text)
@@ -176,7 +176,7 @@ fn ends_soon(account: &AccountEntry, now: Wall) -> Option<Finding> {
     (refresh.is_none() && oauth.import_from.is_none()).then(|| {
         let left = human(now.until(at));
         let name = text::name(&account.name);
-        odd("token", format!("{name}: ends in {left} and nothing can renew it; {}", again(account)))
+        odd("token", format!("{name}: expires in {left} and cannot be renewed; {}", again(account)))
     })
 }
 
@@ -198,18 +198,15 @@ fn token(account: &AccountEntry, now: Wall) -> Finding {
         Token::Key => fine("token", format!("{name}{disabled}: has a key")),
         Token::Valid => fine("token", format!("{name}{disabled}: valid{expires}")),
         Token::Renewable => {
-            fine("token", format!("{name}{disabled}: has expired; the next request renews it"))
+            fine("token", format!("{name}{disabled}: expired; the next request renews it"))
         }
         Token::Imported => {
             fine("token", format!("{name}{disabled}: read from its source when the server starts"))
         }
-        Token::Expired if !account.enabled => {
-            odd("token", format!("{name}{disabled}: has expired"))
+        Token::Expired if !account.enabled => odd("token", format!("{name}{disabled}: expired")),
+        Token::Expired => {
+            wrong("token", format!("{name}: expired and cannot be renewed; {}", again(account)))
         }
-        Token::Expired => wrong(
-            "token",
-            format!("{name}: has expired and nothing can renew it; {}", again(account)),
-        ),
     }
 }
 
@@ -311,13 +308,10 @@ fn resolve(uri: &ureq::http::Uri) -> (Finding, bool) {
         Ok(addresses) => {
             let addresses: Vec<String> =
                 addresses.map(|address| address.ip().to_string()).collect();
-            (fine("DNS", format!("{host} is {}", addresses.join(", "))), true)
+            (fine("DNS", format!("{host} resolves to {}", addresses.join(", "))), true)
         }
         Err(error) => (
-            wrong(
-                "DNS",
-                format!("{host} cannot be looked up: {}; is the network up?", reason(&error)),
-            ),
+            wrong("DNS", format!("cannot resolve {host}: {}; check the network", reason(&error))),
             false,
         ),
     }
@@ -342,7 +336,7 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
         Ok(reply) => reply,
         Err(failure) => {
             let text = format!(
-                "{} gives no answer: {}; is the network up, and is that the right upstream?",
+                "{} does not answer: {}; check the network and the upstream in the config",
                 url.as_str(),
                 failure.cause
             );
@@ -354,7 +348,9 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
     let mut findings = vec![match http(call("POST", "/v1/messages")) {
         Ok(asked) if asked.status == 404 => {
             let url = url.as_str();
-            let text = format!("{url}/v1/messages does not exist (status 404); correct upstream");
+            let text = format!(
+                "{url}/v1/messages does not exist (status 404); correct the upstream in the config"
+            );
             wrong("upstream", text)
         }
         Ok(asked) => {
@@ -362,14 +358,14 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
         }
         Err(failure) => wrong(
             "upstream",
-            format!("{}/v1/messages gives no answer: {}", url.as_str(), failure.cause),
+            format!("{}/v1/messages does not answer: {}", url.as_str(), failure.cause),
         ),
     }];
-    if let Some(theirs) =
-        reply.header("date").and_then(|date| dates::reset_of_text(date, clock::wall()))
-    {
-        findings.push(clock_against(theirs, clock::wall()));
-    }
+    let theirs = reply.header("date").and_then(|date| dates::reset_of_text(date, clock::wall()));
+    findings.push(match theirs {
+        Some(theirs) => clock_against(theirs, clock::wall()),
+        None => odd("clock", "cannot be checked: the upstream's answer has no date"),
+    });
     findings
 }
 
@@ -383,7 +379,8 @@ fn clock_against(theirs: Wall, ours: Wall) -> Finding {
     wrong(
         "clock",
         format!(
-            "this machine's clock is {} {way} the upstream's; set it right, or waits and expiry are misjudged",
+            "this machine's clock is {} {way} the upstream's; correct it, otherwise waits and \
+            token expiry are miscalculated",
             human(off)
         ),
     )

@@ -34,13 +34,15 @@ fn a_clock_that_is_off_is_wrong() {
             0,
             7_200_000,
             Verdict::Wrong,
-            "this machine's clock is 2h ahead of the upstream's; set it right, or waits and expiry are misjudged",
+            "this machine's clock is 2h ahead of the upstream's; correct it, otherwise waits and \
+             token expiry are miscalculated",
         ),
         (
             61_000,
             0,
             Verdict::Wrong,
-            "this machine's clock is 1m 1s behind the upstream's; set it right, or waits and expiry are misjudged",
+            "this machine's clock is 1m 1s behind the upstream's; correct it, otherwise waits and \
+             token expiry are miscalculated",
         ),
     ] {
         let finding = clock_against(Wall(theirs), Wall(ours));
@@ -134,20 +136,17 @@ fn accounts_and_tokens() {
                 "source": "login --token as me@example.com"}"#,
             (
                 Verdict::Odd,
-                "a: ends in 10d and nothing can renew it; sign in again as me@example.com with: \
+                "a: expires in 10d and cannot be renewed; sign in again as me@example.com with: \
                  maxpool login --token",
             ),
         ),
         (
             r#"{"name": "a", "accessToken": "k", "refreshToken": "r", "expiresAt": 1}"#,
-            (Verdict::Fine, "a: has expired; the next request renews it"),
+            (Verdict::Fine, "a: expired; the next request renews it"),
         ),
         (
             r#"{"name": "a", "accessToken": "k", "expiresAt": 1}"#,
-            (
-                Verdict::Wrong,
-                "a: has expired and nothing can renew it; sign in again with: maxpool login",
-            ),
+            (Verdict::Wrong, "a: expired and cannot be renewed; sign in again with: maxpool login"),
         ),
     ] {
         assert_eq!(
@@ -195,7 +194,7 @@ fn a_broken_config_is_told_line_by_line_and_the_rest_is_looked_at() {
     let config =
         Config { upstream: BaseUrl::parse("http://127.0.0.1:1").unwrap(), ..Config::default() };
     let (findings, _) = context_in(&[], |context| upstreams(context, &config));
-    assert_eq!(findings[0].text, "127.0.0.1 is 127.0.0.1");
+    assert_eq!(findings[0].text, "127.0.0.1 resolves to 127.0.0.1");
     assert_eq!((findings[1].verdict, findings[1].about), (Verdict::Wrong, "upstream"));
     fs::write(&file, text.replace("2}", "1}").replace("-1", "0")).unwrap();
     let variables =

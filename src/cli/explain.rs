@@ -45,8 +45,8 @@ fn explained(explanation: &Explanation, now: Wall, room: Room) -> Vec<String> {
         lines.extend(wrapped(
             &match asked.session_known {
                 Some(false) => format!(
-                    "session {id} is unknown here (never seen, or unused for too long); this is \
-                     what a request without a session would get"
+                    "session {id} is unknown (never seen, or idle for too long); this is what a \
+                    request without a session would get"
                 ),
                 Some(true) | None => format!("session {id}"),
             },
@@ -96,11 +96,11 @@ pub(super) fn verdict(explanation: &Explanation, now: Wall) -> String {
 /// The rule by which an account is chosen, for people.
 fn rule(word: &str) -> &str {
     match word {
-        "pinned" | "thread" => "the request belongs to that account",
+        "pinned" | "thread" => "the request names something that belongs to this account",
         "preferred" => "it is the preferred account",
         "home" => "it is the session's home, where its prompt cache is",
-        "current" => "it serves this session at present",
-        "score" => "it has the best score of those that can serve",
+        "current" => "it currently serves this session",
+        "score" => "it has the best score of the accounts that can serve",
         other => other,
     }
 }
@@ -108,10 +108,12 @@ fn rule(word: &str) -> &str {
 /// The class of a wait (SPEC Q1), for people.
 fn wait_cause(word: &str, is_broken: bool) -> &str {
     match word {
-        "capacity" if is_broken => "the breaker is open, since the API fails for every account",
+        "capacity" if is_broken => {
+            "the breaker is open because the API is failing for every account"
+        }
         "quota" => "every account is at a limit",
         "weekly" => "every account has used up its week",
-        "capacity" => "the API is in trouble, or all places are taken",
+        "capacity" => "the API is failing, or the limit on concurrent requests is reached",
         "network" => "the network is down",
         other => other,
     }
@@ -201,7 +203,7 @@ mod tests {
         assert_eq!(
             explained(&explanation, Wall(60_000), None),
             [
-                "goes to a: it has the best score of those that can serve",
+                "goes to a: it has the best score of the accounts that can serve",
                 "",
                 "RANK  ACCOUNT  TIER    PRIORITY  SCORE  load  week",
                 "1     a        normal  0         1.50   1.00  0.50",
@@ -237,7 +239,7 @@ mod tests {
             session(true),
             ["goes to a: it is the session's home, where its prompt cache is", "session 0a1b2c",]
         );
-        assert!(session(false)[1].starts_with("session 0a1b2c is unknown here"));
+        assert!(session(false)[1].starts_with("session 0a1b2c is unknown ("));
         let refused = Evidence {
             status: Some(401),
             source: Some("status 401".into()),

@@ -34,7 +34,7 @@ pub(super) fn all(room: Room) -> String {
         page.entry(2, name, help);
     }
     page.text.push('\n');
-    page.paragraph("maxpool(1) and maxpool(5) have the rest.");
+    page.paragraph("See maxpool(1) and maxpool(5) for details.");
     page.text.trim_end().to_owned() + "\n"
 }
 
@@ -56,14 +56,14 @@ pub(super) fn of(command: &CommandSpec, room: Room) -> String {
 
 /// The variables that commands read.
 pub(super) const VARIABLES: [(&str, &str); 8] = [
-    ("MAXPOOL_CONFIG", "the config file; before TEAMCLAUDE_CONFIG, its older name"),
-    ("XDG_CONFIG_HOME", "where maxpool.json is otherwise (default: ~/.config)"),
+    ("MAXPOOL_CONFIG", "the config file; TEAMCLAUDE_CONFIG is the older name"),
+    ("XDG_CONFIG_HOME", "the directory of maxpool.json otherwise (default: ~/.config)"),
     ("CLAUDE_CONFIG_DIR", "where Claude Code keeps its login (default: ~/.claude)"),
-    ("SSL_CERT_FILE", "more CA certificates, in PEM form"),
+    ("SSL_CERT_FILE", "additional CA certificates, in PEM format"),
     ("HTTPS_PROXY, ALL_PROXY", "the HTTP proxy for upstream connections"),
-    ("NO_PROXY", "hosts that are reached without that proxy"),
+    ("NO_PROXY", "hosts to reach without that proxy"),
     ("TZ", "the time zone for local times and days"),
-    ("NO_COLOR", "if not empty, nothing is coloured"),
+    ("NO_COLOR", "if not empty, do not use colour"),
 ];
 
 /// A help text under construction.

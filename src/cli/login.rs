@@ -41,7 +41,12 @@ fn login_by_browser(context: &mut Context<'_>, name: Option<&str>) -> Result<()>
     let stdin = io::stdin();
     let terminal = stdin.is_terminal().then(|| stdin.as_fd());
     add(context, |desk| {
-        let options = login::LoginOptions { name, terminal, browser: &login::open_browser };
+        let options = login::LoginOptions {
+            name,
+            terminal,
+            browser: &login::open_browser,
+            is_cancelled: &|| false,
+        };
         login::login(desk, &options)
     })
 }
@@ -115,7 +120,7 @@ fn add(
     let next = match server.map(|server| server.json("POST", "/maxpool/reload", None)) {
         Some(Ok(_)) => "The running proxy uses it now. Next: maxpool run",
         Some(Err(_)) => {
-            "The running proxy takes it over when it can; see: maxpool doctor. Next: maxpool run"
+            "The running proxy has not picked it up yet; see: maxpool doctor. Next: maxpool run"
         }
         None => {
             "Next: add another account the same way, or start the proxy with \"maxpool\" and then, \

@@ -135,8 +135,9 @@ impl Facts {
         let (program, user) = (quoted(&self.program), quoted(&self.user));
         format!(
             "#!/bin/sh\n\
-             # Save as maxpool/run in the directory of your services and make it executable. Both\n\
-             # a runsvdir of your own and the system's will do: the server runs as {user} either way.\n\
+             # Save as maxpool/run in your service directory and make it executable. It works\n\
+             # under your own runsvdir and under the system's: the server runs as {user} either \
+             way.\n\
              exec 2>&1\n\
              umask 077\n\
              {variables}\
@@ -213,7 +214,7 @@ fn text_of(path: &Path) -> Result<String> {
     match path.to_str() {
         Some(text) if !text.contains(['\n', '\r', '\0']) => Ok(text.to_owned()),
         _ => Err(Error::operator(format!(
-            "{} has characters that a service file cannot hold; move it elsewhere",
+            "{} contains characters that a service file cannot hold; move it elsewhere",
             path.display()
         ))),
     }

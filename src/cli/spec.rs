@@ -88,8 +88,9 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         word: "run",
         operands: &["[--]", "[ARGS]"],
         summary: "run Claude Code through the proxy",
-        about: "All arguments but a first --help go to claude. It gets the variables that \"maxpool env\" \
-                prints; a variable that is already set keeps its value. The exit status is claude's.",
+        about: "All arguments except a leading --help are passed to claude, which gets the \
+                variables that \"maxpool env\" prints; a variable that is already set keeps its \
+                value. The exit status is claude's.",
         options: &[],
     },
     CommandSpec {
@@ -112,7 +113,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
             flag("api", "add an Anthropic API key, typed or piped in"),
             flag("token", "add a token of \"claude setup-token\", typed or piped in"),
             flag("force", "accept a key or token that does not look like one"),
-            valued("name", "NAME", "name the account NAME"),
+            valued("name", "NAME", "use NAME as the account's name"),
         ],
     },
     CommandSpec {
@@ -120,12 +121,12 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         word: "import",
         operands: &[],
         summary: "add the account that Claude Code is signed in to",
-        about: "Stores a copy of its tokens. Claude Code goes on renewing them, so \"maxpool login\", which \
-                gives maxpool tokens of its own, is the better way.",
+        about: "Stores a copy of its tokens. Claude Code keeps renewing its copy, so \"maxpool \
+        login\", which gives maxpool separate tokens, is usually better.",
         options: &[
             valued("from", "PATH", "read this file instead of Claude Code's own"),
             valued("json", "TEXT", "read TEXT, or standard input for -, instead of a file"),
-            valued("name", "NAME", "name the account NAME"),
+            valued("name", "NAME", "use NAME as the account's name"),
         ],
     },
     CommandSpec {
@@ -139,10 +140,10 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
                 long: "verbose",
                 short: Some('v'),
                 value: None,
-                help: "also show when tokens expire and were renewed last",
+                help: "also show when tokens expire and when they were last renewed",
             },
             flag("json", "print JSON"),
-            flag("names", "print only the names, one a line"),
+            flag("names", "print only the names, one per line"),
         ],
     },
     CommandSpec {
@@ -165,8 +166,8 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         name: Name::Retry,
         word: "retry",
         operands: &["NAME"],
-        summary: "lift what keeps an account away, but a missing credential",
-        about: "The next request of the running proxy looks whether it serves again.",
+        summary: "lift an account's blocks, except a missing credential",
+        about: "The running proxy then tries the account with its next request.",
         options: &[],
     },
     CommandSpec {
@@ -218,8 +219,8 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         word: "usage",
         operands: &[],
         summary: "show requests and tokens per day, account and model",
-        about: "Reads the state file, so it needs no running proxy. A running proxy writes that file within \
-                half a minute.",
+        about: "Reads the state file, so no proxy has to be running. A running proxy writes that \
+        file within 30 seconds of a change.",
         options: &[
             valued("days", "N", "show the last N days, 1 to 31 (default: 7)"),
             flag("json", "print JSON"),
@@ -263,9 +264,9 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         word: "service",
         operands: &["KIND"],
         summary: "print a service file for a supervisor",
-        about: "KIND is systemd, socket (systemd's, beside the first), runit, supervisord or launchd. The \
-                file is for this user, this program file and this config. Comments in it say where it \
-                goes and how to start it.",
+        about: "KIND is systemd, socket (a systemd socket unit to go with the service), runit, \
+        supervisord or launchd. The file is for this user, this program file and this config. Its \
+        comments say where to save it and how to start it.",
         options: &[],
     },
     CommandSpec {

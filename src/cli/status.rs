@@ -79,18 +79,18 @@ fn overview(status: &Status) -> Vec<String> {
     if throttle.active {
         let until = throttle
             .until
-            .map(|until| format!(", one request probes in {}", left(status.now.0, until)))
+            .map(|until| format!(", next probe in {}", left(status.now.0, until)))
             .unwrap_or_default();
         let reason =
             throttle.reason.as_deref().map(|reason| text::clean(reason, 120)).unwrap_or_default();
-        lines.push(format!("breaker open: all Claude accounts pause{until}: {reason}"));
+        lines.push(format!("breaker open: all Claude accounts are paused{until}: {reason}"));
     }
     let queue = &status.queue;
     if queue.waiting > 0 {
         let oldest = queue.oldest_ms.map(Duration::from_millis).map(human).unwrap_or_default();
         let next = queue
             .next_free_at
-            .map(|at| format!(", the next account frees in {}", left(status.now.0, at)));
+            .map(|at| format!(", next account free in {}", left(status.now.0, at)));
         lines.push(format!(
             "{} waiting, the oldest for {oldest}{}",
             queue.waiting,
@@ -104,10 +104,16 @@ fn row(account: &Account, now: Wall) -> Vec<String> {
     let mut state = match (&account.unavailable, account.enabled) {
         (_, false) => "disabled".to_owned(),
         (Some(unavailable), true) => {
-            let until = unavailable
-                .until
-                .map(|until| format!(", {} left", left(now, until)))
-                .unwrap_or_default();
+            // T2: a credential that rests is not back at the end of its rest; one request looks.
+            let looks = ["credential_refused", "unusable"];
+            let is_looked_at = account.blocks.iter().any(|block| {
+                looks.contains(&block.reason.as_str()) && block.text == unavailable.reason
+            });
+            let until = unavailable.until.map(|until| match is_looked_at {
+                true => format!(", next look in {}", left(now, until)),
+                false => format!(", {} left", left(now, until)),
+            });
+            let until = until.unwrap_or_default();
             format!("{}{until}", text::clean(&unavailable.reason, 60))
         }
         (None, true) if !account.avoided.is_empty() => text::clean(&account.avoided.join("; "), 80),
@@ -183,8 +189,8 @@ mod tests {
             [
                 "maxpool 2.0.0 at http://127.0.0.1:1, up 2h 14m, prefers \"a b\", 3 in flight",
                 "stopping: running requests finish, new ones are refused",
-                "breaker open: all Claude accounts pause, one request probes in 5s: overloaded\\n",
-                "2 waiting, the oldest for 45s, the next account frees in 1m",
+                "breaker open: all Claude accounts are paused, next probe in 5s: overloaded\\n",
+                "2 waiting, the oldest for 45s, next account free in 1m",
             ]
         );
     }
@@ -202,5 +208,16 @@ mod tests {
             row,
             ["*", "a", "provider zai", "limit, 1h left", "42% (2h)", "-", "1", "9", "0", "10"]
         );
+    }
+
+    #[test]
+    fn a_refused_credential_says_when_the_next_look_is() {
+        let account: Account = serde_json::from_value(json!({
+            "name": "a", "enabled": true, "status": "error",
+            "unavailable": {"reason": "refused by the API", "until": "1970-01-01T00:02:00.000Z"},
+            "blocks": [{"reason": "credential_refused", "text": "refused by the API"}]
+        }))
+        .unwrap();
+        assert_eq!(row(&account, Wall(0))[3], "refused by the API, next look in 2m");
     }
 }

@@ -18,7 +18,7 @@ use crate::zone;
 pub(super) fn usage(context: &mut Context<'_>, days: u32, as_json: bool) -> Result<()> {
     let (state, problem) = state::load(&state::path(&context.config_path()?));
     if let Some(problem) = problem {
-        return Err(Error::operator(format!("the usage of the last days is not known: {problem}")));
+        return Err(Error::operator(format!("cannot show the usage of the last days: {problem}")));
     }
     let today = zone::local_day(clock::wall());
     let lines = lines_since(&state, &zone::date_of(today - i64::from(days) + 1));

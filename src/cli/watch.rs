@@ -65,7 +65,10 @@ fn act(http: &Arc<Http>, action: Action) -> Result<String> {
         Action::Retry(name) => {
             let path = format!("/maxpool/accounts/{}/retry", percent_encoded(&name));
             Server::of(&context.config()?)?.json("POST", &path, None)?;
-            return Ok(format!("{}: blocks lifted, the next request tries it", text::name(&name)));
+            return Ok(format!(
+                "{}: blocks lifted; the next request will try it",
+                text::name(&name)
+            ));
         }
         Action::ReplaceKey(name, key) => {
             return at_desk(&context, http, &mut std::io::sink(), |desk| {
@@ -94,7 +97,8 @@ fn act(http: &Arc<Http>, action: Action) -> Result<String> {
         | Action::Quit
         | Action::Redraw
         | Action::SignIn(_)
-        | Action::SignInCode(_) => Ok(()),
+        | Action::SignInCode(_)
+        | Action::CancelSignIn => Ok(()),
     };
     changed?;
     Ok(last_line(&remarked).or_else(|| last_line(&said)).unwrap_or_else(|| "done".into()))

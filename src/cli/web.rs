@@ -68,7 +68,7 @@ impl Server {
         match self.call(LOCAL_TIMEOUT, "GET", "/maxpool/health", None) {
             Ok(reply) if reply.status == 200 && is_health(&reply.body) => Presence::Running,
             Ok(reply) => Presence::Strange(format!(
-                "{} answers, but not as maxpool (status {})",
+                "something other than maxpool answers at {} (status {})",
                 self.base, reply.status
             )),
             Err(failure) if failure.phase == HttpPhase::Connect => Presence::Absent,
@@ -176,7 +176,7 @@ pub(super) fn message_of(body: &[u8]) -> Option<String> {
 pub(super) fn base_url(config: &Config) -> Result<String> {
     if config.proxy.port == 0 {
         return Err(Error::operator(
-            "proxy.port is 0, so the proxy gets another port at each start; set one in the config",
+            "proxy.port is 0, so the port changes with each start; set a fixed port in the config",
         ));
     }
     let host = match config.proxy.host.as_str() {

@@ -51,7 +51,8 @@ fn without_shared_tokens(root: &Section<'_>, placed: Vec<Placed>) -> Vec<Placed>
         };
         match kept.iter().find(shares) {
             Some(earlier) => root.notice(format!(
-                "accounts[{}] {:?} is left out: it has the refresh token of accounts[{}] {:?}, which works once only; log in to one of the two again with `maxpool login`",
+                "accounts[{}] {:?} is skipped: it has the refresh token of accounts[{}] {:?}, \
+                 which can be used only once; log in to one of the two again with `maxpool login`",
                 later.index, later.entry.name, earlier.index, earlier.entry.name
             )),
             None => kept.push(later),
@@ -228,7 +229,7 @@ impl Keys {
                 Err("it has no accessToken, no refreshToken and no importFrom")
             }
             Kind::Oauth if access.as_ref().is_some_and(|token| !fits_a_header(token)) => {
-                Err("its accessToken holds characters that cannot be sent in a header")
+                Err("its accessToken contains characters that cannot be sent in a header")
             }
             Kind::Oauth => Ok(Credential::Oauth(self.oauth)),
             Kind::ApiKey => {
@@ -254,8 +255,8 @@ fn sendable(
     let secret = secret.ok_or(missing)?;
     match (fits_a_header(&secret), key) {
         (true, _) => Ok(secret),
-        (false, "apiKey") => Err("its apiKey holds characters that cannot be sent in a header"),
-        (false, _) => Err("its authToken holds characters that cannot be sent in a header"),
+        (false, "apiKey") => Err("its apiKey contains characters that cannot be sent in a header"),
+        (false, _) => Err("its authToken contains characters that cannot be sent in a header"),
     }
 }
 
@@ -297,7 +298,7 @@ fn profiles(section: &Section<'_>) -> Option<Vec<String>> {
     let texts =
         value.as_array().map(|list| list.iter().map(|item| item.as_str().map(str::to_owned)));
     let texts: Option<Vec<String>> = texts.and_then(Iterator::collect);
-    texts.or_else(|| section.wrong_type(KEY, "a list of texts", value))
+    texts.or_else(|| section.wrong_type(KEY, "a list of strings", value))
 }
 
 fn model_map(section: &Section<'_>) -> Vec<(String, String)> {
@@ -313,7 +314,11 @@ fn model_map(section: &Section<'_>) -> Vec<(String, String)> {
         value.as_object().and_then(|map| map.iter().map(pair).collect());
     pairs
         .or_else(|| {
-            section.wrong_type(KEY, "an object of texts, from a model or family to a model", value)
+            section.wrong_type(
+                KEY,
+                "an object of strings, from a model or family to a model",
+                value,
+            )
         })
         .unwrap_or_default()
 }

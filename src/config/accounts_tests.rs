@@ -166,17 +166,17 @@ fn a3_an_entry_without_a_usable_credential_is_skipped_with_a_line() {
         (r#""type": "apikey""#, "it has no apiKey"),
         (
             r#""type": "apikey", "apiKey": "a\nb""#,
-            "its apiKey holds characters that cannot be sent in a header",
+            "its apiKey contains characters that cannot be sent in a header",
         ),
         (
             r#""type": "oauth", "accessToken": "ü""#,
-            "its accessToken holds characters that cannot be sent in a header",
+            "its accessToken contains characters that cannot be sent in a header",
         ),
         (r#""type": "provider", "authToken": "t""#, "it has no upstream"),
         (r#""type": "provider", "upstream": "http://h""#, "it has no authToken and no apiKey"),
         (
             r#""type": "provider", "upstream": "http://h", "authToken": "a b""#,
-            "its authToken holds characters that cannot be sent in a header",
+            "its authToken contains characters that cannot be sent in a header",
         ),
     ] {
         let config = read_config(&format!(
@@ -192,28 +192,32 @@ fn a3_wrong_types_name_entry_and_key() {
     for (entry, error) in [
         (
             r#""type": "api""#,
-            "type: expected \"oauth\" or \"apikey\" or \"provider\", found another text",
+            "type: expected \"oauth\" or \"apikey\" or \"provider\", found another string",
         ),
-        (r#""name": 5"#, "name: expected a text, found 5"),
-        (r#""accessToken": 5"#, "accessToken: expected a text, found 5"),
-        (r#""priority": "1""#, "priority: expected a whole number, found a text"),
+        (r#""name": 5"#, "name: expected a string, found 5"),
+        (r#""accessToken": 5"#, "accessToken: expected a string, found 5"),
+        (r#""priority": "1""#, "priority: expected a whole number, found a string"),
         (r#""priority": 1.5"#, "priority: expected a whole number, found 1.5"),
-        (r#""profiles": "all""#, "profiles: expected a list of texts, found a text"),
-        (r#""profiles": [1]"#, "profiles: expected a list of texts, found a list"),
+        (r#""profiles": "all""#, "profiles: expected a list of strings, found a string"),
+        (r#""profiles": [1]"#, "profiles: expected a list of strings, found a list"),
         (
             r#""expiresAt": "soon""#,
-            "expiresAt: expected a time in ms since 1970, 0 or more, found a text",
+            "expiresAt: expected a time in ms since 1970, 0 or more, found a string",
         ),
         (r#""expiresAt": -1"#, "expiresAt: expected a time in ms since 1970, 0 or more, found -1"),
         (
             r#""modelMap": {"opus": 1}"#,
-            "modelMap: expected an object of texts, from a model or family to a model, found an object",
+            "modelMap: expected an object of strings, from a model or family to a model, found an \
+             object",
         ),
         (
             r#""authHeader": "cookie""#,
-            "authHeader: expected \"authorization\" or \"x-api-key\", found another text",
+            "authHeader: expected \"authorization\" or \"x-api-key\", found another string",
         ),
-        (r#""stripBetaHeaders": "yes""#, "stripBetaHeaders: expected true or false, found a text"),
+        (
+            r#""stripBetaHeaders": "yes""#,
+            "stripBetaHeaders: expected true or false, found a string",
+        ),
         (r#""limit": 0.5"#, "limit: expected an object, found 0.5"),
         (r#""limit": {"week": 80}"#, "limit.week: expected a number from 0 to 1, found 80"),
         (r#""enabled": null"#, "enabled: expected true or false, found null"),

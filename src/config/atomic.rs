@@ -67,7 +67,7 @@ impl SiblingLock {
         let watch = Stopwatch::start();
         loop {
             if let Some(lock) = SiblingLock::try_take(path)
-                .map_err(|cause| Error::file("make the lock", path, &cause))?
+                .map_err(|cause| Error::file("create the lock", path, &cause))?
             {
                 return Ok(lock);
             }
@@ -191,7 +191,7 @@ impl FileLock {
     /// Makes the place for a text of so many bytes.
     pub(super) fn reserve(&self, bytes: usize) -> Result<Reserved> {
         self.make(&vec![b' '; bytes])
-            .map_err(|cause| Error::file("make a place beside", &self.target, &cause))
+            .map_err(|cause| Error::file("create a temporary file beside", &self.target, &cause))
     }
 
     /// Puts `text` in the place of the file, in the place that was made for it. After an error the
@@ -234,10 +234,10 @@ impl FileLock {
         }
         let directory = File::open(directory_of(&self.target))?;
         if !self.lock.is_in_place() {
-            return Err(io::Error::other("its lock was deleted by another program; try again"));
+            return Err(io::Error::other("another program deleted its lock; try again"));
         }
         if self.seen.get().is_some_and(|seen| stamp_of(&self.target) != Some(seen)) {
-            return Err(io::Error::other("another program has just changed it; try again"));
+            return Err(io::Error::other("another program changed it at the same time; try again"));
         }
         fault::step(Step::Rename, &self.target)?;
         fs::rename(&reserved.path, &self.target)?;

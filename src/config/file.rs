@@ -31,7 +31,8 @@ pub(crate) fn path(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBu
     let directory = directory.or_else(|| given("HOME").map(|home| home.join(".config")));
     directory.map(|directory| directory.join("maxpool.json")).ok_or_else(|| {
         Error::operator(
-            "no place for the config file: HOME is not set; set it, or MAXPOOL_CONFIG to the file",
+            "cannot tell where the config file is: HOME is not set; set it, or set MAXPOOL_CONFIG \
+             to the file",
         )
     })
 }

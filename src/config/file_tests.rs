@@ -308,7 +308,7 @@ fn a5_a_failed_write_changes_nothing_and_says_so() {
     assert_eq!(scratch.names(), ["dir.json", "dir.json.lock"], "no temporary file stays");
     // Nobody can make files in /proc.
     let error = load_or_create(Path::new("/proc/maxpool.json")).unwrap_err().to_string();
-    assert!(error.starts_with("cannot make the lock /proc/maxpool.json.lock: "), "{error}");
+    assert!(error.starts_with("cannot create the lock /proc/maxpool.json.lock: "), "{error}");
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn a5_a_config_that_cannot_be_written_is_still_served() {
     assert_eq!(config.proxy.port, 5);
     assert_eq!(config.notices.len(), 1);
     assert!(
-        config.notices[0].starts_with("the config file is used as it is: cannot make the lock "),
+        config.notices[0].starts_with("the config file is used as it is: cannot create the lock "),
         "{:?}",
         config.notices
     );

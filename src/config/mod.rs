@@ -23,6 +23,7 @@ pub(crate) mod near;
 pub(crate) mod noted;
 mod parse;
 mod previous;
+mod quota_state;
 pub(crate) mod random;
 mod reader;
 mod record;

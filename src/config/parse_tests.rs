@@ -168,7 +168,7 @@ fn a2_wrong_types_and_ranges_name_the_key() {
     const WEIGHT: &str = "expected a number, 0 or more, found ";
     const SHARE: &str = "expected a number from 0 to 1, found ";
     const FLAG: &str = "expected true or false, found ";
-    const TEXT: &str = "expected a text, found ";
+    const TEXT: &str = "expected a string, found ";
     const PORT: &str = "expected a port from 0 to 65535, found ";
     let table: &[(&str, &[&str], &str)] = &[
         ("proxy.host", &["1", "null", "[]"], TEXT),
@@ -236,7 +236,7 @@ fn a2_wrong_types_and_ranges_name_the_key() {
         (
             "scheduler.sessionAffinity",
             &["\"on\""],
-            "expected \"auto\" or \"header\" or \"off\", found another text",
+            "expected \"auto\" or \"header\" or \"off\", found another string",
         ),
         ("scheduler.overage", &["true"], "expected \"last\" or \"never\", found true"),
         (

@@ -10,7 +10,7 @@ pub(crate) fn bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     match rustls::crypto::ring::default_provider().secure_random.fill(&mut bytes) {
         Ok(()) => Ok(bytes),
-        Err(_) => Err(Error::operator("the system gives no random bytes")),
+        Err(_) => Err(Error::operator("the system provides no random bytes")),
     }
 }
 

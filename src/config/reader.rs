@@ -216,8 +216,8 @@ impl<'a> Section<'a> {
         match self.value(key) {
             None => {}
             Some(Value::String(given)) if !given.is_empty() => text.clone_from(given),
-            Some(Value::String(_)) => self.problem(key, expected("a text", "an empty one")),
-            Some(other) => self.wrong_type(key, "a text", other).unwrap_or(()),
+            Some(Value::String(_)) => self.problem(key, expected("a string", "an empty string")),
+            Some(other) => self.wrong_type(key, "a string", other).unwrap_or(()),
         }
     }
 
@@ -226,7 +226,7 @@ impl<'a> Section<'a> {
         match self.value(key) {
             None | Some(Value::Null) => None,
             Some(Value::String(text)) => Some(text.clone()).filter(|text| !text.is_empty()),
-            Some(other) => self.wrong_type(key, "a text", other),
+            Some(other) => self.wrong_type(key, "a string", other),
         }
     }
 
@@ -237,7 +237,8 @@ impl<'a> Section<'a> {
         if url.is_none() {
             self.problem(
                 key,
-                "expected an http:// or https:// URL of a host and perhaps a path, without user, query or fragment",
+                "expected an http:// or https:// URL with a host and an optional path, without \
+                 user, query or fragment",
             );
         }
         url
@@ -252,7 +253,7 @@ impl<'a> Section<'a> {
             Some(Value::String(text)) => {
                 let word = words.iter().find(|(word, _)| word == text);
                 if word.is_none() {
-                    self.problem(key, expected(&wanted, "another text"));
+                    self.problem(key, expected(&wanted, "another string"));
                 }
                 word.map(|(_, value)| *value)
             }
@@ -383,7 +384,7 @@ pub(super) fn found(value: &Value) -> String {
         Value::Null => "null".to_owned(),
         Value::Bool(flag) => flag.to_string(),
         Value::Number(number) => number.to_string(),
-        Value::String(_) => "a text".to_owned(),
+        Value::String(_) => "a string".to_owned(),
         Value::Array(_) => "a list".to_owned(),
         Value::Object(_) => "an object".to_owned(),
     }

@@ -230,4 +230,6 @@ fn text_of(pairs: &[Value]) -> Result<String> {
 const RECOVER_WAIT: Duration = Duration::from_millis(250);
 const OWNER: &str = "config";
 const PAIRS: &str = "pairs";
-const ABOUT: &str = "Tokens that could not be written into the config of maxpool. Do not delete this file: maxpool moves them into the config as soon as that can be written.";
+const ABOUT: &str = "Tokens that could not be written to the config of maxpool. Do not delete this \
+                     file: maxpool moves them into the config as soon as the config can be \
+                     written.";

@@ -13,14 +13,13 @@ use super::atomic::{self, FileLock};
 use super::custody::Digest;
 use super::days::{self, DayUse};
 use super::identity::Identity;
+use super::quota_state::{RejectionState, WindowState, verdict_of, word_of_verdict};
 use crate::error::{Error, Result};
 use crate::http::document;
 use crate::scheduler::Usage;
-use crate::scheduler::quota::{Family, WindowKind};
 use crate::scheduler::time::Wall;
 use crate::scheduler::{
-    AccountId, KnownSession, KnownThread, Learned, SessionKey, Source, ThreadKey, UsageTotals,
-    WindowSnapshot,
+    AccountId, KnownSession, KnownThread, Learned, SessionKey, ThreadKey, UsageTotals,
 };
 
 /// The state file.
@@ -80,6 +79,14 @@ pub(crate) struct AccountState {
     pub(crate) account_uuid: Option<String>,
     pub(crate) org_uuid: Option<String>,
     pub(crate) windows: Vec<WindowState>,
+    /// The last `unified-status`: `allowed`, `allowed_warning` or `rejected`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) unified_status: Option<String>,
+    /// Until when paid extra usage counts as in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) overage_until: Option<i64>,
+    /// Rejections that still held.
+    pub(crate) rejections: Vec<RejectionState>,
     pub(crate) totals: Totals,
     /// The last days, by model family.
     pub(crate) days: Vec<DayUse>,
@@ -97,22 +104,6 @@ pub(crate) struct TokensState {
     pub(crate) refused: Option<String>,
     /// When a refresh has brought the tokens last.
     pub(crate) refreshed_at: Option<i64>,
-}
-
-/// One quota window; times in ms since the epoch.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct WindowState {
-    /// `five_hour`, `seven_day`, `seven_day_<family>`, `tokens`, `requests` or `generic`.
-    pub(crate) window: String,
-    /// Of which models, where the upstream limits each family by itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) family: Option<String>,
-    pub(crate) utilisation: Option<f64>,
-    pub(crate) limit: Option<u64>,
-    pub(crate) remaining: Option<u64>,
-    pub(crate) reset: Option<i64>,
-    pub(crate) learned_at: i64,
 }
 
 /// Sums over an account's life.
@@ -133,9 +124,13 @@ impl State {
     pub(crate) fn of(&self, who: &Identity<'_>, now: Wall) -> Option<Learned> {
         let found = self.accounts.iter().find(|account| account.identity().is_same(who))?;
         let windows = found.windows.iter().filter_map(|window| window.restore(now)).collect();
+        let rejections = found.rejections.iter().filter_map(|known| known.restore(now)).collect();
         let totals = &found.totals;
         Some(Learned {
             windows,
+            unified_status: found.unified_status.as_deref().and_then(verdict_of),
+            overage_until: found.overage_until.map(Wall).filter(|until| *until > now),
+            rejections,
             usage: UsageTotals {
                 tokens: Usage {
                     input: totals.input_tokens,
@@ -260,6 +255,9 @@ impl AccountState {
             account_uuid: who.account_uuid.map(str::to_owned),
             org_uuid: who.org_uuid.map(str::to_owned),
             windows: learned.windows.iter().map(WindowState::new).collect(),
+            unified_status: learned.unified_status.map(|said| word_of_verdict(said).to_owned()),
+            overage_until: learned.overage_until.map(|until| until.0),
+            rejections: learned.rejections.iter().map(RejectionState::new).collect(),
             totals: Totals {
                 requests: usage.requests,
                 input_tokens: usage.tokens.input,
@@ -280,63 +278,6 @@ impl AccountState {
             org_uuid: self.org_uuid.as_deref(),
         }
     }
-}
-
-impl WindowState {
-    fn new(window: &WindowSnapshot) -> WindowState {
-        WindowState {
-            window: word_of(&window.kind),
-            family: window.family.as_ref().map(|family| family.0.to_string()),
-            utilisation: window.raw.or(window.used),
-            limit: window.limit,
-            remaining: window.remaining,
-            reset: window.reset.map(|at| at.0),
-            learned_at: window.learned_at.0,
-        }
-    }
-
-    fn restore(&self, now: Wall) -> Option<WindowSnapshot> {
-        let reset = self.reset.map(Wall).filter(|reset| *reset > now)?;
-        let raw = self.utilisation.filter(|share| share.is_finite() && *share >= 0.0);
-        Some(WindowSnapshot {
-            kind: kind_of(&self.window)?,
-            family: self.family.as_deref().map(|family| Family(family.into())),
-            used: raw.map(|share| share.min(1.0)),
-            raw,
-            limit: self.limit,
-            remaining: self.remaining,
-            reset: Some(reset),
-            learned_at: Wall(self.learned_at),
-            source: Source::Restored,
-        })
-    }
-}
-
-const SEVEN_DAY_OF: &str = "seven_day_";
-
-fn word_of(kind: &WindowKind) -> String {
-    match kind {
-        WindowKind::FiveHour => "five_hour".to_owned(),
-        WindowKind::SevenDay => "seven_day".to_owned(),
-        WindowKind::SevenDayFamily(family) => format!("{SEVEN_DAY_OF}{}", family.0),
-        WindowKind::Tokens => "tokens".to_owned(),
-        WindowKind::Requests => "requests".to_owned(),
-        WindowKind::Generic => "generic".to_owned(),
-    }
-}
-
-fn kind_of(word: &str) -> Option<WindowKind> {
-    Some(match word {
-        "five_hour" => WindowKind::FiveHour,
-        "seven_day" => WindowKind::SevenDay,
-        "tokens" => WindowKind::Tokens,
-        "requests" => WindowKind::Requests,
-        "generic" => WindowKind::Generic,
-        other => {
-            let family = other.strip_prefix(SEVEN_DAY_OF).filter(|family| !family.is_empty())?;
-            WindowKind::SevenDayFamily(Family(family.into()))
-        }
-    })
 }
 
 /// Where the state of a config is: `maxpool.json` → `maxpool.state.json`.
@@ -392,6 +333,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::scheduler::quota::{Family, Verdict, WindowKind};
+    use crate::scheduler::{KnownRejection, Source, WindowSnapshot};
     use crate::testing::scratch::Scratch;
 
     fn window(kind: WindowKind, raw: Option<f64>, reset: Option<i64>) -> WindowSnapshot {
@@ -416,6 +359,15 @@ mod tests {
                 requests: 5,
                 last_used: Some(Wall(6)),
             },
+            unified_status: Some(Verdict::AllowedWarning),
+            overage_until: Some(Wall(100)),
+            rejections: vec![KnownRejection {
+                window: Some(WindowKind::FiveHour),
+                family: Some(Family("opus".into())),
+                until: Wall(100),
+                said_at: Wall(7),
+                status: Some(429),
+            }],
         }
     }
 

@@ -256,7 +256,7 @@ pub(crate) fn take_over(context: &Context, learned: &str) {
             context.accounts.take_over(&tokens);
         }
         Err(error) => {
-            let text = format!("what the process before has learned cannot be read: {error}");
+            let text = format!("cannot read what the previous process handed over: {error}");
             context.events.warning(clock::wall(), text);
         }
     }

@@ -10,7 +10,7 @@ pub(crate) fn drop_unused(context: &Context) {
         if let Some(account) = context.accounts.remove(id) {
             context.gate.with(|scheduler, now| scheduler.remove_account(now, id));
             let text = format!(
-                "{} was dropped: no request has brought it for a day",
+                "{} was removed: no request has named it for a day",
                 account.profile().name
             );
             context.tell(Event::Notice { text });

@@ -86,7 +86,7 @@ fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
             .map_err(|error| failed(&error)),
         Local::Routing => {
             let order: RoutingOrder = document::read(&call.body).map_err(|error| {
-                reply::bad_control(&format!("the body is not what /maxpool/routing takes: {error}"))
+                reply::bad_control(&format!("invalid body for /maxpool/routing: {error}"))
             })?;
             let preferred = match (order.mode.as_str(), order.account) {
                 ("automatic", _) => None,
@@ -105,7 +105,7 @@ fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
         }
         Local::Account { name, to } => {
             if context.accounts.by_name(name).is_none() {
-                return Err(reply::not_found(&format!("there is no account {name}")));
+                return Err(reply::not_found(&reload::no_account(context, name)));
             }
             let changed = match to {
                 Switch::Enable => reload::switch(context, name, true),
@@ -116,7 +116,7 @@ fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
             changed.map(|changes| json(object("changed", &changes))).map_err(|error| failed(&error))
         }
         Local::WrongMethod { allow } => Err(reply::wrong_method(allow)),
-        Local::Unknown => Err(reply::not_found("there is no such route below /maxpool")),
+        Local::Unknown => Err(reply::not_found("there is no such route under /maxpool")),
     }
 }
 
@@ -126,9 +126,9 @@ fn refresh(context: &Context, name: &str) -> Result<String, Error> {
     let id = context.accounts.by_name(name).map(|account| account.id());
     let asked = id.map(|id| context.accounts.credential_blocking(id));
     match asked {
-        Some(Ok(_)) => Ok(format!("{name}: its token can be used")),
+        Some(Ok(_)) => Ok(format!("{name}: its token is usable")),
         Some(Err(unready)) => Err(Error::operator(format!("{name}: {}", unready.why()))),
-        None => Err(Error::client(format!("there is no account {name}"))),
+        None => Err(Error::client(reload::no_account(context, name))),
     }
 }
 

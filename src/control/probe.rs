@@ -121,7 +121,7 @@ impl<'a> Probe<'a> {
             UsageReading::Failed(why) => {
                 if let Some(account) = self.context.accounts.get(id) {
                     let name = account.profile().name.clone();
-                    let text = format!("{name}: its usage cannot be read: {why}");
+                    let text = format!("{name}: cannot read its usage: {why}");
                     if self.context.first_time(&text) {
                         self.context.tell(Event::Notice { text });
                     }

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::account::Origin;
 use crate::account::sync::CredentialChange;
 use crate::clock;
+use crate::config::near::{did_you_mean, nearest};
 use crate::config::{self, Config, edit, file, settings};
 use crate::error::{Error, Result};
 use crate::event::Event;
@@ -56,7 +57,7 @@ fn apply(context: &Context, config: Config) -> Vec<String> {
     let mut lines = Vec::new();
     let (mut added, mut removed) = (Vec::new(), Vec::new());
     if old.proxy.host != config.proxy.host || old.proxy.port != config.proxy.port {
-        lines.push("proxy.host or proxy.port changed: takes effect with a restart".to_owned());
+        lines.push("proxy.host or proxy.port changed: takes effect after a restart".to_owned());
     }
     let diff = context.accounts.diff(&config);
     context.accounts.set_settings(&config);
@@ -175,7 +176,7 @@ pub(crate) fn set_routing(context: &Context, preferred: Option<&str>) -> Result<
         let account = context
             .accounts
             .by_name(name)
-            .ok_or_else(|| Error::client(format!("there is no account {name}")))?;
+            .ok_or_else(|| Error::client(no_account(context, name)))?;
         if !account.kind().is_claude() || !account.profile().enabled {
             return Err(Error::client(format!(
                 "{name} cannot be preferred: only an enabled Claude account can"
@@ -194,10 +195,8 @@ pub(crate) fn set_routing(context: &Context, preferred: Option<&str>) -> Result<
 /// # Errors
 /// There is no such account, or the file cannot be written.
 pub(crate) fn switch(context: &Context, name: &str, enabled: bool) -> Result<Vec<String>> {
-    let account = context
-        .accounts
-        .by_name(name)
-        .ok_or_else(|| Error::client(format!("there is no account {name}")))?;
+    let account =
+        context.accounts.by_name(name).ok_or_else(|| Error::client(no_account(context, name)))?;
     if account.profile().origin == Origin::Request {
         context.accounts.set_enabled(account.id(), enabled);
         let spec = account.profile().for_scheduler(account.kind());
@@ -206,7 +205,7 @@ pub(crate) fn switch(context: &Context, name: &str, enabled: bool) -> Result<Vec
     }
     context.accounts.change_file(|document| {
         if !edit::set_enabled(document, name, enabled) {
-            return Err(Error::client(format!("{name} is not in the config file any more")));
+            return Err(Error::client(format!("{name} is no longer in the config file")));
         }
         Ok(())
     })?;
@@ -219,11 +218,17 @@ pub(crate) fn switch(context: &Context, name: &str, enabled: bool) -> Result<Vec
 /// # Errors
 /// There is no such account.
 pub(crate) fn retry(context: &Context, name: &str) -> Result<String> {
-    let account = context
-        .accounts
-        .by_name(name)
-        .ok_or_else(|| Error::client(format!("there is no account {name}")))?;
+    let account =
+        context.accounts.by_name(name).ok_or_else(|| Error::client(no_account(context, name)))?;
     context.accounts.retry(account.id());
     context.gate.with(|scheduler, now| scheduler.retry(now, account.id()));
-    Ok(format!("{name}: blocks lifted, the next request tries it"))
+    Ok(format!("{name}: blocks lifted; the next request will try it"))
+}
+
+/// That there is no account of that name, with the one that was probably meant.
+pub(crate) fn no_account(context: &Context, name: &str) -> String {
+    let accounts = context.accounts.all();
+    let profiles: Vec<_> = accounts.iter().map(|account| account.profile()).collect();
+    let near = nearest(name, profiles.iter().map(|profile| &*profile.name));
+    format!("there is no account {name}{}", did_you_mean(near))
 }

@@ -136,11 +136,11 @@ pub(crate) fn block_phrase(reason: &BlockReason) -> String {
         BlockReason::Quota(Some(WindowKind::Tokens)) => "token limit reached".into(),
         BlockReason::Quota(Some(WindowKind::Requests)) => "request limit reached".into(),
         BlockReason::Quota(Some(WindowKind::Generic) | None) => "limit reached".into(),
-        BlockReason::ServerSide => "set aside: the API limits for a moment".into(),
+        BlockReason::ServerSide => "set aside: the API is limiting requests for a moment".into(),
         BlockReason::Overloaded => "set aside: the API is overloaded".into(),
         BlockReason::ServerError => "cooldown after a server error".into(),
         BlockReason::Network => "cooldown after a network failure".into(),
-        BlockReason::Forbidden => "answered 403 to what another account serves".into(),
+        BlockReason::Forbidden => "answered 403 to a request that another account served".into(),
         BlockReason::CredentialRefused => "refused by the API".into(),
         BlockReason::Unusable => "the API says the account cannot be used".into(),
         BlockReason::ModelMissing => "does not have this model".into(),
@@ -190,9 +190,11 @@ pub(crate) fn effect(effect: Effect) -> &'static str {
 pub(crate) fn lifted_by(by: LiftedBy) -> &'static str {
     match by {
         LiftedBy::Time => "its end",
-        LiftedBy::TimeOrReading => "its end, a usage reading with room, or a look every six hours",
-        LiftedBy::Look => "one request that looks after its end",
-        LiftedBy::UnrelatedRequest => "an unrelated request that is served",
+        LiftedBy::TimeOrReading => {
+            "its end, a usage reading that shows room, or one request every six hours"
+        }
+        LiftedBy::Look => "one successful request after its end",
+        LiftedBy::UnrelatedRequest => "an unrelated request that succeeds",
         LiftedBy::Login => "a new login",
     }
 }
@@ -214,11 +216,13 @@ pub(crate) fn passed_over(reason: &PassedOver) -> String {
         PassedOver::Disabled => "disabled".into(),
         PassedOver::Leaving => "removed, finishing its requests".into(),
         PassedOver::OtherProfile => "not in this profile".into(),
-        PassedOver::NotBrought => "only for requests whose headers bring it".into(),
+        PassedOver::NotBrought => "only for requests whose headers name it".into(),
         PassedOver::SignedThinking => "a provider cannot take signed thinking".into(),
-        PassedOver::NotPinned => "the request belongs to another account".into(),
+        PassedOver::NotPinned => {
+            "the request names something that belongs to another account".into()
+        }
         PassedOver::AlreadyTried => "already tried by this request".into(),
-        PassedOver::InSuspense => "has refused this request, which looks again later".into(),
+        PassedOver::InSuspense => "refused this request, which will try it again later".into(),
         PassedOver::Blocked(reason) => block_phrase(reason),
         PassedOver::WindowFull { kind, percent } => {
             format!("{} used up, {percent}% used", window_name(kind))
@@ -229,14 +233,16 @@ pub(crate) fn passed_over(reason: &PassedOver) -> String {
         PassedOver::WeekExhausted => "week used up".into(),
         PassedOver::FamilyExhausted(family) => format!("week of {} used up", family.0),
         PassedOver::OverageInUse => "paid extra usage is in use".into(),
-        PassedOver::BeingLooked => "another request looks whether its limit still holds".into(),
-        PassedOver::AccountFull => "as many requests as one account may have".into(),
-        PassedOver::PoolFull => "as many requests as all accounts may have".into(),
-        PassedOver::Ramping => "takes over requests one by one".into(),
-        PassedOver::AtBrink => "what it is doing now may use up its limit".into(),
+        PassedOver::BeingLooked => {
+            "another request is checking whether its limit still holds".into()
+        }
+        PassedOver::AccountFull => "at its limit of concurrent requests".into(),
+        PassedOver::PoolFull => "the pool is at its limit of concurrent requests".into(),
+        PassedOver::Ramping => "taking over requests one by one".into(),
+        PassedOver::AtBrink => "its requests in flight may use up its limit".into(),
         PassedOver::ColdStart => "takes few new sessions while requests wait".into(),
         PassedOver::BreakerOpen => "breaker open".into(),
-        PassedOver::BreakerProbing => "breaker: one request probes".into(),
+        PassedOver::BreakerProbing => "breaker: one request is probing the API".into(),
         PassedOver::BreakerPacing => "breaker: requests follow one by one".into(),
     }
 }
@@ -270,7 +276,9 @@ pub(crate) fn avoided(reason: &Avoided) -> String {
         Avoided::Suspected => {
             "refused a request without saying why: used last until it serves another one".into()
         }
-        Avoided::Forbidden => "answered 403 to what another account serves: used last".into(),
+        Avoided::Forbidden => {
+            "answered 403 to a request that another account served: used last".into()
+        }
     }
 }
 
@@ -357,7 +365,7 @@ pub(crate) fn explained(verdict: &ExplainedVerdict) -> &'static str {
             RefusalReason::ThinkingNeedsClaude => "refused: signed thinking needs a Claude account",
             RefusalReason::ThreadElsewhere => "refused: the thread's account cannot serve",
             RefusalReason::Draining => "refused: going away",
-            RefusalReason::AttemptsExhausted => "refused: as many attempts as allowed were made",
+            RefusalReason::AttemptsExhausted => "refused: no attempts left",
         },
     }
 }

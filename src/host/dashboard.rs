@@ -89,6 +89,7 @@ pub(crate) fn attach(
             Action::Quit => signal(SIGTERM, "leaving"),
             Action::SignIn(account) => sign_ins.begin(account),
             Action::SignInCode(code) => sign_ins.enter(&code),
+            Action::CancelSignIn => sign_ins.cancel(),
             action => {
                 let (act, latest, answered) =
                     (Arc::clone(&act), Arc::clone(&latest), Arc::clone(&answered));
@@ -102,7 +103,7 @@ pub(crate) fn attach(
                 Some(
                     spawned.map_or_else(
                         |error| format!("that failed: {error}"),
-                        |_| "asked for".into(),
+                        |_| "requested".into(),
                     ),
                 )
             }
@@ -140,6 +141,7 @@ fn act(context: &Arc<Context>, sign_ins: &Arc<SignIns>, action: Action) -> Optio
     let doing = match &action {
         Action::SignIn(account) => return sign_ins.begin(account.clone()),
         Action::SignInCode(code) => return sign_ins.enter(code),
+        Action::CancelSignIn => return sign_ins.cancel(),
         Action::Retry(account) => format!("retrying {}", name(account)),
         Action::Rename { from, to } => format!("renaming {} to {}", name(from), name(to)),
         Action::ReplaceKey(account, _) => format!("replacing the key of {}", name(account)),
@@ -223,7 +225,8 @@ fn carry_out(context: &Context, action: &Action) -> Result<Option<String>> {
         | Action::Quit
         | Action::Restart
         | Action::SignIn(_)
-        | Action::SignInCode(_) => {}
+        | Action::SignInCode(_)
+        | Action::CancelSignIn => {}
     }
     Ok(None)
 }

@@ -98,7 +98,8 @@ pub(crate) fn passed_socket(variable: &dyn Fn(&str) -> Option<String>) -> Result
     };
     if count > 1 {
         return Err(Error::operator(format!(
-            "LISTEN_FDS is {count}: one listening socket can be served; leave one ListenStream= in the socket unit"
+            "LISTEN_FDS is {count}, but only one listening socket is supported; keep one \
+             ListenStream= in the socket unit"
         )));
     }
     let socket = platform::inherited_listener(LISTEN_FDS_START).map_err(|why| {

@@ -63,7 +63,7 @@ pub(crate) fn as_worker() -> Result<Option<Control>> {
         return Ok(None);
     }
     Control::from_stdin().map(Some).map_err(|_| {
-        Error::operator(format!("{WORKER} is set, which only maxpool itself may do; unset it"))
+        Error::operator(format!("{WORKER} is set, but it is for internal use only; unset it"))
     })
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn lead(
     first: impl FnOnce(Control) -> Result<ExitCode> + Send + 'static,
 ) -> Result<ExitCode> {
     let signals = Signals::take()
-        .map_err(|error| Error::ours(format!("signals cannot be taken over: {error}")))?;
+        .map_err(|error| Error::ours(format!("cannot install signal handlers: {error}")))?;
     let variable = |name: &str| env::var(name).ok();
     let socket = notify::passed_socket(&variable)?;
     let mut leader = Leader {

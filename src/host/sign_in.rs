@@ -1,13 +1,14 @@
 //! A sign-in with a browser that a dashboard has started.
 //!
-//! The sign-in is that of `maxpool login`, on a thread of its own: the page to open and what else
-//! it says are kept for the frames, and a socket pair stands in the place of its terminal, so that
-//! the address or the code can be typed into the dashboard. One runs at a time, and each ends by
-//! itself within the time that a login has.
+//! The sign-in is that of `maxpool login`, on its own thread: the page to open and what else the
+//! login says are kept for the frames, and a socket pair replaces the terminal, so that the address
+//! or the code can be typed into the dashboard. One runs at a time. It ends when it is cancelled,
+//! and otherwise within the time that a login has.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -31,8 +32,16 @@ pub(super) struct SignIns {
 #[derive(Default)]
 struct Latest {
     shown: Option<SigningIn>,
-    /// Where the code is typed, while a sign-in is under way.
-    typed: Option<UnixStream>,
+    running: Option<Running>,
+    /// Counts the sign-ins, so that one that was cancelled but has not ended yet shows nothing.
+    number: u64,
+}
+
+/// The sign-in that is in progress.
+struct Running {
+    /// Where the code is typed.
+    typed: UnixStream,
+    cancelled: Arc<AtomicBool>,
 }
 
 /// The login makes TLS connections.
@@ -53,56 +62,85 @@ impl SignIns {
     /// Starts one; gives a line if it cannot.
     pub(super) fn begin(self: &Arc<SignIns>, account: Option<String>) -> Option<String> {
         let mut latest = self.lock();
-        if latest.typed.is_some() {
-            return Some(
-                "this is the sign-in that is under way; it ends by itself in five minutes".into(),
-            );
+        if latest.running.is_some() {
+            return Some("a sign-in is already in progress; Esc cancels it".into());
         }
+        let number = latest.number + 1;
         let started = UnixStream::pair().and_then(|(typed, terminal)| {
             let this = Arc::clone(self);
+            let cancelled = Arc::new(AtomicBool::new(false));
+            let running = Running { typed, cancelled: Arc::clone(&cancelled) };
             let thread = thread::Builder::new().name("sign-in".into()).stack_size(STACK);
-            thread.spawn(move || this.run(account.as_deref(), &terminal))?;
-            Ok(typed)
+            thread.spawn(move || this.run(number, account.as_deref(), &terminal, &cancelled))?;
+            Ok(running)
         });
         match started {
-            Ok(typed) => {
-                *latest = Latest { shown: Some(SigningIn::default()), typed: Some(typed) };
+            Ok(running) => {
+                let shown = Some(SigningIn::default());
+                *latest = Latest { shown, running: Some(running), number };
                 None
             }
-            Err(error) => Some(format!("the sign-in cannot start: {error}")),
+            Err(error) => Some(format!("cannot start the sign-in: {error}")),
         }
     }
 
     /// What the person has typed to end it.
     pub(super) fn enter(&self, code: &Secret) -> Option<String> {
         let latest = self.lock();
-        let Some(mut typed) = latest.typed.as_ref() else {
-            return Some("no sign-in is under way; l begins one".into());
+        let Some(mut typed) = latest.running.as_ref().map(|running| &running.typed) else {
+            return Some("no sign-in is in progress; press l to start one".into());
         };
         match writeln!(typed, "{}", code.expose()) {
             Ok(()) => None,
-            Err(error) => Some(format!("that was not taken: {error}")),
+            Err(error) => Some(format!("that was not accepted: {error}")),
         }
     }
 
-    fn run(&self, account: Option<&str>, terminal: &UnixStream) {
+    /// Ends the sign-in that is in progress. If its code has arrived already, the code is exchanged
+    /// all the same, because it is used up, and the account is stored.
+    pub(super) fn cancel(&self) -> Option<String> {
+        let mut latest = self.lock();
+        let running = latest.running.take()?;
+        running.cancelled.store(true, Ordering::Relaxed);
+        latest.shown = None;
+        latest.number += 1;
+        Some("sign-in cancelled".into())
+    }
+
+    fn run(
+        &self,
+        number: u64,
+        account: Option<&str>,
+        terminal: &UnixStream,
+        cancelled: &AtomicBool,
+    ) {
         let browser = |url: &str| {
-            self.change(|shown| shown.url = Some(url.to_owned()));
+            self.change(number, |latest| latest.shown().url = Some(url.to_owned()));
             login::open_browser(url);
         };
-        let options =
-            LoginOptions { name: account, terminal: Some(terminal.as_fd()), browser: &browser };
-        let result = match (self.login)(&options, &mut Said(self)) {
+        let options = LoginOptions {
+            name: account,
+            terminal: Some(terminal.as_fd()),
+            browser: &browser,
+            is_cancelled: &|| cancelled.load(Ordering::Relaxed),
+        };
+        let result = match (self.login)(&options, &mut Said(self, number)) {
             Ok(line) => line,
             Err(error) => format!("the sign-in failed: {error}"),
         };
-        self.lock().typed = None;
-        self.change(|shown| shown.result = Some(result));
+        self.change(number, |latest| {
+            latest.running = None;
+            latest.shown().result = Some(result);
+        });
     }
 
-    fn change(&self, with: impl FnOnce(&mut SigningIn)) {
-        with(self.lock().shown.get_or_insert_default());
-        self.pulse.beat();
+    /// Changes what is shown of this sign-in, unless it was cancelled.
+    fn change(&self, number: u64, with: impl FnOnce(&mut Latest)) {
+        let mut latest = self.lock();
+        if latest.number == number {
+            with(&mut latest);
+            self.pulse.beat();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Latest> {
@@ -110,14 +148,22 @@ impl SignIns {
     }
 }
 
-/// Keeps what is said after the page was opened; what is said before stands on the page anyway.
-struct Said<'a>(&'a SignIns);
+impl Latest {
+    fn shown(&mut self) -> &mut SigningIn {
+        self.shown.get_or_insert_default()
+    }
+}
+
+/// Keeps what the numbered sign-in says after the page was opened. What it says before is in the
+/// dashboard's own words.
+struct Said<'a>(&'a SignIns, u64);
 
 impl Write for Said<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
         let lines = text.lines().filter(|line| !line.trim().is_empty());
-        self.0.change(|shown| {
+        self.0.change(self.1, |latest| {
+            let shown = latest.shown();
             if shown.url.is_some() {
                 shown.said.extend(lines.map(str::to_owned));
                 let surplus = shown.said.len().saturating_sub(SAID_MAX);

@@ -233,7 +233,7 @@ pub(crate) fn is_wanted() -> bool {
 fn open() -> io::Result<OwnedFd> {
     let term = std::env::var("TERM").unwrap_or_default();
     if term.is_empty() || term == "dumb" {
-        return Err(io::Error::other("TERM says that the terminal cannot draw"));
+        return Err(io::Error::other("TERM is empty or dumb"));
     }
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let tty = rustix::fs::open("/dev/tty", flags, Mode::empty())?;

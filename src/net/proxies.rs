@@ -38,7 +38,7 @@ impl HttpProxy {
             Some(("http", rest)) => rest,
             Some((scheme, _)) => {
                 return Err(format!(
-                    "a proxy of scheme {scheme} is not supported; use http://host:port"
+                    "proxies with the scheme {scheme} are not supported; use http://host:port"
                 ));
             }
         };
@@ -49,7 +49,8 @@ impl HttpProxy {
             }
             None => (None, rest),
         };
-        let (host, port) = split_port(address).ok_or("a proxy needs the form http://host:port")?;
+        let (host, port) =
+            split_port(address).ok_or("a proxy must have the form http://host:port")?;
         Ok(HttpProxy { host: host.to_owned(), port: port.unwrap_or(80), userinfo })
     }
 }

@@ -46,7 +46,7 @@ pub(crate) struct LookupFailed {
 
 impl fmt::Display for LookupFailed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the name {} cannot be looked up: {}", self.host, self.why)
+        write!(f, "cannot resolve the name {}: {}", self.host, self.why)
     }
 }
 
@@ -173,6 +173,6 @@ fn look_up_cancellable(
     match result.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some(Ok(addresses)) if addresses.is_empty() => Err(io::Error::other("no address")),
         Some(found) => found,
-        None => Err(io::Error::other("the look-up ended without a result")),
+        None => Err(io::Error::other("the look-up gave no result")),
     }
 }

@@ -41,7 +41,7 @@ fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
     }
     if added == 0 {
         return Err(format!(
-            "SSL_CERT_FILE: {shown}: holds no usable CA certificate; unset it or name a PEM file"
+            "SSL_CERT_FILE: {shown}: contains no usable CA certificate; unset it or name a PEM file"
         ));
     }
     Ok(())

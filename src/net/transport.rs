@@ -110,7 +110,7 @@ fn handshake(
     host: &str,
 ) -> Result<Box<ClientConnection>, Error> {
     let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| Error::Io(io::Error::other(format!("{host} is no name for TLS"))))?;
+        .map_err(|_| Error::Io(io::Error::other(format!("{host} is not a valid name for TLS"))))?;
     let tls = ClientConnection::new(Arc::clone(config), name).map_err(Error::Rustls)?;
     let mut tls = Box::new(tls);
     // A response of any size must fit between two reads of the client.

@@ -39,7 +39,7 @@ pub(super) fn ask_proxy(
             || receive(socket, &mut byte, Phase::Connect)? == 0
         {
             return Err(Error::Io(io::Error::other(format!(
-                "the proxy {proxy:?} gave no proper answer to CONNECT"
+                "the proxy {proxy:?} gave an invalid answer to CONNECT"
             ))));
         }
         answer.push(byte[0]);

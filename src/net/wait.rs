@@ -59,7 +59,7 @@ impl fmt::Display for Stop {
         f.write_str(match self {
             Stop::ClientGone => "the client has left",
             Stop::ConnectTimeout => "connecting took too long",
-            Stop::SendTimeout => "the upstream stopped taking the request",
+            Stop::SendTimeout => "the upstream stopped reading the request",
             Stop::HeadTimeout => "the upstream sent no answer in time",
             Stop::IdleTimeout => "the upstream fell silent in the middle of its answer",
             Stop::LookAheadOver => "the first event is not complete yet",

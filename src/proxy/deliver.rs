@@ -283,17 +283,19 @@ impl Course<'_> {
         }
         match failure {
             None if torn => {
-                let why = "the upstream ended its answer in the middle of the message";
+                let why = "the upstream ended its answer in mid-message";
                 hold.complete(broken(why));
                 self.break_off(&scanner, committed, why, status)
             }
             None => {
-                hold.complete(if scanner.facts().error.is_some() {
-                    Outcome::Neutral
-                } else {
-                    Outcome::Success
+                let error = self.error_event(&scanner);
+                hold.complete(match &error {
+                    // The API has broken the message off itself.
+                    Some(error) if scanner.facts().begun => broken(error),
+                    Some(_) => Outcome::Neutral,
+                    None => Outcome::Success,
                 });
-                self.finish(&scanner, committed, status)
+                self.finish(error, committed, status)
             }
             Some(Failure::Stopped(_)) => {
                 hold.complete(Outcome::Abandoned);
@@ -308,19 +310,20 @@ impl Course<'_> {
         }
     }
 
-    fn finish(&self, scanner: &Scanner, committed: Committed, status: Option<u16>) -> Ended {
+    /// The error event that ended a stream, in words that hold no secret.
+    fn error_event(&self, scanner: &Scanner) -> Option<String> {
+        let error = scanner.facts().error.as_ref()?;
+        let mut text = format!("{}: {}", error.kind, error.message).into_bytes();
+        self.hide_in(&mut text);
+        Some(String::from_utf8_lossy(&text).into_owned())
+    }
+
+    fn finish(&self, error: Option<String>, committed: Committed, status: Option<u16>) -> Ended {
         if committed.finish().is_err() {
             return Ended::client_gone(Stage::Streaming, status);
         }
-        match &scanner.facts().error {
-            Some(error) => {
-                let mut cause = format!("{}: {}", error.kind, error.message).into_bytes();
-                self.hide_in(&mut cause);
-                let cause = Some(String::from_utf8_lossy(&cause).into_owned());
-                Ended { status, outcome: EndedAs::PassedOn, cause }
-            }
-            None => Ended { status, outcome: EndedAs::Ok, cause: None },
-        }
+        let outcome = if error.is_some() { EndedAs::PassedOn } else { EndedAs::Ok };
+        Ended { status, outcome, cause: error }
     }
 
     /// Ends an answer that broke after its first byte: one error event where the form allows it
@@ -338,7 +341,7 @@ impl Course<'_> {
             event
         });
         committed.broken(event.as_deref());
-        let cause = Some(format!("the answer broke: {why}"));
+        let cause = Some(format!("the answer broke off: {why}"));
         Ended { status, outcome: EndedAs::Broken, cause }
     }
 

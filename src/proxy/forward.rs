@@ -185,7 +185,8 @@ pub(crate) fn send(
         // `upgrade` is not forwarded, so no client of ours has asked for it (RFC 9110 section
         // 15.2.2).
         return Err(Unanswered::NobodysFault(
-            "the upstream switched to another protocol (status 101), which nobody asked for".into(),
+            "the upstream switched to another protocol (status 101), which was not requested"
+                .into(),
         ));
     }
     Ok(answer)
@@ -358,12 +359,12 @@ fn failure_of(error: &ureq::Error) -> Failure {
     }
     match error {
         ureq::Error::HostNotFound => {
-            network(NetworkCode::Dns, "the upstream's name cannot be looked up".into())
+            network(NetworkCode::Dns, "the upstream's name cannot be resolved".into())
         }
         ureq::Error::Rustls(error) => network(NetworkCode::Tls, error.to_string()),
         ureq::Error::Tls(text) => network(NetworkCode::Tls, (*text).to_owned()),
         ureq::Error::Protocol(error) => {
-            network(NetworkCode::Garbage, format!("not a proper HTTP answer: {error}"))
+            network(NetworkCode::Garbage, format!("invalid HTTP answer: {error}"))
         }
         ureq::Error::LargeResponseHeader(_, _) => {
             network(NetworkCode::Garbage, "the response head is too large".into())

@@ -92,7 +92,7 @@ fn pass_on(request: &ClientRequest, mut upstream: Answer, out: Uncommitted) -> E
             Ok((false, Ok(()))) => {}
             Err(Failure::Network(failure)) => {
                 committed.broken(None);
-                let cause = Some(format!("the answer broke: {}", failure.text));
+                let cause = Some(format!("the answer broke off: {}", failure.text));
                 return Ended { status, outcome: Outcome::Broken, cause };
             }
         }

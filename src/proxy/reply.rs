@@ -132,8 +132,8 @@ pub(crate) fn crowded() -> Reply {
         ..closing(Reply::new(
             503,
             UNREACHABLE,
-            "maxpool has as many connections as it may have (proxy.maxConnections, or the limit of open \
-             files); close some, or raise that",
+            "maxpool has reached its limit of connections (proxy.maxConnections, or the limit on \
+             open files); close some, or raise the limit",
         ))
     }
 }
@@ -150,7 +150,7 @@ pub(crate) fn body_too_large(bytes_max: u64) -> Reply {
 
 /// The body is too large (P4), or it stalled, was torn or is no valid chunked encoding (P2).
 pub(crate) fn bad_body(error: BodyError) -> Reply {
-    let torn = "the request body did not arrive whole: it stalled, broke off or is framed wrongly";
+    let torn = "the request body did not arrive whole: it stalled, broke off or was malformed";
     match error {
         BodyError::TooLarge => body_too_large(BODY_BYTES_MAX),
         BodyError::Broken => closing(Reply::new(400, INVALID, torn)),
@@ -162,24 +162,23 @@ pub(crate) fn unknown_profile(profile: &str) -> Reply {
     let shown: String =
         profile.chars().take(64).map(|c| if c.is_control() { '?' } else { c }).collect();
     let text = format!(
-        "no account has the profile {shown} that x-maxpool-profile asks for; see `maxpool accounts`"
+        "no account has the profile {shown} named in x-maxpool-profile; see `maxpool accounts`"
     );
     Reply::new(400, INVALID, text)
 }
 
 /// The account's upstream and the request's path make no address.
 pub(crate) fn bad_target() -> Reply {
-    closing(Reply::new(400, INVALID, "the request target makes no address with the upstream's"))
+    closing(Reply::new(400, INVALID, "the upstream and the request target form no valid URL"))
 }
 
 /// Only providers are left, and what the body holds cannot be told (P9).
 pub(crate) fn unread_body() -> Reply {
     Reply::new(
         400,
-        "invalid_request_error",
-        "the body is not one whole JSON object, so it may hold thinking that Anthropic signed, which no provider may get; no Claude \
-         account can serve now"
-            .to_owned(),
+        INVALID,
+        "the body is not a complete JSON object, so it may contain signed thinking, which must \
+         not be sent to a provider; no Claude account can serve now",
     )
 }
 
@@ -212,7 +211,7 @@ pub(crate) fn not_found(what: &str) -> Reply {
 
 /// 405 (P1).
 pub(crate) fn wrong_method(allow: &'static str) -> Reply {
-    let message = format!("this route takes {}", allow.replace(", ", " and "));
+    let message = format!("this route accepts {}", allow.replace(", ", " and "));
     Reply { allow: Some(allow), ..Reply::new(405, INVALID, message) }
 }
 
@@ -226,7 +225,7 @@ pub(crate) fn restarting() -> Reply {
         ..Reply::new(
             503,
             "restart_in_progress",
-            "maxpool is stopping or restarting; ask again in a second",
+            "maxpool is stopping or restarting; retry in a second",
         )
     }
 }
@@ -234,13 +233,13 @@ pub(crate) fn restarting() -> Reply {
 /// No answer came: `code` is a word such as `refused`, `text` what the system said (P7).
 pub(crate) fn network(code: &str, text: &str) -> Reply {
     let what = match code {
-        "dns" => "the upstream's name could not be looked up",
+        "dns" => "the upstream's name could not be resolved",
         "refused" => "the upstream refused the connection",
-        "unreachable" => "there is no way to the upstream",
+        "unreachable" => "the upstream is unreachable",
         "reset" => "the upstream closed the connection before it answered",
         "timeout" => "the upstream did not answer in time",
-        "tls" => "no secure connection to the upstream could be made",
-        "garbage" => "the upstream's answer is no HTTP",
+        "tls" => "no TLS connection to the upstream could be established",
+        "garbage" => "the upstream's answer is not valid HTTP",
         _ => "the upstream could not be reached",
     };
     let message = format!(
@@ -254,7 +253,7 @@ pub(crate) fn network(code: &str, text: &str) -> Reply {
 pub(crate) fn nobodys_fault(text: &str) -> Reply {
     Reply {
         should_retry: true,
-        ..Reply::new(502, "proxy_error", format!("{text}; no account is to blame"))
+        ..Reply::new(502, "proxy_error", format!("{text}; this is not the fault of an account"))
     }
 }
 
@@ -271,8 +270,8 @@ pub(crate) fn account_refused(from: &str, meaning: &Meaning) -> Reply {
 /// Every account was answered with a 403 that is about none of them (P7).
 pub(crate) fn forbidden(meaning: &Meaning) -> Reply {
     let message = format!(
-        "the API or something on the way to it forbids this request on every account that was \
-         tried (status 403{}{}); no account is set aside",
+        "the API, or something between it and maxpool, forbids this request on every account that \
+         was tried (status 403{}{}); no account is set aside",
         separator(&meaning.message),
         meaning.message
     );
@@ -313,8 +312,7 @@ pub(crate) fn upstream_said(meaning: &Meaning) -> Reply {
                 said_by_upstream(status, &meaning.message),
             );
         }
-        529 => "overloaded_error",
-        500..=599 => "overloaded_error",
+        500..=599 => OVERLOADED,
         status => classify::kind_of(status),
     };
     let should_retry = meaning.status == 429 || meaning.status >= 500;
@@ -349,16 +347,18 @@ pub(crate) fn refused(refusal: &Refusal) -> Reply {
         RefusalReason::UnknownProfile => Reply::new(
             400,
             INVALID,
-            "no account has the profile that x-maxpool-profile asks for; see `maxpool accounts`",
+            "no account has the profile named in x-maxpool-profile; see `maxpool accounts`",
         ),
         RefusalReason::NoneEnabled => {
-            let message = "every account that could serve this is disabled; enable one with `maxpool enable NAME`";
+            let message = "every account that could serve this is disabled; enable one with \
+                           `maxpool enable NAME`";
             Reply::new(503, "proxy_error", message)
         }
         RefusalReason::Limited(cause) => limited(*cause, refusal, ""),
         RefusalReason::CredentialsOnly(names) => credentials_only(names, refusal),
         RefusalReason::QueueFull => {
-            let message = format!("queue full: too many requests wait already{}", when(refusal));
+            let message =
+                format!("queue full: too many requests are already waiting{}", when(refusal));
             let reply = Reply::new(429, RATE_LIMIT, message);
             Reply { retry_after: refusal.wait, should_retry: true, ..reply }
         }
@@ -380,8 +380,7 @@ pub(crate) fn refused(refusal: &Refusal) -> Reply {
                 limited(cause, refusal, "; retry.maxAttemptsPerRequest attempts were made")
             }
             None => {
-                let message =
-                    format!("as many attempts as allowed have failed{}", details(refusal));
+                let message = format!("all allowed attempts have failed{}", details(refusal));
                 Reply::new(502, "proxy_error", message)
             }
         },
@@ -397,7 +396,7 @@ pub(crate) fn expired(limit: Limit, refusal: &Refusal) -> Reply {
             status: 529,
             kind: OVERLOADED,
             message: format!(
-                "still waiting for an account: {}; ask again at once to keep the place in the queue",
+                "still waiting for an account: {}; retry at once to keep the place in the queue",
                 reply.message
             ),
             retry_after: Some(Duration::from_secs(1)),
@@ -421,11 +420,12 @@ fn gave_up(message: &str) -> String {
 fn limited(cause: WaitCause, refusal: &Refusal, also: &str) -> Reply {
     let (status, kind, what) = match cause {
         WaitCause::Quota => (429, RATE_LIMIT, "no account has quota left"),
-        WaitCause::Weekly => (429, RATE_LIMIT, "no account has any of its week left"),
+        WaitCause::Weekly => (429, RATE_LIMIT, "every account has used up its week"),
         WaitCause::Capacity => (
             529,
             OVERLOADED,
-            "no account can serve now: the API limits or fails, or the proxy's own caps are reached",
+            "no account can serve now: the API is limiting or failing, or the proxy's own limits \
+             are reached",
         ),
         WaitCause::Network => (503, UNREACHABLE, "no account's upstream can be reached"),
         WaitCause::Credential => (
@@ -445,7 +445,7 @@ fn limited(cause: WaitCause, refusal: &Refusal, also: &str) -> Reply {
 /// Only providers are left, and they may not see this conversation (P9).
 fn thinking(refusal: &Refusal) -> Reply {
     const WHAT: &str =
-        "this conversation holds thinking that Anthropic signed, which no provider may get";
+        "this conversation contains signed thinking, which must not be sent to a provider";
     match refusal.cause {
         Some(cause) => {
             let claude = limited(cause, refusal, "");
@@ -509,8 +509,8 @@ fn when(refusal: &Refusal) -> String {
         (Some(wait), 0 | 1) => format!("; back in {}", human(wait)),
         (Some(wait), count) => format!("; the first of {count} is back in {}", human(wait)),
         (None, 0) => String::new(),
-        (None, 1) => "; it is not known when".to_owned(),
-        (None, count) => format!("; it is not known when the first of {count} is back"),
+        (None, 1) => "; it is not known when it will be back".to_owned(),
+        (None, count) => format!("; it is not known when the first of {count} will be back"),
     }
 }
 
@@ -582,7 +582,9 @@ fn closing(reply: Reply) -> Reply {
 }
 
 /// What the server says at start, in the same words (R4).
-pub(crate) const NO_ACCOUNT: &str = "there is no usable account: add one with `maxpool login` or `maxpool login --api`; a running server picks it up";
+pub(crate) const NO_ACCOUNT: &str = "there is no usable account: add one with `maxpool login` or \
+                                     `maxpool login --api`; a running server picks it up without a \
+                                     restart";
 
 const INVALID: &str = "invalid_request_error";
 const RATE_LIMIT: &str = "rate_limit_error";

@@ -45,7 +45,7 @@ fn shape() {
     assert_eq!(headers.text("retry-after"), Some("2"), "P14 never early");
     assert_eq!(headers.text("x-should-retry"), Some("false"), "P14");
     let wire = on_the_wire(&wrong_method("GET, HEAD"));
-    let body = r#"{"type":"error","error":{"type":"invalid_request_error","message":"this route takes GET and HEAD"}}"#;
+    let body = r#"{"type":"error","error":{"type":"invalid_request_error","message":"this route accepts GET and HEAD"}}"#;
     let expected = format!(
         "HTTP/1.1 405 Method Not Allowed\r\ncontent-type: application/json\r\nx-should-retry: false\r\nallow: GET, HEAD\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n{body}",
@@ -72,7 +72,7 @@ fn refusals() {
         (refusal(R::NoneEnabled, None, vec![]), (503, "proxy_error", None, false), "maxpool enable"),
         (refusal(R::Limited(WaitCause::Quota), Some(8_040), out()), (429, "rate_limit_error", Some(8_040), false), "no account has quota left; the first of 2 is back in 2h 14m (work: five-hour limit reached, in 2h 14m; home: five-hour limit reached, in 1d 1h)"),
         (refusal(R::Limited(WaitCause::Quota), Some(59), out()), (429, "rate_limit_error", Some(59), true), "back in 59s"),
-        (refusal(R::Limited(WaitCause::Weekly), None, out()), (429, "rate_limit_error", None, false), "week left; it is not known when the first of 2 is back"),
+        (refusal(R::Limited(WaitCause::Weekly), None, out()), (429, "rate_limit_error", None, false), "used up its week; it is not known when the first of 2 will be back"),
         (refusal(R::Limited(WaitCause::Capacity), None, out()), (529, "overloaded_error", None, true), "no account can serve now"),
         (refusal(R::Limited(WaitCause::Network), Some(5), vec![login()]), (503, "connection_unavailable", Some(5), true), "back in 5s"),
         (refusal(names(&["work"]), None, vec![login()]), (502, "account_auth_error", None, false), "no account has a working credential (work: needs login): run `maxpool login`"),
@@ -100,7 +100,7 @@ fn refusals() {
     assert_eq!(summary(&reply), (429, "rate_limit_error", Some(7_200), false), "P9");
     assert!(
         reply.message.contains(
-            "which no provider may get; no account has quota left; the first of 2 is back in 2h"
+            "sent to a provider; no account has quota left; the first of 2 is back in 2h"
         ),
         "{}",
         reply.message
@@ -125,7 +125,8 @@ fn waits_that_are_over() {
     }
     let reply = expired(Limit::ClientTolerance, &limited(WaitCause::Quota));
     let text = "still waiting for an account: no account has quota left; back in 2h \
-                (work: five-hour limit reached, in 2h); ask again at once to keep the place in the queue";
+                (work: five-hour limit reached, in 2h); retry at once to keep the place in the \
+                queue";
     assert_eq!(reply.message, text, "P14");
 }
 

@@ -356,7 +356,7 @@ impl Down {
             Framing::Length(owed) => {
                 let count = bytes.len() as u64;
                 if count > owed {
-                    return Err(io::Error::other("the answer is longer than it said"));
+                    return Err(io::Error::other("the answer is longer than its Content-Length"));
                 }
                 Framing::Length(owed - count)
             }
@@ -390,7 +390,7 @@ impl Down {
             State::Open(Framing::Length(owed)) if owed > 0 => {
                 self.flush()?;
                 self.cut();
-                return Err(io::Error::other("the answer is shorter than it said"));
+                return Err(io::Error::other("the answer is shorter than its Content-Length"));
             }
             State::Open(_) => {}
             State::Untouched | State::Held | State::Over => {

@@ -85,8 +85,8 @@ impl fmt::Display for Verdict {
     /// For the log: the end of "429 rate_limit_error: …".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.whom {
-            Whom::Nobody => "nobody set aside",
-            Whom::OwnRequest => "this request's own, nobody set aside",
+            Whom::Nobody => "no account set aside",
+            Whom::OwnRequest => "this request's own, no account set aside",
             Whom::RouteClass => "only this kind of call on this account",
             Whom::Quota => "a limit of this account",
             Whom::Model => "this model on this account",
@@ -96,7 +96,7 @@ impl fmt::Display for Verdict {
             Whom::Api => "the API, for this family of models",
             Whom::Network => "the network",
             Whom::Unproven => {
-                "not proven: avoided until another request is served or meets the same"
+                "not proven: avoided until another request succeeds or is refused in the same way"
             }
         })?;
         f.write_str(match self.proof {

@@ -85,10 +85,14 @@ impl Capture {
             .stack_size(512 * 1024)
             .spawn(move || writer.run(&receiver))
             .map_err(|error| {
-                Error::ours(format!("requests cannot be recorded, there is no thread: {error}"))
+                Error::ours(format!("cannot record requests: no thread could be started: {error}"))
             })?;
         let shown = directory.display();
-        events.warning(at, format!("every request and answer is recorded in {shown}, prompts and all; credentials are masked"));
+        let text = format!(
+            "every request and answer is recorded in {shown}, including prompts; credentials are \
+             masked"
+        );
+        events.warning(at, text);
         Ok(Capture { shared, sender })
     }
 
@@ -327,7 +331,7 @@ impl Writer {
             self.told_dropped = dropped;
             self.events.warning(
                 page.at,
-                format!("{lost} requests were not recorded: the disk is too slow"),
+                format!("{lost} requests were not recorded because the disk is too slow"),
             );
         }
     }

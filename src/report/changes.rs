@@ -11,7 +11,8 @@ use std::time::Duration;
 use crate::event::{AccountBlocked, Event};
 use crate::scheduler::time::{Mono, Wall};
 use crate::scheduler::{
-    AccountId, AccountSnapshot, BlockReason, BlockSnapshot, BreakerSnapshot, Scope, Snapshot,
+    AccountId, AccountSnapshot, BlockReason, BlockSnapshot, BreakerSnapshot, Effect, Scope,
+    Snapshot,
 };
 
 /// What the last look has seen.
@@ -22,7 +23,7 @@ pub(super) struct Changes {
 }
 
 struct Known {
-    blocks: Vec<(BlockReason, Scope, Wall)>,
+    blocks: Vec<(BlockReason, Scope, Effect, Wall)>,
     /// Since when it is out for everyone.
     out_since: Option<Mono>,
 }
@@ -69,19 +70,15 @@ impl Known {
         for block in &account.blocks {
             // The same block renewed by another answer is worth a line of its own: it may end
             // later.
-            let seen = self.blocks.iter().any(|(reason, scope, at)| {
-                *reason == block.reason && *scope == block.scope && *at == block.evidence.at
-            });
-            if !seen {
+            if !self.blocks.contains(&told(block)) {
                 events.push(blocked(account, block));
             }
         }
-        self.blocks = account
+        self.blocks = account.blocks.iter().map(told).collect();
+        let is_out = account
             .blocks
             .iter()
-            .map(|block| (block.reason.clone(), block.scope.clone(), block.evidence.at))
-            .collect();
-        let is_out = account.blocks.iter().any(|block| block.scope == Scope::Account);
+            .any(|block| block.scope == Scope::Account && block.effect == Effect::Out);
         match (self.out_since, is_out) {
             (None, true) => self.out_since = Some(now),
             (Some(since), false) => {
@@ -94,6 +91,11 @@ impl Known {
             (None, false) | (Some(_), true) => {}
         }
     }
+}
+
+/// What makes a block another one than the one told of.
+fn told(block: &BlockSnapshot) -> (BlockReason, Scope, Effect, Wall) {
+    (block.reason.clone(), block.scope.clone(), block.effect, block.evidence.at)
 }
 
 fn blocked(account: &AccountSnapshot, block: &BlockSnapshot) -> Event {
@@ -154,7 +156,10 @@ mod tests {
         events
             .iter()
             .map(|event| match event {
-                Event::AccountBlocked(blocked) => format!("{} out", blocked.account),
+                Event::AccountBlocked(blocked) => match blocked.block.effect {
+                    Effect::Out => format!("{} out", blocked.account),
+                    Effect::Avoided => format!("{} avoided", blocked.account),
+                },
                 Event::AccountBack { account, after } => {
                     format!("{account} back after {}s", after.as_secs())
                 }
@@ -203,6 +208,23 @@ mod tests {
             Scope::Family(crate::scheduler::quota::Family("opus".into()));
         let mut changes = Changes::default();
         assert_eq!(said(&changes.note(&seen)), ["work out"]);
+        seen.accounts[0].blocks.clear();
+        assert!(changes.note(&seen).is_empty());
+    }
+
+    #[test]
+    fn an_account_that_is_only_avoided_is_not_out() {
+        let mut seen = snapshot();
+        seen.breaker = BreakerSnapshot::default();
+        let suspected = seen.accounts[0].blocks[0].clone();
+        seen.accounts[0].blocks[0].effect = Effect::Avoided;
+        let mut changes = Changes::default();
+        assert_eq!(said(&changes.note(&seen)), ["work avoided"]);
+        seen.accounts[0].blocks.push(suspected);
+        assert_eq!(said(&changes.note(&seen)), ["work out"], "proven by the same answer");
+        seen = later(seen, 30);
+        seen.accounts[0].blocks.pop();
+        assert_eq!(said(&changes.note(&seen)), ["work back after 30s"]);
         seen.accounts[0].blocks.clear();
         assert!(changes.note(&seen).is_empty());
     }

@@ -47,7 +47,7 @@ pub(super) fn entries(stamped: &Stamped, take: &mut dyn FnMut(Entry)) {
 
 /// What is said when the channel was full.
 pub(super) fn dropped(at: Wall, lost: u64) -> Entry {
-    let text = format!("warning: {lost} log lines were lost, the log is read too slowly");
+    let text = format!("warning: {lost} log lines were lost because the log is read too slowly");
     bounded(at, Level::Warning, text)
 }
 
@@ -93,7 +93,7 @@ fn describe(at: Wall, event: &Event) -> (Level, String) {
             (
                 Info,
                 format!(
-                    "held request goes to {} after {}{session}",
+                    "held request sent to {} after {}{session}",
                     name(account),
                     lasted(*waited)
                 ),
@@ -102,7 +102,7 @@ fn describe(at: Wall, event: &Event) -> (Level, String) {
         Event::BreakerOpen { reason, until, failed_probes } => {
             (Warning, breaker_open_line(at, reason, *until, *failed_probes))
         }
-        Event::BreakerProbe => (Info, "breaker: one request probes for all".into()),
+        Event::BreakerProbe => (Info, "breaker: one request is probing the API".into()),
         Event::BreakerClosed { after, by } => (
             Info,
             format!("breaker closed after {}: {}", lasted(*after), clean(by, PIECE_CHARS_MAX)),
@@ -114,7 +114,7 @@ fn describe(at: Wall, event: &Event) -> (Level, String) {
         Event::ReloadFailed { why } => (
             Warning,
             format!(
-                "warning: config not reloaded, the old settings stay: {}",
+                "warning: config not reloaded, the old settings stay in force: {}",
                 clean(why, PIECE_CHARS_MAX)
             ),
         ),
@@ -252,8 +252,9 @@ fn blocked_line(at: Wall, blocked: &AccountBlocked) -> String {
         None => "until its credential changes".into(),
     };
     format!(
-        "account {} is out{scope}, {}, {until}{}",
+        "account {} is {}{scope}, {}, {until}{}",
         name(&blocked.account),
+        labels::effect(block.effect),
         labels::block_phrase(&block.reason),
         evidence_part(Some(&block.evidence), "")
     )
@@ -262,7 +263,7 @@ fn blocked_line(at: Wall, blocked: &AccountBlocked) -> String {
 fn held_line(at: Wall, held: &Held) -> String {
     let until = match held.until {
         Some(until) => format!("an account is expected at {}", moment(at, until)),
-        None => "it takes the next free place".into(),
+        None => "it takes the next free slot".into(),
     };
     format!(
         "request held ({}): {until}, {}{}",
@@ -274,7 +275,7 @@ fn held_line(at: Wall, held: &Held) -> String {
 
 fn breaker_open_line(at: Wall, reason: &str, until: Option<Wall>, failed_probes: u32) -> String {
     let until = match until {
-        Some(until) => format!(", one request will probe at {}", moment(at, until)),
+        Some(until) => format!(", next probe at {}", moment(at, until)),
         None => String::new(),
     };
     let failed = match failed_probes {
@@ -290,10 +291,8 @@ fn refresh_line(refresh: &Refresh) -> (Level, String) {
     let change = format!("{} -> {}, pid {}", print(&refresh.old), print(&refresh.new), refresh.pid);
     let (what, how, why) = match &refresh.result {
         RefreshResult::Rotated => ("token of", "refreshed", None),
-        RefreshResult::Adopted => ("token of", "taken over from the config file", None),
-        RefreshResult::Failed(why) => {
-            ("token refresh of", "failed, it will be tried again: ", Some(why))
-        }
+        RefreshResult::Adopted => ("token of", "read from the config file", None),
+        RefreshResult::Failed(why) => ("token refresh of", "failed, will be retried: ", Some(why)),
         RefreshResult::Refused(why) => {
             ("token refresh of", "refused, run `maxpool login`: ", Some(why))
         }
@@ -347,13 +346,14 @@ fn reloaded_line(added: &[String], removed: &[String], changed: &[String]) -> St
 fn restart_line(step: &RestartStep) -> (Level, String) {
     match step {
         RestartStep::Starting => (Level::Info, "restart: starting the new process".into()),
-        RestartStep::Serving { pid } => {
-            (Level::Info, format!("restart: process {pid} serves, this one finishes its requests"))
-        }
+        RestartStep::Serving { pid } => (
+            Level::Info,
+            format!("restart: process {pid} is serving, this one is finishing its requests"),
+        ),
         RestartStep::Done => (Level::Info, "restart: done".into()),
         RestartStep::Failed { why } => (
             Level::Warning,
-            format!("warning: restart failed, this process goes on: {}", piece(why)),
+            format!("warning: restart failed, this process keeps running: {}", piece(why)),
         ),
     }
 }

@@ -17,6 +17,9 @@ const TOKEN_MARKS: [&str; 2] = ["sk-ant-", "mp-"];
 /// The shortest rest behind a mark that is taken for a token.
 const TOKEN_REST_MIN: usize = 8;
 
+/// What is between a URL's scheme and its host.
+const SCHEME_END: &str = "://";
+
 /// Keys of JSON, of forms and of environments whose value is a secret, in small letters.
 const SECRET_KEYS: [&str; 14] = [
     "access_token",
@@ -62,6 +65,9 @@ pub(crate) fn mask(text: &str) -> Cow<'_, str> {
             small = text.to_ascii_lowercase();
         }
     }
+    if FINDERS.scheme.find(text.as_bytes()).is_some() {
+        text = Cow::Owned(without_user_info(&text));
+    }
     // `code` is a common word; only beside a grant is it a credential.
     if FINDERS.grant.find(text.as_bytes()).is_some() {
         text = Cow::Owned(without_values(&text, "code"));
@@ -75,13 +81,36 @@ struct Finders {
     marks: [Finder<'static>; TOKEN_MARKS.len()],
     keys: [Finder<'static>; SECRET_KEYS.len()],
     grant: Finder<'static>,
+    scheme: Finder<'static>,
 }
 
 static FINDERS: LazyLock<Finders> = LazyLock::new(|| Finders {
     marks: TOKEN_MARKS.map(Finder::new),
     keys: SECRET_KEYS.map(Finder::new),
     grant: Finder::new("authorization_code"),
+    scheme: Finder::new(SCHEME_END),
 });
+
+/// What is before the host of a URL is a name and a password, or a token.
+fn without_user_info(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(SCHEME_END) {
+        let (before, host) = rest.split_at(at + SCHEME_END.len());
+        out.push_str(before);
+        let ends = |letter: char| letter.is_whitespace() || "/?#\"'<>\\`,;".contains(letter);
+        let length = host.find(ends).unwrap_or(host.len());
+        rest = match host[..length].rfind('@') {
+            Some(at) => {
+                out.push_str(MASK);
+                &host[at..]
+            }
+            None => host,
+        };
+    }
+    out.push_str(rest);
+    out
+}
 
 fn without_tokens(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -264,6 +293,9 @@ mod tests {
             ("the authorization of the request", "the authorization of the request"),
             ("max_tokens: 5, total_tokens=3", "max_tokens: 5, total_tokens=3"),
             ("工作 \"password\" : \"密码\" 工作", "工作 \"password\" : \"[masked]\" 工作"),
+            ("at https://bob:pw@host:1/x?y, or", "at https://[masked]@host:1/x?y, or"),
+            ("\"http://t0k3n@host\" http://b:p@q@h", "\"http://[masked]@host\" http://[masked]@h"),
+            ("http://host/a@b https://h?c@d", "http://host/a@b https://h?c@d"),
             ("", ""),
         ] {
             assert_eq!(mask(text), shown);
@@ -285,7 +317,8 @@ mod tests {
     #[test]
     fn no_text_makes_it_slow() {
         // Quadratic work on this much would take half a minute.
-        for piece in ["mp-", "sk-ant-", "password ", "\"password\":", "s", "\\\"'"] {
+        for piece in ["mp-", "sk-ant-", "password ", "\"password\":", "s", "\\\"'", "://a@", "://"]
+        {
             let text = piece.repeat(200_000 / piece.len());
             assert!(!mask(&text).is_empty());
         }

@@ -70,7 +70,9 @@ pub(crate) fn render(
     queue_and_breaker(&mut page, snapshot, counters);
     latencies(&mut page, counters);
     tokens(&mut page, counters);
-    accounts(&mut page, snapshot, counters, labels);
+    account_gauges(&mut page, snapshot, labels);
+    account_counters(&mut page, snapshot, labels);
+    blocks(&mut page, counters);
     refreshes(&mut page, counters);
     process_facts(&mut page, process);
     page.text
@@ -148,11 +150,7 @@ fn requests(page: &mut Page, counters: &Counters, in_flight: usize) {
         let kind = kind.map_or("none", labels::kind);
         family.sample("", &[("outcome", outcome.into()), ("kind", kind.into())], count);
     }
-    page.gauge(
-        "maxpool_requests_in_flight",
-        "Requests between their head and their end.",
-        in_flight,
-    );
+    page.gauge("maxpool_requests_in_flight", "Requests in flight.", in_flight);
     page.counter(
         "maxpool_failovers_total",
         "Requests that moved to another account.",
@@ -162,15 +160,19 @@ fn requests(page: &mut Page, counters: &Counters, in_flight: usize) {
 
 fn queue_and_breaker(page: &mut Page, snapshot: &Snapshot, counters: &Counters) {
     let queue = &snapshot.queue;
-    page.gauge("maxpool_queue_length", "Requests that wait for an account.", queue.waiting);
+    page.gauge("maxpool_queue_length", "Requests waiting for an account.", queue.waiting);
     let oldest = queue.oldest.unwrap_or_default();
     page.gauge(
         "maxpool_queue_oldest_seconds",
         "Age of the oldest waiting request.",
         seconds(oldest),
     );
-    page.gauge("maxpool_queue_bytes", "Bodies of waiting requests.", queue.bytes);
-    page.counter("maxpool_held_total", "Waits that began.", counters.held());
+    page.gauge(
+        "maxpool_queue_bytes",
+        "Size of the bodies of waiting requests in bytes.",
+        queue.bytes,
+    );
+    page.counter("maxpool_held_total", "Requests that have been held.", counters.held());
     page.counter(
         "maxpool_blameless_refusals_total",
         "Refusals that were no account's fault.",
@@ -187,18 +189,22 @@ fn queue_and_breaker(page: &mut Page, snapshot: &Snapshot, counters: &Counters) 
     let mut family = page.family(
         "maxpool_breaker_state",
         "gauge",
-        "1 for the state in which the shared breaker is.",
+        "1 for the current state of the shared breaker.",
     );
     for known in ["closed", "open", "probing"] {
         family.sample("", &[("state", known.into())], u8::from(known == state));
     }
     page.counter(
         "maxpool_breaker_opened_total",
-        "Times that it opened.",
+        "Number of times that the shared breaker has opened.",
         counters.breaker_opened(),
     );
     let paused = u8::from(snapshot.admission_paused);
-    page.gauge("maxpool_admission_paused", "1 while stopping or handing over.", paused);
+    page.gauge(
+        "maxpool_admission_paused",
+        "1 while the server is stopping or handing over.",
+        paused,
+    );
 }
 
 fn latencies(page: &mut Page, counters: &Counters) {
@@ -219,27 +225,38 @@ fn tokens(page: &mut Page, counters: &Counters) {
         .sample("", &[("kind", "cache_write".into())], tokens.cache_write);
 }
 
-fn accounts(page: &mut Page, snapshot: &Snapshot, counters: &Counters, labels: Labels) {
-    let label = |index: usize, account: &AccountSnapshot| {
-        let mut label =
-            vec![("account", index.to_string()), ("kind", labels::kind(account.kind).to_owned())];
-        if labels == Labels::Names {
-            label.push(("name", account.name.to_string()));
-        }
-        label
-    };
+/// What an account's samples are told apart by.
+fn account_label(
+    index: usize,
+    account: &AccountSnapshot,
+    labels: Labels,
+) -> Vec<(&'static str, String)> {
+    let mut label =
+        vec![("account", index.to_string()), ("kind", labels::kind(account.kind).to_owned())];
+    if labels == Labels::Names {
+        label.push(("name", account.name.to_string()));
+    }
+    label
+}
+
+fn account_gauges(page: &mut Page, snapshot: &Snapshot, labels: Labels) {
+    let label = |index, account| account_label(index, account, labels);
     let pool = || snapshot.accounts.iter().enumerate();
-    let mut family = page.family("maxpool_account_enabled", "gauge", "1 if the account may serve.");
+    let mut family =
+        page.family("maxpool_account_enabled", "gauge", "1 if the account is enabled.");
     for (index, account) in pool() {
         family.sample("", &label(index, account), u8::from(account.enabled));
     }
     let mut family =
-        page.family("maxpool_account_in_flight", "gauge", "Requests that hold the account.");
+        page.family("maxpool_account_in_flight", "gauge", "Requests in flight on the account.");
     for (index, account) in pool() {
         family.sample("", &label(index, account), account.in_flight);
     }
-    let mut family =
-        page.family("maxpool_account_used_ratio", "gauge", "Used share of a quota window, 0 to 1.");
+    let mut family = page.family(
+        "maxpool_account_used_ratio",
+        "gauge",
+        "Used share of a quota window, from 0 to 1.",
+    );
     for (index, account) in pool() {
         for window in &account.windows {
             let share = window.used.or_else(|| share_of(window.limit, window.remaining));
@@ -253,7 +270,7 @@ fn accounts(page: &mut Page, snapshot: &Snapshot, counters: &Counters, labels: L
     let mut family = page.family(
         "maxpool_account_reset_timestamp_seconds",
         "gauge",
-        "When a quota window starts anew, Unix time.",
+        "When a quota window resets, as Unix time.",
     );
     for (index, account) in pool() {
         for window in &account.windows {
@@ -274,6 +291,11 @@ fn accounts(page: &mut Page, snapshot: &Snapshot, counters: &Counters, labels: L
             family.sample("", &label, in_force.count());
         }
     }
+}
+
+fn account_counters(page: &mut Page, snapshot: &Snapshot, labels: Labels) {
+    let label = |index, account| account_label(index, account, labels);
+    let pool = || snapshot.accounts.iter().enumerate();
     let mut family = page.family(
         "maxpool_account_requests_total",
         "counter",
@@ -304,6 +326,9 @@ fn accounts(page: &mut Page, snapshot: &Snapshot, counters: &Counters, labels: L
             family.sample("", &label, count);
         }
     }
+}
+
+fn blocks(page: &mut Page, counters: &Counters) {
     let mut family = page.family("maxpool_blocks_total", "counter", "Blocks set so far by reason.");
     for (reason, count) in counters.blocks() {
         family.sample("", &[("reason", reason.into())], count);
@@ -318,7 +343,7 @@ fn refreshes(page: &mut Page, counters: &Counters) {
     }
     page.counter(
         "maxpool_events_dropped_total",
-        "Log lines lost to a slow reader.",
+        "Log lines lost because the log was read too slowly.",
         counters.dropped(),
     );
 }
@@ -333,7 +358,7 @@ fn process_facts(page: &mut Page, process: &Process) {
     if let Some(descriptors) = process.descriptors {
         page.gauge("process_open_fds", "Number of open file descriptors.", descriptors);
     }
-    page.gauge("maxpool_uptime_seconds", "Time since the start.", seconds(process.uptime));
+    page.gauge("maxpool_uptime_seconds", "Time since the server started.", seconds(process.uptime));
 }
 
 fn share_of(limit: Option<u64>, remaining: Option<u64>) -> Option<f64> {

@@ -424,7 +424,8 @@ mod tests {
         consumer.batch(None);
         let text: String = writes.try_iter().collect();
         assert_eq!(
-            text.matches("warning: 5 log lines were lost, the log is read too slowly\n").count(),
+            text.matches("warning: 5 log lines were lost because the log is read too slowly\n")
+                .count(),
             1
         );
     }
@@ -461,7 +462,7 @@ mod tests {
         );
         let first = writes.recv_timeout(LONG).unwrap();
         let second = writes.recv_timeout(LONG).unwrap();
-        assert!(first.contains("held request goes to work"), "{first}");
+        assert!(first.contains("held request sent to work"), "{first}");
         assert!(second.contains("account work is out, five-hour limit reached"), "{second}");
         assert!(second.contains("breaker open: Overloaded"), "{second}");
         reporter.finish(LONG);

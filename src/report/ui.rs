@@ -14,13 +14,14 @@
 
 use super::keys::Key;
 use super::status::{Account, Status};
-use super::text::{is_dangerous, name};
+use super::text::name;
 use crate::config::Secret;
 pub(crate) use choices::{Choice, account_choices, routing_choices, sign_in_choices};
 use choices::{first_that_needs_login, present_choice};
 use questions::{requests, restart_question, stop_question};
 
 mod choices;
+mod entry;
 mod questions;
 
 /// What the user wants done.
@@ -38,8 +39,10 @@ pub(crate) enum Action {
     Rename { from: String, to: String },
     /// Signs in to an account again in a browser, or to a new one.
     SignIn(Option<String>),
-    /// The address or the code that ends the sign-in under way.
+    /// The address or the code that ends the sign-in in progress.
     SignInCode(Secret),
+    /// Gives up the sign-in in progress.
+    CancelSignIn,
     /// Puts another API key in the place of an account's own.
     ReplaceKey(String, Secret),
     /// Prefers an account.
@@ -120,7 +123,7 @@ pub(crate) enum Wanted {
     KeyOf(String),
     /// The new name of this account.
     NameOf(String),
-    /// The address or the code at the end of the sign-in under way.
+    /// The address or the code at the end of the sign-in in progress.
     SignInCode,
 }
 
@@ -160,10 +163,10 @@ pub(crate) const HELP: [(&str, &str); 15] = [
     ("j k", "down and up, as the arrows do"),
     ("PageUp PageDown", "earlier and later lines of the log"),
     ("Enter", "choose"),
-    ("Esc", "back"),
-    ("y n", "answer a question; nothing changes without a y"),
-    ("Ctrl-L", "draw everything anew"),
-    ("Ctrl-C", "quit without a question; a second time cuts what runs"),
+    ("Esc", "back; cancels a sign-in in progress"),
+    ("y n", "answer a question; nothing changes unless you press y"),
+    ("Ctrl-L", "redraw the screen"),
+    ("Ctrl-C", "quit without asking; a second time cuts running requests"),
 ];
 const RESTART_HELP: (&str, &str) = ("r", "restart without refusing or cutting anything");
 
@@ -176,8 +179,8 @@ pub(crate) fn help_of(seat: Seat) -> Vec<(&'static str, &'static str)> {
             help.retain(|line| *line != RESTART_HELP);
             for (key, does) in &mut help {
                 match *key {
-                    "q" => *does = "leave the dashboard; the server goes on",
-                    "Ctrl-C" => *does = "leave without a question",
+                    "q" => *does = "leave the dashboard; the server keeps running",
+                    "Ctrl-C" => *does = "leave without asking",
                     _ => {}
                 }
             }
@@ -185,11 +188,6 @@ pub(crate) fn help_of(seat: Seat) -> Vec<(&'static str, &'static str)> {
     }
     help
 }
-
-/// The longest text that is taken: an address that ends a sign-in is longer than any key.
-const ENTRY_MAX: usize = 2_048;
-/// The longest name.
-const NAME_MAX: usize = 80;
 
 impl Ui {
     /// On the main page.
@@ -342,7 +340,8 @@ impl Ui {
                 self.page = Page::Account { account: listed[cursor].name.clone(), cursor: 0 };
             }
             Key::Enter if cursor == accounts => self.ask(
-                "Import the login of Claude Code? It keeps rotating that token; `maxpool login` gives an independent one."
+                "Import the login of Claude Code? Claude Code keeps rotating that token; `maxpool \
+                 login` gives an independent one."
                     .into(),
                 Action::Import,
             ),
@@ -389,21 +388,28 @@ impl Ui {
         };
         match account_choices(account).get(cursor) {
             Some(Choice::Enable) => {
-                self.ask(format!("Enable {shown}? It serves again at once."), Action::Enable(to));
+                self.ask(
+                    format!("Enable {shown}? It will serve again at once."),
+                    Action::Enable(to),
+                );
             }
             Some(Choice::Disable) => self.ask(
-                format!("Disable {shown}? New requests go elsewhere.{finishing}"),
+                format!("Disable {shown}? New requests will go to other accounts.{finishing}"),
                 Action::Disable(to),
             ),
             Some(Choice::SignIn) => self.ask_to_sign_in(account),
             Some(Choice::Retry) => self.ask(
-                format!("Retry {shown}? Its blocks are lifted, and the next request tries it."),
+                format!(
+                    "Retry {shown}? Its blocks will be lifted, and the next request will try \
+                         it."
+                ),
                 Action::Retry(to),
             ),
             Some(Choice::Rename) => self.enter(Wanted::NameOf(to)),
             Some(Choice::Delete) => self.ask(
                 format!(
-                    "Delete {shown} and its credential from the config? Only adding it anew brings it back.{finishing}"
+                    "Delete {shown} and its credential from the config? This cannot be undone; \
+                     you would have to add it again.{finishing}"
                 ),
                 Action::Delete(to),
             ),
@@ -417,7 +423,8 @@ impl Ui {
             return;
         }
         let question = format!(
-            "Sign in again to {}? A page opens in the browser; the account that signs in there is the one that is stored.",
+            "Sign in again to {}? A page will open in the browser; the account that you sign in \
+             to there will be stored.",
             name(&account.name)
         );
         self.ask(question, Action::SignIn(Some(account.name.clone())));
@@ -433,119 +440,14 @@ impl Ui {
             (Key::Esc, _) => self.page = Page::Main,
             (Key::Enter, Some(account)) => self.ask_to_sign_in(account),
             (Key::Enter, None) => self.ask(
-                "Sign in to another account? A page opens in the browser; the account that signs in there is added.".into(),
+                "Sign in to another account? A page will open in the browser; the account that \
+                 you sign in to there will be added."
+                    .into(),
                 Action::SignIn(None),
             ),
             _ => {}
         }
         None
-    }
-
-    fn enter(&mut self, wanted: Wanted) {
-        self.entry.clear();
-        if let Wanted::NameOf(old) = &wanted {
-            self.entry.clone_from(old);
-        }
-        self.show_entry(wanted);
-    }
-
-    fn show_entry(&mut self, wanted: Wanted) {
-        let shown = match &wanted {
-            Wanted::NameOf(_) => self.entry.clone(),
-            Wanted::NewKey | Wanted::KeyOf(_) | Wanted::SignInCode => {
-                "*".repeat(self.entry.chars().count())
-            }
-        };
-        self.page = Page::Entry { wanted, shown };
-    }
-
-    fn on_entry(&mut self, key: Key, wanted: Wanted, status: &Status) -> Option<Action> {
-        match key {
-            Key::Esc => {
-                self.entry.clear();
-                self.page = match wanted {
-                    Wanted::NewKey => Page::Accounts { cursor: 0 },
-                    Wanted::KeyOf(account) | Wanted::NameOf(account) => {
-                        Page::Account { account, cursor: 0 }
-                    }
-                    Wanted::SignInCode => Page::Main,
-                };
-                return None;
-            }
-            Key::Enter => return self.entered(wanted, status),
-            Key::Backspace => {
-                self.entry.pop();
-            }
-            Key::Char(c) => self.type_in(&wanted, &c.to_string()),
-            Key::Paste(text) => self.type_in(&wanted, text.lines().next().unwrap_or_default()),
-            Key::Up | Key::Down | Key::PageUp | Key::PageDown | Key::Redraw => {}
-        }
-        self.show_entry(wanted);
-        None
-    }
-
-    /// Printable ASCII only for what is secret: it holds nothing else, and a stray byte must not
-    /// become part of it. A name may hold whatever can be shown.
-    fn type_in(&mut self, wanted: &Wanted, text: &str) {
-        let is_name = matches!(wanted, Wanted::NameOf(_));
-        let most = if is_name { NAME_MAX } else { ENTRY_MAX };
-        let room = most.saturating_sub(self.entry.chars().count());
-        let fits = |c: &char| if is_name { !is_dangerous(*c) } else { c.is_ascii_graphic() };
-        self.entry.extend(text.chars().filter(fits).take(room));
-    }
-
-    fn entered(&mut self, wanted: Wanted, status: &Status) -> Option<Action> {
-        let entry = std::mem::take(&mut self.entry);
-        let entry = entry.trim();
-        if entry.is_empty() {
-            self.tell("nothing was typed; Esc leads back");
-            self.show_entry(wanted);
-            return None;
-        }
-        match wanted {
-            Wanted::NewKey => {
-                self.page = Page::Accounts { cursor: 0 };
-                self.ask(
-                    "Add this API key as an account? It is stored in the config and serves at once."
-                        .into(),
-                    Action::AddKey(Secret::new(entry)),
-                );
-            }
-            Wanted::KeyOf(account) => {
-                let question = format!(
-                    "Replace the API key of {}? The old one is gone then; the new one serves at once.",
-                    name(&account)
-                );
-                self.page = Page::Account { account: account.clone(), cursor: 0 };
-                self.ask(question, Action::ReplaceKey(account, Secret::new(entry)));
-            }
-            Wanted::NameOf(from) => self.named(from, entry.to_owned(), status),
-            Wanted::SignInCode => {
-                self.page = Page::Entry { wanted: Wanted::SignInCode, shown: String::new() };
-                return Some(Action::SignInCode(Secret::new(entry)));
-            }
-        }
-        None
-    }
-
-    fn named(&mut self, from: String, to: String, status: &Status) {
-        if to == from {
-            self.page = Page::Account { account: from, cursor: 0 };
-            return;
-        }
-        if status.accounts.iter().any(|account| account.name == to) {
-            self.tell(format!("{} is the name of another account", name(&to)));
-            self.entry = to;
-            self.show_entry(Wanted::NameOf(from));
-            return;
-        }
-        let question = format!(
-            "Rename {} to {}? Its credential and its settings stay.",
-            name(&from),
-            name(&to)
-        );
-        self.page = Page::Account { account: from.clone(), cursor: 0 };
-        self.ask(question, Action::Rename { from, to });
     }
 
     fn on_routing(&mut self, key: &Key, cursor: usize, status: &Status) -> Option<Action> {
@@ -559,11 +461,17 @@ impl Ui {
             Key::Enter if cursor == present_choice(status) => self.page = Page::Main,
             Key::Enter => match choices.get(cursor) {
                 Some(None) => self.ask(
-                    "Return to automatic routing? Each request goes where it costs least; sessions stay where they are.".into(),
+                    "Return to automatic routing? Each request will go where it costs least; \
+                     sessions stay where they are."
+                        .into(),
                     Action::Automatic,
                 ),
                 Some(Some(account)) => self.ask(
-                    format!("Prefer {}? All Claude requests go there as long as it can serve.", name(account)),
+                    format!(
+                        "Prefer {}? All Claude requests will go there as long as it can \
+                             serve.",
+                        name(account)
+                    ),
                     Action::Prefer((*account).to_owned()),
                 ),
                 None => {}
@@ -590,7 +498,7 @@ fn moved(key: &Key, cursor: usize, count: usize) -> Option<usize> {
 
 fn quit_question(seat: Seat, status: &Status) -> String {
     match seat {
-        Seat::Attached => "Leave the dashboard? The server goes on.".into(),
+        Seat::Attached => "Leave the dashboard? The server keeps running.".into(),
         Seat::Server => stop_question(status),
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn listen(
     match passed {
         Some(socket) if origin == Origin::Supervisor || wanted(&socket) => {
             server::prepare(&socket).map_err(|error| {
-                Error::ours(format!("the listening socket is of no use: {error}"))
+                Error::ours(format!("the listening socket cannot be used: {error}"))
             })?;
             Ok(socket)
         }
@@ -77,10 +77,15 @@ fn bind(config: &Config, addresses: Vec<SocketAddr>) -> Result<TcpListener> {
     };
     let what = match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            "the port is in use, perhaps by another maxpool; stop that, or choose another proxy.port".to_owned()
+            "the port is in use, perhaps by another maxpool; stop it, or choose another proxy.port"
+                .to_owned()
         }
-        std::io::ErrorKind::PermissionDenied => "permission denied; choose a proxy.port above 1023".to_owned(),
-        std::io::ErrorKind::AddrNotAvailable => "this machine has no such address; correct proxy.host".to_owned(),
+        std::io::ErrorKind::PermissionDenied => {
+            "permission denied; choose a proxy.port above 1023".to_owned()
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address; correct proxy.host".to_owned()
+        }
         _ => error.to_string(),
     };
     Err(Error::operator(format!("cannot listen on {address}: {what}")))

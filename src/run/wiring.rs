@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
+use ureq::Agent;
+
 use crate::account::oauth::Endpoints;
 use crate::account::{Accounts, Surroundings, wire};
 use crate::clock;
@@ -13,6 +15,7 @@ use crate::event::{Event, Events, Started, StartedAccount};
 use crate::gate::Gate;
 use crate::net;
 use crate::proxy::context::{Context, Parts, proxies};
+use crate::proxy::reply;
 use crate::report::Reporter;
 use crate::report::capture::Capture;
 use crate::scheduler::Scheduler;
@@ -35,26 +38,8 @@ pub(super) fn build(
             .map_err(Error::operator)?;
     let proxies = proxies(&config).map_err(Error::operator)?;
     let shared: Arc<OnceLock<Weak<Context>>> = Arc::default();
-    let renewed = Arc::clone(&shared);
-    let current = Arc::clone(&shared);
     let first = net::agent(Arc::clone(&tls), proxies);
-    let around = Surroundings {
-        config: path.clone(),
-        // A hot change of upstreamProxy is for refreshes too.
-        http: wire::http_by(move || match current.get().and_then(Weak::upgrade) {
-            Some(context) => context.agent(),
-            None => first.clone(),
-        }),
-        endpoints: Endpoints::from_environment(&|name| std::env::var(name).ok()),
-        events: events.clone(),
-        now: Arc::new(clock::now),
-        home: std::env::var_os("HOME").map(PathBuf::from),
-        renewed: Arc::new(move |id| {
-            if let Some(context) = renewed.get().and_then(Weak::upgrade) {
-                context.gate.with(|scheduler, now| scheduler.clear_credential_blocks(now, id));
-            }
-        }),
-    };
+    let around = surroundings(path.clone(), events, first, &shared);
     let accounts = Arc::new(Accounts::new(around, &config));
     let stepped = Arc::clone(&shared);
     let gate = Gate::start(Scheduler::new(config.policy.clone()), move || {
@@ -85,12 +70,41 @@ pub(super) fn build(
     Ok(context)
 }
 
+/// What accounts use; `shared` is set once there is a context.
+fn surroundings(
+    config: PathBuf,
+    events: &Events,
+    first: Agent,
+    shared: &Arc<OnceLock<Weak<Context>>>,
+) -> Surroundings {
+    let renewed = Arc::clone(shared);
+    let current = Arc::clone(shared);
+    Surroundings {
+        config,
+        // A hot change of upstreamProxy is for refreshes too.
+        http: wire::http_by(move || match current.get().and_then(Weak::upgrade) {
+            Some(context) => context.agent(),
+            None => first.clone(),
+        }),
+        endpoints: Endpoints::from_environment(&|name| std::env::var(name).ok()),
+        events: events.clone(),
+        now: Arc::new(clock::now),
+        home: std::env::var_os("HOME").map(PathBuf::from),
+        renewed: Arc::new(move |id| {
+            if let Some(context) = renewed.get().and_then(Weak::upgrade) {
+                context.gate.with(|scheduler, now| scheduler.clear_credential_blocks(now, id));
+            }
+        }),
+    }
+}
+
 /// The wall clock was set, or the machine slept: idle upstream connections are dead by now.
 fn clock_stepped(context: &Context) {
     if context.renew_agent().is_ok() {
         context.events.notice(
             clock::wall(),
-            "the clock jumped: idle upstream connections are dropped, windows judged anew",
+            "the clock jumped: idle upstream connections are closed and quota windows evaluated \
+             again",
         );
     }
 }
@@ -112,7 +126,6 @@ pub(super) fn announce(context: &Context, listener: &Listener) {
             .collect(),
     }));
     if accounts.is_empty() {
-        let text = "there is no usable account: add one with `maxpool login`, it is picked up while the server runs";
-        context.events.warning(clock::wall(), text);
+        context.events.warning(clock::wall(), reply::NO_ACCOUNT);
     }
 }

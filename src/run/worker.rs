@@ -58,7 +58,7 @@ const YIELD_SETTLE_MAX: Duration = Duration::from_secs(10);
 const LOG_FINISH_MAX: Duration = Duration::from_secs(2);
 
 /// What stops a worker without an order.
-const LEADER_GONE: &str = "the end of the process that led this one";
+const LEADER_GONE: &str = "the leading process ended";
 
 /// How the life ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ pub(super) fn as_thread(options: &ServeOptions, control: Control) -> Result<Exit
 /// Signals cannot be taken over.
 pub(super) fn as_process(options: &ServeOptions, control: Control) -> Result<ExitCode> {
     let signals = Signals::take()
-        .map_err(|error| Error::ours(format!("signals cannot be taken over: {error}")))?;
+        .map_err(|error| Error::ours(format!("cannot install signal handlers: {error}")))?;
     let link = Link::new(control, Some(signals));
     Ok(live(options, &link).unwrap_or(ExitCode::FAILURE))
 }
@@ -134,7 +134,7 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
     let (events, reporter) = Reporter::start(mode, config.log_file.as_deref())?;
     let context = build(path, config, &events, &reporter)?;
     if !beginning.note.is_empty() {
-        let text = format!("this process takes over: {}", beginning.note);
+        let text = format!("this process takes over because {}", beginning.note);
         events.warning(clock::wall(), text);
     }
     link.tell(&Report::Prepared, Some(&socket));
@@ -266,7 +266,7 @@ impl Worker<'_> {
                     }
                 }
                 Heard::Gone => {
-                    let text = "the process that led this one is gone: stopping";
+                    let text = "the leading process ended: stopping";
                     self.context.events.warning(clock::wall(), text);
                     self.stopped_by = LEADER_GONE.to_owned();
                     return Going::Stopping;
@@ -317,7 +317,7 @@ impl Worker<'_> {
                 self.handed = Some((learned, clock::mono()));
                 let whole = Report::Yielded(number, text);
                 if let Err(error) = self.link.control.report(&whole, None) {
-                    let text = format!("sessions are not handed over: {error}");
+                    let text = format!("cannot hand over sessions: {error}");
                     context.events.warning(clock::wall(), text);
                     // The new process reads the file.
                     self.link.report(&Report::Yielded(number, String::new()));
@@ -371,9 +371,9 @@ impl Worker<'_> {
             }
             if going == Going::Cutting || now >= end {
                 let why = if now >= end {
-                    "shutdown.drainTimeoutMs is over"
+                    "shutdown.drainTimeoutMs has passed"
                 } else {
-                    "a second signal came"
+                    "a second signal arrived"
                 };
                 if left == 0 {
                     break Ended::Clean;
@@ -469,7 +469,7 @@ impl Worker<'_> {
             Going::Retiring => {
                 let requests = if left == 1 { "request" } else { "requests" };
                 self.say(format!(
-                    "restart: process {} finishes {left} {requests}",
+                    "restart: process {} is finishing {left} {requests}",
                     std::process::id()
                 ));
             }
@@ -564,7 +564,7 @@ fn save_state(context: &Context) {
     match state::save(&path, &stamped) {
         Ok(()) => context.state_saved(learned),
         Err(error) => {
-            let text = format!("what was learned cannot be stored: {error}");
+            let text = format!("cannot store the learned quota and totals: {error}");
             if context.first_time(&text) {
                 context.events.warning(clock::wall(), text);
             }

@@ -1,5 +1,4 @@
-//! Admission and the queue (SPEC Q1–Q3, S8): grant, hold or refuse, and who is next when something
-//! frees.
+//! Admission (SPEC Q1–Q3, S8): grant, hold or refuse.
 //!
 //! Everyone who waits is looked through, in order, before a newcomer is considered. So a newcomer
 //! can be served at once only by an account that no one who waits could use: it never overtakes,
@@ -7,26 +6,25 @@
 
 use std::time::Duration;
 
-use super::account::{Account, Target};
-use super::block::WaitCause;
-use super::cost::PromptCache;
-use super::id::RouteClass;
-use super::obstacle::Ends;
-use super::policy::{PASS_PAUSE, POLL_MIN, RESTRAINED_MAX, STORM_REQUESTS};
-use super::queue::{Full, Place, Waiter};
-use super::quota::WindowKind;
-use super::ranking::Ranking;
-use super::request::Why;
-use super::request::{
-    Admission, Cancel, Grant, Lease, Limit, Refusal, RefusalReason, Request, Restrained, Shape,
-    Ticket, WaitClock, Wake,
+use super::parts::account::{Account, Target};
+use super::parts::block::WaitCause;
+use super::parts::cost::PromptCache;
+use super::parts::id::RouteClass;
+use super::parts::obstacle::Ends;
+use super::parts::policy::{PASS_PAUSE, POLL_MIN};
+use super::parts::queue::Full;
+use super::parts::quota::WindowKind;
+use super::parts::ranking::Ranking;
+use super::parts::request::Why;
+use super::parts::request::{
+    Admission, Cancel, Grant, Lease, Refusal, RefusalReason, Request, Shape, Ticket, WaitClock,
+    Wake,
 };
-use super::seen_classes::SeenClasses;
+use super::parts::snapshot::ExplainedVerdict;
+use super::parts::time::{Mono, Now};
+use super::parts::wait_limits::{Allowance, Outlook, Prospect, judge, tick};
 use super::select::{Ask, Choice, Patience, Restraint, Route};
-use super::snapshot::ExplainedVerdict;
-use super::time::{Mono, Now};
-use super::wait_limits::{Allowance, Outlook, Prospect, judge, tick};
-use super::{DRIFT_MS_MAX, Intake, LeaseRecord, Look, Looking, Progress, Scheduler};
+use super::{Intake, LeaseRecord, Look, Looking, Progress, Scheduler};
 
 impl Scheduler {
     /// Asks for an account: the first time, and after each failed attempt with that account in
@@ -141,7 +139,7 @@ impl Scheduler {
 
     /// Cold starts keep nobody who is alone in the queue (S6), and those in suspense may have left
     /// a probe to the one that is gone (P8).
-    fn look_for_the_last(&mut self) {
+    pub(super) fn look_for_the_last(&mut self) {
         let in_line = self.queue.in_line();
         if in_line == 1 || in_line < self.queue.len() {
             self.look = Look::Now;
@@ -263,7 +261,7 @@ impl Scheduler {
     }
 
     /// Takes an account for a request.
-    fn grant(
+    pub(super) fn grant(
         &mut self,
         now: Now,
         request: &Request,
@@ -333,193 +331,6 @@ impl Scheduler {
         let cache = ask.cache_on(now.mono, self.accounts[index].id);
         (ask.cost(cache), cache)
     }
-
-    /// Looks through the queue if anything can have changed for it.
-    fn look_through(&mut self, now: Now) {
-        let distance = now.wall.0.saturating_sub_unsigned(now.mono.0);
-        match self.look {
-            Look::At { due, distance: last }
-                if due > now.mono && last.abs_diff(distance) < DRIFT_MS_MAX =>
-            {
-                return;
-            }
-            Look::At { .. } | Look::Now => {}
-        }
-        loop {
-            self.look = Look::At { due: Mono::MAX, distance };
-            let places: Vec<Place> = self.queue.places().collect();
-            let mut seen = SeenClasses::default();
-            let mut due = self.next_return(now);
-            for place in places {
-                let step = self.step(now, place, &mut seen);
-                due = due.min(self.take_step(now, place, step));
-            }
-            // A grant leaves less for all others, so the second time there is none; but they may
-            // wait for something else now.
-            if self.look != Look::Now {
-                self.look = Look::At { due, distance };
-                return;
-            }
-        }
-    }
-
-    /// When an account comes back to so many who wait that its ramp begins anew (S10): what they
-    /// wait for moves.
-    fn next_return(&self, now: Now) -> Mono {
-        if self.queue.len() < STORM_REQUESTS {
-            return Mono::MAX;
-        }
-        let returns = self.accounts.iter().filter_map(|account| account.returns(now));
-        returns.min().unwrap_or(Mono::MAX)
-    }
-
-    /// What becomes of one who waits.
-    fn step(&mut self, now: Now, place: Place, seen: &mut SeenClasses) -> Step {
-        if self.intake == Intake::Draining {
-            return Step::Refuse(Refusal::plain(RefusalReason::Draining));
-        }
-        let mut ranking = std::mem::take(&mut self.ranking);
-        let step = self.judge_waiter(now, place, seen, &mut ranking);
-        self.ranking = ranking;
-        if let Step::Grant(choice, _) = &step {
-            self.record_grant(now, place, *choice);
-        }
-        step
-    }
-
-    fn record_grant(&mut self, now: Now, place: Place, choice: Choice) {
-        let mut decisions = std::mem::take(&mut self.decisions);
-        if let Some(waiter) = self.queue.get(place) {
-            let ask = self.ask(now, &waiter.request, waiter.tried(now.mono), waiter.next_pass);
-            let verdict = ExplainedVerdict::Chosen(self.accounts[choice.index].id, choice.why);
-            self.record(now, waiter.request.id, &ask, &self.ranking, verdict, &mut decisions);
-        }
-        self.decisions = decisions;
-    }
-
-    fn judge_waiter(
-        &self,
-        now: Now,
-        place: Place,
-        seen: &mut SeenClasses,
-        ranking: &mut Ranking,
-    ) -> Step {
-        let Some(waiter) = self.queue.get(place) else {
-            return Step::Gone;
-        };
-        seen.judged += 1;
-        let request = &waiter.request;
-        let mut ask = self.ask(now, request, waiter.tried(now.mono), waiter.next_pass);
-        // A thread whose owner became known while it waited is served by whoever can.
-        if let (Route::Thread(_), None) = (ask.route, request.pinned) {
-            ask.route = Route::Any;
-        }
-        let suspense_ends = request.trail.suspense_ends(&self.policy);
-        if suspense_ends.is_some_and(|at| at <= now.mono) {
-            return Step::Expire(Limit::Suspense, self.refusal(now, &ask, None));
-        }
-        if !request.trail.is_in_suspense() {
-            ask.others_waiting = ask.others_waiting.saturating_sub(1);
-        }
-        let restrained = waiter.clock.restrained;
-        if restrained.ends(now.mono).is_some_and(|at| at <= now.mono) {
-            ask.restraint = Restraint::Waived;
-        }
-        let waited = now.mono.since(waiter.since.mono);
-        let mut kept = false;
-        let class = seen.class(now, &ask);
-        match class {
-            Some(index) => kept = seen.classes[index].restrained_from.is_some(),
-            None => {
-                self.rank(now, &ask, ranking);
-                let choice = self.choose(now, &ask, &ranking.available);
-                if let Some(choice) = choice.or_else(|| self.long_look(now, &ask)) {
-                    return Step::Grant(choice, waited);
-                }
-                kept |= ranking.restrained > 0;
-            }
-        }
-        let mut outlooks = match class {
-            Some(index) => seen.classes[index].outlooks.clone(),
-            None => self.outlooks(now, &ask),
-        };
-        if class.is_none() {
-            seen.remember(&ask, kept, &outlooks);
-        }
-        let tolerance = request.tolerance.map(|tolerance| request.arrived + tolerance);
-        let allowance = Allowance::new(now.mono, &self.policy, request, waiter.clock);
-        let end = match judge(now.mono, &allowance, &outlooks) {
-            _ if tolerance.is_some_and(|until| until <= now.mono) => Ok(Limit::ClientTolerance),
-            Prospect::Wait { cause, look_at } => {
-                // Those who are kept together are not let go together: that would be a storm.
-                let turn = seen.judged as f64 / self.queue.len().max(1) as f64;
-                let most = RESTRAINED_MAX.mul_f64(turn.min(1.0));
-                let restrained = restrained.look(now.mono, kept.then_some(most));
-                let spared = restrained.ends(now.mono).filter(|_| kept);
-                let long_look = self.next_long_look(now, &ask);
-                return Step::Stay {
-                    cause,
-                    look_at: [tolerance, spared, suspense_ends, long_look]
-                        .into_iter()
-                        .flatten()
-                        .fold(look_at, Mono::min),
-                    release: outlooks.drain(..).filter_map(|outlook| outlook.end()).min(),
-                    restrained,
-                };
-            }
-            Prospect::Expired(limit) => Ok(limit),
-            Prospect::Hopeless => Err(()),
-        };
-        // Its limit comes first: the restraint gives way (S6).
-        if kept {
-            ask.restraint = Restraint::Waived;
-            self.rank(now, &ask, ranking);
-            if let Some(choice) = self.choose(now, &ask, &ranking.available) {
-                return Step::Grant(choice, waited);
-            }
-        }
-        match end {
-            Ok(limit) => Step::Expire(limit, self.refusal(now, &ask, None)),
-            Err(()) => Step::Refuse(self.refusal(now, &ask, None)),
-        }
-    }
-
-    /// Gives when to look at this place again.
-    fn take_step(&mut self, now: Now, place: Place, step: Step) -> Mono {
-        match step {
-            Step::Gone => {}
-            Step::Stay { cause, look_at, release, restrained } => {
-                if let Some(waiter) = self.queue.get_mut(place) {
-                    waiter.clock = tick(now.mono, waiter.clock, cause);
-                    waiter.clock.restrained = restrained;
-                    waiter.release = release;
-                }
-                return look_at;
-            }
-            Step::Grant(choice, waited) => {
-                if let Some(Waiter { ticket, request, clock, .. }) = self.queue.leave(place) {
-                    let grant = self.grant(now, &request, choice, clock, waited);
-                    self.wakes.push_back(Wake::Granted { ticket, grant });
-                }
-            }
-            Step::Expire(limit, refusal) => {
-                if let Some(Waiter { ticket, request, .. }) = self.queue.leave(place) {
-                    if limit == Limit::ClientTolerance {
-                        self.queue.expect_back(now.mono, place, &request);
-                    }
-                    self.wakes.push_back(Wake::Expired { ticket, limit, refusal });
-                }
-                self.look_for_the_last();
-            }
-            Step::Refuse(refusal) => {
-                if let Some(Waiter { ticket, .. }) = self.queue.leave(place) {
-                    self.wakes.push_back(Wake::Refused { ticket, refusal });
-                }
-                self.look_for_the_last();
-            }
-        }
-        Mono::MAX
-    }
 }
 
 impl Scheduler {
@@ -563,16 +374,6 @@ fn occupy(now: Now, id: u64, account: &mut Account, request: &Request, why: Why)
 pub(super) enum Decision {
     Serve(Choice),
     Hold(WaitCause),
-    Refuse(Refusal),
-}
-
-/// What becomes of one who waits.
-#[derive(Debug)]
-enum Step {
-    Gone,
-    Stay { cause: WaitCause, look_at: Mono, release: Option<Mono>, restrained: Restrained },
-    Grant(Choice, Duration),
-    Expire(Limit, Refusal),
     Refuse(Refusal),
 }
 

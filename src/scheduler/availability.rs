@@ -4,21 +4,21 @@
 //! kept one would have to be updated whenever a window, a block, a cap or the breaker changes.
 
 use super::Scheduler;
-use super::account::{Account, BlockState, keeps_out};
-use super::block::{BlockReason, WaitCause};
-use super::breaker::Pass;
-use super::cost::PromptCache;
-use super::id::RouteClass;
-use super::obstacle::Obstacle;
-use super::policy::Overage;
-use super::queue::Waiter;
-use super::quota::{Family, WindowKind};
-use super::request::{Routing, Shape};
+use super::parts::account::{Account, BlockState, keeps_out};
+use super::parts::block::{BlockReason, WaitCause};
+use super::parts::breaker::Pass;
+use super::parts::cost::PromptCache;
+use super::parts::id::RouteClass;
+use super::parts::obstacle::Obstacle;
+use super::parts::policy::Overage;
+use super::parts::queue::Waiter;
+use super::parts::quota::{Family, WindowKind};
+use super::parts::request::{Routing, Shape};
+use super::parts::storm::Room;
+use super::parts::time::{Mono, Now};
+use super::parts::trail::RefusedFor;
+use super::parts::windows::{Full, Window};
 use super::select::{Ask, Patience, Restraint, Route, mismatch};
-use super::storm::Room;
-use super::time::{Mono, Now};
-use super::trail::RefusedFor;
-use super::windows::{Full, Window};
 
 impl Scheduler {
     /// Everything that keeps this request from this account, until `visit` says stop by returning

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use super::account::Account;
-use super::block::{Block, BlockReason, Evidence};
-use super::breaker::Seen;
-use super::id::RouteClass;
-use super::obstacle::{Ends, Obstacle};
-use super::policy::{BREAKER_ACCOUNTS_MIN, RETRY_AFTER_MIN};
-use super::request::Shape;
+use super::parts::account::Account;
+use super::parts::block::{Block, BlockReason, Evidence};
+use super::parts::breaker::Seen;
+use super::parts::id::RouteClass;
+use super::parts::obstacle::{Ends, Obstacle};
+use super::parts::policy::{BREAKER_ACCOUNTS_MIN, RETRY_AFTER_MIN};
+use super::parts::request::Shape;
+use super::parts::suspicion::Fingerprint;
+use super::parts::time::{Mono, Now};
+use super::parts::trail::Trail;
 use super::select::{Ask, Patience, Restraint, Route, mismatch};
-use super::suspicion::Fingerprint;
-use super::time::{Mono, Now};
-use super::trail::Trail;
 use super::{LeaseRecord, Scheduler};
 
 impl Scheduler {

@@ -1,30 +1,31 @@
 //! What can be seen from outside: explanations (SPEC S12), refusals with their reasons (P14),
-//! snapshots and the state file's part.
+//! snapshots.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::account::Account;
 use super::admit::Decision;
-use super::affinity::{KnownSession, KnownThread};
-use super::block::{BlockReason, Evidence, LiftedBy, Scope, WaitCause};
-use super::cost::PromptCache;
-use super::id::RouteClass;
-use super::obstacle::{Ends, Obstacle};
-use super::policy::DECISIONS_MAX;
-use super::quota::{Family, Verdict};
-use super::ranking::{Available, Ranking};
-use super::request::{AccountId, Refusal, RefusalReason, Request, Standing, Ticket};
-use super::select::{Ask, Route, mismatch};
-use super::snapshot::{
+use super::parts::account::Account;
+use super::parts::affinity::{KnownSession, KnownThread};
+use super::parts::block::{BlockReason, Evidence, LiftedBy, Scope, WaitCause};
+use super::parts::cost::PromptCache;
+use super::parts::id::RouteClass;
+use super::parts::obstacle::{Ends, Obstacle};
+use super::parts::policy::DECISIONS_MAX;
+use super::parts::quota::{Family, Verdict};
+use super::parts::ranking::{Available, Ranking};
+use super::parts::request::{Refusal, RefusalReason, Request, Standing, Ticket};
+use super::parts::snapshot::{
     AccountSnapshot, BlockSnapshot, BreakerSnapshot, CachedPrompt, Candidate, Effect,
-    ExplainedVerdict, Explanation, Learned, QueueSnapshot, Snapshot, Status, Tier, WeeklySnapshot,
+    ExplainedVerdict, Explanation, QueueSnapshot, Snapshot, Status, Tier, WeeklySnapshot,
 };
-use super::time::{Mono, Now, Wall};
-use super::trail::Trail;
-use super::wait_limits::Outlook;
-use super::{Intake, Scheduler, tier};
+use super::parts::tier;
+use super::parts::time::{Mono, Now, Wall};
+use super::parts::trail::Trail;
+use super::parts::wait_limits::Outlook;
+use super::select::{Ask, Route, mismatch};
+use super::{Intake, Scheduler};
 
 impl Scheduler {
     /// S12: what would become of this request now. Changes nothing.
@@ -366,16 +367,6 @@ impl Scheduler {
         }
     }
 
-    /// What the state file keeps (A6).
-    #[must_use]
-    pub fn learned(&self, now: Now, id: AccountId) -> Option<Learned> {
-        let account = self.account(id)?;
-        Some(Learned {
-            windows: account.windows.iter(now.wall).map(|window| window.snapshot()).collect(),
-            usage: account.usage,
-        })
-    }
-
     /// What a process that takes over should know of sessions (S9, P9): the `count` that were used
     /// last, the latest first.
     #[must_use]
@@ -401,26 +392,6 @@ impl Scheduler {
         for known in threads.iter().rev() {
             self.affinity.recall_thread(now.mono, known);
         }
-    }
-
-    /// Puts back what the state file kept: a utilisation without a reset and a window that has
-    /// passed are dropped, and what an answer has said since stays. Totals are added to what was
-    /// counted since.
-    pub fn restore(&mut self, now: Now, id: AccountId, learned: &Learned) {
-        let now = self.touch(now);
-        let Some(account) = self.account_mut(id) else {
-            return;
-        };
-        account.stir();
-        account.windows.restore(now, &learned.windows);
-        let (own, saved) = (&mut account.usage, &learned.usage);
-        own.tokens.input = own.tokens.input.saturating_add(saved.tokens.input);
-        own.tokens.output = own.tokens.output.saturating_add(saved.tokens.output);
-        own.tokens.cache_read = own.tokens.cache_read.saturating_add(saved.tokens.cache_read);
-        own.tokens.cache_write = own.tokens.cache_write.saturating_add(saved.tokens.cache_write);
-        own.requests = own.requests.saturating_add(saved.requests);
-        own.last_used = own.last_used.max(saved.last_used);
-        self.look = super::Look::Now;
     }
 }
 
@@ -541,5 +512,5 @@ fn is_429(reason: &BlockReason) -> bool {
 }
 
 fn is_weekly(reason: &BlockReason) -> bool {
-    matches!(reason, BlockReason::Quota(Some(super::quota::WindowKind::SevenDay)))
+    matches!(reason, BlockReason::Quota(Some(super::parts::quota::WindowKind::SevenDay)))
 }

@@ -2,13 +2,13 @@
 //! request.
 
 use super::Scheduler;
-use super::account::{Account, Looked, keeps_out};
-use super::affinity::Home;
-use super::obstacle::Obstacle;
-use super::outcome::Outcome;
-use super::request::Why;
+use super::parts::account::{Account, Looked, keeps_out};
+use super::parts::affinity::Home;
+use super::parts::obstacle::Obstacle;
+use super::parts::outcome::Outcome;
+use super::parts::request::Why;
+use super::parts::time::{Mono, Now};
 use super::select::{Ask, Choice, mismatch};
-use super::time::{Mono, Now};
 
 impl Scheduler {
     /// Ways out (P7): a request that would otherwise wait or fail looks at an account that has been

@@ -16,70 +16,57 @@
 //!
 //! After every call that changes something `poll` is to be called until `None`; `next_wakeup` tells
 //! when to call it again though nothing happened.
+//!
+//! What it is made of (accounts, queue, sessions, breaker, requests and verdicts) is in [`parts`];
+//! the files beside this one decide: `admit` and `waiters` who is served, by `select`, in the light
+//! of `availability`; `settle` and `everywhere` what an answer means for the accounts; `explain`
+//! says why.
 
-mod account;
 mod admit;
-mod affinity;
 mod availability;
-mod block;
-mod breaker;
-mod cost;
 mod everywhere;
 mod explain;
-mod id;
+mod learned;
 mod long_look;
-mod obstacle;
-mod outcome;
-pub mod policy;
-mod queue;
-pub mod quota;
-mod ranking;
-mod recent_load;
-mod request;
-mod score;
+mod parts;
 mod seen_classes;
 mod select;
 mod settle;
-mod snapshot;
-mod storm;
-mod suspicion;
-mod tier;
-pub mod time;
-mod trail;
-mod wait_limits;
-mod windows;
+mod waiters;
 
-pub use affinity::{KnownSession, KnownThread};
-pub use block::{Block, BlockReason, End, Evidence, LiftedBy, Scope, WaitCause};
-pub use id::{AccountId, Kin, RouteClass};
-pub use outcome::{Blame, HeadReport, Outcome, Overload, Usage};
-pub use policy::{Overage, Policy};
-pub use recent_load::LoadMinute;
-pub use request::{
+pub use parts::affinity::{KnownSession, KnownThread};
+pub use parts::block::{Block, BlockReason, End, Evidence, LiftedBy, Scope, WaitCause};
+pub use parts::id::{AccountId, Kin, RouteClass};
+pub use parts::outcome::{Blame, HeadReport, Outcome, Overload, Usage};
+pub use parts::policy::{Overage, Policy};
+pub use parts::recent_load::LoadMinute;
+pub use parts::request::{
     Access, AccountLimit, AccountSpec, Admission, Avoided, Cancel, CannotPrefer, Grant, Kind,
     Lease, Limit, PassedOver, Refusal, RefusalReason, Request, Routing, SessionKey, Shape,
     Standing, ThreadKey, Ticket, WaitClock, Wake, Why,
 };
-pub use snapshot::{
+pub use parts::snapshot::{
     AccountSnapshot, BlockSnapshot, BreakerSnapshot, CachedPrompt, Candidate, Effect,
-    ExplainedVerdict, Explanation, Learned, Load, QueueSnapshot, Snapshot, Source, Status, Terms,
-    Tier, UsageTotals, WeeklySnapshot, WindowSnapshot,
+    ExplainedVerdict, Explanation, KnownRejection, Learned, Load, QueueSnapshot, Snapshot, Source,
+    Status, Terms, Tier, UsageTotals, WeeklySnapshot, WindowSnapshot,
 };
-pub use suspicion::Fingerprint;
-pub use trail::{Aftermath, Trail, Unproven};
+pub use parts::suspicion::Fingerprint;
+pub use parts::trail::{Aftermath, Trail, Unproven};
+pub use parts::{policy, quota, time};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use account::{Account, Before, Expired, spread_blocks};
-use affinity::Affinity;
-use breaker::Breakers;
-use policy::{DECISIONS_MAX, STORM_REQUESTS};
-use queue::Queue;
-use quota::{Family, QuotaReport};
-use ranking::Ranking;
-use time::{Mono, Now};
+use parts::account::{Account, Before, Expired, spread_blocks};
+use parts::affinity::Affinity;
+use parts::breaker::Breakers;
+use parts::policy::{DECISIONS_MAX, STORM_REQUESTS};
+use parts::queue::Queue;
+use parts::quota::{Family, QuotaReport};
+use parts::ranking::Ranking;
+use parts::recent_load::Recent;
+use parts::time::{Mono, Now};
 
 /// All state of scheduling. Deterministic: the same calls give the same answers.
 ///
@@ -200,7 +187,7 @@ impl Scheduler {
         self.touch(now);
         if policy.spread_window != self.policy.spread_window {
             for account in &mut self.accounts {
-                account.recent = recent_load::Recent::new(policy.spread_window);
+                account.recent = Recent::new(policy.spread_window);
             }
         }
         self.policy = policy;

@@ -2,13 +2,15 @@
 //! all who fare alike.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::cost::PromptCache;
-use super::id::{AccountId, RouteClass};
-use super::quota::Family;
+use super::parts::cost::PromptCache;
+use super::parts::id::{AccountId, RouteClass};
+use super::parts::policy::RESTRAINED_MAX;
+use super::parts::quota::Family;
+use super::parts::time::Now;
+use super::parts::wait_limits::Outlook;
 use super::select::{Ask, Patience, Restraint, Route};
-use super::time::Now;
-use super::wait_limits::Outlook;
 
 /// The classes of requests for which this look has found no account: the next one of such a class
 /// need not ask again.
@@ -37,6 +39,13 @@ pub(super) struct Class {
 }
 
 impl SeenClasses {
+    /// How long the one judged last may be kept by a restraint. Those who are kept together are not
+    /// let go together: that would be a storm.
+    pub(super) fn kept_at_most(&self, queued: usize) -> Duration {
+        let turn = self.judged as f64 / queued.max(1) as f64;
+        RESTRAINED_MAX.mul_f64(turn.min(1.0))
+    }
+
     pub(super) fn class(&self, now: Now, ask: &Ask<'_>) -> Option<usize> {
         let restrained = |from: u64| ask.cost(PromptCache::Cold) < from || ask.is_cached(now.mono);
         let alike = |class: &Class| {

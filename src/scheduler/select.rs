@@ -25,20 +25,22 @@
 use std::sync::Arc;
 
 use super::Scheduler;
-use super::account::{Account, Target};
-use super::affinity::{Binding, Critical, Home};
-use super::block::WaitCause;
-use super::cost::{PromptCache, expected};
-use super::id::{Kin, RouteClass};
-use super::obstacle::Obstacle;
-use super::policy::CRITICAL_CACHE_MAX;
-use super::quota::Family;
-use super::ranking::{Available, Ranking};
-use super::request::{Access, AccountId, Avoided, Kind, Request, Routing, SessionKey, Shape, Why};
-use super::score::{Facts, terms};
-use super::snapshot::{Group, Pass, PassOrder, Payment, Terms, Tier};
-use super::time::{Mono, Now};
-use super::trail::Trail;
+use super::parts::account::{Account, Target};
+use super::parts::affinity::{Binding, Critical, Home};
+use super::parts::block::WaitCause;
+use super::parts::cost::{PromptCache, expected};
+use super::parts::id::{Kin, RouteClass};
+use super::parts::obstacle::Obstacle;
+use super::parts::policy::CRITICAL_CACHE_MAX;
+use super::parts::quota::Family;
+use super::parts::ranking::{Available, Ranking};
+use super::parts::request::{
+    Access, AccountId, Avoided, Kind, Request, Routing, SessionKey, Shape, Why,
+};
+use super::parts::score::{Facts, terms};
+use super::parts::snapshot::{Group, Pass, PassOrder, Payment, Terms, Tier};
+use super::parts::time::{Mono, Now};
+use super::parts::trail::Trail;
 
 /// What of a request decides where it may go.
 #[derive(Clone, Copy, Debug)]

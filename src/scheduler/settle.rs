@@ -13,23 +13,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::account::{Account, Mark};
-use super::block::{Block, BlockReason, End, Evidence, Scope};
-use super::breaker::Probe;
-use super::id::RouteClass;
-use super::outcome::{Blame, HeadReport, Outcome, Overload};
-use super::policy::{
+use super::parts::account::{Account, Mark};
+use super::parts::block::{Block, BlockReason, End, Evidence, Scope};
+use super::parts::breaker::Probe;
+use super::parts::id::RouteClass;
+use super::parts::outcome::{Blame, HeadReport, Outcome, Overload};
+use super::parts::policy::{
     ACCOUNT_WAIT, MODEL_WAIT, RETRY_AFTER_MAX, RETRY_AFTER_MIN, SERVER_SIDE_WAIT,
     SERVER_SIDE_WAIT_MAX, UNKNOWN_RESET_WAIT,
 };
-use super::quota::{Family, QuotaReport, Verdict, WindowKind};
-use super::recent_load::Counted;
-use super::request::{Kind, Lease, SessionKey};
-use super::snapshot::Source;
-use super::suspicion::{Cooldown, Finding, Fingerprint, Refused};
-use super::time::{Mono, Now};
-use super::trail::{Aftermath, PastRefusal, RefusedFor, Unproven};
-use super::windows::{Rejected, Windows, rejected};
+use super::parts::quota::{Family, QuotaReport, Verdict, WindowKind};
+use super::parts::recent_load::Counted;
+use super::parts::request::{Kind, Lease, SessionKey};
+use super::parts::snapshot::Source;
+use super::parts::suspicion::{Cooldown, Finding, Fingerprint, Refused};
+use super::parts::time::{Mono, Now};
+use super::parts::trail::{Aftermath, PastRefusal, RefusedFor, Unproven};
+use super::parts::windows::{Rejected, Windows, rejected};
 use super::{LeaseRecord, Look, Looking, Progress, Scheduler};
 
 impl Scheduler {

@@ -150,14 +150,14 @@ pub(super) fn form(head: &RequestHead) -> Result<Form, DoorRefusal> {
 /// Version, method and target.
 fn check_line(head: &RequestHead) -> Result<(), DoorRefusal> {
     if !matches!(head.version, (1, 0 | 1)) {
-        return Err(refused(505, "only HTTP/1.0 and HTTP/1.1 are spoken here"));
+        return Err(refused(505, "only HTTP/1.0 and HTTP/1.1 are supported"));
     }
     if head.method.len() > METHOD_BYTES_MAX {
         return Err(refused(400, "the request method is longer than 32 characters"));
     }
     // TRACE would show the pooled credential to the client in the upstream's answer.
     if ["CONNECT", "TRACE", "TRACK"].contains(&head.method.as_str()) {
-        return Err(refused(400, format!("the method {} is not served", head.method)));
+        return Err(refused(400, format!("the method {} is not supported", head.method)));
     }
     target::check(&head.target).map_err(|problem| refused(400, problem))
 }
@@ -236,7 +236,7 @@ fn check_origin(headers: &Headers) -> Result<(), DoorRefusal> {
             || !authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
         {
             return Err(forbidden(format!(
-                "requests of web pages are refused; this one came from {:?}",
+                "requests from web pages are refused; this one came from {:?}",
                 shown(origin)
             )));
         }
@@ -245,7 +245,7 @@ fn check_origin(headers: &Headers) -> Result<(), DoorRefusal> {
         .all("sec-fetch-site")
         .any(|site| site.trim_ascii().eq_ignore_ascii_case(b"cross-site"))
     {
-        return Err(forbidden("requests of web pages on other sites are refused".to_owned()));
+        return Err(forbidden("requests from web pages of other sites are refused".to_owned()));
     }
     Ok(())
 }
@@ -283,7 +283,8 @@ fn forbidden(message: String) -> DoorRefusal {
 
 const METHOD_BYTES_MAX: usize = 32;
 const HEADER_BYTES_MAX: usize = 64 * 1024;
-const NEEDS_KEY: &str = "the proxy key is missing or wrong: send proxy.apiKey of maxpool.json as x-api-key or as Authorization: Bearer";
+const NEEDS_KEY: &str = "the proxy key is missing or wrong: send proxy.apiKey of maxpool.json in \
+                         x-api-key or Authorization: Bearer";
 
 #[cfg(test)]
 mod tests {

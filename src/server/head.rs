@@ -19,7 +19,7 @@ pub(super) const HEAD_BYTES_MAX: usize = 97 * 1024;
 /// Header lines of one head.
 pub(super) const HEADERS_MAX: usize = 100;
 /// What is said of a head beyond the limits.
-pub(super) const HEAD_TOO_LARGE: &str = "more than 100 header lines or 64 KiB of them";
+pub(super) const HEAD_TOO_LARGE: &str = "more than 100 header lines or more than 64 KiB of headers";
 /// Bytes of empty lines before a request line that are ignored (RFC 9112 section 2.2).
 const EMPTY_LINES_MAX: usize = 8;
 /// The first byte of a TLS record that opens a handshake (RFC 8446 section 5.1).
@@ -94,7 +94,7 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
             Parsed::Refused(refused(431, HEAD_TOO_LARGE))
         }
         Ok(httparse::Status::Partial) if !has_bare_line_end(head) => Parsed::Partial,
-        Ok(_) => Parsed::Refused(refused(400, "a line of the head ends without CR LF")),
+        Ok(_) => Parsed::Refused(refused(400, "a header line does not end with CR LF")),
         Err(error) => Parsed::Refused(refusal_of(error, head)),
     }
 }
@@ -149,13 +149,13 @@ fn refusal_of(error: httparse::Error, head: &[u8]) -> DoorRefusal {
     match error {
         Error::TooManyHeaders => refused(431, HEAD_TOO_LARGE),
         Error::Version if names_other_version(head) => {
-            refused(505, "only HTTP/1.0 and HTTP/1.1 are spoken here")
+            refused(505, "only HTTP/1.0 and HTTP/1.1 are supported")
         }
         Error::HeaderName => {
             refused(400, "a header name is not a token, or its line is folded (RFC 9112 section 5)")
         }
-        Error::HeaderValue => refused(400, "a header value holds a control character"),
-        Error::NewLine => refused(400, "a line of the head ends without CR LF"),
+        Error::HeaderValue => refused(400, "a header value contains a control character"),
+        Error::NewLine => refused(400, "a header line does not end with CR LF"),
         Error::Version | Error::Token | Error::Status => {
             refused(400, "the request line is malformed")
         }

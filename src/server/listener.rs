@@ -147,7 +147,8 @@ fn room(used: usize) -> io::Result<usize> {
     if room < ROOM_MIN {
         let least = (kept + ROOM_MIN) * 16 / 15 + 1;
         return Err(io::Error::other(format!(
-            "this process may open only {limit} files; raise that to {least} or more (ulimit -n)"
+            "this process may open only {limit} files; raise the limit to {least} or more (ulimit \
+             -n)"
         )));
     }
     Ok(room)

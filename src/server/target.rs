@@ -17,19 +17,19 @@ pub(super) fn check(target: &str) -> Result<(), &'static str> {
         return Err("the request target must be a path that begins with a slash");
     }
     if target.bytes().any(|byte| !matches!(byte, 0x21..=0x7e) || byte == b'#') {
-        return Err("the request target holds a character that is not allowed in it");
+        return Err("the request target contains a character that is not allowed in it");
     }
     // Decoded again and again, because a server behind the upstream may do the same.
     let mut path = Cow::Borrowed(split(target).0);
     for _ in 0..DECODINGS_MAX {
         if path.as_bytes().split(|&byte| byte == b'/').any(is_dots) {
-            return Err("the request target holds a dot segment");
+            return Err("the request target contains a dot segment");
         }
         if path.bytes().any(|byte| byte == b'\\') {
-            return Err("the request target holds a backslash");
+            return Err("the request target contains a backslash");
         }
         if path.bytes().any(|byte| byte.is_ascii_control()) {
-            return Err("the request target holds an encoded control character");
+            return Err("the request target contains an encoded control character");
         }
         let decoded = match decode(&path) {
             Cow::Owned(decoded) if decoded != *path => decoded,
@@ -37,7 +37,7 @@ pub(super) fn check(target: &str) -> Result<(), &'static str> {
         };
         path = Cow::Owned(decoded);
     }
-    Err("the request target is percent-encoded many times over")
+    Err("the request target is percent-encoded too many times")
 }
 
 /// A segment that names this directory or the one above, with parameters or without.

@@ -44,7 +44,10 @@ pub(crate) fn reset_of_number(number: f64, now: Wall) -> Option<Wall> {
 pub(crate) fn retry_after_of_text(text: &str, now: Wall) -> Option<Duration> {
     let text = text.trim();
     let wait_ms = match text.parse::<f64>() {
-        Ok(seconds) if seconds.is_nan() || seconds < 0.0 => return None,
+        // `inf` is no number of seconds, though one with 400 digits is.
+        Ok(seconds) if seconds < 0.0 || !text.contains(|c: char| c.is_ascii_digit()) => {
+            return None;
+        }
         Ok(seconds) => (seconds * 1000.0).min(RETRY_AFTER_MAX.as_millis() as f64) as i64,
         Err(_) => {
             let then = parse_http_date(text).or_else(|| parse_rfc3339(text))?;
@@ -151,6 +154,8 @@ mod tests {
             ("P7 a date that has passed is negative", "Sat, 21 Nov 2026 22:44:00 GMT", None),
             ("P7 negative", "-1", None),
             ("P7 NaN", "nan", None),
+            ("P7 a word that Rust takes for a number", "Infinity", None),
+            ("P7 a number with too many digits", &"9".repeat(400), Some(86_400_000)),
             ("P7 unreadable", "a while", None),
             ("P7 empty", "", None),
         ];

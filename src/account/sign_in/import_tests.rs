@@ -35,15 +35,15 @@ fn both_layouts_are_read_and_everything_else_is_refused() {
         (
             "T3 nothing in it",
             r#"{"claudeAiOauth":{}}"#,
-            Err("neither accessToken nor refreshToken in it"),
+            Err("it contains neither accessToken nor refreshToken"),
         ),
-        ("T3 no object", r#"{"claudeAiOauth":7}"#, Err("no object claudeAiOauth in it")),
+        ("T3 no object", r#"{"claudeAiOauth":7}"#, Err("it contains no claudeAiOauth object")),
         (
             "T3 not sendable",
             r#"{"accessToken":"a\nb"}"#,
-            Err("accessToken holds characters that no token has"),
+            Err("accessToken contains characters that no token contains"),
         ),
-        ("T3 no JSON", "\nsk-ant-oat01-secret", Err("no JSON (line 2)")),
+        ("T3 no JSON", "\nsk-ant-oat01-secret", Err("not JSON (line 2)")),
     ] {
         assert_eq!(tokens_of_text(text), expected.map_err(str::to_owned), "{rule}");
     }
@@ -118,7 +118,7 @@ fn an_import_is_a_copy_with_the_identity_of_the_profile_and_a_warning() {
     std::fs::write(&source, text).unwrap();
     let claude = claude_at("HOME", &shop.directory.path("")).unwrap();
     let (result, _) = shop.import(&ImportSource::ClaudeCode(&claude), Some("x"));
-    assert_eq!(result.unwrap(), "updated the account a@b, which was there already");
+    assert_eq!(result.unwrap(), "updated the account a@b, which already existed");
     assert_eq!(std::fs::read_to_string(&source).unwrap(), text, "the source is never written");
     let config = file::load(&shop.directory.path("maxpool.json")).unwrap();
     let Credential::Oauth(oauth) = &config.accounts[0].credential else {
@@ -157,6 +157,6 @@ fn errors_name_the_source_and_no_token() {
             .ends_with("; sign in with Claude Code first, or give --from PATH")
     );
     let (result, _) = shop.import(&ImportSource::Text("sk-ant-oat01-secret"), None);
-    assert_eq!(result.unwrap_err().to_string(), "cannot use the text: no JSON (line 1)");
+    assert_eq!(result.unwrap_err().to_string(), "cannot use the text: not JSON (line 1)");
     assert!(!shop.directory.path("maxpool.json").exists(), "nothing was written");
 }

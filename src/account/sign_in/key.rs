@@ -103,7 +103,7 @@ impl Typing {
 
     fn finish(self) -> Result<Secret> {
         let text = String::from_utf8(self.0)
-            .map_err(|_| Error::operator("what was typed is not text; copy the key again"))?;
+            .map_err(|_| Error::operator("the input is not valid text; copy the key again"))?;
         // Some terminals mark a paste.
         let text = text.replace("\u{1b}[200~", "").replace("\u{1b}[201~", "");
         Ok(Secret::new(text.trim()))

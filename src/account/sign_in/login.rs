@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::enrol::{self, Enrolled, KEY_PRIORITY, Newcomer};
-use super::loopback::{Arrival, Loopback, Verdict, say};
+use super::loopback::{Arrival, Loopback, Person, Verdict, say};
 use crate::account::http::Http;
 use crate::account::oauth::{self, Endpoints, Profile, Proof, TokenFailure};
 use crate::config::edit::Put;
@@ -37,6 +37,8 @@ pub(crate) struct LoginOptions<'a> {
     pub(crate) terminal: Option<BorrowedFd<'a>>,
     /// Shows a URL to the person: [`open_browser`].
     pub(crate) browser: &'a dyn Fn(&str),
+    /// Whether the person has given up waiting for the browser.
+    pub(crate) is_cancelled: &'a dyn Fn() -> bool,
 }
 
 /// Logs in with a browser and stores the account. Returns the line that says what was done.
@@ -58,7 +60,8 @@ fn login_within(
         say(desk.out, PASTE_HINT)?;
     }
     (options.browser)(&url);
-    let (code, page) = match loopback.wait(&proof.state, options.terminal, desk.out, limit)? {
+    let person = Person { terminal: options.terminal, is_cancelled: options.is_cancelled };
+    let (code, page) = match loopback.wait(&proof.state, &person, desk.out, limit)? {
         Arrival::Code(code, page) => (code, page),
         Arrival::Denied(words, page) => {
             page.show(Verdict::Refused, &format!("The provider answered: {words}."));
@@ -103,7 +106,8 @@ pub(super) fn read_profile(desk: &mut Desk<'_>, access: Option<&Secret>) -> Resu
             say(
                 desk.out,
                 &format!(
-                    "The profile could not be read ({why}), so the account is known by its name only."
+                    "The profile could not be read ({why}), so the account is identified only by \
+                     its name."
                 ),
             )?;
             Ok(Profile::default())
@@ -154,7 +158,8 @@ pub(crate) fn add_typed(desk: &mut Desk<'_>, typed: &TypedCredential<'_>) -> Res
     }
     if !oauth::is_sendable(text) {
         return Err(Error::operator(format!(
-            "that is not a {what}: it has spaces or characters that no {what} has; copy it again"
+            "that is not a {what}: it contains spaces or other characters that no {what} \
+             contains; copy it again"
         )));
     }
     // A token that was given as a key is stored as what it is.
@@ -230,14 +235,16 @@ pub(super) fn told(enrolled: &Enrolled) -> Result<String> {
     Ok(match enrolled {
         Enrolled::Put(Put::Added(name)) => format!("added the account {name}"),
         Enrolled::Put(Put::Updated(name)) => {
-            format!("updated the account {name}, which was there already")
+            format!("updated the account {name}, which already existed")
         }
         Enrolled::Beside(Put::Added(name) | Put::Updated(name), other) => format!(
-            "added the account {name}; whether {other} is the same account cannot be told, so both are there: remove one with `maxpool remove {other}`"
+            "added the account {name}; it may be the same account as {other}: if so, remove the \
+             old one with `maxpool remove {other}`"
         ),
         Enrolled::Spent(name) => {
             return Err(Error::operator(format!(
-                "these tokens are an old copy: the account {name} has newer ones, which stay; sign in with `maxpool login` if it needs that"
+                "these tokens are an old copy: the account {name} has newer ones, which are kept; \
+                 if it needs a login, run `maxpool login`"
             )));
         }
     })
@@ -255,7 +262,8 @@ fn exchange_error(failure: &TokenFailure) -> Error {
 
 const INTRODUCTION: &str = "Open this page in a browser and sign in. There is no account picker: the page takes the account that the browser is\n\
 signed in to. For another account sign out there first, or open the page in a private window.";
-const PASTE_HINT: &str = "If the browser is on another machine, paste the address of the page that it ends at, or the code, here.";
+const PASTE_HINT: &str =
+    "If the browser is on another machine, paste the address of its last page, or the code, here.";
 /// A password, a second factor and a look for the phone.
 const LOGIN_TIME_MAX: Duration = Duration::from_secs(5 * 60);
 

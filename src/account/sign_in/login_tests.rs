@@ -86,8 +86,12 @@ fn play(
         now: &|| Now { wall: Wall(1_795_301_100_000), ..Now::default() },
         out: &mut said,
     };
-    let options =
-        LoginOptions { name, terminal: typed.is_some().then(|| reader.as_fd()), browser: &browser };
+    let options = LoginOptions {
+        name,
+        terminal: typed.is_some().then(|| reader.as_fd()),
+        browser: &browser,
+        is_cancelled: &|| false,
+    };
     let result = login_within(&mut desk, &options, limit);
     let pages = hears.try_iter().flat_map(|visit| visit.join().unwrap()).collect();
     Played {
@@ -299,8 +303,11 @@ fn an_api_key_is_stored_without_being_shown() {
     let (result, _) = add("sk-ant api");
     assert_eq!(
         result,
-        Err("that is not a key: it has spaces or characters that no key has; copy it again"
-            .to_owned())
+        Err(
+            "that is not a key: it contains spaces or other characters that no key contains; copy \
+             it again"
+                .to_owned()
+        )
     );
     assert_eq!(
         add("ghp_x").0,

@@ -33,6 +33,13 @@ pub(super) struct Loopback {
     port: u16,
 }
 
+/// The other way to an answer, and the way out.
+pub(super) struct Person<'a> {
+    /// Where the address or the code may be pasted.
+    pub(super) terminal: Option<BorrowedFd<'a>>,
+    pub(super) is_cancelled: &'a dyn Fn() -> bool,
+}
+
 /// What the browser or the user brought.
 pub(super) enum Arrival {
     /// The code, and the browser that waits for a page.
@@ -63,17 +70,21 @@ impl Loopback {
         format!("http://localhost:{}/callback", self.port)
     }
 
-    /// Waits for the callback, or for a line on `terminal`, at most for `limit`.
+    /// Waits for the callback, or for a line on the terminal, at most for `limit`.
     pub(super) fn wait(
         &self,
         state: &Secret,
-        mut terminal: Option<BorrowedFd<'_>>,
+        person: &Person<'_>,
         out: &mut dyn Write,
         limit: Duration,
     ) -> Result<Arrival> {
         let watch = Stopwatch::start();
+        let mut terminal = person.terminal;
         let mut typed = Vec::new();
         while let Some(left) = watch.left_of(limit) {
+            if (person.is_cancelled)() {
+                return Err(Error::operator("the login was cancelled"));
+            }
             let mut watched: Vec<PollFd<'_>> = Vec::from_iter(
                 terminal.map(|terminal| PollFd::from_borrowed_fd(terminal, PollFlags::IN)),
             );
@@ -153,7 +164,7 @@ fn bind() -> Result<(Vec<TcpListener>, u16)> {
         };
         return Ok(([first].into_iter().chain(second).collect(), address.port()));
     }
-    Err(Error::operator("found no port that is free on both loopback addresses; try again"))
+    Err(Error::operator("no port is free on both loopback addresses; try again"))
 }
 
 fn cannot_listen(cause: &std::io::Error) -> Error {
@@ -260,7 +271,7 @@ pub(super) fn say(out: &mut dyn Write, text: &str) -> Result<()> {
 
 const NOTHING_PASTED: &str = "That is neither the address of the last page nor a code; try again.";
 pub(super) const WRONG_STATE_PASTED: &str =
-    "That address belongs to another login attempt; paste the one that this attempt ended at.";
+    "That address belongs to another login attempt; paste the one from this attempt.";
 const PAGE: &str = "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
 <title>maxpool: {title}</title><style>body{font:16px/1.5 system-ui,sans-serif;max-width:34em;margin:18vh auto 0;padding:0 1em;\
 color:#1c1b1f;background:#fdfcfb}h1{font-size:1.5em;color:{colour}}@media(prefers-color-scheme:dark){body{color:#e6e1e5;\
@@ -271,9 +282,8 @@ const PAGE_HEADERS: [(&str, &str); 3] = [
     ("referrer-policy", "no-referrer"),
 ];
 const WRONG_STATE_PAGE: &str = "This answer belongs to another login attempt. Nothing was changed.";
-const WRONG_STATE_ARRIVED: &str =
-    "An answer came that belongs to another login attempt; it was ignored.";
-const NO_CODE_PAGE: &str = "This answer holds no code. Nothing was changed.";
+const WRONG_STATE_ARRIVED: &str = "An answer that belongs to another login attempt was ignored.";
+const NO_CODE_PAGE: &str = "This answer contains no code. Nothing was changed.";
 const NOTHING_HERE: &str = "maxpool waits here for the browser to come back from a login.\n";
 const PORTS_TRIED: u32 = 20;
 /// The library has no descriptor to wait for: a person does not notice a look this often.

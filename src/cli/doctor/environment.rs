@@ -1,5 +1,6 @@
 //! What in the environment or in Claude Code's settings decides where clients on this machine go.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,84 +11,86 @@ use crate::cli::{Context, web};
 use crate::config::Config;
 use crate::report::text;
 
+const BASE_URL: &str = "ANTHROPIC_BASE_URL";
+
 pub(super) fn environment(context: &Context<'_>, config: &Config) -> Vec<Finding> {
-    const BASE_URL: &str = "ANTHROPIC_BASE_URL";
-    let variable = |name: &str| (context.variable)(name).filter(|value| !value.is_empty());
     let Ok(own) = web::base_url(config) else {
         return Vec::new();
     };
-    let mut findings = Vec::new();
-    let is_own = |url: &str| web::is_same_place(url, &own);
-    match variable(BASE_URL).map(|value| value.to_string_lossy().into_owned()) {
-        Some(url) if is_own(&url) => {
-            findings.push(fine("environment", format!("{BASE_URL} points to maxpool")))
-        }
-        Some(url) => findings.push(wrong(
-            "environment",
-            format!(
-                "{BASE_URL} is {}, not {own}; unset it, or run: eval \"$(maxpool env)\"",
-                text::clean(&url, 200)
-            ),
-        )),
-        None => findings.push(fine(
-            "environment",
-            format!("{BASE_URL} is not set here; maxpool run and maxpool env set it"),
-        )),
+    let mut findings = vec![base_url(context, &own)];
+    findings.extend(other_ways(context));
+    let files = settings_files(context);
+    findings.extend(files.iter().filter_map(|path| settings(path, &own)));
+    findings
+}
+
+fn variable(context: &Context<'_>, name: &str) -> Option<OsString> {
+    (context.variable)(name).filter(|value| !value.is_empty())
+}
+
+/// Where the environment sends clients.
+fn base_url(context: &Context<'_>, own: &str) -> Finding {
+    let Some(url) = variable(context, BASE_URL) else {
+        let text = format!("{BASE_URL} is not set here; maxpool run and maxpool env set it");
+        return fine("environment", text);
+    };
+    let url = url.to_string_lossy();
+    if web::is_same_place(&url, own) {
+        return fine("environment", format!("{BASE_URL} points to maxpool"));
     }
+    let url = text::clean(&url, 200);
+    wrong(
+        "environment",
+        format!("{BASE_URL} is {url}, not {own}; unset it, or run: eval \"$(maxpool env)\""),
+    )
+}
+
+/// Variables that make Claude Code use another login or another API.
+fn other_ways(context: &Context<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
     for name in ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"] {
-        if variable(name).is_some() {
+        if variable(context, name).is_some() {
             let text = format!(
-                "{name} is set, so Claude Code uses it instead of its own login; unset it if that is not meant"
+                "{name} is set, so Claude Code uses it instead of its own login; unset it if you \
+                do not want that"
             );
             findings.push(odd("environment", text));
         }
     }
     for name in ["CLAUDE_CODE_USE_BEDROCK", "CLAUDE_CODE_USE_VERTEX", "CLAUDE_CODE_USE_FOUNDRY"] {
-        if variable(name).is_some_and(|value| value != "0" && value != "false") {
+        if variable(context, name).is_some_and(|value| value != "0" && value != "false") {
             findings.push(wrong(
                 "environment",
                 format!("{name} is set, so Claude Code does not use {BASE_URL}; unset it"),
             ));
         }
     }
-    for path in settings_files(context) {
-        let Ok(text) = fs::read_to_string(&path) else {
-            continue;
-        };
-        let Ok(settings) = serde_json::from_str::<Value>(&text) else {
-            findings.push(odd(
-                "settings",
-                format!("{} is not valid JSON; Claude Code ignores it", path.display()),
-            ));
-            continue;
-        };
-        let Some(url) =
-            settings.get("env").and_then(|env| env.get(BASE_URL)).and_then(Value::as_str)
-        else {
-            continue;
-        };
-        findings.push(if is_own(url) {
-            fine("settings", format!("{} sets {BASE_URL} to maxpool", path.display()))
-        } else {
-            let url = text::clean(url, 200);
-            wrong(
-                "settings",
-                format!(
-                    "{} sets {BASE_URL} to {url}, which outranks the environment; remove it",
-                    path.display()
-                ),
-            )
-        });
-    }
     findings
+}
+
+/// What a settings file of Claude Code says of the address, if it does.
+fn settings(path: &Path, own: &str) -> Option<Finding> {
+    let settings = fs::read_to_string(path).ok()?;
+    let path = path.display();
+    let Ok(settings) = serde_json::from_str::<Value>(&settings) else {
+        let text = format!("{path} is not valid JSON; Claude Code ignores it");
+        return Some(odd("settings", text));
+    };
+    let url = settings.get("env")?.get(BASE_URL)?.as_str()?;
+    if web::is_same_place(url, own) {
+        return Some(fine("settings", format!("{path} sets {BASE_URL} to maxpool")));
+    }
+    let url = text::clean(url, 200);
+    let text =
+        format!("{path} sets {BASE_URL} to {url}, which outranks the environment; remove it");
+    Some(wrong("settings", text))
 }
 
 /// Where Claude Code keeps settings that may hold an environment.
 fn settings_files(context: &Context<'_>) -> Vec<PathBuf> {
-    let variable =
-        |name: &str| (context.variable)(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let user =
-        variable("CLAUDE_CONFIG_DIR").or_else(|| variable("HOME").map(|home| home.join(".claude")));
+    let directory = |name: &str| variable(context, name).map(PathBuf::from);
+    let user = directory("CLAUDE_CONFIG_DIR")
+        .or_else(|| directory("HOME").map(|home| home.join(".claude")));
     let managed = ["/etc/claude-code", "/Library/Application Support/ClaudeCode"];
     let mut files: Vec<PathBuf> = managed
         .iter()

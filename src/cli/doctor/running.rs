@@ -20,7 +20,7 @@ pub(super) fn what_it_knows(server: &Server, config: &Config) -> Vec<Finding> {
         Err(why) => vec![wrong(
             "proxy",
             format!(
-                "{} does not tell its status: {why}; was it started with another config?",
+                "{} does not report its status: {why}; was it started with another config?",
                 server.base()
             ),
         )],
@@ -32,7 +32,8 @@ fn of_status(status: &Status, config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     if status.version != own {
         let text = format!(
-            "the running proxy is version {}, and this program is {own}; restart it with r in its dashboard or with SIGUSR2",
+            "the running proxy is version {}, and this program is {own}; restart the proxy with r \
+            in its dashboard or with SIGUSR2",
             text::clean(&status.version, 40)
         );
         findings.push(odd("proxy", text));
@@ -94,7 +95,8 @@ mod tests {
             [
                 (
                     Verdict::Odd,
-                    format!("the running proxy is version 1.9.0, and this program is {own}; restart it with r in its dashboard or with SIGUSR2")
+                    format!("the running proxy is version 1.9.0, and this program is {own}; \
+                    restart the proxy with r in its dashboard or with SIGUSR2")
                 ),
                 (
                     Verdict::Wrong,

@@ -31,7 +31,7 @@ pub(super) fn now(config: &Result<Config>) -> Vec<Finding> {
         Presence::Running => of_server(&server),
         Presence::Absent => vec![not_running(&server, config)],
         Presence::Strange(what) => {
-            vec![wrong(ABOUT, format!("cannot be served: {what}, see the line \"port\""))]
+            vec![wrong(ABOUT, format!("cannot be served: {what}; see the \"port\" line"))]
         }
     }
 }
@@ -113,8 +113,9 @@ fn of_explanation(explanation: &Explanation, now: Wall) -> Vec<Finding> {
 fn soonest(explanation: &Explanation, now: Wall) -> Option<String> {
     let ends = explanation.passed_over.iter().filter_map(|it| Some((it.until?, &it.account)));
     let (Moment(until), account) = ends.min()?;
-    (explanation.until.is_none())
-        .then(|| format!("; {} is back first, in {}", text::name(account), human(now.until(until))))
+    (explanation.until.is_none()).then(|| {
+        format!("; the first to return is {}, in {}", text::name(account), human(now.until(until)))
+    })
 }
 
 /// What to do where nothing but the user can help.
@@ -153,7 +154,7 @@ mod tests {
                     (
                         Verdict::Wrong,
                         "cannot be served now: a request would be refused: all accounts are limited; \
-                         work is back first, in 3d 4h",
+                         the first to return is work, in 3d 4h",
                     ),
                     (
                         Verdict::Odd,

@@ -18,22 +18,23 @@ pub(super) fn storage(path: &Path) -> Vec<Finding> {
         }
         Ok((Ok(_), _)) => findings.push(odd(
             "storage",
-            "the config can be replaced, but its file system knows no locks: run only one maxpool \
-             on it",
+            "the config can be replaced, but its file system does not support locks; run only one \
+            maxpool with it",
         )),
         Ok((Err(error), _)) | Err(error) => findings.push(wrong(
             "storage",
             format!(
-                "renewed tokens cannot be stored: {error}; free the disk or make the file and its \
-                 directory writable for you"
+                "renewed tokens cannot be stored: {error}; free some disk space, or make the file \
+                and its directory writable by you"
             ),
         )),
     }
     if rescue::has_pairs(path) {
         findings.push(odd(
             "storage",
-            "a rescue file holds tokens that the config could not take; they are used, and go into \
-             the config as soon as it can be written: do not delete that file",
+            "a rescue file holds tokens that could not be written to the config; they are in use, \
+            and will be moved into the config as soon as it can be written; do not delete that \
+            file",
         ));
     }
     findings
@@ -46,7 +47,7 @@ pub(super) fn unencrypted(url: &BaseUrl) -> Option<Finding> {
     let is_open = uri.scheme_str() == Some("http") && !is_loopback(host);
     is_open.then(|| {
         let text = format!(
-            "{} is not encrypted: credentials and prompts can be read on the way; use https",
+            "{} is not encrypted: credentials and prompts can be read in transit; use https",
             url.as_str()
         );
         odd("TLS", text)

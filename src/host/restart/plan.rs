@@ -181,7 +181,8 @@ impl Plan {
         };
         if self.count(Stage::Retired) >= RETIRED_MAX {
             let why = format!(
-                "{RETIRED_MAX} earlier processes still finish their requests; wait for one to end"
+                "{RETIRED_MAX} earlier processes are still finishing their requests; wait for one \
+                 to end"
             );
             out.push(Action::Tell(serving, Order::Failed(why)));
             return out;
@@ -344,11 +345,9 @@ impl Plan {
                 match self.find(|stage| stage == Stage::Prepared) {
                     Some(newcomer) => self.go(now, newcomer, String::new(), &mut out),
                     None if self.newcomer().is_some() => {}
-                    None => self.replace(
-                        now,
-                        format!("the process that served ended ({why})"),
-                        &mut out,
-                    ),
+                    None => {
+                        self.replace(now, format!("the serving process ended ({why})"), &mut out)
+                    }
                 }
             }
             Stage::Retired | Stage::Doomed => self.remove(id),
@@ -372,7 +371,7 @@ impl Plan {
             self.set(id, stage, None);
             match (stage, self.newcomer()) {
                 (Stage::Yielding, Some(newcomer)) => {
-                    let why = "this process could not let go of its socket".to_owned();
+                    let why = "this process could not release its socket".to_owned();
                     self.give_up(now, newcomer, why, &mut out);
                 }
                 (Stage::Starting | Stage::Opening, _) => {

@@ -122,7 +122,7 @@ fn r2_whatever_happens_to_the_new_worker_the_old_one_goes_on() {
     let mut plan = yielding();
     assert_eq!(
         plan.tick(Mono(15_000)),
-        [Action::Kill(2), resume("this process could not let go of its socket"), ready]
+        [Action::Kill(2), resume("this process could not release its socket"), ready]
     );
 }
 
@@ -171,7 +171,7 @@ fn r2_processes_that_finish_are_bounded() {
 #[test]
 fn a_worker_that_breaks_is_replaced_but_not_for_ever() {
     let mut plan = serving();
-    let why = "the process that served ended (signal: 9 (SIGKILL))";
+    let why = "the serving process ended (signal: 9 (SIGKILL))";
     for (id, at) in [(1, 0), (2, 1_000), (3, 2_000), (4, 100_000)] {
         let actions = plan.ended(Mono(at), id, Ended::Badly("signal: 9 (SIGKILL)".into()));
         assert_eq!(actions, [Action::Notify(News::Reloading), Action::Start(id + 1, why.into())]);

@@ -147,6 +147,23 @@ lifted_by: LiftedBy::TimeOrReading,
             Event::AccountBlocked(AccountBlocked {
                 account: work.clone(),
                 block: BlockSnapshot {
+                    reason: BlockReason::Quota(Some(WindowKind::FiveHour)),
+                    effect: Effect::Avoided,
+                    lifted_by: LiftedBy::TimeOrReading,
+                    scope: Scope::Account,
+                    until: Some(Wall(AT.0 + 15_120_000)),
+                    remaining: None,
+                    evidence: evidence(),
+                },
+            }),
+            format!(
+                "account work is avoided, five-hour limit reached, until 2026-11-22T02:57:00.123Z, in 4h 12m {answer}"
+            ),
+        ),
+        (
+            Event::AccountBlocked(AccountBlocked {
+                account: work.clone(),
+                block: BlockSnapshot {
                     reason: BlockReason::NeedsLogin,
 effect: Effect::Out,
 lifted_by: LiftedBy::TimeOrReading,
@@ -189,7 +206,7 @@ lifted_by: LiftedBy::TimeOrReading,
         ),
         (
             Event::Released { session: None, account: work.clone(), waited: Duration::from_millis(1) },
-            "held request goes to work after 1ms".into(),
+            "held request sent to work after 1ms".into(),
         ),
         (
             Event::Held(Held {
@@ -204,7 +221,7 @@ lifted_by: LiftedBy::TimeOrReading,
         ),
         (
             Event::Released { session, account: work.clone(), waited: Duration::from_millis(61_000) },
-            "held request goes to work after 1m 1s session=ab12".into(),
+            "held request sent to work after 1m 1s session=ab12".into(),
         ),
         (
             Event::BreakerOpen {
@@ -212,7 +229,7 @@ lifted_by: LiftedBy::TimeOrReading,
                 until: Some(Wall(AT.0 + 30_000)),
                 failed_probes: 2,
             },
-            "breaker open: overloaded_error Overloaded, one request will probe at \
+            "breaker open: overloaded_error Overloaded, next probe at \
              2026-11-21T22:45:30.123Z, in 30s, 2 failed probes in a row"
                 .into(),
         ),
@@ -248,7 +265,7 @@ lifted_by: LiftedBy::TimeOrReading,
                 new: None,
                 pid: 1,
             }),
-            "token of work taken over from the config file (- -> -, pid 1)".into(),
+            "token of work read from the config file (- -> -, pid 1)".into(),
         ),
         (
             Event::Refresh(Refresh {
@@ -258,7 +275,7 @@ lifted_by: LiftedBy::TimeOrReading,
                 new: None,
                 pid: 1,
             }),
-            "token refresh of work failed, it will be tried again: status 500 (- -> -, pid 1)".into(),
+            "token refresh of work failed, will be retried: status 500 (- -> -, pid 1)".into(),
         ),
         (
             Event::Refresh(Refresh {
@@ -292,7 +309,8 @@ lifted_by: LiftedBy::TimeOrReading,
         ),
         (
             Event::ReloadFailed { why: "maxpool.json:3: proxy.port: expected a number".into() },
-            "warning: config not reloaded, the old settings stay: maxpool.json:3: proxy.port: expected a number"
+            "warning: config not reloaded, the old settings stay in force: maxpool.json:3: \
+             proxy.port: expected a number"
                 .into(),
         ),
         (

@@ -119,7 +119,7 @@ impl Frame<'_> {
         }
         if status.draining {
             let left = counted(count(status.requests_in_flight), "request");
-            let text = format!("stopping: {left} left, new ones are refused");
+            let text = format!("stopping: {left} left, new requests are refused");
             lines.push(Line::of(Ink::Yellow, text));
         }
         if status.upstream_throttle.active {
@@ -140,7 +140,7 @@ impl Frame<'_> {
     fn breaker_line(&self) -> String {
         let breaker = &self.status.upstream_throttle;
         let mut text = match (breaker.probe_in_flight, breaker.until) {
-            (true, _) => "breaker open: one request probes".to_owned(),
+            (true, _) => "breaker open: one request is probing".to_owned(),
             (false, Some(until)) => {
                 format!("breaker open: probe in {}", short(self.status.now.0.until(until.0)))
             }
@@ -164,7 +164,7 @@ impl Frame<'_> {
         }
         let next = match next {
             Some(next) => format!("next account in {next}"),
-            None => "next account: not known".to_owned(),
+            None => "next account: unknown".to_owned(),
         };
         format!("queue: {} waiting{dot}oldest {oldest}{dot}{next}", queue.waiting)
     }

@@ -68,7 +68,7 @@ impl Frame<'_> {
 
     fn account_page(&self, account: &str, cursor: usize, room: usize) -> Vec<Line> {
         let Some(known) = self.status.accounts.iter().find(|known| known.name == account) else {
-            return vec![Line::of(Ink::Dim, "this account is gone")];
+            return vec![Line::of(Ink::Dim, "this account no longer exists")];
         };
         let choices: Vec<Line> = account_choices(known)
             .into_iter()
@@ -204,7 +204,7 @@ impl Frame<'_> {
     fn signing_in(&self, shown: &str) -> Vec<Line> {
         let mut lines = vec![Line::of(Ink::Bold, "SIGN IN")];
         let Some(sign_in) = &self.view.sign_in else {
-            lines.push(Line::of(Ink::Dim, "  no sign-in is under way"));
+            lines.push(Line::of(Ink::Dim, "  no sign-in is in progress"));
             return lines;
         };
         if let Some(result) = &sign_in.result {
@@ -218,8 +218,9 @@ impl Frame<'_> {
             return lines;
         };
         let texts = [
-            "A page has been opened in the browser. If none has, open this one:",
-            "If the browser is on another machine, paste the address of the page that it ends at, or the code:",
+            "A page should have opened in the browser. If not, open this one:",
+            "If the browser is on another machine, paste the address of its last page, or the \
+             code:",
         ];
         let text = |text: &str| {
             let parts = self.wrapped(text, 2).into_iter();
@@ -244,7 +245,7 @@ impl Frame<'_> {
         if sessions.list.is_empty() {
             lines.push(Line::of(
                 Ink::Dim,
-                "  none yet: a client names its session with each request",
+                "  none yet; clients name their session with each request",
             ));
         }
         let top = top.min(sessions.list.len().saturating_sub(room.saturating_sub(1)));
@@ -305,7 +306,7 @@ impl Frame<'_> {
             lines.truncate(room.saturating_sub(1));
             lines.push(Line::of(
                 Ink::Dim,
-                "  and more: a taller window shows it, or maxpool status --json",
+                "  for the rest, enlarge the window or use maxpool status --json",
             ));
         }
         lines

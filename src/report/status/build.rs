@@ -106,21 +106,7 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
             safety_max_global_active: snapshot.max_active_global.into(),
         },
         upstream_throttle: throttle_of(snapshot),
-        sessions: Sessions {
-            sticky_bindings: count(snapshot.sticky_bindings),
-            thinking_protected: count(snapshot.thinking_protected),
-            list: facts
-                .sessions
-                .iter()
-                .map(|known| Session {
-                    id: session_tag(known.session.0),
-                    account: known.current.and_then(name_of),
-                    home: known.home.and_then(name_of),
-                    idle_ms: ms(known.idle),
-                    thinking: known.thinking,
-                })
-                .collect(),
-        },
+        sessions: sessions_of(snapshot, facts, &name_of),
         version: facts.version.into(),
         pid: facts.pid,
         now: Moment(snapshot.at.wall),
@@ -151,6 +137,25 @@ pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
         activity: facts.activity.iter().map(line_of).collect(),
         events_dropped: facts.counters.dropped(),
         blameless_refusals: facts.counters.blameless(),
+    }
+}
+
+fn sessions_of(
+    snapshot: &Snapshot,
+    facts: &Facts<'_>,
+    name_of: &dyn Fn(AccountId) -> Option<String>,
+) -> Sessions {
+    let list = facts.sessions.iter().map(|known| Session {
+        id: session_tag(known.session.0),
+        account: known.current.and_then(name_of),
+        home: known.home.and_then(name_of),
+        idle_ms: ms(known.idle),
+        thinking: known.thinking,
+    });
+    Sessions {
+        sticky_bindings: count(snapshot.sticky_bindings),
+        thinking_protected: count(snapshot.thinking_protected),
+        list: list.collect(),
     }
 }
 

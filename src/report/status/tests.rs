@@ -249,7 +249,7 @@ fn the_status_has_the_names_and_the_nesting_that_scripts_know() {
             "account": "work",
             "reason": "five-hour limit reached",
             "until": "2026-11-21T23:45:00.000Z",
-            "liftedBy": "its end, a usage reading with room, or a look every six hours",
+            "liftedBy": "its end, a usage reading that shows room, or one request every six hours",
             "evidence": {
                 "status": 429, "requestId": "req_011", "source": "anthropic-ratelimit-unified-5h-status: rejected",
                 "at": "2026-11-21T22:44:00.000Z", "message": "exceeded your account's rate limit",
@@ -313,7 +313,7 @@ fn block_json() -> Value {
     json!([{
         "reason": "quota", "window": "five_hour", "text": "five-hour limit reached",
         "until": "2026-11-21T23:45:00.000Z", "family": null, "routeClass": null, "effect": "out",
-        "liftedBy": "its end, a usage reading with room, or a look every six hours",
+        "liftedBy": "its end, a usage reading that shows room, or one request every six hours",
         "evidence": {
             "status": 429, "requestId": "req_011", "source": "anthropic-ratelimit-unified-5h-status: rejected",
             "at": "2026-11-21T22:44:00.000Z", "message": "exceeded your account's rate limit",

@@ -4,7 +4,7 @@ use crate::report::status::Status;
 
 pub(super) fn restart_question(status: &Status) -> String {
     format!(
-        "Restart? A new process takes over and no connection is refused.{}{}",
+        "Restart? A new process will take over; no connection is refused.{}{}",
         finishing(status, " on the old one"),
         waiting(status)
     )
@@ -33,7 +33,7 @@ fn in_flight(status: &Status) -> u64 {
 fn waiting(status: &Status) -> String {
     match status.queue.waiting {
         0 => String::new(),
-        waiting => format!(" {} waiting will be told to ask again.", requests(waiting)),
+        waiting => format!(" {} waiting will be told to retry.", requests(waiting)),
     }
 }
 

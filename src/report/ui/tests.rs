@@ -60,6 +60,7 @@ fn nothing_changes_without_a_question_answered_with_y() {
         ("a\njj\ny", "[Retry(\"work\")]"),
         ("a\nj\ny", "[SignIn(Some(\"work\"))]"),
         ("a\nj\nycode\n", "[SignIn(Some(\"work\")), SignInCode([hidden])]"),
+        ("a\nj\nyco^", "[SignIn(Some(\"work\")), CancelSignIn]"),
         ("a\njjj\n2\ny", "[Rename { from: \"work\", to: \"work2\" }]"),
         ("a\njjj\n2\nn", "[]"),
         ("a\njjj\n2^", "[]"),
@@ -148,7 +149,7 @@ fn a_new_name_must_be_free() {
     assert_eq!(ui.note(), None, "the y is part of the name");
     assert!(ui.press(Key::Backspace, &status).is_none());
     assert!(press(&mut ui, "\n", &status).is_empty());
-    assert_eq!(ui.note(), Some("api is the name of another account"));
+    assert_eq!(ui.note(), Some("api is already the name of another account"));
     assert_eq!(ui.question(), None);
 }
 
@@ -172,21 +173,23 @@ fn questions_say_what_will_happen() {
             Seat::Server,
             "q",
             "Stop the server? New requests are refused. 2 requests in flight will finish. \
-             1 request waiting will be told to ask again.",
+             1 request waiting will be told to retry.",
         ),
-        (Seat::Attached, "q", "Leave the dashboard? The server goes on."),
+        (Seat::Attached, "q", "Leave the dashboard? The server keeps running."),
         (
             Seat::Server,
             "r",
-            "Restart? A new process takes over and no connection is refused. 2 requests in flight will finish \
-             on the old one. 1 request waiting will be told to ask again.",
+            "Restart? A new process will take over; no connection is refused. 2 requests in \
+             flight will finish \
+             on the old one. 1 request waiting will be told to retry.",
         ),
         (
             Seat::Server,
             "a\n\n",
-            "Disable work? New requests go elsewhere. Its 1 request in flight will finish.",
+            "Disable work? New requests will go to other accounts. Its 1 request in flight will \
+             finish.",
         ),
-        (Seat::Server, "aj\n\n", "Enable spare? It serves again at once."),
+        (Seat::Server, "aj\n\n", "Enable spare? It will serve again at once."),
     ] {
         let mut ui = Ui::new(seat);
         assert!(press(&mut ui, keys, &status).is_empty());

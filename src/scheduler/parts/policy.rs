@@ -150,7 +150,7 @@ pub const SERVER_SIDE_WAIT: Duration = Duration::from_secs(5);
 /// A 529 without `retry-after`, and the longest that a server-side refusal sets an account aside.
 pub const SERVER_SIDE_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long an account is out whose organization is disabled or has not paid, and avoided that
-/// answered 403 to what another account serves (P7).
+/// answered 403 to a request that another account served (P7).
 pub const ACCOUNT_WAIT: Duration = Duration::from_secs(30 * 60);
 /// How long a model that an account does not have is not asked for there (P7).
 pub const MODEL_WAIT: Duration = Duration::from_secs(3_600);

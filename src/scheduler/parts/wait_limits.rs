@@ -14,7 +14,7 @@ use super::time::Mono;
 
 /// When one account can be expected back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Outlook {
+pub(crate) struct Outlook {
     /// The latest known end of each class.
     at: [Option<Mono>; CLASSES.len()],
     /// Classes in which it also waits for other requests to end.
@@ -47,7 +47,7 @@ fn index(cause: WaitCause) -> usize {
 }
 
 impl Outlook {
-    pub(super) fn add(&mut self, cause: WaitCause, ends: Ends) {
+    pub(crate) fn add(&mut self, cause: WaitCause, ends: Ends) {
         let class = index(cause);
         match ends {
             Ends::At(at) => self.at[class] = self.at[class].max(Some(at)),
@@ -56,29 +56,29 @@ impl Outlook {
         }
     }
 
-    pub(super) fn add_restraint(&mut self, until: Mono) {
+    pub(crate) fn add_restraint(&mut self, until: Mono) {
         self.restrained = self.restrained.max(Some(until));
     }
 
     /// A block that is never waited for ends then.
-    pub(super) fn add_unawaited(&mut self, at: Mono) {
+    pub(crate) fn add_unawaited(&mut self, at: Mono) {
         self.unawaited = self.unawaited.max(Some(at));
     }
 
     /// The known end, or none: it depends on others, or never comes.
-    pub(super) fn end(&self) -> Option<Mono> {
+    pub(crate) fn end(&self) -> Option<Mono> {
         if self.never {
             return None;
         }
         self.at.iter().copied().max().flatten().max(self.restrained)
     }
 
-    pub(super) fn is_never(&self) -> bool {
+    pub(crate) fn is_never(&self) -> bool {
         self.never
     }
 
     /// The class of what ends last.
-    pub(super) fn cause(&self) -> WaitCause {
+    pub(crate) fn cause(&self) -> WaitCause {
         let timed = CLASSES.into_iter().filter(|cause| self.at[index(*cause)].is_some());
         let last = timed.max_by_key(|cause| self.at[index(*cause)]);
         let released = || CLASSES.into_iter().find(|cause| self.on_release[index(*cause)]);
@@ -89,14 +89,14 @@ impl Outlook {
 
 /// What a request may still wait.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Allowance {
+pub(crate) struct Allowance {
     /// By class: the moment until which it may be held for it, and what it is told then.
     until: [(Mono, Limit); CLASSES.len()],
 }
 
 impl Allowance {
     /// `clock` is how long it has waited already.
-    pub(super) fn new(
+    pub(crate) fn new(
         now: Mono,
         policy: &Policy,
         request: &Request,
@@ -145,7 +145,7 @@ impl Allowance {
 
 /// What becomes of a request that no account can serve now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Prospect {
+pub(crate) enum Prospect {
     /// It waits; this is what for, and when its case may stand differently though nothing happened.
     Wait { cause: WaitCause, look_at: Mono },
     /// Its time is up.
@@ -155,7 +155,7 @@ pub(super) enum Prospect {
 }
 
 /// Q1 over the outlooks of all accounts that match.
-pub(super) fn judge(now: Mono, allowance: &Allowance, outlooks: &[Outlook]) -> Prospect {
+pub(crate) fn judge(now: Mono, allowance: &Allowance, outlooks: &[Outlook]) -> Prospect {
     let covered = || outlooks.iter().filter(|outlook| allowance.covers(now, outlook));
     let first = covered().min_by_key(|outlook| outlook.end().unwrap_or(Mono::MAX));
     let Some(first) = first else {
@@ -184,7 +184,7 @@ pub(super) fn judge(now: Mono, allowance: &Allowance, outlooks: &[Outlook]) -> P
 }
 
 /// The clock of a request that is held from now on for this cause.
-pub(super) fn tick(now: Mono, clock: WaitClock, cause: WaitCause) -> WaitClock {
+pub(crate) fn tick(now: Mono, clock: WaitClock, cause: WaitCause) -> WaitClock {
     WaitClock {
         since: clock.since.or(Some(now)),
         cause: match clock.cause {

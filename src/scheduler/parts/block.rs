@@ -106,7 +106,7 @@ impl BlockReason {
     }
 
     /// At its end one request looks, before the others come.
-    pub(super) fn needs_look(&self) -> bool {
+    pub(crate) fn needs_look(&self) -> bool {
         match self {
             BlockReason::CredentialRefused | BlockReason::Unusable => true,
             BlockReason::Quota(_)

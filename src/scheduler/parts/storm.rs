@@ -7,7 +7,7 @@ use super::time::Mono;
 /// One account's ramp. Counts the requests that it was given since the storm and whose head has not
 /// come yet.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Ramp {
+pub(crate) struct Ramp {
     state: State,
     pending: u32,
 }
@@ -24,21 +24,21 @@ enum State {
 
 /// What the ramp says about one more request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
+pub(crate) enum Room {
     Free,
     /// Then, or when a head arrives.
     From(Mono),
 }
 
 impl Ramp {
-    pub(super) fn arm(&mut self, now: Mono) {
+    pub(crate) fn arm(&mut self, now: Mono) {
         self.state = match self.pending {
             0 => State::Armed { until: now + STORM_RAMP },
             _ => State::Running { since: now },
         };
     }
 
-    pub(super) fn room(&self, now: Mono) -> Room {
+    pub(crate) fn room(&self, now: Mono) -> Room {
         match self.state {
             State::Running { since } if since + STORM_RAMP > now => {
                 let steps = now.since(since).as_millis() / STEP.as_millis();
@@ -54,7 +54,7 @@ impl Ramp {
     }
 
     /// Counts a request; true if its head is to be reported with [`Ramp::head`].
-    pub(super) fn grant(&mut self, now: Mono) -> bool {
+    pub(crate) fn grant(&mut self, now: Mono) -> bool {
         self.state = match self.state {
             State::Armed { until } if until > now => State::Running { since: now },
             State::Running { since } if since + STORM_RAMP > now => State::Running { since },
@@ -66,7 +66,7 @@ impl Ramp {
     }
 
     /// The head of a counted request has come, or never will.
-    pub(super) fn head(&mut self) {
+    pub(crate) fn head(&mut self) {
         self.pending = self.pending.saturating_sub(1);
     }
 }
@@ -83,7 +83,7 @@ impl Room {
 /// New ends for blocks of different accounts: none within a second of another, none earlier than
 /// asked, none later than five seconds after that, the earliest as it is. Takes and gives them in
 /// the order of `asked`.
-pub(super) fn spread(asked: &[Mono]) -> Vec<Mono> {
+pub(crate) fn spread(asked: &[Mono]) -> Vec<Mono> {
     let mut before: Option<Mono> = None;
     let apart = |end: &Mono| {
         let free = before.map_or(*end, |before| before + SPREAD_GAP);

@@ -20,7 +20,7 @@ use super::time::Mono;
 
 /// Sessions and threads.
 #[derive(Debug)]
-pub(super) struct Affinity {
+pub(crate) struct Affinity {
     sessions: Recency<SessionKey, Session>,
     threads: Recency<ThreadKey, (AccountId, Mono)>,
 }
@@ -35,11 +35,11 @@ struct Session {
 
 /// Where a session is at home, and where it is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Binding {
+pub(crate) struct Binding {
     /// The first account that served it, or a better one that did later.
-    pub(super) home: Option<AccountId>,
+    pub(crate) home: Option<AccountId>,
     /// The one that was granted last.
-    pub(super) current: AccountId,
+    pub(crate) current: AccountId,
     /// When the home took the last request that it then served: its prompt is cached there since.
     home_served: Option<Mono>,
     /// The same of the account that served it last, which one that was only granted may have
@@ -47,12 +47,12 @@ pub(super) struct Binding {
     served: Option<(AccountId, Mono)>,
     /// Away from home: since when the home could have served it again.
     home_usable: Option<Mono>,
-    pub(super) critical: Critical,
+    pub(crate) critical: Critical,
 }
 
 /// Whether a session has left an account because of its critical week.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Critical {
+pub(crate) enum Critical {
     #[default]
     Leaves,
     /// It has left one before. If it left each time, it could go to and fro between two accounts.
@@ -72,7 +72,7 @@ impl Binding {
     }
 
     /// Whether this account has the session's prompt in its cache.
-    pub(super) fn cache_on(&self, now: Mono, account: AccountId) -> PromptCache {
+    pub(crate) fn cache_on(&self, now: Mono, account: AccountId) -> PromptCache {
         let is_warm = |at: Option<Mono>| at.is_some_and(|at| at + CACHE_LIFETIME > now);
         let here = self.served.is_some_and(|(id, at)| id == account && is_warm(Some(at)));
         let at_home = self.home == Some(account) && is_warm(self.home_served);
@@ -83,37 +83,37 @@ impl Binding {
     }
 
     /// Whether any account has it.
-    pub(super) fn is_cached(&self, now: Mono) -> bool {
+    pub(crate) fn is_cached(&self, now: Mono) -> bool {
         let warm = |account| self.cache_on(now, account) == PromptCache::Warm;
         self.last_served().is_some_and(warm) || self.home.is_some_and(warm)
     }
 
     /// The account that served it last.
-    pub(super) fn last_served(&self) -> Option<AccountId> {
+    pub(crate) fn last_served(&self) -> Option<AccountId> {
         self.served.map(|(account, _)| account)
     }
 
     /// Whether the session has been away from a usable home for so long that it returns in any
     /// case.
-    pub(super) fn is_overdue(&self, now: Mono) -> bool {
+    pub(crate) fn is_overdue(&self, now: Mono) -> bool {
         self.home_usable.is_some_and(|since| since + HOME_RETURN <= now)
     }
 }
 
 /// What a decision has found about the home of the session that it was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Home {
+pub(crate) enum Home {
     Usable,
     Unusable,
 }
 
 impl Affinity {
-    pub(super) fn new() -> Affinity {
+    pub(crate) fn new() -> Affinity {
         Affinity { sessions: Recency::new(SESSIONS_MAX), threads: Recency::new(THREADS_MAX) }
     }
 
     /// The binding, unless it was unused for `idle`.
-    pub(super) fn binding(
+    pub(crate) fn binding(
         &self,
         now: Mono,
         session: SessionKey,
@@ -124,7 +124,7 @@ impl Affinity {
     }
 
     /// The session goes to this account now.
-    pub(super) fn bind(
+    pub(crate) fn bind(
         &mut self,
         now: Mono,
         session: SessionKey,
@@ -140,7 +140,7 @@ impl Affinity {
     }
 
     /// What the decision found: how its home stands, and whether it left a critical account.
-    pub(super) fn note(&mut self, now: Mono, session: SessionKey, home: Home, critical: Critical) {
+    pub(crate) fn note(&mut self, now: Mono, session: SessionKey, home: Home, critical: Critical) {
         let Some(binding) = self.bound(session) else {
             return;
         };
@@ -152,7 +152,7 @@ impl Affinity {
     }
 
     /// This account has served a request that it took at that moment.
-    pub(super) fn served(&mut self, session: SessionKey, account: AccountId, granted: Mono) {
+    pub(crate) fn served(&mut self, session: SessionKey, account: AccountId, granted: Mono) {
         let Some(binding) = self.bound(session) else {
             return;
         };
@@ -165,7 +165,7 @@ impl Affinity {
     }
 
     /// This account is the session's home from now on.
-    pub(super) fn settle(&mut self, session: SessionKey, account: AccountId) {
+    pub(crate) fn settle(&mut self, session: SessionKey, account: AccountId) {
         if let Some(binding) = self.bound(session) {
             binding.home = Some(account);
             binding.home_usable = None;
@@ -180,16 +180,16 @@ impl Affinity {
         self.sessions.get_mut(&session)?.binding.as_mut()
     }
 
-    pub(super) fn is_thinking(&self, session: SessionKey) -> bool {
+    pub(crate) fn is_thinking(&self, session: SessionKey) -> bool {
         self.sessions.get(&session).is_some_and(|entry| entry.thinking)
     }
 
     /// Returns true if that is new.
-    pub(super) fn note_thinking(&mut self, session: SessionKey) -> bool {
+    pub(crate) fn note_thinking(&mut self, session: SessionKey) -> bool {
         !std::mem::replace(&mut self.sessions.touch(session, Session::default()).thinking, true)
     }
 
-    pub(super) fn thread_owner(
+    pub(crate) fn thread_owner(
         &self,
         now: Mono,
         thread: ThreadKey,
@@ -199,13 +199,13 @@ impl Affinity {
         (used + idle > now).then_some(owner)
     }
 
-    pub(super) fn note_thread(&mut self, now: Mono, thread: ThreadKey, account: AccountId) {
+    pub(crate) fn note_thread(&mut self, now: Mono, thread: ThreadKey, account: AccountId) {
         *self.threads.touch(thread, (account, now)) = (account, now);
     }
 
     /// Forgets what was unused for `idle`, a few at a time; what protects thinking stays until it
     /// is pushed out.
-    pub(super) fn expire(&mut self, now: Mono, idle: Duration) {
+    pub(crate) fn expire(&mut self, now: Mono, idle: Duration) {
         for _ in 0..EXPIRED_PER_LOOK {
             match self.sessions.oldest() {
                 Some((key, entry)) if !entry.thinking && entry.used + idle <= now => {
@@ -222,16 +222,16 @@ impl Affinity {
         }
     }
 
-    pub(super) fn bindings(&self, now: Mono, idle: Duration) -> usize {
+    pub(crate) fn bindings(&self, now: Mono, idle: Duration) -> usize {
         let bound = |entry: &&Session| entry.binding.is_some() && entry.used + idle > now;
         self.sessions.values().filter(bound).count()
     }
 
-    pub(super) fn thinking_sessions(&self) -> usize {
+    pub(crate) fn thinking_sessions(&self) -> usize {
         self.sessions.values().filter(|entry| entry.thinking).count()
     }
 
-    pub(super) fn threads(&self) -> usize {
+    pub(crate) fn threads(&self) -> usize {
         self.threads.len()
     }
 }
@@ -264,7 +264,7 @@ pub struct KnownThread {
 
 impl Affinity {
     /// The `count` sessions that were used last, the latest first.
-    pub(super) fn known_sessions(
+    pub(crate) fn known_sessions(
         &self,
         now: Mono,
         idle: Duration,
@@ -285,7 +285,7 @@ impl Affinity {
     }
 
     /// The `count` threads that were used last, the latest first.
-    pub(super) fn known_threads(
+    pub(crate) fn known_threads(
         &self,
         now: Mono,
         idle: Duration,
@@ -303,7 +303,7 @@ impl Affinity {
 
     /// Remembers what another process has known. What was learned here is newer. To be called for
     /// the latest last.
-    pub(super) fn recall_session(&mut self, now: Mono, known: &KnownSession) {
+    pub(crate) fn recall_session(&mut self, now: Mono, known: &KnownSession) {
         let entry = self.sessions.touch(known.session, Session::default());
         entry.thinking |= known.thinking;
         // Who served it last may be gone, or known to that process alone.
@@ -321,7 +321,7 @@ impl Affinity {
     }
 
     /// The same with a thread.
-    pub(super) fn recall_thread(&mut self, now: Mono, known: &KnownThread) {
+    pub(crate) fn recall_thread(&mut self, now: Mono, known: &KnownThread) {
         if self.threads.get(&known.thread).is_none() {
             let used = now.before(known.idle);
             self.threads.touch(known.thread, (known.owner, used));

@@ -5,20 +5,20 @@ use super::snapshot::{PassOrder, Terms, Tier};
 
 /// An account that can serve now.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Available {
-    pub(super) index: usize,
-    pub(super) tier: Option<Tier>,
-    pub(super) order: PassOrder,
-    pub(super) priority: i64,
-    pub(super) terms: Terms,
+pub(crate) struct Available {
+    pub(crate) index: usize,
+    pub(crate) tier: Option<Tier>,
+    pub(crate) order: PassOrder,
+    pub(crate) priority: i64,
+    pub(crate) terms: Terms,
 }
 
 /// The accounts as one request sees them; kept between requests for its memory.
 #[derive(Debug, Default)]
-pub(super) struct Ranking {
-    pub(super) available: Vec<Available>,
+pub(crate) struct Ranking {
+    pub(crate) available: Vec<Available>,
     /// The places of the others.
-    pub(super) out: Vec<usize>,
+    pub(crate) out: Vec<usize>,
     /// How many of those are kept only by the brink or by a cold start (S6).
-    pub(super) restrained: usize,
+    pub(crate) restrained: usize,
 }

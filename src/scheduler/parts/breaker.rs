@@ -31,35 +31,35 @@ use super::time::{Mono, Now, Wall};
 
 /// The breakers of all Claude accounts, one a family.
 #[derive(Debug, Default)]
-pub(super) struct Breakers {
+pub(crate) struct Breakers {
     /// The one used last comes last.
     list: Vec<(Option<Family>, Breaker)>,
 }
 
 impl Breakers {
-    pub(super) fn get(&self, family: Option<&Family>) -> Option<&Breaker> {
+    pub(crate) fn get(&self, family: Option<&Family>) -> Option<&Breaker> {
         self.list.iter().find(|(own, _)| own.as_ref() == family).map(|(_, breaker)| breaker)
     }
 
-    pub(super) fn pass(&self, now: Mono, family: Option<&Family>) -> Pass {
+    pub(crate) fn pass(&self, now: Mono, family: Option<&Family>) -> Pass {
         self.get(family).map_or(Pass::Free, |breaker| breaker.pass(now))
     }
 
     /// The pause is over, and the next request probes.
-    pub(super) fn awaits_probe(&self, now: Mono, family: Option<&Family>) -> bool {
+    pub(crate) fn awaits_probe(&self, now: Mono, family: Option<&Family>) -> bool {
         self.get(family).is_some_and(
             |breaker| matches!(breaker.state, State::Paused { until, .. } if until <= now),
         )
     }
 
     /// The family's breaker if it has one: most families never meet a refusal.
-    pub(super) fn get_mut(&mut self, family: Option<&Family>) -> Option<&mut Breaker> {
+    pub(crate) fn get_mut(&mut self, family: Option<&Family>) -> Option<&mut Breaker> {
         let found = self.list.iter_mut().find(|(own, _)| own.as_ref() == family);
         found.map(|(_, breaker)| breaker)
     }
 
     /// The family's breaker, made if there is none.
-    pub(super) fn of(&mut self, family: Option<&Family>) -> &mut Breaker {
+    pub(crate) fn of(&mut self, family: Option<&Family>) -> &mut Breaker {
         let index = match self.list.iter().position(|(own, _)| own.as_ref() == family) {
             Some(index) => index,
             None => {
@@ -75,7 +75,7 @@ impl Breakers {
     }
 
     /// Somebody wants the next request to look: no pause is waited out.
-    pub(super) fn end_pauses(&mut self, now: Mono) {
+    pub(crate) fn end_pauses(&mut self, now: Mono) {
         for (_, breaker) in &mut self.list {
             if let State::Paused { until, .. } = &mut breaker.state {
                 *until = now.min(*until);
@@ -84,7 +84,7 @@ impl Breakers {
     }
 
     /// The one that pauses longest, else the one that tripped last; the count is of all.
-    pub(super) fn snapshot(&self, now: Now) -> BreakerSnapshot {
+    pub(crate) fn snapshot(&self, now: Now) -> BreakerSnapshot {
         let all = self.list.iter().map(|(family, breaker)| BreakerSnapshot {
             family: family.clone(),
             ..breaker.snapshot(now)
@@ -97,7 +97,7 @@ impl Breakers {
 
 /// The breaker of one family.
 #[derive(Debug, Default)]
-pub(super) struct Breaker {
+pub(crate) struct Breaker {
     state: State,
     refusals: VecDeque<Seen>,
     /// How many refusals there ever were; the last of them are kept.
@@ -147,17 +147,17 @@ struct Answered {
 
 /// A server-side refusal that the breaker remembers.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
-    pub(super) at: Mono,
-    pub(super) account: AccountId,
-    pub(super) fingerprint: Fingerprint,
+pub(crate) struct Seen {
+    pub(crate) at: Mono,
+    pub(crate) account: AccountId,
+    pub(crate) fingerprint: Fingerprint,
     /// Until when the upstream asked to be left alone.
-    pub(super) asked: Option<Mono>,
+    pub(crate) asked: Option<Mono>,
 }
 
 /// What the breaker says about one more request to a Claude account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pass {
+pub(crate) enum Pass {
     Free,
     Open(Mono),
     Probing,
@@ -166,7 +166,7 @@ pub(super) enum Pass {
 
 /// How a probe ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Probe {
+pub(crate) enum Probe {
     Answered,
     Failed,
     /// It never reached the upstream, or its client left.
@@ -174,7 +174,7 @@ pub(super) enum Probe {
 }
 
 impl Breaker {
-    pub(super) fn pass(&self, now: Mono) -> Pass {
+    pub(crate) fn pass(&self, now: Mono) -> Pass {
         match self.state {
             State::Closed => Pass::Free,
             State::Paused { until, .. } if until > now => Pass::Open(until),
@@ -186,7 +186,7 @@ impl Breaker {
     }
 
     /// A request goes to a Claude account; [`Breaker::pass`] was free.
-    pub(super) fn grant(&mut self, now: Mono, lease: u64) {
+    pub(crate) fn grant(&mut self, now: Mono, lease: u64) {
         self.state = match self.state {
             State::Paused { failures, .. } => State::Probing { lease, failures },
             State::Pacing { until, lease, failures, .. } if until > now => {
@@ -198,7 +198,7 @@ impl Breaker {
     }
 
     /// The head of an answer from a Claude account.
-    pub(super) fn head(&mut self, now: Mono, lease: u64, status: u16) {
+    pub(crate) fn head(&mut self, now: Mono, lease: u64, status: u16) {
         if (200..400).contains(&status) {
             let before = self.answered.refused;
             self.answered = Answered { lease, refused: self.refused, before };
@@ -216,7 +216,7 @@ impl Breaker {
 
     /// The end of an attempt. A good head of the probe has settled it, unless the attempt failed
     /// all the same.
-    pub(super) fn settle(&mut self, now: Mono, lease: u64, probe: Probe) {
+    pub(crate) fn settle(&mut self, now: Mono, lease: u64, probe: Probe) {
         if probe == Probe::Failed && self.answered.lease == lease {
             self.answered.refused = self.answered.before;
         }
@@ -247,7 +247,7 @@ impl Breaker {
     }
 
     /// Remembers a refusal.
-    pub(super) fn saw(&mut self, seen: Seen) {
+    pub(crate) fn saw(&mut self, seen: Seen) {
         while self.refusals.front().is_some_and(|old| old.at + REFUSAL_MEMORY <= seen.at)
             || self.refusals.len() >= REFUSALS_MAX
         {
@@ -258,7 +258,7 @@ impl Breaker {
     }
 
     /// The refusals like this one that still count.
-    pub(super) fn alike(&self, now: Mono, fingerprint: Fingerprint) -> impl Iterator<Item = &Seen> {
+    pub(crate) fn alike(&self, now: Mono, fingerprint: Fingerprint) -> impl Iterator<Item = &Seen> {
         let since_answered = self.refused.saturating_sub(self.answered.refused);
         let count = usize::try_from(since_answered).unwrap_or(usize::MAX);
         self.refusals
@@ -269,12 +269,12 @@ impl Breaker {
     }
 
     /// True if it is neither tripped already nor resting.
-    pub(super) fn can_trip(&self, now: Mono) -> bool {
+    pub(crate) fn can_trip(&self, now: Mono) -> bool {
         let open = matches!(self.state, State::Paused { .. } | State::Probing { .. });
         !open && self.rests_until.is_none_or(|until| until <= now)
     }
 
-    pub(super) fn trip(&mut self, now: Now, until: Mono, evidence: &Evidence) {
+    pub(crate) fn trip(&mut self, now: Now, until: Mono, evidence: &Evidence) {
         self.state = State::Paused { until, failures: 0 };
         self.count += 1;
         self.last_at = Some(now.wall);
@@ -282,16 +282,16 @@ impl Breaker {
     }
 
     /// When it closed last, because a probe was answered.
-    pub(super) fn closed_at(&self) -> Option<Mono> {
+    pub(crate) fn closed_at(&self) -> Option<Mono> {
         self.closed_at
     }
 
     /// The refusal that tripped it last.
-    pub(super) fn evidence(&self) -> Option<&Arc<Evidence>> {
+    pub(crate) fn evidence(&self) -> Option<&Arc<Evidence>> {
         self.evidence.as_ref()
     }
 
-    pub(super) fn snapshot(&self, now: Now) -> BreakerSnapshot {
+    pub(crate) fn snapshot(&self, now: Now) -> BreakerSnapshot {
         let (active, until, probe_in_flight) = match self.state {
             State::Paused { until, .. } => (true, Some(now.wall + until.since(now.mono)), false),
             State::Probing { .. } => (true, None, true),

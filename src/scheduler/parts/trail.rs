@@ -35,23 +35,23 @@ pub struct Trail {
 /// What the end of an attempt means for its own request. Give it to [`Trail::add`].
 #[derive(Clone, Debug, Default)]
 pub struct Aftermath {
-    pub(super) refusal: Option<PastRefusal>,
-    pub(super) forbidden: Option<(AccountId, Arc<Evidence>)>,
-    pub(super) never_held: bool,
-    pub(super) ends: bool,
+    pub(crate) refusal: Option<PastRefusal>,
+    pub(crate) forbidden: Option<(AccountId, Arc<Evidence>)>,
+    pub(crate) never_held: bool,
+    pub(crate) ends: bool,
 }
 
 /// One account's refusal of this request.
 #[derive(Clone, Debug)]
-pub(super) struct PastRefusal {
-    pub(super) account: AccountId,
-    pub(super) at: Mono,
-    pub(super) why: RefusedFor,
+pub(crate) struct PastRefusal {
+    pub(crate) account: AccountId,
+    pub(crate) at: Mono,
+    pub(crate) why: RefusedFor,
 }
 
 /// What keeps a request from an account that has refused it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RefusedFor {
+pub(crate) enum RefusedFor {
     /// It has to leave the account alone until then, whoever else may use it.
     Delay(Mono),
     /// Nobody knows yet.
@@ -111,36 +111,36 @@ impl Trail {
         self.refusals.is_empty() && self.suspense.is_none()
     }
 
-    pub(super) fn is_in_suspense(&self) -> bool {
+    pub(crate) fn is_in_suspense(&self) -> bool {
         self.suspense.is_some()
     }
 
-    pub(super) fn is_never_held(&self) -> bool {
+    pub(crate) fn is_never_held(&self) -> bool {
         self.never_held
     }
 
-    pub(super) fn forbidden(&self) -> &[(AccountId, Arc<Evidence>)] {
+    pub(crate) fn forbidden(&self) -> &[(AccountId, Arc<Evidence>)] {
         &self.forbidden
     }
 
-    pub(super) fn refusal_by(&self, account: AccountId) -> Option<&PastRefusal> {
+    pub(crate) fn refusal_by(&self, account: AccountId) -> Option<&PastRefusal> {
         self.refusals.iter().find(|refusal| refusal.account == account)
     }
 
-    pub(super) fn fingerprints(&self) -> impl Iterator<Item = Fingerprint> {
+    pub(crate) fn fingerprints(&self) -> impl Iterator<Item = Fingerprint> {
         self.refusals.iter().filter_map(|refusal| match refusal.why {
             RefusedFor::Unproven { fingerprint, .. } => Some(fingerprint),
             RefusedFor::Delay(_) => None,
         })
     }
 
-    pub(super) fn may_begin_suspense(&self) -> bool {
+    pub(crate) fn may_begin_suspense(&self) -> bool {
         self.suspense.is_none() && !self.never_held && self.last_unproven().is_some()
     }
 
     /// No account is left to try: if one has refused without evidence, the request waits for that
     /// to be explained.
-    pub(super) fn begin_suspense(&mut self, now: Mono, policy: &Policy) {
+    pub(crate) fn begin_suspense(&mut self, now: Mono, policy: &Policy) {
         if self.suspense.is_none()
             && !self.never_held
             && let Some(unproven) = self.last_unproven()
@@ -151,14 +151,14 @@ impl Trail {
     }
 
     /// When the next look of a request in suspense is due, or its time is up.
-    pub(super) fn look_at(&self, policy: &Policy) -> Option<Mono> {
+    pub(crate) fn look_at(&self, policy: &Policy) -> Option<Mono> {
         let end = self.suspense_ends(policy)?;
         self.suspense.map(|suspense| suspense.look_at.min(end))
     }
 
     /// The same for an account that has refused it: its own refusal may ask for longer than the
     /// last one did.
-    pub(super) fn look_at_refuser(&self, refusal: &PastRefusal, policy: &Policy) -> Option<Mono> {
+    pub(crate) fn look_at_refuser(&self, refusal: &PastRefusal, policy: &Policy) -> Option<Mono> {
         let own = match refusal.why {
             RefusedFor::Unproven { unproven, .. } => refusal.at + delay(policy, unproven, 0),
             RefusedFor::Delay(until) => until,
@@ -168,7 +168,7 @@ impl Trail {
 
     /// Whether it waits for this account's refusal to be explained; the pause after a pass does not
     /// keep it then.
-    pub(super) fn has_suspense_on(&self, account: AccountId) -> bool {
+    pub(crate) fn has_suspense_on(&self, account: AccountId) -> bool {
         let is_unproven = |refusal: &PastRefusal| match refusal.why {
             RefusedFor::Unproven { .. } => true,
             RefusedFor::Delay(_) => false,
@@ -177,7 +177,7 @@ impl Trail {
     }
 
     /// When a request leaves suspense at the latest.
-    pub(super) fn suspense_ends(&self, policy: &Policy) -> Option<Mono> {
+    pub(crate) fn suspense_ends(&self, policy: &Policy) -> Option<Mono> {
         let most = match self.last_unproven()? {
             Unproven::Limit(_) | Unproven::NoAnswer => policy.unproven_max_wait,
             Unproven::Error => policy.capacity_max_wait,

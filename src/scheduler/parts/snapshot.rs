@@ -254,6 +254,27 @@ pub struct Learned {
     /// Quota windows.
     pub windows: Vec<WindowSnapshot>,
     pub usage: UsageTotals,
+    /// The last `unified-status`: without it, a full week that the API serves would count as
+    /// exhausted (S3, S4).
+    pub unified_status: Option<Verdict>,
+    /// How long paid extra usage counts as in use (S11).
+    pub overage_until: Option<Wall>,
+    /// Rejections of messages that still hold.
+    pub rejections: Vec<KnownRejection>,
+}
+
+/// A rejection that belongs to a window (S2).
+#[derive(Clone, Debug, PartialEq)]
+pub struct KnownRejection {
+    /// The window, if the answer named one.
+    pub window: Option<WindowKind>,
+    /// Whose requests it keeps out; none: all messages.
+    pub family: Option<Family>,
+    pub until: Wall,
+    /// When the answer came.
+    pub said_at: Wall,
+    /// The answer's HTTP status.
+    pub status: Option<u16>,
 }
 
 /// S12: which accounts were ranked and why the others were passed over.
@@ -318,11 +339,11 @@ pub struct Candidate {
 
 /// The order of the passes (S7); smaller is earlier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PassOrder(pub(super) Payment, pub(super) Group, pub(super) Pass);
+pub struct PassOrder(pub(crate) Payment, pub(crate) Group, pub(crate) Pass);
 
 /// What an account costs whoever owns it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Payment {
+pub(crate) enum Payment {
     #[default]
     Included,
     PaidOverage,
@@ -330,7 +351,7 @@ pub(super) enum Payment {
 
 /// The groups over which the passes run, one after the other (S7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Group {
+pub(crate) enum Group {
     /// Subscriptions, and API keys that are preferred as much as the best of them.
     #[default]
     Subscriptions,
@@ -340,7 +361,7 @@ pub(super) enum Group {
 
 /// The passes over one group (S7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Pass {
+pub(crate) enum Pass {
     /// The weekly tiers normal and soft.
     #[default]
     Normal,

@@ -24,17 +24,13 @@ impl Account {
     }
 
     /// Removes the blocks of the reasons that `ends` picks.
-    pub(in crate::scheduler) fn lift_reasons(
-        &mut self,
-        now: Now,
-        ends: impl Fn(&BlockReason) -> bool,
-    ) {
+    pub(crate) fn lift_reasons(&mut self, now: Now, ends: impl Fn(&BlockReason) -> bool) {
         self.lift(now, |held| ends(&held.block.reason));
     }
 
     /// T2: the credential or the account was refused once more. It rests for longer each time; what
     /// was under way when the last rest began says nothing new.
-    pub(in crate::scheduler) fn put_rest(
+    pub(crate) fn put_rest(
         &mut self,
         now: Now,
         sent: Mono,
@@ -58,7 +54,7 @@ impl Account {
     }
 
     /// A request goes to the account: it looks at what waits for a look.
-    pub(in crate::scheduler) fn start_look(&mut self, now: Now, lease: u64, target: Target<'_>) {
+    pub(crate) fn start_look(&mut self, now: Now, lease: u64, target: Target<'_>) {
         for held in &mut self.blocks {
             if held.state(now) == BlockState::Lookable && keeps_out(&held.block.scope, target) {
                 held.looker = Some(lease);
@@ -67,12 +63,7 @@ impl Account {
     }
 
     /// Ways out: this lease looks at blocks of many hours, and at the windows behind them.
-    pub(in crate::scheduler) fn start_long_look(
-        &mut self,
-        now: Now,
-        lease: u64,
-        target: Target<'_>,
-    ) {
+    pub(crate) fn start_long_look(&mut self, now: Now, lease: u64, target: Target<'_>) {
         for held in &mut self.blocks {
             if held.is_due_for_long_look(now) && keeps_out(&held.block.scope, target) {
                 held.looker = Some(lease);
@@ -81,7 +72,7 @@ impl Account {
         self.windows.start_long_look(now, lease);
     }
 
-    pub(in crate::scheduler) fn end_look(&mut self, now: Now, lease: u64, looked: Looked) {
+    pub(crate) fn end_look(&mut self, now: Now, lease: u64, looked: Looked) {
         match looked {
             Looked::Passed => {
                 self.lift(now, |held| held.looker == Some(lease));
@@ -99,7 +90,7 @@ impl Account {
     }
 
     /// Ways out: whatever keeps the account away but a missing credential is forgotten.
-    pub(in crate::scheduler) fn retry(&mut self, now: Now) {
+    pub(crate) fn retry(&mut self, now: Now) {
         self.lift(now, |held| held.block.reason != BlockReason::NeedsLogin);
         self.suspicions.clear();
         self.mark = None;
@@ -111,11 +102,7 @@ impl Account {
     }
 
     /// Ways out: a usage reading that shows room lifts what is older than it.
-    pub(in crate::scheduler) fn lift_by_reading(
-        &mut self,
-        now: Now,
-        has_room: impl Fn(&WindowKind) -> bool,
-    ) {
+    pub(crate) fn lift_by_reading(&mut self, now: Now, has_room: impl Fn(&WindowKind) -> bool) {
         if self.lifted_at.is_some_and(|at| now.mono.since(at) < READING_LIFTS_EVERY) {
             return;
         }
@@ -140,12 +127,12 @@ impl Account {
 }
 
 impl PlacedBlock {
-    pub(in crate::scheduler) fn is_held(&self, now: Now) -> bool {
+    pub(crate) fn is_held(&self, now: Now) -> bool {
         !self.block.end.has_passed(now) || self.block.reason.needs_look()
     }
 
     /// Only a look ends it.
-    pub(in crate::scheduler) fn is_over(&self, now: Mono) -> bool {
+    pub(crate) fn is_over(&self, now: Mono) -> bool {
         let ended = match self.block.end {
             End::At { mono, wall: None } => mono.is_none_or(|at| at <= now),
             End::At { wall: Some(_), .. } | End::CredentialChange => false,
@@ -153,7 +140,7 @@ impl PlacedBlock {
         ended && self.block.reason.needs_look()
     }
 
-    pub(in crate::scheduler) fn state(&self, now: Now) -> BlockState {
+    pub(crate) fn state(&self, now: Now) -> BlockState {
         match (self.block.end.has_passed(now), self.looker) {
             (false, _) => BlockState::InForce,
             (true, Some(_)) => BlockState::BeingLooked,
@@ -162,12 +149,12 @@ impl PlacedBlock {
     }
 
     /// Ways out: it holds for more than six hours, and nobody has looked for as long.
-    pub(in crate::scheduler) fn is_due_for_long_look(&self, now: Now) -> bool {
+    pub(crate) fn is_due_for_long_look(&self, now: Now) -> bool {
         self.long_look_at(now).is_some_and(|at| at <= now.mono)
     }
 
     /// When somebody may look at a block of many hours.
-    pub(in crate::scheduler) fn long_look_at(&self, now: Now) -> Option<Mono> {
+    pub(crate) fn long_look_at(&self, now: Now) -> Option<Mono> {
         let at = self.said + LONG_BLOCK;
         let end = self.block.end.mono(now)?;
         (self.looker.is_none() && end > at).then_some(at)

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::block::{BlockReason, Evidence, WaitCause};
-pub(super) use super::id::{AccountId, Kin, RouteClass};
+pub(crate) use super::id::{AccountId, Kin, RouteClass};
 use super::quota::{Family, WindowKind};
 use super::time::Mono;
 use super::trail::Trail;
@@ -193,14 +193,14 @@ impl Request {
 /// cause. Opaque: carried from [`Grant::clock`] to [`Request::clock`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WaitClock {
-    pub(super) since: Option<Mono>,
-    pub(super) cause: Option<(WaitCause, Mono)>,
-    pub(super) restrained: Restrained,
+    pub(crate) since: Option<Mono>,
+    pub(crate) cause: Option<(WaitCause, Mono)>,
+    pub(crate) restrained: Restrained,
 }
 
 /// How long a cold start or the brink alone has kept a request (S6).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Restrained {
+pub(crate) struct Restrained {
     /// Before the present time.
     spent: Duration,
     /// Since when it does so now.
@@ -211,7 +211,7 @@ pub(super) struct Restrained {
 
 impl Restrained {
     /// One more look has found the request kept, or not.
-    pub(super) fn look(self, now: Mono, kept: Option<Duration>) -> Restrained {
+    pub(crate) fn look(self, now: Mono, kept: Option<Duration>) -> Restrained {
         match (self.since, kept) {
             (Some(_), Some(_)) | (None, None) => self,
             (None, Some(most)) => {
@@ -224,7 +224,7 @@ impl Restrained {
     }
 
     /// When it will have been kept for as long as it may.
-    pub(super) fn ends(self, now: Mono) -> Option<Mono> {
+    pub(crate) fn ends(self, now: Mono) -> Option<Mono> {
         let left = self.most?.saturating_sub(self.spent);
         Some(self.since.unwrap_or(now) + left)
     }
@@ -235,8 +235,8 @@ impl Restrained {
 #[must_use = "a lease that is not completed keeps its place for ever"]
 #[derive(Debug, PartialEq, Eq)]
 pub struct Lease {
-    pub(super) id: u64,
-    pub(super) account: AccountId,
+    pub(crate) id: u64,
+    pub(crate) account: AccountId,
 }
 
 impl Lease {
@@ -255,7 +255,7 @@ impl Lease {
 
 /// A place in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(pub(super) u64);
+pub struct Ticket(pub(crate) u64);
 
 /// An account for one attempt.
 #[derive(Debug)]

@@ -12,22 +12,22 @@ use super::time::{Mono, Now, Wall};
 
 /// The windows of one account, each kind at most once.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Windows {
+pub(crate) struct Windows {
     list: Vec<Window>,
 }
 
 /// One window as it is known now.
 #[derive(Clone, Debug)]
-pub(super) struct Window {
-    pub(super) kind: WindowKind,
+pub(crate) struct Window {
+    pub(crate) kind: WindowKind,
     /// Whose requests met it, where the upstream limits each family by itself (S2).
-    pub(super) family: Option<Family>,
+    pub(crate) family: Option<Family>,
     /// Used share, 0 to 1 (S1: above 1 counts as 1).
-    pub(super) used: Option<f64>,
-    pub(super) raw: Option<f64>,
-    pub(super) limit: Option<u64>,
-    pub(super) remaining: Option<u64>,
-    pub(super) reset: Option<Wall>,
+    pub(crate) used: Option<f64>,
+    pub(crate) raw: Option<f64>,
+    pub(crate) limit: Option<u64>,
+    pub(crate) remaining: Option<u64>,
+    pub(crate) reset: Option<Wall>,
     learned: Now,
     source: Source,
     /// The lease that looks whether a limit without a known end still holds.
@@ -36,7 +36,7 @@ pub(super) struct Window {
 
 /// What a full window means for the next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Full {
+pub(crate) enum Full {
     /// Out until its reset.
     Until(Wall),
     /// Its end is not known: out until then, then one request may look (S3).
@@ -54,11 +54,11 @@ const WINDOWS_MAX: usize = 16;
 
 impl Windows {
     /// Those that have not passed.
-    pub(super) fn iter(&self, wall: Wall) -> impl Iterator<Item = &Window> {
+    pub(crate) fn iter(&self, wall: Wall) -> impl Iterator<Item = &Window> {
         self.list.iter().filter(move |window| window.reset.is_none_or(|reset| reset > wall))
     }
 
-    pub(super) fn get(&self, wall: Wall, kind: &WindowKind) -> Option<&Window> {
+    pub(crate) fn get(&self, wall: Wall, kind: &WindowKind) -> Option<&Window> {
         self.iter(wall).find(|window| window.kind == *kind)
     }
 
@@ -68,7 +68,7 @@ impl Windows {
         self.iter(wall).find(|window| window.kind == *kind && window.family == family)
     }
 
-    pub(super) fn of_family(&self, wall: Wall, family: &Family) -> Option<&Window> {
+    pub(crate) fn of_family(&self, wall: Wall, family: &Family) -> Option<&Window> {
         self.iter(wall).find(|window| match &window.kind {
             WindowKind::SevenDayFamily(own) => own == family,
             WindowKind::FiveHour
@@ -80,20 +80,20 @@ impl Windows {
     }
 
     /// Forgets what has passed; true if there was something.
-    pub(super) fn expire(&mut self, wall: Wall) -> bool {
+    pub(crate) fn expire(&mut self, wall: Wall) -> bool {
         let before = self.list.len();
         self.list.retain(|window| window.reset.is_none_or(|reset| reset > wall));
         self.list.len() != before
     }
 
     /// The first reset.
-    pub(super) fn first_reset(&self) -> Option<Wall> {
+    pub(crate) fn first_reset(&self) -> Option<Wall> {
         self.list.iter().filter_map(|window| window.reset).min()
     }
 
     /// Takes over what an answer to a request of this family, or the probe, said. What it did not
     /// say stays.
-    pub(super) fn learn(
+    pub(crate) fn learn(
         &mut self,
         now: Now,
         report: &QuotaReport,
@@ -153,7 +153,7 @@ impl Windows {
     }
 
     /// A6: what has no reset or has passed is dropped, and what an answer has said since stays.
-    pub(super) fn restore(&mut self, now: Now, saved: &[WindowSnapshot]) {
+    pub(crate) fn restore(&mut self, now: Now, saved: &[WindowSnapshot]) {
         for window in saved {
             let known = self.get_for(now.wall, &window.kind, window.family.as_ref()).is_some();
             if known
@@ -178,7 +178,7 @@ impl Windows {
     }
 
     /// This lease looks at every full window whose end is not known and that `concerns` it.
-    pub(super) fn start_look(&mut self, now: Now, lease: u64, concerns: impl Fn(&Window) -> bool) {
+    pub(crate) fn start_look(&mut self, now: Now, lease: u64, concerns: impl Fn(&Window) -> bool) {
         for window in &mut self.list {
             if concerns(window) && window.full(now) == Full::Lookable {
                 window.looker = Some(lease);
@@ -188,12 +188,12 @@ impl Windows {
 
     /// The lease that looked was served: what it looked at does not hold any more, unless its
     /// answer has said so anew.
-    pub(super) fn look_passed(&mut self, lease: u64) {
+    pub(crate) fn look_passed(&mut self, lease: u64) {
         self.list.retain(|window| window.looker != Some(lease));
     }
 
     /// It was refused: the limit holds for another while.
-    pub(super) fn look_failed(&mut self, now: Now, lease: u64) {
+    pub(crate) fn look_failed(&mut self, now: Now, lease: u64) {
         for window in self.list.iter_mut().filter(|window| window.looker == Some(lease)) {
             window.looker = None;
             window.learned = now;
@@ -202,7 +202,7 @@ impl Windows {
 
     /// It ended in trouble of another kind: a limit that ends in many hours is left alone for as
     /// long again, and one without a known end is looked at by the next request.
-    pub(super) fn look_ended_in_trouble(&mut self, now: Now, lease: u64) {
+    pub(crate) fn look_ended_in_trouble(&mut self, now: Now, lease: u64) {
         for window in self.list.iter_mut().filter(|window| window.looker == Some(lease)) {
             window.looker = None;
             if window.reset.is_some() {
@@ -213,19 +213,19 @@ impl Windows {
 
     /// Ways out: this lease looks at the full windows that nobody has said anything about for many
     /// hours.
-    pub(super) fn start_long_look(&mut self, now: Now, lease: u64) {
+    pub(crate) fn start_long_look(&mut self, now: Now, lease: u64) {
         for window in self.list.iter_mut().filter(|window| window.is_due_for_long_look(now)) {
             window.looker = Some(lease);
         }
     }
 
     /// Forgets the windows that are used up: the next answer tells anew.
-    pub(super) fn forget_full(&mut self) {
+    pub(crate) fn forget_full(&mut self) {
         self.list.retain(|window| window.used < Some(FULL));
     }
 
     /// It ended without an answer about it: the next one may look.
-    pub(super) fn look_returned(&mut self, lease: u64) {
+    pub(crate) fn look_returned(&mut self, lease: u64) {
         for window in self.list.iter_mut().filter(|window| window.looker == Some(lease)) {
             window.looker = None;
         }
@@ -241,7 +241,7 @@ struct Told<'a> {
 
 impl Window {
     /// Does it matter to a request of this family?
-    pub(super) fn concerns(&self, family: Option<&Family>) -> bool {
+    pub(crate) fn concerns(&self, family: Option<&Family>) -> bool {
         let own = match &self.kind {
             WindowKind::SevenDayFamily(own) => return family == Some(own),
             WindowKind::FiveHour
@@ -254,7 +254,7 @@ impl Window {
     }
 
     /// Elapsed share of the window, if its length and reset are known and it has not passed.
-    pub(super) fn elapsed(&self, wall: Wall) -> Option<f64> {
+    pub(crate) fn elapsed(&self, wall: Wall) -> Option<f64> {
         let length = length(&self.kind)?;
         let reset = self.reset.filter(|reset| *reset > wall)?;
         let left = reset.0.saturating_sub(wall.0) as f64 / length.as_millis() as f64;
@@ -262,18 +262,18 @@ impl Window {
     }
 
     /// Used share in hundredths, rounded down as everywhere that people read it.
-    pub(super) fn percent(&self) -> u8 {
+    pub(crate) fn percent(&self) -> u8 {
         // Between 0 and 1 (S1); the cast saturates for what is not.
         (self.used.unwrap_or(0.0) * 100.0 + 1e-9) as u8
     }
 
     /// Used and elapsed share, if both are known.
-    pub(super) fn pace(&self, wall: Wall) -> Option<(f64, f64)> {
+    pub(crate) fn pace(&self, wall: Wall) -> Option<(f64, f64)> {
         Some((self.used?, self.elapsed(wall)?))
     }
 
     /// What it means that this window is full; the caller knows at which share it counts as full.
-    pub(super) fn full(&self, now: Now) -> Full {
+    pub(crate) fn full(&self, now: Now) -> Full {
         match (self.reset, self.looker) {
             (Some(reset), _) => Full::Until(reset),
             (None, Some(_)) => Full::Looked,
@@ -285,18 +285,18 @@ impl Window {
     }
 
     /// Ways out: it has more than six hours to go, and nothing was said about it for as long.
-    pub(super) fn is_due_for_long_look(&self, now: Now) -> bool {
+    pub(crate) fn is_due_for_long_look(&self, now: Now) -> bool {
         self.long_look_at(now).is_some_and(|at| at <= now.mono)
     }
 
     /// When somebody may look at a window that ends in many hours.
-    pub(super) fn long_look_at(&self, now: Now) -> Option<Mono> {
+    pub(crate) fn long_look_at(&self, now: Now) -> Option<Mono> {
         let at = self.learned.mono + LONG_BLOCK;
         let end = now.mono_at(self.reset?);
         (self.looker.is_none() && end > at).then_some(at)
     }
 
-    pub(super) fn snapshot(&self) -> WindowSnapshot {
+    pub(crate) fn snapshot(&self) -> WindowSnapshot {
         WindowSnapshot {
             kind: self.kind.clone(),
             family: self.family.clone(),
@@ -313,14 +313,14 @@ impl Window {
 
 /// A window of an answer that was rejected, and its reset if that is known and still ahead.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Rejected {
-    pub(super) window: Option<WindowKind>,
-    pub(super) reset: Option<Wall>,
+pub(crate) struct Rejected {
+    pub(crate) window: Option<WindowKind>,
+    pub(crate) reset: Option<Wall>,
 }
 
 /// S2: the windows that the claim or the per-window status names, else those at their limit, else
 /// an unnamed one.
-pub(super) fn rejected(
+pub(crate) fn rejected(
     now: Now,
     report: &QuotaReport,
     known: &Windows,

@@ -5,13 +5,13 @@ use super::policy::{EFFECTIVE_USE_MAX, Policy};
 use super::snapshot::Tier;
 
 /// Used share of the week with its burn debt: being ahead of the clock costs.
-pub(super) fn effective_use(policy: &Policy, used: f64, elapsed: Option<f64>) -> f64 {
+pub(crate) fn effective_use(policy: &Policy, used: f64, elapsed: Option<f64>) -> f64 {
     let debt = elapsed.map_or(0.0, |elapsed| (used - elapsed).max(0.0));
     (used + policy.weekly_burn_debt_weight * debt).min(EFFECTIVE_USE_MAX)
 }
 
 /// The tier of a share by the thresholds alone.
-pub(super) fn of_share(policy: &Policy, share: f64) -> Tier {
+pub(crate) fn of_share(policy: &Policy, share: f64) -> Tier {
     match share {
         share if share >= policy.weekly_exhausted => Tier::Exhausted,
         share if share >= policy.weekly_critical => Tier::Critical,
@@ -24,7 +24,7 @@ pub(super) fn of_share(policy: &Policy, share: f64) -> Tier {
 /// The tier that selection uses: only what is really used exhausts, pace makes it critical at most.
 /// A week that is as full as a short window may be counts as reserve, whatever the weekly
 /// thresholds.
-pub(super) fn of_use(policy: &Policy, used: f64, elapsed: Option<f64>) -> Tier {
+pub(crate) fn of_use(policy: &Policy, used: f64, elapsed: Option<f64>) -> Tier {
     if used >= policy.weekly_exhausted {
         return Tier::Exhausted;
     }

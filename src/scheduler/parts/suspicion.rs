@@ -53,18 +53,18 @@ const FNV_PRIME: u64 = 0x0100_0000_01b3;
 
 /// What one account is suspected of, and whom it has served lately.
 #[derive(Debug, Default)]
-pub(super) struct Suspicions {
+pub(crate) struct Suspicions {
     list: Vec<Suspicion>,
     served: [Served; RouteClass::ALL.len()],
 }
 
 /// One refusal that nobody has explained yet.
 #[derive(Clone, Debug)]
-pub(super) struct Suspicion {
-    pub(super) class: RouteClass,
-    pub(super) evidence: Arc<Evidence>,
+pub(crate) struct Suspicion {
+    pub(crate) class: RouteClass,
+    pub(crate) evidence: Arc<Evidence>,
     /// Avoided until then.
-    pub(super) until: Mono,
+    pub(crate) until: Mono,
     fingerprint: Fingerprint,
     raised_by: Raiser,
     /// Refusals in a row; those that were under way together count as one.
@@ -81,7 +81,7 @@ enum Raiser {
 
 /// What a refusal amounts to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Finding {
+pub(crate) enum Finding {
     /// Nobody unrelated has met the same.
     Unproven,
     /// Somebody has.
@@ -90,13 +90,13 @@ pub(super) enum Finding {
 
 /// A refusal without evidence, or of the account's way.
 #[derive(Clone, Debug)]
-pub(super) struct Refused {
+pub(crate) struct Refused {
     /// When the request that met it was sent.
-    pub(super) sent: Mono,
-    pub(super) class: RouteClass,
-    pub(super) kin: Kin,
-    pub(super) fingerprint: Fingerprint,
-    pub(super) evidence: Arc<Evidence>,
+    pub(crate) sent: Mono,
+    pub(crate) class: RouteClass,
+    pub(crate) kin: Kin,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) evidence: Arc<Evidence>,
 }
 
 /// The requests that were sent last among those that a route class has served: the latest, and the
@@ -128,14 +128,14 @@ impl Served {
 
 /// How long suspicion lasts: `cooldownMs`, doubling, at most `maxCooldownMs`.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Cooldown {
-    pub(super) first: Duration,
-    pub(super) longest: Duration,
+pub(crate) struct Cooldown {
+    pub(crate) first: Duration,
+    pub(crate) longest: Duration,
 }
 
 impl Cooldown {
     /// After so many refusals in a row.
-    pub(super) fn after(self, refusals: u32) -> Duration {
+    pub(crate) fn after(self, refusals: u32) -> Duration {
         let doublings = refusals.saturating_sub(1).min(31);
         self.first.saturating_mul(1 << doublings).min(self.longest)
     }
@@ -143,7 +143,7 @@ impl Cooldown {
 
 impl Suspicions {
     /// A refusal came. Gives what it amounts to, and how long a suspicion or a cooldown lasts.
-    pub(super) fn refused(
+    pub(crate) fn refused(
         &mut self,
         now: Mono,
         refused: Refused,
@@ -187,34 +187,34 @@ impl Suspicions {
     }
 
     /// A request of this class was served; it was sent then.
-    pub(super) fn served(&mut self, sent: Mono, class: RouteClass, kin: Kin) {
+    pub(crate) fn served(&mut self, sent: Mono, class: RouteClass, kin: Kin) {
         self.served[class as usize].add(sent, kin);
         self.list.retain(|one| one.class != class || one.last > sent);
     }
 
     /// Whether an unrelated request of this class that was sent at `since` or later was served.
-    pub(super) fn has_served_since(&self, class: RouteClass, kin: Kin, since: Mono) -> bool {
+    pub(crate) fn has_served_since(&self, class: RouteClass, kin: Kin, since: Mono) -> bool {
         self.served[class as usize].unrelated_to(kin).is_some_and(|sent| sent >= since)
     }
 
     /// Forgets what these kin alone have raised: the refusal turned out to be their own.
-    pub(super) fn lift(&mut self, fingerprint: Fingerprint, kin: Kin) {
+    pub(crate) fn lift(&mut self, fingerprint: Fingerprint, kin: Kin) {
         let own =
             |one: &Suspicion| one.fingerprint == fingerprint && one.raised_by == Raiser::One(kin);
         self.list.retain(|one| !own(one));
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.list.clear();
     }
 
     /// What keeps this class away from the account for now.
-    pub(super) fn in_force(&self, now: Now) -> impl Iterator<Item = &Suspicion> {
+    pub(crate) fn in_force(&self, now: Now) -> impl Iterator<Item = &Suspicion> {
         self.list.iter().filter(move |one| one.until > now.mono)
     }
 
     /// When the first of them ends.
-    pub(super) fn first_end(&self, now: Mono) -> Option<Mono> {
+    pub(crate) fn first_end(&self, now: Mono) -> Option<Mono> {
         self.list.iter().map(|one| one.until).filter(|until| *until > now).min()
     }
 }

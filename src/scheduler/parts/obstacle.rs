@@ -12,7 +12,7 @@ use super::windows::{Full, Window};
 
 /// One thing that keeps a request from an account.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Obstacle<'a> {
+pub(crate) enum Obstacle<'a> {
     Disabled,
     Leaving,
     OtherProfile,
@@ -48,7 +48,7 @@ pub(super) enum Obstacle<'a> {
 
 /// When an obstacle goes away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ends {
+pub(crate) enum Ends {
     At(Mono),
     /// When some other request gets its answer or ends.
     OnRelease,
@@ -58,7 +58,7 @@ pub(super) enum Ends {
 
 impl Obstacle<'_> {
     /// False for what makes the account no route of this request at all.
-    pub(super) fn is_a_wait(&self) -> bool {
+    pub(crate) fn is_a_wait(&self) -> bool {
         match self {
             Obstacle::Disabled
             | Obstacle::Leaving
@@ -86,16 +86,16 @@ impl Obstacle<'_> {
     }
 
     /// A block that a look may end after some hours, unlike what other requests do.
-    pub(super) fn is_long_block(&self) -> bool {
+    pub(crate) fn is_long_block(&self) -> bool {
         matches!(self, Obstacle::Block(block) if block.reason != BlockReason::NeedsLogin)
     }
 
     /// True for what only makes a request wait for a while and never refuses it (S6).
-    pub(super) fn is_restraint(&self) -> bool {
+    pub(crate) fn is_restraint(&self) -> bool {
         matches!(self, Obstacle::Brink(_) | Obstacle::ColdStart(_))
     }
 
-    pub(super) fn ends(&self, now: Now) -> Ends {
+    pub(crate) fn ends(&self, now: Now) -> Ends {
         match self {
             Obstacle::Block(block) if block.reason.wait_cause().is_none() => Ends::Never,
             Obstacle::Block(block) | Obstacle::Rest(block) => {
@@ -129,7 +129,7 @@ impl Obstacle<'_> {
     }
 
     /// When a block that is never waited for (403) ends all the same.
-    pub(super) fn unawaited_end(&self, now: Now) -> Option<Mono> {
+    pub(crate) fn unawaited_end(&self, now: Now) -> Option<Mono> {
         match self {
             Obstacle::Block(block) if block.reason.wait_cause().is_none() => block.end.mono(now),
             _ => None,
@@ -137,7 +137,7 @@ impl Obstacle<'_> {
     }
 
     /// The class of waiting for it.
-    pub(super) fn cause(&self) -> WaitCause {
+    pub(crate) fn cause(&self) -> WaitCause {
         match self {
             Obstacle::Block(block) => block.reason.wait_cause().unwrap_or(WaitCause::Capacity),
             Obstacle::Rest(_) | Obstacle::BlockBeingLooked(_) => WaitCause::Credential,
@@ -163,7 +163,7 @@ impl Obstacle<'_> {
     }
 
     /// In words that can leave the scheduler.
-    pub(super) fn reason(&self, now: Now) -> PassedOver {
+    pub(crate) fn reason(&self, now: Now) -> PassedOver {
         match self {
             Obstacle::Disabled => PassedOver::Disabled,
             Obstacle::Leaving => PassedOver::Leaving,
@@ -207,7 +207,7 @@ impl Obstacle<'_> {
         }
     }
 
-    pub(super) fn evidence(&self) -> Option<&Arc<Evidence>> {
+    pub(crate) fn evidence(&self) -> Option<&Arc<Evidence>> {
         match self {
             Obstacle::Block(block) | Obstacle::Rest(block) | Obstacle::BlockBeingLooked(block) => {
                 Some(&block.evidence)

@@ -8,7 +8,7 @@ use super::time::Mono;
 
 /// The last hour by the minute.
 #[derive(Clone, Debug)]
-pub(super) struct Hour {
+pub(crate) struct Hour {
     minutes: [Minute; MINUTES],
 }
 
@@ -38,7 +38,7 @@ pub struct LoadMinute {
 
 /// How an attempt counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Counted {
+pub(crate) enum Counted {
     Completed,
     Failed,
 }
@@ -46,11 +46,11 @@ pub(super) enum Counted {
 const MINUTES: usize = 60;
 
 impl Hour {
-    pub(super) fn new() -> Hour {
+    pub(crate) fn new() -> Hour {
         Hour { minutes: [Minute::default(); MINUTES] }
     }
 
-    pub(super) fn add(&mut self, now: Mono, weight: u32, took: Duration, counted: Counted) {
+    pub(crate) fn add(&mut self, now: Mono, weight: u32, took: Duration, counted: Counted) {
         let number = now.0 / 60_000;
         let minute = &mut self.minutes[number as usize % MINUTES];
         if minute.number != number {
@@ -64,7 +64,7 @@ impl Hour {
     }
 
     /// The minutes in which something ended.
-    pub(super) fn minutes(&self, now: Mono) -> Vec<LoadMinute> {
+    pub(crate) fn minutes(&self, now: Mono) -> Vec<LoadMinute> {
         let present = now.0 / 60_000;
         let known = self.minutes.iter().filter(|minute| minute.requests > 0);
         let known = known.map(|minute| LoadMinute {
@@ -78,7 +78,7 @@ impl Hour {
     }
 
     /// Adds what ended in another process.
-    pub(super) fn recall(&mut self, now: Mono, minutes: &[LoadMinute]) {
+    pub(crate) fn recall(&mut self, now: Mono, minutes: &[LoadMinute]) {
         for told in minutes.iter().filter(|told| told.age < MINUTES as u64) {
             let number = (now.0 / 60_000).saturating_sub(told.age);
             let minute = &mut self.minutes[number as usize % MINUTES];
@@ -95,7 +95,7 @@ impl Hour {
     }
 
     /// The last so many minutes, the present one included.
-    pub(super) fn last(&self, now: Mono, minutes: u64) -> Load {
+    pub(crate) fn last(&self, now: Mono, minutes: u64) -> Load {
         let first = (now.0 / 60_000).saturating_sub(minutes.saturating_sub(1));
         let mut sum = Minute::default();
         for minute in self.minutes.iter().filter(|minute| minute.number >= first) {
@@ -116,7 +116,7 @@ impl Hour {
 /// What was granted within a time, to a sixteenth of it. The sum is kept, since every score asks
 /// for it.
 #[derive(Clone, Debug)]
-pub(super) struct Recent {
+pub(crate) struct Recent {
     slot_ms: u64,
     /// The number of the present slot.
     present: u64,
@@ -127,13 +127,13 @@ pub(super) struct Recent {
 const SLOTS: usize = 16;
 
 impl Recent {
-    pub(super) fn new(window: Duration) -> Recent {
+    pub(crate) fn new(window: Duration) -> Recent {
         let window = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
         Recent { slot_ms: (window / SLOTS as u64).max(1), present: 0, slots: [0; SLOTS], sum: 0 }
     }
 
     /// Forgets what is older than the window.
-    pub(super) fn advance(&mut self, now: Mono) {
+    pub(crate) fn advance(&mut self, now: Mono) {
         if now.0 / self.slot_ms <= self.present {
             return;
         }
@@ -146,7 +146,7 @@ impl Recent {
         self.present = number;
     }
 
-    pub(super) fn add(&mut self, now: Mono, weight: u64) {
+    pub(crate) fn add(&mut self, now: Mono, weight: u64) {
         self.advance(now);
         let slot = &mut self.slots[self.present as usize % SLOTS];
         *slot = slot.saturating_add(weight);
@@ -154,14 +154,14 @@ impl Recent {
     }
 
     /// When the oldest part is forgotten, if there is any.
-    pub(super) fn next_forgotten(&self) -> Option<Mono> {
+    pub(crate) fn next_forgotten(&self) -> Option<Mono> {
         let first = self.present.saturating_sub(SLOTS as u64 - 1);
         let oldest = (first..=self.present).find(|slot| self.slots[*slot as usize % SLOTS] > 0)?;
         Some(Mono((oldest + SLOTS as u64) * self.slot_ms))
     }
 
     /// As of the last `advance`.
-    pub(super) fn weight(&self) -> u64 {
+    pub(crate) fn weight(&self) -> u64 {
         self.sum
     }
 }

@@ -16,27 +16,27 @@ use super::time::Mono;
 
 /// What a score depends on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Facts {
-    pub(super) active_weight: u64,
-    pub(super) request_weight: u32,
+pub(crate) struct Facts {
+    pub(crate) active_weight: u64,
+    pub(crate) request_weight: u32,
     /// S5, of the five hours and of the week; 0 if unknown.
-    pub(super) five_hour_pressure: f64,
-    pub(super) week_pressure: f64,
+    pub(crate) five_hour_pressure: f64,
+    pub(crate) week_pressure: f64,
     /// Weight given to this account and to all in the spread window.
-    pub(super) recent: u64,
-    pub(super) recent_all: u64,
+    pub(crate) recent: u64,
+    pub(crate) recent_all: u64,
     /// 1 just after a recovery, 0 when the ramp is over.
-    pub(super) ramp: f64,
-    pub(super) failures: u32,
+    pub(crate) ramp: f64,
+    pub(crate) failures: u32,
 }
 
 /// S5: positive where quota runs out before time does, negative where it would be lost.
-pub(super) fn pressure(used: f64, elapsed: f64) -> f64 {
+pub(crate) fn pressure(used: f64, elapsed: f64) -> f64 {
     let used = used.clamp(0.0, 1.0);
     ((PRESSURE_ROOM - elapsed) / (PRESSURE_ROOM - used)).ln()
 }
 
-pub(super) fn terms(policy: &Policy, facts: &Facts) -> Terms {
+pub(crate) fn terms(policy: &Policy, facts: &Facts) -> Terms {
     let share = match facts.recent_all {
         0 => 0.0,
         all => facts.recent as f64 / all as f64,
@@ -53,7 +53,7 @@ pub(super) fn terms(policy: &Policy, facts: &Facts) -> Terms {
 }
 
 /// The part of the ramp that is left `now`.
-pub(super) fn ramp(now: Mono, since: Option<Mono>, length: Duration) -> f64 {
+pub(crate) fn ramp(now: Mono, since: Option<Mono>, length: Duration) -> f64 {
     let Some(since) = since else { return 0.0 };
     if length.is_zero() {
         return 0.0;

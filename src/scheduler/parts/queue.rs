@@ -11,7 +11,7 @@ use super::time::{Mono, Now};
 
 /// Everyone who waits.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     waiters: BTreeMap<Place, Waiter>,
     places: BTreeMap<Ticket, Place>,
     returns: VecDeque<Return>,
@@ -23,19 +23,19 @@ pub(super) struct Queue {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place(u64);
+pub(crate) struct Place(u64);
 
 /// One request that waits.
 #[derive(Debug)]
-pub(super) struct Waiter {
-    pub(super) ticket: Ticket,
-    pub(super) request: Request,
-    pub(super) since: Now,
-    pub(super) clock: WaitClock,
+pub(crate) struct Waiter {
+    pub(crate) ticket: Ticket,
+    pub(crate) request: Request,
+    pub(crate) since: Now,
+    pub(crate) clock: WaitClock,
     /// The accounts of the pass that has ended stay left out until then.
-    pub(super) next_pass: Mono,
+    pub(crate) next_pass: Mono,
     /// When an account is expected to come back for it.
-    pub(super) release: Option<Mono>,
+    pub(crate) release: Option<Mono>,
 }
 
 /// A place kept for one who left because its client could not bear more.
@@ -49,11 +49,11 @@ struct Return {
 
 /// Q3.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Full;
+pub(crate) struct Full;
 
 impl Waiter {
     /// The accounts on which this request has just failed.
-    pub(super) fn tried(&self, now: Mono) -> &[AccountId] {
+    pub(crate) fn tried(&self, now: Mono) -> &[AccountId] {
         match self.next_pass > now {
             true => &self.request.excluded,
             false => &[],
@@ -62,50 +62,50 @@ impl Waiter {
 }
 
 impl Queue {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.waiters.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiters.is_empty()
     }
 
     /// How many wait for an account to come free, and not in suspense for a refusal of their own to
     /// be explained (SPEC S8): only they make anybody else wait.
-    pub(super) fn in_line(&self) -> usize {
+    pub(crate) fn in_line(&self) -> usize {
         self.in_line
     }
 
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// In the order of service.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Waiter> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiter> {
         self.waiters.values()
     }
 
-    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
+    pub(crate) fn places(&self) -> impl Iterator<Item = Place> {
         self.waiters.keys().copied()
     }
 
-    pub(super) fn get(&self, place: Place) -> Option<&Waiter> {
+    pub(crate) fn get(&self, place: Place) -> Option<&Waiter> {
         self.waiters.get(&place)
     }
 
-    pub(super) fn get_mut(&mut self, place: Place) -> Option<&mut Waiter> {
+    pub(crate) fn get_mut(&mut self, place: Place) -> Option<&mut Waiter> {
         self.waiters.get_mut(&place)
     }
 
     /// Is there room for one more?
-    pub(super) fn room(&self, policy: &Policy, bytes: u64) -> Result<(), Full> {
+    pub(crate) fn room(&self, policy: &Policy, bytes: u64) -> Result<(), Full> {
         let fits = self.len() < policy.max_queued
             && self.bytes.saturating_add(bytes) <= policy.max_queued_bytes;
         if fits { Ok(()) } else { Err(Full) }
     }
 
     /// At the end, or at the place that it left within the last minute (Q6).
-    pub(super) fn join(
+    pub(crate) fn join(
         &mut self,
         now: Now,
         request: Request,
@@ -127,7 +127,7 @@ impl Queue {
         ticket
     }
 
-    pub(super) fn leave(&mut self, place: Place) -> Option<Waiter> {
+    pub(crate) fn leave(&mut self, place: Place) -> Option<Waiter> {
         let waiter = self.waiters.remove(&place)?;
         self.places.remove(&waiter.ticket);
         self.in_line -= usize::from(!waiter.request.trail.is_in_suspense());
@@ -135,12 +135,12 @@ impl Queue {
         Some(waiter)
     }
 
-    pub(super) fn place_of(&self, ticket: Ticket) -> Option<Place> {
+    pub(crate) fn place_of(&self, ticket: Ticket) -> Option<Place> {
         self.places.get(&ticket).copied()
     }
 
     /// Keeps the place of one who has left, in case it comes back.
-    pub(super) fn expect_back(&mut self, now: Mono, place: Place, request: &Request) {
+    pub(crate) fn expect_back(&mut self, now: Mono, place: Place, request: &Request) {
         let Some(key) = request.resume else { return };
         self.forget_returns(now);
         if self.returns.len() >= RETURNS_MAX {
@@ -156,7 +156,7 @@ impl Queue {
 
     /// Whether a request of this session was held within the last minute for as long as its client
     /// could bear.
-    pub(super) fn was_held(&self, now: Mono, session: SessionKey) -> bool {
+    pub(crate) fn was_held(&self, now: Mono, session: SessionKey) -> bool {
         let mut lately = self.returns.iter().filter(|one| one.until > now);
         lately.any(|one| one.session == Some(session))
     }

@@ -24,14 +24,14 @@ use super::windows::{Full, Window, Windows};
 
 /// An account.
 #[derive(Debug)]
-pub(super) struct Account {
-    pub(super) id: AccountId,
-    pub(super) spec: AccountSpec,
+pub(crate) struct Account {
+    pub(crate) id: AccountId,
+    pub(crate) spec: AccountSpec,
     /// Removed; goes with its last lease.
-    pub(super) leaving: bool,
-    pub(super) windows: Windows,
+    pub(crate) leaving: bool,
+    pub(crate) windows: Windows,
     blocks: Vec<PlacedBlock>,
-    pub(super) suspicions: Suspicions,
+    pub(crate) suspicions: Suspicions,
     /// Avoided for an answer that blames nobody (P7).
     mark: Option<Mark>,
     /// When the credential served last.
@@ -39,31 +39,31 @@ pub(super) struct Account {
     /// When a usage reading lifted blocks last.
     lifted_at: Option<Mono>,
     recovered_at: Option<Mono>,
-    pub(super) in_flight: u32,
-    pub(super) messages_in_flight: u32,
-    pub(super) active_weight: u64,
-    pub(super) completed: u64,
-    pub(super) failed: u64,
-    pub(super) failures: u32,
+    pub(crate) in_flight: u32,
+    pub(crate) messages_in_flight: u32,
+    pub(crate) active_weight: u64,
+    pub(crate) completed: u64,
+    pub(crate) failed: u64,
+    pub(crate) failures: u32,
     last_failure: Option<Mono>,
-    pub(super) last_status: Option<u16>,
-    pub(super) last_response: Option<Duration>,
-    pub(super) last_error: Option<(Arc<str>, Wall)>,
-    pub(super) unified_status: Option<Verdict>,
+    pub(crate) last_status: Option<u16>,
+    pub(crate) last_response: Option<Duration>,
+    pub(crate) last_error: Option<(Arc<str>, Wall)>,
+    pub(crate) unified_status: Option<Verdict>,
     overage: Option<End>,
     /// Nothing passes before both of these; kept so that a look at many accounts is short.
     quiet_until: (Mono, Wall),
-    pub(super) hour: Hour,
-    pub(super) recent: Recent,
-    pub(super) costs: Costs,
-    pub(super) usage: UsageTotals,
-    pub(super) ramp: Ramp,
+    pub(crate) hour: Hour,
+    pub(crate) recent: Recent,
+    pub(crate) costs: Costs,
+    pub(crate) usage: UsageTotals,
+    pub(crate) ramp: Ramp,
 }
 
 /// A block, and what is remembered of it.
 #[derive(Debug)]
-pub(super) struct PlacedBlock {
-    pub(super) block: Block,
+pub(crate) struct PlacedBlock {
+    pub(crate) block: Block,
     /// The end that was asked before it was spread (S10).
     asked: End,
     /// When an answer said so last.
@@ -76,7 +76,7 @@ pub(super) struct PlacedBlock {
 
 /// How a block stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BlockState {
+pub(crate) enum BlockState {
     InForce,
     /// Its time is over, and one request looks.
     BeingLooked,
@@ -86,22 +86,22 @@ pub(super) enum BlockState {
 
 /// An account that answered 403 to what another one served.
 #[derive(Clone, Debug)]
-pub(super) struct Mark {
-    pub(super) until: Mono,
-    pub(super) evidence: Arc<Evidence>,
+pub(crate) struct Mark {
+    pub(crate) until: Mono,
+    pub(crate) evidence: Arc<Evidence>,
 }
 
 /// What of a request a block is compared with.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Target<'a> {
-    pub(super) class: RouteClass,
-    pub(super) family: Option<&'a Family>,
-    pub(super) model: Option<&'a str>,
+pub(crate) struct Target<'a> {
+    pub(crate) class: RouteClass,
+    pub(crate) family: Option<&'a Family>,
+    pub(crate) model: Option<&'a str>,
 }
 
 /// How a look ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Looked {
+pub(crate) enum Looked {
     /// What it looked at does not hold any more.
     Passed,
     /// Nothing was learned about it, and the next request looks.
@@ -112,7 +112,7 @@ pub(super) enum Looked {
 
 /// Was there already a block for everyone?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Before {
+pub(crate) enum Before {
     Free,
     Blocked,
 }
@@ -123,7 +123,7 @@ const NEVER_QUIET: (Mono, Wall) = (Mono(0), Wall(i64::MIN));
 const BLOCKS_MAX: usize = 32;
 
 impl Account {
-    pub(super) fn new(id: AccountId, spec: AccountSpec, policy: &Policy) -> Account {
+    pub(crate) fn new(id: AccountId, spec: AccountSpec, policy: &Policy) -> Account {
         Account {
             id,
             spec,
@@ -157,48 +157,48 @@ impl Account {
     }
 
     /// May serve at all.
-    pub(super) fn serves(&self) -> bool {
+    pub(crate) fn serves(&self) -> bool {
         self.spec.enabled && !self.leaving
     }
 
-    pub(super) fn is_claude(&self) -> bool {
+    pub(crate) fn is_claude(&self) -> bool {
         self.spec.kind.is_claude()
     }
 
-    pub(super) fn has_profile(&self, profile: &str) -> bool {
+    pub(crate) fn has_profile(&self, profile: &str) -> bool {
         self.spec.profiles.iter().any(|own| **own == *profile)
     }
 
     /// The blocks in force, and those that a look has still to end.
-    pub(super) fn blocks(&self, now: Now) -> impl Iterator<Item = &Block> {
+    pub(crate) fn blocks(&self, now: Now) -> impl Iterator<Item = &Block> {
         self.placed(now).map(|held| &held.block)
     }
 
-    pub(super) fn is_blocked_for_messages(&self, now: Now) -> bool {
+    pub(crate) fn is_blocked_for_messages(&self, now: Now) -> bool {
         self.blocks(now).any(|block| block.scope.is_for_all_messages())
     }
 
-    pub(super) fn placed(&self, now: Now) -> impl Iterator<Item = &PlacedBlock> {
+    pub(crate) fn placed(&self, now: Now) -> impl Iterator<Item = &PlacedBlock> {
         self.blocks.iter().filter(move |held| held.is_held(now))
     }
 
     /// Whether the credential has served lately, so that a rest after a 401 is waited for (Q1).
-    pub(super) fn has_served_lately(&self, now: Mono) -> bool {
+    pub(crate) fn has_served_lately(&self, now: Mono) -> bool {
         self.served_at.is_some_and(|at| now.since(at) < REST_TRUST)
     }
 
-    pub(super) fn mark(&self, now: Mono) -> Option<&Mark> {
+    pub(crate) fn mark(&self, now: Mono) -> Option<&Mark> {
         self.mark.as_ref().filter(|mark| mark.until > now)
     }
 
     /// P7: it answered 403 to what another account has served.
-    pub(super) fn set_mark(&mut self, mark: Mark) {
+    pub(crate) fn set_mark(&mut self, mark: Mark) {
         self.stir();
         self.mark = Some(mark);
     }
 
     /// What makes this account avoided for a class of requests (P7).
-    pub(super) fn suspected(&self, now: Now, class: RouteClass) -> Option<&Suspicion> {
+    pub(crate) fn suspected(&self, now: Now, class: RouteClass) -> Option<&Suspicion> {
         let own = self.suspicions.in_force(now).filter(|one| one.class == class);
         own.max_by_key(|one| one.until)
     }
@@ -206,7 +206,7 @@ impl Account {
     /// Places a block. One of the same reason and scope is prolonged; what an answer says of a
     /// reset replaces what an older one said. Tells whether the account was blocked for everyone
     /// before.
-    pub(super) fn put_block(&mut self, now: Now, mut block: Block) -> Before {
+    pub(crate) fn put_block(&mut self, now: Now, mut block: Block) -> Before {
         self.stir();
         let blocked = self.is_blocked_for_messages(now);
         block.evidence = bounded(block.evidence);
@@ -256,7 +256,7 @@ impl Account {
     }
 
     /// When the last of the blocks for everyone ends, if there are any and that is known.
-    pub(super) fn returns(&self, now: Now) -> Option<Mono> {
+    pub(crate) fn returns(&self, now: Now) -> Option<Mono> {
         self.blocks(now)
             // What waits for a look has no end any more.
             .filter(|block| block.scope.is_for_all_messages() && !block.end.has_passed(now))
@@ -265,7 +265,7 @@ impl Account {
     }
 
     /// Forgets what has passed.
-    pub(super) fn expire(&mut self, now: Now) -> Expired {
+    pub(crate) fn expire(&mut self, now: Now) -> Expired {
         self.recent.advance(now.mono);
         self.costs.advance(now.mono);
         if now.mono < self.quiet_until.0 && now.wall < self.quiet_until.1 {
@@ -277,7 +277,7 @@ impl Account {
     }
 
     /// Something was learned that has an end.
-    pub(super) fn stir(&mut self) {
+    pub(crate) fn stir(&mut self) {
         self.quiet_until = NEVER_QUIET;
     }
 
@@ -335,7 +335,7 @@ impl Account {
 
     /// The end of the spreadable block that ends last: cooldowns and retry-after, never a reset,
     /// which no block outlives (S2).
-    pub(super) fn spreadable(&self, now: Now) -> Option<(Mono, usize)> {
+    pub(crate) fn spreadable(&self, now: Now) -> Option<(Mono, usize)> {
         let ends = self.blocks.iter().enumerate().filter_map(|(index, held)| match held.asked {
             End::At { mono: Some(mono), wall: None }
                 if held.block.scope.is_for_all_messages() && !held.block.end.has_passed(now) =>
@@ -354,14 +354,14 @@ impl Account {
 
     /// One failure in a row more. Requests that were under way together when the last one was
     /// counted are one failure.
-    pub(super) fn count_failure(&mut self, now: Now, granted: Mono) {
+    pub(crate) fn count_failure(&mut self, now: Now, granted: Mono) {
         if self.failures == 0 || self.last_failure.is_none_or(|last| granted >= last) {
             self.failures = self.failures.saturating_add(1);
         }
         self.last_failure = Some(now.mono);
     }
 
-    pub(super) fn count_success(&mut self, now: Now) {
+    pub(crate) fn count_success(&mut self, now: Now) {
         self.served_at = Some(now.mono);
         self.failures = 0;
         self.last_failure = None;
@@ -369,7 +369,7 @@ impl Account {
     }
 
     /// Keeps the upstream's words.
-    pub(super) fn remember_error(&mut self, evidence: &Evidence) {
+    pub(crate) fn remember_error(&mut self, evidence: &Evidence) {
         self.last_error = Some((cut(&evidence.message), evidence.at));
         if evidence.status.is_some() {
             self.last_status = evidence.status;
@@ -377,11 +377,11 @@ impl Account {
     }
 
     /// A broken answer has cost something all the same.
-    pub(super) fn count_use(&mut self) {
+    pub(crate) fn count_use(&mut self) {
         self.usage.requests += 1;
     }
 
-    pub(super) fn record(&mut self, now: Now, weight: u32, took: Duration, counted: Counted) {
+    pub(crate) fn record(&mut self, now: Now, weight: u32, took: Duration, counted: Counted) {
         match counted {
             Counted::Completed => {
                 self.completed += 1;
@@ -394,7 +394,7 @@ impl Account {
     }
 
     /// What is left of the recovery ramp, 1 to 0.
-    pub(super) fn recovering(&self, now: Mono, policy: &Policy) -> f64 {
+    pub(crate) fn recovering(&self, now: Mono, policy: &Policy) -> f64 {
         ramp(
             now,
             self.recovered_at.max(self.last_failure.filter(|_| self.recovered_at.is_none())),
@@ -403,17 +403,17 @@ impl Account {
     }
 
     /// S11: what an answer said of paid extra usage, and until when that holds.
-    pub(super) fn set_overage(&mut self, until: Option<End>) {
+    pub(crate) fn set_overage(&mut self, until: Option<End>) {
         self.stir();
         self.overage = until;
     }
 
-    pub(super) fn overage(&self, now: Now) -> Option<End> {
+    pub(crate) fn overage(&self, now: Now) -> Option<End> {
         self.overage.filter(|end| !end.has_passed(now))
     }
 
     /// S5 of the five hours, with what is in flight and what is expected until the reset.
-    pub(super) fn five_hour_pressure(&self, wall: Wall) -> f64 {
+    pub(crate) fn five_hour_pressure(&self, wall: Wall) -> f64 {
         let window = self.windows.get(wall, &WindowKind::FiveHour);
         match window.and_then(|window| window.pace(wall)) {
             Some((used, elapsed)) => pressure(used + self.costs.ahead(elapsed), elapsed),
@@ -422,7 +422,7 @@ impl Account {
     }
 
     /// S5 of the week for a request of this family: the larger one where the family has its own.
-    pub(super) fn week_pressure(&self, wall: Wall, family: Option<&Family>) -> f64 {
+    pub(crate) fn week_pressure(&self, wall: Wall, family: Option<&Family>) -> f64 {
         let of = |window: &Window| {
             let (used, elapsed) = window.pace(wall)?;
             Some(pressure(used, elapsed))
@@ -436,19 +436,19 @@ impl Account {
 
     /// Used share of a window as far as it is known; nothing is known of one that has not been
     /// opened.
-    pub(super) fn used(&self, wall: Wall, kind: &WindowKind) -> f64 {
+    pub(crate) fn used(&self, wall: Wall, kind: &WindowKind) -> f64 {
         let window = self.windows.get(wall, kind);
         window.and_then(|window| window.used).unwrap_or(0.0)
     }
 
     /// The window as the last head described it, if that head said enough to measure by.
-    pub(super) fn reading(&self, wall: Wall, kind: &WindowKind) -> Option<Reading> {
+    pub(crate) fn reading(&self, wall: Wall, kind: &WindowKind) -> Option<Reading> {
         let window = self.windows.get(wall, kind)?;
         Some(Reading { used: window.used?, reset: window.reset? })
     }
 
     /// S3, S4: the last `unified-status` allows requests. What a single window says does not count.
-    pub(super) fn is_allowed(&self) -> bool {
+    pub(crate) fn is_allowed(&self) -> bool {
         match self.unified_status {
             Some(Verdict::Allowed | Verdict::AllowedWarning) => true,
             Some(Verdict::Rejected) | None => false,
@@ -457,7 +457,7 @@ impl Account {
 
     /// S3: why this account serves only what no other can. Whatever else makes an account avoided
     /// belongs into this list.
-    pub(super) fn avoided(
+    pub(crate) fn avoided(
         &self,
         now: Now,
         policy: &Policy,
@@ -479,13 +479,13 @@ impl Account {
         near.chain(paid).chain(forbidden).chain(suspected)
     }
 
-    pub(super) fn week(&self, wall: Wall) -> Option<&Window> {
+    pub(crate) fn week(&self, wall: Wall) -> Option<&Window> {
         self.windows.get(wall, &WindowKind::SevenDay)
     }
 
     /// S4 for a request of this family; none is unknown. A limit at which one request may look
     /// counts as critical, and so does a week that the API still allows.
-    pub(super) fn tier(&self, now: Now, policy: &Policy, family: Option<&Family>) -> Option<Tier> {
+    pub(crate) fn tier(&self, now: Now, policy: &Policy, family: Option<&Family>) -> Option<Tier> {
         let of = |window: &Window| {
             let tier = tier::of_use(policy, window.used?, window.elapsed(now.wall));
             let serves = || self.is_allowed() || window.full(now) == Full::Lookable;
@@ -512,7 +512,7 @@ fn near_share(policy: &Policy, kind: &WindowKind) -> Option<f64> {
 
 /// What a look at the clock ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Expired {
+pub(crate) enum Expired {
     Nothing,
     Something,
     /// The last block for everyone.
@@ -520,7 +520,7 @@ pub(super) enum Expired {
 }
 
 /// S10: moves the ends of blocks of different accounts apart.
-pub(super) fn spread_blocks(now: Now, accounts: &mut [Account]) {
+pub(crate) fn spread_blocks(now: Now, accounts: &mut [Account]) {
     let mut ends: Vec<(Mono, usize, usize)> = accounts
         .iter()
         .enumerate()
@@ -536,7 +536,7 @@ pub(super) fn spread_blocks(now: Now, accounts: &mut [Account]) {
 }
 
 /// Does a block keep such a request out? One whose family or model nobody knows may be of any.
-pub(super) fn keeps_out(scope: &Scope, target: Target<'_>) -> bool {
+pub(crate) fn keeps_out(scope: &Scope, target: Target<'_>) -> bool {
     let is_message = target.class == RouteClass::Messages;
     match scope {
         Scope::Account => true,

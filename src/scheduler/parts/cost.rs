@@ -20,7 +20,7 @@ use super::time::{Mono, Wall};
 
 /// Whether an account has the prompt of a request in its cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PromptCache {
+pub(crate) enum PromptCache {
     /// The account served the session within the lifetime of a cache.
     Warm,
     /// It did not: the prompt is written to its cache anew.
@@ -29,7 +29,7 @@ pub(super) enum PromptCache {
 
 /// The expected cost of a request. A token has about four bytes; reading a cached one costs a
 /// tenth, writing one a quarter more than plain input. The constant stands for the output.
-pub(super) fn expected(body_bytes: u64, cache: PromptCache) -> u64 {
+pub(crate) fn expected(body_bytes: u64, cache: PromptCache) -> u64 {
     let input = match cache {
         PromptCache::Warm => body_bytes / 40,
         PromptCache::Cold => body_bytes.saturating_mul(5) / 16,
@@ -41,7 +41,7 @@ const OUTPUT: u64 = 2_500;
 
 /// The costs of one account's requests.
 #[derive(Clone, Debug)]
-pub(super) struct Costs {
+pub(crate) struct Costs {
     in_flight: u64,
     /// Of the requests whose head has not come yet.
     outstanding: u64,
@@ -56,13 +56,13 @@ pub(super) struct Costs {
 
 /// A window as the head of an answer describes it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Reading {
-    pub(super) used: f64,
-    pub(super) reset: Wall,
+pub(crate) struct Reading {
+    pub(crate) used: f64,
+    pub(crate) reset: Wall,
 }
 
 impl Costs {
-    pub(super) fn new() -> Costs {
+    pub(crate) fn new() -> Costs {
         Costs {
             in_flight: 0,
             outstanding: 0,
@@ -75,21 +75,21 @@ impl Costs {
     }
 
     /// Forgets what is too old to count.
-    pub(super) fn advance(&mut self, now: Mono) {
+    pub(crate) fn advance(&mut self, now: Mono) {
         self.recent.advance(now);
         self.cold.advance(now);
     }
 
     /// A request is about to be granted. A brink that holds already lets through only who is not
     /// kept by it, and does not last longer for that.
-    pub(super) fn risk(&mut self, now: Mono, five_hours: f64, week: f64) {
+    pub(crate) fn risk(&mut self, now: Mono, five_hours: f64, week: f64) {
         if self.brink(now, five_hours, week).is_none() {
             self.risked = Some(now);
         }
     }
 
     /// A request goes to this account.
-    pub(super) fn grant(&mut self, now: Mono, cost: u64, cache: PromptCache) {
+    pub(crate) fn grant(&mut self, now: Mono, cost: u64, cache: PromptCache) {
         self.in_flight = self.in_flight.saturating_add(cost);
         self.outstanding = self.outstanding.saturating_add(cost);
         self.recent.add(now, cost);
@@ -100,37 +100,37 @@ impl Costs {
     }
 
     /// The head of its answer has come, and tells what the window has left: the brink is over.
-    pub(super) fn head(&mut self, cost: u64) {
+    pub(crate) fn head(&mut self, cost: u64) {
         self.never_answered(cost);
         self.risked = None;
     }
 
     /// The head of its answer will never come.
-    pub(super) fn never_answered(&mut self, cost: u64) {
+    pub(crate) fn never_answered(&mut self, cost: u64) {
         self.outstanding = self.outstanding.saturating_sub(cost);
     }
 
     /// Learns from the head of an answer that was served.
-    pub(super) fn learn(&mut self, cost: u64, five_hours: Option<Reading>, week: Option<Reading>) {
+    pub(crate) fn learn(&mut self, cost: u64, five_hours: Option<Reading>, week: Option<Reading>) {
         self.five_hours.learn(cost, five_hours);
         self.week.learn(cost, week);
     }
 
     /// The request is over.
-    pub(super) fn end(&mut self, cost: u64) {
+    pub(crate) fn end(&mut self, cost: u64) {
         self.in_flight = self.in_flight.saturating_sub(cost);
     }
 
     /// S5: what is in flight, and what requests at the rate of the last quarter of an hour will add
     /// until the reset, in shares of the five hours.
-    pub(super) fn ahead(&self, elapsed: f64) -> f64 {
+    pub(crate) fn ahead(&self, elapsed: f64) -> f64 {
         let windows_left = (1.0 - elapsed) * FIVE_HOURS.as_secs_f64() / COST_WINDOW.as_secs_f64();
         let units = self.in_flight as f64 + self.recent.weight() as f64 * windows_left;
         self.five_hours.share(units).unwrap_or(0.0)
     }
 
     /// S6: until when the account takes nobody else because what is in flight may fill a window.
-    pub(super) fn brink(&self, now: Mono, five_hours: f64, week: f64) -> Option<Mono> {
+    pub(crate) fn brink(&self, now: Mono, five_hours: f64, week: f64) -> Option<Mono> {
         let until = self.risked? + BRINK_MAX;
         if self.outstanding == 0 || until <= now {
             return None;
@@ -143,7 +143,7 @@ impl Costs {
     }
 
     /// S6: until when a request without a cache here leaves too little for those who have one.
-    pub(super) fn cold_start(&self, cost: u64, five_hours: f64) -> Option<Mono> {
+    pub(crate) fn cold_start(&self, cost: u64, five_hours: f64) -> Option<Mono> {
         let begun = self.cold.weight();
         let share =
             self.five_hours.share(begun.saturating_add(cost) as f64).filter(|_| begun > 0)?;

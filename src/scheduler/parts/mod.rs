@@ -1,0 +1,27 @@
+//! What the scheduler is made of: one account as it is known, the queue, the sessions, the breaker,
+//! and the words in which it is asked and answers. Each part is data with its own rules, tested by
+//! itself; none knows the scheduler, and time comes in as an argument.
+
+pub(crate) mod account;
+pub(crate) mod affinity;
+pub(crate) mod block;
+pub(crate) mod breaker;
+pub(crate) mod cost;
+pub(crate) mod id;
+pub(crate) mod obstacle;
+pub(crate) mod outcome;
+pub mod policy;
+pub(crate) mod queue;
+pub mod quota;
+pub(crate) mod ranking;
+pub(crate) mod recent_load;
+pub(crate) mod request;
+pub(crate) mod score;
+pub(crate) mod snapshot;
+pub(crate) mod storm;
+pub(crate) mod suspicion;
+pub(crate) mod tier;
+pub mod time;
+pub(crate) mod trail;
+pub(crate) mod wait_limits;
+pub(crate) mod windows;
