@@ -149,8 +149,8 @@ pub(crate) fn place(document: &mut Map<String, Value>, record: &Record) -> Place
     // been given another name, in this file or in an old copy of it.
     let same = |entry: &&mut Map<String, Value>| identity_is(entry, &record.identity());
     let shares = |entry: &&mut Map<String, Value>| record.deposit.shares(&Deposit::read(entry));
-    let at = entries.iter().rposition(|entry| same(entry));
-    let Some(at) = at.or_else(|| entries.iter().rposition(|entry| shares(entry))) else {
+    let at = entries.iter().rposition(same);
+    let Some(at) = at.or_else(|| entries.iter().rposition(shares)) else {
         return Placed::Removed;
     };
     let entry = &mut entries[at];
