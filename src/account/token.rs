@@ -18,6 +18,7 @@
 use std::time::Duration;
 
 use super::oauth::Issued;
+use super::sent::Sends;
 use crate::config::custody::{Age, Custody, Deposit, Digest, Kept, Record};
 use crate::config::state::TokensState;
 use crate::config::{Identity, Secret, Tokens};
@@ -337,6 +338,11 @@ impl TokenState {
         self.changing(|custody| custody.see_file(entry))
     }
 
+    /// The state file was read, and `entry` is what the config holds.
+    pub(crate) fn learn_noted(&mut self, noted: &[Digest], entry: &Deposit) {
+        self.custody.learn_noted(noted, entry);
+    }
+
     /// True if [`TokenState::merge_file`] would make the tokens others.
     pub(crate) fn would_take(&self, entry: &Deposit) -> bool {
         matches!(self.custody.age_of(entry), Age::Newer(_))
@@ -470,6 +476,34 @@ impl TokenState {
             Some(_) | None => now.mono + UNKNOWN_PAUSE,
         };
         self.unknown = Some(UnknownFate { token, obstacle, next, why });
+    }
+
+    /// The lock of `token` says that it was sent without an answer, by whatever process. True if it is not to be sent now.
+    pub(crate) fn sent_before(
+        &mut self,
+        token: &Secret,
+        sends: Sends,
+        pause: &Pause,
+        now: Now,
+    ) -> bool {
+        let wait = if sends.times <= 1 { pause.network.max(PAUSE_MIN) } else { UNKNOWN_PAUSE };
+        // A clock that was set back proves nothing.
+        let left =
+            if sends.at > now.wall { Duration::ZERO } else { now.wall.until(sends.at + wait) };
+        let is_usable = self.is_usable(now);
+        if left.is_zero() && !is_usable {
+            return false;
+        }
+        let next = now.mono + left;
+        let why = "no answer came when its refresh token was sent".to_owned();
+        let token = Digest::of(token);
+        self.unknown = Some(UnknownFate { token, obstacle: Obstacle::Network, next, why });
+        true
+    }
+
+    /// A file says that the token is used up.
+    pub(crate) fn learn_spent(&mut self, token: &Secret) {
+        self.custody.learn(&std::iter::once(Digest::of(token)).collect());
     }
 
     /// The token endpoint refused `sent` for good. True if another pair has taken its place, which

@@ -14,7 +14,7 @@ use super::table::table;
 use super::web::{self, Presence, Server};
 use crate::account::http::Http;
 use crate::account::oauth::{self, Endpoints};
-use crate::account::sources;
+use crate::account::sources::{self, Sources};
 use crate::clock::{self, human};
 use crate::config::custody::Digest;
 use crate::config::state::{self, State};
@@ -50,8 +50,9 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
         return Ok(());
     }
     let home = (context.variable)("HOME").map(PathBuf::from);
+    let read = Sources::default();
     for account in &config.accounts {
-        if let Some(problem) = sources::problem_of(account, home.as_deref()) {
+        if let Some(problem) = sources::problem_of(&read, account, home.as_deref()) {
             context.out.remark(&format!("maxpool: {}: {problem}", text::name(&account.name)));
         }
     }

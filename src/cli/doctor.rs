@@ -24,7 +24,7 @@ use super::out::Paint;
 use super::web::{self, Presence, Server};
 use crate::account::http::HttpCall;
 use crate::account::limits::dates;
-use crate::account::sources;
+use crate::account::sources::{self, Sources};
 use crate::clock::{self, human};
 use crate::config::state::{self, State};
 use crate::config::{AccountEntry, BaseUrl, Config, Credential, OauthCredential, Tokens, file};
@@ -145,6 +145,7 @@ fn accounts(config: &Config, known: &Judged, home: Option<&Path>, now: Wall) -> 
         )];
     }
     let mut findings = Vec::new();
+    let read = Sources::default();
     for account in &config.accounts {
         let refused = known.refused.iter().find(|(name, _)| *name == account.name);
         findings.push(
@@ -154,7 +155,7 @@ fn accounts(config: &Config, known: &Judged, home: Option<&Path>, now: Wall) -> 
                 .or_else(|| ends_soon(account, now))
                 .unwrap_or_else(|| token(account, now)),
         );
-        if let Some(problem) = sources::problem_of(account, home) {
+        if let Some(problem) = sources::problem_of(&read, account, home) {
             let text = format!("{}: {problem}", text::name(&account.name));
             findings.push(if account.enabled {
                 wrong("source", text)
