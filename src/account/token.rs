@@ -4,16 +4,16 @@
 //!            due (less than 5 min left, or a 401)           new pair
 //!   good ───────────────────────────────────▶ refreshing ───────────▶ good
 //!    ▲ │                                        │ │ │
-//!    │ │ 401 to a token that was just brought,  │ │ └ failed for now ─▶ cooling ─(later)─▶ refreshing
-//!    │ │ or that cannot be renewed              │ └ fate unknown ─▶ once more later, then every 15 min
+//!    │ │ 401 to a token that was just brought,  │ │ └ failed for now ─▶ cooling ─▶ refreshing
+//!    │ │ or that cannot be renewed              │ └ fate unknown ─▶ once later, then every 15 min
 //!    │ ▼                                        ▼ `invalid_grant`
-//!    ├─ resting (the scheduler's block): one    needs login, unless the pair that was displaced last
+//!    ├─ resting (the scheduler's block): one    needs login, unless the pair displaced last
 //!    │  look after each rest                    may still be good
 //!    └──────────────────────────────────────────┘ other tokens appear
 //! ```
 //!
-//! Cooling, the unknown fate and *needs login* matter only once the access token cannot be used any
-//! more. Which pair is the newest one is the business of [`custody`](crate::config::custody).
+//! Cooling, the unknown fate and *needs login* matter only once the access token can no longer be
+//! used. Which pair is the newest is decided by [`custody`](crate::config::custody).
 
 use std::time::Duration;
 

@@ -47,16 +47,26 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
     let mut is_readable = true;
     // First of all: can a request be served? The rest is why not, or what may be odd all the same.
     let loaded = file::load(&path);
-    findings.extend(serving::now(&loaded));
+    let is_missing = |error: &Error| error.io_kind() == Some(std::io::ErrorKind::NotFound);
+    findings.extend(match &loaded {
+        // Before the first login there is none, which is the same as one without accounts.
+        Err(error) if is_missing(error) => serving::now(&Ok(Config::default())),
+        loaded => serving::now(loaded),
+    });
     let config = match loaded {
         Ok(config) => {
             findings.push(fine("config", path.display().to_string()));
             findings.extend(config.notices.iter().map(|notice| odd("config", notice)));
             config
         }
+        Err(error) if is_missing(&error) => {
+            let text = format!("{} does not exist yet; maxpool login creates it", path.display());
+            findings.push(odd("config", text));
+            Config::default()
+        }
         Err(error) => {
-            findings.push(wrong("config", format!("{error}{}", if_missing(&error))));
-            is_readable = error.io_kind() == Some(std::io::ErrorKind::NotFound);
+            findings.push(wrong("config", error.to_string()));
+            is_readable = false;
             Config::default()
         }
     };
@@ -99,13 +109,6 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
         }
     }
     Ok(exit)
-}
-
-fn if_missing(error: &Error) -> &'static str {
-    match error.io_kind() {
-        Some(std::io::ErrorKind::NotFound) => "; it is created by: maxpool server",
-        Some(_) | None => "",
-    }
 }
 
 fn modes(path: &Path) -> Vec<Finding> {
