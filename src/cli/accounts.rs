@@ -32,12 +32,7 @@ const AT_ONCE: usize = 4;
 pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> {
     let config = context.config()?;
     if view == AccountsView::Names {
-        let mut names: Vec<&str> = config.accounts.iter().map(|it| it.name.as_str()).collect();
-        // A name that a shell would take for several lines is not completed.
-        names.retain(|name| !name.chars().any(char::is_control));
-        for name in names {
-            context.out.line(name);
-        }
+        names(context, &config);
         return Ok(());
     }
     let (verbose, as_json) = (view == AccountsView::Verbose, view == AccountsView::Json);
@@ -104,6 +99,15 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
         context.out.line(line);
     }
     Ok(())
+}
+
+/// The names alone, for completions.
+fn names(context: &mut Context<'_>, config: &Config) {
+    let names = config.accounts.iter().map(|account| account.name.as_str());
+    // A name that a shell would take for several lines is not completed.
+    for name in names.filter(|name| !name.chars().any(char::is_control)) {
+        context.out.line(name);
+    }
 }
 
 /// What the running server knows of credentials and the config does not: that they were refused, or
