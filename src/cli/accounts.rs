@@ -44,13 +44,7 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
         context.out.remark("Add one with: maxpool login");
         return Ok(());
     }
-    let home = (context.variable)("HOME").map(PathBuf::from);
-    let read = Sources::default();
-    for account in &config.accounts {
-        if let Some(problem) = sources::problem_of(&read, account, home.as_deref()) {
-            context.out.remark(&format!("maxpool: {}: {problem}", text::name(&account.name)));
-        }
-    }
+    remark_sources(context, &config);
     let now = clock::wall();
     let tiers = tiers(context, &config, now);
     // What a server has learned; a missing file knows nothing.
@@ -107,6 +101,17 @@ fn names(context: &mut Context<'_>, config: &Config) {
     // A name that a shell would take for several lines is not completed.
     for name in names.filter(|name| !name.chars().any(char::is_control)) {
         context.out.line(name);
+    }
+}
+
+/// Says which `importFrom` cannot be read.
+fn remark_sources(context: &mut Context<'_>, config: &Config) {
+    let home = (context.variable)("HOME").map(PathBuf::from);
+    let read = Sources::default();
+    for account in &config.accounts {
+        if let Some(problem) = sources::problem_of(&read, account, home.as_deref()) {
+            context.out.remark(&format!("maxpool: {}: {problem}", text::name(&account.name)));
+        }
     }
 }
 
