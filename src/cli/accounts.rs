@@ -73,12 +73,7 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
         .iter()
         .zip(&tiers)
         .map(|(account, tier)| {
-            let mut state = state(account);
-            if let Some(left) =
-                ends_within_month(account, now).filter(|_| state == Token::Valid.word())
-            {
-                state.push_str(&format!(", expires in {}", human(left)));
-            }
+            let state = with_near_end(state(account), account, now);
             let mut row = row(account, tier.as_deref(), state);
             if verbose {
                 row.extend([expires(account, now), refreshed(account, now, &known)]);
@@ -112,6 +107,16 @@ fn remark_sources(context: &mut Context<'_>, config: &Config) {
         if let Some(problem) = sources::problem_of(&read, account, home.as_deref()) {
             context.out.remark(&format!("maxpool: {}: {problem}", text::name(&account.name)));
         }
+    }
+}
+
+/// A valid token that nothing renews says when it ends, if that is near.
+fn with_near_end(state: String, account: &AccountEntry, now: Wall) -> String {
+    match ends_within_month(account, now) {
+        Some(left) if state == Token::Valid.word() => {
+            format!("{state}, expires in {}", human(left))
+        }
+        Some(_) | None => state,
     }
 }
 
