@@ -71,6 +71,18 @@ fn a_chunked_request_goes_up_whole() {
     client.ask(&ask).assert_said("Hello from upstream.");
 }
 
+/// P2: a head of 64 KiB is served, wherever its bytes are.
+#[test]
+fn a_long_target_goes_up_whole() {
+    let upstream = Upstream::start();
+    let (_home, proxy) = start(&upstream);
+    let target = format!("/v1/messages?beta={}", "x".repeat(60 * 1024));
+    assert_eq!(proxy.ask(&Ask::post(&target, &hello())).status, 200);
+    assert_eq!(upstream.requests()[0].target, target);
+    let target = format!("/v1/messages?beta={}", "x".repeat(64 * 1024));
+    assert_eq!(proxy.ask(&Ask::post(&target, &hello())).status, 400);
+}
+
 #[test]
 fn headers_go_up_but_for_those_that_must_not() {
     let upstream = Upstream::start();

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-const TARGET_BYTES_MAX: usize = 32 * 1024;
+/// A URI of the http crate has at most 65,534 bytes, and the upstream's address stands before this.
+const TARGET_BYTES_MAX: usize = 63 * 1024;
 const DECODINGS_MAX: usize = 4;
 
 /// Judges a target as it was received.
@@ -11,7 +12,7 @@ const DECODINGS_MAX: usize = 4;
 /// What is wrong with it, in words.
 pub(super) fn check(target: &str) -> Result<(), &'static str> {
     if target.len() > TARGET_BYTES_MAX {
-        return Err("the request target is longer than 32 KiB");
+        return Err("the request target is longer than 63 KiB");
     }
     if !target.starts_with('/') {
         return Err("the request target must be a path that begins with a slash");

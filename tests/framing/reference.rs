@@ -295,7 +295,7 @@ fn judge_target(word: &[u8], whole: bool, verdict: &mut Verdict) {
     if word.first().is_some_and(|byte| *byte != b'/') || (whole && word.is_empty()) {
         verdict.fault(400);
     }
-    if word.len() > 32 * 1024 {
+    if word.len() > 63 * 1024 {
         verdict.doubt(400);
         verdict.doubt(431);
     }
