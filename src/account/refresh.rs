@@ -1,25 +1,26 @@
-//! The one refresh of an account (SPEC T2, T7), on a thread of its own.
+//! The one refresh of an account (SPEC T2, T7), on its own thread.
 //!
-//! The order is the contract, since a refresh token can be redeemed once: the endpoint may revoke
-//! the whole grant when it sees one twice, and an answer that is lost takes the only good pair with
-//! it. So the place of the successor is made before the token is sent, and the successor is on the
-//! disk before it serves.
+//! The order of the steps is the contract, because a refresh token can be redeemed only once: the
+//! endpoint may revoke the whole grant if it sees the token twice, and if the answer is lost, so is
+//! the only good pair. Therefore the place for the successor is made before the token is sent, and
+//! the successor is on the disk before it serves.
 //!
-//! - The lock is the token's own, held for as long as the endpoint takes, so that no other process
-//!   sends the same token. The config's lock is held only to make the place and to fill it, so that a
-//!   slow endpoint holds up nobody.
-//! - A refresh has a thread of its own, and those who need it wait for its end. On the thread of the
-//!   request that noticed, a client that leaves would cut it between the answer and the disk.
-//! - A token that may have arrived is not sent again within one refresh, whatever the answer was. It
-//!   is tried once more after the cooldown, because most such answers are a gateway's.
+//! - The token has a lock of its own, held for as long as the endpoint takes, so that no other
+//!   process sends the same token. The config's lock is held only while the place is made and
+//!   while it is filled, so that a slow endpoint does not hold up other writers.
+//! - A refresh runs on its own thread, and the requests that need it wait for its end. On the
+//!   thread of the request that noticed the need, a client that disconnects would interrupt the
+//!   refresh between the answer and the disk.
+//! - A token that may have arrived is not sent again within one refresh, whatever the answer was.
+//!   It is tried once more after the cooldown, because most such answers come from a gateway.
 //!
 //! ```text
 //!   lock the token ─▶ read file, rescue file, source ─▶ newer pair there? ─yes─▶ adopted
 //!        ▲                                                │ no
 //!        │ (another token by now)                         ▼
 //!        ├──────────────────────────  make a place: temporary file, written, synced
-//!        │                                                │      ╲ impossible, and the access token
-//!        │                                                ▼       ▶ is valid: not sent, failed
+//!        │                                                │      ╲ impossible, access token
+//!        │                                                ▼       ▶ valid: not sent, failed
 //!        │  refused, and the displaced pair          send once
 //!        └─ or another one may still be good ──────┐      │
 //!                                                  │      ├─▶ `invalid_grant` ─▶ refused
@@ -29,8 +30,8 @@
 //!        new pair ─▶ config (compare and set), else rescue file, else memory ─▶ serve
 //! ```
 //!
-//! A caller that goes away stops nothing. Nothing in here decides which of two pairs is newer, see
-//! [`custody`](crate::config::custody).
+//! A caller that disconnects does not stop a refresh. This file does not decide which of two pairs
+//! is newer; [`custody`](crate::config::custody) does.
 
 use std::io;
 use std::sync::Arc;

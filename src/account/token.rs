@@ -4,16 +4,16 @@
 //!            due (less than 5 min left, or a 401)           new pair
 //!   good ───────────────────────────────────▶ refreshing ───────────▶ good
 //!    ▲ │                                        │ │ │
-//!    │ │ 401 to a token that was just brought,  │ │ └ failed for now ─▶ cooling ─(later)─▶ refreshing
-//!    │ │ or that cannot be renewed              │ └ fate unknown ─▶ once more later, then every 15 min
+//!    │ │ 401 to a token that was just brought,  │ │ └ failed for now ─▶ cooling ─▶ refreshing
+//!    │ │ or that cannot be renewed              │ └ fate unknown ─▶ once later, then every 15 min
 //!    │ ▼                                        ▼ `invalid_grant`
-//!    ├─ resting (the scheduler's block): one    needs login, unless the pair that was displaced last
+//!    ├─ resting (the scheduler's block): one    needs login, unless the pair displaced last
 //!    │  look after each rest                    may still be good
 //!    └──────────────────────────────────────────┘ other tokens appear
 //! ```
 //!
-//! Cooling, the unknown fate and *needs login* matter only once the access token cannot be used any
-//! more. Which pair is the newest one is the business of [`custody`](crate::config::custody).
+//! Cooling, the unknown fate and *needs login* matter only once the access token can no longer be
+//! used. Which pair is the newest is decided by [`custody`](crate::config::custody).
 
 use std::time::Duration;
 
@@ -429,7 +429,8 @@ impl TokenState {
     }
 
     /// A refresh failed for now: none before `cooldown`, or twice that and so on for failures of
-    /// the endpoint, is over.
+    /// the endpoint, is over. Where the endpoint names the time that counts, and doubles nothing:
+    /// four answers with `retry-after: 1` are not a reason to rest for minutes at the fifth.
     pub(crate) fn failed(
         &mut self,
         obstacle: Obstacle,
@@ -440,11 +441,11 @@ impl TokenState {
     ) {
         let wait = match obstacle {
             Obstacle::Network | Obstacle::Local => pause.network,
-            Obstacle::Endpoint => {
+            Obstacle::Endpoint => retry_after.unwrap_or_else(|| {
                 let doubled = pause.first.saturating_mul(1 << self.failures.min(16));
                 self.failures = self.failures.saturating_add(1);
-                retry_after.unwrap_or(doubled.min(pause.longest))
-            }
+                doubled.min(pause.longest)
+            }),
         };
         let mut until = now.mono + wait.max(PAUSE_MIN);
         if let Some(at) = self.forced {

@@ -9,6 +9,7 @@ use ureq::http::Request;
 use ureq::{Agent, SendBody};
 
 use super::http::{Http, HttpCall, HttpFailure, HttpPhase, HttpReply};
+use crate::error::reason;
 use crate::net::wait::{self, Deadline, Waiter};
 
 /// Performs calls over `agent`, each on a fresh connection, so that a single-use token is never
@@ -76,8 +77,9 @@ fn perform(agent: &Agent, call: HttpCall) -> Result<HttpReply, HttpFailure> {
 }
 
 fn cause_of(error: &ureq::Error) -> String {
-    match wait::Stop::of(error) {
-        Some(stop) => stop.to_string(),
-        None => error.to_string(),
+    match (wait::Stop::of(error), error) {
+        (Some(stop), _) => stop.to_string(),
+        (None, ureq::Error::Io(error)) => reason(error),
+        (None, error) => error.to_string(),
     }
 }

@@ -19,7 +19,7 @@ use finding::{Finding, Verdict, fine, odd, wrong};
 use running::what_it_knows;
 
 use super::Context;
-use super::accounts::{Token, again, is_dead};
+use super::accounts::{Token, again, ends_within_month, is_dead};
 use super::out::Paint;
 use super::web::{self, Presence, Server};
 use crate::account::http::HttpCall;
@@ -47,16 +47,26 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
     let mut is_readable = true;
     // First of all: can a request be served? The rest is why not, or what may be odd all the same.
     let loaded = file::load(&path);
-    findings.extend(serving::now(&loaded));
+    let is_missing = |error: &Error| error.io_kind() == Some(std::io::ErrorKind::NotFound);
+    findings.extend(match &loaded {
+        // Before the first login there is none, which is the same as one without accounts.
+        Err(error) if is_missing(error) => serving::now(&Ok(Config::default())),
+        loaded => serving::now(loaded),
+    });
     let config = match loaded {
         Ok(config) => {
             findings.push(fine("config", path.display().to_string()));
             findings.extend(config.notices.iter().map(|notice| odd("config", notice)));
             config
         }
+        Err(error) if is_missing(&error) => {
+            let text = format!("{} does not exist yet; maxpool login creates it", path.display());
+            findings.push(odd("config", text));
+            Config::default()
+        }
         Err(error) => {
-            findings.push(wrong("config", format!("{error}{}", if_missing(&error))));
-            is_readable = error.io_kind() == Some(std::io::ErrorKind::NotFound);
+            findings.push(wrong("config", error.to_string()));
+            is_readable = false;
             Config::default()
         }
     };
@@ -68,8 +78,10 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
         let home = (context.variable)("HOME").map(PathBuf::from);
         // What a server has learned; a missing file knows nothing.
         let (known, _) = state::load(&state::path(&path));
+        let (port, refused) = port(&config);
+        let known = Judged { state: known, refused };
         findings.extend(accounts(&config, &known, home.as_deref(), clock::wall()));
-        findings.extend(port(&config));
+        findings.extend(port);
     }
     findings.extend(certificates(context));
     if is_readable {
@@ -99,13 +111,6 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
     Ok(exit)
 }
 
-fn if_missing(error: &Error) -> &'static str {
-    match error.io_kind() {
-        Some(std::io::ErrorKind::NotFound) => "; it is created by: maxpool server",
-        Some(_) | None => "",
-    }
-}
-
 fn modes(path: &Path) -> Vec<Finding> {
     let Ok(found) = fs::metadata(path) else {
         return Vec::new();
@@ -124,7 +129,15 @@ fn modes(path: &Path) -> Vec<Finding> {
     findings
 }
 
-fn accounts(config: &Config, known: &State, home: Option<&Path>, now: Wall) -> Vec<Finding> {
+/// What is known of the accounts beside the config.
+#[derive(Default)]
+struct Judged {
+    state: State,
+    /// What the running proxy says of those that the API refuses, by name.
+    refused: Vec<(String, Finding)>,
+}
+
+fn accounts(config: &Config, known: &Judged, home: Option<&Path>, now: Wall) -> Vec<Finding> {
     if config.accounts.is_empty() {
         return vec![wrong("accounts", "there is no usable account; add one with: maxpool login")];
     }
@@ -137,8 +150,11 @@ fn accounts(config: &Config, known: &State, home: Option<&Path>, now: Wall) -> V
     let mut findings = Vec::new();
     let read = Sources::default();
     for account in &config.accounts {
+        let refused = known.refused.iter().find(|(name, _)| *name == account.name);
         findings.push(
-            dead(account, known, now)
+            refused
+                .map(|(_, finding)| finding.clone())
+                .or_else(|| dead(account, &known.state, now))
                 .or_else(|| ends_soon(account, now))
                 .unwrap_or_else(|| token(account, now)),
         );
@@ -168,20 +184,11 @@ fn dead(account: &AccountEntry, known: &State, now: Wall) -> Option<Finding> {
 
 /// A token that nothing renews is worth a line some time before it ends.
 fn ends_soon(account: &AccountEntry, now: Wall) -> Option<Finding> {
-    let Credential::Oauth(oauth) = &account.credential else {
-        return None;
-    };
-    let Tokens { refresh, expires_at, .. } = &oauth.tokens;
-    let at = expires_at.filter(|at| *at > now && now.until(*at) <= ENDS_SOON)?;
-    (refresh.is_none() && oauth.import_from.is_none()).then(|| {
-        let left = human(now.until(at));
-        let name = text::name(&account.name);
-        odd("token", format!("{name}: expires in {left} and cannot be renewed; {}", again(account)))
-    })
+    let left = human(ends_within_month(account, now)?);
+    let name = text::name(&account.name);
+    let text = format!("{name}: expires in {left} and cannot be renewed; {}", again(account));
+    Some(odd("token", text))
 }
-
-/// How long before its end (SPEC T4).
-const ENDS_SOON: Duration = Duration::from_secs(30 * 86_400);
 
 fn token(account: &AccountEntry, now: Wall) -> Finding {
     let name = text::name(&account.name);
@@ -210,16 +217,18 @@ fn token(account: &AccountEntry, now: Wall) -> Finding {
     }
 }
 
-fn port(config: &Config) -> Vec<Finding> {
+/// What listens on the port, and what the running proxy says of single accounts.
+fn port(config: &Config) -> (Vec<Finding>, Vec<(String, Finding)>) {
     let server = match Server::of(config) {
         Ok(server) => server,
-        Err(error) => return vec![odd("port", error.to_string())],
+        Err(error) => return (vec![odd("port", error.to_string())], Vec::new()),
     };
-    vec![match server.presence() {
+    let finding = match server.presence() {
         Presence::Running => {
             let mut findings = vec![fine("port", format!("maxpool answers at {}", server.base()))];
-            findings.extend(what_it_knows(&server, config));
-            return findings;
+            let known = what_it_knows(&server, config);
+            findings.extend(known.findings);
+            return (findings, known.refused);
         }
         Presence::Strange(what) => wrong(
             "port",
@@ -245,7 +254,8 @@ fn port(config: &Config) -> Vec<Finding> {
                 ),
             }
         }
-    }]
+    };
+    (vec![finding], Vec::new())
 }
 
 fn certificates(context: &Context<'_>) -> Vec<Finding> {
@@ -354,7 +364,12 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
             wrong("upstream", text)
         }
         Ok(asked) => {
-            fine("upstream", format!("{} answers (status {})", url.as_str(), asked.status))
+            // 400 and 401 are how the API answers a request without a body and a credential.
+            let status = match asked.status {
+                400 | 401 => String::new(),
+                status => format!(" (status {status})"),
+            };
+            fine("upstream", format!("{} answers{status}", url.as_str()))
         }
         Err(failure) => wrong(
             "upstream",

@@ -150,7 +150,7 @@ fn accounts_and_tokens() {
         ),
     ] {
         assert_eq!(
-            verdicts(&accounts(&parse(entries), &State::default(), None, now)),
+            verdicts(&accounts(&parse(entries), &Judged::default(), None, now)),
             [expected],
             "{entries}"
         );
@@ -179,9 +179,9 @@ fn a_port_is_free_or_taken() {
     let mut config = Config::default();
     config.proxy.port = listener.local_addr().unwrap().port();
     drop(listener);
-    assert_eq!(port(&config)[0].verdict, Verdict::Odd, "free");
+    assert_eq!(port(&config).0[0].verdict, Verdict::Odd, "free");
     config.proxy.port = 0;
-    assert_eq!(port(&config)[0].verdict, Verdict::Odd, "chosen by the system");
+    assert_eq!(port(&config).0[0].verdict, Verdict::Odd, "chosen by the system");
 }
 
 #[test]

@@ -82,12 +82,12 @@ pub(super) fn verdict(explanation: &Explanation, now: Wall) -> String {
         return format!("goes to {}: {}", text::name(name), rule(&why));
     }
     let until = explanation.until.map(|until| left(now, until));
-    let is_broken = explanation.passed_over.iter().any(|it| it.reason.starts_with("breaker"));
+    let cause_of = |word| wait_cause(word, &explanation.passed_over);
     match (why.split_once(": "), until) {
         (Some(("waits", cause)), Some(until)) => {
-            format!("would wait {until}: {}", wait_cause(cause, is_broken))
+            format!("would wait {until}: {}", cause_of(cause))
         }
-        (Some(("waits", cause)), None) => format!("would wait: {}", wait_cause(cause, is_broken)),
+        (Some(("waits", cause)), None) => format!("would wait: {}", cause_of(cause)),
         (Some(("refused", cause)), _) => format!("would be refused: {cause}"),
         _ => format!("would get no account: {why}"),
     }
@@ -106,14 +106,18 @@ fn rule(word: &str) -> &str {
 }
 
 /// The class of a wait (SPEC Q1), for people.
-fn wait_cause(word: &str, is_broken: bool) -> &str {
+fn wait_cause<'a>(word: &'a str, passed_over: &[PassedOver]) -> &'a str {
+    let any = |is: fn(&str) -> bool| passed_over.iter().any(|it| is(&it.reason));
     match word {
-        "capacity" if is_broken => {
+        "capacity" if any(|reason| reason.starts_with("breaker")) => {
             "the breaker is open because the API is failing for every account"
+        }
+        "capacity" if any(|reason| reason.ends_with("limit of concurrent requests")) => {
+            "the limit of concurrent requests is reached"
         }
         "quota" => "every account is at a limit",
         "weekly" => "every account has used up its week",
-        "capacity" => "the API is failing, or the limit on concurrent requests is reached",
+        "capacity" => "the API is failing or overloaded",
         "network" => "the network is down",
         other => other,
     }
@@ -164,7 +168,7 @@ pub(super) fn because(evidence: &Evidence, now: Wall) -> String {
     let source = evidence
         .source
         .as_deref()
-        .filter(|source| !repeats_status(evidence.status, source))
+        .filter(|source| *source != "body" && !repeats_status(evidence.status, source))
         .map(|source| format!(" {}", text::clean(source, 60)))
         .unwrap_or_default();
     let ago =

@@ -352,7 +352,12 @@ fn a2_unknown_keys_are_one_line_with_what_was_meant() {
         (
             "{\"scheduler\": {\"crossProviderFallbackPolicy\": \"when-exhausted\"}}",
             "c.json: unknown key, kept but not used: scheduler.crossProviderFallbackPolicy \
-             (line 1; use accounts[].profiles)",
+             (line 1; use accounts[].profiles); see maxpool(5)",
+        ),
+        (
+            "{\"ui\": {}, \"effort\": 1,\n\"eventLog\": {}}",
+            "c.json: 3 unknown keys, kept but not used: eventLog (line 2; use logFile); \
+             without a replacement: ui, effort; see maxpool(5)",
         ),
     ] {
         assert_eq!(parse(text).unwrap().notices, [line]);

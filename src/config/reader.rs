@@ -40,26 +40,35 @@ impl Findings {
     }
 
     /// The lines that a person should hear once. All unknown keys are one line, however many an
-    /// older or another program has left there.
+    /// older or another program has left there, and short, since a log line is cut.
     pub(super) fn into_notices(self, text: &str, file: &Path) -> Vec<String> {
+        let (idle, told): (Vec<&Unknown>, Vec<&Unknown>) =
+            self.unknown.iter().partition(|key| key.instead() == Some(NOTHING));
         let named = |unknown: &Unknown| {
             let line = locate::line_of(text, &unknown.place);
             let hint = unknown.hint(&self.known).unwrap_or_default();
             (line, format!("{} (line {line}{hint})", unknown.place))
         };
-        let mut keys: Vec<(usize, String)> = self.unknown.iter().map(named).collect();
+        let mut keys: Vec<(usize, String)> = told.into_iter().map(named).collect();
         keys.sort_by_key(|(line, _)| *line);
-        let keys: Vec<String> = keys.into_iter().map(|(_, key)| key).collect();
-        let all = match keys.as_slice() {
-            [] => None,
-            [only] => Some(format!("{}: unknown key, kept but not used: {only}", file.display())),
-            several => Some(format!(
-                "{}: {} unknown keys, kept but not used: {}",
-                file.display(),
-                several.len(),
-                several.join(", ")
-            )),
+        let mut parts: Vec<String> = Vec::new();
+        if !keys.is_empty() {
+            parts.push(keys.into_iter().map(|(_, key)| key).collect::<Vec<_>>().join(", "));
+        }
+        if !idle.is_empty() {
+            let names: Vec<String> = idle.iter().map(|key| key.place.to_string()).collect();
+            parts.push(format!("without a replacement: {}", names.join(", ")));
+        }
+        if self.unknown.iter().any(|key| key.instead().is_some()) {
+            parts.push("see maxpool(5)".to_owned());
+        }
+        let how_many = match self.unknown.len() {
+            1 => "unknown key".to_owned(),
+            several => format!("{several} unknown keys"),
         };
+        let line =
+            || format!("{}: {how_many}, kept but not used: {}", file.display(), parts.join("; "));
+        let all = (!self.unknown.is_empty()).then(line);
         all.into_iter().chain(self.notices).collect()
     }
 }
@@ -73,14 +82,23 @@ struct Unknown {
 }
 
 impl Unknown {
-    /// What to write instead, as far as that can be told.
-    fn hint(&self, known: &[String]) -> Option<String> {
+    /// What does the work of a key of the Node program.
+    fn instead(&self) -> Option<&'static str> {
         let Some(Step::Key(key)) = self.place.0.last() else {
             return None;
         };
-        if let Some((_, instead)) = OF_THE_NODE_PROGRAM.iter().find(|(other, _)| other == key) {
+        let found = OF_THE_NODE_PROGRAM.iter().find(|(other, _)| other == key);
+        found.map(|(_, instead)| *instead)
+    }
+
+    /// What to write instead, as far as that can be told.
+    fn hint(&self, known: &[String]) -> Option<String> {
+        if let Some(instead) = self.instead() {
             return Some(format!("; {instead}"));
         }
+        let Some(Step::Key(key)) = self.place.0.last() else {
+            return None;
+        };
         let elsewhere = || {
             let named = |path: &&String| path.rsplit('.').next().unwrap_or_default() == key;
             known.iter().find(named).cloned()
@@ -91,7 +109,7 @@ impl Unknown {
 }
 
 /// Keys that later versions of the Node program have, and what does their work here.
-const OF_THE_NODE_PROGRAM: [(&str, &str); 8] = [
+const OF_THE_NODE_PROGRAM: [(&str, &str); 14] = [
     ("crossProviderFallbackPolicy", "use accounts[].profiles"),
     ("routingMode", "use routing.mode and accounts[].profiles"),
     ("providers", "use accounts[] of type provider"),
@@ -100,7 +118,16 @@ const OF_THE_NODE_PROGRAM: [(&str, &str); 8] = [
     ("eventLog", "use logFile"),
     ("concurrencyWeight", "use scheduler.spreadShareWeight"),
     ("weeklyAwareScoring", "use scheduler.scarcityWeight"),
+    ("preventSleep", NOTHING),
+    ("updateCheck", NOTHING),
+    ("autoUpdate", NOTHING),
+    ("autoApply", NOTHING),
+    ("ui", NOTHING),
+    ("effort", NOTHING),
 ];
+
+/// Stands for no replacement.
+const NOTHING: &str = "";
 
 /// One object of the document, or the place where one could be.
 pub(super) struct Section<'a> {

@@ -1,25 +1,25 @@
-//! One attempt: one request on one account, from the credential to the last byte or to the reason
+//! One attempt: one request on one account, from the credential to the last byte, or to the reason
 //! why another account must try.
 //!
-//! An attempt owns the lease of its account and the way to the client that nothing has been written
-//! to ([`Uncommitted`]), and gives both back in its result: [`Attempted::Ended`] has used them up,
-//! [`Attempted::Failed`] returns the way to the client with the failure. So a retry without a free
-//! way, or a lease that two accounts hold, cannot be written down. Everything is tried here that
-//! concerns this account alone: waiting for a refresh, the call, one more call with a new token
-//! after a 401. Which account comes next, and whether any does, is `exchange`'s.
+//! An attempt owns the lease of its account and the writer to the client, to which nothing has been
+//! written yet ([`Uncommitted`]), and gives both back in its result: [`Attempted::Ended`] has used
+//! them up, [`Attempted::Failed`] returns the writer with the failure. So neither a retry after the
+//! first byte nor a lease held by two accounts compiles. This file tries everything that concerns
+//! this account alone: waiting for a refresh, the call, and one more call with a new token after a
+//! 401. `exchange` decides which account comes next, and whether any does.
 //!
-//! What must stay:
+//! Invariants:
 //!
-//! - Each lease ends once, with an outcome: [`LeaseGuard`] ends it as abandoned when a path forgets.
-//! - At most one refresh of this account for one request (SPEC T2): `record.refreshed` remembers it
-//!   over all attempts, not this one.
-//! - The scheduler hears what an answer's head says of quota before the body is read, so that the
-//!   requests beside this one see it as early as can be.
+//! - Each lease ends once, with an outcome. If a path forgets, [`LeaseGuard`] ends it as abandoned.
+//! - At most one refresh of this account per request (SPEC T2): `record.refreshed` remembers it
+//!   across all attempts.
+//! - The scheduler learns what an answer's head says about quota before the body is read, so that
+//!   concurrent requests see it as early as possible.
 //! - An error's body is masked before anything else sees it (SPEC D4).
 //!
-//! The alternative, one function that reads any answer and commits it at the right byte, has to run
-//! backwards when a 200 turns out to be an error. Here [`Delivery`] hands such an answer back as a
-//! refusal, and both kinds meet in the one `match` on what they mean.
+//! The alternative, one function that reads any answer and commits it at the right byte, would have
+//! to undo its work when a 200 turns out to be an error. Here [`Delivery`] returns such an answer
+//! as a refusal, and both kinds are handled by the one `match` on their meaning.
 
 use std::borrow::Cow;
 use std::cell::RefCell;

@@ -1,20 +1,21 @@
 //! What an upstream's answer means for the account and for the request (P6, P7, P8). Pure.
 //!
-//! An answer is judged once, with its head and as much of its body as an error has; `verdict` finds
-//! the row of P7 that fits, and this file turns the row into the two things that follow: what the
-//! request does next ([`Next`]) and what the scheduler is told of the account ([`Outcome`]). Keeping
-//! the two apart is the point. A refusal may move the request on and blame nobody, or be passed on
-//! and take the account out; an answer that carried one verdict for both would have to choose.
+//! An answer is judged once, from its head and as much of its body as an error has. `verdict` finds
+//! the row of P7 that applies; this file turns the row into two results: what the request does next
+//! ([`Next`]) and what the scheduler is told about the account ([`Outcome`]). They are separate on
+//! purpose. A refusal may move the request on and blame no account, or be passed on and take the
+//! account out; a single verdict for both would have to choose.
 //!
-//! What must stay:
+//! Invariants:
 //!
-//! - Nothing is decided by state: the same answer to the same question means the same. What depends
-//!   on others (whether an unrelated request met it, too) is the scheduler's `suspicion`.
+//! - No state is involved: the same answer to the same question always means the same. What
+//!   depends on other requests (whether an unrelated one was refused alike) is decided by the
+//!   scheduler's `suspicion`.
 //! - The client's words are not evidence. An error may repeat the request, so the words of a 400 or
-//!   403 count at the message's beginning only, or with a type that nothing else has.
+//!   403 count only at the beginning of the message, or with a type that is used for nothing else.
 //! - No time is invented: an end comes from the answer or is left to the scheduler's policy.
 //!
-//! Messages go out bounded and without credentials, because they end in the log and the status.
+//! Messages are bounded and contain no credentials, because they end up in the log and the status.
 
 use std::borrow::Cow;
 use std::sync::Arc;

@@ -11,23 +11,23 @@
 //! ```
 //!
 //! The idea: a request is one call on the thread that has read it, from its head to its line in the
-//! log, and every wait in between is the one wait of [`ClientWait`], which watches the client. So
-//! the states above are places in this file instead of values that somebody has to keep consistent,
-//! and a client who leaves ends whatever is going on at that place. The alternative, a state
-//! machine that any thread may drive, would save the stacks of waiting requests; it would also need
-//! a home for the lease, the client's socket and the upstream's answer between two steps, and that
-//! is where proxies lose them.
+//! log, and every wait in between goes through [`ClientWait`], which watches the client. So the
+//! states above are places in this file instead of values that must be kept consistent, and a
+//! client that disconnects ends whatever is in progress at that place. The alternative, a state
+//! machine that any thread may drive, would save the stacks of waiting requests. But it would have
+//! to store the lease, the client's socket and the upstream's answer between two steps, and that is
+//! where proxies lose them.
 //!
-//! What must stay:
+//! Invariants:
 //!
-//! - A retry takes the uncommitted writer by value ([`Uncommitted`]), so none can be written after
-//!   the first byte. Whoever opens the answer earlier takes the other accounts' chance away.
-//! - A lease ends in exactly one outcome. Dropping its guard ends it as abandoned, so an early return
-//!   frees the account; a guard kept in a struct that outlives the attempt would not.
-//! - A failed account is excluded for this request only. Only a wait in the queue forgets that: time
-//!   has passed, and the account that comes free is chosen anew.
-//! - Our own answer is the last resort, behind the upstream's own words ([`failed`]), and the log gets
-//!   exactly one line whatever happens.
+//! - A retry takes the uncommitted writer by value ([`Uncommitted`]), so there is none after the
+//!   first byte. Opening the answer earlier would take the other accounts' chance away.
+//! - A lease ends in exactly one outcome. Dropping its guard ends it as abandoned, so an early
+//!   return frees the account; a guard kept in a struct that outlives the attempt would not.
+//! - A failed account is excluded for this request only. Only a wait in the queue lifts that: time
+//!   has passed, and an account is chosen anew.
+//! - Our own answer is the last resort, after the upstream's own words ([`failed`]), and the log
+//!   gets exactly one line in every case.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -162,6 +162,7 @@ fn receive(
     }
     let peek = if entry.route.has_body_to_read() { peek::peek(&body) } else { Peek::default() };
     let limits = limits(&config, &peek);
+    let tracked = Rc::new(tracked);
     let mut trace = context.trace();
     trace.request(&method, &target, headers.iter());
     trace.body(&body);
@@ -179,7 +180,7 @@ fn receive(
         route: entry.route,
         arrived: now.mono,
         watch,
-        client_wait: Rc::new(ClientWait::new(out.line(), limits)),
+        client_wait: Rc::new(ClientWait::new(out.line(), Rc::clone(&tracked), limits)),
         tracked,
         record: std::cell::RefCell::new(Record::default()),
         trace: std::cell::RefCell::new(trace),

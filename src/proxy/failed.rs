@@ -120,7 +120,7 @@ pub(super) fn tell_failover(request: &ClientRequest, failed: &Failed, to: Option
         Outcome::Network { .. } => format!("{}: {}", meaning.kind, meaning.message),
         _ => {
             let Meaning { status, kind, message, verdict, .. } = meaning;
-            format!("{status} {kind}: {message}; {verdict}")
+            format!("{status} {kind}: {}; {verdict}", message.trim_end_matches('.'))
         }
     };
     let evidence = meaning.outcome.evidence().cloned();

@@ -18,6 +18,7 @@ use ureq::{Agent, BodyReader, SendBody};
 
 use super::client_wait::ClientWait;
 use super::stream::Body;
+use crate::error::reason;
 use crate::http::headers::Headers;
 use crate::net::resolve::LookupFailed;
 use crate::net::wait::{self, Stop, Waiter};
@@ -346,7 +347,7 @@ fn failure_of_io(error: &io::Error) -> Failure {
     let wrapped = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
     match wrapped {
         Some(error) => failure_of(error),
-        None => network(io_code(error), error.to_string()),
+        None => network(io_code(error), reason(error)),
     }
 }
 
@@ -369,7 +370,7 @@ fn failure_of(error: &ureq::Error) -> Failure {
         ureq::Error::LargeResponseHeader(_, _) => {
             network(NetworkCode::Garbage, "the response head is too large".into())
         }
-        ureq::Error::Io(error) => network(io_code(error), error.to_string()),
+        ureq::Error::Io(error) => network(io_code(error), reason(error)),
         error => network(NetworkCode::Other, error.to_string()),
     }
 }

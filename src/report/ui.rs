@@ -152,7 +152,7 @@ pub(crate) struct Ui {
 
 /// What each key does.
 pub(crate) const HELP: [(&str, &str); 15] = [
-    ("a", "accounts: import, add a key, sign in, enable, disable, retry, rename, delete"),
+    ("a", "accounts: add, sign in, enable, disable, retry, rename, delete"),
     ("l", "sign in again; opens on the account that needs it"),
     ("m", "routing: automatic, or one preferred account"),
     ("s", "sync: read the config again now"),
@@ -160,7 +160,7 @@ pub(crate) const HELP: [(&str, &str); 15] = [
     ("v", "sessions and the accounts where they live"),
     RESTART_HELP,
     ("q", "quit: running requests finish first"),
-    ("j k", "down and up, as the arrows do"),
+    ("j k", "down and up, like the arrow keys"),
     ("PageUp PageDown", "earlier and later lines of the log"),
     ("Enter", "choose"),
     ("Esc", "back; cancels a sign-in in progress"),

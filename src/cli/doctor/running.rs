@@ -6,56 +6,103 @@ use crate::cli::accounts::again;
 use crate::cli::web::Server;
 use crate::config::Config;
 use crate::http::document;
-use crate::report::status::Status;
+use crate::report::status::{Account, Block, Status};
 use crate::report::text;
 
-/// Asks it. Nothing to say is the best news.
-pub(super) fn what_it_knows(server: &Server, config: &Config) -> Vec<Finding> {
+/// What it answers. Nothing to say is the best news.
+#[derive(Default)]
+pub(super) struct Known {
+    pub(super) findings: Vec<Finding>,
+    /// The accounts that the API refuses, by name. Each finding replaces what the config says of
+    /// that account's token.
+    pub(super) refused: Vec<(String, Finding)>,
+}
+
+/// Asks it.
+pub(super) fn what_it_knows(server: &Server, config: &Config) -> Known {
     let status = match server.json("GET", "/maxpool/status", None) {
         Ok(body) => document::read::<Status>(&body).map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
     match status {
         Ok(status) => of_status(&status, config),
-        Err(why) => vec![wrong(
-            "proxy",
-            format!(
+        Err(why) => {
+            let text = format!(
                 "{} does not report its status: {why}; was it started with another config?",
                 server.base()
-            ),
-        )],
+            );
+            Known { findings: vec![wrong("proxy", text)], ..Known::default() }
+        }
     }
 }
 
-fn of_status(status: &Status, config: &Config) -> Vec<Finding> {
+fn of_status(status: &Status, config: &Config) -> Known {
     let own = env!("CARGO_PKG_VERSION");
-    let mut findings = Vec::new();
+    let mut known = Known::default();
     if status.version != own {
         let text = format!(
             "the running proxy is version {}, and this program is {own}; restart the proxy with r \
-            in its dashboard or with SIGUSR2",
+             in its dashboard or with SIGUSR2",
             text::clean(&status.version, 40)
         );
-        findings.push(odd("proxy", text));
+        known.findings.push(odd("proxy", text));
     }
-    for account in status.accounts.iter().filter(|it| it.status == "error") {
-        let said = account
-            .blocks
-            .iter()
-            .filter(|block| block.until.is_none())
-            .find_map(|block| block.evidence.as_ref()?.message.as_deref())
-            .map(|said| format!(" ({})", text::clean(said, 200)));
-        let entry = config.accounts.iter().find(|entry| entry.name == account.name);
-        let again = match account.kind.as_str() {
-            "oauth" => &entry.map_or_else(|| "sign in again with: maxpool login".to_owned(), again),
-            "apikey" => "add a valid key with: maxpool login --api",
-            _ => "put a valid authToken into its entry in the config",
-        };
-        let name = text::name(&account.name);
-        let text = format!("{name}: the upstream refuses it{}; {again}", said.unwrap_or_default());
-        findings.push(wrong("token", text));
+    for account in status.accounts.iter().filter(|account| account.enabled) {
+        if let Some(text) = refusal(account, config) {
+            known.refused.push((account.name.clone(), wrong("token", text)));
+        }
     }
-    findings
+    known
+}
+
+/// That the API refuses an account, with its words and what to do about it.
+fn refusal(account: &Account, config: &Config) -> Option<String> {
+    let name = text::name(&account.name);
+    let block = |reason: &str| account.blocks.iter().find(|block| block.reason == reason);
+    if let Some(block) = block("unusable") {
+        return Some(format!(
+            "{name}: the API says that the account cannot be used{}; settle that with the \
+             provider, then run: maxpool retry {name}",
+            said(words(block))
+        ));
+    }
+    let needs_login = block("needs_login");
+    if let Some(block) = needs_login.or_else(|| block("credential_refused")) {
+        let what = if needs_login.is_some() { "needs login" } else { "the API refuses it" };
+        return Some(format!("{name}: {what}{}; {}", said(words(block)), renewed(account, config)));
+    }
+    if account.status == "error" {
+        return Some(format!("{name}: the API refuses it; {}", renewed(account, config)));
+    }
+    // A 403 is charged to nobody (SPEC P7): it may come from something on the way to the API.
+    (account.last_status == Some(403)).then(|| {
+        format!(
+            "{name}: its last request was answered with 403{}; check what the account is allowed \
+             to do and that nothing on the way blocks it, or {}",
+            said(account.last_error.as_deref()),
+            renewed(account, config)
+        )
+    })
+}
+
+fn words(block: &Block) -> Option<&str> {
+    block.evidence.as_ref()?.message.as_deref()
+}
+
+fn said(words: Option<&str>) -> String {
+    let words = words.map(|words| text::clean(words.trim_end_matches('.'), 200));
+    words.filter(|words| !words.is_empty()).map(|words| format!(" ({words})")).unwrap_or_default()
+}
+
+/// How the account gets another credential.
+fn renewed(account: &Account, config: &Config) -> String {
+    let name = text::name(&account.name);
+    let entry = config.accounts.iter().find(|entry| entry.name == account.name);
+    match account.kind.as_str() {
+        "oauth" => entry.map_or_else(|| "sign in again with: maxpool login".to_owned(), again),
+        "apikey" => format!("replace the key with: maxpool login --api --name {name}"),
+        _ => "put a valid authToken into its entry in the config".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -64,7 +111,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::cli::doctor::Verdict;
 
     fn config() -> Config {
         let text = r#"{"accounts": [{"name": "work", "type": "oauth", "accessToken": "t",
@@ -74,43 +120,54 @@ mod tests {
 
     #[test]
     fn a_refused_credential_and_another_version_are_told() {
-        let block = json!({"text": "needs login", "until": null, "evidence": {"message": "no refresh token"}});
+        let login = json!({"reason": "needs_login", "evidence": {"message": "no refresh token"}});
+        let rest = json!({"reason": "credential_refused", "until": "2026-11-22T03:00:00Z",
+            "evidence": {"message": "invalid x-api-key"}});
+        let billing = json!({"reason": "unusable", "evidence": {"message": "Credit is too low."}});
         let status: Status = serde_json::from_value(json!({
             "version": "1.9.0",
             "accounts": [
-                {"name": "work", "type": "oauth", "status": "error", "blocks": [block]},
-                {"name": "my key", "type": "apikey", "status": "error"},
-                {"name": "glm", "type": "provider", "status": "error"},
-                {"name": "spare", "type": "oauth", "status": "throttled"},
+                {"name": "work", "type": "oauth", "enabled": true, "status": "error", "blocks": [login]},
+                {"name": "my key", "type": "apikey", "enabled": true, "status": "error", "blocks": [rest]},
+                {"name": "poor", "type": "apikey", "enabled": true, "blocks": [billing]},
+                {"name": "odd", "type": "apikey", "enabled": true, "status": "active",
+                    "lastStatus": 403, "lastError": "Not allowed."},
+                {"name": "glm", "type": "provider", "enabled": true, "status": "error"},
+                {"name": "off", "type": "provider", "enabled": false, "status": "error"},
+                {"name": "spare", "type": "oauth", "enabled": true, "status": "throttled",
+                    "lastStatus": 429},
             ],
         }))
         .unwrap();
         let own = env!("CARGO_PKG_VERSION");
-        let found: Vec<(Verdict, String)> = of_status(&status, &config())
-            .into_iter()
-            .map(|finding| (finding.verdict, finding.text))
-            .collect();
+        let known = of_status(&status, &config());
         assert_eq!(
-            found,
+            known.findings,
+            [odd(
+                "proxy",
+                format!(
+                    "the running proxy is version 1.9.0, and this program is {own}; restart the \
+                     proxy with r in its dashboard or with SIGUSR2"
+                )
+            )]
+        );
+        let refused: Vec<&str> =
+            known.refused.iter().map(|(_, finding)| finding.text.as_str()).collect();
+        assert_eq!(
+            refused,
             [
-                (
-                    Verdict::Odd,
-                    format!("the running proxy is version 1.9.0, and this program is {own}; \
-                    restart the proxy with r in its dashboard or with SIGUSR2")
-                ),
-                (
-                    Verdict::Wrong,
-                    "work: the upstream refuses it (no refresh token); sign in again as me@example.com with: maxpool login".to_owned()
-                ),
-                (
-                    Verdict::Wrong,
-                    "\"my key\": the upstream refuses it; add a valid key with: maxpool login --api".to_owned()
-                ),
-                (
-                    Verdict::Wrong,
-                    "glm: the upstream refuses it; put a valid authToken into its entry in the config".to_owned()
-                ),
+                "work: needs login (no refresh token); sign in again as me@example.com with: \
+                 maxpool login",
+                "\"my key\": the API refuses it (invalid x-api-key); replace the key with: maxpool \
+                 login --api --name \"my key\"",
+                "poor: the API says that the account cannot be used (Credit is too low); settle \
+                 that with the provider, then run: maxpool retry poor",
+                "odd: its last request was answered with 403 (Not allowed); check what the account \
+                 is allowed to do and that nothing on the way blocks it, or replace the key with: \
+                 maxpool login --api --name odd",
+                "glm: the API refuses it; put a valid authToken into its entry in the config",
             ]
         );
+        assert_eq!(known.refused[1].0, "my key");
     }
 }

@@ -124,7 +124,7 @@ fn advice(explanation: &Explanation) -> &'static str {
         "refused: all accounts are disabled" => "; enable one with: maxpool enable NAME",
         "refused: no account" => "; add one with: maxpool login",
         "refused: no account has this profile" => "; add a Claude account with: maxpool login",
-        "refused: no account has a working credential" => "; sign in again with: maxpool login",
+        "refused: no account has a working credential" => "; see the \"token\" lines",
         _ => "",
     }
 }

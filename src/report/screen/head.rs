@@ -119,7 +119,8 @@ impl Frame<'_> {
         }
         if status.draining {
             let left = counted(count(status.requests_in_flight), "request");
-            let text = format!("stopping: {left} left, new requests are refused");
+            let rest = if self.size.cols < 60 { "" } else { ", new requests are refused" };
+            let text = format!("stopping: {left} left{rest}");
             lines.push(Line::of(Ink::Yellow, text));
         }
         if status.upstream_throttle.active {

@@ -18,18 +18,44 @@ impl Frame<'_> {
     pub(super) fn page(&self, room: usize) -> Vec<Line> {
         match self.ui.page() {
             Page::Main => Vec::new(),
-            Page::Help { top } => help(&help_of(self.ui.seat()), *top, room),
+            Page::Help { top } => self.help(&help_of(self.ui.seat()), *top, room),
             Page::Accounts { cursor } => {
                 self.list("ACCOUNTS", &self.accounts_lines(), *cursor, room)
             }
             Page::Account { account, cursor } => self.account_page(account, *cursor, room),
-            Page::Entry { wanted: Wanted::SignInCode, shown } => self.signing_in(shown),
+            Page::Entry { wanted: Wanted::SignInCode, shown } => self.signing_in(shown, room),
             Page::Entry { wanted, shown } => self.entry_page(wanted, shown),
             Page::SignIn { cursor } => self.list("SIGN IN", &self.sign_in_lines(), *cursor, room),
             Page::Sessions { top } => self.sessions_page(*top, room),
             Page::Routing { cursor } => self.routing_page(*cursor, room),
             Page::Explain { cursor } => self.explain_page(*cursor, room),
         }
+    }
+
+    /// The keys from `top` on, or as many as fit before the end.
+    fn help(&self, keys: &[(&str, &str)], top: usize, room: usize) -> Vec<Line> {
+        let entry = |(key, does): &(&str, &str)| {
+            let mut key = *key;
+            let line = |part| {
+                let mut line = Line::default();
+                line.gap(2)
+                    .column(Ink::Cyan, std::mem::take(&mut key), 15, self.signs)
+                    .gap(1)
+                    .push(Ink::Plain, part);
+                line
+            };
+            self.wrapped(does, 18).into_iter().map(line).collect()
+        };
+        let entries: Vec<Vec<Line>> = keys.iter().map(entry).collect();
+        let space = room.saturating_sub(1);
+        let (mut last, mut left) = (entries.len(), space);
+        while let Some(before) = last.checked_sub(1)
+            && let Some(rest) = left.checked_sub(entries[before].len())
+        {
+            (last, left) = (before, rest);
+        }
+        let shown = entries.into_iter().skip(top.min(last)).flatten().take(space);
+        std::iter::once(Line::of(Ink::Bold, "HELP")).chain(shown).collect()
     }
 
     /// A heading and the part of the list around the cursor.
@@ -60,7 +86,9 @@ impl Frame<'_> {
 
     fn account_line(&self, account: &Account) -> Line {
         let mut line = Line::default();
-        line.column(Ink::Plain, &clean(&account.name, 60), 24, self.signs).gap(1);
+        let cells = if self.size.cols < 60 { 16 } else { 24 };
+        let name = width::fit_middle(&clean(&account.name, 60), cells, self.signs.cut());
+        line.column(Ink::Plain, &name, cells, self.signs).gap(1);
         line.column(Ink::Dim, &account.kind, 9, self.signs);
         line.push(Ink::Dim, if account.enabled { "enabled" } else { "disabled" });
         line
@@ -201,7 +229,7 @@ impl Frame<'_> {
     }
 
     /// The page to open and what came of it.
-    fn signing_in(&self, shown: &str) -> Vec<Line> {
+    fn signing_in(&self, shown: &str, room: usize) -> Vec<Line> {
         let mut lines = vec![Line::of(Ink::Bold, "SIGN IN")];
         let Some(sign_in) = &self.view.sign_in else {
             lines.push(Line::of(Ink::Dim, "  no sign-in is in progress"));
@@ -232,6 +260,14 @@ impl Frame<'_> {
         let pieces = url.chunks(self.size.cols.max(1));
         lines.extend(pieces.map(|piece| Line::of(Ink::Cyan, piece.iter().collect::<String>())));
         lines.extend(text(texts[1]));
+        if lines.len() >= room {
+            // The place to type matters more than an address that is cut.
+            lines.truncate(1);
+            lines.extend(text(
+                "A page should have opened in the browser. Enlarge the window to see its address, \
+                 or paste the code:",
+            ));
+        }
         lines.push(self.typed(shown));
         lines.extend(sign_in.said.iter().flat_map(|said| text(said)));
         lines
@@ -327,8 +363,12 @@ impl Frame<'_> {
             let score = candidate.score.map_or_else(|| "?".into(), hundredths);
             line.column_right(Ink::Plain, &score, 6, self.signs);
             // All of these outrank the score.
-            for note in &candidate.notes {
-                line.push(Ink::Yellow, format!("  {}", clean(note, 60)));
+            let notes: Vec<String> =
+                candidate.notes.iter().map(|note| format!("  {}", clean(note, 90))).collect();
+            let notes = notes.concat();
+            let is_beside = line.cells() + width::of(&notes) <= self.size.cols;
+            if is_beside {
+                line.push(Ink::Yellow, notes.as_str());
             }
             if candidate.tier != "normal" && candidate.tier != "unknown" {
                 line.push(Ink::Yellow, format!("  week {}", clean(&candidate.tier, 20)));
@@ -350,6 +390,10 @@ impl Frame<'_> {
                 lines.push(line);
                 let parts = self.wrapped(&terms, 6);
                 lines.extend(parts.into_iter().map(|part| indented(6, Ink::Dim, part)));
+            }
+            if !is_beside {
+                let parts = self.wrapped(&notes, 6);
+                lines.extend(parts.into_iter().map(|part| indented(6, Ink::Yellow, part)));
             }
         }
         for passed in &decision.passed_over {
@@ -423,16 +467,4 @@ fn indented(cells: usize, ink: Ink, text: String) -> Line {
     let mut line = Line::default();
     line.gap(cells).push(ink, text);
     line
-}
-
-fn help(keys: &[(&str, &str)], top: usize, room: usize) -> Vec<Line> {
-    let mut lines = vec![Line::of(Ink::Bold, "HELP")];
-    let top = top.min(keys.len().saturating_sub(room.saturating_sub(1)));
-    for (key, does) in keys.iter().skip(top) {
-        let mut line = Line::default();
-        line.gap(2).column(Ink::Cyan, key, 15, super::Signs::Ascii).gap(1).push(Ink::Plain, *does);
-        lines.push(line);
-    }
-    lines.truncate(room);
-    lines
 }

@@ -11,6 +11,13 @@ pub(super) fn restart_question(status: &Status) -> String {
 }
 
 pub(super) fn stop_question(status: &Status) -> String {
+    // A second signal cuts what a first one lets finish.
+    if status.draining {
+        return format!(
+            "Stop at once? {} in flight will be cut.",
+            requests(u64::try_from(status.requests_in_flight).unwrap_or(u64::MAX))
+        );
+    }
     format!(
         "Stop the server? New requests are refused.{}{}",
         finishing(status, ""),

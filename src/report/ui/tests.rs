@@ -166,6 +166,11 @@ fn d1_an_attached_dashboard_knows_no_restart() {
 fn questions_say_what_will_happen() {
     let mut status = pool();
     status.requests_in_flight = 3;
+    status.draining = true;
+    let mut ui = Ui::new(Seat::Server);
+    assert!(press(&mut ui, "q", &status).is_empty());
+    assert_eq!(ui.question(), Some("Stop at once? 3 requests in flight will be cut."));
+    status.draining = false;
     status.queue = Queue { waiting: 1, ..Queue::default() };
     status.accounts[1].in_flight = 1;
     for (seat, keys, question) in [
