@@ -3,15 +3,16 @@
 
 use std::io::Write as _;
 
-use crate::config::masking;
+use crate::config::masking::Masked;
 
 /// Called first of all.
 pub(crate) fn begin() {
     not_dumpable();
     std::panic::set_hook(Box::new(|panic| {
         let text = format!("maxpool: {panic} (this is a bug in maxpool, please report it)");
+        let text = Masked::text(&text);
         // Where nobody reads it there is nothing to be done.
-        let _ = writeln!(std::io::stderr(), "{}", masking::text(&text));
+        let _ = writeln!(std::io::stderr(), "{}", *text);
     }));
 }
 
@@ -24,5 +25,36 @@ fn not_dumpable() {
     {
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is what is looked at")]
+    use std::process::Command;
+
+    use super::*;
+    use crate::config::Secret;
+
+    const VARIABLE: &str = "MAXPOOL_TEST_PANIC";
+
+    #[test]
+    fn d4_a_panic_shows_no_secret() {
+        if std::env::var_os(VARIABLE).is_some() {
+            begin();
+            let secret = Secret::new("live/secret+of-a-panic-0815");
+            let escaped = secret.expose().replace('/', "\\u002f");
+            panic!("first {} then {escaped} last", secret.expose());
+        }
+        // The hook is the process's, so a process of its own has it.
+        let test = "cli::secrecy::tests::d4_a_panic_shows_no_secret";
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", test, "--nocapture"]).env(VARIABLE, "1");
+        let ended = child.output().unwrap();
+        assert!(!ended.status.success());
+        let said = String::from_utf8_lossy(&[ended.stdout, ended.stderr].concat()).into_owned();
+        assert!(said.contains("first [masked] then [masked] last"), "{said}");
+        assert!(said.contains("this is a bug in maxpool"), "{said}");
+        assert!(!said.contains("of-a-panic-0815"), "{said}");
     }
 }

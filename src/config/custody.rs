@@ -28,6 +28,14 @@
 //!                                     the config takes it
 //! ```
 //!
+//! What a newer pair displaces goes into the list `previous` and stays there until a successor has
+//! served. Two processes and a person change that list without knowing of each other: what somebody
+//! has added stays, and only what somebody has seen and then dropped goes, see
+//! [`Previous::merged`].
+//!
+//! An old copy of the file takes the digests with it, so the state file holds the latest of them
+//! too, and whoever is about to send a token asks there first, see [`noted`](super::noted).
+//!
 //! A pair becomes spent only by [`Custody::renewed`], that is, when a successor was issued; its
 //! digest then stays in the entry, so that every later reader can tell. The alternative, comparing
 //! ends, fails with a wrong clock and with a source that writes any end it likes.

@@ -5,11 +5,12 @@
 //! with its JSON and percent escapes undone, layer by layer, and each secret is looked for in its
 //! base64 forms too. What is found is cut out of the original text.
 //!
-//! [`Secret::new`](super::Secret::new) makes a secret known here, so none can be forgotten. Every
-//! writer of a text that leaves the program asks [`text`] or [`bytes()`]: the log, the status and
-//! the other local routes, recordings, the screen, error bodies and headers to clients, the command
-//! line. The content of a good answer is not asked about. A text without a secret costs one pass
-//! over it.
+//! [`Secret::new`](super::Secret::new) makes a secret known here, so none can be forgotten. What
+//! leaves the program is a [`Masked`], which nothing but a search makes: a line of the log and of the
+//! dashboard, a recording, an error body that is kept for a client, an answer of our own, a panic.
+//! Streams and headers, which have no whole text, and the command line ask [`text`], [`bytes()`] or
+//! [`torn`] in the one place that writes them. The content of a good answer is not asked about. A
+//! text without a secret costs one pass over it.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -35,6 +36,31 @@ pub(crate) fn text(text: &str) -> Cow<'_, str> {
 pub(crate) fn bytes(bytes: &[u8]) -> Option<Vec<u8>> {
     let ranges = found(bytes);
     (!ranges.is_empty()).then(|| cut(bytes, &ranges))
+}
+
+/// A text without any secret. Only what takes them out makes one, so a way out that asks for it
+/// cannot be given anything else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Masked<T>(T);
+
+impl Masked<String> {
+    pub(crate) fn text(original: &str) -> Masked<String> {
+        Masked(text(original).into_owned())
+    }
+}
+
+impl Masked<Vec<u8>> {
+    pub(crate) fn bytes(original: Vec<u8>) -> Masked<Vec<u8>> {
+        Masked(bytes(&original).unwrap_or(original))
+    }
+}
+
+impl<T> std::ops::Deref for Masked<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
 }
 
 /// A text that may have been cut anywhere, without any secret and without the beginning of one at

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use crate::config::masking;
+use crate::config::masking::Masked;
 
 /// Synchronized update: a terminal that knows it shows the frame at once, the others ignore it.
 const FRAME_BEGIN: &str = "\x1b[?2026h";
@@ -12,7 +12,7 @@ const FRAME_END: &str = "\x1b[?2026l";
 
 #[derive(Default)]
 pub(super) struct Canvas {
-    shown: Vec<String>,
+    shown: Vec<Masked<String>>,
     forgotten: bool,
     pending: Vec<u8>,
     written: usize,
@@ -31,8 +31,7 @@ impl Canvas {
 
     /// Prepares what differs; nothing if nothing does.
     pub(super) fn draw(&mut self, lines: Vec<String>) {
-        let lines: Vec<String> =
-            lines.into_iter().map(|line| masking::text(&line).into_owned()).collect();
+        let lines: Vec<Masked<String>> = lines.iter().map(|line| Masked::text(line)).collect();
         let mut text = String::new();
         let whole = self.forgotten || lines.len() != self.shown.len();
         if whole {
@@ -46,7 +45,7 @@ impl Canvas {
             // Cleared before it is written: clearing behind a full line would take its last
             // character.
             let clear = if whole { "" } else { "\x1b[2K" };
-            text.push_str(&format!("\x1b[{};1H{clear}{line}", row + 1));
+            text.push_str(&format!("\x1b[{};1H{clear}{}", row + 1, **line));
         }
         self.shown = lines;
         self.forgotten = false;

@@ -41,7 +41,7 @@ use crate::account::limits::headers::report_of_headers;
 use crate::account::provider::model_for;
 use crate::account::{Cooling, Obstacle, Readiness, Ready, Unready};
 use crate::clock;
-use crate::config::masking;
+use crate::config::masking::{self, Masked};
 use crate::event::Stage;
 use crate::gate::{Granted, LeaseGuard};
 use crate::http::headers::{self, Auth, Beta};
@@ -320,6 +320,7 @@ impl Course<'_> {
         let meaning = self.judge(status, &headers, &body, quota);
         let form =
             Form::of(headers.text(header::CONTENT_TYPE), headers.text(header::CONTENT_ENCODING));
+        let body = Masked::bytes(body);
         Ok((whole.then_some(Kept { status, headers, body, form }), meaning))
     }
 }

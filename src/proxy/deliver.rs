@@ -15,7 +15,7 @@ use super::stream::{Committed, Uncommitted};
 use ureq::http::header::{self, HeaderValue};
 
 use crate::clock;
-use crate::config::masking;
+use crate::config::masking::{self, Masked};
 use crate::event::{Outcome as EndedAs, Stage};
 use crate::gate::LeaseGuard;
 use crate::http::headers;
@@ -84,7 +84,8 @@ impl Course<'_> {
             let meaning = self.judge(status, &answer.headers, &said, quota);
             let mut headers = answer.headers;
             headers.replace("content-type", HeaderValue::from_static("application/json"));
-            let kept = Some(Kept { status, headers, body: said, form: Form::Json });
+            let body = Masked::bytes(said);
+            let kept = Some(Kept { status, headers, body, form: Form::Json });
             return Delivery::Refused { hold, out, kept, meaning };
         }
         if self.is_for_an_answer(&answer) && is_error(&scanner) {
@@ -97,7 +98,8 @@ impl Course<'_> {
             let status = classify::status_of(&error.kind);
             let meaning = self.judge(status, &answer.headers, &ahead, quota);
             let Answer { headers, .. } = answer;
-            let kept = whole.then_some(Kept { status, headers, body: ahead, form });
+            let body = Masked::bytes(ahead);
+            let kept = whole.then_some(Kept { status, headers, body, form });
             return Delivery::Refused { hold, out, kept, meaning };
         }
         Delivery::Over(self.commit(hold, answer, (scanner, ahead, ended), out))

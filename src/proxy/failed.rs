@@ -9,6 +9,7 @@ use super::reply;
 use super::request::ClientRequest;
 use super::stream::{Body, Uncommitted};
 use super::verdict::Whom;
+use crate::config::masking::Masked;
 use crate::event::{Event, Failover, Outcome as EndedAs, Stage};
 use crate::http::headers::{self, Headers};
 use crate::http::sse::Form;
@@ -49,7 +50,7 @@ enum AtLast {
 pub(super) struct Kept {
     pub(super) status: u16,
     pub(super) headers: Headers,
-    pub(super) body: Vec<u8>,
+    pub(super) body: Masked<Vec<u8>>,
     pub(super) form: Form,
 }
 
@@ -165,7 +166,7 @@ impl Kept {
             return ended(sent.map(|()| self.status));
         }
         let event = match self.form {
-            Form::Events => self.body,
+            Form::Events => self.body.to_vec(),
             Form::Json | Form::Opaque => reply::event_of_body(self.status, &self.body),
         };
         let sent = out.open(200, headers, Body::Streamed).and_then(|mut committed| {

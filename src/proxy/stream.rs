@@ -26,7 +26,7 @@ use ureq::http::HeaderValue;
 use super::error_events::ErrorEvents;
 use super::reply::Reply;
 use crate::clock::{self, Stopwatch};
-use crate::config::masking;
+use crate::config::masking::{self, Masked};
 use crate::http::headers::{self, Headers};
 use crate::server::{ClientSocket, Outbound};
 
@@ -154,11 +154,11 @@ impl Uncommitted {
         let mut down = self.0.0.borrow_mut();
         down.form.keep_alive &= !reply.close;
         if held {
-            let event = masked(reply.event());
+            let event = Masked::bytes(reply.event());
             down.state = State::Open(down.streamed());
             down.push(&event)?;
         } else {
-            let body = masked(reply.body());
+            let body = Masked::bytes(reply.body());
             let headers = reply.headers();
             down.head(reply.status, headers.iter(), Body::Length(body.len() as u64));
             down.push(&body)?;
@@ -230,7 +230,7 @@ impl Committed {
     pub(crate) fn broken(mut self, event: Option<&[u8]>) {
         // A client that is gone is noticed by the next line.
         let _ = self.let_go();
-        let event = event.map(|event| masked(event.to_vec()));
+        let event = event.map(|event| Masked::bytes(event.to_vec()));
         let mut down = self.0.0.borrow_mut();
         let grows = matches!(down.state, State::Open(Framing::Chunked | Framing::ToTheEnd));
         let told = match event {
@@ -440,11 +440,6 @@ impl Down {
             out.tear();
         }
     }
-}
-
-/// Without any credential.
-fn masked(text: Vec<u8>) -> Vec<u8> {
-    masking::bytes(&text).unwrap_or(text)
 }
 
 /// The head without any credential in its values. A name is left alone: somebody's key may be a

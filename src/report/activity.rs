@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::config::masking::Masked;
 use crate::scheduler::time::Wall;
 
 /// How much an entry matters; the dashboard colours it.
@@ -22,7 +23,7 @@ pub(crate) struct Entry {
     /// How much it matters.
     pub(crate) level: Level,
     /// One line without control characters, bounded.
-    pub(crate) text: String,
+    pub(crate) text: Masked<String>,
     /// What the line says of a finished request, for the dashboard's shorter line.
     pub(crate) brief: Option<Brief>,
 }

@@ -10,6 +10,7 @@ use super::mask::mask;
 use super::text::{clean, name, push_clean, push_name, quoted, repeats_status};
 use super::{Brief, Entry, Level};
 use crate::clock::{human, iso, lasted, push_iso};
+use crate::config::masking::Masked;
 use crate::event::labels;
 use crate::event::{
     AccountBlocked, Event, Failover, Finished, Held, Outcome, Refresh, RefreshResult, RestartStep,
@@ -60,7 +61,7 @@ pub(super) fn push_line(out: &mut String, entry: &Entry) {
 }
 
 fn bounded(at: Wall, level: Level, text: String) -> Entry {
-    let text = clean(&mask(&text), ENTRY_CHARS_MAX);
+    let text = Masked::text(&clean(&mask(&text), ENTRY_CHARS_MAX));
     Entry { at, level, text, brief: None }
 }
 

@@ -375,7 +375,7 @@ mod tests {
         assert_eq!(text.lines().count(), 500);
         assert!(text.starts_with("1970-01-01T00:00:00.000Z line 0\n"));
         let last = activity.last(2);
-        assert_eq!(last[1].1.text, "line 499");
+        assert_eq!(*last[1].1.text, "line 499");
         assert_eq!(activity.last(9_999).len(), ACTIVITY_MAX);
     }
 
@@ -386,7 +386,7 @@ mod tests {
         events.notice(Wall(0), "nobody reads this");
         let activity = Arc::clone(reporter.activity());
         reporter.finish(LONG);
-        assert_eq!(activity.last(1)[0].1.text, "nobody reads this");
+        assert_eq!(*activity.last(1)[0].1.text, "nobody reads this");
     }
 
     #[test]

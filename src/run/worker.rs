@@ -51,8 +51,9 @@ const SEEN_TOLD_EVERY: Duration = Duration::from_millis(500);
 const LEFT_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A refresh that is under way at the end is waited for, because its token would be lost.
 const REFRESH_SETTLE_MAX: Duration = Duration::from_secs(40);
-/// The same before a hand-over, for which the leader waits only so long.
+/// How long a server that ends goes on trying to store what is in memory only.
 const STORE_AT_END_MAX: Duration = Duration::from_secs(5);
+/// The same as [`REFRESH_SETTLE_MAX`] before a hand-over, for which the leader waits only so long.
 const YIELD_SETTLE_MAX: Duration = Duration::from_secs(10);
 /// The log's last lines are written within this time, or not at all when nobody reads them.
 const LOG_FINISH_MAX: Duration = Duration::from_secs(2);

@@ -1,7 +1,7 @@
 //! One recording as text.
 
 use crate::clock::iso;
-use crate::config::masking;
+use crate::config::masking::{self, Masked};
 use crate::report::mask::{is_secret_header, mask};
 use crate::report::text::is_dangerous;
 use crate::scheduler::time::Wall;
@@ -33,8 +33,8 @@ pub(super) enum Part {
     Encoded { encoding: String, length: u64 },
 }
 
-/// The whole file.
-pub(super) fn render(page: &Page) -> String {
+/// The whole file. Each part is masked by itself, with what is known of its form.
+pub(super) fn render(page: &Page) -> Masked<String> {
     let mut text = format!("{} request {}\n", iso(page.at), page.number);
     for part in &page.parts {
         match part {
@@ -61,7 +61,7 @@ pub(super) fn render(page: &Page) -> String {
             }
         }
     }
-    text
+    Masked::text(&text)
 }
 
 fn head(text: &mut String, headers: &[Header]) {

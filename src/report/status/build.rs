@@ -11,6 +11,7 @@ use super::{
     Session, Sessions, Status, Throttle, TokenTotals, Unavailable, Usage, Weekly, Window,
 };
 use crate::config::days::Counts;
+use crate::config::masking::Masked;
 use crate::event::{Counters, InFlight, labels};
 use crate::http::peek::session_tag;
 use crate::report::mask::mask;
@@ -495,7 +496,7 @@ pub(crate) fn line_of((number, entry): &(u64, Entry)) -> Line {
         number: *number,
         at: Moment(entry.at),
         warning: entry.level == Level::Warning,
-        text: entry.text.clone(),
+        text: entry.text.to_string(),
         request: entry.brief.as_ref().map(finished_of),
     }
 }
@@ -505,7 +506,7 @@ pub(crate) fn entry_of(line: Line) -> Entry {
     Entry {
         at: line.at.0,
         level: if line.warning { Level::Warning } else { Level::Info },
-        text: line.text,
+        text: Masked::text(&line.text),
         brief: line.request.map(brief_of),
     }
 }

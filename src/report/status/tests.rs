@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::build::{self, AccountFacts, CredentialFacts, Facts};
 use super::{Explained, Status};
 use crate::config::days::Counts;
+use crate::config::masking::Masked;
 use crate::event::{Counters, InFlight, RequestMeta, Stage};
 use crate::report::{Entry, Level};
 use crate::scheduler::quota::{Family, Verdict, WindowKind};
@@ -221,7 +222,7 @@ fn facts<'a>(counters: &'a Counters, decisions: &'a [Explanation]) -> Facts<'a> 
         }],
         activity: vec![(
             7,
-            Entry { at: WALL, level: Level::Warning, text: "failover".into(), brief: None },
+            Entry { at: WALL, level: Level::Warning, text: Masked::text("failover"), brief: None },
         )],
         counters,
         decisions,
