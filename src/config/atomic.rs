@@ -1,13 +1,12 @@
-//! Replaces a file whole or not at all, under an advisory lock (SPEC A5).
+//! Replaces a file as a whole or not at all, under an advisory lock (SPEC A5).
 //!
-//! Writers of one file exclude each other by a lock on a sibling file, `<name>.lock`. Whoever has
-//! locked it looks whether the path still names that file: a lock on a file that somebody has
-//! deleted excludes nobody. Readers need no lock, since a rename shows them the old file or the new
-//! one.
+//! Writers of one file exclude each other by a lock on a sibling file, `<name>.lock`. After locking
+//! it, a writer checks that the path still names that file: a lock on a deleted file excludes
+//! nobody. Readers need no lock, since a rename shows them either the old file or the new one.
 //!
-//! What will be written can be given its place beforehand ([`FileLock::reserve`]): a temporary file
-//! of that size, on the disk, held by a lock of its own, so that nobody takes it for what a killed
-//! writer has left behind.
+//! The place for a later write can be reserved ([`FileLock::reserve`]): a temporary file of the
+//! needed size, on the disk, with its own lock, so that nobody mistakes it for what a killed writer
+//! has left behind.
 
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};

@@ -1,9 +1,9 @@
 //! The config file: where it is, how it is read, and how it is changed without losing anything
 //! (SPEC A1, A5).
 //!
-//! It holds every credential, so nothing here ever replaces it by defaults, and each write changes
-//! only what the write is about: key order and unknown keys survive, and so does what another
-//! process wrote in the meantime.
+//! It holds every credential, so nothing here ever replaces it with defaults, and each write
+//! changes only what the write is about: key order, unknown keys and what another process wrote in
+//! the meantime survive.
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;

@@ -1,8 +1,8 @@
 //! What changes the running server: a reread config (SPEC A7) and the control routes (P1).
 //!
-//! Each change goes to the file first, through the lock of A5, and takes effect by the same road as
-//! an edit by hand: the file is read again and what differs is applied to the scheduler and to the
-//! accounts.
+//! Each change is written to the file first, under the lock of A5, and takes effect in the same way
+//! as an edit by hand: the file is read again, and the differences are applied to the scheduler and
+//! to the accounts.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -1,10 +1,10 @@
-//! `--log-to DIR` (D3): one file a request, with heads, bodies, every attempt and the error; for
-//! finding out what went wrong.
+//! `--log-to DIR` (D3): one file per request with heads, bodies, every attempt and the error, for
+//! debugging.
 //!
 //! A request only collects: a [`Trace`] holds bounded copies and goes to a writer thread when it is
-//! dropped. The channel and the bytes on their way are bounded; what does not fit is dropped and
-//! counted, so that neither a slow nor a failing disk disturbs a request. Credentials and cookies
-//! are masked before anything is written (D4).
+//! dropped. The channel and the bytes in it are bounded; what does not fit is dropped and counted,
+//! so that neither a slow nor a failing disk disturbs a request. Credentials and cookies are masked
+//! before anything is written (D4).
 
 mod page;
 

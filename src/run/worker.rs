@@ -1,5 +1,5 @@
 //! The life of a server: it gets ready, serves when it is told to, hands over or stops, and
-//! finishes what it has.
+//! finishes its requests.
 //!
 //! ```text
 //! prepare ─▶ (go) ─▶ serve ─yield─▶ let go ─retire─▶ finish, until deserted
@@ -7,8 +7,8 @@
 //!                      └──drain─▶ finish, until nothing runs
 //! ```
 //!
-//! It obeys its leader and nobody else: signals of its own are passed to the leader, so that a
-//! signal to the whole process group counts once.
+//! It takes orders only from its leader. Signals that it receives are passed to the leader, so that
+//! a signal to the whole process group counts once.
 
 use std::net::TcpListener;
 use std::process::ExitCode;

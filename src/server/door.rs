@@ -1,4 +1,4 @@
-//! Who may come in, and with what framing (P2). Judges a received head; reads no socket.
+//! Who may enter, and with what framing (P2). Judges a head that was received; reads no socket.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,5 @@
-//! Who serves, who comes and who goes: the decisions of the leader, without its processes.
+//! Which worker serves, which is started and which ends: the decisions of the leader, without its
+//! processes.
 //!
 //! ```text
 //! Starting ─prepared─▶ Prepared ─old one yielded─▶ Opening ─serving─▶ Serving ◀──resume──┐
@@ -10,9 +11,9 @@
 //!                                                                                     Retired
 //! ```
 //!
-//! At any moment at most one worker takes connections, and between two of them the kernel keeps
-//! what comes. This module never does I/O: facts go in with their time, actions come out in the
-//! order in which they are to be done.
+//! At most one worker accepts connections at any moment, and between two of them the kernel queues
+//! new ones. This module never does I/O: facts go in with their time, actions come out in the order
+//! in which they must be carried out.
 
 use std::collections::VecDeque;
 use std::time::Duration;
