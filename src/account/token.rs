@@ -23,7 +23,7 @@ use crate::config::state::TokensState;
 use crate::config::{Identity, Secret, Tokens};
 use crate::scheduler::time::{Mono, Now, Wall};
 
-/// Why an OAuth account must be logged in again, or waits. One line for people.
+/// Why an OAuth account must be logged in again, or waits. One line for the user.
 pub(crate) type Why = String;
 
 /// What stood in the way of a refresh.
@@ -135,7 +135,7 @@ pub(crate) enum Switch {
 }
 
 impl TokenState {
-    /// The state in words, for people.
+    /// The state in words, for display.
     pub(crate) fn word(&self, now: Wall) -> &'static str {
         if self.refresh_refused.is_some() || self.is_lost(now) {
             "needs login"

@@ -155,20 +155,20 @@ impl FileLock {
         self.target.exists()
     }
 
-    /// Puts `text` in the place of the file. After an error the file is as it was.
+    /// Puts `text` in place of the file. After an error the file is as it was.
     pub(super) fn replace(&self, text: &str) -> Result<()> {
         self.make(text.as_bytes())
             .and_then(|reserved| self.put(&reserved, text))
             .map_err(|cause| Error::file("write", &self.target, &cause))
     }
 
-    /// Makes the place for a text of so many bytes.
+    /// Makes the place for a text of this many bytes.
     pub(super) fn reserve(&self, bytes: usize) -> Result<Reserved> {
         self.make(&vec![b' '; bytes])
             .map_err(|cause| Error::file("create a temporary file beside", &self.target, &cause))
     }
 
-    /// Puts `text` in the place of the file, in the place that was made for it. After an error the
+    /// Puts `text` in place of the file, in the place that was made for it. After an error the
     /// file is as it was.
     pub(super) fn replace_in(&self, reserved: Reserved, text: &str) -> Result<()> {
         if !is_same_file(&reserved.file, &reserved.path) {

@@ -291,7 +291,7 @@ impl Custody {
         true
     }
 
-    /// The pair in use has served a request, so what it displaced is not needed any more.
+    /// The pair in use has served a request, so what it displaced is no longer needed.
     pub(crate) fn served(&mut self) {
         self.is_amended |= self.own.previous.take().is_some();
     }

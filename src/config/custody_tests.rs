@@ -207,7 +207,7 @@ struct Model {
     /// help.
     newest: Option<Tokens>,
     presented: BTreeMap<String, usize>,
-    /// A person has put an old copy in the place of the file, and no process has looked since.
+    /// A person has put an old copy in place of the file, and no process has looked since.
     is_overwritten: bool,
     /// The account needs a login, for no fault of ours.
     is_over: bool,

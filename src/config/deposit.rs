@@ -190,7 +190,7 @@ impl Deposit {
         self.spent.write(entry);
     }
 
-    /// Puts `tokens` in the place of the pair in use, which becomes `previous`.
+    /// Puts `tokens` in place of the pair in use, which becomes `previous`.
     pub(crate) fn displace(&mut self, tokens: Tokens, by: DisplacedBy) {
         let displaced = std::mem::replace(&mut self.live, tokens);
         // One with the same refresh token is the same grant.

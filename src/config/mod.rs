@@ -226,7 +226,7 @@ pub(crate) struct AccountEntry {
     pub(crate) profiles: Vec<String>,
     pub(crate) account_uuid: Option<String>,
     pub(crate) org_uuid: Option<String>,
-    /// `source`: where the entry came from, for people.
+    /// `source`: where the entry came from, for display.
     pub(crate) source: Option<String>,
     /// `provider`: `anthropic`, `zai`, `kimi`, or any word.
     pub(crate) provider: String,

@@ -71,7 +71,7 @@ pub(crate) fn as_worker() -> Result<Option<Control>> {
 /// the first worker's life: it runs on a thread of its own.
 ///
 /// # Errors
-/// The first worker cannot start; or nobody can serve any more.
+/// The first worker cannot start; or nothing can serve any longer.
 pub(crate) fn lead(
     seat: Seat,
     first: impl FnOnce(Control) -> Result<ExitCode> + Send + 'static,
@@ -171,7 +171,7 @@ impl Leader {
         let now = clock::mono();
         match signal {
             Signal::Terminate | Signal::Interrupt => self.plan.stop(now, signal.name()),
-            // Nobody is left to see a server whose terminal was closed.
+            // A server whose terminal was closed has no viewer left.
             Signal::HangUp if self.on_terminal => self.plan.stop(now, signal.name()),
             Signal::HangUp => self.plan.reload(),
             Signal::Restart => self.plan.restart(now),

@@ -41,7 +41,7 @@ const BODY_BYTES_MORE: usize = 16 * 1024;
 const ATTEMPTS_MAX: usize = 64;
 /// Names that are tried for one file.
 const NAMES_MAX: u64 = 16;
-/// A disk that goes on failing is told about this often.
+/// A disk that keeps failing is told about this often.
 const FAILURES_TOLD_EVERY: u64 = 100;
 
 /// The recorder of requests. Cheap to clone.

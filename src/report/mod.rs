@@ -75,7 +75,7 @@ const LOOK_EVERY_MIN: Duration = Duration::from_millis(250);
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(3_600);
 
 impl Reporter {
-    /// Starts the thread. The program goes on without a log if there is no thread to be had.
+    /// Starts the thread. The program continues without a log if there is no thread to be had.
     /// The plain log goes into `file` as well, if there is one, whatever the mode.
     ///
     /// # Errors

@@ -49,7 +49,7 @@ const LEFT_TOLD_EVERY: Duration = Duration::from_secs(5);
 const SEEN_TOLD_EVERY: Duration = Duration::from_millis(500);
 /// Time between two looks at what is left.
 const LEFT_LOOK_EVERY: Duration = Duration::from_millis(20);
-/// A refresh that is under way at the end is waited for, because its token would be lost.
+/// A refresh that is in progress at the end is waited for, because its token would be lost.
 const REFRESH_SETTLE_MAX: Duration = Duration::from_secs(40);
 /// The same before a hand-over, for which the leader waits only so long.
 const YIELD_SETTLE_MAX: Duration = Duration::from_secs(10);
@@ -155,7 +155,7 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
     }
 }
 
-/// A server that serves.
+/// A serving server.
 struct Worker<'a> {
     link: &'a Link,
     context: Arc<Context>,

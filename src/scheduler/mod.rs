@@ -71,7 +71,7 @@ use parts::time::{Mono, Now};
 /// All state of scheduling. Deterministic: the same calls give the same answers.
 ///
 /// `now` may be a little older than that of the call before (two threads read the clock, then took
-/// the lock): it counts as the same moment. Ids that are not known any more are ignored.
+/// the lock): it counts as the same moment. Ids that are no longer known are ignored.
 #[derive(Debug)]
 pub struct Scheduler {
     policy: Policy,

@@ -42,7 +42,7 @@ use super::parts::snapshot::{Group, Pass, PassOrder, Payment, Terms, Tier};
 use super::parts::time::{Mono, Now};
 use super::parts::trail::Trail;
 
-/// What of a request decides where it may go.
+/// The parts of a request that decide where it may go.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ask<'a> {
     pub(super) profile: &'a str,
@@ -150,7 +150,7 @@ pub(super) struct Choice {
 }
 
 impl Scheduler {
-    /// What of a request decides, with what is remembered of its session.
+    /// The deciding parts of a request, and what is remembered of its session.
     pub(super) fn ask<'a>(
         &self,
         now: Now,

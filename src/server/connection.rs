@@ -112,7 +112,7 @@ impl Connection {
             drop(busy);
             if !self.socket.take_kept() {
                 if !self.buffer.is_empty() {
-                    // Whoever has sent one request too many may be sending more.
+                    // A client that has sent one request too many may be sending more.
                     self.socket.leave_unread();
                 }
                 self.socket.finish();

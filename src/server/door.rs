@@ -78,7 +78,7 @@ impl Door<'_> {
             })
     }
 
-    /// Whoever needs a key is judged by it first, whoever shows none by `Host`.
+    /// A client that needs a key is judged by it first, one that shows none by `Host`.
     fn check_sender(
         &self,
         head: &RequestHead,
@@ -135,7 +135,7 @@ impl Door<'_> {
     }
 }
 
-/// Judges the form of a head, whoever sent it.
+/// Judges the form of a head, whatever its sender.
 ///
 /// # Errors
 /// The answer to give; where the next request begins cannot be told.
