@@ -66,7 +66,8 @@ impl SiblingLock {
             }
             if watch.left_of(limit).is_none() {
                 return Err(Error::operator(format!(
-                    "cannot lock {}: another process has held it for more than {} s; end that process and try again",
+                    "cannot lock {}: another process has held it for more than {} s; end that \
+                     process and try again",
                     path.display(),
                     limit.as_secs()
                 )));

@@ -22,7 +22,7 @@
 //!          refreshed                     stored in the config
 //!   ┌────────────────────▶ in memory ───────────────────────────▶ on disk
 //!   │                        │   ▲                                │  │ ▲
-//!   │        written beside  │   │ the file shows a spent pair    │  │ │ the file has a newer pair:
+//!   │        written beside  │   │ the file shows a spent pair    │  │ │ the file has a newer one:
 //!   │                        ▼   └────────────────────────────────┘  │ │ ours becomes `previous`
 //!   └──────────────────── in the rescue file ────────────────────────┘─┘
 //!                                     the config takes it

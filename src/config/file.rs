@@ -193,8 +193,8 @@ impl Locked {
         self.lock.is_locked()
     }
 
-    /// Makes the place for this document with this many more bytes, and makes sure that the file can
-    /// be replaced, by replacing it with itself. Some files can be read and written but not
+    /// Makes the place for this document with this many more bytes, and makes sure that the file
+    /// can be replaced, by replacing it with itself. Some files can be read and written but not
     /// replaced, such as a mount of a single file or an immutable file, and no other test tells.
     pub(crate) fn reserve(&mut self, more: usize) -> Result<Reserved> {
         self.keep_a_copy();

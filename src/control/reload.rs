@@ -151,7 +151,10 @@ fn route(context: &Context, config: &Config) {
             None => {
                 context.events.warning(
                     clock::wall(),
-                    format!("routing.preferredAccount: there is no account {name}; routing stays automatic"),
+                    format!(
+                        "routing.preferredAccount: there is no account {name}; routing stays \
+                             automatic"
+                    ),
                 );
                 Routing::Automatic
             }
@@ -160,7 +163,8 @@ fn route(context: &Context, config: &Config) {
     if context.gate.with(|scheduler, now| scheduler.set_routing(now, routing)).is_err() {
         context.events.warning(
             clock::wall(),
-            "routing.preferredAccount: only an enabled Claude account can be preferred; routing stays automatic",
+            "routing.preferredAccount: only an enabled Claude account can be preferred; routing \
+             stays automatic",
         );
         // Automatic routing is never refused.
         let _ = context.gate.with(|scheduler, now| scheduler.set_routing(now, Routing::Automatic));

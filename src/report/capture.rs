@@ -273,7 +273,10 @@ fn prepare(directory: &Path, at: Wall, events: &Events) -> Result<()> {
                 && fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).is_ok();
             if !tightened {
                 let shown = directory.display();
-                events.warning(at, format!("{shown} can be listed by others; make it 0700 (the recordings in it are 0600)"));
+                let text = format!(
+                    "{shown} can be listed by others; make it 0700 (the recordings in it are 0600)"
+                );
+                events.warning(at, text);
             }
         }
         Ok(_) => {}

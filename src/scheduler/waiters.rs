@@ -1,5 +1,5 @@
-//! The look through the queue (SPEC Q2, Q3): what becomes of each who waits, in order, when anything
-//! can have changed for it.
+//! The pass over the queue (SPEC Q2, Q3): what happens to each waiting request, in order, whenever
+//! something may have changed for it.
 
 use std::time::Duration;
 

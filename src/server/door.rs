@@ -121,7 +121,8 @@ impl Door<'_> {
             return Ok(());
         }
         Err(forbidden(format!(
-            "the host {:?} is not this proxy's: use 127.0.0.1, localhost or the proxy.host of the configuration",
+            "the host {:?} is not this proxy's: use 127.0.0.1, localhost or the proxy.host of the \
+             configuration",
             shown(value)
         )))
     }
