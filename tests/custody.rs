@@ -10,6 +10,7 @@ use rustix::process::Signal;
 
 use crate::harness::home::{KEY, epoch_ms, program};
 use crate::harness::{Ask, Client, Home, Proxy, Value, hello, json, oauth, until};
+use crate::outcomes::ms_until;
 use crate::upstream::oauth::Mode;
 use crate::upstream::{Answer, End, Step, Upstream, failures};
 
@@ -144,9 +145,7 @@ fn a_token_of_unknown_fate_is_sent_once_more_and_not_again() {
             assert_ne!(reply.status, 200, "{}", reply.text());
             (sent(&upstream).len() == 2).then_some(())
         });
-        for _ in 0..20 {
-            proxy.post(&hello());
-        }
+        rests_for_a_quarter_of_an_hour(&proxy);
         assert_eq!(sent(&upstream), ["refresh-a", "refresh-a"]);
         // Another login ends that.
         let mut config = home.read();
@@ -362,6 +361,54 @@ fn a_pair_in_memory_only_is_handed_over_at_a_restart_and_stored_at_the_stop() {
 }
 
 #[test]
+fn a_stop_tries_for_a_while_to_save_a_pair_and_says_whose_is_lost() {
+    for is_opened in [true, false] {
+        let upstream = Upstream::start();
+        let sealed = Sealed::new(&upstream);
+        let Some(mut proxy) = sealed.server("nowhere") else {
+            return;
+        };
+        sealed.seal();
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+        proxy.terminate();
+        if is_opened {
+            proxy.wait_line("it stop", |line| line.contains("stopping"));
+            sealed.open();
+        }
+        assert_eq!(proxy.wait_exit(), Some(0));
+        let log = proxy.log().join("\n");
+        let is_told = log.contains("a: its new tokens could not be saved and are lost");
+        assert_eq!(is_told, !is_opened, "{log}");
+        sealed.open();
+        assert_eq!(pair(&sealed.home) == numbered(1), is_opened, "{log}");
+    }
+}
+
+#[test]
+fn a_refresh_token_may_be_any_text() {
+    let long = "x".repeat(20_000);
+    for token in ["with blanks in it", "ключ\u{1f511}\n", long.as_str()] {
+        let upstream = Upstream::start();
+        let home = home_of(&upstream, ending_in("a", -1));
+        let proxy = Proxy::start(&home);
+        let answer = json!({"access_token": "access-odd", "refresh_token": token, "expires_in": 0});
+        upstream.next("", Answer::json(200, &answer.to_string()));
+        upstream.state().oauth.grant(token);
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+        assert_eq!(pair(&home), ("access-odd".to_owned(), token.to_owned()));
+        drop(proxy);
+        // An old access token: the odd refresh token is redeemed for the next pair.
+        let mut config = home.read();
+        config["accounts"][0]["expiresAt"] = json!(1_700_000_000_000_u64);
+        home.write_text(&config.to_string());
+        let proxy = Proxy::start_as_is(&home);
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+        assert_eq!(sent(&upstream), ["refresh-a", token]);
+        assert_eq!(pair(&home), numbered(1));
+    }
+}
+
+#[test]
 fn no_number_of_signals_cuts_a_refresh_in_flight() {
     for signals in [
         &[Signal::TERM][..],
@@ -446,9 +493,53 @@ fn locks_of_tokens_are_cleared_after_a_refresh_and_after_a_kill() {
     assert_eq!(locks().len(), 2, "{:?}", locks());
     upstream.state().oauth.grant("refresh-a");
     let proxy = Proxy::start_as_is(&home);
-    assert_eq!(locks(), [""; 0], "at the next start");
-    proxy.post(&hello()).assert_said("Hello from upstream.");
+    let left = locks();
+    assert_eq!(left.len(), 1, "{left:?}: the token may be used up, which its lock says");
+    assert_ne!(proxy.post(&hello()).status, 200, "it is not sent again at once");
+    assert_eq!(sent(&upstream).len(), 1);
+    until("it is sent once more", || (proxy.post(&hello()).status == 200).then_some(()));
+    assert_eq!(sent(&upstream).len(), 2);
     assert_eq!(locks(), [""; 0], "after a refresh");
+}
+
+#[test]
+fn a_token_of_unknown_fate_is_known_as_such_after_a_restart() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1))
+        .set("scheduler.networkCooldownMs", json!(100))
+        .set("scheduler.cooldownMs", json!(100));
+    let mut proxy = Proxy::start(&home);
+    upstream.always("", failures::reset());
+    until("it is sent", || {
+        assert_ne!(proxy.post(&hello()).status, 200);
+        (!sent(&upstream).is_empty()).then_some(())
+    });
+    proxy.terminate();
+    assert_eq!(proxy.wait_exit(), Some(0));
+    for starts in 1..=3 {
+        let mut proxy = Proxy::start_as_is(&home);
+        if starts == 1 {
+            until("it is sent once more", || {
+                assert_ne!(proxy.post(&hello()).status, 200);
+                (sent(&upstream).len() == 2).then_some(())
+            });
+        } else {
+            upstream.heal("");
+            rests_for_a_quarter_of_an_hour(&proxy);
+        }
+        assert_eq!(sent(&upstream), ["refresh-a", "refresh-a"], "start {starts}");
+        proxy.terminate();
+        assert_eq!(proxy.wait_exit(), Some(0));
+    }
+}
+
+/// What is asked meanwhile fails at once, and the status says when the token is sent again.
+fn rests_for_a_quarter_of_an_hour(proxy: &Proxy) {
+    until("the account rest", || {
+        assert_ne!(proxy.post(&hello()).status, 200);
+        let rest = ms_until(&proxy.account("a")["cooldownUntil"])?;
+        (14 * 60_000..=15 * 60_000).contains(&rest).then_some(())
+    });
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn start(upstream: &Upstream) -> (Home, Proxy) {
 }
 
 /// Milliseconds from now until an ISO time of the status document; `None` for null.
-fn ms_until(time: &Value) -> Option<i64> {
+pub(super) fn ms_until(time: &Value) -> Option<i64> {
     let text = time.as_str()?;
     assert_eq!((text.len(), text.ends_with('Z')), (24, true), "YYYY-MM-DDTHH:MM:SS.mmmZ: {text}");
     let number = |from: usize, to: usize| text[from..to].parse::<i64>().expect("a number");

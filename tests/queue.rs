@@ -1,6 +1,6 @@
 //! Waiting (SPEC Q1, Q2, Q3): who is held, in which order they are served, and when waiting ends.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::harness::{Ask, Client, Home, Proxy, Reply, Value, hello, hello_stream, json};
 use crate::upstream::{Answer, Limits, Upstream, failures};
@@ -37,6 +37,38 @@ fn send(proxy: &Proxy, ask: Ask) -> std::thread::JoinHandle<(Reply, Instant)> {
         let reply = client.ask(&ask);
         (reply, Instant::now())
     })
+}
+
+#[test]
+fn a_reset_within_the_second_is_not_slept_through() {
+    let upstream = Upstream::start();
+    let proxy = Proxy::start(&one_account(&upstream));
+    let at = SystemTime::now() + Duration::from_millis(300);
+    let reset = at.duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    let limits = Limits::new()
+        .status("rejected")
+        .claim("five_hour")
+        .header("anthropic-ratelimit-unified-5h-reset", &format!("{reset:.3}"));
+    let refusal = Answer::error(429, "rate_limit_error", "Error");
+    upstream.next("key-a", refusal.limits(&limits));
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    let late = at.elapsed().expect("after the reset");
+    assert!(late < Duration::from_millis(500), "{late:?}");
+}
+
+#[test]
+fn an_account_whose_limit_ends_serves_though_the_other_cannot_be_reached() {
+    let upstream = Upstream::start();
+    let mut nowhere = crate::harness::home::api_key("b");
+    nowhere["upstream"] = json!("http://127.0.0.1:9");
+    let home = one_account(&upstream).account(nowhere).priority(1, 1);
+    let proxy = Proxy::start(&home);
+    upstream.next("key-a", failures::quota("five_hour", Duration::from_secs(1)));
+    let before = Instant::now();
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    // The other's cooldown takes five seconds.
+    assert!(before.elapsed() < Duration::from_secs(4), "{:?}", before.elapsed());
+    assert_eq!(upstream.count("key-a"), 2);
 }
 
 #[test]

@@ -672,3 +672,24 @@ fn ids_belong_to_the_account_that_made_them() {
         proxy = Proxy::start_as_is(&home);
     }
 }
+
+#[test]
+fn a_request_in_suspense_looks_at_each_account_by_turns() {
+    let upstream = Upstream::start();
+    let home = Home::new()
+        .upstream(&upstream.url())
+        .accounts(&["a", "b"])
+        .priority(1, 1)
+        .set("scheduler.cooldownMs", json!(200));
+    let proxy = Proxy::start(&home);
+    let refusal = || Answer::error(500, "api_error", "Internal server error");
+    // The better account never serves; the other one had a bad moment.
+    upstream.always("key-a", refusal());
+    upstream.next("key-b", refusal());
+    let mut client = proxy.connect();
+    client.patience(Duration::from_secs(8));
+    let ask = Ask::messages(&hello());
+    client.send_ask(&ask);
+    client.read_reply(&ask).assert_said("Hello from upstream.");
+    assert_eq!((upstream.count("key-a"), upstream.count("key-b")), (2, 2));
+}

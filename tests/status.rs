@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use crate::harness::{Home, Proxy, Value, hello, hello_stream, json, oauth, provider};
-use crate::upstream::{Answer, Limits, Upstream, failures};
+use crate::harness::{Ask, Home, Proxy, Value, hello, hello_stream, json, oauth, provider};
+use crate::upstream::{Answer, Limits, Step, Upstream, failures};
 
 fn start(upstream: &Upstream) -> (Home, Proxy) {
     let home = Home::new()
@@ -226,4 +226,30 @@ fn the_status_of_an_account_has_four_words() {
         assert!(reply.status >= 400);
         assert_eq!(proxy.account("a")["status"], word, "{}", reply.text());
     }
+}
+
+#[test]
+fn a_request_that_the_upstream_has_is_waiting_and_then_streaming() {
+    let upstream = Upstream::start();
+    let (_home, proxy) = start(&upstream);
+    let gate = upstream.gate();
+    upstream.next("key-a", Answer::message("hi").before(Step::Hold(gate.clone())));
+    let ask = Ask::messages(&hello());
+    let mut client = proxy.connect();
+    client.send_ask(&ask);
+    proxy.wait_status("the request be with the upstream", |status| {
+        status["requests"][0]["stage"] == "waiting"
+    });
+    gate.open();
+    client.read_reply(&ask).assert_said("hi");
+}
+
+#[test]
+fn a_key_that_the_api_refuses_is_shown_as_refused() {
+    let upstream = Upstream::start();
+    let (_home, proxy) = start(&upstream);
+    assert_eq!(proxy.account("a")["credential"]["state"], "valid");
+    upstream.always("key-a", Answer::error(401, "authentication_error", "invalid x-api-key"));
+    proxy.post(&hello());
+    assert_eq!(proxy.account("a")["credential"]["state"], "refused");
 }

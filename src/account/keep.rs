@@ -70,9 +70,11 @@ pub(super) fn store_in(
         }
         Err(error) => error.to_string(),
     };
-    let is_due = account.with_tokens(|state| state.custody().kept() != Kept::OnDisk);
-    if !is_due {
-        // Only what is kept beside the pair could not be written.
+    let is_at_risk = account.with_tokens(|state| {
+        state.custody().kept() != Kept::OnDisk || state.custody().is_at_risk()
+    });
+    if !is_at_risk {
+        // Only what is not needed any more could not be taken out.
         return Err(error);
     }
     let kept = match rescue::keep(&shared.around.config, rescue_place, &record) {

@@ -19,6 +19,7 @@ pub(crate) mod limits;
 pub(crate) mod oauth;
 pub(crate) mod provider;
 mod refresh;
+mod sent;
 pub(crate) mod sign_in;
 mod single_flight;
 pub(crate) mod sources;

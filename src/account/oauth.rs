@@ -257,11 +257,11 @@ pub(crate) fn issued_of_answer(body: &[u8], now: Wall) -> Option<Issued> {
     let Some(Ok(Value::Object(answer))) = documents.next() else {
         return None;
     };
-    let token = |name: &str| {
-        let text = answer.get(name)?.as_str()?;
-        is_sendable(text).then(|| Secret::new(text))
-    };
-    let (access, refresh) = (token("access_token"), token("refresh_token"));
+    let token = |name: &str| answer.get(name)?.as_str().filter(|text| !text.is_empty());
+    // An access token goes into a header. A refresh token goes into JSON, which carries any text,
+    // and it is the only one that there is, whatever it looks like.
+    let access = token("access_token").filter(|text| is_sendable(text)).map(Secret::new);
+    let refresh = token("refresh_token").map(Secret::new);
     if access.is_none() && refresh.is_none() {
         return None;
     }

@@ -130,6 +130,17 @@ fn exchange_and_refresh_send_the_bodies_of_the_table() {
 }
 
 #[test]
+fn t7_a_refresh_token_is_taken_whatever_it_looks_like() {
+    let long = "long token ".repeat(TOKEN_BYTES_MAX / 10);
+    for odd in ["with blanks", "ключ", "line\nend", &long] {
+        let body = json!({"access_token": odd, "refresh_token": odd, "expires_in": 60}).to_string();
+        let tokens = issued_of_answer(body.as_bytes(), NOW.wall).unwrap().tokens;
+        assert_eq!(tokens.refresh.unwrap().expose(), odd, "it goes into JSON");
+        assert_eq!(tokens.access, None, "{odd:?} fits into no header");
+    }
+}
+
+#[test]
 fn answers_are_read_in_every_form_of_expiry() {
     let at = |body: &str| {
         let issued = issued_of_answer(body.as_bytes(), NOW.wall)?;

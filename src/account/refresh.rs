@@ -41,14 +41,15 @@ use super::credential::Account;
 use super::import_from;
 use super::keep::{self, Place};
 use super::oauth::{self, Issued, TokenFailure};
+use super::sent::{self, Fate, Sends};
 use super::single_flight::SingleFlightGuard;
 use super::sources::SourceLimits;
 use super::surroundings::{Role, Shared};
 use super::token::{Obstacle, Plan, Switch, TokenState};
 use crate::config::atomic::SiblingLock;
-use crate::config::custody::{Digest, Kept};
+use crate::config::custody::Digest;
 use crate::config::rescue;
-use crate::config::{Credential, Secret, file};
+use crate::config::{Credential, Secret, file, noted};
 use crate::event::{Event, Refresh, RefreshResult};
 
 /// Longer than a refresh ever takes, waiting for locks included.
@@ -152,22 +153,22 @@ impl Work<'_> {
             Ok(lock) => lock,
             Err(why) => return Step::Ended(self.fail(&why)),
         };
-        let step = self.redeem_locked(token.clone());
-        let is_said_nowhere = self.state(|state| {
-            let custody = state.custody();
-            custody.kept() == Kept::InMemory && custody.spent().has(Some(&token))
-        });
+        let step = self.redeem_locked(token.clone(), lock.as_ref());
+        let is_said_nowhere = self.state(|state| state.custody().is_unsaid(&token));
         match lock {
             // No file says that the token is used up, so its lock does.
-            Some(lock) if is_said_nowhere => self.account.hold(lock),
+            Some(lock) if is_said_nowhere => {
+                sent::note(Some(&lock), Some(Fate::Spent));
+                self.account.hold(lock);
+            }
             // Each token has a lock of its own, and nobody shall have to clear them away.
-            Some(lock) => lock.remove(),
-            None => {}
+            Some(lock) if Fate::of(&lock).is_none() => lock.remove(),
+            Some(_) | None => {}
         }
         step
     }
 
-    fn redeem_locked(&self, token: Secret) -> Step {
+    fn redeem_locked(&self, token: Secret, lock: Option<&SiblingLock>) -> Step {
         match self.look_elsewhere() {
             Ok(Some(adopted)) => return Step::Ended(adopted),
             Ok(None) if self.state(|state| state.spendable() != Some(&token)) => {
@@ -181,8 +182,25 @@ impl Work<'_> {
                 self.fail("this process is about to exit, so it does not send the token"),
             );
         }
+        if self.state(|state| state.custody().is_at_risk()) {
+            // One pair in memory only is enough.
+            keep::store(self.shared, self.account, CONFIG_LOCK_WAIT);
+        }
+        match lock.and_then(Fate::of) {
+            Some(Fate::Spent) => {
+                self.state(|state| state.learn_spent(&token));
+                return Step::Another;
+            }
+            Some(Fate::Sent(sends)) => {
+                let (pause, now) = (self.shared.settings().pause, self.now());
+                if self.state(|state| state.sent_before(&token, sends, &pause, now)) {
+                    return Step::Ended(self.fail(SENT_BEFORE));
+                }
+            }
+            None => {}
+        }
         match self.make_place(&token) {
-            Ok(place) => self.send(token, place),
+            Ok(place) => self.send(token, place, lock),
             Err(why) => {
                 let why =
                     format!("its successor could not be stored, so the token was not sent: {why}");
@@ -191,8 +209,11 @@ impl Work<'_> {
         }
     }
 
-    fn send(&self, token: Secret, place: Place) -> Step {
+    fn send(&self, token: Secret, place: Place, lock: Option<&SiblingLock>) -> Step {
         let around = &self.shared.around;
+        let before = lock.and_then(Fate::of);
+        let times = before.map_or(0, Fate::times).saturating_add(1);
+        sent::note(lock, Some(Fate::Sent(Sends { times, at: self.now().wall })));
         // Known before, so that nothing stands between the answer and the disk.
         let source = import_from::held_by(self.shared, self.account);
         let mut dials_left = DIALS_MAX;
@@ -201,7 +222,9 @@ impl Work<'_> {
             let answer = oauth::refresh(&*around.http, &around.endpoints, &token, &*around.now);
             match answer {
                 Ok(issued) => {
-                    return Step::Ended(self.succeeded(place, token, &issued, source.as_ref()));
+                    let end = self.succeeded(place, token, &issued, source.as_ref());
+                    sent::note(lock, None);
+                    return Step::Ended(end);
                 }
                 // One that is about to end would not be there for the answer to a second dial.
                 Err(TokenFailure::NotSent { .. })
@@ -213,6 +236,13 @@ impl Work<'_> {
         drop(place);
         let why = failure.why().to_owned();
         let (pause, now) = (self.shared.settings().pause, self.now());
+        match &failure {
+            TokenFailure::NotSent { .. } | TokenFailure::Temporary { .. } => {
+                sent::note(lock, before);
+            }
+            TokenFailure::FateUnknown { .. } => {}
+            TokenFailure::Refused { .. } => sent::note(lock, None),
+        }
         match failure {
             TokenFailure::NotSent { .. } => {
                 self.state(|state| state.failed(Obstacle::Network, None, why.clone(), &pause, now));
@@ -282,7 +312,12 @@ impl Work<'_> {
                 let entry = keep::entry_of(&config, self.account);
                 match entry.map(|entry| (entry.enabled, &entry.credential)) {
                     Some((true, Credential::Oauth(oauth))) => {
-                        changed = self.state(|state| state.merge_file(&oauth.deposit()));
+                        let deposit = oauth.deposit();
+                        let noted = noted::spent(&self.shared.around.config);
+                        changed = self.state(|state| {
+                            state.learn_noted(&noted, &deposit);
+                            state.merge_file(&deposit)
+                        });
                     }
                     Some((false, Credential::Oauth(_))) => {
                         return Err("it has been disabled in the config".to_owned());
@@ -380,7 +415,7 @@ impl Work<'_> {
 
 /// Calls that may fail before anything was sent.
 const DIALS_MAX: u32 = 2;
-/// Refresh tokens that one refresh may have to do with: its own, the one that was displaced, and
+/// Refresh tokens that one refresh may have to do with: its own, those that were displaced, and
 /// one that another process has brought meanwhile.
 const TOKENS_MAX: usize = 4;
 /// Longer than another process takes for the same exchange.
@@ -390,6 +425,7 @@ const CONFIG_LOCK_WAIT: Duration = Duration::from_secs(10);
 /// A source on a mount that is gone does not answer.
 const SOURCE_LIMITS: SourceLimits =
     SourceLimits { first: Duration::from_secs(2), stalled: Duration::from_secs(2) };
+const SENT_BEFORE: &str = "its refresh token was sent before and no answer came";
 /// What a successor may need more than the pair that it replaces.
 const SUCCESSOR_BYTES: usize = 32 * 1024;
 const NO_LOCKS: &str =

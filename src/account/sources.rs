@@ -24,10 +24,11 @@ pub(crate) fn tokens_of_text(text: &str) -> Result<Tokens, String> {
     };
     let token = |name: &str| match entry.get(name).and_then(Value::as_str) {
         None | Some("") => Ok(None),
-        Some(text) if is_sendable(text) => Ok(Some(Secret::new(text))),
+        // A refresh token goes into JSON, which carries any text.
+        Some(text) if name == REFRESH || is_sendable(text) => Ok(Some(Secret::new(text))),
         Some(_) => Err(format!("{name} contains characters that no token contains")),
     };
-    let (access, refresh) = (token("accessToken")?, token("refreshToken")?);
+    let (access, refresh) = (token("accessToken")?, token(REFRESH)?);
     if access.is_none() && refresh.is_none() {
         return Err("it contains neither accessToken nor refreshToken".to_owned());
     }
@@ -63,12 +64,18 @@ pub(super) fn path_of(from: &ImportFrom, home: Option<&Path>) -> Option<PathBuf>
 
 /// Why the source that an account names cannot be used, in words for the user; none if it can be
 /// used, or if there is no source.
-pub(crate) fn problem_of(account: &AccountEntry, home: Option<&Path>) -> Option<String> {
+///
+/// A source that does not answer is waited for once, whichever account asks.
+pub(crate) fn problem_of(
+    sources: &Sources,
+    account: &AccountEntry,
+    home: Option<&Path>,
+) -> Option<String> {
     let Credential::Oauth(oauth) = &account.credential else {
         return None;
     };
     let why = match path_of(oauth.import_from.as_ref()?, home) {
-        Some(path) => tokens_of_file(&path).err()?,
+        Some(path) => sources.read(&path, LIMITS).err()?,
         None => "it does not name a file".to_owned(),
     };
     Some(unusable(&why))
@@ -98,7 +105,7 @@ fn read_small(path: &Path) -> std::io::Result<String> {
 /// The sources that were read. A file on a mount that is gone blocks every thread that touches it,
 /// so each read has its own thread, one at a time for each path.
 #[derive(Default)]
-pub(super) struct Sources(Mutex<BTreeMap<PathBuf, Arc<Mutex<Source>>>>);
+pub(crate) struct Sources(Mutex<BTreeMap<PathBuf, Arc<Mutex<Source>>>>);
 
 #[derive(Default)]
 struct Source {
@@ -174,6 +181,10 @@ fn begin(path: &Path) -> Result<Receiver<Result<Tokens, String>>, String> {
     }
 }
 
+/// A person waits for it.
+const LIMITS: SourceLimits =
+    SourceLimits { first: Duration::from_secs(2), stalled: Duration::ZERO };
+const REFRESH: &str = "refreshToken";
 /// Claude Code's file has a few hundred bytes, and the tokens of its MCP servers.
 const SOURCE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Reading and the JSON of a small file.

@@ -18,6 +18,7 @@
 use std::time::Duration;
 
 use super::oauth::Issued;
+use super::sent::Sends;
 use crate::config::custody::{Age, Custody, Deposit, Digest, Kept, Record};
 use crate::config::state::TokensState;
 use crate::config::{Identity, Secret, Tokens};
@@ -337,6 +338,11 @@ impl TokenState {
         self.changing(|custody| custody.see_file(entry))
     }
 
+    /// The state file was read, and `entry` is what the config holds.
+    pub(crate) fn learn_noted(&mut self, noted: &[Digest], entry: &Deposit) {
+        self.custody.learn_noted(noted, entry);
+    }
+
     /// True if [`TokenState::merge_file`] would make the tokens others.
     pub(crate) fn would_take(&self, entry: &Deposit) -> bool {
         matches!(self.custody.age_of(entry), Age::Newer(_))
@@ -423,7 +429,8 @@ impl TokenState {
     }
 
     /// A refresh failed for now: none before `cooldown`, or twice that and so on for failures of
-    /// the endpoint, is over.
+    /// the endpoint, is over. Where the endpoint names the time that counts, and doubles nothing:
+    /// four answers with `retry-after: 1` are not a reason to rest for minutes at the fifth.
     pub(crate) fn failed(
         &mut self,
         obstacle: Obstacle,
@@ -434,11 +441,11 @@ impl TokenState {
     ) {
         let wait = match obstacle {
             Obstacle::Network | Obstacle::Local => pause.network,
-            Obstacle::Endpoint => {
+            Obstacle::Endpoint => retry_after.unwrap_or_else(|| {
                 let doubled = pause.first.saturating_mul(1 << self.failures.min(16));
                 self.failures = self.failures.saturating_add(1);
-                retry_after.unwrap_or(doubled.min(pause.longest))
-            }
+                doubled.min(pause.longest)
+            }),
         };
         let mut until = now.mono + wait.max(PAUSE_MIN);
         if let Some(at) = self.forced {
@@ -469,6 +476,35 @@ impl TokenState {
             Some(_) | None => now.mono + UNKNOWN_PAUSE,
         };
         self.unknown = Some(UnknownFate { token, obstacle, next, why });
+    }
+
+    /// The lock of `token` says that some process sent it and got no answer. True if it is not to
+    /// be sent now.
+    pub(crate) fn sent_before(
+        &mut self,
+        token: &Secret,
+        sends: Sends,
+        pause: &Pause,
+        now: Now,
+    ) -> bool {
+        let wait = if sends.times <= 1 { pause.network.max(PAUSE_MIN) } else { UNKNOWN_PAUSE };
+        // A clock that was set back proves nothing.
+        let left =
+            if sends.at > now.wall { Duration::ZERO } else { now.wall.until(sends.at + wait) };
+        let is_usable = self.is_usable(now);
+        if left.is_zero() && !is_usable {
+            return false;
+        }
+        let next = now.mono + left;
+        let why = "no answer came when its refresh token was sent".to_owned();
+        let token = Digest::of(token);
+        self.unknown = Some(UnknownFate { token, obstacle: Obstacle::Network, next, why });
+        true
+    }
+
+    /// A file says that the token is used up.
+    pub(crate) fn learn_spent(&mut self, token: &Secret) {
+        self.custody.learn(&std::iter::once(Digest::of(token)).collect());
     }
 
     /// The token endpoint refused `sent` for good. True if another pair has taken its place, which

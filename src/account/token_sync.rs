@@ -11,6 +11,7 @@ use super::credential::{Account, Holding};
 use super::import_from;
 use super::keep::{Place, entry_of, store_in};
 use super::sources::{self, SourceLimits};
+use crate::clock::Stopwatch;
 use crate::config::custody::{Kept, Record};
 use crate::config::{Credential, file, rescue};
 use crate::error::Result;
@@ -41,6 +42,34 @@ impl Accounts {
     pub(crate) fn keep_all(&self) {
         self.see_config();
         self.store_due(STOP_WAIT);
+    }
+
+    /// The same for a process that nobody follows: goes on trying for `limit`, and says whose tokens
+    /// are lost with it.
+    pub(crate) fn keep_all_at_the_end(&self, limit: Duration) {
+        let watch = Stopwatch::start();
+        self.keep_all();
+        let mut lost = self.at_risk();
+        while !lost.is_empty() && watch.left_of(limit).is_some() {
+            std::thread::sleep(END_PAUSE);
+            self.keep_all();
+            lost = self.at_risk();
+        }
+        for account in lost {
+            let name = account.profile().name.clone();
+            let why = account.storage_trouble().unwrap_or_else(|| "in memory only".to_owned());
+            self.shared.say(format!(
+                "{name}: its new tokens could not be saved and are lost with this process, so it \
+                 has to sign in again with: maxpool login ({why})"
+            ));
+        }
+    }
+
+    /// Accounts of which something is in memory only.
+    fn at_risk(&self) -> Vec<Arc<Account>> {
+        let mut accounts = self.idle();
+        accounts.retain(|account| account.with_tokens(|state| state.custody().is_at_risk()));
+        accounts
     }
 
     /// Compares what the config holds by now with what is in memory.
@@ -74,7 +103,7 @@ impl Accounts {
         let unsaved = oauth.filter_map(|account| {
             let profile = account.profile();
             account.with_tokens(|state| {
-                (state.custody().kept() != Kept::OnDisk)
+                (state.custody().kept() != Kept::OnDisk || state.custody().is_at_risk())
                     .then(|| state.record(&profile.identity()).value())
             })
         });
@@ -146,5 +175,7 @@ impl Accounts {
 const SYNC_WAIT: Duration = Duration::from_millis(250);
 /// Accounts may share a source that is gone: it is waited for once.
 const SOURCE_LIMITS: SourceLimits = SourceLimits { first: SYNC_WAIT, stalled: Duration::ZERO };
+/// Between two tries of a process that is about to end.
+const END_PAUSE: Duration = Duration::from_millis(250);
 /// The last chance.
 const STOP_WAIT: Duration = Duration::from_secs(3);

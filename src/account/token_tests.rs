@@ -257,6 +257,9 @@ fn pauses_grow_at_the_endpoint_and_not_on_the_way_there() {
         state.failed(obstacle, retry_after.map(Duration::from_secs), "x".to_owned(), pause, NOW);
         until(&state)
     };
+    for _ in 0..4 {
+        assert_eq!(fail(Obstacle::Endpoint, Some(1), &PAUSE), Some(1), "the endpoint's own time");
+    }
     for expected in [30, 60, 120, 240, 480, 900, 900] {
         assert_eq!(fail(Obstacle::Endpoint, None, &PAUSE), Some(expected));
     }

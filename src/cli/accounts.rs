@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -13,7 +14,7 @@ use super::table::table;
 use super::web::{self, Presence, Server};
 use crate::account::http::Http;
 use crate::account::oauth::{self, Endpoints};
-use crate::account::sources;
+use crate::account::sources::{self, Sources};
 use crate::clock::{self, human};
 use crate::config::custody::Digest;
 use crate::config::state::{self, State};
@@ -31,12 +32,7 @@ const AT_ONCE: usize = 4;
 pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> {
     let config = context.config()?;
     if view == AccountsView::Names {
-        let mut names: Vec<&str> = config.accounts.iter().map(|it| it.name.as_str()).collect();
-        // A name that a shell would take for several lines is not completed.
-        names.retain(|name| !name.chars().any(char::is_control));
-        for name in names {
-            context.out.line(name);
-        }
+        names(context, &config);
         return Ok(());
     }
     let (verbose, as_json) = (view == AccountsView::Verbose, view == AccountsView::Json);
@@ -48,12 +44,7 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
         context.out.remark("Add one with: maxpool login");
         return Ok(());
     }
-    let home = (context.variable)("HOME").map(PathBuf::from);
-    for account in &config.accounts {
-        if let Some(problem) = sources::problem_of(account, home.as_deref()) {
-            context.out.remark(&format!("maxpool: {}: {problem}", text::name(&account.name)));
-        }
-    }
+    remark_sources(context, &config);
     let now = clock::wall();
     let tiers = tiers(context, &config, now);
     // What a server has learned; a missing file knows nothing.
@@ -82,7 +73,8 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
         .iter()
         .zip(&tiers)
         .map(|(account, tier)| {
-            let mut row = row(account, tier.as_deref(), state(account));
+            let state = with_near_end(state(account), account, now);
+            let mut row = row(account, tier.as_deref(), state);
             if verbose {
                 row.extend([expires(account, now), refreshed(account, now, &known)]);
             }
@@ -96,6 +88,36 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
         context.out.line(line);
     }
     Ok(())
+}
+
+/// The names alone, for completions.
+fn names(context: &mut Context<'_>, config: &Config) {
+    let names = config.accounts.iter().map(|account| account.name.as_str());
+    // A name that a shell would take for several lines is not completed.
+    for name in names.filter(|name| !name.chars().any(char::is_control)) {
+        context.out.line(name);
+    }
+}
+
+/// Says which `importFrom` cannot be read.
+fn remark_sources(context: &mut Context<'_>, config: &Config) {
+    let home = (context.variable)("HOME").map(PathBuf::from);
+    let read = Sources::default();
+    for account in &config.accounts {
+        if let Some(problem) = sources::problem_of(&read, account, home.as_deref()) {
+            context.out.remark(&format!("maxpool: {}: {problem}", text::name(&account.name)));
+        }
+    }
+}
+
+/// A valid token that nothing renews says when it ends, if that is near.
+fn with_near_end(state: String, account: &AccountEntry, now: Wall) -> String {
+    match ends_within_month(account, now) {
+        Some(left) if state == Token::Valid.word() => {
+            format!("{state}, expires in {}", human(left))
+        }
+        Some(_) | None => state,
+    }
 }
 
 /// What the running server knows of credentials and the config does not: that they were refused, or
@@ -252,6 +274,19 @@ impl Token {
     }
 }
 
+/// The time to the end of a token that nothing renews, if it is near (SPEC T4).
+pub(super) fn ends_within_month(account: &AccountEntry, now: Wall) -> Option<Duration> {
+    let Credential::Oauth(OauthCredential { tokens, import_from: None, .. }) = &account.credential
+    else {
+        return None;
+    };
+    let end = tokens.expires_at.filter(|end| *end > now && tokens.refresh.is_none())?;
+    Some(now.until(end)).filter(|left| *left <= ENDS_SOON)
+}
+
+/// How long before its end (SPEC T4).
+const ENDS_SOON: Duration = Duration::from_secs(30 * 86_400);
+
 /// How to sign in again, and as whom.
 pub(super) fn again(account: &AccountEntry) -> String {
     let email = account.email().map(|email| format!(" as {}", text::clean(email, 80)));
@@ -337,6 +372,24 @@ mod tests {
             stderr,
             "maxpool: accounts[4] \"lost\" is skipped: it has no accessToken, no refreshToken and no importFrom\n"
         );
+    }
+
+    #[test]
+    fn the_end_of_a_token_that_nothing_renews_is_shown_thirty_days_ahead() {
+        let day = 86_400_000;
+        for (days, refresh, shown) in [
+            (20, "", "valid, expires in "),
+            (31, "", "valid  "),
+            (20, r#""refreshToken": "SECRET","#, "valid  "),
+        ] {
+            let end = clock::wall().0 + days * day;
+            let config = format!(
+                r#"{{"proxy": {{"port": 1}}, "accounts": [{{"name": "a", "type": "oauth",
+                    "accessToken": "SECRET", {refresh} "expiresAt": {end}}}]}}"#
+            );
+            let (stdout, _) = listed(&config, AccountsView::Text);
+            assert!(stdout.contains(shown), "{days}: {stdout}");
+        }
     }
 
     #[test]

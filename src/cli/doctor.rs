@@ -19,12 +19,12 @@ use finding::{Finding, Verdict, fine, odd, wrong};
 use running::what_it_knows;
 
 use super::Context;
-use super::accounts::{Token, again, is_dead};
+use super::accounts::{Token, again, ends_within_month, is_dead};
 use super::out::Paint;
 use super::web::{self, Presence, Server};
 use crate::account::http::HttpCall;
 use crate::account::limits::dates;
-use crate::account::sources;
+use crate::account::sources::{self, Sources};
 use crate::clock::{self, human};
 use crate::config::state::{self, State};
 use crate::config::{AccountEntry, BaseUrl, Config, Credential, OauthCredential, Tokens, file};
@@ -148,6 +148,7 @@ fn accounts(config: &Config, known: &Judged, home: Option<&Path>, now: Wall) -> 
         )];
     }
     let mut findings = Vec::new();
+    let read = Sources::default();
     for account in &config.accounts {
         let refused = known.refused.iter().find(|(name, _)| *name == account.name);
         findings.push(
@@ -157,7 +158,7 @@ fn accounts(config: &Config, known: &Judged, home: Option<&Path>, now: Wall) -> 
                 .or_else(|| ends_soon(account, now))
                 .unwrap_or_else(|| token(account, now)),
         );
-        if let Some(problem) = sources::problem_of(account, home) {
+        if let Some(problem) = sources::problem_of(&read, account, home) {
             let text = format!("{}: {problem}", text::name(&account.name));
             findings.push(if account.enabled {
                 wrong("source", text)
@@ -183,20 +184,11 @@ fn dead(account: &AccountEntry, known: &State, now: Wall) -> Option<Finding> {
 
 /// A token that nothing renews is worth a line some time before it ends.
 fn ends_soon(account: &AccountEntry, now: Wall) -> Option<Finding> {
-    let Credential::Oauth(oauth) = &account.credential else {
-        return None;
-    };
-    let Tokens { refresh, expires_at, .. } = &oauth.tokens;
-    let at = expires_at.filter(|at| *at > now && now.until(*at) <= ENDS_SOON)?;
-    (refresh.is_none() && oauth.import_from.is_none()).then(|| {
-        let left = human(now.until(at));
-        let name = text::name(&account.name);
-        odd("token", format!("{name}: expires in {left} and cannot be renewed; {}", again(account)))
-    })
+    let left = human(ends_within_month(account, now)?);
+    let name = text::name(&account.name);
+    let text = format!("{name}: expires in {left} and cannot be renewed; {}", again(account));
+    Some(odd("token", text))
 }
-
-/// How long before its end (SPEC T4).
-const ENDS_SOON: Duration = Duration::from_secs(30 * 86_400);
 
 fn token(account: &AccountEntry, now: Wall) -> Finding {
     let name = text::name(&account.name);

@@ -20,8 +20,9 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::fault::{self, Step};
-use crate::clock::Stopwatch;
+use crate::clock::{self, Stopwatch};
 use crate::error::{Error, Result};
+use crate::scheduler::time::Wall;
 
 /// Files larger than this are not ours.
 pub(super) const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -29,6 +30,11 @@ pub(super) const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Nobody holds the lock of a file longer than a slow disk needs for a write.
 pub(super) const LOCK_WAIT: Duration = Duration::from_secs(15);
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Longer than any note.
+const NOTE_BYTES_MAX: usize = 64;
+/// A refresh token whose fate nobody has learned in this time has run out or was replaced.
+const NOTE_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// As many links as Linux follows.
 const LINKS_MAX: usize = 40;
@@ -78,7 +84,7 @@ impl SiblingLock {
 
     fn try_take(path: &Path) -> io::Result<Option<SiblingLock>> {
         fault::step(Step::Open, path)?;
-        let file = private().create(true).truncate(false).open(path)?;
+        let file = private().read(true).create(true).truncate(false).open(path)?;
         let locked = fault::step(Step::Lock, path)
             .map_err(|cause| Errno::from_io_error(&cause).unwrap_or(Errno::IO))
             .and_then(|()| flock(&file, FlockOperation::NonBlockingLockExclusive));
@@ -98,11 +104,30 @@ impl SiblingLock {
         is_same_file(&self.file, &self.path)
     }
 
+    fn is_old(&self) -> bool {
+        let written = self.file.metadata().map(|found| Wall(found.mtime().saturating_mul(1000)));
+        written.is_ok_and(|at| at.until(clock::wall()) > NOTE_KEPT)
+    }
+
     /// Gives the lock back and takes its file away: nobody shall wait for it any more.
     pub(crate) fn remove(self) {
         if self.is_in_place() && fault::step(Step::Remove, &self.path).is_ok() {
             let _ = fs::remove_file(&self.path);
         }
+    }
+
+    /// What its holders have noted in its file; empty if nothing was, or if it cannot be read.
+    pub(crate) fn noted(&self) -> String {
+        let mut bytes = [0; NOTE_BYTES_MAX];
+        let length = self.file.read_at(&mut bytes, 0).unwrap_or(0);
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    }
+
+    /// Notes something for whoever takes the lock next.
+    pub(crate) fn note(&self, text: &str) -> io::Result<()> {
+        fault::step(Step::Write, &self.path)?;
+        self.file.write_all_at(text.as_bytes(), 0)?;
+        self.file.set_len(text.len() as u64)
     }
 
     /// Whether the lock excludes anybody.
@@ -258,7 +283,8 @@ impl FileLock {
         found.filter_map(|(path, pid)| Leftover::of(path, pid)).collect()
     }
 
-    /// Removes the locks of tokens whose holders were killed. One that is held stays.
+    /// Removes the locks of tokens whose holders were killed. One that is held stays, and so does
+    /// for a day one in which something is noted.
     pub(super) fn clear_token_locks(&self) {
         let Ok(entries) = fs::read_dir(directory_of(&self.target)) else {
             return;
@@ -270,6 +296,7 @@ impl FileLock {
             if rest.is_some_and(|rest| rest.ends_with(b".lock"))
                 && let Ok(Some(lock)) = SiblingLock::try_take(&path)
                 && lock.is_locked()
+                && (lock.noted().is_empty() || lock.is_old())
             {
                 lock.remove();
             }

@@ -37,9 +37,10 @@
 use super::identity::Identity;
 use super::{Secret, Tokens};
 
-pub(crate) use super::deposit::{Deposit, Digest, DisplacedBy, Previous, Spent};
-use super::deposit::{key_of, previous_key};
+pub(crate) use super::deposit::Deposit;
+pub(crate) use super::previous::{Displaced, DisplacedBy, Previous};
 pub(crate) use super::record::{Placed, Record, place, take_over};
+pub(crate) use super::spent::{Digest, Spent};
 
 /// Why one pair is newer than the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,11 +118,15 @@ pub(crate) struct Custody {
     own: Deposit,
     /// What the config held when it was last seen.
     on_file: Tokens,
-    /// The pair that it kept beside that.
-    previous_on_file: Option<Digest>,
+    /// The pairs that it kept beside that.
+    previous_on_file: Vec<Digest>,
     kept: Kept,
     /// The config's `previous` is not ours.
     is_amended: bool,
+    /// The pairs that some file has.
+    safe: Vec<Digest>,
+    /// Refresh tokens that we have redeemed, and no file says so yet.
+    unsaid: Vec<Digest>,
 }
 
 impl Custody {
@@ -129,7 +134,8 @@ impl Custody {
     pub(crate) fn new(entry: Deposit) -> Custody {
         Custody {
             on_file: entry.live.clone(),
-            previous_on_file: previous_key(&entry),
+            previous_on_file: entry.previous.keys(),
+            safe: entry.keys(),
             own: entry,
             ..Custody::default()
         }
@@ -149,7 +155,17 @@ impl Custody {
 
     /// The config is to be written: it lacks the pair, or what is kept beside it.
     pub(crate) fn is_due(&self) -> bool {
-        self.kept != Kept::OnDisk || self.is_amended
+        self.kept != Kept::OnDisk || self.is_at_risk() || self.is_amended
+    }
+
+    /// Something would be lost with this process: a pair, or that a token is used up.
+    pub(crate) fn is_at_risk(&self) -> bool {
+        !self.unsaid.is_empty() || self.own.keys().iter().any(|key| !self.safe.contains(key))
+    }
+
+    /// Whether only this process knows that the token is used up.
+    pub(crate) fn is_unsaid(&self, token: &Secret) -> bool {
+        self.unsaid.contains(&Digest::of(token))
     }
 
     /// Whether the refresh token may be sent: it has no successor yet.
@@ -162,6 +178,18 @@ impl Custody {
         self.own.spent.add_all(spent, None);
     }
 
+    /// The same from what the state file knows of all accounts: the config may be an old copy, which
+    /// lacks the digest of the token that is about to be sent.
+    pub(crate) fn learn_noted(&mut self, noted: &[Digest], entry: &Deposit) {
+        for deposit in [&self.own.clone(), entry] {
+            let tokens = deposit.previous.tokens().chain([&deposit.live]);
+            let digests = tokens.filter_map(|tokens| tokens.refresh.as_ref().map(Digest::of));
+            for digest in digests.filter(|digest| noted.contains(digest)) {
+                self.own.spent.add(digest, None);
+            }
+        }
+    }
+
     /// How the entry of the config stands to what we hold. Changes nothing.
     pub(crate) fn age_of(&self, entry: &Deposit) -> Age {
         age_of(entry, &self.own, Found::Place { before: &self.on_file })
@@ -172,17 +200,14 @@ impl Custody {
     /// An older one is not: the config is to be written again, see [`Custody::kept`].
     pub(crate) fn see_file(&mut self, entry: &Deposit) -> bool {
         let age = self.age_of(entry);
+        self.safe = entry.keys();
         if age == Age::Older(Proof::Unchanged) {
             return false;
         }
         self.on_file = entry.live.clone();
         self.own.spent.add_all(&entry.spent, None);
-        let previous = previous_key(entry);
-        // Somebody has displaced another pair since: that is the later one.
-        let has_another_previous = previous.is_some() && previous != self.previous_on_file;
-        if !matches!(age, Age::Older(_)) {
-            self.previous_on_file = previous;
-        }
+        self.unsaid.retain(|digest| !entry.spent.digests().any(|said| said == digest));
+        let seen = std::mem::replace(&mut self.previous_on_file, entry.previous.keys());
         match age {
             Age::Same => {
                 self.own.live.expires_at = entry.live.expires_at;
@@ -191,34 +216,33 @@ impl Custody {
                 if self.kept == Kept::InMemory {
                     self.kept = Kept::OnDisk;
                 }
-                if !self.is_amended || has_another_previous {
-                    self.own.previous = entry.previous.clone();
-                }
-                self.is_amended = self.own.previous != entry.previous;
+                self.merge_previous(entry, &seen);
                 false
             }
             Age::Older(_) => {
+                // What an old copy has more was not dropped by us.
+                self.previous_on_file = seen;
                 if self.kept == Kept::OnDisk {
                     self.kept = Kept::InMemory;
                 }
                 false
             }
-            Age::Newer(_) => {
-                // What it displaces is kept, unless that is spent: then nothing but a rotation has
-                // happened, and what the entry keeps counts.
-                self.own.previous = None;
+            Age::Newer(proof) => {
+                // What it displaces is kept, unless that is spent.
                 self.own.displace(entry.live.clone(), DisplacedBy::Person);
-                if self.own.previous.is_none() {
-                    let spent = &self.own.spent;
-                    let is_good =
-                        |previous: &&Previous| !spent.has(previous.tokens.refresh.as_ref());
-                    self.own.previous = entry.previous.as_ref().filter(is_good).cloned();
-                }
+                // Only whoever has rotated our pair knew what was kept beside it. A file that
+                // somebody else has written may be an old copy.
+                self.merge_previous(entry, if proof == Proof::Spent { &seen } else { &[] });
                 self.kept = Kept::OnDisk;
-                self.is_amended = self.own.previous != entry.previous;
                 true
             }
         }
+    }
+
+    fn merge_previous(&mut self, entry: &Deposit, seen: &[Digest]) {
+        self.own.previous = Previous::merged(&self.own.previous, &entry.previous, seen);
+        self.own.tidy();
+        self.is_amended = self.own.previous != entry.previous;
     }
 
     /// The source was read: a newer pair of it is taken over. True if the pair in use became
@@ -247,10 +271,13 @@ impl Custody {
         source: Option<&Digest>,
     ) -> bool {
         if tokens.refresh.as_ref() != Some(sent) {
-            self.own.spent.add(Digest::of(sent), source);
+            let digest = Digest::of(sent);
+            self.own.spent.add(digest.clone(), source);
+            self.unsaid.push(digest);
         }
         if self.own.live.refresh.as_ref() != Some(sent) {
-            self.own.previous = Some(Previous { tokens, by: DisplacedBy::Person });
+            self.own.previous.add(Displaced { tokens, by: DisplacedBy::Person });
+            self.own.tidy();
             self.is_amended = true;
             return false;
         }
@@ -263,56 +290,68 @@ impl Custody {
     pub(crate) fn stored(&mut self, record: &Record, kept: Kept) {
         if kept == Kept::OnDisk {
             self.on_file = record.deposit.live.clone();
-            self.previous_on_file = previous_key(&record.deposit);
+            self.previous_on_file = record.deposit.previous.keys();
             self.is_amended = self.own.previous != record.deposit.previous;
+        }
+        if kept != Kept::InMemory {
+            self.safe.extend(record.deposit.keys());
+            let said = |digest: &Digest| record.deposit.spent.digests().any(|said| said == digest);
+            self.unsaid.retain(|digest| !said(digest));
         }
         if record.deposit.live.same_pair(&self.own.live) {
             self.kept = kept;
         }
     }
 
-    /// The pair in use was refused for good: the one that it displaced takes its place, if that may
-    /// still be good. `is_dead` tells of refresh tokens that were refused.
+    /// The pair in use was refused for good: the one that was displaced last takes its place, if
+    /// that may still be good, else the one before. `is_dead` tells of refresh tokens that were
+    /// refused.
     pub(crate) fn fall_back(&mut self, is_dead: impl Fn(&Secret) -> bool) -> bool {
-        let Some(Previous { mut tokens, by }) = self.own.previous.take() else {
-            return false;
-        };
-        self.is_amended = true;
-        let spent = &self.own.spent;
-        let is_good = |token: &Secret| {
-            by == DisplacedBy::Person && !spent.has(Some(token)) && !is_dead(token)
-        };
-        tokens.refresh = tokens.refresh.filter(is_good);
-        if tokens.access.is_none() && tokens.refresh.is_none() {
-            return false;
+        while let Some(Displaced { mut tokens, by }) = self.own.previous.take_last() {
+            self.is_amended = true;
+            let spent = &self.own.spent;
+            let is_good = |token: &Secret| {
+                by == DisplacedBy::Person && !spent.has(Some(token)) && !is_dead(token)
+            };
+            tokens.refresh = tokens.refresh.filter(is_good);
+            if !tokens.is_empty() {
+                self.own.live = tokens;
+                self.kept = Kept::InMemory;
+                return true;
+            }
         }
-        self.own.live = tokens;
-        self.kept = Kept::InMemory;
-        true
+        false
     }
 
     /// The pair in use has served a request, so what it displaced is no longer needed.
     pub(crate) fn served(&mut self) {
-        self.is_amended |= self.own.previous.take().is_some();
+        self.is_amended |= self.own.previous.clear();
     }
 
     /// Another process hands over what it has. True if the pair in use became another.
     pub(crate) fn see_record(&mut self, record: &Record) -> bool {
         let theirs = &record.deposit;
+        let before = self.own.previous.clone();
+        let is_new = |digest: &&Digest| !self.own.spent.digests().any(|known| known == *digest);
+        self.unsaid.extend(theirs.spent.digests().filter(is_new).cloned());
         self.own.spent.add_all(&theirs.spent, None);
-        if theirs.live.same_pair(&self.own.live) || self.own.spent.has(theirs.live.refresh.as_ref())
-        {
-            return false;
-        }
-        if record.is_newer_than(&self.own.live) {
-            self.own.previous = record.previous_beside(&self.own);
+        let is_newer = record.is_newer_than(&self.own.live);
+        let is_known = theirs.live.same_pair(&self.own.live)
+            || self.own.spent.has(theirs.live.refresh.as_ref());
+        self.own.previous = match is_known || is_newer {
+            true => record.previous_beside(&self.own),
+            false => Previous::merged(&theirs.previous, &self.own.previous, &[]),
+        };
+        if is_newer && !is_known {
             self.own.live = theirs.live.clone();
             self.kept = Kept::InMemory;
-            return true;
+        } else if !is_known {
+            let tokens = theirs.live.clone();
+            self.own.previous.add(Displaced { tokens, by: DisplacedBy::Person });
         }
-        self.own.previous = Some(Previous { tokens: theirs.live.clone(), by: DisplacedBy::Person });
-        self.is_amended = true;
-        false
+        self.own.tidy();
+        self.is_amended |= self.own.previous != before;
+        is_newer && !is_known
     }
 
     /// Whether the entry holds this pair, one that it replaces, or one that replaces it.
@@ -323,17 +362,25 @@ impl Custody {
 
     /// What a file or another process needs to know to keep the pair.
     pub(crate) fn record(&self, who: &Identity<'_>) -> Record {
+        let own = self.own.previous.keys();
+        let mut dropped = self.previous_on_file.clone();
+        // What we still have is not dropped, though the file that the record gets into may lack it:
+        // we have seen the file together with the rescue file.
+        dropped.retain(|key| !own.contains(key));
         Record {
             name: who.name.to_owned(),
             account_uuid: who.account_uuid.map(str::to_owned),
             org_uuid: who.org_uuid.map(str::to_owned),
             deposit: self.own.clone(),
-            replaces: key_of(&self.on_file),
-            previous_seen: self.previous_on_file.clone(),
+            replaces: self.on_file.key(),
+            dropped,
         }
     }
 }
 
+#[cfg(test)]
+#[path = "custody_model_tests.rs"]
+mod model;
 #[cfg(test)]
 #[path = "custody_tests.rs"]
 mod tests;

@@ -43,6 +43,9 @@ mod under_test {
         Full(usize),
         /// Every write and every sync finds the disk full.
         AlwaysFull,
+        /// Another program puts a file of its own in the place of the first one that is open to be
+        /// locked.
+        Replaced,
         /// Every step of this kind fails with this error.
         Each(Step, rustix::io::Errno),
     }
@@ -90,13 +93,23 @@ mod under_test {
         };
         plan.steps.push(step);
         let number = plan.steps.len() - 1;
+        let is_first = !plan.steps[..number].contains(&step);
         let full = || Err(rustix::io::Errno::NOSPC.into());
         match plan.fault {
             Fault::Dead(from) if number >= from => Err(io::Error::other("the process is dead")),
             Fault::Full(at) if number == at => full(),
             Fault::AlwaysFull if matches!(step, Step::Write | Step::Sync) => full(),
             Fault::Each(kind, error) if kind == step => Err(error.into()),
-            Fault::Dead(_) | Fault::Full(_) | Fault::AlwaysFull | Fault::Each(..) => Ok(()),
+            Fault::Replaced if is_first && step == Step::Lock => {
+                let new = path.with_extension("new");
+                std::fs::write(&new, "")?;
+                std::fs::rename(&new, path)
+            }
+            Fault::Dead(_)
+            | Fault::Full(_)
+            | Fault::AlwaysFull
+            | Fault::Replaced
+            | Fault::Each(..) => Ok(()),
         }
     }
 }

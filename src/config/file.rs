@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use super::atomic::{self, FileLock, Leftover, Reserved, SiblingLock};
 use super::custody::{self, Digest, Record};
 use super::rescue::{self, Rescued};
-use super::{Config, edit, parse, random, settings, spelling, state};
+use super::{Config, edit, noted, parse, random, settings, spelling, state};
 use crate::error::{Error, Result};
 
 /// Where the config is (SPEC A1). `variable` looks into the environment.
@@ -230,6 +230,8 @@ impl Locked {
                 Some(reserved) => self.lock.replace_in(reserved, &text)?,
                 None => self.lock.replace(&text)?,
             }
+            // What cannot be noted there is in the entries all the same.
+            let _ = noted::note(&self.path, &changed);
             self.written = changed.clone();
             self.document = changed;
             self.text = text;

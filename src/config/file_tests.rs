@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::*;
 use crate::config::Secret;
+use crate::config::fault::{Fault, Faults};
 use crate::testing::scratch::Scratch;
 
 fn mode(path: &Path) -> u32 {
@@ -355,6 +356,25 @@ fn a5_an_edit_by_hand_while_the_lock_is_held_survives() {
     locked.commit(|document| insert(document, "b", 1)).unwrap();
     locked.commit(|document| insert(document, "c", 1)).unwrap();
     assert_eq!(fs::read_to_string(&file).unwrap(), "{\"a\":3,\"b\":1,\"c\":1}");
+}
+
+#[test]
+fn a5_a_lock_whose_file_was_replaced_meanwhile_is_none() {
+    let scratch = Scratch::new();
+    let path = scratch.path("maxpool.json");
+    fs::write(&path, "{}").unwrap();
+    let _faults = Faults::inject(&scratch.path(""), Fault::Replaced);
+    // Before it is locked: the one in its place is locked instead.
+    let first = lock(&path).unwrap();
+    let second = lock_within(&path, Duration::ZERO);
+    assert!(second.unwrap_err().to_string().contains("another process"), "two writers");
+    drop(first);
+    // While it is held: whoever locks the new one may be writing.
+    let mut held = lock(&path).unwrap();
+    fs::remove_file(scratch.path("maxpool.json.lock")).unwrap();
+    let refused = held.commit(|document| insert(document, "a", 1)).unwrap_err().to_string();
+    assert!(refused.contains("deleted its lock"), "{refused}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "{}");
 }
 
 #[test]

@@ -143,7 +143,8 @@ impl Needles {
             Needles { generation, begins: vec![0; (1 << 16) / 64], by_head: HashMap::new() };
         for secret in secrets {
             needles.add(secret.as_bytes().to_vec());
-            for form in base64_forms(secret.as_bytes()) {
+            let escaped = escaped_forms(secret);
+            for form in base64_forms(secret.as_bytes()).into_iter().chain(escaped) {
                 needles.add(form);
             }
         }
@@ -213,6 +214,34 @@ fn base64_forms(secret: &[u8]) -> Vec<Vec<u8>> {
         }
     }
     forms
+}
+
+/// How JSON and URLs may escape a secret that is not ASCII. The layers undo single bytes only.
+fn escaped_forms(secret: &str) -> Vec<Vec<u8>> {
+    if secret.is_ascii() {
+        return Vec::new();
+    }
+    let json = |unit: &dyn Fn(u16) -> String| {
+        let mut buffer = [0; 2];
+        let escaped = secret.chars().map(|c| match c.is_ascii() {
+            true => c.to_string(),
+            false => c.encode_utf16(&mut buffer).iter().map(|code| unit(*code)).collect(),
+        });
+        escaped.collect::<String>().into_bytes()
+    };
+    let percent = |byte: &dyn Fn(u8) -> String| {
+        let escaped = secret.bytes().map(|b| match b.is_ascii_alphanumeric() {
+            true => char::from(b).to_string(),
+            false => byte(b),
+        });
+        escaped.collect::<String>().into_bytes()
+    };
+    vec![
+        json(&|code| format!("\\u{code:04x}")),
+        json(&|code| format!("\\u{code:04X}")),
+        percent(&|byte| format!("%{byte:02x}")),
+        percent(&|byte| format!("%{byte:02X}")),
+    ]
 }
 
 fn found(original: &[u8]) -> Vec<Range<usize>> {
@@ -299,8 +328,8 @@ impl Layer {
     }
 }
 
-/// The first byte that is meant, and how many bytes say it. Secrets are ASCII, so whatever else is
-/// escaped may come out as anything that is not.
+/// The first byte that is meant, and how many bytes say it. What is not ASCII may come out as
+/// anything else that is not, see [`escaped_forms`].
 fn unescaped(text: &[u8]) -> (u8, usize) {
     let hex = |digits: &[u8]| {
         let digits = std::str::from_utf8(digits).ok()?;
@@ -382,6 +411,23 @@ mod tests {
             let shown = text(&around);
             assert!(shown.starts_with("before ") && shown.contains(" after "), "{shown}");
             assert_eq!(shown.matches(MASK).count(), 2, "{shown}");
+        }
+    }
+
+    #[test]
+    fn d4_a_secret_that_is_not_ascii_is_found_too() {
+        let secret = "ключ для\u{1f511} всего";
+        drop(Secret::new(secret));
+        let json = "\\u043a\\u043b\\u044e\\u0447 \\u0434\\u043b\\u044f\\ud83d\\udd11 \\u0432\\u0441\\u0435\\u0433\\u043e";
+        let percent: String = secret.bytes().map(|byte| format!("%{byte:02X}")).collect();
+        for form in [
+            secret,
+            json,
+            &json.replace("\\ud83d\\udd11", "\\uD83D\\uDD11").to_uppercase().replace("\\U", "\\u"),
+            &percent,
+            &percent.to_lowercase(),
+        ] {
+            assert_eq!(text(&format!("a {form} b")), format!("a {MASK} b"), "{form}");
         }
     }
 

@@ -19,7 +19,9 @@ pub(crate) mod identity;
 mod locate;
 pub(crate) mod masking;
 pub(crate) mod near;
+pub(crate) mod noted;
 mod parse;
+mod previous;
 mod quota_state;
 pub(crate) mod random;
 mod reader;
@@ -28,6 +30,7 @@ pub(crate) mod rescue;
 mod secret;
 pub(crate) mod settings;
 mod spelling;
+mod spent;
 pub(crate) mod state;
 mod tokens;
 
@@ -282,8 +285,8 @@ pub(crate) struct OauthCredential {
     pub(crate) tokens: Tokens,
     /// `importFrom`: the file whose tokens are taken while they are newer (SPEC T3).
     pub(crate) import_from: Option<ImportFrom>,
-    /// `previous`: the pair that these tokens have displaced.
-    pub(crate) previous: Option<custody::Previous>,
+    /// `previous`: the pairs that these tokens have displaced.
+    pub(crate) previous: custody::Previous,
     /// `spent`: the refresh tokens that are used up.
     pub(crate) spent: custody::Spent,
 }

@@ -3,8 +3,10 @@
 use serde_json::{Map, Value};
 
 use super::Tokens;
-use super::deposit::{Deposit, Digest, DisplacedBy, Previous, key_of, previous_key};
+use super::deposit::Deposit;
 use super::identity::Identity;
+use super::previous::{Displaced, DisplacedBy, Previous};
+use super::spent::Digest;
 
 /// A pair on its own, outside of the config: in the rescue file, in a hand-over, or in what a
 /// killed writer has left behind.
@@ -16,8 +18,8 @@ pub(crate) struct Record {
     pub(crate) deposit: Deposit,
     /// What the config held when the pair came, known as older.
     pub(crate) replaces: Option<Digest>,
-    /// What it kept beside that: only this may be forgotten.
-    pub(super) previous_seen: Option<Digest>,
+    /// What it kept beside that and is not needed any more: only this may be forgotten.
+    pub(super) dropped: Vec<Digest>,
 }
 
 impl Record {
@@ -41,13 +43,15 @@ impl Record {
                 .map(str::to_owned)
         };
         let deposit = Deposit::read(entry);
-        (deposit.live.access.is_some() || deposit.live.refresh.is_some()).then(|| Record {
+        let dropped = entry.get(DROPPED).and_then(Value::as_array);
+        let dropped = dropped.into_iter().flatten().filter_map(Value::as_str);
+        (!deposit.live.is_empty()).then(|| Record {
             name: text("name").unwrap_or_default(),
             account_uuid: text("accountUuid"),
             org_uuid: text("orgUuid"),
             deposit,
             replaces: text(REPLACES).as_deref().and_then(Digest::read),
-            previous_seen: text(PREVIOUS_SEEN).as_deref().and_then(Digest::read),
+            dropped: dropped.filter_map(Digest::read).collect(),
         })
     }
 
@@ -61,27 +65,39 @@ impl Record {
             }
         }
         self.deposit.write(&mut entry);
-        for (key, digest) in [(REPLACES, &self.replaces), (PREVIOUS_SEEN, &self.previous_seen)] {
-            if let Some(digest) = digest {
-                entry.insert(key.to_owned(), digest.as_str().into());
-            }
+        if let Some(digest) = &self.replaces {
+            entry.insert(REPLACES.to_owned(), digest.as_str().into());
+        }
+        if !self.dropped.is_empty() {
+            let dropped = self.dropped.iter().map(|digest| Value::from(digest.as_str()));
+            entry.insert(DROPPED.to_owned(), dropped.collect());
         }
         Value::Object(entry)
     }
 
     /// What the entry is to keep beside the pair: nothing of what others have put there is lost.
-    pub(super) fn previous_beside(&self, entry: &Deposit) -> Option<Previous> {
-        let theirs = entry.previous.as_ref();
-        let is_theirs = theirs.is_some_and(|previous| {
-            !self.deposit.spent.has(previous.tokens.refresh.as_ref())
-                && previous_key(entry) != self.previous_seen
-        });
-        if is_theirs { entry.previous.clone() } else { self.deposit.previous.clone() }
+    pub(super) fn previous_beside(&self, entry: &Deposit) -> Previous {
+        Previous::merged(&self.deposit.previous, &entry.previous, &self.dropped)
+    }
+
+    /// Whether this one makes `known`, of the same account, needless; then it keeps what that has
+    /// kept beside its pair, and knows what that knew.
+    pub(super) fn supersedes(&mut self, known: &Record) -> bool {
+        let is_later = self.deposit.spent.has(known.deposit.live.refresh.as_ref())
+            || known.deposit.live.same_pair(&self.deposit.live);
+        if is_later {
+            // It is no entry that somebody may have taken something out of.
+            let (ours, theirs) = (&self.deposit.previous, &known.deposit.previous);
+            self.deposit.previous = Previous::merged(ours, theirs, &[]);
+            self.deposit.spent.add_all(&known.deposit.spent, None);
+            self.deposit.tidy();
+        }
+        is_later
     }
 
     pub(super) fn is_newer_than(&self, live: &Tokens) -> bool {
         self.deposit.spent.has(live.refresh.as_ref())
-            || self.replaces.is_some() && self.replaces == key_of(live)
+            || self.replaces.is_some() && self.replaces == live.key()
     }
 }
 
@@ -115,51 +131,61 @@ pub(crate) fn place(document: &mut Map<String, Value>, record: &Record) -> Place
         let mut held = Deposit::read(entry);
         if record.is_newer_than(&held.live) {
             held.live = record.deposit.live.clone();
-            held.previous = record.previous_beside(&held);
-            held.spent.add_all(spent, None);
-            held.write(entry);
             placed = Some(Placed::Stored);
-        } else if let Some(previous) = &mut held.previous
-            && spent.has(previous.tokens.refresh.as_ref())
-        {
-            previous.tokens = record.deposit.live.clone();
-            held.spent.add_all(spent, None);
-            held.write(entry);
+        } else if held.previous.replace(spent, &record.deposit.live) {
             placed.get_or_insert(Placed::Beside);
+        } else {
+            continue;
         }
+        held.previous = record.previous_beside(&held);
+        held.spent.add_all(spent, None);
+        held.tidy();
+        held.write(entry);
     }
     if let Some(placed) = placed {
         return placed;
     }
-    let same = |entry: &&mut &mut Map<String, Value>| identity_is(entry, &record.identity());
-    // Of several entries of one identity the last one counts (SPEC A4).
-    let Some(entry) = entries.iter_mut().rev().find(same) else {
+    // Of several entries of one identity the last one counts (SPEC A4). Without one it may have
+    // been given another name, in this file or in an old copy of it.
+    let same = |entry: &&mut Map<String, Value>| identity_is(entry, &record.identity());
+    let shares = |entry: &&mut Map<String, Value>| record.deposit.shares(&Deposit::read(entry));
+    let at = entries.iter().rposition(same);
+    let Some(at) = at.or_else(|| entries.iter().rposition(shares)) else {
         return Placed::Removed;
     };
+    let entry = &mut entries[at];
     let before = Deposit::read(entry);
     let mut held = before.clone();
-    held.spent.add_all(spent, None);
-    let is_empty = held.live.access.is_none() && held.live.refresh.is_none();
-    let is_known = held.live.same_pair(&record.deposit.live)
-        || before.spent.has(record.deposit.live.refresh.as_ref());
-    let placed = if is_known {
-        if held.live.same_pair(&record.deposit.live) {
-            held.previous = record.previous_beside(&before);
-        }
-        Placed::Known
-    } else if is_empty
-        || before.live.refresh.is_none() && before.live.access == record.deposit.live.access
-    {
-        held.live = record.deposit.live.clone();
-        Placed::Stored
-    } else {
-        held.previous =
-            Some(Previous { tokens: record.deposit.live.clone(), by: DisplacedBy::Person });
-        Placed::Beside
-    };
+    let placed = beside_or_known(&mut held, record);
     if held != before {
         held.write(entry);
     }
+    placed
+}
+
+/// Puts a record into the entry of its identity, which does not hold the token that it replaces.
+fn beside_or_known(held: &mut Deposit, record: &Record) -> Placed {
+    let theirs = &record.deposit;
+    let is_known =
+        held.live.same_pair(&theirs.live) || held.spent.has(theirs.live.refresh.as_ref());
+    held.spent.add_all(&theirs.spent, None);
+    let placed = if is_known {
+        held.previous = record.previous_beside(held);
+        Placed::Known
+    } else if held.live.is_empty()
+        || held.live.refresh.is_none() && held.live.access == theirs.live.access
+    {
+        held.previous = record.previous_beside(held);
+        held.live = theirs.live.clone();
+        Placed::Stored
+    } else {
+        // Whoever wrote the entry has not known of the pair, and so has dropped nothing of it.
+        held.previous = Previous::merged(&theirs.previous, &held.previous, &[]);
+        let tokens = theirs.live.clone();
+        held.previous.add(Displaced { tokens, by: DisplacedBy::Person });
+        Placed::Beside
+    };
+    held.tidy();
     placed
 }
 
@@ -175,13 +201,16 @@ pub(crate) fn take_over(document: &mut Map<String, Value>, record: &Record, entr
         let held = Deposit::read(own);
         let has_pair =
             held.live.same_pair(&theirs.live) || held.spent.has(theirs.live.refresh.as_ref());
-        let is_login =
-            theirs.previous.as_ref().is_some_and(|previous| previous.tokens.same_pair(&held.live));
+        let is_login = theirs.previous.has(&held.live);
         if has_pair {
             return;
         }
         if theirs.spent.has(held.live.refresh.as_ref()) || is_login {
-            theirs.write(own);
+            let mut merged = theirs.clone();
+            merged.spent.add_all(&held.spent, None);
+            merged.previous = Previous::merged(&theirs.previous, &held.previous, &[]);
+            merged.tidy();
+            merged.write(own);
             return;
         }
         if identity_is(own, &record.identity()) {
@@ -204,4 +233,4 @@ fn identity_is(entry: &Map<String, Value>, who: &Identity<'_>) -> bool {
 }
 
 const REPLACES: &str = "replaces";
-const PREVIOUS_SEEN: &str = "previousSeen";
+const DROPPED: &str = "dropped";

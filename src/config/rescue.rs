@@ -115,14 +115,12 @@ fn write(config: &Path, path: &Path, record: &Record, reserved: Option<Reserved>
     let mut pairs =
         if lock.exists() { pairs_of(&lock.read()?).unwrap_or_default() } else { Vec::new() };
     let owner = owner_of(config);
+    let mut record = record.clone();
     // A later pair of the same account takes the place of its predecessor.
     pairs.retain(|pair| {
         let is_ours = pair.get(OWNER).and_then(Value::as_str) == Some(&*owner);
         let known = Record::read(pair).filter(|_| is_ours);
-        !known.is_some_and(|known| {
-            record.deposit.spent.has(known.deposit.live.refresh.as_ref())
-                || known.deposit.live.same_pair(&record.deposit.live)
-        })
+        !known.is_some_and(|known| record.supersedes(&known))
     });
     let mut pair = record.value();
     pair[OWNER] = Value::from(&*owner);

@@ -28,6 +28,10 @@ use crate::scheduler::{
 pub(crate) struct State {
     /// When it was written, in ms since the epoch.
     pub(crate) saved_at: i64,
+    /// Refresh tokens that are used up, see [`noted`](super::noted): whoever writes the file keeps
+    /// what it finds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) spent: Vec<String>,
     /// One entry an account.
     pub(crate) accounts: Vec<AccountState>,
     /// Message batches, the latest first.
@@ -307,11 +311,12 @@ pub(crate) fn load(path: &Path) -> (State, Option<String>) {
 
 /// Writes the state, whole or not at all.
 pub(crate) fn save(path: &Path, state: &State) -> Result<()> {
-    let text = serde_json::to_string_pretty(state);
-    let text =
-        text.map_err(|error| Error::ours(format!("the state cannot be written as JSON: {error}")))?;
     let lock = FileLock::take(path)?;
     lock.clear(lock.leftovers());
+    let state = State { spent: load(path).0.spent, ..state.clone() };
+    let text = serde_json::to_string_pretty(&state);
+    let text =
+        text.map_err(|error| Error::ours(format!("the state cannot be written as JSON: {error}")))?;
     lock.replace(&(text + "\n"))
 }
 

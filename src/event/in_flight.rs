@@ -1,6 +1,7 @@
 //! The requests in flight, for the dashboard and the status: a short lock at the start, at each
 //! stage and at the end of a request, and nothing at all per chunk.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -78,6 +79,7 @@ pub(crate) struct InFlight {
 pub(crate) struct Tracked {
     table: Arc<InFlightTable>,
     id: u64,
+    stage: Cell<Stage>,
 }
 
 impl InFlightTable {
@@ -90,13 +92,13 @@ impl InFlightTable {
             let id = table.next;
             table.next += 1;
             if is_local(&meta.path) {
-                return Tracked { table: Arc::clone(self), id };
+                return Tracked { table: Arc::clone(self), id, stage: Cell::default() };
             }
             table.entries.insert(id, InFlight { id, meta, stage: Stage::default(), account: None });
             id
         };
         self.pulse.beat();
-        Tracked { table: Arc::clone(self), id }
+        Tracked { table: Arc::clone(self), id, stage: Cell::default() }
     }
 
     /// A copy of the table, oldest first, at most `most` of them.
@@ -135,7 +137,15 @@ fn is_local(path: &str) -> bool {
 impl Tracked {
     /// The request has come to `stage`.
     pub(crate) fn stage(&self, stage: Stage) {
+        self.stage.set(stage);
         self.table.change(self.id, |entry| entry.stage = stage);
+    }
+
+    /// It waits for bytes of the upstream: so the upstream has it.
+    pub(crate) fn awaits_answer(&self) {
+        if self.stage.get() == Stage::Connecting {
+            self.stage(Stage::Waiting);
+        }
     }
 
     /// The request is now with `account`, or with none.

@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use rustix::event::{PollFd, PollFlags};
 use super::stream::Line;
 use crate::account::SingleFlight;
 use crate::clock;
+use crate::event::Tracked;
 use crate::net::wait::{Phase, Ready, Stop, Waiter, Wire};
 use crate::platform::{Bell, PeerWait, poll_for, wait_with_peer};
 use crate::scheduler::time::Mono;
@@ -42,6 +44,7 @@ pub(crate) struct Heartbeats {
 /// The waiter of one request.
 pub(crate) struct ClientWait {
     line: Line,
+    tracked: Rc<Tracked>,
     client: Option<Arc<ClientSocket>>,
     heartbeat: Cell<Option<Mono>>,
     heartbeat_every: Cell<Duration>,
@@ -55,10 +58,11 @@ pub(crate) struct ClientWait {
 
 impl ClientWait {
     /// For the request whose answer goes to `line`.
-    pub(crate) fn new(line: Line, limits: Limits) -> ClientWait {
+    pub(crate) fn new(line: Line, tracked: Rc<Tracked>, limits: Limits) -> ClientWait {
         ClientWait {
             client: line.socket(),
             line,
+            tracked,
             heartbeat: Cell::new(None),
             heartbeat_every: Cell::new(Duration::MAX),
             limits: Cell::new(limits),
@@ -165,6 +169,9 @@ impl Waiter for ClientWait {
     ) -> Result<Ready, Stop> {
         // The client gets what is there before anybody sleeps.
         self.line.flush().map_err(|_| Stop::ClientGone)?;
+        if phase == Phase::Receive {
+            self.tracked.awaits_answer();
+        }
         let start = clock::mono();
         let (end, stop) = self.end_of(phase, start);
         let pause_end = pause.map(|pause| start + pause);

@@ -48,7 +48,6 @@ impl Course<'_> {
         quota: &QuotaReport,
         out: Uncommitted,
     ) -> Delivery {
-        self.request.tracked.stage(Stage::Waiting);
         let form = Form::of(
             answer.headers.text(header::CONTENT_TYPE),
             answer.headers.text(header::CONTENT_ENCODING),

@@ -162,6 +162,7 @@ fn receive(
     }
     let peek = if entry.route.has_body_to_read() { peek::peek(&body) } else { Peek::default() };
     let limits = limits(&config, &peek);
+    let tracked = Rc::new(tracked);
     let mut trace = context.trace();
     trace.request(&method, &target, headers.iter());
     trace.body(&body);
@@ -179,7 +180,7 @@ fn receive(
         route: entry.route,
         arrived: now.mono,
         watch,
-        client_wait: Rc::new(ClientWait::new(out.line(), limits)),
+        client_wait: Rc::new(ClientWait::new(out.line(), Rc::clone(&tracked), limits)),
         tracked,
         record: std::cell::RefCell::new(Record::default()),
         trace: std::cell::RefCell::new(trace),

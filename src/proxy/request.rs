@@ -65,7 +65,7 @@ pub(crate) struct ClientRequest {
     /// Runs since then.
     pub(crate) watch: Stopwatch,
     /// Its line in the table of requests in flight.
-    pub(crate) tracked: Tracked,
+    pub(crate) tracked: Rc<Tracked>,
     /// Its one wait.
     pub(crate) client_wait: Rc<ClientWait>,
     /// The facts of its end.

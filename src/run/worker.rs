@@ -52,6 +52,7 @@ const LEFT_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A refresh that is in progress at the end is waited for, because its token would be lost.
 const REFRESH_SETTLE_MAX: Duration = Duration::from_secs(40);
 /// The same before a hand-over, for which the leader waits only so long.
+const STORE_AT_END_MAX: Duration = Duration::from_secs(5);
 const YIELD_SETTLE_MAX: Duration = Duration::from_secs(10);
 /// The log's last lines are written within this time, or not at all when nobody reads them.
 const LOG_FINISH_MAX: Duration = Duration::from_secs(2);
@@ -401,7 +402,11 @@ impl Worker<'_> {
         // Nobody is left who needs another token, and one that is sent now might not be waited for.
         context.accounts.set_role(Role::Retired);
         context.accounts.settle(REFRESH_SETTLE_MAX);
-        context.accounts.keep_all();
+        match self.handed {
+            Some(_) => context.accounts.keep_all(),
+            // There is nobody whom it could give what it cannot store.
+            None => context.accounts.keep_all_at_the_end(STORE_AT_END_MAX),
+        }
         // Also in a stop that came meanwhile: the one that took over writes it down.
         self.tell_learned();
         if going == Going::Retiring {

@@ -6,12 +6,12 @@
 
 use std::time::Duration;
 
-use super::parts::account::{Account, Target};
-use super::parts::block::WaitCause;
+use super::parts::account::{Account, Target, keeps_out};
+use super::parts::block::{Block, BlockReason, WaitCause};
 use super::parts::cost::PromptCache;
-use super::parts::id::RouteClass;
+use super::parts::id::{AccountId, RouteClass};
 use super::parts::obstacle::Ends;
-use super::parts::policy::{PASS_PAUSE, POLL_MIN};
+use super::parts::policy::{LIMITED_PASS_PAUSE, PASS_PAUSE, POLL_MIN};
 use super::parts::queue::Full;
 use super::parts::quota::WindowKind;
 use super::parts::ranking::Ranking;
@@ -42,16 +42,17 @@ impl Scheduler {
             return Admission::Refused(Refusal::plain(reason));
         }
         let tried_until = now.mono + self.pass_pause(request.last_failure);
+        let tried = self.left_out(now, &request);
         let mut ranking = std::mem::take(&mut self.ranking);
         if request.trail.may_begin_suspense() {
-            let ask = self.ask(now, &request, &request.excluded, tried_until);
+            let ask = self.ask(now, &request, &tried, tried_until);
             self.rank(now, &ask, &mut ranking);
             // No account is left to try: a refusal without evidence has to be explained.
             if ranking.available.is_empty() {
                 request.trail.begin_suspense(now.mono, &self.policy);
             }
         }
-        let mut ask = self.ask(now, &request, &request.excluded, tried_until);
+        let mut ask = self.ask(now, &request, &tried, tried_until);
         let decision = self.decide(now, &request, &mut ask, &mut ranking);
         let verdict = match &decision {
             Decision::Serve(choice) => {
@@ -72,7 +73,8 @@ impl Scheduler {
             Decision::Hold(cause) => {
                 let clock = tick(now.mono, request.clock, cause);
                 self.look = Look::Now;
-                let next_pass = if request.excluded.is_empty() { now.mono } else { tried_until };
+                let next_pass = if tried.is_empty() { now.mono } else { tried_until };
+                request.excluded = tried;
                 Admission::Queued(self.queue.join(now, request, clock, next_pass))
             }
             Decision::Refuse(refusal) => Admission::Refused(refusal),
@@ -194,14 +196,33 @@ impl Scheduler {
         }
     }
 
+    /// The accounts that this request has failed on, without those that a block keeps away from it:
+    /// at the end of the block such an account serves it, whatever the others have met (Q2). A short
+    /// block is none, so that cooldowns of zero cannot spin.
+    fn left_out(&self, now: Now, request: &Request) -> Vec<AccountId> {
+        let target = Target {
+            class: request.class,
+            family: request.family.as_ref(),
+            model: request.model.as_deref(),
+        };
+        let keeps_away = |block: &Block| {
+            let is_limit = matches!(block.reason, BlockReason::Quota(_));
+            let least = if is_limit { LIMITED_PASS_PAUSE } else { PASS_PAUSE / 2 };
+            keeps_out(&block.scope, target)
+                && block.end.mono(now).is_some_and(|end| end > now.mono + least)
+        };
+        let is_blocked = |id: &AccountId| {
+            self.account(*id).is_some_and(|account| account.blocks(now).any(keeps_away))
+        };
+        request.excluded.iter().copied().filter(|id| !is_blocked(id)).collect()
+    }
+
     /// How long the accounts of a finished pass stay left out.
     pub(super) fn pass_pause(&self, last_failure: Option<WaitCause>) -> Duration {
         match last_failure {
             Some(WaitCause::Network) => PASS_PAUSE.max(self.policy.network_cooldown),
-            Some(
-                WaitCause::Quota | WaitCause::Weekly | WaitCause::Capacity | WaitCause::Credential,
-            )
-            | None => PASS_PAUSE,
+            Some(WaitCause::Quota | WaitCause::Weekly) => LIMITED_PASS_PAUSE,
+            Some(WaitCause::Capacity | WaitCause::Credential) | None => PASS_PAUSE,
         }
     }
 

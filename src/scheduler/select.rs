@@ -288,6 +288,9 @@ impl Scheduler {
             Route::Pinned(_) => return Some(by(first, Why::Pinned)),
             Route::Thread(_) => return Some(by(first, Why::Thread)),
         }
+        if let Some(one) = self.least_lately_refused(ask, available) {
+            return Some(by(one, Why::Score(one.terms.total())));
+        }
         if let Routing::Preferred(id) = self.routing
             && let Some(one) = self.find(available, id)
         {
@@ -300,6 +303,24 @@ impl Scheduler {
                 Some(by(best, Why::Score(best.terms.total())))
             }
         }
+    }
+
+    /// P7: where a request in suspense looks that every account at hand has refused. By turns, since
+    /// the best of them may be the one that refuses everything.
+    fn least_lately_refused<'a>(
+        &self,
+        ask: &Ask<'_>,
+        available: &'a [Available],
+    ) -> Option<&'a Available> {
+        if !ask.trail.is_in_suspense() {
+            return None;
+        }
+        let refused_at = |one: &Available| {
+            let refusal = ask.trail.refusal_by(self.accounts[one.index].id);
+            refusal.map(|refusal| refusal.at)
+        };
+        let all = available.iter().all(|one| refused_at(one).is_some());
+        all.then(|| available.iter().min_by_key(|one| refused_at(one)))?
     }
 
     /// S7b: where the cache is, or home if that costs no cache; else like any other.

@@ -18,7 +18,8 @@ use crate::report::{Brief, Entry, Level};
 use crate::scheduler::quota::WindowKind;
 use crate::scheduler::time::{Mono, Wall};
 use crate::scheduler::{
-    self, AccountId, AccountSnapshot, BlockSnapshot, KnownSession, Snapshot, WindowSnapshot,
+    self, AccountId, AccountSnapshot, BlockReason, BlockSnapshot, KnownSession, Snapshot,
+    WindowSnapshot,
 };
 
 /// What the snapshot does not know.
@@ -315,8 +316,14 @@ fn account_of(account: &AccountSnapshot, snapshot: &Snapshot, facts: &Facts<'_>)
         blocks: account.blocks.iter().map(block_of).collect(),
         windows: account.windows.iter().map(window_of).collect(),
         credential: known.and_then(|known| known.credential.as_ref()).map(|credential| {
+            // Of a key only a block tells that the API refuses it.
+            let is_refused = |block: &BlockSnapshot| block.reason == BlockReason::CredentialRefused;
+            let state = match credential.state {
+                "valid" if account.blocks.iter().any(is_refused) => "refused",
+                state => state,
+            };
             Credential {
-                state: credential.state.into(),
+                state: state.into(),
                 expires_at: credential.expires_at.map(Moment),
                 refreshed_at: credential.refreshed_at.map(Moment),
                 storage: credential.storage.as_deref().map(|text| mask(text).into_owned()),

@@ -223,6 +223,9 @@ pub const EFFECTIVE_USE_MAX: f64 = 1.5;
 /// A request that has failed everywhere starts its next pass no sooner (Q1), so that cooldowns of
 /// zero cannot spin.
 pub const PASS_PAUSE: Duration = Duration::from_secs(1);
+/// The same after a limit of the account: the block that it leaves has an end that the API told,
+/// and whoever waits for it is served at that end (Q2).
+pub const LIMITED_PASS_PAUSE: Duration = Duration::from_millis(50);
 /// The shortest time between two looks at the clock that `queue.pollMs` can ask for.
 pub const POLL_MIN: Duration = Duration::from_millis(10);
 /// Who comes back within this time takes the old place (Q6).
