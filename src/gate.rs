@@ -1,22 +1,22 @@
 //! The gate before the scheduler: the only place that locks it.
 //!
-//! The scheduler is plain data behind one mutex. A decision takes microseconds and a request lives
-//! for seconds, so the lock is nearly always free; finer locks or a thread of its own for the
-//! scheduler would only add orders of events that nobody has thought about. What makes one lock
-//! enough is that nothing slow happens under it, and that nobody can miss a verdict:
+//! The scheduler is plain data behind one mutex. A decision takes microseconds and a request takes
+//! seconds, so the lock is nearly always free. Finer locks, or a thread for the scheduler, would
+//! only add orders of events that nobody has considered. One lock is enough because nothing slow
+//! happens under it, and because no verdict can be missed:
 //!
 //! - [`Gate::with`] is the only way in. It takes the lock, runs one call of the scheduler, drains
-//!   `poll` until it is dry, computes the next deadline and releases the lock. Only then are
-//!   verdicts put into the slots of those who wait.
-//! - Under the lock: no I/O, no event, no formatting, no other lock. A slot's own lock is taken
-//!   after the scheduler's was released, and a waiter never holds its slot's lock while it calls
-//!   the gate.
-//! - Each ticket has one slot, made under the same lock that made the ticket, so a verdict always
-//!   finds its slot.
-//! - The pacer looks again before it sleeps: it reads its deadline under the mutex that announces a
-//!   new one, so a deadline that becomes earlier always wakes it.
+//!   `poll` until it is dry, computes the next deadline and releases the lock. Only then does it
+//!   put verdicts into the slots of the waiting requests.
+//! - Under the lock: no I/O, no event, no formatting, no other lock. A slot's lock is taken after
+//!   the scheduler's has been released, and a waiter never holds its slot's lock while it calls the
+//!   gate.
+//! - Each ticket has one slot, made under the same lock as the ticket, so a verdict always finds
+//!   its slot.
+//! - The pacer checks again before it sleeps: it reads its deadline under the mutex under which a
+//!   new deadline is announced, so an earlier deadline always wakes it.
 //! - A lease travels in a [`LeaseGuard`]. Dropping the guard completes the lease as abandoned, so
-//!   an early return or a panic gives the account's place back.
+//!   an early return or a panic gives the account's slot back.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,6 +1,7 @@
-//! The server's start: a leader, or a worker that a leader has started. [`wiring`] puts the parts
-//! together, [`worker`] has the life of a server, the leader in `host/restart.rs` starts it and
-//! takes the signals.
+//! The start of the server, as a leader or as a worker that a leader has started.
+//!
+//! [`wiring`] puts the parts together and [`worker`] is the life of a server. The leader, in
+//! `host/restart.rs`, starts workers and takes the signals.
 
 use std::process::ExitCode;
 

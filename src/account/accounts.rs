@@ -19,7 +19,7 @@ use crate::scheduler::{AccountId, Kind};
 pub(crate) struct Accounts {
     pub(super) shared: Arc<Shared>,
     live: RwLock<Vec<Arc<Account>>>,
-    /// Why new tokens could not be written, as far as it was said.
+    /// Why new tokens could not be written, as far as it is known.
     pub(super) trouble: Mutex<Option<String>>,
     /// How many requests that are not decided yet have brought each account of a request. Locked
     /// while one is looked up and made.
@@ -147,7 +147,7 @@ impl Accounts {
         }
     }
 
-    /// Waits until no refresh is under way, at most `limit`: a process that ends in the middle of
+    /// Waits until no refresh is in progress, at most `limit`: a process that ends in the middle of
     /// one loses the token. True if none is left.
     pub(crate) fn settle(&self, limit: Duration) -> bool {
         let end = self.shared.now().mono + limit;
@@ -182,7 +182,7 @@ impl Accounts {
             Holding::Oauth(state) => state,
         };
         if let Some(flight) = &held.flight {
-            // Whatever was asked, the answer is under way. A 401 to the token that is being
+            // Whatever was asked, the answer is in progress. A 401 to the token that is being
             // replaced says nothing new.
             return Readiness::Refreshing(flight.clone());
         }

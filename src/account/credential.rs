@@ -27,7 +27,7 @@ pub(crate) struct Account {
 /// Everything about an account but its credential; replaced as a whole by a hot sync.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AccountProfile {
-    /// Unique, for people.
+    /// Unique, for display.
     pub(crate) name: Arc<str>,
     pub(crate) enabled: bool,
     /// Lower is preferred.
@@ -58,7 +58,7 @@ pub(crate) enum Origin {
     Request,
 }
 
-/// The credential and what is under way with it.
+/// The credential and what is in progress with it.
 pub(super) struct Held {
     pub(super) what: Holding,
     pub(super) flight: Option<SingleFlight>,
@@ -93,7 +93,7 @@ pub(crate) enum Unready {
     Cooling(Cooling),
     /// Its token has run out and a disabled account does not refresh.
     Disabled,
-    /// There is no such account any more.
+    /// There is no longer such an account.
     Gone,
 }
 
@@ -102,7 +102,7 @@ pub(crate) enum Unready {
 pub(crate) enum Readiness {
     /// Send it.
     Ready(Ready),
-    /// A refresh is under way. When the flight has ended, ask `Accounts::credential` again.
+    /// A refresh is in progress. When the flight has ended, ask `Accounts::credential` again.
     Refreshing(SingleFlight),
     /// There is none.
     Unready(Unready),

@@ -67,7 +67,7 @@ fn moment(random: &mut Random) -> Wall {
     Wall(NOW.wall.0 + 1_000 * seconds)
 }
 
-/// A text in the place of a number, good or not.
+/// A text in place of a number, good or not.
 fn number(random: &mut Random) -> String {
     match random.below(12) {
         0 => random

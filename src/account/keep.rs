@@ -43,7 +43,7 @@ pub(super) fn entry_of<'c>(config: &'c Config, account: &Account) -> Option<&'c 
 
 /// Stores the account's pair, and says where it is now if that is not the config.
 pub(super) fn store(shared: &Shared, account: &Account, limit: Duration) {
-    // Whoever looks at the account is told the trouble.
+    // Whoever inspects the account sees the problem.
     let _ = store_in(shared, account, Place::None, limit);
 }
 

@@ -341,7 +341,7 @@ impl Tier {
     }
 }
 
-/// Reads the profile. An error is one line for people.
+/// Reads the profile. An error is one line for the user.
 pub(crate) fn profile(
     http: &Http,
     endpoints: &Endpoints,

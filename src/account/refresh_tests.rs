@@ -333,7 +333,7 @@ fn a_401_in_two_processes_rotates_once() {
 
 #[test]
 fn a_refused_refresh_reads_the_file_before_it_condemns() {
-    // Another program, which takes no lock, has rotated and writes while our call is under way.
+    // Another program, which takes no lock, has rotated and writes while our call is in progress.
     let world = World::new(-1);
     world.endpoint.close();
     world.endpoint.will([Act::Say(400, r#"{"error":"invalid_grant"}"#)]);

@@ -98,7 +98,7 @@ impl Endpoint {
         self.opened.notify_all();
     }
 
-    /// Returns once so many calls have come.
+    /// Returns once this many calls have come.
     pub(super) fn wait_for_calls(&self, count: usize) {
         let state = self.state.lock().unwrap();
         drop(self.opened.wait_while(state, |state| state.calls < count).unwrap());
@@ -210,7 +210,7 @@ pub(super) struct World {
     pub(super) renewed: Arc<AtomicU64>,
 }
 
-/// The file of [`World::new`] with an access token that has so many seconds left.
+/// The file of [`World::new`] with an access token that has this many seconds left.
 pub(super) fn document(seconds_left: i64) -> Value {
     json!({
         "proxy": {"apiKey": "mp-key"},

@@ -13,7 +13,7 @@ type Waker = Box<dyn FnOnce() + Send>;
 #[derive(Clone)]
 pub(crate) struct SingleFlight(Arc<Shared>);
 
-/// Held by whoever does the work; dropping it ends the flight.
+/// Held by the caller that does the work; dropping it ends the flight.
 pub(crate) struct SingleFlightGuard(Arc<Shared>);
 
 struct Shared {
@@ -22,7 +22,7 @@ struct Shared {
     ended: Condvar,
 }
 
-/// The guard goes to whoever does the work, the other half to everybody who waits.
+/// The guard goes to the caller that does the work, the other half to those that wait.
 pub(crate) fn begin() -> (SingleFlightGuard, SingleFlight) {
     let shared = Arc::new(Shared { waiting: Mutex::new(Some(Vec::new())), ended: Condvar::new() });
     (SingleFlightGuard(shared.clone()), SingleFlight(shared))

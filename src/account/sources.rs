@@ -62,8 +62,8 @@ pub(super) fn path_of(from: &ImportFrom, home: Option<&Path>) -> Option<PathBuf>
     }
 }
 
-/// Why the source that an account names cannot be used, in words for people; none if it can be, or
-/// if there is none.
+/// Why the source that an account names cannot be used, in words for the user; none if it can be
+/// used, or if there is no source.
 ///
 /// A source that does not answer is waited for once, whichever account asks.
 pub(crate) fn problem_of(
@@ -102,8 +102,8 @@ fn read_small(path: &Path) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// The sources that were read. A file on a mount that is gone blocks whoever touches it, so each
-/// read is done by a thread of its own, one at a time for each path.
+/// The sources that were read. A file on a mount that is gone blocks every thread that touches it,
+/// so each read has its own thread, one at a time for each path.
 #[derive(Default)]
 pub(crate) struct Sources(Mutex<BTreeMap<PathBuf, Arc<Mutex<Source>>>>);
 

@@ -82,7 +82,7 @@ impl Shared {
         *self.role.lock().unwrap_or_else(PoisonError::into_inner) = role;
     }
 
-    /// A line for people.
+    /// A line for the user.
     pub(super) fn say(&self, text: String) {
         self.around.events.warning(self.now().wall, text);
     }

@@ -24,7 +24,7 @@ use crate::config::state::TokensState;
 use crate::config::{Identity, Secret, Tokens};
 use crate::scheduler::time::{Mono, Now, Wall};
 
-/// Why an OAuth account must be logged in again, or waits. One line for people.
+/// Why an OAuth account must be logged in again, or waits. One line for the user.
 pub(crate) type Why = String;
 
 /// What stood in the way of a refresh.
@@ -136,7 +136,7 @@ pub(crate) enum Switch {
 }
 
 impl TokenState {
-    /// The state in words, for people.
+    /// The state in words, for display.
     pub(crate) fn word(&self, now: Wall) -> &'static str {
         if self.refresh_refused.is_some() || self.is_lost(now) {
             "needs login"
@@ -478,7 +478,8 @@ impl TokenState {
         self.unknown = Some(UnknownFate { token, obstacle, next, why });
     }
 
-    /// The lock of `token` says that it was sent without an answer, by whatever process. True if it is not to be sent now.
+    /// The lock of `token` says that some process sent it and got no answer. True if it is not to
+    /// be sent now.
     pub(crate) fn sent_before(
         &mut self,
         token: &Secret,

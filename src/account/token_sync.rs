@@ -160,7 +160,7 @@ impl Accounts {
         }
     }
 
-    /// OAuth accounts for which no refresh is under way.
+    /// OAuth accounts for which no refresh is in progress.
     fn idle(&self) -> Vec<Arc<Account>> {
         let mut all = self.all();
         all.retain(|account| {

@@ -12,7 +12,7 @@ fn later(seconds: u64) -> Now {
     Now { mono: NOW.mono + wait, wall: NOW.wall + wait }
 }
 
-/// A pair whose access token has so many seconds left; an empty name is no token.
+/// A pair whose access token has this many seconds left; an empty name is no token.
 fn pair(access: &str, refresh: &str, seconds_left: Option<i64>) -> Tokens {
     let token = |text: &str| (!text.is_empty()).then(|| Secret::new(text));
     Tokens {

@@ -231,7 +231,7 @@ fn type_of(account: &AccountEntry) -> &'static str {
     }
 }
 
-/// How a credential stands, as far as the config tells.
+/// The state of a credential, as far as the config tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Token {
     /// A key: there is nothing to run out.
@@ -247,7 +247,7 @@ pub(super) enum Token {
 }
 
 impl Token {
-    /// How it stands at `now`.
+    /// The state at `now`.
     pub(super) fn of(account: &AccountEntry, now: Wall) -> Token {
         let OauthCredential { tokens, import_from, .. } = match &account.credential {
             Credential::ApiKey(_) | Credential::Provider(_) => return Token::Key,

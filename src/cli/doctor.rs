@@ -247,7 +247,8 @@ fn port(config: &Config) -> (Vec<Finding>, Vec<(String, Finding)>) {
                 Err(error) => wrong(
                     "port",
                     format!(
-                        "cannot listen at {}: {}; set another proxy.host or proxy.port in the config",
+                        "cannot listen at {}: {}; set another proxy.host or proxy.port in the \
+                         config",
                         server.base(),
                         reason(&error)
                     ),

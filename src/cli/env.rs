@@ -73,7 +73,8 @@ pub(super) fn run(
         }
         Presence::Strange(what) => {
             return Err(Error::operator(format!(
-                "{what}; stop the other program on that port, or set another proxy.port in the config"
+                "{what}; stop the other program on that port, or set another proxy.port in the \
+                 config"
             )));
         }
     }
@@ -84,12 +85,14 @@ pub(super) fn run(
     if let Some(other) = &elsewhere {
         let other = other.to_string_lossy().escape_debug().to_string();
         context.out.remark(&format!(
-            "maxpool: {BASE_URL} is already set to {other}, so claude does not use this proxy; unset it to use the proxy"
+            "maxpool: {BASE_URL} is already set to {other}, so claude does not use this proxy; \
+             unset it to use the proxy"
         ));
     }
     if config.proxy.require_key && is_set(KEY).is_none() {
         context.out.remark(&format!(
-            "maxpool: proxy.requireKey is true and {KEY} is not set, so requests will be refused; set the key with: eval \"$(maxpool env --with-key)\""
+            "maxpool: proxy.requireKey is true and {KEY} is not set, so requests will be refused; \
+             set the key with: eval \"$(maxpool env --with-key)\""
         ));
     }
     if let Some(hint) = not_signed_in(context) {
@@ -119,7 +122,7 @@ pub(super) fn run(
     Err(Error::operator(format!("cannot run {}: {}", claude.display(), reason(&failed))))
 }
 
-/// What to do if Claude Code itself is signed in to nothing: it would ask for a login of its own,
+/// What to do if Claude Code itself is not signed in: it would ask for a login,
 /// though the proxy has accounts.
 fn not_signed_in(context: &Context<'_>) -> Option<String> {
     let is_set = |name: &str| (context.variable)(name).is_some_and(|value| !value.is_empty());
@@ -131,7 +134,7 @@ fn not_signed_in(context: &Context<'_>) -> Option<String> {
     }
     let claude = ClaudeCode::of(context.variable)?;
     (!claude.is_signed_in()).then(|| {
-        "maxpool: Claude Code is signed in to nothing and will ask you to log in. Sign in there once \
+        "maxpool: Claude Code is not signed in and will ask you to log in. Sign in there once \
          (any of your accounts will do), or give it the proxy's key instead: \
          eval \"$(maxpool env --with-key)\" && maxpool run"
             .to_owned()

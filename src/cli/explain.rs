@@ -93,7 +93,7 @@ pub(super) fn verdict(explanation: &Explanation, now: Wall) -> String {
     }
 }
 
-/// The rule by which an account is chosen, for people.
+/// The rule by which an account is chosen, for display.
 fn rule(word: &str) -> &str {
     match word {
         "pinned" | "thread" => "the request names something that belongs to this account",
@@ -105,7 +105,7 @@ fn rule(word: &str) -> &str {
     }
 }
 
-/// The class of a wait (SPEC Q1), for people.
+/// The class of a wait (SPEC Q1), for display.
 fn wait_cause<'a>(word: &'a str, passed_over: &[PassedOver]) -> &'a str {
     let any = |is: fn(&str) -> bool| passed_over.iter().any(|it| is(&it.reason));
     match word {

@@ -2,7 +2,7 @@
 //!
 //! A command that is ended between the answer of the token endpoint and the write of the config
 //! loses the account. So Ctrl-C and its like are kept for the moments in which a refresh may be
-//! under way, and do what they always do as soon as those are over.
+//! in progress, and do what they always do as soon as those are over.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -86,7 +86,8 @@ fn without_repeats(root: &Section<'_>, placed: Vec<Placed>) -> Vec<Placed> {
             let repeats = earlier.entry.identity().is_same(&later.entry.identity());
             if repeats {
                 root.notice(format!(
-                    "accounts[{}] {:?} is the same account as accounts[{}] {:?}: the later one is used",
+                    "accounts[{}] {:?} is the same account as accounts[{}] {:?}: the later one is \
+                     used",
                     earlier.index, earlier.entry.name, later.index, later.entry.name
                 ));
             }
@@ -108,7 +109,8 @@ fn with_own_names(root: &Section<'_>, mut placed: Vec<Placed>) -> Vec<Placed> {
             let name =
                 free_name(&rest[0].entry.name, None, |name| has(earlier, name) || has(rest, name));
             root.notice(format!(
-                "accounts[{}]: another account has the name {:?} too, so this one is called {name:?}",
+                "accounts[{}]: another account has the name {:?} too, so this one is called \
+                 {name:?}",
                 rest[0].index, rest[0].entry.name
             ));
             placed[position].entry.name = name;

@@ -1,13 +1,12 @@
-//! Replaces a file whole or not at all, under an advisory lock (SPEC A5).
+//! Replaces a file as a whole or not at all, under an advisory lock (SPEC A5).
 //!
-//! Writers of one file exclude each other by a lock on a sibling file, `<name>.lock`. Whoever has
-//! locked it looks whether the path still names that file: a lock on a file that somebody has
-//! deleted excludes nobody. Readers need no lock, since a rename shows them the old file or the new
-//! one.
+//! Writers of one file exclude each other by a lock on a sibling file, `<name>.lock`. After locking
+//! it, a writer checks that the path still names that file: a lock on a deleted file excludes
+//! nobody. Readers need no lock, since a rename shows them either the old file or the new one.
 //!
-//! What will be written can be given its place beforehand ([`FileLock::reserve`]): a temporary file
-//! of that size, on the disk, held by a lock of its own, so that nobody takes it for what a killed
-//! writer has left behind.
+//! The place for a later write can be reserved ([`FileLock::reserve`]): a temporary file of the
+//! needed size, on the disk, with its own lock, so that nobody mistakes it for what a killed writer
+//! has left behind.
 
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
@@ -73,7 +72,8 @@ impl SiblingLock {
             }
             if watch.left_of(limit).is_none() {
                 return Err(Error::operator(format!(
-                    "cannot lock {}: another process has held it for more than {} s; end that process and try again",
+                    "cannot lock {}: another process has held it for more than {} s; end that \
+                     process and try again",
                     path.display(),
                     limit.as_secs()
                 )));
@@ -181,20 +181,20 @@ impl FileLock {
         self.target.exists()
     }
 
-    /// Puts `text` in the place of the file. After an error the file is as it was.
+    /// Puts `text` in place of the file. After an error the file is as it was.
     pub(super) fn replace(&self, text: &str) -> Result<()> {
         self.make(text.as_bytes())
             .and_then(|reserved| self.put(&reserved, text))
             .map_err(|cause| Error::file("write", &self.target, &cause))
     }
 
-    /// Makes the place for a text of so many bytes.
+    /// Makes the place for a text of this many bytes.
     pub(super) fn reserve(&self, bytes: usize) -> Result<Reserved> {
         self.make(&vec![b' '; bytes])
             .map_err(|cause| Error::file("create a temporary file beside", &self.target, &cause))
     }
 
-    /// Puts `text` in the place of the file, in the place that was made for it. After an error the
+    /// Puts `text` in place of the file, in the place that was made for it. After an error the
     /// file is as it was.
     pub(super) fn replace_in(&self, reserved: Reserved, text: &str) -> Result<()> {
         if !is_same_file(&reserved.file, &reserved.path) {

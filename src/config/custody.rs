@@ -22,7 +22,7 @@
 //!          refreshed                     stored in the config
 //!   ┌────────────────────▶ in memory ───────────────────────────▶ on disk
 //!   │                        │   ▲                                │  │ ▲
-//!   │        written beside  │   │ the file shows a spent pair    │  │ │ the file has a newer pair:
+//!   │        written beside  │   │ the file shows a spent pair    │  │ │ the file has a newer one:
 //!   │                        ▼   └────────────────────────────────┘  │ │ ours becomes `previous`
 //!   └──────────────────── in the rescue file ────────────────────────┘─┘
 //!                                     the config takes it
@@ -331,7 +331,7 @@ impl Custody {
         false
     }
 
-    /// The pair in use has served a request, so what it displaced is not needed any more.
+    /// The pair in use has served a request, so what it displaced is no longer needed.
     pub(crate) fn served(&mut self) {
         self.is_amended |= self.own.previous.clear();
     }

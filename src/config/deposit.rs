@@ -33,8 +33,7 @@ impl Deposit {
         self.spent.write(entry);
     }
 
-    /// Puts `tokens` in the place of the pair in use, which is kept as `previous`, if it
-    /// is worth it.
+    /// Puts `tokens` in place of the pair in use, which is kept as `previous` if it is worth it.
     pub(crate) fn displace(&mut self, tokens: Tokens, by: DisplacedBy) {
         let displaced = std::mem::replace(&mut self.live, tokens);
         self.previous.add(Displaced { tokens: displaced, by });

@@ -110,7 +110,7 @@ pub(crate) fn rename_account(document: &mut Map<String, Value>, name: &str, new:
     true
 }
 
-/// Enables or disables the account with this name; one that is disabled is not preferred any more
+/// Enables or disables the account with this name; one that is disabled is no longer preferred
 /// (SPEC S7). `false` if there is none.
 pub(crate) fn set_enabled(document: &mut Map<String, Value>, name: &str, enabled: bool) -> bool {
     let Some(entry) = account_mut(document, name) else {

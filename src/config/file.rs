@@ -1,9 +1,9 @@
 //! The config file: where it is, how it is read, and how it is changed without losing anything
 //! (SPEC A1, A5).
 //!
-//! It holds every credential, so nothing here ever replaces it by defaults, and each write changes
-//! only what the write is about: key order and unknown keys survive, and so does what another
-//! process wrote in the meantime.
+//! It holds every credential, so nothing here ever replaces it with defaults, and each write
+//! changes only what the write is about: key order, unknown keys and what another process wrote in
+//! the meantime survive.
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -46,8 +46,8 @@ pub(crate) fn load(path: &Path) -> Result<Config> {
     Config::from_document(&document, &text, path)
 }
 
-/// The same for whoever is about to send a refresh token: what killed writers have left behind is
-/// put into the file before, since it may hold the successor of that token.
+/// The same for a caller that is about to send a refresh token: what killed writers have left
+/// behind is put into the file first, since it may hold the successor of that token.
 pub(crate) fn load_whole(path: &Path, limit: Duration) -> Result<Config> {
     if !atomic::has_temporaries(path) && !rescue::has_temporaries(path) {
         return load(path);
@@ -121,7 +121,7 @@ pub(crate) fn lock(path: &Path) -> Result<Locked> {
     lock_within(path, atomic::LOCK_WAIT)
 }
 
-/// The same for whoever cannot wait that long.
+/// The same for a caller that cannot wait that long.
 pub(crate) fn lock_within(path: &Path, limit: Duration) -> Result<Locked> {
     // Without the file there is nothing to lock, and no lock file should come into being.
     if !path.exists() {
@@ -193,9 +193,9 @@ impl Locked {
         self.lock.is_locked()
     }
 
-    /// Makes the place for this document with so many bytes more, and makes sure that the file can
-    /// be replaced: by itself. Some files can be read and written but not replaced, such as one
-    /// that is a mount of its own, or immutable, and nothing else tells.
+    /// Makes the place for this document with this many more bytes, and makes sure that the file
+    /// can be replaced, by replacing it with itself. Some files can be read and written but not
+    /// replaced, such as a mount of a single file or an immutable file, and no other test tells.
     pub(crate) fn reserve(&mut self, more: usize) -> Result<Reserved> {
         self.keep_a_copy();
         self.lock.replace(&self.text)?;

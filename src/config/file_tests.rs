@@ -299,7 +299,7 @@ fn a5_a_dangling_link_is_filled() {
 #[test]
 fn a5_a_failed_write_changes_nothing_and_says_so() {
     let scratch = Scratch::new();
-    // A directory in the place of the file makes the rename fail, also for root.
+    // A directory in place of the file makes the rename fail, also for root.
     let target = scratch.path("dir.json");
     fs::create_dir(&target).unwrap();
     fs::write(target.join("inside"), "x").unwrap();

@@ -47,7 +47,7 @@ impl fmt::Display for Place {
 }
 
 /// The line of the key at `place`, counted from 1; of what encloses it if there is no such key. A
-/// repeated key counts where it stands last, as it does for its value.
+/// repeated key counts where it occurs last, as it does for its value.
 pub(super) fn line_of(text: &str, place: &Place) -> usize {
     let mut best = (0, 0);
     walk(text, |steps, offset| {

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-/// What stands in the place of a secret. Nothing of it is shown, not even its length.
+/// What replaces a secret. Nothing of it is shown, not even its length.
 pub(crate) const MASK: &str = "[masked]";
 
 /// The text without any secret.
@@ -72,7 +72,7 @@ pub(crate) fn torn(bytes: &[u8]) -> Vec<u8> {
     cut(bytes, &ranges)
 }
 
-/// The first `limit` bytes without any secret; one that stands across the limit is hidden whole.
+/// The first `limit` bytes without any secret; one that spans the limit is hidden whole.
 pub(crate) fn start_of(bytes: &[u8], limit: usize) -> Vec<u8> {
     if limit >= bytes.len() {
         return torn(bytes);

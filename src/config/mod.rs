@@ -1,9 +1,8 @@
-//! The configuration: every setting with its default, in types that cannot hold a value that makes
-//! no sense.
+//! The configuration: every setting with its default, in types that cannot hold an invalid value.
 //!
 //! The text is read once, strictly (SPEC A2): a value of the wrong type or out of range is an error
 //! that names file, line and key, and nothing is coerced. What is odd but harmless, such as an
-//! unknown key or an account without a credential, becomes a notice. No credential is ever written
+//! unknown key or an account without a credential, becomes a notice. Credentials are never written
 //! anywhere but into the config file itself, see [`mod@file`].
 
 mod accounts;
@@ -230,7 +229,7 @@ pub(crate) struct AccountEntry {
     pub(crate) profiles: Vec<String>,
     pub(crate) account_uuid: Option<String>,
     pub(crate) org_uuid: Option<String>,
-    /// `source`: where the entry came from, for people.
+    /// `source`: where the entry came from, for display.
     pub(crate) source: Option<String>,
     /// `provider`: `anthropic`, `zai`, `kimi`, or any word.
     pub(crate) provider: String,

@@ -16,7 +16,7 @@ pub(crate) fn nearest<'a>(
     };
     let distances = words.into_iter().map(|word| {
         let letters: Vec<char> = word.to_lowercase().chars().take(LENGTH_MAX).collect();
-        // Whoever stops in the middle of a word has meant the word.
+        // A prefix of a word means the word.
         let is_start = typed.len() >= 3 && letters.starts_with(&typed);
         (if is_start { 1 } else { distance(&typed, &letters) }, word)
     });

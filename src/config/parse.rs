@@ -133,7 +133,9 @@ fn routing(section: &Section<'_>, accounts: &[accounts::Placed]) -> Routing {
     match account {
         Some(name) if is_preferred == Some(true) => {
             if !accounts.iter().any(|placed| placed.entry.name == name) {
-                section.notice(format!("routing.preferredAccount: there is no account {name:?}, so routing is automatic"));
+                section.notice(format!(
+                    "routing.preferredAccount: there is no account {name:?}, so routing is automatic"
+                ));
             }
             Routing::Preferred(name)
         }

@@ -25,7 +25,7 @@ pub(super) struct Findings {
     unknown: Vec<Unknown>,
     /// Every key that was asked for outside of the list of accounts.
     known: Vec<String>,
-    /// Lines for people that are not about one key.
+    /// Lines for the user that are not about one key.
     pub(super) notices: Vec<String>,
 }
 
@@ -73,7 +73,7 @@ impl Findings {
     }
 }
 
-/// A key that nobody asked for.
+/// A key that no setting has.
 #[derive(Debug)]
 struct Unknown {
     place: Place,
@@ -126,7 +126,7 @@ const OF_THE_NODE_PROGRAM: [(&str, &str); 14] = [
     ("effort", NOTHING),
 ];
 
-/// Stands for no replacement.
+/// Means that there is no replacement.
 const NOTHING: &str = "";
 
 /// One object of the document, or the place where one could be.
@@ -218,7 +218,7 @@ impl<'a> Section<'a> {
         self.findings.borrow_mut().problems.push((place, text.into()));
     }
 
-    /// A line for people that is no problem.
+    /// A line for the user that is no problem.
     pub(super) fn notice(&self, text: impl Into<String>) {
         self.findings.borrow_mut().notices.push(text.into());
     }
@@ -388,8 +388,8 @@ impl<'a> Section<'a> {
         whole.filter(|whole| *whole <= limit).or_else(|| self.wrong_type(key, wanted, value))
     }
 
-    /// Notes that the value is not what it should be. Gives `None`, for a caller that goes on with
-    /// a default.
+    /// Notes that the value is not what it should be. Gives `None`, for a caller that then uses a
+    /// default.
     pub(super) fn wrong_type<T>(&self, key: &str, wanted: &str, value: &Value) -> Option<T> {
         self.problem(key, expected(wanted, &found(value)));
         None

@@ -110,7 +110,7 @@ pub(crate) enum Placed {
     Known,
     /// A newer login stays in the entry, which keeps the pair as `previous`.
     Beside,
-    /// There is no such entry any more.
+    /// There is no longer such an entry.
     Removed,
 }
 

@@ -72,7 +72,7 @@ pub(super) fn has_temporaries(config: &Path) -> bool {
 /// Puts into their places the rescue files that killed writers have left behind.
 pub(super) fn recover(config: &Path) {
     for path in paths(config).iter().filter(|path| atomic::has_temporaries(path)) {
-        // Whoever holds the lock does it in our stead.
+        // The holder of the lock does it for us.
         let _ = lock_within(path, RECOVER_WAIT);
     }
 }

@@ -59,7 +59,7 @@ impl Writer<'_> {
     ) {
         let members = members_of(raw);
         let raw_of = |key: &String| {
-            // A repeated key counts where it stands last.
+            // A repeated key counts where it occurs last.
             let (_, raw) = members.iter().rev().find(|(name, _)| name == key)?;
             Some((raw.get(), old.get(key)?))
         };

@@ -131,7 +131,7 @@ struct AccountLoad {
     minutes: Vec<[u64; 5]>,
 }
 
-/// What of it was told already.
+/// The part that was already told.
 #[derive(Default)]
 pub(crate) struct Told {
     /// The number of the next line of the log.
@@ -176,7 +176,7 @@ pub(crate) fn seen(context: &Context, told: &mut Told) -> String {
     serde_json::to_string(&seen).unwrap_or_default()
 }
 
-/// The minutes without what they had when they were told, so many minutes ago.
+/// The minutes without what they had when they were told, this many minutes ago.
 fn since(minutes: &[LoadMinute], before: &[LoadMinute], ago: u64) -> Vec<[u64; 5]> {
     let now = minutes.iter().map(|minute| {
         let told = before.iter().find(|told| told.age + ago == minute.age);

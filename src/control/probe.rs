@@ -1,9 +1,9 @@
-//! The quota probe (SPEC T6): reads the usage endpoint of accounts that nobody uses, so that their
-//! bars do not grow old.
+//! The quota probe (SPEC T6): reads the usage endpoint of idle accounts, so that their figures do
+//! not become outdated.
 //!
 //! It runs only while `quotaProbeSeconds` is set. A round asks one account after the other with a
-//! pause between them, and begins each time with another one. It spends nothing, blocks nothing,
-//! and never wakes a disabled account; where a reading fails, what was known keeps its age.
+//! pause between them, and each round begins with another account. It spends nothing, blocks
+//! nothing, and never uses a disabled account; if a reading fails, what was known keeps its age.
 
 use std::sync::Arc;
 use std::thread;

@@ -1,8 +1,8 @@
 //! What changes the running server: a reread config (SPEC A7) and the control routes (P1).
 //!
-//! Each change goes to the file first, through the lock of A5, and takes effect by the same road as
-//! an edit by hand: the file is read again and what differs is applied to the scheduler and to the
-//! accounts.
+//! Each change is written to the file first, under the lock of A5, and takes effect in the same way
+//! as an edit by hand: the file is read again, and the differences are applied to the scheduler and
+//! to the accounts.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -151,7 +151,10 @@ fn route(context: &Context, config: &Config) {
             None => {
                 context.events.warning(
                     clock::wall(),
-                    format!("routing.preferredAccount: there is no account {name}; routing stays automatic"),
+                    format!(
+                        "routing.preferredAccount: there is no account {name}; routing stays \
+                             automatic"
+                    ),
                 );
                 Routing::Automatic
             }
@@ -160,7 +163,8 @@ fn route(context: &Context, config: &Config) {
     if context.gate.with(|scheduler, now| scheduler.set_routing(now, routing)).is_err() {
         context.events.warning(
             clock::wall(),
-            "routing.preferredAccount: only an enabled Claude account can be preferred; routing stays automatic",
+            "routing.preferredAccount: only an enabled Claude account can be preferred; routing \
+             stays automatic",
         );
         // Automatic routing is never refused.
         let _ = context.gate.with(|scheduler, now| scheduler.set_routing(now, Routing::Automatic));

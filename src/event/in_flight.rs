@@ -26,7 +26,7 @@ struct Table {
 pub(crate) struct RequestMeta {
     /// When, for its age.
     pub(crate) since: Mono,
-    /// When, for people.
+    /// When, for display.
     pub(crate) at: Wall,
     pub(crate) method: Arc<str>,
     /// The path without its query.

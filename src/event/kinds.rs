@@ -255,6 +255,6 @@ pub(crate) enum RestartStep {
     Serving { pid: u32 },
     /// The old one has nothing left.
     Done,
-    /// The new one did not come up; the old one goes on.
+    /// The new one did not come up; the old one keeps running.
     Failed { why: String },
 }

@@ -210,7 +210,7 @@ pub(crate) fn wait_cause(cause: WaitCause) -> &'static str {
     }
 }
 
-/// Why an account was passed over, for people.
+/// Why an account was passed over, for display.
 pub(crate) fn passed_over(reason: &PassedOver) -> String {
     match reason {
         PassedOver::Disabled => "disabled".into(),
@@ -258,7 +258,7 @@ fn window_name(kind: &WindowKind) -> String {
     }
 }
 
-/// Why an account serves only what no other can, for people.
+/// Why an account serves only what no other can, for display.
 pub(crate) fn avoided(reason: &Avoided) -> String {
     match reason {
         Avoided::Near { kind, percent } => {

@@ -174,7 +174,7 @@ fn act(context: &Arc<Context>, sign_ins: &Arc<SignIns>, action: Action) -> Optio
     })
 }
 
-/// The process is told in the way in which anybody else would tell it.
+/// The process gets the same signal as from outside.
 fn signal(number: i32, doing: &str) -> Option<String> {
     Some(match signal_hook::low_level::raise(number) {
         Ok(()) => doing.to_owned(),

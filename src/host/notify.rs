@@ -109,7 +109,8 @@ pub(crate) fn passed_socket(variable: &dyn Fn(&str) -> Option<String>) -> Result
     let listener = TcpListener::from(socket);
     if listener.local_addr().is_err() {
         return Err(Error::operator(
-            "LISTEN_FDS: the passed socket is not a TCP socket; check ListenStream= in the socket unit",
+            "LISTEN_FDS: the passed socket is not a TCP socket; check ListenStream= in the socket \
+             unit",
         ));
     }
     Ok(Some(listener.into()))

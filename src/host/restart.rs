@@ -1,13 +1,13 @@
 //! The process that was started: it keeps its pid, starts the workers that serve, and takes the
 //! signals for all of them.
 //!
-//! The first worker is a thread of this process. A restart starts the program anew as a child,
+//! The first worker is a thread of this process. A restart starts the program again as a child,
 //! which gets the listening socket and what the old worker has learned; the old worker then
-//! finishes its requests and ends. While nobody takes connections, for the moment between two
-//! workers, the kernel keeps those that come: none is refused. [`plan`] decides, [`control`]
-//! carries the messages, this file has the processes.
+//! finishes its requests and ends. In the moment between two workers, when nobody accepts
+//! connections, the kernel queues new ones, so that none is refused. [`plan`] decides, [`control`]
+//! carries the messages, and this file runs the processes.
 //!
-//! A worker process whose leader is gone finds the end of its control socket and stops by itself.
+//! A worker process whose leader has ended sees the end of its control socket and stops.
 
 use std::collections::HashMap;
 use std::env;
@@ -71,7 +71,7 @@ pub(crate) fn as_worker() -> Result<Option<Control>> {
 /// the first worker's life: it runs on a thread of its own.
 ///
 /// # Errors
-/// The first worker cannot start; or nobody can serve any more.
+/// The first worker cannot start; or nothing can serve any longer.
 pub(crate) fn lead(
     seat: Seat,
     first: impl FnOnce(Control) -> Result<ExitCode> + Send + 'static,
@@ -171,7 +171,7 @@ impl Leader {
         let now = clock::mono();
         match signal {
             Signal::Terminate | Signal::Interrupt => self.plan.stop(now, signal.name()),
-            // Nobody is left to see a server whose terminal was closed.
+            // A server whose terminal was closed has no viewer left.
             Signal::HangUp if self.on_terminal => self.plan.stop(now, signal.name()),
             Signal::HangUp => self.plan.reload(),
             Signal::Restart => self.plan.restart(now),

@@ -63,7 +63,7 @@ impl Signals {
         Ok(Signals { pipes })
     }
 
-    /// Takes over job control too, once. Whoever does has to stop the process.
+    /// Takes over job control too, once. The caller then has to stop the process.
     pub(crate) fn take_suspend(&mut self) {
         let taken = self.pipes.iter().any(|(signal, _)| *signal == Signal::Suspend);
         // Without a descriptor the system stops the process by itself.

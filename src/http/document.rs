@@ -1,7 +1,7 @@
 //! Our own documents (state file, status, orders) from their JSON.
 //!
 //! A struct that serde reads from text is compiled with the parser in it, and each a second time
-//! for a list in the place of the object. Here the text is parsed first, and a struct is read from
+//! for a list in place of the object. Here the text is parsed first, and a struct is read from
 //! an object alone, which makes the program smaller.
 
 use serde::de::value::{MapDeserializer, SeqDeserializer};

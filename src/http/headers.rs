@@ -66,7 +66,7 @@ pub(crate) struct ClientOptions {
 }
 
 impl Headers {
-    /// None yet, with room for so many lines.
+    /// None yet, with room for this many lines.
     pub(crate) fn with_capacity(lines: usize) -> Headers {
         Headers(HeaderMap::with_capacity(lines))
     }

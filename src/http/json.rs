@@ -124,7 +124,7 @@ impl<'a> Cursor<'a> {
         self.next().is_none()
     }
 
-    /// The next byte that is no blank; the cursor stands on it.
+    /// The next byte that is no blank; the cursor is on it.
     pub(crate) fn next(&mut self) -> Option<u8> {
         loop {
             let byte = *self.text.get(self.at)?;

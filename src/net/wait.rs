@@ -1,5 +1,5 @@
-//! One wait for everything: what a thread may be woken by while a connection of its request is not
-//! ready.
+//! The one wait of a request's thread: everything that may wake it while one of its connections is
+//! not ready.
 //!
 //! The [`Waiter`] of the running request is a thread-local, because the HTTP client calls the
 //! transport without a context.

@@ -35,7 +35,7 @@ use crate::scheduler::{
 /// An error answer is kept, to be passed on when no account can do better. A longer one is replaced
 /// by our own words.
 pub(crate) const ERROR_BYTES_MAX: usize = 1024 * 1024;
-/// The first event is looked for in at most so many bytes, and an error's body is judged by them …
+/// The first event is looked for in at most this many bytes, and an error is judged by them …
 pub(crate) const LOOK_AHEAD_BYTES: usize = 64 * 1024;
 /// … and for at most so long (SPEC P6).
 pub(crate) const LOOK_AHEAD_TIME: Duration = Duration::from_secs(5);

@@ -214,5 +214,5 @@ impl Course<'_> {
     }
 }
 
-/// What stands in the place of a credential that an upstream repeats.
+/// What stands in place of a credential that an upstream repeats.
 const HIDDEN: &[u8] = b"[hidden]";

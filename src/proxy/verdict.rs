@@ -121,7 +121,7 @@ pub(crate) enum Row {
     BareError,
     /// 502, 503, 504, and what gateways in front of the API answer.
     Way,
-    /// 401, or a 403 that says the token is no good any more.
+    /// 401, or a 403 that says the token is no longer valid.
     Credential(Proof),
     /// 402, or words about billing or a disabled organization.
     Account(Proof),

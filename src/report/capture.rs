@@ -1,10 +1,10 @@
-//! `--log-to DIR` (D3): one file a request, with heads, bodies, every attempt and the error; for
-//! finding out what went wrong.
+//! `--log-to DIR` (D3): one file per request with heads, bodies, every attempt and the error, for
+//! debugging.
 //!
 //! A request only collects: a [`Trace`] holds bounded copies and goes to a writer thread when it is
-//! dropped. The channel and the bytes on their way are bounded; what does not fit is dropped and
-//! counted, so that neither a slow nor a failing disk disturbs a request. Credentials and cookies
-//! are masked before anything is written (D4).
+//! dropped. The channel and the bytes in it are bounded; what does not fit is dropped and counted,
+//! so that neither a slow nor a failing disk disturbs a request. Credentials and cookies are masked
+//! before anything is written (D4).
 
 mod page;
 
@@ -41,7 +41,7 @@ const BODY_BYTES_MORE: usize = 16 * 1024;
 const ATTEMPTS_MAX: usize = 64;
 /// Names that are tried for one file.
 const NAMES_MAX: u64 = 16;
-/// A disk that goes on failing is told about this often.
+/// A disk that keeps failing is told about this often.
 const FAILURES_TOLD_EVERY: u64 = 100;
 
 /// The recorder of requests. Cheap to clone.
@@ -273,7 +273,10 @@ fn prepare(directory: &Path, at: Wall, events: &Events) -> Result<()> {
                 && fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).is_ok();
             if !tightened {
                 let shown = directory.display();
-                events.warning(at, format!("{shown} can be listed by others; make it 0700 (the recordings in it are 0600)"));
+                let text = format!(
+                    "{shown} can be listed by others; make it 0700 (the recordings in it are 0600)"
+                );
+                events.warning(at, text);
             }
         }
         Ok(_) => {}

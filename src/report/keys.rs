@@ -30,7 +30,7 @@ pub(crate) enum Key {
 /// The longest sequence and the longest paste that are kept; what is longer is dropped.
 const SEQUENCE_MAX: usize = 32;
 const PASTE_MAX: usize = 4_096;
-/// So many characters in one read are taken for a paste by a terminal that does not mark pastes.
+/// This many characters in one read are taken for a paste by a terminal that does not mark pastes.
 const TYPED_AT_ONCE_MAX: usize = 8;
 
 const PASTE_BEGIN: &[u8] = b"\x1b[200~";

@@ -38,7 +38,7 @@ impl LogFile {
     /// Appends whole lines.
     pub(super) fn write(&mut self, lines: &str) {
         if self.rotated.swap(false, Ordering::AcqRel) {
-            // The old file is of no use any more, even where a new one cannot be made.
+            // The old file is no longer of use, even where a new one cannot be made.
             self.file = open(&self.path).ok();
         }
         if let Some(file) = &mut self.file {

@@ -1,9 +1,9 @@
-//! Takes credentials out of what is shown: recordings, log lines, messages of the upstream in the
-//! status (D4).
+//! Removes credentials from what is shown: recordings, log lines, and messages of the upstream in
+//! the status (D4).
 //!
-//! By value first, see [`masking`]. What has never been a secret of ours, such as a token in a
-//! client's own login, is known by name in headers, and by shape and by key in text, because a body
-//! may be cut off and so be no JSON any more.
+//! They are found by value first, see [`masking`]. Secrets that were never ours, such as the token
+//! of a client's own login, are found by name in headers, and by shape and by key in text, because
+//! a body may be cut off and then is no longer JSON.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;

@@ -1,9 +1,9 @@
-//! What people and scripts get to see: the plain log, the dashboard, the status and the metrics.
+//! What people and scripts see: the plain log, the dashboard, the status and the metrics.
 //!
 //! One thread consumes the [`Events`] channel and is the only writer of the log. It turns each
 //! event into one line, keeps the last [`ACTIVITY_MAX`] of them for the dashboard and the status,
 //! and, with [`Mode::Plain`], writes them to stderr, whole lines in one write. A log that cannot be
-//! written (closed, full) is not an error: the server serves on.
+//! written (closed, full) is not an error: the server continues to serve.
 
 use std::io::Write;
 use std::path::Path;
@@ -75,7 +75,7 @@ const LOOK_EVERY_MIN: Duration = Duration::from_millis(250);
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(3_600);
 
 impl Reporter {
-    /// Starts the thread. The program goes on without a log if there is no thread to be had.
+    /// Starts the thread. The program continues without a log if there is no thread to be had.
     /// The plain log goes into `file` as well, if there is one, whatever the mode.
     ///
     /// # Errors

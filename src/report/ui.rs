@@ -43,7 +43,7 @@ pub(crate) enum Action {
     SignInCode(Secret),
     /// Gives up the sign-in in progress.
     CancelSignIn,
-    /// Puts another API key in the place of an account's own.
+    /// Puts another API key in place of an account's own.
     ReplaceKey(String, Secret),
     /// Prefers an account.
     Prefer(String),

@@ -23,7 +23,8 @@ fn refuse_open_door(config: &Config, passed: Option<&TcpListener>) -> Result<()>
         return Ok(());
     }
     Err(Error::operator(format!(
-        "proxy.host is {host}, which others can reach, and proxy.apiKey is empty; set a key, or proxy.host to 127.0.0.1"
+        "proxy.host is {host}, which others can reach, and proxy.apiKey is empty; set a key, or \
+         proxy.host to 127.0.0.1"
     )))
 }
 

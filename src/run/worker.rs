@@ -1,5 +1,5 @@
 //! The life of a server: it gets ready, serves when it is told to, hands over or stops, and
-//! finishes what it has.
+//! finishes its requests.
 //!
 //! ```text
 //! prepare ─▶ (go) ─▶ serve ─yield─▶ let go ─retire─▶ finish, until deserted
@@ -7,8 +7,8 @@
 //!                      └──drain─▶ finish, until nothing runs
 //! ```
 //!
-//! It obeys its leader and nobody else: signals of its own are passed to the leader, so that a
-//! signal to the whole process group counts once.
+//! It takes orders only from its leader. Signals that it receives are passed to the leader, so that
+//! a signal to the whole process group counts once.
 
 use std::net::TcpListener;
 use std::process::ExitCode;
@@ -49,7 +49,7 @@ const LEFT_TOLD_EVERY: Duration = Duration::from_secs(5);
 const SEEN_TOLD_EVERY: Duration = Duration::from_millis(500);
 /// Time between two looks at what is left.
 const LEFT_LOOK_EVERY: Duration = Duration::from_millis(20);
-/// A refresh that is under way at the end is waited for, because its token would be lost.
+/// A refresh that is in progress at the end is waited for, because its token would be lost.
 const REFRESH_SETTLE_MAX: Duration = Duration::from_secs(40);
 /// How long a server that ends goes on trying to store what is in memory only.
 const STORE_AT_END_MAX: Duration = Duration::from_secs(5);
@@ -157,7 +157,7 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
     }
 }
 
-/// A server that serves.
+/// A serving server.
 struct Worker<'a> {
     link: &'a Link,
     context: Arc<Context>,

@@ -1,8 +1,8 @@
 //! Admission (SPEC Q1–Q3, S8): grant, hold or refuse.
 //!
-//! Everyone who waits is looked through, in order, before a newcomer is considered. So a newcomer
-//! can be served at once only by an account that no one who waits could use: it never overtakes,
-//! and never waits for one that its account could not serve.
+//! All waiting requests are considered, in order, before a newcomer. So a newcomer is served at
+//! once only by an account that no waiting request could use: it never overtakes such a request,
+//! and never waits for one that its own account could not serve.
 
 use std::time::Duration;
 

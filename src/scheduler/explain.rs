@@ -468,7 +468,7 @@ fn is_of_messages(block: &BlockSnapshot) -> bool {
 }
 
 impl Account {
-    /// What keeps the account away or makes it avoided, for people.
+    /// What keeps the account away or makes it avoided, for display.
     fn snapshot_blocks(&self, now: Now) -> Vec<BlockSnapshot> {
         let blocks = self.blocks(now).map(|block| BlockSnapshot {
             reason: block.reason.clone(),

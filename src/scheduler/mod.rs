@@ -1,10 +1,10 @@
 //! The scheduler: pure decisions over accounts, windows, sessions and the queue.
 //!
-//! No I/O, threads, locks, clock, environment or randomness in here; time arrives as [`time::Now`].
-//! It imports nothing of the rest of the program and emits nothing: it returns decisions, which the
-//! gate and the proxy turn into answers and events.
+//! It uses no I/O, threads, locks, clock, environment or randomness; time arrives as [`time::Now`].
+//! It imports nothing from the rest of the program and emits nothing: it returns decisions, which
+//! the gate and the proxy turn into answers and events.
 //!
-//! One request's way, as the calls go:
+//! The calls for one request:
 //!
 //! ```text
 //!             admit ──▶ Granted ─────────▶ observe (head) ─▶ complete (end)
@@ -14,13 +14,13 @@
 //!            Queued ──▶ poll ──▶ Wake::{Granted, Expired, Refused}      cancel: the client left
 //! ```
 //!
-//! After every call that changes something `poll` is to be called until `None`; `next_wakeup` tells
-//! when to call it again though nothing happened.
+//! After every call that changes something, call `poll` until it returns `None`; `next_wakeup` says
+//! when to call it again if nothing else happens.
 //!
-//! What it is made of (accounts, queue, sessions, breaker, requests and verdicts) is in [`parts`];
-//! the files beside this one decide: `admit` and `waiters` who is served, by `select`, in the light
-//! of `availability`; `settle` and `everywhere` what an answer means for the accounts; `explain`
-//! says why.
+//! The data (accounts, queue, sessions, breaker, requests and verdicts) is in [`parts`]. The files
+//! beside this one decide: `admit` and `waiters` decide who is served, using `select` and
+//! `availability`; `settle` and `everywhere` decide what an answer means for the accounts;
+//! `explain` says why.
 
 mod admit;
 mod availability;
@@ -71,7 +71,7 @@ use parts::time::{Mono, Now};
 /// All state of scheduling. Deterministic: the same calls give the same answers.
 ///
 /// `now` may be a little older than that of the call before (two threads read the clock, then took
-/// the lock): it counts as the same moment. Ids that are not known any more are ignored.
+/// the lock): it counts as the same moment. Ids that are no longer known are ignored.
 #[derive(Debug)]
 pub struct Scheduler {
     policy: Policy,

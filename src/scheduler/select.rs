@@ -1,23 +1,23 @@
-//! Which account a request gets (SPEC S7): where it is bound, else the first in the order of
+//! Which account a request gets (SPEC S7): the one it is bound to, else the first in the order of
 //! passes.
 //!
-//! A conversation's prompt is cached on the account that served it last, and writing it anew
-//! elsewhere costs more than ten times what reading it here does. So a session stays where its
+//! A conversation's prompt is cached on the account that served it last, and writing it again
+//! elsewhere costs more than ten times as much as reading it there. So a session stays where its
 //! cache is, and a score never moves it: only an account that is out, a better tier or a better
-//! priority does. Moving sessions to whatever scores best at the moment was tried; it does more
-//! harm than the scores do good. For the same reason an account near its limit is *avoided*, not
-//! out: those who are there finish their work from the cache, others come only when no other
-//! account can serve them. Treating it as full threw away the last tenth of every window while
-//! requests waited for hours.
+//! priority does. Moving sessions to the account with the best score at the moment was tried; it
+//! does more harm than the scores do good. For the same reason an account near its limit is
+//! *avoided*, not out: its sessions finish their work from the cache, and others come only when no
+//! other account can serve them. Treating it as full threw away the last tenth of every window
+//! while requests waited for hours.
 //!
 //! A critical week moves a session once, and only when that costs little: a long conversation
-//! leaves when its cache has gone cold. Moving all of them at once rewrote a fifth more cache than
-//! all other rules together, and got no more work done.
+//! leaves when its cache has expired. Moving all sessions at once rewrote a fifth more cache than
+//! all other rules together and did not get more work done.
 //!
-//! New and displaced sessions take the first account in a fixed order: what is paid for already
-//! before what costs money, subscriptions before API keys before providers, comfortable accounts
-//! before tight ones, then priority, then score. Because of the fixed order a score can only choose
-//! among accounts that are equally right.
+//! New and displaced sessions take the first account in a fixed order: accounts that are paid for
+//! already before those that cost money, subscriptions before API keys before providers,
+//! comfortable accounts before tight ones, then priority, then score. Because the order is fixed, a
+//! score only chooses among accounts that are equally suitable.
 //!
 //! Nothing here changes the scheduler, so that the same code serves admission, the queue and
 //! `explain`.
@@ -42,7 +42,7 @@ use super::parts::snapshot::{Group, Pass, PassOrder, Payment, Terms, Tier};
 use super::parts::time::{Mono, Now};
 use super::parts::trail::Trail;
 
-/// What of a request decides where it may go.
+/// The parts of a request that decide where it may go.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ask<'a> {
     pub(super) profile: &'a str,
@@ -150,7 +150,7 @@ pub(super) struct Choice {
 }
 
 impl Scheduler {
-    /// What of a request decides, with what is remembered of its session.
+    /// The deciding parts of a request, and what is remembered of its session.
     pub(super) fn ask<'a>(
         &self,
         now: Now,

@@ -1,14 +1,16 @@
 //! What answers do to accounts (SPEC P7, S2, P8, S11): the head when it arrives, the outcome at the
 //! end.
 //!
-//! An attempt reports twice. The head already knows the quota windows and a rejection, and everyone
-//! else who is about to choose should know them seconds before a long stream ends. The outcome
-//! knows what the body said and how the attempt ended. Doing all of it at the end would be simpler,
-//! and would send a burst of requests into an account that the first head has shown to be full.
+//! An attempt reports twice. The head already tells the quota windows and a rejection, and other
+//! requests that are about to choose an account should know them seconds before a long stream ends.
+//! The outcome tells what the body said and how the attempt ended. Doing everything at the end
+//! would be simpler, but would send a burst of requests to an account that the first head has shown
+//! to be full.
 //!
-//! Whatever an answer proves becomes a block with a reason, an end and the evidence, never a status
-//! flag: two reasons that overlap must each end at their own time. Completing releases the lease
-//! last, because a block looks at who is still in flight to prepare the others for a storm (S10).
+//! Whatever an answer proves becomes a block with a reason, an end and its evidence, never a status
+//! flag: two overlapping reasons must each end at their own time. Completing releases the lease
+//! last, because a block counts the requests in flight to prepare the other accounts for a storm
+//! (S10).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The look through the queue (SPEC Q2, Q3): what becomes of each who waits, in order, when anything
-//! can have changed for it.
+//! The pass over the queue (SPEC Q2, Q3): what happens to each waiting request, in order, whenever
+//! something may have changed for it.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ impl Scheduler {
         returns.min().unwrap_or(Mono::MAX)
     }
 
-    /// What becomes of one who waits.
+    /// What happens to a waiting request.
     fn step(&mut self, now: Now, place: Place, seen: &mut SeenClasses) -> Step {
         if self.intake == Intake::Draining {
             return Step::Refuse(Refusal::plain(RefusalReason::Draining));
@@ -210,14 +210,14 @@ impl Scheduler {
     }
 }
 
-/// What keeps one who waits.
+/// What keeps a waiting request.
 struct Kept {
     outlooks: Vec<Outlook>,
     /// An account would serve but for a cold-start limit or the brink (S6).
     restrained: bool,
 }
 
-/// What becomes of one who waits.
+/// What happens to a waiting request.
 #[derive(Debug)]
 enum Step {
     Gone,

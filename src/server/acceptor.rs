@@ -1,11 +1,11 @@
-//! The accept thread: new connections, and those that rest without a thread.
+//! The accept thread: it accepts new connections and watches those that rest without a thread.
 //!
 //! One `poll` waits for the listening socket, for every resting connection and for a wake-up by the
 //! other threads. 10,000 idle connections cost their descriptors and a slower poll, not threads.
 //!
-//! No error of `accept(2)` ends the loop. When there is no room, the most expendable resting
-//! connection goes; if there is none, the newcomer is told so, with a descriptor that is held in
-//! reserve for that.
+//! No error of `accept(2)` ends the loop. If there is no room, the most expendable resting
+//! connection is closed; if there is none, the new connection is refused with an answer, for which
+//! one descriptor is held in reserve.
 
 use std::io::{self, PipeReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};

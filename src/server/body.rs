@@ -106,7 +106,7 @@ impl Chunked {
         match self.state {
             State::Size => {
                 let size = size_of(line).ok_or(BodyError::Broken)?;
-                // No sender has so many bytes: the size is an attempt to overflow a sum.
+                // No sender has this many bytes: the size is an attempt to overflow a sum.
                 if i64::try_from(size).is_err() {
                     return Err(BodyError::Broken);
                 }

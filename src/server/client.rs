@@ -22,7 +22,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 /// How long a refusal may take to be written.
 pub(super) const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 
-/// A client's socket. The thread that serves it reads and writes; any thread may end it.
+/// A client's socket. Its serving thread reads and writes; any thread may end it.
 #[derive(Debug)]
 pub(crate) struct ClientSocket {
     stream: TcpStream,
@@ -195,7 +195,7 @@ impl ClientSocket {
         }
     }
 
-    /// Ends both directions: wakes whoever waits for the socket.
+    /// Ends both directions: wakes every thread that waits for the socket.
     pub(super) fn shut(&self) {
         // Closed already is as good.
         let _ = rustix::net::shutdown(&self.stream, Shutdown::Both);

@@ -1,5 +1,5 @@
-//! One client's connection, and the thread that serves it: read a head, serve the request, answer,
-//! and go round.
+//! One client's connection and the thread that serves it: read a head, serve the request, answer,
+//! repeat.
 //!
 //! ```text
 //! accepted ──▶ waiting ──head──▶ serving ──answered, kept──▶ waiting …
@@ -10,8 +10,9 @@
 //!                └─ idle too long, or its place is needed: closed
 //! ```
 //!
-//! The request is served on the thread that has read it: handing it to another one cost a third of
-//! the processor time of a small request. Bytes behind a request stay in the buffer for the next.
+//! A request is served on the thread that has read it: handing it to another thread cost a third of
+//! the processor time of a small request. Bytes that follow a request stay in the buffer for the
+//! next one.
 
 use std::io;
 use std::net::IpAddr;
@@ -111,7 +112,7 @@ impl Connection {
             drop(busy);
             if !self.socket.take_kept() {
                 if !self.buffer.is_empty() {
-                    // Whoever has sent one request too many may be sending more.
+                    // A client that has sent one request too many may be sending more.
                     self.socket.leave_unread();
                 }
                 self.socket.finish();

@@ -1,4 +1,4 @@
-//! Who may come in, and with what framing (P2). Judges a received head; reads no socket.
+//! Who may enter, and with what framing (P2). Judges a head that was received; reads no socket.
 
 use std::net::IpAddr;
 
@@ -78,7 +78,7 @@ impl Door<'_> {
             })
     }
 
-    /// Whoever needs a key is judged by it first, whoever shows none by `Host`.
+    /// A client that needs a key is judged by it first, one that shows none by `Host`.
     fn check_sender(
         &self,
         head: &RequestHead,
@@ -121,7 +121,8 @@ impl Door<'_> {
             return Ok(());
         }
         Err(forbidden(format!(
-            "the host {:?} is not this proxy's: use 127.0.0.1, localhost or the proxy.host of the configuration",
+            "the host {:?} is not this proxy's: use 127.0.0.1, localhost or the proxy.host of the \
+             configuration",
             shown(value)
         )))
     }
@@ -135,7 +136,7 @@ impl Door<'_> {
     }
 }
 
-/// Judges the form of a head, whoever sent it.
+/// Judges the form of a head, whatever its sender.
 ///
 /// # Errors
 /// The answer to give; where the next request begins cannot be told.

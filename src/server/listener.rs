@@ -96,8 +96,8 @@ impl Listener {
         self.shared.registry.is_deserted()
     }
 
-    /// Takes no more connections when this returns, and leaves them to whoever else has the socket:
-    /// the kernel keeps those that come. Those that were taken are served on.
+    /// Accepts no more connections once this returns, and leaves them to the other process that has
+    /// the socket; the kernel queues new ones. Connections that were accepted are still served.
     pub(crate) fn pause(&self) {
         self.shared.order(Mode::Paused);
     }

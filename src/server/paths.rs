@@ -55,7 +55,7 @@ pub(crate) enum Local {
     Account {
         /// Percent-decoded.
         name: String,
-        /// Which of the three.
+        /// Which one of the three.
         to: Switch,
     },
     /// `GET /maxpool/explain?model=&session=&profile=`; an empty value is absent.

@@ -26,7 +26,7 @@ const ORDER_LIMIT: Duration = Duration::from_secs(2);
 pub(super) enum Mode {
     /// It accepts.
     Open,
-    /// It leaves new connections to whoever else has the socket.
+    /// It leaves new connections to the other process that has the socket.
     Paused,
     /// Another process serves: idle connections are closed after a short while.
     Retired,

@@ -45,7 +45,7 @@ fn clock(text: &str) -> Option<(i64, &str)> {
     let (minute, rest) = digits(rest.strip_prefix(':')?, 2, 2)?;
     let second = rest.strip_prefix(':').and_then(|rest| digits(rest, 2, 2));
     let (second, rest) = second.unwrap_or((0, rest));
-    // Less than a second matters to nobody who waits for a quota.
+    // Less than a second does not matter who waits for a quota.
     let rest = match rest.strip_prefix('.') {
         Some(fraction) => fraction.trim_start_matches(|c: char| c.is_ascii_digit()),
         None => rest,

@@ -90,7 +90,7 @@ fn fields_of(newcomer: &Newcomer<'_>) -> Map<String, Value> {
         }
     };
     text("type", Some("oauth"));
-    // Whoever has to sign in again wants to know as whom.
+    // A user who has to sign in again needs to know as whom.
     let source = match &newcomer.profile.email {
         Some(email) => format!("{} as {email}", newcomer.source),
         None => newcomer.source.to_owned(),

@@ -17,7 +17,7 @@ use crate::testing::scratch::Scratch;
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// What a test does in the place of the browser, given port and state.
+/// What a test does in place of the browser, given port and state.
 type Visit = Box<dyn FnOnce(u16, String) -> Vec<String> + Send>;
 
 /// The result of one login: what was returned, what was said, what the browser got, what the
@@ -30,7 +30,7 @@ struct Played {
     directory: Scratch,
 }
 
-/// Plays one login: `visit` runs in the place of the browser.
+/// Plays one login: `visit` runs in place of the browser.
 fn play(
     token_answer: (u16, &'static str),
     name: Option<&str>,

@@ -190,7 +190,7 @@ fn dismiss(request: Request) {
         .body_length()
         .is_some_and(|length| length > 0 && (length > READ_BYTES_MAX || expects(&request)));
     if !is_unread {
-        // Whether it gets there matters to nobody.
+        // Whether it gets there does not matter.
         let _ = request.respond(response);
         return;
     }
@@ -234,7 +234,7 @@ pub(super) enum Verdict {
 
 impl Page {
     /// Shows the end of the login in the browser, if it is one that waits; whether it gets there
-    /// matters to nobody.
+    /// does not matter.
     pub(super) fn show(self, verdict: Verdict, text: &str) {
         let Some(request) = self.0 else {
             return;

@@ -98,7 +98,7 @@ pub(crate) enum Report {
     Learned(String),
     /// What the dashboard has shown: the log and the figures of the last hour.
     Seen(String),
-    /// A line for whoever has the screen now.
+    /// A line for the worker that has the screen now.
     Said(String),
     /// The config was read, for better or worse.
     Reloaded,

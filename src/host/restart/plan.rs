@@ -1,4 +1,5 @@
-//! Who serves, who comes and who goes: the decisions of the leader, without its processes.
+//! Which worker serves, which is started and which ends: the decisions of the leader, without its
+//! processes.
 //!
 //! ```text
 //! Starting ─prepared─▶ Prepared ─old one yielded─▶ Opening ─serving─▶ Serving ◀──resume──┐
@@ -10,9 +11,9 @@
 //!                                                                                     Retired
 //! ```
 //!
-//! At any moment at most one worker takes connections, and between two of them the kernel keeps
-//! what comes. This module never does I/O: facts go in with their time, actions come out in the
-//! order in which they are to be done.
+//! At most one worker accepts connections at any moment, and between two of them the kernel queues
+//! new ones. This module never does I/O: facts go in with their time, actions come out in the order
+//! in which they must be carried out.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -109,7 +110,7 @@ pub(super) struct Plan {
     bad: bool,
     /// Somebody has served before.
     served: bool,
-    /// A restart was asked for while one, or the first start, was under way: a newer program may
+    /// A restart was asked for while one, or the first start, was in progress: a newer program may
     /// have been put in place since.
     again: bool,
     /// A reload was asked for while somebody was on the way to serve, who may have read the file
@@ -122,7 +123,7 @@ pub(super) struct Plan {
 const START_MAX: Duration = Duration::from_secs(30);
 /// The old worker must let go within this time, which a slow disk may stretch.
 const YIELD_MAX: Duration = Duration::from_secs(15);
-/// After a cut: a token refresh that is under way is waited for, because its token would be lost.
+/// After a cut: a token refresh that is in progress is waited for, because its token would be lost.
 const CUT_MAX: Duration = Duration::from_secs(50);
 /// A signal to the process group reaches this process and its workers, whose reports of it come
 /// within this time.
@@ -292,7 +293,7 @@ impl Plan {
             (Report::Pong, Stage::Serving | Stage::Yielding | Stage::Yielded) => {
                 out.push(Action::Notify(News::Alive));
             }
-            // One that is under way serves the wish too.
+            // One that is in progress serves the wish too.
             (Report::Restart, Stage::Serving) if self.newcomer().is_none() => {
                 out = self.restart(now)
             }
@@ -401,7 +402,7 @@ impl Plan {
         out.push(Action::Tell(id, Order::Go(state)));
     }
 
-    /// The newcomer `id` will not serve: the old worker goes on.
+    /// The newcomer `id` will not serve: the old worker keeps running.
     fn give_up(&mut self, now: Mono, id: Id, why: String, out: &mut Vec<Action>) {
         self.set(id, Stage::Doomed, None);
         out.push(Action::Kill(id));

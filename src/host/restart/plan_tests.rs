@@ -132,7 +132,7 @@ fn r2_a_restart_that_is_asked_for_during_one_follows_it() {
     assert_eq!(plan.restart(Mono(0)), []);
     let then = plan.report(Mono(0), 2, Report::Serving(200));
     assert_eq!(then[3..], [Action::Notify(News::Reloading), tell(2, Order::Starting), start(3)]);
-    // The wish of a worker does not: the restart that is under way serves it.
+    // The wish of a worker does not: the restart that is in progress serves it.
     assert_eq!(plan.report(Mono(0), 2, Report::Restart), []);
     assert_eq!(plan.report(Mono(0), 1, Report::Restart), []);
     plan.report(Mono(0), 3, Report::Prepared);

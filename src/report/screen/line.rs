@@ -66,7 +66,7 @@ pub(crate) enum Signs {
 }
 
 impl Signs {
-    /// Stands where text was cut.
+    /// Marks where text was cut.
     pub(crate) fn cut(self) -> char {
         match self {
             Signs::Unicode => '…',
@@ -98,7 +98,7 @@ impl Signs {
         }
     }
 
-    /// The mark of an account that serves.
+    /// The mark of a serving account.
     pub(crate) fn serving(self) -> char {
         match self {
             Signs::Unicode => '▶',
@@ -184,7 +184,7 @@ impl Line {
         self.cells
     }
 
-    /// The same line in reverse over the whole width: the cursor stands on it.
+    /// The same line in reverse over the whole width: the cursor is on it.
     pub(crate) fn chosen(self, cells: usize) -> Line {
         let mut text: String = self.pieces.into_iter().map(|(_, text)| text).collect();
         let used = width::of(&text);

@@ -40,7 +40,7 @@ pub(crate) struct View {
     pub(crate) sign_in: Option<SigningIn>,
 }
 
-/// A sign-in with a browser, under way or just over.
+/// A sign-in with a browser, in progress or just over.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct SigningIn {
     /// The page to open.
@@ -213,7 +213,7 @@ impl Frame<'_> {
 
 /// Lines of the headline, the routing, and the keys.
 const HEAD_AND_FOOT: usize = 4;
-/// From so many lines below the accounts on, requests in flight and log have fixed places.
+/// From this many lines below the accounts on, requests in flight and log have fixed places.
 const LOWER_MIN: usize = 6;
 /// Lines for the requests in flight, with their heading.
 const FLIGHTS_MAX: usize = 12;

@@ -183,7 +183,7 @@ impl Frame<'_> {
             .collect()
     }
 
-    /// A stranger's text in lines that leave so many cells free before them.
+    /// A stranger's text in lines that leave this many cells free before them.
     fn wrapped(&self, text: &str, before: usize) -> Vec<String> {
         let cells = self.size.cols.saturating_sub(before).max(1);
         wrapped(&clean(text, 900), cells, LINES_OF_A_TEXT_MAX)

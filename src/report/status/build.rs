@@ -27,7 +27,7 @@ use crate::scheduler::{
 pub(crate) struct Facts<'a> {
     /// Of the running program.
     pub(crate) version: &'static str,
-    /// The process that serves.
+    /// The serving process.
     pub(crate) pid: u32,
     /// When it started.
     pub(crate) started: Mono,

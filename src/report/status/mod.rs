@@ -149,7 +149,7 @@ pub(crate) struct Block {
     pub(crate) reason: String,
     /// The window of a `quota` block, if the upstream named it.
     pub(crate) window: Option<String>,
-    /// The same for people.
+    /// The same in words.
     pub(crate) text: String,
     /// `null`: until the credential changes.
     pub(crate) until: Option<Moment>,

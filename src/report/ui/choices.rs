@@ -38,7 +38,7 @@ pub(crate) fn sign_in_choices(status: &Status) -> Vec<&Account> {
     status.in_order().into_iter().filter(|account| account.kind != "provider").collect()
 }
 
-/// Where the cursor of that page stands at first.
+/// Where the cursor of that page is at first.
 pub(super) fn first_that_needs_login(status: &Status) -> usize {
     let choices = sign_in_choices(status);
     let needs = |account: &&Account| account.status == "error" && account.enabled;
@@ -54,7 +54,7 @@ pub(crate) fn routing_choices(status: &Status) -> Vec<Option<&str>> {
     std::iter::once(None).chain(accounts.map(|account| Some(account.name.as_str()))).collect()
 }
 
-/// Where the cursor of the routing page stands at first.
+/// Where the cursor of the routing page is at first.
 pub(super) fn present_choice(status: &Status) -> usize {
     let present = status.routing.preferred_account.as_deref();
     routing_choices(status).iter().position(|choice| *choice == present).unwrap_or(0)

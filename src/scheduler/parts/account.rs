@@ -70,7 +70,7 @@ pub(crate) struct PlacedBlock {
     said: Mono,
     /// How often it was placed anew at its end without anything good in between.
     rests: u32,
-    /// The lease that looks whether it still holds.
+    /// The lease that checks whether it still holds.
     looker: Option<u64>,
 }
 
@@ -91,7 +91,7 @@ pub(crate) struct Mark {
     pub(crate) evidence: Arc<Evidence>,
 }
 
-/// What of a request a block is compared with.
+/// The parts of a request that a block is compared with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target<'a> {
     pub(crate) class: RouteClass,
@@ -102,7 +102,7 @@ pub(crate) struct Target<'a> {
 /// How a look ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Looked {
-    /// What it looked at does not hold any more.
+    /// What it looked at no longer holds.
     Passed,
     /// Nothing was learned about it, and the next request looks.
     Returned,
@@ -258,7 +258,7 @@ impl Account {
     /// When the last of the blocks for everyone ends, if there are any and that is known.
     pub(crate) fn returns(&self, now: Now) -> Option<Mono> {
         self.blocks(now)
-            // What waits for a look has no end any more.
+            // What waits for a look no longer has an end.
             .filter(|block| block.scope.is_for_all_messages() && !block.end.has_passed(now))
             .try_fold(None, |last, block| Some(last.max(Some(block.end.mono(now)?))))
             .flatten()
@@ -289,7 +289,7 @@ impl Account {
         for at in marks.into_iter().chain(suspicions) {
             first.0 = first.0.min(at);
         }
-        // What waits for a look has no end of its own any more.
+        // What waits for a look no longer has an end of its own.
         let timed = self.blocks.iter().filter(|held| !held.is_over(now));
         let ends = timed.map(|held| held.block.end).chain(self.overage);
         for end in ends {
@@ -352,7 +352,7 @@ impl Account {
         self.blocks[index].block.end = End::At { mono: Some(mono), wall: None };
     }
 
-    /// One failure in a row more. Requests that were under way together when the last one was
+    /// One failure in a row more. Requests that were in progress together when the last one was
     /// counted are one failure.
     pub(crate) fn count_failure(&mut self, now: Now, granted: Mono) {
         if self.failures == 0 || self.last_failure.is_none_or(|last| granted >= last) {

@@ -183,7 +183,7 @@ impl End {
         }
     }
 
-    /// The same on the wall clock, for people.
+    /// The same on the wall clock, for display.
     #[must_use]
     pub fn wall(self, now: Now) -> Option<Wall> {
         match self {

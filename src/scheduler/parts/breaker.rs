@@ -74,7 +74,7 @@ impl Breakers {
         &mut self.list[index].1
     }
 
-    /// Somebody wants the next request to look: no pause is waited out.
+    /// The next request is to try it: no pause is waited out.
     pub(crate) fn end_pauses(&mut self, now: Mono) {
         for (_, breaker) in &mut self.list {
             if let State::Paused { until, .. } = &mut breaker.state {
@@ -139,7 +139,7 @@ enum State {
 #[derive(Clone, Copy, Debug, Default)]
 struct Answered {
     lease: u64,
-    /// So many refusals came before it.
+    /// This many refusals came before it.
     refused: u64,
     /// The same of the good head before this one.
     before: u64,

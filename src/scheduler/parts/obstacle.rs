@@ -26,7 +26,7 @@ pub(crate) enum Obstacle<'a> {
     Block(&'a Block),
     /// A credential that has served lately rests after a 401 (Q1).
     Rest(&'a Block),
-    /// One request looks whether this still holds.
+    /// One request checks whether this still holds.
     BlockBeingLooked(&'a Block),
     /// P7: it looks again then.
     Suspense(Mono),

@@ -42,7 +42,7 @@ pub enum Outcome {
     },
     /// 429 that is server-side by its words, or 529.
     ServerSide {
-        /// Which of the two.
+        /// Which one of the two.
         overload: Overload,
         /// As the upstream said it.
         retry_after: Option<Duration>,

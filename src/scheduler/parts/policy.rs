@@ -195,7 +195,7 @@ pub const CACHE_LIFETIME: Duration = Duration::from_secs(300);
 /// least once in a cache's lifetime, before it finds that and after, so that it is back an hour
 /// after its home at the latest (S7).
 pub const HOME_RETURN: Duration = Duration::from_secs(3_600 - 2 * 300);
-/// A cached prompt of up to so many tokens is left behind on a critical account. A longer one is
+/// A cached prompt of up to this many tokens is left behind on a critical account. A longer one is
 /// used until it has gone cold (S4).
 pub const CRITICAL_CACHE_MAX: u64 = 16_000;
 
@@ -205,7 +205,7 @@ pub const COST_WINDOW: Duration = Duration::from_secs(15 * 60);
 pub const RATE_SHARE_MIN: f64 = 0.03;
 /// Resets closer than this belong to the same window.
 pub const SAME_WINDOW: Duration = Duration::from_secs(3_600);
-/// What is in flight may cost so many times what is expected (S6).
+/// What is in flight may cost this many times what is expected (S6).
 pub const BRINK_MARGIN: f64 = 3.0;
 /// Headers give a used share in hundredths, rounded down.
 pub const BRINK_ROUNDING: f64 = 0.005;
@@ -233,7 +233,7 @@ pub const RETURN_WITHIN: Duration = Duration::from_secs(60);
 /// Places kept for those who may come back.
 pub const RETURNS_MAX: usize = 1_024;
 
-/// So many requests moved at once are a storm (S10).
+/// This many requests moved at once are a storm (S10).
 pub const STORM_REQUESTS: usize = 5;
 /// One more request at a time after each of these (S10), and between the releases after the breaker
 /// closed (P8).
@@ -245,7 +245,7 @@ pub const SPREAD_GAP: Duration = Duration::from_secs(1);
 /// By at most this much (S10).
 pub const SPREAD_MAX: Duration = Duration::from_secs(5);
 
-/// The breaker needs refusals from so many accounts (P8).
+/// The breaker needs refusals from this many accounts (P8).
 pub const BREAKER_ACCOUNTS_MIN: usize = 2;
 /// Pauses after failed probes (P8).
 pub const BREAKER_REARM: [Duration; 5] = [
@@ -255,7 +255,7 @@ pub const BREAKER_REARM: [Duration; 5] = [
     Duration::from_secs(40),
     Duration::from_secs(60),
 ];
-/// After so many failed probes in a row each account is judged by itself again (P8).
+/// After this many failed probes in a row each account is judged by itself again (P8).
 pub const BREAKER_PROBES_MAX: u32 = 4;
 /// How long after that the breaker stays out of it, unless something succeeds before.
 pub const BREAKER_REST: Duration = Duration::from_secs(60);

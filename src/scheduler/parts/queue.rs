@@ -9,7 +9,7 @@ use super::policy::{Policy, RETURN_WITHIN, RETURNS_MAX};
 use super::request::{AccountId, Request, SessionKey, Ticket, WaitClock};
 use super::time::{Mono, Now};
 
-/// Everyone who waits.
+/// All waiting requests.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     waiters: BTreeMap<Place, Waiter>,

@@ -94,7 +94,7 @@ impl Hour {
         }
     }
 
-    /// The last so many minutes, the present one included.
+    /// The last `minutes` minutes, including the present one.
     pub(crate) fn last(&self, now: Mono, minutes: u64) -> Load {
         let first = (now.0 / 60_000).saturating_sub(minutes.saturating_sub(1));
         let mut sum = Minute::default();

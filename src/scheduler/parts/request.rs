@@ -36,7 +36,7 @@ impl Kind {
 /// What the configuration says of an account.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AccountSpec {
-    /// Unique, for people.
+    /// Unique, for display.
     pub name: Arc<str>,
     /// Its kind of credential.
     pub kind: Kind,
@@ -290,7 +290,7 @@ pub enum Why {
     Current,
     /// Priority and score (S7c).
     Score(f64),
-    /// It looks whether a block of many hours still holds (P7).
+    /// It checks whether a block of many hours still holds (P7).
     LongLook,
 }
 
@@ -374,7 +374,7 @@ pub struct Refusal {
     pub accounts: Vec<Standing>,
 }
 
-/// How one account stands in a refusal or an explanation.
+/// The standing of one account in a refusal or an explanation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Standing {
     pub account: AccountId,
@@ -455,7 +455,7 @@ pub enum PassedOver {
     FamilyExhausted(Family),
     /// S11 with `never`.
     OverageInUse,
-    /// One request looks whether a limit without a known end still holds (S3).
+    /// One request checks whether a limit without a known end still holds (S3).
     BeingLooked,
     /// `safetyMaxActivePerAccount`.
     AccountFull,

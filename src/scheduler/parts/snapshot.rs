@@ -225,7 +225,7 @@ pub struct BreakerSnapshot {
     pub until: Option<Wall>,
     /// The refusal that tripped it, in the upstream's words.
     pub reason: Option<Arc<str>>,
-    /// A probe is under way.
+    /// A probe is in progress.
     pub probe_in_flight: bool,
     /// How often it tripped.
     pub count: u64,

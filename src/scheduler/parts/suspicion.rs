@@ -67,7 +67,7 @@ pub(crate) struct Suspicion {
     pub(crate) until: Mono,
     fingerprint: Fingerprint,
     raised_by: Raiser,
-    /// Refusals in a row; those that were under way together count as one.
+    /// Refusals in a row; those that were in progress together count as one.
     in_a_row: u32,
     last: Mono,
 }
@@ -134,7 +134,7 @@ pub(crate) struct Cooldown {
 }
 
 impl Cooldown {
-    /// After so many refusals in a row.
+    /// After this many refusals in a row.
     pub(crate) fn after(self, refusals: u32) -> Duration {
         let doublings = refusals.saturating_sub(1).min(31);
         self.first.saturating_mul(1 << doublings).min(self.longest)

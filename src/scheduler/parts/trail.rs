@@ -72,7 +72,7 @@ pub enum Unproven {
 #[derive(Clone, Copy, Debug)]
 struct Suspense {
     since: Mono,
-    /// The next look; none is due while a look is under way.
+    /// The next look; none is due while a look is in progress.
     look_at: Mono,
     looks: u32,
 }
@@ -193,7 +193,7 @@ impl Trail {
     }
 }
 
-/// The time to the next look, after so many looks in suspense.
+/// The time to the next look, after this many looks in suspense.
 fn delay(policy: &Policy, unproven: Unproven, looks: u32) -> Duration {
     let cooldown = |first| Cooldown { first, longest: policy.max_cooldown };
     match unproven {

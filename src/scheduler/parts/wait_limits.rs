@@ -24,7 +24,7 @@ pub(crate) struct Outlook {
     restrained: Option<Mono>,
     /// Something that is never waited for.
     never: bool,
-    /// Its end, if that has a time: whoever waits for something else may profit.
+    /// When that block ends, if known; a request queued for another reason may use it.
     unawaited: Option<Mono>,
 }
 

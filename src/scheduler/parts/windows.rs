@@ -30,7 +30,7 @@ pub(crate) struct Window {
     pub(crate) reset: Option<Wall>,
     learned: Now,
     source: Source,
-    /// The lease that looks whether a limit without a known end still holds.
+    /// The lease that checks whether a limit without a known end still holds.
     looker: Option<u64>,
 }
 
@@ -186,7 +186,7 @@ impl Windows {
         }
     }
 
-    /// The lease that looked was served: what it looked at does not hold any more, unless its
+    /// The lease that looked was served: what it looked at no longer holds, unless its
     /// answer has said so anew.
     pub(crate) fn look_passed(&mut self, lease: u64) {
         self.list.retain(|window| window.looker != Some(lease));

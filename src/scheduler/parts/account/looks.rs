@@ -29,7 +29,7 @@ impl Account {
     }
 
     /// T2: the credential or the account was refused once more. It rests for longer each time; what
-    /// was under way when the last rest began says nothing new.
+    /// was in progress when the last rest began says nothing new.
     pub(crate) fn put_rest(
         &mut self,
         now: Now,
@@ -161,7 +161,7 @@ impl PlacedBlock {
     }
 }
 
-/// The rest after so many others in a row (T2).
+/// The rest after this many others in a row (T2).
 fn rest(before: u32) -> Duration {
     let index = usize::try_from(before).unwrap_or(usize::MAX);
     match RESTS.get(index) {
