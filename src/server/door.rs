@@ -370,7 +370,7 @@ mod tests {
             assert!(result.err().is_none_or(|refusal| refusal.close), "{rule} closes");
         }
         assert_eq!(
-            status(&check(&OPEN, ("GET", &"/a".repeat(20_000), (1, 1)), &[HOST], HERE)),
+            status(&check(&OPEN, ("GET", &"/a".repeat(40_000), (1, 1)), &[HOST], HERE)),
             400
         );
     }

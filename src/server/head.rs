@@ -13,9 +13,8 @@ use bytes::Bytes;
 
 use crate::http::headers::Headers;
 
-/// Bytes of one head: 64 KiB of header lines, a target of 63 KiB and the rest of its line (SPEC
-/// P2).
-pub(super) const HEAD_BYTES_MAX: usize = 128 * 1024;
+/// Bytes of a request line, and as many of the header lines below it (SPEC P2).
+pub(super) const PART_BYTES_MAX: usize = 64 * 1024;
 /// Header lines of one head.
 pub(super) const HEADERS_MAX: usize = 100;
 /// What is said of a head beyond the limits.
@@ -90,13 +89,19 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
                 None => Parsed::Refused(refused(400, "the request line is malformed")),
             }
         }
-        Ok(httparse::Status::Partial) if head.len() > HEAD_BYTES_MAX => {
+        Ok(httparse::Status::Partial) if is_too_large(head) => {
             Parsed::Refused(refused(431, HEAD_TOO_LARGE))
         }
         Ok(httparse::Status::Partial) if !has_bare_line_end(head) => Parsed::Partial,
         Ok(_) => Parsed::Refused(refused(400, "a header line does not end with CR LF")),
         Err(error) => Parsed::Refused(refusal_of(error, head)),
     }
+}
+
+/// Whether a head that has not ended yet is longer than it may be.
+fn is_too_large(head: &[u8]) -> bool {
+    let line = memchr::memchr(b'\n', head).unwrap_or(head.len());
+    line > PART_BYTES_MAX || head.len() - line > PART_BYTES_MAX
 }
 
 /// Whether a head has begun. Empty lines before it are no part of it: some clients send one behind

@@ -467,7 +467,11 @@ fn limits() -> Vec<Row> {
     let long = format!("/{}", "t".repeat(20_000));
     all.push(row("a target of 20 KB", "P2", format!("GET {long} HTTP/1.1\r\n{HOST}\r\n"), &Ok, served("GET", &long, b"")));
     let longer = format!("/{}", "t".repeat(50_000));
-    all.push(row("a target of 50 KB", "P2", format!("GET {longer} HTTP/1.1\r\n{HOST}\r\n"), &Choice(&[400, 431]), served("GET", &longer, b"")));
+    all.push(row("a target of 50 KB", "P2", format!("GET {longer} HTTP/1.1\r\n{HOST}\r\n"), &Ok, served("GET", &longer, b"")));
+    let longest = format!("/{}", "t".repeat(64 * 1024 - 20));
+    all.push(row("a target of 64 KB", "P2", format!("GET {longest} HTTP/1.1\r\n{HOST}\r\n"), &Choice(&[400, 431]), served("GET", &longest, b"")));
+    let filler: String = (0..9).map(|line| format!("x-{line}: {}\r\n", "h".repeat(7_000))).collect();
+    all.push(row("a target of 50 KB and 63 KB of headers", "P2", format!("GET {longer} HTTP/1.1\r\n{HOST}{filler}\r\n"), &Ok, served("GET", &longer, b"")));
     let body = "b".repeat(100_000);
     all.push(row("a body of 100 KB", "6.2", format!("{POST}Content-Length: 100000\r\n\r\n{body}"), &Ok, post(body.as_bytes())));
     all
