@@ -1,9 +1,9 @@
 //! What became of a refresh token, noted in the file of its lock (SPEC T2, T7).
 //!
-//! A token that was sent and never answered for may be used up. Whoever takes its lock next, after a
-//! restart or in another process, must know that, or it would be sent again at once; so it is noted
-//! before it is sent, and taken out as soon as the answer says what became of it. In the state file
-//! it would come too late for a process that is killed.
+//! A token that was sent and never answered for may be used up. Whoever takes its lock next, after
+//! a restart or in another process, must know that, or it would be sent again at once; so it is
+//! noted before it is sent, and taken out as soon as the answer says what became of it. In the
+//! state file it would come too late for a process that is killed.
 
 use crate::config::atomic::SiblingLock;
 use crate::scheduler::time::Wall;

@@ -44,8 +44,8 @@ impl Accounts {
         self.store_due(STOP_WAIT);
     }
 
-    /// The same for a process that nobody follows: goes on trying for `limit`, and says whose tokens
-    /// are lost with it.
+    /// The same for a process that nobody follows: goes on trying for `limit`, and says whose
+    /// tokens are lost with it.
     pub(crate) fn keep_all_at_the_end(&self, limit: Duration) {
         let watch = Stopwatch::start();
         self.keep_all();

@@ -186,8 +186,8 @@ impl Custody {
         self.own.spent.add_all(spent, None);
     }
 
-    /// The same from what the state file knows of all accounts: the config may be an old copy, which
-    /// lacks the digest of the token that is about to be sent.
+    /// The same from what the state file knows of all accounts: the config may be an old copy,
+    /// which lacks the digest of the token that is about to be sent.
     pub(crate) fn learn_noted(&mut self, noted: &[Digest], entry: &Deposit) {
         for deposit in [&self.own.clone(), entry] {
             let tokens = deposit.previous.tokens().chain([&deposit.live]);

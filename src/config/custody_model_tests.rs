@@ -3,10 +3,10 @@
 //! disk, in the rescue file or in a process that is alive, and no token was presented twice.
 //!
 //! What no program can help is stated where it happens, and nothing more: a token whose holder was
-//! killed before the answer arrived; what was in memory only, with every disk full, when the process
-//! was killed; the newest pair that a person has overwritten and whose only holder was killed
-//! before it could write it back; a pair that an import displaced while the imported one was being
-//! redeemed.
+//! killed before the answer arrived; what was in memory only, with every disk full, when the
+//! process was killed; the newest pair that a person has overwritten and whose only holder was
+//! killed before it could write it back; a pair that an import displaced while the imported one was
+//! being redeemed.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;

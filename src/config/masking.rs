@@ -6,8 +6,8 @@
 //! base64 forms too. What is found is cut out of the original text.
 //!
 //! [`Secret::new`](super::Secret::new) makes a secret known here, so none can be forgotten. What
-//! leaves the program is a [`Masked`], which nothing but a search makes: a line of the log and of the
-//! dashboard, a recording, an error body that is kept for a client, an answer of our own, a panic.
+//! leaves the program is a [`Masked`], which nothing but a search makes: a line of the log and of
+//! the dashboard, a recording, an error body kept for a client, an answer of our own, a panic.
 //! Streams and headers, which have no whole text, and the command line ask [`text`], [`bytes()`] or
 //! [`torn`] in the one place that writes them. The content of a good answer is not asked about. A
 //! text without a secret costs one pass over it.

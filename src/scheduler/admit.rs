@@ -197,8 +197,8 @@ impl Scheduler {
     }
 
     /// The accounts that this request has failed on, without those that a block keeps away from it:
-    /// at the end of the block such an account serves it, whatever the others have met (Q2). A short
-    /// block is none, so that cooldowns of zero cannot spin.
+    /// at the end of the block such an account serves it, whatever the others have met (Q2). A
+    /// short block is none, so that cooldowns of zero cannot spin.
     fn left_out(&self, now: Now, request: &Request) -> Vec<AccountId> {
         let target = Target {
             class: request.class,

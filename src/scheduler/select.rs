@@ -305,8 +305,8 @@ impl Scheduler {
         }
     }
 
-    /// P7: where a request in suspense looks that every account at hand has refused. By turns, since
-    /// the best of them may be the one that refuses everything.
+    /// P7: where a request in suspense looks that every account at hand has refused. By turns,
+    /// since the best of them may be the one that refuses everything.
     fn least_lately_refused<'a>(
         &self,
         ask: &Ask<'_>,
