@@ -413,7 +413,7 @@ fn claude_tells_its_user_why_nothing_serves() {
     let cases: [Case; 4] = [
         ("no account", |home| home, None, "maxpool login"),
         ("the week is used up", two_accounts, Some(week), "week"),
-        ("credentials refused", two_accounts, Some(failures::forbidden()), "maxpool login"),
+        ("forbidden", two_accounts, Some(failures::forbidden()), "forbids this request"),
         ("a bad request", two_accounts, Some(failures::invalid()), "at least one message"),
     ];
     for (name, prepare, answer, words) in cases {
