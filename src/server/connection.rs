@@ -22,7 +22,7 @@ use std::time::Duration;
 use super::body::{BodyError, Chunked, Progress};
 use super::client::{ClientSocket, REFUSAL_LIMIT, Waited};
 use super::door::Framing;
-use super::head::{self, DoorRefusal, PART_BYTES_MAX, Parsed, RequestHead, refused};
+use super::head::{self, DoorRefusal, Parsed, RequestHead, refused};
 use super::registry::{Open, Registry};
 use crate::clock;
 use crate::scheduler::time::Mono;
@@ -163,7 +163,7 @@ impl Connection {
                 self.head_since.get_or_insert_with(clock::mono);
             }
             look = from == 0
-                || self.buffer.len() > PART_BYTES_MAX
+                || head::is_too_large(&self.buffer)
                 || self.buffer[from..].contains(&b'\n');
         }
     }
