@@ -17,7 +17,7 @@
 //! After every call that changes something, call `poll` until it returns `None`; `next_wakeup` says
 //! when to call it again if nothing else happens.
 //!
-//! The data (accounts, queue, sessions, breaker, requests and verdicts) is in [`parts`]. The files
+//! The data (accounts, queue, sessions, breaker, requests and verdicts) is in `parts`. The files
 //! beside this one decide: `admit` and `waiters` decide who is served, using `select` and
 //! `availability`; `settle` and `everywhere` decide what an answer means for the accounts;
 //! `explain` says why.

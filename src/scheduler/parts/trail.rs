@@ -20,7 +20,7 @@ use super::suspicion::{Cooldown, Fingerprint};
 use super::time::Mono;
 
 /// Where a request was refused, and how it waits for a refusal to be explained. Opaque: filled with
-/// [`Trail::add`], carried in [`super::Request::trail`].
+/// [`Trail::add`], carried in a request (`scheduler::Request`).
 #[derive(Clone, Debug, Default)]
 pub struct Trail {
     /// At most one an account.
