@@ -11,6 +11,7 @@ use crate::account::http::percent_encoded;
 use crate::clock::{self, human};
 use crate::error::Result;
 use crate::http::document;
+use crate::report::reasons::{chosen_by, wait_cause};
 use crate::report::status::{Candidate, Evidence, Explanation, Moment, PassedOver};
 use crate::report::text::{self, repeats_status};
 use crate::scheduler::time::Wall;
@@ -79,7 +80,7 @@ fn explained(explanation: &Explanation, now: Wall, room: Room) -> Vec<String> {
 pub(super) fn verdict(explanation: &Explanation, now: Wall) -> String {
     let why = text::clean(&explanation.why, 200);
     if let Some(name) = &explanation.chosen {
-        return format!("goes to {}: {}", text::name(name), rule(&why));
+        return format!("goes to {}: {}", text::name(name), chosen_by(&why));
     }
     let until = explanation.until.map(|until| left(now, until));
     let cause_of = |word| wait_cause(word, &explanation.passed_over);
@@ -90,36 +91,6 @@ pub(super) fn verdict(explanation: &Explanation, now: Wall) -> String {
         (Some(("waits", cause)), None) => format!("would wait: {}", cause_of(cause)),
         (Some(("refused", cause)), _) => format!("would be refused: {cause}"),
         _ => format!("would get no account: {why}"),
-    }
-}
-
-/// The rule by which an account is chosen, for display.
-fn rule(word: &str) -> &str {
-    match word {
-        "pinned" | "thread" => "the request names something that belongs to this account",
-        "preferred" => "it is the preferred account",
-        "home" => "it is the session's home, where its prompt cache is",
-        "current" => "it currently serves this session",
-        "score" => "it has the best score of the accounts that can serve",
-        other => other,
-    }
-}
-
-/// The class of a wait (SPEC Q1), for display.
-fn wait_cause<'a>(word: &'a str, passed_over: &[PassedOver]) -> &'a str {
-    let any = |is: fn(&str) -> bool| passed_over.iter().any(|it| is(&it.reason));
-    match word {
-        "capacity" if any(|reason| reason.starts_with("breaker")) => {
-            "the breaker is open because the API is failing for every account"
-        }
-        "capacity" if any(|reason| reason.ends_with("limit of concurrent requests")) => {
-            "the limit of concurrent requests is reached"
-        }
-        "quota" => "every account is at a limit",
-        "weekly" => "every account has used up its week",
-        "capacity" => "the API is failing or overloaded",
-        "network" => "the network is down",
-        other => other,
     }
 }
 

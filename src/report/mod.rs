@@ -30,6 +30,7 @@ mod log;
 mod log_file;
 pub(crate) mod mask;
 pub(crate) mod metrics;
+pub(crate) mod reasons;
 pub(crate) mod screen;
 pub(crate) mod status;
 pub(crate) mod text;

@@ -48,9 +48,10 @@ fn of_status(status: &Status, config: &Config) -> Known {
         known.findings.push(odd("proxy", text));
     }
     for account in status.accounts.iter().filter(|account| account.enabled) {
-        if let Some(text) = refusal(account, config) {
-            known.refused.push((account.name.clone(), wrong("token", text)));
-        }
+        let found = refusal(account, config)
+            .map(|text| wrong("token", text))
+            .or_else(|| forbidden(account, config).map(|text| odd("token", text)));
+        known.refused.extend(found.map(|finding| (account.name.clone(), finding)));
     }
     known
 }
@@ -71,14 +72,18 @@ fn refusal(account: &Account, config: &Config) -> Option<String> {
         let what = if needs_login.is_some() { "needs login" } else { "the API refuses it" };
         return Some(format!("{name}: {what}{}; {}", said(words(block)), renewed(account, config)));
     }
-    if account.status == "error" {
-        return Some(format!("{name}: the API refuses it; {}", renewed(account, config)));
-    }
-    // A 403 is charged to nobody (SPEC P7): it may come from something on the way to the API.
+    (account.status == "error")
+        .then(|| format!("{name}: the API refuses it; {}", renewed(account, config)))
+}
+
+/// That the last request met a 403. It is charged to nobody (SPEC P7), since it may come from a
+/// firewall or concern that request alone, and the account goes on serving: so it is no error.
+fn forbidden(account: &Account, config: &Config) -> Option<String> {
     (account.last_status == Some(403)).then(|| {
         format!(
-            "{name}: its last request was answered with 403{}; check what the account is allowed \
-             to do and that nothing on the way blocks it, or {}",
+            "{}: still in use, but its last request was answered with 403{}; if that goes on, \
+             check what the account is allowed to do and that no firewall or proxy blocks it, or {}",
+            text::name(&account.name),
             said(account.last_error.as_deref()),
             renewed(account, config)
         )
@@ -111,6 +116,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::cli::doctor::Verdict;
 
     fn config() -> Config {
         let text = r#"{"accounts": [{"name": "work", "type": "oauth", "accessToken": "t",
@@ -162,12 +168,15 @@ mod tests {
                  login --api --name \"my key\"",
                 "poor: the API says that the account cannot be used (Credit is too low); settle \
                  that with the provider, then run: maxpool retry poor",
-                "odd: its last request was answered with 403 (Not allowed); check what the account \
-                 is allowed to do and that nothing on the way blocks it, or replace the key with: \
-                 maxpool login --api --name odd",
+                "odd: still in use, but its last request was answered with 403 (Not allowed); if \
+                 that goes on, check what the account is allowed to do and that no firewall or \
+                 proxy blocks it, or replace the key with: maxpool login --api --name odd",
                 "glm: the API refuses it; put a valid authToken into its entry in the config",
             ]
         );
         assert_eq!(known.refused[1].0, "my key");
+        let notes = known.refused.iter().filter(|(_, finding)| finding.verdict == Verdict::Odd);
+        let notes: Vec<&str> = notes.map(|(name, _)| name.as_str()).collect();
+        assert_eq!(notes, ["odd"], "a 403 takes nothing from the account");
     }
 }

@@ -1,9 +1,11 @@
 //! The pages behind the keys: help, accounts, one account, texts to type, sign in, routing,
 //! explain, sessions.
 
+use super::activity::short_model;
 use super::line::{Ink, Line};
 use super::time::age;
 use super::{Frame, short, width, wrapped};
+use crate::report::reasons::{chosen_by, wait_cause};
 use crate::report::status::{Account, Explanation, PassedOver, Session};
 use crate::report::text::{clean, hundredths, name, repeats_status};
 use crate::report::ui::{
@@ -335,22 +337,21 @@ impl Frame<'_> {
         let Some(decision) = decisions.iter().rev().nth(cursor) else {
             return vec![Line::of(Ink::Bold, "EXPLAIN"), Line::of(Ink::Dim, "  no request yet")];
         };
-        let mut lines =
-            vec![Line::of(Ink::Bold, format!("EXPLAIN {} of {}", cursor + 1, decisions.len()))];
+        let mut heading =
+            Line::of(Ink::Bold, format!("EXPLAIN {} of {}", cursor + 1, decisions.len()));
+        heading.push(Ink::Dim, self.request_of(decision));
+        let mut lines = vec![heading];
         lines.extend(self.decision(decision));
         if lines.len() > room {
             lines.truncate(room.saturating_sub(1));
-            lines.push(Line::of(
-                Ink::Dim,
-                "  for the rest, enlarge the window or use maxpool status --json",
-            ));
+            lines.push(Line::of(Ink::Dim, "  enlarge the window to see the rest"));
         }
         lines
     }
 
     /// Who was ranked, with the terms of each score, and why each other one was passed over.
     fn decision(&self, decision: &Explanation) -> Vec<Line> {
-        let mut lines = vec![self.verdict(decision)];
+        let mut lines = self.verdict(decision);
         for candidate in &decision.candidates {
             let mut line = Line::default();
             line.gap(2).column_right(Ink::Dim, &candidate.rank.to_string(), 2, self.signs).gap(1);
@@ -402,24 +403,30 @@ impl Frame<'_> {
         lines
     }
 
-    fn verdict(&self, decision: &Explanation) -> Line {
+    /// Which request it was: its time, number, model and session, as far as they are known.
+    fn request_of(&self, decision: &Explanation) -> String {
         let request = &decision.request;
-        let mut line = Line::default();
-        line.gap(2);
-        if let Some(at) = request.at {
-            line.push(Ink::Dim, format!("{} ", self.local().clock(at.0)));
-        }
-        let what = request.id.map_or_else(|| "a request".into(), |id| format!("request {id}"));
-        match &decision.chosen {
-            Some(account) => {
-                line.push(Ink::Plain, format!("{what} went to ")).push(Ink::Bold, name(account));
-                line.push(Ink::Plain, format!(" by {}", clean(&decision.why, 80)));
+        let facts = [
+            request.at.map(|at| self.local().clock(at.0)),
+            request.id.map(|id| format!("request {id}")),
+            request.model.as_deref().map(short_model),
+            request.session.as_deref().map(|session| clean(session, 40)),
+        ];
+        facts.into_iter().flatten().map(|fact| format!("{}{fact}", self.signs.dot())).collect()
+    }
+
+    /// What became of the request, in as many lines as it takes.
+    fn verdict(&self, decision: &Explanation) -> Vec<Line> {
+        let why = clean(&decision.why, 200);
+        let text = match (&decision.chosen, why.split_once(": ")) {
+            (Some(account), _) => format!("went to {}: {}", name(account), chosen_by(&why)),
+            (None, Some(("waits", cause))) => {
+                format!("waited: {}", wait_cause(cause, &decision.passed_over))
             }
-            None => {
-                line.push(Ink::Plain, format!("{what} {}", clean(&decision.why, 80)));
-            }
-        }
-        line
+            (None, Some(("refused", cause))) => format!("was refused: {cause}"),
+            (None, _) => format!("got no account: {why}"),
+        };
+        self.wrapped(&text, 2).into_iter().map(|part| indented(2, Ink::Bold, part)).collect()
     }
 
     fn passed_over(&self, passed: &PassedOver) -> Vec<Line> {
