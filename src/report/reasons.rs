@@ -14,7 +14,8 @@ pub(crate) fn chosen_by(word: &str) -> &str {
     }
 }
 
-/// Why a request waits, from the class of its wait (SPEC Q1) and the accounts that were passed over.
+/// Why a request waits, from the class of its wait (SPEC Q1) and the accounts that were passed
+/// over.
 pub(crate) fn wait_cause<'a>(word: &'a str, passed_over: &[PassedOver]) -> &'a str {
     let any = |is: fn(&str) -> bool| passed_over.iter().any(|it| is(&it.reason));
     match word {
