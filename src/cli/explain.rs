@@ -76,7 +76,7 @@ fn explained(explanation: &Explanation, now: Wall, room: Room) -> Vec<String> {
     lines
 }
 
-/// What becomes of the request, in one line.
+/// What happens to the request, in one line.
 pub(super) fn verdict(explanation: &Explanation, now: Wall) -> String {
     let why = text::clean(&explanation.why, 200);
     if let Some(name) = &explanation.chosen {
@@ -94,8 +94,7 @@ pub(super) fn verdict(explanation: &Explanation, now: Wall) -> String {
     }
 }
 
-/// The accounts that can serve, the best first, with what their scores are made of and what else
-/// speaks for or against them.
+/// The accounts that can serve, best first, with the terms of their scores and other criteria.
 fn ranked(candidates: &[Candidate], room: Room) -> Vec<String> {
     let terms = candidates.first().map(|first| first.terms.keys().cloned().collect());
     let terms: Vec<String> = terms.unwrap_or_default();

@@ -1,18 +1,17 @@
-//! Columns and lines of text, as wide as the terminal allows.
+//! Tables and paragraphs, fitted to the terminal's width.
 
 use crate::report::screen::width;
 
-/// The width that tables and lines may have; none if they are not for a terminal.
+/// The width available for tables and lines; `None` if they are not for a terminal.
 pub(super) type Room = Option<usize>;
 
-/// A column is not made narrower than this.
+/// Columns are not made narrower than this.
 const COLUMN_MIN: usize = 8;
 
-/// Rows under a heading, columns two spaces apart, without spaces at the ends of lines. Widths are
-/// in cells: a wide character takes two.
+/// Rows under a heading, columns two spaces apart, without trailing spaces. Widths are in cells: a
+/// wide character takes two.
 ///
-/// Where there is too little room, the widest columns give way first; then the last ones are left
-/// out.
+/// If there is too little room, the widest columns shrink first; then the last ones are omitted.
 pub(super) fn table(heading: &[&str], rows: &[Vec<String>], room: Room) -> Vec<String> {
     let heading: Vec<String> = heading.iter().map(|&cell| cell.to_owned()).collect();
     let all = || std::iter::once(&heading).chain(rows);
@@ -46,13 +45,13 @@ fn narrow(widths: &mut Vec<usize>, room: usize) {
     }
 }
 
-/// The words of `text` in lines that fit, all but the first indented.
+/// Wraps `text` into lines that fit, all but the first indented.
 pub(super) fn wrapped(text: &str, indent: usize, room: Room) -> Vec<String> {
     let Some(room) = room.filter(|room| width::of(text) > *room) else {
         return vec![text.to_owned()];
     };
     let mut lines = Vec::new();
-    // Blanks at the beginning are the first line's own indentation.
+    // Leading spaces are the first line's own indentation.
     let own = text.len() - text.trim_start().len();
     let mut line = text[..own].to_owned();
     let mut is_empty = true;

@@ -1,5 +1,5 @@
-//! What the running proxy knows and the config does not: credentials that were refused, another
-//! version, another key.
+//! What the running proxy knows beyond the config: refused credentials, another version, another
+//! key.
 
 use super::{Finding, odd, wrong};
 use crate::cli::accounts::again;
@@ -9,16 +9,16 @@ use crate::http::document;
 use crate::report::status::{Account, Block, Status};
 use crate::report::text;
 
-/// What it answers. Nothing to say is the best news.
+/// Its findings; none if all is well.
 #[derive(Default)]
 pub(super) struct Known {
     pub(super) findings: Vec<Finding>,
-    /// The accounts that the API refuses, by name. Each finding replaces what the config says of
-    /// that account's token.
+    /// Findings about single accounts, by name. Each replaces the config's finding about that
+    /// account's token.
     pub(super) refused: Vec<(String, Finding)>,
 }
 
-/// Asks it.
+/// Asks the running proxy.
 pub(super) fn what_it_knows(server: &Server, config: &Config) -> Known {
     let status = match server.json("GET", "/maxpool/status", None) {
         Ok(body) => document::read::<Status>(&body).map_err(|error| error.to_string()),
@@ -56,7 +56,7 @@ fn of_status(status: &Status, config: &Config) -> Known {
     known
 }
 
-/// That the API refuses an account, with its words and what to do about it.
+/// The API's refusal of an account, with its message and what to do about it.
 fn refusal(account: &Account, config: &Config) -> Option<String> {
     let name = text::name(&account.name);
     let block = |reason: &str| account.blocks.iter().find(|block| block.reason == reason);
@@ -76,8 +76,8 @@ fn refusal(account: &Account, config: &Config) -> Option<String> {
         .then(|| format!("{name}: the API refuses it; {}", renewed(account, config)))
 }
 
-/// That the last request met a 403. It is charged to nobody (SPEC P7), since it may come from a
-/// firewall or concern that request alone, and the account goes on serving: so it is no error.
+/// Mentions that the last request got a 403. It is charged to nobody (SPEC P7), because a firewall
+/// may have sent it or it may concern that request alone, so the account stays in use.
 fn forbidden(account: &Account, config: &Config) -> Option<String> {
     (account.last_status == Some(403)).then(|| {
         format!(
@@ -99,7 +99,7 @@ fn said(words: Option<&str>) -> String {
     words.filter(|words| !words.is_empty()).map(|words| format!(" ({words})")).unwrap_or_default()
 }
 
-/// How the account gets another credential.
+/// How to replace the account's credential.
 fn renewed(account: &Account, config: &Config) -> String {
     let name = text::name(&account.name);
     let entry = config.accounts.iter().find(|entry| entry.name == account.name);
