@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Context;
 use super::args::AccountsView;
 use super::out::Paint;
-use super::table::table;
+use super::table::{Room, table};
 use super::web::{self, Presence, Server};
 use crate::account::http::Http;
 use crate::account::oauth::{self, Endpoints};
@@ -21,6 +21,7 @@ use crate::config::state::{self, State};
 use crate::config::{AccountEntry, Config, Credential, OauthCredential, Secret, Tokens};
 use crate::error::Result;
 use crate::http::document;
+use crate::report::screen::width;
 use crate::report::status::Status;
 use crate::report::text;
 use crate::scheduler::time::Wall;
@@ -68,7 +69,7 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
     if verbose {
         heading.extend(["EXPIRES", "REFRESHED"]);
     }
-    let rows: Vec<Vec<String>> = config
+    let mut rows: Vec<Vec<String>> = config
         .accounts
         .iter()
         .zip(&tiers)
@@ -81,6 +82,9 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
             row
         })
         .collect();
+    if verbose {
+        make_room(&mut heading, &mut rows, context.out.room());
+    }
     let lines = table(&heading, &rows, context.out.room());
     let head = context.out.paint(Paint::Strong, &lines[0]);
     context.out.line(&head);
@@ -89,6 +93,22 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
     }
     Ok(())
 }
+
+/// Leaves out the profiles if there is too little room for the times that `-v` asks for; the plain
+/// list shows the profiles.
+fn make_room(heading: &mut Vec<&str>, rows: &mut [Vec<String>], room: Room) {
+    let is_too_wide = |room| table(heading, rows, None).iter().any(|line| width::of(line) > room);
+    if !room.is_some_and(is_too_wide) {
+        return;
+    }
+    heading.remove(PROFILES);
+    for row in rows {
+        row.remove(PROFILES);
+    }
+}
+
+/// The column of the profiles.
+const PROFILES: usize = 5;
 
 /// The names alone, for completions.
 fn names(context: &mut Context<'_>, config: &Config) {
@@ -400,6 +420,23 @@ mod tests {
             stdout.contains("renews on use  0         claude,all  expired ")
                 && stdout.contains(" ago"),
             "{stdout}"
+        );
+    }
+
+    #[test]
+    fn a_narrow_terminal_shows_times_rather_than_profiles() {
+        let row = ["work", "oauth", "Max", "valid", "0", "claude,all", "expires in 8h", "2h ago"];
+        let mut heading = vec!["N", "TYPE", "TIER", "TOKEN", "PRIO", "PROFILES", "EXPIRES", "R"];
+        let mut rows = vec![row.map(str::to_owned).to_vec()];
+        make_room(&mut heading, &mut rows, Some(65));
+        assert_eq!(heading.len(), 8, "it fits");
+        make_room(&mut heading, &mut rows, Some(60));
+        assert_eq!(
+            table(&heading, &rows, Some(60)),
+            [
+                "N     TYPE   TIER  TOKEN  PRIO  EXPIRES        R",
+                "work  oauth  Max   valid  0     expires in 8h  2h ago"
+            ]
         );
     }
 

@@ -94,7 +94,9 @@ impl<'a> Out<'a> {
 
     /// A line for the user that is not part of the result.
     pub(super) fn remark(&mut self, text: &str) {
-        let _ = writeln!(self.stderr, "{text}");
+        for line in text.lines().flat_map(|line| wrapped(line, 2, self.room)) {
+            let _ = writeln!(self.stderr, "{line}");
+        }
         let _ = self.stderr.flush();
     }
 

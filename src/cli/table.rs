@@ -51,21 +51,23 @@ pub(super) fn wrapped(text: &str, indent: usize, room: Room) -> Vec<String> {
         return vec![text.to_owned()];
     };
     let mut lines = Vec::new();
-    // Leading spaces are the first line's own indentation.
-    let own = text.len() - text.trim_start().len();
-    let mut line = text[..own].to_owned();
+    let mut line = String::new();
+    // Spaces before the next word: an indentation, and the padding of columns, stay as they are.
+    let mut gap = 0;
     let mut is_empty = true;
-    for word in text.split_whitespace() {
-        let gap = usize::from(!is_empty);
+    for word in text.split(' ') {
+        if word.is_empty() {
+            gap += 1;
+            continue;
+        }
         if !is_empty && width::of(&line) + gap + width::of(word) > room {
             lines.push(std::mem::replace(&mut line, " ".repeat(indent)));
-            is_empty = true;
-        }
-        if !is_empty {
-            line.push(' ');
+        } else {
+            line.push_str(&" ".repeat(gap));
         }
         line.push_str(word);
         is_empty = false;
+        gap = 1;
     }
     lines.push(line);
     lines
@@ -108,5 +110,10 @@ mod tests {
         assert_eq!(wrapped(text, 4, Some(10)), ["  one two", "    three", "    four"]);
         assert_eq!(wrapped(text, 4, None), [text]);
         assert_eq!(wrapped("longerthanthat", 4, Some(5)), ["longerthanthat"]);
+        let columns = "note  port         nothing is listening";
+        assert_eq!(
+            wrapped(columns, 19, Some(30)),
+            ["note  port         nothing is", "                   listening"]
+        );
     }
 }

@@ -109,8 +109,9 @@ pub(crate) fn import(
 }
 
 const KEYCHAIN_ITEM: &str = "Claude Code-credentials";
-const WARNING: &str = "Note: Claude Code keeps rotating this token, so sooner or later one of the two loses it; \
-     \"maxpool login\" gives maxpool a separate login.";
+const WARNING: &str = "\
+Note: Claude Code keeps rotating this token, so sooner or later one of the two
+loses it; \"maxpool login\" gives maxpool a separate login.";
 
 #[cfg(test)]
 #[path = "import_tests.rs"]

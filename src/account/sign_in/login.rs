@@ -259,10 +259,14 @@ fn exchange_error(failure: &TokenFailure) -> Error {
     Error::upstream(format!("the login could not be finished: {}; {again}", failure.why()))
 }
 
-const INTRODUCTION: &str = "Open this page in a browser and sign in. There is no account picker: the page takes the account that the browser is\n\
-signed in to. For another account sign out there first, or open the page in a private window.";
-const PASTE_HINT: &str =
-    "If the browser is on another machine, paste the address of its last page, or the code, here.";
+/// Lines that fit into 80 columns, as everywhere where a message has lines of its own.
+const INTRODUCTION: &str = "\
+Open this page in a browser and sign in. There is no account picker: the page
+takes the account that the browser is signed in to. For another account sign
+out there first, or open the page in a private window.";
+const PASTE_HINT: &str = "\
+If the browser is on another machine, paste the address of its last page, or
+the code, here.";
 /// Enough for a password, a second factor and a search for the phone.
 const LOGIN_TIME_MAX: Duration = Duration::from_secs(5 * 60);
 
