@@ -44,7 +44,7 @@ fn take(context: &Context, entry: &AccountEntry) -> Result<Option<Brought>, TooM
     };
     let (what, brought) = context.accounts.of_request(entry, register)?;
     match what {
-        // Only the proxy needs to know this, because the scheduler ignores models of providers.
+        // A change of its models concerns only the proxy; the scheduler does not use them.
         OfRequest::Known | OfRequest::Changed | OfRequest::Outranked => {}
         OfRequest::Added(name) => context
             .tell(Event::Notice { text: format!("{name} was added from a request's headers") }),
