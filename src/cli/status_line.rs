@@ -58,7 +58,11 @@ fn ask(config: &Config) -> Option<Status> {
 /// `2 of 3 ready · work 5h 62% (2h 13m) wk 31% · 4 in flight · 1 waiting`.
 fn line(status: &Status) -> String {
     let now = status.now.0;
-    let enabled = status.accounts.iter().filter(|account| account.enabled);
+    // Providers serve only requests that ask for them: they count where there is nothing else.
+    let is_default = |account: &Account| account.profiles.iter().any(|it| it == "claude");
+    let has_default = status.accounts.iter().any(|account| account.enabled && is_default(account));
+    let counts = |account: &Account| account.enabled && (is_default(account) || !has_default);
+    let enabled = status.accounts.iter().filter(|account| counts(account));
     let total = enabled.clone().count();
     let is_ready = |account: &&Account| account.unavailable.is_none() && !account.awaits_test();
     let ready = enabled.clone().filter(is_ready).count();
@@ -89,8 +93,10 @@ fn line(status: &Status) -> String {
     let current = status.current_account.as_ref();
     let current =
         status.accounts.iter().find(|account| Some(&account.name) == current && account.enabled);
-    // While no account can serve, the account that served last is not worth showing.
-    parts.extend(current.filter(|_| ready > 0).map(|account| used(account, now)));
+    // The account that served last is worth showing only while it can serve.
+    parts.extend(
+        current.filter(|account| ready > 0 && is_ready(account)).map(|account| used(account, now)),
+    );
     for (count, what) in
         [(status.requests_in_flight as u64, "in flight"), (status.queue.waiting, "waiting")]
     {
@@ -150,6 +156,15 @@ mod tests {
                 "upstreamThrottle": {"active": true, "until": "1970-01-01T00:00:05.000Z"}})),
             "0 of 1 ready · breaker open, probe in 5s · me@example.com back in 2h 13m"
         );
+        let refused =
+            json!({"name": "old", "enabled": true, "status": "error", "profiles": ["claude"]});
+        let serving = json!({"name": "key", "enabled": true, "profiles": ["claude", "all"]});
+        let glm = json!({"name": "glm", "enabled": true, "profiles": ["all"]});
+        assert_eq!(
+            of(json!({"accounts": [refused, serving, glm], "currentAccount": "old"})),
+            "1 of 2 ready"
+        );
+        assert_eq!(of(json!({"accounts": [glm]})), "1 of 1 ready");
         assert_eq!(of(json!({})), "no accounts");
         assert_eq!(of(json!({"accounts": [off]})), "all accounts disabled");
     }
