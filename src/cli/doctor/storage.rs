@@ -1,4 +1,4 @@
-//! Whether renewed tokens can be stored, and whether they are safe on their way (SPEC A5, T7).
+//! Whether refreshed tokens can be stored, and whether they are safe in transit (SPEC A5, T7).
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,9 +7,9 @@ use super::finding::{Finding, fine, odd, wrong};
 use crate::config::{BaseUrl, file, rescue};
 use crate::net::proxies::is_loopback;
 
-/// Locks the config, makes a place beside it and puts the file, as it is, in its own place: what
-/// each refresh does, and what a full disk, a lock that is held, a file that is a mount of its own
-/// and a directory that cannot be written all prevent.
+/// Locks the config, creates a temporary file and replaces the config with an identical copy, as
+/// each refresh does. A full disk, a held lock, a bind-mounted file and a read-only directory all
+/// prevent that.
 pub(super) fn storage(path: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
     match file::lock_within(path, LOCK_WAIT).map(|mut locked| (locked.reserve(0), locked)) {
@@ -40,7 +40,7 @@ pub(super) fn storage(path: &Path) -> Vec<Finding> {
     findings
 }
 
-/// An upstream whose connections anybody on the way can read.
+/// Warns of an upstream whose traffic anybody on the way can read.
 pub(super) fn unencrypted(url: &BaseUrl) -> Option<Finding> {
     let uri: ureq::http::Uri = url.as_str().parse().ok()?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
@@ -54,7 +54,7 @@ pub(super) fn unencrypted(url: &BaseUrl) -> Option<Finding> {
     })
 }
 
-/// Nobody holds the config's lock longer than for a write.
+/// Nobody holds the config's lock longer than a write takes.
 const LOCK_WAIT: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
