@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use super::custody::{ending_in, home_of, issued, numbered, pair, sent};
 use crate::harness::home::{KEY, epoch_ms};
 use crate::harness::{Ask, Client, Home, Proxy, Reply, Value, hello, json, oauth, until};
-use crate::upstream::oauth::profile;
+use crate::upstream::oauth::{Mode, profile};
 use crate::upstream::{Answer, Step, Upstream, failures};
 
 fn reload(proxy: &Proxy) -> Reply {
@@ -175,6 +175,101 @@ fn an_import_of_a_spent_pair_is_refused() {
         assert!(ran.stderr.contains("old copy"), "{}", ran.stderr);
         assert_eq!(old_copy(&home), before, "{arguments:?}");
     }
+}
+
+#[test]
+fn an_import_of_a_pair_that_only_the_state_file_knows_as_spent_is_refused() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    let mut proxy = Proxy::start(&home);
+    let old = old_copy(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    proxy.terminate();
+    proxy.wait_exit();
+    let source = home.path().join("source.json");
+    credentials(&source, "token-a", "refresh-a", 1_000_000);
+    let path = source.to_str().expect("a path");
+    let mut renamed: Value = serde_json::from_str(&old).expect("JSON");
+    renamed["accounts"][0] = oauth("b");
+    let mut empty = renamed.clone();
+    empty["accounts"] = json!([]);
+    // An old copy of the config lacks the digest, and so does an account that was removed.
+    for config in [old, renamed.to_string(), empty.to_string()] {
+        home.write_text(&config);
+        for arguments in
+            [&["import", "--from", path][..], &["import", "--from", path, "--name", "b"]]
+        {
+            let ran = home.run(arguments);
+            assert_eq!(ran.status.code(), Some(1), "{arguments:?}: {ran:?}");
+            assert!(ran.stderr.contains("old copy"), "{}", ran.stderr);
+            let accounts = home.read()["accounts"].to_string();
+            assert!(!accounts.contains("import"), "{arguments:?}: {accounts}");
+        }
+    }
+}
+
+#[test]
+fn an_old_copy_with_a_spent_pair_of_an_account_that_was_removed_meanwhile_displaces_no_login() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    let proxy = Proxy::start(&home);
+    let old = old_copy(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    // Removed and added again: the new entry knows nothing of the old token.
+    let mut config = home.read();
+    config["accounts"] = json!([]);
+    home.write_text(&config.to_string());
+    assert_eq!(reload(&proxy).status, 200);
+    proxy.wait_status("no account", |status| status["accounts"] == json!([]));
+    let mut login = ending_in("a", 10_000);
+    login["accessToken"] = json!("token-login");
+    login["refreshToken"] = json!("refresh-login");
+    config["accounts"] = json!([login]);
+    home.write_text(&config.to_string());
+    assert_eq!(reload(&proxy).status, 200);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    home.write_text(&old);
+    assert_eq!(reload(&proxy).status, 200);
+    until("the login be written back", || (pair(&home).1 == "refresh-login").then_some(()));
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+}
+
+#[test]
+fn an_import_of_a_spent_pair_in_place_of_a_refused_one_is_taken_while_the_server_runs() {
+    let upstream = Upstream::start();
+    let mut account = ending_in("a", -1);
+    account["accountUuid"] = json!("u-1");
+    let home = home_of(&upstream, account);
+    let who = profile("u-1", "me@example.com", "o-1");
+    upstream.state().oauth.profiles.insert("token-late".to_owned(), who);
+    let mut proxy = Proxy::start(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    proxy.terminate();
+    proxy.wait_exit();
+    // Its successor is refused.
+    let mut config = home.read();
+    config["accounts"][0]["expiresAt"] = json!(1_000);
+    home.write_text(&config.to_string());
+    upstream.state().oauth.mode = Mode::InvalidGrant;
+    let mut proxy = Proxy::start_as_is(&home);
+    proxy.post(&hello()).assert_error(502, "account_auth_error");
+    proxy.terminate();
+    // The state file says by now that it was refused.
+    proxy.wait_exit();
+    let proxy = Proxy::start_as_is(&home);
+    proxy.post(&hello()).assert_error(502, "account_auth_error");
+    assert_eq!(sent(&upstream), ["refresh-a", "refresh-1", "refresh-1"]);
+    let source = home.path().join("source.json");
+    credentials(&source, "token-late", "refresh-a", 1_000_000);
+    let ran = home.run(&["import", "--from", source.to_str().expect("a path")]);
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    assert!(ran.stdout.contains("updated the account a"), "{ran:?}");
+    assert_eq!(reload(&proxy).status, 200);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    let last = upstream.requests().last().expect("a request").credential().to_owned();
+    assert_eq!(last, "token-late");
+    assert_eq!(sent(&upstream).len(), 3, "what is spent is not sent");
 }
 
 #[test]

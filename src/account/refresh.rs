@@ -307,17 +307,14 @@ impl Work<'_> {
     fn look_elsewhere(&self) -> Result<Option<End>, String> {
         let old = self.state(|state| state.tokens().refresh.clone());
         let mut changed = false;
+        let noted = noted::spent(&self.shared.around.config);
+        self.state(|state| state.learn_noted(&noted));
         match file::load_whole(&self.shared.around.config, CONFIG_LOCK_WAIT) {
             Ok(config) => {
                 let entry = keep::entry_of(&config, self.account);
                 match entry.map(|entry| (entry.enabled, &entry.credential)) {
                     Some((true, Credential::Oauth(oauth))) => {
-                        let deposit = oauth.deposit();
-                        let noted = noted::spent(&self.shared.around.config);
-                        changed = self.state(|state| {
-                            state.learn_noted(&noted, &deposit);
-                            state.merge_file(&deposit)
-                        });
+                        changed = self.state(|state| state.merge_file(&oauth.deposit()));
                     }
                     Some((false, Credential::Oauth(_))) => {
                         return Err("it has been disabled in the config".to_owned());
@@ -329,7 +326,7 @@ impl Work<'_> {
             Err(_) => {}
         }
         if let Ok(Some(tokens)) = import_from::read_for(self.shared, self.account, SOURCE_LIMITS)
-            && self.state(|state| state.take_import(&tokens))
+            && self.state(|state| state.take_import(&tokens, &noted))
         {
             changed = true;
             keep::store(self.shared, self.account, CONFIG_LOCK_WAIT);

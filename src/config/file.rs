@@ -43,6 +43,7 @@ pub(crate) fn load(path: &Path) -> Result<Config> {
     let text = atomic::read(path)?;
     let mut document = parse::document(&text, path)?;
     rescue::apply(&mut document, &rescue::read(path));
+    noted::apply(path, &mut document);
     Config::from_document(&document, &text, path)
 }
 
@@ -180,6 +181,7 @@ impl Locked {
         for leftover in &self.leftovers {
             take_over(&mut self.document, &leftover.text);
         }
+        noted::apply(&self.path, &mut self.document);
         Ok(())
     }
 
