@@ -121,27 +121,26 @@ fn usable(
     let theirs = Deposit { live: tokens.clone(), ..Deposit::default() };
     let is_spent =
         |held: &Deposit| age_of(&theirs, held, Found::Command) == Age::Older(Proof::Spent);
-    let named = |entry: &Map<String, Value>| {
-        (entry.get("name").and_then(Value::as_str).map(str::to_owned), Deposit::read(entry))
-    };
     let entries = document.get("accounts").and_then(Value::as_array).into_iter().flatten();
-    let knows = entries.filter_map(Value::as_object).map(named).find(|(_, held)| is_spent(held));
-    let mut nobodys = Deposit::default();
-    nobodys.learn(&known.spent, tokens);
-    if knows.is_none() && !is_spent(&nobodys) {
-        return Ok(tokens.clone());
-    }
-    let same = || edit::account_of_mut(document, who).map(|entry| named(entry));
-    let (name, stored) = knows.or_else(same).unwrap_or_default();
-    let is_refused = stored
-        .live
-        .refresh
-        .as_ref()
-        .is_some_and(|token| known.refused.contains(&Digest::of(token)));
+    let mut entries = entries.filter_map(Value::as_object);
+    let (name, stored) = match entries.find(|entry| is_spent(&Deposit::read(entry))) {
+        Some(entry) => (entry.get("name").and_then(Value::as_str), Deposit::read(entry)),
+        None => {
+            let same = edit::account_of_mut(document, who).map(|entry| Deposit::read(entry));
+            let mut stored = same.unwrap_or_default();
+            stored.learn(&known.spent, tokens);
+            if !is_spent(&stored) {
+                return Ok(tokens.clone());
+            }
+            (None, stored)
+        }
+    };
+    let token = stored.live.refresh.as_ref();
+    let is_refused = token.is_some_and(|token| known.refused.contains(&Digest::of(token)));
     if is_refused && tokens.access.is_some() {
         return Ok(Tokens { refresh: None, ..tokens.clone() });
     }
-    Err(name.filter(|_| !stored.spent.has(stored.live.refresh.as_ref())))
+    Err(name.filter(|_| !stored.spent.has(token)).map(str::to_owned))
 }
 
 /// Whether the entry is the profile's for certain, and not by its name alone.
