@@ -217,6 +217,46 @@ fn a_valid_token_is_not_risked_where_the_file_cannot_be_replaced() {
 }
 
 #[test]
+fn a_request_whose_token_is_still_good_does_not_wait_for_a_refresh_that_hangs() {
+    let upstream = Upstream::start();
+    // Less than five minutes are left, so a refresh is due.
+    let home = home_of(&upstream, ending_in("a", 120));
+    let proxy = Proxy::start(&home);
+    let gate = upstream.gate();
+    let answer = Answer::json(200, &issued(json!({"expires_in": 3600})));
+    upstream.next("", answer.before(Step::Hold(gate.clone())));
+    for _ in 0..2 {
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+    }
+    assert_eq!(served(&upstream), ["token-a"; 2]);
+    assert_eq!(sent(&upstream), ["refresh-a"], "it is under way");
+    // The API refuses it by now: whoever has met that waits for the refresh.
+    upstream.always("token-a", failures::unauthorized());
+    let address = proxy.address();
+    let client = std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello())));
+    upstream.wait("the refusal", |state| state.requests.len() == 4);
+    gate.open();
+    client.join().expect("a client").assert_said("Hello from upstream.");
+    assert_eq!(served(&upstream), ["token-a", "token-a", "token-a", "access-1"]);
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+    assert_eq!(pair(&home), numbered(1));
+}
+
+#[test]
+fn a_request_whose_token_is_still_good_does_not_wait_for_a_config_that_is_locked() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", 120));
+    let proxy = Proxy::start(&home);
+    let held = home.lock_config();
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    let failed = |line: &String| line.contains("the token was not sent");
+    assert!(!proxy.log().iter().any(failed), "it waited for the refresh to give up");
+    drop(held);
+    until("the refresh go on", || (pair(&home) == numbered(1)).then_some(()));
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+}
+
+#[test]
 fn without_locks_tokens_are_stored_all_the_same_and_that_is_said_once() {
     for error in ["ENOLCK", "EOPNOTSUPP", "ENOSYS"] {
         let upstream = Upstream::start();

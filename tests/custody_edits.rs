@@ -416,21 +416,12 @@ fn a_source_that_never_answers_holds_up_nothing() {
     assert!(proxy.log().iter().any(|line| line.contains("not a file")), "{:#?}", proxy.log());
 }
 
-/// The config's lock, as another process would hold it.
-fn hold(home: &Home) -> std::fs::File {
-    let path = home.path().join("maxpool.json.lock");
-    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path);
-    let file = file.expect("open the lock");
-    flock(&file, FlockOperation::LockExclusive).expect("lock");
-    file
-}
-
 #[test]
 fn a_lock_that_another_process_holds_for_long_holds_up_neither_sync_nor_reload_nor_stop() {
     let upstream = Upstream::start();
     let home = home_of(&upstream, ending_in("a", 10_000));
     let mut proxy = Proxy::start(&home);
-    let held = hold(&home);
+    let held = home.lock_config();
     // What there is to write does not matter: an edit that only the file can settle.
     let mut config = home.read();
     config["accounts"][0]["priority"] = json!(3);
@@ -451,7 +442,7 @@ fn a_lock_whose_file_was_deleted_while_it_was_held_excludes_the_next_writer_no_m
     let upstream = Upstream::start();
     let home = home_of(&upstream, oauth("a"));
     home.write();
-    let first = hold(&home);
+    let first = home.lock_config();
     let mut waiting = home.command(&["rename", "a", "b"]).spawn().expect("start the program");
     std::thread::sleep(Duration::from_millis(100));
     assert!(waiting.try_wait().expect("look").is_none(), "it waits for the lock");
@@ -567,7 +558,7 @@ fn accounts_and_doctor_tell_a_dead_login_the_last_refresh_and_what_cannot_be_sto
     config["accounts"][0]["expiresAt"] = json!(1_000);
     config["upstream"] = json!("http://upstream.invalid:8080");
     home.write_text(&config.to_string());
-    let held = hold(&home);
+    let held = home.lock_config();
     let checked = home.run(&["doctor"]);
     assert_eq!(checked.status.code(), Some(1));
     for words in [

@@ -115,7 +115,7 @@ impl Accounts {
             match readiness {
                 Readiness::Ready(ready) => return Ok(ready),
                 Readiness::Unready(unready) => return Err(unready),
-                Readiness::Refreshing(flight) => {
+                Readiness::Refreshing(flight, _) => {
                     flight.wait(refresh::LONGEST);
                     readiness = self.credential(id);
                 }
@@ -184,7 +184,15 @@ impl Accounts {
         if let Some(flight) = &held.flight {
             // Whatever was asked, the answer is in progress. A 401 to the token that is being
             // replaced says nothing new.
-            return Readiness::Refreshing(flight.clone());
+            let is_good = refused != Some(state.generation()) && state.is_usable(self.shared.now());
+            let access = state.tokens().access.as_ref().filter(|_| is_good);
+            return match (access, flight.left_of(GOOD_TOKEN_WAIT)) {
+                (Some(access), None) => {
+                    Readiness::Ready(ready(&profile, access, state.generation()))
+                }
+                (Some(_), Some(left)) => Readiness::Refreshing(flight.clone(), left),
+                (None, _) => Readiness::Refreshing(flight.clone(), refresh::LONGEST),
+            };
         }
         let switch = if profile.enabled { Switch::On } else { Switch::Off };
         let unready = match plan(state, switch, self.shared.now()) {
@@ -199,7 +207,9 @@ impl Accounts {
                 match refresh::start(self.shared.clone(), account.clone(), guard) {
                     Ok(()) => {
                         held.flight = Some(flight.clone());
-                        return Readiness::Refreshing(flight);
+                        let is_good = state.is_usable(self.shared.now());
+                        let limit = if is_good { GOOD_TOKEN_WAIT } else { refresh::LONGEST };
+                        return Readiness::Refreshing(flight, limit);
                     }
                     Err(cause) => {
                         let why = format!(
@@ -251,5 +261,9 @@ impl Accounts {
     }
 }
 
+/// A request whose token is still good waits for its successor no longer than an endpoint usually
+/// takes, and then goes with what there is, while the refresh goes on: the endpoint or a lock may
+/// hang (SPEC T2).
+const GOOD_TOKEN_WAIT: Duration = Duration::from_secs(2);
 /// Refreshes that one blocking question may wait for.
 const ASKS_MAX: usize = 4;

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use super::single_flight::SingleFlight;
 use super::surroundings::Settings;
@@ -102,8 +103,9 @@ pub(crate) enum Unready {
 pub(crate) enum Readiness {
     /// Send it.
     Ready(Ready),
-    /// A refresh is in progress. When the flight has ended, ask `Accounts::credential` again.
-    Refreshing(SingleFlight),
+    /// A refresh is in progress. When the flight has ended, or after this time at the latest, ask
+    /// `Accounts::credential` again.
+    Refreshing(SingleFlight, Duration),
     /// There is none.
     Unready(Unready),
 }

@@ -8,9 +8,10 @@
 //! - The token has a lock of its own, held for as long as the endpoint takes, so that no other
 //!   process sends the same token. The config's lock is held only while the place is made and
 //!   while it is filled, so that a slow endpoint does not hold up other writers.
-//! - A refresh runs on its own thread, and the requests that need it wait for its end. On the
-//!   thread of the request that noticed the need, a client that disconnects would interrupt the
-//!   refresh between the answer and the disk.
+//! - A refresh runs on its own thread, and the requests that need it wait for its end; those whose
+//!   token is still good wait for two seconds at most. On the thread of the request that noticed
+//!   the need, a client that disconnects would interrupt the refresh between the answer and the
+//!   disk.
 //! - A token that may have arrived is not sent again within one refresh, whatever the answer was.
 //!   It is tried once more after the cooldown, because most such answers come from a gateway.
 //!

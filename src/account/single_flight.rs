@@ -7,6 +7,8 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::clock::Stopwatch;
+
 type Waker = Box<dyn FnOnce() + Send>;
 
 /// What a waiting caller holds. It carries no result: ask the account again once it has ended.
@@ -20,11 +22,16 @@ struct Shared {
     /// The wakers to call at the end; `None` once it has ended.
     waiting: Mutex<Option<Vec<Waker>>>,
     ended: Condvar,
+    begun: Stopwatch,
 }
 
 /// The guard goes to the caller that does the work, the other half to those that wait.
 pub(crate) fn begin() -> (SingleFlightGuard, SingleFlight) {
-    let shared = Arc::new(Shared { waiting: Mutex::new(Some(Vec::new())), ended: Condvar::new() });
+    let shared = Arc::new(Shared {
+        waiting: Mutex::new(Some(Vec::new())),
+        ended: Condvar::new(),
+        begun: Stopwatch::start(),
+    });
     (SingleFlightGuard(shared.clone()), SingleFlight(shared))
 }
 
@@ -48,6 +55,11 @@ impl SingleFlight {
                 wake();
             }
         }
+    }
+
+    /// What is left of `limit`, counted from its beginning.
+    pub(super) fn left_of(&self, limit: Duration) -> Option<Duration> {
+        self.0.begun.left_of(limit)
     }
 
     /// True once it has ended.

@@ -119,9 +119,9 @@ impl Course<'_> {
         loop {
             let ready = match readiness {
                 Readiness::Ready(ready) => ready,
-                Readiness::Refreshing(flight) => {
+                Readiness::Refreshing(flight, limit) => {
                     self.request.record.borrow_mut().refreshed.push(self.granted.account);
-                    if self.request.client_wait.wait_for_refresh(&flight).is_err() {
+                    if self.request.client_wait.wait_for_refresh(&flight, limit).is_err() {
                         hold.complete(Outcome::Abandoned);
                         return Attempted::Ended(self.client_gone(Stage::Connecting));
                     }
