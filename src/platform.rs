@@ -1,13 +1,14 @@
 //! The calls that Linux has and other Unixes lack, each with what stands in for it.
 //!
 //! These are `eventfd`, `POLLRDHUP`, socket flags at creation, `TCP_USER_TIMEOUT`, abstract socket
-//! names, and a way to take over a descriptor by its number. Each stands here behind a function
+//! names, attributes of files, and a way to take over a descriptor by its number. Each stands here behind a function
 //! with a second body for everyone else. Built with `--cfg portable`, Linux takes the second bodies
 //! as well; that is how they are tested. What they cannot do is listed in the manual, "Other
 //! Unixes".
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,7 +19,9 @@ use linux as system;
 #[cfg(not(all(target_os = "linux", not(portable))))]
 use other as system;
 
-pub(crate) use system::{Bell, inherited_listener, notify_address, set_user_timeout};
+pub(crate) use system::{
+    Bell, inherited_listener, notify_address, set_user_timeout, why_not_replaceable,
+};
 
 /// How [`wait_with_peer`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +88,7 @@ mod linux {
     use std::os::fd::{AsRawFd as _, RawFd};
 
     use rustix::event::EventfdFlags;
+    use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
     use rustix::net::{SocketAddrUnix, SocketFlags, sockopt};
     use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
@@ -158,6 +162,20 @@ mod linux {
             Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes()).ok(),
             None => SocketAddrUnix::new(name).ok(),
         }
+    }
+
+    /// Why nothing can be renamed to this path, as far as the file itself tells; `None` too where
+    /// the kernel cannot say.
+    pub(crate) fn why_not_replaceable(path: &Path) -> Option<&'static str> {
+        let (at, flags) = (AtFlags::empty(), StatxFlags::empty());
+        let found = statx(rustix::fs::CWD, path, at, flags).ok()?;
+        let attributes = found.stx_attributes & found.stx_attributes_mask;
+        if attributes.contains(StatxAttributes::MOUNT_ROOT) {
+            return Some("it is mounted on its own; mount its directory instead");
+        }
+        attributes
+            .intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND)
+            .then_some("it is immutable or may only grow; see chattr(1)")
     }
 
     /// The listening socket that this process was started with as descriptor `number`: the system
@@ -272,6 +290,11 @@ mod other {
     /// The address that `NOTIFY_SOCKET` names; there are no abstract names.
     pub(crate) fn notify_address(name: &str) -> Option<SocketAddrUnix> {
         SocketAddrUnix::new(name).ok().filter(|_| !name.starts_with('@'))
+    }
+
+    /// Only the rename itself tells.
+    pub(crate) fn why_not_replaceable(_: &Path) -> Option<&'static str> {
+        None
     }
 
     /// # Errors

@@ -1,8 +1,9 @@
 //! Custody of tokens (SPEC A5, T3, T7, T8): nothing newer is lost to something older, whoever
 //! writes the file.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
@@ -404,7 +405,7 @@ fn a_source_that_never_answers_holds_up_nothing() {
         &upstream,
         json!({"name": "a", "type": "oauth", "accessToken": "token-a", "importFrom": "~/pipe"}),
     );
-    let made = std::process::Command::new("mkfifo").arg(home.path().join("pipe")).status();
+    let made = Command::new("mkfifo").arg(home.path().join("pipe")).status();
     assert!(made.is_ok_and(|status| status.success()), "mkfifo");
     let mut proxy = Proxy::start(&home);
     let start = Instant::now();
@@ -533,6 +534,70 @@ fn the_first_change_of_an_older_program_s_file_leaves_a_copy_beside_it() {
     let ran = fresh.run_with_input(&["login", "--api", "--force"], "sk-ant-api03-abcdefgh\n");
     assert_eq!(ran.status.code(), Some(0), "{ran:?}");
     assert!(!fresh.path().join("maxpool.json.before-2.0").exists());
+}
+
+/// Every file of the home with its content, and which file the config is.
+fn files(home: &Home) -> (Vec<(String, String)>, u64) {
+    let entries = std::fs::read_dir(home.path()).expect("list").flatten();
+    let mut files: Vec<_> = entries
+        .map(|entry| {
+            let text = std::fs::read_to_string(entry.path()).expect("read");
+            (entry.file_name().to_string_lossy().into_owned(), text)
+        })
+        .collect();
+    files.sort();
+    (files, std::fs::metadata(home.config_path()).expect("there").ino())
+}
+
+#[test]
+fn doctor_changes_nothing() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    home.write();
+    let before = files(&home);
+    let checked = home.run(&["doctor"]).stdout;
+    assert!(checked.contains("ok    storage "), "{checked}");
+    assert_eq!(files(&home), before);
+}
+
+#[cfg(not(portable))]
+#[test]
+fn doctor_tells_a_config_that_cannot_be_replaced() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    home.write();
+    let program = crate::harness::home::program();
+    let doctor = |before: &str, after: &str| {
+        let plain = home.command(&[]);
+        let script = format!("{before} || exit 77; '{}' doctor; {after}", program.display());
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", &script]).env_clear();
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.current_dir(home.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        crate::harness::home::finish(command, "")
+    };
+    for (what, before, after, words) in [
+        (
+            "a bind mount",
+            "mount --bind maxpool.json maxpool.json",
+            "true",
+            "it is mounted on its own",
+        ),
+        (
+            "an immutable file",
+            "chattr +i maxpool.json",
+            "chattr -i maxpool.json",
+            "it is immutable",
+        ),
+    ] {
+        let ran = doctor(before, after);
+        if ran.status.code() == Some(77) || ran.stderr.contains("unshare") {
+            eprintln!("skipped {what}: it cannot be made here: {}", ran.stderr);
+            continue;
+        }
+        let line = ran.stdout.lines().find(|line| line.starts_with("WRONG storage"));
+        assert!(line.is_some() && ran.stdout.contains(words), "{what}: {ran:#?}");
+    }
 }
 
 #[test]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::credential::{Account, Holding, Readiness, Ready, Unready, ready};
+use super::credential::{Account, AccountProfile, Holding, Readiness, Ready, Unready, ready};
 use super::oauth::{self, UsageReading};
 use super::refresh;
-use super::single_flight::{self, SingleFlight};
+use super::single_flight::SingleFlight;
 use super::surroundings::{Role, Shared, Surroundings};
 use super::token::{Cooling, Obstacle, Plan, Switch, TokenState};
 use crate::config::Config;
@@ -181,63 +181,32 @@ impl Accounts {
             }
             Holding::Oauth(state) => state,
         };
-        if let Some(flight) = &held.flight {
+        let now = self.shared.now();
+        let switch = if profile.enabled { Switch::On } else { Switch::Off };
+        let flight = match &held.flight {
             // Whatever was asked, the answer is in progress. A 401 to the token that is being
             // replaced says nothing new.
-            let is_good = refused != Some(state.generation()) && state.is_usable(self.shared.now());
-            let access = state.tokens().access.as_ref().filter(|_| is_good);
-            return match (access, flight.left_of(GOOD_TOKEN_WAIT)) {
-                (Some(access), None) => {
-                    Readiness::Ready(ready(&profile, access, state.generation()))
-                }
-                (Some(_), Some(left)) => Readiness::Refreshing(flight.clone(), left),
-                (None, _) => Readiness::Refreshing(flight.clone(), refresh::LONGEST),
-            };
-        }
-        let switch = if profile.enabled { Switch::On } else { Switch::Off };
-        let unready = match plan(state, switch, self.shared.now()) {
-            Plan::Serve => match &state.tokens().access {
-                Some(access) => {
-                    return Readiness::Ready(ready(&profile, access, state.generation()));
-                }
-                None => Unready::NeedsLogin { why: "it has no token".to_owned() },
-            },
-            Plan::Refresh => {
-                let (guard, flight) = single_flight::begin();
-                match refresh::start(self.shared.clone(), account.clone(), guard) {
-                    Ok(()) => {
-                        held.flight = Some(flight.clone());
-                        let is_good = state.is_usable(self.shared.now());
-                        let limit = if is_good { GOOD_TOKEN_WAIT } else { refresh::LONGEST };
-                        return Readiness::Refreshing(flight, limit);
-                    }
+            Some(flight) => flight.clone(),
+            None => match plan(state, switch, now) {
+                Plan::Refresh => match refresh::start(&self.shared, &account) {
+                    Ok(flight) => held.flight.insert(flight).clone(),
                     Err(cause) => {
-                        let why = format!(
-                            "cannot start a thread for the refresh: {}",
-                            error::reason(&cause)
-                        );
-                        let now = self.shared.now();
-                        state.failed(
-                            Obstacle::Local,
-                            None,
-                            why.clone(),
-                            &self.shared.settings().pause,
-                            now,
-                        );
-                        Unready::Cooling(Cooling {
-                            obstacle: Obstacle::Local,
-                            until: now.mono,
-                            why,
-                        })
+                        let why = error::reason(&cause);
+                        let why = format!("cannot start a thread for the refresh: {why}");
+                        let pause = self.shared.settings().pause;
+                        state.failed(Obstacle::Local, None, why, &pause, now);
+                        return planned(state.plan(switch, now), state, &profile);
                     }
-                }
-            }
-            Plan::Cooling(cooling) => Unready::Cooling(cooling),
-            Plan::NeedsLogin(why) => Unready::NeedsLogin { why },
-            Plan::Refused => Unready::CredentialRefused,
-            Plan::Disabled => Unready::Disabled,
+                },
+                other => return planned(other, state, &profile),
+            },
         };
-        Readiness::Unready(unready)
+        let is_good = state.is_usable(now) && refused != Some(state.generation());
+        match flight.left_of(GOOD_TOKEN_WAIT) {
+            None if is_good => planned(Plan::Serve, state, &profile),
+            Some(left) if is_good => Readiness::Refreshing(flight, left),
+            Some(_) | None => Readiness::Refreshing(flight, refresh::LONGEST),
+        }
     }
 
     /// Adds the account that `make` makes. The table is locked meanwhile, so that nobody looks in
@@ -259,6 +228,22 @@ impl Accounts {
     fn read_live(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<Account>>> {
         self.live.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What comes of a plan but for [`Plan::Refresh`], which leaves nothing to give yet.
+fn planned(plan: Plan, state: &TokenState, profile: &AccountProfile) -> Readiness {
+    Readiness::Unready(match (plan, &state.tokens().access) {
+        (Plan::Serve, Some(access)) => {
+            return Readiness::Ready(ready(profile, access, state.generation()));
+        }
+        (Plan::Serve | Plan::Refresh, _) => {
+            Unready::NeedsLogin { why: "it has no token".to_owned() }
+        }
+        (Plan::Cooling(cooling), _) => Unready::Cooling(cooling),
+        (Plan::NeedsLogin(why), _) => Unready::NeedsLogin { why },
+        (Plan::Refused, _) => Unready::CredentialRefused,
+        (Plan::Disabled, _) => Unready::Disabled,
+    })
 }
 
 /// A request whose token is still good waits for its successor no longer than an endpoint usually

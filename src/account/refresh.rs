@@ -43,7 +43,7 @@ use super::import_from;
 use super::keep::{self, Place};
 use super::oauth::{self, Issued, TokenFailure};
 use super::sent::{self, Fate, Sends};
-use super::single_flight::SingleFlightGuard;
+use super::single_flight::{self, SingleFlight, SingleFlightGuard};
 use super::sources::SourceLimits;
 use super::surroundings::{Role, Shared};
 use super::token::{Obstacle, Plan, Switch, TokenState};
@@ -56,19 +56,17 @@ use crate::event::{Event, Refresh, RefreshResult};
 /// Longer than a refresh ever takes, waiting for locks included.
 pub(super) const LONGEST: Duration = Duration::from_secs(180);
 
-/// Starts the refresh. The caller holds the account's lock, and sets its flight if this succeeds.
-pub(super) fn start(
-    shared: Arc<Shared>,
-    account: Arc<Account>,
-    flight: SingleFlightGuard,
-) -> io::Result<()> {
+/// Starts the refresh. The caller holds the account's lock, and sets its flight to this one.
+pub(super) fn start(shared: &Arc<Shared>, account: &Arc<Account>) -> io::Result<SingleFlight> {
+    let (guard, flight) = single_flight::begin();
+    let (shared, account) = (Arc::clone(shared), Arc::clone(account));
     let thread = std::thread::Builder::new().name("refresh".to_owned()).stack_size(STACK_BYTES);
     thread.spawn(move || {
-        let ending = Ending { shared, account, _flight: flight };
+        let ending = Ending { shared, account, _flight: guard };
         let work = Work { shared: &ending.shared, account: &ending.account };
         work.run();
     })?;
-    Ok(())
+    Ok(flight)
 }
 
 /// Ends the flight on every way out. `drop` frees the account for another refresh; the guard goes

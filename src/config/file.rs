@@ -148,6 +148,12 @@ pub(crate) fn lock_token(path: &Path, token: &Digest, limit: Duration) -> Result
     SiblingLock::take(&atomic::token_lock_of(&target, token.as_str()), limit)
 }
 
+/// Whether the file could be replaced now, as far as that can be told without changing it. False
+/// where the file system knows no locks.
+pub(crate) fn probe(path: &Path, limit: Duration) -> Result<bool> {
+    FileLock::probe(path, limit)
+}
+
 /// The config under its lock; the lock goes with the value.
 ///
 /// It shows what the file says together with what the rescue file and a killed writer have left
