@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
@@ -11,6 +11,7 @@ use rustix::process::Signal;
 
 use super::custody::{ending_in, home_of, issued, numbered, pair, sent};
 use crate::harness::home::{KEY, epoch_ms};
+use crate::harness::proxy::status_of;
 use crate::harness::{Ask, Client, Home, Proxy, Reply, Value, hello, json, oauth, until};
 use crate::upstream::oauth::{Mode, profile};
 use crate::upstream::{Answer, Step, Upstream, failures};
@@ -445,7 +446,15 @@ fn a_lock_whose_file_was_deleted_while_it_was_held_excludes_the_next_writer_no_m
     home.write();
     let first = home.lock_config();
     let mut waiting = home.command(&["rename", "a", "b"]).spawn().expect("start the program");
-    std::thread::sleep(Duration::from_millis(100));
+    // It tries again and again, and sleeps between two tries.
+    let pid = waiting.id();
+    let sleeps =
+        || -> u32 { status_of(pid, "voluntary_ctxt_switches:").parse().expect("a number") };
+    let tries_again = |times: u32| {
+        let before = sleeps();
+        until("it try again", || (sleeps() >= before + times).then_some(()));
+    };
+    tries_again(10);
     assert!(waiting.try_wait().expect("look").is_none(), "it waits for the lock");
     // Somebody replaces the lock's file, and has the lock of the new one.
     let (old, new) = (home.path().join("maxpool.json.lock"), home.path().join("another"));
@@ -453,7 +462,7 @@ fn a_lock_whose_file_was_deleted_while_it_was_held_excludes_the_next_writer_no_m
     flock(&second, FlockOperation::LockExclusive).expect("lock");
     std::fs::rename(&new, &old).expect("replace the lock");
     drop(first);
-    std::thread::sleep(Duration::from_millis(300));
+    tries_again(10);
     assert!(waiting.try_wait().expect("look").is_none(), "two writers at one time");
     assert_eq!(home.read()["accounts"][0]["name"], "a");
     drop(second);
@@ -573,7 +582,8 @@ fn doctor_tells_a_config_that_cannot_be_replaced() {
         let mut command = Command::new("unshare");
         command.args(["-m", "sh", "-c", &script]).env_clear();
         command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        command.current_dir(home.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let piped = std::process::Stdio::piped;
+        command.current_dir(home.path()).stdout(piped()).stderr(piped());
         crate::harness::home::finish(command, "")
     };
     for (what, before, after, words) in [
