@@ -1,12 +1,14 @@
 //! System calls that only Linux has, each with a replacement for other Unixes.
 //!
 //! These are `eventfd`, `POLLRDHUP`, socket flags at creation, `TCP_USER_TIMEOUT`, abstract socket
-//! names, and a way to take over a descriptor by number. Each is a function here with a second,
-//! portable implementation. Built with `--cfg portable`, Linux uses the portable ones too; that is
-//! how they are tested. The manual lists what they cannot do ("Other Unixes").
+//! names, attributes of files, and a way to take over a descriptor by its number. Each stands here behind a function
+//! with a second body for everyone else. Built with `--cfg portable`, Linux takes the second bodies
+//! as well; that is how they are tested. What they cannot do is listed in the manual, "Other
+//! Unixes".
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,7 +19,9 @@ use linux as system;
 #[cfg(not(all(target_os = "linux", not(portable))))]
 use other as system;
 
-pub(crate) use system::{Bell, inherited_listener, notify_address, set_user_timeout};
+pub(crate) use system::{
+    Bell, inherited_listener, notify_address, set_user_timeout, why_not_replaceable,
+};
 
 /// How [`wait_with_peer`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +88,7 @@ mod linux {
     use std::os::fd::{AsRawFd as _, RawFd};
 
     use rustix::event::EventfdFlags;
+    use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
     use rustix::net::{SocketAddrUnix, SocketFlags, sockopt};
     use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
@@ -159,9 +164,22 @@ mod linux {
         }
     }
 
-    /// The listening socket that this process inherited as descriptor `number`. It is duplicated
-    /// through the system as if it belonged to another process, because safe code cannot own a bare
-    /// number.
+    /// Why nothing can be renamed to this path, as far as the file itself tells; `None` too where
+    /// the kernel cannot say.
+    pub(crate) fn why_not_replaceable(path: &Path) -> Option<&'static str> {
+        let (at, flags) = (AtFlags::empty(), StatxFlags::empty());
+        let found = statx(rustix::fs::CWD, path, at, flags).ok()?;
+        let attributes = found.stx_attributes & found.stx_attributes_mask;
+        if attributes.contains(StatxAttributes::MOUNT_ROOT) {
+            return Some("it is mounted on its own; mount its directory instead");
+        }
+        attributes
+            .intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND)
+            .then_some("it is immutable or may only grow; see chattr(1)")
+    }
+
+    /// The listening socket that this process was started with as descriptor `number`: the system
+    /// is asked for a duplicate as if we were another process, because a bare number owns nothing.
     ///
     /// # Errors
     /// Why it is not available, in words for a user.
@@ -273,6 +291,11 @@ mod other {
     /// The address in `NOTIFY_SOCKET`; abstract names do not exist here.
     pub(crate) fn notify_address(name: &str) -> Option<SocketAddrUnix> {
         SocketAddrUnix::new(name).ok().filter(|_| !name.starts_with('@'))
+    }
+
+    /// Only the rename itself tells.
+    pub(crate) fn why_not_replaceable(_: &Path) -> Option<&'static str> {
+        None
     }
 
     /// # Errors

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::harness::home::{KEY, epoch_ms, program};
+use crate::harness::proxy::status_of;
 use crate::harness::{Ask, Client, Home, Proxy, Value, hello, json, oauth, until};
 use crate::outcomes::ms_until;
 use crate::upstream::oauth::Mode;
@@ -86,6 +87,18 @@ fn failing(home: &Home, rules: &[&str]) -> Option<Command> {
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped());
     Some(command)
+}
+
+/// Waits until a process has been interrupted by a signal that was sent to it.
+fn wait_heard(pid: u32, signal: Signal) {
+    until("the signal be heard", || {
+        let pending = ["SigPnd:", "ShdPnd:"].map(|name| status_of(pid, name));
+        let is_pending = |mask: &str| {
+            let mask = u64::from_str_radix(mask, 16).unwrap_or(0);
+            mask >> (signal.as_raw() - 1) & 1 == 1
+        };
+        (!pending.iter().any(|mask| is_pending(mask))).then_some(())
+    });
 }
 
 fn only_readable(path: &std::path::Path, is_so: bool) {
@@ -214,6 +227,46 @@ fn a_valid_token_is_not_risked_where_the_file_cannot_be_replaced() {
         assert_eq!(sent(&upstream), [""; 0], "{what}");
         assert_eq!(pair(&home), ("token-a".into(), "refresh-a".into()), "{what}");
     }
+}
+
+#[test]
+fn a_request_whose_token_is_still_good_does_not_wait_for_a_refresh_that_hangs() {
+    let upstream = Upstream::start();
+    // Less than five minutes are left, so a refresh is due.
+    let home = home_of(&upstream, ending_in("a", 120));
+    let proxy = Proxy::start(&home);
+    let gate = upstream.gate();
+    let answer = Answer::json(200, &issued(json!({"expires_in": 3600})));
+    upstream.next("", answer.before(Step::Hold(gate.clone())));
+    for _ in 0..2 {
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+    }
+    assert_eq!(served(&upstream), ["token-a"; 2]);
+    assert_eq!(sent(&upstream), ["refresh-a"], "it is under way");
+    // The API refuses it by now: whoever has met that waits for the refresh.
+    upstream.always("token-a", failures::unauthorized());
+    let address = proxy.address();
+    let client = std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello())));
+    upstream.wait("the refusal", |state| state.requests.len() == 4);
+    gate.open();
+    client.join().expect("a client").assert_said("Hello from upstream.");
+    assert_eq!(served(&upstream), ["token-a", "token-a", "token-a", "access-1"]);
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+    assert_eq!(pair(&home), numbered(1));
+}
+
+#[test]
+fn a_request_whose_token_is_still_good_does_not_wait_for_a_config_that_is_locked() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", 120));
+    let proxy = Proxy::start(&home);
+    let held = home.lock_config();
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    let failed = |line: &String| line.contains("the token was not sent");
+    assert!(!proxy.log().iter().any(failed), "it waited for the refresh to give up");
+    drop(held);
+    until("the refresh go on", || (pair(&home) == numbered(1)).then_some(()));
+    assert_eq!(sent(&upstream), ["refresh-a"]);
 }
 
 #[test]
@@ -426,10 +479,17 @@ fn no_number_of_signals_cuts_a_refresh_in_flight() {
         let client =
             std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello())));
         upstream.wait("the refresh", |state| !state.requests.is_empty());
-        for signal in signals {
+        for (number, signal) in signals.iter().enumerate() {
             proxy.signal(*signal);
             // Two signals at one moment are one.
-            std::thread::sleep(Duration::from_millis(100));
+            wait_heard(proxy.pid(), *signal);
+            let said = match (signal, number) {
+                (&Signal::USR2, 0) => "starting the new process",
+                (_, 0) => "stopping: 1 request left",
+                (&Signal::INT, 1) => "a second signal arrived",
+                _ => continue,
+            };
+            proxy.wait_line(said, |line| line.contains(said));
         }
         assert_eq!(pair(&home).1, "refresh-a", "{signals:?}: it is under way");
         gate.open();
@@ -455,7 +515,7 @@ fn a_command_that_refreshes_holds_signals_until_the_pair_is_stored() {
         upstream.wait("the refresh", |state| !state.requests.is_empty());
         let pid = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(pid, signal).expect("send a signal");
-        std::thread::sleep(Duration::from_millis(100));
+        wait_heard(child.id(), signal);
         assert!(child.try_wait().expect("look").is_none(), "{signal:?} ended it in its refresh");
         gate.open();
         let status = child.wait().expect("wait");

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::credential::{Account, Holding, Readiness, Ready, Unready, ready};
+use super::credential::{Account, AccountProfile, Holding, Readiness, Ready, Unready, ready};
 use super::oauth::{self, UsageReading};
 use super::refresh;
-use super::single_flight::{self, SingleFlight};
+use super::single_flight::SingleFlight;
 use super::surroundings::{Role, Shared, Surroundings};
 use super::token::{Cooling, Obstacle, Plan, Switch, TokenState};
 use crate::config::Config;
@@ -117,7 +117,7 @@ impl Accounts {
             match readiness {
                 Readiness::Ready(ready) => return Ok(ready),
                 Readiness::Unready(unready) => return Err(unready),
-                Readiness::Refreshing(flight) => {
+                Readiness::Refreshing(flight, _) => {
                     flight.wait(refresh::LONGEST);
                     readiness = self.credential(id);
                 }
@@ -183,53 +183,32 @@ impl Accounts {
             }
             Holding::Oauth(state) => state,
         };
-        if let Some(flight) = &held.flight {
-            // Whatever was asked, a refresh will answer it. A 401 to the token that is being
-            // replaced says nothing new.
-            return Readiness::Refreshing(flight.clone());
-        }
+        let now = self.shared.now();
         let switch = if profile.enabled { Switch::On } else { Switch::Off };
-        let unready = match plan(state, switch, self.shared.now()) {
-            Plan::Serve => match &state.tokens().access {
-                Some(access) => {
-                    return Readiness::Ready(ready(&profile, access, state.generation()));
-                }
-                None => Unready::NeedsLogin { why: "it has no token".to_owned() },
-            },
-            Plan::Refresh => {
-                let (guard, flight) = single_flight::begin();
-                match refresh::start(self.shared.clone(), account.clone(), guard) {
-                    Ok(()) => {
-                        held.flight = Some(flight.clone());
-                        return Readiness::Refreshing(flight);
-                    }
+        let flight = match &held.flight {
+            // Whatever was asked, the answer is in progress. A 401 to the token that is being
+            // replaced says nothing new.
+            Some(flight) => flight.clone(),
+            None => match plan(state, switch, now) {
+                Plan::Refresh => match refresh::start(&self.shared, &account) {
+                    Ok(flight) => held.flight.insert(flight).clone(),
                     Err(cause) => {
-                        let why = format!(
-                            "cannot start a thread for the refresh: {}",
-                            error::reason(&cause)
-                        );
-                        let now = self.shared.now();
-                        state.failed(
-                            Obstacle::Local,
-                            None,
-                            why.clone(),
-                            &self.shared.settings().pause,
-                            now,
-                        );
-                        Unready::Cooling(Cooling {
-                            obstacle: Obstacle::Local,
-                            until: now.mono,
-                            why,
-                        })
+                        let why = error::reason(&cause);
+                        let why = format!("cannot start a thread for the refresh: {why}");
+                        let pause = self.shared.settings().pause;
+                        state.failed(Obstacle::Local, None, why, &pause, now);
+                        return planned(state.plan(switch, now), state, &profile);
                     }
-                }
-            }
-            Plan::Cooling(cooling) => Unready::Cooling(cooling),
-            Plan::NeedsLogin(why) => Unready::NeedsLogin { why },
-            Plan::Refused => Unready::CredentialRefused,
-            Plan::Disabled => Unready::Disabled,
+                },
+                other => return planned(other, state, &profile),
+            },
         };
-        Readiness::Unready(unready)
+        let is_good = state.is_usable(now) && refused != Some(state.generation());
+        match flight.left_of(GOOD_TOKEN_WAIT) {
+            None if is_good => planned(Plan::Serve, state, &profile),
+            Some(left) if is_good => Readiness::Refreshing(flight, left),
+            Some(_) | None => Readiness::Refreshing(flight, refresh::LONGEST),
+        }
     }
 
     /// Adds the account that `make` creates. The table is locked meanwhile, so that no lookup of an
@@ -253,5 +232,25 @@ impl Accounts {
     }
 }
 
-/// Refreshes that one blocking call may wait for.
+/// What comes of a plan but for [`Plan::Refresh`], which leaves nothing to give yet.
+fn planned(plan: Plan, state: &TokenState, profile: &AccountProfile) -> Readiness {
+    Readiness::Unready(match (plan, &state.tokens().access) {
+        (Plan::Serve, Some(access)) => {
+            return Readiness::Ready(ready(profile, access, state.generation()));
+        }
+        (Plan::Serve | Plan::Refresh, _) => {
+            Unready::NeedsLogin { why: "it has no token".to_owned() }
+        }
+        (Plan::Cooling(cooling), _) => Unready::Cooling(cooling),
+        (Plan::NeedsLogin(why), _) => Unready::NeedsLogin { why },
+        (Plan::Refused, _) => Unready::CredentialRefused,
+        (Plan::Disabled, _) => Unready::Disabled,
+    })
+}
+
+/// A request whose token is still good waits for its successor no longer than an endpoint usually
+/// takes, and then goes with what there is, while the refresh goes on: the endpoint or a lock may
+/// hang (SPEC T2).
+const GOOD_TOKEN_WAIT: Duration = Duration::from_secs(2);
+/// Refreshes that one blocking question may wait for.
 const ASKS_MAX: usize = 4;

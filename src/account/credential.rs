@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use super::single_flight::SingleFlight;
 use super::surroundings::Settings;
@@ -102,9 +103,10 @@ pub(crate) enum Unready {
 pub(crate) enum Readiness {
     /// It can be sent.
     Ready(Ready),
-    /// A refresh is in progress. When the flight has ended, call `Accounts::credential` again.
-    Refreshing(SingleFlight),
-    /// There is no credential.
+    /// A refresh is in progress. When the flight has ended, or after this time at the latest, ask
+    /// `Accounts::credential` again.
+    Refreshing(SingleFlight, Duration),
+    /// There is none.
     Unready(Unready),
 }
 

@@ -7,6 +7,8 @@
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::clock::Stopwatch;
+
 type Waker = Box<dyn FnOnce() + Send>;
 
 /// The waiting side. It carries no result: ask the account again once the flight has ended.
@@ -20,12 +22,17 @@ struct Shared {
     /// The wakers to call at the end; `None` after the end.
     waiting: Mutex<Option<Vec<Waker>>>,
     ended: Condvar,
+    begun: Stopwatch,
 }
 
 /// Starts a flight: the guard for the caller that does the work, the other half for those that
 /// wait.
 pub(crate) fn begin() -> (SingleFlightGuard, SingleFlight) {
-    let shared = Arc::new(Shared { waiting: Mutex::new(Some(Vec::new())), ended: Condvar::new() });
+    let shared = Arc::new(Shared {
+        waiting: Mutex::new(Some(Vec::new())),
+        ended: Condvar::new(),
+        begun: Stopwatch::start(),
+    });
     (SingleFlightGuard(shared.clone()), SingleFlight(shared))
 }
 
@@ -49,6 +56,11 @@ impl SingleFlight {
                 wake();
             }
         }
+    }
+
+    /// What is left of `limit`, counted from its beginning.
+    pub(super) fn left_of(&self, limit: Duration) -> Option<Duration> {
+        self.0.begun.left_of(limit)
     }
 
     /// True once it has ended.

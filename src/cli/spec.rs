@@ -255,7 +255,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         word: "doctor",
         operands: &[],
         summary: "check whether requests can be served and what is wrong",
-        about: "Prints a line for each check and exits with 1 if something is wrong.",
+        about: "Prints a line for each check, changes nothing, and exits with 1 if something is wrong.",
         options: &[],
     },
     CommandSpec {

@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use super::fault::{self, Step};
 use crate::clock::{self, Stopwatch};
 use crate::error::{Error, Result};
+use crate::platform;
 use crate::scheduler::time::Wall;
 
 /// Larger files are not ours.
@@ -168,6 +169,31 @@ impl FileLock {
             keep_owner(&lock.file, &old).map_err(|cause| Error::file("lock", &target, &cause))?;
         }
         Ok(FileLock { target, lock, seen: Cell::new(None) })
+    }
+
+    /// Whether the file that `path` leads to could be replaced, as far as that can be told without
+    /// changing anything: takes the lock, makes a place, renames that and removes both. What only
+    /// the last rename would tell stays unknown, such as a rule of a security module, or a sticky
+    /// directory of somebody else. The answer is whether the lock excludes anybody.
+    pub(super) fn probe(path: &Path, limit: Duration) -> Result<bool> {
+        let failed = |cause| Error::file("replace", path, &cause);
+        let target = target_of(path).map_err(failed)?;
+        let had_a_lock = beside(&target, "", ".lock").exists();
+        let lock = FileLock::take_within(path, limit)?;
+        let probed = lock.probe_locked().map(|()| lock.is_locked()).map_err(failed);
+        if !had_a_lock {
+            lock.lock.remove();
+        }
+        probed
+    }
+
+    fn probe_locked(&self) -> io::Result<()> {
+        let mut reserved = self.make(&vec![b' '; fs::read(&self.target)?.len()])?;
+        let aside = temporary_of(&self.target);
+        fault::step(Step::Rename, &aside)?;
+        fs::rename(&reserved.path, &aside)?;
+        reserved.path = aside;
+        platform::why_not_replaceable(&self.target).map_or(Ok(()), |why| Err(io::Error::other(why)))
     }
 
     pub(super) fn is_locked(&self) -> bool {

@@ -11,6 +11,7 @@ use crate::account::Origin;
 use crate::account::limits::headers::family_of_model;
 use crate::clock;
 use crate::config::Config;
+use crate::config::masking::Masked;
 use crate::error::{Error, Fault};
 use crate::event::{Outcome, Stage};
 use crate::http::document;
@@ -50,7 +51,7 @@ pub(crate) fn serve(context: &Arc<Context>, call: LocalCall) {
             let mut headers = Headers::default();
             headers.push("content-type", HeaderValue::from_static(page.content_type));
             headers.push("cache-control", HeaderValue::from_static("no-store"));
-            match out.whole(page.status, headers.iter(), &page.body) {
+            match out.whole(page.status, headers.iter(), &Masked::bytes(page.body)) {
                 Ok(()) => Ended { status: Some(page.status), outcome: Outcome::Local, cause: None },
                 Err(_) => Ended::client_gone(Stage::Streaming, None),
             }

@@ -142,6 +142,15 @@ impl Home {
         self.directory.join("maxpool.json")
     }
 
+    /// The config's lock, held as another process would hold it, until it is dropped.
+    pub fn lock_config(&self) -> std::fs::File {
+        let path = self.path().join("maxpool.json.lock");
+        let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let file = file.expect("open the lock");
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).expect("lock");
+        file
+    }
+
     /// The program with these arguments, in this home and with nothing of the caller's environment
     /// but `PATH`.
     pub fn command(&self, arguments: &[&str]) -> Command {

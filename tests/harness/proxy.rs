@@ -221,13 +221,8 @@ impl Proxy {
     }
 
     fn proc_status(&self, name: &str) -> u64 {
-        let path = format!("/proc/{}/status", self.pid());
-        let text = std::fs::read_to_string(path).expect("read the process's status");
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        let number = line.and_then(|rest| rest.split_whitespace().next());
-        number
-            .and_then(|number| number.parse().ok())
-            .unwrap_or_else(|| panic!("no {name} in {text}"))
+        let number = status_of(self.pid(), name);
+        number.parse().unwrap_or_else(|_| panic!("{name} is {number:?}"))
     }
 }
 
@@ -276,6 +271,14 @@ impl Lines {
     fn lock(&self) -> std::sync::MutexGuard<'_, (Vec<String>, bool)> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the kernel says of a process under this name, such as `VmRSS:`; empty if it says nothing.
+pub fn status_of(pid: u32, name: &str) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"));
+    let text = text.expect("read the process's status");
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.split_whitespace().next()).unwrap_or("").to_owned()
 }
 
 /// The first loopback address with a port in a line of text.

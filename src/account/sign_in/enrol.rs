@@ -9,7 +9,7 @@ use crate::account::oauth::Profile;
 use crate::config::custody::{Age, Deposit, Digest, DisplacedBy, Found, Proof, age_of};
 use crate::config::edit::{self, Put};
 use crate::config::identity::free_name;
-use crate::config::{Identity, Secret, Tokens, file, state};
+use crate::config::{Identity, Secret, Tokens, file, noted, state};
 use crate::error::Result;
 
 /// An OAuth account to be stored.
@@ -29,20 +29,18 @@ pub(super) enum Enrolled {
     Put(Put),
     /// It was stored beside the entry with this name, which may or may not be the same account.
     Beside(Put, String),
-    /// The entry with this name has a successor of the tokens, so they were not stored.
-    Spent(String),
+    /// The refresh token is used up, so the tokens are not taken. The entry of this name has newer
+    /// ones, as far as there is one.
+    Spent(Option<String>),
 }
 
 /// Stores an OAuth account: updates the entry with the same identity, else adds one. The replaced
 /// tokens stay in the entry until the new ones have served a request (SPEC T8).
 pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Enrolled> {
-    let refused = state::refused_tokens(config);
+    let known_tokens =
+        KnownTokens { spent: noted::spent(config), refused: state::refused_tokens(config) };
     file::update_or_create(config, |document| {
         let Newcomer { name, profile, tokens, source } = newcomer;
-        let by_command = Deposit { live: (*tokens).clone(), ..Deposit::default() };
-        if let Some(spent) = name_of_successor(document, &by_command, &refused) {
-            return Ok(Enrolled::Spent(spent));
-        }
         let wanted = name
             .or(profile.email.as_deref())
             .map_or_else(|| numbered_name(document), str::to_owned);
@@ -51,6 +49,10 @@ pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Enro
             (profile.account_uuid.is_none()).then(|| name_of_tokens(document, tokens)).flatten();
         let is_known = known.is_some();
         let wanted = known.unwrap_or(wanted);
+        let tokens = match usable(document, tokens, &who(&wanted, profile), &known_tokens) {
+            Ok(tokens) => tokens,
+            Err(newer) => return Ok(Enrolled::Spent(newer)),
+        };
         let same = edit::account_of_mut(document, &who(&wanted, profile));
         let taken_by_a_key = same.as_deref().is_some_and(|entry| !is_oauth(entry));
         let unsure = same.filter(|entry| !is_known && !is_surely(entry, profile)).is_some();
@@ -70,7 +72,7 @@ pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Enro
                 "import" => DisplacedBy::Import,
                 _ => DisplacedBy::Person,
             };
-            held.displace((*tokens).clone(), by);
+            held.displace(tokens, by);
             held.write(entry);
             // The source would restore its own tokens.
             entry.shift_remove("importFrom");
@@ -101,21 +103,44 @@ fn fields_of(newcomer: &Newcomer<'_>) -> Map<String, Value> {
     fields
 }
 
-/// The entry that has a successor of these tokens, unless that was refused (SPEC T3).
-fn name_of_successor(
-    document: &Map<String, Value>,
-    theirs: &Deposit,
-    refused: &[Digest],
-) -> Option<String> {
-    let entries = document.get("accounts")?.as_array()?;
-    let has_successor = |entry: &&Map<String, Value>| {
-        let held = Deposit::read(entry);
-        let is_dead =
-            held.live.refresh.as_ref().is_some_and(|token| refused.contains(&Digest::of(token)));
-        age_of(theirs, &held, Found::Command) == Age::Older(Proof::Spent) && !is_dead
+/// What the state file says of refresh tokens.
+struct KnownTokens {
+    spent: Vec<Digest>,
+    refused: Vec<Digest>,
+}
+
+/// What may be stored of these tokens for the account `who` (SPEC T3): all of it, or the access
+/// token alone if the refresh token is used up and the stored pair was refused. Else the account
+/// that has a newer pair, as far as there is one.
+fn usable(
+    document: &mut Map<String, Value>,
+    tokens: &Tokens,
+    who: &Identity<'_>,
+    known: &KnownTokens,
+) -> std::result::Result<Tokens, Option<String>> {
+    let theirs = Deposit { live: tokens.clone(), ..Deposit::default() };
+    let is_spent =
+        |held: &Deposit| age_of(&theirs, held, Found::Command) == Age::Older(Proof::Spent);
+    let entries = document.get("accounts").and_then(Value::as_array).into_iter().flatten();
+    let mut entries = entries.filter_map(Value::as_object);
+    let (name, stored) = match entries.find(|entry| is_spent(&Deposit::read(entry))) {
+        Some(entry) => (entry.get("name").and_then(Value::as_str), Deposit::read(entry)),
+        None => {
+            let same = edit::account_of_mut(document, who).map(|entry| Deposit::read(entry));
+            let mut stored = same.unwrap_or_default();
+            stored.learn(&known.spent, tokens);
+            if !is_spent(&stored) {
+                return Ok(tokens.clone());
+            }
+            (None, stored)
+        }
     };
-    let entry = entries.iter().filter_map(Value::as_object).find(has_successor)?;
-    entry.get("name")?.as_str().map(str::to_owned)
+    let token = stored.live.refresh.as_ref();
+    let is_refused = token.is_some_and(|token| known.refused.contains(&Digest::of(token)));
+    if is_refused && tokens.access.is_some() {
+        return Ok(Tokens { refresh: None, ..tokens.clone() });
+    }
+    Err(name.filter(|_| !stored.spent.has(token)).map(str::to_owned))
 }
 
 /// Whether the entry certainly matches the profile, and not only by its name.

@@ -33,7 +33,7 @@ fn stored(before: &Value, name: Option<&str>, profile: &Profile) -> (Put, Vec<Va
     let newcomer = Newcomer { name, profile, tokens: &tokens(9), source: "login" };
     let put = match store_oauth(&path, &newcomer).unwrap() {
         Enrolled::Put(put) | Enrolled::Beside(put, _) => put,
-        Enrolled::Spent(name) => unreachable!("{name} has no successor"),
+        Enrolled::Spent(newer) => unreachable!("{newer:?} has no successor"),
     };
     let after: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     (put, after["accounts"].as_array().unwrap().clone())

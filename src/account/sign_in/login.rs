@@ -240,10 +240,15 @@ pub(super) fn told(enrolled: &Enrolled) -> Result<String> {
             "added the account {name}; it may be the same account as {other}: if so, remove the \
              old one with `maxpool remove {other}`"
         ),
-        Enrolled::Spent(name) => {
+        Enrolled::Spent(newer) => {
+            let why = match newer {
+                Some(name) => format!(
+                    "the account {name} has newer ones, which are kept; if it needs a login, run"
+                ),
+                None => "their refresh token has been used up; sign in again with".to_owned(),
+            };
             return Err(Error::operator(format!(
-                "these tokens are an old copy: the account {name} has newer ones, which are kept; \
-                 if it needs a login, run `maxpool login`"
+                "these tokens are an old copy: {why}: maxpool login"
             )));
         }
     })

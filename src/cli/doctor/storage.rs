@@ -1,5 +1,6 @@
 //! Whether refreshed tokens can be stored, and whether they are safe in transit (SPEC A5, T7).
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,27 +8,29 @@ use super::finding::{Finding, fine, odd, wrong};
 use crate::config::{BaseUrl, file, rescue};
 use crate::net::proxies::is_loopback;
 
-/// Locks the config, creates a temporary file and replaces the config with an identical copy, as
-/// each refresh does. A full disk, a held lock, a bind-mounted file and a read-only directory all
-/// prevent that.
+/// What a full disk, a lock that is held, a file that is a mount of its own and a directory that
+/// cannot be written prevent, told without changing the config.
 pub(super) fn storage(path: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
-    match file::lock_within(path, LOCK_WAIT).map(|mut locked| (locked.reserve(0), locked)) {
-        Ok((Ok(_), locked)) if locked.is_locked() => {
-            findings.push(fine("storage", "the config can be locked and replaced"));
-        }
-        Ok((Ok(_), _)) => findings.push(odd(
+    match file::probe(path, LOCK_WAIT) {
+        Ok(true) => findings.push(fine("storage", "the config can be locked and replaced")),
+        Ok(false) => findings.push(odd(
             "storage",
             "the config can be replaced, but its file system does not support locks; run only one \
             maxpool with it",
         )),
-        Ok((Err(error), _)) | Err(error) => findings.push(wrong(
-            "storage",
-            format!(
-                "renewed tokens cannot be stored: {error}; free some disk space, or make the file \
-                and its directory writable by you"
-            ),
-        )),
+        Err(error) => {
+            // The others say what to do.
+            let is_of_the_system = error.io_kind().is_some_and(|kind| kind != ErrorKind::Other);
+            let advice = match is_of_the_system {
+                true => {
+                    "; free some disk space, or make the file and its directory writable by you"
+                }
+                false => "",
+            };
+            let text = format!("renewed tokens cannot be stored: {error}{advice}");
+            findings.push(wrong("storage", text));
+        }
     }
     if rescue::has_pairs(path) {
         findings.push(odd(
