@@ -186,8 +186,8 @@ impl Accounts {
         let now = self.shared.now();
         let switch = if profile.enabled { Switch::On } else { Switch::Off };
         let flight = match &held.flight {
-            // Whatever was asked, the answer is in progress. A 401 to the token that is being
-            // replaced says nothing new.
+            // Whatever was asked, the refresh in progress will answer it. A 401 to the token that
+            // is being replaced says nothing new.
             Some(flight) => flight.clone(),
             None => match plan(state, switch, now) {
                 Plan::Refresh => match refresh::start(&self.shared, &account) {
@@ -232,7 +232,7 @@ impl Accounts {
     }
 }
 
-/// What comes of a plan but for [`Plan::Refresh`], which leaves nothing to give yet.
+/// The result of a plan other than [`Plan::Refresh`].
 fn planned(plan: Plan, state: &TokenState, profile: &AccountProfile) -> Readiness {
     Readiness::Unready(match (plan, &state.tokens().access) {
         (Plan::Serve, Some(access)) => {
@@ -248,9 +248,8 @@ fn planned(plan: Plan, state: &TokenState, profile: &AccountProfile) -> Readines
     })
 }
 
-/// A request whose token is still good waits for its successor no longer than an endpoint usually
-/// takes, and then goes with what there is, while the refresh goes on: the endpoint or a lock may
-/// hang (SPEC T2).
+/// A request whose token is still good waits only as long as an endpoint usually takes, and then
+/// uses the old token while the refresh continues: the endpoint or a lock may hang (SPEC T2).
 const GOOD_TOKEN_WAIT: Duration = Duration::from_secs(2);
-/// Refreshes that one blocking question may wait for.
+/// Refreshes that one blocking call may wait for.
 const ASKS_MAX: usize = 4;

@@ -1,13 +1,13 @@
-//! The one refresh of an account (SPEC T2, T7), on its own thread.
+//! The refresh of an account's tokens (SPEC T2, T7), one at a time and on its own thread.
 //!
 //! The order of the steps is the contract, because a refresh token can be redeemed only once: the
 //! endpoint may revoke the whole grant if it sees the token twice, and if the answer is lost, so is
-//! the only good pair. Therefore the place for the successor is made before the token is sent, and
-//! the successor is on the disk before it serves.
+//! the only good pair. Therefore space for the successor is reserved before the token is sent, and
+//! the successor is on disk before it is used.
 //!
-//! - The token has a lock of its own, held for as long as the endpoint takes, so that no other
-//!   process sends the same token. The config's lock is held only while the place is made and
-//!   while it is filled, so that a slow endpoint does not hold up other writers.
+//! - Each token has its own lock, held for as long as the endpoint takes, so that no other process
+//!   sends the same token. The config's lock is held only while the space is reserved and while it
+//!   is filled, so that a slow endpoint does not hold up other writers.
 //! - A refresh runs on its own thread, and the requests that need it wait for its end; those whose
 //!   token is still good wait for two seconds at most. On the thread of the request that noticed
 //!   the need, a client that disconnects would interrupt the refresh between the answer and the
@@ -19,10 +19,10 @@
 //!   lock the token ─▶ read file, rescue file, source ─▶ newer pair there? ─yes─▶ adopted
 //!        ▲                                                │ no
 //!        │ (another token by now)                         ▼
-//!        ├──────────────────────────  make a place: temporary file, written, synced
+//!        ├──────────────────────────  reserve space: temporary file, written, synced
 //!        │                                                │      ╲ impossible, access token
 //!        │                                                ▼       ▶ valid: not sent, failed
-//!        │  refused, and the displaced pair          send once
+//!        │  refused, and the replaced pair           send once
 //!        └─ or another one may still be good ──────┐      │
 //!                                                  │      ├─▶ `invalid_grant` ─▶ refused
 //!                                                  └──────┤
@@ -53,10 +53,10 @@ use crate::config::rescue;
 use crate::config::{Credential, Secret, file, noted};
 use crate::event::{Event, Refresh, RefreshResult};
 
-/// Longer than a refresh ever takes, waiting for locks included.
+/// Longer than any refresh, including waits for locks.
 pub(super) const LONGEST: Duration = Duration::from_secs(180);
 
-/// Starts the refresh. The caller holds the account's lock, and sets its flight to this one.
+/// Starts the refresh. The caller holds the account's lock, and stores the returned flight.
 pub(super) fn start(shared: &Arc<Shared>, account: &Arc<Account>) -> io::Result<SingleFlight> {
     let (guard, flight) = single_flight::begin();
     let (shared, account) = (Arc::clone(shared), Arc::clone(account));
@@ -69,8 +69,8 @@ pub(super) fn start(shared: &Arc<Shared>, account: &Arc<Account>) -> io::Result<
     Ok(flight)
 }
 
-/// Ends the flight on every way out. `drop` frees the account for another refresh; the guard goes
-/// after that, and only then wakes those who wait.
+/// Ends the flight on every way out. `drop` first allows the account another refresh; the guard is
+/// dropped after that, and only then wakes the waiting callers.
 struct Ending {
     shared: Arc<Shared>,
     account: Arc<Account>,
@@ -95,17 +95,17 @@ struct Work<'a> {
     account: &'a Account,
 }
 
-/// How it ended.
+/// The result of a refresh.
 struct End {
     result: RefreshResult,
     old: Option<Secret>,
     new: Option<Secret>,
 }
 
-/// What one token came to.
+/// The result for one token.
 enum Step {
     Ended(End),
-    /// Another refresh token is to be redeemed by now.
+    /// Another refresh token must be redeemed now.
     Another,
 }
 
@@ -155,12 +155,12 @@ impl Work<'_> {
         let step = self.redeem_locked(token.clone(), lock.as_ref());
         let is_said_nowhere = self.state(|state| state.custody().is_unsaid(&token));
         match lock {
-            // No file says that the token is used up, so its lock does.
+            // No file records that the token is used up, so its lock does.
             Some(lock) if is_said_nowhere => {
                 sent::note(Some(&lock), Some(Fate::Spent));
                 self.account.hold(lock);
             }
-            // Each token has a lock of its own, and nobody shall have to clear them away.
+            // Each token has its own lock file, and nobody else would delete it.
             Some(lock) if Fate::of(&lock).is_none() => lock.remove(),
             Some(_) | None => {}
         }
@@ -182,7 +182,7 @@ impl Work<'_> {
             );
         }
         if self.state(|state| state.custody().is_at_risk()) {
-            // One pair in memory only is enough.
+            // One pair that is only in memory is enough.
             keep::store(self.shared, self.account, CONFIG_LOCK_WAIT);
         }
         match lock.and_then(Fate::of) {
@@ -213,7 +213,7 @@ impl Work<'_> {
         let before = lock.and_then(Fate::of);
         let times = before.map_or(0, Fate::times).saturating_add(1);
         sent::note(lock, Some(Fate::Sent(Sends { times, at: self.now().wall })));
-        // Known before, so that nothing stands between the answer and the disk.
+        // Read before, so that nothing happens between the answer and the write.
         let source = import_from::held_by(self.shared, self.account);
         let mut dials_left = DIALS_MAX;
         let failure = loop {
@@ -225,13 +225,13 @@ impl Work<'_> {
                     sent::note(lock, None);
                     return Step::Ended(end);
                 }
-                // One that is about to end would not be there for the answer to a second dial.
+                // A process that is about to end may be gone before the answer to a second call.
                 Err(TokenFailure::NotSent { .. })
                     if dials_left > 0 && self.shared.role() != Role::Retired => {}
                 Err(failure) => break failure,
             }
         };
-        // Not needed, and in nobody's way while others are asked.
+        // The space is not needed now, and must not be in the way of the next token.
         drop(place);
         let why = failure.why().to_owned();
         let (pause, now) = (self.shared.settings().pause, self.now());
@@ -259,7 +259,7 @@ impl Work<'_> {
         Step::Ended(End { result: RefreshResult::Failed(why), old: Some(token), new: None })
     }
 
-    /// The lock of the token. Without a directory that takes one there is none: then two processes
+    /// The lock of the token. If no directory can hold it there is no lock, and two processes
     /// exclude each other only by what they read.
     fn lock(&self, token: &Secret) -> Result<Option<SiblingLock>, String> {
         let path = &self.shared.around.config;
@@ -275,8 +275,8 @@ impl Work<'_> {
         }
     }
 
-    /// Makes the place for the successor, or says why that is not possible and the token must not
-    /// be sent.
+    /// Reserves space for the successor, or says why that is impossible and the token must not be
+    /// sent.
     fn make_place(&self, token: &Secret) -> Result<Place, String> {
         let path = &self.shared.around.config;
         let made = file::lock_within(path, CONFIG_LOCK_WAIT).and_then(|mut locked| {
@@ -295,14 +295,14 @@ impl Work<'_> {
         let bytes = SUCCESSOR_BYTES + token.expose().len();
         match rescue::reserve(path, bytes) {
             Ok(place) => Ok(Place::Rescue(place)),
-            // The memory is a place for as long as the process lives.
+            // Memory is good enough as long as the process lives.
             Err(_) if self.shared.role() == Role::Active => Ok(Place::None),
             Err(_) => Err(error.to_string()),
         }
     }
 
-    /// Takes over a newer pair from the file, the rescue file or the source. `Some` if that is all
-    /// that was needed; an error says why the account shall not be refreshed now.
+    /// Takes over a newer pair from the file, the rescue file or the source. `Some` if nothing else
+    /// is needed; an error says why the account must not be refreshed now.
     fn look_elsewhere(&self) -> Result<Option<End>, String> {
         let old = self.state(|state| state.tokens().refresh.clone());
         let mut changed = false;
@@ -350,7 +350,7 @@ impl Work<'_> {
         let mut issued = issued.clone();
         let is_complete = issued.tokens.access.is_some();
         if !is_complete {
-            // The refresh token is what matters; the access token stays as long as it is good.
+            // The refresh token is what matters; the access token is kept as long as it is valid.
             issued.tokens.access = self.state(|state| state.tokens().access.clone());
             issued.tokens.expires_at = self.state(|state| state.tokens().expires_at);
         }
@@ -372,7 +372,7 @@ impl Work<'_> {
     }
 
     fn refused(&self, sent: Secret, why: String) -> Step {
-        // Perhaps somebody else has rotated it; a config that cannot say has nothing newer.
+        // Another process may have rotated it; an unreadable config has nothing newer.
         if let Ok(Some(adopted)) = self.look_elsewhere() {
             return Step::Ended(adopted);
         }
@@ -388,7 +388,7 @@ impl Work<'_> {
         Step::Ended(End { result: RefreshResult::Refused(why), old: Some(sent), new: None })
     }
 
-    /// Something on this machine stood in the way, and nothing was sent.
+    /// A local failure: nothing was sent.
     fn fail(&self, why: &str) -> End {
         let (pause, now) = (self.shared.settings().pause, self.now());
         self.state(|state| state.failed(Obstacle::Local, None, why.to_owned(), &pause, now));
@@ -409,24 +409,24 @@ impl Work<'_> {
     }
 }
 
-/// Calls that may fail before anything was sent.
+/// Attempts to connect if nothing could be sent.
 const DIALS_MAX: u32 = 2;
-/// Refresh tokens that one refresh may have to do with: its own, those that were displaced, and
-/// one that another process has brought meanwhile.
+/// Refresh tokens that one refresh may involve: its own, the replaced ones, and one that another
+/// process has written meanwhile.
 const TOKENS_MAX: usize = 4;
 /// Longer than another process takes for the same exchange.
 const TOKEN_LOCK_WAIT: Duration = Duration::from_secs(60);
-/// Nobody holds the config's lock longer than for a write.
+/// Nobody holds the config's lock longer than a write takes.
 const CONFIG_LOCK_WAIT: Duration = Duration::from_secs(10);
-/// A source on a mount that is gone does not answer.
+/// A source on a dead mount does not respond.
 const SOURCE_LIMITS: SourceLimits =
     SourceLimits { first: Duration::from_secs(2), stalled: Duration::from_secs(2) };
 const SENT_BEFORE: &str = "its refresh token was sent before and no answer came";
-/// What a successor may need more than the pair that it replaces.
+/// How much larger a successor may be than the pair that it replaces.
 const SUCCESSOR_BYTES: usize = 32 * 1024;
 const NO_LOCKS: &str =
     "the file system of the config does not support locks; run only one maxpool with it";
-/// The TLS handshake and the JSON of one small answer.
+/// For a TLS handshake and parsing one small answer.
 const STACK_BYTES: usize = 512 * 1024;
 
 #[cfg(test)]

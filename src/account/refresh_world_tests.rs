@@ -1,5 +1,5 @@
-//! What the tests of the refresh work with: a token endpoint with single-use tokens, a clock, and
-//! processes on one config file.
+//! The environment of the refresh tests: a token endpoint with single-use tokens, a clock, and
+//! processes that share one config file.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed unwrap is a failed test")]
 
 #[path = "refresh_crash_tests.rs"]
@@ -25,27 +25,27 @@ use crate::testing::scratch::Scratch;
 pub(super) const START_MS: i64 = 1_795_301_100_000;
 pub(super) const ID: AccountId = AccountId(7);
 
-/// What the endpoint does with one call.
+/// How the endpoint handles one call.
 #[derive(Clone)]
 pub(super) enum Act {
     /// Rotates and answers.
     Rotate,
-    /// Rotates, and this answer gets lost on its way back.
+    /// Rotates, but the answer is lost on its way back.
     RotateThen(Lost),
     /// Answers without looking at the token.
     Say(u16, &'static str),
     /// The same with a header.
     SayWith(u16, &'static str, &'static str, &'static str),
-    /// Never reached.
+    /// Cannot be reached.
     NoConnection,
-    /// Rotates the access token alone.
+    /// Rotates only the access token.
     KeepRefresh,
     Panic,
 }
 
 #[derive(Clone, Copy)]
 pub(super) enum Lost {
-    /// The connection breaks, or the time is up.
+    /// The connection breaks, or times out.
     Reset,
     /// A gateway's error replaces it.
     Status500,
@@ -53,8 +53,8 @@ pub(super) enum Lost {
     Html,
 }
 
-/// A token endpoint with single-use refresh tokens: one that is used twice kills its whole grant,
-/// as the real one may.
+/// A token endpoint with single-use refresh tokens: using one twice revokes its whole grant, as the
+/// real one may do.
 #[derive(Default)]
 pub(super) struct Endpoint {
     pub(super) state: Mutex<EndpointState>,
@@ -63,7 +63,7 @@ pub(super) struct Endpoint {
 
 #[derive(Default)]
 pub(super) struct EndpointState {
-    /// Good refresh tokens and their grants.
+    /// Valid refresh tokens and their grants.
     pub(super) good: HashMap<String, u32>,
     pub(super) used: HashMap<String, u32>,
     pub(super) dead: HashSet<u32>,
@@ -74,7 +74,7 @@ pub(super) struct EndpointState {
     pub(super) issued: u32,
     /// Calls wait while this is set.
     pub(super) closed: bool,
-    /// Calls that have come so far.
+    /// Number of calls so far.
     pub(super) calls: usize,
 }
 
@@ -98,7 +98,7 @@ impl Endpoint {
         self.opened.notify_all();
     }
 
-    /// Returns once this many calls have come.
+    /// Returns once this many calls have arrived.
     pub(super) fn wait_for_calls(&self, count: usize) {
         let state = self.state.lock().unwrap();
         drop(self.opened.wait_while(state, |state| state.calls < count).unwrap());
@@ -186,7 +186,7 @@ impl Endpoint {
     }
 }
 
-/// A clock that stands still unless it is told otherwise.
+/// A clock that stands still unless it is advanced.
 #[derive(Default)]
 pub(super) struct Clock(AtomicU64);
 
@@ -210,7 +210,7 @@ pub(super) struct World {
     pub(super) renewed: Arc<AtomicU64>,
 }
 
-/// The file of [`World::new`] with an access token that has this many seconds left.
+/// The file of [`World::new`] with an access token that is valid for this many more seconds.
 pub(super) fn document(seconds_left: i64) -> Value {
     json!({
         "proxy": {"apiKey": "mp-key"},
@@ -236,7 +236,7 @@ impl World {
         World::process(directory, endpoint, Arc::default())
     }
 
-    /// Another process on the same file, as it is now.
+    /// Another process with the same file in its current state.
     pub(super) fn beside(&self) -> World {
         World::process(self.directory.clone(), self.endpoint.clone(), self.clock.clone())
     }
@@ -280,7 +280,7 @@ impl World {
         self.accounts.credential_blocking(ID)
     }
 
-    /// The access token that a request would carry now, or the word for why there is none.
+    /// The access token that a request would use now, or the word for why there is none.
     pub(super) fn outcome(&self) -> String {
         short(self.ask())
     }
@@ -332,7 +332,7 @@ pub(super) fn refreshing(readiness: Readiness) -> SingleFlight {
     }
 }
 
-/// Lets a 401 to the current token happen and waits for what comes of it.
+/// Simulates a 401 to the current token and waits for the result.
 pub(super) fn refused(world: &World, generation: u64) -> String {
     match world.accounts.refused(ID, generation) {
         Readiness::Refreshing(flight, _) => {

@@ -58,7 +58,7 @@ impl SingleFlight {
         }
     }
 
-    /// What is left of `limit`, counted from its beginning.
+    /// What is left of `limit`, counted from the start of the flight.
     pub(super) fn left_of(&self, limit: Duration) -> Option<Duration> {
         self.0.begun.left_of(limit)
     }

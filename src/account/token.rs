@@ -1,4 +1,5 @@
-//! Whether an account's tokens may be used, must be renewed, wait, or are dead (SPEC T2). Pure.
+//! Whether an account's tokens can be used, must be refreshed, have to wait, or are dead (SPEC T2).
+//! Pure.
 //!
 //! ```text
 //!            due (less than 5 min left, or a 401)           new pair
@@ -7,13 +8,13 @@
 //!    │ │ 401 to a token that was just brought,  │ │ └ failed for now ─▶ cooling ─▶ refreshing
 //!    │ │ or that cannot be renewed              │ └ fate unknown ─▶ once later, then every 15 min
 //!    │ ▼                                        ▼ `invalid_grant`
-//!    ├─ resting (the scheduler's block): one    needs login, unless the pair displaced last
+//!    ├─ resting (the scheduler's block): one    needs login, unless the pair replaced last
 //!    │  look after each rest                    may still be good
 //!    └──────────────────────────────────────────┘ other tokens appear
 //! ```
 //!
 //! Cooling, the unknown fate and *needs login* matter only once the access token can no longer be
-//! used. Which pair is the newest is decided by [`custody`](crate::config::custody).
+//! used. [`custody`](crate::config::custody) decides which pair is the newest.
 
 use std::time::Duration;
 
@@ -24,25 +25,25 @@ use crate::config::state::TokensState;
 use crate::config::{Identity, Secret, Tokens};
 use crate::scheduler::time::{Mono, Now, Wall};
 
-/// Why an OAuth account must be logged in again, or waits. One line for the user.
+/// Why an OAuth account needs a new login, or waits. One line for the user.
 pub(crate) type Why = String;
 
-/// What stood in the way of a refresh.
+/// Where a refresh failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Obstacle {
-    /// The way to the token endpoint: no failure of the account.
+    /// On the way to the token endpoint; this does not count against the account.
     Network,
-    /// The endpoint: 429, 5xx, an answer without an access token.
+    /// At the endpoint: 429, 5xx, an answer without an access token.
     Endpoint,
-    /// This machine: the config could not be locked, read or written.
+    /// On this machine: the config could not be locked, read or written.
     Local,
 }
 
-/// A pause after a refresh that failed for now.
+/// A pause after a refresh that failed temporarily.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Cooling {
     pub(crate) obstacle: Obstacle,
-    /// When the next refresh may go out.
+    /// When the next refresh may start.
     pub(crate) until: Mono,
     pub(crate) why: Why,
 }
@@ -51,58 +52,58 @@ pub(crate) struct Cooling {
 #[derive(Debug, Default)]
 pub(crate) struct TokenState {
     custody: Custody,
-    /// Counts up whenever the access token becomes another one.
+    /// Incremented whenever the access token changes.
     generation: u64,
-    /// How the present access token came.
+    /// How long the current access token is used.
     life: Life,
     standing: Standing,
-    /// A refresh has brought the pair, and it has served nothing yet.
+    /// The pair came from a refresh and has not served a request yet.
     is_unproven: bool,
-    /// The token endpoint has refused the present refresh token.
+    /// Why the token endpoint has refused the current refresh token, if it has.
     refresh_refused: Option<Why>,
-    /// Refresh tokens that the endpoint has refused: none is sent again.
+    /// Refused refresh tokens, which are never sent again.
     dead: Vec<Digest>,
-    /// A refresh token that was sent and never answered for.
+    /// A refresh token that was sent without an answer.
     unknown: Option<UnknownFate>,
     cooling: Option<Cooling>,
-    /// Refreshes in a row that failed at the endpoint.
+    /// Consecutive failures of refreshes at the endpoint.
     failures: u32,
-    /// The last refresh that a 401 asked for.
+    /// The last refresh that a 401 caused.
     forced: Option<Mono>,
-    /// The last refresh that brought a pair.
+    /// The last successful refresh.
     renewed: Option<(Mono, Wall)>,
-    /// The same before this process began.
+    /// The same, before this process started.
     recalled_at: Option<Wall>,
-    /// Why the file does not have what it should.
+    /// Why the file is not up to date.
     trouble: Option<Why>,
 }
 
 /// How long an access token is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Life {
-    /// Until its end by the wall clock, as the file says.
+    /// Until its expiry by the wall clock, as stored in the file.
     #[default]
     ByTheFile,
-    /// A refresh has brought it: as long as the answer said, counted from its arrival.
+    /// From a refresh: for the lifetime in the answer, counted from its arrival.
     Until(Mono),
-    /// A refresh has brought it without an end that could be believed: until the API refuses it.
+    /// From a refresh without a credible expiry: until the API refuses it.
     UntilRefused,
 }
 
-/// What the API has said of the present access token.
+/// The API's last word on the current access token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Standing {
-    /// Nothing, or that it is good.
+    /// None, or it was accepted.
     #[default]
     Good,
-    /// It is refused, and a refresh is to bring another one.
+    /// It was refused, and a refresh should replace it.
     Refused,
-    /// It is refused, and no refresh may follow. The trouble may be the API's, so the token stays
-    /// for the request that looks after the account's rest (SPEC T2).
+    /// It was refused, and no refresh may follow. The fault may be the API's, so the token is kept
+    /// for the request that tests it after the account's rest (SPEC T2).
     Resting,
 }
 
-/// A refresh token that may be used up, or not.
+/// A refresh token that may be used up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct UnknownFate {
     token: Digest,
@@ -116,17 +117,17 @@ struct UnknownFate {
 pub(crate) enum Plan {
     Serve,
     Refresh,
-    /// Not now.
+    /// Wait.
     Cooling(Cooling),
-    /// Not before a login.
+    /// A login is needed.
     NeedsLogin(Why),
-    /// The API refuses what there is; it rests, and then one request looks again.
+    /// The API refuses the token; it rests, and then one request tests it.
     Refused,
-    /// Its token is no good and a disabled account never refreshes.
+    /// Its token cannot be used, and a disabled account never refreshes.
     Disabled,
 }
 
-/// Whether an account takes part, see [`TokenState::plan`].
+/// Whether an account is enabled, see [`TokenState::plan`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Switch {
     /// `enabled: true`.
@@ -153,7 +154,7 @@ impl TokenState {
         }
     }
 
-    /// Nothing that could be sent, and nothing that could bring it.
+    /// Whether there is neither a usable token nor a way to get one.
     fn is_lost(&self, now: Wall) -> bool {
         let tokens = self.tokens();
         let is_used_up = tokens.refresh.is_some() && !self.custody.is_spendable();
@@ -162,7 +163,7 @@ impl TokenState {
         tokens.access.is_none() && !self.custody.is_spendable() || is_used_up && has_ended
     }
 
-    /// As the file has them.
+    /// The state after reading the file.
     pub(crate) fn new(entry: Deposit) -> TokenState {
         TokenState { custody: Custody::new(entry), generation: 1, ..TokenState::default() }
     }
@@ -179,7 +180,7 @@ impl TokenState {
         self.generation
     }
 
-    /// When a refresh has brought the tokens last.
+    /// When a refresh last brought tokens.
     pub(crate) fn renewed_at(&self) -> Option<Wall> {
         self.renewed.map(|(_, at)| at).or(self.recalled_at)
     }
@@ -190,7 +191,7 @@ impl TokenState {
         (!self.dead.contains(&Digest::of(token))).then_some(token)
     }
 
-    /// The access token can be sent with some hope.
+    /// Whether it is worth sending the access token.
     pub(crate) fn is_usable(&self, now: Now) -> bool {
         self.tokens().access.is_some()
             && self.standing != Standing::Refused
@@ -203,8 +204,8 @@ impl TokenState {
             Life::Until(end) => end <= now.mono,
             Life::UntilRefused => false,
         };
-        // Without a refresh token nothing can be done about it, so the upstream's word is waited
-        // for. That costs a hash, so it is asked last.
+        // Without a refresh token nothing can be done about it, so the upstream decides. The check
+        // costs a hash, so it comes last.
         is_over && self.custody.is_spendable()
     }
 
@@ -214,7 +215,7 @@ impl TokenState {
                 self.tokens().expires_at.is_some_and(|end| end <= now.wall + REFRESH_AHEAD)
             }
             Life::Until(end) => {
-                // One that lives for minutes is used as long as it lives.
+                // A token that lives only for minutes is used to its end.
                 let is_long = self.renewed.is_some_and(|(at, _)| end.since(at) >= LONG_LIFE);
                 end <= if is_long { now.mono + REFRESH_AHEAD } else { now.mono }
             }
@@ -230,8 +231,8 @@ impl TokenState {
             return Plan::Serve;
         }
         match self.obstacle(switch, now) {
-            // A failed refresh of a token that is still valid changes nothing, and one whose
-            // refresh token may be used up is not put at risk.
+            // A failed refresh changes nothing while the token is valid, and a refresh token that
+            // may be used up is not risked.
             Some(_) if usable => Plan::Serve,
             None if usable && self.unknown.is_some() => Plan::Serve,
             Some(obstacle) => obstacle,
@@ -264,10 +265,10 @@ impl TokenState {
         pending.or(cooling).map(Plan::Cooling)
     }
 
-    /// What to do now that the API has answered 401 to the token of `generation`.
+    /// What to do after the API has answered 401 to the token of `generation`.
     ///
-    /// At most one refresh in ten seconds comes of this, and none for a token that a refresh has
-    /// just brought and that has served nothing yet.
+    /// Causes at most one refresh in ten seconds, and none for a token that has just come from a
+    /// refresh and has not served a request yet.
     pub(crate) fn plan_after_401(&mut self, generation: u64, switch: Switch, now: Now) -> Plan {
         if generation != self.generation {
             return self.plan(switch, now);
@@ -286,7 +287,7 @@ impl TokenState {
                 self.standing = Standing::Refused;
                 Plan::Refresh
             }
-            // It cannot be renewed, which makes the refusal no more final than another.
+            // Although it cannot be refreshed, this refusal is no more final than others.
             Some(Plan::NeedsLogin(_)) if self.refresh_refused.is_none() => self.refused_for_now(),
             Some(obstacle) => {
                 self.standing = Standing::Refused;
@@ -295,7 +296,7 @@ impl TokenState {
         }
     }
 
-    /// The API has refused the token of `generation`, and this request has had its refresh.
+    /// The API has refused the token of `generation` again after this request's refresh.
     pub(crate) fn plan_after_second_401(
         &mut self,
         generation: u64,
@@ -313,8 +314,8 @@ impl TokenState {
         Plan::Refused
     }
 
-    /// Somebody asks for another try: pauses are over, what the endpoint refused for good stays so,
-    /// and a token of unknown fate keeps its 15 minutes.
+    /// The user asks for another attempt: pauses end, but final refusals stay, and a token of
+    /// unknown fate keeps its 15 minutes.
     pub(crate) fn retry(&mut self) {
         self.cooling = None;
         self.failures = 0;
@@ -330,35 +331,36 @@ impl TokenState {
         }
     }
 
-    /// The file was read: takes over what is newer in it. True if the tokens became others.
+    /// Handles a newly read file: takes over newer tokens. Returns true if the tokens changed.
     ///
-    /// Called by a hot sync with what it read a moment ago, and within a refresh with what is there
-    /// under the lock.
+    /// Called by a hot sync with what it has just read, and within a refresh with the content under
+    /// the lock.
     pub(crate) fn merge_file(&mut self, entry: &Deposit) -> bool {
         self.changing(|custody| custody.see_file(entry))
     }
 
-    /// The state file was read.
+    /// Handles a newly read state file.
     pub(crate) fn learn_noted(&mut self, noted: &[Digest]) {
         self.custody.learn_noted(noted);
     }
 
-    /// True if [`TokenState::merge_file`] would make the tokens others.
+    /// Whether [`TokenState::merge_file`] would change the tokens.
     pub(crate) fn would_take(&self, entry: &Deposit) -> bool {
         matches!(self.custody.age_of(entry), Age::Newer(_))
     }
 
-    /// A source was read (`importFrom`), and the state file. True if the tokens became others.
+    /// Handles a newly read source (`importFrom`) and state file. Returns true if the tokens
+    /// changed.
     pub(crate) fn take_import(&mut self, tokens: &Tokens, noted: &[Digest]) -> bool {
         self.changing(|custody| custody.see_source(tokens, noted))
     }
 
-    /// Another process has handed over what it had. True if the tokens became others.
+    /// Handles a hand-over from another process. Returns true if the tokens changed.
     pub(crate) fn merge_record(&mut self, record: &Record) -> bool {
         self.changing(|custody| custody.see_record(record))
     }
 
-    /// What the state file keeps of this, see [`TokenState::recall`].
+    /// The facts for the state file, see [`TokenState::recall`].
     pub(crate) fn for_the_state_file(&self) -> TokensState {
         let refused = self.tokens().refresh.as_ref().filter(|_| self.refresh_refused.is_some());
         TokensState {
@@ -373,7 +375,7 @@ impl TokenState {
         }
     }
 
-    /// Takes in what was known before a restart: the config may be an old copy by now, whose token
+    /// Restores what was known before a restart: the config may be an old copy by now, whose token
     /// is spent.
     pub(crate) fn recall(&mut self, known: &TokensState) {
         let digests = known.spent.iter().filter_map(|text| Digest::read(text));
@@ -397,7 +399,7 @@ impl TokenState {
         self.changed(&before);
         if self.tokens().access != before.access {
             self.life = match issued.lifetime {
-                // One that is over in a moment would bring a refresh with every request.
+                // A lifetime of moments would cause a refresh with every request.
                 Some(lifetime) => Life::Until(now.mono + lifetime.max(BETWEEN_REFRESHES)),
                 None => Life::UntilRefused,
             };
@@ -410,12 +412,12 @@ impl TokenState {
         self.renewed = Some((now.mono, now.wall));
     }
 
-    /// What is to be kept elsewhere.
+    /// What must be kept elsewhere.
     pub(crate) fn record(&self, who: &Identity<'_>) -> Record {
         self.custody.record(who)
     }
 
-    /// Where `record` is now; `trouble` says why it is not in the config.
+    /// Records where `record` is now; `trouble` says why it is not in the config.
     pub(crate) fn stored(&mut self, record: &Record, kept: Kept, trouble: Option<Why>) {
         self.custody.stored(record, kept);
         self.trouble = trouble;
@@ -428,9 +430,9 @@ impl TokenState {
         Some((kept, trouble))
     }
 
-    /// A refresh failed for now: none before `cooldown`, or twice that and so on for failures of
-    /// the endpoint, is over. Where the endpoint names the time that counts, and doubles nothing:
-    /// four answers with `retry-after: 1` are not a reason to rest for minutes at the fifth.
+    /// A refresh failed temporarily: the next one waits for `cooldown`, which doubles with each
+    /// failure of the endpoint. If the endpoint says how long, that counts and nothing doubles:
+    /// four answers with `retry-after: 1` are no reason to wait for minutes at the fifth.
     pub(crate) fn failed(
         &mut self,
         obstacle: Obstacle,
@@ -454,8 +456,8 @@ impl TokenState {
         self.cooling = Some(Cooling { obstacle, until, why });
     }
 
-    /// `sent` may have arrived, and nobody knows what became of it: once more after a pause as for
-    /// a failure, then at most every 15 minutes.
+    /// `sent` may have arrived, and its fate is unknown: it is tried once more after the pause of a
+    /// failure, then at most every 15 minutes.
     pub(crate) fn fate_unknown(
         &mut self,
         sent: &Secret,
@@ -468,7 +470,7 @@ impl TokenState {
         let is_again = self.unknown.as_ref().is_some_and(|unknown| unknown.token == token);
         self.failed(obstacle, None, why.clone(), pause, now);
         if self.tokens().refresh.as_ref() != Some(sent) {
-            // A login or an edit has displaced it, and its own token has been sent to nobody.
+            // A login or an edit has replaced it, and the new token has not been sent to anybody.
             return;
         }
         let next = match &self.cooling {
@@ -478,8 +480,8 @@ impl TokenState {
         self.unknown = Some(UnknownFate { token, obstacle, next, why });
     }
 
-    /// The lock of `token` says that some process sent it and got no answer. True if it is not to
-    /// be sent now.
+    /// The lock of `token` records that a process sent it without an answer. Returns true if it
+    /// must not be sent now.
     pub(crate) fn sent_before(
         &mut self,
         token: &Secret,
@@ -488,7 +490,7 @@ impl TokenState {
         now: Now,
     ) -> bool {
         let wait = if sends.times <= 1 { pause.network.max(PAUSE_MIN) } else { UNKNOWN_PAUSE };
-        // A clock that was set back proves nothing.
+        // A time in the future, after the clock was set back, proves nothing.
         let left =
             if sends.at > now.wall { Duration::ZERO } else { now.wall.until(sends.at + wait) };
         let is_usable = self.is_usable(now);
@@ -502,13 +504,13 @@ impl TokenState {
         true
     }
 
-    /// A file says that the token is used up.
+    /// A file records that the token is used up.
     pub(crate) fn learn_spent(&mut self, token: &Secret) {
         self.custody.learn(&std::iter::once(Digest::of(token)).collect());
     }
 
-    /// The token endpoint refused `sent` for good. True if another pair has taken its place, which
-    /// may still be good.
+    /// The token endpoint refused `sent` for good. Returns true if another pair, which may still be
+    /// good, has taken its place.
     pub(crate) fn refused(&mut self, sent: &Secret, why: Why) -> bool {
         let digest = Digest::of(sent);
         if !self.dead.contains(&digest) {
@@ -535,7 +537,7 @@ impl TokenState {
         self.changed(&before)
     }
 
-    /// Forgets what was known of the tokens `before`, if they are others now.
+    /// Forgets what was known about the tokens `before`, if they have changed.
     fn changed(&mut self, before: &Tokens) -> bool {
         let access_changed = self.tokens().access != before.access;
         let changed = !self.tokens().same_pair(before);
@@ -555,7 +557,7 @@ impl TokenState {
     }
 }
 
-/// How long to wait after a refresh that failed for now.
+/// The pauses after a refresh that failed temporarily.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pause {
     /// `scheduler.networkCooldownMs`.
@@ -566,19 +568,19 @@ pub(crate) struct Pause {
     pub(crate) longest: Duration,
 }
 
-/// SPEC T2: refresh when less than this remains.
+/// SPEC T2: refresh when less than this is left.
 const REFRESH_AHEAD: Duration = Duration::from_secs(5 * 60);
-/// The least time between two refreshes of one token that is still good or that was just brought,
-/// and the least that a token which a refresh has brought is used.
+/// Shortest time between two refreshes of a token that is still good or new, and shortest use of a
+/// new token.
 const BETWEEN_REFRESHES: Duration = Duration::from_secs(10);
-/// Cooldowns may be configured as 0; a token is not sent again at once even so.
+/// Cooldowns may be configured as 0, but a token is never sent again at once.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
-/// A token that the API refuses at first is renewed again after this, in case it was never used in
-/// the meantime and has run out.
+/// If the API refuses a token at its first use, it is refreshed again only this long after it came,
+/// in case it was not used before it expired.
 const JUST_BROUGHT: Duration = Duration::from_secs(15 * 60);
-/// SPEC T2: between two tries of a refresh token of unknown fate.
+/// SPEC T2: interval between attempts with a refresh token of unknown fate.
 const UNKNOWN_PAUSE: Duration = Duration::from_secs(15 * 60);
-/// An access token that lives at least so long is renewed before its end.
+/// An access token with at least this lifetime is refreshed before its end.
 const LONG_LIFE: Duration = Duration::from_secs(3600);
 /// Refused refresh tokens that are remembered.
 const DEAD_MAX: usize = 32;

@@ -1,5 +1,5 @@
-//! Brings memory, config, rescue file and sources together: on every sync, at the stop, and when
-//! one process hands over to another (SPEC A5, A7, T3, T8).
+//! Synchronizes memory, config, rescue file and sources: at every sync, at the stop, and when one
+//! process hands over to another (SPEC A5, A7, T3, T8).
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -18,8 +18,8 @@ use crate::error::Result;
 use crate::scheduler::Kind;
 
 impl Accounts {
-    /// Brings memory, file and the sources of `importFrom` (SPEC T3) together: at start and on
-    /// every sync. Waits for nobody: what cannot be had or written now is tried again.
+    /// Synchronizes memory, file and the sources of `importFrom` (SPEC T3): at start and at every
+    /// sync. Waits for nobody: what cannot be read or written now is tried again.
     pub(crate) fn sync_tokens(&self) {
         for account in self.idle() {
             match import_from::read_for(&self.shared, &account, SOURCE_LIMITS) {
@@ -40,15 +40,15 @@ impl Accounts {
         self.store_due(SYNC_WAIT);
     }
 
-    /// Reads the config once more, so that a pair which something older has overwritten is written
-    /// back, and keeps whatever is not kept yet: at the stop and before a hand-over.
+    /// Reads the config once more, so that a pair which an older copy has overwritten is written
+    /// back, and stores everything that is not stored yet: at the stop and before a hand-over.
     pub(crate) fn keep_all(&self) {
         self.see_config();
         self.store_due(STOP_WAIT);
     }
 
-    /// The same for a process that nobody follows: goes on trying for `limit`, and says whose
-    /// tokens are lost with it.
+    /// The same for a process without a successor: keeps trying for `limit`, and reports whose
+    /// tokens are lost.
     pub(crate) fn keep_all_at_the_end(&self, limit: Duration) {
         let watch = Stopwatch::start();
         self.keep_all();
@@ -68,17 +68,17 @@ impl Accounts {
         }
     }
 
-    /// Accounts of which something is in memory only.
+    /// Accounts with something that is only in memory.
     fn at_risk(&self) -> Vec<Arc<Account>> {
         let mut accounts = self.idle();
         accounts.retain(|account| account.with_tokens(|state| state.custody().is_at_risk()));
         accounts
     }
 
-    /// Compares what the config holds by now with what is in memory.
+    /// Compares the current config with what is in memory.
     fn see_config(&self) {
         let Ok(config) = file::load(&self.shared.around.config) else {
-            // Whoever reloads it says what is wrong with it.
+            // The reload reports what is wrong with it.
             return;
         };
         for account in self.idle() {
@@ -99,7 +99,7 @@ impl Accounts {
         file::update(&self.shared.around.config, change)
     }
 
-    /// What another process needs to know because no file has it.
+    /// What another process must be told because no file contains it.
     pub(crate) fn unsaved(&self) -> Vec<Value> {
         let accounts = self.all();
         let oauth = accounts.iter().filter(|account| account.kind == Kind::Oauth);
@@ -120,7 +120,7 @@ impl Accounts {
             let mut oauth = accounts.iter().filter(|account| account.kind == Kind::Oauth);
             let same =
                 |account: &&Arc<Account>| account.profile().identity().is_same(&record.identity());
-            // Its entry may have been given another name meanwhile.
+            // Its entry may have been renamed meanwhile.
             let holds = |account: &&Arc<Account>| {
                 let deposit = &record.deposit;
                 account.with_tokens(|state| state.custody().shares_a_token_with(deposit))
@@ -135,7 +135,7 @@ impl Accounts {
         self.store_due(STOP_WAIT);
     }
 
-    /// Writes what the config lacks, because the disk was full or the file was broken when it came.
+    /// Writes what the config lacks because the disk was full or the file was broken at the time.
     fn store_due(&self, limit: Duration) {
         let mut trouble = None;
         for account in self.idle() {
@@ -148,7 +148,8 @@ impl Accounts {
                 ));
             }
         }
-        // What another process has rescued is moved, too; where that fails it stays where it is.
+        // Pairs that another process has rescued are moved too; if that fails they stay where they
+        // are.
         if trouble.is_none() && rescue::has_pairs(&self.shared.around.config) {
             let moved = file::lock_within(&self.shared.around.config, limit)
                 .and_then(|mut locked| locked.commit(|_| Ok(())));
@@ -163,7 +164,7 @@ impl Accounts {
         }
     }
 
-    /// OAuth accounts for which no refresh is in progress.
+    /// OAuth accounts without a refresh in progress.
     fn idle(&self) -> Vec<Arc<Account>> {
         let mut all = self.all();
         all.retain(|account| {
@@ -174,11 +175,11 @@ impl Accounts {
     }
 }
 
-/// A sync waits no longer for a source or for the config's lock.
+/// A sync does not wait longer for a source or for the config's lock.
 const SYNC_WAIT: Duration = Duration::from_millis(250);
-/// Accounts may share a source that is gone: it is waited for once.
+/// Accounts may share a dead source, which is waited for only once.
 const SOURCE_LIMITS: SourceLimits = SourceLimits { first: SYNC_WAIT, stalled: Duration::ZERO };
-/// Between two tries of a process that is about to end.
+/// Interval between two attempts of a process that is about to end.
 const END_PAUSE: Duration = Duration::from_millis(250);
-/// The last chance.
+/// The last attempt.
 const STOP_WAIT: Duration = Duration::from_secs(3);

@@ -12,7 +12,7 @@ fn later(seconds: u64) -> Now {
     Now { mono: NOW.mono + wait, wall: NOW.wall + wait }
 }
 
-/// A pair whose access token has this many seconds left; an empty name is no token.
+/// A pair whose access token is valid for this many more seconds; an empty name means no token.
 fn pair(access: &str, refresh: &str, seconds_left: Option<i64>) -> Tokens {
     let token = |text: &str| (!text.is_empty()).then(|| Secret::new(text));
     Tokens {
@@ -22,7 +22,7 @@ fn pair(access: &str, refresh: &str, seconds_left: Option<i64>) -> Tokens {
     }
 }
 
-/// As a config holds them.
+/// The state after reading a config.
 fn state_of(tokens: Tokens) -> TokenState {
     TokenState::new(Deposit { live: tokens, ..Deposit::default() })
 }
@@ -33,7 +33,7 @@ fn entry(tokens: &Tokens) -> Deposit {
 
 const WHO: Identity<'static> = Identity { name: "a", account_uuid: None, org_uuid: None };
 
-/// A refresh has brought `tokens` for `sent`, which are on disk.
+/// A refresh has brought `tokens` for `sent`, and they are on disk.
 fn renew(state: &mut TokenState, sent: &str, tokens: Tokens, now: Now) {
     let lifetime = tokens.expires_at.map(|end| NOW.wall.until(end));
     state.renewed(&Secret::new(sent), &Issued { tokens, lifetime }, None, now);
@@ -181,7 +181,7 @@ fn t2_a_lifetime_that_cannot_be_believed_lasts_until_the_api_refuses() {
     let mut state = state_of(pair("a", "r", Some(-1)));
     renew(&mut state, "r", pair("a2", "r2", None), NOW);
     assert_eq!(word(&state.plan(Switch::On, later(1_000_000))), "serve");
-    // The wall clock was set to a far future.
+    // The wall clock was set far into the future.
     renew(&mut state, "r2", pair("a3", "r3", Some(3_600)), NOW);
     let stepped = Now { wall: later(1_000_000).wall, ..later(60) };
     assert_eq!(word(&state.plan(Switch::On, stepped)), "serve", "it lives as long as was said");

@@ -1,4 +1,4 @@
-//! The entries of `accounts` (SPEC A3), and which of them count (SPEC A4).
+//! The entries of `accounts` (SPEC A3), and which of them are used (SPEC A4).
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use super::{
 use crate::scheduler::AccountLimit;
 use crate::scheduler::time::Wall;
 
-/// A usable entry and its position in the file, which is good only for the document that was read.
+/// A usable entry and its position, which is valid only for the document that was read.
 #[derive(Debug)]
 pub(super) struct Placed {
     pub(super) index: usize,
@@ -29,7 +29,8 @@ impl Placed {
     }
 }
 
-/// The usable entries, each identity and each name once. Notices say what was left out or renamed.
+/// The usable entries, each identity and each name once. Notices report what was left out or
+/// renamed.
 pub(super) fn read(root: &Section<'_>) -> Vec<Placed> {
     let read = root.list("accounts", |index, section| {
         entry(section, index).map(|entry| Placed { index, entry })
@@ -40,7 +41,7 @@ pub(super) fn read(root: &Section<'_>) -> Vec<Placed> {
 }
 
 /// Two entries of different identities with one refresh token are one account: both would redeem
-/// it, and the second time would revoke the grant (SPEC T3).
+/// the token, and the second time would revoke the grant (SPEC T3).
 fn without_shared_tokens(root: &Section<'_>, placed: Vec<Placed>) -> Vec<Placed> {
     let mut kept: Vec<Placed> = Vec::with_capacity(placed.len());
     for later in placed {
@@ -60,7 +61,7 @@ fn without_shared_tokens(root: &Section<'_>, placed: Vec<Placed>) -> Vec<Placed>
     kept
 }
 
-/// Of two entries for the same account the later one stays.
+/// Of two entries for the same account the later one is used.
 fn without_repeats(root: &Section<'_>, placed: Vec<Placed>) -> Vec<Placed> {
     let mut kept: Vec<Placed> = Vec::with_capacity(placed.len());
     for later in placed {
@@ -80,14 +81,14 @@ fn without_repeats(root: &Section<'_>, placed: Vec<Placed>) -> Vec<Placed> {
     kept
 }
 
-/// A later account with a taken name gets another one.
+/// A later account with a name that is already used gets another one.
 fn with_own_names(root: &Section<'_>, mut placed: Vec<Placed>) -> Vec<Placed> {
     for position in 1..placed.len() {
         let (earlier, rest) = placed.split_at(position);
         let has =
             |placed: &[Placed], name: &str| placed.iter().any(|other| other.entry.name == name);
         if has(earlier, &rest[0].entry.name) {
-            // A name that a later entry has in the file stays with that entry.
+            // A name that a later entry has in the file is left to that entry.
             let name =
                 free_name(&rest[0].entry.name, None, |name| has(earlier, name) || has(rest, name));
             root.notice(format!(
@@ -108,7 +109,7 @@ enum Kind {
     Provider,
 }
 
-/// One entry; `None` if it has no usable credential, and a notice says so.
+/// One entry; `None` if it has no usable credential, which a notice reports.
 fn entry(section: &Section<'_>, index: usize) -> Option<AccountEntry> {
     let name = section.text_if_any("name").unwrap_or_else(|| format!("account-{}", index + 1));
     let keys = Keys::read(section);
@@ -122,7 +123,7 @@ fn entry(section: &Section<'_>, index: usize) -> Option<AccountEntry> {
     let upstream = section.base_url("upstream").or_else(|| default_upstream(kind, &provider));
     let auth_headers =
         [("authorization", AuthHeader::Authorization), ("x-api-key", AuthHeader::XApiKey)];
-    // Everything is read before anything is judged, so that each key of the entry is a known one.
+    // All keys are read before anything is checked, so that each of them counts as known.
     let mut rest = AccountEntry {
         enabled: true,
         priority: section.integer("priority", default_priority),
@@ -154,7 +155,7 @@ fn entry(section: &Section<'_>, index: usize) -> Option<AccountEntry> {
     }
 }
 
-/// Where a provider lives that the entry names without a URL (SPEC V1).
+/// The address of a provider whose entry has no URL (SPEC V1).
 fn default_upstream(kind: Kind, provider: &str) -> Option<BaseUrl> {
     match (kind, provider) {
         (Kind::Provider, "zai") => BaseUrl::parse("https://api.z.ai/api/anthropic"),
@@ -189,7 +190,7 @@ impl Keys {
         }
     }
 
-    /// The type of an entry that does not name one.
+    /// The type of an entry that does not state one.
     fn kind(&self) -> Kind {
         if self.auth_token.is_some() {
             Kind::Provider
@@ -248,7 +249,7 @@ fn fits_a_header(secret: &Secret) -> bool {
     secret.expose().bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// `expiresAt` in ms; a value below 1e12 is seconds.
+/// `expiresAt` in ms; a value below 1e12 is in seconds.
 fn expires_at(section: &Section<'_>) -> Option<Wall> {
     const KEY: &str = "expiresAt";
     let value = match section.value(KEY) {

@@ -1,10 +1,10 @@
-//! Which of two token pairs is newer: the one place that decides it (SPEC T7, T8).
+//! Decides which of two token pairs is newer; nothing else in the program does (SPEC T7, T8).
 //!
-//! A refresh token can be redeemed once. Whoever holds an old copy of a pair and believes it to be
-//! the newest loses the account: the live pair is overwritten, or the spent token is presented
-//! again and the provider revokes the whole grant. So no caller compares two pairs by itself. The
-//! file, a source, an import, a login, a hand-over, the rescue file and what a killed writer has
-//! left behind all ask here, and every answer rests on a [`Proof`].
+//! A refresh token can be redeemed only once. A process that holds an old copy of a pair and takes
+//! it for the newest loses the account: the live pair is overwritten, or the used token is sent
+//! again and the provider revokes the whole grant. So no caller compares two pairs itself. The
+//! file, a source, an import, a login, a hand-over, the rescue file and the leftovers of killed
+//! writers are all compared here, and every answer is based on a [`Proof`].
 //!
 //! ```text
 //!                        what is compared with the pair that we hold
@@ -28,19 +28,19 @@
 //!                                     the config takes it
 //! ```
 //!
-//! What a newer pair displaces goes into the list `previous` and stays there until a successor has
-//! served. Two processes and a person change that list without knowing of each other: what somebody
-//! has added stays, and only what somebody has seen and then dropped goes, see
+//! A pair that is replaced by a newer one goes into the list `previous` and stays there until a
+//! successor has served a request. Two processes and a person change that list independently:
+//! additions stay, and only what somebody has seen and then removed is removed, see
 //! [`Previous::merged`].
 //!
-//! An old copy of the file takes the digests with it, so the state file holds the latest of them
-//! too, and whoever reads the file learns them, see [`noted`](super::noted).
+//! An old copy of the file lacks the latest digests, so the state file keeps them too, and every
+//! reader of the config learns them, see [`noted`](super::noted).
 //!
-//! A pair becomes spent only by [`Custody::renewed`], that is, when a successor was issued; its
+//! A pair becomes spent only by [`Custody::renewed`], that is, when a successor was issued. Its
 //! digest then stays in the entry, so that every later reader can tell. The alternative, comparing
-//! ends, fails with a wrong clock and with a source that writes any end it likes.
+//! expiry times, fails with a wrong clock and with a source that writes arbitrary ones.
 //!
-//! Nothing in here reads a file, a clock or the network.
+//! Nothing here reads a file, a clock or the network.
 
 use super::identity::Identity;
 use super::{Secret, Tokens};
@@ -53,17 +53,17 @@ pub(crate) use super::spent::{Digest, Spent};
 /// Why one pair is newer than the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Proof {
-    /// A successor of the older one was issued: its digest is among the spent ones.
+    /// A successor of the older one was issued: its digest is in a `spent` list.
     Spent,
-    /// The place holds what was seen there last, and the other has come since.
+    /// The place still holds what was last seen there, and the other pair has arrived since.
     Unchanged,
-    /// Somebody has written the place since it was seen last.
+    /// Somebody has written to the place since it was last seen.
     Written,
-    /// The newer one ends later.
+    /// The newer one expires later.
     Issued,
 }
 
-/// How another pair stands to ours.
+/// How another pair compares with ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Age {
     /// It is the same pair.
@@ -77,15 +77,15 @@ pub(crate) enum Age {
 /// Where another pair was found.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Found<'a> {
-    /// In a place that we had looked at before, when it held `before`.
+    /// In a place that held `before` when we last looked.
     Place { before: &'a Tokens },
-    /// In the file that `importFrom` names.
+    /// In the file of `importFrom`.
     Source,
-    /// A person asks for it: a login, or an import by command.
+    /// Brought by a person: a login, or an import by command.
     Command,
 }
 
-/// How `theirs` stands to `ours`.
+/// How `theirs` compares with `ours`.
 pub(crate) fn age_of(theirs: &Deposit, ours: &Deposit, found: Found<'_>) -> Age {
     let (pair, own) = (&theirs.live, &ours.live);
     if ours.spent.has(pair.refresh.as_ref()) || theirs.spent.has(pair.refresh.as_ref()) {
@@ -108,7 +108,7 @@ pub(crate) fn age_of(theirs: &Deposit, ours: &Deposit, found: Found<'_>) -> Age 
     }
 }
 
-/// Where the pair in use is kept.
+/// Where the pair in use is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Kept {
     /// In the config.
@@ -116,7 +116,7 @@ pub(crate) enum Kept {
     OnDisk,
     /// In the rescue file, because the config could not be written.
     Rescued,
-    /// Nowhere else.
+    /// Only in memory.
     InMemory,
 }
 
@@ -124,21 +124,21 @@ pub(crate) enum Kept {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Custody {
     own: Deposit,
-    /// What the config held when it was last seen.
+    /// The content of the config when it was last seen.
     on_file: Tokens,
-    /// The pairs that it kept beside that.
+    /// The replaced pairs in it at that time.
     previous_on_file: Vec<Digest>,
     kept: Kept,
-    /// The config's `previous` is not ours.
+    /// The config's `previous` differs from ours.
     is_amended: bool,
-    /// The pairs that some file has.
+    /// The pairs that are in some file.
     safe: Vec<Digest>,
-    /// Refresh tokens that we have redeemed, and no file says so yet.
+    /// Refresh tokens that we have redeemed, while no file records that yet.
     unsaid: Vec<Digest>,
 }
 
 impl Custody {
-    /// As the config has it.
+    /// From an entry of the config.
     pub(crate) fn new(entry: Deposit) -> Custody {
         Custody {
             on_file: entry.live.clone(),
@@ -161,12 +161,13 @@ impl Custody {
         self.kept
     }
 
-    /// The config is to be written: it lacks the pair, or what is kept beside it.
+    /// Whether the config must be written: it lacks the pair, or replaced pairs.
     pub(crate) fn is_due(&self) -> bool {
         self.kept != Kept::OnDisk || self.is_at_risk() || self.is_amended
     }
 
-    /// Something would be lost with this process: a pair, or that a token is used up.
+    /// Whether something would be lost with this process: a pair, or the fact that a token is used
+    /// up.
     pub(crate) fn is_at_risk(&self) -> bool {
         !self.unsaid.is_empty() || self.own.keys().iter().any(|key| !self.safe.contains(key))
     }
@@ -181,25 +182,26 @@ impl Custody {
         self.own.live.refresh.is_some() && !self.own.spent.has(self.own.live.refresh.as_ref())
     }
 
-    /// Digests that another record of the same account knows.
+    /// Learns digests from another record of the same account.
     pub(crate) fn learn(&mut self, spent: &Spent) {
         self.own.spent.add_all(spent, None);
     }
 
-    /// The same from what the state file knows of all accounts: the config may be an old copy,
-    /// which lacks the digest of the token that is about to be sent.
+    /// The same from the state file's digests of all accounts: the config may be an old copy that
+    /// lacks the digest of the token that is about to be sent.
     pub(crate) fn learn_noted(&mut self, noted: &[Digest]) {
         self.own.learn(noted, &Tokens::default());
     }
 
-    /// How the entry of the config stands to what we hold. Changes nothing.
+    /// How the config's entry compares with what we hold. Changes nothing.
     pub(crate) fn age_of(&self, entry: &Deposit) -> Age {
         age_of(entry, &self.own, Found::Place { before: &self.on_file })
     }
 
-    /// The config was read: a newer pair is taken over. True if the pair in use became another.
+    /// Handles a newly read config: takes over a newer pair. Returns true if the pair in use
+    /// changed.
     ///
-    /// An older one is not: the config is to be written again, see [`Custody::kept`].
+    /// An older pair is not taken over; the config must be written again, see [`Custody::kept`].
     pub(crate) fn see_file(&mut self, entry: &Deposit) -> bool {
         let age = self.age_of(entry);
         self.safe = entry.keys();
@@ -213,8 +215,8 @@ impl Custody {
         match age {
             Age::Same => {
                 self.own.live.expires_at = entry.live.expires_at;
-                // A pair in the rescue file is seen as if it stood in the config, and is to be
-                // moved.
+                // A pair in the rescue file counts as if it were in the config, and must be moved
+                // there.
                 if self.kept == Kept::InMemory {
                     self.kept = Kept::OnDisk;
                 }
@@ -222,7 +224,7 @@ impl Custody {
                 false
             }
             Age::Older(_) => {
-                // What an old copy has more was not dropped by us.
+                // Replaced pairs that only an old copy has were not removed by us.
                 self.previous_on_file = seen;
                 if self.kept == Kept::OnDisk {
                     self.kept = Kept::InMemory;
@@ -230,10 +232,10 @@ impl Custody {
                 false
             }
             Age::Newer(proof) => {
-                // What it displaces is kept, unless that is spent.
+                // The pair that it replaces is kept, unless that is spent.
                 self.own.displace(entry.live.clone(), DisplacedBy::Person);
-                // Only whoever has rotated our pair knew what was kept beside it. A file that
-                // somebody else has written may be an old copy.
+                // Only a process that rotated our pair knew our replaced pairs. A file written by
+                // anybody else may be an old copy.
                 self.merge_previous(entry, if proof == Proof::Spent { &seen } else { &[] });
                 self.kept = Kept::OnDisk;
                 true
@@ -247,8 +249,8 @@ impl Custody {
         self.is_amended = self.own.previous != entry.previous;
     }
 
-    /// The source was read: a newer pair of it is taken over, unless it is among what is `noted`
-    /// as used up. True if the pair in use became another.
+    /// Handles a newly read source: takes over its pair if that is newer and not among the used
+    /// ones in `noted`. Returns true if the pair in use changed.
     pub(crate) fn see_source(&mut self, pair: &Tokens, noted: &[Digest]) -> bool {
         self.own.learn(noted, pair);
         let theirs = Deposit { live: pair.clone(), ..Deposit::default() };
@@ -262,11 +264,11 @@ impl Custody {
         }
     }
 
-    /// A refresh has brought `tokens` for `sent`, which is used up by that. `source` is what a
-    /// source still offers.
+    /// A refresh has brought `tokens` for `sent`, which is used up now. `source` is the refresh
+    /// token that a source still offers.
     ///
-    /// True if it is the pair in use now. If a login or an edit has displaced the one that was
-    /// sent, that stays, and the new pair is kept beside it.
+    /// Returns true if the new pair is now in use. If a login or an edit has replaced the sent pair
+    /// meanwhile, that stays in use, and the new pair is kept beside it.
     pub(crate) fn renewed(
         &mut self,
         sent: &Secret,
@@ -289,7 +291,7 @@ impl Custody {
         true
     }
 
-    /// Where the pair of `record` is now.
+    /// Records where the pair of `record` is now.
     pub(crate) fn stored(&mut self, record: &Record, kept: Kept) {
         if kept == Kept::OnDisk {
             self.on_file = record.deposit.live.clone();
@@ -306,9 +308,8 @@ impl Custody {
         }
     }
 
-    /// The pair in use was refused for good: the one that was displaced last takes its place, if
-    /// that may still be good, else the one before. `is_dead` tells of refresh tokens that were
-    /// refused.
+    /// The pair in use was refused for good: the most recently replaced pair that may still be good
+    /// takes its place. `is_dead` tells which refresh tokens were refused.
     pub(crate) fn fall_back(&mut self, is_dead: impl Fn(&Secret) -> bool) -> bool {
         while let Some(Displaced { mut tokens, by }) = self.own.previous.take_last() {
             self.is_amended = true;
@@ -326,12 +327,12 @@ impl Custody {
         false
     }
 
-    /// The pair in use has served a request, so what it displaced is no longer needed.
+    /// The pair in use has served a request, so the pairs that it replaced are no longer needed.
     pub(crate) fn served(&mut self) {
         self.is_amended |= self.own.previous.clear();
     }
 
-    /// Another process hands over what it has. True if the pair in use became another.
+    /// Handles a hand-over from another process. Returns true if the pair in use changed.
     pub(crate) fn see_record(&mut self, record: &Record) -> bool {
         let theirs = &record.deposit;
         let before = self.own.previous.clone();
@@ -357,18 +358,18 @@ impl Custody {
         is_newer && !is_known
     }
 
-    /// Whether the entry holds this pair, one that it replaces, or one that replaces it.
+    /// Whether the entry has this pair, one that it replaces, or one that replaces it.
     pub(crate) fn shares_a_token_with(&self, entry: &Deposit) -> bool {
         let (own, theirs) = (self.own.live.refresh.as_ref(), entry.live.refresh.as_ref());
         theirs.is_some() && theirs == own || self.own.spent.has(theirs) || entry.spent.has(own)
     }
 
-    /// What a file or another process needs to know to keep the pair.
+    /// What a file or another process needs in order to keep the pair.
     pub(crate) fn record(&self, who: &Identity<'_>) -> Record {
         let own = self.own.previous.keys();
         let mut dropped = self.previous_on_file.clone();
-        // What we still have is not dropped, though the file that the record gets into may lack it:
-        // we have seen the file together with the rescue file.
+        // Pairs that we still have were not removed, even if the file that receives the record
+        // lacks them: we have seen the file together with the rescue file.
         dropped.retain(|key| !own.contains(key));
         Record {
             name: who.name.to_owned(),

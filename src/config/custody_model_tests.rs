@@ -1,12 +1,12 @@
 //! A seeded model of one account's pair (SPEC T7, T8): processes, a person, an editor, full disks
-//! and kills, in any order. After each step the newest pair that the endpoint has issued is on
-//! disk, in the rescue file or in a process that is alive, and no token was presented twice.
+//! and kills, in any order. After each step the newest pair issued by the endpoint is on disk, in
+//! the rescue file or in a living process, and no token was sent twice.
 //!
-//! What no program can help is stated where it happens, and nothing more: a token whose holder was
-//! killed before the answer arrived; what was in memory only, with every disk full, when the
-//! process was killed; the newest pair that a person has overwritten and whose only holder was
-//! killed before it could write it back; a pair that an import displaced while the imported one was
-//! being redeemed.
+//! Losses that no program can prevent are marked where they happen: a token whose holder was killed
+//! before the answer arrived; a pair only in memory, with every disk full, when its process was
+//! killed; the newest pair after a person has overwritten it and its only holder was killed before
+//! it could write it back; a pair that an import replaced while the imported one was being
+//! redeemed.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -17,31 +17,31 @@ use super::tests::{document, pair};
 use super::*;
 use crate::testing::chance::{Random, rounds};
 
-/// Ways to break the rules, each of which some seed must find.
+/// Bugs, each of which some seed must find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bug {
     None,
-    /// The file is believed whatever it holds.
+    /// The file is trusted whatever it contains.
     BelievesTheFile,
     /// A pair is stored without the digests of its predecessors.
     ForgetsTheSpent,
-    /// A pair is stored into the entry of its name.
+    /// A pair is stored in the entry with its name.
     StoresByName,
     /// The file is not read again under the token's lock.
     DoesNotReread,
-    /// Two processes may redeem one token at once.
+    /// Two processes may redeem one token at the same time.
     NoTokenLock,
     /// The rescue file is written and never read.
     IgnoresTheRescueFile,
-    /// An import is taken whatever it holds.
+    /// An import is accepted whatever it contains.
     ImportsAnything,
-    /// What is in memory only is forgotten at a restart.
+    /// Pairs that are only in memory are lost at a restart.
     HandsNothingOver,
-    /// The token is sent though its successor has no place.
+    /// The token is sent without reserved space for its successor.
     SendsWithoutAPlace,
-    /// What is known beside the config of tokens that are used up is not asked for.
+    /// The digests in the state file are not read.
     IgnoresTheNotes,
-    /// A pair is stored without those that it displaced.
+    /// A pair is stored without those that it replaced.
     DropsThePrevious,
 }
 
@@ -59,13 +59,13 @@ const BUGS: [Bug; 11] = [
     Bug::DropsThePrevious,
 ];
 
-/// A process: what it holds, the name it knows, and the token that it is redeeming.
+/// A process: its pair, the name that it knows, and the token that it is redeeming.
 struct Process {
     custody: Custody,
     name: String,
-    /// The token, and what the endpoint has answered.
+    /// The token, and the endpoint's answer.
     exchange: Option<(Secret, Tokens)>,
-    /// It has sent a token whose successor had no place.
+    /// It has sent a token without space for the successor.
     is_reckless: bool,
 }
 
@@ -80,22 +80,22 @@ struct Model {
     processes: Vec<Process>,
     /// Copies of the file that a person may save over it, oldest first.
     copies: Vec<Map<String, Value>>,
-    /// The digests in the state file: whoever writes the config adds those that it holds.
+    /// The digests in the state file: every writer of the config adds those that it has.
     state: Vec<Digest>,
-    /// What the source of an import holds.
+    /// The source of an import.
     source: Tokens,
     issued: usize,
-    /// The newest pair of the grant in use; `None` once it is lost for a reason that nobody can
-    /// help.
+    /// The newest pair of the current grant; `None` once it is lost for a reason that cannot be
+    /// prevented.
     newest: Option<Tokens>,
     presented: BTreeMap<String, usize>,
-    /// A person has put an old copy in the place of the only file with the newest pair, and nobody
-    /// has written it back since.
+    /// A person has replaced the only file with the newest pair by an old copy, and it has not been
+    /// written back since.
     is_overwritten: bool,
-    /// The pair that an import has displaced which could not know better: the one that it brought
-    /// was being redeemed at that time.
+    /// The pair replaced by an import that could not know better: its own pair was being redeemed
+    /// at that time.
     imported_over: Option<Tokens>,
-    /// The account needs a login, for no fault of ours.
+    /// The account needs a login through no fault of ours.
     is_over: bool,
 }
 
@@ -108,7 +108,7 @@ impl Model {
         let disk = document(json!([entry]));
         let mut model = Model {
             bug,
-            // Seeds that follow each other draw from one sequence, each a number later.
+            // Consecutive seeds would draw from one sequence, each shifted by one number.
             chance: Random::new(Random::new(seed).next()),
             copies: vec![disk.clone()],
             disk,
@@ -131,7 +131,7 @@ impl Model {
 
     fn issue(&mut self) -> Tokens {
         self.issued += 1;
-        // The clock of the endpoint is of no use to anybody.
+        // Nothing may depend on the endpoint's clock.
         let end = self.chance.below(5) as i64;
         pair(&self.issued.to_string(), end)
     }
@@ -252,7 +252,7 @@ impl Model {
         let Some(token) = custody.live().refresh.clone().filter(|_| custody.is_spendable()) else {
             return;
         };
-        // Who redeems a token holds its lock until the successor is stored somewhere.
+        // A process that redeems a token holds its lock until the successor is stored somewhere.
         let is_locked = self.processes.iter().any(|other| {
             let custody = &other.custody;
             other.exchange.as_ref().is_some_and(|(sent, _)| *sent == token)
@@ -287,7 +287,7 @@ impl Model {
         self.look(at);
         self.keep(at);
         if self.processes[at].custody.is_at_risk() {
-            // The next process gets it from this one.
+            // The next process receives it from this one.
             let Process { custody, name, .. } = &self.processes[at];
             let record = custody.record(&Identity { name, account_uuid: None, org_uuid: None });
             self.start_with(at, &record);
@@ -310,14 +310,13 @@ impl Model {
     fn kill(&mut self, at: usize) {
         let killed = self.processes.remove(at);
         if let Some((sent, answer)) = killed.exchange {
-            // The answer was on its way to a dead process, and nobody knows what became of the
-            // token.
+            // The answer was on its way to a dead process, and the token's fate is unknown.
             self.presented.remove(sent.expose());
             self.excuse(&answer);
         }
         let was_shown = killed.custody.is_at_risk() && !killed.is_reckless;
         if was_shown {
-            // Every disk was full, and that was shown: what nobody could write down died with it.
+            // Every disk was full, and the user was told: what could not be written died with it.
             self.presented
                 .retain(|token, _| !killed.custody.is_unsaid(&Secret::around(token.clone())));
         }
@@ -362,7 +361,7 @@ impl Model {
             held.displace(put.clone(), DisplacedBy::Import);
             held.write(entry);
         });
-        // One that is being redeemed has a successor already.
+        // A token that is being redeemed already has a successor.
         let is_sent = self.presented.contains_key(theirs.live.refresh.as_ref().unwrap().expose());
         if written && !is_old && is_sent {
             self.imported_over = self.newest.clone();
@@ -371,7 +370,7 @@ impl Model {
         }
     }
 
-    /// The pair in use serves a request, so what it displaced may go.
+    /// The pair in use serves a request, so the pairs that it replaced may be dropped.
     fn serve(&mut self, at: usize) {
         let custody = &mut self.processes[at].custody;
         if self.newest.as_ref().is_some_and(|newest| custody.own.previous.has(newest)) {
@@ -405,15 +404,15 @@ impl Model {
         self.is_overwritten &= !self.is_on_disk();
     }
 
-    /// A person and an editor.
+    /// A person with an editor.
     fn edit(&mut self) {
         match self.chance.below(3) {
-            // An old copy is saved over the file while somebody is there who knows better.
+            // An old copy is saved over the file while a process knows better.
             0 if self.processes.iter().any(|process| {
                 process.exchange.is_none() && self.newest.as_ref() == Some(process.custody.live())
             }) =>
             {
-                // What nobody has redeemed is an edit that a person may want.
+                // A pair that nobody has redeemed is an edit that a person may want.
                 let is_old = |copy: &&Map<String, Value>| {
                     let old = Deposit::read(copy["accounts"][0].as_object().unwrap());
                     let token = old.live.refresh.as_ref();
@@ -458,14 +457,15 @@ impl Model {
             || self.rescue.iter().any(|record| self.has(&record.deposit, newest))
     }
 
-    /// What an import displaces is sent no more, so it counts as lost unless the import was right.
+    /// A pair replaced by an import is never sent again, so it counts as lost unless the import was
+    /// right.
     fn has(&self, deposit: &Deposit, newest: &Tokens) -> bool {
         deposit.live.same_pair(newest)
             || deposit.previous.has_to_send(newest)
             || self.imported_over.as_ref() == Some(newest) && deposit.previous.has(newest)
     }
 
-    /// What must hold after every step.
+    /// Invariants after every step.
     fn check(&self) -> Result<(), String> {
         if let Some((token, times)) = self.presented.iter().find(|(_, times)| **times > 1) {
             return Err(format!("{token} was presented {times} times"));
@@ -482,7 +482,7 @@ impl Model {
 
 /// Steps of one seed.
 const STEPS: usize = 150;
-/// Each planted bug is found by one of a hundred seeds or more.
+/// Seeds per planted bug; at least one of them must find it.
 const SEEDS: usize = 200;
 
 /// The seed and step at which a rule was broken.

@@ -1,9 +1,8 @@
-//! The config file: where it is, how it is read, and how it is changed without losing anything
-//! (SPEC A1, A5).
+//! The config file: its path, how it is read, and how it is changed without losing anything (SPEC
+//! A1, A5).
 //!
 //! It holds every credential, so nothing here ever replaces it with defaults, and each write
-//! changes only what the write is about: key order, unknown keys and what another process wrote in
-//! the meantime survive.
+//! changes only what it is about: key order, unknown keys and changes by other processes are kept.
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -20,13 +19,13 @@ use super::rescue::{self, Rescued};
 use super::{Config, edit, noted, parse, random, settings, spelling, state};
 use crate::error::{Error, Result};
 
-/// Where the config is (SPEC A1). `variable` looks into the environment.
+/// The path of the config (SPEC A1). `variable` looks up an environment variable.
 pub(crate) fn path(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBuf> {
     let given = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     if let Some(path) = given("MAXPOOL_CONFIG").or_else(|| given("TEAMCLAUDE_CONFIG")) {
         return Ok(path);
     }
-    // A relative XDG directory is invalid and has to be ignored (XDG Base Directory Specification).
+    // A relative XDG directory is invalid and must be ignored (XDG Base Directory Specification).
     let directory = given("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
     let directory = directory.or_else(|| given("HOME").map(|home| home.join(".config")));
     directory.map(|directory| directory.join("maxpool.json")).ok_or_else(|| {
@@ -37,8 +36,8 @@ pub(crate) fn path(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<PathBu
     })
 }
 
-/// Reads the config, with the token pairs that are in the rescue file. A missing file is an error
-/// of kind `NotFound`.
+/// Reads the config together with the token pairs in the rescue file. A missing file is an error of
+/// kind `NotFound`.
 pub(crate) fn load(path: &Path) -> Result<Config> {
     let text = atomic::read(path)?;
     let mut document = parse::document(&text, path)?;
@@ -47,8 +46,8 @@ pub(crate) fn load(path: &Path) -> Result<Config> {
     Config::from_document(&document, &text, path)
 }
 
-/// The same for a caller that is about to send a refresh token: what killed writers have left
-/// behind is put into the file first, since it may hold the successor of that token.
+/// The same for a caller that is about to send a refresh token: leftovers of killed writers are
+/// merged into the file first, because they may hold the successor of that token.
 pub(crate) fn load_whole(path: &Path, limit: Duration) -> Result<Config> {
     if !atomic::has_temporaries(path) && !rescue::has_temporaries(path) {
         return load(path);
@@ -56,14 +55,14 @@ pub(crate) fn load_whole(path: &Path, limit: Duration) -> Result<Config> {
     let Ok(mut locked) = lock_within(path, limit) else {
         return load(path);
     };
-    // Where it cannot be written it counts all the same, and stays where it is.
+    // If they cannot be written they count all the same, and stay where they are.
     let _ = locked.commit(|_| Ok(()));
     locked.config()
 }
 
-/// Reads the config of a server that starts: creates the file if it is missing, and stores in it a
-/// proxy key and names of accounts that it lacks. Where that cannot be stored, the config is served
-/// all the same, with a notice.
+/// Reads the config for a server that starts: creates the file if it is missing, and adds a missing
+/// proxy key and missing account names. If that cannot be stored, the config is used all the same,
+/// with a notice.
 pub(crate) fn load_or_create(path: &Path) -> Result<Config> {
     let mut config = match load(path) {
         Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => {
@@ -85,7 +84,7 @@ pub(crate) fn load_or_create(path: &Path) -> Result<Config> {
     }
 }
 
-/// Fills in what a file should hold and a person need not type.
+/// Adds what a file should contain but a person need not write.
 fn settle(document: &mut Map<String, Value>) -> Result<()> {
     let proxy = document.entry("proxy").or_insert_with(|| Value::Object(Map::new()));
     if let Value::Object(proxy) = proxy
@@ -97,8 +96,8 @@ fn settle(document: &mut Map<String, Value>) -> Result<()> {
     Ok(())
 }
 
-/// One change of the file: lock, read again, change, write. Returns what `change` returns; after an
-/// error the file is as it was.
+/// One change of the file: lock, read again, change, write. Returns the result of `change`; after
+/// an error the file is unchanged.
 pub(crate) fn update<T>(
     path: &Path,
     change: impl FnOnce(&mut Map<String, Value>) -> Result<T>,
@@ -106,7 +105,7 @@ pub(crate) fn update<T>(
     lock(path)?.commit(change)
 }
 
-/// The same for a command that may be the first to run: a missing file is created before.
+/// The same for a command that may be the first to run: creates a missing file before.
 pub(crate) fn update_or_create<T>(
     path: &Path,
     change: impl FnOnce(&mut Map<String, Value>) -> Result<T>,
@@ -117,14 +116,14 @@ pub(crate) fn update_or_create<T>(
     update(path, change)
 }
 
-/// Takes the lock of the file and reads it.
+/// Locks the file and reads it.
 pub(crate) fn lock(path: &Path) -> Result<Locked> {
     lock_within(path, atomic::LOCK_WAIT)
 }
 
-/// The same for a caller that cannot wait that long.
+/// The same with an explicit time limit.
 pub(crate) fn lock_within(path: &Path, limit: Duration) -> Result<Locked> {
-    // Without the file there is nothing to lock, and no lock file should come into being.
+    // Without the file there is nothing to lock, and no lock file should be created.
     if !path.exists() {
         atomic::read(path)?;
     }
@@ -142,37 +141,37 @@ pub(crate) fn lock_within(path: &Path, limit: Duration) -> Result<Locked> {
     Ok(locked)
 }
 
-/// The lock for the exchange of one refresh token, whoever has it in whichever entry (SPEC T7).
+/// The lock for exchanging one refresh token, whichever entry has it (SPEC T7).
 pub(crate) fn lock_token(path: &Path, token: &Digest, limit: Duration) -> Result<SiblingLock> {
     let target = atomic::target_of(path).map_err(|cause| Error::file("follow", path, &cause))?;
     SiblingLock::take(&atomic::token_lock_of(&target, token.as_str()), limit)
 }
 
-/// Whether the file could be replaced now, as far as that can be told without changing it. False
-/// where the file system knows no locks.
+/// Whether the file could be replaced now, as far as that can be told without changing it. False if
+/// the file system does not support locks.
 pub(crate) fn probe(path: &Path, limit: Duration) -> Result<bool> {
     FileLock::probe(path, limit)
 }
 
-/// The config under its lock; the lock goes with the value.
+/// The config under its lock, which is released with the value.
 ///
-/// It shows what the file says together with what the rescue file and a killed writer have left
-/// behind, and the next change writes all of it.
+/// It shows the file together with the rescue file and the leftovers of killed writers, and the
+/// next change writes all of that.
 #[derive(Debug)]
 pub(crate) struct Locked {
     path: PathBuf,
     lock: FileLock,
     text: String,
-    /// As the file has it.
+    /// The content of the file.
     written: Map<String, Value>,
-    /// The same with what was left behind.
+    /// The same with rescued pairs and leftovers.
     document: Map<String, Value>,
     leftovers: Vec<Leftover>,
     rescued: Vec<Rescued>,
 }
 
 impl Locked {
-    /// Reads the file again, in case someone edited it by hand meanwhile.
+    /// Reads the file again, in case someone has edited it by hand meanwhile.
     pub(crate) fn reread(&mut self) -> Result<()> {
         let text = self.lock.read()?;
         self.written = parse::document(&text, &self.path)?;
@@ -195,23 +194,23 @@ impl Locked {
         Config::from_document(&self.document, &self.text, &self.path)
     }
 
-    /// False where the file system knows no locks, so that two writers exclude each other only by
-    /// luck.
+    /// False if the file system does not support locks, so that two writers exclude each other only
+    /// by luck.
     pub(crate) fn is_locked(&self) -> bool {
         self.lock.is_locked()
     }
 
-    /// Makes the place for this document with this many more bytes, and makes sure that the file
-    /// can be replaced, by replacing it with itself. Some files can be read and written but not
-    /// replaced, such as a mount of a single file or an immutable file, and no other test tells.
+    /// Reserves space for this document plus `more` bytes, and makes sure that the file can be
+    /// replaced by replacing it with itself. Some files can be read and written but not replaced,
+    /// such as a bind-mounted or an immutable file, and no other check detects that.
     pub(crate) fn reserve(&mut self, more: usize) -> Result<Reserved> {
         self.keep_a_copy();
         self.lock.replace(&self.text)?;
         self.lock.reserve(self.text.len() + more)
     }
 
-    /// Reads the file again, applies `change` to it and writes it, if that changed anything. After
-    /// an error the file is as it was.
+    /// Reads the file again, applies `change` to it, and writes it if that changed anything. After
+    /// an error the file is unchanged.
     pub(crate) fn commit<T>(
         &mut self,
         change: impl FnOnce(&mut Map<String, Value>) -> Result<T>,
@@ -219,7 +218,7 @@ impl Locked {
         self.commit_in(None, change)
     }
 
-    /// The same in a place that was made for it.
+    /// The same with reserved space.
     pub(crate) fn commit_in<T>(
         &mut self,
         reserved: Option<Reserved>,
@@ -231,20 +230,20 @@ impl Locked {
         if changed != self.written {
             let text = spelling::write(&self.text, &self.written, &changed);
             if reserved.is_none() {
-                // A pair that has just come is not kept waiting for it, see `reserve`.
+                // The backup must not delay a pair that has just arrived, see `reserve`.
                 self.keep_a_copy();
             }
             match reserved {
                 Some(reserved) => self.lock.replace_in(reserved, &text)?,
                 None => self.lock.replace(&text)?,
             }
-            // What cannot be noted there is in the entries all the same.
+            // If this fails, the digests are still in the entries.
             let _ = noted::note(&self.path, &changed);
             self.written = changed.clone();
             self.document = changed;
             self.text = text;
         }
-        // The file holds by now what these held.
+        // Their content is in the file now.
         self.lock.clear(std::mem::take(&mut self.leftovers));
         rescue::forget(&self.path, &std::mem::take(&mut self.rescued));
         Ok(result)
@@ -252,8 +251,8 @@ impl Locked {
 }
 
 impl Locked {
-    /// Leaves a copy of a file of the Node program beside it before its first change, for whoever
-    /// wants to go back. Not having one is no reason to lose a token.
+    /// Makes a backup of a Node program's file before its first change, for users who want to go
+    /// back. If that fails, it is no reason to lose a token.
     fn keep_a_copy(&self) {
         let ours = ["queue", "streamClientToleranceMs"];
         let is_ours = self.written.get(ours[0]).is_some_and(|queue| queue.get(ours[1]).is_some());
@@ -265,15 +264,15 @@ impl Locked {
     }
 }
 
-/// What the name of the copy of a file of the Node program ends in.
+/// Suffix of that backup.
 const COPY_SUFFIX: &str = ".before-2.0";
 
-/// Takes the pairs of a document that a killed writer had not put in its place yet: those that are
-/// successors of what the file has, and those of accounts that it has not.
+/// Takes over pairs from the leftover of a killed writer: successors of pairs in the file, and
+/// pairs of accounts that the file does not have.
 fn take_over(document: &mut Map<String, Value>, text: &str) {
     let Ok(left) = serde_json::from_str::<Map<String, Value>>(text) else {
-        // The place of something that never came, or a part of a file that was never finished:
-        // whoever wrote it had not put it to use.
+        // Reserved space that was never filled, or a partial file: its writer had not put it to
+        // use.
         return;
     };
     let entries = left.get("accounts").and_then(Value::as_array);
@@ -298,7 +297,7 @@ fn create(path: &Path) -> Result<()> {
     lock.replace(&new_file(random::proxy_key()?)?)
 }
 
-/// The text of a new file: every default, and `key`.
+/// The content of a new file: every default, and `key`.
 fn new_file(key: String) -> Result<String> {
     let mut document = settings::document(&Config::default());
     document["proxy"]["apiKey"] = Value::String(key);

@@ -1,16 +1,16 @@
-//! Takes every secret that this process has held out of a text, wherever the text goes (SPEC D4).
+//! Removes every secret that this process has held from a text, wherever the text goes (SPEC D4).
 //!
-//! Secrets are looked for by value, not by shape: a provider's key looks like anything, and an
-//! upstream that repeats it in an error may escape it. So the text is searched as it is, and again
-//! with its JSON and percent escapes undone, layer by layer, and each secret is looked for in its
-//! base64 forms too. What is found is cut out of the original text.
+//! Secrets are found by value, not by shape: a provider's key can look like anything, and an
+//! upstream that quotes it in an error may escape it. So the text is searched as it is, and again
+//! with its JSON and percent escapes decoded, layer by layer, and each secret is also searched for
+//! in its base64 forms. Matches are cut out of the original text.
 //!
-//! [`Secret::new`](super::Secret::new) makes a secret known here, so none can be forgotten. What
-//! leaves the program is a [`Masked`], which nothing but a search makes: a line of the log and of
-//! the dashboard, a recording, an error body kept for a client, an answer of our own, a panic.
-//! Streams and headers, which have no whole text, and the command line ask [`text`] or [`bytes()`]
-//! in the one place that writes them. The content of a good answer is not asked about. A
-//! text without a secret costs one pass over it.
+//! [`Secret::new`](super::Secret::new) registers a secret here, so none can be forgotten. Text that
+//! leaves the program is a [`Masked`], which only a search can create: a line of the log and of the
+//! dashboard, a recording, an error body kept for a client, an answer of our own, a panic. Streams
+//! and headers, which are never one text, and the command line call [`text`] or [`bytes()`] in the
+//! one place that writes them. The content of a good answer is not searched. A text without a
+//! secret costs one pass over it.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 
-/// What replaces a secret. Nothing of it is shown, not even its length.
+/// Replaces a secret. Nothing of it is shown, not even its length.
 pub(crate) const MASK: &str = "[masked]";
 
 /// The text without any secret.
@@ -38,8 +38,8 @@ pub(crate) fn bytes(bytes: &[u8]) -> Option<Vec<u8>> {
     (!ranges.is_empty()).then(|| cut(bytes, &ranges))
 }
 
-/// A text without any secret. Only what takes them out makes one, so a way out that asks for it
-/// cannot be given anything else.
+/// A text without any secret. Only the search creates one, so an output that requires it cannot be
+/// given anything else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Masked<T>(T);
 
@@ -54,8 +54,8 @@ impl Masked<Vec<u8>> {
         Masked(bytes(&original).unwrap_or(original))
     }
 
-    /// The same of a text that may have been cut anywhere: without the beginning of a secret at its
-    /// end.
+    /// The same for a text that may have been cut anywhere: also removes the start of a secret at
+    /// its end.
     pub(crate) fn torn(original: Vec<u8>) -> Masked<Vec<u8>> {
         Masked(torn(&original))
     }
@@ -69,8 +69,8 @@ impl<T> std::ops::Deref for Masked<T> {
     }
 }
 
-/// A text that may have been cut anywhere, without any secret and without the beginning of one at
-/// its end.
+/// A text that may have been cut anywhere, without any secret and without the start of one at its
+/// end.
 fn torn(bytes: &[u8]) -> Vec<u8> {
     let mut ranges = found(bytes);
     ranges.extend(torn_start(bytes).map(|start| start..bytes.len()));
@@ -78,7 +78,8 @@ fn torn(bytes: &[u8]) -> Vec<u8> {
     cut(bytes, &ranges)
 }
 
-/// The first `limit` bytes without any secret; one that spans the limit is hidden whole.
+/// The first `limit` bytes without any secret; a secret that crosses the limit is hidden
+/// completely.
 pub(crate) fn start_of(bytes: &[u8], limit: usize) -> Vec<u8> {
     if limit >= bytes.len() {
         return torn(bytes);
@@ -89,7 +90,7 @@ pub(crate) fn start_of(bytes: &[u8], limit: usize) -> Vec<u8> {
     cut(&bytes[..end], &ranges)
 }
 
-/// Makes a secret known.
+/// Registers a secret.
 pub(super) fn remember(secret: &Arc<str>) {
     let is_new = secret.len() >= SECRET_BYTES_MIN && known().ours.add(secret, SECRETS_MAX);
     if is_new {
@@ -97,8 +98,7 @@ pub(super) fn remember(secret: &Arc<str>) {
     }
 }
 
-/// Makes a secret known that a client has brought. A client that invents keys drives out only those
-/// of clients.
+/// Registers a secret of a client. A client that invents keys displaces only those of clients.
 pub(super) fn remember_of_a_client(secret: &Arc<str>) {
     let is_new =
         secret.len() >= SECRET_BYTES_MIN && known().of_clients.add(secret, CLIENT_SECRETS_MAX);
@@ -113,7 +113,7 @@ struct Known {
     of_clients: Secrets,
 }
 
-/// Secrets in the order in which they came.
+/// Secrets in the order of their registration.
 #[derive(Default)]
 struct Secrets {
     all: HashSet<Arc<str>>,
@@ -121,7 +121,7 @@ struct Secrets {
 }
 
 impl Secrets {
-    /// Adds one and forgets the oldest beyond `most`. True if it was not known.
+    /// Adds a secret and drops the oldest beyond `most`. Returns true if it was new.
     fn add(&mut self, secret: &Arc<str>, most: usize) -> bool {
         if !self.all.insert(Arc::clone(secret)) {
             return false;
@@ -143,18 +143,18 @@ fn known() -> MutexGuard<'static, Known> {
     KNOWN.get_or_init(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The forms of all secrets, by how they begin.
+/// The forms of all secrets, by their first bytes.
 #[derive(Default)]
 struct Needles {
     generation: u64,
-    /// Which first two bytes there are, a bit each: what lets most positions of a text be passed in
-    /// a moment.
+    /// A bit for each pair of first bytes in use, which lets most positions of a text be skipped
+    /// quickly.
     begins: Vec<u64>,
     by_head: HashMap<[u8; HEAD_BYTES], Vec<Vec<u8>>>,
 }
 
 impl Needles {
-    /// Those of now.
+    /// The current ones.
     fn current() -> Arc<Needles> {
         static CURRENT: OnceLock<Mutex<Arc<Needles>>> = OnceLock::new();
         let current = CURRENT.get_or_init(Mutex::default);
@@ -180,7 +180,7 @@ impl Needles {
                 needles.add(form);
             }
         }
-        // The longest first: one secret may begin like another.
+        // The longest first, because one secret may be a prefix of another.
         for forms in needles.by_head.values_mut() {
             forms.sort_by_key(|form| std::cmp::Reverse(form.len()));
             forms.dedup();
@@ -197,7 +197,7 @@ impl Needles {
         self.by_head.entry(head).or_default().push(form);
     }
 
-    /// Where `text` ends with the beginning of a secret.
+    /// Where the start of a secret at the end of `text` begins.
     fn torn(&self, text: &[u8]) -> Option<usize> {
         (0..text.len()).find(|&at| {
             let rest = &text[at..];
@@ -207,7 +207,7 @@ impl Needles {
         })
     }
 
-    /// Where secrets are in `text`.
+    /// Finds the secrets in `text`.
     fn search(&self, text: &[u8], mut found: impl FnMut(Range<usize>)) {
         let mut at = 0;
         while at + HEAD_BYTES <= text.len() {
@@ -232,8 +232,8 @@ fn begin(first: u8, second: u8) -> [usize; 2] {
     [both / 64, both % 64]
 }
 
-/// What base64 makes of a secret that stands anywhere in what is encoded: for each place modulo
-/// three the characters that depend on the secret alone.
+/// The base64 forms of a secret inside a longer encoded text: for each offset modulo three, the
+/// characters that depend on the secret alone.
 fn base64_forms(secret: &[u8]) -> Vec<Vec<u8>> {
     let mut forms = Vec::new();
     for before in 0..3_usize {
@@ -248,7 +248,7 @@ fn base64_forms(secret: &[u8]) -> Vec<Vec<u8>> {
     forms
 }
 
-/// How JSON and URLs may escape a secret that is not ASCII. The layers undo single bytes only.
+/// The escaped forms of a non-ASCII secret in JSON and URLs. The layers decode only single bytes.
 fn escaped_forms(secret: &str) -> Vec<Vec<u8>> {
     if secret.is_ascii() {
         return Vec::new();
@@ -294,12 +294,12 @@ fn found(original: &[u8]) -> Vec<Range<usize>> {
     ranges
 }
 
-/// Where the beginning of a secret stands at the end of a text.
+/// Where the start of a secret at the end of a text begins.
 fn torn_start(original: &[u8]) -> Option<usize> {
     let needles = Needles::current();
     let from = original.len().saturating_sub(TORN_BYTES_MAX);
     let text = &original[from..];
-    // The cut may be in the middle of an escape, or of one that is escaped itself.
+    // The cut may be inside an escape, or inside one that is escaped itself.
     let ends = (0..=ESCAPE_BYTES_MAX.min(text.len()))
         .map(|cut| text.len() - cut)
         .filter(|&end| end == text.len() || matches!(text.get(end), Some(b'\\' | b'%')));
@@ -334,7 +334,7 @@ fn cut(text: &[u8], ranges: &[Range<usize>]) -> Vec<u8> {
     out
 }
 
-/// A text with its escapes undone, and where each of its bytes stands in the original.
+/// A decoded text, with the position of each byte in the original.
 struct Layer {
     text: Vec<u8>,
     starts: Vec<usize>,
@@ -342,7 +342,8 @@ struct Layer {
 }
 
 impl Layer {
-    /// `text`, which is `of` the original, without one level of escapes; `None` if it has none.
+    /// Decodes one level of escapes in `text`, the layer `of` the original; `None` if there are
+    /// none.
     fn undone(text: &[u8], of: Option<&Layer>) -> Option<Layer> {
         memchr::memchr2(b'\\', b'%', text)?;
         let mut layer = Layer { text: Vec::new(), starts: Vec::new(), ends: Vec::new() };
@@ -360,8 +361,8 @@ impl Layer {
     }
 }
 
-/// The first byte that is meant, and how many bytes say it. What is not ASCII may come out as
-/// anything else that is not, see [`escaped_forms`].
+/// The first decoded byte, and the number of bytes that encode it. Non-ASCII bytes may be decoded
+/// to any other non-ASCII byte, see [`escaped_forms`].
 fn unescaped(text: &[u8]) -> (u8, usize) {
     let hex = |digits: &[u8]| {
         let digits = std::str::from_utf8(digits).ok()?;
@@ -390,17 +391,17 @@ fn unescaped(text: &[u8]) -> (u8, usize) {
     }
 }
 
-/// What is shorter is no secret, and taking it out of every text would leave riddles.
+/// Shorter texts are not secrets, and masking them would make every text unreadable.
 const SECRET_BYTES_MIN: usize = 8;
-/// More than rotations bring in a year.
+/// More than a year of rotations.
 const SECRETS_MAX: usize = 4096;
-/// A client that invents keys fills neither the memory nor the time of a search.
+/// Limits memory and search time if a client invents keys.
 const CLIENT_SECRETS_MAX: usize = 256;
-/// By how many first bytes forms are told apart.
+/// The number of first bytes by which forms are indexed.
 const HEAD_BYTES: usize = 4;
-/// The end of a text in which the beginning of a secret is looked for.
+/// How much of the end of a text is searched for the start of a secret.
 const TORN_BYTES_MAX: usize = 16 * 1024;
-/// Bytes of an escape that is escaped itself, without the last.
+/// Length of an escape that is escaped itself, minus one.
 const ESCAPE_BYTES_MAX: usize = 12;
 /// JSON in JSON in a URL.
 const LAYERS_MAX: usize = 5;
@@ -503,7 +504,7 @@ mod tests {
             base64::engine::general_purpose::STANDARD.encode(secret),
         ] {
             let text = format!("bad key {form}");
-            // Four letters of it are no secret yet.
+            // Four letters of it do not count as a secret yet.
             let first = form.len() * 4 / secret.len() + 8;
             for end in first + 5..=text.len() {
                 let shown = String::from_utf8(torn(&text.as_bytes()[..end])).unwrap();

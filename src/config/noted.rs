@@ -1,10 +1,11 @@
-//! Digests of used-up refresh tokens in the state file, beside those in the config (SPEC T8).
+//! Digests of used-up refresh tokens in the state file, in addition to those in the config (SPEC
+//! T8).
 //!
 //! The `spent` list of an entry is lost when somebody saves an old copy of the config over it, or
-//! removes the entry. A reader that has never seen the list would then take the old copy for the
-//! news and present its token. So whoever writes the config notes here what its entries say, and
-//! whoever reads it, a source, or what a command brings, learns it from here. Nobody takes a digest
-//! out again but to make room.
+//! removes the entry. A reader that has never seen the list would then take the old copy for new
+//! and send its token. So every writer of the config notes here what its entries contain, and every
+//! reader of the config, of a source, or of what a command brings learns it from here. Digests are
+//! removed only to make room.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,14 +19,14 @@ use super::state;
 use super::tokens::Tokens;
 use crate::error::{Error, Result};
 
-/// The tokens that are known as used up, of all accounts. A file that cannot be read knows none.
+/// The tokens known to be used up, of all accounts. An unreadable file counts as empty.
 pub(crate) fn spent(config: &Path) -> Vec<Digest> {
     let text = atomic::read(&state::path(config)).unwrap_or_default();
     digests_of(serde_json::from_str(&text).ok().as_ref())
 }
 
-/// Adds to the `spent` of each entry which of its tokens are used up, as the state file of `config`
-/// or another entry says.
+/// Adds to the `spent` list of each entry those of its tokens that are used up according to the
+/// state file of `config` or to another entry.
 pub(super) fn apply(config: &Path, document: &mut Map<String, Value>) {
     let Some(Value::Array(entries)) = document.get_mut("accounts") else {
         return;
@@ -42,7 +43,7 @@ pub(super) fn apply(config: &Path, document: &mut Map<String, Value>) {
     }
 }
 
-/// Notes what the entries of the config say.
+/// Notes the digests in the entries of the config.
 pub(super) fn note(config: &Path, document: &Map<String, Value>) -> Result<()> {
     let entries = document.get("accounts").and_then(Value::as_array);
     let entries = entries.into_iter().flatten().filter_map(Value::as_object);
@@ -82,9 +83,9 @@ fn digests_of(document: Option<&Map<String, Value>>) -> Vec<Digest> {
 }
 
 const SPENT: &str = "spent";
-/// Of each entry: a process that has not looked for longer has long been refused by the API.
+/// Digests per entry; a process that has not looked for longer has long been refused by the API.
 const OF_ENTRY: usize = 8;
 /// Enough for 128 accounts.
 const NOTED_MAX: usize = 1024;
-/// Whoever writes the state file holds its lock for a moment.
+/// A writer of the state file holds its lock only briefly.
 const WAIT: Duration = Duration::from_secs(2);

@@ -1,7 +1,7 @@
-//! How long a worker waits for what, and for whom: the one wait of a request's life.
+//! The single wait of a request's life: how long a worker waits, and for what.
 //!
-//! Every wait watches the client's socket, so that a client who leaves is noticed at once (SPEC
-//! P12), sends what has been collected for the client, and sends heartbeats when they are due (SPEC
+//! Every wait watches the client's socket, so that a client that leaves is noticed at once (SPEC
+//! P12), sends the bytes collected for the client, and sends heartbeats when they are due (SPEC
 //! Q4).
 
 use std::cell::Cell;
@@ -21,10 +21,10 @@ use crate::platform::{Bell, PeerWait, poll_for, wait_with_peer};
 use crate::scheduler::time::Mono;
 use crate::server::ClientSocket;
 
-/// The time-outs of one attempt (SPEC A2 `timeouts`).
+/// The timeouts of one attempt (SPEC A2 `timeouts`).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Look-up, connect and handshake together.
+    /// For look-up, connect and handshake together.
     pub(crate) connect: Duration,
     /// From the request's last byte to the end of the response head.
     pub(crate) head: Duration,
@@ -37,7 +37,7 @@ pub(crate) struct Limits {
 pub(crate) struct Heartbeats {
     /// The first one.
     pub(crate) first: Mono,
-    /// Between two.
+    /// The interval.
     pub(crate) every: Duration,
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct ClientWait {
 }
 
 impl ClientWait {
-    /// For the request whose answer goes to `line`.
+    /// The waiter of the request whose answer goes to `line`.
     pub(crate) fn new(line: Line, tracked: Rc<Tracked>, limits: Limits) -> ClientWait {
         ClientWait {
             client: line.socket(),
@@ -74,14 +74,14 @@ impl ClientWait {
         }
     }
 
-    /// Heartbeats are sent from `beats.first` on, or from when they were due already.
+    /// Starts heartbeats at `beats.first`, or leaves running ones as they are.
     pub(crate) fn beat(&self, beats: Heartbeats) {
         let first = self.heartbeat.get().map_or(beats.first, |due| due.min(beats.first));
         self.heartbeat.set(Some(first));
         self.heartbeat_every.set(beats.every);
     }
 
-    /// A new attempt begins.
+    /// A new attempt starts.
     pub(crate) fn begin_attempt(&self) {
         self.connect_end.set(clock::mono() + self.limits.get().connect);
         self.head_end.set(None);
@@ -98,7 +98,7 @@ impl ClientWait {
         self.head_done.set(true);
     }
 
-    /// Reads stop with [`Stop::LookAheadOver`] once `limit` is over; `None` ends that.
+    /// Makes reads stop with [`Stop::LookAheadOver`] after `limit`; `None` removes the limit.
     pub(crate) fn look_ahead(&self, limit: Option<Duration>) {
         self.look_ahead_end.set(limit.map(|limit| clock::mono() + limit));
     }
@@ -109,14 +109,15 @@ impl ClientWait {
         self.wait(&mut fds, Phase::Queue, None).map(|_| ())
     }
 
-    /// Waits for a token refresh that another thread does, at most for `limit`.
+    /// Waits for a token refresh on another thread, at most for `limit`.
     pub(super) fn wait_for_refresh(
         &self,
         flight: &SingleFlight,
         limit: Duration,
     ) -> Result<(), Stop> {
         let Ok(bell) = Bell::new() else {
-            // Without a descriptor nothing can wake this thread; the refresh is bounded in time.
+            // Without a descriptor nothing can wake this thread, but the refresh takes a bounded
+            // time.
             flight.wait(limit);
             return Ok(());
         };
@@ -127,12 +128,12 @@ impl ClientWait {
         self.wait(&mut fds, Phase::Queue, Some(limit)).map(|_| ())
     }
 
-    /// The status that the client has seen already.
+    /// The status that the client has already seen.
     pub(crate) fn status_seen(&self) -> Option<u16> {
         self.line.status()
     }
 
-    /// Where the present phase ends, and how.
+    /// When the current phase ends, and with which error.
     fn end_of(&self, phase: Phase, now: Mono) -> (Mono, Stop) {
         let limits = self.limits.get();
         let phase_end = match phase {
@@ -152,7 +153,7 @@ impl ClientWait {
         }
     }
 
-    /// One `poll` over the connection's descriptors and the client's socket.
+    /// Calls `poll` once for the connection's descriptors and the client's socket.
     fn poll(&self, fds: &mut [PollFd<'_>], limit: Duration) -> Result<Ready, Stop> {
         let Some(client) = &self.client else {
             return Ok(if poll_for(fds, limit) { Ready::Io } else { Ready::Pause });
@@ -172,7 +173,7 @@ impl Waiter for ClientWait {
         phase: Phase,
         pause: Option<Duration>,
     ) -> Result<Ready, Stop> {
-        // The client gets what is there before anybody sleeps.
+        // Sends what was collected before the thread sleeps.
         self.line.flush().map_err(|_| Stop::ClientGone)?;
         if phase == Phase::Receive {
             self.tracked.awaits_answer();
@@ -209,6 +210,5 @@ impl Waiter for ClientWait {
     }
 }
 
-/// No single `poll` is longer: a guard against arithmetic, not a poll interval that anything relies
-/// on.
+/// The longest single `poll`, as a guard against overflow; nothing relies on it.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);

@@ -1,7 +1,7 @@
-//! One attempt's fixed parts, and the ways in which it can end.
+//! The fixed parts of one attempt, and the ways in which it can end.
 //!
-//! Both the attempt and the delivery of its answer end through here, so that each outcome is told
-//! to the scheduler and worded for the client in one place.
+//! Both the attempt and the delivery of its answer end through here, so that each outcome is
+//! reported to the scheduler and put into words for the client in one place.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -26,20 +26,20 @@ use crate::net::wait::Waiter as _;
 use crate::scheduler::quota::QuotaReport;
 use crate::scheduler::{Blame, Evidence, Outcome, Request};
 
-/// What came of an attempt.
+/// The result of an attempt.
 pub(super) enum Attempted {
     /// The request is over.
     Ended(Ended),
     /// Another account may do better; the client has seen nothing.
     Failed {
-        /// The way to the client.
+        /// The writer to the client.
         out: Uncommitted,
-        /// What happened.
+        /// The failure.
         failed: Box<Failed>,
     },
 }
 
-/// The parts of an attempt that stay the same over a repeated call.
+/// The parts of an attempt that stay the same when the call is repeated.
 pub(super) struct Course<'a> {
     pub(super) request: &'a ClientRequest,
     pub(super) demand: &'a Request,
@@ -52,7 +52,7 @@ pub(super) struct Course<'a> {
 }
 
 impl Course<'_> {
-    /// The upstream's own word, which no other account would change.
+    /// Passes on the upstream's own answer, which no other account would change.
     pub(super) fn passed_on(
         &self,
         hold: LeaseGuard,
@@ -67,7 +67,7 @@ impl Course<'_> {
         }
     }
 
-    /// No answer came: the network's fault, or the client left.
+    /// There was no answer: the network failed, or the client left.
     pub(super) fn no_answer(
         &self,
         hold: LeaseGuard,
@@ -82,7 +82,7 @@ impl Course<'_> {
             Failure::Network(network) => network,
         };
         let blame = match network.code {
-            // A name look-up is a matter of this machine: no account can help it.
+            // Name look-up concerns this machine, so another account cannot help.
             NetworkCode::Dns => Blame::Nobody,
             NetworkCode::Refused
             | NetworkCode::Unreachable
@@ -118,16 +118,16 @@ impl Course<'_> {
         Attempted::Failed { out, failed: Box::new(failed) }
     }
 
-    /// The credential of the last call is good.
+    /// The credential of the last call was accepted.
     pub(super) fn served(&self) {
         if let Some(sent) = &*self.sent.borrow() {
             self.request.context.accounts.served(self.granted.account, sent.generation);
         }
     }
 
-    /// Upstreams have been seen to repeat in an error the credential that they refuse. It is no
-    /// part of what they say. `mask` takes out every other secret: [`Masked::bytes`], or
-    /// [`Masked::torn`] where the end is missing.
+    /// Hides the credential that was sent: upstreams quote refused credentials in their errors.
+    /// `mask` removes every other secret: [`Masked::bytes`], or [`Masked::torn`] if the end is
+    /// missing.
     pub(super) fn hidden(
         &self,
         mut body: Vec<u8>,
@@ -138,7 +138,7 @@ impl Course<'_> {
             .as_ref()
             .map_or(&b""[..], |sent| headers::bare_key(sent.value.expose().as_bytes()));
         let mut from = 0;
-        // It may be too short to be known everywhere.
+        // It may be too short to be registered for masking.
         while !secret.is_empty()
             && let Some(at) = body[from..].windows(secret.len()).position(|part| part == secret)
         {
@@ -168,7 +168,7 @@ impl Course<'_> {
         })
     }
 
-    /// A 200 that is no answer (SPEC P6).
+    /// Classifies a 200 that is no valid answer (SPEC P6).
     pub(super) fn judge_no_answer(
         &self,
         answer: &Answer,
@@ -194,8 +194,8 @@ impl Course<'_> {
         meaning: Meaning,
         out: Uncommitted,
     ) -> Attempted {
-        // A 403 to a pooled account never reaches the client as such (P7): it would sign its user
-        // out.
+        // A 403 about a pooled account never reaches the client as such (P7), because it would sign
+        // the user out.
         let kept = kept.filter(|_| !matches!(meaning.status, 401..=403));
         let after = hold.complete(meaning.outcome.clone());
         if meaning.verdict.whom.blames_nobody() {
@@ -217,5 +217,5 @@ impl Course<'_> {
     }
 }
 
-/// What stands in place of a credential that an upstream repeats.
+/// Replaces a credential that an upstream quotes.
 const HIDDEN: &[u8] = b"[hidden]";

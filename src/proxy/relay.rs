@@ -1,5 +1,5 @@
-//! Requests that are the client's own affair (SPEC P3, T5): relayed to `upstream` with what the
-//! client brought, never with a pooled credential, never retried, never judged.
+//! Requests with the client's own credential (SPEC P3, T5): relayed to `upstream` as the client
+//! sent them, never with a pooled credential, never retried, never classified.
 
 use std::borrow::Cow;
 
@@ -18,7 +18,7 @@ use crate::http::headers::{self, Auth, Beta};
 use crate::http::sse::{self, Form};
 use crate::server::paths::Route;
 
-/// Whether `request` is to be relayed instead of pooled.
+/// Whether `request` must be relayed instead of pooled.
 pub(super) fn is_own(request: &ClientRequest) -> bool {
     match &request.route {
         Route::OauthToken => true,
@@ -27,7 +27,7 @@ pub(super) fn is_own(request: &ClientRequest) -> bool {
     }
 }
 
-/// Relays the request as it is.
+/// Relays the request unchanged.
 pub(super) fn run(request: &ClientRequest, out: Uncommitted) -> Ended {
     let Ok(uri) = Uri::try_from(format!("{}{}", request.config.upstream.as_str(), request.target))
     else {
@@ -35,7 +35,7 @@ pub(super) fn run(request: &ClientRequest, out: Uncommitted) -> Ended {
     };
     let key = request.config.proxy.api_key.as_ref().map_or(&b""[..], |key| key.expose().as_bytes());
     let (auth, connection) = match request.route {
-        // A refresh token is single-use: it must not be sent twice over a connection that dies.
+        // A refresh token is single-use: it must not be sent twice because a connection was dead.
         Route::OauthToken => (Auth::Untouched { proxy_key: key }, Connection::Fresh),
         _ => (Auth::Own, Connection::Pooled),
     };
@@ -71,7 +71,7 @@ pub(super) fn run(request: &ClientRequest, out: Uncommitted) -> Ended {
     pass_on(request, upstream, out)
 }
 
-/// Gives the answer to the client as it comes.
+/// Passes the answer to the client as it arrives.
 fn pass_on(request: &ClientRequest, mut upstream: Answer, out: Uncommitted) -> Ended {
     let status = Some(upstream.status);
     let header = |name| upstream.headers.text(name);
@@ -105,18 +105,18 @@ fn pass_on(request: &ClientRequest, mut upstream: Answer, out: Uncommitted) -> E
     }
 }
 
-/// Makes the client's own credentials known, so that nothing shows them (SPEC D4).
+/// Registers the client's own credentials for masking (SPEC D4).
 fn remember_credentials(request: &ClientRequest) {
     let keys = request.headers.iter().filter(|(name, _)| headers::is_key_header(name));
     let keys = keys.filter_map(|(_, value)| std::str::from_utf8(headers::bare_key(value)).ok());
-    // What looks like no key may be a placeholder, and a word of every text.
+    // Anything else may be a placeholder, such as a common word.
     for key in keys.filter(|key| key.starts_with("sk-ant-")) {
         drop(Secret::of_a_client(key));
     }
 }
 
-/// An error is given to the client without any credential; one that nobody can look into, in our
-/// words.
+/// Passes an error to the client without any credential; one that cannot be searched is replaced by
+/// our words.
 fn refused(request: &ClientRequest, mut upstream: Answer, out: Uncommitted) -> Ended {
     let mut body = Vec::new();
     loop {
@@ -144,7 +144,7 @@ fn refused(request: &ClientRequest, mut upstream: Answer, out: Uncommitted) -> E
     }
 }
 
-/// An error whose body cannot be passed on.
+/// The answer for an error whose body cannot be passed on.
 fn in_our_words(status: u16) -> Reply {
     Reply::new(status, kind_of(status), format!("the upstream answered with status {status}"))
 }

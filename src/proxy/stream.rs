@@ -1,4 +1,4 @@
-//! The answer's way to the client: its framing, its heartbeats, and the point after which nothing
+//! Writes the answer to the client: its framing, its heartbeats, and the point after which nothing
 //! can be taken back.
 //!
 //! ```text
@@ -10,8 +10,8 @@
 //!                                                   Over
 //! ```
 //!
-//! [`Uncommitted`] and [`Committed`] are the two ends of the commit point (SPEC P6): a retry needs
-//! the first, and opening an answer consumes it. What is written is collected and leaves when the
+//! [`Uncommitted`] and [`Committed`] are the two sides of the commit point (SPEC P6): a retry needs
+//! the first, and opening an answer consumes it. Written bytes are collected and sent when the
 //! worker is about to wait, or at [`CORK_BYTES`].
 
 use std::cell::RefCell;
@@ -30,30 +30,30 @@ use crate::config::masking::{self, Masked};
 use crate::http::headers::{self, Headers};
 use crate::server::{ClientSocket, Outbound};
 
-/// Collected bytes are sent at this size even if more are at hand.
+/// Collected bytes are sent at this size even if more are available.
 const CORK_BYTES: usize = 16 * 1024;
-/// A real event, because clients' watchdogs do not take a comment for a sign of life (SPEC Q4).
+/// A real event, because clients' watchdogs ignore comments (SPEC Q4).
 const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
 
 /// What the client's request says about the form of its answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ClientForm {
-    /// HTTP/1.1 or later: chunks are understood.
+    /// HTTP/1.1 or later: the client understands chunks.
     pub(crate) chunks: bool,
     /// `HEAD`: no body.
     pub(crate) head_only: bool,
-    /// The client wants another request on this connection, and may have it.
+    /// The client wants to send another request on this connection, and may.
     pub(crate) keep_alive: bool,
 }
 
-/// How a body is delimited on the way to the client.
+/// How a body is delimited for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Body {
-    /// As many bytes as announced.
+    /// By the announced length.
     Length(u64),
-    /// To its own end.
+    /// By its own end.
     Streamed,
-    /// None, whatever the headers say (HEAD, 204, 304).
+    /// There is none, whatever the headers say (HEAD, 204, 304).
     None,
 }
 
@@ -67,7 +67,7 @@ enum State {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
-    /// Bytes that are still owed.
+    /// Bytes still to be sent.
     Length(u64),
     Chunked,
     /// HTTP/1.0: the end of the connection is the end of the body.
@@ -85,19 +85,19 @@ struct Down {
     status: Option<u16>,
 }
 
-/// The part of a response that a waiting worker may still touch: it sends what is due and
+/// The part of a response that a waiting worker may still use: it sends collected bytes and
 /// heartbeats.
 #[derive(Clone)]
 pub(crate) struct Line(Rc<RefCell<Down>>);
 
-/// A response of which the client has seen nothing but our own heartbeats.
+/// A response of which the client has seen nothing except our own heartbeats.
 pub(crate) struct Uncommitted(Line);
 
 /// A response that has begun: its account can no longer be changed.
 pub(crate) struct Committed(Line, Option<ErrorEvents>);
 
 impl Uncommitted {
-    /// Takes over the way to the client. `clock` runs since the request's last byte.
+    /// Takes over the connection to the client. `clock` runs since the request's last byte.
     pub(crate) fn new(out: Outbound, form: ClientForm, clock: Stopwatch) -> Uncommitted {
         let down = Down {
             out: Some(out),
@@ -116,13 +116,13 @@ impl Uncommitted {
         self.0.clone()
     }
 
-    /// Whether heartbeats have gone out, so that only an event stream can follow.
+    /// Whether heartbeats have been sent, so that only an event stream can follow.
     pub(crate) fn is_held(&self) -> bool {
         self.0.0.borrow().state == State::Held
     }
 
-    /// Begins the upstream's answer. After heartbeats only its body can follow: the caller has made
-    /// sure that it is an event stream of status 200.
+    /// Starts the upstream's answer. After heartbeats only its body can follow: the caller has
+    /// checked that it is an event stream of status 200.
     ///
     /// # Errors
     /// The client is gone.
@@ -138,14 +138,14 @@ impl Uncommitted {
                 down.state = State::Open(down.streamed());
             } else {
                 down.head(status, lines, body);
-                // The head alone is worth a packet only if the first bytes are not at hand; the
-                // next wait sends it.
+                // The head is sent alone only if the first bytes of the body are not available yet;
+                // the next wait sends it.
             }
         }
         Ok(Committed(self.0, None))
     }
 
-    /// Gives an answer of our own and ends the response. Gives the status that the client saw.
+    /// Sends an answer of our own and ends the response. Returns the status that the client saw.
     ///
     /// # Errors
     /// The client is gone.
@@ -167,8 +167,8 @@ impl Uncommitted {
         Ok(down.status.unwrap_or(reply.status))
     }
 
-    /// Gives an answer whose bytes are at hand and ends the response. It is an error or a page of
-    /// our own, so no credential may go out in it.
+    /// Sends an answer that is complete in memory and ends the response. It is an error or a page
+    /// of our own, so no credential may be in it.
     ///
     /// # Errors
     /// The client is gone.
@@ -203,18 +203,18 @@ impl Committed {
         }
     }
 
-    /// From here on the bytes are those of an event stream, whose errors are looked through.
+    /// From here on the bytes belong to an event stream, whose errors are searched.
     pub(crate) fn guard_errors(&mut self) {
         self.1 = Some(ErrorEvents::default());
     }
 
-    /// What is held of an event that never ended goes out, too.
+    /// Sends what is held of an event that never ended.
     fn let_go(&mut self) -> io::Result<()> {
         let held = self.1.take().map(|mut events| events.finish()).unwrap_or_default();
         self.0.0.borrow_mut().push(&held)
     }
 
-    /// Ends a whole answer.
+    /// Ends a complete answer.
     ///
     /// # Errors
     /// The client is gone.
@@ -223,10 +223,10 @@ impl Committed {
         self.0.0.borrow_mut().finish()
     }
 
-    /// Ends an answer that broke: with `event` where the body may still grow, else by cutting the
-    /// connection, so that nobody takes it for whole.
+    /// Ends an answer that broke off: with `event` if the body may still grow, otherwise by cutting
+    /// the connection, so that nobody takes it for complete.
     pub(crate) fn broken(mut self, event: Option<&[u8]>) {
-        // A client that is gone is noticed by the next line.
+        // If the client is gone, the next write notices it.
         let _ = self.let_go();
         let event = event.map(|event| Masked::bytes(event.to_vec()));
         let mut down = self.0.0.borrow_mut();
@@ -242,7 +242,7 @@ impl Committed {
 }
 
 impl Line {
-    /// Sends what has been collected.
+    /// Sends the collected bytes.
     ///
     /// # Errors
     /// The client is gone.
@@ -250,7 +250,7 @@ impl Line {
         self.0.borrow_mut().flush()
     }
 
-    /// Sends a sign of life; the first one opens the response as an event stream.
+    /// Sends a heartbeat; the first one opens the response as an event stream.
     ///
     /// # Errors
     /// The client is gone.
@@ -278,7 +278,7 @@ impl Line {
         self.0.borrow().out.as_ref().map(|out| Arc::clone(out.socket()))
     }
 
-    /// From the request's last byte to the first byte of the answer, heartbeats not counted.
+    /// From the request's last byte to the first byte of the answer, not counting heartbeats.
     pub(crate) fn first_byte(&self) -> Option<Duration> {
         self.0.borrow().first_byte
     }
@@ -294,7 +294,7 @@ impl Down {
         if self.form.chunks { Framing::Chunked } else { Framing::ToTheEnd }
     }
 
-    /// Puts the head into the cork.
+    /// Writes the head into the cork.
     fn head<'a>(
         &mut self,
         status: u16,
@@ -316,7 +316,7 @@ impl Down {
         let mut is_dated = false;
         let lines = lines.inspect(|(name, _)| is_dated |= *name == "date");
         headers::write_head(status, lines, cork);
-        // An upstream may repeat a credential in any header.
+        // An upstream may quote a credential in any header.
         if masking::bytes(&cork[start..]).is_some() {
             let masked = masked_head(&cork[start..]);
             cork.truncate(start);
@@ -369,7 +369,7 @@ impl Down {
         if self.cork.len() >= CORK_BYTES { self.flush() } else { Ok(()) }
     }
 
-    /// Puts a piece of the body into the cork.
+    /// Writes a piece of the body into the cork.
     fn frame(&mut self, framing: Framing, bytes: &[u8]) {
         match framing {
             Framing::Chunked => {
@@ -427,7 +427,7 @@ impl Down {
         sent
     }
 
-    /// Ends the connection: the client must not take what it has for whole.
+    /// Cuts the connection, so that the client does not take the answer for complete.
     fn cut(&mut self) {
         let ends_by_closing = self.state == State::Open(Framing::ToTheEnd);
         self.state = State::Over;
@@ -440,8 +440,8 @@ impl Down {
     }
 }
 
-/// The head without any credential in its values. A name is left alone: somebody's key may be a
-/// word such as `anthropic`, and no client would know what `[masked]-ratelimit-reset` is.
+/// The head without any credential in its values. Names are not masked: somebody's key may be a
+/// word such as `anthropic`, and no client would understand `[masked]-ratelimit-reset`.
 fn masked_head(head: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(head.len());
     for line in head.split_inclusive(|byte| *byte == b'\n') {

@@ -29,8 +29,8 @@ pub(super) enum Enrolled {
     Put(Put),
     /// It was stored beside the entry with this name, which may or may not be the same account.
     Beside(Put, String),
-    /// The refresh token is used up, so the tokens are not taken. The entry of this name has newer
-    /// ones, as far as there is one.
+    /// The refresh token is used up, so the tokens were not stored. The entry with this name, if
+    /// any, has newer ones.
     Spent(Option<String>),
 }
 
@@ -103,15 +103,15 @@ fn fields_of(newcomer: &Newcomer<'_>) -> Map<String, Value> {
     fields
 }
 
-/// What the state file says of refresh tokens.
+/// The state file's facts about refresh tokens.
 struct KnownTokens {
     spent: Vec<Digest>,
     refused: Vec<Digest>,
 }
 
-/// What may be stored of these tokens for the account `who` (SPEC T3): all of it, or the access
-/// token alone if the refresh token is used up and the stored pair was refused. Else the account
-/// that has a newer pair, as far as there is one.
+/// What may be stored of these tokens for the account `who` (SPEC T3): all of it, or only the
+/// access token if the refresh token is used up and the stored pair was refused. Otherwise the
+/// account with a newer pair, if there is one.
 fn usable(
     document: &mut Map<String, Value>,
     tokens: &Tokens,
