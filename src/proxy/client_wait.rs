@@ -74,7 +74,7 @@ impl ClientWait {
         }
     }
 
-    /// Starts heartbeats at `beats.first`, or leaves running ones as they are.
+    /// Sends heartbeats from `beats.first` on, or from the time already set if that is earlier.
     pub(crate) fn beat(&self, beats: Heartbeats) {
         let first = self.heartbeat.get().map_or(beats.first, |due| due.min(beats.first));
         self.heartbeat.set(Some(first));

@@ -1,7 +1,7 @@
-//! Whether an account can serve a request now (SPEC S3, S6): everything that stands in the way.
+//! Whether an account can serve a request now (SPEC S3, S6): everything that may prevent it.
 //!
-//! Availability is the absence of obstacles, asked anew each time, and not a state that is kept: a
-//! kept one would have to be updated whenever a window, a block, a cap or the breaker changes.
+//! Availability is the absence of obstacles, computed each time rather than stored: a stored value
+//! would have to be updated whenever a window, a block, a cap or the breaker changes.
 
 use super::Scheduler;
 use super::parts::account::{Account, BlockState, keeps_out};
@@ -21,8 +21,7 @@ use super::parts::windows::{Full, Window};
 use super::select::{Ask, Patience, Restraint, Route, mismatch};
 
 impl Scheduler {
-    /// Everything that keeps this request from this account, until `visit` says stop by returning
-    /// false.
+    /// Visits everything that keeps this request from this account, until `visit` returns false.
     pub(super) fn obstacles<'a>(
         &'a self,
         now: Now,
@@ -47,7 +46,7 @@ impl Scheduler {
         }
         let lately = account.has_served_lately(now.mono);
         for held in account.placed(now).filter(|held| keeps_out(&held.block.scope, ask.target())) {
-            // Other classes are answered, not held (P7).
+            // Requests of other classes are answered, not held (P7).
             let is_rest = lately
                 && ask.class == RouteClass::Messages
                 && held.block.reason == BlockReason::CredentialRefused;
@@ -63,7 +62,7 @@ impl Scheduler {
                 return;
             }
         }
-        // P3: message quota is used by messages alone, and the others never wait behind them.
+        // P3: only messages use message quota, and the other classes never wait behind them.
         if ask.class != RouteClass::Messages {
             let others = account.in_flight.saturating_sub(account.messages_in_flight);
             if is_reached(others, self.policy.max_active_per_account) {
@@ -86,7 +85,7 @@ impl Scheduler {
         self.crowding(now, account, ask, visit);
     }
 
-    /// P7: what this request itself has met on the account, and what has become of it since.
+    /// P7: this request's own refusal by the account, and what has happened to it since.
     fn own_refusal<'a>(&self, now: Now, account: &Account, ask: &Ask<'_>) -> Option<Obstacle<'a>> {
         let refusal = ask.trail.refusal_by(account.id)?;
         match refusal.why {
@@ -103,14 +102,14 @@ impl Scheduler {
         }
     }
 
-    /// The account has served an unrelated request since it refused this one.
+    /// Whether the account has served an unrelated request since it refused this one.
     pub(super) fn is_proof(&self, account: &Account, ask: &Ask<'_>) -> bool {
         ask.trail.refusal_by(account.id).is_some_and(|refusal| {
             account.suspicions.has_served_since(ask.class, ask.kin, refusal.at)
         })
     }
 
-    /// The obstacles that other requests are: caps, ramps, the breaker.
+    /// Obstacles caused by other requests: caps, ramps, the breaker.
     fn crowding<'a>(
         &self,
         now: Now,
@@ -128,7 +127,7 @@ impl Scheduler {
         {
             return;
         }
-        // One that cannot wait is not made to wait by a ramp, unless it would pass those who do.
+        // A ramp does not delay a request that cannot wait, unless it would overtake waiting ones.
         let can_wait = ask.patience == Patience::CanWait || self.queue.in_line() > 0;
         match account.ramp.room(now.mono) {
             Room::From(at) if can_wait => {
@@ -158,8 +157,8 @@ impl Scheduler {
         }
     }
 
-    /// P8: a request in suspense may be what is wrong, so that its probe would say nothing about
-    /// the API. Anybody else who waits for the breaker probes first.
+    /// P8: a request in suspense may itself be the problem, so its probe would say nothing about
+    /// the API. Other requests that wait for the breaker probe first.
     fn leaves_probe_to_others(&self, now: Now, ask: &Ask<'_>) -> bool {
         let waits_for_it = |waiter: &Waiter| {
             let request = &waiter.request;
@@ -174,8 +173,8 @@ impl Scheduler {
             && self.queue.iter().any(waits_for_it)
     }
 
-    /// S6: the brink, and cold starts while requests wait. Who must go to this account is spared
-    /// the second, since it could not go anywhere else meanwhile.
+    /// S6: the brink, and the cold-start limit while requests wait. A request that must go to this
+    /// account is exempt from the second, since it has no alternative.
     fn restraint<'a>(&self, now: Now, account: &Account, ask: &Ask<'_>) -> Option<Obstacle<'a>> {
         match (ask.restraint, ask.shape) {
             (Restraint::Waived, _) | (_, Shape::CountTokens) => return None,
@@ -186,7 +185,7 @@ impl Scheduler {
         }
         let five_hours = account.used(now.wall, &WindowKind::FiveHour);
         let week = account.used(now.wall, &WindowKind::SevenDay);
-        // A reset in between ends either.
+        // A reset ends either of them early.
         let or_reset = |until: Mono| {
             let measured = |kind: &WindowKind| match kind {
                 WindowKind::FiveHour | WindowKind::SevenDay => true,
@@ -216,8 +215,8 @@ impl Scheduler {
         }
     }
 
-    /// S3, S4: does this window keep the request out? The API serves paid overage beyond every
-    /// window, so that only the owner's own limit counts then.
+    /// S3, S4: whether this window keeps the request out. The API serves paid overage beyond every
+    /// window, so only the owner's own limit counts then.
     fn full<'a>(
         &self,
         now: Now,
@@ -247,7 +246,7 @@ impl Scheduler {
         own.is_some_and(|own| used >= own).then_some(Obstacle::Limit(window))
     }
 
-    /// What stands in the way first, if anything does.
+    /// The first obstacle, if there is any.
     pub(super) fn first_obstacle<'a>(
         &'a self,
         now: Now,
@@ -263,7 +262,7 @@ impl Scheduler {
     }
 }
 
-/// A cap of zero is none.
+/// A cap of zero means no cap.
 fn is_reached(active: u32, cap: u32) -> bool {
     cap != 0 && active >= cap
 }

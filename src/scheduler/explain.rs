@@ -1,4 +1,4 @@
-//! What can be seen from outside: explanations (SPEC S12), refusals with their reasons (P14),
+//! What is visible from outside: explanations (SPEC S12), refusals with their reasons (P14),
 //! snapshots.
 
 use std::cmp::Ordering;
@@ -28,7 +28,7 @@ use super::select::{Ask, Route, mismatch};
 use super::{Intake, Scheduler};
 
 impl Scheduler {
-    /// S12: what would become of this request now. Changes nothing.
+    /// S12: what would happen to this request now. Changes nothing.
     #[must_use]
     pub fn explain(&self, now: Now, request: &Request) -> Explanation {
         let tried_until = now.mono + self.pass_pause(request.last_failure);
@@ -59,7 +59,7 @@ impl Scheduler {
         self.decisions.iter().map(|one| one.clone().in_order())
     }
 
-    /// Adds a decision to `decisions`, whose memory is used again.
+    /// Adds a decision to `decisions`, reusing the memory of the oldest.
     pub(super) fn record(
         &self,
         now: Now,
@@ -112,7 +112,7 @@ impl Scheduler {
         }
     }
 
-    /// Where the session was served last, as long as its prompt is cached there.
+    /// The account that last served the session, as long as its prompt is cached there.
     fn cached_prompt(&self, now: Now, ask: &Ask<'_>) -> Option<CachedPrompt> {
         let served = ask.binding?.last_served()?;
         let account = match ask.cache_on(now.mono, served) {
@@ -126,7 +126,7 @@ impl Scheduler {
         })
     }
 
-    /// What keeps the account away longest; none if nothing does.
+    /// The reason that keeps the account out longest; `None` if there is none.
     fn standing(&self, now: Now, account: &Account, ask: &Ask<'_>) -> Option<Standing> {
         let mut longest: Option<(Ends, Obstacle<'_>)> = None;
         self.obstacles(now, account, ask, |obstacle| {
@@ -144,7 +144,7 @@ impl Scheduler {
             reason: obstacle.reason(now),
             wait: match ends {
                 Ends::At(at) => Some(at.since(now.mono)),
-                // A 403 is never waited for, and ends all the same.
+                // A 403 is never waited for, but it does end.
                 Ends::OnRelease | Ends::Never => {
                     obstacle.unawaited_end(now).map(|at| at.since(now.mono))
                 }
@@ -161,8 +161,8 @@ impl Scheduler {
         })
     }
 
-    /// P14: the true cause, over the enabled accounts that match. `reason` none: what their blocks
-    /// say.
+    /// P14: the true cause, over the enabled accounts that match. If `reason` is `None`, it is
+    /// derived from their blocks.
     pub(super) fn refusal(
         &self,
         now: Now,
@@ -174,7 +174,8 @@ impl Scheduler {
         let accounts: Vec<Standing> =
             matching.iter().filter_map(|account| self.standing(now, account, ask)).collect();
         let outlooks = self.outlooks(now, ask);
-        // One that only waits for others to end may be back at any moment: no time is honest then.
+        // An account that only waits for other requests may be back at any moment, so no time can
+        // be given.
         let soonest = outlooks
             .iter()
             .filter(|outlook| !outlook.is_never())
@@ -185,8 +186,7 @@ impl Scheduler {
             () if soonest.is_none() => RefusalReason::CredentialsOnly(
                 matching.iter().map(|account| account.spec.name.clone()).collect(),
             ),
-            // A provider would have served, so that Claude's limits alone would be half of the
-            // truth.
+            // A provider would have served, so Claude's limits alone would be half of the truth.
             () if self.is_barred(ask) => RefusalReason::ThinkingNeedsClaude,
             () => RefusalReason::Limited(cause.unwrap_or(WaitCause::Capacity)),
         };
@@ -198,7 +198,7 @@ impl Scheduler {
         }
     }
 
-    /// P9 keeps the request from a provider that it could go to otherwise.
+    /// Whether P9 keeps the request from a provider that could otherwise serve it.
     fn is_barred(&self, ask: &Ask<'_>) -> bool {
         self.accounts
             .iter()
@@ -252,14 +252,14 @@ impl Scheduler {
         }
     }
 
-    /// What a ticket waits for; nothing once it has its verdict.
+    /// What a ticket waits for; `None` once it has its verdict.
     #[must_use]
     pub fn waits_for(&self, ticket: Ticket) -> Option<WaitCause> {
         let waiter = self.queue.iter().find(|waiter| waiter.ticket == ticket)?;
         waiter.clock.cause.map(|(cause, _)| cause)
     }
 
-    /// What the request of a ticket has met so far, with its suspense.
+    /// The history of a ticket's request, including its suspense.
     #[must_use]
     pub fn trail_of(&self, ticket: Ticket) -> Option<&Trail> {
         let waiter = self.queue.iter().find(|waiter| waiter.ticket == ticket)?;
@@ -272,7 +272,7 @@ impl Scheduler {
         self.breakers.get(family).map(|breaker| breaker.snapshot(now)).unwrap_or_default()
     }
 
-    /// The shared breaker alone, which costs less than a snapshot.
+    /// The shared breaker alone, which is cheaper than a snapshot.
     #[must_use]
     pub fn breaker(&self, now: Now) -> BreakerSnapshot {
         self.breakers.snapshot(now)
@@ -303,7 +303,7 @@ impl Scheduler {
         let of_messages = || blocks.iter().filter(|block| is_of_messages(block));
         let until = |limited: bool| -> Option<Wall> {
             of_messages()
-                // A rest after a 401 is no cooldown.
+                // A rest after a 401 does not count as a cooldown.
                 .filter(|block| block.reason != BlockReason::CredentialRefused)
                 .filter(|block| is_429(&block.reason) == limited)
                 .filter_map(|block| block.until)
@@ -333,7 +333,7 @@ impl Scheduler {
             cooldown_until: until(false),
             rate_limited_until: until(true),
             windows: account.windows.iter(now.wall).map(|window| window.snapshot()).collect(),
-            // The verdict belongs to a window and goes with it (S2).
+            // The verdict belongs to a window and expires with it (S2).
             unified_status: account
                 .unified_status
                 .filter(|verdict| *verdict != Verdict::Rejected || rejected),
@@ -344,7 +344,7 @@ impl Scheduler {
         }
     }
 
-    /// S4.
+    /// The weekly state (S4).
     fn weekly(&self, now: Now, account: &Account) -> WeeklySnapshot {
         let rejected = account.blocks(now).any(|block| is_weekly(&block.reason));
         let known =
@@ -367,23 +367,23 @@ impl Scheduler {
         }
     }
 
-    /// What a process that takes over should know of sessions (S9, P9): the `count` that were used
-    /// last, the latest first.
+    /// Sessions for a process that takes over (S9, P9): the `count` most recently used, latest
+    /// first.
     #[must_use]
     pub fn known_sessions(&self, now: Now, count: usize) -> Vec<KnownSession> {
         let idle = self.policy.session_idle;
         self.affinity.known_sessions(now.mono, idle, count)
     }
 
-    /// The same of threads (P10).
+    /// Threads, in the same way (P10).
     #[must_use]
     pub fn known_threads(&self, now: Now, count: usize) -> Vec<KnownThread> {
         let idle = self.policy.session_idle;
         self.affinity.known_threads(now.mono, idle, count)
     }
 
-    /// Takes over what [`Scheduler::known_sessions`] and [`Scheduler::known_threads`] of another
-    /// process have told.
+    /// Adds what [`Scheduler::known_sessions`] and [`Scheduler::known_threads`] of another process
+    /// have returned.
     pub fn recall(&mut self, now: Now, sessions: &[KnownSession], threads: &[KnownThread]) {
         let now = self.touch(now);
         for known in sessions.iter().rev() {
@@ -396,8 +396,8 @@ impl Scheduler {
 }
 
 impl Explanation {
-    /// Best first. Decisions are kept as they were made: sorting them all would cost each request
-    /// more than its choice.
+    /// Sorts the candidates, best first. Decisions are stored unsorted, because sorting each one
+    /// would cost more than making it.
     fn in_order(mut self) -> Explanation {
         self.candidates.sort_by(by_rank);
         for (index, candidate) in self.candidates.iter_mut().enumerate() {
@@ -422,7 +422,7 @@ impl Explanation {
 }
 
 impl Refusal {
-    /// Without anything about accounts.
+    /// A refusal without facts about accounts.
     pub(super) fn plain(reason: RefusalReason) -> Refusal {
         Refusal { reason, wait: None, cause: None, accounts: Vec::new() }
     }
@@ -432,7 +432,8 @@ fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
     (a.pass, a.priority).cmp(&(b.pass, b.priority)).then(a.score.total_cmp(&b.score))
 }
 
-/// Never is longest, then the latest known end, then what others decide.
+/// Orders ends by how late they are: those that depend on other requests, known ones by their time,
+/// and last those that never come.
 fn order(ends: Ends) -> (u8, u64) {
     match ends {
         Ends::OnRelease => (0, 0),
@@ -457,8 +458,7 @@ fn status(blocks: &[BlockSnapshot], week: Option<Tier>) -> Status {
     }
 }
 
-/// P1: what concerns other route classes, or a single model, says nothing about the account's
-/// state.
+/// P1: blocks of other route classes, or of a single model, do not affect the account's status.
 fn is_of_messages(block: &BlockSnapshot) -> bool {
     match &block.scope {
         Scope::Account | Scope::Class(RouteClass::Messages) | Scope::Family(_) => true,
@@ -468,7 +468,7 @@ fn is_of_messages(block: &BlockSnapshot) -> bool {
 }
 
 impl Account {
-    /// What keeps the account away or makes it avoided, for display.
+    /// The blocks of the account, in force or making it avoided, for display.
     fn snapshot_blocks(&self, now: Now) -> Vec<BlockSnapshot> {
         let blocks = self.blocks(now).map(|block| BlockSnapshot {
             reason: block.reason.clone(),

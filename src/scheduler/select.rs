@@ -1,5 +1,5 @@
-//! Which account a request gets (SPEC S7): the one it is bound to, else the first in the order of
-//! passes.
+//! Chooses the account for a request (SPEC S7): the one that it is bound to, else the first in the
+//! order of passes.
 //!
 //! A conversation's prompt is cached on the account that served it last, and writing it again
 //! elsewhere costs more than ten times as much as reading it there. So a session stays where its
@@ -7,8 +7,8 @@
 //! priority does. Moving sessions to the account with the best score at the moment was tried; it
 //! does more harm than the scores do good. For the same reason an account near its limit is
 //! *avoided*, not out: its sessions finish their work from the cache, and others come only when no
-//! other account can serve them. Treating it as full threw away the last tenth of every window
-//! while requests waited for hours.
+//! other account can serve them. Treating it as full wasted the last tenth of every window while
+//! requests waited for hours.
 //!
 //! A critical week moves a session once, and only when that costs little: a long conversation
 //! leaves when its cache has expired. Moving all sessions at once rewrote a fifth more cache than
@@ -53,15 +53,15 @@ pub(super) struct Ask<'a> {
     /// For explanations.
     pub(super) session: Option<SessionKey>,
     pub(super) weight: u32,
-    /// P9, by the request or its session.
+    /// The request or its session contains signed thinking (P9).
     pub(super) thinking: bool,
     pub(super) route: Route,
-    /// V1.
+    /// The accounts in the request's own headers (V1).
     pub(super) brought: &'a [AccountId],
-    /// Left out until then.
+    /// Accounts excluded after a failure.
     pub(super) tried: &'a [AccountId],
     pub(super) tried_until: Mono,
-    /// P7.
+    /// The request's history (P7).
     pub(super) trail: &'a Trail,
     pub(super) last_failure: Option<WaitCause>,
     pub(super) patience: Patience,
@@ -69,11 +69,11 @@ pub(super) struct Ask<'a> {
     pub(super) shape: Shape,
     pub(super) body_bytes: u64,
     pub(super) restraint: Restraint,
-    /// How many others wait.
+    /// The number of other waiting requests.
     pub(super) others_waiting: usize,
 }
 
-/// Where it must go.
+/// Restrictions on the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
     Any,
@@ -81,14 +81,14 @@ pub(super) enum Route {
     Thread(AccountId),
 }
 
-/// Can it be held at all?
+/// Whether it can be held at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Patience {
     CanWait,
     CannotWait,
 }
 
-/// Whether the brink and cold starts keep a request waiting (S6). They never cause a refusal.
+/// Whether the brink and the cold-start limit make a request wait (S6). They never cause a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Restraint {
     Heeded,
@@ -104,12 +104,12 @@ impl<'a> Ask<'a> {
         self.binding.map_or(PromptCache::Cold, |binding| binding.cache_on(now, account))
     }
 
-    /// Whether any account has the prompt.
+    /// Whether any account has the prompt cached.
     pub(super) fn is_cached(&self, now: Mono) -> bool {
         self.binding.is_some_and(|binding| binding.is_cached(now))
     }
 
-    /// S5: what it is expected to cost. Counting tokens uses no quota.
+    /// S5: the expected cost. Counting tokens uses no quota.
     pub(super) fn cost(&self, cache: PromptCache) -> u64 {
         match self.shape {
             Shape::CountTokens => 0,
@@ -118,7 +118,7 @@ impl<'a> Ask<'a> {
     }
 }
 
-/// Weight given lately to all that serve, Claude accounts and providers apart.
+/// Recent weight of all accounts that serve, separately for Claude accounts and providers.
 #[derive(Clone, Copy, Debug, Default)]
 struct Recently {
     claude: u64,
@@ -140,7 +140,7 @@ impl Recently {
     }
 }
 
-/// What was chosen, and what the session should remember of it.
+/// The choice, and what the session should remember about it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Choice {
     pub(super) index: usize,
@@ -150,7 +150,7 @@ pub(super) struct Choice {
 }
 
 impl Scheduler {
-    /// The deciding parts of a request, and what is remembered of its session.
+    /// The relevant parts of a request, and the memory of its session.
     pub(super) fn ask<'a>(
         &self,
         now: Now,
@@ -203,7 +203,7 @@ impl Scheduler {
         }
     }
 
-    /// A queue without a single place is none.
+    /// A queue without any place does not count.
     pub(super) fn has_queue(&self) -> bool {
         self.policy.queue_enabled && self.policy.max_queued > 0
     }
@@ -212,8 +212,8 @@ impl Scheduler {
         request.body_bytes > self.policy.max_queued_body_bytes
     }
 
-    /// Sorts the accounts into those that can serve and the others, in the order of the scan, which
-    /// starts after the account chosen last.
+    /// Sorts the accounts into those that can serve and the others, in scan order, which starts
+    /// after the account chosen last.
     pub(super) fn rank(&self, now: Now, ask: &Ask<'_>, ranking: &mut Ranking) {
         ranking.available.clear();
         ranking.out.clear();
@@ -251,8 +251,8 @@ impl Scheduler {
         }
     }
 
-    /// The priority of the best subscription that the request could use, out or not. Only API keys
-    /// are compared with it.
+    /// The priority of the best subscription that the request could use, even if it is out. Only
+    /// API keys are compared with it.
     fn best_subscription(&self, ask: &Ask<'_>) -> Option<i64> {
         if !self.accounts.iter().any(|account| account.spec.kind == Kind::ApiKey) {
             return None;
@@ -264,7 +264,7 @@ impl Scheduler {
         subscriptions.map(|account| account.spec.priority).min()
     }
 
-    /// S7, among those available.
+    /// S7, among the available accounts.
     pub(super) fn choose(
         &self,
         now: Now,
@@ -300,8 +300,8 @@ impl Scheduler {
         }
     }
 
-    /// P7: where a request in suspense looks that every account at hand has refused. By turns,
-    /// since the best of them may be the one that refuses everything.
+    /// P7: the account to try for a request in suspense when every available account has refused
+    /// it. They take turns, since the best one may be the one that refuses everything.
     fn least_lately_refused<'a>(
         &self,
         ask: &Ask<'_>,
@@ -318,7 +318,8 @@ impl Scheduler {
         all.then(|| available.iter().min_by_key(|one| refused_at(one)))?
     }
 
-    /// S7b: where the cache is, or home if that costs no cache; else like any other.
+    /// S7b: the account with the cache, or the home if that costs no cache; else as for any
+    /// request.
     fn bound(
         &self,
         now: Now,
@@ -339,7 +340,7 @@ impl Scheduler {
         let home = away
             .and_then(|home| self.find(available, home))
             .filter(|one| is_comfortable(one) && !outranked(one));
-        // What it leaves behind there must be little, or cold.
+        // The abandoned cache must be small, or expired.
         let is_light = !is_warm_here || ask.body_bytes / 4 <= CRITICAL_CACHE_MAX;
         let leaves_critical =
             |one: &Available| is_light && leaves_critical(one, binding, available);
@@ -395,7 +396,7 @@ impl Scheduler {
 
 fn pass(tier: Option<Tier>, avoided: &[Avoided]) -> Pass {
     match tier {
-        // Paid overage has a place of its own at the end.
+        // Paid overage has its own place at the end.
         _ if avoided.iter().any(|reason| *reason != Avoided::PaidOverage) => Pass::Avoided,
         None | Some(Tier::Normal | Tier::Soft) => Pass::Normal,
         Some(Tier::Reserve) => Pass::Reserve,
@@ -403,27 +404,27 @@ fn pass(tier: Option<Tier>, avoided: &[Avoided]) -> Pass {
     }
 }
 
-/// Neither critical nor avoided: a place that a session may be moved to.
+/// Neither critical nor avoided, so that a session may be moved to it.
 fn is_comfortable(one: &Available) -> bool {
     one.order.0 == Payment::Included && one.order.2 < Pass::Critical
 }
 
-/// Whether a session leaves this account for another, though its cache is here: what it costs there
-/// is not worth the cache. Being near a limit is no reason.
+/// Whether a session leaves this account although its cache is here, because staying would cost
+/// more than the cache is worth. Being near a limit is no reason.
 fn leaves(one: &Available, available: &[Available]) -> bool {
     let drives_away = |of: &Available| of.avoided.iter().any(Avoided::drives_away);
     drives_away(one) && available.iter().any(|other| !drives_away(other))
 }
 
-/// S4: a session leaves a critical account once, if a better tier is available to it.
+/// S4: a session leaves a critical account once, if an account with a better tier is available.
 fn leaves_critical(one: &Available, binding: Binding, available: &[Available]) -> bool {
     binding.critical == Critical::Leaves
         && one.order.2 == Pass::Critical
         && available.iter().any(|other| is_comfortable(other) && other.order.1 <= one.order.1)
 }
 
-/// S7b: a better priority, on an account that the passes do not put behind this one. A session
-/// starts at reserve, so that normal and reserve are one to it.
+/// S7b: whether `other` has a better priority and does not come after this one in the order of
+/// passes. For sessions the order starts at reserve, so that normal and reserve are equal.
 fn outranks(other: &Available, one: &Available) -> bool {
     let order = |of: &Available| {
         let PassOrder(payment, group, pass) = of.order;
@@ -435,7 +436,7 @@ fn outranks(other: &Available, one: &Available) -> bool {
         && order(other) <= order(one)
 }
 
-/// S7c. The passes up to `from` are one; the first in the scan among equals is taken.
+/// S7c. The passes up to `from` count as one; among equals the first in scan order is chosen.
 fn best(available: &[Available], from: Pass) -> Option<&Available> {
     let key = |one: &Available| {
         let PassOrder(payment, group, pass) = one.order;
@@ -446,7 +447,7 @@ fn best(available: &[Available], from: Pass) -> Option<&Available> {
         .min_by(|a, b| key(a).cmp(&key(b)).then(a.terms.total().total_cmp(&b.terms.total())))
 }
 
-/// S7: over which accounts the passes run first.
+/// S7: the group of an account, which determines when it is considered.
 fn group(account: &Account, best_subscription: Option<i64>) -> Group {
     match account.spec.kind {
         Kind::Oauth => Group::Subscriptions,
@@ -458,7 +459,7 @@ fn group(account: &Account, best_subscription: Option<i64>) -> Group {
     }
 }
 
-/// Why an account is no route of this request, if it is none.
+/// Why an account is no route for this request, if so.
 pub(super) fn mismatch(account: &Account, ask: &Ask<'_>) -> Option<Obstacle<'static>> {
     let routed = match ask.route {
         Route::Any => true,
@@ -466,7 +467,7 @@ pub(super) fn mismatch(account: &Account, ask: &Ask<'_>) -> Option<Obstacle<'sta
     };
     let is_open = match account.spec.access {
         Access::Everyone => true,
-        // A pinned request as well: a batch may be another client's.
+        // Applies to pinned requests too: a batch may belong to another client.
         Access::Bringers => ask.brought.contains(&account.id),
     };
     let in_profile = matches!(ask.route, Route::Pinned(_)) || account.has_profile(ask.profile);
@@ -474,7 +475,7 @@ pub(super) fn mismatch(account: &Account, ask: &Ask<'_>) -> Option<Obstacle<'sta
         () if account.leaving => Some(Obstacle::Leaving),
         () if !routed => Some(Obstacle::NotRouted),
         () if !in_profile => Some(Obstacle::OtherProfile),
-        // Before `Disabled`: what somebody else brought says nothing about this request's accounts.
+        // Before `Disabled`: another client's account is irrelevant for this request.
         () if !is_open => Some(Obstacle::NotBrought),
         () if !account.spec.enabled => Some(Obstacle::Disabled),
         () if ask.thinking && !account.is_claude() => Some(Obstacle::SignedThinking),

@@ -1,5 +1,5 @@
-//! The accounts as one request sees them: those that can serve, in which pass and with which score,
-//! and those that cannot.
+//! The accounts as ranked for one request: those that can serve, with their passes and scores, and
+//! the others.
 
 use super::request::Avoided;
 use super::snapshot::{PassOrder, Terms, Tier};
@@ -16,12 +16,12 @@ pub(crate) struct Available {
     pub(crate) terms: Terms,
 }
 
-/// The accounts as one request sees them; kept between requests for its memory.
+/// The accounts as ranked for one request; kept between requests to reuse its memory.
 #[derive(Debug, Default)]
 pub(crate) struct Ranking {
     pub(crate) available: Vec<Available>,
-    /// The places of the others.
+    /// The indices of the others.
     pub(crate) out: Vec<usize>,
-    /// How many of those are kept only by the brink or by a cold start (S6).
+    /// How many of those are held back only by the brink or by the cold-start limit (S6).
     pub(crate) restrained: usize,
 }

@@ -1,12 +1,12 @@
-//! Recent work of an account in rings of counters: what status shows (15 minutes, an hour) and the
-//! share that S6 weighs.
+//! An account's recent work, in rings of counters: for the status (15 minutes, an hour) and for the
+//! share in S6.
 
 use std::time::Duration;
 
 use super::snapshot::Load;
 use super::time::Mono;
 
-/// The last hour by the minute.
+/// The last hour, by minute.
 #[derive(Clone, Debug)]
 pub(crate) struct Hour {
     minutes: [Minute; MINUTES],
@@ -21,18 +21,18 @@ struct Minute {
     millis: u64,
 }
 
-/// What ended within one minute, as one process tells it to the next.
+/// The attempts that ended within one minute, as handed over between processes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LoadMinute {
-    /// How many minutes ago.
+    /// Age in minutes.
     pub age: u64,
     /// Attempts that ended.
     pub requests: u64,
     /// Those that failed.
     pub failed: u64,
-    /// Their weights together.
+    /// The sum of their weights.
     pub weight: u64,
-    /// Their durations together.
+    /// The sum of their durations.
     pub millis: u64,
 }
 
@@ -63,7 +63,7 @@ impl Hour {
             minute.millis.saturating_add(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
     }
 
-    /// The minutes in which something ended.
+    /// The minutes in which attempts ended.
     pub(crate) fn minutes(&self, now: Mono) -> Vec<LoadMinute> {
         let present = now.0 / 60_000;
         let known = self.minutes.iter().filter(|minute| minute.requests > 0);
@@ -77,7 +77,7 @@ impl Hour {
         known.filter(|minute| minute.age < MINUTES as u64).collect()
     }
 
-    /// Adds what ended in another process.
+    /// Adds attempts that ended in another process.
     pub(crate) fn recall(&mut self, now: Mono, minutes: &[LoadMinute]) {
         for told in minutes.iter().filter(|told| told.age < MINUTES as u64) {
             let number = (now.0 / 60_000).saturating_sub(told.age);
@@ -94,7 +94,7 @@ impl Hour {
         }
     }
 
-    /// The last `minutes` minutes, including the present one.
+    /// The last `minutes` minutes, including the current one.
     pub(crate) fn last(&self, now: Mono, minutes: u64) -> Load {
         let first = (now.0 / 60_000).saturating_sub(minutes.saturating_sub(1));
         let mut sum = Minute::default();
@@ -113,12 +113,12 @@ impl Hour {
     }
 }
 
-/// What was granted within a time, to a sixteenth of it. The sum is kept, since every score asks
-/// for it.
+/// The weight granted within a period, with a resolution of a sixteenth of it. The sum is stored,
+/// because every score needs it.
 #[derive(Clone, Debug)]
 pub(crate) struct Recent {
     slot_ms: u64,
-    /// The number of the present slot.
+    /// The number of the current slot.
     present: u64,
     slots: [u64; SLOTS],
     sum: u64,
@@ -132,9 +132,9 @@ impl Recent {
         Recent { slot_ms: (window / SLOTS as u64).max(1), present: 0, slots: [0; SLOTS], sum: 0 }
     }
 
-    /// Forgets what is older than the window.
+    /// Drops what is older than the period.
     pub(crate) fn advance(&mut self, now: Mono) {
-        // Asked of every account at each request: a division each would be felt (F7).
+        // Runs for every account at each request, where a division would be noticeable (F7).
         if now.0 < (self.present + 1).saturating_mul(self.slot_ms) {
             return;
         }
@@ -154,14 +154,14 @@ impl Recent {
         self.sum = self.sum.saturating_add(weight);
     }
 
-    /// When the oldest part is forgotten, if there is any.
+    /// When the oldest part will be dropped, if there is any.
     pub(crate) fn next_forgotten(&self) -> Option<Mono> {
         let first = self.present.saturating_sub(SLOTS as u64 - 1);
         let oldest = (first..=self.present).find(|slot| self.slots[*slot as usize % SLOTS] > 0)?;
         Some(Mono((oldest + SLOTS as u64) * self.slot_ms))
     }
 
-    /// As of the last `advance`.
+    /// The weight at the last `advance`.
     pub(crate) fn weight(&self) -> u64 {
         self.sum
     }
