@@ -2,9 +2,9 @@
 //! why another account must try.
 //!
 //! An attempt owns the lease of its account and the writer to the client, to which nothing has been
-//! written yet ([`Uncommitted`]), and gives both back in its result: [`Attempted::Ended`] has used
+//! written yet ([`Uncommitted`]), and returns both in its result: [`Attempted::Ended`] has used
 //! them up, [`Attempted::Failed`] returns the writer with the failure. So neither a retry after the
-//! first byte nor a lease held by two accounts compiles. This file tries everything that concerns
+//! first byte nor a lease held by two accounts compiles. This file handles everything that concerns
 //! this account alone: waiting for a refresh, the call, and one more call with a new token after a
 //! 401. `exchange` decides which account comes next, and whether any does.
 //!
@@ -53,7 +53,7 @@ use crate::scheduler::{
     Aftermath, Block, BlockReason, End, Evidence, HeadReport, Kind, Outcome, Request, Scope,
 };
 
-/// Runs the request on the account that was granted.
+/// Runs the request on the granted account.
 pub(super) fn run(
     request: &ClientRequest,
     demand: &Request,
@@ -65,7 +65,7 @@ pub(super) fn run(
     request.tracked.account(Some(Arc::clone(&granted.name)));
     request.record.borrow_mut().account = Some((Arc::clone(&granted.name), granted.kind));
     let Some(account) = request.context.accounts.get(granted.account) else {
-        // Removed between the grant and now.
+        // The account was removed after the grant.
         let after = hold.complete(Outcome::Abandoned);
         let failed = credential_failed(granted, after, "the account was removed".to_owned());
         return Attempted::Failed { out, failed: Box::new(failed) };
@@ -86,7 +86,7 @@ pub(super) fn run(
     course.with_credential(hold, readiness, out)
 }
 
-/// A failure before anything was sent: the account has no credential to show.
+/// A failure before anything was sent: the account has no usable credential.
 fn credential_failed(granted: &Granted, after: Aftermath, why: String) -> Failed {
     Failed {
         after,
@@ -106,8 +106,8 @@ fn credential_failed(granted: &Granted, after: Aftermath, why: String) -> Failed
 }
 
 impl Course<'_> {
-    /// Calls with each credential that the account has to offer: the current one, and once its
-    /// successor after a 401.
+    /// Calls with each credential of the account: the current one, and once its successor after a
+    /// 401.
     fn with_credential(
         &self,
         mut hold: LeaseGuard,
@@ -177,12 +177,13 @@ impl Course<'_> {
         }
     }
 
-    /// Tells the scheduler and the recording of an answer's head; gives what it says of quota.
+    /// Passes the head of an answer to the scheduler and the recording; returns what it says about
+    /// quota.
     fn observe(&self, hold: &LeaseGuard, answer: &Answer) -> QuotaReport {
         let lines: Vec<_> = answer.headers.iter().collect();
         let quota = report_of_headers(lines, clock::now());
         let evidence = if answer.status < 400 && quota.verdict != Some(Said::Rejected) {
-            // Nothing is blocked by it.
+            // It causes no block.
             Evidence::default()
         } else {
             classify::evidence_of(answer.status, &answer.headers, "", clock::wall())
@@ -223,7 +224,7 @@ impl Course<'_> {
         forward::send(&request.context.agent(), &order, &request.client_wait, Connection::Pooled)
     }
 
-    /// The account has nothing to show: its block is told to the scheduler.
+    /// The account has no usable credential: reports its block to the scheduler.
     fn without_credential(
         &self,
         hold: LeaseGuard,
@@ -285,7 +286,7 @@ impl Course<'_> {
             .with(|scheduler, now| scheduler.block(now, self.granted.account, block));
     }
 
-    /// Reads an error answer whole, or until it is too long to keep, and classifies it.
+    /// Reads an error answer completely, or until it is too long to keep, and classifies it.
     fn read_error(
         &self,
         mut answer: Answer,
@@ -302,13 +303,14 @@ impl Course<'_> {
                 Ok(_) if body.len() > ERROR_BYTES_MAX => break false,
                 Ok(_) => {}
                 Err(Failure::Stopped(stop)) => return Err(stop),
-                // What has come says enough about the account; to the client it would be torn.
+                // What has arrived says enough about the account; for the client it would be
+                // truncated.
                 Err(Failure::Network(_)) => break false,
             }
         };
         let Answer { status, headers, .. } = answer;
         if sse::is_encoded(headers.text("content-encoding")) {
-            // Nobody can look for secrets in it, and nobody has asked for it: it goes no further.
+            // It cannot be searched for secrets, and nobody asked for it, so it is not passed on.
             self.request.trace.borrow_mut().body(&body);
             return Ok((None, self.judge(status, &headers, b"", quota)));
         }

@@ -32,65 +32,66 @@ use crate::scheduler::{
     Evidence, Fingerprint, Kind, Outcome, Overload, RouteClass, Unproven, policy,
 };
 
-/// An error answer is kept, to be passed on when no account can do better. A longer one is replaced
+/// An error answer is kept, to be passed on if no account can do better. A longer one is replaced
 /// by our own words.
 pub(crate) const ERROR_BYTES_MAX: usize = 1024 * 1024;
-/// The first event is looked for in at most this many bytes, and an error is judged by them …
+/// The first event is searched for in at most this many bytes, which also decide about an error …
 pub(crate) const LOOK_AHEAD_BYTES: usize = 64 * 1024;
-/// … and for at most so long (SPEC P6).
+/// … and for at most this long (SPEC P6).
 pub(crate) const LOOK_AHEAD_TIME: Duration = Duration::from_secs(5);
 
-/// An answer that is to be judged.
+/// An answer to be classified.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen<'a> {
-    /// HTTP status; of a 200 whose first event is an error that error's, see [`status_of`].
+    /// HTTP status; for a 200 whose first event is an error, the status of that error, see
+    /// [`status_of`].
     pub(crate) status: u16,
     /// All its headers.
     pub(crate) headers: &'a Headers,
-    /// Of an error as much of its body as is there, see [`body_of`] for an event; of anything else
-    /// nothing.
+    /// For an error, as much of its body as has arrived (for an event, see [`body_of`]); otherwise
+    /// empty.
     pub(crate) body: &'a [u8],
     /// The account's kind.
     pub(crate) kind: Kind,
-    /// What was asked for (P3).
+    /// The route class of the request (P3).
     pub(crate) class: RouteClass,
-    /// What the headers said of quota.
+    /// What the headers say about quota.
     pub(crate) quota: &'a QuotaReport,
-    /// When it came.
+    /// When it arrived.
     pub(crate) now: Now,
 }
 
-/// A judged answer.
+/// A classified answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Meaning {
-    /// What the lease is completed with. A success is one only if the body ends well; at
-    /// [`Next::RefreshAndRetry`] it holds only if there is no other token to try.
+    /// The outcome with which the lease is completed. A success requires that the body ends well;
+    /// at [`Next::RefreshAndRetry`] it counts only if there is no other token to try.
     pub(crate) outcome: Outcome,
-    /// What the request does.
+    /// What the request does next.
     pub(crate) next: Next,
     /// Whom it concerns.
     pub(crate) verdict: Verdict,
-    /// The status that was judged.
+    /// The status that was classified.
     pub(crate) status: u16,
-    /// The upstream's error type; empty if it named none.
+    /// The upstream's error type; empty if there is none.
     pub(crate) kind: String,
-    /// The upstream's words, bounded and without credentials; the status in words if it used none,
-    /// empty for what is no error.
+    /// The upstream's message, bounded and without credentials; the status in words if there is
+    /// none, empty for an answer that is not an error.
     pub(crate) message: String,
 }
 
-/// What becomes of the request.
+/// What happens to the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// The client gets the answer byte for byte.
     PassOn,
-    /// Another account; the client must not see this answer while one may serve.
+    /// Try another account; the client must not see this answer while one may serve.
     AnotherAccount,
-    /// Refresh the token, then once more on this account.
+    /// Refresh the token, then try once more on this account.
     RefreshAndRetry,
 }
 
-/// Judges an answer of a pooled account.
+/// Classifies an answer to a pooled account.
 pub(crate) fn classify(seen: &Seen<'_>) -> Meaning {
     let status = seen.status;
     let error = if status < 400 { ApiError::default() } else { error_of(seen.body) };
@@ -119,7 +120,7 @@ pub(crate) fn classify(seen: &Seen<'_>) -> Meaning {
     Meaning { outcome, next, verdict, status, message, kind: error.kind }
 }
 
-/// A 200 that is no answer to what was asked (P6): its body is empty or a page.
+/// A 200 that does not answer the request (P6): its body is empty or an HTML page.
 pub(crate) fn no_answer(seen: &Seen<'_>, what: &str) -> Meaning {
     let error = ApiError { message: what.to_owned(), ..ApiError::default() };
     let upstream = Upstream { seen, error: &error };
@@ -137,7 +138,7 @@ pub(crate) fn no_answer(seen: &Seen<'_>, what: &str) -> Meaning {
     }
 }
 
-/// The status that an error type stands for (P6). An unknown one is the upstream's own trouble.
+/// The status for an error type (P6). An unknown type counts as the upstream's own trouble.
 pub(crate) fn status_of(kind: &str) -> u16 {
     match kind {
         "invalid_request_error" => 400,
@@ -153,7 +154,7 @@ pub(crate) fn status_of(kind: &str) -> u16 {
     }
 }
 
-/// The error type that a status stands for, where an answer names none.
+/// The error type for a status, if an answer names none.
 pub(crate) fn kind_of(status: u16) -> &'static str {
     match status {
         401 => "authentication_error",
@@ -184,7 +185,7 @@ struct Upstream<'a> {
 }
 
 impl Upstream<'_> {
-    /// The outcome for the account, what the request does, and whom it concerns.
+    /// The outcome for the account, what the request does next, and whom it concerns.
     fn judged(&self, row: Row) -> (Outcome, Next, Verdict) {
         let evidence = || self.evidence();
         let fingerprint = self.fingerprint();
@@ -216,8 +217,8 @@ impl Upstream<'_> {
                 (outcome, Next::AnotherAccount, Whom::Way, Proof::Status)
             }
             Row::Credential(proof) => {
-                // A route that an account may not use says nothing about its token, unless it says
-                // so in words.
+                // A refusal of one route says nothing about the account's token, unless its message
+                // does.
                 let next = match (self.seen.kind, self.seen.class, proof) {
                     (Kind::Oauth, RouteClass::Messages, _) | (Kind::Oauth, _, Proof::Words) => {
                         Next::RefreshAndRetry

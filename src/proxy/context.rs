@@ -22,28 +22,28 @@ use crate::report::capture::{Capture, Trace};
 use crate::scheduler::AccountId;
 use crate::scheduler::time::Mono;
 
-/// Different complaints that are made.
+/// Different complaints that are remembered.
 const COMPLAINTS_MAX: usize = 64;
-/// Ids of batches, containers and files whose account is remembered.
+/// Ids of batches, containers and files that are remembered with their account.
 const BATCHES_MAX: usize = 10_000;
 
-/// The process's state behind all requests. Locks in here are held for moments only.
+/// The process's state shared by all requests. Its locks are held only briefly.
 pub(crate) struct Context {
     /// The scheduler.
     pub(crate) gate: Gate,
     /// Credentials.
     pub(crate) accounts: Arc<Accounts>,
-    /// Where facts go.
+    /// Receives events.
     pub(crate) events: Events,
     /// The last log lines, for the status.
     pub(crate) activity: Arc<Activity>,
     /// Records every request (`--log-to`).
     pub(crate) capture: Option<Capture>,
-    /// What each account did on each of the last days.
+    /// The usage of each account by day.
     pub(crate) daily_use: DailyUse,
     /// The config file.
     pub(crate) config_path: PathBuf,
-    /// When the process began.
+    /// When the process started.
     pub(crate) started: Mono,
     /// The address that clients connect to, once there is one.
     pub(crate) address: OnceLock<std::net::SocketAddr>,
@@ -57,37 +57,37 @@ pub(crate) struct Context {
     requests: AtomicU64,
     /// The quota probe.
     pub(crate) probe: ProbeBell,
-    /// What the state file holds.
+    /// The content of the state file.
     saved: Mutex<Option<State>>,
     /// Complaints that were made already.
     complaints: Mutex<Vec<String>>,
 }
 
-/// What a [`Context`] is made of.
+/// The parts of a [`Context`].
 pub(crate) struct Parts {
     /// The scheduler.
     pub(crate) gate: Gate,
     /// Credentials.
     pub(crate) accounts: Arc<Accounts>,
-    /// Where facts go.
+    /// Receives events.
     pub(crate) events: Events,
     /// The last log lines.
     pub(crate) activity: Arc<Activity>,
-    /// Records every request, if that was asked for.
+    /// Records every request, if enabled.
     pub(crate) capture: Option<Capture>,
     /// The config file.
     pub(crate) config_path: PathBuf,
-    /// What it says.
+    /// Its content.
     pub(crate) config: Config,
-    /// The trust of upstream connections.
+    /// TLS settings for upstream connections.
     pub(crate) tls: Arc<ClientConfig>,
 }
 
 impl Context {
-    /// The shared state of a process that begins now.
+    /// The shared state of a process that starts now.
     ///
     /// # Errors
-    /// The upstream proxy cannot be used; the text says why.
+    /// The upstream proxy is invalid; the text says why.
     pub(crate) fn new(parts: Parts) -> Result<Context, String> {
         let agent = net::agent(Arc::clone(&parts.tls), proxies(&parts.config)?);
         Ok(Context {
@@ -113,12 +113,12 @@ impl Context {
         })
     }
 
-    /// The settings of this moment.
+    /// The current settings.
     pub(crate) fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes new settings for the requests that come.
+    /// Sets the settings for new requests.
     pub(crate) fn set_config(&self, config: Config) {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
@@ -128,11 +128,11 @@ impl Context {
         self.agent.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Forgets every idle upstream connection: they are dead after a sleep or a change of network,
-    /// or lead through another proxy. Connections in use go on.
+    /// Drops every idle upstream connection: they are dead after a sleep or a change of network, or
+    /// use another proxy. Connections in use continue.
     ///
     /// # Errors
-    /// The upstream proxy of the settings cannot be used; the old client stays.
+    /// The configured upstream proxy is invalid; the old client stays.
     pub(crate) fn renew_agent(&self) -> Result<(), String> {
         let agent = net::agent(Arc::clone(&self.tls), proxies(&self.config())?);
         *self.agent.write().unwrap_or_else(PoisonError::into_inner) = agent;
@@ -144,15 +144,15 @@ impl Context {
         self.requests.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Says that the process is ending: answers close their connections, new requests are turned
-    /// away.
+    /// Marks the process as stopping: answers close their connections, and new requests are
+    /// refused.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.probe.look_again();
     }
 
-    /// Says that another process serves: answers close their connections, so that clients come to
-    /// the other one.
+    /// Marks the process as retired: answers close their connections, so that clients reconnect to
+    /// the process that serves now.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
         self.probe.look_again();
@@ -163,7 +163,7 @@ impl Context {
         !self.is_stopping() && !self.retired.load(Ordering::Acquire)
     }
 
-    /// Whether the process is ending.
+    /// Whether the process is stopping.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
@@ -178,13 +178,13 @@ impl Context {
         }
     }
 
-    /// The account that has created a batch, a container or a file, if that is known.
+    /// The account that created a batch, a container or a file, if known.
     pub(crate) fn owner_of_batch(&self, id: &str) -> Option<AccountId> {
         let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         batches.iter().find(|(known, _)| known == id).map(|(_, owner)| *owner)
     }
 
-    /// The `count` batches that were created last, the latest first.
+    /// The `count` most recently created batches, latest first.
     pub(crate) fn known_batches(&self, count: usize) -> Vec<(String, AccountId)> {
         let batches = self.batches.lock().unwrap_or_else(PoisonError::into_inner);
         batches.iter().rev().take(count).cloned().collect()
@@ -200,7 +200,7 @@ impl Context {
         *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(learned);
     }
 
-    /// True the first time that `complaint` is made: what fails every few seconds is told once.
+    /// True the first time that `complaint` is made, so that a repeating failure is reported once.
     pub(crate) fn first_time(&self, complaint: &str) -> bool {
         let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
         if complaints.iter().any(|made| made == complaint) || complaints.len() >= COMPLAINTS_MAX {
@@ -210,33 +210,33 @@ impl Context {
         true
     }
 
-    /// The record of a request that begins now; it stays empty unless requests are recorded.
+    /// The record of a request that starts now; it stays empty unless requests are recorded.
     pub(crate) fn trace(&self) -> Trace {
         self.capture.as_ref().map_or_else(Trace::off, |capture| capture.begin(clock::wall()))
     }
 
-    /// Emits an event of this moment.
+    /// Emits an event with the current time.
     pub(crate) fn tell(&self, event: Event) {
         self.events.emit(clock::wall(), event);
     }
 }
 
-/// Where the usage probe's thread sleeps (SPEC T6). It lies here because the context rings it.
+/// Where the usage probe's thread sleeps (SPEC T6). It is here because the context rings it.
 #[derive(Default)]
 pub(crate) struct ProbeBell {
-    /// There is a thread.
+    /// Whether the thread is running.
     occupied: Mutex<bool>,
     rung: Condvar,
 }
 
 impl ProbeBell {
-    /// The settings have changed, or the process is ending.
+    /// Wakes the probe after a change of settings, or because the process is stopping.
     pub(crate) fn look_again(&self) {
         let _seen = self.lock();
         self.rung.notify_all();
     }
 
-    /// Whether there is a thread, to be looked at or changed.
+    /// Whether the thread is running, for reading or changing.
     pub(crate) fn lock(&self) -> MutexGuard<'_, bool> {
         self.occupied.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -252,7 +252,7 @@ impl ProbeBell {
     }
 }
 
-/// The upstream proxies that the settings and the environment ask for.
+/// The upstream proxies according to the settings and the environment.
 pub(crate) fn proxies(config: &Config) -> Result<ProxyPolicy, String> {
     match &config.upstream_proxy {
         UpstreamProxy::Direct => Ok(ProxyPolicy::direct()),

@@ -1,5 +1,5 @@
-//! An answer's way from the upstream to the client: the look-ahead to the commit point, the stream,
-//! and what it told.
+//! Delivers an answer from the upstream to the client: the look-ahead to the commit point, the
+//! stream, and the facts found in it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,20 +27,21 @@ use crate::scheduler::{AccountId, Evidence, Outcome, RouteClass};
 use crate::server::paths::{Pooled, Route};
 use crate::zone;
 
-/// What follows an error event is waited for so long.
+/// How long to wait for the rest after an error event.
 const REST_TIME: Duration = Duration::from_secs(1);
 
-/// What has come of an answer below 400.
+/// The result of delivering an answer below 400.
 #[expect(clippy::large_enum_variant, reason = "it is taken apart at once by its one caller")]
 pub(super) enum Delivery {
     /// The attempt is over.
     Over(Attempted),
-    /// It is a refusal in the form of an answer (SPEC P6).
+    /// It is a refusal disguised as an answer (SPEC P6).
     Refused { hold: LeaseGuard, out: Uncommitted, kept: Option<Kept>, meaning: Meaning },
 }
 
 impl Course<'_> {
-    /// An answer below 400: to the client, unless it turns out to be an error, or no answer at all.
+    /// Delivers an answer below 400 to the client, unless it turns out to be an error or no valid
+    /// answer.
     pub(super) fn deliver(
         &self,
         hold: LeaseGuard,
@@ -75,7 +76,7 @@ impl Course<'_> {
         }
         if let Some(error) = scanner.first().and_then(|first| first.error.as_ref()) {
             if !ended {
-                // The connection may serve again.
+                // Read to the end, so that the connection can be reused.
                 self.read_rest(&mut answer, &mut ahead);
             }
             let body = self.hidden(classify::body_of(error), Masked::bytes);
@@ -99,7 +100,7 @@ impl Course<'_> {
         Delivery::Over(self.commit(hold, answer, (scanner, ahead, ended), out))
     }
 
-    /// The commit point: from here on the answer is the client's.
+    /// The commit point: from here on the answer belongs to the client.
     fn commit(
         &self,
         hold: LeaseGuard,
@@ -115,7 +116,7 @@ impl Course<'_> {
         }
         let (status, body) = (answer.status, answer.body);
         self.request.tracked.stage(Stage::Streaming);
-        // No other account can be needed any more.
+        // No other account can be needed from now on.
         self.request.record.borrow_mut().brought.clear();
         let lines = headers::downstream(&answer.headers);
         let opened = out.open(status, lines, body).and_then(|mut committed| {
@@ -141,14 +142,14 @@ impl Course<'_> {
         }
     }
 
-    /// A 200 to a messages request, which has to be a message (SPEC P6).
+    /// Whether a 200 to a messages request has to be a message (SPEC P6).
     fn is_for_an_answer(&self, answer: &Answer) -> bool {
         answer.status == 200
             && self.demand.class == RouteClass::Messages
             && &*self.request.method == "POST"
     }
 
-    /// What came instead of an answer, if none did.
+    /// What arrived instead of a valid answer, if so.
     fn not_an_answer(
         &self,
         answer: &Answer,
@@ -177,7 +178,7 @@ impl Course<'_> {
         }
     }
 
-    /// Reads up to the commit point (SPEC P6). True if the body has ended already.
+    /// Reads up to the commit point (SPEC P6). Returns true if the body has ended already.
     fn look_ahead(
         &self,
         answer: &mut Answer,
@@ -208,11 +209,10 @@ impl Course<'_> {
         result
     }
 
-    /// Reads what is left of an error. False if it is too long or torn.
+    /// Reads the rest of an error. Returns false if it is too long or truncated.
     fn read_rest(&self, answer: &mut Answer, into: &mut Vec<u8>) -> bool {
         let client_wait = &self.request.client_wait;
-        // The next account is not kept waiting by an upstream that leaves its stream open behind
-        // the error.
+        // An upstream that leaves its stream open after an error must not delay the next account.
         client_wait.look_ahead(Some(REST_TIME));
         let whole = self.read_to_end(answer, into);
         client_wait.look_ahead(None);
@@ -233,7 +233,7 @@ impl Course<'_> {
         false
     }
 
-    /// Passes the rest of the body on, and settles.
+    /// Passes on the rest of the body, and settles.
     fn stream(
         &self,
         hold: LeaseGuard,
@@ -243,7 +243,7 @@ impl Course<'_> {
         mut ended: bool,
     ) -> Ended {
         let status = Some(answer.status);
-        // What a message names was made for it, or belongs to its account already.
+        // Ids in a message were created for it, or belong to its account already.
         let names_ids = self.demand.class == RouteClass::Messages;
         let failure = loop {
             if ended {
@@ -265,7 +265,7 @@ impl Course<'_> {
             }
         };
         scanner.finish();
-        // What the last event has told holds, however the connection ends after it.
+        // What the last event has said counts, however the connection ends after it.
         let failure = failure.filter(|failure| match failure {
             Failure::Network(_) => !has_told_its_end(&scanner),
             Failure::Stopped(_) => true,
@@ -285,7 +285,7 @@ impl Course<'_> {
             None => {
                 let error = self.error_event(&scanner);
                 hold.complete(match &error {
-                    // The API has broken the message off itself.
+                    // The API itself has broken off the message.
                     Some(error) if scanner.facts().begun => broken(error),
                     Some(_) => Outcome::Neutral,
                     None => Outcome::Success,
@@ -305,7 +305,7 @@ impl Course<'_> {
         }
     }
 
-    /// The error event that ended a stream, in words that hold no secret.
+    /// The error event that ended a stream, without secrets.
     fn error_event(&self, scanner: &Scanner) -> Option<String> {
         let error = scanner.facts().error.as_ref()?;
         let text = format!("{}: {}", error.kind, error.message).into_bytes();
@@ -321,8 +321,8 @@ impl Course<'_> {
         Ended { status, outcome, cause: error }
     }
 
-    /// Ends an answer that broke after its first byte: one error event where the form allows it
-    /// (SPEC P6).
+    /// Ends an answer that broke off after its first byte, with one error event if the form allows
+    /// it (SPEC P6).
     fn break_off(
         &self,
         scanner: &Scanner,
@@ -340,7 +340,7 @@ impl Course<'_> {
         Ended { status, outcome: EndedAs::Broken, cause }
     }
 
-    /// What the answer told: tokens, thinking, thread, batch.
+    /// Stores the facts found in the answer: tokens, thinking, thread, batch.
     fn settle_facts(&self, scanner: &Scanner) {
         let facts = scanner.facts();
         let account: AccountId = self.granted.account;
@@ -367,7 +367,7 @@ impl Course<'_> {
                 }
             });
         }
-        // A batch or a file that was created.
+        // A new batch or file.
         if let (Route::Batches { id: None } | Route::Other, Some(id)) =
             (&self.request.route, &facts.id)
             && &*self.request.method == "POST"
@@ -376,7 +376,7 @@ impl Course<'_> {
         }
     }
 
-    /// A count of tokens is no use of them.
+    /// Whether the answer only counts tokens, which uses none.
     fn counts_tokens(&self) -> bool {
         !matches!(self.request.route, Route::Pooled(Pooled::CountTokens))
     }

@@ -1,4 +1,4 @@
-//! How a request ends, and the one way to end it with an answer of our own.
+//! How a request ended, and the one way to end it with an answer of our own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use super::reply::Reply;
 use super::stream::Uncommitted;
 use crate::event::{Event, Finished, Outcome, Stage};
 
-/// How a request ended.
+/// The end of a request.
 pub(crate) struct Ended {
     /// The status that the client saw.
     pub(crate) status: Option<u16>,
-    /// In one word.
+    /// The result in one word.
     pub(crate) outcome: Outcome,
-    /// Why not well.
+    /// Why it did not end well.
     pub(crate) cause: Option<String>,
 }
 
@@ -45,7 +45,7 @@ impl Ended {
     }
 }
 
-/// What the log says of a request line.
+/// The parts of a request line that are logged.
 #[derive(Clone)]
 pub(crate) struct Line {
     /// `GET`.
@@ -54,7 +54,7 @@ pub(crate) struct Line {
     pub(crate) path: Arc<str>,
 }
 
-/// Gives an answer of our own.
+/// Sends an answer of our own.
 pub(crate) fn answer(out: Uncommitted, reply: &Reply) -> Ended {
     let cause = Some(reply.message.clone());
     match out.reply(reply) {

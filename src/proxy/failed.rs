@@ -1,5 +1,5 @@
-//! What is kept of an attempt that another account may better: its cause, what a wait would be for,
-//! and the upstream's own answer in case nobody can do better.
+//! A failed attempt that another account may improve on: its cause, what a wait would be for, and
+//! the upstream's own answer in case no account does better.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::scheduler::{Aftermath, Kind, Outcome, Refusal, RefusalReason, Unprove
 pub(super) struct Failed {
     pub(super) from: Arc<str>,
     pub(super) kind: Kind,
-    /// Bytes of the request have gone out.
+    /// Bytes of the request were sent.
     pub(super) was_sent: bool,
     pub(super) meaning: Meaning,
     /// What it means for the next attempt.
@@ -27,20 +27,20 @@ pub(super) struct Failed {
     pub(super) kept: Option<Kept>,
 }
 
-/// The end of a request that no account could serve and that does not wait.
+/// The answer to a request that no account could serve and that does not wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AtLast {
-    /// The upstream's answer as it is.
+    /// The upstream's answer, unchanged.
     TheAnswer,
-    /// The scheduler's refusal in our words: it knows when the first account is back.
+    /// The scheduler's refusal in our words: it knows when the first account comes back.
     Refusal,
-    /// 502 that names the account: our credential's troubles are none of the client's.
+    /// 502 that names the account: the client must not see errors about our credentials.
     Credential,
-    /// 502 with the API's words about the account.
+    /// 502 with the API's message about the account.
     Account,
-    /// 502 in our words: a 403 would sign the client's user out.
+    /// 502 in our words: a 403 would sign the user out.
     Forbidden,
-    /// 502 in our words: there was no answer, or a page.
+    /// 502 in our words: the answer was empty or an HTML page.
     NoAnswer,
     /// 503 `connection_unavailable`.
     Network,
@@ -55,7 +55,7 @@ pub(super) struct Kept {
 }
 
 impl Failed {
-    /// The class of waiting that may cure it.
+    /// The class of waiting that may help.
     pub(super) fn wait(&self) -> Option<WaitCause> {
         match self.meaning.outcome {
             Outcome::QuotaRejected { .. } => Some(WaitCause::Quota),
@@ -76,12 +76,12 @@ impl Failed {
         }
     }
 
-    /// The API's word about what this request asks for.
+    /// Whether it is the API's answer about something that this request asks for.
     pub(super) fn is_about_the_request(&self) -> bool {
         self.meaning.verdict.whom == Whom::OwnRequest
     }
 
-    /// What the client gets when no other account can serve.
+    /// The answer if no other account can serve.
     fn at_last(&self) -> AtLast {
         match self.meaning.outcome {
             Outcome::QuotaRejected { .. } => AtLast::Refusal,
@@ -89,7 +89,7 @@ impl Failed {
             Outcome::CredentialRefused { .. } | Outcome::NeedsLogin { .. } => AtLast::Credential,
             Outcome::Unusable { .. } => AtLast::Account,
             Outcome::Forbidden { .. } => AtLast::Forbidden,
-            // No credential for now, or the account has gone: a login would not help.
+            // The account has no credential for now, or was removed: a login would not help.
             Outcome::Abandoned => AtLast::Refusal,
             Outcome::Unproven { unproven: Unproven::NoAnswer, .. } => AtLast::NoAnswer,
             Outcome::Success
@@ -113,7 +113,7 @@ impl Failed {
     }
 }
 
-/// Tells the log that a request moves on.
+/// Logs that a request moves on.
 pub(super) fn tell_failover(request: &ClientRequest, failed: &Failed, to: Option<&Arc<str>>) {
     let meaning = &failed.meaning;
     let why = match meaning.outcome {
@@ -133,7 +133,7 @@ pub(super) fn tell_failover(request: &ClientRequest, failed: &Failed, to: Option
     }));
 }
 
-/// Gives the client what the last account said, since no other can do better.
+/// Sends the last account's answer to the client, since no other account can do better.
 pub(super) fn pass_on(out: Uncommitted, failed: Failed) -> Ended {
     let meaning = &failed.meaning;
     let at_last = failed.at_last();

@@ -1,5 +1,4 @@
-//! One request and what becomes of it: what was received, and the facts for its one line in the
-//! log.
+//! One request: what was received, and the facts for its one line in the log.
 
 use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
@@ -40,7 +39,7 @@ fn family_or_id(model: &str) -> Family {
 pub(crate) struct ClientRequest {
     /// What all requests share.
     pub(crate) context: Arc<Context>,
-    /// The settings when it came.
+    /// The settings when it arrived.
     pub(crate) config: Arc<Config>,
     /// `POST`.
     pub(crate) method: Arc<str>,
@@ -54,64 +53,64 @@ pub(crate) struct ClientRequest {
     pub(crate) body: Vec<u8>,
     /// Whether there was a body at all.
     pub(crate) has_body: bool,
-    /// What the body says.
+    /// The facts of the body.
     pub(crate) peek: Peek,
-    /// What the headers ask of us.
+    /// The client's options in its headers.
     pub(crate) options: ClientOptions,
-    /// Where it goes.
+    /// Its route.
     pub(crate) route: Route,
     /// When its head was read.
     pub(crate) arrived: Mono,
-    /// Runs since then.
+    /// Running since then.
     pub(crate) watch: Stopwatch,
-    /// Its line in the table of requests in flight.
+    /// Its entry in the table of requests in flight.
     pub(crate) tracked: Rc<Tracked>,
-    /// Its one wait.
+    /// Its waiter.
     pub(crate) client_wait: Rc<ClientWait>,
-    /// The facts of its end.
+    /// The facts for the log.
     pub(crate) record: RefCell<Record>,
-    /// What `--log-to` keeps of it.
+    /// Its recording for `--log-to`.
     pub(crate) trace: RefCell<Trace>,
-    /// Its names for people, made once.
+    /// Its names for display, computed once.
     pub(crate) names: OnceCell<Names>,
 }
 
-/// A request's session and model as they are shown to people.
+/// A request's session and model as displayed.
 #[derive(Clone, Default)]
 pub(crate) struct Names {
-    /// A short tag of the session.
+    /// The session's short id.
     pub(crate) session: Option<Arc<str>>,
-    /// The model that was asked for.
+    /// The requested model.
     pub(crate) model: Option<Arc<str>>,
 }
 
-/// What is known of a request's course when it ends.
+/// Facts collected until a request ends.
 #[derive(Default)]
 pub(crate) struct Record {
-    /// Who served it, or was the last to try.
+    /// The account that served it or was the last to try.
     pub(crate) account: Option<(Arc<str>, Kind)>,
     /// Calls upstream.
     pub(crate) attempts: u32,
-    /// All its waits together.
+    /// All its waits added.
     pub(crate) queued: Duration,
     /// From the request's last byte to the answer's first.
     pub(crate) first_byte: Option<Duration>,
-    /// Tokens, if the answer told.
+    /// Tokens, if the answer reported them.
     pub(crate) tokens: Option<Usage>,
-    /// The accounts that were refreshed for it, each at most once (SPEC T2).
+    /// The accounts refreshed for it, each at most once (SPEC T2).
     pub(crate) refreshed: Vec<AccountId>,
     /// The accounts that its own headers describe (V1), until it is certain where it is served.
     pub(crate) brought: Vec<Brought>,
 }
 
-/// The time that a client gives a request, if it is what `maxpool env` exports, which raises the
-/// client's limit on silent streams to the same (SPEC Q6). The exports cannot declare it by a
-/// header without overwriting the user's own headers, but the client tells its request's limit in
-/// seconds (Claude Code 2.1.330).
+/// The client's time limit for a request, if it has the value exported by `maxpool env`, which
+/// raises the client's limit on silent streams to the same value (SPEC Q6). The exports cannot
+/// declare it by a header without overwriting the user's own headers, but the client sends the
+/// limit of its request in seconds (Claude Code 2.1.330).
 fn limit_of_env(timeout: Option<&str>, config: &Config) -> Option<Duration> {
     let timeout: u64 = timeout?.parse().ok()?;
     let exported = config.raised_limit(CLIENT_TIMEOUT_MS);
-    // What nobody has raised tells nothing.
+    // A limit that was not raised says nothing.
     let raised = exported > CLIENT_TIMEOUT_MS && timeout == exported / 1000;
     raised.then_some(Duration::from_secs(timeout))
 }
@@ -130,8 +129,8 @@ impl ClientRequest {
         }
     }
 
-    /// P3: the account to which an id in the path or in the body belongs. Once that account is
-    /// removed any other may try.
+    /// P3: the account that owns an id in the path or in the body. After that account was removed,
+    /// any other may try.
     fn owner(&self) -> Option<AccountId> {
         let in_path = || {
             let segments = self.path.split('/').filter(|segment| !segment.is_empty());
@@ -150,7 +149,7 @@ impl ClientRequest {
         owner.filter(|id| self.context.accounts.get(*id).is_some())
     }
 
-    /// P3.
+    /// The route class (P3).
     pub(crate) fn class(&self) -> RouteClass {
         match &self.route {
             Route::Pooled(Pooled::Messages | Pooled::Complete) => RouteClass::Messages,
@@ -162,8 +161,8 @@ impl ClientRequest {
         }
     }
 
-    /// P7: another session or another first message makes a request unrelated. Without messages the
-    /// call itself stands for them.
+    /// P7: a request with another session or another first message is unrelated. Without messages,
+    /// the call itself takes their place.
     fn kin(&self) -> Kin {
         let session = session_key(&self.options, &self.peek).unwrap_or_default();
         let first = match self.peek.first_message {
@@ -211,15 +210,16 @@ impl ClientRequest {
         demand
     }
 
-    /// The part of the body by which a request that comes back is known (SPEC Q6): what Claude Code
-    /// sends without streaming after its streams differs in `stream` and `max_tokens`.
+    /// The part of the body by which a returning request is recognized (SPEC Q6): the request
+    /// without streaming that Claude Code sends after its streams differs in `stream` and
+    /// `max_tokens`.
     fn conversation(&self) -> &[u8] {
         let messages = self.peek.messages.clone();
         messages.and_then(|span| self.body.get(span)).unwrap_or(&self.body)
     }
 
-    /// The body is no whole JSON object, so it may hold what was not found in it: signed thinking,
-    /// too (SPEC P9).
+    /// Whether the body is not a complete JSON object, so that it may contain things that were not
+    /// found in it, such as signed thinking (SPEC P9).
     pub(crate) fn is_unread(&self) -> bool {
         self.route.has_body_to_read() && !self.peek.whole && !self.body.is_empty()
     }
@@ -239,7 +239,7 @@ impl ClientRequest {
         key.map(SessionKey)
     }
 
-    /// What it is called before people.
+    /// Its names for display.
     pub(crate) fn names(&self) -> &Names {
         self.names.get_or_init(|| Names {
             session: self.session().map(|SessionKey(key)| Arc::from(session_tag(key))),
@@ -247,7 +247,7 @@ impl ClientRequest {
         })
     }
 
-    /// A short tag of the session for people.
+    /// The session's short id.
     pub(crate) fn session_tag(&self) -> Option<Arc<str>> {
         self.names().session.clone()
     }
@@ -289,7 +289,7 @@ impl ClientRequest {
     }
 }
 
-/// The scheduler's word for token counts that were read from an answer.
+/// Converts token counts from an answer to the scheduler's type.
 pub(crate) fn usage_of(usage: crate::http::answer_json::Usage) -> Usage {
     Usage {
         input: usage.input,
@@ -315,7 +315,7 @@ mod tests {
             (Some("3000"), seconds(1800), None),
             (Some("700"), Duration::from_millis(700_500), Some(seconds(700))),
             (Some("2147483"), seconds(100 * 86_400), Some(seconds(2_147_483))),
-            // It may be the client's own as well.
+            // It may be the client's own limit too.
             (Some("600"), seconds(500), None),
             (Some("600"), seconds(600), None),
             (Some("-1"), seconds(0), None),

@@ -1,17 +1,19 @@
-//! Whom a refusal concerns (SPEC P7), from the answer and from what was asked. Pure.
+//! Decides whom a refusal concerns (SPEC P7), from the answer and from the request. Pure.
 //!
-//! The alternative, a status that maps to "the account is bad", lets one odd request take the pool
-//! from everybody: half of all refusals in the field are about the request, a route or a model. So
-//! each refusal is charged to the narrowest thing that its own evidence proves, and where nothing
-//! is proven the scheduler keeps it as a suspicion until an unrelated request meets the same.
+//! The alternative, a status that means "the account is bad", would let one odd request take the
+//! pool from everybody: half of all refusals in the field are about the request, a route or a
+//! model. So each refusal is charged to the narrowest thing that its own evidence proves. If
+//! nothing is proven, the scheduler keeps a suspicion until an unrelated request meets the same
+//! refusal.
 //!
 //! Order of evidence, the same everywhere:
 //!
-//! 1. What the API says explicitly (`allowed`, `rejected` of a window) goes before our thresholds.
-//! 2. The answer's own evidence goes before what is on file; headers before words, words before the
-//!    bare status.
-//! 3. Words that say server-side go before words of quota.
-//! 4. Times are read against the answer's own `Date`, then against our clock.
+//! 1. Explicit statements of the API (`allowed`, `rejected` of a window) take precedence over our
+//!    thresholds.
+//! 2. The answer's own evidence takes precedence over earlier knowledge; headers over words, words
+//!    over the bare status.
+//! 3. Words that say server-side take precedence over words about quota.
+//! 4. Times are interpreted relative to the answer's own `Date`, then by our clock.
 
 use std::fmt;
 
@@ -19,7 +21,7 @@ use crate::http::answer_json::ApiError;
 use crate::scheduler::quota::{QuotaReport, Verdict as Said};
 use crate::scheduler::{Kind, RouteClass};
 
-/// Whom a refusal concerns, and by which proof. Until when is the scheduler's to say, see
+/// Whom a refusal concerns, and by which proof. The scheduler decides for how long, see
 /// [`crate::scheduler::Outcome`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
@@ -30,7 +32,7 @@ pub(crate) struct Verdict {
 /// Whom a refusal concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whom {
-    /// No refusal at all, or one that every account would give.
+    /// It is not a refusal, or every account would give the same.
     Nobody,
     /// This request on this account.
     OwnRequest,
@@ -44,13 +46,13 @@ pub(crate) enum Whom {
     Credential,
     /// The account itself.
     Account,
-    /// The account's way to the API.
+    /// The way to the account's upstream.
     Way,
     /// The API, for one model family.
     Api,
-    /// The way to the API.
+    /// The network on the way to the API.
     Network,
-    /// Not known before an unrelated request meets the same.
+    /// Unknown until an unrelated request meets the same.
     Unproven,
 }
 
@@ -64,7 +66,7 @@ pub(crate) enum Proof {
 }
 
 impl Whom {
-    /// Nobody but the request itself has to bear it.
+    /// Whether only the request itself is affected.
     pub(crate) fn blames_nobody(self) -> bool {
         match self {
             Whom::Nobody | Whom::OwnRequest => true,
@@ -107,35 +109,35 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What kind of refusal it is: the rows of P7, in their order.
+/// The kinds of refusals: the rows of P7, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Row {
     Quota(Proof),
-    /// It names what this request asks for.
+    /// It names something that this request asks for.
     OwnRequest,
-    /// Server-side by words, type or status.
+    /// Server-side according to words, type or status.
     ServerSide(Proof),
-    /// 429 without any evidence.
+    /// A 429 without any evidence.
     BareLimit,
-    /// 500.
+    /// A 500.
     BareError,
-    /// 502, 503, 504, and what gateways in front of the API answer.
+    /// 502, 503, 504, and answers of gateways in front of the API.
     Way,
     /// 401, or a 403 that says the token is no longer valid.
     Credential(Proof),
-    /// 402, or words about billing or a disabled organization.
+    /// 402, or a message about billing or a disabled organization.
     Account(Proof),
     /// Any other 403.
     Forbidden,
     /// The account does not have the model.
     Model,
-    /// Each account may answer otherwise, and none is to blame.
+    /// Other accounts may answer differently, and none is to blame.
     Elsewhere,
-    /// The request's own fault: passed on as it is.
+    /// The request's own fault: passed on unchanged.
     PassOn,
 }
 
-/// What is judged.
+/// A refusal to be judged.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Refused<'a> {
     pub(crate) status: u16,
@@ -145,7 +147,7 @@ pub(crate) struct Refused<'a> {
     pub(crate) class: RouteClass,
 }
 
-/// The first row of P7 that fits.
+/// The first matching row of P7.
 pub(crate) fn row(refused: &Refused<'_>) -> Row {
     let Refused { status, error, quota, kind, class } = *refused;
     let message = Message::of(&error.message);
@@ -174,7 +176,8 @@ pub(crate) fn row(refused: &Refused<'_>) -> Row {
     }
 }
 
-/// Which 429: headers go before words, and words of quota count only where none says server-side.
+/// The kind of a 429: headers take precedence over words, and words about quota count only if no
+/// word says server-side.
 fn limited(error: &ApiError, message: &Message, quota: &QuotaReport, kind: Kind) -> Row {
     let server_side = error.kind == "overloaded_error" || message.says_server_side();
     if shows_limit(quota) {
@@ -205,10 +208,10 @@ fn shows_limit(quota: &QuotaReport) -> bool {
         })
 }
 
-/// An error's message, lower-case.
+/// An error's message in lower case.
 struct Message {
     text: String,
-    /// Apart from any punctuation.
+    /// The words without punctuation.
     words: Vec<String>,
 }
 
@@ -224,7 +227,7 @@ impl Message {
         self.words.iter().any(|word| list.contains(&word.as_str()))
     }
 
-    /// These words in a row; a trailing `s` of the last one does not matter.
+    /// Whether these words occur in a row; a trailing `s` of the last one is ignored.
     fn has_phrase(&self, phrase: &[&str]) -> bool {
         self.words.windows(phrase.len()).any(|words| {
             let mut pairs = words.iter().zip(phrase);
@@ -269,8 +272,8 @@ impl Message {
                 && self.has(&["disabled", "suspended", "billing"]))
     }
 
-    /// It says that there is no such model, and not that a model cannot do what is asked for. Only
-    /// the beginning counts: what follows may repeat the client's own text.
+    /// Whether it says that the model does not exist, rather than that a model cannot do something.
+    /// Only the beginning counts, because the rest may quote the client's own text.
     fn says_model_invalid(&self) -> bool {
         if self.text.starts_with("model:") {
             return true;
@@ -299,8 +302,8 @@ impl Message {
                 spaced.get(at + 1).is_some_and(|next| !next.starts_with(char::is_alphanumeric));
             return is_last || is_quoted || rest.first().is_none_or(is_name);
         }
-        // "model", what it is called, and what is wrong with that. A path before it says that it is
-        // a part of the body.
+        // "model", its name, and what is wrong with it. A path before it means that it is a field
+        // of the body.
         if !words[..at].iter().all(|word| word.chars().all(char::is_alphabetic)) {
             return false;
         }
@@ -316,7 +319,7 @@ impl Message {
         false
     }
 
-    /// Of something else than a model that may be missing.
+    /// Whether it is about something other than a model.
     fn speaks_of_other_things(&self) -> bool {
         !self.has(&["model", "models"]) && self.has(&OTHER_THINGS)
     }
@@ -340,7 +343,7 @@ const END_WORDS: [&str; 4] = ["limit", "exceeded", "exhausted", "reached"];
 /// What only some requests ask for.
 const OWN_WISHES: [&[&str]; 4] =
     [&["extra", "usage"], &["long", "context"], &["fast", "mode"], &["usage", "credit"]];
-/// What a `not_found_error` may be about besides a model.
+/// Things other than a model that a `not_found_error` may be about.
 #[rustfmt::skip] // one kind of thing a line
 const OTHER_THINGS: [&str; 22] = [
     "file", "files", "document", "image", "url",
@@ -352,7 +355,7 @@ const OTHER_THINGS: [&str; 22] = [
 ];
 /// An error about a model's name says so at once.
 const MODEL_WORDS_MAX: usize = 10;
-/// Before "model": there is none of that name.
+/// Before "model": it does not exist.
 const NO_SUCH: [&[&str]; 6] = [
     &["invalid"],
     &["unknown"],
@@ -361,10 +364,10 @@ const NO_SUCH: [&[&str]; 6] = [
     &["not", "a", "valid"],
     &["no", "such"],
 ];
-/// Behind it: it is the name that is meant.
+/// After "model": its name is meant.
 const NAME_WORDS: [&str; 8] =
     ["name", "id", "identifier", "specified", "requested", "given", "provided", "in"];
-/// Behind the model's name: there is none of that name.
+/// After the model's name: it does not exist.
 const IS_INVALID: [&[&str]; 7] = [
     &["is", "invalid"],
     &["is", "not", "valid"],
