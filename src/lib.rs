@@ -45,7 +45,7 @@
 //! | main | leads: takes signals, starts and replaces servers (below) | with the process |
 //! | `serve` | obeys the leader, watches the config and the state file | after its last request |
 //! | `accept` | accepts connections and polls idle ones | at the stop |
-//! | `connection` | serves each request of a client from beginning to end | when the client is idle |
+//! | `connection` | serves a client's requests from beginning to end | when the client is idle |
 //! | `pacer` | wakes the scheduler at its next deadline, notices clock jumps | at the stop |
 //! | `report` | is the only writer of the log | after its last line |
 //! | `dashboard` | draws, and reads keys; only on a terminal | with the terminal |

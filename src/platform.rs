@@ -1,10 +1,9 @@
 //! System calls that only Linux has, each with a replacement for other Unixes.
 //!
 //! These are `eventfd`, `POLLRDHUP`, socket flags at creation, `TCP_USER_TIMEOUT`, abstract socket
-//! names, attributes of files, and a way to take over a descriptor by its number. Each stands here behind a function
-//! with a second body for everyone else. Built with `--cfg portable`, Linux takes the second bodies
-//! as well; that is how they are tested. What they cannot do is listed in the manual, "Other
-//! Unixes".
+//! names, file attributes, and a way to take over a descriptor by number. Each is a function here
+//! with a second, portable implementation. Built with `--cfg portable`, Linux uses the portable
+//! ones too; that is how they are tested. The manual lists what they cannot do ("Other Unixes").
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -164,8 +163,8 @@ mod linux {
         }
     }
 
-    /// Why nothing can be renamed to this path, as far as the file itself tells; `None` too where
-    /// the kernel cannot say.
+    /// Why no file can be renamed to this path, as far as the file itself tells; `None` also if the
+    /// kernel does not say.
     pub(crate) fn why_not_replaceable(path: &Path) -> Option<&'static str> {
         let (at, flags) = (AtFlags::empty(), StatxFlags::empty());
         let found = statx(rustix::fs::CWD, path, at, flags).ok()?;
@@ -178,8 +177,9 @@ mod linux {
             .then_some("it is immutable or may only grow; see chattr(1)")
     }
 
-    /// The listening socket that this process was started with as descriptor `number`: the system
-    /// is asked for a duplicate as if we were another process, because a bare number owns nothing.
+    /// The listening socket that this process inherited as descriptor `number`. It is duplicated
+    /// through the system as if it belonged to another process, because safe code cannot own a bare
+    /// number.
     ///
     /// # Errors
     /// Why it is not available, in words for a user.
@@ -293,7 +293,7 @@ mod other {
         SocketAddrUnix::new(name).ok().filter(|_| !name.starts_with('@'))
     }
 
-    /// Only the rename itself tells.
+    /// Unknown here: only the rename itself shows it.
     pub(crate) fn why_not_replaceable(_: &Path) -> Option<&'static str> {
         None
     }

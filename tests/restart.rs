@@ -426,7 +426,7 @@ fn an_old_connection_serves_one_more_request_and_closes() {
     assert_ne!(reply.header("connection"), Some("close"));
 }
 
-/// D1: the log of the dashboard, the figures of the last hour and the counters of the metrics go on.
+/// D1: the dashboard's log, the figures of the last hour and the counters of the metrics continue.
 #[test]
 fn a_restart_keeps_the_activity_and_the_figures() {
     let upstream = Upstream::start();

@@ -103,10 +103,10 @@ pub(crate) enum Unready {
 pub(crate) enum Readiness {
     /// It can be sent.
     Ready(Ready),
-    /// A refresh is in progress. When the flight has ended, or after this time at the latest, ask
+    /// A refresh is in progress. When the flight has ended, or after this time at the latest, call
     /// `Accounts::credential` again.
     Refreshing(SingleFlight, Duration),
-    /// There is none.
+    /// There is no credential.
     Unready(Unready),
 }
 

@@ -171,10 +171,10 @@ impl FileLock {
         Ok(FileLock { target, lock, seen: Cell::new(None) })
     }
 
-    /// Whether the file that `path` leads to could be replaced, as far as that can be told without
-    /// changing anything: takes the lock, makes a place, renames that and removes both. What only
-    /// the last rename would tell stays unknown, such as a rule of a security module, or a sticky
-    /// directory of somebody else. The answer is whether the lock excludes anybody.
+    /// Whether the file to which `path` leads could be replaced, as far as that can be told without
+    /// changing anything: takes the lock, reserves space, renames that file and removes both. What
+    /// only the last rename would show stays unknown, such as a rule of a security module or
+    /// somebody else's sticky directory. Returns whether the lock excludes others.
     pub(super) fn probe(path: &Path, limit: Duration) -> Result<bool> {
         let failed = |cause| Error::file("replace", path, &cause);
         let target = target_of(path).map_err(failed)?;

@@ -111,8 +111,8 @@ fn document(context: &Context) -> (State, Vec<AccountId>) {
     (state, ids)
 }
 
-/// What dashboard and metrics show of the past, for a process that takes over: the log, the requests
-/// that ended on each account within the last hour, and the counters.
+/// What dashboard and metrics show of the past, for a process that takes over: the log, the
+/// requests that ended on each account within the last hour, and the counters.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Seen {

@@ -301,8 +301,8 @@ impl Upstream<'_> {
     }
 }
 
-/// What the head of an answer says of a block that it may cause (P7). `words` are those of
-/// the body, as far as it is known; it is named where no header says it.
+/// The evidence for a block that the head of an answer may cause (P7). `words` is the message in
+/// the body, as far as it is known; the body is the source if no header says it.
 pub(crate) fn evidence_of(status: u16, headers: &Headers, words: &str, at: Wall) -> Evidence {
     let request_id = headers
         .text("request-id")
@@ -322,7 +322,7 @@ pub(crate) fn evidence_of(status: u16, headers: &Headers, words: &str, at: Wall)
     }
 }
 
-/// The header line that says it most plainly.
+/// The header line that says it most clearly.
 fn plainest(status: u16, headers: &Headers) -> Option<(&str, &[u8])> {
     let says_it = |line: &(&str, &[u8])| {
         let (name, value) = (line.0, line.1.trim_ascii());
@@ -334,8 +334,8 @@ fn plainest(status: u16, headers: &Headers) -> Option<(&str, &[u8])> {
     line.or_else(|| headers.iter().find(waits))
 }
 
-/// The error of an answer. A body that is no JSON is its own message if it is text; a page says
-/// nothing that could be relied on.
+/// The error of an answer. A body that is text rather than JSON is its own message; nothing in an
+/// HTML page is reliable.
 fn error_of(body: &[u8]) -> ApiError {
     let found = sse::read(Form::Json, body).error;
     let error =
@@ -351,7 +351,7 @@ fn plain_text(body: &[u8]) -> String {
     if is_text { text } else { String::new() }
 }
 
-/// A stranger's text for our logs: short, on one line, and without anything that looks like a key.
+/// Foreign text for our logs: short, on one line, and without anything that looks like a key.
 fn bounded(text: &str) -> String {
     // Enough for any limit, and cheap for a text of any length.
     let words = text.split_whitespace().take(policy::MESSAGE_CHARS_MAX).map(without_key);
@@ -376,7 +376,7 @@ fn without_key(word: &str) -> Cow<'_, str> {
     }
 }
 
-/// How keys and tokens begin.
+/// Prefixes of keys and tokens.
 const KEY_STARTS: [&str; 3] = ["sk-", "mp-", "eyJ"];
 const REQUEST_ID_BYTES_MAX: usize = 128;
 

@@ -382,7 +382,7 @@ impl Course<'_> {
     }
 }
 
-/// Enough has come to know what kind of answer it is.
+/// Whether enough has arrived to know what kind of answer it is.
 fn is_decided(scanner: &Scanner, ahead: &[u8]) -> bool {
     match scanner.form() {
         Form::Events => scanner.first().is_some() || ahead.trim_ascii_start().starts_with(b"<"),
@@ -410,12 +410,12 @@ fn broken(why: &str) -> Outcome {
     Outcome::Broken { evidence }
 }
 
-/// An event stream that has begun a message and not ended it.
+/// Whether an event stream has started a message but not ended it.
 fn is_unfinished_message(scanner: &Scanner) -> bool {
     scanner.facts().begun && !has_told_its_end(scanner)
 }
 
-/// An event stream whose last event has come: `message_stop`, or an error.
+/// Whether the last event of an event stream has arrived: `message_stop`, or an error.
 fn has_told_its_end(scanner: &Scanner) -> bool {
     let facts = scanner.facts();
     scanner.form() == Form::Events && (facts.stopped || facts.error.is_some())

@@ -24,8 +24,8 @@
 //!   first byte. Opening the answer earlier would take the other accounts' chance away.
 //! - A lease ends in exactly one outcome. Dropping its guard ends it as abandoned, so an early
 //!   return frees the account; a guard kept in a struct that outlives the attempt would not.
-//! - A failed account is excluded for this request only. Only a wait in the queue lifts that: time
-//!   has passed, and an account is chosen anew.
+//! - A failed account is excluded for this request only. Only a wait in the queue lifts that,
+//!   because time has passed and an account is chosen again.
 //! - Our own answer is the last resort, after the upstream's own words ([`failed`]), and the log
 //!   gets exactly one line in every case.
 

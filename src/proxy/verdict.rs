@@ -325,7 +325,7 @@ impl Message {
     }
 }
 
-/// Whose limit it is, if one of these stands together with one of [`END_WORDS`].
+/// The owner of a limit, if one of these occurs together with one of [`END_WORDS`].
 const OWNER_WORDS: [&str; 10] = [
     "account",
     "accounts",

@@ -8,8 +8,8 @@ use super::finding::{Finding, fine, odd, wrong};
 use crate::config::{BaseUrl, file, rescue};
 use crate::net::proxies::is_loopback;
 
-/// What a full disk, a lock that is held, a file that is a mount of its own and a directory that
-/// cannot be written prevent, told without changing the config.
+/// Detects a full disk, a held lock, a bind-mounted file and a read-only directory, without
+/// changing the config.
 pub(super) fn storage(path: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
     match file::probe(path, LOCK_WAIT) {
@@ -20,7 +20,7 @@ pub(super) fn storage(path: &Path) -> Vec<Finding> {
             maxpool with it",
         )),
         Err(error) => {
-            // The others say what to do.
+            // Our own errors say what to do.
             let is_of_the_system = error.io_kind().is_some_and(|kind| kind != ErrorKind::Other);
             let advice = match is_of_the_system {
                 true => {

@@ -28,7 +28,7 @@ fn serving() -> Plan {
     plan
 }
 
-/// The same with a second one that is ready, while the first one is told to let go.
+/// The same with a second worker that is ready, while the first one is told to yield.
 fn yielding() -> Plan {
     let mut plan = serving();
     assert_eq!(
@@ -39,7 +39,7 @@ fn yielding() -> Plan {
     plan
 }
 
-/// The same, and the second one is told to serve.
+/// The same, when the second worker is told to serve.
 fn opening() -> Plan {
     let mut plan = yielding();
     assert_eq!(
@@ -49,7 +49,7 @@ fn opening() -> Plan {
     plan
 }
 
-/// The second one serves, the first one finishes.
+/// The second worker serves, the first one finishes its requests.
 fn handed_over() -> Plan {
     let mut plan = opening();
     assert_eq!(
@@ -104,7 +104,7 @@ fn r2_whatever_happens_to_the_new_worker_the_old_one_goes_on() {
 
     let mut plan = yielding();
     assert_eq!(plan.ended(Mono(1), 2, badly()), [Action::Kill(2), resume(gone), ready.clone()]);
-    // What it had to say comes too late to count, also during the next restart.
+    // Its late report has no effect, not even during the next restart.
     assert_eq!(plan.report(Mono(1), 1, Report::Yielded(2, String::new())), []);
     plan.restart(Mono(2));
     plan.report(Mono(2), 3, Report::Prepared);
@@ -132,7 +132,7 @@ fn r2_a_restart_that_is_asked_for_during_one_follows_it() {
     assert_eq!(plan.restart(Mono(0)), []);
     let then = plan.report(Mono(0), 2, Report::Serving(200));
     assert_eq!(then[3..], [Action::Notify(News::Reloading), tell(2, Order::Starting), start(3)]);
-    // The wish of a worker does not: the restart that is in progress serves it.
+    // A worker's request has none either: the restart in progress satisfies it.
     assert_eq!(plan.report(Mono(0), 2, Report::Restart), []);
     assert_eq!(plan.report(Mono(0), 1, Report::Restart), []);
     plan.report(Mono(0), 3, Report::Prepared);
@@ -227,7 +227,7 @@ fn r1_the_first_signal_drains_the_second_cuts_and_later_ones_change_nothing() {
             tell(2, Order::Drain("SIGTERM".into()))
         ]
     );
-    // Neither a restart nor a reload nor the worker's own wish counts any more.
+    // A restart, a reload and the worker's own request have no effect any more.
     assert_eq!(plan.restart(Mono(0)), []);
     assert_eq!(plan.reload(), []);
     assert_eq!(plan.report(Mono(999), 2, Report::Quit("SIGTERM".into())), []);
@@ -296,8 +296,8 @@ fn a_reload_that_is_asked_for_before_somebody_serves_follows() {
     assert_eq!(plan.reload(), []);
     let actions = plan.report(Mono(0), 1, Report::Serving(10));
     assert!(actions.contains(&tell(1, Order::Reload)), "{actions:?}");
-    // In a hand-over whoever still serves does it, and the one that takes over, too: it may have
-    // read the file before.
+    // In a hand-over the old worker reloads, and the new one too, because it may have read the file
+    // before.
     plan.restart(Mono(0));
     plan.report(Mono(0), 2, Report::Prepared);
     assert!(plan.reload().contains(&tell(1, Order::Reload)));
