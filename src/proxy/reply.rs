@@ -561,8 +561,7 @@ fn listed(parts: &[String]) -> String {
     text
 }
 
-/// Whether it is worth coming back: a client waits a minute at most, so for a longer wait it is
-/// not, but for an unknown one it may be.
+/// Whether a client that waits a minute at most should come back; after an unknown time it may.
 fn is_soon(cause: WaitCause, wait: Option<Duration>) -> bool {
     match (wait, cause) {
         (Some(wait), _) => wait <= RETRY_WAIT_MAX,
