@@ -1,6 +1,5 @@
-//! Our own answers (P14) in the API's format, as a response or as an SSE event. Every text says
-//! what happened, to what, and what to do; only enabled accounts are counted, and times are
-//! durations.
+//! Our own answers (P14) in the API's format, as a response or as an SSE event. Texts say what
+//! happened, to what, and what to do; only enabled accounts count, and times are durations.
 
 use std::time::Duration;
 
@@ -103,8 +102,7 @@ pub(crate) fn on_the_wire(reply: &Reply) -> Vec<u8> {
     out
 }
 
-/// An upstream's error answer as an event, for a stream that has begun (Q4). The API's format is
-/// kept.
+/// An upstream's error answer as an event in the API's format, for a stream that has begun (Q4).
 pub(crate) fn event_of_body(status: u16, body: &[u8]) -> Vec<u8> {
     let said = sse::read(Form::Json, body);
     let is_api_shape =
@@ -150,8 +148,7 @@ pub(crate) fn body_too_large(bytes_max: u64) -> Reply {
     ))
 }
 
-/// The body is too large (P4), or it stalled, was truncated or has an invalid chunked encoding
-/// (P2).
+/// The body is too large (P4), stalled, was truncated or has an invalid chunked encoding (P2).
 pub(crate) fn bad_body(error: BodyError) -> Reply {
     let torn = "the request body did not arrive whole: it stalled, broke off or was malformed";
     match error {
