@@ -268,7 +268,10 @@ fn explain(
         profile: profile.map(str::to_owned),
         ..status::Explained::default()
     };
-    serde_json::to_vec(&build::explanation(&explanation, Some(asked))).unwrap_or_default()
+    let mut shown = build::explanation(&explanation, Some(asked));
+    let snapshot = context.gate.look(|scheduler, now| scheduler.snapshot(now));
+    build::mark_refused(&mut shown, &snapshot);
+    serde_json::to_vec(&shown).unwrap_or_default()
 }
 
 /// Finds the session that a person means, by the short id in the log or by the id that the client
