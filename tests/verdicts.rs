@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::harness::home::KEY;
 use crate::harness::{Ask, Home, Proxy, Reply, Value, hello, hello_stream, json, oauth, until};
 use crate::upstream::message::event;
+use crate::upstream::oauth::Mode;
 use crate::upstream::{Answer, Limits, Request, Upstream};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -340,4 +341,28 @@ fn a_refused_route_is_answered_at_once_each_time() {
     }
     control(&proxy, "a", "retry");
     assert_eq!(proxy.account("a")["status"], "active");
+}
+
+#[test]
+fn a_401_while_the_token_endpoint_is_down_is_a_rest_after_a_401() {
+    for (what, mode) in [("reset", Mode::ResetAfterRotation), ("429", Mode::RateLimited)] {
+        let upstream =
+            Upstream::with(|_| Answer::error(401, "authentication_error", "Invalid bearer token"));
+        let proxy = Proxy::start(&one_oauth(&upstream));
+        upstream.state().oauth.mode = mode;
+        let start = Instant::now();
+        for number in ["one", "two"] {
+            let reply = proxy.ask(&plain(number));
+            let message = reply.assert_error(502, "account_auth_error");
+            assert!(message.contains("(a: refused by the API"), "{what}: {message}");
+            assert_eq!(reply.header("x-should-retry"), Some("true"), "{what}");
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "{what}: it is not waited for");
+        let requests = upstream.requests();
+        let calls = requests.iter().filter(|request| request.path() == "/v1/messages").count();
+        assert_eq!((calls, upstream.state().oauth.refreshes.len()), (1, 1), "{what}");
+        let account = proxy.account("a");
+        assert_eq!(account["status"], "error", "{what}: {account:#}");
+        assert_eq!(account["blocks"][0]["reason"], "credential_refused", "{what}: {account:#}");
+    }
 }

@@ -125,6 +125,7 @@ impl Accounts {
             obstacle: Obstacle::Local,
             until: self.shared.now().mono,
             why: "the refresh has not finished".to_owned(),
+            is_refused: false,
         }))
     }
 
@@ -218,6 +219,7 @@ impl Accounts {
                             obstacle: Obstacle::Local,
                             until: now.mono,
                             why,
+                            is_refused: refused.is_some(),
                         })
                     }
                 }
