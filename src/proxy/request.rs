@@ -261,6 +261,7 @@ impl ClientRequest {
 
     /// Emits the request's one line.
     pub(crate) fn finish(self, ended: Ended) {
+        let ended = ended.or_cut(&self.context);
         let record = self.record.take();
         let total = self.watch.elapsed();
         {
