@@ -137,7 +137,8 @@ fn s3_caps_and_thresholds() {
     }
     assert_eq!(table.wakes().first().map(|(woken, _)| *woken), Some(ticket));
 
-    for kind in [WindowKind::FiveHour, WindowKind::Tokens, WindowKind::Requests] {
+    use WindowKind::{FiveHour, Generic, Requests, Tokens};
+    for kind in [FiveHour, Tokens, Requests, Generic] {
         let (mut table, ids) = Table::with(1);
         let reset = Some(table.wall_after(secs(30)));
         table.learn(ids[0], vec![window(kind.clone(), 0.999, reset)]);
