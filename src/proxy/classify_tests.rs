@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use ureq::http::HeaderValue;
 
 use super::*;
 use crate::scheduler::quota::{Verdict as Said, WindowKind, WindowReading};
@@ -183,6 +184,12 @@ fn a_provider_says_when() {
     let seconds = |seconds| Some(Duration::from_secs(seconds));
     assert_eq!(waits(Kind::Provider, None), seconds(60), "V3 in its body");
     assert_eq!(waits(Kind::Provider, seconds(7)), seconds(7), "V3 in its headers first");
+
+    let body = r#"{"error":{"code":"1308","message":"reset at 2026-11-22 06:47:00"}}"#;
+    let mut its_clock = case(429, Kind::Provider, body);
+    its_clock.headers.push("date", HeaderValue::from_static("Sat, 21 Nov 2026 22:45:00 GMT"));
+    let Outcome::QuotaRejected { quota, .. } = run(&its_clock).outcome else { panic!("quota") };
+    assert_eq!(quota.retry_after, seconds(120), "P7 whatever our clock shows");
 }
 
 #[test]
