@@ -252,8 +252,17 @@ fn a_message_that_begins_late_is_no_less_torn() {
 
 #[test]
 fn an_error_without_a_type_of_its_own_is_no_answer() {
-    let error = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
-    for content_type in [None, Some("text/plain"), Some("application/json; charset=utf-8")] {
+    let typed = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
+    let untyped = r#"{"error":{"code":"1302","message":"Overloaded"}}"#;
+    let page = "\u{feff}<!DOCTYPE html><title>Overloaded</title>";
+    for (error, content_type) in [
+        (typed, None),
+        (typed, Some("text/plain")),
+        (typed, Some("text/json")),
+        (typed, Some("application/json; charset=utf-8")),
+        (untyped, Some("application/json")),
+        (page, Some("application/json")),
+    ] {
         let upstream = Upstream::start();
         let home = Home::new().upstream(&upstream.url()).accounts(&["a", "b"]).priority(1, 1);
         let proxy = Proxy::start(&home);
