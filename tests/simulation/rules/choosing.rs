@@ -153,6 +153,30 @@ fn s3_caps_and_thresholds() {
 }
 
 #[test]
+fn s3_a_window_that_a_good_answer_calls_rejected_is_out() {
+    let served = |claimed: WindowKind, verdict, model| {
+        let (mut table, ids) = Table::with(1);
+        let reset = Some(table.wall_after(HOUR));
+        let rejected = WindowReading {
+            utilisation: None,
+            verdict: Some(Verdict::Rejected),
+            ..window(claimed, 0.0, reset)
+        };
+        let request = Request { family: Some(family("sonnet")), ..table.request() };
+        let lease = table.granted(request).lease;
+        table.head(&lease, 200, &QuotaReport { verdict, ..report(vec![rejected]) });
+        table.complete(lease, Outcome::Success);
+        let request = Request { family: Some(family(model)), ..table.request() };
+        matches!(table.admit(request), maxpool::scheduler::Admission::Granted(_))
+    };
+    let (opus, allowed) = (WindowKind::SevenDayFamily(family("opus")), Some(Verdict::Allowed));
+    assert!(!served(opus.clone(), allowed, "opus"));
+    assert!(served(opus, allowed, "sonnet"), "another family's");
+    assert!(!served(WindowKind::FiveHour, None, "sonnet"));
+    assert!(served(WindowKind::FiveHour, allowed, "sonnet"), "the API serves it all the same");
+}
+
+#[test]
 fn s3_a_limit_without_a_reset_is_looked_at_by_one_after_a_minute() {
     let (mut table, ids) = Table::with(1);
     table.learn(ids[0], vec![window(WindowKind::FiveHour, 1.0, None)]);
