@@ -155,7 +155,7 @@ fn s3_caps_and_thresholds() {
 #[test]
 fn s3_a_window_that_a_good_answer_calls_rejected_is_out() {
     let served = |claimed: WindowKind, verdict, model| {
-        let (mut table, ids) = Table::with(1);
+        let (mut table, _) = Table::with(1);
         let reset = Some(table.wall_after(HOUR));
         let rejected = WindowReading {
             utilisation: None,
