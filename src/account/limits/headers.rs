@@ -170,6 +170,11 @@ pub(crate) fn family_of_model(model: &str) -> Option<Family> {
     word.map(family)
 }
 
+/// The family of a model, which is its whole id where no word in it names a line of models (S2).
+pub(crate) fn family_or_id(model: &str) -> Family {
+    family_of_model(model).unwrap_or_else(|| family(model))
+}
+
 /// The window of a `representative-claim` or of a key of the usage JSON; `None` for `overage` and
 /// unknown words.
 pub(crate) fn window_of_claim(claim: &str) -> Option<WindowKind> {
