@@ -1,6 +1,7 @@
 //! The live set of accounts, and what a request that was given one of them needs from it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -202,26 +203,7 @@ impl Accounts {
                         held.flight = Some(flight.clone());
                         return Readiness::Refreshing(flight);
                     }
-                    Err(cause) => {
-                        let why = format!(
-                            "cannot start a thread for the refresh: {}",
-                            error::reason(&cause)
-                        );
-                        let now = self.shared.now();
-                        state.failed(
-                            Obstacle::Local,
-                            None,
-                            why.clone(),
-                            &self.shared.settings().pause,
-                            now,
-                        );
-                        Unready::Cooling(Cooling {
-                            obstacle: Obstacle::Local,
-                            until: now.mono,
-                            why,
-                            is_refused: refused.is_some(),
-                        })
-                    }
+                    Err(cause) => self.not_started(state, &cause, refused.is_some()),
                 }
             }
             Plan::Cooling(cooling) => Unready::Cooling(cooling),
@@ -230,6 +212,13 @@ impl Accounts {
             Plan::Disabled => Unready::Disabled,
         };
         Readiness::Unready(unready)
+    }
+
+    fn not_started(&self, state: &mut TokenState, cause: &io::Error, is_refused: bool) -> Unready {
+        let why = format!("cannot start a thread for the refresh: {}", error::reason(cause));
+        let (pause, now) = (self.shared.settings().pause, self.shared.now());
+        state.failed(Obstacle::Local, None, why.clone(), &pause, now);
+        Unready::Cooling(Cooling { obstacle: Obstacle::Local, until: now.mono, why, is_refused })
     }
 
     /// Adds the account that `make` makes. The table is locked meanwhile, so that nobody looks in
