@@ -108,6 +108,8 @@ fn which_429() {
         ("names the session", limit, "Session limit reached ∙ resets 3pm", "quota"),
         ("names the week", limit, "weekly limits apply", "quota"),
         ("names the quota", limit, "quota exceeded", "quota"),
+        ("in another form", limit, "This request would exceed your organization's quota", "quota"),
+        ("in another form", limit, "All quotas of these sessions are exhausted", "quota"),
         ("usage limit reached", limit, "Claude AI usage limit reached|1750000000", "quota"),
         ("server-side wins", limit, "Server is temporarily limiting requests (not your usage limit) · account limit", "server-side 429"),
         ("temporarily", limit, "We are Temporarily Limiting requests of all accounts", "server-side 429"),
