@@ -189,6 +189,9 @@ fn every_new_refresh_token_is_kept_whatever_else_is_wrong_with_the_answer() {
         ("gzip", Answer::json(200, &whole).gzipped(), true),
         ("201", Answer::json(201, &whole), true),
         ("text/html", Answer::bytes(200, whole.as_bytes()).end(End::Close), true),
+        ("500", Answer::json(500, &whole), true),
+        ("302", Answer::json(302, &whole), true),
+        ("403", Answer::json(403, &whole), true),
         ("no access token", Answer::json(200, no_access), false),
     ];
     for (what, answer, serves) in rows {

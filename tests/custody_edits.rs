@@ -392,6 +392,50 @@ fn an_entry_that_is_renamed_or_moved_during_its_refresh_gets_its_pair() {
 }
 
 #[test]
+fn a_config_that_breaks_during_a_refresh_gets_the_pair_once_it_is_whole_again() {
+    for broken in ["invalid", "empty", "deleted", "a directory", "a link to nowhere"] {
+        for is_killed in [false, true] {
+            let upstream = Upstream::start();
+            let home = home_of(&upstream, ending_in("a", -1));
+            let mut proxy = Proxy::start(&home);
+            let whole = old_copy(&home);
+            let gate = hold_refresh(&upstream);
+            let client = proxy.post_aside(&hello());
+            upstream.wait("the refresh", |state| !state.requests.is_empty());
+            let path = home.config_path();
+            match broken {
+                "invalid" => home.write_text("{\"accounts\": ["),
+                "empty" => home.write_text(""),
+                _ => std::fs::remove_file(&path).expect("remove"),
+            }
+            match broken {
+                "a directory" => std::fs::create_dir(&path).expect("make a directory"),
+                "a link to nowhere" => {
+                    std::os::unix::fs::symlink("nowhere/pool.json", &path).expect("link");
+                }
+                _ => {}
+            }
+            gate.open();
+            client.join().expect("a client").assert_said("Hello from upstream.");
+            if is_killed {
+                proxy.signal(Signal::KILL);
+                proxy.wait_exit();
+            }
+            match broken {
+                "a directory" => std::fs::remove_dir(&path).expect("remove"),
+                "a link to nowhere" => std::fs::remove_file(&path).expect("remove"),
+                _ => {}
+            }
+            home.write_text(&whole);
+            let proxy = if is_killed { Proxy::start_as_is(&home) } else { proxy };
+            until(broken, || (pair(&home) == numbered(1)).then_some(()));
+            proxy.post(&hello()).assert_said("Hello from upstream.");
+            assert_eq!(sent(&upstream), ["refresh-a"], "{broken}, killed: {is_killed}");
+        }
+    }
+}
+
+#[test]
 fn a_source_that_never_answers_holds_up_nothing() {
     let upstream = Upstream::start();
     let home = home_of(
