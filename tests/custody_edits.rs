@@ -436,6 +436,33 @@ fn a_config_that_breaks_during_a_refresh_gets_the_pair_once_it_is_whole_again() 
 }
 
 #[test]
+fn what_is_no_rescue_file_is_not_overwritten_and_the_pair_goes_elsewhere() {
+    for foreign in ["{\"pairs\": [{\"refreshToken\": \"cut o", "[]", "{\"pairs\": 3}"] {
+        let upstream = Upstream::start();
+        let home = home_of(&upstream, ending_in("a", -1));
+        let mut proxy = Proxy::start(&home);
+        let whole = old_copy(&home);
+        let gate = hold_refresh(&upstream);
+        let client = proxy.post_aside(&hello());
+        upstream.wait("the refresh", |state| !state.requests.is_empty());
+        let rescue = home.path().join("maxpool.rescue.json");
+        std::fs::write(&rescue, foreign).expect("write");
+        home.write_text("{");
+        gate.open();
+        client.join().expect("a client").assert_said("Hello from upstream.");
+        assert_eq!(std::fs::read_to_string(&rescue).expect("read"), foreign);
+        proxy.signal(Signal::KILL);
+        proxy.wait_exit();
+        home.write_text(&whole);
+        let proxy = Proxy::start_as_is(&home);
+        until("the pair be found", || (pair(&home) == numbered(1)).then_some(()));
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+        assert_eq!(sent(&upstream), ["refresh-a"]);
+        assert_eq!(std::fs::read_to_string(&rescue).expect("read"), foreign);
+    }
+}
+
+#[test]
 fn a_source_that_never_answers_holds_up_nothing() {
     let upstream = Upstream::start();
     let home = home_of(

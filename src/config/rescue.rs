@@ -103,7 +103,7 @@ pub(crate) struct RescuePlace {
 pub(crate) fn reserve(config: &Path, bytes: usize) -> Result<RescuePlace> {
     first_of(config, |path| {
         let lock = lock(path)?;
-        let size = if lock.exists() { lock.read().map_or(0, |text| text.len()) } else { 0 };
+        let size = text_of(&pairs_in(&lock)?)?.len();
         Ok(RescuePlace { path: path.to_owned(), reserved: lock.reserve(size + bytes)? })
     })
 }
@@ -120,8 +120,7 @@ pub(crate) fn keep(config: &Path, place: Option<RescuePlace>, record: &Record) -
 
 fn write(config: &Path, path: &Path, record: &Record, reserved: Option<Reserved>) -> Result<()> {
     let lock = lock(path)?;
-    let mut pairs =
-        if lock.exists() { pairs_of(&lock.read()?).unwrap_or_default() } else { Vec::new() };
+    let mut pairs = pairs_in(&lock)?;
     let owners = owners_of(config);
     let mut record = record.clone();
     // A later pair of the same account takes the place of its predecessor.
@@ -156,7 +155,7 @@ pub(super) fn forget(config: &Path, rescued: &[Rescued]) {
 
 fn forget_in(path: &Path, owners: &[String], placed: &[&Rescued]) -> Result<()> {
     let lock = lock(path)?;
-    let mut pairs = pairs_of(&lock.read()?).unwrap_or_default();
+    let mut pairs = pairs_in(&lock)?;
     pairs.retain(|pair| {
         let record = Record::read(pair).filter(|_| is_of(pair, owners));
         !record.is_some_and(|record| placed.iter().any(|placed| placed.record == record))
@@ -190,8 +189,7 @@ fn lock_within(path: &Path, limit: Duration) -> Result<FileLock> {
 
 /// Adds the pairs that killed writers had not put into their place.
 fn take_over(lock: &FileLock, leftovers: &[Leftover]) -> Result<()> {
-    let mut pairs =
-        if lock.exists() { pairs_of(&lock.read()?).unwrap_or_default() } else { vec![] };
+    let mut pairs = pairs_in(lock)?;
     let known = pairs.len();
     for pair in leftovers.iter().filter_map(|leftover| pairs_of(&leftover.text)).flatten() {
         if !pairs.contains(&pair) {
@@ -226,6 +224,16 @@ fn owners_of(config: &Path) -> [String; 2] {
 fn is_of(pair: &Value, owners: &[String]) -> bool {
     let owner = pair.get(OWNER).and_then(Value::as_str);
     owner.is_some_and(|owner| owners.iter().any(|known| known == owner))
+}
+
+/// The pairs of a rescue file that is to be written. One that holds anything else stays as it is:
+/// a person may still get a token out of it.
+fn pairs_in(lock: &FileLock) -> Result<Vec<Value>> {
+    let text = if lock.exists() { lock.read()? } else { String::new() };
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    pairs_of(&text).ok_or_else(|| Error::operator("it is not a rescue file of maxpool"))
 }
 
 fn pairs_of(text: &str) -> Option<Vec<Value>> {
