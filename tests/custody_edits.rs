@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 
-use super::custody::{ending_in, home_of, issued, numbered, pair, sent};
+use super::custody::{ending_in, hold_refresh, home_of, issued, numbered, pair, sent};
 use crate::harness::home::{KEY, epoch_ms};
 use crate::harness::proxy::status_of;
 use crate::harness::{Ask, Client, Home, Proxy, Reply, Value, hello, json, oauth, until};
@@ -106,8 +106,7 @@ fn a_token_that_was_spent_before_the_stop_is_not_presented_after_the_start() {
     let mut proxy = Proxy::start(&home);
     let old = old_copy(&home);
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    proxy.terminate();
-    assert_eq!(proxy.wait_exit(), Some(0));
+    proxy.stop();
     drop(proxy);
     // A backup comes back while nothing runs: the live pair is gone, but the spent one is known.
     home.write_text(&old);
@@ -159,8 +158,7 @@ fn an_import_of_a_spent_pair_is_refused() {
     let home = home_of(&upstream, ending_in("a", -1));
     let mut proxy = Proxy::start(&home);
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    proxy.terminate();
-    proxy.wait_exit();
+    proxy.stop();
     let source = home.path().join("source.json");
     credentials(&source, "token-a", "refresh-a", 1_000_000);
     let before = old_copy(&home);
@@ -186,8 +184,7 @@ fn an_import_of_a_pair_that_only_the_state_file_knows_as_spent_is_refused() {
     let mut proxy = Proxy::start(&home);
     let old = old_copy(&home);
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    proxy.terminate();
-    proxy.wait_exit();
+    proxy.stop();
     let source = home.path().join("source.json");
     credentials(&source, "token-a", "refresh-a", 1_000_000);
     let path = source.to_str().expect("a path");
@@ -247,8 +244,7 @@ fn an_import_of_a_spent_pair_in_place_of_a_refused_one_is_taken_while_the_server
     upstream.state().oauth.profiles.insert("token-late".to_owned(), who);
     let mut proxy = Proxy::start(&home);
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    proxy.terminate();
-    proxy.wait_exit();
+    proxy.stop();
     // Its successor is refused.
     let mut config = home.read();
     config["accounts"][0]["expiresAt"] = json!(1_000);
@@ -359,12 +355,8 @@ fn an_entry_that_is_renamed_or_moved_during_its_refresh_gets_its_pair() {
         let upstream = Upstream::start();
         let home = home_of(&upstream, ending_in("a", -1)).account(oauth("b"));
         let proxy = Proxy::start(&home);
-        let gate = upstream.gate();
-        let answer = Answer::json(200, &issued(json!({"expires_in": 3600})));
-        upstream.next("", answer.before(Step::Hold(gate.clone())));
-        let address = proxy.address();
-        let client =
-            std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello())));
+        let gate = hold_refresh(&upstream);
+        let client = proxy.post_aside(&hello());
         upstream.wait("the refresh", |state| !state.requests.is_empty());
         let mut config = home.read();
         let accounts = config["accounts"].as_array_mut().expect("a list");
@@ -400,6 +392,77 @@ fn an_entry_that_is_renamed_or_moved_during_its_refresh_gets_its_pair() {
 }
 
 #[test]
+fn a_config_that_breaks_during_a_refresh_gets_the_pair_once_it_is_whole_again() {
+    for broken in ["invalid", "empty", "deleted", "a directory", "a link to nowhere"] {
+        for is_killed in [false, true] {
+            let upstream = Upstream::start();
+            let home = home_of(&upstream, ending_in("a", -1));
+            let mut proxy = Proxy::start(&home);
+            let whole = old_copy(&home);
+            let gate = hold_refresh(&upstream);
+            let client = proxy.post_aside(&hello());
+            upstream.wait("the refresh", |state| !state.requests.is_empty());
+            let path = home.config_path();
+            match broken {
+                "invalid" => home.write_text("{\"accounts\": ["),
+                "empty" => home.write_text(""),
+                _ => std::fs::remove_file(&path).expect("remove"),
+            }
+            match broken {
+                "a directory" => std::fs::create_dir(&path).expect("make a directory"),
+                "a link to nowhere" => {
+                    std::os::unix::fs::symlink("nowhere/pool.json", &path).expect("link");
+                }
+                _ => {}
+            }
+            gate.open();
+            client.join().expect("a client").assert_said("Hello from upstream.");
+            if is_killed {
+                proxy.signal(Signal::KILL);
+                proxy.wait_exit();
+            }
+            match broken {
+                "a directory" => std::fs::remove_dir(&path).expect("remove"),
+                "a link to nowhere" => std::fs::remove_file(&path).expect("remove"),
+                _ => {}
+            }
+            home.write_text(&whole);
+            let proxy = if is_killed { Proxy::start_as_is(&home) } else { proxy };
+            until(broken, || (pair(&home) == numbered(1)).then_some(()));
+            proxy.post(&hello()).assert_said("Hello from upstream.");
+            assert_eq!(sent(&upstream), ["refresh-a"], "{broken}, killed: {is_killed}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_rescue_file_is_not_overwritten_and_the_pair_goes_elsewhere() {
+    for foreign in ["{\"pairs\": [{\"refreshToken\": \"cut o", "[]", "{\"pairs\": 3}"] {
+        let upstream = Upstream::start();
+        let home = home_of(&upstream, ending_in("a", -1));
+        let mut proxy = Proxy::start(&home);
+        let whole = old_copy(&home);
+        let gate = hold_refresh(&upstream);
+        let client = proxy.post_aside(&hello());
+        upstream.wait("the refresh", |state| !state.requests.is_empty());
+        let rescue = home.path().join("maxpool.rescue.json");
+        std::fs::write(&rescue, foreign).expect("write");
+        home.write_text("{");
+        gate.open();
+        client.join().expect("a client").assert_said("Hello from upstream.");
+        assert_eq!(std::fs::read_to_string(&rescue).expect("read"), foreign);
+        proxy.signal(Signal::KILL);
+        proxy.wait_exit();
+        home.write_text(&whole);
+        let proxy = Proxy::start_as_is(&home);
+        until("the pair be found", || (pair(&home) == numbered(1)).then_some(()));
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+        assert_eq!(sent(&upstream), ["refresh-a"]);
+        assert_eq!(std::fs::read_to_string(&rescue).expect("read"), foreign);
+    }
+}
+
+#[test]
 fn a_source_that_never_answers_holds_up_nothing() {
     let upstream = Upstream::start();
     let home = home_of(
@@ -412,8 +475,7 @@ fn a_source_that_never_answers_holds_up_nothing() {
     let start = Instant::now();
     proxy.post(&hello()).assert_said("Hello from upstream.");
     assert_eq!(reload(&proxy).status, 200);
-    proxy.terminate();
-    assert_eq!(proxy.wait_exit(), Some(0));
+    proxy.stop();
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert!(proxy.log().iter().any(|line| line.contains("not a file")), "{:#?}", proxy.log());
 }
@@ -432,8 +494,7 @@ fn a_lock_that_another_process_holds_for_long_holds_up_neither_sync_nor_reload_n
     assert_eq!(reload(&proxy).status, 200);
     proxy.post(&hello()).assert_said("Hello from upstream.");
     proxy.wait_status("the edit", |status| status["accounts"][0]["priority"] == 3);
-    proxy.terminate();
-    assert_eq!(proxy.wait_exit(), Some(0));
+    proxy.stop();
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     drop(held);
 }
@@ -477,8 +538,7 @@ fn what_a_killed_writer_left_behind_is_read_merged_and_then_deleted() {
     let home = home_of(&upstream, ending_in("a", -1));
     let mut proxy = Proxy::start(&home);
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    proxy.terminate();
-    proxy.wait_exit();
+    proxy.stop();
     drop(proxy);
     // The file before the rename, and beside it what was to take its place.
     let new = old_copy(&home);
@@ -575,16 +635,10 @@ fn doctor_tells_a_config_that_cannot_be_replaced() {
     let upstream = Upstream::start();
     let home = home_of(&upstream, ending_in("a", -1));
     home.write();
-    let program = crate::harness::home::program();
     let doctor = |before: &str, after: &str| {
-        let plain = home.command(&[]);
-        let script = format!("{before} || exit 77; '{}' doctor; {after}", program.display());
-        let mut command = Command::new("unshare");
-        command.args(["-m", "sh", "-c", &script]).env_clear();
-        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let piped = std::process::Stdio::piped;
-        command.current_dir(home.path()).stdout(piped()).stderr(piped());
-        crate::harness::home::finish(command, "")
+        let script = format!("{before} || exit 77; \"$0\" \"$@\"; {after}");
+        let starter = ["unshare", "-m", "sh", "-c", &script];
+        crate::harness::home::finish(home.command_under(&starter, &["doctor"]), "")
     };
     for (what, before, after, words) in [
         (
@@ -616,8 +670,7 @@ fn accounts_and_doctor_tell_a_dead_login_the_last_refresh_and_what_cannot_be_sto
     let home = home_of(&upstream, ending_in("a", -1));
     let mut proxy = Proxy::start(&home);
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    proxy.terminate();
-    proxy.wait_exit();
+    proxy.stop();
     drop(proxy);
     let listed = home.run(&["accounts", "-v"]).stdout;
     assert!(listed.contains("REFRESHED") && listed.contains("s ago"), "{listed}");

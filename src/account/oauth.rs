@@ -209,6 +209,11 @@ fn token_call(
         reply.body = gzip::decoded(&reply.body, REPLY_BYTES_MAX);
     }
     let now = now();
+    if !(200..=299).contains(&reply.status)
+        && let Some(issued) = issued_of_error(&reply.body, secrets, now.wall)
+    {
+        return Ok(issued);
+    }
     if (200..=299).contains(&reply.status) {
         return issued_of_answer(&reply.body, now.wall).ok_or_else(|| {
             let cut =
@@ -268,6 +273,16 @@ pub(crate) fn issued_of_answer(body: &[u8], now: Wall) -> Option<Issued> {
     let lifetime = lifetime_of_answer(&answer, now);
     let expires_at = lifetime.map(|lifetime| now + lifetime);
     Some(Issued { tokens: Tokens { access, refresh, expires_at }, lifetime })
+}
+
+/// The same of an answer whose status says that there is none: a new refresh token that it has
+/// brought all the same is the only one by now. One that names an error, or gives back what was
+/// sent, brings none.
+fn issued_of_error(body: &[u8], secrets: &[&Secret], now: Wall) -> Option<Issued> {
+    let answer: Value = serde_json::from_slice(without_mark(body)).ok()?;
+    let issued = issued_of_answer(body, now).filter(|_| answer.get("error").is_none())?;
+    let is_new = issued.tokens.refresh.as_ref().is_some_and(|token| !secrets.contains(&token));
+    is_new.then_some(issued)
 }
 
 /// Without a byte-order mark.

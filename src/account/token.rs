@@ -46,6 +46,8 @@ pub(crate) struct Cooling {
     /// When the next refresh may start.
     pub(crate) until: Mono,
     pub(crate) why: Why,
+    /// The API has refused the access token, so that this is a rest after a 401 (SPEC P7).
+    pub(crate) is_refused: bool,
 }
 
 /// The state of an OAuth account's tokens.
@@ -260,9 +262,11 @@ impl TokenState {
             obstacle: unknown.obstacle,
             until: unknown.next,
             why: unknown.why.clone(),
+            is_refused: false,
         });
         let cooling = self.cooling.clone().filter(|cooling| now.mono < cooling.until);
-        pending.or(cooling).map(Plan::Cooling)
+        let is_refused = self.standing != Standing::Good;
+        pending.or(cooling).map(|cooling| Plan::Cooling(Cooling { is_refused, ..cooling }))
     }
 
     /// What to do after the API has answered 401 to the token of `generation`.
@@ -291,7 +295,12 @@ impl TokenState {
             Some(Plan::NeedsLogin(_)) if self.refresh_refused.is_none() => self.refused_for_now(),
             Some(obstacle) => {
                 self.standing = Standing::Refused;
-                obstacle
+                match obstacle {
+                    Plan::Cooling(cooling) => {
+                        Plan::Cooling(Cooling { is_refused: true, ..cooling })
+                    }
+                    other => other,
+                }
             }
         }
     }
@@ -453,7 +462,7 @@ impl TokenState {
         if let Some(at) = self.forced {
             until = until.max(at + BETWEEN_REFRESHES);
         }
-        self.cooling = Some(Cooling { obstacle, until, why });
+        self.cooling = Some(Cooling { obstacle, until, why, is_refused: false });
     }
 
     /// `sent` may have arrived, and its fate is unknown: it is tried once more after the pause of a

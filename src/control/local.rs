@@ -8,7 +8,7 @@ use ureq::http::HeaderValue;
 
 use super::reload;
 use crate::account::Origin;
-use crate::account::limits::headers::family_of_model;
+use crate::account::limits::headers::family_or_id;
 use crate::clock;
 use crate::config::Config;
 use crate::config::masking::Masked;
@@ -254,7 +254,8 @@ fn explain(
     profile: Option<&str>,
 ) -> Vec<u8> {
     let mut request = plain_request(profile);
-    request.family = model.and_then(family_of_model);
+    request.model = model.map(Arc::from);
+    request.family = model.map(family_or_id);
     let known = session.map(|id| known_session(context, id));
     request.session = known.flatten();
     let explanation = context.gate.look(|scheduler, now| scheduler.explain(now, &request));

@@ -39,6 +39,7 @@ use super::course::Attempted;
 use super::ended::{Ended, Line, answer};
 use super::failed::{self, Failed};
 use super::header_accounts;
+use super::no_account;
 use super::relay;
 use super::reply::{self, Reply};
 use super::request::{ClientRequest, Record};
@@ -381,15 +382,15 @@ fn give_up(out: Uncommitted, last: Option<Failed>, surrender: &Surrender) -> End
     let reply = match surrender {
         Surrender::Expired(Limit::Suspense, refusal) => match last {
             Some(last) => return failed::pass_on(out, last),
-            None => reply::expired(Limit::Suspense, refusal),
+            None => no_account::expired(Limit::Suspense, refusal),
         },
-        Surrender::Expired(limit, refusal) => reply::expired(*limit, refusal),
+        Surrender::Expired(limit, refusal) => no_account::expired(*limit, refusal),
         Surrender::Refused(refusal) => {
             match last {
                 Some(last) if last.outranks(refusal) => return failed::pass_on(out, last),
                 _ => {}
             }
-            reply::refused(refusal)
+            no_account::refused(refusal)
         }
         Surrender::OneTry => match last {
             Some(last) => return failed::pass_on(out, last),

@@ -44,6 +44,14 @@ impl Proxy {
         Proxy::spawn(home.command(&["server", "--plain"]))
     }
 
+    /// The same, recording every request, see [`Home::recordings`].
+    pub fn start_recording(home: &Home) -> Proxy {
+        home.write();
+        let path = home.recordings_path();
+        let path = path.to_str().expect("a path");
+        Proxy::spawn(home.command(&["server", "--plain", "--log-to", path]))
+    }
+
     /// The same under limits that are given as commands of the shell.
     pub fn start_limited(home: &Home, limits: &str) -> Proxy {
         home.write();
@@ -92,6 +100,12 @@ impl Proxy {
     /// `POST /v1/messages` with this body.
     pub fn post(&self, body: &Value) -> Reply {
         self.ask(&Ask::messages(body))
+    }
+
+    /// The same from a thread of its own, for an answer that takes its time.
+    pub fn post_aside(&self, body: &Value) -> std::thread::JoinHandle<Reply> {
+        let (address, ask) = (self.address, Ask::messages(body));
+        std::thread::spawn(move || Client::connect(address).ask(&ask))
     }
 
     /// The status document.
@@ -172,6 +186,12 @@ impl Proxy {
     /// SIGTERM.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
+    }
+
+    /// Stops it in order, and waits for its end.
+    pub fn stop(&mut self) {
+        self.terminate();
+        assert_eq!(self.wait_exit(), Some(0));
     }
 
     /// Waits for the end of the process and gives its exit code (`None`: a signal).
