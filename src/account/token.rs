@@ -46,7 +46,7 @@ pub(crate) struct Cooling {
     /// When the next refresh may start.
     pub(crate) until: Mono,
     pub(crate) why: Why,
-    /// The API has refused the access token, so that this is a rest after a 401 (SPEC P7).
+    /// The API has refused the access token, so this is a rest after a 401 (SPEC P7).
     pub(crate) is_refused: bool,
 }
 

@@ -171,7 +171,7 @@ fn lock(path: &Path) -> Result<FileLock> {
 }
 
 fn lock_within(path: &Path, limit: Duration) -> Result<FileLock> {
-    // That of the config is there, or was taken away on purpose.
+    // The config's own directory exists, or was removed on purpose.
     let is_in = |home: PathBuf| path.starts_with(home);
     if let Some(directory) = path.parent()
         && state_home().is_some_and(is_in)
@@ -213,8 +213,8 @@ fn first_of<T>(config: &Path, attempt: impl Fn(&Path) -> Result<T>) -> Result<T>
     Err(failure.unwrap_or_else(|| Error::operator("there is no place for a rescue file")))
 }
 
-/// What identifies the config of a pair, since in the state directory several may share one file:
-/// its real path, and the path as given, which stays the same when a link is pointed elsewhere.
+/// Identifies the config of a pair, since in the state directory several may share one file: its
+/// real path, and the path as given, which stays the same if a link is changed.
 fn owners_of(config: &Path) -> [String; 2] {
     let given = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
     let target = std::fs::canonicalize(config).unwrap_or_else(|_| given.clone());
@@ -226,8 +226,8 @@ fn is_of(pair: &Value, owners: &[String]) -> bool {
     owner.is_some_and(|owner| owners.iter().any(|known| known == owner))
 }
 
-/// The pairs of a rescue file that is to be written. One that holds anything else stays as it is:
-/// a person may still get a token out of it.
+/// The pairs in a rescue file that is about to be written. A file with any other content is left
+/// alone, because a person may still recover a token from it.
 fn pairs_in(lock: &FileLock) -> Result<Vec<Value>> {
     let text = if lock.exists() { lock.read()? } else { String::new() };
     if text.trim().is_empty() {

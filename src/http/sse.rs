@@ -170,7 +170,7 @@ impl Scanner {
         }
     }
 
-    /// A whole JSON body that is an error, by its type or, without any, by its `error`.
+    /// Whether a complete JSON body is an error, by its type or, if it has none, by its `error`.
     pub(crate) fn is_json_error(&self) -> bool {
         match (self.form, self.data.document()) {
             (Form::Json, AnswerJson { kind: Some(kind), .. }) => kind == "error",
@@ -289,7 +289,7 @@ impl Scanner {
             return self.name.clear();
         }
         let kind = data.kind.as_deref().unwrap_or_default();
-        // Every event of the API has a type; a provider's error may have none.
+        // Every event of the API has a type, but a provider's error may lack it.
         let is_untyped = kind.is_empty() && self.name.is_empty();
         let is_error =
             self.name == b"error" || kind == "error" || is_untyped && data.error.is_some();

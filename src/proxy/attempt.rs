@@ -271,8 +271,8 @@ impl Course<'_> {
         credential_failed(self.granted, after, format!("{why}{said}"))
     }
 
-    /// No refresh before the end of `cooling`. Where the API has refused the token, the account
-    /// rests like any other after a 401: who waits for it does not wait for the network.
+    /// Blocks the account until the end of `cooling`, when the next refresh may start. If the API
+    /// has refused the token, this is a rest after a 401, and requests do not wait for the network.
     fn cool(&self, cooling: &Cooling, evidence: Evidence) {
         let reason = match cooling.obstacle {
             _ if cooling.is_refused => BlockReason::CredentialRefused,

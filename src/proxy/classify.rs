@@ -272,7 +272,8 @@ impl Upstream<'_> {
         Outcome::QuotaRejected { quota, evidence: self.evidence() }
     }
 
-    /// The windows of the headers are on our clock by now, and a date in the body is on theirs.
+    /// How long a provider refuses requests. The windows from the headers have been converted to
+    /// our clock, but a date in the body is by the provider's.
     fn provider_wait(&self) -> Option<Duration> {
         let Seen { quota, headers, body, now, .. } = *self.seen;
         wait_of_headers(quota, now.wall)

@@ -53,7 +53,7 @@ pub(crate) struct Context {
     /// Which account has created which batch; the oldest are forgotten.
     batches: Mutex<VecDeque<(String, AccountId)>>,
     stopping: AtomicBool,
-    /// Why what still runs was cut, if it was.
+    /// Why running requests were cut off, if they were.
     cut: OnceLock<&'static str>,
     retired: AtomicBool,
     requests: AtomicU64,
@@ -161,9 +161,9 @@ impl Context {
         self.probe.look_again();
     }
 
-    /// Says that every connection is about to be cut, and why (SPEC R1).
+    /// Records that every connection is about to be cut, and why (SPEC R1).
     pub(crate) fn cut(&self, why: &'static str) {
-        // What was said first is why.
+        // The first reason counts.
         let _ = self.cut.set(why);
     }
 

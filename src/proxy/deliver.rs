@@ -394,7 +394,7 @@ fn is_decided(scanner: &Scanner, ahead: &[u8]) -> bool {
     }
 }
 
-/// Without blanks and the mark that some put before UTF-8.
+/// The body without leading whitespace and a byte order mark.
 fn beginning(body: &[u8]) -> &[u8] {
     let body = body.trim_ascii_start();
     body.strip_prefix(b"\xef\xbb\xbf").map_or(body, <[u8]>::trim_ascii_start)

@@ -25,7 +25,7 @@ impl Ended {
         Ended { status, outcome, cause: Some(format!("the client left while {}", stage.word())) }
     }
 
-    /// Where we have cut the connections ourselves, the client has not left.
+    /// Corrects the end of a request whose connection we have cut: its client has not left.
     pub(crate) fn or_cut(self, context: &Context) -> Ended {
         match (self.outcome, context.cut_for()) {
             (Outcome::ClientGone { stage, .. }, Some(why)) => Ended {

@@ -103,8 +103,8 @@ impl Failed {
         }
     }
 
-    /// Whether it tells the client more than `refusal` does. Of a thread whose account cannot serve,
-    /// the client has to know that another one may serve the whole conversation (SPEC P10).
+    /// Whether it tells the client more than `refusal` does. If a thread's account cannot serve,
+    /// the client must learn that another one may serve the whole conversation (SPEC P10).
     pub(super) fn outranks(&self, refusal: &Refusal) -> bool {
         let goes_first = matches!(
             refusal.reason,

@@ -1,5 +1,5 @@
-//! Our own answers (P14) to a request that gets no account: what the accounts wait for, which they
-//! are, and when the first one is back.
+//! Our own answers (P14) to a request that gets no account: which accounts are out, why, and when
+//! the first one comes back.
 
 use std::time::Duration;
 
@@ -228,8 +228,7 @@ fn listed(parts: &[String]) -> String {
     text
 }
 
-/// Whether it is worth coming back: a client waits a minute at most, so for a longer wait it is
-/// not, but for an unknown one it may be.
+/// Whether a client that waits a minute at most should come back; after an unknown time it may.
 fn is_soon(cause: WaitCause, wait: Option<Duration>) -> bool {
     match (wait, cause) {
         (Some(wait), _) => wait <= RETRY_WAIT_MAX,

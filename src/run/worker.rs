@@ -49,7 +49,7 @@ const LEFT_TOLD_EVERY: Duration = Duration::from_secs(5);
 const SEEN_TOLD_EVERY: Duration = Duration::from_millis(500);
 /// Interval between two checks of what is left.
 const LEFT_LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How long requests that were cut may take to end.
+/// Time for requests that were cut off to end.
 const LAST_LINES_MAX: Duration = Duration::from_secs(1);
 /// At the end, a running refresh is waited for, because its token would be lost.
 const REFRESH_SETTLE_MAX: Duration = Duration::from_secs(40);

@@ -34,7 +34,7 @@ pub(crate) fn report_of_headers<'a>(
     report
 }
 
-/// The time on the clock of whoever answered, from the answer's `Date` (SPEC P7).
+/// The current time by the upstream's clock, from the answer's `Date` (SPEC P7).
 pub(crate) fn their_wall<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     now: Wall,

@@ -116,7 +116,7 @@ impl Windows {
         let raw = reading.utilisation.filter(|used| used.is_finite() && *used >= 0.0);
         let has_use = raw.is_some() || reading.remaining.is_some();
         let share = used_share(raw, reading.limit, reading.remaining);
-        // S3: a window that is rejected is out, whatever its share.
+        // S3: a rejected window is full, whatever its share.
         let share = if is_rejected { Some(1.0) } else { share };
         if reset.is_some_and(|reset| reset <= now.wall) {
             self.list.retain(|window| !is_same(window));
@@ -245,17 +245,17 @@ struct Told<'a> {
     reading: &'a WindowReading,
     family: Option<Family>,
     reset: Option<Wall>,
-    /// The answer says so of this window, and does not say that it was served in spite of it.
+    /// The answer rejects this window, and does not say that it was served all the same.
     is_rejected: bool,
 }
 
-/// The answer says that its request was allowed, or that paid extra usage serves it (S3, S11).
+/// Whether the answer says that its request was allowed, or served by paid extra usage (S3, S11).
 fn says_served(report: &QuotaReport) -> bool {
     matches!(report.verdict, Some(Verdict::Allowed | Verdict::AllowedWarning))
         || report.overage_in_use == Some(true)
 }
 
-/// Whether a window of that kind is one that this request met.
+/// Whether a window of that kind applies to a request of this family.
 fn concerns(kind: &WindowKind, family: Option<&Family>) -> bool {
     match kind {
         WindowKind::SevenDayFamily(own) => family.is_none_or(|family| family == own),
