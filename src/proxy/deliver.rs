@@ -169,8 +169,8 @@ impl Course<'_> {
         let text = beginning(ahead);
         match scanner.form() {
             _ if ended && text.is_empty() => Some("the upstream's answer was empty"),
-            Form::Opaque if is_page => Some("the upstream answered with a page"),
-            _ if text.starts_with(b"<") => Some("the upstream answered with a page"),
+            Form::Opaque if is_page => Some("the upstream answered with an HTML page"),
+            _ if text.starts_with(b"<") => Some("the upstream answered with an HTML page"),
             Form::Events if ended && scanner.first().is_none() => {
                 Some("the upstream ended its stream before the first event")
             }

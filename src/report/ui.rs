@@ -157,7 +157,7 @@ pub(crate) const HELP: [(&str, &str); 15] = [
     ("m", "routing: automatic, or one preferred account"),
     ("s", "sync: read the config again now"),
     ("e", "explain: why the last requests went where they went"),
-    ("v", "sessions and the accounts where they live"),
+    ("v", "sessions and their accounts"),
     RESTART_HELP,
     ("q", "quit: running requests finish first"),
     ("j k", "down and up, like the arrow keys"),
