@@ -242,6 +242,8 @@ fn notes_of(candidate: &scheduler::Candidate, of: &scheduler::Explanation) -> Ve
         match (cache.account == candidate.account, chosen) {
             (true, true) => notes.push("kept where its cache is".into()),
             (true, false) => notes.push("has its cache".into()),
+            // `explain` asks about a request without a body.
+            (false, _) if cache.tokens == 0 => notes.push("does not have its cache".into()),
             (false, _) => {
                 let thousands = cache.tokens.div_ceil(1_000);
                 notes.push(format!("would cost {thousands}k tokens of cache"));
