@@ -269,6 +269,22 @@ fn a_request_whose_token_is_still_good_does_not_wait_for_a_config_that_is_locked
 }
 
 #[test]
+fn two_servers_and_a_restart_use_a_short_lived_pair_to_its_end() {
+    let upstream = Upstream::start();
+    upstream.state().oauth.lifetime_s = 120;
+    let home = home_of(&upstream, ending_in("a", -1));
+    let mut first = Proxy::start(&home);
+    let second = Proxy::start_as_is(&home);
+    for _ in 0..3 {
+        first.post(&hello()).assert_said("Hello from upstream.");
+        second.post(&hello()).assert_said("Hello from upstream.");
+    }
+    first.stop();
+    Proxy::start_as_is(&home).post(&hello()).assert_said("Hello from upstream.");
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+}
+
+#[test]
 fn without_locks_tokens_are_stored_all_the_same_and_that_is_said_once() {
     for error in ["ENOLCK", "EOPNOTSUPP", "ENOSYS"] {
         let upstream = Upstream::start();

@@ -313,7 +313,8 @@ impl Work<'_> {
                 let entry = keep::entry_of(&config, self.account);
                 match entry.map(|entry| (entry.enabled, &entry.credential)) {
                     Some((true, Credential::Oauth(oauth))) => {
-                        changed = self.state(|state| state.merge_file(&oauth.deposit()));
+                        let now = self.now();
+                        changed = self.state(|state| state.merge_file(&oauth.deposit(), now));
                     }
                     Some((false, Credential::Oauth(_))) => {
                         return Err("it has been disabled in the config".to_owned());

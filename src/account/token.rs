@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::oauth::Issued;
 use super::sent::Sends;
-use crate::config::custody::{Age, Custody, Deposit, Digest, Kept, Record};
+use crate::config::custody::{Age, Custody, Deposit, Digest, Kept, Proof, Record};
 use crate::config::state::TokensState;
 use crate::config::{Identity, Secret, Tokens};
 use crate::scheduler::time::{Mono, Now, Wall};
@@ -209,14 +209,20 @@ impl TokenState {
     }
 
     fn is_about_to_expire(&self, now: Now) -> bool {
+        // One that lives for minutes is used as long as it lives.
+        let ahead = |life: Option<Duration>| match life {
+            Some(life) if life < LONG_LIFE => Duration::ZERO,
+            Some(_) | None => REFRESH_AHEAD,
+        };
         match self.life {
-            Life::ByTheFile => {
-                self.tokens().expires_at.is_some_and(|end| end <= now.wall + REFRESH_AHEAD)
-            }
+            Life::ByTheFile => self.tokens().expires_at.is_some_and(|end| {
+                // Without a refresh that is known of it, its life may have been long.
+                let life = self.renewed_at().map(|at| at.until(end));
+                end <= now.wall + ahead(life)
+            }),
             Life::Until(end) => {
-                // One that lives for minutes is used as long as it lives.
-                let is_long = self.renewed.is_some_and(|(at, _)| end.since(at) >= LONG_LIFE);
-                end <= if is_long { now.mono + REFRESH_AHEAD } else { now.mono }
+                let life = self.renewed.map(|(at, _)| end.since(at));
+                end <= now.mono + ahead(life)
             }
             Life::UntilRefused => false,
         }
@@ -334,8 +340,14 @@ impl TokenState {
     ///
     /// Called by a hot sync with what it read a moment ago, and within a refresh with what is there
     /// under the lock.
-    pub(crate) fn merge_file(&mut self, entry: &Deposit) -> bool {
-        self.changing(|custody| custody.see_file(entry))
+    pub(crate) fn merge_file(&mut self, entry: &Deposit, now: Now) -> bool {
+        let is_refreshed = self.custody.age_of(entry) == Age::Newer(Proof::Spent);
+        let changed = self.changing(|custody| custody.see_file(entry));
+        if changed && is_refreshed {
+            // By another process, and a moment ago.
+            self.renewed = Some((now.mono, now.wall));
+        }
+        changed
     }
 
     /// The state file was read.
