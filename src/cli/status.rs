@@ -1,4 +1,4 @@
-//! `status`: what the running proxy says of itself, as text or as the JSON that it sent.
+//! `status`: the running proxy's status, as text or as JSON.
 
 use super::Context;
 use super::out::Paint;
@@ -104,7 +104,8 @@ fn row(account: &Account, now: Wall) -> Vec<String> {
     let mut state = match (&account.unavailable, account.enabled) {
         (_, false) => "disabled".to_owned(),
         (Some(unavailable), true) => {
-            // T2: a credential that rests is not back at the end of its rest; one request looks.
+            // T2: a refused credential is not usable again after its rest; one request then tries
+            // it.
             let looks = ["credential_refused", "unusable"];
             let is_looked_at = account.blocks.iter().any(|block| {
                 looks.contains(&block.reason.as_str()) && block.text == unavailable.reason
@@ -153,7 +154,7 @@ fn left(now: Wall, Moment(until): Moment) -> String {
     human(now.until(until))
 }
 
-/// The JSON as it came.
+/// Prints the JSON unchanged.
 pub(super) fn raw(context: &mut Context<'_>, body: &[u8]) -> Result<()> {
     let text = String::from_utf8_lossy(body);
     context.out.line(text.trim_end());

@@ -1,8 +1,8 @@
-//! The rescue file: token pairs that the config could not take (SPEC T7).
+//! The rescue file: token pairs that could not be written to the config (SPEC T7).
 //!
-//! It lies beside the config, else in `$XDG_STATE_HOME` or `~/.local/state`. Every process reads it
-//! beside the config, so a pair in it counts as if it stood there; whoever writes the config next
-//! writes the pair into it, and only then takes the pair out of here.
+//! It is next to the config, else in `$XDG_STATE_HOME` or `~/.local/state`. Every process reads it
+//! together with the config, so its pairs count as if they were in the config. The next writer of
+//! the config writes the pairs into it, and only then removes them from here.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,8 +13,8 @@ use super::atomic::{self, FileLock, Leftover, Reserved};
 use super::custody::{self, Record};
 use crate::error::{Error, Result};
 
-/// Where the rescue file of this config may be, the best place first. A link may point elsewhere
-/// by the time at which the file is looked for, so its own side is such a place, too.
+/// Possible paths of this config's rescue file, the preferred one first. If the config is a
+/// symbolic link, it may point elsewhere later, so the link's own directory is searched too.
 fn paths(config: &Path) -> Vec<PathBuf> {
     let target = atomic::target_of(config).unwrap_or_else(|_| config.to_owned());
     let mut paths = Vec::new();
@@ -34,7 +34,7 @@ fn paths(config: &Path) -> Vec<PathBuf> {
 /// `$XDG_STATE_HOME`, else `~/.local/state`.
 fn state_home() -> Option<PathBuf> {
     if cfg!(test) {
-        // The home of whoever runs the tests is none of theirs.
+        // Tests must not touch the home directory of the user who runs them.
         return None;
     }
     let absolute =
@@ -42,14 +42,14 @@ fn state_home() -> Option<PathBuf> {
     absolute("XDG_STATE_HOME").or_else(|| Some(absolute("HOME")?.join(".local/state")))
 }
 
-/// A pair that was read from one of the places.
+/// A pair from one of these files.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Rescued {
     place: PathBuf,
     pub(super) record: Record,
 }
 
-/// The pairs of this config that are in a rescue file. A file that cannot be read holds none.
+/// The pairs of this config in rescue files. An unreadable file counts as empty.
 pub(super) fn read(config: &Path) -> Vec<Rescued> {
     let owners = owners_of(config);
     let mut found = Vec::new();
@@ -66,40 +66,40 @@ pub(super) fn read(config: &Path) -> Vec<Rescued> {
     found
 }
 
-/// Whether there is anything to be moved into the config.
+/// Whether there are pairs to be moved into the config.
 pub(crate) fn has_pairs(config: &Path) -> bool {
     paths(config).iter().any(|path| path.exists()) && !read(config).is_empty()
 }
 
-/// Whether a rescue file of this config is being written, or one that was has not got into its
-/// place.
+/// Whether a rescue file of this config is being written, or an interrupted write has left a
+/// temporary file.
 pub(super) fn has_temporaries(config: &Path) -> bool {
     paths(config).iter().any(|path| atomic::has_temporaries(path))
 }
 
-/// Puts into their places the rescue files that killed writers have left behind.
+/// Completes the rescue files that killed writers have left unfinished.
 pub(super) fn recover(config: &Path) {
     for path in paths(config).iter().filter(|path| atomic::has_temporaries(path)) {
-        // The holder of the lock does it for us.
+        // If the lock is taken, its holder does it for us.
         let _ = lock_within(path, RECOVER_WAIT);
     }
 }
 
-/// Puts the pairs into the document. What became of each, in order.
+/// Puts the pairs into the document and returns the effects, in order.
 pub(super) fn apply(document: &mut Map<String, Value>, rescued: &[Rescued]) {
     for Rescued { record, .. } in rescued {
         custody::place(document, record);
     }
 }
 
-/// A place in a rescue file for a pair that will come.
+/// Reserved space in a rescue file for a later pair.
 #[derive(Debug)]
 pub(crate) struct RescuePlace {
     path: PathBuf,
     reserved: Reserved,
 }
 
-/// Makes a place for one more pair, in the first directory that takes it.
+/// Reserves space for one more pair, in the first directory where that is possible.
 pub(crate) fn reserve(config: &Path, bytes: usize) -> Result<RescuePlace> {
     first_of(config, |path| {
         let lock = lock(path)?;
@@ -108,7 +108,7 @@ pub(crate) fn reserve(config: &Path, bytes: usize) -> Result<RescuePlace> {
     })
 }
 
-/// Keeps a pair, in the place that was made for it or in any other.
+/// Stores a pair, in the reserved space or in any other.
 pub(crate) fn keep(config: &Path, place: Option<RescuePlace>, record: &Record) -> Result<()> {
     if let Some(RescuePlace { path, reserved }) = place
         && write(config, &path, record, Some(reserved)).is_ok()
@@ -123,7 +123,7 @@ fn write(config: &Path, path: &Path, record: &Record, reserved: Option<Reserved>
     let mut pairs = pairs_in(&lock)?;
     let owners = owners_of(config);
     let mut record = record.clone();
-    // A later pair of the same account takes the place of its predecessor.
+    // A newer pair of the same account replaces its predecessor.
     pairs.retain(|pair| {
         let known = Record::read(pair).filter(|_| is_of(pair, &owners));
         !known.is_some_and(|known| record.supersedes(&known))
@@ -138,7 +138,7 @@ fn write(config: &Path, path: &Path, record: &Record, reserved: Option<Reserved>
     }
 }
 
-/// Takes pairs out that the config holds by now; the last one takes the file with it.
+/// Removes pairs that are in the config now; the file is deleted with the last one.
 pub(super) fn forget(config: &Path, rescued: &[Rescued]) {
     let owners = owners_of(config);
     for path in paths(config) {
@@ -147,7 +147,7 @@ pub(super) fn forget(config: &Path, rescued: &[Rescued]) {
         if placed.is_empty() {
             continue;
         }
-        // What cannot be taken out now is taken out by the next writer; until then it is known as
+        // If a pair cannot be removed now, the next writer removes it; until then it is known to be
         // old.
         let _ = forget_in(&path, &owners, &placed);
     }
@@ -187,7 +187,7 @@ fn lock_within(path: &Path, limit: Duration) -> Result<FileLock> {
     Ok(lock)
 }
 
-/// Adds the pairs that killed writers had not put into their place.
+/// Adds the pairs in the leftovers of killed writers.
 fn take_over(lock: &FileLock, leftovers: &[Leftover]) -> Result<()> {
     let mut pairs = pairs_in(lock)?;
     let known = pairs.len();
@@ -213,8 +213,8 @@ fn first_of<T>(config: &Path, attempt: impl Fn(&Path) -> Result<T>) -> Result<T>
     Err(failure.unwrap_or_else(|| Error::operator("there is no place for a rescue file")))
 }
 
-/// What a config may be called as the owner of a pair, since in the state directory several have
-/// one file: where it is, and how it was given, which outlives a link that is pointed elsewhere.
+/// Identifies the config of a pair, because several configs may share one file in the state
+/// directory: by its real path, and by the path as given, in case a link is pointed elsewhere.
 fn owners_of(config: &Path) -> [String; 2] {
     let given = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
     let target = std::fs::canonicalize(config).unwrap_or_else(|_| given.clone());
@@ -226,8 +226,8 @@ fn is_of(pair: &Value, owners: &[String]) -> bool {
     owner.is_some_and(|owner| owners.iter().any(|known| known == owner))
 }
 
-/// The pairs of a rescue file that is to be written. One that holds anything else stays as it is:
-/// a person may still get a token out of it.
+/// The pairs of a rescue file that is about to be replaced. A file with any other content is not
+/// replaced: a person may still recover a token from it.
 fn pairs_in(lock: &FileLock) -> Result<Vec<Value>> {
     let text = if lock.exists() { lock.read()? } else { String::new() };
     if text.trim().is_empty() {
@@ -251,7 +251,7 @@ fn text_of(pairs: &[Value]) -> Result<String> {
         .map_err(|error| Error::ours(format!("the rescue file cannot be written: {error}")))
 }
 
-/// A reader of the config waits no longer for another process.
+/// A reader of the config does not wait longer for another process.
 const RECOVER_WAIT: Duration = Duration::from_millis(250);
 const OWNER: &str = "config";
 const PAIRS: &str = "pairs";

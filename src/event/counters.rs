@@ -1,4 +1,4 @@
-//! Figures that only ever grow, as atomics: the metrics read them, nobody resets them.
+//! Counters for the metrics, as atomics; they only grow and are never reset.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -90,13 +90,13 @@ impl Counters {
         add(&self.dropped, 1);
     }
 
-    /// Events that found the channel full.
+    /// Events dropped because the channel was full.
     #[must_use]
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
     }
 
-    /// Finished requests by outcome and account kind (`None`: no account was involved), all
+    /// Finished requests by outcome and account kind (`None`: no account was involved), in all
     /// combinations.
     pub(crate) fn requests(&self) -> impl Iterator<Item = (&'static str, Option<Kind>, u64)> {
         let kinds = || KINDS.into_iter().map(Some).chain([None]);
@@ -105,7 +105,7 @@ impl Counters {
         })
     }
 
-    /// Usage of all answers so far.
+    /// Token usage of all answers so far.
     #[must_use]
     pub(crate) fn tokens(&self) -> Usage {
         let [input, output, cache_read, cache_write] = &self.tokens;
@@ -117,7 +117,7 @@ impl Counters {
         }
     }
 
-    /// Refreshes by result, with the result's word.
+    /// Refreshes by label of the result.
     pub(crate) fn refreshes(&self) -> impl Iterator<Item = (&'static str, u64)> {
         RefreshResult::LABELS
             .iter()
@@ -151,12 +151,12 @@ impl Counters {
 /// A latency histogram with fixed buckets.
 #[derive(Default)]
 pub(crate) struct Histogram {
-    /// One a bound, and one for everything above the last; not cumulative.
+    /// One per bound, and one for everything above the last; not cumulative.
     buckets: [AtomicU64; Histogram::BOUNDS_MS.len() + 1],
     sum_us: AtomicU64,
 }
 
-/// A histogram at one moment, cumulative as Prometheus wants it.
+/// A snapshot of a histogram, cumulative as Prometheus expects.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct HistogramReading {
     /// Upper bound in ms and the number of values up to it.
@@ -166,7 +166,7 @@ pub(crate) struct HistogramReading {
 }
 
 impl Histogram {
-    /// Upper bounds: from an answer of the local machine to a held stream.
+    /// Upper bounds, from answers of the local machine up to held streams.
     pub(crate) const BOUNDS_MS: [u64; 14] =
         [1, 5, 25, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 1_800_000];
 
@@ -179,7 +179,8 @@ impl Histogram {
         add(&self.sum_us, u64::try_from(value.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// What it holds now. Values that arrive meanwhile are in all of it or in none but the sum.
+    /// The current values. A value recorded meanwhile is counted in all buckets or in none, but the
+    /// sum may already include it.
     #[must_use]
     pub(crate) fn read(&self) -> HistogramReading {
         let mut count = 0;

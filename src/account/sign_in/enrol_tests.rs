@@ -25,7 +25,7 @@ fn tokens(number: u32) -> Tokens {
     }
 }
 
-/// The entry after the accounts of `before` were joined by this one, and what was said.
+/// The result and the accounts after this one was added to `before`.
 fn stored(before: &Value, name: Option<&str>, profile: &Profile) -> (Put, Vec<Value>) {
     let directory = Scratch::new();
     let path = directory.path("maxpool.json");

@@ -1,6 +1,6 @@
-//! Whether a request can be served now, by which account, and if not, why and when: what everybody
-//! wants to know first. The running server is asked, since it alone knows its blocks, its breaker
-//! and what its accounts have used.
+//! Whether a request can be served now, by which account, and if not, why and when: the first
+//! question of every user. The running server is asked, because only it knows its blocks, its
+//! breaker and the use of its accounts.
 
 use super::{Finding, fine, odd, wrong};
 use crate::cli::explain::{because, out, verdict};
@@ -59,7 +59,7 @@ fn not_running(server: &Server, config: &Config) -> Finding {
     }
 }
 
-/// Providers are for those who ask for them.
+/// Providers serve only clients that ask for them.
 const ONLY_PROVIDERS: &str = "only providers are enabled, which serve requests with the header \
                               \"x-maxpool-profile: all\"";
 
@@ -109,7 +109,7 @@ fn of_explanation(explanation: &Explanation, now: Wall) -> Vec<Finding> {
     std::iter::once(head).chain(passed).collect()
 }
 
-/// Who is back first, where the request itself would not wait for it.
+/// The first account to come back, if the request itself would not wait for it.
 fn soonest(explanation: &Explanation, now: Wall) -> Option<String> {
     let ends = explanation.passed_over.iter().filter_map(|it| Some((it.until?, &it.account)));
     let (Moment(until), account) = ends.min()?;
@@ -118,7 +118,7 @@ fn soonest(explanation: &Explanation, now: Wall) -> Option<String> {
     })
 }
 
-/// What to do where nothing but the user can help.
+/// What to do if only the user can help.
 fn advice(explanation: &Explanation) -> &'static str {
     match explanation.why.as_str() {
         "refused: all accounts are disabled" => "; enable one with: maxpool enable NAME",

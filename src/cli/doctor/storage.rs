@@ -1,4 +1,4 @@
-//! Whether renewed tokens can be stored, and whether they are safe on their way (SPEC A5, T7).
+//! Whether refreshed tokens can be stored, and whether they are safe in transit (SPEC A5, T7).
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -43,7 +43,7 @@ pub(super) fn storage(path: &Path) -> Vec<Finding> {
     findings
 }
 
-/// An upstream whose connections anybody on the way can read.
+/// Warns of an upstream whose traffic anybody on the way can read.
 pub(super) fn unencrypted(url: &BaseUrl) -> Option<Finding> {
     let uri: ureq::http::Uri = url.as_str().parse().ok()?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
@@ -57,7 +57,7 @@ pub(super) fn unencrypted(url: &BaseUrl) -> Option<Finding> {
     })
 }
 
-/// Nobody holds the config's lock longer than for a write.
+/// Nobody holds the config's lock longer than a write takes.
 const LOCK_WAIT: Duration = Duration::from_secs(3);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The whole JSON of one telling state, and that what is written is read again.
+//! The complete JSON of one representative state, and a round trip through it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -378,7 +378,7 @@ fn expected_account() -> Value {
         "credential": {"state": "valid", "expiresAt": "2026-11-22T00:45:00.000Z",
             "refreshedAt": null, "storage": null},
     });
-    // One more than the macro can nest.
+    // The macro cannot nest one level deeper.
     account["avoided"] = json!([]);
     account
 }
