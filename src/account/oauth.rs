@@ -275,9 +275,9 @@ pub(crate) fn issued_of_answer(body: &[u8], now: Wall) -> Option<Issued> {
     Some(Issued { tokens: Tokens { access, refresh, expires_at }, lifetime })
 }
 
-/// The same of an answer whose status says that there is none: a new refresh token that it has
-/// brought all the same is the only one by now. One that names an error, or gives back what was
-/// sent, brings none.
+/// Reads an answer with an error status. If it contains a new refresh token all the same, that
+/// token is the only valid one now. An answer that names an error, or that repeats the token that
+/// was sent, brings none.
 fn issued_of_error(body: &[u8], secrets: &[&Secret], now: Wall) -> Option<Issued> {
     let answer: Value = serde_json::from_slice(without_mark(body)).ok()?;
     let issued = issued_of_answer(body, now).filter(|_| answer.get("error").is_none())?;

@@ -209,14 +209,14 @@ impl TokenState {
     }
 
     fn is_about_to_expire(&self, now: Now) -> bool {
-        // One that lives for minutes is used as long as it lives.
+        // A token with a lifetime of minutes is used to its end.
         let ahead = |life: Option<Duration>| match life {
             Some(life) if life < LONG_LIFE => Duration::ZERO,
             Some(_) | None => REFRESH_AHEAD,
         };
         match self.life {
             Life::ByTheFile => self.tokens().expires_at.is_some_and(|end| {
-                // Without a refresh that is known of it, its life may have been long.
+                // Without a known refresh, the lifetime is unknown and may be long.
                 let life = self.renewed_at().map(|at| at.until(end));
                 end <= now.wall + ahead(life)
             }),
@@ -344,7 +344,7 @@ impl TokenState {
         let is_refreshed = self.custody.age_of(entry) == Age::Newer(Proof::Spent);
         let changed = self.changing(|custody| custody.see_file(entry));
         if changed && is_refreshed {
-            // By another process, and a moment ago.
+            // Another process refreshed it a moment ago.
             self.renewed = Some((now.mono, now.wall));
         }
         changed

@@ -171,7 +171,7 @@ fn lock(path: &Path) -> Result<FileLock> {
 }
 
 fn lock_within(path: &Path, limit: Duration) -> Result<FileLock> {
-    // That of the config is there, or was taken away on purpose.
+    // The config's own directory exists, or was removed on purpose.
     let is_in = |home: PathBuf| path.starts_with(home);
     if let Some(directory) = path.parent()
         && state_home().is_some_and(is_in)
