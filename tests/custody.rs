@@ -254,6 +254,36 @@ fn a_request_whose_token_is_still_good_does_not_wait_for_a_refresh_that_hangs() 
     assert_eq!(pair(&home), numbered(1));
 }
 
+/// How often the thread of the refresh has slept: once before each further try to get a lock.
+fn tries_of_the_refresh(worker: u32) -> Option<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{worker}/task")).expect("list").flatten();
+    let mut ids = tasks.filter_map(|task| task.file_name().to_str()?.parse::<u32>().ok());
+    let refresh = ids.find(|id| status_of(*id, "Name:") == "refresh")?;
+    status_of(refresh, "voluntary_ctxt_switches:").parse().ok()
+}
+
+#[test]
+fn a_new_token_serves_no_request_before_it_is_stored_however_long_that_takes() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", 120));
+    let proxy = Proxy::start(&home);
+    let worker = u32::try_from(proxy.status()["pid"].as_u64().expect("a pid")).expect("a pid");
+    let gate = hold_refresh(&upstream);
+    // This one has waited long enough, so no other one waits for the refresh.
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    let held = home.lock_config();
+    let before = tries_of_the_refresh(worker).expect("it is under way");
+    gate.open();
+    until("it wait for the lock", || (tries_of_the_refresh(worker)? >= before + 20).then_some(()));
+    let client = proxy.post_aside(&hello());
+    until("it wait on", || (tries_of_the_refresh(worker)? >= before + 40).then_some(()));
+    assert_eq!(served(&upstream), ["token-a"]);
+    drop(held);
+    client.join().expect("a client").assert_said("Hello from upstream.");
+    assert_eq!(served(&upstream), ["token-a", "access-1"]);
+    assert_eq!(pair(&home), numbered(1));
+}
+
 #[test]
 fn a_request_whose_token_is_still_good_does_not_wait_for_a_config_that_is_locked() {
     let upstream = Upstream::start();
