@@ -137,6 +137,27 @@ fn a_lifetime_that_cannot_be_believed_costs_one_refresh_and_lasts_until_it_is_re
 }
 
 #[test]
+fn an_endpoint_that_gives_the_refused_access_token_again_is_asked_once() {
+    for lifetime in [0, 3600] {
+        let upstream = Upstream::start();
+        let home = home_of(&upstream, ending_in("a", 10_000));
+        let proxy = Proxy::start(&home);
+        upstream.always("token-a", failures::unauthorized());
+        let again = |number: u32| {
+            let answer = json!({"access_token": "token-a", "expires_in": lifetime,
+                "refresh_token": format!("refresh-{number}")});
+            Answer::json(200, &answer.to_string())
+        };
+        (1..=20).for_each(|number| upstream.next("", again(number)));
+        for _ in 0..3 {
+            proxy.post(&hello()).assert_error(502, "account_auth_error");
+        }
+        assert_eq!(sent(&upstream), ["refresh-a"], "{lifetime}");
+        assert_eq!(pair(&home), ("token-a".into(), "refresh-1".into()));
+    }
+}
+
+#[test]
 fn a_token_of_unknown_fate_is_sent_once_more_and_not_again() {
     for answer in [
         failures::reset(),

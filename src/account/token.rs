@@ -374,22 +374,13 @@ impl TokenState {
     pub(crate) fn for_the_state_file(&self) -> TokensState {
         let refused = self.tokens().refresh.as_ref().filter(|_| self.refresh_refused.is_some());
         TokensState {
-            spent: self
-                .custody
-                .spent()
-                .digests()
-                .map(|digest| digest.as_str().to_owned())
-                .collect(),
             refused: refused.map(|token| Digest::of(token).as_str().to_owned()),
             refreshed_at: self.renewed_at().map(|at| at.0),
         }
     }
 
-    /// Takes in what was known before a restart: the config may be an old copy by now, whose token
-    /// is spent.
+    /// Takes in what was known before a restart.
     pub(crate) fn recall(&mut self, known: &TokensState) {
-        let digests = known.spent.iter().filter_map(|text| Digest::read(text));
-        self.custody.learn(&digests.collect());
         self.recalled_at = known.refreshed_at.map(Wall);
     }
 
@@ -401,13 +392,23 @@ impl TokenState {
         source: Option<&Digest>,
         now: Now,
     ) {
-        let tokens = issued.tokens.clone();
+        let mut tokens = issued.tokens.clone();
         let before = self.tokens().clone();
+        let is_complete = tokens.access.is_some();
+        if !is_complete {
+            // The refresh token is what matters; the access token stays as long as it is good.
+            tokens.access.clone_from(&before.access);
+            tokens.expires_at = before.expires_at;
+        }
         if !self.custody.renewed(sent, tokens, source) {
             return;
         }
         self.changed(&before);
-        if self.tokens().access != before.access {
+        if is_complete {
+            if self.standing == Standing::Refused {
+                // The endpoint gave the refused token again. Another refresh would do the same.
+                self.standing = Standing::Resting;
+            }
             self.life = match issued.lifetime {
                 // One that is over in a moment would bring a refresh with every request.
                 Some(lifetime) => Life::Until(now.mono + lifetime.max(BETWEEN_REFRESHES)),
