@@ -2,7 +2,7 @@
 
 use crate::harness::home::KEY;
 use crate::harness::{Ask, Home, Proxy, Reply, Value, api_key, hello, json};
-use crate::upstream::Upstream;
+use crate::upstream::{Answer, Upstream};
 
 fn start(upstream: &Upstream) -> (Home, Proxy) {
     let home = Home::new()
@@ -169,6 +169,32 @@ fn the_file_is_looked_at_by_itself() {
     home.write_text(&config.to_string());
     proxy.wait_status("the new account", |status| status["accounts"][1]["name"] == "b");
     assert_eq!(serving(&upstream, &proxy), ["key-a", "key-b"]);
+}
+
+#[test]
+fn explain_speaks_of_the_model_that_is_asked_for() {
+    let upstream = Upstream::with(|request| {
+        let lacks = request.credential() == "key-a";
+        match request.json()["model"].as_str().unwrap_or_default() {
+            "claude-new" if lacks => Answer::error(404, "not_found_error", "model: claude-new"),
+            "claude-opus-4-1" if lacks => Answer::error(529, "overloaded_error", "Overloaded"),
+            _ => Answer::healthy(request),
+        }
+    });
+    let home = Home::new().upstream(&upstream.url()).accounts(&["a", "b"]).priority(1, 1);
+    let proxy = Proxy::start(&home);
+    for model in ["claude-new", "claude-opus-4-1"] {
+        let mut body = hello();
+        body["model"] = json!(model);
+        assert_eq!(proxy.post(&body).status, 200, "{model}");
+    }
+    for (model, chosen) in
+        [("claude-new", "b"), ("claude-opus-4-1", "b"), ("claude-haiku-4-5", "a"), ("odd", "a")]
+    {
+        let ask = Ask::get(&format!("/maxpool/explain?model={model}"));
+        let explain = proxy.ask(&ask.header("x-api-key", KEY)).json();
+        assert_eq!(explain["chosen"], chosen, "{model}: {explain:#}");
+    }
 }
 
 #[test]

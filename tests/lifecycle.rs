@@ -105,6 +105,9 @@ fn a_second_signal_cuts_and_exits_with_1() {
     assert_eq!(proxy.wait_exit(), Some(1));
     let (text, _) = rest(&mut client, first);
     assert!(!text.contains("message_stop"));
+    let log = proxy.log();
+    let line = log.iter().find(|line| line.contains("POST /v1/messages")).expect("its line");
+    assert!(line.contains("cut while streaming: a second signal arrived"), "{line}");
 }
 
 #[test]

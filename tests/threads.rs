@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::harness::{Home, Proxy, Value, hello, json};
-use crate::upstream::{Upstream, failures};
+use crate::upstream::{Answer, Upstream, failures};
 
 fn start(upstream: &Upstream) -> (Home, Proxy) {
     let home = Home::new().upstream(&upstream.url()).accounts(&["a", "b", "c"]);
@@ -41,11 +41,20 @@ fn when_the_owner_cannot_serve_the_client_is_told_to_send_everything() {
     let (_home, proxy) = start(&upstream);
     proxy.post(&in_thread("t1", "create")).assert_said("Hello from upstream.");
     let owner = upstream.order().pop().expect("a request");
-    upstream.always(&owner, failures::quota("five_hour", Duration::from_secs(3600)));
-    for _ in 0..2 {
-        let reply = proxy.post(&in_thread("t1", "continue"));
-        reply.assert_error(400, "invalid_request_error");
-        assert_eq!(reply.json()["error"]["details"]["error_code"], "thread_unsupported_request");
+    let refusals = [
+        failures::server_error(500),
+        failures::server_error(503),
+        Answer::error(529, "overloaded_error", "Overloaded"),
+        failures::quota("five_hour", Duration::from_secs(3600)),
+    ];
+    for refusal in refusals {
+        upstream.always(&owner, refusal);
+        for _ in 0..2 {
+            let reply = proxy.post(&in_thread("t1", "continue"));
+            reply.assert_error(400, "invalid_request_error");
+            let code = &reply.json()["error"]["details"]["error_code"];
+            assert_eq!(*code, "thread_unsupported_request");
+        }
     }
     let others: Vec<String> = upstream.order().into_iter().filter(|key| *key != owner).collect();
     assert!(others.is_empty(), "another account knows nothing of it: {others:?}");

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::harness::home::KEY;
 use crate::harness::{Ask, Home, Proxy, Reply, Value, hello, hello_stream, json, oauth, until};
 use crate::upstream::message::event;
+use crate::upstream::oauth::Mode;
 use crate::upstream::{Answer, Limits, Request, Upstream};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -251,8 +252,17 @@ fn a_message_that_begins_late_is_no_less_torn() {
 
 #[test]
 fn an_error_without_a_type_of_its_own_is_no_answer() {
-    let error = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
-    for content_type in [None, Some("text/plain"), Some("application/json; charset=utf-8")] {
+    let typed = r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#;
+    let untyped = r#"{"error":{"code":"1302","message":"Overloaded"}}"#;
+    let page = "\u{feff}<!DOCTYPE html><title>Overloaded</title>";
+    for (error, content_type) in [
+        (typed, None),
+        (typed, Some("text/plain")),
+        (typed, Some("text/json")),
+        (typed, Some("application/json; charset=utf-8")),
+        (untyped, Some("application/json")),
+        (page, Some("application/json")),
+    ] {
         let upstream = Upstream::start();
         let home = Home::new().upstream(&upstream.url()).accounts(&["a", "b"]).priority(1, 1);
         let proxy = Proxy::start(&home);
@@ -340,4 +350,28 @@ fn a_refused_route_is_answered_at_once_each_time() {
     }
     control(&proxy, "a", "retry");
     assert_eq!(proxy.account("a")["status"], "active");
+}
+
+#[test]
+fn a_401_while_the_token_endpoint_is_down_is_a_rest_after_a_401() {
+    for (what, mode) in [("reset", Mode::ResetAfterRotation), ("429", Mode::RateLimited)] {
+        let upstream =
+            Upstream::with(|_| Answer::error(401, "authentication_error", "Invalid bearer token"));
+        let proxy = Proxy::start(&one_oauth(&upstream));
+        upstream.state().oauth.mode = mode;
+        let start = Instant::now();
+        for number in ["one", "two"] {
+            let reply = proxy.ask(&plain(number));
+            let message = reply.assert_error(502, "account_auth_error");
+            assert!(message.contains("(a: refused by the API"), "{what}: {message}");
+            assert_eq!(reply.header("x-should-retry"), Some("true"), "{what}");
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "{what}: it is not waited for");
+        let requests = upstream.requests();
+        let calls = requests.iter().filter(|request| request.path() == "/v1/messages").count();
+        assert_eq!((calls, upstream.state().oauth.refreshes.len()), (1, 1), "{what}");
+        let account = proxy.account("a");
+        assert_eq!(account["status"], "error", "{what}: {account:#}");
+        assert_eq!(account["blocks"][0]["reason"], "credential_refused", "{what}: {account:#}");
+    }
 }

@@ -1,6 +1,7 @@
 //! The live set of accounts, and what a request needs from the account that it was given.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -127,6 +128,7 @@ impl Accounts {
             obstacle: Obstacle::Local,
             until: self.shared.now().mono,
             why: "the refresh has not finished".to_owned(),
+            is_refused: false,
         }))
     }
 
@@ -196,11 +198,11 @@ impl Accounts {
                         held.flight.insert(flight).clone()
                     }
                     Err(cause) => {
-                        let why = error::reason(&cause);
-                        let why = format!("cannot start a thread for the refresh: {why}");
-                        let pause = self.shared.settings().pause;
-                        state.failed(Obstacle::Local, None, why, &pause, now);
-                        return planned(state.plan(switch, now), state, &profile);
+                        let cooling = self.not_started(state, &cause);
+                        return match refused {
+                            Some(_) => Readiness::Unready(cooling),
+                            None => planned(state.plan(switch, now), state, &profile),
+                        };
                     }
                 },
                 other => return planned(other, state, &profile),
@@ -215,6 +217,19 @@ impl Accounts {
             Some(left) if is_good => Readiness::Refreshing(flight, left),
             Some(_) | None => Readiness::Refreshing(flight, refresh::LONGEST),
         }
+    }
+
+    /// Records that a refresh could not start. Gives what that means for a token that was refused.
+    fn not_started(&self, state: &mut TokenState, cause: &io::Error) -> Unready {
+        let why = format!("cannot start a thread for the refresh: {}", error::reason(cause));
+        let (pause, now) = (self.shared.settings().pause, self.shared.now());
+        state.failed(Obstacle::Local, None, why.clone(), &pause, now);
+        Unready::Cooling(Cooling {
+            obstacle: Obstacle::Local,
+            until: now.mono,
+            why,
+            is_refused: true,
+        })
     }
 
     /// Adds the account that `make` creates. The table is locked meanwhile, so that no lookup of an

@@ -45,6 +45,8 @@ pub(crate) struct Cooling {
     /// When the next refresh may go out.
     pub(crate) until: Mono,
     pub(crate) why: Why,
+    /// The API has refused the access token, so that this is a rest after a 401 (SPEC P7).
+    pub(crate) is_refused: bool,
 }
 
 /// The state of an OAuth account's tokens.
@@ -265,9 +267,11 @@ impl TokenState {
             obstacle: unknown.obstacle,
             until: unknown.next,
             why: unknown.why.clone(),
+            is_refused: false,
         });
         let cooling = self.cooling.clone().filter(|cooling| now.mono < cooling.until);
-        pending.or(cooling).map(Plan::Cooling)
+        let is_refused = self.standing != Standing::Good;
+        pending.or(cooling).map(|cooling| Plan::Cooling(Cooling { is_refused, ..cooling }))
     }
 
     /// What to do now that the API has answered 401 to the token of `generation`.
@@ -296,7 +300,12 @@ impl TokenState {
             Some(Plan::NeedsLogin(_)) if self.refresh_refused.is_none() => self.refused_for_now(),
             Some(obstacle) => {
                 self.standing = Standing::Refused;
-                obstacle
+                match obstacle {
+                    Plan::Cooling(cooling) => {
+                        Plan::Cooling(Cooling { is_refused: true, ..cooling })
+                    }
+                    other => other,
+                }
             }
         }
     }
@@ -464,7 +473,7 @@ impl TokenState {
         if let Some(at) = self.forced {
             until = until.max(at + BETWEEN_REFRESHES);
         }
-        self.cooling = Some(Cooling { obstacle, until, why });
+        self.cooling = Some(Cooling { obstacle, until, why, is_refused: false });
     }
 
     /// `sent` may have arrived, and nobody knows what became of it: once more after a pause as for

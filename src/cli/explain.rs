@@ -127,7 +127,8 @@ fn ranked(candidates: &[Candidate], room: Room) -> Vec<String> {
 
 /// `work: five-hour limit reached, back in 2h 13m`.
 pub(super) fn out(passed: &PassedOver, now: Wall) -> String {
-    let until = passed.until.map(|until| format!(", back in {}", left(now, until)));
+    let what = if passed.awaits_test() { "next look in" } else { "back in" };
+    let until = passed.until.map(|until| format!(", {what} {}", left(now, until)));
     let reason = text::clean(&passed.reason, 120);
     format!("{}: {reason}{}", text::name(&passed.account), until.unwrap_or_default())
 }

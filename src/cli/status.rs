@@ -104,18 +104,15 @@ fn row(account: &Account, now: Wall) -> Vec<String> {
     let mut state = match (&account.unavailable, account.enabled) {
         (_, false) => "disabled".to_owned(),
         (Some(unavailable), true) => {
-            // T2: a refused credential is not usable again after its rest; one request then tries
-            // it.
-            let looks = ["credential_refused", "unusable"];
-            let is_looked_at = account.blocks.iter().any(|block| {
-                looks.contains(&block.reason.as_str()) && block.text == unavailable.reason
-            });
-            let until = unavailable.until.map(|until| match is_looked_at {
+            let until = unavailable.until.map(|until| match account.awaits_test() {
                 true => format!(", next look in {}", left(now, until)),
                 false => format!(", {} left", left(now, until)),
             });
             let until = until.unwrap_or_default();
             format!("{}{until}", text::clean(&unavailable.reason, 60))
+        }
+        (None, true) if account.awaits_test() => {
+            "refused by the API, the next request tries it again".to_owned()
         }
         (None, true) if !account.avoided.is_empty() => text::clean(&account.avoided.join("; "), 80),
         (None, true) => account.status.clone(),

@@ -60,7 +60,8 @@ fn line(status: &Status) -> String {
     let now = status.now.0;
     let enabled = status.accounts.iter().filter(|account| account.enabled);
     let total = enabled.clone().count();
-    let ready = enabled.clone().filter(|account| account.unavailable.is_none()).count();
+    let is_ready = |account: &&Account| account.unavailable.is_none() && !account.awaits_test();
+    let ready = enabled.clone().filter(is_ready).count();
     let mut parts = vec![match total {
         0 if status.accounts.is_empty() => "no accounts".to_owned(),
         0 => "all accounts disabled".to_owned(),
@@ -78,6 +79,7 @@ fn line(status: &Status) -> String {
     if ready == 0 {
         let back = enabled
             .clone()
+            .filter(|account| !account.awaits_test())
             .filter_map(|account| Some((account.unavailable.as_ref()?.until?, account)))
             .min_by_key(|(until, _)| *until);
         parts.extend(back.map(|(until, account)| {

@@ -16,8 +16,10 @@ pub(crate) fn nearest<'a>(
     };
     let distances = words.into_iter().map(|word| {
         let letters: Vec<char> = word.to_lowercase().chars().take(LENGTH_MAX).collect();
-        // A prefix stands for the word.
-        let is_start = typed.len() >= 3 && letters.starts_with(&typed);
+        // A prefix stands for the word, and the name before the @ for an e-mail address.
+        let is_start = letters
+            .strip_prefix(&typed[..])
+            .is_some_and(|rest| typed.len() >= 3 || rest.first() == Some(&'@'));
         (if is_start { 1 } else { distance(&typed, &letters) }, word)
     });
     let (steps, word) = distances.min_by_key(|(steps, _)| *steps)?;
@@ -76,6 +78,7 @@ mod tests {
             assert_eq!(nearest(typed, commands), meant, "{typed}");
         }
         assert_eq!(nearest("anything", []), None);
+        assert_eq!(nearest("me", ["work@example.com", "me@example.com"]), Some("me@example.com"));
         let long = "é".repeat(10_000);
         assert_eq!(nearest(&long, ["é"]), None);
     }

@@ -13,8 +13,8 @@ use super::atomic::{self, FileLock, Leftover, Reserved};
 use super::custody::{self, Record};
 use crate::error::{Error, Result};
 
-/// Possible paths of this config's rescue file, the preferred one first. If the config is a
-/// symbolic link, it may point elsewhere later, so the link's own directory is searched too.
+/// Possible paths of this config's rescue file, the preferred one first. A symbolic link may have
+/// been pointed elsewhere since the file was written, so the link's own directory counts as well.
 fn paths(config: &Path) -> Vec<PathBuf> {
     let target = atomic::target_of(config).unwrap_or_else(|_| config.to_owned());
     let mut paths = Vec::new();
@@ -171,7 +171,7 @@ fn lock(path: &Path) -> Result<FileLock> {
 }
 
 fn lock_within(path: &Path, limit: Duration) -> Result<FileLock> {
-    // The config's own directory exists, or was removed on purpose.
+    // That of the config is there, or was taken away on purpose.
     let is_in = |home: PathBuf| path.starts_with(home);
     if let Some(directory) = path.parent()
         && state_home().is_some_and(is_in)
@@ -213,8 +213,8 @@ fn first_of<T>(config: &Path, attempt: impl Fn(&Path) -> Result<T>) -> Result<T>
     Err(failure.unwrap_or_else(|| Error::operator("there is no place for a rescue file")))
 }
 
-/// Identifies the config of a pair, because several configs may share one file in the state
-/// directory: by its real path, and by the path as given, in case a link is pointed elsewhere.
+/// What identifies the config of a pair, since in the state directory several may share one file:
+/// its real path, and the path as given, which stays the same when a link is pointed elsewhere.
 fn owners_of(config: &Path) -> [String; 2] {
     let given = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
     let target = std::fs::canonicalize(config).unwrap_or_else(|_| given.clone());
@@ -226,8 +226,8 @@ fn is_of(pair: &Value, owners: &[String]) -> bool {
     owner.is_some_and(|owner| owners.iter().any(|known| known == owner))
 }
 
-/// The pairs of a rescue file that is about to be replaced. A file with any other content is not
-/// replaced: a person may still recover a token from it.
+/// The pairs of a rescue file that is to be written. One that holds anything else stays as it is:
+/// a person may still get a token out of it.
 fn pairs_in(lock: &FileLock) -> Result<Vec<Value>> {
     let text = if lock.exists() { lock.read()? } else { String::new() };
     if text.trim().is_empty() {

@@ -111,14 +111,15 @@ fn document(context: &Context) -> (State, Vec<AccountId>) {
     (state, ids)
 }
 
-/// What the dashboard shows of the past, for a process that takes over: the log, and the requests
-/// that ended on each account within the last hour.
+/// What dashboard and metrics show of the past, for a process that takes over: the log, the requests
+/// that ended on each account within the last hour, and the counters.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Seen {
     /// Oldest first.
     lines: Vec<Line>,
     loads: Vec<AccountLoad>,
+    counters: Vec<u64>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -129,6 +130,9 @@ struct AccountLoad {
     org_uuid: Option<String>,
     /// Age, requests, failures, weight and milliseconds of each minute.
     minutes: Vec<[u64; 5]>,
+    /// Attempts since the start of the program.
+    completed: u64,
+    failed: u64,
 }
 
 /// What was already handed over.
@@ -139,9 +143,12 @@ pub(crate) struct Told {
     /// The time, in minutes of the monotonic clock, and the figures at that time.
     at: u64,
     loads: HashMap<AccountId, Vec<LoadMinute>>,
+    /// Completed and failed attempts.
+    attempts: HashMap<AccountId, (u64, u64)>,
+    counters: Vec<u64>,
 }
 
-/// What the dashboard has shown since the last hand-over, as JSON; empty if there is nothing.
+/// What has been shown and counted since the last hand-over, as JSON; empty if there is nothing.
 pub(crate) fn seen(context: &Context, told: &mut Told) -> String {
     let mut seen = Seen::default();
     let mut bytes = 0;
@@ -156,21 +163,36 @@ pub(crate) fn seen(context: &Context, told: &mut Told) -> String {
     seen.lines.reverse();
     told.next_line = lines.last().map_or(told.next_line, |(number, _)| number + 1);
     let now = clock::mono().0 / 60_000;
+    let snapshot = context.gate.look(|scheduler, now| scheduler.snapshot(now));
     for account in context.accounts.all().iter().take(LOADS_MAX) {
         let profile = account.profile();
         let minutes = context.gate.look(|scheduler, now| scheduler.load_minutes(now, account.id()));
         let before = told.loads.insert(account.id(), minutes.clone()).unwrap_or_default();
+        let counted = snapshot.accounts.iter().find(|known| known.id == account.id());
+        let (completed, failed) = counted.map_or((0, 0), |known| (known.completed, known.failed));
+        let (told_completed, told_failed) =
+            told.attempts.insert(account.id(), (completed, failed)).unwrap_or_default();
         let who = profile.identity();
         seen.loads.push(AccountLoad {
             name: who.name.to_owned(),
             account_uuid: who.account_uuid.map(str::to_owned),
             org_uuid: who.org_uuid.map(str::to_owned),
             minutes: since(&minutes, &before, now - told.at),
+            completed: completed.saturating_sub(told_completed),
+            failed: failed.saturating_sub(told_failed),
         });
     }
     told.at = now;
-    seen.loads.retain(|load| !load.minutes.is_empty());
-    if seen.lines.is_empty() && seen.loads.is_empty() {
+    seen.loads.retain(|load| !load.minutes.is_empty() || load.completed + load.failed > 0);
+    let figures = context.events.counters().figures();
+    let before = std::mem::replace(&mut told.counters, figures.clone());
+    let before = before.into_iter().chain(std::iter::repeat(0));
+    seen.counters =
+        figures.iter().zip(before).map(|(now, told)| now.saturating_sub(told)).collect();
+    if seen.counters.iter().all(|counter| *counter == 0) {
+        seen.counters.clear();
+    }
+    if seen.lines.is_empty() && seen.loads.is_empty() && seen.counters.is_empty() {
         return String::new();
     }
     serde_json::to_string(&seen).unwrap_or_default()
@@ -192,7 +214,7 @@ fn since(minutes: &[LoadMinute], before: &[LoadMinute], ago: u64) -> Vec<[u64; 5
     now.filter(|[_, requests, ..]| *requests > 0).collect()
 }
 
-/// Adds the log and the figures of another process to our own.
+/// Adds the log, the figures and the counters of another process to our own.
 pub(crate) fn recall(context: &Context, seen: &str) {
     // If it cannot be read, the dashboard merely has a gap.
     let seen: Seen = document::read(seen.as_bytes()).unwrap_or_default();
@@ -219,8 +241,12 @@ pub(crate) fn recall(context: &Context, seen: &str) {
             })
             .collect();
         let id = account.id();
-        context.gate.with(|scheduler, now| scheduler.recall_load(now, id, &minutes));
+        context.gate.with(|scheduler, now| {
+            scheduler.recall_load(now, id, &minutes);
+            scheduler.recall_counts(id, load.completed, load.failed);
+        });
     }
+    context.events.counters().add_figures(&seen.counters);
     context.events.in_flight().pulse().beat();
 }
 /// What one process passes to the next over their socket.

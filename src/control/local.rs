@@ -8,7 +8,7 @@ use ureq::http::HeaderValue;
 
 use super::reload;
 use crate::account::Origin;
-use crate::account::limits::headers::family_of_model;
+use crate::account::limits::headers::family_or_id;
 use crate::clock;
 use crate::config::Config;
 use crate::config::masking::Masked;
@@ -254,7 +254,8 @@ fn explain(
     profile: Option<&str>,
 ) -> Vec<u8> {
     let mut request = plain_request(profile);
-    request.family = model.and_then(family_of_model);
+    request.model = model.map(Arc::from);
+    request.family = model.map(family_or_id);
     let known = session.map(|id| known_session(context, id));
     request.session = known.flatten();
     let explanation = context.gate.look(|scheduler, now| scheduler.explain(now, &request));
@@ -268,7 +269,10 @@ fn explain(
         profile: profile.map(str::to_owned),
         ..status::Explained::default()
     };
-    serde_json::to_vec(&build::explanation(&explanation, Some(asked))).unwrap_or_default()
+    let mut shown = build::explanation(&explanation, Some(asked));
+    let snapshot = context.gate.look(|scheduler, now| scheduler.snapshot(now));
+    build::mark_refused(&mut shown, &snapshot);
+    serde_json::to_vec(&shown).unwrap_or_default()
 }
 
 /// Finds the session that a person means, by the short id in the log or by the id that the client

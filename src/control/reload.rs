@@ -235,5 +235,9 @@ pub(crate) fn no_account(context: &Context, name: &str) -> String {
     let accounts = context.accounts.all();
     let profiles: Vec<_> = accounts.iter().map(|account| account.profile()).collect();
     let near = nearest(name, profiles.iter().map(|profile| &*profile.name));
-    format!("there is no account {name}{}", did_you_mean(near))
+    let rest = match near {
+        Some(_) => did_you_mean(near),
+        None => "; see: maxpool accounts".to_owned(),
+    };
+    format!("there is no account {name}{rest}")
 }

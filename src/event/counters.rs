@@ -1,4 +1,5 @@
-//! Counters for the metrics, as atomics; they only grow and are never reset.
+//! Counters for the metrics, as atomics; they only grow, are never reset, and are handed over at a
+//! restart.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -73,6 +74,30 @@ impl Counters {
         self.total.record(finished.total);
         if let Some(first) = finished.first_byte {
             self.first_byte.record(first);
+        }
+    }
+
+    /// Every figure, in an order that is the same in each process of one version.
+    fn all(&self) -> impl Iterator<Item = &AtomicU64> {
+        let single =
+            [&self.failovers, &self.breaker_opened, &self.held, &self.dropped, &self.blameless];
+        let histograms = [&self.queue, &self.first_byte, &self.total];
+        let histograms =
+            histograms.into_iter().flat_map(|one| one.buckets.iter().chain([&one.sum_us]));
+        let rows = self.requests.iter().flatten().chain(&self.tokens).chain(&self.refreshes);
+        rows.chain(&self.blocks).chain(single).chain(histograms)
+    }
+
+    /// The current figures, for a process that takes over.
+    #[must_use]
+    pub(crate) fn figures(&self) -> Vec<u64> {
+        self.all().map(|counter| counter.load(Relaxed)).collect()
+    }
+
+    /// Adds figures of another process; those of a version with other counters are left out.
+    pub(crate) fn add_figures(&self, figures: &[u64]) {
+        if self.all().count() == figures.len() {
+            self.all().zip(figures).for_each(|(counter, more)| add(counter, *more));
         }
     }
 
@@ -219,6 +244,24 @@ mod tests {
         assert_eq!(reading.buckets[13], (1_800_000, 5));
         assert_eq!(reading.count, 6);
         assert_eq!(reading.sum, Duration::from_millis(3_600_009));
+    }
+
+    #[test]
+    fn every_figure_is_handed_over_once() {
+        let counters = Counters::default();
+        for (number, counter) in counters.all().enumerate() {
+            add(counter, number as u64 + 1);
+        }
+        let next = Counters::default();
+        next.add_figures(&counters.figures());
+        next.add_figures(&[1, 2, 3]);
+        assert_eq!(next.figures(), counters.figures());
+        let mut addresses: Vec<_> = counters.all().map(std::ptr::from_ref).collect();
+        let count = addresses.len();
+        addresses.sort();
+        addresses.dedup();
+        assert_eq!(addresses.len(), count);
+        assert_eq!(count * size_of::<AtomicU64>(), size_of::<Counters>(), "none is left out");
     }
 
     #[test]

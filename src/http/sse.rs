@@ -170,6 +170,15 @@ impl Scanner {
         }
     }
 
+    /// A whole JSON body that is an error, by its type or, without any, by its `error`.
+    pub(crate) fn is_json_error(&self) -> bool {
+        match (self.form, self.data.document()) {
+            (Form::Json, AnswerJson { kind: Some(kind), .. }) => kind == "error",
+            (Form::Json, AnswerJson { kind: None, error, whole, .. }) => *whole && error.is_some(),
+            (Form::Events | Form::Opaque, _) => false,
+        }
+    }
+
     /// What is known so far. For a JSON body only `stopped` is known before [`Scanner::finish`].
     pub(crate) fn facts(&self) -> &Facts {
         &self.facts
@@ -280,7 +289,10 @@ impl Scanner {
             return self.name.clear();
         }
         let kind = data.kind.as_deref().unwrap_or_default();
-        let is_error = self.name == b"error" || kind == "error";
+        // Every event of the API has a type; a provider's error may have none.
+        let is_untyped = kind.is_empty() && self.name.is_empty();
+        let is_error =
+            self.name == b"error" || kind == "error" || is_untyped && data.error.is_some();
         let error = is_error.then(|| data.error.clone().unwrap_or_default());
         self.facts.events += 1;
         let is = |event: &str| kind == event || (kind.is_empty() && self.name == event.as_bytes());
@@ -352,7 +364,8 @@ impl Form {
             Form::Opaque
         } else if media_type == "text/event-stream" {
             Form::Events
-        } else if matches!(&*media_type, "application/json" | "text/plain" | "")
+        } else if matches!(&*media_type, "text/plain" | "")
+            || media_type.ends_with("/json")
             || media_type.ends_with("+json")
         {
             // Without a content type it may be JSON, and scanning other text finds nothing.
@@ -365,7 +378,8 @@ impl Form {
 
 /// Whether a body is compressed, from its `content-encoding`.
 pub(crate) fn is_encoded(content_encoding: Option<&str>) -> bool {
-    content_encoding.is_some_and(|coding| !matches!(coding.trim_ascii(), "" | "identity"))
+    let is_plain = |coding: &str| coding.is_empty() || coding.eq_ignore_ascii_case("identity");
+    content_encoding.is_some_and(|coding| !is_plain(coding.trim_ascii()))
 }
 
 /// Reads a body that is complete in memory.

@@ -237,7 +237,10 @@ impl Course<'_> {
             Some(_) | None => (
                 Evidence {
                     at: clock::wall(),
-                    source: Arc::from("no usable credential"),
+                    source: Arc::from(match unready {
+                        Unready::Cooling(_) => "token refresh",
+                        _ => "no usable credential",
+                    }),
                     ..Evidence::default()
                 },
                 String::new(),
@@ -255,7 +258,8 @@ impl Course<'_> {
             }
             Unready::Cooling(cooling) => {
                 let after = hold.complete(Outcome::Abandoned);
-                self.cool(&cooling);
+                let message = Arc::from(format!("{}{said}", cooling.why));
+                self.cool(&cooling, Evidence { message, ..evidence });
                 (after, format!("its token cannot be refreshed now: {}", cooling.why))
             }
             Unready::Disabled | Unready::Gone => {
@@ -266,16 +270,13 @@ impl Course<'_> {
         credential_failed(self.granted, after, format!("{why}{said}"))
     }
 
-    fn cool(&self, cooling: &Cooling) {
+    /// No refresh before the end of `cooling`. Where the API has refused the token, the account
+    /// rests like any other after a 401: who waits for it does not wait for the network.
+    fn cool(&self, cooling: &Cooling, evidence: Evidence) {
         let reason = match cooling.obstacle {
+            _ if cooling.is_refused => BlockReason::CredentialRefused,
             Obstacle::Network => BlockReason::RefreshNetwork,
             Obstacle::Endpoint | Obstacle::Local => BlockReason::RefreshFailed,
-        };
-        let evidence = Evidence {
-            source: Arc::from("token refresh"),
-            at: clock::wall(),
-            message: Arc::from(cooling.why.as_str()),
-            ..Evidence::default()
         };
         let end = End::At { mono: Some(cooling.until), wall: None };
         let block = Block { reason, end, scope: Scope::Account, evidence: Arc::new(evidence) };

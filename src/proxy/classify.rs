@@ -22,7 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::verdict::{self, Proof, Refused, Row, Verdict, Whom};
-use crate::account::limits::body::wait_of_refusal;
+use crate::account::limits::body::{wait_of_body, wait_of_headers};
+use crate::account::limits::headers::their_wall;
 use crate::http::answer_json::ApiError;
 use crate::http::headers::Headers;
 use crate::http::sse::{self, Form};
@@ -265,9 +266,16 @@ impl Upstream<'_> {
         let mut quota = self.seen.quota.clone();
         if self.seen.kind == Kind::Provider {
             // Their headers rarely say when it ends, but their words do (V3).
-            quota.retry_after = wait_of_refusal(&quota, self.seen.body, self.seen.now.wall);
+            quota.retry_after = self.provider_wait();
         }
         Outcome::QuotaRejected { quota, evidence: self.evidence() }
+    }
+
+    /// The windows of the headers are on our clock by now, and a date in the body is on theirs.
+    fn provider_wait(&self) -> Option<Duration> {
+        let Seen { quota, headers, body, now, .. } = *self.seen;
+        wait_of_headers(quota, now.wall)
+            .or_else(|| wait_of_body(body, their_wall(headers.iter(), now.wall)))
     }
 
     fn server_side(&self, overload: Overload) -> Outcome {

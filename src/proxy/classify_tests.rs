@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use ureq::http::HeaderValue;
 
 use super::*;
 use crate::scheduler::quota::{Verdict as Said, WindowKind, WindowReading};
@@ -107,6 +108,8 @@ fn which_429() {
         ("names the session", limit, "Session limit reached ∙ resets 3pm", "quota"),
         ("names the week", limit, "weekly limits apply", "quota"),
         ("names the quota", limit, "quota exceeded", "quota"),
+        ("in another form", limit, "This request would exceed your organization's quota", "quota"),
+        ("in another form", limit, "All quotas of these sessions are exhausted", "quota"),
         ("usage limit reached", limit, "Claude AI usage limit reached|1750000000", "quota"),
         ("server-side wins", limit, "Server is temporarily limiting requests (not your usage limit) · account limit", "server-side 429"),
         ("temporarily", limit, "We are Temporarily Limiting requests of all accounts", "server-side 429"),
@@ -173,16 +176,22 @@ fn limits_in_headers() {
 #[test]
 fn a_provider_says_when() {
     let glm = r#"{"error":{"code":"1302","message":"high concurrency"}}"#;
+    let wait_of = |case: &Case| match run(case).outcome {
+        Outcome::QuotaRejected { quota, .. } => quota.retry_after,
+        _ => None,
+    };
     let waits = |kind, retry_after| {
         let quota = QuotaReport { retry_after, ..QuotaReport::default() };
-        match run(&Case { quota, ..case(429, kind, glm) }).outcome {
-            Outcome::QuotaRejected { quota, .. } => quota.retry_after,
-            _ => None,
-        }
+        wait_of(&Case { quota, ..case(429, kind, glm) })
     };
     let seconds = |seconds| Some(Duration::from_secs(seconds));
     assert_eq!(waits(Kind::Provider, None), seconds(60), "V3 in its body");
     assert_eq!(waits(Kind::Provider, seconds(7)), seconds(7), "V3 in its headers first");
+
+    let body = r#"{"error":{"code":"1308","message":"reset at 2026-11-22 06:47:00"}}"#;
+    let mut its_clock = case(429, Kind::Provider, body);
+    its_clock.headers.push("date", HeaderValue::from_static("Sat, 21 Nov 2026 22:45:00 GMT"));
+    assert_eq!(wait_of(&its_clock), seconds(120), "P7 whatever our clock shows");
 }
 
 #[test]

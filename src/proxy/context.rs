@@ -53,6 +53,8 @@ pub(crate) struct Context {
     /// Which account has created which batch; the oldest are forgotten.
     batches: Mutex<VecDeque<(String, AccountId)>>,
     stopping: AtomicBool,
+    /// Why what still runs was cut, if it was.
+    cut: OnceLock<&'static str>,
     retired: AtomicBool,
     requests: AtomicU64,
     /// The quota probe.
@@ -105,6 +107,7 @@ impl Context {
             tls: parts.tls,
             batches: Mutex::default(),
             stopping: AtomicBool::new(false),
+            cut: OnceLock::new(),
             retired: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             probe: ProbeBell::default(),
@@ -156,6 +159,17 @@ impl Context {
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
         self.probe.look_again();
+    }
+
+    /// Says that every connection is about to be cut, and why (SPEC R1).
+    pub(crate) fn cut(&self, why: &'static str) {
+        // What was said first is why.
+        let _ = self.cut.set(why);
+    }
+
+    /// Why every connection was cut, if it was.
+    pub(crate) fn cut_for(&self) -> Option<&'static str> {
+        self.cut.get().copied()
     }
 
     /// Whether connections may carry another request.

@@ -55,7 +55,7 @@ impl Course<'_> {
         let mut scanner = Scanner::new(form);
         let mut ahead = Vec::new();
         let looked = self.look_ahead(&mut answer, &mut scanner, form, &mut ahead);
-        if scanner.first().is_some_and(|first| first.error.is_some()) || is_error(&scanner) {
+        if scanner.first().is_some_and(|first| first.error.is_some()) || scanner.is_json_error() {
             ahead = self.hidden(ahead, Masked::bytes).to_vec();
         }
         self.request.trace.borrow_mut().body(&ahead);
@@ -86,7 +86,7 @@ impl Course<'_> {
             let kept = Some(Kept { status, headers, body, form: Form::Json });
             return Delivery::Refused { hold, out, kept, meaning };
         }
-        if self.is_for_an_answer(&answer) && is_error(&scanner) {
+        if self.is_for_an_answer(&answer) && scanner.is_json_error() {
             let whole = ended || self.read_rest(&mut answer, &mut ahead);
             let body = self.hidden(ahead, if whole { Masked::bytes } else { Masked::torn });
             let error = sse::read(Form::Json, &body).error.unwrap_or_default();
@@ -165,7 +165,7 @@ impl Course<'_> {
                 .get(..9)
                 .is_some_and(|start| start.eq_ignore_ascii_case("text/html"))
         });
-        let text = ahead.trim_ascii_start();
+        let text = beginning(ahead);
         match scanner.form() {
             _ if ended && text.is_empty() => Some("the upstream's answer was empty"),
             Form::Opaque if is_page => Some("the upstream answered with a page"),
@@ -385,18 +385,19 @@ impl Course<'_> {
 /// Enough has come to know what kind of answer it is.
 fn is_decided(scanner: &Scanner, ahead: &[u8]) -> bool {
     match scanner.form() {
-        Form::Events => scanner.first().is_some() || ahead.trim_ascii_start().starts_with(b"<"),
+        Form::Events => scanner.first().is_some() || beginning(ahead).starts_with(b"<"),
         Form::Json => {
             scanner.json_kind().is_some_and(|kind| kind != "error")
-                || ahead.trim_ascii_start().starts_with(b"<")
+                || beginning(ahead).starts_with(b"<")
         }
-        Form::Opaque => !ahead.trim_ascii_start().is_empty(),
+        Form::Opaque => !beginning(ahead).is_empty(),
     }
 }
 
-/// A JSON body of type `error`.
-fn is_error(scanner: &Scanner) -> bool {
-    scanner.json_kind() == Some("error")
+/// Without blanks and the mark that some put before UTF-8.
+fn beginning(body: &[u8]) -> &[u8] {
+    let body = body.trim_ascii_start();
+    body.strip_prefix(b"\xef\xbb\xbf").map_or(body, <[u8]>::trim_ascii_start)
 }
 
 /// The outcome of an answer that broke after its first byte.

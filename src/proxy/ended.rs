@@ -25,15 +25,28 @@ impl Ended {
         Ended { status, outcome, cause: Some(format!("the client left while {}", stage.word())) }
     }
 
+    /// Where we have cut the connections ourselves, the client has not left.
+    pub(crate) fn or_cut(self, context: &Context) -> Ended {
+        match (self.outcome, context.cut_for()) {
+            (Outcome::ClientGone { stage, .. }, Some(why)) => Ended {
+                status: self.status,
+                outcome: Outcome::Broken,
+                cause: Some(format!("cut while {}: {why}", stage.word())),
+            },
+            _ => self,
+        }
+    }
+
     /// The one line in the log of a request that no account had to do with.
     pub(crate) fn tell(self, context: &Context, line: Line, total: Duration) {
+        let Ended { status, outcome, cause } = self.or_cut(context);
         context.tell(Event::Finished(Box::new(Finished {
             method: line.method,
             path: line.path,
             account: None,
-            status: self.status,
-            outcome: self.outcome,
-            cause: self.cause,
+            status,
+            outcome,
+            cause,
             queued: Duration::ZERO,
             first_byte: None,
             total,

@@ -103,13 +103,17 @@ impl Failed {
         }
     }
 
-    /// Whether it tells the client more than `refusal` does.
+    /// Whether it tells the client more than `refusal` does. Of a thread whose account cannot serve,
+    /// the client has to know that another one may serve the whole conversation (SPEC P10).
     pub(super) fn outranks(&self, refusal: &Refusal) -> bool {
-        let about_us = matches!(
+        let goes_first = matches!(
             refusal.reason,
-            RefusalReason::QueueFull | RefusalReason::Draining | RefusalReason::TooLargeToHold(_)
+            RefusalReason::QueueFull
+                | RefusalReason::Draining
+                | RefusalReason::TooLargeToHold(_)
+                | RefusalReason::ThreadElsewhere
         );
-        !about_us && self.at_last() != AtLast::Refusal
+        !goes_first && self.at_last() != AtLast::Refusal
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::client_wait::ClientWait;
 use super::context::Context;
 use super::ended::Ended;
-use crate::account::limits::headers::family_of_model;
+use crate::account::limits::headers::family_or_id;
 use crate::account::sync::Brought;
 use crate::clock::Stopwatch;
 use crate::config::{CLIENT_TIMEOUT_MS, Config, SessionAffinity};
@@ -19,7 +19,6 @@ use crate::http::headers::{ClientOptions, Headers};
 use crate::http::ids;
 use crate::http::peek::{Peek, session_key, session_tag};
 use crate::report::capture::Trace;
-use crate::scheduler::quota::Family;
 use crate::scheduler::time::Mono;
 use crate::scheduler::{
     AccountId, Kin, Kind, Request, RouteClass, SessionKey, Shape, ThreadKey, Usage,
@@ -30,11 +29,6 @@ use crate::server::paths::{Pooled, Route};
 const DECLARED_TOLERANCE_SHARE: f64 = 0.95;
 /// The profile of a request that names none (SPEC S8).
 const PROFILE_DEFAULT: &str = "claude";
-
-/// The family of a model, which is its whole id where no word in it names a line of models (S2).
-fn family_or_id(model: &str) -> Family {
-    family_of_model(model).unwrap_or_else(|| Family(Arc::from(model)))
-}
 
 /// A request that goes upstream.
 pub(crate) struct ClientRequest {
@@ -261,6 +255,7 @@ impl ClientRequest {
 
     /// Emits the request's one line.
     pub(crate) fn finish(self, ended: Ended) {
+        let ended = ended.or_cut(&self.context);
         let record = self.record.take();
         let total = self.watch.elapsed();
         {

@@ -245,7 +245,8 @@ impl Message {
     fn says_quota(&self) -> bool {
         let names_end =
             self.words.iter().any(|word| END_WORDS.iter().any(|end| word.starts_with(end)));
-        (self.has(&OWNER_WORDS) && names_end) || self.has_phrase(&["usage", "limit", "reached"])
+        let names_owner = OWNER_WORDS.iter().any(|owner| self.has_phrase(&[owner]));
+        (names_owner && names_end) || self.has_phrase(&["usage", "limit", "reached"])
     }
 
     /// It names something that only this request asks for.
@@ -323,20 +324,10 @@ impl Message {
 }
 
 /// Whose limit it is, if one of these stands together with one of [`END_WORDS`].
-const OWNER_WORDS: [&str; 10] = [
-    "account",
-    "accounts",
-    "organization",
-    "organizations",
-    "organisation",
-    "plan",
-    "plans",
-    "session",
-    "weekly",
-    "quota",
-];
-/// That it is used up; also as the beginning of a longer word, such as `limits`.
-const END_WORDS: [&str; 4] = ["limit", "exceeded", "exhausted", "reached"];
+const OWNER_WORDS: [&str; 7] =
+    ["account", "organization", "organisation", "plan", "session", "weekly", "quota"];
+/// That it is used up; also as the beginning of a longer word, such as `limits` or `exceeded`.
+const END_WORDS: [&str; 4] = ["limit", "exceed", "exhaust", "reached"];
 /// What only some requests ask for.
 const OWN_WISHES: [&[&str]; 4] =
     [&["extra", "usage"], &["long", "context"], &["fast", "mode"], &["usage", "credit"]];

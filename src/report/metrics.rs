@@ -311,7 +311,7 @@ fn account_counters(page: &mut Page, snapshot: &Snapshot, labels: Labels) {
     let mut family = page.family(
         "maxpool_account_tokens_total",
         "counter",
-        "Tokens that the account has used, by direction; kept over a restart.",
+        "Tokens that the account has used, by direction; kept in the state file.",
     );
     for (index, account) in pool() {
         let tokens = &account.usage.tokens;

@@ -15,7 +15,7 @@ use crate::event::{Event, Events, Started, StartedAccount};
 use crate::gate::Gate;
 use crate::net;
 use crate::proxy::context::{Context, Parts, proxies};
-use crate::proxy::reply;
+use crate::proxy::no_account;
 use crate::report::Reporter;
 use crate::report::capture::Capture;
 use crate::scheduler::Scheduler;
@@ -127,6 +127,6 @@ pub(super) fn announce(context: &Context, listener: &Listener) {
             .collect(),
     }));
     if accounts.is_empty() {
-        context.events.warning(clock::wall(), reply::NO_ACCOUNT);
+        context.events.warning(clock::wall(), no_account::NO_ACCOUNT);
     }
 }

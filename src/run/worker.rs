@@ -49,6 +49,8 @@ const LEFT_TOLD_EVERY: Duration = Duration::from_secs(5);
 const SEEN_TOLD_EVERY: Duration = Duration::from_millis(500);
 /// Interval between two checks of what is left.
 const LEFT_LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long requests that were cut may take to end.
+const LAST_LINES_MAX: Duration = Duration::from_secs(1);
 /// At the end, a running refresh is waited for, because its token would be lost.
 const REFRESH_SETTLE_MAX: Duration = Duration::from_secs(40);
 /// How long a server that ends keeps trying to store tokens that are only in memory.
@@ -382,6 +384,7 @@ impl Worker<'_> {
                 let are = if left == 1 { "request is" } else { "requests are" };
                 let text = format!("{left} {are} cut: {why}");
                 context.events.warning(clock::wall(), text);
+                context.cut(why);
                 break Ended::Cut;
             }
             if left > 0 && told.is_none_or(|told| now.since(told) >= LEFT_TOLD_EVERY) {
@@ -399,6 +402,7 @@ impl Worker<'_> {
         };
         if ended == Ended::Cut {
             self.listener.cut();
+            self.wait_for_last_lines();
         }
         // No request needs another token, and nobody might wait for a refresh that starts now.
         context.accounts.set_role(Role::Retired);
@@ -417,6 +421,14 @@ impl Worker<'_> {
             return Ended::Clean;
         }
         ended
+    }
+
+    /// Requests that were cut still have to write their log lines.
+    fn wait_for_last_lines(&self) {
+        let end = clock::mono() + LAST_LINES_MAX;
+        while self.listener.busy() > 0 && clock::mono() < end {
+            std::thread::sleep(LEFT_LOOK_EVERY);
+        }
     }
 
     /// Handles orders of the leader while requests are finishing; they may change how that ends.

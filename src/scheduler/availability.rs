@@ -229,14 +229,13 @@ impl Scheduler {
         let limit = account.spec.limit;
         let (full, own) = match &window.kind {
             WindowKind::FiveHour => (1.0, limit.five_hour),
-            WindowKind::Tokens | WindowKind::Requests => (1.0, None),
+            WindowKind::Tokens | WindowKind::Requests | WindowKind::Generic => (1.0, None),
             WindowKind::SevenDay | WindowKind::SevenDayFamily(_) if account.is_allowed() => {
                 (1.0, limit.week)
             }
             WindowKind::SevenDay | WindowKind::SevenDayFamily(_) => {
                 (self.policy.weekly_exhausted.min(1.0), limit.week)
             }
-            WindowKind::Generic => return None,
         };
         if !window.concerns(family) || window.full(now) == Full::Lookable {
             return None;

@@ -96,7 +96,7 @@ fn block(known: &KnownRejection) -> Block {
         evidence: Arc::new(Evidence {
             status: known.status,
             request_id: None,
-            source: "the state file".into(),
+            source: "known from the state file".into(),
             at: known.said_at,
             message: "".into(),
         }),

@@ -328,6 +328,14 @@ impl Scheduler {
         }
     }
 
+    /// Adds the attempts that another process has counted for the metrics.
+    pub fn recall_counts(&mut self, id: AccountId, completed: u64, failed: u64) {
+        if let Some(account) = self.account_mut(id) {
+            account.completed += completed;
+            account.failed += failed;
+        }
+    }
+
     /// P9: this session has received an answer with signed thinking.
     pub fn note_thinking(&mut self, now: Now, session: SessionKey) {
         self.touch(now);

@@ -242,12 +242,12 @@ impl Known {
             let limit = self.spec.limit;
             let (threshold, own) = match kind {
                 WindowKind::FiveHour => (1.0, limit.five_hour),
-                WindowKind::Tokens | WindowKind::Requests => (1.0, None),
+                WindowKind::Tokens | WindowKind::Requests | WindowKind::Generic => (1.0, None),
                 WindowKind::SevenDay => (week, limit.week),
                 WindowKind::SevenDayFamily(family) if request.family.as_ref() == Some(family) => {
                     (week, limit.week)
                 }
-                WindowKind::SevenDayFamily(_) | WindowKind::Generic => continue,
+                WindowKind::SevenDayFamily(_) => continue,
             };
             let known = reset.is_some() || *learned + Duration::from_secs(60) > now.mono;
             let full = *used >= threshold && !self.paid;

@@ -13,20 +13,19 @@ use super::{dates, said_time};
 use crate::scheduler::quota::{QuotaReport, WindowReading};
 use crate::scheduler::time::Wall;
 
-/// How long the provider will refuse requests after this answer: from the headers, else from the
-/// body. `None` if neither says.
-pub(crate) fn wait_of_refusal(headers: &QuotaReport, body: &[u8], now: Wall) -> Option<Duration> {
+/// How long the provider will refuse requests after an answer with these headers. `None` if they do
+/// not say; then its body may.
+pub(crate) fn wait_of_headers(headers: &QuotaReport, now: Wall) -> Option<Duration> {
     let is_full = |window: &&WindowReading| window.remaining.is_none_or(|left| left == 0);
     let by_headers = headers.retry_after.or_else(|| {
         let resets = headers.windows.iter().filter(is_full).filter_map(|window| window.reset);
         let last = resets.chain(headers.reset).filter(|reset| *reset > now).max()?;
         Some(now.until(last))
     });
-    let wait = by_headers.or_else(|| wait_of_body(body, now))?;
-    Some(wait.clamp(WAIT_MIN, WAIT_MAX))
+    by_headers.map(|wait| wait.clamp(WAIT_MIN, WAIT_MAX))
 }
 
-/// The same, from the body alone.
+/// The same, from the body. Dates in it are on the provider's clock, and so is `now`.
 pub(crate) fn wait_of_body(body: &[u8], now: Wall) -> Option<Duration> {
     let text = String::from_utf8_lossy(&body[..body.len().min(BODY_BYTES_MAX)]);
     let refusal = Refusal::read(&text);

@@ -365,10 +365,12 @@ fn headers_are_asked_before_the_body() {
     for (rule, headers, expected) in table {
         let report =
             report_of_headers(headers.iter().map(|(name, value)| (*name, value.as_bytes())), now);
-        let wait = wait_of_refusal(&report, body, NOW).map(|wait| wait.as_secs());
+        let wait = wait_of_headers(&report, NOW)
+            .or_else(|| wait_of_body(body, NOW))
+            .map(|wait| wait.as_secs());
         assert_eq!(wait, *expected, "{rule}");
     }
-    assert_eq!(wait_of_refusal(&QuotaReport::default(), b"", NOW), None);
+    assert_eq!(wait_of_headers(&QuotaReport::default(), NOW), None);
 }
 
 #[test]

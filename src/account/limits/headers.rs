@@ -23,17 +23,8 @@ pub(crate) fn report_of_headers<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a [u8])> + Clone,
     now: Now,
 ) -> QuotaReport {
-    let date = headers.clone().into_iter().find(|(name, _)| name.eq_ignore_ascii_case("date"));
-    let date = date.and_then(|(_, value)| std::str::from_utf8(value).ok());
-    let theirs = date.and_then(|text| dates::reset_of_text(text.trim(), now.wall));
-    let ahead = theirs.map_or(0, |theirs| theirs.0.saturating_sub(now.wall.0));
-    if ahead.unsigned_abs() < CLOCK_ERROR_MIN_MS {
-        // `Date` has a resolution of one second, and the answer takes time to arrive.
-        let mut report = read_headers(headers, now);
-        heed_retry_after(&mut report, now.wall);
-        return report;
-    }
-    let there = Now { wall: Wall(now.wall.0.saturating_add(ahead)), ..now };
+    let there = Now { wall: their_wall(headers.clone(), now.wall), ..now };
+    let ahead = there.wall.0.saturating_sub(now.wall.0);
     let mut report = read_headers(headers, there);
     let resets = report.windows.iter_mut().map(|window| &mut window.reset);
     for reset in resets.chain([&mut report.reset]).flatten() {
@@ -41,6 +32,18 @@ pub(crate) fn report_of_headers<'a>(
     }
     heed_retry_after(&mut report, now.wall);
     report
+}
+
+/// The time on the clock of whoever answered, from the answer's `Date` (SPEC P7).
+pub(crate) fn their_wall<'a>(
+    headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    now: Wall,
+) -> Wall {
+    let date = headers.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("date"));
+    let date = date.and_then(|(_, value)| std::str::from_utf8(value).ok());
+    let theirs = date.and_then(|text| dates::reset_of_text(text.trim(), now));
+    // `Date` has a resolution of one second, and the answer takes time to arrive.
+    theirs.filter(|theirs| theirs.0.abs_diff(now.0) >= CLOCK_ERROR_MIN_MS).unwrap_or(now)
 }
 
 /// A reset further ahead than the length of its window was computed with another clock; if the
@@ -165,6 +168,11 @@ pub(crate) fn family_of_model(model: &str) -> Option<Family> {
         None => known(),
     };
     word.map(family)
+}
+
+/// The family of a model: its whole id if no word in it names a line of models (S2).
+pub(crate) fn family_or_id(model: &str) -> Family {
+    family_of_model(model).unwrap_or_else(|| family(model))
 }
 
 /// The window of a `representative-claim` or of a key in the usage JSON; `None` for `overage` and

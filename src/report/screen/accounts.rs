@@ -394,7 +394,8 @@ fn state_of(account: &Account, status: &Status) -> State {
         return State::of(ink, &clean(&unavailable.short, 24)).until(unavailable.until, now);
     }
     if dead {
-        return State::of(Ink::Red, "error");
+        // Its rest is over, and the next request tests it (T2).
+        return State::of(Ink::Red, "refused");
     }
     if let Some((block, family)) =
         account.blocks.iter().find_map(|block| Some((block, block.family.as_ref()?)))

@@ -85,7 +85,7 @@ impl Frame<'_> {
             .status
             .accounts
             .iter()
-            .filter(|account| account.enabled)
+            .filter(|account| account.enabled && !account.awaits_test())
             .filter_map(|account| Some((account.unavailable.as_ref()?.until?, &account.name)));
         let (at, name) = out.min()?;
         let cells = if self.size.cols < 100 { 16 } else { 40 };

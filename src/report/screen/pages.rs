@@ -436,8 +436,9 @@ impl Frame<'_> {
             .push(Ink::Dim, "- ")
             .column(Ink::Plain, &clean(&passed.account, 60), 20, self.signs)
             .gap(1);
+        let what = if passed.awaits_test() { "next look in" } else { "for" };
         let until = passed.until.map_or_else(String::new, |until| {
-            format!(", for {}", short(self.status.now.0.until(until.0)))
+            format!(", {what} {}", short(self.status.now.0.until(until.0)))
         });
         let before = line.cells();
         let mut parts = self.wrapped(&format!("{}{until}", passed.reason), before).into_iter();

@@ -251,6 +251,24 @@ fn notes_of(candidate: &scheduler::Candidate, of: &scheduler::Explanation) -> Ve
     notes
 }
 
+/// Marks the candidates whose rest after a refusal is over: the next request tests whether the
+/// refusal still holds, and moves on if it does (T2).
+pub(crate) fn mark_refused(explanation: &mut Explanation, snapshot: &Snapshot) {
+    let is_refused = |name: &str| {
+        let account = snapshot.accounts.iter().find(|account| *account.name == *name);
+        account.is_some_and(|account| {
+            let refusals = [BlockReason::CredentialRefused, BlockReason::Unusable];
+            let mut blocks = account.blocks.iter();
+            blocks.any(|it| it.scope.is_for_all_messages() && refusals.contains(&it.reason))
+        })
+    };
+    for candidate in &mut explanation.candidates {
+        if is_refused(&candidate.account) {
+            candidate.notes.push(super::REFUSED_BEFORE.into());
+        }
+    }
+}
+
 fn passed_over_of(standing: &scheduler::Standing, at: Wall) -> PassedOver {
     PassedOver {
         account: standing.name.to_string(),

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::clock::{iso, parse_rfc3339};
+use crate::event::labels;
+use crate::scheduler::LiftedBy;
 use crate::scheduler::time::Wall;
 
 /// A moment as its ISO 8601 text.
@@ -438,6 +440,30 @@ pub(crate) struct PassedOver {
     /// What lifts a block, apart from `maxpool retry`; `null` if it is not a block.
     pub(crate) lifted_by: Option<String>,
     pub(crate) evidence: Option<Evidence>,
+}
+
+/// The note of a candidate that the API has refused, and that the next request tries.
+pub(crate) const REFUSED_BEFORE: &str = "the API has refused it; the next request tries it again";
+
+impl Account {
+    /// Whether it is out because the API refused it: one request tries it at the end, so that the
+    /// end of the block alone brings nothing back (T2).
+    pub(crate) fn awaits_test(&self) -> bool {
+        let Some(out) = &self.unavailable else {
+            return self.status == "error";
+        };
+        self.blocks.iter().any(|block| {
+            ["credential_refused", "unusable"].contains(&block.reason.as_str())
+                && block.text == out.reason
+        })
+    }
+}
+
+impl PassedOver {
+    /// The same for an account in an explanation.
+    pub(crate) fn awaits_test(&self) -> bool {
+        self.lifted_by.as_deref() == Some(labels::lifted_by(LiftedBy::Look))
+    }
 }
 
 impl Status {

@@ -426,3 +426,24 @@ fn an_explanation_carries_what_was_asked() {
         })
     );
 }
+
+#[test]
+fn a_candidate_that_was_refused_is_marked_once_it_may_be_tried_again() {
+    let notes = |scope, reason| {
+        let mut pool = snapshot();
+        let account = pool.accounts.iter_mut().find(|account| &*account.name == "work").unwrap();
+        account.name = "spare".into();
+        account.blocks[0].scope = scope;
+        account.blocks[0].reason = reason;
+        let mut shown = build::explanation(&decision(), None);
+        let before = shown.candidates[0].notes.len();
+        assert_eq!(shown.candidates[0].account, "spare");
+        build::mark_refused(&mut shown, &pool);
+        shown.candidates[0].notes.split_off(before)
+    };
+    let refused = || BlockReason::CredentialRefused;
+    assert_eq!(notes(Scope::Account, refused()), [super::REFUSED_BEFORE]);
+    assert_eq!(notes(Scope::Account, BlockReason::Unusable), [super::REFUSED_BEFORE]);
+    assert!(notes(Scope::Class(scheduler::RouteClass::Models), refused()).is_empty());
+    assert!(notes(Scope::Account, BlockReason::Network).is_empty());
+}

@@ -103,21 +103,26 @@ impl Windows {
             let reset = reading
                 .reset
                 .or_else(|| report.reset.filter(|_| report.claim.as_ref() == Some(&reading.kind)));
-            let reading = Told { reading, family: family_of(&reading.kind, family), reset };
-            self.take(now, reading, source);
+            let is_rejected = reading.verdict == Some(Verdict::Rejected)
+                && !(says_served(report) && concerns(&reading.kind, family));
+            let family = family_of(&reading.kind, family);
+            self.take(now, Told { reading, family, reset, is_rejected }, source);
         }
     }
 
     fn take(&mut self, now: Now, learned: Told<'_>, source: Source) {
-        let Told { reading, family, reset } = learned;
+        let Told { reading, family, reset, is_rejected } = learned;
         let is_same = |window: &Window| window.kind == reading.kind && window.family == family;
         let raw = reading.utilisation.filter(|used| used.is_finite() && *used >= 0.0);
         let has_use = raw.is_some() || reading.remaining.is_some();
+        let share = used_share(raw, reading.limit, reading.remaining);
+        // S3: a window that is rejected is out, whatever its share.
+        let share = if is_rejected { Some(1.0) } else { share };
         if reset.is_some_and(|reset| reset <= now.wall) {
             self.list.retain(|window| !is_same(window));
             return;
         }
-        if !has_use && reset.is_none() {
+        if !has_use && reset.is_none() && !is_rejected {
             return;
         }
         let room = self.list.len() < WINDOWS_MAX;
@@ -127,7 +132,7 @@ impl Windows {
                 self.list.push(Window {
                     kind: reading.kind.clone(),
                     family,
-                    used: used_share(raw, reading.limit, reading.remaining),
+                    used: share,
                     raw,
                     limit: reading.limit,
                     remaining: reading.remaining,
@@ -139,8 +144,13 @@ impl Windows {
             }
             return;
         };
+        if is_rejected || !has_use && reading.verdict.is_some() {
+            let known = used_share(window.raw, window.limit, window.remaining);
+            window.used = if is_rejected { Some(1.0) } else { known };
+            window.looker = None;
+        }
         if has_use {
-            window.used = used_share(raw, reading.limit, reading.remaining);
+            window.used = share;
             window.raw = raw;
             window.limit = reading.limit;
             window.remaining = reading.remaining;
@@ -235,6 +245,26 @@ struct Told<'a> {
     reading: &'a WindowReading,
     family: Option<Family>,
     reset: Option<Wall>,
+    /// The answer says so of this window, and does not say that it was served in spite of it.
+    is_rejected: bool,
+}
+
+/// The answer says that its request was allowed, or that paid extra usage serves it (S3, S11).
+fn says_served(report: &QuotaReport) -> bool {
+    matches!(report.verdict, Some(Verdict::Allowed | Verdict::AllowedWarning))
+        || report.overage_in_use == Some(true)
+}
+
+/// Whether a window of that kind is one that this request met.
+fn concerns(kind: &WindowKind, family: Option<&Family>) -> bool {
+    match kind {
+        WindowKind::SevenDayFamily(own) => family.is_none_or(|family| family == own),
+        WindowKind::FiveHour
+        | WindowKind::SevenDay
+        | WindowKind::Tokens
+        | WindowKind::Requests
+        | WindowKind::Generic => true,
+    }
 }
 
 impl Window {

@@ -137,7 +137,8 @@ fn s3_caps_and_thresholds() {
     }
     assert_eq!(table.wakes().first().map(|(woken, _)| *woken), Some(ticket));
 
-    for kind in [WindowKind::FiveHour, WindowKind::Tokens, WindowKind::Requests] {
+    use WindowKind::{FiveHour, Generic, Requests, Tokens};
+    for kind in [FiveHour, Tokens, Requests, Generic] {
         let (mut table, ids) = Table::with(1);
         let reset = Some(table.wall_after(secs(30)));
         table.learn(ids[0], vec![window(kind.clone(), 0.999, reset)]);
@@ -149,6 +150,30 @@ fn s3_caps_and_thresholds() {
         let (waited, wakes) = table.until_wake();
         assert_eq!((waited, wakes.len()), (secs(30), 1), "{kind:?}");
     }
+}
+
+#[test]
+fn s3_a_window_that_a_good_answer_calls_rejected_is_out() {
+    let served = |claimed: WindowKind, verdict, model| {
+        let (mut table, _) = Table::with(1);
+        let reset = Some(table.wall_after(HOUR));
+        let rejected = WindowReading {
+            utilisation: None,
+            verdict: Some(Verdict::Rejected),
+            ..window(claimed, 0.0, reset)
+        };
+        let request = Request { family: Some(family("sonnet")), ..table.request() };
+        let lease = table.granted(request).lease;
+        table.head(&lease, 200, &QuotaReport { verdict, ..report(vec![rejected]) });
+        table.complete(lease, Outcome::Success);
+        let request = Request { family: Some(family(model)), ..table.request() };
+        matches!(table.admit(request), maxpool::scheduler::Admission::Granted(_))
+    };
+    let (opus, allowed) = (WindowKind::SevenDayFamily(family("opus")), Some(Verdict::Allowed));
+    assert!(!served(opus.clone(), allowed, "opus"));
+    assert!(served(opus, allowed, "sonnet"), "another family's");
+    assert!(!served(WindowKind::FiveHour, None, "sonnet"));
+    assert!(served(WindowKind::FiveHour, allowed, "sonnet"), "the API serves it all the same");
 }
 
 #[test]
