@@ -137,6 +137,27 @@ fn a_lifetime_that_cannot_be_believed_costs_one_refresh_and_lasts_until_it_is_re
 }
 
 #[test]
+fn an_endpoint_that_gives_the_refused_access_token_again_is_asked_once() {
+    for lifetime in [0, 3600] {
+        let upstream = Upstream::start();
+        let home = home_of(&upstream, ending_in("a", 10_000));
+        let proxy = Proxy::start(&home);
+        upstream.always("token-a", failures::unauthorized());
+        let again = |number: u32| {
+            let answer = json!({"access_token": "token-a", "expires_in": lifetime,
+                "refresh_token": format!("refresh-{number}")});
+            Answer::json(200, &answer.to_string())
+        };
+        (1..=20).for_each(|number| upstream.next("", again(number)));
+        for _ in 0..3 {
+            proxy.post(&hello()).assert_error(502, "account_auth_error");
+        }
+        assert_eq!(sent(&upstream), ["refresh-a"], "{lifetime}");
+        assert_eq!(pair(&home), ("token-a".into(), "refresh-1".into()));
+    }
+}
+
+#[test]
 fn a_token_of_unknown_fate_is_sent_once_more_and_not_again() {
     for answer in [
         failures::reset(),
@@ -254,6 +275,36 @@ fn a_request_whose_token_is_still_good_does_not_wait_for_a_refresh_that_hangs() 
     assert_eq!(pair(&home), numbered(1));
 }
 
+/// How often the thread of the refresh has slept: once before each further try to get a lock.
+fn tries_of_the_refresh(worker: u32) -> Option<u32> {
+    let tasks = std::fs::read_dir(format!("/proc/{worker}/task")).expect("list").flatten();
+    let mut ids = tasks.filter_map(|task| task.file_name().to_str()?.parse::<u32>().ok());
+    let refresh = ids.find(|id| status_of(*id, "Name:") == "refresh")?;
+    status_of(refresh, "voluntary_ctxt_switches:").parse().ok()
+}
+
+#[test]
+fn a_new_token_serves_no_request_before_it_is_stored_however_long_that_takes() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", 120));
+    let proxy = Proxy::start(&home);
+    let worker = u32::try_from(proxy.status()["pid"].as_u64().expect("a pid")).expect("a pid");
+    let gate = hold_refresh(&upstream);
+    // This one has waited long enough, so no other one waits for the refresh.
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    let held = home.lock_config();
+    let before = tries_of_the_refresh(worker).expect("it is under way");
+    gate.open();
+    until("it wait for the lock", || (tries_of_the_refresh(worker)? >= before + 20).then_some(()));
+    let client = proxy.post_aside(&hello());
+    until("it wait on", || (tries_of_the_refresh(worker)? >= before + 40).then_some(()));
+    assert_eq!(served(&upstream), ["token-a"]);
+    drop(held);
+    client.join().expect("a client").assert_said("Hello from upstream.");
+    assert_eq!(served(&upstream), ["token-a", "access-1"]);
+    assert_eq!(pair(&home), numbered(1));
+}
+
 #[test]
 fn a_request_whose_token_is_still_good_does_not_wait_for_a_config_that_is_locked() {
     let upstream = Upstream::start();
@@ -265,6 +316,22 @@ fn a_request_whose_token_is_still_good_does_not_wait_for_a_config_that_is_locked
     assert!(!proxy.log().iter().any(failed), "it waited for the refresh to give up");
     drop(held);
     until("the refresh go on", || (pair(&home) == numbered(1)).then_some(()));
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+}
+
+#[test]
+fn two_servers_and_a_restart_use_a_short_lived_pair_to_its_end() {
+    let upstream = Upstream::start();
+    upstream.state().oauth.lifetime_s = 120;
+    let home = home_of(&upstream, ending_in("a", -1));
+    let mut first = Proxy::start(&home);
+    let second = Proxy::start_as_is(&home);
+    for _ in 0..3 {
+        first.post(&hello()).assert_said("Hello from upstream.");
+        second.post(&hello()).assert_said("Hello from upstream.");
+    }
+    first.stop();
+    Proxy::start_as_is(&home).post(&hello()).assert_said("Hello from upstream.");
     assert_eq!(sent(&upstream), ["refresh-a"]);
 }
 

@@ -193,7 +193,10 @@ impl Accounts {
             Some(flight) => flight.clone(),
             None => match plan(state, switch, now) {
                 Plan::Refresh => match refresh::start(&self.shared, &account) {
-                    Ok(flight) => held.flight.insert(flight).clone(),
+                    Ok(flight) => {
+                        held.flight_generation = state.generation();
+                        held.flight.insert(flight).clone()
+                    }
                     Err(cause) => {
                         let cooling = self.not_started(state, &cause);
                         return match refused {
@@ -205,7 +208,10 @@ impl Accounts {
                 other => return planned(other, state, &profile),
             },
         };
-        let is_good = state.is_usable(now) && refused != Some(state.generation());
+        // A token that the refresh has brought is not used before the refresh has stored it.
+        let is_good = state.is_usable(now)
+            && state.generation() == held.flight_generation
+            && refused != Some(state.generation());
         match flight.left_of(GOOD_TOKEN_WAIT) {
             None if is_good => planned(Plan::Serve, state, &profile),
             Some(left) if is_good => Readiness::Refreshing(flight, left),

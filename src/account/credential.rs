@@ -63,6 +63,8 @@ pub(crate) enum Origin {
 pub(super) struct Held {
     pub(super) what: Holding,
     pub(super) flight: Option<SingleFlight>,
+    /// The generation of the access token when that flight began.
+    pub(super) flight_generation: u64,
 }
 
 pub(super) enum Holding {
@@ -140,7 +142,11 @@ impl Account {
             id,
             kind: kind_of(entry),
             profile: RwLock::new(Arc::new(profile)),
-            held: Mutex::new(Held { what: Holding::of(&entry.credential), flight: None }),
+            held: Mutex::new(Held {
+                what: Holding::of(&entry.credential),
+                flight: None,
+                flight_generation: 0,
+            }),
             touched: AtomicU64::new(now.0),
             spent_locks: Mutex::default(),
         }

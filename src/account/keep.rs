@@ -123,7 +123,7 @@ fn settle(shared: &Shared, account: &Account, placed: &Placed) {
                 && let Some(Credential::Oauth(oauth)) =
                     entry_of(&config, account).map(|entry| &entry.credential)
             {
-                account.with_tokens(|state| state.merge_file(&oauth.deposit()));
+                account.with_tokens(|state| state.merge_file(&oauth.deposit(), shared.now()));
             }
         }
     }

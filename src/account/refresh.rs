@@ -313,7 +313,8 @@ impl Work<'_> {
                 let entry = keep::entry_of(&config, self.account);
                 match entry.map(|entry| (entry.enabled, &entry.credential)) {
                     Some((true, Credential::Oauth(oauth))) => {
-                        changed = self.state(|state| state.merge_file(&oauth.deposit()));
+                        let now = self.now();
+                        changed = self.state(|state| state.merge_file(&oauth.deposit(), now));
                     }
                     Some((false, Credential::Oauth(_))) => {
                         return Err("it has been disabled in the config".to_owned());
@@ -347,16 +348,9 @@ impl Work<'_> {
         source: Option<&Digest>,
     ) -> End {
         let now = self.now();
-        let mut issued = issued.clone();
-        let is_complete = issued.tokens.access.is_some();
-        if !is_complete {
-            // The refresh token is what matters; the access token is kept as long as it is valid.
-            issued.tokens.access = self.state(|state| state.tokens().access.clone());
-            issued.tokens.expires_at = self.state(|state| state.tokens().expires_at);
-        }
-        self.state(|state| state.renewed(&sent, &issued, source, now));
+        self.state(|state| state.renewed(&sent, issued, source, now));
         let kept = keep::store_in(self.shared, self.account, place, CONFIG_LOCK_WAIT);
-        if !is_complete {
+        if issued.tokens.access.is_none() {
             let why = "the token endpoint answered without an access token".to_owned();
             let pause = self.shared.settings().pause;
             self.state(|state| state.failed(Obstacle::Endpoint, None, why, &pause, now));
@@ -367,7 +361,7 @@ impl Work<'_> {
                 Err(why) => RefreshResult::NotStored(why),
             },
             old: Some(sent),
-            new: issued.tokens.refresh,
+            new: issued.tokens.refresh.clone(),
         }
     }
 

@@ -175,7 +175,9 @@ impl Accounts {
         let profile = AccountProfile::of(entry, &self.shared.settings(), account.profile().origin);
         account.set_profile(profile);
         let is_new = match (&mut account.held().what, &entry.credential) {
-            (Holding::Oauth(state), Credential::Oauth(oauth)) => state.merge_file(&oauth.deposit()),
+            (Holding::Oauth(state), Credential::Oauth(oauth)) => {
+                state.merge_file(&oauth.deposit(), self.shared.now())
+            }
             (
                 Holding::Fixed { secret, generation },
                 Credential::ApiKey(new) | Credential::Provider(new),

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use super::oauth::Issued;
 use super::sent::Sends;
-use crate::config::custody::{Age, Custody, Deposit, Digest, Kept, Record};
+use crate::config::custody::{Age, Custody, Deposit, Digest, Kept, Proof, Record};
 use crate::config::state::TokensState;
 use crate::config::{Identity, Secret, Tokens};
 use crate::scheduler::time::{Mono, Now, Wall};
@@ -212,14 +212,20 @@ impl TokenState {
     }
 
     fn is_about_to_expire(&self, now: Now) -> bool {
+        // A token with a lifetime of minutes is used to its end.
+        let ahead = |life: Option<Duration>| match life {
+            Some(life) if life < LONG_LIFE => Duration::ZERO,
+            Some(_) | None => REFRESH_AHEAD,
+        };
         match self.life {
-            Life::ByTheFile => {
-                self.tokens().expires_at.is_some_and(|end| end <= now.wall + REFRESH_AHEAD)
-            }
+            Life::ByTheFile => self.tokens().expires_at.is_some_and(|end| {
+                // Without a known refresh, the lifetime is unknown and may be long.
+                let life = self.renewed_at().map(|at| at.until(end));
+                end <= now.wall + ahead(life)
+            }),
             Life::Until(end) => {
-                // A token that lives only for minutes is used to its end.
-                let is_long = self.renewed.is_some_and(|(at, _)| end.since(at) >= LONG_LIFE);
-                end <= if is_long { now.mono + REFRESH_AHEAD } else { now.mono }
+                let life = self.renewed.map(|(at, _)| end.since(at));
+                end <= now.mono + ahead(life)
             }
             Life::UntilRefused => false,
         }
@@ -344,8 +350,14 @@ impl TokenState {
     ///
     /// Called by a hot sync with what it has just read, and within a refresh with the content under
     /// the lock.
-    pub(crate) fn merge_file(&mut self, entry: &Deposit) -> bool {
-        self.changing(|custody| custody.see_file(entry))
+    pub(crate) fn merge_file(&mut self, entry: &Deposit, now: Now) -> bool {
+        let is_refreshed = self.custody.age_of(entry) == Age::Newer(Proof::Spent);
+        let changed = self.changing(|custody| custody.see_file(entry));
+        if changed && is_refreshed {
+            // Another process refreshed it a moment ago.
+            self.renewed = Some((now.mono, now.wall));
+        }
+        changed
     }
 
     /// Handles a newly read state file.
@@ -373,22 +385,13 @@ impl TokenState {
     pub(crate) fn for_the_state_file(&self) -> TokensState {
         let refused = self.tokens().refresh.as_ref().filter(|_| self.refresh_refused.is_some());
         TokensState {
-            spent: self
-                .custody
-                .spent()
-                .digests()
-                .map(|digest| digest.as_str().to_owned())
-                .collect(),
             refused: refused.map(|token| Digest::of(token).as_str().to_owned()),
             refreshed_at: self.renewed_at().map(|at| at.0),
         }
     }
 
-    /// Restores what was known before a restart: the config may be an old copy by now, whose token
-    /// is spent.
+    /// Restores what was known before a restart.
     pub(crate) fn recall(&mut self, known: &TokensState) {
-        let digests = known.spent.iter().filter_map(|text| Digest::read(text));
-        self.custody.learn(&digests.collect());
         self.recalled_at = known.refreshed_at.map(Wall);
     }
 
@@ -400,13 +403,23 @@ impl TokenState {
         source: Option<&Digest>,
         now: Now,
     ) {
-        let tokens = issued.tokens.clone();
+        let mut tokens = issued.tokens.clone();
         let before = self.tokens().clone();
+        let is_complete = tokens.access.is_some();
+        if !is_complete {
+            // The refresh token is what matters; the access token stays as long as it is good.
+            tokens.access.clone_from(&before.access);
+            tokens.expires_at = before.expires_at;
+        }
         if !self.custody.renewed(sent, tokens, source) {
             return;
         }
         self.changed(&before);
-        if self.tokens().access != before.access {
+        if is_complete {
+            if self.standing == Standing::Refused {
+                // The endpoint gave the refused token again. Another refresh would do the same.
+                self.standing = Standing::Resting;
+            }
             self.life = match issued.lifetime {
                 // A lifetime of moments would cause a refresh with every request.
                 Some(lifetime) => Life::Until(now.mono + lifetime.max(BETWEEN_REFRESHES)),

@@ -84,7 +84,8 @@ impl Accounts {
         for account in self.idle() {
             if let Some(Credential::Oauth(oauth)) =
                 entry_of(&config, &account).map(|entry| &entry.credential)
-                && account.with_tokens(|state| state.merge_file(&oauth.deposit()))
+                && account
+                    .with_tokens(|state| state.merge_file(&oauth.deposit(), self.shared.now()))
             {
                 (self.shared.around.renewed)(account.id);
             }

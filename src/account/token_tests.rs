@@ -98,7 +98,7 @@ fn a_401_asks_for_one_refresh_of_the_token_that_is_still_current() {
         "the token that a refresh brought is refused too"
     );
     assert!(
-        state.merge_file(&entry(&pair("a3", "r3", Some(9999)))),
+        state.merge_file(&entry(&pair("a3", "r3", Some(9999))), NOW),
         "until other tokens are there"
     );
     assert_eq!(
@@ -168,7 +168,7 @@ fn t2_a_token_of_unknown_fate_is_sent_once_more_and_then_every_15_minutes() {
     lost(&mut state, 5);
     assert_eq!(word(&state.plan(Switch::On, later(904))), "cooling");
     assert_eq!(word(&state.plan(Switch::On, later(905))), "refresh");
-    assert!(state.merge_file(&entry(&pair("b", "s", Some(901)))));
+    assert!(state.merge_file(&entry(&pair("b", "s", Some(901))), NOW));
     lost(&mut state, 910);
     let mut valid = state_of(pair("a", "r", Some(120)));
     lost(&mut valid, 0);
@@ -190,7 +190,7 @@ fn t2_a_lifetime_that_cannot_be_believed_lasts_until_the_api_refuses() {
 #[test]
 fn t2_after_a_refusal_the_pair_that_was_displaced_is_tried() {
     let mut state = state_of(pair("a", "r", Some(3_000)));
-    assert!(state.merge_file(&entry(&pair("login", "l", Some(-1)))), "an edit");
+    assert!(state.merge_file(&entry(&pair("login", "l", Some(-1))), NOW), "an edit");
     assert_eq!(word(&state.plan(Switch::On, NOW)), "refresh");
     assert!(state.refused(&Secret::new("l"), "invalid_grant".to_owned()));
     assert_eq!(state.tokens(), &pair("a", "r", Some(3_000)));
@@ -199,7 +199,7 @@ fn t2_after_a_refusal_the_pair_that_was_displaced_is_tried() {
     assert_eq!(word(&state.plan(Switch::On, later(3_000))), "needs login");
 
     let mut served = state_of(pair("a", "r", Some(3_000)));
-    assert!(served.merge_file(&entry(&pair("login", "l", Some(1)))));
+    assert!(served.merge_file(&entry(&pair("login", "l", Some(1))), NOW));
     served.served(2);
     assert!(!served.refused(&Secret::new("l"), "invalid_grant".to_owned()), "it is forgotten");
 
@@ -292,9 +292,29 @@ fn t2_a_lifetime_of_a_moment_brings_no_more_than_one_refresh_in_ten_seconds() {
 }
 
 #[test]
+fn t2_a_short_lived_pair_that_another_process_brought_is_used_to_its_end() {
+    for (life, at, expected) in [(240, 0, "serve"), (240, 239, "serve"), (240, 240, "refresh")]
+        .into_iter()
+        .chain([(7200, 6899, "serve"), (7200, 6900, "refresh")])
+    {
+        let used: crate::config::custody::Spent =
+            [Digest::of(&Secret::new("r"))].into_iter().collect();
+        let brought = Deposit { spent: used, ..entry(&pair("a2", "r2", Some(life))) };
+        let mut other = state_of(pair("a", "r", Some(-1)));
+        assert!(other.merge_file(&brought, NOW));
+        let mut restarted = TokenState::new(brought);
+        let known = TokensState { refreshed_at: Some(NOW.wall.0), ..TokensState::default() };
+        restarted.recall(&known);
+        for state in [other, restarted] {
+            assert_eq!(word(&state.plan(Switch::On, later(at))), expected, "{at} of {life} s");
+        }
+    }
+}
+
+#[test]
 fn t2_the_unknown_fate_of_a_displaced_token_holds_up_no_other() {
     let mut state = state_of(pair("a", "r", Some(-1)));
-    assert!(state.merge_file(&entry(&pair("a9", "r9", Some(100)))));
+    assert!(state.merge_file(&entry(&pair("a9", "r9", Some(100))), NOW));
     let sent = Secret::new("r");
     state.fate_unknown(&sent, Obstacle::Network, "cut".to_owned(), &PAUSE, NOW);
     assert_eq!(word(&state.plan(Switch::On, later(30))), "refresh");
@@ -304,20 +324,20 @@ fn t2_the_unknown_fate_of_a_displaced_token_holds_up_no_other() {
 fn the_file_wins_only_if_it_changed_since_it_was_seen() {
     let first = pair("a", "r", Some(3600));
     let mut state = state_of(first.clone());
-    assert!(!state.merge_file(&entry(&first)));
+    assert!(!state.merge_file(&entry(&first), NOW));
     let issued = Issued { tokens: pair("a2", "r2", Some(7200)), lifetime: None };
     state.renewed(&Secret::new("r"), &issued, None, NOW);
-    assert!(!state.merge_file(&entry(&first)), "the file is as it was: it is behind");
+    assert!(!state.merge_file(&entry(&first), NOW), "the file is as it was: it is behind");
     assert!(state.custody().is_due() && state.generation() == 2);
     let rewritten = entry(&pair("a", "r", Some(1800)));
     assert!(
-        !state.would_take(&rewritten) && !state.merge_file(&rewritten),
+        !state.would_take(&rewritten) && !state.merge_file(&rewritten, NOW),
         "a used up token never comes back"
     );
     assert!(state.custody().is_due());
     let login = pair("a9", "r9", Some(10));
     assert!(
-        state.would_take(&entry(&login)) && state.merge_file(&entry(&login)),
+        state.would_take(&entry(&login)) && state.merge_file(&entry(&login), NOW),
         "a login does, also if it ends sooner"
     );
     assert_eq!(state.generation(), 3);
@@ -327,7 +347,10 @@ fn the_file_wins_only_if_it_changed_since_it_was_seen() {
     let mut stale = state_of(first.clone());
     renew(&mut stale, "r", pair("a2", "r2", Some(7200)), NOW);
     assert!(!stale.custody().is_due());
-    assert!(!stale.merge_file(&entry(&first)), "a file that was read before the refresh ended");
+    assert!(
+        !stale.merge_file(&entry(&first), NOW),
+        "a file that was read before the refresh ended"
+    );
     assert_eq!(stale.generation(), 2);
     assert!(stale.custody().is_due(), "or a backup that was put back: ours is written again");
     let record = stale.record(&WHO);

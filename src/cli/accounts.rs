@@ -186,10 +186,7 @@ pub(super) fn is_dead(account: &AccountEntry, known: &State, now: Wall) -> bool 
     let cannot_renew = oauth.tokens.refresh.as_ref().is_some_and(|refresh| {
         let digest = Digest::of(refresh);
         oauth.spent.has(Some(refresh))
-            || known.is_some_and(|known| {
-                known.refused.as_deref() == Some(digest.as_str())
-                    || known.spent.iter().any(|spent| spent == digest.as_str())
-            })
+            || known.is_some_and(|known| known.refused.as_deref() == Some(digest.as_str()))
     });
     cannot_renew && Token::of(account, now) == Token::Renewable
 }

@@ -153,10 +153,6 @@ impl Custody {
         &self.own.live
     }
 
-    pub(crate) fn spent(&self) -> &Spent {
-        &self.own.spent
-    }
-
     pub(crate) fn kept(&self) -> Kept {
         self.kept
     }

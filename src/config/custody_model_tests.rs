@@ -417,7 +417,7 @@ impl Model {
                     let old = Deposit::read(copy["accounts"][0].as_object().unwrap());
                     let token = old.live.refresh.as_ref();
                     token.is_some_and(|token| self.state.contains(&Digest::of(token)))
-                        || self.processes.iter().all(|process| process.custody.spent().has(token))
+                        || self.processes.iter().all(|process| process.custody.own.spent.has(token))
                 };
                 let old: Vec<_> = self.copies.iter().filter(is_old).cloned().collect();
                 if !old.is_empty() {

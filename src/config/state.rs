@@ -91,13 +91,10 @@ pub(crate) struct AccountState {
     pub(crate) tokens: TokensState,
 }
 
-/// Facts about an account's tokens beyond the config, which may have been replaced by an old copy
-/// by the next start. Digests only, no tokens.
+/// Facts about an account's tokens beyond the config. A digest only, no tokens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct TokensState {
-    /// The used-up refresh tokens.
-    pub(crate) spent: Vec<String>,
     /// The refresh token that the token endpoint refused.
     pub(crate) refused: Option<String>,
     /// When a refresh last brought tokens.
