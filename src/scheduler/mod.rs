@@ -291,6 +291,15 @@ impl Scheduler {
         self.look = Look::Now;
     }
 
+    /// A refresh may be tried again then, so a rest after a 401 lasts no longer (T2).
+    pub fn end_rest_by(&mut self, now: Now, id: AccountId, at: Mono) {
+        self.touch(now);
+        if let Some(account) = self.account_mut(id) {
+            account.end_rest_by(at);
+        }
+        self.look = Look::Now;
+    }
+
     /// New credentials, or a refresh that worked: ends 401, 403, needs-login and refresh blocks.
     pub fn clear_credential_blocks(&mut self, now: Now, id: AccountId) {
         let now = self.touch(now);
