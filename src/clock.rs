@@ -1,7 +1,7 @@
-//! The only place that reads a clock, and the texts that times have.
+//! The only module that reads a clock, and how times are written.
 //!
-//! Everything else is given a [`Now`], so that decisions can be replayed. Times are UTC throughout;
-//! this module never asks for a time zone.
+//! Everything else receives a [`Now`], so that decisions can be replayed. All times here are UTC;
+//! `zone` knows the local time zone.
 
 use std::fmt::Write as _;
 use std::sync::OnceLock;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::scheduler::time::{Mono, Now, Wall};
 
-/// One look at both clocks.
+/// Reads both clocks.
 pub(crate) fn now() -> Now {
     Now { mono: mono(), wall: wall() }
 }
@@ -23,22 +23,21 @@ pub(crate) fn wall() -> Wall {
     }
 }
 
-/// The date header's form (RFC 9110 section 5.6.7).
+/// The format of the `date` header (RFC 9110 section 5.6.7).
 pub(crate) fn http_date(wall: Wall) -> String {
     let ms = u64::try_from(wall.0).unwrap_or(0);
     httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(ms))
 }
 
-/// The monotonic clock: for waits and cooldowns. Counts from [`BEFORE`] the first look that
-/// anything took at it.
+/// The monotonic clock: for waits and cooldowns. It starts at [`BEFORE`] when first read.
 pub(crate) fn mono() -> Mono {
     static START: OnceLock<Instant> = OnceLock::new();
     let span = START.get_or_init(Instant::now).elapsed();
     Mono(BEFORE + u64::try_from(span.as_millis()).unwrap_or(u64::MAX / 2))
 }
 
-/// Milliseconds that the monotonic clock begins with, a year: what another process tells was so
-/// long ago has a moment here, too.
+/// The monotonic clock starts at one year, in milliseconds, so that moments before our start, as
+/// another process hands them over, can be represented.
 const BEFORE: u64 = 365 * 24 * 3600 * 1000;
 
 /// The system's monotonic clock in microseconds, for supervisors that compare it with their own
@@ -48,12 +47,12 @@ pub(crate) fn monotonic_us() -> i64 {
     now.tv_sec.saturating_mul(1_000_000).saturating_add(now.tv_nsec / 1000)
 }
 
-/// Measures a span more finely than the milliseconds of [`Mono`].
+/// Measures a span more precisely than the milliseconds of [`Mono`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stopwatch(Instant);
 
 impl Stopwatch {
-    /// Starts at this moment.
+    /// Starts now.
     pub(crate) fn start() -> Stopwatch {
         Stopwatch(Instant::now())
     }
@@ -63,7 +62,7 @@ impl Stopwatch {
         self.0.elapsed()
     }
 
-    /// What is left of `limit`; `None` when it is used up.
+    /// What is left of `limit`; `None` once it is used up.
     pub(crate) fn left_of(self, limit: Duration) -> Option<Duration> {
         limit.checked_sub(self.elapsed()).filter(|left| !left.is_zero())
     }
@@ -93,8 +92,8 @@ const DAY_MS: i64 = 86_400_000;
 /// The parts of `wall` in UTC.
 pub(crate) fn civil(wall: Wall) -> Civil {
     let (days, ms) = (wall.0.div_euclid(DAY_MS), wall.0.rem_euclid(DAY_MS));
-    // Days to a date, for the proleptic Gregorian calendar: years start in March so that the leap
-    // day comes last. See H. Hinnant, "chrono-Compatible Low-Level Date Algorithms",
+    // Converts days to a date in the proleptic Gregorian calendar. Years start in March so that the
+    // leap day comes last. See H. Hinnant, "chrono-Compatible Low-Level Date Algorithms",
     // civil_from_days.
     let days = days + 719_468;
     let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
@@ -115,8 +114,7 @@ pub(crate) fn civil(wall: Wall) -> Civil {
     }
 }
 
-/// `YYYY-MM-DDTHH:MM:SS.mmmZ`, the form of every time that the program shows to other programs
-/// (SPEC P1).
+/// `YYYY-MM-DDTHH:MM:SS.mmmZ`, the format of every time meant for other programs (SPEC P1).
 pub(crate) fn iso(wall: Wall) -> String {
     let mut text = String::new();
     push_iso(&mut text, wall);
@@ -134,8 +132,8 @@ pub(crate) fn push_iso(out: &mut String, wall: Wall) {
     );
 }
 
-/// Reads an RFC 3339 time, with any number of digits of a fraction and an offset. `None` if it is
-/// not one.
+/// Parses an RFC 3339 time with an offset and any number of fraction digits. `None` if it is not
+/// one.
 pub(crate) fn parse_rfc3339(text: &str) -> Option<Wall> {
     let text = text.trim();
     let (date, rest) = (text.get(..10)?, text.get(10..)?);
@@ -153,7 +151,7 @@ pub(crate) fn parse_rfc3339(text: &str) -> Option<Wall> {
     Some(Wall(seconds * 1_000 + fraction_ms))
 }
 
-/// Milliseconds of a leading `.fraction`, and what follows it.
+/// The milliseconds of a leading `.fraction`, and the rest of the text.
 fn fraction(text: &str) -> Option<(i64, &str)> {
     let Some(rest) = text.strip_prefix('.') else {
         return Some((0, text));
@@ -187,7 +185,7 @@ fn offset_s(zone: &str) -> Option<i64> {
     (hours <= 23 && minutes <= 59).then_some(sign * (hours * 3_600 + minutes * 60))
 }
 
-/// Days from the epoch to a date. `None` if there is no such day.
+/// Days from the epoch to a date. `None` if the date does not exist.
 pub(crate) fn days_from_civil(year: i64, month: i64, day: i64) -> Option<i64> {
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let length = match month {
@@ -216,7 +214,7 @@ fn digits(text: &str, from: usize, length: usize) -> Option<i64> {
     part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok())?
 }
 
-/// A span as people say it, two units at most: `45s`, `12m 30s`, `2h 14m`, `3d 4h`.
+/// A span for people, in at most two units: `45s`, `12m 30s`, `2h 14m`, `3d 4h`.
 ///
 /// Rounded up, so that a wait is never announced as shorter than it is.
 pub(crate) fn human(span: Duration) -> String {
@@ -240,7 +238,7 @@ pub(crate) fn human(span: Duration) -> String {
     text
 }
 
-/// A span that is over: `1ms`, `4.2s`, and from ten seconds on as [`human`] says it.
+/// A span that is over: `1ms`, `4.2s`, and from ten seconds on as [`human`] writes it.
 pub(crate) fn lasted(span: Duration) -> String {
     match span.as_millis() {
         ms @ 0..1_000 => format!("{ms}ms"),

@@ -1,17 +1,17 @@
 //! What went wrong, and whose fault it is.
 //!
-//! An error's text is lower case and says what happened, to what, and what to do. It never holds a
-//! credential. The answers that a client gets over HTTP are made in `proxy/reply.rs`;
-//! [`Error::render`] is the one form for the command line.
+//! An error's text is lower case and says what happened, to what, and what to do. It never contains
+//! a credential. `proxy/reply.rs` turns errors into HTTP answers; [`Error::render`] is the one form
+//! for the command line.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 
-/// The result of whatever can fail with an [`Error`].
+/// The result of anything that can fail with an [`Error`].
 pub(crate) type Result<T> = std::result::Result<T, Error>;
 
-/// Who has to do something about an error.
+/// Who has to act on an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The client that sent a request.
@@ -38,12 +38,12 @@ impl Error {
         Error::new(Fault::Client, text)
     }
 
-    /// The other side, or the way to it, failed.
+    /// The upstream, or the network on the way to it, failed.
     pub(crate) fn upstream(text: impl Into<String>) -> Error {
         Error::new(Fault::Upstream, text)
     }
 
-    /// Something that the person who runs maxpool can put right.
+    /// Something that the person who runs maxpool can fix.
     pub(crate) fn operator(text: impl Into<String>) -> Error {
         Error::new(Fault::Operator, text)
     }
@@ -70,19 +70,19 @@ impl Error {
         self.fault
     }
 
-    /// The kind of the system's error, where one was the cause.
+    /// The kind of the underlying system error, if there is one.
     pub(crate) fn io_kind(&self) -> Option<io::ErrorKind> {
         self.kind
     }
 
-    /// The same error with a sentence in front that says what was being done: `<doing>: <text>`.
+    /// Prefixes the error with what was being done: `<doing>: <text>`.
     #[must_use]
     pub(crate) fn while_doing(self, doing: &str) -> Error {
         Error { text: format!("{doing}: {}", self.text), ..self }
     }
 
-    /// The text for the command line, without a line end. Several lines where several things are
-    /// wrong.
+    /// The text for the command line, without a line end. It has several lines if several things
+    /// are wrong.
     pub(crate) fn render(&self) -> String {
         match self.fault {
             Fault::Client | Fault::Upstream | Fault::Operator => format!("maxpool: {}", self.text),
@@ -101,7 +101,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The system's words for an error in lower case and without its number: `permission denied`.
+/// The system's error text in lower case and without its number: `permission denied`.
 pub(crate) fn reason(cause: &io::Error) -> String {
     let text = cause.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();

@@ -35,10 +35,10 @@ use crate::scheduler::{
 
 /// The pacer's stack: it calls the scheduler and nothing else.
 const STACK_BYTES: usize = 256 * 1024;
-/// A wall clock that is this far off the monotonic one since the last look was set, or the machine
-/// slept.
+/// If the two clocks disagree by this much since the last check, the wall clock was set or the
+/// machine slept.
 const CLOCK_STEP_MIN: Duration = Duration::from_secs(2);
-/// Time between two comparisons of the clocks while nothing else is due.
+/// How often the clocks are compared while nothing else is due.
 const CLOCK_LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What a waiting request is told in the end.
@@ -46,7 +46,7 @@ const CLOCK_LOOK_EVERY: Duration = Duration::from_secs(5);
 pub(crate) enum Verdict {
     /// Go on with this account.
     Granted(LeaseGuard, Granted),
-    /// The longest wait is over.
+    /// A wait limit has been reached.
     Expired(crate::scheduler::Limit, Refusal),
     /// No account will come back in time.
     Refused(Refusal),
@@ -85,7 +85,7 @@ struct Inner {
 
 struct Shared {
     inner: Mutex<Inner>,
-    /// The pacer's next look; [`Mono::MAX`] if none is due.
+    /// When the pacer wakes next; [`Mono::MAX`] if nothing is due.
     due: Mutex<Due>,
     earlier: Condvar,
 }
@@ -107,8 +107,8 @@ impl std::fmt::Debug for Gate {
     }
 }
 
-/// Where one ticket's verdict is put. The bell is added after the ticket, so that no descriptor is
-/// opened under the lock.
+/// Where one ticket's verdict is put. The bell is added after the ticket is made, so that no
+/// descriptor is opened under the lock.
 #[derive(Default)]
 struct Slot {
     state: Mutex<SlotState>,
@@ -135,7 +135,7 @@ impl Slot {
         self.delivered.notify_all();
     }
 
-    /// Adds the bell, and rings it at once if the verdict was faster.
+    /// Adds the bell, and rings it at once if the verdict is already there.
     fn hang(&self, bell: &Arc<Bell>) {
         let mut state = self.lock();
         if state.verdict.is_some() {
@@ -156,8 +156,7 @@ impl Slot {
     }
 }
 
-/// A lease that cannot be forgotten: dropped without [`LeaseGuard::complete`], it counts as
-/// abandoned.
+/// A lease that cannot leak: dropped without [`LeaseGuard::complete`], it counts as abandoned.
 #[derive(Debug)]
 pub(crate) struct LeaseGuard {
     gate: Gate,
@@ -313,7 +312,7 @@ impl Gate {
         }
     }
 
-    /// Tells the pacer of an earlier deadline.
+    /// Wakes the pacer if the next deadline is now earlier.
     fn announce(&self, next: Mono) {
         let mut due = self.shared.due.lock().unwrap_or_else(PoisonError::into_inner);
         if next < due.at {
@@ -322,7 +321,7 @@ impl Gate {
         }
     }
 
-    /// The pacer's life: sleeps until the earliest deadline, and compares the clocks now and then.
+    /// The pacer's loop: sleeps until the earliest deadline, and compares the clocks regularly.
     fn pace(&self, on_step: &OnStep) {
         let mut last = clock::now();
         loop {
@@ -345,7 +344,7 @@ impl Gate {
                     return;
                 }
                 if due.at <= clock::now().mono {
-                    // Taken: the call below announces the deadline that comes after it.
+                    // Consumed: the call below announces the next deadline.
                     due.at = Mono::MAX;
                 } else if clock::now().mono.since(last.mono) < CLOCK_LOOK_EVERY {
                     continue;
@@ -361,14 +360,14 @@ impl Gate {
         }
     }
 
-    /// Ends the pacer. Only for the end of the program: nobody is woken by a deadline after that.
+    /// Ends the pacer, at the end of the program only: deadlines wake nobody after that.
     pub(crate) fn stop(&self) {
         self.shared.due.lock().unwrap_or_else(PoisonError::into_inner).stop = true;
         self.shared.earlier.notify_all();
     }
 }
 
-/// Whether the wall clock moved otherwise than the monotonic one between two looks.
+/// Whether the two clocks moved differently between two readings.
 fn stepped(before: Now, after: Now) -> bool {
     let mono = i64::try_from(after.mono.since(before.mono).as_millis()).unwrap_or(i64::MAX);
     let wall = after.wall.0.saturating_sub(before.wall.0);
@@ -383,7 +382,7 @@ impl LeaseGuard {
         }
     }
 
-    /// Completes the lease. The result is for the request's trail, if it goes on.
+    /// Completes the lease. The result is for the request's trail, if the request continues.
     pub(crate) fn complete(mut self, outcome: Outcome) -> Aftermath {
         self.end(outcome, |_, _| ())
     }
@@ -441,8 +440,8 @@ impl Waiting {
 }
 
 impl Drop for Waiting {
-    /// The client has left: the place goes to the next one, and a grant that was already made is
-    /// handed back.
+    /// The client has left: the next request gets the place, and a grant already made is handed
+    /// back.
     fn drop(&mut self) {
         if self.over {
             return;
@@ -451,8 +450,8 @@ impl Drop for Waiting {
         match cancelled {
             Cancel::Cancelled | Cancel::AlreadyRefused(_) => {}
             Cancel::AlreadyGranted(grant) => drop(self.gate.guard(grant)),
-            // Another thread has polled the verdict: it is in the slot, or a few instructions away
-            // from it, and may hold an account.
+            // Another thread has polled the verdict: it is in the slot, or is about to be, and may
+            // hold an account.
             Cancel::AlreadyPolled => {
                 if let Wake::Granted { grant, .. } = self.slot.wait() {
                     drop(self.gate.guard(grant));

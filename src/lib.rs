@@ -16,7 +16,7 @@
 //!
 //! `scheduler` < `http` < `platform`, `clock`, `error`, `event`, `zone` < `config` < `net` <
 //! `account` < `gate` < `report` < `server` < `proxy` < `control` < `host` < `run` < `cli`. A test
-//! holds them to it, and no two files of any room import each other in a circle.
+//! enforces this order, and that no two files of a room import each other in a circle.
 //!
 //! | room | what it does, and where to begin |
 //! |---|---|
@@ -27,10 +27,10 @@
 //! | `zone` | The local time zone. |
 //! | `event` | What happened, as plain data; sending one never blocks. |
 //! | `config` | The file with every credential: one locked read-modify-write per change. |
-//! | `net` | Connections that we make: name look-up, TCP, proxies, TLS; one wait for all. |
-//! | `account` | Credentials, their one `refresh`, sign-in, and what answers say of limits. |
+//! | `net` | Outgoing connections: name look-up, TCP, proxies, TLS; one wait for all. |
+//! | `account` | Credentials, their single-flight `refresh`, sign-in, limits read from answers. |
 //! | `gate` | The only lock around the scheduler; its first page is the lock contract. |
-//! | `report` | The plain log, the dashboard's pictures, status and metrics. |
+//! | `report` | The plain log, the dashboard's frames, status and metrics. |
 //! | `server` | The listening socket, clients' connections, and who may enter. |
 //! | `proxy` | The life of a request; `exchange` reads from top to bottom. |
 //! | `control` | Local routes, reload, hand-over of what was learned, the usage probe. |
@@ -43,9 +43,9 @@
 //! | thread | does | ends |
 //! |---|---|---|
 //! | main | leads: takes signals, starts and replaces servers (below) | with the process |
-//! | `serve` | obeys the leader, looks at the config and the state file | after its last request |
-//! | `accept` | accepts, and polls the connections that rest | at the stop |
-//! | `connection` | serves each request of a client from beginning to end | when it falls silent |
+//! | `serve` | obeys the leader, watches the config and the state file | after its last request |
+//! | `accept` | accepts connections and polls idle ones | at the stop |
+//! | `connection` | serves each request of a client from beginning to end | when the client is idle |
 //! | `pacer` | wakes the scheduler at its next deadline, notices clock jumps | at the stop |
 //! | `report` | is the only writer of the log | after its last line |
 //! | `dashboard` | draws, and reads keys; only on a terminal | with the terminal |
@@ -54,26 +54,25 @@
 //! | `probe` | reads the usage of idle accounts; only with `quotaProbeSeconds` | at the stop |
 //! | `refresh`, `lookup` | one bounded call | when it is answered |
 //!
-//! There is one `connection` thread per client that has something to say. In a worker process main
-//! is `serve`.
+//! There is one `connection` thread per active client. In a worker process main is `serve`.
 //!
 //! # Processes
 //!
-//! The process that was started keeps its pid and leads. Its first server is a thread of its own; a
-//! restart starts the program anew as a child, passes it the listening socket and what was learned,
-//! and lets the old server finish (`host/restart.rs`, `run/worker.rs`).
+//! The process that was started keeps its pid and leads. Its first server is one of its threads; a
+//! restart starts the program again as a child process, passes it the listening socket and what was
+//! learned, and lets the old server finish (`host/restart.rs`, `run/worker.rs`).
 //!
 //! # Invariants
 //!
-//! - At most one server takes connections from the listening socket; between two of them the kernel
-//!   keeps those that come.
+//! - At most one server accepts connections from the listening socket; between two of them the
+//!   kernel queues new ones.
 //! - A lease ends in exactly one outcome; dropping one is `Abandoned`. A ticket gets exactly one
 //!   verdict.
 //! - A retry takes the uncommitted writer by value, so none can be written after the first byte of
 //!   an answer.
 //! - A client's body is kept as bytes and sent as bytes; only the model's name is ever replaced.
 //! - No credential is in an event, an error, a status or a debug print; `Secret` prints nothing.
-//! - A refreshed token is on the disk before it serves.
+//! - A refreshed token is on disk before it is used.
 
 mod account;
 mod cli;
@@ -99,7 +98,7 @@ mod zone;
 
 use std::process::ExitCode;
 
-/// Runs the program with the process's arguments and gives its exit code (0, 1 failed, 2 wrong
+/// Runs the program with the process's arguments and returns its exit code (0, 1 failed, 2 wrong
 /// usage).
 pub fn run() -> ExitCode {
     cli::main()

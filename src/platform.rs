@@ -1,13 +1,14 @@
-//! The calls that Linux has and other Unixes lack, each with what stands in for it.
+//! System calls that only Linux has, each with a replacement for other Unixes.
 //!
 //! These are `eventfd`, `POLLRDHUP`, socket flags at creation, `TCP_USER_TIMEOUT`, abstract socket
-//! names, and a way to take over a descriptor by its number. Each stands here behind a function
+//! names, attributes of files, and a way to take over a descriptor by its number. Each stands here behind a function
 //! with a second body for everyone else. Built with `--cfg portable`, Linux takes the second bodies
 //! as well; that is how they are tested. What they cannot do is listed in the manual, "Other
 //! Unixes".
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,32 +19,34 @@ use linux as system;
 #[cfg(not(all(target_os = "linux", not(portable))))]
 use other as system;
 
-pub(crate) use system::{Bell, inherited_listener, notify_address, set_user_timeout};
+pub(crate) use system::{
+    Bell, inherited_listener, notify_address, set_user_timeout, why_not_replaceable,
+};
 
 /// How [`wait_with_peer`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PeerWait {
-    /// The peer has closed the connection, or its half of it.
+    /// The peer closed the connection, or its half of it.
     Left,
     /// One of the descriptors is ready.
     Ready,
-    /// Neither; the time may be over.
+    /// Neither happened; the time may be over.
     TimeOut,
 }
 
-/// One `poll(2)` over `fds`; whether any of them is ready before `limit` is over. A signal ends it
-/// early.
+/// Calls `poll(2)` once on `fds` and returns whether one is ready before `limit` is over. A signal
+/// ends it early.
 pub(crate) fn poll_for(fds: &mut [PollFd<'_>], limit: Duration) -> bool {
     for fd in fds.iter_mut() {
         fd.clear_revents();
     }
-    // A time too long for the type is no limit.
+    // A time too long for the type means no limit.
     let limit = Timespec::try_from(limit).ok();
     matches!(poll(fds, limit.as_ref()), Ok(count) if count > 0)
 }
 
-/// One `poll` over `fds` that also ends when the peer of `socket` leaves. Which of several
-/// descriptors is ready, their `revents` tell; a single one is left as it was.
+/// Calls `poll` once on `fds` and also returns when the peer of `socket` leaves. With several
+/// descriptors, `revents` tells which are ready; for a single one it is left unchanged.
 pub(crate) fn wait_with_peer(
     socket: BorrowedFd<'_>,
     fds: &mut [PollFd<'_>],
@@ -56,7 +59,7 @@ pub(crate) fn wait_with_peer(
     wait
 }
 
-/// A non-blocking TCP socket that no other program inherits.
+/// A non-blocking TCP socket with close-on-exec set.
 ///
 /// # Errors
 /// Those of `socket(2)`.
@@ -66,7 +69,7 @@ pub(crate) fn tcp_socket(family: AddressFamily) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// A datagram socket for local addresses that no other program inherits.
+/// A local datagram socket with close-on-exec set.
 ///
 /// # Errors
 /// Those of `socket(2)`.
@@ -74,9 +77,9 @@ pub(crate) fn local_datagram_socket() -> io::Result<OwnedFd> {
     system::socket(AddressFamily::UNIX, SocketType::DGRAM)
 }
 
-/// Keeps a descriptor that came from another process from being inherited.
+/// Sets close-on-exec on a descriptor that came from another process.
 pub(crate) fn close_on_exec(fd: impl AsFd) {
-    // It fails for a closed descriptor only.
+    // Fails only for a closed descriptor.
     let _ = rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC);
 }
 
@@ -85,6 +88,7 @@ mod linux {
     use std::os::fd::{AsRawFd as _, RawFd};
 
     use rustix::event::EventfdFlags;
+    use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
     use rustix::net::{SocketAddrUnix, SocketFlags, sockopt};
     use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
@@ -94,7 +98,7 @@ mod linux {
         Ok(rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?)
     }
 
-    /// Wakes one thread that waits in `poll`: readable for good once it has been rung.
+    /// Wakes one thread that waits in `poll`; once rung, it stays readable.
     #[derive(Debug)]
     pub(crate) struct Bell(OwnedFd);
 
@@ -107,7 +111,7 @@ mod linux {
         }
 
         pub(crate) fn ring(&self) {
-            // A counter that is full wakes as well.
+            // If the counter is full, the descriptor is readable already.
             let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
         }
     }
@@ -139,10 +143,10 @@ mod linux {
         }
     }
 
-    /// The longest time that the kernel takes, in milliseconds.
+    /// The longest time that the kernel accepts, in milliseconds.
     const USER_TIMEOUT_MAX: u32 = i32::MAX.unsigned_abs();
 
-    /// Lets the kernel cut a connection whose peer acknowledges nothing for `limit`
+    /// Makes the kernel close a connection whose peer acknowledges nothing for `limit`
     /// (`TCP_USER_TIMEOUT`, tcp(7)).
     ///
     /// # Errors
@@ -152,7 +156,7 @@ mod linux {
         Ok(sockopt::set_tcp_user_timeout(socket, millis.min(USER_TIMEOUT_MAX))?)
     }
 
-    /// The address that `NOTIFY_SOCKET` names; `@` begins an abstract name (sd_notify(3)).
+    /// The address in `NOTIFY_SOCKET`; a leading `@` marks an abstract name (sd_notify(3)).
     pub(crate) fn notify_address(name: &str) -> Option<SocketAddrUnix> {
         match name.strip_prefix('@') {
             Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes()).ok(),
@@ -160,11 +164,25 @@ mod linux {
         }
     }
 
+    /// Why nothing can be renamed to this path, as far as the file itself tells; `None` too where
+    /// the kernel cannot say.
+    pub(crate) fn why_not_replaceable(path: &Path) -> Option<&'static str> {
+        let (at, flags) = (AtFlags::empty(), StatxFlags::empty());
+        let found = statx(rustix::fs::CWD, path, at, flags).ok()?;
+        let attributes = found.stx_attributes & found.stx_attributes_mask;
+        if attributes.contains(StatxAttributes::MOUNT_ROOT) {
+            return Some("it is mounted on its own; mount its directory instead");
+        }
+        attributes
+            .intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND)
+            .then_some("it is immutable or may only grow; see chattr(1)")
+    }
+
     /// The listening socket that this process was started with as descriptor `number`: the system
     /// is asked for a duplicate as if we were another process, because a bare number owns nothing.
     ///
     /// # Errors
-    /// Why it cannot be had, in words for a user.
+    /// Why it is not available, in words for a user.
     pub(crate) fn inherited_listener(number: RawFd) -> Result<OwnedFd, &'static str> {
         let refused = "the passed socket cannot be used here (pidfd_getfd is not permitted)";
         let ourselves = pidfd_open(getpid(), PidfdFlags::empty()).map_err(|_| refused)?;
@@ -195,7 +213,7 @@ mod other {
         Ok(socket)
     }
 
-    /// Wakes one thread that waits in `poll`: readable for good once it has been rung.
+    /// Wakes one thread that waits in `poll`; once rung, it stays readable.
     #[derive(Debug)]
     pub(crate) struct Bell {
         reader: io::PipeReader,
@@ -212,7 +230,7 @@ mod other {
         }
 
         pub(crate) fn ring(&self) {
-            // A pipe that is full wakes as well.
+            // If the pipe is full, it is readable already.
             let _ = rustix::io::write(&self.writer, &[0]);
         }
     }
@@ -223,8 +241,8 @@ mod other {
         }
     }
 
-    /// How often a peer is looked at that sent more than its request: `poll` would return at once
-    /// for its bytes.
+    /// How often to check on a peer that sent more than its request: `poll` would return at once
+    /// because of those bytes.
     const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
     pub(super) fn poll_with_peer(
@@ -249,7 +267,8 @@ mod other {
         PeerWait::TimeOut
     }
 
-    /// Whether bytes wait to be read. The end of the stream, an error and an empty buffer are not.
+    /// Whether bytes are waiting to be read. False at end of stream, on an error, and for an empty
+    /// buffer.
     fn has_bytes(socket: BorrowedFd<'_>) -> bool {
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         loop {
@@ -261,7 +280,7 @@ mod other {
         }
     }
 
-    /// Does nothing: our own limit for a client that takes nothing is all there is.
+    /// Does nothing here; our own limit for slow clients still applies.
     ///
     /// # Errors
     /// None.
@@ -269,9 +288,14 @@ mod other {
         Ok(())
     }
 
-    /// The address that `NOTIFY_SOCKET` names; there are no abstract names.
+    /// The address in `NOTIFY_SOCKET`; abstract names do not exist here.
     pub(crate) fn notify_address(name: &str) -> Option<SocketAddrUnix> {
         SocketAddrUnix::new(name).ok().filter(|_| !name.starts_with('@'))
+    }
+
+    /// Only the rename itself tells.
+    pub(crate) fn why_not_replaceable(_: &Path) -> Option<&'static str> {
+        None
     }
 
     /// # Errors

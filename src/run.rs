@@ -1,4 +1,4 @@
-//! The start of the server, as a leader or as a worker that a leader has started.
+//! Starts the server, as a leader or as a worker started by one.
 //!
 //! [`wiring`] puts the parts together and [`worker`] is the life of a server. The leader, in
 //! `host/restart.rs`, starts workers and takes the signals.
@@ -26,18 +26,18 @@ pub(crate) fn serve(options: &ServeOptions) -> Result<ExitCode> {
     if let Some(control) = restart::as_worker()? {
         return worker::as_process(options, control);
     }
-    // Asked now: a terminal that has been closed is none any more.
+    // Checked now: a terminal that has been closed since no longer counts.
     let seat =
         if terminal::is_wanted() && !options.plain { Seat::Terminal } else { Seat::Background };
     let options = options.clone();
     restart::lead(seat, move |control| worker::as_thread(&options, control))
 }
 
-/// Each stream takes a few descriptors: the soft limit is raised as far as it goes.
+/// Raises the soft limit of descriptors as far as possible, because each stream takes a few.
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // Where it is not permitted the old limit holds.
+    // If that is not permitted, the old limit stays.
     let _ = setrlimit(Resource::Nofile, limit);
 }

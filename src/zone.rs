@@ -1,7 +1,7 @@
-//! The local time zone, from `TZ` or `/etc/localtime`: people count their days by it.
+//! The local time zone, from `TZ` or `/etc/localtime`: usage is counted by local days.
 //!
-//! A zone file (RFC 9636) lists the changes of the past, and its last line is a rule for all times
-//! after them (the `TZ` of POSIX). Both are read here; what cannot be read is UTC.
+//! A zone file (RFC 9636) lists past transitions, and its last line is a rule for all later times
+//! (a POSIX `TZ` string). Both are read here. A zone that cannot be read is treated as UTC.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -9,13 +9,13 @@ use std::sync::OnceLock;
 use crate::clock::{Civil, civil, days_from_civil};
 use crate::scheduler::time::Wall;
 
-/// Seconds east of UTC at a moment.
+/// The offset at a moment, in seconds east of UTC.
 pub(crate) fn utc_offset_s(wall: Wall) -> i64 {
     static ZONE: OnceLock<Zone> = OnceLock::new();
     ZONE.get_or_init(Zone::of_this_machine).offset(wall.0.div_euclid(1000))
 }
 
-/// The parts of a moment by the local clock.
+/// A moment as its parts in local time.
 pub(crate) fn local(wall: Wall) -> Civil {
     civil(Wall(wall.0.saturating_add(utc_offset_s(wall) * 1000)))
 }
@@ -32,7 +32,7 @@ pub(crate) fn date_of(day: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
-/// The day of a date that [`date_of`] has written.
+/// Parses a date written by [`date_of`].
 pub(crate) fn day_of(date: &str) -> Option<i64> {
     let mut parts = date.splitn(3, '-').map(|part| part.parse().ok());
     days_from_civil(parts.next()??, parts.next()??, parts.next()??)
@@ -43,15 +43,15 @@ const DAY_MS: i64 = 86_400_000;
 /// Offsets from UTC over time.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Zone {
-    /// Before the first change, in seconds.
+    /// The offset before the first transition, in seconds.
     first: i64,
-    /// From this second on, this offset in seconds; ascending.
+    /// Transition times and the offsets from then on, in seconds; ascending.
     changes: Vec<(i64, i64)>,
-    /// After the last change.
+    /// The rule after the last transition.
     rule: Option<Rule>,
 }
 
-/// A `TZ` of POSIX, offsets in seconds east of Greenwich.
+/// A POSIX `TZ` string, offsets in seconds east of Greenwich.
 #[derive(Clone, Debug, PartialEq)]
 struct Rule {
     standard: i64,
@@ -65,7 +65,7 @@ struct Summer {
     end: Change,
 }
 
-/// When the clocks change: a day of the year and a time of that day in seconds.
+/// When daylight saving time starts or ends: a day of the year and a time of that day in seconds.
 #[derive(Clone, Debug, PartialEq)]
 struct Change {
     day: Day,
@@ -74,9 +74,9 @@ struct Change {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Day {
-    /// `J60`: 1 to 365, without leap days.
+    /// `J60`: 1 to 365, not counting leap days.
     Julian(i64),
-    /// `59`: 0 to 365, with them.
+    /// `59`: 0 to 365, counting leap days.
     OfYear(i64),
     /// `M3.2.0`: month, week (5 is the last), day of the week (0 is Sunday).
     OfMonth(i64, i64, i64),
@@ -86,12 +86,12 @@ enum Day {
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 impl Zone {
-    /// The zone of this process. UTC where there is none.
+    /// The zone of this process; UTC if none is configured.
     fn of_this_machine() -> Zone {
         let named = std::env::var("TZ").ok();
         let zone = match named.as_deref().map(|name| name.trim_start_matches(':')) {
             None => read(Path::new("/etc/localtime")),
-            // As libc has it, and every program that uses it.
+            // An empty `TZ` means UTC, as in libc.
             Some("") => None,
             Some(name) => of_file(name).or_else(|| {
                 let rule = Some(Rule::parse(name)?);
@@ -111,13 +111,14 @@ impl Zone {
         }
     }
 
-    /// Reads a zone file; `None` if it is none.
+    /// Parses a zone file; `None` if it is not one.
     fn parse(bytes: &[u8]) -> Option<Zone> {
         let header = Header::parse(bytes)?;
         if header.version < b'2' {
             return header.body(&bytes[HEADER_BYTES..], 4, "");
         }
-        // The first block has times of four bytes, the second the same and more in eight.
+        // The first block has four-byte times; the second repeats and extends it with eight-byte
+        // times.
         let second = bytes.get(HEADER_BYTES + header.length(4)..)?;
         let header = Header::parse(second)?;
         let footer = second.get(HEADER_BYTES + header.length(8)..)?;
@@ -136,7 +137,7 @@ fn of_file(name: &str) -> Option<Zone> {
 
 fn read(path: &Path) -> Option<Zone> {
     use std::io::Read as _;
-    // A FIFO would hold up whoever asks for the time.
+    // Opening a FIFO would block whoever asks for the time.
     if !path.metadata().ok()?.is_file() {
         return None;
     }
@@ -147,7 +148,7 @@ fn read(path: &Path) -> Option<Zone> {
 
 const HEADER_BYTES: usize = 44;
 
-/// The counts at the beginning of a block.
+/// The counts at the start of a block.
 struct Header {
     version: u8,
     is_utc: usize,
@@ -179,7 +180,7 @@ impl Header {
         })
     }
 
-    /// Bytes of the block behind the header, with times of this width.
+    /// Size of the block after the header, with times of this width.
     fn length(&self, width: usize) -> usize {
         self.times * (width + 1)
             + self.types * 6
@@ -213,7 +214,7 @@ fn number_at(bytes: &[u8], at: usize, width: usize) -> Option<i64> {
 }
 
 impl Rule {
-    /// Reads `CET-1CEST,M3.5.0,M10.5.0/3`.
+    /// Parses `CET-1CEST,M3.5.0,M10.5.0/3`.
     fn parse(text: &str) -> Option<Rule> {
         let mut text = Reader(text);
         text.name()?;
@@ -238,7 +239,7 @@ impl Rule {
         let Civil { year, .. } = civil(Wall((seconds + self.standard).saturating_mul(1000)));
         let start = summer.start.in_year(year) - self.standard;
         let end = summer.end.in_year(year) - summer.offset;
-        // In the south summer goes over the new year.
+        // In the southern hemisphere summer spans the new year.
         let is_summer = match start <= end {
             true => (start..end).contains(&seconds),
             false => !(end..start).contains(&seconds),
@@ -248,7 +249,7 @@ impl Rule {
 }
 
 impl Change {
-    /// The second of the change by the local clock, as if that were UTC.
+    /// The transition in local time, in seconds as if local time were UTC.
     fn in_year(&self, year: i64) -> i64 {
         let first_of = |month: i64| days_from_civil(year, month, 1).unwrap_or_default();
         let is_leap = first_of(3) - first_of(2) == 29;
@@ -271,7 +272,7 @@ impl Change {
     }
 }
 
-/// What is left of a `TZ` text.
+/// The unread rest of a `TZ` string.
 struct Reader<'a>(&'a str);
 
 impl Reader<'_> {
@@ -378,7 +379,8 @@ mod tests {
 
     #[test]
     fn a_zone_file_has_changes_and_a_rule() {
-        // Two kinds: +0 and +1 h; at 1000 s to the second one, which a rule then keeps.
+        // Two local time types: +0 and +1 h. At 1000 s it changes to the second, which a rule then
+        // keeps.
         let kinds = [0_i32, 3600]
             .iter()
             .flat_map(|offset| [offset.to_be_bytes().as_slice(), &[0, 0]].concat());
@@ -396,7 +398,7 @@ mod tests {
         let old = Zone { rule: None, ..zone };
         assert_eq!((old.offset(999), old.offset(1000)), (0, 3600));
         for length in 0..file.len() {
-            // No file, however short it was cut, is a panic.
+            // A truncated file never causes a panic.
             let _ = Zone::parse(&file[..length]);
         }
         assert_eq!(Zone::parse(b"TZif"), None);

@@ -9,10 +9,11 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::harness::home::{KEY, epoch_ms, program};
+use crate::harness::proxy::status_of;
 use crate::harness::{Ask, Client, Home, Proxy, Value, hello, json, oauth, until};
 use crate::outcomes::ms_until;
 use crate::upstream::oauth::Mode;
-use crate::upstream::{Answer, End, Step, Upstream, failures};
+use crate::upstream::{Answer, End, Gate, Step, Upstream, failures};
 
 /// An OAuth account whose token has so many seconds left.
 pub(super) fn ending_in(name: &str, seconds: i64) -> Value {
@@ -67,6 +68,14 @@ pub(super) fn issued(more: Value) -> String {
     body.to_string()
 }
 
+/// The next refresh gets its answer, the first pair, once the gate is opened.
+pub(super) fn hold_refresh(upstream: &Upstream) -> Gate {
+    let gate = upstream.gate();
+    let answer = Answer::json(200, &issued(json!({"expires_in": 3600})));
+    upstream.next("", answer.before(Step::Hold(gate.clone())));
+    gate
+}
+
 /// The server under strace, which lets system calls fail; `None` where there is no strace.
 fn failing(home: &Home, rules: &[&str]) -> Option<Command> {
     if !Command::new("strace").arg("-V").output().is_ok_and(|ran| ran.status.success()) {
@@ -74,18 +83,21 @@ fn failing(home: &Home, rules: &[&str]) -> Option<Command> {
         return None;
     }
     home.write();
-    let plain = home.command(&["server", "--plain"]);
-    let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-o", "/dev/null"]);
-    command.args(rules.iter().flat_map(|rule| ["-e", rule]));
-    command.arg(program()).args(["server", "--plain"]).env_clear();
-    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command
-        .current_dir(home.path())
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped());
-    Some(command)
+    let mut starter = vec!["strace", "-f", "-qq", "-o", "/dev/null"];
+    starter.extend(rules.iter().flat_map(|rule| ["-e", rule]));
+    Some(home.command_under(&starter, &["server", "--plain"]))
+}
+
+/// Waits until a process has been interrupted by a signal that was sent to it.
+fn wait_heard(pid: u32, signal: Signal) {
+    until("the signal be heard", || {
+        let pending = ["SigPnd:", "ShdPnd:"].map(|name| status_of(pid, name));
+        let is_pending = |mask: &str| {
+            let mask = u64::from_str_radix(mask, 16).unwrap_or(0);
+            mask >> (signal.as_raw() - 1) & 1 == 1
+        };
+        (!pending.iter().any(|mask| is_pending(mask))).then_some(())
+    });
 }
 
 fn only_readable(path: &std::path::Path, is_so: bool) {
@@ -177,6 +189,9 @@ fn every_new_refresh_token_is_kept_whatever_else_is_wrong_with_the_answer() {
         ("gzip", Answer::json(200, &whole).gzipped(), true),
         ("201", Answer::json(201, &whole), true),
         ("text/html", Answer::bytes(200, whole.as_bytes()).end(End::Close), true),
+        ("500", Answer::json(500, &whole), true),
+        ("302", Answer::json(302, &whole), true),
+        ("403", Answer::json(403, &whole), true),
         ("no access token", Answer::json(200, no_access), false),
     ];
     for (what, answer, serves) in rows {
@@ -217,6 +232,43 @@ fn a_valid_token_is_not_risked_where_the_file_cannot_be_replaced() {
 }
 
 #[test]
+fn a_request_whose_token_is_still_good_does_not_wait_for_a_refresh_that_hangs() {
+    let upstream = Upstream::start();
+    // Less than five minutes are left, so a refresh is due.
+    let home = home_of(&upstream, ending_in("a", 120));
+    let proxy = Proxy::start(&home);
+    let gate = hold_refresh(&upstream);
+    for _ in 0..2 {
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+    }
+    assert_eq!(served(&upstream), ["token-a"; 2]);
+    assert_eq!(sent(&upstream), ["refresh-a"], "it is under way");
+    // The API refuses it by now: whoever has met that waits for the refresh.
+    upstream.always("token-a", failures::unauthorized());
+    let client = proxy.post_aside(&hello());
+    upstream.wait("the refusal", |state| state.requests.len() == 4);
+    gate.open();
+    client.join().expect("a client").assert_said("Hello from upstream.");
+    assert_eq!(served(&upstream), ["token-a", "token-a", "token-a", "access-1"]);
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+    assert_eq!(pair(&home), numbered(1));
+}
+
+#[test]
+fn a_request_whose_token_is_still_good_does_not_wait_for_a_config_that_is_locked() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", 120));
+    let proxy = Proxy::start(&home);
+    let held = home.lock_config();
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    let failed = |line: &String| line.contains("the token was not sent");
+    assert!(!proxy.log().iter().any(failed), "it waited for the refresh to give up");
+    drop(held);
+    until("the refresh go on", || (pair(&home) == numbered(1)).then_some(()));
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+}
+
+#[test]
 fn without_locks_tokens_are_stored_all_the_same_and_that_is_said_once() {
     for error in ["ENOLCK", "EOPNOTSUPP", "ENOSYS"] {
         let upstream = Upstream::start();
@@ -254,34 +306,10 @@ impl Sealed {
         Sealed { home, directory }
     }
 
-    /// The server with as little power over files as an ordinary user has, since root may write
-    /// anywhere; `None` where that cannot be had.
+    /// The server, with that state directory; `None` where it cannot be kept from writing.
     fn server(&self, state: &str) -> Option<Proxy> {
-        let plain = self.home.command(&["server", "--plain"]);
-        let drop_power = ["--bounding-set=-all", "--inh-caps=-all", "--"];
-        let is_root = rustix::process::geteuid().is_root();
-        let mut command = match is_root {
-            true => Command::new("setpriv"),
-            false => Command::new("env"),
-        };
-        if is_root {
-            let tried = Command::new("setpriv").args(drop_power).arg("true").status();
-            if !tried.is_ok_and(|status| status.success()) {
-                eprintln!(
-                    "skipped: root may write anywhere, and setpriv cannot take that away here"
-                );
-                return None;
-            }
-            command.args(drop_power);
-        }
-        command.arg(program()).args(["server", "--plain"]).env_clear();
-        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        command
-            .env("HOME", self.home.path().join(state))
-            .current_dir(self.home.path())
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped());
+        let mut command = self.home.powerless()?;
+        command.env("HOME", self.home.path().join(state));
         Some(Proxy::spawn(command))
     }
 
@@ -355,8 +383,7 @@ fn a_pair_in_memory_only_is_handed_over_at_a_restart_and_stored_at_the_stop() {
     assert_eq!(sent(&upstream), ["refresh-a"]);
     assert_eq!(pair(&sealed.home).1, "refresh-a", "still in memory only");
     sealed.open();
-    proxy.terminate();
-    assert_eq!(proxy.wait_exit(), Some(0));
+    proxy.stop();
     assert_eq!(pair(&sealed.home), numbered(1));
 }
 
@@ -419,17 +446,20 @@ fn no_number_of_signals_cuts_a_refresh_in_flight() {
         let upstream = Upstream::start();
         let home = home_of(&upstream, ending_in("a", -1));
         let mut proxy = Proxy::start(&home);
-        let gate = upstream.gate();
-        let answer = Answer::json(200, &issued(json!({"expires_in": 3600})));
-        upstream.next("", answer.before(Step::Hold(gate.clone())));
-        let address = proxy.address();
-        let client =
-            std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello())));
+        let gate = hold_refresh(&upstream);
+        let client = proxy.post_aside(&hello());
         upstream.wait("the refresh", |state| !state.requests.is_empty());
-        for signal in signals {
+        for (number, signal) in signals.iter().enumerate() {
             proxy.signal(*signal);
             // Two signals at one moment are one.
-            std::thread::sleep(Duration::from_millis(100));
+            wait_heard(proxy.pid(), *signal);
+            let said = match (signal, number) {
+                (&Signal::USR2, 0) => "starting the new process",
+                (_, 0) => "stopping: 1 request left",
+                (&Signal::INT, 1) => "a second signal arrived",
+                _ => continue,
+            };
+            proxy.wait_line(said, |line| line.contains(said));
         }
         assert_eq!(pair(&home).1, "refresh-a", "{signals:?}: it is under way");
         gate.open();
@@ -448,14 +478,12 @@ fn a_command_that_refreshes_holds_signals_until_the_pair_is_stored() {
         let upstream = Upstream::start();
         let home = home_of(&upstream, ending_in("a", -1));
         home.write();
-        let gate = upstream.gate();
-        let answer = Answer::json(200, &issued(json!({"expires_in": 3600})));
-        upstream.next("", answer.before(Step::Hold(gate.clone())));
+        let gate = hold_refresh(&upstream);
         let mut child = home.command(&["api", "/v1/models"]).spawn().expect("start the program");
         upstream.wait("the refresh", |state| !state.requests.is_empty());
         let pid = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(pid, signal).expect("send a signal");
-        std::thread::sleep(Duration::from_millis(100));
+        wait_heard(child.id(), signal);
         assert!(child.try_wait().expect("look").is_none(), "{signal:?} ended it in its refresh");
         gate.open();
         let status = child.wait().expect("wait");
@@ -475,11 +503,8 @@ fn locks_of_tokens_are_cleared_after_a_refresh_and_after_a_kill() {
     };
     let mut proxy = Proxy::start(&home);
     let worker = i32::try_from(proxy.status()["pid"].as_i64().expect("a pid")).expect("a pid");
-    let gate = upstream.gate();
-    let answer = Answer::json(200, &issued(json!({"expires_in": 3600})));
-    upstream.next("", answer.before(Step::Hold(gate.clone())));
-    let address = proxy.address();
-    let client = std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello())));
+    let gate = hold_refresh(&upstream);
+    let client = proxy.post_aside(&hello());
     upstream.wait("the refresh", |state| !state.requests.is_empty());
     assert_eq!(locks().len(), 2, "the token's lock and the place: {:?}", locks());
     // Both at once: a worker whose leader is gone stops in order.
@@ -514,8 +539,7 @@ fn a_token_of_unknown_fate_is_known_as_such_after_a_restart() {
         assert_ne!(proxy.post(&hello()).status, 200);
         (!sent(&upstream).is_empty()).then_some(())
     });
-    proxy.terminate();
-    assert_eq!(proxy.wait_exit(), Some(0));
+    proxy.stop();
     for starts in 1..=3 {
         let mut proxy = Proxy::start_as_is(&home);
         if starts == 1 {
@@ -528,8 +552,7 @@ fn a_token_of_unknown_fate_is_known_as_such_after_a_restart() {
             rests_for_a_quarter_of_an_hour(&proxy);
         }
         assert_eq!(sent(&upstream), ["refresh-a", "refresh-a"], "start {starts}");
-        proxy.terminate();
-        assert_eq!(proxy.wait_exit(), Some(0));
+        proxy.stop();
     }
 }
 
@@ -591,11 +614,8 @@ fn an_account_whose_refresh_hangs_holds_up_no_other() {
     });
     upstream.state().oauth.grant("refresh-b");
     let proxy = Proxy::start(&home);
-    let gate = upstream.gate();
-    let answer = Answer::json(200, &issued(json!({"expires_in": 3600})));
-    upstream.next("", answer.before(Step::Hold(gate.clone())));
-    let address = proxy.address();
-    let client = std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello())));
+    let gate = hold_refresh(&upstream);
+    let client = proxy.post_aside(&hello());
     upstream.wait("the refresh", |state| !state.requests.is_empty());
     let other = Ask::messages(&hello()).header("x-maxpool-profile", "other");
     proxy.ask(&other).assert_said("Hello from upstream.");

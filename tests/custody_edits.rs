@@ -1,17 +1,19 @@
 //! Custody of tokens (SPEC A5, T3, T7, T8): nothing newer is lost to something older, whoever
 //! writes the file.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::Signal;
 
-use super::custody::{ending_in, home_of, issued, numbered, pair, sent};
+use super::custody::{ending_in, hold_refresh, home_of, issued, numbered, pair, sent};
 use crate::harness::home::{KEY, epoch_ms};
+use crate::harness::proxy::status_of;
 use crate::harness::{Ask, Client, Home, Proxy, Reply, Value, hello, json, oauth, until};
-use crate::upstream::oauth::profile;
+use crate::upstream::oauth::{Mode, profile};
 use crate::upstream::{Answer, Step, Upstream, failures};
 
 fn reload(proxy: &Proxy) -> Reply {
@@ -104,8 +106,7 @@ fn a_token_that_was_spent_before_the_stop_is_not_presented_after_the_start() {
     let mut proxy = Proxy::start(&home);
     let old = old_copy(&home);
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    proxy.terminate();
-    assert_eq!(proxy.wait_exit(), Some(0));
+    proxy.stop();
     drop(proxy);
     // A backup comes back while nothing runs: the live pair is gone, but the spent one is known.
     home.write_text(&old);
@@ -157,8 +158,7 @@ fn an_import_of_a_spent_pair_is_refused() {
     let home = home_of(&upstream, ending_in("a", -1));
     let mut proxy = Proxy::start(&home);
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    proxy.terminate();
-    proxy.wait_exit();
+    proxy.stop();
     let source = home.path().join("source.json");
     credentials(&source, "token-a", "refresh-a", 1_000_000);
     let before = old_copy(&home);
@@ -175,6 +175,99 @@ fn an_import_of_a_spent_pair_is_refused() {
         assert!(ran.stderr.contains("old copy"), "{}", ran.stderr);
         assert_eq!(old_copy(&home), before, "{arguments:?}");
     }
+}
+
+#[test]
+fn an_import_of_a_pair_that_only_the_state_file_knows_as_spent_is_refused() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    let mut proxy = Proxy::start(&home);
+    let old = old_copy(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    proxy.stop();
+    let source = home.path().join("source.json");
+    credentials(&source, "token-a", "refresh-a", 1_000_000);
+    let path = source.to_str().expect("a path");
+    let mut renamed: Value = serde_json::from_str(&old).expect("JSON");
+    renamed["accounts"][0] = oauth("b");
+    let mut empty = renamed.clone();
+    empty["accounts"] = json!([]);
+    // An old copy of the config lacks the digest, and so does an account that was removed.
+    for config in [old, renamed.to_string(), empty.to_string()] {
+        home.write_text(&config);
+        for arguments in
+            [&["import", "--from", path][..], &["import", "--from", path, "--name", "b"]]
+        {
+            let ran = home.run(arguments);
+            assert_eq!(ran.status.code(), Some(1), "{arguments:?}: {ran:?}");
+            assert!(ran.stderr.contains("old copy"), "{}", ran.stderr);
+            let accounts = home.read()["accounts"].to_string();
+            assert!(!accounts.contains("import"), "{arguments:?}: {accounts}");
+        }
+    }
+}
+
+#[test]
+fn an_old_copy_with_a_spent_pair_of_an_account_that_was_removed_meanwhile_displaces_no_login() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    let proxy = Proxy::start(&home);
+    let old = old_copy(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    // Removed and added again: the new entry knows nothing of the old token.
+    let mut config = home.read();
+    config["accounts"] = json!([]);
+    home.write_text(&config.to_string());
+    assert_eq!(reload(&proxy).status, 200);
+    proxy.wait_status("no account", |status| status["accounts"] == json!([]));
+    let mut login = ending_in("a", 10_000);
+    login["accessToken"] = json!("token-login");
+    login["refreshToken"] = json!("refresh-login");
+    config["accounts"] = json!([login]);
+    home.write_text(&config.to_string());
+    assert_eq!(reload(&proxy).status, 200);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    home.write_text(&old);
+    assert_eq!(reload(&proxy).status, 200);
+    until("the login be written back", || (pair(&home).1 == "refresh-login").then_some(()));
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    assert_eq!(sent(&upstream), ["refresh-a"]);
+}
+
+#[test]
+fn an_import_of_a_spent_pair_in_place_of_a_refused_one_is_taken_while_the_server_runs() {
+    let upstream = Upstream::start();
+    let mut account = ending_in("a", -1);
+    account["accountUuid"] = json!("u-1");
+    let home = home_of(&upstream, account);
+    let who = profile("u-1", "me@example.com", "o-1");
+    upstream.state().oauth.profiles.insert("token-late".to_owned(), who);
+    let mut proxy = Proxy::start(&home);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    proxy.stop();
+    // Its successor is refused.
+    let mut config = home.read();
+    config["accounts"][0]["expiresAt"] = json!(1_000);
+    home.write_text(&config.to_string());
+    upstream.state().oauth.mode = Mode::InvalidGrant;
+    let mut proxy = Proxy::start_as_is(&home);
+    proxy.post(&hello()).assert_error(502, "account_auth_error");
+    proxy.terminate();
+    // The state file says by now that it was refused.
+    proxy.wait_exit();
+    let proxy = Proxy::start_as_is(&home);
+    proxy.post(&hello()).assert_error(502, "account_auth_error");
+    assert_eq!(sent(&upstream), ["refresh-a", "refresh-1", "refresh-1"]);
+    let source = home.path().join("source.json");
+    credentials(&source, "token-late", "refresh-a", 1_000_000);
+    let ran = home.run(&["import", "--from", source.to_str().expect("a path")]);
+    assert_eq!(ran.status.code(), Some(0), "{ran:?}");
+    assert!(ran.stdout.contains("updated the account a"), "{ran:?}");
+    assert_eq!(reload(&proxy).status, 200);
+    proxy.post(&hello()).assert_said("Hello from upstream.");
+    let last = upstream.requests().last().expect("a request").credential().to_owned();
+    assert_eq!(last, "token-late");
+    assert_eq!(sent(&upstream).len(), 3, "what is spent is not sent");
 }
 
 #[test]
@@ -262,12 +355,8 @@ fn an_entry_that_is_renamed_or_moved_during_its_refresh_gets_its_pair() {
         let upstream = Upstream::start();
         let home = home_of(&upstream, ending_in("a", -1)).account(oauth("b"));
         let proxy = Proxy::start(&home);
-        let gate = upstream.gate();
-        let answer = Answer::json(200, &issued(json!({"expires_in": 3600})));
-        upstream.next("", answer.before(Step::Hold(gate.clone())));
-        let address = proxy.address();
-        let client =
-            std::thread::spawn(move || Client::connect(address).ask(&Ask::messages(&hello())));
+        let gate = hold_refresh(&upstream);
+        let client = proxy.post_aside(&hello());
         upstream.wait("the refresh", |state| !state.requests.is_empty());
         let mut config = home.read();
         let accounts = config["accounts"].as_array_mut().expect("a list");
@@ -303,31 +392,92 @@ fn an_entry_that_is_renamed_or_moved_during_its_refresh_gets_its_pair() {
 }
 
 #[test]
+fn a_config_that_breaks_during_a_refresh_gets_the_pair_once_it_is_whole_again() {
+    for broken in ["invalid", "empty", "deleted", "a directory", "a link to nowhere"] {
+        for is_killed in [false, true] {
+            let upstream = Upstream::start();
+            let home = home_of(&upstream, ending_in("a", -1));
+            let mut proxy = Proxy::start(&home);
+            let whole = old_copy(&home);
+            let gate = hold_refresh(&upstream);
+            let client = proxy.post_aside(&hello());
+            upstream.wait("the refresh", |state| !state.requests.is_empty());
+            let path = home.config_path();
+            match broken {
+                "invalid" => home.write_text("{\"accounts\": ["),
+                "empty" => home.write_text(""),
+                _ => std::fs::remove_file(&path).expect("remove"),
+            }
+            match broken {
+                "a directory" => std::fs::create_dir(&path).expect("make a directory"),
+                "a link to nowhere" => {
+                    std::os::unix::fs::symlink("nowhere/pool.json", &path).expect("link");
+                }
+                _ => {}
+            }
+            gate.open();
+            client.join().expect("a client").assert_said("Hello from upstream.");
+            if is_killed {
+                proxy.signal(Signal::KILL);
+                proxy.wait_exit();
+            }
+            match broken {
+                "a directory" => std::fs::remove_dir(&path).expect("remove"),
+                "a link to nowhere" => std::fs::remove_file(&path).expect("remove"),
+                _ => {}
+            }
+            home.write_text(&whole);
+            let proxy = if is_killed { Proxy::start_as_is(&home) } else { proxy };
+            until(broken, || (pair(&home) == numbered(1)).then_some(()));
+            proxy.post(&hello()).assert_said("Hello from upstream.");
+            assert_eq!(sent(&upstream), ["refresh-a"], "{broken}, killed: {is_killed}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_rescue_file_is_not_overwritten_and_the_pair_goes_elsewhere() {
+    for foreign in ["{\"pairs\": [{\"refreshToken\": \"cut o", "[]", "{\"pairs\": 3}"] {
+        let upstream = Upstream::start();
+        let home = home_of(&upstream, ending_in("a", -1));
+        let mut proxy = Proxy::start(&home);
+        let whole = old_copy(&home);
+        let gate = hold_refresh(&upstream);
+        let client = proxy.post_aside(&hello());
+        upstream.wait("the refresh", |state| !state.requests.is_empty());
+        let rescue = home.path().join("maxpool.rescue.json");
+        std::fs::write(&rescue, foreign).expect("write");
+        home.write_text("{");
+        gate.open();
+        client.join().expect("a client").assert_said("Hello from upstream.");
+        assert_eq!(std::fs::read_to_string(&rescue).expect("read"), foreign);
+        proxy.signal(Signal::KILL);
+        proxy.wait_exit();
+        home.write_text(&whole);
+        let proxy = Proxy::start_as_is(&home);
+        until("the pair be found", || (pair(&home) == numbered(1)).then_some(()));
+        proxy.post(&hello()).assert_said("Hello from upstream.");
+        assert_eq!(sent(&upstream), ["refresh-a"]);
+        assert_eq!(std::fs::read_to_string(&rescue).expect("read"), foreign);
+    }
+}
+
+#[test]
 fn a_source_that_never_answers_holds_up_nothing() {
     let upstream = Upstream::start();
     let home = home_of(
         &upstream,
         json!({"name": "a", "type": "oauth", "accessToken": "token-a", "importFrom": "~/pipe"}),
     );
-    let made = std::process::Command::new("mkfifo").arg(home.path().join("pipe")).status();
+    let made = Command::new("mkfifo").arg(home.path().join("pipe")).status();
     assert!(made.is_ok_and(|status| status.success()), "mkfifo");
     let mut proxy = Proxy::start(&home);
     let start = Instant::now();
     proxy.post(&hello()).assert_said("Hello from upstream.");
     assert_eq!(reload(&proxy).status, 200);
-    proxy.terminate();
-    assert_eq!(proxy.wait_exit(), Some(0));
+    proxy.stop();
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert!(proxy.log().iter().any(|line| line.contains("not a file")), "{:#?}", proxy.log());
-}
-
-/// The config's lock, as another process would hold it.
-fn hold(home: &Home) -> std::fs::File {
-    let path = home.path().join("maxpool.json.lock");
-    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path);
-    let file = file.expect("open the lock");
-    flock(&file, FlockOperation::LockExclusive).expect("lock");
-    file
 }
 
 #[test]
@@ -335,7 +485,7 @@ fn a_lock_that_another_process_holds_for_long_holds_up_neither_sync_nor_reload_n
     let upstream = Upstream::start();
     let home = home_of(&upstream, ending_in("a", 10_000));
     let mut proxy = Proxy::start(&home);
-    let held = hold(&home);
+    let held = home.lock_config();
     // What there is to write does not matter: an edit that only the file can settle.
     let mut config = home.read();
     config["accounts"][0]["priority"] = json!(3);
@@ -344,8 +494,7 @@ fn a_lock_that_another_process_holds_for_long_holds_up_neither_sync_nor_reload_n
     assert_eq!(reload(&proxy).status, 200);
     proxy.post(&hello()).assert_said("Hello from upstream.");
     proxy.wait_status("the edit", |status| status["accounts"][0]["priority"] == 3);
-    proxy.terminate();
-    assert_eq!(proxy.wait_exit(), Some(0));
+    proxy.stop();
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     drop(held);
 }
@@ -356,9 +505,17 @@ fn a_lock_whose_file_was_deleted_while_it_was_held_excludes_the_next_writer_no_m
     let upstream = Upstream::start();
     let home = home_of(&upstream, oauth("a"));
     home.write();
-    let first = hold(&home);
+    let first = home.lock_config();
     let mut waiting = home.command(&["rename", "a", "b"]).spawn().expect("start the program");
-    std::thread::sleep(Duration::from_millis(100));
+    // It tries again and again, and sleeps between two tries.
+    let pid = waiting.id();
+    let sleeps =
+        || -> u32 { status_of(pid, "voluntary_ctxt_switches:").parse().expect("a number") };
+    let tries_again = |times: u32| {
+        let before = sleeps();
+        until("it try again", || (sleeps() >= before + times).then_some(()));
+    };
+    tries_again(10);
     assert!(waiting.try_wait().expect("look").is_none(), "it waits for the lock");
     // Somebody replaces the lock's file, and has the lock of the new one.
     let (old, new) = (home.path().join("maxpool.json.lock"), home.path().join("another"));
@@ -366,7 +523,7 @@ fn a_lock_whose_file_was_deleted_while_it_was_held_excludes_the_next_writer_no_m
     flock(&second, FlockOperation::LockExclusive).expect("lock");
     std::fs::rename(&new, &old).expect("replace the lock");
     drop(first);
-    std::thread::sleep(Duration::from_millis(300));
+    tries_again(10);
     assert!(waiting.try_wait().expect("look").is_none(), "two writers at one time");
     assert_eq!(home.read()["accounts"][0]["name"], "a");
     drop(second);
@@ -381,8 +538,7 @@ fn what_a_killed_writer_left_behind_is_read_merged_and_then_deleted() {
     let home = home_of(&upstream, ending_in("a", -1));
     let mut proxy = Proxy::start(&home);
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    proxy.terminate();
-    proxy.wait_exit();
+    proxy.stop();
     drop(proxy);
     // The file before the rename, and beside it what was to take its place.
     let new = old_copy(&home);
@@ -449,14 +605,72 @@ fn the_first_change_of_an_older_program_s_file_leaves_a_copy_beside_it() {
     assert!(!fresh.path().join("maxpool.json.before-2.0").exists());
 }
 
+/// Every file of the home with its content, and which file the config is.
+fn files(home: &Home) -> (Vec<(String, String)>, u64) {
+    let entries = std::fs::read_dir(home.path()).expect("list").flatten();
+    let mut files: Vec<_> = entries
+        .map(|entry| {
+            let text = std::fs::read_to_string(entry.path()).expect("read");
+            (entry.file_name().to_string_lossy().into_owned(), text)
+        })
+        .collect();
+    files.sort();
+    (files, std::fs::metadata(home.config_path()).expect("there").ino())
+}
+
+#[test]
+fn doctor_changes_nothing() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    home.write();
+    let before = files(&home);
+    let checked = home.run(&["doctor"]).stdout;
+    assert!(checked.contains("ok    storage "), "{checked}");
+    assert_eq!(files(&home), before);
+}
+
+#[cfg(not(portable))]
+#[test]
+fn doctor_tells_a_config_that_cannot_be_replaced() {
+    let upstream = Upstream::start();
+    let home = home_of(&upstream, ending_in("a", -1));
+    home.write();
+    let doctor = |before: &str, after: &str| {
+        let script = format!("{before} || exit 77; \"$0\" \"$@\"; {after}");
+        let starter = ["unshare", "-m", "sh", "-c", &script];
+        crate::harness::home::finish(home.command_under(&starter, &["doctor"]), "")
+    };
+    for (what, before, after, words) in [
+        (
+            "a bind mount",
+            "mount --bind maxpool.json maxpool.json",
+            "true",
+            "it is mounted on its own",
+        ),
+        (
+            "an immutable file",
+            "chattr +i maxpool.json",
+            "chattr -i maxpool.json",
+            "it is immutable",
+        ),
+    ] {
+        let ran = doctor(before, after);
+        if ran.status.code() == Some(77) || ran.stderr.contains("unshare") {
+            eprintln!("skipped {what}: it cannot be made here: {}", ran.stderr);
+            continue;
+        }
+        let line = ran.stdout.lines().find(|line| line.starts_with("WRONG storage"));
+        assert!(line.is_some() && ran.stdout.contains(words), "{what}: {ran:#?}");
+    }
+}
+
 #[test]
 fn accounts_and_doctor_tell_a_dead_login_the_last_refresh_and_what_cannot_be_stored() {
     let upstream = Upstream::start();
     let home = home_of(&upstream, ending_in("a", -1));
     let mut proxy = Proxy::start(&home);
     proxy.post(&hello()).assert_said("Hello from upstream.");
-    proxy.terminate();
-    proxy.wait_exit();
+    proxy.stop();
     drop(proxy);
     let listed = home.run(&["accounts", "-v"]).stdout;
     assert!(listed.contains("REFRESHED") && listed.contains("s ago"), "{listed}");
@@ -472,7 +686,7 @@ fn accounts_and_doctor_tell_a_dead_login_the_last_refresh_and_what_cannot_be_sto
     config["accounts"][0]["expiresAt"] = json!(1_000);
     config["upstream"] = json!("http://upstream.invalid:8080");
     home.write_text(&config.to_string());
-    let held = hold(&home);
+    let held = home.lock_config();
     let checked = home.run(&["doctor"]);
     assert_eq!(checked.status.code(), Some(1));
     for words in [

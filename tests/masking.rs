@@ -120,10 +120,7 @@ fn answers(form: &str) -> Vec<(&'static str, Answer)> {
 fn no_secret_in_any_form_leaves_on_any_way() {
     let upstream = Upstream::start();
     let home = home(&upstream);
-    home.write();
-    let logs = home.path().join("captured");
-    let arguments = ["server", "--plain", "--log-to", logs.to_str().expect("a path")];
-    let mut proxy = Proxy::spawn(home.command(&arguments));
+    let mut proxy = Proxy::start_recording(&home);
     let mut masked = 0;
     for (profile, secret, other) in [
         ("login", LOGIN, LOGIN_REFRESH),
@@ -162,17 +159,12 @@ fn no_secret_in_any_form_leaves_on_any_way() {
         let ran = home.run(arguments);
         assert_clean(&format!("{arguments:?}"), &format!("{}{}", ran.stdout, ran.stderr));
     }
-    proxy.terminate();
-    proxy.wait_exit();
+    proxy.stop();
     assert_clean("the log", &proxy.log().join("\n"));
     assert_clean("stdout", &proxy.printed().join("\n"));
-    let mut recordings = 0;
-    for entry in std::fs::read_dir(&logs).expect("list").flatten() {
-        let text = std::fs::read(entry.path()).expect("read");
-        assert_clean("a recording", &String::from_utf8_lossy(&text));
-        recordings += 1;
-    }
-    assert!(recordings > 200, "{recordings}");
+    let recordings = home.recordings();
+    recordings.iter().for_each(|text| assert_clean("a recording", text));
+    assert!(recordings.len() > 200, "{}", recordings.len());
 }
 
 #[test]
@@ -198,10 +190,7 @@ fn a_client_s_own_credential_comes_back_in_no_error() {
 fn a_compressed_error_is_given_in_our_words_and_recorded_by_its_length() {
     let upstream = Upstream::start();
     let home = home(&upstream);
-    home.write();
-    let logs = home.path().join("captured");
-    let arguments = ["server", "--plain", "--log-to", logs.to_str().expect("a path")];
-    let mut proxy = Proxy::spawn(home.command(&arguments));
+    let mut proxy = Proxy::start_recording(&home);
     for status in [400, 404, 429, 500, 529] {
         let body = error_body("invalid_request_error", API_KEY);
         upstream.always(API_KEY, Answer::json(status, &body).gzipped());
@@ -210,15 +199,8 @@ fn a_compressed_error_is_given_in_our_words_and_recorded_by_its_length() {
         let (kind, message) = reply.error();
         assert!(!kind.is_empty() && !message.is_empty(), "{}", shown(&reply));
     }
-    proxy.terminate();
-    proxy.wait_exit();
-    let texts: Vec<String> = std::fs::read_dir(&logs)
-        .expect("list")
-        .flatten()
-        .map(|entry| {
-            String::from_utf8_lossy(&std::fs::read(entry.path()).expect("read")).into_owned()
-        })
-        .collect();
+    proxy.stop();
+    let texts = home.recordings();
     assert!(texts.iter().all(|text| text.contains("bytes of gzip]")), "{texts:#?}");
     assert!(texts.iter().all(|text| !text.contains('\u{fffd}')), "{texts:#?}");
 }
@@ -227,10 +209,7 @@ fn a_compressed_error_is_given_in_our_words_and_recorded_by_its_length() {
 fn the_content_of_a_good_answer_is_the_client_s_and_its_recording_is_masked_where_it_is_cut_too() {
     let upstream = Upstream::start();
     let home = home(&upstream);
-    home.write();
-    let logs = home.path().join("captured");
-    let arguments = ["server", "--plain", "--log-to", logs.to_str().expect("a path")];
-    let mut proxy = Proxy::spawn(home.command(&arguments));
+    let mut proxy = Proxy::start_recording(&home);
     // Longer than what is recorded: the limit cuts one of them.
     let text = format!("{API_KEY} ").repeat(30_000);
     for pieces in [1_000, 65_536] {
@@ -238,27 +217,20 @@ fn the_content_of_a_good_answer_is_the_client_s_and_its_recording_is_masked_wher
         let reply = proxy.ask(&ask("key", false));
         assert!(reply.text().contains(API_KEY), "it is untouched");
     }
-    proxy.terminate();
-    proxy.wait_exit();
-    let mut recordings = 0;
-    for entry in std::fs::read_dir(&logs).expect("list").flatten() {
-        let text =
-            String::from_utf8_lossy(&std::fs::read(entry.path()).expect("read")).into_owned();
+    proxy.stop();
+    let recordings = home.recordings();
+    assert_eq!(recordings.len(), 2);
+    for text in recordings {
         assert!(text.contains("more bytes]"), "the limit was met");
         assert!(!text.contains(&API_KEY[..4]), "a part of the key is at the end");
-        recordings += 1;
     }
-    assert_eq!(recordings, 2);
 }
 
 #[test]
 fn a_recording_shows_no_credential_of_a_client_s_text() {
     let upstream = Upstream::start();
     let home = home(&upstream);
-    home.write();
-    let logs = home.path().join("captured");
-    let arguments = ["server", "--plain", "--log-to", logs.to_str().expect("a path")];
-    let mut proxy = Proxy::spawn(home.command(&arguments));
+    let mut proxy = Proxy::start_recording(&home);
     let text = "curl -H 'x-api-key: hidden-01' -H \"Authorization: Bearer hidden-02\"\n\
         export REFRESH_TOKEN=hidden-03\nsk-ant-api03-hidden-04 %22sk-ant-oat01-hidden-05%22 \
         {\"x-api-key\": \"hidden-06\", \"Authorization\":\"Basic hidden-07\"} \
@@ -267,11 +239,8 @@ fn a_recording_shows_no_credential_of_a_client_s_text() {
     body["messages"][0]["content"] = json!(text);
     body["metadata"] = json!({"apiKey": "hidden-10", "Authorization": "Bearer hidden-11"});
     proxy.ask(&Ask::messages(&body).header("x-maxpool-profile", "key").header("x-api-key", KEY));
-    proxy.terminate();
-    proxy.wait_exit();
-    for entry in std::fs::read_dir(&logs).expect("list").flatten() {
-        let text =
-            String::from_utf8_lossy(&std::fs::read(entry.path()).expect("read")).into_owned();
+    proxy.stop();
+    for text in home.recordings() {
         assert!(!text.contains("hidden-"), "{text}");
         assert!(text.contains("[masked]"), "{text}");
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
+use crate::harness::home::KEY;
 use crate::harness::{
     Ask, Client, Home, Piece, Proxy, Reply, ReplyEnd, hello, hello_stream, json, until,
 };
@@ -425,9 +426,9 @@ fn an_old_connection_serves_one_more_request_and_closes() {
     assert_ne!(reply.header("connection"), Some("close"));
 }
 
-/// D1: the log of the dashboard and the figures of the last hour go on.
+/// D1: the log of the dashboard, the figures of the last hour and the counters of the metrics go on.
 #[test]
-fn a_restart_keeps_the_activity_and_the_figures_of_the_last_hour() {
+fn a_restart_keeps_the_activity_and_the_figures() {
     let upstream = Upstream::start();
     let home = Home::new().upstream(&upstream.url()).accounts(&["a"]);
     let proxy = Proxy::start(&home);
@@ -460,4 +461,12 @@ fn a_restart_keeps_the_activity_and_the_figures_of_the_last_hour() {
     let lines = after["activity"].as_array().expect("lines");
     let times: Vec<&str> = lines.iter().filter_map(|line| line["at"].as_str()).collect();
     assert!(times.is_sorted(), "{times:?}");
+    let metrics = proxy.ask(&Ask::get("/maxpool/metrics").header("x-api-key", KEY)).text();
+    for line in [
+        "maxpool_requests_total{outcome=\"ok\",kind=\"apikey\"} 4",
+        "maxpool_request_seconds_count 4",
+        "maxpool_account_requests_total{account=\"0\",kind=\"apikey\",result=\"completed\"} 4",
+    ] {
+        assert!(metrics.lines().any(|one| one == line), "{line}: {metrics}");
+    }
 }

@@ -526,53 +526,12 @@ fn a_new_upstream_proxy_is_for_refreshes_too() {
     pair_is(&home, "token-a", "refresh-a");
 }
 
-/// The server with as little power over files as an ordinary user has, since root may write
-/// anywhere.
-fn without_power(home: &Home) -> Option<Command> {
-    let plain = home.command(&["server", "--plain"]);
-    if !rustix::process::geteuid().is_root() {
-        return Some(plain);
-    }
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--bounding-set=-all", "--inh-caps=-all", "--"])
-        .arg(program())
-        .args(["server", "--plain"]);
-    if !Command::new("setpriv")
-        .args(["--bounding-set=-all", "--inh-caps=-all", "--", "true"])
-        .status()
-        .is_ok_and(|status| status.success())
-    {
-        eprintln!("skipped: root may write anywhere, and setpriv cannot take that away here");
-        return None;
-    }
-    adopt(&mut command, &plain);
-    Some(command)
-}
-
-/// Gives `command` the environment and pipes of a server of this home.
-fn adopt(command: &mut Command, plain: &Command) {
-    command.env_clear();
-    for (name, value) in plain.get_envs() {
-        if let Some(value) = value {
-            command.env(name, value);
-        }
-    }
-    if let Some(directory) = plain.get_current_dir() {
-        command.current_dir(directory);
-    }
-    command
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped());
-}
-
 #[test]
 fn where_nothing_can_be_written_the_pair_lives_in_memory_and_is_written_later() {
     let upstream = Upstream::start();
     let home = one_expired(&upstream).set("sync.accountsIntervalMs", json!(100));
     home.write();
-    let Some(command) = without_power(&home) else {
+    let Some(command) = home.powerless() else {
         return;
     };
     let writable = |mode| {
@@ -600,12 +559,8 @@ fn on_a_full_disk_the_pair_lives_in_memory_and_is_written_later() {
     let upstream = Upstream::start();
     let home = one_expired(&upstream).set("sync.accountsIntervalMs", json!(100));
     home.write();
-    let plain = home.command(&["server", "--plain"]);
-    let mut command = Command::new("sh");
     // A file that grows past the limit fails as on a full disk, once the signal is ignored.
-    command.args(["-c", "trap '' XFSZ; exec \"$0\" server --plain"]).arg(program());
-    adopt(&mut command, &plain);
-    let proxy = Proxy::spawn(command);
+    let proxy = Proxy::spawn(home.limited("trap '' XFSZ"));
     let limit = |bytes| {
         let pid = rustix::process::Pid::from_raw(i32::try_from(proxy.pid()).expect("a pid"));
         let mut limit = rustix::process::getrlimit(rustix::process::Resource::Fsize);

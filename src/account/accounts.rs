@@ -1,14 +1,14 @@
-//! The live set of accounts, and what a request that was given one of them needs from it.
+//! The live set of accounts, and what a request needs from the account that it was given.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use super::credential::{Account, Holding, Readiness, Ready, Unready, ready};
+use super::credential::{Account, AccountProfile, Holding, Readiness, Ready, Unready, ready};
 use super::oauth::{self, UsageReading};
 use super::refresh;
-use super::single_flight::{self, SingleFlight};
+use super::single_flight::SingleFlight;
 use super::surroundings::{Role, Shared, Surroundings};
 use super::token::{Cooling, Obstacle, Plan, Switch, TokenState};
 use crate::config::Config;
@@ -16,21 +16,21 @@ use crate::error;
 use crate::scheduler::time::Now;
 use crate::scheduler::{AccountId, Kind};
 
-/// The live set of accounts. Its locks are held for moments only and never across I/O.
+/// The live set of accounts. Its locks are held only briefly and never during I/O.
 pub(crate) struct Accounts {
     pub(super) shared: Arc<Shared>,
     live: RwLock<Vec<Arc<Account>>>,
-    /// Why new tokens could not be written, as far as it is known.
+    /// Why new tokens could not be written, if they could not.
     pub(super) trouble: Mutex<Option<String>>,
-    /// How many requests that are not decided yet have brought each account of a request. Locked
-    /// while one is looked up and made.
+    /// For each account from request headers, the number of requests that use it and are not
+    /// answered yet. Locked while such an account is looked up or created.
     pub(super) bringers: Mutex<BTreeMap<AccountId, usize>>,
-    /// Rung when one of them lets go.
+    /// Notified when one of them releases its account.
     pub(super) let_go: Condvar,
 }
 
 impl Accounts {
-    /// Without accounts yet.
+    /// An empty set.
     pub(crate) fn new(around: Surroundings, config: &Config) -> Accounts {
         Accounts {
             shared: Arc::new(Shared::new(around, config)),
@@ -41,36 +41,37 @@ impl Accounts {
         }
     }
 
-    /// The account of that id.
+    /// The account with that id.
     pub(crate) fn get(&self, id: AccountId) -> Option<Arc<Account>> {
         self.read_live().iter().find(|account| account.id == id).cloned()
     }
 
-    /// The account of that name.
+    /// The account with that name.
     pub(crate) fn by_name(&self, name: &str) -> Option<Arc<Account>> {
         self.read_live().iter().find(|account| &*account.profile().name == name).cloned()
     }
 
-    /// All, in the order of their registration.
+    /// All accounts in the order of their registration.
     pub(crate) fn all(&self) -> Vec<Arc<Account>> {
         self.read_live().clone()
     }
 
-    /// What a request to that account needs. Returns at once.
+    /// The credential for a request to that account. Returns at once.
     pub(crate) fn credential(self: &Arc<Self>, id: AccountId) -> Readiness {
         self.ask(id, |state, switch, now| state.plan(switch, now), None)
     }
 
-    /// The API has answered 401 to the credential of `generation`. Returns at once: the newer
-    /// credential if there is one by now, else the account's one refresh, else why not.
+    /// The API has answered 401 to the credential of `generation`. Returns at once: a newer
+    /// credential if there is one by now, else the account's one refresh, else why there is
+    /// neither.
     pub(crate) fn refused(self: &Arc<Self>, id: AccountId, generation: u64) -> Readiness {
         let plan =
             |state: &mut TokenState, switch, now| state.plan_after_401(generation, switch, now);
         self.ask(id, plan, Some(generation))
     }
 
-    /// The same for a request that has had its refresh of this account already: no second one (SPEC
-    /// T2).
+    /// The same for a request that has already had a refresh of this account: it does not get a
+    /// second one (SPEC T2).
     pub(crate) fn refused_again(self: &Arc<Self>, id: AccountId, generation: u64) -> Readiness {
         let plan = |state: &mut TokenState, switch, now| {
             state.plan_after_second_401(generation, switch, now)
@@ -85,12 +86,13 @@ impl Accounts {
         }
     }
 
-    /// Who may refresh from now on. One that has handed over takes what its successor brings.
+    /// Sets who may refresh from now on. A process that has handed over uses the tokens that its
+    /// successor writes.
     pub(crate) fn set_role(&self, role: Role) {
         self.shared.set_role(role);
     }
 
-    /// A request of this moment would have the token renewed.
+    /// Whether a request now would have the token refreshed.
     pub(crate) fn is_due(&self, id: AccountId) -> bool {
         let now = self.shared.now();
         self.get(id).is_some_and(|account| match &account.held().what {
@@ -99,7 +101,7 @@ impl Accounts {
         })
     }
 
-    /// A refresh that failed for now may be tried again at once.
+    /// Allows another attempt at once after a temporary failure of a refresh.
     pub(crate) fn retry(&self, id: AccountId) {
         if let Some(account) = self.get(id)
             && let Holding::Oauth(state) = &mut account.held().what
@@ -116,7 +118,7 @@ impl Accounts {
             match readiness {
                 Readiness::Ready(ready) => return Ok(ready),
                 Readiness::Unready(unready) => return Err(unready),
-                Readiness::Refreshing(flight) => {
+                Readiness::Refreshing(flight, _) => {
                     flight.wait(refresh::LONGEST);
                     readiness = self.credential(id);
                 }
@@ -130,8 +132,8 @@ impl Accounts {
         }))
     }
 
-    /// Reads the usage endpoint for an OAuth account (SPEC T6). Blocks; refreshes as a request
-    /// would, and a refusal of the endpoint condemns nothing.
+    /// Reads the usage endpoint for an OAuth account (SPEC T6). Blocks, and refreshes as a request
+    /// would; a refusal by this endpoint has no effect on the account.
     pub(crate) fn usage(self: &Arc<Self>, id: AccountId) -> UsageReading {
         let access =
             self.get(id).filter(|account| account.kind == Kind::Oauth).and_then(|account| {
@@ -149,8 +151,8 @@ impl Accounts {
         }
     }
 
-    /// Waits until no refresh is in progress, at most `limit`: a process that ends in the middle of
-    /// one loses the token. True if none is left.
+    /// Waits until no refresh is in progress, at most `limit`, because a process that ends during a
+    /// refresh loses the token. Returns true if none is left.
     pub(crate) fn settle(&self, limit: Duration) -> bool {
         let end = self.shared.now().mono + limit;
         let flights: Vec<SingleFlight> =
@@ -183,46 +185,49 @@ impl Accounts {
             }
             Holding::Oauth(state) => state,
         };
-        if let Some(flight) = &held.flight {
+        let now = self.shared.now();
+        let switch = if profile.enabled { Switch::On } else { Switch::Off };
+        let flight = match &held.flight {
             // Whatever was asked, the answer is in progress. A 401 to the token that is being
             // replaced says nothing new.
-            return Readiness::Refreshing(flight.clone());
-        }
-        let switch = if profile.enabled { Switch::On } else { Switch::Off };
-        let unready = match plan(state, switch, self.shared.now()) {
-            Plan::Serve => match &state.tokens().access {
-                Some(access) => {
-                    return Readiness::Ready(ready(&profile, access, state.generation()));
-                }
-                None => Unready::NeedsLogin { why: "it has no token".to_owned() },
-            },
-            Plan::Refresh => {
-                let (guard, flight) = single_flight::begin();
-                match refresh::start(self.shared.clone(), account.clone(), guard) {
-                    Ok(()) => {
-                        held.flight = Some(flight.clone());
-                        return Readiness::Refreshing(flight);
+            Some(flight) => flight.clone(),
+            None => match plan(state, switch, now) {
+                Plan::Refresh => match refresh::start(&self.shared, &account) {
+                    Ok(flight) => held.flight.insert(flight).clone(),
+                    Err(cause) => {
+                        let cooling = self.not_started(state, &cause);
+                        return match refused {
+                            Some(_) => Readiness::Unready(cooling),
+                            None => planned(state.plan(switch, now), state, &profile),
+                        };
                     }
-                    Err(cause) => self.not_started(state, &cause, refused.is_some()),
-                }
-            }
-            Plan::Cooling(cooling) => Unready::Cooling(cooling),
-            Plan::NeedsLogin(why) => Unready::NeedsLogin { why },
-            Plan::Refused => Unready::CredentialRefused,
-            Plan::Disabled => Unready::Disabled,
+                },
+                other => return planned(other, state, &profile),
+            },
         };
-        Readiness::Unready(unready)
+        let is_good = state.is_usable(now) && refused != Some(state.generation());
+        match flight.left_of(GOOD_TOKEN_WAIT) {
+            None if is_good => planned(Plan::Serve, state, &profile),
+            Some(left) if is_good => Readiness::Refreshing(flight, left),
+            Some(_) | None => Readiness::Refreshing(flight, refresh::LONGEST),
+        }
     }
 
-    fn not_started(&self, state: &mut TokenState, cause: &io::Error, is_refused: bool) -> Unready {
+    /// Records that a refresh could not start. Gives what that means for a token that was refused.
+    fn not_started(&self, state: &mut TokenState, cause: &io::Error) -> Unready {
         let why = format!("cannot start a thread for the refresh: {}", error::reason(cause));
         let (pause, now) = (self.shared.settings().pause, self.shared.now());
         state.failed(Obstacle::Local, None, why.clone(), &pause, now);
-        Unready::Cooling(Cooling { obstacle: Obstacle::Local, until: now.mono, why, is_refused })
+        Unready::Cooling(Cooling {
+            obstacle: Obstacle::Local,
+            until: now.mono,
+            why,
+            is_refused: true,
+        })
     }
 
-    /// Adds the account that `make` makes. The table is locked meanwhile, so that nobody looks in
-    /// vain for an account whose id is already known.
+    /// Adds the account that `make` creates. The table is locked meanwhile, so that no lookup of an
+    /// id that is already known fails.
     pub(super) fn add(&self, make: impl FnOnce() -> Arc<Account>) -> Arc<Account> {
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
         let account = make();
@@ -230,7 +235,7 @@ impl Accounts {
         account
     }
 
-    /// Takes an account out; requests that hold it go on with what they have.
+    /// Removes an account; requests that use it continue with their credential.
     pub(crate) fn remove(&self, id: AccountId) -> Option<Arc<Account>> {
         let mut live = self.live.write().unwrap_or_else(PoisonError::into_inner);
         let at = live.iter().position(|account| account.id == id)?;
@@ -242,5 +247,25 @@ impl Accounts {
     }
 }
 
+/// What comes of a plan but for [`Plan::Refresh`], which leaves nothing to give yet.
+fn planned(plan: Plan, state: &TokenState, profile: &AccountProfile) -> Readiness {
+    Readiness::Unready(match (plan, &state.tokens().access) {
+        (Plan::Serve, Some(access)) => {
+            return Readiness::Ready(ready(profile, access, state.generation()));
+        }
+        (Plan::Serve | Plan::Refresh, _) => {
+            Unready::NeedsLogin { why: "it has no token".to_owned() }
+        }
+        (Plan::Cooling(cooling), _) => Unready::Cooling(cooling),
+        (Plan::NeedsLogin(why), _) => Unready::NeedsLogin { why },
+        (Plan::Refused, _) => Unready::CredentialRefused,
+        (Plan::Disabled, _) => Unready::Disabled,
+    })
+}
+
+/// A request whose token is still good waits for its successor no longer than an endpoint usually
+/// takes, and then goes with what there is, while the refresh goes on: the endpoint or a lock may
+/// hang (SPEC T2).
+const GOOD_TOKEN_WAIT: Duration = Duration::from_secs(2);
 /// Refreshes that one blocking question may wait for.
 const ASKS_MAX: usize = 4;

@@ -1,7 +1,8 @@
-//! One account: what the config or a request says of it, and the credential that it holds.
+//! One account: its facts from the config or a request, and its credential.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use super::single_flight::SingleFlight;
 use super::surroundings::Settings;
@@ -18,19 +19,19 @@ pub(crate) struct Account {
     pub(super) kind: Kind,
     profile: RwLock<Arc<AccountProfile>>,
     held: Mutex<Held>,
-    /// When a request last brought it; only for [`Origin::Request`].
+    /// When a request last used it; only for [`Origin::Request`].
     touched: AtomicU64,
     /// See [`Account::hold`].
     spent_locks: Mutex<Vec<SiblingLock>>,
 }
 
-/// Everything about an account but its credential; replaced as a whole by a hot sync.
+/// Everything about an account except its credential; replaced as a whole by a hot sync.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AccountProfile {
     /// Unique, for display.
     pub(crate) name: Arc<str>,
     pub(crate) enabled: bool,
-    /// Lower is preferred.
+    /// The lower, the sooner it is used.
     pub(crate) priority: i64,
     pub(crate) profiles: Vec<Arc<str>>,
     pub(crate) account_uuid: Option<Arc<str>>,
@@ -38,7 +39,7 @@ pub(crate) struct AccountProfile {
     pub(crate) provider: Arc<str>,
     /// Where its requests go.
     pub(crate) upstream: BaseUrl,
-    /// In which header its credential goes.
+    /// The header that carries its credential.
     pub(crate) auth_header: AuthHeader,
     pub(crate) model: Option<Arc<str>>,
     pub(crate) model_map: Arc<[(String, String)]>,
@@ -53,12 +54,12 @@ pub(crate) struct AccountProfile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Config,
-    /// A request's headers (SPEC V1): never written to disk, and only for requests that bring the
-    /// same token and address.
+    /// Request headers (SPEC V1): never written to disk, and used only for requests with the same
+    /// token and address.
     Request,
 }
 
-/// The credential and what is in progress with it.
+/// The credential, and the refresh in progress.
 pub(super) struct Held {
     pub(super) what: Holding,
     pub(super) flight: Option<SingleFlight>,
@@ -78,32 +79,33 @@ pub(crate) struct Ready {
     pub(crate) header: &'static str,
     /// The header's value.
     pub(crate) value: Secret,
-    /// Say this with `Accounts::refused`.
+    /// Pass this to `Accounts::refused`.
     pub(crate) generation: u64,
 }
 
 /// Why there is no credential.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Unready {
-    /// Only a new login helps: the scheduler's `NeedsLogin`.
+    /// Only a new login helps; the scheduler's `NeedsLogin`.
     NeedsLogin { why: String },
-    /// An API key or a provider's token was refused: the scheduler's `CredentialRefused`.
+    /// An API key or a provider's token was refused; the scheduler's `CredentialRefused`.
     CredentialRefused,
-    /// A refresh failed for now: a cooldown until then.
+    /// A refresh failed temporarily; a cooldown until the given time.
     Cooling(Cooling),
-    /// Its token has run out and a disabled account does not refresh.
+    /// Its token has expired, and a disabled account does not refresh.
     Disabled,
-    /// There is no longer such an account.
+    /// The account no longer exists.
     Gone,
 }
 
 /// The state of an account's credential.
 #[derive(Clone, Debug)]
 pub(crate) enum Readiness {
-    /// Send it.
+    /// It can be sent.
     Ready(Ready),
-    /// A refresh is in progress. When the flight has ended, ask `Accounts::credential` again.
-    Refreshing(SingleFlight),
+    /// A refresh is in progress. When the flight has ended, or after this time at the latest, ask
+    /// `Accounts::credential` again.
+    Refreshing(SingleFlight, Duration),
     /// There is none.
     Unready(Unready),
 }
@@ -127,7 +129,7 @@ impl Unready {
 }
 
 impl Account {
-    /// An account that was just brought, under the id that the scheduler has given it.
+    /// A new account, with the id that the scheduler has assigned.
     pub(super) fn new(
         id: AccountId,
         entry: &AccountEntry,
@@ -144,22 +146,22 @@ impl Account {
         }
     }
 
-    /// The scheduler's number for it.
+    /// The scheduler's id for it.
     pub(crate) fn id(&self) -> AccountId {
         self.id
     }
 
-    /// What kind of credential it has; that never changes.
+    /// The kind of its credential, which never changes.
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Everything but the credential, as of now.
+    /// The current facts apart from the credential.
     pub(crate) fn profile(&self) -> Arc<AccountProfile> {
         self.profile.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What is known of its credential, for the status: `valid`, `expired` or `needs login`.
+    /// The state of its credential, for the status: `valid`, `expired` or `needs login`.
     pub(crate) fn credential_state(&self, now: Wall) -> &'static str {
         match &self.held().what {
             Holding::Fixed { .. } => "valid",
@@ -167,7 +169,7 @@ impl Account {
         }
     }
 
-    /// When its access token ends, for `accounts -v`; `None` for keys and where it is not known.
+    /// Expiry of its access token, for `accounts -v`; `None` for keys and if it is unknown.
     pub(crate) fn expires_at(&self) -> Option<Wall> {
         match &self.held().what {
             Holding::Fixed { .. } => None,
@@ -175,7 +177,7 @@ impl Account {
         }
     }
 
-    /// When a refresh has brought the tokens last.
+    /// When a refresh last brought tokens.
     pub(crate) fn renewed_at(&self) -> Option<Wall> {
         match &self.held().what {
             Holding::Fixed { .. } => None,
@@ -183,7 +185,7 @@ impl Account {
         }
     }
 
-    /// Why the config lacks the tokens, if it does, and where they are instead.
+    /// Why the tokens are not in the config, and where they are instead; `None` if they are.
     pub(crate) fn storage_trouble(&self) -> Option<String> {
         let held = self.held();
         let Holding::Oauth(state) = &held.what else {
@@ -198,7 +200,7 @@ impl Account {
         })
     }
 
-    /// What the state file keeps of the tokens.
+    /// The facts about the tokens for the state file.
     pub(crate) fn tokens_state(&self) -> TokensState {
         match &self.held().what {
             Holding::Fixed { .. } => TokensState::default(),
@@ -206,19 +208,19 @@ impl Account {
         }
     }
 
-    /// Takes in what the state file has kept.
+    /// Restores what the state file has kept.
     pub(crate) fn recall(&self, known: &TokensState) {
         if let Holding::Oauth(state) = &mut self.held().what {
             state.recall(known);
         }
     }
 
-    /// Holds the lock of a token whose successor is in memory only, until that is stored.
+    /// Keeps the lock of a used token whose successor is only in memory, until that is stored.
     pub(super) fn hold(&self, lock: SiblingLock) {
         self.spent_locks.lock().unwrap_or_else(PoisonError::into_inner).push(lock);
     }
 
-    /// A file says by now that the tokens are used up.
+    /// Releases these locks: a file records now that the tokens are used up.
     pub(super) fn release(&self) {
         let held =
             std::mem::take(&mut *self.spent_locks.lock().unwrap_or_else(PoisonError::into_inner));
@@ -235,7 +237,7 @@ impl Account {
         *self.profile.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(profile);
     }
 
-    /// Switches the account before the file says so.
+    /// Enables or disables the account before the file is written.
     pub(super) fn set_enabled(&self, enabled: bool) {
         let mut profile = self.profile.write().unwrap_or_else(PoisonError::into_inner);
         Arc::make_mut(&mut profile).enabled = enabled;
@@ -249,7 +251,7 @@ impl Account {
         Mono(self.touched.load(Ordering::Relaxed))
     }
 
-    /// Only OAuth accounts are refreshed; another kind would show an empty state here.
+    /// Only OAuth accounts are refreshed; another kind would have an empty state here.
     pub(super) fn with_tokens<T>(&self, look: impl FnOnce(&mut TokenState) -> T) -> T {
         match &mut self.held().what {
             Holding::Oauth(state) => look(state),
@@ -291,7 +293,7 @@ impl AccountProfile {
         }
     }
 
-    /// Who this is (SPEC A4).
+    /// The identity (SPEC A4).
     pub(crate) fn identity(&self) -> Identity<'_> {
         Identity {
             name: &self.name,
@@ -300,7 +302,7 @@ impl AccountProfile {
         }
     }
 
-    /// What the scheduler needs to know.
+    /// The account as the scheduler sees it.
     pub(crate) fn for_scheduler(&self, kind: Kind) -> AccountSpec {
         AccountSpec {
             name: self.name.clone(),
@@ -328,7 +330,7 @@ impl Holding {
     }
 }
 
-/// The scheduler's word for the type of an entry.
+/// The scheduler's kind for an entry's type.
 pub(crate) fn kind_of(entry: &AccountEntry) -> Kind {
     match entry.credential {
         Credential::Oauth(_) => Kind::Oauth,

@@ -1,5 +1,5 @@
-//! What strangers send about limits and logins, drawn by chance: it never panics, never takes long,
-//! stays within its bounds, and what is well formed is read as a slow and obvious reader reads it.
+//! Random input about limits and logins: it never causes a panic or takes long, results stay within
+//! their bounds, and well-formed input is read like a slow, obvious reference reads it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +18,7 @@ const NOW: Now = Now { mono: Mono(1_000_000), wall: Wall(1_795_301_100_000) };
 const DAY: Duration = Duration::from_secs(86_400);
 const YEAR_10000: Wall = Wall(253_402_300_800_000);
 
-/// Year, month, day, hour, minute and second of a moment: counts the days one by one.
+/// Year, month, day, hour, minute and second of a moment, counting the days one by one.
 fn slow_date(at: Wall) -> (i64, i64, i64, i64, i64, i64) {
     let (mut days, rest) = (at.0.div_euclid(86_400_000), at.0.rem_euclid(86_400_000) / 1_000);
     let (mut year, mut month) = (1970, 1);
@@ -60,14 +60,14 @@ fn http_date(at: Wall) -> String {
     format!("{weekday}, {day:02} {month} {year} {hour:02}:{minute:02}:{second:02} GMT")
 }
 
-/// Some whole second within a month of now.
+/// A random whole second within a month of now.
 fn moment(random: &mut Random) -> Wall {
     let month = 30 * 86_400;
     let seconds = random.below(2 * month) as i64 - month as i64;
     Wall(NOW.wall.0 + 1_000 * seconds)
 }
 
-/// A text in place of a number, good or not.
+/// A text in place of a number, valid or not.
 fn number(random: &mut Random) -> String {
     match random.below(12) {
         0 => random
@@ -148,7 +148,7 @@ fn resets_are_read_exactly_or_not_at_all() {
     }
 }
 
-/// Names of the unified windows with the kind that each stands for.
+/// Names of the unified windows with their kinds.
 const WINDOWS: [(&str, &str); 7] = [
     ("5h", "FiveHour"),
     ("five_hour", "FiveHour"),
@@ -166,8 +166,8 @@ fn kind_word(kind: &WindowKind) -> String {
     }
 }
 
-/// The unified utilisations as an obvious reader takes them: the first that is a finite number of
-/// at least zero, by window.
+/// Reference for the unified utilisations: by window, the first finite number that is at least
+/// zero.
 fn slow_utilisations(headers: &[(String, Vec<u8>)]) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
     for (name, value) in headers {
@@ -356,7 +356,7 @@ fn provider_errors_are_read_exactly_or_within_their_bounds() {
     }
 }
 
-/// As a browser escapes it, and sometimes more than it has to.
+/// Escaped as by a browser, and sometimes more than necessary.
 fn escaped(random: &mut Random, text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
@@ -412,7 +412,7 @@ fn only_a_callback_with_our_state_gives_its_code() {
     assert!(codes > 100, "some survive");
 }
 
-/// Of a query whose `&` and `=` are never escaped.
+/// For a query whose `&` and `=` are never escaped.
 fn slow_decoded(text: &str) -> String {
     let mut out = Vec::new();
     let bytes = text.as_bytes();

@@ -1,22 +1,22 @@
-//! The few words in which accounts speak HTTP: one call, its answer, or how far it got.
+//! HTTP as the accounts need it: one call, its answer, or how far it got.
 //!
-//! The network itself is handed in as [`Http`], so this module never opens a connection, and a
-//! test's fake token endpoint is a closure. A body and a header value may hold a credential:
-//! `Debug` shows neither.
+//! The network itself is passed in as [`Http`], so this module never opens a connection, and a
+//! test's token endpoint is a closure. A body or a header value may hold a credential: `Debug`
+//! shows neither.
 
 use std::fmt;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 
-/// Performs one call: one attempt, no redirects followed, the answer's body read whole.
+/// Performs one call: a single attempt that follows no redirects and reads the whole body.
 ///
-/// A status is never a failure here, and neither is a body that ends too early: what has come of it
-/// may hold a token. The implementer keeps to `timeout` from the first look-up to the last byte of
-/// the body and to `reply_bytes_max`, where a longer body is cut.
+/// No status is a failure here, and neither is a body that ends too early: the part that arrived
+/// may hold a token. The implementation must keep to `timeout`, from the look-up to the last byte
+/// of the body, and must cut the body at `reply_bytes_max`.
 pub(crate) type Http = dyn Fn(HttpCall) -> Result<HttpReply, HttpFailure> + Send + Sync;
 
-/// One request. `accept: application/json` and the `user-agent` are among the headers already.
+/// One request. The headers include `accept: application/json` and `user-agent`.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct HttpCall {
     /// `GET` or `POST`.
@@ -25,11 +25,11 @@ pub(crate) struct HttpCall {
     pub(crate) url: String,
     /// Lower-case names; values are visible ASCII.
     pub(crate) headers: Vec<(&'static str, String)>,
-    /// Absent: no body and no `content-length`.
+    /// `None`: no body and no `content-length`.
     pub(crate) body: Option<Vec<u8>>,
-    /// For everything together.
+    /// For the whole call.
     pub(crate) timeout: Duration,
-    /// The most that is read of the answer's body.
+    /// Most bytes read of the answer's body.
     pub(crate) reply_bytes_max: usize,
 }
 
@@ -40,17 +40,17 @@ pub(crate) struct HttpReply {
     /// In the order sent, names as sent.
     pub(crate) headers: Vec<(String, Vec<u8>)>,
     pub(crate) body: Vec<u8>,
-    /// Why the body may end too early; [`HttpReply::whole`] makes a failure of it.
+    /// Why the body ended too early, if it did; [`HttpReply::whole`] turns that into a failure.
     pub(crate) cut: Option<String>,
 }
 
-/// How far a call got that brought no answer.
+/// How far a call without an answer got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum HttpPhase {
-    /// Look-up, connect, proxy or TLS handshake: nothing of the request was sent, so it may be sent
-    /// again.
+    /// Look-up, connect, proxy or TLS handshake: nothing of the request was sent, so it may be
+    /// repeated.
     Connect,
-    /// At least one byte was handed to the network: the other side may have acted on it.
+    /// At least one byte was sent: the other side may have acted on it.
     MayHaveArrived,
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct HttpFailure {
 }
 
 impl HttpReply {
-    /// The answer, if all of it has come.
+    /// The answer, if it is complete.
     pub(crate) fn whole(self) -> Result<HttpReply, HttpFailure> {
         match self.cut {
             Some(cause) => Err(HttpFailure { phase: HttpPhase::MayHaveArrived, cause }),
@@ -72,14 +72,15 @@ impl HttpReply {
         }
     }
 
-    /// The first header of that name, as text.
+    /// The first header with that name, as text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let value = &self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name))?.1;
         std::str::from_utf8(value).ok().map(str::trim)
     }
 }
 
-/// A part of a path or a query: all but the unreserved characters of RFC 3986 section 2.3 escaped.
+/// Escapes a part of a path or a query: everything except the unreserved characters of RFC 3986
+/// section 2.3.
 pub(crate) fn percent_encoded(text: &str) -> PercentEncode<'_> {
     const RESERVED: &AsciiSet =
         &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');

@@ -21,7 +21,7 @@ pub(super) fn read_for(
     shared.sources.read(&path, limits).map(Some)
 }
 
-/// The refresh token that the account's source held when it was last read.
+/// The refresh token in the account's source when it was last read.
 pub(super) fn held_by(shared: &Shared, account: &Account) -> Option<Digest> {
     let profile = account.profile();
     let path = path_of(profile.import_from.as_ref()?, shared.around.home.as_deref())?;

@@ -1,9 +1,9 @@
-//! Keeping what refreshes and sources have brought: in the config, else in the rescue file, else in
-//! memory until one of them takes it (SPEC A5, T7, T8).
+//! Stores what refreshes and sources have brought: in the config, else in the rescue file, else in
+//! memory until one of them can be written (SPEC A5, T7, T8).
 //!
-//! A pair goes into the config by the token that it replaces, see
-//! [`custody::place`]. What is in memory only is said once, shown by
-//! the status, tried again on every sync and at the stop, and handed over at a restart.
+//! A pair is placed in the config by the token that it replaces, see [`custody::place`]. A pair
+//! that is only in memory is reported once, shown in the status, stored again at every sync and at
+//! the stop, and handed over at a restart.
 
 use std::time::Duration;
 
@@ -17,17 +17,17 @@ use crate::config::rescue::{self, RescuePlace};
 use crate::config::{AccountEntry, Config, Credential, custody, file};
 use crate::error::Result;
 
-/// The place that was made for a pair.
+/// Space reserved for a pair.
 pub(super) enum Place {
-    /// Beside the config.
+    /// Next to the config.
     Config(Reserved),
     /// In a rescue file.
     Rescue(RescuePlace),
-    /// None was made.
+    /// None was reserved.
     None,
 }
 
-/// The entry of this account: of its identity, else the one that holds its token under another
+/// The entry of this account: with its identity, else the one that has its token under another
 /// name.
 pub(super) fn entry_of<'c>(config: &'c Config, account: &Account) -> Option<&'c AccountEntry> {
     let profile = account.profile();
@@ -41,13 +41,13 @@ pub(super) fn entry_of<'c>(config: &'c Config, account: &Account) -> Option<&'c 
     config.accounts.iter().find(same).or_else(|| config.accounts.iter().find(holds))
 }
 
-/// Stores the account's pair, and says where it is now if that is not the config.
+/// Stores the account's pair, and reports where it is if not in the config.
 pub(super) fn store(shared: &Shared, account: &Account, limit: Duration) {
-    // Whoever inspects the account sees the problem.
+    // The account shows the problem in its status.
     let _ = store_in(shared, account, Place::None, limit);
 }
 
-/// The same in a place that was made for it. An error says why the config does not have it.
+/// The same with reserved space. An error says why the pair is not in the config.
 pub(super) fn store_in(
     shared: &Shared,
     account: &Account,
@@ -74,7 +74,7 @@ pub(super) fn store_in(
         state.custody().kept() != Kept::OnDisk || state.custody().is_at_risk()
     });
     if !is_at_risk {
-        // Only what is not needed any more could not be taken out.
+        // Only the removal of superfluous pairs failed.
         return Err(error);
     }
     let kept = match rescue::keep(&shared.around.config, rescue_place, &record) {
@@ -102,12 +102,12 @@ fn into_config(
     if let Ok(placed) = locked.commit_in(reserved, put) {
         return Ok(placed);
     }
-    // The place may have been of no use, or the lock's file was deleted meanwhile.
+    // The reserved space may have been useless, or the lock file was deleted meanwhile.
     drop(locked);
     file::lock_within(&shared.around.config, limit)?.commit(put)
 }
 
-/// Says what became of a pair that is not simply in its entry.
+/// Reports a pair that is not simply in its entry.
 fn settle(shared: &Shared, account: &Account, placed: &Placed) {
     let name = account.profile().name.clone();
     match placed {

@@ -1,12 +1,12 @@
-//! Accounts: who they are, what they have to show, and what answers say about their quota.
+//! Accounts: their identity, their credentials, and what answers say about their quota.
 //!
 //! [`Accounts`] is the live set. A request asks it for the credential of the account that the
-//! scheduler has chosen ([`Accounts::credential`]) and tells it of a 401 ([`Accounts::refused`]);
-//! either may start the account's one refresh, see [`refresh`]. A hot sync asks what a freshly read
+//! scheduler has chosen ([`Accounts::credential`]) and reports a 401 ([`Accounts::refused`]);
+//! either may start the account's one refresh, see [`refresh`]. A hot sync asks what a newly read
 //! config changes ([`Accounts::diff`]) and applies it piece by piece.
 //!
-//! Nothing in here decides where a request goes, locks the scheduler, or prints. Credentials leave
-//! it only as header values and in the config file.
+//! Nothing here decides where a request goes, locks the scheduler, or prints. Credentials leave
+//! this module only as header values and in the config file.
 
 mod accounts;
 mod credential;

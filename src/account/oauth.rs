@@ -1,8 +1,8 @@
-//! The OAuth wire (SPEC T1, T2): endpoints, bodies, answers, profile and usage. Speaks through
-//! [`Http`] only.
+//! The OAuth protocol (SPEC T1, T2): endpoints, bodies, answers, profile and usage. Uses [`Http`]
+//! for all calls.
 //!
-//! No text that leaves this module holds a token, a code or a verifier: what an endpoint says is
-//! cut short, cleaned of control characters and of every secret that was in the call.
+//! No text that leaves this module holds a token, a code or a verifier: messages of an endpoint are
+//! shortened and stripped of control characters and of every secret in the call.
 
 use std::time::Duration;
 
@@ -19,21 +19,21 @@ use crate::http::gzip;
 use crate::scheduler::quota::QuotaReport;
 use crate::scheduler::time::{Now, Wall};
 
-/// Where the four endpoints of SPEC T1 are.
+/// The four endpoints of SPEC T1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoints {
     /// Opened in the browser.
     pub(crate) authorize: String,
     /// Exchange and refresh.
     pub(crate) token: String,
-    /// Who the account is.
+    /// The identity of the account.
     pub(crate) profile: String,
-    /// How much of its quota is used.
+    /// The account's use of its quota.
     pub(crate) usage: String,
 }
 
 impl Endpoints {
-    /// Those of SPEC T1, each replaced by its variable if that is set and not empty.
+    /// The endpoints of SPEC T1, each replaced by its environment variable if that is not empty.
     pub(crate) fn from_environment(variable: &dyn Fn(&str) -> Option<String>) -> Endpoints {
         let one = |name: &str, default: &str| {
             let set = variable(name).filter(|value| !value.is_empty());
@@ -54,12 +54,12 @@ impl Endpoints {
     }
 }
 
-/// What proves that the one who redeems a code is the one who asked for it (RFC 7636), and a state
-/// against foreign callbacks.
+/// Proves that whoever redeems a code is the one who asked for it (RFC 7636), and a state that
+/// protects against foreign callbacks.
 pub(crate) struct Proof {
     /// Sent with the exchange.
     pub(crate) verifier: Secret,
-    /// Comes back with the callback.
+    /// Returned with the callback.
     pub(crate) state: Secret,
 }
 
@@ -67,7 +67,7 @@ impl Proof {
     /// 32 random bytes each.
     pub(crate) fn new() -> crate::error::Result<Proof> {
         let random = || crate::config::random::bytes::<32>().map(|bytes| base64url(&bytes));
-        // The state is a part of the address that the person is shown.
+        // The state is part of the address that the user is shown.
         Ok(Proof { verifier: Secret::new(random()?), state: Secret::around(random()?) })
     }
 }
@@ -77,12 +77,12 @@ pub(crate) fn challenge(verifier: &str) -> String {
     base64url(&sha256(verifier.as_bytes()))
 }
 
-/// A short hash by which a token can be followed through logs without being in them.
+/// A short hash that identifies a token in logs without revealing it.
 pub(crate) fn fingerprint(secret: &Secret) -> String {
     base64url(&sha256(secret.expose().as_bytes())[..6])
 }
 
-/// The page to open.
+/// The page to open in the browser.
 pub(crate) fn authorize_url(endpoints: &Endpoints, proof: &Proof, redirect_uri: &str) -> String {
     let query = [
         ("code", "true"),
@@ -104,16 +104,16 @@ pub(crate) fn authorize_url(endpoints: &Endpoints, proof: &Proof, redirect_uri: 
 pub(crate) enum TokenFailure {
     /// Nothing was sent.
     NotSent { why: String },
-    /// It may have arrived, and a single-use token may be used up: no answer, an answer that cannot
-    /// be read, or one of a gateway on the way (502, 504).
+    /// The request may have arrived, and a single-use token may be used up: no answer, an
+    /// unreadable one, or that of a gateway (502, 504).
     FateUnknown {
-        /// No answer came at all.
+        /// There was no answer at all.
         is_network: bool,
         why: String,
     },
-    /// An answer that is no verdict about the credential: anything but `invalid_grant`.
+    /// An answer that says nothing final about the credential: anything but `invalid_grant`.
     Temporary {
-        /// `retry-after`, if it was there.
+        /// `retry-after`, if present.
         retry_after: Option<Duration>,
         why: String,
     },
@@ -132,17 +132,17 @@ impl TokenFailure {
     }
 }
 
-/// What the token endpoint's answer holds.
+/// The content of the token endpoint's answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Issued {
-    /// What there is of the pair; an end that lies in the past is not believed.
+    /// The pair, or a part of it; an expiry in the past is ignored.
     pub(crate) tokens: Tokens,
-    /// How long the access token lives; `None` where that is not positive.
+    /// Lifetime of the access token; `None` if it is not positive.
     pub(crate) lifetime: Option<Duration>,
 }
 
-/// Redeems a refresh token: one attempt. An answer without a new refresh token keeps this one; one
-/// without an access token brings none.
+/// Redeems a refresh token in one attempt. If the answer has no new refresh token, the result keeps
+/// this one; if it has no access token, the result has none.
 pub(crate) fn refresh(
     http: &Http,
     endpoints: &Endpoints,
@@ -159,7 +159,7 @@ pub(crate) fn refresh(
     Ok(issued)
 }
 
-/// Redeems an authorization code: one attempt.
+/// Redeems an authorization code in one attempt.
 pub(crate) fn exchange(
     http: &Http,
     endpoints: &Endpoints,
@@ -209,6 +209,11 @@ fn token_call(
         reply.body = gzip::decoded(&reply.body, REPLY_BYTES_MAX);
     }
     let now = now();
+    if !(200..=299).contains(&reply.status)
+        && let Some(issued) = issued_of_error(&reply.body, secrets, now.wall)
+    {
+        return Ok(issued);
+    }
     if (200..=299).contains(&reply.status) {
         return issued_of_answer(&reply.body, now.wall).ok_or_else(|| {
             let cut =
@@ -241,7 +246,7 @@ fn token_call(
     })
 }
 
-/// The only final verdict about a refresh token (RFC 6749, 5.2).
+/// Whether the answer is the only final one about a refresh token (RFC 6749, 5.2).
 fn is_invalid_grant(body: &[u8]) -> bool {
     let answer: Option<Value> = serde_json::from_slice(without_mark(body)).ok();
     let error = answer.as_ref().and_then(|answer| answer.get("error"));
@@ -249,17 +254,17 @@ fn is_invalid_grant(body: &[u8]) -> bool {
     code.and_then(Value::as_str) == Some("invalid_grant")
 }
 
-/// Reads the answer of SPEC T1. `None` if it holds no token that can be sent.
+/// Parses the answer of SPEC T1. `None` if it has no usable token.
 ///
-/// The JSON may be followed by anything: what matters is that it is complete.
+/// Anything may follow the JSON: it only has to be complete.
 pub(crate) fn issued_of_answer(body: &[u8], now: Wall) -> Option<Issued> {
     let mut documents = serde_json::Deserializer::from_slice(without_mark(body)).into_iter();
     let Some(Ok(Value::Object(answer))) = documents.next() else {
         return None;
     };
     let token = |name: &str| answer.get(name)?.as_str().filter(|text| !text.is_empty());
-    // An access token goes into a header. A refresh token goes into JSON, which carries any text,
-    // and it is the only one that there is, whatever it looks like.
+    // An access token goes into a header. A refresh token goes into JSON, which can carry any text,
+    // and it is the only valid one, whatever it looks like.
     let access = token("access_token").filter(|text| is_sendable(text)).map(Secret::new);
     let refresh = token("refresh_token").map(Secret::new);
     if access.is_none() && refresh.is_none() {
@@ -270,20 +275,30 @@ pub(crate) fn issued_of_answer(body: &[u8], now: Wall) -> Option<Issued> {
     Some(Issued { tokens: Tokens { access, refresh, expires_at }, lifetime })
 }
 
+/// The same of an answer whose status says that there is none: a new refresh token that it has
+/// brought all the same is the only one by now. One that names an error, or gives back what was
+/// sent, brings none.
+fn issued_of_error(body: &[u8], secrets: &[&Secret], now: Wall) -> Option<Issued> {
+    let answer: Value = serde_json::from_slice(without_mark(body)).ok()?;
+    let issued = issued_of_answer(body, now).filter(|_| answer.get("error").is_none())?;
+    let is_new = issued.tokens.refresh.as_ref().is_some_and(|token| !secrets.contains(&token));
+    is_new.then_some(issued)
+}
+
 /// Without a byte-order mark.
 fn without_mark(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
-/// True for what fits into a header unchanged.
+/// True for text that fits into a header unchanged.
 pub(crate) fn is_sendable(token: &str) -> bool {
     !token.is_empty()
         && token.len() <= TOKEN_BYTES_MAX
         && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// How long the access token lives; `None` where the answer says that it does not, or that it has
-/// ended by our clock, which may be wrong.
+/// Lifetime of the access token; `None` if the answer gives none, or one that has ended by our
+/// clock, which may be wrong.
 fn lifetime_of_answer(answer: &Map<String, Value>, now: Wall) -> Option<Duration> {
     let number = |name: &str| {
         let value = answer.get(name)?;
@@ -301,7 +316,7 @@ fn lifetime_of_answer(answer: &Map<String, Value>, now: Wall) -> Option<Duration
     (seconds > 0.0).then(|| Duration::from_secs_f64(seconds.min(LIFETIME_S_MAX)))
 }
 
-/// What the profile endpoint says (SPEC T1); absent parts are unknown.
+/// The profile endpoint's facts (SPEC T1); missing parts are unknown.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Profile {
     /// `account.uuid`.
@@ -318,7 +333,7 @@ pub(crate) struct Profile {
     pub(crate) org_name: Option<String>,
 }
 
-/// What kind of subscription it is.
+/// The kind of subscription.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Tier {
     /// `has_claude_max`.
@@ -331,7 +346,7 @@ pub(crate) enum Tier {
 }
 
 impl Tier {
-    /// The word of `maxpool accounts`.
+    /// The word in `maxpool accounts`.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Tier::Max => "Max",
@@ -379,17 +394,17 @@ pub(crate) fn profile(
     })
 }
 
-/// What a look at the usage endpoint brought (SPEC T6). None of it says anything about the
-/// account's health.
+/// The result of a reading of the usage endpoint (SPEC T6). It says nothing about the account's
+/// health.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum UsageReading {
     Read(QuotaReport),
-    /// 429: look less often.
+    /// 429: read less often.
     TooOften {
-        /// `retry-after`, if it was there.
+        /// `retry-after`, if present.
         retry_after: Option<Duration>,
     },
-    /// Anything else, in words.
+    /// Any other failure, in words.
     Failed(String),
 }
 
@@ -442,7 +457,7 @@ fn headers<const N: usize>(own: [(&'static str, String); N]) -> Vec<(&'static st
     all
 }
 
-/// `: <what the endpoint says>`, or nothing if it says nothing readable.
+/// `: <the endpoint's message>`, or nothing if there is no readable one.
 fn said(reply: &HttpReply, secrets: &[&Secret]) -> String {
     let Ok(answer) = serde_json::from_slice::<Value>(&reply.body) else {
         return String::new();
@@ -459,7 +474,7 @@ fn said(reply: &HttpReply, secrets: &[&Secret]) -> String {
     format!(" ({})", cleaned(&words.join(": "), secrets))
 }
 
-/// What others wrote, made fit for a line: no control characters, no secret of ours, not long.
+/// Makes foreign text fit for a line: no control characters, none of our secrets, limited length.
 pub(crate) fn cleaned(text: &str, secrets: &[&Secret]) -> String {
     let mut text = text.to_owned();
     for secret in secrets {
@@ -473,7 +488,7 @@ pub(crate) fn cleaned(text: &str, secrets: &[&Secret]) -> String {
 }
 
 pub(super) fn sha256(data: &[u8]) -> [u8; 32] {
-    // The hash comes out of the TLS library, which has it anyway.
+    // The TLS library provides the hash and is linked anyway.
     let mut digest = [0; 32];
     if let SupportedCipherSuite::Tls13(suite) = TLS13_AES_128_GCM_SHA256 {
         digest.copy_from_slice(suite.common.hash_provider.hash(data).as_ref());
@@ -484,22 +499,22 @@ pub(super) fn sha256(data: &[u8]) -> [u8; 32] {
 /// The public client of SPEC T1; it has no secret.
 const CLIENT_ID: &str = "9d1c250a-e61b-44d9-88ed-5944d1962f5e";
 const SCOPES: &str = "org:create_api_key user:profile user:inference user:sessions:claude_code user:mcp_servers user:file_upload";
-/// What an OAuth token needs to be heard by the API.
+/// The beta flag without which the API refuses OAuth tokens.
 pub(crate) const OAUTH_BETA: &str = "oauth-2025-04-20";
-/// maxpool speaks under its own name.
+/// maxpool identifies itself under its own name.
 pub(crate) const USER_AGENT: &str = concat!("maxpool/", env!("CARGO_PKG_VERSION"));
-/// Short enough for those who wait, long enough for a slow network: giving up on a refresh may cost
+/// Short enough for those who wait, long enough for a slow network: giving up a refresh may cost
 /// the account.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(30);
 const READ_TIMEOUT: Duration = Duration::from_secs(15);
 const REPLY_BYTES_MAX: usize = 256 * 1024;
-/// SPEC T1: neither `expires_in` nor `expires_at`.
+/// Used if the answer has neither `expires_in` nor `expires_at` (SPEC T1).
 const LIFETIME_DEFAULT: Duration = Duration::from_secs(3600);
-/// A century: what is longer is no lifetime.
+/// A century; anything longer is not a valid lifetime.
 const LIFETIME_S_MAX: f64 = 3.2e9;
-/// How a gzip stream begins (RFC 1952).
+/// The first bytes of gzip data (RFC 1952).
 const GZIP_MARK: [u8; 2] = [0x1f, 0x8b];
-/// No credential that is known comes near.
+/// Far above the size of any known credential.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
 const SAID_CHARS_MAX: usize = 200;
 

@@ -17,7 +17,7 @@ fn endpoints() -> Endpoints {
     Endpoints::from_environment(&|_| None)
 }
 
-/// A network that answers everything alike and keeps what it was asked.
+/// A network that gives every call the same answer and records the calls.
 struct Fake {
     answer: Result<HttpReply, HttpFailure>,
     asked: Mutex<Vec<HttpCall>>,

@@ -1,15 +1,15 @@
-//! Providers (SPEC V1, V2): the accounts that a request's headers describe, and the model that an
-//! account asks for. Pure.
+//! Providers (SPEC V1, V2): the accounts that request headers describe, and the model that an
+//! account is asked for. Pure.
 //!
-//! An account of this kind is made from a request, lives in memory and is never written to disk.
+//! Such an account is created from a request, exists only in memory and is never written to disk.
 
 use crate::config::{AccountEntry, BaseUrl, Credential, Secret};
 
 use super::AccountProfile;
 use super::oauth::is_sendable;
 
-/// Reads the provider headers of a request with profile `all`: an entry for each provider whose
-/// token is there. An error is the client's: which header cannot be used.
+/// Parses the provider headers of a request with profile `all`: one entry for each provider whose
+/// token is present. An error is for the client: which header is invalid.
 pub(crate) fn accounts_of_headers<'a>(
     headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
 ) -> Result<Vec<AccountEntry>, String> {
@@ -47,8 +47,8 @@ pub(crate) fn accounts_of_headers<'a>(
     Ok(entries)
 }
 
-/// The model to ask this account for instead of `asked` (SPEC V2): the fixed one, else by the full
-/// id, else by the family whose word is in it, else the default. `None`: leave it as it is.
+/// The model to request from this account instead of `asked` (SPEC V2): the fixed one, else by full
+/// id, else by the family whose word is in it, else the default. `None`: leave it unchanged.
 pub(crate) fn model_for<'a>(profile: &'a AccountProfile, asked: &str) -> Option<&'a str> {
     choose(profile.model.as_deref(), &profile.model_map, asked)
 }
@@ -107,10 +107,10 @@ fn upstream(header: &str, given: Option<String>, default: &str) -> Result<Option
     Ok(Some(url))
 }
 
-/// The present spelling first.
+/// The current spelling first.
 const PREFIXES: [&str; 2] = ["x-maxpool-", "x-teamclaude-"];
 const DEFAULT: &str = "default";
-/// The numbers and names of SPEC V1.
+/// Numbers and names from SPEC V1.
 const GLM_NAME: &str = "glm-fallback";
 const GLM_PRIORITY: i64 = 10;
 const GLM_UPSTREAM: &str = "https://api.z.ai/api/anthropic";

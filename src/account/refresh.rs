@@ -8,9 +8,10 @@
 //! - The token has a lock of its own, held for as long as the endpoint takes, so that no other
 //!   process sends the same token. The config's lock is held only while the place is made and
 //!   while it is filled, so that a slow endpoint does not hold up other writers.
-//! - A refresh runs on its own thread, and the requests that need it wait for its end. On the
-//!   thread of the request that noticed the need, a client that disconnects would interrupt the
-//!   refresh between the answer and the disk.
+//! - A refresh runs on its own thread, and the requests that need it wait for its end; those whose
+//!   token is still good wait for two seconds at most. On the thread of the request that noticed
+//!   the need, a client that disconnects would interrupt the refresh between the answer and the
+//!   disk.
 //! - A token that may have arrived is not sent again within one refresh, whatever the answer was.
 //!   It is tried once more after the cooldown, because most such answers come from a gateway.
 //!
@@ -42,7 +43,7 @@ use super::import_from;
 use super::keep::{self, Place};
 use super::oauth::{self, Issued, TokenFailure};
 use super::sent::{self, Fate, Sends};
-use super::single_flight::SingleFlightGuard;
+use super::single_flight::{self, SingleFlight, SingleFlightGuard};
 use super::sources::SourceLimits;
 use super::surroundings::{Role, Shared};
 use super::token::{Obstacle, Plan, Switch, TokenState};
@@ -55,19 +56,17 @@ use crate::event::{Event, Refresh, RefreshResult};
 /// Longer than a refresh ever takes, waiting for locks included.
 pub(super) const LONGEST: Duration = Duration::from_secs(180);
 
-/// Starts the refresh. The caller holds the account's lock, and sets its flight if this succeeds.
-pub(super) fn start(
-    shared: Arc<Shared>,
-    account: Arc<Account>,
-    flight: SingleFlightGuard,
-) -> io::Result<()> {
+/// Starts the refresh. The caller holds the account's lock, and sets its flight to this one.
+pub(super) fn start(shared: &Arc<Shared>, account: &Arc<Account>) -> io::Result<SingleFlight> {
+    let (guard, flight) = single_flight::begin();
+    let (shared, account) = (Arc::clone(shared), Arc::clone(account));
     let thread = std::thread::Builder::new().name("refresh".to_owned()).stack_size(STACK_BYTES);
     thread.spawn(move || {
-        let ending = Ending { shared, account, _flight: flight };
+        let ending = Ending { shared, account, _flight: guard };
         let work = Work { shared: &ending.shared, account: &ending.account };
         work.run();
     })?;
-    Ok(())
+    Ok(flight)
 }
 
 /// Ends the flight on every way out. `drop` frees the account for another refresh; the guard goes
@@ -307,17 +306,14 @@ impl Work<'_> {
     fn look_elsewhere(&self) -> Result<Option<End>, String> {
         let old = self.state(|state| state.tokens().refresh.clone());
         let mut changed = false;
+        let noted = noted::spent(&self.shared.around.config);
+        self.state(|state| state.learn_noted(&noted));
         match file::load_whole(&self.shared.around.config, CONFIG_LOCK_WAIT) {
             Ok(config) => {
                 let entry = keep::entry_of(&config, self.account);
                 match entry.map(|entry| (entry.enabled, &entry.credential)) {
                     Some((true, Credential::Oauth(oauth))) => {
-                        let deposit = oauth.deposit();
-                        let noted = noted::spent(&self.shared.around.config);
-                        changed = self.state(|state| {
-                            state.learn_noted(&noted, &deposit);
-                            state.merge_file(&deposit)
-                        });
+                        changed = self.state(|state| state.merge_file(&oauth.deposit()));
                     }
                     Some((false, Credential::Oauth(_))) => {
                         return Err("it has been disabled in the config".to_owned());
@@ -329,7 +325,7 @@ impl Work<'_> {
             Err(_) => {}
         }
         if let Ok(Some(tokens)) = import_from::read_for(self.shared, self.account, SOURCE_LIMITS)
-            && self.state(|state| state.take_import(&tokens))
+            && self.state(|state| state.take_import(&tokens, &noted))
         {
             changed = true;
             keep::store(self.shared, self.account, CONFIG_LOCK_WAIT);

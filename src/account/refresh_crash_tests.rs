@@ -1,4 +1,4 @@
-//! What a process that was killed leaves behind, and who finds it (SPEC T7).
+//! What a killed process leaves behind, and how it is found (SPEC T7).
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use rustix::io::Errno;

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use super::*;
 use crate::config::fault::{Fault, Faults, Step};
 
-/// Whether a process that starts now finds a pair that the endpoint still takes.
+/// Whether a process that starts now finds a pair that the endpoint still accepts.
 fn is_kept_for_the_next_start(world: &World) -> bool {
     let config = file::load_or_create(&world.path()).unwrap();
     let Credential::Oauth(oauth) = &config.accounts[0].credential else {
@@ -25,24 +25,24 @@ fn t7_a_process_that_dies_at_any_step_loses_no_pair_that_it_has_written() {
         assert_eq!(world.outcome(), "access-1");
         faults.steps()
     };
-    // The last file that is replaced is the state file, the one before is the config.
+    // The last file replaced is the state file, the one before is the config.
     let before = |end: usize, kind: Step| steps[..end].iter().rposition(|step| *step == kind);
     let renamed = before(before(steps.len(), Step::Rename).unwrap(), Step::Rename).unwrap();
     let sent_before = before(renamed, Step::Write).unwrap();
     for at in 0..steps.len() {
         let world = World::new(-1);
         let faults = Faults::inject(&world.directory.path(""), Fault::Dead(at));
-        // What a dead process answers nobody hears.
+        // A dead process reports nothing.
         let _ = world.outcome();
         drop(faults);
         let arrived = world.endpoint.arrived().len();
         assert!(arrived <= 1, "{at}: sent once");
-        // Until the bytes are written, the answer is only on its way.
+        // Until the bytes are written, the answer is only in transit.
         let is_written = at > sent_before;
         if arrived == 0 || is_written {
             assert!(is_kept_for_the_next_start(&world), "step {at} of {steps:?}");
             let names = world.directory.names();
-            // What is left of the state file goes with the next write of that.
+            // A leftover of the state file is removed by its next write.
             let is_left =
                 |name: &String| name.starts_with(".maxpool.json") && name.ends_with(".tmp");
             assert!(!names.iter().any(is_left), "{at}: {names:?}");
@@ -90,7 +90,7 @@ fn t7_a_disk_that_fills_at_any_write_loses_nothing() {
         world.accounts.sync_tokens();
         assert!(is_kept_for_the_next_start(&world), "{at}");
     }
-    // Nothing can be written anywhere, and the token has run out: it serves from memory.
+    // Nothing can be written anywhere, and the token has expired: the new pair serves from memory.
     let world = World::new(-1);
     let faults = Faults::inject(&world.directory.path(""), Fault::AlwaysFull);
     assert_eq!(world.outcome(), "access-1");
@@ -114,7 +114,7 @@ fn t7_a_pair_in_memory_only_can_be_renewed_after_a_failure_and_no_spent_token_is
     assert_eq!(world.outcome(), "cooling endpoint");
     world.clock.pass(30);
     assert_eq!(world.outcome(), "access-2", "its own lock is in nobody's way");
-    // Neither file tells that the first two are used up, so their locks do.
+    // No file records that the first two are used up, so their locks do.
     let is_free = |token: &str| {
         let digest = Digest::of(&Secret::new(token));
         file::lock_token(&world.path(), &digest, Duration::ZERO).is_ok()

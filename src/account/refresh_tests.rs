@@ -36,17 +36,17 @@ fn a_new_pair_is_on_disk_before_it_serves_and_nothing_else_has_changed() {
     assert_eq!(world.renewed.load(Ordering::SeqCst), 1);
 }
 
-/// One row: what the token endpoint does with a refresh, and what becomes of account and file.
+/// One row: what the token endpoint does with a refresh, and the effect on account and file.
 struct Row {
     rule: &'static str,
     acts: Vec<Act>,
     /// With a token that is still valid for two minutes.
     valid: &'static str,
-    /// With one that has run out.
+    /// With an expired token.
     expired: &'static str,
-    /// The pair on file after the second.
+    /// The pair in the file after the second case.
     file: (String, String),
-    /// Refresh tokens that arrived in the second.
+    /// Refresh tokens that arrived in the second case.
     arrived: usize,
 }
 
@@ -333,7 +333,8 @@ fn a_401_in_two_processes_rotates_once() {
 
 #[test]
 fn a_refused_refresh_reads_the_file_before_it_condemns() {
-    // Another program, which takes no lock, has rotated and writes while our call is in progress.
+    // Another program, which takes no lock, has rotated the token and writes while our call is in
+    // progress.
     let world = World::new(-1);
     world.endpoint.close();
     world.endpoint.will([Act::Say(400, r#"{"error":"invalid_grant"}"#)]);
@@ -469,7 +470,7 @@ fn no_error_and_no_event_holds_a_token() {
     let accounts = Arc::new(Accounts::new(around, &Config::default()));
     let config = file::load(&world.path()).unwrap();
     accounts.insert(ID, &config.accounts[0], Origin::Config);
-    // The endpoint repeats the token in its words.
+    // The endpoint repeats the token in its message.
     world.endpoint.state.lock().unwrap().dead.insert(0);
     let refused = accounts.credential_blocking(ID);
     let shown = format!("{refused:?} {:?}", received.try_iter().collect::<Vec<_>>());

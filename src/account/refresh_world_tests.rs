@@ -327,7 +327,7 @@ pub(super) fn pair(number: u32) -> (String, String) {
 
 pub(super) fn refreshing(readiness: Readiness) -> SingleFlight {
     match readiness {
-        Readiness::Refreshing(flight) => flight,
+        Readiness::Refreshing(flight, _) => flight,
         other => panic!("{other:?} is no refresh"),
     }
 }
@@ -335,7 +335,7 @@ pub(super) fn refreshing(readiness: Readiness) -> SingleFlight {
 /// Lets a 401 to the current token happen and waits for what comes of it.
 pub(super) fn refused(world: &World, generation: u64) -> String {
     match world.accounts.refused(ID, generation) {
-        Readiness::Refreshing(flight) => {
+        Readiness::Refreshing(flight, _) => {
             assert!(flight.wait(LONGEST));
             world.outcome()
         }

@@ -1,23 +1,23 @@
-//! What became of a refresh token, noted in the file of its lock (SPEC T2, T7).
+//! The fate of a refresh token, noted in its lock file (SPEC T2, T7).
 //!
-//! A token that was sent and never answered for may be used up. Whoever takes its lock next, after
-//! a restart or in another process, must know that, or it would be sent again at once; so it is
-//! noted before it is sent, and taken out as soon as the answer says what became of it. In the
-//! state file it would come too late for a process that is killed.
+//! A token that was sent without an answer may be used up. The next holder of its lock, after a
+//! restart or in another process, must know that, or it would send the token again at once. So the
+//! note is written before the token is sent, and removed as soon as an answer tells its fate. The
+//! state file would be too late if the process is killed.
 
 use crate::config::atomic::SiblingLock;
 use crate::scheduler::time::Wall;
 
-/// The note.
+/// The note in a lock file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It was sent, and no answer came.
+    /// It was sent, and there was no answer.
     Sent(Sends),
-    /// It is used up, and no other file says so yet.
+    /// It is used up, and no other file records that yet.
     Spent,
 }
 
-/// How often a token was sent, and when for the last time.
+/// How often a token was sent, and when last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sends {
     pub(super) times: u32,
@@ -25,7 +25,7 @@ pub(super) struct Sends {
 }
 
 impl Fate {
-    /// `None` if nothing is noted.
+    /// `None` if there is no note.
     pub(super) fn of(lock: &SiblingLock) -> Option<Fate> {
         Fate::read(&lock.noted())
     }
@@ -58,8 +58,8 @@ impl Fate {
     }
 }
 
-/// Notes `fate`, or that there is nothing to be noted any more. Where that is not possible, as on a
-/// full disk, this process knows it all the same, for as long as it lives.
+/// Writes or removes the note. If that is impossible, as on a full disk, this process still
+/// remembers the fate as long as it runs.
 pub(super) fn note(lock: Option<&SiblingLock>, fate: Option<Fate>) {
     if let Some(lock) = lock {
         let _ = lock.note(&fate.map_or_else(String::new, Fate::text));

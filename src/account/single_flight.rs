@@ -1,35 +1,43 @@
 //! Single flight: one piece of work, such as a token refresh, that several callers wait for.
 //!
-//! A caller blocks for a bounded time, or leaves a waker and goes on watching its client. The
-//! flight ends when its [`SingleFlightGuard`] is dropped, so a panic ends it too and nobody waits
-//! for ever.
+//! A caller either blocks for a bounded time, or registers a waker and keeps watching its client.
+//! The flight ends when its [`SingleFlightGuard`] is dropped, so a panic ends it too and nobody
+//! waits for ever.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::clock::Stopwatch;
+
 type Waker = Box<dyn FnOnce() + Send>;
 
-/// What a waiting caller holds. It carries no result: ask the account again once it has ended.
+/// The waiting side. It carries no result: ask the account again once the flight has ended.
 #[derive(Clone)]
 pub(crate) struct SingleFlight(Arc<Shared>);
 
-/// Held by the caller that does the work; dropping it ends the flight.
+/// Owned by the caller that does the work; dropping it ends the flight.
 pub(crate) struct SingleFlightGuard(Arc<Shared>);
 
 struct Shared {
-    /// The wakers to call at the end; `None` once it has ended.
+    /// The wakers to call at the end; `None` after the end.
     waiting: Mutex<Option<Vec<Waker>>>,
     ended: Condvar,
+    begun: Stopwatch,
 }
 
-/// The guard goes to the caller that does the work, the other half to those that wait.
+/// Starts a flight: the guard for the caller that does the work, the other half for those that
+/// wait.
 pub(crate) fn begin() -> (SingleFlightGuard, SingleFlight) {
-    let shared = Arc::new(Shared { waiting: Mutex::new(Some(Vec::new())), ended: Condvar::new() });
+    let shared = Arc::new(Shared {
+        waiting: Mutex::new(Some(Vec::new())),
+        ended: Condvar::new(),
+        begun: Stopwatch::start(),
+    });
     (SingleFlightGuard(shared.clone()), SingleFlight(shared))
 }
 
 impl SingleFlight {
-    /// Blocks until the end, at most for `limit`. True if it has ended.
+    /// Blocks until the end, at most for `limit`. Returns true if it has ended.
     pub(crate) fn wait(&self, limit: Duration) -> bool {
         let waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = self.0.ended.wait_timeout_while(waiting, limit, |waiting| waiting.is_some());
@@ -37,7 +45,7 @@ impl SingleFlight {
         waiting.is_none()
     }
 
-    /// Calls `wake` once, from whichever thread: at the end, or now if that has come. It must not
+    /// Calls `wake` once, from any thread: at the end, or now if it has ended already. It must not
     /// block.
     pub(crate) fn on_end(&self, wake: Waker) {
         let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,6 +56,11 @@ impl SingleFlight {
                 wake();
             }
         }
+    }
+
+    /// What is left of `limit`, counted from its beginning.
+    pub(super) fn left_of(&self, limit: Duration) -> Option<Duration> {
+        self.0.begun.left_of(limit)
     }
 
     /// True once it has ended.

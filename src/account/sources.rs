@@ -1,5 +1,5 @@
-//! Tokens that live outside the config: the files that `importFrom` and `maxpool import` name
-//! (SPEC T3). Sources are read, never written.
+//! Tokens outside the config: the files of `importFrom` and `maxpool import` (SPEC T3). Sources are
+//! read, never written.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,8 @@ use crate::config::{AccountEntry, Credential, ImportFrom, Secret, Tokens};
 use crate::error;
 use crate::scheduler::time::Wall;
 
-/// Reads `{"claudeAiOauth": {"accessToken", "refreshToken", "expiresAt"}}` or the same flat.
+/// Parses `{"claudeAiOauth": {"accessToken", "refreshToken", "expiresAt"}}`, or the same without
+/// the outer object.
 pub(crate) fn tokens_of_text(text: &str) -> Result<Tokens, String> {
     let document: Value =
         serde_json::from_str(text).map_err(|error| format!("not JSON (line {})", error.line()))?;
@@ -24,7 +25,7 @@ pub(crate) fn tokens_of_text(text: &str) -> Result<Tokens, String> {
     };
     let token = |name: &str| match entry.get(name).and_then(Value::as_str) {
         None | Some("") => Ok(None),
-        // A refresh token goes into JSON, which carries any text.
+        // A refresh token is sent in JSON, which can carry any text.
         Some(text) if name == REFRESH || is_sendable(text) => Ok(Some(Secret::new(text))),
         Some(_) => Err(format!("{name} contains characters that no token contains")),
     };
@@ -37,21 +38,20 @@ pub(crate) fn tokens_of_text(text: &str) -> Result<Tokens, String> {
     Ok(Tokens {
         access,
         refresh,
-        // Below 1e12 it is seconds (SPEC A3).
+        // Below 1e12 it is in seconds (SPEC A3).
         expires_at: expires_at
             .map(|at| Wall(if at < 1e12 { (at * 1000.0) as i64 } else { at as i64 })),
     })
 }
 
-/// The same from a file; an error says which and why.
+/// The same from a file; an error names the file and the reason.
 pub(crate) fn tokens_of_file(path: &Path) -> Result<Tokens, String> {
     let text = read_small(path)
         .map_err(|cause| format!("cannot read {}: {}", path.display(), error::reason(&cause)))?;
     tokens_of_text(&text).map_err(|why| format!("cannot use {}: {why}", path.display()))
 }
 
-/// The file that an `importFrom` names; `None` if it is not a file, or the home directory is not
-/// known.
+/// The file of an `importFrom`; `None` if it is not a file, or the home directory is unknown.
 pub(super) fn path_of(from: &ImportFrom, home: Option<&Path>) -> Option<PathBuf> {
     match from {
         ImportFrom::Path(path) => match path.strip_prefix("~") {
@@ -62,10 +62,10 @@ pub(super) fn path_of(from: &ImportFrom, home: Option<&Path>) -> Option<PathBuf>
     }
 }
 
-/// Why the source that an account names cannot be used, in words for the user; none if it can be
-/// used, or if there is no source.
+/// Why the source of an account cannot be used, in words for the user; `None` if it can be used, or
+/// if there is no source.
 ///
-/// A source that does not answer is waited for once, whichever account asks.
+/// A source that does not respond is waited for only once, for all accounts together.
 pub(crate) fn problem_of(
     sources: &Sources,
     account: &AccountEntry,
@@ -81,12 +81,13 @@ pub(crate) fn problem_of(
     Some(unusable(&why))
 }
 
-/// What a person is told of a source that cannot be used.
+/// The message about a source that cannot be used.
 pub(super) fn unusable(why: &str) -> String {
     format!("importFrom cannot be used: {why}; sign in there, or run: maxpool login")
 }
 
-/// Opens without waiting for a writer, and reads nothing but files: a FIFO would never end.
+/// Opens without waiting for a writer, and reads only regular files: reading a FIFO would never
+/// end.
 fn read_small(path: &Path) -> std::io::Result<String> {
     use std::io::Read as _;
     use std::os::unix::fs::OpenOptionsExt as _;
@@ -102,43 +103,43 @@ fn read_small(path: &Path) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// The sources that were read. A file on a mount that is gone blocks every thread that touches it,
-/// so each read has its own thread, one at a time for each path.
+/// The known sources. A file on a dead network mount blocks every thread that touches it, so each
+/// read has its own thread, and there is only one for each path at a time.
 #[derive(Default)]
 pub(crate) struct Sources(Mutex<BTreeMap<PathBuf, Arc<Mutex<Source>>>>);
 
 #[derive(Default)]
 struct Source {
-    /// A read that nobody has waited for long enough.
+    /// A read that was given up.
     stalled: Option<Receiver<Result<Tokens, String>>>,
-    /// What it held last.
+    /// The refresh token at the last read.
     held: Option<Digest>,
 }
 
-/// How long to wait for a source.
+/// Time limits for reading a source.
 #[derive(Clone, Copy)]
 pub(super) struct SourceLimits {
-    /// That answers for all that is known.
+    /// For a source that may respond.
     pub(super) first: Duration,
-    /// That did not answer last time.
+    /// For a source that did not respond last time.
     pub(super) stalled: Duration,
 }
 
 impl Sources {
-    /// The refresh token that the file held when it was last read.
+    /// The refresh token in the file when it was last read.
     pub(super) fn held(&self, path: &Path) -> Option<Digest> {
         let source = self.of(path);
         let source = source.lock().unwrap_or_else(PoisonError::into_inner);
         source.held.clone()
     }
 
-    /// Reads the file as it is now, or says why it cannot, within `limits`.
+    /// Reads the file as it is now, or says why it cannot be read, within `limits`.
     pub(super) fn read(&self, path: &Path, limits: SourceLimits) -> Result<Tokens, String> {
         let source = self.of(path);
         let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
         let no_answer = || format!("{} does not answer", path.display());
         if let Some(earlier) = source.stalled.take() {
-            // What it has read may be older than what is there now.
+            // The earlier read may have returned old content.
             if let Err(RecvTimeoutError::Timeout) = earlier.recv_timeout(limits.stalled) {
                 source.stalled = Some(earlier);
                 return Err(no_answer());
@@ -160,7 +161,7 @@ impl Sources {
         }
     }
 
-    /// One for each path: a source that stalls holds up no other.
+    /// One lock per path, so that a stalled source holds up no other.
     fn of(&self, path: &Path) -> Arc<Mutex<Source>> {
         let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(sources.entry(path.to_owned()).or_default())
@@ -172,7 +173,7 @@ fn begin(path: &Path) -> Result<Receiver<Result<Tokens, String>>, String> {
     let owned = path.to_owned();
     let thread = std::thread::Builder::new().name("source".to_owned()).stack_size(STACK_BYTES);
     let started = thread.spawn(move || {
-        // Nobody may be there to hear it any more.
+        // The receiver may be gone.
         let _ = told.send(tokens_of_file(&owned));
     });
     match started {
@@ -185,9 +186,9 @@ fn begin(path: &Path) -> Result<Receiver<Result<Tokens, String>>, String> {
 const LIMITS: SourceLimits =
     SourceLimits { first: Duration::from_secs(2), stalled: Duration::ZERO };
 const REFRESH: &str = "refreshToken";
-/// Claude Code's file has a few hundred bytes, and the tokens of its MCP servers.
+/// Claude Code's file holds a few hundred bytes, and the tokens of its MCP servers.
 const SOURCE_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Reading and the JSON of a small file.
+/// For reading and parsing a small file.
 const STACK_BYTES: usize = 256 * 1024;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What the live set of accounts and its refreshes work with.
+//! What the live set of accounts and its refreshes need from outside.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -12,25 +12,25 @@ use crate::event::Events;
 use crate::scheduler::AccountId;
 use crate::scheduler::time::Now;
 
-/// What the live set works with.
+/// What the live set needs from outside.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
     /// The config file, where new pairs are stored.
     pub(crate) config: PathBuf,
     pub(crate) http: Arc<Http>,
     pub(crate) endpoints: Endpoints,
-    /// Where refreshes are reported.
+    /// Receives the reports about refreshes.
     pub(crate) events: Events,
     /// `clock::now`, or a test's own clock.
     pub(crate) now: Arc<dyn Fn() -> Now + Send + Sync>,
     /// The home directory, for `~/` in `importFrom`.
     pub(crate) home: Option<PathBuf>,
-    /// Called when a refresh has changed an account's tokens, before those who wait for it go on:
-    /// the scheduler's blocks for the old credential end. Called without any lock held.
+    /// Called when a refresh has changed an account's tokens, before the waiting requests continue,
+    /// so that the scheduler ends blocks for the old credential. Called without any lock held.
     pub(crate) renewed: Arc<dyn Fn(AccountId) + Send + Sync>,
 }
 
-/// The surroundings, and what changes with the config; shared with the threads of refreshes.
+/// The surroundings, and what changes with the config; shared with refresh threads.
 pub(super) struct Shared {
     pub(super) around: Surroundings,
     settings: RwLock<Settings>,
@@ -40,19 +40,19 @@ pub(super) struct Shared {
     said: Mutex<Vec<String>>,
 }
 
-/// Who may refresh: one process at a time.
+/// Whether this process may refresh; only one process may at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// This one.
+    /// It may.
     Active,
-    /// This one, which ends in a moment: what it brings has to be stored.
+    /// It may, but it ends soon: what a refresh brings must be stored.
     Brief,
-    /// The one that has taken over, or none, since this one is about to end; it takes from the file
-    /// what another brings.
+    /// It may not, because another process has taken over or because this one is about to end; it
+    /// reads new tokens from the file.
     Retired,
 }
 
-/// What the config says beside the accounts.
+/// What the config says apart from the accounts.
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) upstream: BaseUrl,
@@ -82,7 +82,7 @@ impl Shared {
         *self.role.lock().unwrap_or_else(PoisonError::into_inner) = role;
     }
 
-    /// A line for the user.
+    /// Emits a line for the user.
     pub(super) fn say(&self, text: String) {
         self.around.events.warning(self.now().wall, text);
     }
@@ -119,5 +119,5 @@ impl Settings {
     }
 }
 
-/// Lines that are said once.
+/// Lines remembered as already emitted.
 const SAID_MAX: usize = 256;

@@ -1,9 +1,9 @@
-//! Hot sync (SPEC A7): what a freshly read config changes in the live set, as a plain value, and
-//! how it is applied.
+//! Hot sync (SPEC A7): what a newly read config changes in the live set, as a plain value, and how
+//! it is applied.
 //!
-//! `control/reload` applies it, piece by piece, to the scheduler and to this set, so that both know
-//! the same accounts. Accounts of request headers (SPEC V1) are left alone; `proxy` brings them,
-//! and `control` takes out those that nobody brings any more.
+//! `control/reload` applies it piece by piece to the scheduler and to this set, so that both know
+//! the same accounts. Accounts from request headers (SPEC V1) are not affected: `proxy` adds them,
+//! and `control` removes the unused ones.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -18,36 +18,36 @@ use crate::scheduler::{AccountId, AccountSpec, Kind};
 /// What a config changes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Diff {
-    /// To be registered: the scheduler gives an id, then [`Accounts::insert`].
+    /// To be added: the scheduler assigns an id, then [`Accounts::insert`].
     pub(crate) added: Vec<AccountEntry>,
-    /// To be taken out: [`Accounts::remove`]; the scheduler lets them drain.
+    /// To be removed: [`Accounts::remove`]; the scheduler lets them drain.
     pub(crate) removed: Vec<AccountId>,
     /// To be changed: [`Accounts::update`].
     pub(crate) changed: Vec<Change>,
 }
 
-/// One account that the config shows in another way than it is.
+/// An account that differs from its entry in the config.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Change {
     pub(crate) id: AccountId,
-    /// As it should be.
+    /// Its new entry.
     pub(crate) entry: AccountEntry,
     /// The same for the scheduler.
     pub(crate) spec: AccountSpec,
-    /// For people, such as `priority 0 -> 5`. Holds no credential.
+    /// For display, such as `priority 0 -> 5`. Contains no credential.
     pub(crate) said: Vec<String>,
 }
 
-/// What became of a credential in an update.
+/// The effect of an update on the credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CredentialChange {
-    /// Tell the scheduler, so that it ends the blocks that only a new credential ends.
+    /// Tell the scheduler, so that it ends the blocks that only a new credential can end.
     New,
     Same,
 }
 
-/// A request's hold on an account that its headers describe: as long as it lasts, the account keeps
-/// its token and its address. Dropped as soon as it is certain where the request is served.
+/// A request's claim to the account that its headers describe: the account keeps its token and
+/// address while a claim exists. Dropped as soon as it is certain where the request is served.
 pub(crate) struct Brought {
     id: AccountId,
     accounts: Arc<Accounts>,
@@ -72,25 +72,25 @@ impl Drop for Brought {
     }
 }
 
-/// What became of an account that a request's headers describe.
+/// The effect of a request's headers on the set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum OfRequest {
-    /// It is new, and has this name.
+    /// The account is new, and has this name.
     Added(Arc<str>),
-    /// The models to ask for became others.
+    /// Its models changed.
     Changed,
-    /// It is as it was.
+    /// It is unchanged.
     Known,
-    /// The config has an account of that name, which stays as it is and serves in its place.
+    /// The config has an account of that name, which stays as it is and serves instead.
     Outranked,
 }
 
-/// As many different tokens of one provider are in use as there may be.
+/// The limit of different tokens in use for one provider is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooManyAtOnce;
 
 impl Accounts {
-    /// What `config` changes. Changes nothing by itself.
+    /// What `config` would change. Changes nothing itself.
     pub(crate) fn diff(&self, config: &Config) -> Diff {
         let (mut left, of_requests): (Vec<_>, Vec<_>) =
             self.all().into_iter().partition(|account| account.profile().origin == Origin::Config);
@@ -100,7 +100,7 @@ impl Accounts {
                 account.kind == kind_of(entry)
                     && account.profile().identity().is_same(&entry.identity())
             };
-            // One that a person has given another name in the file still holds its token.
+            // An account that was renamed in the file still has its token.
             let renamed = |account: &Arc<Account>| match &entry.credential {
                 Credential::Oauth(oauth) => {
                     let profile = account.profile();
@@ -120,7 +120,7 @@ impl Accounts {
                 None => diff.added.push(entry.clone()),
             }
         }
-        // A name of the config outranks one that only a request's headers gave.
+        // A name in the config takes precedence over one from request headers.
         let has_name = |account: &&Arc<Account>| {
             let profile = account.profile();
             config.accounts.iter().any(|entry| *entry.name == *profile.name)
@@ -130,20 +130,20 @@ impl Accounts {
         diff
     }
 
-    /// The settings beside the accounts; to be called before the accounts of the same config are
-    /// applied.
+    /// Applies the settings apart from the accounts; call it before the accounts of the same config
+    /// are applied.
     pub(crate) fn set_settings(&self, config: &Config) {
         self.shared.set_settings(config);
     }
 
-    /// What the scheduler needs to know to give `entry` an id.
+    /// The scheduler's view of `entry`, to get an id for it.
     pub(crate) fn spec_of(&self, entry: &AccountEntry, origin: Origin) -> AccountSpec {
         AccountProfile::of(entry, &self.shared.settings(), origin).for_scheduler(kind_of(entry))
     }
 
     /// Registers an account under the id that `give` gets from the scheduler. The table is locked
-    /// meanwhile: giving an id may hand the account to a request that waits, whose worker is not to
-    /// look for it in vain.
+    /// meanwhile: the scheduler may give the new account to a waiting request at once, and that
+    /// request must find it here.
     pub(crate) fn register(
         &self,
         entry: &AccountEntry,
@@ -156,7 +156,7 @@ impl Accounts {
         self.add(|| Arc::new(Account::new(give(spec), entry, profile, now)))
     }
 
-    /// Registers an account under an id that is given already.
+    /// Registers an account under an id that was assigned already.
     pub(crate) fn insert(
         &self,
         id: AccountId,
@@ -166,7 +166,7 @@ impl Accounts {
         self.register(entry, origin, |_| id)
     }
 
-    /// Makes an account what `entry` says. Tokens are merged, so an entry that was read before a
+    /// Changes an account to match `entry`. Tokens are merged, so an entry that was read before a
     /// refresh ended does no harm.
     pub(crate) fn update(&self, id: AccountId, entry: &AccountEntry) -> CredentialChange {
         let Some(account) = self.get(id) else {
@@ -194,22 +194,22 @@ impl Accounts {
         if is_new { CredentialChange::New } else { CredentialChange::Same }
     }
 
-    /// Finds or makes the account that a request's headers describe (SPEC V1).
+    /// Finds or creates the account that a request's headers describe (SPEC V1).
     ///
-    /// An account is what its provider, its token and its address are, so what is learned of one
-    /// never concerns another. One with a new token or address takes the name, and the place, of
-    /// one that no request needs any more. While all are needed, because clients bring different
-    /// tokens at once, it is registered beside them under a name of its own.
+    /// An account is identified by its provider, token and address, so that what is learned about
+    /// one never affects another. A new token or address takes the name and the place of an account
+    /// that no request needs any more. If all are needed, because clients use different tokens at
+    /// the same time, it is registered beside them under a name of its own.
     ///
-    /// `register` takes the account that is replaced out of the scheduler and gives the new one its
-    /// id; it is called with locks of this set held, and must not ask this set anything.
+    /// `register` removes the replaced account from the scheduler and assigns an id to the new one.
+    /// It is called with locks of this set held, and must not call this set.
     pub(crate) fn of_request(
         self: &Arc<Self>,
         entry: &AccountEntry,
         register: impl FnOnce(Option<AccountId>, AccountSpec) -> AccountId,
     ) -> Result<(OfRequest, Option<Brought>), TooManyAtOnce> {
-        // A request that has just been answered lets go a moment after its client has seen the
-        // answer.
+        // A request that has just been answered releases its account a moment after its client has
+        // seen the answer.
         let is_crowded = |bringers: &mut BTreeMap<AccountId, usize>| {
             let own = self.of_provider(entry);
             let is_needed = |account: &Arc<Account>| bringers.contains_key(&account.id);
@@ -239,7 +239,7 @@ impl Accounts {
     fn brought_again(&self, account: &Arc<Account>, entry: &AccountEntry) -> OfRequest {
         account.touch(self.shared.now().mono);
         let old = account.profile();
-        // Its name may have a number behind it, and a user's disable stays.
+        // Its name may have a number appended, and a user's disable is kept.
         let entry =
             AccountEntry { name: old.name.to_string(), enabled: old.enabled, ..entry.clone() };
         if AccountProfile::of(&entry, &self.shared.settings(), Origin::Request) == *old {
@@ -257,7 +257,7 @@ impl Accounts {
         register: impl FnOnce(Option<AccountId>, AccountSpec) -> AccountId,
     ) -> Result<Arc<Account>, TooManyAtOnce> {
         let idle = own.iter().filter(|account| !bringers.contains_key(&account.id));
-        // One that a user has disabled goes last: its successor is disabled as well.
+        // One that a user has disabled is replaced last, because its successor is disabled too.
         let replaced = idle.min_by_key(|account| (!account.profile().enabled, account.touched()));
         let entry = match replaced {
             Some(old) => AccountEntry {
@@ -279,7 +279,7 @@ impl Accounts {
         Ok(self.register(&entry, Origin::Request, |spec| register(old, spec)))
     }
 
-    /// The accounts that requests have brought for this provider.
+    /// The accounts from request headers for this provider.
     fn of_provider(&self, entry: &AccountEntry) -> Vec<Arc<Account>> {
         let is_own = |account: &Arc<Account>| {
             let profile = account.profile();
@@ -290,7 +290,7 @@ impl Accounts {
         own
     }
 
-    /// This name, or the first of `name-2`, `name-3`, … that no account has.
+    /// This name, or the first unused one of `name-2`, `name-3`, …
     fn free_name(&self, name: &str) -> String {
         if self.by_name(name).is_none() {
             return name.to_owned();
@@ -304,8 +304,8 @@ impl Accounts {
         self.bringers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Accounts of requests that no request has brought for a day, to be taken out. One that a user
-    /// has disabled stays, or it would come back enabled.
+    /// Accounts from request headers that no request has used for a day, to be removed. One that a
+    /// user has disabled stays, or it would come back enabled.
     pub(crate) fn forgotten(&self) -> Vec<AccountId> {
         let now = self.shared.now().mono;
         let bringers = self.bringers();
@@ -319,7 +319,7 @@ impl Accounts {
         self.all().iter().filter(is_forgotten).map(|account| account.id).collect()
     }
 
-    /// The dashboard and the routes switch an account before the file says so.
+    /// Lets the dashboard and the routes enable or disable an account before the file is written.
     pub(crate) fn set_enabled(&self, id: AccountId, enabled: bool) {
         if let Some(account) = self.get(id) {
             account.set_enabled(enabled);
@@ -327,7 +327,7 @@ impl Accounts {
     }
 }
 
-/// Whether a request brings the same token for the same address.
+/// Whether a request has the same token and address.
 fn is_same(account: &Account, entry: &AccountEntry) -> bool {
     Some(&account.profile().upstream) == entry.upstream.as_ref()
         && !credential_differs(account, &entry.credential)
@@ -381,10 +381,10 @@ fn credential_differs(account: &Account, new: &Credential) -> bool {
 
 /// SPEC V1: dropped after a day unused.
 const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
-/// Different tokens of one provider that clients may bring at once.
+/// Different tokens of one provider that clients may use at the same time.
 const AT_ONCE_MAX: usize = 16;
-/// How long a new token waits for the name of an account whose last request may have been answered
-/// just now.
+/// How long a new token waits for the name of an account whose last request may have just been
+/// answered.
 const LET_GO_WAIT: Duration = Duration::from_millis(50);
 
 #[cfg(test)]

@@ -40,14 +40,14 @@ fn accounts(hours: &Arc<AtomicU64>) -> Arc<Accounts> {
     Arc::new(Accounts::new(around, &config(&json!([]))))
 }
 
-/// The live set after a start with these accounts; ids count from 0.
+/// The live set after a start with these accounts; ids start at 0.
 fn started(entries: &Value) -> Arc<Accounts> {
     let accounts = accounts(&Arc::default());
     apply(&accounts, entries);
     accounts
 }
 
-/// Applies a config as `run` does and says in short what it changed.
+/// Applies a config as `run` does and returns a short description of the changes.
 fn apply(accounts: &Accounts, entries: &Value) -> Vec<String> {
     let config = config(entries);
     accounts.set_settings(&config);
@@ -180,7 +180,7 @@ fn the_credential_goes_into_the_header_that_fits() {
     );
 }
 
-/// What a request with this Kimi token brings, from the official address or from another.
+/// The entry from a request with this Kimi token, for the official or another address.
 fn kimi(token: &str, address: &str, model: &str) -> AccountEntry {
     let headers = [
         ("x-maxpool-kimi-token", token.as_bytes()),
@@ -190,7 +190,7 @@ fn kimi(token: &str, address: &str, model: &str) -> AccountEntry {
     crate::account::provider::accounts_of_headers(headers.into_iter()).unwrap().remove(0)
 }
 
-/// Accounts of requests, and the ids that a scheduler would have given and taken back.
+/// Accounts from request headers, with ids as the scheduler assigns and revokes them.
 struct Desk {
     accounts: Arc<Accounts>,
     last_id: Cell<u32>,
@@ -212,7 +212,7 @@ impl Desk {
         })
     }
 
-    /// Brings a token for the official address; the request is over at once.
+    /// Uses a token for the official address in a request that ends at once.
     fn bring_token(&self, token: &str) -> (OfRequest, u32) {
         let (what, brought) = self.bring(&kimi(token, "https://k.example", "m")).unwrap();
         (what, brought.map_or(0, |brought| brought.id().0))

@@ -349,9 +349,9 @@ impl TokenState {
         self.changing(|custody| custody.see_file(entry))
     }
 
-    /// The state file was read, and `entry` is what the config holds.
-    pub(crate) fn learn_noted(&mut self, noted: &[Digest], entry: &Deposit) {
-        self.custody.learn_noted(noted, entry);
+    /// The state file was read.
+    pub(crate) fn learn_noted(&mut self, noted: &[Digest]) {
+        self.custody.learn_noted(noted);
     }
 
     /// True if [`TokenState::merge_file`] would make the tokens others.
@@ -359,9 +359,9 @@ impl TokenState {
         matches!(self.custody.age_of(entry), Age::Newer(_))
     }
 
-    /// A source was read (`importFrom`). True if the tokens became others.
-    pub(crate) fn take_import(&mut self, tokens: &Tokens) -> bool {
-        self.changing(|custody| custody.see_source(tokens))
+    /// A source was read (`importFrom`), and the state file. True if the tokens became others.
+    pub(crate) fn take_import(&mut self, tokens: &Tokens, noted: &[Digest]) -> bool {
+        self.changing(|custody| custody.see_source(tokens, noted))
     }
 
     /// Another process has handed over what it had. True if the tokens became others.

@@ -13,7 +13,7 @@ use super::keep::{Place, entry_of, store_in};
 use super::sources::{self, SourceLimits};
 use crate::clock::Stopwatch;
 use crate::config::custody::{Kept, Record};
-use crate::config::{Credential, file, rescue};
+use crate::config::{Credential, file, noted, rescue};
 use crate::error::Result;
 use crate::scheduler::Kind;
 
@@ -23,10 +23,13 @@ impl Accounts {
     pub(crate) fn sync_tokens(&self) {
         for account in self.idle() {
             match import_from::read_for(&self.shared, &account, SOURCE_LIMITS) {
-                Ok(Some(tokens)) if account.with_tokens(|state| state.take_import(&tokens)) => {
-                    (self.shared.around.renewed)(account.id);
+                Ok(Some(tokens)) => {
+                    let noted = noted::spent(&self.shared.around.config);
+                    if account.with_tokens(|state| state.take_import(&tokens, &noted)) {
+                        (self.shared.around.renewed)(account.id);
+                    }
                 }
-                Ok(_) => {}
+                Ok(None) => {}
                 Err(why) => {
                     let name = account.profile().name.clone();
                     self.shared.say_once(&format!("{name}: {}", sources::unusable(&why)));

@@ -204,7 +204,7 @@ fn t2_after_a_refusal_the_pair_that_was_displaced_is_tried() {
     assert!(!served.refused(&Secret::new("l"), "invalid_grant".to_owned()), "it is forgotten");
 
     let mut imported = state_of(pair("a", "r", Some(3_000)));
-    assert!(imported.take_import(&pair("cli", "c", Some(4_000))));
+    assert!(imported.take_import(&pair("cli", "c", Some(4_000)), &[]));
     assert!(imported.refused(&Secret::new("c"), "invalid_grant".to_owned()));
     assert_eq!(imported.tokens(), &pair("a", "", Some(3_000)), "T8 only its access token");
 }

@@ -1,4 +1,5 @@
-//! [`Http`] over the program's own connections: one whole call, bounded in time and size.
+//! Implements [`Http`] over the program's own connections: one complete call, bounded in time and
+//! size.
 
 use std::io::Read as _;
 use std::rc::Rc;
@@ -12,13 +13,13 @@ use super::http::{Http, HttpCall, HttpFailure, HttpPhase, HttpReply};
 use crate::error::reason;
 use crate::net::wait::{self, Deadline, Waiter};
 
-/// Performs calls over `agent`, each on a fresh connection, so that a single-use token is never
-/// lost to a dead one.
+/// Performs calls over `agent`, each on a new connection, so that a single-use token is never lost
+/// to a dead one.
 pub(crate) fn http(agent: Agent) -> Arc<Http> {
     Arc::new(move |call| perform(&agent, call))
 }
 
-/// The same over the agent of the moment.
+/// The same, with the agent that is current at the time of the call.
 pub(crate) fn http_by(agent: impl Fn() -> Agent + Send + Sync + 'static) -> Arc<Http> {
     Arc::new(move |call| perform(&agent(), call))
 }

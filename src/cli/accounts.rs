@@ -1,5 +1,5 @@
-//! `accounts`: who is in the config and how their tokens stand. Changes nothing, not even a token
-//! that has run out.
+//! `accounts`: the configured accounts and the state of their tokens. Changes nothing and refreshes
+//! nothing.
 
 use std::path::PathBuf;
 use std::thread;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Context;
 use super::args::AccountsView;
 use super::out::Paint;
-use super::table::table;
+use super::table::{Room, table};
 use super::web::{self, Presence, Server};
 use crate::account::http::Http;
 use crate::account::oauth::{self, Endpoints};
@@ -21,11 +21,12 @@ use crate::config::state::{self, State};
 use crate::config::{AccountEntry, Config, Credential, OauthCredential, Secret, Tokens};
 use crate::error::Result;
 use crate::http::document;
+use crate::report::screen::width;
 use crate::report::status::Status;
 use crate::report::text;
 use crate::scheduler::time::Wall;
 
-/// Profiles read at once: enough to be quick, few enough not to be taken for a flood.
+/// Profiles read at the same time: enough to be quick, few enough not to look like a flood.
 const AT_ONCE: usize = 4;
 
 /// `accounts`.
@@ -47,7 +48,7 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
     remark_sources(context, &config);
     let now = clock::wall();
     let tiers = tiers(context, &config, now);
-    // What a server has learned; a missing file knows nothing.
+    // What a server has learned; a missing file is an empty state.
     let (known, _) = state::load(&state::path(&context.config_path()?));
     let live = live_states(&config);
     let state = |account: &AccountEntry| {
@@ -68,7 +69,7 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
     if verbose {
         heading.extend(["EXPIRES", "REFRESHED"]);
     }
-    let rows: Vec<Vec<String>> = config
+    let mut rows: Vec<Vec<String>> = config
         .accounts
         .iter()
         .zip(&tiers)
@@ -81,6 +82,9 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
             row
         })
         .collect();
+    if verbose {
+        make_room(&mut heading, &mut rows, context.out.room());
+    }
     let lines = table(&heading, &rows, context.out.room());
     let head = context.out.paint(Paint::Strong, &lines[0]);
     context.out.line(&head);
@@ -90,16 +94,32 @@ pub(super) fn list(context: &mut Context<'_>, view: AccountsView) -> Result<()> 
     Ok(())
 }
 
+/// Leaves out the profiles if there is too little room for the times that `-v` asks for; the plain
+/// list shows the profiles.
+fn make_room(heading: &mut Vec<&str>, rows: &mut [Vec<String>], room: Room) {
+    let is_too_wide = |room| table(heading, rows, None).iter().any(|line| width::of(line) > room);
+    if !room.is_some_and(is_too_wide) {
+        return;
+    }
+    heading.remove(PROFILES);
+    for row in rows {
+        row.remove(PROFILES);
+    }
+}
+
+/// The column of the profiles.
+const PROFILES: usize = 5;
+
 /// The names alone, for completions.
 fn names(context: &mut Context<'_>, config: &Config) {
     let names = config.accounts.iter().map(|account| account.name.as_str());
-    // A name that a shell would take for several lines is not completed.
+    // A name that a shell would split into lines cannot be completed.
     for name in names.filter(|name| !name.chars().any(char::is_control)) {
         context.out.line(name);
     }
 }
 
-/// Says which `importFrom` cannot be read.
+/// Reports each `importFrom` that cannot be read.
 fn remark_sources(context: &mut Context<'_>, config: &Config) {
     let home = (context.variable)("HOME").map(PathBuf::from);
     let read = Sources::default();
@@ -110,7 +130,7 @@ fn remark_sources(context: &mut Context<'_>, config: &Config) {
     }
 }
 
-/// A valid token that nothing renews says when it ends, if that is near.
+/// Adds the expiry to the state of a token that cannot be renewed, if it is near.
 fn with_near_end(state: String, account: &AccountEntry, now: Wall) -> String {
     match ends_within_month(account, now) {
         Some(left) if state == Token::Valid.word() => {
@@ -120,8 +140,8 @@ fn with_near_end(state: String, account: &AccountEntry, now: Wall) -> String {
     }
 }
 
-/// What the running server knows of credentials and the config does not: that they were refused, or
-/// are in memory only. Without a server there is nothing to add.
+/// What the running server knows about credentials beyond the config: that they were refused, or
+/// are only in memory. Empty without a server.
 fn live_states(config: &Config) -> Vec<(String, String)> {
     let server = Server::of(config).ok().filter(|server| server.presence() == Presence::Running);
     let body = server.and_then(|server| server.json("GET", "/maxpool/status", None).ok());
@@ -129,7 +149,7 @@ fn live_states(config: &Config) -> Vec<(String, String)> {
     let accounts = status.map(|status| status.accounts).unwrap_or_default();
     let states = accounts.into_iter().filter_map(|account| {
         let state = account.credential?.state;
-        // The config tells the rest itself, and as of now.
+        // The config itself provides the other states, and more recent ones.
         matches!(state.as_str(), "needs login" | "refused" | "in memory only")
             .then_some((account.name, state))
     });
@@ -156,7 +176,7 @@ fn word_of(account: &AccountEntry, now: Wall, known: &State) -> &'static str {
     if is_dead(account, known, now) { "needs login" } else { Token::of(account, now).word() }
 }
 
-/// Whether it is a login whose access token has run out, and whose refresh token is used up or was
+/// Whether it is a login whose access token has expired, and whose refresh token is used up or was
 /// refused.
 pub(super) fn is_dead(account: &AccountEntry, known: &State, now: Wall) -> bool {
     let Credential::Oauth(oauth) = &account.credential else {
@@ -231,16 +251,16 @@ fn type_of(account: &AccountEntry) -> &'static str {
     }
 }
 
-/// The state of a credential, as far as the config tells.
+/// The state of a credential as far as the config tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Token {
-    /// A key: there is nothing to run out.
+    /// A key, which does not expire.
     Key,
-    /// Not expired, or without a time.
+    /// Not expired, or without an expiry time.
     Valid,
-    /// Expired, and the next use renews it.
+    /// Expired; the next request refreshes it.
     Renewable,
-    /// Expired, and nothing renews it.
+    /// Expired, and cannot be refreshed.
     Expired,
     /// Read from another program's file when the server starts.
     Imported,
@@ -262,7 +282,7 @@ impl Token {
         }
     }
 
-    /// For people and scripts.
+    /// The word for people and scripts.
     pub(super) fn word(self) -> &'static str {
         match self {
             Token::Key => "key",
@@ -274,7 +294,7 @@ impl Token {
     }
 }
 
-/// The time to the end of a token that nothing renews, if it is near (SPEC T4).
+/// Time left of a token that cannot be renewed, if it is near its end (SPEC T4).
 pub(super) fn ends_within_month(account: &AccountEntry, now: Wall) -> Option<Duration> {
     let Credential::Oauth(OauthCredential { tokens, import_from: None, .. }) = &account.credential
     else {
@@ -284,10 +304,10 @@ pub(super) fn ends_within_month(account: &AccountEntry, now: Wall) -> Option<Dur
     Some(now.until(end)).filter(|left| *left <= ENDS_SOON)
 }
 
-/// How long before its end (SPEC T4).
+/// How long before its end a token is mentioned (SPEC T4).
 const ENDS_SOON: Duration = Duration::from_secs(30 * 86_400);
 
-/// How to sign in again, and as whom.
+/// How to sign in again, and with which e-mail.
 pub(super) fn again(account: &AccountEntry) -> String {
     let email = account.email().map(|email| format!(" as {}", text::clean(email, 80)));
     let option = match account.source.as_deref() {
@@ -297,8 +317,8 @@ pub(super) fn again(account: &AccountEntry) -> String {
     format!("sign in again{} with: maxpool login{option}", email.unwrap_or_default())
 }
 
-/// The tier of each account, from its profile: `unknown` where that cannot be read, nothing where
-/// there is none.
+/// The tier of each account from its profile: `unknown` if it cannot be read, `None` for accounts
+/// without one.
 fn tiers(context: &Context<'_>, config: &Config, now: Wall) -> Vec<Option<String>> {
     let text = |name: &str| (context.variable)(name).and_then(|value| value.into_string().ok());
     let endpoints = Endpoints::from_environment(&text);
@@ -339,7 +359,7 @@ mod tests {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let variable = |name: &str| match name {
             "MAXPOOL_CONFIG" => Some(OsString::from(&file)),
-            // Nothing listens on port 1: no profile can be read.
+            // Nothing listens on port 1, so no profile can be read.
             "MAXPOOL_OAUTH_PROFILE_ENDPOINT" => Some("http://127.0.0.1:1/".into()),
             _ => None,
         };
@@ -349,7 +369,7 @@ mod tests {
         (String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
     }
 
-    /// Nothing listens on port 1: there is no server to be asked.
+    /// Nothing listens on port 1, so there is no server to ask.
     const ACCOUNTS: &str = r#"{"proxy": {"port": 1}, "accounts": [
         {"name": "work", "type": "oauth", "accessToken": "SECRET", "expiresAt": 9999999999999},
         {"name": "my key", "type": "apikey", "apiKey": "SECRET", "priority": 3, "enabled": false},
@@ -400,6 +420,23 @@ mod tests {
             stdout.contains("renews on use  0         claude,all  expired ")
                 && stdout.contains(" ago"),
             "{stdout}"
+        );
+    }
+
+    #[test]
+    fn a_narrow_terminal_shows_times_rather_than_profiles() {
+        let row = ["work", "oauth", "Max", "valid", "0", "claude,all", "expires in 8h", "2h ago"];
+        let mut heading = vec!["N", "TYPE", "TIER", "TOKEN", "PRIO", "PROFILES", "EXPIRES", "R"];
+        let mut rows = vec![row.map(str::to_owned).to_vec()];
+        make_room(&mut heading, &mut rows, Some(65));
+        assert_eq!(heading.len(), 8, "it fits");
+        make_room(&mut heading, &mut rows, Some(60));
+        assert_eq!(
+            table(&heading, &rows, Some(60)),
+            [
+                "N     TYPE   TIER  TOKEN  PRIO  EXPIRES        R",
+                "work  oauth  Max   valid  0     expires in 8h  2h ago"
+            ]
         );
     }
 

@@ -25,7 +25,7 @@ const TIMEOUT: Duration = Duration::from_secs(600);
 const REPLY_BYTES_MAX: usize = 256 * 1024 * 1024;
 const OAUTH_BETA: &str = "oauth-2025-04-20";
 
-/// `api`: the body of the answer on stdout; exit 1 if the status is 400 or more.
+/// `api`: prints the body of the answer; exit 1 if the status is 400 or more.
 pub(super) fn call(context: &mut Context<'_>, options: &ApiOptions) -> Result<ExitCode> {
     let path = context.config_path()?;
     let config = context.config()?;
@@ -42,7 +42,7 @@ pub(super) fn call(context: &mut Context<'_>, options: &ApiOptions) -> Result<Ex
     };
     let accounts = Arc::new(Accounts::new(around, &config));
     accounts.set_role(Role::Brief);
-    // What a server has learned of spent and refused tokens; a missing file knows nothing.
+    // What a server has learned about used and refused tokens; a missing file is an empty state.
     let (known, _) = state::load(&state::path(&path));
     let (entry, ready) = choose(&accounts, &config, &known, options.account.as_deref())?;
     let upstream = entry.upstream.as_ref().unwrap_or(&config.upstream);
@@ -71,7 +71,7 @@ pub(super) fn call(context: &mut Context<'_>, options: &ApiOptions) -> Result<Ex
         Error::upstream(format!("{url} gave no answer: {}; see: maxpool doctor", failure.cause))
     })?;
     match reply.status {
-        // An error may repeat the credential that it refuses (D4).
+        // An error may quote the credential that it refuses (D4).
         400.. => context.out.bytes(mask(&String::from_utf8_lossy(&reply.body)).as_bytes()),
         _ => context.out.bytes(&reply.body),
     }
@@ -89,8 +89,8 @@ pub(super) fn call(context: &mut Context<'_>, options: &ApiOptions) -> Result<Ex
     Ok(ExitCode::FAILURE)
 }
 
-/// The named account, or the first enabled one that has a credential; its token is renewed if it
-/// has run out.
+/// The named account, or the first enabled one that has a credential; an expired token is
+/// refreshed.
 fn choose<'c>(
     accounts: &Arc<Accounts>,
     config: &'c Config,
@@ -132,8 +132,8 @@ fn choose<'c>(
     Err(Error::operator(format!("no account can be used: {}", failures.join("; "))))
 }
 
-/// A token that has run out is renewed by the running server, if there is one: of two processes
-/// that refresh one token, one loses it (SPEC T7).
+/// Lets the running server refresh an expired token, if there is a server: if two processes refresh
+/// one token, one of them loses it (SPEC T7).
 fn renew(accounts: &Arc<Accounts>, config: &Config, id: AccountId, name: &str) -> Result<()> {
     if !accounts.is_due(id) {
         return Ok(());

@@ -1,7 +1,6 @@
-//! From arguments to a [`Command`], in two stages: what was typed, then what it means.
+//! Parses arguments into a [`Command`], in two stages: what was typed, then what it means.
 //!
-//! Pure but for the arguments that are handed in. A mistake is a [`Misuse`], which ends in exit
-//! code 2.
+//! Pure: the arguments are passed in. A mistake is a [`Misuse`], which leads to exit code 2.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -14,11 +13,11 @@ use crate::config::near::{did_you_mean, nearest};
 use crate::report::mask::mask;
 use crate::run::ServeOptions;
 
-/// What the program is to do.
+/// What the program should do.
 #[derive(Clone, Debug)]
 pub(crate) enum Command {
     Server(ServeOptions),
-    /// `run`: the arguments of `claude`.
+    /// `run`: the arguments for `claude`.
     Run(Vec<OsString>),
     Env {
         with_key: bool,
@@ -45,16 +44,16 @@ pub(crate) enum Command {
 /// `login`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LoginOptions {
-    /// How.
+    /// The kind of login.
     pub(crate) by: LoginBy,
     pub(crate) force: bool,
     pub(crate) name: Option<String>,
 }
 
-/// What `login` asks for.
+/// The kind of login.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum LoginBy {
-    /// A login in the browser.
+    /// In the browser.
     #[default]
     Browser,
     /// `--api`: an API key.
@@ -63,12 +62,12 @@ pub(crate) enum LoginBy {
     Token,
 }
 
-/// How `accounts` shows what it shows.
+/// The output format of `accounts`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AccountsView {
     /// A table.
     Text,
-    /// `-v`: with times.
+    /// `-v`: a table with times.
     Verbose,
     Json,
     Names,
@@ -82,12 +81,12 @@ impl AccountsView {
     ];
 }
 
-/// Whose service file `service` prints.
+/// The supervisor whose file `service` prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Supervisor {
-    /// A unit of systemd.
+    /// A systemd unit.
     Systemd,
-    /// Its socket unit.
+    /// A systemd socket unit.
     Socket,
     /// A `run` script.
     Runit,
@@ -98,7 +97,7 @@ pub(crate) enum Supervisor {
 }
 
 impl Supervisor {
-    /// Those that there are, by the word that is typed.
+    /// All of them, with the words for them.
     pub(super) const WORDS: [(&str, Supervisor); 5] = [
         ("systemd", Supervisor::Systemd),
         ("socket", Supervisor::Socket),
@@ -116,18 +115,18 @@ pub(crate) struct ImportOptions {
     pub(crate) name: Option<String>,
 }
 
-/// A change of the config that the running server should hear of.
+/// A change of the config that also concerns the running server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// `enable` and `disable`.
     Enabled {
         name: String,
-        /// From now on.
+        /// The new state.
         enabled: bool,
     },
-    /// `retry`: nothing of it is in the file.
+    /// `retry`: not stored in the file.
     Retry {
-        /// Whom.
+        /// The account.
         name: String,
     },
     /// `remove`.
@@ -140,19 +139,19 @@ pub(crate) enum Change {
     },
     Priority {
         name: String,
-        /// Lower is preferred.
+        /// The lower, the sooner the account is used.
         priority: i64,
     },
-    /// `use`; none is `--auto`.
+    /// `use`; `None` is `--auto`.
     Use {
         name: Option<String>,
     },
 }
 
-/// How `status` shows what it shows.
+/// The output format of `status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StatusView {
-    /// A table, once.
+    /// Text, once.
     Text,
     Json,
     /// `--watch`: the dashboard.
@@ -196,11 +195,11 @@ impl Shell {
         [("bash", Shell::Bash), ("zsh", Shell::Zsh), ("fish", Shell::Fish)];
 }
 
-/// Arguments that make no sense: what is wrong, and whose help says more.
+/// Invalid arguments: what is wrong, and which command's help tells more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Misuse(pub(crate) String);
 
-/// Reads the arguments behind the program's name.
+/// Parses the arguments after the program's name.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, Misuse> {
     let typed = typed(Parser::from_args(arguments))?;
     match typed {
@@ -218,7 +217,7 @@ enum Typed {
     Command(TypedCommand),
 }
 
-/// A command with its options and operands, each option one of its table.
+/// A command with its options, each one from its table, and its operands.
 struct TypedCommand {
     spec: &'static CommandSpec,
     options: Vec<(&'static OptionSpec, Option<OsString>)>,
@@ -230,7 +229,7 @@ impl TypedCommand {
         self.options.iter().any(|(option, _)| option.long == long)
     }
 
-    /// The value of an option as text; given twice, the last one counts.
+    /// The value of an option as text; if it is repeated, the last one counts.
     fn text(&mut self, long: &str) -> Result<Option<String>, Misuse> {
         self.value(long)
             .map(|value| {
@@ -256,7 +255,7 @@ fn misuse(spec: &CommandSpec, what: &str) -> Misuse {
     Misuse(format!("{what}{see} maxpool {} --help", spec.word))
 }
 
-/// Stage one. Which options exist depends on the command; without one, options belong to `server`.
+/// Stage one. The command determines which options exist; without one, they are those of `server`.
 fn typed(mut parser: Parser) -> Result<Typed, Misuse> {
     let mut spec: Option<&'static CommandSpec> = None;
     let mut options = Vec::new();
@@ -271,7 +270,7 @@ fn typed(mut parser: Parser) -> Result<Typed, Misuse> {
             Arg::Value(value) => {
                 let value =
                     value.into_string().map_err(|_| misuse(shown, "an argument is not UTF-8"))?;
-                // Options in front of a command would be lost on it, so a command comes first.
+                // Options before a command would have no effect, so a command must come first.
                 if spec.is_some() || !options.is_empty() {
                     operands.push(value);
                     continue;
@@ -312,7 +311,7 @@ fn typed(mut parser: Parser) -> Result<Typed, Misuse> {
 
 fn unknown_command(word: &str) -> Misuse {
     let near = nearest(word, spec::COMMANDS.iter().map(|command| command.word));
-    // What was typed may be a key, and this may end in a log.
+    // What was typed may be a key, and the message may end up in a log.
     let word = mask(word);
     Misuse(match near {
         Some(near) => {
@@ -332,7 +331,7 @@ fn find(
     found.ok_or_else(|| unknown_option(spec, typed))
 }
 
-/// Names the option that was probably meant, or the setting that takes the place of one.
+/// Suggests the most similar option, or the setting that replaces it.
 fn unknown_option(spec: &CommandSpec, typed: &str) -> Misuse {
     let long = typed.trim_start_matches('-');
     let words = spec.options.iter().chain([&spec::HELP, &spec::VERSION]).map(|option| option.long);
@@ -346,7 +345,7 @@ fn unknown_option(spec: &CommandSpec, typed: &str) -> Misuse {
     misuse(spec, &format!("unknown option {typed} for {}{setting}", spec.word))
 }
 
-/// The value that one of these words stands for.
+/// The value for one of these words.
 fn one_of<T: Copy>(
     typed: &TypedCommand,
     placeholder: &str,
@@ -362,7 +361,7 @@ fn one_of<T: Copy>(
     Err(typed.misuse(&format!("{placeholder} must be one of {known}; got {:?}{near}", mask(word))))
 }
 
-/// `run`: only a first `--help` is ours, and a first `--` is dropped.
+/// `run`: only a leading `--help` is ours, and a leading `--` is dropped.
 fn run(mut parser: Parser) -> Typed {
     let mut arguments: Vec<OsString> = parser.raw_args().map(Iterator::collect).unwrap_or_default();
     match arguments.first() {
@@ -445,7 +444,7 @@ fn checked_operands(typed: &mut TypedCommand) -> Result<Vec<String>, Misuse> {
     }
     if given > wanted.len() {
         let extra = &typed.operands[wanted.len()];
-        // What was typed too much may be a key, and this may end in a log.
+        // A surplus operand may be a key, and the message may end up in a log.
         let extra = mask(extra);
         return Err(typed.misuse(&format!("unexpected argument {extra:?} for {}", typed.spec.word)));
     }
@@ -457,7 +456,7 @@ fn checked_operands(typed: &mut TypedCommand) -> Result<Vec<String>, Misuse> {
     Ok(std::mem::take(&mut typed.operands))
 }
 
-/// The view that was asked for; two of them exclude each other.
+/// The requested view; two of them exclude each other.
 fn one_view<T: Copy>(typed: &TypedCommand, views: &[(&str, T)]) -> Result<Option<T>, Misuse> {
     let mut asked = views.iter().filter(|(option, _)| typed.has(option));
     let view = asked.next();
@@ -491,7 +490,7 @@ fn import(typed: &mut TypedCommand) -> Result<Command, Misuse> {
     }))
 }
 
-/// `--days`: as many as the state file keeps.
+/// `--days`: at most the number that the state file keeps.
 fn days(typed: &mut TypedCommand) -> Result<u32, Misuse> {
     let Some(text) = typed.text("days")? else {
         return Ok(DAYS_SHOWN);
@@ -505,11 +504,10 @@ fn days(typed: &mut TypedCommand) -> Result<u32, Misuse> {
     }
 }
 
-/// Days that `usage` shows unless told otherwise.
+/// Days that `usage` shows by default.
 const DAYS_SHOWN: u32 = 7;
 
-/// `--name`: without control characters, which would disturb every table and log line it appears
-/// in.
+/// `--name`: without control characters, which would break every table and log line.
 fn account_name(typed: &mut TypedCommand) -> Result<Option<String>, Misuse> {
     let name = typed.text("name")?;
     match name {
@@ -520,11 +518,11 @@ fn account_name(typed: &mut TypedCommand) -> Result<Option<String>, Misuse> {
     }
 }
 
-/// What `--method` may be.
+/// Values of `--method`.
 pub(super) const METHODS: [&str; 6] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"];
 
-/// `api`: the path stays on the account's own upstream, and what a header line could be smuggled in
-/// by is refused.
+/// `api`: the path must stay on the account's own upstream, and characters that could smuggle in a
+/// header line are refused.
 fn api(typed: &mut TypedCommand, path: String) -> Result<Command, Misuse> {
     let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
     if !path.starts_with('/') || path.starts_with("//") || !is_plain(&path) {

@@ -9,7 +9,7 @@ fn parsed(line: &str) -> Result<Command, Misuse> {
     parse(line.split(' ').filter(|word| !word.is_empty()).map(OsString::from))
 }
 
-/// The command as its debug text, which is enough to compare.
+/// The debug text of the command, which is enough for comparison.
 fn meaning(line: &str) -> String {
     match parsed(line) {
         Ok(Command::Help(command)) => format!("Help({:?})", command.map(|command| command.word)),

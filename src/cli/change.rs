@@ -1,5 +1,5 @@
 //! `enable`, `disable`, `remove`, `rename`, `priority` and `use`: through the running server if
-//! there is one, and in the file, under its lock, if not. Both ways end in the same file.
+//! there is one, otherwise in the file, under its lock. Both ways change the same file.
 
 use std::io::{self, IsTerminal as _};
 use std::path::Path;
@@ -16,7 +16,8 @@ use crate::config::{Config, Credential, edit, file};
 use crate::error::{Error, Result};
 use crate::report::text;
 
-/// The command: a removal is asked about on a terminal, since the credential goes with it.
+/// Runs the command. On a terminal, `remove` asks first, because the credential is lost with the
+/// account.
 pub(super) fn command(context: &mut Context<'_>, change: &Change) -> Result<()> {
     if let Change::Remove { name } = change
         && io::stdin().is_terminal()
@@ -30,11 +31,11 @@ pub(super) fn command(context: &mut Context<'_>, change: &Change) -> Result<()> 
     apply(context, change)
 }
 
-/// Makes the change and says what is now so.
+/// Makes the change and reports the new state.
 pub(super) fn apply(context: &mut Context<'_>, change: &Change) -> Result<()> {
     let path = context.config_path()?;
     let config = file::load(&path)?;
-    // Without a port there is no server to be found; the file is changed all the same.
+    // Without a port there can be no server; the file is changed all the same.
     let server = Server::of(&config).ok().filter(|server| server.presence() == Presence::Running);
     let through_server = server.as_ref().map(|server| through(server, change));
     if let Change::Retry { name } = change {
@@ -70,7 +71,7 @@ pub(super) fn apply(context: &mut Context<'_>, change: &Change) -> Result<()> {
     Ok(())
 }
 
-/// The server's own route for the change, where it has one.
+/// The server's own route for the change, if it has one.
 fn through(server: &Server, change: &Change) -> Option<Result<()>> {
     let (path, body) = match change {
         Change::Enabled { name, enabled } => {
@@ -91,8 +92,7 @@ fn through(server: &Server, change: &Change) -> Option<Result<()>> {
     Some(server.json("POST", &path, body.as_ref()).map(|_| ()))
 }
 
-/// Whether the file knows the account. One that a request's headers made is known to the server
-/// alone.
+/// Whether the account is in the file. An account from request headers is known only to the server.
 fn is_in_file(config: &Config, change: &Change) -> bool {
     let has = |name: &str| config.accounts.iter().any(|account| account.name == name);
     match change {
@@ -139,7 +139,7 @@ fn edit_document(document: &mut Map<String, Value>, change: &Change) -> Result<(
     match change {
         Change::Enabled { name, enabled } if edit::set_enabled(document, name, *enabled) => Ok(()),
         Change::Enabled { name, .. } => Err(unknown(name)),
-        // Nothing of it is in the file.
+        // Not stored in the file.
         Change::Retry { .. } => Ok(()),
         Change::Priority { name, priority } => {
             let entry = edit::account_mut(document, name).ok_or_else(|| unknown(name))?;

@@ -1,4 +1,4 @@
-//! Changes of the config by commands, without and with a server.
+//! Config changes by commands, with and without a server.
 
 #![allow(clippy::unwrap_used)]
 
@@ -22,8 +22,8 @@ const CONFIG: &str = r#"{
 }
 "#;
 
-/// Applies the change to a file whose server would be at `port`: the result, stdout, stderr and the
-/// file.
+/// Applies the change to a file whose server would listen on `port`; returns the result, stdout,
+/// stderr and the file.
 fn changed(port: u16, change: &Change) -> (Result<()>, String, String, Value) {
     let scratch = Scratch::new();
     let file = scratch.path("c.json");
@@ -128,7 +128,7 @@ fn c_what_cannot_be_changed_is_said_and_the_file_stays() {
     }
 }
 
-/// Answers calls on a port of its own, one connection each, and gives back their request lines.
+/// Answers calls on a free port, one per connection, and returns their request lines.
 fn server<const N: usize>(
     answers: [(u16, &'static str); N],
 ) -> (u16, thread::JoinHandle<Vec<String>>) {
@@ -143,7 +143,7 @@ fn server<const N: usize>(
     (port, serving)
 }
 
-/// Reads one request and answers it; gives its line and its body.
+/// Reads one request and answers it; returns its request line and body.
 fn answer(mut socket: &TcpStream, status: u16, body: &str) -> String {
     let mut request = Vec::new();
     let mut buffer = [0; 4096];
@@ -212,7 +212,7 @@ fn c_a_server_that_refuses_is_believed_about_accounts_of_its_own() {
     let (result, ..) = changed(port, &enabled("x", true));
     assert_eq!(result.unwrap_err().to_string(), "there is no account x");
     serving.join().unwrap();
-    // One that the file knows is changed there: the server may have read an older file, or cannot
+    // An account in the file is changed there: the server may have read an older file, or cannot
     // write.
     let (port, serving) = server([HEALTH, (500, refusal), (200, "{}")]);
     let (result, _, stderr, document) = changed(port, &enabled("old", true));

@@ -1,4 +1,4 @@
-//! Completions for bash, zsh and fish, made from the table of commands.
+//! Completions for bash, zsh and fish, generated from the table of commands.
 
 use std::fmt::Write as _;
 
@@ -14,18 +14,18 @@ pub(super) fn of(shell: Shell) -> String {
     }
 }
 
-/// What a value or an operand is completed with.
+/// How a value or an operand is completed.
 enum Kind {
     Directory,
     File,
     Words(&'static [&'static str]),
     Commands,
-    /// Names of accounts, which "maxpool accounts --names" prints.
+    /// Account names, as printed by "maxpool accounts --names".
     Accounts,
     Nothing,
 }
 
-/// By the name of the placeholder.
+/// Derived from the placeholder's name.
 fn kind(placeholder: &str) -> Kind {
     match placeholder {
         "DIR" => Kind::Directory,
@@ -39,8 +39,8 @@ fn kind(placeholder: &str) -> Kind {
     }
 }
 
-/// What an option's value is completed with: a PATH or FILE is one of the file system, as the PATH
-/// of `api` is not; `--name` gives a new name.
+/// How an option's value is completed. A PATH or FILE is a file, but the PATH of `api` is not;
+/// `--name` takes a new name.
 fn option_kind(option: &OptionSpec, value: &str) -> Kind {
     match value {
         "PATH" | "FILE" => Kind::File,
@@ -49,7 +49,7 @@ fn option_kind(option: &OptionSpec, value: &str) -> Kind {
     }
 }
 
-/// What the first operand is completed with; those behind it are new names and numbers.
+/// How the first operand is completed; later ones are new names and numbers.
 fn operand_kind(command: &CommandSpec) -> Kind {
     let operand = command.operands.iter().find(|operand| **operand != "[--]");
     operand.map_or(Kind::Nothing, |operand| kind(operand))
@@ -79,7 +79,7 @@ fn bash() -> String {
         }
         let all: Vec<String> = options_of(command).map(switches).collect();
         let plain = match operand_kind(command) {
-            // Everything behind run belongs to claude.
+            // Everything after run belongs to claude.
             Kind::File => "COMPREPLY=($(compgen -f -- \"$cur\"))".to_owned(),
             Kind::Nothing | Kind::Directory => {
                 format!("COMPREPLY=($(compgen -W '{}' -- \"$cur\"))", all.join(" "))
@@ -122,7 +122,7 @@ fn zsh() -> String {
     for command in COMMANDS {
         let _ = writeln!(descriptions, "    '{}:{}'", command.word, zsh_text(command.summary));
         if command.name == Name::Run {
-            // Everything behind run belongs to claude.
+            // Everything after run belongs to claude.
             let _ = writeln!(commands, "    run) _files ;;");
             continue;
         }
@@ -163,7 +163,7 @@ fn zsh_action(kind: &Kind) -> String {
     }
 }
 
-/// Text within single quotes and within zsh's own brackets and colons.
+/// Text inside single quotes and inside zsh's brackets and colons.
 fn zsh_text(text: &str) -> String {
     text.replace('\'', "'\\''").replace(':', "\\:").replace('[', "\\[").replace(']', "\\]")
 }

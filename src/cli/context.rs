@@ -1,4 +1,4 @@
-//! What every command has at hand: its output, the environment and the config.
+//! What every command needs: its output, the environment and the config.
 
 use std::ffi::OsString;
 use std::io;
@@ -8,20 +8,21 @@ use super::out::Out;
 use crate::config::{Config, file};
 use crate::error::Result;
 
-/// What a command works with.
+/// The surroundings of a command.
 pub(super) struct Context<'a> {
     pub(super) out: Out<'a>,
-    /// Looks into the environment.
+    /// Looks up an environment variable.
     pub(super) variable: &'a dyn Fn(&str) -> Option<OsString>,
 }
 
 impl Context<'_> {
-    /// Where the config is.
+    /// The path of the config.
     pub(super) fn config_path(&self) -> Result<PathBuf> {
         file::path(self.variable)
     }
 
-    /// The config; defaults where there is no file yet, since reading commands create none.
+    /// The config, or defaults if there is no file yet, since commands that only read do not create
+    /// one.
     pub(super) fn config(&self) -> Result<Config> {
         match file::load(&self.config_path()?) {
             Err(error) if error.io_kind() == Some(io::ErrorKind::NotFound) => Ok(Config::default()),

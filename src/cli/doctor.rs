@@ -1,5 +1,5 @@
-//! `doctor`: a line for each thing that can be wrong, and what to do about it. Changes nothing and
-//! spends no quota: of an upstream it asks only whether it answers.
+//! `doctor`: a line for each thing that can be wrong, with what to do about it. Changes nothing and
+//! spends no quota: it only checks whether an upstream answers.
 
 mod environment;
 mod finding;
@@ -36,20 +36,20 @@ use crate::report::text;
 use crate::scheduler::time::Wall;
 
 const REACH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Tokens and resets are compared with the upstream's clock; a minute is what an honest clock may
-/// be off.
+/// How far this machine's clock may differ from the upstream's, against which token expiry and
+/// resets are measured.
 const CLOCK_OFF_MAX: Duration = Duration::from_secs(60);
 
-/// Looks at everything; exit 1 if something is wrong.
+/// Checks everything; exit 1 if something is wrong.
 pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
     let path = context.config_path()?;
     let mut findings = Vec::new();
     let mut is_readable = true;
-    // First of all: can a request be served? The rest is why not, or what may be odd all the same.
+    // First: can a request be served? The rest explains why not, or what may be odd all the same.
     let loaded = file::load(&path);
     let is_missing = |error: &Error| error.io_kind() == Some(std::io::ErrorKind::NotFound);
     findings.extend(match &loaded {
-        // Before the first login there is none, which is the same as one without accounts.
+        // Before the first login there is no file, which is the same as having no accounts.
         Err(error) if is_missing(error) => serving::now(&Ok(Config::default())),
         loaded => serving::now(loaded),
     });
@@ -76,7 +76,7 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
     }
     if is_readable {
         let home = (context.variable)("HOME").map(PathBuf::from);
-        // What a server has learned; a missing file knows nothing.
+        // What a server has learned; a missing file is an empty state.
         let (known, _) = state::load(&state::path(&path));
         let (port, refused) = port(&config);
         let known = Judged { state: known, refused };
@@ -88,7 +88,7 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
         findings.extend(upstreams(context, &config));
         findings.extend(environment(context, &config));
     } else {
-        // What the defaults lead to would be told as if the file had said it.
+        // Results for the defaults would look as if the file had asked for them.
         let text =
             "accounts, port, upstreams and environment will be checked once the config can be read";
         findings.push(odd("config", text));
@@ -103,7 +103,7 @@ pub(super) fn examine(context: &mut Context<'_>) -> Result<ExitCode> {
         if finding.verdict == Verdict::Wrong {
             exit = ExitCode::FAILURE;
         }
-        // A config error has a line for each mistake.
+        // A config error has one line per mistake.
         for line in mask(&finding.text).lines() {
             context.out.prose(&format!("{word} {:<12} {line}", finding.about), 19);
         }
@@ -129,11 +129,11 @@ fn modes(path: &Path) -> Vec<Finding> {
     findings
 }
 
-/// What is known of the accounts beside the config.
+/// What is known about the accounts beyond the config.
 #[derive(Default)]
 struct Judged {
     state: State,
-    /// What the running proxy says of those that the API refuses, by name.
+    /// The running proxy's findings about single accounts, by name.
     refused: Vec<(String, Finding)>,
 }
 
@@ -182,7 +182,7 @@ fn dead(account: &AccountEntry, known: &State, now: Wall) -> Option<Finding> {
     })
 }
 
-/// A token that nothing renews is worth a line some time before it ends.
+/// Mentions a token that cannot be renewed some time before it ends.
 fn ends_soon(account: &AccountEntry, now: Wall) -> Option<Finding> {
     let left = human(ends_within_month(account, now)?);
     let name = text::name(&account.name);
@@ -217,7 +217,7 @@ fn token(account: &AccountEntry, now: Wall) -> Finding {
     }
 }
 
-/// What listens on the port, and what the running proxy says of single accounts.
+/// What listens on the port, and the running proxy's findings about single accounts.
 fn port(config: &Config) -> (Vec<Finding>, Vec<(String, Finding)>) {
     let server = match Server::of(config) {
         Ok(server) => server,
@@ -271,7 +271,7 @@ fn certificates(context: &Context<'_>) -> Vec<Finding> {
     }]
 }
 
-/// The upstream of the config and those of its enabled accounts, each once.
+/// The upstreams of the config and of its enabled accounts, each once.
 fn upstreams(context: &Context<'_>, config: &Config) -> Vec<Finding> {
     let proxies = match proxies(config) {
         Ok(proxies) => proxies,
@@ -328,11 +328,11 @@ fn resolve(uri: &ureq::http::Uri) -> (Finding, bool) {
     }
 }
 
-/// Whether an upstream answers at all, and how far its clock is from ours.
+/// Whether an upstream answers, and how far its clock is from ours.
 fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> {
     let http = match web::http(context, config) {
         Ok(http) => http,
-        // The reason is the CA's or the proxy's line.
+        // The CA's or the proxy's line gives the reason.
         Err(_) => return Vec::new(),
     };
     let call = |method: &'static str, path: &str| HttpCall {
@@ -354,8 +354,8 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
             return vec![wrong("upstream", text)];
         }
     };
-    // Without a body and a credential this is refused everywhere, and spends nothing; where there
-    // is no such path, it is not found.
+    // Without body and credential the request is refused everywhere and spends nothing; a missing
+    // path answers 404.
     let mut findings = vec![match http(call("POST", "/v1/messages")) {
         Ok(asked) if asked.status == 404 => {
             let url = url.as_str();
@@ -365,7 +365,7 @@ fn reach(context: &Context<'_>, config: &Config, url: &BaseUrl) -> Vec<Finding> 
             wrong("upstream", text)
         }
         Ok(asked) => {
-            // 400 and 401 are how the API answers a request without a body and a credential.
+            // The API answers 400 or 401 to a request without body and credential.
             let status = match asked.status {
                 400 | 401 => String::new(),
                 status => format!(" (status {status})"),

@@ -1,4 +1,4 @@
-//! What the doctor says of each state.
+//! What `doctor` says about each state.
 
 #![allow(clippy::unwrap_used)]
 
@@ -188,7 +188,7 @@ fn a_port_is_free_or_taken() {
 fn a_broken_config_is_told_line_by_line_and_the_rest_is_looked_at() {
     let scratch = Scratch::new();
     let file = scratch.path("c.json");
-    // Nothing listens on port 1 of loopback, and nothing is looked up.
+    // Nothing listens on port 1 of loopback, and nothing has to be resolved.
     let text = "{\"upstream\": \"http://127.0.0.1:1\", \"proxy\": {\"port\": -1},\n\"switchThreshold\": 2}";
     fs::write(&file, text).unwrap();
     let config =

@@ -1,4 +1,4 @@
-//! `env` and `run`: what a client needs in its environment (SPEC C, Q6).
+//! `env` and `run`: the environment that a client needs (SPEC C, Q6).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt as _;
@@ -16,10 +16,10 @@ const STREAM_IDLE: &str = "CLAUDE_STREAM_IDLE_TIMEOUT_MS";
 const TIMEOUT: &str = "API_TIMEOUT_MS";
 const KEY: &str = "ANTHROPIC_API_KEY";
 const HEADERS: &str = "ANTHROPIC_CUSTOM_HEADERS";
-/// By which a client declares how long it bears a stream without content.
+/// The header by which a client declares how long it tolerates a stream without content.
 const DECLARATION: &str = "x-maxpool-client-stream-idle-ms";
 
-/// Claude Code's own limit on a stream without content; the environment only ever raises it.
+/// Claude Code's own limit for a stream without content; the environment can only raise it.
 const STREAM_IDLE_MS: u64 = 300_000;
 
 /// `env`.
@@ -50,8 +50,8 @@ fn variables(config: &Config) -> Result<Vec<(&'static str, String)>> {
     ])
 }
 
-/// `run`: becomes `claude`, so its exit status and its signals are its own. Comes back only with an
-/// error.
+/// `run`: replaces this process by `claude`, so exit status and signals are claude's own. Returns
+/// only with an error.
 pub(super) fn run(
     context: &mut Context<'_>,
     config: &Config,
@@ -122,13 +122,13 @@ pub(super) fn run(
     Err(Error::operator(format!("cannot run {}: {}", claude.display(), reason(&failed))))
 }
 
-/// What to do if Claude Code itself is not signed in: it would ask for a login,
-/// though the proxy has accounts.
+/// What to do if Claude Code itself is not signed in: it would ask for a login, although the proxy
+/// has accounts.
 fn not_signed_in(context: &Context<'_>) -> Option<String> {
     let is_set = |name: &str| (context.variable)(name).is_some_and(|value| !value.is_empty());
     let has_credential =
         [KEY, "ANTHROPIC_AUTH_TOKEN", "CLAUDE_CODE_OAUTH_TOKEN"].into_iter().any(is_set);
-    // On macOS the login is in the Keychain, which asks the user before it tells.
+    // On macOS the login is in the Keychain, and reading it would prompt the user.
     if cfg!(target_os = "macos") || has_credential {
         return None;
     }
@@ -141,8 +141,8 @@ fn not_signed_in(context: &Context<'_>) -> Option<String> {
     })
 }
 
-/// The user's own headers and the declaration of how long the client waits: the shorter of its two
-/// limits. `None` if it is declared already, or if it is not known.
+/// The user's own headers plus the declaration of how long the client waits, which is the shorter
+/// of its two limits. `None` if it is declared already, or if a limit is unknown.
 fn declared(
     own: Option<&OsStr>,
     stream_idle_ms: Option<u64>,
@@ -178,7 +178,7 @@ fn find(context: &Context<'_>, name: &str) -> Option<PathBuf> {
         })
 }
 
-/// A value as a POSIX shell reads it back; plain where that is enough.
+/// Quotes a value for a POSIX shell, if that is necessary.
 pub(super) fn quoted(value: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:@%+,=".contains(&byte);
     if !value.is_empty() && value.bytes().all(is_plain) {

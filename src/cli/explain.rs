@@ -11,6 +11,7 @@ use crate::account::http::percent_encoded;
 use crate::clock::{self, human};
 use crate::error::Result;
 use crate::http::document;
+use crate::report::reasons::{chosen_by, wait_cause};
 use crate::report::status::{Candidate, Evidence, Explanation, Moment, PassedOver};
 use crate::report::text::{self, repeats_status};
 use crate::scheduler::time::Wall;
@@ -75,11 +76,11 @@ fn explained(explanation: &Explanation, now: Wall, room: Room) -> Vec<String> {
     lines
 }
 
-/// What becomes of the request, in one line.
+/// What happens to the request, in one line.
 pub(super) fn verdict(explanation: &Explanation, now: Wall) -> String {
     let why = text::clean(&explanation.why, 200);
     if let Some(name) = &explanation.chosen {
-        return format!("goes to {}: {}", text::name(name), rule(&why));
+        return format!("goes to {}: {}", text::name(name), chosen_by(&why));
     }
     let until = explanation.until.map(|until| left(now, until));
     let cause_of = |word| wait_cause(word, &explanation.passed_over);
@@ -93,38 +94,7 @@ pub(super) fn verdict(explanation: &Explanation, now: Wall) -> String {
     }
 }
 
-/// The rule by which an account is chosen, for display.
-fn rule(word: &str) -> &str {
-    match word {
-        "pinned" | "thread" => "the request names something that belongs to this account",
-        "preferred" => "it is the preferred account",
-        "home" => "it is the session's home, where its prompt cache is",
-        "current" => "it currently serves this session",
-        "score" => "it has the best score of the accounts that can serve",
-        other => other,
-    }
-}
-
-/// The class of a wait (SPEC Q1), for display.
-fn wait_cause<'a>(word: &'a str, passed_over: &[PassedOver]) -> &'a str {
-    let any = |is: fn(&str) -> bool| passed_over.iter().any(|it| is(&it.reason));
-    match word {
-        "capacity" if any(|reason| reason.starts_with("breaker")) => {
-            "the breaker is open because the API is failing for every account"
-        }
-        "capacity" if any(|reason| reason.ends_with("limit of concurrent requests")) => {
-            "the limit of concurrent requests is reached"
-        }
-        "quota" => "every account is at a limit",
-        "weekly" => "every account has used up its week",
-        "capacity" => "the API is failing or overloaded",
-        "network" => "the network is down",
-        other => other,
-    }
-}
-
-/// The accounts that can serve, the best first, with what their scores are made of and what else
-/// speaks for or against them.
+/// The accounts that can serve, best first, with the terms of their scores and other criteria.
 fn ranked(candidates: &[Candidate], room: Room) -> Vec<String> {
     let terms = candidates.first().map(|first| first.terms.keys().cloned().collect());
     let terms: Vec<String> = terms.unwrap_or_default();
@@ -157,7 +127,8 @@ fn ranked(candidates: &[Candidate], room: Room) -> Vec<String> {
 
 /// `work: five-hour limit reached, back in 2h 13m`.
 pub(super) fn out(passed: &PassedOver, now: Wall) -> String {
-    let until = passed.until.map(|until| format!(", back in {}", left(now, until)));
+    let what = if passed.awaits_test() { "next look in" } else { "back in" };
+    let until = passed.until.map(|until| format!(", {what} {}", left(now, until)));
     let reason = text::clean(&passed.reason, 120);
     format!("{}: {reason}{}", text::name(&passed.account), until.unwrap_or_default())
 }

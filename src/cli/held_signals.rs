@@ -1,8 +1,8 @@
-//! Signals that wait until a token is stored (SPEC T7).
+//! Delays signals until a token is stored (SPEC T7).
 //!
-//! A command that is ended between the answer of the token endpoint and the write of the config
-//! loses the account. So Ctrl-C and its like are kept for the moments in which a refresh may be
-//! in progress, and do what they always do as soon as those are over.
+//! A command that is killed between the token endpoint's answer and the write of the config loses
+//! the account. So Ctrl-C and similar signals are deferred while a refresh may be in progress, and
+//! take effect as soon as that is over.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,15 +11,15 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::low_level::emulate_default_handler;
 
-/// Holds the signals until it is dropped.
+/// Defers the signals until it is dropped.
 pub(super) struct HeldSignals {
-    /// Signals end the process at once.
+    /// Set when signals should end the process at once.
     is_over: Arc<AtomicBool>,
     arrived: Vec<(i32, Arc<AtomicBool>)>,
 }
 
 impl HeldSignals {
-    /// From now on. A signal that cannot be held ends the process, as it would have.
+    /// Starts to defer. A signal that cannot be deferred ends the process, as it would have anyway.
     pub(super) fn begin() -> HeldSignals {
         let is_over = Arc::new(AtomicBool::new(false));
         let mut arrived = Vec::new();
@@ -40,7 +40,7 @@ impl Drop for HeldSignals {
         self.is_over.store(true, Ordering::SeqCst);
         for (signal, flag) in &self.arrived {
             if flag.load(Ordering::SeqCst) {
-                // Where that fails the command goes on to its end.
+                // If that fails, the command continues to its end.
                 let _ = emulate_default_handler(*signal);
             }
         }

@@ -1,17 +1,17 @@
-//! Help texts, made from the table of commands.
+//! Help texts, generated from the table of commands.
 
 use std::fmt::Write as _;
 
 use super::spec::{COMMANDS, CommandSpec, HELP, OptionSpec, VERSION};
 use super::table::{Room, wrapped};
 
-/// Column at which explanations begin.
+/// Column at which explanations start.
 const COLUMN: usize = 28;
-/// Lines are no longer, so that they are easy to read.
+/// Longest line, for readability.
 const WIDTH_MAX: usize = 80;
-/// Cells that an explanation has at least.
+/// Minimum width of an explanation.
 const HELP_MIN: usize = 24;
-/// Narrower terminals break the lines themselves.
+/// On narrower terminals, lines are broken by the terminal.
 const WIDTH_MIN: usize = 40;
 
 /// `maxpool help`: every command with its options, and the environment variables.
@@ -54,7 +54,7 @@ pub(super) fn of(command: &CommandSpec, room: Room) -> String {
     page.text
 }
 
-/// The variables that commands read.
+/// The environment variables that commands read.
 pub(super) const VARIABLES: [(&str, &str); 8] = [
     ("MAXPOOL_CONFIG", "the config file; TEAMCLAUDE_CONFIG is the older name"),
     ("XDG_CONFIG_HOME", "the directory of maxpool.json otherwise (default: ~/.config)"),
@@ -124,7 +124,7 @@ fn typed(option: &OptionSpec) -> String {
 mod tests {
     use super::*;
 
-    /// The text in one line, since help may break it anywhere.
+    /// Joins the lines of a text, since help breaks lines itself.
     fn flat(text: &str) -> String {
         text.split_whitespace().collect::<Vec<_>>().join(" ")
     }

@@ -1,5 +1,5 @@
-//! `login` and `import`: what `account` does, with the terminal, the network and the config of this
-//! process.
+//! `login` and `import`: runs the sign-in of `account` with the terminal, the network and the
+//! config of this process.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write};
 use std::os::fd::AsFd as _;
@@ -15,7 +15,7 @@ use crate::clock;
 use crate::config::file;
 use crate::error::{Error, Result, reason};
 
-/// `login`: a browser login, or with `--api` or `--token` what is typed or piped in.
+/// `login`: a browser login, or with `--api` or `--token` a typed or piped credential.
 pub(super) fn login(context: &mut Context<'_>, options: &LoginOptions) -> Result<()> {
     let name = options.name.as_deref();
     let (wanted, what) = match options.by {
@@ -51,7 +51,7 @@ fn login_by_browser(context: &mut Context<'_>, name: Option<&str>) -> Result<()>
     })
 }
 
-/// Asks on the terminal; anything but `y` or `yes` is a no.
+/// Asks on the terminal; anything but `y` or `yes` means no.
 pub(super) fn confirm(out: &mut dyn Write, question: &str) -> Result<bool> {
     let asked = write!(out, "{question} [y/N] ").and_then(|()| out.flush());
     let mut answer = String::new();
@@ -91,16 +91,16 @@ fn read_stdin() -> Result<String> {
     Ok(text)
 }
 
-/// Claude Code's file has some kilobytes.
+/// Claude Code's file has a few kilobytes.
 const INPUT_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// Adds an account, tells the running server, and says what was done.
+/// Adds an account, notifies the running server, and reports what was done.
 fn add(
     context: &mut Context<'_>,
     add: impl FnOnce(&mut login::Desk<'_>) -> Result<String>,
 ) -> Result<()> {
     let path = context.config_path()?;
-    // A broken file is told before anybody signs in for nothing.
+    // A broken file is reported before anybody signs in for nothing.
     let config = context.config()?;
     let http = web::http(context, &config)?;
     let text = |name: &str| (context.variable)(name).and_then(|value| value.into_string().ok());
@@ -114,7 +114,7 @@ fn add(
     };
     let done = add(&mut desk)?;
     context.out.line(&done);
-    // A server that does not hear of it now finds it by itself (SPEC A7).
+    // A server that cannot be notified now finds the change by itself (SPEC A7).
     let server = file::load(&path).ok().and_then(|config| Server::of(&config).ok());
     let server = server.filter(|server| server.presence() == Presence::Running);
     let next = match server.map(|server| server.json("POST", "/maxpool/reload", None)) {

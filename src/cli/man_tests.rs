@@ -1,5 +1,5 @@
-//! The man pages say what the program does: the same commands and options, the same keys and
-//! defaults, examples that work.
+//! The man pages match the program: the same commands and options, the same keys and defaults, and
+//! working examples.
 
 #![allow(clippy::unwrap_used)]
 
@@ -16,7 +16,7 @@ use crate::testing::scratch::Scratch;
 const COMMANDS_PAGE: &str = include_str!("../../man/maxpool.1");
 const CONFIG_PAGE: &str = include_str!("../../man/maxpool.5");
 
-/// The lines of each command's part of the page, by its word.
+/// The lines of each command's section, by its name.
 fn parts() -> Vec<(&'static str, Vec<&'static str>)> {
     let mut parts: Vec<(&str, Vec<&str>)> = Vec::new();
     for line in COMMANDS_PAGE.lines().take_while(|line| *line != ".Sh ENVIRONMENT") {
@@ -74,7 +74,7 @@ fn the_page_has_the_operands_of_the_table() {
     }
 }
 
-/// The keys of an object with their values, those of nested objects with their paths.
+/// The keys of an object with their values; nested keys become paths.
 fn leaves(prefix: &str, object: &Map<String, Value>, into: &mut Vec<(String, Value)>) {
     for (key, value) in object {
         let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };

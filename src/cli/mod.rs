@@ -39,7 +39,7 @@ use crate::config::file;
 use crate::error::Result;
 use crate::run;
 
-/// Runs what the process's arguments say.
+/// Runs the command in the process's arguments.
 pub(crate) fn main() -> ExitCode {
     secrecy::begin();
     let command = args::parse(std::env::args_os().skip(1));
@@ -62,7 +62,7 @@ pub(crate) fn main() -> ExitCode {
     })
 }
 
-/// The exit code of arguments that make no sense.
+/// The exit code for invalid arguments.
 const EXIT_MISUSE: u8 = 2;
 
 fn perform(context: &mut Context<'_>, command: Command) -> Result<ExitCode> {
@@ -73,7 +73,7 @@ fn perform(context: &mut Context<'_>, command: Command) -> Result<ExitCode> {
             env::run(context, &config, &arguments)?;
         }
         Command::Env { with_key } => {
-            // The key comes into being with the file.
+            // Creating the file creates the key.
             let config = if with_key {
                 file::load_or_create(&context.config_path()?)?
             } else {

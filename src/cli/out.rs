@@ -1,10 +1,10 @@
 //! Where commands write: results on stdout, everything else on stderr (SPEC C).
 //!
-//! Whatever is printed comes by here, and what a terminal would obey is escaped (SPEC D4), wherever
-//! it comes from. What goes to stderr is looked through for secrets, too: errors repeat what others
-//! say.
+//! All output passes through here, and terminal control characters are escaped (SPEC D4) whatever
+//! their source. Text for stderr is also searched for secrets, because errors quote text from
+//! elsewhere.
 //!
-//! A reader that has gone away (a closed pipe) is no error: what it does not want to read need not
+//! A reader that has gone away (a closed pipe) is not an error: output that nobody reads need not
 //! be written.
 
 use std::io::{self, IsTerminal as _, Write};
@@ -21,7 +21,7 @@ pub(crate) struct Out<'a> {
     room: Room,
 }
 
-/// Escapes what a terminal would obey. Its texts are written whole, never in pieces of characters.
+/// Escapes terminal control characters. Each write must contain complete characters.
 struct Inert<'a>(&'a mut dyn Write);
 
 impl Write for Inert<'_> {
@@ -40,7 +40,7 @@ impl Write for Inert<'_> {
     }
 }
 
-/// What a piece of text means, for terminals that show colours.
+/// The meaning of a piece of text, shown as a colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Paint {
     Good,
@@ -50,7 +50,7 @@ pub(super) enum Paint {
 }
 
 impl<'a> Out<'a> {
-    /// Writes to these; `color` says whether stdout shows colours.
+    /// Writes to these outputs; `color` says whether stdout shows colours.
     pub(crate) fn new(
         stdout: &'a mut dyn Write,
         stderr: &'a mut dyn Write,
@@ -59,12 +59,12 @@ impl<'a> Out<'a> {
         Out { stdout, stderr: Inert(stderr), color, room: None }
     }
 
-    /// The same for a terminal of this width.
+    /// The same, for a terminal of this width.
     pub(crate) fn within(self, room: Room) -> Out<'a> {
         Out { room, ..self }
     }
 
-    /// The width of the terminal that stdout is, if it is one.
+    /// The width of the terminal, if stdout is one.
     pub(super) fn room(&self) -> Room {
         self.room
     }
@@ -81,7 +81,7 @@ impl<'a> Out<'a> {
         self.bytes(inert(text).as_bytes());
     }
 
-    /// A part of the result that is passed on as it is.
+    /// A part of the result, passed on unchanged.
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
         let _ = self.stdout.write_all(bytes);
         let _ = self.stdout.flush();
@@ -92,18 +92,20 @@ impl<'a> Out<'a> {
         self.result(&format!("{text}\n"));
     }
 
-    /// One line for the person, not part of the result.
+    /// A line for the user that is not part of the result.
     pub(super) fn remark(&mut self, text: &str) {
-        let _ = writeln!(self.stderr, "{text}");
+        for line in text.lines().flat_map(|line| wrapped(line, 2, self.room)) {
+            let _ = writeln!(self.stderr, "{line}");
+        }
         let _ = self.stderr.flush();
     }
 
-    /// Where a person reads what is not the result.
+    /// Where messages to the user go.
     pub(super) fn stderr(&mut self) -> &mut dyn Write {
         &mut self.stderr
     }
 
-    /// Text for stdout in a colour, where colours are shown.
+    /// Text for stdout in a colour, if colours are shown.
     pub(super) fn paint(&self, paint: Paint, text: &str) -> String {
         let code = match paint {
             Paint::Good => "32",
@@ -115,13 +117,13 @@ impl<'a> Out<'a> {
     }
 }
 
-/// The width of the terminal that stdout is, if it is one.
+/// The width of the terminal, if stdout is one.
 pub(super) fn terminal_width() -> Room {
     let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
     Some(usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
-/// Whether stdout shows colours: a terminal, and `NO_COLOR` is not set to anything.
+/// Whether stdout shows colours: it is a terminal, and `NO_COLOR` is empty or not set.
 pub(super) fn shows_color(no_color: Option<std::ffi::OsString>) -> bool {
     io::stdout().is_terminal() && no_color.is_none_or(|value| value.is_empty())
 }

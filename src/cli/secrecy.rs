@@ -1,25 +1,25 @@
-//! Keeps the memory of the process, and what it says when it panics, from telling a secret (SPEC
-//! D4).
+//! Keeps secrets out of core dumps, out of reach of other processes, and out of panic messages
+//! (SPEC D4).
 
 use std::io::Write as _;
 
 use crate::config::masking::Masked;
 
-/// Called first of all.
+/// Called before anything else.
 pub(crate) fn begin() {
     not_dumpable();
     std::panic::set_hook(Box::new(|panic| {
         let text = format!("maxpool: {panic} (this is a bug in maxpool, please report it)");
         let text = Masked::text(&text);
-        // Where nobody reads it there is nothing to be done.
+        // If nobody reads stderr, nothing can be done.
         let _ = writeln!(std::io::stderr(), "{}", *text);
     }));
 }
 
-/// No core file, and no other process of this user reads the memory.
+/// Prevents core files, and other processes of this user from reading the memory.
 fn not_dumpable() {
     use rustix::process::{Resource, Rlimit, setrlimit};
-    // Lower limits are always permitted.
+    // Lowering a limit is always permitted.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     #[cfg(target_os = "linux")]
     {
@@ -46,7 +46,7 @@ mod tests {
             let escaped = secret.expose().replace('/', "\\u002f");
             panic!("first {} then {escaped} last", secret.expose());
         }
-        // The hook is the process's, so a process of its own has it.
+        // The panic hook belongs to the process, so the test runs in its own process.
         let test = "cli::secrecy::tests::d4_a_panic_shows_no_secret";
         let mut child = Command::new(std::env::current_exe().unwrap());
         child.args(["--exact", test, "--nocapture"]).env(VARIABLE, "1");

@@ -1,8 +1,8 @@
-//! `service`: a file for a supervisor, for the user who asks, this program file and this config.
+//! `service`: prints a supervisor's file for this user, this program file and this config.
 //!
-//! The server never needs to be root: what runs as root would leave files in the user's home that
-//! the user cannot change, the config with every credential among them. Where a supervisor starts
-//! as root, the file says whom it has to become.
+//! The server never needs root. If it ran as root, it would leave files in the user's home that the
+//! user cannot change, among them the config with every credential. If a supervisor starts as root,
+//! the file names the user that it must switch to.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -29,17 +29,17 @@ pub(super) fn print(context: &mut Context<'_>, supervisor: Supervisor) -> Result
     Ok(())
 }
 
-/// What such a file says.
+/// The facts in such a file.
 struct Facts {
     program: String,
     config: String,
     home: String,
     user: String,
-    /// How long a stop may take, in seconds.
+    /// Longest time for a stop, in seconds.
     stop_s: u64,
 }
 
-/// Beyond the time that running requests have: the process itself needs a moment.
+/// Time for the process itself, in addition to the time for running requests.
 const STOP_MORE: Duration = Duration::from_secs(60);
 
 impl Facts {
@@ -59,7 +59,7 @@ impl Facts {
         })
     }
 
-    /// Variables that the server needs.
+    /// Environment variables for the server.
     fn variables(&self) -> [(&'static str, &str); 2] {
         [("HOME", &self.home), ("MAXPOOL_CONFIG", &self.config)]
     }
@@ -105,7 +105,7 @@ impl Facts {
         }
         let host = &config.proxy.host;
         let host = match host.as_str() {
-            // A socket unit takes no names.
+            // A socket unit accepts only addresses.
             "localhost" => "127.0.0.1".to_owned(),
             host if host.contains(':') => format!("[{host}]"),
             host => host.to_owned(),
@@ -220,7 +220,7 @@ fn text_of(path: &Path) -> Result<String> {
     }
 }
 
-/// Who runs this: by the list of users, else by the environment, else by number.
+/// The current user: from the user database, else from the environment, else as a number.
 fn user(context: &Context<'_>) -> String {
     let id = rustix::process::getuid().as_raw().to_string();
     let list = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
@@ -237,7 +237,7 @@ fn user(context: &Context<'_>) -> String {
         .unwrap_or(id)
 }
 
-/// A word of a unit file: `%` stands for something there, and what is not plain is quoted.
+/// A word of a unit file: `%` is escaped, and special characters are quoted.
 fn systemd_word(text: &str) -> String {
     let text = text.replace('%', "%%");
     let is_plain = |c: char| c.is_alphanumeric() || "_-./:@%+,=$".contains(c);

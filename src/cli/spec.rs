@@ -1,5 +1,4 @@
-//! The commands and their options, once: parser, help, completions and the man page's test all read
-//! this table.
+//! The table of commands and options, shared by parser, help, completions and the man page's test.
 
 /// A command of SPEC section 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,16 +27,16 @@ pub(super) enum Name {
     Version,
 }
 
-/// What a command is called and takes.
+/// A command's name and arguments.
 #[derive(Debug)]
 pub(super) struct CommandSpec {
     pub(super) name: Name,
     pub(super) word: &'static str,
-    /// What follows the options; in brackets where it may be left out.
+    /// Operands after the options; in brackets if optional.
     pub(super) operands: &'static [&'static str],
-    /// One line for the list.
+    /// One line for the list of commands.
     pub(super) summary: &'static str,
-    /// Further lines for its own help; may be empty.
+    /// More text for the command's own help; may be empty.
     pub(super) about: &'static str,
     pub(super) options: &'static [OptionSpec],
 }
@@ -47,7 +46,7 @@ pub(super) struct CommandSpec {
 pub(super) struct OptionSpec {
     pub(super) long: &'static str,
     pub(super) short: Option<char>,
-    /// What its value is called, if it takes one.
+    /// The name of its value, if it takes one.
     pub(super) value: Option<&'static str>,
     pub(super) help: &'static str,
 }
@@ -60,14 +59,14 @@ const fn valued(long: &'static str, value: &'static str, help: &'static str) -> 
     OptionSpec { long, short: None, value: Some(value), help }
 }
 
-/// Options that every command takes. Before a command, `--version` does too.
+/// Accepted by every command. Before a command, `--version` is accepted too.
 pub(super) const HELP: OptionSpec =
     OptionSpec { long: "help", short: Some('h'), value: None, help: "print help" };
 /// See [`HELP`].
 pub(super) const VERSION: OptionSpec =
     OptionSpec { long: "version", short: Some('V'), value: None, help: "print the version" };
 
-/// Options of each command, `--help` left out.
+/// All commands with their options, without `--help`.
 pub(super) const COMMANDS: &[CommandSpec] = &[
     CommandSpec {
         name: Name::Server,
@@ -256,7 +255,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
         word: "doctor",
         operands: &[],
         summary: "check whether requests can be served and what is wrong",
-        about: "Prints a line for each check and exits with 1 if something is wrong.",
+        about: "Prints a line for each check, changes nothing, and exits with 1 if something is wrong.",
         options: &[],
     },
     CommandSpec {
@@ -295,7 +294,7 @@ pub(super) const COMMANDS: &[CommandSpec] = &[
     },
 ];
 
-/// The command of this word.
+/// The command of this name.
 pub(super) fn command(word: &str) -> Option<&'static CommandSpec> {
     COMMANDS.iter().find(|command| command.word == word)
 }

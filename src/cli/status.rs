@@ -1,4 +1,4 @@
-//! `status`: what the running proxy says of itself, as text or as the JSON that it sent.
+//! `status`: the running proxy's status, as text or as JSON.
 
 use super::Context;
 use super::out::Paint;
@@ -104,17 +104,15 @@ fn row(account: &Account, now: Wall) -> Vec<String> {
     let mut state = match (&account.unavailable, account.enabled) {
         (_, false) => "disabled".to_owned(),
         (Some(unavailable), true) => {
-            // T2: a credential that rests is not back at the end of its rest; one request looks.
-            let looks = ["credential_refused", "unusable"];
-            let is_looked_at = account.blocks.iter().any(|block| {
-                looks.contains(&block.reason.as_str()) && block.text == unavailable.reason
-            });
-            let until = unavailable.until.map(|until| match is_looked_at {
+            let until = unavailable.until.map(|until| match account.awaits_test() {
                 true => format!(", next look in {}", left(now, until)),
                 false => format!(", {} left", left(now, until)),
             });
             let until = until.unwrap_or_default();
             format!("{}{until}", text::clean(&unavailable.reason, 60))
+        }
+        (None, true) if account.awaits_test() => {
+            "refused by the API, the next request tries it again".to_owned()
         }
         (None, true) if !account.avoided.is_empty() => text::clean(&account.avoided.join("; "), 80),
         (None, true) => account.status.clone(),
@@ -153,7 +151,7 @@ fn left(now: Wall, Moment(until): Moment) -> String {
     human(now.until(until))
 }
 
-/// The JSON as it came.
+/// Prints the JSON unchanged.
 pub(super) fn raw(context: &mut Context<'_>, body: &[u8]) -> Result<()> {
     let text = String::from_utf8_lossy(body);
     context.out.line(text.trim_end());

@@ -1,8 +1,8 @@
-//! `status --line`: one line for a shell's prompt or Claude Code's status line.
+//! `status --line`: one line for a shell prompt or Claude Code's status line.
 //!
-//! It is asked for at every prompt, so it speaks to the server without the HTTP client, whose
-//! certificates alone take longer to load than the answer takes to come. Whatever is wrong, a
-//! prompt is no place to say it: then there is no line, and the exit status is 0.
+//! It runs at every prompt, so it does not use the HTTP client, whose certificates alone take
+//! longer to load than the server takes to answer. A prompt is no place for errors: if anything is
+//! wrong, no line is printed and the exit status is 0.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
@@ -24,9 +24,9 @@ pub(super) fn print(context: &mut Context<'_>) {
     }
 }
 
-/// A prompt does not wait longer for a server that hangs.
+/// How long a prompt waits for a server that hangs.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// A status has some ten kilobytes an account.
+/// A status has about ten kilobytes per account.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 fn ask(config: &Config) -> Option<Status> {
@@ -39,7 +39,7 @@ fn ask(config: &Config) -> Option<Status> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
     let key = config.proxy.api_key.as_ref().map(|key| key.expose()).unwrap_or_default();
-    // What a header cannot hold is no key of a server that runs.
+    // A key that a header cannot contain is not the key of a running server.
     if key.bytes().any(|byte| !byte.is_ascii_graphic()) {
         return None;
     }
@@ -60,7 +60,8 @@ fn line(status: &Status) -> String {
     let now = status.now.0;
     let enabled = status.accounts.iter().filter(|account| account.enabled);
     let total = enabled.clone().count();
-    let ready = enabled.clone().filter(|account| account.unavailable.is_none()).count();
+    let is_ready = |account: &&Account| account.unavailable.is_none() && !account.awaits_test();
+    let ready = enabled.clone().filter(is_ready).count();
     let mut parts = vec![match total {
         0 if status.accounts.is_empty() => "no accounts".to_owned(),
         0 => "all accounts disabled".to_owned(),
@@ -78,6 +79,7 @@ fn line(status: &Status) -> String {
     if ready == 0 {
         let back = enabled
             .clone()
+            .filter(|account| !account.awaits_test())
             .filter_map(|account| Some((account.unavailable.as_ref()?.until?, account)))
             .min_by_key(|(until, _)| *until);
         parts.extend(back.map(|(until, account)| {
@@ -87,7 +89,7 @@ fn line(status: &Status) -> String {
     let current = status.current_account.as_ref();
     let current =
         status.accounts.iter().find(|account| Some(&account.name) == current && account.enabled);
-    // The account that served last says nothing about now while none can serve.
+    // While no account can serve, the account that served last is not worth showing.
     parts.extend(current.filter(|_| ready > 0).map(|account| used(account, now)));
     for (count, what) in
         [(status.requests_in_flight as u64, "in flight"), (status.queue.waiting, "waiting")]
@@ -99,7 +101,7 @@ fn line(status: &Status) -> String {
     parts.join(" · ")
 }
 
-/// An account with what it has used.
+/// An account with its utilisation.
 fn used(account: &Account, now: Wall) -> String {
     let quota = &account.quota;
     let mut said = text::name(&account.name);

@@ -1,18 +1,17 @@
-//! Columns and lines of text, as wide as the terminal allows.
+//! Tables and paragraphs, fitted to the terminal's width.
 
 use crate::report::screen::width;
 
-/// The width that tables and lines may have; none if they are not for a terminal.
+/// The width available for tables and lines; `None` if they are not for a terminal.
 pub(super) type Room = Option<usize>;
 
-/// A column is not made narrower than this.
+/// Columns are not made narrower than this.
 const COLUMN_MIN: usize = 8;
 
-/// Rows under a heading, columns two spaces apart, without spaces at the ends of lines. Widths are
-/// in cells: a wide character takes two.
+/// Rows under a heading, columns two spaces apart, without trailing spaces. Widths are in cells: a
+/// wide character takes two.
 ///
-/// Where there is too little room, the widest columns give way first; then the last ones are left
-/// out.
+/// If there is too little room, the widest columns shrink first; then the last ones are omitted.
 pub(super) fn table(heading: &[&str], rows: &[Vec<String>], room: Room) -> Vec<String> {
     let heading: Vec<String> = heading.iter().map(|&cell| cell.to_owned()).collect();
     let all = || std::iter::once(&heading).chain(rows);
@@ -46,27 +45,29 @@ fn narrow(widths: &mut Vec<usize>, room: usize) {
     }
 }
 
-/// The words of `text` in lines that fit, all but the first indented.
+/// Wraps `text` into lines that fit, all but the first indented.
 pub(super) fn wrapped(text: &str, indent: usize, room: Room) -> Vec<String> {
     let Some(room) = room.filter(|room| width::of(text) > *room) else {
         return vec![text.to_owned()];
     };
     let mut lines = Vec::new();
-    // Blanks at the beginning are the first line's own indentation.
-    let own = text.len() - text.trim_start().len();
-    let mut line = text[..own].to_owned();
+    let mut line = String::new();
+    // Spaces before the next word: an indentation, and the padding of columns, stay as they are.
+    let mut gap = 0;
     let mut is_empty = true;
-    for word in text.split_whitespace() {
-        let gap = usize::from(!is_empty);
+    for word in text.split(' ') {
+        if word.is_empty() {
+            gap += 1;
+            continue;
+        }
         if !is_empty && width::of(&line) + gap + width::of(word) > room {
             lines.push(std::mem::replace(&mut line, " ".repeat(indent)));
-            is_empty = true;
-        }
-        if !is_empty {
-            line.push(' ');
+        } else {
+            line.push_str(&" ".repeat(gap));
         }
         line.push_str(word);
         is_empty = false;
+        gap = 1;
     }
     lines.push(line);
     lines
@@ -109,5 +110,10 @@ mod tests {
         assert_eq!(wrapped(text, 4, Some(10)), ["  one two", "    three", "    four"]);
         assert_eq!(wrapped(text, 4, None), [text]);
         assert_eq!(wrapped("longerthanthat", 4, Some(5)), ["longerthanthat"]);
+        let columns = "note  port         nothing is listening";
+        assert_eq!(
+            wrapped(columns, 19, Some(30)),
+            ["note  port         nothing is", "                   listening"]
+        );
     }
 }

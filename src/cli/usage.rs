@@ -46,7 +46,7 @@ pub(super) fn usage(context: &mut Context<'_>, days: u32, as_json: bool) -> Resu
     Ok(())
 }
 
-/// One account's day with one family of models.
+/// One account's day with one model family.
 struct Line<'a> {
     day: &'a str,
     account: &'a str,
@@ -85,11 +85,11 @@ fn cells(counts: Counts) -> Vec<String> {
     ]
 }
 
-/// What was used on that day or later: the latest day first, then by account and family.
+/// The usage since that day: latest day first, then by account and family.
 fn lines_since<'a>(state: &'a State, first: &str) -> Vec<Line<'a>> {
     let mut sums: BTreeMap<(&str, &str, &str), Counts> = BTreeMap::new();
     for account in &state.accounts {
-        // Dates of this form compare as texts do.
+        // Dates in this format sort as text.
         for day in account.days.iter().filter(|day| day.day.as_str() >= first) {
             let sum = sums.entry((&day.day, &account.name, &day.family)).or_default();
             *sum = sum.plus(day.counts());
@@ -105,7 +105,7 @@ fn sum_of(lines: &[Line<'_>]) -> Counts {
     lines.iter().fold(Counts::default(), |sum, line| sum.plus(line.counts))
 }
 
-/// `950`, `12.3k`, `4.56M`: three digits say enough.
+/// `950`, `12.3k`, `4.56M`: three digits are enough.
 fn short(count: u64) -> String {
     let scaled = |unit: f64, letter: char| {
         let value = count as f64 / unit;

@@ -1,5 +1,5 @@
-//! `status --watch`: the dashboard attached to the running proxy. Reads its status, and changes
-//! things as the commands do.
+//! `status --watch`: the dashboard attached to the running proxy. Reads its status, and makes
+//! changes like the commands.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -31,7 +31,8 @@ pub(super) fn watch(context: &Context<'_>) -> Result<()> {
         document::read::<Status>(&body)
             .map_err(|error| format!("the answer of {} cannot be read: {error}", server.base()))
     };
-    // Without a server there is nothing to watch: said before the terminal is taken.
+    // Without a server there is nothing to watch; this is reported before the terminal is taken
+    // over.
     fetch().map_err(Error::operator)?;
     let network = Arc::clone(&http);
     let act = move |action| act(&http, action).unwrap_or_else(|error| error.to_string());
@@ -46,7 +47,7 @@ pub(super) fn watch(context: &Context<'_>) -> Result<()> {
         .map_err(|error| Error::operator(format!("no dashboard: {error}")))
 }
 
-/// Does what was confirmed. Gives a line.
+/// Carries out a confirmed action. Returns a line.
 fn act(http: &Arc<Http>, action: Action) -> Result<String> {
     let variable = |name: &str| std::env::var_os(name);
     let (mut said, mut remarked) = (Vec::new(), Vec::new());
@@ -92,7 +93,7 @@ fn act(http: &Arc<Http>, action: Action) -> Result<String> {
                 login::add_api_key(desk, None, &key)
             });
         }
-        // Done by the dashboard itself, or not offered to one that is attached.
+        // Handled by the dashboard itself, or not offered when it is attached.
         Action::Restart
         | Action::Quit
         | Action::Redraw

@@ -1,5 +1,4 @@
-//! Calls that commands make: to the running server, and to upstreams with the connections of
-//! [`crate::net`].
+//! HTTP calls of commands: to the running server, and to upstreams through [`crate::net`].
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::net::{self, ProxyPolicy, tls};
 use crate::proxy::context::proxies;
 
-/// The network, as the config and the environment ask for it.
+/// An HTTP client that uses the proxy and the certificates of config and environment.
 pub(super) fn http(context: &Context<'_>, config: &Config) -> Result<Arc<Http>> {
     let extra = (context.variable)("SSL_CERT_FILE").filter(|path| !path.is_empty());
     let tls = tls::client_config(extra.as_ref().map(Path::new)).map_err(Error::operator)?;
@@ -21,35 +20,35 @@ pub(super) fn http(context: &Context<'_>, config: &Config) -> Result<Arc<Http>> 
     Ok(wire::http(net::agent(tls, proxies)))
 }
 
-/// The proxy that runs by this config, spoken to over its own routes.
+/// The server that runs with this config, reached over its local routes.
 pub(super) struct Server {
     http: Arc<Http>,
     base: String,
     key: Option<Secret>,
 }
 
-/// Whether a server runs.
+/// Whether the server runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Presence {
     /// maxpool answers.
     Running,
     /// Nothing listens.
     Absent,
-    /// Something else answers, or nothing in time: what it did.
+    /// Something else answers, or nothing answers in time: what happened.
     Strange(String),
 }
 
-/// Local answers come at once; status with many accounts may take a moment on a busy machine.
+/// Local answers are immediate; status with many accounts may take a moment on a busy machine.
 const LOCAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A refresh waits for the token endpoint, and perhaps for a lock.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(90);
-/// The most that is read of a local answer.
+/// Most bytes read of a local answer.
 const LOCAL_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 impl Server {
     /// The server of this config. Nothing is sent yet.
     pub(super) fn of(config: &Config) -> Result<Server> {
-        // Our own server is never behind a proxy, and speaks no TLS.
+        // Our own server is never behind a proxy, and uses no TLS.
         let tls = tls::client_config(None).map_err(Error::ours)?;
         Ok(Server {
             http: wire::http(net::agent(tls, ProxyPolicy::direct())),
@@ -63,7 +62,7 @@ impl Server {
         &self.base
     }
 
-    /// Whether it runs.
+    /// Checks whether it runs.
     pub(super) fn presence(&self) -> Presence {
         match self.call(LOCAL_TIMEOUT, "GET", "/maxpool/health", None) {
             Ok(reply) if reply.status == 200 && is_health(&reply.body) => Presence::Running,
@@ -78,8 +77,8 @@ impl Server {
         }
     }
 
-    /// A route that answers with JSON; any other status than 200 is an error with the server's own
-    /// words.
+    /// Calls a route that answers with JSON; any status other than 200 is an error with the
+    /// server's own message.
     pub(super) fn json(
         &self,
         method: &'static str,
@@ -121,7 +120,7 @@ impl Server {
         }))
     }
 
-    /// Has the server renew the token of an account that has run out.
+    /// Makes the server refresh an account's expired token.
     pub(super) fn refresh(&self, name: &str) -> Result<()> {
         let path = format!("/maxpool/accounts/{}/refresh", percent_encoded(name));
         self.json_within(REFRESH_TIMEOUT, "POST", &path, None).map(|_| ())
@@ -145,7 +144,7 @@ impl Server {
             method,
             url: format!("{}{path}", self.base),
             headers,
-            // A POST says that its body is empty rather than nothing.
+            // A POST needs an explicitly empty body.
             body: match body {
                 Some(body) => Some(body.to_string().into_bytes()),
                 None => (method == "POST").then(Vec::new),
@@ -157,7 +156,7 @@ impl Server {
     }
 }
 
-/// Whether this is what `/maxpool/health` answers.
+/// Whether this is the answer of `/maxpool/health`.
 fn is_health(body: &[u8]) -> bool {
     let document: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     document.is_some_and(|document| {
@@ -165,14 +164,14 @@ fn is_health(body: &[u8]) -> bool {
     })
 }
 
-/// `error.message` of an error in the API's shape.
+/// `error.message` of an error in the API's format.
 pub(super) fn message_of(body: &[u8]) -> Option<String> {
     let document: serde_json::Value = serde_json::from_slice(body).ok()?;
     let message = document.get("error")?.get("message")?.as_str()?;
     Some(message.to_owned())
 }
 
-/// Where clients on this machine find the server.
+/// The server's address for clients on this machine.
 pub(super) fn base_url(config: &Config) -> Result<String> {
     if config.proxy.port == 0 {
         return Err(Error::operator(
@@ -192,7 +191,7 @@ pub(super) fn base_url(config: &Config) -> Result<String> {
     Ok(format!("http://{host}:{}", config.proxy.port))
 }
 
-/// Whether a URL leads to our own, whatever name loopback has in it.
+/// Whether a URL leads to our server, under whatever name for loopback.
 pub(super) fn is_same_place(url: &str, own: &str) -> bool {
     let place = |url: &str| {
         let uri: ureq::http::Uri = url.parse().ok()?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use super::custody::{Digest, Previous, Spent};
+use super::custody::{Previous, Spent};
 use super::identity::free_name;
 use super::reader::Section;
 use super::{
@@ -35,8 +35,7 @@ pub(super) fn read(root: &Section<'_>) -> Vec<Placed> {
         entry(section, index).map(|entry| Placed { index, entry })
     });
     let usable = read.into_iter().flatten().collect();
-    let mut placed = without_shared_tokens(root, without_repeats(root, usable));
-    share_spent(&mut placed);
+    let placed = without_shared_tokens(root, without_repeats(root, usable));
     with_own_names(root, placed)
 }
 
@@ -59,23 +58,6 @@ fn without_shared_tokens(root: &Section<'_>, placed: Vec<Placed>) -> Vec<Placed>
         }
     }
     kept
-}
-
-/// A token that one entry knows as spent is spent for all.
-fn share_spent(placed: &mut [Placed]) {
-    let oauth = |placed: &Placed| match &placed.entry.credential {
-        Credential::Oauth(oauth) => Some(oauth.clone()),
-        Credential::ApiKey(_) | Credential::Provider(_) => None,
-    };
-    let all: Vec<_> = placed.iter().filter_map(oauth).collect();
-    for placed in placed {
-        if let Credential::Oauth(own) = &mut placed.entry.credential
-            && let Some(refresh) = &own.tokens.refresh
-            && all.iter().any(|other| other.spent.has(Some(refresh)))
-        {
-            own.spent.add(Digest::of(refresh), None);
-        }
-    }
 }
 
 /// Of two entries for the same account the later one stays.

@@ -1,4 +1,4 @@
-//! What entries of `accounts` mean (SPEC A3, A4).
+//! The meaning of entries in `accounts` (SPEC A3, A4).
 
 #![allow(clippy::unwrap_used)]
 

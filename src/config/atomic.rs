@@ -1,12 +1,13 @@
-//! Replaces a file as a whole or not at all, under an advisory lock (SPEC A5).
+//! Replaces a file completely or not at all, under an advisory lock (SPEC A5).
 //!
-//! Writers of one file exclude each other by a lock on a sibling file, `<name>.lock`. After locking
-//! it, a writer checks that the path still names that file: a lock on a deleted file excludes
-//! nobody. Readers need no lock, since a rename shows them either the old file or the new one.
+//! Writers of a file exclude each other by a lock on a sibling file, `<name>.lock`. After locking
+//! it, a writer checks that the path still names that file, because a lock on a deleted file
+//! excludes nobody. Readers need no lock, since a rename shows them either the old file or the new
+//! one.
 //!
-//! The place for a later write can be reserved ([`FileLock::reserve`]): a temporary file of the
-//! needed size, on the disk, with its own lock, so that nobody mistakes it for what a killed writer
-//! has left behind.
+//! The space for a later write can be reserved ([`FileLock::reserve`]): a temporary file of the
+//! required size, on disk, with its own lock, so that nobody takes it for the leftover of a killed
+//! writer.
 
 use std::cell::Cell;
 use std::fs::{self, File, OpenOptions};
@@ -22,46 +23,48 @@ use rustix::io::Errno;
 use super::fault::{self, Step};
 use crate::clock::{self, Stopwatch};
 use crate::error::{Error, Result};
+use crate::platform;
 use crate::scheduler::time::Wall;
 
-/// Files larger than this are not ours.
+/// Larger files are not ours.
 pub(super) const FILE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Nobody holds the lock of a file longer than a slow disk needs for a write.
 pub(super) const LOCK_WAIT: Duration = Duration::from_secs(15);
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// Longer than any note.
+/// Notes are shorter.
 const NOTE_BYTES_MAX: usize = 64;
-/// A refresh token whose fate nobody has learned in this time has run out or was replaced.
+/// A refresh token whose fate is still unknown after this time has expired or was replaced.
 const NOTE_KEPT: Duration = Duration::from_secs(24 * 3600);
 
-/// As many links as Linux follows.
+/// The limit of Linux for a chain of links.
 const LINKS_MAX: usize = 40;
 
-/// The right to replace one file, for as long as this value lives.
+/// The right to replace one file while this value exists.
 #[derive(Debug)]
 pub(super) struct FileLock {
     target: PathBuf,
     lock: SiblingLock,
-    /// The file as it was read: what others, who take no lock, write after that is not overwritten.
+    /// The file's state when it was read: later writes by programs that take no lock must not be
+    /// overwritten.
     seen: Cell<Option<Stamp>>,
 }
 
-/// What tells one content of a file from another.
+/// Tells versions of a file apart.
 type Stamp = (u64, u64, i64, i64);
 
-/// A locked file beside another. Closing it gives the lock back.
+/// A locked sibling file. Closing it releases the lock.
 #[derive(Debug)]
 pub(crate) struct SiblingLock {
     path: PathBuf,
     file: File,
-    /// False where the file system knows no locks.
+    /// False if the file system does not support locks.
     is_locked: bool,
 }
 
 impl SiblingLock {
-    /// Waits for the lock of the file at `path`, which is made if it is missing.
+    /// Waits for the lock of the file at `path`, which is created if it is missing.
     pub(crate) fn take(path: &Path, limit: Duration) -> Result<SiblingLock> {
         let watch = Stopwatch::start();
         loop {
@@ -95,11 +98,11 @@ impl SiblingLock {
             Err(cause) => return Err(cause.into()),
         };
         let lock = SiblingLock { path: path.to_owned(), file, is_locked };
-        // It may have been deleted, and made anew by somebody, between the two calls above.
+        // Somebody may have deleted and recreated it between the two calls above.
         Ok(lock.is_in_place().then_some(lock))
     }
 
-    /// Whether the path still names the file that is locked.
+    /// Whether the path still names the locked file.
     fn is_in_place(&self) -> bool {
         is_same_file(&self.file, &self.path)
     }
@@ -109,34 +112,34 @@ impl SiblingLock {
         written.is_ok_and(|at| at.until(clock::wall()) > NOTE_KEPT)
     }
 
-    /// Gives the lock back and takes its file away: nobody shall wait for it any more.
+    /// Releases the lock and deletes its file, so that nobody waits for it any more.
     pub(crate) fn remove(self) {
         if self.is_in_place() && fault::step(Step::Remove, &self.path).is_ok() {
             let _ = fs::remove_file(&self.path);
         }
     }
 
-    /// What its holders have noted in its file; empty if nothing was, or if it cannot be read.
+    /// The note in its file; empty if there is none, or if it cannot be read.
     pub(crate) fn noted(&self) -> String {
         let mut bytes = [0; NOTE_BYTES_MAX];
         let length = self.file.read_at(&mut bytes, 0).unwrap_or(0);
         String::from_utf8_lossy(&bytes[..length]).into_owned()
     }
 
-    /// Notes something for whoever takes the lock next.
+    /// Leaves a note for the next holder of the lock.
     pub(crate) fn note(&self, text: &str) -> io::Result<()> {
         fault::step(Step::Write, &self.path)?;
         self.file.write_all_at(text.as_bytes(), 0)?;
         self.file.set_len(text.len() as u64)
     }
 
-    /// Whether the lock excludes anybody.
+    /// Whether the lock really excludes others.
     pub(crate) fn is_locked(&self) -> bool {
         self.is_locked
     }
 }
 
-/// The place of a text that will come: a temporary file of its size, on the disk.
+/// Reserved space for a later text: a temporary file of its size, on disk.
 #[derive(Debug)]
 pub(crate) struct Reserved {
     path: PathBuf,
@@ -145,7 +148,7 @@ pub(crate) struct Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        // After the rename the path names nothing, or the file of somebody else.
+        // After the rename the path names nothing, or another file.
         if is_same_file(&self.file, &self.path) && fault::step(Step::Remove, &self.path).is_ok() {
             let _ = fs::remove_file(&self.path);
         }
@@ -153,12 +156,12 @@ impl Drop for Reserved {
 }
 
 impl FileLock {
-    /// Waits for the lock of the file that `path` leads to.
+    /// Waits for the lock of the file to which `path` leads.
     pub(super) fn take(path: &Path) -> Result<FileLock> {
         FileLock::take_within(path, LOCK_WAIT)
     }
 
-    /// The same with a bound of its own.
+    /// The same with an explicit time limit.
     pub(super) fn take_within(path: &Path, limit: Duration) -> Result<FileLock> {
         let target = target_of(path).map_err(|cause| Error::file("follow", path, &cause))?;
         let lock = SiblingLock::take(&beside(&target, "", ".lock"), limit)?;
@@ -166,6 +169,31 @@ impl FileLock {
             keep_owner(&lock.file, &old).map_err(|cause| Error::file("lock", &target, &cause))?;
         }
         Ok(FileLock { target, lock, seen: Cell::new(None) })
+    }
+
+    /// Whether the file that `path` leads to could be replaced, as far as that can be told without
+    /// changing anything: takes the lock, makes a place, renames that and removes both. What only
+    /// the last rename would tell stays unknown, such as a rule of a security module, or a sticky
+    /// directory of somebody else. The answer is whether the lock excludes anybody.
+    pub(super) fn probe(path: &Path, limit: Duration) -> Result<bool> {
+        let failed = |cause| Error::file("replace", path, &cause);
+        let target = target_of(path).map_err(failed)?;
+        let had_a_lock = beside(&target, "", ".lock").exists();
+        let lock = FileLock::take_within(path, limit)?;
+        let probed = lock.probe_locked().map(|()| lock.is_locked()).map_err(failed);
+        if !had_a_lock {
+            lock.lock.remove();
+        }
+        probed
+    }
+
+    fn probe_locked(&self) -> io::Result<()> {
+        let mut reserved = self.make(&vec![b' '; fs::read(&self.target)?.len()])?;
+        let aside = temporary_of(&self.target);
+        fault::step(Step::Rename, &aside)?;
+        fs::rename(&reserved.path, &aside)?;
+        reserved.path = aside;
+        platform::why_not_replaceable(&self.target).map_or(Ok(()), |why| Err(io::Error::other(why)))
     }
 
     pub(super) fn is_locked(&self) -> bool {
@@ -181,24 +209,24 @@ impl FileLock {
         self.target.exists()
     }
 
-    /// Puts `text` in place of the file. After an error the file is as it was.
+    /// Replaces the file's content by `text`. After an error the file is unchanged.
     pub(super) fn replace(&self, text: &str) -> Result<()> {
         self.make(text.as_bytes())
             .and_then(|reserved| self.put(&reserved, text))
             .map_err(|cause| Error::file("write", &self.target, &cause))
     }
 
-    /// Makes the place for a text of this many bytes.
+    /// Reserves space for a text of this many bytes.
     pub(super) fn reserve(&self, bytes: usize) -> Result<Reserved> {
         self.make(&vec![b' '; bytes])
             .map_err(|cause| Error::file("create a temporary file beside", &self.target, &cause))
     }
 
-    /// Puts `text` in place of the file, in the place that was made for it. After an error the
-    /// file is as it was.
+    /// Replaces the file's content by `text`, using the reserved space. After an error the file is
+    /// unchanged.
     pub(super) fn replace_in(&self, reserved: Reserved, text: &str) -> Result<()> {
         if !is_same_file(&reserved.file, &reserved.path) {
-            // Somebody has cleared it away.
+            // Somebody has deleted it.
             return self.replace(text);
         }
         let written = fault::step(Step::Write, &reserved.path)
@@ -209,14 +237,14 @@ impl FileLock {
         written.map_err(|cause| Error::file("write", &self.target, &cause))
     }
 
-    /// A temporary file with these bytes, on the disk.
+    /// Creates a temporary file with these bytes, on disk.
     fn make(&self, bytes: &[u8]) -> io::Result<Reserved> {
         let path = temporary_of(&self.target);
         fault::step(Step::Open, &path)?;
         let file = private().read(true).create_new(true).open(&path)?;
         let reserved = Reserved { path, file };
-        // Tells a place that is in use from what a killed writer has left behind. Where there are
-        // no locks the number of the process does.
+        // The lock distinguishes it from the leftover of a killed writer. Without support for
+        // locks, the process number does.
         let _ = flock(&reserved.file, FlockOperation::NonBlockingLockExclusive);
         if let Ok(old) = fs::metadata(&self.target) {
             keep_mode(&reserved.file, &old)?;
@@ -242,17 +270,15 @@ impl FileLock {
         fault::step(Step::Rename, &self.target)?;
         fs::rename(&reserved.path, &self.target)?;
         self.seen.set(stamp_of(&self.target));
-        // The file is replaced by now. Some file systems cannot sync a directory, and to call that
-        // a failed write would be wrong: the caller would go on as if the old content were
-        // there.
+        // The file has been replaced already. Some file systems cannot sync a directory; reporting
+        // a failed write would be wrong, because the caller would assume the old content.
         if fault::step(Step::SyncDirectory, &self.target).is_ok() {
             let _ = directory.sync_all();
         }
         Ok(())
     }
 
-    /// Writes `text` into a file beside, whose name is that of this one and `suffix`. One that is
-    /// there stays as it is.
+    /// Writes `text` to a file with the same name plus `suffix`. An existing one is kept.
     pub(super) fn copy_beside(&self, suffix: &str, text: &str) -> io::Result<()> {
         let path = beside(&self.target, "", suffix);
         fault::step(Step::Open, &path)?;
@@ -261,13 +287,13 @@ impl FileLock {
             .and_then(|()| file.write_all_at(text.as_bytes(), 0))
             .and_then(|()| file.sync_all());
         if copied.is_err() {
-            // A part of it would be taken for the whole.
+            // A part must not be mistaken for the whole.
             let _ = fs::remove_file(&path);
         }
         copied
     }
 
-    /// Removes the file, and the lock's file with it.
+    /// Deletes the file and its lock file.
     pub(super) fn remove(self) -> Result<()> {
         fault::step(Step::Remove, &self.target)
             .and_then(|()| fs::remove_file(&self.target))
@@ -276,15 +302,14 @@ impl FileLock {
         Ok(())
     }
 
-    /// What killed writers have left behind: their files and what those hold. To be cleared away
-    /// with [`FileLock::clear`].
+    /// Leftovers of killed writers with their content. Delete them with [`FileLock::clear`].
     pub(super) fn leftovers(&self) -> Vec<Leftover> {
         let found = temporaries_of(&self.target).into_iter();
         found.filter_map(|(path, pid)| Leftover::of(path, pid)).collect()
     }
 
-    /// Removes the locks of tokens whose holders were killed. One that is held stays, and so does
-    /// for a day one in which something is noted.
+    /// Deletes the token locks of killed processes. Held ones stay, and those with a note stay for
+    /// a day.
     pub(super) fn clear_token_locks(&self) {
         let Ok(entries) = fs::read_dir(directory_of(&self.target)) else {
             return;
@@ -303,7 +328,7 @@ impl FileLock {
         }
     }
 
-    /// Removes leftovers.
+    /// Deletes leftovers.
     pub(super) fn clear(&self, leftovers: Vec<Leftover>) {
         for leftover in leftovers {
             if fault::step(Step::Remove, &leftover.path).is_ok() {
@@ -313,12 +338,12 @@ impl FileLock {
     }
 }
 
-/// The file of a writer that is no more.
+/// The temporary file of a dead writer.
 #[derive(Debug)]
 pub(super) struct Leftover {
     path: PathBuf,
     pub(super) text: String,
-    /// Held, so that nobody else reads it at the same time.
+    /// Locked, so that nobody else reads it at the same time.
     _lock: File,
 }
 
@@ -359,7 +384,7 @@ fn is_same_file(file: &File, path: &Path) -> bool {
     }
 }
 
-/// The text of a file; an error says what is wrong with it.
+/// Reads a file; an error says what is wrong with it.
 pub(super) fn read(path: &Path) -> Result<String> {
     let failed = |cause: io::Error| Error::file("read", path, &cause);
     let file = OpenOptions::new()
@@ -390,7 +415,7 @@ pub(super) fn read(path: &Path) -> Result<String> {
     })
 }
 
-/// Open options for a file that nobody else may read, from its first moment.
+/// Options for a file that nobody else may read, from its creation on.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true).mode(0o600).custom_flags(nofollow());
@@ -401,14 +426,14 @@ fn nofollow() -> i32 {
     rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
 }
 
-/// The file that `path` leads to, through symbolic links, whether it exists or not.
+/// The file to which `path` leads through symbolic links, whether it exists or not.
 pub(super) fn target_of(path: &Path) -> io::Result<PathBuf> {
     let mut target = path.to_owned();
     for _ in 0..LINKS_MAX {
         match fs::read_link(&target) {
-            // A relative link counts from the directory that it stands in.
+            // A relative link is resolved against its own directory.
             Ok(link) => target = directory_of(&target).join(link),
-            // Anything that is no link, or not there.
+            // Not a link, or missing.
             Err(_) => return Ok(target),
         }
     }
@@ -430,17 +455,17 @@ pub(super) fn beside(path: &Path, before: &str, after: &str) -> PathBuf {
     directory_of(path).join(name)
 }
 
-/// The lock for the exchange of one refresh token of the config.
+/// The lock file for exchanging one refresh token of the config.
 pub(super) fn token_lock_of(target: &Path, digest: &str) -> PathBuf {
     beside(target, ".", &format!(".{digest}.lock"))
 }
 
-/// Whether a writer of the file that `path` leads to is at work, or has left something behind.
+/// Whether a writer of the file at `path` is running, or has left something behind.
 pub(super) fn has_temporaries(path: &Path) -> bool {
     target_of(path).is_ok_and(|target| !temporaries_of(&target).is_empty())
 }
 
-/// The temporary files of writers of `target`, and their processes.
+/// The temporary files of writers of `target`, with their process numbers.
 fn temporaries_of(target: &Path) -> Vec<(PathBuf, i32)> {
     let Ok(entries) = fs::read_dir(directory_of(target)) else {
         return Vec::new();
@@ -460,14 +485,14 @@ fn temporaries_of(target: &Path) -> Vec<(PathBuf, i32)> {
     found
 }
 
-/// A name that no other write of this process and no other process uses.
+/// A name that no other write of this or another process uses.
 fn temporary_of(target: &Path) -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     beside(target, ".", &format!(".{}.{count}.tmp", std::process::id()))
 }
 
-/// The process of `<process>.<count>.tmp`.
+/// The process number in `<process>.<count>.tmp`.
 fn writer_of(suffix: &[u8]) -> Option<i32> {
     let (process, rest) = std::str::from_utf8(suffix).ok()?.split_once('.')?;
     let count = rest.strip_suffix(".tmp")?;
@@ -475,7 +500,7 @@ fn writer_of(suffix: &[u8]) -> Option<i32> {
     (is_number(process) && is_number(count)).then(|| process.parse().unwrap_or(i32::MAX))
 }
 
-/// A mode stricter than 0600 stays.
+/// Keeps a mode stricter than 0600.
 fn keep_mode(file: &File, old: &fs::Metadata) -> io::Result<()> {
     let strict = old.mode() & 0o600;
     if strict == 0o600 {
@@ -484,8 +509,8 @@ fn keep_mode(file: &File, old: &fs::Metadata) -> io::Result<()> {
     file.set_permissions(fs::Permissions::from_mode(strict))
 }
 
-/// A command that root runs on a user's config must not take the file away from the user. Only root
-/// can give files away, so where it fails there was nothing to keep.
+/// A command that root runs on a user's config must not change the owner of the file. Only root can
+/// change owners, so a failure means that there was nothing to restore.
 fn keep_owner(file: &File, old: &fs::Metadata) -> io::Result<()> {
     let own = file.metadata()?;
     if (own.uid(), own.gid()) != (old.uid(), old.gid()) {

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //!                        what is compared with the pair that we hold
-//!   digest of its refresh token is in our `spent`  ─────────────────────▶ older (Spent)
+//!   digest of its refresh token is in a `spent`    ─────────────────────▶ older (Spent)
 //!   our refresh token's digest is in its `spent`   ─────────────────────▶ newer (Spent)
 //!   the place still holds what we saw there last   ─────────────────────▶ older (Unchanged)
 //!   the place holds something else since           ─────────────────────▶ newer (Written)
@@ -34,7 +34,7 @@
 //! [`Previous::merged`].
 //!
 //! An old copy of the file takes the digests with it, so the state file holds the latest of them
-//! too, and whoever is about to send a token asks there first, see [`noted`](super::noted).
+//! too, and whoever reads the file learns them, see [`noted`](super::noted).
 //!
 //! A pair becomes spent only by [`Custody::renewed`], that is, when a successor was issued; its
 //! digest then stays in the entry, so that every later reader can tell. The alternative, comparing
@@ -88,7 +88,7 @@ pub(crate) enum Found<'a> {
 /// How `theirs` stands to `ours`.
 pub(crate) fn age_of(theirs: &Deposit, ours: &Deposit, found: Found<'_>) -> Age {
     let (pair, own) = (&theirs.live, &ours.live);
-    if ours.spent.has(pair.refresh.as_ref()) {
+    if ours.spent.has(pair.refresh.as_ref()) || theirs.spent.has(pair.refresh.as_ref()) {
         return Age::Older(Proof::Spent);
     }
     if pair.same_pair(own) {
@@ -188,14 +188,8 @@ impl Custody {
 
     /// The same from what the state file knows of all accounts: the config may be an old copy,
     /// which lacks the digest of the token that is about to be sent.
-    pub(crate) fn learn_noted(&mut self, noted: &[Digest], entry: &Deposit) {
-        for deposit in [&self.own.clone(), entry] {
-            let tokens = deposit.previous.tokens().chain([&deposit.live]);
-            let digests = tokens.filter_map(|tokens| tokens.refresh.as_ref().map(Digest::of));
-            for digest in digests.filter(|digest| noted.contains(digest)) {
-                self.own.spent.add(digest, None);
-            }
-        }
+    pub(crate) fn learn_noted(&mut self, noted: &[Digest]) {
+        self.own.learn(noted, &Tokens::default());
     }
 
     /// How the entry of the config stands to what we hold. Changes nothing.
@@ -253,9 +247,10 @@ impl Custody {
         self.is_amended = self.own.previous != entry.previous;
     }
 
-    /// The source was read: a newer pair of it is taken over. True if the pair in use became
-    /// another.
-    pub(crate) fn see_source(&mut self, pair: &Tokens) -> bool {
+    /// The source was read: a newer pair of it is taken over, unless it is among what is `noted`
+    /// as used up. True if the pair in use became another.
+    pub(crate) fn see_source(&mut self, pair: &Tokens, noted: &[Digest]) -> bool {
+        self.own.learn(noted, pair);
         let theirs = Deposit { live: pair.clone(), ..Deposit::default() };
         match age_of(&theirs, &self.own, Found::Source) {
             Age::Newer(_) => {

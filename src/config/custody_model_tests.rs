@@ -150,7 +150,11 @@ impl Model {
     fn entry(&self) -> Option<(String, Deposit)> {
         let seen = self.read();
         let entry = seen["accounts"].as_array()?.first()?.as_object()?;
-        Some((entry["name"].as_str()?.to_owned(), Deposit::read(entry)))
+        let mut held = Deposit::read(entry);
+        if self.bug != Bug::IgnoresTheNotes {
+            held.learn(&self.state, &Tokens::default());
+        }
+        Some((entry["name"].as_str()?.to_owned(), held))
     }
 
     fn write(&mut self, change: impl FnOnce(&mut Map<String, Value>)) -> bool {
@@ -175,8 +179,7 @@ impl Model {
         if let Some((name, deposit)) = self.entry()
             && self.processes.len() < 3
         {
-            let mut custody = Custody::new(deposit.clone());
-            custody.learn_noted(&self.state, &deposit);
+            let custody = Custody::new(deposit);
             self.processes.push(Process { custody, name, exchange: None, is_reckless: false });
         }
     }
@@ -239,10 +242,8 @@ impl Model {
             return;
         }
         if self.bug != Bug::DoesNotReread {
-            if let Some((_, deposit)) = self.entry()
-                && self.bug != Bug::IgnoresTheNotes
-            {
-                self.processes[at].custody.learn_noted(&self.state, &deposit);
+            if self.bug != Bug::IgnoresTheNotes {
+                self.processes[at].custody.learn_noted(&self.state);
             }
             self.look(at);
             self.keep(at);
@@ -348,7 +349,8 @@ impl Model {
 
     fn import(&mut self) {
         let theirs = Deposit { live: self.source.clone(), ..Deposit::default() };
-        let Some((_, held)) = self.entry() else { return };
+        let Some((_, mut held)) = self.entry() else { return };
+        held.learn(&self.state, &theirs.live);
         let is_old = matches!(age_of(&theirs, &held, Found::Command), Age::Older(_) | Age::Same);
         if is_old && self.bug != Bug::ImportsAnything {
             return;
@@ -411,12 +413,12 @@ impl Model {
                 process.exchange.is_none() && self.newest.as_ref() == Some(process.custody.live())
             }) =>
             {
-                // What nobody has redeemed is an edit that a person may want, and a process that
-                // has not looked since the token was redeemed cannot know.
+                // What nobody has redeemed is an edit that a person may want.
                 let is_old = |copy: &&Map<String, Value>| {
                     let old = Deposit::read(copy["accounts"][0].as_object().unwrap());
                     let token = old.live.refresh.as_ref();
-                    self.processes.iter().all(|process| process.custody.spent().has(token))
+                    token.is_some_and(|token| self.state.contains(&Digest::of(token)))
+                        || self.processes.iter().all(|process| process.custody.spent().has(token))
                 };
                 let old: Vec<_> = self.copies.iter().filter(is_old).cloned().collect();
                 if !old.is_empty() {

@@ -1,5 +1,5 @@
-//! What each account did on each local day, for `maxpool usage` (SPEC P13): kept in memory while
-//! the server runs, and in the state file.
+//! The usage of each account on each local day, for `maxpool usage` (SPEC P13): in memory while the
+//! server runs, and in the state file.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,19 +9,19 @@ use serde::{Deserialize, Serialize};
 use crate::scheduler::{AccountId, Usage};
 use crate::zone;
 
-/// Days that are kept.
+/// Number of days kept.
 pub(crate) const DAYS_KEPT: u32 = 31;
 
-/// Model families that one account's day holds apart; what comes beyond is counted as `other`.
+/// Model families counted separately for one account and day; further ones count as `other`.
 const FAMILIES_MAX: usize = 16;
 
-/// The use of one day and family, as the state file has it.
+/// The usage of one day and family, in the form of the state file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct DayUse {
     /// The local date, `2026-11-29`.
     pub(crate) day: String,
-    /// The model family, such as `opus`; `other` where the model is not known.
+    /// The model family, such as `opus`; `other` if the model is unknown.
     pub(crate) family: String,
     requests: u64,
     input_tokens: u64,
@@ -68,7 +68,7 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    /// One request with these tokens.
+    /// One request that used these tokens.
     fn one(tokens: Usage) -> Counts {
         Counts {
             requests: 1,
@@ -79,12 +79,12 @@ impl Counts {
         }
     }
 
-    /// Both together.
+    /// The sum of both.
     pub(crate) fn plus(self, other: Counts) -> Counts {
         self.joined(other, u64::saturating_add)
     }
 
-    /// What is more here than there.
+    /// The difference, at least zero.
     fn minus(self, other: Counts) -> Counts {
         self.joined(other, u64::saturating_sub)
     }
@@ -100,7 +100,7 @@ impl Counts {
     }
 }
 
-/// The days of `now` that count from `earlier` on.
+/// Subtracts the days in `earlier` from those in `now`.
 pub(super) fn since(now: &[DayUse], earlier: &[DayUse]) -> Vec<DayUse> {
     let less = |day: &DayUse| {
         let mut known = earlier.iter();
@@ -111,7 +111,7 @@ pub(super) fn since(now: &[DayUse], earlier: &[DayUse]) -> Vec<DayUse> {
     now.iter().map(less).filter(|day| day.counts() != Counts::default()).collect()
 }
 
-/// The running server's sums.
+/// The running server's totals.
 #[derive(Debug, Default)]
 pub(crate) struct DailyUse(Mutex<BTreeMap<AccountId, Days>>);
 
@@ -119,14 +119,14 @@ pub(crate) struct DailyUse(Mutex<BTreeMap<AccountId, Days>>);
 type Days = BTreeMap<i64, BTreeMap<String, Counts>>;
 
 impl DailyUse {
-    /// An answer of this day has told what it used.
+    /// Counts an answer of this day that reported its usage.
     pub(crate) fn note(&self, account: AccountId, day: i64, family: Option<&str>, tokens: Usage) {
         let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let days = accounts.entry(account).or_default();
         add(days, day, family.unwrap_or(OTHER), Counts::one(tokens));
     }
 
-    /// Adds what the state file or another process knows.
+    /// Adds what the state file or another process has counted.
     pub(crate) fn restore(&self, account: AccountId, known: &[DayUse]) {
         let mut accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let days = accounts.entry(account).or_default();
@@ -137,7 +137,7 @@ impl DailyUse {
         }
     }
 
-    /// What all accounts together did on this day.
+    /// The usage of all accounts on this day.
     pub(crate) fn on(&self, day: i64) -> Counts {
         let accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let families = accounts.values().filter_map(|days| days.get(&day));
@@ -146,7 +146,7 @@ impl DailyUse {
             .fold(Counts::default(), |sum, counts| sum.plus(*counts))
     }
 
-    /// The days up to `today`, the earliest first.
+    /// The days up to `today`, earliest first.
     pub(crate) fn of(&self, account: AccountId, today: i64) -> Vec<DayUse> {
         let accounts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = today - i64::from(DAYS_KEPT) + 1..=today;
@@ -161,7 +161,7 @@ impl DailyUse {
     }
 }
 
-/// The family of a request whose model is not known.
+/// The family of requests with an unknown model.
 const OTHER: &str = "other";
 
 fn add(days: &mut Days, day: i64, family: &str, counts: Counts) {
@@ -205,7 +205,7 @@ mod tests {
         uses.note(AccountId(2), 139, None, tokens(100));
         assert_eq!((uses.on(139).input_tokens, uses.on(139).requests), (113, 4));
         assert_eq!(uses.on(99), Counts::default());
-        // A day later one more has gone, though nothing was added.
+        // A day later the oldest has been dropped, although nothing was added.
         assert_eq!(uses.of(A, 140).len(), 31);
     }
 

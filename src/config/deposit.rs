@@ -40,6 +40,20 @@ impl Deposit {
         self.tidy();
     }
 
+    /// Learns which of the tokens that it or `other` holds are used up, from digests that may be
+    /// of any account. True if there was something new.
+    pub(crate) fn learn(&mut self, used: &[Digest], other: &Tokens) -> bool {
+        let tokens = self.previous.tokens().chain([&self.live, other]);
+        let digests = tokens.filter_map(|tokens| tokens.refresh.as_ref().map(Digest::of));
+        let news: Vec<Digest> = digests
+            .filter(|digest| used.contains(digest) && !self.spent.digests().any(|it| it == digest))
+            .collect();
+        for digest in &news {
+            self.spent.add(digest.clone(), None);
+        }
+        !news.is_empty()
+    }
+
     /// What tells its pairs from others.
     pub(super) fn keys(&self) -> Vec<Digest> {
         self.live.key().into_iter().chain(self.previous.keys()).collect()

@@ -1,8 +1,8 @@
-//! Changes of the config document that more than one command makes. Pure; [`super::file`] reads and
+//! Changes of the config document that several commands make. Pure; [`super::file`] reads and
 //! writes.
 //!
-//! Accounts are found by the names that [`Config::accounts`](super::Config) shows, or by identity,
-//! never by a position that was known from an earlier reading.
+//! Accounts are found by the names in [`Config::accounts`](super::Config) or by identity, never by
+//! a position from an earlier reading.
 
 use std::cell::RefCell;
 
@@ -12,16 +12,16 @@ use super::accounts::{self, Placed};
 use super::identity::{Identity, free_name};
 use super::reader::{Findings, Section};
 
-/// What [`put_account`] did, with the account's name.
+/// The effect of [`put_account`], with the account's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Put {
-    /// There is a new entry.
+    /// A new entry was added.
     Added(String),
-    /// The entry of the same account was changed.
+    /// The existing entry of the account was updated.
     Updated(String),
 }
 
-/// The entry of the account with this name, also of one that is skipped for want of a credential.
+/// The entry of the account with this name, even one that is skipped because it has no credential.
 pub(crate) fn account_mut<'a>(
     document: &'a mut Map<String, Value>,
     name: &str,
@@ -30,7 +30,7 @@ pub(crate) fn account_mut<'a>(
     entry_mut(document, index)
 }
 
-/// The entry of the same account as `who` (SPEC A4).
+/// The entry of the account with this identity (SPEC A4).
 pub(crate) fn account_of_mut<'a>(
     document: &'a mut Map<String, Value>,
     who: &Identity<'_>,
@@ -39,9 +39,8 @@ pub(crate) fn account_of_mut<'a>(
     entry_mut(document, index)
 }
 
-/// Updates the entry of the same account as `who` with `fields`, or appends one. Name, enabled
-/// state and all keys that `fields` does not have stay; a new account gets a free name (SPEC A4,
-/// T1).
+/// Updates the entry with the identity `who`, or appends one. Name, enabled state and all keys that
+/// are not in `fields` stay; a new account gets an unused name (SPEC A4, T1).
 pub(crate) fn put_account(
     document: &mut Map<String, Value>,
     who: &Identity<'_>,
@@ -68,8 +67,8 @@ pub(crate) fn put_account(
     Put::Added(name)
 }
 
-/// Removes the account with this name, and every further entry of the same account, which would
-/// come to light otherwise. `false` if there is none.
+/// Removes the account with this name, and all other entries of the same account, which would
+/// otherwise become effective again. Returns `false` if there is none.
 pub(crate) fn remove_account(document: &mut Map<String, Value>, name: &str) -> bool {
     let Some(index) = index_of(document, name) else {
         return false;
@@ -94,8 +93,8 @@ pub(crate) fn remove_account(document: &mut Map<String, Value>, name: &str) -> b
     true
 }
 
-/// Gives the account `name` the name `new`. `false` if there is no such account or the new name is
-/// taken.
+/// Renames the account `name` to `new`. Returns `false` if there is no such account or the new name
+/// is taken.
 pub(crate) fn rename_account(document: &mut Map<String, Value>, name: &str, new: &str) -> bool {
     if name != new && names(document).iter().any(|taken| taken == new) {
         return false;
@@ -110,8 +109,8 @@ pub(crate) fn rename_account(document: &mut Map<String, Value>, name: &str, new:
     true
 }
 
-/// Enables or disables the account with this name; one that is disabled is no longer preferred
-/// (SPEC S7). `false` if there is none.
+/// Enables or disables the account with this name; a disabled one is no longer preferred (SPEC S7).
+/// Returns `false` if there is none.
 pub(crate) fn set_enabled(document: &mut Map<String, Value>, name: &str, enabled: bool) -> bool {
     let Some(entry) = account_mut(document, name) else {
         return false;
@@ -123,7 +122,7 @@ pub(crate) fn set_enabled(document: &mut Map<String, Value>, name: &str, enabled
     true
 }
 
-/// Preferred mode with this account, or automatic.
+/// Sets preferred mode with this account, or automatic mode.
 pub(crate) fn set_routing(document: &mut Map<String, Value>, preferred: Option<&str>) {
     let routing = document.entry("routing").or_insert_with(|| Value::Object(Map::new()));
     if let Value::Object(routing) = routing {
@@ -133,7 +132,7 @@ pub(crate) fn set_routing(document: &mut Map<String, Value>, preferred: Option<&
     }
 }
 
-/// Stores the names that repeated names were changed to.
+/// Stores the new names that duplicate names were given.
 pub(super) fn store_names(document: &mut Map<String, Value>) {
     for Placed { index, entry: read } in read(document) {
         if let Some(entry) = entry_mut(document, index)
@@ -144,14 +143,13 @@ pub(super) fn store_names(document: &mut Map<String, Value>) {
     }
 }
 
-/// The usable accounts; what is wrong with the document is of no interest here.
+/// The usable accounts; problems of the document do not matter here.
 fn read(document: &Map<String, Value>) -> Vec<Placed> {
     let findings = RefCell::new(Findings::default());
     Section::root(document, &findings).read(accounts::read)
 }
 
-/// The names of all accounts: the usable ones as they are shown, the others as they are in the
-/// file.
+/// The names of all accounts: of the usable ones as displayed, of the others as in the file.
 pub(crate) fn names(document: &Map<String, Value>) -> Vec<String> {
     let usable = read(document);
     let mut names: Vec<String> = usable.iter().map(|placed| placed.entry.name.clone()).collect();
@@ -172,7 +170,7 @@ fn entry_mut(document: &mut Map<String, Value>, index: usize) -> Option<&mut Map
     document.get_mut("accounts")?.get_mut(index)?.as_object_mut()
 }
 
-/// The name as it is in the file, or the one that stands for a missing one.
+/// The name in the file, or the placeholder for a missing one.
 fn raw_name(document: &Map<String, Value>, index: usize) -> String {
     let name = entries(document).get(index).and_then(|entry| entry.get("name")?.as_str());
     name.filter(|name| !name.is_empty())
@@ -188,13 +186,13 @@ fn raw_identity_is(document: &Map<String, Value>, index: usize, who: &Identity<'
     raw.is_same(who)
 }
 
-/// The name that the entry is shown under.
+/// The displayed name of the entry.
 fn name_at(document: &Map<String, Value>, index: usize) -> String {
     let shown = read(document).into_iter().find(|placed| placed.index == index);
     shown.map_or_else(|| raw_name(document, index), |placed| placed.entry.name)
 }
 
-/// Usable accounts first, then the last entry that has the name in the file.
+/// Usable accounts first, then the last entry with that name in the file.
 fn index_of(document: &Map<String, Value>, name: &str) -> Option<usize> {
     let usable = read(document).into_iter().find(|placed| placed.entry.name == name);
     usable.map(|placed| placed.index).or_else(|| {

@@ -1,6 +1,6 @@
-//! Where tests stop the program: every step of a write asks here first.
+//! Fault injection for tests: every step of a write calls [`step`] first.
 //!
-//! Outside of tests [`step`] is nothing at all.
+//! Outside of tests [`step`] does nothing.
 
 use std::io;
 use std::path::Path;
@@ -17,7 +17,7 @@ pub(crate) enum Step {
     Remove,
 }
 
-/// May this step be done?
+/// Whether this step may be executed.
 #[cfg(not(test))]
 #[expect(clippy::unnecessary_wraps, reason = "under test it can fail")]
 pub(crate) fn step(_step: Step, _path: &Path) -> io::Result<()> {
@@ -34,23 +34,22 @@ mod under_test {
 
     use super::{Path, Step, io};
 
-    /// What happens to the steps below one directory.
+    /// The fault for the steps below one directory.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) enum Fault {
-        /// From the step of this number on the process is dead: nothing is done any more.
+        /// From this step on the process is dead: nothing is executed any more.
         Dead(usize),
-        /// The step of this number finds the disk full.
+        /// The disk is full at this step.
         Full(usize),
-        /// Every write and every sync finds the disk full.
+        /// The disk is full at every write and every sync.
         AlwaysFull,
-        /// Another program puts a file of its own in the place of the first one that is open to be
-        /// locked.
+        /// Another program replaces the first file that is opened to be locked.
         Replaced,
         /// Every step of this kind fails with this error.
         Each(Step, rustix::io::Errno),
     }
 
-    /// Faults in force for a directory, until dropped.
+    /// A fault that is in force for a directory until this is dropped.
     pub(crate) struct Faults(PathBuf);
 
     struct Plan {

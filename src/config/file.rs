@@ -43,6 +43,7 @@ pub(crate) fn load(path: &Path) -> Result<Config> {
     let text = atomic::read(path)?;
     let mut document = parse::document(&text, path)?;
     rescue::apply(&mut document, &rescue::read(path));
+    noted::apply(path, &mut document);
     Config::from_document(&document, &text, path)
 }
 
@@ -147,6 +148,12 @@ pub(crate) fn lock_token(path: &Path, token: &Digest, limit: Duration) -> Result
     SiblingLock::take(&atomic::token_lock_of(&target, token.as_str()), limit)
 }
 
+/// Whether the file could be replaced now, as far as that can be told without changing it. False
+/// where the file system knows no locks.
+pub(crate) fn probe(path: &Path, limit: Duration) -> Result<bool> {
+    FileLock::probe(path, limit)
+}
+
 /// The config under its lock; the lock goes with the value.
 ///
 /// It shows what the file says together with what the rescue file and a killed writer have left
@@ -180,6 +187,7 @@ impl Locked {
         for leftover in &self.leftovers {
             take_over(&mut self.document, &leftover.text);
         }
+        noted::apply(&self.path, &mut self.document);
         Ok(())
     }
 

@@ -1,4 +1,5 @@
-//! What happens to the config file (SPEC A1, A5), with real directories, threads and processes.
+//! Reading and changing the config file (SPEC A1, A5), with real directories, threads and
+//! processes.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -137,7 +138,7 @@ fn a1_a_new_file_lists_every_default() {
         ..Config::default()
     };
     assert_eq!(config, expected);
-    // Keys that the file leaves out are those whose default is to be absent.
+    // Keys missing from a new file are those that are absent by default.
     let absent = ["upstreamProxy", "logDir"];
     let listed: Vec<String> =
         parse::document(NEW_FILE, Path::new("new")).unwrap().keys().cloned().collect();
@@ -299,14 +300,14 @@ fn a5_a_dangling_link_is_filled() {
 #[test]
 fn a5_a_failed_write_changes_nothing_and_says_so() {
     let scratch = Scratch::new();
-    // A directory in place of the file makes the rename fail, also for root.
+    // A directory in place of the file makes the rename fail, even for root.
     let target = scratch.path("dir.json");
     fs::create_dir(&target).unwrap();
     fs::write(target.join("inside"), "x").unwrap();
     let error = FileLock::take(&target).unwrap().replace("{}").unwrap_err().to_string();
     assert!(error.starts_with(&format!("cannot write {}: ", target.display())), "{error}");
     assert_eq!(scratch.names(), ["dir.json", "dir.json.lock"], "no temporary file stays");
-    // Nobody can make files in /proc.
+    // Nobody can create files in /proc.
     let error = load_or_create(Path::new("/proc/maxpool.json")).unwrap_err().to_string();
     assert!(error.starts_with("cannot create the lock /proc/maxpool.json.lock: "), "{error}");
 }
@@ -364,12 +365,12 @@ fn a5_a_lock_whose_file_was_replaced_meanwhile_is_none() {
     let path = scratch.path("maxpool.json");
     fs::write(&path, "{}").unwrap();
     let _faults = Faults::inject(&scratch.path(""), Fault::Replaced);
-    // Before it is locked: the one in its place is locked instead.
+    // Before it is locked: the new file is locked instead.
     let first = lock(&path).unwrap();
     let second = lock_within(&path, Duration::ZERO);
     assert!(second.unwrap_err().to_string().contains("another process"), "two writers");
     drop(first);
-    // While it is held: whoever locks the new one may be writing.
+    // While it is locked: whoever locks the new one may be writing.
     let mut held = lock(&path).unwrap();
     fs::remove_file(scratch.path("maxpool.json.lock")).unwrap();
     let refused = held.commit(|document| insert(document, "a", 1)).unwrap_err().to_string();
@@ -389,7 +390,7 @@ fn a5_a_lock_on_a_missing_file_makes_no_files() {
 const STEPS: u64 = 25;
 const FILE_VARIABLE: &str = "MAXPOOL_TEST_FILE";
 
-/// Adds one to `count`, `STEPS` times, and says so.
+/// Increments `count` `STEPS` times, and reports it.
 fn count_up(file: &Path) {
     for _ in 0..STEPS {
         let count = update(file, |document| {
@@ -401,7 +402,7 @@ fn count_up(file: &Path) {
     }
 }
 
-/// The other process of the tests below; does nothing by itself.
+/// The other process of the tests below; does nothing when run alone.
 #[test]
 fn child_that_counts_up() {
     if let Some(file) = std::env::var_os(FILE_VARIABLE) {
@@ -444,7 +445,7 @@ fn a5_a_killed_writer_leaves_a_whole_file_and_a_free_lock() {
     fs::write(&file, "{\"count\": 0}").unwrap();
     for round in 1..=5 {
         let mut child = child(&file);
-        // Killed somewhere within the write that follows a different number of finished ones.
+        // Killed somewhere in the write after a varying number of finished ones.
         let finished =
             BufReader::new(child.stdout.take().unwrap()).lines().map_while(io::Result::ok);
         let counted: Vec<String> =

@@ -1,5 +1,5 @@
-//! Configurations drawn by chance: none panics the reader, a good one is read, and a bad one is
-//! refused by its key, its line and its file.
+//! Random configurations: none causes a panic, a valid one is accepted, and an invalid one is
+//! refused with its key, line and file.
 
 use std::path::Path;
 
@@ -8,13 +8,13 @@ use serde_json::{Map, Value};
 use super::Config;
 use crate::testing::chance::{Random, rounds};
 
-/// What a key takes, as the table of SPEC A2 says it.
+/// The values that a key accepts, from the table of SPEC A2.
 #[derive(Clone, Copy)]
 enum Takes {
     /// 0 or more.
     Number,
     Share,
-    /// 0 or more, without a fraction.
+    /// A whole number, 0 or more.
     Whole,
     Port,
     Flag,
@@ -91,7 +91,7 @@ fn value(random: &mut Random, wanted: Takes) -> Value {
     serde_json::from_str(text).unwrap_or(Value::Null)
 }
 
-/// A document, and the first key that a slow reader would refuse, if there is one.
+/// A document, and whether a reference reader would refuse it.
 fn document(random: &mut Random) -> (Map<String, Value>, bool) {
     let mut document = Map::new();
     let mut good = true;
@@ -150,7 +150,7 @@ fn a_slow_reader_takes_and_refuses_the_same_configurations() {
                     unknown,
                     "A2 {text}"
                 );
-                // Whatever was taken can be put into effect.
+                // Whatever was accepted can be put into effect.
                 let policy = &config.policy;
                 assert!((0.0..=1.0).contains(&policy.switch_threshold), "A2 {text}");
                 assert!(

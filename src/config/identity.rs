@@ -1,6 +1,7 @@
-//! Which account is which (SPEC A4): by account and organisation, else by name, never by position.
+//! The identity of an account (SPEC A4): account and organisation, else the name, never the
+//! position.
 
-/// What tells one account from another.
+/// Distinguishes accounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity<'a> {
     pub(crate) name: &'a str,
@@ -9,8 +10,8 @@ pub(crate) struct Identity<'a> {
 }
 
 impl Identity<'_> {
-    /// The same `accountUuid` where both have one, and the same `orgUuid` too where both have one;
-    /// else the same name.
+    /// The same `accountUuid` if both have one, and then the same `orgUuid` too if both have one;
+    /// otherwise the same name.
     pub(crate) fn is_same(&self, other: &Identity<'_>) -> bool {
         match (self.account_uuid, other.account_uuid) {
             (Some(mine), Some(theirs)) => {
@@ -25,7 +26,7 @@ impl Identity<'_> {
     }
 }
 
-/// A name that nobody has: `wanted`, else `wanted (organisation)`, else `wanted-2`, `wanted-3`, …
+/// An unused name: `wanted`, else `wanted (organisation)`, else `wanted-2`, `wanted-3`, …
 pub(crate) fn free_name(
     wanted: &str,
     organisation: Option<&str>,

@@ -1,25 +1,25 @@
-//! Where a key stands in the text of the config file, for errors that name a line.
+//! Finds a key in the text of the config file, for errors that name a line.
 //!
 //! serde_json keeps no positions, so the text is walked again when something is wrong. The walk
-//! copes with any text: it also has to say which key stood last before a syntax error.
+//! accepts any text, because it also has to find the last key before a syntax error.
 
 use std::fmt;
 
 use crate::http::json::Cursor;
 
-/// One step on the way to a value.
+/// One step of a path to a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Key(String),
     Index(usize),
 }
 
-/// A way to a value, shown as `accounts[2].priority`.
+/// A path to a value, shown as `accounts[2].priority`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Place(pub(super) Vec<Step>);
 
 impl Place {
-    /// The place one step further.
+    /// The path extended by one step.
     pub(super) fn then(&self, step: Step) -> Place {
         let mut steps = self.0.clone();
         steps.push(step);
@@ -35,8 +35,7 @@ impl fmt::Display for Place {
                     if number > 0 {
                         out.write_str(".")?;
                     }
-                    // A key from the file may hold anything; what it holds must not disturb a
-                    // terminal.
+                    // A key in the file may contain anything, also control characters.
                     write!(out, "{}", key.escape_debug())?;
                 }
                 Step::Index(index) => write!(out, "[{index}]")?,
@@ -46,8 +45,8 @@ impl fmt::Display for Place {
     }
 }
 
-/// The line of the key at `place`, counted from 1; of what encloses it if there is no such key. A
-/// repeated key counts where it occurs last, as it does for its value.
+/// The line of the key at `place`, counted from 1, or of its closest existing parent. If a key is
+/// repeated, the last one counts, as for its value.
 pub(super) fn line_of(text: &str, place: &Place) -> usize {
     let mut best = (0, 0);
     walk(text, |steps, offset| {
@@ -58,17 +57,17 @@ pub(super) fn line_of(text: &str, place: &Place) -> usize {
     line_at(text, best.1)
 }
 
-/// The line of a byte, counted from 1.
+/// The line of a byte offset, counted from 1.
 pub(super) fn line_at(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|&byte| byte == b'\n').count()
 }
 
-/// The key that a reader of `text` has come to at its end, for a text that is broken there.
+/// The path of the last key in a broken text.
 ///
-/// Anything may stand where a key belongs in such a text, a credential too (D4): what does not look
-/// like a key ends the place.
+/// Anything may be in the place of a key in such a text, even a credential (D4), so the path ends
+/// before anything that does not look like a key.
 pub(super) fn place_at_end(text: &str) -> Place {
-    // A text that ends within or behind a key has come to that key, as if a colon followed.
+    // A text that ends inside or after a key has reached that key, as if a colon followed.
     let ends = ["", ":", "\":"].map(|end| walk(&format!("{text}{end}"), |_, _| {}));
     let mut steps = ends.into_iter().max_by_key(Vec::len).unwrap_or_default();
     let known = steps.iter().take_while(|step| match step {
@@ -82,17 +81,17 @@ pub(super) fn place_at_end(text: &str) -> Place {
     Place(steps)
 }
 
-/// Keys of the configuration are words of letters, the longest has 25.
+/// Config keys are words; the longest has 25 letters.
 const KEY_BYTES_MAX: usize = 32;
 
-/// Lists and objects in each other that serde_json reads.
+/// The nesting limit of serde_json.
 const DEPTH_MAX: usize = 128;
 
-/// Calls `visit` with the way to each key and each element, and its offset. Returns the way to
-/// where the text ends or breaks.
+/// Calls `visit` with the path and the offset of each key and element. Returns the path at which
+/// the text ends or breaks.
 fn walk(text: &str, mut visit: impl FnMut(&[Step], usize)) -> Vec<Step> {
     let mut steps = Vec::new();
-    // Where a broken text ends is told by the steps that are left.
+    // The remaining steps are the path at which a broken text ends.
     let _ = descend(&mut Cursor::new(text.as_bytes()), &mut steps, &mut visit);
     steps
 }

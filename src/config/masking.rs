@@ -8,8 +8,8 @@
 //! [`Secret::new`](super::Secret::new) makes a secret known here, so none can be forgotten. What
 //! leaves the program is a [`Masked`], which nothing but a search makes: a line of the log and of
 //! the dashboard, a recording, an error body kept for a client, an answer of our own, a panic.
-//! Streams and headers, which have no whole text, and the command line ask [`text`], [`bytes()`] or
-//! [`torn`] in the one place that writes them. The content of a good answer is not asked about. A
+//! Streams and headers, which have no whole text, and the command line ask [`text`] or [`bytes()`]
+//! in the one place that writes them. The content of a good answer is not asked about. A
 //! text without a secret costs one pass over it.
 
 use std::borrow::Cow;
@@ -53,6 +53,12 @@ impl Masked<Vec<u8>> {
     pub(crate) fn bytes(original: Vec<u8>) -> Masked<Vec<u8>> {
         Masked(bytes(&original).unwrap_or(original))
     }
+
+    /// The same of a text that may have been cut anywhere: without the beginning of a secret at its
+    /// end.
+    pub(crate) fn torn(original: Vec<u8>) -> Masked<Vec<u8>> {
+        Masked(torn(&original))
+    }
 }
 
 impl<T> std::ops::Deref for Masked<T> {
@@ -65,7 +71,7 @@ impl<T> std::ops::Deref for Masked<T> {
 
 /// A text that may have been cut anywhere, without any secret and without the beginning of one at
 /// its end.
-pub(crate) fn torn(bytes: &[u8]) -> Vec<u8> {
+fn torn(bytes: &[u8]) -> Vec<u8> {
     let mut ranges = found(bytes);
     ranges.extend(torn_start(bytes).map(|start| start..bytes.len()));
     ranges.sort_by_key(|range| range.start);

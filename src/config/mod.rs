@@ -1,9 +1,9 @@
 //! The configuration: every setting with its default, in types that cannot hold an invalid value.
 //!
 //! The text is read once, strictly (SPEC A2): a value of the wrong type or out of range is an error
-//! that names file, line and key, and nothing is coerced. What is odd but harmless, such as an
-//! unknown key or an account without a credential, becomes a notice. Credentials are never written
-//! anywhere but into the config file itself, see [`mod@file`].
+//! that names file, line and key, and nothing is coerced. Harmless oddities, such as an unknown key
+//! or an account without a credential, become notices. Credentials are never written anywhere
+//! except to the config file itself, see [`mod@file`].
 
 mod accounts;
 pub(crate) mod atomic;
@@ -44,17 +44,17 @@ pub(crate) use identity::Identity;
 pub(crate) use secret::Secret;
 pub(crate) use tokens::Tokens;
 
-/// Everything that the config file says, defaults filled in.
+/// The content of the config file, with defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Config {
     /// `proxy`: the listening side.
     pub(crate) proxy: Proxy,
-    /// `upstream`: where requests of Claude accounts go.
+    /// `upstream`: the API for Claude accounts.
     pub(crate) upstream: BaseUrl,
     /// `upstreamProxy`: how upstream connections leave this machine.
     pub(crate) upstream_proxy: UpstreamProxy,
-    /// What the scheduler decides by: `switchThreshold`, and most of `scheduler`, `retry` and
-    /// `queue`. Its [`Default`] is the table of their defaults.
+    /// The scheduler's settings: `switchThreshold`, and most of `scheduler`, `retry` and `queue`.
+    /// Its [`Default`] holds their default values.
     pub(crate) policy: Policy,
     pub(crate) routing: Routing,
     pub(crate) scheduler: Scheduler,
@@ -63,7 +63,7 @@ pub(crate) struct Config {
     pub(crate) timeouts: Timeouts,
     /// `shutdown.drainTimeoutMs`: how long running streams may take to end.
     pub(crate) drain_timeout: Duration,
-    /// `sync.accountsIntervalMs`: how often the file is looked at.
+    /// `sync.accountsIntervalMs`: how often the file is checked for changes.
     pub(crate) sync_interval: Duration,
     /// `quotaProbeSeconds`; `None` is off.
     pub(crate) quota_probe: Option<Duration>,
@@ -71,11 +71,9 @@ pub(crate) struct Config {
     pub(crate) log_dir: Option<PathBuf>,
     /// `logFile`, the same as `--log-file`.
     pub(crate) log_file: Option<PathBuf>,
-    /// `accounts`: those that can be used, in the order of the file, each identity and each name
-    /// once (SPEC A4).
+    /// `accounts`: the usable ones in file order, each identity and each name once (SPEC A4).
     pub(crate) accounts: Vec<AccountEntry>,
-    /// What a person should hear once: unknown keys, accounts that were skipped or renamed. One
-    /// line each.
+    /// Lines to be shown once: unknown keys, accounts that were skipped or renamed.
     pub(crate) notices: Vec<String>,
 }
 
@@ -90,23 +88,23 @@ pub(crate) struct Proxy {
     pub(crate) api_key: Option<Secret>,
     /// `requireKey`: loopback clients need the key for inference too.
     pub(crate) require_key: bool,
-    /// `maxConnections`: connections that clients may have; 0: as many as descriptors allow.
+    /// `maxConnections`: limit of client connections; 0: as many as the descriptors allow.
     pub(crate) connections_max: usize,
 }
 
-/// An `http` or `https` URL with a host and perhaps a path, without a slash at its end, user, query
+/// An `http` or `https` URL with a host and optionally a path, without trailing slash, user, query
 /// or fragment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct BaseUrl(Arc<str>);
 
 impl BaseUrl {
-    /// Reads one; `None` if it is anything else.
+    /// Parses a URL; `None` if it is anything else.
     pub(crate) fn parse(text: &str) -> Option<BaseUrl> {
         let uri: ureq::http::Uri = text.parse().ok()?;
         let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
         let is_bare = uri.query().is_none() && !text.contains(['#', '@']);
         let base = text.trim_end_matches('/');
-        // Requests bring `/v1` along. A host may have that name, too.
+        // Requests contain `/v1` themselves. A host may have that name, too.
         let base = match uri.path().trim_end_matches('/').ends_with("/v1") {
             true => base.trim_end_matches("v1").trim_end_matches('/'),
             false => base,
@@ -120,7 +118,7 @@ impl BaseUrl {
     }
 }
 
-/// Whether a URL has a host and, if it has a port, one that there is.
+/// Whether a URL has a host and, if it has a port, a valid one.
 fn names_a_host(uri: &ureq::http::Uri) -> bool {
     let Some(authority) = uri.authority() else {
         return false;
@@ -140,7 +138,7 @@ fn names_a_host(uri: &ureq::http::Uri) -> bool {
 pub(crate) enum UpstreamProxy {
     /// Absent: `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured.
     Environment,
-    /// This one for all; it may hold a password.
+    /// One proxy for all upstreams; the URL may hold a password.
     Url(Secret),
     /// `false`: always direct.
     Direct,
@@ -155,7 +153,7 @@ pub(crate) enum Routing {
     Preferred(String),
 }
 
-/// `scheduler`, without what the policy holds.
+/// `scheduler`, except what the policy holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scheduler {
     /// `mode`: a label that status shows.
@@ -183,19 +181,19 @@ impl SessionAffinity {
     ];
 }
 
-/// `retry`, without what the policy holds.
+/// `retry`, except what the policy holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Retry {
-    /// `maxRetryBufferBytes`: a larger request has one try.
+    /// `maxRetryBufferBytes`: a larger request has only one attempt.
     pub(crate) buffer_bytes_max: usize,
 }
 
-/// `queue`, without what the policy holds.
+/// `queue`, except what the policy holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Queue {
     /// `streamClientToleranceMs` (SPEC Q6).
     pub(crate) stream_client_tolerance: Duration,
-    /// `heartbeatMs`. It may be 0, and whoever sends heartbeats guards against that.
+    /// `heartbeatMs`. It may be 0; the sender of heartbeats guards against that.
     pub(crate) heartbeat: Duration,
     /// `streamForwardGraceMs`.
     pub(crate) stream_forward_grace: Duration,
@@ -212,7 +210,7 @@ pub(crate) struct Timeouts {
     pub(crate) non_stream_headers: Duration,
     /// `idleMs`: silence of the upstream within an answer.
     pub(crate) idle: Duration,
-    /// `clientMs`: a client that takes nothing.
+    /// `clientMs`: how long a client may accept nothing.
     pub(crate) client: Duration,
 }
 
@@ -221,10 +219,10 @@ pub(crate) struct Timeouts {
 pub(crate) struct AccountEntry {
     /// `name`, made unique (SPEC A4).
     pub(crate) name: String,
-    /// `type` and what belongs to it.
+    /// `type` and the matching credential.
     pub(crate) credential: Credential,
     pub(crate) enabled: bool,
-    /// `priority`; lower is preferred.
+    /// `priority`; the lower, the sooner it is used.
     pub(crate) priority: i64,
     pub(crate) profiles: Vec<String>,
     pub(crate) account_uuid: Option<String>,
@@ -233,22 +231,22 @@ pub(crate) struct AccountEntry {
     pub(crate) source: Option<String>,
     /// `provider`: `anthropic`, `zai`, `kimi`, or any word.
     pub(crate) provider: String,
-    /// `upstream`; `None` is the config's own. Always there for `type: provider`.
+    /// `upstream`; `None` means the config's own. Always set for `type: provider`.
     pub(crate) upstream: Option<BaseUrl>,
-    /// `authHeader`; `None` is what fits the credential (SPEC P5).
+    /// `authHeader`; `None` means the usual one for the credential (SPEC P5).
     pub(crate) auth_header: Option<AuthHeader>,
     /// `model`: replaces every model.
     pub(crate) model: Option<String>,
-    /// `modelMap`: from full model id, family or `default` to a model, in the order of the file.
+    /// `modelMap`: from full model id, family or `default` to a model, in file order.
     pub(crate) model_map: Vec<(String, String)>,
     pub(crate) strip_beta_headers: bool,
-    /// `limit`: used shares at which the account is out (SPEC S3).
+    /// `limit`: used shares at which the account is taken out (SPEC S3).
     pub(crate) limit: crate::scheduler::AccountLimit,
 }
 
 impl AccountEntry {
-    /// The e-mail address that the account signs in with, as far as its entry tells: its name, or
-    /// what `login` has noted in `source`.
+    /// The e-mail address with which the account signs in, if its entry tells: its name, or what
+    /// `login` has stored in `source`.
     pub(crate) fn email(&self) -> Option<&str> {
         if self.name.contains('@') {
             return Some(&self.name);
@@ -257,7 +255,7 @@ impl AccountEntry {
         Some(email)
     }
 
-    /// Who this is (SPEC A4).
+    /// The identity (SPEC A4).
     pub(crate) fn identity(&self) -> Identity<'_> {
         Identity {
             name: &self.name,
@@ -278,21 +276,21 @@ pub(crate) enum Credential {
     Provider(Secret),
 }
 
-/// What an OAuth account is logged in with.
+/// The credential of an OAuth account.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub(crate) struct OauthCredential {
-    /// The tokens of the entry itself.
+    /// The tokens in the entry itself.
     pub(crate) tokens: Tokens,
-    /// `importFrom`: the file whose tokens are taken while they are newer (SPEC T3).
+    /// `importFrom`: the file whose tokens are used while they are newer (SPEC T3).
     pub(crate) import_from: Option<ImportFrom>,
-    /// `previous`: the pairs that these tokens have displaced.
+    /// `previous`: the pairs that these tokens have replaced.
     pub(crate) previous: custody::Previous,
     /// `spent`: the refresh tokens that are used up.
     pub(crate) spent: custody::Spent,
 }
 
 impl OauthCredential {
-    /// What the entry says about its tokens.
+    /// The entry's tokens, with the replaced and the used ones.
     pub(crate) fn deposit(&self) -> custody::Deposit {
         custody::Deposit {
             live: self.tokens.clone(),
@@ -305,9 +303,9 @@ impl OauthCredential {
 /// `importFrom`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ImportFrom {
-    /// A path (also as `{"path": …}`); a leading `~/` is still there.
+    /// A path (also as `{"path": …}`); a leading `~/` is not expanded yet.
     Path(PathBuf),
-    /// Something else, kept in the file as it is.
+    /// Anything else; it stays in the file unchanged.
     Other,
 }
 
@@ -320,8 +318,8 @@ pub(crate) enum AuthHeader {
 }
 
 impl Config {
-    /// What `run` and `env` make of a limit of the client's own, in milliseconds (SPEC Q6): as long
-    /// as the longest wait, never shorter than it was.
+    /// The value to which `run` and `env` raise a client's own limit, in milliseconds (SPEC Q6):
+    /// the longest wait, but never less than before.
     pub(crate) fn raised_limit(&self, own: u64) -> u64 {
         let wait = u64::try_from(self.policy.max_wait.as_millis()).unwrap_or(u64::MAX);
         wait.max(own).min(CLIENT_TIMER_MS_MAX)
@@ -378,9 +376,9 @@ impl Default for Retry {
     }
 }
 
-/// Claude Code's and the SDKs' own limit on a request, in milliseconds.
+/// The limit of Claude Code and the SDKs for a request, in milliseconds.
 pub(crate) const CLIENT_TIMEOUT_MS: u64 = 600_000;
-/// A timer of JavaScript with a longer time fires at once.
+/// A JavaScript timer with a longer time fires at once.
 const CLIENT_TIMER_MS_MAX: u64 = 2_147_483_647;
 
 impl Default for Queue {

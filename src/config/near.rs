@@ -1,8 +1,8 @@
-//! Words that were probably meant: a misspelt command, option, key or account name is answered with
-//! the nearest one that exists.
+//! Suggestions for misspelt commands, options, keys and account names: the most similar one that
+//! exists.
 
-/// The nearest of `words` to what was typed, if one is near enough to have been meant. Of two that
-/// are equally near the first counts.
+/// The most similar of `words`, if one is similar enough to be meant. Of two equally similar ones
+/// the first wins.
 pub(crate) fn nearest<'a>(
     typed: &str,
     words: impl IntoIterator<Item = &'a str>,
@@ -16,8 +16,10 @@ pub(crate) fn nearest<'a>(
     };
     let distances = words.into_iter().map(|word| {
         let letters: Vec<char> = word.to_lowercase().chars().take(LENGTH_MAX).collect();
-        // A prefix of a word means the word.
-        let is_start = typed.len() >= 3 && letters.starts_with(&typed);
+        // A prefix stands for the word, and the name before the @ for an e-mail address.
+        let is_start = letters
+            .strip_prefix(&typed[..])
+            .is_some_and(|rest| typed.len() >= 3 || rest.first() == Some(&'@'));
         (if is_start { 1 } else { distance(&typed, &letters) }, word)
     });
     let (steps, word) = distances.min_by_key(|(steps, _)| *steps)?;
@@ -29,11 +31,11 @@ pub(crate) fn did_you_mean(nearest: Option<&str>) -> String {
     nearest.map(|word| format!("; did you mean {word}?")).unwrap_or_default()
 }
 
-/// Longer words are compared by their beginning: what is typed may be any text.
+/// Only this many letters of a word are compared, because the input may be any text.
 const LENGTH_MAX: usize = 64;
 
-/// Letters to insert, to leave out, to replace, or to swap with their neighbour, to get from one
-/// word to the other (the restricted Damerau-Levenshtein distance).
+/// The number of letters to insert, delete, replace, or swap with a neighbour to turn one word into
+/// the other (the restricted Damerau-Levenshtein distance).
 fn distance(from: &[char], to: &[char]) -> usize {
     let mut before: Vec<usize> = Vec::new();
     let mut row: Vec<usize> = (0..=to.len()).collect();
@@ -76,6 +78,7 @@ mod tests {
             assert_eq!(nearest(typed, commands), meant, "{typed}");
         }
         assert_eq!(nearest("anything", []), None);
+        assert_eq!(nearest("me", ["work@example.com", "me@example.com"]), Some("me@example.com"));
         let long = "é".repeat(10_000);
         assert_eq!(nearest(&long, ["é"]), None);
     }

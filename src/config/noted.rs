@@ -1,10 +1,10 @@
 //! Digests of used-up refresh tokens in the state file, beside those in the config (SPEC T8).
 //!
-//! The `spent` list of an entry is lost when somebody saves an old copy of the config over it. A
-//! process that has not looked since its token was redeemed by another one would then take the old
-//! copy for the news and present its token. So whoever writes the config notes here what it says,
-//! and whoever is about to send a token asks here first. Nobody takes a digest out again but to
-//! make room.
+//! The `spent` list of an entry is lost when somebody saves an old copy of the config over it, or
+//! removes the entry. A reader that has never seen the list would then take the old copy for the
+//! news and present its token. So whoever writes the config notes here what its entries say, and
+//! whoever reads it, a source, or what a command brings, learns it from here. Nobody takes a digest
+//! out again but to make room.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,14 +12,34 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::atomic::{self, FileLock};
+use super::deposit::Deposit;
 use super::spent::{Digest, Spent};
 use super::state;
+use super::tokens::Tokens;
 use crate::error::{Error, Result};
 
 /// The tokens that are known as used up, of all accounts. A file that cannot be read knows none.
 pub(crate) fn spent(config: &Path) -> Vec<Digest> {
     let text = atomic::read(&state::path(config)).unwrap_or_default();
     digests_of(serde_json::from_str(&text).ok().as_ref())
+}
+
+/// Adds to the `spent` of each entry which of its tokens are used up, as the state file of `config`
+/// or another entry says.
+pub(super) fn apply(config: &Path, document: &mut Map<String, Value>) {
+    let Some(Value::Array(entries)) = document.get_mut("accounts") else {
+        return;
+    };
+    let mut used = spent(config);
+    for entry in entries.iter().filter_map(Value::as_object) {
+        used.extend(Spent::read(entry.get(SPENT)).digests().cloned());
+    }
+    for entry in entries.iter_mut().filter_map(Value::as_object_mut) {
+        let mut held = Deposit::read(entry);
+        if held.learn(&used, &Tokens::default()) {
+            held.spent.write(entry);
+        }
+    }
 }
 
 /// Notes what the entries of the config say.

@@ -1,4 +1,4 @@
-//! From the text of the config file to [`Config`] (SPEC A2). Pure: it touches no file.
+//! Parses the text of the config file into [`Config`] (SPEC A2). Pure: it touches no file.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -14,17 +14,17 @@ use super::{
 use crate::error::{Error, Result};
 use crate::scheduler::{Overage, Policy};
 
-/// As good as no limit on the time of one step of a request, and far from where sums of times end.
+/// Practically no limit for one step of a request, and small enough that sums cannot overflow.
 const NO_LIMIT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 impl Config {
-    /// Reads the text of a config file. The path is for messages only.
+    /// Parses the text of a config file. The path is only for messages.
     #[cfg(test)]
     pub(crate) fn parse(text: &str, file: &Path) -> Result<Config> {
         Config::from_document(&document(text, file)?, text, file)
     }
 
-    /// Reads a document whose text is `text`, where lines are looked up.
+    /// Reads a parsed document; `text` is used to find line numbers.
     pub(super) fn from_document(
         document: &Map<String, Value>,
         text: &str,
@@ -41,7 +41,7 @@ impl Config {
     }
 }
 
-/// The text as JSON; an error names the line and the key that stands last before the mistake.
+/// Parses the text as JSON; an error names the line and the last key before the mistake.
 pub(super) fn document(text: &str, file: &Path) -> Result<Map<String, Value>> {
     let at_line = |line: usize, problem: String| {
         Error::operator(format!("{}:{line}: {problem}", file.display()))
@@ -66,7 +66,7 @@ pub(super) fn document(text: &str, file: &Path) -> Result<Map<String, Value>> {
     }
 }
 
-/// The start of the text, cut at a character border at or before `length` bytes.
+/// The start of the text, cut at a character boundary at or before `length` bytes.
 fn start_of(text: &str, length: usize) -> &str {
     let mut length = length.min(text.len());
     while !text.is_char_boundary(length) {
@@ -181,7 +181,7 @@ const WEEKLY: [&str; 4] = [
     "weeklyExhaustedThreshold",
 ];
 
-/// Names the first weekly threshold that lies below the one before it.
+/// Reports the first weekly threshold that is below the one before it.
 fn weekly_ascends(section: &Section<'_>, policy: &Policy) {
     let values = [
         policy.weekly_soft,
@@ -230,7 +230,7 @@ fn timeouts(section: &Section<'_>, timeouts: &mut Timeouts) {
         ("idleMs", &mut timeouts.idle),
     ] {
         section.time_ms(key, limit);
-        // A limit that ends everything at once would be of no use; 0 means none, as it often does.
+        // A limit of zero would end everything at once, so 0 means no limit, as usual.
         if limit.is_zero() {
             *limit = NO_LIMIT;
         }

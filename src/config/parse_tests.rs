@@ -1,4 +1,4 @@
-//! What the text of a config file means, rule by rule (SPEC A2).
+//! The meaning of the config file, rule by rule (SPEC A2).
 
 #![allow(clippy::unwrap_used)]
 
@@ -51,7 +51,7 @@ fn a2_a_time_limit_of_zero_is_none() {
     let timeouts = parse(text).unwrap().timeouts;
     assert_eq!((timeouts.connect, timeouts.headers), (NO_LIMIT, NO_LIMIT));
     assert_eq!((timeouts.non_stream_headers, timeouts.idle), (NO_LIMIT, NO_LIMIT));
-    // Its reader knows 0.
+    // The code that uses it handles 0.
     assert_eq!(timeouts.client, Duration::ZERO);
 }
 
@@ -160,7 +160,7 @@ fn a2_every_value_is_read() {
     assert_eq!(config, expected);
 }
 
-/// Every key with values that must be refused, and what the error says was expected.
+/// Every key with values that must be refused, and what the error says is expected.
 #[test]
 fn a2_wrong_types_and_ranges_name_the_key() {
     const TIME: &str = "expected a time in ms, 0 or more, found ";

@@ -1,8 +1,9 @@
-//! The pairs that others have displaced in an entry, each kept until a successor has served a
+//! The pairs of an entry that were replaced by others, each kept until a successor has served a
 //! request (SPEC T8).
 //!
-//! There may be several: a login that an import displaces before it has served is as good as the
-//! pair that it displaced itself. Two processes and a person change the list without knowing of
+//! There may be several: a login that is replaced by an import before it has served is as valuable
+//! as the pair that it replaced itself. Two processes and a person change the list independently,
+//! so additions of either side are kept, see [`Previous::merged`].
 //! each other, so what one of them has added stays, see [`Previous::merged`].
 
 use serde_json::{Map, Value};
@@ -10,34 +11,34 @@ use serde_json::{Map, Value};
 use super::spent::{Digest, Spent};
 use super::tokens::Tokens;
 
-/// Who has displaced a pair.
+/// Who replaced a pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DisplacedBy {
     /// A login or an edit of the file: an independent grant.
     Person,
-    /// An import: the pair may be one that its source has rotated since, so its refresh token is
-    /// never sent again.
+    /// An import: its source may have rotated the pair since, so its refresh token is never sent
+    /// again.
     Import,
 }
 
-/// A pair that another one displaced.
+/// A pair that was replaced by another.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Displaced {
     pub(crate) tokens: Tokens,
     pub(crate) by: DisplacedBy,
 }
 
-/// All of them, the one that was displaced last at the end.
+/// All of them, the most recently replaced one last.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Previous(Vec<Displaced>);
 
 impl Previous {
-    /// Whether the pair is among them.
+    /// Whether the list contains the pair.
     pub(super) fn has(&self, pair: &Tokens) -> bool {
         self.0.iter().any(|known| known.tokens.same_pair(pair))
     }
 
-    /// Adds one, and forgets the oldest beyond [`PREVIOUS_MAX`].
+    /// Adds a pair, and drops the oldest beyond [`PREVIOUS_MAX`].
     pub(super) fn add(&mut self, displaced: Displaced) {
         let Some(key) = displaced.tokens.key_secret() else {
             return;
@@ -49,19 +50,19 @@ impl Previous {
         }
     }
 
-    /// Takes out the one that was displaced last.
+    /// Removes the most recently replaced pair.
     pub(super) fn take_last(&mut self) -> Option<Displaced> {
         self.0.pop()
     }
 
-    /// Forgets all. True if there were any.
+    /// Removes all. Returns true if there were any.
     pub(super) fn clear(&mut self) -> bool {
         let had_any = !self.0.is_empty();
         self.0.clear();
         had_any
     }
 
-    /// Takes out what is known as used up, and the pair `live`, which is in use.
+    /// Removes used-up pairs, and the pair `live`, which is in use.
     pub(super) fn without(mut self, spent: &Spent, live: &Tokens) -> Previous {
         let key = live.key_secret();
         self.0.retain(|known| {
@@ -70,7 +71,7 @@ impl Previous {
         self
     }
 
-    /// Puts `successor` in the place of the pair that it replaces. True if there is one.
+    /// Replaces a pair by its `successor`. Returns true if there was one.
     pub(super) fn replace(&mut self, spent: &Spent, successor: &Tokens) -> bool {
         let replaced = self.0.iter().rposition(|known| spent.has(known.tokens.refresh.as_ref()));
         let Some(at) = replaced else {
@@ -92,13 +93,13 @@ impl Previous {
         self.0.iter().map(|known| &known.tokens)
     }
 
-    /// What tells the pairs from others.
+    /// Digests that identify the pairs.
     pub(super) fn keys(&self) -> Vec<Digest> {
         self.0.iter().filter_map(|known| known.tokens.key()).collect()
     }
 
-    /// Our list and theirs in one. Both come from a list of `seen`: what one side has dropped of
-    /// that since stays dropped, and whatever one side has added stays.
+    /// Merges our list with theirs. Both started from `seen`: what one side has removed since then
+    /// stays removed, and what one side has added stays.
     pub(super) fn merged(ours: &Previous, theirs: &Previous, seen: &[Digest]) -> Previous {
         let has = |list: &Previous, tokens: &Tokens| {
             list.0.iter().any(|known| known.tokens.key_secret() == tokens.key_secret())
@@ -118,7 +119,7 @@ impl Previous {
         merged
     }
 
-    /// One pair, or a list of them.
+    /// Reads a single pair, or a list of them.
     pub(super) fn read(value: Option<&Value>) -> Previous {
         let mut previous = Previous::default();
         let pairs = match value {
@@ -159,7 +160,7 @@ impl Previous {
     }
 }
 
-/// Nobody logs in more often without one request between.
+/// Nobody logs in more often without a request in between.
 const PREVIOUS_MAX: usize = 32;
 const PREVIOUS: &str = "previous";
 const BY: &str = "by";

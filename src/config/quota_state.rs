@@ -1,4 +1,4 @@
-//! The state file's words for quota windows, verdicts and rejections (SPEC A6).
+//! The state file's form of quota windows, verdicts and rejections (SPEC A6).
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use crate::scheduler::{KnownRejection, Source, WindowSnapshot};
 pub(crate) struct WindowState {
     /// `five_hour`, `seven_day`, `seven_day_<family>`, `tokens`, `requests` or `generic`.
     pub(crate) window: String,
-    /// Of which models, where the upstream limits each family by itself.
+    /// The model family, if the upstream limits families separately.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) family: Option<String>,
     pub(crate) utilisation: Option<f64>,
@@ -26,9 +26,9 @@ pub(crate) struct WindowState {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct RejectionState {
-    /// The window it belongs to, as in [`WindowState`], if the answer named one.
+    /// The window to which it belongs, as in [`WindowState`], if the answer named one.
     pub(crate) window: Option<String>,
-    /// Whose requests it keeps out; none: all messages.
+    /// The model family whose requests it blocks; `None`: all messages.
     pub(crate) family: Option<String>,
     pub(crate) until: i64,
     pub(crate) said_at: i64,
@@ -77,7 +77,7 @@ impl RejectionState {
         }
     }
 
-    /// One of a window that this version does not know still keeps out what it kept out.
+    /// A rejection of a window that this version does not know still blocks the same requests.
     pub(super) fn restore(&self, now: Wall) -> Option<KnownRejection> {
         Some(Wall(self.until)).filter(|until| *until > now).map(|until| KnownRejection {
             window: self.window.as_deref().and_then(kind_of),

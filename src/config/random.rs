@@ -1,4 +1,4 @@
-//! Random bytes and their text form, for keys, PKCE and states.
+//! Random bytes and their text form, for keys, PKCE and OAuth states.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

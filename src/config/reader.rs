@@ -1,8 +1,8 @@
-//! Reads values of the config document strictly: the right type, in range, or a problem that names
-//! the key.
+//! Reads values of the config document strictly: the right type and in range, or a problem that
+//! names the key.
 //!
-//! Every key that is asked for becomes a known key; what was never asked for is reported as
-//! unknown. An absent key gives its default; `null` counts as absent only where a key may be null.
+//! Every key that is read becomes a known key; keys that are never read are reported as unknown. An
+//! absent key gets its default; `null` counts as absent only if the key may be null.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -15,22 +15,22 @@ use super::locate::{self, Place, Step};
 use super::near::nearest;
 use crate::error::Error;
 
-/// Longer times are read as this. No deadline can overflow, and nobody waits a hundred years.
+/// Longer times are reduced to this. No deadline can overflow, and nobody waits a hundred years.
 const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// What reading has found out so far.
+/// The findings so far.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     problems: Vec<(Place, String)>,
     unknown: Vec<Unknown>,
-    /// Every key that was asked for outside of the list of accounts.
+    /// Every key that was read, outside the list of accounts.
     known: Vec<String>,
-    /// Lines for the user that are not about one key.
+    /// Lines for the user that do not concern a single key.
     pub(super) notices: Vec<String>,
 }
 
 impl Findings {
-    /// All problems as one error with a line each; `None` if there are none.
+    /// All problems as one error, one per line; `None` if there are none.
     pub(super) fn error(&self, text: &str, file: &Path) -> Option<Error> {
         let line = |(place, problem): &(Place, String)| {
             format!("{}:{}: {place}: {problem}", file.display(), locate::line_of(text, place))
@@ -39,8 +39,8 @@ impl Findings {
         (!lines.is_empty()).then(|| Error::operator(lines.join("\n")))
     }
 
-    /// The lines that a person should hear once. All unknown keys are one line, however many an
-    /// older or another program has left there, and short, since a log line is cut.
+    /// Lines to be shown once. All unknown keys share one line, however many another version or
+    /// program has left there, and it is short, since log lines are cut.
     pub(super) fn into_notices(self, text: &str, file: &Path) -> Vec<String> {
         let (idle, told): (Vec<&Unknown>, Vec<&Unknown>) =
             self.unknown.iter().partition(|key| key.instead() == Some(NOTHING));
@@ -73,16 +73,16 @@ impl Findings {
     }
 }
 
-/// A key that no setting has.
+/// A key that does not exist.
 #[derive(Debug)]
 struct Unknown {
     place: Place,
-    /// The nearest key of the same section.
+    /// The most similar key of the same section.
     nearest: Option<String>,
 }
 
 impl Unknown {
-    /// What does the work of a key of the Node program.
+    /// What replaces a key of the Node program.
     fn instead(&self) -> Option<&'static str> {
         let Some(Step::Key(key)) = self.place.0.last() else {
             return None;
@@ -91,7 +91,7 @@ impl Unknown {
         found.map(|(_, instead)| *instead)
     }
 
-    /// What to write instead, as far as that can be told.
+    /// What to write instead, if known.
     fn hint(&self, known: &[String]) -> Option<String> {
         if let Some(instead) = self.instead() {
             return Some(format!("; {instead}"));
@@ -108,7 +108,7 @@ impl Unknown {
     }
 }
 
-/// Keys that later versions of the Node program have, and what does their work here.
+/// Keys of later versions of the Node program, and what replaces them here.
 const OF_THE_NODE_PROGRAM: [(&str, &str); 14] = [
     ("crossProviderFallbackPolicy", "use accounts[].profiles"),
     ("routingMode", "use routing.mode and accounts[].profiles"),
@@ -126,10 +126,10 @@ const OF_THE_NODE_PROGRAM: [(&str, &str); 14] = [
     ("effort", NOTHING),
 ];
 
-/// Means that there is no replacement.
+/// There is no replacement.
 const NOTHING: &str = "";
 
-/// One object of the document, or the place where one could be.
+/// An object of the document, or the place of a missing one.
 pub(super) struct Section<'a> {
     values: Option<&'a Map<String, Value>>,
     place: Place,
@@ -154,7 +154,7 @@ impl<'a> Section<'a> {
         Section { values, place, asked: RefCell::default(), findings }
     }
 
-    /// Reads the object under `key` with `read`, and notes the keys that it did not ask for.
+    /// Reads the object under `key` with `read`, and reports the keys that it did not read.
     pub(super) fn section<T>(&self, key: &'static str, read: impl FnOnce(&Section<'a>) -> T) -> T {
         let values = match self.value(key) {
             None => None,
@@ -193,7 +193,7 @@ impl<'a> Section<'a> {
         read_values
     }
 
-    /// Runs `read` on this section and notes what it did not ask for.
+    /// Runs `read` on this section and reports the keys that it did not read.
     pub(super) fn read<T>(self, read: impl FnOnce(&Section<'a>) -> T) -> T {
         let value = read(&self);
         let asked = self.asked.borrow();
@@ -212,24 +212,24 @@ impl<'a> Section<'a> {
         value
     }
 
-    /// A problem with the value of `key`.
+    /// Reports a problem with the value of `key`.
     pub(super) fn problem(&self, key: &str, text: impl Into<String>) {
         let place = self.place_of(key);
         self.findings.borrow_mut().problems.push((place, text.into()));
     }
 
-    /// A line for the user that is no problem.
+    /// Reports a line for the user that is not a problem.
     pub(super) fn notice(&self, text: impl Into<String>) {
         self.findings.borrow_mut().notices.push(text.into());
     }
 
-    /// The value of `key` as it is. Makes the key a known one.
+    /// The raw value of `key`. Makes the key a known one.
     pub(super) fn value(&self, key: &'static str) -> Option<&'a Value> {
         self.asked.borrow_mut().push(key);
         self.values?.get(key)
     }
 
-    /// `true` or `false`. As below, an absent key leaves what is there: the default.
+    /// `true` or `false`. Here and below, an absent key leaves the variable at its default.
     pub(super) fn flag(&self, key: &'static str, flag: &mut bool) {
         match self.value(key) {
             None => {}
@@ -248,7 +248,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A text that may be absent, null or empty, which are the same.
+    /// A text that may be absent, null or empty, all with the same meaning.
     pub(super) fn text_if_any(&self, key: &'static str) -> Option<String> {
         match self.value(key) {
             None | Some(Value::Null) => None,
@@ -257,7 +257,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A base URL, if the key is there and is one.
+    /// A base URL, if the key is present and valid.
     pub(super) fn base_url(&self, key: &'static str) -> Option<BaseUrl> {
         let text = self.text_if_any(key)?;
         let url = BaseUrl::parse(&text);
@@ -271,7 +271,7 @@ impl<'a> Section<'a> {
         url
     }
 
-    /// One of several words, or nothing.
+    /// One of several words, if the key is present.
     pub(super) fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
         let quoted: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
         let wanted = quoted.join(" or ");
@@ -304,31 +304,31 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A number that weighs a term of a sum.
+    /// The weight of a term in a sum.
     pub(super) fn weight(&self, key: &'static str, weight: &mut f64) {
         if let Some(given) = self.number(key, "a number, 0 or more", f64::MAX) {
             *weight = given;
         }
     }
 
-    /// A share of a whole.
+    /// A share from 0 to 1.
     pub(super) fn share(&self, key: &'static str, share: &mut f64) {
         if let Some(given) = self.number(key, "a number from 0 to 1", 1.0) {
             *share = given;
         }
     }
 
-    /// A share of a whole, or nothing.
+    /// A share from 0 to 1, if the key is present.
     pub(super) fn share_if_any(&self, key: &'static str) -> Option<f64> {
         self.number(key, "a number from 0 to 1", 1.0)
     }
 
-    /// A count or a size. What the type cannot hold is read as the largest that it can.
+    /// A count or a size. Values beyond the type's range become its largest value.
     pub(super) fn count<T: TryFrom<u64>>(&self, key: &'static str, count: &mut T) {
         let Some(given) = self.whole(key, "a whole number, 0 or more", u64::MAX) else {
             return;
         };
-        // Only types of 32 bits cannot hold a `u64`.
+        // Only 32-bit types cannot hold every `u64`.
         let fitting = T::try_from(given).or_else(|_| T::try_from(u64::from(u32::MAX)));
         if let Ok(fitting) = fitting {
             *count = fitting;
@@ -354,7 +354,7 @@ impl<'a> Section<'a> {
         Some(time_from_ms(seconds * 1_000.0))
     }
 
-    /// A number of any size and sign without a fraction.
+    /// A whole number of any sign.
     pub(super) fn integer(&self, key: &'static str, default: i64) -> i64 {
         let value = match self.value(key) {
             None => return default,
@@ -373,8 +373,7 @@ impl<'a> Section<'a> {
         number.or_else(|| self.wrong_type(key, wanted, value))
     }
 
-    /// A whole number up to `limit`; what is larger than any number of this machine counts as the
-    /// largest.
+    /// A whole number up to `limit`; numbers beyond the range of `u64` count as its largest value.
     fn whole(&self, key: &'static str, wanted: &str, limit: u64) -> Option<u64> {
         let value = self.value(key)?;
         #[expect(
@@ -388,8 +387,7 @@ impl<'a> Section<'a> {
         whole.filter(|whole| *whole <= limit).or_else(|| self.wrong_type(key, wanted, value))
     }
 
-    /// Notes that the value is not what it should be. Gives `None`, for a caller that then uses a
-    /// default.
+    /// Reports a value of the wrong type. Returns `None`, so that the caller uses a default.
     pub(super) fn wrong_type<T>(&self, key: &str, wanted: &str, value: &Value) -> Option<T> {
         self.problem(key, expected(wanted, &found(value)));
         None
@@ -405,7 +403,7 @@ pub(super) fn expected(wanted: &str, found: &str) -> String {
     format!("expected {wanted}, found {found}")
 }
 
-/// What a value is, in words that give nothing secret away: of a text only that it is one.
+/// Describes a value without revealing secrets: for a text, only that it is one.
 pub(super) fn found(value: &Value) -> String {
     match value {
         Value::Null => "null".to_owned(),

@@ -1,4 +1,4 @@
-//! Pairs on their own, outside of the config, and how they get into it (SPEC T7).
+//! Token pairs outside the config, and how they get into it (SPEC T7).
 
 use serde_json::{Map, Value};
 
@@ -8,22 +8,22 @@ use super::identity::Identity;
 use super::previous::{Displaced, DisplacedBy, Previous};
 use super::spent::Digest;
 
-/// A pair on its own, outside of the config: in the rescue file, in a hand-over, or in what a
-/// killed writer has left behind.
+/// A pair outside the config: in the rescue file, in a hand-over, or in the leftover of a killed
+/// writer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Record {
     pub(crate) name: String,
     pub(crate) account_uuid: Option<String>,
     pub(crate) org_uuid: Option<String>,
     pub(crate) deposit: Deposit,
-    /// What the config held when the pair came, known as older.
+    /// The pair in the config when this one arrived, known to be older.
     pub(crate) replaces: Option<Digest>,
-    /// What it kept beside that and is not needed any more: only this may be forgotten.
+    /// Replaced pairs that are not needed any more: only these may be dropped.
     pub(super) dropped: Vec<Digest>,
 }
 
 impl Record {
-    /// Whose it is (SPEC A4).
+    /// The identity of its account (SPEC A4).
     pub(crate) fn identity(&self) -> Identity<'_> {
         Identity {
             name: &self.name,
@@ -32,7 +32,7 @@ impl Record {
         }
     }
 
-    /// Reads an object that has the keys of an entry.
+    /// Parses an object with the keys of an entry.
     pub(crate) fn read(value: &Value) -> Option<Record> {
         let entry = value.as_object()?;
         let text = |key: &str| {
@@ -55,7 +55,7 @@ impl Record {
         })
     }
 
-    /// The same object.
+    /// The inverse of [`Record::read`].
     pub(crate) fn value(&self) -> Value {
         let mut entry = Map::new();
         entry.insert("name".to_owned(), self.name.as_str().into());
@@ -75,18 +75,18 @@ impl Record {
         Value::Object(entry)
     }
 
-    /// What the entry is to keep beside the pair: nothing of what others have put there is lost.
+    /// The replaced pairs for the entry: nothing that others have added is lost.
     pub(super) fn previous_beside(&self, entry: &Deposit) -> Previous {
         Previous::merged(&self.deposit.previous, &entry.previous, &self.dropped)
     }
 
-    /// Whether this one makes `known`, of the same account, needless; then it keeps what that has
-    /// kept beside its pair, and knows what that knew.
+    /// Whether this record makes `known`, of the same account, superfluous. If so, it takes over
+    /// the replaced pairs and the digests of `known`.
     pub(super) fn supersedes(&mut self, known: &Record) -> bool {
         let is_later = self.deposit.spent.has(known.deposit.live.refresh.as_ref())
             || known.deposit.live.same_pair(&self.deposit.live);
         if is_later {
-            // It is no entry that somebody may have taken something out of.
+            // A record is not an entry from which somebody may have removed something.
             let (ours, theirs) = (&self.deposit.previous, &known.deposit.previous);
             self.deposit.previous = Previous::merged(ours, theirs, &[]);
             self.deposit.spent.add_all(&known.deposit.spent, None);
@@ -101,22 +101,21 @@ impl Record {
     }
 }
 
-/// What became of a record.
+/// The effect of [`place`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Placed {
     /// An entry has the pair now.
     Stored,
-    /// An entry has it, or a successor, already.
+    /// An entry already had it, or a successor.
     Known,
     /// A newer login stays in the entry, which keeps the pair as `previous`.
     Beside,
-    /// There is no longer such an entry.
+    /// The entry no longer exists.
     Removed,
 }
 
-/// Puts a record into the document: into the entry that holds the token which the pair replaces,
-/// whatever that entry is called by now, else into the entry of the same identity, if what that
-/// holds is not newer.
+/// Puts a record into the document: into the entry with the token that the pair replaces, whatever
+/// its current name, else into the entry with the same identity, unless that has a newer pair.
 pub(crate) fn place(document: &mut Map<String, Value>, record: &Record) -> Placed {
     let spent = &record.deposit.spent;
     let Some(Value::Array(entries)) = document.get_mut("accounts") else {
@@ -124,8 +123,8 @@ pub(crate) fn place(document: &mut Map<String, Value>, record: &Record) -> Place
     };
     let mut entries: Vec<&mut Map<String, Value>> =
         entries.iter_mut().filter_map(Value::as_object_mut).collect();
-    // Entries that share a token go on sharing it: one that was left with the spent token would
-    // present it one day.
+    // Entries that share a token keep sharing it: an entry left with the used token would send it
+    // one day.
     let mut placed = None;
     for entry in &mut entries {
         let mut held = Deposit::read(entry);
@@ -145,8 +144,8 @@ pub(crate) fn place(document: &mut Map<String, Value>, record: &Record) -> Place
     if let Some(placed) = placed {
         return placed;
     }
-    // Of several entries of one identity the last one counts (SPEC A4). Without one it may have
-    // been given another name, in this file or in an old copy of it.
+    // Of several entries with one identity the last one counts (SPEC A4). If there is none, the
+    // entry may have been renamed, in this file or in an old copy of it.
     let same = |entry: &&mut Map<String, Value>| identity_is(entry, &record.identity());
     let shares = |entry: &&mut Map<String, Value>| record.deposit.shares(&Deposit::read(entry));
     let at = entries.iter().rposition(same);
@@ -163,7 +162,7 @@ pub(crate) fn place(document: &mut Map<String, Value>, record: &Record) -> Place
     placed
 }
 
-/// Puts a record into the entry of its identity, which does not hold the token that it replaces.
+/// Puts a record into the entry with its identity, which does not have the token that it replaces.
 fn beside_or_known(held: &mut Deposit, record: &Record) -> Placed {
     let theirs = &record.deposit;
     let is_known =
@@ -179,7 +178,7 @@ fn beside_or_known(held: &mut Deposit, record: &Record) -> Placed {
         held.live = theirs.live.clone();
         Placed::Stored
     } else {
-        // Whoever wrote the entry has not known of the pair, and so has dropped nothing of it.
+        // The writer of the entry did not know the pair, and so has removed nothing of it.
         held.previous = Previous::merged(&theirs.previous, &held.previous, &[]);
         let tokens = theirs.live.clone();
         held.previous.add(Displaced { tokens, by: DisplacedBy::Person });
@@ -189,8 +188,8 @@ fn beside_or_known(held: &mut Deposit, record: &Record) -> Placed {
     placed
 }
 
-/// Takes over the pair of an entry that a killed writer has left behind, `record`, if it is a
-/// successor of what the document has, if it was a login, or if nobody has it.
+/// Takes over the pair of an entry in the leftover of a killed writer, `record`, if it is a
+/// successor of a pair in the document, if it was a login, or if the document has none.
 pub(crate) fn take_over(document: &mut Map<String, Value>, record: &Record, entry: &Value) {
     let theirs = &record.deposit;
     let Some(Value::Array(entries)) = document.get_mut("accounts") else {

@@ -1,5 +1,4 @@
-//! The settings as the document that holds them: what a new file says, and what differs between
-//! two.
+//! The settings as a JSON document: for a new file, and for comparing two configs.
 
 use std::time::Duration;
 
@@ -7,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::{Config, Routing, SessionAffinity, parse};
 
-/// The settings of `config` under the keys of the file, in its order (SPEC A2). Without the key and
-/// the accounts, which are secret, and without the two settings whose default is to be absent.
+/// The settings of `config` under the file's keys, in its order (SPEC A2). Omits the key and the
+/// accounts, which are secret, and the settings that are absent by default.
 pub(crate) fn document(config: &Config) -> Value {
     let (policy, queue) = (&config.policy, &config.queue);
     let (mode, preferred) = match &config.routing {
@@ -92,7 +91,7 @@ fn ms(time: Duration) -> Value {
     number(time.as_secs_f64() * 1_000.0)
 }
 
-/// A whole number is written without a fraction, as a person would.
+/// A whole number is written without a fraction.
 fn number(value: f64) -> Value {
     #[expect(
         clippy::cast_possible_truncation,

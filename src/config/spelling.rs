@@ -1,18 +1,19 @@
-//! Writes a changed document so that what was not changed keeps its spelling (SPEC A5).
+//! Writes a changed document and keeps the original text of everything that did not change (SPEC
+//! A5).
 //!
-//! The old text is walked beside the old and the new document. A value that is equal in both is
-//! copied as it stands, with its spaces and with numbers such as `1.10` or of thirty digits, which
-//! would come out of a parser as others. Only what has changed is written anew, in the manner of
-//! its surroundings: over several lines with their indentation, or on one line.
+//! The old text is walked in parallel with the old and the new document. A value that is equal in
+//! both is copied as written, with its whitespace and with numbers such as `1.10` or of thirty
+//! digits, which a parser would change. Only changed values are written new, in the style around
+//! them: over several indented lines, or on one line.
 
 use serde::Serialize as _;
 use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-/// The text of `new`, which was `old` with the text `text`.
+/// The text of `new`; `text` is the text of `old`.
 pub(super) fn write(text: &str, old: &Map<String, Value>, new: &Map<String, Value>) -> String {
-    // A file that holds nothing has no manner of its own.
+    // An empty file has no style of its own.
     let line_ends = old.is_empty() || text.trim().contains('\n');
     let style = if line_ends { Style::Lines(indent_of(text)) } else { Style::Compact };
     let mut out = String::with_capacity(text.len() + 256);
@@ -25,7 +26,7 @@ pub(super) fn write(text: &str, old: &Map<String, Value>, new: &Map<String, Valu
 }
 
 enum Style {
-    /// Each member on a line of its own, indented by this.
+    /// Each member on its own line, with this indentation.
     Lines(String),
     /// Everything on one line.
     Compact,
@@ -59,7 +60,7 @@ impl Writer<'_> {
     ) {
         let members = members_of(raw);
         let raw_of = |key: &String| {
-            // A repeated key counts where it occurs last.
+            // If a key is repeated, the last one counts.
             let (_, raw) = members.iter().rev().find(|(name, _)| name == key)?;
             Some((raw.get(), old.get(key)?))
         };
@@ -76,7 +77,7 @@ impl Writer<'_> {
     fn array(&self, out: &mut String, raw: &str, old: &[Value], new: &[Value], depth: usize) {
         let items: Vec<&RawValue> = serde_json::from_str(raw).unwrap_or_default();
         let mut used = vec![false; old.len()];
-        // An element that was not changed may have moved up, when one before it was removed.
+        // An unchanged element may have moved up because an earlier one was removed.
         let mut sources: Vec<Option<usize>> = new
             .iter()
             .map(|value| {
@@ -98,7 +99,7 @@ impl Writer<'_> {
         });
     }
 
-    /// Brackets, commas and line ends around what `item` writes.
+    /// Writes brackets, commas and line ends around what `item` writes.
     fn list<T>(
         &self,
         out: &mut String,
@@ -131,7 +132,7 @@ impl Writer<'_> {
         }
     }
 
-    /// A value that has no old text.
+    /// Writes a value without an old text.
     fn fresh(&self, out: &mut String, value: &Value, depth: usize) {
         let text = match self.style {
             Style::Lines(indent) => text_of(value, PrettyFormatter::with_indent(indent.as_bytes())),
@@ -148,12 +149,12 @@ impl Writer<'_> {
 
 fn text_of(value: &Value, formatter: impl Formatter) -> String {
     let mut bytes = Vec::new();
-    // Values of our own documents have text keys and finite numbers: this cannot fail.
+    // Our own documents have text keys and finite numbers, so this cannot fail.
     let _ = value.serialize(&mut Serializer::with_formatter(&mut bytes, formatter));
     String::from_utf8(bytes).unwrap_or_default()
 }
 
-/// The members of an object in their order, repeated ones too.
+/// The members of an object in their order, including repeated ones.
 fn members_of(raw: &str) -> Vec<(String, &RawValue)> {
     struct Members;
     impl<'de> serde::de::Visitor<'de> for Members {

@@ -1,4 +1,4 @@
-//! Refresh tokens for which a successor was issued, as their digests (SPEC T7, T8).
+//! Digests of refresh tokens for which a successor was issued (SPEC T7, T8).
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::random::base64url;
 use super::secret::Secret;
 
-/// A refresh token's hash, by which it is known after it was used up.
+/// The hash of a refresh token, which identifies it after it was used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Digest(Arc<str>);
 
@@ -17,7 +17,7 @@ impl Digest {
     /// The digest of a token.
     pub(crate) fn of(token: &Secret) -> Digest {
         let mut hash = [0; 32];
-        // The hash comes out of the TLS library, which has it anyway.
+        // The TLS library provides the hash and is linked anyway.
         if let SupportedCipherSuite::Tls13(suite) = TLS13_AES_128_GCM_SHA256 {
             hash.copy_from_slice(
                 suite.common.hash_provider.hash(token.expose().as_bytes()).as_ref(),
@@ -26,12 +26,12 @@ impl Digest {
         Digest(base64url(&hash[..DIGEST_BYTES]).into())
     }
 
-    /// For the file, and for the name of a lock.
+    /// The text in files and in the names of locks.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// As it stands in a file.
+    /// Parses the text in a file.
     pub(crate) fn read(text: &str) -> Option<Digest> {
         let is_digest = (8..=64).contains(&text.len())
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
@@ -39,12 +39,12 @@ impl Digest {
     }
 }
 
-/// The refresh tokens of one account for which a successor was issued, the latest last.
+/// The refresh tokens of one account for which a successor was issued, latest last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Spent(Vec<Digest>);
 
 impl Spent {
-    /// Whether that token is among them.
+    /// Whether the list contains that token.
     pub(crate) fn has(&self, token: Option<&Secret>) -> bool {
         token.is_some_and(|token| self.0.contains(&Digest::of(token)))
     }
@@ -53,7 +53,7 @@ impl Spent {
         self.0.iter()
     }
 
-    /// Adds one, and forgets the oldest beyond [`SPENT_MAX`], but never `held`, which a source
+    /// Adds a digest, and drops the oldest beyond [`SPENT_MAX`], but never `held`, which a source
     /// still offers.
     pub(crate) fn add(&mut self, digest: Digest, held: Option<&Digest>) {
         if let Some(at) = self.0.iter().position(|known| *known == digest) {
@@ -66,8 +66,8 @@ impl Spent {
         }
     }
 
-    /// Adds all of `other`. Where there is no room for all, the latest of both stay: the two know
-    /// the same tokens but for the last ones.
+    /// Adds all of `other`. If there is no room for all, the latest of both stay: the two lists
+    /// differ only in their last tokens.
     pub(crate) fn add_all(&mut self, other: &Spent, held: Option<&Digest>) {
         if other.0.iter().all(|digest| self.0.contains(digest)) {
             return;
@@ -115,8 +115,8 @@ impl FromIterator<Digest> for Spent {
     }
 }
 
-/// SPEC T8. What a backup brings back is seldom older than this many rotations.
+/// SPEC T8. A restored backup is seldom older than this many rotations.
 const SPENT_MAX: usize = 64;
-/// A quarter of a hash would do to tell 64 tokens apart.
+/// Even a quarter of a hash would distinguish 64 tokens.
 const DIGEST_BYTES: usize = 16;
 const SPENT: &str = "spent";

@@ -1,8 +1,7 @@
 //! What was learned and should outlive the process (SPEC A6): quota windows and totals. No
 //! credentials.
 //!
-//! The shapes of the file are apart from the scheduler's types, so that neither changes with the
-//! other.
+//! The types of the file are separate from the scheduler's, so that neither changes with the other.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,22 +27,21 @@ use crate::scheduler::{
 pub(crate) struct State {
     /// When it was written, in ms since the epoch.
     pub(crate) saved_at: i64,
-    /// Refresh tokens that are used up, see [`noted`](super::noted): whoever writes the file keeps
-    /// what it finds.
+    /// Used-up refresh tokens, see [`noted`](super::noted); every writer keeps what is there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) spent: Vec<String>,
-    /// One entry an account.
+    /// One entry per account.
     pub(crate) accounts: Vec<AccountState>,
-    /// Message batches, the latest first.
+    /// Message batches, latest first.
     pub(crate) batches: Vec<BatchState>,
-    /// Sessions, the latest first; only when one process hands over to another.
+    /// Sessions, latest first; only for a hand-over between processes.
     pub(crate) sessions: Vec<SessionState>,
-    /// The same with threads.
+    /// Threads, in the same way.
     pub(crate) threads: Vec<ThreadState>,
 }
 
-/// Which account has created a message batch. Accounts stand for themselves by their place in the
-/// list of them.
+/// The account that created a message batch. An account is identified by its position in the list
+/// of accounts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct BatchState {
@@ -51,7 +49,7 @@ pub(crate) struct BatchState {
     pub(crate) account: usize,
 }
 
-/// Where a session is bound; its key in hexadecimal, since JSON has no whole numbers of that size.
+/// The accounts of a session. The key is hexadecimal, since JSON has no integers of that size.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct SessionState {
@@ -62,7 +60,7 @@ pub(crate) struct SessionState {
     pub(crate) thinking: bool,
 }
 
-/// Whom a thread belongs to.
+/// The account of a thread.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct ThreadState {
@@ -71,7 +69,7 @@ pub(crate) struct ThreadState {
     pub(crate) idle_ms: u64,
 }
 
-/// What is known of one account.
+/// The facts about one account.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct AccountState {
@@ -85,7 +83,7 @@ pub(crate) struct AccountState {
     /// Until when paid extra usage counts as in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) overage_until: Option<i64>,
-    /// Rejections that still held.
+    /// Rejections still in force.
     pub(crate) rejections: Vec<RejectionState>,
     pub(crate) totals: Totals,
     /// The last days, by model family.
@@ -93,20 +91,20 @@ pub(crate) struct AccountState {
     pub(crate) tokens: TokensState,
 }
 
-/// What is known of an account's tokens beside the config, which may be an old copy of itself by
-/// the time of the next start. Digests, no tokens.
+/// Facts about an account's tokens beyond the config, which may have been replaced by an old copy
+/// by the next start. Digests only, no tokens.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct TokensState {
-    /// The refresh tokens that are used up.
+    /// The used-up refresh tokens.
     pub(crate) spent: Vec<String>,
-    /// The refresh token that the token endpoint has refused.
+    /// The refresh token that the token endpoint refused.
     pub(crate) refused: Option<String>,
-    /// When a refresh has brought the tokens last.
+    /// When a refresh last brought tokens.
     pub(crate) refreshed_at: Option<i64>,
 }
 
-/// Sums over an account's life.
+/// Totals since the account was added.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Totals {
@@ -119,8 +117,8 @@ pub(crate) struct Totals {
 }
 
 impl State {
-    /// What is known of the account `who`, as far as it still holds: a window that has passed is
-    /// dropped, and so is a use whose reset is not known, which could pin an account for ever.
+    /// The facts about the account `who` that are still valid: past windows are dropped, and so is
+    /// a utilisation without a reset, which could keep an account out for ever.
     pub(crate) fn of(&self, who: &Identity<'_>, now: Wall) -> Option<Learned> {
         let found = self.accounts.iter().find(|account| account.identity().is_same(who))?;
         let windows = found.windows.iter().filter_map(|window| window.restore(now)).collect();
@@ -146,7 +144,7 @@ impl State {
 }
 
 impl State {
-    /// What is known of the tokens of the account `who`.
+    /// The facts about the tokens of the account `who`.
     pub(crate) fn tokens_of(&self, who: &Identity<'_>) -> Option<&TokensState> {
         let found = self.accounts.iter().find(|account| account.identity().is_same(who))?;
         Some(&found.tokens)
@@ -158,7 +156,7 @@ impl State {
         found.map(|account| account.days.as_slice()).unwrap_or_default()
     }
 
-    /// Which of the accounts of now each account of the document is.
+    /// The current account for each account of the document.
     pub(crate) fn accounts_of(&self, ids: &[(Identity<'_>, AccountId)]) -> Vec<Option<AccountId>> {
         let same = |known: &AccountState| {
             let mut found = ids.iter().filter(|(who, _)| known.identity().is_same(who));
@@ -167,7 +165,7 @@ impl State {
         self.accounts.iter().map(same).collect()
     }
 
-    /// The sessions and threads that belong to accounts there still are.
+    /// The sessions and threads of accounts that still exist.
     pub(crate) fn known(
         &self,
         accounts: &[Option<AccountId>],
@@ -193,7 +191,7 @@ impl State {
         (sessions.collect(), threads.collect())
     }
 
-    /// Adds sessions and threads. `accounts` are the ids of the document's accounts in their order.
+    /// Adds sessions and threads. `accounts` are the ids of the document's accounts, in order.
     pub(crate) fn add_known(
         &mut self,
         accounts: &[AccountId],
@@ -218,7 +216,7 @@ impl State {
         }));
     }
 
-    /// The same with totals that count from `earlier` on.
+    /// The same, with totals counted from `earlier` on.
     pub(crate) fn since(mut self, earlier: &State) -> State {
         for account in &mut self.accounts {
             let before = earlier.accounts.iter();
@@ -247,7 +245,7 @@ impl Totals {
 }
 
 impl AccountState {
-    /// What the file keeps of `learned`.
+    /// The file's form of `learned`.
     pub(crate) fn new(who: &Identity<'_>, learned: &Learned, days: Vec<DayUse>) -> AccountState {
         let usage = &learned.usage;
         AccountState {
@@ -280,7 +278,7 @@ impl AccountState {
     }
 }
 
-/// Where the state of a config is: `maxpool.json` → `maxpool.state.json`.
+/// The state file of a config: `maxpool.json` → `maxpool.state.json`.
 pub(crate) fn path(config: &Path) -> PathBuf {
     match config.extension() {
         Some(extension) if extension == "json" => config.with_extension("state.json"),
@@ -292,8 +290,8 @@ pub(crate) fn path(config: &Path) -> PathBuf {
     }
 }
 
-/// Reads the state. A missing or unreadable file gives an empty one; the text is the line that says
-/// so.
+/// Reads the state. A missing or unreadable file gives an empty state; the returned text reports an
+/// unreadable one.
 pub(crate) fn load(path: &Path) -> (State, Option<String>) {
     let parsed = atomic::read(path).and_then(|text| {
         document::read(text.as_bytes())
@@ -301,7 +299,7 @@ pub(crate) fn load(path: &Path) -> (State, Option<String>) {
     });
     match parsed {
         Ok(state) => (state, None),
-        // The first start: nothing was learned yet.
+        // The first start: nothing has been learned yet.
         Err(error) if error.io_kind() == Some(std::io::ErrorKind::NotFound) => {
             (State::default(), None)
         }
@@ -309,7 +307,7 @@ pub(crate) fn load(path: &Path) -> (State, Option<String>) {
     }
 }
 
-/// Writes the state, whole or not at all.
+/// Writes the state, completely or not at all.
 pub(crate) fn save(path: &Path, state: &State) -> Result<()> {
     let lock = FileLock::take(path)?;
     lock.clear(lock.leftovers());
@@ -320,7 +318,7 @@ pub(crate) fn save(path: &Path, state: &State) -> Result<()> {
     lock.replace(&(text + "\n"))
 }
 
-/// The refresh tokens that a server on this config has seen refused.
+/// The refresh tokens that a server with this config has seen refused.
 pub(crate) fn refused_tokens(config: &Path) -> Vec<Digest> {
     let (known, _) = load(&path(config));
     let refused = known.accounts.iter().filter_map(|account| account.tokens.refused.as_deref());

@@ -1,5 +1,5 @@
-//! What was learned and outlives a process (SPEC A6, R1): accounts' quota and blocks, and for a
-//! process that takes over also sessions, threads and batches.
+//! What was learned and outlives a process (SPEC A6, R2): quota and blocks of the accounts, and for
+//! a process that takes over also sessions, threads and batches.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,25 +18,25 @@ use crate::report::status::build::{entry_of, line_of};
 use crate::scheduler::{AccountId, LoadMinute};
 use crate::zone;
 
-/// Sessions and threads that are handed over: so many that all of them fit into one message between
-/// processes, which has some 200 KB.
+/// How many sessions and threads are handed over. All of them must fit into one message between
+/// processes, which is limited to about 200 KB.
 const SESSIONS_HANDED_OVER: usize = 1000;
 const THREADS_HANDED_OVER: usize = 300;
-/// Message batches whose account is kept.
+/// How many message batches are remembered with their account.
 const BATCHES_KEPT: usize = 500;
-/// Lines of the log and accounts' figures that are handed over, in a message of their own.
+/// Limits for log lines and account figures, which are handed over in a message of their own.
 const LINES_BYTES_MAX: usize = 100_000;
 const LOADS_MAX: usize = 40;
 
-/// Gives the scheduler back what an earlier process has learned. Gives a line if the file could not
-/// be used.
+/// Restores what an earlier process has learned from the state file. Returns a line if the file
+/// could not be used.
 pub(crate) fn restore_learned(context: &Context) -> Option<String> {
     let (known, notice) = state::load(&state::path(&context.config_path));
     restore(context, &known);
     notice
 }
 
-/// The same with what another process tells.
+/// Restores what the file or another process has passed on.
 pub(crate) fn restore(context: &Context, known: &State) {
     let accounts = context.accounts.all();
     let mut ids = Vec::new();
@@ -68,7 +68,7 @@ pub(crate) fn learned(context: &Context) -> State {
     document(context).0
 }
 
-/// The same for a process that takes over: with the sessions that were used within `recent`, whose
+/// The same for a process that takes over, with the sessions that were used within `recent`: their
 /// prompt caches are where they were served.
 pub(crate) fn handed_over(context: &Context, recent: Duration) -> State {
     let (mut state, accounts) = document(context);
@@ -111,14 +111,15 @@ fn document(context: &Context) -> (State, Vec<AccountId>) {
     (state, ids)
 }
 
-/// What the dashboard shows of the past, for a process that takes over: the log, and what ended on
-/// each account within the last hour.
+/// What dashboard and metrics show of the past, for a process that takes over: the log, the requests
+/// that ended on each account within the last hour, and the counters.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Seen {
     /// Oldest first.
     lines: Vec<Line>,
     loads: Vec<AccountLoad>,
+    counters: Vec<u64>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -127,21 +128,27 @@ struct AccountLoad {
     name: String,
     account_uuid: Option<String>,
     org_uuid: Option<String>,
-    /// Age, requests, failures, weight, milliseconds together.
+    /// Age, requests, failures, weight and milliseconds of each minute.
     minutes: Vec<[u64; 5]>,
+    /// Attempts since the start of the program.
+    completed: u64,
+    failed: u64,
 }
 
-/// The part that was already told.
+/// What was already handed over.
 #[derive(Default)]
 pub(crate) struct Told {
     /// The number of the next line of the log.
     next_line: u64,
-    /// When, in minutes of the monotonic clock, and the figures then.
+    /// The time, in minutes of the monotonic clock, and the figures at that time.
     at: u64,
     loads: HashMap<AccountId, Vec<LoadMinute>>,
+    /// Completed and failed attempts.
+    attempts: HashMap<AccountId, (u64, u64)>,
+    counters: Vec<u64>,
 }
 
-/// What the dashboard has shown and was not told yet, as JSON; empty if there is nothing.
+/// What has been shown and counted since the last hand-over, as JSON; empty if there is nothing.
 pub(crate) fn seen(context: &Context, told: &mut Told) -> String {
     let mut seen = Seen::default();
     let mut bytes = 0;
@@ -156,27 +163,42 @@ pub(crate) fn seen(context: &Context, told: &mut Told) -> String {
     seen.lines.reverse();
     told.next_line = lines.last().map_or(told.next_line, |(number, _)| number + 1);
     let now = clock::mono().0 / 60_000;
+    let snapshot = context.gate.look(|scheduler, now| scheduler.snapshot(now));
     for account in context.accounts.all().iter().take(LOADS_MAX) {
         let profile = account.profile();
         let minutes = context.gate.look(|scheduler, now| scheduler.load_minutes(now, account.id()));
         let before = told.loads.insert(account.id(), minutes.clone()).unwrap_or_default();
+        let counted = snapshot.accounts.iter().find(|known| known.id == account.id());
+        let (completed, failed) = counted.map_or((0, 0), |known| (known.completed, known.failed));
+        let (told_completed, told_failed) =
+            told.attempts.insert(account.id(), (completed, failed)).unwrap_or_default();
         let who = profile.identity();
         seen.loads.push(AccountLoad {
             name: who.name.to_owned(),
             account_uuid: who.account_uuid.map(str::to_owned),
             org_uuid: who.org_uuid.map(str::to_owned),
             minutes: since(&minutes, &before, now - told.at),
+            completed: completed.saturating_sub(told_completed),
+            failed: failed.saturating_sub(told_failed),
         });
     }
     told.at = now;
-    seen.loads.retain(|load| !load.minutes.is_empty());
-    if seen.lines.is_empty() && seen.loads.is_empty() {
+    seen.loads.retain(|load| !load.minutes.is_empty() || load.completed + load.failed > 0);
+    let figures = context.events.counters().figures();
+    let before = std::mem::replace(&mut told.counters, figures.clone());
+    let before = before.into_iter().chain(std::iter::repeat(0));
+    seen.counters =
+        figures.iter().zip(before).map(|(now, told)| now.saturating_sub(told)).collect();
+    if seen.counters.iter().all(|counter| *counter == 0) {
+        seen.counters.clear();
+    }
+    if seen.lines.is_empty() && seen.loads.is_empty() && seen.counters.is_empty() {
         return String::new();
     }
     serde_json::to_string(&seen).unwrap_or_default()
 }
 
-/// The minutes without what they had when they were told, this many minutes ago.
+/// Subtracts the figures that were already handed over, `ago` minutes ago.
 fn since(minutes: &[LoadMinute], before: &[LoadMinute], ago: u64) -> Vec<[u64; 5]> {
     let now = minutes.iter().map(|minute| {
         let told = before.iter().find(|told| told.age + ago == minute.age);
@@ -192,9 +214,9 @@ fn since(minutes: &[LoadMinute], before: &[LoadMinute], ago: u64) -> Vec<[u64; 5
     now.filter(|[_, requests, ..]| *requests > 0).collect()
 }
 
-/// Shows what another process has shown.
+/// Adds the log, the figures and the counters of another process to our own.
 pub(crate) fn recall(context: &Context, seen: &str) {
-    // What cannot be read is no more than a gap in the dashboard.
+    // If it cannot be read, the dashboard merely has a gap.
     let seen: Seen = document::read(seen.as_bytes()).unwrap_or_default();
     context.activity.recall(seen.lines.into_iter().map(entry_of).collect());
     let accounts = context.accounts.all();
@@ -219,11 +241,15 @@ pub(crate) fn recall(context: &Context, seen: &str) {
             })
             .collect();
         let id = account.id();
-        context.gate.with(|scheduler, now| scheduler.recall_load(now, id, &minutes));
+        context.gate.with(|scheduler, now| {
+            scheduler.recall_load(now, id, &minutes);
+            scheduler.recall_counts(id, load.completed, load.failed);
+        });
     }
+    context.events.counters().add_figures(&seen.counters);
     context.events.in_flight().pulse().beat();
 }
-/// What one process gives to the next, over their socket.
+/// What one process passes to the next over their socket.
 #[derive(Serialize)]
 struct HandOver<'a> {
     #[serde(flatten)]
@@ -232,14 +258,14 @@ struct HandOver<'a> {
     unsaved: Unsaved,
 }
 
-/// Tokens that are in no file.
+/// Tokens that are in no file yet.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default)]
 struct Unsaved {
     tokens: Vec<serde_json::Value>,
 }
 
-/// What the next process is given.
+/// What the next process receives.
 pub(crate) fn text(context: &Context, learned: &State) -> String {
     let unsaved = Unsaved { tokens: context.accounts.unsaved() };
     serde_json::to_string(&HandOver { learned, unsaved }).unwrap_or_default()
@@ -247,7 +273,7 @@ pub(crate) fn text(context: &Context, learned: &State) -> String {
 
 /// Takes over what another process has learned.
 pub(crate) fn take_over(context: &Context, learned: &str) {
-    // Both are parts of one object; each reader passes over the other's.
+    // Both are parts of one object; each reader ignores the other's fields.
     let json = learned.as_bytes();
     let read = document::read(json).and_then(|state: State| Ok((state, document::read(json)?)));
     match read {

@@ -1,10 +1,9 @@
-//! The end of accounts that requests have brought in their headers (SPEC V1); `proxy` registers
-//! them.
+//! Removes accounts that requests brought in their headers (SPEC V1); `proxy` registers them.
 
 use crate::event::Event;
 use crate::proxy::context::Context;
 
-/// Drops the accounts that no request has brought for a day.
+/// Drops accounts that no request has used for a day.
 pub(crate) fn drop_unused(context: &Context) {
     for id in context.accounts.forgotten() {
         if let Some(account) = context.accounts.remove(id) {

@@ -11,6 +11,7 @@ use crate::account::Origin;
 use crate::account::limits::headers::family_or_id;
 use crate::clock;
 use crate::config::Config;
+use crate::config::masking::Masked;
 use crate::error::{Error, Fault};
 use crate::event::{Outcome, Stage};
 use crate::http::document;
@@ -28,20 +29,20 @@ use crate::scheduler::{Request, SessionKey};
 use crate::server::paths::{Local, Names, Switch};
 use crate::zone;
 
-/// Requests in flight that the status lists.
+/// Requests in flight listed in the status.
 const REQUESTS_SHOWN_MAX: usize = 200;
 
-/// Sessions that the status lists.
+/// Sessions listed in the status.
 const SESSIONS_SHOWN_MAX: usize = 100;
 
-/// A result, ready to be written.
+/// An answer, ready to be sent.
 struct Page {
     status: u16,
     content_type: &'static str,
     body: Vec<u8>,
 }
 
-/// Answers a local route. The log gets a line only for those that change something, and for errors.
+/// Answers a local route. Only changes and errors are logged.
 pub(crate) fn serve(context: &Arc<Context>, call: LocalCall) {
     let page = page(context, &call);
     let LocalCall { line, out, watch, tracked, .. } = call;
@@ -50,7 +51,7 @@ pub(crate) fn serve(context: &Arc<Context>, call: LocalCall) {
             let mut headers = Headers::default();
             headers.push("content-type", HeaderValue::from_static(page.content_type));
             headers.push("cache-control", HeaderValue::from_static("no-store"));
-            match out.whole(page.status, headers.iter(), &page.body) {
+            match out.whole(page.status, headers.iter(), &Masked::bytes(page.body)) {
                 Ok(()) => Ended { status: Some(page.status), outcome: Outcome::Local, cause: None },
                 Err(_) => Ended::client_gone(Stage::Streaming, None),
             }
@@ -120,8 +121,8 @@ fn page(context: &Arc<Context>, call: &LocalCall) -> Result<Page, Reply> {
     }
 }
 
-/// Renews the account's token as a request would, so that a command need not: of two processes that
-/// refresh one token, one loses it (SPEC T7).
+/// Refreshes the account's token as a request would, so that a command need not do it: if two
+/// processes refresh one token, one of them loses it (SPEC T7).
 fn refresh(context: &Context, name: &str) -> Result<String, Error> {
     let id = context.accounts.by_name(name).map(|account| account.id());
     let asked = id.map(|id| context.accounts.credential_blocking(id));
@@ -166,12 +167,12 @@ fn health(context: &Context) -> Vec<u8> {
         .into_bytes()
 }
 
-/// The status JSON of this moment.
+/// The current status as JSON.
 fn status_of(context: &Context, config: &Config) -> Vec<u8> {
     serde_json::to_vec(&status_now(context, config)).unwrap_or_default()
 }
 
-/// The status of this moment, for the route and for the dashboard.
+/// The current status, for the route and for the dashboard.
 pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
     let (snapshot, decisions, general, sessions) = context.gate.look(|scheduler, now| {
         let decisions: Vec<_> = scheduler.decisions().collect();
@@ -203,7 +204,7 @@ pub(crate) fn status_now(context: &Context, config: &Config) -> status::Status {
     build::status(&snapshot, &facts)
 }
 
-/// What the status says of accounts beside the scheduler's facts.
+/// Facts about accounts that the scheduler does not have.
 fn account_facts(context: &Context) -> Vec<AccountFacts> {
     let accounts = context.accounts.all();
     let facts = accounts.iter().map(|account| {
@@ -237,7 +238,7 @@ fn metrics_of(context: &Context, names: Names) -> Vec<u8> {
         .into_bytes()
 }
 
-/// A request that asks for nothing special, as `explain` sees it.
+/// A request without special needs, as `explain` uses it.
 fn plain_request(profile: Option<&str>) -> Request {
     let mut request = Request::new(u64::MAX, clock::now().mono);
     if let Some(profile) = profile {
@@ -268,11 +269,15 @@ fn explain(
         profile: profile.map(str::to_owned),
         ..status::Explained::default()
     };
-    serde_json::to_vec(&build::explanation(&explanation, Some(asked))).unwrap_or_default()
+    let mut shown = build::explanation(&explanation, Some(asked));
+    let snapshot = context.gate.look(|scheduler, now| scheduler.snapshot(now));
+    build::mark_refused(&mut shown, &snapshot);
+    serde_json::to_vec(&shown).unwrap_or_default()
 }
 
-/// The session that a person means: by the short id of the log, or by the id that the client gave
-/// it. Of several, such as a conversation and its subagents, the one that was used last.
+/// Finds the session that a person means, by the short id in the log or by the id that the client
+/// gave it. If several match, such as a conversation and its subagents, the most recently used one
+/// wins.
 fn known_session(context: &Context, id: &str) -> Option<SessionKey> {
     let known = context.gate.look(|scheduler, now| scheduler.known_sessions(now, usize::MAX));
     let keys = known.iter().map(|known| known.session);

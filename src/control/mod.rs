@@ -1,5 +1,5 @@
-//! What is not a request's life: the local routes, changes of a running server, what one process
-//! hands over to the next, the end of accounts from request headers, and the usage probe.
+//! Everything outside a request's life: the local routes, changes of a running server, the
+//! hand-over from one process to the next, the removal of header accounts, and the usage probe.
 
 pub(crate) mod hand_over;
 pub(crate) mod header_accounts;

@@ -1,9 +1,10 @@
 //! The quota probe (SPEC T6): reads the usage endpoint of idle accounts, so that their figures do
 //! not become outdated.
 //!
-//! It runs only while `quotaProbeSeconds` is set. A round asks one account after the other with a
-//! pause between them, and each round begins with another account. It spends nothing, blocks
-//! nothing, and never uses a disabled account; if a reading fails, what was known keeps its age.
+//! It runs only while `quotaProbeSeconds` is set. A round asks one account after another with a
+//! pause in between, and each round starts with a different account. The probe spends nothing,
+//! blocks nothing, and never uses a disabled account. If a reading fails, the old figures keep
+//! their age.
 
 use std::sync::Arc;
 use std::thread;
@@ -16,16 +17,16 @@ use crate::proxy::context::Context;
 use crate::scheduler::time::{Mono, Now};
 use crate::scheduler::{AccountId, AccountSnapshot, Kind, Source, WindowSnapshot};
 
-/// Pauses between two readings are a part of the interval within these bounds …
+/// The pause between two readings is this part of the interval, within these bounds.
 const GAP_PART: u32 = 6;
 const GAP_MIN: Duration = Duration::from_secs(6);
 const GAP_MAX: Duration = Duration::from_secs(20);
-/// … and become this long where the endpoint asks for patience.
+/// The pause after the endpoint has answered 429.
 const GAP_SLOW: Duration = Duration::from_secs(120);
-/// A usage answer is a few KiB of JSON; a refresh has a thread of its own.
+/// A usage answer is a few KiB of JSON, and refreshes have their own thread.
 const STACK_BYTES: usize = 512 * 1024;
 
-/// Starts the probe if the settings ask for it and it is not there.
+/// Starts the probe if the settings ask for it and it is not running.
 pub(crate) fn follow(context: &Arc<Context>) {
     let mut occupied = context.probe.lock();
     if *occupied || interval(context).is_none() {
@@ -36,11 +37,11 @@ pub(crate) fn follow(context: &Arc<Context>) {
         .name("probe".into())
         .stack_size(STACK_BYTES)
         .spawn(move || Probe::new(&own).run());
-    // Where no thread can be started, the next look tries again.
+    // If no thread can be started, the next call tries again.
     *occupied = thread.is_ok();
 }
 
-/// What the settings ask for; `None` ends the probe.
+/// The configured interval; `None` ends the probe.
 fn interval(context: &Context) -> Option<Duration> {
     context.config().quota_probe.filter(|_| context.keeps_connections())
 }
@@ -55,8 +56,8 @@ impl<'a> Probe<'a> {
         Probe { context, rounds: 0 }
     }
 
-    /// Round after round. The thread leaves under the bell's lock, so that nobody takes it for
-    /// present any more.
+    /// Runs round after round. The thread ends under the bell's lock, so that nobody takes it for
+    /// running any more.
     fn run(mut self) {
         loop {
             let round = {
@@ -73,7 +74,7 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// Rounds of one interval, until the settings name another.
+    /// Rounds of one interval, until the settings change.
     fn rounds_of(&mut self, interval: Duration) {
         let mut pace = Pace::of(interval);
         loop {
@@ -85,7 +86,7 @@ impl<'a> Probe<'a> {
             }
             self.rounds = self.rounds.wrapping_add(1);
             for id in idle {
-                // Somebody may have taken it up since the round began.
+                // The account may have become busy since the round started.
                 if !self.idle(interval).contains(&id) {
                     continue;
                 }
@@ -107,7 +108,7 @@ impl<'a> Probe<'a> {
         idle.map(|account| account.id).collect()
     }
 
-    /// Reads one account; gives the pause before the next.
+    /// Reads one account; returns the pause before the next.
     fn read(&self, id: AccountId, pace: &mut Pace) -> Duration {
         match self.context.accounts.usage(id) {
             UsageReading::Read(report) => {
@@ -131,7 +132,7 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// Sleeps until `end`. False if the settings ask for something else by then.
+    /// Sleeps until `end`. Returns false if the settings change meanwhile.
     fn sleep(&self, interval: Duration, end: Mono) -> bool {
         let mut occupied = self.context.probe.lock();
         loop {
@@ -147,8 +148,8 @@ impl<'a> Probe<'a> {
     }
 }
 
-/// An enabled OAuth account that does nothing and has answered nothing for an interval: its own
-/// answers would tell more.
+/// An enabled OAuth account with no request in flight and no answer for one interval; answers would
+/// bring fresher figures than the probe.
 fn is_idle(account: &AccountSnapshot, interval: Duration, now: Now) -> bool {
     let answered = |window: &WindowSnapshot| {
         window.source == Source::Answer && window.learned_at + interval > now.wall
@@ -160,7 +161,7 @@ fn is_idle(account: &AccountSnapshot, interval: Duration, now: Now) -> bool {
         && !account.windows.iter().any(answered)
 }
 
-/// How fast the probe goes.
+/// The probe's pace.
 struct Pace {
     least: Duration,
     gap: Duration,

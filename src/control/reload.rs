@@ -1,8 +1,8 @@
-//! What changes the running server: a reread config (SPEC A7) and the control routes (P1).
+//! Changes of a running server: a reread config (SPEC A7) and the control routes (P1).
 //!
-//! Each change is written to the file first, under the lock of A5, and takes effect in the same way
-//! as an edit by hand: the file is read again, and the differences are applied to the scheduler and
-//! to the accounts.
+//! Each change is written to the file first, under the lock of A5, and then takes effect like an
+//! edit by hand: the file is read again, and the differences are applied to the scheduler and the
+//! accounts.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -16,17 +16,17 @@ use crate::event::Event;
 use crate::proxy::context::{Context, proxies};
 use crate::scheduler::Routing;
 
-/// One change at a time: two reloads at once could apply an older file after a newer one.
+/// Serializes changes: of two concurrent reloads, one could apply an older file after a newer one.
 static APPLYING: Mutex<()> = Mutex::new(());
 
-/// Reads the config file again and applies what differs. Gives a line for each change.
+/// Reads the config file again and applies the differences. Returns a line for each change.
 ///
 /// # Errors
-/// The file cannot be used; everything stays as it was.
+/// The file cannot be used; all settings stay as they were.
 pub(crate) fn reload(context: &Context) -> Result<Vec<String>> {
     let _one = APPLYING.lock().unwrap_or_else(PoisonError::into_inner);
     let loaded = file::load(&context.config_path).and_then(|config| {
-        // Judged before anything is applied: an invalid setting keeps all the old ones.
+        // Checked before anything is applied: an invalid setting keeps all the old ones.
         proxies(&config).map(|_| config).map_err(Error::operator)
     });
     match loaded {
@@ -38,7 +38,7 @@ pub(crate) fn reload(context: &Context) -> Result<Vec<String>> {
     }
 }
 
-/// Applies a config at start, without saying what is new.
+/// Applies a config at start, without reporting changes.
 pub(crate) fn apply_first(context: &Context, config: &Config) {
     for entry in &config.accounts {
         register(context, entry);
@@ -94,7 +94,7 @@ fn apply(context: &Context, config: Config) -> Vec<String> {
     context.set_config(config);
     context.probe.look_again();
     if proxy_changed {
-        // It was judged before; a failure here cannot happen.
+        // It was checked above, so it cannot fail here.
         let _ = context.renew_agent();
     }
     lines.extend(settings);
@@ -111,7 +111,7 @@ fn apply(context: &Context, config: Config) -> Vec<String> {
     all
 }
 
-/// Names the groups of settings that differ; their values are in the file.
+/// Names the groups of settings that differ.
 fn settings_changed(old: &Config, new: &Config) -> Vec<String> {
     let (before, after) = (settings::document(old), settings::document(new));
     let differs = |key: &str| match key {
@@ -125,7 +125,7 @@ fn settings_changed(old: &Config, new: &Config) -> Vec<String> {
     keys.iter().map(|key| format!("{key} changed")).collect()
 }
 
-/// What a reload names when it has changed.
+/// The groups, as a reload reports them.
 const SETTINGS: [&str; 12] = [
     "upstream",
     "upstreamProxy",
@@ -141,8 +141,8 @@ const SETTINGS: [&str; 12] = [
     "quotaProbeSeconds",
 ];
 
-/// Puts the config's routing into effect; an account that cannot be preferred leaves it automatic,
-/// with a line.
+/// Applies the config's routing. If the account cannot be preferred, routing stays automatic and a
+/// line says so.
 fn route(context: &Context, config: &Config) {
     let routing = match &config.routing {
         config::Routing::Automatic => Routing::Automatic,
@@ -174,7 +174,7 @@ fn route(context: &Context, config: &Config) {
 /// Prefers an account, or none; stored in the file.
 ///
 /// # Errors
-/// There is no such account, it cannot be preferred, or the file cannot be written.
+/// The account does not exist or cannot be preferred, or the file cannot be written.
 pub(crate) fn set_routing(context: &Context, preferred: Option<&str>) -> Result<Vec<String>> {
     if let Some(name) = preferred {
         let account = context
@@ -194,10 +194,11 @@ pub(crate) fn set_routing(context: &Context, preferred: Option<&str>) -> Result<
     reload(context)
 }
 
-/// Enables or disables an account; stored in the file, unless a request's headers made it.
+/// Enables or disables an account; stored in the file, unless the account comes from request
+/// headers.
 ///
 /// # Errors
-/// There is no such account, or the file cannot be written.
+/// The account does not exist, or the file cannot be written.
 pub(crate) fn switch(context: &Context, name: &str, enabled: bool) -> Result<Vec<String>> {
     let account =
         context.accounts.by_name(name).ok_or_else(|| Error::client(no_account(context, name)))?;
@@ -216,11 +217,11 @@ pub(crate) fn switch(context: &Context, name: &str, enabled: bool) -> Result<Vec
     reload(context)
 }
 
-/// Lifts what keeps an account away, all but a missing credential, so that the next request looks
-/// (SPEC P7). Gives the line that says so.
+/// Lifts all blocks of an account except a missing credential, so that the next request tries it
+/// (SPEC P7). Returns the line that says so.
 ///
 /// # Errors
-/// There is no such account.
+/// The account does not exist.
 pub(crate) fn retry(context: &Context, name: &str) -> Result<String> {
     let account =
         context.accounts.by_name(name).ok_or_else(|| Error::client(no_account(context, name)))?;
@@ -229,10 +230,14 @@ pub(crate) fn retry(context: &Context, name: &str) -> Result<String> {
     Ok(format!("{name}: blocks lifted; the next request will try it"))
 }
 
-/// That there is no account of that name, with the one that was probably meant.
+/// The error that no account has that name, with the most similar name.
 pub(crate) fn no_account(context: &Context, name: &str) -> String {
     let accounts = context.accounts.all();
     let profiles: Vec<_> = accounts.iter().map(|account| account.profile()).collect();
     let near = nearest(name, profiles.iter().map(|profile| &*profile.name));
-    format!("there is no account {name}{}", did_you_mean(near))
+    let rest = match near {
+        Some(_) => did_you_mean(near),
+        None => "; see: maxpool accounts".to_owned(),
+    };
+    format!("there is no account {name}{rest}")
 }

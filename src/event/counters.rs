@@ -1,4 +1,5 @@
-//! Figures that only ever grow, as atomics: the metrics read them, nobody resets them.
+//! Counters for the metrics, as atomics; they only grow, are never reset, and are handed over at a
+//! restart.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -76,6 +77,30 @@ impl Counters {
         }
     }
 
+    /// Every figure, in an order that is the same in each process of one version.
+    fn all(&self) -> impl Iterator<Item = &AtomicU64> {
+        let single =
+            [&self.failovers, &self.breaker_opened, &self.held, &self.dropped, &self.blameless];
+        let histograms = [&self.queue, &self.first_byte, &self.total];
+        let histograms =
+            histograms.into_iter().flat_map(|one| one.buckets.iter().chain([&one.sum_us]));
+        let rows = self.requests.iter().flatten().chain(&self.tokens).chain(&self.refreshes);
+        rows.chain(&self.blocks).chain(single).chain(histograms)
+    }
+
+    /// The current figures, for a process that takes over.
+    #[must_use]
+    pub(crate) fn figures(&self) -> Vec<u64> {
+        self.all().map(|counter| counter.load(Relaxed)).collect()
+    }
+
+    /// Adds figures of another process; those of a version with other counters are left out.
+    pub(crate) fn add_figures(&self, figures: &[u64]) {
+        if self.all().count() == figures.len() {
+            self.all().zip(figures).for_each(|(counter, more)| add(counter, *more));
+        }
+    }
+
     /// A refusal that blames no account.
     pub(crate) fn count_blameless(&self) {
         add(&self.blameless, 1);
@@ -90,13 +115,13 @@ impl Counters {
         add(&self.dropped, 1);
     }
 
-    /// Events that found the channel full.
+    /// Events dropped because the channel was full.
     #[must_use]
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
     }
 
-    /// Finished requests by outcome and account kind (`None`: no account was involved), all
+    /// Finished requests by outcome and account kind (`None`: no account was involved), in all
     /// combinations.
     pub(crate) fn requests(&self) -> impl Iterator<Item = (&'static str, Option<Kind>, u64)> {
         let kinds = || KINDS.into_iter().map(Some).chain([None]);
@@ -105,7 +130,7 @@ impl Counters {
         })
     }
 
-    /// Usage of all answers so far.
+    /// Token usage of all answers so far.
     #[must_use]
     pub(crate) fn tokens(&self) -> Usage {
         let [input, output, cache_read, cache_write] = &self.tokens;
@@ -117,7 +142,7 @@ impl Counters {
         }
     }
 
-    /// Refreshes by result, with the result's word.
+    /// Refreshes by label of the result.
     pub(crate) fn refreshes(&self) -> impl Iterator<Item = (&'static str, u64)> {
         RefreshResult::LABELS
             .iter()
@@ -151,12 +176,12 @@ impl Counters {
 /// A latency histogram with fixed buckets.
 #[derive(Default)]
 pub(crate) struct Histogram {
-    /// One a bound, and one for everything above the last; not cumulative.
+    /// One per bound, and one for everything above the last; not cumulative.
     buckets: [AtomicU64; Histogram::BOUNDS_MS.len() + 1],
     sum_us: AtomicU64,
 }
 
-/// A histogram at one moment, cumulative as Prometheus wants it.
+/// A snapshot of a histogram, cumulative as Prometheus expects.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct HistogramReading {
     /// Upper bound in ms and the number of values up to it.
@@ -166,7 +191,7 @@ pub(crate) struct HistogramReading {
 }
 
 impl Histogram {
-    /// Upper bounds: from an answer of the local machine to a held stream.
+    /// Upper bounds, from answers of the local machine up to held streams.
     pub(crate) const BOUNDS_MS: [u64; 14] =
         [1, 5, 25, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000, 1_800_000];
 
@@ -179,7 +204,8 @@ impl Histogram {
         add(&self.sum_us, u64::try_from(value.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// What it holds now. Values that arrive meanwhile are in all of it or in none but the sum.
+    /// The current values. A value recorded meanwhile is counted in all buckets or in none, but the
+    /// sum may already include it.
     #[must_use]
     pub(crate) fn read(&self) -> HistogramReading {
         let mut count = 0;
@@ -218,6 +244,24 @@ mod tests {
         assert_eq!(reading.buckets[13], (1_800_000, 5));
         assert_eq!(reading.count, 6);
         assert_eq!(reading.sum, Duration::from_millis(3_600_009));
+    }
+
+    #[test]
+    fn every_figure_is_handed_over_once() {
+        let counters = Counters::default();
+        for (number, counter) in counters.all().enumerate() {
+            add(counter, number as u64 + 1);
+        }
+        let next = Counters::default();
+        next.add_figures(&counters.figures());
+        next.add_figures(&[1, 2, 3]);
+        assert_eq!(next.figures(), counters.figures());
+        let mut addresses: Vec<_> = counters.all().map(std::ptr::from_ref).collect();
+        let count = addresses.len();
+        addresses.sort();
+        addresses.dedup();
+        assert_eq!(addresses.len(), count);
+        assert_eq!(count * size_of::<AtomicU64>(), size_of::<Counters>(), "none is left out");
     }
 
     #[test]

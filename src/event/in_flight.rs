@@ -1,5 +1,5 @@
-//! The requests in flight, for the dashboard and the status: a short lock at the start, at each
-//! stage and at the end of a request, and nothing at all per chunk.
+//! The requests in flight, for the dashboard and the status. A request takes a short lock at its
+//! start, at each stage and at its end, and none per chunk.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -21,39 +21,39 @@ struct Table {
     entries: BTreeMap<u64, InFlight>,
 }
 
-/// What is known when a request begins.
+/// What is known when a request starts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct RequestMeta {
-    /// When, for its age.
+    /// Start time, for its age.
     pub(crate) since: Mono,
-    /// When, for display.
+    /// Start time, for display.
     pub(crate) at: Wall,
     pub(crate) method: Arc<str>,
     /// The path without its query.
     pub(crate) path: Arc<str>,
-    /// The session's tag.
+    /// The session's short id.
     pub(crate) session: Option<Arc<str>>,
-    /// The model that was asked for.
+    /// The requested model.
     pub(crate) model: Option<Arc<str>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Stage {
-    /// Its body is being read.
+    /// The body is being read.
     #[default]
     Receiving,
-    /// It waits for an account.
+    /// The request waits for an account.
     Queued,
-    /// A connection is being made or the request is being sent.
+    /// The request is connecting or being sent.
     Connecting,
-    /// The upstream has it and has not answered.
+    /// The request was sent and has no answer yet.
     Waiting,
-    /// The answer is on its way to the client.
+    /// The answer is being sent to the client.
     Streaming,
 }
 
 impl Stage {
-    /// For people and for the status.
+    /// The word for people and for the status.
     #[must_use]
     pub(crate) fn word(self) -> &'static str {
         match self {
@@ -68,14 +68,14 @@ impl Stage {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct InFlight {
-    /// Unique while the program runs, growing.
+    /// Unique while the program runs, increasing.
     pub(crate) id: u64,
     pub(crate) meta: RequestMeta,
     pub(crate) stage: Stage,
     pub(crate) account: Option<Arc<str>>,
 }
 
-/// A request's own line in the table; dropping it takes the line out.
+/// A request's entry in the table; dropping it removes the entry.
 pub(crate) struct Tracked {
     table: Arc<InFlightTable>,
     id: u64,
@@ -83,8 +83,8 @@ pub(crate) struct Tracked {
 }
 
 impl InFlightTable {
-    /// Enters a request. Those of local routes are left out: who looks at the table would see
-    /// itself.
+    /// Enters a request. Local routes are left out, or whoever reads the table would see his own
+    /// request.
     #[must_use]
     pub(crate) fn begin(self: &Arc<InFlightTable>, meta: RequestMeta) -> Tracked {
         let id = {
@@ -101,7 +101,7 @@ impl InFlightTable {
         Tracked { table: Arc::clone(self), id, stage: Cell::default() }
     }
 
-    /// A copy of the table, oldest first, at most `most` of them.
+    /// A copy of the table, oldest first, at most `most` entries.
     #[must_use]
     pub(crate) fn list(&self, most: usize) -> Vec<InFlight> {
         self.lock().entries.values().take(most).cloned().collect()
@@ -112,7 +112,7 @@ impl InFlightTable {
         self.lock().entries.len()
     }
 
-    /// How the dashboard hears of a change.
+    /// Notifies the dashboard of changes.
     #[must_use]
     pub(crate) fn pulse(&self) -> &Arc<Pulse> {
         &self.pulse
@@ -135,13 +135,13 @@ fn is_local(path: &str) -> bool {
 }
 
 impl Tracked {
-    /// The request has come to `stage`.
+    /// The request has reached `stage`.
     pub(crate) fn stage(&self, stage: Stage) {
         self.stage.set(stage);
         self.table.change(self.id, |entry| entry.stage = stage);
     }
 
-    /// It waits for bytes of the upstream: so the upstream has it.
+    /// The request waits for bytes from the upstream, so it has been sent.
     pub(crate) fn awaits_answer(&self) {
         if self.stage.get() == Stage::Connecting {
             self.stage(Stage::Waiting);
@@ -153,7 +153,7 @@ impl Tracked {
         self.table.change(self.id, |entry| entry.account = account);
     }
 
-    /// What the body told: its session and its model.
+    /// The session and the model, once the body has been read.
     pub(crate) fn describe(&self, session: Option<Arc<str>>, model: Option<Arc<str>>) {
         self.table.change(self.id, |entry| {
             entry.meta.session = session;
@@ -169,10 +169,10 @@ impl Drop for Tracked {
     }
 }
 
-/// Tells one sleeping reader that something changed, once for each time that it asked.
+/// Wakes one sleeping reader when something changed, at most once each time it is armed.
 ///
-/// The reader calls [`Pulse::arm`], then reads, then sleeps. Who changes something changes it first
-/// and then calls [`Pulse::beat`]. So a change is either seen by the read or wakes the sleep, and a
+/// The reader calls [`Pulse::arm`], then reads, then sleeps. A writer makes its change first and
+/// then calls [`Pulse::beat`]. So each change is either seen by the read or wakes the sleep, and a
 /// thousand changes cost one wake-up.
 #[derive(Default)]
 pub(crate) struct Pulse {
@@ -181,13 +181,13 @@ pub(crate) struct Pulse {
 }
 
 impl Pulse {
-    /// Sets what wakes the reader; it must not block. The first one stays.
+    /// Sets what wakes the reader; it must not block. Later calls have no effect.
     pub(crate) fn connect(&self, wake: Box<dyn Fn() + Send + Sync>) {
-        // A second dashboard in one process would be our own mistake; it just gets no wake-ups.
+        // A second dashboard in one process would be a bug; it would only get no wake-ups.
         let _ = self.wake.set(wake);
     }
 
-    /// From now on the next change wakes the reader.
+    /// The next change wakes the reader.
     pub(crate) fn arm(&self) {
         self.armed.store(true, SeqCst);
     }

@@ -1,4 +1,4 @@
-//! Everything that the program tells about itself, as plain data.
+//! Everything that the program reports about itself, as plain data.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ pub(crate) enum Event {
     Started(Started),
     /// A request has ended, in whatever way.
     Finished(Box<Finished>),
-    /// A request moves on to another account before its client has seen a byte (P6).
+    /// A request moves to another account before its client has seen a byte (P6).
     Failover(Failover),
     /// An account cannot be used for a while.
     AccountBlocked(AccountBlocked),
@@ -26,7 +26,7 @@ pub(crate) enum Event {
     Held(Held),
     /// A waiting request got an account.
     Released {
-        /// The session's tag.
+        /// The session's short id.
         session: Option<Arc<str>>,
         account: Arc<str>,
         waited: Duration,
@@ -35,12 +35,12 @@ pub(crate) enum Event {
     BreakerOpen {
         /// The fingerprint or message that tripped it.
         reason: String,
-        /// When the probe may go out.
+        /// When the probe may be sent.
         until: Option<Wall>,
-        /// How many failed probes in a row so far.
+        /// Failed probes in a row so far.
         failed_probes: u32,
     },
-    /// One request probes for all.
+    /// One request probes on behalf of all.
     BreakerProbe,
     /// The breaker is closed again.
     BreakerClosed {
@@ -58,18 +58,18 @@ pub(crate) enum Event {
         /// What else changed, such as `work: priority 0 -> 5` or `switchThreshold 0.9 -> 0.8`.
         changed: Vec<String>,
     },
-    /// The config could not be read; the old settings stay.
+    /// The config could not be read; the old settings stay in effect.
     ReloadFailed {
         /// File, line, key and what was expected.
         why: String,
     },
-    /// The server was told to stop; running requests finish (R1).
+    /// The server was told to stop; running requests may finish (R1).
     Stopping {
-        /// What told it, such as `SIGTERM`.
+        /// Who told it, such as `SIGTERM`.
         by: String,
-        /// Requests that still run.
+        /// Requests still running.
         left: usize,
-        /// When whatever still runs is cut.
+        /// When requests that still run are cut off.
         until: Wall,
     },
     /// Progress while running requests finish.
@@ -98,7 +98,7 @@ pub(crate) struct Started {
     /// `http://127.0.0.1:3456`.
     pub(crate) address: String,
     pub(crate) config: String,
-    /// Name and what it is, such as `oauth` or `provider zai`.
+    /// Name and kind, such as `oauth` or `provider zai`.
     pub(crate) accounts: Vec<StartedAccount>,
 }
 
@@ -106,11 +106,11 @@ pub(crate) struct Started {
 pub(crate) struct StartedAccount {
     pub(crate) name: Arc<str>,
     pub(crate) kind: Kind,
-    /// Whatever else is worth saying, such as `disabled` or `needs login`.
+    /// A remark, such as `disabled` or `needs login`.
     pub(crate) note: Option<String>,
 }
 
-/// How a request ended, seen from the one who is to blame for it.
+/// How a request ended, by who is to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The upstream answered below 400 and the body ended well.
@@ -119,12 +119,12 @@ pub(crate) enum Outcome {
     PassedOn,
     /// We answered with an error of our own (P14).
     Refused,
-    /// The answer broke after its first byte had gone to the client.
+    /// The answer broke off after its first byte had gone to the client.
     Broken,
     /// The client left before its answer had ended (P12).
     ClientGone {
         stage: Stage,
-        /// Whether bytes of the answer had gone out.
+        /// Whether part of the answer had been sent.
         output_started: bool,
     },
     /// A local route or a relay with the client's own credential.
@@ -132,7 +132,7 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    /// The labels in the metrics, in the order of the counters.
+    /// The labels in the metrics, in counter order.
     pub(crate) const LABELS: [&'static str; 6] =
         ["ok", "passed_on", "refused", "broken", "client_gone", "local"];
 
@@ -154,25 +154,25 @@ pub(crate) struct Finished {
     pub(crate) method: Arc<str>,
     /// The path without its query.
     pub(crate) path: Arc<str>,
-    /// Who served it, or was the last to try.
+    /// The account that served it or was the last to try.
     pub(crate) account: Option<(Arc<str>, Kind)>,
-    /// The status that the client got; absent if it left before one.
+    /// The status that the client got; absent if it left before.
     pub(crate) status: Option<u16>,
     pub(crate) outcome: Outcome,
     pub(crate) cause: Option<String>,
-    /// Time in the queue, all waits together.
+    /// Time in the queue, all waits added.
     pub(crate) queued: Duration,
     /// From the request's last byte to the answer's first; absent if none came.
     pub(crate) first_byte: Option<Duration>,
     /// From the request's head to the end.
     pub(crate) total: Duration,
-    /// Tokens, if the answer told.
+    /// Tokens, if the answer reported them.
     pub(crate) tokens: Option<Usage>,
-    /// The session's tag: short, not the key itself.
+    /// The session's short id, not the key itself.
     pub(crate) session: Option<Arc<str>>,
-    /// The model that the client asked for.
+    /// The requested model.
     pub(crate) model: Option<Arc<str>>,
-    /// Attempts upstream, 0 if it never got there.
+    /// Attempts upstream; 0 if it got no account.
     pub(crate) attempts: u32,
 }
 
@@ -180,28 +180,28 @@ pub(crate) struct Finished {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Failover {
     pub(crate) from: Arc<str>,
-    /// Who is next; absent when the request goes to the queue.
+    /// The next account; absent when the request goes to the queue.
     pub(crate) to: Option<Arc<str>>,
     pub(crate) why: String,
     pub(crate) evidence: Option<Arc<Evidence>>,
-    /// The session's tag.
+    /// The session's short id.
     pub(crate) session: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AccountBlocked {
     pub(crate) account: Arc<str>,
-    /// Why, until when, because of which answer.
+    /// Why, until when, and because of which answer.
     pub(crate) block: BlockSnapshot,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Held {
-    /// The session's tag.
+    /// The session's short id.
     pub(crate) session: Option<Arc<str>>,
     pub(crate) cause: WaitCause,
     pub(crate) until: Option<Wall>,
-    /// How many wait now, this one included.
+    /// Requests waiting now, this one included.
     pub(crate) queued: usize,
 }
 
@@ -212,7 +212,7 @@ pub(crate) struct Refresh {
     pub(crate) result: RefreshResult,
     /// Short hash of the refresh token that was used.
     pub(crate) old: Option<String>,
-    /// Short hash of the one that came back or was found.
+    /// Short hash of the new or adopted refresh token.
     pub(crate) new: Option<String>,
     pub(crate) pid: u32,
 }
@@ -221,18 +221,18 @@ pub(crate) struct Refresh {
 pub(crate) enum RefreshResult {
     /// A new pair, on disk.
     Rotated,
-    /// Another process had rotated it: its pair was taken from the file.
+    /// Another process had refreshed it: its pair was read from the file.
     Adopted,
-    /// Temporary: cooldown. Holds why.
+    /// A temporary failure, followed by a cooldown. Holds the reason.
     Failed(String),
-    /// Final: needs login. Holds why.
+    /// A final failure: needs login. Holds the reason.
     Refused(String),
-    /// A new pair serves from memory, the file could not be written. Holds why.
+    /// A new pair is in use but could not be written to the file. Holds the reason.
     NotStored(String),
 }
 
 impl RefreshResult {
-    /// The label in the metrics; the order is that of the counters.
+    /// The labels in the metrics, in counter order.
     pub(crate) const LABELS: [&'static str; 5] =
         ["rotated", "adopted", "failed", "refused", "not_stored"];
 
@@ -251,10 +251,10 @@ impl RefreshResult {
 pub(crate) enum RestartStep {
     /// The new process is being started.
     Starting,
-    /// It serves; the old one finishes what it has.
+    /// The new process serves; the old one finishes its requests.
     Serving { pid: u32 },
-    /// The old one has nothing left.
+    /// The old process has nothing left to do.
     Done,
-    /// The new one did not come up; the old one keeps running.
+    /// The new process did not start; the old one keeps running.
     Failed { why: String },
 }

@@ -1,5 +1,5 @@
-//! One word for each value of the scheduler's enums: the log, the status, the metrics and the
-//! explanations use the same ones.
+//! One word for each value of the scheduler's enums, shared by the log, the status, the metrics and
+//! the explanations.
 
 use crate::scheduler::quota::{Verdict, WindowKind};
 use crate::scheduler::{
@@ -8,10 +8,10 @@ use crate::scheduler::{
 };
 use crate::scheduler::{WaitCause, Why};
 
-/// All kinds of accounts, in the order of their counters.
+/// All kinds of accounts, in counter order.
 pub(crate) const KINDS: [Kind; 3] = [Kind::Oauth, Kind::ApiKey, Kind::Provider];
 
-/// The word of the config's `type`.
+/// The config's word (`type`).
 pub(crate) fn kind(kind: Kind) -> &'static str {
     match kind {
         Kind::Oauth => "oauth",
@@ -42,7 +42,7 @@ pub(crate) fn tier(tier: Option<Tier>) -> &'static str {
     }
 }
 
-/// As the upstream writes it.
+/// The upstream's word.
 pub(crate) fn verdict(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Allowed => "allowed",
@@ -51,7 +51,7 @@ pub(crate) fn verdict(verdict: Verdict) -> &'static str {
     }
 }
 
-/// As the upstream's claims name it.
+/// The upstream's name for the window.
 pub(crate) fn window(window: &WindowKind) -> String {
     match window {
         WindowKind::FiveHour => "five_hour".into(),
@@ -63,7 +63,7 @@ pub(crate) fn window(window: &WindowKind) -> String {
     }
 }
 
-/// Where a window was learned.
+/// Where the value of a window came from.
 pub(crate) fn source(source: Source) -> &'static str {
     match source {
         Source::Answer => "answer",
@@ -72,7 +72,7 @@ pub(crate) fn source(source: Source) -> &'static str {
     }
 }
 
-/// Reasons of blocks, all of them, as the metrics label them.
+/// All reasons of blocks, as labels of the metrics.
 pub(crate) const BLOCK_REASONS: [&str; 12] = [
     "quota",
     "server_side",
@@ -88,8 +88,7 @@ pub(crate) const BLOCK_REASONS: [&str; 12] = [
     "model_missing",
 ];
 
-/// The word of a block's reason; the window of a quota block stands beside it, see
-/// [`block_window`].
+/// The label of a block's reason. A quota block also has a window, see [`block_window`].
 pub(crate) fn block_reason(reason: &BlockReason) -> &'static str {
     match reason {
         BlockReason::Quota(_) => "quota",
@@ -107,7 +106,7 @@ pub(crate) fn block_reason(reason: &BlockReason) -> &'static str {
     }
 }
 
-/// The window behind a quota block, if the upstream named one.
+/// The window of a quota block, if the upstream named one.
 pub(crate) fn block_window(reason: &BlockReason) -> Option<String> {
     match reason {
         BlockReason::Quota(named) => named.as_ref().map(window),
@@ -125,7 +124,7 @@ pub(crate) fn block_window(reason: &BlockReason) -> Option<String> {
     }
 }
 
-/// A block's reason for people.
+/// A block's reason for display.
 pub(crate) fn block_phrase(reason: &BlockReason) -> String {
     match reason {
         BlockReason::Quota(Some(WindowKind::FiveHour)) => "five-hour limit reached".into(),
@@ -150,7 +149,7 @@ pub(crate) fn block_phrase(reason: &BlockReason) -> String {
     }
 }
 
-/// The model or the family of models that a block is for; absent when it is for all.
+/// The model or model family that a block applies to; `None` if it applies to all.
 pub(crate) fn scope(scope: &Scope) -> Option<&str> {
     match scope {
         Scope::Account | Scope::Class(_) => None,
@@ -159,7 +158,7 @@ pub(crate) fn scope(scope: &Scope) -> Option<&str> {
     }
 }
 
-/// The route class that a block is for; absent when it is for all.
+/// The route class that a block applies to; `None` if it applies to all.
 pub(crate) fn block_class(scope: &Scope) -> Option<&'static str> {
     match scope {
         Scope::Account => None,
@@ -178,7 +177,7 @@ pub(crate) fn route_class(class: RouteClass) -> &'static str {
     }
 }
 
-/// What a block does.
+/// The effect of a block.
 pub(crate) fn effect(effect: Effect) -> &'static str {
     match effect {
         Effect::Out => "out",
@@ -186,7 +185,7 @@ pub(crate) fn effect(effect: Effect) -> &'static str {
     }
 }
 
-/// What lifts a block, besides `maxpool retry`.
+/// What lifts a block, apart from `maxpool retry`.
 pub(crate) fn lifted_by(by: LiftedBy) -> &'static str {
     match by {
         LiftedBy::Time => "its end",
@@ -258,7 +257,7 @@ fn window_name(kind: &WindowKind) -> String {
     }
 }
 
-/// Why an account serves only what no other can, for display.
+/// Why an account is used only when no other can serve, for display.
 pub(crate) fn avoided(reason: &Avoided) -> String {
     match reason {
         Avoided::Near { kind, percent } => {
@@ -282,7 +281,7 @@ pub(crate) fn avoided(reason: &Avoided) -> String {
     }
 }
 
-/// The same in at most eight letters or so, for a narrow column that also holds a countdown.
+/// The same in about eight letters, for a narrow column that also holds a countdown.
 pub(crate) fn passed_over_short(reason: &PassedOver) -> String {
     match reason {
         PassedOver::Disabled => "disabled".into(),
@@ -330,7 +329,7 @@ fn block_short(reason: &BlockReason) -> &'static str {
     }
 }
 
-/// By which rule an account was chosen.
+/// The rule by which an account was chosen.
 pub(crate) fn why(why: Why) -> &'static str {
     match why {
         Why::Pinned => "pinned",
@@ -343,7 +342,7 @@ pub(crate) fn why(why: Why) -> &'static str {
     }
 }
 
-/// What becomes of a request, in one word.
+/// The outcome of a decision, in one word.
 pub(crate) fn explained(verdict: &ExplainedVerdict) -> &'static str {
     match verdict {
         ExplainedVerdict::Chosen(_, rule) => why(*rule),

@@ -1,9 +1,9 @@
-//! What happened, as plain data: the only way in which the program tells the outside about itself.
+//! What happened, as plain data: the only way for the program to report about itself.
 //!
-//! Everything but `report/` and `cli/` emits an [`Event`] instead of printing. An event never holds
-//! a credential. Sending never blocks: the channel is bounded, and what does not fit is counted in
-//! [`Counters::dropped`]. Counters are bumped on the sender's side, so that a full channel loses a
-//! log line but never a figure.
+//! Everything outside `report/` and `cli/` emits an [`Event`] instead of printing. An event never
+//! holds a credential. Sending never blocks: the channel is bounded, and events that do not fit are
+//! counted in [`Counters::dropped`]. Counters are updated by the sender, so a full channel loses a
+//! log line but never a count.
 
 mod counters;
 mod in_flight;
@@ -23,14 +23,14 @@ pub(crate) use kinds::{
 
 use crate::scheduler::time::Wall;
 
-/// An event and its moment, as it travels to the reporter.
+/// An event with its time, as sent to the reporter.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Stamped {
     pub(crate) at: Wall,
     pub(crate) event: Event,
 }
 
-/// Where events go. Cheap to clone; every method returns at once.
+/// The sending end. Cheap to clone; every method returns at once.
 #[derive(Clone)]
 pub(crate) struct Events {
     channel: Option<Sender<Box<Stamped>>>,
@@ -38,19 +38,19 @@ pub(crate) struct Events {
     in_flight: Arc<InFlightTable>,
 }
 
-/// The channel holds this many, boxed, because it allocates all its places at once. The reporter
-/// empties it about fifty times a second.
+/// Capacity of the channel. Events are boxed, because the channel allocates all its slots at once.
+/// The reporter empties it about fifty times a second.
 pub(crate) const EVENTS_MAX: usize = 2_048;
 
 impl Events {
-    /// A handle and the reporter's end of it.
+    /// A handle, and the reporter's end of the channel.
     #[must_use]
     pub(crate) fn channel() -> (Events, Receiver<Box<Stamped>>) {
         let (sender, receiver) = bounded(EVENTS_MAX);
         (Events::over(Some(sender)), receiver)
     }
 
-    /// A handle that counts and tells nobody: for commands without a log, and for tests.
+    /// A handle that only counts: for commands without a log, and for tests.
     #[must_use]
     pub(crate) fn off() -> Events {
         Events::over(None)
@@ -64,7 +64,7 @@ impl Events {
         }
     }
 
-    /// Counts `event` and passes it on; drops it, counted, when the reporter cannot follow.
+    /// Counts `event` and sends it; drops it, counted, when the reporter cannot keep up.
     pub(crate) fn emit(&self, at: Wall, event: Event) {
         self.counters.count(&event);
         if let Some(channel) = &self.channel
@@ -74,7 +74,7 @@ impl Events {
         }
     }
 
-    /// Counts an event that the reporter itself has found out.
+    /// Counts an event that the reporter itself has derived.
     pub(crate) fn count(&self, event: &Event) {
         self.counters.count(event);
     }

@@ -1,12 +1,12 @@
-//! The lines that a terminal shows, and the bytes that turn them into others. Only lines that
-//! differ are written, and what a slow terminal does not take waits for its turn.
+//! The lines on the terminal, and the bytes that change them into the next frame. Only lines that
+//! differ are written; output that a slow terminal does not accept is kept for later.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::config::masking::Masked;
 
-/// Synchronized update: a terminal that knows it shows the frame at once, the others ignore it.
+/// Synchronized update: terminals that support it show a frame all at once, others ignore it.
 const FRAME_BEGIN: &str = "\x1b[?2026h";
 const FRAME_END: &str = "\x1b[?2026l";
 
@@ -19,17 +19,17 @@ pub(super) struct Canvas {
 }
 
 impl Canvas {
-    /// Whether all of the last frame has gone out.
+    /// Whether all of the last frame has been written.
     pub(super) fn is_idle(&self) -> bool {
         self.written == self.pending.len()
     }
 
-    /// The next frame is drawn whole.
+    /// The next frame will be drawn completely.
     pub(super) fn forget(&mut self) {
         self.forgotten = true;
     }
 
-    /// Prepares what differs; nothing if nothing does.
+    /// Prepares the lines that differ, if any.
     pub(super) fn draw(&mut self, lines: Vec<String>) {
         let lines: Vec<Masked<String>> = lines.iter().map(|line| Masked::text(line)).collect();
         let mut text = String::new();
@@ -42,7 +42,7 @@ impl Canvas {
             if before == Some(line) || (whole && line.is_empty()) {
                 continue;
             }
-            // Cleared before it is written: clearing behind a full line would take its last
+            // Clears the line before writing it: clearing after a full line would erase its last
             // character.
             let clear = if whole { "" } else { "\x1b[2K" };
             text.push_str(&format!("\x1b[{};1H{clear}{}", row + 1, **line));
@@ -55,7 +55,7 @@ impl Canvas {
         }
     }
 
-    /// Writes as much as the terminal takes.
+    /// Writes as much as the terminal accepts.
     pub(super) fn flush(&mut self, tty: BorrowedFd<'_>) -> io::Result<()> {
         while !self.is_idle() {
             match rustix::io::write(tty, &self.pending[self.written..]) {

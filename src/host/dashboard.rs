@@ -1,8 +1,8 @@
-//! The server's own dashboard: what it shows comes from the proxy's context, what its keys ask for
-//! goes the same road as the control routes (P1) and the signals (R1, R2).
+//! The server's own dashboard: its content comes from the proxy's context, and its keys do what the
+//! control routes (P1) and the signals (R1, R2) do.
 //!
 //! A change may have to wait for the config's lock, and an import for the network, so each runs on
-//! a thread of its own; what came of it is told in the activity log.
+//! its own thread and reports its result in the activity log.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,7 +32,7 @@ use crate::report::ui::{Action, Seat};
 /// Takes over the terminal for the server.
 ///
 /// # Errors
-/// There is no terminal that could be used; the plain log is the right thing then.
+/// There is no usable terminal; the caller then writes the plain log.
 pub(crate) fn start(context: &Arc<Context>) -> io::Result<Dashboard> {
     let (seen, acting) = (Arc::clone(context), Arc::clone(context));
     let pulse = context.events.in_flight().pulse();
@@ -59,12 +59,12 @@ pub(crate) fn start(context: &Arc<Context>) -> io::Result<Dashboard> {
     })
 }
 
-/// Draws a server of another process until the user leaves (`status --watch`). `fetch` gives its
-/// status, once a second; `act` does what was confirmed, on a thread of its own, and gives a line;
+/// Draws a server of another process until the user leaves (`status --watch`). `fetch` gets its
+/// status once a second; `act` carries out a confirmed action on its own thread and returns a line;
 /// `login` signs in.
 ///
 /// # Errors
-/// There is no terminal that could be used.
+/// There is no usable terminal.
 pub(crate) fn attach(
     mut fetch: impl FnMut() -> std::result::Result<Status, String>,
     act: impl Fn(Action) -> String + Send + Sync + 'static,
@@ -122,7 +122,7 @@ pub(crate) fn attach(
     Ok(())
 }
 
-/// Time between two looks at an attached server.
+/// Interval between two requests to an attached server.
 const FETCH_EVERY: Duration = Duration::from_secs(1);
 const ORDER_STACK: usize = 512 * 1024;
 
@@ -131,12 +131,12 @@ fn refresh(view: &Mutex<View>, fetch: &mut impl FnMut() -> std::result::Result<S
     let mut view = view.lock().unwrap_or_else(PoisonError::into_inner);
     match fetched {
         Ok(status) => *view = View { status, ..View::default() },
-        // What was known last stays on the screen below the reason.
+        // The last known status stays on the screen below the reason.
         Err(why) => view.lost = Some(why),
     }
 }
 
-/// Starts what was confirmed, and says so.
+/// Starts a confirmed action, and says so.
 fn act(context: &Arc<Context>, sign_ins: &Arc<SignIns>, action: Action) -> Option<String> {
     let doing = match &action {
         Action::SignIn(account) => return sign_ins.begin(account.clone()),
@@ -163,7 +163,7 @@ fn act(context: &Arc<Context>, sign_ins: &Arc<SignIns>, action: Action) -> Optio
         thread::Builder::new().name("order".into()).stack_size(ORDER_STACK).spawn(move || {
             match carry_out(&context, &action) {
                 Ok(Some(done)) => context.events.notice(clock::wall(), done),
-                // The reload has told what changed.
+                // The reload has reported the change.
                 Ok(None) => {}
                 Err(error) => context.events.warning(clock::wall(), format!("{failed}: {error}")),
             }
@@ -174,7 +174,7 @@ fn act(context: &Arc<Context>, sign_ins: &Arc<SignIns>, action: Action) -> Optio
     })
 }
 
-/// The process gets the same signal as from outside.
+/// Sends this process the same signal as from outside.
 fn signal(number: i32, doing: &str) -> Option<String> {
     Some(match signal_hook::low_level::raise(number) {
         Ok(()) => doing.to_owned(),
@@ -182,7 +182,7 @@ fn signal(number: i32, doing: &str) -> Option<String> {
     })
 }
 
-/// Does it. Gives a line where the reload of the config does not tell.
+/// Carries out an action. Returns a line if the config reload does not report it.
 fn carry_out(context: &Context, action: &Action) -> Result<Option<String>> {
     match action {
         Action::Enable(account) => reload::switch(context, account, true).map(drop)?,
@@ -249,7 +249,7 @@ fn rename(context: &Context, from: &str, to: &str) -> Result<()> {
     })
 }
 
-/// The commands' own way of adding accounts; what they say beside their result goes into the log.
+/// Adds accounts in the same way as the commands; their messages go into the log.
 fn at_desk(
     context: &Context,
     work: impl FnOnce(&mut Desk<'_>) -> Result<String>,

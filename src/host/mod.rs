@@ -1,4 +1,4 @@
-//! What belongs to the machine: signals, the terminal, restarts, supervisors.
+//! The program's environment: signals, the terminal, restarts, supervisors.
 
 mod canvas;
 pub(crate) mod dashboard;

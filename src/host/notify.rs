@@ -1,5 +1,5 @@
-//! What a supervisor gives and gets: readiness (`NOTIFY_SOCKET`), a watchdog, and a socket that it
-//! opened (`LISTEN_FDS`).
+//! The supervisor protocols: readiness (`NOTIFY_SOCKET`), a watchdog, and an inherited socket
+//! (`LISTEN_FDS`).
 //!
 //! Both are systemd's protocols, which other supervisors speak too; see sd_notify(3) and
 //! sd_listen_fds(3). A supervisor that cannot be reached is not an error.
@@ -27,14 +27,14 @@ pub(crate) const VARIABLES: [&str; 6] = [
 /// The first descriptor that a supervisor passes.
 const LISTEN_FDS_START: RawFd = 3;
 
-/// The way to the supervisor, if there is one.
+/// The connection to the supervisor, if there is one.
 pub(crate) struct Supervisor {
     way: Option<(OwnedFd, SocketAddrUnix)>,
     watchdog: Option<Duration>,
 }
 
 impl Supervisor {
-    /// The one that the environment names.
+    /// The supervisor that the environment names.
     pub(crate) fn of_environment(variable: &dyn Fn(&str) -> Option<String>) -> Supervisor {
         let way = variable("NOTIFY_SOCKET").and_then(|name| {
             Some((platform::local_datagram_socket().ok()?, platform::notify_address(&name)?))
@@ -48,7 +48,7 @@ impl Supervisor {
         Supervisor { watchdog: watchdog.filter(|_| way.is_some()), way }
     }
 
-    /// How often the supervisor wants to hear that all is well.
+    /// How often the supervisor expects a sign of life.
     pub(crate) fn watchdog(&self) -> Option<Duration> {
         self.watchdog
     }
@@ -58,7 +58,7 @@ impl Supervisor {
         self.tell("READY=1\nSTATUS=serving");
     }
 
-    /// `RELOADING=1`: settings or processes change, [`Supervisor::ready`] follows.
+    /// `RELOADING=1`: settings or processes change; [`Supervisor::ready`] follows.
     pub(crate) fn reloading(&self) {
         self.tell(&format!(
             "RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reloading",
@@ -78,16 +78,16 @@ impl Supervisor {
 
     fn tell(&self, text: &str) {
         if let Some((socket, address)) = &self.way {
-            // One that does not listen wants nothing.
+            // A supervisor that does not listen needs nothing.
             let _ = sendto(socket, text.as_bytes(), SendFlags::DONTWAIT, address);
         }
     }
 }
 
-/// The listening socket that the supervisor opened for this process, if it did.
+/// The listening socket that the supervisor opened for this process, if any.
 ///
 /// # Errors
-/// What was passed cannot be used, and the port is taken by it: starting would fail anyway.
+/// The passed socket cannot be used. It occupies the port, so starting would fail anyway.
 pub(crate) fn passed_socket(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<OwnedFd>> {
     if is_for_us(variable("LISTEN_PID").as_deref()) != Some(true) {
         return Ok(None);
@@ -116,7 +116,7 @@ pub(crate) fn passed_socket(variable: &dyn Fn(&str) -> Option<String>) -> Result
     Ok(Some(listener.into()))
 }
 
-/// Whether a variable that names a process names this one; `None` if it names none.
+/// Whether a variable that names a process names this one; `None` if it is not set.
 fn is_for_us(pid: Option<&str>) -> Option<bool> {
     let pid: u32 = pid?.parse().ok()?;
     Some(pid == std::process::id())

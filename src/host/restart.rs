@@ -39,22 +39,22 @@ mod plan;
 #[cfg(test)]
 mod plan_tests;
 
-/// Marks a process as a worker: its standard input is its [`Control`].
+/// Marks a process as a worker whose standard input is its [`Control`].
 const WORKER: &str = "MAXPOOL_WORKER";
-/// The leader looks after its workers at least this often.
+/// The leader checks its workers at least this often.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// An ended worker's exit status is there within this time of its last message.
+/// A worker's exit status is available within this time of its last message.
 const REAP_MAX: Duration = Duration::from_secs(2);
-/// Time between two looks for it.
+/// Interval between two checks for it.
 const REAP_LOOK: Duration = Duration::from_millis(5);
-/// Workers stop of a terminal's signal within this time …
+/// Workers react to a terminal's signal within this time …
 const SUSPEND_OWN: Duration = Duration::from_millis(100);
-/// … and of ours within this.
+/// … and to the leader's within this.
 const SUSPEND_MAX: Duration = Duration::from_millis(500);
-/// The worker that is a thread writes its last lines within this time.
+/// Time for the first worker, a thread, to write its last lines.
 const FIRST_END_MAX: Duration = Duration::from_secs(5);
 
-/// The end that this process has as a worker of another one, if it is one.
+/// This process's end of the control socket, if it is a worker.
 ///
 /// # Errors
 /// It was started as a worker, but not by a leader.
@@ -67,11 +67,11 @@ pub(crate) fn as_worker() -> Result<Option<Control>> {
     })
 }
 
-/// Leads until everything has ended. `seat` says whether the workers draw on a terminal, `first` is
-/// the first worker's life: it runs on a thread of its own.
+/// Leads until everything has ended. `seat` says whether the workers draw on a terminal; `first` is
+/// the first worker, which runs on its own thread.
 ///
 /// # Errors
-/// The first worker cannot start; or nothing can serve any longer.
+/// The first worker cannot start, or nothing can serve any longer.
 pub(crate) fn lead(
     seat: Seat,
     first: impl FnOnce(Control) -> Result<ExitCode> + Send + 'static,
@@ -115,22 +115,22 @@ struct Leader {
     supervisor: Supervisor,
     on_terminal: bool,
     seat: Seat,
-    /// The terminal at the start.
+    /// The terminal as it was at the start.
     found: Option<Found>,
     program: PathBuf,
     origin: Origin,
-    /// The listening socket that new workers get.
+    /// The listening socket for new workers.
     socket: Option<OwnedFd>,
-    /// Those of workers that do not serve yet.
+    /// Sockets of workers that do not serve yet.
     offered: HashMap<Id, OwnedFd>,
     bodies: HashMap<Id, Body>,
     first: Option<Box<First>>,
-    /// How the thread ended.
+    /// How the worker thread ended.
     verdict: Option<Result<ExitCode>>,
     pinged: Mono,
 }
 
-/// A worker, and the way to it.
+/// A worker, and the connection to it.
 struct Body {
     control: Control,
     life: Life,
@@ -141,7 +141,7 @@ enum Life {
     Process(Child),
 }
 
-/// Something has happened.
+/// An event for the leader.
 enum Heard {
     Signal(Signal),
     From(Id),
@@ -171,7 +171,7 @@ impl Leader {
         let now = clock::mono();
         match signal {
             Signal::Terminate | Signal::Interrupt => self.plan.stop(now, signal.name()),
-            // A server whose terminal was closed has no viewer left.
+            // If the terminal of a dashboard is closed, nobody uses the server any more.
             Signal::HangUp if self.on_terminal => self.plan.stop(now, signal.name()),
             Signal::HangUp => self.plan.reload(),
             Signal::Restart => self.plan.restart(now),
@@ -213,7 +213,7 @@ impl Leader {
                 }
                 Action::Tell(id, order) => {
                     if let Some(body) = self.bodies.get(&id) {
-                        // One that does not read is found out by its deadline.
+                        // If the worker does not read, its deadline finds that out.
                         let _ = body.control.order(&order, None);
                     }
                 }
@@ -223,7 +223,7 @@ impl Leader {
                     }
                     if matches!(self.bodies.get(&id).map(|body| &body.life), Some(Life::Process(_)))
                     {
-                        // Until now the thread with the dashboard stopped all of this process.
+                        // Until now the thread with the dashboard stopped this whole process.
                         self.signals.take_suspend();
                     }
                 }
@@ -231,7 +231,7 @@ impl Leader {
                     self.offered.remove(&id);
                     if let Some(Body { life: Life::Process(child), .. }) = self.bodies.get_mut(&id)
                     {
-                        // It may have ended by itself.
+                        // It may have ended already.
                         let _ = child.kill();
                     }
                 }
@@ -272,7 +272,7 @@ impl Leader {
         command.spawn()
     }
 
-    /// Takes the remains of a worker away. Its control socket has ended, so it is ending too.
+    /// Reaps a worker. Its control socket has been closed, so it is ending too.
     fn reap(&mut self, id: Id) -> Ended {
         self.offered.remove(&id);
         match self.bodies.remove(&id).map(|body| body.life) {
@@ -305,8 +305,8 @@ impl Leader {
         }
     }
 
-    /// Stops with all workers until a shell continues them: it sees one job, and that is this
-    /// process.
+    /// Stops this process with all its workers until a shell continues them, because the shell sees
+    /// them as one job.
     fn suspend(&self) {
         let children: Vec<Pid> = self
             .bodies
@@ -320,8 +320,8 @@ impl Leader {
             let options = WaitIdOptions::STOPPED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
             !matches!(waitid(WaitId::Pid(*pid), options), Ok(None))
         };
-        // The terminal is theirs until they have given it back. A signal from a terminal has
-        // reached them, too; any other has not.
+        // The workers own the terminal until they have restored it. A signal from the terminal has
+        // reached them too; any other has not.
         if !within(SUSPEND_OWN, || children.iter().all(stopped)) {
             for pid in &children {
                 let _ = kill_process(*pid, rustix::process::Signal::TSTP);
@@ -354,7 +354,7 @@ impl Leader {
         poll_for(&mut fds, limit);
         let spoke = fds[signals..].iter().map(|fd| !fd.revents().is_empty());
         let spoke: Vec<bool> = spoke.collect();
-        // Signals first: a worker that ends of the same signal is then no surprise.
+        // Signals first, so that a worker that ends because of the same signal is expected.
         let mut heard: Vec<Heard> = Vec::new();
         heard.extend(self.signals.arrived().map(Heard::Signal));
         let from = ids.into_iter().zip(spoke).filter(|(_, spoke)| *spoke);
@@ -362,7 +362,8 @@ impl Leader {
         heard
     }
 
-    /// The watchdog hears of the worker that serves, not of this process, which does little.
+    /// Pings the serving worker for the watchdog; this process itself does too little to prove
+    /// anything.
     fn ask_whether_alive(&mut self) {
         let now = clock::mono();
         if let Some(every) = self.ping_every()
@@ -375,7 +376,7 @@ impl Leader {
         }
     }
 
-    /// A third of what the supervisor allows: one answer may be late.
+    /// A third of the supervisor's limit, so that one answer may be late.
     fn ping_every(&self) -> Option<Duration> {
         self.supervisor.watchdog().map(|span| span / 3)
     }
@@ -383,8 +384,8 @@ impl Leader {
     fn finish(mut self, exit: Exit) -> Result<ExitCode> {
         for (_, Body { control, life }) in std::mem::take(&mut self.bodies) {
             drop(control);
-            // Processes end by themselves when their leader is gone. The thread's last lines are
-            // worth a moment, but it is not waited for if it hangs.
+            // Worker processes end by themselves when their leader is gone. The thread gets a
+            // moment to write its last lines, but a hanging one is not waited for.
             if let Life::Thread(thread) = life {
                 let watch = clock::Stopwatch::start();
                 while !thread.is_finished() && watch.left_of(FIRST_END_MAX).is_some() {
@@ -406,7 +407,7 @@ impl Leader {
     }
 }
 
-/// Looks until `is_so`, at most for `limit`; whether it was so in time.
+/// Polls until `is_so`, at most for `limit`; returns whether it was so in time.
 fn within(limit: Duration, is_so: impl Fn() -> bool) -> bool {
     let watch = clock::Stopwatch::start();
     loop {
@@ -431,9 +432,9 @@ fn wait(child: &mut Child, limit: Duration) -> Option<ExitStatus> {
     }
 }
 
-/// The file to start anew: the name by which this process was called, if that is this program, so
-/// that a link which points to a newer version by then is followed; else where the system says that
-/// the program lies.
+/// The file to start again. It is the name by which this process was called if that is this
+/// program, so that a link to a newer version is followed; otherwise the program's path according
+/// to the system.
 fn program(called: Option<OsString>, running: Option<PathBuf>) -> PathBuf {
     let running = running.unwrap_or_default();
     let Some(called) = called.map(PathBuf::from) else {

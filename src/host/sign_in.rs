@@ -1,9 +1,9 @@
-//! A sign-in with a browser that a dashboard has started.
+//! A browser sign-in started from a dashboard.
 //!
-//! The sign-in is that of `maxpool login`, on its own thread: the page to open and what else the
-//! login says are kept for the frames, and a socket pair replaces the terminal, so that the address
-//! or the code can be typed into the dashboard. One runs at a time. It ends when it is cancelled,
-//! and otherwise within the time that a login has.
+//! It is the sign-in of `maxpool login`, on its own thread. The page to open and the login's
+//! messages are kept for the frames, and a socket pair replaces the terminal, so that the address
+//! or the code can be typed into the dashboard. Only one runs at a time. It ends when it is
+//! cancelled or when the login's time is up.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd as _;
@@ -18,8 +18,7 @@ use crate::error::Result;
 use crate::event::Pulse;
 use crate::report::screen::SigningIn;
 
-/// Does the sign-in: tells the person through the writer, and gives the line that says what was
-/// done.
+/// Performs the sign-in: writes messages for the user, and returns a line with the result.
 pub(crate) type Login = dyn Fn(&LoginOptions<'_>, &mut dyn Write) -> Result<String> + Send + Sync;
 
 /// The sign-ins of one dashboard.
@@ -33,20 +32,20 @@ pub(super) struct SignIns {
 struct Latest {
     shown: Option<SigningIn>,
     running: Option<Running>,
-    /// Counts the sign-ins, so that one that was cancelled but has not ended yet shows nothing.
+    /// Numbers the sign-ins, so that a cancelled one that has not ended yet shows nothing.
     number: u64,
 }
 
-/// The sign-in that is in progress.
+/// A sign-in in progress.
 struct Running {
-    /// Where the code is typed.
+    /// Where the typed code goes.
     typed: UnixStream,
     cancelled: Arc<AtomicBool>,
 }
 
 /// The login makes TLS connections.
 const STACK: usize = 1024 * 1024;
-/// Lines that are kept of what a sign-in says.
+/// Messages of a sign-in that are kept.
 const SAID_MAX: usize = 4;
 
 impl SignIns {
@@ -54,12 +53,12 @@ impl SignIns {
         Arc::new(SignIns { login, pulse: Arc::clone(pulse), latest: Mutex::default() })
     }
 
-    /// The sign-in that was started last.
+    /// The most recently started sign-in.
     pub(super) fn shown(&self) -> Option<SigningIn> {
         self.lock().shown.clone()
     }
 
-    /// Starts one; gives a line if it cannot.
+    /// Starts a sign-in; returns a line if it cannot.
     pub(super) fn begin(self: &Arc<SignIns>, account: Option<String>) -> Option<String> {
         let mut latest = self.lock();
         if latest.running.is_some() {
@@ -84,7 +83,7 @@ impl SignIns {
         }
     }
 
-    /// What the person has typed to end it.
+    /// Passes on what the user has typed to complete it.
     pub(super) fn enter(&self, code: &Secret) -> Option<String> {
         let latest = self.lock();
         let Some(mut typed) = latest.running.as_ref().map(|running| &running.typed) else {
@@ -96,8 +95,8 @@ impl SignIns {
         }
     }
 
-    /// Ends the sign-in that is in progress. If its code has arrived already, the code is exchanged
-    /// all the same, because it is used up, and the account is stored.
+    /// Cancels the sign-in in progress. If its code has arrived already, the code is exchanged all
+    /// the same, because it can be used only once, and the account is stored.
     pub(super) fn cancel(&self) -> Option<String> {
         let mut latest = self.lock();
         let running = latest.running.take()?;
@@ -134,7 +133,7 @@ impl SignIns {
         });
     }
 
-    /// Changes what is shown of this sign-in, unless it was cancelled.
+    /// Updates what is shown of this sign-in, unless it was cancelled.
     fn change(&self, number: u64, with: impl FnOnce(&mut Latest)) {
         let mut latest = self.lock();
         if latest.number == number {
@@ -154,8 +153,8 @@ impl Latest {
     }
 }
 
-/// Keeps what the numbered sign-in says after the page was opened. What it says before is in the
-/// dashboard's own words.
+/// Keeps the messages of this sign-in after the page was opened. Until then the dashboard shows
+/// texts of its own.
 struct Said<'a>(&'a SignIns, u64);
 
 impl Write for Said<'_> {

@@ -1,5 +1,4 @@
-//! Signals as values: each is a byte in a pipe of its own, read by the one thread that waits for
-//! them.
+//! Signals as values: each writes a byte to its own pipe, which one thread reads.
 
 use std::io::{self, Read as _};
 use std::os::fd::AsFd as _;
@@ -11,10 +10,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGUSR2};
 
 use crate::platform::poll_for;
 
-/// What the process is told from outside.
+/// Requests to the process from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signal {
-    /// SIGTERM: finish what runs, then end.
+    /// SIGTERM: finish running requests, then end.
     Terminate,
     /// SIGINT: the same.
     Interrupt,
@@ -63,7 +62,7 @@ impl Signals {
         Ok(Signals { pipes })
     }
 
-    /// Takes over job control too, once. The caller then has to stop the process.
+    /// Also takes over job control, once. The caller then has to stop the process itself.
     pub(crate) fn take_suspend(&mut self) {
         let taken = self.pipes.iter().any(|(signal, _)| *signal == Signal::Suspend);
         // Without a descriptor the system stops the process by itself.
@@ -72,23 +71,22 @@ impl Signals {
         }
     }
 
-    /// What to poll for the arrival of signals.
+    /// What to poll for signals.
     pub(crate) fn watched(&self) -> impl Iterator<Item = PollFd<'_>> {
         let pipes = self.pipes.iter();
         pipes.map(|(_, pipe)| PollFd::from_borrowed_fd(pipe.as_fd(), PollFlags::IN))
     }
 
-    /// Signals that have arrived, at most one of a kind.
+    /// Signals that have arrived, at most one of each kind.
     pub(crate) fn arrived(&self) -> impl Iterator<Item = Signal> {
         self.pipes.iter().filter_map(|(signal, pipe)| {
             let mut reader: &UnixStream = pipe;
-            // One byte a signal; what else came stays for the next call.
+            // One byte per signal; the rest stays for the next call.
             reader.read_exact(&mut [0]).ok().map(|()| *signal)
         })
     }
 
-    /// The next signal, or nothing within `limit`. Two of a kind that come together may count as
-    /// one.
+    /// The next signal, or `None` after `limit`. Two of one kind at once may count as one.
     pub(crate) fn wait(&self, limit: Duration) -> Option<Signal> {
         let mut fds: Vec<PollFd<'_>> = self
             .pipes
@@ -101,7 +99,7 @@ impl Signals {
         let ready = fds.iter().position(|fd| !fd.revents().is_empty())?;
         let (signal, pipe) = &self.pipes[ready];
         let mut reader: &UnixStream = pipe;
-        // One byte a signal; what else came stays for the next call.
+        // One byte per signal; the rest stays for the next call.
         reader.read_exact(&mut [0]).ok()?;
         Some(*signal)
     }

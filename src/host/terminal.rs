@@ -1,11 +1,11 @@
-//! The dashboard's terminal: raw input, the alternate screen, and a way back on every way out.
+//! The dashboard's terminal: raw input, the alternate screen, and its restoration on every way out.
 //!
 //! One thread polls the terminal and a pipe. It draws when something has changed, at most ten times
-//! a second, and only the lines that differ; it looks at the clock again when a countdown ends, at
-//! most once a minute while nothing is in flight. Output is non-blocking: a terminal that does not
-//! take it holds up this thread's next frame and nothing else. The terminal is restored by
-//! [`restore`], which [`Dashboard`]'s end, the panic hook and a stop by job control call; calling
-//! it twice does nothing.
+//! a second, and only the lines that differ; it also draws when a countdown ends, and at most once
+//! a minute while nothing is in flight. Output is non-blocking: a terminal that does not accept it
+//! delays only this thread's next frame. [`restore`] gives the terminal back; the end of
+//! [`Dashboard`], the panic hook and a stop by job control call it, and calling it twice does
+//! nothing.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
@@ -34,12 +34,12 @@ use crate::zone;
 
 /// What the dashboard shows and does.
 pub(crate) struct Parts {
-    /// The facts of this moment. Called on the dashboard's thread, at most ten times a second.
+    /// Gets the current facts. Called on the dashboard's thread, at most ten times a second.
     pub(crate) look: Box<dyn FnMut() -> View + Send>,
-    /// Does what the user has confirmed, and tells in a line what came of it. Called on the
-    /// dashboard's thread: what takes long is to be handed on.
+    /// Carries out what the user has confirmed and returns a line about it. Called on the
+    /// dashboard's thread, so it must hand long work to another one.
     pub(crate) act: Box<dyn FnMut(Action) -> Option<String> + Send>,
-    /// A line about an action that took its time, put here by whoever finished it before the pulse.
+    /// A line about a long action that has finished; set before the pulse is beaten.
     pub(crate) told: Option<Arc<Mutex<Option<String>>>>,
     /// Beats when something has changed.
     pub(crate) pulse: Arc<Pulse>,
@@ -47,16 +47,16 @@ pub(crate) struct Parts {
     pub(crate) seat: Seat,
 }
 
-/// A running dashboard. Dropping it gives the terminal back.
+/// A running dashboard. Dropping it restores the terminal.
 pub(crate) struct Dashboard {
     quit: Arc<AtomicBool>,
     wake: UnixStream,
     done: Receiver<()>,
 }
 
-/// Two frames are at least this far apart.
+/// Shortest interval between two frames.
 const FRAME_EVERY: Duration = Duration::from_millis(100);
-/// An escape byte that nothing follows for this long is the key.
+/// An escape byte is the Esc key if nothing follows within this time.
 const ESCAPE_ALONE: Duration = Duration::from_millis(50);
 /// How long the end waits for the last frame.
 const FINISH_MAX: Duration = Duration::from_millis(500);
@@ -68,8 +68,8 @@ impl Dashboard {
     /// Takes over the terminal.
     ///
     /// # Errors
-    /// There is no terminal, it is of a kind without cursor movement, or this process is in its
-    /// background: the plain log is the right thing then.
+    /// There is no terminal, it cannot move its cursor, or this process is in its background: the
+    /// caller then writes the plain log.
     pub(crate) fn start(parts: Parts) -> io::Result<Dashboard> {
         let tty = open()?;
         let (read, write) = UnixStream::pair()?;
@@ -107,7 +107,7 @@ impl Dashboard {
         Ok(Dashboard { quit, wake: write, done })
     }
 
-    /// Whether its thread has ended by itself: the terminal is gone.
+    /// Whether its thread has ended by itself because the terminal is gone.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.done.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected))
     }
@@ -117,18 +117,18 @@ impl Drop for Dashboard {
     fn drop(&mut self) {
         self.quit.store(true, SeqCst);
         knock(&self.wake);
-        // A terminal that takes nothing must not keep the process.
+        // A terminal that accepts nothing must not keep the process alive.
         let _ = self.done.recv_timeout(FINISH_MAX);
         restore();
     }
 }
 
 fn knock(mut pipe: &UnixStream) {
-    // A full pipe has woken the reader already.
+    // If the pipe is full, the reader is awake already.
     let _ = pipe.write(&[0]);
 }
 
-/// The terminal signals, as flags beside the pipe that they knock at.
+/// The terminal signals, as flags next to the pipe that they write to.
 struct Signals {
     killed: Arc<AtomicBool>,
     resized: Arc<AtomicBool>,
@@ -140,7 +140,7 @@ impl Signals {
     fn take(pipe: &UnixStream) -> io::Result<Signals> {
         let flag = |signal| {
             let flag = Arc::new(AtomicBool::new(false));
-            // The flag first, so that it is set when the pipe knocks.
+            // The flag first, so that it is set when the pipe becomes readable.
             signal_hook::flag::register(signal, Arc::clone(&flag))?;
             signal_hook::low_level::pipe::register(signal, pipe.try_clone()?)?;
             io::Result::Ok(flag)
@@ -165,7 +165,7 @@ impl Drop for Signals {
     }
 }
 
-/// Whether no dashboard is there to obey SIGQUIT: then it does what it does by itself.
+/// True while no dashboard handles SIGQUIT, so that the signal keeps its default action.
 fn away() -> io::Result<Arc<AtomicBool>> {
     static AWAY: Mutex<Option<Arc<AtomicBool>>> = Mutex::new(None);
     let mut away = AWAY.lock().unwrap_or_else(PoisonError::into_inner);
@@ -177,7 +177,7 @@ fn away() -> io::Result<Arc<AtomicBool>> {
     Ok(Arc::clone(away.insert(flag)))
 }
 
-/// What is needed to give the terminal back, while it is taken.
+/// What is needed to restore the terminal, while it is taken over.
 static TAKEN: Mutex<Option<Taken>> = Mutex::new(None);
 
 struct Taken {
@@ -185,8 +185,7 @@ struct Taken {
     before: Termios,
 }
 
-/// Gives the terminal back as it was found, if it is taken. Never blocks: it is called from a panic
-/// hook, too.
+/// Restores the terminal if it is taken over. Never blocks, because the panic hook calls it too.
 pub(crate) fn restore() {
     let mut slot = match TAKEN.try_lock() {
         Ok(slot) => slot,
@@ -194,7 +193,7 @@ pub(crate) fn restore() {
         Err(TryLockError::WouldBlock) => return,
     };
     if let Some(taken) = slot.take() {
-        // Nothing can be done about a terminal that is gone.
+        // Nothing can be done for a terminal that is gone.
         let _ = rustix::io::write(&taken.tty, LEAVE);
         let _ = termios::tcsetattr(&taken.tty, OptionalActions::Now, &taken.before);
     }
@@ -207,14 +206,14 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// Notes it; nothing if there is none to be had.
+    /// Records the terminal's state; `None` if there is no terminal.
     pub(crate) fn note() -> Option<Found> {
         let tty = open().ok()?;
         let before = termios::tcgetattr(&tty).ok()?;
         Some(Found { tty, before })
     }
 
-    /// Gives it back in place of a process that could not.
+    /// Restores the terminal on behalf of a process that could not.
     pub(crate) fn put_back(&self) {
         // From the background this would stop the process.
         if termios::tcgetpgrp(&self.tty) == Ok(rustix::process::getpgrp()) {
@@ -224,12 +223,12 @@ impl Found {
     }
 }
 
-/// Whether a person sits before this process: what they type and what they read is a terminal's.
+/// Whether a person uses this process: its input and output are a terminal.
 pub(crate) fn is_wanted() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal()
 }
 
-/// The terminal that this process belongs to.
+/// Opens the controlling terminal.
 fn open() -> io::Result<OwnedFd> {
     let term = std::env::var("TERM").unwrap_or_default();
     if term.is_empty() || term == "dumb" {
@@ -244,8 +243,7 @@ fn open() -> io::Result<OwnedFd> {
     Ok(tty)
 }
 
-/// Switches off echo and line editing; signals by keys stay, so that Ctrl-C and Ctrl-Z mean what
-/// they always do.
+/// Switches off echo and line editing; signal keys stay, so that Ctrl-C and Ctrl-Z work as usual.
 fn enter(tty: &OwnedFd) -> io::Result<()> {
     let mut slot = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     let before = match slot.take() {
@@ -257,23 +255,22 @@ fn enter(tty: &OwnedFd) -> io::Result<()> {
     raw.input_modes.remove(InputModes::IXON);
     raw.special_codes[SpecialCodeIndex::VMIN] = 1;
     raw.special_codes[SpecialCodeIndex::VTIME] = 0;
-    // Ctrl-\ would end the process on the spot, and beside Ctrl-C nobody needs it.
+    // Ctrl-\ would end the process at once, and with Ctrl-C nobody needs it.
     raw.special_codes[SpecialCodeIndex::VQUIT] = NO_KEY;
     termios::tcsetattr(tty, OptionalActions::Now, &raw)?;
     *slot = Some(Taken { tty: tty.try_clone()?, before });
-    // What does not go out now is part of the first frame's trouble, too.
+    // If this is not written, the first frame will fail too.
     let _ = rustix::io::write(tty, ENTER);
     Ok(())
 }
 
-/// `_POSIX_VDISABLE`: no key has this meaning.
+/// `_POSIX_VDISABLE`: disables the special key.
 const NO_KEY: u8 = if cfg!(target_os = "linux") { 0 } else { 0xff };
 
-/// Something else has written on the terminal.
+/// Something else has written to the terminal.
 static SPOILED: AtomicBool = AtomicBool::new(false);
 
-/// A panic anywhere is told on a terminal that can show it. Installed once; later dashboards find
-/// it.
+/// Shows panics on a terminal that has been restored. Installed once; later dashboards reuse it.
 fn install_panic_hook() {
     static INSTALLED: AtomicBool = AtomicBool::new(false);
     if INSTALLED.swap(true, SeqCst) {
@@ -281,8 +278,8 @@ fn install_panic_hook() {
     }
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        // These two threads' panics end the dashboard. Others are caught; their text stands on the
-        // screen until it is drawn anew.
+        // Panics in these two threads end the dashboard. Others are caught; their text stays on the
+        // screen until the next full draw.
         if matches!(thread::current().name(), Some("dashboard" | "main")) {
             restore();
         }
@@ -291,7 +288,7 @@ fn install_panic_hook() {
     }));
 }
 
-/// Colours unless `NO_COLOR` is set; block elements where the locale is UTF-8.
+/// Colours unless `NO_COLOR` is set; block elements if the locale is UTF-8.
 fn style_of_environment(var: &dyn Fn(&str) -> Option<String>) -> Style {
     let set = |name: &str| var(name).filter(|value| !value.is_empty());
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
@@ -329,7 +326,7 @@ impl Face {
             self.obey_signals(&mut due);
             let now = clock::mono();
             if due.is_some_and(|due| due <= now) && self.canvas.is_idle() {
-                // Armed first: what changes after the look wakes the poll.
+                // Armed first, so that a change after the look wakes the poll.
                 self.parts.pulse.arm();
                 view = self.look();
                 let lines = screen::render(&view, &self.ui, self.size(), self.style);
@@ -363,7 +360,7 @@ impl Face {
             self.ui.tell(note);
         }
         let mut view = (self.parts.look)();
-        // Asked anew each time: the clocks may change while somebody looks.
+        // Read each time, because daylight saving time may start or end while the dashboard runs.
         view.utc_offset_s = zone::utc_offset_s(clock::wall());
         view
     }
@@ -380,19 +377,20 @@ impl Face {
     fn obey_signals(&mut self, due: &mut Option<Mono>) {
         if self.signals.killed.swap(false, SeqCst) {
             restore();
-            // Ends here, with a core if the system keeps them.
+            // The process ends here, with a core dump if the system keeps them.
             let _ = signal_hook::low_level::emulate_default_handler(SIGQUIT);
         }
         let resized = self.signals.resized.swap(false, SeqCst);
         if self.signals.stopped.swap(false, SeqCst) {
             restore();
-            // Stops here as the shell expects; what follows runs when it is continued.
+            // The process stops here as the shell expects, and goes on from here when it is
+            // continued.
             let _ = signal_hook::low_level::emulate_default_handler(SIGTSTP);
             self.signals.continued.store(true, SeqCst);
         }
         let continued = self.signals.continued.swap(false, SeqCst);
         if continued {
-            // Whoever had the terminal meanwhile has changed its modes and its content.
+            // Another program may have changed the terminal's modes and content meanwhile.
             let _ = enter(&self.tty);
         }
         if resized || continued || SPOILED.swap(false, SeqCst) {
@@ -401,7 +399,7 @@ impl Face {
         }
     }
 
-    /// Waits for keys or a knock; nothing when the terminal is gone.
+    /// Waits for keys or a wake-up; `None` when the terminal is gone.
     fn wait(&mut self, limit: Duration) -> Option<Heard> {
         let interest =
             if self.canvas.is_idle() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
@@ -434,7 +432,7 @@ impl Face {
         Some(heard)
     }
 
-    /// True if a key may have changed what is shown.
+    /// Handles keys; returns true if they may have changed what is shown.
     fn press(&mut self, keys: Vec<Key>, view: &View) -> bool {
         let any = !keys.is_empty();
         for key in keys {
@@ -458,7 +456,7 @@ struct Heard {
     knock: bool,
 }
 
-/// What stands on the screen, and what is on its way there.
+/// What is on the screen, and what is being written to it.
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

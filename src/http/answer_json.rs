@@ -1,12 +1,13 @@
-//! The facts of one JSON document of an answer, read while its bytes arrive, split anywhere.
+//! Extracts known fields from one JSON document of an answer while its bytes arrive, split
+//! anywhere.
 //!
-//! Keeps the path to where it is for a few levels and at most a kilobyte of the value it is in,
-//! however long or deep the document is. Lenient like [`super::json`]: it does not judge the text,
-//! it looks for what it knows.
+//! Keeps the path of the current position for a few levels, and at most a kilobyte of the current
+//! value, however long or deep the document is. Lenient like [`super::json`]: it does not validate
+//! the text, it only looks for known keys.
 
 use super::json::{is_delimiter, quote_or_escape, resolved, unescape};
 
-/// Token counts of one answer, each the largest that was seen (P13).
+/// Token counts of one answer, each the largest value seen (P13).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// `input_tokens`.
@@ -35,10 +36,9 @@ pub(crate) struct ApiError {
 pub(crate) struct AnswerJson {
     /// Top-level `type`.
     pub(crate) kind: Option<String>,
-    /// `usage`, or that of `message`; none if nothing was said.
+    /// `usage`, or that of `message`; `None` if the document has neither.
     pub(crate) usage: Option<Usage>,
-    /// A thinking block with a signature, a redacted one with data, or a signature that is streamed
-    /// (P9).
+    /// A thinking block with a signature, a redacted one with data, or a streamed signature (P9).
     pub(crate) signed_thinking: bool,
     /// `error`.
     pub(crate) error: Option<ApiError>,
@@ -46,7 +46,7 @@ pub(crate) struct AnswerJson {
     pub(crate) id: Option<String>,
     /// `thread.id`, or that of `message`.
     pub(crate) thread: Option<String>,
-    /// The document is an object and was closed, and nothing came after it.
+    /// The document is an object, was closed, and nothing followed it.
     pub(crate) whole: bool,
 }
 
@@ -56,14 +56,14 @@ pub(crate) struct Reader {
     document: AnswerJson,
     at: At,
     depth: usize,
-    /// The member or element that each open level is at.
+    /// The member or element at each open level.
     path: [Key; LEVELS],
     is_object: [bool; LEVELS],
     /// The next string is a key.
     wants_key: bool,
-    /// The present key or value, as far as it is of interest.
+    /// The current key or value, as far as it is of interest.
     word: Vec<u8>,
-    /// How much more of it is.
+    /// How many more bytes of it to keep.
     room: usize,
     /// The last byte was a backslash.
     in_escape: bool,
@@ -76,11 +76,11 @@ enum At {
     Key,
     Text,
     Scalar,
-    /// Something came after the end.
+    /// Something followed the end of the document.
     Beyond,
 }
 
-/// What has been seen of the present content block or delta.
+/// What has been seen of the current content block or delta.
 #[derive(Clone, Copy, Debug, Default)]
 struct Block {
     is_thinking: bool,
@@ -90,7 +90,7 @@ struct Block {
     has_data: bool,
 }
 
-/// The keys that matter somewhere.
+/// Keys that matter somewhere in the document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Key {
     CacheCreationInputTokens,
@@ -139,7 +139,7 @@ impl Reader {
             let (end, after) = match self.at {
                 At::Between => {
                     self.between(byte);
-                    // A number or a word begins with its first byte, a string behind the quote.
+                    // A number or a literal starts with its first byte, a string after the quote.
                     if self.at != At::Scalar {
                         rest = tail;
                     }
@@ -157,7 +157,7 @@ impl Reader {
         }
     }
 
-    /// A line feed between two lines of an event's data; there is none inside a JSON string.
+    /// A line feed between two data lines of an event; JSON strings cannot contain one.
     pub(crate) fn line_break(&mut self) {
         match self.at {
             At::Key | At::Text => self.at = At::Beyond,
@@ -165,19 +165,19 @@ impl Reader {
         }
     }
 
-    /// What has been read.
+    /// What has been read so far.
     pub(crate) fn document(&self) -> &AnswerJson {
         &self.document
     }
 
-    /// Gives what has been read and starts anew.
+    /// Returns what has been read and starts over.
     pub(crate) fn take(&mut self) -> AnswerJson {
         let word = std::mem::take(&mut self.word);
         let fresh = Reader { word, ..Reader::new() };
         std::mem::replace(self, fresh).document
     }
 
-    /// Where the quote is that ends the present string.
+    /// Position of the quote that ends the current string.
     fn end_of_string(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut at = usize::from(self.in_escape);
         loop {
@@ -187,13 +187,13 @@ impl Reader {
                 at += 2;
                 continue;
             }
-            // Beyond the end is what the last backslash escapes.
+            // The last backslash escapes a byte of the next chunk.
             self.in_escape = at > bytes.len();
             return found.map(|_| at);
         }
     }
 
-    /// A key or value has ended with these bytes. Most come whole and need not be kept.
+    /// A key or value ends with these bytes. Most arrive in one piece and need no copy.
     fn end(&mut self, bytes: &[u8]) {
         let mut word = Vec::new();
         let mut whole = &bytes[..self.room.min(bytes.len())];
@@ -230,7 +230,7 @@ impl Reader {
     }
 
     fn open(&mut self, is_object: bool) {
-        // A block of its own begins; what an earlier one said is no part of it.
+        // A new block starts; what an earlier one contained does not count for it.
         if let [Key::Content, Key::Element]
         | [Key::Message, Key::Content, Key::Element]
         | [Key::ContentBlock | Key::Delta] = self.here()
@@ -256,13 +256,13 @@ impl Reader {
         }
     }
 
-    /// Whether the present level is an object whose keys are looked at.
+    /// Whether the current level is an object whose keys matter.
     fn in_object(&self) -> bool {
         let level = self.depth.checked_sub(1);
         level.and_then(|level| self.is_object.get(level)).is_some_and(|is_object| *is_object)
     }
 
-    /// The path to the present value; empty where nothing is of interest.
+    /// The path to the current value; empty where nothing is of interest.
     fn here(&self) -> &[Key] {
         self.path.get(..self.depth).unwrap_or_default()
     }
@@ -290,7 +290,7 @@ impl Reader {
         }
     }
 
-    /// How much of a value at this place is worth keeping.
+    /// How many bytes of a value at this position are worth keeping.
     fn interest(&self) -> usize {
         match self.here().last() {
             None | Some(Key::Other | Key::Element) => 0,
@@ -300,7 +300,7 @@ impl Reader {
         }
     }
 
-    /// A value that is no container has ended.
+    /// A scalar value has ended.
     fn value(&mut self, word: &[u8]) {
         let path = self.path;
         let document = &mut self.document;
@@ -380,7 +380,7 @@ fn error(document: &mut AnswerJson) -> &mut ApiError {
     document.error.get_or_insert_default()
 }
 
-/// Some providers say `"error": "text"`, or only `"message"`.
+/// Some providers send `"error": "text"`, or only `"message"`.
 fn error_text(document: &mut AnswerJson, word: &[u8]) {
     let error = error(document);
     if error.message.is_empty() {
@@ -403,7 +403,7 @@ fn count_tokens(document: &mut AnswerJson, count: Key, word: &[u8]) {
     *total = tokens;
 }
 
-/// A text that may have been cut in the middle of a character or an escape.
+/// Decodes a text that may have been cut in the middle of a character or an escape.
 fn bounded(word: &[u8]) -> String {
     let whole = word.utf8_chunks().next().map_or("", |chunk| chunk.valid());
     let is_cut = word.len() >= MESSAGE_BYTES_MAX;
@@ -414,9 +414,9 @@ fn bounded(word: &[u8]) -> String {
     text
 }
 
-/// The deepest place of interest is `message.content[].type`.
+/// The deepest path of interest is `message.content[].type`.
 const LEVELS: usize = 4;
-/// Room for the longest key, written in escapes.
+/// Room for the longest key with every letter escaped.
 const KEY_BYTES_MAX: usize = 192;
 const WORD_BYTES_MAX: usize = 256;
 const MESSAGE_BYTES_MAX: usize = 1_024;

@@ -1,10 +1,9 @@
-//! Short names for long things: sessions, threads, first messages, bodies. Equal input gives an
-//! equal digest, in one process and in the next.
+//! Short fixed-size keys for long values: sessions, threads, first messages, bodies. Equal input
+//! gives an equal digest, also in another process.
 //!
-//! Not for security: whoever wants two equal digests can make them, and gains only his own session
-//! back.
+//! Not cryptographic: a client can construct a collision, but gains only its own session back.
 
-/// A 128-bit digest of a sequence of parts; where one part ends matters.
+/// A 128-bit digest of a sequence of parts; part boundaries are significant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Digest {
     state: u128,
@@ -27,7 +26,7 @@ impl Digest {
         self.parts += 1;
     }
 
-    /// The digest of all parts, or none if there were none.
+    /// The digest of all parts, or `None` if there were none.
     pub(crate) fn value(mut self) -> Option<u128> {
         let parts = self.parts;
         self.mix(u128::from(parts));
@@ -35,8 +34,7 @@ impl Digest {
         (parts > 0).then_some(self.state)
     }
 
-    /// Each step is one-to-one in the state and in the block, so no input is lost before the next
-    /// one comes.
+    /// Each step is a bijection in the state and in the block, so a single step loses no input.
     fn mix(&mut self, block: u128) {
         let state = (self.state ^ block).wrapping_mul(FACTOR);
         self.state = (state ^ (state >> 67)).wrapping_add(STEP);
@@ -52,9 +50,9 @@ pub(crate) fn digest(parts: &[&[u8]]) -> u128 {
     digest.value().unwrap_or_default()
 }
 
-/// Odd, so that the product can be undone; the one of PCG's 128-bit generator.
+/// Odd, so that multiplication can be inverted; the multiplier of PCG's 128-bit generator.
 const FACTOR: u128 = 0x2360_ed05_1fc6_5da4_4385_df64_9fcc_f645;
-/// Keeps a state of zero from staying zero.
+/// Keeps a zero state from staying zero.
 const STEP: u128 = 0x5851_f42d_4c95_7f2d_1405_7b7e_f767_814f;
 
 #[cfg(test)]
@@ -94,7 +92,7 @@ mod tests {
             assert!(seen.insert(value), "{input:?}");
             low_halves.insert(value as u32);
         }
-        // Of 61,000 random 32-bit numbers fewer than one would collide on average.
+        // Among 61,000 random 32-bit numbers, fewer than one collision is expected.
         assert!(parts.len() - low_halves.len() < 10, "the low half is well mixed");
     }
 }

@@ -1,8 +1,8 @@
-//! Our own documents (state file, status, orders) from their JSON.
+//! Parses the JSON of our own documents (state file, status, control messages).
 //!
-//! A struct that serde reads from text is compiled with the parser in it, and each a second time
-//! for a list in place of the object. Here the text is parsed first, and a struct is read from
-//! an object alone, which makes the program smaller.
+//! A struct that serde reads from text is compiled together with the parser, and once more for a
+//! list in place of the object. Here the text is parsed into a value first and structs are read
+//! only from objects, which makes the binary smaller.
 
 use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{
@@ -11,15 +11,15 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 use serde_json::{Error, Value};
 
-/// Reads a document.
+/// Parses a document.
 ///
 /// # Errors
-/// It is not JSON, or not of this shape.
+/// The text is not JSON, or does not have this shape.
 pub(crate) fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, Error> {
     T::deserialize(Part(serde_json::from_slice(json)?))
 }
 
-/// A part of a document, or all of it.
+/// A part of a document, or the whole.
 struct Part(Value);
 
 impl IntoDeserializer<'_, Error> for Part {
@@ -33,7 +33,7 @@ impl IntoDeserializer<'_, Error> for Part {
 impl<'de> Deserializer<'de> for Part {
     type Error = Error;
 
-    /// Texts, numbers and flags, and what takes everything.
+    /// Strings, numbers, booleans, and types that accept anything.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.0 {
             Value::Null => visitor.visit_unit(),
@@ -49,7 +49,7 @@ impl<'de> Deserializer<'de> for Part {
         let Value::Array(items) = self.0 else { return Err(wrong_kind(&self.0, &visitor)) };
         let mut items = SeqDeserializer::new(items.into_iter().map(Part));
         let read = visitor.visit_seq(&mut items)?;
-        // An array of fixed length leaves what is too much.
+        // A fixed-length array does not consume surplus elements.
         items.end()?;
         Ok(read)
     }

@@ -1,10 +1,10 @@
-//! Reads gzip (RFC 1952, 1951), for an answer that came compressed although nobody had asked for
-//! it.
+//! Decodes gzip (RFC 1952, 1951), for an answer that was compressed although we did not ask for it.
 //!
-//! Only the token endpoint's answers go through here: they hold a token that cannot be had twice.
-//! The reader is small and slow, keeps to a limit, and gives what it has when the data breaks off.
+//! Only answers of the token endpoint come here, because they hold a token that cannot be fetched
+//! twice. The decoder is small and slow, is bounded, and returns what it has when the data ends
+//! early.
 
-/// What `data` holds, as far as it can be read, at most `limit` bytes.
+/// The decoded content of `data` as far as it can be read, at most `limit` bytes.
 pub(crate) fn decoded(data: &[u8], limit: usize) -> Vec<u8> {
     let mut out = Vec::new();
     if let Some(start) = header_end(data) {
@@ -24,7 +24,7 @@ fn header_end(data: &[u8]) -> Option<usize> {
     if flags & 4 != 0 {
         at += 2 + usize::from(*data.get(at)?) + (usize::from(*data.get(at + 1)?) << 8);
     }
-    // A name and a comment, each ended by a zero.
+    // A name and a comment, each terminated by a zero.
     for flag in [8, 16] {
         if flags & flag != 0 {
             at += data.get(at..)?.iter().position(|&byte| byte == 0)? + 1;
@@ -36,7 +36,7 @@ fn header_end(data: &[u8]) -> Option<usize> {
     (at <= data.len()).then_some(at)
 }
 
-/// Bits, the lowest of each byte first.
+/// A bit reader, least significant bit first.
 struct Bits<'a> {
     data: &'a [u8],
     at: usize,
@@ -55,7 +55,7 @@ impl Bits<'_> {
     }
 }
 
-/// The codes of one alphabet: how many there are of each length, and their symbols in order.
+/// The codes of one alphabet: the number of codes of each length, and the symbols in order.
 struct Codes {
     counts: [usize; 16],
     symbols: Vec<usize>,
@@ -120,7 +120,7 @@ fn block(bits: &mut Bits<'_>, out: &mut Vec<u8>, limit: usize) -> Option<Block> 
     Some(if is_last || out.len() > limit { Block::Last } else { Block::More })
 }
 
-/// The codes that a block describes itself (RFC 1951, 3.2.7).
+/// The codes that a dynamic block defines itself (RFC 1951, 3.2.7).
 fn dynamic(bits: &mut Bits<'_>) -> Option<(Codes, Codes)> {
     const ORDER: [usize; 19] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
     let (literals, distances) = (bits.number(5)? + 257, bits.number(5)? + 1);
@@ -192,7 +192,7 @@ mod tests {
 
     const ANSWER: &str =
         r#"{"access_token":"access-1","refresh_token":"refresh-1","expires_in":3600}"#;
-    /// Of zlib: with codes of the standard, without compression, and with codes of its own.
+    /// Made with zlib: fixed codes, stored, and dynamic codes.
     const FIXED: &str = "H4sIAAAAAAACA6tWSkxOTi0uji/Jz07NU7KCcnUNlXSUilLTilKLM+BSUD5YLrWiIBPIic8EShibGRjUAgAgGsdISQAAAA==";
     const STORED: &str = "H4sIAAAAAAAEAwFJALb/eyJhY2Nlc3NfdG9rZW4iOiJhY2Nlc3MtMSIsInJlZnJlc2hfdG9rZW4iOiJyZWZyZXNoLTEiLCJleHBpcmVzX2luIjozNjAwfSAax0hJAAAA";
     const DYNAMIC: &str = "H4sIAAAAAAACAx2OQW4DMQhFr1J5zcJgjE2WvUgVpUSKWs2MnHQRVb17P1lhw+Pzfstj/4rt4/E8opzKe5xXrELlftlfjZ97rNNtu8aK7RJvr++x9uvtO0Ad508wlZiUnNhIOjUjdTKlycQVM0FVxRSEAwEjHXU6NVHw2AanijqVujj1YWTgDHXgP9CfmDs4t8zFIlckMCOKM5MF4dzyiua5nnctBSxNBox4ajrAUGpacBpLdZJWlUQrwwwbYvka2Zs5dXAtNxryUxrmDXlNkVz+/gE8jJsuRAEAAA==";

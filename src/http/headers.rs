@@ -1,8 +1,8 @@
-//! Headers: what goes upstream, what comes back, and what the client asks of us in `x-maxpool-*`.
+//! Headers: what goes upstream, what comes back, and the client's options in `x-maxpool-*`.
 //!
-//! They are kept in the map of the `http` crate, which the HTTP client takes as it is. It keeps the
-//! order of names and the lines of one name; their spelling it makes lower-case, which HTTP/1.1 and
-//! SPEC P5 leave free and the client's library would do anyway.
+//! They are kept in the `http` crate's map, which the HTTP client takes as it is. The map keeps the
+//! order of names and the lines of each name. It lower-cases names, which HTTP/1.1 and SPEC P5
+//! permit and the client library would do anyway.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(crate) struct Headers(HeaderMap);
 /// Whose credential a request carries upstream.
 #[derive(Clone)]
 pub(crate) enum Auth<'a> {
-    /// The account's (P5): this header and nothing that the client sent. The value is complete
+    /// The account's (P5): this header, and no credential of the client's. The value is complete
     /// (`Bearer …`).
     Pooled {
         /// `authorization` or `x-api-key`.
@@ -29,7 +29,7 @@ pub(crate) enum Auth<'a> {
     },
     /// The client's own login (P3): only key headers that hold a real credential.
     Own,
-    /// A token request of the client (T5): whatever it sent, but never our proxy key.
+    /// A token request of the client (T5): whatever it sent, except our proxy key.
     Untouched {
         /// `proxy.apiKey`.
         proxy_key: &'a [u8],
@@ -39,18 +39,17 @@ pub(crate) enum Auth<'a> {
 /// What happens to `anthropic-beta` (P5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Beta {
-    /// Passed as it is.
+    /// Passed on unchanged.
     AsSent,
-    /// `oauth-2025-04-20` is added if it is missing: OAuth accounts.
+    /// `oauth-2025-04-20` is added if it is missing (OAuth accounts).
     WithOauth,
-    /// Dropped: `stripBetaHeaders`.
+    /// Dropped (`stripBetaHeaders`).
     Strip,
-    /// Dropped, then the OAuth one added: an OAuth account with `stripBetaHeaders`.
+    /// Replaced by the OAuth value alone: an OAuth account with `stripBetaHeaders`.
     OnlyOauth,
 }
 
-/// What the client says about its request in headers (S8, S9, Q6). Provider credentials are read
-/// elsewhere.
+/// The client's options in request headers (S8, S9, Q6). Provider credentials are read elsewhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ClientOptions {
     /// `x-maxpool-profile`.
@@ -61,12 +60,12 @@ pub(crate) struct ClientOptions {
     pub(crate) claude_session: Option<String>,
     /// `x-claude-code-agent-id`.
     pub(crate) claude_agent: Option<String>,
-    /// `x-maxpool-client-stream-idle-ms`, as declared: the 95 % of Q6 are the reader's.
+    /// `x-maxpool-client-stream-idle-ms`, as declared; the reader takes 95 % of it (Q6).
     pub(crate) stream_idle: Option<Duration>,
 }
 
 impl Headers {
-    /// None yet, with room for this many lines.
+    /// An empty list with room for this many lines.
     pub(crate) fn with_capacity(lines: usize) -> Headers {
         Headers(HeaderMap::with_capacity(lines))
     }
@@ -76,7 +75,7 @@ impl Headers {
         self.0.len()
     }
 
-    /// The bytes that all lines take on the wire: name, colon, blank, value, line end.
+    /// The size of all lines on the wire: name, colon, space, value, line end.
     pub(crate) fn bytes(&self) -> usize {
         self.iter().map(|(name, value)| name.len() + value.len() + 4).sum()
     }
@@ -86,12 +85,12 @@ impl Headers {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_bytes()))
     }
 
-    /// The first value of that name. The constants of [`header`] are found faster than a text.
+    /// The first value of that name. The constants in [`header`] are looked up faster than strings.
     pub(crate) fn get(&self, name: impl AsHeaderName) -> Option<&[u8]> {
         self.0.get(name).map(HeaderValue::as_bytes)
     }
 
-    /// The first value of that name, if it is UTF-8, without surrounding blanks.
+    /// The first value of that name, trimmed, if it is UTF-8.
     pub(crate) fn text(&self, name: impl AsHeaderName) -> Option<&str> {
         std::str::from_utf8(self.get(name)?).ok().map(str::trim)
     }
@@ -104,7 +103,7 @@ impl Headers {
     /// Adds a line that was received.
     ///
     /// # Errors
-    /// The name is no token or too long, or the value holds a control character.
+    /// The name is not a token or too long, or the value contains a control character.
     pub(crate) fn take(&mut self, name: &str, value: Bytes) -> Result<(), Error> {
         let (name, value) =
             (HeaderName::from_bytes(name.as_bytes())?, HeaderValue::from_maybe_shared(value)?);
@@ -112,7 +111,7 @@ impl Headers {
         Ok(())
     }
 
-    /// Has this line instead of all of that name.
+    /// Replaces all lines of that name by this one.
     pub(crate) fn replace(&mut self, name: &'static str, value: impl Into<HeaderValue>) {
         self.0.insert(name, value.into());
     }
@@ -130,13 +129,13 @@ impl Headers {
             .filter(|element| !element.is_empty())
     }
 
-    /// Whether the sender wants no other message on this connection (RFC 9112 section 9.6).
+    /// Whether the sender asks to close the connection (RFC 9112 section 9.6).
     pub(crate) fn asks_to_close(&self) -> bool {
         self.list(header::CONNECTION).any(|option| option.eq_ignore_ascii_case(b"close"))
     }
 
-    /// The lines of which `keep` approves and that do not belong to one connection only, by RFC
-    /// 9110 section 7.6.1 or because `connection` names them.
+    /// The end-to-end lines for which `keep` returns true, without hop-by-hop headers (RFC 9110
+    /// section 7.6.1) and those that `connection` names.
     fn forwarded(
         &self,
         keep: impl Fn(&str, &[u8]) -> bool,
@@ -152,7 +151,7 @@ impl Headers {
     }
 }
 
-/// Writes a status line and header lines; the caller adds its own and the empty line.
+/// Writes a status line and header lines; the caller adds its own lines and the empty one.
 pub(crate) fn write_head<'a>(
     status: u16,
     lines: impl Iterator<Item = (&'a str, &'a [u8])>,
@@ -173,7 +172,7 @@ pub(crate) fn write_head<'a>(
     }
 }
 
-/// What the head of an answer mostly takes.
+/// Enough for the head of most answers.
 const HEAD_BYTES: usize = 1024;
 
 impl From<HeaderMap> for Headers {
@@ -188,7 +187,7 @@ impl From<&Headers> for HeaderMap {
     }
 }
 
-/// Of one connection (RFC 9110 section 7.6.1 and what is in use beside it).
+/// Hop-by-hop headers (RFC 9110 section 7.6.1, and others in common use).
 const HOP_BY_HOP: [&str; 11] = [
     "connection",
     "http2-settings",
@@ -210,8 +209,8 @@ impl fmt::Debug for Headers {
     }
 }
 
-/// The request's headers as they go upstream (P5): everything but framing; `host` and
-/// `content-length` are the sender's.
+/// The request's headers for the upstream (P5), without framing: the sender sets `host` and
+/// `content-length`.
 pub(crate) fn upstream(client: &Headers, auth: Auth<'_>, beta: Beta) -> Headers {
     let drops_beta = matches!(beta, Beta::Strip | Beta::OnlyOauth);
     let lines = client.forwarded(|name, value| {
@@ -220,7 +219,7 @@ pub(crate) fn upstream(client: &Headers, auth: Auth<'_>, beta: Beta) -> Headers 
             || (drops_beta && name == BETA)
             || (is_key_header(name) && !auth.keeps(value)))
     });
-    // `accept-encoding`, the credential, the length, and what the beta list may become.
+    // Room for `accept-encoding`, the credential, the length, and the beta list.
     let mut sent = Headers::with_capacity(client.len() + 4);
     for (name, value) in lines {
         sent.0.append(name.clone(), value.clone());
@@ -235,20 +234,20 @@ pub(crate) fn upstream(client: &Headers, auth: Auth<'_>, beta: Beta) -> Headers 
     sent
 }
 
-/// The answer's headers that go to the client (P11): framed by us, and without CORS headers, which
-/// never leave us (P2).
+/// The answer's headers for the client (P11): without framing, which is ours, and without CORS
+/// headers, which are never sent (P2).
 pub(crate) fn downstream(answer: &Headers) -> impl Iterator<Item = (&str, &[u8])> {
     answer
         .forwarded(|name, _| name != "content-length" && !name.starts_with("access-control-"))
         .map(|(name, value)| (name.as_str(), value.as_bytes()))
 }
 
-/// Reads the client's options; `x-teamclaude-*` is the old spelling and loses against the new one.
-/// Of several lines the first that is not empty counts.
+/// Reads the client's options; `x-teamclaude-*` is the old spelling, and the new one takes
+/// precedence. If a header occurs several times, the first non-empty value counts.
 pub(crate) fn client_options(headers: &Headers) -> ClientOptions {
     let mut read = ClientOptions::default();
     let (mut old_profile, mut old_session, mut idle, mut old_idle) = (None, None, None, None);
-    // One pass: most requests have none of them.
+    // A single pass, because most requests have none of them.
     for (name, value) in headers.iter() {
         let place = match name {
             "x-maxpool-profile" => &mut read.profile,
@@ -276,15 +275,14 @@ pub(crate) fn client_options(headers: &Headers) -> ClientOptions {
     read
 }
 
-/// Whether the client brought a credential of Anthropic's own (`sk-ant-…`), so that P3's relay
-/// applies.
+/// Whether the client sent an Anthropic credential of its own (`sk-ant-…`), so that P3 relays the
+/// request with it.
 pub(crate) fn has_own_credential(headers: &Headers) -> bool {
     let mut keys = headers.iter().filter(|(name, _)| is_key_header(name));
     keys.any(|(_, value)| is_real(value))
 }
 
-/// The bare key of an `authorization` or `x-api-key` value: what follows `Bearer`, if that is
-/// there.
+/// The bare key in an `authorization` or `x-api-key` value, without `Bearer`.
 pub(crate) fn bare_key(value: &[u8]) -> &[u8] {
     let value = value.trim_ascii();
     match value.split_at_checked(7) {
@@ -299,7 +297,7 @@ pub(crate) fn is_key_header(name: &str) -> bool {
 }
 
 impl Auth<'_> {
-    /// Whether a key header of the client goes upstream.
+    /// Whether a key header of the client is sent upstream.
     fn keeps(&self, value: &[u8]) -> bool {
         match self {
             Auth::Pooled { .. } => false,
@@ -313,7 +311,7 @@ fn is_real(value: &[u8]) -> bool {
     bare_key(value).starts_with(b"sk-ant-")
 }
 
-/// Joins the first line that is there, because some gateways read only that one.
+/// Appends to the first existing line, because some gateways read only that one.
 fn add_oauth_beta(headers: &mut Headers) {
     if headers.list(BETA).any(|beta| beta.eq_ignore_ascii_case(OAUTH_BETA.as_bytes())) {
         return;
@@ -331,10 +329,10 @@ fn add_oauth_beta(headers: &mut Headers) {
 const BETA: &str = "anthropic-beta";
 const OAUTH_BETA: &str = "oauth-2025-04-20";
 
-/// Set anew on the way upstream, or answered here.
+/// Set again for the upstream, or handled here.
 const ENDS_HERE: [&str; 4] = ["host", "content-length", "accept-encoding", "expect"];
 
-/// Headers to us; the second is the old spelling.
+/// Headers addressed to maxpool; the second is the old spelling.
 const OUR_PREFIXES: [&str; 2] = ["x-maxpool-", "x-teamclaude-"];
 
 #[cfg(test)]

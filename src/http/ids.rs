@@ -1,26 +1,26 @@
-//! Ids that belong to the account which brought them into being (SPEC P3): containers and files
-//! that a request or an answer names in its JSON. Pure.
+//! Ids that belong to the account that created them (SPEC P3): containers and files that a request
+//! or an answer names in its JSON. Pure.
 //!
-//! Keys are looked for in the bytes as they are: in text that only quotes JSON the quotes are
-//! escaped, and no key is found.
+//! Keys are searched for in the raw bytes. Text that merely quotes JSON has its quotes escaped, so
+//! no key matches there.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
 
-/// The ids that a body names, each once.
+/// The distinct ids that a body names.
 pub(crate) fn named(body: &[u8]) -> BTreeSet<String> {
     let mut ids = BTreeSet::new();
     collect(body, &mut ids);
     ids
 }
 
-/// Finds the ids that an answer names while it passes.
+/// Finds the ids that an answer names while it passes through.
 #[derive(Debug, Default)]
 pub(crate) struct IdScanner {
     ids: BTreeSet<String>,
-    /// The end of what has passed, where an id may have begun.
+    /// The end of the bytes so far, where an id may have begun.
     tail: Vec<u8>,
 }
 
@@ -41,7 +41,7 @@ impl IdScanner {
         self.tail.drain(..excess);
     }
 
-    /// What was found, in the order of the alphabet.
+    /// The ids found, sorted.
     pub(crate) fn into_ids(self) -> BTreeSet<String> {
         self.ids
     }
@@ -71,7 +71,7 @@ fn value(rest: &[u8]) -> Option<&str> {
     text(object[at + ID.needle().len()..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start())
 }
 
-/// Whether what follows `before` in an object is a member of it, and of none inside it.
+/// Whether the text after `before` is a member of the same object, not of a nested one.
 fn is_member(before: &[u8]) -> bool {
     let mut depth = Some(0_usize);
     let mut quoted = false;
@@ -82,7 +82,7 @@ fn is_member(before: &[u8]) -> bool {
             b'\\' if quoted => escaped = true,
             b'"' => quoted = !quoted,
             b'{' | b'[' if !quoted => depth = depth.map(|depth| depth + 1),
-            // Nothing comes behind the object's own end.
+            // Nothing follows the end of the object itself.
             b'}' | b']' if !quoted => depth = depth.and_then(|depth| depth.checked_sub(1)),
             _ => {}
         }
@@ -98,15 +98,15 @@ fn text(rest: &[u8]) -> Option<&str> {
     (!id.is_empty() && id.len() <= ID_BYTES_MAX && id.chars().all(is_id)).then_some(id)
 }
 
-/// Made once: making one took longer than looking through a small answer.
+/// Built once: building one takes longer than searching a small answer.
 static KEYS: LazyLock<[Finder<'_>; 2]> =
     LazyLock::new(|| ["\"container\"", "\"file_id\""].map(Finder::new));
 static ID: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new("\"id\""));
-/// From a key to the end of its id at most.
+/// Longest distance from a key to the end of its id.
 const SPAN_MAX: usize = 512;
-/// Longer ones are none of the API's.
+/// The API has no longer ids.
 const ID_BYTES_MAX: usize = 128;
-/// Ids of one body.
+/// Most ids taken from one body.
 const IDS_MAX: usize = 64;
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
-//! A cursor over JSON text: walks objects and arrays, skips what nobody asked for, builds nothing.
+//! A cursor over JSON text: walks objects and arrays, skips what the caller does not want, and
+//! builds nothing.
 //!
-//! It never recurses into what it skips and never copies. It is lenient: text that is broken is
-//! read up to where it breaks, and what no valid text can hold (`tru`, `[}`) may pass as a value.
-//! Every step gives `None` where the text is broken or ends.
+//! It never recurses into what it skips and never copies. It is lenient: broken text is read up to
+//! the error, and some invalid text (`tru`, `[}`) may pass as a value. Every step returns `None`
+//! where the text is broken or ends.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -14,26 +15,26 @@ pub(crate) struct Cursor<'a> {
     at: usize,
 }
 
-/// A string as it stands in the text.
+/// A string as written in the text.
 #[derive(Clone, Debug)]
 pub(crate) struct Text<'a> {
     /// Between the quotes.
     raw: &'a [u8],
     escaped: bool,
-    /// Where it is, quotes included.
+    /// Its position, quotes included.
     pub(crate) span: Range<usize>,
 }
 
 impl<'a> Cursor<'a> {
-    /// At the beginning, behind a byte order mark if there is one.
+    /// At the beginning, after a byte order mark if there is one.
     pub(crate) fn new(text: &'a [u8]) -> Self {
         let mark: &[u8] = b"\xef\xbb\xbf";
         let at = if text.starts_with(mark) { mark.len() } else { 0 };
         Cursor { text, at }
     }
 
-    /// Walks an object: `each` is called behind every colon and consumes the value. Any other value
-    /// is skipped.
+    /// Walks an object: `each` is called after every colon and must consume the value. Any other
+    /// value is skipped.
     pub(crate) fn members(
         &mut self,
         mut each: impl FnMut(&mut Self, &Text<'a>) -> Option<()>,
@@ -60,7 +61,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Walks an array: `each` is called before every element with its number and consumes it. Any
+    /// Walks an array: `each` is called with the index of every element and must consume it. Any
     /// other value is skipped.
     pub(crate) fn elements(
         &mut self,
@@ -91,7 +92,7 @@ impl<'a> Cursor<'a> {
         self.skip().map(|()| None)
     }
 
-    /// Skips a value and gives its bytes.
+    /// Skips a value and returns its bytes.
     pub(crate) fn raw(&mut self) -> Option<&'a [u8]> {
         self.next()?;
         let start = self.at;
@@ -99,7 +100,7 @@ impl<'a> Cursor<'a> {
         self.text.get(start..self.at)
     }
 
-    /// Skips a value, however deep it is.
+    /// Skips a value of any depth.
     pub(crate) fn skip(&mut self) -> Option<()> {
         match self.next()? {
             b'"' => self.string().map(|_| ()),
@@ -114,17 +115,17 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Where the cursor stands.
+    /// The cursor's position.
     pub(crate) fn position(&self) -> usize {
         self.at
     }
 
-    /// Whether nothing but blanks is left.
+    /// Whether only whitespace is left.
     pub(crate) fn is_at_end(&mut self) -> bool {
         self.next().is_none()
     }
 
-    /// The next byte that is no blank; the cursor is on it.
+    /// The next byte that is not whitespace; the cursor stays on it.
     pub(crate) fn next(&mut self) -> Option<u8> {
         loop {
             let byte = *self.text.get(self.at)?;
@@ -135,7 +136,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Behind an element: true at the closing bracket, false behind a comma.
+    /// After an element: true at the closing bracket, false after a comma.
     fn ends(&mut self, bracket: u8) -> Option<bool> {
         let byte = self.next()?;
         self.at += 1;
@@ -146,7 +147,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Counts brackets only, so that depth costs nothing.
+    /// Only counts brackets, so that depth costs nothing.
     fn skip_nested(&mut self) -> Option<()> {
         let mut depth = 0_usize;
         loop {
@@ -166,7 +167,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// The string whose first quote the cursor stands on.
+    /// The string whose opening quote is at the cursor.
     fn string(&mut self) -> Option<Text<'a>> {
         let start = self.at;
         if *self.text.get(start)? != b'"' {
@@ -190,8 +191,8 @@ impl<'a> Cursor<'a> {
 }
 
 impl<'a> Text<'a> {
-    /// The string's bytes with escapes resolved. A string too long to be of interest comes as it
-    /// stands.
+    /// The string's bytes with escapes resolved. A string too long to be of interest is returned as
+    /// written.
     pub(crate) fn name(&self) -> Cow<'a, [u8]> {
         if self.escaped && self.raw.len() <= NAME_BYTES_MAX {
             resolved(self.raw)
@@ -206,17 +207,17 @@ impl<'a> Text<'a> {
     }
 }
 
-/// Whether a number or a word ends here.
+/// Whether this byte ends a number or a literal.
 pub(super) fn is_delimiter(byte: u8) -> bool {
     matches!(byte, b',' | b':' | b'{' | b'}' | b'[' | b']' | b'"' | b' ' | b'\t' | b'\r' | b'\n')
 }
 
-/// The bytes of a string with its escapes resolved, lent if it has none.
+/// The bytes of a string with escapes resolved, borrowed if it has none.
 pub(super) fn resolved(raw: &[u8]) -> Cow<'_, [u8]> {
     if raw.contains(&b'\\') { Cow::Owned(unescape(raw).into_bytes()) } else { Cow::Borrowed(raw) }
 }
 
-/// Resolves escapes; what is broken becomes U+FFFD or stays.
+/// Resolves escapes; invalid ones become U+FFFD or stay.
 pub(crate) fn unescape(raw: &[u8]) -> String {
     let text = match std::str::from_utf8(raw) {
         Ok(text) if !raw.contains(&b'\\') => return text.to_owned(),
@@ -247,7 +248,7 @@ pub(crate) fn unescape(raw: &[u8]) -> String {
     out
 }
 
-/// Takes what follows `\u`, a second half of a pair included, and gives what is left.
+/// Decodes what follows `\u`, including the second half of a surrogate pair, and returns the rest.
 fn unescape_unit<'t>(text: &'t str, out: &mut String) -> &'t str {
     let Some((high, rest)) = hex_unit(text) else {
         out.push(char::REPLACEMENT_CHARACTER);
@@ -276,7 +277,7 @@ pub(crate) fn quote_or_escape(bytes: &[u8]) -> usize {
     memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len())
 }
 
-/// Longer keys and words are none of ours, even with every letter written as `\uXXXX`.
+/// No known key or literal is longer, even with every letter written as `\uXXXX`.
 const NAME_BYTES_MAX: usize = 256;
 
 #[cfg(test)]

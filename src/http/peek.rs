@@ -1,7 +1,7 @@
-//! What a request's body says, found in one pass over its bytes without building a document (P4,
-//! P9, P10, S9).
+//! Extracts what the proxy needs to know from a request body, in one pass over its bytes and
+//! without building a document (P4, P9, P10, S9).
 //!
-//! Never fails and never changes a byte: of a broken body it gives what could be read.
+//! Never fails and never changes a byte: from a broken body it returns what could be read.
 
 use std::ops::Range;
 
@@ -9,16 +9,16 @@ use super::digest::{Digest, digest};
 use super::headers::ClientOptions;
 use super::json::{Cursor, Text};
 
-/// A longer body is 413.
+/// Larger bodies are answered with 413.
 pub(crate) const BODY_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// The facts of one request body. Of keys that occur twice the last one counts, as for most JSON
-/// readers.
+/// The facts of one request body. If a key occurs twice the last one counts, as in most JSON
+/// parsers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Peek {
     /// The top-level `model`, decoded.
     pub(crate) model: Option<String>,
-    /// Where the top-level `model` strings are.
+    /// Positions of the top-level `model` strings.
     pub(crate) models: ModelSpans,
     /// `stream` is `true`.
     pub(crate) stream: bool,
@@ -28,16 +28,17 @@ pub(crate) struct Peek {
     pub(crate) thinking_on: bool,
     /// A message holds a `thinking` or `redacted_thinking` block with a signature (P9).
     pub(crate) signed_thinking: bool,
-    /// Where the value of `messages` is.
+    /// Position of the value of `messages`.
     pub(crate) messages: Option<Range<usize>>,
-    /// Digest of the first message: the same for a conversation's later requests, cache marks or
-    /// not (S9).
+    /// Digest of the first message; a later request of the same conversation has the same one,
+    /// whatever its cache marks (S9).
     pub(crate) first_message: Option<u128>,
     /// Claude Code's session id from `metadata.user_id` (S9).
     pub(crate) session: Option<String>,
     /// `thread`.
     pub(crate) thread: Option<Thread>,
-    /// The body was one whole JSON object. If not, what is absent here may still be in it.
+    /// The body was one complete JSON object. If not, fields that are absent here may still be in
+    /// it.
     pub(crate) whole: bool,
 }
 
@@ -46,7 +47,7 @@ pub(crate) struct Peek {
 pub(crate) struct ModelSpans {
     /// The first few.
     pub(crate) first: Vec<Range<usize>>,
-    /// There are more than are listed.
+    /// There are more than listed.
     pub(crate) more: bool,
 }
 
@@ -55,11 +56,11 @@ pub(crate) struct ModelSpans {
 pub(crate) struct Thread {
     /// `thread.id`.
     pub(crate) id: Option<String>,
-    /// `thread.type` is `continue`: only a tail of the conversation is in the body.
+    /// `thread.type` is `continue`: the body holds only the end of the conversation.
     pub(crate) continues: bool,
 }
 
-/// Looks at a body.
+/// Reads the facts of a body.
 pub(crate) fn peek(body: &[u8]) -> Peek {
     let mut peek = Peek::default();
     let mut cursor = Cursor::new(body);
@@ -69,8 +70,8 @@ pub(crate) fn peek(body: &[u8]) -> Peek {
     peek
 }
 
-/// The session's key of S9 with `auto`: what the client declared, else Claude Code's own id with
-/// its agent or first message.
+/// The session key of S9 with `auto`: what the client declared, else Claude Code's session id
+/// combined with its agent id or first message.
 pub(crate) fn session_key(options: &ClientOptions, peek: &Peek) -> Option<u128> {
     if let Some(own) = &options.session {
         return Some(digest(&[b"session", own.as_bytes()]));
@@ -81,17 +82,17 @@ pub(crate) fn session_key(options: &ClientOptions, peek: &Peek) -> Option<u128> 
         Some(agent) => (b"agent", agent.as_bytes()),
         None => (b"message", &first_message),
     };
-    // The upper half is the session's own, so that all its conversations are found by its id.
+    // The upper half identifies the session, so that all its conversations are found by its id.
     let conversation = digest(&[kind, session.as_bytes(), part]) & LOWER_HALF;
     Some(upper_half(session) | conversation)
 }
 
-/// Whether a session's key was made of this id: by a client that declared it, or by Claude Code.
+/// Whether a session key was derived from this id, either declared by the client or Claude Code's.
 pub(crate) fn is_session_of(key: u128, id: &str) -> bool {
     key == digest(&[b"session", id.as_bytes()]) || key & !LOWER_HALF == upper_half(id)
 }
 
-/// The short id by which log, dashboard and explanations name a session.
+/// The short session id in the log, the dashboard and explanations.
 pub(crate) fn session_tag(key: u128) -> String {
     format!("{:06x}", key & 0xff_ffff)
 }
@@ -111,7 +112,7 @@ impl Peek {
             .saturating_add(u32::from(self.thinking_on))
     }
 
-    /// One top-level member.
+    /// Reads one top-level member.
     fn member(&mut self, cursor: &mut Cursor<'_>, key: &Text<'_>) -> Option<()> {
         match key.name().as_ref() {
             b"model" => {
@@ -198,8 +199,8 @@ impl Peek {
                     (b"content", b'[') => {
                         cursor.elements(|cursor, _| self.block(cursor, number, &mut digest))
                     }
-                    // The same message may come as a string now and as a list of one text later,
-                    // when it gets a cache mark.
+                    // The same message may be a string now and a list of one text later, when it
+                    // gets a cache mark.
                     (b"content", b'"') if number == 0 => {
                         digest.add(b"text");
                         digest.add(cursor.raw()?);
@@ -214,8 +215,8 @@ impl Peek {
         })
     }
 
-    /// One content block. Of the first message everything counts but cache marks, which move as the
-    /// conversation grows.
+    /// Reads one content block. Of the first message everything counts except cache marks, which
+    /// move as the conversation grows.
     fn block(
         &mut self,
         cursor: &mut Cursor<'_>,
@@ -261,7 +262,7 @@ impl ModelSpans {
     }
 }
 
-/// What follows `_session_`, or the field of a user id that is itself JSON text (S9).
+/// What follows `_session_`, or the field of a user id that is itself JSON (S9).
 fn session_of(user_id: &str) -> Option<String> {
     if let Some((_, session)) = user_id.rsplit_once("_session_") {
         return Some(session.to_owned()).filter(|session| !session.is_empty());
@@ -277,18 +278,18 @@ fn session_of(user_id: &str) -> Option<String> {
     found.filter(|session| !session.is_empty())
 }
 
-/// A number that is not negative; a fraction is cut.
+/// A non-negative number, truncated to an integer.
 fn whole_number(raw: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(raw).ok()?;
     let number = text.parse().ok();
-    // Only for what is written as 1e5 or 4096.0; the conversion saturates.
+    // Only for numbers written as 1e5 or 4096.0; the conversion saturates.
     number.or_else(|| {
         text.parse().ok().filter(|n: &f64| n.is_finite() && *n >= 0.0).map(|n| n as u64)
     })
 }
 
 const SPANS_MAX: usize = 8;
-/// Longer ids and names are none.
+/// Ids and names longer than this are ignored.
 const TEXT_BYTES_MAX: usize = 2_048;
 
 #[cfg(test)]

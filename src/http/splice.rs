@@ -1,4 +1,4 @@
-//! Another model name in a body, every other byte as it was (V2).
+//! Replaces the model name in a body and keeps every other byte (V2).
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::json::Cursor;
 use super::peek::ModelSpans;
 
-/// A body in pieces that are sent one after the other.
+/// A body in pieces that are sent one after another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Spliced<'a> {
     /// The pieces in order.
@@ -14,22 +14,22 @@ pub(crate) struct Spliced<'a> {
 }
 
 impl Spliced<'_> {
-    /// Bytes of the whole.
+    /// Length of the whole body.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.parts.iter().map(|part| part.len()).sum()
     }
 
-    /// The whole in one piece.
+    /// The whole body in one piece.
     #[cfg(test)]
     pub(crate) fn to_vec(&self) -> Vec<u8> {
         self.parts.concat()
     }
 }
 
-/// Replaces every top-level `model` string by `model`, so that no reader of the result finds
-/// another one, whichever of several it takes. A body without one, and a `model` that is no string,
-/// come back as they were.
+/// Replaces every top-level `model` string by `model`, so that readers of the result agree on the
+/// model even if the key is repeated. A body without `model`, or with one that is not a string, is
+/// returned unchanged.
 pub(crate) fn replace_model<'a>(body: &'a [u8], models: &ModelSpans, model: &str) -> Spliced<'a> {
     let text = serde_json::Value::from(model).to_string().into_bytes();
     if models.more {
@@ -46,7 +46,7 @@ pub(crate) fn replace_model<'a>(body: &'a [u8], models: &ModelSpans, model: &str
     Spliced { parts }
 }
 
-/// One copy instead of a list of places that a hostile body could make long.
+/// Makes one copy, because a hostile body could make a list of pieces long.
 fn replace_many(body: &[u8], text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(body.len());
     let mut done = 0;

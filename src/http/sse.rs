@@ -1,5 +1,5 @@
-//! What an answer says while its bytes go by (P6, P9, P13): first event, errors, usage, thinking,
-//! its end.
+//! Reads an answer while its bytes pass through (P6, P9, P13): first event, errors, usage,
+//! thinking, end.
 //!
 //! Takes chunks as they come, keeps a few kilobytes at most however long the answer is, and never
 //! changes or delays a byte.
@@ -13,16 +13,16 @@ pub(crate) enum Form {
     Events,
     /// JSON.
     Json,
-    /// Anything else, or encoded: nothing is read.
+    /// Anything else, or compressed: nothing is read.
     Opaque,
 }
 
-/// The first complete event that is not a ping: the commit point of a stream (P6).
+/// The first complete event other than a ping: the commit point of a stream (P6).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FirstEvent {
     /// Its `event` field, else the `type` in its data.
     pub(crate) name: String,
-    /// What it says if it is an error: the answer then counts as that error.
+    /// Its error, if it is one; the answer then counts as that error.
     pub(crate) error: Option<ApiError>,
 }
 
@@ -31,19 +31,19 @@ pub(crate) struct FirstEvent {
 pub(crate) struct Facts {
     /// Token counts.
     pub(crate) usage: Usage,
-    /// Anything was said about usage.
+    /// Usage was reported.
     pub(crate) usage_seen: bool,
-    /// `message_start` came.
+    /// `message_start` was seen.
     pub(crate) begun: bool,
-    /// `message_stop` came; of a JSON body: its document was closed.
+    /// `message_stop` was seen; for a JSON body: its document was closed.
     pub(crate) stopped: bool,
-    /// Signed thinking appeared (P9).
+    /// Signed thinking was seen (P9).
     pub(crate) signed_thinking: bool,
-    /// The last error event, or the error of a JSON body.
+    /// The last error event, or the error in a JSON body.
     pub(crate) error: Option<ApiError>,
     /// `message.id`, or the top-level `id` of a JSON body (a batch's id, for example).
     pub(crate) id: Option<String>,
-    /// `thread.id`, where the answer names one.
+    /// `thread.id`, if the answer names one.
     pub(crate) thread: Option<String>,
     /// Complete events so far.
     pub(crate) events: u64,
@@ -55,33 +55,33 @@ pub(crate) struct Scanner {
     form: Form,
     facts: Facts,
     first: Option<FirstEvent>,
-    /// The data of the present event, or the body.
+    /// The data of the current event, or the body.
     data: Reader,
     line: Line,
-    /// The name of the present field, as far as it matters.
+    /// The name of the current field, as far as it matters.
     field: Vec<u8>,
-    /// The name of the present event.
+    /// The name of the current event.
     name: Vec<u8>,
-    /// The present event has had a field.
+    /// The current event has had a field.
     has_fields: bool,
-    /// It has had a `data` field.
+    /// The current event has had a `data` field.
     has_data: bool,
-    /// The last byte was a carriage return, so a line feed is not another line.
+    /// The last byte was a carriage return, so a line feed does not start another line.
     after_cr: bool,
-    /// How much of a byte order mark has been seen; its length once that is settled.
+    /// Bytes of a byte order mark seen so far; its full length once that is settled.
     mark: usize,
-    /// What [`Scanner::finish`] found to be mended.
+    /// The result of [`Scanner::finish`], see [`Scanner::mend`].
     mend: Option<&'static [u8]>,
 }
 
-/// Where in a line of an event stream.
+/// Position in a line of an event stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
-    /// At its first byte.
+    /// At the first byte.
     Start,
-    /// In the field's name.
+    /// In the field name.
     Name,
-    /// Behind the colon, where one blank may follow.
+    /// After the colon, where one space may follow.
     Colon(Field),
     /// In the value.
     Value(Field),
@@ -91,12 +91,12 @@ enum Line {
 enum Field {
     Event,
     Data,
-    /// A comment, `id`, `retry`, or an unknown one.
+    /// A comment, `id`, `retry`, or an unknown field.
     Other,
 }
 
 impl Scanner {
-    /// For a body of that form.
+    /// A scanner for a body of that form.
     pub(crate) fn new(form: Form) -> Self {
         Scanner {
             form,
@@ -132,8 +132,8 @@ impl Scanner {
         }
     }
 
-    /// The body has ended, well or not: an event whose last blank line is missing counts if its
-    /// data is whole.
+    /// The body has ended, well or not. An event that lacks only its blank line counts if its data
+    /// is complete.
     pub(crate) fn finish(&mut self) {
         self.mend = Some(self.mend());
         match self.form {
@@ -156,8 +156,8 @@ impl Scanner {
         }
     }
 
-    /// The first complete event but pings, once there is one. The caller looks for at most 64 KiB
-    /// or 5 s.
+    /// The first complete event other than a ping. The caller looks for it in at most 64 KiB and
+    /// for at most 5 s.
     pub(crate) fn first(&self) -> Option<&FirstEvent> {
         self.first.as_ref()
     }
@@ -179,17 +179,16 @@ impl Scanner {
         }
     }
 
-    /// What is known so far; of a JSON body everything but `stopped` is known after
-    /// [`Scanner::finish`].
+    /// What is known so far. For a JSON body only `stopped` is known before [`Scanner::finish`].
     pub(crate) fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// What has to be written before an event of our own, or before the end of a torn stream.
+    /// What must be written before an event of our own, or before the end of a broken stream.
     ///
-    /// What an event stream has sent cannot be taken back, and the next blank line would hand half
-    /// an event to the client's JSON parser. An event takes the name that came last, and clients
-    /// pass over pings unread, so the torn one is made a ping.
+    /// Bytes already sent cannot be taken back, and the next blank line would pass half an event to
+    /// the client's JSON parser. The last `event` field of an event wins and clients ignore pings
+    /// unread, so the broken event is turned into a ping.
     pub(crate) fn mend(&self) -> &'static [u8] {
         if let Some(mend) = self.mend {
             return mend;
@@ -197,8 +196,8 @@ impl Scanner {
         let at_start = self.line == Line::Start;
         match (self.form, self.has_fields || !at_start) {
             (Form::Json | Form::Opaque, _) | (_, false) => b"",
-            // Only the blank line is missing. One line feed more does no harm where the event has
-            // ended with a carriage return.
+            // Only the blank line is missing. If the event ended with a carriage return, an extra
+            // line feed is harmless.
             (Form::Events, true) if self.data.document().whole => b"\n\n",
             (Form::Events, true) if at_start => b"event: ping\n\n",
             (Form::Events, true) => b"\nevent: ping\n\n",
@@ -273,17 +272,17 @@ impl Scanner {
     fn end_line(&mut self) {
         match self.line {
             Line::Start => self.end_event(),
-            // A name without a colon is a field with an empty value.
+            // A field name without a colon has an empty value.
             Line::Name => self.begin_value(),
             Line::Colon(_) | Line::Value(_) => {}
         }
         self.line = Line::Start;
     }
 
-    /// At a blank line. An event without data is none (WHATWG HTML section 9.2.6).
+    /// At a blank line. An event without data is not dispatched (WHATWG HTML section 9.2.6).
     fn end_event(&mut self) {
         let data = self.data.take();
-        // Half a document is none, as for every client.
+        // An incomplete document counts as none, as it does for every client.
         let data = if data.whole { data } else { AnswerJson::default() };
         self.has_fields = false;
         if !std::mem::take(&mut self.has_data) {
@@ -315,7 +314,7 @@ impl Scanner {
         self.facts.add(data);
     }
 
-    /// What follows a byte order mark, which itself says nothing.
+    /// Skips a byte order mark and returns what follows.
     fn behind_mark<'b>(&mut self, chunk: &'b [u8]) -> &'b [u8] {
         let mut rest = chunk;
         while let Some(&expected) = MARK.get(self.mark) {
@@ -327,7 +326,7 @@ impl Scanner {
                 }
                 Some(_) => {
                     let seen = std::mem::replace(&mut self.mark, MARK.len());
-                    // It was no mark after all.
+                    // It was not a mark after all.
                     self.feed(&MARK[..seen]);
                 }
             }
@@ -337,7 +336,7 @@ impl Scanner {
 }
 
 impl Facts {
-    /// Counts are running totals of one answer, so the largest is the last (P13).
+    /// Counts are running totals of one answer, so the largest is the latest (P13).
     fn add(&mut self, document: AnswerJson) {
         if let Some(usage) = document.usage {
             self.usage_seen = true;
@@ -357,7 +356,7 @@ impl Facts {
 }
 
 impl Form {
-    /// From `content-type` and `content-encoding` of the answer.
+    /// The form that `content-type` and `content-encoding` of the answer indicate.
     pub(crate) fn of(content_type: Option<&str>, content_encoding: Option<&str>) -> Form {
         let media_type = content_type.and_then(|text| text.split(';').next()).unwrap_or_default();
         let media_type = media_type.trim_ascii().to_ascii_lowercase();
@@ -369,7 +368,7 @@ impl Form {
             || media_type.ends_with("/json")
             || media_type.ends_with("+json")
         {
-            // What says nothing about itself may be JSON, and reading finds nothing in other text.
+            // Without a content type it may be JSON, and scanning other text finds nothing.
             Form::Json
         } else {
             Form::Opaque
@@ -383,7 +382,7 @@ pub(crate) fn is_encoded(content_encoding: Option<&str>) -> bool {
     content_encoding.is_some_and(|coding| !is_plain(coding.trim_ascii()))
 }
 
-/// The facts of a body that is at hand as a whole.
+/// Reads a body that is complete in memory.
 pub(crate) fn read(form: Form, body: &[u8]) -> Facts {
     let mut scanner = Scanner::new(form);
     scanner.feed(body);
@@ -397,7 +396,7 @@ fn keep(kept: &mut Vec<u8>, bytes: &[u8], bytes_max: usize) {
 }
 
 const MARK: [u8; 3] = *b"\xef\xbb\xbf";
-/// One more than the longest name that matters.
+/// One more than the longest field name that matters.
 const FIELD_BYTES_MAX: usize = 6;
 const NAME_BYTES_MAX: usize = 64;
 

@@ -251,7 +251,7 @@ fn memory_is_bounded() {
     assert!(kept < 16 * 1024, "kept {kept}");
 }
 
-/// Splits a stream the slow and obvious way.
+/// A slow but obviously correct reference.
 fn slow_events(text: &str) -> Vec<(String, String)> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let text = text.replace("\r\n", "\n").replace('\r', "\n");
@@ -372,7 +372,7 @@ fn random_stream(random: &mut Random) -> String {
         text += &format!("{field}{folded}");
         text += &if random.chance(90) { end.repeat(2) } else { end.to_owned() };
     }
-    // A torn end is judged by `finish`, about which the slow reader knows nothing.
+    // A broken end is handled by `finish`, which the reference does not model.
     text + end + end
 }
 

@@ -1,10 +1,10 @@
-//! Connections between two calls, kept for the next call to the same place.
+//! Idle upstream connections, kept for the next call to the same place.
 //!
-//! The HTTP client's own pool stays empty: it looks through all idle connections several times a
-//! call (ureq 3.5.1), under one lock under which it also asks the kernel about one of them, and
-//! hands out the one that was used longest ago. Here the newest one is handed out, because its
-//! buffers are still in the processor's caches, and those that a burst has left over grow old and
-//! end.
+//! The HTTP client's own pool stays empty. It searches all idle connections several times per call
+//! (ureq 3.5.1) under one lock, under which it also asks the kernel about a connection, and it
+//! returns the least recently used one. This pool returns the most recently used one, whose buffers
+//! are still in the processor's caches, so that connections left over from a burst age and are
+//! closed.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -22,7 +22,7 @@ pub(super) const AGE_MAX: Duration = Duration::from_secs(50);
 
 /// All idle connections, by place.
 pub(crate) struct Idle<T> {
-    /// Places are never taken out: there are as many as the configuration has named.
+    /// Places are never removed: there are only as many as the config has named.
     places: Mutex<Vec<Place<T>>>,
 }
 
@@ -33,7 +33,7 @@ struct Place<T> {
     resting: VecDeque<(Mono, T)>,
 }
 
-/// Names a place in its [`Idle`].
+/// Identifies a place in an [`Idle`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PlaceId(usize);
 
@@ -42,7 +42,7 @@ impl<T> Idle<T> {
         Idle { places: Mutex::default() }
     }
 
-    /// The place of these.
+    /// The place for this scheme and authority.
     pub(crate) fn place(&self, https: bool, authority: &Authority) -> PlaceId {
         let mut places = self.lock();
         let known =
@@ -53,8 +53,8 @@ impl<T> Idle<T> {
         }))
     }
 
-    /// Keeps a connection whose call has ended. The oldest ones end where there are too many,
-    /// everywhere those that are too old.
+    /// Keeps a connection whose call has ended. Closes the oldest ones if this place has too many,
+    /// and those of every place that are too old.
     pub(crate) fn put(&self, place: PlaceId, now: Mono, connection: T) {
         let mut ending = Vec::new();
         let mut places = self.lock();
@@ -71,19 +71,19 @@ impl<T> Idle<T> {
                 ending.extend(place.resting.pop_front());
             }
         }
-        // Closing them takes system calls.
+        // Closing them takes system calls, so the lock is released first.
         drop(places);
         drop(ending);
     }
 
-    /// The connection that was used last, if that is less than `age_max` ago.
+    /// The most recently used connection, if that was less than `age_max` ago.
     pub(crate) fn take(&self, place: PlaceId, now: Mono, age_max: Duration) -> Option<T> {
         let mut places = self.lock();
         let place = places.get_mut(place.0)?;
         let (since, _) = place.resting.back()?;
         let age = now.since(*since);
         if age >= AGE_MAX {
-            // So are all others.
+            // All others are older still.
             let ending = mem::take(&mut place.resting);
             drop(places);
             drop(ending);
@@ -147,7 +147,7 @@ mod tests {
         assert!(idle.lock().iter().all(|place| place.resting.is_empty()));
         idle.put(a, second(60), 3);
         idle.put(a, second(70), 4);
-        // A call to another place is enough.
+        // A call to another place expires them too.
         idle.put(b, second(110), 5);
         assert_eq!(idle.lock()[0].resting, [(second(70), 4)]);
     }

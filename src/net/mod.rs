@@ -1,12 +1,12 @@
-//! Connections that maxpool makes: name look-up, TCP, upstream proxies, TLS, and the HTTP agent
-//! over them.
+//! Outgoing connections: name look-up, TCP, upstream proxies, TLS, and the HTTP agent over them.
 //!
-//! Everything runs on the calling thread and never blocks on one thing alone: whoever uses the
-//! [`Agent`] installs a [`wait::Waiter`] for its thread, and each wait of a connection (look-up,
-//! connect, handshake, send, receive) asks it. The module knows nothing of accounts and requests.
+//! Everything runs on the calling thread and never blocks on a single event: the user of the
+//! [`Agent`] installs a [`wait::Waiter`] for its thread, and every wait of a connection (look-up,
+//! connect, handshake, send, receive) goes through it. The module knows nothing of accounts and
+//! requests.
 //!
-//! OAuth, the commands and the proxy share this one way of making connections, with the same CA
-//! certificates and the same upstream proxies.
+//! OAuth, the commands and the proxy all connect this way, with the same CA certificates and the
+//! same upstream proxies.
 
 mod idle;
 pub(crate) mod proxies;
@@ -30,10 +30,10 @@ pub(crate) use ureq::Agent;
 /// Larger response heads are refused.
 const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// An HTTP/1.1 client with idle connections of its own.
+/// An HTTP/1.1 client that keeps its own idle connections.
 ///
-/// It follows no redirects, adds no header but `host` and the framing, decodes nothing, and gives
-/// every status as an answer.
+/// It follows no redirects, adds no header except `host` and the framing, decodes nothing, and
+/// returns every status as an answer.
 pub(crate) fn agent(tls: Arc<ClientConfig>, proxies: ProxyPolicy) -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
@@ -45,7 +45,7 @@ pub(crate) fn agent(tls: Arc<ClientConfig>, proxies: ProxyPolicy) -> Agent {
         .allow_non_standard_methods(true)
         .proxy(None)
         .max_response_header_size(RESPONSE_HEAD_BYTES_MAX)
-        // They rest in [`idle`].
+        // [`idle`] keeps them.
         .max_idle_connections(0)
         .max_idle_age(idle::AGE_MAX)
         .build();

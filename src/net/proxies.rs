@@ -1,8 +1,8 @@
 //! Which upstream is reached through which proxy (SPEC A2 `upstreamProxy`, `HTTPS_PROXY`,
 //! `ALL_PROXY`, `NO_PROXY`).
 //!
-//! A proxy of the environment never stands before a loopback upstream; a configured one stands
-//! before every upstream. The proxy is asked with CONNECT, so it never sees a request.
+//! A proxy from the environment is never used for a loopback upstream; a configured one is used for
+//! every upstream. The proxy is asked with CONNECT, so it never sees a request.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -10,14 +10,14 @@ use std::net::IpAddr;
 use percent_encoding::percent_decode_str;
 use ureq::http::Uri;
 
-/// An HTTP proxy that is asked with CONNECT.
+/// An HTTP proxy that is used with CONNECT.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct HttpProxy {
     /// Host name or address, without brackets.
     pub(crate) host: String,
     /// TCP port; 80 if the URL names none.
     pub(crate) port: u16,
-    /// `user:password` as the URL has it, percent-decoded.
+    /// `user:password` from the URL, percent-decoded.
     pub(crate) userinfo: Option<String>,
 }
 
@@ -28,7 +28,7 @@ impl fmt::Debug for HttpProxy {
 }
 
 impl HttpProxy {
-    /// Reads a proxy URL: `http://[user[:password]@]host[:port]`, the scheme may be left out.
+    /// Parses a proxy URL: `http://[user[:password]@]host[:port]`; the scheme may be omitted.
     ///
     /// # Errors
     /// What is wrong with it, without the URL (it may hold a password).
@@ -55,7 +55,7 @@ impl HttpProxy {
     }
 }
 
-/// Decides per upstream whether a proxy stands in between.
+/// Decides for each upstream whether it is reached through a proxy.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ProxyPolicy {
     https: Option<HttpProxy>,
@@ -90,7 +90,8 @@ impl ProxyPolicy {
         }
     }
 
-    /// What the environment says; `variable` reads one, lower-case spellings are asked too.
+    /// The policy of the environment; `variable` looks a variable up, and lower-case names count
+    /// too.
     ///
     /// # Errors
     /// Names the variable that cannot be used.
@@ -147,7 +148,7 @@ fn exempts(rule: &str, host: &str) -> bool {
         || host.strip_suffix(rule).is_some_and(|head| head.ends_with('.') && !rule.is_empty())
 }
 
-/// `host[:port]` or `[v6][:port]`; none if the port is no number or the host is empty.
+/// `host[:port]` or `[v6][:port]`; `None` if the port is not a number or the host is empty.
 fn split_port(address: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = if let Some(rest) = address.strip_prefix('[') {
         let (host, rest) = rest.split_once(']')?;

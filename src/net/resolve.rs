@@ -1,7 +1,7 @@
-//! Name look-up with a cache, in a helper thread so that the wait for it can be cancelled.
+//! Name look-up with a cache, on a helper thread so that the wait for it can be cancelled.
 //!
-//! An address in the URL is used at once. A name is looked up at most once a minute; when a look-up
-//! fails, what was known before serves on.
+//! An address in the URL is used at once. A name is looked up at most once a minute; if a look-up
+//! fails, the previous addresses stay in use.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,23 +24,23 @@ use super::wait::{self, Phase, Ready};
 use crate::clock;
 use crate::scheduler::time::Mono;
 
-/// How long a look-up is believed.
+/// How long a look-up stays valid.
 const FRESH: Duration = Duration::from_secs(60);
-/// A name that is known from before is used again when its look-up takes longer: a name server that
-/// is silent must not cost the whole time for connecting.
+/// If a look-up takes longer than this, the previous addresses are used: a silent name server must
+/// not consume the whole connect timeout.
 const STALE_AFTER: Duration = Duration::from_secs(2);
-/// Names kept; upstreams are few.
+/// Names in the cache; there are few upstreams.
 const NAMES_MAX: usize = 64;
-/// Addresses tried of one name.
+/// Addresses tried for each name.
 const ADDRESSES_MAX: usize = 8;
-/// A look-up thread's stack: the C library's resolver needs little.
+/// Stack of a look-up thread: the C library's resolver needs little.
 const STACK_BYTES: usize = 256 * 1024;
 
-/// A failed look-up: local, so that no account is to blame (SPEC P7).
+/// A failed look-up. It is a local failure, so no account is to blame (SPEC P7).
 #[derive(Debug)]
 pub(crate) struct LookupFailed {
     pub(crate) host: String,
-    /// What the system said.
+    /// The system's error text.
     pub(crate) why: String,
 }
 
@@ -67,7 +67,7 @@ struct Known {
     at: Mono,
 }
 
-/// The look-up of the HTTP agent.
+/// The HTTP agent's resolver.
 pub(crate) struct CachedResolver {
     proxies: Arc<ProxyPolicy>,
     known: Arc<Mutex<HashMap<(String, u16), Known>>>,
@@ -150,8 +150,8 @@ impl Resolver for CachedResolver {
     }
 }
 
-/// Runs `getaddrinfo` in a thread of its own; the calling thread waits as its waiter allows. An
-/// abandoned look-up ends by itself within the resolver's own limits.
+/// Runs `getaddrinfo` on its own thread while the calling thread waits as its waiter allows. An
+/// abandoned look-up ends by itself when the system's resolver gives up.
 fn look_up_cancellable(
     key: &(String, u16),
     pause: Option<Duration>,

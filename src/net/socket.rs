@@ -15,12 +15,10 @@ use ureq::Error;
 use super::wait::{self, Phase, Ready, current};
 use crate::platform;
 
-/// The next address of a name is tried beside the first after this long (RFC 8305's recommended
-/// delay).
+/// Delay before the next address of a name is tried as well (recommended by RFC 8305).
 const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(250);
 
-/// Connects to the first address that answers; later ones join in after [`NEXT_ADDRESS_AFTER`]
-/// each.
+/// Connects to the first address that answers; another one is added every [`NEXT_ADDRESS_AFTER`].
 pub(super) fn connect_any(addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
     let mut rest = addresses.iter();
     let mut pending: Vec<OwnedFd> = Vec::new();
@@ -52,8 +50,8 @@ pub(super) fn connect_any(addresses: &[SocketAddr]) -> Result<TcpStream, Error> 
     }
 }
 
-/// One wait over all attempts: a connected socket, the failure of one that was dropped, or nothing
-/// within `pause`.
+/// Waits once for all attempts: returns a connected socket, the error of a failed attempt, or
+/// nothing within `pause`.
 fn wait_connected(
     pending: &mut Vec<OwnedFd>,
     pause: Option<Duration>,
@@ -65,7 +63,7 @@ fn wait_connected(
         {
             return Ok(None);
         }
-        // A waiter need not say which one it was where there is only one.
+        // With a single descriptor a waiter need not set `revents`.
         if fds.len() == 1 { Some(0) } else { fds.iter().position(|fd| !fd.revents().is_empty()) }
     };
     let Some(done) = done else { return Ok(None) };
@@ -79,7 +77,7 @@ fn wait_connected(
 fn start_connect(address: &SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = platform::tcp_socket(family)?;
-    // Dead peers are noticed even while nothing is being sent.
+    // Detects dead peers even while nothing is being sent.
     sockopt::set_socket_keepalive(&socket, true)?;
     match rustix::net::connect(&socket, address) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
@@ -118,7 +116,8 @@ pub(super) fn receive(
     }
 }
 
-/// A reset or abort in a form that the client does not take for the end of the body.
+/// Turns a reset or an abort into an error that the client does not mistake for the end of the
+/// body.
 pub(super) fn as_failure(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::ConnectionReset
@@ -128,7 +127,7 @@ pub(super) fn as_failure(error: io::Error) -> io::Error {
     }
 }
 
-/// The upstream ended the connection in the wrong place.
+/// The upstream closed the connection in the middle of something.
 #[derive(Debug)]
 pub(crate) struct Broken(pub(super) String);
 

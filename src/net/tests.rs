@@ -1,5 +1,5 @@
-//! Which connections are used again, with and without TLS, and that answers come whole however they
-//! are cut.
+//! Which connections are reused, with and without TLS, and that answers arrive complete however
+//! they are split.
 
 #![allow(clippy::unwrap_used)]
 
@@ -20,18 +20,18 @@ use ureq::http::Request;
 use super::wait::{self, Deadline, Waiter};
 use super::*;
 
-/// A wait that lasts as long is one too many.
+/// Longer than any wait should last.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What is answered to a request, by its target.
+/// The answer to a request, by its target.
 struct Script {
     target: &'static str,
     answer: Vec<u8>,
-    /// The connection ends behind it.
+    /// The connection is closed after it.
     ends: bool,
 }
 
-/// An upstream on a port of its own. It tells of each connection that the client ends.
+/// An upstream on a free port. It reports each connection that the client closes.
 struct Server {
     address: SocketAddr,
     https: bool,
@@ -39,7 +39,7 @@ struct Server {
 }
 
 impl Server {
-    /// Answers leave in pieces of `piece` bytes, which cut TLS records, too.
+    /// Answers are sent in pieces of `piece` bytes, which split TLS records too.
     fn start(https: bool, piece: usize, script: Vec<Script>) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -70,7 +70,7 @@ impl Server {
         format!("{scheme}://{}{target}", self.address)
     }
 
-    /// One call: whether its connection had served another before, and what came.
+    /// Makes one call; returns whether its connection was reused, and the answer.
     fn call(&self, agent: &Agent, method: &str, target: &str) -> (bool, Result<String, String>) {
         let waiter = Rc::new(Deadline::after(LIMIT));
         let _entered = wait::enter(Rc::clone(&waiter) as Rc<dyn Waiter>);
@@ -143,7 +143,7 @@ fn serve(
         }
         for (number, piece) in wire.chunks(piece).enumerate() {
             if number > 0 {
-                // So that the client mostly finds nothing behind it.
+                // So that the client usually finds nothing more to read.
                 thread::sleep(Duration::from_micros(300));
             }
             if stream.write_all(piece).is_err() {
@@ -156,8 +156,8 @@ fn serve(
     }
 }
 
-/// Target, method, answer, its body, whether the server ends the connection, and whether it may be
-/// used again.
+/// Target, method, answer, its body, whether the server closes the connection, and whether it may
+/// be reused.
 type Row = (&'static str, &'static str, String, &'static str, bool, bool);
 
 fn rows() -> Vec<Row> {
@@ -287,7 +287,7 @@ fn a_connection_is_used_again_where_its_answer_was_whole_and_nothing_else() {
     }
 }
 
-/// A body that just fits in with its head.
+/// A body that just fits into the buffer with its head.
 const FULL: &str = match std::str::from_utf8(&[b'x'; 16_342]) {
     Ok(text) => text,
     Err(_) => "",
@@ -301,7 +301,7 @@ fn bytes_behind_an_answer_end_its_connection() {
         for row in &mut rows {
             row.2.push_str("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad");
         }
-        // Just as much as is read at once: the rest stays in the socket, or inside TLS.
+        // Exactly one read: the rest stays in the socket, or inside TLS.
         let head = "HTTP/1.1 200 OK\r\ncontent-length: 16342\r\n\r\n";
         let full = format!("{head}{}", "x".repeat(16 * 1024 - head.len()));
         rows.push(("/full", "GET", full + "HTTP", FULL, false, true));
@@ -313,7 +313,7 @@ fn bytes_behind_an_answer_end_its_connection() {
             false,
             true,
         ));
-        // One piece: what is too much has come with the answer.
+        // One piece: the surplus arrives with the answer.
         let server = Server::start(https, usize::MAX, scripts(&rows));
         for (target, method, _, body, _, _) in &rows {
             let agent = server.agent();
@@ -359,8 +359,7 @@ fn a_large_answer_in_pieces_of_any_size_comes_whole() {
 fn what_tls_has_deciphered_and_kept_is_not_waited_for() {
     for more in [1, 5, 3_000] {
         let head = "HTTP/1.1 200 OK\r\ncontent-length: 12345\r\n\r\n";
-        // More than is read at once, and the last of it comes in one small read of the socket with
-        // the rest.
+        // More than one read, with the end in one small read of the socket together with the rest.
         let body = "x".repeat(16 * 1024 - head.len() + more);
         let answer = head.replace("12345", &body.len().to_string()) + &body;
         let script = Script { target: "/", answer: answer.into_bytes(), ends: false };
@@ -408,7 +407,7 @@ fn a_client_that_is_given_up_ends_its_idle_connections() {
         let mut body = left.into_body().into_reader();
         body.read_to_string(&mut text).unwrap();
         assert_eq!(text, "hello");
-        // It keeps the client.
+        // It keeps the client alive.
         drop(body);
         drop(agent);
         server.gone.recv_timeout(LIMIT).expect("one ends");

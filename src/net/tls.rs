@@ -1,5 +1,4 @@
-//! The trust of outgoing TLS: the built-in CA certificates, and those of `SSL_CERT_FILE` besides
-//! (SPEC A2).
+//! The CA certificates for outgoing TLS: the built-in ones plus those of `SSL_CERT_FILE` (SPEC A2).
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-/// TLS settings for every connection that maxpool makes. `extra` is the value of `SSL_CERT_FILE`.
+/// TLS settings for every outgoing connection. `extra` is the value of `SSL_CERT_FILE`.
 ///
 /// # Errors
 /// A sentence for the operator when the file cannot be read or holds no certificate.
@@ -24,7 +23,7 @@ pub(crate) fn client_config(extra: Option<&Path>) -> Result<Arc<ClientConfig>, S
         .map_err(|error| format!("TLS cannot be set up: {error}"))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    // Only HTTP/1.1 is spoken: one connection for each request in flight.
+    // HTTP/1.1 only: one connection for each request in flight.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -1,7 +1,7 @@
-//! The HTTP client's connections: non-blocking TCP with TLS on top where the upstream wants it.
+//! The HTTP client's connections: non-blocking TCP, with TLS on top if the upstream uses it.
 //!
-//! A call collects its head and body into one send; every wait goes through the thread's
-//! [`Waiter`](super::wait::Waiter). A reset is never reported as an end of file, because the client
+//! A call collects its head and body into one send, and every wait goes through the thread's
+//! [`Waiter`](super::wait::Waiter). A reset is never reported as end of file, because the client
 //! would take it for the end of the body.
 
 use std::fmt;
@@ -27,23 +27,23 @@ use super::tunnel::ask_proxy;
 use super::wait::{self, Phase, current};
 use crate::clock;
 
-/// Size of the input buffer at first; a larger response head makes it grow. Of 600 streams of small
-/// events each KB here is 0.6 MB.
+/// Initial size of the input buffer; it grows for a larger response head. With 600 streams of small
+/// events, each KB here costs 0.6 MB.
 const INPUT_BYTES: usize = 4 * 1024;
-/// Its size once a read has filled it: more is to come.
+/// Size once a read has filled it, since more data is coming.
 const INPUT_BYTES_BUSY: usize = 16 * 1024;
-/// A head that does not fit in here is refused by the client's own limit.
+/// The client's own limit refuses a head that does not fit.
 const INPUT_BYTES_MAX: usize = 128 * 1024;
-/// Size of the buffer in which the client writes heads and pieces of bodies, less for a small
-/// request. The client writes whole lines and fails if one does not fit, so a request with a larger
+/// Size of the buffer in which the client writes heads and pieces of bodies; a small request gets
+/// less. The client writes whole lines and fails if one does not fit, so a request with a larger
 /// head gets a larger buffer.
 const OUTPUT_BYTES: usize = 16 * 1024;
-/// Larger buffers of a request are not kept while its answer streams.
+/// Larger request buffers are freed while the answer streams.
 const OUTPUT_BYTES_KEPT: usize = 4 * 1024;
-/// Collected output is sent at this size even if more is to come.
+/// Collected output is sent at this size even if more is coming.
 const PENDING_BYTES: usize = 64 * 1024;
-/// What rustls takes from the socket at once, or more. It is only a hint: with another value a call
-/// would be made for nothing.
+/// How much rustls reads from the socket at once, or more. Only a hint: a different value causes
+/// extra calls.
 const TLS_READ_BYTES: usize = 4096;
 
 /// Opens the agent's connections.
@@ -102,7 +102,7 @@ impl Connector for WireConnector {
     }
 }
 
-/// Out of line: its frame is large, and a call without TLS has no need of it.
+/// Out of line: its stack frame is large, and a call without TLS does not need it.
 #[inline(never)]
 fn handshake(
     socket: &mut TcpStream,
@@ -126,7 +126,7 @@ fn handshake(
             }
             Ok(_) => {
                 if let Err(error) = tls.process_new_packets() {
-                    // The alert tells the other side why; it is worth one try.
+                    // The alert tells the other side why; one attempt is enough.
                     let _ = tls.write_tls(socket);
                     return Err(Error::Rustls(error));
                 }
@@ -141,14 +141,14 @@ fn handshake(
     Ok(tls)
 }
 
-/// The bytes on their way between the HTTP client and the socket.
+/// Bytes in transit between the HTTP client and the socket.
 #[derive(Default)]
 struct WireBuffers {
     input: Vec<u8>,
-    /// `input[start..end]` is received and not consumed.
+    /// `input[start..end]` has been received and not consumed.
     start: usize,
     end: usize,
-    /// The last read took all the room that there was.
+    /// The last read filled all the room there was.
     filled: bool,
     output: Vec<u8>,
     progress: bool,
@@ -221,23 +221,23 @@ struct Link {
     tls: Option<Box<ClientConnection>>,
 }
 
-/// Where a connection rests between two calls.
+/// Where a connection goes between two calls.
 #[derive(Clone)]
 struct Home {
     idle: Arc<Idle<Resting>>,
     place: PlaceId,
 }
 
-/// A connection between two calls.
+/// An idle connection.
 struct Resting {
     link: Link,
     buffers: WireBuffers,
-    /// Empty; its room is used again.
+    /// Empty; kept for its capacity.
     pending: Vec<u8>,
 }
 
 impl Resting {
-    /// For the next call; none if the upstream has closed it.
+    /// Makes it ready for the next call; `None` if the upstream has closed it.
     fn wake(mut self, home: &Home) -> Option<WireTransport> {
         self.link.is_quiet().then(|| WireTransport {
             home: home.clone(),
@@ -254,25 +254,25 @@ impl Resting {
 /// One connection to an upstream, for one call.
 pub(crate) struct WireTransport {
     home: Home,
-    /// None after the call: the connection is resting.
+    /// `None` after the call: the connection is idle.
     link: Option<Link>,
     buffers: WireBuffers,
     pending: Vec<u8>,
-    /// The upstream takes no more of the request; its answer may still be read.
+    /// The upstream accepts no more of the request; its answer may still be read.
     deaf: bool,
-    /// The last read took all that was there, so the next one begins with waiting.
+    /// The last read emptied the socket, so the next one starts by waiting.
     is_dry: bool,
     calls: Calls,
 }
 
-/// What calls a connection has seen.
+/// Which calls a connection has served.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Calls {
-    /// Just connected, no call yet.
+    /// Just connected, none yet.
     None,
     /// Earlier ones.
     Before,
-    /// One uses it.
+    /// One is using it now.
     Active,
 }
 
@@ -282,7 +282,7 @@ impl fmt::Debug for WireTransport {
     }
 }
 
-/// A call goes on after the client has given its connection back: it never does.
+/// For a call that continues after the client has returned its connection, which never happens.
 fn given_back() -> io::Error {
     io::Error::other("the connection has been given back")
 }
@@ -298,7 +298,7 @@ impl WireTransport {
         }
     }
 
-    /// Sends what was collected. A peer that has closed its reading side is not an error: its
+    /// Sends what was collected. A peer that has closed its receiving side is not an error: its
     /// answer may be on the way.
     fn flush(&mut self) -> io::Result<()> {
         if self.pending.is_empty() {
@@ -321,7 +321,7 @@ impl WireTransport {
         }
     }
 
-    /// Reads what is there, waiting for the first byte; 0 at the end.
+    /// Reads what is available, waiting for the first byte; 0 at the end.
     fn fill(&mut self, first: First) -> io::Result<usize> {
         let target = self.buffers.input_append_buf();
         if target.is_empty() {
@@ -343,8 +343,7 @@ impl WireTransport {
 }
 
 impl Link {
-    /// Whether nothing has come since the last call: neither bytes that nobody has asked for nor
-    /// the end.
+    /// Whether nothing has arrived since the last call, neither unrequested bytes nor the end.
     fn is_quiet(&mut self) -> bool {
         let mut byte = [0];
         let Some(tls) = &mut self.tls else {
@@ -358,7 +357,7 @@ impl Link {
                 Ok(_) if tls.process_new_packets().is_err() => return false,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // Reset: only a quiet connection is a good one.
+                // A reset. Only a silent connection can be reused.
                 Err(_) => return false,
             }
         }
@@ -383,8 +382,8 @@ fn send_tls(tls: &mut ClientConnection, socket: &mut TcpStream, bytes: &[u8]) ->
     Ok(())
 }
 
-/// Whether to look for bytes at once. The answer to what has just been sent is never there yet, nor
-/// is the next event of a stream: a look would be a call for nothing.
+/// Whether to read before waiting. The answer to what was just sent, or the next event of a stream,
+/// is never there yet, so an immediate read would waste a system call.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum First {
     Read,
@@ -402,7 +401,7 @@ fn receive_tls(
         match tls.reader().read(buffer) {
             Ok(count) => return Ok(count),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // The end of TCP without a close_notify: a cut, not an end.
+            // TCP ended without close_notify: the answer was truncated.
             Err(error) => return Err(as_failure(error)),
         }
         if first == First::Wait {
@@ -421,7 +420,7 @@ fn receive_tls(
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(as_failure(error)),
         }
-        // Key updates and the like must be answered.
+        // Key updates and the like need a reply.
         while tls.wants_write() {
             match tls.write_tls(socket) {
                 Ok(_) => {}
@@ -466,8 +465,8 @@ impl Transport for WireTransport {
         Ok(count > 0)
     }
 
-    /// The client asks at the end of a call, before it would put the connection into its own pool.
-    /// It goes to rest in ours instead, and for the client it is closed.
+    /// The client asks this at the end of a call, before it would put the connection into its own
+    /// pool. The connection goes to our pool instead, and the client is told that it is closed.
     fn is_open(&mut self) -> bool {
         let is_good = !self.deaf && self.calls == Calls::Active && self.pending.is_empty();
         if let Some(link) = self.link.take().filter(|_| is_good) {

@@ -1,4 +1,4 @@
-//! The way through an HTTP proxy: CONNECT and its answer.
+//! Tunnels through an HTTP proxy: CONNECT and its answer.
 
 use std::io;
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use super::proxies::HttpProxy;
 use super::socket::{receive, send_all};
 use super::wait::Phase;
 
-/// A proxy's answer to CONNECT is longer only if something is wrong.
+/// A longer answer to CONNECT means that something is wrong.
 const CONNECT_ANSWER_BYTES_MAX: usize = 16 * 1024;
 
 /// Asks an HTTP proxy for a tunnel to `host:port`.
@@ -32,7 +32,7 @@ pub(super) fn ask_proxy(
     head.push_str("\r\n");
     send_all(socket, head.as_bytes(), Phase::Connect)?;
     let mut answer = Vec::new();
-    // Byte by byte at the end of the head: what follows it belongs to the tunnel.
+    // Reads byte by byte: what follows the head belongs to the tunnel.
     while !answer.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
         if answer.len() >= CONNECT_ANSWER_BYTES_MAX

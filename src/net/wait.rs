@@ -1,5 +1,5 @@
-//! The one wait of a request's thread: everything that may wake it while one of its connections is
-//! not ready.
+//! The single wait of a request's thread: everything that may wake it while one of its connections
+//! is not ready.
 //!
 //! The [`Waiter`] of the running request is a thread-local, because the HTTP client calls the
 //! transport without a context.
@@ -28,29 +28,30 @@ pub(crate) enum Phase {
     Receive,
 }
 
-/// What ended a wait well.
+/// How a wait ended normally.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ready {
-    /// One of the descriptors can go on.
+    /// One of the descriptors is ready.
     Io,
     /// The caller's own pause is over.
     Pause,
 }
 
-/// Why a wait must not go on. Travels through the HTTP client as an [`io::Error`] of kind `Other`.
+/// Why a wait must not continue. Passed through the HTTP client as an [`io::Error`] of kind
+/// `Other`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
     /// The downstream client has left.
     ClientGone,
     /// Look-up, connect and handshake took longer than `timeouts.connectMs`.
     ConnectTimeout,
-    /// The upstream took no bytes of the request for too long.
+    /// The upstream accepted no bytes of the request for too long.
     SendTimeout,
     /// No response head within `timeouts.headersMs`.
     HeadTimeout,
-    /// The answer brought nothing for `timeouts.idleMs`.
+    /// No bytes of the answer arrived for `timeouts.idleMs`.
     IdleTimeout,
-    /// Enough time was spent on looking for the first event (SPEC P6); the call can be read on.
+    /// The time to look for the first event is over (SPEC P6); the call can be read further.
     LookAheadOver,
 }
 
@@ -84,7 +85,7 @@ impl Stop {
         }
     }
 
-    /// The reason inside an I/O error, also one that the client wrapped.
+    /// The reason inside an I/O error, also if the client wrapped it.
     pub(crate) fn of_io(error: &io::Error) -> Option<Stop> {
         let inner = error.get_ref()?;
         if let Some(stop) = inner.downcast_ref::<Stop>() {
@@ -97,22 +98,22 @@ impl Stop {
     }
 }
 
-/// What the transport tells about the connection that serves the current call.
+/// What the transport reports about the connection of the current call.
 #[derive(Debug, Default)]
 pub(crate) struct Wire {
-    /// Bytes of the request's head, told to the transport so that its output buffer holds any line
-    /// of it.
+    /// Size of the request's head, set by the caller so that the transport's output buffer can hold
+    /// any line of it.
     pub(crate) head_bytes: Cell<usize>,
-    /// Bytes of the request's head and body; 0 if nobody has told. A small request needs no large
-    /// output buffer.
+    /// Size of the request's head and body; 0 if unknown. A small request needs no large output
+    /// buffer.
     pub(crate) request_bytes: Cell<usize>,
     /// The connection had served an earlier call.
     pub(crate) reused: Cell<bool>,
-    /// TCP (and TLS) were ready for this call.
+    /// TCP (and TLS) were established for this call.
     pub(crate) connected: Cell<bool>,
     /// Bytes of this call handed to the kernel.
     pub(crate) sent: Cell<u64>,
-    /// Bytes of this call's answer.
+    /// Bytes received of this call's answer.
     pub(crate) received: Cell<u64>,
 }
 
@@ -126,7 +127,7 @@ pub(crate) trait Waiter {
         pause: Option<Duration>,
     ) -> Result<Ready, Stop>;
 
-    /// Where the transport leaves its facts.
+    /// Where the transport records its facts.
     fn wire(&self) -> &Wire;
 }
 
@@ -134,7 +135,7 @@ thread_local! {
     static CURRENT: RefCell<Option<Rc<dyn Waiter>>> = const { RefCell::new(None) };
 }
 
-/// Restores the thread's earlier waiter.
+/// Restores the thread's previous waiter when dropped.
 pub(crate) struct Entered(Option<Rc<dyn Waiter>>);
 
 impl Drop for Entered {
@@ -150,14 +151,14 @@ pub(crate) fn enter(waiter: Rc<dyn Waiter>) -> Entered {
     Entered(CURRENT.with(|current| current.borrow_mut().replace(waiter)))
 }
 
-/// The thread's waiter; one with a plain limit where nobody entered one.
+/// The thread's waiter; a plain time limit if none was installed.
 pub(crate) fn current() -> Rc<dyn Waiter> {
     CURRENT
         .with(|current| current.borrow().clone())
         .unwrap_or_else(|| Rc::new(Deadline::after(UNENTERED_LIMIT)))
 }
 
-/// How long calls without a waiter of their own may take in all.
+/// Total time for calls without a waiter of their own.
 const UNENTERED_LIMIT: Duration = Duration::from_secs(30);
 
 /// The waiter of calls that are not made for a client: one limit for everything.
@@ -190,7 +191,7 @@ impl Waiter for Deadline {
             if poll_for(fds, limit_end.since(now)) {
                 return Ok(Ready::Io);
             }
-            // A signal ends a poll early, not the wait.
+            // A signal ends a poll early, but not the wait.
             if clock::mono() >= limit_end {
                 break;
             }

@@ -41,7 +41,7 @@ use crate::account::limits::headers::report_of_headers;
 use crate::account::provider::model_for;
 use crate::account::{Cooling, Obstacle, Readiness, Ready, Unready};
 use crate::clock;
-use crate::config::masking::{self, Masked};
+use crate::config::masking::Masked;
 use crate::event::Stage;
 use crate::gate::{Granted, LeaseGuard};
 use crate::http::headers::{self, Auth, Beta};
@@ -120,9 +120,9 @@ impl Course<'_> {
         loop {
             let ready = match readiness {
                 Readiness::Ready(ready) => ready,
-                Readiness::Refreshing(flight) => {
+                Readiness::Refreshing(flight, limit) => {
                     self.request.record.borrow_mut().refreshed.push(self.granted.account);
-                    if self.request.client_wait.wait_for_refresh(&flight).is_err() {
+                    if self.request.client_wait.wait_for_refresh(&flight, limit).is_err() {
                         hold.complete(Outcome::Abandoned);
                         return Attempted::Ended(self.client_gone(Stage::Connecting));
                     }
@@ -336,15 +336,11 @@ impl Course<'_> {
             self.request.trace.borrow_mut().body(&body);
             return Ok((None, self.judge(status, &headers, b"", quota)));
         }
-        self.hide_in(&mut body);
-        if !whole {
-            body = masking::torn(&body);
-        }
+        let body = self.hidden(body, if whole { Masked::bytes } else { Masked::torn });
         self.request.trace.borrow_mut().body(&body);
         let meaning = self.judge(status, &headers, &body, quota);
         let form =
             Form::of(headers.text(header::CONTENT_TYPE), headers.text(header::CONTENT_ENCODING));
-        let body = Masked::bytes(body);
         Ok((whole.then_some(Kept { status, headers, body, form }), meaning))
     }
 }

@@ -109,17 +109,22 @@ impl ClientWait {
         self.wait(&mut fds, Phase::Queue, None).map(|_| ())
     }
 
-    /// Waits for a token refresh that another thread does.
-    pub(super) fn wait_for_refresh(&self, flight: &SingleFlight) -> Result<(), Stop> {
+    /// Waits for a token refresh that another thread does, at most for `limit`.
+    pub(super) fn wait_for_refresh(
+        &self,
+        flight: &SingleFlight,
+        limit: Duration,
+    ) -> Result<(), Stop> {
         let Ok(bell) = Bell::new() else {
             // Without a descriptor nothing can wake this thread; the refresh is bounded in time.
-            flight.wait(REFRESH_WAIT_MAX);
+            flight.wait(limit);
             return Ok(());
         };
         let bell = Arc::new(bell);
         let ringer = Arc::clone(&bell);
         flight.on_end(Box::new(move || ringer.ring()));
-        self.wait_for(bell.as_fd())
+        let mut fds = [PollFd::from_borrowed_fd(bell.as_fd(), PollFlags::IN)];
+        self.wait(&mut fds, Phase::Queue, Some(limit)).map(|_| ())
     }
 
     /// The status that the client has seen already.
@@ -207,6 +212,3 @@ impl Waiter for ClientWait {
 /// No single `poll` is longer: a guard against arithmetic, not a poll interval that anything relies
 /// on.
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);
-
-/// Longer than any refresh may take.
-const REFRESH_WAIT_MAX: Duration = Duration::from_secs(120);

@@ -18,7 +18,7 @@ use super::stream::Uncommitted;
 use super::verdict::{Proof, Verdict, Whom};
 use crate::account::{Account, Ready};
 use crate::clock;
-use crate::config::masking;
+use crate::config::masking::Masked;
 use crate::event::Stage;
 use crate::gate::{Granted, LeaseGuard};
 use crate::http::headers::{self, Beta, Headers};
@@ -126,8 +126,13 @@ impl Course<'_> {
     }
 
     /// Upstreams have been seen to repeat in an error the credential that they refuse. It is no
-    /// part of what they say.
-    pub(super) fn hide_in(&self, body: &mut Vec<u8>) {
+    /// part of what they say. `mask` takes out every other secret: [`Masked::bytes`], or
+    /// [`Masked::torn`] where the end is missing.
+    pub(super) fn hidden(
+        &self,
+        mut body: Vec<u8>,
+        mask: fn(Vec<u8>) -> Masked<Vec<u8>>,
+    ) -> Masked<Vec<u8>> {
         let sent = self.sent.borrow();
         let secret = sent
             .as_ref()
@@ -141,9 +146,7 @@ impl Course<'_> {
             body.splice(at..at + secret.len(), HIDDEN.iter().copied());
             from = at + HIDDEN.len();
         }
-        if let Some(masked) = masking::bytes(body) {
-            *body = masked;
-        }
+        mask(body)
     }
 
     pub(super) fn judge(

@@ -15,7 +15,7 @@ use super::stream::{Committed, Uncommitted};
 use ureq::http::header::{self, HeaderValue};
 
 use crate::clock;
-use crate::config::masking::{self, Masked};
+use crate::config::masking::Masked;
 use crate::event::{Outcome as EndedAs, Stage};
 use crate::gate::LeaseGuard;
 use crate::http::headers;
@@ -56,7 +56,7 @@ impl Course<'_> {
         let mut ahead = Vec::new();
         let looked = self.look_ahead(&mut answer, &mut scanner, form, &mut ahead);
         if scanner.first().is_some_and(|first| first.error.is_some()) || scanner.is_json_error() {
-            self.hide_in(&mut ahead);
+            ahead = self.hidden(ahead, Masked::bytes).to_vec();
         }
         self.request.trace.borrow_mut().body(&ahead);
         let ended = match looked {
@@ -78,27 +78,21 @@ impl Course<'_> {
                 // The connection may serve again.
                 self.read_rest(&mut answer, &mut ahead);
             }
-            let mut said = classify::body_of(error);
-            self.hide_in(&mut said);
+            let body = self.hidden(classify::body_of(error), Masked::bytes);
             let status = classify::status_of(&error.kind);
-            let meaning = self.judge(status, &answer.headers, &said, quota);
+            let meaning = self.judge(status, &answer.headers, &body, quota);
             let mut headers = answer.headers;
             headers.replace("content-type", HeaderValue::from_static("application/json"));
-            let body = Masked::bytes(said);
             let kept = Some(Kept { status, headers, body, form: Form::Json });
             return Delivery::Refused { hold, out, kept, meaning };
         }
         if self.is_for_an_answer(&answer) && scanner.is_json_error() {
             let whole = ended || self.read_rest(&mut answer, &mut ahead);
-            self.hide_in(&mut ahead);
-            if !whole {
-                ahead = masking::torn(&ahead);
-            }
-            let error = sse::read(Form::Json, &ahead).error.unwrap_or_default();
+            let body = self.hidden(ahead, if whole { Masked::bytes } else { Masked::torn });
+            let error = sse::read(Form::Json, &body).error.unwrap_or_default();
             let status = classify::status_of(&error.kind);
-            let meaning = self.judge(status, &answer.headers, &ahead, quota);
+            let meaning = self.judge(status, &answer.headers, &body, quota);
             let Answer { headers, .. } = answer;
-            let body = Masked::bytes(ahead);
             let kept = whole.then_some(Kept { status, headers, body, form });
             return Delivery::Refused { hold, out, kept, meaning };
         }
@@ -314,8 +308,8 @@ impl Course<'_> {
     /// The error event that ended a stream, in words that hold no secret.
     fn error_event(&self, scanner: &Scanner) -> Option<String> {
         let error = scanner.facts().error.as_ref()?;
-        let mut text = format!("{}: {}", error.kind, error.message).into_bytes();
-        self.hide_in(&mut text);
+        let text = format!("{}: {}", error.kind, error.message).into_bytes();
+        let text = self.hidden(text, Masked::bytes);
         Some(String::from_utf8_lossy(&text).into_owned())
     }
 

@@ -1,10 +1,10 @@
 //! Keeps credentials out of an error event in the middle of a good stream (SPEC D4).
 //!
-//! The content of a good answer goes through untouched and at once. An upstream that fails after
-//! its first byte says so in an event of the stream, and may repeat there the credential that it
-//! was given; it may also cut that event anywhere. So an event that begins as an error is held
-//! until it is whole, and goes out without secrets. A line that has come in part and may become the
-//! beginning of one is held, too. Everything else costs one search for a word.
+//! The content of a good answer passes through untouched and at once. An upstream that fails after
+//! its first byte reports that in an event of the stream, which may quote the credential that it
+//! was given and may be cut off anywhere. So an event that begins as an error is held until it is
+//! complete, and is sent without secrets. An incomplete line that may become the start of one is
+//! held too. Everything else costs one search for a word.
 
 use std::borrow::Cow;
 
@@ -16,14 +16,14 @@ use crate::config::masking;
 #[derive(Debug, Default)]
 pub(crate) struct ErrorEvents {
     held: Vec<u8>,
-    /// What is held begins an error event.
+    /// The held bytes start an error event.
     is_error: bool,
-    /// What went out last ended within a line.
+    /// The last bytes sent ended inside a line.
     is_in_line: bool,
 }
 
 impl ErrorEvents {
-    /// Takes the next bytes and gives `out` what may go on.
+    /// Takes the next bytes and passes to `out` what may be sent.
     pub(crate) fn feed<E>(
         &mut self,
         bytes: &[u8],
@@ -67,8 +67,8 @@ impl ErrorEvents {
         Ok(())
     }
 
-    /// What was held at the end of the stream. The last line of an error that is cut does not go
-    /// on: it may end within a secret, whose beginning nobody would know.
+    /// The bytes held at the end of the stream. The last line of a truncated error is not sent: it
+    /// may end inside a secret, which could then not be recognized.
     pub(crate) fn finish(&mut self) -> Vec<u8> {
         let mut held = std::mem::take(&mut self.held);
         if self.is_error {
@@ -78,7 +78,7 @@ impl ErrorEvents {
         masking::bytes(&held).unwrap_or(held)
     }
 
-    /// Where an error event begins.
+    /// Where an error event starts.
     fn error_start(&self, text: &[u8]) -> Option<usize> {
         let mut hits = memmem::find_iter(text, b"error");
         hits.find_map(|hit| {
@@ -89,7 +89,8 @@ impl ErrorEvents {
         })
     }
 
-    /// Where a line begins that may become the first of an error event; the end if there is none.
+    /// The start of a line that may become the first of an error event; the end of the text if
+    /// there is none.
     fn doubtful_tail(&self, text: &[u8]) -> usize {
         let start = line_start(text);
         let tail = &text[start..];
@@ -111,13 +112,13 @@ fn line_start(text: &[u8]) -> usize {
     memchr::memrchr2(b'\n', b'\r', text).map_or(0, |end| end + 1)
 }
 
-/// The end of the event, its empty line included.
+/// The end of the event, including its empty line.
 fn end_of_event(text: &[u8]) -> Option<usize> {
     let ends = [&b"\n\n"[..], b"\r\n\r\n", b"\r\r"];
     ends.iter().filter_map(|end| Some(memmem::find(text, end)? + end.len())).min()
 }
 
-/// How an error event begins, with the name that the API gives it or without.
+/// How an error event starts, with or without the name that the API gives it.
 const BEGINNINGS: [&[u8]; 8] = [
     b"event: error",
     b"event:error",
@@ -128,7 +129,7 @@ const BEGINNINGS: [&[u8]; 8] = [
     b"data:{\"error\"",
     b"data: { \"error\"",
 ];
-/// A longer event is none of the API's errors.
+/// The API's errors are shorter.
 const EVENT_BYTES_MAX: usize = 64 * 1024;
 
 #[cfg(test)]

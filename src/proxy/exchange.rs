@@ -39,6 +39,7 @@ use super::course::Attempted;
 use super::ended::{Ended, Line, answer};
 use super::failed::{self, Failed};
 use super::header_accounts;
+use super::no_account;
 use super::relay;
 use super::reply::{self, Reply};
 use super::request::{ClientRequest, Record};
@@ -55,26 +56,26 @@ use crate::server::door::{Door, Entry, Framing};
 use crate::server::paths::{Local, Route};
 use crate::server::{DoorRefusal, Inbound, RequestHead};
 
-/// A call of a local route, which `control` answers: it is no part of a request's life.
+/// A call of a local route, which `control` answers; it is not part of a request's life.
 pub(crate) struct LocalCall {
-    /// The settings when it came.
+    /// The settings when it arrived.
     pub(crate) config: Arc<Config>,
     /// Its request line.
     pub(crate) line: Line,
-    /// Which route.
+    /// The route.
     pub(crate) route: Local,
-    /// The body, if one came.
+    /// The body, if there is one.
     pub(crate) body: Vec<u8>,
-    /// The way to the client.
+    /// The writer to the client.
     pub(crate) out: Uncommitted,
-    /// Runs since its head was read.
+    /// Running since its head was read.
     pub(crate) watch: Stopwatch,
-    /// Its line in the table of requests in flight.
+    /// Its entry in the table of requests in flight.
     pub(crate) tracked: Tracked,
 }
 
-/// Serves one request on the calling thread, or gives it back if it is for a local route. A head
-/// that was refused is answered and logged.
+/// Serves one request on the calling thread, or returns it if it is for a local route. A refused
+/// head is answered and logged.
 pub(crate) fn serve(
     context: &Arc<Context>,
     head: Result<RequestHead, DoorRefusal>,
@@ -105,13 +106,13 @@ impl Line {
         Line { method: Arc::from(head.method.as_str()), path: path_of(&head.target) }
     }
 
-    /// Of a head that could not be read.
+    /// The request line of a head that could not be parsed.
     fn unread() -> Line {
         Line { method: Arc::from("-"), path: Arc::from("-") }
     }
 }
 
-/// Answers on the spot and ends the connection: nothing more of it can be trusted or waited for.
+/// Answers at once and closes the connection, because nothing more on it can be trusted or awaited.
 fn refuse(context: &Context, inbound: Inbound<'_>, line: Line, reply: &Reply, watch: Stopwatch) {
     inbound.refuse(&reply::on_the_wire(reply));
     let cause = Some(reply.message.clone());
@@ -119,14 +120,14 @@ fn refuse(context: &Context, inbound: Inbound<'_>, line: Line, reply: &Reply, wa
     ended.tell(context, line, watch.elapsed());
 }
 
-/// Methods whose requests say that they have no body by a length of 0 (RFC 9110 section 8.6).
+/// Methods for which a request without a body is sent with a length of 0 (RFC 9110 section 8.6).
 const METHODS_WITH_BODY: [&str; 3] = ["POST", "PUT", "PATCH"];
 
 fn path_of(target: &str) -> Arc<str> {
     Arc::from(target.split('?').next().unwrap_or_default())
 }
 
-/// Reads the body and looks at it, then sends the request on its way.
+/// Reads the body and its facts, then forwards the request.
 fn receive(
     context: &Arc<Context>,
     config: Arc<Config>,
@@ -193,7 +194,7 @@ fn receive(
     None
 }
 
-/// Sends a request on the way that it belongs on.
+/// Forwards a request in the way that its route requires.
 fn forward(request: &ClientRequest, out: Uncommitted) -> Ended {
     if request.context.is_stopping() {
         answer(out, &reply::restarting())
@@ -220,7 +221,7 @@ fn limits(config: &Config, peek: &Peek) -> Limits {
     Limits { connect: timeouts.connect, head, idle: timeouts.idle }
 }
 
-/// A pooled request: from account to account until it is served or there is nothing left to try.
+/// A pooled request: tries one account after another until it is served or none is left.
 fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
     if let Err(reply) = header_accounts::take_header_accounts(request) {
         return answer(out, &reply);
@@ -242,7 +243,7 @@ fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
                 _ => return give_up(out, own.or(last), &Surrender::Refused(refusal)),
             },
             Admitted::Queued(waiting) => {
-                // Told now: after the wait it would blame an account that has done nothing since.
+                // Logged now: after the wait it would blame an account that has done nothing since.
                 if let Some(failed) = &last {
                     failed::tell_failover(request, failed, None);
                 }
@@ -280,7 +281,7 @@ fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
                 demand.trail.add(failed.after.clone(), &request.config.policy);
                 let tries_left =
                     request.body.len() <= request.config.retry.buffer_bytes_max || !failed.was_sent;
-                // It tells the client more than that some other account is limited.
+                // It tells the client more than that another account is limited.
                 own = last.filter(Failed::is_about_the_request).or(own);
                 last = Some(*failed);
                 if !tries_left || is_the_end {
@@ -291,7 +292,7 @@ fn run(request: &ClientRequest, mut out: Uncommitted) -> Ended {
     }
 }
 
-/// A stream that has not begun when the grace is over gets signs of life (Q4).
+/// Sends heartbeats on a stream that has not begun when the grace period is over (Q4).
 fn begin_heartbeats(request: &ClientRequest) {
     if request.wants_stream() {
         let first = request.arrived + request.config.queue.stream_forward_grace;
@@ -300,11 +301,11 @@ fn begin_heartbeats(request: &ClientRequest) {
 }
 
 fn beat_every(request: &ClientRequest) -> std::time::Duration {
-    // A heartbeat of 0 would never let the worker sleep.
+    // A heartbeat of 0 would keep the worker from ever sleeping.
     request.config.queue.heartbeat.max(HEARTBEAT_MIN)
 }
 
-/// The shortest time between two heartbeats.
+/// The shortest interval between two heartbeats.
 const HEARTBEAT_MIN: std::time::Duration = std::time::Duration::from_millis(50);
 
 enum Waited {
@@ -313,13 +314,13 @@ enum Waited {
     ClientGone,
 }
 
-/// Why a request is given no further account.
+/// Why a request gets no further account.
 enum Surrender {
-    /// The scheduler said so at once.
+    /// The scheduler refused it at once.
     Refused(Refusal),
-    /// It waited, and its time is up.
+    /// It waited and reached a limit.
     Expired(Limit, Refusal),
-    /// Its body is too large to be kept for a second try.
+    /// Its body is too large to be kept for a second attempt.
     OneTry,
 }
 
@@ -328,7 +329,7 @@ fn wait(request: &ClientRequest, mut waiting: Waiting) -> Waited {
     let start = Stopwatch::start();
     request.tracked.stage(Stage::Queued);
     request.tracked.account(None);
-    // Whatever comes of the wait is not the doing of an account that was tried before it.
+    // The result of the wait is not the fault of an account that was tried before it.
     request.record.borrow_mut().account = None;
     if request.wants_stream() {
         let queue = &request.config.queue;
@@ -365,7 +366,7 @@ fn tell_held(request: &ClientRequest, ticket: Ticket) {
         let queue = scheduler.snapshot(now).queue;
         (scheduler.waits_for(ticket), queue.waiting, queue.next_release.map(|wait| now.wall + wait))
     });
-    // Served already, between the look and now.
+    // It was served between the look and now.
     let Some(cause) = cause else { return };
     request.context.tell(Event::Held(Held {
         session: request.session_tag(),
@@ -376,20 +377,20 @@ fn tell_held(request: &ClientRequest, ticket: Ticket) {
 }
 
 /// Answers a request that gets no account: with the upstream's own last answer if there is one,
-/// else in our own words.
+/// else with our own words.
 fn give_up(out: Uncommitted, last: Option<Failed>, surrender: &Surrender) -> Ended {
     let reply = match surrender {
         Surrender::Expired(Limit::Suspense, refusal) => match last {
             Some(last) => return failed::pass_on(out, last),
-            None => reply::expired(Limit::Suspense, refusal),
+            None => no_account::expired(Limit::Suspense, refusal),
         },
-        Surrender::Expired(limit, refusal) => reply::expired(*limit, refusal),
+        Surrender::Expired(limit, refusal) => no_account::expired(*limit, refusal),
         Surrender::Refused(refusal) => {
             match last {
                 Some(last) if last.outranks(refusal) => return failed::pass_on(out, last),
                 _ => {}
             }
-            reply::refused(refusal)
+            no_account::refused(refusal)
         }
         Surrender::OneTry => match last {
             Some(last) => return failed::pass_on(out, last),

@@ -1,7 +1,7 @@
-//! One call to one upstream: sends the request, gives the answer's head and a reader of its body.
+//! One call to one upstream: sends the request, returns the answer's head and a reader of its body.
 //!
-//! It decides nothing about accounts. A pooled connection that turns out to be dead before a byte
-//! of the answer has come is replaced by a fresh one, once, because the upstream had closed it
+//! It decides nothing about accounts. If a pooled connection turns out to be dead before any byte
+//! of the answer has arrived, it is replaced by a new one, once, because the upstream had closed it
 //! before it could see the request.
 
 use std::borrow::Cow;
@@ -23,30 +23,31 @@ use crate::http::headers::Headers;
 use crate::net::resolve::LookupFailed;
 use crate::net::wait::{self, Stop, Waiter};
 
-/// Size of one read of an answer, once a smaller one was filled: most streams send less at a time.
+/// Size of one read of an answer after a smaller one was filled; most streams send less at a time.
 const READ_BYTES: usize = 16 * 1024;
-/// The size before. 600 streams take 7 MB less by it.
+/// The initial size, which saves 7 MB with 600 streams.
 const READ_BYTES_FIRST: usize = 4 * 1024;
 
-/// What is sent.
+/// The request to send.
 pub(crate) struct Order<'a> {
     /// `POST`.
     pub(crate) method: &'a str,
-    /// Where to.
+    /// The address.
     pub(crate) uri: &'a Uri,
-    /// Everything but `host` and framing.
+    /// All headers except `host` and framing.
     pub(crate) headers: &'a Headers,
-    /// The body in pieces that follow each other; none for a request without a body.
+    /// The body as consecutive pieces; `None` for a request without a body.
     pub(crate) body: Option<&'a [Cow<'a, [u8]>]>,
 }
 
 impl Order<'_> {
-    /// Bytes of the whole body.
+    /// The length of the whole body.
     fn body_bytes(&self) -> usize {
         self.body.into_iter().flatten().map(|part| part.len()).sum()
     }
 
-    /// An upper bound of the head's bytes on the wire, with the lines that the HTTP client adds.
+    /// An upper bound of the head's size on the wire, including the lines that the HTTP client
+    /// adds.
     fn head_bytes(&self) -> usize {
         let uri_bytes = self.uri.path().len() + self.uri.query().map_or(0, str::len);
         let host_bytes = self.uri.authority().map_or(0, |host| host.as_str().len());
@@ -55,7 +56,7 @@ impl Order<'_> {
     }
 }
 
-/// The head of an answer, its body still to be read.
+/// The head of an answer whose body is still to be read.
 pub(crate) struct Answer {
     /// Status code.
     pub(crate) status: u16,
@@ -72,14 +73,14 @@ impl fmt::Debug for Answer {
     }
 }
 
-/// Why a request has no answer that could be used.
+/// Why a request has no usable answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unanswered {
-    /// The way to the upstream, or our own side, ended the call.
+    /// The network, the upstream or our own side ended the call.
     Failed(Failure),
     /// Neither an account nor the network is to blame, and no other account would do better: the
-    /// request could not be written or a socket not be made, or the upstream switched to another
-    /// protocol without being asked. In words for the client.
+    /// request could not be written, no socket could be created, or the upstream switched to
+    /// another protocol without being asked. In words for the client.
     NobodysFault(String),
 }
 
@@ -99,38 +100,38 @@ pub(crate) enum Failure {
     Network(NetworkFailure),
 }
 
-/// What went wrong on the way to an upstream.
+/// A failure on the way to an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NetworkFailure {
-    /// The class.
+    /// Its class.
     pub(crate) code: NetworkCode,
-    /// What the system said, without names of accounts and without credentials.
+    /// The system's error text, without account names and credentials.
     pub(crate) text: String,
 }
 
-/// Classes of network failures, as they are named to people.
+/// Classes of network failures, as shown to people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NetworkCode {
-    /// The name cannot be looked up.
+    /// The name cannot be resolved.
     Dns,
-    /// Nobody listens there.
+    /// Nothing listens there.
     Refused,
-    /// No way there.
+    /// There is no route to it.
     Unreachable,
     /// The connection was reset or closed too early.
     Reset,
     /// It took too long.
     Timeout,
-    /// TLS could not be agreed on, or the certificate is not trusted.
+    /// TLS could not be negotiated, or the certificate is not trusted.
     Tls,
-    /// What came is not HTTP.
+    /// The answer is not HTTP.
     Garbage,
     /// Anything else.
     Other,
 }
 
 impl NetworkCode {
-    /// One word for logs and messages.
+    /// The word for logs and messages.
     pub(crate) fn word(self) -> &'static str {
         match self {
             NetworkCode::Dns => "dns",
@@ -145,17 +146,16 @@ impl NetworkCode {
     }
 }
 
-/// Over which connection a request may go.
+/// Which connection a request may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Connection {
-    /// An idle one; if it turns out to be dead, the request is sent once more on a fresh one.
+    /// An idle one; if it turns out to be dead, the request is sent again on a new one.
     Pooled,
-    /// A new one: what it carries must arrive at most once.
+    /// A new one, because the request must arrive at most once.
     Fresh,
 }
 
-/// Sends `order` and waits for the head of the answer, with `client_wait` deciding about every
-/// wait.
+/// Sends `order` and waits for the head of the answer; `client_wait` controls every wait.
 pub(crate) fn send(
     agent: &Agent,
     order: &Order<'_>,
@@ -193,11 +193,11 @@ pub(crate) fn send(
     Ok(answer)
 }
 
-/// What went wrong on this machine before the upstream could be at fault.
+/// Failures on this machine, before the upstream could be at fault.
 fn our_own(error: &ureq::Error, client_wait: &ClientWait) -> Option<Unanswered> {
     let is_ours = match error {
         ureq::Error::Http(_) | ureq::Error::BadUri(_) => true,
-        // The rules of HTTP were broken before a byte of the answer came: by the request, then.
+        // HTTP was violated before any byte of the answer arrived, so by the request.
         ureq::Error::Protocol(_) => client_wait.wire().received.get() == 0,
         ureq::Error::Io(error) => error
             .raw_os_error()
@@ -207,12 +207,12 @@ fn our_own(error: &ureq::Error, client_wait: &ClientWait) -> Option<Unanswered> 
     is_ours.then(|| Unanswered::unsendable(error))
 }
 
-/// Errors of a socket call that say that this process or machine has run out of something.
+/// Errors of a socket call that mean that this process or machine has run out of a resource.
 const OUT_OF_RESOURCES: [Errno; 4] = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
 
 const SWITCHING_PROTOCOLS: u16 = 101;
 
-/// True if the upstream had closed an idle connection before it could see this request.
+/// Whether the upstream had closed an idle connection before it could see this request.
 fn died_in_the_pool(error: &ureq::Error, client_wait: &ClientWait) -> bool {
     let wire = client_wait.wire();
     wire.reused.get()
@@ -262,7 +262,7 @@ fn build(order: &Order<'_>) -> Result<Request<()>, ureq::Error> {
     Ok(request)
 }
 
-/// A body that lies in several places.
+/// A body in several pieces.
 struct Pieces<'a> {
     parts: &'a [Cow<'a, [u8]>],
     at: usize,
@@ -305,14 +305,14 @@ fn answer_of(method: &str, response: Response<ureq::Body>) -> Answer {
 }
 
 impl Answer {
-    /// The next bytes of the body, in a buffer of the worker's own; nothing at its end.
+    /// Reads the next bytes of the body into the worker's own buffer; returns nothing at the end.
     pub(crate) fn read<T>(
         &mut self,
         client_wait: &Rc<ClientWait>,
         with: impl FnOnce(&[u8]) -> T,
     ) -> Result<T, Failure> {
         thread_local! {
-            // One buffer a worker: a fresh one per request was a fifth of its instructions.
+            // One buffer per worker: a new one per request took a fifth of its instructions.
             static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
         BUFFER.with(|buffer| {

@@ -1,5 +1,5 @@
-//! Accounts that a request brings in its headers (SPEC V1): registered by name, updated when they
-//! change, dropped after a day unused, never written to disk.
+//! Accounts that a request describes in its headers (SPEC V1): registered by name, updated when
+//! they change, dropped after a day unused, never written to disk.
 
 use super::context::Context;
 use super::reply::{self, Reply};
@@ -10,20 +10,19 @@ use crate::config::AccountEntry;
 use crate::event::Event;
 use crate::scheduler::AccountId;
 
-/// The profile whose requests may bring accounts.
+/// The profile whose requests may describe accounts.
 const PROFILE: &str = "all";
 
-/// Registers or updates the accounts that the request's headers describe. The request keeps hold of
-/// them in its record, until it is certain where it is served, and is the only one that may be sent
-/// there.
+/// Registers or updates the accounts that the request's headers describe. The request keeps them in
+/// its record until it is certain where it is served, and is the only one that may be sent to them.
 ///
 /// # Errors
-/// A header cannot be used, or too many are in use: the answer to give.
+/// A header is invalid, or too many tokens are in use: the answer to send.
 pub(super) fn take_header_accounts(request: &ClientRequest) -> Result<(), Reply> {
     if request.options.profile.as_deref() != Some(PROFILE) {
         return Ok(());
     }
-    // Read once for each header of V1.
+    // Collected once and searched for each header of V1.
     let lines: Vec<_> = request.headers.iter().collect();
     let entries = accounts_of_headers(lines.into_iter()).map_err(|why| reply::bad_header(&why))?;
     for entry in &entries {
@@ -45,7 +44,7 @@ fn take(context: &Context, entry: &AccountEntry) -> Result<Option<Brought>, TooM
     };
     let (what, brought) = context.accounts.of_request(entry, register)?;
     match what {
-        // What only the proxy needs to know: the scheduler asks for no model.
+        // A change of its models concerns only the proxy; the scheduler does not use them.
         OfRequest::Known | OfRequest::Changed | OfRequest::Outranked => {}
         OfRequest::Added(name) => context
             .tell(Event::Notice { text: format!("{name} was added from a request's headers") }),

@@ -15,6 +15,7 @@ pub(crate) mod exchange;
 mod failed;
 pub(crate) mod forward;
 pub(crate) mod header_accounts;
+pub(crate) mod no_account;
 mod relay;
 mod request;
 pub(crate) mod stream;

@@ -12,6 +12,7 @@ use super::reply::{self, Reply};
 use super::request::ClientRequest;
 use super::stream::Uncommitted;
 use crate::config::Secret;
+use crate::config::masking::Masked;
 use crate::event::{Outcome, Stage};
 use crate::http::headers::{self, Auth, Beta};
 use crate::http::sse::{self, Form};
@@ -137,7 +138,7 @@ fn refused(request: &ClientRequest, mut upstream: Answer, out: Uncommitted) -> E
         return answer(out, &in_our_words(upstream.status));
     }
     let status = upstream.status;
-    match out.whole(status, headers::downstream(&upstream.headers), &body) {
+    match out.whole(status, headers::downstream(&upstream.headers), &Masked::bytes(body)) {
         Ok(()) => Ended { status: Some(status), outcome: Outcome::Local, cause: None },
         Err(_) => Ended::client_gone(Stage::Streaming, Some(status)),
     }

@@ -168,7 +168,7 @@ impl Uncommitted {
     }
 
     /// Gives an answer whose bytes are at hand and ends the response. It is an error or a page of
-    /// our own, so no credential goes out in it.
+    /// our own, so no credential may go out in it.
     ///
     /// # Errors
     /// The client is gone.
@@ -176,11 +176,9 @@ impl Uncommitted {
         self,
         status: u16,
         lines: impl Iterator<Item = (&'a str, &'a [u8])>,
-        body: &[u8],
+        body: &Masked<Vec<u8>>,
     ) -> io::Result<()> {
         let mut down = self.0.0.borrow_mut();
-        let clean = masking::bytes(body);
-        let body = clean.as_deref().unwrap_or(body);
         down.head(status, lines, Body::Length(body.len() as u64));
         down.push(body)?;
         down.finish()

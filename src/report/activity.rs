@@ -7,12 +7,12 @@ use std::time::Duration;
 use crate::config::masking::Masked;
 use crate::scheduler::time::Wall;
 
-/// How much an entry matters; the dashboard colours it.
+/// The severity of an entry; the dashboard colours it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Level {
-    /// As it should be.
+    /// Normal operation.
     Info,
-    /// Worth a look.
+    /// Needs attention.
     Warning,
 }
 
@@ -20,11 +20,11 @@ pub(crate) enum Level {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Entry {
     pub(crate) at: Wall,
-    /// How much it matters.
+    /// Its severity.
     pub(crate) level: Level,
     /// One line without control characters, bounded.
     pub(crate) text: Masked<String>,
-    /// What the line says of a finished request, for the dashboard's shorter line.
+    /// The facts of a finished request, for the dashboard's shorter line.
     pub(crate) brief: Option<Brief>,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Brief {
     pub(crate) model: Option<Arc<str>>,
     pub(crate) status: Option<u16>,
     pub(crate) total: Duration,
-    /// Input and output tokens, if the answer told.
+    /// Input and output tokens, if the answer reported them.
     pub(crate) tokens: Option<(u64, u64)>,
     /// Why it did not end well.
     pub(crate) cause: Option<String>,
@@ -53,7 +53,7 @@ pub(crate) struct Activity {
 #[derive(Default)]
 struct Entries {
     kept: VecDeque<Entry>,
-    /// How many lines there have been.
+    /// Total number of lines so far.
     count: u64,
 }
 
@@ -67,18 +67,18 @@ impl Activity {
         entries.count += 1;
     }
 
-    /// Takes over the lines of an earlier process: they are put in by their time.
+    /// Takes over the lines of an earlier process, merged by time.
     pub(crate) fn recall(&self, earlier: Vec<Entry>) {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         entries.count += earlier.len() as u64;
         let mut all: Vec<Entry> = earlier.into_iter().chain(entries.kept.drain(..)).collect();
-        // Stable: of lines of the same moment the earlier process's come first.
+        // A stable sort: of lines with the same time the earlier process's come first.
         all.sort_by_key(|entry| entry.at);
         let surplus = all.len().saturating_sub(ACTIVITY_MAX);
         entries.kept.extend(all.into_iter().skip(surplus));
     }
 
-    /// The last `most`, oldest first, each with its number: how many lines there were before it.
+    /// The last `most` lines, oldest first, each with its number (how many lines precede it).
     pub(crate) fn last(&self, most: usize) -> Vec<(u64, Entry)> {
         let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let first = entries.count - entries.kept.len() as u64;
@@ -88,5 +88,5 @@ impl Activity {
     }
 }
 
-/// How many lines the activity log holds.
+/// Lines that the activity log keeps.
 pub(crate) const ACTIVITY_MAX: usize = 200;

@@ -1,10 +1,10 @@
 //! `--log-to DIR` (D3): one file per request with heads, bodies, every attempt and the error, for
 //! debugging.
 //!
-//! A request only collects: a [`Trace`] holds bounded copies and goes to a writer thread when it is
-//! dropped. The channel and the bytes in it are bounded; what does not fit is dropped and counted,
-//! so that neither a slow nor a failing disk disturbs a request. Credentials and cookies are masked
-//! before anything is written (D4).
+//! A request only collects: a [`Trace`] holds bounded copies and is sent to a writer thread when it
+//! is dropped. The channel and the bytes in it are bounded; what does not fit is dropped and
+//! counted, so that neither a slow nor a failing disk disturbs a request. Credentials and cookies
+//! are masked before anything is written (D4).
 
 mod page;
 
@@ -31,17 +31,17 @@ use crate::event::Events;
 use crate::http::sse::is_encoded;
 use crate::scheduler::time::Wall;
 
-/// Requests that wait to be written.
+/// Requests waiting to be written.
 const WAITING_MAX: usize = 256;
-/// Bytes that wait to be written.
+/// Bytes waiting to be written.
 const WAITING_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Bytes of one body that are kept beyond those that are shown, to find a secret across that limit.
+/// Bytes of a body kept beyond the shown ones, to find a secret that crosses that limit.
 const BODY_BYTES_MORE: usize = 16 * 1024;
-/// Attempts of one request that are kept.
+/// Attempts kept of one request.
 const ATTEMPTS_MAX: usize = 64;
-/// Names that are tried for one file.
+/// File names tried for one request.
 const NAMES_MAX: u64 = 16;
-/// A disk that keeps failing is told about this often.
+/// One of this many failures of the disk is logged.
 const FAILURES_TOLD_EVERY: u64 = 100;
 
 /// The recorder of requests. Cheap to clone.
@@ -64,11 +64,11 @@ enum Message {
 }
 
 impl Capture {
-    /// Makes the directory if it is missing, says in the log that everything is recorded, and
-    /// starts the writer.
+    /// Creates the directory if it is missing, logs that everything is recorded, and starts the
+    /// writer.
     ///
     /// # Errors
-    /// The directory cannot be made or written; the text names it.
+    /// The directory cannot be created or written to; the text names it.
     pub(crate) fn start(directory: &Path, at: Wall, events: &Events) -> Result<Capture> {
         prepare(directory, at, events)?;
         let (sender, receiver) = bounded(WAITING_MAX);
@@ -96,18 +96,18 @@ impl Capture {
         Ok(Capture { shared, sender })
     }
 
-    /// A request begins.
+    /// A request starts.
     pub(crate) fn begin(&self, at: Wall) -> Trace {
         let number = self.shared.numbers.fetch_add(1, Relaxed) + 1;
         let page = Page { at, number, ..Page::default() };
         Trace { capture: Some(self.clone()), page, attempts: 0, encoding: None }
     }
 
-    /// Writes what waits, and gives up after `limit` when the disk does not take it.
+    /// Writes what is waiting, and gives up after `limit` if the disk is too slow.
     pub(crate) fn finish(&self, limit: Duration) {
         let (done, is_done) = bounded(1);
         if self.sender.send_timeout(Message::Stop(done), limit).is_ok() {
-            // Either it is written or the limit has passed.
+            // It is written now, or the limit has passed.
             let _ = is_done.recv_timeout(limit);
         }
     }
@@ -123,19 +123,19 @@ impl Capture {
     }
 }
 
-/// What is collected of one request. It is written when it is dropped, however the request ended.
+/// What is recorded of one request. It is written when dropped, however the request ended.
 #[derive(Default)]
 pub(crate) struct Trace {
-    /// Absent: nothing is recorded.
+    /// `None` if nothing is recorded.
     capture: Option<Capture>,
     page: Page,
     attempts: usize,
-    /// The body that comes next is compressed in this way, so nobody can look for secrets in it.
+    /// The encoding of the next body; a compressed one cannot be searched for secrets.
     encoding: Option<String>,
 }
 
 impl Trace {
-    /// One that records nothing.
+    /// A trace that records nothing.
     pub(crate) fn off() -> Trace {
         Trace::default()
     }
@@ -151,7 +151,7 @@ impl Trace {
         self.head(headers);
     }
 
-    /// A call upstream begins.
+    /// An upstream call starts.
     pub(crate) fn attempt<'a>(
         &mut self,
         account: &str,
@@ -167,7 +167,7 @@ impl Trace {
         self.head(headers);
     }
 
-    /// The head of an answer, from the upstream or our own.
+    /// The head of an answer, the upstream's or our own.
     pub(crate) fn answer<'a>(
         &mut self,
         from: &str,
@@ -211,7 +211,7 @@ impl Trace {
         self.line(|| format!("--- error: {text}"));
     }
 
-    /// How it ended; more attempts than were kept are counted here.
+    /// How the request ended, with the number of attempts that were not kept.
     pub(crate) fn end(&mut self, status: Option<u16>, total: Duration) {
         let unseen = self.attempts.saturating_sub(ATTEMPTS_MAX);
         if unseen > 0 {
@@ -253,8 +253,8 @@ impl Drop for Trace {
     }
 }
 
-/// Makes the directory 0700. One that exists is made so if it is empty; else its modes are its
-/// owner's business, and told.
+/// Creates the directory with mode 0700. An existing directory gets that mode if it is empty;
+/// otherwise its mode is left alone, with a warning.
 fn prepare(directory: &Path, at: Wall, events: &Events) -> Result<()> {
     let cannot = |doing: &str, error: &io::Error| Error::file(doing, directory, error);
     match fs::metadata(directory) {
@@ -305,7 +305,7 @@ impl Writer {
             match message {
                 Message::Page(page) => self.write(&page),
                 Message::Stop(done) => {
-                    // Its end is what the caller waits for.
+                    // The caller waits for the channel to close.
                     drop(done);
                     return;
                 }
@@ -339,7 +339,7 @@ impl Writer {
         }
     }
 
-    /// A new file under the request's name; two processes of a restart may want the same one.
+    /// Creates the request's file; two processes of a restart may choose the same name.
     fn create(&self, page: &Page) -> io::Result<fs::File> {
         let mut number = page.number;
         loop {

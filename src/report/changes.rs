@@ -1,8 +1,8 @@
 //! What has changed between two looks at the scheduler: accounts that went out or came back, and
 //! the shared breaker.
 //!
-//! The scheduler emits nothing, so the reporter looks when a request did not end well and when a
-//! block was to end. Pure: a snapshot in, events out.
+//! The scheduler emits no events, so the reporter looks when a request did not end well and when a
+//! block should have ended. Pure: a snapshot in, events out.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::scheduler::{
     Snapshot,
 };
 
-/// What the last look has seen.
+/// The state at the last look.
 #[derive(Default)]
 pub(super) struct Changes {
     accounts: HashMap<AccountId, Known>,
@@ -24,7 +24,7 @@ pub(super) struct Changes {
 
 struct Known {
     blocks: Vec<(BlockReason, Scope, Effect, Wall)>,
-    /// Since when it is out for everyone.
+    /// When it went out for all requests.
     out_since: Option<Mono>,
 }
 
@@ -40,7 +40,7 @@ enum Breaker {
 }
 
 impl Changes {
-    /// What is new.
+    /// The changes since the last look.
     pub(super) fn note(&mut self, snapshot: &Snapshot) -> Vec<Event> {
         let mut events = Vec::new();
         let now = snapshot.at.mono;
@@ -56,7 +56,7 @@ impl Changes {
         events
     }
 
-    /// When something known will be over, as far as it is known.
+    /// The time until the next known end of a block or a pause.
     pub(super) fn next_look(snapshot: &Snapshot) -> Option<Duration> {
         let blocks = snapshot.accounts.iter().flat_map(|account| &account.blocks);
         let ends = blocks.filter_map(|block| block.remaining);
@@ -68,8 +68,7 @@ impl Changes {
 impl Known {
     fn note(&mut self, account: &AccountSnapshot, now: Mono, events: &mut Vec<Event>) {
         for block in &account.blocks {
-            // The same block renewed by another answer is worth a line of its own: it may end
-            // later.
+            // A block renewed by another answer gets its own line, because it may end later.
             if !self.blocks.contains(&told(block)) {
                 events.push(blocked(account, block));
             }
@@ -93,7 +92,7 @@ impl Known {
     }
 }
 
-/// What makes a block another one than the one told of.
+/// Identifies a block: if any of this changes, it is reported again.
 fn told(block: &BlockSnapshot) -> (BlockReason, Scope, Effect, Wall) {
     (block.reason.clone(), block.scope.clone(), block.effect, block.evidence.at)
 }
@@ -151,7 +150,7 @@ mod tests {
     use super::*;
     use crate::report::status::tests::snapshot;
 
-    /// The names of what happened, shortly.
+    /// A short name for each event.
     fn said(events: &[Event]) -> Vec<String> {
         events
             .iter()

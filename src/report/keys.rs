@@ -1,12 +1,11 @@
-//! From bytes of a terminal to keys: sequences split over reads, characters split over reads,
-//! pasted text.
+//! Decodes terminal input into keys: sequences and characters split over reads, and pasted text.
 //!
-//! Pure: it never reads a terminal and never looks at a clock. An escape byte alone may be the key
-//! or the beginning of a sequence; the caller says that nothing followed ([`Keys::idle`]).
+//! Pure: it never reads a terminal and never looks at a clock. A lone escape byte may be the Esc
+//! key or the start of a sequence; the caller says when nothing followed ([`Keys::idle`]).
 
 use memchr::memmem;
 
-/// A key, or text that was pasted.
+/// A key, or pasted text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Key {
     /// A printable character.
@@ -15,32 +14,32 @@ pub(crate) enum Key {
     Esc,
     Up,
     Down,
-    /// A page up.
+    /// Page up.
     PageUp,
-    /// A page down.
+    /// Page down.
     PageDown,
     /// Backspace or delete.
     Backspace,
-    /// Ctrl-L: draw everything anew.
+    /// Ctrl-L: redraw everything.
     Redraw,
-    /// Pasted text; only an entry field wants it.
+    /// Pasted text; only an entry field uses it.
     Paste(String),
 }
 
-/// The longest sequence and the longest paste that are kept; what is longer is dropped.
+/// The longest sequence and the longest paste that are kept; longer ones are dropped.
 const SEQUENCE_MAX: usize = 32;
 const PASTE_MAX: usize = 4_096;
-/// This many characters in one read are taken for a paste by a terminal that does not mark pastes.
+/// More characters than this in one read are a paste, on a terminal that does not mark pastes.
 const TYPED_AT_ONCE_MAX: usize = 8;
 
 const PASTE_BEGIN: &[u8] = b"\x1b[200~";
 const PASTE_END: &[u8] = b"\x1b[201~";
 
-/// What has arrived and is not a whole key yet.
+/// Input that does not form a complete key yet.
 #[derive(Debug, Default)]
 pub(crate) struct Keys {
     rest: Vec<u8>,
-    /// Inside of a marked paste: its text so far.
+    /// The text of an unfinished marked paste.
     paste: Option<Vec<u8>>,
 }
 
@@ -53,23 +52,23 @@ impl Keys {
         as_paste(keys)
     }
 
-    /// True while a lone escape byte waits for what may follow.
+    /// True while a lone escape byte may still become a sequence.
     pub(crate) fn is_open(&self) -> bool {
         self.paste.is_none() && self.rest.first() == Some(&0x1b)
     }
 
-    /// Nothing followed for a while: what has arrived is all there is.
+    /// Nothing followed for a while: decodes what is there.
     pub(crate) fn idle(&mut self) -> Vec<Key> {
         if !self.is_open() {
             return Vec::new();
         }
-        // A sequence that was never completed is not a key.
+        // An incomplete sequence is not a key.
         let alone = self.rest.len() == 1;
         self.rest.clear();
         if alone { vec![Key::Esc] } else { Vec::new() }
     }
 
-    /// Takes one key from the front; false when there is no whole one.
+    /// Takes one key from the front; false if there is no complete one.
     fn step(&mut self, keys: &mut Vec<Key>) -> bool {
         if self.paste.is_some() {
             return self.step_in_paste(keys);
@@ -98,7 +97,7 @@ impl Keys {
         true
     }
 
-    /// `ESC [ … final`, `ESC O x`, or escape before something else.
+    /// `ESC [ … final`, `ESC O x`, or an escape before something else.
     fn step_in_sequence(&mut self, keys: &mut Vec<Key>) -> bool {
         let Some(second) = self.rest.get(1) else {
             return false;
@@ -116,13 +115,14 @@ impl Keys {
             }
             b'O' if self.rest.len() >= 3 => 3,
             b'O' => return false,
-            // Two escapes: the first was the key.
+            // Two escapes: the first one was the Esc key.
             0x1b => {
                 self.rest.remove(0);
                 keys.push(Key::Esc);
                 return true;
             }
-            // Alt and a character: no key of ours. Its character must not act by itself either.
+            // Alt with a character is not a key of ours. Its character must not act by itself
+            // either.
             _ => match char_length(&self.rest[1..]) {
                 Some(length) => length + 1,
                 None => return false,
@@ -152,7 +152,7 @@ impl Keys {
             keys.push(Key::Paste(String::from_utf8_lossy(&text).into_owned()));
             return true;
         }
-        // The end mark itself may be split: its possible beginning stays.
+        // The end mark may be split: keep what may be its start.
         let keep = (1..PASTE_END.len())
             .rev()
             .find(|length| self.rest.ends_with(&PASTE_END[..*length]))
@@ -165,7 +165,7 @@ impl Keys {
     }
 }
 
-/// Many characters in one read, other than held-down movement, are a paste.
+/// Many characters in one read are a paste, unless they are repeated movement keys.
 fn as_paste(keys: Vec<Key>) -> Vec<Key> {
     let typed =
         keys.iter().filter(|key| matches!(key, Key::Char(c) if !matches!(c, 'j' | 'k'))).count();
@@ -190,8 +190,7 @@ fn as_paste(keys: Vec<Key>) -> Vec<Key> {
     vec![Key::Paste(text)]
 }
 
-/// Bytes of the first character; `None` if it is not complete yet. A byte that begins none counts
-/// as one.
+/// Length of the first character; `None` if it is incomplete. An invalid byte counts as one.
 fn char_length(bytes: &[u8]) -> Option<usize> {
     let length = match bytes.first()? {
         0xc2..=0xdf => 2,
@@ -208,7 +207,7 @@ fn char_length(bytes: &[u8]) -> Option<usize> {
     if following == length - 1 {
         Some(length)
     } else if bytes.len() > following + 1 {
-        // Broken off by something else: what there is of it counts as one piece.
+        // An interrupted character: its bytes so far count as one piece.
         Some(following + 1)
     } else {
         None
@@ -283,7 +282,7 @@ mod tests {
 
     #[test]
     fn any_bytes_in_any_pieces_give_the_same_keys() {
-        // A small generator: the sequences that matter, cut at every place.
+        // Relevant sequences, split at every position.
         let stream: &[u8] = b"a\x1b[A\x1bOB\xe5\xb7\xa5\x1b[200~p\x1b[201~\x1b[5~z\r\x7f";
         let whole = feed(&[stream]);
         for cut in 1..stream.len() {

@@ -1,6 +1,6 @@
-//! One line for one event (D2): no ANSI, no control characters from outside, bounded in length, and
-//! enough in it to understand a night afterwards: what was blocked, until when, because of which
-//! answer.
+//! Formats events as log lines (D2): no ANSI, no control characters from outside, bounded in
+//! length, and complete enough to understand a night afterwards: what was blocked, until when,
+//! because of which answer.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -19,20 +19,20 @@ use crate::event::{
 use crate::scheduler::Evidence;
 use crate::scheduler::time::Wall;
 
-/// Longest text of one entry, in characters: with four bytes each a line is still one write to a
-/// pipe.
+/// Longest text of one entry, in characters: even with four bytes each, a line is a single write to
+/// a pipe.
 const ENTRY_CHARS_MAX: usize = 900;
-/// What the line of a request mostly takes beside its path.
+/// The usual length of a request's line without its path.
 const LINE_BYTES: usize = 192;
-/// Longest piece that comes from outside: a message, a header, a path.
+/// Longest text from outside: a message, a header, a path.
 const PIECE_CHARS_MAX: usize = 300;
-/// Accounts that the start lists one by one.
+/// Accounts listed individually at start.
 const STARTED_ACCOUNTS_MAX: usize = 256;
-/// Names that a reload lists.
+/// Names listed by a reload.
 const RELOAD_NAMES_MAX: usize = 20;
 
-/// Gives `take` the entries of one event: one, but for the start, which has one more for each
-/// account.
+/// Passes the entries of one event to `take`: one entry, except that the start has one more for
+/// each account.
 pub(super) fn entries(stamped: &Stamped, take: &mut dyn FnMut(Entry)) {
     let at = stamped.at;
     let (level, text) = describe(at, &stamped.event);
@@ -46,13 +46,13 @@ pub(super) fn entries(stamped: &Stamped, take: &mut dyn FnMut(Entry)) {
     }
 }
 
-/// What is said when the channel was full.
+/// The line about events that were lost because the channel was full.
 pub(super) fn dropped(at: Wall, lost: u64) -> Entry {
     let text = format!("warning: {lost} log lines were lost because the log is read too slowly");
     bounded(at, Level::Warning, text)
 }
 
-/// Appends the whole line of the plain log.
+/// Appends a complete line of the plain log.
 pub(super) fn push_line(out: &mut String, entry: &Entry) {
     push_iso(out, entry.at);
     out.push(' ');
@@ -156,8 +156,8 @@ fn finished_level(finished: &Finished) -> Level {
     }
 }
 
-/// Every request writes one, so it is put together piece by piece: the library's formatting is ten
-/// times the work.
+/// Every request writes one, so it is built piece by piece: the formatting machinery of std takes
+/// ten times as long.
 fn finished_line(finished: &Finished) -> String {
     let path = &finished.path;
     let mut line = String::with_capacity(LINE_BYTES + path.len().min(PIECE_CHARS_MAX));
@@ -209,7 +209,7 @@ fn push_ms(line: &mut String, label: &str, span: Duration) {
     line.push_str("ms");
 }
 
-/// The cause that is known, else what the outcome itself says; nothing when all went well.
+/// The known cause, else what the outcome implies; nothing if all went well.
 fn cause_of(finished: &Finished) -> Option<String> {
     if let Outcome::ClientGone { stage, output_started } = finished.outcome {
         let output = if output_started { "output had started" } else { "no output yet" };
@@ -319,7 +319,7 @@ fn stopping_line(at: Wall, by: &str, left: usize, until: Wall) -> String {
 fn reloaded_line(added: &[String], removed: &[String], changed: &[String]) -> String {
     let mut line = String::from("config reloaded: ");
     let said = line.len();
-    // A change says by itself what changed: `work: priority 0 -> 5`, `routing changed`.
+    // A change describes itself: `work: priority 0 -> 5`, `routing changed`.
     for (what, names) in [("added ", added), ("removed ", removed), ("", changed)] {
         for (position, name) in names.iter().take(RELOAD_NAMES_MAX).enumerate() {
             line.push_str(match position {
@@ -359,8 +359,8 @@ fn restart_line(step: &RestartStep) -> (Level, String) {
     }
 }
 
-/// ` [status 429; request-id req_1; retry-after: 12; "message"]`, or nothing when nothing is known.
-/// What `said` holds is not said again.
+/// ` [status 429; request-id req_1; retry-after: 12; "message"]`, or nothing if nothing is known.
+/// Omits what `said` already contains.
 fn evidence_part(evidence: Option<&Evidence>, said: &str) -> String {
     let Some(evidence) = evidence else {
         return String::new();

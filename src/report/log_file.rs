@@ -1,7 +1,7 @@
-//! The file that `--log-file` names: the plain log, kept whatever the terminal shows.
+//! The file of `--log-file`: the plain log, written whatever the terminal shows.
 //!
 //! Like the log on stderr it is never waited for: what cannot be written is lost, and the server
-//! serves on. It is opened anew when asked to, so that a rotated file is left alone.
+//! keeps serving. It is reopened on request, so that a rotated file is left alone.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result, reason};
 
-/// The file, for the thread that writes the log.
+/// The file, owned by the thread that writes the log.
 pub(super) struct LogFile {
     path: PathBuf,
     file: Option<File>,
@@ -20,7 +20,7 @@ pub(super) struct LogFile {
 }
 
 impl LogFile {
-    /// Opens the file for appending, for its owner alone; `rotated` asks to open it again.
+    /// Opens the file for appending, readable only by its owner; setting `rotated` reopens it.
     ///
     /// # Errors
     /// It cannot be opened.
@@ -38,7 +38,7 @@ impl LogFile {
     /// Appends whole lines.
     pub(super) fn write(&mut self, lines: &str) {
         if self.rotated.swap(false, Ordering::AcqRel) {
-            // The old file is no longer of use, even where a new one cannot be made.
+            // The old file is closed even if a new one cannot be created.
             self.file = open(&self.path).ok();
         }
         if let Some(file) = &mut self.file {

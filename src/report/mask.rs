@@ -1,9 +1,9 @@
-//! Removes credentials from what is shown: recordings, log lines, and messages of the upstream in
-//! the status (D4).
+//! Removes credentials from what is shown: recordings, log lines, and upstream messages in the
+//! status (D4).
 //!
-//! They are found by value first, see [`masking`]. Secrets that were never ours, such as the token
-//! of a client's own login, are found by name in headers, and by shape and by key in text, because
-//! a body may be cut off and then is no longer JSON.
+//! Our own secrets are found by value first, see [`masking`]. Secrets that were never ours, such as
+//! the token of a client's own login, are found by name in headers, and by shape and by key in
+//! text, because a truncated body is not valid JSON any more.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -12,15 +12,15 @@ use memchr::memmem::Finder;
 
 use crate::config::masking::{self, MASK};
 
-/// Beginnings that all keys and tokens of the API have.
+/// Prefixes of all keys and tokens of the API.
 const TOKEN_MARKS: [&str; 2] = ["sk-ant-", "mp-"];
-/// The shortest rest behind a mark that is taken for a token.
+/// Shortest text after a prefix that is taken for a token.
 const TOKEN_REST_MIN: usize = 8;
 
-/// What is between a URL's scheme and its host.
+/// The separator between a URL's scheme and its host.
 const SCHEME_END: &str = "://";
 
-/// Keys of JSON, of forms and of environments whose value is a secret, in small letters.
+/// Keys in JSON, forms and environments whose values are secrets, in lower case.
 const SECRET_KEYS: [&str; 14] = [
     "access_token",
     "accesstoken",
@@ -39,7 +39,7 @@ const SECRET_KEYS: [&str; 14] = [
 ];
 
 /// Whether a header's value is never shown. Limits such as `anthropic-ratelimit-tokens-remaining`
-/// are no secrets.
+/// are not secrets.
 pub(crate) fn is_secret_header(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let ends = ["-token", "-key", "-secret", "-password", "-credential", "-credentials"];
@@ -68,15 +68,15 @@ pub(crate) fn mask(text: &str) -> Cow<'_, str> {
     if FINDERS.scheme.find(text.as_bytes()).is_some() {
         text = Cow::Owned(without_user_info(&text));
     }
-    // `code` is a common word; only beside a grant is it a credential.
+    // `code` is a common word; it is a credential only next to a grant.
     if FINDERS.grant.find(text.as_bytes()).is_some() {
         text = Cow::Owned(without_values(&text, "code"));
     }
     text
 }
 
-/// What tells that there is something to take out. Every line of the log is searched, so the
-/// searchers are made once.
+/// Searchers for everything that may need masking. They are built once, because every line of the
+/// log is searched.
 struct Finders {
     marks: [Finder<'static>; TOKEN_MARKS.len()],
     keys: [Finder<'static>; SECRET_KEYS.len()],
@@ -91,7 +91,7 @@ static FINDERS: LazyLock<Finders> = LazyLock::new(|| Finders {
     scheme: Finder::new(SCHEME_END),
 });
 
-/// What is before the host of a URL is a name and a password, or a token.
+/// Removes what precedes the host of a URL: a name and a password, or a token.
 fn without_user_info(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -115,7 +115,7 @@ fn without_user_info(text: &str) -> String {
 fn without_tokens(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    // Each step goes on behind what it has looked at, so that no text makes this slow.
+    // Each step continues after the text it has examined, so the search is linear in any text.
     while let Some(at) = rest.find(['s', 'm']) {
         let (before, found) = rest.split_at(at);
         out.push_str(before);
@@ -136,7 +136,7 @@ fn without_tokens(text: &str) -> String {
 }
 
 /// Whether the text ends in the middle of a word; the letters of an escape such as `\n`, `\u0022`
-/// or `%22` are no part of one.
+/// or `%22` do not count.
 fn ends_in_a_word(text: &str) -> bool {
     let is_hex = |bytes: &[u8]| bytes.iter().all(u8::is_ascii_hexdigit);
     if let Some([b'\\', b'u', digits @ ..]) = text.as_bytes().last_chunk::<6>()
@@ -152,7 +152,7 @@ fn ends_in_a_word(text: &str) -> bool {
     }
 }
 
-/// The length of the token that `text` begins with, if it does.
+/// The length of the token at the start of `text`, if there is one.
 fn token_length(text: &str) -> Option<usize> {
     let mark = TOKEN_MARKS.iter().find(|mark| text.starts_with(**mark))?;
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
@@ -160,7 +160,7 @@ fn token_length(text: &str) -> Option<usize> {
     (rest >= TOKEN_REST_MIN).then_some(mark.len() + rest)
 }
 
-/// Where `key` begins in the text, in letters of any size.
+/// The position of `key` in the text, ignoring case.
 fn find_key(text: &str, key: &str) -> Option<usize> {
     let (text, key) = (text.as_bytes(), key.as_bytes());
     let (small, large) = (key[0], key[0].to_ascii_uppercase());
@@ -168,8 +168,7 @@ fn find_key(text: &str, key: &str) -> Option<usize> {
         .find(|&at| text.get(at..at + key.len()).is_some_and(|part| part.eq_ignore_ascii_case(key)))
 }
 
-/// Masks what follows `key`, be it `"key": "…"`, the same inside of another string, or `key=…` of a
-/// form.
+/// Masks what follows `key`: `"key": "…"`, the same inside another string, or `key=…` in a form.
 fn without_values(text: &str, key: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -190,7 +189,7 @@ fn without_values(text: &str, key: &str) -> String {
     out
 }
 
-/// Where the value behind a key begins and how long it is; nothing if no value follows.
+/// Start and length of the value after a key; `None` if no value follows.
 fn value_of(after: &str) -> Option<(usize, usize)> {
     let quotes = after.len() - after.trim_start_matches(['\\', '"', '\'']).len();
     let spaced = after[quotes..].trim_start();
@@ -200,7 +199,7 @@ fn value_of(after: &str) -> Option<(usize, usize)> {
     let begin = after.len() - opened.len();
     let is_quoted = opened.len() < value.len();
     if separator == ':' && quotes > 0 && !is_quoted {
-        // null, a number or an object: nothing to hide.
+        // null, a number or an object: nothing to mask.
         return None;
     }
     let ends = |c: char| match is_quoted {
@@ -215,7 +214,7 @@ fn value_of(after: &str) -> Option<(usize, usize)> {
     (length > 0).then_some((begin, length))
 }
 
-/// What stands before the credential in `Authorization`.
+/// Schemes before the credential in `Authorization`.
 const SCHEMES: [&str; 2] = ["bearer ", "basic "];
 
 #[cfg(test)]
@@ -316,7 +315,7 @@ mod tests {
 
     #[test]
     fn no_text_makes_it_slow() {
-        // Quadratic work on this much would take half a minute.
+        // Quadratic work on this much text would take half a minute.
         for piece in ["mp-", "sk-ant-", "password ", "\"password\":", "s", "\\\"'", "://a@", "://"]
         {
             let text = piece.repeat(200_000 / piece.len());

@@ -1,7 +1,7 @@
 //! `GET /maxpool/metrics`: Prometheus text (format 0.0.4).
 //!
-//! Accounts are told apart by their place in the pool (`account="0"`); names and e-mails appear
-//! only when asked for (D4).
+//! Accounts are identified by their position in the pool (`account="0"`); names and e-mails appear
+//! only on request (D4).
 
 use std::fmt::{Display, Write as _};
 use std::time::Duration;
@@ -11,31 +11,31 @@ use crate::event::labels::{self, BLOCK_REASONS};
 use crate::event::{Counters, HistogramReading};
 use crate::scheduler::{AccountSnapshot, Snapshot};
 
-/// The media type of the answer.
+/// The content type of the answer.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// How accounts are labelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Labels {
-    /// By their place in the pool.
+    /// By position in the pool.
     Index,
     /// By name as well (`?names=1`).
     Names,
 }
 
-/// What the process is, from the system.
+/// Facts about the process, from the system.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Process {
-    /// Resident memory, if the system tells.
+    /// Resident memory, if the system reports it.
     pub(crate) resident_bytes: Option<u64>,
     pub(crate) threads: Option<u64>,
     pub(crate) descriptors: Option<u64>,
-    /// Since its start.
+    /// Time since its start.
     pub(crate) uptime: Duration,
 }
 
 impl Process {
-    /// Looks at `/proc/self`; elsewhere than on Linux nothing is known but the time.
+    /// Reads `/proc/self`; on systems other than Linux only the uptime is known.
     pub(crate) fn look(uptime: Duration) -> Process {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let field = |name: &str| {
@@ -45,7 +45,7 @@ impl Process {
         Process {
             resident_bytes: field("VmRSS:").map(|kib| kib.saturating_mul(1_024)),
             threads: field("Threads:"),
-            // The listing's own descriptor is among them.
+            // Includes the descriptor of the listing itself.
             descriptors: std::fs::read_dir("/proc/self/fd")
                 .ok()
                 .map(|list| (list.count() as u64).saturating_sub(1)),
@@ -225,7 +225,7 @@ fn tokens(page: &mut Page, counters: &Counters) {
         .sample("", &[("kind", "cache_write".into())], tokens.cache_write);
 }
 
-/// What an account's samples are told apart by.
+/// The labels that identify an account.
 fn account_label(
     index: usize,
     account: &AccountSnapshot,
@@ -311,7 +311,7 @@ fn account_counters(page: &mut Page, snapshot: &Snapshot, labels: Labels) {
     let mut family = page.family(
         "maxpool_account_tokens_total",
         "counter",
-        "Tokens that the account has used, by direction; kept over a restart.",
+        "Tokens that the account has used, by direction; kept in the state file.",
     );
     for (index, account) in pool() {
         let tokens = &account.usage.tokens;
@@ -366,7 +366,7 @@ fn share_of(limit: Option<u64>, remaining: Option<u64>) -> Option<f64> {
     (limit > 0).then(|| 1.0 - remaining.min(limit) as f64 / limit as f64)
 }
 
-/// Seconds with the milliseconds behind the point, as the format wants them.
+/// Seconds with milliseconds as decimals, as the format requires.
 fn seconds(span: Duration) -> String {
     let ms = span.subsec_millis();
     if ms == 0 {
@@ -376,7 +376,7 @@ fn seconds(span: Duration) -> String {
     format!("{}.{}", span.as_secs(), decimals.trim_end_matches('0'))
 }
 
-/// A label's value: no control characters, and `\`, `"` escaped as the format says.
+/// A label value: no control characters, `\` and `"` escaped as the format requires.
 fn escaped(value: &str) -> String {
     clean(value, 200).replace('\\', "\\\\").replace('"', "\\\"")
 }
@@ -462,7 +462,7 @@ mod tests {
         assert!(process.threads.is_none_or(|threads| threads >= 1));
     }
 
-    /// The checker of Debian's `prometheus` package, where it is installed.
+    /// Checked with `promtool` of Debian's `prometheus` package, if it is installed.
     #[test]
     fn promtool_finds_nothing_to_complain_about() {
         let promtool = Command::new("promtool")

@@ -30,6 +30,7 @@ mod log;
 mod log_file;
 pub(crate) mod mask;
 pub(crate) mod metrics;
+pub(crate) mod reasons;
 pub(crate) mod screen;
 pub(crate) mod status;
 pub(crate) mod text;
@@ -38,11 +39,11 @@ pub(crate) mod ui;
 /// Where the log goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// One line a request and an event on stderr (D2).
+    /// One line per request and event on stderr (D2).
     Plain,
-    /// Into the dashboard's activity log only (D1), until [`Reporter::write_plainly`].
+    /// Only the dashboard's activity log (D1), until [`Reporter::write_plainly`].
     Screen,
-    /// Nowhere: commands that report through their own output.
+    /// Nowhere, for commands that report through their own output.
     Off,
 }
 
@@ -56,27 +57,26 @@ pub(crate) struct Reporter {
     look: Arc<OnceLock<Look>>,
 }
 
-/// How the reporter looks at the scheduler.
+/// Reads the scheduler's state.
 type Look = Box<dyn Fn() -> Snapshot + Send + Sync>;
 
-/// Bytes that are written at once: PIPE_BUF, so that two processes on one pipe (R2) never cut each
-/// other's lines.
+/// Most bytes per write: PIPE_BUF, so that two processes on one pipe (R2) never interleave within a
+/// line.
 const WRITE_BYTES_MAX: usize = 4_096;
-/// What a line has beside its text: the moment, be it in the year 292278994, a blank and the line's
+/// A line's bytes apart from its text: the time (even in the year 292278994), a space and the line
 /// end.
 const STAMP_BYTES_MAX: usize = 32;
-/// A pause after each batch, so that a busy server wakes this thread fifty times a second and not
-/// for every request.
+/// A pause after each batch, so that a busy server wakes this thread fifty times a second instead
+/// of for every request.
 const BATCH_PAUSE: Duration = Duration::from_millis(20);
 
-/// Two looks at the scheduler that nothing but time asks for are at least this far apart, and at
-/// most so far.
+/// Shortest and longest interval between two looks at the scheduler that only time requires.
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(250);
 const LOOK_EVERY_MAX: Duration = Duration::from_secs(3_600);
 
 impl Reporter {
-    /// Starts the thread. The program continues without a log if there is no thread to be had.
-    /// The plain log goes into `file` as well, if there is one, whatever the mode.
+    /// Starts the thread. Without a thread the program continues without a log. If there is a
+    /// `file`, the plain log is also written to it, whatever the mode.
     ///
     /// # Errors
     /// The file cannot be opened.
@@ -115,7 +115,7 @@ impl Reporter {
             told_dropped: 0,
         };
         if mode != Mode::Off {
-            // Without a thread the channel fills and counts what it drops, which `status` shows.
+            // Without a thread the channel fills up and counts what it drops; `status` shows that.
             let _ = thread::Builder::new().name("report".into()).stack_size(256 * 1024).spawn(
                 move || {
                     consumer.run(&quitting);
@@ -132,38 +132,38 @@ impl Reporter {
         &self.activity
     }
 
-    /// From now on accounts that go out or come back and the shared breaker are told, too. `look`
-    /// gives the scheduler's state of the moment; it is called when a request did not end well
-    /// and when a block was to end.
+    /// From now on also reports accounts that go out or come back, and the shared breaker. `look`
+    /// returns the scheduler's current state; it is called when a request did not end well and when
+    /// a block should have ended.
     pub(crate) fn watch(&self, look: impl Fn() -> Snapshot + Send + Sync + 'static) {
-        // A second scheduler in one process would be our own mistake; the first one stays.
+        // A second scheduler in one process would be a bug; the first one stays.
         let _ = self.look.set(Box::new(look));
     }
 
-    /// There is no dashboard after all: the log is written from now on, beginning with what was
-    /// kept for the dashboard.
+    /// There is no dashboard after all: writes the log from now on, starting with the lines kept
+    /// for the dashboard.
     pub(crate) fn write_plainly(&self) {
         self.plain.store(true, Ordering::Release);
     }
 
-    /// The log file has been moved away: what comes goes into a new one.
+    /// The log file has been moved away: opens a new one.
     pub(crate) fn reopen_file(&self) {
         self.rotated.store(true, Ordering::Release);
     }
 
-    /// Writes what was emitted so far and ends the thread; gives up after `limit` when nobody reads
+    /// Writes everything emitted so far and ends the thread; gives up after `limit` if nobody reads
     /// the log.
     pub(crate) fn finish(mut self, limit: Duration) {
         self.quit = None;
-        // Either it is done or the limit has passed: both end the same way.
+        // It is done now, or the limit has passed.
         let _ = self.done.recv_timeout(limit);
     }
 }
 
-/// What a batch was about.
+/// What a batch of events implies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
-    /// Nothing that says anything about accounts.
+    /// Nothing has changed about accounts.
     Routine,
     /// An account or the breaker may have changed.
     Trouble,
@@ -206,7 +206,7 @@ struct Consumer {
     file: Option<LogFile>,
     /// Lines are written, not only kept.
     plain: Arc<AtomicBool>,
-    /// What was kept before that has been written.
+    /// The lines kept earlier have been written.
     caught_up: bool,
     activity: Arc<Activity>,
     told_dropped: u64,
@@ -236,7 +236,7 @@ impl Consumer {
         }
     }
 
-    /// Takes everything that has arrived, and writes it.
+    /// Takes all events that have arrived, and writes their lines.
     fn batch(&mut self, first: Option<Box<Stamped>>) -> Told {
         let mut text = String::with_capacity(WRITE_BYTES_MAX);
         let mut last = Wall::default();
@@ -261,7 +261,7 @@ impl Consumer {
         told
     }
 
-    /// Tells what has changed in the scheduler; gives the time until the next look.
+    /// Reports changes in the scheduler; returns the time until the next look.
     fn look_around(&mut self) -> Duration {
         let Some(look) = self.look.get() else {
             return LOOK_EVERY_MAX;
@@ -276,7 +276,7 @@ impl Consumer {
         }
         self.write(&mut text);
         self.events.in_flight().pulse().beat();
-        // A little later than the end itself: by then it is over.
+        // Slightly after the block's end, so that it is over by then.
         let next = Changes::next_look(&snapshot).unwrap_or(LOOK_EVERY_MAX) + BATCH_PAUSE;
         next.clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX)
     }
@@ -308,8 +308,8 @@ impl Consumer {
 
     fn write(&mut self, text: &mut String) {
         if !text.is_empty() {
-            // EPIPE, ENOSPC and the like: there is nobody left to tell, and the requests matter
-            // more (R3).
+            // EPIPE, ENOSPC and the like: nobody is left to report to, and requests matter more
+            // (R3).
             let _ = self.out.write_all(text.as_bytes());
         }
         text.clear();
@@ -324,7 +324,7 @@ mod tests {
 
     use super::*;
 
-    /// Hands every write to the test; `None` fails the way a closed pipe does.
+    /// Passes every write to the test; `None` fails like a closed pipe.
     struct Sink(Option<mpsc::Sender<String>>);
 
     impl Write for Sink {
@@ -343,7 +343,7 @@ mod tests {
         }
     }
 
-    /// Blocks for ever, as a supervisor that has stopped reading does.
+    /// Blocks for ever, like a supervisor that has stopped reading.
     struct Stuck(mpsc::Receiver<()>);
 
     impl Write for Stuck {

@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 
-/// Everything in a text of several lines that a terminal could take for a command, as `\u001b`:
-/// inside of JSON that is the same text. Only the colours of our own survive.
+/// Escapes everything in a text of several lines that a terminal could interpret as a command, as
+/// `\u001b`, which inside JSON is equivalent. Only our own colours are kept.
 pub(crate) fn inert(text: &str) -> Cow<'_, str> {
     if !text.contains(is_obeyed) {
         return Cow::Borrowed(text);
@@ -35,11 +35,11 @@ fn is_obeyed(c: char) -> bool {
     is_dangerous(c) && !matches!(c, '\n' | '\t')
 }
 
-/// What the commands colour their results with.
+/// The colours of our own results.
 const COLOURS: [&str; 5] = ["\x1b[0m", "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m"];
 
-/// Appends `text` with everything that a terminal or a log reader could take for a command escaped,
-/// at most `most` characters as shown; what is cut is marked with `…`.
+/// Appends `text` with everything escaped that a terminal or a log reader could interpret as a
+/// command, at most `most` characters as shown; a cut is marked with `…`.
 pub(crate) fn push_clean(out: &mut String, text: &str, most: usize) {
     if is_clean(text, most) {
         out.push_str(text);
@@ -71,14 +71,14 @@ pub(crate) fn clean(text: &str, most: usize) -> String {
     out
 }
 
-/// Whether `text` is short and printable ASCII throughout, as nearly all are: shown as it is.
+/// Whether `text` is short and printable ASCII, as nearly all texts are: it is shown unchanged.
 fn is_clean(text: &str, most: usize) -> bool {
     text.len() <= most && text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// C0, DEL, C1, line and paragraph separators, direction marks and overrides, zero-width blanks,
-/// the byte order mark, and invisible tags. Joiners are part of how words and pictures are written,
-/// and stay.
+/// C0, DEL, C1, line and paragraph separators, direction marks and overrides, zero-width spaces,
+/// the byte order mark, and invisible tags. Joiners are needed to write words and pictographs, and
+/// are kept.
 pub(crate) fn is_dangerous(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -86,12 +86,12 @@ pub(crate) fn is_dangerous(c: char) -> bool {
             | '\u{2060}'..='\u{2064}' | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// A number with two digits behind the point, and no minus before zero.
+/// A number with two decimals, never `-0.00`.
 pub(crate) fn hundredths(value: f64) -> String {
     format!("{:.2}", (value * 100.0).round() / 100.0 + 0.0)
 }
 
-/// A name as one word: quoted if it holds anything that could be taken for the end of it.
+/// A name as one word: quoted if it contains anything that could be mistaken for its end.
 pub(crate) fn name(text: &str) -> String {
     let mut out = String::new();
     push_name(&mut out, text);
@@ -108,18 +108,18 @@ pub(crate) fn push_name(out: &mut String, text: &str) {
     }
 }
 
-/// `text` in double quotes, those inside escaped.
+/// `text` in double quotes, with inner quotes escaped.
 pub(crate) fn quoted(text: &str, most: usize) -> String {
     let text = clean(text, most);
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// Whether a text beside an answer's status says no more than that status.
+/// Whether a source only repeats the answer's status.
 pub(crate) fn repeats_status(status: Option<u16>, source: &str) -> bool {
     status.is_some_and(|status| source == format!("status {status}"))
 }
 
-/// Longest name of an account that is shown.
+/// Longest shown name of an account.
 const NAME_MAX: usize = 80;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The dashboard's keys and menus (D1) as a state machine: a key in, perhaps an [`Action`] out.
 //!
-//! Nothing is changed before a question was answered with `y`; a key that means nothing does
-//! nothing. The one who runs the action tells its result with [`Ui::tell`].
+//! Nothing is changed before a question is answered with `y`, and an unknown key does nothing.
+//! Whoever runs the action reports its result with [`Ui::tell`].
 //!
 //! ```text
 //!           a                Enter              Enter            y
@@ -24,46 +24,46 @@ mod choices;
 mod entry;
 mod questions;
 
-/// What the user wants done.
+/// What the user wants to do.
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Lets an account serve again.
     Enable(String),
     /// Takes an account out of service.
     Disable(String),
-    /// Takes an account out of the config.
+    /// Removes an account from the config.
     Delete(String),
-    /// Lifts an account's blocks, so that the next request looks (P7).
+    /// Lifts an account's blocks, so that the next request tries it (P7).
     Retry(String),
-    /// Gives an account another name.
+    /// Renames an account.
     Rename { from: String, to: String },
     /// Signs in to an account again in a browser, or to a new one.
     SignIn(Option<String>),
-    /// The address or the code that ends the sign-in in progress.
+    /// The address or the code that completes the sign-in in progress.
     SignInCode(Secret),
-    /// Gives up the sign-in in progress.
+    /// Cancels the sign-in in progress.
     CancelSignIn,
-    /// Puts another API key in place of an account's own.
+    /// Replaces an account's API key.
     ReplaceKey(String, Secret),
     /// Prefers an account.
     Prefer(String),
-    /// Back to automatic routing.
+    /// Returns to automatic routing.
     Automatic,
     /// Reads the config again.
     Sync,
-    /// Copies the login of Claude Code (T3).
+    /// Imports Claude Code's login (T3).
     Import,
     /// Adds an API key (T4).
     AddKey(Secret),
-    /// R2.
+    /// Restarts the server (R2).
     Restart,
-    /// R1; with an attached dashboard, only that ends.
+    /// Stops the server (R1); an attached dashboard only ends itself.
     Quit,
-    /// Draws everything anew.
+    /// Redraws everything.
     Redraw,
 }
 
-/// What is on the screen.
+/// The page on the screen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Page {
     /// Accounts, requests, activity.
@@ -71,10 +71,10 @@ pub(crate) enum Page {
     Main,
     /// The keys.
     Help {
-        /// The first line that is shown.
+        /// The first line shown.
         top: usize,
     },
-    /// The accounts and two ways to add one.
+    /// The accounts, and two ways to add one.
     Accounts {
         /// The line under the cursor.
         cursor: usize,
@@ -89,7 +89,7 @@ pub(crate) enum Page {
     Entry {
         /// What it is for.
         wanted: Wanted,
-        /// As it is to be shown: a secret is not.
+        /// The text as shown; a secret is hidden.
         shown: String,
     },
     /// The accounts to sign in to again, and a new one.
@@ -97,9 +97,9 @@ pub(crate) enum Page {
         /// The line under the cursor.
         cursor: usize,
     },
-    /// Sessions and where they live.
+    /// Sessions and their accounts.
     Sessions {
-        /// The first line that is shown.
+        /// The first line shown.
         top: usize,
     },
     /// Automatic, then the accounts that can be preferred.
@@ -123,7 +123,7 @@ pub(crate) enum Wanted {
     KeyOf(String),
     /// The new name of this account.
     NameOf(String),
-    /// The address or the code at the end of the sign-in in progress.
+    /// The address or the code that completes the sign-in in progress.
     SignInCode,
 }
 
@@ -144,9 +144,9 @@ pub(crate) struct Ui {
     question: Option<(String, Action)>,
     note: Option<String>,
     entry: String,
-    /// The number of the first line of the log that is shown, once the user has scrolled.
+    /// The number of the first line of the log shown, once the user has scrolled.
     scrolled_to: Option<u64>,
-    /// Lines of the log on a page.
+    /// Lines of the log per page.
     log_page: usize,
 }
 
@@ -170,7 +170,7 @@ pub(crate) const HELP: [(&str, &str); 15] = [
 ];
 const RESTART_HELP: (&str, &str) = ("r", "restart without refusing or cutting anything");
 
-/// The keys of a dashboard, and what each does.
+/// The keys of a dashboard, and what each of them does.
 pub(crate) fn help_of(seat: Seat) -> Vec<(&'static str, &'static str)> {
     let mut help = HELP.to_vec();
     match seat {
@@ -190,7 +190,7 @@ pub(crate) fn help_of(seat: Seat) -> Vec<(&'static str, &'static str)> {
 }
 
 impl Ui {
-    /// On the main page.
+    /// Starts on the main page.
     pub(crate) fn new(seat: Seat) -> Ui {
         Ui { seat, ..Ui::default() }
     }
@@ -200,12 +200,12 @@ impl Ui {
         self.seat
     }
 
-    /// How far a page up or down in the log goes: as it is drawn.
+    /// Sets how far page up and page down scroll the log, as it is drawn.
     pub(crate) fn set_log_page(&mut self, lines: usize) {
         self.log_page = lines;
     }
 
-    /// Lines of the log that are newer than the first one shown, because the user has scrolled.
+    /// Log lines newer than the first one shown, if the user has scrolled.
     pub(crate) fn newer_lines(&self, status: &Status) -> usize {
         let newer = self.scrolled_to.map_or(0, |number| status.lines_after(number));
         newer.min(status.activity.len().saturating_sub(1))
@@ -216,22 +216,22 @@ impl Ui {
         &self.page
     }
 
-    /// What is being asked; it wants `y` or `n`.
+    /// The question on the screen, to be answered with `y` or `n`.
     pub(crate) fn question(&self) -> Option<&str> {
         self.question.as_ref().map(|(text, _)| text.as_str())
     }
 
-    /// What came of the last action, until the next key.
+    /// The result of the last action, until the next key.
     pub(crate) fn note(&self) -> Option<&str> {
         self.note.as_deref()
     }
 
-    /// Shows what came of an action.
+    /// Shows the result of an action.
     pub(crate) fn tell(&mut self, note: impl Into<String>) {
         self.note = Some(note.into());
     }
 
-    /// One key. The lists of the menus are those of `status`, as they were drawn.
+    /// Handles one key. The lists of the menus are those of `status`, as drawn.
     pub(crate) fn press(&mut self, key: Key, status: &Status) -> Option<Action> {
         if key == Key::Redraw {
             return Some(Action::Redraw);
@@ -241,7 +241,7 @@ impl Ui {
                 Key::Char('y' | 'Y') => {
                     self.page = match action {
                         Action::Quit | Action::Restart => self.page.clone(),
-                        // Where the page to open is shown, and the code can be typed.
+                        // That page shows the address to open and takes the code.
                         Action::SignIn(_) => {
                             self.entry.clear();
                             Page::Entry { wanted: Wanted::SignInCode, shown: String::new() }
@@ -363,7 +363,7 @@ impl Ui {
         let listed = status.in_order();
         let found = listed.iter().enumerate().find(|(_, known)| known.name == account);
         let Some((position, known)) = found else {
-            // It left while its page was open.
+            // The account was removed while its page was open.
             self.page = Page::Accounts { cursor: 0 };
             return None;
         };
@@ -486,7 +486,7 @@ impl Ui {
     }
 }
 
-/// The cursor after a key that moves it, within `count` lines.
+/// The new cursor after a movement key, within `count` lines.
 fn moved(key: &Key, cursor: usize, count: usize) -> Option<usize> {
     let last = count.saturating_sub(1);
     match key {

@@ -1,5 +1,5 @@
-//! A worker's way to its leader: orders in, reports out, and its own signals, which are the
-//! leader's business.
+//! A worker's connection to its leader: orders in, reports out, and the worker's own signals, which
+//! it passes to the leader.
 
 use std::cell::Cell;
 use std::net::TcpListener;
@@ -12,22 +12,22 @@ use crate::host::restart::{Control, Order, Origin, Received, Report, Seat};
 use crate::host::signals::{Signal, Signals};
 use crate::platform::poll_for;
 
-/// How often a worker that only waits looks around.
+/// How often a waiting worker checks its surroundings.
 const LOOK_EVERY: Duration = Duration::from_secs(20);
 
-/// The way to the leader.
+/// The connection to the leader.
 pub(super) struct Link {
     pub(super) control: Control,
-    /// Those of a process of its own.
+    /// Only for a worker with a process of its own.
     signals: Option<Signals>,
-    /// The leader is no more: what would be told to it is for this process.
+    /// The leader has ended, so this process has to act on what it would report.
     orphaned: Cell<bool>,
 }
 
-/// What a wait has brought.
+/// The result of a wait.
 pub(super) enum Heard {
     Order(Order),
-    /// The leader is no more.
+    /// The leader has ended.
     Gone,
     Nothing,
 }
@@ -37,7 +37,7 @@ impl Link {
         Link { control, signals, orphaned: Cell::new(false) }
     }
 
-    /// Whether this worker is the leader's thread and not a process of its own.
+    /// Whether this worker is a thread of the leader rather than a process.
     pub(super) fn is_thread(&self) -> bool {
         self.signals.is_none()
     }
@@ -47,7 +47,7 @@ impl Link {
     }
 
     pub(super) fn tell(&self, report: &Report, socket: Option<&TcpListener>) {
-        // A leader that is gone is noticed by the next wait.
+        // If the leader is gone, the next wait notices it.
         let _ = self.control.report(report, socket.map(|socket| socket.as_fd()));
     }
 
@@ -74,7 +74,7 @@ impl Link {
                     self.report(&Report::Quit(signal.name().to_owned()))
                 }
                 Signal::Restart => self.report(&Report::Restart),
-                // The leader gets it too, where a terminal sent it.
+                // A terminal sends it to the leader too.
                 Signal::HangUp | Signal::Suspend => {}
             }
         }
@@ -91,7 +91,7 @@ impl Link {
         }
     }
 
-    /// The first order; `None` if there is nothing to begin.
+    /// The first order; `None` if the worker should not start.
     pub(super) fn wait_start(&self) -> Option<Beginning> {
         loop {
             match self.listen(LOOK_EVERY) {
@@ -104,7 +104,7 @@ impl Link {
         }
     }
 
-    /// What the worker before has learned, once this one may serve; `None` if it shall not.
+    /// What the previous worker has learned, once this one may serve; `None` if it should not.
     pub(super) fn wait_go(&self) -> Option<String> {
         loop {
             match self.wait(LOOK_EVERY) {
@@ -116,7 +116,7 @@ impl Link {
     }
 }
 
-/// What the first order says.
+/// The content of the first order.
 pub(super) struct Beginning {
     pub(super) origin: Origin,
     pub(super) seat: Seat,

@@ -1,4 +1,4 @@
-//! The listening socket: the one that was passed to this process, or a new one.
+//! The listening socket: one that this process inherited, or a new one.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::OwnedFd;
@@ -9,7 +9,7 @@ use crate::host::restart::Origin;
 use crate::proxy::reply;
 use crate::server::{self, Bounds};
 
-/// A proxy that anybody in the network could use without a key is never opened (SPEC P2).
+/// Refuses to open a proxy that anybody in the network could use without a key (SPEC P2).
 fn refuse_open_door(config: &Config, passed: Option<&TcpListener>) -> Result<()> {
     let named = || match config.proxy.host.parse::<IpAddr>() {
         Ok(ip) => ip.to_canonical().is_loopback(),
@@ -28,7 +28,7 @@ fn refuse_open_door(config: &Config, passed: Option<&TcpListener>) -> Result<()>
     )))
 }
 
-/// The socket to serve: the one that was passed, if it is still the right one, or a new one.
+/// The socket to serve: the inherited one if it still matches the config, or a new one.
 pub(super) fn listen(
     config: &Config,
     passed: Option<OwnedFd>,
@@ -92,7 +92,7 @@ fn bind(config: &Config, addresses: Vec<SocketAddr>) -> Result<TcpListener> {
     Err(Error::operator(format!("cannot listen on {address}: {what}")))
 }
 
-/// The listener's bounds.
+/// The listener's limits.
 pub(super) fn bounds(config: &Config) -> Bounds {
     Bounds {
         connections: match config.proxy.connections_max {

@@ -1,8 +1,8 @@
-//! How the server is to run, as far as the command line says.
+//! Options of the server from the command line.
 
 use std::path::PathBuf;
 
-/// How the server is to run.
+/// Options of the server.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ServeOptions {
     /// `--log-to DIR`.

@@ -1,4 +1,4 @@
-//! The wiring of a server: config, accounts, gate, reporter, proxy.
+//! Puts a server together: config, accounts, gate, reporter, proxy.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
@@ -15,13 +15,13 @@ use crate::event::{Event, Events, Started, StartedAccount};
 use crate::gate::Gate;
 use crate::net;
 use crate::proxy::context::{Context, Parts, proxies};
-use crate::proxy::reply;
+use crate::proxy::no_account;
 use crate::report::Reporter;
 use crate::report::capture::Capture;
 use crate::scheduler::Scheduler;
 use crate::server::Listener;
 
-/// Accounts, gate and everything that requests share.
+/// Builds accounts, gate and everything that requests share.
 pub(super) fn build(
     path: PathBuf,
     config: Config,
@@ -60,7 +60,7 @@ pub(super) fn build(
         tls,
     };
     let context = Arc::new(Context::new(parts).map_err(Error::operator)?);
-    // Set once, here.
+    // Set only once, here.
     let _ = shared.set(Arc::downgrade(&context));
     reload::apply_first(&context, &context.config());
     context.accounts.sync_tokens();
@@ -70,7 +70,7 @@ pub(super) fn build(
     Ok(context)
 }
 
-/// What accounts use; `shared` is set once there is a context.
+/// What accounts need from outside; `shared` is set once the context exists.
 fn surroundings(
     config: PathBuf,
     events: &Events,
@@ -81,7 +81,7 @@ fn surroundings(
     let current = Arc::clone(shared);
     Surroundings {
         config,
-        // A hot change of upstreamProxy is for refreshes too.
+        // Refreshes follow a changed upstreamProxy too.
         http: wire::http_by(move || match current.get().and_then(Weak::upgrade) {
             Some(context) => context.agent(),
             None => first.clone(),
@@ -98,7 +98,8 @@ fn surroundings(
     }
 }
 
-/// The wall clock was set, or the machine slept: idle upstream connections are dead by now.
+/// Runs after the wall clock was set or the machine slept: idle upstream connections are dead by
+/// now.
 fn clock_stepped(context: &Context) {
     if context.renew_agent().is_ok() {
         context.events.notice(
@@ -109,7 +110,7 @@ fn clock_stepped(context: &Context) {
     }
 }
 
-/// Tells the log what was started.
+/// Logs what was started.
 pub(super) fn announce(context: &Context, listener: &Listener) {
     let accounts = context.accounts.all();
     context.tell(Event::Started(Started {
@@ -126,6 +127,6 @@ pub(super) fn announce(context: &Context, listener: &Listener) {
             .collect(),
     }));
     if accounts.is_empty() {
-        context.events.warning(clock::wall(), reply::NO_ACCOUNT);
+        context.events.warning(clock::wall(), no_account::NO_ACCOUNT);
     }
 }

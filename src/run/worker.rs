@@ -1,5 +1,5 @@
-//! The life of a server: it gets ready, serves when it is told to, hands over or stops, and
-//! finishes its requests.
+//! The life of a server: it prepares, serves when told to, hands over or stops, and finishes its
+//! requests.
 //!
 //! ```text
 //! prepare ─▶ (go) ─▶ serve ─yield─▶ let go ─retire─▶ finish, until deserted
@@ -7,8 +7,8 @@
 //!                      └──drain─▶ finish, until nothing runs
 //! ```
 //!
-//! It takes orders only from its leader. Signals that it receives are passed to the leader, so that
-//! a signal to the whole process group counts once.
+//! It takes orders only from its leader. Signals that it receives itself are passed to the leader,
+//! so that a signal to the whole process group counts once.
 
 use std::net::TcpListener;
 use std::process::ExitCode;
@@ -37,49 +37,49 @@ use crate::report::{Mode, Reporter};
 use crate::scheduler::time::Mono;
 use crate::server::Listener;
 
-/// How often the state file is looked after (SPEC A6: within 30 s of a change).
+/// How often the state file is checked (SPEC A6: written within 30 s of a change).
 const STATE_EVERY: Duration = Duration::from_secs(20);
-/// How often accounts of request headers are looked after.
+/// How often accounts from request headers are checked for removal.
 const RUNTIME_EVERY: Duration = Duration::from_secs(600);
-/// An interval of 0 must not keep the processor busy.
+/// An interval of 0 must not cause a busy loop.
 const SYNC_MIN: Duration = Duration::from_millis(100);
-/// Time between two lines of progress while running requests finish (SPEC R1).
+/// Interval of the progress lines while running requests finish (SPEC R1).
 const LEFT_TOLD_EVERY: Duration = Duration::from_secs(5);
-/// Time between two reports of what the dashboard of the worker that took over is to show, too.
+/// Interval of the reports for the dashboard of the worker that took over.
 const SEEN_TOLD_EVERY: Duration = Duration::from_millis(500);
-/// Time between two looks at what is left.
+/// Interval between two checks of what is left.
 const LEFT_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long requests that were cut may take to end.
 const LAST_LINES_MAX: Duration = Duration::from_secs(1);
-/// A refresh that is in progress at the end is waited for, because its token would be lost.
+/// At the end, a running refresh is waited for, because its token would be lost.
 const REFRESH_SETTLE_MAX: Duration = Duration::from_secs(40);
-/// How long a server that ends goes on trying to store what is in memory only.
+/// How long a server that ends keeps trying to store tokens that are only in memory.
 const STORE_AT_END_MAX: Duration = Duration::from_secs(5);
-/// The same as [`REFRESH_SETTLE_MAX`] before a hand-over, for which the leader waits only so long.
+/// The same as [`REFRESH_SETTLE_MAX`] before a hand-over, where the leader waits no longer.
 const YIELD_SETTLE_MAX: Duration = Duration::from_secs(10);
-/// The log's last lines are written within this time, or not at all when nobody reads them.
+/// Time limit for writing the log's last lines; without a reader they are lost.
 const LOG_FINISH_MAX: Duration = Duration::from_secs(2);
 
-/// What stops a worker without an order.
+/// Why a worker stops without an order.
 const LEADER_GONE: &str = "the leading process ended";
 
-/// How the life ended.
+/// How the server ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ended {
-    /// Everything that ran was finished.
+    /// All running requests finished.
     Clean,
-    /// What still ran was cut.
+    /// Some requests were cut off.
     Cut,
 }
 
-/// What ends the time of serving.
+/// Why the server stops accepting requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Going {
     /// The program stops.
     Stopping,
     /// Another process serves.
     Retiring,
-    /// At once.
+    /// Cut everything at once.
     Cutting,
 }
 
@@ -91,7 +91,7 @@ pub(super) fn as_thread(options: &ServeOptions, control: Control) -> Result<Exit
     live(options, &Link::new(control, None))
 }
 
-/// A later worker: a process. Its leader tells why it cannot start, if it cannot.
+/// A later worker: a process. If it cannot start, its leader reports why.
 ///
 /// # Errors
 /// Signals cannot be taken over.
@@ -123,7 +123,7 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
     let mut config = if link.is_thread() {
         file::load_or_create(&path)?
     } else {
-        // The server that runs has one: that it is gone is a mistake, and defaults would have no
+        // The running server has a config, so a missing file is a mistake; defaults would have no
         // accounts.
         file::load(&path)?
     };
@@ -159,18 +159,18 @@ fn start(options: &ServeOptions, link: &Link) -> Result<Ended> {
     }
 }
 
-/// A serving server.
+/// A running server.
 struct Worker<'a> {
     link: &'a Link,
     context: Arc<Context>,
     listener: Listener,
     origin: Origin,
     mode: Mode,
-    /// What was known when it handed over, and when that was.
+    /// What it handed over, and when.
     handed: Option<(State, Mono)>,
-    /// What of the past the one that takes over knows.
+    /// What the next worker's dashboard already knows.
     told: Told,
-    /// What told it to stop, such as `SIGTERM`.
+    /// What made it stop, such as `SIGTERM`.
     stopped_by: String,
 }
 
@@ -196,7 +196,7 @@ impl Worker<'_> {
             }
         })
         .map_err(|error| Error::operator(format!("the server cannot start: {error}")))?;
-        // Set once, by the only listener.
+        // Set only once, by the only listener.
         let _ = context.address.set(listener.address());
         Ok(Worker {
             link,
@@ -219,7 +219,7 @@ impl Worker<'_> {
         announce(&self.context, &self.listener);
         let going = self.watch(&mut screen);
         let ended = self.finish(going);
-        // The terminal is given back before anything is written on it.
+        // The terminal is restored before anything is written to it.
         screen.close();
         if self.handed.is_none() {
             save_state(&self.context);
@@ -233,20 +233,20 @@ impl Worker<'_> {
         }
         reporter.finish(LOG_FINISH_MAX);
         if self.handed.is_some() {
-            // What was finished here since: only now it is all in the log.
+            // Only now are all requests that finished here in the log.
             self.tell_seen();
         }
         ended
     }
 
-    /// The time of serving: orders, the config file, the state file.
+    /// The main loop: orders, the config file, the state file.
     fn watch(&mut self, screen: &mut Screen<'_>) -> Going {
         let start = clock::mono();
         let mut sync_due = start + self.context.config().sync_interval;
         let mut state_due = start + STATE_EVERY;
         let mut runtime_due = start + RUNTIME_EVERY;
-        // The file may have changed since it was read, in a hand-over long since: the first look
-        // always reads it again.
+        // The file may have changed since it was read, long ago if this worker took over, so the
+        // first check always reads it again.
         let mut seen = None;
         loop {
             probe::follow(&self.context);
@@ -255,8 +255,8 @@ impl Worker<'_> {
                 Heard::Order(Order::Reload) => {
                     screen.reporter.reopen_file();
                     seen = file_stamp(&self.context);
-                    // What changed or failed was told as an event; whoever asked wants to hear of
-                    // nothing, too.
+                    // Changes and failures are reported as events; whoever asked should also hear
+                    // that nothing changed.
                     if reload::reload(&self.context).is_ok_and(|changes| changes.is_empty()) {
                         let text = "config reloaded: nothing changed";
                         self.context.events.notice(clock::wall(), text);
@@ -283,7 +283,7 @@ impl Worker<'_> {
                     seen = stamp;
                     let _ = reload::reload(&self.context);
                 }
-                // Tokens of `importFrom` change without the config file (SPEC T3).
+                // Tokens of `importFrom` change independently of the config file (SPEC T3).
                 self.context.accounts.sync_tokens();
                 sync_due = now + self.context.config().sync_interval.max(SYNC_MIN);
             }
@@ -310,8 +310,8 @@ impl Worker<'_> {
                 save_state(&context);
                 screen.close();
                 self.listener.pause();
-                // From here on tokens have another writer. One that is being renewed is stored by
-                // this process, and handed over later if it takes longer.
+                // From here on another process writes tokens. A token that is being refreshed is
+                // stored by this process, and handed over later if that takes longer.
                 context.accounts.set_role(Role::Retired);
                 context.accounts.settle(YIELD_SETTLE_MAX);
                 context.accounts.keep_all();
@@ -322,7 +322,7 @@ impl Worker<'_> {
                 if let Err(error) = self.link.control.report(&whole, None) {
                     let text = format!("cannot hand over sessions: {error}");
                     context.events.warning(clock::wall(), text);
-                    // The new process reads the file.
+                    // The new process reads the state file instead.
                     self.link.report(&Report::Yielded(number, String::new()));
                 }
             }
@@ -353,7 +353,7 @@ impl Worker<'_> {
         None
     }
 
-    /// Lets what runs finish, and cuts it at the limit or when told to (SPEC R1, R2).
+    /// Lets running requests finish, and cuts them off at the limit or when told to (SPEC R1, R2).
     fn finish(&mut self, mut going: Going) -> Ended {
         let context = Arc::clone(&self.context);
         self.begin_end(going);
@@ -404,26 +404,26 @@ impl Worker<'_> {
             self.listener.cut();
             self.wait_for_last_lines();
         }
-        // Nobody is left who needs another token, and one that is sent now might not be waited for.
+        // No request needs another token, and nobody might wait for a refresh that starts now.
         context.accounts.set_role(Role::Retired);
         context.accounts.settle(REFRESH_SETTLE_MAX);
         match self.handed {
             Some(_) => context.accounts.keep_all(),
-            // There is nobody whom it could give what it cannot store.
+            // No other process can take what it cannot store.
             None => context.accounts.keep_all_at_the_end(STORE_AT_END_MAX),
         }
-        // Also in a stop that came meanwhile: the one that took over writes it down.
+        // Also during a stop: the worker that took over writes it to the file.
         self.tell_learned();
         if going == Going::Retiring {
             self.part();
-            // What it had to cut was told. It is no part of a stop that comes now, which may well
-            // lose nothing.
+            // Requests that it had to cut have been reported. They do not count for a stop that
+            // comes now, which may well lose nothing.
             return Ended::Clean;
         }
         ended
     }
 
-    /// A request that was cut still has its line in the log to write.
+    /// Requests that were cut still have to write their log lines.
     fn wait_for_last_lines(&self) {
         let end = clock::mono() + LAST_LINES_MAX;
         while self.listener.busy() > 0 && clock::mono() < end {
@@ -431,7 +431,7 @@ impl Worker<'_> {
         }
     }
 
-    /// What the leader says while requests are finished changes how they are finished.
+    /// Handles orders of the leader while requests are finishing; they may change how that ends.
     fn hear_while_ending(&mut self, going: Going) -> Going {
         let retiring = going == Going::Retiring;
         match self.link.wait(LEFT_LOOK_EVERY) {
@@ -452,7 +452,8 @@ impl Worker<'_> {
                 self.context.stop();
                 match self.origin {
                     Origin::Config => self.listener.stop_accepting(),
-                    // It is the supervisor's: the next process that it starts serves who comes now.
+                    // The supervisor owns the socket: the next process that it starts serves new
+                    // connections.
                     Origin::Supervisor => self.listener.pause(),
                 }
                 self.context.gate.with(|scheduler, now| scheduler.drain(now));
@@ -462,8 +463,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Tells why it stops, how many requests are left and until when they may run; gives the
-    /// moment, if it was told. A worker that has handed over is not the one that stops.
+    /// Logs why it stops, how many requests are left and until when they may run. Returns that
+    /// deadline if it was logged. A worker that has handed over is not the one that stops.
     fn tell_stopping(&self, going: Going, start: Mono) -> Option<Mono> {
         if going == Going::Retiring || self.handed.is_some() {
             return None;
@@ -489,7 +490,7 @@ impl Worker<'_> {
         }
     }
 
-    /// What one that has handed over has learned since.
+    /// Reports what was learned since the hand-over.
     fn tell_learned(&self) {
         if let Some((handed, at)) = &self.handed {
             let recent = clock::mono().since(*at);
@@ -498,7 +499,7 @@ impl Worker<'_> {
         }
     }
 
-    /// What the dashboard has shown here and is to show there.
+    /// Reports what the dashboard has shown here, so that it is shown there too.
     fn tell_seen(&mut self) {
         let seen = hand_over::seen(&self.context, &mut self.told);
         if !seen.is_empty() {
@@ -506,7 +507,7 @@ impl Worker<'_> {
         }
     }
 
-    /// The last words of one that has handed over.
+    /// The final report of a worker that has handed over.
     fn part(&self) {
         match self.mode {
             Mode::Screen => self.say("restart: done".to_owned()),
@@ -514,7 +515,8 @@ impl Worker<'_> {
         }
     }
 
-    /// A line from one that has handed over: where there is a dashboard, it is the other one's.
+    /// Logs a line of a worker that has handed over; if there is a dashboard, the other worker has
+    /// it.
     fn say(&self, text: String) {
         match self.mode {
             Mode::Screen => self.link.report(&Report::Said(text)),
@@ -523,8 +525,8 @@ impl Worker<'_> {
     }
 }
 
-/// Requests that wait are never waited for (SPEC Q5): they are answered, and come again to the new
-/// process. A later request on an old connection is served, if it can be at once.
+/// Waiting requests are not waited for (SPEC Q5): they are answered, and the clients retry with the
+/// new process. A later request on an old connection is served if it can be served at once.
 fn refuse_waiting(context: &Context) {
     let waiting = context.gate.look(|scheduler, now| scheduler.snapshot(now).queue.waiting);
     if waiting > 0 {
@@ -533,7 +535,7 @@ fn refuse_waiting(context: &Context) {
     }
 }
 
-/// The dashboard, where there is a terminal for it; else the log is written.
+/// The dashboard if there is a terminal for it, otherwise the plain log.
 struct Screen<'a> {
     mode: Mode,
     reporter: &'a Reporter,
@@ -559,7 +561,7 @@ impl Screen<'_> {
     }
 }
 
-/// What tells one version of the config file from another: its identity, size and times.
+/// Tells versions of the config file apart: its identity, size and times.
 fn file_stamp(context: &Context) -> Option<(u64, u64, i64, i64)> {
     use std::os::unix::fs::MetadataExt as _;
     let found = std::fs::metadata(&context.config_path).ok()?;

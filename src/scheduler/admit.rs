@@ -1,8 +1,8 @@
 //! Admission (SPEC Q1–Q3, S8): grant, hold or refuse.
 //!
-//! All waiting requests are considered, in order, before a newcomer. So a newcomer is served at
-//! once only by an account that no waiting request could use: it never overtakes such a request,
-//! and never waits for one that its own account could not serve.
+//! All waiting requests are considered, in order, before a new one. So a new request is served at
+//! once only by an account that no waiting request can use: it never overtakes such a request, and
+//! never waits for a request that its own account cannot serve.
 
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ use super::select::{Ask, Choice, Patience, Restraint, Route};
 use super::{Intake, LeaseRecord, Look, Looking, Progress, Scheduler};
 
 impl Scheduler {
-    /// Asks for an account: the first time, and after each failed attempt with that account in
-    /// `excluded`.
+    /// Asks for an account: the first time, and again after each failed attempt, with the failed
+    /// account in `excluded`.
     pub fn admit(&mut self, now: Now, mut request: Request) -> Admission {
         let now = self.touch(now);
         self.bear_a_fallback(now, &mut request);
@@ -47,7 +47,8 @@ impl Scheduler {
         if request.trail.may_begin_suspense() {
             let ask = self.ask(now, &request, &tried, tried_until);
             self.rank(now, &ask, &mut ranking);
-            // No account is left to try: a refusal without evidence has to be explained.
+            // No account is left to try: wait for an explanation if there was a refusal without
+            // evidence.
             if ranking.available.is_empty() {
                 request.trail.begin_suspense(now.mono, &self.policy);
             }
@@ -81,8 +82,8 @@ impl Scheduler {
         }
     }
 
-    /// What becomes of a request that asks now, with the accounts as it saw them. One that would be
-    /// refused is served where only a restraint kept it away (S6).
+    /// Decides what happens to a request now, given the accounts as ranked. A request that would be
+    /// refused is served if only a restraint kept it from an account (S6).
     pub(super) fn decide(
         &self,
         now: Now,
@@ -92,7 +93,8 @@ impl Scheduler {
     ) -> Decision {
         self.rank(now, ask, ranking);
         if request.trail.suspense_ends(&self.policy).is_some_and(|at| at <= now.mono) {
-            // Its last look took longer than it may stay in suspense: no call follows it.
+            // Its last attempt took longer than the rest of its suspense, so there is no further
+            // one.
             return Decision::Refuse(self.refusal(now, ask, None));
         }
         let may_try = self.policy.max_attempts == 0 || request.attempts < self.policy.max_attempts;
@@ -119,7 +121,7 @@ impl Scheduler {
         Decision::Refuse(refusal)
     }
 
-    /// The client left while its request waited.
+    /// The client left while its request was waiting.
     pub fn cancel(&mut self, now: Now, ticket: Ticket) -> Cancel {
         let now = self.touch(now);
         if let Some(place) = self.queue.place_of(ticket) {
@@ -139,8 +141,8 @@ impl Scheduler {
         }
     }
 
-    /// Cold starts keep nobody who is alone in the queue (S6), and those in suspense may have left
-    /// a probe to the one that is gone (P8).
+    /// The only request in the queue is not limited by cold starts (S6), and the departed one may
+    /// have left a probe to those in suspense (P8).
     pub(super) fn look_for_the_last(&mut self) {
         let in_line = self.queue.in_line();
         if in_line == 1 || in_line < self.queue.len() {
@@ -148,8 +150,8 @@ impl Scheduler {
         }
     }
 
-    /// The next verdict about a ticket, in order of delivery. Call until `None` after every other
-    /// call and at `next_wakeup`.
+    /// The next verdict about a ticket, in order of delivery. Call it until it returns `None` after
+    /// every other call and at `next_wakeup`.
     pub fn poll(&mut self, now: Now) -> Option<Wake> {
         let now = self.touch(now);
         if self.wakes.is_empty() {
@@ -158,8 +160,8 @@ impl Scheduler {
         self.wakes.pop_front()
     }
 
-    /// When to poll again though nothing happened; none while nobody waits. Always later than `now`
-    /// once `poll` gave `None`.
+    /// When to poll again if nothing else happens; `None` if nothing is waiting. Always later than
+    /// `now` once `poll` has returned `None`.
     #[must_use]
     pub fn next_wakeup(&self, now: Now) -> Option<Mono> {
         if !self.wakes.is_empty() {
@@ -168,8 +170,8 @@ impl Scheduler {
         if self.queue.is_empty() {
             return None;
         }
-        // A reset is on the wall clock, which may be set at any time: never sleep long on the other
-        // one.
+        // A reset is on the wall clock, which may be set at any time, so never sleep long by the
+        // monotonic one.
         let latest = now.mono + self.policy.poll.max(POLL_MIN);
         match self.look {
             Look::Now => Some(now.mono),
@@ -177,7 +179,7 @@ impl Scheduler {
         }
     }
 
-    /// What needs no look at any account.
+    /// Refusals that do not depend on any account.
     fn refused_unseen(&self, request: &Request) -> Option<RefusalReason> {
         match self.intake {
             Intake::Draining => return Some(RefusalReason::Draining),
@@ -196,9 +198,9 @@ impl Scheduler {
         }
     }
 
-    /// The accounts that this request has failed on, without those that a block keeps away from it:
-    /// at the end of the block such an account serves it, whatever the others have met (Q2). A
-    /// short block is none, so that cooldowns of zero cannot spin.
+    /// The accounts on which this request has failed, except those with a block for it: when the
+    /// block ends, such an account serves the request, whatever the others have answered (Q2). A
+    /// short block does not count, so that cooldowns of zero cannot cause a busy loop.
     fn left_out(&self, now: Now, request: &Request) -> Vec<AccountId> {
         let target = Target {
             class: request.class,
@@ -217,7 +219,7 @@ impl Scheduler {
         request.excluded.iter().copied().filter(|id| !is_blocked(id)).collect()
     }
 
-    /// How long the accounts of a finished pass stay left out.
+    /// How long accounts are excluded after a finished pass.
     pub(super) fn pass_pause(&self, last_failure: Option<WaitCause>) -> Duration {
         match last_failure {
             Some(WaitCause::Network) => PASS_PAUSE.max(self.policy.network_cooldown),
@@ -226,7 +228,8 @@ impl Scheduler {
         }
     }
 
-    /// Q1, Q3 for a request that gets no account now: what it would wait for, or why it cannot.
+    /// Q1, Q3 for a request that gets no account now: what it would wait for, or why it cannot
+    /// wait.
     pub(super) fn may_hold(
         &self,
         now: Now,
@@ -257,7 +260,7 @@ impl Scheduler {
         Err(self.refusal(now, ask, reason))
     }
 
-    /// When each account that matches can be expected back; those that look the same once.
+    /// When each matching account is expected back; identical outlooks are listed once.
     pub(super) fn outlooks(&self, now: Now, ask: &Ask<'_>) -> Vec<Outlook> {
         let mut outlooks = Vec::new();
         for account in &self.accounts {
@@ -341,12 +344,12 @@ impl Scheduler {
             self.affinity.note(now.mono, session, choice.home, choice.critical);
         }
         self.leases.insert(id, held);
-        // Those who wait may now be waiting for something else, and so have another limit.
+        // Waiting requests may now be waiting for another reason, with another limit.
         self.look = Look::Now;
         grant
     }
 
-    /// S5: what a request is expected to cost on this account.
+    /// S5: the expected cost of a request on this account.
     fn cost_of(&self, now: Now, request: &Request, index: usize) -> (u64, PromptCache) {
         let ask = self.ask(now, request, &[], now.mono);
         let cache = ask.cache_on(now.mono, self.accounts[index].id);
@@ -355,7 +358,7 @@ impl Scheduler {
 }
 
 impl Scheduler {
-    /// Why this request goes to an account that has refused it, if it does.
+    /// Why this request tries an account again that has refused it, if it does.
     fn looking(&self, now: Now, request: &Request, index: usize) -> Looking {
         let account = &self.accounts[index];
         if request.trail.refusal_by(account.id).is_none() {
@@ -369,7 +372,7 @@ impl Scheduler {
     }
 }
 
-/// The account has one request more, which looks at whatever waits for a look.
+/// Adds a request to the account; it tests whatever awaits a test.
 fn occupy(now: Now, id: u64, account: &mut Account, request: &Request, why: Why) {
     account.in_flight += 1;
     account.active_weight = account.active_weight.saturating_add(u64::from(request.weight));
@@ -390,7 +393,7 @@ fn occupy(now: Now, id: u64, account: &mut Account, request: &Request, why: Why)
     }
 }
 
-/// What becomes of a request that asks.
+/// The decision about a request.
 #[derive(Debug)]
 pub(super) enum Decision {
     Serve(Choice),
@@ -399,9 +402,9 @@ pub(super) enum Decision {
 }
 
 impl Scheduler {
-    /// Q6: a client whose streams were held until it could bear no more asks once without
-    /// streaming, then again after each 529. Such a request carries the same wait on: it is held
-    /// for its own limit however far the end is, where any other request without streaming would be
+    /// Q6: after its held streams have ended at the client's tolerance, a client asks once without
+    /// streaming, and again after each 529. Such a request continues the same wait: it is held up
+    /// to its own limit even if the end is later, where another request without streaming would be
     /// answered at once (Q1).
     fn bear_a_fallback(&self, now: Now, request: &mut Request) {
         if request.shape == Shape::NonStream

@@ -1,4 +1,4 @@
-//! Whether a refusal is the API's own, because it is the same everywhere (SPEC P8).
+//! Decides whether a refusal is the API's own, because it is the same everywhere (SPEC P8).
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::select::{Ask, Patience, Restraint, Route, mismatch};
 use super::{LeaseRecord, Scheduler};
 
 impl Scheduler {
-    /// P8: is it the same refusal everywhere?
+    /// P8: is the refusal the same everywhere?
     pub(super) fn weigh_breaker(
         &mut self,
         now: Now,
@@ -44,7 +44,7 @@ impl Scheduler {
             breaker.alike(now.mono, fingerprint).map(|seen| seen.account).collect();
         refusers.sort();
         refusers.dedup();
-        // Each of the proven ones was met by two requests; the proof is on the account.
+        // Each proven one was met by two requests; the proof is stored with the account.
         if refusers.len() < BREAKER_ACCOUNTS_MIN {
             return;
         }
@@ -61,8 +61,8 @@ impl Scheduler {
         }
     }
 
-    /// Every enabled account that this request could use has refused in the same way or is out for
-    /// longer than `until`.
+    /// Whether every enabled account that this request could use has refused in the same way, or is
+    /// out beyond `until`.
     fn is_refused_everywhere(
         &self,
         now: Now,
@@ -81,7 +81,7 @@ impl Scheduler {
             weight: held.weight,
             thinking: false,
             route: Route::Any,
-            // Only Claude accounts are looked at, and none of them was brought.
+            // Only Claude accounts are examined, and none of them comes from request headers.
             brought: &[],
             tried: &[],
             tried_until: now.mono,
@@ -108,7 +108,7 @@ impl Scheduler {
         })
     }
 
-    /// True if blocks or windows keep the account out at least until then.
+    /// Whether blocks or windows keep the account out at least until then.
     fn is_out_until(&self, now: Now, account: &Account, ask: &Ask<'_>, until: Mono) -> bool {
         let mut out = false;
         self.obstacles(now, account, ask, |obstacle| {
@@ -129,7 +129,7 @@ impl Scheduler {
     }
 }
 
-/// The end of what an account's own refusals have placed.
+/// The end of the blocks that the account's own refusals have caused.
 fn refused_until(now: Now, account: &Account) -> Option<Mono> {
     let server_side = |block: &&Block| {
         matches!(

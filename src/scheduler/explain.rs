@@ -90,21 +90,21 @@ impl Scheduler {
         into.session = ask.session;
         into.verdict = verdict;
         into.candidates.clear();
-        into.candidates.extend(ranking.available.iter().map(|one| self.candidate(now, one, ask)));
+        into.candidates.extend(ranking.available.iter().map(|one| self.candidate(one)));
         into.cache = self.cached_prompt(now, ask);
         into.passed_over.clear();
         let out = ranking.out.iter().map(|index| &self.accounts[*index]);
         into.passed_over.extend(out.filter_map(|account| self.standing(now, account, ask)));
     }
 
-    fn candidate(&self, now: Now, one: &Available, ask: &Ask<'_>) -> Candidate {
+    fn candidate(&self, one: &Available) -> Candidate {
         let account = &self.accounts[one.index];
         Candidate {
             account: account.id,
             name: account.spec.name.clone(),
             rank: 0,
             tier: one.tier,
-            avoided: account.avoided(now, &self.policy, ask.target()).collect(),
+            avoided: one.avoided.clone(),
             pass: one.order,
             priority: account.spec.priority,
             score: one.terms.total(),

@@ -1,10 +1,11 @@
-//! What of an account outlives the process (SPEC A6, R2): its quota windows, what the API said of
-//! them last, the rejections that still hold, and totals.
+//! What outlives the process of an account (SPEC A6, R2): its quota windows, the API's last
+//! verdicts about them, the rejections in force, and totals.
 //!
 //! The verdicts belong to the windows. A week used to 99 % with `allowed_warning` serves, and the
-//! same week without that word is exhausted until its reset; so a window that comes back without
-//! its verdict would take away an account that the API serves, for days. A block that is not a
-//! limit (a cooldown, a missing login) is not kept: the next request finds out faster than a file.
+//! same week without that verdict is exhausted until its reset. So a window restored without its
+//! verdict would take out an account that the API serves, for days. A block that is not a limit (a
+//! cooldown, a missing login) is not kept: the next request finds out faster than a file could
+//! tell.
 
 use std::sync::Arc;
 
@@ -29,8 +30,8 @@ impl Scheduler {
         })
     }
 
-    /// Puts back what the state file kept: a utilisation without a reset and a window that has
-    /// passed are dropped, and what an answer has said since stays. Totals are added to what was
+    /// Restores what the state file kept. A utilisation without a reset and a window that has
+    /// passed are dropped, and answers received since take precedence. Totals are added to those
     /// counted since.
     pub fn restore(&mut self, now: Now, id: AccountId, learned: &Learned) {
         let now = self.touch(now);
@@ -39,7 +40,7 @@ impl Scheduler {
         };
         account.stir();
         account.windows.restore(now, &learned.windows);
-        // An answer in this process knows better than all answers in the one before.
+        // An answer in this process is newer than all answers in the previous one.
         if account.last_status.is_none() {
             account.unified_status = account.unified_status.or(learned.unified_status);
             let overage = learned.overage_until.filter(|until| *until > now.wall);
@@ -95,7 +96,7 @@ fn block(known: &KnownRejection) -> Block {
         evidence: Arc::new(Evidence {
             status: known.status,
             request_id: None,
-            source: "the state file".into(),
+            source: "known from the state file".into(),
             at: known.said_at,
             message: "".into(),
         }),

@@ -1,4 +1,4 @@
-//! Looks at blocks of many hours (SPEC P7, ways out): every verdict ages out through a real
+//! Tests of blocks that last many hours (SPEC P7, ways out): every verdict ages out through a real
 //! request.
 
 use super::Scheduler;
@@ -11,8 +11,8 @@ use super::parts::time::{Mono, Now};
 use super::select::{Ask, Choice, mismatch};
 
 impl Scheduler {
-    /// Ways out (P7): a request that would otherwise wait or fail looks at an account that has been
-    /// out for hours, if nothing but such blocks keeps it away.
+    /// Ways out (P7): a request that would otherwise wait or fail tests an account that has been
+    /// out for hours, if nothing but such blocks keeps it out.
     pub(super) fn long_look(&self, now: Now, ask: &Ask<'_>) -> Option<Choice> {
         let is_due = |account: &Account| {
             let mut due = true;
@@ -38,7 +38,7 @@ impl Scheduler {
         })
     }
 
-    /// When the first such look is due.
+    /// When the first such test is due.
     pub(super) fn next_long_look(&self, now: Now, ask: &Ask<'_>) -> Option<Mono> {
         let accounts = self.accounts.iter().filter(|account| mismatch(account, ask).is_none());
         let looks = accounts.flat_map(|account| {
@@ -52,8 +52,8 @@ impl Scheduler {
         looks.filter(|at| *at > now.mono).min()
     }
 
-    /// The request that looked at a limit without a known end (S3), or whether a refusal still
-    /// holds (T2, ways out), has come back.
+    /// The request that tested a limit without a known end (S3), or whether a refusal still holds
+    /// (T2, ways out), has ended.
     pub(super) fn end_look(&mut self, now: Now, index: usize, lease: u64, outcome: &Outcome) {
         let account = &mut self.accounts[index];
         let looked = match outcome {

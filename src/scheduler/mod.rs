@@ -68,14 +68,14 @@ use parts::ranking::Ranking;
 use parts::recent_load::Recent;
 use parts::time::{Mono, Now};
 
-/// All state of scheduling. Deterministic: the same calls give the same answers.
+/// The complete state of scheduling. Deterministic: the same calls give the same results.
 ///
-/// `now` may be a little older than that of the call before (two threads read the clock, then took
-/// the lock): it counts as the same moment. Ids that are no longer known are ignored.
+/// `now` may be slightly older than that of the previous call, because two threads read the clock
+/// and then took the lock; it is then treated as equal. Unknown ids are ignored.
 #[derive(Debug)]
 pub struct Scheduler {
     policy: Policy,
-    /// In the order of their ids.
+    /// Ordered by id.
     accounts: Vec<Account>,
     last_account: u32,
     routing: Routing,
@@ -86,34 +86,33 @@ pub struct Scheduler {
     affinity: Affinity,
     breakers: Breakers,
     queue: Queue,
-    /// Verdicts that `poll` has not given yet.
+    /// Verdicts that `poll` has not returned yet.
     wakes: VecDeque<Wake>,
     look: Look,
     intake: Intake,
     decisions: VecDeque<Explanation>,
     latest: Mono,
-    /// Kept between calls for its memory.
+    /// Kept between calls to reuse its memory.
     ranking: Ranking,
 }
 
-/// When the queue is to be looked through again.
+/// When the queue must be examined again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {
     /// Something has changed.
     Now,
-    /// Nothing will change until then, as long as the wall clock keeps its distance from the
-    /// monotonic one.
+    /// Nothing will change until then, as long as the offset between the two clocks stays the same.
     At { due: Mono, distance: i64 },
 }
 
-/// Is anyone admitted?
+/// Whether requests are admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Intake {
     Open,
     Draining,
 }
 
-/// What is remembered of a lease.
+/// The record of a lease.
 #[derive(Debug)]
 struct LeaseRecord {
     account: AccountId,
@@ -127,14 +126,14 @@ struct LeaseRecord {
     granted: Now,
     looking: Looking,
     trail: Trail,
-    /// What it is expected to cost (S5).
+    /// Its expected cost (S5).
     cost: u64,
     progress: Progress,
-    /// Counted in its account's ramp until its head comes.
+    /// It counts in its account's ramp until its head arrives.
     ramped: bool,
 }
 
-/// Why a request in suspense looks again at an account that has refused it (P7).
+/// Why a request in suspense tries an account again that has refused it (P7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Looking {
     /// It does not.
@@ -145,20 +144,20 @@ enum Looking {
     ForProof,
 }
 
-/// How far an attempt has come.
+/// The stage of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Progress {
-    /// Its head has not come yet.
+    /// Its head has not arrived yet.
     Outstanding,
     Answering,
 }
 
-/// A wall clock that drifts less than this against the monotonic one has not been set (two reads
-/// are not one moment).
+/// If the wall clock drifts less than this against the monotonic one, it has not been set (the two
+/// are not read at exactly the same moment).
 const DRIFT_MS_MAX: u64 = 20;
 
 impl Scheduler {
-    /// Without accounts.
+    /// A scheduler without accounts.
     #[must_use]
     pub fn new(policy: Policy) -> Scheduler {
         Scheduler {
@@ -182,7 +181,7 @@ impl Scheduler {
         }
     }
 
-    /// Puts new settings into effect at once (A7).
+    /// Applies new settings at once (A7).
     pub fn set_policy(&mut self, now: Now, policy: Policy) {
         self.touch(now);
         if policy.spread_window != self.policy.spread_window {
@@ -194,7 +193,7 @@ impl Scheduler {
         self.look = Look::Now;
     }
 
-    /// A new account, last in the order.
+    /// Adds an account, last in the order.
     pub fn add_account(&mut self, now: Now, spec: AccountSpec) -> AccountId {
         self.touch(now);
         self.last_account += 1;
@@ -204,7 +203,7 @@ impl Scheduler {
         id
     }
 
-    /// New settings of an account.
+    /// Changes the settings of an account.
     pub fn update_account(&mut self, now: Now, id: AccountId, spec: AccountSpec) {
         let now = self.touch(now);
         if let Some(account) = self.account_mut(id) {
@@ -218,8 +217,8 @@ impl Scheduler {
         self.look = Look::Now;
     }
 
-    /// Ways out (P7): lifts everything that keeps the account away but a missing credential, so
-    /// that the next request looks.
+    /// Ways out (P7): lifts everything that keeps the account out except a missing credential, so
+    /// that the next request tries it.
     pub fn retry(&mut self, now: Now, id: AccountId) {
         let now = self.touch(now);
         if let Some(account) = self.account_mut(id) {
@@ -229,7 +228,7 @@ impl Scheduler {
         self.look = Look::Now;
     }
 
-    /// The account takes no more requests and leaves with its last lease.
+    /// The account gets no more requests and is removed with its last lease.
     pub fn remove_account(&mut self, now: Now, id: AccountId) {
         self.touch(now);
         if let Some(account) = self.account_mut(id) {
@@ -240,21 +239,21 @@ impl Scheduler {
         self.look = Look::Now;
     }
 
-    /// S7a. Disabling or removing the preferred account returns to automatic by itself.
+    /// S7a. Disabling or removing the preferred account returns to automatic mode by itself.
     pub fn set_routing(&mut self, now: Now, routing: Routing) -> Result<(), CannotPrefer> {
         self.touch(now);
         match routing {
             Routing::Preferred(id) if !self.can_prefer(id) => Err(CannotPrefer),
             Routing::Preferred(_) | Routing::Automatic => {
                 self.routing = routing;
-                // Cold starts do not keep anyone from the preferred account (S6).
+                // Cold-start limits do not apply to the preferred account (S6).
                 self.look = Look::Now;
                 Ok(())
             }
         }
     }
 
-    /// The usage probe's answer (T6): windows only, no account's health.
+    /// Processes a usage reading (T6): windows only, not the account's health.
     pub fn learn(&mut self, now: Now, id: AccountId, report: &QuotaReport) {
         let now = self.touch(now);
         if let Some(account) = self.account_mut(id) {
@@ -268,7 +267,7 @@ impl Scheduler {
         self.look = Look::Now;
     }
 
-    /// Tokens of an answer (P13).
+    /// Adds the token usage of an answer (P13).
     pub fn add_usage(&mut self, now: Now, id: AccountId, usage: Usage) {
         self.touch(now);
         if let Some(account) = self.account_mut(id) {
@@ -281,7 +280,7 @@ impl Scheduler {
     }
 
     /// Blocks an account for a reason that is not an answer to a lease: a failed refresh, needs
-    /// login. One block a reason and scope: the later end stays.
+    /// login. There is one block per reason and scope, with the later end.
     pub fn block(&mut self, now: Now, id: AccountId, block: Block) {
         let now = self.touch(now);
         if let Some(index) = self.index(id) {
@@ -300,7 +299,8 @@ impl Scheduler {
         self.look = Look::Now;
     }
 
-    /// New credentials, or a refresh that worked: ends 401, 403, needs-login and refresh blocks.
+    /// A new credential, or a successful refresh: ends blocks from 401, 403, needs-login and
+    /// refreshes.
     pub fn clear_credential_blocks(&mut self, now: Now, id: AccountId) {
         let now = self.touch(now);
         let about_credentials = |reason: &BlockReason| match reason {
@@ -323,21 +323,29 @@ impl Scheduler {
         self.look = Look::Now;
     }
 
-    /// What ended on the account within the last hour, by the minute.
+    /// The attempts that ended on the account within the last hour, by minute.
     #[must_use]
     pub fn load_minutes(&self, now: Now, id: AccountId) -> Vec<LoadMinute> {
         let found = self.accounts.iter().find(|account| account.id == id);
         found.map(|account| account.hour.minutes(now.mono)).unwrap_or_default()
     }
 
-    /// Adds what ended on the account in another process.
+    /// Adds attempts that ended on the account in another process.
     pub fn recall_load(&mut self, now: Now, id: AccountId, minutes: &[LoadMinute]) {
         if let Some(account) = self.account_mut(id) {
             account.hour.recall(now.mono, minutes);
         }
     }
 
-    /// P9: this session has had an answer with signed thinking.
+    /// Adds the attempts that another process has counted for the metrics.
+    pub fn recall_counts(&mut self, id: AccountId, completed: u64, failed: u64) {
+        if let Some(account) = self.account_mut(id) {
+            account.completed += completed;
+            account.failed += failed;
+        }
+    }
+
+    /// P9: this session has received an answer with signed thinking.
     pub fn note_thinking(&mut self, now: Now, session: SessionKey) {
         self.touch(now);
         if self.affinity.note_thinking(session) {
@@ -351,26 +359,26 @@ impl Scheduler {
         self.affinity.note_thread(now.mono, thread, account);
     }
 
-    /// The wall clock jumped against the monotonic one: windows and resets are judged anew.
+    /// The wall clock jumped relative to the monotonic one: windows and resets are evaluated again.
     pub fn clock_stepped(&mut self, now: Now) {
         self.touch(now);
         self.look = Look::Now;
     }
 
-    /// Refuses all who wait, and everyone from now on (R1).
+    /// Refuses all waiting requests, and all new ones (R1).
     pub fn drain(&mut self, now: Now) {
         self.touch(now);
         self.intake = Intake::Draining;
         self.look = Look::Now;
     }
 
-    /// Takes `drain` back (R2: the new worker failed to start).
+    /// Undoes `drain` (R2: the new worker failed to start).
     pub fn resume(&mut self, now: Now) {
         self.touch(now);
         self.intake = Intake::Open;
     }
 
-    /// What every call begins with: nobody sees what has passed. Gives the moment that counts.
+    /// Starts every call: removes what has passed. Returns the effective time.
     fn touch(&mut self, now: Now) -> Now {
         self.latest = self.latest.max(now.mono);
         let now = Now { mono: self.latest, wall: now.wall };
@@ -380,7 +388,7 @@ impl Scheduler {
                 Expired::Something => self.look = Look::Now,
                 Expired::Recovered => {
                     self.look = Look::Now;
-                    // Those who wait would all go to the account that comes back (S10).
+                    // All waiting requests would go to the account that comes back (S10).
                     if self.queue.len() >= STORM_REQUESTS {
                         account.ramp.arm(now.mono);
                     }
@@ -391,14 +399,14 @@ impl Scheduler {
         now
     }
 
-    /// Blocks an account and prepares the others for what it moves to them (S10).
+    /// Blocks an account and prepares the others for the requests that move to them (S10).
     fn place_block(&mut self, now: Now, index: usize, block: Block) {
         let moves = block.scope.is_for_all_messages();
         let before = self.accounts[index].put_block(now, block);
         self.prepare_for_moves(now, index, moves && before == Before::Free);
     }
 
-    /// The same for a block that one request looks at when it ends.
+    /// The same for a block that one request tests when it ends.
     fn rest_block(
         &mut self,
         now: Now,
@@ -437,7 +445,7 @@ impl Scheduler {
         }
     }
 
-    /// Lets accounts go that are removed and have no lease left.
+    /// Drops removed accounts that have no lease left.
     fn reap(&mut self) {
         self.accounts.retain(|account| !account.leaving || account.in_flight > 0);
     }

@@ -1,5 +1,5 @@
-//! What one look through the queue has found out about kinds of requests, so that it asks once for
-//! all who fare alike.
+//! Caches what one pass over the queue has found out about classes of requests, so that it asks
+//! only once for all that are alike.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use super::parts::time::Now;
 use super::parts::wait_limits::Outlook;
 use super::select::{Ask, Patience, Restraint, Route};
 
-/// The classes of requests for which this look has found no account: the next one of such a class
-/// need not ask again.
+/// The classes of requests for which this pass has found no account: the next request of such a
+/// class need not ask again.
 #[derive(Debug, Default)]
 pub(super) struct SeenClasses {
     pub(super) classes: Vec<Class>,
-    /// How many who wait this look has judged.
+    /// How many waiting requests this pass has decided.
     pub(super) judged: usize,
 }
 
@@ -32,15 +32,15 @@ pub(super) struct Class {
     brought: Vec<AccountId>,
     patience: Patience,
     restraint: Restraint,
-    /// A cold start or the brink kept the one that asked, which would have cost so much. Who costs
-    /// less or has a cache somewhere may do better.
+    /// The cold-start limit or the brink held back a request of this cost. A cheaper one, or one
+    /// with a cache somewhere, may still be served.
     pub(super) restrained_from: Option<u64>,
     pub(super) outlooks: Vec<Outlook>,
 }
 
 impl SeenClasses {
-    /// How long the one judged last may be kept by a restraint. Those who are kept together are not
-    /// let go together: that would be a storm.
+    /// The longest delay by a restraint for the current request. Requests that are delayed together
+    /// are not released together, because that would be a storm.
     pub(super) fn kept_at_most(&self, queued: usize) -> Duration {
         let turn = self.judged as f64 / queued.max(1) as f64;
         RESTRAINED_MAX.mul_f64(turn.min(1.0))
@@ -83,7 +83,7 @@ impl SeenClasses {
     }
 }
 
-/// Whether all requests of its class fare as it does.
+/// Whether the result for this request is the same for all requests of its class.
 fn is_like_others(ask: &Ask<'_>) -> bool {
     ask.tried.is_empty() && ask.trail.is_empty()
 }

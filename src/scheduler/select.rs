@@ -232,6 +232,7 @@ impl Scheduler {
                 }
             }
             let tier = account.tier(now, &self.policy, ask.family);
+            let avoided: Vec<Avoided> = account.avoided(now, &self.policy, ask.target()).collect();
             ranking.available.push(Available {
                 index,
                 tier,
@@ -241,32 +242,26 @@ impl Scheduler {
                         Some(_) => Payment::PaidOverage,
                     },
                     group(account, best_subscription),
-                    self.pass(now, account, tier, ask.target()),
+                    pass(tier, &avoided),
                 ),
+                avoided,
                 priority: account.spec.priority,
                 terms: self.terms(now, account, ask, recent),
             });
         }
     }
 
-    /// The priority of the best subscription that the request could use, out or not.
+    /// The priority of the best subscription that the request could use, out or not. Only API keys
+    /// are compared with it.
     fn best_subscription(&self, ask: &Ask<'_>) -> Option<i64> {
+        if !self.accounts.iter().any(|account| account.spec.kind == Kind::ApiKey) {
+            return None;
+        }
         let subscriptions = self
             .accounts
             .iter()
             .filter(|account| account.spec.kind == Kind::Oauth && mismatch(account, ask).is_none());
         subscriptions.map(|account| account.spec.priority).min()
-    }
-
-    fn pass(&self, now: Now, account: &Account, tier: Option<Tier>, target: Target<'_>) -> Pass {
-        let mut avoided = account.avoided(now, &self.policy, target);
-        match tier {
-            // Paid overage has a place of its own at the end.
-            _ if avoided.any(|reason| reason != Avoided::PaidOverage) => Pass::Avoided,
-            None | Some(Tier::Normal | Tier::Soft) => Pass::Normal,
-            Some(Tier::Reserve) => Pass::Reserve,
-            Some(Tier::Critical | Tier::Exhausted) => Pass::Critical,
-        }
     }
 
     /// S7, among those available.
@@ -368,7 +363,7 @@ impl Scheduler {
         }
         if let Some(one) = current
             && !outranked(one)
-            && !self.leaves(now, one, ask, available)
+            && !leaves(one, available)
             && !leaves_critical(one)
             && (is_warm_here || one.order.2 < Pass::Avoided)
         {
@@ -377,16 +372,6 @@ impl Scheduler {
         }
         let best = best(available, Pass::Reserve)?;
         Some(choice(best, Why::Score(best.terms.total())))
-    }
-
-    /// Whether a session leaves this account for another, though its cache is here: what it costs
-    /// there is not worth the cache. Being near a limit is no reason.
-    fn leaves(&self, now: Now, one: &Available, ask: &Ask<'_>, available: &[Available]) -> bool {
-        let drives_away = |index: usize| {
-            let mut reasons = self.accounts[index].avoided(now, &self.policy, ask.target());
-            reasons.any(|reason| reason.drives_away())
-        };
-        drives_away(one.index) && available.iter().any(|other| !drives_away(other.index))
     }
 
     fn find<'a>(&self, available: &'a [Available], id: AccountId) -> Option<&'a Available> {
@@ -408,9 +393,26 @@ impl Scheduler {
     }
 }
 
+fn pass(tier: Option<Tier>, avoided: &[Avoided]) -> Pass {
+    match tier {
+        // Paid overage has a place of its own at the end.
+        _ if avoided.iter().any(|reason| *reason != Avoided::PaidOverage) => Pass::Avoided,
+        None | Some(Tier::Normal | Tier::Soft) => Pass::Normal,
+        Some(Tier::Reserve) => Pass::Reserve,
+        Some(Tier::Critical | Tier::Exhausted) => Pass::Critical,
+    }
+}
+
 /// Neither critical nor avoided: a place that a session may be moved to.
 fn is_comfortable(one: &Available) -> bool {
     one.order.0 == Payment::Included && one.order.2 < Pass::Critical
+}
+
+/// Whether a session leaves this account for another, though its cache is here: what it costs there
+/// is not worth the cache. Being near a limit is no reason.
+fn leaves(one: &Available, available: &[Available]) -> bool {
+    let drives_away = |of: &Available| of.avoided.iter().any(Avoided::drives_away);
+    drives_away(one) && available.iter().any(|other| !drives_away(other))
 }
 
 /// S4: a session leaves a critical account once, if a better tier is available to it.

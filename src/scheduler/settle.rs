@@ -1,9 +1,9 @@
 //! What answers do to accounts (SPEC P7, S2, P8, S11): the head when it arrives, the outcome at the
 //! end.
 //!
-//! An attempt reports twice. The head already tells the quota windows and a rejection, and other
+//! An attempt reports twice. The head already contains the quota windows and a rejection, and other
 //! requests that are about to choose an account should know them seconds before a long stream ends.
-//! The outcome tells what the body said and how the attempt ended. Doing everything at the end
+//! The outcome contains the result of the body and of the attempt. Doing everything at the end
 //! would be simpler, but would send a burst of requests to an account that the first head has shown
 //! to be full.
 //!
@@ -35,8 +35,8 @@ use super::parts::windows::{Rejected, Windows, rejected};
 use super::{LeaseRecord, Look, Looking, Progress, Scheduler};
 
 impl Scheduler {
-    /// The head of an answer is there: learns windows, blocks what it rejects, settles the
-    /// breaker's probe, ends the lease's part in a storm's ramp.
+    /// The head of an answer has arrived: learns windows, blocks what it rejects, settles the
+    /// breaker's probe, and ends the lease's part in a storm's ramp.
     pub fn observe(&mut self, now: Now, lease: &Lease, head: &HeadReport<'_>) {
         let now = self.touch(now);
         let Some(index) = self.index(lease.account) else {
@@ -52,7 +52,7 @@ impl Scheduler {
             self.accounts[index].ramp.head();
         }
         let (class, family) = (held.class, held.family.clone());
-        // P3: what any other class says of limits counts for itself, at the end.
+        // P3: limits reported for another class count only for that class, at the end.
         if class != RouteClass::Messages {
             return;
         }
@@ -80,8 +80,8 @@ impl Scheduler {
             breaker.head(now.mono, lease.id, head.status);
         }
         if paid {
-            // S11: the API serves it, whatever it rejected before.
-            // A family's own limit is another matter: this answer may be one of another family.
+            // S11: the API serves it, whatever it rejected before. A family's own limit is
+            // different: this answer may be for another family.
             let of_family =
                 |kind: &Option<WindowKind>| matches!(kind, Some(WindowKind::SevenDayFamily(_)));
             self.accounts[index].lift_reasons(
@@ -103,7 +103,7 @@ impl Scheduler {
         }
     }
 
-    /// The attempt is over. What that means for its own request is to be added to its trail.
+    /// The attempt is over. Add the result to the request's trail.
     pub fn complete(&mut self, now: Now, lease: Lease, outcome: Outcome) -> Aftermath {
         let now = self.touch(now);
         let Some(held) = self.leases.remove(&lease.id) else {
@@ -129,7 +129,7 @@ impl Scheduler {
         held: &LeaseRecord,
         outcome: Outcome,
     ) -> Aftermath {
-        // Other classes are answered, not held (P7).
+        // Requests of other classes are answered, not held (P7).
         let never_held = held.class != RouteClass::Messages;
         let after = Aftermath { never_held, ..Aftermath::default() };
         match outcome {
@@ -178,7 +178,7 @@ impl Scheduler {
         }
     }
 
-    /// P7: what is about the account, its credential or its models, and not about limits or
+    /// P7: outcomes about the account, its credential or its models, rather than about limits or
     /// trouble.
     fn charge_account(
         &mut self,
@@ -197,7 +197,7 @@ impl Scheduler {
                 let end = End::after(now, MODEL_WAIT);
                 let scope = Scope::Model(model.clone());
                 self.block_for(now, index, BlockReason::ModelMissing, (end, scope), evidence);
-                // Another account may have it, and is waited for if it is out for a while.
+                // Another account may have it, and is waited for if it is out temporarily.
                 after
             }
             Outcome::Forbidden { evidence } => {
@@ -228,7 +228,7 @@ impl Scheduler {
         }
     }
 
-    /// An answer that ended well: clears suspicion, and tells of accounts that answered 403 to the
+    /// An answer that ended well: clears suspicion, and marks accounts that answered 403 to the
     /// same request.
     fn served(&mut self, now: Now, index: usize, held: &LeaseRecord) {
         let account = &mut self.accounts[index];
@@ -268,7 +268,7 @@ impl Scheduler {
     ) -> Aftermath {
         let class = held.class;
         if held.looking == Looking::ForProof {
-            // Somebody else was served in between: the refusal is this request's own.
+            // An unrelated request was served in between: the refusal is this request's own.
             for account in &mut self.accounts {
                 account.suspicions.lift(fingerprint, held.kin);
                 for raised in held.trail.fingerprints() {
@@ -299,7 +299,8 @@ impl Scheduler {
         Aftermath { refusal, never_held, ..Aftermath::default() }
     }
 
-    /// P7: the account's way is in trouble. Gives how long its request leaves the account alone.
+    /// P7: trouble on the way to the account. Returns how long its request leaves the account
+    /// alone.
     fn server_error(
         &mut self,
         now: Now,
@@ -337,7 +338,8 @@ impl Scheduler {
         account.suspicions.refused(now.mono, refused, cooldown)
     }
 
-    /// Two unrelated requests have met the same: the account is out for the time of its suspicion.
+    /// Two unrelated requests have met the same: the account is out for the length of its
+    /// suspicion.
     fn cool(
         &mut self,
         now: Now,
@@ -351,7 +353,7 @@ impl Scheduler {
         self.weigh_breaker(now, index, held, (fingerprint, None), &evidence);
     }
 
-    /// T2, P7: refused, then looked at again by one request.
+    /// T2, P7: the account is refused and rests, then one request tests it.
     fn rest(
         &mut self,
         now: Now,
@@ -369,7 +371,7 @@ impl Scheduler {
         self.rest_block(now, index, held.granted.mono, block, fixed);
     }
 
-    /// The account's place is free again. Last, so that a block still sees who is in flight (S10).
+    /// Releases the lease. Done last, so that a block still counts this request as in flight (S10).
     fn release(&mut self, index: usize, held: &LeaseRecord) {
         let account = &mut self.accounts[index];
         match held.progress {
@@ -415,7 +417,7 @@ impl Scheduler {
         self.accounts[index].record(now, held.weight, took, counted);
     }
 
-    /// P8 for a probe whose head has not settled it.
+    /// P8 for a probe that its head has not settled.
     fn end_probe(
         &mut self,
         now: Now,
@@ -447,8 +449,8 @@ impl Scheduler {
         }
     }
 
-    /// S9: who serves a session is its home, if it has none or a worse one, and has its prompt
-    /// cached.
+    /// S9: the account that serves a session becomes its home, if it has none or a worse one, and
+    /// has its prompt cached.
     fn settle_session(&mut self, index: usize, session: Option<SessionKey>, cached: Option<Mono>) {
         let Some(session) = session else { return };
         let account = &self.accounts[index];
@@ -472,7 +474,8 @@ impl Scheduler {
     }
 
     /// S2: blocks what an answer rejected: the account's two windows for all messages, any other
-    /// for the family whose request met it. What another class says counts for that class (P3).
+    /// for the family whose request met it. A rejection of another class counts for that class
+    /// (P3).
     fn reject(&mut self, now: Now, index: usize, said: Rejection<'_>, evidence: &Evidence) {
         let Rejection { class, family, quota } = said;
         let evidence = Arc::new(evidence.clone());
@@ -506,7 +509,7 @@ impl Scheduler {
         }
     }
 
-    /// P7: the API refuses for now, which concerns the request's family.
+    /// P7: the API refuses temporarily, which concerns the request's family.
     fn set_aside(
         &mut self,
         now: Now,
@@ -542,7 +545,7 @@ impl Scheduler {
     }
 }
 
-/// What an answer rejected, and whose request met it.
+/// What an answer rejected, and which request met it.
 #[derive(Clone, Copy)]
 struct Rejection<'a> {
     class: RouteClass,
@@ -561,8 +564,8 @@ fn past(now: Now, held: &LeaseRecord, why: RefusedFor) -> PastRefusal {
     PastRefusal { account: held.account, at: now.mono, why }
 }
 
-/// A look in suspense that told nothing was a look all the same: the next one follows after the
-/// next delay, or a name look-up that fails would be repeated without a pause.
+/// An attempt in suspense without a result still counts as one: the next one waits for the next
+/// delay, or a failing name look-up would be repeated without a pause.
 fn looked(now: Now, held: &LeaseRecord, after: Aftermath) -> Aftermath {
     if after.refusal.is_some() || held.looking == Looking::No {
         return after;
@@ -571,14 +574,13 @@ fn looked(now: Now, held: &LeaseRecord, after: Aftermath) -> Aftermath {
     Aftermath { refusal: known.map(|known| past(now, held, known.why)), ..after }
 }
 
-/// Since when a request that was served has its prompt cached; counting tokens caches nothing.
+/// Since when the prompt of a served request is cached; counting tokens caches nothing.
 fn cached_since(held: &LeaseRecord) -> Option<Mono> {
     (held.cost > 0).then_some(held.granted.mono)
 }
 
-/// The end of an account's own server-side blocks.
-/// S11: until when paid extra usage counts as in use. A 429, and any answer that does not say so,
-/// ends it.
+/// S11: until when paid extra usage counts as in use. A 429, and any answer that does not report
+/// it, ends it.
 fn learn_overage(now: Now, account: &mut Account, head: &HeadReport<'_>, family: Option<&Family>) {
     if head.status == 429 || head.quota.overage_in_use != Some(true) {
         account.set_overage(None);

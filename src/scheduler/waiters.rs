@@ -16,7 +16,7 @@ use super::select::{Ask, Choice, Restraint, Route};
 use super::{DRIFT_MS_MAX, Intake, Look, Scheduler};
 
 impl Scheduler {
-    /// Looks through the queue if anything can have changed for it.
+    /// Goes through the queue if anything may have changed for it.
     pub(super) fn look_through(&mut self, now: Now) {
         let distance = now.wall.0.saturating_sub_unsigned(now.mono.0);
         match self.look {
@@ -36,8 +36,8 @@ impl Scheduler {
                 let step = self.step(now, place, &mut seen);
                 due = due.min(self.take_step(now, place, step));
             }
-            // A grant leaves less for all others, so the second time there is none; but they may
-            // wait for something else now.
+            // A grant leaves less for the others, so the second pass grants nothing; but they may
+            // wait for another reason now.
             if self.look != Look::Now {
                 self.look = Look::At { due, distance };
                 return;
@@ -45,8 +45,8 @@ impl Scheduler {
         }
     }
 
-    /// When an account comes back to so many who wait that its ramp begins anew (S10): what they
-    /// wait for moves.
+    /// The time at which an account comes back to so many waiting requests that its ramp starts
+    /// again (S10), which changes what they wait for.
     fn next_return(&self, now: Now) -> Mono {
         if self.queue.len() < STORM_REQUESTS {
             return Mono::MAX;
@@ -55,7 +55,7 @@ impl Scheduler {
         returns.min().unwrap_or(Mono::MAX)
     }
 
-    /// What happens to a waiting request.
+    /// Decides about one waiting request.
     fn step(&mut self, now: Now, place: Place, seen: &mut SeenClasses) -> Step {
         if self.intake == Intake::Draining {
             return Step::Refuse(Refusal::plain(RefusalReason::Draining));
@@ -92,7 +92,7 @@ impl Scheduler {
         seen.judged += 1;
         let request = &waiter.request;
         let mut ask = self.ask(now, request, waiter.tried(now.mono), waiter.next_pass);
-        // A thread whose owner became known while it waited is served by whoever can.
+        // If the thread's owner became known during the wait, any suitable account serves it.
         if let (Route::Thread(_), None) = (ask.route, request.pinned) {
             ask.route = Route::Any;
         }
@@ -134,7 +134,7 @@ impl Scheduler {
             Prospect::Expired(limit) => Ok(limit),
             Prospect::Hopeless => Err(()),
         };
-        // Its limit comes first: the restraint gives way (S6).
+        // Its own limit comes first: the restraint is ignored (S6).
         if kept {
             ask.restraint = Restraint::Waived;
             self.rank(now, &ask, ranking);
@@ -148,7 +148,8 @@ impl Scheduler {
         }
     }
 
-    /// An account for one who waits, or what it waits for: asked once for all who fare alike.
+    /// An account for a waiting request, or its reason to wait; asked only once for all that are
+    /// alike.
     fn look_once(
         &self,
         now: Now,
@@ -172,7 +173,7 @@ impl Scheduler {
         Err(Kept { outlooks, restrained })
     }
 
-    /// Gives when to look at this place again.
+    /// Carries the decision out. Returns when this request must be checked again.
     fn take_step(&mut self, now: Now, place: Place, step: Step) -> Mono {
         match step {
             Step::Gone => {}
@@ -210,14 +211,14 @@ impl Scheduler {
     }
 }
 
-/// What keeps a waiting request.
+/// Why a request keeps waiting.
 struct Kept {
     outlooks: Vec<Outlook>,
-    /// An account would serve but for a cold-start limit or the brink (S6).
+    /// An account would serve it but for a cold-start limit or the brink (S6).
     restrained: bool,
 }
 
-/// What happens to a waiting request.
+/// The decision about a waiting request.
 #[derive(Debug)]
 enum Step {
     Gone,

@@ -24,15 +24,15 @@ use crate::scheduler::time::Mono;
 
 /// A connection between two requests is closed after this long.
 const IDLE_LIMIT: Duration = Duration::from_secs(75);
-/// The same after a hand-over: the client has surely read its last answer, and its next request,
-/// after which the connection ends, would have come long before.
+/// The same after a hand-over: the client has read its last answer, and the next request, after
+/// which the connection ends, would have come long ago.
 const RETIRED_IDLE_LIMIT: Duration = Duration::from_secs(3);
-/// Connections that are accepted before the resting ones are looked at again.
+/// New connections accepted before the idle ones are polled again.
 const ACCEPTS_AT_ONCE: usize = 256;
-/// How long nothing is accepted after an error that says nothing about one connection.
+/// How long accepting pauses after an error that does not concern a single connection.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
-/// Whether another connection can be accepted at once.
+/// Whether to accept another connection at once.
 enum Accepted {
     More,
     NoMore,
@@ -43,10 +43,10 @@ pub(super) struct Acceptor {
     shared: Arc<Shared>,
     socket: Option<TcpListener>,
     woken: PipeReader,
-    /// Given up for a moment when no descriptor is left.
+    /// Closed for a moment when no descriptor is left.
     reserve: Option<TcpListener>,
     resting: Vec<Connection>,
-    /// Nothing is accepted before this.
+    /// Accepting is paused until then.
     accept_from: Mono,
 }
 
@@ -67,7 +67,7 @@ impl Acceptor {
         }
     }
 
-    /// Until [`Mode::Over`].
+    /// Runs until [`Mode::Over`].
     pub(super) fn run(mut self) {
         loop {
             let mode = self.shared.follow();
@@ -91,8 +91,8 @@ impl Acceptor {
         }
     }
 
-    /// One wait for everything. Resting connections with something to say go to threads; true if
-    /// there are new ones.
+    /// Waits once for everything. Idle connections with something to read go to threads; returns
+    /// true if there are new connections.
     fn wait(&mut self, accepts: bool, idle_limit: Duration) -> bool {
         let now = clock::mono();
         let paused = (self.accept_from > now).then_some(self.accept_from);
@@ -108,7 +108,7 @@ impl Acceptor {
         );
         let listening = self.socket.as_ref().filter(|_| accepts);
         fds.extend(listening.map(|socket| PollFd::new(socket, PollFlags::IN)));
-        // Rounded up: a deadline must have passed when it is looked at.
+        // Rounded up, so that the deadline has passed when it is checked.
         if !poll_for(&mut fds, limit + Duration::from_millis(1)) {
             return false;
         }
@@ -128,9 +128,9 @@ impl Acceptor {
         newcomers
     }
 
-    /// Ends what has rested too long. Where a head has begun, a thread answers that it was too
-    /// slow; what has come since the last wait, with the hand-over that ends hundreds at once, is
-    /// served.
+    /// Closes connections that have been idle too long. If a head has begun, a thread answers that
+    /// it was too slow. Data that arrived since the last wait is still served, also when a
+    /// hand-over ends hundreds of connections at once.
     fn close_idle(&mut self, idle_limit: Duration) {
         let now = clock::mono();
         let over = |resting: &mut Connection| resting.rests_until(idle_limit) <= now;
@@ -177,7 +177,7 @@ impl Acceptor {
         }
     }
 
-    /// Closes the resting connection that will be missed least.
+    /// Closes the most expendable idle connection.
     fn give_one_up(&mut self) -> bool {
         self.resting.extend(self.shared.take_returning());
         let least = (0..self.resting.len()).min_by_key(|&at| self.resting[at].expendability());
@@ -188,7 +188,7 @@ impl Acceptor {
         use rustix::io::Errno;
         match Errno::from_io_error(error) {
             Some(Errno::AGAIN) => Accepted::NoMore,
-            // The connection was over before it was accepted.
+            // The connection ended before it was accepted.
             Some(Errno::CONNABORTED | Errno::INTR | Errno::PROTO) => Accepted::More,
             Some(Errno::MFILE | Errno::NFILE) if self.give_one_up() => Accepted::More,
             Some(Errno::MFILE | Errno::NFILE) if self.reserve.is_some() => {
@@ -204,7 +204,7 @@ impl Acceptor {
         Accepted::NoMore
     }
 
-    /// Answers one newcomer with the reserved descriptor.
+    /// Answers one new connection with the reserved descriptor.
     fn turn_away(&mut self) {
         self.reserve = None;
         let Some(socket) = &self.socket else { return };
@@ -216,5 +216,5 @@ impl Acceptor {
     }
 }
 
-/// No single `poll` is longer; nothing relies on it.
+/// The longest single `poll`; nothing relies on it.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! Decoding a chunked request body (RFC 9112 section 7.1), strictly and with bounds.
+//! Decodes a chunked request body (RFC 9112 section 7.1), strictly and with bounds.
 //!
 //! ```text
 //! Size ──▶ Data ──▶ DataEnd ──▶ Size …
@@ -6,28 +6,28 @@
 //! ```
 //!
 //! Extensions and trailers are read and dropped: nothing that we forward may depend on them. Pure:
-//! the caller feeds what has come and is told how much of it was used.
+//! the caller passes in bytes and is told how many of them were used.
 
-/// Bytes of one line: a chunk's size with its extensions, or one trailer.
+/// Length of one line: a chunk size with its extensions, or one trailer.
 const LINE_BYTES_MAX: usize = 4 * 1024;
-/// Bytes of all trailers.
+/// Total size of the trailers.
 const TRAILERS_BYTES_MAX: usize = 64 * 1024;
-/// Hexadecimal digits of a chunk's size.
+/// Hexadecimal digits of a chunk size.
 const SIZE_DIGITS_MAX: usize = 16;
 
 /// Why a body cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BodyError {
-    /// It is longer than the limit.
+    /// It exceeds the limit.
     TooLarge,
-    /// It ended early, stalled, or is framed wrongly.
+    /// It ended early, stalled, or has invalid framing.
     Broken,
 }
 
 /// Whether the body is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// More bytes must come.
+    /// More bytes are needed.
     More,
     /// The body and its trailers have been read.
     Done,
@@ -48,19 +48,19 @@ pub(super) struct Chunked {
     /// The unfinished line.
     line: Vec<u8>,
     trailer_bytes: usize,
-    /// Bytes of the body so far, those of the present chunk included.
+    /// Bytes of the body so far, including the current chunk.
     total: u64,
     limit: u64,
 }
 
 impl Chunked {
-    /// For a body of at most `limit` bytes.
+    /// A decoder for a body of at most `limit` bytes.
     pub(super) fn new(limit: u64) -> Chunked {
         Chunked { state: State::Size, line: Vec::new(), trailer_bytes: 0, total: 0, limit }
     }
 
-    /// Decodes `input` into `body`. Gives the number of bytes used; those behind them belong to the
-    /// next request.
+    /// Decodes `input` into `body`. Returns the number of bytes used; the rest belongs to the next
+    /// request.
     pub(super) fn decode(
         &mut self,
         input: &[u8],
@@ -86,7 +86,7 @@ impl Chunked {
             }
             self.line.extend_from_slice(&input[at..at + count]);
             at += count;
-            // Waiting for the rest of such a line would be waiting for nothing.
+            // The line is invalid already, so do not wait for its end.
             if self.state == State::DataEnd && !b"\r\n".starts_with(&self.line) {
                 return Err(BodyError::Broken);
             }
@@ -133,7 +133,7 @@ impl Chunked {
     }
 }
 
-/// The size in a chunk's head. Extensions are ignored, but must be text.
+/// The size from a chunk's first line. Extensions are ignored, but must be text.
 fn size_of(line: &[u8]) -> Option<u64> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     if digits == 0 || digits > SIZE_DIGITS_MAX {
@@ -150,7 +150,7 @@ fn size_of(line: &[u8]) -> Option<u64> {
     is_extension.then(|| u64::from_str_radix(text, 16).ok())?
 }
 
-/// Whether a trailer is a field line (RFC 9112 section 5): a token, a colon, text.
+/// Whether a trailer is a valid field line (RFC 9112 section 5): a token, a colon, text.
 fn is_field(line: &[u8]) -> bool {
     let Some(colon) = line.iter().position(|&byte| byte == b':') else {
         return false;

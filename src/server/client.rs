@@ -1,5 +1,5 @@
-//! One client's socket: reads that never block, writes and waits that end, and whether the client
-//! has left.
+//! One client's socket: non-blocking reads, bounded writes and waits, and whether the client has
+//! left.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -13,13 +13,13 @@ use rustix::net::{Shutdown, sockopt};
 use crate::clock;
 use crate::platform::{self, PeerWait, poll_for, wait_with_peer};
 
-/// Bytes that one read of a head may take.
+/// Size of one read of a head.
 const READ_BYTES: usize = 16 * 1024;
-/// Bytes that are read and dropped after a refusal, so that the client can read the answer.
+/// Bytes read and dropped after a refusal, so that the client can read the answer.
 const DRAIN_BYTES_MAX: usize = 64 * 1024;
-/// How long that may take.
+/// Time limit for that.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
-/// How long a refusal may take to be written.
+/// Time limit for writing a refusal.
 pub(super) const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 
 /// A client's socket. Its serving thread reads and writes; any thread may end it.
@@ -27,11 +27,11 @@ pub(super) const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 pub(crate) struct ClientSocket {
     stream: TcpStream,
     peer: SocketAddr,
-    /// The present answer is complete and the connection may carry another request.
+    /// The current answer is complete and the connection may carry another request.
     kept: AtomicBool,
-    /// The request was refused, and parts of it may still be on their way.
+    /// The request was refused, and parts of it may still be in transit.
     unread: AtomicBool,
-    /// The end of the connection would be taken for the end of an answer that is not whole.
+    /// The answer is incomplete, but the client would take the end of the connection for its end.
     torn: AtomicBool,
 }
 
@@ -41,7 +41,7 @@ impl AsFd for ClientSocket {
     }
 }
 
-/// What a wait for bytes came to.
+/// The result of a wait for bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waited {
     /// A read will not block: bytes, the end, or an error.
@@ -51,8 +51,8 @@ pub(super) enum Waited {
 }
 
 impl ClientSocket {
-    /// Takes over an accepted connection. A client that leaves its side of the connection silent
-    /// while bytes wait for it is cut by the kernel after `client_limit`; zero means never.
+    /// Takes over an accepted connection. If the client acknowledges nothing for `client_limit`
+    /// while data is waiting for it, the kernel closes the connection; zero means never.
     ///
     /// # Errors
     /// Those of `setsockopt(2)`: the connection is dead already.
@@ -81,16 +81,16 @@ impl ClientSocket {
         self.peer.ip()
     }
 
-    /// Appends what has come to `buffer`; 0 bytes are the end of what the client sends.
+    /// Appends available bytes to `buffer`; 0 bytes mean that the client sends no more.
     ///
     /// # Errors
-    /// `WouldBlock` if nothing has come; else the connection is broken.
+    /// `WouldBlock` if nothing is available; otherwise the connection is broken.
     pub(super) fn read(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         buffer.reserve(READ_BYTES);
         self.read_spare(buffer)
     }
 
-    /// The same, at most as much as `buffer` has room for.
+    /// The same, but reads at most the spare capacity of `buffer`.
     pub(super) fn read_spare(&self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         loop {
             let into = rustix::buffer::spare_capacity(buffer);
@@ -110,17 +110,18 @@ impl ClientSocket {
             if poll_for(&mut fds, left) {
                 return Waited::Readable;
             }
-            // A signal ends a poll early, not the wait.
+            // A signal ends a poll early, but not the wait.
             if clock::mono() >= end {
                 return Waited::TimeOut;
             }
         }
     }
 
-    /// Writes all of `bytes`. The client must take some of them every `limit`; zero is no limit.
+    /// Writes all of `bytes`. The client must accept some of them every `limit`; zero means no
+    /// limit.
     ///
     /// # Errors
-    /// The client is gone or took nothing for too long.
+    /// The client is gone or accepted nothing for too long.
     pub(super) fn write(&self, mut bytes: &[u8], limit: Duration) -> io::Result<()> {
         let limit = if limit.is_zero() { Duration::MAX } else { limit };
         let mut end = None;
@@ -150,9 +151,9 @@ impl ClientSocket {
         Ok(())
     }
 
-    /// Writes as much of `bytes` as can be sent without waiting: for a thread that others need.
+    /// Writes as much of `bytes` as can be sent without waiting, for a thread that must not block.
     pub(super) fn write_at_once(&self, bytes: &[u8]) {
-        // Whom it does not reach sees the connection end.
+        // If it does not arrive, the client sees the connection end.
         let _ = (&self.stream).write(bytes);
     }
 
@@ -166,26 +167,26 @@ impl ClientSocket {
         self.unread.store(true, Ordering::Relaxed);
     }
 
-    /// The answer broke, and its client must not take the end of the connection for its end.
+    /// The answer broke off, and the client must not take the end of the connection for its end.
     pub(super) fn tear(&self) {
         self.torn.store(true, Ordering::Relaxed);
     }
 
-    /// Whether there is something to read now: bytes, the end, or an error.
+    /// Whether a read would not block: bytes, the end, or an error.
     pub(super) fn is_readable(&self) -> bool {
         poll_for(&mut [PollFd::new(&self.stream, PollFlags::IN)], Duration::ZERO)
     }
 
-    /// Whether another request may follow; asked once for each.
+    /// Whether another request may follow; reset by the call.
     pub(super) fn take_kept(&self) -> bool {
         self.kept.swap(false, Ordering::Relaxed)
     }
 
-    /// Ends the connection so that the client can read the last answer: closing over unread bytes
-    /// would reset it before that, and take back what has not reached the client.
+    /// Closes the connection so that the client can read the last answer. Closing it with unread
+    /// input would reset it, and the client would lose what has not arrived yet.
     pub(super) fn finish(&self) {
         if self.torn.load(Ordering::Relaxed) {
-            // Closing resets the connection now.
+            // Closing now resets the connection.
             let _ = sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
             return;
         }
@@ -195,9 +196,9 @@ impl ClientSocket {
         }
     }
 
-    /// Ends both directions: wakes every thread that waits for the socket.
+    /// Shuts down both directions, which wakes every thread that waits for the socket.
     pub(super) fn shut(&self) {
-        // Closed already is as good.
+        // It may be closed already.
         let _ = rustix::net::shutdown(&self.stream, Shutdown::Both);
     }
 
@@ -220,5 +221,5 @@ impl ClientSocket {
     }
 }
 
-/// No single `poll` is longer: `poll(2)` has no way to say "for ever" in a time.
+/// The longest single `poll`, because a `Duration` cannot express "for ever".
 const LOOK_AGAIN: Duration = Duration::from_secs(3600);

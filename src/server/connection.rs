@@ -27,36 +27,36 @@ use super::registry::{Open, Registry};
 use crate::clock;
 use crate::scheduler::time::Mono;
 
-/// A head must be complete this long after its first byte (SPEC P2).
+/// Time limit for a head, from its first byte (SPEC P2).
 pub(super) const HEAD_LIMIT: Duration = Duration::from_secs(10);
-/// A body must bring a byte this often (SPEC P2).
+/// Longest pause between two bytes of a body (SPEC P2).
 const BODY_STALL_LIMIT: Duration = Duration::from_secs(30);
-/// A thread waits this long for its connection's next request before the connection goes to rest.
+/// How long a thread waits for the next request before its connection becomes idle.
 const LINGER: Duration = Duration::from_secs(1);
-/// The room for a body grows by this much at a time, whatever length is announced.
+/// The buffer for a body grows by this much at a time, whatever length was announced.
 const BODY_STEP: usize = 256 * 1024;
 
-/// Serves one request, or answers for a head that was refused.
+/// Serves one request, or answers a head that was refused.
 pub(super) type Handler = dyn Fn(Result<RequestHead, DoorRefusal>, Inbound<'_>) + Send + Sync;
 
 /// A client's connection between two requests.
 pub(super) struct Connection {
     socket: Arc<ClientSocket>,
-    /// Bytes that have been read and not used.
+    /// Bytes that were read but not used yet.
     buffer: Vec<u8>,
-    /// When it began to wait for its next head.
+    /// Start of the wait for the next head.
     since: Mono,
-    /// When the first byte of that head came.
+    /// Arrival of the first byte of that head.
     head_since: Option<Mono>,
     served: bool,
     _open: Open,
 }
 
-/// What became of the wait for a head.
+/// The result of the wait for a head.
 enum Next {
     Head(RequestHead),
     Refused(DoorRefusal),
-    /// Nothing for a while: the thread has better things to do.
+    /// Nothing arrived for a while: the thread can serve another connection.
     Rest,
     Closed,
 }
@@ -77,13 +77,13 @@ impl Connection {
         &self.socket
     }
 
-    /// The order in which resting connections are given up when there are too many: those that have
-    /// never sent a request first, then those that have been idle longest.
+    /// The order in which idle connections are closed when there are too many: those that never
+    /// sent a request first, then those that have been idle longest.
     pub(super) fn expendability(&self) -> (bool, Mono) {
         (self.served, self.since)
     }
 
-    /// Until when it may rest, if an idle connection may live for `idle_max`.
+    /// How long it may stay idle, given that an idle connection may live for `idle_max`.
     pub(super) fn rests_until(&self, idle_max: Duration) -> Mono {
         match self.head_since {
             Some(since) => since + HEAD_LIMIT,
@@ -91,12 +91,12 @@ impl Connection {
         }
     }
 
-    /// Whether a head has begun, so that its end is worth an answer.
+    /// Whether a head has begun, so that its client deserves an answer.
     pub(super) fn is_in_head(&self) -> bool {
         self.head_since.is_some()
     }
 
-    /// Serves requests until the connection ends, or gives it back to rest.
+    /// Serves requests until the connection ends, or returns it when it becomes idle.
     pub(super) fn run(mut self, registry: &Registry, handler: &Handler) -> Option<Connection> {
         loop {
             let head = match self.next_head(registry) {
@@ -112,7 +112,7 @@ impl Connection {
             drop(busy);
             if !self.socket.take_kept() {
                 if !self.buffer.is_empty() {
-                    // A client that has sent one request too many may be sending more.
+                    // A client that has sent a bad request may be sending more.
                     self.socket.leave_unread();
                 }
                 self.socket.finish();
@@ -126,7 +126,7 @@ impl Connection {
     fn next_head(&mut self, registry: &Registry) -> Next {
         let linger = if registry.may_linger() { LINGER } else { Duration::ZERO };
         let rest_at = clock::mono() + linger;
-        // Only the end of a line can complete a head or show that it is none.
+        // Only the end of a line can complete a head or show that it is invalid.
         let mut look = !self.buffer.is_empty();
         loop {
             if look {
@@ -168,19 +168,19 @@ impl Connection {
         }
     }
 
-    /// A connection at rest costs no more memory than it must.
+    /// Frees memory while the connection is idle.
     fn rest(&mut self) {
         self.buffer.shrink_to_fit();
     }
 }
 
-/// The reading side of the request that is being served.
+/// The receiving side of the request being served.
 pub(crate) struct Inbound<'a> {
     socket: &'a Arc<ClientSocket>,
     buffer: &'a mut Vec<u8>,
 }
 
-/// The way back to the client.
+/// The sending side of the request being served.
 pub(crate) struct Outbound {
     socket: Arc<ClientSocket>,
     limit: Duration,
@@ -192,16 +192,16 @@ impl Inbound<'_> {
         self.socket.peer()
     }
 
-    /// Asks the client for the body that it announced (RFC 9110 section 10.1.1).
+    /// Asks the client to send the body that it announced (RFC 9110 section 10.1.1).
     pub(crate) fn ask_for_body(&self) {
-        // A client that is gone is noticed by the read that follows.
+        // If the client is gone, the following read notices it.
         let _ = self.socket.write(b"HTTP/1.1 100 Continue\r\n\r\n", REFUSAL_LIMIT);
     }
 
     /// Reads the whole body, at most `limit` bytes.
     ///
     /// # Errors
-    /// It is too long, or did not come whole.
+    /// It is too long or incomplete.
     pub(crate) fn read_body(&mut self, framing: Framing, limit: u64) -> Result<Vec<u8>, BodyError> {
         match framing {
             Framing::NoBody => Ok(Vec::new()),
@@ -228,7 +228,7 @@ impl Inbound<'_> {
             self.wait_for_more()?;
             read_some(self.socket.read_spare(&mut body))?;
         }
-        // What came behind the body belongs to the next request.
+        // Bytes after the body belong to the next request.
         *self.buffer = body.split_off(length);
         Ok(body)
     }
@@ -254,21 +254,21 @@ impl Inbound<'_> {
         }
     }
 
-    /// Answers and ends the connection; parts of the request may be unread.
+    /// Answers and closes the connection; parts of the request may be unread.
     pub(crate) fn refuse(self, answer: &[u8]) {
         self.socket.leave_unread();
-        // The client may be gone: nothing is lost.
+        // The client may be gone; nothing is lost then.
         let _ = self.socket.write(answer, REFUSAL_LIMIT);
     }
 
-    /// Ends the reading part. The body must have been read. The client must take some of what is
-    /// written every `limit`; zero is no limit.
+    /// Switches from reading to writing. The body must have been read. The client must accept some
+    /// of what is written every `limit`; zero means no limit.
     pub(crate) fn into_outbound(self, limit: Duration) -> Outbound {
         Outbound { socket: Arc::clone(self.socket), limit }
     }
 }
 
-/// A read of zero bytes is the client's end, in the middle of its body.
+/// A read of zero bytes means that the client ended the body early.
 fn read_some(result: io::Result<usize>) -> Result<(), BodyError> {
     match result {
         Ok(0) => Err(BodyError::Broken),
@@ -282,7 +282,7 @@ impl Outbound {
     /// Writes all of `bytes` and sends them at once.
     ///
     /// # Errors
-    /// The client is gone, or took nothing for too long.
+    /// The client is gone, or accepted nothing for too long.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.socket.write(bytes, self.limit)
     }
@@ -292,13 +292,13 @@ impl Outbound {
         &self.socket
     }
 
-    /// The answer broke and has no other end than that of the connection, which must show it.
+    /// The answer broke off. Only the way the connection ends can tell the client, so it is reset.
     pub(crate) fn tear(self) {
         self.socket.tear();
     }
 
-    /// The answer is complete and the connection may carry another request. Without this the
-    /// connection ends: what was sent must not be taken for a whole answer.
+    /// The answer is complete and the connection may carry another request. Without this call the
+    /// connection is closed, so that a partial answer is not taken for a whole one.
     pub(crate) fn keep_alive(self) {
         self.socket.keep();
     }

@@ -1,4 +1,4 @@
-//! Who may enter, and with what framing (P2). Judges a head that was received; reads no socket.
+//! Who may enter, and how the request is framed (P2). Checks a received head; reads no socket.
 
 use std::net::IpAddr;
 
@@ -11,12 +11,12 @@ use super::target;
 use crate::http::headers::{self, Headers};
 use crate::http::peek::BODY_BYTES_MAX;
 
-/// The settings of the door.
+/// The settings that decide who may enter.
 #[derive(Clone, Copy)]
 pub(crate) struct Door<'a> {
     /// `proxy.host`.
     pub(crate) host: &'a str,
-    /// `proxy.apiKey`; empty: no key fits.
+    /// `proxy.apiKey`; if it is empty, no key matches.
     pub(crate) key: &'a [u8],
     /// `proxy.requireKey`.
     pub(crate) require_key: bool,
@@ -36,27 +36,27 @@ pub(crate) enum Framing {
 /// A request that was let in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// How its body comes.
+    /// How its body is sent.
     pub(crate) form: Form,
-    /// Where it goes.
+    /// Its route.
     pub(crate) route: Route,
 }
 
-/// How a request's body comes.
+/// How a request's body is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Form {
-    /// Where it ends.
+    /// How its end is found.
     pub(crate) framing: Framing,
-    /// `expect: 100-continue` was sent: the client waits to be asked for the body.
+    /// `expect: 100-continue` was sent: the client waits for permission to send the body.
     pub(crate) expects_continue: bool,
 }
 
 impl Door<'_> {
-    /// Judges a head that came from `peer`: framing and target first, then the key, else `Host`;
-    /// then `Origin`.
+    /// Checks a head from `peer`: framing and target first, then the key or else `Host`, then
+    /// `Origin`.
     ///
     /// # Errors
-    /// The answer to give; nothing of the request may be used then.
+    /// The answer to send; the request must not be used.
     pub(crate) fn check(&self, head: &RequestHead, peer: IpAddr) -> Result<Entry, DoorRefusal> {
         let form = form(head)?;
         let entry = Entry { form, route: paths::route(&head.method, &head.target) };
@@ -71,14 +71,15 @@ impl Door<'_> {
         !self.key.is_empty()
             && keys.any(|(name, value)| {
                 let key = headers::bare_key(value);
-                // `authorization` carries a key only with its scheme (RFC 6750 section 2.1).
+                // `authorization` carries a key only together with its scheme (RFC 6750 section
+                // 2.1).
                 let whole = key.len() == value.trim_ascii().len();
                 let misplaced = whole && name == "authorization";
                 !misplaced && bool::from(key.ct_eq(self.key))
             })
     }
 
-    /// A client that needs a key is judged by it first, one that shows none by `Host`.
+    /// A client that needs a key is judged by it first, one without a key by `Host`.
     fn check_sender(
         &self,
         head: &RequestHead,
@@ -100,8 +101,9 @@ impl Door<'_> {
                 close: true,
             });
         }
-        // A page that was brought here by DNS knows no key. A client in a container does, and knows
-        // us as host.docker.internal. A peer from elsewhere without a key asks for our health.
+        // A page that uses DNS rebinding does not know the key. A client in a container does, and
+        // reaches us as host.docker.internal. A remote peer without a key can only ask for our
+        // health.
         if local_peer && !holds_key {
             self.check_host(head)?;
         }
@@ -109,7 +111,7 @@ impl Door<'_> {
     }
 
     fn check_host(&self, head: &RequestHead) -> Result<(), DoorRefusal> {
-        // Only HTTP/1.0 gets here without a Host, and no browser speaks that.
+        // Only HTTP/1.0 can lack a Host here, and no browser uses that.
         let Some(value) = head.headers.get(header::HOST) else {
             return Ok(());
         };
@@ -136,10 +138,10 @@ impl Door<'_> {
     }
 }
 
-/// Judges the form of a head, whatever its sender.
+/// Checks the form of a head, whoever sent it.
 ///
 /// # Errors
-/// The answer to give; where the next request begins cannot be told.
+/// The answer to send; the start of the next request cannot be determined.
 pub(super) fn form(head: &RequestHead) -> Result<Form, DoorRefusal> {
     check_line(head)?;
     check_lines(head)?;
@@ -148,7 +150,7 @@ pub(super) fn form(head: &RequestHead) -> Result<Form, DoorRefusal> {
     Ok(Form { framing, expects_continue })
 }
 
-/// Version, method and target.
+/// Checks version, method and target.
 fn check_line(head: &RequestHead) -> Result<(), DoorRefusal> {
     if !matches!(head.version, (1, 0 | 1)) {
         return Err(refused(505, "only HTTP/1.0 and HTTP/1.1 are supported"));
@@ -156,14 +158,14 @@ fn check_line(head: &RequestHead) -> Result<(), DoorRefusal> {
     if head.method.len() > METHOD_BYTES_MAX {
         return Err(refused(400, "the request method is longer than 32 characters"));
     }
-    // TRACE would show the pooled credential to the client in the upstream's answer.
+    // With TRACE, the upstream's answer would show the pooled credential to the client.
     if ["CONNECT", "TRACE", "TRACK"].contains(&head.method.as_str()) {
         return Err(refused(400, format!("the method {} is not supported", head.method)));
     }
     target::check(&head.target).map_err(|problem| refused(400, problem))
 }
 
-/// Number and size of the header lines, and `Host` (RFC 9112 section 3.2).
+/// Checks number and size of the header lines, and `Host` (RFC 9112 section 3.2).
 fn check_lines(head: &RequestHead) -> Result<(), DoorRefusal> {
     if head.headers.len() > HEADERS_MAX || head.headers.bytes() > HEADER_BYTES_MAX {
         return Err(refused(431, HEAD_TOO_LARGE));
@@ -179,8 +181,8 @@ fn check_number_of_hosts(head: &RequestHead) -> Result<(), DoorRefusal> {
     }
 }
 
-/// The body's framing; every doubt is refused, because two readings of it are how requests are
-/// smuggled.
+/// The body's framing. Everything ambiguous is refused, because two readings of one message allow
+/// request smuggling.
 fn framing(head: &RequestHead) -> Result<Framing, DoorRefusal> {
     let mut codings = head.headers.all(header::TRANSFER_ENCODING);
     let mut lengths = head.headers.all(header::CONTENT_LENGTH);
@@ -210,14 +212,14 @@ fn content_length(value: &[u8]) -> Result<Framing, DoorRefusal> {
     match text.parse() {
         Ok(0) => Ok(Framing::NoBody),
         Ok(length) if length <= BODY_BYTES_MAX => Ok(Framing::Length(length)),
-        // Digits alone fail to parse only when there are too many of them.
+        // A number of digits alone fails to parse only if it is too large.
         _ => Err(refused(413, "the request body is larger than 256 MiB, the limit of maxpool")),
     }
 }
 
 fn expects_continue(head: &RequestHead) -> Result<bool, DoorRefusal> {
     let mut expectations = head.headers.all(header::EXPECT).map(<[u8]>::trim_ascii).peekable();
-    // RFC 9110 section 10.1.1: to be ignored in HTTP/1.0.
+    // RFC 9110 section 10.1.1: ignored in HTTP/1.0.
     if head.version == (1, 0) || expectations.peek().is_none() {
         return Ok(false);
     }
@@ -227,7 +229,7 @@ fn expects_continue(head: &RequestHead) -> Result<bool, DoorRefusal> {
     Err(refused(417, "an expectation other than 100-continue"))
 }
 
-/// A page of another origin has no business here. Programs send neither header.
+/// Refuses pages of another origin. Programs send neither header.
 fn check_origin(headers: &Headers) -> Result<(), DoorRefusal> {
     let host = headers.get(header::HOST).map(<[u8]>::trim_ascii).unwrap_or_default();
     for origin in headers.all(header::ORIGIN).map(<[u8]>::trim_ascii) {
@@ -251,13 +253,13 @@ fn check_origin(headers: &Headers) -> Result<(), DoorRefusal> {
     Ok(())
 }
 
-/// The host of `host[:port]`, an IPv6 literal without its brackets.
+/// The host of `host[:port]`, without the brackets of an IPv6 literal.
 fn host_of(value: &str) -> Option<&str> {
     let value = value.trim();
     let (host, port) = match value.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']')?;
-            // What is in brackets must be one: a name in them is nobody's.
+            // Only an address may be in brackets.
             host.parse::<std::net::Ipv6Addr>().ok()?;
             (host, port)
         }
@@ -273,7 +275,7 @@ fn host_of(value: &str) -> Option<&str> {
     port_is_one.then_some(host)
 }
 
-/// What a stranger wrote, for our own text.
+/// Text from the client, made safe for our own messages.
 fn shown(value: &[u8]) -> String {
     String::from_utf8_lossy(value).chars().take(80).collect()
 }
@@ -533,7 +535,7 @@ mod tests {
             for _ in 0..random.below(4) {
                 let value =
                     if random.chance(20) { random.bytes(12) } else { random.word(&values).into() };
-                // What is no value gets past no parser.
+                // An invalid value does not get past any parser.
                 let _ = headers.take(random.word(&names), value.into());
             }
             let method = random.word(&["GET", "POST", "TRACE"]);

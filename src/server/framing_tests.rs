@@ -1,4 +1,5 @@
-//! Our reading of a byte stream against the test peer's: the table, and mutations of it.
+//! Compares our reading of a byte stream with the test peer's, for the table and for mutations of
+//! it.
 
 use super::body::{BodyError, Chunked, Progress};
 use super::door::{self, Framing};
@@ -11,7 +12,7 @@ mod peer;
 
 use peer::Seen;
 
-/// What a connection sees that gets `bytes` in reads which end at `cuts`.
+/// What a connection reads when `bytes` arrive in pieces that end at `cuts`.
 fn read_stream(bytes: &[u8], cuts: &[usize]) -> Vec<Seen> {
     let mut reads = cuts.iter().copied().chain([bytes.len()]).scan(0, |from, to| {
         let read = &bytes[*from..to.max(*from)];
@@ -32,7 +33,7 @@ fn read_stream(bytes: &[u8], cuts: &[usize]) -> Vec<Seen> {
             }
             match reads.next() {
                 Some(read) => buffer.extend_from_slice(read),
-                // Empty lines begin no message.
+                // Empty lines do not start a message.
                 None if buffer.iter().all(|byte| b"\r\n".contains(byte)) => return seen,
                 None => return ended(seen, Seen::Waits),
             }

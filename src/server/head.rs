@@ -1,11 +1,11 @@
-//! Reading a request head, strictly: the reading side of RFC 9112 without its tolerances.
+//! Parses a request head strictly: RFC 9112 without its tolerances for readers.
 //!
-//! `httparse` checks the characters of methods, targets, names and values. It also accepts what a
-//! strict server must not, because two readings of one message are how requests are smuggled: line
-//! ends without CR, any number of empty lines before the request line. Both are refused here. What
-//! the head means (who may enter, how the body is framed) is the business of `door`.
+//! `httparse` checks the characters of methods, targets, names and values. It also accepts line
+//! ends without CR, and any number of empty lines before the request line. A strict server must
+//! refuse both, because two readings of one message allow request smuggling; they are refused here.
+//! What a head means (who may enter, how the body is framed) is decided in `door`.
 //!
-//! Pure: bytes in, verdict out; the caller reads more and asks again.
+//! Pure: bytes in, result out; the caller reads more and asks again.
 
 use std::mem::MaybeUninit;
 
@@ -13,21 +13,21 @@ use bytes::Bytes;
 
 use crate::http::headers::Headers;
 
-/// Bytes of a request line (SPEC P2).
+/// Length of a request line (SPEC P2).
 const LINE_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of the header lines below it. The door counts them without the blanks around a value, so
-/// here is a little more room: what it would let in must not depend on how the bytes arrive.
+/// Size of the header lines. The door counts them without the whitespace around values, so there is
+/// a little more room here: what it would accept must not depend on how the bytes arrive.
 const LINES_BYTES_MAX: usize = 65 * 1024;
 /// Header lines of one head.
 pub(super) const HEADERS_MAX: usize = 100;
-/// What is said of a head beyond the limits.
+/// The text about a head that exceeds a limit.
 pub(super) const HEAD_TOO_LARGE: &str = "more than 100 header lines or more than 64 KiB of headers";
-/// Bytes of empty lines before a request line that are ignored (RFC 9112 section 2.2).
+/// Empty lines before a request line that are ignored, in bytes (RFC 9112 section 2.2).
 const EMPTY_LINES_MAX: usize = 8;
-/// The first byte of a TLS record that opens a handshake (RFC 8446 section 5.1).
+/// The first byte of a TLS handshake record (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// The parts of a request head. Characters have been checked, meanings have not.
+/// A parsed request head. Its characters have been checked, its meaning has not.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestHead {
     /// A token (RFC 9110 section 5.6.2).
@@ -40,38 +40,38 @@ pub(crate) struct RequestHead {
     pub(crate) headers: Headers,
 }
 
-/// A request that is not let in.
+/// A refused request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DoorRefusal {
     /// 400, 401, 403, 413, 417, 431 or 505.
     pub(crate) status: u16,
     /// The error type of P14.
     pub(crate) kind: &'static str,
-    /// What was wrong, in words.
+    /// What was wrong.
     pub(crate) message: String,
-    /// The connection has to be closed: its framing cannot be trusted, or a body is unread.
+    /// The connection must be closed: its framing cannot be trusted, or a body is unread.
     pub(crate) close: bool,
 }
 
-/// A refusal of the head as it is written.
+/// A refusal of a malformed head.
 pub(super) fn refused(status: u16, message: impl Into<String>) -> DoorRefusal {
     DoorRefusal { status, kind: "invalid_request_error", message: message.into(), close: true }
 }
 
-/// What a connection's unread bytes are.
+/// The state of a connection's unread bytes.
 #[derive(Debug)]
 pub(super) enum Parsed {
-    /// The beginning of a head: more bytes must come.
+    /// An incomplete head: more bytes are needed.
     Partial,
-    /// A head, and the number of bytes that it took.
+    /// A head, and its length in bytes.
     Complete(RequestHead, usize),
-    /// No head; the connection ends with this answer.
+    /// Not a valid head; the connection ends with this answer.
     Refused(DoorRefusal),
 }
 
-/// Reads the head at the beginning of `bytes`.
+/// Parses the head at the start of `bytes`.
 ///
-/// Out of line: its frame would lie below that of every request.
+/// Out of line, to keep its stack frame out of that of every request.
 #[inline(never)]
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     if bytes.first() == Some(&TLS_HANDSHAKE) {
@@ -101,20 +101,20 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// Whether a head that has not ended yet is longer than it may be.
+/// Whether an incomplete head already exceeds the limits.
 pub(super) fn is_too_large(bytes: &[u8]) -> bool {
     let head = &bytes[empty_lines(bytes)..];
     let line = memchr::memchr(b'\n', head).unwrap_or(head.len());
     line > LINE_BYTES_MAX || head.len() - line > LINES_BYTES_MAX
 }
 
-/// Whether a head has begun. Empty lines before it are no part of it: some clients send one behind
-/// a body (RFC 9112 section 2.2), and then nothing for a while.
+/// Whether a head has begun. Leading empty lines do not count: some clients send one after a body
+/// (RFC 9112 section 2.2) and then nothing for a while.
 pub(super) fn has_begun(bytes: &[u8]) -> bool {
     !matches!(&bytes[empty_lines(bytes)..], b"" | b"\r")
 }
 
-/// The bytes of complete empty lines before the request line.
+/// Length of the complete empty lines before the request line.
 fn empty_lines(bytes: &[u8]) -> usize {
     let mut at = 0;
     while bytes[at..].starts_with(b"\r\n") {
@@ -123,8 +123,8 @@ fn empty_lines(bytes: &[u8]) -> usize {
     at
 }
 
-/// Whether a line feed follows anything but a carriage return. Bare carriage returns are refused by
-/// `httparse`.
+/// Whether there is a line feed without a carriage return before it. `httparse` refuses bare
+/// carriage returns.
 fn has_bare_line_end(head: &[u8]) -> bool {
     let mut before = 0;
     head.iter().any(|&byte| {
@@ -134,11 +134,11 @@ fn has_bare_line_end(head: &[u8]) -> bool {
     })
 }
 
-/// Copies what was read out of `head`.
+/// Copies the parsed request out of `head`.
 fn taken_from(request: &httparse::Request<'_, '_>, head: &[u8]) -> Option<RequestHead> {
     let mut headers = Headers::with_capacity(request.headers.len());
-    // All values lie in one copy of the head: a clone of one is a count, where a value of its own
-    // is two allocations.
+    // All values share one copy of the head: cloning one only increments a counter, where a
+    // separate value would cost two allocations.
     let copy = Bytes::copy_from_slice(head);
     for line in request.headers.iter() {
         let from = line.value.as_ptr().addr() - head.as_ptr().addr();
@@ -171,8 +171,8 @@ fn refusal_of(error: httparse::Error, head: &[u8]) -> DoorRefusal {
     }
 }
 
-/// Whether the request line ends in a well-formed version (RFC 9112 section 2.3), or in as much of
-/// one as has come. `httparse` knows versions 1.0 and 1.1 only.
+/// Whether the request line ends in a well-formed version (RFC 9112 section 2.3), possibly
+/// incomplete. `httparse` knows only versions 1.0 and 1.1.
 fn names_other_version(head: &[u8]) -> bool {
     let line = head.split(|&byte| byte == b'\r').next().unwrap_or_default();
     let Some(version) = line.splitn(3, |&byte| byte == b' ').nth(2) else {

@@ -1,12 +1,10 @@
-//! The listening socket: who owns it, how many connections there may be, and how it is handed over.
+//! The listening socket: its owner, the number of connections, and the hand-over.
 //!
-//! One thread accepts (`acceptor`); each connection with something to say has a thread of its own
-//! (`connection`); `shared` and `registry` hold what they have in common. This file is what the
-//! rest of the program may ask for. Nothing here knows a request's meaning: the handler is passed
-//! in.
+//! One thread accepts (`acceptor`), and each active connection has its own thread (`connection`);
+//! `shared` and `registry` hold what they share. This file is the interface for the rest of the
+//! program. Nothing here interprets a request: the handler is passed in.
 //!
-//! Why not the server library of the design card: its faults cannot be mended from outside. README
-//! names them.
+//! It replaces the library tiny_http, whose faults cannot be fixed from outside; README lists them.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -20,12 +18,12 @@ use super::head::{DoorRefusal, RequestHead};
 use super::registry::{Bounds, Registry, lock};
 use super::shared::{Mode, STACK_BYTES, Shared};
 
-/// Connections that the kernel holds until they are accepted.
+/// Connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 1024;
-/// Descriptors that are left for files, look-ups and idle upstream connections: this many, and one
-/// in sixteen of the limit.
+/// Descriptors kept free for files, look-ups and idle upstream connections: this many, plus a
+/// sixteenth of the limit.
 const SPARE_DESCRIPTORS: usize = 10;
-/// With room for fewer connections and requests than this the server does not start.
+/// The server does not start with room for fewer connections and requests than this.
 const ROOM_MIN: usize = 16;
 /// Opens the listening socket.
 ///
@@ -37,7 +35,7 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Makes a socket that came from elsewhere fit for [`Listener::start`].
+/// Prepares a socket from elsewhere for [`Listener::start`].
 ///
 /// # Errors
 /// Those of `listen(2)`.
@@ -50,15 +48,16 @@ pub(crate) fn prepare(listener: &TcpListener) -> io::Result<()> {
 pub(crate) struct Listener {
     shared: Arc<Shared>,
     address: SocketAddr,
-    /// For [`Listener::stop_accepting`]; the acceptor has its own.
+    /// For [`Listener::stop_accepting`]; the acceptor has its own copy.
     socket: Mutex<Option<TcpListener>>,
 }
 
 impl Listener {
-    /// Serves `socket`, which [`bind`] or [`prepare`] has made ready. `handler` runs on the
-    /// connection's thread for each head, also for one that was refused.
+    /// Serves `socket`, prepared by [`bind`] or [`prepare`]. `handler` runs on the connection's
+    /// thread for each head, including refused ones.
     ///
     /// # Errors
+    /// No descriptor is left, or too few to serve with, or no thread can be started.
     /// No descriptor, too few of them to serve with, or no thread.
     pub(crate) fn start(
         socket: TcpListener,
@@ -68,7 +67,7 @@ impl Listener {
         let address = socket.local_addr()?;
         let accepting = socket.try_clone()?;
         let reserve = socket.try_clone()?;
-        // The kernel gives the lowest free number, so all below it are in use.
+        // The kernel assigns the lowest free number, so all below it are in use.
         let used = usize::try_from(reserve.as_raw_fd()).unwrap_or(0) + 1;
         let room = room(used)?.min(bounds.connections.saturating_mul(2));
         let (shared, woken) = Shared::new(Registry::new(bounds, room), Box::new(handler))?;
@@ -86,7 +85,7 @@ impl Listener {
         self.address
     }
 
-    /// Requests being served.
+    /// Number of requests being served.
     pub(crate) fn busy(&self) -> usize {
         self.shared.registry.busy()
     }
@@ -96,36 +95,36 @@ impl Listener {
         self.shared.registry.is_deserted()
     }
 
-    /// Accepts no more connections once this returns, and leaves them to the other process that has
-    /// the socket; the kernel queues new ones. Connections that were accepted are still served.
+    /// Once this returns, no connections are accepted; the other process that has the socket
+    /// accepts them, and the kernel queues new ones. Open connections are still served.
     pub(crate) fn pause(&self) {
         self.shared.order(Mode::Paused);
     }
 
-    /// Takes connections again after [`Listener::pause`].
+    /// Accepts connections again after [`Listener::pause`].
     pub(crate) fn resume(&self) {
         self.shared.order(Mode::Open);
     }
 
-    /// After [`Listener::pause`]: another process serves now. The socket is let go, and connections
-    /// are closed as they become idle.
+    /// After [`Listener::pause`]: another process serves now. Closes the socket, and each
+    /// connection once it is idle.
     pub(crate) fn retire(&self) {
         *lock(&self.socket) = None;
         self.shared.order(Mode::Retired);
     }
 
-    /// Stops accepting, for every process that has the socket, and ends idle connections. Requests
-    /// that are being served go on.
+    /// Stops accepting, for every process that has the socket, and closes idle connections.
+    /// Requests being served continue.
     pub(crate) fn stop_accepting(&self) {
         if let Some(socket) = lock(&self.socket).take() {
-            // On Linux this refuses new connections for every clone of the socket; elsewhere they
-            // are refused once the last clone is closed.
+            // On Linux this refuses new connections for every copy of the socket; elsewhere they
+            // are refused once the last copy is closed.
             let _ = rustix::net::shutdown(&socket, rustix::net::Shutdown::Both);
         }
         self.shared.order(Mode::Stopping);
     }
 
-    /// Cuts every connection.
+    /// Closes every connection at once.
     pub(crate) fn cut(&self) {
         self.shared.registry.cut();
     }
@@ -137,8 +136,8 @@ impl Drop for Listener {
     }
 }
 
-/// Connections and requests that fit in the descriptors of this process, of which `used` are taken.
-/// Each connection counts one, and each request in service another, for the upstream's.
+/// How many connections and requests fit into this process's descriptors, of which `used` are
+/// taken. A connection takes one, and a request being served another one for the upstream.
 fn room(used: usize) -> io::Result<usize> {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));

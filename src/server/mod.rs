@@ -1,8 +1,8 @@
 //! The front door: the listening socket, clients' connections, and who may enter.
 //!
-//! std's listener, `httparse`, `poll(2)` and one thread for each connection that has something to
-//! say. Read `listener`, then `acceptor` and `connection`; `head` and `body` say what is read how,
-//! `door` and `paths` who may enter and where a request goes.
+//! It uses the standard library's listener, `httparse`, `poll(2)`, and one thread for each active
+//! connection. Read `listener`, then `acceptor` and `connection`; `head` and `body` parse, `door`
+//! and `paths` decide who may enter and where a request goes.
 
 mod acceptor;
 mod body;

@@ -1,4 +1,4 @@
-//! What a target is for: ours, pooled, or somebody else's (P1, P3).
+//! What a target refers to: a local route, a pooled path, or something that is relayed (P1, P3).
 
 use std::borrow::Cow;
 
@@ -11,15 +11,15 @@ pub(crate) enum Route {
     Local(Local),
     /// A pooled path.
     Pooled(Pooled),
-    /// A message batch: relayed like [`Route::Other`], but an id stays on the account that created
-    /// it.
+    /// A message batch: relayed like [`Route::Other`], but a batch id always goes to the account
+    /// that created it.
     Batches {
         /// The batch's id; absent for create and list.
         id: Option<String>,
     },
     /// The client's own token request (T5): never with a pooled credential.
     OauthToken,
-    /// Anything else: the client's own credential if it brought one, else S7.
+    /// Anything else: with the client's own credential if it sent one, else by S7.
     Other,
 }
 
@@ -55,7 +55,7 @@ pub(crate) enum Local {
     Account {
         /// Percent-decoded.
         name: String,
-        /// Which one of the three.
+        /// The change.
         to: Switch,
     },
     /// `GET /maxpool/explain?model=&session=&profile=`; an empty value is absent.
@@ -94,18 +94,18 @@ pub(crate) enum Switch {
     Disable,
     /// `retry`.
     Retry,
-    /// `refresh`: its token is renewed if it has run out.
+    /// `refresh`: its token is refreshed if it has expired.
     Refresh,
 }
 
-/// Classifies a target that [`super::door`] has let through.
+/// Classifies a target that [`super::door`] has accepted.
 ///
-/// The plain form of the path is compared, so that no spelling takes a control path or a token
-/// request to a pooled credential. A request for one of our own routes must be spelled as it is: a
-/// name in it may hold a slash.
+/// Paths are compared in their normal form, so that no spelling sends a control path or a token
+/// request upstream with a pooled credential. Our own routes must be spelled exactly: an account
+/// name in them may contain a slash.
 pub(crate) fn route(method: &str, target: &str) -> Route {
     let (path, query) = split(target);
-    // Nearly every request; nothing of it has to be taken apart.
+    // Nearly every request, and nothing needs to be decoded.
     if path == "/v1/messages" {
         return Route::Pooled(Pooled::Messages);
     }
@@ -138,7 +138,7 @@ pub(crate) fn route(method: &str, target: &str) -> Route {
 }
 
 /// The segments as the most lenient server reads them: repeated slashes joined, without parameters,
-/// blanks around them, and what an encoded query mark has hidden.
+/// surrounding whitespace, or what follows an encoded question mark.
 fn plain_segments(decoded: &str) -> Vec<&str> {
     let path = decoded.split(['?', '#']).next().unwrap_or_default();
     path.split('/')
@@ -149,15 +149,15 @@ fn plain_segments(decoded: &str) -> Vec<&str> {
 }
 
 impl Route {
-    /// Whether the proxy looks into the body (P4).
+    /// Whether the proxy reads the body (P4).
     pub(crate) fn has_body_to_read(&self) -> bool {
         matches!(self, Route::Pooled(Pooled::Messages | Pooled::CountTokens | Pooled::Complete))
     }
 }
 
 impl Local {
-    /// Whether the route needs the key from everybody, loopback included (P1). That a path or
-    /// method is wrong is no secret.
+    /// Whether the route always needs the key, from loopback too (P1). A wrong path or method may
+    /// be told without it.
     pub(crate) fn needs_key(&self) -> bool {
         match self {
             Local::Root | Local::Health | Local::Unknown | Local::WrongMethod { .. } => false,
@@ -211,7 +211,7 @@ fn explain(query: &str) -> Local {
     }
 }
 
-/// The first value of a query parameter that is not empty.
+/// The first non-empty value of a query parameter.
 fn parameter(query: &str, name: &str) -> Option<String> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let mut values = pairs.filter(|(key, value)| decode(key) == name && !value.is_empty());
@@ -278,7 +278,7 @@ mod tests {
         }
     }
 
-    /// Spellings that some server reads as this path.
+    /// Spellings that some server would read as this path.
     fn spellings(path: &str) -> Vec<String> {
         let encoded: String = path
             .bytes()

@@ -1,4 +1,4 @@
-//! Every open connection and every request in service, and how many of them there may be.
+//! All open connections and requests being served, and their limits.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -7,28 +7,27 @@ use std::time::Duration;
 
 use super::client::ClientSocket;
 
-/// Threads that have a connection and no request. Beyond that, connections rest at once, so that a
-/// crowd of silent ones costs no threads.
+/// Threads that may wait for the next request on a connection. Beyond this, connections become idle
+/// at once, so that many silent ones take no threads.
 const LINGERING_MAX: usize = 128;
 
-/// The bounds of a listener.
+/// The limits of a listener.
 #[derive(Clone, Debug)]
 pub(crate) struct Bounds {
     /// `proxy.maxConnections`.
     pub(crate) connections: usize,
-    /// `timeouts.clientMs`: a client must take some of what was sent every so often. Zero: no
-    /// limit.
+    /// `timeouts.clientMs`: how long a client may accept nothing of what was sent. Zero: no limit.
     pub(crate) client: Duration,
-    /// The whole answer to a connection for which there is no room.
+    /// The complete answer to a connection for which there is no room.
     pub(crate) crowded: Vec<u8>,
 }
 
 /// The connections and requests of a listener.
 pub(super) struct Registry {
     pub(super) bounds: Bounds,
-    /// Connections and requests that the process has room for.
+    /// Connections and requests for which the process has room.
     room: usize,
-    /// Every open connection, to be cut.
+    /// Every open connection, so that all can be closed.
     open: Mutex<HashMap<u64, Weak<ClientSocket>>>,
     next_id: AtomicU64,
     busy: AtomicUsize,
@@ -48,7 +47,7 @@ impl Registry {
         }
     }
 
-    /// Requests being served.
+    /// Number of requests being served.
     pub(super) fn busy(&self) -> usize {
         self.busy.load(Ordering::Acquire)
     }
@@ -58,7 +57,7 @@ impl Registry {
         self.busy() == 0 && lock(&self.open).is_empty()
     }
 
-    /// Whether one more connection may be open.
+    /// Whether another connection may be opened.
     pub(super) fn has_room(&self) -> bool {
         let open = lock(&self.open).len();
         open < self.bounds.connections && open + self.busy.load(Ordering::Relaxed) < self.room
@@ -71,7 +70,7 @@ impl Registry {
         Open { registry: Arc::clone(self), id }
     }
 
-    /// Cuts every connection.
+    /// Closes every connection at once.
     pub(super) fn cut(&self) {
         let open: Vec<_> = lock(&self.open).values().filter_map(Weak::upgrade).collect();
         for socket in open {
@@ -79,23 +78,23 @@ impl Registry {
         }
     }
 
-    /// Counts a request in service until the guard is dropped.
+    /// Counts a request as being served until the guard is dropped.
     pub(super) fn begin_request(&self) -> Counted<'_> {
         Counted::up(&self.busy)
     }
 
-    /// Counts a thread that is to serve a connection; [`Registry::occupied`] ends that.
+    /// Counts a thread that will serve a connection; [`Registry::occupied`] ends that.
     pub(super) fn occupy_thread(&self) {
         self.occupied.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// The count that [`Registry::occupy_thread`] began, until it is dropped. In two steps, since a
-    /// thread that is to count itself may take a while to start.
+    /// Ends the count of [`Registry::occupy_thread`] when dropped. There are two steps, because a
+    /// new thread may take a while to start.
     pub(super) fn occupied(&self) -> Counted<'_> {
         Counted(&self.occupied)
     }
 
-    /// Whether one more thread may wait for its connection's next request.
+    /// Whether another thread may wait for the next request on its connection.
     pub(super) fn may_linger(&self) -> bool {
         let occupied = self.occupied.load(Ordering::Relaxed);
         occupied.saturating_sub(self.busy.load(Ordering::Relaxed)) <= LINGERING_MAX
@@ -114,7 +113,7 @@ impl Drop for Open {
     }
 }
 
-/// One more in a counter, until it is dropped.
+/// A counter that is one higher until this is dropped.
 pub(super) struct Counted<'a>(&'a AtomicUsize);
 
 impl Counted<'_> {

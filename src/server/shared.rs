@@ -1,5 +1,5 @@
-//! What the listener, the acceptor and the connections' threads share: orders to the acceptor, the
-//! threads, and the way back of connections that come to rest.
+//! What the listener, the acceptor and the connection threads share: modes of the acceptor,
+//! threads, and the return of connections that become idle.
 
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,31 +12,31 @@ use crossbeam_channel::{Receiver, Sender, TrySendError};
 use super::connection::{Connection, Handler};
 use super::registry::{Counted, Registry, lock};
 
-/// Stack of a connection's thread: the deepest path is a TLS handshake inside the HTTP client.
+/// Stack of a connection thread: the deepest path is a TLS handshake inside the HTTP client.
 pub(super) const STACK_BYTES: usize = 256 * 1024;
 /// Threads without a connection that wait for one.
 const IDLE_THREADS_MAX: usize = 64;
-/// How long they wait.
+/// How long such a thread waits.
 const IDLE_THREAD_LIMIT: Duration = Duration::from_secs(10);
-/// How long the acceptor may take to follow an order.
+/// How long the acceptor may take to change its mode.
 const ORDER_LIMIT: Duration = Duration::from_secs(2);
 
-/// What the acceptor does.
+/// What the acceptor has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// It accepts.
+    /// Accept connections.
     Open,
-    /// It leaves new connections to the other process that has the socket.
+    /// Leave new connections to the other process that has the socket.
     Paused,
-    /// Another process serves: idle connections are closed after a short while.
+    /// Another process serves: close connections soon after they become idle.
     Retired,
-    /// The program stops: idle connections are closed at once.
+    /// The program stops: close idle connections at once.
     Stopping,
-    /// It ends.
+    /// End.
     Over,
 }
 
-/// An order and whether it is followed.
+/// The mode, and whether the acceptor has adopted it.
 struct Orders {
     mode: Mode,
     followed: Mode,
@@ -55,16 +55,16 @@ pub(super) struct Shared {
     wake: Wake,
     orders: Mutex<Orders>,
     followed: Condvar,
-    /// Connections that come back to rest.
+    /// Connections that have become idle.
     returning: Mutex<Vec<Connection>>,
     idle_threads: AtomicUsize,
-    /// Hands a connection to a thread that is waiting for one, never to a queue.
+    /// Passes a connection to a waiting thread; without one the send fails.
     to_idle: Sender<Connection>,
     from_acceptor: Receiver<Connection>,
 }
 
 impl Shared {
-    /// Also gives what the acceptor has to poll, and to pass to [`Shared::is_woken`].
+    /// Also returns the pipe that the acceptor polls and passes to [`Shared::is_woken`].
     ///
     /// # Errors
     /// No descriptor is left.
@@ -90,7 +90,7 @@ impl Shared {
         Ok((shared, reader))
     }
 
-    /// Gives the acceptor an order and waits until it is followed.
+    /// Sets the acceptor's mode and waits until it is adopted.
     pub(super) fn order(&self, mode: Mode) {
         let mut orders = lock(&self.orders);
         if orders.followed == Mode::Over {
@@ -100,11 +100,11 @@ impl Shared {
         self.wake();
         let is_pending = |orders: &mut Orders| orders.followed != orders.mode;
         let waited = self.followed.wait_timeout_while(orders, ORDER_LIMIT, is_pending);
-        // An acceptor that is gone follows nothing, and accepts nothing.
+        // If the acceptor has ended, it adopts nothing and accepts nothing.
         drop(waited);
     }
 
-    /// The present order, which the acceptor follows from now on.
+    /// The current mode, which the acceptor adopts with this call.
     pub(super) fn follow(&self) -> Mode {
         let mut orders = lock(&self.orders);
         if orders.followed != orders.mode {
@@ -114,27 +114,27 @@ impl Shared {
         orders.mode
     }
 
-    /// Ends the acceptor's present wait, or its next one.
+    /// Ends the acceptor's current wait, or its next one.
     fn wake(&self) {
         if !self.wake.rung.swap(true, Ordering::AcqRel) {
-            // A full pipe wakes as well.
+            // A full pipe wakes it too.
             let _ = (&self.wake.writer).write(&[0]);
         }
     }
 
-    /// The acceptor is awake.
+    /// Called when the acceptor is awake.
     pub(super) fn is_woken(&self, mut woken: &PipeReader) {
-        // In this order: whoever wakes after this is seen in the next round.
+        // In this order, so that a later wake-up is seen in the next round.
         let _ = woken.read(&mut [0; 64]);
         self.wake.rung.store(false, Ordering::Release);
     }
 
-    /// Connections that have come back since the last call.
+    /// Connections that have become idle since the last call.
     pub(super) fn take_returning(&self) -> Vec<Connection> {
         std::mem::take(&mut lock(&self.returning))
     }
 
-    /// Gives a connection to a thread: one that is idle, else a new one.
+    /// Passes a connection to an idle thread, or to a new one.
     pub(super) fn dispatch(self: &Arc<Self>, connection: Connection) {
         self.registry.occupy_thread();
         let connection = match self.to_idle.try_send(connection) {
@@ -159,7 +159,7 @@ impl Shared {
         }
     }
 
-    /// The life of a connection thread: one connection after the other.
+    /// The loop of a connection thread: one connection after another.
     fn serve_from(&self, mut next: Option<Connection>) {
         while let Some(connection) = next {
             let occupied = self.registry.occupied();

@@ -1,12 +1,13 @@
-//! A request target: which ones are let in (SPEC P2), and how it reads without its escapes.
+//! Request targets: which are accepted (SPEC P2), and how they decode.
 
 use std::borrow::Cow;
 
-/// A URI of the http crate has at most 65,534 bytes, and the upstream's address stands before this.
+/// A URI of the http crate is limited to 65,534 bytes, and the upstream's address precedes the
+/// target.
 const TARGET_BYTES_MAX: usize = 63 * 1024;
 const DECODINGS_MAX: usize = 4;
 
-/// Judges a target as it was received.
+/// Checks a target as received.
 ///
 /// # Errors
 /// What is wrong with it, in words.
@@ -20,7 +21,7 @@ pub(super) fn check(target: &str) -> Result<(), &'static str> {
     if target.bytes().any(|byte| !matches!(byte, 0x21..=0x7e) || byte == b'#') {
         return Err("the request target contains a character that is not allowed in it");
     }
-    // Decoded again and again, because a server behind the upstream may do the same.
+    // Decoded repeatedly, because a server behind the upstream may do the same.
     let mut path = Cow::Borrowed(split(target).0);
     for _ in 0..DECODINGS_MAX {
         if path.as_bytes().split(|&byte| byte == b'/').any(is_dots) {
@@ -41,7 +42,7 @@ pub(super) fn check(target: &str) -> Result<(), &'static str> {
     Err("the request target is percent-encoded too many times")
 }
 
-/// A segment that names this directory or the one above, with parameters or without.
+/// Whether a segment is `.` or `..`, with or without parameters.
 fn is_dots(segment: &[u8]) -> bool {
     segment.starts_with(b".")
         && matches!(segment.split(|&byte| byte == b';').next(), Some(b"." | b".."))
@@ -53,7 +54,7 @@ pub(super) fn split(target: &str) -> (&str, &str) {
 }
 
 /// Percent-decodes until nothing changes, because servers behind the upstream may decode again.
-/// [`check`] bounds how often that can be.
+/// [`check`] bounds the number of rounds.
 pub(super) fn decode_fully(path: &str) -> Cow<'_, str> {
     let mut decoded = decode(path);
     while let Cow::Owned(again) = decode(&decoded)
@@ -64,7 +65,7 @@ pub(super) fn decode_fully(path: &str) -> Cow<'_, str> {
     decoded
 }
 
-/// Percent-decodes once; what is no escape stays, and what has none is lent.
+/// Percent-decodes once; invalid escapes stay, and text without escapes is borrowed.
 pub(super) fn decode(text: &str) -> Cow<'_, str> {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy()
 }

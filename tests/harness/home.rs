@@ -142,6 +142,15 @@ impl Home {
         self.directory.join("maxpool.json")
     }
 
+    /// The config's lock, held as another process would hold it, until it is dropped.
+    pub fn lock_config(&self) -> std::fs::File {
+        let path = self.path().join("maxpool.json.lock");
+        let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        let file = file.expect("open the lock");
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).expect("lock");
+        file
+    }
+
     /// The program with these arguments, in this home and with nothing of the caller's environment
     /// but `PATH`.
     pub fn command(&self, arguments: &[&str]) -> Command {
@@ -160,22 +169,56 @@ impl Home {
         command
     }
 
-    /// The server in this home under limits of its own, given as commands of the shell.
-    pub fn limited(&self, limits: &str) -> Command {
-        let script = format!("{limits}; exec '{}' server --plain", program().display());
+    /// The same, started by another program, whose words come first.
+    pub fn command_under(&self, starter: &[&str], arguments: &[&str]) -> Command {
         let prepared = self.command(&[]);
-        let mut command = Command::new("sh");
+        let mut command = Command::new(starter[0]);
         command
-            .args(["-c", &script])
+            .args(&starter[1..])
+            .arg(program())
+            .args(arguments)
             .env_clear()
+            .envs(prepared.get_envs().filter_map(|(name, value)| Some((name, value?))))
             .current_dir(self.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        for (name, value) in prepared.get_envs() {
-            command.env(name, value.unwrap_or_default());
-        }
         command
+    }
+
+    /// The server in this home under limits of its own, given as commands of the shell.
+    pub fn limited(&self, limits: &str) -> Command {
+        let script = format!("{limits}; exec \"$0\" \"$@\"");
+        self.command_under(&["sh", "-c", &script], &["server", "--plain"])
+    }
+
+    /// The server with as little power over files as an ordinary user has, since root may write
+    /// anywhere; `None` where that cannot be had.
+    pub fn powerless(&self) -> Option<Command> {
+        const SERVER: [&str; 2] = ["server", "--plain"];
+        const DROP_POWER: [&str; 4] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"];
+        if !rustix::process::geteuid().is_root() {
+            return Some(self.command(&SERVER));
+        }
+        let tried = Command::new(DROP_POWER[0]).args(&DROP_POWER[1..]).arg("true").status();
+        if !tried.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: root may write anywhere, and setpriv cannot take that away here");
+            return None;
+        }
+        Some(self.command_under(&DROP_POWER, &SERVER))
+    }
+
+    /// The requests that a server has recorded, see [`Proxy::start_recording`].
+    ///
+    /// [`Proxy::start_recording`]: super::Proxy::start_recording
+    pub fn recordings(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.recordings_path()).expect("list").flatten();
+        let read = |path| std::fs::read(path).expect("read");
+        entries.map(|entry| String::from_utf8_lossy(&read(entry.path())).into_owned()).collect()
+    }
+
+    pub(super) fn recordings_path(&self) -> PathBuf {
+        self.directory.join("recorded")
     }
 
     /// Lets a server make the configuration that is missing, and ends it; whether it got its

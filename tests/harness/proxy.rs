@@ -44,6 +44,14 @@ impl Proxy {
         Proxy::spawn(home.command(&["server", "--plain"]))
     }
 
+    /// The same, recording every request, see [`Home::recordings`].
+    pub fn start_recording(home: &Home) -> Proxy {
+        home.write();
+        let path = home.recordings_path();
+        let path = path.to_str().expect("a path");
+        Proxy::spawn(home.command(&["server", "--plain", "--log-to", path]))
+    }
+
     /// The same under limits that are given as commands of the shell.
     pub fn start_limited(home: &Home, limits: &str) -> Proxy {
         home.write();
@@ -92,6 +100,12 @@ impl Proxy {
     /// `POST /v1/messages` with this body.
     pub fn post(&self, body: &Value) -> Reply {
         self.ask(&Ask::messages(body))
+    }
+
+    /// The same from a thread of its own, for an answer that takes its time.
+    pub fn post_aside(&self, body: &Value) -> std::thread::JoinHandle<Reply> {
+        let (address, ask) = (self.address, Ask::messages(body));
+        std::thread::spawn(move || Client::connect(address).ask(&ask))
     }
 
     /// The status document.
@@ -174,6 +188,12 @@ impl Proxy {
         self.signal(Signal::TERM);
     }
 
+    /// Stops it in order, and waits for its end.
+    pub fn stop(&mut self) {
+        self.terminate();
+        assert_eq!(self.wait_exit(), Some(0));
+    }
+
     /// Waits for the end of the process and gives its exit code (`None`: a signal).
     pub fn wait_exit(&mut self) -> Option<i32> {
         self.wait_exit_within(PATIENCE)
@@ -221,13 +241,8 @@ impl Proxy {
     }
 
     fn proc_status(&self, name: &str) -> u64 {
-        let path = format!("/proc/{}/status", self.pid());
-        let text = std::fs::read_to_string(path).expect("read the process's status");
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        let number = line.and_then(|rest| rest.split_whitespace().next());
-        number
-            .and_then(|number| number.parse().ok())
-            .unwrap_or_else(|| panic!("no {name} in {text}"))
+        let number = status_of(self.pid(), name);
+        number.parse().unwrap_or_else(|_| panic!("{name} is {number:?}"))
     }
 }
 
@@ -276,6 +291,14 @@ impl Lines {
     fn lock(&self) -> std::sync::MutexGuard<'_, (Vec<String>, bool)> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the kernel says of a process under this name, such as `VmRSS:`; empty if it says nothing.
+pub fn status_of(pid: u32, name: &str) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"));
+    let text = text.expect("read the process's status");
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.split_whitespace().next()).unwrap_or("").to_owned()
 }
 
 /// The first loopback address with a port in a line of text.

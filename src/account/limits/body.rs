@@ -1,9 +1,9 @@
-//! When a provider lets an account in again (SPEC V3): read from the body of a 429, since its
-//! headers rarely say. Pure.
+//! When a provider accepts requests of an account again (SPEC V3): read from the body of a 429,
+//! since its headers rarely say. Pure.
 //!
-//! GLM gives a code and sometimes a time in a sentence, in English or Chinese; Kimi gives a type
-//! and sometimes a number of seconds. Whatever is found, it is never more than a day away, and what
-//! cannot be understood is left to the caller.
+//! GLM sends a code and sometimes a time in a sentence, in English or Chinese; Kimi sends a type
+//! and sometimes a number of seconds. A result is never more than a day ahead, and what cannot be
+//! understood is left to the caller.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use super::{dates, said_time};
 use crate::scheduler::quota::{QuotaReport, WindowReading};
 use crate::scheduler::time::Wall;
 
-/// How long the provider will refuse whose answer had these headers, which go before the body.
-/// `None` if they do not say.
+/// How long the provider will refuse requests after an answer with these headers. `None` if they do
+/// not say; then its body may.
 pub(crate) fn wait_of_headers(headers: &QuotaReport, now: Wall) -> Option<Duration> {
     let is_full = |window: &&WindowReading| window.remaining.is_none_or(|left| left == 0);
     let by_headers = headers.retry_after.or_else(|| {
@@ -25,7 +25,7 @@ pub(crate) fn wait_of_headers(headers: &QuotaReport, now: Wall) -> Option<Durati
     by_headers.map(|wait| wait.clamp(WAIT_MIN, WAIT_MAX))
 }
 
-/// The same from the body. Dates in it are on the provider's clock, and so is `now`.
+/// The same, from the body. Dates in it are on the provider's clock, and so is `now`.
 pub(crate) fn wait_of_body(body: &[u8], now: Wall) -> Option<Duration> {
     let text = String::from_utf8_lossy(&body[..body.len().min(BODY_BYTES_MAX)]);
     let refusal = Refusal::read(&text);
@@ -41,14 +41,14 @@ pub(crate) fn wait_of_body(body: &[u8], now: Wall) -> Option<Duration> {
     wait.map(|wait| wait.clamp(WAIT_MIN, WAIT_MAX))
 }
 
-/// The parts of an error body that matter here.
+/// The relevant parts of an error body.
 #[derive(Debug, Default)]
 struct Refusal {
     /// A code of GLM.
     code: Option<u32>,
     /// A type of Kimi.
     kind: Option<String>,
-    /// A field that holds nothing but the time.
+    /// A field that contains only the time.
     reset: Option<Value>,
     /// All messages, lower case.
     message: String,
@@ -58,7 +58,7 @@ impl Refusal {
     fn read(text: &str) -> Refusal {
         let mut refusal = Refusal::default();
         let text = text.trim_start_matches('\u{feff}').trim();
-        // The first event of a stream holds the same object behind a field name.
+        // The first event of a stream has the same object after a field name.
         let json = text.lines().find_map(|line| line.strip_prefix("data:")).unwrap_or(text);
         match serde_json::from_str::<Value>(json.trim()) {
             Ok(document) => refusal.add(&document, NESTING_MAX),
@@ -70,7 +70,7 @@ impl Refusal {
         refusal
     }
 
-    /// Collects from this object and those in it: gateways wrap the provider's error into their
+    /// Collects from this object and nested ones: gateways wrap the provider's error into their
     /// own.
     fn add(&mut self, value: &Value, levels_left: u32) {
         let Value::Object(object) = value else {
@@ -91,7 +91,7 @@ impl Refusal {
         }
     }
 
-    /// A message; some gateways put the whole error in there once more, as text.
+    /// Collects a message; some gateways repeat the whole error in it as text.
     fn add_message(&mut self, text: &str, levels_left: u32) {
         let inner =
             text.find('{').and_then(|start| serde_json::from_str::<Value>(&text[start..]).ok());
@@ -117,7 +117,7 @@ impl Refusal {
         }
     }
 
-    /// The time that the answer names, as a wait: its field, else a span, else a date.
+    /// The wait that the answer specifies: its field, else a span, else a date.
     fn told(&self, now: Wall) -> Option<Duration> {
         let field = self.reset.as_ref().and_then(|reset| match reset {
             Value::Number(number) => dates::reset_of_number(number.as_f64()?, now),
@@ -129,7 +129,7 @@ impl Refusal {
     }
 }
 
-/// `[1308][usage limit …]`: how GLM's streams write a code.
+/// `[1308][usage limit …]`, the form of a code in GLM's streams.
 fn code_in_brackets(message: &str) -> Option<u32> {
     message.split('[').skip(1).find_map(|part| {
         let code = part.split(']').next()?.trim().parse().ok()?;
@@ -148,7 +148,7 @@ fn span_in(message: &str) -> Option<Duration> {
     })
 }
 
-/// A date: behind "reset at" and the like, else before "重置", else the latest there is.
+/// A date: after "reset at" and the like, else before "重置", else the latest one in the text.
 fn moment_in(message: &str, now: Wall) -> Option<Duration> {
     let until = |text: &str| wait_until(moment(text.trim_start_matches(SKIPPED))?, now);
     if let Some(wait) = behind(message, &MOMENT_FOLLOWS, until) {
@@ -163,7 +163,7 @@ fn moment_in(message: &str, now: Wall) -> Option<Duration> {
     }
 }
 
-/// The first thing that `read` finds directly behind one of `words`.
+/// The first match of `read` directly after one of `words`.
 fn behind<'a, T>(
     message: &'a str,
     words: &[&str],
@@ -174,12 +174,12 @@ fn behind<'a, T>(
     places.find_map(|at| read(&message[at..]))
 }
 
-/// Where a moment is announced, an epoch number is one too.
+/// Parses a moment; after an announcing word an epoch number counts too.
 fn moment(text: &str) -> Option<Wall> {
     said_time::date(text).or_else(|| said_time::epoch(text))
 }
 
-/// A time that has just passed still means "not quite yet", since clocks differ; an older one means
+/// A time that has just passed still means a short wait, since clocks differ; an older one means
 /// nothing.
 fn wait_until(reset: Wall, now: Wall) -> Option<Duration> {
     if reset > now {
@@ -188,20 +188,20 @@ fn wait_until(reset: Wall, now: Wall) -> Option<Duration> {
     (reset + JUST_PASSED > now).then_some(MINUTE)
 }
 
-/// Where numbers begin.
+/// Positions where numbers start.
 fn numbers(text: &str) -> impl Iterator<Item = usize> {
     let bytes = text.as_bytes();
     let is_digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
     (0..bytes.len()).filter(move |&at| is_digit(at) && (at == 0 || !is_digit(at - 1)))
 }
 
-/// The codes of SPEC V3, and others of the same table that may come with a time.
+/// The codes of SPEC V3, and others of the same series that may come with a time.
 const GLM_CODES: std::ops::RangeInclusive<u32> = 1300..=1399;
 const KIMI_TYPES: [&str; 3] =
     ["rate_limit_reached_error", "engine_overloaded_error", "exceeded_current_quota_error"];
 const SPAN_FOLLOWS: [&str; 4] = ["after ", "again in ", "reset in ", "resets in "];
 const MOMENT_FOLLOWS: [&str; 3] = ["next_flush_time", "reset at", "resets at"];
-/// Between such a word and the time.
+/// Characters between such a word and the time.
 const SKIPPED: [char; 5] = [' ', '"', '\'', ':', '='];
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -209,7 +209,7 @@ const WAIT_MIN: Duration = Duration::from_secs(1);
 /// SPEC V3: at most 24 h.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 const JUST_PASSED: Duration = Duration::from_secs(600);
-/// No error is longer; a longer body is something else.
+/// Errors are shorter; a longer body is something else.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 const NESTING_MAX: u32 = 4;
 

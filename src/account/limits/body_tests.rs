@@ -206,7 +206,7 @@ fn bodies_of_refusals_say_how_long() {
             r#"{"error":{"code":"1113","message":"Insufficient balance or no resource package. Please recharge."}}"#,
             None,
         ),
-        // Forms of a time that no provider was seen to send: the code's own hour.
+        // Time formats that no known provider sends: the default hour of the code.
         (
             "V3 1308 clock alone",
             r#"{"error":{"code":"1308","message":"Your limit will reset at 07:15"}}"#,
@@ -394,8 +394,8 @@ fn no_body_makes_the_reader_panic() {
     }
 }
 
-/// Each of these once took minutes or could: a time may begin at every number, and each was read to
-/// the end of the text.
+/// Each of these once took minutes, or could: a time may start at every number, and each one was
+/// read to the end of the text.
 #[test]
 fn a_hostile_error_takes_no_time() {
     let begun = std::time::Instant::now();

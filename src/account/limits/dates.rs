@@ -1,7 +1,7 @@
-//! Moments in time as headers hold them: epoch numbers, delays, RFC 3339, HTTP dates. Pure.
+//! Parses moments in headers: epoch numbers, delays, RFC 3339, HTTP dates. Pure.
 //!
-//! What cannot be read is `None`, never zero: a reset that was misread as 1970 would free an
-//! account that is out.
+//! What cannot be parsed is `None`, never zero: a reset misread as 1970 would bring back an account
+//! that is out.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -9,13 +9,14 @@ use crate::clock::parse_rfc3339;
 use crate::scheduler::time::Wall;
 
 /// A reset header or field (SPEC S1): a number above 1e10 is epoch milliseconds, above 1e9 epoch
-/// seconds, else seconds from now; else a date. Of a comma list the first element counts.
+/// seconds, else seconds from now; other text is a date. In a comma-separated list the first
+/// element counts.
 pub(crate) fn reset_of_text(text: &str, now: Wall) -> Option<Wall> {
     let first = first_element(text);
     if let Ok(number) = first.parse::<f64>() {
         return reset_of_number(number, now);
     }
-    // An HTTP date has a comma of its own, so its list element is the first two parts.
+    // An HTTP date contains a comma itself, so its list element is the first two parts.
     parse_rfc3339(first).or_else(|| {
         let mut commas = text.match_indices(',').map(|(at, _)| at);
         commas.next()?;
@@ -39,12 +40,12 @@ pub(crate) fn reset_of_number(number: f64, now: Wall) -> Option<Wall> {
     (ms <= YEAR_10000_MS).then_some(Wall(ms.round() as i64))
 }
 
-/// `retry-after` (SPEC P7): seconds or a date, held between 1 s and 24 h; `None` when unreadable or
+/// `retry-after` (SPEC P7): seconds or a date, limited to 1 s to 24 h; `None` if unreadable or
 /// negative.
 pub(crate) fn retry_after_of_text(text: &str, now: Wall) -> Option<Duration> {
     let text = text.trim();
     let wait_ms = match text.parse::<f64>() {
-        // `inf` is no number of seconds, though one with 400 digits is.
+        // `inf` is not a number of seconds, but a number with 400 digits is.
         Ok(seconds) if seconds < 0.0 || !text.contains(|c: char| c.is_ascii_digit()) => {
             return None;
         }
@@ -77,7 +78,7 @@ fn first_element(text: &str) -> &str {
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 /// 24 h: SPEC P7.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
-/// What lies beyond is no date but noise.
+/// Later moments are not dates but noise.
 const YEAR_10000_MS: f64 = 253_402_300_800_000.0;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! What an answer says about quota, as a [`QuotaReport`] (SPEC S1). Pure.
+//! Parses what an answer says about quota into a [`QuotaReport`] (SPEC S1). Pure.
 //!
-//! Header names and claims are Anthropic's own: `5h`, `7d`, `7d_<family>` in headers stand for the
-//! claims `five_hour`, `seven_day`, `seven_day_<family>`. What cannot be read is left out, never
-//! taken for zero.
+//! Header names and claims are Anthropic's: `5h`, `7d`, `7d_<family>` in headers correspond to the
+//! claims `five_hour`, `seven_day`, `seven_day_<family>`. What cannot be parsed is left out, never
+//! treated as zero.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::scheduler::policy::{FIVE_HOURS, WEEK};
 use crate::scheduler::quota::{Family, QuotaReport, Verdict, WindowKind, WindowReading};
 use crate::scheduler::time::{Now, Wall};
 
-/// Reads the head of any answer, an error's too. Of a header that comes twice the first counts.
+/// Reads the head of any answer, including errors. If a header occurs twice, the first one counts.
 ///
-/// Dates and epochs are read against the answer's own `Date` (SPEC P7), so that a wrong clock here
-/// changes no wait.
+/// Dates and epochs are interpreted relative to the answer's own `Date` (SPEC P7), so that a wrong
+/// local clock changes no wait.
 pub(crate) fn report_of_headers<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a [u8])> + Clone,
     now: Now,
@@ -34,7 +34,7 @@ pub(crate) fn report_of_headers<'a>(
     report
 }
 
-/// What the clock of the one who answered shows, by the answer's `Date` (SPEC P7).
+/// The time on the clock of whoever answered, from the answer's `Date` (SPEC P7).
 pub(crate) fn their_wall<'a>(
     headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
     now: Wall,
@@ -42,12 +42,12 @@ pub(crate) fn their_wall<'a>(
     let date = headers.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("date"));
     let date = date.and_then(|(_, value)| std::str::from_utf8(value).ok());
     let theirs = date.and_then(|text| dates::reset_of_text(text.trim(), now));
-    // `Date` has whole seconds, and an answer takes its time.
+    // `Date` has a resolution of one second, and the answer takes time to arrive.
     theirs.filter(|theirs| theirs.0.abs_diff(now.0) >= CLOCK_ERROR_MIN_MS).unwrap_or(now)
 }
 
-/// A reset that lies further ahead than its window is long was reckoned by another clock: where the
-/// answer says how long to wait, that holds (SPEC P7).
+/// A reset further ahead than the length of its window was computed with another clock; if the
+/// answer also says how long to wait, that counts (SPEC P7).
 fn heed_retry_after(report: &mut QuotaReport, now: Wall) {
     let Some(wait) = report.retry_after else {
         return;
@@ -69,10 +69,10 @@ fn heed_retry_after(report: &mut QuotaReport, now: Wall) {
     }
 }
 
-/// No window ends later than this after its length, but for a clock that is wrong.
+/// Tolerance for a reset after the length of its window; beyond it, a clock is wrong.
 const CLOCK_ERROR_MAX: Duration = Duration::from_secs(60);
 
-/// A clock that is this far off the answer's is wrong.
+/// If our clock differs this much from the answer's, it is wrong.
 const CLOCK_ERROR_MIN_MS: u64 = 5_000;
 
 fn read_headers<'a>(
@@ -84,7 +84,7 @@ fn read_headers<'a>(
     let mut generic = Candidates::<6>::default();
     let mut requests = Candidates::<1>::default();
     for (name, value) in headers {
-        // Of most headers the first letter tells that they say nothing here.
+        // For most headers the first letter shows that they are irrelevant.
         if !name.starts_with(['a', 'A', 'x', 'X', 'r', 'R']) {
             continue;
         }
@@ -116,10 +116,10 @@ fn read_headers<'a>(
     report
 }
 
-/// Reads the usage endpoint's JSON (SPEC T1): `limits[]`, or the older form with one object a
+/// Reads the usage endpoint's JSON (SPEC T1): `limits[]`, or the older form with one object per
 /// window. `None` if it is neither.
 ///
-/// The older form cannot tell 1 % from 100 %, so it is looked at only where there is no `limits[]`.
+/// The older form cannot distinguish 1 % from 100 %, so it is used only if there is no `limits[]`.
 pub(crate) fn report_of_usage(body: &[u8], now: Now) -> Option<QuotaReport> {
     let Ok(Value::Object(usage)) = serde_json::from_slice(body) else {
         return None;
@@ -153,10 +153,10 @@ pub(crate) fn report_of_usage(body: &[u8], now: Now) -> Option<QuotaReport> {
     known.then_some(report)
 }
 
-/// The family that a model id or a model's display name belongs to: `claude-opus-4-8` → `opus`.
+/// The family of a model id or a model's display name: `claude-opus-4-8` → `opus`.
 ///
-/// Of a Claude id it is the first word of letters after `claude`, so that a family that is new
-/// tomorrow has its own windows too; of any other name one of the known words in it.
+/// For a Claude id it is the first alphabetic word after `claude`, so that a new family gets its
+/// own windows too; for any other name it is a known word in it.
 pub(crate) fn family_of_model(model: &str) -> Option<Family> {
     let model = lower_case(model);
     let known = || FAMILIES.iter().copied().find(|word| model.contains(word));
@@ -170,12 +170,12 @@ pub(crate) fn family_of_model(model: &str) -> Option<Family> {
     word.map(family)
 }
 
-/// The family of a model, which is its whole id where no word in it names a line of models (S2).
+/// The family of a model: its whole id if no word in it names a line of models (S2).
 pub(crate) fn family_or_id(model: &str) -> Family {
     family_of_model(model).unwrap_or_else(|| family(model))
 }
 
-/// The window of a `representative-claim` or of a key of the usage JSON; `None` for `overage` and
+/// The window of a `representative-claim` or of a key in the usage JSON; `None` for `overage` and
 /// unknown words.
 pub(crate) fn window_of_claim(claim: &str) -> Option<WindowKind> {
     match &*lower_case(claim.trim()) {
@@ -230,7 +230,7 @@ fn read_unified(report: &mut QuotaReport, rest: &str, value: &str, now: Wall) {
     }
 }
 
-/// The windows that share one kind, told apart until the fullest is known.
+/// The windows of one kind, kept apart until the fullest is known.
 #[derive(Clone)]
 struct Candidates<const N: usize>([Candidate; N]);
 
@@ -260,8 +260,8 @@ impl<const N: usize> Candidates<N> {
         }
     }
 
-    /// The one with the largest used share; among equals the one that ends last, for all of them
-    /// must have room.
+    /// The window with the largest used share; among equals the one that ends last, because all of
+    /// them must have room.
     fn fullest(&self, kind: WindowKind) -> Option<WindowReading> {
         let said = |c: &&Candidate| c.limit.is_some() || c.remaining.is_some() || c.reset.is_some();
         let fullest = self.0.iter().filter(said).max_by(|a, b| {
@@ -280,7 +280,7 @@ impl<const N: usize> Candidates<N> {
 }
 
 impl Candidate {
-    /// Below zero if unknown, so that any known share is larger.
+    /// Negative if unknown, so that any known share is larger.
     fn used_share(&self) -> f64 {
         match (self.limit, self.remaining) {
             (_, Some(0)) => 1.0,
@@ -292,7 +292,7 @@ impl Candidate {
     }
 }
 
-/// `x-ratelimit-limit`, `ratelimit-remaining-requests`, …: which of the six, and `limit`,
+/// For `x-ratelimit-limit`, `ratelimit-remaining-requests`, …: which of the six it is, and `limit`,
 /// `remaining` or `reset`.
 fn generic_part(name: &str) -> Option<(usize, &str)> {
     let prefixes = ["x-ratelimit-", "x-rate-limit-", "ratelimit-"];
@@ -334,7 +334,7 @@ fn add_usage(
     }
 }
 
-/// The reading of that kind, added if it is the first word about it.
+/// The reading of that kind, added if there is none yet.
 fn reading(report: &mut QuotaReport, kind: WindowKind) -> &mut WindowReading {
     let at = report.windows.iter().position(|window| window.kind == kind).unwrap_or_else(|| {
         report.windows.push(WindowReading {
@@ -400,14 +400,14 @@ fn family(word: &str) -> Family {
     Family(Arc::from(word))
 }
 
-/// The family that `7d_oi`, `seven_day_overage_included`, stands for: Claude Code shows it as the
-/// limit of this one.
+/// The family of `7d_oi` (`seven_day_overage_included`), which Claude Code shows as the limit of
+/// this one.
 const OVERAGE_INCLUDED: &str = "fable";
-/// What a Claude model's id has before its family.
+/// The part of a Claude model id before its family.
 const CLAUDE: &str = "claude";
-/// Words that name a family wherever they stand.
+/// Words that name a family anywhere in a name.
 const FAMILIES: [&str; 5] = ["opus", "sonnet", "haiku", "fable", "mythos"];
-/// The largest integer below which every one has a double of its own.
+/// Up to this number every integer is exactly representable as a double.
 const COUNT_MAX: f64 = 9_007_199_254_740_992.0;
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ fn family_window(word: &str) -> WindowKind {
     WindowKind::SevenDayFamily(family(word))
 }
 
-/// A reading in short: kind, utilisation, limit, remaining, reset in ms, verdict.
+/// A reading in short form: kind, utilisation, limit, remaining, reset in ms, verdict.
 type Short = (WindowKind, Option<f64>, Option<u64>, Option<u64>, Option<i64>, Option<Verdict>);
 
 fn short(report: &QuotaReport) -> Vec<Short> {

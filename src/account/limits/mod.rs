@@ -1,4 +1,4 @@
-//! What answers say about an account's limits. Pure: bytes in, readings out.
+//! Parses what answers say about an account's limits. Pure: bytes in, readings out.
 //!
 //! `headers` reads Anthropic's rate-limit headers and the usage endpoint, `body` the refusals of
 //! other providers, `dates` the moments in both.

@@ -1,16 +1,16 @@
-//! Times in the error messages of providers, in the forms that GLM and Kimi use (SPEC V3). Pure.
+//! Parses times in the error messages of providers, in the forms that GLM and Kimi use (SPEC V3).
+//! Pure.
 //!
-//! A date without a zone is China Standard Time, as GLM writes it. Every function reads at the
-//! start of a lower-case text. It does not know other forms, such as months by name or a clock
-//! without a date: no provider was seen to send them, and a code without a readable time has a
-//! default wait.
+//! A date without a zone is China Standard Time, as GLM writes it. Every function parses at the
+//! start of a lower-case text. Other forms, such as month names or a time without a date, are not
+//! supported: no known provider sends them, and a code without a readable time has a default wait.
 
 use std::time::Duration;
 
 use crate::clock::days_from_civil;
 use crate::scheduler::time::Wall;
 
-/// A date with or without a clock: `2026-11-22 07:15:00`, `2026/11/22 07:15 (utc+8)`,
+/// A date with or without a time of day: `2026-11-22 07:15:00`, `2026/11/22 07:15 (utc+8)`,
 /// `2026-11-21t23:15:00.5z`.
 pub(super) fn date(text: &str) -> Option<Wall> {
     let (year, rest) = digits(text, 4, 4)?;
@@ -29,7 +29,7 @@ pub(super) fn epoch(text: &str) -> Option<Wall> {
     Some(Wall(ms))
 }
 
-/// A number and its unit: `30 seconds`, `15 秒`. The rest is what follows.
+/// A number and its unit: `30 seconds`, `15 秒`. Also returns the rest of the text.
 pub(super) fn span(text: &str) -> Option<(Duration, &str)> {
     let (count, rest) = digits(text.trim_start(), 1, 9)?;
     let rest = rest.trim_start();
@@ -39,13 +39,13 @@ pub(super) fn span(text: &str) -> Option<(Duration, &str)> {
     Some((Duration::from_secs(count * unit_s), rest))
 }
 
-/// `7:15`, `07:15:00`, `07:15:00.5`; as milliseconds of the day.
+/// `7:15`, `07:15:00`, `07:15:00.5`, as milliseconds of the day.
 fn clock(text: &str) -> Option<(i64, &str)> {
     let (hour, rest) = digits(text, 1, 2)?;
     let (minute, rest) = digits(rest.strip_prefix(':')?, 2, 2)?;
     let second = rest.strip_prefix(':').and_then(|rest| digits(rest, 2, 2));
     let (second, rest) = second.unwrap_or((0, rest));
-    // Less than a second does not matter who waits for a quota.
+    // A fraction of a second does not matter for a quota.
     let rest = match rest.strip_prefix('.') {
         Some(fraction) => fraction.trim_start_matches(|c: char| c.is_ascii_digit()),
         None => rest,
@@ -74,7 +74,7 @@ fn zone_ms(text: &str) -> i64 {
     sign * (hours * 60 + minutes) * 60_000
 }
 
-/// A number of `least` to `most` digits; more digits than that are another number.
+/// A number of `least` to `most` digits; with more digits it is something else.
 fn digits(text: &str, least: usize, most: usize) -> Option<(i64, &str)> {
     let length = text.bytes().take(most + 1).take_while(u8::is_ascii_digit).count();
     let (number, rest) = text.split_at(length);
@@ -93,5 +93,5 @@ const UNITS: [(&str, u64); 9] = [
     ("天", 86_400),
 ];
 const DAY_MS: i64 = 24 * 3_600_000;
-/// China Standard Time has no summer time.
+/// China Standard Time has no daylight saving time.
 const CHINA_MS: i64 = 8 * 3_600_000;

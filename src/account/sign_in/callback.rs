@@ -1,4 +1,4 @@
-//! What comes back from the browser (SPEC T1): the callback's request, or what a person pastes
+//! Parses the answer of the sign-in page (SPEC T1): the callback request, or what a user pastes
 //! instead. Pure.
 
 use subtle::ConstantTimeEq as _;
@@ -6,19 +6,19 @@ use subtle::ConstantTimeEq as _;
 use crate::account::oauth::{cleaned, is_sendable};
 use crate::config::Secret;
 
-/// What a callback or a paste means.
+/// The meaning of a callback or a pasted text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Return {
     Code(Secret),
-    /// The user or the provider said no, in these words.
+    /// The user or the provider refused, with this message.
     Denied(String),
-    /// Its state is missing or not ours: somebody else's, or from an earlier attempt.
+    /// Its state is missing or wrong: it belongs to somebody else, or to an earlier attempt.
     WrongState,
     /// Something else.
     Nothing,
 }
 
-/// Reads the target of a request to the loopback listener, such as `/callback?code=…&state=…`.
+/// Parses the target of a request to the loopback listener, such as `/callback?code=…&state=…`.
 pub(crate) fn of_target(target: &str, state: &Secret) -> Return {
     match target.split_once('?') {
         Some(("/callback", query)) => of_query(query, state),
@@ -26,15 +26,15 @@ pub(crate) fn of_target(target: &str, state: &Secret) -> Return {
     }
 }
 
-/// Whether a target is the one path that is served, whatever its query says.
+/// Whether a target has the one path that is served, whatever its query.
 pub(super) fn is_callback(target: &str) -> bool {
     target.split('?').next() == Some("/callback")
 }
 
-/// Reads a pasted line: the callback's URL, `code#state` as the provider's own page shows it, or
-/// the code.
+/// Parses a pasted line: the callback's URL, `code#state` as the provider's page shows it, or the
+/// code alone.
 pub(crate) fn of_paste(line: &str, state: &Secret) -> Return {
-    // Terminals mark a paste, and people copy quotes with it.
+    // Terminals mark pasted text, and people copy quotation marks with it.
     let line = line.replace("\u{1b}[200~", "").replace("\u{1b}[201~", "");
     let line = line.trim().trim_matches(['"', '\'', '<', '>']).trim();
     if let Some((_, query)) = line.split_once('?') {
@@ -67,7 +67,7 @@ fn of_query(query: &str, state: &Secret) -> Return {
 }
 
 fn of_code(code: &str) -> Return {
-    // Shorter than any code: a stray key is not sent anywhere.
+    // A shorter text, such as a stray key, cannot be a code and is not sent anywhere.
     if is_sendable(code) && code.len() >= CODE_BYTES_MIN {
         Return::Code(Secret::new(code))
     } else {
@@ -79,7 +79,7 @@ fn is_same(given: &str, state: &Secret) -> bool {
     given.as_bytes().ct_eq(state.expose().as_bytes()).into()
 }
 
-/// `application/x-www-form-urlencoded`; what is no escape stays as it is.
+/// Decodes `application/x-www-form-urlencoded`; invalid escapes stay as they are.
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -104,7 +104,7 @@ fn decoded(text: &str) -> String {
 }
 
 const CODE_BYTES_MIN: usize = 4;
-/// Codes have some forty characters; a word that a person types is none, and a wrong code ends the
+/// Codes have about forty characters. A typed word is not a code, and a wrong code would end the
 /// login.
 const BARE_CODE_BYTES_MIN: usize = 16;
 

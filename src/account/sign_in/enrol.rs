@@ -1,5 +1,5 @@
-//! Writing a new or renewed account into the config (SPEC T1, T3, T4): one locked change, update in
-//! place by identity.
+//! Writes a new or renewed account into the config (SPEC T1, T3, T4) in one locked change, updating
+//! an existing entry with the same identity.
 
 use std::path::Path;
 
@@ -9,48 +9,50 @@ use crate::account::oauth::Profile;
 use crate::config::custody::{Age, Deposit, Digest, DisplacedBy, Found, Proof, age_of};
 use crate::config::edit::{self, Put};
 use crate::config::identity::free_name;
-use crate::config::{Identity, Secret, Tokens, file, state};
+use crate::config::{Identity, Secret, Tokens, file, noted, state};
 use crate::error::Result;
 
-/// An OAuth account that is to be stored.
+/// An OAuth account to be stored.
 pub(super) struct Newcomer<'a> {
     pub(super) name: Option<&'a str>,
-    /// Empty where the profile could not be read.
+    /// Empty if the profile could not be read.
     pub(super) profile: &'a Profile,
     pub(super) tokens: &'a Tokens,
-    /// `source` of the entry.
+    /// The entry's `source`.
     pub(super) source: &'static str,
 }
 
-/// What became of an OAuth account.
+/// The result of storing an OAuth account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Enrolled {
-    /// It is in the config.
+    /// It was stored.
     Put(Put),
-    /// It is in the config beside the entry of this name, which may or may not be the same account.
+    /// It was stored beside the entry with this name, which may or may not be the same account.
     Beside(Put, String),
-    /// The entry of this name has a successor of the tokens, so they are not taken.
-    Spent(String),
+    /// The refresh token is used up, so the tokens are not taken. The entry of this name has newer
+    /// ones, as far as there is one.
+    Spent(Option<String>),
 }
 
-/// Stores an OAuth account: by identity in place, else as a new entry. The tokens that it displaces
-/// are kept in the entry until the new ones have served (SPEC T8).
+/// Stores an OAuth account: updates the entry with the same identity, else adds one. The replaced
+/// tokens stay in the entry until the new ones have served a request (SPEC T8).
 pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Enrolled> {
-    let refused = state::refused_tokens(config);
+    let known_tokens =
+        KnownTokens { spent: noted::spent(config), refused: state::refused_tokens(config) };
     file::update_or_create(config, |document| {
         let Newcomer { name, profile, tokens, source } = newcomer;
-        let by_command = Deposit { live: (*tokens).clone(), ..Deposit::default() };
-        if let Some(spent) = name_of_successor(document, &by_command, &refused) {
-            return Ok(Enrolled::Spent(spent));
-        }
         let wanted = name
             .or(profile.email.as_deref())
             .map_or_else(|| numbered_name(document), str::to_owned);
-        // Without an account id the tokens themselves tell whose they are.
+        // Without an account id, the tokens themselves identify their owner.
         let known =
             (profile.account_uuid.is_none()).then(|| name_of_tokens(document, tokens)).flatten();
         let is_known = known.is_some();
         let wanted = known.unwrap_or(wanted);
+        let tokens = match usable(document, tokens, &who(&wanted, profile), &known_tokens) {
+            Ok(tokens) => tokens,
+            Err(newer) => return Ok(Enrolled::Spent(newer)),
+        };
         let same = edit::account_of_mut(document, &who(&wanted, profile));
         let taken_by_a_key = same.as_deref().is_some_and(|entry| !is_oauth(entry));
         let unsure = same.filter(|entry| !is_known && !is_surely(entry, profile)).is_some();
@@ -70,9 +72,9 @@ pub(super) fn store_oauth(config: &Path, newcomer: &Newcomer<'_>) -> Result<Enro
                 "import" => DisplacedBy::Import,
                 _ => DisplacedBy::Person,
             };
-            held.displace((*tokens).clone(), by);
+            held.displace(tokens, by);
             held.write(entry);
-            // The source would bring its own tokens back.
+            // The source would restore its own tokens.
             entry.shift_remove("importFrom");
         }
         Ok(match beside {
@@ -90,7 +92,7 @@ fn fields_of(newcomer: &Newcomer<'_>) -> Map<String, Value> {
         }
     };
     text("type", Some("oauth"));
-    // A user who has to sign in again needs to know as whom.
+    // A user who has to sign in again needs to know with which e-mail.
     let source = match &newcomer.profile.email {
         Some(email) => format!("{} as {email}", newcomer.source),
         None => newcomer.source.to_owned(),
@@ -101,24 +103,47 @@ fn fields_of(newcomer: &Newcomer<'_>) -> Map<String, Value> {
     fields
 }
 
-/// The entry that has a successor of these tokens, unless that was refused (SPEC T3).
-fn name_of_successor(
-    document: &Map<String, Value>,
-    theirs: &Deposit,
-    refused: &[Digest],
-) -> Option<String> {
-    let entries = document.get("accounts")?.as_array()?;
-    let has_successor = |entry: &&Map<String, Value>| {
-        let held = Deposit::read(entry);
-        let is_dead =
-            held.live.refresh.as_ref().is_some_and(|token| refused.contains(&Digest::of(token)));
-        age_of(theirs, &held, Found::Command) == Age::Older(Proof::Spent) && !is_dead
-    };
-    let entry = entries.iter().filter_map(Value::as_object).find(has_successor)?;
-    entry.get("name")?.as_str().map(str::to_owned)
+/// What the state file says of refresh tokens.
+struct KnownTokens {
+    spent: Vec<Digest>,
+    refused: Vec<Digest>,
 }
 
-/// Whether the entry is the profile's for certain, and not by its name alone.
+/// What may be stored of these tokens for the account `who` (SPEC T3): all of it, or the access
+/// token alone if the refresh token is used up and the stored pair was refused. Else the account
+/// that has a newer pair, as far as there is one.
+fn usable(
+    document: &mut Map<String, Value>,
+    tokens: &Tokens,
+    who: &Identity<'_>,
+    known: &KnownTokens,
+) -> std::result::Result<Tokens, Option<String>> {
+    let theirs = Deposit { live: tokens.clone(), ..Deposit::default() };
+    let is_spent =
+        |held: &Deposit| age_of(&theirs, held, Found::Command) == Age::Older(Proof::Spent);
+    let entries = document.get("accounts").and_then(Value::as_array).into_iter().flatten();
+    let mut entries = entries.filter_map(Value::as_object);
+    let (name, stored) = match entries.find(|entry| is_spent(&Deposit::read(entry))) {
+        Some(entry) => (entry.get("name").and_then(Value::as_str), Deposit::read(entry)),
+        None => {
+            let same = edit::account_of_mut(document, who).map(|entry| Deposit::read(entry));
+            let mut stored = same.unwrap_or_default();
+            stored.learn(&known.spent, tokens);
+            if !is_spent(&stored) {
+                return Ok(tokens.clone());
+            }
+            (None, stored)
+        }
+    };
+    let token = stored.live.refresh.as_ref();
+    let is_refused = token.is_some_and(|token| known.refused.contains(&Digest::of(token)));
+    if is_refused && tokens.access.is_some() {
+        return Ok(Tokens { refresh: None, ..tokens.clone() });
+    }
+    Err(name.filter(|_| !stored.spent.has(token)).map(str::to_owned))
+}
+
+/// Whether the entry certainly matches the profile, and not only by its name.
 fn is_surely(entry: &Map<String, Value>, profile: &Profile) -> bool {
     let uuid = entry.get("accountUuid").and_then(Value::as_str).filter(|uuid| !uuid.is_empty());
     let held = Deposit::read(entry);
@@ -134,7 +159,8 @@ fn who<'a>(name: &'a str, profile: &'a Profile) -> Identity<'a> {
     }
 }
 
-/// Stores an API key. The same key again changes nothing but says whose it is.
+/// Stores an API key. If the key is known already, nothing changes and the result names its
+/// account.
 pub(super) fn store_key(config: &Path, name: Option<&str>, key: &Secret) -> Result<Put> {
     file::update_or_create(config, |document| {
         if let Some(known) = name_with(document, "apiKey", key) {
@@ -158,7 +184,7 @@ pub(super) fn store_key(config: &Path, name: Option<&str>, key: &Secret) -> Resu
     })
 }
 
-/// A new API key serves after the subscriptions, which have been paid for (SPEC T4).
+/// A new API key is used after the subscriptions, which have been paid for (SPEC T4).
 pub(super) const KEY_PRIORITY: i64 = 5;
 
 /// The entry that has one of these tokens.
@@ -176,7 +202,7 @@ fn name_with(document: &Map<String, Value>, key: &str, secret: &Secret) -> Optio
     entry.get("name")?.as_str().map(str::to_owned)
 }
 
-/// `account-1`, or the first such name that is free.
+/// The first unused name of `account-1`, `account-2`, …
 fn numbered_name(document: &mut Map<String, Value>) -> String {
     let mut number = 1_u64;
     loop {
@@ -188,7 +214,7 @@ fn numbered_name(document: &mut Map<String, Value>) -> String {
     }
 }
 
-/// An API key is not overwritten by a login that was given its name, nor the other way round.
+/// A login must not overwrite an API key of the same name, nor the other way round.
 fn other_name(document: &mut Map<String, Value>, wanted: &str) -> String {
     let document = std::cell::RefCell::new(document);
     free_name(wanted, None, |name| edit::account_mut(&mut document.borrow_mut(), name).is_some())

@@ -25,7 +25,7 @@ fn tokens(number: u32) -> Tokens {
     }
 }
 
-/// The entry after the accounts of `before` were joined by this one, and what was said.
+/// The result and the accounts after this one was added to `before`.
 fn stored(before: &Value, name: Option<&str>, profile: &Profile) -> (Put, Vec<Value>) {
     let directory = Scratch::new();
     let path = directory.path("maxpool.json");
@@ -33,7 +33,7 @@ fn stored(before: &Value, name: Option<&str>, profile: &Profile) -> (Put, Vec<Va
     let newcomer = Newcomer { name, profile, tokens: &tokens(9), source: "login" };
     let put = match store_oauth(&path, &newcomer).unwrap() {
         Enrolled::Put(put) | Enrolled::Beside(put, _) => put,
-        Enrolled::Spent(name) => unreachable!("{name} has no successor"),
+        Enrolled::Spent(newer) => unreachable!("{newer:?} has no successor"),
     };
     let after: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     (put, after["accounts"].as_array().unwrap().clone())

@@ -1,4 +1,5 @@
-//! Taking over the login of Claude Code (SPEC T3): its file, a text, or the Keychain item of macOS.
+//! Imports the login of Claude Code (SPEC T3): from its file, from a text, or from the macOS
+//! Keychain.
 //!
 //! The tokens are copied; the source is never written.
 
@@ -14,13 +15,13 @@ use crate::account::sources::{tokens_of_file, tokens_of_text};
 use crate::config::Tokens;
 use crate::error::{Error, Result};
 
-/// Where the tokens come from.
+/// The source of the tokens.
 pub(crate) enum ImportSource<'a> {
     /// `--from PATH`.
     File(&'a Path),
     /// `--json TEXT`.
     Text(&'a str),
-    /// Claude Code's own place: the Keychain on macOS, else its file.
+    /// Claude Code's own storage: the Keychain on macOS, else its file.
     ClaudeCode(&'a ClaudeCode),
 }
 
@@ -32,11 +33,11 @@ pub(crate) struct ClaudeCode {
 }
 
 impl ClaudeCode {
-    /// As the environment says; `None` without a home directory.
+    /// From the environment; `None` without a home directory.
     pub(crate) fn of(variable: impl Fn(&str) -> Option<OsString>) -> Option<ClaudeCode> {
         let path = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         if let Some(directory) = path("CLAUDE_CONFIG_DIR") {
-            // Claude Code tells its installations apart by the digest of that path.
+            // Claude Code distinguishes its installations by the digest of that path.
             let digest = sha256(directory.as_os_str().as_encoded_bytes());
             let tag: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
             return Some(ClaudeCode { directory, keychain_item: format!("{KEYCHAIN_ITEM}-{tag}") });
@@ -58,7 +59,7 @@ impl ClaudeCode {
         tokens_of_file(&self.directory.join(".credentials.json")).map_err(hint)
     }
 
-    /// macOS asks the user before it gives the item out.
+    /// macOS asks the user before it releases the item.
     fn in_keychain(&self) -> Option<String> {
         let mut command = Command::new("/usr/bin/security");
         command
@@ -69,7 +70,8 @@ impl ClaudeCode {
         String::from_utf8(output.stdout).ok()
     }
 
-    /// Whether Claude Code is signed in, as far as can be told without asking for the Keychain.
+    /// Whether Claude Code is signed in, as far as that is known without prompting for the
+    /// Keychain.
     pub(crate) fn is_signed_in(&self) -> bool {
         let has = |path: &Path, key: &str| {
             let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -84,7 +86,7 @@ impl ClaudeCode {
     }
 }
 
-/// Copies the tokens into the config (SPEC T3). Returns the line that says what was done.
+/// Copies the tokens into the config (SPEC T3). Returns a line that says what was done.
 pub(crate) fn import(
     desk: &mut Desk<'_>,
     source: &ImportSource<'_>,
@@ -107,8 +109,9 @@ pub(crate) fn import(
 }
 
 const KEYCHAIN_ITEM: &str = "Claude Code-credentials";
-const WARNING: &str = "Note: Claude Code keeps rotating this token, so sooner or later one of the two loses it; \
-     \"maxpool login\" gives maxpool a separate login.";
+const WARNING: &str = "\
+Note: Claude Code keeps rotating this token, so sooner or later one of the two
+loses it; \"maxpool login\" gives maxpool a separate login.";
 
 #[cfg(test)]
 #[path = "import_tests.rs"]

@@ -65,7 +65,7 @@ impl Shop {
         Shop { directory: Scratch::new(), profile: Ok(reply) }
     }
 
-    /// What was returned and what was said.
+    /// The result and the messages.
     fn import(&self, source: &ImportSource<'_>, name: Option<&str>) -> (Result<String>, String) {
         let mut said = Vec::new();
         let config = self.directory.path("maxpool.json");

@@ -1,5 +1,4 @@
-//! Reading a key that nobody shall see (SPEC T4): from a terminal without echo, or from what is
-//! piped in.
+//! Reads a secret key (SPEC T4): from a terminal without echo, or from piped input.
 
 use std::io::{IsTerminal as _, Read as _, Write};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -10,7 +9,8 @@ use super::loopback::say;
 use crate::config::Secret;
 use crate::error::{Error, Result, reason};
 
-/// Asks for `what`, such as `API key`, on standard input; without a prompt if that is no terminal.
+/// Asks for `what`, such as `API key`, on standard input; without a prompt if that is not a
+/// terminal.
 pub(crate) fn read_key(out: &mut dyn Write, what: &str) -> Result<Secret> {
     let stdin = std::io::stdin();
     if !stdin.is_terminal() {
@@ -30,7 +30,7 @@ pub(crate) fn read_key(out: &mut dyn Write, what: &str) -> Result<Secret> {
     typed
 }
 
-/// Puts the terminal back as it was on every way out.
+/// Restores the terminal on every way out.
 struct Hidden<'a> {
     fd: BorrowedFd<'a>,
     before: Termios,
@@ -38,7 +38,7 @@ struct Hidden<'a> {
 
 impl Drop for Hidden<'_> {
     fn drop(&mut self) {
-        // If this fails there is no terminal any more to put right.
+        // If this fails, there is no terminal any more.
         let _ = tcsetattr(self.fd, OptionalActions::Flush, &self.before);
     }
 }
@@ -49,7 +49,7 @@ fn typed_hidden(fd: BorrowedFd<'_>) -> Result<Secret> {
     };
     let before = tcgetattr(fd).map_err(failed)?;
     let mut modes = before.clone();
-    // Without ISIG a Ctrl-C arrives as a byte: the default action would leave the terminal without
+    // Without ISIG, Ctrl-C arrives as a byte; its default action would leave the terminal without
     // echo.
     modes.local_modes &= !(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
     let _hidden = Hidden { fd, before };
@@ -75,7 +75,7 @@ fn typed_hidden(fd: BorrowedFd<'_>) -> Result<Secret> {
     }
 }
 
-/// The line editor of a terminal without its own.
+/// The line editing that the terminal does not do in this mode.
 #[derive(Default)]
 struct Typing(Vec<u8>);
 
@@ -104,7 +104,7 @@ impl Typing {
     fn finish(self) -> Result<Secret> {
         let text = String::from_utf8(self.0)
             .map_err(|_| Error::operator("the input is not valid text; copy the key again"))?;
-        // Some terminals mark a paste.
+        // Some terminals mark pasted text.
         let text = text.replace("\u{1b}[200~", "").replace("\u{1b}[201~", "");
         Ok(Secret::new(text.trim()))
     }

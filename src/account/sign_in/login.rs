@@ -1,7 +1,7 @@
 //! `maxpool login` (SPEC T1, T4): a browser login, or an API key from the terminal.
 //!
-//! Talks to a person through [`Desk::out`] and changes nothing but the config file, in one write at
-//! the end.
+//! Writes messages to [`Desk::out`] and changes nothing but the config file, in one write at the
+//! end.
 
 use std::io::Write;
 use std::os::fd::BorrowedFd;
@@ -18,30 +18,30 @@ use crate::config::{Secret, Tokens};
 use crate::error::{Error, Result};
 use crate::scheduler::time::Now;
 
-/// What the commands that bring accounts work with.
+/// What the commands that add accounts need.
 pub(crate) struct Desk<'a> {
-    /// The config file; made if it is missing.
+    /// The config file; created if it is missing.
     pub(crate) config: &'a Path,
     pub(crate) http: &'a Http,
     pub(crate) endpoints: &'a Endpoints,
     /// `clock::now`.
     pub(crate) now: &'a dyn Fn() -> Now,
-    /// Where the person reads: stderr. The result is returned, for stdout.
+    /// Where messages to the user go: stderr. The result is returned, for stdout.
     pub(crate) out: &'a mut dyn Write,
 }
 
-/// How to log in.
+/// Options of a login.
 pub(crate) struct LoginOptions<'a> {
     pub(crate) name: Option<&'a str>,
     /// Standard input if it is a terminal: the callback's URL or the code may be pasted there.
     pub(crate) terminal: Option<BorrowedFd<'a>>,
-    /// Shows a URL to the person: [`open_browser`].
+    /// Opens a URL for the user, see [`open_browser`].
     pub(crate) browser: &'a dyn Fn(&str),
-    /// Whether the person has given up waiting for the browser.
+    /// Whether the user has cancelled the login.
     pub(crate) is_cancelled: &'a dyn Fn() -> bool,
 }
 
-/// Logs in with a browser and stores the account. Returns the line that says what was done.
+/// Signs in with a browser and stores the account. Returns a line that says what was done.
 pub(crate) fn login(desk: &mut Desk<'_>, options: &LoginOptions<'_>) -> Result<String> {
     login_within(desk, options, LOGIN_TIME_MAX)
 }
@@ -68,7 +68,7 @@ fn login_within(
             return Err(Error::operator(format!("the login was denied: {words}")));
         }
     };
-    // One attempt: a code that may have arrived is used up.
+    // Only one attempt: a code that may have arrived is used up.
     let stored = oauth::exchange(desk.http, desk.endpoints, &code, &proof, &redirect_uri, desk.now)
         .map_err(|failure| exchange_error(&failure))
         .and_then(|tokens| {
@@ -94,8 +94,8 @@ fn login_within(
     }
 }
 
-/// Reads who the tokens belong to. A profile that cannot be read costs the account its e-mail and
-/// its identity, no more.
+/// Reads the owner of the tokens. Without a readable profile the account merely lacks its e-mail
+/// and its identity.
 pub(super) fn read_profile(desk: &mut Desk<'_>, access: Option<&Secret>) -> Result<Profile> {
     let Some(access) = access else {
         return Ok(Profile::default());
@@ -115,7 +115,7 @@ pub(super) fn read_profile(desk: &mut Desk<'_>, access: Option<&Secret>) -> Resu
     }
 }
 
-/// What a typed credential is to be (SPEC T4).
+/// The kind of a typed credential (SPEC T4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wanted {
     /// An API key.
@@ -124,16 +124,16 @@ pub(crate) enum Wanted {
     Token,
 }
 
-/// A credential that was typed or piped in.
+/// A typed or piped credential.
 pub(crate) struct TypedCredential<'a> {
     /// `--name`.
     pub(crate) name: Option<&'a str>,
-    /// What it is said to be.
+    /// The kind that the user asked for.
     pub(crate) wanted: Wanted,
     /// The credential.
     pub(crate) secret: &'a Secret,
-    /// Whether to store one that does not look like what it is said to be. It is asked a question;
-    /// an error says that nobody can answer.
+    /// Decides whether to store a credential that does not look like its kind. The argument is the
+    /// question; an error means that nobody can answer it.
     pub(crate) accept: &'a dyn Fn(&str) -> Result<bool>,
 }
 
@@ -144,7 +144,7 @@ pub(crate) fn add_api_key(desk: &mut Desk<'_>, name: Option<&str>, key: &Secret)
     add_typed(desk, &typed)
 }
 
-/// Stores an API key or a long-lived token (SPEC T4). Returns the line that says what was done.
+/// Stores an API key or a long-lived token (SPEC T4). Returns a line that says what was done.
 pub(crate) fn add_typed(desk: &mut Desk<'_>, typed: &TypedCredential<'_>) -> Result<String> {
     let text = typed.secret.expose();
     let (what, option) = match typed.wanted {
@@ -162,7 +162,7 @@ pub(crate) fn add_typed(desk: &mut Desk<'_>, typed: &TypedCredential<'_>) -> Res
              contains; copy it again"
         )));
     }
-    // A token that was given as a key is stored as what it is.
+    // A token that was entered as a key is stored as a token.
     let is_token = text.starts_with(TOKEN_PREFIX);
     let is_like = match typed.wanted {
         Wanted::Key => is_token || text.starts_with(KEY_PREFIX),
@@ -195,7 +195,7 @@ fn add_token(desk: &mut Desk<'_>, name: Option<&str>, token: &Secret) -> Result<
     told(&put)
 }
 
-/// What a piped credential is told that does not look like one.
+/// The error for piped input that does not look like a key.
 pub(crate) fn unlike_key(again: &str) -> String {
     format!("this does not look like an Anthropic API key ({KEY_PREFIX}…); if it is one: {again}")
 }
@@ -212,18 +212,17 @@ const FORCE_KEY: &str = "maxpool login --api --force";
 const KEY_PREFIX: &str = "sk-ant-api";
 const TOKEN_PREFIX: &str = "sk-ant-oat";
 
-/// Opens a URL with the system's own way; where there is none, the person has the URL on the
-/// screen.
+/// Opens a URL with the system's opener; without one, the user can copy the URL from the screen.
 pub(crate) fn open_browser(url: &str) {
     use std::os::unix::process::CommandExt as _;
     let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
     let mut command = Command::new(program);
     command.arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    // Ctrl-C here is not meant for the browser.
+    // Ctrl-C in this terminal must not reach the browser.
     command.process_group(0);
     if let Ok(mut child) = command.spawn() {
         let reap = move || {
-            // Its result says nothing: most openers return before the page is there.
+            // Its exit status means nothing: most openers return before the page is shown.
             let _ = child.wait();
         };
         let _reaper = std::thread::Builder::new().stack_size(64 * 1024).spawn(reap);
@@ -241,10 +240,15 @@ pub(super) fn told(enrolled: &Enrolled) -> Result<String> {
             "added the account {name}; it may be the same account as {other}: if so, remove the \
              old one with `maxpool remove {other}`"
         ),
-        Enrolled::Spent(name) => {
+        Enrolled::Spent(newer) => {
+            let why = match newer {
+                Some(name) => format!(
+                    "the account {name} has newer ones, which are kept; if it needs a login, run"
+                ),
+                None => "their refresh token has been used up; sign in again with".to_owned(),
+            };
             return Err(Error::operator(format!(
-                "these tokens are an old copy: the account {name} has newer ones, which are kept; \
-                 if it needs a login, run `maxpool login`"
+                "these tokens are an old copy: {why}: maxpool login"
             )));
         }
     })
@@ -260,11 +264,15 @@ fn exchange_error(failure: &TokenFailure) -> Error {
     Error::upstream(format!("the login could not be finished: {}; {again}", failure.why()))
 }
 
-const INTRODUCTION: &str = "Open this page in a browser and sign in. There is no account picker: the page takes the account that the browser is\n\
-signed in to. For another account sign out there first, or open the page in a private window.";
-const PASTE_HINT: &str =
-    "If the browser is on another machine, paste the address of its last page, or the code, here.";
-/// A password, a second factor and a look for the phone.
+/// Lines that fit into 80 columns, as everywhere where a message has lines of its own.
+const INTRODUCTION: &str = "\
+Open this page in a browser and sign in. There is no account picker: the page
+takes the account that the browser is signed in to. For another account sign
+out there first, or open the page in a private window.";
+const PASTE_HINT: &str = "\
+If the browser is on another machine, paste the address of its last page, or
+the code, here.";
+/// Enough for a password, a second factor and a search for the phone.
 const LOGIN_TIME_MAX: Duration = Duration::from_secs(5 * 60);
 
 #[cfg(test)]

@@ -17,11 +17,10 @@ use crate::testing::scratch::Scratch;
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// What a test does in place of the browser, given port and state.
+/// What a test does instead of the browser, given port and state.
 type Visit = Box<dyn FnOnce(u16, String) -> Vec<String> + Send>;
 
-/// The result of one login: what was returned, what was said, what the browser got, what the
-/// endpoint was sent.
+/// One login: its result, its messages, what the browser received, and what the endpoint was sent.
 struct Played {
     result: Result<String>,
     said: String,
@@ -30,7 +29,7 @@ struct Played {
     directory: Scratch,
 }
 
-/// Plays one login: `visit` runs in place of the browser.
+/// Runs one login; `visit` replaces the browser.
 fn play(
     token_answer: (u16, &'static str),
     name: Option<&str>,
@@ -103,7 +102,7 @@ fn play(
     }
 }
 
-/// Asks as a browser does and returns the whole answer.
+/// Sends a browser's request and returns the whole answer.
 fn get(host: &str, port: u16, target: &str) -> String {
     let mut stream = TcpStream::connect((host, port)).unwrap();
     // In two pieces, as a network may deliver it.
@@ -129,8 +128,7 @@ fn a_login_by_the_browser_stores_the_account_and_shows_a_page() {
         LONG,
         None,
         visit(|port, state| {
-            // A spare connection that says nothing, a wrong page, a foreign state, then the
-            // callback.
+            // A silent spare connection, a wrong page, a foreign state, then the callback.
             let _spare = TcpStream::connect(("127.0.0.1", port)).unwrap();
             let icon = get("127.0.0.1", port, "/favicon.ico");
             let foreign = get("127.0.0.1", port, "/callback?code=theircode&state=theirs");
@@ -170,7 +168,7 @@ fn both_loopback_families_are_listened_to() {
         .parse::<u16>()
         .unwrap();
     TcpStream::connect(("127.0.0.1", port)).unwrap();
-    // A machine without IPv6 has nothing to test here.
+    // Without IPv6 there is nothing to test here.
     if std::net::TcpListener::bind("[::1]:0").is_ok() {
         TcpStream::connect(("::1", port)).unwrap();
     }
@@ -315,7 +313,7 @@ fn an_api_key_is_stored_without_being_shown() {
              login --api --force"
             .to_owned())
     );
-    // A subscription's token is stored as what it is; its profile cannot be read here.
+    // A subscription's token is stored as a token; its profile cannot be read here.
     let (result, said) = add("sk-ant-oat01-x");
     assert_eq!(result, Ok("added the account account-2".to_owned()));
     assert!(said.contains("profile could not be read") && !said.contains("sk-ant"), "{said}");

@@ -1,13 +1,13 @@
-//! Waits for the browser (SPEC T1): a page on both loopback families, beside a terminal for the
-//! impatient.
+//! Waits for the browser (SPEC T1): a page on both loopback addresses, and a terminal as the
+//! alternative.
 //!
-//! tiny_http serves the page. It reads requests on threads of its own and bounds neither the time
-//! nor the number nor the heads of its connections, and a fifth one that comes in the same moment
-//! may wait for one of the first four to end. That is enough here: the port is a random one on this
-//! machine, open for five minutes at most, the process does nothing else, and a person can paste
-//! the answer instead. One thing would end the login: the library allocates and awaits the length
-//! that a request has announced when it drops it. So a request with a body is answered and then
-//! kept (see [`dismiss`]). Nothing outlives the process, so Ctrl-C leaves nothing behind.
+//! tiny_http serves the page. It reads requests on its own threads and limits neither the time nor
+//! the number nor the heads of its connections, and a fifth connection at the same moment may have
+//! to wait for one of the first four. That is enough here: the port is random and local, it is open
+//! for five minutes at most, the process does nothing else, and the user can paste the answer
+//! instead. Only one thing could end the login: when the library drops a request, it allocates and
+//! awaits the announced length of the body. So a request with a body is answered and then kept (see
+//! [`dismiss`]). Nothing outlives the process, so Ctrl-C leaves nothing behind.
 
 use std::io::{Cursor, ErrorKind, Write};
 use std::mem;
@@ -27,32 +27,32 @@ use crate::platform::poll_for;
 /// The listening side of one login.
 pub(super) struct Loopback {
     servers: Vec<Server>,
-    /// The same sockets once more, to be closed at once: the library's thread closes them some time
-    /// later.
+    /// Copies of the same sockets, to close them at once; the library's thread does so only some
+    /// time later.
     sockets: Vec<TcpListener>,
     port: u16,
 }
 
-/// The other way to an answer, and the way out.
+/// The alternative way to an answer, and the way to cancel.
 pub(super) struct Person<'a> {
     /// Where the address or the code may be pasted.
     pub(super) terminal: Option<BorrowedFd<'a>>,
     pub(super) is_cancelled: &'a dyn Fn() -> bool,
 }
 
-/// What the browser or the user brought.
+/// The answer from the browser or the user.
 pub(super) enum Arrival {
     /// The code, and the browser that waits for a page.
     Code(Secret, Page),
-    /// A refusal in words.
+    /// A refusal, in words.
     Denied(String, Page),
 }
 
-/// The browser's request, if the answer came by one.
+/// The browser's request, if the answer came from a browser.
 pub(super) struct Page(Option<Request>);
 
 impl Loopback {
-    /// Opens the same free port on both families; one family is enough where the machine has no
+    /// Opens the same free port on both loopback addresses; one is enough on a machine without the
     /// other.
     pub(super) fn open() -> Result<Loopback> {
         let (sockets, port) = bind()?;
@@ -65,7 +65,7 @@ impl Loopback {
         Ok(loopback)
     }
 
-    /// What the provider is to send the browser to.
+    /// The address to which the provider should redirect the browser.
     pub(super) fn redirect_uri(&self) -> String {
         format!("http://localhost:{}/callback", self.port)
     }
@@ -124,7 +124,7 @@ impl Loopback {
         )))
     }
 
-    /// The next request that may be the callback; everything else is refused.
+    /// The next request that may be the callback; all others are refused.
     fn next_callback(&self) -> Result<Option<Request>> {
         for server in &self.servers {
             while let Some(request) = server.try_recv().map_err(|cause| cannot_listen(&cause))? {
@@ -141,13 +141,13 @@ impl Loopback {
 impl Drop for Loopback {
     fn drop(&mut self) {
         for socket in &self.sockets {
-            // Where a listening socket cannot be shut down, the library closes it a moment later.
+            // If a listening socket cannot be shut down, the library closes it a moment later.
             let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
         }
     }
 }
 
-/// The same free port on both loopback families.
+/// Binds the same free port on both loopback addresses.
 fn bind() -> Result<(Vec<TcpListener>, u16)> {
     for _ in 0..PORTS_TRIED {
         let first = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
@@ -171,7 +171,7 @@ fn cannot_listen(cause: &std::io::Error) -> Error {
     Error::operator(format!("cannot listen for the browser on this machine: {}", reason(cause)))
 }
 
-/// Whether it is a request as a browser sends it for the callback: `GET`, our one path, no body.
+/// Whether it looks like a browser's callback request: `GET`, our one path, no body.
 fn is_awaited(request: &Request) -> bool {
     let has_body = request.headers().iter().any(|header| {
         header.field.equiv("transfer-encoding")
@@ -181,20 +181,20 @@ fn is_awaited(request: &Request) -> bool {
     *request.method() == Method::Get && is_callback(request.url()) && !has_body
 }
 
-/// Answers with 400. A request whose body the library has not read yet must not be dropped: it
-/// would allocate the announced length and read to its end. Such a request is never dropped, and
-/// its connection ends with the process.
+/// Answers with 400. A request whose body has not been read must not be dropped, because the
+/// library would allocate the announced length and read to the end. Such a request is kept, and its
+/// connection ends with the process.
 fn dismiss(request: Request) {
     let response = Response::from_data(NOTHING_HERE).with_status_code(400);
     let is_unread = request
         .body_length()
         .is_some_and(|length| length > 0 && (length > READ_BYTES_MAX || expects(&request)));
     if !is_unread {
-        // Whether it gets there does not matter.
+        // It does not matter whether the answer arrives.
         let _ = request.respond(response);
         return;
     }
-    // The one way to answer that gives the unread body back.
+    // The only way to answer that leaves the body unread.
     mem::forget(request.upgrade("HTTP/1.1", response));
 }
 
@@ -223,18 +223,17 @@ fn typed_lines(fd: BorrowedFd<'_>, typed: &mut Vec<u8>) -> Option<Vec<String>> {
     Some(lines)
 }
 
-/// What a page announces.
+/// What the page says.
 #[derive(Clone, Copy)]
 pub(super) enum Verdict {
-    /// The account is there.
+    /// The account was stored.
     Done,
-    /// It is not.
+    /// It was not.
     Refused,
 }
 
 impl Page {
-    /// Shows the end of the login in the browser, if it is one that waits; whether it gets there
-    /// does not matter.
+    /// Shows the result in the browser, if one is waiting; it does not matter whether that arrives.
     pub(super) fn show(self, verdict: Verdict, text: &str) {
         let Some(request) = self.0 else {
             return;
@@ -286,8 +285,8 @@ const WRONG_STATE_ARRIVED: &str = "An answer that belongs to another login attem
 const NO_CODE_PAGE: &str = "This answer contains no code. Nothing was changed.";
 const NOTHING_HERE: &str = "maxpool waits here for the browser to come back from a login.\n";
 const PORTS_TRIED: u32 = 20;
-/// The library has no descriptor to wait for: a person does not notice a look this often.
+/// The library has no descriptor to wait for; nobody notices a delay this short.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// tiny_http has read a body up to this size before it hands a request out.
+/// tiny_http reads bodies up to this size before it returns the request.
 const READ_BYTES_MAX: usize = 1024;
 const LINE_BYTES_MAX: usize = 16 * 1024;

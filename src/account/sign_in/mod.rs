@@ -1,5 +1,5 @@
-//! The commands that bring an account into the config (SPEC T1, T3, T4): a browser login, an API
-//! key from the terminal, and the tokens of Claude Code.
+//! The commands that add an account to the config (SPEC T1, T3, T4): a browser login, an API key
+//! from the terminal, and the import of Claude Code's tokens.
 //!
 //! They talk to a person and change nothing but the config file, in one locked write at the end. A
 //! running server learns of a new account from the file.

@@ -1,4 +1,5 @@
-//! What in the environment or in Claude Code's settings decides where clients on this machine go.
+//! What in the environment or in Claude Code's settings decides where clients on this machine
+//! connect.
 
 use std::ffi::OsString;
 use std::fs;
@@ -28,7 +29,7 @@ fn variable(context: &Context<'_>, name: &str) -> Option<OsString> {
     (context.variable)(name).filter(|value| !value.is_empty())
 }
 
-/// Where the environment sends clients.
+/// Where the environment directs clients.
 fn base_url(context: &Context<'_>, own: &str) -> Finding {
     let Some(url) = variable(context, BASE_URL) else {
         let text = format!("{BASE_URL} is not set here; maxpool run and maxpool env set it");
@@ -68,7 +69,7 @@ fn other_ways(context: &Context<'_>) -> Vec<Finding> {
     findings
 }
 
-/// What a settings file of Claude Code says of the address, if it does.
+/// The base URL in a settings file of Claude Code, if it sets one.
 fn settings(path: &Path, own: &str) -> Option<Finding> {
     let settings = fs::read_to_string(path).ok()?;
     let path = path.display();
@@ -86,7 +87,7 @@ fn settings(path: &Path, own: &str) -> Option<Finding> {
     Some(wrong("settings", text))
 }
 
-/// Where Claude Code keeps settings that may hold an environment.
+/// Files in which Claude Code may keep environment settings.
 fn settings_files(context: &Context<'_>) -> Vec<PathBuf> {
     let directory = |name: &str| variable(context, name).map(PathBuf::from);
     let user = directory("CLAUDE_CONFIG_DIR")
@@ -96,7 +97,7 @@ fn settings_files(context: &Context<'_>) -> Vec<PathBuf> {
         .iter()
         .map(|directory| Path::new(directory).join("managed-settings.json"))
         .collect();
-    // Started at home, both are one.
+    // In the home directory, user and project settings are the same.
     let project = Some(PathBuf::from(".claude"))
         .filter(|own| user.as_ref().is_none_or(|user| !is_same(own, user)));
     for directory in user.into_iter().chain(project) {

@@ -1,10 +1,10 @@
 //! One line of the report.
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Fine,
-    /// Worth knowing; not wrong by itself.
+    /// Worth knowing, but not wrong by itself.
     Odd,
     Wrong,
 }

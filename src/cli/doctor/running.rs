@@ -1,5 +1,5 @@
-//! What the running proxy knows and the config does not: credentials that were refused, another
-//! version, another key.
+//! What the running proxy knows beyond the config: refused credentials, another version, another
+//! key.
 
 use super::{Finding, odd, wrong};
 use crate::cli::accounts::again;
@@ -9,16 +9,16 @@ use crate::http::document;
 use crate::report::status::{Account, Block, Status};
 use crate::report::text;
 
-/// What it answers. Nothing to say is the best news.
+/// Its findings; none if all is well.
 #[derive(Default)]
 pub(super) struct Known {
     pub(super) findings: Vec<Finding>,
-    /// The accounts that the API refuses, by name. Each finding replaces what the config says of
-    /// that account's token.
+    /// Findings about single accounts, by name. Each replaces the config's finding about that
+    /// account's token.
     pub(super) refused: Vec<(String, Finding)>,
 }
 
-/// Asks it.
+/// Asks the running proxy.
 pub(super) fn what_it_knows(server: &Server, config: &Config) -> Known {
     let status = match server.json("GET", "/maxpool/status", None) {
         Ok(body) => document::read::<Status>(&body).map_err(|error| error.to_string()),
@@ -48,14 +48,15 @@ fn of_status(status: &Status, config: &Config) -> Known {
         known.findings.push(odd("proxy", text));
     }
     for account in status.accounts.iter().filter(|account| account.enabled) {
-        if let Some(text) = refusal(account, config) {
-            known.refused.push((account.name.clone(), wrong("token", text)));
-        }
+        let found = refusal(account, config)
+            .map(|text| wrong("token", text))
+            .or_else(|| forbidden(account, config).map(|text| odd("token", text)));
+        known.refused.extend(found.map(|finding| (account.name.clone(), finding)));
     }
     known
 }
 
-/// That the API refuses an account, with its words and what to do about it.
+/// The API's refusal of an account, with its message and what to do about it.
 fn refusal(account: &Account, config: &Config) -> Option<String> {
     let name = text::name(&account.name);
     let block = |reason: &str| account.blocks.iter().find(|block| block.reason == reason);
@@ -71,14 +72,18 @@ fn refusal(account: &Account, config: &Config) -> Option<String> {
         let what = if needs_login.is_some() { "needs login" } else { "the API refuses it" };
         return Some(format!("{name}: {what}{}; {}", said(words(block)), renewed(account, config)));
     }
-    if account.status == "error" {
-        return Some(format!("{name}: the API refuses it; {}", renewed(account, config)));
-    }
-    // A 403 is charged to nobody (SPEC P7): it may come from something on the way to the API.
+    (account.status == "error")
+        .then(|| format!("{name}: the API refuses it; {}", renewed(account, config)))
+}
+
+/// Mentions that the last request got a 403. It is charged to nobody (SPEC P7), because a firewall
+/// may have sent it or it may concern that request alone, so the account stays in use.
+fn forbidden(account: &Account, config: &Config) -> Option<String> {
     (account.last_status == Some(403)).then(|| {
         format!(
-            "{name}: its last request was answered with 403{}; check what the account is allowed \
-             to do and that nothing on the way blocks it, or {}",
+            "{}: still in use, but its last request was answered with 403{}; if that goes on, \
+             check what the account is allowed to do and that no firewall or proxy blocks it, or {}",
+            text::name(&account.name),
             said(account.last_error.as_deref()),
             renewed(account, config)
         )
@@ -94,7 +99,7 @@ fn said(words: Option<&str>) -> String {
     words.filter(|words| !words.is_empty()).map(|words| format!(" ({words})")).unwrap_or_default()
 }
 
-/// How the account gets another credential.
+/// How to replace the account's credential.
 fn renewed(account: &Account, config: &Config) -> String {
     let name = text::name(&account.name);
     let entry = config.accounts.iter().find(|entry| entry.name == account.name);
@@ -111,6 +116,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::cli::doctor::Verdict;
 
     fn config() -> Config {
         let text = r#"{"accounts": [{"name": "work", "type": "oauth", "accessToken": "t",
@@ -162,12 +168,15 @@ mod tests {
                  login --api --name \"my key\"",
                 "poor: the API says that the account cannot be used (Credit is too low); settle \
                  that with the provider, then run: maxpool retry poor",
-                "odd: its last request was answered with 403 (Not allowed); check what the account \
-                 is allowed to do and that nothing on the way blocks it, or replace the key with: \
-                 maxpool login --api --name odd",
+                "odd: still in use, but its last request was answered with 403 (Not allowed); if \
+                 that goes on, check what the account is allowed to do and that no firewall or \
+                 proxy blocks it, or replace the key with: maxpool login --api --name odd",
                 "glm: the API refuses it; put a valid authToken into its entry in the config",
             ]
         );
         assert_eq!(known.refused[1].0, "my key");
+        let notes = known.refused.iter().filter(|(_, finding)| finding.verdict == Verdict::Odd);
+        let notes: Vec<&str> = notes.map(|(name, _)| name.as_str()).collect();
+        assert_eq!(notes, ["odd"], "a 403 takes nothing from the account");
     }
 }

@@ -1,6 +1,6 @@
-//! Whether a request can be served now, by which account, and if not, why and when: what everybody
-//! wants to know first. The running server is asked, since it alone knows its blocks, its breaker
-//! and what its accounts have used.
+//! Whether a request can be served now, by which account, and if not, why and when: the first
+//! question of every user. The running server is asked, because only it knows its blocks, its
+//! breaker and the use of its accounts.
 
 use super::{Finding, fine, odd, wrong};
 use crate::cli::explain::{because, out, verdict};
@@ -9,7 +9,7 @@ use crate::clock::{self, human};
 use crate::config::{Config, Credential};
 use crate::error::Result;
 use crate::http::document;
-use crate::report::status::{Explanation, Moment};
+use crate::report::status::{Candidate, Explanation, Moment, REFUSED_BEFORE};
 use crate::report::text;
 use crate::scheduler::time::Wall;
 
@@ -59,7 +59,7 @@ fn not_running(server: &Server, config: &Config) -> Finding {
     }
 }
 
-/// Providers are for those who ask for them.
+/// Providers serve only clients that ask for them.
 const ONLY_PROVIDERS: &str = "only providers are enabled, which serve requests with the header \
                               \"x-maxpool-profile: all\"";
 
@@ -89,7 +89,7 @@ fn of_server(server: &Server) -> Vec<Finding> {
 
 fn of_explanation(explanation: &Explanation, now: Wall) -> Vec<Finding> {
     let head = match &explanation.chosen {
-        Some(name) => fine(ABOUT, format!("can be served now, by {}", text::name(name))),
+        Some(name) => by(name, explanation),
         None => {
             let verdict = verdict(explanation, now);
             let advice = match advice(explanation) {
@@ -109,16 +109,42 @@ fn of_explanation(explanation: &Explanation, now: Wall) -> Vec<Finding> {
     std::iter::once(head).chain(passed).collect()
 }
 
-/// Who is back first, where the request itself would not wait for it.
+/// That the request can be served, and by which account. One that the API has refused is tested
+/// first and serves only if the refusal is over, so it is not the answer by itself.
+fn by(name: &str, explanation: &Explanation) -> Finding {
+    let was_refused =
+        |candidate: &&Candidate| candidate.notes.iter().any(|note| note == REFUSED_BEFORE);
+    let chosen = explanation.candidates.iter().find(|candidate| candidate.account == name);
+    let name = text::name(name);
+    if chosen.filter(was_refused).is_none() {
+        return fine(ABOUT, format!("can be served now, by {name}"));
+    }
+    let next = explanation.candidates.iter().find(|candidate| !was_refused(candidate));
+    match next.map(|next| text::name(&next.account)) {
+        Some(next) => fine(
+            ABOUT,
+            format!(
+                "can be served now, by {next} (after another try with {name}, which the API has refused)"
+            ),
+        ),
+        None => odd(
+            ABOUT,
+            format!("can be served now only if the API accepts {name} again, which it has refused"),
+        ),
+    }
+}
+
+/// The first account to come back, if the request itself would not wait for it.
 fn soonest(explanation: &Explanation, now: Wall) -> Option<String> {
-    let ends = explanation.passed_over.iter().filter_map(|it| Some((it.until?, &it.account)));
+    let waiting = explanation.passed_over.iter().filter(|it| !it.awaits_test());
+    let ends = waiting.filter_map(|it| Some((it.until?, &it.account)));
     let (Moment(until), account) = ends.min()?;
     (explanation.until.is_none()).then(|| {
         format!("; the first to return is {}, in {}", text::name(account), human(now.until(until)))
     })
 }
 
-/// What to do where nothing but the user can help.
+/// What to do if only the user can help.
 fn advice(explanation: &Explanation) -> &'static str {
     match explanation.why.as_str() {
         "refused: all accounts are disabled" => "; enable one with: maxpool enable NAME",
@@ -147,6 +173,23 @@ mod tests {
             (
                 json!({"chosen": "work", "why": "score", "passedOver": [other]}),
                 vec![(Verdict::Fine, "can be served now, by work")],
+            ),
+            (
+                json!({"chosen": "dead", "why": "score", "candidates": [
+                    {"account": "dead", "notes": [REFUSED_BEFORE]}, {"account": "work"}]}),
+                vec![(
+                    Verdict::Fine,
+                    "can be served now, by work (after another try with dead, which the API has \
+                     refused)",
+                )],
+            ),
+            (
+                json!({"chosen": "dead", "why": "score",
+                    "candidates": [{"account": "dead", "notes": [REFUSED_BEFORE]}]}),
+                vec![(
+                    Verdict::Odd,
+                    "can be served now only if the API accepts dead again, which it has refused",
+                )],
             ),
             (
                 json!({"why": "refused: all accounts are limited", "passedOver": [week, other]}),

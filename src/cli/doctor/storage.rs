@@ -1,5 +1,6 @@
-//! Whether renewed tokens can be stored, and whether they are safe on their way (SPEC A5, T7).
+//! Whether refreshed tokens can be stored, and whether they are safe in transit (SPEC A5, T7).
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -7,27 +8,29 @@ use super::finding::{Finding, fine, odd, wrong};
 use crate::config::{BaseUrl, file, rescue};
 use crate::net::proxies::is_loopback;
 
-/// Locks the config, makes a place beside it and puts the file, as it is, in its own place: what
-/// each refresh does, and what a full disk, a lock that is held, a file that is a mount of its own
-/// and a directory that cannot be written all prevent.
+/// What a full disk, a lock that is held, a file that is a mount of its own and a directory that
+/// cannot be written prevent, told without changing the config.
 pub(super) fn storage(path: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
-    match file::lock_within(path, LOCK_WAIT).map(|mut locked| (locked.reserve(0), locked)) {
-        Ok((Ok(_), locked)) if locked.is_locked() => {
-            findings.push(fine("storage", "the config can be locked and replaced"));
-        }
-        Ok((Ok(_), _)) => findings.push(odd(
+    match file::probe(path, LOCK_WAIT) {
+        Ok(true) => findings.push(fine("storage", "the config can be locked and replaced")),
+        Ok(false) => findings.push(odd(
             "storage",
             "the config can be replaced, but its file system does not support locks; run only one \
             maxpool with it",
         )),
-        Ok((Err(error), _)) | Err(error) => findings.push(wrong(
-            "storage",
-            format!(
-                "renewed tokens cannot be stored: {error}; free some disk space, or make the file \
-                and its directory writable by you"
-            ),
-        )),
+        Err(error) => {
+            // The others say what to do.
+            let is_of_the_system = error.io_kind().is_some_and(|kind| kind != ErrorKind::Other);
+            let advice = match is_of_the_system {
+                true => {
+                    "; free some disk space, or make the file and its directory writable by you"
+                }
+                false => "",
+            };
+            let text = format!("renewed tokens cannot be stored: {error}{advice}");
+            findings.push(wrong("storage", text));
+        }
     }
     if rescue::has_pairs(path) {
         findings.push(odd(
@@ -40,7 +43,7 @@ pub(super) fn storage(path: &Path) -> Vec<Finding> {
     findings
 }
 
-/// An upstream whose connections anybody on the way can read.
+/// Warns of an upstream whose traffic anybody on the way can read.
 pub(super) fn unencrypted(url: &BaseUrl) -> Option<Finding> {
     let uri: ureq::http::Uri = url.as_str().parse().ok()?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
@@ -54,7 +57,7 @@ pub(super) fn unencrypted(url: &BaseUrl) -> Option<Finding> {
     })
 }
 
-/// Nobody holds the config's lock longer than for a write.
+/// Nobody holds the config's lock longer than a write takes.
 const LOCK_WAIT: Duration = Duration::from_secs(3);
 
 #[cfg(test)]

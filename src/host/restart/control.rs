@@ -1,10 +1,10 @@
-//! What the leader and its workers tell each other: frames on a pair of stream sockets, some with a
+//! Messages between the leader and its workers: frames on a pair of stream sockets, some with a
 //! descriptor.
 //!
-//! A frame's text is a word, a line end and the rest. A word that this version does not know is
-//! skipped, so that a later version of the program can be started by an earlier one. Stream
-//! sockets, because packet sockets bound a message's size and do not exist everywhere. A peer that
-//! reads nothing loses messages and is found out by its deadlines.
+//! A frame's text is a word, a line end and the rest. Unknown words are skipped, so that an earlier
+//! version of the program can start a later one. The sockets are stream sockets, because packet
+//! sockets limit the size of a message and do not exist everywhere. A peer that does not read loses
+//! messages, and its deadlines expose it.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -23,41 +23,41 @@ use rustix::net::{
 use crate::clock;
 use crate::platform::{self, poll_for};
 
-/// What the leader tells a worker.
+/// Orders of the leader to a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// The first message: get ready to serve. May bring the listening socket.
+    /// The first message: prepare to serve. May carry the listening socket.
     Start {
-        /// Where the socket comes from.
+        /// Who opened the socket.
         origin: Origin,
         /// Where to show what happens.
         seat: Seat,
-        /// Why the worker before this one is gone, if it did not hand over.
+        /// Why the previous worker is gone, if it did not hand over.
         note: String,
     },
-    /// Serve. The text is what the worker before has learned; empty if there is none to hand over.
+    /// Serve. The text is what the previous worker has learned; empty if nothing was handed over.
     Go(String),
     /// A new worker is being started.
     Starting,
-    /// Take no more connections and tell what you know. The number comes back in
+    /// Stop accepting connections and report what was learned. The number comes back in
     /// [`Report::Yielded`].
     Yield(u32),
-    /// The new worker failed, for this reason: take connections again.
+    /// The new worker failed, for this reason: accept connections again.
     Resume(String),
-    /// The new worker failed before you let go of anything.
+    /// The new worker failed before this one was asked to yield.
     Failed(String),
-    /// The process of this number serves: finish what you have, then end.
+    /// The process of this number serves: finish all requests, then end.
     Retire(u32),
-    /// What a worker that has ended learned after it had handed over.
+    /// What a worker that has ended learned after its hand-over.
     Learn(String),
     /// What the dashboard of a worker that has handed over has shown.
     Recall(String),
-    /// A line that a worker which has handed over wants to be seen.
+    /// A log line of a worker that has handed over.
     Hear(String),
-    /// Stop: take no more connections, finish what runs, then end. The text is what asked for
-    /// it, such as `SIGTERM`.
+    /// Stop: accept no more connections, finish running requests, then end. The text is what asked
+    /// for it, such as `SIGTERM`.
     Drain(String),
-    /// Cut what still runs, and end.
+    /// Cut off what still runs, and end.
     Cut,
     /// Read the config again.
     Reload,
@@ -65,42 +65,42 @@ pub(crate) enum Order {
     Ping,
 }
 
-/// Where a worker's listening socket comes from.
+/// Who opened a worker's listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// The config says where to listen.
+    /// We did, as the config says.
     Config,
-    /// A supervisor opened it and keeps it open: it must never be shut, only left.
+    /// A supervisor did and keeps it open: it must never be shut down, only closed.
     Supervisor,
 }
 
 /// Where a worker shows what it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seat {
-    /// On a terminal, to a person.
+    /// On a terminal, for a person.
     Terminal,
-    /// In lines, to a supervisor, a script, a pipe.
+    /// As lines, for a supervisor, a script or a pipe.
     Background,
 }
 
-/// What a worker tells the leader.
+/// Reports of a worker to the leader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// Ready to serve. Brings the listening socket.
+    /// Ready to serve. Carries the listening socket.
     Prepared,
     /// Serving, as the process of this number.
     Serving(u32),
-    /// Takes no more connections; what it has learned.
+    /// No longer accepts connections; the text is what it has learned.
     Yielded(u32, String),
     /// Cannot start, for this reason.
     Failed(String),
-    /// What was learned since [`Report::Yielded`], at the end.
+    /// What was learned since [`Report::Yielded`], sent at the end.
     Learned(String),
     /// What the dashboard has shown: the log and the figures of the last hour.
     Seen(String),
-    /// A line for the worker that has the screen now.
+    /// A log line for the worker that has the screen now.
     Said(String),
-    /// The config was read, for better or worse.
+    /// The config was read again, successfully or not.
     Reloaded,
     /// Alive.
     Pong,
@@ -114,27 +114,27 @@ pub(crate) enum Report {
 #[derive(Debug)]
 pub(crate) struct Control {
     fd: OwnedFd,
-    /// Held while one frame is sent.
+    /// Locked while one frame is sent.
     sending: Mutex<()>,
     incoming: Mutex<Incoming>,
 }
 
-/// A frame begins with the length of its text, four bytes with the highest first, and the number of
+/// A frame's header: the length of its text as four bytes, big-endian, and the number of
 /// descriptors that come with it.
 const HEADER_BYTES: usize = 5;
-/// Far above what is ever handed over: a larger length is no frame.
+/// Far above what is ever handed over: a larger length is not a valid frame.
 const TEXT_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// What one read takes at most.
+/// Most bytes per read.
 const READ_BYTES: usize = 64 * 1024;
-/// How long a peer that has begun to take a frame may pause.
+/// Longest pause of a peer in the middle of a frame.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
 
-/// What [`Control::receive`] found.
+/// The result of [`Control::receive`].
 #[derive(Debug)]
 pub(crate) enum Received<T> {
     /// A message, and its descriptor.
     Message(T, Option<OwnedFd>),
-    /// Nothing, or nothing that is understood.
+    /// Nothing, or nothing that this version knows.
     Nothing,
     /// The other side is gone.
     End,
@@ -147,7 +147,7 @@ impl AsFd for Control {
 }
 
 impl Control {
-    /// Two ends that are joined.
+    /// A connected pair.
     ///
     /// # Errors
     /// No descriptors are left.
@@ -160,7 +160,7 @@ impl Control {
         Control { fd, sending: Mutex::default(), incoming: Mutex::default() }
     }
 
-    /// The end that a worker process is given as its standard input.
+    /// The end that a worker process receives as its standard input.
     ///
     /// # Errors
     /// Standard input is something else.
@@ -170,8 +170,8 @@ impl Control {
         if !is_local || sockopt::socket_type(&fd)? != SocketType::STREAM {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        // Nothing that reads standard input by mistake may take a message. Without /dev/null it
-        // stays as it is.
+        // Replaced so that nothing reads a message from standard input by mistake. Without
+        // /dev/null it stays as it is.
         if let Ok(null) = std::fs::File::open("/dev/null") {
             let _ = rustix::stdio::dup2_stdin(null);
         }
@@ -198,9 +198,9 @@ impl Control {
         self.receive(Report::decode)
     }
 
-    /// Ends the talk for both sides, whoever else has this end.
+    /// Closes the connection for both sides, whoever else has this end.
     pub(crate) fn close(&self) {
-        // Nobody may be listening any more.
+        // The other end may be closed already.
         let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
     }
 
@@ -209,7 +209,7 @@ impl Control {
         self.fd
     }
 
-    /// One frame, in one call of `sendmsg` as far as the kernel takes it.
+    /// Sends one frame, in a single `sendmsg` if the kernel accepts it.
     fn send(&self, text: &str, socket: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let _turn = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
         let length = u32::try_from(text.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -235,7 +235,7 @@ impl Control {
                     poll_for(&mut fds, end.since(clock::mono()));
                 }
                 Err(error) => {
-                    // Half a frame: what follows could not be understood.
+                    // Half a frame was sent: the peer could not parse what follows.
                     self.close();
                     return Err(error.into());
                 }
@@ -244,7 +244,7 @@ impl Control {
         Ok(())
     }
 
-    /// Reads no further than to the end of one frame, so that `poll` tells of the next one.
+    /// Reads no further than the end of one frame, so that `poll` reports the next one.
     fn receive<T>(&self, decode: impl Fn(&str) -> Option<T>) -> Received<T> {
         let mut incoming = self.incoming.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
@@ -285,7 +285,7 @@ impl Control {
     }
 }
 
-/// A frame that has come in part, and the descriptor that came with it.
+/// A partly received frame and its descriptor.
 #[derive(Debug, Default)]
 struct Incoming {
     frame: Vec<u8>,
@@ -293,7 +293,7 @@ struct Incoming {
 }
 
 impl Incoming {
-    /// Bytes that the frame lacks, as far as its header tells; `None` if it can be no frame.
+    /// Bytes missing from the frame, as far as its header tells; `None` if it is not a valid frame.
     fn missing(&self) -> Option<usize> {
         let Some(header) = self.frame.first_chunk::<HEADER_BYTES>() else {
             return Some(HEADER_BYTES - self.frame.len());

@@ -21,23 +21,23 @@ use std::time::Duration;
 use super::control::{Order, Report};
 use crate::scheduler::time::Mono;
 
-/// The number of a worker, counted from the start.
+/// A worker's number, counted from the start of the program.
 pub(super) type Id = u32;
 
-/// What is to be done.
+/// What the leader must do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Start a worker; the text says why the one before it is gone, if it did not hand over.
+    /// Start a worker; the text says why the previous one is gone, if it did not hand over.
     Start(Id, String),
-    /// Tell a worker.
+    /// Send an order to a worker.
     Tell(Id, Order),
-    /// Its listening socket is the one that later workers get.
+    /// Use this worker's listening socket for later workers.
     Adopt(Id),
-    /// End a process that is of no use.
+    /// Kill a process that is of no use.
     Kill(Id),
-    /// Tell the supervisor.
+    /// Notify the supervisor.
     Notify(News),
-    /// End.
+    /// End the program.
     Exit(Exit),
 }
 
@@ -54,14 +54,14 @@ pub(super) enum News {
     Alive,
 }
 
-/// How it all ended.
+/// How the program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Exit {
-    /// Everything that ran was finished.
+    /// All running requests finished.
     Clean,
-    /// Something was cut.
+    /// Some requests were cut off.
     Cut,
-    /// Nobody can serve, for this reason.
+    /// No worker can serve, for this reason.
     Failed(String),
 }
 
@@ -95,44 +95,43 @@ struct Worker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     No,
-    /// Since when.
+    /// Start of the drain.
     Draining(Mono),
-    /// Until when.
+    /// Deadline.
     Cutting(Mono),
 }
 
-/// The leader's mind.
+/// The leader's state.
 pub(super) struct Plan {
     workers: Vec<Worker>,
     last: Id,
     stop: Stop,
-    /// Something was cut, or broke on the way out.
+    /// Something was cut off, or a worker failed at the end.
     bad: bool,
-    /// Somebody has served before.
+    /// A worker has served before.
     served: bool,
-    /// A restart was asked for while one, or the first start, was in progress: a newer program may
-    /// have been put in place since.
+    /// A restart was asked for while another one, or the first start, was in progress: the
+    /// program's file may have been replaced since.
     again: bool,
-    /// A reload was asked for while somebody was on the way to serve, who may have read the file
-    /// before.
+    /// A reload was asked for while a new worker was starting, which may have read the file before.
     reload: bool,
     crashes: VecDeque<Mono>,
 }
 
-/// A new worker must be ready, and later serving, within this time: slow machines need seconds.
+/// Limit for a new worker to become ready, and again to serve; slow machines need seconds.
 const START_MAX: Duration = Duration::from_secs(30);
-/// The old worker must let go within this time, which a slow disk may stretch.
+/// Limit for the old worker to let go, which a slow disk may delay.
 const YIELD_MAX: Duration = Duration::from_secs(15);
-/// After a cut: a token refresh that is in progress is waited for, because its token would be lost.
+/// Limit after a cut: a running token refresh is waited for, because its token would be lost.
 const CUT_MAX: Duration = Duration::from_secs(50);
-/// A signal to the process group reaches this process and its workers, whose reports of it come
+/// A signal to the process group reaches the leader and its workers; their reports of it arrive
 /// within this time.
 const GROUP_SIGNAL_MAX: Duration = Duration::from_secs(1);
-/// Workers that finish their streams at the same time.
+/// Workers that may finish streams at the same time.
 const RETIRED_MAX: usize = 8;
-/// A worker that breaks is replaced, but not more often than this …
+/// A worker that crashes is replaced, but not more often than this …
 const CRASHES_MAX: usize = 3;
-/// … within this time: a supervisor must see what does not heal.
+/// … within this time, so that a supervisor notices a permanent fault.
 const CRASH_SPAN: Duration = Duration::from_secs(60);
 
 impl Plan {
@@ -152,7 +151,7 @@ impl Plan {
     /// Starts the first worker.
     pub(super) fn begin(&mut self) -> Vec<Action> {
         let mut out = Vec::new();
-        // Without a deadline: its start is the program's own.
+        // No deadline: the start of the first worker is the start of the program.
         self.start(None, String::new(), &mut out);
         out
     }
@@ -167,7 +166,7 @@ impl Plan {
         stages.chain(cutting).min()
     }
 
-    /// A new worker is to take over: asked for by a signal, the user or a worker.
+    /// Starts a new worker to take over, as asked for by a signal, the user or a worker.
     pub(super) fn restart(&mut self, now: Mono) -> Vec<Action> {
         let mut out = Vec::new();
         if self.stop != Stop::No {
@@ -194,7 +193,7 @@ impl Plan {
         out
     }
 
-    /// The config is to be read again.
+    /// Has the config read again.
     pub(super) fn reload(&mut self) -> Vec<Action> {
         let mut out = Vec::new();
         self.reload |= self.newcomer().is_some();
@@ -207,8 +206,8 @@ impl Plan {
         out
     }
 
-    /// Stop: the first call lets everything finish, the second cuts, later ones change nothing.
-    /// `by` is what asked for it, for the log.
+    /// Stops: the first call lets running requests finish, the second cuts them off, later ones
+    /// change nothing. `by` is what asked for it, for the log.
     pub(super) fn stop(&mut self, now: Mono, by: &str) -> Vec<Action> {
         let mut out = Vec::new();
         match self.stop {
@@ -231,13 +230,13 @@ impl Plan {
                 let cut = |worker: &Worker| Action::Tell(worker.id, Order::Cut);
                 out.extend(self.workers.iter().map(cut));
             }
-            // What still runs is a refresh, whose token would be lost; it is bounded.
+            // Only a refresh can still run, whose token would be lost; it has its own limit.
             Stop::Cutting(_) => {}
         }
         out
     }
 
-    /// A worker has told something.
+    /// Handles a worker's report.
     pub(super) fn report(&mut self, now: Mono, id: Id, report: Report) -> Vec<Action> {
         let mut out = Vec::new();
         let Some(stage) = self.stage(id) else {
@@ -250,7 +249,7 @@ impl Plan {
             return self.stop(now, by);
         }
         if self.stop != Stop::No {
-            // Everybody has been told to end.
+            // All workers have been told to end.
             return out;
         }
         match (report, stage) {
@@ -293,12 +292,12 @@ impl Plan {
             (Report::Pong, Stage::Serving | Stage::Yielding | Stage::Yielded) => {
                 out.push(Action::Notify(News::Alive));
             }
-            // One that is in progress serves the wish too.
+            // A restart in progress also satisfies this request.
             (Report::Restart, Stage::Serving) if self.newcomer().is_none() => {
                 out = self.restart(now)
             }
             (Report::Quit(by), _) => out = self.stop(now, &by),
-            // Late, or out of place: the stage says what counts.
+            // Late or unexpected reports are ignored; the stage decides.
             _ => {}
         }
         out
@@ -319,7 +318,7 @@ impl Plan {
         self.repeat(now, out);
     }
 
-    /// A worker could not be started, or has ended.
+    /// Handles a worker that could not be started, or has ended.
     pub(super) fn ended(&mut self, now: Mono, id: Id, how: Ended) -> Vec<Action> {
         let mut out = Vec::new();
         let Some(stage) = self.stage(id) else {
@@ -356,7 +355,7 @@ impl Plan {
         out
     }
 
-    /// Time has passed.
+    /// Handles deadlines.
     pub(super) fn tick(&mut self, now: Mono) -> Vec<Action> {
         let mut out = Vec::new();
         if let Stop::Cutting(until) = self.stop
@@ -386,7 +385,7 @@ impl Plan {
         out
     }
 
-    /// The worker that a question whether the server is alive goes to.
+    /// The worker that answers whether the server is alive.
     pub(super) fn serving(&self) -> Option<Id> {
         self.taking()
     }
@@ -402,7 +401,7 @@ impl Plan {
         out.push(Action::Tell(id, Order::Go(state)));
     }
 
-    /// The newcomer `id` will not serve: the old worker keeps running.
+    /// Gives up on the new worker `id`: the old one keeps running.
     fn give_up(&mut self, now: Mono, id: Id, why: String, out: &mut Vec<Action>) {
         self.set(id, Stage::Doomed, None);
         out.push(Action::Kill(id));
@@ -420,7 +419,7 @@ impl Plan {
         self.repeat(now, out);
     }
 
-    /// Nobody serves, and nobody has handed over.
+    /// Starts a replacement: no worker serves, and none has handed over.
     fn replace(&mut self, now: Mono, why: String, out: &mut Vec<Action>) {
         self.again = false;
         self.crashes.push_back(now);
@@ -455,7 +454,7 @@ impl Plan {
         out.push(Action::Exit(Exit::Cut));
     }
 
-    /// The worker that takes connections, or will take them again if the newcomer fails.
+    /// The worker that accepts connections, or will again if the new one fails.
     fn taking(&self) -> Option<Id> {
         self.find(|stage| matches!(stage, Stage::Serving | Stage::Yielding | Stage::Yielded))
     }

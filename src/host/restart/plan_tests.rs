@@ -1,4 +1,4 @@
-//! What the leader does in which order, step by step.
+//! The order of the leader's actions, step by step.
 
 use super::control::{Order, Report};
 use super::plan::{Action, Ended, Exit, News, Plan};

@@ -1,4 +1,4 @@
-//! One recording as text.
+//! Renders one recording as text.
 
 use crate::clock::iso;
 use crate::config::masking::{self, Masked};
@@ -6,13 +6,13 @@ use crate::report::mask::{is_secret_header, mask};
 use crate::report::text::is_dangerous;
 use crate::scheduler::time::Wall;
 
-/// Bytes of one body that are shown.
+/// Bytes shown of one body.
 pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
 
-/// A header's name and value, as they came.
+/// A header's name and value, as received.
 pub(crate) type Header = (String, Vec<u8>);
 
-/// Everything of one request, as it goes to the writer.
+/// The whole record of one request, as sent to the writer.
 #[derive(Debug, Default)]
 pub(super) struct Page {
     pub(super) at: Wall,
@@ -23,17 +23,17 @@ pub(super) struct Page {
 
 #[derive(Debug)]
 pub(super) enum Part {
-    /// A line of our own; what it quotes is masked when it is written.
+    /// A line of our own; text that it quotes is masked when it is written.
     Line(String),
-    /// Headers as they came.
+    /// Headers as received.
     Head(Vec<Header>),
-    /// The first bytes of a body, a little more than are shown, and the length of all.
+    /// The first bytes of a body, a few more than are shown, and the total length.
     Body { bytes: Vec<u8>, length: u64 },
-    /// A body that is compressed, and its length.
+    /// A compressed body: only its encoding and length.
     Encoded { encoding: String, length: u64 },
 }
 
-/// The whole file. Each part is masked by itself, with what is known of its form.
+/// The whole file. Each part is masked separately, according to its form.
 pub(super) fn render(page: &Page) -> Masked<String> {
     let mut text = format!("{} request {}\n", iso(page.at), page.number);
     for part in &page.parts {
@@ -79,7 +79,7 @@ fn head(text: &mut String, headers: &[Header]) {
     text.push('\n');
 }
 
-/// JSON with indents where it is JSON and whole, else the first bytes as they came.
+/// Indented JSON if the body is complete JSON, else its first bytes as received.
 fn body(bytes: &[u8], shown: usize, omitted: u64) -> String {
     let json = (omitted == 0)
         .then(|| serde_json::from_slice::<serde_json::Value>(bytes).ok())
@@ -91,8 +91,8 @@ fn body(bytes: &[u8], shown: usize, omitted: u64) -> String {
     harmless(&mask(&text))
 }
 
-/// The text without anything that a terminal would obey when the file is shown; line ends and tabs
-/// stay.
+/// Escapes everything that a terminal would interpret when the file is shown, except line ends and
+/// tabs.
 fn harmless(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -8,7 +8,7 @@ use crate::event::Event;
 const AT: Wall = Wall(1_795_301_100_123);
 const LONG: Duration = Duration::from_secs(20);
 
-/// A directory that goes with its test.
+/// A directory that is removed at the end of its test.
 struct Temp(PathBuf);
 
 impl Temp {

@@ -1,4 +1,4 @@
-//! The exact text of every line.
+//! The exact text of every log line.
 
 use super::*;
 use crate::event::{Stage, StartedAccount};

@@ -1,5 +1,5 @@
-//! The table of accounts: which columns fit, and one row an account (two where the width is short
-//! and the height is not).
+//! The table of accounts: which columns fit, and one row per account (two if the window is narrow
+//! and tall enough).
 
 use super::line::{Ink, Line, Signs};
 use super::time::{seconds, short};
@@ -8,7 +8,7 @@ use crate::report::status::{Account, LoadSpan, Moment, Status};
 use crate::report::text::clean;
 use crate::scheduler::time::Wall;
 
-/// The widths of the columns; 0 leaves one out.
+/// The widths of the columns; 0 omits one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Columns {
     name: usize,
@@ -20,20 +20,20 @@ pub(super) struct Columns {
     details: Details,
 }
 
-/// Where tier, requests and failures stand.
+/// Where tier, requests and failures are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Details {
-    /// In columns of their own.
+    /// In their own columns.
     Inline,
     /// On a second line.
     Below,
-    /// Nowhere.
+    /// Not at all.
     Hidden,
 }
 
 const MARK: usize = 2;
-/// Word and countdown fit into it nearly always. Of fixed width, so that a change of state moves
-/// nothing.
+/// Room for nearly every word with its countdown. The width is fixed, so that nothing moves when a
+/// state changes.
 const STATE: usize = 14;
 const STATE_WIDE: usize = 20;
 const STATE_NARROW: usize = 11;
@@ -44,7 +44,7 @@ const FAILED: usize = 6;
 const DETAILS: usize = TIER + ACTIVE + 2 * SPAN + FAILED + 5;
 
 impl Columns {
-    /// The best use of `cells`, and of `rows` for the whole table.
+    /// The best layout for `cells` columns and `rows` lines of the whole table.
     pub(super) fn plan(status: &Status, cells: usize, rows: usize) -> Columns {
         let longest =
             |of: &dyn Fn(&Account) -> usize| status.accounts.iter().map(of).max().unwrap_or(0);
@@ -85,7 +85,7 @@ impl Columns {
         plan
     }
 
-    /// Gives what is left to whom it helps: names, states, kinds, bars.
+    /// Distributes the remaining cells to names, states, kinds and bars.
     fn grow(&mut self, cells: usize, names: usize, kinds: usize) {
         let mut free = cells.saturating_sub(self.cells());
         let mut give = |column: &mut usize, wanted: usize| {
@@ -119,7 +119,7 @@ impl Columns {
         2 + 1 + column(self.bar) + 4 + if self.reset > 0 { 1 + self.reset } else { 0 }
     }
 
-    /// Lines for one account.
+    /// Lines per account.
     pub(super) fn height(&self) -> usize {
         match self.details {
             Details::Inline | Details::Hidden => 1,
@@ -187,7 +187,7 @@ impl Columns {
         }
     }
 
-    /// A provider's limits are mostly unknown; how it fares is what counts.
+    /// The limits of a provider are mostly unknown, so its results are shown instead.
     fn provider(&self, row: &mut Line, account: &Account, signs: Signs) {
         let dot = signs.dot();
         let mut text = format!(
@@ -250,12 +250,12 @@ impl Columns {
 /// The heading of the priorities.
 const PRIORITY: &str = "PRIO";
 
-/// Nothing if it is 0, which it mostly is.
+/// Empty for 0, the usual value.
 fn priority_of(account: &Account) -> String {
     if account.priority == 0 { String::new() } else { account.priority.to_string() }
 }
 
-/// A column and the blank behind it; nothing if it is left out.
+/// The width of a column with the space after it; 0 if it is omitted.
 fn column(cells: usize) -> usize {
     if cells > 0 { cells + 1 } else { 0 }
 }
@@ -292,7 +292,7 @@ fn last_of(account: &Account) -> Option<String> {
     })
 }
 
-/// A window as it is drawn.
+/// A quota window as drawn.
 struct Gauge {
     label: &'static str,
     used: Option<f64>,
@@ -316,7 +316,7 @@ impl Gauge {
     }
 }
 
-/// Session and week; tokens and requests for an account that has only those.
+/// Session and week, or tokens and requests for an account that has only those.
 fn gauges(account: &Account) -> [Gauge; 2] {
     let quota = &account.quota;
     let unified = quota.unified5h.is_some() || quota.unified7d.is_some();
@@ -343,11 +343,11 @@ fn kind_of(account: &Account) -> &str {
     &account.kind
 }
 
-/// What the router says of an account.
+/// The router's view of an account.
 struct State {
     ink: Ink,
     word: String,
-    /// Time until it ends, where that is known.
+    /// Time until it ends, if known.
     left: Option<String>,
 }
 
@@ -365,7 +365,7 @@ impl State {
         width::of(&self.word) + self.left.as_ref().map_or(0, |left| 1 + width::of(left))
     }
 
-    /// Word and countdown; where they do not fit, the countdown matters more than the word.
+    /// Word and countdown; if both do not fit, the countdown matters more.
     fn fitting(&self, cells: usize) -> String {
         match &self.left {
             Some(left) if self.cells() <= cells => format!("{} {left}", self.word),
@@ -382,7 +382,7 @@ fn state_of(account: &Account, status: &Status) -> State {
         return State::of(Ink::Dim, "leaving");
     }
     if !account.enabled {
-        // Disabling must not hide that the credential is dead.
+        // A disabled account must still show that its credential is dead.
         return if dead {
             State::of(Ink::Red, "off, no login")
         } else {
@@ -394,7 +394,8 @@ fn state_of(account: &Account, status: &Status) -> State {
         return State::of(ink, &clean(&unavailable.short, 24)).until(unavailable.until, now);
     }
     if dead {
-        return State::of(Ink::Red, "error");
+        // Its rest is over, and the next request tests it (T2).
+        return State::of(Ink::Red, "refused");
     }
     if let Some((block, family)) =
         account.blocks.iter().find_map(|block| Some((block, block.family.as_ref()?)))
@@ -409,7 +410,7 @@ fn state_of(account: &Account, status: &Status) -> State {
         return State::of(Ink::Yellow, "used last");
     }
     match account.weekly.state.as_str() {
-        // Serves only who is bound to it, or when nothing else can.
+        // Serves only sessions bound to it, or when no other account can.
         "reserve" => State::of(Ink::Yellow, "reserve"),
         "critical" => State::of(Ink::Red, "critical"),
         _ => State::of(Ink::Green, "ready"),
@@ -445,7 +446,7 @@ fn ink_of(used: f64) -> Ink {
     }
 }
 
-/// Cells that are filled: any use shows, and only a full window fills all.
+/// Number of filled cells: any use fills one, and only a full window fills all.
 fn filled(used: f64, cells: usize) -> usize {
     let whole = (used * cells as f64) as usize;
     let least = usize::from(used > 0.0);

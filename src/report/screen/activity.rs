@@ -6,7 +6,7 @@ use super::time::{age, amount, seconds};
 use crate::report::status::{FinishedRequest, Line as LogLine, Request};
 use crate::report::text::{clean, name};
 
-/// From this width on a request in flight shows what it does and where it goes, too.
+/// From this width on, a request in flight also shows its stage and its path.
 const WIDE: usize = 76;
 
 impl Frame<'_> {
@@ -26,7 +26,7 @@ impl Frame<'_> {
         let all = status.requests.len();
         let shown = match room {
             _ if all < room => all,
-            // The heading says how many there are.
+            // The heading already gives their number.
             2 => 1,
             _ => room - 2,
         };
@@ -95,7 +95,7 @@ impl Frame<'_> {
         line
     }
 
-    /// `work opus-4-8 200 5.3s 1.2k→340`, and why if it did not end well.
+    /// `work opus-4-8 200 5.3s 1.2k→340`, with the cause if it did not end well.
     fn compact(&self, request: &FinishedRequest) -> String {
         let mut words = vec![request.account.as_deref().map_or_else(|| "-".to_owned(), name)];
         words.extend(request.model.as_deref().map(short_model));
@@ -119,7 +119,7 @@ impl Frame<'_> {
     }
 }
 
-/// A model's id without what all of them have in common: `claude-opus-4-8-20260101` is `opus-4-8`.
+/// A model id without the common parts: `claude-opus-4-8-20260101` becomes `opus-4-8`.
 pub(super) fn short_model(id: &str) -> String {
     let short = id.strip_prefix("claude-").unwrap_or(id);
     let short = match short.rsplit_once('-') {

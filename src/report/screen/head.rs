@@ -1,4 +1,4 @@
-//! The first lines and the last one: what the server is about, what matters now, the keys.
+//! The first lines and the last one: address and totals, alerts, keys.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use super::{Frame, count, counted, percent, width};
 use crate::report::text::clean;
 use crate::report::ui::{Page, Seat};
 
-/// Below this height the headline is one line.
+/// Below this height the headline is a single line.
 const TALL: usize = 12;
 
 impl Frame<'_> {
-    /// Headline, routing, and the lines that matter now.
+    /// Headline, routing, and alerts.
     pub(super) fn head(&self) -> Vec<Line> {
         let status = self.status;
         let dot = self.signs.dot();
@@ -63,7 +63,7 @@ impl Frame<'_> {
         lines
     }
 
-    /// As many of them as fit into a line.
+    /// As many facts as fit into one line.
     fn joined(&self, facts: impl Iterator<Item = String>) -> Line {
         let mut line = Line::default();
         for fact in facts {
@@ -79,13 +79,13 @@ impl Frame<'_> {
         format!("up {}", short(Duration::from_millis(self.status.uptime_ms)))
     }
 
-    /// The account that can serve again first, of those that cannot now.
+    /// The first account to become available among those that are out.
     fn next_free(&self) -> Option<String> {
         let out = self
             .status
             .accounts
             .iter()
-            .filter(|account| account.enabled)
+            .filter(|account| account.enabled && !account.awaits_test())
             .filter_map(|account| Some((account.unavailable.as_ref()?.until?, &account.name)));
         let (at, name) = out.min()?;
         let cells = if self.size.cols < 100 { 16 } else { 40 };
@@ -93,7 +93,7 @@ impl Frame<'_> {
         Some(format!("next free {} ({name})", self.local().when(at.0)))
     }
 
-    /// How much of the weeks of all enabled Claude accounts is left, on average.
+    /// How much of the weekly quota of all enabled Claude accounts is left, on average.
     fn weeks_left(&self) -> Option<String> {
         let serving = self.status.accounts.iter().filter(|account| account.enabled);
         let used: Vec<f64> = serving.filter_map(|account| account.quota.unified7d).collect();
@@ -196,7 +196,7 @@ impl Frame<'_> {
         vec![line]
     }
 
-    /// Those that fit: where they do not all fit, the help has the others.
+    /// The keys that fit; the help page lists the others.
     fn main_keys(&self) -> Vec<(&'static str, &'static str)> {
         let mut keys = vec![
             ("a", "accounts"),
@@ -225,7 +225,7 @@ impl Frame<'_> {
         keys
     }
 
-    /// What is asked or told, over the last lines of the frame: nothing else moves.
+    /// A question or a result, drawn over the last lines of the frame so that nothing else moves.
     pub(super) fn overlay(&self) -> Vec<Line> {
         if let Some(question) = self.ui.question() {
             let most = self.size.rows.saturating_sub(2).clamp(1, 6);

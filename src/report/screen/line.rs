@@ -1,25 +1,25 @@
-//! One line of a frame: pieces of text with an ink each, cut and padded by cells.
+//! One line of a frame: pieces of styled text, cut and padded by terminal cells.
 
 use super::width;
 use crate::report::text::clean;
 
-/// How a piece looks. Without colour every ink is plain text, so an ink never carries a meaning
-/// alone.
+/// The style of a piece. Without colour every style looks the same, so a style never carries
+/// meaning alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ink {
-    /// As the terminal writes.
+    /// The terminal's default.
     Plain,
     Bold,
-    /// Headings and what matters less.
+    /// Headings and secondary text.
     Dim,
-    /// Below 0.70, and ready.
+    /// Use below 0.70, and ready.
     Green,
-    /// Below 0.90, and limited for a while.
+    /// Use below 0.90, and limited for a while.
     Yellow,
-    /// Above, and in need of a person.
+    /// Higher use, and whatever needs a person.
     Red,
     Cyan,
-    /// The cursor's line.
+    /// The line under the cursor.
     Reverse,
 }
 
@@ -41,13 +41,13 @@ impl Ink {
 /// What a terminal can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Style {
-    /// Inks are used.
+    /// Whether colours are used.
     pub(crate) inks: Inks,
-    /// Which signs are drawn.
+    /// Which characters are used for bars and marks.
     pub(crate) signs: Signs,
 }
 
-/// Whether inks are used (`NO_COLOR`).
+/// Whether colours are used (`NO_COLOR`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Inks {
     /// ANSI colours.
@@ -56,17 +56,17 @@ pub(crate) enum Inks {
     None,
 }
 
-/// The signs for bars and marks.
+/// The characters for bars and marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signs {
-    /// Block elements, where the locale is UTF-8.
+    /// Block elements, for UTF-8 locales.
     Unicode,
     /// `#` and `-`.
     Ascii,
 }
 
 impl Signs {
-    /// Marks where text was cut.
+    /// Marks a cut.
     pub(crate) fn cut(self) -> char {
         match self {
             Signs::Unicode => '…',
@@ -74,7 +74,7 @@ impl Signs {
         }
     }
 
-    /// Between facts of one line.
+    /// Separates facts on a line.
     pub(crate) fn dot(self) -> &'static str {
         match self {
             Signs::Unicode => " · ",
@@ -82,7 +82,7 @@ impl Signs {
         }
     }
 
-    /// From input to output tokens.
+    /// Between input and output tokens.
     pub(crate) fn arrow(self) -> &'static str {
         match self {
             Signs::Unicode => "→",
@@ -115,15 +115,15 @@ pub(crate) struct Line {
 }
 
 impl Line {
-    /// With one piece.
+    /// A line of one piece.
     pub(crate) fn of(ink: Ink, text: impl Into<String>) -> Line {
         let mut line = Line::default();
         line.push(ink, text);
         line
     }
 
-    /// Adds a piece. All text of a frame comes by here, so this is where nothing that a terminal
-    /// obeys gets through, whatever its source.
+    /// Adds a piece. All text of a frame passes through here, so this is where control characters
+    /// are removed, whatever their source.
     pub(crate) fn push(&mut self, ink: Ink, text: impl Into<String>) -> &mut Line {
         let text = clean(&text.into(), usize::MAX);
         self.cells += width::of(&text);
@@ -152,7 +152,7 @@ impl Line {
         self.push(ink, text)
     }
 
-    /// Adds blanks.
+    /// Adds spaces.
     pub(crate) fn gap(&mut self, cells: usize) -> &mut Line {
         if cells > 0 {
             self.push(Ink::Plain, " ".repeat(cells));
@@ -160,7 +160,7 @@ impl Line {
         self
     }
 
-    /// Puts `right` at the right edge of a line of `cells`, if there is room for it and a blank.
+    /// Right-aligns `right` in a line of `cells`, if it fits with a space before it.
     pub(crate) fn right(&mut self, right: Line, cells: usize) -> &mut Line {
         if let Some(gap) = cells.checked_sub(self.cells + right.cells)
             && gap > 0
@@ -179,12 +179,12 @@ impl Line {
         self
     }
 
-    /// How long it is.
+    /// Its width in cells.
     pub(crate) fn cells(&self) -> usize {
         self.cells
     }
 
-    /// The same line in reverse over the whole width: the cursor is on it.
+    /// The same line in reverse video over the whole width, for the cursor.
     pub(crate) fn chosen(self, cells: usize) -> Line {
         let mut text: String = self.pieces.into_iter().map(|(_, text)| text).collect();
         let used = width::of(&text);
@@ -192,7 +192,7 @@ impl Line {
         Line::of(Ink::Reverse, text)
     }
 
-    /// The text with its inks, at most `cells` long, without blanks at its end.
+    /// The styled text, at most `cells` wide, without trailing spaces.
     pub(crate) fn paint(&self, cells: usize, style: Style) -> String {
         let mut out = String::new();
         let mut left = cells;
@@ -201,7 +201,7 @@ impl Line {
         for (ink, text) in &mut pieces {
             let here = width::of(text);
             if rest > left && here >= left {
-                // The edge is in this piece, and more would follow: the cut is marked here.
+                // The edge is in this piece and more text follows: mark the cut here.
                 text.push_str("  ");
                 *text = width::fit(text, left, style.signs.cut());
             }
@@ -222,7 +222,7 @@ impl Line {
         out
     }
 
-    /// Blanks at the end cost bytes and show nothing, but for those in reverse.
+    /// Drops trailing spaces, which cost bytes and show nothing, unless they are in reverse video.
     fn without_end_blanks(&self, inks: Inks) -> Vec<(Ink, String)> {
         let mut pieces = self.pieces.clone();
         while let Some((ink, text)) = pieces.last_mut() {

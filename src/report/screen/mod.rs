@@ -1,9 +1,8 @@
-//! The dashboard (D1): a frame is a pure function of the status, the state of the menus, the size
-//! and what the terminal can show.
+//! The dashboard (D1): a frame is a pure function of the status, the state of the menus, the size,
+//! and the terminal's abilities.
 //!
-//! It never looks at a clock (`status.now` is its time) and never writes: `host/terminal.rs` does.
-//! Times are shown in minutes, so that a frame stays the same while nothing changes but the
-//! seconds.
+//! It never looks at a clock (`status.now` is its time) and never writes; `host/terminal.rs` does.
+//! Times are shown in minutes, so that a frame does not change every second.
 
 mod accounts;
 mod activity;
@@ -27,27 +26,27 @@ pub(crate) use time::short;
 use super::status::Status;
 use super::ui::{Page, Ui};
 
-/// What is drawn.
+/// Everything that is drawn.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct View {
-    /// The facts, of this process or read from another one.
+    /// The facts, of this process or fetched from another one.
     pub(crate) status: Status,
     /// Seconds east of UTC, for the times of the activity log.
     pub(crate) utc_offset_s: i64,
-    /// `status --watch`: what cannot be reached, if it cannot.
+    /// `status --watch`: why the server cannot be reached, if it cannot.
     pub(crate) lost: Option<String>,
-    /// The sign-in that was started here last.
+    /// The most recent sign-in.
     pub(crate) sign_in: Option<SigningIn>,
 }
 
-/// A sign-in with a browser, in progress or just over.
+/// A browser sign-in, in progress or just ended.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct SigningIn {
     /// The page to open.
     pub(crate) url: Option<String>,
-    /// What else the person is told.
+    /// Other messages to the user.
     pub(crate) said: Vec<String>,
-    /// What came of it.
+    /// Its result.
     pub(crate) result: Option<String>,
 }
 
@@ -59,7 +58,7 @@ pub(crate) struct Size {
     pub(crate) rows: usize,
 }
 
-/// One text a row, at most `size.rows` of them, each at most `size.cols` cells wide.
+/// One string per row, at most `size.rows` of them, each at most `size.cols` cells wide.
 pub(crate) fn render(view: &View, ui: &Ui, size: Size, style: Style) -> Vec<String> {
     let frame = Frame { view, status: &view.status, ui, size, signs: style.signs };
     let mut lines = frame.head();
@@ -87,20 +86,20 @@ pub(crate) fn render(view: &View, ui: &Ui, size: Size, style: Style) -> Vec<Stri
     lines.iter().map(|line| line.paint(size.cols, style)).collect()
 }
 
-/// Lines of the log that the main page shows: a page up or down goes so far.
+/// Log lines on the main page, which is how far page up and page down scroll.
 pub(crate) fn log_page(view: &View, ui: &Ui, size: Size) -> usize {
     let frame = Frame { view, status: &view.status, ui, size, signs: Signs::Ascii };
     let room = size.rows.saturating_sub(frame.head().len() + frame.foot().len());
     let log = match frame.layout(room).log {
-        // It gets the whole page once the user scrolls.
+        // The log gets the whole page once the user scrolls.
         0 | 1 => room,
         log => log,
     };
     log.saturating_sub(1).max(1)
 }
 
-/// The ages at which a frame says something else though nothing has happened: the time until the
-/// next of them, at least a second, at most a minute.
+/// The time until a frame must be drawn again although nothing has happened, because a countdown or
+/// an age changes; at least a second, at most a minute.
 pub(crate) fn next_look(status: &Status) -> Duration {
     const LONGEST: Duration = Duration::from_secs(60);
     let now = status.now.0;
@@ -123,13 +122,13 @@ pub(crate) fn next_look(status: &Status) -> Duration {
         .filter(|left| !left.is_zero())
         .min()
         .unwrap_or(LONGEST);
-    // Ages are shown in steps of ten seconds below a minute.
+    // Ages below a minute are shown in steps of ten seconds.
     let ages = if status.requests.is_empty() && status.queue.waiting == 0 {
         LONGEST
     } else {
         Duration::from_secs(10)
     };
-    // A little later than the moment itself: by then it is over.
+    // Slightly after the moment itself, so that it is over by then.
     (soonest + Duration::from_millis(50)).min(ages).max(Duration::from_secs(1))
 }
 
@@ -175,12 +174,12 @@ impl Frame<'_> {
         lines
     }
 
-    /// Who gets how many lines. It depends on the size and the number of accounts alone, so that
-    /// nothing moves when requests come and go; only a short window gives its last lines to whoever
-    /// can use them.
+    /// Distributes the lines. The result depends only on the size and the number of accounts, so
+    /// that nothing moves when requests come and go; only a short window gives its last lines to
+    /// the part that can use them.
     fn layout(&self, room: usize) -> Layout {
         let accounts = self.status.accounts.len();
-        // Lines of the head that come and go with the queue and the breaker change no row.
+        // The lines for queue and breaker in the head come and go without moving any row.
         let rows = self.size.rows.saturating_sub(HEAD_AND_FOOT + LOWER_MIN);
         let columns = Columns::plan(self.status, self.size.cols, rows);
         let has_heading = accounts > 0 && room > accounts * columns.height() + 2;
@@ -199,7 +198,7 @@ impl Frame<'_> {
                 flights => (flights + 1).min(left - log),
             }
         };
-        // A heading alone is of no use.
+        // A heading alone is useless.
         let flights = match left - flights {
             0 | 1 if flights > 0 => left,
             _ if flights < 2 => 0,
@@ -213,24 +212,25 @@ impl Frame<'_> {
 
 /// Lines of the headline, the routing, and the keys.
 const HEAD_AND_FOOT: usize = 4;
-/// From this many lines below the accounts on, requests in flight and log have fixed places.
+/// With at least this many lines below the accounts, requests in flight and log have fixed
+/// positions.
 const LOWER_MIN: usize = 6;
-/// Lines for the requests in flight, with their heading.
+/// Most lines for the requests in flight, including their heading.
 const FLIGHTS_MAX: usize = 12;
 
 /// The lines of the main page.
 struct Layout {
     columns: Columns,
     has_heading: bool,
-    /// Accounts that are shown.
+    /// Accounts shown.
     accounts: usize,
     flights: usize,
     log: usize,
-    /// The user scrolls in a window that is too small for the rest.
+    /// The user has scrolled in a window that is too small for anything else.
     only_log: bool,
 }
 
-/// `text` in lines of at most `cells`, broken at blanks, at most `most` of them.
+/// Breaks `text` at spaces into lines of at most `cells`, at most `most` of them.
 fn wrapped(text: &str, cells: usize, most: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ').filter(|word| !word.is_empty()) {
@@ -253,9 +253,9 @@ fn counted(number: u64, what: &str) -> String {
     format!("{number} {what}{plural}")
 }
 
-/// Rounded down, so that 100 % means used up.
+/// Rounded down, so that 100 % means fully used.
 fn percent(share: f64) -> u32 {
-    // A share is between 0 and 1 wherever it comes from; the cast saturates for what is not.
+    // The value should be between 0 and 1; the cast saturates otherwise.
     (share * 100.0 + 1e-9) as u32
 }
 

@@ -1,20 +1,22 @@
 //! The pages behind the keys: help, accounts, one account, texts to type, sign in, routing,
 //! explain, sessions.
 
+use super::activity::short_model;
 use super::line::{Ink, Line};
 use super::time::age;
 use super::{Frame, short, width, wrapped};
+use crate::report::reasons::{chosen_by, wait_cause};
 use crate::report::status::{Account, Explanation, PassedOver, Session};
 use crate::report::text::{clean, hundredths, name, repeats_status};
 use crate::report::ui::{
     Choice, Page, Wanted, account_choices, help_of, routing_choices, sign_in_choices,
 };
 
-/// A text that takes more lines than this is cut.
+/// Longer texts are cut.
 const LINES_OF_A_TEXT_MAX: usize = 6;
 
 impl Frame<'_> {
-    /// The page that is open, in `room` lines.
+    /// The open page, in `room` lines.
     pub(super) fn page(&self, room: usize) -> Vec<Line> {
         match self.ui.page() {
             Page::Main => Vec::new(),
@@ -32,7 +34,7 @@ impl Frame<'_> {
         }
     }
 
-    /// The keys from `top` on, or as many as fit before the end.
+    /// The keys from `top` on, but never less than a full page if there are enough.
     fn help(&self, keys: &[(&str, &str)], top: usize, room: usize) -> Vec<Line> {
         let entry = |(key, does): &(&str, &str)| {
             let mut key = *key;
@@ -120,12 +122,12 @@ impl Frame<'_> {
         lines
     }
 
-    /// What is known of it, each block with the answer that caused it.
+    /// All facts about an account, each block with the answer that caused it.
     fn account_facts(&self, account: &Account) -> Vec<Line> {
         let mut lines = self.fact("upstream", &account.upstream);
         lines.extend(self.fact("profiles", &account.profiles.join(", ")));
         if let Some(credential) = &account.credential {
-            // When a token runs out that nobody takes any more says nothing.
+            // The expiry of a refused token means nothing.
             let until = match credential.expires_at.filter(|_| credential.state == "valid") {
                 Some(at) => format!(", expires in {}", short(self.status.now.0.until(at.0))),
                 None => String::new(),
@@ -143,7 +145,7 @@ impl Frame<'_> {
                 usage.total_cache_write_tokens
             ),
         ));
-        // A full window is no block, and keeps it out all the same.
+        // A full window is not a block, but keeps the account out too.
         if let Some(out) = &account.unavailable
             && !account.blocks.iter().any(|block| block.text == out.reason)
         {
@@ -168,7 +170,7 @@ impl Frame<'_> {
         lines
     }
 
-    /// In as many lines as it takes.
+    /// A labelled fact, in as many lines as it takes.
     fn fact(&self, what: &str, text: &str) -> Vec<Line> {
         let mut what = what;
         self.wrapped(text, 13)
@@ -183,7 +185,7 @@ impl Frame<'_> {
             .collect()
     }
 
-    /// A stranger's text in lines that leave this many cells free before them.
+    /// Wraps untrusted text, leaving `before` cells free at the left.
     fn wrapped(&self, text: &str, before: usize) -> Vec<String> {
         let cells = self.size.cols.saturating_sub(before).max(1);
         wrapped(&clean(text, 900), cells, LINES_OF_A_TEXT_MAX)
@@ -208,7 +210,7 @@ impl Frame<'_> {
         ]
     }
 
-    /// What is typed, its end if it is longer than the line.
+    /// The typed text, or its end if it is longer than the line.
     fn typed(&self, shown: &str) -> Line {
         let room = self.size.cols.saturating_sub(8);
         let length = shown.chars().count();
@@ -228,7 +230,7 @@ impl Frame<'_> {
         accounts.chain([Line::of(Ink::Cyan, "sign in to another account")]).collect()
     }
 
-    /// The page to open and what came of it.
+    /// The address to open, or the result.
     fn signing_in(&self, shown: &str, room: usize) -> Vec<Line> {
         let mut lines = vec![Line::of(Ink::Bold, "SIGN IN")];
         let Some(sign_in) = &self.view.sign_in else {
@@ -255,13 +257,13 @@ impl Frame<'_> {
             parts.map(|part| indented(2, Ink::Plain, part)).collect::<Vec<_>>()
         };
         lines.extend(text(texts[0]));
-        // From the edge on and in full lines, so that it can be copied.
+        // In full lines without indentation, so that it can be copied.
         let url: Vec<char> = clean(url, 4_000).chars().collect();
         let pieces = url.chunks(self.size.cols.max(1));
         lines.extend(pieces.map(|piece| Line::of(Ink::Cyan, piece.iter().collect::<String>())));
         lines.extend(text(texts[1]));
         if lines.len() >= room {
-            // The place to type matters more than an address that is cut.
+            // The input field matters more than an address that would be cut.
             lines.truncate(1);
             lines.extend(text(
                 "A page should have opened in the browser. Enlarge the window to see its address, \
@@ -335,22 +337,22 @@ impl Frame<'_> {
         let Some(decision) = decisions.iter().rev().nth(cursor) else {
             return vec![Line::of(Ink::Bold, "EXPLAIN"), Line::of(Ink::Dim, "  no request yet")];
         };
-        let mut lines =
-            vec![Line::of(Ink::Bold, format!("EXPLAIN {} of {}", cursor + 1, decisions.len()))];
+        let mut heading =
+            Line::of(Ink::Bold, format!("EXPLAIN {} of {}", cursor + 1, decisions.len()));
+        heading.push(Ink::Dim, self.request_of(decision));
+        let mut lines = vec![heading];
         lines.extend(self.decision(decision));
         if lines.len() > room {
             lines.truncate(room.saturating_sub(1));
-            lines.push(Line::of(
-                Ink::Dim,
-                "  for the rest, enlarge the window or use maxpool status --json",
-            ));
+            lines.push(Line::of(Ink::Dim, "  enlarge the window to see the rest"));
         }
         lines
     }
 
-    /// Who was ranked, with the terms of each score, and why each other one was passed over.
+    /// The verdict, the ranked accounts with the terms of their scores, and why the others were
+    /// passed over.
     fn decision(&self, decision: &Explanation) -> Vec<Line> {
-        let mut lines = vec![self.verdict(decision)];
+        let mut lines = self.verdict(decision);
         for candidate in &decision.candidates {
             let mut line = Line::default();
             line.gap(2).column_right(Ink::Dim, &candidate.rank.to_string(), 2, self.signs).gap(1);
@@ -362,7 +364,7 @@ impl Frame<'_> {
             line.column(ink, &clean(&candidate.account, 60), 20, self.signs).gap(1);
             let score = candidate.score.map_or_else(|| "?".into(), hundredths);
             line.column_right(Ink::Plain, &score, 6, self.signs);
-            // All of these outrank the score.
+            // All of these take precedence over the score.
             let notes: Vec<String> =
                 candidate.notes.iter().map(|note| format!("  {}", clean(note, 90))).collect();
             let notes = notes.concat();
@@ -402,24 +404,30 @@ impl Frame<'_> {
         lines
     }
 
-    fn verdict(&self, decision: &Explanation) -> Line {
+    /// Which request it was: its time, number, model and session, as far as they are known.
+    fn request_of(&self, decision: &Explanation) -> String {
         let request = &decision.request;
-        let mut line = Line::default();
-        line.gap(2);
-        if let Some(at) = request.at {
-            line.push(Ink::Dim, format!("{} ", self.local().clock(at.0)));
-        }
-        let what = request.id.map_or_else(|| "a request".into(), |id| format!("request {id}"));
-        match &decision.chosen {
-            Some(account) => {
-                line.push(Ink::Plain, format!("{what} went to ")).push(Ink::Bold, name(account));
-                line.push(Ink::Plain, format!(" by {}", clean(&decision.why, 80)));
+        let facts = [
+            request.at.map(|at| self.local().clock(at.0)),
+            request.id.map(|id| format!("request {id}")),
+            request.model.as_deref().map(short_model),
+            request.session.as_deref().map(|session| clean(session, 40)),
+        ];
+        facts.into_iter().flatten().map(|fact| format!("{}{fact}", self.signs.dot())).collect()
+    }
+
+    /// What became of the request, in as many lines as it takes.
+    fn verdict(&self, decision: &Explanation) -> Vec<Line> {
+        let why = clean(&decision.why, 200);
+        let text = match (&decision.chosen, why.split_once(": ")) {
+            (Some(account), _) => format!("went to {}: {}", name(account), chosen_by(&why)),
+            (None, Some(("waits", cause))) => {
+                format!("waited: {}", wait_cause(cause, &decision.passed_over))
             }
-            None => {
-                line.push(Ink::Plain, format!("{what} {}", clean(&decision.why, 80)));
-            }
-        }
-        line
+            (None, Some(("refused", cause))) => format!("was refused: {cause}"),
+            (None, _) => format!("got no account: {why}"),
+        };
+        self.wrapped(&text, 2).into_iter().map(|part| indented(2, Ink::Bold, part)).collect()
     }
 
     fn passed_over(&self, passed: &PassedOver) -> Vec<Line> {
@@ -428,8 +436,9 @@ impl Frame<'_> {
             .push(Ink::Dim, "- ")
             .column(Ink::Plain, &clean(&passed.account, 60), 20, self.signs)
             .gap(1);
+        let what = if passed.awaits_test() { "next look in" } else { "for" };
         let until = passed.until.map_or_else(String::new, |until| {
-            format!(", for {}", short(self.status.now.0.until(until.0)))
+            format!(", {what} {}", short(self.status.now.0.until(until.0)))
         });
         let before = line.cells();
         let mut parts = self.wrapped(&format!("{}{until}", passed.reason), before).into_iter();

@@ -1,5 +1,5 @@
-//! Whole screens against golden texts in `golden/`, one file a state and size; `UPDATE_GOLDEN=1
-//! cargo test` writes them anew.
+//! Complete screens compared with the texts in `golden/`, one file per state and size;
+//! `UPDATE_GOLDEN=1 cargo test` rewrites them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -88,7 +88,7 @@ fn evidence() -> Evidence {
     }
 }
 
-/// Six accounts, each in another state.
+/// Six accounts, each in a different state.
 fn six() -> Vec<Account> {
     let mut work = claude("work", "oauth", 0.62, 0.31);
     work.in_flight = 2;

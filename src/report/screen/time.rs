@@ -1,12 +1,12 @@
-//! Times, spans and amounts as the dashboard writes them: short, local, and without seconds
-//! wherever a second alone must not change a frame.
+//! Times, spans and amounts as the dashboard shows them: short, local, and without seconds where a
+//! second must not change the frame.
 
 use std::time::Duration;
 
 use crate::clock::{civil, parse_rfc3339};
 use crate::scheduler::time::Wall;
 
-/// Local time: what the dashboard's times are relative to.
+/// Local time at a reference moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Local {
     pub(super) now: Wall,
@@ -17,11 +17,11 @@ pub(super) struct Local {
 const DAY_MS: i64 = 86_400_000;
 /// 1970-01-01 was a Thursday.
 const WEEKDAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-/// `2026-11-22T00:58:00.000Z`, the form in which the log writes a time.
+/// `2026-11-22T00:58:00.000Z`, the log's time format.
 const STAMP_BYTES: usize = 24;
 
 impl Local {
-    /// `20:18`; of another day `Sun 20:18`, and with the date where the weekday would not be clear.
+    /// `20:18`; on another day `Sun 20:18`, with the date if the weekday would be ambiguous.
     pub(super) fn when(self, at: Wall) -> String {
         let (here, there) = (self.shifted(self.now), self.shifted(at));
         let (today, day) = (here.0.div_euclid(DAY_MS), there.0.div_euclid(DAY_MS));
@@ -43,7 +43,7 @@ impl Local {
         format!("{:02}:{:02}:{:02}", parts.hour, parts.minute, parts.second)
     }
 
-    /// The text of a log line with each time that it holds as [`Local::when`] writes it.
+    /// The text of a log line with each time in it rewritten by [`Local::when`].
     pub(super) fn localised(self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
@@ -71,8 +71,8 @@ impl Local {
     }
 }
 
-/// A span without seconds, in at most six letters for all that a quota window can last: `<1m`,
-/// `12m`, `2h 14m`, `17h`, `3d 4h`.
+/// A span without seconds, in at most six characters for anything that a quota window can last:
+/// `<1m`, `12m`, `2h 14m`, `17h`, `3d 4h`.
 pub(crate) fn short(span: Duration) -> String {
     let minutes = span.as_secs().div_ceil(60);
     let (hours, days) = (minutes / 60, minutes / (24 * 60));
@@ -92,7 +92,7 @@ fn two(large: u64, large_unit: char, small: u64, small_unit: char) -> String {
     format!("{large}{large_unit} {small}{small_unit}")
 }
 
-/// An age in steps that do not follow the seconds: `<10s`, `10s` … `50s`, then minutes.
+/// An age in coarse steps: `<10s`, `10s` … `50s`, then minutes.
 pub(super) fn age(ms: u64) -> String {
     match ms / 10_000 {
         0 => "<10s".into(),
@@ -101,7 +101,7 @@ pub(super) fn age(ms: u64) -> String {
     }
 }
 
-/// A duration that is over: `0.8s`, `12s`, `3m`.
+/// An elapsed duration: `0.8s`, `12s`, `3m`.
 pub(super) fn seconds(ms: u64) -> String {
     match ms {
         0..10_000 => format!("{}.{}s", ms / 1_000, ms % 1_000 / 100),

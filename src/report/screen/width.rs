@@ -1,9 +1,9 @@
-//! How many cells a character takes on a terminal: 0, 1 or 2 (Unicode Standard Annex 11, and what
-//! terminals make of it).
+//! How many terminal cells a character takes: 0, 1 or 2 (Unicode Standard Annex 11, and actual
+//! terminals).
 //!
 //! Ambiguous characters count as one. Sequences that some fonts join into one picture count as
-//! their parts, which at worst leaves a gap: every line of a frame starts at an absolute position,
-//! so an error does not travel.
+//! their parts, which at worst leaves a gap; every line of a frame starts at an absolute position,
+//! so an error does not propagate.
 
 /// Cells of one character.
 pub(crate) fn of_char(c: char) -> usize {
@@ -22,7 +22,7 @@ pub(crate) fn of(text: &str) -> usize {
     text.chars().map(of_char).sum()
 }
 
-/// As much of `text` as fits into `cells`, with `mark` at its end if something was cut.
+/// As much of `text` as fits into `cells`, with `mark` at the end if it was cut.
 pub(crate) fn fit(text: &str, cells: usize, mark: char) -> String {
     if of(text) <= cells {
         return text.to_owned();
@@ -43,8 +43,8 @@ pub(crate) fn fit(text: &str, cells: usize, mark: char) -> String {
     out
 }
 
-/// As much of both ends of `text` as fits into `cells`, with `mark` between them if something was
-/// cut: what tells two names apart is often their end.
+/// As much of both ends of `text` as fits into `cells`, with `mark` in the middle if it was cut:
+/// similar names often differ only at the end.
 pub(crate) fn fit_middle(text: &str, cells: usize, mark: char) -> String {
     if of(text) <= cells {
         return text.to_owned();
@@ -78,7 +78,7 @@ fn is_in(ranges: &[(u32, u32)], code: u32) -> bool {
     next > 0 && code <= ranges[next - 1].1
 }
 
-/// Marks that sit on the character before, joiners and selectors.
+/// Combining marks, joiners and selectors.
 const ZERO: [(u32, u32); 44] = [
     (0x0300, 0x036f),
     (0x0483, 0x0489),
@@ -126,7 +126,7 @@ const ZERO: [(u32, u32); 44] = [
     (0xe0100, 0xe01ef),
 ];
 
-/// East Asian wide and full-width characters and pictures.
+/// East Asian wide and full-width characters, and pictographs.
 const WIDE: [(u32, u32); 81] = [
     (0x1100, 0x115f),
     (0x231a, 0x231b),

@@ -1,4 +1,4 @@
-//! From the scheduler's snapshot and the server's facts to the status: a pure function.
+//! Builds the status from the scheduler's snapshot and the server's facts: a pure function.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,9 +23,9 @@ use crate::scheduler::{
     WindowSnapshot,
 };
 
-/// What the snapshot does not know.
+/// Facts that the snapshot does not have.
 pub(crate) struct Facts<'a> {
-    /// Of the running program.
+    /// The running program's version.
     pub(crate) version: &'static str,
     /// The serving process.
     pub(crate) pid: u32,
@@ -39,13 +39,13 @@ pub(crate) struct Facts<'a> {
     pub(crate) mode: String,
     /// One for each account, in any order.
     pub(crate) accounts: Vec<AccountFacts>,
-    /// Requests in flight, oldest first, as many as are to be shown.
+    /// Requests in flight, oldest first, as many as are shown.
     pub(crate) requests: Vec<InFlight>,
-    /// How many there are in all.
+    /// The total number of requests in flight.
     pub(crate) requests_in_flight: usize,
-    /// What all accounts did since midnight, local time.
+    /// Usage of all accounts since midnight, local time.
     pub(crate) today: Counts,
-    /// The sessions that were used last, the latest first.
+    /// The most recently used sessions, latest first.
     pub(crate) sessions: Vec<KnownSession>,
     /// The last log lines with their numbers, oldest first.
     pub(crate) activity: Vec<(u64, Entry)>,
@@ -53,12 +53,12 @@ pub(crate) struct Facts<'a> {
     pub(crate) counters: &'a Counters,
     /// The last decisions, oldest first.
     pub(crate) decisions: &'a [scheduler::Explanation],
-    /// What the scheduler says of a plain request with profile `all`: by its own predicate, who
-    /// could serve.
+    /// The scheduler's explanation for a plain request with profile `all`, so that it is the router
+    /// itself that says which accounts could serve.
     pub(crate) general: Option<&'a scheduler::Explanation>,
 }
 
-/// What the snapshot does not know of one account.
+/// Facts about one account that the snapshot does not have.
 pub(crate) struct AccountFacts {
     /// Which.
     pub(crate) id: AccountId,
@@ -66,25 +66,25 @@ pub(crate) struct AccountFacts {
     pub(crate) provider: Arc<str>,
     /// Where its requests go.
     pub(crate) upstream: Arc<str>,
-    /// Made of request headers (V1).
+    /// Created from request headers (V1).
     pub(crate) runtime: bool,
-    /// What is known of its credential.
+    /// Facts about its credential.
     pub(crate) credential: Option<CredentialFacts>,
 }
 
-/// What is known of a credential; never the credential.
+/// Facts about a credential; never the credential itself.
 pub(crate) struct CredentialFacts {
     /// `valid`, `expired`, `needs login`, `refused`.
     pub(crate) state: &'static str,
-    /// When the access token ends.
+    /// Expiry of the access token.
     pub(crate) expires_at: Option<Wall>,
-    /// When a refresh has brought the tokens last.
+    /// Time of the last refresh.
     pub(crate) refreshed_at: Option<Wall>,
-    /// Where the tokens are, if they are not in the config, and why.
+    /// Where the tokens are if not in the config, and why.
     pub(crate) storage: Option<String>,
 }
 
-/// The status of this moment.
+/// Builds the current status.
 pub(crate) fn status(snapshot: &Snapshot, facts: &Facts<'_>) -> Status {
     let name_of = |id: AccountId| {
         let found = snapshot.accounts.iter().find(|account| account.id == id);
@@ -175,8 +175,8 @@ fn routing_of(
     }
 }
 
-/// One explanation (S12). `supposed` is there for a request that nobody has sent, which has no
-/// number: its model, session and profile.
+/// One explanation (S12). `supposed` holds model, session and profile of a hypothetical request,
+/// which has no number.
 pub(crate) fn explanation(of: &scheduler::Explanation, supposed: Option<Explained>) -> Explanation {
     let id = supposed.is_none().then_some(of.request);
     let asked = supposed.unwrap_or_else(|| Explained {
@@ -231,7 +231,7 @@ fn candidate_of(candidate: &scheduler::Candidate, of: &scheduler::Explanation) -
     }
 }
 
-/// What else decides, in words: they go before the score.
+/// Other criteria, in words; they take precedence over the score.
 fn notes_of(candidate: &scheduler::Candidate, of: &scheduler::Explanation) -> Vec<String> {
     let mut notes: Vec<String> = candidate.avoided.iter().map(labels::avoided).collect();
     if let Some(cache) = &of.cache {
@@ -249,6 +249,24 @@ fn notes_of(candidate: &scheduler::Candidate, of: &scheduler::Explanation) -> Ve
         }
     }
     notes
+}
+
+/// Marks the candidates whose rest after a refusal is over: the next request tests whether the
+/// refusal still holds, and moves on if it does (T2).
+pub(crate) fn mark_refused(explanation: &mut Explanation, snapshot: &Snapshot) {
+    let is_refused = |name: &str| {
+        let account = snapshot.accounts.iter().find(|account| *account.name == *name);
+        account.is_some_and(|account| {
+            let refusals = [BlockReason::CredentialRefused, BlockReason::Unusable];
+            let mut blocks = account.blocks.iter();
+            blocks.any(|it| it.scope.is_for_all_messages() && refusals.contains(&it.reason))
+        })
+    };
+    for candidate in &mut explanation.candidates {
+        if is_refused(&candidate.account) {
+            candidate.notes.push(super::REFUSED_BEFORE.into());
+        }
+    }
 }
 
 fn passed_over_of(standing: &scheduler::Standing, at: Wall) -> PassedOver {
@@ -317,7 +335,7 @@ fn account_of(account: &AccountSnapshot, snapshot: &Snapshot, facts: &Facts<'_>)
         blocks: account.blocks.iter().map(block_of).collect(),
         windows: account.windows.iter().map(window_of).collect(),
         credential: known.and_then(|known| known.credential.as_ref()).map(|credential| {
-            // Of a key only a block tells that the API refuses it.
+            // For a key, only a block tells that the API refuses it.
             let is_refused = |block: &BlockSnapshot| block.reason == BlockReason::CredentialRefused;
             let state = match credential.state {
                 "valid" if account.blocks.iter().any(is_refused) => "refused",
@@ -333,7 +351,7 @@ fn account_of(account: &AccountSnapshot, snapshot: &Snapshot, facts: &Facts<'_>)
     }
 }
 
-/// By the router's own predicate, so that what is shown is what it does.
+/// Uses the router's own result, so that the status shows what the router does.
 fn unavailable_of(
     account: &AccountSnapshot,
     snapshot: &Snapshot,
@@ -342,8 +360,8 @@ fn unavailable_of(
     let mut standings = facts.general?.passed_over.iter();
     let standing = standings.find(|standing| standing.account == account.id)?;
     if standing.reason == scheduler::PassedOver::OtherProfile {
-        // The general request is in profile `all`; an account outside of it may still serve its
-        // own.
+        // The general request has profile `all`; an account outside it may still serve its own
+        // profile.
         return None;
     }
     Some(Unavailable {
@@ -423,7 +441,7 @@ fn block_of(block: &BlockSnapshot) -> Block {
     }
 }
 
-/// Nothing, where nothing was said.
+/// `None` if no answer said anything.
 fn evidence_of(evidence: &scheduler::Evidence) -> Option<Evidence> {
     if *evidence == scheduler::Evidence::default() {
         return None;
@@ -501,7 +519,7 @@ pub(crate) fn line_of((number, entry): &(u64, Entry)) -> Line {
     }
 }
 
-/// The log line that [`line_of`] has told to another process.
+/// The log line that [`line_of`] has described to another process.
 pub(crate) fn entry_of(line: Line) -> Entry {
     Entry {
         at: line.at.0,

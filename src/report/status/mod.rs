@@ -1,10 +1,10 @@
-//! The JSON of `GET /maxpool/status`, and of what the dashboard draws.
+//! The JSON of `GET /maxpool/status`, which is also what the dashboard draws.
 //!
 //! Field names and nesting of the first part are those of the Node program, so that existing
-//! scripts keep working; new facts stand beside them. Unknown is `null`, numbers are numbers, times
-//! are `YYYY-MM-DDTHH:MM:SS.mmmZ` but for the quota resets that were ms before. Both directions are
-//! here: the server writes it, `status` and `status --watch` read it, and a field that an older
-//! server does not send reads as its default.
+//! scripts keep working; new fields were added to them. Unknown values are `null`, numbers are
+//! numbers, and times are `YYYY-MM-DDTHH:MM:SS.mmmZ`, except the quota resets that have always been
+//! milliseconds. The types are used in both directions: the server writes them, `status` and
+//! `status --watch` read them, and a field that an older server does not send gets its default.
 
 pub(crate) mod build;
 
@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::clock::{iso, parse_rfc3339};
+use crate::event::labels;
+use crate::scheduler::LiftedBy;
 use crate::scheduler::time::Wall;
 
 /// A moment as its ISO 8601 text.
@@ -38,7 +40,7 @@ impl TryFrom<String> for Moment {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Status {
-    /// The account chosen last.
+    /// The account chosen most recently.
     pub(crate) current_account: Option<String>,
     pub(crate) switch_threshold: f64,
     pub(crate) routing: Routing,
@@ -46,30 +48,30 @@ pub(crate) struct Status {
     pub(crate) scheduler: Scheduler,
     pub(crate) upstream_throttle: Throttle,
     pub(crate) sessions: Sessions,
-    /// From here on: facts that the Node program did not tell.
+    /// Fields from here on are new; the Node program did not have them.
     pub(crate) version: String,
     pub(crate) pid: u32,
     pub(crate) now: Moment,
     pub(crate) uptime_ms: u64,
     pub(crate) address: String,
     pub(crate) config_path: String,
-    /// Stopping: what is in flight finishes, nothing new begins.
+    /// The server is stopping: requests in flight finish, no new ones start.
     pub(crate) draining: bool,
     pub(crate) queue: Queue,
     pub(crate) tokens: TokenTotals,
-    /// Since midnight, local time; `null` where it is not known.
+    /// Since midnight, local time; `null` if unknown.
     pub(crate) today: Option<TokenTotals>,
-    /// Requests in flight, oldest first, bounded; `scheduler.globalInFlight` counts those that
-    /// hold an account.
+    /// Requests in flight, oldest first, bounded; `scheduler.globalInFlight` counts those that hold
+    /// an account.
     pub(crate) requests: Vec<Request>,
     pub(crate) requests_in_flight: usize,
     /// The last decisions (S12), oldest first.
     pub(crate) decisions: Vec<Explanation>,
     /// The last log lines, oldest first.
     pub(crate) activity: Vec<Line>,
-    /// Log lines that were lost because the log was read too slowly.
+    /// Log lines lost because the log was read too slowly.
     pub(crate) events_dropped: u64,
-    /// Refusals that were no account's fault: nobody was set aside for them.
+    /// Refusals that were no account's fault; no account was set aside for them.
     pub(crate) blameless_refusals: u64,
 }
 
@@ -94,7 +96,7 @@ pub(crate) struct Account {
     pub(crate) upstream: String,
     pub(crate) profiles: Vec<String>,
     pub(crate) priority: i64,
-    /// Made of request headers (V1), not in the config.
+    /// Created from request headers (V1), not in the config.
     pub(crate) runtime: bool,
     /// `active`, `throttled`, `exhausted` or `error` (P1).
     pub(crate) status: String,
@@ -115,19 +117,19 @@ pub(crate) struct Account {
     pub(crate) quota: Quota,
     pub(crate) weekly: Weekly,
     pub(crate) usage: Usage,
-    /// New: why the router would pass it over now, whatever the request; `null` when it would not.
+    /// New: why the router would pass it over now, whatever the request; `null` if it would not.
     pub(crate) unavailable: Option<Unavailable>,
-    /// New: why it is available and yet used last (S3), in words; empty when it is not.
+    /// New: why it is used last although it is available (S3), in words; empty if it is not.
     pub(crate) avoided: Vec<String>,
     /// New: paid extra usage is in use (S11).
     pub(crate) overage_in_use: bool,
-    /// New: removed from the config, finishing what it has.
+    /// New: removed from the config, finishing its requests.
     pub(crate) leaving: bool,
-    /// New: every block in force, with the answer behind it.
+    /// New: every block in force, with the answer that caused it.
     pub(crate) blocks: Vec<Block>,
-    /// New: every window that is known.
+    /// New: every known quota window.
     pub(crate) windows: Vec<Window>,
-    /// New: what is known of its credential.
+    /// New: facts about its credential.
     pub(crate) credential: Option<Credential>,
 }
 
@@ -135,7 +137,7 @@ pub(crate) struct Account {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Unavailable {
     pub(crate) reason: String,
-    /// The same in a word or two.
+    /// The same in one or two words.
     pub(crate) short: String,
     pub(crate) until: Option<Moment>,
 }
@@ -153,24 +155,24 @@ pub(crate) struct Block {
     pub(crate) text: String,
     /// `null`: until the credential changes.
     pub(crate) until: Option<Moment>,
-    /// The model family or the model, if only that is concerned.
+    /// The model or model family, if the block is limited to one.
     pub(crate) family: Option<String>,
-    /// `messages`, `count_tokens`, `models` or `other`; `null`: the whole account.
+    /// `messages`, `count_tokens`, `models` or `other`; `null` for the whole account.
     pub(crate) route_class: Option<String>,
-    /// `out`, or `avoided`: used only where no other account can serve.
+    /// `out`, or `avoided`: used only if no other account can serve.
     pub(crate) effect: String,
-    /// What lifts it, besides `maxpool retry`.
+    /// What lifts it, apart from `maxpool retry`.
     pub(crate) lifted_by: String,
     pub(crate) evidence: Option<Evidence>,
 }
 
-/// The answer that a decision rests on.
+/// The answer that caused a decision.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Evidence {
     pub(crate) status: Option<u16>,
     pub(crate) request_id: Option<String>,
-    /// The header or the part of the body that decided.
+    /// The header or the part of the body that was decisive.
     pub(crate) source: Option<String>,
     pub(crate) at: Option<Moment>,
     pub(crate) message: Option<String>,
@@ -181,7 +183,7 @@ pub(crate) struct Evidence {
 pub(crate) struct Window {
     /// `five_hour`, `seven_day`, `seven_day_<family>`, `tokens`, `requests`, `generic`.
     pub(crate) window: String,
-    /// Whose requests it counts, where the upstream limits each model family by itself.
+    /// The model family that it counts, if the upstream limits families separately.
     pub(crate) family: Option<String>,
     /// 0 to 1.
     pub(crate) used: Option<f64>,
@@ -190,7 +192,7 @@ pub(crate) struct Window {
     pub(crate) remaining: Option<u64>,
     /// When it was learned.
     pub(crate) learned_at: Option<Moment>,
-    /// Where: `answer`, `probe` or `state file`.
+    /// The source: `answer`, `probe` or `state file`.
     pub(crate) source: Option<String>,
 }
 
@@ -235,7 +237,7 @@ pub(crate) struct Quota {
     pub(crate) unified7d: Option<f64>,
     pub(crate) unified5h_raw: Option<f64>,
     pub(crate) unified7d_raw: Option<f64>,
-    /// Epoch ms, as all `…Reset` here.
+    /// Epoch ms, like every `…Reset` here.
     pub(crate) unified5h_reset: Option<i64>,
     pub(crate) unified7d_reset: Option<i64>,
     pub(crate) unified7d_sonnet: Option<f64>,
@@ -291,7 +293,7 @@ pub(crate) struct Throttle {
     pub(crate) until: Option<Moment>,
     pub(crate) reason: Option<String>,
     pub(crate) probe_in_flight: bool,
-    /// Failed probes in a row while it is active.
+    /// Failed probes in a row while it is open.
     pub(crate) count: u64,
     pub(crate) last_at: Option<Moment>,
     pub(crate) queued: u64,
@@ -303,22 +305,22 @@ pub(crate) struct Throttle {
 pub(crate) struct Sessions {
     pub(crate) sticky_bindings: u64,
     pub(crate) thinking_protected: u64,
-    /// New: the sessions that were used last, the latest first, bounded.
+    /// New: the most recently used sessions, latest first, bounded.
     pub(crate) list: Vec<Session>,
 }
 
-/// Where a session lives (S9).
+/// The account of a session (S9).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Session {
-    /// As the log shows it.
+    /// The short id, as in the log.
     pub(crate) id: String,
     /// The account that served it last.
     pub(crate) account: Option<String>,
     /// The account that it returns to.
     pub(crate) home: Option<String>,
     pub(crate) idle_ms: u64,
-    /// It carries signed thinking, so no provider serves it.
+    /// It contains signed thinking, so no provider serves it.
     pub(crate) thinking: bool,
 }
 
@@ -328,9 +330,9 @@ pub(crate) struct Queue {
     pub(crate) waiting: u64,
     pub(crate) oldest_ms: Option<u64>,
     pub(crate) bytes: u64,
-    /// How many wait for `quota`, `weekly`, `capacity`, `network`.
+    /// Number of requests waiting for `quota`, `weekly`, `capacity`, `network`.
     pub(crate) by_cause: Map<String, Value>,
-    /// When the next account frees, if it is known.
+    /// When the next account becomes free, if known.
     pub(crate) next_free_at: Option<Moment>,
 }
 
@@ -363,12 +365,12 @@ pub(crate) struct Request {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Line {
-    /// How many lines there were before it.
+    /// How many lines precede it.
     pub(crate) number: u64,
     pub(crate) at: Moment,
     pub(crate) warning: bool,
     pub(crate) text: String,
-    /// The facts, if the line is about a finished request.
+    /// Its facts, if the line is about a finished request.
     pub(crate) request: Option<FinishedRequest>,
 }
 
@@ -393,7 +395,7 @@ pub(crate) struct FinishedRequest {
 pub(crate) struct Explanation {
     pub(crate) request: Explained,
     pub(crate) chosen: Option<String>,
-    /// By which rule (`preferred`, `home`, `score` …), or what becomes of the request instead.
+    /// The rule (`preferred`, `home`, `score` …), or what happens to the request instead.
     pub(crate) why: String,
     /// When it would be served, if it would wait.
     pub(crate) until: Option<Moment>,
@@ -408,9 +410,9 @@ pub(crate) struct Explained {
     pub(crate) at: Option<Moment>,
     pub(crate) profile: Option<String>,
     pub(crate) model: Option<String>,
-    /// The session's short id; what was asked for, if there is no such session.
+    /// The session's short id, or what was asked for if there is no such session.
     pub(crate) session: Option<String>,
-    /// Whether there is such a session; absent if no session was asked for.
+    /// Whether the session exists; absent if no session was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) session_known: Option<bool>,
 }
@@ -425,7 +427,7 @@ pub(crate) struct Candidate {
     pub(crate) score: Option<f64>,
     /// The terms of S6 by name, in the order in which they are added.
     pub(crate) terms: Map<String, Value>,
-    /// What goes before the score, in words.
+    /// Criteria that take precedence over the score, in words.
     pub(crate) notes: Vec<String>,
 }
 
@@ -435,19 +437,42 @@ pub(crate) struct PassedOver {
     pub(crate) account: String,
     pub(crate) reason: String,
     pub(crate) until: Option<Moment>,
-    /// What lifts a block, besides `maxpool retry`; `null` for what is none.
+    /// What lifts a block, apart from `maxpool retry`; `null` if it is not a block.
     pub(crate) lifted_by: Option<String>,
     pub(crate) evidence: Option<Evidence>,
 }
 
+/// The note of a candidate that the API has refused, and that the next request tries.
+pub(crate) const REFUSED_BEFORE: &str = "the API has refused it; the next request tries it again";
+
+impl Account {
+    /// Whether it is out because the API refused it: one request tries it at the end, so that the
+    /// end of the block alone brings nothing back (T2).
+    pub(crate) fn awaits_test(&self) -> bool {
+        let Some(out) = &self.unavailable else {
+            return self.status == "error";
+        };
+        self.blocks.iter().any(|block| {
+            ["credential_refused", "unusable"].contains(&block.reason.as_str())
+                && block.text == out.reason
+        })
+    }
+}
+
+impl PassedOver {
+    /// The same for an account in an explanation.
+    pub(crate) fn awaits_test(&self) -> bool {
+        self.lifted_by.as_deref() == Some(labels::lifted_by(LiftedBy::Look))
+    }
+}
+
 impl Status {
-    /// How many log lines there are after this number.
+    /// Number of log lines after this one.
     pub(crate) fn lines_after(&self, number: u64) -> usize {
         self.activity.iter().rev().take_while(|line| line.number > number).count()
     }
 
-    /// Claude accounts in the order of the pool, then providers, so that neither stands between the
-    /// others.
+    /// Claude accounts in pool order, then providers, so that the two kinds are not mixed.
     pub(crate) fn in_order(&self) -> Vec<&Account> {
         let (providers, claude): (Vec<&Account>, Vec<&Account>) =
             self.accounts.iter().partition(|account| account.kind == "provider");

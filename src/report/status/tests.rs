@@ -1,4 +1,4 @@
-//! The whole JSON of one telling state, and that what is written is read again.
+//! The complete JSON of one representative state, and a round trip through it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -378,7 +378,7 @@ fn expected_account() -> Value {
         "credential": {"state": "valid", "expiresAt": "2026-11-22T00:45:00.000Z",
             "refreshedAt": null, "storage": null},
     });
-    // One more than the macro can nest.
+    // The macro cannot nest one level deeper.
     account["avoided"] = json!([]);
     account
 }
@@ -425,4 +425,25 @@ fn an_explanation_carries_what_was_asked() {
             "candidates": [], "passedOver": [],
         })
     );
+}
+
+#[test]
+fn a_candidate_that_was_refused_is_marked_once_it_may_be_tried_again() {
+    let notes = |scope, reason| {
+        let mut pool = snapshot();
+        let account = pool.accounts.iter_mut().find(|account| &*account.name == "work").unwrap();
+        account.name = "spare".into();
+        account.blocks[0].scope = scope;
+        account.blocks[0].reason = reason;
+        let mut shown = build::explanation(&decision(), None);
+        let before = shown.candidates[0].notes.len();
+        assert_eq!(shown.candidates[0].account, "spare");
+        build::mark_refused(&mut shown, &pool);
+        shown.candidates[0].notes.split_off(before)
+    };
+    let refused = || BlockReason::CredentialRefused;
+    assert_eq!(notes(Scope::Account, refused()), [super::REFUSED_BEFORE]);
+    assert_eq!(notes(Scope::Account, BlockReason::Unusable), [super::REFUSED_BEFORE]);
+    assert!(notes(Scope::Class(scheduler::RouteClass::Models), refused()).is_empty());
+    assert!(notes(Scope::Account, BlockReason::Network).is_empty());
 }

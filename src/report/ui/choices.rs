@@ -1,13 +1,13 @@
-//! What the lists of the menus hold, and where their cursors stand at first.
+//! The contents of the menus' lists, and the initial positions of their cursors.
 
 use crate::report::status::{Account, Status};
 
-/// What an account's page offers.
+/// An action on an account's page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Choice {
-    /// Let it serve again.
+    /// Use it again.
     Enable,
-    /// Take it out of service.
+    /// Stop using it.
     Disable,
     /// Renew its credential.
     SignIn,
@@ -15,12 +15,12 @@ pub(crate) enum Choice {
     Retry,
     /// Give it another name.
     Rename,
-    /// Take it out of the config.
+    /// Remove it from the config.
     Delete,
 }
 
-/// The lines of an account's page. One that comes from request headers is not in the config, so
-/// there is nothing to rename or to delete.
+/// The actions on an account's page. An account from request headers is not in the config, so it
+/// cannot be renamed or deleted.
 pub(crate) fn account_choices(account: &Account) -> Vec<Choice> {
     let mut choices = vec![if account.enabled { Choice::Disable } else { Choice::Enable }];
     if account.kind != "provider" {
@@ -33,12 +33,12 @@ pub(crate) fn account_choices(account: &Account) -> Vec<Choice> {
     choices
 }
 
-/// The accounts that can be signed in to again.
+/// Accounts that can be signed in to again.
 pub(crate) fn sign_in_choices(status: &Status) -> Vec<&Account> {
     status.in_order().into_iter().filter(|account| account.kind != "provider").collect()
 }
 
-/// Where the cursor of that page is at first.
+/// The initial cursor of that page.
 pub(super) fn first_that_needs_login(status: &Status) -> usize {
     let choices = sign_in_choices(status);
     let needs = |account: &&Account| account.status == "error" && account.enabled;
@@ -54,7 +54,7 @@ pub(crate) fn routing_choices(status: &Status) -> Vec<Option<&str>> {
     std::iter::once(None).chain(accounts.map(|account| Some(account.name.as_str()))).collect()
 }
 
-/// Where the cursor of the routing page is at first.
+/// The initial cursor of the routing page.
 pub(super) fn present_choice(status: &Status) -> usize {
     let present = status.routing.preferred_account.as_deref();
     routing_choices(status).iter().position(|choice| *choice == present).unwrap_or(0)

@@ -1,4 +1,4 @@
-//! What is typed: an API key, a name, or the code at the end of a sign-in.
+//! Typed text: an API key, a name, or the code at the end of a sign-in.
 
 use super::{Action, Page, Ui, Wanted};
 use crate::config::Secret;
@@ -6,7 +6,7 @@ use crate::report::keys::Key;
 use crate::report::status::Status;
 use crate::report::text::{is_dangerous, name};
 
-/// The longest text that is taken: an address that ends a sign-in is longer than any key.
+/// Longest accepted text; the address at the end of a sign-in is longer than any key.
 const ENTRY_MAX: usize = 2_048;
 /// The longest name.
 const NAME_MAX: usize = 80;
@@ -58,8 +58,8 @@ impl Ui {
         None
     }
 
-    /// Printable ASCII only for what is secret: it holds nothing else, and a stray byte must not
-    /// become part of it. A name may hold whatever can be shown.
+    /// A secret accepts only printable ASCII: it contains nothing else, and a stray byte must not
+    /// become part of it. A name accepts anything that can be shown.
     fn type_in(&mut self, wanted: &Wanted, text: &str) {
         let is_name = matches!(wanted, Wanted::NameOf(_));
         let most = if is_name { NAME_MAX } else { ENTRY_MAX };

@@ -1,4 +1,4 @@
-//! Parts of the questions: what becomes of the requests that run or wait.
+//! Parts of the questions: what happens to running and waiting requests.
 
 use crate::report::status::Status;
 
@@ -11,7 +11,7 @@ pub(super) fn restart_question(status: &Status) -> String {
 }
 
 pub(super) fn stop_question(status: &Status) -> String {
-    // A second signal cuts what a first one lets finish.
+    // A second signal cuts off what the first one lets finish.
     if status.draining {
         return format!(
             "Stop at once? {} in flight will be cut.",

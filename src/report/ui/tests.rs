@@ -8,7 +8,7 @@ fn account(name: &str, kind: &str, enabled: bool) -> Account {
     Account { name: name.into(), kind: kind.into(), enabled, ..Account::default() }
 }
 
-/// As it is shown: work, spare, api, then glm.
+/// In display order: work, spare, api, then glm.
 fn pool() -> Status {
     let mut glm = account("glm", "provider", true);
     glm.runtime = true;
@@ -23,7 +23,7 @@ fn pool() -> Status {
     }
 }
 
-/// `^` is Esc, `u` and `d` are the arrows, a line end is Enter.
+/// `^` is Esc, `u` and `d` are the arrow keys, a line end is Enter.
 fn press(ui: &mut Ui, keys: &str, status: &Status) -> Vec<Action> {
     keys.chars()
         .filter_map(|key| {
@@ -139,7 +139,7 @@ fn d1_l_opens_on_the_account_that_needs_a_login() {
 #[test]
 fn a_new_name_must_be_free() {
     let mut ui = Ui::new(Seat::Server);
-    // Three times backspace and another letter than that of the other account.
+    // Three times backspace, and a letter other than the other account's.
     let status = pool();
     assert!(press(&mut ui, "a\njjj\n", &status).is_empty());
     for _ in 0.."work".len() {

@@ -1,6 +1,6 @@
 //! One account as the scheduler knows it: settings, windows, blocks, load, health.
 //!
-//! Availability is "no block in force"; nothing here is a status string.
+//! An account is available if no block is in force; there is no separate status.
 
 mod looks;
 
@@ -27,16 +27,16 @@ use super::windows::{Full, Window, Windows};
 pub(crate) struct Account {
     pub(crate) id: AccountId,
     pub(crate) spec: AccountSpec,
-    /// Removed; goes with its last lease.
+    /// Removed from the config; dropped with its last lease.
     pub(crate) leaving: bool,
     pub(crate) windows: Windows,
     blocks: Vec<PlacedBlock>,
     pub(crate) suspicions: Suspicions,
-    /// Avoided for an answer that blames nobody (P7).
+    /// Avoided because of an answer that blames nobody (P7).
     mark: Option<Mark>,
-    /// When the credential served last.
+    /// When the credential last served a request.
     served_at: Option<Mono>,
-    /// When a usage reading lifted blocks last.
+    /// When a usage reading last lifted blocks.
     lifted_at: Option<Mono>,
     recovered_at: Option<Mono>,
     pub(crate) in_flight: u32,
@@ -51,7 +51,7 @@ pub(crate) struct Account {
     pub(crate) last_error: Option<(Arc<str>, Wall)>,
     pub(crate) unified_status: Option<Verdict>,
     overage: Option<End>,
-    /// Nothing passes before both of these; kept so that a look at many accounts is short.
+    /// Nothing expires before both of these; stored so that checking many accounts is fast.
     quiet_until: (Mono, Wall),
     pub(crate) hour: Hour,
     pub(crate) recent: Recent,
@@ -60,38 +60,38 @@ pub(crate) struct Account {
     pub(crate) ramp: Ramp,
 }
 
-/// A block, and what is remembered of it.
+/// A block with its history.
 #[derive(Debug)]
 pub(crate) struct PlacedBlock {
     pub(crate) block: Block,
-    /// The end that was asked before it was spread (S10).
+    /// The end before it was spread (S10).
     asked: End,
-    /// When an answer said so last.
+    /// When an answer last reported it.
     said: Mono,
-    /// How often it was placed anew at its end without anything good in between.
+    /// How often it was renewed at its end without any success in between.
     rests: u32,
-    /// The lease that checks whether it still holds.
+    /// The lease that tests whether it still holds.
     looker: Option<u64>,
 }
 
-/// How a block stands.
+/// The state of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BlockState {
     InForce,
-    /// Its time is over, and one request looks.
+    /// Its time is over, and one request is testing it.
     BeingLooked,
-    /// Its time is over, and the next request looks.
+    /// Its time is over, and the next request tests it.
     Lookable,
 }
 
-/// An account that answered 403 to what another one served.
+/// An account that answered 403 to a request that another account then served.
 #[derive(Clone, Debug)]
 pub(crate) struct Mark {
     pub(crate) until: Mono,
     pub(crate) evidence: Arc<Evidence>,
 }
 
-/// The parts of a request that a block is compared with.
+/// The parts of a request that blocks are matched with.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target<'a> {
     pub(crate) class: RouteClass,
@@ -99,18 +99,18 @@ pub(crate) struct Target<'a> {
     pub(crate) model: Option<&'a str>,
 }
 
-/// How a look ended.
+/// The result of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Looked {
-    /// What it looked at no longer holds.
+    /// The tested block no longer holds.
     Passed,
-    /// Nothing was learned about it, and the next request looks.
+    /// Nothing was learned about it; the next request tests it.
     Returned,
-    /// Nothing was learned about it, because something else was wrong.
+    /// Nothing was learned about it because something else failed.
     InTrouble,
 }
 
-/// Was there already a block for everyone?
+/// Whether there was already a block for all messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Before {
     Free,
@@ -119,7 +119,7 @@ pub(crate) enum Before {
 
 const NEVER_QUIET: (Mono, Wall) = (Mono(0), Wall(i64::MIN));
 
-/// More than there are reasons and families of one upstream.
+/// More than the reasons and families of one upstream.
 const BLOCKS_MAX: usize = 32;
 
 impl Account {
@@ -156,7 +156,7 @@ impl Account {
         }
     }
 
-    /// May serve at all.
+    /// Whether it may serve at all.
     pub(crate) fn serves(&self) -> bool {
         self.spec.enabled && !self.leaving
     }
@@ -169,7 +169,7 @@ impl Account {
         self.spec.profiles.iter().any(|own| **own == *profile)
     }
 
-    /// The blocks in force, and those that a look has still to end.
+    /// The blocks in force, including those that only a test can end.
     pub(crate) fn blocks(&self, now: Now) -> impl Iterator<Item = &Block> {
         self.placed(now).map(|held| &held.block)
     }
@@ -182,7 +182,7 @@ impl Account {
         self.blocks.iter().filter(move |held| held.is_held(now))
     }
 
-    /// Whether the credential has served lately, so that a rest after a 401 is waited for (Q1).
+    /// Whether the credential has served recently, so that a rest after a 401 is waited for (Q1).
     pub(crate) fn has_served_lately(&self, now: Mono) -> bool {
         self.served_at.is_some_and(|at| now.since(at) < REST_TRUST)
     }
@@ -191,21 +191,20 @@ impl Account {
         self.mark.as_ref().filter(|mark| mark.until > now)
     }
 
-    /// P7: it answered 403 to what another account has served.
+    /// P7: it answered 403 to a request that another account served.
     pub(crate) fn set_mark(&mut self, mark: Mark) {
         self.stir();
         self.mark = Some(mark);
     }
 
-    /// What makes this account avoided for a class of requests (P7).
+    /// The suspicion that makes this account avoided for a class of requests (P7).
     pub(crate) fn suspected(&self, now: Now, class: RouteClass) -> Option<&Suspicion> {
         let own = self.suspicions.in_force(now).filter(|one| one.class == class);
         own.max_by_key(|one| one.until)
     }
 
-    /// Places a block. One of the same reason and scope is prolonged; what an answer says of a
-    /// reset replaces what an older one said. Tells whether the account was blocked for everyone
-    /// before.
+    /// Adds a block. One with the same reason and scope is extended; a newer reset replaces an
+    /// older one. Returns whether the account was blocked for all messages before.
     pub(crate) fn put_block(&mut self, now: Now, mut block: Block) -> Before {
         self.stir();
         let blocked = self.is_blocked_for_messages(now);
@@ -216,7 +215,7 @@ impl Account {
         match self.blocks.iter_mut().find(same) {
             Some(held) => {
                 let end = prolonged(now, held.asked, block.end);
-                // The head of an answer blocks before its words are there.
+                // The head of an answer causes the block before the message in its body is known.
                 let wordless = held.block.evidence.message.is_empty();
                 if end != held.asked || wordless {
                     held.block.evidence = block.evidence;
@@ -227,8 +226,8 @@ impl Account {
                 held.looker = None;
             }
             None => {
-                // Reasons for everyone are few; only families that an upstream invents could make
-                // the list grow.
+                // There are only a few reasons for whole accounts; only families invented by an
+                // upstream could make the list grow.
                 if matches!(block.scope, Scope::Model(_)) {
                     self.make_room_for_a_model();
                 }
@@ -241,7 +240,7 @@ impl Account {
         if blocked { Before::Blocked } else { Before::Free }
     }
 
-    /// Removes the blocks that `ends` picks; true if there were any.
+    /// Removes the blocks selected by `ends`; returns true if there were any.
     fn lift(&mut self, now: Now, ends: impl Fn(&PlacedBlock) -> bool) -> bool {
         self.stir();
         let before = self.blocks.len();
@@ -255,16 +254,16 @@ impl Account {
         true
     }
 
-    /// When the last of the blocks for everyone ends, if there are any and that is known.
+    /// When the last block for all messages ends, if there are any and that is known.
     pub(crate) fn returns(&self, now: Now) -> Option<Mono> {
         self.blocks(now)
-            // What waits for a look no longer has an end.
+            // A block that awaits a test has no known end.
             .filter(|block| block.scope.is_for_all_messages() && !block.end.has_passed(now))
             .try_fold(None, |last, block| Some(last.max(Some(block.end.mono(now)?))))
             .flatten()
     }
 
-    /// Forgets what has passed.
+    /// Removes what has expired.
     pub(crate) fn expire(&mut self, now: Now) -> Expired {
         self.recent.advance(now.mono);
         self.costs.advance(now.mono);
@@ -276,12 +275,12 @@ impl Account {
         expired
     }
 
-    /// Something was learned that has an end.
+    /// Something with an end was learned.
     pub(crate) fn stir(&mut self) {
         self.quiet_until = NEVER_QUIET;
     }
 
-    /// The first end on each clock.
+    /// The next end on each clock.
     fn next_end(&self, now: Mono) -> (Mono, Wall) {
         let mut first = (Mono::MAX, Wall(i64::MAX));
         let marks = self.mark(now).map(|mark| mark.until);
@@ -289,7 +288,7 @@ impl Account {
         for at in marks.into_iter().chain(suspicions) {
             first.0 = first.0.min(at);
         }
-        // What waits for a look no longer has an end of its own.
+        // A block that awaits a test has no end of its own.
         let timed = self.blocks.iter().filter(|held| !held.is_over(now));
         let ends = timed.map(|held| held.block.end).chain(self.overage);
         for end in ends {
@@ -333,8 +332,8 @@ impl Account {
         }
     }
 
-    /// The end of the spreadable block that ends last: cooldowns and retry-after, never a reset,
-    /// which no block outlives (S2).
+    /// The end of the last block whose end may be spread: cooldowns and retry-after, but never a
+    /// reset, because no block outlasts a reset (S2).
     pub(crate) fn spreadable(&self, now: Now) -> Option<(Mono, usize)> {
         let ends = self.blocks.iter().enumerate().filter_map(|(index, held)| match held.asked {
             End::At { mono: Some(mono), wall: None }
@@ -352,8 +351,8 @@ impl Account {
         self.blocks[index].block.end = End::At { mono: Some(mono), wall: None };
     }
 
-    /// One failure in a row more. Requests that were in progress together when the last one was
-    /// counted are one failure.
+    /// Counts one more consecutive failure. Requests that were in progress at the previous failure
+    /// count as part of it.
     pub(crate) fn count_failure(&mut self, now: Now, granted: Mono) {
         if self.failures == 0 || self.last_failure.is_none_or(|last| granted >= last) {
             self.failures = self.failures.saturating_add(1);
@@ -368,7 +367,7 @@ impl Account {
         self.last_error = None;
     }
 
-    /// Keeps the upstream's words.
+    /// Stores the upstream's message.
     pub(crate) fn remember_error(&mut self, evidence: &Evidence) {
         self.last_error = Some((cut(&evidence.message), evidence.at));
         if evidence.status.is_some() {
@@ -376,7 +375,7 @@ impl Account {
         }
     }
 
-    /// A broken answer has cost something all the same.
+    /// A broken answer used quota all the same.
     pub(crate) fn count_use(&mut self) {
         self.usage.requests += 1;
     }
@@ -393,7 +392,7 @@ impl Account {
         self.hour.add(now.mono, weight, took, counted);
     }
 
-    /// What is left of the recovery ramp, 1 to 0.
+    /// The rest of the recovery ramp, from 1 to 0.
     pub(crate) fn recovering(&self, now: Mono, policy: &Policy) -> f64 {
         ramp(
             now,
@@ -402,7 +401,7 @@ impl Account {
         )
     }
 
-    /// S11: what an answer said of paid extra usage, and until when that holds.
+    /// S11: what an answer said about paid extra usage, and until when that holds.
     pub(crate) fn set_overage(&mut self, until: Option<End>) {
         self.stir();
         self.overage = until;
@@ -412,7 +411,7 @@ impl Account {
         self.overage.filter(|end| !end.has_passed(now))
     }
 
-    /// S5 of the five hours, with what is in flight and what is expected until the reset.
+    /// S5 for the five hours, including requests in flight and those expected until the reset.
     pub(crate) fn five_hour_pressure(&self, wall: Wall) -> f64 {
         let window = self.windows.get(wall, &WindowKind::FiveHour);
         match window.and_then(|window| window.pace(wall)) {
@@ -421,7 +420,8 @@ impl Account {
         }
     }
 
-    /// S5 of the week for a request of this family: the larger one where the family has its own.
+    /// S5 for the week of a request of this family: the larger value if the family has its own
+    /// week.
     pub(crate) fn week_pressure(&self, wall: Wall, family: Option<&Family>) -> f64 {
         let of = |window: &Window| {
             let (used, elapsed) = window.pace(wall)?;
@@ -434,20 +434,20 @@ impl Account {
         }
     }
 
-    /// Used share of a window as far as it is known; nothing is known of one that has not been
-    /// opened.
+    /// The known used share of a window; zero for a window that has not started.
     pub(crate) fn used(&self, wall: Wall, kind: &WindowKind) -> f64 {
         let window = self.windows.get(wall, kind);
         window.and_then(|window| window.used).unwrap_or(0.0)
     }
 
-    /// The window as the last head described it, if that head said enough to measure by.
+    /// The window as the last head described it, if that is enough for a measurement.
     pub(crate) fn reading(&self, wall: Wall, kind: &WindowKind) -> Option<Reading> {
         let window = self.windows.get(wall, kind)?;
         Some(Reading { used: window.used?, reset: window.reset? })
     }
 
-    /// S3, S4: the last `unified-status` allows requests. What a single window says does not count.
+    /// S3, S4: the last `unified-status` allows requests. Verdicts about single windows do not
+    /// count.
     pub(crate) fn is_allowed(&self) -> bool {
         match self.unified_status {
             Some(Verdict::Allowed | Verdict::AllowedWarning) => true,
@@ -455,8 +455,8 @@ impl Account {
         }
     }
 
-    /// S3: why this account serves only what no other can. Whatever else makes an account avoided
-    /// belongs into this list.
+    /// S3: why this account serves only what no other can. Every reason to avoid an account belongs
+    /// in this list.
     pub(crate) fn avoided(
         &self,
         now: Now,
@@ -483,8 +483,8 @@ impl Account {
         self.windows.get(wall, &WindowKind::SevenDay)
     }
 
-    /// S4 for a request of this family; none is unknown. A limit at which one request may look
-    /// counts as critical, and so does a week that the API still allows.
+    /// S4 for a request of this family; `None` is unknown. A limit that one request may test counts
+    /// as critical, and so does a week that the API still allows.
     pub(crate) fn tier(&self, now: Now, policy: &Policy, family: Option<&Family>) -> Option<Tier> {
         let of = |window: &Window| {
             let tier = tier::of_use(policy, window.used?, window.elapsed(now.wall));
@@ -499,7 +499,7 @@ impl Account {
     }
 }
 
-/// The used share from which on a window is near its end (S3).
+/// The used share from which a window is near its end (S3).
 fn near_share(policy: &Policy, kind: &WindowKind) -> Option<f64> {
     match kind {
         WindowKind::FiveHour | WindowKind::Tokens | WindowKind::Requests => {
@@ -510,12 +510,12 @@ fn near_share(policy: &Policy, kind: &WindowKind) -> Option<f64> {
     }
 }
 
-/// What a look at the clock ended.
+/// What expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expired {
     Nothing,
     Something,
-    /// The last block for everyone.
+    /// The last block for all messages.
     Recovered,
 }
 
@@ -535,7 +535,8 @@ pub(crate) fn spread_blocks(now: Now, accounts: &mut [Account]) {
     }
 }
 
-/// Does a block keep such a request out? One whose family or model nobody knows may be of any.
+/// Whether a block applies to such a request. A request of unknown family or model may belong to
+/// any.
 pub(crate) fn keeps_out(scope: &Scope, target: Target<'_>) -> bool {
     let is_message = target.class == RouteClass::Messages;
     match scope {
@@ -558,7 +559,7 @@ fn prolonged(now: Now, old: End, new: End) -> End {
     }
 }
 
-/// When an end that has passed was, on the monotonic clock.
+/// The time of a past end on the monotonic clock.
 fn moment_of(now: Now, end: End) -> Mono {
     let End::At { mono, wall } = end else {
         return now.mono;

@@ -1,13 +1,15 @@
-//! Memory of sessions and threads (SPEC S9, P9, P10), bounded: the least recently used goes first.
+//! Memory of sessions and threads (SPEC S9, P9, P10). It is bounded: the least recently used entry
+//! is dropped first.
 //!
-//! A session matters to routing because of its prompt cache, and the cache is where the session was
-//! *served*, not where it was sent: an attempt that fails, or one of two parallel requests that
-//! goes elsewhere for a moment, must not make the router forget the account that holds the prompt.
-//! So a binding keeps apart who was granted last, who served last and when, and the home, which may
-//! hold a copy of its own. Remembering only the last account would be simpler; sessions would then
-//! move after each failover and write their prompts anew.
+//! A session matters for routing because of its prompt cache, and the cache is where the session
+//! was *served*, not where it was sent. An attempt that fails, or one of two parallel requests that
+//! is briefly served elsewhere, must not make the router forget the account that has the prompt
+//! cached. So a binding records separately which account was granted last, which one served last
+//! and when, and the home, which may have a copy of its own. Remembering only the last account
+//! would be simpler, but sessions would then move after each failover and write their prompts
+//! again.
 //!
-//! When a cache is gone is not known but assumed, five minutes after the last request that was
+//! The end of a cache is not known. It is assumed five minutes after the last request that was
 //! served. Nothing here decides; `select` does.
 
 use std::collections::BTreeMap;
@@ -29,23 +31,23 @@ pub(crate) struct Affinity {
 struct Session {
     binding: Option<Binding>,
     used: Mono,
-    /// P9: outlives the binding.
+    /// P9: kept longer than the binding.
     thinking: bool,
 }
 
-/// Where a session is at home, and where it is now.
+/// The home and the current account of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Binding {
-    /// The first account that served it, or a better one that did later.
+    /// The first account that served it, or a better one that served it later.
     pub(crate) home: Option<AccountId>,
-    /// The one that was granted last.
+    /// The account granted last.
     pub(crate) current: AccountId,
-    /// When the home took the last request that it then served: its prompt is cached there since.
+    /// When the home was granted the last request that it then served; its cache dates from then.
     home_served: Option<Mono>,
-    /// The same of the account that served it last, which one that was only granted may have
-    /// displaced from `current`.
+    /// The same for the account that served it last, in case an account that was only granted has
+    /// replaced it as `current`.
     served: Option<(AccountId, Mono)>,
-    /// Away from home: since when the home could have served it again.
+    /// While away from home: since when the home could have served it again.
     home_usable: Option<Mono>,
     pub(crate) critical: Critical,
 }
@@ -55,7 +57,7 @@ pub(crate) struct Binding {
 pub(crate) enum Critical {
     #[default]
     Leaves,
-    /// It has left one before. If it left each time, it could go to and fro between two accounts.
+    /// It has left one before. If it left every time, it could alternate between two accounts.
     HasLeft,
 }
 
@@ -71,7 +73,7 @@ impl Binding {
         }
     }
 
-    /// Whether this account has the session's prompt in its cache.
+    /// Whether this account has the session's prompt cached.
     pub(crate) fn cache_on(&self, now: Mono, account: AccountId) -> PromptCache {
         let is_warm = |at: Option<Mono>| at.is_some_and(|at| at + CACHE_LIFETIME > now);
         let here = self.served.is_some_and(|(id, at)| id == account && is_warm(Some(at)));
@@ -82,7 +84,7 @@ impl Binding {
         }
     }
 
-    /// Whether any account has it.
+    /// Whether any account has it cached.
     pub(crate) fn is_cached(&self, now: Mono) -> bool {
         let warm = |account| self.cache_on(now, account) == PromptCache::Warm;
         self.last_served().is_some_and(warm) || self.home.is_some_and(warm)
@@ -100,7 +102,7 @@ impl Binding {
     }
 }
 
-/// What a decision has found about the home of the session that it was for.
+/// What a decision has found out about the home of its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Home {
     Usable,
@@ -112,7 +114,7 @@ impl Affinity {
         Affinity { sessions: Recency::new(SESSIONS_MAX), threads: Recency::new(THREADS_MAX) }
     }
 
-    /// The binding, unless it was unused for `idle`.
+    /// The binding, unless it has been unused for `idle`.
     pub(crate) fn binding(
         &self,
         now: Mono,
@@ -123,7 +125,7 @@ impl Affinity {
         session.binding.filter(|_| session.used + idle > now)
     }
 
-    /// The session goes to this account now.
+    /// Binds the session to this account.
     pub(crate) fn bind(
         &mut self,
         now: Mono,
@@ -139,7 +141,8 @@ impl Affinity {
         entry.binding = Some(binding);
     }
 
-    /// What the decision found: how its home stands, and whether it left a critical account.
+    /// Records what the decision found: the state of the home, and whether the session left a
+    /// critical account.
     pub(crate) fn note(&mut self, now: Mono, session: SessionKey, home: Home, critical: Critical) {
         let Some(binding) = self.bound(session) else {
             return;
@@ -151,7 +154,7 @@ impl Affinity {
         };
     }
 
-    /// This account has served a request that it took at that moment.
+    /// This account has served a request that was granted at that time.
     pub(crate) fn served(&mut self, session: SessionKey, account: AccountId, granted: Mono) {
         let Some(binding) = self.bound(session) else {
             return;
@@ -164,7 +167,7 @@ impl Affinity {
         }
     }
 
-    /// This account is the session's home from now on.
+    /// Makes this account the session's home.
     pub(crate) fn settle(&mut self, session: SessionKey, account: AccountId) {
         if let Some(binding) = self.bound(session) {
             binding.home = Some(account);
@@ -203,8 +206,8 @@ impl Affinity {
         *self.threads.touch(thread, (account, now)) = (account, now);
     }
 
-    /// Forgets what was unused for `idle`, a few at a time; what protects thinking stays until it
-    /// is pushed out.
+    /// Removes entries unused for `idle`, a few at a time; protection of thinking stays until it is
+    /// displaced.
     pub(crate) fn expire(&mut self, now: Mono, idle: Duration) {
         for _ in 0..EXPIRED_PER_LOOK {
             match self.sessions.oldest() {
@@ -236,34 +239,34 @@ impl Affinity {
     }
 }
 
-/// What is remembered of one session, for a process that takes over.
+/// The memory of one session, for a process that takes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownSession {
     /// Its key.
     pub session: SessionKey,
-    /// Where it is at home; none if it is not bound, or was bound away from home from the first.
+    /// Its home; `None` if it is not bound, or was bound away from home from the start.
     pub home: Option<AccountId>,
-    /// Who served it last; none if it is not bound.
+    /// The account that served it last; `None` if it is not bound.
     pub current: Option<AccountId>,
     /// How long it has been unused.
     pub idle: Duration,
-    /// P9: it holds signed thinking.
+    /// P9: it contains signed thinking.
     pub thinking: bool,
 }
 
-/// The same of one thread (P10).
+/// The same for a thread (P10).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownThread {
     /// Its key.
     pub thread: ThreadKey,
-    /// Whom it belongs to.
+    /// The account that owns it.
     pub owner: AccountId,
     /// How long it has been unused.
     pub idle: Duration,
 }
 
 impl Affinity {
-    /// The `count` sessions that were used last, the latest first.
+    /// The `count` most recently used sessions, latest first.
     pub(crate) fn known_sessions(
         &self,
         now: Mono,
@@ -284,7 +287,7 @@ impl Affinity {
         known.take(count).collect()
     }
 
-    /// The `count` threads that were used last, the latest first.
+    /// The `count` most recently used threads, latest first.
     pub(crate) fn known_threads(
         &self,
         now: Mono,
@@ -301,18 +304,18 @@ impl Affinity {
         known.take(count).collect()
     }
 
-    /// Remembers what another process has known. What was learned here is newer. To be called for
-    /// the latest last.
+    /// Adds what another process remembers; what was learned here is newer. Call it for the latest
+    /// session last.
     pub(crate) fn recall_session(&mut self, now: Mono, known: &KnownSession) {
         let entry = self.sessions.touch(known.session, Session::default());
         entry.thinking |= known.thinking;
-        // Who served it last may be gone, or known to that process alone.
+        // The account that served it last may be gone, or known only to that process.
         if let (None, Some(current)) = (entry.binding, known.current.or(known.home)) {
             let used = now.before(known.idle);
             entry.used = used;
             entry.binding = Some(Binding {
                 home: known.home,
-                // It was served there when it was used last, as far as the other process has told.
+                // As far as the other process has told, the last request was served there.
                 served: known.current.map(|account| (account, used)),
                 home_served: (known.home == known.current).then_some(used),
                 ..Binding::new(current)
@@ -320,7 +323,7 @@ impl Affinity {
         }
     }
 
-    /// The same with a thread.
+    /// The same for a thread.
     pub(crate) fn recall_thread(&mut self, now: Mono, known: &KnownThread) {
         if self.threads.get(&known.thread).is_none() {
             let used = now.before(known.idle);
@@ -329,10 +332,10 @@ impl Affinity {
     }
 }
 
-/// Keeps one look short; the bound of the memory is its capacity.
+/// Keeps a check short; the memory itself is bounded by its capacity.
 const EXPIRED_PER_LOOK: usize = 4;
 
-/// A map that knows in which order its entries were used.
+/// A map that tracks the order in which its entries were used.
 #[derive(Debug)]
 struct Recency<K, V> {
     capacity: usize,
@@ -367,7 +370,7 @@ impl<K: Ord + Copy, V> Recency<K, V> {
         self.get(key).map(|value| (*key, value))
     }
 
-    /// The one used last first.
+    /// The entries, most recently used first.
     fn latest(&self) -> impl Iterator<Item = (K, &V)> {
         let keys = self.order.values().rev();
         keys.filter_map(|key| Some((*key, self.get(key)?)))
@@ -379,8 +382,8 @@ impl<K: Ord + Copy, V> Recency<K, V> {
         }
     }
 
-    /// The entry as the one used last, made if it is new; pushes out the oldest beyond the
-    /// capacity.
+    /// The entry, marked as most recently used and created if it is new; displaces the oldest
+    /// beyond the capacity.
     fn touch(&mut self, key: K, new: V) -> &mut V {
         self.clock += 1;
         let clock = self.clock;

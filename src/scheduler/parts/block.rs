@@ -1,6 +1,7 @@
-//! Blocks: why an account cannot be used now, until when, for whom, and which answer said so.
+//! Blocks: why an account cannot be used now, until when, for which requests, and because of which
+//! answer.
 //!
-//! An account has a list of these instead of a status; it is available when none is in force.
+//! An account has a list of blocks instead of a status; it is available if none is in force.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ pub enum WaitCause {
     Weekly,
     /// 5xx, 529, the breaker, the safety caps.
     Capacity,
-    /// The way to the upstream.
+    /// The network on the way to the upstream.
     Network,
     /// The rest of a credential after a 401 (T2).
     Credential,
@@ -27,34 +28,35 @@ pub enum WaitCause {
 /// Why an account cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BlockReason {
-    /// The upstream rejected for this window, or for a limit that it did not name (P7, S2).
+    /// The upstream rejected a request for this window, or for a limit that it did not name (P7,
+    /// S2).
     Quota(Option<WindowKind>),
     /// A 429 that is not the account's limit.
     ServerSide,
     /// 529.
     Overloaded,
-    /// 5xx that more than one request has met.
+    /// A 5xx that more than one request has met.
     ServerError,
     /// Connect, TLS, reset or header time-out before an answer.
     Network,
-    /// 401: it rests, then one request looks (T2).
+    /// 401: it rests, then one request tests it (T2).
     CredentialRefused,
-    /// Billing, disabled, suspended: the account itself. One request looks at the end.
+    /// Billing, disabled, suspended: the account itself. One request tests it at the end.
     Unusable,
     /// The account does not have the model.
     ModelMissing,
-    /// 403 to what another account served: avoided, never out.
+    /// 403 to a request that another account served: avoided, never out.
     Forbidden,
-    /// The refresh token is dead (T2).
+    /// The refresh token is refused for good (T2).
     NeedsLogin,
-    /// A refresh failed for reasons of the token endpoint.
+    /// A refresh failed at the token endpoint.
     RefreshFailed,
-    /// A refresh failed on the way there.
+    /// A refresh failed on the way to the token endpoint.
     RefreshNetwork,
 }
 
 impl WindowKind {
-    /// The class of waiting for its reset (Q1).
+    /// The class of waiting for this window's reset (Q1).
     #[must_use]
     pub fn wait_cause(&self) -> WaitCause {
         match self {
@@ -68,7 +70,7 @@ impl WindowKind {
 }
 
 impl BlockReason {
-    /// The class of waiting, or none for what is never waited for (Q1).
+    /// The class of waiting, or `None` if it is never waited for (Q1).
     #[must_use]
     pub fn wait_cause(&self) -> Option<WaitCause> {
         match self {
@@ -105,7 +107,7 @@ impl BlockReason {
         }
     }
 
-    /// At its end one request looks, before the others come.
+    /// Whether one request must test it at its end, before others follow.
     pub(crate) fn needs_look(&self) -> bool {
         match self {
             BlockReason::CredentialRefused | BlockReason::Unusable => true,
@@ -126,11 +128,11 @@ impl BlockReason {
 /// What ends a block, for `explain` and `status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LiftedBy {
-    /// Its own end.
+    /// The passing of time.
     Time,
-    /// Its end or a usage reading with room, and every six hours one request looks.
+    /// Its end, a usage reading with room, or a test every six hours.
     TimeOrReading,
-    /// One request that looks after the end.
+    /// One request that tests it after its end.
     Look,
     /// An unrelated request that is served.
     UnrelatedRequest,
@@ -138,11 +140,11 @@ pub enum LiftedBy {
     Login,
 }
 
-/// When a block ends. Nothing but a look at the clocks ends a timed one; a step of the wall clock
-/// moves only `wall`.
+/// When a block ends. A timed block ends only when the clocks are checked; a step of the wall clock
+/// affects only `wall`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// When both have passed; an absent one has.
+    /// When both have passed; an absent one counts as passed.
     At {
         /// For retry-after and cooldowns.
         mono: Option<Mono>,
@@ -154,13 +156,13 @@ pub enum End {
 }
 
 impl End {
-    /// So long from now.
+    /// This long from now.
     #[must_use]
     pub fn after(now: Now, wait: Duration) -> End {
         End::At { mono: Some(now.mono + wait), wall: None }
     }
 
-    /// True once it is over.
+    /// Whether it is over.
     #[must_use]
     pub fn has_passed(self, now: Now) -> bool {
         match self {
@@ -171,7 +173,7 @@ impl End {
         }
     }
 
-    /// The moment on the monotonic clock, as far as the wall clock lets it be known now.
+    /// The time on the monotonic clock, according to the current wall clock.
     #[must_use]
     pub fn mono(self, now: Now) -> Option<Mono> {
         match self {
@@ -196,10 +198,10 @@ impl End {
     }
 }
 
-/// Whom a block keeps out.
+/// The requests that a block applies to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Everyone.
+    /// All.
     Account,
     /// Requests of this route class.
     Class(RouteClass),
@@ -210,7 +212,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// Whether it keeps all messages out.
+    /// Whether it applies to all messages.
     #[must_use]
     pub fn is_for_all_messages(&self) -> bool {
         match self {
@@ -222,7 +224,7 @@ impl Scope {
     }
 }
 
-/// The answer that is behind a block; it goes into status and explanations, so it never holds a
+/// The answer behind a block. It is shown in status and explanations, so it never contains a
 /// secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
@@ -230,23 +232,23 @@ pub struct Evidence {
     pub status: Option<u16>,
     /// The upstream's `request-id`.
     pub request_id: Option<Arc<str>>,
-    /// What said it: a header or the body, such as `retry-after: 12`.
+    /// The source: a header or the body, such as `retry-after: 12`.
     pub source: Arc<str>,
-    /// When it came.
+    /// When it arrived.
     pub at: Wall,
-    /// The upstream's words, cut to [`super::policy::MESSAGE_CHARS_MAX`] when stored.
+    /// The upstream's message, cut to [`super::policy::MESSAGE_CHARS_MAX`] when stored.
     pub message: Arc<str>,
 }
 
 /// A reason why an account cannot be used now, with its end.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Block {
-    /// Why.
+    /// The reason.
     pub reason: BlockReason,
-    /// Until when.
+    /// The end.
     pub end: End,
-    /// For whom.
+    /// The requests that it applies to.
     pub scope: Scope,
-    /// Who said so.
+    /// The answer that caused it.
     pub evidence: Arc<Evidence>,
 }

@@ -9,10 +9,11 @@
 //!     └── the fourth failure in a row ────┴───── failed: 5, 10, 20 s ─────────────────────────┘
 //! ```
 //!
-//! Each model family has one of its own: the API may be short of one kind of model and not of
-//! another.
+//! Each model family has its own breaker, because the API may be short of one kind of model and not
+//! of another.
 //!
-//! It knows nothing of accounts' blocks: whether a refusal is everywhere is judged by the caller.
+//! It knows nothing about the accounts' blocks: the caller decides whether a refusal is the same
+//! everywhere.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -29,10 +30,10 @@ use super::snapshot::BreakerSnapshot;
 use super::suspicion::Fingerprint;
 use super::time::{Mono, Now, Wall};
 
-/// The breakers of all Claude accounts, one a family.
+/// The breakers of all Claude accounts, one per family.
 #[derive(Debug, Default)]
 pub(crate) struct Breakers {
-    /// The one used last comes last.
+    /// The most recently used one is last.
     list: Vec<(Option<Family>, Breaker)>,
 }
 
@@ -52,13 +53,13 @@ impl Breakers {
         )
     }
 
-    /// The family's breaker if it has one: most families never meet a refusal.
+    /// The family's breaker, if it has one: most families never meet a refusal.
     pub(crate) fn get_mut(&mut self, family: Option<&Family>) -> Option<&mut Breaker> {
         let found = self.list.iter_mut().find(|(own, _)| own.as_ref() == family);
         found.map(|(_, breaker)| breaker)
     }
 
-    /// The family's breaker, made if there is none.
+    /// The family's breaker, created if necessary.
     pub(crate) fn of(&mut self, family: Option<&Family>) -> &mut Breaker {
         let index = match self.list.iter().position(|(own, _)| own.as_ref() == family) {
             Some(index) => index,
@@ -74,7 +75,7 @@ impl Breakers {
         &mut self.list[index].1
     }
 
-    /// The next request is to try it: no pause is waited out.
+    /// Ends the pauses, so that the next request probes.
     pub(crate) fn end_pauses(&mut self, now: Mono) {
         for (_, breaker) in &mut self.list {
             if let State::Paused { until, .. } = &mut breaker.state {
@@ -83,7 +84,8 @@ impl Breakers {
         }
     }
 
-    /// The one that pauses longest, else the one that tripped last; the count is of all.
+    /// The breaker with the longest pause, else the one that tripped last; the count covers all of
+    /// them.
     pub(crate) fn snapshot(&self, now: Now) -> BreakerSnapshot {
         let all = self.list.iter().map(|(family, breaker)| BreakerSnapshot {
             family: family.clone(),
@@ -100,14 +102,14 @@ impl Breakers {
 pub(crate) struct Breaker {
     state: State,
     refusals: VecDeque<Seen>,
-    /// How many refusals there ever were; the last of them are kept.
+    /// The number of refusals ever seen; only the last ones are kept.
     refused: u64,
     answered: Answered,
-    /// Until then it stays out of it, after it has given up probing.
+    /// After it has given up probing: it does not trip before this.
     rests_until: Option<Mono>,
     count: u64,
     last_at: Option<Wall>,
-    /// The refusal that tripped it last.
+    /// The refusal that last tripped it.
     evidence: Option<Arc<Evidence>>,
     /// When a probe was answered.
     closed_at: Option<Mono>,
@@ -125,7 +127,7 @@ enum State {
         lease: u64,
         failures: u32,
     },
-    /// The probe was answered. The lease may still turn out to have failed.
+    /// The probe was answered. Its lease may still turn out to have failed.
     Pacing {
         until: Mono,
         next: Mono,
@@ -134,14 +136,14 @@ enum State {
     },
 }
 
-/// The last good head: refusals before it count no more. A good head may be followed by an error as
+/// The last good head: earlier refusals no longer count. A good head may be followed by an error as
 /// its first event (SPEC P6); then they count again.
 #[derive(Clone, Copy, Debug, Default)]
 struct Answered {
     lease: u64,
-    /// This many refusals came before it.
+    /// Number of refusals before it.
     refused: u64,
-    /// The same of the good head before this one.
+    /// The same for the previous good head.
     before: u64,
 }
 
@@ -151,11 +153,11 @@ pub(crate) struct Seen {
     pub(crate) at: Mono,
     pub(crate) account: AccountId,
     pub(crate) fingerprint: Fingerprint,
-    /// Until when the upstream asked to be left alone.
+    /// The end of the pause that the upstream asked for.
     pub(crate) asked: Option<Mono>,
 }
 
-/// What the breaker says about one more request to a Claude account.
+/// Whether the breaker lets another request to a Claude account pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pass {
     Free,
@@ -164,12 +166,12 @@ pub(crate) enum Pass {
     Paced(Mono),
 }
 
-/// How a probe ended.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Probe {
     Answered,
     Failed,
-    /// It never reached the upstream, or its client left.
+    /// It did not reach the upstream, or its client left.
     Returned,
 }
 
@@ -185,7 +187,7 @@ impl Breaker {
         }
     }
 
-    /// A request goes to a Claude account; [`Breaker::pass`] was free.
+    /// A request goes to a Claude account after [`Breaker::pass`] allowed it.
     pub(crate) fn grant(&mut self, now: Mono, lease: u64) {
         self.state = match self.state {
             State::Paused { failures, .. } => State::Probing { lease, failures },
@@ -214,7 +216,7 @@ impl Breaker {
         );
     }
 
-    /// The end of an attempt. A good head of the probe has settled it, unless the attempt failed
+    /// The end of an attempt. A good head has already settled a probe, unless the attempt failed
     /// all the same.
     pub(crate) fn settle(&mut self, now: Mono, lease: u64, probe: Probe) {
         if probe == Probe::Failed && self.answered.lease == lease {
@@ -246,7 +248,7 @@ impl Breaker {
         };
     }
 
-    /// Remembers a refusal.
+    /// Records a refusal.
     pub(crate) fn saw(&mut self, seen: Seen) {
         while self.refusals.front().is_some_and(|old| old.at + REFUSAL_MEMORY <= seen.at)
             || self.refusals.len() >= REFUSALS_MAX
@@ -257,7 +259,7 @@ impl Breaker {
         self.refused += 1;
     }
 
-    /// The refusals like this one that still count.
+    /// The refusals with this fingerprint that still count.
     pub(crate) fn alike(&self, now: Mono, fingerprint: Fingerprint) -> impl Iterator<Item = &Seen> {
         let since_answered = self.refused.saturating_sub(self.answered.refused);
         let count = usize::try_from(since_answered).unwrap_or(usize::MAX);
@@ -268,7 +270,7 @@ impl Breaker {
             .filter(move |seen| seen.fingerprint == fingerprint && seen.at + REFUSAL_MEMORY > now)
     }
 
-    /// True if it is neither tripped already nor resting.
+    /// Whether it is neither tripped nor resting.
     pub(crate) fn can_trip(&self, now: Mono) -> bool {
         let open = matches!(self.state, State::Paused { .. } | State::Probing { .. });
         !open && self.rests_until.is_none_or(|until| until <= now)
@@ -281,12 +283,12 @@ impl Breaker {
         self.evidence = Some(Arc::new(evidence.clone()));
     }
 
-    /// When it closed last, because a probe was answered.
+    /// When it last closed because a probe was answered.
     pub(crate) fn closed_at(&self) -> Option<Mono> {
         self.closed_at
     }
 
-    /// The refusal that tripped it last.
+    /// The refusal that last tripped it.
     pub(crate) fn evidence(&self) -> Option<&Arc<Evidence>> {
         self.evidence.as_ref()
     }

@@ -1,13 +1,12 @@
-//! What requests cost an account (SPEC S5, S6): the expected cost of each, how much of a window one
-//! unit of it takes, and what follows for the next request.
+//! What requests cost an account (SPEC S5, S6): the expected cost of each, the share of a window
+//! that one unit of cost takes, and the consequences for the next request.
 //!
-//! The unit is one uncached token of input. What a request will really cost is known only when its
-//! answer has ended, so it is estimated from the size of its body and from whether its prompt is
-//! cached on the account. The estimate need not be right: the share of a window that one unit takes
-//! is learned from the headers, and absorbs whatever the estimate gets wrong on average. Counting
-//! the tokens that answers report would be exact and too late: who is about to be granted has to be
-//! weighed before any answer. Use of the account by others makes the learned share too high, so
-//! that the account is spared more than needed, never less.
+//! The unit is one uncached input token. The actual cost of a request is known only when its answer
+//! has ended, so it is estimated from the size of its body and from whether its prompt is cached on
+//! the account. The estimate need not be exact: the share of a window per unit is learned from the
+//! headers, and absorbs the average error. Counting the tokens reported by answers would be exact
+//! but too late, because an account must be weighed before the answer. If others use the account
+//! too, the learned share is too high, so the account is spared more than necessary, never less.
 
 use std::time::Duration;
 
@@ -23,12 +22,12 @@ use super::time::{Mono, Wall};
 pub(crate) enum PromptCache {
     /// The account served the session within the lifetime of a cache.
     Warm,
-    /// It did not: the prompt is written to its cache anew.
+    /// It did not, so the prompt must be written to its cache.
     Cold,
 }
 
-/// The expected cost of a request. A token has about four bytes; reading a cached one costs a
-/// tenth, writing one a quarter more than plain input. The constant stands for the output.
+/// The expected cost of a request. A token has about four bytes; reading a cached one costs a tenth
+/// of an input token, writing one a quarter more. The constant stands for the output.
 pub(crate) fn expected(body_bytes: u64, cache: PromptCache) -> u64 {
     let input = match cache {
         PromptCache::Warm => body_bytes / 40,
@@ -43,9 +42,10 @@ const OUTPUT: u64 = 2_500;
 #[derive(Clone, Debug)]
 pub(crate) struct Costs {
     in_flight: u64,
-    /// Of the requests whose head has not come yet.
+    /// The cost of requests whose head has not arrived yet.
     outstanding: u64,
-    /// When the request came that may have brought the account to its brink; none once a head has
+    /// When the request was granted that may have brought the account to the brink; `None` once a
+    /// head has arrived since.
     /// come since.
     risked: Option<Mono>,
     recent: Recent,
@@ -74,14 +74,14 @@ impl Costs {
         }
     }
 
-    /// Forgets what is too old to count.
+    /// Removes what is too old to count.
     pub(crate) fn advance(&mut self, now: Mono) {
         self.recent.advance(now);
         self.cold.advance(now);
     }
 
-    /// A request is about to be granted. A brink that holds already lets through only who is not
-    /// kept by it, and does not last longer for that.
+    /// A request is about to be granted. If the account is at the brink already, only requests
+    /// exempt from it pass, and they do not extend it.
     pub(crate) fn risk(&mut self, now: Mono, five_hours: f64, week: f64) {
         if self.brink(now, five_hours, week).is_none() {
             self.risked = Some(now);
@@ -99,37 +99,38 @@ impl Costs {
         }
     }
 
-    /// The head of its answer has come, and tells what the window has left: the brink is over.
+    /// The head of its answer has arrived and shows what is left of the window: the brink is over.
     pub(crate) fn head(&mut self, cost: u64) {
         self.never_answered(cost);
         self.risked = None;
     }
 
-    /// The head of its answer will never come.
+    /// The head of its answer will never arrive.
     pub(crate) fn never_answered(&mut self, cost: u64) {
         self.outstanding = self.outstanding.saturating_sub(cost);
     }
 
-    /// Learns from the head of an answer that was served.
+    /// Learns from the head of a served answer.
     pub(crate) fn learn(&mut self, cost: u64, five_hours: Option<Reading>, week: Option<Reading>) {
         self.five_hours.learn(cost, five_hours);
         self.week.learn(cost, week);
     }
 
-    /// The request is over.
+    /// The request has ended.
     pub(crate) fn end(&mut self, cost: u64) {
         self.in_flight = self.in_flight.saturating_sub(cost);
     }
 
-    /// S5: what is in flight, and what requests at the rate of the last quarter of an hour will add
-    /// until the reset, in shares of the five hours.
+    /// S5: requests in flight, and requests at the rate of the last 15 minutes until the reset, as
+    /// shares of the five hours.
     pub(crate) fn ahead(&self, elapsed: f64) -> f64 {
         let windows_left = (1.0 - elapsed) * FIVE_HOURS.as_secs_f64() / COST_WINDOW.as_secs_f64();
         let units = self.in_flight as f64 + self.recent.weight() as f64 * windows_left;
         self.five_hours.share(units).unwrap_or(0.0)
     }
 
-    /// S6: until when the account takes nobody else because what is in flight may fill a window.
+    /// S6: until when the account takes no other requests because those in flight may fill a
+    /// window.
     pub(crate) fn brink(&self, now: Mono, five_hours: f64, week: f64) -> Option<Mono> {
         let until = self.risked? + BRINK_MAX;
         if self.outstanding == 0 || until <= now {
@@ -142,7 +143,8 @@ impl Costs {
         (may_fill(&self.five_hours, five_hours) || may_fill(&self.week, week)).then_some(until)
     }
 
-    /// S6: until when a request without a cache here leaves too little for those who have one.
+    /// S6: until when a request without a cache here would leave too little for those that have
+    /// one.
     pub(crate) fn cold_start(&self, cost: u64, five_hours: f64) -> Option<Mono> {
         let begun = self.cold.weight();
         let share =
@@ -151,10 +153,10 @@ impl Costs {
     }
 }
 
-/// How much of a window one unit of cost takes, as far as answers have shown it.
+/// The share of a window that one unit of cost takes, as observed in answers.
 #[derive(Clone, Copy, Debug, Default)]
 struct Rate {
-    /// The window that is being measured: its reset and what was used of it at first.
+    /// The window being measured: its reset and its first used share.
     window: Option<Reading>,
     /// The cost of the answers since that first reading.
     cost: u64,
@@ -166,7 +168,7 @@ impl Rate {
     fn learn(&mut self, cost: u64, reading: Option<Reading>) {
         let Some(reading) = reading else { return };
         let first = match self.window {
-            // Resets of one window differ by a minute from answer to answer.
+            // The reset of one window varies by a minute between answers.
             Some(first) if apart(first.reset, reading.reset) < SAME_WINDOW => first,
             Some(_) | None => {
                 self.restart(reading);

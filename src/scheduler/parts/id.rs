@@ -1,10 +1,10 @@
-//! What accounts and requests are told apart by.
+//! Identifiers of accounts and requests.
 
-/// One account for the life of the process; never reused.
+/// An account's id, unique for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountId(pub u32);
 
-/// The route classes of P3: what a limit or a refusal says counts for its own class.
+/// The route classes of P3: limits and refusals count for their own class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RouteClass {
     /// `/v1/messages` and `/v1/complete`: the only ones that use message quota.
@@ -23,7 +23,7 @@ impl RouteClass {
         [RouteClass::Messages, RouteClass::CountTokens, RouteClass::Models, RouteClass::Rest];
 }
 
-/// Requests of one session that begin with the same first message are kin: they may fail for the
-/// same reason, so that one proves nothing about another (P7).
+/// Requests of one session with the same first message are kin: they may fail for the same reason,
+/// so one proves nothing about another (P7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Kin(pub u128);

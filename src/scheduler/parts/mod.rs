@@ -1,6 +1,6 @@
-//! What the scheduler is made of: one account as it is known, the queue, the sessions, the breaker,
-//! and the words in which it is asked and answers. Each part is data with its own rules, tested by
-//! itself; none knows the scheduler, and time comes in as an argument.
+//! The parts of the scheduler: accounts, the queue, sessions, the breaker, and the types of its
+//! calls and results. Each part is data with its own rules and tests; none knows the scheduler, and
+//! time is passed in as an argument.
 
 pub(crate) mod account;
 pub(crate) mod affinity;

@@ -1,6 +1,5 @@
-//! What can keep a request from an account: one type for all reasons, whether it is a block, a
-//! window, a cap or the breaker, so that admission, the queue, refusals and `explain` judge them
-//! alike.
+//! What can keep a request from an account: one type for all reasons (a block, a window, a cap, the
+//! breaker), so that admission, the queue, refusals and `explain` treat them alike.
 
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use super::request::PassedOver;
 use super::time::{Mono, Now};
 use super::windows::{Full, Window};
 
-/// One thing that keeps a request from an account.
+/// A single reason that keeps a request from an account.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Obstacle<'a> {
     Disabled,
@@ -24,11 +23,11 @@ pub(crate) enum Obstacle<'a> {
         cause: Option<WaitCause>,
     },
     Block(&'a Block),
-    /// A credential that has served lately rests after a 401 (Q1).
+    /// A credential that has served recently rests after a 401 (Q1).
     Rest(&'a Block),
-    /// One request checks whether this still holds.
+    /// One request is testing whether this still holds.
     BlockBeingLooked(&'a Block),
-    /// P7: it looks again then.
+    /// P7: the request in suspense tries again then.
     Suspense(Mono),
     Window(&'a Window),
     /// A window at the owner's own limit.
@@ -46,18 +45,18 @@ pub(crate) enum Obstacle<'a> {
     BreakerPacing(Mono),
 }
 
-/// When an obstacle goes away.
+/// When an obstacle ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ends {
     At(Mono),
-    /// When some other request gets its answer or ends.
+    /// When another request gets its answer or ends.
     OnRelease,
     /// Not by waiting.
     Never,
 }
 
 impl Obstacle<'_> {
-    /// False for what makes the account no route of this request at all.
+    /// False if the account is no route for this request at all.
     pub(crate) fn is_a_wait(&self) -> bool {
         match self {
             Obstacle::Disabled
@@ -85,12 +84,12 @@ impl Obstacle<'_> {
         }
     }
 
-    /// A block that a look may end after some hours, unlike what other requests do.
+    /// Whether a test may end it after some hours, independently of other requests.
     pub(crate) fn is_long_block(&self) -> bool {
         matches!(self, Obstacle::Block(block) if block.reason != BlockReason::NeedsLogin)
     }
 
-    /// True for what only makes a request wait for a while and never refuses it (S6).
+    /// Whether it only delays a request and never causes a refusal (S6).
     pub(crate) fn is_restraint(&self) -> bool {
         matches!(self, Obstacle::Brink(_) | Obstacle::ColdStart(_))
     }
@@ -128,7 +127,7 @@ impl Obstacle<'_> {
         }
     }
 
-    /// When a block that is never waited for (403) ends all the same.
+    /// The end of a block that is never waited for (403).
     pub(crate) fn unawaited_end(&self, now: Now) -> Option<Mono> {
         match self {
             Obstacle::Block(block) if block.reason.wait_cause().is_none() => block.end.mono(now),
@@ -162,7 +161,7 @@ impl Obstacle<'_> {
         }
     }
 
-    /// In words that can leave the scheduler.
+    /// The reason in the form that leaves the scheduler.
     pub(crate) fn reason(&self, now: Now) -> PassedOver {
         match self {
             Obstacle::Disabled => PassedOver::Disabled,

@@ -1,4 +1,4 @@
-//! What an answer means to its account (SPEC P7), as the classifier tells it to the scheduler.
+//! What an answer means for its account (SPEC P7), as reported by the classifier.
 
 #![expect(missing_docs, reason = "where a name says it all, a doc would only repeat it")]
 
@@ -9,63 +9,63 @@ use super::quota::QuotaReport;
 use super::suspicion::Fingerprint;
 use super::trail::Unproven;
 
-/// The head of an answer, told to `observe` as soon as it is there.
+/// The head of an answer, passed to `observe` as soon as it arrives.
 #[derive(Clone, Debug)]
 pub struct HeadReport<'a> {
     /// HTTP status.
     pub status: u16,
-    /// What its headers said of quota.
+    /// What its headers say about quota.
     pub quota: &'a QuotaReport,
-    /// Kept beside a block, if the head causes one.
+    /// Stored with a block, if the head causes one.
     pub evidence: Evidence,
 }
 
 /// How an attempt ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// 2xx or 3xx whose body ended well.
+    /// 2xx or 3xx with a complete body.
     Success,
-    /// Any answer that says nothing about the account: 4xx of the request's own, a stream that
+    /// An answer that says nothing about the account: a 4xx about the request itself, a stream that
     /// broke after its head.
     Neutral,
     /// The answer broke after its first byte.
     Broken { evidence: Evidence },
     /// The client left, or the attempt was given up before it was sent. Blames nobody.
     Abandoned,
-    /// The refusal names what this request asks for: nobody else is concerned.
+    /// The refusal concerns something that this request asks for, and no other request.
     OwnRequest { evidence: Evidence },
     /// 429 for the account's own limit.
     QuotaRejected {
-        /// The answer's headers once more, `retry_after` from header or body.
+        /// The answer's headers again, with `retry_after` from header or body.
         quota: QuotaReport,
         evidence: Evidence,
     },
-    /// 429 that is server-side by its words, or 529.
+    /// A 429 that is server-side according to its message, or a 529.
     ServerSide {
-        /// Which one of the two.
+        /// Which of the two.
         overload: Overload,
-        /// As the upstream said it.
+        /// As sent by the upstream.
         retry_after: Option<Duration>,
         /// For the shared breaker (P8).
         fingerprint: Fingerprint,
         evidence: Evidence,
     },
-    /// 429 without any evidence, 500, or a 200 that is no answer.
+    /// A 429 without any evidence, a 500, or a 200 that is no valid answer.
     Unproven { unproven: Unproven, fingerprint: Fingerprint, evidence: Evidence },
     /// 502, 503, 504.
     ServerError { fingerprint: Fingerprint, evidence: Evidence },
     /// No answer.
     Network {
-        /// Whose fault it can be.
+        /// Who may be at fault.
         blame: Blame,
-        /// What was seen.
+        /// What was observed.
         evidence: Evidence,
     },
-    /// 401 to a credential that no refresh can better now.
+    /// 401 to a credential that a refresh cannot improve now.
     CredentialRefused { evidence: Evidence },
-    /// A refresh that was refused for good.
+    /// A refresh was refused for good.
     NeedsLogin { evidence: Evidence },
-    /// 402, or words about billing or a disabled organization.
+    /// 402, or a message about billing or a disabled organization.
     Unusable { evidence: Evidence },
     /// The account does not have the model.
     ModelMissing { evidence: Evidence },
@@ -74,7 +74,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// What is kept of the answer, if it was a failure.
+    /// The evidence of a failed attempt.
     #[must_use]
     pub fn evidence(&self) -> Option<&Evidence> {
         match self {
@@ -95,7 +95,7 @@ impl Outcome {
     }
 }
 
-/// Which server-side refusal.
+/// The kind of server-side refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overload {
     /// 429.
@@ -104,10 +104,10 @@ pub enum Overload {
     Overloaded529,
 }
 
-/// Whom a network failure is held against.
+/// Who is blamed for a network failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// The way to this account's upstream: connect, TLS, reset, header time-out.
+    /// The way to this account's upstream: connect, TLS, reset, header timeout.
     Account,
     /// Nobody: a failed name look-up.
     Nobody,

@@ -1,4 +1,5 @@
-//! The queue (SPEC Q2, Q3, Q6): who waits, in which order, and who may come back to an old place.
+//! The queue (SPEC Q2, Q3, Q6): the waiting requests in their order, and the places kept for those
+//! that may return.
 //!
 //! It decides nothing about accounts. A place is a number; the order of the numbers is the order of
 //! service.
@@ -15,7 +16,7 @@ pub(crate) struct Queue {
     waiters: BTreeMap<Place, Waiter>,
     places: BTreeMap<Ticket, Place>,
     returns: VecDeque<Return>,
-    /// Those who are not in suspense.
+    /// The number of those not in suspense.
     in_line: usize,
     bytes: u64,
     last_ticket: u64,
@@ -25,20 +26,20 @@ pub(crate) struct Queue {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place(u64);
 
-/// One request that waits.
+/// One waiting request.
 #[derive(Debug)]
 pub(crate) struct Waiter {
     pub(crate) ticket: Ticket,
     pub(crate) request: Request,
     pub(crate) since: Now,
     pub(crate) clock: WaitClock,
-    /// The accounts of the pass that has ended stay left out until then.
+    /// The accounts of the finished pass stay excluded until then.
     pub(crate) next_pass: Mono,
-    /// When an account is expected to come back for it.
+    /// When an account is expected back for it.
     pub(crate) release: Option<Mono>,
 }
 
-/// A place kept for one who left because its client could not bear more.
+/// A place kept for a request that left because its client could wait no longer.
 #[derive(Debug)]
 struct Return {
     key: u128,
@@ -70,8 +71,8 @@ impl Queue {
         self.waiters.is_empty()
     }
 
-    /// How many wait for an account to come free, and not in suspense for a refusal of their own to
-    /// be explained (SPEC S8): only they make anybody else wait.
+    /// The number of requests that wait for an account, without those in suspense (SPEC S8): only
+    /// they make other requests wait.
     pub(crate) fn in_line(&self) -> usize {
         self.in_line
     }
@@ -80,7 +81,7 @@ impl Queue {
         self.bytes
     }
 
-    /// In the order of service.
+    /// The waiting requests in the order of service.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Waiter> {
         self.waiters.values()
     }
@@ -97,14 +98,14 @@ impl Queue {
         self.waiters.get_mut(&place)
     }
 
-    /// Is there room for one more?
+    /// Whether there is room for another request.
     pub(crate) fn room(&self, policy: &Policy, bytes: u64) -> Result<(), Full> {
         let fits = self.len() < policy.max_queued
             && self.bytes.saturating_add(bytes) <= policy.max_queued_bytes;
         if fits { Ok(()) } else { Err(Full) }
     }
 
-    /// At the end, or at the place that it left within the last minute (Q6).
+    /// Adds a request at the end, or at the place that it left within the last minute (Q6).
     pub(crate) fn join(
         &mut self,
         now: Now,
@@ -139,7 +140,7 @@ impl Queue {
         self.places.get(&ticket).copied()
     }
 
-    /// Keeps the place of one who has left, in case it comes back.
+    /// Keeps the place of a request that has left, in case it returns.
     pub(crate) fn expect_back(&mut self, now: Mono, place: Place, request: &Request) {
         let Some(key) = request.resume else { return };
         self.forget_returns(now);
@@ -155,7 +156,7 @@ impl Queue {
     }
 
     /// Whether a request of this session was held within the last minute for as long as its client
-    /// could bear.
+    /// could wait.
     pub(crate) fn was_held(&self, now: Mono, session: SessionKey) -> bool {
         let mut lately = self.returns.iter().filter(|one| one.until > now);
         lately.any(|one| one.session == Some(session))

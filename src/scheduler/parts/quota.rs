@@ -1,4 +1,4 @@
-//! Quota windows: what an answer said about them, and what is known of them.
+//! Quota windows as types: what one answer says about them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub enum WindowKind {
     Generic,
 }
 
-/// The verdict of `anthropic-ratelimit-unified-status` or of one window's `-status`.
+/// The verdict in `anthropic-ratelimit-unified-status`, or in the `-status` of one window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// `allowed`.
@@ -38,28 +38,28 @@ pub enum Verdict {
     Rejected,
 }
 
-/// One window as one answer described it. Absent parts are unknown, never zero.
+/// One window as described by one answer. Missing parts are unknown, never zero.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WindowReading {
     /// Which window.
     pub kind: WindowKind,
-    /// Used share as sent, finite and not negative; may be above 1 (S1 keeps the raw value for
+    /// Used share as sent, finite and not negative; may exceed 1 (S1 keeps the raw value for
     /// status).
     pub utilisation: Option<f64>,
     /// The window's size in its own unit.
     pub limit: Option<u64>,
     /// What is left of it.
     pub remaining: Option<u64>,
-    /// When it starts anew.
+    /// When it resets.
     pub reset: Option<Wall>,
     /// The per-window status header.
     pub verdict: Option<Verdict>,
 }
 
-/// Everything that the head of one answer said about quota.
+/// Everything that the head of one answer says about quota.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct QuotaReport {
-    /// The windows that were named, each kind at most once.
+    /// The windows in the answer, each kind at most once.
     pub windows: Vec<WindowReading>,
     /// `anthropic-ratelimit-unified-status`.
     pub verdict: Option<Verdict>,
@@ -69,6 +69,6 @@ pub struct QuotaReport {
     pub reset: Option<Wall>,
     /// `anthropic-ratelimit-unified-overage-in-use`.
     pub overage_in_use: Option<bool>,
-    /// `retry-after`, 1 s to 24 h; absent when unreadable or negative.
+    /// `retry-after`, 1 s to 24 h; `None` if unreadable or negative.
     pub retry_after: Option<Duration>,
 }

@@ -11,7 +11,7 @@ use super::quota::{Family, WindowKind};
 use super::time::Mono;
 use super::trail::Trail;
 
-/// What kind of credential an account is.
+/// The kind of an account's credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// A Claude subscription.
@@ -23,7 +23,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// A *Claude account* in the words of SPEC 1.
+    /// Whether it is a *Claude account* in the terms of SPEC 1.
     #[must_use]
     pub fn is_claude(self) -> bool {
         match self {
@@ -33,36 +33,36 @@ impl Kind {
     }
 }
 
-/// What the configuration says of an account.
+/// An account's settings in the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AccountSpec {
     /// Unique, for display.
     pub name: Arc<str>,
     /// Its kind of credential.
     pub kind: Kind,
-    /// False: serves nothing.
+    /// If false, it serves nothing.
     pub enabled: bool,
-    /// Lower is preferred.
+    /// The lower, the sooner it is used.
     pub priority: i64,
     /// The profiles that it serves (S8).
     pub profiles: Vec<Arc<str>>,
-    /// Whose requests of those profiles.
+    /// Which requests of those profiles it serves.
     pub access: Access,
     /// Used shares that the owner does not want to exceed (S3).
     pub limit: AccountLimit,
 }
 
-/// Whose requests an account serves.
+/// Which requests an account serves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Access {
-    /// Everybody's.
+    /// All.
     #[default]
     Everyone,
-    /// Those that brought it themselves: it is in their [`Request::brought`] (V1).
+    /// Those whose own headers describe it: it is in their [`Request::brought`] (V1).
     Bringers,
 }
 
-/// `accounts[].limit`: at these used shares an account is out (S3).
+/// `accounts[].limit`: used shares at which an account is out (S3).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct AccountLimit {
     /// Of the five hours.
@@ -77,7 +77,7 @@ pub enum Routing {
     /// By binding, priority and score.
     #[default]
     Automatic,
-    /// This one as long as it is available.
+    /// This account as long as it is available.
     Preferred(AccountId),
 }
 
@@ -85,7 +85,7 @@ pub enum Routing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CannotPrefer;
 
-/// A digest of what S9 calls the session's key.
+/// A digest of the session key (S9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionKey(pub u128);
 
@@ -99,14 +99,13 @@ pub enum Shape {
     Stream,
     /// One JSON answer.
     NonStream,
-    /// One JSON answer, asked for by a client whose held stream has just ended (Q6). Set by the
-    /// scheduler.
+    /// One JSON answer for a client whose held stream has just ended (Q6). Set by the scheduler.
     Fallback,
     /// `count_tokens`.
     CountTokens,
 }
 
-/// A request that wants an account. The worker keeps it, and gives it again after a failed attempt.
+/// A request for an account. The worker keeps it, and passes it in again after a failed attempt.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Unique in this process.
@@ -117,48 +116,48 @@ pub struct Request {
     pub weight: u32,
     /// P3.
     pub class: RouteClass,
-    /// Who is related to it (P7).
+    /// Which requests are related to it (P7).
     pub kin: Kin,
-    /// The model that it names.
+    /// The requested model.
     pub model: Option<Arc<str>>,
     /// The model's family, if it is known.
     pub family: Option<Family>,
-    /// S9; none: no binding.
+    /// The session (S9); `None`: no binding.
     pub session: Option<SessionKey>,
-    /// P9: this request's messages hold signed thinking.
+    /// P9: the messages of this request contain signed thinking.
     pub signed_thinking: bool,
     /// P10: set when `thread.type` is `continue`.
     pub thread: Option<ThreadKey>,
-    /// Only this account will do (batches); its profiles are not asked.
+    /// Only this account may serve it (batches), whatever its profiles.
     pub pinned: Option<AccountId>,
     /// The accounts that its own headers describe (V1). No other request is sent to them.
     pub brought: Vec<AccountId>,
     pub shape: Shape,
-    /// What holding it costs in memory.
+    /// The memory that holding it takes.
     pub body_bytes: u64,
-    /// False: is never held, whatever the policy.
+    /// If false, it is never held, whatever the policy.
     pub holdable: bool,
-    /// Q6: how long after `arrived` the client can bear to be held.
+    /// Q6: how long after `arrived` the client tolerates being held.
     pub tolerance: Option<Duration>,
-    /// Q6: digest of session and body, by which one who comes back finds its old place.
+    /// Q6: digest of session and body, by which a returning request finds its old place.
     pub resume: Option<u128>,
     /// When it was read.
     pub arrived: Mono,
-    /// Accounts on which it has failed in this pass. A [`Wake::Granted`] ends the pass: clear it
-    /// then.
+    /// Accounts on which it has failed in this pass. A [`Wake::Granted`] ends the pass: clear the
+    /// list then.
     pub excluded: Vec<AccountId>,
-    /// Attempts made in this pass; a [`Wake::Granted`] sets it back to 0.
+    /// Attempts made in this pass; reset to 0 by a [`Wake::Granted`].
     pub attempts: u32,
-    /// What the last attempt failed of, if a wait may cure it.
+    /// Why the last attempt failed, if waiting may help.
     pub last_failure: Option<WaitCause>,
-    /// [`Grant::clock`] of the grant before, or the default: one clock runs over all waits (Q1).
+    /// [`Grant::clock`] of the previous grant, or the default: one clock runs over all waits (Q1).
     pub clock: WaitClock,
-    /// What the attempts before have brought (P7).
+    /// The results of earlier attempts (P7).
     pub trail: Trail,
 }
 
 impl Request {
-    /// A streaming request of weight 1 in profile `claude` without anything special.
+    /// A streaming request of weight 1 in profile `claude` without special needs.
     #[must_use]
     pub fn new(id: u64, arrived: Mono) -> Request {
         Request {
@@ -189,8 +188,8 @@ impl Request {
     }
 }
 
-/// How long a request has waited already: since its first wait, and since it waits for its present
-/// cause. Opaque: carried from [`Grant::clock`] to [`Request::clock`].
+/// How long a request has waited already: since its first wait, and since it started to wait for
+/// its current reason. Opaque: passed from [`Grant::clock`] to [`Request::clock`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WaitClock {
     pub(crate) since: Option<Mono>,
@@ -198,19 +197,19 @@ pub struct WaitClock {
     pub(crate) restrained: Restrained,
 }
 
-/// How long a cold start or the brink alone has kept a request (S6).
+/// How long only the cold-start limit or the brink has delayed a request (S6).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Restrained {
-    /// Before the present time.
+    /// Earlier delays.
     spent: Duration,
-    /// Since when it does so now.
+    /// Start of the current delay.
     since: Option<Mono>,
-    /// How long it may do so at most, from the first time on.
+    /// The limit of the delay, from its first start.
     most: Option<Duration>,
 }
 
 impl Restrained {
-    /// One more look has found the request kept, or not.
+    /// Updates it after another check has found the request delayed, or not.
     pub(crate) fn look(self, now: Mono, kept: Option<Duration>) -> Restrained {
         match (self.since, kept) {
             (Some(_), Some(_)) | (None, None) => self,
@@ -223,15 +222,15 @@ impl Restrained {
         }
     }
 
-    /// When it will have been kept for as long as it may.
+    /// When the delay reaches its limit.
     pub(crate) fn ends(self, now: Mono) -> Option<Mono> {
         let left = self.most?.saturating_sub(self.spent);
         Some(self.since.unwrap_or(now) + left)
     }
 }
 
-/// One request's hold on an account. Ends in `complete`, and only there; a gate turns a dropped one
-/// into `Abandoned`.
+/// One request's claim on an account. It ends only in `complete`; a gate turns a dropped one into
+/// `Abandoned`.
 #[must_use = "a lease that is not completed keeps its place for ever"]
 #[derive(Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -246,7 +245,7 @@ impl Lease {
         self.id
     }
 
-    /// The account that it holds.
+    /// The claimed account.
     #[must_use]
     pub fn account(&self) -> AccountId {
         self.account
@@ -260,14 +259,14 @@ pub struct Ticket(pub(crate) u64);
 /// An account for one attempt.
 #[derive(Debug)]
 pub struct Grant {
-    /// To be completed.
+    /// Must be completed.
     pub lease: Lease,
     pub account: AccountId,
     pub name: Arc<str>,
     pub kind: Kind,
-    /// Why this one.
+    /// Why this account was chosen.
     pub why: Why,
-    /// How long this wait was; zero without one.
+    /// The length of this wait; zero without one.
     pub waited: Duration,
     /// Put this into [`Request::clock`] before asking again.
     pub clock: WaitClock,
@@ -275,7 +274,7 @@ pub struct Grant {
     pub trail: Trail,
 }
 
-/// By which rule an account was chosen.
+/// The rule by which an account was chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Why {
     /// `Request::pinned`.
@@ -290,7 +289,7 @@ pub enum Why {
     Current,
     /// Priority and score (S7c).
     Score(f64),
-    /// It checks whether a block of many hours still holds (P7).
+    /// The request tests whether a block of many hours still holds (P7).
     LongLook,
 }
 
@@ -298,7 +297,7 @@ pub enum Why {
 #[derive(Debug)]
 #[must_use = "a grant holds an account"]
 pub enum Admission {
-    /// Go on.
+    /// The request may proceed.
     Granted(Grant),
     /// Wait for the [`Wake`] of this ticket.
     Queued(Ticket),
@@ -311,12 +310,12 @@ pub enum Admission {
 #[must_use = "a grant holds an account"]
 #[expect(clippy::large_enum_variant, reason = "it is taken apart at once by the gate")]
 pub enum Cancel {
-    /// The ticket is gone, nothing was granted.
+    /// The ticket is gone and nothing was granted.
     Cancelled,
-    /// It was granted and `poll` has not said so yet: complete it.
+    /// It was granted but not polled yet: complete the lease.
     AlreadyGranted(Grant),
-    /// It was refused, or had expired at this limit, and `poll` has not said so yet; nothing is to
-    /// be done.
+    /// It was refused, or had expired at this limit, but was not polled yet; nothing needs to be
+    /// done.
     AlreadyRefused(Option<Limit>),
     /// Its [`Wake`] was polled before: whoever polled it has the verdict.
     AlreadyPolled,
@@ -326,21 +325,21 @@ pub enum Cancel {
 #[derive(Debug)]
 #[must_use = "a grant holds an account"]
 pub enum Wake {
-    /// An account, and a new pass: `excluded` and `attempts` start anew.
+    /// An account, and a new pass: `excluded` and `attempts` start over.
     Granted { ticket: Ticket, grant: Grant },
-    /// Time is up.
+    /// A time limit was reached.
     Expired {
         ticket: Ticket,
         limit: Limit,
-        /// What it waited for.
+        /// What it was waiting for.
         refusal: Refusal,
     },
-    /// What it waited for will not come in time, or at all.
+    /// What it was waiting for will not come in time, or at all.
     Refused { ticket: Ticket, refusal: Refusal },
 }
 
 impl Wake {
-    /// Whose verdict this is.
+    /// The ticket of this verdict.
     #[must_use]
     pub fn ticket(&self) -> Ticket {
         match self {
@@ -351,38 +350,38 @@ impl Wake {
     }
 }
 
-/// Which time was up.
+/// Which time limit was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// Q6, or `nonStreamMaxWaitMs`: the client should ask again at once.
     ClientTolerance,
-    /// A limit of Q1: giving up for good.
+    /// A limit of Q1: gives up for good.
     WaitLimit,
-    /// Suspense is over without an explanation (P7): the API's own answer.
+    /// Suspense ended without an explanation (P7): answer with the API's own answer.
     Suspense,
 }
 
-/// Why there is no account, in what a client can be told (P14).
+/// Why there is no account, in the form for the client (P14).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Refusal {
     pub reason: RefusalReason,
-    /// The time until the first matching account comes back, if it is known.
+    /// The time until the first matching account comes back, if known.
     pub wait: Option<Duration>,
-    /// What that account is out for.
+    /// Why that account is out.
     pub cause: Option<WaitCause>,
-    /// The enabled accounts that match the request, with what keeps each away.
+    /// The enabled accounts that match the request, each with what keeps it out.
     pub accounts: Vec<Standing>,
 }
 
-/// The standing of one account in a refusal or an explanation.
+/// The state of one account in a refusal or an explanation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Standing {
     pub account: AccountId,
     pub name: Arc<str>,
     pub kind: Kind,
-    /// What keeps it away longest.
+    /// The reason that keeps it out longest.
     pub reason: PassedOver,
-    /// Time until that ends, if it is known.
+    /// Time until that ends, if known.
     pub wait: Option<Duration>,
     /// The answer that caused it.
     pub evidence: Option<Arc<Evidence>>,
@@ -391,87 +390,87 @@ pub struct Standing {
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RefusalReason {
-    /// There is no account at all, or not the pinned one.
+    /// There is no account at all, or the pinned one does not exist.
     NoAccount,
     /// No account has the profile (400).
     UnknownProfile,
-    /// Those that match are disabled.
+    /// All matching accounts are disabled.
     NoneEnabled,
-    /// All that match are out, and the wait is too long, unknown or not allowed.
+    /// All matching accounts are out, and the wait is too long, unknown or not allowed.
     Limited(WaitCause),
-    /// All that match are out for their credential: these.
+    /// All matching accounts, listed here, are out because of their credentials.
     CredentialsOnly(Vec<Arc<str>>),
     /// Q3.
     QueueFull,
-    /// It could wait, but its body is above `maxQueuedBodyBytes`; what it would wait for.
+    /// It could wait for this reason, but its body exceeds `maxQueuedBodyBytes`.
     TooLargeToHold(WaitCause),
-    /// Only providers could serve now, and P9 forbids them.
+    /// Only providers could serve it now, and P9 forbids that.
     ThinkingNeedsClaude,
     /// The thread's owner cannot serve (P10).
     ThreadElsewhere,
-    /// The process is going away.
+    /// The process is stopping.
     Draining,
-    /// As many attempts as allowed were made.
+    /// The maximum number of attempts was made.
     AttemptsExhausted,
 }
 
-/// Why an account was not taken.
+/// Why an account was not chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PassedOver {
     /// `enabled` is false.
     Disabled,
-    /// Removed from the configuration, finishing what it has.
+    /// Removed from the configuration, finishing its requests.
     Leaving,
     /// Not in the request's profile.
     OtherProfile,
-    /// Another client's headers brought it (V1).
+    /// It comes from another client's headers (V1).
     NotBrought,
-    /// A provider, and P9.
+    /// It is a provider, and P9 applies.
     SignedThinking,
-    /// Not the account that the request is bound to (batch or thread).
+    /// It is not the account to which the request is bound (batch or thread).
     NotPinned,
-    /// This request has failed there.
+    /// This request has failed on it.
     AlreadyTried,
-    /// This request was refused there without evidence, and looks again later (P7).
+    /// It refused this request without evidence, and will be tried again later (P7).
     InSuspense,
-    /// A block in force.
+    /// A block is in force.
     Blocked(BlockReason),
-    /// A short window that is used up (S3).
+    /// A short window is used up (S3).
     WindowFull {
         kind: WindowKind,
         /// How much of it is used, rounded down.
         percent: u8,
     },
-    /// A window at `accounts[].limit` (S3).
+    /// A window has reached `accounts[].limit` (S3).
     LimitReached {
-        /// Which.
+        /// The window.
         kind: WindowKind,
         /// How much of it is used, rounded down.
         percent: u8,
     },
-    /// S4.
+    /// The week is used up (S4).
     WeekExhausted,
-    /// The week of the request's model family.
+    /// The week of the request's model family is used up.
     FamilyExhausted(Family),
-    /// S11 with `never`.
+    /// Paid extra usage is in use, with `scheduler.overage: never` (S11).
     OverageInUse,
-    /// One request checks whether a limit without a known end still holds (S3).
+    /// One request is testing whether a limit without a known end still holds (S3).
     BeingLooked,
-    /// `safetyMaxActivePerAccount`.
+    /// `safetyMaxActivePerAccount` is reached.
     AccountFull,
-    /// `safetyMaxGlobalActive`.
+    /// `safetyMaxGlobalActive` is reached.
     PoolFull,
-    /// S10: it takes over one by one.
+    /// S10: after a storm it gets requests one by one.
     Ramping,
-    /// S6: what is in flight may fill its window.
+    /// S6: the requests in flight may fill its window.
     AtBrink,
     /// S6: while requests wait, it takes few that have no cache there.
     ColdStart,
     /// P8: all Claude accounts pause.
     BreakerOpen,
-    /// P8: one request probes.
+    /// P8: one request is probing.
     BreakerProbing,
-    /// P8: requests follow one by one.
+    /// P8: requests are released one by one.
     BreakerPacing,
 }
 
@@ -480,21 +479,22 @@ pub enum PassedOver {
 pub enum Avoided {
     /// A window is near its end.
     Near {
-        /// Which.
+        /// The window.
         kind: WindowKind,
         /// How much of it is used, rounded down.
         percent: u8,
     },
-    /// S11: it costs money.
+    /// S11: it uses paid extra usage.
     PaidOverage,
-    /// P7: it has refused without evidence, and nobody else has met or disproved it yet.
+    /// P7: it has refused without evidence, and no other request has confirmed or disproved that
+    /// yet.
     Suspected,
-    /// P7: it answered 403 to what another account served.
+    /// P7: it answered 403 to a request that another account served.
     Forbidden,
 }
 
 impl Avoided {
-    /// Whether a session leaves its cache behind for another account.
+    /// Whether a session abandons its cache for another account.
     #[must_use]
     pub fn drives_away(&self) -> bool {
         match self {

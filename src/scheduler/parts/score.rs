@@ -1,10 +1,10 @@
-//! The score of an account for a request (SPEC S6), and the pressure that it weighs (S5). Lower is
+//! The score of an account for a request (SPEC S6), and the pressure in it (S5). A lower score is
 //! preferred.
 //!
-//! A window that is about to reset with quota in it is cheap in proportion to what would be lost,
-//! on a logarithmic scale: the difference between 5 and 10 minutes before a reset matters as much
-//! as that between one and two hours. Linear scarcity (used less elapsed, as it was before) treats
-//! a week that loses half of its quota tomorrow like one that is merely ahead of its pace.
+//! Quota that is about to be lost at a reset is cheap in proportion to what would be lost, on a
+//! logarithmic scale: the difference between 5 and 10 minutes before a reset matters as much as
+//! that between one and two hours. A linear scale (used share less elapsed share) would treat a
+//! week that loses half of its quota tomorrow like one that is merely ahead of its pace.
 
 use std::time::Duration;
 
@@ -14,23 +14,23 @@ use super::policy::{
 use super::snapshot::Terms;
 use super::time::Mono;
 
-/// What a score depends on.
+/// The inputs of a score.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts {
     pub(crate) active_weight: u64,
     pub(crate) request_weight: u32,
-    /// S5, of the five hours and of the week; 0 if unknown.
+    /// S5 of the five hours and of the week; 0 if unknown.
     pub(crate) five_hour_pressure: f64,
     pub(crate) week_pressure: f64,
-    /// Weight given to this account and to all in the spread window.
+    /// Weight of the requests of this account, and of all accounts, in the spread window.
     pub(crate) recent: u64,
     pub(crate) recent_all: u64,
-    /// 1 just after a recovery, 0 when the ramp is over.
+    /// 1 just after a recovery, 0 at the end of the ramp.
     pub(crate) ramp: f64,
     pub(crate) failures: u32,
 }
 
-/// S5: positive where quota runs out before time does, negative where it would be lost.
+/// S5: positive if quota runs out before time does, negative if quota would be lost.
 pub(crate) fn pressure(used: f64, elapsed: f64) -> f64 {
     let used = used.clamp(0.0, 1.0);
     ((PRESSURE_ROOM - elapsed) / (PRESSURE_ROOM - used)).ln()

@@ -39,7 +39,7 @@ pub struct Snapshot {
     pub breaker: BreakerSnapshot,
     /// Q.
     pub queue: QueueSnapshot,
-    /// Sessions with a binding in force.
+    /// Sessions with a valid binding.
     pub sticky_bindings: usize,
     /// Sessions that never go to a provider (P9).
     pub thinking_protected: usize,
@@ -54,36 +54,36 @@ pub struct AccountSnapshot {
     pub name: Arc<str>,
     pub kind: Kind,
     pub enabled: bool,
-    /// Removed, finishing what it has.
+    /// Removed from the config, finishing its requests.
     pub leaving: bool,
     pub profiles: Vec<Arc<str>>,
     pub priority: i64,
     pub status: Status,
     pub in_flight: u32,
     pub active_weight: u64,
-    /// Attempts that ended with an answer of the model's or the request's own.
+    /// Attempts that ended with an answer about the request itself or from the model.
     pub completed: u64,
-    /// Attempts that ended otherwise, abandoned ones left out.
+    /// Attempts that ended otherwise, except abandoned ones.
     pub failed: u64,
-    /// S6.
+    /// Consecutive failures (S6).
     pub consecutive_failures: u32,
-    /// Of the last answer.
+    /// The status of the last answer.
     pub last_status: Option<u16>,
-    /// From grant to end of the last attempt that was completed.
+    /// Duration of the last completed attempt, from grant to end.
     pub last_response: Option<Duration>,
     /// The last 15 minutes.
     pub last_15m: Load,
     /// The last hour.
     pub last_1h: Load,
-    /// The last failure in the upstream's words, bounded; gone with the next success.
+    /// The upstream's message about the last failure, bounded; cleared by the next success.
     pub last_error: Option<Arc<str>>,
-    /// When it was.
+    /// The time of that failure.
     pub last_error_at: Option<Wall>,
     /// End of the last block from 5xx, 529, 403, network or refresh.
     pub cooldown_until: Option<Wall>,
     /// End of the last block from a 429.
     pub rate_limited_until: Option<Wall>,
-    /// What is known of its windows, those that have passed left out.
+    /// Its known windows, except those that have passed.
     pub windows: Vec<WindowSnapshot>,
     /// The last `unified-status`.
     pub unified_status: Option<Verdict>,
@@ -99,17 +99,17 @@ pub struct AccountSnapshot {
 /// The status of an account (P1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {
-    /// Can be used, or is in a cooldown.
+    /// It can be used, or is in a cooldown.
     Active,
-    /// A block from a 429 of any kind.
+    /// It has a block from a 429 of any kind.
     Throttled,
-    /// The week is used up.
+    /// Its week is used up.
     Exhausted,
-    /// Needs login, or its credential was refused.
+    /// It needs login, or its credential was refused.
     Error,
 }
 
-/// Requests of a period.
+/// The requests of a period.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Load {
     /// Attempts that ended.
@@ -125,23 +125,23 @@ pub struct Load {
 #[derive(Clone, Debug, PartialEq)]
 pub struct WindowSnapshot {
     pub kind: WindowKind,
-    /// Whose requests it counts, if not all.
+    /// The model family whose requests it counts; `None`: all.
     pub family: Option<Family>,
     /// Used share, 0 to 1.
     pub used: Option<f64>,
-    /// As the upstream sent it; may be above 1.
+    /// The share as sent by the upstream; may exceed 1.
     pub raw: Option<f64>,
     pub limit: Option<u64>,
     /// What is left.
     pub remaining: Option<u64>,
-    /// When it starts anew.
+    /// When it resets.
     pub reset: Option<Wall>,
     /// When this was learned.
     pub learned_at: Wall,
     pub source: Source,
 }
 
-/// Where a window was learned.
+/// Where the values of a window came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// The head of an answer.
@@ -155,28 +155,28 @@ pub enum Source {
 /// The weekly tiers of S4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Tier {
-    /// Serves all.
+    /// Serves all requests.
     Normal,
-    /// Serves all.
+    /// Serves all requests.
     Soft,
-    /// Serves bound sessions, and new ones only if no account below it can.
+    /// Serves bound sessions, and new ones only if no account in a lower tier can.
     Reserve,
-    /// Only if nothing else can.
+    /// Serves only what no other account can.
     Critical,
-    /// Never.
+    /// Serves nothing.
     Exhausted,
 }
 
 /// The weekly state of an account; `None` is `unknown`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct WeeklySnapshot {
-    /// As selection uses it.
+    /// The tier used for selection.
     pub state: Option<Tier>,
-    /// Of the used share alone.
+    /// The tier by the used share alone.
     pub raw_state: Option<Tier>,
-    /// Of the effective use alone.
+    /// The tier by the effective use alone.
     pub pace_state: Option<Tier>,
-    /// Used share with its burn debt.
+    /// Used share plus burn debt.
     pub effective_usage: Option<f64>,
 }
 
@@ -184,9 +184,9 @@ pub struct WeeklySnapshot {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UsageTotals {
     pub tokens: Usage,
-    /// Requests that were completed.
+    /// Completed requests.
     pub requests: u64,
-    /// When the last one began.
+    /// When the last one started.
     pub last_used: Option<Wall>,
 }
 
@@ -199,39 +199,39 @@ pub struct BlockSnapshot {
     pub effect: Effect,
     /// What ends it.
     pub lifted_by: LiftedBy,
-    /// Until when; none: until the credential changes.
+    /// Its end; `None`: when the credential changes.
     pub until: Option<Wall>,
-    /// Time until then.
+    /// Time until its end.
     pub remaining: Option<Duration>,
-    /// Which answer said so.
+    /// The answer that caused it.
     pub evidence: Arc<Evidence>,
 }
 
-/// What a block does to the account.
+/// The effect of a block on the account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// It serves nobody in the block's scope.
+    /// It serves no request in the block's scope.
     Out,
-    /// It serves what no other account can (S3).
+    /// It serves only what no other account can (S3).
     Avoided,
 }
 
 /// The shared breaker.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BreakerSnapshot {
-    /// All Claude accounts pause, or one request probes.
+    /// All Claude accounts pause, or one request is probing.
     pub active: bool,
     /// End of the pause.
     pub until: Option<Wall>,
-    /// The refusal that tripped it, in the upstream's words.
+    /// The refusal that tripped it, as the upstream's message.
     pub reason: Option<Arc<str>>,
     /// A probe is in progress.
     pub probe_in_flight: bool,
-    /// How often it tripped.
+    /// How often it has tripped.
     pub count: u64,
-    /// When it tripped last.
+    /// When it last tripped.
     pub last_at: Option<Wall>,
-    /// Of which models it is; there is one for each family.
+    /// The model family of this breaker.
     pub family: Option<Family>,
 }
 
@@ -242,9 +242,9 @@ pub struct QueueSnapshot {
     /// The longest wait.
     pub oldest: Option<Duration>,
     pub bytes: u64,
-    /// When the next account is expected to come back for one of them.
+    /// When the next account is expected back for one of them.
     pub next_release: Option<Duration>,
-    /// How many wait for what.
+    /// The number of requests by reason.
     pub by_cause: Vec<(WaitCause, usize)>,
 }
 
@@ -254,12 +254,12 @@ pub struct Learned {
     /// Quota windows.
     pub windows: Vec<WindowSnapshot>,
     pub usage: UsageTotals,
-    /// The last `unified-status`: without it, a full week that the API serves would count as
+    /// The last `unified-status`: without it, a full week that the API still serves would count as
     /// exhausted (S3, S4).
     pub unified_status: Option<Verdict>,
-    /// How long paid extra usage counts as in use (S11).
+    /// Until when paid extra usage counts as in use (S11).
     pub overage_until: Option<Wall>,
-    /// Rejections of messages that still hold.
+    /// Rejections of messages that are still in force.
     pub rejections: Vec<KnownRejection>,
 }
 
@@ -268,10 +268,10 @@ pub struct Learned {
 pub struct KnownRejection {
     /// The window, if the answer named one.
     pub window: Option<WindowKind>,
-    /// Whose requests it keeps out; none: all messages.
+    /// The model family that it applies to; `None`: all messages.
     pub family: Option<Family>,
     pub until: Wall,
-    /// When the answer came.
+    /// When the answer arrived.
     pub said_at: Wall,
     /// The answer's HTTP status.
     pub status: Option<u16>,
@@ -287,13 +287,13 @@ pub struct Explanation {
     pub model: Option<Arc<str>>,
     /// `Request::session`.
     pub session: Option<SessionKey>,
-    /// What came of it.
+    /// The decision.
     pub verdict: ExplainedVerdict,
     /// Available accounts, best first.
     pub candidates: Vec<Candidate>,
-    /// The others.
+    /// The other accounts.
     pub passed_over: Vec<Standing>,
-    /// Where the prompt of its session is cached, if it is.
+    /// Where the prompt of its session is cached, if anywhere.
     pub cache: Option<CachedPrompt>,
 }
 
@@ -302,18 +302,18 @@ pub struct Explanation {
 pub struct CachedPrompt {
     pub account: AccountId,
     pub name: Arc<str>,
-    /// About what any other account would have to write to its cache.
+    /// Roughly what any other account would have to write to its cache.
     pub tokens: u64,
 }
 
-/// What would happen, or did.
+/// What would happen, or has happened.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExplainedVerdict {
-    /// This account, by this rule.
+    /// This account was chosen, by this rule.
     Chosen(AccountId, Why),
-    /// It would wait.
+    /// The request waits.
     Wait(WaitCause, Option<Duration>),
-    /// It would be refused.
+    /// The request is refused.
     Refuse(RefusalReason),
 }
 
@@ -324,16 +324,16 @@ pub struct Candidate {
     pub name: Arc<str>,
     /// 1 is first.
     pub rank: usize,
-    /// Its weekly tier for this request; none is `unknown`, which serves as normal.
+    /// Its weekly tier for this request; `None` is `unknown`, which serves as normal.
     pub tier: Option<Tier>,
-    /// Why it serves only what no other can; empty if it does not.
+    /// Why it serves only what no other can; empty if that is not so.
     pub avoided: Vec<Avoided>,
-    /// The pass in which it is looked at: earlier ones come first (S7).
+    /// The pass that considers it: earlier ones come first (S7).
     pub pass: PassOrder,
     pub priority: i64,
     /// The sum of the terms.
     pub score: f64,
-    /// S6.
+    /// The terms (S6).
     pub terms: Terms,
 }
 
@@ -341,7 +341,7 @@ pub struct Candidate {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PassOrder(pub(crate) Payment, pub(crate) Group, pub(crate) Pass);
 
-/// What an account costs whoever owns it.
+/// Whether using an account costs its owner money.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Payment {
     #[default]
@@ -349,10 +349,10 @@ pub(crate) enum Payment {
     PaidOverage,
 }
 
-/// The groups over which the passes run, one after the other (S7).
+/// The groups of accounts, considered one after another (S7).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Group {
-    /// Subscriptions, and API keys that are preferred as much as the best of them.
+    /// Subscriptions, and API keys with a priority at least as good as the best of them.
     #[default]
     Subscriptions,
     ApiKeys,
@@ -373,17 +373,17 @@ pub(crate) enum Pass {
 /// The terms of a score (S6).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Terms {
-    /// The work in flight and the request's own.
+    /// The work in flight and the request itself.
     pub load: f64,
-    /// Pressure on the five hours: negative where time runs out before the quota does.
+    /// Pressure on the five hours: negative if time runs out before the quota does.
     pub five_hour: f64,
     /// Pressure on the week.
     pub week: f64,
     /// Share of the recent work.
     pub spread: f64,
-    /// Just back from a block.
+    /// The account has just come back from a block.
     pub recovery: f64,
-    /// Failures in a row, fading.
+    /// Consecutive failures, fading.
     pub failures: f64,
 }
 
@@ -395,9 +395,9 @@ impl Terms {
     }
 }
 
-/// For texts: every [`PassedOver`] that a wait can cure has one of these causes.
+/// For display: every [`PassedOver`] that waiting can cure has one of these causes.
 impl PassedOver {
-    /// The class of waiting, or none for what is never waited for.
+    /// The class of waiting, or `None` if it is never waited for.
     #[must_use]
     pub fn wait_cause(&self) -> Option<WaitCause> {
         match self {

@@ -1,11 +1,11 @@
-//! Storm control (SPEC S10): who takes over many requests at once takes them one by one, and blocks
-//! do not end together.
+//! Storm control (SPEC S10): an account that takes over many requests at once gets them one by one,
+//! and blocks do not all end at the same time.
 
 use super::policy::{SPREAD_GAP, SPREAD_MAX, STEP, STORM_RAMP};
 use super::time::Mono;
 
 /// One account's ramp. Counts the requests that it was given since the storm and whose head has not
-/// come yet.
+/// arrived yet.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ramp {
     state: State,
@@ -16,17 +16,17 @@ pub(crate) struct Ramp {
 enum State {
     #[default]
     Off,
-    /// A storm may come here until then; the ramp begins with its first request.
+    /// A storm may arrive until then; the ramp starts with its first request.
     Armed { until: Mono },
-    /// One more at a time after every step.
+    /// One more request at a time after every step.
     Running { since: Mono },
 }
 
-/// What the ramp says about one more request.
+/// Whether the ramp admits another request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
     Free,
-    /// Then, or when a head arrives.
+    /// At that time, or when a head arrives.
     From(Mono),
 }
 
@@ -53,7 +53,7 @@ impl Ramp {
         }
     }
 
-    /// Counts a request; true if its head is to be reported with [`Ramp::head`].
+    /// Counts a request; returns true if its head must be reported with [`Ramp::head`].
     pub(crate) fn grant(&mut self, now: Mono) -> bool {
         self.state = match self.state {
             State::Armed { until } if until > now => State::Running { since: now },
@@ -65,7 +65,7 @@ impl Ramp {
         counts
     }
 
-    /// The head of a counted request has come, or never will.
+    /// The head of a counted request has arrived, or never will.
     pub(crate) fn head(&mut self) {
         self.pending = self.pending.saturating_sub(1);
     }
@@ -81,8 +81,8 @@ impl Room {
 }
 
 /// New ends for blocks of different accounts: none within a second of another, none earlier than
-/// asked, none later than five seconds after that, the earliest as it is. Takes and gives them in
-/// the order of `asked`.
+/// requested, none more than five seconds later, and the earliest unchanged. Input and output are
+/// in the order of `asked`.
 pub(crate) fn spread(asked: &[Mono]) -> Vec<Mono> {
     let mut before: Option<Mono> = None;
     let apart = |end: &Mono| {

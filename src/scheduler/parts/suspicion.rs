@@ -1,12 +1,13 @@
-//! Suspicion (SPEC P7, *Unproven*): what a refusal without evidence is held against, until an
-//! unrelated request clears or proves it.
+//! Suspicion (SPEC P7, *Unproven*): the effect of a refusal without evidence, until an unrelated
+//! request clears or proves it.
 //!
-//! A 500 or a bare 429 says that something went wrong and not what: it may be the account, the API,
-//! or this one request. Taking the account from everyone at once lets a single odd request stop a
-//! pool; ignoring the refusal sends request after request into an account that is down. So the
-//! account is only *avoided*, for as long as a cooldown would last. An unrelated request that it
-//! serves clears it, an unrelated request that meets the same proves it, and only then is it set
-//! aside. Requests that share session and first message are kin and prove nothing about each other.
+//! A 500 or a bare 429 says that something went wrong but not what: it may be the account, the API,
+//! or this one request. Taking the account from all requests at once would let a single bad request
+//! stop the pool; ignoring the refusal would send request after request to an account that is down.
+//! So the account is only *avoided*, for as long as a cooldown would last. An unrelated request
+//! that it serves clears it; an unrelated request that meets the same refusal proves it, and only
+//! then is the account set aside. Requests that share session and first message are kin and prove
+//! nothing about each other.
 //!
 //! ```text
 //!            refused                  unrelated, same fingerprint
@@ -23,14 +24,13 @@ use super::id::{Kin, RouteClass};
 use super::policy::{SUSPICION_MEMORY, SUSPICIONS_MAX};
 use super::time::{Mono, Now};
 
-/// What a refusal says, apart from numbers and ids: equal for the same trouble on different
-/// accounts.
+/// A refusal without its numbers and ids: equal for the same trouble on different accounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(u64);
 
 impl Fingerprint {
-    /// Of a refusal's route class, status, type and message, without every word that contains a
-    /// digit.
+    /// Computed from a refusal's route class, status, type and message, without every word that
+    /// contains a digit.
     #[must_use]
     pub fn of(class: RouteClass, status: u16, kind: &str, message: &str) -> Fingerprint {
         let words = message
@@ -47,51 +47,51 @@ impl Fingerprint {
     }
 }
 
-/// FNV-1a: equality of short texts is all that is asked of it.
+/// FNV-1a, which is good enough to compare short texts.
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const FNV_PRIME: u64 = 0x0100_0000_01b3;
 
-/// What one account is suspected of, and whom it has served lately.
+/// The suspicions against one account, and the requests that it has served recently.
 #[derive(Debug, Default)]
 pub(crate) struct Suspicions {
     list: Vec<Suspicion>,
     served: [Served; RouteClass::ALL.len()],
 }
 
-/// One refusal that nobody has explained yet.
+/// One unexplained refusal.
 #[derive(Clone, Debug)]
 pub(crate) struct Suspicion {
     pub(crate) class: RouteClass,
     pub(crate) evidence: Arc<Evidence>,
-    /// Avoided until then.
+    /// The account is avoided until then.
     pub(crate) until: Mono,
     fingerprint: Fingerprint,
     raised_by: Raiser,
-    /// Refusals in a row; those that were in progress together count as one.
+    /// Consecutive refusals; those that were in progress at the same time count as one.
     in_a_row: u32,
     last: Mono,
 }
 
-/// Who met a refusal.
+/// Which requests met a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Raiser {
     One(Kin),
     Unrelated,
 }
 
-/// What a refusal amounts to.
+/// How far a refusal is proven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Finding {
-    /// Nobody unrelated has met the same.
+    /// No unrelated request has met the same.
     Unproven,
-    /// Somebody has.
+    /// An unrelated request has met the same.
     Proven,
 }
 
-/// A refusal without evidence, or of the account's way.
+/// A refusal without evidence, or one on the way to the account.
 #[derive(Clone, Debug)]
 pub(crate) struct Refused {
-    /// When the request that met it was sent.
+    /// When the refused request was sent.
     pub(crate) sent: Mono,
     pub(crate) class: RouteClass,
     pub(crate) kin: Kin,
@@ -99,8 +99,8 @@ pub(crate) struct Refused {
     pub(crate) evidence: Arc<Evidence>,
 }
 
-/// The requests that were sent last among those that a route class has served: the latest, and the
-/// latest that is no kin of it. Two are enough to know for anybody whether an unrelated request was
+/// The most recently sent requests that a route class has served: the latest one, and the latest
+/// one that is not its kin. These two suffice to tell for any request whether an unrelated one was
 /// served since.
 #[derive(Clone, Copy, Debug, Default)]
 struct Served {
@@ -126,7 +126,7 @@ impl Served {
     }
 }
 
-/// How long suspicion lasts: `cooldownMs`, doubling, at most `maxCooldownMs`.
+/// The length of a suspicion: `cooldownMs`, doubling, at most `maxCooldownMs`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cooldown {
     pub(crate) first: Duration,
@@ -134,7 +134,7 @@ pub(crate) struct Cooldown {
 }
 
 impl Cooldown {
-    /// After this many refusals in a row.
+    /// After this many consecutive refusals.
     pub(crate) fn after(self, refusals: u32) -> Duration {
         let doublings = refusals.saturating_sub(1).min(31);
         self.first.saturating_mul(1 << doublings).min(self.longest)
@@ -142,7 +142,8 @@ impl Cooldown {
 }
 
 impl Suspicions {
-    /// A refusal came. Gives what it amounts to, and how long a suspicion or a cooldown lasts.
+    /// Records a refusal. Returns how far it is proven, and the length of the suspicion or
+    /// cooldown.
     pub(crate) fn refused(
         &mut self,
         now: Mono,
@@ -186,18 +187,18 @@ impl Suspicions {
         }
     }
 
-    /// A request of this class was served; it was sent then.
+    /// A request of this class, sent at that time, was served.
     pub(crate) fn served(&mut self, sent: Mono, class: RouteClass, kin: Kin) {
         self.served[class as usize].add(sent, kin);
         self.list.retain(|one| one.class != class || one.last > sent);
     }
 
-    /// Whether an unrelated request of this class that was sent at `since` or later was served.
+    /// Whether an unrelated request of this class, sent at `since` or later, was served.
     pub(crate) fn has_served_since(&self, class: RouteClass, kin: Kin, since: Mono) -> bool {
         self.served[class as usize].unrelated_to(kin).is_some_and(|sent| sent >= since)
     }
 
-    /// Forgets what these kin alone have raised: the refusal turned out to be their own.
+    /// Removes suspicions raised only by these kin: the refusal turned out to be their own.
     pub(crate) fn lift(&mut self, fingerprint: Fingerprint, kin: Kin) {
         let own =
             |one: &Suspicion| one.fingerprint == fingerprint && one.raised_by == Raiser::One(kin);
@@ -208,7 +209,7 @@ impl Suspicions {
         self.list.clear();
     }
 
-    /// What keeps this class away from the account for now.
+    /// The suspicions in force.
     pub(crate) fn in_force(&self, now: Now) -> impl Iterator<Item = &Suspicion> {
         self.list.iter().filter(move |one| one.until > now.mono)
     }

@@ -1,16 +1,16 @@
-//! The weekly tiers (SPEC S4): pure functions of a used share, the elapsed share of the week and
+//! The weekly tiers (SPEC S4): pure functions of the used share, the elapsed share of the week and
 //! the thresholds.
 
 use super::policy::{EFFECTIVE_USE_MAX, Policy};
 use super::snapshot::Tier;
 
-/// Used share of the week with its burn debt: being ahead of the clock costs.
+/// Used share of the week plus burn debt, the penalty for being ahead of the clock.
 pub(crate) fn effective_use(policy: &Policy, used: f64, elapsed: Option<f64>) -> f64 {
     let debt = elapsed.map_or(0.0, |elapsed| (used - elapsed).max(0.0));
     (used + policy.weekly_burn_debt_weight * debt).min(EFFECTIVE_USE_MAX)
 }
 
-/// The tier of a share by the thresholds alone.
+/// The tier of a share according to the thresholds alone.
 pub(crate) fn of_share(policy: &Policy, share: f64) -> Tier {
     match share {
         share if share >= policy.weekly_exhausted => Tier::Exhausted,
@@ -21,9 +21,8 @@ pub(crate) fn of_share(policy: &Policy, share: f64) -> Tier {
     }
 }
 
-/// The tier that selection uses: only what is really used exhausts, pace makes it critical at most.
-/// A week that is as full as a short window may be counts as reserve, whatever the weekly
-/// thresholds.
+/// The tier used for selection: only actual use exhausts a week, pace makes it critical at most. A
+/// week that is as full as a short window may be counts as reserve, whatever the weekly thresholds.
 pub(crate) fn of_use(policy: &Policy, used: f64, elapsed: Option<f64>) -> Tier {
     if used >= policy.weekly_exhausted {
         return Tier::Exhausted;

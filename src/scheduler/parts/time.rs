@@ -1,7 +1,7 @@
-//! The two clocks of the program as types, so that neither turns into the other by accident.
+//! The program's two clocks as types, so that they cannot be mixed up.
 //!
 //! [`Mono`] is for waits, cooldowns and ramps: it never jumps. [`Wall`] is for resets and expiry:
-//! it may.
+//! it may jump.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
@@ -14,7 +14,7 @@ pub struct Mono(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Wall(pub i64);
 
-/// One look at both clocks.
+/// A reading of both clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Now {
     /// For waits and cooldowns.
@@ -24,16 +24,16 @@ pub struct Now {
 }
 
 impl Mono {
-    /// The far future: later than any deadline that is ever stored.
+    /// The far future: later than any stored deadline.
     pub const MAX: Mono = Mono(u64::MAX);
 
-    /// Time since `earlier`; zero if `earlier` is in fact later.
+    /// Time since `earlier`; zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Mono) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
-    /// The moment `span` earlier, or the first there is.
+    /// The moment `span` earlier, or the first possible one.
     #[must_use]
     pub fn before(self, span: Duration) -> Mono {
         Mono(self.0.saturating_sub(whole_ms(span)))
@@ -73,8 +73,8 @@ impl Sub<Duration> for Wall {
 }
 
 impl Now {
-    /// The moment on the monotonic clock at which the wall clock will show `wall`, if it does not
-    /// jump until then.
+    /// When the wall clock will show `wall`, on the monotonic clock, if it does not jump until
+    /// then.
     #[must_use]
     pub fn mono_at(self, wall: Wall) -> Mono {
         self.mono + self.wall.until(wall)

@@ -1,14 +1,13 @@
-//! What has become of one request so far (SPEC P7): where it was refused, and its suspense.
+//! The history of one request (SPEC P7): where it was refused, and its suspense.
 //!
-//! The scheduler knows accounts, and keeps nothing about a request between two attempts. What one
-//! refusal means for the next attempt of the same request therefore travels with the request: the
-//! end of an attempt gives an [`Aftermath`], which the worker adds to [`Trail`] before it asks
-//! again.
+//! The scheduler knows accounts, and keeps nothing about a request between two attempts. So what a
+//! refusal means for the next attempt of the same request travels with the request: the end of an
+//! attempt returns an [`Aftermath`], which the worker adds to the [`Trail`] before it asks again.
 //!
 //! A request that was refused everywhere without evidence is neither answered nor held in the
-//! queue: it waits in *suspense* and looks again now and then, with one call each time. As soon as
-//! an account that refused it has served somebody unrelated, it looks there; refused again, the
-//! refusal is its own.
+//! queue: it waits in *suspense* and tries again from time to time, with one call each. As soon as
+//! an account that refused it has served an unrelated request, it tries that account; if it is
+//! refused there again, the refusal is its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,20 +18,20 @@ use super::policy::{Policy, SUSPENSE_LOOK, TRAIL_MAX};
 use super::suspicion::{Cooldown, Fingerprint};
 use super::time::Mono;
 
-/// Where a request was refused, and how it waits for a refusal to be explained. Opaque: filled with
+/// Where a request was refused, and how it waits for an explanation. Opaque: filled by
 /// [`Trail::add`], carried in a request (`scheduler::Request`).
 #[derive(Clone, Debug, Default)]
 pub struct Trail {
-    /// At most one an account.
+    /// At most one per account.
     refusals: Vec<PastRefusal>,
     /// Accounts that answered 403 without saying why (P7).
     forbidden: Vec<(AccountId, Arc<Evidence>)>,
     suspense: Option<Suspense>,
-    /// An answer came that no wait can better.
+    /// There was an answer that waiting cannot improve.
     never_held: bool,
 }
 
-/// What the end of an attempt means for its own request. Give it to [`Trail::add`].
+/// What the end of an attempt means for its own request. Pass it to [`Trail::add`].
 #[derive(Clone, Debug, Default)]
 pub struct Aftermath {
     pub(crate) refusal: Option<PastRefusal>,
@@ -52,33 +51,33 @@ pub(crate) struct PastRefusal {
 /// What keeps a request from an account that has refused it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RefusedFor {
-    /// It has to leave the account alone until then, whoever else may use it.
+    /// It must leave the account alone until then, whoever else may use it.
     Delay(Mono),
-    /// Nobody knows yet.
+    /// The reason is not known yet.
     Unproven { unproven: Unproven, fingerprint: Fingerprint },
 }
 
-/// A refusal without evidence.
+/// A kind of refusal without evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unproven {
     /// 429, with its `retry-after`.
     Limit(Option<Duration>),
     /// 500.
     Error,
-    /// A 200 that is empty or a page (P6).
+    /// A 200 that is empty or an HTML page (P6).
     NoAnswer,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Suspense {
     since: Mono,
-    /// The next look; none is due while a look is in progress.
+    /// The next attempt; none is due while one is in progress.
     look_at: Mono,
     looks: u32,
 }
 
 impl Aftermath {
-    /// The refusal has turned out to be the request's own: it is to be answered now.
+    /// The refusal has turned out to be the request's own, so it is answered now.
     #[must_use]
     pub fn is_the_end(&self) -> bool {
         self.ends
@@ -86,7 +85,7 @@ impl Aftermath {
 }
 
 impl Trail {
-    /// Adds what the last attempt has brought.
+    /// Adds the result of the last attempt.
     pub fn add(&mut self, after: Aftermath, policy: &Policy) {
         self.never_held |= after.never_held;
         self.forbidden.extend(after.forbidden);
@@ -105,7 +104,7 @@ impl Trail {
         }
     }
 
-    /// No account has refused the request yet.
+    /// Whether no account has refused the request yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.refusals.is_empty() && self.suspense.is_none()
@@ -138,8 +137,8 @@ impl Trail {
         self.suspense.is_none() && !self.never_held && self.last_unproven().is_some()
     }
 
-    /// No account is left to try: if one has refused without evidence, the request waits for that
-    /// to be explained.
+    /// No account is left to try: if one has refused without evidence, the request waits for an
+    /// explanation.
     pub(crate) fn begin_suspense(&mut self, now: Mono, policy: &Policy) {
         if self.suspense.is_none()
             && !self.never_held
@@ -150,14 +149,14 @@ impl Trail {
         }
     }
 
-    /// When the next look of a request in suspense is due, or its time is up.
+    /// When the next attempt of a request in suspense is due, or its time is up.
     pub(crate) fn look_at(&self, policy: &Policy) -> Option<Mono> {
         let end = self.suspense_ends(policy)?;
         self.suspense.map(|suspense| suspense.look_at.min(end))
     }
 
-    /// The same for an account that has refused it: its own refusal may ask for longer than the
-    /// last one did.
+    /// The same for an account that has refused it: its own refusal may require a longer delay than
+    /// the last one did.
     pub(crate) fn look_at_refuser(&self, refusal: &PastRefusal, policy: &Policy) -> Option<Mono> {
         let own = match refusal.why {
             RefusedFor::Unproven { unproven, .. } => refusal.at + delay(policy, unproven, 0),
@@ -166,8 +165,8 @@ impl Trail {
         Some(self.look_at(policy)?.max(own).min(self.suspense_ends(policy)?))
     }
 
-    /// Whether it waits for this account's refusal to be explained; the pause after a pass does not
-    /// keep it then.
+    /// Whether it waits for an explanation of this account's refusal; the pause after a pass does
+    /// not apply then.
     pub(crate) fn has_suspense_on(&self, account: AccountId) -> bool {
         let is_unproven = |refusal: &PastRefusal| match refusal.why {
             RefusedFor::Unproven { .. } => true,
@@ -176,7 +175,7 @@ impl Trail {
         self.suspense.is_some() && self.refusal_by(account).is_some_and(is_unproven)
     }
 
-    /// When a request leaves suspense at the latest.
+    /// The latest end of a request's suspense.
     pub(crate) fn suspense_ends(&self, policy: &Policy) -> Option<Mono> {
         let most = match self.last_unproven()? {
             Unproven::Limit(_) | Unproven::NoAnswer => policy.unproven_max_wait,
@@ -193,7 +192,7 @@ impl Trail {
     }
 }
 
-/// The time to the next look, after this many looks in suspense.
+/// The time to the next attempt, after this many attempts in suspense.
 fn delay(policy: &Policy, unproven: Unproven, looks: u32) -> Duration {
     let cooldown = |first| Cooldown { first, longest: policy.max_cooldown };
     match unproven {

@@ -1,7 +1,7 @@
-//! Whether a request is held (SPEC Q1), and how long at most.
+//! Whether a request is held (SPEC Q1), and for how long at most.
 //!
-//! Each account that matches has an outlook: until when it is out for each class of waiting. A
-//! request is held as long as one account's outlook ends, class by class, within what is left of
+//! Each matching account has an outlook: until when it is out, by class of waiting. A request is
+//! held as long as there is an account whose outlook ends, class by class, within what is left of
 //! that class's limit.
 
 use std::time::Duration;
@@ -12,17 +12,17 @@ use super::policy::{Policy, REST_WAIT_MAX};
 use super::request::{Limit, Request, Shape, WaitClock};
 use super::time::Mono;
 
-/// When one account can be expected back.
+/// When one account is expected back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outlook {
     /// The latest known end of each class.
     at: [Option<Mono>; CLASSES.len()],
     /// Classes in which it also waits for other requests to end.
     on_release: [bool; CLASSES.len()],
-    /// Until when a restraint keeps it (S6). Whoever cannot wait that long is served when its limit
-    /// comes.
+    /// Until when a restraint delays the request (S6). A request that cannot wait that long is
+    /// served at its limit.
     restrained: Option<Mono>,
-    /// Something that is never waited for.
+    /// It is out for a reason that is never waited for.
     never: bool,
     /// When that block ends, if known; a request queued for another reason may use it.
     unawaited: Option<Mono>,
@@ -65,7 +65,7 @@ impl Outlook {
         self.unawaited = self.unawaited.max(Some(at));
     }
 
-    /// The known end, or none: it depends on others, or never comes.
+    /// The known end; `None` if it depends on other requests, or never comes.
     pub(crate) fn end(&self) -> Option<Mono> {
         if self.never {
             return None;
@@ -77,7 +77,7 @@ impl Outlook {
         self.never
     }
 
-    /// The class of what ends last.
+    /// The class of the reason that ends last.
     pub(crate) fn cause(&self) -> WaitCause {
         let timed = CLASSES.into_iter().filter(|cause| self.at[index(*cause)].is_some());
         let last = timed.max_by_key(|cause| self.at[index(*cause)]);
@@ -87,10 +87,10 @@ impl Outlook {
     }
 }
 
-/// What a request may still wait.
+/// How long a request may still wait.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Allowance {
-    /// By class: the moment until which it may be held for it, and what it is told then.
+    /// By class: until when it may be held, and which limit it then reaches.
     until: [(Mono, Limit); CLASSES.len()],
 }
 
@@ -107,7 +107,7 @@ impl Allowance {
             policy.auto_max_wait.map_or(policy.max_wait, |auto| auto.min(policy.max_wait));
         let shape = match request.shape {
             Shape::Stream => None,
-            // It is held for what its client can bear, wherever the end is (Q6).
+            // It is held up to its client's tolerance, even if the end is later (Q6).
             Shape::Fallback => None,
             Shape::NonStream => Some((since + policy.non_stream_max_wait, Limit::ClientTolerance)),
             Shape::CountTokens => Some((since + policy.count_tokens_max_wait, Limit::WaitLimit)),
@@ -127,7 +127,7 @@ impl Allowance {
         Allowance { until }
     }
 
-    /// Q1: does all that keeps the account away end in time?
+    /// Q1: whether everything that keeps the account out ends in time.
     fn covers(&self, now: Mono, outlook: &Outlook) -> bool {
         let timed = (0..CLASSES.len())
             .all(|class| outlook.at[class].is_none_or(|at| at <= self.until[class].0));
@@ -137,16 +137,16 @@ impl Allowance {
         !outlook.never && timed && released && restrained
     }
 
-    /// A restraint waits as a limit of quota does.
+    /// A restraint counts as a wait for quota.
     fn restraint(&self) -> (Mono, Limit) {
         self.until[index(WaitCause::Quota)]
     }
 }
 
-/// What becomes of a request that no account can serve now.
+/// What happens to a request that no account can serve now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Prospect {
-    /// It waits; this is what for, and when its case may stand differently though nothing happened.
+    /// It waits for this reason; `look_at` is when the result may change although nothing happened.
     Wait { cause: WaitCause, look_at: Mono },
     /// Its time is up.
     Expired(Limit),
@@ -154,7 +154,7 @@ pub(crate) enum Prospect {
     Hopeless,
 }
 
-/// Q1 over the outlooks of all accounts that match.
+/// Applies Q1 to the outlooks of all matching accounts.
 pub(crate) fn judge(now: Mono, allowance: &Allowance, outlooks: &[Outlook]) -> Prospect {
     let covered = || outlooks.iter().filter(|outlook| allowance.covers(now, outlook));
     let first = covered().min_by_key(|outlook| outlook.end().unwrap_or(Mono::MAX));
@@ -183,7 +183,7 @@ pub(crate) fn judge(now: Mono, allowance: &Allowance, outlooks: &[Outlook]) -> P
     }
 }
 
-/// The clock of a request that is held from now on for this cause.
+/// The clock of a request that is held for this reason from now on.
 pub(crate) fn tick(now: Mono, clock: WaitClock, cause: WaitCause) -> WaitClock {
     WaitClock {
         since: clock.since.or(Some(now)),

@@ -1,7 +1,6 @@
-//! What is known of an account's quota windows, and which of them an answer rejected (SPEC S1–S3).
+//! The known quota windows of an account, and which of them an answer rejected (SPEC S1–S3).
 //!
-//! A window past its reset is forgotten on the next look. Nothing here reads headers: that is done
-//! at the edge.
+//! A window past its reset is dropped at the next check. Nothing here parses headers.
 
 use std::time::Duration;
 
@@ -16,13 +15,13 @@ pub(crate) struct Windows {
     list: Vec<Window>,
 }
 
-/// One window as it is known now.
+/// The current state of one window.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
     pub(crate) kind: WindowKind,
-    /// Whose requests met it, where the upstream limits each family by itself (S2).
+    /// The family whose requests met it, if the upstream limits families separately (S2).
     pub(crate) family: Option<Family>,
-    /// Used share, 0 to 1 (S1: above 1 counts as 1).
+    /// Used share, 0 to 1 (S1: larger values count as 1).
     pub(crate) used: Option<f64>,
     pub(crate) raw: Option<f64>,
     pub(crate) limit: Option<u64>,
@@ -30,7 +29,7 @@ pub(crate) struct Window {
     pub(crate) reset: Option<Wall>,
     learned: Now,
     source: Source,
-    /// The lease that checks whether a limit without a known end still holds.
+    /// The lease that tests whether a limit without a known end still holds.
     looker: Option<u64>,
 }
 
@@ -39,21 +38,21 @@ pub(crate) struct Window {
 pub(crate) enum Full {
     /// Out until its reset.
     Until(Wall),
-    /// Its end is not known: out until then, then one request may look (S3).
+    /// Its end is unknown: out until then, then one request may test it (S3).
     LookAt(Mono),
-    /// One request may look now.
+    /// One request may test it now.
     Lookable,
-    /// One request looks.
+    /// One request is testing it.
     Looked,
 }
 
-/// A used share from which on `retry` forgets a window: no threshold is above it by default.
+/// The used share from which `retry` forgets a window: no default threshold is higher.
 const FULL: f64 = 0.98;
 /// More kinds than any upstream has; a hostile one cannot make the list grow.
 const WINDOWS_MAX: usize = 16;
 
 impl Windows {
-    /// Those that have not passed.
+    /// The windows that have not passed.
     pub(crate) fn iter(&self, wall: Wall) -> impl Iterator<Item = &Window> {
         self.list.iter().filter(move |window| window.reset.is_none_or(|reset| reset > wall))
     }
@@ -62,7 +61,7 @@ impl Windows {
         self.iter(wall).find(|window| window.kind == *kind)
     }
 
-    /// The window of that kind as it is for requests of this family.
+    /// The window of that kind that applies to requests of this family.
     fn get_for(&self, wall: Wall, kind: &WindowKind, family: Option<&Family>) -> Option<&Window> {
         let family = family_of(kind, family);
         self.iter(wall).find(|window| window.kind == *kind && window.family == family)
@@ -79,20 +78,20 @@ impl Windows {
         })
     }
 
-    /// Forgets what has passed; true if there was something.
+    /// Drops what has passed; returns true if there was something.
     pub(crate) fn expire(&mut self, wall: Wall) -> bool {
         let before = self.list.len();
         self.list.retain(|window| window.reset.is_none_or(|reset| reset > wall));
         self.list.len() != before
     }
 
-    /// The first reset.
+    /// The earliest reset.
     pub(crate) fn first_reset(&self) -> Option<Wall> {
         self.list.iter().filter_map(|window| window.reset).min()
     }
 
-    /// Takes over what an answer to a request of this family, or the probe, said. What it did not
-    /// say stays.
+    /// Updates the windows from an answer to a request of this family, or from the probe. Missing
+    /// values stay as they were.
     pub(crate) fn learn(
         &mut self,
         now: Now,
@@ -162,7 +161,7 @@ impl Windows {
         window.source = source;
     }
 
-    /// A6: what has no reset or has passed is dropped, and what an answer has said since stays.
+    /// A6: drops what has no reset or has passed; answers received since take precedence.
     pub(crate) fn restore(&mut self, now: Now, saved: &[WindowSnapshot]) {
         for window in saved {
             let known = self.get_for(now.wall, &window.kind, window.family.as_ref()).is_some();
@@ -187,7 +186,7 @@ impl Windows {
         }
     }
 
-    /// This lease looks at every full window whose end is not known and that `concerns` it.
+    /// This lease tests every full window without a known end to which `concerns` applies.
     pub(crate) fn start_look(&mut self, now: Now, lease: u64, concerns: impl Fn(&Window) -> bool) {
         for window in &mut self.list {
             if concerns(window) && window.full(now) == Full::Lookable {
@@ -196,13 +195,13 @@ impl Windows {
         }
     }
 
-    /// The lease that looked was served: what it looked at no longer holds, unless its
-    /// answer has said so anew.
+    /// The lease that tested was served: the tested limits no longer hold, unless its answer has
+    /// confirmed them.
     pub(crate) fn look_passed(&mut self, lease: u64) {
         self.list.retain(|window| window.looker != Some(lease));
     }
 
-    /// It was refused: the limit holds for another while.
+    /// The test was refused: the limit holds for another while.
     pub(crate) fn look_failed(&mut self, now: Now, lease: u64) {
         for window in self.list.iter_mut().filter(|window| window.looker == Some(lease)) {
             window.looker = None;
@@ -210,8 +209,8 @@ impl Windows {
         }
     }
 
-    /// It ended in trouble of another kind: a limit that ends in many hours is left alone for as
-    /// long again, and one without a known end is looked at by the next request.
+    /// The test failed for another reason: a limit that ends in many hours is left alone for as
+    /// long again, and one without a known end is tested by the next request.
     pub(crate) fn look_ended_in_trouble(&mut self, now: Now, lease: u64) {
         for window in self.list.iter_mut().filter(|window| window.looker == Some(lease)) {
             window.looker = None;
@@ -221,20 +220,19 @@ impl Windows {
         }
     }
 
-    /// Ways out: this lease looks at the full windows that nobody has said anything about for many
-    /// hours.
+    /// Ways out: this lease tests the full windows about which nothing was learned for many hours.
     pub(crate) fn start_long_look(&mut self, now: Now, lease: u64) {
         for window in self.list.iter_mut().filter(|window| window.is_due_for_long_look(now)) {
             window.looker = Some(lease);
         }
     }
 
-    /// Forgets the windows that are used up: the next answer tells anew.
+    /// Forgets the windows that are used up: the next answer reports them again.
     pub(crate) fn forget_full(&mut self) {
         self.list.retain(|window| window.used < Some(FULL));
     }
 
-    /// It ended without an answer about it: the next one may look.
+    /// The test ended without an answer: the next request may test.
     pub(crate) fn look_returned(&mut self, lease: u64) {
         for window in self.list.iter_mut().filter(|window| window.looker == Some(lease)) {
             window.looker = None;
@@ -242,7 +240,7 @@ impl Windows {
     }
 }
 
-/// One reading, with whose it is and its reset.
+/// One reading, with its family and its reset.
 struct Told<'a> {
     reading: &'a WindowReading,
     family: Option<Family>,
@@ -270,7 +268,7 @@ fn concerns(kind: &WindowKind, family: Option<&Family>) -> bool {
 }
 
 impl Window {
-    /// Does it matter to a request of this family?
+    /// Whether it applies to a request of this family.
     pub(crate) fn concerns(&self, family: Option<&Family>) -> bool {
         let own = match &self.kind {
             WindowKind::SevenDayFamily(own) => return family == Some(own),
@@ -291,9 +289,9 @@ impl Window {
         Some((1.0 - left).clamp(0.0, 1.0))
     }
 
-    /// Used share in hundredths, rounded down as everywhere that people read it.
+    /// Used share in percent, rounded down as everywhere in the display.
     pub(crate) fn percent(&self) -> u8 {
-        // Between 0 and 1 (S1); the cast saturates for what is not.
+        // The value should be between 0 and 1 (S1); the cast saturates otherwise.
         (self.used.unwrap_or(0.0) * 100.0 + 1e-9) as u8
     }
 
@@ -302,7 +300,7 @@ impl Window {
         Some((self.used?, self.elapsed(wall)?))
     }
 
-    /// What it means that this window is full; the caller knows at which share it counts as full.
+    /// What it means that this window is full; the caller decides at which share it counts as full.
     pub(crate) fn full(&self, now: Now) -> Full {
         match (self.reset, self.looker) {
             (Some(reset), _) => Full::Until(reset),
@@ -314,12 +312,12 @@ impl Window {
         }
     }
 
-    /// Ways out: it has more than six hours to go, and nothing was said about it for as long.
+    /// Ways out: it has more than six hours left, and nothing was learned about it for as long.
     pub(crate) fn is_due_for_long_look(&self, now: Now) -> bool {
         self.long_look_at(now).is_some_and(|at| at <= now.mono)
     }
 
-    /// When somebody may look at a window that ends in many hours.
+    /// When a window that ends in many hours may be tested.
     pub(crate) fn long_look_at(&self, now: Now) -> Option<Mono> {
         let at = self.learned.mono + LONG_BLOCK;
         let end = now.mono_at(self.reset?);
@@ -341,15 +339,15 @@ impl Window {
     }
 }
 
-/// A window of an answer that was rejected, and its reset if that is known and still ahead.
+/// A window that an answer rejected, and its reset if that is known and in the future.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Rejected {
     pub(crate) window: Option<WindowKind>,
     pub(crate) reset: Option<Wall>,
 }
 
-/// S2: the windows that the claim or the per-window status names, else those at their limit, else
-/// an unnamed one.
+/// S2: the windows named by the claim or by the status of single windows, else those at their
+/// limit, else an unnamed one.
 pub(crate) fn rejected(
     now: Now,
     report: &QuotaReport,
@@ -393,8 +391,8 @@ pub(crate) fn rejected(
     kinds.into_iter().map(rejected).collect()
 }
 
-/// S2: a window other than the two of the account belongs to the family whose request met it, or
-/// to the one that its name says.
+/// S2: a window other than the two of the account belongs to the family whose request met it, or to
+/// the one in its name.
 fn family_of(kind: &WindowKind, family: Option<&Family>) -> Option<Family> {
     match kind {
         WindowKind::FiveHour | WindowKind::SevenDay | WindowKind::SevenDayFamily(_) => None,
@@ -414,7 +412,7 @@ fn used_share(raw: Option<f64>, limit: Option<u64>, remaining: Option<u64>) -> O
     }
 }
 
-/// The length of a window, where it is fixed.
+/// The length of a window, if it is fixed.
 fn length(kind: &WindowKind) -> Option<Duration> {
     match kind {
         WindowKind::FiveHour => Some(FIVE_HOURS),

@@ -1,5 +1,5 @@
-//! The ways out of a block (SPEC T2, P7): rests after which one request looks, looks at what has
-//! held for hours, and what lifts a block before its end.
+//! The ways out of a block (SPEC T2, P7): rests after which one request tests the account, tests of
+//! blocks that have lasted hours, and what lifts a block before its end.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::super::time::{Mono, Now};
 use super::{Account, BlockState, Looked, PlacedBlock, Target, bounded, keeps_out};
 
 impl Account {
-    /// The model that was found missing longest ago is asked for again.
+    /// Forgets the model that was found missing longest ago.
     pub(super) fn make_room_for_a_model(&mut self) {
         let models = || {
             let blocks = self.blocks.iter().enumerate();
@@ -23,13 +23,13 @@ impl Account {
         }
     }
 
-    /// Removes the blocks of the reasons that `ends` picks.
+    /// Removes the blocks whose reasons `ends` selects.
     pub(crate) fn lift_reasons(&mut self, now: Now, ends: impl Fn(&BlockReason) -> bool) {
         self.lift(now, |held| ends(&held.block.reason));
     }
 
-    /// T2: the credential or the account was refused once more. It rests for longer each time; what
-    /// was in progress when the last rest began says nothing new.
+    /// T2: the credential or the account was refused again. It rests longer each time; requests in
+    /// progress when the last rest began say nothing new.
     pub(crate) fn put_rest(
         &mut self,
         now: Now,
@@ -66,7 +66,7 @@ impl Account {
         }
     }
 
-    /// A request goes to the account: it looks at what waits for a look.
+    /// A request goes to the account and tests whatever awaits a test.
     pub(crate) fn start_look(&mut self, now: Now, lease: u64, target: Target<'_>) {
         for held in &mut self.blocks {
             if held.state(now) == BlockState::Lookable && keeps_out(&held.block.scope, target) {
@@ -75,7 +75,7 @@ impl Account {
         }
     }
 
-    /// Ways out: this lease looks at blocks of many hours, and at the windows behind them.
+    /// Ways out: this lease tests blocks of many hours, and the windows behind them.
     pub(crate) fn start_long_look(&mut self, now: Now, lease: u64, target: Target<'_>) {
         for held in &mut self.blocks {
             if held.is_due_for_long_look(now) && keeps_out(&held.block.scope, target) {
@@ -93,7 +93,7 @@ impl Account {
             Looked::Returned | Looked::InTrouble => {
                 for held in self.blocks.iter_mut().filter(|held| held.looker == Some(lease)) {
                     held.looker = None;
-                    // One look in six hours, whatever it met.
+                    // One test in six hours, whatever its result.
                     if looked == Looked::InTrouble && !held.block.reason.needs_look() {
                         held.said = now.mono;
                     }
@@ -102,7 +102,7 @@ impl Account {
         }
     }
 
-    /// Ways out: whatever keeps the account away but a missing credential is forgotten.
+    /// Ways out: forgets everything that keeps the account out except a missing credential.
     pub(crate) fn retry(&mut self, now: Now) {
         self.lift(now, |held| held.block.reason != BlockReason::NeedsLogin);
         self.suspicions.clear();
@@ -114,7 +114,7 @@ impl Account {
         self.last_failure = None;
     }
 
-    /// Ways out: a usage reading that shows room lifts what is older than it.
+    /// Ways out: a usage reading that shows room lifts older blocks.
     pub(crate) fn lift_by_reading(&mut self, now: Now, has_room: impl Fn(&WindowKind) -> bool) {
         if self.lifted_at.is_some_and(|at| now.mono.since(at) < READING_LIFTS_EVERY) {
             return;
@@ -144,7 +144,7 @@ impl PlacedBlock {
         !self.block.end.has_passed(now) || self.block.reason.needs_look()
     }
 
-    /// Only a look ends it.
+    /// Whether its time is over, so that only a test can end it.
     pub(crate) fn is_over(&self, now: Mono) -> bool {
         let ended = match self.block.end {
             End::At { mono, wall: None } => mono.is_none_or(|at| at <= now),
@@ -161,12 +161,12 @@ impl PlacedBlock {
         }
     }
 
-    /// Ways out: it holds for more than six hours, and nobody has looked for as long.
+    /// Ways out: it holds for more than six hours, and nobody has tested it for as long.
     pub(crate) fn is_due_for_long_look(&self, now: Now) -> bool {
         self.long_look_at(now).is_some_and(|at| at <= now.mono)
     }
 
-    /// When somebody may look at a block of many hours.
+    /// When a block of many hours may be tested.
     pub(crate) fn long_look_at(&self, now: Now) -> Option<Mono> {
         let at = self.said + LONG_BLOCK;
         let end = self.block.end.mono(now)?;
@@ -174,7 +174,7 @@ impl PlacedBlock {
     }
 }
 
-/// The rest after this many others in a row (T2).
+/// The length of a rest after this many consecutive ones (T2).
 fn rest(before: u32) -> Duration {
     let index = usize::try_from(before).unwrap_or(usize::MAX);
     match RESTS.get(index) {
