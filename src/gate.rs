@@ -384,20 +384,33 @@ impl LeaseGuard {
 
     /// Completes the lease. The result is for the request's trail, if the request continues.
     pub(crate) fn complete(mut self, outcome: Outcome) -> Aftermath {
-        self.end(outcome)
+        self.end(outcome, |_, _| ())
     }
 
-    fn end(&mut self, outcome: Outcome) -> Aftermath {
-        match self.lease.take() {
-            Some(lease) => self.gate.with(|scheduler, now| scheduler.complete(now, lease, outcome)),
-            None => Aftermath::default(),
-        }
+    /// The same, with a change that belongs to it: those who wait see both or neither.
+    pub(crate) fn complete_with(
+        mut self,
+        outcome: Outcome,
+        change: impl FnOnce(&mut Scheduler, Now),
+    ) -> Aftermath {
+        self.end(outcome, change)
+    }
+
+    fn end(&mut self, outcome: Outcome, change: impl FnOnce(&mut Scheduler, Now)) -> Aftermath {
+        let Some(lease) = self.lease.take() else {
+            return Aftermath::default();
+        };
+        self.gate.with(|scheduler, now| {
+            let after = scheduler.complete(now, lease, outcome);
+            change(scheduler, now);
+            after
+        })
     }
 }
 
 impl Drop for LeaseGuard {
     fn drop(&mut self) {
-        self.end(Outcome::Abandoned);
+        self.end(Outcome::Abandoned, |_, _| ());
     }
 }
 

@@ -354,24 +354,55 @@ fn a_refused_route_is_answered_at_once_each_time() {
 
 #[test]
 fn a_401_while_the_token_endpoint_is_down_is_a_rest_after_a_401() {
-    for (what, mode) in [("reset", Mode::ResetAfterRotation), ("429", Mode::RateLimited)] {
-        let upstream =
-            Upstream::with(|_| Answer::error(401, "authentication_error", "Invalid bearer token"));
-        let proxy = Proxy::start(&one_oauth(&upstream));
-        upstream.state().oauth.mode = mode;
-        let start = Instant::now();
-        for number in ["one", "two"] {
-            let reply = proxy.ask(&plain(number));
-            let message = reply.assert_error(502, "account_auth_error");
-            assert!(message.contains("(a: refused by the API"), "{what}: {message}");
-            assert_eq!(reply.header("x-should-retry"), Some("true"), "{what}");
+    std::thread::scope(|scope| {
+        for mode in [Mode::ResetAfterRotation, Mode::RateLimited] {
+            scope.spawn(move || rests_after_a_401(mode));
         }
-        assert!(start.elapsed() < Duration::from_secs(5), "{what}: it is not waited for");
-        let requests = upstream.requests();
-        let calls = requests.iter().filter(|request| request.path() == "/v1/messages").count();
-        assert_eq!((calls, upstream.state().oauth.refreshes.len()), (1, 1), "{what}");
-        let account = proxy.account("a");
-        assert_eq!(account["status"], "error", "{what}: {account:#}");
-        assert_eq!(account["blocks"][0]["reason"], "credential_refused", "{what}: {account:#}");
+    });
+}
+
+fn rests_after_a_401(mode: Mode) {
+    let upstream =
+        Upstream::with(|_| Answer::error(401, "authentication_error", "Invalid bearer token"));
+    let home = one_oauth(&upstream);
+    let proxy = Proxy::start(&home);
+    upstream.state().oauth.mode = mode;
+    let start = Instant::now();
+    for number in ["one", "two"] {
+        let reply = proxy.ask(&plain(number));
+        let message = reply.assert_error(502, "account_auth_error");
+        assert!(message.contains("(a: refused by the API"), "{message}");
+        assert_eq!(reply.header("x-should-retry"), Some("true"));
+        assert_eq!(reply.header("retry-after"), Some("5"));
     }
+    assert!(start.elapsed() < Duration::from_secs(5), "it is not waited for");
+    let calls = || upstream.requests().iter().filter(|one| one.path() == "/v1/messages").count();
+    let refreshes = || upstream.state().oauth.refreshes.len();
+    assert_eq!((calls(), refreshes()), (1, 1));
+    let account = proxy.account("a");
+    assert_eq!(account["status"], "error", "{account:#}");
+    assert_eq!(account["blocks"][0]["reason"], "credential_refused", "{account:#}");
+    until("one request looks while no refresh may be sent", || {
+        proxy.ask(&plain("three")).assert_error(502, "account_auth_error");
+        (calls() == 2).then_some(())
+    });
+    assert_eq!(refreshes(), 1);
+}
+
+#[test]
+fn after_a_401_the_refresh_that_failed_is_tried_again_by_the_first_request_that_may() {
+    let upstream = Upstream::with(|request| match request.credential() {
+        "token-a" => Answer::error(401, "authentication_error", "Invalid bearer token"),
+        _ => Answer::healthy(request),
+    });
+    let home = one_oauth(&upstream);
+    let proxy = Proxy::start(&home);
+    upstream.state().oauth.mode = Mode::RateLimited;
+    proxy.ask(&plain("one")).assert_error(502, "account_auth_error");
+    upstream.state().oauth.mode = Mode::Rotate;
+    for what in ["disable", "enable"] {
+        control(&proxy, "a", what);
+    }
+    assert_eq!(proxy.ask(&plain("two")).status, 200, "enabling lifts what retry lifts");
+    assert_eq!(proxy.account("a")["status"], "active");
 }

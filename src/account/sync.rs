@@ -172,8 +172,13 @@ impl Accounts {
         let Some(account) = self.get(id) else {
             return CredentialChange::Same;
         };
-        let profile = AccountProfile::of(entry, &self.shared.settings(), account.profile().origin);
+        let before = account.profile();
+        let profile = AccountProfile::of(entry, &self.shared.settings(), before.origin);
         account.set_profile(profile);
+        if entry.enabled && !before.enabled {
+            // As a retry does (SPEC P7, ways out).
+            self.retry(id);
+        }
         let is_new = match (&mut account.held().what, &entry.credential) {
             (Holding::Oauth(state), Credential::Oauth(oauth)) => {
                 state.merge_file(&oauth.deposit(), self.shared.now())

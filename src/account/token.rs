@@ -103,6 +103,8 @@ enum Standing {
     /// It was refused, and no refresh may follow. The fault may be the API's, so the token is kept
     /// for the request that tests it after the account's rest (SPEC T2).
     Resting,
+    /// The same, but the refresh that was to follow has failed for now. The next one goes first.
+    Waiting,
 }
 
 /// A refresh token that may be used up.
@@ -195,9 +197,11 @@ impl TokenState {
 
     /// Whether it is worth sending the access token.
     pub(crate) fn is_usable(&self, now: Now) -> bool {
-        self.tokens().access.is_some()
-            && self.standing != Standing::Refused
-            && !self.has_expired(now)
+        matches!(self.standing, Standing::Good | Standing::Resting) && self.is_there(now)
+    }
+
+    fn is_there(&self, now: Now) -> bool {
+        self.tokens().access.is_some() && !self.has_expired(now)
     }
 
     fn has_expired(&self, now: Now) -> bool {
@@ -243,6 +247,10 @@ impl TokenState {
             // may be used up is not risked.
             Some(_) if usable => Plan::Serve,
             None if usable && self.unknown.is_some() => Plan::Serve,
+            // It goes out with the request that looks.
+            Some(Plan::Cooling(_)) if self.standing == Standing::Waiting && self.is_there(now) => {
+                Plan::Serve
+            }
             Some(obstacle) => obstacle,
             None => Plan::Refresh,
         }
@@ -287,28 +295,8 @@ impl TokenState {
         let renewed = self.renewed.map(|(at, _)| since(at));
         let recently = self.forced.map(since).into_iter().chain(renewed);
         let is_too_soon = recently.min().is_some_and(|since| since < BETWEEN_REFRESHES);
-        if self.is_unproven && renewed.is_some_and(|since| since < JUST_BROUGHT) {
-            return self.refused_for_now();
-        }
-        match self.obstacle(switch, now) {
-            None if is_too_soon => self.refused_for_now(),
-            None => {
-                self.forced = Some(now.mono);
-                self.standing = Standing::Refused;
-                Plan::Refresh
-            }
-            // Although it cannot be refreshed, this refusal is no more final than others.
-            Some(Plan::NeedsLogin(_)) if self.refresh_refused.is_none() => self.refused_for_now(),
-            Some(obstacle) => {
-                self.standing = Standing::Refused;
-                match obstacle {
-                    Plan::Cooling(cooling) => {
-                        Plan::Cooling(Cooling { is_refused: true, ..cooling })
-                    }
-                    other => other,
-                }
-            }
-        }
+        let is_new = self.is_unproven && renewed.is_some_and(|since| since < JUST_BROUGHT);
+        self.after_a_401(switch, now, !is_too_soon && !is_new)
     }
 
     /// The API has refused the token of `generation` again after this request's refresh.
@@ -321,12 +309,26 @@ impl TokenState {
         if generation != self.generation {
             return self.plan(switch, now);
         }
-        self.refused_for_now()
+        self.after_a_401(switch, now, false)
     }
 
-    fn refused_for_now(&mut self) -> Plan {
-        self.standing = Standing::Resting;
-        Plan::Refused
+    fn after_a_401(&mut self, switch: Switch, now: Now, may_refresh: bool) -> Plan {
+        let (standing, plan) = match self.obstacle(switch, now) {
+            None if may_refresh => {
+                self.forced = Some(now.mono);
+                (Standing::Refused, Plan::Refresh)
+            }
+            Some(Plan::Cooling(cooling)) => {
+                (Standing::Waiting, Plan::Cooling(Cooling { is_refused: true, ..cooling }))
+            }
+            Some(obstacle) if self.refresh_refused.is_some() || obstacle == Plan::Disabled => {
+                (Standing::Refused, obstacle)
+            }
+            // It cannot be renewed, which makes the refusal no more final than another.
+            None | Some(_) => (Standing::Resting, Plan::Refused),
+        };
+        self.standing = standing;
+        plan
     }
 
     /// The user asks for another attempt: pauses end, but final refusals stay, and a token of
@@ -416,7 +418,7 @@ impl TokenState {
         }
         self.changed(&before);
         if is_complete {
-            if self.standing == Standing::Refused {
+            if matches!(self.standing, Standing::Refused | Standing::Waiting) {
                 // The endpoint gave the refused token again. Another refresh would do the same.
                 self.standing = Standing::Resting;
             }

@@ -245,6 +245,7 @@ fn a_refresh_that_failed_changes_nothing_while_the_token_is_valid() {
         "cooling",
         "once in ten seconds"
     );
+    assert_eq!(word(&refused.plan(Switch::On, later(9))), "serve", "to the one that looks");
     assert_eq!(word(&refused.plan(Switch::On, later(10))), "refresh");
 }
 

@@ -116,6 +116,7 @@ impl Course<'_> {
     ) -> Attempted {
         let mut readiness = first;
         let mut refused: Option<Meaning> = None;
+        let mut refused_token: Option<u64> = None;
         loop {
             let ready = match readiness {
                 Readiness::Ready(ready) => ready,
@@ -125,7 +126,7 @@ impl Course<'_> {
                         hold.complete(Outcome::Abandoned);
                         return Attempted::Ended(self.client_gone(Stage::Connecting));
                     }
-                    readiness = self.request.context.accounts.credential(self.granted.account);
+                    readiness = self.after_refresh(refused_token);
                     continue;
                 }
                 Readiness::Unready(unready) => {
@@ -141,39 +142,56 @@ impl Course<'_> {
                     return Attempted::Ended(answer(out, &reply::nobodys_fault(&text)));
                 }
             };
-            let quota = self.observe(&hold, &answer);
             let (kept, meaning);
-            if answer.status < 400 {
-                match self.deliver(hold, answer, &quota, out) {
-                    Delivery::Over(attempted) => return attempted,
-                    Delivery::Refused { hold: again, out: still, kept: own, meaning: said } => {
-                        (hold, out, kept, meaning) = (again, still, own, said);
-                    }
+            match self.take(hold, answer, out) {
+                Delivery::Over(attempted) => return attempted,
+                Delivery::Refused { hold: again, out: still, kept: own, meaning: said } => {
+                    (hold, out, kept, meaning) = (again, still, own, said);
                 }
-            } else {
-                (kept, meaning) = match self.read_error(answer, &quota) {
-                    Ok(read) => read,
-                    Err(_) => {
-                        hold.complete(Outcome::Abandoned);
-                        return Attempted::Ended(self.stopped());
-                    }
-                };
             }
             match meaning.next {
                 Next::RefreshAndRetry => {
-                    let (accounts, account) =
-                        (&self.request.context.accounts, self.granted.account);
-                    let was_refreshed = self.request.record.borrow().refreshed.contains(&account);
-                    readiness = if was_refreshed {
-                        accounts.refused_again(account, ready.generation)
-                    } else {
-                        accounts.refused(account, ready.generation)
-                    };
+                    readiness = self.after_401(ready.generation);
                     refused = Some(meaning);
+                    refused_token = Some(ready.generation);
                 }
                 Next::AnotherAccount => return self.failed(hold, kept, meaning, out),
                 Next::PassOn => return Attempted::Ended(self.passed_on(hold, kept, meaning, out)),
             }
+        }
+    }
+
+    /// Passes an answer on, or says what it means.
+    fn take(&self, hold: LeaseGuard, answer: Answer, out: Uncommitted) -> Delivery {
+        let quota = self.observe(&hold, &answer);
+        if answer.status < 400 {
+            return self.deliver(hold, answer, &quota, out);
+        }
+        match self.read_error(answer, &quota) {
+            Ok((kept, meaning)) => Delivery::Refused { hold, out, kept, meaning },
+            Err(_) => {
+                hold.complete(Outcome::Abandoned);
+                Delivery::Over(Attempted::Ended(self.stopped()))
+            }
+        }
+    }
+
+    /// What there is to send after a refresh. A token that the API has refused to this request is
+    /// not sent again: only its successor, if there is one.
+    fn after_refresh(&self, refused: Option<u64>) -> Readiness {
+        let (accounts, account) = (&self.request.context.accounts, self.granted.account);
+        match refused {
+            Some(generation) => accounts.refused_again(account, generation),
+            None => accounts.credential(account),
+        }
+    }
+
+    /// What there is to send now that the API has refused this token.
+    fn after_401(&self, generation: u64) -> Readiness {
+        let (accounts, account) = (&self.request.context.accounts, self.granted.account);
+        match self.request.record.borrow().refreshed.contains(&account) {
+            true => accounts.refused_again(account, generation),
+            false => accounts.refused(account, generation),
         }
     }
 
@@ -258,9 +276,8 @@ impl Course<'_> {
                 (after, "its credential was refused by the API".to_owned())
             }
             Unready::Cooling(cooling) => {
-                let after = hold.complete(Outcome::Abandoned);
                 let message = Arc::from(format!("{}{said}", cooling.why));
-                self.cool(&cooling, Evidence { message, ..evidence });
+                let after = self.cool(hold, &cooling, Evidence { message, ..evidence });
                 (after, format!("its token cannot be refreshed now: {}", cooling.why))
             }
             Unready::Disabled | Unready::Gone => {
@@ -271,20 +288,26 @@ impl Course<'_> {
         credential_failed(self.granted, after, format!("{why}{said}"))
     }
 
-    /// Blocks the account until the end of `cooling`, when the next refresh may start. If the API
-    /// has refused the token, this is a rest after a 401, and requests do not wait for the network.
-    fn cool(&self, cooling: &Cooling, evidence: Evidence) {
+    /// Blocks the account until the end of `cooling`, when the next refresh may start. If the API has
+    /// refused the token, the account rests as after any 401, at most until the next refresh, and
+    /// requests do not wait for the network.
+    fn cool(&self, hold: LeaseGuard, cooling: &Cooling, evidence: Evidence) -> Aftermath {
+        let (account, until) = (self.granted.account, cooling.until);
         let reason = match cooling.obstacle {
-            _ if cooling.is_refused => BlockReason::CredentialRefused,
+            _ if cooling.is_refused => {
+                let outcome = Outcome::CredentialRefused { evidence };
+                return hold.complete_with(outcome, |scheduler, now| {
+                    scheduler.end_rest_by(now, account, until);
+                });
+            }
             Obstacle::Network => BlockReason::RefreshNetwork,
             Obstacle::Endpoint | Obstacle::Local => BlockReason::RefreshFailed,
         };
-        let end = End::At { mono: Some(cooling.until), wall: None };
+        let end = End::At { mono: Some(until), wall: None };
         let block = Block { reason, end, scope: Scope::Account, evidence: Arc::new(evidence) };
-        self.request
-            .context
-            .gate
-            .with(|scheduler, now| scheduler.block(now, self.granted.account, block));
+        hold.complete_with(Outcome::Abandoned, |scheduler, now| {
+            scheduler.block(now, account, block);
+        })
     }
 
     /// Reads an error answer completely, or until it is too long to keep, and classifies it.

@@ -290,6 +290,15 @@ impl Scheduler {
         self.look = Look::Now;
     }
 
+    /// A refresh may be tried again then, so a rest after a 401 lasts no longer (T2).
+    pub fn end_rest_by(&mut self, now: Now, id: AccountId, at: Mono) {
+        self.touch(now);
+        if let Some(account) = self.account_mut(id) {
+            account.end_rest_by(at);
+        }
+        self.look = Look::Now;
+    }
+
     /// A new credential, or a successful refresh: ends blocks from 401, 403, needs-login and
     /// refreshes.
     pub fn clear_credential_blocks(&mut self, now: Now, id: AccountId) {

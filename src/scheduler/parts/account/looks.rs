@@ -53,6 +53,19 @@ impl Account {
         self.blocks.push(PlacedBlock { block, asked, said, rests, looker: None });
     }
 
+    /// A rest after a 401 ends then at the latest.
+    pub(crate) fn end_rest_by(&mut self, at: Mono) {
+        self.stir();
+        for held in &mut self.blocks {
+            if let (BlockReason::CredentialRefused, End::At { mono: Some(end), .. }) =
+                (&held.block.reason, &mut held.block.end)
+            {
+                *end = at.min(*end);
+                held.asked = held.block.end;
+            }
+        }
+    }
+
     /// A request goes to the account and tests whatever awaits a test.
     pub(crate) fn start_look(&mut self, now: Now, lease: u64, target: Target<'_>) {
         for held in &mut self.blocks {
