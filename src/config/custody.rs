@@ -177,13 +177,8 @@ impl Custody {
         self.own.live.refresh.is_some() && !self.own.spent.has(self.own.live.refresh.as_ref())
     }
 
-    /// Digests that another record of the same account knows.
-    pub(crate) fn learn(&mut self, spent: &Spent) {
-        self.own.spent.add_all(spent, None);
-    }
-
-    /// The same from what the state file knows of all accounts: the config may be an old copy,
-    /// which lacks the digest of the token that is about to be sent.
+    /// Learns from digests of all accounts which of our tokens are used up: the config may be an
+    /// old copy that lacks the digest of the token that is about to be sent.
     pub(crate) fn learn_noted(&mut self, noted: &[Digest]) {
         self.own.learn(noted, &Tokens::default());
     }
