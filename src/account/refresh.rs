@@ -187,7 +187,7 @@ impl Work<'_> {
         }
         match lock.and_then(Fate::of) {
             Some(Fate::Spent) => {
-                self.state(|state| state.learn_spent(&token));
+                self.state(|state| state.learn_noted(&[Digest::of(&token)]));
                 return Step::Another;
             }
             Some(Fate::Sent(sends)) => {

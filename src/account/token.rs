@@ -149,9 +149,9 @@ impl TokenState {
             "refused"
         } else if self.custody.kept() == Kept::InMemory && self.trouble.is_some() {
             "in memory only"
-        } else if self.life != Life::ByTheFile {
-            "valid"
-        } else if self.tokens().expires_at.is_some_and(|end| end <= now) {
+        } else if self.life == Life::ByTheFile
+            && self.tokens().expires_at.is_some_and(|end| end <= now)
+        {
             "expired"
         } else {
             "valid"
@@ -216,23 +216,18 @@ impl TokenState {
     }
 
     fn is_about_to_expire(&self, now: Now) -> bool {
-        // A token with a lifetime of minutes is used to its end.
-        let ahead = |life: Option<Duration>| match life {
-            Some(life) if life < LONG_LIFE => Duration::ZERO,
-            Some(_) | None => REFRESH_AHEAD,
-        };
-        match self.life {
-            Life::ByTheFile => self.tokens().expires_at.is_some_and(|end| {
-                // Without a known refresh, the lifetime is unknown and may be long.
-                let life = self.renewed_at().map(|at| at.until(end));
-                end <= now.wall + ahead(life)
-            }),
-            Life::Until(end) => {
-                let life = self.renewed.map(|(at, _)| end.since(at));
-                end <= now.mono + ahead(life)
+        let (left, life) = match (self.life, self.tokens().expires_at) {
+            (Life::ByTheFile, Some(end)) => {
+                (now.wall.until(end), self.renewed_at().map(|at| at.until(end)))
             }
-            Life::UntilRefused => false,
-        }
+            (Life::Until(end), _) => {
+                (end.since(now.mono), self.renewed.map(|(at, _)| end.since(at)))
+            }
+            (Life::ByTheFile, None) | (Life::UntilRefused, _) => return false,
+        };
+        // A token that is known to live for minutes only is used to its end.
+        let is_short = life.is_some_and(|life| life < LONG_LIFE);
+        left <= if is_short { Duration::ZERO } else { REFRESH_AHEAD }
     }
 
     /// What to do for a request that is about to be sent.
@@ -362,7 +357,7 @@ impl TokenState {
         changed
     }
 
-    /// Handles a newly read state file.
+    /// Handles digests of used-up tokens that were read.
     pub(crate) fn learn_noted(&mut self, noted: &[Digest]) {
         self.custody.learn_noted(noted);
     }
@@ -526,11 +521,6 @@ impl TokenState {
         let token = Digest::of(token);
         self.unknown = Some(UnknownFate { token, obstacle: Obstacle::Network, next, why });
         true
-    }
-
-    /// A file records that the token is used up.
-    pub(crate) fn learn_spent(&mut self, token: &Secret) {
-        self.custody.learn(&std::iter::once(Digest::of(token)).collect());
     }
 
     /// The token endpoint refused `sent` for good. Returns true if another pair, which may still be

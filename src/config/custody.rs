@@ -178,13 +178,8 @@ impl Custody {
         self.own.live.refresh.is_some() && !self.own.spent.has(self.own.live.refresh.as_ref())
     }
 
-    /// Learns digests from another record of the same account.
-    pub(crate) fn learn(&mut self, spent: &Spent) {
-        self.own.spent.add_all(spent, None);
-    }
-
-    /// The same from the state file's digests of all accounts: the config may be an old copy that
-    /// lacks the digest of the token that is about to be sent.
+    /// Learns from digests of all accounts which of our tokens are used up: the config may be an
+    /// old copy that lacks the digest of the token that is about to be sent.
     pub(crate) fn learn_noted(&mut self, noted: &[Digest]) {
         self.own.learn(noted, &Tokens::default());
     }

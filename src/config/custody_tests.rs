@@ -91,7 +91,7 @@ fn t8_a_full_list_takes_the_latest_from_whoever_knows_it() {
         custody.stored(&custody.record(&who), Kept::OnDisk);
         other.see_file(&entry);
         let mut learned = Custody::new(Deposit { spent: spent(&[]), ..entry.clone() });
-        learned.learn(&custody.own.spent);
+        learned.own.spent.add_all(&custody.own.spent, None);
         for at in number.max(60) - 60..number {
             let token = pair(&at.to_string(), 0).refresh;
             for known in [&entry.spent, &other.own.spent, &learned.own.spent] {
