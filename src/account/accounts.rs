@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use super::credential::{Account, AccountProfile, Holding, Readiness, Ready, Unready, ready};
 use super::oauth::{self, UsageReading};
+use super::plan::{Cooling, Obstacle, Plan, Switch};
 use super::refresh;
 use super::single_flight::SingleFlight;
 use super::surroundings::{Role, Shared, Surroundings};
-use super::token::{Cooling, Obstacle, Plan, Switch, TokenState};
+use super::token::TokenState;
 use crate::config::Config;
 use crate::error;
 use crate::scheduler::time::Now;
@@ -271,6 +272,6 @@ fn planned(plan: Plan, state: &TokenState, profile: &AccountProfile) -> Readines
 
 /// A request whose token is still good waits only as long as an endpoint usually takes, and then
 /// uses the old token while the refresh continues: the endpoint or a lock may hang (SPEC T2).
-const GOOD_TOKEN_WAIT: Duration = Duration::from_secs(2);
+const GOOD_TOKEN_WAIT: Duration = Duration::from_secs(5);
 /// Refreshes that one blocking call may wait for.
 const ASKS_MAX: usize = 4;

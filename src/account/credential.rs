@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use super::plan::Cooling;
 use super::single_flight::SingleFlight;
 use super::surroundings::Settings;
-use super::token::{Cooling, TokenState};
+use super::token::TokenState;
 use crate::config::atomic::SiblingLock;
 use crate::config::custody::Kept;
 use crate::config::state::TokensState;

@@ -17,6 +17,7 @@ mod import_from;
 mod keep;
 pub(crate) mod limits;
 pub(crate) mod oauth;
+mod plan;
 pub(crate) mod provider;
 mod refresh;
 mod sent;
@@ -31,6 +32,6 @@ pub(crate) mod wire;
 
 pub(crate) use accounts::Accounts;
 pub(crate) use credential::{Account, AccountProfile, Origin, Readiness, Ready, Unready};
+pub(crate) use plan::{Cooling, Obstacle};
 pub(crate) use single_flight::SingleFlight;
 pub(crate) use surroundings::{Role, Surroundings};
-pub(crate) use token::{Cooling, Obstacle};

@@ -9,7 +9,7 @@
 //!   sends the same token. The config's lock is held only while the space is reserved and while it
 //!   is filled, so that a slow endpoint does not hold up other writers.
 //! - A refresh runs on its own thread, and the requests that need it wait for its end; those whose
-//!   token is still good wait for two seconds at most. On the thread of the request that noticed
+//!   token is still good wait for five seconds at most. On the thread of the request that noticed
 //!   the need, a client that disconnects would interrupt the refresh between the answer and the
 //!   disk.
 //! - A token that may have arrived is not sent again within one refresh, whatever the answer was.
@@ -42,11 +42,12 @@ use super::credential::Account;
 use super::import_from;
 use super::keep::{self, Place};
 use super::oauth::{self, Issued, TokenFailure};
+use super::plan::{Obstacle, Plan, Switch};
 use super::sent::{self, Fate, Sends};
 use super::single_flight::{self, SingleFlight, SingleFlightGuard};
 use super::sources::SourceLimits;
 use super::surroundings::{Role, Shared};
-use super::token::{Obstacle, Plan, Switch, TokenState};
+use super::token::TokenState;
 use crate::config::atomic::SiblingLock;
 use crate::config::custody::Digest;
 use crate::config::rescue;

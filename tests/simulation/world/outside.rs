@@ -41,7 +41,10 @@ impl World {
         for (old, new) in before.accounts.iter().zip(&after.accounts) {
             for block in &old.blocks {
                 let same = |other: &&maxpool::scheduler::BlockSnapshot| {
-                    other.reason == block.reason && other.scope == block.scope
+                    other.reason == block.reason
+                        && other.scope == block.scope
+                        // An account may be under suspicion for several refusals of one kind.
+                        && other.evidence == block.evidence
                 };
                 let timed = !matches!(block.reason, BlockReason::Quota(_));
                 let now = new.blocks.iter().find(same).and_then(|block| block.remaining);
