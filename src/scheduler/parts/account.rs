@@ -434,7 +434,7 @@ impl Account {
         }
     }
 
-    /// The known used share of a window; zero for a window that has not started.
+    /// The used share of a window; zero if it is unknown or the window has not started.
     pub(crate) fn used(&self, wall: Wall, kind: &WindowKind) -> f64 {
         let window = self.windows.get(wall, kind);
         window.and_then(|window| window.used).unwrap_or(0.0)
