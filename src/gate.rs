@@ -387,7 +387,7 @@ impl LeaseGuard {
         self.end(outcome, |_, _| ())
     }
 
-    /// The same, with a change that belongs to it: those who wait see both or neither.
+    /// The same, together with another change: waiting requests see both or neither.
     pub(crate) fn complete_with(
         mut self,
         outcome: Outcome,

@@ -1,5 +1,5 @@
-//! What an account's tokens can be used for now, and what stands in the way (SPEC T2). `token` decides
-//! which of these holds.
+//! What an account's tokens can be used for now, and what prevents their use (SPEC T2). `token`
+//! decides which of these applies.
 
 use crate::scheduler::time::Mono;
 

@@ -176,7 +176,7 @@ impl Accounts {
         let profile = AccountProfile::of(entry, &self.shared.settings(), before.origin);
         account.set_profile(profile);
         if entry.enabled && !before.enabled {
-            // As a retry does (SPEC P7, ways out).
+            // Enabling an account lifts its blocks, like a retry (SPEC P7, ways out).
             self.retry(id);
         }
         let is_new = match (&mut account.held().what, &entry.credential) {

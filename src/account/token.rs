@@ -79,7 +79,8 @@ enum Standing {
     /// It was refused, and no refresh may follow. The fault may be the API's, so the token is kept
     /// for the request that tests it after the account's rest (SPEC T2).
     Resting,
-    /// The same, but the refresh that was to follow has failed for now. The next one goes first.
+    /// It was refused, and the refresh that followed has failed temporarily; the next refresh
+    /// comes first.
     Waiting,
 }
 
@@ -194,7 +195,7 @@ impl TokenState {
             // may be used up is not risked.
             Some(_) if usable => Plan::Serve,
             None if usable && self.unknown.is_some() => Plan::Serve,
-            // It goes out with the request that looks.
+            // The request that tests the account sends it.
             Some(Plan::Cooling(_)) if self.standing == Standing::Waiting && self.is_there(now) => {
                 Plan::Serve
             }
@@ -271,7 +272,7 @@ impl TokenState {
             Some(obstacle) if self.refresh_refused.is_some() || obstacle == Plan::Disabled => {
                 (Standing::Refused, obstacle)
             }
-            // It cannot be renewed, which makes the refusal no more final than another.
+            // Although it cannot be refreshed, this refusal is no more final than others.
             None | Some(_) => (Standing::Resting, Plan::Refused),
         };
         self.standing = standing;

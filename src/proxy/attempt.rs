@@ -161,7 +161,7 @@ impl Course<'_> {
         }
     }
 
-    /// Passes an answer on, or says what it means.
+    /// Delivers an answer, or returns its meaning.
     fn take(&self, hold: LeaseGuard, answer: Answer, out: Uncommitted) -> Delivery {
         let quota = self.observe(&hold, &answer);
         if answer.status < 400 {
@@ -176,8 +176,8 @@ impl Course<'_> {
         }
     }
 
-    /// What there is to send after a refresh. A token that the API has refused to this request is
-    /// not sent again: only its successor, if there is one.
+    /// The credential to send after a refresh. A token that the API has refused for this request is
+    /// never sent again, only its successor.
     fn after_refresh(&self, refused: Option<u64>) -> Readiness {
         let (accounts, account) = (&self.request.context.accounts, self.granted.account);
         match refused {
@@ -186,7 +186,7 @@ impl Course<'_> {
         }
     }
 
-    /// What there is to send now that the API has refused this token.
+    /// The credential to send after the API has refused this token.
     fn after_401(&self, generation: u64) -> Readiness {
         let (accounts, account) = (&self.request.context.accounts, self.granted.account);
         match self.request.record.borrow().refreshed.contains(&account) {
@@ -288,9 +288,9 @@ impl Course<'_> {
         credential_failed(self.granted, after, format!("{why}{said}"))
     }
 
-    /// Blocks the account until the end of `cooling`, when the next refresh may start. If the API has
-    /// refused the token, the account rests as after any 401, at most until the next refresh, and
-    /// requests do not wait for the network.
+    /// Blocks the account until the end of `cooling`, when the next refresh may start. If the API
+    /// has refused the token, the account rests as after any 401, at most until the next refresh,
+    /// and requests do not wait for the network.
     fn cool(&self, hold: LeaseGuard, cooling: &Cooling, evidence: Evidence) -> Aftermath {
         let (account, until) = (self.granted.account, cooling.until);
         let reason = match cooling.obstacle {

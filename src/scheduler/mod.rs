@@ -290,7 +290,7 @@ impl Scheduler {
         self.look = Look::Now;
     }
 
-    /// A refresh may be tried again then, so a rest after a 401 lasts no longer (T2).
+    /// Limits a rest after a 401 to `at`, when the next refresh may start (T2).
     pub fn end_rest_by(&mut self, now: Now, id: AccountId, at: Mono) {
         self.touch(now);
         if let Some(account) = self.account_mut(id) {

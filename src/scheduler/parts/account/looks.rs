@@ -53,7 +53,7 @@ impl Account {
         self.blocks.push(PlacedBlock { block, asked, said, rests, looker: None });
     }
 
-    /// A rest after a 401 ends then at the latest.
+    /// Limits a rest after a 401 to `at`.
     pub(crate) fn end_rest_by(&mut self, at: Mono) {
         self.stir();
         for held in &mut self.blocks {
