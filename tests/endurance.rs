@@ -111,7 +111,10 @@ fn answer(seen: &Mutex<Seen>, request: &Request) -> Answer {
         83..108 => failures::closed(),
         108..123 => failures::garbage(),
         123..138 => failures::first_event_error("api_error", "Internal server error"),
-        138..148 => failures::ping_then_error("overloaded_error", "Overloaded"),
+        // Without a time, an account would be set aside for 30 s, and the run would last for hours.
+        138..148 => {
+            failures::ping_then_error("overloaded_error", "Overloaded").header("retry-after", "1")
+        }
         _ => {
             *seen.answered.entry(number).or_default() += 1;
             let message = Message::text(&words(number));
