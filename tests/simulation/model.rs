@@ -18,8 +18,8 @@ pub(crate) struct Known {
     pub(crate) ended: u64,
     /// When a request was granted here or a head came from here last.
     pub(crate) moved: Mono,
-    /// When an answer rejected last.
-    pub(crate) said_at: Mono,
+    /// When an answer last rejected a request, by what was used up.
+    rejected: BTreeMap<Why, Mono>,
     /// The last `unified-status` allows requests.
     pub(crate) allowed: bool,
     /// The last answer said that paid overage is in use.
@@ -48,7 +48,7 @@ impl Known {
             weight: 0,
             ended: 0,
             moved: Mono(0),
-            said_at: Mono(0),
+            rejected: BTreeMap::new(),
             allowed: false,
             paid: false,
             blocks: BTreeMap::new(),
@@ -151,8 +151,9 @@ impl Known {
             Some(WindowKind::SevenDayFamily(named)) => family.or(Some(named)).cloned(),
             _ => None,
         };
-        self.said_at = now.mono;
-        self.put(Why::Quota(report.claim.clone(), whose), mono, wall);
+        let why = Why::Quota(report.claim.clone(), whose);
+        self.rejected.insert(why.clone(), now.mono);
+        self.put(why, mono, wall);
     }
 
     fn put(&mut self, why: Why, mono: Option<Mono>, wall: Option<Wall>) {
@@ -207,6 +208,23 @@ impl Known {
                 self.put(Why::Forbidden, after(Duration::from_secs(1_800)), None)
             }
         }
+    }
+
+    /// When an answer last said of what keeps a request of this family out now that it does.
+    pub(crate) fn said_at(&self, policy: &Policy, family: Option<&Family>) -> Mono {
+        let concerns = |own: &Family| family.is_none_or(|family| family == own);
+        let holds = |why: &Why| match why {
+            Why::Quota(_, Some(own)) => concerns(own),
+            _ => true,
+        };
+        let held = self.blocks.keys().filter(|why| holds(why));
+        let rejected = held.filter_map(|why| self.rejected.get(why).copied());
+        let is_full = |kind: &WindowKind, used: f64| match kind {
+            WindowKind::SevenDayFamily(own) => concerns(own) && used >= policy.weekly_exhausted,
+            _ => used >= policy.weekly_exhausted,
+        };
+        let full = self.windows.iter().filter(|(kind, (used, ..))| is_full(kind, *used));
+        rejected.chain(full.map(|(_, (.., learned))| *learned)).max().unwrap_or_default()
     }
 
     /// Why this request must not go here, if the simulator knows a reason.

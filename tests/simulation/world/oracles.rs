@@ -55,7 +55,9 @@ impl World {
         let thinking = request.signed_thinking
             || request.session.is_some_and(|session| self.thinking.contains(&session));
         let may_look = given.why == Why::LongLook
-            && known.said_at + Duration::from_secs(6 * 3_600) <= self.now.mono;
+            && known.said_at(&self.policy, request.family.as_ref())
+                + Duration::from_secs(6 * 3_600)
+                <= self.now.mono;
         if let Some(why) = known.forbids(self.now, &self.policy, request, thinking)
             && !may_look
         {
