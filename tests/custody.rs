@@ -356,7 +356,7 @@ fn without_locks_tokens_are_stored_all_the_same_and_that_is_said_once() {
     }
 }
 
-/// A home whose config cannot be written, and optionally no other directory either.
+/// A home whose config cannot be written, and possibly no other directory either.
 struct Sealed {
     home: Home,
     directory: PathBuf,
@@ -491,7 +491,7 @@ fn a_refresh_token_may_be_any_text() {
         proxy.post(&hello()).assert_said("Hello from upstream.");
         assert_eq!(pair(&home), ("access-odd".to_owned(), token.to_owned()));
         drop(proxy);
-        // An old access token: the odd refresh token is exchanged for the next pair.
+        // With an expired access token, the odd refresh token is exchanged for the next pair.
         let mut config = home.read();
         config["accounts"][0]["expiresAt"] = json!(1_700_000_000_000_u64);
         home.write_text(&config.to_string());
@@ -574,7 +574,7 @@ fn locks_of_tokens_are_cleared_after_a_refresh_and_after_a_kill() {
     let client = proxy.post_aside(&hello());
     upstream.wait("the refresh", |state| !state.requests.is_empty());
     assert_eq!(locks().len(), 2, "the token's lock and the place: {:?}", locks());
-    // Stops both: a worker whose leader is gone shuts down in order.
+    // Kills both, since a worker whose leader is gone would shut down gracefully.
     let worker = rustix::process::Pid::from_raw(worker).expect("a pid");
     proxy.signal(Signal::KILL);
     rustix::process::kill_process(worker, Signal::KILL).expect("kill");

@@ -488,7 +488,7 @@ fn a_lock_that_another_process_holds_for_long_holds_up_neither_sync_nor_reload_n
     let home = home_of(&upstream, ending_in("a", 10_000));
     let mut proxy = Proxy::start(&home);
     let held = home.lock_config();
-    // Any edit that only becomes effective when the file is written will do.
+    // Any edit that the server must read from the file will do.
     let mut config = home.read();
     config["accounts"][0]["priority"] = json!(3);
     home.write_text(&config.to_string());

@@ -309,7 +309,7 @@ fn restarts_rotations_edits_and_leavers_under_load_lose_nobody() {
     let begun = Instant::now();
     let tally = Tally::default();
     let next = AtomicUsize::new(0);
-    // After the first restart, the leader no longer serves itself.
+    // From the first restart on, a separate worker process serves.
     restart(&proxy);
     settled(&proxy);
     let idle = held(&proxy);

@@ -145,7 +145,7 @@ fn an_endless_head_is_cut_without_being_kept() {
     }
     assert_serves(&proxy);
     let grown = proxy.peak_kib().saturating_sub(before);
-    // Keeping the bodies would take more than that each.
+    // Keeping one of these heads would take more than that.
     assert!(grown < 16 * 1024, "{grown} KiB");
 }
 

@@ -407,7 +407,7 @@ fn the_log_says_what_a_request_really_waits_for() {
         .account(json!({"name": "b", "type": "oauth", "accessToken": "key-b"}));
     let proxy = Proxy::start(&home);
     upstream.always("key-a", failures::overloaded());
-    // Requests do not wait for the end of the last failure.
+    // Requests do not wait for a failure of this last kind to end.
     upstream.always("key-b", failures::unauthorized());
     let mut client = proxy.connect();
     client.send_ask(&Ask::messages(&hello_stream()));

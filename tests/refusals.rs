@@ -320,7 +320,7 @@ fn a_403_that_names_nobody_blames_nobody() {
         assert_eq!(reply.json()["error"]["type"], "proxy_error");
         assert_eq!(upstream.requests().len(), 2, "once an account");
         assert_nobody_blamed(&proxy);
-        // A refusal that another account makes up for makes the first account avoided.
+        // If another account serves a refused request, the first account becomes avoided.
         upstream.next("key-a", page.clone());
         upstream.next("key-a", page);
         for session in ["two", "three", "four"] {

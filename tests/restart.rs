@@ -14,7 +14,7 @@ use crate::harness::{
 };
 use crate::upstream::{Answer, Gate, Message, Step, Upstream, failures};
 
-/// The results of a request every 10 ms.
+/// The results of sending one request every 10 ms.
 #[derive(Default)]
 pub struct Load {
     pub stop: AtomicBool,
@@ -358,7 +358,7 @@ fn learned_quota_is_handed_over_with_what_the_old_worker_learns_later() {
     let gate = upstream.gate();
     let message = Message::long(12, 20);
     let streams = held_streams(&upstream, &proxy, 3, &message, &gate);
-    // Rules out that the state file helps.
+    // With a directory in its place, the state file cannot be what helps.
     std::fs::create_dir(home.path().join("maxpool.state.json")).expect("be in the way");
     restart(&proxy);
     let account = proxy.account("a");

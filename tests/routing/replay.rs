@@ -13,8 +13,8 @@ use super::world::{Headers, World};
 /// The time to the first word of an answer, and the time to a refusal.
 const FIRST_WORD: u64 = 2 * SECOND;
 const REFUSAL: u64 = 300;
-/// A client that is refused without a time retries after this long; no client retries sooner than
-/// the other constant.
+/// A client that is refused without a time retries after `ASK_AGAIN`; no client retries before
+/// `ASK_AGAIN_MIN`.
 const ASK_AGAIN: u64 = 10 * MINUTE;
 const ASK_AGAIN_MIN: u64 = 10 * SECOND;
 

@@ -14,7 +14,7 @@ use super::router::{Answer, Ask, End, Router, wall};
 pub enum Rule {
     /// In turn.
     RoundRobin,
-    /// The smallest used share; of two windows, the larger share counts.
+    /// The account with the smallest used share, where its fuller window counts.
     LeastUsed,
     /// The account whose week ends first.
     SoonestReset,

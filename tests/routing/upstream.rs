@@ -30,7 +30,7 @@ pub struct Waste {
     pub weekly_quota: f64,
 }
 
-/// After this time, the API lets a refused crowd return.
+/// How long requests beyond the crowd limit are told to wait.
 const CROWD_WAIT: Duration = Duration::from_secs(10);
 
 impl Account {

@@ -261,7 +261,7 @@ impl World {
             Unproven::Limit(retry_after) => retry_after.unwrap_or(Duration::from_secs(5)),
             Unproven::Error | Unproven::NoAnswer => self.policy.cooldown,
         };
-        // The wait for the request's own limit may come first.
+        // The request's own wait limit may be shorter.
         let most = match unproven {
             Unproven::Limit(_) | Unproven::NoAnswer => self.policy.unproven_max_wait,
             Unproven::Error => self.policy.capacity_max_wait,

@@ -222,7 +222,7 @@ impl World {
         let (mut other, restrained) = (client.request.clone(), client.restrained);
         (other.attempts, other.thread) = (0, None);
         other.excluded.clear();
-        // A restrained request that waits is restrained only for a limited time.
+        // Each queued request has its own time limit for restraints.
         let own = self.clients.get(&request.id).and_then(|own| own.first_wait);
         // A session may have a cache that the simulator does not know of.
         let differs = request.session != other.session
